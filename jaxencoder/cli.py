@@ -1,0 +1,233 @@
+"""The command line: one verb per stage, each importing what it needs only when it is called, so that help is quick.
+
+A user's mistake (ValueError, OSError) is one line on stderr and exit code 2; a bug keeps its traceback.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jaxencoder
+
+TRACEBACK = "JAXENCODER_TRACEBACK"
+_RECIPE_HELP = "recipe (path, or name of one that comes with jaxencoder), run folder, or a run's config.json"
+_OVERRIDES = "dotted overrides follow, such as --training.steps 200; with a recipe, --help lists them all"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: command-line words; None takes those of this process.
+
+    Returns:
+        The exit code: 0, 2 for a mistake of the user, 130 when interrupted.
+    """
+    args = _parse(sys.argv[1:] if arguments is None else list(arguments))
+    try:
+        args.verb(args)
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        return _fail(_sentence(error), 2)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"jaxencoder: {message}", file=sys.stderr)
+    return code
+
+
+def _sentence(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="jaxencoder",
+        description=jaxencoder.__doc__.splitlines()[0],
+        epilog=f"Errors are one line; set {TRACEBACK}=1 to see where they come from.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"jaxencoder {jaxencoder.__version__}")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    train = _with_overrides(verbs, "train", _train, "train a recipe, or continue a run")
+    train.add_argument("--run-dir", type=Path, help="folder of the run (default: runs/NAME, or the run that is given)")
+    _with_overrides(verbs, "prepare", _prepare, "make the tokenizer and the rows of a recipe ahead of training")
+
+    tokenizer = verbs.add_parser("tokenizer", help="train a tokenizer", allow_abbrev=False)
+    actions = tokenizer.add_subparsers(metavar="ACTION", required=True)
+    action = actions.add_parser("train", help="train a tokenizer from text", allow_abbrev=False, add_help=False)
+    action.set_defaults(verb=_tokenizer_train, parser=action, rest=True)
+
+    fill = _verb(verbs, "fill-mask", _fill_mask, "the best words for each [MASK] of a text")
+    fill.add_argument("run", metavar="RUN", help="folder of a run")
+    fill.add_argument("text", nargs="+", metavar="TEXT", help="text with a mask token, such as 'A list is [MASK].'")
+    fill.add_argument("-k", type=int, default=5, help="how many (default: 5)")
+
+    embed = _verb(verbs, "embed", _embed, "one vector for each text of a source")
+    embed.add_argument("run", metavar="RUN", help="folder of a run")
+    embed.add_argument("--input", required=True, metavar="SOURCE", help="texts: .jsonl, .txt, .parquet, tfds:NAME, ...")
+    embed.add_argument("--output", required=True, type=Path, help=".parquet, .jsonl or .npy file to write")
+    embed.add_argument("--normalize", action="store_true", help="scale each vector to length 1")
+    _embedding_options(embed)
+
+    search = _verb(verbs, "search", _search, "the texts of a source that are most like a query")
+    search.add_argument("run", metavar="RUN", help="folder of a run")
+    search.add_argument("source", metavar="SOURCE", help="texts: pydocs, .jsonl, .txt, .parquet, tfds:NAME, ...")
+    search.add_argument("query", metavar="QUERY", help="a text")
+    search.add_argument("-k", type=int, default=5, help="how many (default: 5)")
+    _embedding_options(search)
+
+    evaluate = _verb(verbs, "evaluate", _evaluate, "the metrics of a run on held-out data")
+    evaluate.add_argument("run", metavar="RUN", help="folder of a run")
+    evaluate.add_argument("--data", help="source to evaluate on (default: the run's own validation data)")
+
+    args, rest = parser.parse_known_args(words)
+    if rest and not getattr(args, "rest", False):
+        args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.overrides = rest
+    return args
+
+
+def _verb(verbs, name: str, run, help: str, **options) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=help, description=help.capitalize() + ".", allow_abbrev=False, **options)
+    parser.set_defaults(verb=run, parser=parser)
+    return parser
+
+
+def _embedding_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--text-field", default="text", help="field of a record that holds the text (default: text)")
+    parser.add_argument("--pooling", choices=("cls", "mean", "max", "learned"), default="mean", help="(default: mean)")
+    parser.add_argument("--batch-tokens", type=int, default=8192, help="tokens in one batch (default: 8192)")
+
+
+def _with_overrides(verbs, name: str, run, help: str) -> argparse.ArgumentParser:
+    """A verb that takes a recipe and hands every word it does not know to the recipe's own settings."""
+    parser = _verb(verbs, name, run, help, add_help=False, epilog=_OVERRIDES)
+    parser.add_argument("target", nargs="?", metavar="RECIPE", help=_RECIPE_HELP)
+    parser.add_argument("-h", "--help", action="store_true", help="show this; after a recipe, its settings")
+    parser.set_defaults(rest=True)
+    return parser
+
+
+def _load_config(args: argparse.Namespace):
+    """The configuration that a verb of `_with_overrides` was given; explains the verb if it was given none."""
+    if args.help:
+        args.parser.print_help()
+        if args.target is None:
+            raise SystemExit(0)
+        print()
+    if args.target is None:
+        args.parser.error("name a RECIPE")
+    from jaxencoder.config import load
+
+    return load(args.target, ["--help"] if args.help else args.overrides, prog=args.parser.prog)
+
+
+def _train(args: argparse.Namespace) -> None:
+    config = _load_config(args)
+    from jaxencoder.training.loop import train
+    from jaxencoder.training.memory import keep_freed_memory
+
+    keep_freed_memory()
+    train(config, args.run_dir or _own_folder(args.target) or Path("runs") / config.name)
+
+
+def _own_folder(target: str) -> Path | None:
+    """The folder of a run that is named by itself or by its config.json."""
+    path = Path(target)
+    folder = path.parent if path.suffix == ".json" else path
+    return folder if (folder / "config.json").is_file() else None
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    config = _load_config(args)
+    from jaxencoder.text.prepare import load_or_train
+    from jaxencoder.text.rows import prepare
+
+    tokenizer = load_or_train(config.tokenizer, config.data)
+    for split in ("train", "validation"):
+        for store in prepare(config.data, tokenizer, split):
+            padding = store.meta["padding_fraction"]
+            print(f"{split}: {len(store)} rows of {store.meta['row_length']} tokens, {padding:.1%} padding")
+
+
+def _tokenizer_train(args: argparse.Namespace) -> None:
+    from dataclasses import dataclass
+
+    from tyro.conf import Positional
+
+    from jaxencoder.overrides import apply
+    from jaxencoder.text.config import TokenizerConfig
+
+    @dataclass(frozen=True)
+    class Training(TokenizerConfig):
+        """Train a tokenizer from text."""
+
+        sources: Positional[tuple[str, ...]] = ()
+        """As in data.train: pydocs, tfds:NAME/CONFIG:SPLIT, or files of .jsonl .txt .parquet."""
+        output: str = ""
+        """Folder to write."""
+        text_field: str = "text"
+        """Field of a record that holds the text."""
+
+    config = apply(Training(), args.overrides, args.parser.prog)
+    if not config.sources or not config.output:
+        raise ValueError("name at least one source, and the folder to write with --output")
+    if config.path:
+        raise ValueError(f"--path {config.path} loads a tokenizer; to train one, leave it out")
+
+    from jaxencoder.text.sources import read
+    from jaxencoder.text.tokenizer import train_tokenizer
+
+    records = (record for source in config.sources for record in read(source, text_field=config.text_field))
+    tokenizer = train_tokenizer((record[config.text_field] for record in records), config)
+    tokenizer.save(config.output)
+    print(f"{tokenizer.vocab_size} tokens in {config.output}")
+
+
+def _fill_mask(args: argparse.Namespace) -> None:
+    model = jaxencoder.load(args.run)
+    for text in args.text:
+        for filled in model.fill_mask(text, args.k):
+            for token, probability, sentence in filled:
+                print(f"{probability:7.2%}  {token:<16} {sentence}")
+
+
+def _embed(args: argparse.Namespace) -> None:
+    from jaxencoder.inference.embed import embed_file
+
+    count = embed_file(args.run, args.input, args.output, normalize=args.normalize, **_embedding_settings(args))
+    print(f"{count} texts in {args.output}")
+
+
+def _search(args: argparse.Namespace) -> None:
+    from jaxencoder.inference.search import search
+
+    for score, record in search(args.run, args.source, args.query, args.k, **_embedding_settings(args)):
+        print(f"{score:7.4f}  {' '.join(record[args.text_field].split())[:160]}")
+
+
+def _embedding_settings(args: argparse.Namespace) -> dict[str, str | int]:
+    return {name: getattr(args, name) for name in ("text_field", "pooling", "batch_tokens")}
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from jaxencoder.tasks.evaluate import evaluate
+
+    for name, value in evaluate(args.run, data=args.data).items():
+        print(f"{name:<24} {value:.4f}" if isinstance(value, float) else f"{name:<24} {value}")

@@ -1,0 +1,274 @@
+"""A run as one frozen value: its sections composed and checked together, read from recipes and JSON, saved as JSON.
+
+Recipes are Python because a config is documentation that can compute (big_vision); a run's own copy is JSON, so that it
+can be read without running anything.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import cattrs
+from cattrs.gen import make_dict_structure_fn
+from cattrs.strategies import configure_tagged_union
+
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.objectives.classification import Classification
+from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.overrides import apply, closest
+from jaxencoder.sharding import MeshConfig
+from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.training.config import TrainingConfig
+from jaxencoder.training.optim import OptimizerConfig
+
+__all__ = [
+    "Classification",
+    "ComputeConfig",
+    "DataConfig",
+    "EncoderConfig",
+    "MaskedLM",
+    "MeshConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "TokenizerConfig",
+    "TrainingConfig",
+    "from_json",
+    "load",
+    "recipes",
+    "save",
+    "to_json",
+]
+
+AnyObjective = MaskedLM | Classification
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run.
+
+    Raises:
+        ValueError: two sections contradict each other.
+    """
+
+    name: str = ""
+    """Name of the run, and of its default folder under runs/; empty: the recipe's file name."""
+    init_from: str = ""
+    """Folder of a run whose encoder this one starts from; empty: random weights."""
+    model: EncoderConfig = field(default_factory=EncoderConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    objective: AnyObjective = field(default_factory=MaskedLM)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        for part in dataclasses.fields(self):
+            if not isinstance(value := getattr(self, part.name), part.type):
+                raise ValueError(f"{part.name} is {value!r}; give {getattr(part.type, '__name__', part.type)}")
+        if self.name in (".", "..") or re.search(r"[/\\\0]", self.name):
+            raise ValueError(f"name is {self.name!r}; give a plain name, it becomes a folder under runs/")
+        length, batch, parts = self.data.row_length, self.training.batch_size, self.training.accumulation
+        if self.model.positions == "learned" and length > self.model.max_length:
+            raise ValueError(
+                f"data.row_length is {length}, but the model has only {self.model.max_length} positions; "
+                "raise model.max_length or shorten the rows"
+            )
+        if self.data.pair_field and 0 < self.model.token_types < 2:
+            raise ValueError("data.pair_field is set, but model.token_types is 1; pairs need 2, or 0 to do without")
+        shards = abs(self.mesh.data * self.mesh.fsdp)  # -1 takes what is left: at least 1
+        if (batch // parts) % shards:
+            raise ValueError(
+                f"training.batch_size {batch} in {parts} part(s) does not divide into the {shards} shares of "
+                f"mesh.data {self.mesh.data} and mesh.fsdp {self.mesh.fsdp}; change one of them"
+            )
+        if self.mesh.context > 1 and length % self.mesh.context:
+            raise ValueError(f"data.row_length {length} is not a multiple of mesh.context {self.mesh.context}")
+        if isinstance(self.objective, Classification) and not self.data.label_field:
+            raise ValueError("the objective Classification needs data.label_field: the field that holds the label")
+
+
+def load(target: str | Path, overrides: Sequence[str] = (), prog: str = "jaxencoder train") -> RunConfig:
+    """A recipe or a run's saved configuration, with overrides applied.
+
+    Args:
+        target: path of a recipe (.py with `get_config()`), name of one that comes with jaxencoder, folder of a run,
+            or its config.json.
+        overrides: command-line words such as ["--training.steps", "60"]; "--help" prints every setting and exits.
+        prog: command that the help names.
+
+    Raises:
+        ValueError: the target is none of these, or a setting is unknown, malformed or contradicts another.
+        OSError: the file cannot be read.
+    """
+    path = _find(str(target))
+    if path.suffix == ".json":
+        config, name = from_json(path.read_text(encoding="utf-8"), str(path)), path.absolute().parent.name
+    else:
+        config, name = _run_recipe(path), path.stem
+    config = apply(config, overrides, f"{prog} {target}") if overrides else config
+    # Through JSON and back, so that what runs is exactly what is saved: types are checked, lists become tuples.
+    return from_json(to_json(dataclasses.replace(config, name=config.name or name)), str(target))
+
+
+def to_json(config: RunConfig) -> str:
+    """The configuration as indented JSON; `from_json` gives back an equal value."""
+    return json.dumps(_converter().unstructure(config), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(text: str, where: str = CONFIG_FILE) -> RunConfig:
+    """Read what `to_json` wrote; settings that are not named take their defaults.
+
+    Raises:
+        ValueError: not JSON, or a setting is unknown, of the wrong type, or refused by its section; names `where`.
+    """
+    try:
+        return _converter().structure(json.loads(text), RunConfig)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not JSON: {error}") from None
+    except (ValueError, cattrs.BaseValidationError) as error:
+        raise ValueError(f"{where}: {_explain(error)}") from None
+
+
+def save(config: RunConfig, run_dir: str | Path) -> None:
+    """Write `run_dir`/config.json, whole or not at all; the folder must exist."""
+    path = Path(run_dir) / CONFIG_FILE
+    part = path.with_name(f".{CONFIG_FILE}.{os.getpid()}")
+    try:
+        part.write_text(to_json(config), encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that come with jaxencoder, by name: the wheel's recipes/, or configs/ beside a checkout's package."""
+    package = Path(__file__).parent
+    folder = next((f for f in (package / "recipes", package.parent / "configs") if f.is_dir()), None)
+    return {path.stem: path for path in sorted(folder.glob("[!_]*.py"))} if folder else {}
+
+
+def _find(target: str) -> Path:
+    path = Path(target)
+    if path.suffix in (".py", ".json"):
+        return path
+    if (path / CONFIG_FILE).is_file():
+        return path / CONFIG_FILE
+    known = recipes()
+    if target in known:
+        return known[target]
+    if path.is_dir():
+        raise ValueError(f"{target} is not a run: it has no {CONFIG_FILE}")
+    hint = closest(target, known) or f"; give a .py file, a run's {CONFIG_FILE}, or one of {', '.join(known) or 'none'}"
+    raise ValueError(f"no recipe is called {target!r}{hint}")
+
+
+def _run_recipe(path: Path) -> RunConfig:
+    spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config() if hasattr(module, "get_config") else None
+    except TypeError as error:
+        raise _unknown_argument(path, error) from error
+    if not isinstance(config, RunConfig):
+        raise ValueError(f"{path} is not a recipe: it needs a get_config() that returns a jaxencoder.config.RunConfig")
+    return config
+
+
+def _unknown_argument(path: Path, error: TypeError) -> Exception:
+    """A sentence in place of Python's for a setting that a recipe misspells; any other error as it is."""
+    match = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    section = next((kind for kind in _sections() if match and kind.__name__ == match[1]), None)
+    if section is None:
+        return error
+    return ValueError(f"{path}: {match[1]} has no setting {match[2]!r}{closest(match[2], _names(section))}")
+
+
+def _sections() -> Iterator[type]:
+    yield RunConfig
+    for part in dataclasses.fields(RunConfig):
+        yield from (kind for kind in get_args(part.type) or (part.type,) if dataclasses.is_dataclass(kind))
+
+
+def _names(section: Any) -> list[str]:
+    return [part.name for part in dataclasses.fields(section)]
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind, accepted in ((bool, bool), (int, int), (float, int | float), (str, str)):
+        converter.register_structure_hook(kind, _strict(kind, accepted))
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _structure_choice)
+    converter.register_structure_hook_func(
+        lambda kind: get_origin(kind) is tuple, lambda value, kind: _structure_tuple(converter, value, kind)
+    )
+    converter.register_structure_hook_factory(dataclasses.is_dataclass, _section_hook)
+    configure_tagged_union(AnyObjective, converter, tag_name="type")
+    tagged = converter.get_structure_hook(AnyObjective)
+    converter.register_structure_hook(AnyObjective, lambda value, kind: tagged(_tagged(value), kind))
+    return converter
+
+
+def _section_hook(kind: type, converter: cattrs.Converter) -> Any:
+    structure = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
+
+    def checked(value: Any, _: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"is {value!r}; give an object of settings")
+        return structure(value, kind)
+
+    return checked
+
+
+def _tagged(value: Any) -> dict[str, Any]:
+    names = [kind.__name__ for kind in get_args(AnyObjective)]
+    if not isinstance(value, dict) or value.get("type") not in names:
+        raise ValueError(f"is {value!r}; give an object of settings whose type is one of {', '.join(names)}")
+    return value
+
+
+def _strict(kind: type, accepted: Any) -> Any:
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"is {value!r}; give a value of type {kind.__name__}")
+        return kind(value)
+
+    return structure
+
+
+def _structure_choice(value: Any, kind: Any) -> Any:
+    if value not in get_args(kind):
+        raise ValueError(f"is {value!r}; give one of {', '.join(map(str, get_args(kind)))}")
+    return value
+
+
+def _structure_tuple(converter: cattrs.Converter, value: Any, kind: Any) -> tuple:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"is {value!r}; give a list")
+    kinds = get_args(kind)
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        raise ValueError(f"is {value!r}; give a list of {len(kinds)}")
+    return tuple(converter.structure(item, part) for item, part in zip(value, kinds, strict=True))
+
+
+def _explain(error: BaseException, path: str = "") -> str:
+    """The first sentence inside cattrs' nested group of errors."""
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        word = sorted(error.extra_fields)[0]
+        return f"unknown setting {path + word!r}{closest(word, _names(error.cl))}"
+    if not isinstance(error, BaseExceptionGroup):
+        return f"{path[:-1]} {error}".lstrip() if str(error).startswith("is ") else str(error)
+    first = error.exceptions[0]
+    notes = [note.name for note in getattr(first, "__notes__", ()) if isinstance(note, cattrs.AttributeValidationNote)]
+    return _explain(first, path + "".join(f"{name}." for name in notes))

@@ -1,0 +1,111 @@
+"""The words that fit a gap: the masked-language-model head read at the masks and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxencoder.inference import buckets
+from jaxencoder.inference.embed import hidden
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.heads import MlmHead
+from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from jaxencoder.inference.model import Model
+
+
+class Filled(NamedTuple):
+    """One proposal for one mask."""
+
+    token: str
+    probability: float
+    sentence: str
+
+
+def fill_mask(model: Model, text: str, k: int = 5) -> list[list[Filled]]:
+    """For each mask of a text its k best tokens; see `Model.fill_mask`.
+
+    Special tokens are never proposed, but keep their share of the probability.
+    """
+    if "mlm_head" not in model.params:
+        raise ValueError(
+            f"this run was trained for {type(model.config.objective).__name__} and cannot fill masks; "
+            "use the run that it was initialised from"
+        )
+    tokenizer = model.tokenizer
+    ordinary = tokenizer.vocab_size - len(tokenizer.special_ids)
+    if not 1 <= k <= ordinary:
+        raise ValueError(f"k is {k}; give 1 to {ordinary}, the tokens that there are")
+    spans = [match.span() for match in re.finditer(re.escape(tokenizer.mask_token), text)]
+    if not spans:
+        raise ValueError(f"{_short(text)} has no mask to fill; write {tokenizer.mask_token} where a word is missing")
+    (ids,) = model.tokenize([text])
+    slots = np.flatnonzero(ids == tokenizer.mask_id)
+    if len(slots) < len(spans):
+        raise ValueError(
+            f"{len(spans) - len(slots)} of {len(spans)} masks lie beyond the first {model.max_length} tokens, "
+            "which are all that this model reads; shorten the text before them"
+        )
+
+    length = next(bucket for bucket in buckets.bucket_lengths(model.max_length) if bucket >= len(ids))
+    rows = model.place(buckets.batch([ids], 1, length, tokenizer.pad_id))
+    special = np.zeros(model.config.model.vocab_size, bool)
+    special[[*tokenizer.special_ids, *range(tokenizer.vocab_size, len(special))]] = True
+    # Powers of two, so that other numbers of masks and of answers do not compile the model again.
+    at = np.resize(slots, _power_of_two(len(slots)))
+    best, probabilities = _predict(
+        model.config.model, model.compute, min(ordinary, _power_of_two(k)), model.placed, rows, at, special
+    )
+    best, probabilities = np.asarray(best), np.asarray(probabilities)
+    starts = tokenizer.word_starts()
+    return [
+        [_filled(tokenizer, text, spans[i], best[i, j], probabilities[i, j], starts[best[i, j]]) for j in range(k)]
+        for i in range(len(spans))
+    ]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _predict(
+    encoder: EncoderConfig,
+    compute: ComputeConfig,
+    k: int,
+    params: Params,
+    rows: Batch,
+    slots: jax.Array,
+    special: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The k best ids and their probabilities at slots [K] of the one row: int32 and float32 [K, k]."""
+    x = hidden(encoder, compute, params, rows)[:, slots]
+    x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, x)
+    table = params["encoder"]["embeddings"]["token_embedding"].astype(x.dtype)
+    logits = jnp.einsum("KD,VD->KV", x[0], table, preferred_element_type=jnp.float32) + bias
+    probabilities = jax.nn.softmax(logits)
+    values, best = jax.lax.top_k(jnp.where(special, -1, probabilities), k)
+    return best, values
+
+
+def _filled(
+    tokenizer: Tokenizer, text: str, span: tuple[int, int], index: int, probability: float, starts: bool
+) -> Filled:
+    index, probability = int(index), float(probability)
+    token = tokenizer.decode([index]).strip() or tokenizer.token(index)
+    before, after = text[: span[0]], text[span[1] :]
+    if starts:
+        return Filled(token, probability, before + token + after)
+    # A piece that goes on with the word before it.
+    return Filled(token, probability, before.rstrip() + token.removeprefix("##") + after)
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")

@@ -1,0 +1,236 @@
+"""A trained run opened for use: configuration, parameters and tokenizer, and what can be done with them."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxencoder.config import CONFIG_FILE, RunConfig, from_json
+from jaxencoder.inference import buckets, embed, fill_mask
+from jaxencoder.inference.fill_mask import Filled
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.encoder import Encoder
+from jaxencoder.model.heads import Pooling
+from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.training.checkpoint import restore_params
+
+BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """An encoder with its tokenizer; the methods are thin covers of pure functions of `params`.
+
+    Attributes:
+        config: of the run.
+        params: nested dict of float32 arrays, {"encoder": ..., "mlm_head": ...} or {"encoder": ..., "classifier": ...}.
+        tokenizer: of the run.
+        compute: how the arithmetic is done here, whatever the run was trained with.
+    """
+
+    config: RunConfig
+    params: Params
+    tokenizer: Tokenizer
+    compute: ComputeConfig = field(default_factory=lambda: ComputeConfig(dtype="float32"))
+
+    @cached_property
+    def module(self) -> Encoder:
+        """The encoder: module.apply({"params": params["encoder"]}, token_ids, segment_ids, positions) -> [B, T, D]."""
+        return Encoder(self.config.model, self.compute)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text, special ones included, beyond which it is cut: as far as training has seen positions.
+
+        Rotary positions carry on to the model's whole length; learned ones that no row reached are still noise.
+        """
+        length = self.config.model.max_length
+        return min(length, self.config.data.row_length) if self.config.model.positions == "learned" else length
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        pooling: Pooling = "mean",
+        normalize: bool = False,
+        batch_tokens: int = BATCH_TOKENS,
+        max_length: int | None = None,
+    ) -> np.ndarray:
+        """One vector for each text.
+
+        Args:
+            texts: any number, any lengths; those longer than max_length are cut, with one warning.
+            pooling: the first token's vector, the mean or the largest value over all tokens, or the run's own learned
+                pooling.
+            normalize: scale each vector to length 1, so that a dot product is a cosine.
+            batch_tokens: tokens computed at once, padding included; memory grows with it.
+            max_length: tokens, `self.max_length` if None.
+
+        Returns:
+            [N, D] float32, in the order of `texts`.
+
+        Raises:
+            ValueError: no list of strings, an unknown pooling, or `learned` in a run that has not learned any.
+        """
+        return embed.embed(self, texts, pooling, normalize, batch_tokens, max_length)
+
+    def tokens(
+        self, texts: Sequence[str], batch_tokens: int = BATCH_TOKENS, max_length: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Contextual embeddings of every token.
+
+        Args: as for `embed`.
+
+        Returns:
+            (hidden [B, T, D] float32, mask [B, T] bool, True at tokens): T is the longest text's number of tokens,
+            special ones included; hidden is 0 where there is none.
+        """
+        ids = self.tokenize(texts, max_length)
+        B, T, D = len(ids), max(map(len, ids), default=0), self.config.model.hidden_size
+        hidden, mask = np.zeros((B, T, D), np.float32), np.zeros((B, T), bool)
+        for at, values in self.run(partial(_hidden, self.config.model, self.compute), ids, batch_tokens, max_length):
+            for i, value in zip(at, values, strict=False):
+                mask[i, : len(ids[i])] = True
+                hidden[i, : len(ids[i])] = value[: len(ids[i])]
+        return hidden, mask
+
+    def fill_mask(self, text: str, k: int = 5) -> list[list[Filled]]:
+        """The k most probable tokens for each mask in a text.
+
+        Args:
+            text: holds the tokenizer's mask token ([MASK] or <mask>) at least once.
+            k: how many.
+
+        Returns:
+            For each mask a list of (token, probability, sentence), best first; the sentence has that mask filled.
+
+        Raises:
+            ValueError: no mask, one too far into a long text, or a run without a masked-language-model head.
+        """
+        return fill_mask.fill_mask(self, text, k)
+
+    def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
+        """Ids int32 [n] of each text, special tokens included, n at most `max_length`; one warning if any was cut."""
+        ids, cut = buckets.tokenize(self.tokenizer, texts, self.limit(max_length))
+        buckets.warn_of_cuts(cut, len(ids), self.limit(max_length))
+        return ids
+
+    def run(
+        self,
+        function: Callable[[Params, Batch], jax.Array],
+        ids: Sequence[np.ndarray],
+        batch_tokens: int = BATCH_TOKENS,
+        max_length: int | None = None,
+    ):
+        """Apply a compiled function to texts, bucket by bucket and over all devices.
+
+        Args:
+            function: (params, batch) -> array with leading axis B.
+            ids: of `tokenize`.
+
+        Returns:
+            An iterator of (numbers of the texts, values of the rows): numpy arrays; there can be more rows than texts.
+        """
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens is {batch_tokens}; give at least 1")
+        lengths = buckets.bucket_lengths(self.limit(max_length))
+        waiting = None
+        for part in buckets.plan([len(x) for x in ids], lengths, batch_tokens):
+            rows = buckets.batch([ids[i] for i in part.texts], part.rows, part.length, self.tokenizer.pad_id)
+            values = function(self.placed, self.place(rows))
+            if waiting is not None:  # read only when the next batch is on its way
+                yield waiting[0], np.asarray(waiting[1])
+            waiting = part.texts, values
+        if waiting is not None:
+            yield waiting[0], np.asarray(waiting[1])
+
+    def place(self, rows: Batch) -> Batch:
+        """A batch on the devices: its rows shared among them where they divide, otherwise whole on each."""
+        mesh = self._mesh
+        divides = len(rows["token_ids"]) % mesh.size == 0
+        return jax.device_put(rows, NamedSharding(mesh, PartitionSpec("data" if divides else None)))
+
+    def limit(self, max_length: int | None) -> int:
+        """`max_length` if the model can read so many tokens (ValueError if not), its own for None."""
+        most = self.config.model.max_length
+        if max_length is None:
+            return self.max_length
+        if max_length < 3:
+            raise ValueError(f"max_length is {max_length}; give at least 3 tokens: [CLS], one of the text, [SEP]")
+        if max_length > most and self.config.model.positions == "learned":
+            raise ValueError(f"max_length is {max_length}, but the model has only {most} positions; give fewer")
+        return max_length
+
+    @cached_property
+    def _mesh(self) -> Mesh:
+        devices = jax.local_devices()
+        return Mesh(np.asarray(devices), ("data",))
+
+    @cached_property
+    def placed(self) -> Params:
+        """`params` on every device."""
+        return jax.device_put(self.params, NamedSharding(self._mesh, PartitionSpec()))
+
+
+def load(
+    path: str | Path,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    step: int | Literal["latest", "best"] = "latest",
+) -> Model:
+    """Open a run's folder.
+
+    Args:
+        path: folder that `jaxencoder train` has written.
+        dtype: of activations and matrix products; None: float32 on a CPU, elsewhere what the run was trained with.
+        step: which checkpoint; "best" by the run's own `training.best_metric`.
+
+    Raises:
+        FileNotFoundError: no such folder, or no checkpoint in it.
+        ValueError: not a run, or damaged.
+    """
+    folder = Path(path)
+    file = folder / CONFIG_FILE
+    if not folder.exists():
+        raise FileNotFoundError(f"no such run: {folder}; give the folder that jaxencoder train has written")
+    if not file.is_file():
+        raise ValueError(f"{folder} is not a run: it has no {CONFIG_FILE}")
+    config = from_json(file.read_text(encoding="utf-8"), str(file))
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise ValueError(
+            f"{folder / 'tokenizer'} has {tokenizer.vocab_size} tokens, but the model only {config.model.vocab_size}; "
+            "it belongs to another run"
+        )
+    params = restore_params(
+        folder / "checkpoints",
+        step=step,
+        part="ema" if config.training.ema_decay else "params",
+        metric=config.training.best_metric,
+        higher_is_better=config.training.best_mode == "max",
+    )
+    return Model(config, params, tokenizer, _compute(config, dtype))
+
+
+def opened(run: "str | Path | Model") -> Model:
+    """The model itself, or that of the run's folder."""
+    return run if isinstance(run, Model) else load(run)
+
+
+def _compute(config: RunConfig, dtype: str | None) -> ComputeConfig:
+    if dtype is None:
+        dtype = "float32" if jax.default_backend() == "cpu" else config.compute.dtype
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype is {dtype!r}; give float32 or bfloat16")
+    return dataclasses.replace(config.compute, dtype=dtype, remat="none")
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _hidden(encoder: EncoderConfig, compute: ComputeConfig, params: dict[str, Any], rows: Batch) -> jax.Array:
+    return embed.hidden(encoder, compute, params, rows).astype(jnp.float32)

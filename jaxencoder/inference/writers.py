@@ -1,0 +1,157 @@
+"""Records and their vectors into a file that appears only when it is whole: Parquet, JSON lines or one numpy array."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxencoder.text.sources import Record
+
+COLUMN = "embedding"
+
+
+Write = Callable[[Sequence[Record], np.ndarray], None]
+
+
+@contextlib.contextmanager
+def open_writer(path: Path) -> Iterator[Write]:
+    """A function that appends n records and their vectors [n, D] float32 to a file of the kind its extension names.
+
+    The file takes its name when the block ends without an error; until then it is a hidden one beside it.
+
+    Raises:
+        ValueError: an unknown extension.
+        OSError: the folder is missing, cannot be written or is full; names `path`.
+    """
+    kinds = {".parquet": ParquetWriter, ".npy": NumpyWriter, ".jsonl": JsonWriter}
+    if path.suffix not in kinds:
+        raise ValueError(f"{path} has no extension that can be written; use {', '.join(kinds)}")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    writer = None
+
+    def write(records: Sequence[Record], vectors: np.ndarray) -> None:
+        with _named(path):
+            writer.write(records, vectors)
+
+    try:
+        with _named(path):
+            writer = kinds[path.suffix](part)
+        yield write
+        with _named(path):
+            writer.close()
+            os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(Exception):  # what cannot be flushed is thrown away
+            writer.close()
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of the system name the user's file, not the hidden one, and say it as the system does."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+class ParquetWriter:
+    """The columns of the records and a column "embedding" of fixed-size lists of float32.
+
+    The first chunk decides the columns and their types.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._writer = path, None
+        path.touch()  # a folder that cannot be written is known at once
+
+    def write(self, records: Sequence[Record], vectors: np.ndarray) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        _refuse_column(records)
+        schema = None if self._writer is None else self._writer.schema.remove(len(self._writer.schema) - 1)
+        known = set(schema.names) if schema is not None else set()
+        names = dict.fromkeys(name for record in records for name in record)
+        if schema is not None and (new := [name for name in names if name not in known]):
+            raise ValueError(f"field {new[0]!r} first appears late in the source; write .jsonl, or drop that field")
+        try:
+            if schema is None:
+                table = pa.Table.from_pylist([{name: record.get(name) for name in names} for record in records])
+                table = table.cast(pa.schema([_no_null(field) for field in table.schema]))
+            else:
+                table = pa.Table.from_pylist(records, schema=schema)
+        except (pa.ArrowException, OverflowError) as error:
+            problem = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"the records do not make one table ({problem}); write .jsonl, or give each field one type"
+            ) from error
+        flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+        table = table.append_column(COLUMN, pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class NumpyWriter:
+    """The vectors alone, [N, D] float32."""
+
+    def __init__(self, path: Path):
+        self._file, self._shape = path.open("wb"), None
+
+    def write(self, records: Sequence[Record], vectors: np.ndarray) -> None:
+        if self._shape is None:
+            self._shape = (0, vectors.shape[1])
+            self._header()
+        self._file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
+        self._shape = (self._shape[0] + len(vectors), vectors.shape[1])
+
+    def _header(self) -> None:
+        # numpy leaves room in a header for the first axis to grow, so that it can be written again in place.
+        header = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def close(self) -> None:
+        with self._file:
+            if self._shape is not None:
+                self._file.seek(0)
+                self._header()
+
+
+class JsonWriter:
+    """One JSON object a line: the record's fields, and "embedding" as a list of numbers."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("w", encoding="utf-8")
+
+    def write(self, records: Sequence[Record], vectors: np.ndarray) -> None:
+        _refuse_column(records)
+        for record, vector in zip(records, vectors, strict=True):
+            line = json.dumps(record | {COLUMN: vector.tolist()}, ensure_ascii=False, default=str)
+            self._file.write(line + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _refuse_column(records: Sequence[Record]) -> None:
+    if any(COLUMN in record for record in records):
+        raise ValueError(f"the records have a field {COLUMN!r} already; rename it, or write .npy")
+
+
+def _no_null(field):
+    """A column that the first chunk leaves empty can only be guessed: text."""
+    import pyarrow as pa
+
+    return field.with_type(pa.string()) if pa.types.is_null(field.type) else field

@@ -1,0 +1,99 @@
+"""Attention over packed rows: one function, several backends, all equal to `dense`.
+
+Every backend computes softmax(q k^T / sqrt(H) + mask) v, where a query sees the keys of its own document
+(equal segment ids) that lie within its window. Padding (segment 0) sees padding only: no row of the softmax is empty.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxencoder.kernels.dropout import dropout as apply_dropout
+
+Backend = Literal["auto", "dense", "banded"]
+_BLOCK = 128  # queries that share one band of keys
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    window: int = 0,
+    dropout: float = 0.0,
+    key: jax.Array | None = None,
+    backend: Backend = "auto",
+) -> jax.Array:
+    """Bidirectional attention within documents.
+
+    Args:
+        q, k, v: [B, T, N, H], any float dtype; the softmax is float32.
+        segment_ids: [B, T] int, the document of each token, 0 for padding.
+        window: how many tokens to either side a query sees; 0 means all of its document.
+        dropout: probability that an attention weight is dropped; needs `key`.
+        backend: `dense` holds [B, N, T, T] scores; `banded` holds [B, N, T, about 2 * window + 128] and needs a window.
+
+    Returns:
+        [B, T, N, H] in the dtype of v.
+
+    Raises:
+        ValueError: `banded` without a window.
+    """
+    if backend == "banded" and not window:
+        raise ValueError("The banded attention backend needs a window; use backend='dense' for global layers.")
+    if dropout and key is None:
+        raise ValueError(f"Attention dropout {dropout} needs a key.")
+    if backend == "auto":
+        backend = "banded" if window and q.shape[1] > _BLOCK + 2 * _chunk(window) else "dense"
+    q = q * (q.shape[-1] ** -0.5)
+    if backend == "dense":
+        return _dense(q, k, v, segment_ids, window, dropout, key)
+    return _banded(q, k, v, segment_ids, window, dropout, key)
+
+
+def _dense(q, k, v, segment_ids, window, dropout, key):
+    T = q.shape[1]
+    mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, T, S]
+    if window:
+        mask &= jnp.abs(jnp.arange(T)[:, None] - jnp.arange(T)) <= window
+    scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32)
+    weights = apply_dropout(_softmax(scores, mask), dropout, key).astype(v.dtype)
+    return jnp.einsum("BNTS,BSNH->BTNH", weights, v, preferred_element_type=jnp.float32).astype(v.dtype)
+
+
+def _banded(q, k, v, segment_ids, window, dropout, key):
+    """Blocks of queries against the keys around them: the row is cut into chunks no shorter than the window, so a
+    block of m chunks needs exactly the m + 2 chunks from one before it to one after it."""
+    B, T, N, H = q.shape
+    C = _chunk(window)
+    m = max(1, _BLOCK // C)
+    block = m * C
+    X = -(-T // block)  # blocks of queries
+    pad = X * block - T
+
+    def bands(x: jax.Array, fill: int = 0) -> jax.Array:
+        """[B, T, ...] -> [B, X, (m + 2) * C, ...]"""
+        x = jnp.pad(x, [(0, 0), (C, C + pad)] + [(0, 0)] * (x.ndim - 2), constant_values=fill)
+        x = x.reshape(B, X * m + 2, C, *x.shape[2:])
+        return jnp.concatenate([x[:, i : i + (X - 1) * m + 1 : m] for i in range(m + 2)], axis=2)
+
+    queries = jnp.pad(q, [(0, 0), (0, pad), (0, 0), (0, 0)]).reshape(B, X, block, N, H)
+    query_segments = jnp.pad(segment_ids, [(0, 0), (0, pad)]).reshape(B, X, block)
+    distance = jnp.arange((m + 2) * C) - C - jnp.arange(block)[:, None]  # of a key from a query, in a band
+    same = query_segments[..., :, None] == bands(segment_ids, -1)[..., None, :]  # outside the row (-1) is nobody's
+    mask = (same & (jnp.abs(distance) <= window))[:, :, None]  # [B, X, 1, block, band]
+    scores = jnp.einsum("BXTNH,BXSNH->BXNTS", queries, bands(k), preferred_element_type=jnp.float32)
+    weights = apply_dropout(_softmax(scores, mask), dropout, key).astype(v.dtype)
+    out = jnp.einsum("BXNTS,BXSNH->BXTNH", weights, bands(v), preferred_element_type=jnp.float32)
+    return out.astype(v.dtype).reshape(B, X * block, N, H)[:, :T]
+
+
+def _chunk(window: int) -> int:
+    return max(window, 32)
+
+
+def _softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
+    # A finite floor: the queries that pad the last block of a band may see no key at all, and must not make NaN.
+    return jax.nn.softmax(jnp.where(mask, scores, -1e30), axis=-1)

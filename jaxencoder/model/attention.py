@@ -1,0 +1,43 @@
+"""The attention block: projections to heads, positions, one call into the kernels, and the projection back."""
+
+import flax.linen as nn
+import jax
+
+from jaxencoder.kernels.attention import attention
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.layers import Linear
+from jaxencoder.model.positions import rotate
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention within documents: [B, T, D] -> [B, T, D].
+
+    Vaswani et al. 2017, arXiv:1706.03762. `window` is 0 for a global layer; `rotary` the table of this layer's angles.
+    """
+
+    config: EncoderConfig
+    compute: ComputeConfig
+    window: int
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, segment_ids: jax.Array, rotary: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+        c = self.config
+        D, N, H = c.hidden_size, c.num_heads, c.head_size
+        q, k, v = (
+            Linear("BTD,DNH->BTNH", (D, N, H), c.bias, c.init_scale, name=name)(x) for name in ("query", "key", "value")
+        )
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        dropout = c.attention_dropout if self.train else 0.0
+        out = attention(
+            q,
+            k,
+            v,
+            segment_ids,
+            window=self.window,
+            dropout=dropout,
+            key=self.make_rng("dropout") if dropout else None,
+            backend="dense" if not self.window else self.compute.attention,
+        )
+        return Linear("BTNH,NHD->BTD", (N, H, D), c.bias, c.init_scale, name="output")(out)

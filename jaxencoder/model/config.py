@@ -1,0 +1,99 @@
+"""Every architectural choice of every encoder family, as one frozen dataclass.
+
+BERT (Devlin et al. 2019, arXiv:1810.04805) and ModernBERT (Warner et al. 2024, arXiv:2412.13663) are two values of it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The architecture of an encoder; the defaults are BERT-base.
+
+    Raises:
+        ValueError: a size is not positive, or two choices contradict each other.
+    """
+
+    vocab_size: int = 0
+    """Rows of the token table; 0 takes the tokenizer's size."""
+    num_layers: int = 12
+    hidden_size: int = 768
+    mlp_size: int = 3072
+    num_heads: int = 12
+    positions: Literal["learned", "rotary"] = "learned"
+    max_length: int = 512
+    """Rows of the learned position table, or the length that rotary positions are meant for (tokens)."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary wavelengths in global layers."""
+    rope_theta_local: float = 10_000.0
+    """Base of the rotary wavelengths in layers with a window."""
+    windows: tuple[int, ...] = (0,)
+    """Attention windows, repeated over the layers: 0 sees the whole document, w sees w tokens to either side."""
+    token_types: int = 2
+    """Rows of the token-type (segment A/B) table; 0 for none."""
+    norm_placement: Literal["post", "pre"] = "post"
+    norm_epsilon: float = 1e-12
+    embedding_norm: bool = True
+    """Normalise the sum of the embeddings."""
+    first_norm: bool = True
+    """Normalise the first layer's attention input too (ModernBERT does not: its embeddings are normalised already)."""
+    bias: bool = True
+    """Biases in every projection and norm (the MLM head's output bias stays)."""
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    gated_mlp: bool = False
+    """activation(gate(x)) * up(x) instead of activation(up(x)): GeGLU with gelu (Shazeer 2020, arXiv:2002.05202)."""
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    init_scale: float = 0.02
+    """The weights start from a normal distribution of this standard deviation, cut at two of them."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "hidden_size", "mlp_size", "num_heads", "max_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}.")
+        if self.vocab_size < 0 or self.token_types < 0:
+            raise ValueError(
+                "model.vocab_size and model.token_types must not be negative, "
+                f"got {self.vocab_size} and {self.token_types}."
+            )
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}; "
+                "change one of them."
+            )
+        if self.positions == "rotary" and self.head_size % 2:
+            raise ValueError(f"Rotary positions need an even head size, got {self.head_size}; change model.num_heads.")
+        if not self.windows or min(self.windows) < 0:
+            raise ValueError(
+                f"model.windows must hold at least one number >= 0 (0 = the whole document), got {self.windows}."
+            )
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be in [0, 1), got {getattr(self, name)}.")
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def repeats(self) -> int:
+        """How often the whole pattern of `windows` repeats: the leading axis of the stacked parameters."""
+        return self.num_layers // len(self.windows)
+
+    @property
+    def remainder(self) -> tuple[int, ...]:
+        """The windows of the last layers, those that do not fill a pattern."""
+        return self.windows[: self.num_layers % len(self.windows)]
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How the arithmetic is done; changes speed, memory and rounding, never the model."""
+
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of activations and matrix products; parameters, norms, softmax and losses stay float32."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What the backward pass recomputes: nothing, all but the matrix products, or every layer from its input."""
+    attention: Literal["auto", "dense", "banded"] = "auto"
+    """Attention backend; `auto` takes the banded form for windows in rows long enough to gain from it."""

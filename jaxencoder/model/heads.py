@@ -1,0 +1,80 @@
+"""What stands on the encoder: the masked-language-model head, pooling of documents, and the classifier."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm
+
+Pooling = Literal["cls", "mean", "max", "learned"]
+
+
+class MlmHead(nn.Module):
+    """BERT's transform before the output table: [B, K, D] -> ([B, K, D], the output bias [V]).
+
+    The output table is the token table itself (Press and Wolf 2017, arXiv:1608.05859).
+    """
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+        c = self.config
+        x = Linear("BKD,DE->BKE", (c.hidden_size, c.hidden_size), c.bias, c.init_scale, name="dense")(hidden)
+        x = Norm(c.norm_epsilon, c.bias, name="norm")(ACTIVATIONS[c.activation](x))
+        return x, self.param("bias", nn.initializers.zeros, (c.vocab_size,))
+
+
+def pool(
+    hidden: jax.Array, segment_ids: jax.Array, documents: int, method: Pooling, query: jax.Array | None = None
+) -> jax.Array:
+    """One vector for each document of each row.
+
+    Args:
+        hidden: [B, T, D].
+        segment_ids: [B, T]; document e of a row has the segment id e + 1.
+        documents: E, the most documents in a row.
+        method: the first token's vector, the mean, the largest value of each dimension, or the mean under softmax
+            weights hidden @ query (a learned pooling, as Yang et al. 2016, HAN).
+        query: [D], for `learned` alone.
+
+    Returns:
+        [B, E, D] float32; zeros for documents that are not there.
+    """
+    hidden = hidden.astype(jnp.float32)
+    member = segment_ids[:, None, :] == jnp.arange(1, documents + 1)[:, None]  # [B, E, T]
+    there = member.any(-1, keepdims=True)
+    if method == "max":
+        largest = jax.lax.map(lambda m: jnp.where(m[..., None], hidden, -jnp.inf).max(1), jnp.moveaxis(member, 1, 0))
+        return jnp.where(there, jnp.moveaxis(largest, 0, 1), 0)
+    if method == "cls":
+        first = jnp.take_along_axis(hidden, member.argmax(-1)[..., None], axis=1)
+        return jnp.where(there, first, 0)
+    if method == "mean":
+        weights = member / jnp.maximum(member.sum(-1, keepdims=True), 1)
+    else:
+        scores = (hidden @ query)[:, None, :]
+        weights = jnp.where(there, jax.nn.softmax(jnp.where(member, scores, -1e30), axis=-1), 0)
+    return jnp.einsum("BET,BTD->BED", weights, hidden)
+
+
+class Classifier(nn.Module):
+    """Scores [B, E, labels] float32 of documents: pooling, BERT's tanh transform, dropout and a projection."""
+
+    config: EncoderConfig
+    labels: int
+    pooling: Pooling
+    dropout: float
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array, segment_ids: jax.Array, documents: int, train: bool) -> jax.Array:
+        c = self.config
+        D = c.hidden_size
+        query = self.param("pooling_query", nn.initializers.zeros, (D,)) if self.pooling == "learned" else None
+        x = pool(hidden, segment_ids, documents, self.pooling, query)
+        x = jnp.tanh(Linear("BED,DF->BEF", (D, D), True, c.init_scale, name="dense")(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return Linear("BED,DC->BEC", (D, self.labels), True, c.init_scale, name="classifier")(x)

@@ -1,0 +1,51 @@
+"""The one shape of an objective: two pure functions, as optax's transformations are."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+
+Params = dict[str, Any]
+Batch = dict[str, jax.Array]
+Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight): they add up over rows, steps and devices
+
+
+class Objective(NamedTuple):
+    """What the trainer trains.
+
+    Attributes:
+        init: key -> parameters, a nested dict of float32 arrays; those of the encoder under "encoder".
+        loss: (params, batch, key, train) -> (scalar, metrics). `metrics["loss"]` is (sum, weight) and the scalar is
+            sum / weight; `key` drives corruption and, when `train`, dropout.
+        scores: (params, batch, key, train) -> [B, E, labels] float32, for objectives that predict something of each
+            document; None for the others.
+    """
+
+    init: Callable[[jax.Array], Params]
+    loss: Callable[[Params, Batch, jax.Array, bool], tuple[jax.Array, Metrics]]
+    scores: Callable[[Params, Batch, jax.Array, bool], jax.Array] | None = None
+
+
+class Vocabulary(Protocol):
+    """What an objective needs to know of a tokenizer."""
+
+    vocab_size: int
+    mask_id: int
+    special_ids: tuple[int, ...]
+
+    def word_starts(self) -> Any:
+        """bool [V], True where a token begins a word."""
+
+
+class ObjectiveConfig(Protocol):
+    """The settings of an objective, a frozen dataclass."""
+
+    def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective: ...
+
+
+def mean(metrics: Metrics, name: str = "loss") -> jax.Array:
+    """sum / weight of a metric, 0 where nothing was weighed."""
+    total, weight = metrics[name]
+    return total / jax.numpy.maximum(weight, 1e-9)

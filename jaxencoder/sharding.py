@@ -1,0 +1,115 @@
+"""Where every array lives: the mesh, one table from parameter names to axes, and the activations' constraint.
+
+Modules know nothing of it. XLA's SPMD partitioner (Xu et al. 2021, arXiv:2105.04663) derives the rest from the specs.
+"""
+
+import math
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+P = PartitionSpec
+ROWS = ("data", "fsdp")  # the axes that split a batch's rows
+
+# First match wins; a spec is aligned to the trailing axes, so that stacked layers need no rows of their own.
+PARAMETER_TABLE: tuple[tuple[str, PartitionSpec], ...] = (
+    (r"token_embedding$", P("tensor", "fsdp")),
+    (r"(position|token_type)_embedding$", P(None, "fsdp")),
+    (r"(query|key|value)/kernel$", P("fsdp", "tensor", None)),
+    (r"(query|key|value)/bias$", P("tensor", None)),
+    (r"output/kernel$", P("tensor", None, "fsdp")),
+    (r"(up|gate)/kernel$", P("fsdp", "tensor")),
+    (r"(up|gate)/bias$", P("tensor")),
+    (r"down/kernel$", P("tensor", "fsdp")),
+    (r"dense/kernel$", P("fsdp", None)),
+    (r"mlm_head/bias$", P("tensor")),
+    (r"", P()),
+)
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How many devices share each kind of work; the product must be the number of devices.
+
+    Raises:
+        ValueError: an axis is neither positive nor -1, or more than one is -1.
+    """
+
+    data: int = -1
+    """Copies of the model, each with its own rows; -1 takes the devices that the other axes leave."""
+    fsdp: int = 1
+    """Devices that share rows *and* slices of every parameter and of the optimiser's state."""
+    tensor: int = 1
+    """Devices that share a layer's heads, MLP and vocabulary."""
+    context: int = 1
+    """Devices that share the length of a row."""
+
+    def __post_init__(self) -> None:
+        sizes = [getattr(self, f.name) for f in fields(self)]
+        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+            raise ValueError(f"Mesh axes must be positive, at most one of them -1, got {self}.")
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """The device mesh with the axes data, fsdp, tensor and context.
+
+    Raises:
+        ValueError: the axes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {f.name: getattr(config, f.name) for f in fields(config)}
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    sizes = {name: len(devices) // fixed if size == -1 else size for name, size in sizes.items()}
+    if math.prod(sizes.values()) != len(devices):
+        wanted = ", ".join(f"{name} {getattr(config, name)}" for name in sizes)
+        raise ValueError(
+            f"A mesh of {wanted} does not fit {len(devices)} device(s); make the axes multiply to {len(devices)}."
+        )
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """NamedShardings, by `PARAMETER_TABLE`, for a tree of parameters or optimiser state (arrays or their shapes).
+
+    An axis of the mesh that does not divide its dimension is left out there: that dimension is replicated.
+    """
+
+    def sharding(path: tuple, leaf: jax.Array) -> NamedSharding:
+        name = "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+        spec = next(spec for pattern, spec in PARAMETER_TABLE if re.search(pattern, name))
+        stacked = "layers" in name.split("/")
+        if len(spec) > leaf.ndim - stacked:  # a factored statistic: less than the parameter, small enough to copy
+            return NamedSharding(mesh, P())
+        axes = (None,) * (leaf.ndim - len(spec)) + tuple(spec)
+        fits = (a if a and size % mesh.shape[a] == 0 else None for a, size in zip(axes, leaf.shape, strict=True))
+        return NamedSharding(mesh, P(*fits))
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
+    """Of a batch's arrays [B, T]: rows over data and fsdp, tokens over context. Arrays [B, E] of labels have ndim 1."""
+    return NamedSharding(mesh, P(ROWS, "context") if ndim == 2 else P(ROWS))
+
+
+def row_shards() -> int:
+    """Into how many parts the mesh in use (`jax.set_mesh`) splits a batch's rows; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in ROWS)
+
+
+def whole_rows(table: jax.Array) -> jax.Array:
+    """An embedding table [V, D] gathered for a lookup, whose results are split over the batch's rows instead."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return table
+    return jax.lax.with_sharding_constraint(table, P(None, None))
+
+
+def constrain(x: jax.Array) -> jax.Array:
+    """Keep activations [B, T, D] split over rows and tokens; the identity without a mesh (`jax.set_mesh`)."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(ROWS, "context", None))

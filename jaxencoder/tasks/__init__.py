@@ -1,0 +1,1 @@
+"""Measuring a run: predictions and metrics on held-out data."""

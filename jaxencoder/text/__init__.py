@@ -1,0 +1,1 @@
+"""Everything before an array reaches a device: tokenizers, sources, rows, the store and batches."""

@@ -1,0 +1,329 @@
+"""Tokenises documents once and packs them into fixed-length rows, kept in a cache that is addressed by content.
+
+Packing documents without attention between them: Krell et al., "Efficient sequence packing without
+cross-contamination", arXiv 2107.02027.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import filelock
+import numpy as np
+import tensorstore as ts
+import tqdm
+
+from jaxencoder.text import labels as label_kinds
+from jaxencoder.text import workers
+from jaxencoder.text.config import DataConfig
+from jaxencoder.text.labels import Labels
+from jaxencoder.text.packing import Packer, Row
+from jaxencoder.text.prepare import cache_folder
+from jaxencoder.text.sources import fingerprint, read
+from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore
+from jaxencoder.text.tokenizer import Tokenizer
+
+Split = Literal["train", "validation"]
+
+_TASK_CHARACTERS = 1 << 18
+_TASK_DOCUMENTS = 2048
+_ABANDONED_SECONDS = 7 * 24 * 3600
+
+
+def prepare(data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool = True) -> tuple[Store, ...]:
+    """The prepared rows of a split, from the cache if they are there.
+
+    A document becomes [CLS] tokens [SEP]; one longer than row_length is cut into several pieces. With a label or a
+    pair field each record is one example, which is truncated instead. Equal settings and content give equal bytes,
+    whatever the number of workers.
+
+    Args:
+        data: sources and settings.
+        tokenizer: gives the ids.
+        split: "train", or "validation": the validation sources, or the held-out share of the training documents,
+            chosen by a hash of the text, so that equal texts are on the same side.
+        progress: show a bar on a terminal, and one line a source.
+
+    Returns:
+        One store a source, without those that have nothing held out; empty if nothing is to be held out.
+
+    Raises:
+        ValueError: a source, a record or a label is not as it must be, or nothing is left for the split.
+        OSError: a source cannot be read, or the cache cannot be written.
+    """
+    if split not in ("train", "validation"):
+        raise ValueError(f"split is {split!r}; give train or validation")
+    if data.row_length < 3:
+        raise ValueError(f"data.row_length is {data.row_length}; [CLS], one token and [SEP] need at least 3")
+    sources = data.validation if split == "validation" and data.validation else data.train
+    if split == "validation" and not data.validation and not data.validation_share:
+        return ()
+    stores = tuple(_prepared(_Job.of(data, tokenizer, split, source, progress)) for source in sources)
+    filled = tuple(store for store in stores if len(store))
+    if not filled:
+        raise ValueError(
+            f"data.validation_share {data.validation_share} holds out none of the documents of {', '.join(sources)}; "
+            "raise it, or name data.validation sources"
+        )
+    return filled
+
+
+@dataclass
+class _Job:
+    """The preparation of one source."""
+
+    data: DataConfig
+    tokenizer: Tokenizer
+    split: Split
+    source: str
+    progress: bool
+    share: float  # of the documents that the hash holds out
+    name: str
+    documents: int = 0
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @classmethod
+    def of(cls, data: DataConfig, tokenizer: Tokenizer, split: Split, source: str, progress: bool) -> "_Job":
+        share = 0.0 if data.validation else data.validation_share
+        identity = {
+            "format": FORMAT,
+            "source": fingerprint(source),
+            "tokenizer": tokenizer.fingerprint,
+            "held_out": [split if share else "all", share],
+            "fields": [data.text_field, data.pair_field, data.label_field],
+            "labels": data.labels,
+            "text_unit": data.text_unit,
+            "row_length": data.row_length,
+            "packing": data.packing,
+        }
+        if data.label_field and not data.labels:
+            identity["labels"] = [fingerprint(other) for other in data.train]
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+        readable = re.sub(r"[^A-Za-z0-9]+", "-", source)[-40:].strip("-")
+        return cls(data, tokenizer, split, source, progress, share, f"{readable}-{split}-{key}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether each record is one example, never cut into several."""
+        return bool(self.data.label_field or self.data.pair_field)
+
+    def say(self, line: str) -> None:
+        if self.progress:
+            print(line, flush=True)
+
+
+def _prepared(job: _Job) -> Store:
+    cache = job.data.cache or str(cache_folder(job.data))
+    target = join(join(cache, "rows"), job.name)
+    if exists(target):
+        return _reused(job, target)
+    # Rows for an object store are made in a local folder and copied there whole.
+    local = cache_folder(DataConfig(cache="")) if is_remote(cache) else Path(cache)
+    folder = (Path(tempfile.gettempdir()) / "jaxencoder" if is_remote(local) else local) / "rows"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _only_one(job, folder):
+            if exists(target):
+                return _reused(job, target)
+            part = Path(tempfile.mkdtemp(prefix=f".{job.name}.{socket.gethostname()}.", dir=folder))
+            try:
+                meta = _write(job, part)
+                if is_remote(target):
+                    _upload(part, target)
+                else:
+                    _publish(part, Path(target))
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        if _is_of_the_cache(error, folder):
+            reason = error.strerror or type(error).__name__
+            raise OSError(
+                f"cannot write prepared rows to {folder}: {reason}; set data.cache to a folder with room"
+            ) from error
+        raise
+    job.say(f"Prepared {job.source} ({job.split}): {meta['rows']} rows in {target}")
+    return Store(target)
+
+
+def _is_of_the_cache(error: OSError, folder: Path) -> bool:
+    """Whether writing failed, and not the reading of a source."""
+    if error.filename is None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    path = Path(os.fsdecode(error.filename))
+    return path == folder or folder in path.parents or path in folder.parents
+
+
+def _reused(job: _Job, target: str) -> Store:
+    store = Store(target)
+    job.say(f"Reusing {len(store)} rows of {job.source} ({job.split}) in {target}")
+    return store
+
+
+@contextlib.contextmanager
+def _only_one(job: _Job, folder: Path) -> Iterator[None]:
+    """One process at a time prepares these rows; what dead ones have left is removed."""
+    lock = filelock.FileLock(folder / f".{job.name}.lock")
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            job.say(f"Waiting for another process that prepares {job.source} ({job.split})")
+            lock.acquire()
+    except NotImplementedError:
+        # Without locks two processes may do the same work; the first to rename its folder wins.
+        yield
+        return
+    try:
+        for path in folder.glob(f".{job.name}.*.*"):
+            # Locks need not reach other hosts: theirs are left alone until they are surely abandoned.
+            ours = path.name.startswith(f".{job.name}.{socket.gethostname()}.")
+            with contextlib.suppress(FileNotFoundError):
+                if ours or time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _publish(part: Path, target: Path) -> None:
+    if target.exists() and not exists(target):
+        shutil.rmtree(target)  # no store: someone has deleted a part of it
+    try:
+        part.chmod(0o755)  # a temporary folder is closed to others
+        os.rename(part, target)
+    except OSError:
+        if not exists(target):  # else another host was first, with the same rows
+            raise
+
+
+def _upload(part: Path, target: str) -> None:
+    """Copy to an object store; the metadata last, because with it the store is whole."""
+    files = sorted(path for path in part.rglob("*") if path.is_file())
+    try:
+        store = ts.KvStore.open(kvstore(target)).result()
+        for path in sorted(files, key=lambda path: path.name == META):
+            store.write(path.relative_to(part).as_posix(), path.read_bytes()).result()
+    except (ValueError, RuntimeError) as error:
+        raise OSError(f"cannot write prepared rows to {target}: {str(error).splitlines()[0]}") from None
+
+
+def _write(job: _Job, part: Path) -> dict:
+    data, tokenizer = job.data, job.tokenizer
+    kinds = _labels(data) if data.label_field else None
+    kind = kinds.kind if kinds else None
+    job.counts = np.zeros(tokenizer.vocab_size, np.int64)
+    writer = Writer(part, data.row_length, tokenizer.vocab_size, bool(data.pair_field), kind)
+    bar = tqdm.tqdm(
+        desc=f"{job.source} ({job.split})", unit=" documents", disable=not job.progress or not sys.stderr.isatty()
+    )
+    with bar:
+        for row in _rows(job, kinds, bar):
+            writer.add(row)
+    if not writer.rows and (job.split == "train" or not job.share):
+        raise ValueError(
+            f"{job.source} yields no tokens: its {job.documents} documents are empty or hold nothing "
+            "that the tokenizer knows"
+            if job.documents
+            else f"{job.source} leaves no document to train on; lower data.validation_share ({job.share})"
+        )
+    meta = {
+        "documents": job.documents,
+        "pad_id": tokenizer.pad_id,
+        "vocab_size": tokenizer.vocab_size,
+        "token_counts": job.counts.tolist(),
+        "labels": list(kinds.names) if kinds else [],
+        "label_kind": kind,
+        "source": job.source,
+        "split": job.split,
+        "tokenizer": tokenizer.fingerprint,
+    }
+    writer.close(meta)
+    return meta | {"rows": writer.rows}
+
+
+def _rows(job: _Job, kinds: Labels | None, bar: tqdm.tqdm) -> Iterator[Row]:
+    data = job.data
+    packer = Packer(data.row_length, 256 if data.packing else 1, 2 if job.whole else 3, bool(data.pair_field))
+    labels: deque[float] = deque()
+    tasks = _tasks(job, kinds, labels)
+    with contextlib.closing(workers.encode(job.tokenizer, tasks, data.workers or _cores())) as results:
+        for pieces in results:
+            job.counts += pieces.counts
+            bar.update(job.documents - bar.n)
+            end = 0
+            for length in pieces.lengths.tolist():
+                start, end = end, end + length
+                types = None if pieces.type_ids is None else pieces.type_ids[start:end]
+                row = packer.add(pieces.ids[start:end], types, labels.popleft() if kinds else None)
+                if row is not None:
+                    yield row
+    yield from packer.flush()
+
+
+def _tasks(job: _Job, kinds: Labels | None, labels: deque) -> Iterator[tuple]:
+    """The documents of the split in batches for the workers; their labels wait in a queue."""
+    data, texts, pairs, size = job.data, [], [], 0
+    for number, record in enumerate(_records(data, job.source), 1):
+        text = record[data.text_field]
+        pair = record[data.pair_field] if data.pair_field else ""
+        if not isinstance(pair, str):
+            raise ValueError(
+                f"{job.source}, record {number}: field {data.pair_field!r} is {type(pair).__name__}, not text; "
+                "name another field or drop the record"
+            )
+        if job.share and (job.split == "validation") != _is_held_out(text, pair, job.share):
+            continue
+        if kinds:
+            labels.append(kinds.encode(record[data.label_field], f"{job.source}, record {number}"))
+        job.documents += 1
+        texts.append(text)
+        pairs.append(pair)
+        size += len(text) + len(pair)
+        if size >= _TASK_CHARACTERS or len(texts) >= _TASK_DOCUMENTS:
+            yield texts, pairs if data.pair_field else None, job.whole, data.row_length
+            texts, pairs, size = [], [], 0
+    if texts:
+        yield texts, pairs if data.pair_field else None, job.whole, data.row_length
+
+
+def _records(data: DataConfig, source: str) -> Iterator[dict]:
+    fields = [name for name in (data.pair_field, data.label_field) if name]
+    return read(source, text_field=data.text_field, fields=fields, text_unit=data.text_unit)
+
+
+def _labels(data: DataConfig) -> Labels:
+    """The classes that the settings name, or those of the training data, for both splits alike."""
+    if data.labels:
+        return Labels("class", data.labels)
+    share = 0.0 if data.validation else data.validation_share
+
+    def trained() -> Iterator[tuple]:
+        for source in data.train:
+            for number, record in enumerate(_records(data, source), 1):
+                pair = record[data.pair_field] if data.pair_field else ""
+                if not (share and _is_held_out(record[data.text_field], str(pair), share)):
+                    yield record[data.label_field], f"{source}, record {number}"
+
+    return label_kinds.infer(trained())
+
+
+def _is_held_out(text: str, pair: str, share: float) -> bool:
+    content = f"{text}\0{pair}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") < share * 2**64
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

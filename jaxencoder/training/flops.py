@@ -1,0 +1,116 @@
+"""How much arithmetic a token takes to train on, and how much a device can do: the two halves of MFU.
+
+MFU counts no recomputed work: Chowdhery et al. 2022 (PaLM, arXiv:2204.02311, appendix B).
+"""
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Dense bfloat16 (float16 on cards without it) with float32 accumulation, from the vendors' data sheets, per JAX device:
+# a core of TPU v2, v3 and v7, else a chip. The first name found in the device's kind counts.
+PEAK_FLOPS = (
+    ("TPU v2", 22.5e12),
+    ("TPU v3", 61.5e12),
+    ("TPU v4 lite", 138e12),
+    ("TPU v4", 275e12),
+    ("TPU v5 lite", 197e12),
+    ("TPU v5e", 197e12),
+    ("TPU v5", 459e12),
+    ("TPU v6", 918e12),
+    ("TPU7", 1153.5e12),
+    ("TPU v7", 1153.5e12),
+    ("GB200", 2500e12),
+    ("B200", 2250e12),
+    ("GH200", 989.4e12),
+    ("H200 NVL", 835.5e12),
+    ("H200", 989.4e12),
+    ("H100 PCIe", 756e12),
+    ("H100 NVL", 835.5e12),
+    ("H100", 989.4e12),
+    ("A100", 312e12),
+    ("A30", 165e12),
+    ("A40", 149.7e12),
+    ("A10G", 70e12),
+    ("A10", 125e12),
+    ("L40S", 362e12),
+    ("L40", 181e12),
+    ("L4", 121e12),
+    ("T4", 65e12),
+    ("V100S", 130e12),
+    ("V100-PCIE", 112e12),
+    ("V100", 125e12),
+    ("RTX 6000 Ada", 364.2e12),
+    ("RTX A6000", 154.8e12),
+    ("RTX 5090", 209.5e12),
+    ("RTX 4090", 165.2e12),
+    ("RTX 3090", 71e12),
+    ("MI300X", 1307.4e12),
+    ("MI250", 191.5e12),
+)
+
+
+def peak_flops(device: jax.Device, dtype: str = "bfloat16") -> float:
+    """FLOP/s of one device at its best: from the data sheet, or measured (0.2 s, once) where there is none.
+
+    Args:
+        device: a JAX device.
+        dtype: of the matrix products that are measured; the data sheets' numbers are for 16 bits whatever it is.
+    """
+    kind = device.device_kind.lower()
+    for name, flops in PEAK_FLOPS:
+        if name.lower() in kind:
+            return flops
+    return _measured(device.platform, dtype) / (jax.local_device_count() if device.platform == "cpu" else 1)
+
+
+@functools.cache
+def _measured(platform: str, dtype: str, size: int = 1024, seconds: float = 0.2) -> float:
+    device = jax.local_devices(backend=platform)[0]
+    x = jax.device_put(np.ones((size, size), dtype), device)
+    multiply = jax.jit(lambda x: jnp.matmul(x, x, preferred_element_type=jnp.float32))
+    # The mesh in use is of all devices, and this is about one.
+    with jax.set_mesh(jax.make_mesh((1,), ("one",), axis_types=(jax.sharding.AxisType.Auto,), devices=[device])):
+        multiply(x).block_until_ready()
+        best, end = float("inf"), time.perf_counter() + seconds
+        while (start := time.perf_counter()) < end:
+            multiply(x).block_until_ready()
+            best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def training_flops(
+    *,
+    layers: int,
+    width: int,
+    mlp_width: int,
+    gated: bool = False,
+    row_length: int,
+    windows: tuple[int, ...] = (0,),
+    vocabulary: int = 0,
+    predicted: float = 0.0,
+) -> float:
+    """FLOPs of forward and backward pass per token: 2 a weight forward, twice that backward, and attention's products.
+
+    Args:
+        layers: how many blocks.
+        width: D; the heads together are as wide.
+        mlp_width: F.
+        gated: whether the MLP has a gate, that is a third matrix.
+        row_length: T, taken for the number of keys of a query where there is no window (with many documents in a row
+            the useful number is smaller).
+        windows: attention windows, repeated over the layers: w tokens to either side, 0 for all.
+        vocabulary: V of the head that predicts tokens; 0 without one.
+        predicted: share of the tokens that the head predicts. The head is one [D,D] layer and the [D,V] decoder.
+    """
+    weights = 4 * width**2 + (3 if gated else 2) * width * mlp_width
+    keys = sum(min(2 * window + 1, row_length) if window else row_length for window in _repeat(windows, layers))
+    head = predicted * (width**2 + width * vocabulary) if vocabulary else 0.0
+    return 3.0 * (2 * weights * layers + 4 * width * keys + 2 * head)
+
+
+def _repeat(windows: tuple[int, ...], layers: int) -> list[int]:
+    return [windows[layer % len(windows)] for layer in range(layers)]

@@ -1,0 +1,220 @@
+"""The loop around the pure step: next batch, step, write, evaluate, save."""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxencoder.config import RunConfig
+from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.objectives.objective import Metrics
+from jaxencoder.sharding import batch_sharding, make_mesh, shardings
+from jaxencoder.text.batches import Batches, prefetch
+from jaxencoder.training.checkpoint import Checkpoints
+from jaxencoder.training.optim import make_optimizer
+from jaxencoder.training.setup import CHECKPOINT_FOLDER, Setup, initial_params, set_up, unigram_loss
+from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
+from jaxencoder.training.telemetry import METRICS_FILE, Telemetry
+
+
+class Interrupted(SystemExit):
+    """SIGTERM arrived and the state is saved; the exit code is the one of a process ended by that signal."""
+
+
+def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
+    """Train a run to its last step, from wherever it stands.
+
+    Args:
+        config: the run; choices left open (vocabulary size, number of classes) are resolved and saved with it.
+        run_dir: the run's folder: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/. One that holds a
+            run is continued from its newest intact checkpoint, and gives the numbers that an uninterrupted run gives.
+
+    Returns:
+        The last evaluation's metrics; empty without held-out data.
+
+    Raises:
+        ValueError: the configuration contradicts itself, the data, the devices or the run in the folder.
+        Diverged: the loss became NaN or infinite; the last good checkpoint is kept.
+        Interrupted: SIGTERM arrived; the state is saved.
+    """
+    join_hosts()
+    run_dir = Path(run_dir)
+    mesh = make_mesh(config.mesh)
+    _check_shares(config, mesh)
+    setup = set_up(config, run_dir)
+    settings = setup.config.training
+    best = settings.best_metric if settings.keep_best and setup.validation else ""
+    result: dict[str, float] = {}
+    with (
+        jax.set_mesh(mesh),
+        Stop() as stop,
+        contextlib.closing(
+            Checkpoints(run_dir / CHECKPOINT_FOLDER, settings.keep_checkpoints, best, settings.best_mode == "max")
+        ) as checkpoints,
+    ):
+        update, state = compile_step(setup, mesh, checkpoints)
+        done = int(state.step)
+        if done >= settings.steps:
+            return _finished(run_dir, done, settings.steps)
+        evaluate = evaluator(setup, mesh)
+        batches = Batches(setup.train, setup.config.data, settings.batch_size, settings.seed)
+        with (
+            Telemetry(run_dir, setup.config, state.params, start=done) as telemetry,
+            contextlib.closing(prefetch(batches, range(done, settings.steps), partial(batch_sharding, mesh))) as feed,
+        ):
+            if done:
+                telemetry.say(f"Continuing {run_dir} after step {done} of {settings.steps}")
+            for batch in feed:
+                state, metrics = update(state, batch)
+                done += 1
+                telemetry.step(done, metrics)
+                last, stopping, result = done == settings.steps, stop.requested(done), {}
+                if last or (settings.eval_every and done % settings.eval_every == 0):
+                    telemetry.flush()
+                    result = evaluate(state)
+                    telemetry.evaluation(done, result)
+                if last or stopping or done % settings.checkpoint_every == 0 or checkpoints.improves(result):
+                    telemetry.flush()  # raises if a step since the last checkpoint was not finite
+                    checkpoints.save(done, _parts(state), result)
+                if stopping and not last:
+                    telemetry.say(f"Stopping after step {done}: its state is kept; the same command continues the run")
+                    raise Interrupted(128 + signal.SIGTERM)
+    return result
+
+
+def join_hosts() -> None:
+    """Join the other processes of the run, where a launcher says that there are some: JAXENCODER_DISTRIBUTED=1.
+
+    Processes of Slurm, of a TPU slice and of GKE find each other; elsewhere the environment must hold
+    JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    """
+    if not os.environ.get("JAXENCODER_DISTRIBUTED") or jax.distributed.is_initialized():
+        return
+    given = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
+    jax.distributed.initialize(
+        os.environ.get("JAX_COORDINATOR_ADDRESS"), **{name: int(value) for name, value in given.items() if value}
+    )
+
+
+def compile_step(
+    setup: Setup, mesh: Mesh, checkpoints: Checkpoints
+) -> tuple[Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]], TrainState]:
+    """The jitted update, and the state it goes on from: the newest intact checkpoint's, or that of step 0."""
+    config, settings = setup.config, setup.config.training
+    optimizer = make_optimizer(config.optimizer, settings.steps)
+    key = jax.random.key(settings.seed)
+    start = partial(init_state, setup.objective, optimizer, ema=settings.ema_decay > 0)
+    places = shardings(jax.eval_shape(start, key), mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    state = _restored(checkpoints, jax.eval_shape(start, key), places)
+    if state is None:
+        state = jax.jit(start, out_shardings=places)(key)
+        if config.init_from:
+            params = jax.device_put(initial_params(config.init_from, state.params), places.params)
+            state = state._replace(params=params, ema=jax.tree.map(jnp.copy, params) if state.ema is not None else None)
+
+    def update(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        return train_step(setup.objective, optimizer, state, batch, key, settings.accumulation, settings.ema_decay)
+
+    return jax.jit(update, donate_argnums=0, out_shardings=(places, everywhere)), state
+
+
+def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, float]]:
+    """A function from the state to the metrics on the held-out rows: the same rows and masks every time."""
+    settings = setup.config.training
+    if not setup.validation:
+        return lambda state: {}
+    batches = Batches(setup.validation, setup.config.data, settings.batch_size, settings.seed, shuffle=False)
+    count = min(settings.eval_batches or batches.steps_per_epoch, batches.steps_per_epoch)
+    key = jax.random.key(settings.seed + 1)
+    run = jax.jit(partial(eval_step, setup.objective))
+    masked = isinstance(setup.config.objective, MaskedLM)
+    unigram = unigram_loss(setup.train, setup.validation) if masked else None
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        params = state.params if state.ema is None else state.ema
+        total: Any = None
+        for i, batch in enumerate(prefetch(batches, range(count), partial(batch_sharding, mesh))):
+            metrics = run(params, batch, jax.random.fold_in(key, i))
+            total = metrics if total is None else jax.tree.map(jnp.add, total, metrics)
+        result = {name: float(a) / max(float(b), 1e-9) for name, (a, b) in jax.device_get(total).items()}
+        if masked:
+            result |= {"perplexity": math.exp(min(result["loss"], 700.0)), "unigram_loss": unigram}
+        return result
+
+    return evaluate
+
+
+class Stop:
+    """Turns SIGTERM into a question that the loop asks after each step; several processes agree on the step.
+
+    Whoever ends a job often signals twice, so that a second SIGTERM must not end the save; Ctrl-C does.
+    """
+
+    def __enter__(self) -> "Stop":
+        self._asked = False
+        # Of several processes jax listens to the signal itself, and a thread cannot.
+        self._listens = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        if self._listens:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._listens:
+            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def requested(self, step: int) -> bool:
+        """Whether to save and stop after this step."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._asked
+
+
+def _check_shares(config: RunConfig, mesh: Mesh) -> None:
+    shares, rows = mesh.shape["data"] * mesh.shape["fsdp"], config.training.batch_size // config.training.accumulation
+    if rows % shares:
+        raise ValueError(
+            f"training.batch_size {config.training.batch_size} in {config.training.accumulation} part(s) does not "
+            f"divide into the {shares} shares of these {mesh.size} devices; change it, or the axes of the mesh."
+        )
+
+
+def _finished(run_dir: Path, done: int, steps: int) -> dict[str, float]:
+    """The last evaluation of a run that has nothing left to do."""
+    with (run_dir / METRICS_FILE).open(encoding="utf-8") as file:
+        records = [json.loads(line) for line in file if '"validation_' in line]
+    found = {k.removeprefix("validation_"): v for k, v in (records or [{}])[-1].items() if k != "step"}
+    if jax.process_index() == 0:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+        print(f"{run_dir} is finished: {done} of {steps} steps. Last evaluation: {values or 'none'}", flush=True)
+    return found
+
+
+def _restored(checkpoints: Checkpoints, shapes: TrainState, places: TrainState) -> TrainState | None:
+    abstract = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, places)
+    found = checkpoints.restore(_parts(abstract))
+    if found is None:
+        return None
+    step, parts = found
+    count = jax.device_put(jnp.int32(step), places.step)
+    return TrainState(count, parts["params"], parts["optimizer"], parts.get("ema"))
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    parts = {"params": state.params, "optimizer": state.optimizer}
+    return parts if state.ema is None else parts | {"ema": state.ema}

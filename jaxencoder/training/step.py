@@ -1,0 +1,94 @@
+"""One update and one evaluation as pure functions: state and batch in, state and metrics out.
+
+No I/O here and no Python state: the loop compiles these once and calls them.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes; `ema` is None unless a moving average is kept."""
+
+    step: jax.Array  # int32 [], updates done
+    params: Params
+    optimizer: Any
+    ema: Params | None
+
+
+def init_state(
+    objective: Objective, optimizer: optax.GradientTransformation, key: jax.Array, ema: bool = False
+) -> TrainState:
+    """The state before the first step."""
+    params = objective.init(key)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), params if ema else None)
+
+
+def train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    accumulation: int = 1,
+    ema_decay: float = 0.0,
+) -> tuple[TrainState, Metrics]:
+    """One update of the parameters.
+
+    Args:
+        batch: arrays with leading dimension B.
+        key: the run's key; the step's own is folded from it and the step number.
+        accumulation: parts of the batch that are differentiated one after the other; their gradients are weighted by
+            what they predict (`metrics["loss"][1]`), so that the update is that of the whole batch.
+
+    Returns:
+        The new state, and the batch's metrics with these added: "gradient_norm" (unclipped), "finite" (1 when
+        loss, gradients and new parameters are), and "filled", how many of the batch's places hold a token.
+    """
+    key = jax.random.fold_in(key, state.step)
+    differentiate = jax.value_and_grad(objective.loss, has_aux=True)
+    if accumulation == 1:
+        (_, metrics), gradients = differentiate(state.params, batch, key, True)
+    else:
+        gradients, metrics = _accumulate(differentiate, state.params, batch, key, accumulation)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = None if state.ema is None else optax.incremental_update(params, state.ema, 1 - ema_decay)
+    norm, size = optax.tree.norm(gradients), optax.tree.norm(params)
+    one = jnp.ones(())
+    filled = batch["segment_ids"] > 0
+    metrics = metrics | {
+        "filled": (filled.sum().astype(jnp.float32), jnp.float32(filled.size)),
+        "gradient_norm": (norm, one),
+        "finite": (jnp.isfinite(norm + size + metrics["loss"][0]).astype(jnp.float32), one),
+    }
+    return TrainState(state.step + 1, params, optimizer_state, ema), metrics
+
+
+def _accumulate(differentiate, params, batch, key, parts):
+    # Interleaved parts, so that each device's rows of every part are rows it already holds.
+    split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
+
+    def body(carry, xs):
+        part, i = xs
+        (_, metrics), gradients = differentiate(params, part, jax.random.fold_in(key, i), True)
+        weight = metrics["loss"][1]
+        scaled = jax.tree.map(lambda g: g * weight, gradients)
+        return jax.tree.map(jnp.add, carry, (scaled, metrics)), None
+
+    first = jax.tree.map(lambda x: x[0], split)
+    (_, metrics), gradients = jax.eval_shape(lambda p, b, k: differentiate(p, b, k, True), params, first, key)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (gradients, metrics))
+    (total, metrics), _ = jax.lax.scan(body, zeros, (split, jnp.arange(parts)))
+    weight = jnp.maximum(metrics["loss"][1], 1e-9)
+    return jax.tree.map(lambda g: g / weight, total), metrics
+
+
+def eval_step(objective: Objective, params: Params, batch: Batch, key: jax.Array) -> Metrics:
+    """The metrics of a batch without dropout; the key drives the corruption only, so that it is the same every time."""
+    return objective.loss(params, batch, key, False)[1]

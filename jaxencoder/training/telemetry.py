@@ -1,0 +1,263 @@
+"""What a run says about itself: metrics.jsonl, TensorBoard, a progress bar, profiler traces.
+
+Numbers are fetched one step late, while the next step runs, so that looking does not slow the run down.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from jaxencoder.config import RunConfig
+from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.training.flops import peak_flops, training_flops
+from jaxencoder.training.optim import schedule
+
+METRICS_FILE = "metrics.jsonl"
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+
+
+class Diverged(ValueError):
+    """The loss or its gradient became NaN or infinite."""
+
+
+class MetricsFile:
+    """One JSON object a line, in order of steps; numbers that are not finite are null."""
+
+    def __init__(self, path: Path, start: int):
+        """Opens the file after dropping the lines of steps past `start` and what an interruption left half-written."""
+        if path.exists():
+            _keep_until(path, start)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: dict[str, Any]) -> None:
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self._file.write(json.dumps(plain) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _keep_until(path: Path, step: int) -> None:
+    before = path.read_bytes()
+    kept = b"".join(line for line in before.splitlines(keepends=True) if _step_of(line) <= step)
+    if kept != before:
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("wb") as file:
+            file.write(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+def _step_of(line: bytes) -> float:
+    try:
+        return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+class CompileCounter:
+    """Counts what XLA compiles while it is open; a number that keeps growing means shapes that keep changing."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **_: Any) -> None:
+        self.count += event == COMPILE_EVENT
+
+    def close(self) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+
+class Telemetry:
+    """A context around the training loop. Every process calls it; only process 0 writes."""
+
+    def __init__(self, run_dir: str | os.PathLike[str], config: RunConfig, params: Any, start: int = 0):
+        """Args:
+        run_dir: the run's folder, made when missing.
+        config: the run; its training section says what is written and when.
+        params: the parameters, to tell their number.
+        start: steps done before; what the files hold of later ones is dropped.
+        """
+        self._folder, self._training = Path(run_dir), config.training
+        self._writes = jax.process_index() == 0
+        self._start, self._pending = start, []
+        self._clock: float | None = None
+        self._seconds = self._tokens = 0.0
+        self._steps = 0
+        self._tracing = False
+        self._rate = jax.jit(schedule(config.optimizer, config.training.steps))
+        model, masked = config.model, isinstance(config.objective, MaskedLM)
+        self._flops = training_flops(
+            layers=model.num_layers,
+            width=model.hidden_size,
+            mlp_width=model.mlp_size,
+            gated=model.gated_mlp,
+            row_length=config.data.row_length,
+            windows=model.windows,
+            vocabulary=model.vocab_size if masked else 0,
+            predicted=config.objective.rate if masked else 0.0,
+        )
+        self._dtype = config.compute.dtype
+        self._parameters = sum(x.size for x in jax.tree.leaves(params))
+
+    def __enter__(self) -> "Telemetry":
+        self._compiles = CompileCounter()
+        self._peak = peak_flops(jax.local_devices()[0], self._dtype) * jax.device_count()
+        self._file = self._board = None
+        if self._writes:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = MetricsFile(self._folder / METRICS_FILE, self._start)
+            if self._training.tensorboard:
+                self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._start + 1)
+        shown = self._writes and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=self._training.steps, initial=self._start, disable=not shown, unit="step", dynamic_ncols=True
+        )
+        self.say(f"{self._parameters:,} parameters, {self._flops:.3g} FLOPs a token, peak {self._peak:.3g} FLOP/s")
+        self._trace_around(self._start)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            if self._tracing:
+                jax.profiler.stop_trace()
+            self._bar.close()
+            self._compiles.close()
+            for sink in (self._file, self._board):
+                if sink is not None:
+                    sink.close()
+
+    @property
+    def compiles(self) -> int:
+        """Programs compiled since the context was entered."""
+        return self._compiles.count
+
+    def say(self, text: str) -> None:
+        """A line for the person watching, on stderr, above the progress bar if there is one."""
+        if self._writes:
+            tqdm.write(text, file=sys.stderr)
+
+    def step(self, step: int, metrics: Metrics) -> None:
+        """Takes note of an update that has been dispatched.
+
+        Args:
+            step: updates done, this one included.
+            metrics: (sum, weight) pairs on the device; "filled" counts tokens and places, "finite" must be 1.
+
+        Raises:
+            Diverged: an earlier step was not finite.
+        """
+        if self._pending and self._is_logged(self._pending[-1][0]):
+            self._drain()
+        self._pending.append((step, metrics))
+        self._bar.update(step - self._bar.n)
+        if self._clock is None:
+            # The first step after a pause may have compiled or waited for data; the clock starts when it is done.
+            jax.block_until_ready(metrics)
+            self._drain()
+            self._clock = time.perf_counter()
+        self._trace_around(step, metrics)
+
+    def evaluation(self, step: int, result: dict[str, float]) -> None:
+        """Writes held-out metrics as validation_NAME. Call `flush` before evaluating, to keep its time apart."""
+        self._clock = None
+        self._drain()
+        if result:
+            self._write({"step": step} | {f"validation_{name}": value for name, value in result.items()})
+            self.say(f"step {step}: held-out " + ", ".join(f"{name} {value:.4g}" for name, value in result.items()))
+
+    def flush(self) -> None:
+        """Writes all there is and stops the clock until the next step; raises Diverged if a step was not finite."""
+        self._drain()
+        self._clock = None
+
+    def _is_logged(self, step: int) -> bool:
+        return step % self._training.log_every == 0 or step == self._training.steps
+
+    def _drain(self) -> None:
+        pending, self._pending = self._pending, []
+        fetched = jax.device_get([metrics for _, metrics in pending])
+        if self._clock is not None:
+            now = time.perf_counter()
+            self._seconds, self._clock = self._seconds + now - self._clock, now
+            self._tokens += sum(float(m["filled"][0]) for m in fetched if "filled" in m)
+            self._steps += len(fetched)
+        for (step, _), metrics in zip(pending, fetched, strict=True):
+            values = {name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in metrics.items()}
+            if self._is_logged(step) or values.get("finite", 1.0) < 1:
+                self._log(step, values)
+            if values.get("finite", 1.0) < 1:
+                raise Diverged(
+                    f"The loss or its gradient is not finite at step {step} (loss {values.get('loss', math.nan):.4g}); "
+                    f"the last good checkpoint is kept: look at {self._folder / METRICS_FILE}, then lower "
+                    "optimizer.learning_rate or optimizer.clip_norm, or raise optimizer.warmup_share."
+                )
+
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        record = {"step": step} | {name: value for name, value in values.items() if name not in ("filled", "finite")}
+        record["learning_rate"] = float(self._rate(step - 1))
+        if "filled" in values:
+            record["padding"] = 1.0 - values["filled"]
+        if self._seconds and self._steps:
+            rate = self._tokens / self._seconds
+            record["tokens_per_second"] = rate
+            record["mfu"] = rate * self._flops / self._peak
+            record["seconds_left"] = (self._training.steps - step) * self._seconds / self._steps
+            self._seconds = self._tokens = 0.0
+            self._steps = 0
+        record["compiles"] = self.compiles
+        self._write(record)
+        words = _summary(record)
+        if self._bar.disable:
+            self.say(f"step {step}/{self._training.steps}  {words}")
+        else:
+            self._bar.set_postfix_str(words)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(record)
+        if self._board is not None:
+            for name, value in record.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, record["step"])
+            self._board.flush()
+
+    def _trace_around(self, step: int, metrics: Metrics | None = None) -> None:
+        """Starts or stops the profiler between `step` and the next, with nothing else in flight."""
+        wanted = self._writes and step + 1 in self._training.profile_steps
+        if wanted == self._tracing:
+            return
+        jax.block_until_ready(metrics)
+        if wanted:
+            jax.profiler.start_trace(str(self._folder / "profile"))
+        else:
+            jax.profiler.stop_trace()
+        self._tracing = wanted
+
+
+def _summary(record: dict[str, Any]) -> str:
+    words = [f"loss {record['loss']:.4f}"] if "loss" in record else []
+    if "tokens_per_second" in record:
+        words += [f"{record['tokens_per_second']:,.0f} tokens/s", f"MFU {record['mfu']:.1%}"]
+        minutes, seconds = divmod(round(record["seconds_left"]), 60)
+        words.append(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left")
+    return "  ".join(words)

@@ -1,0 +1,32 @@
+"""Shared fixtures: jax kept on the CPU and quiet, and the optional folder of real data.
+
+Environment variables are set here, at import, because jax reads them once, when it is first imported.
+"""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real data sets: $JAXENCODER_SHARED_DATA, else ../shared/data beside the checkout; skips without it."""
+    folder = Path(os.environ.get("JAXENCODER_SHARED_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"needs real data sets; none at {folder} (set JAXENCODER_SHARED_DATA)")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepared rows of one test must not satisfy another, nor land in the home of whoever runs the tests."""
+    monkeypatch.setenv("JAXENCODER_CACHE", str(tmp_path_factory.mktemp("cache", numbered=True)))

@@ -1,0 +1,49 @@
+"""Tiny random models over a tokenizer trained on a few sentences."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import pytest
+
+from jaxencoder.config import RunConfig
+from jaxencoder.inference.model import Model
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.objectives.classification import Classification
+from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+
+TEXT = "the cat sat on a mat while seven old men walked slowly through paris and rome looking for bread"
+WORDS = TEXT.split()
+SENTENCES = [" ".join(WORDS[i : i + n]) for n in range(1, 8) for i in range(len(WORDS) - n)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(SENTENCES, TokenizerConfig(vocab_size=120))
+
+
+@pytest.fixture(scope="session")
+def make_model(tokenizer: Tokenizer) -> Callable[..., Model]:
+    """Settings of the encoder -> a model with random weights, large enough to tell outputs apart."""
+
+    def make(objective=None, tokenizer=tokenizer, row_length=64, **settings) -> Model:
+        objective = objective or MaskedLM()
+        shape = {"num_layers": 2, "hidden_size": 32, "mlp_size": 48, "num_heads": 4, "max_length": 64}
+        model = EncoderConfig(**(shape | {"vocab_size": tokenizer.vocab_size} | settings))
+        label = "label" if isinstance(objective, Classification) else ""
+        config = RunConfig(model=model, objective=objective, data=DataConfig(row_length=row_length, label_field=label))
+        compute = ComputeConfig(dtype="float32")
+        # Of the right shapes and drawn by numpy: nothing to compile.
+        shapes = jax.eval_shape(objective.build(model, compute, tokenizer).init, jax.random.key(0))
+        random = np.random.default_rng(0)
+        params = jax.tree.map(lambda x: random.normal(0, 0.3, x.shape).astype(np.float32), shapes)
+        return Model(config, params, tokenizer, compute)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model(make_model: Callable[..., Model]) -> Model:
+    return make_model()

@@ -1,0 +1,107 @@
+"""Tiny models, batches and comparisons that the tests of model, objectives, kernels and training share."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.objectives.objective import Objective
+
+FLOAT32 = ComputeConfig(dtype="float32")
+VOCABULARY = 41  # of which 0 ... 3 are special
+
+BERT = EncoderConfig(
+    vocab_size=VOCABULARY, num_layers=3, hidden_size=24, mlp_size=40, num_heads=3, max_length=37,
+    dropout=0.0, attention_dropout=0.0,
+)  # fmt: skip
+MODERNBERT = dataclasses.replace(
+    BERT, positions="rotary", rope_theta=160_000.0, windows=(0, 8, 8), num_layers=5, token_types=0, norm_epsilon=1e-5,
+    norm_placement="pre", first_norm=False, bias=False, gated_mlp=True,
+)  # fmt: skip
+CONFIGS = {"bert": BERT, "modernbert": MODERNBERT}
+# For tests that differentiate, which is what compiles slowly: a stack, and layers beside it.
+SMALL = {
+    "bert": dataclasses.replace(BERT, num_layers=2),
+    "modernbert": dataclasses.replace(MODERNBERT, windows=(0, 8), num_layers=3),
+}
+
+
+class Vocabulary:
+    """Stands for a tokenizer: ids 0 ... 3 are special, and two of three others begin a word."""
+
+    def __init__(self, vocab_size: int = VOCABULARY) -> None:
+        self.vocab_size = vocab_size
+        self.special_ids = (0, 1, 2, 3)
+        self.mask_id = 3
+
+    def word_starts(self) -> np.ndarray:
+        ids = np.arange(self.vocab_size)
+        return (ids < 4) | (ids % 3 > 0)
+
+
+def mlm(config: EncoderConfig, compute: ComputeConfig = FLOAT32, **settings: Any) -> Objective:
+    return MaskedLM(**settings).build(config, compute, Vocabulary(config.vocab_size))
+
+
+def rows(lengths: list[list[int]], T: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A batch whose row b holds documents of `lengths[b]` tokens: [CLS] (1) ... [SEP] (2), packed from the left."""
+    rng = np.random.default_rng(seed)
+    batch = {key: np.zeros((len(lengths), T), np.int32) for key in ("token_ids", "segment_ids", "positions")}
+    for b, row in enumerate(lengths):
+        start = 0
+        for segment, n in enumerate(row, 1):
+            at = np.s_[b, start : start + n]
+            batch["token_ids"][at] = [1, *rng.integers(4, VOCABULARY, max(n - 2, 0)), 2][:n]
+            batch["segment_ids"][at] = segment
+            batch["positions"][at] = np.arange(n)
+            start += n
+    return batch
+
+
+def one_per_row(batch: dict[str, np.ndarray], T: int) -> tuple[dict[str, np.ndarray], list[tuple[int, int]]]:
+    """The documents of a packed batch, each in a row of its own, and for each the (row, segment) it came from."""
+    segments = batch["segment_ids"]
+    origins = [(b, s) for b in range(len(segments)) for s in range(1, segments[b].max() + 1)]
+    keys = [key for key in batch if batch[key].shape == segments.shape]
+    out = {key: np.zeros((len(origins), T), batch[key].dtype) for key in keys}
+    for i, (b, s) in enumerate(origins):
+        here = segments[b] == s
+        for key in keys:
+            out[key][i, : here.sum()] = batch[key][b, here]
+    out["segment_ids"] = (out["segment_ids"] > 0).astype(np.int32)
+    return out, origins
+
+
+def randomised_params(init: Any, seed: int = 0) -> Any:
+    """Parameters drawn larger than any model starts from, norms and biases too, so that each part matters."""
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    leaves, tree = jax.tree.flatten_with_path(shapes)
+    rng = np.random.default_rng(seed)
+    return jax.tree.unflatten(
+        tree,
+        [
+            jnp.asarray(0.25 * rng.standard_normal(x.shape) + ("scale" in str(path[-1])), jnp.float32)
+            for path, x in leaves
+        ],
+    )
+
+
+def assert_trees_close(ours: Any, theirs: Any, tolerance: float) -> None:
+    """Every leaf within `tolerance` of the leaf's largest value, named when it is not."""
+
+    def check(path: tuple, a: Any, b: Any) -> None:
+        a, b = np.asarray(a), np.asarray(b)
+        worst, size = np.abs(a - b).max(), max(np.abs(b).max(), 1e-3)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        assert a.shape == b.shape and worst <= tolerance * size, f"{name}: {worst:.2e} of {size:.2e}"
+
+    jax.tree.map_with_path(check, ours, theirs)
+
+
+def linen_params(module: nn.Module, *inputs: Any, **options: Any) -> Any:
+    return randomised_params(lambda key: module.init(key, *inputs, **options)["params"])

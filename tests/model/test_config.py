@@ -1,0 +1,34 @@
+"""Settings of the encoder: contradictions are refused with one sentence, and layers are counted right."""
+
+import pytest
+
+from jaxencoder.model.config import EncoderConfig
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_layers": 0}, "model.num_layers must be at least 1, got 0"),
+        ({"hidden_size": 50, "num_heads": 4}, "hidden_size 50 is not a multiple of model.num_heads 4; change one"),
+        ({"hidden_size": 12, "num_heads": 4, "positions": "rotary"}, "even head size, got 3; change model.num_heads"),
+        ({"windows": ()}, r"model.windows must hold at least one number >= 0 .*, got \(\)"),
+        ({"windows": (0, -1)}, r"got \(0, -1\)"),
+        ({"vocab_size": -1}, "must not be negative, got -1 and 2"),
+        ({"dropout": 1.0}, r"model.dropout must be in \[0, 1\), got 1.0"),
+        ({"attention_dropout": -0.1}, "model.attention_dropout must be in"),
+    ],
+)
+def test_contradictions(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        EncoderConfig(**changes)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("layers", "windows", "repeats", "remainder"),
+    [(12, (0,), 12, ()), (22, (0, 64, 64), 7, (0,)), (5, (0, 8, 8), 1, (0, 8)), (2, (0, 8, 8), 0, (0, 8))],
+)
+def test_pattern(layers: int, windows: tuple[int, ...], repeats: int, remainder: tuple[int, ...]) -> None:
+    config = EncoderConfig(num_layers=layers, windows=windows)
+    assert (config.repeats, config.remainder) == (repeats, remainder)
+    assert config.repeats * len(windows) + len(config.remainder) == layers

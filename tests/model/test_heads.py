@@ -1,0 +1,53 @@
+"""Pooling of documents against loops in numpy, and the heads against their formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxencoder.model.heads import Classifier, MlmHead, pool
+from tests.model.examples import BERT, linen_params
+
+SEGMENTS = np.array([[1, 1, 1, 2, 2, 3, 0], [1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]])
+HIDDEN = np.random.default_rng(0).standard_normal((3, 7, 24)).astype(np.float32) - 3  # all below 0: padding is not
+E = 4
+
+
+@pytest.mark.parametrize("method", ["cls", "mean", "max", "learned"])
+def test_pool(method: str) -> None:
+    query = np.random.default_rng(1).standard_normal(24).astype(np.float32)
+    hidden = np.where((SEGMENTS > 0)[..., None], HIDDEN, 1e3).astype(np.float32)  # padding would be seen
+    expected = np.zeros((3, E, 24))
+    for b, e in np.ndindex(3, E):
+        x = hidden[b][SEGMENTS[b] == e + 1]
+        if len(x):
+            weights = np.exp(x @ query - (x @ query).max())
+            learned = (weights / weights.sum()) @ x
+            expected[b, e] = {"cls": x[0], "mean": x.mean(0), "max": x.max(0), "learned": learned}[method]
+    run = jax.jit(lambda h: pool(h, jnp.asarray(SEGMENTS), E, method, query))
+    np.testing.assert_allclose(run(hidden), expected, atol=1e-4)
+    assert run(hidden.astype(jnp.bfloat16)).dtype == jnp.float32
+    gradient = np.asarray(jax.grad(lambda h: jnp.square(run(h)).sum())(hidden))
+    assert np.isfinite(gradient).all() and not gradient[SEGMENTS == 0].any() and gradient[SEGMENTS > 0].any()
+
+
+def test_classifier_is_berts() -> None:
+    head = Classifier(BERT, 3, "cls", 0.5)
+    params = linen_params(head, HIDDEN, SEGMENTS, E, False)
+    x = np.asarray(pool(HIDDEN, SEGMENTS, E, "cls"))
+    x = np.tanh(x @ params["dense"]["kernel"] + params["dense"]["bias"])
+    expected = x @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+    scores = head.apply({"params": params}, HIDDEN, SEGMENTS, E, False)
+    assert scores.shape == (3, E, 3)
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    dropped = head.apply({"params": params}, HIDDEN, SEGMENTS, E, True, rngs={"dropout": jax.random.key(0)})
+    assert not np.allclose(dropped, scores)
+
+
+def test_mlm_head() -> None:
+    params = linen_params(MlmHead(BERT), HIDDEN)
+    x, bias = MlmHead(BERT).apply({"params": params}, HIDDEN)
+    y = np.asarray(jax.nn.gelu(HIDDEN @ params["dense"]["kernel"] + params["dense"]["bias"], approximate=False))
+    y = (y - y.mean(-1, keepdims=True)) / y.std(-1, keepdims=True) * params["norm"]["scale"] + params["norm"]["bias"]
+    np.testing.assert_allclose(x, y, atol=1e-3)
+    assert bias.shape == (BERT.vocab_size,)

@@ -1,0 +1,77 @@
+"""Projections, norms, embeddings and MLPs against the same written in numpy."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxencoder.model.layers import ACTIVATIONS, Embeddings, Linear, Mlp, Norm
+from tests.model.examples import BERT, linen_params
+
+X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 24)) * 3 + 1, jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape", "bias"),
+    [("BTD,DF->BTF", (24, 7), (7,)), ("BTD,DNH->BTNH", (24, 3, 2), (3, 2)), ("BTNH,NHD->BTD", (4, 6, 7), (7,))],
+)
+def test_linear(spec: str, shape: tuple[int, ...], bias: tuple[int, ...]) -> None:
+    x = X.reshape(2, 5, 4, 6) if spec.startswith("BTNH") else X
+    params = linen_params(Linear(spec, shape, True, 0.02), x)
+    assert params["kernel"].shape == shape and params["bias"].shape == bias
+    expected = np.einsum(spec, x, params["kernel"]) + params["bias"]
+    np.testing.assert_allclose(Linear(spec, shape, True, 0.02).apply({"params": params}, x), expected, atol=1e-4)
+    assert "bias" not in linen_params(Linear(spec, shape, False, 0.02), x)
+    rough = Linear(spec, shape, True, 0.02).apply({"params": params}, x.astype(jnp.bfloat16))
+    assert rough.dtype == jnp.bfloat16
+    np.testing.assert_allclose(rough.astype(jnp.float32), expected, atol=0.02 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_norm(bias: bool) -> None:
+    norm, x = Norm(1e-5, bias), np.asarray(X, np.float64)
+    params = linen_params(norm, X)
+    assert set(params) == ({"scale", "bias"} if bias else {"scale"})
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * params["scale"]
+    expected += params.get("bias", 0)
+    np.testing.assert_allclose(norm.apply({"params": params}, X), expected, atol=1e-5)
+    # Far from 0 the mean of squares would lose everything; and bfloat16 inputs are normed in float32.
+    np.testing.assert_allclose(norm.apply({"params": params}, X + 3000), expected, atol=2e-2)
+    rough = X.astype(jnp.bfloat16)
+    exact = norm.apply({"params": params}, rough.astype(jnp.float32))
+    np.testing.assert_array_equal(norm.apply({"params": params}, rough), exact.astype(jnp.bfloat16))
+
+
+def test_activations() -> None:
+    x = np.linspace(-5, 5, 101)
+    cdf = np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x])
+    tanh = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    expected = {"gelu": x * cdf, "gelu_tanh": x * tanh, "relu": np.maximum(x, 0), "silu": x / (1 + np.exp(-x))}
+    assert set(expected) == set(ACTIVATIONS)
+    for name, y in expected.items():
+        np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(x, jnp.float32)), y, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_mlp(gated: bool) -> None:
+    mlp = Mlp(dataclasses.replace(BERT, gated_mlp=gated, activation="relu"))
+    params = linen_params(mlp, X)
+    project = lambda x, name: x @ np.asarray(params[name]["kernel"]) + params[name]["bias"]  # noqa: E731
+    hidden = np.maximum(project(X, "gate"), 0) * project(X, "up") if gated else np.maximum(project(X, "up"), 0)
+    np.testing.assert_allclose(mlp.apply({"params": params}, X), project(hidden, "down"), rtol=1e-4, atol=1e-3)
+
+
+def test_embeddings() -> None:
+    ids, positions = jnp.array([[5, 9, 5, 0]]), jnp.array([[0, 1, 0, 0]])
+    module = Embeddings(dataclasses.replace(BERT, embedding_norm=False), jnp.float32)
+    params = linen_params(module, ids, positions, None, False)
+    run = lambda types: module.apply({"params": params}, ids, positions, types, False)  # noqa: E731
+    tokens, places, types = (params[f"{name}_embedding"] for name in ("token", "position", "token_type"))
+    np.testing.assert_allclose(run(None), tokens[ids] + places[positions] + types[0], atol=1e-6)
+    np.testing.assert_allclose(run(ids % 2), tokens[ids] + places[positions] + types[ids % 2], atol=1e-6)
+    bare = dataclasses.replace(BERT, positions="rotary", token_types=0, embedding_norm=False)
+    assert set(linen_params(Embeddings(bare, jnp.float32), ids, positions, None, False)) == {"token_embedding"}
+    narrow = Embeddings(dataclasses.replace(BERT, embedding_norm=False), jnp.bfloat16)
+    assert narrow.apply({"params": params}, ids, positions, None, False).dtype == jnp.bfloat16

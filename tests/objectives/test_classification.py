@@ -1,0 +1,99 @@
+"""Classification and regression: equal to transformers, to sums in numpy, and to the same documents unpacked."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxencoder.objectives.classification import Classification
+from jaxencoder.objectives.objective import Objective
+from tests.model import examples
+from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, assert_trees_close, rows
+
+T, KEY = 33, jax.random.key(0)
+LENGTHS = [[9, 12, 7], [28, 2], [5, 5, 5]]
+
+
+def build(config=SMALL["bert"], **settings) -> Objective:
+    return Classification(**{"dropout": 0.0} | settings).build(config, FLOAT32, Vocabulary())
+
+
+def test_equals_transformers() -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from tests.model import reference
+
+    config = reference.torch_config("bert")
+    config.num_labels = 3
+    theirs = reference.randomised(transformers.BertForSequenceClassification(config))
+    objective = build(BERT, labels=3)
+    shapes = jax.eval_shape(objective.init, KEY)
+    params = reference.converted("bert", reference.weights(theirs), shapes, missing=0.0)
+    batch = rows([[T], [20], [3]], T) | {"labels": np.array([[2], [0], [1]])}
+    inputs = {
+        "input_ids": torch.tensor(batch["token_ids"]).long(),
+        "attention_mask": torch.tensor(batch["segment_ids"]).long(),
+    }
+    output = theirs(**inputs, labels=torch.tensor([2, 0, 1]))
+    scores = jax.jit(objective.scores, static_argnums=3)(params, batch, KEY, False)
+    np.testing.assert_allclose(scores[:, 0], output.logits.detach().numpy(), atol=1e-4)
+    loss, metrics = jax.jit(objective.loss, static_argnums=3)(params, batch, KEY, True)
+    assert float(loss) == pytest.approx(output.loss.item(), rel=1e-5)
+    correct = (output.logits.argmax(-1).numpy() == [2, 0, 1]).sum()
+    assert [float(x) for x in metrics["accuracy"]] == [correct, 3]
+
+
+@pytest.mark.parametrize(("family", "pooling", "labels"), [("bert", "mean", 3), ("modernbert", "learned", 1)])
+def test_packing_changes_neither_loss_nor_gradients(family: str, pooling: str, labels: int) -> None:
+    objective = build(SMALL[family], labels=labels, pooling=pooling)
+    params = examples.randomised_params(objective.init)
+    none = -1 if labels > 1 else np.nan
+    values = np.array([[2, 0, 1], [1, none, none], [0, none, 2]])  # one document of a row may have no label
+    packed = rows(LENGTHS, T) | {"labels": values.astype(np.int32 if labels > 1 else np.float32)}
+    single, origins = examples.one_per_row(packed, T)
+    single["labels"] = np.array([[packed["labels"][b, s - 1]] for b, s in origins])
+
+    def gradient(batch: dict) -> tuple:
+        run = jax.jit(jax.value_and_grad(lambda p: objective.loss(p, batch, KEY, True), has_aux=True))
+        return run(params)
+
+    (loss, metrics), gradients = gradient(packed)
+    (loss_alone, _), gradients_alone = gradient(single)
+    assert float(metrics["loss"][1]) == 6 and ("accuracy" in metrics) == (labels > 1)
+    assert float(loss) == pytest.approx(float(loss_alone), rel=1e-5)
+    for tree in (gradients, gradients_alone):  # a key's bias moves all scores of a query: its true gradient is 0
+        for block in tree["encoder"]["layers"].values():
+            block["attention"]["key"].pop("bias", None)
+    assert_trees_close(gradients, gradients_alone, 1e-5)
+
+
+@pytest.mark.parametrize("labels", [1, 4])
+def test_losses(labels: int) -> None:
+    objective = build(labels=labels)
+    params = examples.randomised_params(objective.init)
+    batch = rows(LENGTHS, T)
+    values = np.array([[3, 0, 1], [2, -1, -1], [1, -1, 0]])
+    there = values >= 0
+    batch["labels"] = values if labels > 1 else np.where(there, values / 2, np.nan).astype(np.float32)
+    scores = np.asarray(jax.jit(objective.scores, static_argnums=3)(params, batch, KEY, False), np.float64)
+    if labels == 1:
+        losses = (scores[..., 0] - batch["labels"]) ** 2
+    else:
+        losses = (
+            np.log(np.exp(scores).sum(-1)) - np.take_along_axis(scores, np.maximum(values, 0)[..., None], -1)[..., 0]
+        )
+    loss, metrics = jax.jit(objective.loss, static_argnums=3)(params, batch, KEY, False)
+    assert float(loss) == pytest.approx(losses[there].mean(), rel=1e-4)
+    if labels > 1:
+        assert float(metrics["accuracy"][0]) == (scores.argmax(-1) == values)[there].sum()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"labels": -1}, "objective.labels must not be negative, got -1"),
+        ({"dropout": 1.0}, "must be in .0, 1., got 1.0"),
+    ],
+)
+def test_errors(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Classification(**settings)

@@ -1,0 +1,96 @@
+"""Tiny runs in folders as the trainer leaves them."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxencoder.config import RunConfig
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.objectives.classification import Classification
+from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.training.checkpoint import Checkpoints
+from jaxencoder.training.config import TrainingConfig
+from jaxencoder.training.loop import train
+from jaxencoder.training.setup import set_up
+
+
+class Trained:
+    """A run's folder, and what the trainer said of it last."""
+
+    def __init__(self, folder: Path, result: dict[str, float]):
+        self.folder, self.result = folder, result
+
+
+def write_data(path: Path, number: int, label: Callable[[bool, int], object], seed: int) -> str:
+    random = np.random.default_rng(seed)
+    good, bad, other = (
+        ["lovely", "great", "fine", "good"],
+        ["awful", "poor", "bad", "sad"],
+        ["film", "plot", "cast", "the", "a", "was"],
+    )
+    with path.open("w") as file:
+        for i in range(number):
+            positive = bool(random.integers(2))
+            words = [*random.choice(other, 4), random.choice(good if positive else bad)]
+            file.write(json.dumps({"text": " ".join(random.permutation(words)), "label": label(positive, i)}) + "\n")
+    return str(path)
+
+
+def run(folder: Path, name: str, objective, label: Callable[[bool, int], object], steps: int) -> Trained:
+    data = DataConfig(
+        train=(write_data(folder / f"{name}_train.jsonl", 200, label, 0),),
+        validation=(write_data(folder / f"{name}_held_out.jsonl", 53, label, 1),),
+        label_field="label" if isinstance(objective, Classification) else "",
+        row_length=32,
+        cache=str(folder / "cache"),
+        workers=1,
+    )
+    config = RunConfig(
+        name=name,
+        model=EncoderConfig(num_layers=1, hidden_size=32, mlp_size=32, num_heads=2, max_length=32, dropout=0.0),
+        compute=ComputeConfig(dtype="float32"),
+        objective=objective,
+        tokenizer=TokenizerConfig(vocab_size=60),
+        data=data,
+        training=TrainingConfig(steps=max(steps, 1), batch_size=8, eval_batches=0, tensorboard=False),
+    )
+    return Trained(folder / name, train(config, folder / name) if steps else untrained(config, folder / name))
+
+
+def untrained(config: RunConfig, folder: Path) -> dict[str, float]:
+    """A run of random weights, without the trainer's compilations."""
+    setup = set_up(config, folder)
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(setup.objective.init, jax.random.key(0))
+    params = jax.tree.map(lambda x: random.normal(0, 0.3, x.shape).astype(np.float32), shapes)
+    with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        checkpoints.save(1, {"params": params}, wait=True)
+    batch = setup.validation[0].read(np.arange(len(setup.validation[0])))
+    loss, _ = jax.jit(setup.objective.loss, static_argnums=3)(params, batch, jax.random.key(0), False)
+    return {"loss": float(loss)}
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def masked(home: Path) -> Trained:
+    return run(home, "masked", MaskedLM(), lambda positive, i: 0, steps=3)
+
+
+@pytest.fixture(scope="session")
+def classifier(home: Path) -> Trained:
+    return run(home, "classifier", Classification(), lambda positive, i: "yes" if positive else "no", steps=30)
+
+
+@pytest.fixture(scope="session")
+def regressor(home: Path) -> Trained:
+    return run(home, "regressor", Classification(), lambda positive, i: positive * 4 + 0.5, steps=0)

@@ -1,0 +1,232 @@
+"""The command line: quick help, one line for a user's mistake, a traceback for a bug, and what each verb calls."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import jaxencoder
+from jaxencoder.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = "from jaxencoder.config import RunConfig\n\ndef get_config():\n    return RunConfig()\n"
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Stands in for a module that a verb imports: `calls("training.loop", "train")` records every call."""
+
+    def stand_in(name, function, result=None, error=None):
+        record = []
+
+        def call(*args, **kwargs):
+            record.append((args, kwargs))
+            if error is not None:
+                raise error
+            return result
+
+        stub = types.ModuleType(f"jaxencoder.{name}")
+        setattr(stub, function, call)
+        monkeypatch.setitem(sys.modules, f"jaxencoder.{name}", stub)
+        package, _, leaf = f"jaxencoder.{name}".rpartition(".")
+        if package in sys.modules:
+            monkeypatch.setattr(sys.modules[package], leaf, stub, raising=False)
+        return record
+
+    return stand_in
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.py"
+    path.write_text(RECIPE)
+    return str(path)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"], ["embed", "--help"]])
+def test_help_and_version_load_nothing(words):
+    code = (
+        "import sys\nfrom jaxencoder.cli import main\ntry:\n    main(sys.argv[1:])\n"
+        "except SystemExit as stop:\n    assert not stop.code\n"
+        "assert not {'jax', 'numpy', 'tyro', 'flax'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "jaxencoder" in result.stdout
+
+
+def test_module_runs_as_a_command():
+    result = subprocess.run(
+        [sys.executable, "-m", "jaxencoder", "train", "no_such_recipe"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("jaxencoder: no recipe is called 'no_such_recipe'")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["trian"], ["train"], ["embed", "run"], ["fill-mask", "run", "text", "--kk"]])
+def test_wrong_words_show_the_usage(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert "usage: jaxencoder" in capsys.readouterr().err
+
+
+def test_train_gives_words_it_does_not_know_to_the_recipe(recipe, calls):
+    record = calls("training.loop", "train")
+    words = ["--training.steps", "60", "--run-dir", "out", "--mesh.data", "-1", "--training.checkpoint-every=10"]
+    assert main(["train", recipe, *words]) == 0
+    ((config, run_dir), _), *rest = record
+    assert rest == []
+    assert (config.training.steps, config.training.checkpoint_every, config.mesh.data) == (60, 10, -1)
+    assert run_dir == Path("out")
+
+
+def test_train_runs_in_runs_name_or_in_the_run_itself(recipe, calls, tmp_path):
+    record = calls("training.loop", "train")
+    assert main(["train", recipe]) == 0
+    assert record[-1][0][1] == Path("runs/tiny")
+    assert main(["train", recipe, "--name", "other"]) == 0
+    assert record[-1][0][1] == Path("runs/other")
+
+    from jaxencoder.config import save
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save(record[0][0][0], folder)
+    for target in (folder, folder / "config.json"):
+        assert main(["train", str(target)]) == 0
+        assert record[-1][0] == (record[0][0][0], folder)
+    assert main(["train", str(folder / "config.json"), "--run-dir", "again"]) == 0
+    assert record[-1][0][1] == Path("again")
+
+
+def test_train_help_lists_options_and_settings(recipe, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", recipe, "--help"])
+    out = capsys.readouterr().out
+    assert not caught.value.code
+    assert "--run-dir" in out and "--training.batch-size" in out
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("data.train is empty;\n  name a source"), "data.train is empty; name a source"),
+        (ValueError(), "ValueError"),
+        (FileNotFoundError(2, "No such file or directory", "a.jsonl"), "a.jsonl: No such file or directory"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("the bucket is not there"), "the bucket is not there"),
+    ],
+)
+def test_a_mistake_is_one_line(recipe, calls, capsys, monkeypatch, error, line):
+    calls("training.loop", "train", error=error)
+    assert main(["train", recipe]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"jaxencoder: {line}\n")
+
+    monkeypatch.setenv("JAXENCODER_TRACEBACK", "1")
+    with pytest.raises(type(error)):
+        main(["train", recipe])
+
+
+def test_an_interrupt_is_130(recipe, calls, capsys):
+    calls("training.loop", "train", error=KeyboardInterrupt())
+    assert main(["train", recipe]) == 130
+    assert capsys.readouterr().err == "jaxencoder: interrupted\n"
+
+
+def test_a_bug_keeps_its_traceback(recipe, calls):
+    calls("training.loop", "train", error=RuntimeError("broken"))
+    with pytest.raises(RuntimeError, match="broken"):
+        main(["train", recipe])
+
+
+def test_fill_mask(monkeypatch, capsys):
+    class Model:
+        def fill_mask(self, text, k):
+            assert k == 3
+            return [[("length", 0.625, text.replace("[MASK]", "length"))]]
+
+    opened = []
+    monkeypatch.setattr(jaxencoder, "load", lambda run: opened.append(run) or Model())
+    assert main(["fill-mask", "runs/x", "the [MASK] of it", "-k", "3"]) == 0
+    assert opened == ["runs/x"]
+    assert capsys.readouterr().out.split() == ["62.50%", "length", "the", "length", "of", "it"]
+
+
+def test_embed(calls, capsys):
+    record = calls("inference.embed", "embed_file", result=7)
+    words = ["--input", "a.jsonl", "--output", "b.parquet", "--pooling", "cls", "--batch-tokens", "512"]
+    assert main(["embed", "run", *words]) == 0
+    settings = {"text_field": "text", "pooling": "cls", "batch_tokens": 512}
+    assert record == [(("run", "a.jsonl", Path("b.parquet")), {"normalize": False, **settings})]
+    assert capsys.readouterr().out == "7 texts in b.parquet\n"
+
+
+def test_search(calls, capsys):
+    record = calls("inference.search", "search", result=[(0.5, {"body": "open\n a file"})])
+    assert main(["search", "run", "pydocs", "how to read", "-k", "1", "--text-field", "body"]) == 0
+    settings = {"text_field": "body", "pooling": "mean", "batch_tokens": 8192}
+    assert record == [(("run", "pydocs", "how to read", 1), settings)]
+    assert capsys.readouterr().out.split() == ["0.5000", "open", "a", "file"]
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "arguments", "settings"),
+    [
+        ("inference.embed", "embed_file", 3, ("normalize", "text_field", "pooling", "batch_tokens")),
+        ("inference.search", "search", 4, ("text_field", "pooling", "batch_tokens")),
+        ("inference.model", "load", 3, ()),
+        ("training.loop", "train", 2, ()),
+        ("tasks.evaluate", "evaluate", 1, ("data",)),
+        ("text.prepare", "load_or_train", 2, ()),
+        ("text.rows", "prepare", 3, ()),
+        ("text.sources", "read", 1, ("text_field",)),
+        ("text.tokenizer", "train_tokenizer", 2, ()),
+    ],
+)
+def test_functions_behind_the_verbs_take_what_they_are_given(module, function, arguments, settings):
+    """The tests above replace them by stand-ins, which would take anything."""
+    target = getattr(importlib.import_module(f"jaxencoder.{module}"), function)
+    inspect.signature(target).bind(*range(arguments), **dict.fromkeys(settings))
+
+
+def test_evaluate(calls, capsys):
+    record = calls("tasks.evaluate", "evaluate", result={"accuracy": 0.91234567, "examples": 872})
+    assert main(["evaluate", "run", "--data", "v.jsonl"]) == 0
+    assert record == [(("run",), {"data": "v.jsonl"})]
+    assert capsys.readouterr().out.split() == ["accuracy", "0.9123", "examples", "872"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "name at least one source, and the folder to write with --output"),
+        (["a.txt", "--output", "o", "--kin", "bpe"], "unknown setting --kin; did you mean --kind?"),
+        (["a.txt", "--output", "o", "--path", "x"], "--path x loads a tokenizer; to train one, leave it out"),
+        (["a.txt", "--output", "o", "--vocab-size", "2"], "vocab_size is 2"),
+    ],
+)
+def test_tokenizer_train_mistakes(words, line, capsys):
+    assert main(["tokenizer", "train", *words]) == 2
+    assert line in capsys.readouterr().err
+
+
+def test_tokenizer_train(tmp_path):
+    source, output = tmp_path / "a.txt", tmp_path / "tokenizer"
+    source.write_text("the cat sat on the mat\n" * 20)
+    assert (
+        main(["tokenizer", "train", "--kind", "wordpiece", "--vocab-size", "40", str(source), "--output", str(output)])
+        == 0
+    )
+
+    from jaxencoder.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(output)
+    assert tokenizer.decode(tokenizer.encode_batch(["the cat"])[0].ids) == "the cat"

@@ -1,0 +1,305 @@
+"""Recipes, JSON and overrides give the same checked value; every mistake is one sentence that says what was meant."""
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxencoder import config as module
+from jaxencoder.config import RunConfig, from_json, load, recipes, save, to_json
+from jaxencoder.model.config import EncoderConfig
+from jaxencoder.objectives.classification import Classification
+from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.sharding import MeshConfig
+from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.training.config import TrainingConfig
+
+LABELLED = DataConfig(label_field="label", labels=("no", "yes"))
+
+RECIPE = """
+from jaxencoder.config import RunConfig
+from jaxencoder.model.config import EncoderConfig
+from jaxencoder.training.config import TrainingConfig
+
+def get_config():
+    return RunConfig({arguments})
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(arguments="training=TrainingConfig(steps=60)", name="tiny"):
+        path = tmp_path / f"{name}.py"
+        path.write_text(RECIPE.format(arguments=arguments))
+        return path
+
+    return write
+
+
+# JSON
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RunConfig(),
+        RunConfig(name="ünïcode", objective=MaskedLM(rate=0.1 + 0.2, whole_word=True)),
+        RunConfig(data=LABELLED, objective=Classification()),
+        RunConfig(model=EncoderConfig(windows=(0, 64, 64), norm_epsilon=1e-300, positions="rotary")),
+        RunConfig(data=DataConfig(train=('a "b" \\c', "tfds:x/y:train"), weights=(1 / 3, 2.0))),
+    ],
+)
+def test_json_round_trip_is_exact(config):
+    text = to_json(config)
+    assert from_json(text) == config
+    assert to_json(from_json(text)) == text
+
+
+@given(st.floats(0.01, 0.99), st.integers(1, 2**62), st.text(st.characters(blacklist_categories=["Cs"]), min_size=1))
+def test_json_round_trip_of_any_value(rate, steps, source):
+    config = RunConfig(
+        objective=MaskedLM(rate=rate), training=TrainingConfig(steps=steps), data=DataConfig(train=(source,))
+    )
+    assert from_json(to_json(config)) == config
+
+
+def test_json_names_the_objective_and_every_section():
+    tree = json.loads(to_json(RunConfig(data=LABELLED, objective=Classification())))
+    assert tree["objective"]["type"] == "Classification"
+    assert set(tree) == {field.name for field in dataclasses.fields(RunConfig)}
+
+
+def test_json_takes_defaults_for_what_is_not_named():
+    assert from_json('{"training": {"steps": 7}}') == RunConfig(training=TrainingConfig(steps=7))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"training": {"stepz": 3}}', r"unknown setting 'training.stepz'; did you mean steps\?"),
+        ('{"trainin": {}}', r"unknown setting 'trainin'; did you mean training\?"),
+        ('{"objective": {"type": "MaskedLM", "rat": 0.2}}', r"unknown setting 'objective.rat'; did you mean rate\?"),
+        ('{"objective": {"type": "Masked"}}', "objective is .*type is one of MaskedLM, Classification"),
+        ('{"objective": {}}', "objective is .*type is one of MaskedLM"),
+        ('{"training": {"steps": 3.5}}', "training.steps is 3.5; give a value of type int"),
+        ('{"training": {"steps": true}}', "training.steps is True; give a value of type int"),
+        ('{"training": {"steps": "3"}}', "training.steps is '3'; give a value of type int"),
+        ('{"training": {"steps": 0}}', "training.steps must be at least 1"),
+        ('{"data": {"packing": 1}}', "data.packing is 1; give a value of type bool"),
+        ('{"data": {"train": "pydocs"}}', "data.train is 'pydocs'; give a list"),
+        ('{"data": {"train": [1]}}', "data.train is 1; give a value of type str"),
+        ('{"model": {"positions": "learnt"}}', "model.positions is 'learnt'; give one of learned, rotary"),
+        ('{"model": 3}', "model is 3; give an object of settings"),
+        ("[]", "is \\[\\]; give an object of settings"),
+        ('{"name": "x"', "is not JSON"),
+    ],
+)
+def test_json_mistakes_are_one_sentence(text, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        from_json(text, "run/config.json")
+    assert str(caught.value).startswith("run/config.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_save_is_whole_or_nothing(tmp_path, monkeypatch):
+    save(RunConfig(name="first"), tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(RunConfig(name="second"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert from_json((tmp_path / "config.json").read_text()).name == "first"
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--training.steps", "7"], {"training": TrainingConfig(steps=7)}),
+        (["--training.checkpoint_every", "3"], {"training": TrainingConfig(steps=60, checkpoint_every=3)}),
+        (["--training.checkpoint-every=3"], {"training": TrainingConfig(steps=60, checkpoint_every=3)}),
+        (["--mesh.data", "-1", "--mesh.fsdp", "2"], {"mesh": MeshConfig(data=-1, fsdp=2)}),
+        (["--objective.rate", "0.3"], {"objective": MaskedLM(rate=0.3)}),
+        (["--data.no-packing"], {"data": DataConfig(packing=False)}),
+        (["--data.train", "a.jsonl", "b.txt"], {"data": DataConfig(train=("a.jsonl", "b.txt"))}),
+        (["--name", "other", "--init-from="], {"name": "other"}),
+        (["--model.positions", "rotary"], {"model": EncoderConfig(positions="rotary")}),
+        # Two sections that only fit each other after both have changed.
+        (
+            ["--data.row-length", "1024", "--model.max-length", "1024"],
+            {"data": DataConfig(row_length=1024), "model": EncoderConfig(max_length=1024)},
+        ),
+    ],
+)
+def test_overrides(recipe, words, expected):
+    path = recipe()
+    assert load(path, words) == dataclasses.replace(load(path), **expected)
+
+
+def test_overrides_keep_the_recipe_s_objective(recipe):
+    path = recipe('objective=Classification(), data=DataConfig(label_field="y")')
+    text = path.read_text().replace(
+        "\ndef ",
+        "\nfrom jaxencoder.objectives.classification import Classification"
+        "\nfrom jaxencoder.text.config import DataConfig\n\ndef ",
+    )
+    path.write_text(text)
+    assert load(path, ["--training.steps", "3"]).objective == Classification()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--training.stepz", "7"], r"unknown setting --training.stepz; did you mean --training.steps\?"),
+        (["--steps", "7"], r"unknown setting --steps; did you mean --training.steps\?"),
+        (["--learning-rat=3"], r"unknown setting --learning-rat=3; did you mean --optimizer.learning_rate\?"),
+        (["--training.steps", "many"], "--training.steps: invalid literal for int.*'many'"),
+        (["--training.steps"], "Missing value for argument '--training.steps'"),
+        (["--training.steps", "0"], "^training.steps must be at least 1"),
+        (["--model.positions", "learnt"], "invalid choice 'learnt'.*'learned', 'rotary'"),
+        (["--data.packing", "False"], "unexpected argument 'False'.*--no-NAME"),
+        (["--data.row-length", "4096"], "^data.row_length is 4096, but the model has only 512 positions"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_override_mistakes_are_one_sentence(recipe, monkeypatch, words, sentence, encoding):
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    with pytest.raises(ValueError, match=sentence) as caught:
+        load(recipe(), words)
+    assert "\n" not in str(caught.value) and "│" not in str(caught.value)
+    assert os.environ["COLUMNS"] == "20"
+
+
+def test_help_lists_settings_with_the_recipe_s_values(recipe, capsys):
+    with pytest.raises(SystemExit) as caught:
+        load(recipe(), ["--training.seed", "3", "--help"])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert "--training.steps INT" in out and "(default: 60)" in out and "--model.num-layers INT" in out
+
+
+# Recipes and runs
+
+
+def test_load_gives_the_recipe_its_file_s_name(recipe):
+    assert load(recipe(name="small_one")).name == "small_one"
+    assert load(recipe("name='mine'")).name == "mine"
+
+
+def test_load_repeats_a_run(recipe, tmp_path):
+    config = load(recipe(), ["--training.steps", "9"])
+    folder = tmp_path / "runs" / "one"
+    folder.mkdir(parents=True)
+    save(config, folder)
+    assert load(folder) == load(folder / "config.json") == config
+    assert load(folder, ["--training.seed", "5"]).training == dataclasses.replace(config.training, seed=5)
+
+
+def test_load_makes_lists_and_integers_what_the_settings_say(recipe):
+    config = load(recipe("model=EncoderConfig(windows=[0, 64], init_scale=1)"))
+    assert config.model.windows == (0, 64)
+    assert isinstance(config.model.init_scale, float)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("training=TrainingConfig(stepz=3)", r"TrainingConfig has no setting 'stepz'; did you mean steps\?"),
+        ("trainin=TrainingConfig()", r"RunConfig has no setting 'trainin'; did you mean training\?"),
+        ("training=TrainingConfig(steps=1e3)", "training.steps is 1000.0; give a value of type int"),
+        ("objective='mlm'", "objective is 'mlm'; give .*MaskedLM"),
+        ("model=None", "model is None; give EncoderConfig"),
+    ],
+)
+def test_recipe_mistakes_are_one_sentence(recipe, arguments, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        load(recipe(arguments))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bug_in_a_recipe_stays_a_bug(recipe):
+    with pytest.raises(TypeError, match="unsupported operand"):
+        load(recipe("name=1 + 'a'"))
+
+
+@pytest.mark.parametrize("text", ["", "def get_config():\n    return 3\n"])
+def test_a_file_without_a_configuration_is_no_recipe(tmp_path, text):
+    (tmp_path / "x.py").write_text(text)
+    with pytest.raises(ValueError, match="x.py is not a recipe"):
+        load(tmp_path / "x.py")
+
+
+def test_unknown_targets(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "recipes", lambda: {"bert_base": tmp_path / "bert_base.py"})
+    with pytest.raises(ValueError, match=r"no recipe is called 'bert_bas'; did you mean bert_base\?"):
+        load("bert_bas")
+    with pytest.raises(ValueError, match="is not a run: it has no config.json"):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "bert_base.py")
+
+
+@pytest.mark.parametrize("layout", ["wheel", "checkout"])
+def test_recipes_are_found_by_name(tmp_path, monkeypatch, recipe, layout):
+    """A wheel has them in jaxencoder/recipes, a checkout in configs/ beside the package."""
+    package = tmp_path / "somewhere" / "jaxencoder"
+    folder = package / "recipes" if layout == "wheel" else package.parent / "configs"
+    folder.mkdir(parents=True)
+    shutil.copy(recipe(), folder / "small.py")
+    (folder / "__init__.py").touch()
+    monkeypatch.setattr(module, "__file__", str(package / "config.py"))
+    monkeypatch.chdir(tmp_path)
+    assert list(recipes()) == ["small"]
+    assert load("small").training.steps == 60
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_loads(name):
+    config = load(name)
+    assert config.name == name
+    assert from_json(to_json(config)) == config
+
+
+# Sections that contradict each other
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"data": DataConfig(row_length=513)}, "data.row_length is 513, but the model has only 512 positions"),
+        ({"data": DataConfig(pair_field="b"), "model": EncoderConfig(token_types=1)}, "token_types is 1; pairs need 2"),
+        ({"training": TrainingConfig(batch_size=8), "mesh": MeshConfig(data=3)}, "batch_size 8 .* 3 shares"),
+        ({"training": TrainingConfig(batch_size=8, accumulation=4), "mesh": MeshConfig(fsdp=4)}, "in 4 part"),
+        ({"mesh": MeshConfig(context=3)}, "row_length 128 is not a multiple of mesh.context 3"),
+        ({"objective": Classification()}, "needs data.label_field"),
+        ({"name": "a/b"}, "name is 'a/b'; give a plain name"),
+    ],
+)
+def test_contradictions(sections, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        RunConfig(**sections)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"data": DataConfig(row_length=1024), "model": EncoderConfig(positions="rotary")},
+        # A small corpus gives a tokenizer smaller than it asks for; the saved run then holds its real size.
+        {"model": EncoderConfig(vocab_size=100), "tokenizer": TokenizerConfig(vocab_size=16384)},
+        {"data": DataConfig(pair_field="b"), "model": EncoderConfig(token_types=0)},
+        {"training": TrainingConfig(batch_size=8, accumulation=2), "mesh": MeshConfig(data=2, fsdp=2, tensor=-1)},
+    ],
+)
+def test_combinations_that_are_right(sections):
+    assert RunConfig(**sections)

@@ -1,0 +1,158 @@
+"""Who may import whom, read from the source: text knows no model, a model no training, a library has one home."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "jaxencoder"
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+# First match wins: file -> what it may import of this package. A folder's own files may always import each other.
+DIRECTIONS = {
+    "__init__.py": ("inference",),
+    "__main__.py": ("cli",),
+    "cli.py": ("",),
+    "overrides.py": (),
+    "config.py": (
+        "model.config",
+        "objectives",
+        "overrides",
+        "sharding",
+        "text.config",
+        "training.config",
+        "training.optim",
+    ),
+    "sharding.py": (),
+    "text/*": (),
+    "kernels/*": (),
+    "model/config.py": (),
+    "model/layers.py": ("model.config", "kernels", "sharding"),
+    "model/positions.py": ("model.config",),
+    "model/attention.py": ("model.config", "model.layers", "model.positions", "kernels", "sharding"),
+    "model/encoder.py": ("model.config", "model.layers", "model.positions", "model.attention", "kernels", "sharding"),
+    "model/*": ("kernels", "sharding"),
+    "families/*": ("model", "text.tokenizer"),
+    "objectives/*": ("model", "kernels", "sharding"),
+    "adapters/*": ("model", "sharding"),
+    "training/checkpoint.py": (),
+    "training/optim.py": (),
+    "training/step.py": ("objectives",),
+    "training/*": ("config", "model", "objectives", "text", "sharding", "adapters"),
+    "tasks/*": ("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
+    "inference/*": ("config", "model", "objectives", "text", "training", "sharding", "families", "adapters"),
+}
+
+# Library -> the files that may import it.
+HOMES = {
+    "flax": ("model/*", "objectives/*", "adapters/*"),
+    "orbax": ("training/checkpoint.py",),
+    "tensorflow_datasets": ("text/sources.py",),
+    "sentencepiece": ("text/tokenizer*.py",),
+    "tokenizers": ("text/tokenizer*.py",),
+    "tensorboardX": ("training/telemetry.py",),
+    "cattrs": ("config.py",),
+    "tyro": ("overrides.py", "cli.py"),
+    "optax": ("training/*",),
+}
+
+
+def imports(source: str, file: str) -> Iterator[str]:
+    """Dotted names that a file imports, wherever in it the statement stands."""
+    package = ("jaxencoder/" + file).split("/")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from jaxencoder.model import config` names a module, `from jaxencoder.model.config import X` does not.
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def violations(source: str, file: str) -> list[str]:
+    """What `file` imports and must not."""
+    own = file.rpartition("/")[0].replace("/", ".")
+    allowed = next((names for pattern, names in DIRECTIONS.items() if fnmatch(file, pattern)), None)
+    if allowed is None:
+        return [f"jaxencoder/{file} is not in DIRECTIONS: say there what it may import"]
+    strict = file.startswith("model/") and file in DIRECTIONS  # within model, only leftwards
+    allowed = (*allowed, "__version__") if strict or not own else (*allowed, own, "__version__")
+    found = []
+    for name in imports(source, file):
+        top, _, inner = name.partition(".")
+        if top == "jaxencoder":
+            if not any(part == "" or f"{inner}.".startswith(f"{part}.") for part in allowed):
+                found.append(f"{file} imports {name}")
+        elif top == "jax" and file.startswith("text/") and file != "text/batches.py":
+            found.append(f"{file} imports jax: preparing text must start fast, and in many processes")
+        elif top in HOMES and not any(fnmatch(file, pattern) for pattern in HOMES[top]):
+            found.append(f"{file} imports {top}, whose home is {', '.join(HOMES[top])}")
+    return found
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_direction(file):
+    assert violations((PACKAGE / file).read_text(encoding="utf-8"), file) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("text/rows.py", "import jax"),
+        ("text/rows.py", "def f():\n    import flax.linen as nn"),
+        ("text/rows.py", "from jaxencoder.model.config import EncoderConfig"),
+        ("text/rows.py", "from ..model import config"),
+        ("text/tokenizer.py", "from jaxencoder import config"),
+        ("model/layers.py", "from jaxencoder.model.attention import Attention"),
+        ("model/encoder.py", "from jaxencoder.model import heads"),
+        ("model/heads.py", "from jaxencoder.objectives.mlm import MaskedLM"),
+        ("kernels/attention.py", "from jaxencoder.sharding import constrain"),
+        ("training/step.py", "from jaxencoder.config import RunConfig"),
+        ("training/loop.py", "from jaxencoder.tasks import evaluate"),
+        ("training/loop.py", "import orbax.checkpoint as ocp"),
+        ("training/step.py", "import flax"),
+        ("objectives/mlm.py", "import optax"),
+        ("new.py", ""),
+    ],
+)
+def test_wrong_direction_is_found(file, source):
+    assert violations(source, file)
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("text/batches.py", "import jax\nfrom jaxencoder.text.store import Store"),
+        ("text/rows.py", "from . import store"),
+        ("model/encoder.py", "from jaxencoder.model.attention import Attention\nimport flax.linen as nn"),
+        ("training/loop.py", "from jaxencoder.config import RunConfig"),
+        ("cli.py", "from jaxencoder.training.loop import train"),
+    ],
+)
+def test_right_direction_passes(file, source):
+    assert violations(source, file) == []
+
+
+def test_every_folder_is_a_package():
+    """setup.py finds packages by __init__.py: a folder without one would be missing from the wheel."""
+    folders = {(PACKAGE / file).parent for file in FILES}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import jaxencoder", {"jax", "numpy", "flax", "tyro"}),
+        ("import jaxencoder.cli", {"jax", "numpy", "flax", "tyro"}),
+        ("import jaxencoder.text.config, jaxencoder.overrides", {"jax", "flax"}),
+    ],
+)
+def test_import_stays_light(statement, absent):
+    code = f"import sys; {statement}; print(*{absent!r} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "", "")

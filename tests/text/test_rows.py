@@ -1,0 +1,314 @@
+"""Prepared rows hold the documents exactly, whoever prepares them and however it is interrupted."""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.text.rows import prepare
+from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.workers import encode
+
+WORDS = ["alpha", "beta", "gamma", "delta", "kappa", "omega", "sigma", "theta"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([" ".join(WORDS)] * 5, TokenizerConfig(vocab_size=120))
+
+
+def documents(count, longest=30, seed=0):
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, longest))) + f" {i}" for i in range(count)]
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(r if isinstance(r, dict) else {"text": r}) + "\n" for r in records))
+    return str(path)
+
+
+def config(path, **changes):
+    settings = {"row_length": 16, "workers": 1, "validation_share": 0.0} | changes
+    return DataConfig(train=(str(path),), **settings)
+
+
+def pieces(stores):
+    """[(ids, labels or None)] of every segment of every row."""
+    found = []
+    for store in stores:
+        rows = store.read(np.arange(len(store)))
+        for r in range(len(store)):
+            segments = rows["segment_ids"][r]
+            for s in range(1, segments.max() + 1):
+                inside = segments == s
+                places = np.flatnonzero(inside)
+                assert (np.diff(places) == 1).all()
+                assert rows["positions"][r][inside].tolist() == list(range(len(places)))
+                label = rows["labels"][r][s - 1] if "labels" in rows else None
+                found.append((tuple(rows["token_ids"][r][inside].tolist()), label))
+    return found
+
+
+def content(stores):
+    return [{k: str(v.tolist()) for k, v in store.read(np.arange(len(store))).items()} for store in stores]
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("row_length", [3, 7, 16, 200])
+def test_every_token_is_there_once(tmp_path, tokenizer, packing, row_length):
+    texts = [*documents(150), "", "   ", "\u200b"]
+    source = write(tmp_path / "a.jsonl", texts)
+    stores = prepare(config(source, packing=packing, row_length=row_length), tokenizer, "train")
+    want, room = [], row_length - 2
+    for text in texts:
+        ids = tokenizer.encode_ids([text])[0].tolist()
+        for start in range(0, len(ids), room):
+            want.append((tokenizer.cls_id, *ids[start : start + room], tokenizer.sep_id))
+    assert sorted(ids for ids, _ in pieces(stores)) == sorted(want)
+    meta = stores[0].meta
+    if not packing:
+        assert meta["segments"] == 1 and len(stores[0]) == len(want)
+    assert meta["tokens"] == sum(map(len, want)) and meta["documents"] == len(texts)
+    counts = np.bincount(np.concatenate(want), minlength=tokenizer.vocab_size)
+    counts[list(tokenizer.special_ids)] = 0
+    np.testing.assert_array_equal(meta["token_counts"], counts)
+
+
+def test_workers_do_not_change_the_rows(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr("jaxencoder.text.rows._TASK_DOCUMENTS", 40)
+    source = write(tmp_path / "a.jsonl", documents(400))
+    got = [
+        content(prepare(config(source, workers=n, cache=str(tmp_path / f"cache{n}")), tokenizer, "train"))
+        for n in (1, 2, 3)
+    ]
+    assert got[0] == got[1] == got[2]
+
+
+def test_held_out_share(tmp_path, tokenizer, capsys):
+    texts = [f"{text} x" for text in documents(2000)] + ["alpha beta"] * 50
+    source = write(tmp_path / "a.jsonl", texts)
+    data = config(source, validation_share=0.1)
+    train, held = (prepare(data, tokenizer, split) for split in ("train", "validation"))
+    a, b = ({ids for ids, _ in pieces(stores)} for stores in (train, held))
+    assert len(train[0].meta["source"]) and train[0].meta["documents"] + held[0].meta["documents"] == 2050
+    assert 0.07 < held[0].meta["documents"] / 2050 < 0.13
+    twin = (tokenizer.cls_id, *tokenizer.encode_ids(["alpha beta"])[0].tolist(), tokenizer.sep_id)
+    assert (twin in a) != (twin in b)
+    capsys.readouterr()
+    prepare(data, tokenizer, "train")
+    assert capsys.readouterr().out.startswith("Reusing ")
+
+
+def test_nothing_held_out_is_no_error_and_too_little_is(tmp_path, tokenizer):
+    source = write(tmp_path / "a.jsonl", documents(3))
+    assert prepare(config(source), tokenizer, "validation") == ()
+    with pytest.raises(ValueError, match="validation_share 0.001 holds out none.*raise it"):
+        prepare(config(source, validation_share=0.001), tokenizer, "validation")
+
+
+def test_the_cache_knows_content_and_settings(tmp_path, tokenizer):
+    source = write(tmp_path / "a.jsonl", documents(20))
+    base = config(source, cache=str(tmp_path / "cache"))
+    first = prepare(base, tokenizer, "train")[0].path
+    assert prepare(dataclasses.replace(base, workers=2, temperature=2.0), tokenizer, "train")[0].path == first
+    other = train_tokenizer(documents(20), TokenizerConfig(vocab_size=120))
+    paths = {
+        first,
+        prepare(dataclasses.replace(base, row_length=17), tokenizer, "train")[0].path,
+        prepare(dataclasses.replace(base, packing=False), tokenizer, "train")[0].path,
+        prepare(dataclasses.replace(base, validation_share=0.3), tokenizer, "train")[0].path,
+        prepare(base, other, "train")[0].path,
+    }
+    write(tmp_path / "a.jsonl", documents(21))
+    paths.add(prepare(base, tokenizer, "train")[0].path)
+    assert len(paths) == 6
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "want"),
+    [
+        (["b", "a", "b"], ["a", "b"], [1, 0, 1]),
+        ([10, 2, 10], ["2", "10"], [1, 0, 1]),
+        ([True, False, True], ["0", "1"], [1, 0, 1]),
+        ([0.5, 3, 2.25], [], [0.5, 3.0, 2.25]),
+    ],
+)
+@pytest.mark.parametrize("packing", [True, False])
+def test_labels(tmp_path, tokenizer, labels, names, want, packing):
+    texts = ["alpha " * 40, "beta", ""]
+    records = [{"text": t, "label": y} for t, y in zip(texts, labels, strict=True)]
+    source = write(tmp_path / "a.jsonl", records)
+    data = config(source, label_field="label", packing=packing, validation=(source,))
+    stores = prepare(data, tokenizer, "train")
+    assert stores[0].meta["labels"] == names
+    cls, sep = tokenizer.cls_id, tokenizer.sep_id
+    ids = [tuple(e.ids.tolist()) for e in tokenizer.encode_batch(texts, max_length=16)]
+    assert ids[2] == (cls, sep) and len(ids[0]) == 16
+    assert sorted(pieces(stores)) == sorted(zip(ids, want, strict=True))
+    assert content(prepare(data, tokenizer, "validation")) == content(stores)
+
+
+def test_validation_takes_the_classes_of_training(tmp_path, tokenizer):
+    train = write(tmp_path / "t.jsonl", [{"text": "alpha", "label": y} for y in "cab"])
+    held = write(tmp_path / "v.jsonl", [{"text": "beta", "label": "c"}])
+    data = config(train, label_field="label", validation=(held,))
+    store = prepare(data, tokenizer, "validation")[0]
+    assert store.meta["labels"] == ["a", "b", "c"] and store.read(np.array([0]))["labels"][0, 0] == 2
+    write(tmp_path / "v.jsonl", [{"text": "beta", "label": "c"}, {"text": "beta", "label": "zebra"}])
+    with pytest.raises(ValueError, match="record 2: label 'zebra' is not among the classes a, b, c"):
+        prepare(data, tokenizer, "validation")
+    named = dataclasses.replace(data, labels=("no", "yes"), validation=())
+    write(tmp_path / "t.jsonl", [{"text": "alpha", "label": 1}, {"text": "beta", "label": 0}])
+    assert sorted(label for _, label in pieces(prepare(named, tokenizer, "train"))) == [0, 1]
+
+
+def test_pairs(tmp_path, tokenizer):
+    records = [{"text": "alpha " * n, "other": "beta " * m} for n, m in ((2, 3), (30, 2), (0, 0), (9, 30))]
+    source = write(tmp_path / "a.jsonl", records)
+    store = prepare(config(source, pair_field="other"), tokenizer, "train")[0]
+    want = tokenizer.encode_batch([r["text"] for r in records], [r["other"] for r in records], max_length=16)
+    assert sorted(ids for ids, _ in pieces([store])) == sorted(tuple(e.ids.tolist()) for e in want)
+    rows = store.read(np.arange(len(store)))
+    types = [rows["token_type_ids"][rows["positions"] == 15], [e.type_ids[-1] for e in want if len(e.ids) == 16]]
+    assert sorted(types[0].tolist()) == sorted(types[1]) == [1, 1]
+    assert rows["token_type_ids"].sum() == sum(e.type_ids.sum() for e in want)
+
+
+@pytest.mark.parametrize(
+    ("records", "settings", "message"),
+    [
+        ([""], {}, "yields no tokens"),
+        ([{"text": "alpha"}], {"label_field": "label"}, "no field 'label'"),
+        ([{"text": "alpha", "b": None}], {"pair_field": "b"}, "record 1: field 'b' is NoneType, not text"),
+        ([{"text": "alpha", "label": None}], {"label_field": "label"}, "record 1: label None is not a class"),
+        ([{"text": "a", "label": 1}, {"text": "b", "label": "x"}], {"label_field": "label"}, "'x' is text, but other"),
+        ([{"text": "alpha", "label": 1}], {"label_field": "label", "labels": ("7", "8")}, "label 1 is not among"),
+    ],
+)
+def test_hostile_records_leave_nothing(tmp_path, tokenizer, records, settings, message):
+    source = write(tmp_path / "a.jsonl", records)
+    cache = tmp_path / "cache"
+    with pytest.raises(ValueError, match=message) as error:
+        prepare(config(source, cache=str(cache), **settings), tokenizer, "train")
+    assert "\n" not in str(error.value)
+    assert [path.name for path in (cache / "rows").iterdir() if path.is_dir()] == []
+
+
+def test_an_error_in_a_worker_is_the_same_sentence(tmp_path, tokenizer):
+    source = write(tmp_path / "a.jsonl", [{"text": "alpha", "b": "beta"}])
+    messages = []
+    for count in (1, 2):
+        # [CLS] a [SEP] b [SEP] does not go into 4 tokens and leave something of both.
+        with pytest.raises(ValueError, match="\\D2\\D") as error:
+            next(encode(tokenizer, [(["alpha"], ["beta"], True, 2)], count))
+        messages.append(str(error.value))
+    assert messages[0] == messages[1] and "\n" not in messages[0]
+    assert prepare(config(source, row_length=5, pair_field="b"), tokenizer, "train")[0].meta["tokens"] == 5
+
+
+def test_a_worker_that_dies_is_reported(tokenizer, monkeypatch):
+    start = subprocess.Popen
+
+    def doomed(*args, **kwargs):
+        process = start(*args, **kwargs)
+        process.kill()
+        return process
+
+    monkeypatch.setattr("jaxencoder.text.workers.subprocess.Popen", doomed)
+    with pytest.raises(OSError, match="a tokenising process died .exit status -9.*set data.workers"):
+        list(encode(tokenizer, [(["alpha"] * 5, None, False, 8)] * 3, 2))
+
+
+def test_no_worker_outlives_its_caller(tokenizer):
+    results = encode(tokenizer, ((["alpha"], None, False, 8) for _ in range(1000)), 2)
+    next(results)
+    results.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tokenise")]
+
+
+@pytest.mark.parametrize("place", ["file/cache", "file", "/proc/nothing/cache"])
+def test_a_cache_that_cannot_be_written(tmp_path, tokenizer, place):
+    (tmp_path / "file").write_text("")
+    source = write(tmp_path / "a.jsonl", documents(3))
+    with pytest.raises(OSError, match="cannot write prepared rows to .*; set data.cache") as error:
+        prepare(config(source, cache=str(tmp_path / place)), tokenizer, "train")
+    assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, tokenizer, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = write(tmp_path / "a.jsonl", documents(3))
+    monkeypatch.setattr("jaxencoder.text.store.json.dump", full)
+    with pytest.raises(OSError, match="No space left on device; set data.cache"):
+        prepare(config(source, cache=str(tmp_path / "cache")), tokenizer, "train")
+    assert [path.name for path in (tmp_path / "cache" / "rows").iterdir() if path.is_dir()] == []
+
+
+SLOW = """
+import sys, time
+from jaxencoder.text import rows
+from jaxencoder.text.config import DataConfig
+from jaxencoder.text.tokenizer import Tokenizer
+add = rows.Writer.add
+def slow(self, row):
+    add(self, row)
+    if self.rows == 3:
+        print("three rows", flush=True)
+        time.sleep(float(sys.argv[4]))
+rows.Writer.add = slow
+data = DataConfig(train=(sys.argv[1],), cache=sys.argv[2], row_length=16, validation_share=0.0, workers=2)
+rows.prepare(data, Tokenizer.load(sys.argv[3]), "train")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_and_concurrent_preparations(tmp_path, tokenizer):
+    source = write(tmp_path / "a.jsonl", documents(200))
+    cache = tmp_path / "cache"
+    tokenizer.save(tmp_path / "tokenizer")
+
+    def start(pause):
+        command = [sys.executable, "-c", SLOW, source, str(cache), str(tmp_path / "tokenizer"), str(pause)]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+        )
+
+    def folders():
+        return [path.name for path in (cache / "rows").iterdir() if path.is_dir()]
+
+    killed = start(60)
+    assert killed.stdout.readline() == "three rows\n"
+    killed.kill()
+    killed.wait()
+    killed.stdout.close()
+    assert len(folders()) == 1 and folders()[0].startswith(".")
+
+    first = start(1.5)
+    assert first.stdout.readline() == "three rows\n"
+    began = time.monotonic()
+    second = start(0)
+    output = second.communicate(timeout=60)[0]
+    assert time.monotonic() - began > 0.5
+    first.communicate(timeout=60)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "Waiting for another process" in output and "Reusing" in output
+    assert len(folders()) == 1 and not folders()[0].startswith(".")
+    clean = prepare(config(source, cache=str(tmp_path / "other")), tokenizer, "train")
+    assert content(prepare(config(source, cache=str(cache)), tokenizer, "train")) == content(clean)
+
+
+def test_workers_import_neither_jax_nor_flax():
+    code = "import sys, jaxencoder.text.workers; print({'jax', 'flax', 'tensorstore'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

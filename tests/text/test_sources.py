@@ -1,0 +1,147 @@
+"""Records of pydocs and TFDS, what a fingerprint sees, and the weights of a mixture."""
+
+import itertools
+import os
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+
+from jaxencoder.text.sources import fingerprint, mixture_weights, read
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name: str, content: bytes | str) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+    return write
+
+
+def test_pydocs() -> None:
+    records = list(read("pydocs"))
+    assert {"text", "name"} == set(records[0])
+    assert records[:5] == list(itertools.islice(read("pydocs"), 5))
+    assert len(fingerprint("pydocs")) == 64
+
+
+# Fingerprints
+
+
+def test_fingerprint_follows_the_content(write, tmp_path) -> None:
+    path = write("d/a.txt", "one")
+    first = fingerprint(path)
+    assert fingerprint(path) == first
+    write("d/a.txt", "three")
+    assert fingerprint(path) != first
+    folder = fingerprint(f"{tmp_path}/d")
+    write("d/b.txt", "two")
+    assert fingerprint(f"{tmp_path}/d") != folder
+
+
+def test_fingerprint_sees_a_change_that_keeps_the_size(write) -> None:
+    path = write("a.txt", "one")
+    os.utime(path, ns=(0, 1_000_000_000))
+    first = fingerprint(path)
+    write("a.txt", "two")
+    assert fingerprint(path) != first
+
+
+# TensorFlow Datasets
+
+
+@pytest.fixture(scope="module")
+def tfds_folder(tmp_path_factory):
+    pytest.importorskip("tensorflow_datasets")
+    from tests.text import tiny_dataset  # noqa: F401 - registers the builders
+
+    patch = pytest.MonkeyPatch()
+    folder = tmp_path_factory.mktemp("tfds")
+    patch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(folder))  # read from the environment at import
+    yield folder
+    patch.undo()
+
+
+def test_tfds_reads_without_tensorflow(tfds_folder) -> None:
+    source = "tfds:tiny_sentences/plain:train"
+    records = list(read(source))
+    assert sorted(record["text"] for record in records) == [f"Größe {i} 你好" for i in range(6)]
+    assert all(record["note"].startswith("note") and type(record["label"]) is int for record in records)
+    assert "tensorflow" not in sys.modules
+    shards = [list(read(source, shard=(i, 4))) for i in range(4)]
+    assert [record for row in itertools.zip_longest(*shards) for record in row if record] == records
+    assert list(read("tfds:tiny_sentences/plain:1.0.0:train[:50%]")) == records[:3]
+    assert len({fingerprint(f"tfds:tiny_sentences/plain:{s}") for s in ("train", "test", "train[:50%]")}) == 3
+    assert fingerprint(source) == fingerprint(source)
+
+
+def test_tfds_prepares_an_archive_without_tensorflow(tfds_folder, write, tmp_path, monkeypatch) -> None:
+    from tests.text import tiny_dataset
+
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        for name in ("one", "two"):
+            tar.add(write(name, f"The text of {name}."), name)
+    monkeypatch.setattr(tiny_dataset.ArchivedSentences, "archive", tmp_path / "a.tar.gz")
+    found = {record["note"]: record["text"] for record in read("tfds:archived_sentences/plain:train")}
+    assert found == {"one": "The text of one.", "two": "The text of two."}
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "message"),
+    [
+        ("tfds:tensor_flow_sentences/plain:train", ValueError, "needs tf.train: install tensorflow"),
+        ("tfds:tiny_sentence/plain:train", FileNotFoundError, "no dataset .* did you mean 'tiny_sentences'"),
+        ("tfds:tiny_sentences/plian:train", ValueError, "could not be prepared by TFDS: .*plian"),
+        ("tfds:tiny_sentences/plain:trian", ValueError, "no split 'trian' among .*did you mean 'train'"),
+        ("tfds:broken_sentences/plain:train", ValueError, "could not be prepared by TFDS: the host could not be reach"),
+    ],
+)
+def test_tfds_errors(tfds_folder, source, kind, message) -> None:
+    with pytest.raises(kind, match=message) as error:
+        list(read(source))
+    assert "\n" not in str(error.value)
+
+
+# Mixtures
+
+
+@pytest.mark.parametrize(
+    ("sizes", "weights", "temperature", "expected"),
+    [
+        ([1, 3], (), 1.0, [0.25, 0.75]),
+        ([1, 16], (), 2.0, [0.2, 0.8]),
+        ([1, 16, 0], (), float("inf"), [0.5, 0.5, 0]),
+        ([1, 1e300], (), 0.01, [0, 1]),
+        ([10, 1, 5], (1, 3, 0), 1.0, [0.25, 0.75, 0]),
+    ],
+)
+def test_mixture_weights(sizes, weights, temperature, expected) -> None:
+    found = mixture_weights(sizes, weights, temperature)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-300)
+    assert found.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("sizes", "weights", "temperature", "message"),
+    [
+        ([], (), 1.0, "sizes of sources"),
+        ([0, 0], (), 1.0, "not all zero"),
+        ([1, -1], (), 1.0, "not negative"),
+        ([1, float("nan")], (), 1.0, "finite"),
+        ([1, 2], (), 0.0, "temperature 0.0 must be greater than 0"),
+        ([1, 2], (), float("nan"), "temperature nan must be"),
+        ([1, 2], (1,), 1.0, "1 weights for 2 sources"),
+        ([1, 2], (1, -1), 1.0, "not negative"),
+        ([1, 2], (0, 0), 1.0, "not all zero"),
+        ([1, 2], (1, 2), 2.0, "no effect"),
+        ([1, 0], (1, 2), 1.0, "without content"),
+    ],
+)
+def test_mixture_weights_out_of_range(sizes, weights, temperature, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        mixture_weights(sizes, weights, temperature)

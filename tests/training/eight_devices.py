@@ -1,0 +1,73 @@
+"""Trains tiny models on one and on eight devices and prints what came out as JSON; test_step.py runs and judges it."""
+
+import dataclasses
+import json
+import zlib
+from functools import partial
+
+import jax
+import numpy as np
+
+from jaxencoder.objectives.mlm import MaskedLM, mask_tokens
+from jaxencoder.sharding import MeshConfig, batch_sharding, make_mesh, shardings
+from jaxencoder.training.optim import OptimizerConfig, make_optimizer
+from jaxencoder.training.step import init_state, train_step
+from tests.model.examples import FLOAT32, SMALL, Vocabulary, rows
+
+STEPS, B, T, V = 3, 8, 32, 44
+CASES = {
+    "bert": {"data 2, fsdp 2, tensor 2": MeshConfig(2, 2, 2, 1)},
+    "modernbert": {"data 2, tensor 2, context 2": MeshConfig(2, 1, 2, 2)},
+}
+LENGTHS = [[10, 12], [32], [5, 5, 5, 5], [20, 3], [7], [16, 16], [31], [2, 9, 14]]
+
+
+def train(family: str, mesh: jax.sharding.Mesh) -> dict:
+    config = dataclasses.replace(
+        SMALL[family],
+        num_layers=len(SMALL[family].windows),  # compiling for eight devices is what takes the time here
+        vocab_size=V,
+        hidden_size=32,
+        num_heads=4,
+        dropout=0.2,
+        attention_dropout=0.2,
+    )
+    settings = MaskedLM(whole_word=family == "bert", chunk=16)
+    objective = settings.build(config, FLOAT32, Vocabulary(V))
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2), STEPS)
+    key = jax.random.key(0)
+    with jax.set_mesh(mesh):
+        start = partial(init_state, objective, optimizer)
+        places = shardings(jax.eval_shape(start, key), mesh)
+        state = jax.jit(start, out_shardings=places)(key)
+        run = jax.jit(partial(train_step, objective, optimizer, accumulation=2), out_shardings=(places, None))
+        corrupt = jax.jit(partial(mask_tokens, config=settings, vocabulary=Vocabulary(V)))
+        losses, norms, masked = [], [], []
+        for step in range(STEPS):
+            batch = {k: jax.device_put(x, batch_sharding(mesh, 2)) for k, x in rows(LENGTHS, T, seed=step).items()}
+            masks = corrupt(batch["token_ids"], batch["segment_ids"], jax.random.key(step))
+            masked.append(zlib.crc32(b"".join(np.asarray(x).tobytes() for x in masks)))
+            state, metrics = run(state, batch, key)
+            losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
+            norms.append(float(metrics["gradient_norm"][0]))
+        kernel = state.params["encoder"]["layers"]["block_0"]["mlp"]["up"]["kernel"]
+        split = 1 - kernel.addressable_shards[0].data.size / kernel.size
+    params = [np.asarray(x) for x in jax.tree.leaves(state.params)]
+    return {"losses": losses, "norms": norms, "masked": masked, "split": split, "params": params}
+
+
+def main() -> None:
+    results = {}
+    for family, meshes in CASES.items():
+        one = train(family, make_mesh(MeshConfig(), jax.devices()[:1]))
+        results[family] = {"one": one}
+        for name, config in meshes.items():
+            result = results[family][name] = train(family, make_mesh(config))
+            pairs = zip(result.pop("params"), one["params"], strict=True)
+            result["distance"] = float(max(np.abs(a - b).max() for a, b in pairs))
+        del one["params"]
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

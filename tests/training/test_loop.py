@@ -1,0 +1,400 @@
+"""The whole loop on tiny runs: stopped and continued, on other meshes, diverging, damaged, without room to write."""
+
+import json
+import logging
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxencoder.cli import main
+from jaxencoder.config import RunConfig, save
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.sharding import MeshConfig, make_mesh
+from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.training import loop
+from jaxencoder.training.checkpoint import restore_params
+from jaxencoder.training.config import TrainingConfig
+from jaxencoder.training.loop import Interrupted, evaluator, train
+from jaxencoder.training.optim import OptimizerConfig
+from jaxencoder.training.setup import set_up
+from jaxencoder.training.step import TrainState
+from jaxencoder.training.telemetry import Diverged, Telemetry
+
+ROOT = Path(__file__).resolve().parents[2]
+CLOCK = ("tokens_per_second", "mfu", "seconds_left", "compiles")
+
+
+def losses(folder: Path) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in CLOCK} for line in lines]
+
+
+def assert_close(folder: Path, reference: list[dict]) -> None:
+    found = losses(folder)
+    assert [sorted(line) for line in found] == [sorted(line) for line in reference]
+    for line, other in zip(found, reference, strict=True):
+        for name in ("step", "loss", "accuracy", "validation_loss"):
+            assert line.get(name, 0) == pytest.approx(other.get(name, 0), rel=1e-5), (name, line, other)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """The same few programs again and again: kept on disk, also for the processes that tests start."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("loop")
+    random = np.random.default_rng(0)
+    words = ["".join(random.choice(list("abcdefgh"), random.integers(2, 6))) for _ in range(60)]
+    with (folder / "text.jsonl").open("w") as file:
+        for i in range(150):
+            text = " ".join(random.choice(words, random.integers(3, 20)))
+            file.write(json.dumps({"text": text, "label": ["no", "yes"][i % 2]}) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(home: Path) -> RunConfig:
+    """One of everything that a step may depend on: dropout, moving average, accumulation."""
+    return RunConfig(
+        name="tiny",
+        model=EncoderConfig(num_layers=2, hidden_size=16, mlp_size=32, num_heads=2, max_length=16, dropout=0.1),
+        compute=ComputeConfig(dtype="float32"),
+        tokenizer=TokenizerConfig(vocab_size=64),
+        data=DataConfig(
+            train=(str(home / "text.jsonl"),), validation_share=0.1, row_length=16, cache=str(home / "cache"), workers=1
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        training=TrainingConfig(
+            steps=12,
+            batch_size=8,
+            accumulation=2,
+            ema_decay=0.9,
+            log_every=1,
+            eval_every=4,
+            eval_batches=2,
+            checkpoint_every=3,
+            tensorboard=False,
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(home: Path, config: RunConfig) -> Path:
+    train(config, home / "reference")
+    return home / "reference"
+
+
+def training(config: RunConfig, **settings) -> RunConfig:
+    return replace(config, training=replace(config.training, **settings))
+
+
+@pytest.fixture
+def sigterm(monkeypatch):
+    """Sends this process SIGTERM, twice, while the given steps run."""
+    waiting: list[int] = []
+    before = Telemetry.step
+
+    def step(self, number, metrics):
+        before(self, number, metrics)
+        if number in waiting:
+            waiting.remove(number)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Telemetry, "step", step)
+    return waiting.extend
+
+
+def interrupted(config: RunConfig, folder: Path) -> None:
+    with pytest.raises(Interrupted) as info:
+        train(config, folder)
+    assert info.value.code == 143
+
+
+def test_reference(reference: Path, config: RunConfig) -> None:
+    lines = losses(reference)
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
+    assert [line["step"] for line in lines if "validation_loss" in line] == [4, 8, 12]
+    assert lines[-2]["loss"] < lines[0]["loss"] - 0.1
+    compiles = [json.loads(line).get("compiles") for line in (reference / "metrics.jsonl").read_text().splitlines()]
+    assert len(set(compiles[6:]) - {None}) == 1  # after the first step, evaluation and save nothing is compiled again
+
+
+@pytest.mark.parametrize("steps", [(5,), (1, 4, 11)])
+def test_sigterm(steps, reference: Path, config: RunConfig, tmp_path: Path, sigterm) -> None:
+    sigterm(steps)
+    for step in steps:
+        interrupted(config, tmp_path)
+        assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == step
+    train(config, tmp_path)
+    assert losses(tmp_path) == losses(reference)
+    one, other = (restore_params(folder / "checkpoints", part="ema") for folder in (tmp_path, reference))
+    assert jax.tree.all(jax.tree.map(np.array_equal, one, other))
+
+
+def test_sigterm_handler_is_given_back(reference: Path, config: RunConfig) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    train(config, reference)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+CHILD = """
+    import os, signal, sys, threading, time
+    from pathlib import Path
+    from jaxencoder.config import load
+    from jaxencoder.text import prepare, store
+    from jaxencoder.training import checkpoint, telemetry
+
+    target, run_dir, moment, number = sys.argv[1:5]
+    signal_number = getattr(signal, os.environ.get("WITH", "SIGKILL"))
+    owner, name = {
+        "tokenizer": (prepare, "train_tokenizer"),
+        "rows": (store.Writer, "close"),
+        "save": (checkpoint.Checkpoints, "save"),
+        "step": (telemetry.Telemetry, "step"),
+        "none": (telemetry.Telemetry, "__enter__"),
+    }[moment]
+    before, calls = getattr(owner, name), 0
+
+    def hook(*args, **kwargs):
+        global calls
+        calls += 1
+        result = before(*args, **kwargs)
+        if calls == int(number):
+            if moment == "save":
+                time.sleep(float(os.environ["WAIT"]))
+            os.kill(os.getpid(), signal_number)
+        return result
+
+    setattr(owner, name, hook)
+    from jaxencoder.cli import main
+    sys.exit(main(["train", target, "--run-dir", run_dir, *sys.argv[5:]]))
+"""
+
+
+def start(target: Path, folder: Path, moment: str, number: int, *words: str, devices: int = 1, **environment: str):
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        **environment,
+    }
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(target), str(folder), moment, str(number), *words]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def end(*processes: subprocess.Popen) -> tuple[list[int], str]:
+    try:
+        outputs = [process.communicate(timeout=500)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+    return [process.returncode for process in processes], "\n".join(outputs)
+
+
+def test_sigkill(reference: Path, config: RunConfig, tmp_path: Path) -> None:
+    """During the training of the tokenizer, the preparation of rows, a save, and right after a step."""
+    save(config, tmp_path)
+    words = ("--data.cache", str(tmp_path / "cache"))
+    wait = str(np.random.default_rng().uniform(0, 0.1))
+    for moment, number in (("tokenizer", 1), ("rows", 2), ("save", 2), ("step", 2)):
+        codes, output = end(start(tmp_path / "config.json", tmp_path / "run", moment, number, *words, WAIT=wait))
+        assert codes == [-signal.SIGKILL], output
+    train(replace(config, data=replace(config.data, cache=str(tmp_path / "cache"))), tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(reference)
+    left = [path.name for path in (tmp_path / "cache" / "rows").iterdir() if not path.name.endswith(".lock")]
+    assert len(left) == 2 and not any(name.startswith(".") for name in left)
+
+
+def test_eight_devices_then_one(reference: Path, config: RunConfig, tmp_path: Path) -> None:
+    save(replace(config, mesh=MeshConfig(2, 2, 2)), tmp_path)
+    codes, output = end(start(tmp_path, tmp_path / "run", "step", 9, devices=8, WITH="SIGTERM"))
+    assert codes == [143], output
+    train(config, tmp_path / "run")
+    assert_close(tmp_path / "run", losses(reference))
+
+
+def test_one_device_then_eight(reference: Path, config: RunConfig, tmp_path: Path, sigterm) -> None:
+    sigterm([3])
+    interrupted(config, tmp_path / "run")
+    save(replace(config, mesh=MeshConfig(data=2, tensor=2, context=2)), tmp_path)
+    codes, output = end(start(tmp_path, tmp_path / "run", "none", 0, devices=8))
+    assert codes == [0], output
+    assert_close(tmp_path / "run", losses(reference))
+
+
+def pair(target: Path, folder: Path, moment: str, number: int, *words: tuple[str, ...], **environment: str):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    several = {"JAXENCODER_DISTRIBUTED": "1", "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    return end(
+        *(
+            start(target, folder, moment, number, *words[i], JAX_PROCESS_ID=str(i), **several, **environment)
+            for i in range(2)
+        )
+    )
+
+
+def test_two_processes(reference: Path, config: RunConfig, tmp_path: Path) -> None:
+    save(config, tmp_path)
+    codes, output = pair(tmp_path, tmp_path / "run", "step", 4, (), (), WITH="SIGTERM")
+    assert codes == [143, 143], output
+    assert 4 <= len([line for line in losses(tmp_path / "run") if "loss" in line]) < 12
+    codes, output = pair(tmp_path, tmp_path / "run", "none", 0, (), ())
+    assert codes == [0, 0], output
+    assert_close(tmp_path / "run", losses(reference))
+    assert output.count("Reusing") == 2  # one of them speaks
+
+
+def test_two_processes_that_disagree(reference: Path, config: RunConfig, tmp_path: Path) -> None:
+    save(config, tmp_path)
+    codes, output = pair(tmp_path, tmp_path / "run", "none", 0, (), ("--training.seed", "1"))
+    assert codes == [2, 2], output
+    assert output.count("the processes of this run do not have the same settings") == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_finished(reference: Path, config: RunConfig, capsys) -> None:
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in reference.rglob("*") if path.is_file()}
+
+    before = files()
+    last = losses(reference)[-1]
+    capsys.readouterr()
+    assert train(config, reference) == {
+        name.removeprefix("validation_"): value for name, value in last.items() if name != "step"
+    }
+    said = capsys.readouterr().out.splitlines()
+    assert f"{reference} is finished: 12 of 12 steps" in said[-1] and "loss" in said[-1]
+    assert files() == before
+
+
+def test_repeated_from_its_configuration(reference: Path, tmp_path: Path) -> None:
+    assert main(["train", str(reference / "config.json"), "--run-dir", str(tmp_path / "again")]) == 0
+    assert losses(tmp_path / "again") == losses(reference)
+
+
+def test_more_steps(reference: Path, config: RunConfig, tmp_path: Path) -> None:
+    shutil.copytree(reference, tmp_path / "run")
+    train(training(config, steps=14), tmp_path / "run")
+    assert losses(tmp_path / "run")[: len(losses(reference))] == losses(reference)
+    assert [line["step"] for line in losses(tmp_path / "run") if "loss" in line] == list(range(1, 15))
+
+
+@pytest.mark.parametrize("depth", [1, 7])
+def test_depth_of_prefetching(depth: int, reference: Path, config: RunConfig, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "prefetch", partial(loop.prefetch, depth=depth))
+    train(config, tmp_path)
+    assert losses(tmp_path) == losses(reference)
+
+
+def test_divergence(reference: Path, tmp_path: Path, capsys) -> None:
+    words = ["--optimizer.learning-rate", "1e30", "--training.checkpoint-every", "1"]
+    assert main(["train", str(reference / "config.json"), "--run-dir", str(tmp_path), *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("jaxencoder: The loss or its gradient is not finite at step 1") and "metrics.jsonl" in error
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_divergence_keeps_the_last_good_checkpoint(config: RunConfig, tmp_path: Path, sigterm, monkeypatch) -> None:
+    sigterm([5])
+    interrupted(config, tmp_path)
+    before = loop._restored
+
+    def poisoned(*args):
+        state = before(*args)
+        return state._replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+
+    monkeypatch.setattr(loop, "_restored", poisoned)
+    with pytest.raises(Diverged, match="step 6 .* last good checkpoint is kept"):
+        train(config, tmp_path)
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())[-1] == 5
+    assert jax.tree.all(jax.tree.map(lambda x: np.isfinite(x).all(), restore_params(tmp_path / "checkpoints")))
+
+
+def test_damaged_checkpoint(reference: Path, config: RunConfig, tmp_path: Path, caplog) -> None:
+    run = shutil.copytree(reference, tmp_path / "run")
+    for path in (run / "checkpoints" / "12").rglob("d/*"):
+        path.write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        train(config, run)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "going on from 9" in caplog.text
+    assert losses(run) == losses(reference)
+
+
+def test_moving_average_is_what_is_evaluated(reference: Path, config: RunConfig) -> None:
+    params, ema = (restore_params(reference / "checkpoints", part=part) for part in ("params", "ema"))
+    mesh = make_mesh(config.mesh)
+    with jax.set_mesh(mesh):
+        evaluate = evaluator(set_up(config, reference), mesh)
+        averaged, plain = (evaluate(TrainState(jnp.int32(0), tree, None, None)) for tree in (ema, params))
+    assert averaged["loss"] == losses(reference)[-1]["validation_loss"] != plain["loss"]
+
+
+def test_checkpoints_that_are_kept(config: RunConfig, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "evaluator", lambda *_: lambda state: {"loss": abs(int(state.step) - 4.0)})
+    train(training(config, keep_checkpoints=1), tmp_path)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"4", "12"}
+
+
+def test_nothing_held_out(config: RunConfig, tmp_path: Path) -> None:
+    config = replace(config, data=replace(config.data, validation_share=0.0))
+    assert train(training(config, steps=2, profile_steps=(2,)), tmp_path) == {}
+    assert not any("validation_loss" in line for line in losses(tmp_path))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert train(training(config, steps=2), tmp_path) == {}
+
+
+def test_evaluation_at_the_end_only(config: RunConfig, tmp_path: Path) -> None:
+    result = train(training(config, steps=5, eval_every=0), tmp_path)
+    assert [line["step"] for line in losses(tmp_path) if "validation_loss" in line] == [5]
+    assert result["loss"] == losses(tmp_path)[-1]["validation_loss"]
+
+
+def test_no_room(reference: Path, tmp_path: Path, capsys) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        assert main(["train", str(reference / "config.json"), "--run-dir", str(tmp_path)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "Could not save a checkpoint" in capsys.readouterr().err.splitlines()[-1]
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()]
+    assert main(["train", str(tmp_path)]) == 0
+    assert losses(tmp_path) == losses(reference)
+
+
+def test_rows_that_the_devices_do_not_share(config: RunConfig) -> None:
+    axes = ("data", "fsdp", "tensor", "context")
+    mesh = jax.sharding.AbstractMesh((8, 1, 1, 1), axes, axis_types=(jax.sharding.AxisType.Auto,) * 4)
+    with pytest.raises(ValueError, match=r"batch_size 8 in 2 part\(s\) does not divide into the 8 shares"):
+        loop._check_shares(config, mesh)

@@ -1,0 +1,265 @@
+"""What a run resolves before its first step, and what it refuses to go on with."""
+
+import dataclasses
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxencoder.config import RunConfig, load
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.objectives.classification import Classification
+from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.text.tokenizer import train_tokenizer
+from jaxencoder.training import setup as module
+from jaxencoder.training.checkpoint import restore_params
+from jaxencoder.training.config import TrainingConfig
+from jaxencoder.training.loop import train
+from jaxencoder.training.optim import OptimizerConfig
+from jaxencoder.training.setup import initial_params, set_up, unigram_loss
+
+WORDS = ["red", "green", "blue", "big", "small", "cat", "dog", "bird", "runs", "sleeps"]
+
+
+def write(path: Path, documents: int = 80, seed: int = 0) -> str:
+    random = np.random.default_rng(seed)
+    with path.open("w") as file:
+        for i in range(documents):
+            text = " ".join(random.choice(WORDS, 6))
+            labels = {"label": ["no", "yes"][i % 2], "level": i % 3, "value": i / 7, "same": "one"}
+            file.write(json.dumps({"text": text} | labels) + "\n")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("setup")
+
+
+@pytest.fixture(scope="module")
+def config(home: Path) -> RunConfig:
+    return RunConfig(
+        name="tiny",
+        model=EncoderConfig(num_layers=1, hidden_size=16, mlp_size=16, num_heads=2, max_length=16),
+        compute=ComputeConfig(dtype="float32"),
+        tokenizer=TokenizerConfig(vocab_size=60),
+        data=DataConfig(
+            train=(write(home / "text.jsonl"),),
+            validation_share=0.2,
+            row_length=16,
+            cache=str(home / "cache"),
+            workers=1,
+        ),
+        training=TrainingConfig(steps=2, batch_size=4, eval_batches=1, log_every=1, tensorboard=False),
+    )
+
+
+@pytest.fixture(scope="module")
+def pretrained(home: Path, config: RunConfig) -> Path:
+    train(config, home / "pretrained")
+    return home / "pretrained"
+
+
+def fine_tuning(config: RunConfig, pretrained: Path, field: str = "label", **objective) -> RunConfig:
+    """As a recipe has it: the model and the tokenizer are left to `init_from`."""
+    return replace(
+        config,
+        model=EncoderConfig(dropout=0.2),
+        tokenizer=TokenizerConfig(),
+        objective=Classification(**objective),
+        data=replace(config.data, label_field=field),
+        init_from=str(pretrained),
+    )
+
+
+def changed(config: RunConfig, name: str, value) -> RunConfig:
+    section, _, field = name.rpartition(".")
+    if not section:
+        return replace(config, **{field: value})
+    return replace(config, **{section: replace(getattr(config, section), **{field: value})})
+
+
+def test_settings_that_may_change_exist(config: RunConfig) -> None:
+    names = {f.name for f in dataclasses.fields(config)} | {
+        f"{part.name}.{f.name}"
+        for part in dataclasses.fields(config)
+        if dataclasses.is_dataclass(value := getattr(config, part.name))
+        for f in dataclasses.fields(value)
+    }
+    assert names >= module._MAY_CHANGE and "model.vocab_size" in names
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("optimizer.learning_rate", 0.5, "optimizer.learning_rate 0.0001, not 0.5"),
+        ("training.batch_size", 8, "training.batch_size 4, not 8"),
+        ("training.seed", 3, "training.seed 0, not 3"),
+        ("data.row_length", 8, "data.row_length 16, not 8"),
+        ("data.validation_share", 0.1, "data.validation_share 0.2, not 0.1"),
+        ("model.hidden_size", 32, "model.hidden_size 16, not 32"),
+        ("model.vocab_size", 500, "model.vocab_size"),
+        ("tokenizer.vocab_size", 61, "tokenizer.vocab_size 60, not 61"),
+        ("init_from", "elsewhere", "init_from '', not 'elsewhere'"),
+    ],
+)
+def test_changed_settings_are_refused(name, value, shown, config: RunConfig, pretrained: Path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "prepare", lambda *_: pytest.fail("rows are prepared before the settings are checked"))
+    default = OptimizerConfig().learning_rate
+    with pytest.raises(ValueError) as error:
+        set_up(changed(config, name, value), pretrained)
+    assert shown.replace("0.0001", repr(default)) in str(error.value) and "--run-dir" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("training.steps", 9),
+        ("training.log_every", 5),
+        ("data.workers", 2),
+        ("name", "x"),
+        ("training.keep_best", False),
+    ],
+)
+def test_other_settings_may_change(name, value, config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
+    before = (pretrained / "config.json").read_bytes()
+    try:
+        found = set_up(changed(config, name, value), pretrained).config
+        assert load(pretrained) == found == changed(replace(found), name, value)
+    finally:
+        (pretrained / "config.json").write_bytes(before)
+
+
+def test_without_a_checkpoint_nothing_binds(config: RunConfig, tmp_path: Path) -> None:
+    set_up(config, tmp_path / "run")
+    other = changed(changed(config, "optimizer.learning_rate", 0.5), "tokenizer.vocab_size", 50)
+    found = set_up(other, tmp_path / "run")
+    assert load(tmp_path / "run") == found.config and found.config.model.vocab_size == found.tokenizer.vocab_size
+
+
+def test_changed_text_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    source = tmp_path / "text.jsonl"
+    write(source)
+    config = replace(config, data=replace(config.data, train=(str(source),)))
+    train(config, tmp_path / "run")
+    write(source, seed=0)  # touched, but the same
+    assert train(config, tmp_path / "run")
+    write(source, seed=1)
+    with pytest.raises(ValueError, match="the training rows are not those .* delete .*data.json"):
+        set_up(config, tmp_path / "run")
+    (tmp_path / "run" / "data.json").unlink()
+    set_up(config, tmp_path / "run")
+
+
+def test_vocabulary_of_the_model(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="model.vocab_size is 10, but the tokenizer has"):
+        set_up(changed(config, "model.vocab_size", 10), tmp_path / "run")
+    assert set_up(changed(config, "model.vocab_size", 128), tmp_path / "run").config.model.vocab_size == 128
+    assert set_up(config, tmp_path / "other").config.model.vocab_size == 60
+
+
+@pytest.mark.parametrize(("field", "labels"), [("label", 2), ("level", 3), ("value", 1)])
+def test_labels(field: str, labels: int, config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
+    assert set_up(fine_tuning(config, pretrained, field), tmp_path).config.objective.labels == labels
+    with pytest.raises(ValueError, match=f"objective.labels is 7, but the training data has {labels}"):
+        set_up(fine_tuning(config, pretrained, field, labels=7), tmp_path)
+
+
+def test_one_class_is_none(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'same' of the training data is 'one' everywhere"):
+        set_up(fine_tuning(config, pretrained, "same"), tmp_path)
+
+
+def test_init_from(config: RunConfig, pretrained: Path, capsys) -> None:
+    found = set_up(fine_tuning(config, pretrained), pretrained.parent / "unused")
+    assert found.config.model == replace(load(pretrained).model, dropout=0.2)
+    assert found.config.tokenizer == replace(config.tokenizer, path=str(pretrained / "tokenizer"))
+    given = restore_params(pretrained / "checkpoints")
+    params = found.objective.init(jax.random.key(1))
+    capsys.readouterr()
+    result = initial_params(str(pretrained), params)
+    assert capsys.readouterr().out == f"Starting from {pretrained}: encoder; new: classifier\n"
+    assert jax.tree.all(jax.tree.map(np.array_equal, result["encoder"], given["encoder"]))
+    assert result["classifier"] is params["classifier"]
+    masked = set_up(replace(config, init_from=str(pretrained)), pretrained.parent / "unused2")
+    result = initial_params(str(pretrained), masked.objective.init(jax.random.key(1)))
+    assert jax.tree.all(jax.tree.map(np.array_equal, result, given))
+    assert capsys.readouterr().out.endswith("encoder, mlm_head; new: nothing\n")
+
+
+@pytest.mark.parametrize("field", ["label", "value"])
+def test_fine_tuning(field: str, config: RunConfig, pretrained: Path, tmp_path: Path, capsys) -> None:
+    config = fine_tuning(config, pretrained, field)
+    first = train(config, tmp_path / "run")
+    assert set(first) == ({"loss", "accuracy"} if field == "label" else {"loss"})
+    assert "new: classifier" in capsys.readouterr().out
+    pretrained_away = replace(config, training=replace(config.training, steps=3))
+    train(pretrained_away, tmp_path / "run")  # the saved settings say where the tokenizer was
+    assert "Starting from" not in capsys.readouterr().out
+    if field == "label":  # a classifier of two classes is no start for one of three; its encoder is
+        three = fine_tuning(config, tmp_path / "run", "level")
+        initial_params(three.init_from, set_up(three, tmp_path / "three").objective.init(jax.random.key(0)))
+        assert "encoder; new: classifier" in capsys.readouterr().out
+
+
+def test_init_from_that_is_no_run(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere is not a run: it has no config.json"):
+        set_up(replace(config, init_from="nowhere"), tmp_path / "run")
+    other = train_tokenizer(["one two three"] * 20, TokenizerConfig(vocab_size=30))
+    other.save(tmp_path / "tokenizer")
+    wrong = TokenizerConfig(path=str(tmp_path / "tokenizer"))
+    for folder, init_from in ((tmp_path / "run", str(pretrained)), (pretrained, "")):
+        with pytest.raises(ValueError, match="is not the tokenizer that .* was trained with; leave it out"):
+            set_up(replace(config, init_from=init_from, tokenizer=wrong), folder)
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_that_are_none(config: RunConfig, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "prepare", lambda *_: pytest.fail("rows are prepared before the folder is checked"))
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(NotADirectoryError, match="file is a file; name a folder"):
+            set_up(config, folder)
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(ValueError, match="has checkpoints but no config.json"):
+        set_up(config, tmp_path / "run")
+    monkeypatch.setattr(module.os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="cannot be written"):
+        set_up(config, tmp_path / "new")
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_processes_that_disagree(part: int, monkeypatch) -> None:
+    contents = dict.fromkeys(module._CONTENTS, "a")
+    monkeypatch.setattr(module.jax, "process_count", lambda: 2)
+
+    def agree(mine, other):
+        rows = []
+        monkeypatch.setattr(module.multihost_utils, "process_allgather", lambda x: rows.append(x) or _twice(x, x))
+        module._agree(other)
+        monkeypatch.setattr(module.multihost_utils, "process_allgather", lambda x: _twice(x, rows[0]))
+        module._agree(mine)
+
+    agree(contents, contents)
+    name = module._CONTENTS[part]
+    with pytest.raises(ValueError, match=f"do not have the same {name}"):
+        agree(contents, contents | {name: "b"})
+    with pytest.raises(ValueError, match="process 1 of this run has failed"):
+        agree(contents, None)
+
+
+def _twice(mine, other):
+    return tuple(np.stack(pair) for pair in zip(mine, other, strict=True))
+
+
+def test_unigram_loss() -> None:
+    class Counted:
+        def __init__(self, *counts: int):
+            self.meta = {"token_counts": np.array(counts)}
+
+    # Training counts plus one: 4, 2 and 2 of 8.
+    loss = unigram_loss((Counted(1, 1, 0), Counted(2, 0, 1)), (Counted(3, 0, 1),))
+    assert loss == pytest.approx(-(3 * np.log(4 / 8) + np.log(2 / 8)) / 4)
