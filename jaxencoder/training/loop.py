@@ -55,7 +55,7 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
     _check_shares(config, mesh)
     setup = set_up(config, run_dir)
     settings = setup.config.training
-    best = settings.best_metric if settings.keep_best and setup.validation else ""
+    best = _best_metric(setup)
     result: dict[str, float] = {}
     with (
         jax.set_mesh(mesh),
@@ -183,6 +183,23 @@ class Stop:
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked
+
+
+def _best_metric(setup: Setup) -> str:
+    """The metric that decides which checkpoint is the best; empty where none is kept. ValueError if there is none."""
+    settings = setup.config.training
+    if not (settings.keep_best and setup.validation):
+        return ""
+    key = jax.random.key(0)
+    batch = Batches(setup.validation, setup.config.data, settings.batch_size, shuffle=False).batch(0)
+    metrics = jax.eval_shape(partial(eval_step, setup.objective), jax.eval_shape(setup.objective.init, key), batch, key)
+    names = [*metrics, *(("perplexity",) if isinstance(setup.config.objective, MaskedLM) else ())]
+    if settings.best_metric not in names:
+        raise ValueError(
+            f"training.best_metric is {settings.best_metric!r}, but this objective measures {', '.join(names)}; "
+            "choose one of them, or set training.keep_best to false."
+        )
+    return settings.best_metric
 
 
 def _check_shares(config: RunConfig, mesh: Mesh) -> None:

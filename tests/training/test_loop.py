@@ -366,6 +366,12 @@ def test_checkpoints_that_are_kept(config: RunConfig, tmp_path: Path, monkeypatc
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"4", "12"}
 
 
+def test_best_by_a_metric_that_there_is_not(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="best_metric is 'f1', but this objective measures accuracy, loss, perplexity"):
+        train(training(config, best_metric="f1"), tmp_path / "run")
+    assert train(training(config, best_metric="f1", keep_best=False, steps=1), tmp_path / "run")
+
+
 def test_nothing_held_out(config: RunConfig, tmp_path: Path) -> None:
     config = replace(config, data=replace(config.data, validation_share=0.0))
     assert train(training(config, steps=2, profile_steps=(2,)), tmp_path) == {}
