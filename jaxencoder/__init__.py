@@ -13,20 +13,22 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(run: str | Path, dtype: str | None = None, step: int | str = "latest") -> "Model":
-    """Open a trained run.
+def load(name_or_folder: str | Path, dtype: str | None = None, step: int | str = "latest") -> "Model":
+    """Open a model.
 
     Args:
-        run: folder that `jaxencoder train` has written.
+        name_or_folder: folder that `jaxencoder train`, transformers or sentence-transformers has written, or the name
+            of one on the Hugging Face hub, such as "sentence-transformers/all-MiniLM-L6-v2".
         dtype: of activations and matrix products, "float32" or "bfloat16"; None: float32 on a CPU, else as trained.
-        step: number of a checkpoint, "latest", or "best" by the run's own measure.
+        step: of a run: number of a checkpoint, "latest", or "best" by the run's own measure.
 
     Returns:
-        A model with `.embed`, `.fill_mask`, `.tokens`, and its pure parts `.module`, `.params`, `.tokenizer`.
+        A model to call, with `.embed`, `.fill_mask`, `.tokens`, `.save`, and its pure parts `.module`, `.params`,
+        `.tokenizer`.
 
     Raises:
-        ValueError, OSError: the folder is missing, is not a run, or has no such checkpoint.
+        ValueError, OSError: the folder is missing, holds no model that can be loaded, or has no such checkpoint.
     """
-    from jaxencoder.inference.model import load as open_run
+    from jaxencoder.inference.load import load as open_model
 
-    return open_run(run, dtype, step)
+    return open_model(name_or_folder, dtype, step)

@@ -13,6 +13,7 @@ import jaxencoder
 
 TRACEBACK = "JAXENCODER_TRACEBACK"
 _RECIPE_HELP = "recipe (path, or name of one that comes with jaxencoder), run folder, or a run's config.json"
+_MODEL_HELP = "folder of a run, of transformers or of sentence-transformers, or a name of the hub"
 _OVERRIDES = "dotted overrides follow, such as --training.steps 200; with a recipe, --help lists them all"
 
 
@@ -74,19 +75,19 @@ def _parse(words: list[str]) -> argparse.Namespace:
     action.set_defaults(verb=_tokenizer_train, parser=action, rest=True)
 
     fill = _verb(verbs, "fill-mask", _fill_mask, "the best words for each [MASK] of a text")
-    fill.add_argument("run", metavar="RUN", help="folder of a run")
+    fill.add_argument("run", metavar="MODEL", help=_MODEL_HELP)
     fill.add_argument("text", nargs="+", metavar="TEXT", help="text with a mask token, such as 'A list is [MASK].'")
     fill.add_argument("-k", type=int, default=5, help="how many (default: 5)")
 
     embed = _verb(verbs, "embed", _embed, "one vector for each text of a source")
-    embed.add_argument("run", metavar="RUN", help="folder of a run")
+    embed.add_argument("run", metavar="MODEL", help=_MODEL_HELP)
     embed.add_argument("--input", required=True, metavar="SOURCE", help="texts: .jsonl, .txt, .parquet, tfds:NAME, ...")
     embed.add_argument("--output", required=True, type=Path, help=".parquet, .jsonl or .npy file to write")
-    embed.add_argument("--normalize", action="store_true", help="scale each vector to length 1")
+    embed.add_argument("--normalize", action="store_true", default=None, help="scale each vector to length 1")
     _embedding_options(embed)
 
     search = _verb(verbs, "search", _search, "the texts of a source that are most like a query")
-    search.add_argument("run", metavar="RUN", help="folder of a run")
+    search.add_argument("run", metavar="MODEL", help=_MODEL_HELP)
     search.add_argument("source", metavar="SOURCE", help="texts: pydocs, .jsonl, .txt, .parquet, tfds:NAME, ...")
     search.add_argument("query", metavar="QUERY", help="a text")
     search.add_argument("-k", type=int, default=5, help="how many (default: 5)")
@@ -95,6 +96,13 @@ def _parse(words: list[str]) -> argparse.Namespace:
     evaluate = _verb(verbs, "evaluate", _evaluate, "the metrics of a run on held-out data")
     evaluate.add_argument("run", metavar="RUN", help="folder of a run")
     evaluate.add_argument("--data", help="source to evaluate on (default: the run's own validation data)")
+
+    convert = _verb(verbs, "convert", _convert, "write a model in another format")
+    convert.add_argument("source", metavar="MODEL", help=_MODEL_HELP)
+    convert.add_argument("folder", type=Path, metavar="FOLDER", help="new folder to write")
+    convert.add_argument(
+        "--to", choices=("hf", "run"), required=True, help="hf: what transformers loads; run: what --init-from takes"
+    )
 
     args, rest = parser.parse_known_args(words)
     if rest and not getattr(args, "rest", False):
@@ -111,7 +119,9 @@ def _verb(verbs, name: str, run, help: str, **options) -> argparse.ArgumentParse
 
 def _embedding_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-field", default="text", help="field of a record that holds the text (default: text)")
-    parser.add_argument("--pooling", choices=("cls", "mean", "max", "learned"), default="mean", help="(default: mean)")
+    parser.add_argument(
+        "--pooling", choices=("cls", "mean", "max", "learned"), help="(default: the model's own, or mean)"
+    )
     parser.add_argument("--batch-tokens", type=int, default=8192, help="tokens in one batch (default: 8192)")
 
 
@@ -222,8 +232,15 @@ def _search(args: argparse.Namespace) -> None:
         print(f"{score:7.4f}  {' '.join(record[args.text_field].split())[:160]}")
 
 
-def _embedding_settings(args: argparse.Namespace) -> dict[str, str | int]:
+def _embedding_settings(args: argparse.Namespace) -> dict[str, str | int | None]:
     return {name: getattr(args, name) for name in ("text_field", "pooling", "batch_tokens")}
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from jaxencoder.inference.convert import convert
+
+    convert(args.source, args.folder, args.to)
+    print(f"{args.source} in {args.folder}, as {'transformers loads it' if args.to == 'hf' else 'a run'}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -58,6 +58,8 @@ HOMES = {
     "cattrs": ("config.py",),
     "tyro": ("overrides.py", "cli.py"),
     "optax": ("training/*",),
+    "safetensors": ("families/weights.py",),
+    "huggingface_hub": ("families/hub.py",),
 }
 
 

@@ -32,8 +32,8 @@ _CHUNK_CHARACTERS = 1 << 24  # ... and their characters at most, so that memory 
 def embed(
     model: Model,
     texts: Sequence[str],
-    pooling: Pooling = "mean",
-    normalize: bool = False,
+    pooling: Pooling | None = None,
+    normalize: bool | None = None,
     batch_tokens: int = 8192,
     max_length: int | None = None,
 ) -> np.ndarray:
@@ -47,8 +47,8 @@ def embed_source(
     model: Model,
     records: Iterable[Record],
     text_field: str = "text",
-    pooling: Pooling = "mean",
-    normalize: bool = False,
+    pooling: Pooling | None = None,
+    normalize: bool | None = None,
     batch_tokens: int = 8192,
     max_length: int | None = None,
 ) -> Iterator[tuple[list[Record], np.ndarray]]:
@@ -68,8 +68,8 @@ def embed_file(
     input: str,
     output: str | Path,
     text_field: str = "text",
-    pooling: Pooling = "mean",
-    normalize: bool = False,
+    pooling: Pooling | None = None,
+    normalize: bool | None = None,
     batch_tokens: int = 8192,
     max_length: int | None = None,
 ) -> int:
@@ -89,7 +89,7 @@ def embed_file(
         ValueError: an unknown extension, a broken source, or records that do not make one table.
         OSError: the source cannot be read, or the output cannot be written.
     """
-    from jaxencoder.inference.model import opened
+    from jaxencoder.inference.load import opened
 
     output = Path(output)
     count = 0
@@ -129,20 +129,22 @@ def check_pooling(model: Model, pooling: str) -> None:
 
 def hidden(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
     """The encoder's output [B, T, D] for a batch, without dropout."""
-    inputs = (rows["token_ids"], rows["segment_ids"], rows["positions"])
+    inputs = (rows["token_ids"], rows["segment_ids"], rows["positions"], rows.get("token_type_ids"))
     return Encoder(encoder, compute).apply({"params": params["encoder"]}, *inputs)
 
 
 def _embed(
     model: Model,
     texts: Sequence[str],
-    pooling: Pooling,
-    normalize: bool,
+    pooling: Pooling | None,
+    normalize: bool | None,
     batch_tokens: int,
     max_length: int | None,
     progress: Callable[[int], object] = lambda number: None,
 ) -> tuple[np.ndarray, int]:
     """Vectors [N, D] float32, and how many texts were cut."""
+    pooling = pooling or model.pooling
+    normalize = model.normalize if normalize is None else normalize
     check_pooling(model, pooling)
     ids, cut = buckets.tokenize(model.tokenizer, texts, model.limit(max_length))
     vectors = np.zeros((len(ids), model.config.model.hidden_size), np.float32)

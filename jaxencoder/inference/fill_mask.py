@@ -13,7 +13,7 @@ import numpy as np
 from jaxencoder.inference import buckets
 from jaxencoder.inference.embed import hidden
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.heads import MlmHead
+from jaxencoder.model.heads import MlmHead, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text.tokenizer import Tokenizer
 
@@ -35,9 +35,11 @@ def fill_mask(model: Model, text: str, k: int = 5) -> list[list[Filled]]:
     Special tokens are never proposed, but keep their share of the probability.
     """
     if "mlm_head" not in model.params:
+        trained = type(model.config.objective).__name__
         raise ValueError(
-            f"this run was trained for {type(model.config.objective).__name__} and cannot fill masks; "
-            "use the run that it was initialised from"
+            "this checkpoint has no masked-language-model head and cannot fill masks; use one that has"
+            if model.family
+            else f"this run was trained for {trained} and cannot fill masks; use the run that it was initialised from"
         )
     tokenizer = model.tokenizer
     ordinary = tokenizer.vocab_size - len(tokenizer.special_ids)
@@ -84,9 +86,7 @@ def _predict(
     """The k best ids and their probabilities at slots [K] of the one row: int32 and float32 [K, k]."""
     x = hidden(encoder, compute, params, rows)[:, slots]
     x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, x)
-    table = params["encoder"]["embeddings"]["token_embedding"].astype(x.dtype)
-    logits = jnp.einsum("KD,VD->KV", x[0], table, preferred_element_type=jnp.float32) + bias
-    probabilities = jax.nn.softmax(logits)
+    probabilities = jax.nn.softmax(vocabulary_scores(x[0], bias, params["encoder"]["embeddings"]["token_embedding"]))
     values, best = jax.lax.top_k(jnp.where(special, -1, probabilities), k)
     return best, values
 

@@ -1,26 +1,26 @@
-"""A trained run opened for use: configuration, parameters and tokenizer, and what can be done with them."""
+"""A model opened for use: configuration, parameters and tokenizer, and what can be done with them."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxencoder.config import CONFIG_FILE, RunConfig, from_json
+from jaxencoder.config import RunConfig
+from jaxencoder.families import checkpoint
+from jaxencoder.families.family import Family
 from jaxencoder.inference import buckets, embed, fill_mask
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import Pooling
+from jaxencoder.model.heads import MlmHead, Pooling, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.checkpoint import restore_params
 
 BATCH_TOKENS = 8192
 
@@ -30,16 +30,63 @@ class Model:
     """An encoder with its tokenizer; the methods are thin covers of pure functions of `params`.
 
     Attributes:
-        config: of the run.
+        config: of the run; of a published checkpoint, its architecture under `model` and nothing else that counts.
         params: nested dict of float32 arrays, {"encoder": ..., "mlm_head": ...} or {"encoder": ..., "classifier": ...}.
-        tokenizer: of the run.
+        tokenizer: None for a checkpoint that came without one, which can only be called.
         compute: how the arithmetic is done here, whatever the run was trained with.
+        family: of a published checkpoint; None for a run.
+        pooling, normalize: how `embed` makes a vector unless it is told otherwise.
     """
 
     config: RunConfig
     params: Params
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     compute: ComputeConfig = field(default_factory=lambda: ComputeConfig(dtype="float32"))
+    family: Family | None = None
+    pooling: Pooling = "mean"
+    normalize: bool = False
+
+    def __call__(
+        self,
+        token_ids: jax.typing.ArrayLike,
+        attention_mask: jax.typing.ArrayLike | None = None,
+        token_type_ids: jax.typing.ArrayLike | None = None,
+    ) -> dict[str, jax.Array]:
+        """The encoder and, where there is one, the masked-language-model head on padded rows.
+
+        Args:
+            token_ids: [B, T] int.
+            attention_mask: [B, T], 1 at tokens and 0 at padding, which stands at the end; None: no padding.
+            token_type_ids: [B, T] int; None: all 0.
+
+        Returns:
+            "hidden" [B, T, D], the last layer, and "mlm_logits" [B, T, V] of a model with that head; float32. What
+            stands at padding means nothing.
+        """
+        token_ids = jnp.asarray(token_ids, jnp.int32)
+        mask = jnp.ones_like(token_ids) if attention_mask is None else jnp.asarray(attention_mask, jnp.int32)
+        rows = {
+            "token_ids": token_ids,
+            "segment_ids": mask,
+            "positions": jnp.broadcast_to(jnp.arange(token_ids.shape[1], dtype=jnp.int32), token_ids.shape),
+        }
+        if token_type_ids is not None:
+            rows["token_type_ids"] = jnp.asarray(token_type_ids, jnp.int32)
+        return _outputs(self.config.model, self.compute, self.placed, rows)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that transformers loads: config.json, model.safetensors and the tokenizer.
+
+        Raises:
+            ValueError: no published family has this architecture.
+            OSError: the folder cannot be written.
+        """
+        ids = {}
+        if self.tokenizer is not None:
+            named = {"pad": "pad", "bos": "cls", "cls": "cls", "eos": "sep", "sep": "sep"}
+            ids = {f"{theirs}_token_id": getattr(self.tokenizer, f"{ours}_id") for theirs, ours in named.items()}
+            self.tokenizer.save(folder)
+        checkpoint.save(folder, self.config.model, self.params, ids, self.family)
 
     @cached_property
     def module(self) -> Encoder:
@@ -50,16 +97,17 @@ class Model:
     def max_length(self) -> int:
         """Tokens of a text, special ones included, beyond which it is cut: as far as training has seen positions.
 
-        Rotary positions carry on to the model's whole length; learned ones that no row reached are still noise.
+        A run's rotary positions carry on to the model's whole length; learned ones that no row reached are still noise.
         """
         length = self.config.model.max_length
-        return min(length, self.config.data.row_length) if self.config.model.positions == "learned" else length
+        rotary_run = self.family is None and self.config.model.positions == "rotary"
+        return length if rotary_run else min(length, self.config.data.row_length)
 
     def embed(
         self,
         texts: Sequence[str],
-        pooling: Pooling = "mean",
-        normalize: bool = False,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
         batch_tokens: int = BATCH_TOKENS,
         max_length: int | None = None,
     ) -> np.ndarray:
@@ -68,8 +116,8 @@ class Model:
         Args:
             texts: any number, any lengths; those longer than max_length are cut, with one warning.
             pooling: the first token's vector, the mean or the largest value over all tokens, or the run's own learned
-                pooling.
-            normalize: scale each vector to length 1, so that a dot product is a cosine.
+                pooling; None: `self.pooling`.
+            normalize: scale each vector to length 1, so that a dot product is a cosine; None: `self.normalize`.
             batch_tokens: tokens computed at once, padding included; memory grows with it.
             max_length: tokens, `self.max_length` if None.
 
@@ -179,58 +227,16 @@ class Model:
         return jax.device_put(self.params, NamedSharding(self._mesh, PartitionSpec()))
 
 
-def load(
-    path: str | Path,
-    dtype: Literal["float32", "bfloat16"] | None = None,
-    step: int | Literal["latest", "best"] = "latest",
-) -> Model:
-    """Open a run's folder.
-
-    Args:
-        path: folder that `jaxencoder train` has written.
-        dtype: of activations and matrix products; None: float32 on a CPU, elsewhere what the run was trained with.
-        step: which checkpoint; "best" by the run's own `training.best_metric`.
-
-    Raises:
-        FileNotFoundError: no such folder, or no checkpoint in it.
-        ValueError: not a run, or damaged.
-    """
-    folder = Path(path)
-    file = folder / CONFIG_FILE
-    if not folder.exists():
-        raise FileNotFoundError(f"no such run: {folder}; give the folder that jaxencoder train has written")
-    if not file.is_file():
-        raise ValueError(f"{folder} is not a run: it has no {CONFIG_FILE}")
-    config = from_json(file.read_text(encoding="utf-8"), str(file))
-    tokenizer = Tokenizer.load(folder / "tokenizer")
-    if tokenizer.vocab_size > config.model.vocab_size:
-        raise ValueError(
-            f"{folder / 'tokenizer'} has {tokenizer.vocab_size} tokens, but the model only {config.model.vocab_size}; "
-            "it belongs to another run"
-        )
-    params = restore_params(
-        folder / "checkpoints",
-        step=step,
-        part="ema" if config.training.ema_decay else "params",
-        metric=config.training.best_metric,
-        higher_is_better=config.training.best_mode == "max",
-    )
-    return Model(config, params, tokenizer, _compute(config, dtype))
-
-
-def opened(run: "str | Path | Model") -> Model:
-    """The model itself, or that of the run's folder."""
-    return run if isinstance(run, Model) else load(run)
-
-
-def _compute(config: RunConfig, dtype: str | None) -> ComputeConfig:
-    if dtype is None:
-        dtype = "float32" if jax.default_backend() == "cpu" else config.compute.dtype
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype is {dtype!r}; give float32 or bfloat16")
-    return dataclasses.replace(config.compute, dtype=dtype, remat="none")
-
-
 @partial(jax.jit, static_argnums=(0, 1))
 def _hidden(encoder: EncoderConfig, compute: ComputeConfig, params: dict[str, Any], rows: Batch) -> jax.Array:
     return embed.hidden(encoder, compute, params, rows).astype(jnp.float32)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _outputs(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> dict[str, jax.Array]:
+    hidden = embed.hidden(encoder, compute, params, rows)
+    out = {"hidden": hidden.astype(jnp.float32)}
+    if "mlm_head" in params:
+        x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, hidden)
+        out["mlm_logits"] = vocabulary_scores(x, bias, params["encoder"]["embeddings"]["token_embedding"])
+    return out

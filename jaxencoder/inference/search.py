@@ -45,7 +45,7 @@ def search(
     source: str,
     query: str,
     k: int = 5,
-    pooling: Pooling = "mean",
+    pooling: Pooling | None = None,
     text_field: str = "text",
     batch_tokens: int = 8192,
 ) -> list[tuple[float, Record]]:
@@ -60,7 +60,7 @@ def search(
     Returns:
         (cosine similarity, record), best first.
     """
-    from jaxencoder.inference.model import opened
+    from jaxencoder.inference.load import opened
 
     if k < 1:
         raise ValueError(f"k is {k}; give at least 1")

@@ -28,6 +28,12 @@ class MlmHead(nn.Module):
         return x, self.param("bias", nn.initializers.zeros, (c.vocab_size,))
 
 
+def vocabulary_scores(x: jax.Array, bias: jax.Array, token_table: jax.Array) -> jax.Array:
+    """Scores [..., V] float32 of every token, from the MLM head's output ([..., D], [V]) and the token table [V, D]."""
+    table = token_table.astype(x.dtype)
+    return jnp.einsum("...D,VD->...V", x, table, preferred_element_type=jnp.float32) + bias
+
+
 def pool(
     hidden: jax.Array, segment_ids: jax.Array, documents: int, method: Pooling, query: jax.Array | None = None
 ) -> jax.Array:

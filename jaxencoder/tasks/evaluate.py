@@ -10,7 +10,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.inference.model import Model, load
+from jaxencoder.inference.load import load
+from jaxencoder.inference.model import Model
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.tasks.classification import evaluate_classifier

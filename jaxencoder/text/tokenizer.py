@@ -1,7 +1,8 @@
 """One Tokenizer over SentencePiece models and Hugging Face tokenizers: load, save, encode, decode, word starts.
 
 Files it reads: tokenizer.json, vocab.txt (BERT), vocab.json + merges.txt (RoBERTa, GPT-2's byte-level BPE) and
-SentencePiece's *.model, or a folder that holds one of these, in that order.
+SentencePiece's *.model (with the steps that XLM-R, CamemBERT, ALBERT and DeBERTa put around it), or a folder that holds
+one of these, in that order.
 """
 
 import hashlib
@@ -14,17 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer_backends import (
     ROLES,
-    USUAL_NAMES,
     Encoding,
     HuggingFaceBackend,
     SentencePieceBackend,
-    find_roles,
 )
+from jaxencoder.text.tokenizer_files import byte_level, family, sentencepiece_unigram, wordpiece
 from jaxencoder.text.tokenizer_training import train_backend
 
 __all__ = ["Encoding", "Tokenizer", "train_tokenizer"]
@@ -194,15 +193,18 @@ def _load(path: Path) -> HuggingFaceBackend | SentencePieceBackend:
     folder = path if path.is_dir() else path.parent
     file = _tokenizer_file(path) if path.is_dir() else path
     config, named = _configuration(folder)
+    kind = family(file, config)
     if file.suffix == ".model" or file.name == "spm":
-        if config.get("do_lower_case") is True or file.name == "sentencepiece.bpe.model":
-            raise ValueError(f"{file} needs steps outside the SentencePiece model; load its tokenizer.json instead")
-        return SentencePieceBackend(file.read_bytes(), named, str(file))
+        content = file.read_bytes()
+        tokenizer = sentencepiece_unigram(content, kind, config, named, str(file))
+        if tokenizer is None:
+            return SentencePieceBackend(content, named, str(file))
+        return HuggingFaceBackend(tokenizer, named, str(file))
     try:
         if file.suffix == ".txt" and file.name != "merges.txt":
-            tokenizer = _wordpiece(file, config, named)
+            tokenizer = wordpiece(file, kind, config, named)
         elif file.name in ("vocab.json", "merges.txt"):
-            tokenizer = _byte_level(folder, config, named)
+            tokenizer = byte_level(folder, config, named)
         else:
             tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -246,49 +248,3 @@ def _configuration(folder: Path) -> tuple[dict, dict[str, str]]:
         if isinstance(token, str):
             named[role] = token
     return config, named
-
-
-def _wordpiece(file: Path, config: dict, named: dict[str, str]) -> tokenizers.Tokenizer:
-    """BERT's tokenizer from its vocabulary, one token a line; cased or not as do_lower_case or else the tokens say."""
-    with file.open(encoding="utf-8") as lines:
-        vocab = {line.rstrip("\n"): number for number, line in enumerate(lines)}
-    roles = find_roles(vocab, named, str(file))
-    special = {token for token, index in vocab.items() if index in roles.values()}
-    lowercase = config.get("do_lower_case")
-    if lowercase is None:
-        # Nothing but [CLS] and its like has a capital letter in an uncased vocabulary.
-        cased = (t for t in vocab if t not in special and not (t.startswith("[") and t.endswith("]")))
-        lowercase = not any(token != token.lower() for token in cased)
-    unk = next(token for token, index in vocab.items() if index == roles["unk"])
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token=unk))
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
-        strip_accents=config.get("strip_accents"),
-        lowercase=lowercase,
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    return tokenizer
-
-
-def _byte_level(folder: Path, config: dict, named: dict[str, str]) -> tokenizers.Tokenizer:
-    """RoBERTa's tokenizer from vocab.json and merges.txt."""
-    for name in ("vocab.json", "merges.txt"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}; a byte-level BPE needs vocab.json and merges.txt")
-    try:
-        vocab, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    except Exception as error:  # the library's bare Exception
-        raise ValueError(f"{folder} has a vocab.json or merges.txt that cannot be read: {error}") from error
-    roles = find_roles(vocab, named, str(folder / "vocab.json"))
-    tokens = {role: next(token for token, i in vocab.items() if i == index) for role, index in roles.items()}
-    prefix = bool(config.get("add_prefix_space", False))
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
-    tokenizer.decoder = decoders.ByteLevel()
-    pair = [(tokens[role], roles[role]) for role in ("sep", "cls")]
-    tokenizer.post_processor = processors.RobertaProcessing(*pair, trim_offsets=True, add_prefix_space=prefix)
-    # The space before a mask is the mask's, as in the original RoBERTa.
-    lstrip = {role: role == "mask" for role in USUAL_NAMES}
-    tokenizer.add_special_tokens([AddedToken(tokens[role], lstrip=lstrip[role], normalized=False) for role in ROLES])
-    return tokenizer

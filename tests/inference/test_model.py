@@ -11,7 +11,8 @@ import pytest
 import jaxencoder
 from jaxencoder.config import save
 from jaxencoder.inference import embed
-from jaxencoder.inference.model import Model, load
+from jaxencoder.inference.load import load
+from jaxencoder.inference.model import Model
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.training.checkpoint import Checkpoints
 

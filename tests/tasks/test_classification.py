@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxencoder.inference.model import load
+from jaxencoder.inference.load import load
 from jaxencoder.tasks.classification import class_metrics, predict, value_metrics
 from jaxencoder.text.rows import prepare
 

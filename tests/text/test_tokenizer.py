@@ -23,7 +23,7 @@ PUBLISHED = {
     "bert-base-multilingual-cased": ("wordpiece", 119547, (0, 100, 101, 102, 103)),
     "roberta-base": ("bpe", 50265, (1, 3, 0, 2, 50264)),
     "modernbert": ("bpe", 50368, (50283, 50280, 50281, 50282, 50284)),
-    "deberta-v3": ("sentencepiece-unigram", 128001, (0, 3, 1, 2, 128000)),
+    "deberta-v3": ("unigram", 128001, (0, 3, 1, 2, 128000)),
     "bigbird": ("sentencepiece-bpe", 50358, (0, 100, 65, 66, 67)),
 }
 CORPUS = [

@@ -1,0 +1,82 @@
+"""BERT: post-norm, learned positions, biases everywhere. Devlin et al. 2019, arXiv:1810.04805."""
+
+from typing import Any
+
+from jaxencoder.families.family import PUBLISHED, Family, Settings, activation
+from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
+from jaxencoder.model.config import EncoderConfig
+
+
+def _encoder_config(c: Settings) -> EncoderConfig:
+    return EncoderConfig(
+        vocab_size=c["vocab_size"],
+        num_layers=c["num_hidden_layers"],
+        hidden_size=c["hidden_size"],
+        mlp_size=c["intermediate_size"],
+        num_heads=c["num_attention_heads"],
+        max_length=c.get("max_position_embeddings", 512),
+        token_types=c.get("type_vocab_size", 2),
+        norm_epsilon=c.get("layer_norm_eps", 1e-12),
+        activation=activation(c, "hidden_act"),
+        dropout=c.get("hidden_dropout_prob", 0.1),
+        attention_dropout=c.get("attention_probs_dropout_prob", 0.1),
+        init_scale=c.get("initializer_range", 0.02),
+    )
+
+
+def _settings(c: EncoderConfig) -> dict[str, Any]:
+    if not c.token_types:
+        raise ValueError("model.token_types is 0; BERT's config.json needs at least 1")
+    return {
+        "vocab_size": c.vocab_size,
+        "num_hidden_layers": c.num_layers,
+        "hidden_size": c.hidden_size,
+        "intermediate_size": c.mlp_size,
+        "num_attention_heads": c.num_heads,
+        "max_position_embeddings": c.max_length,
+        "type_vocab_size": c.token_types,
+        "layer_norm_eps": c.norm_epsilon,
+        "hidden_act": PUBLISHED[c.activation],
+        "hidden_dropout_prob": c.dropout,
+        "attention_probs_dropout_prob": c.attention_dropout,
+        "initializer_range": c.init_scale,
+    }
+
+
+def _encoder(c: EncoderConfig) -> list[Weight]:
+    theirs, ours = f"bert.encoder.layer.{LAYER}", "encoder/layer"
+    return [
+        *table("bert.embeddings.word_embeddings", "encoder/embeddings/token_embedding"),
+        *table("bert.embeddings.position_embeddings", "encoder/embeddings/position_embedding"),
+        *table("bert.embeddings.token_type_embeddings", "encoder/embeddings/token_type_embedding"),
+        *norm("bert.embeddings.LayerNorm", "encoder/embeddings/norm", True),
+        *linear(f"{theirs}.attention.self.query", f"{ours}/attention/query", bias=True),
+        *linear(f"{theirs}.attention.self.key", f"{ours}/attention/key", bias=True),
+        *linear(f"{theirs}.attention.self.value", f"{ours}/attention/value", bias=True),
+        *linear(f"{theirs}.attention.output.dense", f"{ours}/attention/output", bias=True),
+        *norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention_norm", True),
+        *linear(f"{theirs}.intermediate.dense", f"{ours}/mlp/up", bias=True),
+        *linear(f"{theirs}.output.dense", f"{ours}/mlp/down", bias=True),
+        *norm(f"{theirs}.output.LayerNorm", f"{ours}/mlp_norm", True),
+    ]
+
+
+def _mlm_head(c: EncoderConfig) -> list[Weight]:
+    return [
+        *linear("cls.predictions.transform.dense", "mlm_head/dense", bias=True),
+        *norm("cls.predictions.transform.LayerNorm", "mlm_head/norm", True),
+        Weight("cls.predictions.bias", ("mlm_head/bias",)),
+    ]
+
+
+BERT = Family(
+    model_type="bert",
+    prefix="bert.",
+    masked_lm="BertForMaskedLM",
+    encoder_config=_encoder_config,
+    settings=_settings,
+    encoder=_encoder,
+    mlm_head=_mlm_head,
+    tied="cls.predictions.decoder.weight",
+    fixed={"position_embedding_type": "absolute"},
+)

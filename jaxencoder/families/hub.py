@@ -1,0 +1,40 @@
+"""Where a model's files are: a folder, or a copy of a repository of the Hugging Face hub."""
+
+import os
+from pathlib import Path
+
+_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/config.json", "*/*.safetensors")
+
+
+def resolve(name_or_folder: str | os.PathLike, revision: str | None = None) -> Path:
+    """An existing folder as it is, a name of the hub as the folder of its cached copy.
+
+    Args:
+        name_or_folder: a folder, or "organisation/name".
+        revision: branch, tag or commit of a hub's repository.
+
+    Returns:
+        The folder. Of a hub's repository it holds settings, tokenizer and safetensors, fetched at the first call;
+        HF_HUB_OFFLINE=1 takes what is there.
+
+    Raises:
+        FileNotFoundError: neither a folder nor a name that can be fetched.
+        NotADirectoryError: a file.
+    """
+    path, name = Path(name_or_folder), str(name_or_folder)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise NotADirectoryError(f"{name} is a file; give the folder that holds it")
+    if isinstance(name_or_folder, Path) or name.count("/") != 1 or name.startswith(("/", ".", "~")):
+        raise FileNotFoundError(f"no such run: {name}; give a folder, or the name of a model on the hub")
+    import huggingface_hub  # slow to import
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    except HFValidationError:
+        raise FileNotFoundError(f"no such run: {name}; it is no folder, and no name that the hub could have") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FileNotFoundError(f"no folder {name}, and it could not be fetched from the hub: {reason}") from None

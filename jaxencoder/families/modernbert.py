@@ -1,0 +1,122 @@
+"""ModernBERT: pre-norm, rotary, GeGLU, global attention every third layer. Warner et al. 2024, arXiv:2412.13663."""
+
+from typing import Any
+
+from jaxencoder.families.family import PUBLISHED, Family, Settings, activation
+from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
+from jaxencoder.model.config import EncoderConfig
+
+_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
+_THETAS = {_GLOBAL: 160_000.0, _LOCAL: 10_000.0}
+
+
+def _encoder_config(c: Settings) -> EncoderConfig:
+    biases = {name: c.get(name, False) for name in ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")}
+    if len(set(biases.values())) > 1:
+        raise ValueError(f"config.json has {biases}; only all or none of them can be loaded")
+    return EncoderConfig(
+        vocab_size=c["vocab_size"],
+        num_layers=c["num_hidden_layers"],
+        hidden_size=c["hidden_size"],
+        mlp_size=c["intermediate_size"],
+        num_heads=c["num_attention_heads"],
+        max_length=c.get("max_position_embeddings", 8192),
+        positions="rotary",
+        rope_theta=_theta(c, _GLOBAL, "global_rope_theta"),
+        rope_theta_local=_theta(c, _LOCAL, "local_rope_theta"),
+        windows=_windows(c),
+        token_types=0,
+        norm_placement="pre",
+        norm_epsilon=c.get("norm_eps", 1e-5),
+        first_norm=False,
+        bias=biases["norm_bias"],
+        activation=activation(c, "hidden_activation"),
+        gated_mlp=True,
+        dropout=c.get("mlp_dropout", 0.0),
+        attention_dropout=c.get("attention_dropout", 0.0),
+        init_scale=c.get("initializer_range", 0.02),
+    )
+
+
+def _theta(c: Settings, kind: str, old_name: str) -> float:
+    rope = (c.get("rope_parameters") or {}).get(kind) or {}
+    if rope.get("rope_type", "default") != "default" or c.get("rope_scaling"):
+        raise ValueError("config.json scales its rotary positions (rope_scaling), which cannot be loaded yet")
+    return float(rope.get("rope_theta") or c.get(old_name) or _THETAS[kind])
+
+
+def _windows(c: Settings) -> tuple[int, ...]:
+    """The shortest pattern that repeats to the layers' windows; published windows count both sides."""
+    every, side = c.get("global_attn_every_n_layers", 3), c.get("local_attention", 128) // 2
+    kinds = c.get("layer_types") or [_LOCAL if i % every else _GLOBAL for i in range(c["num_hidden_layers"])]
+    if unknown := set(kinds) - {_GLOBAL, _LOCAL}:
+        raise ValueError(f"config.json has layer_types {sorted(unknown)}; known are {_GLOBAL} and {_LOCAL}")
+    windows = tuple(0 if kind == _GLOBAL else side for kind in kinds)
+    periods = (n for n in range(1, len(windows) + 1) if all(w == windows[i % n] for i, w in enumerate(windows)))
+    return windows[: next(periods)]
+
+
+def _settings(c: EncoderConfig) -> dict[str, Any]:
+    sides = set(c.windows) - {0}
+    if len(sides) > 1:
+        raise ValueError(f"model.windows {c.windows} has several sizes; ModernBERT's config.json has room for one")
+    kinds = [_LOCAL if c.windows[i % len(c.windows)] else _GLOBAL for i in range(c.num_layers)]
+    return {
+        "vocab_size": c.vocab_size,
+        "num_hidden_layers": c.num_layers,
+        "hidden_size": c.hidden_size,
+        "intermediate_size": c.mlp_size,
+        "num_attention_heads": c.num_heads,
+        "max_position_embeddings": c.max_length,
+        "local_attention": 2 * max(sides, default=64),
+        "layer_types": kinds,
+        "rope_parameters": {
+            _GLOBAL: {"rope_type": "default", "rope_theta": c.rope_theta},
+            _LOCAL: {"rope_type": "default", "rope_theta": c.rope_theta_local},
+        },
+        "norm_eps": c.norm_epsilon,
+        **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), c.bias),
+        "hidden_activation": PUBLISHED[c.activation],
+        "classifier_activation": PUBLISHED[c.activation],
+        "mlp_dropout": c.dropout,
+        "embedding_dropout": c.dropout,
+        "attention_dropout": c.attention_dropout,
+        "initializer_range": c.init_scale,
+    }
+
+
+def _encoder(c: EncoderConfig) -> list[Weight]:
+    theirs, ours = f"model.layers.{LAYER}", "encoder/layer"
+    heads = (f"{ours}/attention/{name}" for name in ("query", "key", "value"))
+    return [
+        *table("model.embeddings.tok_embeddings", "encoder/embeddings/token_embedding"),
+        *norm("model.embeddings.norm", "encoder/embeddings/norm", c.bias),
+        *linear(f"{theirs}.attn.Wqkv", *heads, bias=c.bias),
+        *linear(f"{theirs}.attn.Wo", f"{ours}/attention/output", bias=c.bias),
+        *norm(f"{theirs}.attn_norm", f"{ours}/attention_norm", c.bias, first_layer=1),
+        *linear(f"{theirs}.mlp.Wi", f"{ours}/mlp/gate", f"{ours}/mlp/up", bias=c.bias),
+        *linear(f"{theirs}.mlp.Wo", f"{ours}/mlp/down", bias=c.bias),
+        *norm(f"{theirs}.mlp_norm", f"{ours}/mlp_norm", c.bias),
+        *norm("model.final_norm", "encoder/final_norm", c.bias),
+    ]
+
+
+def _mlm_head(c: EncoderConfig) -> list[Weight]:
+    return [
+        *linear("head.dense", "mlm_head/dense", bias=c.bias),
+        *norm("head.norm", "mlm_head/norm", c.bias),
+        Weight("decoder.bias", ("mlm_head/bias",)),
+    ]
+
+
+MODERNBERT = Family(
+    model_type="modernbert",
+    prefix="model.",
+    masked_lm="ModernBertForMaskedLM",
+    encoder_config=_encoder_config,
+    settings=_settings,
+    encoder=_encoder,
+    mlm_head=_mlm_head,
+    tied="decoder.weight",
+    fixed={"decoder_bias": True},
+)

@@ -1,0 +1,177 @@
+"""Tables of weight names, read in both directions: a checkpoint's tensors to our parameters and back.
+
+A row pairs the name of a tensor with the path of a parameter; shapes follow from the parameter alone. A torch matrix is
+[out, in], a kernel has its inputs first and may name several axes on either side: [D, N, H] for a query.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxencoder.model.config import EncoderConfig
+
+Params = dict[str, Any]
+LAYER = "{layer}"
+
+
+class Weight(NamedTuple):
+    """One row: a tensor and the parameters that it holds.
+
+    Attributes:
+        theirs: name of the tensor; {layer} stands for the number of the layer.
+        ours: paths of parameters; several stand one after the other in the tensor's rows. `encoder/layer/...` is a
+            parameter of each layer.
+        skip: rows at the start of the tensor that no parameter holds (zeros when written).
+        first_layer: the first layer that has this tensor; those before keep ones, which nothing reads.
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    skip: int = 0
+    first_layer: int = 0
+
+
+def table(theirs: str, ours: str, skip: int = 0) -> list[Weight]:
+    """The row of an embedding table."""
+    return [Weight(f"{theirs}.weight", (ours,), skip)]
+
+
+def linear(theirs: str, *ours: str, bias: bool) -> list[Weight]:
+    """The rows of a projection, or of several that one torch matrix holds."""
+    leaves = (("weight", "kernel"), ("bias", "bias")) if bias else (("weight", "kernel"),)
+    return [Weight(f"{theirs}.{leaf}", tuple(f"{path}/{name}" for path in ours)) for leaf, name in leaves]
+
+
+def norm(theirs: str, ours: str, bias: bool, first_layer: int = 0) -> list[Weight]:
+    """The rows of a norm."""
+    leaves = (("weight", "scale"), ("bias", "bias")) if bias else (("weight", "scale"),)
+    return [Weight(f"{theirs}.{leaf}", (f"{ours}/{name}",), 0, first_layer) for leaf, name in leaves]
+
+
+def from_tensors(
+    weights: Sequence[Weight], tensors: Mapping[str, np.ndarray], shapes: Params, config: EncoderConfig, where: str
+) -> tuple[Params, set[str]]:
+    """Parameters from a checkpoint, each tensor read once and straight into its place in the stacked layers.
+
+    Args:
+        weights: the rows of every parameter in `shapes`.
+        tensors: name -> array of any float dtype.
+        shapes: tree of the parameters' shapes.
+        config: says which layer stands where.
+        where: the checkpoint, for messages.
+
+    Returns:
+        (parameters float32, names of the tensors that they were read from).
+
+    Raises:
+        ValueError: a tensor is missing or has another shape, or a parameter has no row.
+    """
+    found = {path_of(path): np.empty(leaf.shape, np.float32) for path, leaf in jax.tree.leaves_with_path(shapes)}
+    filled, used = set(), set()
+    for weight in weights:
+        for layer in range(config.num_layers) if LAYER in weight.theirs else (None,):
+            places = [_place(path, layer, config) for path in weight.ours]
+            for path, row in places:
+                if path not in found:
+                    raise ValueError(f"the table names {path}, which this model does not have")
+                filled.add((path, row))
+            slots = [found[path] if row is None else found[path][row] for path, row in places]
+            if layer is not None and layer < weight.first_layer:
+                for slot in slots:
+                    slot[...] = 1
+                continue
+            name = weight.theirs.format(layer=layer)
+            if name not in tensors:
+                raise ValueError(f"{where} has no weight {name}; it is not whole, or of another architecture")
+            used.add(name)
+            paths = [path for path, _ in places]
+            _read(np.asarray(tensors[name]), slots, paths, weight.skip, f"{where}: {name}")
+    for path, leaf in found.items():
+        rows = range(leaf.shape[0]) if "/layers/" in path else (None,)
+        if missing := [row for row in rows if (path, row) not in filled]:
+            raise ValueError(f"the table has no row for {path} {missing}")
+    tree = jax.tree.structure(shapes)
+    return jax.tree.unflatten(tree, [found[path_of(path)] for path, _ in jax.tree.leaves_with_path(shapes)]), used
+
+
+def to_tensors(weights: Sequence[Weight], params: Params, config: EncoderConfig) -> dict[str, np.ndarray]:
+    """A checkpoint's tensors, float32, from parameters: what `from_tensors` reads back to equal ones."""
+    found = {path_of(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(params)}
+    tensors = {}
+    for weight in weights:
+        for layer in range(weight.first_layer, config.num_layers) if LAYER in weight.theirs else (None,):
+            parts = []
+            for path, row in (_place(path, layer, config) for path in weight.ours):
+                value = found[path] if row is None else found[path][row]
+                if path.endswith("kernel"):
+                    value = value.reshape(_inputs(path, value.shape), -1).T
+                elif len(weight.ours) > 1 or (value.ndim > 1 and path.endswith("bias")):
+                    value = value.reshape(-1)
+                parts.append(value)
+            whole = np.concatenate(parts)
+            if weight.skip:
+                whole = np.concatenate([np.zeros((weight.skip, *whole.shape[1:]), whole.dtype), whole])
+            tensors[weight.theirs.format(layer=layer)] = np.ascontiguousarray(whole, np.float32)
+    return tensors
+
+
+def path_of(path: tuple[Any, ...]) -> str:
+    """A key path of `jax.tree_util` as text."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def renamed(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, str]:
+    """Names as the tables write them -> names as the file has them.
+
+    Checkpoints of the encoder alone leave the prefix out, and the oldest ones call a norm's weights gamma and beta.
+    """
+    bare = not any(name.startswith(prefix) for name in tensors)
+    names = {}
+    for name in tensors:
+        standard = re.sub(r"(LayerNorm|layer_norm)\.gamma$", r"\1.weight", name)
+        standard = re.sub(r"(LayerNorm|layer_norm)\.beta$", r"\1.bias", standard)
+        names[prefix + standard if bare else standard] = name
+    return names
+
+
+def _place(path: str, layer: int | None, config: EncoderConfig) -> tuple[str, int | None]:
+    """Where a layer's parameter stands: its path, and its row in a stack (None outside one)."""
+    if layer is None:
+        return path, None
+    repeat, block = divmod(layer, len(config.windows))
+    stack = "layers" if repeat < config.repeats else "last"
+    return path.replace("/layer/", f"/{stack}/block_{block}/"), repeat if stack == "layers" else None
+
+
+def _read(tensor: np.ndarray, slots: list[np.ndarray], paths: list[str], skip: int, where: str) -> None:
+    kernel = paths[0].endswith("kernel")
+    rows = [_rows(path, slot.shape) for path, slot in zip(paths, slots, strict=True)]
+    expected = (skip + sum(rows), *_columns(paths[0], slots[0].shape))
+    if tensor.shape != expected:
+        raise ValueError(f"{where} has the shape {list(tensor.shape)}, but config.json asks for {list(expected)}")
+    start = skip
+    for slot, count in zip(slots, rows, strict=True):
+        part = tensor[start : start + count]
+        slot[...] = (part.T if kernel else part).reshape(slot.shape)
+        start += count
+
+
+def _inputs(path: str, shape: tuple[int, ...]) -> int:
+    """The size of a kernel's inputs: two axes, heads and head size, in attention's output, one elsewhere."""
+    return math.prod(shape[:2]) if path.endswith("attention/output/kernel") else shape[0]
+
+
+def _rows(path: str, shape: tuple[int, ...]) -> int:
+    if path.endswith("kernel"):
+        return math.prod(shape) // _inputs(path, shape)
+    return math.prod(shape) if path.endswith("bias") else shape[0]
+
+
+def _columns(path: str, shape: tuple[int, ...]) -> Iterator[int] | tuple[int, ...]:
+    if path.endswith("kernel"):
+        return (_inputs(path, shape),)
+    return () if path.endswith("bias") else shape[1:]

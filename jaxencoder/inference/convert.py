@@ -1,0 +1,43 @@
+"""From one kind of folder to another: a run for training to go on from, or what transformers loads."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal, get_args
+
+from jaxencoder.config import TokenizerConfig, save
+from jaxencoder.inference.load import load
+from jaxencoder.training.checkpoint import Checkpoints
+
+Format = Literal["hf", "run"]
+
+
+def convert(source: str | Path, folder: str | Path, to: Format) -> None:
+    """Write a model in another format.
+
+    Args:
+        source: anything that `load` takes.
+        folder: to write; empty, or not there yet.
+        to: "hf" for transformers (and, with it, sentence-transformers); "run" for a folder that `init_from` takes.
+
+    Raises:
+        ValueError: an unknown format, a folder that holds something, a model that the format cannot hold.
+        OSError: the source cannot be read, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    if to not in get_args(Format):
+        raise ValueError(f"format {to!r} is unknown; give one of {', '.join(get_args(Format))}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is there already; name a new folder")
+    model = load(source)
+    if to == "hf":
+        model.save(folder)
+        return
+    if model.tokenizer is None:
+        raise ValueError(f"{source} has no tokenizer, and a run needs one")
+    folder.mkdir(parents=True, exist_ok=True)
+    model.tokenizer.save(folder / "tokenizer")
+    checkpoints = Checkpoints(folder / "checkpoints", keep=1)
+    checkpoints.save(0, {"params": model.params}, wait=True)
+    checkpoints.close()
+    tokenizer = TokenizerConfig(path=str(folder / "tokenizer"))
+    save(dataclasses.replace(model.config, name=folder.name, tokenizer=tokenizer), folder)  # last: now it is a run

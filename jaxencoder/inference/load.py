@@ -1,0 +1,98 @@
+"""Opening what there is: a run, a folder that transformers or sentence-transformers has written, or a hub's name."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from jaxencoder.config import CONFIG_FILE, DataConfig, RunConfig, from_json
+from jaxencoder.families import checkpoint, sentence
+from jaxencoder.families.hub import resolve
+from jaxencoder.inference.model import Model
+from jaxencoder.model.config import ComputeConfig
+from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.training.checkpoint import restore_params
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "merges.txt", "*.model")
+
+
+def load(
+    path: str | Path,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    step: int | Literal["latest", "best"] = "latest",
+) -> Model:
+    """Open a model.
+
+    Args:
+        path: folder that `jaxencoder train` has written, folder of transformers or sentence-transformers, or the name
+            of one on the Hugging Face hub.
+        dtype: of activations and matrix products; None: float32 on a CPU, elsewhere what the run was trained with.
+        step: which checkpoint of a run; "best" by the run's own `training.best_metric`.
+
+    Raises:
+        FileNotFoundError: no such folder or name, or no checkpoint in it.
+        ValueError: not a model, one that cannot be loaded, or damaged.
+    """
+    folder = resolve(path)
+    if (folder / sentence.MODULES_FILE).is_file():
+        return _sentence_model(folder, dtype)
+    if not (folder / CONFIG_FILE).is_file():
+        raise ValueError(f"{folder} is not a run: it has no {CONFIG_FILE}")
+    if "model_type" in checkpoint.read_settings(folder):
+        return _published(folder, dtype)
+    return _run(folder, dtype, step)
+
+
+def opened(model: str | Path | Model) -> Model:
+    """The model itself, or that of the folder or name."""
+    return model if isinstance(model, Model) else load(model)
+
+
+def _run(folder: Path, dtype: str | None, step: int | str) -> Model:
+    file = folder / CONFIG_FILE
+    config = from_json(file.read_text(encoding="utf-8"), str(file))
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise ValueError(
+            f"{folder / 'tokenizer'} has {tokenizer.vocab_size} tokens, but the model only {config.model.vocab_size}; "
+            "it belongs to another run"
+        )
+    params = restore_params(
+        folder / "checkpoints",
+        step=step,
+        part="ema" if config.training.ema_decay else "params",
+        metric=config.training.best_metric,
+        higher_is_better=config.training.best_mode == "max",
+    )
+    return Model(config, params, tokenizer, _compute(config, dtype))
+
+
+def _published(folder: Path, dtype: str | None, max_length: int = 0, **settings: Any) -> Model:
+    found = checkpoint.load(folder)
+    tokenizer = None
+    if any(any(folder.glob(name)) for name in _TOKENIZER_FILES):
+        tokenizer = Tokenizer.load(folder)
+        if tokenizer.vocab_size > found.config.vocab_size:
+            raise ValueError(
+                f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, "
+                f"but a model of {found.config.vocab_size}; it belongs to another model"
+            )
+    length = min(max_length or found.config.max_length, found.config.max_length)
+    config = RunConfig(name=folder.name, model=found.config, data=DataConfig(row_length=length))
+    return Model(config, found.params, tokenizer, _compute(config, dtype), found.family, **settings)
+
+
+def _sentence_model(folder: Path, dtype: str | None) -> Model:
+    settings = sentence.read(folder)
+    return _published(
+        settings.transformer, dtype, settings.max_length, pooling=settings.pooling, normalize=settings.normalize
+    )
+
+
+def _compute(config: RunConfig, dtype: str | None) -> ComputeConfig:
+    if dtype is None:
+        dtype = "float32" if jax.default_backend() == "cpu" else config.compute.dtype
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype is {dtype!r}; give float32 or bfloat16")
+    return dataclasses.replace(config.compute, dtype=dtype, remat="none")

@@ -1,0 +1,64 @@
+"""Folders converted there and back, and trained on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxencoder
+from jaxencoder.cli import main
+from jaxencoder.config import save
+from jaxencoder.inference.convert import convert
+from jaxencoder.inference.model import Model
+from jaxencoder.training.checkpoint import Checkpoints
+from jaxencoder.training.setup import initial_params
+from tests.model.examples import assert_trees_close
+
+
+@pytest.fixture(scope="module")
+def folder(model: Model, tmp_path_factory) -> Path:
+    """A run."""
+    folder = tmp_path_factory.mktemp("run")
+    model.tokenizer.save(folder / "tokenizer")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(3, {"params": model.params}, wait=True)
+    checkpoints.close()
+    save(model.config, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(folder: Path, tmp_path_factory) -> Path:
+    """The run as a folder of transformers, and that as a run again."""
+    home = tmp_path_factory.mktemp("converted")
+    assert main(["convert", str(folder), str(home / "hf"), "--to", "hf"]) == 0
+    assert main(["convert", str(home / "hf"), str(home / "run"), "--to", "run"]) == 0
+    return home
+
+
+def test_nothing_changes_on_the_way(folder: Path, converted: Path) -> None:
+    run = jaxencoder.load(folder)
+    for name in ("hf", "run"):
+        other = jaxencoder.load(converted / name)
+        assert other.config.model == run.config.model
+        assert_trees_close(other.params, run.params, 0)
+        np.testing.assert_allclose(other.embed(["a text", "b"]), run.embed(["a text", "b"]), atol=1e-6)
+    started = initial_params(str(converted / "run"), run.params)
+    assert_trees_close(started, run.params, 0)
+
+
+def test_transformers_gives_the_same_ids(folder: Path, converted: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    theirs = transformers.AutoTokenizer.from_pretrained(converted / "hf")
+    texts = ["a text of words", "", "naïve 🙂"]
+    ours = jaxencoder.load(folder).tokenizer.encode_batch(texts)
+    assert theirs(texts)["input_ids"] == [encoding.ids.tolist() for encoding in ours]
+
+
+@pytest.mark.parametrize(
+    ("to", "message"), [("onnx", "format 'onnx' is unknown"), ("hf", "is there already; name a new folder")]
+)
+def test_one_clear_sentence(folder: Path, to: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        convert(folder, folder, to)
