@@ -165,14 +165,14 @@ def test_embed(calls, capsys):
     words = ["--input", "a.jsonl", "--output", "b.parquet", "--pooling", "cls", "--batch-tokens", "512"]
     assert main(["embed", "run", *words]) == 0
     settings = {"text_field": "text", "pooling": "cls", "batch_tokens": 512}
-    assert record == [(("run", "a.jsonl", Path("b.parquet")), {"normalize": False, **settings})]
+    assert record == [(("run", "a.jsonl", Path("b.parquet")), {"normalize": None, **settings})]
     assert capsys.readouterr().out == "7 texts in b.parquet\n"
 
 
 def test_search(calls, capsys):
     record = calls("inference.search", "search", result=[(0.5, {"body": "open\n a file"})])
     assert main(["search", "run", "pydocs", "how to read", "-k", "1", "--text-field", "body"]) == 0
-    settings = {"text_field": "body", "pooling": "mean", "batch_tokens": 8192}
+    settings = {"text_field": "body", "pooling": None, "batch_tokens": 8192}
     assert record == [(("run", "pydocs", "how to read", 1), settings)]
     assert capsys.readouterr().out.split() == ["0.5000", "open", "a", "file"]
 
@@ -182,7 +182,8 @@ def test_search(calls, capsys):
     [
         ("inference.embed", "embed_file", 3, ("normalize", "text_field", "pooling", "batch_tokens")),
         ("inference.search", "search", 4, ("text_field", "pooling", "batch_tokens")),
-        ("inference.model", "load", 3, ()),
+        ("inference.convert", "convert", 3, ()),
+        ("inference.load", "load", 1, ()),
         ("training.loop", "train", 2, ()),
         ("tasks.evaluate", "evaluate", 1, ("data",)),
         ("text.prepare", "load_or_train", 2, ()),
