@@ -72,7 +72,8 @@ def our_config(family: str, args: argparse.Namespace, length: int, dropout: floa
     return EncoderConfig(
         **sizes,
         **dict(positions="rotary", rope_theta=160_000.0, windows=(0, 64, 64), token_types=0, norm_placement="pre"),
-        **dict(norm_epsilon=1e-5, first_norm=False, bias=False, gated_mlp=True),
+        **dict(norm_epsilon=1e-5, first_norm=False, gated_mlp=True),
+        **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "head_bias"), False),
     )
 
 

@@ -19,8 +19,19 @@ ACTIVATIONS = {
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
+    "tanh": "tanh",
+    "quick_gelu": "quick_gelu",
+    "relu2": "relu_squared",
 }
-PUBLISHED = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
+PUBLISHED = {
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_new",
+    "relu": "relu",
+    "silu": "silu",
+    "tanh": "tanh",
+    "quick_gelu": "quick_gelu",
+    "relu_squared": "relu2",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,12 @@ class Family:
     mlm_head: Callable[[EncoderConfig], list[Weight]]
     tied: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+def head_activation(settings: Settings, name: str, encoder: str) -> str:
+    """The same of a head's activation: "same" where it is the encoder's."""
+    own = activation(settings, name)
+    return "same" if own == activation(settings, encoder) else own
 
 
 def activation(settings: Settings, name: str) -> str:

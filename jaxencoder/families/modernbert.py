@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxencoder.families.family import PUBLISHED, Family, Settings, activation
+from jaxencoder.families.family import PUBLISHED, Family, Settings, activation, head_activation
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
 
@@ -11,9 +11,6 @@ _THETAS = {_GLOBAL: 160_000.0, _LOCAL: 10_000.0}
 
 
 def _encoder_config(c: Settings) -> EncoderConfig:
-    biases = {name: c.get(name, False) for name in ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")}
-    if len(set(biases.values())) > 1:
-        raise ValueError(f"config.json has {biases}; only all or none of them can be loaded")
     return EncoderConfig(
         vocab_size=c["vocab_size"],
         num_layers=c["num_hidden_layers"],
@@ -29,9 +26,15 @@ def _encoder_config(c: Settings) -> EncoderConfig:
         norm_placement="pre",
         norm_epsilon=c.get("norm_eps", 1e-5),
         first_norm=False,
-        bias=biases["norm_bias"],
+        attention_bias=c.get("attention_bias", False),
+        mlp_bias=c.get("mlp_bias", False),
+        norm_bias=c.get("norm_bias", False),
         activation=activation(c, "hidden_activation"),
         gated_mlp=True,
+        head_activation=head_activation(c, "classifier_activation", "hidden_activation"),
+        head_bias=c.get("classifier_bias", False),
+        output_bias=c.get("decoder_bias", True),
+        tied_output=c.get("tie_word_embeddings", True),
         dropout=c.get("mlp_dropout", 0.0),
         attention_dropout=c.get("attention_dropout", 0.0),
         init_scale=c.get("initializer_range", 0.02),
@@ -75,9 +78,14 @@ def _settings(c: EncoderConfig) -> dict[str, Any]:
             _LOCAL: {"rope_type": "default", "rope_theta": c.rope_theta_local},
         },
         "norm_eps": c.norm_epsilon,
-        **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), c.bias),
+        "norm_bias": c.norm_bias,
+        "attention_bias": c.attention_bias,
+        "mlp_bias": c.mlp_bias,
         "hidden_activation": PUBLISHED[c.activation],
-        "classifier_activation": PUBLISHED[c.activation],
+        "classifier_activation": PUBLISHED[c.activation if c.head_activation == "same" else c.head_activation],
+        "classifier_bias": c.head_bias,
+        "decoder_bias": c.output_bias,
+        "tie_word_embeddings": c.tied_output,
         "mlp_dropout": c.dropout,
         "embedding_dropout": c.dropout,
         "attention_dropout": c.attention_dropout,
@@ -90,21 +98,21 @@ def _encoder(c: EncoderConfig) -> list[Weight]:
     heads = (f"{ours}/attention/{name}" for name in ("query", "key", "value"))
     return [
         *table("model.embeddings.tok_embeddings", "encoder/embeddings/token_embedding"),
-        *norm("model.embeddings.norm", "encoder/embeddings/norm", c.bias),
-        *linear(f"{theirs}.attn.Wqkv", *heads, bias=c.bias),
-        *linear(f"{theirs}.attn.Wo", f"{ours}/attention/output", bias=c.bias),
-        *norm(f"{theirs}.attn_norm", f"{ours}/attention_norm", c.bias, first_layer=1),
-        *linear(f"{theirs}.mlp.Wi", f"{ours}/mlp/gate", f"{ours}/mlp/up", bias=c.bias),
-        *linear(f"{theirs}.mlp.Wo", f"{ours}/mlp/down", bias=c.bias),
-        *norm(f"{theirs}.mlp_norm", f"{ours}/mlp_norm", c.bias),
-        *norm("model.final_norm", "encoder/final_norm", c.bias),
+        *norm("model.embeddings.norm", "encoder/embeddings/norm", c.norm_bias),
+        *linear(f"{theirs}.attn.Wqkv", *heads, bias=c.attention_bias),
+        *linear(f"{theirs}.attn.Wo", f"{ours}/attention/output", bias=c.attention_bias),
+        *norm(f"{theirs}.attn_norm", f"{ours}/attention_norm", c.norm_bias, first_layer=1),
+        *linear(f"{theirs}.mlp.Wi", f"{ours}/mlp/gate", f"{ours}/mlp/up", bias=c.mlp_bias),
+        *linear(f"{theirs}.mlp.Wo", f"{ours}/mlp/down", bias=c.mlp_bias),
+        *norm(f"{theirs}.mlp_norm", f"{ours}/mlp_norm", c.norm_bias),
+        *norm("model.final_norm", "encoder/final_norm", c.norm_bias),
     ]
 
 
 def _mlm_head(c: EncoderConfig) -> list[Weight]:
     return [
-        *linear("head.dense", "mlm_head/dense", bias=c.bias),
-        *norm("head.norm", "mlm_head/norm", c.bias),
+        *linear("head.dense", "mlm_head/dense", bias=c.head_bias),
+        *norm("head.norm", "mlm_head/norm", c.norm_bias),
         Weight("decoder.bias", ("mlm_head/bias",)),
     ]
 

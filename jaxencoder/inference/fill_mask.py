@@ -13,7 +13,7 @@ import numpy as np
 from jaxencoder.inference import buckets
 from jaxencoder.inference.embed import hidden
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.heads import MlmHead, vocabulary_scores
+from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text.tokenizer import Tokenizer
 
@@ -86,7 +86,7 @@ def _predict(
     """The k best ids and their probabilities at slots [K] of the one row: int32 and float32 [K, k]."""
     x = hidden(encoder, compute, params, rows)[:, slots]
     x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, x)
-    probabilities = jax.nn.softmax(vocabulary_scores(x[0], bias, params["encoder"]["embeddings"]["token_embedding"]))
+    probabilities = jax.nn.softmax(vocabulary_scores(x[0], bias, output_table(params)))
     values, best = jax.lax.top_k(jnp.where(special, -1, probabilities), k)
     return best, values
 

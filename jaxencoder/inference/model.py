@@ -18,7 +18,7 @@ from jaxencoder.inference import buckets, embed, fill_mask
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import MlmHead, Pooling, vocabulary_scores
+from jaxencoder.model.heads import MlmHead, Pooling, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text.tokenizer import Tokenizer
 
@@ -238,5 +238,5 @@ def _outputs(encoder: EncoderConfig, compute: ComputeConfig, params: Params, row
     out = {"hidden": hidden.astype(jnp.float32)}
     if "mlm_head" in params:
         x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, hidden)
-        out["mlm_logits"] = vocabulary_scores(x, bias, params["encoder"]["embeddings"]["token_embedding"])
+        out["mlm_logits"] = vocabulary_scores(x, bias, output_table(params))
     return out

@@ -21,6 +21,7 @@ def attention(
     v: jax.Array,
     segment_ids: jax.Array,
     *,
+    bias: jax.Array | None = None,
     window: int = 0,
     dropout: float = 0.0,
     key: jax.Array | None = None,
@@ -31,6 +32,7 @@ def attention(
     Args:
         q, k, v: [B, T, N, H], any float dtype; the softmax is float32.
         segment_ids: [B, T] int, the document of each token, 0 for padding.
+        bias: [N, T, T] float32, added to the scores after their scaling; for layers without a window.
         window: how many tokens to either side a query sees; 0 means all of its document.
         dropout: probability that an attention weight is dropped; needs `key`.
         backend: `dense` holds [B, N, T, T] scores; `banded` holds [B, N, T, about 2 * window + 128] and needs a window.
@@ -39,26 +41,30 @@ def attention(
         [B, T, N, H] in the dtype of v.
 
     Raises:
-        ValueError: `banded` without a window.
+        ValueError: `banded` without a window, or a bias with one.
     """
     if backend == "banded" and not window:
         raise ValueError("The banded attention backend needs a window; use backend='dense' for global layers.")
+    if bias is not None and window:
+        raise ValueError(f"A bias for each pair of tokens cannot be combined with the attention window {window}.")
     if dropout and key is None:
         raise ValueError(f"Attention dropout {dropout} needs a key.")
     if backend == "auto":
         backend = "banded" if window and q.shape[1] > _BLOCK + 2 * _chunk(window) else "dense"
     q = q * (q.shape[-1] ** -0.5)
     if backend == "dense":
-        return _dense(q, k, v, segment_ids, window, dropout, key)
+        return _dense(q, k, v, segment_ids, bias, window, dropout, key)
     return _banded(q, k, v, segment_ids, window, dropout, key)
 
 
-def _dense(q, k, v, segment_ids, window, dropout, key):
+def _dense(q, k, v, segment_ids, bias, window, dropout, key):
     T = q.shape[1]
     mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, T, S]
     if window:
         mask &= jnp.abs(jnp.arange(T)[:, None] - jnp.arange(T)) <= window
     scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores += bias
     weights = apply_dropout(_softmax(scores, mask), dropout, key).astype(v.dtype)
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v, preferred_element_type=jnp.float32).astype(v.dtype)
 

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxencoder.kernels.attention import attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
@@ -12,7 +13,8 @@ from jaxencoder.model.positions import rotate
 class Attention(nn.Module):
     """Multi-head self-attention within documents: [B, T, D] -> [B, T, D].
 
-    Vaswani et al. 2017, arXiv:1706.03762. `window` is 0 for a global layer; `rotary` the table of this layer's angles.
+    Vaswani et al. 2017, arXiv:1706.03762. `window` is 0 for a global layer; `rotary` the table of this layer's angles;
+    `bias` [N, T, T] what the distance of two tokens adds to their score.
     """
 
     config: EncoderConfig
@@ -21,23 +23,34 @@ class Attention(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, segment_ids: jax.Array, rotary: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        segment_ids: jax.Array,
+        rotary: tuple[jax.Array, jax.Array] | None,
+        bias: jax.Array | None = None,
+    ) -> jax.Array:
         c = self.config
-        D, N, H = c.hidden_size, c.num_heads, c.head_size
+        D, N, K, H = c.hidden_size, c.num_heads, c.kv_heads, c.head_size
         q, k, v = (
-            Linear("BTD,DNH->BTNH", (D, N, H), c.bias, c.init_scale, name=name)(x) for name in ("query", "key", "value")
+            Linear("BTD,DNH->BTNH", (D, heads, H), c.attention_bias, c.init_scale, name=name)(x)
+            for name, heads in (("query", N), ("key", K), ("value", K))
         )
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
+            v = rotate(v, rotary) if c.rotary_values else v
+        if K < N:
+            k, v = (jnp.repeat(y, N // K, axis=2) for y in (k, v))
         dropout = c.attention_dropout if self.train else 0.0
         out = attention(
             q,
             k,
             v,
             segment_ids,
+            bias=bias,
             window=self.window,
             dropout=dropout,
             key=self.make_rng("dropout") if dropout else None,
             backend="dense" if not self.window else self.compute.attention,
         )
-        return Linear("BTNH,NHD->BTD", (N, H, D), c.bias, c.init_scale, name="output")(out)
+        return Linear("BTNH,NHD->BTD", (N, H, D), c.attention_bias, c.init_scale, name="output")(out)

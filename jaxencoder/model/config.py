@@ -6,6 +6,8 @@ BERT (Devlin et al. 2019, arXiv:1810.04805) and ModernBERT (Warner et al. 2024, 
 from dataclasses import dataclass
 from typing import Literal
 
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu", "relu_squared"]
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -21,7 +23,18 @@ class EncoderConfig:
     hidden_size: int = 768
     mlp_size: int = 3072
     num_heads: int = 12
+    num_kv_heads: int = 0
+    """Heads of keys and values, each for several of the queries (Ainslie et al. 2023, arXiv:2305.13245); 0: as many."""
+    embedding_size: int = 0
+    """Width of embeddings that a projection widens to hidden_size (ALBERT, ELECTRA); 0 for neither."""
+    layer_groups: int = 0
+    """Sets of parameters that the repetitions of the layer pattern share, one after the other: 1 is ALBERT
+    (Lan et al. 2020, arXiv:1909.11942); 0 gives each layer its own."""
     positions: Literal["learned", "rotary"] = "learned"
+    relative_buckets: int = 0
+    """Rows of a table of attention biases by distance, which all layers share (MPNet, T5); 0 for none."""
+    rotary_values: bool = False
+    """Turn values too, besides queries and keys (an option of RoFormer)."""
     max_length: int = 512
     """Rows of the learned position table, or the length that rotary positions are meant for (tokens)."""
     rope_theta: float = 10_000.0
@@ -32,17 +45,29 @@ class EncoderConfig:
     """Attention windows, repeated over the layers: 0 sees the whole document, w sees w tokens to either side."""
     token_types: int = 2
     """Rows of the token-type (segment A/B) table; 0 for none."""
+    norm: Literal["layer", "rms"] = "layer"
     norm_placement: Literal["post", "pre"] = "post"
     norm_epsilon: float = 1e-12
     embedding_norm: bool = True
     """Normalise the sum of the embeddings."""
     first_norm: bool = True
     """Normalise the first layer's attention input too (ModernBERT does not: its embeddings are normalised already)."""
-    bias: bool = True
-    """Biases in every projection and norm (the MLM head's output bias stays)."""
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    attention_bias: bool = True
+    mlp_bias: bool = True
+    norm_bias: bool = True
+    activation: Activation = "gelu"
     gated_mlp: bool = False
     """activation(gate(x)) * up(x) instead of activation(up(x)): GeGLU with gelu (Shazeer 2020, arXiv:2002.05202)."""
+    head_transform: bool = True
+    """The masked-language-model head has a projection, an activation and a norm before the output table."""
+    head_activation: Literal["same", Activation] = "same"
+    """Of that transform; `same` is the encoder's."""
+    head_bias: bool = True
+    """A bias in that projection."""
+    output_bias: bool = True
+    """A bias for each token of the vocabulary."""
+    tied_output: bool = True
+    """The output table is the token table (Press and Wolf 2017, arXiv:1608.05859)."""
     dropout: float = 0.1
     attention_dropout: float = 0.1
     init_scale: float = 0.02
@@ -52,22 +77,34 @@ class EncoderConfig:
         for name in ("num_layers", "hidden_size", "mlp_size", "num_heads", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}.")
-        if self.vocab_size < 0 or self.token_types < 0:
+        for name in ("vocab_size", "token_types", "num_kv_heads", "embedding_size", "layer_groups", "relative_buckets"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"model.{name} must not be negative, got {getattr(self, name)}.")
+        if not self.windows or min(self.windows) < 0:
             raise ValueError(
-                "model.vocab_size and model.token_types must not be negative, "
-                f"got {self.vocab_size} and {self.token_types}."
+                f"model.windows must hold at least one number >= 0 (0 = the whole document), got {self.windows}."
             )
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}; "
                 "change one of them."
             )
+        if self.num_heads % self.kv_heads:
+            raise ValueError(
+                f"model.num_heads {self.num_heads} is not a multiple of model.num_kv_heads {self.num_kv_heads}; "
+                "change one of them."
+            )
+        if self.layer_groups and (self.remainder or self.repeats % self.layer_groups):
+            raise ValueError(
+                f"model.layer_groups {self.layer_groups} does not divide the {self.num_layers / len(self.windows):g} "
+                "repetitions of the layer pattern; change it or model.num_layers."
+            )
+        if self.relative_buckets and (self.relative_buckets % 4 or any(self.windows)):
+            raise ValueError(
+                f"model.relative_buckets {self.relative_buckets} must be a multiple of 4 in a model without windows."
+            )
         if self.positions == "rotary" and self.head_size % 2:
             raise ValueError(f"Rotary positions need an even head size, got {self.head_size}; change model.num_heads.")
-        if not self.windows or min(self.windows) < 0:
-            raise ValueError(
-                f"model.windows must hold at least one number >= 0 (0 = the whole document), got {self.windows}."
-            )
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be in [0, 1), got {getattr(self, name)}.")
@@ -77,8 +114,21 @@ class EncoderConfig:
         return self.hidden_size // self.num_heads
 
     @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def embedding_width(self) -> int:
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def stack(self) -> int:
+        """The leading axis of the stacked parameters."""
+        return self.layer_groups or self.repeats
+
+    @property
     def repeats(self) -> int:
-        """How often the whole pattern of `windows` repeats: the leading axis of the stacked parameters."""
+        """How often the whole pattern of `windows` repeats."""
         return self.num_layers // len(self.windows)
 
     @property

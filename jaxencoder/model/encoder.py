@@ -14,7 +14,7 @@ from jaxencoder.kernels.dropout import dropout
 from jaxencoder.model.attention import Attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import PRODUCT, Embeddings, Mlp, Norm
-from jaxencoder.model.positions import rotary_table
+from jaxencoder.model.positions import RelativeBias, rotary_table
 from jaxencoder.sharding import constrain
 
 Rotary = dict[bool, tuple[jax.Array, jax.Array] | None]  # the tables of global (False) and of local (True) layers
@@ -29,26 +29,36 @@ class Block(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, segment_ids: jax.Array, rotary: Rotary, skip_norm: jax.Array | None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        segment_ids: jax.Array,
+        rotary: Rotary,
+        bias: jax.Array | None,
+        skip_norm: jax.Array | None,
+    ) -> jax.Array:
         c = self.config
 
         def dropped(y: jax.Array) -> jax.Array:
             return dropout(y, c.dropout, self.make_rng("dropout")) if self.train and c.dropout else y
 
         def residual(x: jax.Array, f: Callable[[jax.Array], jax.Array], name: str, skip: jax.Array | None) -> jax.Array:
-            norm = Norm(c.norm_epsilon, c.bias, name=name)
+            norm = Norm(c, name=name)
             if c.norm_placement == "post":
                 return norm(constrain(x + dropped(f(x))))
             normed = norm(x) if skip is None else jnp.where(skip, x, norm(x))
             return constrain(x + dropped(f(normed)))
 
         attention = Attention(c, self.compute, self.window, self.train, name="attention")
-        x = residual(x, lambda h: attention(h, segment_ids, rotary[bool(self.window)]), "attention_norm", skip_norm)
+        x = residual(
+            x, lambda h: attention(h, segment_ids, rotary[bool(self.window)], bias), "attention_norm", skip_norm
+        )
         return residual(x, Mlp(c, name="mlp"), "mlp_norm", None)
 
 
 class Pattern(nn.Module):
-    """One repetition of the layer pattern, shaped for `nn.scan`: the carry is x, nothing is collected."""
+    """The layer pattern, once or several times with the same parameters; shaped for `nn.scan`: the carry is x, nothing
+    is collected. `repetitions` holds the number of each time."""
 
     config: EncoderConfig
     compute: ComputeConfig
@@ -57,23 +67,36 @@ class Pattern(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, repetition: jax.Array, segment_ids: jax.Array, rotary: Rotary
+        self, x: jax.Array, repetitions: jax.Array, segment_ids: jax.Array, rotary: Rotary, bias: jax.Array | None
     ) -> tuple[jax.Array, None]:
+        def once(pattern: Pattern, x: jax.Array, repetition: jax.Array) -> tuple[jax.Array, None]:
+            return pattern.blocks(x, repetition, segment_ids, rotary, bias), None
+
+        if len(repetitions) == 1:
+            return once(self, x, repetitions[0])
+        shared = nn.scan(once, variable_broadcast="params", split_rngs={"params": False, "dropout": True})
+        return shared(self, x, repetitions)
+
+    def blocks(
+        self, x: jax.Array, repetition: jax.Array, segment_ids: jax.Array, rotary: Rotary, bias: jax.Array | None
+    ) -> jax.Array:
         block = Block
         if self.compute.remat != "none":
             block = nn.remat(Block, policy=_policy(self.compute), prevent_cse=False)
         for i, window in enumerate(self.windows):
             # The first layer's unused norm keeps its place among the stacked parameters.
             skip = repetition == 0 if i == 0 and not self.config.first_norm else None
-            x = block(self.config, self.compute, window, self.train, name=f"block_{i}")(x, segment_ids, rotary, skip)
-        return x, None
+            layer = block(self.config, self.compute, window, self.train, name=f"block_{i}")
+            x = layer(x, segment_ids, rotary, bias, skip)
+        return x
 
 
 class Encoder(nn.Module):
     """Token ids to contextual embeddings.
 
     Parameters are float32. Those of the layers are stacked: a leaf of `layers/block_i` has a leading axis of
-    `config.repeats` and holds layers i, i + len(windows), ...; layers that do not fill a pattern are `last/block_i`.
+    `config.stack` and holds layers i, i + len(windows), ... (or the sets that they share); layers that do not fill a
+    pattern are `last/block_i`.
     """
 
     config: EncoderConfig
@@ -116,24 +139,25 @@ class Encoder(nn.Module):
         if c.positions == "rotary":
             thetas = {False: c.rope_theta, True: c.rope_theta_local}
             rotary = {local: rotary_table(positions, c.head_size, theta) for local, theta in thetas.items()}
+        bias = RelativeBias(c, name="relative_bias")(token_ids.shape[1]) if c.relative_buckets else None
         if c.repeats:
             layers = nn.scan(
                 Pattern,
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=(0, nn.broadcast, nn.broadcast),
-                length=c.repeats,
+                in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+                length=c.stack,
                 unroll=_unroll(c, self.compute),
             )
             x, _ = layers(c, self.compute, c.windows, train, name="layers")(
-                x, jnp.arange(c.repeats), segment_ids, rotary
+                x, jnp.arange(c.repeats).reshape(c.stack, -1), segment_ids, rotary, bias
             )
         if c.remainder:
             x, _ = Pattern(c, self.compute, c.remainder, train, name="last")(
-                x, jnp.int32(c.repeats), segment_ids, rotary
+                x, jnp.full(1, c.repeats), segment_ids, rotary, bias
             )
         if c.norm_placement == "pre":
-            x = Norm(c.norm_epsilon, c.bias, name="final_norm")(x)
+            x = Norm(c, name="final_norm")(x)
         return x
 
 
@@ -141,8 +165,8 @@ def _unroll(config: EncoderConfig, compute: ComputeConfig) -> int:
     # XLA's CPU backend copies what the backward pass needs into and out of the loop's stacks: written out, a loop over
     # 4 layers takes 15% less CPU time a step, for 25% more compile time. Rematerialised layers must stay in the loop:
     # it is what keeps XLA from merging them with the originals.
-    short = config.repeats <= 6 and compute.remat == "none"
-    return config.repeats if short and jax.default_backend() == "cpu" else 1
+    short = config.stack <= 6 and compute.remat == "none"
+    return config.stack if short and jax.default_backend() == "cpu" else 1
 
 
 def _policy(compute: ComputeConfig) -> Callable[..., bool] | None:

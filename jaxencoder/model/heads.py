@@ -1,6 +1,6 @@
 """What stands on the encoder: the masked-language-model head, pooling of documents, and the classifier."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -13,9 +13,9 @@ Pooling = Literal["cls", "mean", "max", "learned"]
 
 
 class MlmHead(nn.Module):
-    """BERT's transform before the output table: [B, K, D] -> ([B, K, D], the output bias [V]).
+    """What stands before the output table, BERT's transform where there is one: [B, K, D] -> ([B, K, E], bias [V]).
 
-    The output table is the token table itself (Press and Wolf 2017, arXiv:1608.05859).
+    E is the width of the embeddings; the table itself is `output_table`.
     """
 
     config: EncoderConfig
@@ -23,15 +23,28 @@ class MlmHead(nn.Module):
     @nn.compact
     def __call__(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
         c = self.config
-        x = Linear("BKD,DE->BKE", (c.hidden_size, c.hidden_size), c.bias, c.init_scale, name="dense")(hidden)
-        x = Norm(c.norm_epsilon, c.bias, name="norm")(ACTIVATIONS[c.activation](x))
+        x = hidden
+        if c.head_transform:
+            shape = (c.hidden_size, c.embedding_width)
+            x = Linear("BKD,DE->BKE", shape, c.head_bias, c.init_scale, name="dense")(x)
+            activation = c.activation if c.head_activation == "same" else c.head_activation
+            x = Norm(c, name="norm")(ACTIVATIONS[activation](x))
+        if not c.tied_output:
+            self.param("table", nn.initializers.truncated_normal(c.init_scale), (c.vocab_size, c.embedding_width))
+        if not c.output_bias:
+            return x, jnp.zeros(c.vocab_size)
         return x, self.param("bias", nn.initializers.zeros, (c.vocab_size,))
 
 
-def vocabulary_scores(x: jax.Array, bias: jax.Array, token_table: jax.Array) -> jax.Array:
-    """Scores [..., V] float32 of every token, from the MLM head's output ([..., D], [V]) and the token table [V, D]."""
-    table = token_table.astype(x.dtype)
-    return jnp.einsum("...D,VD->...V", x, table, preferred_element_type=jnp.float32) + bias
+def output_table(params: dict[str, Any]) -> jax.Array:
+    """The [V, E] table whose products with the masked-language-model head's vectors are the scores of the tokens."""
+    head = params["mlm_head"]
+    return head["table"] if "table" in head else params["encoder"]["embeddings"]["token_embedding"]
+
+
+def vocabulary_scores(x: jax.Array, bias: jax.Array, table: jax.Array) -> jax.Array:
+    """Scores [..., V] float32 of every token, from the MLM head's output ([..., E], [V]) and the table [V, E]."""
+    return jnp.einsum("...E,VE->...V", x, table.astype(x.dtype), preferred_element_type=jnp.float32) + bias
 
 
 def pool(

@@ -20,6 +20,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
 }
 
 
@@ -82,25 +85,26 @@ def _accumulator(dtype: jnp.dtype) -> jnp.dtype:
 
 
 class Norm(nn.Module):
-    """Layer norm over the last axis (Ba et al. 2016, arXiv:1607.06450), computed in float32."""
+    """Layer norm (Ba et al. 2016, arXiv:1607.06450) or RMS norm (Zhang and Sennrich 2019, arXiv:1910.07467) over the
+    last axis, computed in float32."""
 
-    epsilon: float
-    bias: bool
+    config: EncoderConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         y = x.astype(jnp.float32)
-        mean = y.mean(-1, keepdims=True)
-        variance = jnp.square(y - mean).mean(-1, keepdims=True)
-        y = (y - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale)
-        if self.bias:
+        if self.config.norm == "layer":
+            y -= y.mean(-1, keepdims=True)
+        variance = jnp.square(y).mean(-1, keepdims=True)
+        y *= jax.lax.rsqrt(variance + self.config.norm_epsilon) * scale
+        if self.config.norm_bias:
             y += self.param("bias", nn.initializers.zeros, x.shape[-1:])
         return y.astype(x.dtype)
 
 
 class Embeddings(nn.Module):
-    """The sum of token, position and token-type embeddings, normalised: [B, T] ids -> [B, T, D]."""
+    """The sum of token, position and token-type embeddings, normalised and, if narrow, widened: [B, T] -> [B, T, D]."""
 
     config: EncoderConfig
     dtype: jnp.dtype
@@ -112,7 +116,7 @@ class Embeddings(nn.Module):
         c = self.config
 
         def table(name: str, rows: int) -> jax.Array:
-            return self.param(name, nn.initializers.truncated_normal(c.init_scale), (rows, c.hidden_size))
+            return self.param(name, nn.initializers.truncated_normal(c.init_scale), (rows, c.embedding_width))
 
         x = whole_rows(table("token_embedding", c.vocab_size))[token_ids]
         if c.positions == "learned":
@@ -121,9 +125,14 @@ class Embeddings(nn.Module):
             types = table("token_type_embedding", c.token_types)
             x += types[0] if token_type_ids is None else types[token_type_ids]
         if c.embedding_norm:
-            x = Norm(c.norm_epsilon, c.bias, name="norm")(x)
+            x = Norm(c, name="norm")(x)
         x = x.astype(self.dtype)
-        return dropout(x, c.dropout, self.make_rng("dropout")) if train and c.dropout else x
+        if train and c.dropout:
+            x = dropout(x, c.dropout, self.make_rng("dropout"))
+        if c.embedding_size:
+            shape = (c.embedding_size, c.hidden_size)
+            x = Linear("BTE,ED->BTD", shape, True, c.init_scale, name="projection")(x)
+        return x
 
 
 class Mlp(nn.Module):
@@ -136,6 +145,6 @@ class Mlp(nn.Module):
         c = self.config
         D, F = c.hidden_size, c.mlp_size
         act = ACTIVATIONS[c.activation]
-        h = Linear("BTD,DF->BTF", (D, F), c.bias, c.init_scale, name="up")(x)
-        h = act(Linear("BTD,DF->BTF", (D, F), c.bias, c.init_scale, name="gate")(x)) * h if c.gated_mlp else act(h)
-        return Linear("BTF,FD->BTD", (F, D), c.bias, c.init_scale, name="down")(h)
+        h = Linear("BTD,DF->BTF", (D, F), c.mlp_bias, c.init_scale, name="up")(x)
+        h = act(Linear("BTD,DF->BTF", (D, F), c.mlp_bias, c.init_scale, name="gate")(x)) * h if c.gated_mlp else act(h)
+        return Linear("BTF,FD->BTD", (F, D), c.mlp_bias, c.init_scale, name="down")(h)

@@ -1,10 +1,18 @@
-"""Rotary positions: pairs of a head's dimensions turn by an angle that grows with the position.
+"""Rotary positions and relative biases.
 
-Su et al. 2021, RoFormer, arXiv:2104.09864; the pairs are (i, i + H/2), as in GPT-NeoX and ModernBERT.
+Rotary: pairs of a head's dimensions turn by an angle that grows with the position (Su et al. 2021, RoFormer,
+arXiv:2104.09864); the pairs are (i, i + H/2), as in GPT-NeoX and ModernBERT.
+Relative: a learned number for each distance, far ones sharing (Raffel et al. 2020, T5, arXiv:1910.10683).
 """
 
+import math
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jaxencoder.model.config import EncoderConfig
 
 
 def rotary_table(positions: jax.Array, head_size: int, theta: float) -> tuple[jax.Array, jax.Array]:
@@ -28,3 +36,31 @@ def rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
     cos, sin = table
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+class RelativeBias(nn.Module):
+    """What the distance between two tokens adds to their attention score in each head: T -> [N, T, T] float32."""
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, T: int) -> jax.Array:
+        c = self.config
+        table = self.param("table", nn.initializers.truncated_normal(c.init_scale), (c.relative_buckets, c.num_heads))
+        distances = np.arange(T) - np.arange(T)[:, None]  # of a key from a query
+        return jnp.moveaxis(table[distance_buckets(distances, c.relative_buckets)], -1, 0)
+
+
+def distance_buckets(distances: np.ndarray, buckets: int, furthest: int = 128) -> np.ndarray:
+    """Rows of a table of relative biases, int32, from distances (key minus query, any shape).
+
+    Half the rows are for keys after the query. Of each half, one half is for the exact distances 0, 1, ..., the other
+    for ranges that grow as their logarithm up to `furthest`, from where on all share the last row.
+    """
+    half = buckets // 2
+    exact = half // 2
+    away = np.abs(distances)
+    # float32, as the reference computes it: at a range's edge the rounding decides.
+    ratio = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(furthest / exact))
+    ranges = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int32), half - 1)
+    return (np.where(away < exact, away, ranges) + half * (distances > 0)).astype(np.int32)

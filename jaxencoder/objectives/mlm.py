@@ -15,7 +15,7 @@ import numpy as np
 from jaxencoder.kernels.cross_entropy import cross_entropy
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import MlmHead
+from jaxencoder.model.heads import MlmHead, output_table
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, mean
 from jaxencoder.sharding import row_shards
 
@@ -81,10 +81,9 @@ class MaskedLM:
             )
             hidden = jnp.take_along_axis(hidden, masked.slots[..., None], axis=1)  # [B, K, D]
             hidden, bias = head.apply({"params": params["mlm_head"]}, hidden)
-            table = params["encoder"]["embeddings"]["token_embedding"]
             B, K = masked.slots.shape
             chunk = min(K, max(1, self.chunk * row_shards() // B))
-            total, correct = cross_entropy(hidden, table, bias, masked.targets, masked.weights, chunk)
+            total, correct = cross_entropy(hidden, output_table(params), bias, masked.targets, masked.weights, chunk)
             weight = masked.weights.sum()
             metrics = {"loss": (total, weight), "accuracy": (correct, weight)}
             return mean(metrics), metrics

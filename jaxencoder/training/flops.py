@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxencoder.model.config import EncoderConfig
+
 # Dense bfloat16 (float16 on cards without it) with float32 accumulation, from the vendors' data sheets, per JAX device:
 # a core of TPU v2, v3 and v7, else a chip. The first name found in the device's kind counts.
 PEAK_FLOPS = (
@@ -82,35 +84,19 @@ def _measured(platform: str, dtype: str, size: int = 1024, seconds: float = 0.2)
     return 2 * size**3 / best
 
 
-def training_flops(
-    *,
-    layers: int,
-    width: int,
-    mlp_width: int,
-    gated: bool = False,
-    row_length: int,
-    windows: tuple[int, ...] = (0,),
-    vocabulary: int = 0,
-    predicted: float = 0.0,
-) -> float:
+def training_flops(model: EncoderConfig, row_length: int, predicted: float = 0.0) -> float:
     """FLOPs of forward and backward pass per token: 2 a weight forward, twice that backward, and attention's products.
 
     Args:
-        layers: how many blocks.
-        width: D; the heads together are as wide.
-        mlp_width: F.
-        gated: whether the MLP has a gate, that is a third matrix.
-        row_length: T, taken for the number of keys of a query where there is no window (with many documents in a row
-            the useful number is smaller).
-        windows: attention windows, repeated over the layers: w tokens to either side, 0 for all.
-        vocabulary: V of the head that predicts tokens; 0 without one.
-        predicted: share of the tokens that the head predicts. The head is one [D,D] layer and the [D,V] decoder.
+        model: the architecture; without a window, row_length is taken for the number of keys of a query (with many
+            documents in a row the useful number is smaller).
+        row_length: T.
+        predicted: share of the tokens that a masked-language-model head predicts; 0 without one.
     """
-    weights = 4 * width**2 + (3 if gated else 2) * width * mlp_width
-    keys = sum(min(2 * window + 1, row_length) if window else row_length for window in _repeat(windows, layers))
-    head = predicted * (width**2 + width * vocabulary) if vocabulary else 0.0
-    return 3.0 * (2 * weights * layers + 4 * width * keys + 2 * head)
-
-
-def _repeat(windows: tuple[int, ...], layers: int) -> list[int]:
-    return [windows[layer % len(windows)] for layer in range(layers)]
+    D, E, V = model.hidden_size, model.embedding_width, model.vocab_size
+    attention = 2 * D * model.head_size * (model.num_heads + model.kv_heads)
+    weights = attention + (3 if model.gated_mlp else 2) * D * model.mlp_size
+    windows = [model.windows[layer % len(model.windows)] for layer in range(model.num_layers)]
+    keys = sum(min(2 * window + 1, row_length) if window else row_length for window in windows)
+    head = predicted * ((D * E if model.head_transform else 0) + E * V)
+    return 3.0 * (2 * (weights * model.num_layers + D * model.embedding_size + head) + 4 * D * keys)

@@ -100,17 +100,8 @@ class Telemetry:
         self._steps = 0
         self._tracing = False
         self._rate = jax.jit(schedule(config.optimizer, config.training.steps))
-        model, masked = config.model, isinstance(config.objective, MaskedLM)
-        self._flops = training_flops(
-            layers=model.num_layers,
-            width=model.hidden_size,
-            mlp_width=model.mlp_size,
-            gated=model.gated_mlp,
-            row_length=config.data.row_length,
-            windows=model.windows,
-            vocabulary=model.vocab_size if masked else 0,
-            predicted=config.objective.rate if masked else 0.0,
-        )
+        predicted = config.objective.rate if isinstance(config.objective, MaskedLM) else 0.0
+        self._flops = training_flops(config.model, config.data.row_length, predicted)
         self._dtype = config.compute.dtype
         self._parameters = sum(x.size for x in jax.tree.leaves(params))
 

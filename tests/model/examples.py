@@ -21,7 +21,8 @@ BERT = EncoderConfig(
 )  # fmt: skip
 MODERNBERT = dataclasses.replace(
     BERT, positions="rotary", rope_theta=160_000.0, windows=(0, 8, 8), num_layers=5, token_types=0, norm_epsilon=1e-5,
-    norm_placement="pre", first_norm=False, bias=False, gated_mlp=True,
+    norm_placement="pre", first_norm=False, gated_mlp=True,
+    attention_bias=False, mlp_bias=False, norm_bias=False, head_bias=False,
 )  # fmt: skip
 CONFIGS = {"bert": BERT, "modernbert": MODERNBERT}
 # For tests that differentiate, which is what compiles slowly: a stack, and layers beside it.

@@ -49,5 +49,5 @@ def test_global_layers_of_a_banded_model_are_dense() -> None:
 
 
 def test_no_biases() -> None:
-    params = linen_params(Attention(dataclasses.replace(BERT, bias=False), FLOAT32, 0, False), X, IDS, None)
+    params = linen_params(Attention(dataclasses.replace(BERT, attention_bias=False), FLOAT32, 0, False), X, IDS, None)
     assert all(set(module) == {"kernel"} for module in params.values())

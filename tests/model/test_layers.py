@@ -29,16 +29,19 @@ def test_linear(spec: str, shape: tuple[int, ...], bias: tuple[int, ...]) -> Non
     np.testing.assert_allclose(rough.astype(jnp.float32), expected, atol=0.02 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("kind", ["layer", "rms"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_norm(bias: bool) -> None:
-    norm, x = Norm(1e-5, bias), np.asarray(X, np.float64)
+def test_norm(kind: str, bias: bool) -> None:
+    norm, x = Norm(dataclasses.replace(BERT, norm=kind, norm_epsilon=1e-5, norm_bias=bias)), np.asarray(X, np.float64)
     params = linen_params(norm, X)
     assert set(params) == ({"scale", "bias"} if bias else {"scale"})
-    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * params["scale"]
+    centred = x - x.mean(-1, keepdims=True) if kind == "layer" else x
+    expected = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-5) * params["scale"]
     expected += params.get("bias", 0)
     np.testing.assert_allclose(norm.apply({"params": params}, X), expected, atol=1e-5)
     # Far from 0 the mean of squares would lose everything; and bfloat16 inputs are normed in float32.
-    np.testing.assert_allclose(norm.apply({"params": params}, X + 3000), expected, atol=2e-2)
+    if kind == "layer":
+        np.testing.assert_allclose(norm.apply({"params": params}, X + 3000), expected, atol=2e-2)
     rough = X.astype(jnp.bfloat16)
     exact = norm.apply({"params": params}, rough.astype(jnp.float32))
     np.testing.assert_array_equal(norm.apply({"params": params}, rough), exact.astype(jnp.bfloat16))
@@ -49,6 +52,7 @@ def test_activations() -> None:
     cdf = np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x])
     tanh = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     expected = {"gelu": x * cdf, "gelu_tanh": x * tanh, "relu": np.maximum(x, 0), "silu": x / (1 + np.exp(-x))}
+    expected |= {"tanh": np.tanh(x), "quick_gelu": x / (1 + np.exp(-1.702 * x)), "relu_squared": np.maximum(x, 0) ** 2}
     assert set(expected) == set(ACTIVATIONS)
     for name, y in expected.items():
         np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(x, jnp.float32)), y, atol=1e-6, err_msg=name)

@@ -217,19 +217,24 @@ def test_peak_is_measured_where_unknown() -> None:
 
 def test_flops_of_bert_base() -> None:
     # 84.9M weights in the blocks, 6 FLOPs each, and 12 D for each key of each layer.
-    got = training_flops(layers=12, width=768, mlp_width=3072, row_length=512)
+    got = training_flops(EncoderConfig(vocab_size=30522), 512)
     assert got == 6 * 84_934_656 + 12 * 12 * 768 * 512
-    head = training_flops(layers=12, width=768, mlp_width=3072, row_length=512, vocabulary=30522, predicted=0.15)
+    head = training_flops(EncoderConfig(vocab_size=30522), 512, predicted=0.15)
     assert head - got == pytest.approx(6 * 0.15 * (768**2 + 768 * 30522))
 
 
 def test_windows_and_gates() -> None:
-    plain = {"layers": 6, "width": 64, "mlp_width": 96, "row_length": 1024}
-    every = training_flops(**plain)
-    local = training_flops(**plain, windows=(0, 64, 64))
-    assert every - local == 12 * 64 * 4 * (1024 - 129)
-    assert training_flops(**plain, windows=(2000,)) == every
-    assert training_flops(**plain, gated=True) - every == 6 * 6 * 64 * 96
+    def flops(**settings) -> float:
+        sizes = dict(vocab_size=100, num_layers=6, hidden_size=64, mlp_size=96, num_heads=4)
+        return training_flops(EncoderConfig(**sizes, **settings), 1024)
+
+    every = flops()
+    assert every - flops(windows=(0, 64, 64)) == 12 * 64 * 4 * (1024 - 129)
+    assert flops(windows=(2000,)) == every
+    assert flops(gated_mlp=True) - every == 6 * 6 * 64 * 96
+    assert every - flops(num_kv_heads=1) == 6 * 6 * 64 * 2 * 48
+    assert flops(embedding_size=32) - every == 6 * 32 * 64
+    assert flops(layer_groups=1) == every
 
 
 def test_flops_equal_what_xla_counts() -> None:
@@ -246,5 +251,6 @@ def test_flops_equal_what_xla_counts() -> None:
     square = {name: jnp.ones((d, d)) for name in "qkvo"}
     weights = [square | {"up": jnp.ones((d, f)), "down": jnp.ones((f, d))} for _ in range(layers)]
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(weights, jnp.ones((t, d))).compile()
-    ours = t * training_flops(layers=layers, width=d, mlp_width=f, row_length=t)
+    config = EncoderConfig(num_layers=layers, hidden_size=d, mlp_size=f, num_heads=heads)
+    ours = t * training_flops(config, t)
     assert compiled.cost_analysis()["flops"] == pytest.approx(ours, rel=0.05)
