@@ -14,6 +14,7 @@ import jaxencoder
 TRACEBACK = "JAXENCODER_TRACEBACK"
 _RECIPE_HELP = "recipe (path, or name of one that comes with jaxencoder), run folder, or a run's config.json"
 _MODEL_HELP = "folder of a run, of transformers or of sentence-transformers, or a name of the hub"
+_POOLINGS = ("cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken")
 _OVERRIDES = "dotted overrides follow, such as --training.steps 200; with a recipe, --help lists them all"
 
 
@@ -106,8 +107,12 @@ def _parse(words: list[str]) -> argparse.Namespace:
         "--to",
         choices=("hf", "sentence-transformers", "run"),
         required=True,
-        help="hf, sentence-transformers: what they load; run: what --init-from takes",
+        help="hf: what transformers loads; sentence-transformers: what that loads; run: what --init-from takes",
     )
+    convert.add_argument(
+        "--pooling", choices=_POOLINGS, help="of sentence-transformers (default: the model's own, or mean)"
+    )
+    convert.add_argument("--normalize", action="store_true", default=None, help="vectors of length 1, likewise")
 
     args, rest = parser.parse_known_args(words)
     if rest and not getattr(args, "rest", False):
@@ -126,7 +131,7 @@ def _embedding_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-field", default="text", help="field of a record that holds the text (default: text)")
     parser.add_argument(
         "--pooling",
-        choices=("cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken"),
+        choices=_POOLINGS,
         help="(default: the model's own, or mean)",
     )
     parser.add_argument("--batch-tokens", type=int, default=8192, help="tokens in one batch (default: 8192)")
@@ -247,7 +252,7 @@ def _embedding_settings(args: argparse.Namespace) -> dict[str, str | int | None]
 def _convert(args: argparse.Namespace) -> None:
     from jaxencoder.inference.convert import convert
 
-    convert(args.source, args.folder, args.to)
+    convert(args.source, args.folder, args.to, args.pooling, args.normalize)
     form = {"hf": "transformers loads it", "run": "a run"}.get(args.to, f"{args.to} loads it")
     print(f"{args.source} in {args.folder}, as {form}")
 

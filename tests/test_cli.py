@@ -189,7 +189,7 @@ def test_search(calls, capsys):
             ("normalize", "prompt", "dimensions", "text_field", "pooling", "batch_tokens"),
         ),
         ("inference.search", "search", 4, ("text_field", "pooling", "batch_tokens")),
-        ("inference.convert", "convert", 3, ()),
+        ("inference.convert", "convert", 5, ()),
         ("inference.load", "load", 1, ()),
         ("training.loop", "train", 2, ()),
         ("tasks.evaluate", "evaluate", 1, ("data",)),

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from jaxencoder.config import TokenizerConfig, save
+from jaxencoder.inference.embed import chosen
 from jaxencoder.inference.load import load
+from jaxencoder.model.heads import Pooling
 from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.training.checkpoint import Checkpoints
 
@@ -15,7 +17,13 @@ Format = Literal["hf", "sentence-transformers", "run"]
 log = logging.getLogger(__name__)
 
 
-def convert(source: str | Path, folder: str | Path, to: Format) -> None:
+def convert(
+    source: str | Path,
+    folder: str | Path,
+    to: Format,
+    pooling: Pooling | None = None,
+    normalize: bool | None = None,
+) -> None:
     """Write a model in another format.
 
     Args:
@@ -23,6 +31,8 @@ def convert(source: str | Path, folder: str | Path, to: Format) -> None:
         folder: to write; empty, or not there yet.
         to: "hf" for transformers; "sentence-transformers" for that and the way to a text's vector; "run" for a folder
             that `init_from` takes.
+        pooling, normalize: how a text's vector is made, for "sentence-transformers"; None: as the model has it. A run's
+            `learned` pooling cannot be written.
 
     Raises:
         ValueError: an unknown format, a folder that holds something, a model that the format cannot hold.
@@ -34,6 +44,12 @@ def convert(source: str | Path, folder: str | Path, to: Format) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already; name a new folder")
     model = load(source)
+    if (pooling, normalize) != (None, None):
+        if to != "sentence-transformers":
+            raise ValueError(
+                f"format {to!r} says nothing of pooling and normalize; give sentence-transformers, or neither"
+            )
+        model = dataclasses.replace(model, sentence=chosen(model, pooling, normalize))
     if to != "run":
         model.save(folder, to)
         return

@@ -315,6 +315,11 @@ def test_convert(encoder, tmp_path: Path, capsys, caplog) -> None:
     assert capsys.readouterr().out == f"{source} in {target}, as sentence-transformers loads it\n"
     expected = theirs.encode(SHORT, prompt_name="query")
     np.testing.assert_allclose(jaxencoder.load(target).embed(SHORT, prompt="query"), expected, atol=1e-5)
+    choice = ["--pooling", "lasttoken", "--normalize"]
+    assert main(["convert", str(encoder("bert")), target + "2", "--to", "sentence-transformers", *choice]) == 0
+    assert jaxencoder.load(target + "2").sentence == SentenceSettings(("lasttoken",), normalize=True)
+    assert main(["convert", source, target + "3", "--to", "hf", *choice]) == 2
+    assert "format 'hf' says nothing of pooling" in capsys.readouterr().err and not Path(target + "3").exists()
     assert main(["convert", source, run, "--to", "run"]) == 0
     assert "a run keeps the encoder and its heads, but no pooling, modules or prompts" in caplog.text
     opened = jaxencoder.load(run)
