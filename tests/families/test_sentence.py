@@ -407,7 +407,7 @@ DENSE_WEIGHTS = {"linear.weight": (3, D), "linear.bias": (3,)}
         (DENSE | {"bias": False}, DENSE_WEIGHTS, "has the weights linear.bias, linear.weight, but .* linear.weight$"),
         (DENSE | {"use_residual": True}, DENSE_WEIGHTS, "asks for linear.bias, linear.weight, residual.weight"),
         ([], {}, "holds no JSON object"),
-        (DENSE, None, "has no model.safetensors"),
+        (DENSE, None, "2_Dense has no "),
         (None, {}, "config.json is missing, so the folder is not whole"),
     ],
 )
