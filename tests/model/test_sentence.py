@@ -1,5 +1,5 @@
 """From hidden states to vectors: packed documents, prompts and sizes. What the modules compute is compared with
-sentence-transformers in tests/families/test_sentence.py."""
+sentence-transformers in tests/families/test_sentence_parity.py."""
 
 import jax
 import numpy as np
