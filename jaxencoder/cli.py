@@ -14,6 +14,7 @@ import jaxencoder
 TRACEBACK = "JAXENCODER_TRACEBACK"
 _RECIPE_HELP = "recipe (path, or name of one that comes with jaxencoder), run folder, or a run's config.json"
 _MODEL_HELP = "folder of a run, of transformers or of sentence-transformers, or a name of the hub"
+_POOLINGS = ("cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken")
 _OVERRIDES = "dotted overrides follow, such as --training.steps 200; with a recipe, --help lists them all"
 
 
@@ -84,6 +85,8 @@ def _parse(words: list[str]) -> argparse.Namespace:
     embed.add_argument("--input", required=True, metavar="SOURCE", help="texts: .jsonl, .txt, .parquet, tfds:NAME, ...")
     embed.add_argument("--output", required=True, type=Path, help=".parquet, .jsonl or .npy file to write")
     embed.add_argument("--normalize", action="store_true", default=None, help="scale each vector to length 1")
+    embed.add_argument("--prompt", help="name of a stored prompt, or its text (default: the model's own, if any)")
+    embed.add_argument("--dimensions", type=int, metavar="N", help="keep the first N numbers of each vector")
     _embedding_options(embed)
 
     search = _verb(verbs, "search", _search, "the texts of a source that are most like a query")
@@ -101,8 +104,15 @@ def _parse(words: list[str]) -> argparse.Namespace:
     convert.add_argument("source", metavar="MODEL", help=_MODEL_HELP)
     convert.add_argument("folder", type=Path, metavar="FOLDER", help="new folder to write")
     convert.add_argument(
-        "--to", choices=("hf", "run"), required=True, help="hf: what transformers loads; run: what --init-from takes"
+        "--to",
+        choices=("hf", "sentence-transformers", "run"),
+        required=True,
+        help="hf: what transformers loads; sentence-transformers: what that loads; run: what --init-from takes",
     )
+    convert.add_argument(
+        "--pooling", choices=_POOLINGS, help="of sentence-transformers (default: the model's own, or mean)"
+    )
+    convert.add_argument("--normalize", action="store_true", default=None, help="vectors of length 1, likewise")
 
     args, rest = parser.parse_known_args(words)
     if rest and not getattr(args, "rest", False):
@@ -120,7 +130,9 @@ def _verb(verbs, name: str, run, help: str, **options) -> argparse.ArgumentParse
 def _embedding_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-field", default="text", help="field of a record that holds the text (default: text)")
     parser.add_argument(
-        "--pooling", choices=("cls", "mean", "max", "learned"), help="(default: the model's own, or mean)"
+        "--pooling",
+        choices=_POOLINGS,
+        help="(default: the model's own, or mean)",
     )
     parser.add_argument("--batch-tokens", type=int, default=8192, help="tokens in one batch (default: 8192)")
 
@@ -221,7 +233,8 @@ def _fill_mask(args: argparse.Namespace) -> None:
 def _embed(args: argparse.Namespace) -> None:
     from jaxencoder.inference.embed import embed_file
 
-    count = embed_file(args.run, args.input, args.output, normalize=args.normalize, **_embedding_settings(args))
+    own = {"normalize": args.normalize, "prompt": args.prompt, "dimensions": args.dimensions}
+    count = embed_file(args.run, args.input, args.output, **own, **_embedding_settings(args))
     print(f"{count} texts in {args.output}")
 
 
@@ -239,8 +252,9 @@ def _embedding_settings(args: argparse.Namespace) -> dict[str, str | int | None]
 def _convert(args: argparse.Namespace) -> None:
     from jaxencoder.inference.convert import convert
 
-    convert(args.source, args.folder, args.to)
-    print(f"{args.source} in {args.folder}, as {'transformers loads it' if args.to == 'hf' else 'a run'}")
+    convert(args.source, args.folder, args.to, args.pooling, args.normalize)
+    form = {"hf": "transformers loads it", "run": "a run"}.get(args.to, f"{args.to} loads it")
+    print(f"{args.source} in {args.folder}, as {form}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -163,9 +163,11 @@ def test_fill_mask(monkeypatch, capsys):
 def test_embed(calls, capsys):
     record = calls("inference.embed", "embed_file", result=7)
     words = ["--input", "a.jsonl", "--output", "b.parquet", "--pooling", "cls", "--batch-tokens", "512"]
+    words += ["--prompt", "query: ", "--dimensions", "8"]
     assert main(["embed", "run", *words]) == 0
     settings = {"text_field": "text", "pooling": "cls", "batch_tokens": 512}
-    assert record == [(("run", "a.jsonl", Path("b.parquet")), {"normalize": None, **settings})]
+    own = {"normalize": None, "prompt": "query: ", "dimensions": 8}
+    assert record == [(("run", "a.jsonl", Path("b.parquet")), own | settings)]
     assert capsys.readouterr().out == "7 texts in b.parquet\n"
 
 
@@ -180,9 +182,14 @@ def test_search(calls, capsys):
 @pytest.mark.parametrize(
     ("module", "function", "arguments", "settings"),
     [
-        ("inference.embed", "embed_file", 3, ("normalize", "text_field", "pooling", "batch_tokens")),
+        (
+            "inference.embed",
+            "embed_file",
+            3,
+            ("normalize", "prompt", "dimensions", "text_field", "pooling", "batch_tokens"),
+        ),
         ("inference.search", "search", 4, ("text_field", "pooling", "batch_tokens")),
-        ("inference.convert", "convert", 3, ()),
+        ("inference.convert", "convert", 5, ()),
         ("inference.load", "load", 1, ()),
         ("training.loop", "train", 2, ()),
         ("tasks.evaluate", "evaluate", 1, ("data",)),

@@ -1,11 +1,12 @@
 """One vector for each text, in memory or from file to file in bounded memory.
 
-Mean pooling is the default, as in Reimers and Gurevych 2019 (Sentence-BERT, arXiv:1908.10084).
+Mean pooling is a run's default, as in Reimers and Gurevych 2019 (Sentence-BERT, arXiv:1908.10084).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -18,9 +19,11 @@ from jaxencoder.inference import buckets
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import Pooling, pool
+from jaxencoder.model.heads import Pooling
+from jaxencoder.model.sentence import SentenceSettings, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text.sources import Record, read
+from jaxencoder.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from jaxencoder.inference.model import Model
@@ -32,13 +35,16 @@ _CHUNK_CHARACTERS = 1 << 24  # ... and their characters at most, so that memory 
 def embed(
     model: Model,
     texts: Sequence[str],
-    pooling: Pooling | None = None,
+    pooling: Pooling | tuple[Pooling, ...] | None = None,
     normalize: bool | None = None,
+    prompt: str | None = None,
+    dimensions: int | None = None,
     batch_tokens: int = 8192,
     max_length: int | None = None,
 ) -> np.ndarray:
     """[N, D] float32; see `Model.embed`."""
-    vectors, cut = _embed(model, texts, pooling, normalize, batch_tokens, max_length)
+    settings = chosen(model, pooling, normalize, dimensions)
+    vectors, cut = _embed(model, texts, settings, prompt, batch_tokens, max_length)
     buckets.warn_of_cuts(cut, len(vectors), model.limit(max_length))
     return vectors
 
@@ -47,17 +53,20 @@ def embed_source(
     model: Model,
     records: Iterable[Record],
     text_field: str = "text",
-    pooling: Pooling | None = None,
+    pooling: Pooling | tuple[Pooling, ...] | None = None,
     normalize: bool | None = None,
+    prompt: str | None = None,
+    dimensions: int | None = None,
     batch_tokens: int = 8192,
     max_length: int | None = None,
 ) -> Iterator[tuple[list[Record], np.ndarray]]:
     """Records with their vectors, (n records, [n, D] float32) at a time, in order and in bounded memory."""
+    settings = chosen(model, pooling, normalize, dimensions)
     cut = count = 0
     with tqdm(unit=" texts", desc="Embedding", disable=None) as bar:
         for chunk in chunks(records, text_field):
             texts = [record[text_field] for record in chunk]
-            vectors, long = _embed(model, texts, pooling, normalize, batch_tokens, max_length, bar.update)
+            vectors, long = _embed(model, texts, settings, prompt, batch_tokens, max_length, bar.update)
             yield chunk, vectors
             cut, count = cut + long, count + len(chunk)
     buckets.warn_of_cuts(cut, count, model.limit(max_length))
@@ -68,8 +77,10 @@ def embed_file(
     input: str,
     output: str | Path,
     text_field: str = "text",
-    pooling: Pooling | None = None,
+    pooling: Pooling | tuple[Pooling, ...] | None = None,
     normalize: bool | None = None,
+    prompt: str | None = None,
+    dimensions: int | None = None,
     batch_tokens: int = 8192,
     max_length: int | None = None,
 ) -> int:
@@ -80,7 +91,7 @@ def embed_file(
         input: source of records, as in `jaxencoder.text.sources`.
         output: .parquet or .jsonl (the records' fields and "embedding"), or .npy ([N, D] float32, in order).
         text_field: field of a record that holds the text.
-        pooling, normalize, batch_tokens, max_length: as in `Model.embed`.
+        pooling, normalize, prompt, dimensions, batch_tokens, max_length: as in `Model.embed`.
 
     Returns:
         The number of texts.
@@ -96,7 +107,8 @@ def embed_file(
     with open_writer(output) as write:  # first: a model is long to load for nothing
         records = read(input, text_field=text_field)
         model = opened(run)
-        for chunk, vectors in embed_source(model, records, text_field, pooling, normalize, batch_tokens, max_length):
+        options = (pooling, normalize, prompt, dimensions, batch_tokens, max_length)
+        for chunk, vectors in embed_source(model, records, text_field, *options):
             write(chunk, vectors)
             count += len(chunk)
     return count
@@ -116,15 +128,33 @@ def chunks(records: Iterable[Record], text_field: str) -> Iterator[list[Record]]
         yield chunk
 
 
-def check_pooling(model: Model, pooling: str) -> None:
-    """Raises ValueError for a pooling that there is not, or that the run has not learned."""
-    if pooling not in get_args(Pooling):
-        raise ValueError(f"pooling is {pooling!r}; give one of {', '.join(get_args(Pooling))}")
-    if pooling == "learned" and _query(model.params) is None:
+def chosen(
+    model: Model,
+    pooling: Pooling | tuple[Pooling, ...] | None = None,
+    normalize: bool | None = None,
+    dimensions: int | None = None,
+) -> SentenceSettings:
+    """The model's settings with what is asked for in their place.
+
+    Raises:
+        ValueError: a pooling that there is not, that the run has not learned or that the modules after it do not take;
+            more dimensions than the vectors have.
+    """
+    settings = model.sentence
+    pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling or settings.pooling)
+    for name in pooling:
+        if name not in get_args(Pooling):
+            raise ValueError(f"pooling is {name!r}; give one of {', '.join(get_args(Pooling))}")
+    if "learned" in pooling and _query(model.params) is None:
         raise ValueError(
             "pooling is 'learned', but this run has learned none; give cls, mean or max, "
             "or train with --objective.pooling learned"
         )
+    settings = replace(settings, pooling=pooling, normalize=settings.normalize if normalize is None else normalize)
+    size = settings.size(model.config.model.hidden_size)
+    if dimensions is not None and not 1 <= dimensions <= size:
+        raise ValueError(f"dimensions is {dimensions}, but the vectors have {size}; give 1 to {size}")
+    return replace(settings, dimensions=dimensions or settings.dimensions)
 
 
 def hidden(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
@@ -136,34 +166,52 @@ def hidden(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows:
 def _embed(
     model: Model,
     texts: Sequence[str],
-    pooling: Pooling | None,
-    normalize: bool | None,
+    settings: SentenceSettings,
+    prompt: str | None,
     batch_tokens: int,
     max_length: int | None,
     progress: Callable[[int], object] = lambda number: None,
 ) -> tuple[np.ndarray, int]:
-    """Vectors [N, D] float32, and how many texts were cut."""
-    pooling = pooling or model.pooling
-    normalize = model.normalize if normalize is None else normalize
-    check_pooling(model, pooling)
-    ids, cut = buckets.tokenize(model.tokenizer, texts, model.limit(max_length))
-    vectors = np.zeros((len(ids), model.config.model.hidden_size), np.float32)
-    function = partial(_pooled, model.config.model, model.compute, pooling, normalize)
+    """Vectors [N, size] float32, and how many texts were cut."""
+    limit = model.limit(max_length)
+    before = settings.prompt(prompt)
+    skip = _prompt_tokens(model.tokenizer, before, limit) if before else None
+    if before and not isinstance(texts, str | bytes):
+        texts = [before + text if isinstance(text, str) else text for text in texts]
+    ids, cut = buckets.tokenize(model.tokenizer, texts, limit)
+    size = settings.size(model.config.model.hidden_size)
+    vectors = np.zeros((len(ids), min(size, settings.dimensions or size)), np.float32)
+    function = partial(_pooled, model.config.model, model.compute, replace(settings, prompts=(), default_prompt=None))
+    function = partial(function, None if settings.include_prompt else skip)
     for at, values in model.run(function, ids, batch_tokens, max_length):
         vectors[at] = values[: len(at)]
         progress(len(at))
     return vectors, cut
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _prompt_tokens(tokenizer: Tokenizer, prompt: str, limit: int) -> int:
+    """How many tokens a prompt puts before a text, [CLS] with them; ValueError if they leave none for the text."""
+    ids = tokenizer.encode_batch([prompt])[0].ids
+    if len(ids) >= limit:
+        raise ValueError(
+            f"the prompt {prompt[:40]!r} has {len(ids)} tokens, which leaves none of {limit} for a text; "
+            "give a shorter prompt or a larger max_length"
+        )
+    return len(ids) - int(ids[-1] in tokenizer.special_ids)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _pooled(
-    encoder: EncoderConfig, compute: ComputeConfig, pooling: Pooling, normalize: bool, params: Params, rows: Batch
+    encoder: EncoderConfig,
+    compute: ComputeConfig,
+    settings: SentenceSettings,
+    skip: int | None,
+    params: Params,
+    rows: Batch,
 ) -> jax.Array:
     x = hidden(encoder, compute, params, rows)
-    vectors = pool(x, rows["segment_ids"], 1, pooling, _query(params))[:, 0]
-    if not normalize:
-        return vectors
-    return vectors / jax.numpy.maximum(jax.numpy.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    modules = params.get("sentence", {})
+    return sentence_vectors(settings, modules, x, rows["segment_ids"], 1, skip, _query(params))[:, 0]
 
 
 def _query(params: Params) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 
@@ -68,7 +68,7 @@ def _run(folder: Path, dtype: str | None, step: int | str) -> Model:
     return Model(config, params, tokenizer, _compute(config, dtype))
 
 
-def _published(folder: Path, dtype: str | None, max_length: int = 0, **settings: Any) -> Model:
+def _published(folder: Path, dtype: str | None, max_length: int = 0) -> Model:
     found = checkpoint.load(folder)
     tokenizer = None
     if any(any(folder.glob(name)) for name in _TOKENIZER_FILES):
@@ -80,14 +80,21 @@ def _published(folder: Path, dtype: str | None, max_length: int = 0, **settings:
             )
     length = min(max_length or found.config.max_length, found.config.max_length)
     config = RunConfig(name=folder.name, model=found.config, data=DataConfig(row_length=length))
-    return Model(config, found.params, tokenizer, _compute(config, dtype), found.family, **settings)
+    return Model(config, found.params, tokenizer, _compute(config, dtype), found.family)
 
 
 def _sentence_model(folder: Path, dtype: str | None) -> Model:
-    settings = sentence.read(folder)
-    return _published(
-        settings.transformer, dtype, settings.max_length, pooling=settings.pooling, normalize=settings.normalize
-    )
+    found = sentence.read(folder)
+    model = _published(found.transformer, dtype, found.max_length)
+    size = model.config.model.hidden_size
+    if size != found.hidden_size:
+        raise ValueError(f"{folder} pools vectors of {found.hidden_size} numbers, but its encoder's have {size}")
+    tokenizer = model.tokenizer
+    if found.lowercase and tokenizer is not None:
+        tokenizer = tokenizer.lowercased()
+    params = model.params | {"sentence": found.params} if found.params else model.params
+    config = dataclasses.replace(model.config, name=folder.name)
+    return dataclasses.replace(model, config=config, params=params, tokenizer=tokenizer, sentence=found.settings)
 
 
 def _compute(config: RunConfig, dtype: str | None) -> ComputeConfig:

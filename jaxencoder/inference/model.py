@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.config import RunConfig
-from jaxencoder.families import checkpoint
+from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.family import Family
 from jaxencoder.inference import buckets, embed, fill_mask
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import MlmHead, Pooling, output_table, vocabulary_scores
+from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text.tokenizer import Tokenizer
 
@@ -35,7 +36,7 @@ class Model:
         tokenizer: None for a checkpoint that came without one, which can only be called.
         compute: how the arithmetic is done here, whatever the run was trained with.
         family: of a published checkpoint; None for a run.
-        pooling, normalize: how `embed` makes a vector unless it is told otherwise.
+        sentence: how `embed` makes a vector unless it is told otherwise; what it learned is params["sentence"].
     """
 
     config: RunConfig
@@ -43,8 +44,7 @@ class Model:
     tokenizer: Tokenizer | None
     compute: ComputeConfig = field(default_factory=lambda: ComputeConfig(dtype="float32"))
     family: Family | None = None
-    pooling: Pooling = "mean"
-    normalize: bool = False
+    sentence: SentenceSettings = field(default_factory=SentenceSettings)
 
     def __call__(
         self,
@@ -74,19 +74,40 @@ class Model:
             rows["token_type_ids"] = jnp.asarray(token_type_ids, jnp.int32)
         return _outputs(self.config.model, self.compute, self.placed, rows)
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, format: Literal["hf", "sentence-transformers"] = "hf") -> None:
         """Write a folder that transformers loads: config.json, model.safetensors and the tokenizer.
 
+        Args:
+            folder: created when missing.
+            format: "sentence-transformers" adds its modules and leaves the encoder's heads out. To write another
+                pooling or normalisation, give the model other settings: dataclasses.replace(model, sentence=...).
+
         Raises:
-            ValueError: no published family has this architecture.
+            ValueError: no published family has this architecture, or sentence-transformers not the pooling.
             OSError: the folder cannot be written.
         """
-        ids = {}
+        if format not in ("hf", "sentence-transformers"):
+            raise ValueError(f"format is {format!r}; give hf or sentence-transformers")
+        params, ids = self.params, {}
+        if format == "sentence-transformers":
+            self._save_sentence_modules(Path(folder))
+            params = {"encoder": params["encoder"]}
+        elif (Path(folder) / sentence.MODULES_FILE).exists():
+            raise ValueError(f"{folder} holds a {sentence.MODULES_FILE}, which would stay; save to an empty folder")
         if self.tokenizer is not None:
             named = {"pad": "pad", "bos": "cls", "cls": "cls", "eos": "sep", "sep": "sep"}
             ids = {f"{theirs}_token_id": getattr(self.tokenizer, f"{ours}_id") for theirs, ours in named.items()}
             self.tokenizer.save(folder)
-        checkpoint.save(folder, self.config.model, self.params, ids, self.family)
+        checkpoint.save(folder, self.config.model, params, ids, self.family)
+
+    def _save_sentence_modules(self, folder: Path) -> None:
+        if self.tokenizer is None or self.tokenizer.name.startswith("sentencepiece"):
+            kind = "no tokenizer" if self.tokenizer is None else f"a {self.tokenizer.name} tokenizer"
+            raise ValueError(f"the model has {kind}; sentence-transformers needs one that tokenizer.json can hold")
+        if self.family is None:
+            checkpoint.family_of(self.config.model)  # raises before anything is written
+        modules, hidden_size = self.params.get("sentence", {}), self.config.model.hidden_size
+        sentence.write(folder, self.sentence, modules, hidden_size, self.max_length)
 
     @cached_property
     def module(self) -> Encoder:
@@ -106,8 +127,10 @@ class Model:
     def embed(
         self,
         texts: Sequence[str],
-        pooling: Pooling | None = None,
+        pooling: Pooling | tuple[Pooling, ...] | None = None,
         normalize: bool | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
         max_length: int | None = None,
     ) -> np.ndarray:
@@ -115,19 +138,24 @@ class Model:
 
         Args:
             texts: any number, any lengths; those longer than max_length are cut, with one warning.
-            pooling: the first token's vector, the mean or the largest value over all tokens, or the run's own learned
-                pooling; None: `self.pooling`.
-            normalize: scale each vector to length 1, so that a dot product is a cosine; None: `self.normalize`.
+            pooling: the first token's vector, the mean or the largest value over all tokens, the run's own learned
+                pooling, or another of `jaxencoder.model.heads.pool`; several stand one after the other. None, here and
+                below: as `self.sentence` has it.
+            normalize: scale each vector to length 1, so that a dot product is a cosine.
+            prompt: name of a stored prompt or, with a space or a mark in it, the text itself to put before each text;
+                "" for none.
+            dimensions: keep so many numbers of each vector (Matryoshka), before it is normalised.
             batch_tokens: tokens computed at once, padding included; memory grows with it.
             max_length: tokens, `self.max_length` if None.
 
         Returns:
-            [N, D] float32, in the order of `texts`.
+            [N, dimensions] float32, in the order of `texts`.
 
         Raises:
-            ValueError: no list of strings, an unknown pooling, or `learned` in a run that has not learned any.
+            ValueError: no list of strings, an unknown pooling, `learned` in a run that has not learned any, an unknown
+                or too long prompt, or more dimensions than there are.
         """
-        return embed.embed(self, texts, pooling, normalize, batch_tokens, max_length)
+        return embed.embed(self, texts, pooling, normalize, prompt, dimensions, batch_tokens, max_length)
 
     def tokens(
         self, texts: Sequence[str], batch_tokens: int = BATCH_TOKENS, max_length: int | None = None

@@ -14,6 +14,9 @@ from jaxencoder.text.sources import Record, read
 if TYPE_CHECKING:
     from jaxencoder.inference.model import Model
 
+# Names of the prompts that sentence-transformers takes for a query and for what is searched.
+_QUERIES, _DOCUMENTS = ("query",), ("document", "passage", "corpus")
+
 
 def most_similar(query_vectors: np.ndarray, vectors: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """The k vectors nearest to each query by cosine similarity.
@@ -51,6 +54,8 @@ def search(
 ) -> list[tuple[float, Record]]:
     """The k records of a source whose texts are most like a query.
 
+    A model that has prompts for queries and documents gets them.
+
     Args:
         run: folder of a run, or an open model.
         source: as in `jaxencoder.text.sources`; read once, in bounded memory.
@@ -66,9 +71,12 @@ def search(
         raise ValueError(f"k is {k}; give at least 1")
     records = read(source, text_field=text_field)
     model = opened(run)
-    queries = embed.embed(model, [query], pooling)
+    names = dict(model.sentence.prompts)
+    asked, stored = (next((name for name in group if name in names), None) for group in (_QUERIES, _DOCUMENTS))
+    queries = embed.embed(model, [query], pooling, prompt=asked)
     best: list[tuple[float, Record]] = []
-    for chunk, vectors in embed.embed_source(model, records, text_field, pooling, batch_tokens=batch_tokens):
+    options = {"prompt": stored, "batch_tokens": batch_tokens}
+    for chunk, vectors in embed.embed_source(model, records, text_field, pooling, **options):
         scores, indices = most_similar(queries, vectors, k)
         best += [(float(score), chunk[i]) for score, i in zip(scores[0], indices[0], strict=True)]
         best = sorted(best, key=lambda item: -item[0])[:k]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm
 
-Pooling = Literal["cls", "mean", "max", "learned"]
+Pooling = Literal["cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken"]
 
 
 class MlmHead(nn.Module):
@@ -48,7 +48,12 @@ def vocabulary_scores(x: jax.Array, bias: jax.Array, table: jax.Array) -> jax.Ar
 
 
 def pool(
-    hidden: jax.Array, segment_ids: jax.Array, documents: int, method: Pooling, query: jax.Array | None = None
+    hidden: jax.Array,
+    segment_ids: jax.Array,
+    documents: int,
+    method: Pooling,
+    query: jax.Array | None = None,
+    skip: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """One vector for each document of each row.
 
@@ -56,27 +61,35 @@ def pool(
         hidden: [B, T, D].
         segment_ids: [B, T]; document e of a row has the segment id e + 1.
         documents: E, the most documents in a row.
-        method: the first token's vector, the mean, the largest value of each dimension, or the mean under softmax
-            weights hidden @ query (a learned pooling, as Yang et al. 2016, HAN).
+        method: the first or the last token's vector, the mean, the sum divided by the square root of the number of
+            tokens, the mean weighted by the place in the document (1, 2, ...; Muennighoff 2022, arXiv:2202.08904), the
+            largest value of each dimension, or the mean under softmax weights hidden @ query (a learned pooling, as
+            Yang et al. 2016, HAN).
         query: [D], for `learned` alone.
+        skip: how many tokens at the start of each document are left out, such as those of a prompt.
 
     Returns:
-        [B, E, D] float32; zeros for documents that are not there.
+        [B, E, D] float32; zeros for documents of which nothing is there.
     """
     hidden = hidden.astype(jnp.float32)
     member = segment_ids[:, None, :] == jnp.arange(1, documents + 1)[:, None]  # [B, E, T]
+    if skip is not None or method == "weightedmean":
+        place = member.cumsum(-1)
+        member &= place > (0 if skip is None else skip)
     there = member.any(-1, keepdims=True)
     if method == "max":
         largest = jax.lax.map(lambda m: jnp.where(m[..., None], hidden, -jnp.inf).max(1), jnp.moveaxis(member, 1, 0))
         return jnp.where(there, jnp.moveaxis(largest, 0, 1), 0)
-    if method == "cls":
-        first = jnp.take_along_axis(hidden, member.argmax(-1)[..., None], axis=1)
-        return jnp.where(there, first, 0)
-    if method == "mean":
-        weights = member / jnp.maximum(member.sum(-1, keepdims=True), 1)
-    else:
+    if method in ("cls", "lasttoken"):
+        at = member.argmax(-1) if method == "cls" else member.shape[-1] - 1 - member[..., ::-1].argmax(-1)
+        return jnp.where(there, jnp.take_along_axis(hidden, at[..., None], axis=1), 0)
+    if method == "learned":
         scores = (hidden @ query)[:, None, :]
         weights = jnp.where(there, jax.nn.softmax(jnp.where(member, scores, -1e30), axis=-1), 0)
+    else:
+        weights = member * place if method == "weightedmean" else member
+        total = jnp.maximum(weights.sum(-1, keepdims=True), 1)
+        weights = weights / (jnp.sqrt(total) if method == "mean_sqrt_len" else total)
     return jnp.einsum("BET,BTD->BED", weights, hidden)
 
 

@@ -60,6 +60,12 @@ class Tokenizer:
         """
         return cls(_load(Path(path)))
 
+    def lowercased(self) -> "Tokenizer":
+        """This tokenizer on texts in lower case; ValueError for a SentencePiece model, which has no such step."""
+        if isinstance(self._backend, SentencePieceBackend):
+            raise ValueError("a SentencePiece model has no step that lowercases; give the tokenizer as tokenizer.json")
+        return Tokenizer(self._backend.lowercased())
+
     def save(self, folder: str | os.PathLike) -> None:
         """Writes what `load(folder)` reads, with the same fingerprint; each file appears whole or not at all.
 

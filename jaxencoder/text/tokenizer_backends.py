@@ -12,6 +12,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 import sentencepiece
 import tokenizers
+from tokenizers import normalizers
 
 ROLES = ("pad", "unk", "cls", "sep", "mask")
 # Tried in this order when no configuration names the special tokens: BERT's names, then RoBERTa's and SentencePiece's.
@@ -114,6 +115,16 @@ class HuggingFaceBackend:
         self._tokenizer = tokenizer
         self._settings = json.loads(tokenizer.to_str())
         self.name = self._settings["model"]["type"].lower()
+
+    def lowercased(self) -> "HuggingFaceBackend":
+        """The same, with every text in lower case before anything else; special tokens keep theirs."""
+        changed = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        steps = changed.normalizer
+        steps = [] if steps is None else list(steps) if isinstance(steps, normalizers.Sequence) else [steps]
+        if any(isinstance(step, normalizers.Lowercase) for step in steps):
+            return self
+        changed.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+        return HuggingFaceBackend(changed, {role: self.tokens[i] for role, i in self.roles.items()}, "the tokenizer")
 
     def state(self) -> bytes:
         return json.dumps(self._settings, ensure_ascii=False, sort_keys=True).encode()

@@ -56,6 +56,15 @@ def test_transformers_gives_the_same_ids(folder: Path, converted: Path) -> None:
     assert theirs(texts)["input_ids"] == [encoding.ids.tolist() for encoding in ours]
 
 
+def test_sentence_transformers_gives_a_runs_vectors(folder: Path, tmp_path: Path) -> None:
+    theirs = pytest.importorskip("sentence_transformers")
+    assert main(["convert", str(folder), str(tmp_path / "st"), "--to", "sentence-transformers"]) == 0
+    model, texts = jaxencoder.load(folder), ["the cat sat", "", "rome " * 200]
+    opened = theirs.SentenceTransformer(str(tmp_path / "st"), device="cpu")
+    np.testing.assert_allclose(opened.encode(texts), model.embed(texts), atol=1e-5)
+    assert opened.max_seq_length == model.max_length == jaxencoder.load(tmp_path / "st").max_length
+
+
 @pytest.mark.parametrize(
     ("to", "message"), [("onnx", "format 'onnx' is unknown"), ("hf", "is there already; name a new folder")]
 )

@@ -1,11 +1,13 @@
 """Pooling of documents against loops in numpy, and the heads against their formulas."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.model.heads import Classifier, MlmHead, pool
+from jaxencoder.model.heads import Classifier, MlmHead, Pooling, pool
 from tests.model.examples import BERT, linen_params
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 3, 0], [1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]])
@@ -13,22 +15,34 @@ HIDDEN = np.random.default_rng(0).standard_normal((3, 7, 24)).astype(np.float32)
 E = 4
 
 
-@pytest.mark.parametrize("method", ["cls", "mean", "max", "learned"])
-def test_pool(method: str) -> None:
+@pytest.mark.parametrize("skip", [None, 0, 2])
+@pytest.mark.parametrize("method", get_args(Pooling))
+def test_pool(method: str, skip: int | None) -> None:
     query = np.random.default_rng(1).standard_normal(24).astype(np.float32)
     hidden = np.where((SEGMENTS > 0)[..., None], HIDDEN, 1e3).astype(np.float32)  # padding would be seen
     expected = np.zeros((3, E, 24))
+    pooled = np.zeros(SEGMENTS.shape, bool)
     for b, e in np.ndindex(3, E):
-        x = hidden[b][SEGMENTS[b] == e + 1]
+        (at,) = np.nonzero(SEGMENTS[b] == e + 1)
+        places = np.arange(1, len(at) + 1)[skip or 0 :]
+        x = hidden[b][at[skip or 0 :]]
         if len(x):
+            pooled[b, {"cls": at[skip or 0], "lasttoken": at[-1]}.get(method, at[skip or 0 :])] = True
             weights = np.exp(x @ query - (x @ query).max())
-            learned = (weights / weights.sum()) @ x
-            expected[b, e] = {"cls": x[0], "mean": x.mean(0), "max": x.max(0), "learned": learned}[method]
-    run = jax.jit(lambda h: pool(h, jnp.asarray(SEGMENTS), E, method, query))
+            expected[b, e] = {
+                "cls": x[0],
+                "lasttoken": x[-1],
+                "mean": x.mean(0),
+                "mean_sqrt_len": x.sum(0) / len(x) ** 0.5,
+                "weightedmean": places @ x / places.sum(),
+                "max": x.max(0),
+                "learned": (weights / weights.sum()) @ x,
+            }[method]
+    run = jax.jit(lambda h: pool(h, jnp.asarray(SEGMENTS), E, method, query, skip))
     np.testing.assert_allclose(run(hidden), expected, atol=1e-4)
     assert run(hidden.astype(jnp.bfloat16)).dtype == jnp.float32
     gradient = np.asarray(jax.grad(lambda h: jnp.square(run(h)).sum())(hidden))
-    assert np.isfinite(gradient).all() and not gradient[SEGMENTS == 0].any() and gradient[SEGMENTS > 0].any()
+    assert np.isfinite(gradient).all() and not gradient[~pooled].any() and gradient[pooled].any()
 
 
 def test_classifier_is_berts() -> None:
