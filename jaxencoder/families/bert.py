@@ -2,9 +2,19 @@
 
 from typing import Any
 
-from jaxencoder.families.family import PUBLISHED, Family, Settings, activation
+from jaxencoder.families.family import (
+    PUBLISHED,
+    Family,
+    Heads,
+    Settings,
+    activation,
+    head,
+    plain_heads,
+    pooler,
+)
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.heads import HeadConfig
 
 
 def _encoder_config(c: Settings) -> EncoderConfig:
@@ -69,14 +79,23 @@ def _mlm_head(c: EncoderConfig) -> list[Weight]:
     ]
 
 
+def _heads(c: EncoderConfig, settings: Settings) -> Heads:
+    return {
+        "pooler": pooler("bert.pooler.dense"),
+        "nsp_head": head("nsp_head", HeadConfig("pooled", 2), output="cls.seq_relationship"),
+        **plain_heads(settings),
+    }
+
+
 BERT = Family(
     model_type="bert",
+    name="Bert",
     prefix="bert.",
-    masked_lm="BertForMaskedLM",
     encoder_config=_encoder_config,
     settings=_settings,
     encoder=_encoder,
     mlm_head=_mlm_head,
+    heads=_heads,
     tied="cls.predictions.decoder.weight",
     fixed={"position_embedding_type": "absolute"},
 )

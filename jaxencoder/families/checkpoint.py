@@ -1,5 +1,6 @@
 """Folders as transformers writes them: config.json and weights, to an architecture and parameters and back."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -12,38 +13,73 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxencoder.families.albert import ALBERT
 from jaxencoder.families.bert import BERT
 from jaxencoder.families.distilbert import DISTILBERT
-from jaxencoder.families.family import Family, Settings
+from jaxencoder.families.electra import ELECTRA
+from jaxencoder.families.eurobert import EUROBERT
+from jaxencoder.families.family import HEADS, Family, Heads, Settings
+from jaxencoder.families.json_files import write_json
 from jaxencoder.families.modernbert import MODERNBERT
+from jaxencoder.families.mpnet import MPNET
+from jaxencoder.families.nomic_bert import NOMIC_BERT
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
-from jaxencoder.families.tables import Params, from_tensors, renamed, to_tensors
+from jaxencoder.families.roformer import ROFORMER
+from jaxencoder.families.tables import Params, Weight, from_tensors, renamed, to_tensors
 from jaxencoder.families.weights import open_weights, save_weights
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import MlmHead
+from jaxencoder.model.heads import Head, HeadConfig, MlmHead
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 # In the order in which `save` tries them.
-FAMILIES = (BERT, DISTILBERT, MODERNBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT)
-_FIXED = {"is_decoder": False, "add_cross_attention": False, "tie_word_embeddings": True, "quantization_config": None}
+FAMILIES = (
+    BERT,
+    DISTILBERT,
+    MODERNBERT,
+    ROBERTA,
+    XLM_ROBERTA,
+    CAMEMBERT,
+    ELECTRA,
+    ALBERT,
+    MPNET,
+    NOMIC_BERT,
+    EUROBERT,
+    ROFORMER,
+)
+_FIXED = {"is_decoder": False, "add_cross_attention": False, "quantization_config": None}
+_TIED = "tie_word_embeddings"
 _SPECIAL_IDS = tuple(f"{name}_token_id" for name in ("pad", "bos", "eos", "cls", "sep"))
-_BUFFERS = re.compile(r"(position_ids|token_type_ids|inv_freq)$")
+_BUFFERS = re.compile(r"(position_ids|token_type_ids|inv_freq|embed_positions\.weight)$")
+
+
+class Published(NamedTuple):
+    """Where a model comes from, and what of that its architecture does not say.
+
+    Attributes:
+        family: by config.json's model_type.
+        settings: all of config.json.
+        heads: those that it has besides the masked-language-model head, by their names among the parameters.
+    """
+
+    family: Family
+    settings: Settings
+    heads: Mapping[str, HeadConfig]
 
 
 class Checkpoint(NamedTuple):
     """What a folder holds.
 
     Attributes:
-        family: by config.json's model_type.
+        published: family, config.json and heads.
         config: the architecture.
-        params: {"encoder": ..., "mlm_head": ...}, the head where the folder has one; float32.
-        left_out: names of the weights that belong to neither, such as a pooler.
+        params: {"encoder": ..., "mlm_head": ..., ...}, the heads that the folder has; float32.
+        left_out: names of the weights that nothing here uses.
     """
 
-    family: Family
+    published: Published
     config: EncoderConfig
     params: Params
     left_out: tuple[str, ...]
@@ -80,20 +116,28 @@ def load(folder: str | os.PathLike) -> Checkpoint:
     tensors = open_weights(folder)
     names = renamed(tensors, family.prefix)
     view = {standard: tensors[name] for standard, name in names.items()}
-    rows, head = family.encoder(config), family.mlm_head(config)
-    has_head = head[0].theirs in view
-    params, used = from_tensors(
-        [*rows, *head] if has_head else rows, view, parameter_shapes(config, has_head), config, str(folder)
-    )
-    if family.tied in view and has_head:
+    has_mlm_head = _has_mlm_head(family, config, settings, view)
+    heads = _heads(family, config, settings, view, str(folder))
+    rows = _rows(family, config, has_mlm_head, heads)
+    if has_mlm_head and not config.tied_output:
+        biases = {row.theirs for row in rows if row.ours == ("mlm_head/bias",)}
+        if biases & view.keys():  # files that hold equal tensors once leave one of them out
+            rows = [row for row in rows if row.theirs not in biases or row.theirs in view]
+    shapes = parameter_shapes(config, has_mlm_head, {name: table.config for name, table in heads.items()})
+    params, used = from_tensors(rows, view, shapes, config, str(folder))
+    if family.tied in view and has_mlm_head and config.tied_output:
         used.add(family.tied)
-        if not np.array_equal(view[family.tied], view[rows[0].theirs]):
-            raise ValueError(f"{folder}: {family.tied} differs from the token table; such a head cannot be loaded")
-        used.add(family.tied.removesuffix("weight") + "bias")
+        if not np.array_equal(view[family.tied], params["encoder"]["embeddings"]["token_embedding"]):
+            raise ValueError(
+                f"{folder}: {family.tied} differs from the token table, but config.json ties them ({_TIED})"
+            )
+    if has_mlm_head:
+        used.add(_own_bias(family))  # where the table is tied, the same numbers as the head's
     left_out = tuple(name for name in view if name not in used and not _BUFFERS.search(name))
     if left_out:
         log.warning("%s: %d weights are not used: %s", folder, len(left_out), ", ".join(left_out[:8]))
-    return Checkpoint(family, config, params, left_out)
+    published = Published(family, settings, {name: table.config for name, table in heads.items()})
+    return Checkpoint(published, config, params, left_out)
 
 
 def save(
@@ -101,63 +145,130 @@ def save(
     config: EncoderConfig,
     params: Params,
     special_ids: Mapping[str, int] | None = None,
-    family: Family | None = None,
+    published: Published | None = None,
 ) -> None:
     """Write a folder that transformers can read; config.json, last, makes it whole.
 
     Args:
         folder: created when missing.
         config: the architecture.
-        params: {"encoder": ...} and, if it is there, "mlm_head".
+        params: {"encoder": ...} and the heads that are there; one that the family does not know is left out.
         special_ids: pad_token_id, cls_token_id, ... for config.json.
-        family: None takes the first one that can say all of the architecture.
+        published: where the model comes from; None takes the first family that can say all of the architecture.
 
     Raises:
         ValueError: no published family has this architecture.
         OSError: the folder cannot be written.
     """
-    family = family or family_of(config)
-    has_head = "mlm_head" in params
-    rows = [*family.encoder(config), *(family.mlm_head(config) if has_head else ())]
-    parts = {name: params[name] for name in ("encoder", "mlm_head") if name in params}
-    tensors = to_tensors(rows, parts, config)
-    if not has_head:
-        tensors = {name.removeprefix(family.prefix): tensor for name, tensor in tensors.items()}
-    architecture = family.masked_lm if has_head else family.masked_lm.replace("ForMaskedLM", "Model")
-    settings = {"architectures": [architecture], "model_type": family.model_type, "dtype": "float32"}
+    family = published.family if published else family_of(config)
     # Without a tokenizer nobody knows the special ids, and a family's defaults may lie outside the vocabulary.
-    settings |= {"tie_word_embeddings": True} | dict.fromkeys(_SPECIAL_IDS) | family.settings(config)
-    settings |= special_ids or {}
+    settings = dict.fromkeys(_SPECIAL_IDS) | (dict(published.settings) if published else {})
+    settings |= {_TIED: config.tied_output} | family.settings(config) | (special_ids or {})
+    known = family.heads(config, settings)
+    heads = {name: table for name, table in known.items() if name in params}
+    has_mlm_head = "mlm_head" in params
+    architecture = _architecture(family, has_mlm_head, heads)
+    settings |= {"architectures": [architecture], "model_type": family.model_type, "dtype": "float32"}
+    rows = _rows(family, config, has_mlm_head, heads)
+    parts = {name: params[name] for name in ("encoder", "mlm_head", *heads) if name in params}
+    tensors = to_tensors(rows, parts, config)
+    if architecture.endswith("Model"):
+        tensors = {name.removeprefix(family.prefix): tensor for name, tensor in tensors.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(tensors, folder)
-    part = folder / f".{CONFIG_FILE}.{os.getpid()}"
-    try:
-        part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, folder / CONFIG_FILE)
-    finally:
-        part.unlink(missing_ok=True)
+    write_json(folder / CONFIG_FILE, settings)
 
 
 def family_of(config: EncoderConfig) -> Family:
     """The first family whose config.json says all of an architecture; ValueError if there is none."""
     for family in FAMILIES:
         try:
-            if family.encoder_config(family.settings(config)) == config:
+            if _architecture_of(family, {_TIED: config.tied_output} | family.settings(config)) == config:
                 return family
         except ValueError:
             continue
     raise ValueError(f"no published family has this architecture: {config}")
 
 
-def parameter_shapes(config: EncoderConfig, mlm_head: bool) -> Params:
-    """The shapes of the encoder's parameters and, if asked, of the masked-language-model head's."""
+def parameter_shapes(config: EncoderConfig, mlm_head: bool, heads: Mapping[str, HeadConfig] | None = None) -> Params:
+    """The shapes of the parameters of the encoder and, if asked, of the masked-language-model head and of others."""
     one, key = jnp.ones((1, 1), jnp.int32), jax.random.key(0)
+    hidden = jax.ShapeDtypeStruct((1, 1, config.hidden_size), jnp.float32)
     shapes = {"encoder": jax.eval_shape(Encoder(config).init, key, one, one, one)["params"]}
     if mlm_head:
-        hidden = jax.ShapeDtypeStruct((1, 1, config.hidden_size), jnp.float32)
-        shapes["mlm_head"] = jax.eval_shape(MlmHead(config).init, key, hidden)["params"]
+        shapes["mlm_head"] = jax.eval_shape(MlmHead(config).init, key, hidden).get("params", {})
+    for name, head in (heads or {}).items():
+        shapes[name] = jax.eval_shape(Head(config, head).init, key, hidden)["params"]
     return shapes
+
+
+def _own_bias(family: Family) -> str:
+    """The name of the output table's bias."""
+    return family.tied.removesuffix("weight") + "bias"
+
+
+def _rows(family: Family, config: EncoderConfig, mlm_head: bool, heads: Heads) -> list[Weight]:
+    rows = list(family.encoder(config))
+    if mlm_head:
+        head = family.mlm_head(config)
+        if not config.tied_output:
+            # The table's own bias counts, and the head's is written only because transformers looks for it.
+            head += [row._replace(theirs=_own_bias(family)) for row in head if row.ours == ("mlm_head/bias",)]
+            head.append(Weight(family.tied, ("mlm_head/table",)))
+        rows += head
+    return rows + [row for table in heads.values() for row in table.weights]
+
+
+def _has_mlm_head(family: Family, config: EncoderConfig, settings: Settings, tensors: Mapping[str, np.ndarray]) -> bool:
+    kinds = _kinds(family, settings)
+    if kinds is not None and not kinds & {"ForMaskedLM", "ForPreTraining"}:
+        return False
+    rows = _rows(family, config, True, {})[len(family.encoder(config)) :]
+    names = [row.theirs for row in rows] or [family.tied]
+    # transformers leaves a tied table out of its files: a head of nothing else is there when its class is named.
+    return any(name in tensors for name in names) or (not rows and kinds is not None and "ForMaskedLM" in kinds)
+
+
+def _heads(
+    family: Family, config: EncoderConfig, settings: Settings, tensors: Mapping[str, np.ndarray], where: str
+) -> Heads:
+    """The heads that config.json's architecture has, as far as the file holds a weight of them."""
+    kinds, known = _kinds(family, settings), family.heads(config, settings)
+    wanted = {name for kind in ({"ForPreTraining"} if kinds is None else kinds) for name in HEADS[kind]}
+    heads = {}
+    for name, table in known.items():
+        if name not in wanted:
+            continue
+        if any(row.theirs in tensors for row in table.weights):
+            heads[name] = table
+        elif name != "pooler" or any(known[other].config.inputs == "pooled" for other in wanted & known.keys()):
+            log.warning("%s has no weights of its %s, which is left out", where, name.replace("_", " "))
+    if "pooler" not in heads:
+        return {name: table for name, table in heads.items() if table.config.inputs != "pooled"}
+    return {"pooler": heads["pooler"], **heads}  # first: others use what it gives
+
+
+def _kinds(family: Family, settings: Settings) -> set[str] | None:
+    """The ends of the architectures' names in config.json, or None if it names none of the family's."""
+    names = settings.get("architectures") or ()
+    kinds = {str(name).removeprefix(family.name) for name in names} & HEADS.keys()
+    return kinds or None
+
+
+def _architecture(family: Family, mlm_head: bool, heads: Heads) -> str:
+    """The class that has just these heads (and perhaps more)."""
+    own = next((name for name in heads if name.endswith("_head") and name != "nsp_head"), None)
+    if mlm_head:
+        return family.name + ("ForPreTraining" if "nsp_head" in heads else "ForMaskedLM")
+    if own is None:
+        return family.name + ("ForNextSentencePrediction" if "nsp_head" in heads else "Model")
+    return family.name + next(kind for kind, names in reversed(HEADS.items()) if own in names)
+
+
+def _architecture_of(family: Family, settings: Settings) -> EncoderConfig:
+    config = family.encoder_config(settings)
+    return dataclasses.replace(config, tied_output=settings.get(_TIED, config.tied_output))
 
 
 def _config(family: Family, settings: Settings, where: str) -> EncoderConfig:
@@ -165,7 +276,9 @@ def _config(family: Family, settings: Settings, where: str) -> EncoderConfig:
         if settings.get(name, value) != value:
             raise ValueError(f"{where} has {name} {settings[name]!r} in its config.json; only {value!r} can be loaded")
     try:
-        return family.encoder_config(settings)
+        config = _architecture_of(family, settings)
+        family.heads(config, settings)
+        return config
     except KeyError as error:
         raise ValueError(f"{where} has no {error.args[0]} in its config.json") from None
     except (ValueError, TypeError) as error:

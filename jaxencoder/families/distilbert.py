@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from jaxencoder.families.family import PUBLISHED, Family, Settings, activation
+from jaxencoder.families.family import PUBLISHED, Family, Heads, Settings, activation, head, labels, plain_heads
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.heads import HeadConfig
 
 
 def _encoder_config(c: Settings) -> EncoderConfig:
@@ -64,13 +65,25 @@ def _mlm_head(c: EncoderConfig) -> list[Weight]:
     ]
 
 
+def _heads(c: EncoderConfig, settings: Settings) -> Heads:
+    def pooled(name: str, outputs: int):
+        return head(name, HeadConfig("cls", outputs, "relu"), "pre_classifier", "classifier")
+
+    return {
+        "sequence_head": pooled("sequence_head", labels(settings)),
+        "choice_head": pooled("choice_head", 1),
+        **plain_heads(settings, "token_head", "span_head"),
+    }
+
+
 DISTILBERT = Family(
     model_type="distilbert",
+    name="DistilBert",
     prefix="distilbert.",
-    masked_lm="DistilBertForMaskedLM",
     encoder_config=_encoder_config,
     settings=_settings,
     encoder=_encoder,
     mlm_head=_mlm_head,
+    heads=_heads,
     tied="vocab_projector.weight",
 )

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from jaxencoder.families.tables import Weight
+from jaxencoder.families.tables import Weight, linear, norm
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.heads import HeadConfig
 
 Settings = Mapping[str, Any]  # a config.json
 
@@ -34,42 +35,122 @@ PUBLISHED = {
 }
 
 
+class HeadTable(NamedTuple):
+    """A head and the rows of its weights."""
+
+    config: HeadConfig
+    weights: list[Weight]
+
+
+Heads = dict[str, HeadTable]  # by the names of HEADS
+
+# The end of an architecture's name in config.json -> the heads that it has, if its family knows them. The
+# masked-language-model head is apart: training knows it too.
+HEADS = {
+    "Model": ("pooler",),
+    "ForMaskedLM": (),
+    "ForPreTraining": ("pooler", "nsp_head", "rtd_head"),
+    "ForNextSentencePrediction": ("pooler", "nsp_head"),
+    "ForSequenceClassification": ("pooler", "sequence_head"),
+    "ForMultipleChoice": ("pooler", "choice_head"),
+    "ForTokenClassification": ("token_head",),
+    "ForQuestionAnswering": ("span_head",),
+}
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of encoders.
 
     Attributes:
         model_type: of config.json.
+        name: of its classes in config.json, such as Bert in BertForMaskedLM.
         prefix: before the names of the encoder's tensors, in a checkpoint with heads.
-        masked_lm: the architecture that config.json names for an encoder with a masked-language-model head.
         encoder_config: config.json -> architecture. KeyError for a setting that is missing.
         settings: architecture -> config.json.
         encoder: the rows of the encoder, names with the prefix.
         mlm_head: the rows of the masked-language-model head.
-        tied: name of the output table, where a checkpoint holds it again.
+        heads: (architecture, config.json) -> the other heads.
+        tied: name of the output table, where a checkpoint holds it again, or has its own.
         fixed: settings that the encoder knows only at this value; another is refused by name.
     """
 
     model_type: str
+    name: str
     prefix: str
-    masked_lm: str
     encoder_config: Callable[[Settings], EncoderConfig]
     settings: Callable[[EncoderConfig], dict[str, Any]]
     encoder: Callable[[EncoderConfig], list[Weight]]
     mlm_head: Callable[[EncoderConfig], list[Weight]]
+    heads: Callable[[EncoderConfig, Settings], Heads]
     tied: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def head_activation(settings: Settings, name: str, encoder: str) -> str:
-    """The same of a head's activation: "same" where it is the encoder's."""
+    """Our name of a head's activation: "same" where it is the encoder's."""
     own = activation(settings, name)
     return "same" if own == activation(settings, encoder) else own
 
 
 def activation(settings: Settings, name: str) -> str:
     """Our name of the activation under `name`; ValueError for one that there is not."""
-    published = settings.get(name, "gelu")
+    return known_activation(settings.get(name, "gelu"), name)
+
+
+def known_activation(published: Any, name: str) -> str:
+    """Our name of an activation; ValueError for one that there is not."""
     if published not in ACTIVATIONS:
         raise ValueError(f"config.json has {name} {published!r}; known are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[published]
+
+
+def rope_theta(rope: Settings | None, default: float) -> float:
+    """The base of rotary wavelengths, from config.json's rope_parameters (its older names go into `default`)."""
+    kind = (rope or {}).get("rope_type", "default")
+    if kind != "default":
+        raise ValueError(f"config.json has rope_type {kind!r}; only the default, without scaling, can be loaded yet")
+    if (part := (rope or {}).get("partial_rotary_factor", 1.0)) != 1:
+        raise ValueError(f"config.json has partial_rotary_factor {part}; only 1 can be loaded")
+    return float((rope or {}).get("rope_theta") or default)
+
+
+def labels(settings: Settings) -> int:
+    """How many classes a classifier has: config.json counts them by their names, and leaves two out."""
+    return len(settings.get("id2label") or ()) or settings.get("num_labels") or 2
+
+
+def head(
+    name: str, config: HeadConfig, dense: str = "", output: str = "", norm_name: str = "", norm_bias: bool = True
+) -> HeadTable:
+    """A head's rows: the names of its transform, its projection and its norm, as far as it has them."""
+    rows = []
+    if config.activation is not None:
+        rows += linear(dense, f"{name}/dense", bias=config.transform_bias)
+    if config.outputs:
+        rows += linear(output, f"{name}/output", bias=True)
+    if config.norm:
+        rows += norm(norm_name, f"{name}/norm", norm_bias)
+    return HeadTable(config, rows)
+
+
+def pooler(dense: str, activation: str = "tanh") -> HeadTable:
+    """BERT's pooler: a transform of the first token's vector."""
+    return head("pooler", HeadConfig("cls", activation=activation), dense)
+
+
+def plain_heads(settings: Settings, *kinds: str, classifier: str = "classifier", inputs: str = "pooled") -> Heads:
+    """The heads that are one projection, as BERT has them: of each token, or of `inputs`."""
+    count = labels(settings)
+    every = {
+        "sequence_head": head("sequence_head", HeadConfig(inputs, count), output=classifier),
+        "choice_head": head("choice_head", HeadConfig(inputs, 1), output=classifier),
+        "token_head": head("token_head", HeadConfig("tokens", count), output=classifier),
+        "span_head": head("span_head", HeadConfig("tokens", 2), output="qa_outputs"),
+    }
+    return {kind: every[kind] for kind in kinds or every}
+
+
+def transform_head(name: str, config: HeadConfig, where: str = "classifier") -> HeadTable:
+    """A head of two projections with an activation between, as RoBERTa has it."""
+    return head(name, config, f"{where}.dense", f"{where}.out_proj")

@@ -2,9 +2,20 @@
 
 from typing import Any
 
-from jaxencoder.families.family import PUBLISHED, Family, Settings, activation, head_activation
+from jaxencoder.families.family import (
+    PUBLISHED,
+    Family,
+    Heads,
+    Settings,
+    activation,
+    head,
+    head_activation,
+    labels,
+    rope_theta,
+)
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.heads import HeadConfig
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _THETAS = {_GLOBAL: 160_000.0, _LOCAL: 10_000.0}
@@ -34,7 +45,6 @@ def _encoder_config(c: Settings) -> EncoderConfig:
         head_activation=head_activation(c, "classifier_activation", "hidden_activation"),
         head_bias=c.get("classifier_bias", False),
         output_bias=c.get("decoder_bias", True),
-        tied_output=c.get("tie_word_embeddings", True),
         dropout=c.get("mlp_dropout", 0.0),
         attention_dropout=c.get("attention_dropout", 0.0),
         init_scale=c.get("initializer_range", 0.02),
@@ -42,10 +52,7 @@ def _encoder_config(c: Settings) -> EncoderConfig:
 
 
 def _theta(c: Settings, kind: str, old_name: str) -> float:
-    rope = (c.get("rope_parameters") or {}).get(kind) or {}
-    if rope.get("rope_type", "default") != "default" or c.get("rope_scaling"):
-        raise ValueError("config.json scales its rotary positions (rope_scaling), which cannot be loaded yet")
-    return float(rope.get("rope_theta") or c.get(old_name) or _THETAS[kind])
+    return rope_theta((c.get("rope_parameters") or {}).get(kind), c.get(old_name) or _THETAS[kind])
 
 
 def _windows(c: Settings) -> tuple[int, ...]:
@@ -85,7 +92,6 @@ def _settings(c: EncoderConfig) -> dict[str, Any]:
         "classifier_activation": PUBLISHED[c.activation if c.head_activation == "same" else c.head_activation],
         "classifier_bias": c.head_bias,
         "decoder_bias": c.output_bias,
-        "tie_word_embeddings": c.tied_output,
         "mlp_dropout": c.dropout,
         "embedding_dropout": c.dropout,
         "attention_dropout": c.attention_dropout,
@@ -113,18 +119,36 @@ def _mlm_head(c: EncoderConfig) -> list[Weight]:
     return [
         *linear("head.dense", "mlm_head/dense", bias=c.head_bias),
         *norm("head.norm", "mlm_head/norm", c.norm_bias),
-        Weight("decoder.bias", ("mlm_head/bias",)),
+        *([Weight("decoder.bias", ("mlm_head/bias",))] if c.output_bias else ()),
     ]
+
+
+def _heads(c: EncoderConfig, settings: Settings) -> Heads:
+    pooling = settings.get("classifier_pooling", "cls")
+    if pooling not in ("cls", "mean"):
+        raise ValueError(f"config.json has classifier_pooling {pooling!r}; known are cls and mean")
+
+    def table(name: str, inputs: str, outputs: int):
+        act = c.activation if c.head_activation == "same" else c.head_activation
+        config = HeadConfig(inputs, outputs, act, c.head_bias, norm=True)
+        return head(name, config, "head.dense", "classifier", "head.norm", c.norm_bias)
+
+    return {
+        "sequence_head": table("sequence_head", pooling, labels(settings)),
+        "choice_head": table("choice_head", pooling, 1),
+        "token_head": table("token_head", "tokens", labels(settings)),
+        "span_head": table("span_head", "tokens", 2),
+    }
 
 
 MODERNBERT = Family(
     model_type="modernbert",
+    name="ModernBert",
     prefix="model.",
-    masked_lm="ModernBertForMaskedLM",
     encoder_config=_encoder_config,
     settings=_settings,
     encoder=_encoder,
     mlm_head=_mlm_head,
+    heads=_heads,
     tied="decoder.weight",
-    fixed={"decoder_bias": True},
 )

@@ -4,16 +4,15 @@ Liu et al. 2019, arXiv:1907.11692; Conneau et al. 2020, arXiv:1911.02116; Martin
 """
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 from jaxencoder.families.bert import BERT
-from jaxencoder.families.family import Family, Settings
-from jaxencoder.families.tables import Weight, linear, norm
+from jaxencoder.families.family import Family, Heads, Settings, labels, plain_heads, pooler, transform_head
+from jaxencoder.families.tables import Weight, linear, moved, norm
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.heads import HeadConfig
 
 _PAD = 1  # of every published model; the first token has the position after it
-_POSITIONS = "roberta.embeddings.position_embeddings.weight"
 
 
 def _encoder_config(c: Settings) -> EncoderConfig:
@@ -26,13 +25,12 @@ def _settings(c: EncoderConfig) -> dict[str, Any]:
 
 
 def _encoder(c: EncoderConfig) -> list[Weight]:
-    return list(_renamed(BERT.encoder(c)))
+    return behind_padding(moved(BERT.encoder(c), "bert.", "roberta."))
 
 
-def _renamed(weights: list[Weight]) -> Iterator[Weight]:
-    for weight in weights:
-        name = "roberta." + weight.theirs.removeprefix("bert.")
-        yield weight._replace(theirs=name, skip=_PAD + 1 if name == _POSITIONS else 0)
+def behind_padding(weights: list[Weight]) -> list[Weight]:
+    """The rows with a position table whose first positions nothing reads."""
+    return [w._replace(skip=_PAD + 1) if w.theirs.endswith(".position_embeddings.weight") else w for w in weights]
 
 
 def _mlm_head(c: EncoderConfig) -> list[Weight]:
@@ -43,17 +41,26 @@ def _mlm_head(c: EncoderConfig) -> list[Weight]:
     ]
 
 
+def _heads(c: EncoderConfig, settings: Settings) -> Heads:
+    return {
+        **plain_heads(settings),
+        "pooler": pooler("roberta.pooler.dense"),
+        "sequence_head": transform_head("sequence_head", HeadConfig("cls", labels(settings), "tanh")),
+    }
+
+
 ROBERTA = Family(
     model_type="roberta",
+    name="Roberta",
     prefix="roberta.",
-    masked_lm="RobertaForMaskedLM",
     encoder_config=_encoder_config,
     settings=_settings,
     encoder=_encoder,
     mlm_head=_mlm_head,
+    heads=_heads,
     tied="lm_head.decoder.weight",
     # The head's activation is gelu whatever hidden_act says.
     fixed=BERT.fixed | {"pad_token_id": _PAD, "hidden_act": "gelu"},
 )
-XLM_ROBERTA = dataclasses.replace(ROBERTA, model_type="xlm-roberta", masked_lm="XLMRobertaForMaskedLM")
-CAMEMBERT = dataclasses.replace(ROBERTA, model_type="camembert", masked_lm="CamembertForMaskedLM")
+XLM_ROBERTA = dataclasses.replace(ROBERTA, model_type="xlm-roberta", name="XLMRoberta")
+CAMEMBERT = dataclasses.replace(ROBERTA, model_type="camembert", name="Camembert")

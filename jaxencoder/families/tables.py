@@ -15,24 +15,29 @@ import numpy as np
 from jaxencoder.model.config import EncoderConfig
 
 Params = dict[str, Any]
-LAYER = "{layer}"
+LAYER, ROW, BLOCK = "{layer}", "{row}", "{block}"
 
 
 class Weight(NamedTuple):
     """One row: a tensor and the parameters that it holds.
 
     Attributes:
-        theirs: name of the tensor; {layer} stands for the number of the layer.
+        theirs: name of the tensor; {layer} stands for the number of the layer, {row} and {block} for its place in the
+            stacked parameters.
         ours: paths of parameters; several stand one after the other in the tensor's rows. `encoder/layer/...` is a
             parameter of each layer.
         skip: rows at the start of the tensor that no parameter holds (zeros when written).
         first_layer: the first layer that has this tensor; those before keep ones, which nothing reads.
+        by_head: the parts of `ours` stand one after the other within each head.
+        interleaved: the tensor's rotary pairs are neighbours (2 i, 2 i + 1); ours are (i, i + H / 2).
     """
 
     theirs: str
     ours: tuple[str, ...]
     skip: int = 0
     first_layer: int = 0
+    by_head: bool = False
+    interleaved: bool = False
 
 
 def table(theirs: str, ours: str, skip: int = 0) -> list[Weight]:
@@ -40,16 +45,24 @@ def table(theirs: str, ours: str, skip: int = 0) -> list[Weight]:
     return [Weight(f"{theirs}.weight", (ours,), skip)]
 
 
-def linear(theirs: str, *ours: str, bias: bool) -> list[Weight]:
+def linear(theirs: str, *ours: str, bias: bool, by_head: bool = False, interleaved: bool = False) -> list[Weight]:
     """The rows of a projection, or of several that one torch matrix holds."""
     leaves = (("weight", "kernel"), ("bias", "bias")) if bias else (("weight", "kernel"),)
-    return [Weight(f"{theirs}.{leaf}", tuple(f"{path}/{name}" for path in ours)) for leaf, name in leaves]
+    return [
+        Weight(f"{theirs}.{leaf}", tuple(f"{path}/{name}" for path in ours), by_head=by_head, interleaved=interleaved)
+        for leaf, name in leaves
+    ]
 
 
 def norm(theirs: str, ours: str, bias: bool, first_layer: int = 0) -> list[Weight]:
     """The rows of a norm."""
     leaves = (("weight", "scale"), ("bias", "bias")) if bias else (("weight", "scale"),)
     return [Weight(f"{theirs}.{leaf}", (f"{ours}/{name}",), 0, first_layer) for leaf, name in leaves]
+
+
+def moved(weights: Sequence[Weight], old: str, new: str) -> list[Weight]:
+    """The same rows in another family: names that start with `old` start with `new`."""
+    return [w._replace(theirs=new + w.theirs.removeprefix(old)) if w.theirs.startswith(old) else w for w in weights]
 
 
 def from_tensors(
@@ -73,7 +86,7 @@ def from_tensors(
     found = {path_of(path): np.empty(leaf.shape, np.float32) for path, leaf in jax.tree.leaves_with_path(shapes)}
     filled, used = set(), set()
     for weight in weights:
-        for layer in range(config.num_layers) if LAYER in weight.theirs else (None,):
+        for layer in _layers(weight, 0, config):
             places = [_place(path, layer, config) for path in weight.ours]
             for path, row in places:
                 if path not in found:
@@ -84,12 +97,12 @@ def from_tensors(
                 for slot in slots:
                     slot[...] = 1
                 continue
-            name = weight.theirs.format(layer=layer)
+            name = _name(weight, layer, config)
             if name not in tensors:
                 raise ValueError(f"{where} has no weight {name}; it is not whole, or of another architecture")
             used.add(name)
             paths = [path for path, _ in places]
-            _read(np.asarray(tensors[name]), slots, paths, weight.skip, f"{where}: {name}")
+            _read(np.asarray(tensors[name]), slots, paths, weight, config, f"{where}: {name}")
     for path, leaf in found.items():
         rows = range(leaf.shape[0]) if "/layers/" in path else (None,)
         if missing := [row for row in rows if (path, row) not in filled]:
@@ -103,19 +116,23 @@ def to_tensors(weights: Sequence[Weight], params: Params, config: EncoderConfig)
     found = {path_of(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(params)}
     tensors = {}
     for weight in weights:
-        for layer in range(weight.first_layer, config.num_layers) if LAYER in weight.theirs else (None,):
+        for layer in _layers(weight, weight.first_layer, config):
             parts = []
             for path, row in (_place(path, layer, config) for path in weight.ours):
                 value = found[path] if row is None else found[path][row]
+                if weight.interleaved:
+                    value = np.take(value, np.argsort(_pairs(config.head_size)), _head_axis(path))
                 if path.endswith("kernel"):
                     value = value.reshape(_inputs(path, value.shape), -1).T
                 elif len(weight.ours) > 1 or (value.ndim > 1 and path.endswith("bias")):
                     value = value.reshape(-1)
                 parts.append(value)
             whole = np.concatenate(parts)
+            if weight.by_head:
+                whole = _swapped(whole, len(parts), config.num_heads)
             if weight.skip:
                 whole = np.concatenate([np.zeros((weight.skip, *whole.shape[1:]), whole.dtype), whole])
-            tensors[weight.theirs.format(layer=layer)] = np.ascontiguousarray(whole, np.float32)
+            tensors[_name(weight, layer, config)] = np.ascontiguousarray(whole, np.float32)
     return tensors
 
 
@@ -147,17 +164,51 @@ def _place(path: str, layer: int | None, config: EncoderConfig) -> tuple[str, in
     return path.replace("/layer/", f"/{stack}/block_{block}/"), repeat if stack == "layers" else None
 
 
-def _read(tensor: np.ndarray, slots: list[np.ndarray], paths: list[str], skip: int, where: str) -> None:
-    kernel = paths[0].endswith("kernel")
+def _layers(weight: Weight, first: int, config: EncoderConfig) -> Sequence[int | None]:
+    """The numbers of the layers that have a tensor of their own, or None for a weight outside them."""
+    inside = any(letter in weight.theirs for letter in (LAYER, ROW, BLOCK))
+    return range(first, config.stack * len(config.windows) + len(config.remainder)) if inside else (None,)
+
+
+def _name(weight: Weight, layer: int | None, config: EncoderConfig) -> str:
+    if layer is None:
+        return weight.theirs
+    row, block = divmod(layer, len(config.windows))
+    return weight.theirs.format(layer=layer, row=row, block=block)
+
+
+def _read(
+    tensor: np.ndarray, slots: list[np.ndarray], paths: list[str], weight: Weight, config: EncoderConfig, where: str
+) -> None:
+    skip, kernel = weight.skip, paths[0].endswith("kernel")
     rows = [_rows(path, slot.shape) for path, slot in zip(paths, slots, strict=True)]
     expected = (skip + sum(rows), *_columns(paths[0], slots[0].shape))
     if tensor.shape != expected:
         raise ValueError(f"{where} has the shape {list(tensor.shape)}, but config.json asks for {list(expected)}")
+    if weight.by_head:
+        tensor = _swapped(tensor, config.num_heads, len(slots))
     start = skip
-    for slot, count in zip(slots, rows, strict=True):
+    for path, slot, count in zip(paths, slots, rows, strict=True):
         part = tensor[start : start + count]
-        slot[...] = (part.T if kernel else part).reshape(slot.shape)
+        part = (part.T if kernel else part).reshape(slot.shape)
+        slot[...] = np.take(part, _pairs(config.head_size), _head_axis(path)) if weight.interleaved else part
         start += count
+
+
+def _swapped(tensor: np.ndarray, outer: int, inner: int) -> np.ndarray:
+    """Rows that stand in `outer` groups of `inner` parts, as `inner` groups of `outer` parts."""
+    parts = tensor.reshape(outer, inner, -1, *tensor.shape[1:])
+    return np.swapaxes(parts, 0, 1).reshape(tensor.shape)
+
+
+def _pairs(size: int) -> np.ndarray:
+    """Where the first halves of neighbouring pairs stand, then where the second halves do."""
+    return np.r_[0:size:2, 1:size:2]
+
+
+def _head_axis(path: str) -> int:
+    """The axis of a head's dimensions in a parameter of attention."""
+    return -2 if path.endswith("output/kernel") else -1
 
 
 def _inputs(path: str, shape: tuple[int, ...]) -> int:

@@ -38,7 +38,7 @@ def fill_mask(model: Model, text: str, k: int = 5) -> list[list[Filled]]:
         trained = type(model.config.objective).__name__
         raise ValueError(
             "this checkpoint has no masked-language-model head and cannot fill masks; use one that has"
-            if model.family
+            if model.published
             else f"this run was trained for {trained} and cannot fill masks; use the run that it was initialised from"
         )
     tokenizer = model.tokenizer

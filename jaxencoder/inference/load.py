@@ -80,7 +80,7 @@ def _published(folder: Path, dtype: str | None, max_length: int = 0) -> Model:
             )
     length = min(max_length or found.config.max_length, found.config.max_length)
     config = RunConfig(name=folder.name, model=found.config, data=DataConfig(row_length=length))
-    return Model(config, found.params, tokenizer, _compute(config, dtype), found.family)
+    return Model(config, found.params, tokenizer, _compute(config, dtype), found.published)
 
 
 def _sentence_model(folder: Path, dtype: str | None) -> Model:

@@ -13,12 +13,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.config import RunConfig
 from jaxencoder.families import checkpoint, sentence
-from jaxencoder.families.family import Family
+from jaxencoder.families.checkpoint import Published
 from jaxencoder.inference import buckets, embed, fill_mask
 from jaxencoder.inference.fill_mask import Filled
+from jaxencoder.inference.outputs import outputs
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import MlmHead, Pooling, output_table, vocabulary_scores
+from jaxencoder.model.heads import Pooling
 from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text.tokenizer import Tokenizer
@@ -35,7 +36,7 @@ class Model:
         params: nested dict of float32 arrays, {"encoder": ..., "mlm_head": ...} or {"encoder": ..., "classifier": ...}.
         tokenizer: None for a checkpoint that came without one, which can only be called.
         compute: how the arithmetic is done here, whatever the run was trained with.
-        family: of a published checkpoint; None for a run.
+        published: family, config.json and heads of a published checkpoint; None for a run.
         sentence: how `embed` makes a vector unless it is told otherwise; what it learned is params["sentence"].
     """
 
@@ -43,7 +44,7 @@ class Model:
     params: Params
     tokenizer: Tokenizer | None
     compute: ComputeConfig = field(default_factory=lambda: ComputeConfig(dtype="float32"))
-    family: Family | None = None
+    published: Published | None = None
     sentence: SentenceSettings = field(default_factory=SentenceSettings)
 
     def __call__(
@@ -52,27 +53,33 @@ class Model:
         attention_mask: jax.typing.ArrayLike | None = None,
         token_type_ids: jax.typing.ArrayLike | None = None,
     ) -> dict[str, jax.Array]:
-        """The encoder and, where there is one, the masked-language-model head on padded rows.
+        """The encoder and the heads that there are, on padded rows.
 
         Args:
-            token_ids: [B, T] int.
-            attention_mask: [B, T], 1 at tokens and 0 at padding, which stands at the end; None: no padding.
-            token_type_ids: [B, T] int; None: all 0.
+            token_ids: [B, T] int; [B, C, T] for a model with a multiple-choice head.
+            attention_mask: of the same shape, 1 at tokens and 0 at padding, which stands at the end; None: no padding.
+            token_type_ids: of the same shape, int; None: all 0.
 
         Returns:
-            "hidden" [B, T, D], the last layer, and "mlm_logits" [B, T, V] of a model with that head; float32. What
-            stands at padding means nothing.
+            Float32 arrays; what stands at padding means nothing. "hidden" [B, T, D], the last layer, and of those heads
+            that the model has: "mlm_logits" [B, T, V]; "pooled" [B, D]; "nsp_logits" [B, 2]; "rtd_logits" [B, T];
+            "logits" [B, labels] of texts, [B, T, labels] of tokens or [B, C] of choices; "start_logits" and
+            "end_logits" [B, T].
         """
         token_ids = jnp.asarray(token_ids, jnp.int32)
         mask = jnp.ones_like(token_ids) if attention_mask is None else jnp.asarray(attention_mask, jnp.int32)
         rows = {
             "token_ids": token_ids,
             "segment_ids": mask,
-            "positions": jnp.broadcast_to(jnp.arange(token_ids.shape[1], dtype=jnp.int32), token_ids.shape),
+            "positions": jnp.broadcast_to(jnp.arange(token_ids.shape[-1], dtype=jnp.int32), token_ids.shape),
         }
         if token_type_ids is not None:
             rows["token_type_ids"] = jnp.asarray(token_type_ids, jnp.int32)
-        return _outputs(self.config.model, self.compute, self.placed, rows)
+        choices = token_ids.shape[:-1]
+        rows = {name: x.reshape(-1, x.shape[-1]) for name, x in rows.items()}
+        heads = tuple(self.published.heads.items()) if self.published else ()
+        out = outputs(self.config.model, self.compute, heads, self.placed, rows)
+        return {name: x.reshape(*choices, *x.shape[1:]) if len(choices) > 1 else x for name, x in out.items()}
 
     def save(self, folder: str | Path, format: Literal["hf", "sentence-transformers"] = "hf") -> None:
         """Write a folder that transformers loads: config.json, model.safetensors and the tokenizer.
@@ -98,13 +105,13 @@ class Model:
             named = {"pad": "pad", "bos": "cls", "cls": "cls", "eos": "sep", "sep": "sep"}
             ids = {f"{theirs}_token_id": getattr(self.tokenizer, f"{ours}_id") for theirs, ours in named.items()}
             self.tokenizer.save(folder)
-        checkpoint.save(folder, self.config.model, params, ids, self.family)
+        checkpoint.save(folder, self.config.model, params, ids, self.published)
 
     def _save_sentence_modules(self, folder: Path) -> None:
         if self.tokenizer is None or self.tokenizer.name.startswith("sentencepiece"):
             kind = "no tokenizer" if self.tokenizer is None else f"a {self.tokenizer.name} tokenizer"
             raise ValueError(f"the model has {kind}; sentence-transformers needs one that tokenizer.json can hold")
-        if self.family is None:
+        if self.published is None:
             checkpoint.family_of(self.config.model)  # raises before anything is written
         modules, hidden_size = self.params.get("sentence", {}), self.config.model.hidden_size
         sentence.write(folder, self.sentence, modules, hidden_size, self.max_length)
@@ -121,7 +128,7 @@ class Model:
         A run's rotary positions carry on to the model's whole length; learned ones that no row reached are still noise.
         """
         length = self.config.model.max_length
-        rotary_run = self.family is None and self.config.model.positions == "rotary"
+        rotary_run = self.published is None and self.config.model.positions == "rotary"
         return length if rotary_run else min(length, self.config.data.row_length)
 
     def embed(
@@ -258,13 +265,3 @@ class Model:
 @partial(jax.jit, static_argnums=(0, 1))
 def _hidden(encoder: EncoderConfig, compute: ComputeConfig, params: dict[str, Any], rows: Batch) -> jax.Array:
     return embed.hidden(encoder, compute, params, rows).astype(jnp.float32)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _outputs(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> dict[str, jax.Array]:
-    hidden = embed.hidden(encoder, compute, params, rows)
-    out = {"hidden": hidden.astype(jnp.float32)}
-    if "mlm_head" in params:
-        x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, hidden)
-        out["mlm_logits"] = vocabulary_scores(x, bias, output_table(params))
-    return out

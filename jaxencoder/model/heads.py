@@ -1,12 +1,13 @@
 """What stands on the encoder: the masked-language-model head, pooling of documents, and the classifier."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.config import Activation, EncoderConfig
 from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm
 
 Pooling = Literal["cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken"]
@@ -91,6 +92,42 @@ def pool(
         total = jnp.maximum(weights.sum(-1, keepdims=True), 1)
         weights = weights / (jnp.sqrt(total) if method == "mean_sqrt_len" else total)
     return jnp.einsum("BET,BTD->BED", weights, hidden)
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """A head as published checkpoints have it: a transform and a projection of some vectors, each where asked for."""
+
+    inputs: Literal["tokens", "cls", "mean", "pooled"] = "tokens"
+    """Each token's vector, the first one, the mean over the tokens, or what the head called pooler gives."""
+    outputs: int = 0
+    """Numbers that the projection gives; 0 for no projection."""
+    activation: Activation | None = None
+    """Of the transform, a projection from D to D; None for no transform."""
+    transform_bias: bool = True
+    norm: bool = False
+    """Normalise after the transform, as the encoder does."""
+    late: bool = False
+    """Transform each token, and only then take the mean."""
+
+
+class Head(nn.Module):
+    """A published head on the vectors that its `inputs` name: [..., D] -> [..., outputs] float32 (or D of them)."""
+
+    encoder: EncoderConfig
+    config: HeadConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c, D = self.config, self.encoder.hidden_size
+        shape, scale = x.shape[:-1], self.encoder.init_scale
+        x = x.reshape(1, -1, D)
+        if c.activation is not None:
+            x = ACTIVATIONS[c.activation](Linear("BTD,DE->BTE", (D, D), c.transform_bias, scale, name="dense")(x))
+            x = Norm(self.encoder, name="norm")(x) if c.norm else x
+        if c.outputs:
+            x = Linear("BTD,DC->BTC", (D, c.outputs), True, scale, name="output")(x)
+        return x.astype(jnp.float32).reshape(*shape, -1)
 
 
 class Classifier(nn.Module):

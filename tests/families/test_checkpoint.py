@@ -4,108 +4,12 @@ import json
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
-import jaxencoder
 from jaxencoder.families import checkpoint
 from jaxencoder.families.weights import open_weights
 from jaxencoder.model.config import EncoderConfig
 from tests.model.examples import BERT, MODERNBERT, assert_trees_close, randomised_params
-
-SIZES = dict(vocab_size=67, hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=40)
-IDS = dict(bos_token_id=0, eos_token_id=2, pad_token_id=1)
-MODELS = {
-    "bert": dict(SIZES, max_position_embeddings=33, hidden_act="relu", layer_norm_eps=1e-5),
-    "bert-types": dict(SIZES, type_vocab_size=5, num_hidden_layers=1, hidden_act="gelu_new"),
-    "roberta": dict(SIZES, **IDS, max_position_embeddings=35, type_vocab_size=1, layer_norm_eps=1e-5),
-    "xlm-roberta": dict(SIZES, **IDS, num_attention_heads=6, type_vocab_size=3),
-    "camembert": dict(SIZES, **IDS, type_vocab_size=1),
-    "distilbert": dict(vocab_size=67, dim=24, n_layers=2, n_heads=4, hidden_dim=20, activation="gelu"),
-    "distilbert-relu": dict(vocab_size=67, dim=24, n_layers=1, n_heads=2, hidden_dim=50, activation="relu"),
-    "modernbert": dict(SIZES, num_hidden_layers=5, local_attention=8, pad_token_id=0),
-    "modernbert-biases": dict(
-        SIZES, num_hidden_layers=2, global_attn_every_n_layers=2, local_attention=6, pad_token_id=0, norm_bias=True,
-        attention_bias=True, mlp_bias=True, classifier_bias=True, hidden_activation="silu",
-        classifier_activation="silu",
-    ),
-}  # fmt: skip
-
-
-def torch_model(name: str, kind: str = "AutoModelForMaskedLM"):
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    settings = MODELS[name]
-    model_type = next(f.model_type for f in sorted(checkpoint.FAMILIES, key=_longest) if name.startswith(f.model_type))
-    special = {} if model_type != "modernbert" else dict(bos_token_id=1, cls_token_id=1, eos_token_id=2, sep_token_id=2)
-    config = transformers.AutoConfig.for_model(model_type, **settings, **special)
-    model = getattr(transformers, kind).from_config(config, attn_implementation="eager")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight_name, weight in model.named_parameters():
-            centre = float("norm" in weight_name.lower() and weight_name.endswith("weight"))
-            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator) + centre)
-    return model.eval()
-
-
-def _longest(family) -> int:
-    return -len(family.model_type)
-
-
-def padded_batch(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Ids, mask and (of those families that have them) token types; nothing but padding has the padding id."""
-    rng = np.random.default_rng(0)
-    lengths = np.array([17, 9, 3])
-    mask = (np.arange(17) < lengths[:, None]).astype(np.int64)
-    ids = np.where(mask, rng.integers(5, 67, mask.shape), MODELS[name].get("pad_token_id", 0))
-    types = None
-    if name.startswith("bert"):
-        types = np.where(mask, rng.integers(0, 2, mask.shape), 0)
-    return ids, mask, types
-
-
-def theirs(model, ids, mask, types) -> tuple[np.ndarray, np.ndarray]:
-    import torch
-
-    inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-    if types is not None:
-        inputs["token_type_ids"] = torch.tensor(types)
-    with torch.no_grad():
-        out = model(**inputs, output_hidden_states=True)
-        return model.base_model(**inputs).last_hidden_state.numpy(), out.logits.numpy()
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_equals_transformers_both_ways(name: str, tmp_path: Path) -> None:
-    model = torch_model(name)
-    model.save_pretrained(tmp_path / "theirs")
-    ids, mask, types = padded_batch(name)
-    hidden, logits = theirs(model, ids, mask, types)
-    ours = jaxencoder.load(tmp_path / "theirs", dtype="float32")
-    assert ours.tokenizer is None
-    out = ours(ids, mask, types)
-    there = mask.astype(bool)
-    np.testing.assert_allclose(out["hidden"][there], hidden[there], atol=1e-4)
-    np.testing.assert_allclose(out["mlm_logits"][there], logits[there], atol=1e-4)
-
-    ours.save(tmp_path / "ours")
-    transformers = pytest.importorskip("transformers")
-    again = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "ours", attn_implementation="eager")
-    assert type(again) is type(model)
-    hidden_again, logits_again = theirs(again.eval(), ids, mask, types)
-    np.testing.assert_allclose(hidden_again[there], hidden[there], atol=1e-5)
-    np.testing.assert_allclose(logits_again[there], logits[there], atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "modernbert"])
-def test_an_encoder_without_head(name: str, tmp_path: Path, caplog) -> None:
-    torch_model(name, "AutoModel").save_pretrained(tmp_path)
-    ours = jaxencoder.load(tmp_path)
-    assert set(ours.params) == {"encoder"} and "mlm_logits" not in ours(np.ones((1, 4), np.int32))
-    pooler = name in ("bert", "roberta")
-    assert ("pooler.dense.weight" in caplog.text) == pooler  # what is not used is said
-
-
-# Without torch
 
 
 def config_and_params(config: EncoderConfig, head: bool = True):

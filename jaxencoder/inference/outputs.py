@@ -1,0 +1,60 @@
+"""Everything that a model computes of padded rows: the encoder and each of its heads, in one compiled function."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxencoder.inference.embed import hidden as encode
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.heads import Head, HeadConfig, MlmHead, output_table, pool, vocabulary_scores
+from jaxencoder.objectives.objective import Batch, Params
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def outputs(
+    encoder: EncoderConfig,
+    compute: ComputeConfig,
+    heads: tuple[tuple[str, HeadConfig], ...],
+    params: Params,
+    rows: Batch,
+) -> dict[str, jax.Array]:
+    """The last layer and what the heads make of it; see `Model.__call__`.
+
+    Args:
+        encoder, compute: the architecture, and how its arithmetic is done.
+        heads: names among the parameters, and what they are; a pooler stands before those that use it.
+        params: of the encoder and of the heads.
+        rows: [B, T] arrays, one document a row.
+    """
+    hidden = encode(encoder, compute, params, rows)
+    out = {"hidden": hidden.astype(jnp.float32)}
+    if "mlm_head" in params:
+        x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, hidden)
+        out["mlm_logits"] = vocabulary_scores(x, bias, output_table(params))
+    mask = rows["segment_ids"]
+    for name, head in heads:
+        if head.inputs == "pooled":
+            x = out["pooled"]
+        elif head.inputs == "tokens" or head.late:
+            x = hidden
+        else:
+            x = pool(hidden, mask, 1, head.inputs)[:, 0]
+        y = Head(encoder, head).apply({"params": params[name]}, x.astype(hidden.dtype))
+        out |= _named(name, pool(y, mask, 1, "mean")[:, 0] if head.late else y)
+    return out
+
+
+def _named(name: str, y: jax.Array) -> dict[str, jax.Array]:
+    match name:
+        case "pooler":
+            return {"pooled": y}
+        case "span_head":
+            return {"start_logits": y[..., 0], "end_logits": y[..., 1]}
+        case "rtd_head":
+            return {"rtd_logits": y[..., 0]}
+        case "choice_head":
+            return {"logits": y[..., 0]}
+        case "nsp_head":
+            return {"nsp_logits": y}
+    return {"logits": y}

@@ -1,0 +1,175 @@
+"""Torch models of every family with random weights, unusual sizes and switches, and what they compute."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SIZES = dict(vocab_size=67, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40)
+SHIFTED = dict(SIZES, bos_token_id=0, eos_token_id=2, pad_token_id=1)  # RoBERTa's special ids
+ENDS = dict(bos_token_id=1, cls_token_id=1, eos_token_id=2, sep_token_id=2, pad_token_id=0)
+DISTIL = dict(vocab_size=67, dim=24, n_heads=4, hidden_dim=20)
+FIVE = dict(num_labels=5)
+
+# family -> its models' settings; the first of each is tried with every head.
+MODELS: dict[str, list[dict[str, Any]]] = {
+    "bert": [
+        dict(SIZES, max_position_embeddings=33, hidden_act="relu", layer_norm_eps=1e-5, **FIVE),
+        dict(SIZES, type_vocab_size=5, num_hidden_layers=1, hidden_act="gelu_new"),
+        dict(SIZES, num_attention_heads=1, intermediate_size=7, hidden_act="silu", tie_word_embeddings=False),
+    ],
+    "roberta": [
+        dict(SHIFTED, max_position_embeddings=35, type_vocab_size=1, layer_norm_eps=1e-5, **FIVE),
+        dict(SHIFTED, num_hidden_layers=3, type_vocab_size=2),
+        dict(SHIFTED, num_attention_heads=12, intermediate_size=11, type_vocab_size=1, tie_word_embeddings=False),
+    ],
+    "xlm-roberta": [dict(SHIFTED, num_attention_heads=6, type_vocab_size=3)],
+    "camembert": [dict(SHIFTED, type_vocab_size=1)],
+    "distilbert": [
+        dict(DISTIL, n_layers=2, activation="gelu", **FIVE),
+        dict(DISTIL, n_layers=1, n_heads=2, hidden_dim=50, activation="relu", max_position_embeddings=19),
+        dict(DISTIL, n_layers=3, n_heads=1, activation="gelu", tie_word_embeddings=False),
+    ],
+    "albert": [
+        dict(SIZES, num_hidden_layers=3, embedding_size=10, hidden_act="gelu_new", max_position_embeddings=40),
+        dict(SIZES, num_hidden_layers=4, num_hidden_groups=2, embedding_size=24, hidden_act="relu", **FIVE),
+        dict(SIZES, num_hidden_groups=2, inner_group_num=2, embedding_size=36, hidden_act="gelu", type_vocab_size=3),
+    ],
+    "electra": [
+        dict(SIZES, embedding_size=10, hidden_act="relu", **FIVE),
+        dict(SIZES, embedding_size=24, num_hidden_layers=1, type_vocab_size=1, layer_norm_eps=1e-5),
+        dict(SIZES, embedding_size=40, num_attention_heads=1, hidden_act="gelu_new", max_position_embeddings=21),
+    ],
+    "mpnet": [
+        dict(SHIFTED, num_attention_heads=4, type_vocab_size=1, **FIVE),
+        dict(SHIFTED, num_attention_heads=2, layer_norm_eps=1e-5),
+        dict(SHIFTED, num_hidden_layers=1, max_position_embeddings=21),
+    ],
+    "modernbert": [
+        dict(SIZES, **ENDS, num_hidden_layers=3, global_attn_every_n_layers=2, local_attention=8, **FIVE),
+        dict(
+            SIZES, **ENDS, global_attn_every_n_layers=2, local_attention=6, norm_bias=True, attention_bias=True,
+            mlp_bias=True, classifier_bias=True, hidden_activation="silu", classifier_activation="relu",
+            classifier_pooling="mean",
+        ),
+        dict(SIZES, **ENDS, num_hidden_layers=5, mlp_bias=True, decoder_bias=False, tie_word_embeddings=False),
+    ],
+    "nomic_bert": [
+        dict(SIZES, num_attention_heads=2, hidden_act="silu", **FIVE),
+        dict(SIZES, num_attention_heads=4, hidden_act="gelu", num_hidden_layers=1, type_vocab_size=4),
+        dict(SIZES, num_attention_heads=6, rope_parameters=dict(rope_type="default", rope_theta=77.0)),
+    ],
+    "eurobert": [
+        dict(SIZES, **ENDS, num_attention_heads=6, num_key_value_heads=2, **FIVE),
+        dict(SIZES, **ENDS, num_attention_heads=4, attention_bias=True, mlp_bias=True, classifier_pooling="bos"),
+        dict(
+            SIZES, **ENDS, num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True, hidden_act="gelu",
+            classifier_pooling="mean", rope_parameters=dict(rope_type="default", rope_theta=250_000.0),
+        ),
+    ],
+    "roformer": [
+        dict(SIZES, num_attention_heads=2, embedding_size=10, rotary_value=True, hidden_act="relu", **FIVE),
+        dict(SIZES, num_attention_heads=6, embedding_size=24, num_hidden_layers=1),
+        dict(SIZES, num_attention_heads=4, type_vocab_size=5, hidden_act="gelu_new", max_position_embeddings=23),
+    ],
+}  # fmt: skip
+
+# What each class gives: the attributes of its output -> our names.
+OUTPUTS = {
+    "Model": {"pooler_output": "pooled"},
+    "ForMaskedLM": {"logits": "mlm_logits"},
+    "ForPreTraining": {
+        "prediction_logits": "mlm_logits", "seq_relationship_logits": "nsp_logits", "sop_logits": "nsp_logits",
+        "logits": "rtd_logits",
+    },
+    "ForNextSentencePrediction": {"logits": "nsp_logits"},
+    "ForSequenceClassification": {"logits": "logits"},
+    "ForTokenClassification": {"logits": "logits"},
+    "ForQuestionAnswering": {"start_logits": "start_logits", "end_logits": "end_logits"},
+    "ForMultipleChoice": {"logits": "logits"},
+}  # fmt: skip
+NONE = {  # classes that a family does not have, or whose head is named in its file as not loaded
+    "ForPreTraining": {"roberta", "distilbert", "mpnet", "modernbert", "nomic_bert", "eurobert", "roformer"},
+    "ForNextSentencePrediction": MODELS.keys() - {"bert"},
+    "ForQuestionAnswering": {"nomic_bert", "eurobert"},
+    "ForMultipleChoice": {"nomic_bert", "eurobert", "roformer"},
+}
+RELATED = {"xlm-roberta", "camembert"}  # RoBERTa under another name: its heads are tried there
+
+
+def kinds(family: str) -> list[str]:
+    return [kind for kind in OUTPUTS if family not in NONE.get(kind, ()) and family not in RELATED]
+
+
+def torch_model(family: str, settings: dict[str, Any], kind: str = "ForMaskedLM"):
+    """A model of transformers with weights large enough that each of them matters."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    if kind == "ForQuestionAnswering":
+        settings = {name: value for name, value in settings.items() if name != "num_labels"}
+    config = transformers.AutoConfig.for_model(family, **settings)
+    auto = getattr(transformers, f"Auto{'Model' if kind == 'Model' else 'ModelFor' + kind.removeprefix('For')}")
+    return randomised(auto.from_config(config, attn_implementation="eager"), torch)
+
+
+def randomised(model, torch):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "embed_positions" in name:
+                continue  # RoFormer's table of sines, which is no parameter
+            centre = float("norm" in name.lower() and name.endswith("weight"))
+            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator) + centre)
+    return model.eval()
+
+
+def padded_batch(settings: dict[str, Any], T: int = 17) -> dict[str, np.ndarray]:
+    """Pairs of texts, padded; nothing but padding has the padding id."""
+    rng = np.random.default_rng(0)
+    lengths = np.array([T, 9, 3])
+    mask = (np.arange(T) < lengths[:, None]).astype(np.int64)
+    ids = np.where(mask, rng.integers(5, 67, mask.shape), settings.get("pad_token_id", 0))
+    types = np.where(np.arange(T) >= lengths[:, None] // 2, mask, 0)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def accepted(model, batch: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    """The part of a batch that a model takes, as a question of three choices where it wants choices."""
+    if getattr(model.config, "type_vocab_size", 0) < 2:
+        batch = {name: x for name, x in batch.items() if name != "token_type_ids"}
+    return {name: x[None] for name, x in batch.items()} if kind == "ForMultipleChoice" else batch
+
+
+def theirs(model, batch: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    """What torch computes, by our names."""
+    import torch
+
+    inputs = {name: torch.tensor(x) for name, x in batch.items()}
+    flat = {name: x.reshape(-1, x.shape[-1]) for name, x in inputs.items()}
+    with torch.no_grad():
+        out = model(**inputs)
+        found = {"hidden": model.base_model(**flat).last_hidden_state.reshape(*batch["input_ids"].shape, -1).numpy()}
+        for name, ours in OUTPUTS[kind].items():
+            if getattr(out, name, None) is not None:
+                found[ours] = getattr(out, name).numpy()
+    return found
+
+
+def ours(model, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the model of a folder computes of the same batch."""
+    out = model(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
+    return {name: np.asarray(x) for name, x in out.items()}
+
+
+def assert_outputs(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], mask: np.ndarray, atol: float) -> None:
+    """Equal outputs, all of them, wherever there is a token."""
+    assert expected.keys() <= got.keys() <= expected.keys() | {"pooled"}
+    for name, value in expected.items():
+        assert got[name].shape == value.shape, name
+        there = mask.astype(bool) if value.shape[: mask.ndim] == mask.shape else np.s_[:]
+        np.testing.assert_allclose(got[name][there], value[there], atol=atol, err_msg=name)
+
+
+def saved(model, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    return folder

@@ -1,0 +1,103 @@
+"""Every family and every head against transformers, both ways: outputs, gradients, and the folders written back."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxencoder
+from jaxencoder.families import checkpoint
+from jaxencoder.families.tables import to_tensors
+from jaxencoder.inference.outputs import outputs
+from tests.families.peers import MODELS, accepted, assert_outputs, kinds, ours, padded_batch, saved, theirs, torch_model
+
+CASES = [(family, i, "ForMaskedLM") for family, models in MODELS.items() for i in range(len(models))]
+CASES += [(family, 0, kind) for family in MODELS for kind in kinds(family) if kind != "ForMaskedLM"]
+# Their other models choose other poolings.
+CASES += [(family, i, "ForSequenceClassification") for family in ("modernbert", "eurobert") for i in (1, 2)]
+
+
+@pytest.mark.parametrize(("family", "number", "kind"), CASES)
+def test_equals_transformers_both_ways(family: str, number: int, kind: str, tmp_path: Path, caplog) -> None:
+    settings = MODELS[family][number]
+    model = torch_model(family, settings, kind)
+    batch = accepted(model, padded_batch(settings), kind)
+    expected = theirs(model, batch, kind)
+    found = jaxencoder.load(saved(model, tmp_path / "theirs"), dtype="float32")
+    assert found.tokenizer is None
+    assert_outputs(ours(found, batch), expected, batch["attention_mask"], 1e-4)
+    assert "not used" not in caplog.text and "left out" not in caplog.text
+
+    found.save(tmp_path / "ours")
+    again, report = type(model).from_pretrained(
+        tmp_path / "ours", attn_implementation="eager", output_loading_info=True
+    )
+    missing = [name for name in report.pop("missing_keys") if "embed_positions" not in name]  # a table of sines
+    assert not missing and not any(report.values()), (missing, report)
+    assert_outputs(theirs(again.eval(), batch, kind), expected, batch["attention_mask"], 1e-5)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_gradients_equal_torchs(family: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    settings = MODELS[family][0]
+    model = torch_model(family, settings)
+    batch = accepted(model, padded_batch(settings), "ForMaskedLM")
+    mask = batch["attention_mask"][..., None]
+    weights = np.random.default_rng(1).standard_normal((*batch["input_ids"].shape, settings["vocab_size"])) * mask
+    loss = (model(**{name: torch.tensor(x) for name, x in batch.items()}).logits * torch.tensor(weights)).sum()
+    loss.backward()
+    expected = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+
+    found = checkpoint.load(saved(model, tmp_path))
+    T = batch["input_ids"].shape[1]
+    rows = {
+        "token_ids": jnp.asarray(batch["input_ids"]),
+        "segment_ids": jnp.asarray(batch["attention_mask"]),
+        "positions": jnp.broadcast_to(jnp.arange(T), batch["input_ids"].shape),
+    }
+    if "token_type_ids" in batch:
+        rows["token_type_ids"] = jnp.asarray(batch["token_type_ids"])
+    compute = jaxencoder.load(tmp_path, dtype="float32").compute
+
+    @jax.grad
+    def gradient(params):
+        return (outputs(found.config, compute, (), params, rows)["mlm_logits"] * weights).sum()
+
+    family_ = found.published.family
+    table = [*family_.encoder(found.config), *family_.mlm_head(found.config)]
+    if not found.config.tied_output:
+        table.append(checkpoint.Weight(family_.tied, ("mlm_head/table",)))
+    got = to_tensors(table, gradient(found.params), found.config)
+    embeddings = next(row.theirs for row in table if row.ours == ("encoder/embeddings/token_embedding",))
+    if embeddings not in expected:  # torch names a tied table once
+        expected[embeddings] = expected.pop(family_.tied)
+    if family == "nomic_bert":  # its published names are not those of transformers' modules
+        expected = as_published(expected)
+    largest = max(np.abs(x).max() for x in expected.values())
+    for name, value in got.items():
+        if name.endswith(("key.bias", "k.bias", "k_lin.bias", "k_proj.bias")):
+            continue  # shifts all scores of a query alike: the true gradient is 0, and both sides hold rounding
+        error = np.abs(value - expected[name]).max()
+        assert error <= 1e-4 * max(np.abs(expected[name]).max(), 1e-2 * largest), f"{name}: {error:.2e}"
+    unused = expected.keys() - got.keys()
+    assert not [name for name in unused if np.any(expected[name]) and not name.endswith("decoder.bias")], unused
+
+
+def as_published(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    names = {
+        "layers.": "encoder.layers.", "embeddings.LayerNorm": "emb_ln", "self_attn.o_proj": "attn.out_proj",
+        "up_proj": "fc11", "gate_proj": "fc12", "down_proj": "fc2", "post_attention_layernorm": "norm1",
+        "post_mlp_layernorm": "norm2",
+    }  # fmt: skip
+    found = {}
+    for name, tensor in tensors.items():
+        for new, old in names.items():
+            name = name.replace(new, old)
+        found[name] = tensor
+    for name in [name for name in found if "self_attn.q_proj" in name]:
+        parts = [found.pop(name.replace("q_proj", f"{letter}_proj")) for letter in "qkv"]
+        found[name.replace("self_attn.q_proj", "attn.Wqkv")] = np.concatenate(parts)
+    return found
