@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/config.json", "*/*.safetensors")
+_TORCH_FILES = ("pytorch_model*.bin", "*/pytorch_model*.bin")
 
 
 def resolve(name_or_folder: str | os.PathLike, revision: str | None = None) -> Path:
@@ -14,8 +15,8 @@ def resolve(name_or_folder: str | os.PathLike, revision: str | None = None) -> P
         revision: branch, tag or commit of a hub's repository.
 
     Returns:
-        The folder. Of a hub's repository it holds settings, tokenizer and safetensors, fetched at the first call;
-        HF_HUB_OFFLINE=1 takes what is there.
+        The folder. Of a hub's repository it holds settings, tokenizer and safetensors (where there are none,
+        pytorch_model.bin), fetched at the first call; HF_HUB_OFFLINE=1 takes what is there.
 
     Raises:
         FileNotFoundError: neither a folder nor a name that can be fetched.
@@ -32,7 +33,10 @@ def resolve(name_or_folder: str | os.PathLike, revision: str | None = None) -> P
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_FILES))
+        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_FILES))
+        if not any(folder.rglob("*.safetensors")):
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_TORCH_FILES)
+        return folder
     except HFValidationError:
         raise FileNotFoundError(f"no such run: {name}; it is no folder, and no name that the hub could have") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

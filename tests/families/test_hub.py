@@ -28,12 +28,23 @@ def test_no_name_of_the_hub(name: str, monkeypatch) -> None:
 
 def test_a_name_is_fetched(tmp_path: Path, monkeypatch) -> None:
     asked = {}
+    (tmp_path / "model.safetensors").write_text("")
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda name, **given: asked.update(given, name=name) or str(tmp_path)
     )
     assert resolve("someone/model", revision="v1") == tmp_path
     assert (asked["name"], asked["revision"]) == ("someone/model", "v1")
     assert not any("bin" in pattern for pattern in asked["allow_patterns"])
+
+
+def test_pickles_are_fetched_where_there_is_no_safetensors(tmp_path: Path, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **given: asked.append(given) or str(tmp_path)
+    )
+    assert resolve("someone/model", revision="v1") == tmp_path
+    assert [given["revision"] for given in asked] == ["v1", "v1"]
+    assert asked[1]["allow_patterns"] == ("pytorch_model*.bin", "*/pytorch_model*.bin")
 
 
 @pytest.mark.parametrize(
