@@ -250,7 +250,7 @@ def test_a_run_becomes_a_folder(encoder, tmp_path: Path) -> None:
     """What is made here has mean pooling unless it is told otherwise; what sentence-transformers lacks is refused."""
     from sentence_transformers import SentenceTransformer
 
-    model = dataclasses.replace(jaxencoder.load(encoder("bert")), family=None)
+    model = dataclasses.replace(jaxencoder.load(encoder("bert")), published=None)
     assert model.sentence == SentenceSettings()
     for name, settings in {
         "mean": SentenceSettings(),
@@ -321,7 +321,7 @@ def test_convert(encoder, tmp_path: Path, capsys, caplog) -> None:
     assert main(["convert", source, run, "--to", "run"]) == 0
     assert "a run keeps the encoder and its heads, but no pooling, modules or prompts" in caplog.text
     opened = jaxencoder.load(run)
-    assert opened.sentence == SentenceSettings() and set(opened.params) == {"encoder"}
+    assert opened.sentence == SentenceSettings() and set(opened.params) == {"encoder", "pooler"}
 
 
 def test_all_minilm(tmp_path: Path) -> None:
