@@ -5,6 +5,7 @@ Post-norm is BERT's x = norm(x + f(x)); pre-norm is x = x + f(norm(x)) with one 
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,7 +18,19 @@ from jaxencoder.model.layers import PRODUCT, Embeddings, Mlp, Norm
 from jaxencoder.model.positions import RelativeBias, rotary_table
 from jaxencoder.sharding import constrain
 
-Rotary = dict[bool, tuple[jax.Array, jax.Array] | None]  # the tables of global (False) and of local (True) layers
+
+class Shared(NamedTuple):
+    """What every layer is given besides x.
+
+    Attributes:
+        segment_ids: [B, T] int32, the document of each token, 0 for padding.
+        rotary: the tables of global (False) and of local (True) layers.
+        bias: [N, T, T] float32, what the distance of two tokens adds to their scores, or None.
+    """
+
+    segment_ids: jax.Array
+    rotary: dict[bool, tuple[jax.Array, jax.Array] | None]
+    bias: jax.Array | None
 
 
 class Block(nn.Module):
@@ -29,14 +42,7 @@ class Block(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        segment_ids: jax.Array,
-        rotary: Rotary,
-        bias: jax.Array | None,
-        skip_norm: jax.Array | None,
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, shared: Shared, skip_norm: jax.Array | None) -> jax.Array:
         c = self.config
 
         def dropped(y: jax.Array) -> jax.Array:
@@ -50,9 +56,8 @@ class Block(nn.Module):
             return constrain(x + dropped(f(normed)))
 
         attention = Attention(c, self.compute, self.window, self.train, name="attention")
-        x = residual(
-            x, lambda h: attention(h, segment_ids, rotary[bool(self.window)], bias), "attention_norm", skip_norm
-        )
+        rotary = shared.rotary[bool(self.window)]
+        x = residual(x, lambda h: attention(h, shared.segment_ids, rotary, shared.bias), "attention_norm", skip_norm)
         return residual(x, Mlp(c, name="mlp"), "mlp_norm", None)
 
 
@@ -66,20 +71,16 @@ class Pattern(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, repetitions: jax.Array, segment_ids: jax.Array, rotary: Rotary, bias: jax.Array | None
-    ) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, repetitions: jax.Array, shared: Shared) -> tuple[jax.Array, None]:
         def once(pattern: Pattern, x: jax.Array, repetition: jax.Array) -> tuple[jax.Array, None]:
-            return pattern.blocks(x, repetition, segment_ids, rotary, bias), None
+            return pattern.blocks(x, repetition, shared), None
 
         if len(repetitions) == 1:
             return once(self, x, repetitions[0])
         shared = nn.scan(once, variable_broadcast="params", split_rngs={"params": False, "dropout": True})
         return shared(self, x, repetitions)
 
-    def blocks(
-        self, x: jax.Array, repetition: jax.Array, segment_ids: jax.Array, rotary: Rotary, bias: jax.Array | None
-    ) -> jax.Array:
+    def blocks(self, x: jax.Array, repetition: jax.Array, shared: Shared) -> jax.Array:
         block = Block
         if self.compute.remat != "none":
             block = nn.remat(Block, policy=_policy(self.compute), prevent_cse=False)
@@ -87,7 +88,7 @@ class Pattern(nn.Module):
             # The first layer's unused norm keeps its place among the stacked parameters.
             skip = repetition == 0 if i == 0 and not self.config.first_norm else None
             layer = block(self.config, self.compute, window, self.train, name=f"block_{i}")
-            x = layer(x, segment_ids, rotary, bias, skip)
+            x = layer(x, shared, skip)
         return x
 
 
@@ -135,27 +136,25 @@ class Encoder(nn.Module):
         dtype = jnp.dtype(self.compute.dtype)
         x = Embeddings(c, dtype, name="embeddings")(token_ids, positions, token_type_ids, train)
         x = constrain(x)
-        rotary: Rotary = {False: None, True: None}
+        rotary = {False: None, True: None}
         if c.positions == "rotary":
             thetas = {False: c.rope_theta, True: c.rope_theta_local}
             rotary = {local: rotary_table(positions, c.head_size, theta) for local, theta in thetas.items()}
         bias = RelativeBias(c, name="relative_bias")(token_ids.shape[1]) if c.relative_buckets else None
+        shared = Shared(segment_ids, rotary, bias)
         if c.repeats:
             layers = nn.scan(
                 Pattern,
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+                in_axes=(0, nn.broadcast),
                 length=c.stack,
                 unroll=_unroll(c, self.compute),
             )
-            x, _ = layers(c, self.compute, c.windows, train, name="layers")(
-                x, jnp.arange(c.repeats).reshape(c.stack, -1), segment_ids, rotary, bias
-            )
+            repetitions = jnp.arange(c.repeats).reshape(c.stack, -1)
+            x, _ = layers(c, self.compute, c.windows, train, name="layers")(x, repetitions, shared)
         if c.remainder:
-            x, _ = Pattern(c, self.compute, c.remainder, train, name="last")(
-                x, jnp.full(1, c.repeats), segment_ids, rotary, bias
-            )
+            x, _ = Pattern(c, self.compute, c.remainder, train, name="last")(x, jnp.full(1, c.repeats), shared)
         if c.norm_placement == "pre":
             x = Norm(c, name="final_norm")(x)
         return x
