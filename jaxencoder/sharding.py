@@ -17,7 +17,8 @@ ROWS = ("data", "fsdp")  # the axes that split a batch's rows
 # First match wins; a spec is aligned to the trailing axes, so that stacked layers need no rows of their own.
 PARAMETER_TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"token_embedding$", P("tensor", "fsdp")),
-    (r"(position|token_type)_embedding$", P(None, "fsdp")),
+    (r"((position|token_type)_embedding|distance_embedding/table)$", P(None, "fsdp")),
+    (r"convolution/kernel$", P(None, "fsdp", "tensor")),
     (r"(query|key|value)/kernel$", P("fsdp", "tensor", None)),
     (r"(query|key|value)/bias$", P("tensor", None)),
     (r"output/kernel$", P("tensor", None, "fsdp")),

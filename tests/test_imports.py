@@ -32,7 +32,7 @@ DIRECTIONS = {
     "kernels/*": (),
     "model/config.py": (),
     "model/layers.py": ("model.config", "kernels", "sharding"),
-    "model/positions.py": ("model.config",),
+    "model/positions.py": ("model.config", "model.layers"),
     "model/attention.py": ("model.config", "model.layers", "model.positions", "kernels", "sharding"),
     "model/encoder.py": ("model.config", "model.layers", "model.positions", "model.attention", "kernels", "sharding"),
     "model/*": ("kernels", "sharding"),

@@ -15,6 +15,8 @@ import numpy as np
 
 from jaxencoder.families.albert import ALBERT
 from jaxencoder.families.bert import BERT
+from jaxencoder.families.deberta import DEBERTA
+from jaxencoder.families.deberta_v2 import DEBERTA_V2
 from jaxencoder.families.distilbert import DISTILBERT
 from jaxencoder.families.electra import ELECTRA
 from jaxencoder.families.eurobert import EUROBERT
@@ -48,6 +50,8 @@ FAMILIES = (
     NOMIC_BERT,
     EUROBERT,
     ROFORMER,
+    DEBERTA,
+    DEBERTA_V2,
 )
 _FIXED = {"is_decoder": False, "add_cross_attention": False, "quantization_config": None}
 _TIED = "tie_word_embeddings"
@@ -114,7 +118,7 @@ def load(folder: str | os.PathLike) -> Checkpoint:
         raise ValueError(f"{folder} holds a model of type {kind!r}, which cannot be loaded; those that can: {known}")
     config = _config(family, settings, str(folder))
     tensors = open_weights(folder)
-    names = renamed(tensors, family.prefix)
+    names = renamed(tensors, family.prefix, family.aliases)
     view = {standard: tensors[name] for standard, name in names.items()}
     has_mlm_head = _has_mlm_head(family, config, settings, view)
     heads = _heads(family, config, settings, view, str(folder))
@@ -260,7 +264,7 @@ def _architecture(family: Family, mlm_head: bool, heads: Heads) -> str:
     """The class that has just these heads (and perhaps more)."""
     own = next((name for name in heads if name.endswith("_head") and name != "nsp_head"), None)
     if mlm_head:
-        return family.name + ("ForPreTraining" if "nsp_head" in heads else "ForMaskedLM")
+        return family.name + ("ForPreTraining" if heads.keys() & {"nsp_head", "rtd_head"} else "ForMaskedLM")
     if own is None:
         return family.name + ("ForNextSentencePrediction" if "nsp_head" in heads else "Model")
     return family.name + next(kind for kind, names in reversed(HEADS.items()) if own in names)

@@ -73,6 +73,7 @@ class Family:
         heads: (architecture, config.json) -> the other heads.
         tied: name of the output table, where a checkpoint holds it again, or has its own.
         fixed: settings that the encoder knows only at this value; another is refused by name.
+        aliases: beginnings of other names under which checkpoints have tensors -> those that the tables write.
     """
 
     model_type: str
@@ -85,6 +86,7 @@ class Family:
     heads: Callable[[EncoderConfig, Settings], Heads]
     tied: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 def head_activation(settings: Settings, name: str, encoder: str) -> str:

@@ -4,17 +4,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.kernels.attention import attention
+from jaxencoder.kernels.attention import Relative, attention
+from jaxencoder.kernels.dropout import dropout as apply_dropout
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import Linear
-from jaxencoder.model.positions import rotate
+from jaxencoder.model.positions import distance_rows, rotate
 
 
 class Attention(nn.Module):
     """Multi-head self-attention within documents: [B, T, D] -> [B, T, D].
 
     Vaswani et al. 2017, arXiv:1706.03762. `window` is 0 for a global layer; `rotary` the table of this layer's angles;
-    `bias` [N, T, T] what the distance of two tokens adds to their score.
+    `bias` [N, T, T] what the distance of two tokens adds to their score; `distances` [R, D] the vectors of distances
+    that `config.disentangled` compares with the tokens.
     """
 
     config: EncoderConfig
@@ -29,16 +31,31 @@ class Attention(nn.Module):
         segment_ids: jax.Array,
         rotary: tuple[jax.Array, jax.Array] | None,
         bias: jax.Array | None = None,
+        distances: jax.Array | None = None,
     ) -> jax.Array:
         c = self.config
         D, N, K, H = c.hidden_size, c.num_heads, c.kv_heads, c.head_size
-        q, k, v = (
-            Linear("BTD,DNH->BTNH", (D, heads, H), c.attention_bias, c.init_scale, name=name)(x)
-            for name, heads in (("query", N), ("key", K), ("value", K))
-        )
+        bias_of = {"query": c.attention_bias, "key": c.attention_bias and c.key_bias, "value": c.attention_bias}
+
+        def projection(name: str, kind: str, heads: int) -> Linear:
+            return Linear("BTD,DNH->BTNH", (D, heads, H), bias_of[kind], c.init_scale, name=name)
+
+        query, key, value = (projection(kind, kind, heads) for kind, heads in (("query", N), ("key", K), ("value", K)))
+        q, k, v = query(x), key(x), value(x)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
             v = rotate(v, rotary) if c.rotary_values else v
+        relative = None
+        if distances is not None:
+            if c.distance_projection == "own":
+                query, key = (projection(f"distance_{kind}", kind, N) for kind in ("query", "key"))
+            y = distances.astype(x.dtype)[None]
+            y = apply_dropout(y, c.dropout, self.make_rng("dropout")) if self.train and c.dropout else y
+            rows = distance_rows(x.shape[1], c.distance_span, c.distance_furthest)
+            relative = Relative(
+                keys=key(y)[0, rows] if "c2p" in c.disentangled else None,
+                queries=query(y)[0, rows] if "p2c" in c.disentangled else None,
+            )
         if K < N:
             k, v = (jnp.repeat(y, N // K, axis=2) for y in (k, v))
         dropout = c.attention_dropout if self.train else 0.0
@@ -48,6 +65,7 @@ class Attention(nn.Module):
             v,
             segment_ids,
             bias=bias,
+            relative=relative,
             window=self.window,
             dropout=dropout,
             key=self.make_rng("dropout") if dropout else None,

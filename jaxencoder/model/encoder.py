@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxencoder.kernels.dropout import dropout
 from jaxencoder.model.attention import Attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.layers import PRODUCT, Embeddings, Mlp, Norm
-from jaxencoder.model.positions import RelativeBias, rotary_table
+from jaxencoder.model.layers import PRODUCT, Convolution, Convolved, Embeddings, Mlp, Norm
+from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, rotary_table
 from jaxencoder.sharding import constrain
 
 
@@ -26,11 +26,15 @@ class Shared(NamedTuple):
         segment_ids: [B, T] int32, the document of each token, 0 for padding.
         rotary: the tables of global (False) and of local (True) layers.
         bias: [N, T, T] float32, what the distance of two tokens adds to their scores, or None.
+        distances: [R, D] float32, the vectors of distances for disentangled attention, or None.
+        convolved: what is added after the first layer, or None.
     """
 
     segment_ids: jax.Array
     rotary: dict[bool, tuple[jax.Array, jax.Array] | None]
     bias: jax.Array | None
+    distances: jax.Array | None
+    convolved: Convolved | None
 
 
 class Block(nn.Module):
@@ -56,8 +60,8 @@ class Block(nn.Module):
             return constrain(x + dropped(f(normed)))
 
         attention = Attention(c, self.compute, self.window, self.train, name="attention")
-        rotary = shared.rotary[bool(self.window)]
-        x = residual(x, lambda h: attention(h, shared.segment_ids, rotary, shared.bias), "attention_norm", skip_norm)
+        inputs = (shared.segment_ids, shared.rotary[bool(self.window)], shared.bias, shared.distances)
+        x = residual(x, lambda h: attention(h, *inputs), "attention_norm", skip_norm)
         return residual(x, Mlp(c, name="mlp"), "mlp_norm", None)
 
 
@@ -89,6 +93,8 @@ class Pattern(nn.Module):
             skip = repetition == 0 if i == 0 and not self.config.first_norm else None
             layer = block(self.config, self.compute, window, self.train, name=f"block_{i}")
             x = layer(x, shared, skip)
+            if i == 0 and shared.convolved is not None:
+                x = jnp.where(repetition == 0, shared.convolved.added(x, self.config), x)
         return x
 
 
@@ -141,7 +147,9 @@ class Encoder(nn.Module):
             thetas = {False: c.rope_theta, True: c.rope_theta_local}
             rotary = {local: rotary_table(positions, c.head_size, theta) for local, theta in thetas.items()}
         bias = RelativeBias(c, name="relative_bias")(token_ids.shape[1]) if c.relative_buckets else None
-        shared = Shared(segment_ids, rotary, bias)
+        distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None
+        convolved = Convolution(c, name="convolution")(x, segment_ids, train) if c.convolution_size else None
+        shared = Shared(segment_ids, rotary, bias, distances, convolved)
         if c.repeats:
             layers = nn.scan(
                 Pattern,
