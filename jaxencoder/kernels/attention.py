@@ -49,12 +49,17 @@ def attention(
         raise ValueError(f"A bias for each pair of tokens cannot be combined with the attention window {window}.")
     if dropout and key is None:
         raise ValueError(f"Attention dropout {dropout} needs a key.")
-    if backend == "auto":
-        backend = "banded" if window and q.shape[1] > _BLOCK + 2 * _chunk(window) else "dense"
     q = q * (q.shape[-1] ** -0.5)
-    if backend == "dense":
+    if chosen_backend(backend, window, q.shape[1]) == "dense":
         return _dense(q, k, v, segment_ids, bias, window, dropout, key)
     return _banded(q, k, v, segment_ids, window, dropout, key)
+
+
+def chosen_backend(backend: Backend, window: int, T: int) -> Literal["dense", "banded"]:
+    """The backend of a layer: `auto` resolved for rows of T tokens, and dense wherever there is no window."""
+    if not window or backend == "dense":
+        return "dense"
+    return "banded" if backend == "banded" or _BLOCK + 2 * _chunk(window) < T else "dense"
 
 
 def _dense(q, k, v, segment_ids, bias, window, dropout, key):
