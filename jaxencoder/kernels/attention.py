@@ -65,16 +65,21 @@ def attention(
         raise ValueError(f"A bias or a score of distances cannot be combined with the attention window {window}.")
     if dropout and key is None:
         raise ValueError(f"Attention dropout {dropout} needs a key.")
-    if backend == "auto":
-        backend = "banded" if window and q.shape[1] > _BLOCK + 2 * _chunk(window) else "dense"
     terms = 1 + sum(part is not None for part in relative or ())
     scale = (q.shape[-1] * terms) ** -0.5
     q = q * scale
-    if backend == "dense":
+    if chosen_backend(backend, window, q.shape[1]) == "dense":
         if relative is not None:
             bias = _distance_scores(q, k * scale, relative)
         return _dense(q, k, v, segment_ids, bias, window, dropout, key)
     return _banded(q, k, v, segment_ids, window, dropout, key)
+
+
+def chosen_backend(backend: Backend, window: int, T: int) -> Literal["dense", "banded"]:
+    """The backend of a layer: `auto` resolved for rows of T tokens, and dense wherever there is no window."""
+    if not window or backend == "dense":
+        return "dense"
+    return "banded" if backend == "banded" or _BLOCK + 2 * _chunk(window) < T else "dense"
 
 
 def _dense(q, k, v, segment_ids, bias, window, dropout, key):

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.kernels.attention import Relative, attention
+from jaxencoder.kernels.attention import Relative, attention, chosen_backend
 from jaxencoder.kernels.dropout import dropout as apply_dropout
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import Linear
@@ -69,6 +69,6 @@ class Attention(nn.Module):
             window=self.window,
             dropout=dropout,
             key=self.make_rng("dropout") if dropout else None,
-            backend="dense" if not self.window else self.compute.attention,
+            backend=chosen_backend(self.compute.attention, self.window, x.shape[1]),
         )
         return Linear("BTNH,NHD->BTD", (N, H, D), c.attention_bias, c.init_scale, name="output")(out)
