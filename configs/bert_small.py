@@ -15,6 +15,7 @@ from jaxencoder.config import (
     DataConfig,
     EncoderConfig,
     MaskedLM,
+    Masking,
     OptimizerConfig,
     RunConfig,
     TokenizerConfig,
@@ -34,7 +35,7 @@ def get_config() -> RunConfig:
             attention_dropout=0.0,
         ),
         compute=ComputeConfig(dtype="float32"),
-        objective=MaskedLM(rate=0.2),
+        objective=MaskedLM(Masking(rate=0.2)),
         tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=16_384),
         data=DataConfig(row_length=128, validation_share=0.005),
         optimizer=OptimizerConfig(

@@ -21,6 +21,7 @@ from jaxencoder.config import (
     DataConfig,
     EncoderConfig,
     MaskedLM,
+    Masking,
     OptimizerConfig,
     RunConfig,
     TokenizerConfig,
@@ -58,7 +59,7 @@ def get_config() -> RunConfig:
     return RunConfig(
         model=modernbert(num_layers=22, hidden_size=768, mlp_size=1152, num_heads=12, max_length=1024),
         compute=ComputeConfig(dtype="bfloat16"),
-        objective=MaskedLM(rate=0.3),
+        objective=MaskedLM(Masking(rate=0.3)),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=50_368, lowercase=False),
         data=DataConfig(train=("tfds:wikipedia/20230601.en:train",), validation_share=0.001, row_length=1024),
         optimizer=OptimizerConfig(

@@ -20,7 +20,9 @@ from cattrs.strategies import configure_tagged_union
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.classification import Classification
+from jaxencoder.objectives.masking import Masking
 from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.overrides import apply, closest
 from jaxencoder.sharding import MeshConfig
 from jaxencoder.text.config import DataConfig, TokenizerConfig
@@ -33,8 +35,10 @@ __all__ = [
     "DataConfig",
     "EncoderConfig",
     "MaskedLM",
+    "Masking",
     "MeshConfig",
     "OptimizerConfig",
+    "ReplacedToken",
     "RunConfig",
     "TokenizerConfig",
     "TrainingConfig",
@@ -45,7 +49,7 @@ __all__ = [
     "to_json",
 ]
 
-AnyObjective = MaskedLM | Classification
+AnyObjective = MaskedLM | ReplacedToken | Classification
 CONFIG_FILE = "config.json"
 
 

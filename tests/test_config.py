@@ -14,6 +14,7 @@ from jaxencoder import config as module
 from jaxencoder.config import RunConfig, from_json, load, recipes, save, to_json
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.classification import Classification
+from jaxencoder.objectives.masking import Masking
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.sharding import MeshConfig
 from jaxencoder.text.config import DataConfig, TokenizerConfig
@@ -48,7 +49,7 @@ def recipe(tmp_path):
     "config",
     [
         RunConfig(),
-        RunConfig(name="ünïcode", objective=MaskedLM(rate=0.1 + 0.2, whole_word=True)),
+        RunConfig(name="ünïcode", objective=MaskedLM(Masking(rate=0.1 + 0.2, whole_words=True))),
         RunConfig(data=LABELLED, objective=Classification()),
         RunConfig(model=EncoderConfig(windows=(0, 64, 64), norm_epsilon=1e-300, positions="rotary")),
         RunConfig(data=DataConfig(train=('a "b" \\c', "tfds:x/y:train"), weights=(1 / 3, 2.0))),
@@ -63,7 +64,7 @@ def test_json_round_trip_is_exact(config):
 @given(st.floats(0.01, 0.99), st.integers(1, 2**62), st.text(st.characters(blacklist_categories=["Cs"]), min_size=1))
 def test_json_round_trip_of_any_value(rate, steps, source):
     config = RunConfig(
-        objective=MaskedLM(rate=rate), training=TrainingConfig(steps=steps), data=DataConfig(train=(source,))
+        objective=MaskedLM(Masking(rate=rate)), training=TrainingConfig(steps=steps), data=DataConfig(train=(source,))
     )
     assert from_json(to_json(config)) == config
 
@@ -83,8 +84,11 @@ def test_json_takes_defaults_for_what_is_not_named():
     [
         ('{"training": {"stepz": 3}}', r"unknown setting 'training.stepz'; did you mean steps\?"),
         ('{"trainin": {}}', r"unknown setting 'trainin'; did you mean training\?"),
-        ('{"objective": {"type": "MaskedLM", "rat": 0.2}}', r"unknown setting 'objective.rat'; did you mean rate\?"),
-        ('{"objective": {"type": "Masked"}}', "objective is .*type is one of MaskedLM, Classification"),
+        (
+            '{"objective": {"type": "MaskedLM", "masking": {"rat": 0.2}}}',
+            r"masking.rat'; did you mean rate\?",
+        ),
+        ('{"objective": {"type": "Masked"}}', "objective is .*type is one of MaskedLM, ReplacedToken, Class"),
         ('{"objective": {}}', "objective is .*type is one of MaskedLM"),
         ('{"training": {"steps": 3.5}}', "training.steps is 3.5; give a value of type int"),
         ('{"training": {"steps": true}}', "training.steps is True; give a value of type int"),
@@ -129,7 +133,7 @@ def test_save_is_whole_or_nothing(tmp_path, monkeypatch):
         (["--training.checkpoint_every", "3"], {"training": TrainingConfig(steps=60, checkpoint_every=3)}),
         (["--training.checkpoint-every=3"], {"training": TrainingConfig(steps=60, checkpoint_every=3)}),
         (["--mesh.data", "-1", "--mesh.fsdp", "2"], {"mesh": MeshConfig(data=-1, fsdp=2)}),
-        (["--objective.rate", "0.3"], {"objective": MaskedLM(rate=0.3)}),
+        (["--objective.masking.rate", "0.3"], {"objective": MaskedLM(Masking(rate=0.3))}),
         (["--data.no-packing"], {"data": DataConfig(packing=False)}),
         (["--data.train", "a.jsonl", "b.txt"], {"data": DataConfig(train=("a.jsonl", "b.txt"))}),
         (["--name", "other", "--init-from="], {"name": "other"}),

@@ -36,6 +36,7 @@ DIRECTIONS = {
     "model/positions.py": ("model.config", "model.layers"),
     "model/attention.py": ("model.config", "model.layers", "model.positions", "kernels", "sharding"),
     "model/encoder.py": ("model.config", "model.layers", "model.positions", "model.attention", "kernels", "sharding"),
+    "model/flops.py": ("model.config",),
     "model/*": ("kernels", "sharding"),
     "families/*": ("model", "text.tokenizer"),
     "objectives/*": ("model", "kernels", "sharding"),

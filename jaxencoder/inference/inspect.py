@@ -18,10 +18,10 @@ from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.hub import resolve
 from jaxencoder.inference.load import published_tokenizer
 from jaxencoder.kernels.attention import chosen_backend
+from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params
 from jaxencoder.sharding import abstract_mesh, shardings
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.flops import forward_flops
 from jaxencoder.training.optim import make_optimizer, path_of
 from jaxencoder.training.setup import TOKENIZER_FOLDER, with_architecture
 

@@ -5,16 +5,37 @@ and the backward pass only scales it: none are kept, none computed twice (as Hsu
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 
+class Predictions(NamedTuple):
+    """What the softmax says of each slot, without gradients: [B, K] each.
+
+    Attributes:
+        losses: cross-entropy in nats, float32.
+        correct: whether the target is the most probable, bool.
+        samples: a token drawn by its probability, int32; None where none is asked for.
+    """
+
+    losses: jax.Array
+    correct: jax.Array
+    samples: jax.Array | None
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
 def cross_entropy(
-    hidden: jax.Array, table: jax.Array, bias: jax.Array, targets: jax.Array, weights: jax.Array, chunk: int
-) -> tuple[jax.Array, jax.Array]:
-    """Weighted cross-entropy of softmax(hidden @ table^T + bias), and how often the target is the most probable.
+    hidden: jax.Array,
+    table: jax.Array,
+    bias: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    chunk: int,
+    uniforms: jax.Array | None = None,
+) -> tuple[jax.Array, Predictions]:
+    """Weighted cross-entropy of softmax(hidden @ table^T + bias).
 
     Args:
         hidden: [B, K, D] float32 or bfloat16.
@@ -23,49 +44,55 @@ def cross_entropy(
         targets: [B, K] int32 in [0, V).
         weights: [B, K] float32; 0 leaves a slot out.
         chunk: slots of a row whose logits are held at once: [B, chunk, V] float32.
+        uniforms: [B, K] float32 in [0, 1), one random number for each slot; a token is drawn with it, by the inverse of
+            the distribution function. (The same distribution as the Gumbel trick's, which takes V numbers a slot.)
 
     Returns:
-        (sum of weight * cross-entropy in nats, sum of weight * correct), float32 scalars. Gradients flow to hidden,
-        table and bias through the first.
+        (sum of weight * cross-entropy in nats, float32; predictions). Gradients flow to hidden, table and bias through
+        the first.
     """
-    return _scan(hidden, table, bias, targets, weights, chunk, gradient=False)[0]
+    return _scan(hidden, table, bias, targets, weights, uniforms, chunk, gradient=False)[0]
 
 
-def _forward(hidden, table, bias, targets, weights, chunk):
-    return _scan(hidden, table, bias, targets, weights, chunk, gradient=True)
+def _forward(hidden, table, bias, targets, weights, chunk, uniforms=None):
+    return _scan(hidden, table, bias, targets, weights, uniforms, chunk, gradient=True)
 
 
 def _backward(chunk, gradients, cotangents):
     scale = cotangents[0]
     d_hidden, d_table, d_bias = gradients
-    return (d_hidden * scale.astype(d_hidden.dtype), d_table * scale, d_bias * scale, None, None)
+    return (d_hidden * scale.astype(d_hidden.dtype), d_table * scale, d_bias * scale, None, None, None)
 
 
 cross_entropy.defvjp(_forward, _backward)
 
 
-def _scan(hidden, table, bias, targets, weights, chunk, gradient):
-    B, K, D = hidden.shape
+def _scan(hidden, table, bias, targets, weights, uniforms, chunk, gradient):
+    B, K = targets.shape
     C = -(-K // chunk)  # chunks; the last one is filled up with slots of weight 0
 
     def split(x):
         x = jnp.pad(x, [(0, 0), (0, C * chunk - K)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(B, C, chunk, *x.shape[2:]), 1, 0)
 
+    def joined(x):
+        return jnp.moveaxis(x, 0, 1).reshape(B, C * chunk, *x.shape[3:])[:, :K]
+
     cast = table.astype(hidden.dtype)
 
     def body(carry, xs):
-        loss, correct, d_table, d_bias = carry
-        h, t, w = xs
+        loss, d_table, d_bias = carry
+        h, t, w, u = xs
         logits = jnp.einsum("BKD,VD->BKV", h, cast, preferred_element_type=jnp.float32) + bias
         top = logits.max(-1)
         target = jnp.take_along_axis(logits, t[..., None], -1)[..., 0]
         exp = jnp.exp(logits - top[..., None])
         total = exp.sum(-1)
-        loss += (w * (jnp.log(total) + top - target)).sum()
-        correct += (w * (target >= top)).sum()
+        losses = jnp.log(total) + top - target
+        loss += (w * losses).sum()
+        found = Predictions(losses, target >= top, None if u is None else _draw(exp, u))
         if not gradient:
-            return (loss, correct, None, None), None
+            return (loss, None, None), (found, None)
         onehot = t[..., None] == jnp.arange(logits.shape[-1])
         d_logits = exp * (w / total)[..., None] - jnp.where(onehot, w[..., None], 0)
         # As a product with ones: XLA's CPU backend sums over the outer axes 10 times slower, 7% of a small step.
@@ -73,20 +100,37 @@ def _scan(hidden, table, bias, targets, weights, chunk, gradient):
         d_logits = d_logits.astype(h.dtype)
         d_h = jnp.einsum("BKV,VD->BKD", d_logits, cast, preferred_element_type=jnp.float32).astype(h.dtype)
         d_table += jnp.einsum("BKV,BKD->VD", d_logits, h, preferred_element_type=jnp.float32)
-        return (loss, correct, d_table, d_bias), d_h
+        return (loss, d_table, d_bias), (found, d_h)
 
     zero = jnp.zeros((), jnp.float32)
-    start = (zero, zero, jnp.zeros(table.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32))
-    if not gradient:
-        start = (zero, zero, None, None)
-    xs = (split(hidden), split(targets), split(weights))
+    start = (zero, None, None)
+    if gradient:
+        start = (zero, jnp.zeros(table.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32))
+    xs = jax.tree.map(split, (hidden, targets, weights, uniforms))
     if C == 1:
-        carry, d_hidden = body(start, jax.tree.map(lambda x: x[0], xs))
+        carry, ys = body(start, jax.tree.map(lambda x: x[0], xs))
+        ys = jax.tree.map(lambda y: y[:, :K], ys)
     else:
-        carry, d_hidden = jax.lax.scan(body, start, xs)
-        d_hidden = None if d_hidden is None else jnp.moveaxis(d_hidden, 0, 1)
-    loss, correct, d_table, d_bias = carry
-    if not gradient:
-        return (loss, correct), None
-    d_hidden = d_hidden.reshape(B, C * chunk, D)[:, :K]
-    return (loss, correct), (d_hidden, d_table, d_bias)
+        carry, ys = jax.lax.scan(body, start, xs)
+        ys = jax.tree.map(joined, ys)
+    loss, d_table, d_bias = carry
+    found, d_hidden = ys
+    return (loss, found), (d_hidden, d_table, d_bias) if gradient else None
+
+
+def _draw(shares, uniforms):
+    """Where each distribution function passes its number: shares [B, K, V] that need not sum to 1 -> int32 [B, K].
+
+    First among blocks of about the root of V tokens, then inside one, so that float32 sums stay short and exact.
+    """
+    B, K, V = shares.shape
+    size = 1 << (max(V - 1, 1).bit_length() // 2)
+    blocks = jnp.pad(shares, [(0, 0), (0, 0), (0, -V % size)]).reshape(B, K, -1, size)
+    ends = blocks.sum(-1).cumsum(-1)
+    goal = (uniforms * (1 - 1e-6))[..., None] * ends[..., -1:]  # below the end in spite of rounding
+    block = jnp.minimum((ends <= goal).sum(-1, keepdims=True), ends.shape[-1] - 1)
+    inside = jnp.take_along_axis(blocks, block[..., None], axis=2)[..., 0, :]
+    goal -= jnp.take_along_axis(ends - blocks.sum(-1), block, axis=-1)
+    offset = (inside.cumsum(-1) <= goal).sum(-1)
+    last = size - 1 - (inside[..., ::-1] > 0).argmax(-1)
+    return jnp.minimum(block[..., 0] * size + jnp.minimum(offset, last), V - 1).astype(jnp.int32)

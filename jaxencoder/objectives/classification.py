@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
+from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import Classifier, Pooling
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, mean
+from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,18 @@ class Classification:
 
         def class_scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
             body, top = jax.random.split(key)
-            hidden = module.apply(
-                {"params": params["encoder"]},
-                batch["token_ids"],
-                batch["segment_ids"],
-                batch["positions"],
-                batch.get("token_type_ids"),
-                train,
-                rngs={"dropout": body},
-            )
+            hidden = encode(module, params["encoder"], batch, body, train)
             documents = batch["labels"].shape[1]
             inputs = (hidden, batch["segment_ids"], documents, train)
             return head.apply({"params": params["classifier"]}, *inputs, rngs={"dropout": top})
 
         return Objective(init, loss, class_scores)
+
+    @property
+    def masked_loss(self) -> str:
+        """No metric is the cross-entropy of masked tokens."""
+        return ""
+
+    def flops(self, encoder: EncoderConfig, row_length: int) -> float:
+        """FLOPs of forward and backward pass per token; those of the head, once a document, are left out."""
+        return training_flops(encoder, row_length)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.encoder import Encoder
 
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -21,11 +22,14 @@ class Objective(NamedTuple):
             sum / weight; `key` drives corruption and, when `train`, dropout.
         scores: (params, batch, key, train) -> [B, E, labels] float32, for objectives that predict something of each
             document; None for the others.
+        models: parameters -> those of each model that an objective trains, by name, its encoder under "encoder" again;
+            None for objectives that train one, whose parameters these are.
     """
 
     init: Callable[[jax.Array], Params]
     loss: Callable[[Params, Batch, jax.Array, bool], tuple[jax.Array, Metrics]]
     scores: Callable[[Params, Batch, jax.Array, bool], jax.Array] | None = None
+    models: Callable[[Params], dict[str, Params]] | None = None
 
 
 class Vocabulary(Protocol):
@@ -42,10 +46,24 @@ class Vocabulary(Protocol):
 class ObjectiveConfig(Protocol):
     """The settings of an objective, a frozen dataclass."""
 
-    def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective: ...
+    def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
+        """The pure functions that train such an encoder."""
+
+    @property
+    def masked_loss(self) -> str:
+        """The metric that is the cross-entropy of masked tokens; empty if there is none."""
+
+    def flops(self, encoder: EncoderConfig, row_length: int) -> float:
+        """FLOPs of forward and backward pass per token."""
 
 
 def mean(metrics: Metrics, name: str = "loss") -> jax.Array:
     """sum / weight of a metric, 0 where nothing was weighed."""
     total, weight = metrics[name]
     return total / jax.numpy.maximum(weight, 1e-9)
+
+
+def encode(module: Encoder, params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
+    """The encoder's output [B, T, D] for a batch, with dropout when `train`."""
+    inputs = (batch["token_ids"], batch["segment_ids"], batch["positions"], batch.get("token_type_ids"))
+    return module.apply({"params": params}, *inputs, train, rngs={"dropout": key})

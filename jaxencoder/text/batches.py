@@ -69,12 +69,14 @@ class Batches:
         """Batch number `step`, or some of its rows: the part that this host holds.
 
         Returns:
-            int32 [B, T] under the names of the stores' fields; labels [B, E], E the most of any store.
+            int32 [B, T] under the names of the stores' fields; labels [B, E], E the most of any store; row_ids uint32
+            [B], which tells the rows of all stores apart (modulo 2**32).
         """
         numbers = np.arange(self._size, dtype=np.int64)[rows or slice(None)] + step * self._size
         chosen, indices = self.locate(numbers)
         parts = [(np.flatnonzero(chosen == k), k) for k in np.unique(chosen)]
         first = self._stores[0].padding(len(numbers))
+        first["row_ids"] = (np.r_[0, self._ends][chosen] + indices).astype(np.uint32)
         if "labels" in first:
             most = max(store.meta["segments"] for store in self._stores)
             first["labels"] = _widened(first["labels"], most)
@@ -182,7 +184,7 @@ def prefetch(
     Args:
         batches: what to read.
         steps: which batches, in order.
-        sharding_of: from a number of sharded dimensions to a sharding: 2 of arrays [B, T], 1 of labels [B, E].
+        sharding_of: from a number of sharded dimensions to a sharding: 2 of arrays [B, T], 1 of labels and row_ids.
         depth: batches held ready, besides the one in use.
 
     Yields:
@@ -248,6 +250,6 @@ def _on_devices(batches: Batches, step: int, shardings: dict[int, jax.sharding.S
             start, end, _ = index[0].indices(batches.batch_size)
             return values[(slice(start - first, end - first), *index[1:])]
 
-        return jax.make_array_from_callback(shape, shardings[1 if name == "labels" else 2], part)
+        return jax.make_array_from_callback(shape, shardings[1 if name in ("labels", "row_ids") else 2], part)
 
     return {name: to_global(name, values) for name, values in local.items()}

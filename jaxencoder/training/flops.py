@@ -1,7 +1,4 @@
-"""How much arithmetic a token takes to train on, and how much a device can do: the two halves of MFU.
-
-MFU counts no recomputed work: Chowdhery et al. 2022 (PaLM, arXiv:2204.02311, appendix B).
-"""
+"""How much arithmetic a device can do: the one half of MFU, whose other half is `model.flops`."""
 
 import functools
 import time
@@ -9,8 +6,6 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from jaxencoder.model.config import EncoderConfig
 
 # Dense bfloat16 (float16 on cards without it) with float32 accumulation, from the vendors' data sheets, per JAX device:
 # a core of TPU v2, v3 and v7, else a chip. The first name found in the device's kind counts.
@@ -82,26 +77,3 @@ def _measured(platform: str, dtype: str, size: int = 1024, seconds: float = 0.2)
             multiply(x).block_until_ready()
             best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
-
-
-def training_flops(model: EncoderConfig, row_length: int, predicted: float = 0.0) -> float:
-    """FLOPs of forward and backward pass per token: those of `forward_flops`, and twice as many backward."""
-    return 3 * forward_flops(model, row_length, predicted)
-
-
-def forward_flops(model: EncoderConfig, row_length: int, predicted: float = 0.0) -> float:
-    """FLOPs of a forward pass per token: 2 a weight, and attention's products.
-
-    Args:
-        model: the architecture; without a window, row_length is taken for the number of keys of a query (with many
-            documents in a row the useful number is smaller).
-        row_length: T.
-        predicted: share of the tokens that a masked-language-model head predicts; 0 without one.
-    """
-    D, E, V = model.hidden_size, model.embedding_width, model.vocab_size
-    attention = 2 * D * model.head_size * (model.num_heads + model.kv_heads)
-    weights = attention + (3 if model.gated_mlp else 2) * D * model.mlp_size
-    windows = [model.windows[layer % len(model.windows)] for layer in range(model.num_layers)]
-    keys = sum(min(2 * window + 1, row_length) if window else row_length for window in windows)
-    head = predicted * ((D * E if model.head_transform else 0) + E * V)
-    return 2.0 * (weights * model.num_layers + D * model.embedding_size + head) + 4 * D * keys

@@ -18,10 +18,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.config import RunConfig
-from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.objective import Metrics
 from jaxencoder.sharding import batch_sharding, make_mesh, shardings
 from jaxencoder.text.batches import Batches, prefetch
+from jaxencoder.text.store import Store
 from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.setup import CHECKPOINT_FOLDER, Setup, initial_params, set_up, unigram_loss
@@ -126,35 +126,62 @@ def compile_step(
             state = state._replace(params=params, ema=jax.tree.map(jnp.copy, params) if state.ema is not None else None)
 
     def update(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        return train_step(setup.objective, optimizer, state, batch, key, settings.accumulation, settings.ema_decay)
+        return train_step(
+            setup.objective, optimizer, state, batch, key, settings.steps, settings.accumulation, settings.ema_decay
+        )
 
     return jax.jit(update, donate_argnums=0, out_shardings=(places, everywhere)), state
 
 
 def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, float]]:
-    """A function from the state to the metrics on the held-out rows: the same rows and masks every time."""
+    """A function from the state to the metrics on the held-out rows: the same rows and masks every time.
+
+    Of several sources, such as languages, each has its loss apart too: "loss_SOURCE".
+    """
     settings = setup.config.training
     if not setup.validation:
         return lambda state: {}
-    batches = Batches(setup.validation, setup.config.data, settings.batch_size, settings.seed, shuffle=False)
-    count = min(settings.eval_batches or batches.steps_per_epoch, batches.steps_per_epoch)
+    limit = -(-settings.eval_batches // len(setup.validation))  # of each source
+    sources = {}
+    for name, store in zip(_source_names(setup.validation), setup.validation, strict=True):
+        batches = Batches((store,), setup.config.data, settings.batch_size, settings.seed, shuffle=False)
+        sources[name] = batches, min(limit or batches.steps_per_epoch, batches.steps_per_epoch)
     key = jax.random.key(settings.seed + 1)
     run = jax.jit(partial(eval_step, setup.objective))
-    masked = isinstance(setup.config.objective, MaskedLM)
+    masked = setup.config.objective.masked_loss
     unigram = unigram_loss(setup.train, setup.validation) if masked else None
+
+    def measure(params: Any, batches: Batches, count: int, first: int) -> Metrics:
+        total: Any = None
+        for i, batch in enumerate(prefetch(batches, range(count), partial(batch_sharding, mesh)), first):
+            metrics = run(params, batch, jax.random.fold_in(key, i))
+            total = metrics if total is None else jax.tree.map(jnp.add, total, metrics)
+        return jax.device_get(total)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         params = state.params if state.ema is None else state.ema
-        total: Any = None
-        for i, batch in enumerate(prefetch(batches, range(count), partial(batch_sharding, mesh))):
-            metrics = run(params, batch, jax.random.fold_in(key, i))
-            total = metrics if total is None else jax.tree.map(jnp.add, total, metrics)
-        result = {name: float(a) / max(float(b), 1e-9) for name, (a, b) in jax.device_get(total).items()}
+        found, first = {}, 0
+        for name, (batches, count) in sources.items():
+            found[name] = measure(params, batches, count, first)
+            first += count
+        result = _means(jax.tree.map(lambda *parts: sum(parts), *found.values()))
         if masked:
-            result |= {"perplexity": math.exp(min(result["loss"], 700.0)), "unigram_loss": unigram}
+            result |= {"perplexity": math.exp(min(result[masked], 700.0)), "unigram_loss": unigram}
+        if len(found) > 1:
+            result |= {f"loss_{name}": _means(metrics)["loss"] for name, metrics in found.items()}
         return result
 
     return evaluate
+
+
+def _means(metrics: Metrics) -> dict[str, float]:
+    return {name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in metrics.items()}
+
+
+def _source_names(stores: tuple[Store, ...]) -> list[str]:
+    """A short name for each source, numbered where two have the same."""
+    names = [Path(store.meta["source"]).name.partition(".")[0] or store.meta["source"] for store in stores]
+    return [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names)]
 
 
 class Stop:
@@ -193,7 +220,7 @@ def _best_metric(setup: Setup) -> str:
     key = jax.random.key(0)
     batch = Batches(setup.validation, setup.config.data, settings.batch_size, shuffle=False).batch(0)
     metrics = jax.eval_shape(partial(eval_step, setup.objective), jax.eval_shape(setup.objective.init, key), batch, key)
-    names = [*metrics, *(("perplexity",) if isinstance(setup.config.objective, MaskedLM) else ())]
+    names = [*metrics, *(("perplexity",) if setup.config.objective.masked_loss else ())]
     if settings.best_metric not in names:
         raise ValueError(
             f"training.best_metric is {settings.best_metric!r}, but this objective measures {', '.join(names)}; "

@@ -35,6 +35,7 @@ def train_step(
     state: TrainState,
     batch: Batch,
     key: jax.Array,
+    steps: int = 0,
     accumulation: int = 1,
     ema_decay: float = 0.0,
 ) -> tuple[TrainState, Metrics]:
@@ -43,14 +44,18 @@ def train_step(
     Args:
         batch: arrays with leading dimension B.
         key: the run's key; the step's own is folded from it and the step number.
+        steps: of the whole run; where given, the objective is told what share of them is done ("progress").
         accumulation: parts of the batch that are differentiated one after the other; their gradients are weighted by
             what they predict (`metrics["loss"][1]`), so that the update is that of the whole batch.
 
     Returns:
-        The new state, and the batch's metrics with these added: "gradient_norm" (unclipped), "finite" (1 when
-        loss, gradients and new parameters are), and "filled", how many of the batch's places hold a token.
+        The new state, and the batch's metrics with these added: "gradient_norm" (unclipped), also of each part of the
+        parameters ("gradient_norm_embeddings", "..._layers", "..._mlm_head"), "finite" (1 when loss, gradients and new
+        parameters are), and "filled", how many of the batch's places hold a token.
     """
     key = jax.random.fold_in(key, state.step)
+    if steps:
+        batch = batch | {"progress": jnp.full(len(batch["token_ids"]), state.step / steps, jnp.float32)}
     differentiate = jax.value_and_grad(objective.loss, has_aux=True)
     if accumulation == 1:
         (_, metrics), gradients = differentiate(state.params, batch, key, True)
@@ -65,9 +70,15 @@ def train_step(
     metrics = metrics | {
         "filled": (filled.sum().astype(jnp.float32), jnp.float32(filled.size)),
         "gradient_norm": (norm, one),
+        **{f"gradient_norm_{name}": (optax.tree.norm(part), one) for name, part in _parts(gradients).items()},
         "finite": (jnp.isfinite(norm + size + metrics["loss"][0]).astype(jnp.float32), one),
     }
     return TrainState(state.step + 1, params, optimizer_state, ema), metrics
+
+
+def _parts(params: Params) -> dict[str, Params]:
+    """The parts of an encoder, its heads, and whatever else is trained beside it."""
+    return params["encoder"] | {name: part for name, part in params.items() if name != "encoder" and part}
 
 
 def _accumulate(differentiate, params, batch, key, parts):

@@ -17,8 +17,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from jaxencoder.config import RunConfig
-from jaxencoder.objectives.mlm import MaskedLM
-from jaxencoder.training.flops import peak_flops, training_flops
+from jaxencoder.training.flops import peak_flops
 from jaxencoder.training.optim import schedule
 
 METRICS_FILE = "metrics.jsonl"
@@ -100,8 +99,7 @@ class Telemetry:
         self._steps = 0
         self._tracing = False
         self._rate = jax.jit(schedule(config.optimizer, config.training.steps))
-        predicted = config.objective.rate if isinstance(config.objective, MaskedLM) else 0.0
-        self._flops = training_flops(config.model, config.data.row_length, predicted)
+        self._flops = config.objective.flops(config.model, config.data.row_length)
         self._dtype = config.compute.dtype
         self._parameters = sum(x.size for x in jax.tree.leaves(params))
 

@@ -15,9 +15,9 @@ from jaxencoder.families.weights import Weights
 from jaxencoder.inference.inspect import Inspection, inspect
 from jaxencoder.inference.model import Model
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.flops import training_flops
 from jaxencoder.model.sentence import Dense, SentenceSettings
 from jaxencoder.objectives.classification import Classification
-from jaxencoder.training.flops import training_flops
 from jaxencoder.training.optim import path_of
 from tests.model.examples import BERT, MODERNBERT
 

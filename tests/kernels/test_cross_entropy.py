@@ -32,16 +32,36 @@ def test_equals_log_softmax(chunk: int) -> None:
     assert float(value) == pytest.approx(float(expected), rel=1e-6)
     for name, ours, theirs in zip(("hidden", "table", "bias"), gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
-    total, correct = jax.jit(cross_entropy, static_argnums=5)(*arrays, *rest, chunk)  # the path without gradients
-    np.testing.assert_allclose((total, correct), plain(*arrays, *rest), rtol=1e-6)
+    total, found = jax.jit(cross_entropy, static_argnums=5)(*arrays, *rest, chunk)  # the path without gradients
+    np.testing.assert_allclose((total, (rest[1] * found.correct).sum()), plain(*arrays, *rest), rtol=1e-6)
+    np.testing.assert_allclose((rest[1] * found.losses).sum(), total, rtol=1e-6)
+    assert found.samples is None
 
 
-def test_counts_correct_predictions() -> None:
+def test_tells_correct_predictions() -> None:
     hidden, table, bias, _, weights = inputs()
     logits = jnp.einsum("BKD,VD->BKV", hidden, table) + bias
     best = logits.argmax(-1).astype(jnp.int32)
-    assert float(cross_entropy(hidden, table, bias, best, weights, 4)[1]) == float(weights.sum())
-    assert float(cross_entropy(hidden, table, bias, (best + 1) % V, weights, 4)[1]) == 0
+    assert cross_entropy(hidden, table, bias, best, weights, 4)[1].correct.all()
+    assert not cross_entropy(hidden, table, bias, (best + 1) % V, weights, 4)[1].correct.any()
+
+
+@pytest.mark.parametrize("V", [2, 19, 1000])
+def test_samples_follow_the_softmax(V: int) -> None:
+    """A slot's distribution: chi-square over its draws by evenly spread numbers, and the ends of the interval."""
+    rng, n = np.random.default_rng(0), 20_000
+    logits = jnp.asarray(2 * rng.standard_normal(V), jnp.float32).at[V - 1].set(-200.0)  # a token that never comes
+    uniforms = jnp.asarray(np.r_[0.0, np.nextafter(np.float32(1), np.float32(0)), rng.random(n)], jnp.float32)[None]
+    K = uniforms.shape[1]
+    arrays = (jnp.ones((1, K, 1)), logits[:, None], jnp.zeros(V), jnp.zeros((1, K), jnp.int32), jnp.ones((1, K)))
+    _, found = jax.jit(cross_entropy, static_argnums=5)(*arrays, 4096, uniforms)
+    samples = np.asarray(found.samples)[0]
+    assert samples[0] == 0 and samples[1] == V - 2 and samples.max() < V - 1
+    expected = n * np.asarray(jax.nn.softmax(logits))
+    often = expected > 5
+    counts = np.bincount(samples[2:], minlength=V)
+    square = ((counts - expected)[often] ** 2 / expected[often]).sum()
+    assert square < often.sum() + 5 * np.sqrt(2 * often.sum())
 
 
 def test_slots_of_weight_zero_do_not_count() -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.objectives.masking import Masking
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.objective import Objective
 
@@ -51,7 +52,9 @@ class Vocabulary:
 
 
 def mlm(config: EncoderConfig, compute: ComputeConfig = FLOAT32, **settings: Any) -> Objective:
-    return MaskedLM(**settings).build(config, compute, Vocabulary(config.vocab_size))
+    """Masked language modelling; what is no setting of it is one of its masking."""
+    own = {name: settings.pop(name) for name in ("pairs", "chunk") if name in settings}
+    return MaskedLM(Masking(**settings), **own).build(config, compute, Vocabulary(config.vocab_size))
 
 
 def rows(lengths: list[list[int]], T: int, seed: int = 0) -> dict[str, np.ndarray]:

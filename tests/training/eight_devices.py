@@ -8,7 +8,8 @@ from functools import partial
 import jax
 import numpy as np
 
-from jaxencoder.objectives.mlm import MaskedLM, mask_tokens
+from jaxencoder.objectives.masking import Masking, mask_tokens
+from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.sharding import MeshConfig, batch_sharding, make_mesh, shardings
 from jaxencoder.training.optim import OptimizerConfig, make_optimizer
 from jaxencoder.training.step import init_state, train_step
@@ -32,7 +33,7 @@ def train(family: str, mesh: jax.sharding.Mesh) -> dict:
         dropout=0.2,
         attention_dropout=0.2,
     )
-    settings = MaskedLM(whole_word=family == "bert", chunk=16)
+    settings = MaskedLM(Masking(whole_words=family == "bert", static=family == "modernbert"), chunk=16)
     objective = settings.build(config, FLOAT32, Vocabulary(V))
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2), STEPS)
     key = jax.random.key(0)
@@ -41,11 +42,12 @@ def train(family: str, mesh: jax.sharding.Mesh) -> dict:
         places = shardings(jax.eval_shape(start, key), mesh)
         state = jax.jit(start, out_shardings=places)(key)
         run = jax.jit(partial(train_step, objective, optimizer, accumulation=2), out_shardings=(places, None))
-        corrupt = jax.jit(partial(mask_tokens, config=settings, vocabulary=Vocabulary(V)))
+        corrupt = jax.jit(partial(mask_tokens, masking=settings.masking, vocabulary=Vocabulary(V)))
         losses, norms, masked = [], [], []
         for step in range(STEPS):
             batch = {k: jax.device_put(x, batch_sharding(mesh, 2)) for k, x in rows(LENGTHS, T, seed=step).items()}
-            masks = corrupt(batch["token_ids"], batch["segment_ids"], jax.random.key(step))
+            batch["row_ids"] = jax.device_put(np.arange(B, dtype=np.uint32), batch_sharding(mesh, 1))
+            masks = corrupt(batch, jax.random.key(step))
             masked.append(zlib.crc32(b"".join(np.asarray(x).tobytes() for x in masks)))
             state, metrics = run(state, batch, key)
             losses.append(float(metrics["loss"][0] / metrics["loss"][1]))

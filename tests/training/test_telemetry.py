@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from jaxencoder.config import EncoderConfig, RunConfig, TrainingConfig
-from jaxencoder.training.flops import PEAK_FLOPS, peak_flops, training_flops
+from jaxencoder.model.flops import training_flops
+from jaxencoder.training.flops import PEAK_FLOPS, peak_flops
 from jaxencoder.training.telemetry import METRICS_FILE, CompileCounter, Diverged, MetricsFile, Telemetry
 
 
