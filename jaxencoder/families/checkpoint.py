@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,13 +195,13 @@ def save(
         config: the architecture.
         params: {"encoder": ...} and the heads that are there; one that the family does not know is left out.
         special_ids: pad_token_id, cls_token_id, ... for config.json.
-        published: where the model comes from; None takes the first family that can say all of the architecture.
+        published: where the model comes from; None takes a family that can say all of the architecture.
 
     Raises:
         ValueError: no published family has this architecture.
         OSError: the folder cannot be written.
     """
-    family = published.family if published else family_of(config)
+    family = published.family if published else family_of(config, params)
     # Without a tokenizer nobody knows the special ids, and a family's defaults may lie outside the vocabulary.
     settings = dict.fromkeys(_SPECIAL_IDS) | (dict(published.settings) if published else {})
     settings |= {_TIED: config.tied_output} | family.settings(config) | (special_ids or {})
@@ -221,15 +221,29 @@ def save(
     write_json(folder / CONFIG_FILE, settings)
 
 
-def family_of(config: EncoderConfig) -> Family:
-    """The first family whose config.json says all of an architecture; ValueError if there is none."""
+def family_of(config: EncoderConfig, parts: Iterable[str] = ()) -> Family:
+    """The first family whose config.json says all of an architecture, and that has most of these heads.
+
+    Args:
+        parts: names among the parameters; those that are no head's do not matter.
+
+    Raises:
+        ValueError: no family can say it.
+    """
+    best: tuple[int, Family] | None = None
     for family in FAMILIES:
         try:
-            if _architecture_of(family, {_TIED: config.tied_output} | family.settings(config)) == config:
-                return family
+            settings = {_TIED: config.tied_output} | family.settings(config)
+            if _architecture_of(family, settings) != config:
+                continue
         except ValueError:
             continue
-    raise ValueError(f"no published family has this architecture: {config}")
+        known = len(family.heads(config, settings).keys() & set(parts))
+        if best is None or known > best[0]:
+            best = known, family
+    if best is None:
+        raise ValueError(f"no published family has this architecture: {config}")
+    return best[1]
 
 
 def parameter_shapes(config: EncoderConfig, mlm_head: bool, heads: Mapping[str, HeadConfig] | None = None) -> Params:

@@ -96,11 +96,12 @@ def _filled(
 ) -> Filled:
     index, probability = int(index), float(probability)
     token = tokenizer.decode([index]).strip() or tokenizer.token(index)
+    shown = token.removeprefix("##")
     before, after = text[: span[0]], text[span[1] :]
     if starts:
-        return Filled(token, probability, before + token + after)
+        return Filled(token, probability, before + shown + after)
     # A piece that goes on with the word before it.
-    return Filled(token, probability, before.rstrip() + token.removeprefix("##") + after)
+    return Filled(token, probability, before.rstrip() + shown + after)
 
 
 def _power_of_two(number: int) -> int:

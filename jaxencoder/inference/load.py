@@ -11,6 +11,8 @@ from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.hub import resolve
 from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig
+from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.checkpoint import restore_params
 
@@ -65,7 +67,13 @@ def _run(folder: Path, dtype: str | None, step: int | str) -> Model:
         metric=config.training.best_metric,
         higher_is_better=config.training.best_mode == "max",
     )
-    return Model(config, params, tokenizer, _compute(config, dtype))
+    compute = _compute(config, dtype)
+    if not isinstance(config.objective, ReplacedToken):
+        return Model(config, params, tokenizer, compute)
+    models = config.objective.build(config.model, compute, tokenizer).models(params)
+    smaller = dataclasses.replace(config, model=config.objective.generator(config.model), objective=MaskedLM())
+    generator = Model(smaller, models["generator"], tokenizer, compute)
+    return Model(config, models["discriminator"], tokenizer, compute, generator=generator)
 
 
 def _published(folder: Path, dtype: str | None, max_length: int = 0) -> Model:

@@ -1,6 +1,6 @@
 """A model opened for use: configuration, parameters and tokenizer, and what can be done with them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.outputs import outputs
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import Pooling
+from jaxencoder.model.heads import HeadConfig, Pooling
 from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text.tokenizer import Tokenizer
@@ -38,6 +38,7 @@ class Model:
         compute: how the arithmetic is done here, whatever the run was trained with.
         published: family, config.json and heads of a published checkpoint; None for a run.
         sentence: how `embed` makes a vector unless it is told otherwise; what it learned is params["sentence"].
+        generator: of a run of replaced-token detection, the model that filled the masks; else None.
     """
 
     config: RunConfig
@@ -46,6 +47,7 @@ class Model:
     compute: ComputeConfig = field(default_factory=lambda: ComputeConfig(dtype="float32"))
     published: Published | None = None
     sentence: SentenceSettings = field(default_factory=SentenceSettings)
+    generator: "Model | None" = None
 
     def __call__(
         self,
@@ -77,8 +79,7 @@ class Model:
             rows["token_type_ids"] = jnp.asarray(token_type_ids, jnp.int32)
         choices = token_ids.shape[:-1]
         rows = {name: x.reshape(-1, x.shape[-1]) for name, x in rows.items()}
-        heads = tuple(self.published.heads.items()) if self.published else ()
-        out = outputs(self.config.model, self.compute, heads, self.placed, rows)
+        out = outputs(self.config.model, self.compute, tuple(self.heads.items()), self.placed, rows)
         return {name: x.reshape(*choices, *x.shape[1:]) if len(choices) > 1 else x for name, x in out.items()}
 
     def save(self, folder: str | Path, format: Literal["hf", "sentence-transformers"] = "hf") -> None:
@@ -115,6 +116,14 @@ class Model:
             checkpoint.family_of(self.config.model)  # raises before anything is written
         modules, hidden_size = self.params.get("sentence", {}), self.config.model.hidden_size
         sentence.write(folder, self.sentence, modules, hidden_size, self.max_length)
+
+    @property
+    def heads(self) -> Mapping[str, HeadConfig]:
+        """The heads that `__call__` applies besides the masked-language-model head, by their names in `params`."""
+        if self.published is not None:
+            return self.published.heads
+        known = self.config.objective.heads(self.config.model)
+        return {name: head for name, head in known.items() if name in self.params}
 
     @cached_property
     def module(self) -> Encoder:
@@ -197,7 +206,7 @@ class Model:
         Raises:
             ValueError: no mask, one too far into a long text, or a run without a masked-language-model head.
         """
-        return fill_mask.fill_mask(self, text, k)
+        return fill_mask.fill_mask(self.generator or self, text, k)
 
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
         """Ids int32 [n] of each text, special tokens included, n at most `max_length`; one warning if any was cut."""

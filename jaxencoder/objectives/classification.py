@@ -3,6 +3,7 @@
 The fine-tuning recipe of Devlin et al. 2019, arXiv:1810.04805, section 4.1.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import training_flops
-from jaxencoder.model.heads import Classifier, Pooling
+from jaxencoder.model.heads import Classifier, HeadConfig, Pooling
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean
 
 
@@ -78,6 +79,10 @@ class Classification:
     def masked_loss(self) -> str:
         """No metric is the cross-entropy of masked tokens."""
         return ""
+
+    def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
+        """None: its classifier pools as it is told, which no published one does."""
+        return {}
 
     def flops(self, encoder: EncoderConfig, row_length: int) -> float:
         """FLOPs of forward and backward pass per token; those of the head, once a document, are left out."""

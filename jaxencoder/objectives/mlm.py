@@ -53,7 +53,7 @@ class MaskedLM:
         pair_accuracy is there too.
         """
         module, head = Encoder(encoder, compute), MlmHead(encoder)
-        pair_heads = {name: Head(encoder, config) for name, config in PAIR_HEADS.items()} if self.pairs else {}
+        pair_heads = {name: Head(encoder, config) for name, config in self.heads(encoder).items()}
 
         def init(key: jax.Array) -> Params:
             body, top, *others = jax.random.split(key, 2 + len(pair_heads))
@@ -95,6 +95,10 @@ class MaskedLM:
     def masked_loss(self) -> str:
         """The metric that is the cross-entropy of the masked tokens."""
         return "mlm_loss" if self.pairs else "loss"
+
+    def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
+        """BERT's pooler and its head for pairs, where it learns from pairs."""
+        return PAIR_HEADS if self.pairs else {}
 
     def flops(self, encoder: EncoderConfig, row_length: int) -> float:
         """FLOPs of forward and backward pass per token."""

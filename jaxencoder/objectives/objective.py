@@ -1,12 +1,13 @@
 """The one shape of an objective: two pure functions, as optax's transformations are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
+from jaxencoder.model.heads import HeadConfig
 
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -52,6 +53,10 @@ class ObjectiveConfig(Protocol):
     @property
     def masked_loss(self) -> str:
         """The metric that is the cross-entropy of masked tokens; empty if there is none."""
+
+    def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
+        """The heads that it trains and that published checkpoints have too, by their names among the parameters; the
+        masked-language-model head is not counted."""
 
     def flops(self, encoder: EncoderConfig, row_length: int) -> float:
         """FLOPs of forward and backward pass per token."""

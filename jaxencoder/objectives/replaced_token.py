@@ -5,6 +5,7 @@ arXiv:2111.09543). Both models train in one step; the encoder is the discriminat
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -78,7 +79,7 @@ class ReplacedToken:
         small = self.generator(encoder)
         discriminator, generator = Encoder(encoder, compute), Encoder(small, compute)
         mlm_head = MlmHead(small)
-        rtd_head = Head(encoder, HeadConfig("tokens", 1, encoder.activation))
+        rtd_head = Head(encoder, self.heads(encoder)["rtd_head"])
 
         def init(key: jax.Array) -> Params:
             keys = jax.random.split(key, 4)
@@ -145,6 +146,10 @@ class ReplacedToken:
     def masked_loss(self) -> str:
         """The metric that is the cross-entropy of the generator's masked tokens."""
         return "mlm_loss"
+
+    def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
+        """ELECTRA's head of the discriminator."""
+        return {"rtd_head": HeadConfig("tokens", 1, encoder.activation)}
 
     def flops(self, encoder: EncoderConfig, row_length: int) -> float:
         """FLOPs of both models' forward and backward passes per token."""

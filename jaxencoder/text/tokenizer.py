@@ -144,9 +144,9 @@ class Tokenizer:
 
         WordPiece: every token without ##. Byte-level: every token that begins with a space (or line break). Metaspace
         (SentencePiece, unigram): every token that begins with it. A token right after a special token begins a word
-        whatever the table says: byte-level BPE writes no space at the start of a text. In text without spaces, BERT's
-        WordPiece makes a word of each Chinese character or kanji, but every other tokenizer here sees a sentence of
-        Chinese, Japanese or Thai as one word: leave whole-word masking off there.
+        whatever the table says: byte-level BPE writes no space at the start of a text. In scripts that put no spaces
+        between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) each token that does not begin with a
+        vowel sign or tone mark counts as a word: a sentence would be one otherwise.
         """
         special = set(self.special_ids)
         starts = (not token or i in special or self._backend.word_start(token) for i, token in self._enumerate())

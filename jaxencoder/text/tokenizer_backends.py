@@ -6,6 +6,7 @@ Kudo and Richardson, "SentencePiece", EMNLP 2018, arXiv:1808.06226; https://gith
 import json
 import os
 import re
+import unicodedata
 from itertools import chain
 from typing import NamedTuple, NoReturn
 
@@ -23,6 +24,15 @@ USUAL_NAMES = {
     "sep": ("[SEP]", "</s>", "<sep>"),
     "mask": ("[MASK]", "<mask>"),
 }
+# GPT-2's alphabet of bytes: those that print stand for themselves, the others for the characters from 256 on.
+_PRINTED = (*range(33, 127), *range(161, 173), *range(174, 256))
+_UNPRINTED = (byte for byte in range(256) if byte not in _PRINTED)
+_BYTES = {chr(byte): byte for byte in _PRINTED} | {chr(256 + i): byte for i, byte in enumerate(_UNPRINTED)}
+# Blocks of scripts that put no spaces between words: Thai and Lao, Tibetan, Burmese, Khmer, kana, Chinese characters.
+_SPACELESS = (
+    *((0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x31F0, 0x31FF)),
+    *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x20000, 0x323AF)),
+)
 
 
 class Encoding(NamedTuple):
@@ -155,15 +165,16 @@ class HuggingFaceBackend:
         return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
 
     def word_start(self, token: str) -> bool:
-        """Whether a token begins a word, by the mark that the family uses."""
+        """Whether a token begins a word: by the mark that the family uses, or because its script writes no spaces."""
         kinds = _types(self._settings["pre_tokenizer"]) | _types(self._settings["decoder"])
         if self.name == "wordpiece":
-            return not token.startswith(self._settings["model"]["continuing_subword_prefix"])
+            prefix = self._settings["model"]["continuing_subword_prefix"]
+            return not token.startswith(prefix) or is_spaceless(token.removeprefix(prefix))
         if "ByteLevel" in kinds:
             # Space, newline, tab, carriage return in GPT-2's printable alphabet of bytes.
-            return token.startswith(("Ġ", "Ċ", "ĉ", "č"))
+            return token.startswith(("Ġ", "Ċ", "ĉ", "č")) or is_spaceless(_first_character(token))
         if "Metaspace" in kinds or self.name == "unigram":
-            return token.startswith("▁")
+            return token.startswith("▁") or is_spaceless(token)
         raise ValueError(
             f"the words of a {self.name} tokenizer with {sorted(kinds)} are not known; turn whole words off"
         )
@@ -314,8 +325,25 @@ class SentencePieceBackend:
         return " ".join(part for part in written if part)
 
     def word_start(self, token: str) -> bool:
-        """Whether a token begins a word: it starts with the metaspace."""
-        return token.startswith("▁")
+        """Whether a token begins a word: it starts with the metaspace, or its script writes no spaces."""
+        return token.startswith("▁") or is_spaceless(token)
+
+
+def is_spaceless(text: str) -> bool:
+    """Whether a text begins with a character of a script that puts no spaces between words: Chinese, Japanese, Thai ...
+
+    A vowel sign or tone mark belongs to the character before it, and does not count.
+    """
+    if not text or unicodedata.category(text[0]) in ("Mn", "Mc", "Lm"):
+        return False
+    return any(first <= ord(text[0]) <= last for first, last in _SPACELESS)
+
+
+def _first_character(token: str) -> str:
+    """The first character of a byte-level token: of a token that ends inside it, one of the same block."""
+    raw = bytes(_BYTES[letter] for letter in token if letter in _BYTES)
+    size = 1 + sum(raw[:1] >= bytes([lead]) for lead in (0xC0, 0xE0, 0xF0))
+    return raw[:size].ljust(size, b"\x80").decode("utf-8", "ignore")
 
 
 def _spread(offsets: list[tuple[int, int]], length: int) -> np.ndarray:

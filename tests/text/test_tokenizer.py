@@ -14,6 +14,7 @@ import pytest
 
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizer_backends import is_spaceless
 
 KINDS = ("wordpiece", "bpe", "unigram", "sentencepiece-unigram", "sentencepiece-bpe")
 LANGUAGES = ("arb", "deu", "eng", "fra", "hin", "jpn", "kor", "rus", "spa", "swa", "tha", "zho-TW")
@@ -324,6 +325,38 @@ def test_word_starts(trained, shared_data):
         first = encoding.offsets[begins, 0]
         ends = np.append(encoding.offsets[np.flatnonzero(begins)[1:] - 1, 1], encoding.offsets[-1, 1])
         assert [text[a:b].strip() for a, b in zip(first, ends, strict=True)] == text.split()
+
+
+@pytest.mark.parametrize(
+    ("character", "expected"),
+    [
+        *(("中", True), ("の", True), ("ア", True), ("ก", True), ("ម", True), ("က", True)),
+        *(
+            ("ー", False),
+            ("ั", False),
+            ("ๆ", False),
+            ("한", False),
+            ("ع", False),
+            ("а", False),
+            ("x", False),
+            ("", False),
+        ),
+    ],
+)
+def test_scripts_without_spaces(character, expected):
+    assert is_spaceless(character + "x" * bool(character)) == expected
+
+
+@pytest.mark.parametrize("name", ["bert-base-multilingual-cased", "roberta-base", "deberta-v3"])
+def test_no_sentence_without_spaces_is_one_word(shared_data, name):
+    tokenizer = published(shared_data, name)
+    starts = tokenizer.word_starts()
+    for text in ("我们今天去北京看长城", "ภาษาไทยไม่เว้นวรรคระหว่างคำ", "東京へ行きました"):
+        ids = tokenizer.encode_batch([text], special=False)[0].ids
+        words = starts[ids].sum()
+        assert words > len(text) / 6, (text, tokenizer.tokens(ids))
+    ids = tokenizer.encode_batch(["an unelectrocardiographical word"], special=False)[0].ids
+    assert starts[ids[1:]].sum() == 2 < len(ids[1:])
 
 
 @pytest.mark.parametrize("kind", KINDS)
