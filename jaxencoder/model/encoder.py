@@ -5,6 +5,7 @@ Post-norm is BERT's x = norm(x + f(x)); pre-norm is x = x + f(norm(x)) with one 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -35,6 +36,7 @@ class Block(nn.Module):
         segment_ids: jax.Array,
         rotary: Rotary,
         bias: jax.Array | None,
+        global_slots: jax.Array | None,
         skip_norm: jax.Array | None,
     ) -> jax.Array:
         c = self.config
@@ -50,9 +52,8 @@ class Block(nn.Module):
             return constrain(x + dropped(f(normed)))
 
         attention = Attention(c, self.compute, self.window, self.train, name="attention")
-        x = residual(
-            x, lambda h: attention(h, segment_ids, rotary[bool(self.window)], bias), "attention_norm", skip_norm
-        )
+        inputs = (segment_ids, rotary[bool(self.window)], bias, global_slots)
+        x = residual(x, lambda h: attention(h, *inputs), "attention_norm", skip_norm)
         return residual(x, Mlp(c, name="mlp"), "mlp_norm", None)
 
 
@@ -67,19 +68,23 @@ class Pattern(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, repetitions: jax.Array, segment_ids: jax.Array, rotary: Rotary, bias: jax.Array | None
+        self,
+        x: jax.Array,
+        repetitions: jax.Array,
+        segment_ids: jax.Array,
+        rotary: Rotary,
+        bias: jax.Array | None,
+        global_slots: jax.Array | None,
     ) -> tuple[jax.Array, None]:
         def once(pattern: Pattern, x: jax.Array, repetition: jax.Array) -> tuple[jax.Array, None]:
-            return pattern.blocks(x, repetition, segment_ids, rotary, bias), None
+            return pattern.blocks(x, repetition, segment_ids, rotary, bias, global_slots), None
 
         if len(repetitions) == 1:
             return once(self, x, repetitions[0])
         shared = nn.scan(once, variable_broadcast="params", split_rngs={"params": False, "dropout": True})
         return shared(self, x, repetitions)
 
-    def blocks(
-        self, x: jax.Array, repetition: jax.Array, segment_ids: jax.Array, rotary: Rotary, bias: jax.Array | None
-    ) -> jax.Array:
+    def blocks(self, x: jax.Array, repetition: jax.Array, *inputs: Any) -> jax.Array:
         block = Block
         if self.compute.remat != "none":
             block = nn.remat(Block, policy=_policy(self.compute), prevent_cse=False)
@@ -87,7 +92,7 @@ class Pattern(nn.Module):
             # The first layer's unused norm keeps its place among the stacked parameters.
             skip = repetition == 0 if i == 0 and not self.config.first_norm else None
             layer = block(self.config, self.compute, window, self.train, name=f"block_{i}")
-            x = layer(x, segment_ids, rotary, bias, skip)
+            x = layer(x, *inputs, skip)
         return x
 
 
@@ -110,6 +115,7 @@ class Encoder(nn.Module):
         positions: jax.Array,
         token_type_ids: jax.Array | None = None,
         train: bool = False,
+        global_slots: jax.Array | None = None,
     ) -> jax.Array:
         """Contextual embeddings of packed rows.
 
@@ -119,14 +125,20 @@ class Encoder(nn.Module):
             positions: [B, T] int32, restarting at 0 in each document.
             token_type_ids: [B, T] int32 or None for all 0.
             train: apply dropout, which needs `rngs={"dropout": key}`.
+            global_slots: [B, G] int32, the places in the row of its global tokens, none twice, -1 for none; None for
+                no global tokens. For a model with `global_tokens`.
 
         Returns:
             [B, T, D] in `compute.dtype`; what stands at padding means nothing.
 
         Raises:
-            ValueError: T is longer than a learned position table.
+            ValueError: T is longer than a learned position table, or global tokens in a model that knows none.
         """
         c = self.config
+        if global_slots is not None and not c.global_tokens:
+            raise ValueError("global_slots are given, but model.global_tokens is false; leave them out.")
+        if c.global_tokens and global_slots is None and self.is_initializing():
+            global_slots = jnp.full((len(token_ids), 1), -1)  # so that their projections have parameters
         if c.positions == "learned" and token_ids.shape[1] > c.max_length:
             raise ValueError(
                 f"Rows of {token_ids.shape[1]} tokens do not fit the model's {c.max_length} learned positions; "
@@ -145,16 +157,16 @@ class Encoder(nn.Module):
                 Pattern,
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+                in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
                 length=c.stack,
                 unroll=_unroll(c, self.compute),
             )
             x, _ = layers(c, self.compute, c.windows, train, name="layers")(
-                x, jnp.arange(c.repeats).reshape(c.stack, -1), segment_ids, rotary, bias
+                x, jnp.arange(c.repeats).reshape(c.stack, -1), segment_ids, rotary, bias, global_slots
             )
         if c.remainder:
             x, _ = Pattern(c, self.compute, c.remainder, train, name="last")(
-                x, jnp.full(1, c.repeats), segment_ids, rotary, bias
+                x, jnp.full(1, c.repeats), segment_ids, rotary, bias, global_slots
             )
         if c.norm_placement == "pre":
             x = Norm(c, name="final_norm")(x)
