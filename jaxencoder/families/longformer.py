@@ -18,7 +18,7 @@ def _encoder_config(c: Settings) -> EncoderConfig:
 def _windows(c: Settings) -> tuple[int, ...]:
     """Published windows count both sides."""
     layers, widths = c["num_hidden_layers"], c.get("attention_window", 512)
-    widths = [widths] * layers if isinstance(widths, int) else widths
+    widths = widths if isinstance(widths, list) else [widths] * layers
     if len(widths) != layers or not all(isinstance(width, int) and width > 0 and width % 2 == 0 for width in widths):
         raise ValueError(
             f"config.json has attention_window {c['attention_window']}; it must be an even number above 0, or a list "

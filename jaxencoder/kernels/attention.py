@@ -97,23 +97,25 @@ def global_attention(
         raise ValueError("Global tokens need a window for the others; without one every token is global.")
     if dropout and key is None:
         raise ValueError(f"Attention dropout {dropout} needs a key.")
-    B, T = segment_ids.shape
+    T = segment_ids.shape[1]
     local_key, global_key = (None, None) if key is None else jax.random.split(key)
-    rows, inside = jnp.arange(B)[:, None], jnp.maximum(global_slots, 0)
-    slots = jnp.where(global_slots < 0, T, global_slots)  # behind the row: dropped when written
-    is_global = jnp.zeros((B, T), bool).at[rows, slots].set(True, mode="drop")
-    slot_segments = jnp.where(global_slots < 0, -1, segment_ids[rows, inside])  # -1 is nobody's
+    there, inside = global_slots >= 0, jnp.maximum(global_slots, 0)
+    slots = jnp.where(there, global_slots, T)  # behind the row: dropped when written
+    write = jax.vmap(lambda row, at, values: row.at[at].set(values, mode="drop"))
+    is_global = write(jnp.zeros(segment_ids.shape, bool), slots, there)
+    slot_segments = jnp.where(there, jnp.take_along_axis(segment_ids, inside, axis=1), -1)  # -1 is nobody's
     q, global_q = (x * (x.shape[-1] ** -0.5) for x in (q, global_q))
     if _chosen(backend, window, T) == "dense":
         out = _dense(q, k, v, segment_ids, None, window, dropout, local_key, is_global)
     else:
-        beside = k[rows, inside], v[rows, inside], slot_segments, is_global
+        beside_k, beside_v = (jnp.take_along_axis(x, inside[..., None, None], axis=1) for x in (k, v))
+        beside = beside_k, beside_v, slot_segments, is_global
         out = _banded(q, k, v, segment_ids, window, dropout, local_key, beside)
     mask = slot_segments[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, G, S]
     scores = jnp.einsum("BGNH,BSNH->BNGS", global_q, global_k, preferred_element_type=jnp.float32)
     weights = apply_dropout(_softmax(scores, mask), dropout, global_key).astype(global_v.dtype)
     seen = jnp.einsum("BNGS,BSNH->BGNH", weights, global_v, preferred_element_type=jnp.float32)
-    return out.at[rows, slots].set(seen.astype(out.dtype), mode="drop")
+    return write(out, slots, seen.astype(out.dtype))
 
 
 def _chosen(backend: Backend, window: int, T: int) -> Backend:

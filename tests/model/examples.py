@@ -24,6 +24,7 @@ MODERNBERT = dataclasses.replace(
     norm_placement="pre", first_norm=False, gated_mlp=True,
     attention_bias=False, mlp_bias=False, norm_bias=False, head_bias=False,
 )  # fmt: skip
+LONGFORMER = dataclasses.replace(BERT, num_layers=3, windows=(3, 5), global_tokens=True)
 CONFIGS = {"bert": BERT, "modernbert": MODERNBERT}
 # For tests that differentiate, which is what compiles slowly: a stack, and layers beside it.
 SMALL = {
