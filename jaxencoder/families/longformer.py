@@ -1,4 +1,8 @@
-"""Longformer: RoBERTa with windows and a few global tokens. Beltagy et al. 2020, arXiv:2004.05150."""
+"""Longformer: RoBERTa with windows and a few global tokens. Beltagy et al. 2020, arXiv:2004.05150.
+
+A published head makes tokens global by itself: [CLS] to classify a text, the question for its answer, each choice.
+The plain model, its embeddings and its masked-language-model head have none, unless the caller names some.
+"""
 
 import dataclasses
 from typing import Any
@@ -11,8 +15,8 @@ from jaxencoder.model.config import EncoderConfig
 
 def _encoder_config(c: Settings) -> EncoderConfig:
     head = "same" if activation(c, "hidden_act") == "gelu" else "gelu"  # whatever hidden_act says
-    config = dataclasses.replace(ROBERTA.encoder_config(c), windows=_windows(c), head_activation=head)
-    return dataclasses.replace(config, global_tokens=True)
+    choices = {"windows": _windows(c), "global_tokens": True, "head_activation": head}
+    return dataclasses.replace(ROBERTA.encoder_config(c), **choices)
 
 
 def _windows(c: Settings) -> tuple[int, ...]:
