@@ -17,6 +17,7 @@ DIRECTIONS = {
     "__init__.py": ("inference",),
     "__main__.py": ("cli",),
     "cli.py": ("",),
+    "reports.py": ("families", "inference"),
     "overrides.py": (),
     "config.py": (
         "model.config",
@@ -32,7 +33,7 @@ DIRECTIONS = {
     "kernels/*": (),
     "model/config.py": (),
     "model/layers.py": ("model.config", "kernels", "sharding"),
-    "model/positions.py": ("model.config",),
+    "model/positions.py": ("model.config", "model.layers"),
     "model/attention.py": ("model.config", "model.layers", "model.positions", "kernels", "sharding"),
     "model/encoder.py": ("model.config", "model.layers", "model.positions", "model.attention", "kernels", "sharding"),
     "model/*": ("kernels", "sharding"),
@@ -44,7 +45,7 @@ DIRECTIONS = {
     "training/step.py": ("objectives",),
     "training/*": ("config", "model", "objectives", "text", "sharding", "adapters"),
     "tasks/*": ("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
-    "inference/*": ("config", "model", "objectives", "text", "training", "sharding", "families", "adapters"),
+    "inference/*": ("config", "model", "objectives", "text", "training", "sharding", "families", "adapters", "kernels"),
 }
 
 # Library -> the files that may import it.
@@ -60,6 +61,7 @@ HOMES = {
     "optax": ("training/*",),
     "safetensors": ("families/weights.py",),
     "huggingface_hub": ("families/hub.py",),
+    "rich": ("reports.py",),
 }
 
 

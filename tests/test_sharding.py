@@ -32,7 +32,7 @@ def specs(tree: dict, mesh: AbstractMesh = MESH) -> dict[str, PartitionSpec]:
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_every_parameter_has_its_row(family: str) -> None:
     params = parameters(family)
-    small = r"(norm|mlm_head/norm)/(scale|bias)$|(output|down|dense|classifier)/bias$|classifier/kernel$|pooling_query$"
+    small = r"(norm/(scale|bias)|(output|down|dense|classifier|convolution)/bias|classifier/kernel|pooling_query)$"
     for path, spec in specs(params).items():
         assert bool(set(spec) - {None}) != bool(re.search(small, path)), f"{path} {spec}"
 

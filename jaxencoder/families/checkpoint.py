@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ import numpy as np
 
 from jaxencoder.families.albert import ALBERT
 from jaxencoder.families.bert import BERT
+from jaxencoder.families.deberta import DEBERTA
+from jaxencoder.families.deberta_v2 import DEBERTA_V2
 from jaxencoder.families.distilbert import DISTILBERT
 from jaxencoder.families.electra import ELECTRA
 from jaxencoder.families.eurobert import EUROBERT
@@ -50,6 +52,8 @@ FAMILIES = (
     NOMIC_BERT,
     EUROBERT,
     ROFORMER,
+    DEBERTA,
+    DEBERTA_V2,
     NEOBERT,
     LONGFORMER,
 )
@@ -103,6 +107,49 @@ def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
     return settings
 
 
+class Outline(NamedTuple):
+    """What `load` would find in a folder, without its weights.
+
+    Attributes:
+        published, config: as in Checkpoint.
+        shapes: of the parameters.
+        weights: whether the folder has them: if not, its heads are those of the class that config.json names.
+    """
+
+    published: Published
+    config: EncoderConfig
+    shapes: Params
+    weights: bool
+
+
+def outline(folder: str | os.PathLike) -> Outline:
+    """Read a folder's settings and, where it has weights, their names.
+
+    Raises:
+        ValueError, OSError: as `load`, but for what only the weights can tell.
+    """
+    family, settings, config = _settings(folder)
+    try:
+        names = set(renamed(open_weights(folder), family.prefix, family.aliases))
+    except FileNotFoundError:
+        names = None
+    has_mlm_head = _has_mlm_head(family, config, settings, names)
+    tables = _heads(family, config, settings, names, str(folder))
+    heads = {name: table.config for name, table in tables.items()}
+    shapes = parameter_shapes(config, has_mlm_head, heads)
+    return Outline(Published(family, settings, heads), config, shapes, names is not None)
+
+
+def _settings(folder: str | os.PathLike) -> tuple[Family, Settings, EncoderConfig]:
+    settings = read_settings(folder)
+    kind = settings.get("model_type")
+    family = next((family for family in FAMILIES if family.model_type == kind), None)
+    if family is None:
+        known = ", ".join(family.model_type for family in FAMILIES)
+        raise ValueError(f"{folder} holds a model of type {kind!r}, which cannot be loaded; those that can: {known}")
+    return family, settings, _config(family, settings, str(folder))
+
+
 def load(folder: str | os.PathLike) -> Checkpoint:
     """Read a folder that transformers can read.
 
@@ -110,15 +157,9 @@ def load(folder: str | os.PathLike) -> Checkpoint:
         ValueError: a family or a setting that cannot be loaded, a weight that is missing or of another shape.
         OSError: a file is missing or cannot be read.
     """
-    settings = read_settings(folder)
-    kind = settings.get("model_type")
-    family = next((family for family in FAMILIES if family.model_type == kind), None)
-    if family is None:
-        known = ", ".join(family.model_type for family in FAMILIES)
-        raise ValueError(f"{folder} holds a model of type {kind!r}, which cannot be loaded; those that can: {known}")
-    config = _config(family, settings, str(folder))
+    family, settings, config = _settings(folder)
     tensors = open_weights(folder)
-    names = renamed(tensors, family.prefix)
+    names = renamed(tensors, family.prefix, family.aliases)
     view = {standard: tensors[name] for standard, name in names.items()}
     has_mlm_head = _has_mlm_head(family, config, settings, view)
     heads = _heads(family, config, settings, view, str(folder))
@@ -224,8 +265,11 @@ def _rows(family: Family, config: EncoderConfig, mlm_head: bool, heads: Heads) -
     return rows + [row for table in heads.values() for row in table.weights]
 
 
-def _has_mlm_head(family: Family, config: EncoderConfig, settings: Settings, tensors: Mapping[str, np.ndarray]) -> bool:
+def _has_mlm_head(family: Family, config: EncoderConfig, settings: Settings, tensors: Collection[str] | None) -> bool:
     kinds = _kinds(family, settings)
+    if tensors is None:  # one that tells replaced tokens leaves its generator's head out
+        names = {"ForMaskedLM"} if "rtd_head" in family.heads(config, settings) else {"ForMaskedLM", "ForPreTraining"}
+        return bool(kinds and kinds & names)
     if kinds is not None and not kinds & {"ForMaskedLM", "ForPreTraining"}:
         return False
     rows = _rows(family, config, True, {})[len(family.encoder(config)) :]
@@ -235,16 +279,18 @@ def _has_mlm_head(family: Family, config: EncoderConfig, settings: Settings, ten
 
 
 def _heads(
-    family: Family, config: EncoderConfig, settings: Settings, tensors: Mapping[str, np.ndarray], where: str
+    family: Family, config: EncoderConfig, settings: Settings, tensors: Collection[str] | None, where: str
 ) -> Heads:
-    """The heads that config.json's architecture has, as far as the file holds a weight of them."""
+    """The heads that config.json's architecture has, as far as the file, if there is one, holds a weight of them."""
     kinds, known = _kinds(family, settings), family.heads(config, settings)
-    wanted = {name for kind in ({"ForPreTraining"} if kinds is None else kinds) for name in HEADS[kind]}
+    if kinds is None:
+        kinds = {"ForPreTraining"} if tensors is not None else set()
+    wanted = {name for kind in kinds for name in HEADS[kind]}
     heads = {}
     for name, table in known.items():
         if name not in wanted:
             continue
-        if any(row.theirs in tensors for row in table.weights):
+        if tensors is None or any(row.theirs in tensors for row in table.weights):
             heads[name] = table
         elif name != "pooler" or any(known[other].config.inputs == "pooled" for other in wanted & known.keys()):
             log.warning("%s has no weights of its %s, which is left out", where, name.replace("_", " "))
@@ -263,7 +309,7 @@ def _kind(mlm_head: bool, heads: Heads) -> str:
     """The key of HEADS that has just these heads (and perhaps more)."""
     own = next((name for name in heads if name.endswith("_head") and name != "nsp_head"), None)
     if mlm_head:
-        return "ForPreTraining" if "nsp_head" in heads else "ForMaskedLM"
+        return "ForPreTraining" if heads.keys() & {"nsp_head", "rtd_head"} else "ForMaskedLM"
     if own is None:
         return "ForNextSentencePrediction" if "nsp_head" in heads else "Model"
     return next(kind for kind, names in reversed(HEADS.items()) if own in names)

@@ -7,7 +7,7 @@ The plain model, its embeddings and its masked-language-model head have none, un
 import dataclasses
 from typing import Any
 
-from jaxencoder.families.family import Heads, Settings, activation, pattern, pooler
+from jaxencoder.families.family import About, Heads, Release, Settings, activation, pattern, pooler, sizes
 from jaxencoder.families.roberta import ROBERTA
 from jaxencoder.families.tables import LAYER, Weight, linear, moved
 from jaxencoder.model.config import EncoderConfig
@@ -62,6 +62,7 @@ def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     }
 
 
+_PUBLISHED = {"max_position_embeddings": 4098, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "attention_window": 512}
 LONGFORMER = dataclasses.replace(
     ROBERTA,
     model_type="longformer",
@@ -71,5 +72,18 @@ LONGFORMER = dataclasses.replace(
     settings=_settings,
     encoder=_encoder,
     heads=_heads,
+    about=About(
+        title="Longformer",
+        choose_for="long English texts: to classify them whole, or to find an answer in them, with time and memory "
+        "that grow with the length and not with its square",
+        tokenizer="byte-level BPE, cased",
+        objective="masked words (15%), continued from RoBERTa",
+        text="RoBERTa's, then 6.5B tokens of long English texts",
+        papers={"Longformer": "2004.05150"},
+        releases=(
+            Release("allenai/longformer-base-4096", sizes(12, 768, 3072, 12, 50265, **_PUBLISHED)),
+            Release("allenai/longformer-large-4096", sizes(24, 1024, 4096, 16, 50265, **_PUBLISHED)),
+        ),
+    ),
     fixed={name: value for name, value in ROBERTA.fixed.items() if name != "hidden_act"},
 )

@@ -4,8 +4,10 @@ from typing import Any
 
 from jaxencoder.families.family import (
     PUBLISHED,
+    About,
     Family,
     Heads,
+    Release,
     Settings,
     activation,
     head,
@@ -13,6 +15,7 @@ from jaxencoder.families.family import (
     labels,
     pattern,
     rope_theta,
+    sizes,
 )
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
@@ -140,6 +143,7 @@ def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     }
 
 
+_ETTIN = {"max_position_embeddings": 7999, "local_rope_theta": 160_000.0}
 MODERNBERT = Family(
     model_type="modernbert",
     name="ModernBert",
@@ -150,4 +154,21 @@ MODERNBERT = Family(
     mlm_head=_mlm_head,
     heads=_heads,
     tied="decoder.weight",
+    about=About(
+        title="ModernBERT",
+        choose_for="nearly everything new in English or code, and for long texts; Ettin has it from 17M parameters, "
+        "mmBERT in 1,800 languages",
+        tokenizer="byte-level BPE, cased (mmBERT: SentencePiece BPE)",
+        objective="masked words (30%)",
+        text="2T tokens of English and code; mmBERT: 3T tokens, 1,800 languages",
+        papers={"ModernBERT": "2412.13663", "Ettin": "2507.11412", "mmBERT": "2509.06888"},
+        releases=(
+            Release("jhu-clsp/ettin-encoder-17m", sizes(7, 256, 384, 4, 50368, **_ETTIN)),
+            Release("jhu-clsp/ettin-encoder-68m", sizes(19, 512, 768, 8, 50368, **_ETTIN)),
+            Release("jhu-clsp/mmBERT-small", sizes(22, 384, 1152, 6, 256000, local_rope_theta=160_000.0)),
+            Release("answerdotai/ModernBERT-base", sizes(22, 768, 1152, 12, 50368)),
+            Release("jhu-clsp/mmBERT-base", sizes(22, 768, 1152, 12, 256000, local_rope_theta=160_000.0)),
+            Release("answerdotai/ModernBERT-large", sizes(28, 1024, 2624, 16, 50368)),
+        ),
+    ),
 )

@@ -5,7 +5,7 @@ Published, with code of its own, as https://huggingface.co/chandar-lab/NeoBERT.
 
 from typing import Any
 
-from jaxencoder.families.family import Family, Heads, Settings, head, labels
+from jaxencoder.families.family import About, Family, Heads, Release, Settings, head, labels, sizes
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
@@ -109,6 +109,16 @@ NEOBERT = Family(
     mlm_head=_mlm_head,
     heads=_heads,
     tied="decoder.weight",
+    about=About(
+        title="NeoBERT",
+        choose_for="English, also long texts: deep and narrow, for embeddings and classifiers of the width of "
+        "BERT-base, trained on far more text",
+        tokenizer="WordPiece, uncased",
+        objective="masked words (20%)",
+        text="2.1T tokens of English from the web",
+        papers={"NeoBERT": "2502.19587"},
+        releases=(Release("chandar-lab/NeoBERT", sizes(28, 768, 3072, 12, 30522, max_length=4096, norm_eps=1e-5)),),
+    ),
     fixed={"tie_word_embeddings": False, "rms_norm": True, "rope": True, "rope_theta": 10_000.0, "ngpt": False},
     classes={"Model": "NeoBERT", "ForMaskedLM": "NeoBERTLMHead"},
 )

@@ -6,7 +6,7 @@ A row pairs the name of a tensor with the path of a parameter; shapes follow fro
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -123,7 +123,7 @@ def to_tensors(weights: Sequence[Weight], params: Params, config: EncoderConfig)
                 if weight.interleaved:
                     value = np.take(value, np.argsort(_pairs(config.head_size)), _head_axis(path))
                 if path.endswith("kernel"):
-                    value = value.reshape(_inputs(path, value.shape), -1).T
+                    value = (value if _is_convolution(path) else value.reshape(_inputs(path, value.shape), -1)).T
                 elif len(weight.ours) > 1 or (value.ndim > 1 and path.endswith("bias")):
                     value = value.reshape(-1)
                 parts.append(value)
@@ -141,16 +141,19 @@ def path_of(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def renamed(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, str]:
+def renamed(tensors: Iterable[str], prefix: str, aliases: Mapping[str, str]) -> dict[str, str]:
     """Names as the tables write them -> names as the file has them.
 
-    Checkpoints of the encoder alone leave the prefix out, and the oldest ones call a norm's weights gamma and beta.
+    Checkpoints of the encoder alone leave the prefix out, the oldest ones call a norm's weights gamma and beta, and
+    `aliases` are a family's own other names, by their beginnings.
     """
     bare = not any(name.startswith(prefix) for name in tensors)
     names = {}
     for name in tensors:
         standard = re.sub(r"(LayerNorm|layer_norm)\.gamma$", r"\1.weight", name)
         standard = re.sub(r"(LayerNorm|layer_norm)\.beta$", r"\1.bias", standard)
+        if alias := next((old for old in aliases if name.startswith(old)), None):
+            standard = aliases[alias] + standard.removeprefix(alias)
         names[prefix + standard if bare else standard] = name
     return names
 
@@ -211,9 +214,15 @@ def _head_axis(path: str) -> int:
     return -2 if path.endswith("output/kernel") else -1
 
 
+def _is_convolution(path: str) -> bool:
+    """Whether a kernel is [taps, inputs, outputs], which torch has the other way round."""
+    return path.endswith("convolution/kernel")
+
+
 def _inputs(path: str, shape: tuple[int, ...]) -> int:
     """The size of a kernel's inputs: two axes, heads and head size, in attention's output, one elsewhere."""
-    return math.prod(shape[:2]) if path.endswith("attention/output/kernel") else shape[0]
+    two = path.endswith("attention/output/kernel") or _is_convolution(path)
+    return math.prod(shape[:2]) if two else shape[0]
 
 
 def _rows(path: str, shape: tuple[int, ...]) -> int:
@@ -223,6 +232,8 @@ def _rows(path: str, shape: tuple[int, ...]) -> int:
 
 
 def _columns(path: str, shape: tuple[int, ...]) -> Iterator[int] | tuple[int, ...]:
+    if _is_convolution(path):
+        return shape[1::-1]
     if path.endswith("kernel"):
         return (_inputs(path, shape),)
     return () if path.endswith("bias") else shape[1:]

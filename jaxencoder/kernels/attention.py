@@ -5,7 +5,7 @@ Every backend computes softmax(q k^T / sqrt(H) + mask) v, where a query sees the
 `global_attention` adds tokens that see all of their document and are seen by all of it.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,19 @@ Backend = Literal["auto", "dense", "banded"]
 _BLOCK = 128  # queries that share one band of keys
 
 
+class Relative(NamedTuple):
+    """Disentangled attention's distances as keys and queries (He et al. 2021, DeBERTa, arXiv:2006.03654).
+
+    The score of query i and key j gets q_i . keys[d] and queries[d] . k_j, where row d = T - 1 + j - i.
+
+    Attributes:
+        keys, queries: [2 T - 1, N, H] in the dtype of q, or None for a term that is left out.
+    """
+
+    keys: jax.Array | None
+    queries: jax.Array | None
+
+
 def attention(
     q: jax.Array,
     k: jax.Array,
@@ -23,6 +36,7 @@ def attention(
     segment_ids: jax.Array,
     *,
     bias: jax.Array | None = None,
+    relative: Relative | None = None,
     window: int = 0,
     dropout: float = 0.0,
     key: jax.Array | None = None,
@@ -34,6 +48,8 @@ def attention(
         q, k, v: [B, T, N, H], any float dtype; the softmax is float32.
         segment_ids: [B, T] int, the document of each token, 0 for padding.
         bias: [N, T, T] float32, added to the scores after their scaling; for layers without a window.
+        relative: distances to compare with contents, likewise; the scores are then divided by the root of H times the
+            number of terms in them, as in the paper.
         window: how many tokens to either side a query sees; 0 means all of its document.
         dropout: probability that an attention weight is dropped; needs `key`.
         backend: `dense` holds [B, N, T, T] scores; `banded` holds [B, N, T, about 2 * window + 128] and needs a window.
@@ -42,16 +58,20 @@ def attention(
         [B, T, N, H] in the dtype of v.
 
     Raises:
-        ValueError: `banded` without a window, or a bias with one.
+        ValueError: `banded` without a window, or a bias or distances with one.
     """
     if backend == "banded" and not window:
         raise ValueError("The banded attention backend needs a window; use backend='dense' for global layers.")
-    if bias is not None and window:
-        raise ValueError(f"A bias for each pair of tokens cannot be combined with the attention window {window}.")
+    if (bias is not None or relative is not None) and window:
+        raise ValueError(f"A bias or a score of distances cannot be combined with the attention window {window}.")
     if dropout and key is None:
         raise ValueError(f"Attention dropout {dropout} needs a key.")
-    q = q * (q.shape[-1] ** -0.5)
-    if _chosen(backend, window, q.shape[1]) == "dense":
+    terms = 1 + sum(part is not None for part in relative or ())
+    scale = (q.shape[-1] * terms) ** -0.5
+    q = q * scale
+    if chosen_backend(backend, window, q.shape[1]) == "dense":
+        if relative is not None:
+            bias = _distance_scores(q, k * scale, relative)
         return _dense(q, k, v, segment_ids, bias, window, dropout, key)
     return _banded(q, k, v, segment_ids, window, dropout, key)
 
@@ -105,7 +125,7 @@ def global_attention(
     is_global = write(jnp.zeros(segment_ids.shape, bool), slots, there)
     slot_segments = jnp.where(there, jnp.take_along_axis(segment_ids, inside, axis=1), -1)  # -1 is nobody's
     q, global_q = (x * (x.shape[-1] ** -0.5) for x in (q, global_q))
-    if _chosen(backend, window, T) == "dense":
+    if chosen_backend(backend, window, T) == "dense":
         out = _dense(q, k, v, segment_ids, None, window, dropout, local_key, is_global)
     else:
         beside_k, beside_v = (jnp.take_along_axis(x, inside[..., None, None], axis=1) for x in (k, v))
@@ -118,10 +138,11 @@ def global_attention(
     return write(out, slots, seen.astype(out.dtype))
 
 
-def _chosen(backend: Backend, window: int, T: int) -> Backend:
-    if backend != "auto":
-        return backend
-    return "banded" if window and _BLOCK + 2 * _chunk(window) < T else "dense"
+def chosen_backend(backend: Backend, window: int, T: int) -> Literal["dense", "banded"]:
+    """The backend of a layer: `auto` resolved for rows of T tokens, and dense wherever there is no window."""
+    if not window or backend == "dense":
+        return "dense"
+    return "banded" if backend == "banded" or _BLOCK + 2 * _chunk(window) < T else "dense"
 
 
 def _dense(q, k, v, segment_ids, bias, window, dropout, key, is_global=None):
@@ -135,6 +156,28 @@ def _dense(q, k, v, segment_ids, bias, window, dropout, key, is_global=None):
         scores += bias
     weights = apply_dropout(_softmax(scores, mask), dropout, key).astype(v.dtype)
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v, preferred_element_type=jnp.float32).astype(v.dtype)
+
+
+def _distance_scores(q: jax.Array, k: jax.Array, relative: Relative) -> jax.Array:
+    """What distances add to the scores, [B, N, T, S] float32; q and k are scaled."""
+    scores = jnp.zeros((), jnp.float32)
+    if relative.keys is not None:
+        scores += _skew(jnp.einsum("BTNH,RNH->BNTR", q, relative.keys, preferred_element_type=jnp.float32))
+    if relative.queries is not None:
+        # Seen from the keys, the distances run the other way.
+        y = jnp.einsum("BSNH,RNH->BNSR", k, relative.queries[::-1], preferred_element_type=jnp.float32)
+        scores += jnp.swapaxes(_skew(y), -1, -2)
+    return scores
+
+
+def _skew(x: jax.Array) -> jax.Array:
+    """[..., T, 2 T - 1] -> [..., T, T] where item (i, j) is x[i, T - 1 + j - i].
+
+    By copies alone: filled up to 2 T columns and read in rows of 2 T - 1, every row begins one item earlier.
+    """
+    *rest, T, R = x.shape
+    x = jnp.pad(x, [(0, 0)] * len(rest) + [(0, 0), (0, 1)]).reshape(*rest, T * (R + 1))
+    return x[..., : T * R].reshape(*rest, T, R)[..., T - 1 :]
 
 
 def _banded(q, k, v, segment_ids, window, dropout, key, beside=None):

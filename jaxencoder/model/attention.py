@@ -4,18 +4,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.kernels.attention import attention, global_attention
+from jaxencoder.kernels.attention import Relative, attention, chosen_backend, global_attention
+from jaxencoder.kernels.dropout import dropout as apply_dropout
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import Linear
-from jaxencoder.model.positions import rotate
+from jaxencoder.model.positions import distance_rows, rotate
 
 
 class Attention(nn.Module):
     """Multi-head self-attention within documents: [B, T, D] -> [B, T, D].
 
     Vaswani et al. 2017, arXiv:1706.03762. `window` is 0 for a global layer; `rotary` the table of this layer's angles;
-    `bias` [N, T, T] what the distance of two tokens adds to their score; `global_slots` [B, G] where the global tokens
-    stand, None for a row without any.
+    `bias` [N, T, T] what the distance of two tokens adds to their score; `distances` [R, D] the vectors of distances
+    that `config.disentangled` compares with the tokens; `global_slots` [B, G] where the global tokens of a row stand.
     """
 
     config: EncoderConfig
@@ -30,18 +31,32 @@ class Attention(nn.Module):
         segment_ids: jax.Array,
         rotary: tuple[jax.Array, jax.Array] | None,
         bias: jax.Array | None = None,
+        distances: jax.Array | None = None,
         global_slots: jax.Array | None = None,
     ) -> jax.Array:
         c = self.config
         D, N, K, H = c.hidden_size, c.num_heads, c.kv_heads, c.head_size
+        bias_of = {"query": c.attention_bias, "key": c.attention_bias and c.key_bias, "value": c.attention_bias}
 
-        def project(x: jax.Array, name: str, heads: int) -> jax.Array:
-            return Linear("BTD,DNH->BTNH", (D, heads, H), c.attention_bias, c.init_scale, name=name)(x)
+        def projection(name: str, kind: str, heads: int) -> Linear:
+            return Linear("BTD,DNH->BTNH", (D, heads, H), bias_of[kind], c.init_scale, name=name)
 
-        q, k, v = (project(x, name, heads) for name, heads in (("query", N), ("key", K), ("value", K)))
+        query, key, value = (projection(kind, kind, heads) for kind, heads in (("query", N), ("key", K), ("value", K)))
+        q, k, v = query(x), key(x), value(x)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
             v = rotate(v, rotary) if c.rotary_values else v
+        relative = None
+        if distances is not None:
+            if c.distance_projection == "own":
+                query, key = (projection(f"distance_{kind}", kind, N) for kind in ("query", "key"))
+            y = distances.astype(x.dtype)[None]
+            y = apply_dropout(y, c.dropout, self.make_rng("dropout")) if self.train and c.dropout else y
+            rows = distance_rows(x.shape[1], c.distance_span, c.distance_furthest)
+            relative = Relative(
+                keys=key(y)[0, rows] if "c2p" in c.disentangled else None,
+                queries=query(y)[0, rows] if "p2c" in c.disentangled else None,
+            )
         if K < N:
             k, v = (jnp.repeat(y, N // K, axis=2) for y in (k, v))
         dropout = c.attention_dropout if self.train else 0.0
@@ -49,13 +64,13 @@ class Attention(nn.Module):
             "window": self.window,
             "dropout": dropout,
             "key": self.make_rng("dropout") if dropout else None,
-            "backend": "dense" if not self.window else self.compute.attention,
+            "backend": chosen_backend(self.compute.attention, self.window, x.shape[1]),
         }
         if global_slots is None:
-            out = attention(q, k, v, segment_ids, bias=bias, **options)
+            out = attention(q, k, v, segment_ids, bias=bias, relative=relative, **options)
         else:
+            query, key, value = (projection(f"global_{kind}", kind, N) for kind in ("query", "key", "value"))
             chosen = jnp.take_along_axis(x, jnp.maximum(global_slots, 0)[..., None], axis=1)  # [B, G, D]
-            inputs = {"global_query": chosen, "global_key": x, "global_value": x}
-            global_qkv = (project(y, name, N) for name, y in inputs.items())
-            out = global_attention(q, k, v, *global_qkv, segment_ids, global_slots, **options)
+            others = (query(chosen), key(x), value(x), segment_ids, global_slots)
+            out = global_attention(q, k, v, *others, **options)
         return Linear("BTNH,NHD->BTD", (N, H, D), c.attention_bias, c.init_scale, name="output")(out)

@@ -30,7 +30,25 @@ class EncoderConfig:
     layer_groups: int = 0
     """Sets of parameters that the repetitions of the layer pattern share, one after the other: 1 is ALBERT
     (Lan et al. 2020, arXiv:1909.11942); 0 gives each layer its own."""
-    positions: Literal["learned", "rotary"] = "learned"
+    positions: Literal["learned", "rotary", "none"] = "learned"
+    """How a token knows its place; `none` leaves that to `disentangled` or to nothing."""
+    disentangled: tuple[Literal["c2p", "p2c"], ...] = ()
+    """Scores of content with distance that are added to those of content with content (DeBERTa, He et al. 2021,
+    arXiv:2006.03654): the query's content with the distance of the key (c2p), or the reverse (p2c)."""
+    distance_span: int = 0
+    """For `disentangled`: rows of the table of distances to either side; further distances share the last one."""
+    distance_furthest: int = 0
+    """Distances beyond half of distance_span share rows in ranges that grow as their logarithm up to this distance
+    (DeBERTa-v2); 0: every distance has a row."""
+    distance_norm: bool = False
+    """Normalise the table of distances (DeBERTa-v2)."""
+    distance_projection: Literal["own", "shared"] = "own"
+    """Distances are projected to keys and queries by kernels of their own, or by those of the contents (DeBERTa-v2)."""
+    convolution_size: int = 0
+    """Tokens that a convolution beside the first layer sees (DeBERTa-v2's larger sizes); odd, 0 for none."""
+    convolution_groups: int = 1
+    """Parts that the convolution cuts D into, each convolved alone."""
+    convolution_activation: Activation = "tanh"
     relative_buckets: int = 0
     """Rows of a table of attention biases by distance, which all layers share (MPNet, T5); 0 for none."""
     rotary_values: bool = False
@@ -56,6 +74,8 @@ class EncoderConfig:
     first_norm: bool = True
     """Normalise the first layer's attention input too (ModernBERT does not: its embeddings are normalised already)."""
     attention_bias: bool = True
+    key_bias: bool = True
+    """Keys have a bias where attention_bias asks for biases (DeBERTa's have none)."""
     mlp_bias: bool = True
     norm_bias: bool = True
     activation: Activation = "gelu"
@@ -80,7 +100,10 @@ class EncoderConfig:
         for name in ("num_layers", "hidden_size", "mlp_size", "num_heads", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("vocab_size", "token_types", "num_kv_heads", "embedding_size", "layer_groups", "relative_buckets"):
+        for name in (
+            *("vocab_size", "token_types", "num_kv_heads", "embedding_size", "layer_groups", "relative_buckets"),
+            *("distance_span", "distance_furthest", "convolution_size"),
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"model.{name} must not be negative, got {getattr(self, name)}.")
         if not self.windows or min(self.windows) < 0:
@@ -110,6 +133,23 @@ class EncoderConfig:
             raise ValueError(
                 "model.global_tokens needs a window in every layer of model.windows, learned positions and "
                 f"model.num_kv_heads 0, got {self.windows}, {self.positions} and {self.num_kv_heads}."
+            )
+        if bool(self.disentangled) != bool(self.distance_span) or (self.disentangled and any(self.windows)):
+            raise ValueError(
+                f"model.disentangled {self.disentangled} needs model.distance_span, got {self.distance_span}, and a "
+                "model without windows; set both or neither."
+            )
+        if self.distance_furthest and not 2 <= self.distance_span < 2 * (self.distance_furthest - 1):
+            raise ValueError(
+                f"model.distance_furthest {self.distance_furthest} must be above half of model.distance_span "
+                f"{self.distance_span} by more than 1; raise it, or set it to 0."
+            )
+        if self.convolution_size and not self.convolution_size % 2:
+            raise ValueError(f"model.convolution_size must be odd, or 0 for none, got {self.convolution_size}.")
+        if self.convolution_groups < 1 or self.hidden_size % self.convolution_groups:
+            raise ValueError(
+                f"model.convolution_groups {self.convolution_groups} does not divide model.hidden_size "
+                f"{self.hidden_size}; change one of them."
             )
         if self.positions == "rotary" and self.head_size % 2:
             raise ValueError(f"Rotary positions need an even head size, got {self.head_size}; change model.num_heads.")

@@ -5,7 +5,7 @@ Post-norm is BERT's x = norm(x + f(x)); pre-norm is x = x + f(norm(x)) with one 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,11 +14,29 @@ import jax.numpy as jnp
 from jaxencoder.kernels.dropout import dropout
 from jaxencoder.model.attention import Attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.layers import PRODUCT, Embeddings, Mlp, Norm
-from jaxencoder.model.positions import RelativeBias, rotary_table
+from jaxencoder.model.layers import PRODUCT, Convolution, Convolved, Embeddings, Mlp, Norm
+from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, rotary_table
 from jaxencoder.sharding import constrain
 
-Rotary = dict[bool, tuple[jax.Array, jax.Array] | None]  # the tables of global (False) and of local (True) layers
+
+class Shared(NamedTuple):
+    """What every layer is given besides x.
+
+    Attributes:
+        segment_ids: [B, T] int32, the document of each token, 0 for padding.
+        rotary: the tables of global (False) and of local (True) layers.
+        bias: [N, T, T] float32, what the distance of two tokens adds to their scores, or None.
+        distances: [R, D] float32, the vectors of distances for disentangled attention, or None.
+        convolved: what is added after the first layer, or None.
+        global_slots: [B, G] int32, where the global tokens of each row stand, -1 for none, or None.
+    """
+
+    segment_ids: jax.Array
+    rotary: dict[bool, tuple[jax.Array, jax.Array] | None]
+    bias: jax.Array | None
+    distances: jax.Array | None
+    convolved: Convolved | None
+    global_slots: jax.Array | None
 
 
 class Block(nn.Module):
@@ -30,15 +48,7 @@ class Block(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        segment_ids: jax.Array,
-        rotary: Rotary,
-        bias: jax.Array | None,
-        global_slots: jax.Array | None,
-        skip_norm: jax.Array | None,
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, shared: Shared, skip_norm: jax.Array | None) -> jax.Array:
         c = self.config
 
         def dropped(y: jax.Array) -> jax.Array:
@@ -52,8 +62,9 @@ class Block(nn.Module):
             return constrain(x + dropped(f(normed)))
 
         attention = Attention(c, self.compute, self.window, self.train, name="attention")
-        inputs = (segment_ids, rotary[bool(self.window)], bias, global_slots)
-        x = residual(x, lambda h: attention(h, *inputs), "attention_norm", skip_norm)
+        inputs = (shared.segment_ids, shared.rotary[bool(self.window)])
+        others = (shared.bias, shared.distances, shared.global_slots)
+        x = residual(x, lambda h: attention(h, *inputs, *others), "attention_norm", skip_norm)
         return residual(x, Mlp(c, name="mlp"), "mlp_norm", None)
 
 
@@ -67,24 +78,16 @@ class Pattern(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        repetitions: jax.Array,
-        segment_ids: jax.Array,
-        rotary: Rotary,
-        bias: jax.Array | None,
-        global_slots: jax.Array | None,
-    ) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, repetitions: jax.Array, shared: Shared) -> tuple[jax.Array, None]:
         def once(pattern: Pattern, x: jax.Array, repetition: jax.Array) -> tuple[jax.Array, None]:
-            return pattern.blocks(x, repetition, segment_ids, rotary, bias, global_slots), None
+            return pattern.blocks(x, repetition, shared), None
 
         if len(repetitions) == 1:
             return once(self, x, repetitions[0])
-        shared = nn.scan(once, variable_broadcast="params", split_rngs={"params": False, "dropout": True})
-        return shared(self, x, repetitions)
+        repeated = nn.scan(once, variable_broadcast="params", split_rngs={"params": False, "dropout": True})
+        return repeated(self, x, repetitions)
 
-    def blocks(self, x: jax.Array, repetition: jax.Array, *inputs: Any) -> jax.Array:
+    def blocks(self, x: jax.Array, repetition: jax.Array, shared: Shared) -> jax.Array:
         block = Block
         if self.compute.remat != "none":
             block = nn.remat(Block, policy=_policy(self.compute), prevent_cse=False)
@@ -92,7 +95,9 @@ class Pattern(nn.Module):
             # The first layer's unused norm keeps its place among the stacked parameters.
             skip = repetition == 0 if i == 0 and not self.config.first_norm else None
             layer = block(self.config, self.compute, window, self.train, name=f"block_{i}")
-            x = layer(x, *inputs, skip)
+            x = layer(x, shared, skip)
+            if i == 0 and shared.convolved is not None:
+                x = jnp.where(repetition == 0, shared.convolved.added(x, self.config), x)
         return x
 
 
@@ -147,27 +152,27 @@ class Encoder(nn.Module):
         dtype = jnp.dtype(self.compute.dtype)
         x = Embeddings(c, dtype, name="embeddings")(token_ids, positions, token_type_ids, train)
         x = constrain(x)
-        rotary: Rotary = {False: None, True: None}
+        rotary = {False: None, True: None}
         if c.positions == "rotary":
             thetas = {False: c.rope_theta, True: c.rope_theta_local}
             rotary = {local: rotary_table(positions, c.head_size, theta) for local, theta in thetas.items()}
         bias = RelativeBias(c, name="relative_bias")(token_ids.shape[1]) if c.relative_buckets else None
+        distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None
+        convolved = Convolution(c, name="convolution")(x, segment_ids, train) if c.convolution_size else None
+        shared = Shared(segment_ids, rotary, bias, distances, convolved, global_slots)
         if c.repeats:
             layers = nn.scan(
                 Pattern,
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+                in_axes=(0, nn.broadcast),
                 length=c.stack,
                 unroll=_unroll(c, self.compute),
             )
-            x, _ = layers(c, self.compute, c.windows, train, name="layers")(
-                x, jnp.arange(c.repeats).reshape(c.stack, -1), segment_ids, rotary, bias, global_slots
-            )
+            repetitions = jnp.arange(c.repeats).reshape(c.stack, -1)
+            x, _ = layers(c, self.compute, c.windows, train, name="layers")(x, repetitions, shared)
         if c.remainder:
-            x, _ = Pattern(c, self.compute, c.remainder, train, name="last")(
-                x, jnp.full(1, c.repeats), segment_ids, rotary, bias, global_slots
-            )
+            x, _ = Pattern(c, self.compute, c.remainder, train, name="last")(x, jnp.full(1, c.repeats), shared)
         if c.norm_placement == "pre":
             x = Norm(c, name="final_norm")(x)
         return x

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -92,15 +93,72 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        y = x.astype(jnp.float32)
-        if self.config.norm == "layer":
-            y -= y.mean(-1, keepdims=True)
-        variance = jnp.square(y).mean(-1, keepdims=True)
-        y *= jax.lax.rsqrt(variance + self.config.norm_epsilon) * scale
-        if self.config.norm_bias:
-            y += self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return y.astype(x.dtype)
+        return normalise(self.config, _norm_parameters(self, x.shape[-1]), x)
+
+
+class NormParameters(nn.Module):
+    """The parameters of a `Norm` that another module applies, by `normalise`: D -> {"scale": [D], "bias": [D]}."""
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, size: int) -> dict[str, jax.Array]:
+        return _norm_parameters(self, size)
+
+
+def _norm_parameters(module: Norm | NormParameters, size: int) -> dict[str, jax.Array]:
+    params = {"scale": module.param("scale", nn.initializers.ones, (size,))}
+    if module.config.norm_bias:
+        params["bias"] = module.param("bias", nn.initializers.zeros, (size,))
+    return params
+
+
+def normalise(config: EncoderConfig, params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    """`Norm` with the parameters scale and, where there is one, bias [D]: [..., D] -> [..., D]."""
+    y = x.astype(jnp.float32)
+    if config.norm == "layer":
+        y -= y.mean(-1, keepdims=True)
+    variance = jnp.square(y).mean(-1, keepdims=True)
+    y *= jax.lax.rsqrt(variance + config.norm_epsilon) * params["scale"]
+    return (y + params["bias"] if "bias" in params else y).astype(x.dtype)
+
+
+class Convolved(NamedTuple):
+    """What `Convolution` adds to the first layer's output, [B, T, D], and the parameters of the norm after that."""
+
+    x: jax.Array
+    norm: dict[str, jax.Array]
+
+    def added(self, x: jax.Array, config: EncoderConfig) -> jax.Array:
+        return normalise(config, self.norm, x + self.x)
+
+
+class Convolution(nn.Module):
+    """A convolution over the embeddings of each document, beside the first layer (DeBERTa-v2): [B, T, D] -> Convolved.
+
+    The sum of shifted products: `convolution_size` tokens around each one, those of other documents counting as zeros.
+    """
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, segment_ids: jax.Array, train: bool) -> Convolved:
+        c = self.config
+        D, G, T, side = c.hidden_size, c.convolution_groups, x.shape[1], c.convolution_size // 2
+        shape = (c.convolution_size, D // G, D)
+        kernel = self.param("kernel", nn.initializers.truncated_normal(c.init_scale), shape).astype(x.dtype)
+        y = jnp.zeros((*x.shape[:2], G, D // G), jnp.float32)
+        for tap in range(-side, side + 1):
+            at = jnp.clip(jnp.arange(T) + tap, 0, T - 1)
+            there = (jnp.arange(T) + tap == at) & (segment_ids[:, at] == segment_ids)
+            neighbours = jnp.where(there[..., None], x[:, at], 0).reshape(*x.shape[:2], G, D // G)
+            weights = kernel[tap + side].reshape(D // G, G, D // G)
+            y += jnp.einsum("BTGI,IGO->BTGO", neighbours, weights, preferred_element_type=jnp.float32)
+        y = y.reshape(x.shape) + self.param("bias", nn.initializers.zeros, (D,))
+        y = jnp.where(segment_ids[..., None] > 0, y, 0).astype(x.dtype)
+        if train and c.dropout:
+            y = dropout(y, c.dropout, self.make_rng("dropout"))
+        return Convolved(ACTIVATIONS[c.convolution_activation](y), NormParameters(c, name="norm")(D))
 
 
 class Embeddings(nn.Module):

@@ -1,8 +1,10 @@
-"""Rotary positions and relative biases.
+"""Rotary positions, relative biases and embeddings of distances.
 
 Rotary: pairs of a head's dimensions turn by an angle that grows with the position (Su et al. 2021, RoFormer,
 arXiv:2104.09864); the pairs are (i, i + H/2), as in GPT-NeoX and ModernBERT.
 Relative: a learned number for each distance, far ones sharing (Raffel et al. 2020, T5, arXiv:1910.10683).
+Distances: a learned vector for each distance, which attention compares with contents (He et al. 2021, DeBERTa,
+arXiv:2006.03654).
 """
 
 import math
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.layers import Norm
 
 
 def rotary_table(positions: jax.Array, head_size: int, theta: float) -> tuple[jax.Array, jax.Array]:
@@ -64,3 +67,38 @@ def distance_buckets(distances: np.ndarray, buckets: int, furthest: int = 128) -
     ratio = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(furthest / exact))
     ranges = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int32), half - 1)
     return (np.where(away < exact, away, ranges) + half * (distances > 0)).astype(np.int32)
+
+
+class DistanceEmbedding(nn.Module):
+    """A vector for each row that `distance_rows` names: -> [2 * distance_span, D] float32."""
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        c = self.config
+        shape = (2 * c.distance_span, c.hidden_size)
+        table = self.param("table", nn.initializers.truncated_normal(c.init_scale), shape)
+        return Norm(c, name="norm")(table) if c.distance_norm else table
+
+
+def distance_rows(T: int, span: int, furthest: int) -> np.ndarray:
+    """Rows of a table of distances, int32 [2 T - 1]: item T - 1 + d is for a key d tokens after the query.
+
+    The table begins with the keys furthest after the query. With span 2 and T 3: d = -2 ... 2 -> 3 3 2 1 0.
+
+    Args:
+        T: tokens of a row.
+        span: rows to either side; the distances beyond share the last one.
+        furthest: 0, or the distance up to which those beyond span / 2 share rows in ranges that grow as their
+            logarithm.
+    """
+    before = -np.arange(1 - T, T)  # of the key before the query
+    if furthest:
+        half = span // 2
+        away = np.maximum(np.abs(before), half).astype(np.float32)
+        # float32, as the reference computes it: at a range's edge the rounding decides.
+        scale = np.log(np.float32((furthest - 1) / half))
+        ranges = np.ceil(np.log(away / np.float32(half)) / scale * np.float32(half - 1)) + half
+        before = np.where(np.abs(before) <= half, before, np.sign(before) * ranges)
+    return np.clip(before + span, 0, 2 * span - 1).astype(np.int32)

@@ -81,6 +81,28 @@ MODELS: dict[str, list[dict[str, Any]]] = {
             intermediate_size=7, layer_norm_eps=1e-5, tie_word_embeddings=False,
         ),
     ],
+    "deberta": [
+        dict(SIZES, relative_attention=True, pos_att_type=["c2p", "p2c"], position_biased_input=False, **FIVE),
+        dict(
+            SIZES, relative_attention=True, pos_att_type=["p2c"], max_relative_positions=6, type_vocab_size=3,
+            max_position_embeddings=30, pooler_hidden_act="tanh", hidden_act="relu",
+        ),
+        dict(SIZES, num_attention_heads=2, num_hidden_layers=1, layer_norm_eps=1e-3, type_vocab_size=2),
+    ],
+    "deberta-v2": [
+        dict(
+            SIZES, relative_attention=True, pos_att_type=["p2c", "c2p"], position_biased_input=False,
+            position_buckets=6, max_position_embeddings=14, share_att_key=True, norm_rel_ebd="layer_norm", **FIVE,
+        ),
+        dict(
+            SIZES, relative_attention=True, pos_att_type="c2p|p2c", position_buckets=8, max_relative_positions=40,
+            conv_kernel_size=3, conv_act="gelu", conv_groups=2, type_vocab_size=2, hidden_act="gelu_new",
+        ),
+        dict(
+            SIZES, num_attention_heads=2, relative_attention=True, pos_att_type=["c2p"], max_relative_positions=9,
+            conv_kernel_size=5, legacy=False, pooler_hidden_act="tanh",
+        ),
+    ],
 }  # fmt: skip
 
 # What each class gives: the attributes of its output -> our names.
@@ -98,19 +120,10 @@ OUTPUTS = {
     "ForMultipleChoice": {"logits": "logits"},
 }  # fmt: skip
 NONE = {  # classes that a family does not have, or whose head is named in its file as not loaded
-    "ForPreTraining": {
-        "roberta",
-        "distilbert",
-        "mpnet",
-        "modernbert",
-        "nomic_bert",
-        "eurobert",
-        "roformer",
-        "longformer",
-    },
+    "ForPreTraining": MODELS.keys() - {"bert", "albert", "electra"},
     "ForNextSentencePrediction": MODELS.keys() - {"bert"},
     "ForQuestionAnswering": {"nomic_bert", "eurobert"},
-    "ForMultipleChoice": {"nomic_bert", "eurobert", "roformer"},
+    "ForMultipleChoice": {"nomic_bert", "eurobert", "roformer", "deberta"},
 }
 RELATED = {"xlm-roberta", "camembert"}  # RoBERTa under another name: its heads are tried there
 

@@ -7,9 +7,9 @@ import jax
 import pytest
 
 from jaxencoder.families import checkpoint
-from jaxencoder.families.weights import open_weights
+from jaxencoder.families.weights import open_weights, save_weights
 from jaxencoder.model.config import EncoderConfig
-from tests.model.examples import BERT, MODERNBERT, assert_trees_close, randomised_params
+from tests.model.examples import BERT, DEBERTA, MODERNBERT, assert_trees_close, randomised_params
 
 
 def config_and_params(config: EncoderConfig, head: bool = True):
@@ -21,7 +21,7 @@ def _zeros(shapes):
     return jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape), shapes)
 
 
-@pytest.mark.parametrize("config", [BERT, MODERNBERT], ids=["bert", "modernbert"])
+@pytest.mark.parametrize("config", [BERT, MODERNBERT, DEBERTA], ids=["bert", "modernbert", "deberta"])
 @pytest.mark.parametrize("head", [True, False])
 def test_round_trip(config: EncoderConfig, head: bool, tmp_path: Path) -> None:
     _, params = config_and_params(config, head)
@@ -76,8 +76,6 @@ def test_missing_setting(folder: Path) -> None:
 
 
 def test_an_output_table_of_its_own_is_refused(folder: Path) -> None:
-    from jaxencoder.families.weights import save_weights
-
     tensors = dict(open_weights(folder))
     table = tensors["bert.embeddings.word_embeddings.weight"]
     save_weights(tensors | {"cls.predictions.decoder.weight": table}, folder)
@@ -88,8 +86,6 @@ def test_an_output_table_of_its_own_is_refused(folder: Path) -> None:
 
 
 def test_old_names_of_norms(folder: Path) -> None:
-    from jaxencoder.families.weights import save_weights
-
     tensors = dict(open_weights(folder))
     old = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
            for n, t in tensors.items()}  # fmt: skip
@@ -97,6 +93,50 @@ def test_old_names_of_norms(folder: Path) -> None:
     before = checkpoint.load(folder).params
     save_weights(old, folder)
     assert_trees_close(checkpoint.load(folder).params, before, 0)
+
+
+def test_original_deberta_v3(tmp_path: Path, caplog) -> None:
+    """The names of the original code, its replaced-token head, and no class in config.json; and written back."""
+    family = checkpoint.DEBERTA_V2
+    head = family.heads(DEBERTA, {})["rtd_head"].config
+    shapes = checkpoint.parameter_shapes(DEBERTA, True, {"rtd_head": head})
+    params = randomised_params(lambda _: _zeros(shapes))
+    published = checkpoint.Published(family, {}, {"rtd_head": head})
+    checkpoint.save(tmp_path, DEBERTA, params, published=published)
+    tensors = dict(open_weights(tmp_path))
+    renamed = {}
+    for name, tensor in tensors.items():
+        for ours, original in (("transform.", ""), ("", "")):
+            name = name.replace(f"cls.predictions.{ours}", f"lm_predictions.lm_head.{original}")
+        renamed[name] = tensor
+    assert "lm_predictions.lm_head.LayerNorm.bias" in renamed and "mask_predictions.classifier.weight" in renamed
+    save_weights(renamed, tmp_path)
+    edit(tmp_path, architectures=None)
+    found = checkpoint.load(tmp_path)
+    assert found.published.heads == {"rtd_head": head} and not caplog.records
+    assert_trees_close(found.params, params, 0)
+
+    checkpoint.save(tmp_path / "again", found.config, found.params, published=found.published)
+    assert_trees_close(checkpoint.load(tmp_path / "again").params, params, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pos_att_type": ["c2p", "p2p"]}, r"pos_att_type \['p2p'\]; known are c2p and p2c"),
+        ({"relative_attention": False}, "relative_attention False and pos_att_type .*; only both or neither"),
+        ({"embedding_size": 12}, "embedding_size 12; only 24 can be loaded"),
+        ({"attention_head_size": 12}, "attention_head_size 12; only 8 can be loaded"),
+        ({"norm_rel_ebd": "batch_norm"}, r"norm_rel_ebd \['batch_norm'\]"),
+        ({"conv_act": "mish"}, "conv_act 'mish'"),
+        ({"talking_head": True}, "has talking_head True"),
+    ],
+)
+def test_debertas_that_cannot_be_loaded(settings: dict, message: str, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, DEBERTA, config_and_params(DEBERTA)[1])
+    edit(tmp_path, **settings)
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load(tmp_path)
 
 
 def test_an_architecture_that_nobody_has_published() -> None:

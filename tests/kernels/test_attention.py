@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.kernels.attention import attention
+from jaxencoder.kernels.attention import Relative, attention, chosen_backend
 
 B, N, H = 4, 2, 4
 
@@ -63,6 +63,26 @@ def test_gradients_of_banded_equal_dense(T: int, window: int) -> None:
         np.testing.assert_allclose(b, a, atol=2e-5, err_msg=name)
         assert not np.any(np.where(there, 0, b)), f"padding has a gradient of {name}"
     assert np.any(dense[2])
+
+
+@pytest.mark.parametrize("terms", [("keys",), ("queries",), ("keys", "queries")])
+@pytest.mark.parametrize("T", [1, 5, 50])
+def test_distances(T: int, terms: tuple[str, ...]) -> None:
+    q, k, v = inputs(T)
+    rng = np.random.default_rng(1)
+    tables = {name: jnp.asarray(rng.standard_normal((2 * T - 1, N, H)), jnp.float32) for name in terms}
+    ids = segments(T)
+    rows = T - 1 + np.arange(T) - np.arange(T)[:, None]  # of key j for query i
+    scores = np.einsum("BTNH,BSNH->BNTS", q, k)
+    if "keys" in tables:
+        scores += np.einsum("BTNH,TSNH->BNTS", q, np.asarray(tables["keys"])[rows])
+    if "queries" in tables:
+        scores += np.einsum("TSNH,BSNH->BNTS", np.asarray(tables["queries"])[rows], k)
+    scores = np.where(ids[:, None, :, None] == ids[:, None, None, :], scores / np.sqrt(H * (1 + len(terms))), -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = np.einsum("BNTS,BSNH->BTNH", weights / weights.sum(-1, keepdims=True), v)
+    relative = Relative(tables.get("keys"), tables.get("queries"))
+    np.testing.assert_allclose(run(q, k, v, jnp.asarray(ids), relative=relative), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("backend", ["dense", "banded"])
@@ -136,5 +156,23 @@ def test_errors() -> None:
     ids = jnp.ones((1, 4), jnp.int32)
     with pytest.raises(ValueError, match="needs a window; use backend='dense'"):
         attention(x, x, x, ids, backend="banded")
+    for pairs in ({"bias": jnp.ones((1, 4, 4))}, {"relative": Relative(jnp.ones((7, 1, 2)), None)}):
+        with pytest.raises(ValueError, match="cannot be combined with the attention window 3"):
+            attention(x, x, x, ids, window=3, **pairs)
     with pytest.raises(ValueError, match="Attention dropout 0.1 needs a key"):
         attention(x, x, x, ids, dropout=0.1)
+
+
+@pytest.mark.parametrize(
+    ("backend", "window", "T", "chosen"),
+    [
+        ("auto", 64, 256, "dense"),
+        ("auto", 64, 257, "banded"),
+        ("auto", 0, 8192, "dense"),
+        ("banded", 64, 16, "banded"),
+        ("banded", 0, 8192, "dense"),
+        ("dense", 64, 8192, "dense"),
+    ],
+)
+def test_chosen_backend(backend: str, window: int, T: int, chosen: str) -> None:
+    assert chosen_backend(backend, window, T) == chosen

@@ -25,11 +25,16 @@ MODERNBERT = dataclasses.replace(
     attention_bias=False, mlp_bias=False, norm_bias=False, head_bias=False,
 )  # fmt: skip
 LONGFORMER = dataclasses.replace(BERT, num_layers=3, windows=(3, 5), global_tokens=True)
-CONFIGS = {"bert": BERT, "modernbert": MODERNBERT}
+DEBERTA = dataclasses.replace(
+    BERT, positions="none", disentangled=("c2p", "p2c"), distance_span=6, distance_furthest=20, distance_norm=True,
+    convolution_size=3, token_types=0,
+)  # fmt: skip
+CONFIGS = {"bert": BERT, "modernbert": MODERNBERT, "deberta": DEBERTA}
 # For tests that differentiate, which is what compiles slowly: a stack, and layers beside it.
 SMALL = {
     "bert": dataclasses.replace(BERT, num_layers=2),
     "modernbert": dataclasses.replace(MODERNBERT, windows=(0, 8), num_layers=3),
+    "deberta": dataclasses.replace(DEBERTA, num_layers=2),
 }
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.model.heads import Classifier, MlmHead, Pooling, first_tokens, pool
+from jaxencoder.model.heads import Classifier, Head, HeadConfig, MlmHead, Pooling, first_tokens, pool
 from tests.model.examples import BERT, linen_params
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 3, 0], [1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]])
@@ -60,6 +60,17 @@ def test_classifier_is_berts() -> None:
     np.testing.assert_allclose(scores, expected, atol=1e-4)
     dropped = head.apply({"params": params}, HIDDEN, SEGMENTS, E, True, rngs={"dropout": jax.random.key(0)})
     assert not np.allclose(dropped, scores)
+
+
+def test_head_of_differences_from_the_first_token() -> None:
+    """DeBERTa-v3's replaced-token head: projection(gelu(dense(norm(x + x[0]))))."""
+    config = HeadConfig("tokens", 1, "gelu", norm=True, add_first=True)
+    params = linen_params(Head(BERT, config), HIDDEN)
+    x = HIDDEN + HIDDEN[:, :1]
+    x = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True) * params["norm"]["scale"] + params["norm"]["bias"]
+    x = jax.nn.gelu(x @ params["dense"]["kernel"] + params["dense"]["bias"], approximate=False)
+    expected = x @ params["output"]["kernel"] + params["output"]["bias"]
+    np.testing.assert_allclose(Head(BERT, config).apply({"params": params}, HIDDEN), expected, atol=1e-3)
 
 
 def test_mlm_head() -> None:

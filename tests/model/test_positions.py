@@ -1,10 +1,10 @@
-"""Rotary positions: rotations of the complex plane, so that products depend on distances alone."""
+"""Rotary positions: rotations of the complex plane, so that products depend on distances alone; rows of distances."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.model.positions import rotary_table, rotate
+from jaxencoder.model.positions import distance_rows, rotary_table, rotate
 
 B, T, N, H, THETA = 2, 9, 3, 8, 100.0
 
@@ -42,3 +42,24 @@ def test_bfloat16_is_rounded_once() -> None:
     exact = rotate(x.astype(jnp.float32), table)
     assert rotate(x, table).dtype == jnp.bfloat16
     np.testing.assert_array_equal(rotate(x, table), exact.astype(jnp.bfloat16))
+
+
+def test_distance_rows() -> None:
+    assert distance_rows(3, 2, 0).tolist() == [3, 3, 2, 1, 0]
+    assert distance_rows(1, 7, 20).tolist() == [7]
+    rows = distance_rows(100, 8, 20) - 8  # exact up to 4; 19 is the last with a row of its own range
+    after, before = rows[:99][::-1], rows[100:]
+    assert after[:4].tolist() == [1, 2, 3, 4] and after[4:18].min() == 5 and after[17] == after[50] == 7
+    assert np.all(np.diff(after) >= 0) and np.array_equal(before[:18], -after[:18]) and before[-1] == -8
+
+
+@pytest.mark.parametrize(("span", "furthest"), [(256, 512), (6, 14), (7, 300), (32, 33)])
+def test_distance_rows_equal_transformers(span: int, furthest: int) -> None:
+    torch = pytest.importorskip("torch")
+    deberta = pytest.importorskip("transformers.models.deberta_v2.modeling_deberta_v2")
+    x = torch.zeros(1, 1100, 1)
+    theirs = deberta.build_relative_position(x, x, span, furthest)[0].numpy()  # of query i from key j
+    theirs = np.clip(theirs + span, 0, 2 * span - 1)
+    rows = distance_rows(1100, span, furthest)
+    np.testing.assert_array_equal(rows[1099:], theirs[0])
+    np.testing.assert_array_equal(rows[1099::-1], theirs[:, 0])
