@@ -4,9 +4,9 @@ Paper: He et al. 2021, arXiv:2111.09543. The attention compares contents with di
 the generator has the encoder's width and half its layers; the discriminator's token table is the generator's, through
 which no gradient flows, plus a difference of its own. The numbers are those of the paper's comparison on Wikipedia and
 books: 125k steps of 2,048 rows of 512 tokens, learning rate 5e-4 with 10k steps of warm-up; the published model was
-trained on 160 GB of text for longer. 184M parameters with the vocabulary of 128,100, and 44M of the generator.
+trained on 160 GB of text for longer. 184M parameters with the vocabulary of 128,100, and 142M of the generator.
 
-Cost: 125k steps x 2,048 rows x 512 tokens = 131B tokens, 1.5e20 FLOPs: two days on 8 H100 at 40% of their peak.
+Cost: 125k steps x 2,048 rows x 512 tokens = 131B tokens, 1.4e20 FLOPs: 12 hours on 8 H100 at 40% of their peak.
 Expected: the paper reports MNLI 90.6 (dev, matched) of the published model.
 
 Run: jaxencoder train deberta_v3_base --data.train gs://BUCKET/text/*.jsonl.zst --tokenizer.path PATH/TO/spm.model \\

@@ -1,10 +1,10 @@
 """ELECTRA-base: BERT-base's encoder, trained to tell which tokens a generator a third as wide has replaced.
 
 Paper: Clark et al. 2020, arXiv:2003.10555, table 6: 766k steps of 256 rows of 512 tokens, learning rate 2e-4 with 10k
-steps of warm-up, dropout 0.1, the discriminator's loss counting 50 times. 110M parameters.
+steps of warm-up, dropout 0.1, the discriminator's loss counting 50 times. 109M parameters, and 10M of the generator.
 
-Cost: 766k steps x 256 rows x 512 tokens = 100B tokens, 7e19 FLOPs: a day on 8 H100 at 40% of their peak (1 / 20 of
-RoBERTa's).
+Cost: 766k steps x 256 rows x 512 tokens = 100B tokens, 6.7e19 FLOPs, a twentieth of RoBERTa's: 6 hours on 8 H100 at
+40% of their peak.
 Expected: the paper reports GLUE (dev) 85.1.
 
 Run: jaxencoder train electra_base --data.train gs://BUCKET/text/*.jsonl.zst --mesh.fsdp 8

@@ -4,7 +4,7 @@ Paper: Liu et al. 2019, arXiv:1907.11692, tables 9 and 3: 500k steps of 8,192 ro
 24k steps of warm-up, b2 0.98, weight decay 0.01, dropout 0.1, masks drawn anew, byte-level BPE of 50k with case.
 125M parameters.
 
-Cost: 500k steps x 8,192 rows x 512 tokens = 2.1T tokens, 1.3e21 FLOPs: two weeks on 8 H100 at 40% of their peak. The
+Cost: 500k steps x 8,192 rows x 512 tokens = 2.1T tokens, 1.3e21 FLOPs: five days on 8 H100 at 40% of their peak. The
 paper's table 4 finds most of it after 100k steps.
 Expected: the paper reports MNLI 87.6, SST-2 94.8 (dev).
 
