@@ -40,7 +40,7 @@ def pairs(tokenizer: Tokenizer, texts: list[str], row_length: int, kind: str, sh
     Where both are longer than a row, tokens are dropped from the longer one, at either end at random. A single token
     that is left makes a piece of its own, with label -1. A sentence longer than a row counts as several.
 
-    All choices are a function of the documents' texts.
+    All choices are a function of the documents' texts and, for another document, of their order.
 
     Args:
         texts: documents of one source; those without tokens give no pairs.
@@ -120,8 +120,8 @@ def _anywhere(document: _Document, least: int, inside: bool, random: Random) -> 
     _, ids, ends = document
     first = _draw(random, len(ends))
     start = ends[first - 1] if first else 0
-    if inside:
-        start += _draw(random, ends[first] - start)
+    if inside and ends[first] - start > 1:
+        start += 1 + _draw(random, ends[first] - start - 1)
     last = bisect_left(ends, start + max(least, 1))
     return ids[start : ends[min(last, len(ends) - 1)]]
 

@@ -139,7 +139,7 @@ def test_labels_are_even_where_documents_are_one_sentence(tokenizer: Tokenizer, 
     assert_share(sum(told), len(told), 0.5)
     if kind == "nsp":
         starts = [[span(b, where)[1] > 0 for _, b, label in found if label == k and len(b) > 1] for k in (0, 1)]
-        assert all(starts[0]) and np.mean(starts[1]) > 0.7
+        assert all(starts[0]) and all(starts[1])
 
 
 @pytest.mark.parametrize("short", [0.0, 0.1, 0.6, 1.0])
