@@ -86,8 +86,18 @@ class RunConfig:
                 f"data.row_length is {length}, but the model has only {self.model.max_length} positions; "
                 "raise model.max_length or shorten the rows"
             )
-        if self.data.pair_field and 0 < self.model.token_types < 2:
-            raise ValueError("data.pair_field is set, but model.token_types is 1; pairs need 2, or 0 to do without")
+        if self.data.paired and self.model.token_types == 1:
+            raise ValueError("the data holds pairs, but model.token_types is 1; pairs need 2, or 0 to do without")
+        pairs = isinstance(self.objective, MaskedLM) and self.objective.pairs
+        if pairs and self.data.pairs == "none":
+            raise ValueError("objective.pairs needs pairs to tell apart; set data.pairs to nsp or sop")
+        if pairs and self.model.token_types < 2:
+            raise ValueError(f"objective.pairs needs model.token_types 2, not {self.model.token_types}")
+        if self.data.pairs != "none" and not pairs:
+            raise ValueError(
+                f"data.pairs is {self.data.pairs!r}, but the objective makes nothing of it; "
+                "take MaskedLM with objective.pairs, or set data.pairs to none"
+            )
         shards = abs(self.mesh.data * self.mesh.fsdp)  # -1 takes what is left: at least 1
         if (batch // parts) % shards:
             raise ValueError(

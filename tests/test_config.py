@@ -16,10 +16,12 @@ from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.masking import Masking
 from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.sharding import MeshConfig
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.config import TrainingConfig
 
+PAIRS = DataConfig(pairs="sop")
 LABELLED = DataConfig(label_field="label", labels=("no", "yes"))
 
 RECIPE = """
@@ -287,6 +289,23 @@ def test_every_recipe_loads(name):
         ({"training": TrainingConfig(batch_size=8, accumulation=4), "mesh": MeshConfig(fsdp=4)}, "in 4 part"),
         ({"mesh": MeshConfig(context=3)}, "row_length 128 is not a multiple of mesh.context 3"),
         ({"objective": Classification()}, "needs data.label_field"),
+        (
+            {"objective": MaskedLM(pairs=True)},
+            "objective.pairs needs pairs to tell apart; set data.pairs to nsp or sop",
+        ),
+        (
+            {"data": DataConfig(pairs="sop")},
+            "data.pairs is 'sop', but the objective makes nothing of it; take MaskedLM",
+        ),
+        ({"data": DataConfig(pairs="nsp"), "objective": ReplacedToken()}, "data.pairs is 'nsp', but the objective"),
+        (
+            {"data": PAIRS, "objective": MaskedLM(pairs=True), "model": EncoderConfig(token_types=0)},
+            "objective.pairs needs model.token_types 2, not 0",
+        ),
+        (
+            {"data": DataConfig(train=("aligned:a|b",)), "model": EncoderConfig(token_types=1)},
+            "the data holds pairs, but model.token_types is 1; pairs need 2",
+        ),
         ({"name": "a/b"}, "name is 'a/b'; give a plain name"),
     ],
 )
@@ -302,6 +321,7 @@ def test_contradictions(sections, sentence):
         # A small corpus gives a tokenizer smaller than it asks for; the saved run then holds its real size.
         {"model": EncoderConfig(vocab_size=100), "tokenizer": TokenizerConfig(vocab_size=16384)},
         {"data": DataConfig(pair_field="b"), "model": EncoderConfig(token_types=0)},
+        {"data": PAIRS, "objective": MaskedLM(pairs=True)},
         {"training": TrainingConfig(batch_size=8, accumulation=2), "mesh": MeshConfig(data=2, fsdp=2, tensor=-1)},
     ],
 )

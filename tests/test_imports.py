@@ -56,6 +56,7 @@ HOMES = {
     "tensorflow_datasets": ("text/sources.py",),
     "sentencepiece": ("text/tokenizer*.py",),
     "tokenizers": ("text/tokenizer*.py",),
+    "icu4py": ("text/sentences.py",),
     "tensorboardX": ("training/telemetry.py",),
     "cattrs": ("config.py",),
     "tyro": ("overrides.py", "cli.py"),

@@ -6,6 +6,10 @@ from typing import Literal, get_args
 
 TokenizerKind = Literal["wordpiece", "bpe", "unigram", "sentencepiece-unigram", "sentencepiece-bpe"]
 TextUnit = Literal["line", "paragraph", "file"]
+Pairs = Literal["none", "nsp", "sop"]
+
+# Before the two files of a source of aligned texts.
+ALIGNED = "aligned:"
 
 
 def _check(condition: bool, message: str) -> None:
@@ -89,7 +93,8 @@ class DataConfig:
     """Where the text comes from and how it is cut into fixed-length rows."""
 
     train: tuple[str, ...] = ("pydocs",)
-    """Sources: pydocs, tfds:NAME/CONFIG:SPLIT, or files (path, glob, folder, gs://, s3://) of .jsonl .txt .parquet."""
+    """Sources: pydocs, tfds:NAME/CONFIG:SPLIT, files (path, glob, folder, gs://, s3://) of .jsonl .txt .parquet, or
+    aligned:FILE|FILE, two text files whose lines are translations of each other."""
     weights: tuple[float, ...] = ()
     """Mixture weights, one a training source; empty: each source by its size to the power 1/temperature."""
     temperature: float = 1.0
@@ -101,13 +106,19 @@ class DataConfig:
     text_field: str = "text"
     """Field of a record that holds the text."""
     pair_field: str = ""
-    """Field that holds the second text of a pair; empty: single texts."""
+    """Field that holds the second text of a pair; empty: single texts. Without labels, sources whose first record lacks
+    it hold single texts, beside others that hold pairs."""
     label_field: str = ""
     """Field that holds the label; set, each record is one labelled example that is truncated, never split."""
     labels: tuple[str, ...] = ()
     """Class names in order of id; empty: found in the training data (sorted; whole numbers keep their order)."""
     text_unit: TextUnit = "line"
     """What one document is in a plain text file: a line, a paragraph (separated by blank lines), or the whole file."""
+    pairs: Pairs = "none"
+    """Pairs out of documents, for objective.pairs: nsp, what follows or text of another document (BERT); sop, two texts
+    in order or swapped (ALBERT)."""
+    short_pairs: float = 0.1
+    """Share of these pairs that are made shorter than a row, to a random length."""
     row_length: int = 128
     """Tokens a row, special tokens and padding included."""
     packing: bool = True
@@ -148,7 +159,19 @@ class DataConfig:
             "data.labels is set but data.label_field is empty; name the field",
         )
         _choice(self.text_unit, "data.text_unit", get_args(TextUnit))
-        # [CLS], one token, [SEP]
-        _integer(self.row_length, "data.row_length", 3)
+        _choice(self.pairs, "data.pairs", get_args(Pairs))
+        _number(self.short_pairs, "data.short_pairs", 0.0, 1.0, "give a share of at least 0 and at most 1")
+        # [CLS], one token, [SEP]; of a pair four special tokens (RoBERTa has two between the texts), two tokens each
+        _integer(self.row_length, "data.row_length", 3 if self.pairs == "none" else 8)
+        given = [name for name in ("label_field", "pair_field") if getattr(self, name)]
+        given += [source for source in (*self.train, *self.validation) if source.startswith(ALIGNED)]
+        rule = f"data.pairs is {self.pairs!r}, which makes pairs out of documents; leave out "
+        _check(self.pairs == "none" or not given, rule + ", ".join(given))
         _flag(self.packing, "data.packing")
         _integer(self.workers, "data.workers", 0)
+
+    @property
+    def paired(self) -> bool:
+        """Whether there are rows of two texts."""
+        aligned = any(source.startswith(ALIGNED) for source in (*self.train, *self.validation))
+        return bool(self.pair_field) or self.pairs != "none" or aligned

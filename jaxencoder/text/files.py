@@ -84,6 +84,22 @@ def identity(path: str) -> list[str]:
     return [path, *changes[:2]]
 
 
+def existing(path: str) -> str:
+    """The path of one file, whatever its extension.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a folder, or a file system not known.
+    """
+    fs, inner = _filesystem(path)
+    with _one_sentence(path):
+        if fs.isdir(inner):
+            raise ValueError(f"{path} is a folder; name a file")
+        if not fs.exists(inner):
+            raise FileNotFoundError(f"no such file: {path}")
+    return path
+
+
 def _filesystem(path: str):
     """(fsspec file system, the path inside it)."""
     import fsspec
@@ -159,17 +175,43 @@ def units(path: str, text_field: str, text_unit: str) -> Iterator[Unit]:
             yield Unit(f"{path}:{number}", raw, parse)
 
 
+def aligned_units(paths: tuple[str, str], fields: tuple[str, str]) -> Iterator[Unit]:
+    """Line by line the texts of two files, under two fields; not where one of them is blank.
+
+    Raises:
+        ValueError: one file has more lines than the other.
+    """
+
+    def parse(lines: tuple[bytes, bytes], where: str) -> Record:
+        number = where.rpartition(":")[2]
+        return {f: utf8(line, f"{p}:{number}") for f, p, line in zip(fields, paths, lines, strict=True)}
+
+    with _open(paths[0]) as first, _open(paths[1]) as second:
+        lines = itertools.zip_longest(_every_line(paths[0], first), _every_line(paths[1], second))
+        for number, pair in enumerate(lines, 1):
+            if None in pair:
+                shorter, longer = paths if pair[0] is None else paths[::-1]
+                raise ValueError(
+                    f"{shorter} ends after line {number - 1}, but {longer} goes on; "
+                    "aligned files have the same text in each line"
+                )
+            if all(pair):
+                yield Unit(f"{paths[0]}:{number}", pair, parse)
+
+
 def _lines(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """(number from 1, line without its end) of the lines that are not blank."""
+    return ((number, line) for number, line in enumerate(_every_line(path, stream), 1) if line)
+
+
+def _every_line(path: str, stream: BinaryIO) -> Iterator[bytes]:
+    """The lines without their ends; those of spaces alone are empty."""
     for number in itertools.count(1):
         line = stream.readline(LONGEST_DOCUMENT + 1)
         _check_size(len(line), path, number)
         if not line:
             return
-        if number == 1:
-            line = line.removeprefix(_BOM)
-        if line.strip():
-            yield number, line.rstrip()
+        yield (line.removeprefix(_BOM) if number == 1 else line).rstrip()
 
 
 def _paragraphs(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import filelock
 
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.sources import fingerprint, read
+from jaxencoder.text.sources import fingerprint, pair_fields, read
 from jaxencoder.text.store import is_remote
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
 
@@ -59,7 +59,8 @@ def cache_folder(data: DataConfig) -> Path:
 
 
 def _texts(data: DataConfig) -> Iterator[str]:
-    fields = [data.text_field, *([data.pair_field] if data.pair_field else [])]
+    pairs = pair_fields(data)
     for source in data.train:
+        fields = [data.text_field, *([pairs[source]] if pairs[source] else [])]
         for record in read(source, text_field=data.text_field, text_unit=data.text_unit):
             yield from (record[field] for field in fields)

@@ -27,12 +27,12 @@ import tensorstore as ts
 import tqdm
 
 from jaxencoder.text import labels as label_kinds
-from jaxencoder.text import workers
-from jaxencoder.text.config import DataConfig
+from jaxencoder.text import pairs, sentences, workers
+from jaxencoder.text.config import ALIGNED, DataConfig
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.packing import Packer, Row
 from jaxencoder.text.prepare import cache_folder
-from jaxencoder.text.sources import fingerprint, read
+from jaxencoder.text.sources import fingerprint, pair_fields, read
 from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore
 from jaxencoder.text.tokenizer import Tokenizer
 
@@ -40,6 +40,7 @@ Split = Literal["train", "validation"]
 
 _TASK_CHARACTERS = 1 << 18
 _TASK_DOCUMENTS = 2048
+_TASK_OTHERS = 8  # documents at least, where texts are taken from other ones
 _ABANDONED_SECONDS = 7 * 24 * 3600
 
 
@@ -47,8 +48,11 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool
     """The prepared rows of a split, from the cache if they are there.
 
     A document becomes [CLS] tokens [SEP]; one longer than row_length is cut into several pieces. With a label or a
-    pair field each record is one example, which is truncated instead. Equal settings and content give equal bytes,
-    whatever the number of workers.
+    pair field each record is one example, which is truncated instead; of aligned texts, a hash says which comes first.
+    With data.pairs it becomes labelled pairs (see `pairs`). Equal settings and content give equal bytes, whatever the
+    number of workers.
+
+    A text of "another document" is from one of the same task, which has at least 8 if the source does.
 
     Args:
         data: sources and settings.
@@ -71,7 +75,9 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool
     sources = data.validation if split == "validation" and data.validation else data.train
     if split == "validation" and not data.validation and not data.validation_share:
         return ()
-    stores = tuple(_prepared(_Job.of(data, tokenizer, split, source, progress)) for source in sources)
+    fields = pair_fields(data)
+    jobs = (_Job.of(data, tokenizer, split, source, fields[source], progress) for source in sources)
+    stores = tuple(map(_prepared, jobs))
     filled = tuple(store for store in stores if len(store))
     if not filled:
         raise ValueError(
@@ -89,6 +95,7 @@ class _Job:
     tokenizer: Tokenizer
     split: Split
     source: str
+    pair_field: str  # of this source; empty: single texts
     progress: bool
     share: float  # of the documents that the hash holds out
     name: str
@@ -96,29 +103,34 @@ class _Job:
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
-    def of(cls, data: DataConfig, tokenizer: Tokenizer, split: Split, source: str, progress: bool) -> "_Job":
+    def of(
+        cls, data: DataConfig, tokenizer: Tokenizer, split: Split, source: str, pair_field: str, progress: bool
+    ) -> "_Job":
         share = 0.0 if data.validation else data.validation_share
         identity = {
             "format": FORMAT,
             "source": fingerprint(source),
             "tokenizer": tokenizer.fingerprint,
             "held_out": [split if share else "all", share],
-            "fields": [data.text_field, data.pair_field, data.label_field],
+            "fields": [data.text_field, pair_field, data.label_field],
+            "paired": data.paired,
             "labels": data.labels,
             "text_unit": data.text_unit,
             "row_length": data.row_length,
             "packing": data.packing,
         }
+        if data.pairs != "none":
+            identity["pairs"] = [data.pairs, data.short_pairs, sentences.version()]
         if data.label_field and not data.labels:
             identity["labels"] = [fingerprint(other) for other in data.train]
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
         readable = re.sub(r"[^A-Za-z0-9]+", "-", source)[-40:].strip("-")
-        return cls(data, tokenizer, split, source, progress, share, f"{readable}-{split}-{key}")
+        return cls(data, tokenizer, split, source, pair_field, progress, share, f"{readable}-{split}-{key}")
 
     @property
     def whole(self) -> bool:
         """Whether each record is one example, never cut into several."""
-        return bool(self.data.label_field or self.data.pair_field)
+        return bool(self.data.label_field or self.pair_field)
 
     def say(self, line: str) -> None:
         if self.progress:
@@ -223,9 +235,9 @@ def _upload(part: Path, target: str) -> None:
 def _write(job: _Job, part: Path) -> dict:
     data, tokenizer = job.data, job.tokenizer
     kinds = _labels(data) if data.label_field else None
-    kind = kinds.kind if kinds else None
+    kind = kinds.kind if kinds else None if data.pairs == "none" else "class"
     job.counts = np.zeros(tokenizer.vocab_size, np.int64)
-    writer = Writer(part, data.row_length, tokenizer.vocab_size, bool(data.pair_field), kind)
+    writer = Writer(part, data.row_length, tokenizer.vocab_size, data.paired, kind)
     bar = tqdm.tqdm(
         desc=f"{job.source} ({job.split})", unit=" documents", disable=not job.progress or not sys.stderr.isatty()
     )
@@ -244,7 +256,7 @@ def _write(job: _Job, part: Path) -> dict:
         "pad_id": tokenizer.pad_id,
         "vocab_size": tokenizer.vocab_size,
         "token_counts": job.counts.tolist(),
-        "labels": list(kinds.names) if kinds else [],
+        "labels": list(kinds.names if kinds else pairs.NAMES.get(data.pairs, ())),
         "label_kind": kind,
         "source": job.source,
         "split": job.split,
@@ -256,51 +268,76 @@ def _write(job: _Job, part: Path) -> dict:
 
 def _rows(job: _Job, kinds: Labels | None, bar: tqdm.tqdm) -> Iterator[Row]:
     data = job.data
-    packer = Packer(data.row_length, 256 if data.packing else 1, 2 if job.whole else 3, bool(data.pair_field))
-    labels: deque[float] = deque()
+    packer = Packer(data.row_length, 256 if data.packing else 1, 2 if job.whole else 3, data.paired)
+    labelled, labels = bool(kinds) or data.pairs != "none", deque()
     tasks = _tasks(job, kinds, labels)
     with contextlib.closing(workers.encode(job.tokenizer, tasks, data.workers or _cores())) as results:
         for pieces in results:
             job.counts += pieces.counts
             bar.update(job.documents - bar.n)
+            if pieces.labels is not None:
+                labels.extend(pieces.labels.tolist())
             end = 0
             for length in pieces.lengths.tolist():
                 start, end = end, end + length
                 types = None if pieces.type_ids is None else pieces.type_ids[start:end]
-                row = packer.add(pieces.ids[start:end], types, labels.popleft() if kinds else None)
+                row = packer.add(pieces.ids[start:end], types, labels.popleft() if labelled else None)
                 if row is not None:
                     yield row
     yield from packer.flush()
 
 
 def _tasks(job: _Job, kinds: Labels | None, labels: deque) -> Iterator[tuple]:
-    """The documents of the split in batches for the workers; their labels wait in a queue."""
-    data, texts, pairs, size = job.data, [], [], 0
-    for number, record in enumerate(_records(data, job.source), 1):
+    """The documents of the split in tasks for the workers; their labels wait in a queue."""
+    data = job.data
+    for documents in _batches(_documents(job, kinds, labels), _TASK_OTHERS if data.pairs == "nsp" else 1):
+        texts, seconds = map(list, zip(*documents, strict=True))
+        if data.pairs != "none":
+            yield "pairs", texts, data.row_length, data.pairs, data.short_pairs
+        elif job.whole:
+            yield "examples", texts, seconds if job.pair_field else None, data.row_length
+        else:
+            yield "documents", texts, data.row_length
+
+
+def _batches(documents: Iterator[tuple[str, str]], least: int) -> Iterator[list[tuple[str, str]]]:
+    """Documents until they make a task; none has fewer than `least` unless there are no more."""
+    ready, batch, size = [], [], 0
+    for document in documents:
+        batch.append(document)
+        size += sum(map(len, document))
+        if len(batch) >= least and (size >= _TASK_CHARACTERS or len(batch) >= _TASK_DOCUMENTS):
+            if ready:
+                yield ready
+            ready, batch, size = batch, [], 0
+    if len(batch) < least:
+        ready, batch = ready + batch, []
+    yield from filter(None, (ready, batch))
+
+
+def _documents(job: _Job, kinds: Labels | None, labels: deque) -> Iterator[tuple[str, str]]:
+    """First and second texts, the second empty where there is none."""
+    data = job.data
+    for number, record in enumerate(_records(data, job.source, job.pair_field), 1):
         text = record[data.text_field]
-        pair = record[data.pair_field] if data.pair_field else ""
+        pair = record[job.pair_field] if job.pair_field else ""
         if not isinstance(pair, str):
             raise ValueError(
-                f"{job.source}, record {number}: field {data.pair_field!r} is {type(pair).__name__}, not text; "
+                f"{job.source}, record {number}: field {job.pair_field!r} is {type(pair).__name__}, not text; "
                 "name another field or drop the record"
             )
-        if job.share and (job.split == "validation") != _is_held_out(text, pair, job.share):
+        content = _digest(text, pair)
+        if job.share and (job.split == "validation") != _is_held_out(content, job.share):
             continue
         if kinds:
             labels.append(kinds.encode(record[data.label_field], f"{job.source}, record {number}"))
         job.documents += 1
-        texts.append(text)
-        pairs.append(pair)
-        size += len(text) + len(pair)
-        if size >= _TASK_CHARACTERS or len(texts) >= _TASK_DOCUMENTS:
-            yield texts, pairs if data.pair_field else None, job.whole, data.row_length
-            texts, pairs, size = [], [], 0
-    if texts:
-        yield texts, pairs if data.pair_field else None, job.whole, data.row_length
+        # The lowest bit has no part in what is held out.
+        yield (pair, text) if job.source.startswith(ALIGNED) and content & 1 else (text, pair)
 
 
-def _records(data: DataConfig, source: str) -> Iterator[dict]:
-    fields = [name for name in (data.pair_field, data.label_field) if name]
+def _records(data: DataConfig, source: str, pair_field: str) -> Iterator[dict]:
+    fields = [name for name in (pair_field, data.label_field) if name]
     return read(source, text_field=data.text_field, fields=fields, text_unit=data.text_unit)
 
 
@@ -312,17 +349,21 @@ def _labels(data: DataConfig) -> Labels:
 
     def trained() -> Iterator[tuple]:
         for source in data.train:
-            for number, record in enumerate(_records(data, source), 1):
+            for number, record in enumerate(_records(data, source, data.pair_field), 1):
                 pair = record[data.pair_field] if data.pair_field else ""
-                if not (share and _is_held_out(record[data.text_field], str(pair), share)):
+                if not (share and _is_held_out(_digest(record[data.text_field], str(pair)), share)):
                     yield record[data.label_field], f"{source}, record {number}"
 
     return label_kinds.infer(trained())
 
 
-def _is_held_out(text: str, pair: str, share: float) -> bool:
+def _digest(text: str, pair: str) -> int:
     content = f"{text}\0{pair}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") < share * 2**64
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def _is_held_out(content: int, share: float) -> bool:
+    return content < share * 2**64
 
 
 def _cores() -> int:

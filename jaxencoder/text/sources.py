@@ -6,6 +6,7 @@ A source is one string:
     tfds:imdb_reviews/plain_text:train  a split of a data set of tensorflow.org/datasets, read without TensorFlow
     novels.jsonl.xz  books/*.txt  data  a file, a glob or a folder of .jsonl .json .txt .parquet, plain or .gz .xz .zst
     gs://bucket/*.jsonl.zst  s3://...   the same on a file system that fsspec knows
+    aligned:news.de.gz|news.en.gz       two text files, of any extension, whose lines are translations of each other
 """
 
 import contextlib
@@ -27,8 +28,11 @@ from typing import Any
 import numpy as np
 
 from jaxencoder.text import files, pydocs
+from jaxencoder.text.config import ALIGNED, DataConfig
 from jaxencoder.text.files import TEXT_UNITS, Record, Unit, as_is, closest, listed, sentence, utf8
 
+# The field of the second text of aligned files.
+_SECOND = "pair"
 _TFDS = re.compile(r"tfds:(?P<name>[^:]+(?::\d[\w.*]*)?):(?P<split>.+)")
 
 
@@ -44,7 +48,8 @@ def read(
 
     Args:
         source: what to read, as in the docstring of this module.
-        text_field: the field that holds the text; plain text and pydocs put theirs there.
+        text_field: the field that holds the text; plain text and pydocs put theirs there, and aligned files their
+            first one: the second has the field "pair".
         fields: the other fields that every record must have, and the only ones kept; None keeps all and asks for none.
         text_unit: what one document of a .txt file is: a "line", a "paragraph" (between blank lines) or a "file".
         shard: (i, n) gives records i, i + n, i + 2n, ...: n shards are disjoint and together are the source.
@@ -65,6 +70,10 @@ def read(
         units = _pydocs_units(text_field)
     elif source.startswith("tfds:"):
         units = _tfds_units(source)
+    elif source.startswith(ALIGNED):
+        if text_field == _SECOND:
+            raise ValueError(f"{source}: the second text has the field {_SECOND!r}; give another text_field")
+        units = files.aligned_units(_aligned_paths(source), (text_field, _SECOND))
     else:
         paths = files.find(source)  # outside the generator: a missing file is an error here and now
         units = itertools.chain.from_iterable(files.units(path, text_field, text_unit) for path in paths)
@@ -89,11 +98,35 @@ def _records(source, units, text_field, fields, index, count) -> Iterator[Record
         yield record if fields is None else {name: record[name] for name in wanted}
 
 
+def pair_fields(data: DataConfig) -> dict[str, str]:
+    """Of each source the field that holds the second text of its pairs; empty where it holds single texts.
+
+    Aligned files hold pairs, others where their first record has data.pair_field. All of them must have it if there are
+    labels, and if otherwise no training source had any.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read` does.
+    """
+
+    def field(source: str) -> str:
+        if source.startswith(ALIGNED):
+            return _SECOND
+        if not data.pair_field or data.label_field:
+            return data.pair_field
+        first = next(read(source, text_field=data.text_field, text_unit=data.text_unit))
+        return data.pair_field if data.pair_field in first else ""
+
+    found = {source: field(source) for source in (*data.train, *data.validation)}
+    if not any(found[source] for source in data.train):
+        return dict.fromkeys(found, data.pair_field)
+    return found
+
+
 def fingerprint(source: str) -> str:
     """A sha256 hex digest that changes when the content of a source does; the settings of reading are not in it.
 
-    Of files: the path, size, and ETag or time of change of each. Of pydocs: the interpreter. Of TFDS: the version of
-    the dataset and the files of the split, which is prepared first if need be.
+    Of files, aligned ones too: the path, size, and ETag or time of change of each. Of pydocs: the interpreter. Of TFDS:
+    the version of the dataset and the files of the split, which is prepared first if need be.
 
     Raises:
         FileNotFoundError, ValueError: as `read` does, for a source that is missing or not understood.
@@ -104,6 +137,8 @@ def fingerprint(source: str) -> str:
         builder, split = _tfds_builder(source)
         info = builder.info.splits[split]
         content = [builder.info.full_name, split, info.num_examples, [str(item) for item in info.file_instructions]]
+    elif source.startswith(ALIGNED):
+        content = [files.identity(path) for path in _aligned_paths(source)]
     else:
         content = [files.identity(path) for path in files.find(source)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -154,6 +189,13 @@ def mixture_weights(sizes: Sequence[float], weights: Sequence[float] = (), tempe
 def _pydocs_units(text_field: str) -> Iterator[Unit]:
     for name, text in pydocs.documents():
         yield Unit(f"pydocs {name}", {text_field: text, "name": name}, as_is)
+
+
+def _aligned_paths(source: str) -> tuple[str, str]:
+    paths = source.removeprefix(ALIGNED).split("|")
+    if len(paths) != 2 or not all(paths):
+        raise ValueError(f"{source}: write {ALIGNED}FILE|FILE, two text files with as many lines")
+    return files.existing(paths[0]), files.existing(paths[1])
 
 
 def _tfds_builder(source: str):

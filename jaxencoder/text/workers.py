@@ -16,66 +16,23 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
-import numpy as np
-
+from jaxencoder.text.pairs import pairs
+from jaxencoder.text.pieces import Pieces, documents, examples
 from jaxencoder.text.tokenizer import Tokenizer
 
-
-class Pieces(NamedTuple):
-    """Token sequences with their special tokens: ids and type_ids (or None) flat [n], lengths [pieces], counts [V]."""
-
-    ids: np.ndarray
-    lengths: np.ndarray
-    type_ids: np.ndarray | None
-    counts: np.ndarray
-
-
-def documents(tokenizer: Tokenizer, texts: list[str], row_length: int) -> Pieces:
-    """Each text cut into pieces [CLS] ... [SEP] of at most row_length tokens; a text without tokens gives none.
-
-    With row_length 4, ids [5 6 7] of one text give [CLS 5 6 SEP] [CLS 7 SEP].
-    """
-    ids, sizes = tokenizer.encode_ids(texts)
-    room = row_length - 2
-    # Of each text: as many full pieces as it fills, then one with what is left.
-    full, rest = sizes // room, sizes % room
-    pieces = full + (rest > 0)
-    lengths = np.full(pieces.sum(), room, np.int64)
-    last = np.cumsum(pieces) - 1
-    lengths[last[rest > 0]] = rest[rest > 0]
-    out = np.empty(len(ids) + 2 * len(lengths), np.uint32)
-    ends = np.cumsum(lengths + 2)
-    inner = np.ones(len(out), bool)
-    inner[ends - 1] = inner[ends - lengths - 2] = False
-    out[inner] = ids
-    out[ends - 1], out[ends - lengths - 2] = tokenizer.sep_id, tokenizer.cls_id
-    return Pieces(out, lengths + 2, None, _counts(out, tokenizer))
-
-
-def examples(tokenizer: Tokenizer, texts: list[str], pairs: list[str] | None, row_length: int) -> Pieces:
-    """Each text, or pair of texts, as one piece, cut to row_length (longest text first); none is left out."""
-    encoded = tokenizer.encode_batch(texts, pairs, max_length=row_length)
-    ids = np.concatenate([item.ids for item in encoded]).astype(np.uint32)
-    lengths = np.array([len(item.ids) for item in encoded], np.int64)
-    types = np.concatenate([item.type_ids for item in encoded]).astype(np.uint8) if pairs is not None else None
-    return Pieces(ids, lengths, types, _counts(ids, tokenizer))
-
-
-def _counts(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    counts = np.bincount(ids, minlength=tokenizer.vocab_size)
-    counts[list(tokenizer.special_ids)] = 0
-    return counts
+_MAKERS = {"documents": documents, "examples": examples, "pairs": pairs}
 
 
 def _encode(tokenizer: Tokenizer, task: tuple) -> Pieces:
-    texts, pairs, whole, row_length = task
-    return examples(tokenizer, texts, pairs, row_length) if whole else documents(tokenizer, texts, row_length)
+    maker, *arguments = task
+    return _MAKERS[maker](tokenizer, *arguments)
 
 
 def encode(tokenizer: Tokenizer, tasks: Iterable[tuple], workers: int) -> Iterator[Pieces]:
-    """The pieces of each task (texts, pairs or None, one piece each?, row_length), in the order of the tasks.
+    """The pieces of each task, in the order of the tasks.
+
+    A task is "documents", "examples" or "pairs", and what the function of that name takes besides the tokenizer.
 
     At most 2 tasks a worker are under way, so that a slow consumer holds the source back. Processes start with the
     first tasks: a source of one task starts one. With 1 worker all is done in this process.
@@ -170,7 +127,7 @@ def _serve(folder: str) -> None:
         try:
             answer = ("done", tuple(_encode(tokenizer, task)))
         except Exception as error:
-            answer = (type(error).__name__, str(error))
+            answer = ("ValueError" if isinstance(error, ValueError) else type(error).__name__, str(error))
         try:
             pickle.dump(answer, results, pickle.HIGHEST_PROTOCOL)
             results.flush()

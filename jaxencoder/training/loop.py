@@ -180,7 +180,8 @@ def _means(metrics: Metrics) -> dict[str, float]:
 
 def _source_names(stores: tuple[Store, ...]) -> list[str]:
     """A short name for each source, numbered where two have the same."""
-    names = [Path(store.meta["source"]).name.partition(".")[0] or store.meta["source"] for store in stores]
+    files = [store.meta["source"].split("|") for store in stores]  # two, of aligned texts
+    names = ["-".join(Path(path).name.partition(".")[0] or path for path in paths) for paths in files]
     return [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names)]
 
 

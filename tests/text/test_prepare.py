@@ -44,6 +44,16 @@ def test_pairs_are_read_too(data: DataConfig) -> None:
     assert load_or_train(CONFIG, both).fingerprint != load_or_train(CONFIG, data).fingerprint
 
 
+def test_aligned_texts_are_read_beside_single_ones(data: DataConfig, tmp_path: Path) -> None:
+    """And so are the texts of a source that has no second ones."""
+    for name, text in (("a.txt", "a quick fox\n" * 9), ("b.txt", "ein flinker Fuchs\n" * 9)):
+        (tmp_path / name).write_text(text)
+    aligned = f"aligned:{tmp_path}/a.txt|{tmp_path}/b.txt"
+    tokenizer = load_or_train(CONFIG, DataConfig(train=(aligned, data.train[0]), cache=data.cache))
+    texts = [*["a quick fox", "ein flinker Fuchs"] * 9, *["the cat sat"] * 20]
+    assert tokenizer.fingerprint == train_tokenizer(texts, CONFIG).fingerprint
+
+
 def test_other_text_or_settings_give_another(data: DataConfig, trainings) -> None:
     load_or_train(CONFIG, data)
     load_or_train(TokenizerConfig(vocab_size=30), data)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import time
 import numpy as np
 import pytest
 
+from jaxencoder.text.batches import Batches
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
@@ -183,6 +185,29 @@ def test_pairs(tmp_path, tokenizer):
     assert rows["token_type_ids"].sum() == sum(e.type_ids.sum() for e in want)
 
 
+def test_translations_beside_single_texts(tmp_path, tokenizer):
+    """Of aligned texts a hash says which comes first; rows of single texts have type ids too, all 0."""
+    first = [" ".join(words) for words in itertools.islice(itertools.product(WORDS, repeat=3), 400)]
+    second = [f"beta {text} beta" for text in first]
+    (tmp_path / "a.txt").write_text("".join(f"{line}\n" for line in first))
+    (tmp_path / "b.txt").write_text("".join(f"{line}\n" for line in second))
+    aligned, single = f"aligned:{tmp_path}/a.txt|{tmp_path}/b.txt", write(tmp_path / "c.jsonl", documents(30))
+    data = DataConfig(train=(aligned, single), row_length=32, validation_share=0.1, temperature=2.0, workers=1)
+    stores, held = prepare(data, tokenizer, "train"), prepare(data, tokenizer, "validation")
+    ways = tokenizer.encode_batch(first, second), tokenizer.encode_batch(second, first)
+    ids = [[tuple(example.ids.tolist()) for example in way] for way in ways]
+    found = {ids for ids, _ in pieces([stores[0], held[0]])}
+    assert all((a in found) != (b in found) for a, b in zip(*ids, strict=True))
+    assert 0.4 < np.mean([a in found for a in ids[0]]) < 0.6
+    assert stores[0].meta["segments"] > 1
+    rows = [store.read(np.arange(len(store))) for store in stores]
+    assert rows[0]["token_type_ids"].any() and not rows[1]["token_type_ids"].any()
+    batch = Batches(stores, data, 16).batch(0)
+    assert batch["token_type_ids"].any(axis=1).sum() in range(1, 16)
+    alone = prepare(dataclasses.replace(data, train=(single,), temperature=1.0), tokenizer, "train")[0]
+    assert "token_type_ids" not in alone.meta["fields"]
+
+
 @pytest.mark.parametrize(
     ("records", "settings", "message"),
     [
@@ -209,7 +234,7 @@ def test_an_error_in_a_worker_is_the_same_sentence(tmp_path, tokenizer):
     for count in (1, 2):
         # [CLS] a [SEP] b [SEP] does not go into 4 tokens and leave something of both.
         with pytest.raises(ValueError, match="\\D2\\D") as error:
-            next(encode(tokenizer, [(["alpha"], ["beta"], True, 2)], count))
+            next(encode(tokenizer, [("examples", ["alpha"], ["beta"], 2)], count))
         messages.append(str(error.value))
     assert messages[0] == messages[1] and "\n" not in messages[0]
     assert prepare(config(source, row_length=5, pair_field="b"), tokenizer, "train")[0].meta["tokens"] == 5
@@ -225,11 +250,11 @@ def test_a_worker_that_dies_is_reported(tokenizer, monkeypatch):
 
     monkeypatch.setattr("jaxencoder.text.workers.subprocess.Popen", doomed)
     with pytest.raises(OSError, match="a tokenising process died .exit status -9.*set data.workers"):
-        list(encode(tokenizer, [(["alpha"] * 5, None, False, 8)] * 3, 2))
+        list(encode(tokenizer, [("documents", ["alpha"] * 5, 8)] * 3, 2))
 
 
 def test_no_worker_outlives_its_caller(tokenizer):
-    results = encode(tokenizer, ((["alpha"], None, False, 8) for _ in range(1000)), 2)
+    results = encode(tokenizer, (("documents", ["alpha"], 8) for _ in range(1000)), 2)
     next(results)
     results.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("tokenise")]

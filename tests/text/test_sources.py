@@ -1,5 +1,6 @@
 """Records of pydocs and TFDS, what a fingerprint sees, and the weights of a mixture."""
 
+import gzip
 import itertools
 import os
 import sys
@@ -8,7 +9,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from jaxencoder.text.sources import fingerprint, mixture_weights, read
+from jaxencoder.text.config import DataConfig
+from jaxencoder.text.sources import fingerprint, mixture_weights, pair_fields, read
 
 
 @pytest.fixture
@@ -49,6 +51,71 @@ def test_fingerprint_sees_a_change_that_keeps_the_size(write) -> None:
     first = fingerprint(path)
     write("a.txt", "two")
     assert fingerprint(path) != first
+
+
+# Aligned files
+
+
+def test_aligned(write) -> None:
+    paths = (
+        write("news.de.gz", gzip.compress(b"Ja.\r\n\nVielleicht. \n \nNein.")),
+        write("news.en", "Yes.\nEh?\nMaybe.\n\nNo.\n"),
+    )
+    source = f"aligned:{paths[0]}|{paths[1]}"
+    texts = [("Ja.", "Yes."), ("Vielleicht.", "Maybe."), ("Nein.", "No.")]
+    assert [(record["body"], record["pair"]) for record in read(source, text_field="body", fields=["pair"])] == texts
+    assert list(read(source, shard=(1, 2))) == [{"text": "Vielleicht.", "pair": "Maybe."}]
+    first = fingerprint(source)
+    assert first != fingerprint(f"aligned:{paths[1]}|{paths[0]}")
+    write("news.en", "Yes.\nEh?\nMaybe!!\n\nNo.\n")
+    assert fingerprint(source) != first
+
+
+def test_aligned_languages(shared_data) -> None:
+    ntrex = shared_data / "parallel" / "ntrex"
+    assert len(list(read(f"aligned:{ntrex}/eng.txt|{ntrex}/tha.txt"))) == 1997
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            "a\nb\n",
+            "a\n",
+            "b.txt ends after line 1, but .*a.txt goes on; aligned files have the same text in each line",
+        ),
+        ("a\n", "a\n\nb", "a.txt ends after line 1, but .*b.txt goes on"),
+        ("a\nb", b"a\nb \xff", "b.txt:2: byte 0xff at column 3 is not UTF-8"),
+        ("", "", "a.txt.*b.txt is empty"),
+    ],
+)
+def test_aligned_files_that_are_not(write, first, second, message) -> None:
+    source = f"aligned:{write('a.txt', first)}|{write('b.txt', second)}"
+    with pytest.raises(ValueError, match=message):
+        list(read(source))
+
+
+def test_aligned_sources_that_are_not(write, tmp_path) -> None:
+    path = write("a.txt", "a")
+    for paths in (path, f"{path}|", f"{path}|{path}|{path}"):
+        with pytest.raises(ValueError, match="write aligned:FILE|FILE, two text files with as many lines"):
+            read(f"aligned:{paths}")
+    with pytest.raises(FileNotFoundError, match="no such file: .*b.txt"):
+        read(f"aligned:{path}|{tmp_path}/b.txt")
+    with pytest.raises(ValueError, match="is a folder; name a file"):
+        read(f"aligned:{tmp_path}|{path}")
+    with pytest.raises(ValueError, match="the second text has the field 'pair'; give another text_field"):
+        read(f"aligned:{path}|{path}", text_field="pair")
+
+
+def test_which_sources_hold_pairs(write) -> None:
+    both, one = write("both.jsonl", '{"text": "a", "b": "c"}\n'), write("one.jsonl", '{"text": "a"}\n')
+    aligned = f"aligned:{one}|{both}"
+    assert pair_fields(DataConfig(train=(one, aligned))) == {one: "", aligned: "pair"}
+    assert pair_fields(DataConfig(train=(one, both), pair_field="b")) == {one: "", both: "b"}
+    assert pair_fields(DataConfig(train=(one,), validation=(both,), pair_field="b")) == {one: "b", both: "b"}
+    assert pair_fields(DataConfig(train=(one, both), pair_field="b", label_field="y")) == {one: "b", both: "b"}
+    assert pair_fields(DataConfig(train=(one, both))) == {one: "", both: ""}
 
 
 # TensorFlow Datasets

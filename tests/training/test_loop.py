@@ -22,6 +22,7 @@ import pytest
 from jaxencoder.cli import main
 from jaxencoder.config import RunConfig, save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training import loop
@@ -143,6 +144,27 @@ def test_reference(reference: Path, config: RunConfig) -> None:
     assert lines[-2]["loss"] < lines[0]["loss"] - 0.1
     compiles = [json.loads(line).get("compiles") for line in (reference / "metrics.jsonl").read_text().splitlines()]
     assert len(set(compiles[6:]) - {None}) == 1  # after the first step, evaluation and save nothing is compiled again
+
+
+def test_pairs(home: Path, config: RunConfig) -> None:
+    """Sentence order is learned beside the masked tokens: both are measured, on training and on held-out rows."""
+    texts = [json.loads(line)["text"] for line in (home / "text.jsonl").read_text().splitlines()]
+    path = home / "sentences.jsonl"
+    groups = [". ".join(texts[start : start + 5]) for start in range(0, 150, 5)]
+    path.write_text("".join(json.dumps({"text": f"{group}."}) + "\n" for group in groups))
+    sections = {
+        "data": replace(config.data, train=(str(path),), pairs="sop"),
+        "objective": MaskedLM(pairs=True),
+        "model": replace(config.model, num_layers=1, dropout=0.0),
+        "training": replace(config.training, steps=3, accumulation=1, ema_decay=0.0),
+    }
+    result = train(replace(config, **sections), home / "pairs")
+    lines = [line for line in losses(home / "pairs") if "loss" in line]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["mlm_loss"] + line["pair_loss"], rel=1e-4)
+        assert 0.3 < line["pair_loss"] < 1.2 and 0 <= line["pair_accuracy"] <= 1
+    assert 0.3 < result["pair_loss"] < 1.2
 
 
 @pytest.mark.parametrize("steps", [(5,), (1, 4, 11)])
