@@ -12,9 +12,9 @@ Expected: the paper reports MNLI 90.6 (dev, matched) of the published model.
 Run: jaxencoder train deberta_v3_base --data.train gs://BUCKET/text/*.jsonl.zst --tokenizer.path PATH/TO/spm.model \\
          --mesh.fsdp 8 --training.accumulation 4
 
-Status: the model is checked against the reference implementation, the objective against the paper's equations; the whole
-run has not been done, so the expected score is the paper's, not ours. The paper's second decoder for the generator,
-which sees absolute positions, is left out.
+Status: the model is checked against the reference implementation, the objective against the paper's equations; the
+whole run has not been done, so the expected score is the paper's, not ours. The paper's second decoder for the
+generator, which sees absolute positions, is left out.
 """
 
 from jaxencoder.config import (

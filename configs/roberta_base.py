@@ -1,7 +1,7 @@
 """RoBERTa-base: BERT-base trained longer, on larger batches of full rows, without pairs of sentences.
 
-Paper: Liu et al. 2019, arXiv:1907.11692, tables 9 and 3: 500k steps of 8,192 rows of 512 tokens, learning rate 6e-4 with
-24k steps of warm-up, b2 0.98, weight decay 0.01, dropout 0.1, masks drawn anew, byte-level BPE of 50k with case.
+Paper: Liu et al. 2019, arXiv:1907.11692, tables 9 and 3: 500k steps of 8,192 rows of 512 tokens, learning rate 6e-4
+with 24k steps of warm-up, b2 0.98, weight decay 0.01, dropout 0.1, masks drawn anew, byte-level BPE of 50k with case.
 125M parameters.
 
 Cost: 500k steps x 8,192 rows x 512 tokens = 2.1T tokens, 1.3e21 FLOPs: five days on 8 H100 at 40% of their peak. The
