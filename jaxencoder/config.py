@@ -86,6 +86,9 @@ class RunConfig:
             kind = tuple if part.name == "phases" else part.type
             if not isinstance(value := getattr(self, part.name), kind):
                 raise ValueError(f"{part.name} is {value!r}; give {getattr(part.type, '__name__', part.type)}")
+        for number, phase in enumerate(self.phases):
+            if not isinstance(phase, Phase):
+                raise ValueError(f"phases.{number} is {phase!r}; give a Phase")
         if self.name in (".", "..") or re.search(r"[/\\\0]", self.name):
             raise ValueError(f"name is {self.name!r}; give a plain name, it becomes a folder under runs/")
         length, batch, parts = self.data.row_length, self.training.batch_size, self.training.accumulation
@@ -202,8 +205,6 @@ def recipes() -> dict[str, Path]:
 
 def _in_phase(config: RunConfig, number: int) -> RunConfig:
     phase = config.phases[number]
-    if not isinstance(phase, Phase):
-        raise ValueError(f"phases.{number} is {phase!r}; give a Phase")
     try:
         data = _changed(config.data, row_length=phase.row_length)
         if phase.train or phase.weights:
@@ -348,7 +349,7 @@ def _structure_tuple(converter: cattrs.Converter, value: Any, kind: Any) -> tupl
 def _structure_item(converter: cattrs.Converter, item: Any, kind: Any, number: int) -> Any:
     try:
         return converter.structure(item, kind)
-    except cattrs.BaseValidationError as error:
+    except (ValueError, cattrs.BaseValidationError) as error:
         error.add_note(cattrs.AttributeValidationNote(f"item {number}", str(number), kind))
         raise cattrs.IterableValidationError(f"while reading item {number}", [error], kind) from None
 
