@@ -157,7 +157,9 @@ def _attention(c: EncoderConfig) -> str:
     whole, every = c.windows.count(0), len(c.windows)
     if whole == every:
         return "global attention"
-    return f"global attention in {whole} of {every} layers, else {near}" if whole else f"attention to {near}"
+    if whole:
+        return f"global attention in {whole} of {every} layers, else {near}"
+    return f"attention to {near}" + (" and to global tokens, which attend to all" if c.global_tokens else "")
 
 
 def _keys_and_values(c: EncoderConfig) -> str:

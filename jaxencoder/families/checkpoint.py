@@ -22,8 +22,10 @@ from jaxencoder.families.electra import ELECTRA
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
 from jaxencoder.families.json_files import write_json
+from jaxencoder.families.longformer import LONGFORMER
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.mpnet import MPNET
+from jaxencoder.families.neobert import NEOBERT
 from jaxencoder.families.nomic_bert import NOMIC_BERT
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from jaxencoder.families.roformer import ROFORMER
@@ -52,6 +54,8 @@ FAMILIES = (
     ROFORMER,
     DEBERTA,
     DEBERTA_V2,
+    NEOBERT,
+    LONGFORMER,
 )
 _FIXED = {"is_decoder": False, "add_cross_attention": False, "quantization_config": None}
 _TIED = "tie_word_embeddings"
@@ -208,12 +212,12 @@ def save(
     known = family.heads(config, settings)
     heads = {name: table for name, table in known.items() if name in params}
     has_mlm_head = "mlm_head" in params
-    architecture = _architecture(family, has_mlm_head, heads)
-    settings |= {"architectures": [architecture], "model_type": family.model_type, "dtype": "float32"}
+    kind = _kind(has_mlm_head, heads)
+    settings |= {"architectures": [family.class_name(kind)], "model_type": family.model_type, "dtype": "float32"}
     rows = _rows(family, config, has_mlm_head, heads)
     parts = {name: params[name] for name in ("encoder", "mlm_head", *heads) if name in params}
     tensors = to_tensors(rows, parts, config)
-    if architecture.endswith("Model"):
+    if kind == "Model":
         tensors = {name.removeprefix(family.prefix): tensor for name, tensor in tensors.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -310,20 +314,19 @@ def _heads(
 
 
 def _kinds(family: Family, settings: Settings) -> set[str] | None:
-    """The ends of the architectures' names in config.json, or None if it names none of the family's."""
+    """The keys of HEADS whose classes config.json names, or None if it names none of the family's."""
     names = settings.get("architectures") or ()
-    kinds = {str(name).removeprefix(family.name) for name in names} & HEADS.keys()
-    return kinds or None
+    return {kind for kind in HEADS if family.class_name(kind) in names} or None
 
 
-def _architecture(family: Family, mlm_head: bool, heads: Heads) -> str:
-    """The class that has just these heads (and perhaps more)."""
+def _kind(mlm_head: bool, heads: Heads) -> str:
+    """The key of HEADS that has just these heads (and perhaps more)."""
     own = next((name for name in heads if name.endswith("_head") and name != "nsp_head"), None)
     if mlm_head:
-        return family.name + ("ForPreTraining" if heads.keys() & {"nsp_head", "rtd_head"} else "ForMaskedLM")
+        return "ForPreTraining" if heads.keys() & {"nsp_head", "rtd_head"} else "ForMaskedLM"
     if own is None:
-        return family.name + ("ForNextSentencePrediction" if "nsp_head" in heads else "Model")
-    return family.name + next(kind for kind, names in reversed(HEADS.items()) if own in names)
+        return "ForNextSentencePrediction" if "nsp_head" in heads else "Model"
+    return next(kind for kind, names in reversed(HEADS.items()) if own in names)
 
 
 def _architecture_of(family: Family, settings: Settings) -> EncoderConfig:

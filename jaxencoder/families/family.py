@@ -1,6 +1,6 @@
 """What a family is: how its config.json maps to an EncoderConfig, and a table of weight names, both used both ways."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -109,6 +109,7 @@ class Family:
         about: what a reader wants to know besides.
         fixed: settings that the encoder knows only at this value; another is refused by name.
         aliases: beginnings of other names under which checkpoints have tensors -> those that the tables write.
+        classes: names of classes that are not `name` and a key of HEADS, by that key.
     """
 
     model_type: str
@@ -123,6 +124,11 @@ class Family:
     about: About
     fixed: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    classes: Mapping[str, str] = field(default_factory=dict)
+
+    def class_name(self, kind: str) -> str:
+        """The class in config.json of a model with the heads of a key of HEADS."""
+        return self.classes.get(kind, self.name + kind)
 
 
 def sizes(layers: int, hidden_size: int, mlp_size: int, heads: int, vocab_size: int, **others: Any) -> dict[str, Any]:
@@ -157,6 +163,12 @@ def rope_theta(rope: Settings | None, default: float) -> float:
     if (part := (rope or {}).get("partial_rotary_factor", 1.0)) != 1:
         raise ValueError(f"config.json has partial_rotary_factor {part}; only 1 can be loaded")
     return float((rope or {}).get("rope_theta") or default)
+
+
+def pattern(windows: Sequence[int]) -> tuple[int, ...]:
+    """The shortest pattern that repeats to the windows of all layers."""
+    periods = (n for n in range(1, len(windows) + 1) if all(w == windows[i % n] for i, w in enumerate(windows)))
+    return tuple(windows[: next(periods, 0)])
 
 
 def labels(settings: Settings) -> int:

@@ -13,6 +13,7 @@ from jaxencoder.families.family import (
     head,
     head_activation,
     labels,
+    pattern,
     rope_theta,
     sizes,
 )
@@ -59,14 +60,12 @@ def _theta(c: Settings, kind: str, old_name: str) -> float:
 
 
 def _windows(c: Settings) -> tuple[int, ...]:
-    """The shortest pattern that repeats to the layers' windows; published windows count both sides."""
+    """Published windows count both sides."""
     every, side = c.get("global_attn_every_n_layers", 3), c.get("local_attention", 128) // 2
     kinds = c.get("layer_types") or [_LOCAL if i % every else _GLOBAL for i in range(c["num_hidden_layers"])]
     if unknown := set(kinds) - {_GLOBAL, _LOCAL}:
         raise ValueError(f"config.json has layer_types {sorted(unknown)}; known are {_GLOBAL} and {_LOCAL}")
-    windows = tuple(0 if kind == _GLOBAL else side for kind in kinds)
-    periods = (n for n in range(1, len(windows) + 1) if all(w == windows[i % n] for i, w in enumerate(windows)))
-    return windows[: next(periods)]
+    return pattern([0 if kind == _GLOBAL else side for kind in kinds])
 
 
 def _settings(c: EncoderConfig) -> dict[str, Any]:

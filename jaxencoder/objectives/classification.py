@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import training_flops
-from jaxencoder.model.heads import Classifier, HeadConfig, Pooling
+from jaxencoder.model.heads import Classifier, HeadConfig, Pooling, first_tokens
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean
 
 
@@ -27,6 +27,7 @@ class Classification:
     labels: int = 0
     """Number of classes; 1 is regression by squared error; 0 takes what the training data holds."""
     pooling: Pooling = "cls"
+    """How a document becomes one vector; `cls` makes its first token a global one, in a model that has such."""
     dropout: float = 0.1
     """Before the last projection."""
 
@@ -68,8 +69,10 @@ class Classification:
 
         def class_scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
             body, top = jax.random.split(key)
-            hidden = encode(module, params["encoder"], batch, body, train)
             documents = batch["labels"].shape[1]
+            if "global_slots" not in batch and encoder.global_tokens and self.pooling == "cls":
+                batch = batch | {"global_slots": first_tokens(batch["segment_ids"], documents)}
+            hidden = encode(module, params["encoder"], batch, body, train)
             inputs = (hidden, batch["segment_ids"], documents, train)
             return head.apply({"params": params["classifier"]}, *inputs, rngs={"dropout": top})
 

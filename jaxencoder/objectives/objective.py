@@ -71,4 +71,4 @@ def mean(metrics: Metrics, name: str = "loss") -> jax.Array:
 def encode(module: Encoder, params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
     """The encoder's output [B, T, D] for a batch, with dropout when `train`."""
     inputs = (batch["token_ids"], batch["segment_ids"], batch["positions"], batch.get("token_type_ids"))
-    return module.apply({"params": params}, *inputs, train, rngs={"dropout": key})
+    return module.apply({"params": params}, *inputs, train, batch.get("global_slots"), rngs={"dropout": key})

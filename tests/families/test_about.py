@@ -59,13 +59,16 @@ PUBLISHED = {
     "microsoft/deberta-v3-large": 434_012_160,
     "microsoft/deberta-v2-xlarge": 884_593_152,
     "microsoft/deberta-v2-xxlarge": 1_564_549_632,
+    "chandar-lab/NeoBERT": 221_665_536,
+    "allenai/longformer-base-4096": 148_659_456,
+    "allenai/longformer-large-4096": 434_600_960,
     "junnyu/roformer_chinese_small": 29_848_320,
     "junnyu/roformer_chinese_char_base": 94_273_536,
     "junnyu/roformer_chinese_base": 123_457_536,
 }
 # What the families count differently, as a function of the width: positions behind the padding that nothing reads, the
 # first layer's norm that ModernBERT does not have, and the poolers that AutoModel leaves out.
-DIFFERENCES = dict.fromkeys(("roberta", "xlm-roberta", "camembert", "mpnet"), lambda D: -2 * D) | {
+DIFFERENCES = dict.fromkeys(("roberta", "xlm-roberta", "camembert", "mpnet", "longformer"), lambda D: -2 * D) | {
     "modernbert": lambda D: D,
     **dict.fromkeys(("nomic_bert", "deberta", "deberta-v2"), lambda D: D * D + D),
 }
@@ -89,6 +92,7 @@ SAID = {
     "relative_buckets": 32,
     "rotary_values": True,
     "windows": (0, 64),
+    "global_tokens": True,
     "token_types": 0,
     "norm": "rms",
     "norm_placement": "pre",
@@ -154,6 +158,8 @@ def test_every_choice_has_words() -> None:
     assert names == SAID.keys() | UNSAID
     for name, value in SAID.items():
         before = EncoderConfig(positions="rotary") if name == "rotary_values" else EncoderConfig()
+        if name == "global_tokens":
+            before = dataclasses.replace(before, windows=(64,))
         if name.startswith("dis"):
             before = dataclasses.replace(before, disentangled=("p2c",), distance_span=8)
         changed = architecture(dataclasses.replace(before, **{name: value}))
