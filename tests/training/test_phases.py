@@ -11,7 +11,7 @@ import pytest
 
 import jaxencoder
 from jaxencoder.cli import main
-from jaxencoder.config import MaskedLM, Masking, RunConfig, save
+from jaxencoder.config import EncoderConfig, MaskedLM, Masking, RunConfig, save
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.training import setup as setups
 from jaxencoder.training.checkpoint import restore_params
@@ -24,6 +24,13 @@ from .conftest import interrupted, losses
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_quickly():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def phased(home: Path, config: RunConfig) -> RunConfig:
     """Length, batch and sources change, and with them what is masked, the learning rate and the wavelengths."""
@@ -31,15 +38,11 @@ def phased(home: Path, config: RunConfig) -> RunConfig:
     (home / "other.jsonl").write_text("".join(lines[:60]))
     return replace(
         config,
-        # Large weights: small ones would attend to all tokens alike, whatever their positions.
-        model=replace(
-            config.model,
-            num_layers=1,
-            dropout=0.0,
-            attention_dropout=0.0,
-            init_scale=0.5,
-            positions="rotary",
-            rope_theta=1e5,
+        # Few parts, to compile quickly; large weights, because small ones attend to all tokens alike.
+        model=EncoderConfig(
+            **{"num_layers": 1, "hidden_size": 16, "mlp_size": 16, "num_heads": 2, "max_length": 16, "token_types": 0},
+            **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "head_transform", "output_bias"), False),
+            **{"dropout": 0.0, "attention_dropout": 0.0, "init_scale": 0.5, "positions": "rotary", "rope_theta": 1e5},
         ),
         training=replace(
             config.training, steps=0, accumulation=1, ema_decay=0.0, eval_batches=0, keep_checkpoints=9, log_every=1
