@@ -204,8 +204,9 @@ def _prepare(args: argparse.Namespace) -> None:
     from jaxencoder.text.rows import prepare
 
     tokenizer = load_or_train(config.tokenizer, config.data)
-    for split in ("train", "validation"):
-        for store in prepare(config.data, tokenizer, split):
+    wanted = [*((part.data, "train") for part in config.phase_configs), (config.data, "validation")]
+    for data, split in dict.fromkeys(wanted):
+        for store in prepare(data, tokenizer, split):
             padding = store.meta["padding_fraction"]
             print(f"{split}: {len(store)} rows of {store.meta['row_length']} tokens, {padding:.1%} padding")
 

@@ -6,6 +6,7 @@ can be read without running anything.
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.overrides import apply, closest
 from jaxencoder.sharding import MeshConfig
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.training.config import TrainingConfig
+from jaxencoder.training.config import Phase, TrainingConfig, batch_warmup
 from jaxencoder.training.optim import OptimizerConfig
 
 __all__ = [
@@ -38,10 +39,12 @@ __all__ = [
     "Masking",
     "MeshConfig",
     "OptimizerConfig",
+    "Phase",
     "ReplacedToken",
     "RunConfig",
     "TokenizerConfig",
     "TrainingConfig",
+    "batch_warmup",
     "from_json",
     "load",
     "recipes",
@@ -51,6 +54,7 @@ __all__ = [
 
 AnyObjective = MaskedLM | ReplacedToken | Classification
 CONFIG_FILE = "config.json"
+STEPS = 1000  # of a run that says nothing of them
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class RunConfig:
     """Everything that decides a run.
 
     Raises:
-        ValueError: two sections contradict each other.
+        ValueError: two sections contradict each other, or those of a phase do.
     """
 
     name: str = ""
@@ -73,11 +77,18 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    phases: tuple[Phase, ...] = ()
+    """Stretches of the run, one after the other, with settings of their own. What is held out is cut into rows of the
+    run's own data.row_length and measured in batches of its own size, the same through all phases."""
 
     def __post_init__(self) -> None:
         for part in dataclasses.fields(self):
-            if not isinstance(value := getattr(self, part.name), part.type):
+            kind = tuple if part.name == "phases" else part.type
+            if not isinstance(value := getattr(self, part.name), kind):
                 raise ValueError(f"{part.name} is {value!r}; give {getattr(part.type, '__name__', part.type)}")
+        for number, phase in enumerate(self.phases):
+            if not isinstance(phase, Phase):
+                raise ValueError(f"phases.{number} is {phase!r}; give a Phase")
         if self.name in (".", "..") or re.search(r"[/\\\0]", self.name):
             raise ValueError(f"name is {self.name!r}; give a plain name, it becomes a folder under runs/")
         length, batch, parts = self.data.row_length, self.training.batch_size, self.training.accumulation
@@ -108,6 +119,35 @@ class RunConfig:
             raise ValueError(f"data.row_length {length} is not a multiple of mesh.context {self.mesh.context}")
         if isinstance(self.objective, Classification) and not self.data.label_field:
             raise ValueError("the objective Classification needs data.label_field: the field that holds the label")
+        steps = sum(phase.steps for phase in self.phases) or self.training.steps or STEPS
+        if self.training.steps not in (0, steps):
+            raise ValueError(
+                f"training.steps is {self.training.steps}, but the steps of the phases add up to {steps}; "
+                "set it to 0, or change those of a phase, such as --phases.0.steps"
+            )
+        object.__setattr__(self, "training", dataclasses.replace(self.training, steps=steps))
+        for number in range(len(self.phases)):
+            _in_phase(self, number)  # checked as a run is
+
+    @property
+    def phase_configs(self) -> tuple["RunConfig", ...]:
+        """Each phase as a run of nothing else; where there are none, the run itself is the only one."""
+        return tuple(_in_phase(self, number) for number in range(len(self.phases))) or (self,)
+
+    @property
+    def peaks(self) -> tuple[tuple[int, float], ...]:
+        """Steps and peak learning rate of each phase, as `training.optim.schedule` takes them."""
+        return tuple((part.training.steps, part.optimizer.learning_rate) for part in self.phase_configs)
+
+    def until(self, step: int) -> "RunConfig":
+        """The run as it stands after `step` updates: the phases that have begun, and the last one's architecture."""
+        starts = itertools.accumulate((phase.steps for phase in self.phases), initial=0)
+        begun = tuple(phase for phase, start in zip(self.phases, starts, strict=False) if start < max(step, 1))
+        if not begun:
+            return self
+        training = dataclasses.replace(self.training, steps=0)
+        model = self.phase_configs[len(begun) - 1].model
+        return dataclasses.replace(self, model=model, training=training, phases=begun)
 
 
 def load(target: str | Path, overrides: Sequence[str] = (), prog: str = "jaxencoder train") -> RunConfig:
@@ -128,7 +168,10 @@ def load(target: str | Path, overrides: Sequence[str] = (), prog: str = "jaxenco
         config, name = from_json(path.read_text(encoding="utf-8"), str(path)), path.absolute().parent.name
     else:
         config, name = _run_recipe(path), path.stem
-    config = apply(config, overrides, f"{prog} {target}") if overrides else config
+    if overrides:
+        # The sum of the phases' steps is computed anew, unless the words that follow say otherwise.
+        words = [*(("--training.steps", "0") if config.phases else ()), *overrides]
+        config = apply(config, words, f"{prog} {target}")
     # Through JSON and back, so that what runs is exactly what is saved: types are checked, lists become tuples.
     return from_json(to_json(dataclasses.replace(config, name=config.name or name)), str(target))
 
@@ -168,6 +211,40 @@ def recipes() -> dict[str, Path]:
     package = Path(__file__).parent
     folder = next((f for f in (package / "recipes", package.parent / "configs") if f.is_dir()), None)
     return {path.stem: path for path in sorted(folder.glob("[!_]*.py"))} if folder else {}
+
+
+def _in_phase(config: RunConfig, number: int) -> RunConfig:
+    phase = config.phases[number]
+    try:
+        data = _changed(config.data, row_length=phase.row_length)
+        if phase.train or phase.weights:
+            data = dataclasses.replace(data, train=phase.train or data.train, weights=phase.weights)
+        objective = config.objective
+        if phase.rate and isinstance(objective, Classification):
+            raise ValueError(f"rate is {phase.rate}, but the objective Classification masks nothing; leave it out")
+        if phase.rate:
+            masking = dataclasses.replace(objective.masking, rate=phase.rate, final_rate=0.0)
+            objective = dataclasses.replace(objective, masking=masking)
+        if phase.rope_theta and config.model.positions != "rotary":
+            raise ValueError(f"rope_theta is {phase.rope_theta}, but model.positions is {config.model.positions!r}")
+        return dataclasses.replace(
+            config,
+            model=_changed(config.model, rope_theta=phase.rope_theta),
+            objective=objective,
+            data=data,
+            optimizer=_changed(config.optimizer, learning_rate=phase.learning_rate),
+            training=_changed(
+                config.training, steps=phase.steps, batch_size=phase.batch_size, accumulation=phase.accumulation
+            ),
+            phases=(),
+        )
+    except ValueError as error:
+        raise ValueError(f"phases.{number}: {error}") from None
+
+
+def _changed(section: Any, **settings: Any) -> Any:
+    """The section with those of the settings that are given: not 0."""
+    return dataclasses.replace(section, **{name: value for name, value in settings.items() if value})
 
 
 def _find(target: str) -> Path:
@@ -273,7 +350,18 @@ def _structure_tuple(converter: cattrs.Converter, value: Any, kind: Any) -> tupl
         kinds = (kinds[0],) * len(value)
     if len(kinds) != len(value):
         raise ValueError(f"is {value!r}; give a list of {len(kinds)}")
-    return tuple(converter.structure(item, part) for item, part in zip(value, kinds, strict=True))
+    return tuple(
+        _structure_item(converter, item, part, number)
+        for number, (item, part) in enumerate(zip(value, kinds, strict=True))
+    )
+
+
+def _structure_item(converter: cattrs.Converter, item: Any, kind: Any, number: int) -> Any:
+    try:
+        return converter.structure(item, kind)
+    except (ValueError, cattrs.BaseValidationError) as error:
+        error.add_note(cattrs.AttributeValidationNote(f"item {number}", str(number), kind))
+        raise cattrs.IterableValidationError(f"while reading item {number}", [error], kind) from None
 
 
 def _explain(error: BaseException, path: str = "") -> str:

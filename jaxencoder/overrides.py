@@ -50,7 +50,8 @@ def apply(settings: T, words: Sequence[str], prog: str) -> T:
 
 def closest(word: str, known: Iterable[str], prefix: str = "") -> str:
     """ "; did you mean X?" for the known word that is most like an unknown one; empty if none is like it."""
-    ends = {name if "." in word else name.rpartition(".")[2]: name for name in known}  # --steps for --training.steps
+    # --steps for --training.steps; of names that end alike, the first.
+    ends = {name if "." in word else name.rpartition(".")[2]: name for name in reversed(list(known))}
     found = difflib.get_close_matches(word, ends, n=1, cutoff=0.5)
     return f"; did you mean {prefix}{ends[found[0]]}?" if found else ""
 
@@ -66,5 +67,8 @@ def _dotted(settings: Any, prefix: str = "") -> list[str]:
     names = []
     for part in dataclasses.fields(settings):
         value, name = getattr(settings, part.name), prefix + part.name
-        names += _dotted(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
+        several = enumerate(value) if isinstance(value, tuple) else ()
+        nested = [(name, value), *((f"{name}.{number}", item) for number, item in several)]
+        found = [other for at, item in nested if dataclasses.is_dataclass(item) for other in _dotted(item, f"{at}.")]
+        names += found or [name]
     return names

@@ -19,7 +19,7 @@ from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.sharding import MeshConfig
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.training.config import TrainingConfig
+from jaxencoder.training.config import Phase, TrainingConfig
 
 PAIRS = DataConfig(pairs="sop")
 LABELLED = DataConfig(label_field="label", labels=("no", "yes"))
@@ -55,6 +55,7 @@ def recipe(tmp_path):
         RunConfig(data=LABELLED, objective=Classification()),
         RunConfig(model=EncoderConfig(windows=(0, 64, 64), norm_epsilon=1e-300, positions="rotary")),
         RunConfig(data=DataConfig(train=('a "b" \\c', "tfds:x/y:train"), weights=(1 / 3, 2.0))),
+        RunConfig(phases=(Phase(steps=3, train=("a", "b"), weights=(1.0, 2.0)), Phase(steps=4, rate=0.1 + 0.2))),
     ],
 )
 def test_json_round_trip_is_exact(config):
@@ -95,12 +96,16 @@ def test_json_takes_defaults_for_what_is_not_named():
         ('{"training": {"steps": 3.5}}', "training.steps is 3.5; give a value of type int"),
         ('{"training": {"steps": true}}', "training.steps is True; give a value of type int"),
         ('{"training": {"steps": "3"}}', "training.steps is '3'; give a value of type int"),
-        ('{"training": {"steps": 0}}', "training.steps must be at least 1"),
+        ('{"training": {"steps": -1}}', "training.steps must not be negative"),
         ('{"data": {"packing": 1}}', "data.packing is 1; give a value of type bool"),
         ('{"data": {"train": "pydocs"}}', "data.train is 'pydocs'; give a list"),
-        ('{"data": {"train": [1]}}', "data.train is 1; give a value of type str"),
+        ('{"data": {"train": [1]}}', "data.train.0 is 1; give a value of type str"),
         ('{"model": {"positions": "learnt"}}', "model.positions is 'learnt'; give one of learned, rotary"),
         ('{"model": 3}', "model is 3; give an object of settings"),
+        ('{"phases": [{"steps": 1}, {"stepz": 3}]}', r"unknown setting 'phases.1.stepz'; did you mean steps\?"),
+        ('{"phases": [{"steps": 1.5}]}', "phases.0.steps is 1.5; give a value of type int"),
+        ('{"phases": [3]}', "phases.0 is 3; give an object of settings"),
+        ('{"phases": [{}]}', "the steps of a phase must be at least 1, got 0"),
         ("[]", "is \\[\\]; give an object of settings"),
         ('{"name": "x"', "is not JSON"),
     ],
@@ -152,6 +157,30 @@ def test_overrides(recipe, words, expected):
     assert load(path, words) == dataclasses.replace(load(path), **expected)
 
 
+def test_overrides_of_phases(recipe):
+    path = recipe("phases=(Phase(steps=5), Phase(steps=6, row_length=16))")
+    path.write_text(path.read_text().replace("import TrainingConfig", "import Phase, TrainingConfig"))
+    assert load(path).training.steps == 11
+    found = load(path, ["--phases.1.steps", "9", "--phases.0.train", "a", "b", "--phases.1.learning-rate", "1e-5"])
+    assert found.phases == (
+        Phase(steps=5, train=("a", "b")),
+        Phase(steps=9, row_length=16, learning_rate=1e-5),
+    )
+    assert found.training.steps == 14
+    assert load(path, ["--phases.1.steps", "9", "--training.steps", "14"]) == load(path, ["--phases.1.steps", "9"])
+    for words, sentence in (
+        (["--training.steps", "12"], "training.steps is 12, but the steps of the phases add up to 11; set it to 0"),
+        (["--phases.1.steps", "0"], "^the steps of a phase must be at least 1"),
+        (["--phases.0.row-length", "1024"], "^phases.0: data.row_length is 1024, but the model has only 512"),
+        (["--phases.1.stepz", "9"], r"unknown setting --phases.1.stepz; did you mean --phases.1.steps\?"),
+        (["--phases.2.steps", "9"], r"unknown setting --phases.2.steps; did you mean --phases.1.steps\?"),
+        (["--steps", "9"], r"unknown setting --steps; did you mean --training.steps\?"),
+    ):
+        with pytest.raises(ValueError, match=sentence) as caught:
+            load(path, words)
+        assert "\n" not in str(caught.value)
+
+
 def test_overrides_keep_the_recipe_s_objective(recipe):
     path = recipe('objective=Classification(), data=DataConfig(label_field="y")')
     text = path.read_text().replace(
@@ -171,7 +200,7 @@ def test_overrides_keep_the_recipe_s_objective(recipe):
         (["--learning-rat=3"], r"unknown setting --learning-rat=3; did you mean --optimizer.learning_rate\?"),
         (["--training.steps", "many"], "--training.steps: invalid literal for int.*'many'"),
         (["--training.steps"], "Missing value for argument '--training.steps'"),
-        (["--training.steps", "0"], "^training.steps must be at least 1"),
+        (["--training.steps", "-1"], "^training.steps must not be negative"),
         (["--model.positions", "learnt"], "invalid choice 'learnt'.*'learned', 'rotary'"),
         (["--data.packing", "False"], "unexpected argument 'False'.*--no-NAME"),
         (["--data.row-length", "4096"], "^data.row_length is 4096, but the model has only 512 positions"),
@@ -280,6 +309,10 @@ def test_every_recipe_loads(name):
 # Sections that contradict each other
 
 
+def phases(**settings):
+    return {"phases": (Phase(steps=1), Phase(steps=1, **settings))}
+
+
 @pytest.mark.parametrize(
     ("sections", "sentence"),
     [
@@ -307,6 +340,17 @@ def test_every_recipe_loads(name):
             "the data holds pairs, but model.token_types is 1; pairs need 2",
         ),
         ({"name": "a/b"}, "name is 'a/b'; give a plain name"),
+        ({"phases": [Phase(steps=1)]}, "phases is .*; give tuple"),
+        ({"phases": ("long",)}, "phases.0 is 'long'; give a Phase"),
+        (phases(row_length=513), "^phases.1: data.row_length is 513, but the model has only 512 positions"),
+        (phases(batch_size=6) | {"mesh": MeshConfig(data=4)}, "^phases.1: training.batch_size 6 .* 4 shares"),
+        (phases(accumulation=5), "^phases.1: training.batch_size 32 does not divide into 5 parts"),
+        (phases(row_length=15) | {"mesh": MeshConfig(context=2)}, "^phases.1: .*15 is not a multiple of mesh"),
+        (phases(train=("a", "b"), weights=(1.0,)), "^phases.1: data.weights has 1 numbers for 2 training sources"),
+        (phases(rate=1.5), "^phases.1: objective.masking.rate must lie between 0 and 1"),
+        (phases(rope_theta=9.0), "^phases.1: rope_theta is 9.0, but model.positions is 'learned'"),
+        (phases(rate=0.3) | {"objective": Classification(), "data": LABELLED}, "^phases.1: .* masks nothing"),
+        (phases() | {"training": TrainingConfig(steps=3)}, "steps is 3, but the steps of the phases add up to 2"),
     ],
 )
 def test_contradictions(sections, sentence):

@@ -14,7 +14,7 @@ from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.checkpoint import restore_params
+from jaxencoder.training.checkpoint import restore_step
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "merges.txt", "*.model")
 
@@ -60,13 +60,14 @@ def _run(folder: Path, dtype: str | None, step: int | str) -> Model:
             f"{folder / 'tokenizer'} has {tokenizer.vocab_size} tokens, but the model only {config.model.vocab_size}; "
             "it belongs to another run"
         )
-    params = restore_params(
+    number, params = restore_step(
         folder / "checkpoints",
         step=step,
         part="ema" if config.training.ema_decay else "params",
         metric=config.training.best_metric,
         higher_is_better=config.training.best_mode == "max",
     )
+    config = config.until(number)
     compute = _compute(config, dtype)
     if not isinstance(config.objective, ReplacedToken):
         return Model(config, params, tokenizer, compute)

@@ -163,7 +163,7 @@ class Model:
         """
         length = self.config.model.max_length
         rotary_run = self.published is None and self.config.model.positions == "rotary"
-        return length if rotary_run else min(length, self.config.data.row_length)
+        return length if rotary_run else min(length, max(p.data.row_length for p in self.config.phase_configs))
 
     def embed(
         self,

@@ -18,7 +18,7 @@ from jaxencoder.tasks.classification import evaluate_classifier
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
 from jaxencoder.training.loop import evaluator
-from jaxencoder.training.setup import Setup
+from jaxencoder.training.setup import Setup, training_rows
 from jaxencoder.training.step import TrainState
 
 RESULTS_FILE = "results.json"
@@ -56,20 +56,22 @@ def evaluate(
     return result
 
 
-def _stores(model: Model, source: str | None) -> tuple[tuple[Store, ...], tuple[Store, ...]]:
+def _stores(model: Model, source: str | None) -> tuple[tuple[tuple[Store, ...], ...], tuple[Store, ...]]:
     """The rows of training, for their classes and their frequencies, and the rows to measure on."""
     data = model.config.data
-    train = prepare(data, model.tokenizer, "train")
+    train = training_rows(model.config, model.tokenizer)
     if source is not None:
         # The classes keep the ids that they had in training, whatever the other source holds.
-        data = dataclasses.replace(data, validation=(source,), labels=tuple(train[0].meta["labels"]))
+        data = dataclasses.replace(data, validation=(source,), labels=tuple(train[0][0].meta["labels"]))
     validation = prepare(data, model.tokenizer, "validation")
     if not validation:
         raise ValueError("this run has held nothing out; name a source with --data")
     return train, validation
 
 
-def _evaluate_masked(model: Model, train: tuple[Store, ...], validation: tuple[Store, ...]) -> dict[str, float]:
+def _evaluate_masked(
+    model: Model, train: tuple[tuple[Store, ...], ...], validation: tuple[Store, ...]
+) -> dict[str, float]:
     config = model.config
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, eval_batches=0))
     objective = config.objective.build(config.model, model.compute, model.tokenizer)
@@ -77,7 +79,7 @@ def _evaluate_masked(model: Model, train: tuple[Store, ...], validation: tuple[S
     shards = math.gcd(config.training.batch_size, len(jax.devices()))
     mesh = make_mesh(MeshConfig(), jax.devices()[:shards])
     with jax.set_mesh(mesh):
-        return evaluator(setup, mesh)(TrainState(jnp.int32(0), model.params, None, None))
+        return evaluator(setup, mesh)(TrainState(jnp.int32(config.training.steps), model.params, None, None))
 
 
 def _record(path: Path, name: str, result: dict[str, Any]) -> None:

@@ -38,12 +38,21 @@ class Batches:
         batch_size: rows of a global batch.
         seed: of the order.
         shuffle: False for evaluation.
+        skip: rows of the stream that are passed over, because others have used them.
 
     Raises:
         ValueError: the stores do not go together, or the weights do not fit them.
     """
 
-    def __init__(self, stores: Sequence[Store], data: DataConfig, batch_size: int, seed: int = 0, shuffle: bool = True):
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        data: DataConfig,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        skip: int = 0,
+    ):
         if not stores or not all(len(store) for store in stores):
             raise ValueError(f"there are {len(stores)} stores, or an empty one among them; prepare at least one row")
         if batch_size < 1:
@@ -55,6 +64,7 @@ class Batches:
                     f"the stores differ in {name}: {first!r} and {others!r}; prepare them with equal settings"
                 )
         self._stores, self._size, self._seed, self._shuffle = tuple(stores), batch_size, seed, shuffle
+        self._skip = skip
         self._sizes = np.array([len(store) for store in stores])
         self._ends = np.cumsum(self._sizes)
         self._pattern = None
@@ -72,7 +82,7 @@ class Batches:
             int32 [B, T] under the names of the stores' fields; labels [B, E], E the most of any store; row_ids uint32
             [B], which tells the rows of all stores apart (modulo 2**32).
         """
-        numbers = np.arange(self._size, dtype=np.int64)[rows or slice(None)] + step * self._size
+        numbers = np.arange(self._size, dtype=np.int64)[rows or slice(None)] + step * self._size + self._skip
         chosen, indices = self.locate(numbers)
         parts = [(np.flatnonzero(chosen == k), k) for k in np.unique(chosen)]
         first = self._stores[0].padding(len(numbers))

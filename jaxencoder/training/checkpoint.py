@@ -166,7 +166,12 @@ class Checkpoints:
         self._checkpointer.reload()
 
 
-def restore_params(
+def restore_params(folder: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Tree:
+    """The tree that `restore_step` reads, without its step."""
+    return restore_step(folder, *args, **kwargs)[1]
+
+
+def restore_step(
     folder: str | os.PathLike[str],
     abstract: Tree | None = None,
     step: int | Literal["latest", "best"] = "latest",
@@ -174,7 +179,7 @@ def restore_params(
     part: str = "params",
     metric: str = "loss",
     higher_is_better: bool = False,
-) -> Tree:
+) -> tuple[int, Tree]:
     """Reads one part of a checkpoint, and only that; nothing need be known of the run that wrote it.
 
     Args:
@@ -186,7 +191,7 @@ def restore_params(
         metric, higher_is_better: what "best" means.
 
     Returns:
-        The tree of parameters.
+        The step, and the tree of parameters.
 
     Raises:
         FileNotFoundError: there is no checkpoint, or not that one.
@@ -211,7 +216,7 @@ def restore_params(
     damaged: dict[int, DamagedError] = {}
     for number in found:
         try:
-            return _read(folder / str(number), {part: abstract})[part]
+            return number, _read(folder / str(number), {part: abstract})[part]
         except DamagedError as error:
             damaged[number] = error
             if number != found[-1]:

@@ -1,7 +1,7 @@
-"""The settings of the training loop."""
+"""The settings of the training loop, and of the phases that a run may have."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -12,9 +12,10 @@ class TrainingConfig:
         ValueError: a number is out of range, or the batch does not divide into its parts.
     """
 
-    steps: int = 1000
+    steps: int = 0
+    """Updates in the whole run; 0: those of its phases, or 1,000 without phases."""
     batch_size: int = 32
-    """Rows in an update, over all devices and hosts."""
+    """Rows in an update, over all devices and hosts; with phases, in an evaluation."""
     accumulation: int = 1
     """Parts that a batch is cut into, computed one after the other to save memory: the same update, up to the masks and
     dropout that each part draws for itself."""
@@ -38,10 +39,10 @@ class TrainingConfig:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in ("batch_size", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("seed", "eval_every", "eval_batches"):
+        for name in ("steps", "seed", "eval_every", "eval_batches"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name} must not be negative, got {getattr(self, name)}.")
         if self.batch_size % self.accumulation:
@@ -51,3 +52,67 @@ class TrainingConfig:
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"training.ema_decay must be in [0, 1), got {self.ema_decay}.")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run with settings of its own; what is left at 0 or empty is as in the run.
+
+    BERT's short rows before long ones (Devlin et al. 2019, arXiv:1810.04805, A.2), and ModernBERT's growing batch and
+    extension to long rows (Warner et al. 2024, arXiv:2412.13663) are phases.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    steps: int = 0
+    """Updates in this phase, at least 1."""
+    row_length: int = 0
+    batch_size: int = 0
+    accumulation: int = 0
+    train: tuple[str, ...] = ()
+    """Training sources; the tokenizer and the held-out rows are those of the run's own."""
+    weights: tuple[float, ...] = ()
+    """Mixture weights; where `train` is given and these are not, by size."""
+    rate: float = 0.0
+    """Share of the tokens that are predicted, the same throughout the phase."""
+    learning_rate: float = 0.0
+    """What the schedule, which goes on over all steps of the run, takes for its peak in this phase."""
+    rope_theta: float = 0.0
+    """Base of the rotary wavelengths in global layers; the run's is that of the finished model."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"the steps of a phase must be at least 1, got {self.steps}.")
+        for name in ("row_length", "batch_size", "accumulation", "rate", "learning_rate", "rope_theta"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} of a phase must not be negative, got {getattr(self, name)}.")
+
+
+def batch_warmup(first: int, last: int, parts: int, steps: int, **settings: Any) -> tuple[Phase, ...]:
+    """Phases whose batches grow evenly towards that of the phase after them, each with as many steps as the others.
+
+    batch_warmup(64, 256, 3, 300) has 100 steps each of 64, 128 and 192 rows.
+
+    Args:
+        first: rows of the first batch.
+        last: rows that the phase after these has.
+        parts: how many phases.
+        steps: of all of them together.
+        settings: the same for all, such as row_length=1024.
+
+    Raises:
+        ValueError: the batch cannot grow in equal parts, or a part would have no step.
+
+    References:
+        Warner et al. 2024, arXiv:2412.13663, section 2.2.
+    """
+    if parts < 1 or last <= first or (last - first) % parts:
+        raise ValueError(
+            f"a batch does not grow from {first} to {last} rows in {parts} equal parts; change one of them."
+        )
+    edges = [steps * part // parts for part in range(parts + 1)]
+    return tuple(
+        Phase(steps=edges[part + 1] - edges[part], batch_size=first + (last - first) // parts * part, **settings)
+        for part in range(parts)
+    )

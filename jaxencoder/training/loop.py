@@ -1,12 +1,14 @@
 """The loop around the pure step: next batch, step, write, evaluate, save."""
 
 import contextlib
+import functools
 import json
 import math
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -18,15 +20,19 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.config import RunConfig
+from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Metrics
 from jaxencoder.sharding import batch_sharding, make_mesh, shardings
 from jaxencoder.text.batches import Batches, prefetch
+from jaxencoder.text.config import DataConfig
 from jaxencoder.text.store import Store
 from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.optim import make_optimizer
-from jaxencoder.training.setup import CHECKPOINT_FOLDER, Setup, initial_params, set_up, unigram_loss
+from jaxencoder.training.setup import CHECKPOINT_FOLDER, Setup, distinct, initial_params, set_up, unigram_loss
 from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
 from jaxencoder.training.telemetry import METRICS_FILE, Telemetry
+
+STREAM = 0x632BE59BD9B4E019  # between the seeds of data that differ
 
 
 class Interrupted(SystemExit):
@@ -64,20 +70,19 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
             Checkpoints(run_dir / CHECKPOINT_FOLDER, settings.keep_checkpoints, best, settings.best_mode == "max")
         ) as checkpoints,
     ):
-        update, state = compile_step(setup, mesh, checkpoints)
+        updates, state = compile_steps(setup, mesh, checkpoints)
         done = int(state.step)
         if done >= settings.steps:
             return _finished(run_dir, done, settings.steps)
         evaluate = evaluator(setup, mesh)
-        batches = Batches(setup.train, setup.config.data, settings.batch_size, settings.seed)
         with (
             Telemetry(run_dir, setup.config, state.params, start=done) as telemetry,
-            contextlib.closing(prefetch(batches, range(done, settings.steps), partial(batch_sharding, mesh))) as feed,
+            contextlib.closing(feed_after(done, setup, mesh, telemetry.begin)) as feed,
         ):
             if done:
                 telemetry.say(f"Continuing {run_dir} after step {done} of {settings.steps}")
-            for batch in feed:
-                state, metrics = update(state, batch)
+            for phase, batch in feed:
+                state, metrics = updates[phase](state, batch)
                 done += 1
                 telemetry.step(done, metrics)
                 last, stopping, result = done == settings.steps, stop.requested(done), {}
@@ -108,12 +113,44 @@ def join_hosts() -> None:
     )
 
 
-def compile_step(
+def phase_batches(setup: Setup) -> tuple[Batches, ...]:
+    """The batches of each phase, whose batch s belongs to its step s.
+
+    A phase goes on with the rows where an earlier one of the same data ended, so that a batch that grows sees each row
+    once an epoch; other data has an order of its own.
+    """
+    streams: dict[DataConfig, int] = {}
+    used: Counter[DataConfig] = Counter()
+    found = []
+    for part, stores in zip(setup.config.phase_configs, setup.train, strict=True):
+        data, size = part.data, part.training.batch_size
+        seed = part.training.seed + STREAM * streams.setdefault(data, len(streams))
+        found.append(Batches(stores, data, size, seed, skip=used[data]))
+        used[data] += part.training.steps * size
+    return tuple(found)
+
+
+def feed_after(
+    done: int, setup: Setup, mesh: Mesh, begin: Callable[[int], None]
+) -> Iterator[tuple[int, dict[str, jax.Array]]]:
+    """The batches of the steps after `done`, each with the number of its phase, of which `begin` is told first."""
+    start = 0
+    for number, (part, batches) in enumerate(zip(setup.config.phase_configs, phase_batches(setup), strict=True)):
+        steps = range(max(done - start, 0), part.training.steps)
+        start += part.training.steps
+        if steps:
+            begin(number)
+            with contextlib.closing(prefetch(batches, steps, partial(batch_sharding, mesh))) as feed:
+                for batch in feed:
+                    yield number, batch
+
+
+def compile_steps(
     setup: Setup, mesh: Mesh, checkpoints: Checkpoints
-) -> tuple[Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]], TrainState]:
-    """The jitted update, and the state it goes on from: the newest intact checkpoint's, or that of step 0."""
+) -> tuple[tuple[Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]], ...], TrainState]:
+    """Each phase's jitted update, and the state to go on from: the newest intact checkpoint's, or that of step 0."""
     config, settings = setup.config, setup.config.training
-    optimizer = make_optimizer(config.optimizer, settings.steps)
+    optimizer = make_optimizer(config.optimizer, settings.steps, config.peaks)
     key = jax.random.key(settings.seed)
     start = partial(init_state, setup.objective, optimizer, ema=settings.ema_decay > 0)
     places = shardings(jax.eval_shape(start, key), mesh)
@@ -125,18 +162,24 @@ def compile_step(
             params = jax.device_put(initial_params(config.init_from, state.params), places.params)
             state = state._replace(params=params, ema=jax.tree.map(jnp.copy, params) if state.ema is not None else None)
 
-    def update(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        return train_step(
-            setup.objective, optimizer, state, batch, key, settings.steps, settings.accumulation, settings.ema_decay
-        )
+    @functools.cache  # phases that differ in nothing but their rows share a function, and each shape is compiled once
+    def compiled(objective: Any, model: EncoderConfig, accumulation: int) -> Callable:
+        built = objective.build(model, config.compute, setup.tokenizer)
 
-    return jax.jit(update, donate_argnums=0, out_shardings=(places, everywhere)), state
+        def update(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+            return train_step(built, optimizer, state, batch, key, settings.steps, accumulation, settings.ema_decay)
+
+        return jax.jit(update, donate_argnums=0, out_shardings=(places, everywhere))
+
+    parts = config.phase_configs
+    return tuple(compiled(part.objective, part.model, part.training.accumulation) for part in parts), state
 
 
 def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, float]]:
     """A function from the state to the metrics on the held-out rows: the same rows and masks every time.
 
-    Of several sources, such as languages, each has its loss apart too: "loss_SOURCE".
+    The model is that of the phase which the state has come to. Of several sources, such as languages, each has its loss
+    apart too: "loss_SOURCE".
     """
     settings = setup.config.training
     if not setup.validation:
@@ -147,11 +190,15 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
         batches = Batches((store,), setup.config.data, settings.batch_size, settings.seed, shuffle=False)
         sources[name] = batches, min(limit or batches.steps_per_epoch, batches.steps_per_epoch)
     key = jax.random.key(settings.seed + 1)
-    run = jax.jit(partial(eval_step, setup.objective))
     masked = setup.config.objective.masked_loss
-    unigram = unigram_loss(setup.train, setup.validation) if masked else None
+    unigram = unigram_loss(distinct(setup.train), setup.validation) if masked else None
 
-    def measure(params: Any, batches: Batches, count: int, first: int) -> Metrics:
+    @functools.cache
+    def compiled(model: EncoderConfig) -> Callable:
+        objective = setup.config.objective.build(model, setup.config.compute, setup.tokenizer)
+        return jax.jit(partial(eval_step, objective))
+
+    def measure(run: Callable, params: Any, batches: Batches, count: int, first: int) -> Metrics:
         total: Any = None
         for i, batch in enumerate(prefetch(batches, range(count), partial(batch_sharding, mesh)), first):
             metrics = run(params, batch, jax.random.fold_in(key, i))
@@ -160,9 +207,10 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
 
     def evaluate(state: TrainState) -> dict[str, float]:
         params = state.params if state.ema is None else state.ema
+        run = compiled(setup.config.until(int(state.step)).model)
         found, first = {}, 0
         for name, (batches, count) in sources.items():
-            found[name] = measure(params, batches, count, first)
+            found[name] = measure(run, params, batches, count, first)
             first += count
         result = _means(jax.tree.map(lambda *parts: sum(parts), *found.values()))
         if masked:
@@ -231,12 +279,13 @@ def _best_metric(setup: Setup) -> str:
 
 
 def _check_shares(config: RunConfig, mesh: Mesh) -> None:
-    shares, rows = mesh.shape["data"] * mesh.shape["fsdp"], config.training.batch_size // config.training.accumulation
-    if rows % shares:
-        raise ValueError(
-            f"training.batch_size {config.training.batch_size} in {config.training.accumulation} part(s) does not "
-            f"divide into the {shares} shares of these {mesh.size} devices; change it, or the axes of the mesh."
-        )
+    shares = mesh.shape["data"] * mesh.shape["fsdp"]
+    for training in (config.training, *(part.training for part in config.phase_configs)):
+        if (training.batch_size // training.accumulation) % shares:
+            raise ValueError(
+                f"training.batch_size {training.batch_size} in {training.accumulation} part(s) does not divide into "
+                f"the {shares} shares of these {mesh.size} devices; change it, or the axes of the mesh."
+            )
 
 
 def _finished(run_dir: Path, done: int, steps: int) -> dict[str, float]:

@@ -7,12 +7,13 @@ et al. 2023, arXiv:2304.13013, algorithm 2), and WSD with its 1-sqrt decay (Haeg
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 Params = Any
@@ -87,12 +88,13 @@ class OptimizerConfig:
                 raise ValueError(f"optimizer.no_decay holds {pattern!r}, not a regular expression: {error}.") from None
 
 
-def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+def schedule(config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, float]] = ()) -> optax.Schedule:
     """The learning rate as a function of the number of updates done before this one.
 
     Args:
         config: the settings.
         steps: updates in the whole run; the final value is reached at `steps`, one past the last update.
+        peaks: of each phase its number of updates and its peak; none: config.learning_rate throughout.
 
     Returns:
         A function from an int (or int array) to a float32 scalar. Warm-up of W updates gives peak * (s + 1) / W, so
@@ -102,6 +104,8 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         raise ValueError(f"The schedule needs at least one step, not {steps}; raise training.steps.")
     warmup = round(config.warmup_share * steps)
     start = max(warmup, steps - round(config.decay_share * steps)) if config.schedule == "wsd" else warmup
+    lengths, peak_of = zip(*(peaks or [(steps, config.learning_rate)]), strict=True)
+    borders = jnp.asarray(np.cumsum(lengths)[:-1], jnp.float32)
 
     def rate(count: jax.typing.ArrayLike) -> jax.Array:
         count = jnp.asarray(count, jnp.float32)
@@ -113,7 +117,8 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
             "constant": jnp.ones_like(done),
         }[config.schedule]
         share = config.final_share + (1.0 - config.final_share) * falling
-        return config.learning_rate * jnp.minimum(share, (count + 1.0) / max(warmup, 1))
+        peak = jnp.asarray(peak_of, jnp.float32)[jnp.searchsorted(borders, count, side="right")]
+        return peak * jnp.minimum(share, (count + 1.0) / max(warmup, 1))
 
     return rate
 
@@ -276,12 +281,14 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
     )
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, float]] = ()
+) -> optax.GradientTransformation:
     """The whole update: clip the global norm, precondition, decay weights, scale by the learning rate.
 
     Args:
         config: the settings.
-        steps: updates in the whole run, for the schedule.
+        steps, peaks: of the whole run, for the schedule.
 
     Returns:
         A gradient transformation whose `update` needs the parameters. Leaves of its state that belong to a parameter
@@ -304,4 +311,4 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         "stable_adamw": lambda: [scale_by_stable_adam(config.b1, config.b2, config.eps, config.weight_decay, mask)],
     }[config.name]()
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    return optax.chain(*clip, *precondition, optax.scale_by_learning_rate(schedule(config, steps)))
+    return optax.chain(*clip, *precondition, optax.scale_by_learning_rate(schedule(config, steps, peaks)))

@@ -21,13 +21,14 @@ from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.checkpoint import restore_params
+from jaxencoder.training.config import Phase
 
 TOKENIZER_FOLDER = "tokenizer"
 CHECKPOINT_FOLDER = "checkpoints"
 DATA_FILE = "data.json"
 
 # What may change when a run is continued: nothing that its past steps have depended on.
-_MAY_CHANGE = {"name", "compute", "mesh", "data.cache", "data.workers", "tokenizer.path"} | {
+_MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers", "tokenizer.path"} | {
     f"training.{name}"
     for name in (
         *("steps", "log_every", "eval_every", "eval_batches", "checkpoint_every", "keep_checkpoints", "keep_best"),
@@ -40,17 +41,22 @@ _CONTENTS = ("settings", "tokenizer", "training rows", "held-out rows")
 
 
 class Setup(NamedTuple):
-    """A run before its first step: the resolved configuration, its data, and its pure functions."""
+    """A run before its first step: the resolved configuration, its data, and its pure functions.
+
+    Attributes:
+        train: of each phase, the rows of its sources.
+        objective: of the finished model; that of a phase may mask more, or turn by other angles.
+    """
 
     config: RunConfig
     tokenizer: Tokenizer
-    train: tuple[Store, ...]
+    train: tuple[tuple[Store, ...], ...]
     validation: tuple[Store, ...]
     objective: Objective
 
 
 def set_up(config: RunConfig, run_dir: Path) -> Setup:
-    """Prepare tokenizer and rows, resolve the settings that depend on them, and open the run's folder.
+    """Prepare tokenizer and rows of all phases, resolve what depends on them, and open the run's folder.
 
     Every process of the run calls this; process 0 writes, once all of them have the same settings and data.
 
@@ -63,10 +69,9 @@ def set_up(config: RunConfig, run_dir: Path) -> Setup:
     except (ValueError, OSError):
         _agree(None)  # the other processes are waiting
         raise
-    contents = _contents(setup)
-    _agree(contents)
+    _agree(_contents(setup))
     if jax.process_index() == 0:
-        _open(setup, run_dir, {name: contents[name] for name in _CONTENTS[2:]})
+        _open(setup, run_dir)
     return setup
 
 
@@ -96,21 +101,34 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
 
 def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     _check_writable(run_dir)
-    saved = _saved(run_dir) if _is_begun(run_dir) else None
+    done = _newest(run_dir)
+    saved = _saved(run_dir) if done else None
     config, tokenizer = _start(config, run_dir, saved)
-    for name, old, new in _differences(saved, config) if saved else ():
+    for name, old, new in (*_differences(saved, config), *_past(saved, config, done)) if saved else ():
         raise ValueError(
             f"{run_dir} already holds a run with {name} {old!r}, not {new!r}; "
             "give another --run-dir, or the run's own settings to continue it."
         )
     progress = jax.process_index() == 0
-    train = prepare(config.data, tokenizer, "train", progress)
+    train = training_rows(config, tokenizer, progress)
     validation = prepare(config.data, tokenizer, "validation", progress)
     config = _resolve(config, tokenizer, train)
     setup = Setup(config, tokenizer, train, validation, config.objective.build(config.model, config.compute, tokenizer))
     if saved:
-        _check_same_rows(run_dir, _contents(setup))
+        _check_same_rows(run_dir, _digests(setup, len(saved.until(done).phase_configs)))
     return setup
+
+
+def training_rows(config: RunConfig, tokenizer: Tokenizer, progress: bool = True) -> tuple[tuple[Store, ...], ...]:
+    """The prepared rows of each phase, one store a source; phases of the same data share them. See `prepare`."""
+    wanted = [part.data for part in config.phase_configs]
+    found = {data: prepare(data, tokenizer, "train", progress) for data in dict.fromkeys(wanted)}
+    return tuple(found[data] for data in wanted)
+
+
+def distinct(stores: tuple[tuple[Store, ...], ...]) -> tuple[Store, ...]:
+    """The stores of all phases, each once."""
+    return tuple(dict.fromkeys(store for phase in stores for store in phase))
 
 
 def _check_writable(run_dir: Path) -> None:
@@ -122,13 +140,14 @@ def _check_writable(run_dir: Path) -> None:
         raise PermissionError(f"{there} cannot be written; name another folder with --run-dir")
 
 
-def _is_begun(run_dir: Path) -> bool:
-    """Whether steps of a run are kept there: settings without a checkpoint bind to nothing."""
+def _newest(run_dir: Path) -> int:
+    """The last step of a run that is kept there; 0: none, and settings without a checkpoint bind to nothing."""
     checkpoints = run_dir / CHECKPOINT_FOLDER
-    begun = checkpoints.is_dir() and any(path.name.isdecimal() for path in checkpoints.iterdir())
-    if begun and not (run_dir / CONFIG_FILE).is_file():
+    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
+    newest = max((int(name) for name in names if name.isdecimal()), default=0)
+    if newest and not (run_dir / CONFIG_FILE).is_file():
         raise ValueError(f"{run_dir} has checkpoints but no {CONFIG_FILE}; give another --run-dir, or delete it.")
-    return begun
+    return newest
 
 
 def _start(config: RunConfig, run_dir: Path, saved: RunConfig | None) -> tuple[RunConfig, Tokenizer]:
@@ -155,7 +174,7 @@ def _saved(run_dir: Path) -> RunConfig:
     return from_json(path.read_text(encoding="utf-8"), str(path))
 
 
-def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[Store, ...]) -> RunConfig:
+def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, ...], ...]) -> RunConfig:
     size = config.model.vocab_size or tokenizer.vocab_size
     if size < tokenizer.vocab_size:
         raise ValueError(
@@ -164,10 +183,16 @@ def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[Store, ...]) 
         )
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
     if isinstance(config.objective, Classification):
-        found = len(train[0].meta["labels"]) or 1
-        if len(train[0].meta["labels"]) == 1:
+        labels, *others = (store.meta["labels"] for store in distinct(train))
+        if any(other != labels for other in others):
             raise ValueError(
-                f"field {config.data.label_field!r} of the training data is {train[0].meta['labels'][0]!r} everywhere; "
+                f"the phases have the classes {labels} and {next(other for other in others if other != labels)}; "
+                "name those of all in data.labels."
+            )
+        found = len(labels) or 1
+        if len(labels) == 1:
+            raise ValueError(
+                f"field {config.data.label_field!r} of the training data is {labels[0]!r} everywhere; "
                 "there is nothing to classify, name another data.label_field."
             )
         if config.objective.labels not in (0, found):
@@ -178,10 +203,10 @@ def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[Store, ...]) 
     return config
 
 
-def _check_same_rows(run_dir: Path, contents: dict[str, str]) -> None:
+def _check_same_rows(run_dir: Path, digests: dict[str, str]) -> None:
     path = run_dir / DATA_FILE
     for name, old in json.loads(path.read_text(encoding="utf-8")).items() if path.is_file() else ():
-        if contents[name] != old:
+        if digests.get(name, old) != old:
             raise ValueError(
                 f"the {name} are not those that {run_dir} began with, because the text has changed; "
                 f"give another --run-dir, or delete {path} to go on with the new ones."
@@ -191,14 +216,28 @@ def _check_same_rows(run_dir: Path, contents: dict[str, str]) -> None:
 def _contents(setup: Setup) -> dict[str, str]:
     """What all processes of a run, and all its continuations, must have alike, each as a digest."""
     data = dataclasses.replace(setup.config.data, cache="", workers=0)
-
-    def rows(stores: tuple[Store, ...]) -> str:
-        metas = [store.meta | {"token_counts": store.meta["token_counts"].tolist()} for store in stores]
-        return json.dumps(metas, sort_keys=True)
-
     settings = to_json(dataclasses.replace(setup.config, data=data))
-    parts = (settings, setup.tokenizer.fingerprint, rows(setup.train), rows(setup.validation))
-    return {name: hashlib.sha256(part.encode()).hexdigest() for name, part in zip(_CONTENTS, parts, strict=True)}
+    texts = (settings, setup.tokenizer.fingerprint, _described(distinct(setup.train)), _described(setup.validation))
+    return {name: _digest(text) for name, text in zip(_CONTENTS, texts, strict=True)}
+
+
+def _digests(setup: Setup, phases: int) -> dict[str, str]:
+    """Of the rows of the first phases and those held out, by which a continued run knows its data."""
+    rows = {
+        f"training rows of phase {number}" if number else "training rows": setup.train[number]
+        for number in range(phases)
+    }
+    rows["held-out rows"] = setup.validation
+    return {name: _digest(_described(stores)) for name, stores in rows.items()}
+
+
+def _described(stores: tuple[Store, ...]) -> str:
+    metas = [store.meta | {"token_counts": store.meta["token_counts"].tolist()} for store in stores]
+    return json.dumps(metas, sort_keys=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _agree(contents: dict[str, str] | None) -> None:
@@ -217,11 +256,13 @@ def _agree(contents: dict[str, str] | None) -> None:
             )
 
 
-def _open(setup: Setup, run_dir: Path, rows: dict[str, str]) -> None:
+def _open(setup: Setup, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
-    if not _is_begun(run_dir):
+    if not _newest(run_dir):
         setup.tokenizer.save(run_dir / TOKENIZER_FOLDER)
-        (run_dir / DATA_FILE).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    part = run_dir / f".{DATA_FILE}.{os.getpid()}"
+    part.write_text(json.dumps(_digests(setup, len(setup.train)), indent=2) + "\n", encoding="utf-8")
+    os.replace(part, run_dir / DATA_FILE)
     save(setup.config, run_dir)  # last: a folder with a configuration is a run
 
 
@@ -234,6 +275,21 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, An
             yield from _differences(a, b, f"{name}.")
         else:
             yield name, a, b
+
+
+def _past(old: RunConfig, new: RunConfig, done: int) -> Iterator[tuple[str, Any, Any]]:
+    """Differences of phases that have begun; where the last of them ends may change, and what comes after it."""
+    wanted = new.phases or (Phase(new.training.steps),)
+    start = 0
+    for number, phase in enumerate(old.until(done).phases or (Phase(old.training.steps),)):
+        if number == len(wanted):
+            yield "phases", len(old.phases), len(new.phases)
+            return
+        end, other = start + phase.steps, wanted[number]
+        if end >= done and (start + other.steps >= done or number == len(wanted) - 1):
+            other = dataclasses.replace(other, steps=phase.steps)
+        yield from _differences(phase, other, f"phases.{number}.")
+        start = end
 
 
 def unigram_loss(train: tuple[Store, ...], validation: tuple[Store, ...]) -> float:

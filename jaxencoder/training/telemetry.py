@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from tensorboardX import SummaryWriter
@@ -81,6 +81,29 @@ class CompileCounter:
         jax.monitoring.unregister_event_duration_listener(self._listen)
 
 
+class _Phase(NamedTuple):
+    steps: int
+    last: int  # step of the run
+    rows: int  # of a batch
+    length: int  # of a row
+    flops: float  # of a token
+
+    @property
+    def work(self) -> float:
+        """FLOPs of a step in which no place of a row is empty."""
+        return self.rows * self.length * self.flops
+
+
+def _phases(config: RunConfig) -> list[_Phase]:
+    found, last = [], 0
+    for part in config.phase_configs:
+        steps, length = part.training.steps, part.data.row_length
+        last += steps
+        flops = part.objective.flops(part.model, length)
+        found.append(_Phase(steps, last, part.training.batch_size, length, flops))
+    return found
+
+
 class Telemetry:
     """A context around the training loop. Every process calls it; only process 0 writes."""
 
@@ -95,11 +118,10 @@ class Telemetry:
         self._writes = jax.process_index() == 0
         self._start, self._pending = start, []
         self._clock: float | None = None
-        self._seconds = self._tokens = 0.0
-        self._steps = 0
+        self._forget()
         self._tracing = False
-        self._rate = jax.jit(schedule(config.optimizer, config.training.steps))
-        self._flops = config.objective.flops(config.model, config.data.row_length)
+        self._rate = jax.jit(schedule(config.optimizer, config.training.steps, config.peaks))
+        self._phases, self._number = _phases(config), 0
         self._dtype = config.compute.dtype
         self._parameters = sum(x.size for x in jax.tree.leaves(params))
 
@@ -116,7 +138,7 @@ class Telemetry:
         self._bar = tqdm(
             total=self._training.steps, initial=self._start, disable=not shown, unit="step", dynamic_ncols=True
         )
-        self.say(f"{self._parameters:,} parameters, {self._flops:.3g} FLOPs a token, peak {self._peak:.3g} FLOP/s")
+        self.say(f"{self._parameters:,} parameters, peak {self._peak:.3g} FLOP/s")
         self._trace_around(self._start)
         return self
 
@@ -144,6 +166,17 @@ class Telemetry:
         """A line for the person watching, on stderr, above the progress bar if there is one."""
         if self._writes:
             tqdm.write(text, file=sys.stderr)
+
+    def begin(self, number: int) -> None:
+        """A phase begins, or is continued: the steps to come are its own. Raises Diverged as `flush` does."""
+        self.flush()
+        self._forget()
+        self._number = number
+        steps, last, rows, length, flops = self._phases[number]
+        self.say(
+            f"Phase {number}, steps {last - steps + 1} to {last}: "
+            f"{rows} rows of {length} tokens, {flops:.3g} FLOPs a token"
+        )
 
     def step(self, step: int, metrics: Metrics) -> None:
         """Takes note of an update that has been dispatched.
@@ -202,17 +235,18 @@ class Telemetry:
                 )
 
     def _log(self, step: int, values: dict[str, float]) -> None:
-        record = {"step": step} | {name: value for name, value in values.items() if name not in ("filled", "finite")}
+        record = {"step": step, "phase": self._number}
+        record |= {name: value for name, value in values.items() if name not in ("filled", "finite")}
         record["learning_rate"] = float(self._rate(step - 1))
         if "filled" in values:
             record["padding"] = 1.0 - values["filled"]
         if self._seconds and self._steps:
-            rate = self._tokens / self._seconds
+            phase, rate = self._phases[self._number], self._tokens / self._seconds
             record["tokens_per_second"] = rate
-            record["mfu"] = rate * self._flops / self._peak
-            record["seconds_left"] = (self._training.steps - step) * self._seconds / self._steps
-            self._seconds = self._tokens = 0.0
-            self._steps = 0
+            record["mfu"] = rate * phase.flops / self._peak
+            left = sum(min(p.steps, max(p.last - step, 0)) * p.work for p in self._phases)
+            record["seconds_left"] = left / phase.work * self._seconds / self._steps
+            self._forget()
         record["compiles"] = self.compiles
         self._write(record)
         words = _summary(record)
@@ -220,6 +254,11 @@ class Telemetry:
             self.say(f"step {step}/{self._training.steps}  {words}")
         else:
             self._bar.set_postfix_str(words)
+
+    def _forget(self) -> None:
+        """Begin anew with what is counted between two records."""
+        self._seconds = self._tokens = 0.0
+        self._steps = 0
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._file is not None:

@@ -78,6 +78,8 @@ def test_batch_is_a_pure_function(store, tmp_path):
     again = Batches([Store(store.path)], DataConfig(), 6, seed=3)
     assert [ids(again.batch(step)) for step in reversed(range(20))] == forwards[::-1]
     assert [ids(Batches([store], DataConfig(), 6, seed=4).batch(step)) for step in range(20)] != forwards
+    later = Batches([store], DataConfig(), 5, seed=3, skip=7 * 6)  # as if 7 batches of 6 were used
+    assert ids(*(later.batch(step) for step in range(6))) == [row for batch in forwards[7:12] for row in batch]
 
 
 def test_parts_of_hosts_make_the_batch(store):

@@ -216,6 +216,24 @@ def test_schedule_of_one_step_moves() -> None:
     assert float(schedule(OptimizerConfig(learning_rate=1.0), 1)(0)) == 1.0
 
 
+def test_peaks_of_phases_scale_one_schedule() -> None:
+    cfg = config(schedule="wsd", warmup_share=0.2, decay_share=0.4)
+    peaks = ((3, 0.5), (3, 2.0), (4, 0.25))
+    found, plain = (np.array([schedule(cfg, 10, p)(step) for step in range(11)]) for p in (peaks, ()))
+    assert found == pytest.approx(plain / cfg.learning_rate * np.repeat([0.5, 2.0, 0.25], [3, 3, 5]), rel=1e-6)
+    params = {"kernel": jnp.ones((2, 2))}
+
+    def last(optimizer: optax.GradientTransformation) -> np.ndarray:
+        state = optimizer.init(params)
+        for _ in range(4):
+            updates, state = optimizer.update(params, state, params)
+        return np.asarray(updates["kernel"])
+
+    assert last(make_optimizer(cfg, 10, peaks)) == pytest.approx(
+        last(make_optimizer(cfg, 10)) * 2.0 / cfg.learning_rate
+    )
+
+
 def test_decay_mask() -> None:
     mask = decay_mask(OptimizerConfig())(tree(0))
     flat = {path_of(path): value for path, value in jax.tree.leaves_with_path(mask)}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.config import EncoderConfig, RunConfig, TrainingConfig
+from jaxencoder.config import EncoderConfig, Phase, RunConfig, TrainingConfig
 from jaxencoder.model.flops import training_flops
 from jaxencoder.training.flops import PEAK_FLOPS, peak_flops
 from jaxencoder.training.telemetry import METRICS_FILE, CompileCounter, Diverged, MetricsFile, Telemetry
@@ -94,6 +94,39 @@ def test_speed_counts_only_training(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     # A step's end shows when the next is dispatched, 2 s later; the pauses must not show at all.
     assert len(rates) == 4
     assert all(30 <= rate <= 60 for rate in rates), rates
+
+
+def test_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    """Rows four times as long: steps are slower, tokens cost more, and neither is taken for the other's."""
+    clock = [0.0]
+    monkeypatch.setattr("jaxencoder.training.telemetry.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("jaxencoder.training.telemetry.peak_flops", lambda *_: 1e9)
+    phases = (Phase(steps=10, row_length=32), Phase(steps=10, batch_size=16))
+    config = dataclasses.replace(run_config(), phases=phases)
+    short, long = (part.objective.flops(part.model, part.data.row_length) for part in config.phase_configs)
+    assert short < long
+    work = [short * 32 * 32, long * 16 * 128]  # of a step
+    with Telemetry(tmp_path, config, {}) as telemetry:
+        for step in range(1, 21):
+            if step in (1, 11):
+                telemetry.begin(step // 11)
+                clock[0] += 100.0  # compiles
+            clock[0] += work[step // 11] / 1e6  # a device that does a million FLOPs a second
+            telemetry.step(step, metrics(step))
+    records = [r for r in read(tmp_path) if "mfu" in r]
+    assert [(r["step"], r["phase"]) for r in records] == [(5, 0), (10, 0), (15, 1), (20, 1)]
+    for record in records:
+        phase = record["phase"]
+        left = [max(10 - record["step"], 0), 20 - max(record["step"], 10)]
+        assert record["seconds_left"] == pytest.approx(
+            sum(n * w for n, w in zip(left, work, strict=True)) / 1e6, rel=0.3
+        )
+        assert record["mfu"] == pytest.approx(record["tokens_per_second"] * [short, long][phase] / 1e9)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("Phase")]
+    assert [line.split(",", 1)[1].rpartition(",")[0] for line in lines] == [
+        " steps 1 to 10: 32 rows of 32 tokens",
+        " steps 11 to 20: 16 rows of 128 tokens",
+    ]
 
 
 @pytest.mark.parametrize("bad", [1, 5, 8])
