@@ -81,8 +81,8 @@ class Pattern(nn.Module):
 
         if len(repetitions) == 1:
             return once(self, x, repetitions[0])
-        shared = nn.scan(once, variable_broadcast="params", split_rngs={"params": False, "dropout": True})
-        return shared(self, x, repetitions)
+        repeated = nn.scan(once, variable_broadcast="params", split_rngs={"params": False, "dropout": True})
+        return repeated(self, x, repetitions)
 
     def blocks(self, x: jax.Array, repetition: jax.Array, shared: Shared) -> jax.Array:
         block = Block
