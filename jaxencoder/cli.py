@@ -14,6 +14,7 @@ import jaxencoder
 TRACEBACK = "JAXENCODER_TRACEBACK"
 _RECIPE_HELP = "recipe (path, or name of one that comes with jaxencoder), run folder, or a run's config.json"
 _MODEL_HELP = "folder of a run, of transformers or of sentence-transformers, or a name of the hub"
+_AXES = ("data", "fsdp", "tensor", "context")
 _POOLINGS = ("cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken")
 _OVERRIDES = "dotted overrides follow, such as --training.steps 200; with a recipe, --help lists them all"
 
@@ -113,6 +114,27 @@ def _parse(words: list[str]) -> argparse.Namespace:
         "--pooling", choices=_POOLINGS, help="of sentence-transformers (default: the model's own, or mean)"
     )
     convert.add_argument("--normalize", action="store_true", default=None, help="vectors of length 1, likewise")
+
+    families = _verb(
+        verbs, "families", _families, "the families of encoders: what is special, sizes, when to choose which"
+    )
+    families.add_argument("name", nargs="?", metavar="NAME", help="one of them, in full")
+    families.add_argument("--json", action="store_true", help="print JSON")
+
+    inspect = _verb(
+        verbs,
+        "inspect",
+        _inspect,
+        "what a model or a recipe is made of, and what it takes",
+        epilog="a recipe's settings may follow, such as --model.num-layers 4",
+    )
+    inspect.add_argument("target", metavar="MODEL", help=f"{_MODEL_HELP}; or a recipe")
+    inspect.add_argument("--all", action="store_true", help="every setting, not only those that are not the default")
+    inspect.add_argument("--length", type=int, metavar="N", help="tokens in a row (default: the model's own)")
+    for axis in _AXES:
+        inspect.add_argument(f"--mesh.{axis}", type=int, metavar="N", help=f"devices on the axis {axis} of the mesh")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.set_defaults(rest=True)
 
     args, rest = parser.parse_known_args(words)
     if rest and not getattr(args, "rest", False):
@@ -255,6 +277,26 @@ def _convert(args: argparse.Namespace) -> None:
     convert(args.source, args.folder, args.to, args.pooling, args.normalize)
     form = {"hf": "transformers loads it", "run": "a run"}.get(args.to, f"{args.to} loads it")
     print(f"{args.source} in {args.folder}, as {form}")
+
+
+def _families(args: argparse.Namespace) -> None:
+    from jaxencoder import reports
+    from jaxencoder.families.about import entry, everything, family_named, overview
+
+    if args.name:
+        found = entry(family_named(args.name))
+        print(reports.as_json(found) if args.json else reports.family(found))
+    else:
+        print(reports.as_json(everything()) if args.json else reports.families(overview()))
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from jaxencoder import reports
+    from jaxencoder.inference.inspect import inspect
+
+    mesh = {axis: size for axis in _AXES if (size := getattr(args, f"mesh.{axis}")) is not None}
+    found = inspect(args.target, mesh, args.length, args.overrides)
+    print(reports.as_json(found) if args.json else reports.inspection(found, args.all))
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 P = PartitionSpec
 ROWS = ("data", "fsdp")  # the axes that split a batch's rows
 
 # First match wins; a spec is aligned to the trailing axes, so that stacked layers need no rows of their own.
 PARAMETER_TABLE: tuple[tuple[str, PartitionSpec], ...] = (
-    (r"token_embedding$", P("tensor", "fsdp")),
+    (r"(token_embedding|mlm_head/table)$", P("tensor", "fsdp")),
     (r"((position|token_type)_embedding|distance_embedding/table)$", P(None, "fsdp")),
     (r"convolution/kernel$", P(None, "fsdp", "tensor")),
     (r"(query|key|value)/kernel$", P("fsdp", "tensor", None)),
@@ -72,7 +72,13 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def abstract_mesh(config: MeshConfig) -> AbstractMesh:
+    """The axes alone, to compute shardings for devices that are not here; an axis of -1 has size 1."""
+    sizes = {f.name: max(getattr(config, f.name), 1) for f in fields(config)}
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes))
+
+
+def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """NamedShardings, by `PARAMETER_TABLE`, for a tree of parameters or optimiser state (arrays or their shapes).
 
     An axis of the mesh that does not divide its dimension is left out there: that dimension is replicated.

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import subprocess
 import sys
 import types
@@ -48,7 +49,9 @@ def recipe(tmp_path, monkeypatch):
     return str(path)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"], ["embed", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["train", "--help"], ["embed", "--help"], ["inspect", "--help"]]
+)
 def test_help_and_version_load_nothing(words):
     code = (
         "import sys\nfrom jaxencoder.cli import main\ntry:\n    main(sys.argv[1:])\n"
@@ -177,6 +180,54 @@ def test_search(calls, capsys):
     settings = {"text_field": "body", "pooling": None, "batch_tokens": 8192}
     assert record == [(("run", "pydocs", "how to read", 1), settings)]
     assert capsys.readouterr().out.split() == ["0.5000", "open", "a", "file"]
+
+
+def test_families(capsys):
+    assert main(["families", "distilbert"]) == 0
+    assert "DistilBERT (distilbert)" in capsys.readouterr().out
+    assert main(["families", "distilbert", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sizes"][0]["parameters"] == 66_362_880
+    assert main(["families", "gpt2"]) == 2
+    assert capsys.readouterr().err.startswith("jaxencoder: no family is called 'gpt2'")
+
+
+def test_families_without_a_name_are_all(monkeypatch, capsys):
+    from jaxencoder.families import about
+
+    monkeypatch.setattr(about, "FAMILIES", (about.family_named("camembert"),))
+    assert main(["families", "--json"]) == 0
+    assert [size["name"] for size in json.loads(capsys.readouterr().out)[0]["sizes"]] == [
+        "almanach/camembert-base",
+        "almanach/camembert-large",
+    ]
+    assert main(["families"]) == 0
+    assert "camembert  111M to 337M" in capsys.readouterr().out
+
+
+def test_inspect(recipe, capsys):
+    words = ["--model.num-layers", "2", "--mesh.fsdp", "4", "--length", "64"]
+    assert main(["inspect", recipe, *words]) == 0
+    out = capsys.readouterr().out
+    assert "num_layers  2\n" in out and "on each of 4 devices" in out and "rows of 64" in out and "gated_mlp" not in out
+    assert main(["inspect", recipe, *words, "--all"]) == 0
+    assert "gated_mlp " in capsys.readouterr().out
+    assert main(["inspect", recipe, *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["mesh"]["fsdp"], found["settings"]["num_layers"], found["length"]) == (4, 2, 64)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["nothing"], "nothing is neither a folder nor a recipe"),
+        (["bert_small", "--length", "9999"], "length is 9999; bert_small takes rows of 1 to"),
+        (["bert_small", "--mesh.fdsp", "2"], "unknown setting --mesh.fdsp; did you mean --mesh.fsdp?"),
+    ],
+)
+def test_inspect_mistakes(words, line, capsys):
+    assert main(["inspect", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith(f"jaxencoder: {line}") and captured.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

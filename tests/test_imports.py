@@ -17,6 +17,7 @@ DIRECTIONS = {
     "__init__.py": ("inference",),
     "__main__.py": ("cli",),
     "cli.py": ("",),
+    "reports.py": ("families", "inference"),
     "overrides.py": (),
     "config.py": (
         "model.config",
@@ -44,7 +45,7 @@ DIRECTIONS = {
     "training/step.py": ("objectives",),
     "training/*": ("config", "model", "objectives", "text", "sharding", "adapters"),
     "tasks/*": ("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
-    "inference/*": ("config", "model", "objectives", "text", "training", "sharding", "families", "adapters"),
+    "inference/*": ("config", "model", "objectives", "text", "training", "sharding", "families", "adapters", "kernels"),
 }
 
 # Library -> the files that may import it.
@@ -60,6 +61,7 @@ HOMES = {
     "optax": ("training/*",),
     "safetensors": ("families/weights.py",),
     "huggingface_hub": ("families/hub.py",),
+    "rich": ("reports.py",),
 }
 
 

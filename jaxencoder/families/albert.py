@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from jaxencoder.families.bert import BERT
-from jaxencoder.families.family import Family, Heads, Settings, head, labels, plain_heads
+from jaxencoder.families.family import About, Family, Heads, Release, Settings, head, labels, plain_heads, sizes
 from jaxencoder.families.tables import BLOCK, ROW, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
@@ -78,5 +78,19 @@ ALBERT = Family(
     mlm_head=_mlm_head,
     heads=_heads,
     tied="predictions.decoder.weight",
+    about=About(
+        title="ALBERT",
+        choose_for="few parameters to store and to send; every layer uses them again, so it computes no less than BERT",
+        tokenizer="SentencePiece unigram, in lower case",
+        objective="masked runs of words, sentence-order prediction",
+        text="English books and Wikipedia",
+        papers={"ALBERT": "1909.11942"},
+        releases=(
+            Release("albert/albert-base-v2", sizes(12, 768, 3072, 12, 30000)),
+            Release("albert/albert-large-v2", sizes(24, 1024, 4096, 16, 30000)),
+            Release("albert/albert-xlarge-v2", sizes(24, 2048, 8192, 16, 30000)),
+            Release("albert/albert-xxlarge-v2", sizes(12, 4096, 16384, 64, 30000)),
+        ),
+    ),
     fixed=BERT.fixed,
 )

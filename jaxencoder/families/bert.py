@@ -4,13 +4,16 @@ from typing import Any
 
 from jaxencoder.families.family import (
     PUBLISHED,
+    About,
     Family,
     Heads,
+    Release,
     Settings,
     activation,
     head,
     plain_heads,
     pooler,
+    sizes,
 )
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
@@ -97,5 +100,22 @@ BERT = Family(
     mlm_head=_mlm_head,
     heads=_heads,
     tied="cls.predictions.decoder.weight",
+    about=About(
+        title="BERT",
+        choose_for="comparison: every paper has its numbers; and for the many models that are made from it, small "
+        "sentence embedders among them",
+        tokenizer="WordPiece, in lower case or cased",
+        objective="masked words (15%), next-sentence prediction",
+        text="English books and Wikipedia; the multilingual one: Wikipedia in 104 languages",
+        papers={"BERT": "1810.04805", "the smaller sizes": "1908.08962", "MiniLM": "2002.10957"},
+        releases=(
+            Release("google/bert_uncased_L-2_H-128_A-2", sizes(2, 128, 512, 2, 30522)),
+            Release("sentence-transformers/all-MiniLM-L6-v2", sizes(6, 384, 1536, 12, 30522)),
+            Release("google/bert_uncased_L-4_H-512_A-8", sizes(4, 512, 2048, 8, 30522)),
+            Release("google-bert/bert-base-uncased", sizes(12, 768, 3072, 12, 30522)),
+            Release("google-bert/bert-base-multilingual-cased", sizes(12, 768, 3072, 12, 119547)),
+            Release("google-bert/bert-large-uncased", sizes(24, 1024, 4096, 16, 30522)),
+        ),
+    ),
     fixed={"position_embedding_type": "absolute"},
 )

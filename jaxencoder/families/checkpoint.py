@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +23,10 @@ from jaxencoder.families.electra import ELECTRA
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
 from jaxencoder.families.json_files import write_json
+from jaxencoder.families.longformer import LONGFORMER
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.mpnet import MPNET
+from jaxencoder.families.neobert import NEOBERT
 from jaxencoder.families.nomic_bert import NOMIC_BERT
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from jaxencoder.families.roformer import ROFORMER
@@ -53,6 +55,8 @@ FAMILIES = (
     ROFORMER,
     DEBERTA,
     DEBERTA_V2,
+    NEOBERT,
+    LONGFORMER,
 )
 _FIXED = {"is_decoder": False, "add_cross_attention": False, "quantization_config": None}
 _TIED = "tie_word_embeddings"
@@ -104,6 +108,49 @@ def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
     return settings
 
 
+class Outline(NamedTuple):
+    """What `load` would find in a folder, without its weights.
+
+    Attributes:
+        published, config: as in Checkpoint.
+        shapes: of the parameters.
+        weights: whether the folder has them: if not, its heads are those of the class that config.json names.
+    """
+
+    published: Published
+    config: EncoderConfig
+    shapes: Params
+    weights: bool
+
+
+def outline(folder: str | os.PathLike) -> Outline:
+    """Read a folder's settings and, where it has weights, their names.
+
+    Raises:
+        ValueError, OSError: as `load`, but for what only the weights can tell.
+    """
+    family, settings, config = _settings(folder)
+    try:
+        names = set(renamed(open_weights(folder), family.prefix, family.aliases))
+    except FileNotFoundError:
+        names = None
+    has_mlm_head = _has_mlm_head(family, config, settings, names)
+    tables = _heads(family, config, settings, names, str(folder))
+    heads = {name: table.config for name, table in tables.items()}
+    shapes = parameter_shapes(config, has_mlm_head, heads)
+    return Outline(Published(family, settings, heads), config, shapes, names is not None)
+
+
+def _settings(folder: str | os.PathLike) -> tuple[Family, Settings, EncoderConfig]:
+    settings = read_settings(folder)
+    kind = settings.get("model_type")
+    family = next((family for family in FAMILIES if family.model_type == kind), None)
+    if family is None:
+        known = ", ".join(family.model_type for family in FAMILIES)
+        raise ValueError(f"{folder} holds a model of type {kind!r}, which cannot be loaded; those that can: {known}")
+    return family, settings, _config(family, settings, str(folder))
+
+
 def load(folder: str | os.PathLike) -> Checkpoint:
     """Read a folder that transformers can read.
 
@@ -111,13 +158,7 @@ def load(folder: str | os.PathLike) -> Checkpoint:
         ValueError: a family or a setting that cannot be loaded, a weight that is missing or of another shape.
         OSError: a file is missing or cannot be read.
     """
-    settings = read_settings(folder)
-    kind = settings.get("model_type")
-    family = next((family for family in FAMILIES if family.model_type == kind), None)
-    if family is None:
-        known = ", ".join(family.model_type for family in FAMILIES)
-        raise ValueError(f"{folder} holds a model of type {kind!r}, which cannot be loaded; those that can: {known}")
-    config = _config(family, settings, str(folder))
+    family, settings, config = _settings(folder)
     tensors = open_weights(folder)
     names = renamed(tensors, family.prefix, family.aliases)
     view = {standard: tensors[name] for standard, name in names.items()}
@@ -172,12 +213,12 @@ def save(
     known = family.heads(config, settings)
     heads = {name: table for name, table in known.items() if name in params}
     has_mlm_head = "mlm_head" in params
-    architecture = _architecture(family, has_mlm_head, heads)
-    settings |= {"architectures": [architecture], "model_type": family.model_type, "dtype": "float32"}
+    kind = _kind(has_mlm_head, heads)
+    settings |= {"architectures": [family.class_name(kind)], "model_type": family.model_type, "dtype": "float32"}
     rows = _rows(family, config, has_mlm_head, heads)
     parts = {name: params[name] for name in ("encoder", "mlm_head", *heads) if name in params}
     tensors = to_tensors(rows, parts, config)
-    if architecture.endswith("Model"):
+    if kind == "Model":
         tensors = {name.removeprefix(family.prefix): tensor for name, tensor in tensors.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -231,8 +272,11 @@ def _rows(family: Family, config: EncoderConfig, mlm_head: bool, heads: Heads) -
     return rows + [row for table in heads.values() for row in table.weights]
 
 
-def _has_mlm_head(family: Family, config: EncoderConfig, settings: Settings, tensors: Mapping[str, np.ndarray]) -> bool:
+def _has_mlm_head(family: Family, config: EncoderConfig, settings: Settings, tensors: Collection[str] | None) -> bool:
     kinds = _kinds(family, settings)
+    if tensors is None:  # one that tells replaced tokens leaves its generator's head out
+        names = {"ForMaskedLM"} if "rtd_head" in family.heads(config, settings) else {"ForMaskedLM", "ForPreTraining"}
+        return bool(kinds and kinds & names)
     if kinds is not None and not kinds & {"ForMaskedLM", "ForPreTraining"}:
         return False
     rows = _rows(family, config, True, {})[len(family.encoder(config)) :]
@@ -242,16 +286,18 @@ def _has_mlm_head(family: Family, config: EncoderConfig, settings: Settings, ten
 
 
 def _heads(
-    family: Family, config: EncoderConfig, settings: Settings, tensors: Mapping[str, np.ndarray], where: str
+    family: Family, config: EncoderConfig, settings: Settings, tensors: Collection[str] | None, where: str
 ) -> Heads:
-    """The heads that config.json's architecture has, as far as the file holds a weight of them."""
+    """The heads that config.json's architecture has, as far as the file, if there is one, holds a weight of them."""
     kinds, known = _kinds(family, settings), family.heads(config, settings)
-    wanted = {name for kind in ({"ForPreTraining"} if kinds is None else kinds) for name in HEADS[kind]}
+    if kinds is None:
+        kinds = {"ForPreTraining"} if tensors is not None else set()
+    wanted = {name for kind in kinds for name in HEADS[kind]}
     heads = {}
     for name, table in known.items():
         if name not in wanted:
             continue
-        if any(row.theirs in tensors for row in table.weights):
+        if tensors is None or any(row.theirs in tensors for row in table.weights):
             heads[name] = table
         elif name != "pooler" or any(known[other].config.inputs == "pooled" for other in wanted & known.keys()):
             log.warning("%s has no weights of its %s, which is left out", where, name.replace("_", " "))
@@ -261,20 +307,19 @@ def _heads(
 
 
 def _kinds(family: Family, settings: Settings) -> set[str] | None:
-    """The ends of the architectures' names in config.json, or None if it names none of the family's."""
+    """The keys of HEADS whose classes config.json names, or None if it names none of the family's."""
     names = settings.get("architectures") or ()
-    kinds = {str(name).removeprefix(family.name) for name in names} & HEADS.keys()
-    return kinds or None
+    return {kind for kind in HEADS if family.class_name(kind) in names} or None
 
 
-def _architecture(family: Family, mlm_head: bool, heads: Heads) -> str:
-    """The class that has just these heads (and perhaps more)."""
+def _kind(mlm_head: bool, heads: Heads) -> str:
+    """The key of HEADS that has just these heads (and perhaps more)."""
     own = next((name for name in heads if name.endswith("_head") and name != "nsp_head"), None)
     if mlm_head:
-        return family.name + ("ForPreTraining" if heads.keys() & {"nsp_head", "rtd_head"} else "ForMaskedLM")
+        return "ForPreTraining" if heads.keys() & {"nsp_head", "rtd_head"} else "ForMaskedLM"
     if own is None:
-        return family.name + ("ForNextSentencePrediction" if "nsp_head" in heads else "Model")
-    return family.name + next(kind for kind, names in reversed(HEADS.items()) if own in names)
+        return "ForNextSentencePrediction" if "nsp_head" in heads else "Model"
+    return next(kind for kind, names in reversed(HEADS.items()) if own in names)
 
 
 def _architecture_of(family: Family, settings: Settings) -> EncoderConfig:

@@ -4,10 +4,22 @@ import dataclasses
 from typing import Any
 
 from jaxencoder.families.bert import BERT
-from jaxencoder.families.family import Family, Heads, Settings, activation, plain_heads, pooler
+from jaxencoder.families.family import (
+    About,
+    Family,
+    Heads,
+    Release,
+    Settings,
+    activation,
+    plain_heads,
+    pooler,
+    sizes,
+)
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
 
+# What the published checkpoints have in common.
+PUBLISHED = {"relative_attention": True, "position_biased_input": False, "pos_att_type": "c2p|p2c"}
 # The original code's names of the masked-language-model head -> those of transformers' class.
 ALIASES = {
     "lm_predictions.lm_head.bias": "cls.predictions.bias",
@@ -116,6 +128,19 @@ DEBERTA = Family(
     mlm_head=BERT.mlm_head,
     heads=heads,
     tied=BERT.tied,
+    about=About(
+        title="DeBERTa",
+        choose_for="accurate English models that mind the case of letters; DeBERTa-v3 is better still",
+        tokenizer="byte-level BPE (GPT-2's)",
+        objective="masked words and spans",
+        text="English: books, Wikipedia, stories and the web",
+        papers={"DeBERTa": "2006.03654"},
+        releases=(
+            Release("microsoft/deberta-base", sizes(12, 768, 3072, 12, 50265, **PUBLISHED)),
+            Release("microsoft/deberta-large", sizes(24, 1024, 4096, 16, 50265, **PUBLISHED)),
+            Release("microsoft/deberta-xlarge", sizes(48, 1024, 4096, 16, 50265, **PUBLISHED)),
+        ),
+    ),
     fixed=BERT.fixed | {"talking_head": False},
     aliases=ALIASES,
 )

@@ -6,11 +6,16 @@ He et al. 2021, arXiv:2006.03654 and arXiv:2111.09543.
 import dataclasses
 from typing import Any
 
+from jaxencoder.families import deberta
 from jaxencoder.families.deberta import DEBERTA, deberta_config, deberta_encoder, deberta_settings, furthest
-from jaxencoder.families.family import PUBLISHED, Heads, Settings, head, known_activation
+from jaxencoder.families.family import PUBLISHED, About, Heads, Release, Settings, head, known_activation, sizes
 from jaxencoder.families.tables import LAYER, Weight, linear, norm
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
+
+# What the published checkpoints have in common: v2 and v3, and v2's convolution.
+_V3 = deberta.PUBLISHED | {"position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+_V2 = _V3 | {"conv_kernel_size": 3, "conv_act": "gelu"}
 
 
 def _encoder_config(c: Settings) -> EncoderConfig:
@@ -83,4 +88,21 @@ DEBERTA_V2 = dataclasses.replace(
     settings=_settings,
     encoder=_encoder,
     heads=_heads,
+    about=About(
+        title="DeBERTa-v2 and v3",
+        choose_for="the best accuracy of a fine-tuned model of its size, in English or, as mDeBERTa, in 100 languages",
+        tokenizer="SentencePiece",
+        objective="masked words (v2), replaced-token detection with embeddings whose gradients are kept apart (v3)",
+        text="English: books, Wikipedia, news, stories and the web; mDeBERTa: CommonCrawl in 100 languages",
+        papers={"DeBERTa-v3": "2111.09543", "DeBERTa": "2006.03654"},
+        releases=(
+            Release("microsoft/deberta-v3-xsmall", sizes(12, 384, 1536, 6, 128100, **_V3)),
+            Release("microsoft/deberta-v3-small", sizes(6, 768, 3072, 12, 128100, **_V3)),
+            Release("microsoft/deberta-v3-base", sizes(12, 768, 3072, 12, 128100, **_V3)),
+            Release("microsoft/mdeberta-v3-base", sizes(12, 768, 3072, 12, 251000, **_V3)),
+            Release("microsoft/deberta-v3-large", sizes(24, 1024, 4096, 16, 128100, **_V3)),
+            Release("microsoft/deberta-v2-xlarge", sizes(24, 1536, 6144, 24, 128100, **_V2)),
+            Release("microsoft/deberta-v2-xxlarge", sizes(48, 1536, 6144, 24, 128100, **_V2)),
+        ),
+    ),
 )

@@ -2,7 +2,18 @@
 
 from typing import Any
 
-from jaxencoder.families.family import PUBLISHED, Family, Heads, Settings, activation, head, labels, plain_heads
+from jaxencoder.families.family import (
+    PUBLISHED,
+    About,
+    Family,
+    Heads,
+    Release,
+    Settings,
+    activation,
+    head,
+    labels,
+    plain_heads,
+)
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
@@ -76,6 +87,10 @@ def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     }
 
 
+def _sizes(vocab_size: int) -> Settings:
+    return {"n_layers": 6, "dim": 768, "hidden_dim": 3072, "n_heads": 12, "vocab_size": vocab_size}
+
+
 DISTILBERT = Family(
     model_type="distilbert",
     name="DistilBert",
@@ -86,4 +101,16 @@ DISTILBERT = Family(
     mlm_head=_mlm_head,
     heads=_heads,
     tied="vocab_projector.weight",
+    about=About(
+        title="DistilBERT",
+        choose_for="speed: in its paper BERT with 40% fewer parameters, 60% faster, at 97% of its score on GLUE",
+        tokenizer="WordPiece, in lower case or cased",
+        objective="BERT's own outputs (distillation), masked words",
+        text="English books and Wikipedia; the multilingual one: Wikipedia in 104 languages",
+        papers={"DistilBERT": "1910.01108"},
+        releases=(
+            Release("distilbert/distilbert-base-uncased", _sizes(30522)),
+            Release("distilbert/distilbert-base-multilingual-cased", _sizes(119547)),
+        ),
+    ),
 )

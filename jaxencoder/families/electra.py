@@ -7,7 +7,18 @@ import dataclasses
 from typing import Any
 
 from jaxencoder.families.bert import BERT
-from jaxencoder.families.family import Family, Heads, Settings, head, labels, plain_heads, transform_head
+from jaxencoder.families.family import (
+    About,
+    Family,
+    Heads,
+    Release,
+    Settings,
+    head,
+    labels,
+    plain_heads,
+    sizes,
+    transform_head,
+)
 from jaxencoder.families.tables import Weight, linear, moved, norm
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
@@ -79,5 +90,18 @@ ELECTRA = Family(
     mlm_head=_mlm_head,
     heads=_heads,
     tied="generator_lm_head.weight",
+    about=About(
+        title="ELECTRA",
+        choose_for="fine-tuning a small English model: every token teaches it something, not only the masked ones",
+        tokenizer="WordPiece, in lower case",
+        objective="replaced-token detection",
+        text="English: books, Wikipedia, news and the web",
+        papers={"ELECTRA": "2003.10555"},
+        releases=(
+            Release("google/electra-small-discriminator", sizes(12, 256, 1024, 4, 30522, embedding_size=128)),
+            Release("google/electra-base-discriminator", sizes(12, 768, 3072, 12, 30522, embedding_size=768)),
+            Release("google/electra-large-discriminator", sizes(24, 1024, 4096, 16, 30522, embedding_size=1024)),
+        ),
+    ),
     fixed=BERT.fixed,
 )

@@ -7,14 +7,17 @@ from typing import Any
 
 from jaxencoder.families.family import (
     PUBLISHED,
+    About,
     Family,
     Heads,
+    Release,
     Settings,
     head,
     known_activation,
     labels,
     plain_heads,
     rope_theta,
+    sizes,
 )
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
@@ -109,6 +112,7 @@ def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     }
 
 
+_LARGER = {"num_key_value_heads": 6, "rope_theta": 250_000.0}
 EUROBERT = Family(
     model_type="eurobert",
     name="EuroBert",
@@ -119,4 +123,18 @@ EUROBERT = Family(
     mlm_head=_mlm_head,
     heads=_heads,
     tied="lm_head.weight",
+    about=About(
+        title="EuroBERT",
+        choose_for="15 languages, European and other widely spoken ones, code and mathematics; for long texts, and "
+        "where 2B parameters pay",
+        tokenizer="byte-level BPE, cased",
+        objective="masked words (50%, at the end 10%)",
+        text="5T tokens of 15 languages, code and mathematics",
+        papers={"EuroBERT": "2503.05500"},
+        releases=(
+            Release("EuroBERT/EuroBERT-210m", sizes(12, 768, 3072, 12, 128256, rope_theta=250_000.0)),
+            Release("EuroBERT/EuroBERT-610m", sizes(26, 1152, 4096, 18, 128256, **_LARGER)),
+            Release("EuroBERT/EuroBERT-2.1B", sizes(32, 2304, 6144, 18, 128256, **_LARGER)),
+        ),
+    ),
 )

@@ -1,6 +1,6 @@
 """What a family is: how its config.json maps to an EncoderConfig, and a table of weight names, both used both ways."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -58,6 +58,40 @@ HEADS = {
 }
 
 
+class Release(NamedTuple):
+    """A published checkpoint.
+
+    Attributes:
+        name: on the hub.
+        settings: of its config.json, as far as they decide the architecture and are not the family's defaults.
+    """
+
+    name: str
+    settings: Settings
+
+
+class About(NamedTuple):
+    """What someone who must choose a model wants to know of a family, and an EncoderConfig cannot say.
+
+    Attributes:
+        title: the family's name as its paper writes it.
+        choose_for: what it is a good choice for, continuing "choose it for ...".
+        tokenizer: the kind; its size is in the settings.
+        objective: of pretraining.
+        text: that it has learned from.
+        papers: what they are about -> arXiv number, the family's own first.
+        releases: published checkpoints that can be loaded, from few parameters to many.
+    """
+
+    title: str
+    choose_for: str
+    tokenizer: str
+    objective: str
+    text: str
+    papers: Mapping[str, str]
+    releases: tuple[Release, ...]
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of encoders.
@@ -72,8 +106,10 @@ class Family:
         mlm_head: the rows of the masked-language-model head.
         heads: (architecture, config.json) -> the other heads.
         tied: name of the output table, where a checkpoint holds it again, or has its own.
+        about: what a reader wants to know besides.
         fixed: settings that the encoder knows only at this value; another is refused by name.
         aliases: beginnings of other names under which checkpoints have tensors -> those that the tables write.
+        classes: names of classes that are not `name` and a key of HEADS, by that key.
     """
 
     model_type: str
@@ -85,8 +121,20 @@ class Family:
     mlm_head: Callable[[EncoderConfig], list[Weight]]
     heads: Callable[[EncoderConfig, Settings], Heads]
     tied: str
+    about: About
     fixed: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    classes: Mapping[str, str] = field(default_factory=dict)
+
+    def class_name(self, kind: str) -> str:
+        """The class in config.json of a model with the heads of a key of HEADS."""
+        return self.classes.get(kind, self.name + kind)
+
+
+def sizes(layers: int, hidden_size: int, mlp_size: int, heads: int, vocab_size: int, **others: Any) -> dict[str, Any]:
+    """The sizes in a config.json, under the names that most families have for them."""
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    return dict(zip(names, (layers, hidden_size, mlp_size, heads, vocab_size), strict=True)) | others
 
 
 def head_activation(settings: Settings, name: str, encoder: str) -> str:
@@ -115,6 +163,12 @@ def rope_theta(rope: Settings | None, default: float) -> float:
     if (part := (rope or {}).get("partial_rotary_factor", 1.0)) != 1:
         raise ValueError(f"config.json has partial_rotary_factor {part}; only 1 can be loaded")
     return float((rope or {}).get("rope_theta") or default)
+
+
+def pattern(windows: Sequence[int]) -> tuple[int, ...]:
+    """The shortest pattern that repeats to the windows of all layers."""
+    periods = (n for n in range(1, len(windows) + 1) if all(w == windows[i % n] for i, w in enumerate(windows)))
+    return tuple(windows[: next(periods, 0)])
 
 
 def labels(settings: Settings) -> int:

@@ -3,16 +3,18 @@
 import os
 from pathlib import Path
 
-_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/config.json", "*/*.safetensors")
+_SETTINGS = ("*.json", "*.txt", "*.model", "*/config.json")
+_WEIGHTS = ("*.safetensors", "*/*.safetensors")
 _TORCH_FILES = ("pytorch_model*.bin", "*/pytorch_model*.bin")
 
 
-def resolve(name_or_folder: str | os.PathLike, revision: str | None = None) -> Path:
+def resolve(name_or_folder: str | os.PathLike, revision: str | None = None, weights: bool = True) -> Path:
     """An existing folder as it is, a name of the hub as the folder of its cached copy.
 
     Args:
         name_or_folder: a folder, or "organisation/name".
         revision: branch, tag or commit of a hub's repository.
+        weights: fetch them too; without, settings and tokenizer alone.
 
     Returns:
         The folder. Of a hub's repository it holds settings, tokenizer and safetensors (where there are none,
@@ -33,8 +35,9 @@ def resolve(name_or_folder: str | os.PathLike, revision: str | None = None) -> P
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_FILES))
-        if not any(folder.rglob("*.safetensors")):
+        files = _SETTINGS + _WEIGHTS if weights else _SETTINGS
+        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files))
+        if weights and not any(folder.rglob("*.safetensors")):
             huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_TORCH_FILES)
         return folder
     except HFValidationError:

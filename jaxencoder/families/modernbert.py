@@ -4,14 +4,18 @@ from typing import Any
 
 from jaxencoder.families.family import (
     PUBLISHED,
+    About,
     Family,
     Heads,
+    Release,
     Settings,
     activation,
     head,
     head_activation,
     labels,
+    pattern,
     rope_theta,
+    sizes,
 )
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
@@ -56,14 +60,12 @@ def _theta(c: Settings, kind: str, old_name: str) -> float:
 
 
 def _windows(c: Settings) -> tuple[int, ...]:
-    """The shortest pattern that repeats to the layers' windows; published windows count both sides."""
+    """Published windows count both sides."""
     every, side = c.get("global_attn_every_n_layers", 3), c.get("local_attention", 128) // 2
     kinds = c.get("layer_types") or [_LOCAL if i % every else _GLOBAL for i in range(c["num_hidden_layers"])]
     if unknown := set(kinds) - {_GLOBAL, _LOCAL}:
         raise ValueError(f"config.json has layer_types {sorted(unknown)}; known are {_GLOBAL} and {_LOCAL}")
-    windows = tuple(0 if kind == _GLOBAL else side for kind in kinds)
-    periods = (n for n in range(1, len(windows) + 1) if all(w == windows[i % n] for i, w in enumerate(windows)))
-    return windows[: next(periods)]
+    return pattern([0 if kind == _GLOBAL else side for kind in kinds])
 
 
 def _settings(c: EncoderConfig) -> dict[str, Any]:
@@ -141,6 +143,7 @@ def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     }
 
 
+_ETTIN = {"max_position_embeddings": 7999, "local_rope_theta": 160_000.0}
 MODERNBERT = Family(
     model_type="modernbert",
     name="ModernBert",
@@ -151,4 +154,21 @@ MODERNBERT = Family(
     mlm_head=_mlm_head,
     heads=_heads,
     tied="decoder.weight",
+    about=About(
+        title="ModernBERT",
+        choose_for="nearly everything new in English or code, and for long texts; Ettin has it from 17M parameters, "
+        "mmBERT in 1,800 languages",
+        tokenizer="byte-level BPE, cased (mmBERT: SentencePiece BPE)",
+        objective="masked words (30%)",
+        text="2T tokens of English and code; mmBERT: 3T tokens, 1,800 languages",
+        papers={"ModernBERT": "2412.13663", "Ettin": "2507.11412", "mmBERT": "2509.06888"},
+        releases=(
+            Release("jhu-clsp/ettin-encoder-17m", sizes(7, 256, 384, 4, 50368, **_ETTIN)),
+            Release("jhu-clsp/ettin-encoder-68m", sizes(19, 512, 768, 8, 50368, **_ETTIN)),
+            Release("jhu-clsp/mmBERT-small", sizes(22, 384, 1152, 6, 256000, local_rope_theta=160_000.0)),
+            Release("answerdotai/ModernBERT-base", sizes(22, 768, 1152, 12, 50368)),
+            Release("jhu-clsp/mmBERT-base", sizes(22, 768, 1152, 12, 256000, local_rope_theta=160_000.0)),
+            Release("answerdotai/ModernBERT-large", sizes(28, 1024, 2624, 16, 50368)),
+        ),
+    ),
 )

@@ -6,7 +6,18 @@ Song et al. 2020, arXiv:2004.09297.
 import dataclasses
 from typing import Any
 
-from jaxencoder.families.family import Family, Heads, Settings, labels, plain_heads, pooler, transform_head
+from jaxencoder.families.family import (
+    About,
+    Family,
+    Heads,
+    Release,
+    Settings,
+    labels,
+    plain_heads,
+    pooler,
+    sizes,
+    transform_head,
+)
 from jaxencoder.families.roberta import ROBERTA, behind_padding
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
@@ -53,6 +64,7 @@ def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     }
 
 
+_SIZES = sizes(12, 768, 3072, 12, 30527, max_position_embeddings=514, layer_norm_eps=1e-5)
 MPNET = Family(
     model_type="mpnet",
     name="MPNet",
@@ -63,5 +75,17 @@ MPNET = Family(
     mlm_head=ROBERTA.mlm_head,
     heads=_heads,
     tied=ROBERTA.tied,
+    about=About(
+        title="MPNet",
+        choose_for="sentence embeddings in English: all-mpnet-base-v2 and its like are made from it",
+        tokenizer="WordPiece, in lower case",
+        objective="masked words, predicted in a random order",
+        text="160 GB of English",
+        papers={"MPNet": "2004.09297"},
+        releases=(
+            Release("microsoft/mpnet-base", _SIZES),
+            Release("sentence-transformers/all-mpnet-base-v2", _SIZES),
+        ),
+    ),
     fixed=ROBERTA.fixed | {"relative_attention_num_buckets": _BUCKETS},
 )

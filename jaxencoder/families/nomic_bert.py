@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from jaxencoder.families.bert import BERT
-from jaxencoder.families.family import Family, Heads, Settings, plain_heads, pooler, rope_theta
+from jaxencoder.families.family import About, Family, Heads, Release, Settings, plain_heads, pooler, rope_theta, sizes
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
 
@@ -84,6 +84,18 @@ NOMIC_BERT = Family(
     mlm_head=_mlm_head,
     heads=_heads,
     tied="cls.predictions.decoder.weight",
+    about=About(
+        title="Nomic BERT",
+        choose_for="embedding long English texts, with vectors that may be cut to fewer numbers (Matryoshka)",
+        tokenizer="WordPiece, in lower case",
+        objective="masked words (30%); the embedder: pairs of texts",
+        text="English books and Wikipedia",
+        papers={"Nomic Embed": "2402.01613", "Matryoshka": "2205.13147"},
+        releases=(
+            Release("nomic-ai/nomic-bert-2048", sizes(12, 768, 3072, 12, 30528)),
+            Release("nomic-ai/nomic-embed-text-v1.5", sizes(12, 768, 3072, 12, 30528, max_position_embeddings=8192)),
+        ),
+    ),
     fixed={
         "prenorm": False,
         "use_rms_norm": False,

@@ -7,7 +7,18 @@ import dataclasses
 from typing import Any
 
 from jaxencoder.families.bert import BERT
-from jaxencoder.families.family import Family, Heads, Settings, labels, plain_heads, pooler, transform_head
+from jaxencoder.families.family import (
+    About,
+    Family,
+    Heads,
+    Release,
+    Settings,
+    labels,
+    plain_heads,
+    pooler,
+    sizes,
+    transform_head,
+)
 from jaxencoder.families.tables import Weight, linear, moved, norm
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
@@ -49,6 +60,11 @@ def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     }
 
 
+def _release(name: str, *shape: int, max_length: int = 512) -> Release:
+    others = {"max_position_embeddings": max_length + _PAD + 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+    return Release(name, sizes(*shape, **others))
+
+
 ROBERTA = Family(
     model_type="roberta",
     name="Roberta",
@@ -59,8 +75,55 @@ ROBERTA = Family(
     mlm_head=_mlm_head,
     heads=_heads,
     tied="lm_head.decoder.weight",
+    about=About(
+        title="RoBERTa",
+        choose_for="English: BERT's architecture, trained longer and on ten times the text",
+        tokenizer="byte-level BPE, cased",
+        objective="masked words (15%), drawn anew at every pass",
+        text="160 GB of English",
+        papers={"RoBERTa": "1907.11692", "distilling": "1910.01108"},
+        releases=(
+            _release("distilbert/distilroberta-base", 6, 768, 3072, 12, 50265),
+            _release("FacebookAI/roberta-base", 12, 768, 3072, 12, 50265),
+            _release("FacebookAI/roberta-large", 24, 1024, 4096, 16, 50265),
+        ),
+    ),
     # The head's activation is gelu whatever hidden_act says.
     fixed=BERT.fixed | {"pad_token_id": _PAD, "hidden_act": "gelu"},
 )
-XLM_ROBERTA = dataclasses.replace(ROBERTA, model_type="xlm-roberta", name="XLMRoberta")
-CAMEMBERT = dataclasses.replace(ROBERTA, model_type="camembert", name="Camembert")
+XLM_ROBERTA = dataclasses.replace(
+    ROBERTA,
+    model_type="xlm-roberta",
+    name="XLMRoberta",
+    about=About(
+        title="XLM-RoBERTa",
+        choose_for="many languages at once, and for the many multilingual embedders and classifiers made from it; most "
+        "of its parameters are the vocabulary's",
+        tokenizer="SentencePiece unigram, cased",
+        objective="masked words (15%)",
+        text="2.5 TB from the web, 100 languages",
+        papers={"XLM-RoBERTa": "1911.02116", "BGE-M3": "2402.03216"},
+        releases=(
+            _release("FacebookAI/xlm-roberta-base", 12, 768, 3072, 12, 250002),
+            _release("FacebookAI/xlm-roberta-large", 24, 1024, 4096, 16, 250002),
+            _release("BAAI/bge-m3", 24, 1024, 4096, 16, 250002, max_length=8192),
+        ),
+    ),
+)
+CAMEMBERT = dataclasses.replace(
+    ROBERTA,
+    model_type="camembert",
+    name="Camembert",
+    about=About(
+        title="CamemBERT",
+        choose_for="French",
+        tokenizer="SentencePiece unigram, cased",
+        objective="masked whole words (15%)",
+        text="135 to 138 GB from the web, French",
+        papers={"CamemBERT": "1911.03894"},
+        releases=(
+            _release("almanach/camembert-base", 12, 768, 3072, 12, 32005),
+            _release("almanach/camembert-large", 24, 1024, 4096, 16, 32005),
+        ),
+    ),
+)

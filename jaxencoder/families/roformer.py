@@ -5,7 +5,17 @@ from typing import Any
 
 from jaxencoder.families.bert import BERT
 from jaxencoder.families.electra import narrow_bert, narrow_encoder
-from jaxencoder.families.family import Family, Heads, Settings, labels, plain_heads, transform_head
+from jaxencoder.families.family import (
+    About,
+    Family,
+    Heads,
+    Release,
+    Settings,
+    labels,
+    plain_heads,
+    sizes,
+    transform_head,
+)
 from jaxencoder.families.tables import Weight
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
@@ -47,5 +57,18 @@ ROFORMER = Family(
     mlm_head=BERT.mlm_head,
     heads=_heads,
     tied=BERT.tied,
+    about=About(
+        title="RoFormer",
+        choose_for="Chinese, and for the study of rotary positions, which it introduced",
+        tokenizer="WordPiece, of Chinese words or characters",
+        objective="masked words",
+        text="Chinese",
+        papers={"RoFormer": "2104.09864"},
+        releases=(
+            Release("junnyu/roformer_chinese_small", sizes(6, 384, 1536, 6, 50000)),
+            Release("junnyu/roformer_chinese_char_base", sizes(12, 768, 3072, 12, 12000, max_position_embeddings=512)),
+            Release("junnyu/roformer_chinese_base", sizes(12, 768, 3072, 12, 50000)),
+        ),
+    ),
     fixed=BERT.fixed,
 )

@@ -61,8 +61,12 @@ class SentenceFolder(NamedTuple):
     lowercase: bool
 
 
-def read(folder: Path) -> SentenceFolder:
+def read(folder: Path, weights: bool = True) -> SentenceFolder:
     """Read a folder with a modules.json, all but its encoder.
+
+    Args:
+        folder: with a modules.json.
+        weights: read those of the modules; without, `params` is empty.
 
     Raises:
         ValueError: a module, pooling, activation or setting that cannot be loaded, by name; sizes that do not fit; a
@@ -79,9 +83,9 @@ def read(folder: Path) -> SentenceFolder:
     settings = replace(settings, pooling=_pooling(pooling, file), include_prompt=flag(pooling, "include_prompt", file))
     modules, params = [], {}
     for kind, place in zip(kinds[2:], places[2:], strict=True):
-        module, weights = read_module(kind, place)
-        if weights:
-            params[str(len(modules))] = weights
+        module, arrays = read_module(kind, place, weights)
+        if arrays:
+            params[str(len(modules))] = arrays
         modules.append(module)
         settings = replace(settings, modules=tuple(modules))
         try:

@@ -60,8 +60,8 @@ _READERS: dict[str, Callable[[Path], Module]] = {"Dense": _dense, "LayerNorm": _
 KINDS = tuple(_READERS)
 
 
-def read_module(kind: str, folder: Path) -> tuple[Module, dict[str, np.ndarray]]:
-    """A module of one of KINDS, and its parameters float32 by name.
+def read_module(kind: str, folder: Path, weights: bool = True) -> tuple[Module, dict[str, np.ndarray]]:
+    """A module of one of KINDS, and its parameters float32 by name (none if no weights are asked for).
 
     Raises:
         ValueError: a setting that cannot be loaded, or weights that its settings do not ask for.
@@ -69,7 +69,7 @@ def read_module(kind: str, folder: Path) -> tuple[Module, dict[str, np.ndarray]]
     """
     module = _READERS[kind](folder / CONFIG_FILE)
     shapes, names = module.shapes(), _TENSORS[kind]
-    if not shapes:
+    if not shapes or not weights:
         return module, {}
     tensors = open_weights(folder)
     expected = {names[name] for name in shapes}

@@ -160,7 +160,8 @@ def chosen(
 def hidden(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
     """The encoder's output [B, T, D] for a batch, without dropout."""
     inputs = (rows["token_ids"], rows["segment_ids"], rows["positions"], rows.get("token_type_ids"))
-    return Encoder(encoder, compute).apply({"params": params["encoder"]}, *inputs)
+    global_slots = rows.get("global_slots")
+    return Encoder(encoder, compute).apply({"params": params["encoder"]}, *inputs, global_slots=global_slots)
 
 
 def _embed(

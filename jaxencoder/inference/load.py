@@ -70,17 +70,23 @@ def _run(folder: Path, dtype: str | None, step: int | str) -> Model:
 
 def _published(folder: Path, dtype: str | None, max_length: int = 0) -> Model:
     found = checkpoint.load(folder)
-    tokenizer = None
-    if any(any(folder.glob(name)) for name in _TOKENIZER_FILES):
-        tokenizer = Tokenizer.load(folder)
-        if tokenizer.vocab_size > found.config.vocab_size:
-            raise ValueError(
-                f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, "
-                f"but a model of {found.config.vocab_size}; it belongs to another model"
-            )
+    tokenizer = published_tokenizer(folder, found.config.vocab_size)
     length = min(max_length or found.config.max_length, found.config.max_length)
     config = RunConfig(name=folder.name, model=found.config, data=DataConfig(row_length=length))
     return Model(config, found.params, tokenizer, _compute(config, dtype), found.published)
+
+
+def published_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
+    """The tokenizer in a published folder, None if it has none; ValueError for one with too many tokens."""
+    if not any(any(folder.glob(name)) for name in _TOKENIZER_FILES):
+        return None
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, "
+            f"but a model of {vocab_size}; it belongs to another model"
+        )
+    return tokenizer
 
 
 def _sentence_model(folder: Path, dtype: str | None) -> Model:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxencoder.config import RunConfig
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.checkpoint import Published
-from jaxencoder.inference import buckets, embed, fill_mask
+from jaxencoder.inference import buckets, embed, fill_mask, global_tokens
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.outputs import outputs
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
@@ -52,6 +52,7 @@ class Model:
         token_ids: jax.typing.ArrayLike,
         attention_mask: jax.typing.ArrayLike | None = None,
         token_type_ids: jax.typing.ArrayLike | None = None,
+        global_attention_mask: jax.typing.ArrayLike | None = None,
     ) -> dict[str, jax.Array]:
         """The encoder and the heads that there are, on padded rows.
 
@@ -59,12 +60,19 @@ class Model:
             token_ids: [B, T] int; [B, C, T] for a model with a multiple-choice head.
             attention_mask: of the same shape, 1 at tokens and 0 at padding, which stands at the end; None: no padding.
             token_type_ids: of the same shape, int; None: all 0.
+            global_attention_mask: of the same shape, 1 at tokens that see all and are seen by all, for a model that
+                has such (Longformer). None: the first token for a classifier of texts, the question's for a question,
+                the choice's for a choice, none for other models.
 
         Returns:
             Float32 arrays; what stands at padding means nothing. "hidden" [B, T, D], the last layer, and of those heads
             that the model has: "mlm_logits" [B, T, V]; "pooled" [B, D]; "nsp_logits" [B, 2]; "rtd_logits" [B, T];
             "logits" [B, labels] of texts, [B, T, labels] of tokens or [B, C] of choices; "start_logits" and
             "end_logits" [B, T].
+
+        Raises:
+            ValueError: a global_attention_mask of another shape or for a model without global tokens; none for a row
+                that is no question with its text, if the model looks for one.
         """
         token_ids = jnp.asarray(token_ids, jnp.int32)
         mask = jnp.ones_like(token_ids) if attention_mask is None else jnp.asarray(attention_mask, jnp.int32)
@@ -78,8 +86,26 @@ class Model:
         choices = token_ids.shape[:-1]
         rows = {name: x.reshape(-1, x.shape[-1]) for name, x in rows.items()}
         heads = tuple(self.published.heads.items()) if self.published else ()
+        if self.config.model.global_tokens or global_attention_mask is not None:
+            slots = self._global_slots(token_ids, mask, global_attention_mask)
+            rows |= {} if slots is None else {"global_slots": slots}
         out = outputs(self.config.model, self.compute, heads, self.placed, rows)
         return {name: x.reshape(*choices, *x.shape[1:]) if len(choices) > 1 else x for name, x in out.items()}
+
+    def _global_slots(
+        self, token_ids: jax.Array, mask: jax.Array, chosen: jax.typing.ArrayLike | None
+    ) -> np.ndarray | None:
+        """Where the global tokens of each row stand; see `__call__`."""
+        if not self.config.model.global_tokens:
+            raise ValueError("the model knows no global tokens; leave global_attention_mask out")
+        if chosen is not None and np.shape(chosen) != token_ids.shape:
+            shapes = f"{list(np.shape(chosen))}, but token_ids {list(token_ids.shape)}"
+            raise ValueError(f"global_attention_mask has the shape {shapes}; give one number for each token")
+        token_ids, mask = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (token_ids, mask))
+        if chosen is None:
+            heads = self.published.heads.values() if self.published else ()
+            chosen = global_tokens.head_mask(heads, token_ids)
+        return global_tokens.global_slots((np.reshape(chosen, mask.shape) != 0) & (mask != 0))
 
     def save(self, folder: str | Path, format: Literal["hf", "sentence-transformers"] = "hf") -> None:
         """Write a folder that transformers loads: config.json, model.safetensors and the tokenizer.
@@ -142,6 +168,9 @@ class Model:
         max_length: int | None = None,
     ) -> np.ndarray:
         """One vector for each text.
+
+        No token is global here, in a model that has such: with windows alone a vector is what sentence-transformers
+        makes of it. To pool a global [CLS], call the model with a global_attention_mask.
 
         Args:
             texts: any number, any lengths; those longer than max_length are cut, with one warning.

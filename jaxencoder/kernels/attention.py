@@ -2,6 +2,7 @@
 
 Every backend computes softmax(q k^T / sqrt(H) + mask) v, where a query sees the keys of its own document
 (equal segment ids) that lie within its window. Padding (segment 0) sees padding only: no row of the softmax is empty.
+`global_attention` adds tokens that see all of their document and are seen by all of it.
 """
 
 from typing import Literal, NamedTuple
@@ -65,23 +66,91 @@ def attention(
         raise ValueError(f"A bias or a score of distances cannot be combined with the attention window {window}.")
     if dropout and key is None:
         raise ValueError(f"Attention dropout {dropout} needs a key.")
-    if backend == "auto":
-        backend = "banded" if window and q.shape[1] > _BLOCK + 2 * _chunk(window) else "dense"
     terms = 1 + sum(part is not None for part in relative or ())
     scale = (q.shape[-1] * terms) ** -0.5
     q = q * scale
-    if backend == "dense":
+    if chosen_backend(backend, window, q.shape[1]) == "dense":
         if relative is not None:
             bias = _distance_scores(q, k * scale, relative)
         return _dense(q, k, v, segment_ids, bias, window, dropout, key)
     return _banded(q, k, v, segment_ids, window, dropout, key)
 
 
-def _dense(q, k, v, segment_ids, bias, window, dropout, key):
+def global_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    global_q: jax.Array,
+    global_k: jax.Array,
+    global_v: jax.Array,
+    segment_ids: jax.Array,
+    global_slots: jax.Array,
+    *,
+    window: int,
+    dropout: float = 0.0,
+    key: jax.Array | None = None,
+    backend: Backend = "auto",
+) -> jax.Array:
+    """Attention within a window, and from and to a few global tokens in all of their document.
+
+    Longformer (Beltagy et al. 2020, arXiv:2004.05150): every token sees its window and its document's global tokens,
+    in one softmax. A global token's own output is softmax(global_q global_k^T / sqrt(H)) global_v instead, over all of
+    its document.
+
+    Args:
+        q, k, v: [B, T, N, H], any float dtype; the softmax is float32.
+        global_q: [B, G, N, H] of the global tokens alone.
+        global_k, global_v: [B, T, N, H], what they see.
+        segment_ids: [B, T] int, the document of each token, 0 for padding.
+        global_slots: [B, G] int, where in the row the global tokens stand, none twice; -1 where there is none.
+        window: how many tokens to either side a query sees.
+        dropout: probability that an attention weight is dropped; needs `key`.
+        backend: `dense` holds [B, N, T, T] scores; `banded` holds [B, N, T, about 2 * window + 128 + 2 * G].
+
+    Returns:
+        [B, T, N, H] in the dtype of v.
+
+    Raises:
+        ValueError: no window, or dropout without a key.
+    """
+    if not window:
+        raise ValueError("Global tokens need a window for the others; without one every token is global.")
+    if dropout and key is None:
+        raise ValueError(f"Attention dropout {dropout} needs a key.")
+    T = segment_ids.shape[1]
+    local_key, global_key = (None, None) if key is None else jax.random.split(key)
+    there, inside = global_slots >= 0, jnp.maximum(global_slots, 0)
+    slots = jnp.where(there, global_slots, T)  # behind the row: dropped when written
+    write = jax.vmap(lambda row, at, values: row.at[at].set(values, mode="drop"))
+    is_global = write(jnp.zeros(segment_ids.shape, bool), slots, there)
+    slot_segments = jnp.where(there, jnp.take_along_axis(segment_ids, inside, axis=1), -1)  # -1 is nobody's
+    q, global_q = (x * (x.shape[-1] ** -0.5) for x in (q, global_q))
+    if chosen_backend(backend, window, T) == "dense":
+        out = _dense(q, k, v, segment_ids, None, window, dropout, local_key, is_global)
+    else:
+        beside_k, beside_v = (jnp.take_along_axis(x, inside[..., None, None], axis=1) for x in (k, v))
+        beside = beside_k, beside_v, slot_segments, is_global
+        out = _banded(q, k, v, segment_ids, window, dropout, local_key, beside)
+    mask = slot_segments[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, G, S]
+    scores = jnp.einsum("BGNH,BSNH->BNGS", global_q, global_k, preferred_element_type=jnp.float32)
+    weights = apply_dropout(_softmax(scores, mask), dropout, global_key).astype(global_v.dtype)
+    seen = jnp.einsum("BNGS,BSNH->BGNH", weights, global_v, preferred_element_type=jnp.float32)
+    return write(out, slots, seen.astype(out.dtype))
+
+
+def chosen_backend(backend: Backend, window: int, T: int) -> Literal["dense", "banded"]:
+    """The backend of a layer: `auto` resolved for rows of T tokens, and dense wherever there is no window."""
+    if not window or backend == "dense":
+        return "dense"
+    return "banded" if backend == "banded" or _BLOCK + 2 * _chunk(window) < T else "dense"
+
+
+def _dense(q, k, v, segment_ids, bias, window, dropout, key, is_global=None):
     T = q.shape[1]
     mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, T, S]
     if window:
-        mask &= jnp.abs(jnp.arange(T)[:, None] - jnp.arange(T)) <= window
+        near = jnp.abs(jnp.arange(T)[:, None] - jnp.arange(T)) <= window
+        mask &= near if is_global is None else near | is_global[:, None, None, :]
     scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32)
     if bias is not None:
         scores += bias
@@ -111,9 +180,13 @@ def _skew(x: jax.Array) -> jax.Array:
     return x[..., : T * R].reshape(*rest, T, R)[..., T - 1 :]
 
 
-def _banded(q, k, v, segment_ids, window, dropout, key):
+def _banded(q, k, v, segment_ids, window, dropout, key, beside=None):
     """Blocks of queries against the keys around them: the row is cut into chunks no shorter than the window, so a
-    block of m chunks needs exactly the m + 2 chunks from one before it to one after it."""
+    block of m chunks needs exactly the m + 2 chunks from one before it to one after it.
+
+    `beside` are keys that every block sees after its band's and not among them: keys and values [B, G, N, H], their
+    segments [B, G], and which tokens of the row they are [B, T].
+    """
     B, T, N, H = q.shape
     C = _chunk(window)
     m = max(1, _BLOCK // C)
@@ -133,8 +206,17 @@ def _banded(q, k, v, segment_ids, window, dropout, key):
     same = query_segments[..., :, None] == bands(segment_ids, -1)[..., None, :]  # outside the row (-1) is nobody's
     mask = (same & (jnp.abs(distance) <= window))[:, :, None]  # [B, X, 1, block, band]
     scores = jnp.einsum("BXTNH,BXSNH->BXNTS", queries, bands(k), preferred_element_type=jnp.float32)
+    S = scores.shape[-1]
+    if beside is not None:
+        beside_k, beside_v, segments, is_beside = beside
+        more = jnp.einsum("BXTNH,BGNH->BXNTG", queries, beside_k, preferred_element_type=jnp.float32)
+        scores = jnp.concatenate([scores, more], axis=-1)
+        theirs = query_segments[..., None] == segments[:, None, None, :]  # [B, X, block, G]
+        mask = jnp.concatenate([mask & ~bands(is_beside)[:, :, None, None, :], theirs[:, :, None]], axis=-1)
     weights = apply_dropout(_softmax(scores, mask), dropout, key).astype(v.dtype)
-    out = jnp.einsum("BXNTS,BXSNH->BXTNH", weights, bands(v), preferred_element_type=jnp.float32)
+    out = jnp.einsum("BXNTS,BXSNH->BXTNH", weights[..., :S], bands(v), preferred_element_type=jnp.float32)
+    if beside is not None:
+        out += jnp.einsum("BXNTG,BGNH->BXTNH", weights[..., S:], beside_v, preferred_element_type=jnp.float32)
     return out.astype(v.dtype).reshape(B, X * block, N, H)[:, :T]
 
 

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.kernels.attention import Relative, attention
+from jaxencoder.kernels.attention import Relative, attention, chosen_backend, global_attention
 from jaxencoder.kernels.dropout import dropout as apply_dropout
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import Linear
@@ -16,7 +16,7 @@ class Attention(nn.Module):
 
     Vaswani et al. 2017, arXiv:1706.03762. `window` is 0 for a global layer; `rotary` the table of this layer's angles;
     `bias` [N, T, T] what the distance of two tokens adds to their score; `distances` [R, D] the vectors of distances
-    that `config.disentangled` compares with the tokens.
+    that `config.disentangled` compares with the tokens; `global_slots` [B, G] where the global tokens of a row stand.
     """
 
     config: EncoderConfig
@@ -32,6 +32,7 @@ class Attention(nn.Module):
         rotary: tuple[jax.Array, jax.Array] | None,
         bias: jax.Array | None = None,
         distances: jax.Array | None = None,
+        global_slots: jax.Array | None = None,
     ) -> jax.Array:
         c = self.config
         D, N, K, H = c.hidden_size, c.num_heads, c.kv_heads, c.head_size
@@ -59,16 +60,17 @@ class Attention(nn.Module):
         if K < N:
             k, v = (jnp.repeat(y, N // K, axis=2) for y in (k, v))
         dropout = c.attention_dropout if self.train else 0.0
-        out = attention(
-            q,
-            k,
-            v,
-            segment_ids,
-            bias=bias,
-            relative=relative,
-            window=self.window,
-            dropout=dropout,
-            key=self.make_rng("dropout") if dropout else None,
-            backend="dense" if not self.window else self.compute.attention,
-        )
+        options = {
+            "window": self.window,
+            "dropout": dropout,
+            "key": self.make_rng("dropout") if dropout else None,
+            "backend": chosen_backend(self.compute.attention, self.window, x.shape[1]),
+        }
+        if global_slots is None:
+            out = attention(q, k, v, segment_ids, bias=bias, relative=relative, **options)
+        else:
+            query, key, value = (projection(f"global_{kind}", kind, N) for kind in ("query", "key", "value"))
+            chosen = jnp.take_along_axis(x, jnp.maximum(global_slots, 0)[..., None], axis=1)  # [B, G, D]
+            others = (query(chosen), key(x), value(x), segment_ids, global_slots)
+            out = global_attention(q, k, v, *others, **options)
         return Linear("BTNH,NHD->BTD", (N, H, D), c.attention_bias, c.init_scale, name="output")(out)

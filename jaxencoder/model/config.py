@@ -61,6 +61,9 @@ class EncoderConfig:
     """Base of the rotary wavelengths in layers with a window."""
     windows: tuple[int, ...] = (0,)
     """Attention windows, repeated over the layers: 0 sees the whole document, w sees w tokens to either side."""
+    global_tokens: bool = False
+    """Tokens that a batch names see all of their document and are seen by all of it, by projections of their own
+    (Longformer: Beltagy et al. 2020, arXiv:2004.05150)."""
     token_types: int = 2
     """Rows of the token-type (segment A/B) table; 0 for none."""
     norm: Literal["layer", "rms"] = "layer"
@@ -125,6 +128,11 @@ class EncoderConfig:
         if self.relative_buckets and (self.relative_buckets % 4 or any(self.windows)):
             raise ValueError(
                 f"model.relative_buckets {self.relative_buckets} must be a multiple of 4 in a model without windows."
+            )
+        if self.global_tokens and (not all(self.windows) or self.positions != "learned" or self.num_kv_heads):
+            raise ValueError(
+                "model.global_tokens needs a window in every layer of model.windows, learned positions and "
+                f"model.num_kv_heads 0, got {self.windows}, {self.positions} and {self.num_kv_heads}."
             )
         if bool(self.disentangled) != bool(self.distance_span) or (self.disentangled and any(self.windows)):
             raise ValueError(

@@ -28,6 +28,7 @@ class Shared(NamedTuple):
         bias: [N, T, T] float32, what the distance of two tokens adds to their scores, or None.
         distances: [R, D] float32, the vectors of distances for disentangled attention, or None.
         convolved: what is added after the first layer, or None.
+        global_slots: [B, G] int32, where the global tokens of each row stand, -1 for none, or None.
     """
 
     segment_ids: jax.Array
@@ -35,6 +36,7 @@ class Shared(NamedTuple):
     bias: jax.Array | None
     distances: jax.Array | None
     convolved: Convolved | None
+    global_slots: jax.Array | None
 
 
 class Block(nn.Module):
@@ -60,8 +62,9 @@ class Block(nn.Module):
             return constrain(x + dropped(f(normed)))
 
         attention = Attention(c, self.compute, self.window, self.train, name="attention")
-        inputs = (shared.segment_ids, shared.rotary[bool(self.window)], shared.bias, shared.distances)
-        x = residual(x, lambda h: attention(h, *inputs), "attention_norm", skip_norm)
+        inputs = (shared.segment_ids, shared.rotary[bool(self.window)])
+        others = (shared.bias, shared.distances, shared.global_slots)
+        x = residual(x, lambda h: attention(h, *inputs, *others), "attention_norm", skip_norm)
         return residual(x, Mlp(c, name="mlp"), "mlp_norm", None)
 
 
@@ -117,6 +120,7 @@ class Encoder(nn.Module):
         positions: jax.Array,
         token_type_ids: jax.Array | None = None,
         train: bool = False,
+        global_slots: jax.Array | None = None,
     ) -> jax.Array:
         """Contextual embeddings of packed rows.
 
@@ -126,14 +130,20 @@ class Encoder(nn.Module):
             positions: [B, T] int32, restarting at 0 in each document.
             token_type_ids: [B, T] int32 or None for all 0.
             train: apply dropout, which needs `rngs={"dropout": key}`.
+            global_slots: [B, G] int32, the places in the row of its global tokens, none twice, -1 for none; None for
+                no global tokens. For a model with `global_tokens`.
 
         Returns:
             [B, T, D] in `compute.dtype`; what stands at padding means nothing.
 
         Raises:
-            ValueError: T is longer than a learned position table.
+            ValueError: T is longer than a learned position table, or global tokens in a model that knows none.
         """
         c = self.config
+        if global_slots is not None and not c.global_tokens:
+            raise ValueError("global_slots are given, but model.global_tokens is false; leave them out.")
+        if c.global_tokens and global_slots is None and self.is_initializing():
+            global_slots = jnp.full((len(token_ids), 1), -1)  # so that their projections have parameters
         if c.positions == "learned" and token_ids.shape[1] > c.max_length:
             raise ValueError(
                 f"Rows of {token_ids.shape[1]} tokens do not fit the model's {c.max_length} learned positions; "
@@ -149,7 +159,7 @@ class Encoder(nn.Module):
         bias = RelativeBias(c, name="relative_bias")(token_ids.shape[1]) if c.relative_buckets else None
         distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None
         convolved = Convolution(c, name="convolution")(x, segment_ids, train) if c.convolution_size else None
-        shared = Shared(segment_ids, rotary, bias, distances, convolved)
+        shared = Shared(segment_ids, rotary, bias, distances, convolved, global_slots)
         if c.repeats:
             layers = nn.scan(
                 Pattern,

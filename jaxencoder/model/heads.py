@@ -94,6 +94,12 @@ def pool(
     return jnp.einsum("BET,BTD->BED", weights, hidden)
 
 
+def first_tokens(segment_ids: jax.Array, documents: int) -> jax.Array:
+    """Where each of a row's documents begins: [B, T] segment ids to [B, E] int32, -1 for one that is not there."""
+    member = segment_ids[:, None, :] == jnp.arange(1, documents + 1)[:, None]  # [B, E, T]
+    return jnp.where(member.any(-1), member.argmax(-1), -1)
+
+
 @dataclass(frozen=True)
 class HeadConfig:
     """A head as published checkpoints have it: a transform and a projection of some vectors, each where asked for."""
@@ -111,6 +117,11 @@ class HeadConfig:
     """Add the first token's vector to each token's before anything else (DeBERTa-v3)."""
     late: bool = False
     """Transform each token, and only then take the mean."""
+    global_tokens: Literal["none", "first", "question", "answer"] = "none"
+    """The global tokens of a model that has such, where the caller names none: the first token; all before the first
+    of three separators; all behind it, without the second one."""
+    separator: int | None = None
+    """Id of the separator; published checkpoints have three: question </s></s> text </s>."""
 
 
 class Head(nn.Module):

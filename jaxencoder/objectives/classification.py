@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import Classifier, Pooling
+from jaxencoder.model.heads import Classifier, Pooling, first_tokens
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, mean
 
 
@@ -25,6 +25,7 @@ class Classification:
     labels: int = 0
     """Number of classes; 1 is regression by squared error; 0 takes what the training data holds."""
     pooling: Pooling = "cls"
+    """How a document becomes one vector; `cls` makes its first token a global one, in a model that has such."""
     dropout: float = 0.1
     """Before the last projection."""
 
@@ -66,6 +67,10 @@ class Classification:
 
         def class_scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
             body, top = jax.random.split(key)
+            documents = batch["labels"].shape[1]
+            global_slots = batch.get("global_slots")
+            if global_slots is None and encoder.global_tokens and self.pooling == "cls":
+                global_slots = first_tokens(batch["segment_ids"], documents)
             hidden = module.apply(
                 {"params": params["encoder"]},
                 batch["token_ids"],
@@ -73,9 +78,9 @@ class Classification:
                 batch["positions"],
                 batch.get("token_type_ids"),
                 train,
+                global_slots,
                 rngs={"dropout": body},
             )
-            documents = batch["labels"].shape[1]
             inputs = (hidden, batch["segment_ids"], documents, train)
             return head.apply({"params": params["classifier"]}, *inputs, rngs={"dropout": top})
 

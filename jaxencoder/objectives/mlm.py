@@ -77,6 +77,7 @@ class MaskedLM:
                 batch["positions"],
                 batch.get("token_type_ids"),
                 train,
+                batch.get("global_slots"),
                 rngs={"dropout": key},
             )
             hidden = jnp.take_along_axis(hidden, masked.slots[..., None], axis=1)  # [B, K, D]

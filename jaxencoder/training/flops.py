@@ -85,7 +85,12 @@ def _measured(platform: str, dtype: str, size: int = 1024, seconds: float = 0.2)
 
 
 def training_flops(model: EncoderConfig, row_length: int, predicted: float = 0.0) -> float:
-    """FLOPs of forward and backward pass per token: 2 a weight forward, twice that backward, and attention's products.
+    """FLOPs of forward and backward pass per token: those of `forward_flops`, and twice as many backward."""
+    return 3 * forward_flops(model, row_length, predicted)
+
+
+def forward_flops(model: EncoderConfig, row_length: int, predicted: float = 0.0) -> float:
+    """FLOPs of a forward pass per token: 2 a weight, and attention's products.
 
     Args:
         model: the architecture; without a window, row_length is taken for the number of keys of a query (with many
@@ -99,4 +104,4 @@ def training_flops(model: EncoderConfig, row_length: int, predicted: float = 0.0
     windows = [model.windows[layer % len(model.windows)] for layer in range(model.num_layers)]
     keys = sum(min(2 * window + 1, row_length) if window else row_length for window in windows)
     head = predicted * ((D * E if model.head_transform else 0) + E * V)
-    return 3.0 * (2 * (weights * model.num_layers + D * model.embedding_size + head) + 4 * D * keys)
+    return 2.0 * (weights * model.num_layers + D * model.embedding_size + head) + 4 * D * keys

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxencoder.config import CONFIG_FILE, RunConfig, from_json, save, to_json
+from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Objective, Params
 from jaxencoder.text.prepare import load_or_train
@@ -87,6 +88,12 @@ def initial_params(init_from: str, params: Params) -> Params:
     return {name: source[name] if name in taken else part for name, part in params.items()}
 
 
+def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
+    """A configuration with the architecture of what it starts from; its rates of dropout stay."""
+    rates = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
+    return dataclasses.replace(config, model=dataclasses.replace(model, **rates))
+
+
 def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     _check_writable(run_dir)
     saved = _saved(run_dir) if _is_begun(run_dir) else None
@@ -136,10 +143,9 @@ def _start(config: RunConfig, run_dir: Path, saved: RunConfig | None) -> tuple[R
         raise ValueError(f"tokenizer.path {given} is not the tokenizer that {source} was trained with; leave it out.")
     if not config.init_from:
         return config, tokenizer
-    rates = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
     path = origin.tokenizer.path if saved else str(source / TOKENIZER_FOLDER)
     choice = dataclasses.replace(origin.tokenizer, path=path)
-    return dataclasses.replace(config, model=dataclasses.replace(origin.model, **rates), tokenizer=choice), tokenizer
+    return dataclasses.replace(with_architecture(config, origin.model), tokenizer=choice), tokenizer
 
 
 def _saved(run_dir: Path) -> RunConfig:

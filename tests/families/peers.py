@@ -73,6 +73,14 @@ MODELS: dict[str, list[dict[str, Any]]] = {
         dict(SIZES, num_attention_heads=6, embedding_size=24, num_hidden_layers=1),
         dict(SIZES, num_attention_heads=4, type_vocab_size=5, hidden_act="gelu_new", max_position_embeddings=23),
     ],
+    "longformer": [
+        dict(SHIFTED, attention_window=[4, 8], type_vocab_size=1, max_position_embeddings=26, **FIVE),
+        dict(SHIFTED, num_hidden_layers=3, attention_window=6, type_vocab_size=3, hidden_act="relu"),
+        dict(
+            SHIFTED, num_hidden_layers=5, attention_window=[4, 12, 4, 12, 4], num_attention_heads=4, type_vocab_size=1,
+            intermediate_size=7, layer_norm_eps=1e-5, tie_word_embeddings=False,
+        ),
+    ],
     "deberta": [
         dict(SIZES, relative_attention=True, pos_att_type=["c2p", "p2c"], position_biased_input=False, **FIVE),
         dict(
@@ -163,6 +171,9 @@ def padded_batch(settings: dict[str, Any], T: int = 17) -> dict[str, np.ndarray]
     lengths = np.array([T, 9, 3])
     mask = (np.arange(T) < lengths[:, None]).astype(np.int64)
     ids = np.where(mask, rng.integers(5, 67, mask.shape), settings.get("pad_token_id", 0))
+    if "attention_window" in settings:  # Longformer looks for a question: <s> question </s></s> text </s>
+        for row, places in enumerate(([6, 7, 16], [3, 4, 8], [0, 1, 2])):
+            ids[row, places] = 2
     types = np.where(np.arange(T) >= lengths[:, None] // 2, mask, 0)
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
@@ -179,13 +190,15 @@ def theirs(model, batch: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarr
     import torch
 
     inputs = {name: torch.tensor(x) for name, x in batch.items()}
-    flat = {name: x.reshape(-1, x.shape[-1]) for name, x in inputs.items()}
+    encoded = []
+    hook = model.base_model.register_forward_hook(lambda module, given, out: encoded.append(out.last_hidden_state))
     with torch.no_grad():
         out = model(**inputs)
-        found = {"hidden": model.base_model(**flat).last_hidden_state.reshape(*batch["input_ids"].shape, -1).numpy()}
+        found = {"hidden": encoded[0].reshape(*batch["input_ids"].shape, -1).numpy()}
         for name, ours in OUTPUTS[kind].items():
             if getattr(out, name, None) is not None:
                 found[ours] = getattr(out, name).numpy()
+    hook.remove()
     return found
 
 

@@ -10,6 +10,7 @@ import pytest
 import jaxencoder
 from jaxencoder.families import checkpoint
 from jaxencoder.families.tables import to_tensors
+from jaxencoder.inference.global_tokens import global_slots
 from jaxencoder.inference.outputs import outputs
 from tests.families import fixtures
 from tests.families.make_golden import rebuilt, reloaded
@@ -40,17 +41,21 @@ def test_transformers_computes_the_fixture_and_reads_ours(
     assert_outputs(theirs(again, case.batch, kind), expected, case.batch["attention_mask"], 1e-5)
 
 
-@pytest.mark.parametrize("family", MODELS)
-def test_gradients_equal_torchs(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "chosen"), [*((family, False) for family in MODELS), ("longformer", True)])
+def test_gradients_equal_torchs(family: str, chosen: bool, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     settings = MODELS[family][0]
     model = torch_model(family, settings)
     batch = accepted(model, padded_batch(settings), "ForMaskedLM")
+    if chosen:  # three global tokens, one and none
+        batch["global_attention_mask"] = (np.arange(17) % 7 == 2) * batch["attention_mask"]
+        batch["global_attention_mask"][2] = 0
     mask = batch["attention_mask"][..., None]
     weights = np.random.default_rng(1).standard_normal((*batch["input_ids"].shape, settings["vocab_size"])) * mask
     loss = (model(**{name: torch.tensor(x) for name, x in batch.items()}).logits * torch.tensor(weights)).sum()
     loss.backward()
-    expected = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+    expected = {name: grad.numpy() for name, grad in grads.items()}
 
     found = checkpoint.load(saved(model, tmp_path))
     T = batch["input_ids"].shape[1]
@@ -61,6 +66,8 @@ def test_gradients_equal_torchs(family: str, tmp_path: Path) -> None:
     }
     if "token_type_ids" in batch:
         rows["token_type_ids"] = jnp.asarray(batch["token_type_ids"])
+    if chosen:
+        rows["global_slots"] = global_slots(batch["global_attention_mask"])
     compute = jaxencoder.load(tmp_path, dtype="float32").compute
 
     @jax.jit
@@ -80,7 +87,7 @@ def test_gradients_equal_torchs(family: str, tmp_path: Path) -> None:
         expected = as_published(expected)
     largest = max(np.abs(x).max() for x in expected.values())
     for name, value in got.items():
-        if name.endswith(("key.bias", "k.bias", "k_lin.bias", "k_proj.bias")):
+        if name.endswith(("key.bias", "key_global.bias", "k.bias", "k_lin.bias", "k_proj.bias")):
             continue  # shifts all scores of a query alike: the true gradient is 0, and both sides hold rounding
         error = np.abs(value - expected[name]).max()
         assert error <= 1e-4 * max(np.abs(expected[name]).max(), 1e-2 * largest), f"{name}: {error:.2e}"

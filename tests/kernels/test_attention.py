@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.kernels.attention import Relative, attention
+from jaxencoder.kernels.attention import Relative, attention, chosen_backend
 
 B, N, H = 4, 2, 4
 
@@ -161,3 +161,18 @@ def test_errors() -> None:
             attention(x, x, x, ids, window=3, **pairs)
     with pytest.raises(ValueError, match="Attention dropout 0.1 needs a key"):
         attention(x, x, x, ids, dropout=0.1)
+
+
+@pytest.mark.parametrize(
+    ("backend", "window", "T", "chosen"),
+    [
+        ("auto", 64, 256, "dense"),
+        ("auto", 64, 257, "banded"),
+        ("auto", 0, 8192, "dense"),
+        ("banded", 64, 16, "banded"),
+        ("banded", 0, 8192, "dense"),
+        ("dense", 64, 8192, "dense"),
+    ],
+)
+def test_chosen_backend(backend: str, window: int, T: int, chosen: str) -> None:
+    assert chosen_backend(backend, window, T) == chosen

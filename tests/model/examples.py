@@ -24,6 +24,7 @@ MODERNBERT = dataclasses.replace(
     norm_placement="pre", first_norm=False, gated_mlp=True,
     attention_bias=False, mlp_bias=False, norm_bias=False, head_bias=False,
 )  # fmt: skip
+LONGFORMER = dataclasses.replace(BERT, num_layers=3, windows=(3, 5), global_tokens=True)
 DEBERTA = dataclasses.replace(
     BERT, positions="none", disentangled=("c2p", "p2c"), distance_span=6, distance_furthest=20, distance_norm=True,
     convolution_size=3, token_types=0,

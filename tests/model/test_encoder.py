@@ -15,7 +15,7 @@ from jaxencoder.model.heads import MlmHead
 from jaxencoder.objectives import mlm as mlm_module
 from jaxencoder.objectives.mlm import Masked
 from tests.model import examples
-from tests.model.examples import BERT, CONFIGS, FLOAT32, MODERNBERT, assert_trees_close, rows
+from tests.model.examples import BERT, CONFIGS, FLOAT32, LONGFORMER, MODERNBERT, assert_trees_close, rows
 
 T = 33  # longer than a window of 8 to either side, and no multiple of anything
 FAMILIES = sorted(CONFIGS)
@@ -28,8 +28,8 @@ def encode(config: EncoderConfig, params: dict, batch: dict, compute: ComputeCon
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _encode(config: EncoderConfig, compute: ComputeConfig, train: bool, params: dict, batch: dict, key: jax.Array):
-    inputs = (batch["token_ids"], batch["segment_ids"], batch["positions"], batch.get("token_type_ids"))
-    return Encoder(config, compute).apply({"params": params}, *inputs, train, rngs={"dropout": key})
+    inputs = (batch["token_ids"], batch["segment_ids"], batch["positions"], batch.get("token_type_ids"), train)
+    return Encoder(config, compute).apply({"params": params}, *inputs, batch.get("global_slots"), rngs={"dropout": key})
 
 
 @partial(jax.jit, static_argnums=0)
@@ -176,6 +176,37 @@ def test_backends_agree_in_the_model() -> None:
         for backend in ("dense", "banded")
     )
     np.testing.assert_allclose(banded, dense, atol=2e-5)
+
+
+def test_global_tokens_reach_all_of_their_document_and_no_other() -> None:
+    config = dataclasses.replace(LONGFORMER, num_layers=1, windows=(3,))
+    params = random_params(config)
+    slots = np.array([[0, 14, -1], [12, 32, -1]])  # of the two documents; of the second alone, and padding
+    batch = rows([[14, 17], [10, 20]], T) | {"global_slots": slots}
+    hidden = encode(config, params, batch)
+    single, origins = examples.one_per_row(batch, 20)
+    alone = encode(config, params, single | {"global_slots": np.array([[0], [0], [-1], [2]])})
+    for i, (b, s) in enumerate(origins):
+        here = batch["segment_ids"][b] == s
+        np.testing.assert_allclose(hidden[b, here], alone[i, : here.sum()], atol=2e-5)
+    banded = encode(config, params, batch, dataclasses.replace(FLOAT32, attention="banded"))
+    there = batch["segment_ids"] > 0
+    np.testing.assert_allclose(banded[there], hidden[there], atol=2e-5)
+
+    def moved(at: int) -> list[int]:
+        """The tokens of row 0 that see this one, by a single layer."""
+        ids = batch["token_ids"].copy()
+        ids[0, at] += 1
+        other = encode(config, params, batch | {"token_ids": ids})
+        return np.flatnonzero(np.abs(other - hidden)[0].max(-1) > 1e-4).tolist()
+
+    assert moved(0) == list(range(14)) and moved(9) == [0, *range(6, 13)]
+    assert moved(14) == list(range(14, 31)) and moved(25) == [14, *range(22, 29)]
+
+
+def test_global_tokens_are_refused_where_nothing_reads_them() -> None:
+    with pytest.raises(ValueError, match=r"global_slots are given, but model\.global_tokens is false"):
+        encode(BERT, random_params(BERT), rows([[T]], T) | {"global_slots": np.zeros((1, 1), np.int32)})
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.model.heads import Classifier, Head, HeadConfig, MlmHead, Pooling, pool
+from jaxencoder.model.heads import Classifier, Head, HeadConfig, MlmHead, Pooling, first_tokens, pool
 from tests.model.examples import BERT, linen_params
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 3, 0], [1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]])
@@ -43,6 +43,10 @@ def test_pool(method: str, skip: int | None) -> None:
     assert run(hidden.astype(jnp.bfloat16)).dtype == jnp.float32
     gradient = np.asarray(jax.grad(lambda h: jnp.square(run(h)).sum())(hidden))
     assert np.isfinite(gradient).all() and not gradient[~pooled].any() and gradient[pooled].any()
+
+
+def test_first_tokens() -> None:
+    assert first_tokens(jnp.asarray(SEGMENTS), E).tolist() == [[0, 3, 5, -1], [0, -1, -1, -1], [0, -1, -1, -1]]
 
 
 def test_classifier_is_berts() -> None:

@@ -7,7 +7,7 @@ import pytest
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Objective
 from tests.model import examples
-from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, assert_trees_close, rows
+from tests.model.examples import BERT, FLOAT32, LONGFORMER, SMALL, Vocabulary, assert_trees_close, rows
 
 T, KEY = 33, jax.random.key(0)
 LENGTHS = [[9, 12, 7], [28, 2], [5, 5, 5]]
@@ -42,9 +42,11 @@ def test_equals_transformers() -> None:
     assert [float(x) for x in metrics["accuracy"]] == [correct, 3]
 
 
-@pytest.mark.parametrize(("family", "pooling", "labels"), [("bert", "mean", 3), ("modernbert", "learned", 1)])
+@pytest.mark.parametrize(
+    ("family", "pooling", "labels"), [("bert", "mean", 3), ("modernbert", "learned", 1), ("longformer", "cls", 3)]
+)
 def test_packing_changes_neither_loss_nor_gradients(family: str, pooling: str, labels: int) -> None:
-    objective = build(SMALL[family], labels=labels, pooling=pooling)
+    objective = build((SMALL | {"longformer": LONGFORMER})[family], labels=labels, pooling=pooling)
     params = examples.randomised_params(objective.init)
     none = -1 if labels > 1 else np.nan
     values = np.array([[2, 0, 1], [1, none, none], [0, none, 2]])  # one document of a row may have no label
@@ -61,9 +63,12 @@ def test_packing_changes_neither_loss_nor_gradients(family: str, pooling: str, l
     assert float(metrics["loss"][1]) == 6 and ("accuracy" in metrics) == (labels > 1)
     assert float(loss) == pytest.approx(float(loss_alone), rel=1e-5)
     for tree in (gradients, gradients_alone):  # a key's bias moves all scores of a query: its true gradient is 0
-        for block in tree["encoder"]["layers"].values():
-            block["attention"]["key"].pop("bias", None)
+        for block in (*tree["encoder"]["layers"].values(), *tree["encoder"].get("last", {}).values()):
+            for name in ("key", "global_key"):
+                block["attention"].get(name, {}).pop("bias", None)
     assert_trees_close(gradients, gradients_alone, 1e-5)
+    if family == "longformer":  # [CLS] is global
+        assert np.any(gradients["encoder"]["layers"]["block_0"]["attention"]["global_query"]["kernel"])
 
 
 @pytest.mark.parametrize("labels", [1, 4])

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, mean
 from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
+from tests.model.examples import LONGFORMER, mlm, rows
 
 B, D = 8, 5
 KEY = jax.random.key(0)
@@ -75,6 +77,23 @@ def test_accumulation_gives_the_update_of_the_whole_batch(parts: int) -> None:
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), split.params, whole.params)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), parts_metrics, metrics)
     assert float(jnp.abs(whole.params["w"] - state.params["w"]).max()) > 0.01
+
+
+def test_projections_of_global_tokens_wait_for_some() -> None:
+    objective, optimizer = mlm(replace(LONGFORMER, num_layers=2, windows=(3,))), optax.sgd(0.1)
+    state = init_state(objective, optimizer, KEY)
+    data = rows([[9, 12], [20]], 33)
+    step = jax.jit(partial(train_step, objective, optimizer))
+
+    def changed(data: dict[str, np.ndarray]) -> dict[str, bool]:
+        after, metrics = step(state, data, KEY)
+        assert float(metrics["finite"][0]) == 1
+        blocks = (x.params["encoder"]["layers"]["block_0"]["attention"] for x in (after, state))
+        moved = jax.tree.map(lambda a, b: bool((a != b).any()), *blocks)
+        return {name: moved[name]["kernel"] for name in ("query", "global_query", "global_value")}
+
+    assert changed(data) == {"query": True, "global_query": False, "global_value": False}
+    assert all(changed(data | {"global_slots": np.array([[0, 9], [5, -1]])}).values())
 
 
 def test_parts_and_steps_have_keys_of_their_own() -> None:

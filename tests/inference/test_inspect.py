@@ -1,0 +1,235 @@
+"""Looking into recipes, runs and folders without their weights: shapes, bytes on a mesh, backends, and mistakes."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxencoder.config import save
+from jaxencoder.families import checkpoint, sentence
+from jaxencoder.families.json_files import write_json
+from jaxencoder.families.weights import Weights
+from jaxencoder.inference.inspect import Inspection, inspect
+from jaxencoder.inference.model import Model
+from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.sentence import Dense, SentenceSettings
+from jaxencoder.objectives.classification import Classification
+from jaxencoder.training.flops import training_flops
+from jaxencoder.training.optim import path_of
+from tests.model.examples import BERT, MODERNBERT
+
+WINDOWS = {"windows": (0, 8), "num_layers": 5, "positions": "rotary", "norm_placement": "pre"}
+
+
+def shapes_of(params: dict) -> dict[str, tuple[int, ...]]:
+    return {path_of(path): x.shape for path, x in jax.tree.leaves_with_path(params)}
+
+
+def found_shapes(found: Inspection) -> dict[str, tuple[int, ...]]:
+    return {parameter.path: parameter.shape for parameter in found.parameters}
+
+
+def recipe(folder: Path, body: str) -> str:
+    path = folder / "tiny.py"
+    path.write_text(f"from jaxencoder.config import *\n\ndef get_config():\n    return RunConfig({body})\n")
+    return str(path)
+
+
+def run_folder(folder: Path, model: Model) -> Path:
+    """A run as far as `inspect` reads it: no checkpoints."""
+    folder.mkdir()
+    model.tokenizer.save(folder / "tokenizer")
+    save(model.config, folder)
+    return folder
+
+
+def test_a_run(make_model, tokenizer, tmp_path: Path) -> None:
+    model = make_model(**WINDOWS)
+    found = inspect(run_folder(tmp_path / "run", model))
+    assert found.kind == "run" and found.heads == {"mlm_head": {}} and not found.notes
+    assert found_shapes(found) == shapes_of(model.params)
+    assert found.tokenizer["vocab_size"] == tokenizer.vocab_size and found.tokenizer["special"]["mask"] == "[MASK]"
+    assert {"windows", "positions", "num_layers"} <= set(found.changed) and "token_types" not in found.changed
+    sizes = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in model.params.items()}
+    assert found.parts["embeddings"] + found.parts["layers"] == sizes["encoder"]
+    assert found.parts["mlm_head"] == sizes["mlm_head"]
+    number = sum(sizes.values())
+    assert found.memory["parameters"].total == found.memory["gradients"].total == 4 * number
+    # AdamW's two moments, and a few counters.
+    assert 0 <= found.memory["optimizer"].total - 8 * number < 100
+    assert found.parameters[0].path.startswith("encoder/") and found.mesh == dict.fromkeys(found.mesh, 1)
+
+
+def test_flops_are_those_of_training(make_model, tmp_path: Path) -> None:
+    model = make_model(**WINDOWS)
+    found = inspect(run_folder(tmp_path / "run", model), length=48)
+    per_token = found.flops["encoder"] + 0.15 * found.flops["mlm_head"]
+    assert 3 * per_token == pytest.approx(training_flops(model.config.model, 48, 0.15))
+
+
+def test_a_classifier(make_model, tmp_path: Path) -> None:
+    model = make_model(Classification(labels=3, pooling="learned"))
+    found = inspect(run_folder(tmp_path / "run", model))
+    assert found_shapes(found) == shapes_of(model.params)
+    assert found.heads["classifier"]["labels"] == 3 and "mlm_head" not in found.flops
+
+
+def test_a_recipe(tmp_path: Path) -> None:
+    body = 'model=EncoderConfig(num_layers=2, hidden_size=32, mlp_size=48, num_heads=4), name="x"'
+    path = recipe(tmp_path, f"{body}, training=TrainingConfig(ema_decay=0.9), mesh=MeshConfig(fsdp=2)")
+    found = inspect(path, {"tensor": 2}, overrides=["--model.mlp-size", "64", "--data.row-length", "16"])
+    assert (found.kind, found.family, found.length) == ("recipe", "bert", 16)
+    assert found.settings["mlp_size"] == 64
+    assert found_shapes(found)["encoder/embeddings/token_embedding"] == (16384, 32)
+    assert len(found.notes) == 1 and "not trained yet" in found.notes[0]
+    assert found.mesh == {"data": 1, "fsdp": 2, "tensor": 2, "context": 1}
+    assert found.memory["average"] == found.memory["parameters"]
+
+
+def test_a_recipe_that_starts_from_a_run(make_model, tmp_path: Path) -> None:
+    source = run_folder(tmp_path / "run", make_model())
+    path = recipe(tmp_path, 'objective=Classification(), data=DataConfig(label_field="label", row_length=16)')
+    found = inspect(path, overrides=["--init-from", str(source), "--model.dropout", "0.3"])
+    assert found.settings["hidden_size"] == 32 and found.settings["dropout"] == 0.3
+    assert found_shapes(found)["classifier/classifier/kernel"] == (32, 2)
+    assert len(found.notes) == 1 and "how many classes" in found.notes[0]
+
+
+def test_bytes_on_each_device(make_model, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", make_model(num_heads=4, vocab_size=128))
+    found = inspect(folder, {"data": 3, "fsdp": 2, "tensor": 4})
+    by_path = {parameter.path: parameter for parameter in found.parameters}
+
+    def parts(path: str) -> float:
+        return by_path[path].bytes.total / by_path[path].bytes.device
+
+    assert parts("encoder/embeddings/token_embedding") == 8  # data are copies
+    assert by_path["encoder/embeddings/token_embedding"].spec == ("tensor", "fsdp")
+    assert parts("encoder/layers/block_0/attention/query/kernel") == 8
+    assert parts("encoder/layers/block_0/attention_norm/scale") == 1
+    assert all(math.prod(p.shape) == p.number == p.bytes.total // 4 for p in found.parameters)
+    assert found.memory["parameters"].device == sum(p.bytes.device for p in found.parameters)
+    assert found.memory["optimizer"].device == pytest.approx(2 * found.memory["parameters"].device, abs=100)
+
+
+def test_what_an_axis_does_not_divide_is_whole(make_model, tmp_path: Path) -> None:
+    found = inspect(run_folder(tmp_path / "run", make_model(num_heads=4)), {"tensor": 3})
+    query = next(p for p in found.parameters if p.path.endswith("query/kernel"))
+    assert query.spec == (None, "fsdp", None, None) and query.bytes.total == query.bytes.device
+
+
+@pytest.mark.parametrize(("length", "backend"), [(64, "dense"), (4096, "banded")])
+def test_backends(length: int, backend: str, make_model, tmp_path: Path) -> None:
+    found = inspect(run_folder(tmp_path / "run", make_model(**WINDOWS)), length=length)
+    assert [(kind.window, kind.layers, kind.backend) for kind in found.attention] == [(0, 3, "dense"), (8, 2, backend)]
+
+
+@pytest.fixture
+def no_reading(monkeypatch) -> None:
+    monkeypatch.setattr(Weights, "__getitem__", lambda self, name: pytest.fail(f"read {name}"))
+
+
+def published_folder(folder: Path, config: EncoderConfig, *heads: str, settings=None) -> Path:
+    family = checkpoint.family_of(config)
+    known = family.heads(config, {})
+    shapes = checkpoint.parameter_shapes(config, "mlm_head" in heads, {n: known[n].config for n in heads if n in known})
+    params = jax.tree.map(lambda x: jax.numpy.zeros(x.shape), shapes)
+    checkpoint.save(folder, config, params, published=checkpoint.Published(family, settings or {}, {}))
+    return folder
+
+
+ELECTRA = dataclasses.replace(BERT, embedding_size=16)
+PUBLISHED = [
+    (BERT, ("mlm_head", "pooler", "nsp_head")),
+    (BERT, ("pooler", "sequence_head")),
+    (BERT, ("pooler",)),
+    (MODERNBERT, ("mlm_head",)),
+    (MODERNBERT, ("token_head",)),
+    (ELECTRA, ("rtd_head",)),
+    (dataclasses.replace(BERT, layer_groups=1, embedding_size=16), ("mlm_head",)),
+]
+
+
+@pytest.mark.parametrize(("config", "heads"), PUBLISHED)
+def test_a_published_folder_as_it_is_loaded(config: EncoderConfig, heads: tuple[str, ...], tmp_path: Path) -> None:
+    folder = published_folder(tmp_path, config, *heads)
+    loaded = checkpoint.load(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Weights, "__getitem__", lambda self, name: pytest.fail(f"read {name}"))
+        found = checkpoint.outline(folder)
+    assert found.config == loaded.config and found.weights
+    assert found.published.heads == loaded.published.heads and set(found.published.heads) == set(heads) - {"mlm_head"}
+    assert shapes_of(found.shapes) == shapes_of(loaded.params)
+    # The class that config.json names tells the same without any weights.
+    (folder / "model.safetensors").unlink()
+    alone = checkpoint.outline(folder)
+    assert not alone.weights and shapes_of(alone.shapes) == shapes_of(loaded.params)
+
+
+def test_a_published_folder(tmp_path: Path, no_reading) -> None:
+    found = inspect(published_folder(tmp_path, BERT, "mlm_head"))
+    assert (found.kind, found.family, found.length) == ("transformers", "bert", BERT.max_length)
+    assert found.tokenizer == {} and found.sentence == {} and not found.notes
+    (tmp_path / "model.safetensors").unlink()
+    assert "no weights are here" in inspect(tmp_path).notes[0]
+    settings = json.loads((tmp_path / "config.json").read_text())
+    write_json(tmp_path / "config.json", settings | {"architectures": None})
+    assert inspect(tmp_path).heads == {}
+
+
+def test_a_sentence_folder(tokenizer, tmp_path: Path, no_reading) -> None:
+    D = BERT.hidden_size
+    settings = SentenceSettings(pooling=("mean", "max"), modules=(Dense(2 * D, 10),), normalize=True)
+    arrays = {"0": {name: jax.numpy.zeros(shape) for name, shape in settings.modules[0].shapes().items()}}
+    sentence.write(tmp_path, settings, arrays, D, 20)
+    published_folder(tmp_path, dataclasses.replace(BERT, vocab_size=tokenizer.vocab_size), "pooler")
+    tokenizer.save(tmp_path)
+    found = inspect(tmp_path)
+    assert (found.kind, found.family, found.length) == ("sentence-transformers", "bert", 20)
+    assert found.sentence["size"] == 10 and found.sentence["modules"][0]["kind"] == "Dense"
+    assert found_shapes(found)["sentence/0/kernel"] == (2 * D, 10)
+    assert found.parts["sentence"] == 2 * D * 10 + 10
+    for path in tmp_path.rglob("*.safetensors"):
+        path.unlink()
+    assert found_shapes(inspect(tmp_path)) == found_shapes(found)
+
+
+def test_a_name_of_the_hub_needs_no_weights(tmp_path: Path, monkeypatch) -> None:
+    import huggingface_hub
+
+    published_folder(tmp_path, BERT, "mlm_head")
+    (tmp_path / "model.safetensors").unlink()
+    asked = {}
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **given: asked.update(given) or tmp_path)
+    assert inspect("someone/model").family == "bert"
+    assert not any("safetensors" in pattern or "bin" in pattern for pattern in asked["allow_patterns"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"length": 65}, "length is 65; .* takes rows of 1 to 64 tokens"),
+        ({"length": 0}, "length is 0"),
+        ({"mesh": {"fsdp": 0}}, "must be positive"),
+        ({"overrides": ["--model.num-layers", "3"]}, "is no recipe, so its settings cannot be changed"),
+    ],
+)
+def test_mistakes(arguments: dict, message: str, make_model, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", make_model())
+    with pytest.raises(ValueError, match=message):
+        inspect(folder, **arguments)
+
+
+def test_nothing_of_that_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"neither a folder nor a recipe \(.*bert_small"):
+        inspect("bert_smal")
+    with pytest.raises(FileNotFoundError, match="no config.json"):
+        inspect(tmp_path)
+
+
+def test_a_run_of_no_family(make_model, tmp_path: Path) -> None:
+    model = make_model(norm_placement="pre")
+    assert inspect(run_folder(tmp_path / "run", model)).family is None

@@ -1,0 +1,110 @@
+"""What is printed: numbers in three digits, tables that fit the terminal, and everything that was asked for."""
+
+import json
+
+import pytest
+
+from jaxencoder import reports
+from jaxencoder.families.about import Entry, Size
+from jaxencoder.inference.inspect import Bytes, Inspection, LayerKind, Parameter
+
+SMALL = Size("someone/small", 2, 128, 512, 2, 30522, 512, 4_385_920, 3_972_864)
+KERNEL = Parameter("encoder/layers/block_0/mlp/up/kernel", (4, 8, 32), 1024, Bytes(4096, 512), (None, "fsdp", "tensor"))
+LARGE = Size("someone/large", 24, 1024, 4096, 16, 30522, 8192, 335_141_888, 31_782_912)
+ENTRY = Entry(
+    model_type="newbert",
+    title="NewBERT",
+    choose_for="all that is new " * 9,
+    architecture={"positions": "rotary positions", "attention": "global attention"},
+    special=("rotary positions",),
+    max_lengths=(512, 8192),
+    tokenizer="WordPiece [cased]",
+    objective="masked words",
+    text="books",
+    heads=("mlm_head", "pooler"),
+    papers={"NewBERT": "2412.13663"},
+    sizes=(SMALL, LARGE),
+)
+INSPECTION = Inspection(
+    name="runs/x",
+    kind="run",
+    family=None,
+    settings={"num_layers": 4, "windows": (0, 64), "dropout": 0.0},
+    changed=("windows",),
+    heads={"mlm_head": {}, "pooler": {"inputs": "cls", "outputs": 0}},
+    tokenizer={"kind": "wordpiece", "vocab_size": 16384, "special": {"mask": "[MASK]"}},
+    sentence={"pooling": ("mean", "max"), "normalize": True, "dimensions": None},
+    parameters=(KERNEL,),
+    parts={"embeddings": 0, "layers": 1024},
+    mesh={"data": 1, "fsdp": 4, "tensor": 2, "context": 1},
+    memory={"parameters": Bytes(4096, 512), "gradients": Bytes(4096, 512), "optimizer": Bytes(8196, 1028)},
+    optimizer="adamw",
+    length=1024,
+    flops={"encoder": 251_308_032.0, "mlm_head": 78_544_896.0},
+    attention=(LayerKind(0, 2, "dense"), LayerKind(64, 2, "banded")),
+    notes=("something is not known",),
+)
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.0K"), (999_949, "1.0M"), (109_482_240, "109M"), (2_107_590_912, "2.1B")],
+)
+def test_count(number: int, text: str) -> None:
+    assert reports.count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(512, "512 B"), (1536, "1.5 KiB"), (437_928_960, "418 MiB"), (2**30, "1.0 GiB")]
+)
+def test_memory(number: int, text: str) -> None:
+    assert reports.memory(number) == text
+
+
+def test_families_fit_the_terminal(monkeypatch) -> None:
+    wide = reports.families([ENTRY])
+    assert "4.4M to 335M" in wide and "512 to 8,192" in wide and "WordPiece [cased]" in wide
+    assert "global attention" not in wide  # as BERT
+    monkeypatch.setenv("COLUMNS", "70")
+    narrow = reports.families([ENTRY])
+    assert max(map(len, narrow.splitlines()[:-1])) <= 70 < max(map(len, wide.splitlines()))
+    assert all(line == line.rstrip() for line in narrow.splitlines())
+
+
+def test_family() -> None:
+    text = reports.family(ENTRY)
+    for words in ("NewBERT (newbert)", "as in BERT     global attention", "arXiv:2412.13663 (NewBERT)", "24 x 1024"):
+        assert words in text
+
+
+def test_inspection() -> None:
+    text = reports.inspection(INSPECTION)
+    for words in (
+        "run, of no published family",
+        "mlm_head; pooler (inputs cls)",
+        "wordpiece, 16,384 tokens [MASK]",
+        "pooling (mean, max), normalize True\n",
+        "windows  (0, 64)",
+        "4, 8, 32   1,024  4.0 KiB    512 B  P(-, fsdp, tensor)",
+        "on each of 8 devices (data 1, fsdp 4, tensor 2, context 1)",
+        "state of adamw",
+        "64 tokens to either side",
+        "2  banded",
+        "251M",
+        "Note: something is not known.",
+    ):
+        assert words in text, words
+    assert "num_layers" not in text and "dropout" not in text
+    assert "num_layers  4" in reports.inspection(INSPECTION, every_setting=True)
+
+
+def test_json() -> None:
+    assert json.loads(reports.as_json([ENTRY]))[0]["sizes"][1]["parameters"] == 335_141_888
+    found = json.loads(reports.as_json(INSPECTION))
+    assert found["parameters"][0]["spec"] == [None, "fsdp", "tensor"]
+    assert found["memory"]["optimizer"] == {"total": 8196, "device": 1028}
