@@ -150,7 +150,7 @@ class Convolution(nn.Module):
         y = jnp.zeros((*x.shape[:2], G, D // G), jnp.float32)
         for tap in range(-side, side + 1):
             at = jnp.clip(jnp.arange(T) + tap, 0, T - 1)
-            there = (jnp.arange(T) + tap == at) & (segment_ids[:, at] == segment_ids)
+            there = (jnp.arange(T) + tap == at) & (jnp.take(segment_ids, at, axis=1) == segment_ids)
             neighbours = jnp.where(there[..., None], x[:, at], 0).reshape(*x.shape[:2], G, D // G)
             weights = kernel[tap + side].reshape(D // G, G, D // G)
             y += jnp.einsum("BTGI,IGO->BTGO", neighbours, weights, preferred_element_type=jnp.float32)
