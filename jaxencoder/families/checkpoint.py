@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -252,14 +253,20 @@ def family_of(config: EncoderConfig, parts: Iterable[str] = ()) -> Family:
 
 def parameter_shapes(config: EncoderConfig, mlm_head: bool, heads: Mapping[str, HeadConfig] | None = None) -> Params:
     """The shapes of the parameters of the encoder and, if asked, of the masked-language-model head and of others."""
-    one, key = jnp.ones((1, 1), jnp.int32), jax.random.key(0)
+    key = jax.random.key(0)
     hidden = jax.ShapeDtypeStruct((1, 1, config.hidden_size), jnp.float32)
-    shapes = {"encoder": jax.eval_shape(Encoder(config).init, key, one, one, one)["params"]}
+    shapes = {"encoder": _encoder_shapes(config)}
     if mlm_head:
         shapes["mlm_head"] = jax.eval_shape(MlmHead(config).init, key, hidden).get("params", {})
     for name, head in (heads or {}).items():
         shapes[name] = jax.eval_shape(Head(config, head).init, key, hidden)["params"]
     return shapes
+
+
+@cache
+def _encoder_shapes(config: EncoderConfig) -> Params:
+    one = jnp.ones((1, 1), jnp.int32)
+    return jax.eval_shape(Encoder(config).init, jax.random.key(0), one, one, one)["params"]
 
 
 def _own_bias(family: Family) -> str:

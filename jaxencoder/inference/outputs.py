@@ -1,4 +1,4 @@
-"""Everything that a model computes of padded rows: the encoder and each of its heads, in one compiled function."""
+"""Everything that a model computes of padded rows: the encoder and each of its heads."""
 
 from functools import partial
 
@@ -11,7 +11,6 @@ from jaxencoder.model.heads import Head, HeadConfig, MlmHead, output_table, pool
 from jaxencoder.objectives.objective import Batch, Params
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
 def outputs(
     encoder: EncoderConfig,
     compute: ComputeConfig,
@@ -21,18 +20,33 @@ def outputs(
 ) -> dict[str, jax.Array]:
     """The last layer and what the heads make of it; see `Model.__call__`.
 
+    Two compiled programs, so that models that differ in their heads alone share the encoder's.
+
     Args:
         encoder, compute: the architecture, and how its arithmetic is done.
         heads: names among the parameters, and what they are; a pooler stands before those that use it.
         params: of the encoder and of the heads.
         rows: [B, T] arrays, one document a row.
     """
-    hidden = encode(encoder, compute, params, rows)
+    hidden = _hidden(encoder, compute, {"encoder": params["encoder"]}, rows)
+    return _heads(encoder, heads, params, hidden, rows["segment_ids"])
+
+
+_hidden = jax.jit(encode, static_argnums=(0, 1))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _heads(
+    encoder: EncoderConfig,
+    heads: tuple[tuple[str, HeadConfig], ...],
+    params: Params,
+    hidden: jax.Array,
+    mask: jax.Array,
+) -> dict[str, jax.Array]:
     out = {"hidden": hidden.astype(jnp.float32)}
     if "mlm_head" in params:
         x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, hidden)
         out["mlm_logits"] = vocabulary_scores(x, bias, output_table(params))
-    mask = rows["segment_ids"]
     for name, head in heads:
         if head.inputs == "pooled":
             x = out["pooled"]

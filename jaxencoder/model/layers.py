@@ -8,7 +8,6 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxencoder.kernels.dropout import dropout
@@ -150,8 +149,8 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", nn.initializers.truncated_normal(c.init_scale), shape).astype(x.dtype)
         y = jnp.zeros((*x.shape[:2], G, D // G), jnp.float32)
         for tap in range(-side, side + 1):
-            at = np.clip(np.arange(T) + tap, 0, T - 1)
-            there = (np.arange(T) + tap == at) & (segment_ids[:, at] == segment_ids)
+            at = jnp.clip(jnp.arange(T) + tap, 0, T - 1)
+            there = (jnp.arange(T) + tap == at) & (jnp.take(segment_ids, at, axis=1) == segment_ids)
             neighbours = jnp.where(there[..., None], x[:, at], 0).reshape(*x.shape[:2], G, D // G)
             weights = kernel[tap + side].reshape(D // G, G, D // G)
             y += jnp.einsum("BTGI,IGO->BTGO", neighbours, weights, preferred_element_type=jnp.float32)

@@ -132,6 +132,18 @@ def kinds(family: str) -> list[str]:
     return [kind for kind in OUTPUTS if family not in NONE.get(kind, ()) and family not in RELATED]
 
 
+# (family, number of the model, class): every model with the masked-language-model head, the first with every head.
+CASES = [
+    (family, number, kind)
+    for family, models in MODELS.items()
+    for number in range(len(models))
+    for kind in ["ForMaskedLM", *(kind for kind in kinds(family) if kind != "ForMaskedLM" and number == 0)]
+]
+# Their other models choose other poolings.
+CASES += [(family, number, "ForSequenceClassification") for family in ("modernbert", "eurobert") for number in (1, 2)]
+CASES.sort(key=lambda case: case[:2])  # those of one model together: they share an encoder
+
+
 def torch_model(family: str, settings: dict[str, Any], kind: str = "ForMaskedLM"):
     """A model of transformers with weights large enough that each of them matters."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")

@@ -1,4 +1,4 @@
-"""Every family and every head against transformers, both ways: outputs, gradients, and the folders written back."""
+"""Every family and every head in transformers: the golden fixtures, the folders that we write, and gradients."""
 
 from pathlib import Path
 
@@ -12,32 +12,33 @@ from jaxencoder.families import checkpoint
 from jaxencoder.families.tables import to_tensors
 from jaxencoder.inference.global_tokens import global_slots
 from jaxencoder.inference.outputs import outputs
-from tests.families.peers import MODELS, accepted, assert_outputs, kinds, ours, padded_batch, saved, theirs, torch_model
-
-CASES = [(family, i, "ForMaskedLM") for family, models in MODELS.items() for i in range(len(models))]
-CASES += [(family, 0, kind) for family in MODELS for kind in kinds(family) if kind != "ForMaskedLM"]
-# Their other models choose other poolings.
-CASES += [(family, i, "ForSequenceClassification") for family in ("modernbert", "eurobert") for i in (1, 2)]
+from tests.families import fixtures
+from tests.families.make_golden import rebuilt, reloaded
+from tests.families.peers import CASES, MODELS, accepted, assert_outputs, padded_batch, saved, theirs, torch_model
 
 
 @pytest.mark.parametrize(("family", "number", "kind"), CASES)
-def test_equals_transformers_both_ways(family: str, number: int, kind: str, tmp_path: Path, caplog) -> None:
-    settings = MODELS[family][number]
-    model = torch_model(family, settings, kind)
-    batch = accepted(model, padded_batch(settings), kind)
-    expected = theirs(model, batch, kind)
-    found = jaxencoder.load(saved(model, tmp_path / "theirs"), dtype="float32")
+def test_transformers_computes_the_fixture_and_reads_ours(
+    family: str, number: int, kind: str, tmp_path: Path, caplog
+) -> None:
+    """`test_golden.py` compares what we compute with the fixture; here transformers stands on its other side."""
+    pytest.importorskip("torch")
+    case = fixtures.golden(family, number, kind)
+    model, shapes = rebuilt(family, number, kind, tmp_path / "theirs")
+    expected = theirs(model, case.batch, kind)
+    stale = "transformers has changed: run python -m tests.families.make_golden"
+    assert shapes == case.shapes, stale
+    fixtures.assert_golden(expected, case, 2e-5, stale)
+
+    found = jaxencoder.load(tmp_path / "theirs", dtype="float32")
     assert found.tokenizer is None
-    assert_outputs(ours(found, batch), expected, batch["attention_mask"], 1e-4)
     assert "not used" not in caplog.text and "left out" not in caplog.text
+    config, encoder_config = found.published.settings, found.published.family.encoder_config
+    assert encoder_config(config) == encoder_config(case.config), stale
 
     found.save(tmp_path / "ours")
-    again, report = type(model).from_pretrained(
-        tmp_path / "ours", attn_implementation="eager", output_loading_info=True
-    )
-    missing = [name for name in report.pop("missing_keys") if "embed_positions" not in name]  # a table of sines
-    assert not missing and not any(report.values()), (missing, report)
-    assert_outputs(theirs(again.eval(), batch, kind), expected, batch["attention_mask"], 1e-5)
+    again = reloaded(model, tmp_path / "ours")
+    assert_outputs(theirs(again, case.batch, kind), expected, case.batch["attention_mask"], 1e-5)
 
 
 @pytest.mark.parametrize(("family", "chosen"), [*((family, False) for family in MODELS), ("longformer", True)])
@@ -69,6 +70,7 @@ def test_gradients_equal_torchs(family: str, chosen: bool, tmp_path: Path) -> No
         rows["global_slots"] = global_slots(batch["global_attention_mask"])
     compute = jaxencoder.load(tmp_path, dtype="float32").compute
 
+    @jax.jit
     @jax.grad
     def gradient(params):
         return (outputs(found.config, compute, (), params, rows)["mlm_logits"] * weights).sum()

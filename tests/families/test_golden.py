@@ -1,0 +1,64 @@
+"""Every family and every head against the golden fixtures, without torch: outputs, and the folder written back."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxencoder
+from jaxencoder.families.checkpoint import read_settings
+from jaxencoder.families.json_files import write_json
+from jaxencoder.families.tables import renamed
+from jaxencoder.families.weights import open_weights, save_weights
+from jaxencoder.inference.model import Model
+from tests.families import fixtures
+from tests.families.peers import CASES, MODELS, ours
+
+RESTATED = {"max_relative_positions", "pos_att_type", "legacy"}  # DeBERTa's settings that can be said in several ways
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_fixtures_are_of_the_models(family: str) -> None:
+    models = fixtures.read(family)["models"]
+    found = [(family, number, kind) for number, model in enumerate(models) for kind in model["classes"]]
+    stale = "peers.py has changed: run python -m tests.families.make_golden"
+    assert [model["settings"] for model in models] == json.loads(json.dumps(MODELS[family])), stale
+    assert found == [case for case in CASES if case[0] == family], stale
+
+
+@pytest.mark.parametrize(("family", "number", "kind"), CASES)
+def test_equals_transformers_and_is_written_back(family: str, number: int, kind: str, tmp_path: Path, caplog) -> None:
+    case = fixtures.golden(family, number, kind)
+    tensors = fixtures.weights(case.shapes, case.prefix)
+    write_json(tmp_path / "theirs" / "config.json", case.config)
+    save_weights(tensors, tmp_path / "theirs")
+    model = jaxencoder.load(tmp_path / "theirs", dtype="float32")
+    fixtures.assert_golden(ours(model, case.batch), case, 3e-5)
+    assert "not used" not in caplog.text and "left out" not in caplog.text
+
+    model.save(tmp_path / "ours")
+    written, expected = open_weights(tmp_path / "ours"), as_written(model, tensors)
+    assert written.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(written[name], value, err_msg=name)
+    config, encoder_config = read_settings(tmp_path / "ours"), model.published.family.encoder_config
+    assert {name for name, value in case.config.items() if config[name] != value} <= RESTATED
+    assert encoder_config(config) == encoder_config(case.config)
+
+
+def as_written(model: Model, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same tensors but for what nothing reads, under the first of their names if a family has several."""
+    family, config = model.published.family, model.config.model
+    names = renamed(tensors, family.prefix, family.aliases)
+    expected = {standard: tensors[name] for standard, name in names.items()}
+    for row in family.encoder(config):
+        if row.skip:  # positions that no token can have
+            table = expected[row.theirs]
+            expected[row.theirs] = np.concatenate([np.zeros_like(table[: row.skip]), table[row.skip :]])
+    own = family.tied.removesuffix("weight") + "bias"
+    for row in family.mlm_head(config):
+        if row.ours == ("mlm_head/bias",) and own in expected:  # a table of its own, whose bias counts instead
+            expected[row.theirs] = expected[own]
+    bare = not any(name.startswith(family.prefix) for name in tensors)
+    return {name.removeprefix(family.prefix) if bare else name: value for name, value in expected.items()}
