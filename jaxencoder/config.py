@@ -216,7 +216,7 @@ def recipes() -> dict[str, Path]:
 def _in_phase(config: RunConfig, number: int) -> RunConfig:
     phase = config.phases[number]
     try:
-        data = _changed(config.data, row_length=phase.row_length)
+        data = _changed(config.data, row_length=phase.row_length, temperature=phase.temperature)
         if phase.train or phase.weights:
             data = dataclasses.replace(data, train=phase.train or data.train, weights=phase.weights)
         objective = config.objective

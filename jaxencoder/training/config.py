@@ -74,6 +74,8 @@ class Phase:
     """Training sources; the tokenizer and the held-out rows are those of the run's own."""
     weights: tuple[float, ...] = ()
     """Mixture weights; where `train` is given and these are not, by size."""
+    temperature: float = 0.0
+    """Flattens a mixture by size, as data.temperature does."""
     rate: float = 0.0
     """Share of the tokens that are predicted, the same throughout the phase."""
     learning_rate: float = 0.0
@@ -84,7 +86,7 @@ class Phase:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"the steps of a phase must be at least 1, got {self.steps}.")
-        for name in ("row_length", "batch_size", "accumulation", "rate", "learning_rate", "rope_theta"):
+        for name in ("row_length", "batch_size", "accumulation", "temperature", "rate", "learning_rate", "rope_theta"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} of a phase must not be negative, got {getattr(self, name)}.")
 
