@@ -1,0 +1,253 @@
+"""What each pretraining objective is worth at equal compute: a small encoder, real text, several seeds.
+
+    python configs/studies/objectives.py --text novels.jsonl.xz textbooks.jsonl.xz reviews.jsonl.xz --glue GLUE_FOLDER
+
+Every variant is pretrained with the same number of FLOPs (counted by `model.flops`, not by steps), from the same seeds
+and with the same settings otherwise. It is then measured by the held-out loss on the same masks for all (15% of single
+tokens; for replaced tokens, of the generator), and by fine-tuning on SST-2, CoLA and RTE. GLUE_FOLDER holds
+sst2/train.jsonl, sst2/validation.jsonl and so on, with the fields of the GLUE data sets.
+
+Each result is kept in --runs as soon as it is there, so that the command goes on where it was stopped. At the end it
+writes objectives.md and objectives.png into --output: mean and standard deviation over the seeds.
+
+Cost: as it stands about two hours on 2 CPU cores; --flops, --seeds and the sizes make it larger.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+import jaxencoder
+from jaxencoder.config import (
+    Classification,
+    ComputeConfig,
+    DataConfig,
+    EncoderConfig,
+    MaskedLM,
+    Masking,
+    OptimizerConfig,
+    ReplacedToken,
+    RunConfig,
+    TokenizerConfig,
+    TrainingConfig,
+)
+from jaxencoder.tasks.evaluate import evaluate
+from jaxencoder.text.batches import Batches
+from jaxencoder.text.rows import prepare
+from jaxencoder.training.loop import train
+from jaxencoder.training.memory import keep_freed_memory
+from jaxencoder.training.step import eval_step
+
+
+class Variant(NamedTuple):
+    """An objective, and the pairs that its data needs."""
+
+    objective: MaskedLM | ReplacedToken
+    pairs: str = "none"
+
+
+VARIANTS = {
+    "MLM 15%": Variant(MaskedLM()),
+    "MLM 30%": Variant(MaskedLM(Masking(rate=0.3))),
+    "MLM 45%": Variant(MaskedLM(Masking(rate=0.45))),
+    "15%, all as [MASK]": Variant(MaskedLM(Masking(mask_share=1.0, random_share=0.0))),
+    "whole words": Variant(MaskedLM(Masking(whole_words=True))),
+    "spans": Variant(MaskedLM(Masking(spans="geometric"))),
+    "MLM + NSP": Variant(MaskedLM(pairs=True), "nsp"),
+    "MLM + SOP": Variant(MaskedLM(pairs=True), "sop"),
+    "replaced tokens": Variant(ReplacedToken(generator_width=0.5)),
+}
+# Task -> text and pair field, the metric of GLUE, and training steps.
+TASKS = {
+    "sst2": ("sentence", "", "accuracy", 300),
+    "cola": ("sentence", "", "matthews", 200),
+    "rte": ("sentence1", "sentence2", "accuracy", 150),
+}
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+MEASURES = {"loss": "held-out loss", "sst2": "SST-2", "cola": "CoLA", "rte": "RTE"}
+
+
+def pretraining(name: str, seed: int, args: argparse.Namespace) -> RunConfig:
+    """The run of a variant, as long as its FLOPs allow."""
+    objective, pairs = VARIANTS[name]
+    model = EncoderConfig(
+        vocab_size=args.vocabulary,
+        num_layers=args.layers,
+        hidden_size=args.hidden,
+        mlp_size=2 * args.hidden,
+        num_heads=args.hidden // 32,
+        max_length=args.length,
+        positions="rotary",
+        norm_placement="pre",
+        norm_epsilon=1e-5,
+        first_norm=False,
+        gated_mlp=True,
+        dropout=0.0,
+        attention_dropout=0.0,
+    )
+    tokens = args.batch * args.length
+    steps = round(args.flops / (tokens * objective.flops(model, args.length)))
+    return RunConfig(
+        name=f"{name}, seed {seed}",
+        model=model,
+        compute=ComputeConfig(dtype=args.dtype),
+        objective=objective,
+        tokenizer=TokenizerConfig(vocab_size=args.vocabulary),
+        data=DataConfig(
+            train=tuple(args.text), weights=(1.0,) * len(args.text), pairs=pairs, validation_share=0.005,
+            row_length=args.length,
+        ),
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=args.learning_rate, schedule="wsd", warmup_share=0.02, decay_share=0.3
+        ),
+        training=TrainingConfig(
+            steps=steps, batch_size=args.batch, seed=seed, log_every=50, eval_every=0, eval_batches=8,
+            checkpoint_every=10_000, keep_best=False, tensorboard=False,
+        ),
+    )  # fmt: skip
+
+
+def fine_tuning(run: Path, task: str, seed: int, args: argparse.Namespace) -> RunConfig:
+    text, pair, _, steps = TASKS[task]
+    folder = Path(args.glue) / task
+    return RunConfig(
+        name=task,
+        init_from=str(run),
+        model=EncoderConfig(dropout=0.1, attention_dropout=0.1),  # the rest comes from the run
+        compute=ComputeConfig(dtype=args.dtype),
+        objective=Classification(pooling="mean"),
+        data=DataConfig(
+            train=(str(folder / "train.jsonl"),), validation=(str(folder / "validation.jsonl"),), text_field=text,
+            pair_field=pair, label_field="label", row_length=args.length,
+        ),
+        optimizer=OptimizerConfig(learning_rate=5e-4, b2=0.999, warmup_share=0.1),
+        training=TrainingConfig(
+            steps=steps, batch_size=32, seed=seed, log_every=50, eval_every=0, eval_batches=1, checkpoint_every=10_000,
+            keep_best=False, tensorboard=False,
+        ),
+    )  # fmt: skip
+
+
+def held_out_loss(run: Path) -> float:
+    """Cross-entropy (nats) of the masked tokens of the held-out rows, the same rows and masks for every variant."""
+    model = jaxencoder.load(run)
+    model = model.generator or model
+    config = model.config
+    stores = prepare(dataclasses.replace(config.data, pairs="none"), model.tokenizer, "validation", progress=False)
+    batches = Batches(stores, config.data, config.training.batch_size, shuffle=False)
+    objective = MaskedLM().build(config.model, model.compute, model.tokenizer)
+    measure = jax.jit(lambda params, batch, key: eval_step(objective, params, batch, key))
+    total = weight = 0.0
+    for number in range(batches.steps_per_epoch):
+        key = jax.random.fold_in(jax.random.key(0), number)
+        loss = measure(model.params, batches.batch(number), key)["loss"]
+        total, weight = total + float(loss[0]), weight + float(loss[1])
+    return total / weight
+
+
+def measured(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
+    """Pretrain a variant, and measure it."""
+    folder = Path(args.runs) / f"{list(VARIANTS).index(name)}-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    config = pretraining(name, seed, args)
+    train(config, folder / "pretrained")
+    found = {"steps": config.training.steps, "loss": held_out_loss(folder / "pretrained")}
+    for task, (_, _, metric, _) in TASKS.items():
+        train(fine_tuning(folder / "pretrained", task, seed, args), folder / task)
+        found[task] = 100 * evaluate(folder / task)[metric]
+    shutil.rmtree(folder)
+    return found
+
+
+def text_report(results: dict[str, dict[str, dict[str, float]]], args: argparse.Namespace) -> str:
+    lines = [
+        f"| objective | steps | {' | '.join(MEASURES.values())} |",
+        f"|---|---:|{'---:|' * len(MEASURES)}",
+    ]
+    for name, seeds in results.items():
+        cells = []
+        for measure in MEASURES:
+            values = [found[measure] for found in seeds.values()]
+            spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+            digits = 3 if measure == "loss" else 1
+            cells.append(f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}")
+        steps = next(iter(seeds.values()))["steps"]
+        lines.append(f"| {name} | {steps:.0f} | {' | '.join(cells)} |")
+    size = f"{args.layers} layers of {args.hidden}, vocabulary {args.vocabulary}, rows of {args.length} tokens"
+    head = f"{size}, {args.flops:.2g} FLOPs of pretraining each, {args.seeds} seeds: mean ± standard deviation."
+    return "\n".join([head, "", *lines, ""])
+
+
+def put(table: str, file: Path) -> None:
+    """The table between two marks of a text, which is begun if it is not there."""
+    text = file.read_text(encoding="utf-8") if file.is_file() else f"# Objectives\n\n{BEGIN}\n{END}\n"
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    file.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{after}", encoding="utf-8")
+
+
+def plot(results: dict[str, dict[str, dict[str, float]]], file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(MEASURES), figsize=(14, 4.2), sharey=True, layout="constrained")
+    for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
+        for row, seeds in enumerate(results.values()):
+            values = [found[measure] for found in seeds.values()]
+            axis.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.5)
+            axis.plot(np.mean(values), row, "|", color="black", markersize=18)
+        axis.set_title(title)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(results)), results)
+    axes[0].invert_yaxis()
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", nargs="+", required=True, help="sources of pretraining, equally weighted")
+    parser.add_argument("--glue", required=True, help="folder with sst2, cola and rte")
+    parser.add_argument("--runs", default="runs/study-objectives")
+    parser.add_argument("--output", type=Path, default=Path("docs/studies"))
+    parser.add_argument("--flops", type=float, default=6e12)
+    for name, value in (("seeds", 3), ("layers", 3), ("hidden", 192), ("length", 128), ("batch", 32)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--vocabulary", type=int, default=8192)
+    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    args = parser.parse_args()
+    keep_freed_memory()
+    runs = Path(args.runs)
+    runs.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(runs / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+    file = runs / "results.json"
+    results = json.loads(file.read_text()) if file.is_file() else {}
+    for seed in range(args.seeds):
+        for name in VARIANTS:
+            if str(seed) in results.setdefault(name, {}):
+                continue
+            results[name][str(seed)] = measured(name, seed, args)
+            part = file.with_suffix(".part")
+            part.write_text(json.dumps(results, indent=2) + "\n")
+            os.replace(part, file)
+            print(f"\n{name}, seed {seed}: {results[name][str(seed)]}\n", flush=True)
+    args.output.mkdir(parents=True, exist_ok=True)
+    table = text_report(results, args)
+    print(table)
+    put(table, args.output / "objectives.md")
+    plot(results, args.output / "objectives.png")
+
+
+if __name__ == "__main__":
+    main()
