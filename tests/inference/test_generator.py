@@ -1,0 +1,71 @@
+"""Runs of replaced-token detection: opened as two models, each of which can be used and written as ELECTRA."""
+
+import contextlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxencoder
+from jaxencoder.cli import main
+from jaxencoder.config import ReplacedToken, RunConfig, save
+from jaxencoder.inference.model import Model
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.text.config import DataConfig
+from jaxencoder.training.checkpoint import Checkpoints
+from tests.model.examples import assert_trees_close, randomised_params
+
+from .conftest import SENTENCES
+
+
+@pytest.fixture(scope="module", params=["shared", "gdes"])
+def run(request, tokenizer, tmp_path_factory) -> tuple[Path, RunConfig, dict]:
+    folder = tmp_path_factory.mktemp("electra")
+    encoder = EncoderConfig(
+        vocab_size=tokenizer.vocab_size, num_layers=1, hidden_size=32, mlp_size=48, num_heads=4, embedding_size=24,
+        max_length=64,
+    )  # fmt: skip
+    objective = ReplacedToken(generator_width=0.5, sharing=request.param)
+    compute = ComputeConfig(dtype="float32")
+    config = RunConfig(model=encoder, objective=objective, compute=compute, data=DataConfig(row_length=64))
+    params = randomised_params(objective.build(encoder, compute, tokenizer).init)
+    tokenizer.save(folder / "tokenizer")
+    with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        checkpoints.save(1, {"params": params}, wait=True)
+    save(config, folder)
+    return folder, config, params
+
+
+@pytest.fixture(scope="module")
+def model(run) -> Model:
+    return jaxencoder.load(run[0], dtype="float32")
+
+
+def test_opens_as_two_models(run, model, tokenizer) -> None:
+    _, config, params = run
+    models = config.objective.build(config.model, config.compute, tokenizer).models(params)
+    assert_trees_close(model.params, models["discriminator"], 0)
+    assert_trees_close(model.generator.params, models["generator"], 0)
+    assert model.generator.config.model == config.objective.generator(config.model)
+    out = model(tokenizer.encode_batch(SENTENCES[:1])[0].ids[None])
+    assert out.keys() == {"hidden", "rtd_logits"} and out["rtd_logits"].shape == out["hidden"].shape[:2]
+    assert model.embed(SENTENCES[:2]).shape == (2, 32) and model.generator.embed(SENTENCES[:2]).shape == (2, 16)
+
+
+def test_the_generator_fills_masks(run, model, capsys) -> None:
+    text = "the cat sat on a [MASK]"
+    assert model.fill_mask(text, 3) == model.generator.fill_mask(text, 3)
+    assert main(["fill-mask", str(run[0]), text, "-k", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_both_are_written_as_electra(model, tokenizer, tmp_path: Path) -> None:
+    ids = tokenizer.encode_batch(SENTENCES[:1])[0].ids[None]
+    for part, head in ((model, "rtd_logits"), (model.generator, "mlm_logits")):
+        part.save(tmp_path / head)
+        again = jaxencoder.load(tmp_path / head, dtype="float32")
+        assert again.published.family.model_type == "electra"
+        before, after = jax.device_get((part(ids), again(ids)))
+        for name in ("hidden", head):
+            np.testing.assert_allclose(after[name], before[name], atol=1e-5)
