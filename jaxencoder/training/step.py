@@ -78,7 +78,9 @@ def train_step(
 
 def _parts(params: Params) -> dict[str, Params]:
     """The parts of an encoder, its heads, and whatever else is trained beside it."""
-    return params["encoder"] | {name: part for name, part in params.items() if name != "encoder" and part}
+    return params.get("encoder", {}) | {
+        name: part for name, part in params.items() if name != "encoder" and jax.tree.leaves(part)
+    }
 
 
 def _accumulate(differentiate, params, batch, key, parts):
