@@ -16,6 +16,12 @@ _RECIPE_HELP = "recipe (path, or name of one that comes with jaxencoder), run fo
 _MODEL_HELP = "folder of a run, of transformers or of sentence-transformers, or a name of the hub"
 _AXES = ("data", "fsdp", "tensor", "context")
 _POOLINGS = ("cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken")
+_POOLING_HELP = "(default: the model's own, or mean)"
+_BATCH_TOKENS_HELP = "tokens in one batch (default: 1024 on a CPU, else 8192)"
+_TASKS = {  # of `evaluate`, and the options of each
+    "similarity": ("text_field", "pair_field", "label_field", "prompt", "pooling", "batch_tokens"),
+    "retrieval": ("split", "pooling", "batch_tokens"),
+}
 _OVERRIDES = "dotted overrides follow, such as --training.steps 200; with a recipe, --help lists them all"
 
 
@@ -97,9 +103,23 @@ def _parse(words: list[str]) -> argparse.Namespace:
     search.add_argument("-k", type=int, default=5, help="how many (default: 5)")
     _embedding_options(search)
 
-    evaluate = _verb(verbs, "evaluate", _evaluate, "the metrics of a run on held-out data")
-    evaluate.add_argument("run", metavar="RUN", help="folder of a run")
-    evaluate.add_argument("--data", help="source to evaluate on (default: the run's own validation data)")
+    evaluate = _verb(verbs, "evaluate", _evaluate, "the metrics of a run, or of any model's vectors on published sets")
+    evaluate.add_argument("run", metavar="MODEL", help=f"{_MODEL_HELP}; without --task a run")
+    evaluate.add_argument(
+        "--data",
+        nargs="+",
+        help="similarity: sources of pairs, each one set, or several joined by commas to one; retrieval: BEIR folders; "
+        "without --task: one source (default: the run's own validation data)",
+    )
+    evaluate.add_argument("--task", choices=tuple(_TASKS), help="measure vectors: of similar pairs, or in a search")
+    evaluate.add_argument("--output", type=Path, help="JSON file for the results (default: a run's results.json)")
+    evaluate.add_argument("--split", help="of retrieval's relevances (default: test)")
+    evaluate.add_argument("--text-field", help="of similarity (default, as of the next two: found among usual names)")
+    evaluate.add_argument("--pair-field", help="field of the second text")
+    evaluate.add_argument("--label-field", help="field of the score")
+    evaluate.add_argument("--prompt", help="of similarity: name of a stored prompt, or its text")
+    evaluate.add_argument("--pooling", choices=_POOLINGS, help=_POOLING_HELP)
+    evaluate.add_argument("--batch-tokens", type=int, help=_BATCH_TOKENS_HELP)
 
     convert = _verb(verbs, "convert", _convert, "write a model in another format")
     convert.add_argument("source", metavar="MODEL", help=_MODEL_HELP)
@@ -151,12 +171,8 @@ def _verb(verbs, name: str, run, help: str, **options) -> argparse.ArgumentParse
 
 def _embedding_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-field", default="text", help="field of a record that holds the text (default: text)")
-    parser.add_argument(
-        "--pooling",
-        choices=_POOLINGS,
-        help="(default: the model's own, or mean)",
-    )
-    parser.add_argument("--batch-tokens", type=int, default=8192, help="tokens in one batch (default: 8192)")
+    parser.add_argument("--pooling", choices=_POOLINGS, help=_POOLING_HELP)
+    parser.add_argument("--batch-tokens", type=int, help=_BATCH_TOKENS_HELP)
 
 
 def _with_overrides(verbs, name: str, run, help: str) -> argparse.ArgumentParser:
@@ -184,11 +200,16 @@ def _load_config(args: argparse.Namespace):
 
 def _train(args: argparse.Namespace) -> None:
     config = _load_config(args)
+    _keep_freed_memory()
     from jaxencoder.training.loop import train
+
+    train(config, args.run_dir or _own_folder(args.target) or Path("runs") / config.name)
+
+
+def _keep_freed_memory() -> None:
     from jaxencoder.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    train(config, args.run_dir or _own_folder(args.target) or Path("runs") / config.name)
 
 
 def _own_folder(target: str) -> Path | None:
@@ -254,6 +275,7 @@ def _fill_mask(args: argparse.Namespace) -> None:
 
 
 def _embed(args: argparse.Namespace) -> None:
+    _keep_freed_memory()
     from jaxencoder.inference.embed import embed_file
 
     own = {"normalize": args.normalize, "prompt": args.prompt, "dimensions": args.dimensions}
@@ -262,6 +284,7 @@ def _embed(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
+    _keep_freed_memory()
     from jaxencoder.inference.search import search
 
     for score, record in search(args.run, args.source, args.query, args.k, **_embedding_settings(args)):
@@ -301,7 +324,23 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    names = dict.fromkeys(["output", *(name for options in _TASKS.values() for name in options)])
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    allowed = ("output", *_TASKS[args.task]) if args.task else ()
+    if foreign := [name for name in given if name not in allowed]:
+        which = f"--task {args.task}" if args.task else "a run's own metrics; name a --task"
+        args.parser.error(f"--{foreign[0].replace('_', '-')} is no option of {which}")
+    if args.task and not args.data:
+        args.parser.error(f"name the data of --task {args.task} with --data")
+    if not args.task and len(args.data or ()) > 1:
+        args.parser.error("a run's own metrics are those of one source; name a --task, or one --data")
+    _keep_freed_memory()
+    if args.task:
+        from jaxencoder.tasks.evaluate import evaluate_vectors, table
+
+        print(table(evaluate_vectors(args.run, args.task, args.data, **given)))
+        return
     from jaxencoder.tasks.evaluate import evaluate
 
-    for name, value in evaluate(args.run, data=args.data).items():
+    for name, value in evaluate(args.run, data=args.data[0] if args.data else None).items():
         print(f"{name:<24} {value:.4f}" if isinstance(value, float) else f"{name:<24} {value}")

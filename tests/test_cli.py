@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import jaxencoder
-from jaxencoder.cli import main
+from jaxencoder.cli import _TASKS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "from jaxencoder.config import RunConfig\n\ndef get_config():\n    return RunConfig()\n"
@@ -177,7 +177,7 @@ def test_embed(calls, capsys):
 def test_search(calls, capsys):
     record = calls("inference.search", "search", result=[(0.5, {"body": "open\n a file"})])
     assert main(["search", "run", "pydocs", "how to read", "-k", "1", "--text-field", "body"]) == 0
-    settings = {"text_field": "body", "pooling": None, "batch_tokens": 8192}
+    settings = {"text_field": "body", "pooling": None, "batch_tokens": None}
     assert record == [(("run", "pydocs", "how to read", 1), settings)]
     assert capsys.readouterr().out.split() == ["0.5000", "open", "a", "file"]
 
@@ -244,6 +244,9 @@ def test_inspect_mistakes(words, line, capsys):
         ("inference.load", "load", 1, ()),
         ("training.loop", "train", 2, ()),
         ("tasks.evaluate", "evaluate", 1, ("data",)),
+        ("tasks.evaluate", "evaluate_vectors", 3, ("output",)),
+        ("tasks.evaluate", "table", 1, ()),
+        *(("tasks." + task, "evaluate_" + task, 2, options) for task, options in _TASKS.items()),
         ("text.prepare", "load_or_train", 2, ()),
         ("text.rows", "prepare", 3, ()),
         ("text.sources", "read", 1, ("text_field",)),
@@ -259,8 +262,43 @@ def test_functions_behind_the_verbs_take_what_they_are_given(module, function, a
 def test_evaluate(calls, capsys):
     record = calls("tasks.evaluate", "evaluate", result={"accuracy": 0.91234567, "examples": 872})
     assert main(["evaluate", "run", "--data", "v.jsonl"]) == 0
-    assert record == [(("run",), {"data": "v.jsonl"})]
-    assert capsys.readouterr().out.split() == ["accuracy", "0.9123", "examples", "872"]
+    assert main(["evaluate", "run"]) == 0
+    assert record == [(("run",), {"data": "v.jsonl"}), (("run",), {"data": None})]
+    assert capsys.readouterr().out.split() == ["accuracy", "0.9123", "examples", "872"] * 2
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "options"),
+    [
+        ("similarity", [], {}),
+        ("similarity", ["--label-field", "gold", "--prompt", "query: "], {"label_field": "gold", "prompt": "query: "}),
+        ("retrieval", ["--split", "dev", "--batch-tokens", "64"], {"split": "dev", "batch_tokens": 64}),
+        ("retrieval", ["--output", "r.json", "--pooling", "cls"], {"output": Path("r.json"), "pooling": "cls"}),
+    ],
+)
+def test_evaluate_a_task(calls, capsys, task, words, options):
+    record = calls("tasks.evaluate", "evaluate_vectors", result={"a": {"pairs": 3}})
+    sys.modules["jaxencoder.tasks.evaluate"].table = lambda results: f"table of {results}"
+    assert main(["evaluate", "model", "--task", task, "--data", "a", "b", *words]) == 0
+    assert record == [(("model", task, ["a", "b"]), options)]
+    assert capsys.readouterr().out == "table of {'a': {'pairs': 3}}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--task", "similarity"], "name the data of --task similarity with --data"),
+        (["--data", "a", "b"], "are those of one source; name a --task"),
+        (["--split", "dev"], "--split is no option of a run's own metrics; name a --task"),
+        (["--output", "r.json"], "--output is no option of a run's own metrics"),
+        (["--task", "retrieval", "--data", "a", "--text-field", "x"], "--text-field is no option of --task retrieval"),
+        (["--task", "similar", "--data", "a"], "invalid choice: 'similar'"),
+    ],
+)
+def test_evaluate_mistakes(words, line, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", "model", *words])
+    assert caught.value.code == 2 and line in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

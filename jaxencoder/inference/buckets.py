@@ -1,7 +1,8 @@
-"""Texts of any length as a few fixed shapes, so that a whole corpus runs through a handful of compiled programs.
+"""Texts of any length in rows of a few fixed lengths: a whole corpus runs through a handful of compiled programs.
 
-Texts are sorted by length and cut into batches of about as many tokens each; a batch's length is the smallest of at
-most eight bucket lengths that holds its longest text (sequence bucketing, Khomenko et al. 2016, arXiv:1708.05604).
+A text opens a row of the smallest power of two that holds it, and shorter texts fill what is left of the row: best fit,
+longest first (Johnson 1974, "Fast algorithms for bin packing"). Texts of one row do not see each other (Krell et al.
+2021, arXiv:2107.02027), and little is spent on padding.
 """
 
 import logging
@@ -15,57 +16,105 @@ from jaxencoder.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-BUCKETS = 8
-_SHORTEST = 16  # tokens; nothing is gained below
+_SHORTEST = 32  # tokens of a row; nothing is gained below
+_TOKENS_OF_A_TEXT = 8  # a row has a place for one text in so many of its tokens
 
 
 class Plan(NamedTuple):
-    """One batch: which texts it holds, and the shape that they are padded to."""
+    """One batch: which texts it holds and where, and the shape of its rows."""
 
-    texts: np.ndarray  # int64 [texts]
+    texts: np.ndarray  # int64 [n]
+    row: np.ndarray  # int64 [n]
+    place: np.ndarray  # int64 [n], 0 for the first text of a row
+    start: np.ndarray  # int64 [n], the column of the first token
     rows: int
     length: int
 
 
-def bucket_lengths(max_length: int) -> tuple[int, ...]:
-    """At most eight lengths from 16 to max_length tokens, each the same factor above the one before.
-
-    512 -> (16, 32, 48, 72, 120, 192, 320, 512)
-    """
-    if max_length <= _SHORTEST:
-        return (max_length,)
-    lengths = np.geomspace(_SHORTEST, max_length, BUCKETS)
-    multiples = (-(-int(round(x, 6)) // 8) * 8 for x in lengths[1:-1])
-    return tuple(sorted({_SHORTEST, *(x for x in multiples if x < max_length), max_length}))
+def row_lengths(max_length: int) -> tuple[int, ...]:
+    """Powers of two from 32 on, and max_length tokens: 500 -> (32, 64, 128, 256, 500)"""
+    lengths = []
+    length = _SHORTEST
+    while length < max_length:
+        lengths.append(length)
+        length *= 2
+    return (*lengths, max_length)
 
 
-def plan(lengths: Sequence[int], buckets: Sequence[int], batch_tokens: int) -> Iterator[Plan]:
+def texts_in_a_row(length: int) -> int:
+    """The most texts that a row of `length` tokens is given."""
+    return max(1, length // _TOKENS_OF_A_TEXT)
+
+
+def plan(lengths: Sequence[int], row_lengths: Sequence[int], batch_tokens: int) -> Iterator[Plan]:
     """Cut texts into batches of one of few shapes, longest first, so that memory runs out at once or never.
 
     Args:
-        lengths: tokens of each text, none above the largest bucket.
-        buckets: ascending lengths.
-        batch_tokens: tokens in a batch, padding included; a bucket's rows are batch_tokens // its length, at least 1.
-            Only the last batch may have fewer, by a power of 4.
+        lengths: tokens of each text, none above the longest row's.
+        row_lengths: ascending.
+        batch_tokens: tokens in a batch, padding included; a batch has batch_tokens // length rows, at least 1. Only
+            the last one of a length may have fewer, by a power of 4.
     """
-    lengths = np.asarray(lengths, np.int64)
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        length = next(bucket for bucket in buckets if bucket >= lengths[order[start]])
-        rows = max(1, batch_tokens // length)
-        while rows > 1 and -(-rows // 4) >= len(order) - start:
-            rows = -(-rows // 4)
-        yield Plan(order[start : start + rows], rows, length)
-        start += rows
+    by_length: dict[int, list[list[int]]] = {}
+    for length, texts in _packed(lengths, row_lengths):
+        by_length.setdefault(length, []).append(texts)
+    for length, packed in by_length.items():
+        start = 0
+        while start < len(packed):
+            rows = max(1, batch_tokens // length)
+            while rows > 1 and -(-rows // 4) >= len(packed) - start:
+                rows = -(-rows // 4)
+            yield _batch_of(packed[start : start + rows], lengths, rows, length)
+            start += rows
 
 
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> tuple[list[np.ndarray], int]:
+def _packed(lengths: Sequence[int], row_lengths: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """(length, texts) of each row."""
+    rows: list[tuple[int, list[int]]] = []
+    # Rows by room left, and as bits of one integer which rooms there are: the best fit is the lowest bit at or above
+    # the length of the text.
+    by_room: dict[int, list[int]] = {}
+    rooms = 0
+    for text in np.argsort(-np.asarray(lengths, np.int64), kind="stable").tolist():
+        n = lengths[text]
+        fitting = rooms >> n
+        if fitting:
+            room = n + (fitting & -fitting).bit_length() - 1
+            row = by_room[room].pop()
+            if not by_room[room]:
+                rooms ^= 1 << room
+        else:
+            row, room = len(rows), next(length for length in row_lengths if length >= n)
+            rows.append((room, []))
+        length, texts = rows[row]
+        texts.append(text)
+        if room > n and len(texts) < texts_in_a_row(length):
+            by_room.setdefault(room - n, []).append(row)
+            rooms |= 1 << (room - n)
+    return rows
+
+
+def _batch_of(packed: list[list[int]], lengths: Sequence[int], rows: int, length: int) -> Plan:
+    texts, row, place, start = [], [], [], []
+    for i, members in enumerate(packed):
+        used = 0
+        for j, text in enumerate(members):
+            texts.append(text)
+            row.append(i)
+            place.append(j)
+            start.append(used)
+            used += lengths[text]
+    return Plan(*(np.array(x, np.int64) for x in (texts, row, place, start)), rows, length)
+
+
+def tokenize(tokenizer: Tokenizer | None, texts: Sequence[str], max_length: int) -> tuple[list[np.ndarray], int]:
     """Ids int32 [n] of each text with its special tokens, n <= max_length; and how many texts were cut to that.
 
     Raises:
-        ValueError: not a list of valid strings.
+        ValueError: not a list of valid strings, or no tokenizer.
     """
+    if tokenizer is None:
+        raise ValueError("this checkpoint came without a tokenizer and cannot read texts; put one into its folder")
     # One token more than allowed tells a text that is too long from one that just fits.
     encoded = [encoding.ids for encoding in tokenizer.encode_batch(texts, max_length=max_length + 1)]
     cut = sum(len(ids) > max_length for ids in encoded)
@@ -78,17 +127,19 @@ def warn_of_cuts(cut: int, texts: int, max_length: int) -> None:
         log.warning("%d of %d texts are longer than %d tokens and were cut there.", cut, texts, max_length)
 
 
-def batch(ids: Sequence[np.ndarray], rows: int, length: int, pad_id: int) -> Batch:
-    """Rows of one document each, as the encoder takes them.
+def batch(ids: Sequence[np.ndarray], plan: Plan, pad_id: int) -> Batch:
+    """The rows of a batch, as the encoder takes them.
 
-    [[2, 7, 3], [2, 3]] in 2 rows of 4 -> int32 [B, T] each:
-    token_ids [[2, 7, 3, 0], [2, 3, 0, 0]], segment_ids [[1, 1, 1, 0], [1, 1, 0, 0]],
-    positions [[0, 1, 2, 0], [0, 1, 0, 0]].
+    ids [[2, 7, 3], [2, 3], [2, 8, 9, 3]], of which 0 and 1 go to row 0 of length 6 and 2 goes to row 1:
+    token_ids [[2, 7, 3, 2, 3, 0], [2, 8, 9, 3, 0, 0]], segment_ids [[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 0, 0]],
+    positions [[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 0, 0]], each int32 [B, T].
     """
-    token_ids = np.full((rows, length), pad_id, np.int32)
-    segment_ids = np.zeros((rows, length), np.int32)
-    for row, document in enumerate(ids):
-        token_ids[row, : len(document)] = document
-        segment_ids[row, : len(document)] = 1
-    positions = np.arange(length, dtype=np.int32) * segment_ids
+    token_ids = np.full((plan.rows, plan.length), pad_id, np.int32)
+    segment_ids, positions = np.zeros((2, plan.rows, plan.length), np.int32)
+    count = np.arange(plan.length, dtype=np.int32)
+    for text, row, place, start in zip(*(x.tolist() for x in plan[:4]), strict=True):
+        n = len(ids[text])
+        token_ids[row, start : start + n] = ids[text]
+        segment_ids[row, start : start + n] = place + 1
+        positions[row, start : start + n] = count[:n]
     return {"token_ids": token_ids, "segment_ids": segment_ids, "positions": positions}

@@ -39,7 +39,7 @@ def embed(
     normalize: bool | None = None,
     prompt: str | None = None,
     dimensions: int | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     max_length: int | None = None,
 ) -> np.ndarray:
     """[N, D] float32; see `Model.embed`."""
@@ -57,7 +57,7 @@ def embed_source(
     normalize: bool | None = None,
     prompt: str | None = None,
     dimensions: int | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     max_length: int | None = None,
 ) -> Iterator[tuple[list[Record], np.ndarray]]:
     """Records with their vectors, (n records, [n, D] float32) at a time, in order and in bounded memory."""
@@ -81,7 +81,7 @@ def embed_file(
     normalize: bool | None = None,
     prompt: str | None = None,
     dimensions: int | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     max_length: int | None = None,
 ) -> int:
     """Embed every text of a source into a file, which appears when it is whole.
@@ -169,7 +169,7 @@ def _embed(
     texts: Sequence[str],
     settings: SentenceSettings,
     prompt: str | None,
-    batch_tokens: int,
+    batch_tokens: int | None,
     max_length: int | None,
     progress: Callable[[int], object] = lambda number: None,
 ) -> tuple[np.ndarray, int]:
@@ -184,9 +184,9 @@ def _embed(
     vectors = np.zeros((len(ids), min(size, settings.dimensions or size)), np.float32)
     function = partial(_pooled, model.config.model, model.compute, replace(settings, prompts=(), default_prompt=None))
     function = partial(function, None if settings.include_prompt else skip)
-    for at, values in model.run(function, ids, batch_tokens, max_length):
-        vectors[at] = values[: len(at)]
-        progress(len(at))
+    for part, values in model.run(function, ids, batch_tokens, max_length):
+        vectors[part.texts] = values[part.row, part.place]
+        progress(len(part.texts))
     return vectors, cut
 
 
@@ -210,9 +210,10 @@ def _pooled(
     params: Params,
     rows: Batch,
 ) -> jax.Array:
+    """One vector for each place of each row: [B, E, size]."""
     x = hidden(encoder, compute, params, rows)
-    modules = params.get("sentence", {})
-    return sentence_vectors(settings, modules, x, rows["segment_ids"], 1, skip, _query(params))[:, 0]
+    modules, places = params.get("sentence", {}), buckets.texts_in_a_row(x.shape[1])
+    return sentence_vectors(settings, modules, x, rows["segment_ids"], places, skip, _query(params))
 
 
 def _query(params: Params) -> Any:

@@ -56,8 +56,8 @@ def fill_mask(model: Model, text: str, k: int = 5) -> list[list[Filled]]:
             "which are all that this model reads; shorten the text before them"
         )
 
-    length = next(bucket for bucket in buckets.bucket_lengths(model.max_length) if bucket >= len(ids))
-    rows = model.place(buckets.batch([ids], 1, length, tokenizer.pad_id))
+    (part,) = buckets.plan([len(ids)], buckets.row_lengths(model.max_length), 1)
+    rows = model.place(buckets.batch([ids], part, tokenizer.pad_id))
     special = np.zeros(model.config.model.vocab_size, bool)
     special[[*tokenizer.special_ids, *range(tokenizer.vocab_size, len(special))]] = True
     # Powers of two, so that other numbers of masks and of answers do not compile the model again.

@@ -1,6 +1,6 @@
 """A model opened for use: configuration, parameters and tokenizer, and what can be done with them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text.tokenizer import Tokenizer
 
-BATCH_TOKENS = 8192
+# Enough to keep an accelerator busy; on a CPU the activations of a batch should stay in the cache.
+BATCH_TOKENS, BATCH_TOKENS_ON_CPU = 8192, 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +173,7 @@ class Model:
         normalize: bool | None = None,
         prompt: str | None = None,
         dimensions: int | None = None,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         max_length: int | None = None,
     ) -> np.ndarray:
         """One vector for each text.
@@ -189,7 +190,8 @@ class Model:
             prompt: name of a stored prompt or, with a space or a mark in it, the text itself to put before each text;
                 "" for none.
             dimensions: keep so many numbers of each vector (Matryoshka), before it is normalised.
-            batch_tokens: tokens computed at once, padding included; memory grows with it.
+            batch_tokens: tokens computed at once, padding included; memory grows with it. None: 1024 on a CPU, whose
+                cache holds what they need, and 8192 elsewhere.
             max_length: tokens, `self.max_length` if None.
 
         Returns:
@@ -202,7 +204,7 @@ class Model:
         return embed.embed(self, texts, pooling, normalize, prompt, dimensions, batch_tokens, max_length)
 
     def tokens(
-        self, texts: Sequence[str], batch_tokens: int = BATCH_TOKENS, max_length: int | None = None
+        self, texts: Sequence[str], batch_tokens: int | None = None, max_length: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Contextual embeddings of every token.
 
@@ -215,10 +217,10 @@ class Model:
         ids = self.tokenize(texts, max_length)
         B, T, D = len(ids), max(map(len, ids), default=0), self.config.model.hidden_size
         hidden, mask = np.zeros((B, T, D), np.float32), np.zeros((B, T), bool)
-        for at, values in self.run(partial(_hidden, self.config.model, self.compute), ids, batch_tokens, max_length):
-            for i, value in zip(at, values, strict=False):
+        for part, values in self.run(partial(_hidden, self.config.model, self.compute), ids, batch_tokens, max_length):
+            for i, row, start in zip(part.texts, part.row, part.start, strict=True):
                 mask[i, : len(ids[i])] = True
-                hidden[i, : len(ids[i])] = value[: len(ids[i])]
+                hidden[i, : len(ids[i])] = values[row, start : start + len(ids[i])]
         return hidden, mask
 
     def fill_mask(self, text: str, k: int = 5) -> list[list[Filled]]:
@@ -246,28 +248,30 @@ class Model:
         self,
         function: Callable[[Params, Batch], jax.Array],
         ids: Sequence[np.ndarray],
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         max_length: int | None = None,
-    ):
-        """Apply a compiled function to texts, bucket by bucket and over all devices.
+    ) -> Iterator[tuple[buckets.Plan, np.ndarray]]:
+        """Apply a compiled function to texts in packed rows, batch by batch and over all devices.
 
         Args:
             function: (params, batch) -> array with leading axis B.
             ids: of `tokenize`.
 
         Returns:
-            An iterator of (numbers of the texts, values of the rows): numpy arrays; there can be more rows than texts.
+            An iterator of (which texts are where in the batch's rows, what the function gives for the rows).
         """
+        if batch_tokens is None:
+            batch_tokens = BATCH_TOKENS_ON_CPU if jax.default_backend() == "cpu" else BATCH_TOKENS
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens is {batch_tokens}; give at least 1")
-        lengths = buckets.bucket_lengths(self.limit(max_length))
+        lengths = buckets.row_lengths(self.limit(max_length))
         waiting = None
         for part in buckets.plan([len(x) for x in ids], lengths, batch_tokens):
-            rows = buckets.batch([ids[i] for i in part.texts], part.rows, part.length, self.tokenizer.pad_id)
+            rows = buckets.batch(ids, part, self.tokenizer.pad_id)
             values = function(self.placed, self.place(rows))
             if waiting is not None:  # read only when the next batch is on its way
                 yield waiting[0], np.asarray(waiting[1])
-            waiting = part.texts, values
+            waiting = part, values
         if waiting is not None:
             yield waiting[0], np.asarray(waiting[1])
 
@@ -295,8 +299,13 @@ class Model:
 
     @cached_property
     def placed(self) -> Params:
-        """`params` on every device."""
-        return jax.device_put(self.params, NamedSharding(self._mesh, PartitionSpec()))
+        """`params` on every device; the encoder's kernels cast once, as every call would cast them."""
+        params = jax.device_put(self.params, NamedSharding(self._mesh, PartitionSpec()))
+
+        def cast(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+            return x.astype(self.compute.dtype) if path[-1].key == "kernel" else x
+
+        return params | {"encoder": jax.tree_util.tree_map_with_path(cast, params["encoder"])}
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxencoder.inference import embed
@@ -16,10 +19,45 @@ if TYPE_CHECKING:
 
 # Names of the prompts that sentence-transformers takes for a query and for what is searched.
 _QUERIES, _DOCUMENTS = ("query",), ("document", "passage", "corpus")
+_SCORES = 1 << 24  # scores in memory at once, 64 MiB
+
+
+class Nearest(NamedTuple):
+    """The nearest to each query among the `seen` first vectors of a stream, best first."""
+
+    scores: np.ndarray  # float32 [Q, k] in [-1, 1], -inf where fewer than k vectors were seen
+    indices: np.ndarray  # int32 [Q, k], -1 there
+    seen: int
+
+    @classmethod
+    def of_none(cls, queries: int, k: int) -> Nearest:
+        """Before the first vector."""
+        if k < 1:
+            raise ValueError(f"k is {k}; give at least 1")
+        return cls(np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int32), 0)
+
+    def with_more(self, query_vectors: np.ndarray, vectors: np.ndarray) -> Nearest:
+        """After the next vectors [n, D] of the stream; of equals the first in the order stay.
+
+        Raises:
+            ValueError: a number that is not finite, which is near to nothing.
+        """
+        if not (np.isfinite(query_vectors).all() and np.isfinite(vectors).all()):
+            raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
+        scores, indices, seen = self
+        queries = _unit(np.asarray(query_vectors, np.float32))
+        # Powers of two: few shapes to compile, whatever the number of vectors.
+        block = min(_power_of_two(len(vectors)), max(1, _SCORES // _power_of_two(len(queries))))
+        for start in range(0, len(vectors), block):
+            part = _unit(np.asarray(vectors[start : start + block], np.float32))
+            padded = np.pad(part, ((0, block - len(part)), (0, 0)))
+            scores, indices = _merged(scores, indices, queries, padded, seen, len(part))
+            seen += len(part)
+        return Nearest(np.asarray(scores), np.asarray(indices), seen)
 
 
 def most_similar(query_vectors: np.ndarray, vectors: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """The k vectors nearest to each query by cosine similarity.
+    """The k vectors nearest to each query by cosine similarity, in memory that does not grow with Q x N.
 
     Args:
         query_vectors: [Q, D].
@@ -27,20 +65,51 @@ def most_similar(query_vectors: np.ndarray, vectors: np.ndarray, k: int = 5) -> 
         k: how many; N at most.
 
     Returns:
-        (scores float32 [Q, k] in [-1, 1], best first; indices int64 [Q, k]); of equals the first in the order, and a
+        (scores float32 [Q, k] in [-1, 1], best first; indices int32 [Q, k]); of equals the first in the order, and a
         vector of zeros scores 0.
 
     Raises:
         ValueError: k is not positive, or the sizes of the vectors differ.
     """
-    if k < 1:
-        raise ValueError(f"k is {k}; give at least 1")
-    queries, vectors = np.asarray(query_vectors, np.float32), np.asarray(vectors, np.float32)
+    queries, vectors = np.asarray(query_vectors), np.asarray(vectors)
     if queries.ndim != 2 or vectors.ndim != 2 or queries.shape[1] != vectors.shape[1]:
         raise ValueError(f"shapes {queries.shape} and {vectors.shape} are not [Q, D] and [N, D]")
-    scores = np.clip(_unit(queries) @ _unit(vectors).T, -1, 1)
-    indices = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(scores, indices, axis=1), indices
+    found = Nearest.of_none(len(queries), k).with_more(queries, vectors)
+    return found.scores[:, : len(vectors)], found.indices[:, : len(vectors)]
+
+
+def rank(
+    model: Model,
+    queries: Sequence[str],
+    records: Iterable[Record],
+    k: int,
+    text_field: str = "text",
+    pooling: Pooling | tuple[Pooling, ...] | None = None,
+    batch_tokens: int | None = None,
+) -> Iterator[tuple[list[Record], Nearest]]:
+    """Search a stream of records for several queries at once, in bounded memory.
+
+    A model that has prompts for queries and documents gets them.
+
+    Args:
+        model: an open model.
+        queries: texts.
+        records: what is searched.
+        k: how many records to find for each query.
+        text_field: the field of a record that holds its text.
+        pooling, batch_tokens: as in `Model.embed`.
+
+    Returns:
+        After each part of the stream (its records, the nearest among all until then): the last one is the result.
+    """
+    names = dict(model.sentence.prompts)
+    asked, stored = (next((name for name in group if name in names), None) for group in (_QUERIES, _DOCUMENTS))
+    found = Nearest.of_none(len(queries), k)
+    vectors = embed.embed(model, queries, pooling, prompt=asked, batch_tokens=batch_tokens)
+    options = {"prompt": stored, "batch_tokens": batch_tokens}
+    for chunk, others in embed.embed_source(model, records, text_field, pooling, **options):
+        found = found.with_more(vectors, others)
+        yield chunk, found
 
 
 def search(
@@ -50,11 +119,9 @@ def search(
     k: int = 5,
     pooling: Pooling | None = None,
     text_field: str = "text",
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
 ) -> list[tuple[float, Record]]:
     """The k records of a source whose texts are most like a query.
-
-    A model that has prompts for queries and documents gets them.
 
     Args:
         run: folder of a run, or an open model.
@@ -70,17 +137,31 @@ def search(
     if k < 1:
         raise ValueError(f"k is {k}; give at least 1")
     records = read(source, text_field=text_field)
-    model = opened(run)
-    names = dict(model.sentence.prompts)
-    asked, stored = (next((name for name in group if name in names), None) for group in (_QUERIES, _DOCUMENTS))
-    queries = embed.embed(model, [query], pooling, prompt=asked)
-    best: list[tuple[float, Record]] = []
-    options = {"prompt": stored, "batch_tokens": batch_tokens}
-    for chunk, vectors in embed.embed_source(model, records, text_field, pooling, **options):
-        scores, indices = most_similar(queries, vectors, k)
-        best += [(float(score), chunk[i]) for score, i in zip(scores[0], indices[0], strict=True)]
-        best = sorted(best, key=lambda item: -item[0])[:k]
-    return best
+    kept: dict[int, Record] = {}
+    seen, scores = 0, ()
+    for chunk, found in rank(opened(run), [query], records, k, text_field, pooling, batch_tokens):
+        best = [i for i in found.indices[0].tolist() if i >= 0]
+        kept = {i: kept[i] if i in kept else chunk[i - seen] for i in best}
+        seen, scores = found.seen, found.scores[0]
+    return [(float(score), record) for score, record in zip(scores, kept.values(), strict=False)]
+
+
+@jax.jit
+def _merged(
+    scores: jax.Array, indices: jax.Array, queries: jax.Array, vectors: jax.Array, first: int, count: int
+) -> tuple[jax.Array, jax.Array]:
+    """The best of those found before and of the next vectors, `count` of them and then padding."""
+    new = jnp.clip(jnp.einsum("QD,ND->QN", queries, vectors, precision=jax.lax.Precision.HIGHEST), -1, 1)
+    numbers = jnp.arange(len(vectors), dtype=jnp.int32)
+    new = jnp.where(numbers < count, new, -jnp.inf)
+    # Of equal scores top_k takes the first: those found before, then the earlier vector.
+    best, at = jax.lax.top_k(jnp.concatenate([scores, new], axis=1), scores.shape[1])
+    numbers = jnp.broadcast_to(numbers + first, new.shape)
+    return best, jnp.take_along_axis(jnp.concatenate([indices, numbers], axis=1), at, axis=1)
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << max(0, number - 1).bit_length()
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -67,7 +67,8 @@ class Attention(nn.Module):
             "backend": chosen_backend(self.compute.attention, self.window, x.shape[1]),
         }
         if global_slots is None:
-            out = attention(q, k, v, segment_ids, bias=bias, relative=relative, **options)
+            late = not self.train and jax.default_backend() == "cpu"
+            out = attention(q, k, v, segment_ids, bias=bias, relative=relative, late=late, **options)
         else:
             query, key, value = (projection(f"global_{kind}", kind, N) for kind in ("query", "key", "value"))
             chosen = jnp.take_along_axis(x, jnp.maximum(global_slots, 0)[..., None], axis=1)  # [B, G, D]

@@ -65,7 +65,7 @@ class Block(nn.Module):
         inputs = (shared.segment_ids, shared.rotary[bool(self.window)])
         others = (shared.bias, shared.distances, shared.global_slots)
         x = residual(x, lambda h: attention(h, *inputs, *others), "attention_norm", skip_norm)
-        return residual(x, Mlp(c, name="mlp"), "mlp_norm", None)
+        return residual(x, Mlp(c, self.train, name="mlp"), "mlp_norm", None)
 
 
 class Pattern(nn.Module):

@@ -88,14 +88,18 @@ def value_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         loss (mean squared error), pearson, spearman (0 where either side is constant), and examples, their number.
     """
     scores, labels = scores.astype(np.float64), labels.astype(np.float64)
+    loss = float(np.square(scores - labels).mean())
+    return {"loss": loss, **correlations(scores, labels), "examples": len(labels)}
+
+
+def correlations(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """pearson and spearman of two lists of numbers, float64 [N] each; 0 where either is constant."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", (scipy.stats.ConstantInputWarning, scipy.stats.NearConstantInputWarning))
-        defined = len(labels) > 1
-        correlations = {
-            name: float(np.nan_to_num(function(scores, labels).statistic)) if defined else 0.0
-            for name, function in (("pearson", scipy.stats.pearsonr), ("spearman", scipy.stats.spearmanr))
-        }
-    return {"loss": float(np.square(scores - labels).mean()), **correlations, "examples": len(labels)}
+        functions = {"pearson": scipy.stats.pearsonr, "spearman": scipy.stats.spearmanr}
+        if len(labels) < 2:
+            return dict.fromkeys(functions, 0.0)
+        return {name: float(np.nan_to_num(f(scores, labels).statistic)) for name, f in functions.items()}
 
 
 def evaluate_classifier(model: Model, stores: Sequence[Store]) -> dict[str, float]:

@@ -66,24 +66,38 @@ def read(
     index, count = shard or (0, 1)
     if not 0 <= index < count:
         raise ValueError(f"shard {shard} is not (i, n) with 0 <= i < n")
+    # Outside the generator: a missing file is an error here and now.
+    return _records(source, _units(source, text_field, text_unit), text_field, fields, index, count)
+
+
+def field_names(source: str) -> tuple[str, ...]:
+    """The names of the fields that the first record of a source has; raises what `read` does."""
+    where, raw, parse = _first(source, _units(source, "text", "line"))
+    return tuple(parse(raw, where))
+
+
+def _units(source: str, text_field: str, text_unit: str) -> Iterator[Unit]:
     if source == "pydocs":
-        units = _pydocs_units(text_field)
-    elif source.startswith("tfds:"):
-        units = _tfds_units(source)
-    elif source.startswith(ALIGNED):
+        return _pydocs_units(text_field)
+    if source.startswith("tfds:"):
+        return _tfds_units(source)
+    if source.startswith(ALIGNED):
         if text_field == _SECOND:
             raise ValueError(f"{source}: the second text has the field {_SECOND!r}; give another text_field")
-        units = files.aligned_units(_aligned_paths(source), (text_field, _SECOND))
-    else:
-        paths = files.find(source)  # outside the generator: a missing file is an error here and now
-        units = itertools.chain.from_iterable(files.units(path, text_field, text_unit) for path in paths)
-    return _records(source, units, text_field, fields, index, count)
+        return files.aligned_units(_aligned_paths(source), (text_field, _SECOND))
+    paths = files.find(source)
+    return itertools.chain.from_iterable(files.units(path, text_field, text_unit) for path in paths)
 
 
-def _records(source, units, text_field, fields, index, count) -> Iterator[Record]:
+def _first(source: str, units: Iterator[Unit]) -> Unit:
     first = next(units, None)
     if first is None:
         raise ValueError(f"{source} is empty: it holds no document to read")
+    return first
+
+
+def _records(source, units, text_field, fields, index, count) -> Iterator[Record]:
+    first = _first(source, units)
     wanted = (text_field, *(fields or ()))
     for where, raw, parse in itertools.islice(itertools.chain((first,), units), index, None, count):
         record = {name: _plain(value, where, name in wanted) for name, value in parse(raw, where).items()}

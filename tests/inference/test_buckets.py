@@ -3,46 +3,66 @@ import logging
 import numpy as np
 import pytest
 
-from jaxencoder.inference.buckets import batch, bucket_lengths, plan, tokenize, warn_of_cuts
+from jaxencoder.inference.buckets import Plan, batch, plan, row_lengths, texts_in_a_row, tokenize, warn_of_cuts
 
 
-@pytest.mark.parametrize("longest", [3, 15, 16, 17, 20, 64, 128, 512, 513, 8192])
-def test_buckets_are_few_and_reach_the_longest(longest):
-    lengths = bucket_lengths(longest)
-    assert lengths[-1] == longest and len(lengths) <= 8
+@pytest.mark.parametrize("longest", [3, 31, 32, 33, 64, 128, 500, 513, 8192])
+def test_row_lengths_are_few_and_reach_the_longest(longest):
+    lengths = row_lengths(longest)
+    assert lengths[-1] == longest and len(lengths) <= 9
     assert list(lengths) == sorted(set(lengths))
+
+
+def laid_out(lengths, parts) -> None:
+    """Every text lies once, in a row that holds it, beside no more others than there are places."""
+    found = []
+    for part in parts:
+        used = np.zeros((part.rows, part.length), bool)
+        for text, row, place, start in zip(part.texts, part.row, part.place, part.start, strict=True):
+            cells = used[row, start : start + lengths[text]]
+            assert len(cells) == lengths[text] and not cells.any() and place < texts_in_a_row(part.length)
+            cells[:] = True
+            found.append(text)
+        assert len({*zip(part.row.tolist(), part.place.tolist(), strict=True)}) == len(part.texts)
+    assert sorted(found) == list(range(len(lengths)))
 
 
 @pytest.mark.parametrize("number", [0, 1, 7, 500])
 @pytest.mark.parametrize("batch_tokens", [1, 64, 1000, 8192])
-def test_every_text_once_in_a_batch_that_holds_it(number, batch_tokens):
-    lengths = np.random.default_rng(number).integers(2, 129, number)
-    buckets = bucket_lengths(128)
-    plans = list(plan(lengths, buckets, batch_tokens))
-    assert sorted(i for part in plans for i in part.texts) == list(range(number))
-    for part in plans:
-        assert len(part.texts) <= part.rows and part.length in buckets
-        assert lengths[part.texts].max() <= part.length
-        assert part.rows == 1 or part.rows * part.length <= batch_tokens
-    shapes = {(part.rows, part.length) for part in plans}
-    assert len(shapes) <= len(buckets) + 1
+def test_every_text_once_in_a_row_that_holds_it(number, batch_tokens):
+    lengths = np.random.default_rng(number).integers(2, 129, number).tolist()
+    possible = row_lengths(128)
+    parts = list(plan(lengths, possible, batch_tokens))
+    laid_out(lengths, parts)
+    assert all(part.length in possible for part in parts)
+    assert all(part.rows == 1 or part.rows * part.length <= batch_tokens for part in parts)
+    assert [part.length for part in parts] == sorted((part.length for part in parts), reverse=True)
+    shapes = {(part.rows, part.length) for part in parts}
+    assert len(shapes) <= 2 * len(possible)
 
 
-def test_little_is_padding():
-    lengths = np.random.default_rng(0).lognormal(3.3, 0.6, 20_000).astype(int).clip(2, 512)  # sentences
-    computed = sum(part.rows * part.length for part in plan(lengths, bucket_lengths(512), 8192))
-    assert lengths.sum() / computed > 0.75
+@pytest.mark.parametrize("lengths", [[2] * 40, [0, 0, 3], [32] * 5, [33, 31, 31, 2]])
+def test_texts_of_strange_lengths(lengths):
+    laid_out(lengths, plan(lengths, row_lengths(64), 128))
+
+
+@pytest.mark.parametrize("typical", [12, 27, 90])
+def test_little_is_padding(typical):
+    lengths = np.random.default_rng(0).lognormal(np.log(typical), 0.6, 20_000).astype(int).clip(2, 512).tolist()
+    computed = sum(part.rows * part.length for part in plan(lengths, row_lengths(512), 2048))
+    assert sum(lengths) / computed > 0.94
 
 
 def test_one_text_is_one_row():
-    assert [(p.rows, p.length) for p in plan([5], bucket_lengths(512), 8192)] == [(1, 16)]
+    assert [(p.rows, p.length) for p in plan([5], row_lengths(512), 8192)] == [(1, 32)]
 
 
 def test_batch_is_the_documented_one():
-    rows = batch([np.array([2, 7, 3]), np.array([2, 3])], 3, 4, pad_id=9)
-    assert rows["token_ids"].tolist() == [[2, 7, 3, 9], [2, 3, 9, 9], [9, 9, 9, 9]]
-    assert rows["segment_ids"].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
-    assert rows["positions"].tolist() == [[0, 1, 2, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    where = (np.array(x) for x in ([0, 1, 2], [0, 0, 1], [0, 1, 0], [0, 3, 0]))
+    rows = batch([np.array([2, 7, 3]), np.array([2, 3]), np.array([2, 8, 9, 3])], Plan(*where, 2, 6), pad_id=0)
+    assert rows["token_ids"].tolist() == [[2, 7, 3, 2, 3, 0], [2, 8, 9, 3, 0, 0]]
+    assert rows["segment_ids"].tolist() == [[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 0, 0]]
+    assert rows["positions"].tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 0, 0]]
     assert {x.dtype for x in rows.values()} == {np.dtype("int32")}
 
 

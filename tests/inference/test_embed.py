@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import resource
@@ -61,6 +62,8 @@ def test_order_and_company_change_nothing(model):
     together = model.embed(texts, batch_tokens=200)
     np.testing.assert_allclose(model.embed(texts[::-1], batch_tokens=200)[::-1], together, atol=2e-5)
     np.testing.assert_allclose(model.embed(texts, batch_tokens=1), together, atol=2e-5)
+    alone = np.concatenate([model.embed([text]) for text in texts[::5]])
+    np.testing.assert_allclose(alone, together[::5], atol=2e-5)
 
 
 def test_normalized_vectors_have_length_one(model):
@@ -85,6 +88,11 @@ def test_no_texts(model):
 def test_what_is_no_list_of_texts(model, texts):
     with pytest.raises(ValueError):
         model.embed(texts)
+
+
+def test_no_tokenizer(model):
+    with pytest.raises(ValueError, match="came without a tokenizer"):
+        dataclasses.replace(model, tokenizer=None).embed(["the cat"])
 
 
 def test_batch_tokens_is_checked(model):

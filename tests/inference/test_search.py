@@ -1,10 +1,12 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from jaxencoder.inference import embed
-from jaxencoder.inference.search import most_similar, search
+from jaxencoder.inference import search as search_module
+from jaxencoder.inference.search import Nearest, most_similar, rank, search
 
 from .conftest import SENTENCES
 
@@ -25,8 +27,45 @@ def test_most_similar_at_the_edges():
     assert most_similar(np.ones((2, 4)), np.ones((0, 4)), 3)[0].shape == (2, 0)
     with pytest.raises(ValueError, match="k is 0"):
         most_similar(np.ones((1, 2)), np.ones((1, 2)), 0)
+    with pytest.raises(ValueError, match="not finite"):
+        most_similar(np.ones((1, 2)), np.array([[1, np.nan]]))
     with pytest.raises(ValueError, match=r"\(1, 2\) and \(1, 3\)"):
         most_similar(np.ones((1, 2)), np.ones((1, 3)))
+
+
+@pytest.mark.parametrize("scores", [1, 16, 1 << 24])
+def test_of_equals_the_first_whatever_the_blocks(monkeypatch, scores):
+    monkeypatch.setattr(search_module, "_SCORES", scores)
+    random = np.random.default_rng(1)
+    queries, vectors = random.normal(size=(3, 4)), np.eye(4)[random.integers(0, 4, 23)]
+    _, indices = most_similar(queries, vectors, 9)
+    assert indices.tolist() == np.argsort(-queries @ vectors.T, axis=1, kind="stable")[:, :9].tolist()
+
+
+def test_nearest_of_a_stream_are_those_of_the_whole():
+    random = np.random.default_rng(2)
+    queries, vectors = random.normal(size=(3, 8)), random.normal(size=(40, 8))
+    found = Nearest.of_none(3, 5)
+    for end, size in ((3, 3), (20, 17), (40, 20)):
+        found = found.with_more(queries, vectors[end - size : end])
+        scores, indices = most_similar(queries, vectors[:end], 5)
+        there = min(end, 5)
+        assert found.seen == end and found.indices[:, :there].tolist() == indices.tolist()
+        np.testing.assert_allclose(found.scores[:, :there], scores, atol=1e-6)
+        assert (found.indices[:, there:] == -1).all() and np.isneginf(found.scores[:, there:]).all()
+
+
+def test_queries_and_documents_have_their_own_prompts(model):
+    prompts = (("query", "paris and "), ("passage", "bread "))
+    prompted = dataclasses.replace(model, sentence=dataclasses.replace(model.sentence, prompts=prompts))
+    records, queries = [{"text": text} for text in SENTENCES[20:60]], SENTENCES[:3]
+    ((chunk, found),) = rank(prompted, queries, records, 4)
+    vectors = model.embed(queries, prompt="paris and "), model.embed(SENTENCES[20:60], prompt="bread ")
+    scores, indices = most_similar(*vectors, 4)
+    assert chunk == records and found.indices.tolist() == indices.tolist()
+    np.testing.assert_allclose(found.scores, scores, atol=1e-5)
+    without, _ = most_similar(model.embed(queries), model.embed(SENTENCES[20:60]), 4)
+    assert np.abs(scores - without).max() > 1e-4
 
 
 @pytest.mark.parametrize("chunk", [7, 1000])

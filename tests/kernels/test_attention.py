@@ -19,7 +19,7 @@ def segments(T: int) -> np.ndarray:
     return np.stack(rows).astype(np.int32)
 
 
-run = jax.jit(attention, static_argnames=("window", "dropout", "backend"))
+run = jax.jit(attention, static_argnames=("window", "dropout", "backend", "late"))
 
 
 def inputs(T: int, dtype: str = "float32", seed: int = 0) -> list[jax.Array]:
@@ -46,6 +46,19 @@ def test_equals_numpy(T: int, window: int) -> None:
     for backend in ("dense", "banded", "auto") if window else ("dense", "auto"):
         out = run(q, k, v, jnp.asarray(ids), window=window, backend=backend)
         np.testing.assert_allclose(out, expected, atol=2e-5, err_msg=backend)
+
+
+@pytest.mark.parametrize(("T", "window"), [(1, 0), (50, 0), (130, 8)])
+def test_division_after_the_product(T: int, window: int) -> None:
+    q, k, v = inputs(T)
+    q = q * jnp.array([1, 1, 30, -30])[:, None, None, None]  # scores of rows 2 and 3 far from 0
+    ids = segments(T)
+    out = run(q, k, v, jnp.asarray(ids), window=window, backend="dense", late=True)
+    np.testing.assert_allclose(out, reference(q, k, v, ids, window), atol=2e-5)
+    bias = np.random.default_rng(1).standard_normal((N, T, T)).astype(np.float32)
+    if not window:
+        both = [run(q, k, v, jnp.asarray(ids), bias=bias, late=late) for late in (False, True)]
+        np.testing.assert_allclose(*both, atol=2e-5)
 
 
 @pytest.mark.parametrize(("T", "window"), [(1, 3), (5, 64), (161, 8), (257, 64), (300, 130)])

@@ -60,11 +60,21 @@ def test_activations() -> None:
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_mlp(gated: bool) -> None:
-    mlp = Mlp(dataclasses.replace(BERT, gated_mlp=gated, activation="relu"))
+    mlp = Mlp(dataclasses.replace(BERT, gated_mlp=gated, activation="relu"), True)
     params = linen_params(mlp, X)
     project = lambda x, name: x @ np.asarray(params[name]["kernel"]) + params[name]["bias"]  # noqa: E731
     hidden = np.maximum(project(X, "gate"), 0) * project(X, "up") if gated else np.maximum(project(X, "up"), 0)
     np.testing.assert_allclose(mlp.apply({"params": params}, X), project(hidden, "down"), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_mlp_with_gelu_trained_or_not(dtype: str) -> None:
+    trained, used = (Mlp(dataclasses.replace(BERT, activation="gelu"), train) for train in (True, False))
+    params, x = linen_params(trained, X), X.astype(dtype)
+    out, other = (mlp.apply({"params": params}, x) for mlp in (trained, used))
+    assert out.dtype == other.dtype == dtype
+    out, other = (y.astype(jnp.float32) for y in (out, other))
+    np.testing.assert_allclose(out, other, atol={"float32": 1e-5, "bfloat16": 0.02}[dtype] * np.abs(out).max())
 
 
 def test_embeddings() -> None:

@@ -1,10 +1,13 @@
 import json
 import math
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
-from jaxencoder.tasks.evaluate import evaluate
+from jaxencoder.inference.load import load
+from jaxencoder.tasks.evaluate import data_name, evaluate, evaluate_vectors, table
 
 from .conftest import write_data
 
@@ -80,3 +83,101 @@ def test_nothing_held_out(masked, tmp_path):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="held nothing out; name a source"):
         evaluate(copy)
+
+
+def write_pairs(path: Path, scores: list[float]) -> str:
+    path.parent.mkdir(exist_ok=True)
+    texts = ["lovely film", "awful film", "the plot was bad", "a great cast"]
+    records = [{"text1": "good film", "text2": texts[i % 4], "score": score} for i, score in enumerate(scores)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+@pytest.fixture
+def own(masked, tmp_path) -> Path:
+    return shutil.copytree(masked.folder, tmp_path / "own", ignore=shutil.ignore_patterns("results.json"))
+
+
+@pytest.fixture
+def published(masked, tmp_path) -> Path:
+    load(masked.folder).save(tmp_path / "published", format="sentence-transformers")
+    return tmp_path / "published"
+
+
+def test_vectors_of_a_run(own, tmp_path, monkeypatch):
+    """Files of one name do not collide, nor does one file that is named in two ways."""
+    (own / "results.json").write_text('{"validation": {"loss": 1.0}}')
+    data = [write_pairs(tmp_path / name / "test.jsonl", scores) for name, scores in (("a", [1, 2, 3]), ("b", [3, 1]))]
+    found = evaluate_vectors(own, "similarity", data)
+    assert list(found) == data and found[data[0]]["pairs"] == 3
+    entries = {path: result | {"checkpoint": "latest"} for path, result in found.items()}
+    assert results(own) == {"validation": {"loss": 1.0}, "similarity": entries}
+
+    write_pairs(tmp_path / "a" / "test.jsonl", [1, 2, 3, 4])
+    monkeypatch.chdir(tmp_path / "a")
+    again = evaluate_vectors(own, "similarity", ["test.jsonl"])["test.jsonl"]
+    assert again["pairs"] == 4
+    entries[data[0]] = again | {"checkpoint": "latest"}
+    assert results(own) == {"validation": {"loss": 1.0}, "similarity": entries}
+
+
+def test_commas_join_sources_to_one_set(own, tmp_path):
+    data = [write_pairs(tmp_path / name / "test.jsonl", scores) for name, scores in (("a", [1, 2, 3]), ("b", [3, 1]))]
+    assert evaluate_vectors(own, "similarity", [",".join(data)])[",".join(data)]["pairs"] == 5
+    assert list(results(own)["similarity"]) == [",".join(data)]
+
+
+def test_retrieval_of_each_split_stands_alone(own, tmp_path):
+    lines = {"corpus.jsonl": '{"_id": "d", "text": "bad plot"}', "queries.jsonl": '{"_id": "q", "text": "bad plot"}'}
+    lines |= {"qrels/test.tsv": "q\td\t1", "qrels/dev.tsv": "q\td\t2"}
+    (tmp_path / "qrels").mkdir()
+    for name, line in lines.items():
+        (tmp_path / name).write_text(line + "\n")
+    for split in ("test", "dev"):
+        found = evaluate_vectors(own, "retrieval", [str(tmp_path)], split=split)[str(tmp_path)]
+        assert found["ndcg@10"] == 1
+        assert results(own)["retrieval"][str(tmp_path / "qrels" / f"{split}.tsv")] == found | {"checkpoint": "latest"}
+    assert len(results(own)["retrieval"]) == 2
+
+
+def test_vectors_of_a_published_model(published, own, tmp_path):
+    data = write_pairs(tmp_path / "a" / "test.jsonl", [1, 2, 3])
+    before = sorted(tmp_path.rglob("*"))
+    found = evaluate_vectors(published, "similarity", [data])
+    assert sorted(tmp_path.rglob("*")) == before
+    output = tmp_path / "all.json"
+    assert evaluate_vectors(published, "similarity", [data], output) == found
+    expected = {"model": str(published), "similarity": found}
+    assert json.loads(output.read_text()) == expected
+    with pytest.raises(ValueError, match=r"all\.json holds results of .*published; give another --output"):
+        evaluate_vectors(own, "similarity", [data], output)
+    assert json.loads(output.read_text()) == expected
+    with pytest.raises(FileNotFoundError, match="no folder .*absent"):
+        evaluate_vectors(published, "similarity", [data], tmp_path / "absent" / "all.json")
+    with pytest.raises(ValueError, match="is no run and has held nothing out"):
+        evaluate(published)
+
+
+def test_what_is_known_is_kept_when_the_next_set_fails(own, tmp_path):
+    data = write_pairs(tmp_path / "a" / "test.jsonl", [1, 2, 3])
+    with pytest.raises(FileNotFoundError):
+        evaluate_vectors(own, "similarity", [data, str(tmp_path / "absent.jsonl")])
+    assert list(results(own)["similarity"]) == [data]
+
+
+def test_names_of_data(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    here = os.getcwd()
+    assert data_name("a/../b.jsonl,c/*.jsonl") == f"{here}/b.jsonl,{here}/c/*.jsonl"
+    for source in ("pydocs", "tfds:glue/stsb:test", "s3://bucket/a.jsonl"):
+        assert data_name(source) == source
+
+
+def test_table():
+    found = {"a/test": {"pairs": 12, "spearman": 0.82034, "fields": ["x", "y"]}}
+    found["b"] = {"pairs": 3, "spearman": -1.0, "fields": ["text", "y"]}
+    assert table(found).splitlines() == [
+        "        pairs  spearman   fields",
+        "a/test     12     82.03     x, y",
+        "b           3   -100.00  text, y",
+    ]
