@@ -103,6 +103,13 @@ def _parse(words: list[str]) -> argparse.Namespace:
     search.add_argument("-k", type=int, default=5, help="how many (default: 5)")
     _embedding_options(search)
 
+    score = _verb(verbs, "score", _score, "how probable a model finds texts, each token hidden in turn")
+    score.add_argument("run", metavar="MODEL", help=_MODEL_HELP)
+    score.add_argument("text", nargs="*", metavar="TEXT", help="a text")
+    score.add_argument("--input", metavar="SOURCE", help="or texts: .jsonl, .txt, .parquet, tfds:NAME, ...")
+    score.add_argument("--text-field", default="text", help="field of a record that holds the text (default: text)")
+    score.add_argument("--pair-field", help="field of another text; counts how often the first is more probable")
+
     evaluate = _verb(verbs, "evaluate", _evaluate, "the metrics of a run, or of any model's vectors on published sets")
     evaluate.add_argument("run", metavar="MODEL", help=f"{_MODEL_HELP}; without --task a run")
     evaluate.add_argument(
@@ -289,6 +296,24 @@ def _search(args: argparse.Namespace) -> None:
 
     for score, record in search(args.run, args.source, args.query, args.k, **_embedding_settings(args)):
         print(f"{score:7.4f}  {' '.join(record[args.text_field].split())[:160]}")
+
+
+def _score(args: argparse.Namespace) -> None:
+    if bool(args.text) == bool(args.input) or (args.pair_field and not args.input):
+        raise ValueError("give texts, or a source of them with --input (and --pair-field for pairs)")
+    _keep_freed_memory()
+    from jaxencoder.inference.score import score_source
+
+    texts = ({"text": text} for text in args.text) if args.text else args.input
+    fields = (args.text_field, *([args.pair_field] if args.pair_field else []))
+    wins = count = 0
+    for record, found in score_source(args.run, texts, fields if args.input else ("text",)):
+        numbers = "  ".join(f"{one.log_likelihood:10.3f} nats  {one.perplexity:9.2f} a token" for one in found)
+        print(f"{numbers}  {' '.join(record[fields[0] if args.input else 'text'].split())[:100]}")
+        wins += found[0].log_likelihood > found[-1].log_likelihood
+        count += 1
+    if args.pair_field:
+        print(f"{args.text_field} is more probable than {args.pair_field} in {wins / count:.1%} of {count} pairs")
 
 
 def _embedding_settings(args: argparse.Namespace) -> dict[str, str | int | None]:

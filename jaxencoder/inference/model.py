@@ -14,9 +14,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxencoder.config import RunConfig
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.checkpoint import Published
-from jaxencoder.inference import buckets, embed, fill_mask, global_tokens
+from jaxencoder.inference import buckets, embed, fill_mask, global_tokens, score
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.outputs import outputs
+from jaxencoder.inference.score import Scored
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import HeadConfig, Pooling
@@ -238,6 +239,21 @@ class Model:
         """
         return fill_mask.fill_mask(self.generator or self, text, k)
 
+    def score(self, texts: Sequence[str], whole_words: bool = True) -> list[Scored]:
+        """How probable the model finds each text: its pseudo-log-likelihood, every token hidden in turn.
+
+        Args:
+            texts: any number; those longer than `self.max_length` are cut, with one warning.
+            whole_words: hide with a token the later pieces of its word too, which would give it away.
+
+        Returns:
+            For each text (log_likelihood in nats, tokens), and its .perplexity; special tokens do not count.
+
+        Raises:
+            ValueError: no list of strings, or a run without a masked-language-model head.
+        """
+        return score.score(self.generator or self, texts, whole_words)
+
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
         """Ids int32 [n] of each text, special tokens included, n at most `max_length`; one warning if any was cut."""
         ids, cut = buckets.tokenize(self.tokenizer, texts, self.limit(max_length))
@@ -250,12 +266,14 @@ class Model:
         ids: Sequence[np.ndarray],
         batch_tokens: int | None = None,
         max_length: int | None = None,
+        extra: Callable[[buckets.Plan], Batch] | None = None,
     ) -> Iterator[tuple[buckets.Plan, np.ndarray]]:
         """Apply a compiled function to texts in packed rows, batch by batch and over all devices.
 
         Args:
             function: (params, batch) -> array with leading axis B.
             ids: of `tokenize`.
+            extra: from where texts are to further arrays of the batch, with leading axis B.
 
         Returns:
             An iterator of (which texts are where in the batch's rows, what the function gives for the rows).
@@ -268,6 +286,7 @@ class Model:
         waiting = None
         for part in buckets.plan([len(x) for x in ids], lengths, batch_tokens):
             rows = buckets.batch(ids, part, self.tokenizer.pad_id)
+            rows |= extra(part) if extra else {}
             values = function(self.placed, self.place(rows))
             if waiting is not None:  # read only when the next batch is on its way
                 yield waiting[0], np.asarray(waiting[1])

@@ -1,0 +1,142 @@
+"""How probable a masked language model finds a text: the sum over its tokens, each hidden in turn.
+
+Salazar et al. 2020, arXiv:1910.14659 (pseudo-log-likelihood); with the rest of its word hidden too: Kauf and Ivanova
+2023, arXiv:2305.10588.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxencoder.inference import buckets
+from jaxencoder.inference.embed import chunks, hidden
+from jaxencoder.kernels.cross_entropy import cross_entropy
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.heads import MlmHead, output_table
+from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text.sources import Record, read
+
+if TYPE_CHECKING:
+    from jaxencoder.inference.model import Model
+
+_COPIES_TOKENS = 1 << 20  # tokens of masked copies in memory at once
+
+
+class Scored(NamedTuple):
+    """A text's pseudo-log-likelihood in nats, and how many tokens it is the sum over."""
+
+    log_likelihood: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean loss of a token; nan for a text without tokens."""
+        return math.exp(min(-self.log_likelihood / self.tokens, 700.0)) if self.tokens else math.nan
+
+
+def score(model: Model, texts: Sequence[str], whole_words: bool = True) -> list[Scored]:
+    """The pseudo-log-likelihood of each text; see `Model.score`."""
+    if "mlm_head" not in model.params:
+        raise ValueError("this model has no masked-language-model head and cannot score texts; use one that has")
+    starts, special = model.tokenizer.word_starts(), set(model.tokenizer.special_ids)
+    ids = model.tokenize(texts)
+    losses, counts = np.zeros(len(ids)), np.zeros(len(ids), np.int64)
+    for copies in _chunks(ids, starts, special, model.tokenizer.mask_id, whole_words):
+        owners = np.array([copy.text for copy in copies])
+        np.add.at(losses, owners, _losses(model, copies))
+        np.add.at(counts, owners, 1)
+    return [Scored(-float(loss), int(count)) for loss, count in zip(losses, counts, strict=True)]
+
+
+def score_source(
+    run: str | Path | Model, source: str | Iterable[Record], fields: Sequence[str] = ("text",), whole_words: bool = True
+) -> Iterator[tuple[Record, tuple[Scored, ...]]]:
+    """Each record of a source, with what its texts score; in bounded memory.
+
+    Args:
+        run: anything that `load` takes, or an open model.
+        source: as in `jaxencoder.text.sources`, or records.
+        fields: of the texts of a record, such as those of an acceptable and an unacceptable sentence.
+
+    Raises:
+        ValueError: a broken source, a record without such a text, or a model that cannot score.
+        OSError: the source cannot be read.
+    """
+    from jaxencoder.inference.load import opened
+
+    records = read(source, text_field=fields[0], fields=fields[1:]) if isinstance(source, str) else source
+    model = opened(run)
+    for chunk in chunks(records, fields[0]):
+        for record, field in itertools.product(chunk, fields[1:]):
+            if not isinstance(record[field], str):
+                raise ValueError(f"field {field!r} is {record[field]!r:.60}, not text; name another field")
+        scored = [score(model, [record[field] for record in chunk], whole_words) for field in fields]
+        yield from zip(chunk, zip(*scored, strict=True), strict=True)
+
+
+class _Copy(NamedTuple):
+    """A text with tokens hidden, of which one is asked for."""
+
+    text: int
+    ids: np.ndarray
+    slot: int
+    target: int
+
+
+def _chunks(
+    ids: Sequence[np.ndarray], starts: np.ndarray, special: set[int], mask_id: int, whole_words: bool
+) -> Iterator[list[_Copy]]:
+    """The copies of all texts, in lists of bounded size."""
+    copies: list[_Copy] = []
+    size = 0
+    for text, tokens in enumerate(ids):
+        ordinary = np.array([token not in special for token in tokens.tolist()], bool)
+        for slot in np.flatnonzero(ordinary):
+            copy = tokens.copy()
+            copy[slot] = mask_id
+            after = slot + 1
+            while whole_words and after < len(copy) and ordinary[after] and not starts[tokens[after]]:
+                copy[after] = mask_id
+                after += 1
+            copies.append(_Copy(text, copy, int(slot), int(tokens[slot])))
+            size += len(copy)
+        if size >= _COPIES_TOKENS:
+            yield copies
+            copies, size = [], 0
+    if copies:
+        yield copies
+
+
+def _losses(model: Model, copies: list[_Copy]) -> np.ndarray:
+    """The loss in nats of each copy's token."""
+
+    def asked(plan: buckets.Plan) -> Batch:
+        slots = np.zeros((plan.rows, buckets.texts_in_a_row(plan.length)), np.int32)
+        targets = np.zeros_like(slots)
+        slots[plan.row, plan.place] = plan.start + [copies[i].slot for i in plan.texts]
+        targets[plan.row, plan.place] = [copies[i].target for i in plan.texts]
+        return {"slots": slots, "targets": targets}
+
+    losses = np.zeros(len(copies))
+    function = partial(_slot_losses, model.config.model, model.compute)
+    for plan, values in model.run(function, [copy.ids for copy in copies], extra=asked):
+        losses[plan.texts] = values[plan.row, plan.place]
+    return losses
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _slot_losses(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
+    """Cross-entropy of rows["targets"] at rows["slots"], [B, E] each: float32 [B, E]."""
+    x = jnp.take_along_axis(hidden(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
+    x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, x)
+    weights = jnp.ones(rows["slots"].shape)
+    return cross_entropy(x, output_table(params), bias, rows["targets"], weights, 16)[1].losses

@@ -1,0 +1,74 @@
+"""Pseudo-log-likelihoods: equal to masking each token by hand, and better for texts that a model knows."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxencoder.cli import main
+from jaxencoder.inference.score import Scored, score_source
+
+from .conftest import SENTENCES
+
+TEXTS = [SENTENCES[40], "the", "", SENTENCES[3]]
+
+
+def by_hand(model, text: str, whole_words: bool) -> Scored:
+    tokenizer = model.tokenizer
+    ids = tokenizer.encode_batch([text])[0].ids
+    starts, total, count = tokenizer.word_starts(), 0.0, 0
+    for slot in range(1, len(ids) - 1):
+        copy = ids.copy()
+        copy[slot] = tokenizer.mask_id
+        for after in range(slot + 1, len(ids) - 1):
+            if not whole_words or starts[ids[after]]:
+                break
+            copy[after] = tokenizer.mask_id
+        logits = np.asarray(model(copy[None])["mlm_logits"][0, slot], np.float64)
+        total += logits[ids[slot]] - jax.nn.logsumexp(jnp.asarray(logits))
+        count += 1
+    return Scored(float(total), count)
+
+
+@pytest.mark.parametrize("whole_words", [True, False])
+def test_equals_masking_by_hand(model, whole_words: bool) -> None:
+    for text, found in zip(TEXTS, model.score(TEXTS, whole_words), strict=True):
+        expected = by_hand(model, text, whole_words)
+        assert found.tokens == expected.tokens
+        assert found.log_likelihood == pytest.approx(expected.log_likelihood, abs=1e-3)
+    assert Scored(-3 * np.log(7), 3).perplexity == pytest.approx(7) and np.isnan(Scored(0.0, 0).perplexity)
+
+
+def test_pieces_of_a_word_do_not_give_each_other_away(model) -> None:
+    word = "matslow"  # no token of its own
+    (together,), (apart,) = model.score([word]), model.score([word], whole_words=False)
+    assert together.tokens == apart.tokens > 1 and together.log_likelihood != apart.log_likelihood
+
+
+def test_pairs_of_a_file(model, tmp_path, monkeypatch, capsys) -> None:
+    from jaxencoder.inference import load
+
+    file = tmp_path / "pairs.jsonl"
+    pairs = [(SENTENCES[0], SENTENCES[9]), (SENTENCES[9], SENTENCES[0]), (SENTENCES[5], SENTENCES[5])]
+    file.write_text("".join(json.dumps({"good": a, "bad": b}) + "\n" for a, b in pairs))
+    found = [scored for _, scored in score_source(model, str(file), ("good", "bad"))]
+    assert found[0] == found[1][::-1] and found[2][0] == found[2][1]
+    monkeypatch.setattr(load, "load", lambda *_: model)
+    assert main(["score", "any", "--input", str(file), "--text-field", "good", "--pair-field", "bad"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "good is more probable than bad in 33.3% of 3 pairs"
+    assert main(["score", "any", SENTENCES[0]]) == 0
+    assert f"{found[0][0].log_likelihood:.3f} nats" in capsys.readouterr().out
+    assert main(["score", "any"]) == 2 and "give texts, or a source" in capsys.readouterr().err
+
+
+def test_what_cannot_be_scored(model, make_model, tmp_path) -> None:
+    from jaxencoder.objectives.classification import Classification
+
+    with pytest.raises(ValueError, match="no masked-language-model head"):
+        make_model(Classification(labels=2)).score(["a"])
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"good": "the cat", "bad": 3}\n')
+    with pytest.raises(ValueError, match="field 'bad' is 3, not text"):
+        list(score_source(model, str(file), ("good", "bad")))
