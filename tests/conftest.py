@@ -1,4 +1,4 @@
-"""Shared fixtures: jax kept on the CPU and quiet, and the optional folder of real data.
+"""Shared fixtures: jax kept on the CPU, quiet and quick to compile, and the optional folder of real data.
 
 Environment variables are set here, at import, because jax reads them once, when it is first imported.
 """
@@ -11,8 +11,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-# Nearly all of the time goes into compiling: half of it into optimisations of LLVM, which the tiny models never earn.
+# Most of a test's time is compiling a program that runs once: with few optimisations it takes half as long.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# The threads of torch wait for each other by spinning, which starves the tests in other processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
