@@ -7,15 +7,18 @@ and with the same settings otherwise. It is then measured by the held-out loss o
 tokens; for replaced tokens, of the generator), and by fine-tuning on SST-2, CoLA and RTE. GLUE_FOLDER holds
 sst2/train.jsonl, sst2/validation.jsonl and so on, with the fields of the GLUE data sets.
 
-Each result is kept in --runs as soon as it is there, so that the command goes on where it was stopped. At the end it
-writes objectives.md and objectives.png into --output: mean and standard deviation over the seeds.
+Each result is a file of its own in --runs, so that the command goes on where it was stopped. Whenever one is done,
+objectives.md and objectives.png in --output are written anew: mean and standard deviation over the seeds.
 
-Cost: as it stands about two hours on 2 CPU cores; --flops, --seeds and the sizes make it larger.
+Cost: as it stands about two hours on 2 CPU cores; --flops, --seeds and the sizes make it larger. So small a model uses
+two cores better as two commands, each pinned to one (taskset -c 0 and -c 1) and given its part of the variants with
+--only; the same results come of it.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import os
 import shutil
 import statistics
@@ -48,10 +51,11 @@ from jaxencoder.training.step import eval_step
 
 
 class Variant(NamedTuple):
-    """An objective, and the pairs that its data needs."""
+    """An objective, the pairs that its data needs, and which share of the FLOPs it gets."""
 
     objective: MaskedLM | ReplacedToken
     pairs: str = "none"
+    share: float = 1.0
 
 
 VARIANTS = {
@@ -64,20 +68,22 @@ VARIANTS = {
     "MLM + NSP": Variant(MaskedLM(pairs=True), "nsp"),
     "MLM + SOP": Variant(MaskedLM(pairs=True), "sop"),
     "replaced tokens": Variant(ReplacedToken(generator_width=0.5)),
+    "no pretraining": Variant(MaskedLM(), share=0.0),
 }
 # Task -> text and pair field, the metric of GLUE, and training steps.
 TASKS = {
-    "sst2": ("sentence", "", "accuracy", 300),
-    "cola": ("sentence", "", "matthews", 200),
-    "rte": ("sentence1", "sentence2", "accuracy", 150),
+    "sst2": ("sentence", "", "accuracy", 150),
+    "cola": ("sentence", "", "matthews", 100),
+    "rte": ("sentence1", "sentence2", "accuracy", 75),
 }
+HELD_OUT_BATCHES = 64  # of 64 rows, drawn from all sources alike
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 MEASURES = {"loss": "held-out loss", "sst2": "SST-2", "cola": "CoLA", "rte": "RTE"}
 
 
 def pretraining(name: str, seed: int, args: argparse.Namespace) -> RunConfig:
     """The run of a variant, as long as its FLOPs allow."""
-    objective, pairs = VARIANTS[name]
+    objective, pairs, share = VARIANTS[name]
     model = EncoderConfig(
         vocab_size=args.vocabulary,
         num_layers=args.layers,
@@ -94,7 +100,7 @@ def pretraining(name: str, seed: int, args: argparse.Namespace) -> RunConfig:
         attention_dropout=0.0,
     )
     tokens = args.batch * args.length
-    steps = round(args.flops / (tokens * objective.flops(model, args.length)))
+    steps = max(1, round(share * args.flops / (tokens * objective.flops(model, args.length))))
     return RunConfig(
         name=f"{name}, seed {seed}",
         model=model,
@@ -102,7 +108,7 @@ def pretraining(name: str, seed: int, args: argparse.Namespace) -> RunConfig:
         objective=objective,
         tokenizer=TokenizerConfig(vocab_size=args.vocabulary),
         data=DataConfig(
-            train=tuple(args.text), weights=(1.0,) * len(args.text), pairs=pairs, validation_share=0.005,
+            train=tuple(args.text), weights=(1.0,) * len(args.text), pairs=pairs, validation_share=0.02,
             row_length=args.length,
         ),
         optimizer=OptimizerConfig(
@@ -130,8 +136,8 @@ def fine_tuning(run: Path, task: str, seed: int, args: argparse.Namespace) -> Ru
         ),
         optimizer=OptimizerConfig(learning_rate=5e-4, b2=0.999, warmup_share=0.1),
         training=TrainingConfig(
-            steps=steps, batch_size=32, seed=seed, log_every=50, eval_every=0, eval_batches=1, checkpoint_every=10_000,
-            keep_best=False, tensorboard=False,
+            steps=steps, batch_size=args.batch, seed=seed, log_every=50, eval_every=0, eval_batches=1,
+            checkpoint_every=10_000, keep_best=False, tensorboard=False,
         ),
     )  # fmt: skip
 
@@ -142,11 +148,11 @@ def held_out_loss(run: Path) -> float:
     model = model.generator or model
     config = model.config
     stores = prepare(dataclasses.replace(config.data, pairs="none"), model.tokenizer, "validation", progress=False)
-    batches = Batches(stores, config.data, config.training.batch_size, shuffle=False)
+    batches = Batches(stores, dataclasses.replace(config.data, weights=()), 64)
     objective = MaskedLM().build(config.model, model.compute, model.tokenizer)
     measure = jax.jit(lambda params, batch, key: eval_step(objective, params, batch, key))
     total = weight = 0.0
-    for number in range(batches.steps_per_epoch):
+    for number in range(min(batches.steps_per_epoch, HELD_OUT_BATCHES)):
         key = jax.random.fold_in(jax.random.key(0), number)
         loss = measure(model.params, batches.batch(number), key)["loss"]
         total, weight = total + float(loss[0]), weight + float(loss[1])
@@ -159,7 +165,10 @@ def measured(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]
     shutil.rmtree(folder, ignore_errors=True)
     config = pretraining(name, seed, args)
     train(config, folder / "pretrained")
-    found = {"steps": config.training.steps, "loss": held_out_loss(folder / "pretrained")}
+    found = {
+        "steps": config.training.steps,
+        "loss": held_out_loss(folder / "pretrained") if VARIANTS[name].share else math.nan,
+    }
     for task, (_, _, metric, _) in TASKS.items():
         train(fine_tuning(folder / "pretrained", task, seed, args), folder / task)
         found[task] = 100 * evaluate(folder / task)[metric]
@@ -167,7 +176,22 @@ def measured(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]
     return found
 
 
-def text_report(results: dict[str, dict[str, dict[str, float]]], args: argparse.Namespace) -> str:
+def result_file(name: str, seed: int, args: argparse.Namespace) -> Path:
+    return Path(args.runs) / f"{list(VARIANTS).index(name)}-{seed}.json"
+
+
+def report(args: argparse.Namespace) -> None:
+    """Table and plot of all results that there are."""
+    results = {}
+    for name in VARIANTS:
+        files = [file for seed in range(args.seeds) if (file := result_file(name, seed, args)).exists()]
+        if files:
+            results[name] = [json.loads(file.read_text()) for file in files]
+    put(text_report(results, args), args.output / "objectives.md")
+    plot(results, args.output / "objectives.png")
+
+
+def text_report(results: dict[str, list[dict[str, float]]], args: argparse.Namespace) -> str:
     lines = [
         f"| objective | steps | {' | '.join(MEASURES.values())} |",
         f"|---|---:|{'---:|' * len(MEASURES)}",
@@ -175,25 +199,35 @@ def text_report(results: dict[str, dict[str, dict[str, float]]], args: argparse.
     for name, seeds in results.items():
         cells = []
         for measure in MEASURES:
-            values = [found[measure] for found in seeds.values()]
-            spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+            values = [found[measure] for found in seeds]
+            spread = statistics.stdev(values) if len(values) > 1 else math.nan
             digits = 3 if measure == "loss" else 1
-            cells.append(f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}")
-        steps = next(iter(seeds.values()))["steps"]
+            mean = statistics.mean(values)
+            cells.append("" if math.isnan(mean) else f"{mean:.{digits}f} ± {spread:.{digits}f}")
+        steps = seeds[0]["steps"]
         lines.append(f"| {name} | {steps:.0f} | {' | '.join(cells)} |")
+    fewest = min(map(len, results.values()))
+    seeds = f"{args.seeds} seeds" if fewest == args.seeds else f"{fewest} to {args.seeds} seeds so far"
     size = f"{args.layers} layers of {args.hidden}, vocabulary {args.vocabulary}, rows of {args.length} tokens"
-    head = f"{size}, {args.flops:.2g} FLOPs of pretraining each, {args.seeds} seeds: mean ± standard deviation."
+    head = f"{size}, {args.flops:.2g} FLOPs of pretraining each, {seeds}: mean ± standard deviation."
     return "\n".join([head, "", *lines, ""])
+
+
+def write(file: Path, text: str) -> None:
+    """A file, whole or not at all."""
+    part = file.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, file)
 
 
 def put(table: str, file: Path) -> None:
     """The table between two marks of a text, which is begun if it is not there."""
     text = file.read_text(encoding="utf-8") if file.is_file() else f"# Objectives\n\n{BEGIN}\n{END}\n"
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    file.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{after}", encoding="utf-8")
+    write(file, f"{before}{BEGIN}\n\n{table}\n{END}{after}")
 
 
-def plot(results: dict[str, dict[str, dict[str, float]]], file: Path) -> None:
+def plot(results: dict[str, list[dict[str, float]]], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -202,7 +236,7 @@ def plot(results: dict[str, dict[str, dict[str, float]]], file: Path) -> None:
     figure, axes = plt.subplots(1, len(MEASURES), figsize=(14, 4.2), sharey=True, layout="constrained")
     for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
         for row, seeds in enumerate(results.values()):
-            values = [found[measure] for found in seeds.values()]
+            values = [found[measure] for found in seeds]
             axis.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.5)
             axis.plot(np.mean(values), row, "|", color="black", markersize=18)
         axis.set_title(title)
@@ -218,10 +252,11 @@ def main() -> None:
     parser.add_argument("--glue", required=True, help="folder with sst2, cola and rte")
     parser.add_argument("--runs", default="runs/study-objectives")
     parser.add_argument("--output", type=Path, default=Path("docs/studies"))
-    parser.add_argument("--flops", type=float, default=6e12)
-    for name, value in (("seeds", 3), ("layers", 3), ("hidden", 192), ("length", 128), ("batch", 32)):
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--flops", type=float, default=1e13)
+    for name, value in (("seeds", 3), ("layers", 3), ("hidden", 128), ("length", 128), ("batch", 16)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--vocabulary", type=int, default=8192)
+    parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--learning-rate", type=float, default=4e-3)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     args = parser.parse_args()
@@ -231,22 +266,15 @@ def main() -> None:
     jax.config.update("jax_compilation_cache_dir", str(runs / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
-    file = runs / "results.json"
-    results = json.loads(file.read_text()) if file.is_file() else {}
-    for seed in range(args.seeds):
-        for name in VARIANTS:
-            if str(seed) in results.setdefault(name, {}):
-                continue
-            results[name][str(seed)] = measured(name, seed, args)
-            part = file.with_suffix(".part")
-            part.write_text(json.dumps(results, indent=2) + "\n")
-            os.replace(part, file)
-            print(f"\n{name}, seed {seed}: {results[name][str(seed)]}\n", flush=True)
     args.output.mkdir(parents=True, exist_ok=True)
-    table = text_report(results, args)
-    print(table)
-    put(table, args.output / "objectives.md")
-    plot(results, args.output / "objectives.png")
+    for seed in range(args.seeds):
+        for name in args.only:
+            file = result_file(name, seed, args)
+            if not file.exists():
+                found = measured(name, seed, args)
+                write(file, json.dumps(found) + "\n")
+                print(f"\n{name}, seed {seed}: {found}\n", flush=True)
+            report(args)
 
 
 if __name__ == "__main__":
