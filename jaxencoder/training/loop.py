@@ -236,7 +236,8 @@ def _source_names(stores: tuple[Store, ...]) -> list[str]:
 class Stop:
     """Turns SIGTERM into a question that the loop asks after each step; several processes agree on the step.
 
-    Whoever ends a job often signals twice, so that a second SIGTERM must not end the save; Ctrl-C does.
+    Whoever ends a job often signals twice, so that a second SIGTERM must not end the save; Ctrl-C does. One that comes
+    too late for the question raises Interrupted at the end, so that nothing else is begun.
     """
 
     def __enter__(self) -> "Stop":
@@ -247,9 +248,11 @@ class Stop:
             self._before = signal.signal(signal.SIGTERM, self._ask)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._listens:
             signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+        if self._asked and error is None:
+            raise Interrupted(128 + signal.SIGTERM)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

@@ -96,6 +96,14 @@ def test_sigterm(steps, reference: Path, config: RunConfig, tmp_path: Path, sigt
     assert jax.tree.all(jax.tree.map(np.array_equal, one, other))
 
 
+def test_sigterm_in_the_last_step(reference: Path, config: RunConfig, tmp_path: Path, sigterm) -> None:
+    """The run is whole, and whoever called it ends all the same."""
+    sigterm([12])
+    interrupted(config, tmp_path)
+    assert losses(tmp_path) == losses(reference)
+    assert train(config, tmp_path)["loss"] > 0  # finished: the last evaluation
+
+
 def test_sigterm_handler_is_given_back(reference: Path, config: RunConfig) -> None:
     before = signal.getsignal(signal.SIGTERM)
     train(config, reference)
