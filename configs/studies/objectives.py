@@ -72,7 +72,7 @@ VARIANTS = {
 }
 # Task -> text and pair field, the metric of GLUE, and training steps.
 TASKS = {
-    "sst2": ("sentence", "", "accuracy", 150),
+    "sst2": ("sentence", "", "accuracy", 300),
     "cola": ("sentence", "", "matthews", 100),
     "rte": ("sentence1", "sentence2", "accuracy", 75),
 }
@@ -134,7 +134,7 @@ def fine_tuning(run: Path, task: str, seed: int, args: argparse.Namespace) -> Ru
             train=(str(folder / "train.jsonl"),), validation=(str(folder / "validation.jsonl"),), text_field=text,
             pair_field=pair, label_field="label", row_length=args.length,
         ),
-        optimizer=OptimizerConfig(learning_rate=5e-4, b2=0.999, warmup_share=0.1),
+        optimizer=OptimizerConfig(learning_rate=1e-3, b2=0.999, warmup_share=0.1),
         training=TrainingConfig(
             steps=steps, batch_size=args.batch, seed=seed, log_every=50, eval_every=0, eval_batches=1,
             checkpoint_every=10_000, keep_best=False, tensorboard=False,
