@@ -44,6 +44,7 @@ DIRECTIONS = {
     "training/checkpoint.py": (),
     "training/optim.py": (),
     "training/step.py": ("objectives",),
+    "training/start.py": ("config", "families", "model", "objectives", "text"),
     "training/*": ("config", "model", "objectives", "text", "sharding", "adapters"),
     "tasks/*": ("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
     "inference/*": ("config", "model", "objectives", "text", "training", "sharding", "families", "adapters", "kernels"),

@@ -16,14 +16,14 @@ from jaxencoder import config as configs
 from jaxencoder.config import Classification, DataConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.hub import resolve
-from jaxencoder.inference.load import published_tokenizer
+from jaxencoder.families.tokenizer import published_tokenizer
 from jaxencoder.kernels.attention import chosen_backend
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params
 from jaxencoder.sharding import abstract_mesh, shardings
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.optim import make_optimizer, path_of
-from jaxencoder.training.setup import TOKENIZER_FOLDER, with_architecture
+from jaxencoder.training.start import TOKENIZER_FOLDER, saved_config, with_architecture
 
 Kind = Literal["recipe", "run", "transformers", "sentence-transformers"]
 _ROLES = ("pad", "unk", "cls", "sep", "mask")
@@ -222,8 +222,7 @@ def _recipe(config: RunConfig) -> _Found:
 
 
 def _run(folder: Path) -> _Found:
-    file = folder / configs.CONFIG_FILE
-    config = configs.from_json(file.read_text(encoding="utf-8"), str(file))
+    config = saved_config(folder)
     return _trained(config, "run", _described(Tokenizer.load(folder / TOKENIZER_FOLDER)))
 
 

@@ -6,17 +6,16 @@ from typing import Literal
 
 import jax
 
-from jaxencoder.config import CONFIG_FILE, DataConfig, RunConfig, from_json
+from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.hub import resolve
+from jaxencoder.families.tokenizer import published_tokenizer
 from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.checkpoint import restore_step
-
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "merges.txt", "*.model")
+from jaxencoder.training.start import TOKENIZER_FOLDER, is_published, run_weights, saved_config
 
 
 def load(
@@ -42,11 +41,7 @@ def load(
     folder = resolve(path)
     if (folder / sentence.MODULES_FILE).is_file():
         return _sentence_model(folder, dtype)
-    if not (folder / CONFIG_FILE).is_file():
-        raise ValueError(f"{folder} is not a run: it has no {CONFIG_FILE}")
-    if "model_type" in checkpoint.read_settings(folder):
-        return _published(folder, dtype)
-    return _run(folder, dtype, step)
+    return _published(folder, dtype) if is_published(folder) else _run(folder, dtype, step)
 
 
 def opened(model: str | Path | Model) -> Model:
@@ -55,21 +50,14 @@ def opened(model: str | Path | Model) -> Model:
 
 
 def _run(folder: Path, dtype: str | None, step: int | str) -> Model:
-    file = folder / CONFIG_FILE
-    config = from_json(file.read_text(encoding="utf-8"), str(file))
-    tokenizer = Tokenizer.load(folder / "tokenizer")
+    config = saved_config(folder)
+    tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
     if tokenizer.vocab_size > config.model.vocab_size:
         raise ValueError(
-            f"{folder / 'tokenizer'} has {tokenizer.vocab_size} tokens, but the model only {config.model.vocab_size}; "
-            "it belongs to another run"
+            f"{folder / TOKENIZER_FOLDER} has {tokenizer.vocab_size} tokens, "
+            f"but the model only {config.model.vocab_size}; it belongs to another run"
         )
-    number, params = restore_step(
-        folder / "checkpoints",
-        step=step,
-        part="ema" if config.training.ema_decay else "params",
-        metric=config.training.best_metric,
-        higher_is_better=config.training.best_mode == "max",
-    )
+    number, params = run_weights(folder, config, step)
     config = config.until(number)
     compute = _compute(config, dtype)
     if not isinstance(config.objective, ReplacedToken):
@@ -86,19 +74,6 @@ def _published(folder: Path, dtype: str | None, max_length: int = 0) -> Model:
     length = min(max_length or found.config.max_length, found.config.max_length)
     config = RunConfig(name=folder.name, model=found.config, data=DataConfig(row_length=length))
     return Model(config, found.params, tokenizer, _compute(config, dtype), found.published)
-
-
-def published_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
-    """The tokenizer in a published folder, None if it has none; ValueError for one with too many tokens."""
-    if not any(any(folder.glob(name)) for name in _TOKENIZER_FILES):
-        return None
-    tokenizer = Tokenizer.load(folder)
-    if tokenizer.vocab_size > vocab_size:
-        raise ValueError(
-            f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, "
-            f"but a model of {vocab_size}; it belongs to another model"
-        )
-    return tokenizer
 
 
 def _sentence_model(folder: Path, dtype: str | None) -> Model:

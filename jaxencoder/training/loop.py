@@ -28,7 +28,8 @@ from jaxencoder.text.config import DataConfig
 from jaxencoder.text.store import Store
 from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.optim import make_optimizer
-from jaxencoder.training.setup import CHECKPOINT_FOLDER, Setup, distinct, initial_params, set_up, unigram_loss
+from jaxencoder.training.setup import Setup, distinct, set_up, unigram_loss
+from jaxencoder.training.start import CHECKPOINT_FOLDER, initial_params
 from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
 from jaxencoder.training.telemetry import METRICS_FILE, Telemetry
 

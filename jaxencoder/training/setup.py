@@ -12,19 +12,23 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxencoder.config import CONFIG_FILE, RunConfig, from_json, save, to_json
-from jaxencoder.model.config import EncoderConfig
+from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
 from jaxencoder.objectives.classification import Classification
-from jaxencoder.objectives.objective import Objective, Params
+from jaxencoder.objectives.objective import Objective
 from jaxencoder.text.prepare import load_or_train
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.checkpoint import restore_params
 from jaxencoder.training.config import Phase
+from jaxencoder.training.start import (
+    CHECKPOINT_FOLDER,
+    TOKENIZER_FOLDER,
+    Start,
+    find_start,
+    saved_config,
+    with_architecture,
+)
 
-TOKENIZER_FOLDER = "tokenizer"
-CHECKPOINT_FOLDER = "checkpoints"
 DATA_FILE = "data.json"
 
 # What may change when a run is continued: nothing that its past steps have depended on.
@@ -75,34 +79,10 @@ def set_up(config: RunConfig, run_dir: Path) -> Setup:
     return setup
 
 
-def initial_params(init_from: str, params: Params) -> Params:
-    """The encoder of the run `init_from`, its heads where `params` has the same ones, and the rest of `params`.
-
-    Raises:
-        ValueError: the encoders do not have the same shapes.
-        FileNotFoundError: the run has no checkpoint.
-    """
-    source = restore_params(Path(init_from) / CHECKPOINT_FOLDER)
-    shapes = {name: jax.tree.map(np.shape, part) for name, part in source.items()}
-    taken = [name for name, part in params.items() if shapes.get(name) == jax.tree.map(np.shape, part)]
-    if "encoder" not in taken:
-        raise ValueError(f"the encoder of init_from {init_from} has other shapes than this model's; start a new run.")
-    if jax.process_index() == 0:
-        new = ", ".join(name for name in params if name not in taken) or "nothing"
-        print(f"Starting from {init_from}: {', '.join(taken)}; new: {new}", flush=True)
-    return {name: source[name] if name in taken else part for name, part in params.items()}
-
-
-def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
-    """A configuration with the architecture of what it starts from; its rates of dropout stay."""
-    rates = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
-    return dataclasses.replace(config, model=dataclasses.replace(model, **rates))
-
-
 def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     _check_writable(run_dir)
     done = _newest(run_dir)
-    saved = _saved(run_dir) if done else None
+    saved = saved_config(run_dir) if done else None
     config, tokenizer = _start(config, run_dir, saved)
     for name, old, new in (*_differences(saved, config), *_past(saved, config, done)) if saved else ():
         raise ValueError(
@@ -152,26 +132,20 @@ def _newest(run_dir: Path) -> int:
 
 def _start(config: RunConfig, run_dir: Path, saved: RunConfig | None) -> tuple[RunConfig, Tokenizer]:
     """The tokenizer, and the configuration with what a continued run or `init_from` decides."""
-    source = run_dir if saved else Path(config.init_from)
-    if not saved and not config.init_from:
+    if saved:
+        start = Start(saved.model, Tokenizer.load(run_dir / TOKENIZER_FOLDER), saved.tokenizer)
+    elif config.init_from:
+        start = find_start(config.init_from)
+    else:
         return config, load_or_train(config.tokenizer, config.data)
-    origin = saved or _saved(source)
-    tokenizer = Tokenizer.load(source / TOKENIZER_FOLDER)
-    given = config.tokenizer.path
-    if given and given != origin.tokenizer.path and Tokenizer.load(given).fingerprint != tokenizer.fingerprint:
+    given, known = config.tokenizer.path, start.tokenizer_config.path
+    if given and given != known and Tokenizer.load(given).fingerprint != start.tokenizer.fingerprint:
+        source = run_dir if saved else config.init_from
         raise ValueError(f"tokenizer.path {given} is not the tokenizer that {source} was trained with; leave it out.")
     if not config.init_from:
-        return config, tokenizer
-    path = origin.tokenizer.path if saved else str(source / TOKENIZER_FOLDER)
-    choice = dataclasses.replace(origin.tokenizer, path=path)
-    return dataclasses.replace(with_architecture(config, origin.model), tokenizer=choice), tokenizer
-
-
-def _saved(run_dir: Path) -> RunConfig:
-    path = run_dir / CONFIG_FILE
-    if not path.is_file():
-        raise ValueError(f"{run_dir} is not a run: it has no {CONFIG_FILE}.")
-    return from_json(path.read_text(encoding="utf-8"), str(path))
+        return config, start.tokenizer
+    config = dataclasses.replace(with_architecture(config, start.model), tokenizer=start.tokenizer_config)
+    return config, start.tokenizer
 
 
 def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, ...], ...]) -> RunConfig:

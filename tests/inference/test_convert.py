@@ -10,8 +10,9 @@ from jaxencoder.cli import main
 from jaxencoder.config import save
 from jaxencoder.inference.convert import convert
 from jaxencoder.inference.model import Model
+from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.checkpoint import Checkpoints
-from jaxencoder.training.setup import initial_params
+from jaxencoder.training.start import find_start, initial_params
 from tests.model.examples import assert_trees_close
 
 
@@ -43,8 +44,24 @@ def test_nothing_changes_on_the_way(folder: Path, converted: Path) -> None:
         assert other.config.model == run.config.model
         assert_trees_close(other.params, run.params, 0)
         np.testing.assert_allclose(other.embed(["a text", "b"]), run.embed(["a text", "b"]), atol=1e-6)
-    started = initial_params(str(converted / "run"), run.params)
-    assert_trees_close(started, run.params, 0)
+
+
+def test_training_starts_from_any_of_them(folder: Path, converted: Path, tmp_path: Path) -> None:
+    assert main(["convert", str(folder), str(tmp_path / "st"), "--to", "sentence-transformers"]) == 0
+    run = jaxencoder.load(folder)
+    for source in (folder, converted / "hf", converted / "run", tmp_path / "st"):
+        start = find_start(str(source))
+        assert start.model == run.config.model
+        assert start.tokenizer.fingerprint == run.tokenizer.fingerprint
+        assert Tokenizer.load(start.tokenizer_config.path).fingerprint == run.tokenizer.fingerprint
+        assert_trees_close(initial_params(str(source), run.params), run.params, 0)
+    for file in (converted / "hf").glob("tokenizer*"):
+        (tmp_path / "away").mkdir(exist_ok=True)
+        file.rename(tmp_path / "away" / file.name)
+    with pytest.raises(ValueError, match="hf has no tokenizer, and training needs one"):
+        find_start(str(converted / "hf"))
+    for file in (tmp_path / "away").iterdir():
+        file.rename(converted / "hf" / file.name)
 
 
 def test_transformers_gives_the_same_ids(folder: Path, converted: Path) -> None:

@@ -14,6 +14,7 @@ from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.text.config import DataConfig
 from jaxencoder.training.checkpoint import Checkpoints
+from jaxencoder.training.start import initial_params
 from tests.model.examples import assert_trees_close, randomised_params
 
 from .conftest import SENTENCES
@@ -51,6 +52,14 @@ def test_opens_as_two_models(run, model, tokenizer) -> None:
     out = model(tokenizer.encode_batch(SENTENCES[:1])[0].ids[None])
     assert out.keys() == {"hidden", "rtd_logits"} and out["rtd_logits"].shape == out["hidden"].shape[:2]
     assert model.embed(SENTENCES[:2]).shape == (2, 32) and model.generator.embed(SENTENCES[:2]).shape == (2, 16)
+
+
+def test_training_starts_from_the_discriminator_or_from_both(run, model) -> None:
+    folder, _, params = run
+    new = {"encoder": model.params["encoder"], "classifier": {"kernel": np.zeros((2, 2))}}
+    started = initial_params(str(folder), jax.tree.map(np.zeros_like, new))
+    assert_trees_close(started, new, 0)  # not the difference of the tables, where that is what is learned
+    assert_trees_close(initial_params(str(folder), jax.tree.map(np.zeros_like, params)), params, 0)
 
 
 def test_the_generator_fills_masks(run, model, capsys) -> None:

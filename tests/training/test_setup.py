@@ -19,7 +19,8 @@ from jaxencoder.training.checkpoint import restore_params
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.loop import train
 from jaxencoder.training.optim import OptimizerConfig
-from jaxencoder.training.setup import initial_params, set_up, unigram_loss
+from jaxencoder.training.setup import set_up, unigram_loss
+from jaxencoder.training.start import initial_params
 
 WORDS = ["red", "green", "blue", "big", "small", "cat", "dog", "bird", "runs", "sleeps"]
 
@@ -206,8 +207,10 @@ def test_fine_tuning(field: str, config: RunConfig, pretrained: Path, tmp_path: 
 
 
 def test_init_from_that_is_no_run(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nowhere is not a run: it has no config.json"):
+    with pytest.raises(FileNotFoundError, match="no such run: nowhere"):
         set_up(replace(config, init_from="nowhere"), tmp_path / "run")
+    with pytest.raises(ValueError, match=f"{tmp_path} is not a run: it has no config.json"):
+        set_up(replace(config, init_from=str(tmp_path)), tmp_path / "run")
     other = train_tokenizer(["one two three"] * 20, TokenizerConfig(vocab_size=30))
     other.save(tmp_path / "tokenizer")
     wrong = TokenizerConfig(path=str(tmp_path / "tokenizer"))

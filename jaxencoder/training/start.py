@@ -1,0 +1,127 @@
+"""What a run starts from: another run, a folder of transformers or sentence-transformers, or a name of the hub."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxencoder.config import CONFIG_FILE, RunConfig, from_json
+from jaxencoder.families import checkpoint, sentence
+from jaxencoder.families.hub import resolve
+from jaxencoder.families.tokenizer import published_tokenizer
+from jaxencoder.model.config import EncoderConfig
+from jaxencoder.objectives.objective import Params
+from jaxencoder.text.config import TokenizerConfig
+from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.training.checkpoint import restore_step
+
+TOKENIZER_FOLDER = "tokenizer"
+CHECKPOINT_FOLDER = "checkpoints"
+
+
+class Start(NamedTuple):
+    """A model to go on from: its architecture, its tokenizer, and how a configuration names that tokenizer."""
+
+    model: EncoderConfig
+    tokenizer: Tokenizer
+    tokenizer_config: TokenizerConfig
+
+
+def find_start(init_from: str) -> Start:
+    """What there is at `init_from`, without its weights.
+
+    Raises:
+        ValueError: not a model, one that cannot be loaded, or one without a tokenizer.
+        OSError: no such folder or name.
+    """
+    folder = resolve(init_from)
+    if not is_published(folder):
+        config = saved_config(folder)
+        path = folder / TOKENIZER_FOLDER
+        choice = dataclasses.replace(config.tokenizer, path=str(path))
+        return Start(config.model, Tokenizer.load(path), choice)
+    transformer, lowercase = _transformer(folder)
+    model = checkpoint.outline(transformer).config
+    tokenizer = published_tokenizer(transformer, model.vocab_size)
+    if tokenizer is None:
+        raise ValueError(f"{transformer} has no tokenizer, and training needs one; put one into the folder")
+    tokenizer = tokenizer.lowercased() if lowercase else tokenizer
+    return Start(model, tokenizer, TokenizerConfig(path=str(transformer)))
+
+
+def initial_params(init_from: str, params: Params) -> Params:
+    """The encoder of `init_from`, its heads where `params` has the same ones, and the rest of `params`.
+
+    Of a run of replaced-token detection it is the discriminator, unless all of both models fits.
+
+    Raises:
+        ValueError: the encoders do not have the same shapes.
+        OSError: the weights are missing or cannot be read.
+    """
+    folder = resolve(init_from)
+    wanted = jax.tree.map(np.shape, params)
+    if is_published(folder):
+        source = checkpoint.load(_transformer(folder)[0]).params
+    else:
+        config = saved_config(folder)
+        _, source = run_weights(folder, config)
+        objective = config.objective.build(config.model, config.compute, Tokenizer.load(folder / TOKENIZER_FOLDER))
+        if objective.models and jax.tree.map(np.shape, source) != wanted:
+            source = objective.models(source)["discriminator"]
+    shapes = {name: jax.tree.map(np.shape, part) for name, part in source.items()}
+    taken = [name for name in params if shapes.get(name) == wanted[name]]
+    if "encoder" not in taken:
+        raise ValueError(f"the encoder of init_from {init_from} has other shapes than this model's; start a new run.")
+    if jax.process_index() == 0:
+        new = ", ".join(name for name in params if name not in taken) or "nothing"
+        print(f"Starting from {init_from}: {', '.join(taken)}; new: {new}", flush=True)
+    return {name: source[name] if name in taken else part for name, part in params.items()}
+
+
+def saved_config(run_dir: Path) -> RunConfig:
+    """The configuration in a run's folder; ValueError if it holds none."""
+    path = run_dir / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{run_dir} is not a run: it has no {CONFIG_FILE}")
+    return from_json(path.read_text(encoding="utf-8"), str(path))
+
+
+def run_weights(
+    run_dir: Path, config: RunConfig, step: int | Literal["latest", "best"] = "latest"
+) -> tuple[int, Params]:
+    """The step and the parameters of a run's checkpoint as they are used: averaged, where the run keeps an average.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint, or not that one.
+        ValueError: none can be read, or none has the metric by which one is the best.
+    """
+    return restore_step(
+        run_dir / CHECKPOINT_FOLDER,
+        step=step,
+        part="ema" if config.training.ema_decay else "params",
+        metric=config.training.best_metric,
+        higher_is_better=config.training.best_mode == "max",
+    )
+
+
+def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
+    """A configuration with the architecture of what it starts from; its rates of dropout stay."""
+    rates = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
+    return dataclasses.replace(config, model=dataclasses.replace(model, **rates))
+
+
+def is_published(folder: Path) -> bool:
+    """Whether transformers or sentence-transformers wrote the folder; ValueError for a config.json that is none."""
+    if (folder / sentence.MODULES_FILE).is_file():
+        return True
+    return (folder / CONFIG_FILE).is_file() and "model_type" in checkpoint.read_settings(folder)
+
+
+def _transformer(folder: Path) -> tuple[Path, bool]:
+    """The folder of the encoder alone, and whether texts are lowercased for it."""
+    if not (folder / sentence.MODULES_FILE).is_file():
+        return folder, False
+    found = sentence.read(folder, weights=False)
+    return found.transformer, found.lowercase
