@@ -68,7 +68,8 @@ class RunConfig:
     name: str = ""
     """Name of the run, and of its default folder under runs/; empty: the recipe's file name."""
     init_from: str = ""
-    """Folder of a run whose encoder this one starts from; empty: random weights."""
+    """Model whose encoder this run starts from: a run, a folder of transformers or sentence-transformers, or a name of
+    the hub; empty: random weights."""
     model: EncoderConfig = field(default_factory=EncoderConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     objective: AnyObjective = field(default_factory=MaskedLM)
