@@ -365,7 +365,11 @@ def _evaluate(args: argparse.Namespace) -> None:
 
         print(table(evaluate_vectors(args.run, args.task, args.data, **given)))
         return
-    from jaxencoder.tasks.evaluate import evaluate
+    from jaxencoder.tasks.evaluate import evaluate, table
 
-    for name, value in evaluate(args.run, data=args.data[0] if args.data else None).items():
+    result = evaluate(args.run, data=args.data[0] if args.data else None)
+    classes = result.pop("classes", None)
+    for name, value in result.items():
         print(f"{name:<24} {value:.4f}" if isinstance(value, float) else f"{name:<24} {value}")
+    if classes:
+        print(f"\n{table(classes)}")

@@ -1,19 +1,25 @@
 """Classification and regression of documents, on packed rows: one prediction for each document of a row.
 
-The fine-tuning recipe of Devlin et al. 2019, arXiv:1810.04805, section 4.1.
+The fine-tuning recipe of Devlin et al. 2019, arXiv:1810.04805, section 4.1. For rare classes: the focal loss of Lin et
+al. 2017, arXiv:1708.02002; weights by the effective number of examples, Cui et al. 2019, arXiv:1901.05555; scores
+adjusted by the classes' frequencies, Menon et al. 2021, arXiv:2007.07314.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import Classifier, HeadConfig, Pooling, first_tokens
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean
+
+_ALMOST_SURE = -1e-6  # log p above which the focal loss counts as 0, so that its gradient stays finite
 
 
 @dataclass(frozen=True)
@@ -30,15 +36,60 @@ class Classification:
     """How a document becomes one vector; `cls` makes its first token a global one, in a model that has such."""
     dropout: float = 0.1
     """Before the last projection."""
+    loss: Literal["cross_entropy", "focal", "logit_adjusted"] = "cross_entropy"
+    """Of classes. focal: little is lost on what is all but sure; logit_adjusted: the scores learn what tells classes
+    apart beyond their frequencies, as balanced accuracy and macro-F1 want it."""
+    focal_gamma: float = 2.0
+    """How little: the cross-entropy times (1 - p) ** focal_gamma; 0: no less than it is."""
+    adjustment: float = 1.0
+    """Of logit_adjusted: in training, this times the log of a class's frequency is added to its score."""
+    class_weights: Literal["none", "balanced", "effective"] = "none"
+    """Weight of an example in the mean: 1 / n for a class of n examples (balanced), or less steep, 1 over their
+    effective number (1 - beta ** n) / (1 - beta)."""
+    effective_beta: float = 0.999
+    """The beta of effective weights, in [0, 1): 0 weighs all alike, towards 1 they become balanced."""
+    class_counts: tuple[int, ...] = ()
+    """Training examples of each class, where loss or weights ask for them; empty: counted."""
 
     def __post_init__(self) -> None:
         if self.labels < 0:
             raise ValueError(f"objective.labels must not be negative, got {self.labels}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"objective.dropout must be in [0, 1), got {self.dropout}.")
+        if not 0 <= self.focal_gamma < float("inf"):
+            raise ValueError(f"objective.focal_gamma must be 0 or a positive number, got {self.focal_gamma}.")
+        if not 0 <= self.adjustment < float("inf"):
+            raise ValueError(f"objective.adjustment must be 0 or a positive number, got {self.adjustment}.")
+        if not 0 <= self.effective_beta < 1:
+            raise ValueError(f"objective.effective_beta must be in [0, 1), got {self.effective_beta}.")
+        if min(self.class_counts, default=0) < 0:
+            raise ValueError(f"objective.class_counts must not be negative, got {self.class_counts}.")
+
+    @property
+    def counts_classes(self) -> bool:
+        """Whether the loss depends on how frequent the classes are."""
+        return self.loss == "logit_adjusted" or self.class_weights != "none"
 
     def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
-        """The pure functions; see `Objective`. Metrics: loss (nats or squared error) and, for classes, accuracy."""
+        """The pure functions; see `Objective`.
+
+        Metrics: loss (nats or squared error, its weight the sum of the examples' weights) and, for classes, accuracy.
+
+        Raises:
+            ValueError: a loss or weights of classes for values, or counts of other classes.
+        """
+        classes = self.labels if self.labels > 1 else 0
+        if not classes and (self.loss != "cross_entropy" or self.class_weights != "none"):
+            raise ValueError(
+                f"objective.loss {self.loss} and class_weights {self.class_weights} are for classes, "
+                "but the labels are values; leave them out."
+            )
+        if self.class_counts and len(self.class_counts) != classes:
+            raise ValueError(f"objective.class_counts counts {len(self.class_counts)} classes of {classes}.")
+        # A class that training never sees counts as one that it saw once.
+        counts = np.maximum(self.class_counts or (1,) * classes, 1).astype(np.float64)
+        prior = self.adjustment * np.log(counts / counts.sum()) if self.loss == "logit_adjusted" else 0.0
+        class_weights = self._class_weights(counts)
         module = Encoder(encoder, compute)
         head = Classifier(encoder, self.labels, self.pooling, self.dropout)
 
@@ -54,17 +105,24 @@ class Classification:
         def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
             scores = class_scores(params, batch, key, train)
             labels = batch["labels"]  # [B, E]
-            if self.labels == 1:
+            if not classes:
                 there = ~jnp.isnan(labels)
                 losses = jnp.square(scores[..., 0] - jnp.where(there, labels, 0))
-            else:
-                there = labels >= 0
-                target = jnp.where(there, labels, 0)
-                losses = -jnp.take_along_axis(jax.nn.log_softmax(scores), target[..., None], -1)[..., 0]
-            weight = there.sum().astype(jnp.float32)
-            metrics = {"loss": (jnp.where(there, losses, 0).sum(), weight)}
-            if self.labels > 1:
-                metrics["accuracy"] = ((there & (scores.argmax(-1) == labels)).sum().astype(jnp.float32), weight)
+                metrics = {"loss": (jnp.where(there, losses, 0).sum(), there.sum().astype(jnp.float32))}
+                return mean(metrics), metrics
+            there = labels >= 0
+            target = jnp.where(there, labels, 0)
+            log_p = jax.nn.log_softmax(scores + jnp.asarray(prior, jnp.float32))
+            log_p = jnp.take_along_axis(log_p, target[..., None], -1)[..., 0]
+            losses = -log_p
+            if self.loss == "focal" and self.focal_gamma:
+                losses *= jnp.exp(self.focal_gamma * jnp.log1p(-jnp.exp(jnp.minimum(log_p, _ALMOST_SURE))))
+            weights = jnp.where(there, jnp.asarray(class_weights, jnp.float32)[target], 0)
+            right = there & (scores.argmax(-1) == labels)
+            metrics = {
+                "loss": ((weights * losses).sum(), weights.sum()),
+                "accuracy": tuple(x.sum().astype(jnp.float32) for x in (right, there)),
+            }
             return mean(metrics), metrics
 
         def class_scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
@@ -77,6 +135,16 @@ class Classification:
             return head.apply({"params": params["classifier"]}, *inputs, rngs={"dropout": top})
 
         return Objective(init, loss, class_scores)
+
+    def _class_weights(self, counts: np.ndarray) -> np.ndarray:
+        """Of each class, on average 1 over the training examples."""
+        if self.class_weights == "none":
+            return np.ones_like(counts)
+        if self.class_weights == "balanced":
+            weights = 1 / counts
+        else:
+            weights = (1 - self.effective_beta) / (1 - self.effective_beta**counts)
+        return weights * counts.sum() / (weights * counts).sum()
 
     @property
     def masked_loss(self) -> str:

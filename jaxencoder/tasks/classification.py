@@ -1,12 +1,13 @@
 """Classifiers and regressors of documents: predictions over prepared rows, and the metrics of GLUE.
 
 Wang et al. 2018, arXiv:1804.07461: accuracy, F1 and Matthews correlation of classes, Pearson and Spearman correlation
-of values; all computed by scikit-learn and scipy.
+of values; and for rare classes average precision and the metrics of each class. All by scikit-learn and scipy.
 """
 
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -60,7 +61,9 @@ def class_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     Returns:
         loss (nats), accuracy, macro_f1 (over the classes that are true or predicted somewhere), matthews (0 where it is
-        not defined), f1 of class 1 when there are two classes, and examples, their number.
+        not defined), auprc (area under the curve of precision over recall, as average precision: the mean over the
+        classes that are true somewhere; of two classes that of class 1), f1 of class 1 when there are two classes, and
+        examples, their number.
     """
     from sklearn import metrics  # a second to import
 
@@ -73,9 +76,36 @@ def class_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "macro_f1": float(metrics.f1_score(labels, predictions, average="macro", zero_division=0)),
         "matthews": float(metrics.matthews_corrcoef(labels, predictions)) if several else 0.0,
     }
+    precisions = [x["auprc"] for x in per_class(scores, labels) if x["examples"]]
+    result["auprc"] = precisions[-1] if scores.shape[1] == 2 else float(np.mean(precisions))
     if scores.shape[1] == 2:
         result["f1"] = float(metrics.f1_score(labels, predictions, pos_label=1, zero_division=0))
     return result | {"examples": len(labels)}
+
+
+def per_class(scores: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
+    """For each class how well scores tell it from all others.
+
+    Args:
+        scores: [N, C] logits.
+        labels: [N] int, ids of the true classes.
+
+    Returns:
+        Of each class precision, recall and f1 (0 where they are not defined), auprc (average precision; 0 for a class
+        that is nowhere true) and examples, the number that are of it.
+    """
+    from sklearn import metrics
+
+    classes = np.arange(scores.shape[1])
+    options = {"labels": classes, "zero_division": 0}
+    found = metrics.precision_recall_fscore_support(labels, scores.argmax(-1), **options)
+    shares = scipy.special.softmax(scores.astype(np.float64), axis=-1)
+    result = []
+    for c, precision, recall, f1, examples in zip(classes, *found, strict=True):
+        auprc = float(metrics.average_precision_score(labels == c, shares[:, c])) if examples else 0.0
+        values = {"precision": float(precision), "recall": float(recall), "f1": float(f1), "auprc": auprc}
+        result.append(values | {"examples": int(examples)})
+    return result
 
 
 def value_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -102,11 +132,18 @@ def correlations(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return {name: float(np.nan_to_num(f(scores, labels).statistic)) for name, f in functions.items()}
 
 
-def evaluate_classifier(model: Model, stores: Sequence[Store]) -> dict[str, float]:
-    """The metrics of a run with the objective Classification; see `class_metrics` and `value_metrics`."""
+def evaluate_classifier(model: Model, stores: Sequence[Store]) -> dict[str, Any]:
+    """The metrics of a run with the objective Classification.
+
+    Returns:
+        `value_metrics`, or `class_metrics` and "classes", by name what `per_class` gives.
+    """
     config: RunConfig = model.config
     scores, labels = predict(model, stores, config.training.batch_size)
-    return value_metrics(scores[:, 0], labels) if scores.shape[1] == 1 else class_metrics(scores, labels)
+    if scores.shape[1] == 1:
+        return value_metrics(scores[:, 0], labels)
+    names = stores[0].meta["labels"]
+    return class_metrics(scores, labels) | {"classes": dict(zip(names, per_class(scores, labels), strict=True))}
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

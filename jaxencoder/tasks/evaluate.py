@@ -30,7 +30,7 @@ RESULTS_FILE = "results.json"
 
 def evaluate(
     run: str | Path, data: str | None = None, step: int | Literal["latest", "best"] = "latest"
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Measure a run, on all rows that were held out or on another source.
 
     Args:
@@ -41,8 +41,8 @@ def evaluate(
     Returns:
         For masked language models loss (nats a masked token), accuracy, perplexity (exp(loss): the "pseudo-perplexity"
         of Salazar et al. 2020, arXiv:1910.14659, but many tokens masked at once) and unigram_loss, what predicting each
-        token by its frequency in the training data would lose. For classifiers see `class_metrics`, for regression
-        `value_metrics`. The same is put into the run's results.json, under "validation" or the source's `data_name`.
+        token by its frequency in the training data would lose. For classes and values see `evaluate_classifier`. The
+        same is put into the run's results.json, under "validation" or the source's `data_name`.
 
     Raises:
         ValueError: not a run, or nothing was held out.

@@ -22,6 +22,7 @@ META = "meta.json"
 FORMAT = 1
 _CHUNK_BYTES = 4096
 _SHARD_BYTES = 16 << 20
+_LABEL_ROWS = 1 << 16  # rows whose labels are in memory at once
 _CACHE = {"cache_pool": {"total_bytes_limit": 256 << 20}}
 
 
@@ -239,6 +240,21 @@ class Store:
         if labels is not None:
             row["labels"] = labels
         return row
+
+    def label_counts(self) -> np.ndarray:
+        """How many segments of all rows are of each class: int64 [classes of `meta["labels"]`].
+
+        Raises:
+            OSError: the store is damaged, or cannot be reached.
+        """
+        counts = np.zeros(len(self.meta["labels"]), np.int64)
+        for start in range(0, len(self) if self._labels is not None else 0, _LABEL_ROWS):
+            try:
+                labels = self._labels[start : min(start + _LABEL_ROWS, len(self))].read().result()
+            except (ValueError, RuntimeError) as error:
+                raise OSError(f"{self.path} cannot be read: {_sentence(error)}") from None
+            counts += np.bincount(labels[labels >= 0], minlength=len(counts))
+        return counts
 
     def padding(self, rows: int) -> dict[str, np.ndarray]:
         """Rows that hold nothing, with the keys, shapes and dtypes of `read`."""

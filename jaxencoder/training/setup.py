@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ from jaxencoder.training.start import (
     with_architecture,
 )
 
+log = logging.getLogger(__name__)
+
 DATA_FILE = "data.json"
 
 # What may change when a run is continued: nothing that its past steps have depended on.
@@ -39,8 +42,9 @@ _MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers"
         *("best_metric", "best_mode", "profile_steps", "tensorboard"),
     )
 }
-# Choices that the data makes where the user has left them at 0.
-_OPEN = ("model.vocab_size", "objective.labels")
+# Choices that the data makes where the user has left them at 0 or empty.
+_OPEN = ("model.vocab_size", "objective.labels", "objective.class_counts")
+_RARE = 0.1  # of what a class would have if all had as many examples; one with less is warned of
 _CONTENTS = ("settings", "tokenizer", "training rows", "held-out rows")
 
 
@@ -173,8 +177,25 @@ def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, 
             raise ValueError(
                 f"objective.labels is {config.objective.labels}, but the training data has {found}; set it to 0."
             )
-        config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, labels=found))
+        objective = dataclasses.replace(config.objective, labels=found)
+        if labels:
+            counts = sum(store.label_counts() for store in distinct(train)).tolist()
+            _warn_of_rare(labels, counts)
+            if objective.counts_classes and not objective.class_counts:
+                objective = dataclasses.replace(objective, class_counts=tuple(counts))
+        config = dataclasses.replace(config, objective=objective)
     return config
+
+
+def _warn_of_rare(labels: list[str], counts: list[int]) -> None:
+    """One warning of the classes that have few examples, or none, beside the others."""
+    rare = {label: n for label, n in zip(labels, counts, strict=True) if n * len(counts) < _RARE * sum(counts)}
+    if rare and jax.process_index() == 0:
+        which = ", ".join(f"{label!r} ({n})" for label, n in sorted(rare.items(), key=lambda item: item[1])[:8])
+        log.warning(
+            "Rare among %d training examples: %s. Accuracy will not show them: watch macro_f1 and auprc, and see "
+            "objective.loss and objective.class_weights.", sum(counts), which,
+        )  # fmt: skip
 
 
 def _check_same_rows(run_dir: Path, digests: dict[str, str]) -> None:

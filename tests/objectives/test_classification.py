@@ -92,9 +92,64 @@ def test_losses(labels: int) -> None:
         assert float(metrics["accuracy"][0]) == (scores.argmax(-1) == values)[there].sum()
 
 
+COUNTS = (50, 3, 0, 947)  # a class that training never saw counts as one that it saw once
+SHARES = np.maximum(COUNTS, 1) / np.maximum(COUNTS, 1).sum()
+
+
+def weights_of(kind: str) -> np.ndarray:
+    n = np.maximum(COUNTS, 1).astype(np.float64)
+    return {"none": n**0, "balanced": 1 / n, "effective": (1 - 0.99) / (1 - 0.99**n)}[kind]
+
+
+@pytest.mark.parametrize(
+    ("loss", "weights"),
+    [("cross_entropy", "balanced"), ("cross_entropy", "effective"), ("focal", "none"), ("logit_adjusted", "balanced")],
+)
+def test_losses_of_rare_classes(loss: str, weights: str) -> None:
+    settings = {"loss": loss, "class_weights": weights, "class_counts": COUNTS, "effective_beta": 0.99}
+    objective = build(labels=4, focal_gamma=1.5, adjustment=0.7, **settings)
+    params = examples.randomised_params(objective.init)
+    labels = np.array([[3, 0, 1], [2, -1, -1], [1, -1, 0]])
+    batch = rows(LENGTHS, T) | {"labels": labels}
+    scores = np.asarray(jax.jit(objective.scores, static_argnums=3)(params, batch, KEY, False), np.float64)
+    scores, true = scores[labels >= 0], labels[labels >= 0]
+    adjusted = scores + 0.7 * np.log(SHARES) if loss == "logit_adjusted" else scores
+    p = (np.exp(adjusted) / np.exp(adjusted).sum(-1, keepdims=True))[np.arange(6), true]
+    losses = -np.log(p) * ((1 - p) ** 1.5 if loss == "focal" else 1)
+    value, metrics = jax.jit(objective.loss, static_argnums=3)(params, batch, KEY, True)
+    assert float(value) == pytest.approx(np.average(losses, weights=weights_of(weights)[true]), rel=1e-4)
+    assert [float(x) for x in metrics["accuracy"]] == [(scores.argmax(-1) == true).sum(), 6]
+    # Of all training examples the mean weight is 1, so that the learning rate keeps its meaning.
+    own = Classification(labels=4, **settings)._class_weights(np.maximum(COUNTS, 1).astype(np.float64))
+    assert (own * SHARES).sum() == pytest.approx(1)
+
+
+def test_what_is_sure_has_no_focal_gradient() -> None:
+    """Neither infinite nor NaN where p is 1 in float32."""
+    objective = build(labels=2, loss="focal", focal_gamma=0.5)
+    params = examples.randomised_params(objective.init)
+    params["classifier"]["classifier"]["bias"] = np.array([1e4, 0], np.float32)
+    batch = rows(LENGTHS, T) | {"labels": np.zeros((3, 3), np.int32)}
+    loss, gradients = jax.jit(jax.value_and_grad(lambda p: objective.loss(p, batch, KEY, False)[0]))(params)
+    assert loss == 0 and all(not np.any(x) for x in jax.tree.leaves(gradients))
+
+
+def test_losses_of_classes_are_not_for_values() -> None:
+    with pytest.raises(
+        ValueError, match="loss focal and class_weights none are for classes, but the labels are values"
+    ):
+        build(labels=1, loss="focal")
+    with pytest.raises(ValueError, match="class_counts counts 2 classes of 3"):
+        build(labels=3, class_counts=(1, 2))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"focal_gamma": -1.0}, "focal_gamma must be 0 or a positive number, got -1.0"),
+        ({"adjustment": float("nan")}, "adjustment must be 0 or a positive number, got nan"),
+        ({"effective_beta": 1.0}, "effective_beta must be in .0, 1., got 1.0"),
+        ({"class_counts": (3, -1)}, "class_counts must not be negative, got .3, -1."),
         ({"labels": -1}, "objective.labels must not be negative, got -1"),
         ({"dropout": 1.0}, "must be in .0, 1., got 1.0"),
     ],

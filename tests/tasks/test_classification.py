@@ -2,8 +2,19 @@ import numpy as np
 import pytest
 
 from jaxencoder.inference.load import load
-from jaxencoder.tasks.classification import class_metrics, predict, value_metrics
+from jaxencoder.tasks.classification import class_metrics, per_class, predict, value_metrics
 from jaxencoder.text.rows import prepare
+
+
+def auprc_by_hand(scores, positive):
+    """The sum over thresholds of precision times the recall gained."""
+    total, before = 0.0, 0.0
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        found = scores >= threshold
+        recall = (found & positive).sum() / positive.sum()
+        total += (recall - before) * (found & positive).sum() / found.sum()
+        before = recall
+    return total
 
 
 def test_class_metrics_by_hand():
@@ -20,6 +31,7 @@ def test_class_metrics_by_hand():
         "accuracy": 5 / 8,
         "macro_f1": (f1_of_0 + f1_of_1) / 2,
         "matthews": matthews,
+        "auprc": auprc_by_hand(scores[:, 1] - scores[:, 0], labels == 1),
         "f1": f1_of_1,
         "examples": 8,
     }
@@ -31,6 +43,21 @@ def test_class_metrics_of_three_classes_and_of_one():
     perfect = class_metrics(scores, np.array([0, 1, 2, 1]))
     assert (perfect["accuracy"], perfect["macro_f1"], perfect["matthews"]) == (1, 1, 1) and "f1" not in perfect
     assert class_metrics(scores[[0, 0]], np.array([0, 0]))["matthews"] == 0  # not defined, and no warning
+
+
+def test_each_class_by_hand():
+    scores = np.random.default_rng(0).standard_normal((40, 4))
+    labels = np.random.default_rng(1).choice([0, 1, 3], 40)
+    predictions, classes = scores.argmax(-1), per_class(scores, labels)
+    shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    for c, found in enumerate(classes):
+        right = ((labels == c) & (predictions == c)).sum()
+        assert found["examples"] == (labels == c).sum()
+        assert found["precision"] == pytest.approx(right / max((predictions == c).sum(), 1))
+        assert found["recall"] == pytest.approx(right / max((labels == c).sum(), 1))
+        assert found["auprc"] == pytest.approx(auprc_by_hand(shares[:, c], labels == c) if c != 2 else 0)
+    assert classes[2]["examples"] == 0  # named, but true nowhere: left out of the mean
+    assert class_metrics(scores, labels)["auprc"] == pytest.approx(np.mean([classes[c]["auprc"] for c in (0, 1, 3)]))
 
 
 def test_huge_scores_have_a_finite_loss():

@@ -29,6 +29,8 @@ def test_classifier_as_the_trainer_saw_it(classifier):
     assert result["examples"] == 53
     for name in ("loss", "accuracy"):
         assert result[name] == pytest.approx(classifier.result[name], rel=1e-4)
+    assert list(result["classes"]) == ["no", "yes"]
+    assert sum(values["examples"] for values in result["classes"].values()) == 53
 
 
 def test_regression(regressor):

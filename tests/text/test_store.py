@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from jaxencoder.text import store as store_module
 from jaxencoder.text.packing import Row
 from jaxencoder.text.store import META, Store, Writer, exists, kvstore
 
@@ -35,7 +36,8 @@ def write(folder, rows, length, vocab_size=1000, types=False, labels=None):
     writer = Writer(folder, length, vocab_size, types, labels)
     for row in rows:
         writer.add(row)
-    writer.close({"pad_id": PAD, "label_kind": labels, "labels": [], "token_counts": [1, 2]})
+    names = ["a", "b", "c", "d"] if labels == "class" else []
+    writer.close({"pad_id": PAD, "label_kind": labels, "labels": names, "token_counts": [1, 2]})
     return Store(folder)
 
 
@@ -101,6 +103,15 @@ def test_unfinished_is_no_store(tmp_path):
         Store(tmp_path)
 
 
+def test_label_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "_LABEL_ROWS", 7)
+    rows = list(random_rows(50, 16, 100, False, "class"))
+    found = np.concatenate([row.labels for row in rows])
+    counts = write(tmp_path / "classes", rows, 16, labels="class").label_counts()
+    assert counts.tolist() == [(found == c).sum() for c in range(4)] and counts[3] == 0
+    assert write(tmp_path / "none", random_rows(3, 16, 100, False, None), 16).label_counts().tolist() == []
+
+
 @pytest.mark.parametrize("damage", ["shard missing", "shard cut", "meta cut"])
 def test_damage_is_found(tmp_path, damage):
     store = write(tmp_path / "s", random_rows(50, 8, 100, False, None), 8)
@@ -124,6 +135,7 @@ def test_full_disk_is_one_sentence(tmp_path):
     code = """
 import resource, sys, numpy as np
 from pathlib import Path
+from jaxencoder.text import store as store_module
 from jaxencoder.text.packing import Row
 from jaxencoder.text.store import Writer
 writer = Writer(Path(sys.argv[1]), 64, 100, False, None)

@@ -169,6 +169,24 @@ def test_labels(field: str, labels: int, config: RunConfig, pretrained: Path, tm
         set_up(fine_tuning(config, pretrained, field, labels=7), tmp_path)
 
 
+def test_classes_are_counted(config: RunConfig, pretrained: Path, tmp_path: Path, caplog) -> None:
+    plain = fine_tuning(config, pretrained)
+    found = set_up(plain, tmp_path / "plain")
+    assert found.config.objective.class_counts == ()
+    weighted = replace(plain, objective=replace(plain.objective, class_weights="balanced"))
+    counts = set_up(weighted, tmp_path / "weighted").config.objective.class_counts
+    labels = found.train[0][0].read(np.arange(len(found.train[0][0])))["labels"]
+    assert counts == ((labels == 0).sum(), (labels == 1).sum()) and sum(counts) == found.train[0][0].meta["pieces"]
+    assert not caplog.records
+    source = tmp_path / "rare.jsonl"
+    with source.open("w") as file:
+        for i in range(60):
+            file.write(json.dumps({"text": "red cat", "label": ["no", "yes"][i == 30]}) + "\n")
+    data = replace(plain.data, train=(str(source),), validation_share=0.0, labels=("yes", "no", "never"))
+    set_up(replace(plain, data=data), tmp_path / "rare")
+    assert caplog.messages[0].startswith("Rare among 60 training examples: 'never' (0), 'yes' (1). Accuracy")
+
+
 def test_one_class_is_none(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'same' of the training data is 'one' everywhere"):
         set_up(fine_tuning(config, pretrained, "same"), tmp_path)
