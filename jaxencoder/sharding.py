@@ -78,6 +78,11 @@ def abstract_mesh(config: MeshConfig) -> AbstractMesh:
     return AbstractMesh(tuple(sizes.values()), tuple(sizes))
 
 
+def path_of(path: tuple[Any, ...]) -> str:
+    """A key path of `jax.tree_util` as text: "encoder/layers/block_0/mlp/up/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """NamedShardings, by `PARAMETER_TABLE`, for a tree of parameters or optimiser state (arrays or their shapes).
 
@@ -85,7 +90,7 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """
 
     def sharding(path: tuple, leaf: jax.Array) -> NamedSharding:
-        name = "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+        name = path_of(path)
         spec = next(spec for pattern, spec in PARAMETER_TABLE if re.search(pattern, name))
         stacked = "layers" in name.split("/")
         if len(spec) > leaf.ndim - stacked:  # a factored statistic: less than the parameter, small enough to copy

@@ -42,7 +42,7 @@ DIRECTIONS = {
     "objectives/*": ("model", "kernels", "sharding"),
     "adapters/*": ("model", "sharding"),
     "training/checkpoint.py": (),
-    "training/optim.py": (),
+    "training/optim.py": ("sharding",),
     "training/step.py": ("objectives",),
     "training/start.py": ("config", "families", "model", "objectives", "text"),
     "training/*": ("config", "model", "objectives", "text", "sharding", "adapters"),

@@ -9,8 +9,17 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from jaxencoder.objectives.classification import Classification
-from jaxencoder.sharding import PARAMETER_TABLE, MeshConfig, batch_sharding, constrain, make_mesh, row_shards, shardings
-from jaxencoder.training.optim import OptimizerConfig, make_optimizer, path_of
+from jaxencoder.sharding import (
+    PARAMETER_TABLE,
+    MeshConfig,
+    batch_sharding,
+    constrain,
+    make_mesh,
+    path_of,
+    row_shards,
+    shardings,
+)
+from jaxencoder.training.optim import OptimizerConfig, make_optimizer
 from tests.model.examples import CONFIGS, FLOAT32, Vocabulary, mlm
 
 P = PartitionSpec

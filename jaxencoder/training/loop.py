@@ -27,6 +27,7 @@ from jaxencoder.text.batches import Batches, prefetch
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.store import Store
 from jaxencoder.training.checkpoint import Checkpoints
+from jaxencoder.training.layerwise import learning, without_gradients
 from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.setup import Setup, distinct, set_up, unigram_loss
 from jaxencoder.training.start import CHECKPOINT_FOLDER, initial_params
@@ -166,6 +167,8 @@ def compile_steps(
     @functools.cache  # phases that differ in nothing but their rows share a function, and each shape is compiled once
     def compiled(objective: Any, model: EncoderConfig, accumulation: int) -> Callable:
         built = objective.build(model, config.compute, setup.tokenizer)
+        if config.optimizer.trainable:
+            built = without_gradients(built, learning(config.optimizer.trainable))
 
         def update(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
             return train_step(built, optimizer, state, batch, key, settings.steps, accumulation, settings.ema_decay)

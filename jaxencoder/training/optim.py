@@ -16,6 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxencoder.sharding import path_of
+from jaxencoder.training.layerwise import learning, only, scale_by_layer
+
 Params = Any
 OptimizerName = Literal["adamw", "lamb", "adafactor", "muon", "stable_adamw"]
 ScheduleName = Literal["linear", "cosine", "wsd", "constant"]
@@ -52,6 +55,13 @@ class OptimizerConfig:
     """Share of all steps, at the end, in which `wsd` decays."""
     final_share: float = 0.0
     """The learning rate at the end, as a share of the peak."""
+    trainable: tuple[str, ...] = ()
+    """Regular expressions, searched in a parameter's path, of what learns; the rest stays and costs no state. Empty:
+    all. BitFit is /bias$ and ^classifier/."""
+    frozen_layers: int = 0
+    """Layers from below, and with them the embeddings, that stay."""
+    layer_decay: float = 1.0
+    """What the learning rate is multiplied by from the heads to the top layer, to the next, down to the embeddings."""
 
     def __post_init__(self) -> None:
         for field, kind in (("name", OptimizerName), ("schedule", ScheduleName)):
@@ -81,11 +91,18 @@ class OptimizerConfig:
                 f"optimizer.warmup_share {self.warmup_share} and decay_share {self.decay_share} together exceed 1; "
                 "lower one of them."
             )
-        for pattern in self.no_decay:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"optimizer.no_decay holds {pattern!r}, not a regular expression: {error}.") from None
+        if self.frozen_layers < 0:
+            raise ValueError(f"optimizer.frozen_layers is {self.frozen_layers}; give 0 or a number of layers.")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optimizer.layer_decay is {self.layer_decay}; give a number above 0 and at most 1.")
+        for field in ("no_decay", "trainable"):
+            for pattern in getattr(self, field):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(
+                        f"optimizer.{field} holds {pattern!r}, not a regular expression: {error}."
+                    ) from None
 
 
 def schedule(config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, float]] = ()) -> optax.Schedule:
@@ -121,11 +138,6 @@ def schedule(config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, flo
         return peak * jnp.minimum(share, (count + 1.0) / max(warmup, 1))
 
     return rate
-
-
-def path_of(path: tuple[Any, ...]) -> str:
-    """A key path of `jax.tree_util` as text: "encoder/layers/block_0/mlp/up/kernel"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def is_stacked(path: tuple[Any, ...]) -> bool:
@@ -284,7 +296,7 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
 def make_optimizer(
     config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, float]] = ()
 ) -> optax.GradientTransformation:
-    """The whole update: clip the global norm, precondition, decay weights, scale by the learning rate.
+    """The whole update: clip the global norm, precondition, decay weights, scale by the learning rates of the layers.
 
     Args:
         config: the settings.
@@ -311,4 +323,8 @@ def make_optimizer(
         "stable_adamw": lambda: [scale_by_stable_adam(config.b1, config.b2, config.eps, config.weight_decay, mask)],
     }[config.name]()
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    return optax.chain(*clip, *precondition, optax.scale_by_learning_rate(schedule(config, steps, peaks)))
+    by_layer = config.frozen_layers or config.layer_decay != 1
+    layers = [scale_by_layer(config.layer_decay, config.frozen_layers)] if by_layer else []
+    rate = optax.scale_by_learning_rate(schedule(config, steps, peaks))
+    optimizer = optax.chain(*clip, *precondition, *layers, rate)
+    return only(learning(config.trainable), optimizer) if config.trainable else optimizer

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxencoder.training.optim import OptimizerConfig, decay_mask, make_optimizer, path_of, schedule
+from jaxencoder.sharding import path_of
+from jaxencoder.training.optim import OptimizerConfig, decay_mask, make_optimizer, schedule
 
 LAYERS, D, N, H, F, V = 3, 12, 2, 6, 20, 17
 STEPS = 20
@@ -291,6 +292,9 @@ def test_adafactor_factors_attention_kernels() -> None:
         ({"warmup_share": 1.5}, "warmup_share"),
         ({"schedule": "wsd", "warmup_share": 0.6, "decay_share": 0.6}, "together"),
         ({"no_decay": ("(",)}, "regular expression"),
+        ({"trainable": ("[",)}, "trainable holds .*regular expression"),
+        ({"frozen_layers": -1}, "frozen_layers"),
+        ({"layer_decay": 0.0}, "layer_decay"),
     ],
 )
 def test_bad_settings(changes: dict, word: str) -> None:

@@ -1,0 +1,116 @@
+"""Which parameters learn, and how fast each layer does: freezing, and learning rates that fall towards the input.
+
+Layer-wise decay: Howard and Ruder 2018 (ULMFiT), arXiv:1801.06146; Clark et al. 2020 (ELECTRA), arXiv:2003.10555.
+Biases alone: Ben Zaken et al. 2022 (BitFit), arXiv:2106.10199.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params
+from jaxencoder.sharding import path_of
+
+_BLOCK = re.compile(r"^(?P<encoder>(?:.*/)?encoder)/(?P<group>layers|last)/block_(?P<number>\d+)/")
+_BELOW = re.compile(r"^(?P<encoder>(?:.*/)?encoder)/(embeddings|relative_bias|distance_embedding|convolution)/")
+
+
+def learning(patterns: Sequence[str]) -> Callable[[Params], Params]:
+    """A function from parameters to the tree of bools that says which ones learn.
+
+    Args:
+        patterns: regular expressions, searched in a parameter's path.
+
+    Raises:
+        ValueError: (the function) no parameter matches one of them.
+    """
+
+    def mask(params: Params) -> Params:
+        paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(params)]
+        for pattern in patterns:
+            if not any(re.search(pattern, path) for path in paths):
+                raise ValueError(
+                    f"optimizer.trainable holds {pattern!r}, which is in no parameter's path, such as {paths[0]}"
+                )
+        return jax.tree.map_with_path(lambda path, _: any(re.search(p, path_of(path)) for p in patterns), params)
+
+    return mask
+
+
+def layer_scales(params: Params, decay: float, frozen: int) -> Params:
+    """What each update is multiplied by: arrays that broadcast against the parameters.
+
+    With n layers, what stands above them (heads, poolers, a last norm) has 1, the top layer `decay`, the layer below
+    it `decay` ** 2, and the embeddings `decay` ** (n + 1). Layers that share their parameters count once.
+
+    Args:
+        params: arrays or shapes.
+        decay: in (0, 1].
+        frozen: so many layers from below, and with them the embeddings, have 0.
+
+    Raises:
+        ValueError: an encoder has fewer layers than are to be frozen.
+    """
+    counts: dict[str, int] = {}
+    widths: dict[str, int] = {}
+    for path, x in jax.tree.leaves_with_path(params):
+        if block := _BLOCK.match(path_of(path)):
+            name, number = block["encoder"], int(block["number"])
+            if block["group"] == "layers":
+                widths[name] = max(widths.get(name, 0), number + 1)
+                counts[f"{name}/layers"] = x.shape[0]
+            else:
+                counts[f"{name}/last"] = max(counts.get(f"{name}/last", 0), number + 1)
+
+    def scale(path: tuple[Any, ...], x: jax.Array) -> np.ndarray:
+        text = path_of(path)
+        place = _BLOCK.match(text) or _BELOW.match(text)
+        if place is None:
+            return np.float32(1)
+        encoder = place["encoder"]
+        stacked = counts.get(f"{encoder}/layers", 0) * widths.get(encoder, 0)
+        layers = stacked + counts.get(f"{encoder}/last", 0)
+        if frozen > layers:
+            raise ValueError(f"optimizer.frozen_layers is {frozen}, but {encoder} has {layers} layers of its own")
+        if "group" not in place.groupdict():
+            depth = np.zeros(())
+        elif place["group"] == "layers":
+            depth = 1.0 + int(place["number"]) + widths[encoder] * np.arange(x.shape[0])
+            depth = depth.reshape(-1, *[1] * (x.ndim - 1))
+        else:
+            depth = np.array(1.0 + stacked + int(place["number"]))
+        return np.where((depth <= frozen) & (frozen > 0), 0, decay ** (layers + 1 - depth)).astype(np.float32)
+
+    return jax.tree.map_with_path(scale, params)
+
+
+def scale_by_layer(decay: float, frozen: int) -> optax.GradientTransformation:
+    """Multiplies updates by `layer_scales`."""
+
+    def scale(updates: Params, params: Params) -> Params:
+        return jax.tree.map(lambda x, s: x * s, updates, layer_scales(updates, decay, frozen))
+
+    return optax.stateless(scale)
+
+
+def only(mask: Callable[[Params], Params], optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """An optimiser of the parameters that learn, with no state for the others, which stay as they are."""
+
+    def labels(params: Params) -> Params:
+        return jax.tree.map(lambda learns: "learns" if learns else "stays", mask(params))
+
+    return optax.partition({"learns": optimizer, "stays": optax.set_to_zero()}, labels)
+
+
+def without_gradients(objective: Objective, mask: Callable[[Params], Params]) -> Objective:
+    """An objective whose loss has no gradient by the parameters that stay, so that none is computed."""
+
+    def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
+        stop = lambda x, learns: x if learns else jax.lax.stop_gradient(x)  # noqa: E731
+        return objective.loss(jax.tree.map(stop, params, mask(params)), batch, key, train)
+
+    return objective._replace(loss=loss)

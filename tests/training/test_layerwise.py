@@ -1,0 +1,102 @@
+"""Which parameters learn and how fast, in stacks of layers, in the layers beside them, and in two models at once."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxencoder.objectives.objective import Objective
+from jaxencoder.objectives.replaced_token import ReplacedToken
+from jaxencoder.sharding import path_of
+from jaxencoder.training.layerwise import layer_scales, learning, without_gradients
+from jaxencoder.training.optim import OptimizerConfig, make_optimizer
+from tests.model.examples import DEBERTA, FLOAT32, SMALL, Vocabulary, mlm
+
+KEY = jax.random.key(0)
+FIVE = dataclasses.replace(SMALL["modernbert"], num_layers=5)  # a stack of 2 x (global, local), and one layer more
+BITFIT = ("/bias$", "^mlm_head/")
+
+
+def shapes(config=FIVE) -> dict:
+    return jax.eval_shape(mlm(config).init, KEY)
+
+
+def by_path(tree) -> dict[str, np.ndarray]:
+    return {path_of(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(tree)}
+
+
+def test_rates_fall_towards_the_input() -> None:
+    scales = by_path(layer_scales(shapes(), 0.5, 0))
+    kernel = "attention/query/kernel"
+    np.testing.assert_allclose(scales[f"encoder/layers/block_0/{kernel}"].ravel(), [0.5**5, 0.5**3])
+    np.testing.assert_allclose(scales[f"encoder/layers/block_1/{kernel}"].ravel(), [0.5**4, 0.5**2])
+    assert scales[f"encoder/last/block_0/{kernel}"] == 0.5
+    assert scales["encoder/embeddings/token_embedding"] == 0.5**6
+    assert scales["encoder/final_norm/scale"] == scales["mlm_head/dense/kernel"] == 1
+    for path, x in by_path(jax.tree.map(lambda s: np.zeros(s.shape), shapes())).items():
+        assert np.broadcast_shapes(x.shape, scales[path].shape) == x.shape
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 3, 5])
+def test_frozen_layers(frozen: int) -> None:
+    scales = by_path(layer_scales(shapes(), 1.0, frozen))
+    name = "mlp/up/kernel"
+    layers = np.stack([scales[f"encoder/layers/block_{i}/{name}"].ravel() for i in (0, 1)], axis=1).ravel()
+    layers = [*layers, float(scales[f"encoder/last/block_0/{name}"])]
+    assert layers == [0.0] * frozen + [1.0] * (5 - frozen)
+    assert scales["encoder/embeddings/token_embedding"] == (frozen == 0)
+    assert scales["mlm_head/dense/kernel"] == 1
+
+
+def test_what_stands_below_the_layers_and_two_models() -> None:
+    config = dataclasses.replace(DEBERTA, num_layers=4)
+    params = jax.eval_shape(ReplacedToken(generator_depth=0.5).build(config, FLOAT32, Vocabulary()).init, KEY)
+    scales = by_path(layer_scales(params, 0.5, 2))
+    assert scales["encoder/distance_embedding/table"] == 0 and scales["rtd_head/dense/kernel"] == 1
+    assert scales["encoder/layers/block_0/mlp/up/kernel"].ravel().tolist() == [0, 0, 0.25, 0.5]
+    assert scales["generator/encoder/layers/block_0/mlp/up/kernel"].ravel().tolist() == [0, 0]
+    with pytest.raises(ValueError, match="frozen_layers is 3, but generator/encoder has 2 layers of its own"):
+        layer_scales(params, 1.0, 3)
+
+
+def updates(**settings) -> tuple[dict[str, np.ndarray], dict]:
+    """The first update of AdamW, whose size is the learning rate in each number; and the optimiser's state."""
+    params = jax.tree.map(lambda s: jnp.ones(s.shape), shapes())
+    plain = {"warmup_share": 0.0, "schedule": "constant", "weight_decay": 0.0, "eps": 1e-12, "learning_rate": 0.1}
+    optimizer = make_optimizer(OptimizerConfig(**plain | settings), 10)
+    state = optimizer.init(params)
+    return by_path(optimizer.update(params, state, params)[0]), state
+
+
+def test_an_update_has_its_layers_rate() -> None:
+    found, scales = updates(layer_decay=0.5, frozen_layers=1)[0], by_path(layer_scales(shapes(), 0.5, 1))
+    for path, update in found.items():
+        np.testing.assert_allclose(update, np.broadcast_to(-0.1 * scales[path], update.shape), rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])
+def test_what_stays_costs_no_state(name: str) -> None:
+    found, state = updates(name=name, trainable=BITFIT, layer_decay=0.9)
+    assert 0 < sum(bool(x.any()) for x in found.values()) < len(found)
+    for path, update in found.items():
+        assert update.any() == (path.endswith("/bias") or path.startswith("mlm_head/")), path
+    kept = [path for path in by_path(state) if "encoder/" in path and path.endswith("kernel")]
+    assert not kept
+
+
+def test_no_gradient_of_what_stays() -> None:
+    objective = Objective(lambda key: {"a": jnp.ones(3), "b": {"bias": jnp.ones(2)}}, lambda p, *_: (_squares(p), {}))
+    params = objective.init(KEY)
+    gradients = jax.grad(lambda p: without_gradients(objective, learning(("bias$",))).loss(p, {}, KEY, True)[0])(params)
+    assert not gradients["a"].any() and gradients["b"]["bias"].tolist() == [2, 2]
+
+
+def _squares(params: dict) -> jax.Array:
+    return sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
+
+
+def test_a_pattern_that_names_nothing() -> None:
+    with pytest.raises(ValueError, match="trainable holds 'biases', which is in no parameter's path, such as encoder/"):
+        updates(trainable=("biases",))
