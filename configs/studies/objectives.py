@@ -78,7 +78,7 @@ TASKS = {
 }
 HELD_OUT_BATCHES = 64  # of 64 rows, drawn from all sources alike
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
-MEASURES = {"loss": "held-out loss", "sst2": "SST-2", "cola": "CoLA", "rte": "RTE"}
+MEASURES = {"loss": "held-out loss", "masked": "of [MASK] alone", "sst2": "SST-2", "cola": "CoLA", "rte": "RTE"}
 
 
 def pretraining(name: str, seed: int, args: argparse.Namespace) -> RunConfig:
@@ -142,8 +142,12 @@ def fine_tuning(run: Path, task: str, seed: int, args: argparse.Namespace) -> Ru
     )  # fmt: skip
 
 
-def held_out_loss(run: Path) -> float:
-    """Cross-entropy (nats) of the masked tokens of the held-out rows, the same rows and masks for every variant."""
+def held_out_loss(run: Path) -> dict[str, float]:
+    """Cross-entropy (nats) of the predicted tokens of held-out rows, the same rows and masks for every variant.
+
+    Of all of them ("loss"; 80% are shown as [MASK], 10% as another token, 10% as they are) and of those shown as [MASK]
+    ("masked"), which every variant has met in its training.
+    """
     model = jaxencoder.load(run)
     model = model.generator or model
     config = model.config
@@ -151,12 +155,12 @@ def held_out_loss(run: Path) -> float:
     batches = Batches(stores, dataclasses.replace(config.data, weights=()), 64)
     objective = MaskedLM().build(config.model, model.compute, model.tokenizer)
     measure = jax.jit(lambda params, batch, key: eval_step(objective, params, batch, key))
-    total = weight = 0.0
+    found = np.zeros((2, 2))
     for number in range(min(batches.steps_per_epoch, HELD_OUT_BATCHES)):
         key = jax.random.fold_in(jax.random.key(0), number)
-        loss = measure(model.params, batches.batch(number), key)["loss"]
-        total, weight = total + float(loss[0]), weight + float(loss[1])
-    return total / weight
+        metrics = measure(model.params, batches.batch(number), key)
+        found += np.array([metrics["loss"], metrics["loss_masked"]])
+    return dict(zip(("loss", "masked"), (found[:, 0] / found[:, 1]).tolist(), strict=True))
 
 
 def measured(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
@@ -165,10 +169,9 @@ def measured(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]
     shutil.rmtree(folder, ignore_errors=True)
     config = pretraining(name, seed, args)
     train(config, folder / "pretrained")
-    found = {
-        "steps": config.training.steps,
-        "loss": held_out_loss(folder / "pretrained") if VARIANTS[name].share else math.nan,
-    }
+    found = {"steps": config.training.steps}
+    if VARIANTS[name].share:
+        found |= held_out_loss(folder / "pretrained")
     for task, (_, _, metric, _) in TASKS.items():
         train(fine_tuning(folder / "pretrained", task, seed, args), folder / task)
         found[task] = 100 * evaluate(folder / task)[metric]
@@ -199,11 +202,10 @@ def text_report(results: dict[str, list[dict[str, float]]], args: argparse.Names
     for name, seeds in results.items():
         cells = []
         for measure in MEASURES:
-            values = [found[measure] for found in seeds]
+            values = [found[measure] for found in seeds if measure in found]
             spread = statistics.stdev(values) if len(values) > 1 else math.nan
-            digits = 3 if measure == "loss" else 1
-            mean = statistics.mean(values)
-            cells.append("" if math.isnan(mean) else f"{mean:.{digits}f} ± {spread:.{digits}f}")
+            digits = 1 if measure in TASKS else 3
+            cells.append(f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}" if values else "")
         steps = seeds[0]["steps"]
         lines.append(f"| {name} | {steps:.0f} | {' | '.join(cells)} |")
     fewest = min(map(len, results.values()))
@@ -233,12 +235,12 @@ def plot(results: dict[str, list[dict[str, float]]], file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(MEASURES), figsize=(14, 4.2), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(MEASURES), figsize=(15, 4.2), sharey=True, layout="constrained")
     for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
         for row, seeds in enumerate(results.values()):
-            values = [found[measure] for found in seeds]
+            values = [found[measure] for found in seeds if measure in found]
             axis.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.5)
-            axis.plot(np.mean(values), row, "|", color="black", markersize=18)
+            axis.plot([statistics.mean(values)] if values else [], [row] * bool(values), "|", color="black", ms=18)
         axis.set_title(title)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(results)), results)
