@@ -112,6 +112,9 @@ class DataConfig:
     """Field that holds the label; set, each record is one labelled example that is truncated, never split."""
     labels: tuple[str, ...] = ()
     """Class names in order of id; empty: found in the training data (sorted; whole numbers keep their order)."""
+    balance: float = 0.0
+    """Repeat the training examples of rare classes of a source: 1 until all have as many as the largest, less to that
+    power, 0 not at all."""
     text_unit: TextUnit = "line"
     """What one document is in a plain text file: a line, a paragraph (separated by blank lines), or the whole file."""
     pairs: Pairs = "none"
@@ -158,6 +161,8 @@ class DataConfig:
             not self.labels or self.label_field != "",
             "data.labels is set but data.label_field is empty; name the field",
         )
+        _number(self.balance, "data.balance", 0.0, 1.0, "give a number of at least 0 and at most 1")
+        _check(not self.balance or self.label_field != "", f"data.balance is {self.balance}; it needs data.label_field")
         _choice(self.text_unit, "data.text_unit", get_args(TextUnit))
         _choice(self.pairs, "data.pairs", get_args(Pairs))
         _number(self.short_pairs, "data.short_pairs", 0.0, 1.0, "give a share of at least 0 and at most 1")

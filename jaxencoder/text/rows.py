@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,7 @@ import tqdm
 
 from jaxencoder.text import labels as label_kinds
 from jaxencoder.text import pairs, sentences, workers
+from jaxencoder.text.balance import Example, balanced
 from jaxencoder.text.config import ALIGNED, DataConfig
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.packing import Packer, Row
@@ -121,6 +123,8 @@ class _Job:
         }
         if data.pairs != "none":
             identity["pairs"] = [data.pairs, data.short_pairs, sentences.version()]
+        if data.balance and split == "train":
+            identity["balance"] = data.balance
         if data.label_field and not data.labels:
             identity["labels"] = [fingerprint(other) for other in data.train]
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
@@ -131,6 +135,11 @@ class _Job:
     def whole(self) -> bool:
         """Whether each record is one example, never cut into several."""
         return bool(self.data.label_field or self.pair_field)
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether the examples of rare classes are repeated."""
+        return self.data.balance > 0 and self.split == "train"
 
     def say(self, line: str) -> None:
         if self.progress:
@@ -236,6 +245,8 @@ def _write(job: _Job, part: Path) -> dict:
     data, tokenizer = job.data, job.tokenizer
     kinds = _labels(data) if data.label_field else None
     kind = kinds.kind if kinds else None if data.pairs == "none" else "class"
+    if job.is_balanced and kind != "class":
+        raise ValueError(f"data.balance is {data.balance}, but the labels of {job.source} are values; set it to 0")
     job.counts = np.zeros(tokenizer.vocab_size, np.int64)
     writer = Writer(part, data.row_length, tokenizer.vocab_size, data.paired, kind)
     bar = tqdm.tqdm(
@@ -317,6 +328,15 @@ def _batches(documents: Iterator[tuple[str, str]], least: int) -> Iterator[list[
 
 def _documents(job: _Job, kinds: Labels | None, labels: deque) -> Iterator[tuple[str, str]]:
     """First and second texts, the second empty where there is none."""
+    examples = partial(_examples, job, kinds)
+    for example in balanced(examples, job.data.balance) if job.is_balanced else examples():
+        if kinds:
+            labels.append(example.label)
+        job.documents += 1
+        yield example.texts
+
+
+def _examples(job: _Job, kinds: Labels | None) -> Iterator[Example]:
     data = job.data
     for number, record in enumerate(_records(data, job.source, job.pair_field), 1):
         text = record[data.text_field]
@@ -326,14 +346,13 @@ def _documents(job: _Job, kinds: Labels | None, labels: deque) -> Iterator[tuple
                 f"{job.source}, record {number}: field {job.pair_field!r} is {type(pair).__name__}, not text; "
                 "name another field or drop the record"
             )
-        content = _digest(text, pair)
-        if job.share and (job.split == "validation") != _is_held_out(content, job.share):
+        digest = _digest(text, pair)
+        if job.share and (job.split == "validation") != _is_held_out(digest, job.share):
             continue
-        if kinds:
-            labels.append(kinds.encode(record[data.label_field], f"{job.source}, record {number}"))
-        job.documents += 1
+        label = kinds.encode(record[data.label_field], f"{job.source}, record {number}") if kinds else 0
         # The lowest bit has no part in what is held out.
-        yield (pair, text) if job.source.startswith(ALIGNED) and content & 1 else (text, pair)
+        swapped = job.source.startswith(ALIGNED) and digest & 1
+        yield Example((pair, text) if swapped else (text, pair), label, digest)
 
 
 def _records(data: DataConfig, source: str, pair_field: str) -> Iterator[dict]:

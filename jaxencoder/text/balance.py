@@ -1,0 +1,42 @@
+"""Rare classes come up more often: their examples are repeated, until all classes have as many as the largest one.
+
+Sampling by the frequencies to a power between 0 and 1: Mahajan et al. 2018, arXiv:1805.00932.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+
+class Example(NamedTuple):
+    """A document of a data set: its texts, its label, and a digest of 64 bits of the texts."""
+
+    texts: tuple[str, str]
+    label: float
+    digest: int
+
+
+def balanced(examples: Callable[[], Iterable[Example]], power: float) -> Iterator[Example]:
+    """The examples, those of a class of n among classes of at most m examples (m / n) ** power times.
+
+    Nothing is kept: the examples are gone through once to count, and once for each repetition, so that those of the
+    same text stand far apart. Where the number of times is not whole, the digest tells which examples have one more.
+
+    Args:
+        examples: gives them from the start, the same ones each time.
+        power: in [0, 1]; 1 makes the classes even.
+    """
+    counts = Counter(example.label for example in examples())
+    most = max(counts.values(), default=0)
+    times = {label: (most / n) ** power for label, n in counts.items()}
+    done = 0
+    while any(number > done for number in times.values()):
+        for example in examples():
+            if _share_of(example.digest) < times[example.label] - done:
+                yield example
+        done += 1
+
+
+def _share_of(digest: int) -> float:
+    """In [0, 1), alike for alike digests; not the digest's own share, by which examples are held out."""
+    return (digest * 0x9E3779B97F4A7C15 % 2**64) / 2**64

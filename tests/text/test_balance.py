@@ -1,0 +1,74 @@
+"""Rare classes come up more often, each example as often as another of its class, or once more."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jaxencoder.text.balance import Example, balanced
+from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.text.rows import prepare
+from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+
+from .test_rows import WORDS, config, pieces, write
+
+SIZES = (600, 90, 7)
+DIGESTS = np.random.default_rng(0).integers(0, 2**63, sum(SIZES)).tolist()  # the upper half is held out
+EXAMPLES = [
+    Example((f"text {i}", ""), label, 2 * digest)
+    for i, (label, digest) in enumerate(zip(np.repeat([0, 1, 2], SIZES).tolist(), DIGESTS, strict=True))
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([" ".join(WORDS)] * 5, TokenizerConfig(vocab_size=120))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_classes_grow_towards_the_largest(power: float) -> None:
+    reads = []
+    found = list(balanced(lambda: reads.append(1) or iter(EXAMPLES), power))
+    times = Counter(example.texts[0] for example in found)
+    for label, size in enumerate(SIZES):
+        of_class = [times[example.texts[0]] for example in EXAMPLES if example.label == label]
+        wanted = (600 / size) ** power
+        assert set(of_class) <= {int(wanted), int(np.ceil(wanted))}
+        # Which examples have one more is by chance: 4 standard deviations of a binomial.
+        part = wanted - int(wanted)
+        assert abs(sum(of_class) - size * wanted) <= 4 * (size * part * (1 - part)) ** 0.5 + 1e-6
+    assert len(reads) == 1 + int(np.ceil((600 / 7) ** power))
+    assert found[: len(EXAMPLES)] == EXAMPLES  # each once before any twice
+
+
+def test_nothing_to_balance() -> None:
+    assert list(balanced(lambda: iter(()), 1.0)) == []
+
+
+def test_rows_are_balanced_and_what_is_held_out_is_not(tmp_path, tokenizer) -> None:
+    records = [
+        {"text": " ".join(np.random.default_rng(i).choice(WORDS, 3)), "label": "rare" if i % 10 == 0 else "common"}
+        for i in range(200)
+    ]
+    data = config(write(tmp_path / "t.jsonl", records), label_field="label", validation_share=0.2)
+    plain, even = (
+        prepare(settings, tokenizer, split)
+        for settings, split in ((data, "train"), (replace(data, balance=1.0), "train"))
+    )
+    common, rare = plain[0].label_counts()
+    times = common / rare
+    assert even[0].label_counts()[0] == common and rare * int(times) <= even[0].label_counts()[1] <= rare * (times + 1)
+    assert set(pieces(even)) == set(pieces(plain))
+    held_out = [prepare(settings, tokenizer, "validation") for settings in (data, replace(data, balance=1.0))]
+    assert held_out[0][0].path == held_out[1][0].path and even[0].path != plain[0].path
+
+
+def test_errors(tmp_path, tokenizer) -> None:
+    source = write(tmp_path / "t.jsonl", [{"text": "alpha", "label": 0.5}, {"text": "beta", "label": 1.5}])
+    with pytest.raises(ValueError, match="balance is 1.0, but the labels of .* are values; set it to 0"):
+        prepare(config(source, label_field="label", balance=1.0, validation_share=0.0), tokenizer, "train")
+    with pytest.raises(ValueError, match="data.balance is 0.5; it needs data.label_field"):
+        DataConfig(balance=0.5)
+    with pytest.raises(ValueError, match="data.balance"):
+        DataConfig(balance=1.5, label_field="label")
