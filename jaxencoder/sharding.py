@@ -11,6 +11,8 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxencoder.parameters import is_stacked, path_of
+
 P = PartitionSpec
 ROWS = ("data", "fsdp")  # the axes that split a batch's rows
 
@@ -78,11 +80,6 @@ def abstract_mesh(config: MeshConfig) -> AbstractMesh:
     return AbstractMesh(tuple(sizes.values()), tuple(sizes))
 
 
-def path_of(path: tuple[Any, ...]) -> str:
-    """A key path of `jax.tree_util` as text: "encoder/layers/block_0/mlp/up/kernel"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """NamedShardings, by `PARAMETER_TABLE`, for a tree of parameters or optimiser state (arrays or their shapes).
 
@@ -92,8 +89,9 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     def sharding(path: tuple, leaf: jax.Array) -> NamedSharding:
         name = path_of(path)
         spec = next(spec for pattern, spec in PARAMETER_TABLE if re.search(pattern, name))
-        stacked = "layers" in name.split("/")
-        if len(spec) > leaf.ndim - stacked:  # a factored statistic: less than the parameter, small enough to copy
+        if len(spec) > leaf.ndim - is_stacked(
+            name
+        ):  # a factored statistic: less than the parameter, small enough to copy
             return NamedSharding(mesh, P())
         axes = (None,) * (leaf.ndim - len(spec)) + tuple(spec)
         fits = (a if a and size % mesh.shape[a] == 0 else None for a, size in zip(axes, leaf.shape, strict=True))

@@ -20,6 +20,7 @@ DIRECTIONS = {
     "reports.py": ("families", "inference"),
     "overrides.py": (),
     "config.py": (
+        "adapters.lora",
         "model.config",
         "objectives",
         "overrides",
@@ -28,7 +29,8 @@ DIRECTIONS = {
         "training.config",
         "training.optim",
     ),
-    "sharding.py": (),
+    "parameters.py": (),
+    "sharding.py": ("parameters",),
     "text/*": (),
     "kernels/*": (),
     "model/config.py": (),
@@ -40,14 +42,17 @@ DIRECTIONS = {
     "model/*": ("kernels", "sharding"),
     "families/*": ("model", "text.tokenizer"),
     "objectives/*": ("model", "kernels", "sharding"),
-    "adapters/*": ("model", "sharding"),
+    "adapters/*": ("model", "objectives", "parameters", "sharding"),
     "training/checkpoint.py": (),
-    "training/optim.py": ("sharding",),
+    "training/optim.py": ("parameters",),
     "training/step.py": ("objectives",),
     "training/start.py": ("config", "families", "model", "objectives", "text"),
-    "training/*": ("config", "model", "objectives", "text", "sharding", "adapters"),
+    "training/*": ("config", "model", "objectives", "parameters", "text", "sharding", "adapters"),
     "tasks/*": ("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
-    "inference/*": ("config", "model", "objectives", "text", "training", "sharding", "families", "adapters", "kernels"),
+    "inference/*": (
+        *("config", "model", "objectives", "parameters", "text", "training", "sharding", "families", "adapters"),
+        "kernels",
+    ),
 }
 
 # Library -> the files that may import it.

@@ -9,13 +9,13 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from jaxencoder.objectives.classification import Classification
+from jaxencoder.parameters import path_of
 from jaxencoder.sharding import (
     PARAMETER_TABLE,
     MeshConfig,
     batch_sharding,
     constrain,
     make_mesh,
-    path_of,
     row_shards,
     shardings,
 )

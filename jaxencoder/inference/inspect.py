@@ -20,7 +20,8 @@ from jaxencoder.families.tokenizer import published_tokenizer
 from jaxencoder.kernels.attention import chosen_backend
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params
-from jaxencoder.sharding import abstract_mesh, path_of, shardings
+from jaxencoder.parameters import path_of
+from jaxencoder.sharding import abstract_mesh, shardings
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.start import TOKENIZER_FOLDER, saved_config, with_architecture

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params
-from jaxencoder.sharding import path_of
+from jaxencoder.parameters import path_of
 
 _BLOCK = re.compile(r"^(?P<encoder>(?:.*/)?encoder)/(?P<group>layers|last)/block_(?P<number>\d+)/")
 _BELOW = re.compile(r"^(?P<encoder>(?:.*/)?encoder)/(embeddings|relative_bias|distance_embedding|convolution)/")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxencoder.sharding import path_of
+from jaxencoder.parameters import is_stacked, matrix_axes, path_of
 from jaxencoder.training.layerwise import learning, only, scale_by_layer
 
 Params = Any
@@ -140,11 +140,6 @@ def schedule(config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, flo
     return rate
 
 
-def is_stacked(path: tuple[Any, ...]) -> bool:
-    """Whether the parameter at this path has the layers on its leading axis."""
-    return "layers" in path_of(path).split("/")
-
-
 def decay_mask(config: OptimizerConfig) -> Callable[[Params], Params]:
     """A function from parameters to the tree of bools that says which ones are decayed."""
     patterns = [re.compile(pattern) for pattern in config.no_decay]
@@ -161,22 +156,11 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
             def change(update: jax.Array, param: jax.Array) -> jax.Array:
                 return transform.update(update, state, param)[0]
 
-            return (jax.vmap(change) if is_stacked(path) else change)(update, param)
+            return (jax.vmap(change) if is_stacked(path_of(path)) else change)(update, param)
 
         return jax.tree.map_with_path(one, updates, params), state
 
     return optax.GradientTransformation(transform.init, update)
-
-
-def _matrix_axes(path: tuple[Any, ...], ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """The axes that a kernel reads from and writes to, or None for what is no matrix; stacks keep axis 0 aside."""
-    parts = path_of(path).split("/")
-    first = int(is_stacked(path))
-    if parts[-1] != "kernel" or ndim - first < 2:
-        return None
-    # Kernels [D,N,H] read one axis and write two; the attention's output kernel [N,H,D] is the other way round.
-    last_read = ndim - 1 if parts[-2:-1] == ["output"] else first + 1
-    return tuple(range(first, last_read)), tuple(range(last_read, ndim))
 
 
 def _scale_by_factored_rms(factored_size: int) -> optax.GradientTransformation:
@@ -185,7 +169,7 @@ def _scale_by_factored_rms(factored_size: int) -> optax.GradientTransformation:
     axes = optax.FactoredState(count=None, v_row=0, v_col=0, v=0)
 
     def as_matrix(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
-        split = _matrix_axes(path, x.ndim)
+        split = matrix_axes(path_of(path), x.ndim)
         if split is None:
             return x
         first = split[0][0]
@@ -193,7 +177,7 @@ def _scale_by_factored_rms(factored_size: int) -> optax.GradientTransformation:
 
     def init(params: Params) -> optax.FactoredState:
         def one(path: tuple[Any, ...], param: jax.Array) -> optax.FactoredState:
-            start = jax.vmap(inner.init, out_axes=axes) if is_stacked(path) else inner.init
+            start = jax.vmap(inner.init, out_axes=axes) if is_stacked(path_of(path)) else inner.init
             return start(as_matrix(path, param))
 
         states = jax.tree.map_with_path(one, params)
@@ -201,7 +185,7 @@ def _scale_by_factored_rms(factored_size: int) -> optax.GradientTransformation:
 
     def update(updates: Params, state: optax.FactoredState, params: Params) -> tuple[Params, optax.FactoredState]:
         def one(path: tuple[Any, ...], update: jax.Array, param: jax.Array, *moments: jax.Array) -> tuple[Any, Any]:
-            step = jax.vmap(inner.update, (0, axes, 0), (0, axes)) if is_stacked(path) else inner.update
+            step = jax.vmap(inner.update, (0, axes, 0), (0, axes)) if is_stacked(path_of(path)) else inner.update
             new, new_state = step(
                 as_matrix(path, update), optax.FactoredState(state.count, *moments), as_matrix(path, param)
             )
@@ -252,7 +236,7 @@ def scale_by_stable_adam(
         unbias = 1.0 - b2 ** state.count.astype(jnp.float32)
 
         def clip(path: tuple[Any, ...], step: jax.Array, grad: jax.Array, second: jax.Array) -> jax.Array:
-            axes = tuple(range(int(is_stacked(path)), grad.ndim))
+            axes = tuple(range(int(is_stacked(path_of(path))), grad.ndim))
             squares = jnp.square(grad) / jnp.maximum(second / unbias, eps**2)
             rms = jnp.sqrt(jnp.mean(squares, axis=axes, keepdims=True))
             return step / jnp.maximum(1.0, rms)
@@ -267,18 +251,21 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
 
     def dimensions(params: Params) -> Params:
         return jax.tree.map_with_path(
-            lambda path, x: optax.contrib.MuonDimensionNumbers(*_matrix_axes(path, x.ndim)), params
+            lambda path, x: optax.contrib.MuonDimensionNumbers(*matrix_axes(path_of(path), x.ndim)), params
         )
 
     def labels(params: Params) -> Params:
         def is_muon(path: tuple[Any, ...], x: jax.Array) -> bool:
-            return re.search(r"(^|/)block_\d+/", path_of(path)) is not None and _matrix_axes(path, x.ndim) is not None
+            return (
+                re.search(r"(^|/)block_\d+/", path_of(path)) is not None
+                and matrix_axes(path_of(path), x.ndim) is not None
+            )
 
         return jax.tree.map_with_path(lambda path, x: "muon" if is_muon(path, x) else "adam", params)
 
     def scale(updates: Params, params: Params) -> Params:
         def one(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
-            sides = (math.prod(update.shape[a] for a in axes) for axes in _matrix_axes(path, update.ndim))
+            sides = (math.prod(update.shape[a] for a in axes) for axes in matrix_axes(path_of(path), update.ndim))
             return update * MUON_RMS * math.sqrt(max(sides))
 
         return jax.tree.map_with_path(one, updates)

@@ -18,7 +18,7 @@ from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.flops import training_flops
 from jaxencoder.model.sentence import Dense, SentenceSettings
 from jaxencoder.objectives.classification import Classification
-from jaxencoder.sharding import path_of
+from jaxencoder.parameters import path_of
 from tests.model.examples import BERT, MODERNBERT
 
 WINDOWS = {"windows": (0, 8), "num_layers": 5, "positions": "rotary", "norm_placement": "pre"}

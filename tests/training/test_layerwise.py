@@ -9,7 +9,7 @@ import pytest
 
 from jaxencoder.objectives.objective import Objective
 from jaxencoder.objectives.replaced_token import ReplacedToken
-from jaxencoder.sharding import path_of
+from jaxencoder.parameters import path_of
 from jaxencoder.training.layerwise import layer_scales, learning, without_gradients
 from jaxencoder.training.optim import OptimizerConfig, make_optimizer
 from tests.model.examples import DEBERTA, FLOAT32, SMALL, Vocabulary, mlm

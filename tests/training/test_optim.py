@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxencoder.sharding import path_of
+from jaxencoder.parameters import path_of
 from jaxencoder.training.optim import OptimizerConfig, decay_mask, make_optimizer, schedule
 
 LAYERS, D, N, H, F, V = 3, 12, 2, 6, 20, 17
