@@ -19,10 +19,12 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn
 from cattrs.strategies import configure_tagged_union
 
+from jaxencoder.adapters.lora import Lora, adapted
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.masking import Masking
 from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.objectives.objective import Objective, Vocabulary
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.overrides import apply, closest
 from jaxencoder.sharding import MeshConfig
@@ -35,6 +37,7 @@ __all__ = [
     "ComputeConfig",
     "DataConfig",
     "EncoderConfig",
+    "Lora",
     "MaskedLM",
     "Masking",
     "MeshConfig",
@@ -73,6 +76,7 @@ class RunConfig:
     model: EncoderConfig = field(default_factory=EncoderConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     objective: AnyObjective = field(default_factory=MaskedLM)
+    adapter: Lora = field(default_factory=Lora)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -139,6 +143,10 @@ class RunConfig:
     def peaks(self) -> tuple[tuple[int, float], ...]:
         """Steps and peak learning rate of each phase, as `training.optim.schedule` takes them."""
         return tuple((part.training.steps, part.optimizer.learning_rate) for part in self.phase_configs)
+
+    def build(self, vocabulary: Vocabulary) -> Objective:
+        """What the run trains, its adapter included."""
+        return adapted(self.adapter, self.objective.build(self.model, self.compute, vocabulary))
 
     def until(self, step: int) -> "RunConfig":
         """The run as it stands after `step` updates: the phases that have begun, and the last one's architecture."""

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxencoder.adapters.lora import adapted
 from jaxencoder.config import RunConfig
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Metrics
@@ -166,7 +167,7 @@ def compile_steps(
 
     @functools.cache  # phases that differ in nothing but their rows share a function, and each shape is compiled once
     def compiled(objective: Any, model: EncoderConfig, accumulation: int) -> Callable:
-        built = objective.build(model, config.compute, setup.tokenizer)
+        built = adapted(config.adapter, objective.build(model, config.compute, setup.tokenizer))
         if config.optimizer.trainable:
             built = without_gradients(built, learning(config.optimizer.trainable))
 
@@ -200,7 +201,7 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
     @functools.cache
     def compiled(model: EncoderConfig) -> Callable:
         objective = setup.config.objective.build(model, setup.config.compute, setup.tokenizer)
-        return jax.jit(partial(eval_step, objective))
+        return jax.jit(partial(eval_step, adapted(setup.config.adapter, objective)))
 
     def measure(run: Callable, params: Any, batches: Batches, count: int, first: int) -> Metrics:
         total: Any = None

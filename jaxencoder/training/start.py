@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
+from jaxencoder.adapters.lora import merged
 from jaxencoder.config import CONFIG_FILE, RunConfig, from_json
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.hub import resolve
@@ -91,19 +92,22 @@ def saved_config(run_dir: Path) -> RunConfig:
 def run_weights(
     run_dir: Path, config: RunConfig, step: int | Literal["latest", "best"] = "latest"
 ) -> tuple[int, Params]:
-    """The step and the parameters of a run's checkpoint as they are used: averaged, where the run keeps an average.
+    """The step and the parameters of a run's checkpoint as they are used.
+
+    They are averaged, where the run keeps an average, and an adapter is merged into them.
 
     Raises:
         FileNotFoundError: there is no checkpoint, or not that one.
         ValueError: none can be read, or none has the metric by which one is the best.
     """
-    return restore_step(
+    number, params = restore_step(
         run_dir / CHECKPOINT_FOLDER,
         step=step,
         part="ema" if config.training.ema_decay else "params",
         metric=config.training.best_metric,
         higher_is_better=config.training.best_mode == "max",
     )
+    return number, merged(config.adapter, params)
 
 
 def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from jaxencoder.config import RunConfig
 from jaxencoder.training.flops import peak_flops
+from jaxencoder.training.layerwise import learning
 from jaxencoder.training.optim import schedule
 
 METRICS_FILE = "metrics.jsonl"
@@ -123,7 +124,10 @@ class Telemetry:
         self._rate = jax.jit(schedule(config.optimizer, config.training.steps, config.peaks))
         self._phases, self._number = _phases(config), 0
         self._dtype = config.compute.dtype
-        self._parameters = sum(x.size for x in jax.tree.leaves(params))
+        self._parameters = self._learning = sum(x.size for x in jax.tree.leaves(params))
+        if patterns := config.optimizer.trainable:
+            pairs = zip(jax.tree.leaves(params), jax.tree.leaves(learning(patterns)(params)), strict=True)
+            self._learning = sum(x.size for x, learns in pairs if learns)
 
     def __enter__(self) -> "Telemetry":
         self._compiles = CompileCounter()
@@ -138,7 +142,8 @@ class Telemetry:
         self._bar = tqdm(
             total=self._training.steps, initial=self._start, disable=not shown, unit="step", dynamic_ncols=True
         )
-        self.say(f"{self._parameters:,} parameters, peak {self._peak:.3g} FLOP/s")
+        learn = f", of which {self._learning:,} learn" if self._learning < self._parameters else ""
+        self.say(f"{self._parameters:,} parameters{learn}; peak {self._peak:.3g} FLOP/s")
         self._trace_around(self._start)
         return self
 

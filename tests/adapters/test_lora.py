@@ -1,0 +1,174 @@
+"""An adapter starts as nothing, computes what its papers say, and learns alone."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxencoder.adapters.lora import Lora, adapted, merged, new
+from jaxencoder.config import RunConfig, load
+from jaxencoder.inference.load import load as open_model
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.objectives.classification import Classification
+from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.parameters import path_of
+from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.training.checkpoint import restore_params
+from jaxencoder.training.config import TrainingConfig
+from jaxencoder.training.loop import train
+from tests.model.examples import SMALL, assert_trees_close, mlm, randomised_params, rows
+
+KEY = jax.random.key(0)
+CONFIG = dataclasses.replace(SMALL["bert"], dropout=0.0, attention_dropout=0.0)
+ALL = (r"^encoder/.*/kernel$",)
+T = 20
+
+
+def randomised(lora: Lora, params: dict) -> dict:
+    """Parameters with an adapter that changes something."""
+    shapes = jax.eval_shape(lambda: new(lora, params, KEY))
+    rng = np.random.default_rng(1)
+    return params | {"lora": jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.3, s.shape), jnp.float32), shapes)}
+
+
+def flat(tree: dict) -> dict[str, np.ndarray]:
+    return {path_of(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(tree)}
+
+
+@pytest.mark.parametrize("settings", [{}, {"dora": True}])
+def test_starts_as_nothing(settings: dict) -> None:
+    objective = mlm(CONFIG)
+    lora = Lora(rank=3, targets=ALL, **settings)
+    params = jax.jit(adapted(lora, objective).init)(KEY)
+    plain = {name: part for name, part in params.items() if name != "lora"}
+    assert_trees_close(plain, jax.jit(objective.init)(KEY), 1e-6)
+    assert_trees_close(jax.jit(lambda p: merged(lora, p))(params), plain, 1e-6 if settings else 0)
+    assert all(x.any() == path.endswith("/a") for path, x in flat(params["lora"]).items())
+    assert merged(lora, plain) is plain
+
+
+@pytest.mark.parametrize(("rank_stabilized", "dora"), [(False, False), (True, False), (False, True)])
+def test_equals_the_papers_layer_by_layer(rank_stabilized: bool, dora: bool) -> None:
+    lora = Lora(rank=4, alpha=6.0, targets=ALL, rank_stabilized=rank_stabilized, dora=dora)
+    params = randomised(lora, randomised_params(mlm(CONFIG).init))
+    before, after, adapter = flat(params), flat(merged(lora, params)), flat(params["lora"])
+    changed = {path for path in after if not np.array_equal(after[path], before[path])}
+    assert changed == {path for path in after if path.startswith("encoder/") and path.endswith("/kernel")}
+    scale = 6 / (2 if rank_stabilized else 4)
+    for path in changed:
+        read = 2 if path.endswith("output/kernel") else 1  # heads and their size are read together
+        for layer, (old, result) in enumerate(zip(before[path], after[path], strict=True)):
+            size_in = int(np.prod(old.shape[:read]))
+            old, result = (x.reshape(size_in, -1).astype(np.float64) for x in (old, result))
+            wanted = old + scale * adapter[f"{path}/a"][layer].astype(np.float64) @ adapter[f"{path}/b"][layer]
+            if dora:
+                size = np.linalg.norm(old, axis=0) + adapter[f"{path}/size"][layer]
+                wanted = wanted * size / np.linalg.norm(wanted, axis=0)
+            np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_loss_is_that_of_the_merged_model() -> None:
+    lora, objective = Lora(rank=2, dora=True), mlm(CONFIG)
+    params = randomised(lora, randomised_params(objective.init))
+    batch = rows([[12, 8], [20]], T)
+    losses = [
+        jax.jit(o.loss, static_argnums=3)(p, batch, KEY, False)[0]
+        for o, p in ((adapted(lora, objective), params), (objective, merged(lora, params)))
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    plain = {name: part for name, part in params.items() if name != "lora"}
+    assert not np.allclose(losses[0], jax.jit(objective.loss, static_argnums=3)(plain, batch, KEY, False)[0])
+
+
+def test_the_norm_of_dora_has_no_gradient() -> None:
+    """Section 4.3 of the paper: dL/dV is the gradient through the direction alone, magnitude over norm."""
+    lora = Lora(rank=2, targets=("^encoder/layer/kernel$",), dora=True)
+    kernel = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    params = randomised(lora, {"encoder": {"layer": {"kernel": jnp.asarray(kernel)}}})
+    part = params["lora"]["encoder"]["layer"]["kernel"]
+    x = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+    gradient = jax.grad(lambda p: (merged(lora, p)["encoder"]["layer"]["kernel"] * x).sum())(params)
+    whole = kernel + lora.scale * part["a"] @ part["b"]
+    size = np.linalg.norm(kernel, axis=0) + part["size"]
+    through = x * size / np.linalg.norm(whole, axis=0)
+    found = gradient["lora"]["encoder"]["layer"]["kernel"]
+    np.testing.assert_allclose(found["a"], lora.scale * through @ part["b"].T, rtol=1e-4)
+    np.testing.assert_allclose(found["b"], lora.scale * part["a"].T @ through, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank": -1}, "adapter.rank is -1"),
+        ({"alpha": 0.0}, "adapter.alpha is 0.0"),
+        ({"targets": ("(",)}, "adapter.targets holds '\\(', not a regular expression"),
+    ],
+)
+def test_settings_out_of_range(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Lora(**settings)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("attention/query$", "'attention/query.', which is in no path, such as encoder/"),
+        ("embeddings", "finds encoder/embeddings/.*; only kernels can be adapted"),
+    ],
+)
+def test_targets_that_are_none(pattern: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(adapted(Lora(rank=2, targets=(pattern,)), mlm(CONFIG)).init, KEY)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("lora")
+    random = np.random.default_rng(0)
+    with (folder / "text.jsonl").open("w") as file:
+        for i in range(120):
+            words = random.choice(["red", "green", "blue", "cat", "dog"], 5)
+            file.write(json.dumps({"text": " ".join(words), "label": ["no", "yes"][i % 2]}) + "\n")
+    return folder
+
+
+def test_a_run_with_an_adapter(text: Path, capsys) -> None:
+    """From pretraining through a stop to use: adapter and classifier learn alone, and are merged when it is opened."""
+    base = RunConfig(
+        model=EncoderConfig(num_layers=1, hidden_size=16, mlp_size=16, num_heads=2, max_length=16, dropout=0.0),
+        compute=ComputeConfig(dtype="float32"),
+        objective=MaskedLM(),
+        tokenizer=TokenizerConfig(vocab_size=40),
+        data=DataConfig(
+            train=(str(text / "text.jsonl"),), validation_share=0.2, row_length=16, cache=str(text / "c"), workers=1
+        ),
+        training=TrainingConfig(steps=1, batch_size=8, eval_batches=0, tensorboard=False),
+    )
+    train(base, text / "pretrained")
+    tuned = dataclasses.replace(
+        base,
+        init_from=str(text / "pretrained"),
+        objective=Classification(dropout=0.0),
+        adapter=Lora(rank=2),
+        data=dataclasses.replace(base.data, label_field="label"),
+    )
+    train(tuned, text / "tuned")
+    longer = dataclasses.replace(tuned, training=dataclasses.replace(tuned.training, steps=3))
+    capsys.readouterr()
+    result = train(longer, text / "tuned")
+    said = "".join(capsys.readouterr())
+    assert "Continuing" in said and ", of which 434 learn;" in said  # 2 x (16 x 2 + 2 x 16), 17 x 16 and 17 x 2
+    assert load(text / "tuned").optimizer.trainable == (r"^(?!encoder/)",)
+    before, after = (restore_params(text / name / "checkpoints") for name in ("pretrained", "tuned"))
+    assert_trees_close(after["encoder"], before["encoder"], 0)
+    assert all(x.any() for x in flat(after["lora"]).values())
+    model = open_model(text / "tuned")
+    assert "lora" not in model.params
+    assert_trees_close(model.params, merged(tuned.adapter, after), 0)
+    from jaxencoder.tasks.evaluate import evaluate
+
+    assert evaluate(text / "tuned")["loss"] == pytest.approx(result["loss"], rel=1e-4)
