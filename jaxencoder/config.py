@@ -19,7 +19,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn
 from cattrs.strategies import configure_tagged_union
 
-from jaxencoder.adapters.lora import Lora, adapted
+from jaxencoder.adapters.lora import LEARNING, Lora, adapted
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.masking import Masking
@@ -131,6 +131,8 @@ class RunConfig:
                 "set it to 0, or change those of a phase, such as --phases.0.steps"
             )
         object.__setattr__(self, "training", dataclasses.replace(self.training, steps=steps))
+        if self.adapter.rank and not self.optimizer.trainable:
+            object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, trainable=LEARNING))
         for number in range(len(self.phases)):
             _in_phase(self, number)  # checked as a run is
 

@@ -1,6 +1,7 @@
 """What a model or a recipe is made of, and what it takes: read from its settings, without its weights."""
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 from jax.sharding import AbstractMesh
 
 from jaxencoder import config as configs
+from jaxencoder.adapters.lora import NAME as LORA
 from jaxencoder.config import Classification, DataConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.hub import resolve
@@ -23,6 +25,7 @@ from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.sharding import abstract_mesh, shardings
 from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.training.layerwise import learning
 from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.start import TOKENIZER_FOLDER, saved_config, with_architecture
 
@@ -229,10 +232,9 @@ def _run(folder: Path) -> _Found:
 
 def _trained(config: RunConfig, kind: Kind, tokenizer: Mapping[str, Any], notes: tuple[str, ...] = ()) -> _Found:
     vocabulary = _Vocabulary(config.model.vocab_size)
-    objective = config.objective.build(config.model, config.compute, vocabulary)
-    shapes = jax.eval_shape(objective.init, jax.random.key(0))
+    shapes = jax.eval_shape(config.build(vocabulary).init, jax.random.key(0))
     settings = dataclasses.asdict(config.objective)
-    heads = {name: {} if name == "mlm_head" else settings for name in shapes if name != "encoder"}
+    heads = {name: {} if name == "mlm_head" else settings for name in shapes if name not in ("encoder", LORA)}
     return _Found(kind, config, shapes, heads, tokenizer, notes=notes)
 
 
@@ -304,12 +306,15 @@ def _part(path: str) -> str:
 
 
 def _memory(found: _Found, mesh: AbstractMesh) -> dict[str, Bytes]:
-    training = found.config.training
+    training, trainable = found.config.training, found.config.optimizer.trainable
     state = jax.eval_shape(make_optimizer(found.config.optimizer, training.steps).init, found.shapes)
-    parameters, optimizer = (
-        _bytes(jax.tree.leaves(tree), jax.tree.leaves(shardings(tree, mesh))) for tree in (found.shapes, state)
-    )
-    memory = {"parameters": parameters, "gradients": parameters, "optimizer": optimizer}
+    learns = jax.tree.leaves(learning(trainable)(found.shapes)) if trainable else itertools.repeat(True)
+    shapes, places = (jax.tree.leaves(tree) for tree in (found.shapes, shardings(found.shapes, mesh)))
+    memory = {
+        "parameters": (parameters := _bytes(shapes, places)),
+        "gradients": _bytes(*(list(itertools.compress(leaves, learns)) for leaves in (shapes, places))),
+        "optimizer": _bytes(jax.tree.leaves(state), jax.tree.leaves(shardings(state, mesh))),
+    }
     return memory | ({"average": parameters} if training.ema_decay else {})
 
 

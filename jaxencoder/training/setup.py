@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxencoder.adapters.lora import LEARNING
 from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Objective
@@ -43,8 +42,8 @@ _MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers"
         *("best_metric", "best_mode", "profile_steps", "tensorboard"),
     )
 }
-# Choices that the data or other settings make where the user has left them at 0 or empty.
-_OPEN = ("model.vocab_size", "objective.labels", "objective.class_counts", "optimizer.trainable")
+# Choices that the data makes where the user has left them at 0 or empty.
+_OPEN = ("model.vocab_size", "objective.labels", "objective.class_counts")
 _RARE = 0.1  # of what a class would have if all had as many examples; one with less is warned of
 _CONTENTS = ("settings", "tokenizer", "training rows", "held-out rows")
 
@@ -161,8 +160,6 @@ def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, 
             "set it to 0 to take the tokenizer's size, or name another tokenizer.path."
         )
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
-    if config.adapter.rank and not config.optimizer.trainable:
-        config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, trainable=LEARNING))
     if isinstance(config.objective, Classification):
         labels, *others = (store.meta["labels"] for store in distinct(train))
         if any(other != labels for other in others):

@@ -89,6 +89,15 @@ def test_a_recipe(tmp_path: Path) -> None:
     assert found.memory["average"] == found.memory["parameters"]
 
 
+def test_what_stays_needs_neither_gradients_nor_state() -> None:
+    found = inspect("bert_base", overrides=["--adapter.rank", "8"])
+    learn = sum(x.number for x in found.parameters if not x.path.startswith("encoder/"))
+    assert 12 * 2 * 2 * 768 * 8 < learn < 0.02 * sum(x.number for x in found.parameters)
+    assert found.memory["gradients"].total == 4 * learn
+    assert 0 <= found.memory["optimizer"].total - 8 * learn < 100
+    assert "lora" not in found.heads
+
+
 def test_a_recipe_that_starts_from_a_run(make_model, tmp_path: Path) -> None:
     source = run_folder(tmp_path / "run", make_model())
     path = recipe(tmp_path, 'objective=Classification(), data=DataConfig(label_field="label", row_length=16)')
