@@ -131,8 +131,8 @@ class RunConfig:
                 "set it to 0, or change those of a phase, such as --phases.0.steps"
             )
         object.__setattr__(self, "training", dataclasses.replace(self.training, steps=steps))
-        if self.adapter.rank and not self.optimizer.trainable:
-            object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, trainable=LEARNING))
+        if self.adapter.rank and isinstance(self.objective, ReplacedToken):
+            raise ValueError(f"adapter.rank is {self.adapter.rank}, but ReplacedToken trains two models; set it to 0")
         for number in range(len(self.phases)):
             _in_phase(self, number)  # checked as a run is
 
@@ -145,6 +145,11 @@ class RunConfig:
     def peaks(self) -> tuple[tuple[int, float], ...]:
         """Steps and peak learning rate of each phase, as `training.optim.schedule` takes them."""
         return tuple((part.training.steps, part.optimizer.learning_rate) for part in self.phase_configs)
+
+    @property
+    def learning(self) -> tuple[str, ...]:
+        """Patterns of the parameters that learn, as optimizer.trainable: beside an adapter not the encoder."""
+        return self.optimizer.trainable or (LEARNING if self.adapter.rank else ())
 
     def build(self, vocabulary: Vocabulary) -> Objective:
         """What the run trains, its adapter included."""

@@ -42,6 +42,10 @@ class Lora:
             raise ValueError(f"adapter.rank is {self.rank}; give 0 or a positive rank.")
         if not 0 < self.alpha < float("inf"):
             raise ValueError(f"adapter.alpha is {self.alpha}; give a positive number.")
+        if self.rank and not self.targets:
+            raise ValueError(
+                f"adapter.rank is {self.rank}, but adapter.targets is empty; name kernels, or set it to 0."
+            )
         for pattern in self.targets:
             try:
                 re.compile(pattern)
@@ -138,7 +142,8 @@ def _kernel(lora: Lora, path: str, kernel: jax.Array, adapter: Params) -> jax.Ar
     if "size" in adapter:
         size = jnp.linalg.norm(weights, axis=-2) + adapter["size"]
         # The paper's section 4.3: the norm is taken for a constant, which saves memory and changes little.
-        changed *= (size / jax.lax.stop_gradient(jnp.linalg.norm(changed, axis=-2)))[..., None, :]
+        norm = jax.lax.stop_gradient(jnp.linalg.norm(changed, axis=-2))
+        changed *= (size / jnp.where(norm > 0, norm, 1))[..., None, :]
     return changed.reshape(kernel.shape).astype(kernel.dtype)
 
 

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Literal, get_args
 
-from jaxencoder.config import TokenizerConfig, save
+from jaxencoder.config import Lora, TokenizerConfig, save
 from jaxencoder.inference.embed import chosen
 from jaxencoder.inference.load import load
 from jaxencoder.model.heads import Pooling
@@ -63,5 +63,11 @@ def convert(
     params = {name: part for name, part in model.params.items() if name != "sentence"}
     checkpoints.save(0, {"params": params}, wait=True)
     checkpoints.close()
-    tokenizer = TokenizerConfig(path=str(folder / "tokenizer"))
-    save(dataclasses.replace(model.config, name=folder.name, tokenizer=tokenizer), folder)  # last: now it is a run
+    config = dataclasses.replace(
+        model.config,
+        name=folder.name,
+        tokenizer=TokenizerConfig(path=str(folder / "tokenizer")),
+        adapter=Lora(),  # the weights are merged, and averaged
+        training=dataclasses.replace(model.config.training, ema_decay=0.0),
+    )
+    save(config, folder)  # last: now it is a run

@@ -13,7 +13,6 @@ from jaxencoder.families.tokenizer import published_tokenizer
 from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.mlm import MaskedLM
-from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.start import TOKENIZER_FOLDER, is_published, run_weights, saved_config
 
@@ -60,7 +59,7 @@ def _run(folder: Path, dtype: str | None, step: int | str) -> Model:
     number, params = run_weights(folder, config, step)
     config = config.until(number)
     compute = _compute(config, dtype)
-    if not isinstance(config.objective, ReplacedToken):
+    if "generator" not in params:  # of replaced-token detection, the discriminator may have been written alone
         return Model(config, params, tokenizer, compute)
     models = config.objective.build(config.model, compute, tokenizer).models(params)
     smaller = dataclasses.replace(config, model=config.objective.generator(config.model), objective=MaskedLM())

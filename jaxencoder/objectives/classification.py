@@ -7,7 +7,7 @@ adjusted by the classes' frequencies, Menon et al. 2021, arXiv:2007.07314.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,10 @@ from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import Classifier, HeadConfig, Pooling, first_tokens
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean
 
-_ALMOST_SURE = -1e-6  # log p above which the focal loss counts as 0, so that its gradient stays finite
+Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
+ClassWeights = Literal["none", "balanced", "effective"]
+
+_ALMOST_SURE = -1e-6  # log p from which the focal factor falls no further, so that its gradient stays finite
 
 
 @dataclass(frozen=True)
@@ -36,26 +39,33 @@ class Classification:
     """How a document becomes one vector; `cls` makes its first token a global one, in a model that has such."""
     dropout: float = 0.1
     """Before the last projection."""
-    loss: Literal["cross_entropy", "focal", "logit_adjusted"] = "cross_entropy"
+    loss: Loss = "cross_entropy"
     """Of classes. focal: little is lost on what is all but sure; logit_adjusted: the scores learn what tells classes
     apart beyond their frequencies, as balanced accuracy and macro-F1 want it."""
     focal_gamma: float = 2.0
     """How little: the cross-entropy times (1 - p) ** focal_gamma; 0: no less than it is."""
     adjustment: float = 1.0
-    """Of logit_adjusted: in training, this times the log of a class's frequency is added to its score."""
-    class_weights: Literal["none", "balanced", "effective"] = "none"
+    """Of logit_adjusted: this times the log of a class's frequency is added to its score for the loss, in training and
+    held-out; never for a prediction."""
+    class_weights: ClassWeights = "none"
     """Weight of an example in the mean: 1 / n for a class of n examples (balanced), or less steep, 1 over their
     effective number (1 - beta ** n) / (1 - beta)."""
     effective_beta: float = 0.999
     """The beta of effective weights, in [0, 1): 0 weighs all alike, towards 1 they become balanced."""
     class_counts: tuple[int, ...] = ()
-    """Training examples of each class, where loss or weights ask for them; empty: counted."""
+    """Training examples of each class, where loss or weights ask for them; empty: counted in the sources of the first
+    phase, whatever their data.weights."""
 
     def __post_init__(self) -> None:
         if self.labels < 0:
             raise ValueError(f"objective.labels must not be negative, got {self.labels}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"objective.dropout must be in [0, 1), got {self.dropout}.")
+        for name, kind in (("loss", Loss), ("class_weights", ClassWeights)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(
+                    f"objective.{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(kind))}."
+                )
         if not 0 <= self.focal_gamma < float("inf"):
             raise ValueError(f"objective.focal_gamma must be 0 or a positive number, got {self.focal_gamma}.")
         if not 0 <= self.adjustment < float("inf"):

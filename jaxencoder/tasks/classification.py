@@ -62,8 +62,8 @@ def class_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     Returns:
         loss (nats), accuracy, macro_f1 (over the classes that are true or predicted somewhere), matthews (0 where it is
         not defined), auprc (area under the curve of precision over recall, as average precision: the mean over the
-        classes that are true somewhere; of two classes that of class 1), f1 of class 1 when there are two classes, and
-        examples, their number.
+        classes that are true somewhere; of two classes that of class 1, 0 if it is nowhere true), f1 of class 1 when
+        there are two classes, and examples, their number.
     """
     from sklearn import metrics  # a second to import
 
@@ -76,8 +76,9 @@ def class_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "macro_f1": float(metrics.f1_score(labels, predictions, average="macro", zero_division=0)),
         "matthews": float(metrics.matthews_corrcoef(labels, predictions)) if several else 0.0,
     }
-    precisions = [x["auprc"] for x in per_class(scores, labels) if x["examples"]]
-    result["auprc"] = precisions[-1] if scores.shape[1] == 2 else float(np.mean(precisions))
+    classes = per_class(scores, labels)
+    classes = classes[1:] if len(classes) == 2 else [x for x in classes if x["examples"]]
+    result["auprc"] = float(np.mean([x["auprc"] for x in classes]))
     if scores.shape[1] == 2:
         result["f1"] = float(metrics.f1_score(labels, predictions, pos_label=1, zero_division=0))
     return result | {"examples": len(labels)}

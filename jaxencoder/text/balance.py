@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+_KEPT = 1 << 14  # examples in memory, when no more than these are repeated
+
 
 class Example(NamedTuple):
     """A document of a data set: its texts, its label, and a digest of 64 bits of the texts."""
@@ -19,8 +21,9 @@ class Example(NamedTuple):
 def balanced(examples: Callable[[], Iterable[Example]], power: float) -> Iterator[Example]:
     """The examples, those of a class of n among classes of at most m examples (m / n) ** power times.
 
-    Nothing is kept: the examples are gone through once to count, and once for each repetition, so that those of the
-    same text stand far apart. Where the number of times is not whole, the digest tells which examples have one more.
+    The examples are gone through once to count, and once for each repetition, so that those of the same text stand far
+    apart; when few are left to repeat, they are kept. Where the number of times is not whole, the digest tells which
+    examples have one more.
 
     Args:
         examples: gives them from the start, the same ones each time.
@@ -29,12 +32,17 @@ def balanced(examples: Callable[[], Iterable[Example]], power: float) -> Iterato
     counts = Counter(example.label for example in examples())
     most = max(counts.values(), default=0)
     times = {label: (most / n) ** power for label, n in counts.items()}
-    done = 0
+    kept, done = None, 0
     while any(number > done for number in times.values()):
-        for example in examples():
+        more = {label for label, number in times.items() if number > done + 1}
+        keeping = kept is None and sum(counts[label] for label in more) <= _KEPT
+        again = []
+        for example in examples() if kept is None else kept:
+            if keeping and example.label in more:
+                again.append(example)
             if _share_of(example.digest) < times[example.label] - done:
                 yield example
-        done += 1
+        kept, done = again if keeping else kept, done + 1
 
 
 def _share_of(digest: int) -> float:

@@ -153,7 +153,7 @@ def compile_steps(
 ) -> tuple[tuple[Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]], ...], TrainState]:
     """Each phase's jitted update, and the state to go on from: the newest intact checkpoint's, or that of step 0."""
     config, settings = setup.config, setup.config.training
-    optimizer = make_optimizer(config.optimizer, settings.steps, config.peaks)
+    optimizer = make_optimizer(config.optimizer, settings.steps, config.peaks, config.learning)
     key = jax.random.key(settings.seed)
     start = partial(init_state, setup.objective, optimizer, ema=settings.ema_decay > 0)
     places = shardings(jax.eval_shape(start, key), mesh)
@@ -162,14 +162,14 @@ def compile_steps(
     if state is None:
         state = jax.jit(start, out_shardings=places)(key)
         if config.init_from:
-            params = jax.device_put(initial_params(config.init_from, state.params), places.params)
+            params = jax.device_put(initial_params(config.init_from, state.params, config.objective), places.params)
             state = state._replace(params=params, ema=jax.tree.map(jnp.copy, params) if state.ema is not None else None)
 
     @functools.cache  # phases that differ in nothing but their rows share a function, and each shape is compiled once
     def compiled(objective: Any, model: EncoderConfig, accumulation: int) -> Callable:
         built = adapted(config.adapter, objective.build(model, config.compute, setup.tokenizer))
-        if config.optimizer.trainable:
-            built = without_gradients(built, learning(config.optimizer.trainable))
+        if config.learning:
+            built = without_gradients(built, learning(config.learning))
 
         def update(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
             return train_step(built, optimizer, state, batch, key, settings.steps, accumulation, settings.ema_decay)

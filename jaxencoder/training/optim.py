@@ -59,7 +59,7 @@ class OptimizerConfig:
     """Regular expressions, searched in a parameter's path, of what learns; the rest stays and costs no state. Empty:
     all. BitFit is /bias$ and ^classifier/."""
     frozen_layers: int = 0
-    """Layers from below, and with them the embeddings, that stay."""
+    """Layers from below, and with them the embeddings, that stay; they cost what they cost when they learn."""
     layer_decay: float = 1.0
     """What the learning rate is multiplied by from the heads to the top layer, to the next, down to the embeddings."""
 
@@ -281,13 +281,17 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, float]] = ()
+    config: OptimizerConfig,
+    steps: int,
+    peaks: Sequence[tuple[int, float]] = (),
+    trainable: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """The whole update: clip the global norm, precondition, decay weights, scale by the learning rates of the layers.
 
     Args:
         config: the settings.
         steps, peaks: of the whole run, for the schedule.
+        trainable: patterns of what learns; none: as config.trainable says.
 
     Returns:
         A gradient transformation whose `update` needs the parameters. Leaves of its state that belong to a parameter
@@ -310,8 +314,10 @@ def make_optimizer(
         "stable_adamw": lambda: [scale_by_stable_adam(config.b1, config.b2, config.eps, config.weight_decay, mask)],
     }[config.name]()
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    by_layer = config.frozen_layers or config.layer_decay != 1
-    layers = [scale_by_layer(config.layer_decay, config.frozen_layers)] if by_layer else []
-    rate = optax.scale_by_learning_rate(schedule(config, steps, peaks))
-    optimizer = optax.chain(*clip, *precondition, *layers, rate)
-    return only(learning(config.trainable), optimizer) if config.trainable else optimizer
+    inner = [*clip, *precondition]
+    if trainable := (*trainable,) or config.trainable:
+        inner = [only(learning(trainable), optax.chain(*inner))]
+    # What is frozen has no part in the gradient's norm, nor is it decayed.
+    frozen = [scale_by_layer(1.0, config.frozen_layers)] if config.frozen_layers else []
+    layers = [scale_by_layer(config.layer_decay, config.frozen_layers)] if config.layer_decay != 1 or frozen else []
+    return optax.chain(*frozen, *inner, *layers, optax.scale_by_learning_rate(schedule(config, steps, peaks)))

@@ -96,7 +96,7 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     progress = jax.process_index() == 0
     train = training_rows(config, tokenizer, progress)
     validation = prepare(config.data, tokenizer, "validation", progress)
-    config = _resolve(config, tokenizer, train)
+    config = _resolve(_with_counts(config, saved), tokenizer, train)
     setup = Setup(config, tokenizer, train, validation, config.build(tokenizer))
     if saved:
         _check_same_rows(run_dir, _digests(setup, len(saved.until(done).phase_configs)))
@@ -152,6 +152,14 @@ def _start(config: RunConfig, run_dir: Path, saved: RunConfig | None) -> tuple[R
     return config, start.tokenizer
 
 
+def _with_counts(config: RunConfig, saved: RunConfig | None) -> RunConfig:
+    """With the counts of classes that a continued run has begun with, whatever sources its other phases have now."""
+    if not saved or not isinstance(config.objective, Classification) or config.objective.class_counts:
+        return config
+    objective = dataclasses.replace(config.objective, class_counts=saved.objective.class_counts)
+    return dataclasses.replace(config, objective=objective)
+
+
 def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, ...], ...]) -> RunConfig:
     size = config.model.vocab_size or tokenizer.vocab_size
     if size < tokenizer.vocab_size:
@@ -179,7 +187,7 @@ def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, 
             )
         objective = dataclasses.replace(config.objective, labels=found)
         if labels:
-            counts = sum(store.label_counts() for store in distinct(train)).tolist()
+            counts = sum(store.label_counts() for store in train[0]).tolist()
             _warn_of_rare(labels, counts)
             if objective.counts_classes and not objective.class_counts:
                 objective = dataclasses.replace(objective, class_counts=tuple(counts))
@@ -211,7 +219,8 @@ def _check_same_rows(run_dir: Path, digests: dict[str, str]) -> None:
 def _contents(setup: Setup) -> dict[str, str]:
     """What all processes of a run, and all its continuations, must have alike, each as a digest."""
     data = dataclasses.replace(setup.config.data, cache="", workers=0)
-    settings = to_json(dataclasses.replace(setup.config, data=data))
+    choice = dataclasses.replace(setup.config.tokenizer, path="")  # where a host keeps its copy
+    settings = to_json(dataclasses.replace(setup.config, data=data, tokenizer=choice))
     texts = (settings, setup.tokenizer.fingerprint, _described(distinct(setup.train)), _described(setup.validation))
     return {name: _digest(text) for name, text in zip(_CONTENTS, texts, strict=True)}
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxencoder.adapters.lora import merged
-from jaxencoder.config import CONFIG_FILE, RunConfig, from_json
+from jaxencoder.config import CONFIG_FILE, AnyObjective, RunConfig, from_json
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.hub import resolve
 from jaxencoder.families.tokenizer import published_tokenizer
@@ -52,10 +52,11 @@ def find_start(init_from: str) -> Start:
     return Start(model, tokenizer, TokenizerConfig(path=str(transformer)))
 
 
-def initial_params(init_from: str, params: Params) -> Params:
+def initial_params(init_from: str, params: Params, objective: AnyObjective) -> Params:
     """The encoder of `init_from`, its heads where `params` has the same ones, and the rest of `params`.
 
-    Of a run of replaced-token detection it is the discriminator, unless all of both models fits.
+    Of a run of replaced-token detection it is the discriminator, or both models where `objective`, what the new run
+    trains, has such a generator and shares embeddings in the same way.
 
     Raises:
         ValueError: the encoders do not have the same shapes.
@@ -68,9 +69,11 @@ def initial_params(init_from: str, params: Params) -> Params:
     else:
         config = saved_config(folder)
         _, source = run_weights(folder, config)
-        objective = config.objective.build(config.model, config.compute, Tokenizer.load(folder / TOKENIZER_FOLDER))
-        if objective.models and jax.tree.map(np.shape, source) != wanted:
-            source = objective.models(source)["discriminator"]
+        alike = getattr(objective, "sharing", None) == getattr(config.objective, "sharing", None)
+        alike &= jax.tree.map(np.shape, source.get("generator")) == wanted.get("generator")
+        if "generator" in source and not alike:
+            built = config.objective.build(config.model, config.compute, Tokenizer.load(folder / TOKENIZER_FOLDER))
+            source = built.models(source)["discriminator"]
     shapes = {name: jax.tree.map(np.shape, part) for name, part in source.items()}
     taken = [name for name in params if shapes.get(name) == wanted[name]]
     if "encoder" not in taken:

@@ -125,7 +125,7 @@ class Telemetry:
         self._phases, self._number = _phases(config), 0
         self._dtype = config.compute.dtype
         self._parameters = self._learning = sum(x.size for x in jax.tree.leaves(params))
-        if patterns := config.optimizer.trainable:
+        if patterns := config.learning:
             pairs = zip(jax.tree.leaves(params), jax.tree.leaves(learning(patterns)(params)), strict=True)
             self._learning = sum(x.size for x, learns in pairs if learns)
 

@@ -11,15 +11,19 @@ import pytest
 
 from jaxencoder.adapters.lora import Lora, adapted, merged, new
 from jaxencoder.config import RunConfig, load
+from jaxencoder.inference.convert import convert
 from jaxencoder.inference.load import load as open_model
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
+from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.checkpoint import restore_params
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.loop import train
+from jaxencoder.training.start import initial_params
 from tests.model.examples import SMALL, assert_trees_close, mlm, randomised_params, rows
 
 KEY = jax.random.key(0)
@@ -100,9 +104,24 @@ def test_the_norm_of_dora_has_no_gradient() -> None:
     np.testing.assert_allclose(found["b"], lora.scale * part["a"].T @ through, rtol=1e-4)
 
 
+def test_outputs_of_zeros_have_no_direction() -> None:
+    lora = Lora(rank=2, targets=("kernel$",), dora=True)
+    params = {"encoder": {"kernel": jnp.ones((4, 3)).at[:, 1].set(0)}}
+    whole = merged(lora, params | {"lora": new(lora, params, KEY)})
+    assert_trees_close(whole, params, 1e-6)
+
+
+def test_without_it_all_learns_again() -> None:
+    config = RunConfig(adapter=Lora(rank=4))
+    assert config.learning and dataclasses.replace(config, adapter=Lora()).learning == ()
+    with pytest.raises(ValueError, match="adapter.rank is 4, but ReplacedToken trains two models"):
+        dataclasses.replace(config, objective=ReplacedToken())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"rank": 2, "targets": ()}, "adapter.targets is empty"),
         ({"rank": -1}, "adapter.rank is -1"),
         ({"alpha": 0.0}, "adapter.alpha is 0.0"),
         ({"targets": ("(",)}, "adapter.targets holds '\\(', not a regular expression"),
@@ -155,6 +174,7 @@ def test_a_run_with_an_adapter(text: Path, capsys) -> None:
         objective=Classification(dropout=0.0),
         adapter=Lora(rank=2),
         data=dataclasses.replace(base.data, label_field="label"),
+        training=dataclasses.replace(base.training, ema_decay=0.5),
     )
     train(tuned, text / "tuned")
     longer = dataclasses.replace(tuned, training=dataclasses.replace(tuned.training, steps=3))
@@ -162,13 +182,17 @@ def test_a_run_with_an_adapter(text: Path, capsys) -> None:
     result = train(longer, text / "tuned")
     said = "".join(capsys.readouterr())
     assert "Continuing" in said and ", of which 434 learn;" in said  # 2 x (16 x 2 + 2 x 16), 17 x 16 and 17 x 2
-    assert load(text / "tuned").optimizer.trainable == (r"^(?!encoder/)",)
-    before, after = (restore_params(text / name / "checkpoints") for name in ("pretrained", "tuned"))
-    assert_trees_close(after["encoder"], before["encoder"], 0)
+    assert load(text / "tuned").learning == (r"^(?!encoder/)",) and load(text / "pretrained").learning == ()
+    before = restore_params(text / "pretrained" / "checkpoints")
+    after = restore_params(text / "tuned" / "checkpoints", part="ema")
+    assert_trees_close(after["encoder"], before["encoder"], 1e-6)
     assert all(x.any() for x in flat(after["lora"]).values())
     model = open_model(text / "tuned")
     assert "lora" not in model.params
     assert_trees_close(model.params, merged(tuned.adapter, after), 0)
-    from jaxencoder.tasks.evaluate import evaluate
-
+    convert(text / "tuned", text / "whole", "run")
+    whole = open_model(text / "whole")
+    assert_trees_close(whole.params, model.params, 0)
+    assert whole.config.adapter.rank == 0 and whole.config.training.ema_decay == 0
+    assert_trees_close(initial_params(str(text / "whole"), model.params, tuned.objective), model.params, 0)
     assert evaluate(text / "tuned")["loss"] == pytest.approx(result["loss"], rel=1e-4)

@@ -54,7 +54,7 @@ def test_training_starts_from_any_of_them(folder: Path, converted: Path, tmp_pat
         assert start.model == run.config.model
         assert start.tokenizer.fingerprint == run.tokenizer.fingerprint
         assert Tokenizer.load(start.tokenizer_config.path).fingerprint == run.tokenizer.fingerprint
-        assert_trees_close(initial_params(str(source), run.params), run.params, 0)
+        assert_trees_close(initial_params(str(source), run.params, run.config.objective), run.params, 0)
     for file in (converted / "hf").glob("tokenizer*"):
         (tmp_path / "away").mkdir(exist_ok=True)
         file.rename(tmp_path / "away" / file.name)

@@ -1,6 +1,7 @@
 """Runs of replaced-token detection: opened as two models, each of which can be used and written as ELECTRA."""
 
 import contextlib
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -9,7 +10,8 @@ import pytest
 
 import jaxencoder
 from jaxencoder.cli import main
-from jaxencoder.config import ReplacedToken, RunConfig, save
+from jaxencoder.config import Classification, MaskedLM, ReplacedToken, RunConfig, save
+from jaxencoder.inference.convert import convert
 from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.text.config import DataConfig
@@ -55,11 +57,26 @@ def test_opens_as_two_models(run, model, tokenizer) -> None:
 
 
 def test_training_starts_from_the_discriminator_or_from_both(run, model) -> None:
-    folder, _, params = run
+    folder, config, params = run
     new = {"encoder": model.params["encoder"], "classifier": {"kernel": np.zeros((2, 2))}}
-    started = initial_params(str(folder), jax.tree.map(np.zeros_like, new))
+    empty = jax.tree.map(np.zeros_like, new)
+    started = initial_params(str(folder), empty, Classification(labels=2))
     assert_trees_close(started, new, 0)  # not the difference of the tables, where that is what is learned
-    assert_trees_close(initial_params(str(folder), jax.tree.map(np.zeros_like, params)), params, 0)
+    empty = jax.tree.map(np.zeros_like, params)
+    assert_trees_close(initial_params(str(folder), empty, config.objective), params, 0)
+    for other in (dataclasses.replace(config.objective, sharing="none"), MaskedLM()):
+        started = initial_params(str(folder), empty, other)
+        assert_trees_close(started["encoder"], model.params["encoder"], 0)
+        assert not any(x.any() for x in jax.tree.leaves(started["generator"]))
+
+
+def test_the_discriminator_alone_as_a_run(run, model, tmp_path: Path) -> None:
+    convert(run[0], tmp_path / "run", "run")
+    other = jaxencoder.load(tmp_path / "run", dtype="float32")
+    assert other.generator is None
+    assert_trees_close(other.params, model.params, 0)
+    started = initial_params(str(tmp_path / "run"), jax.tree.map(np.zeros_like, model.params), Classification(labels=2))
+    assert_trees_close(started, model.params, 0)
 
 
 def test_the_generator_fills_masks(run, model, capsys) -> None:

@@ -43,6 +43,7 @@ def test_class_metrics_of_three_classes_and_of_one():
     perfect = class_metrics(scores, np.array([0, 1, 2, 1]))
     assert (perfect["accuracy"], perfect["macro_f1"], perfect["matthews"]) == (1, 1, 1) and "f1" not in perfect
     assert class_metrics(scores[[0, 0]], np.array([0, 0]))["matthews"] == 0  # not defined, and no warning
+    assert class_metrics(scores[:, :2], np.zeros(4, np.int32))["auprc"] == 0  # that of class 1, which is not there
 
 
 def test_each_class_by_hand():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from jaxencoder.text import balance
 from jaxencoder.text.balance import Example, balanced
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.rows import prepare
@@ -26,8 +27,10 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer([" ".join(WORDS)] * 5, TokenizerConfig(vocab_size=120))
 
 
+@pytest.mark.parametrize("kept", [0, 7, 1000])
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
-def test_classes_grow_towards_the_largest(power: float) -> None:
+def test_classes_grow_towards_the_largest(power: float, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(balance, "_KEPT", kept)
     reads = []
     found = list(balanced(lambda: reads.append(1) or iter(EXAMPLES), power))
     times = Counter(example.texts[0] for example in found)
@@ -38,7 +41,9 @@ def test_classes_grow_towards_the_largest(power: float) -> None:
         # Which examples have one more is by chance: 4 standard deviations of a binomial.
         part = wanted - int(wanted)
         assert abs(sum(of_class) - size * wanted) <= 4 * (size * part * (1 - part)) ** 0.5 + 1e-6
-    assert len(reads) == 1 + int(np.ceil((600 / 7) ** power))
+    # One to count, one for each repetition until those that are still to be repeated are few.
+    rounds = [1, *(int(np.ceil((600 / size) ** power)) for size in SIZES)]
+    assert len(reads) == 1 + {0: rounds[3], 7: rounds[2], 1000: 1}[kept]
     assert found[: len(EXAMPLES)] == EXAMPLES  # each once before any twice
 
 

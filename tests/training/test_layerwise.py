@@ -1,6 +1,7 @@
 """Which parameters learn and how fast, in stacks of layers, in the layers beside them, and in two models at once."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -61,13 +62,17 @@ def test_what_stands_below_the_layers_and_two_models() -> None:
         layer_scales(params, 1.0, 3)
 
 
-def updates(**settings) -> tuple[dict[str, np.ndarray], dict]:
-    """The first update of AdamW, whose size is the learning rate in each number; and the optimiser's state."""
+def updates(loud: str = "^$", **settings) -> tuple[dict[str, np.ndarray], dict]:
+    """The first update of AdamW, whose size is the learning rate in each number; and the optimiser's state.
+
+    All gradients are 1, but for parameters whose path holds `loud`: theirs are 1000.
+    """
     params = jax.tree.map(lambda s: jnp.ones(s.shape), shapes())
+    gradients = jax.tree.map_with_path(lambda path, x: x * (1000 if re.search(loud, path_of(path)) else 1), params)
     plain = {"warmup_share": 0.0, "schedule": "constant", "weight_decay": 0.0, "eps": 1e-12, "learning_rate": 0.1}
     optimizer = make_optimizer(OptimizerConfig(**plain | settings), 10)
     state = optimizer.init(params)
-    return by_path(optimizer.update(params, state, params)[0]), state
+    return by_path(optimizer.update(gradients, state, params)[0]), state
 
 
 def test_an_update_has_its_layers_rate() -> None:
@@ -76,12 +81,23 @@ def test_an_update_has_its_layers_rate() -> None:
         np.testing.assert_allclose(update, np.broadcast_to(-0.1 * scales[path], update.shape), rtol=1e-4, atol=1e-9)
 
 
+def test_what_is_frozen_neither_clips_nor_decays() -> None:
+    settings = {"frozen_layers": 5, "eps": 1.0, "weight_decay": 0.1}
+    (quiet, _), (loud, _) = updates(**settings), updates("^encoder/(layers|last|embeddings)", **settings)
+    for path, update in quiet.items():
+        np.testing.assert_array_equal(update, loud[path])
+        assert update.any() != path.startswith(("encoder/layers", "encoder/last", "encoder/embeddings")), path
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])
 def test_what_stays_costs_no_state(name: str) -> None:
     found, state = updates(name=name, trainable=BITFIT, layer_decay=0.9)
     assert 0 < sum(bool(x.any()) for x in found.values()) < len(found)
     for path, update in found.items():
         assert update.any() == (path.endswith("/bias") or path.startswith("mlm_head/")), path
+        if name == "adamw":  # each at the depth that it has among all layers, not among those that learn
+            scale = by_path(layer_scales(shapes(), 0.9, 0))[path]
+            np.testing.assert_allclose(update, -0.1 * scale * np.ones_like(update) * update.any(), rtol=1e-4)
     kept = [path for path in by_path(state) if "encoder/" in path and path.endswith("kernel")]
     assert not kept
 

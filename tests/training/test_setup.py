@@ -178,6 +178,8 @@ def test_classes_are_counted(config: RunConfig, pretrained: Path, tmp_path: Path
     labels = found.train[0][0].read(np.arange(len(found.train[0][0])))["labels"]
     assert counts == ((labels == 0).sum(), (labels == 1).sum()) and sum(counts) == found.train[0][0].meta["pieces"]
     assert not caplog.records
+    begun = replace(weighted, objective=replace(weighted.objective, class_counts=(5, 6)))
+    assert module._with_counts(weighted, begun).objective.class_counts == (5, 6)  # a run goes on with its own
     source = tmp_path / "rare.jsonl"
     with source.open("w") as file:
         for i in range(60):
@@ -199,12 +201,12 @@ def test_init_from(config: RunConfig, pretrained: Path, capsys) -> None:
     given = restore_params(pretrained / "checkpoints")
     params = found.objective.init(jax.random.key(1))
     capsys.readouterr()
-    result = initial_params(str(pretrained), params)
+    result = initial_params(str(pretrained), params, found.config.objective)
     assert capsys.readouterr().out == f"Starting from {pretrained}: encoder; new: classifier\n"
     assert jax.tree.all(jax.tree.map(np.array_equal, result["encoder"], given["encoder"]))
     assert result["classifier"] is params["classifier"]
     masked = set_up(replace(config, init_from=str(pretrained)), pretrained.parent / "unused2")
-    result = initial_params(str(pretrained), masked.objective.init(jax.random.key(1)))
+    result = initial_params(str(pretrained), masked.objective.init(jax.random.key(1)), config.objective)
     assert jax.tree.all(jax.tree.map(np.array_equal, result, given))
     assert capsys.readouterr().out.endswith("encoder, mlm_head; new: nothing\n")
 
@@ -220,7 +222,8 @@ def test_fine_tuning(field: str, config: RunConfig, pretrained: Path, tmp_path: 
     assert "Starting from" not in capsys.readouterr().out
     if field == "label":  # a classifier of two classes is no start for one of three; its encoder is
         three = fine_tuning(config, tmp_path / "run", "level")
-        initial_params(three.init_from, set_up(three, tmp_path / "three").objective.init(jax.random.key(0)))
+        params = set_up(three, tmp_path / "three").objective.init(jax.random.key(0))
+        initial_params(three.init_from, params, three.objective)
         assert "encoder; new: classifier" in capsys.readouterr().out
 
 
