@@ -246,6 +246,7 @@ def plot(results: dict[str, list[dict[str, float]]], file: Path) -> None:
     axes[0].set_yticks(range(len(results)), results)
     axes[0].invert_yaxis()
     figure.savefig(file, dpi=120)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -276,7 +277,8 @@ def main() -> None:
                 found = measured(name, seed, args)
                 write(file, json.dumps(found) + "\n")
                 print(f"\n{name}, seed {seed}: {found}\n", flush=True)
-            report(args)
+                report(args)
+    report(args)
 
 
 if __name__ == "__main__":
