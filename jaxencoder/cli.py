@@ -368,8 +368,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     from jaxencoder.tasks.evaluate import evaluate, table
 
     result = evaluate(args.run, data=args.data[0] if args.data else None)
-    classes = result.pop("classes", None)
     for name, value in result.items():
-        print(f"{name:<24} {value:.4f}" if isinstance(value, float) else f"{name:<24} {value}")
-    if classes:
-        print(f"\n{table(classes)}")
+        if name != "classes":
+            print(f"{name:<24} {value:.4f}" if isinstance(value, float) else f"{name:<24} {value}")
+    if "classes" in result:
+        print(f"\n{table(result['classes'])}")

@@ -260,11 +260,15 @@ def test_functions_behind_the_verbs_take_what_they_are_given(module, function, a
 
 
 def test_evaluate(calls, capsys):
-    record = calls("tasks.evaluate", "evaluate", result={"accuracy": 0.91234567, "examples": 872})
+    result = {"accuracy": 0.91234567, "examples": 872, "classes": {"no": {"f1": 0.5}}}
+    record = calls("tasks.evaluate", "evaluate", result=result)
+    sys.modules["jaxencoder.tasks.evaluate"].table = lambda results: f"table of {results}"
     assert main(["evaluate", "run", "--data", "v.jsonl"]) == 0
+    assert "table of {'no': {'f1': 0.5}}" in capsys.readouterr().out
+    del result["classes"]  # as of values
     assert main(["evaluate", "run"]) == 0
     assert record == [(("run",), {"data": "v.jsonl"}), (("run",), {"data": None})]
-    assert capsys.readouterr().out.split() == ["accuracy", "0.9123", "examples", "872"] * 2
+    assert capsys.readouterr().out.split() == ["accuracy", "0.9123", "examples", "872"]
 
 
 @pytest.mark.parametrize(
