@@ -29,6 +29,11 @@ quickstart: venv
 		"Raise an [MASK] if the file does not exist." \
 		"The default value is [MASK]."
 	$(BIN)/jaxencoder search $(RUN) pydocs "read the lines of a text file" -k 3
+	@echo; printf '%s\n' "The run is in $(RUN). Next:" \
+		"  $(BIN)/jaxencoder evaluate $(RUN)" \
+		"  $(BIN)/jaxencoder score $(RUN) \"Return a new list.\" \"Return list new a.\"" \
+		"  $(BIN)/jaxencoder convert $(RUN) quickstart-hf --to hf" \
+		"  $(BIN)/jaxencoder train bert_small --data.train your/text/*.jsonl --run-dir runs/small"
 
 lint: venv
 	$(BIN)/ruff check .
