@@ -5,17 +5,10 @@ Sampling by the frequencies to a power between 0 and 1: Mahajan et al. 2018, arX
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+
+from jaxencoder.text.examples import Example
 
 _KEPT = 1 << 14  # examples in memory, when no more than these are repeated
-
-
-class Example(NamedTuple):
-    """A document of a data set: its texts, its label, and a digest of 64 bits of the texts."""
-
-    texts: tuple[str, str]
-    label: float
-    digest: int
 
 
 def balanced(examples: Callable[[], Iterable[Example]], power: float) -> Iterator[Example]:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 TokenizerKind = Literal["wordpiece", "bpe", "unigram", "sentencepiece-unigram", "sentencepiece-bpe"]
 TextUnit = Literal["line", "paragraph", "file"]
 Pairs = Literal["none", "nsp", "sop"]
+LabelUnit = Literal["text", "word", "span"]
 
 # Before the two files of a source of aligned texts.
 ALIGNED = "aligned:"
@@ -93,8 +94,9 @@ class DataConfig:
     """Where the text comes from and how it is cut into fixed-length rows."""
 
     train: tuple[str, ...] = ("pydocs",)
-    """Sources: pydocs, tfds:NAME/CONFIG:SPLIT, files (path, glob, folder, gs://, s3://) of .jsonl .txt .parquet, or
-    aligned:FILE|FILE, two text files whose lines are translations of each other."""
+    """Sources: pydocs, tfds:NAME/CONFIG:SPLIT, files (path, glob, folder, gs://, s3://) of .jsonl .txt .parquet .csv
+    .tsv .conll .conllu or SQuAD's .json, or aligned:FILE|FILE, two text files with as many lines, each other's
+    translations."""
     weights: tuple[float, ...] = ()
     """Mixture weights, one a training source; empty: each source by its size to the power 1/temperature."""
     temperature: float = 1.0
@@ -110,6 +112,12 @@ class DataConfig:
     it hold single texts, beside others that hold pairs."""
     label_field: str = ""
     """Field that holds the label; set, each record is one labelled example that is truncated, never split."""
+    label_unit: LabelUnit = "text"
+    """What has a label: each text or pair; each word, where text_field holds a list of words and label_field as many
+    tags; or the span in the second text (pair_field) that answers the first one, where label_field is as in SQuAD. The
+    last two are never truncated: what is longer than a row is cut into several pieces."""
+    overlap: int = 128
+    """Tokens that a piece of the second text has in common with the one before it, at most half of it, with span."""
     labels: tuple[str, ...] = ()
     """Class names in order of id; empty: found in the training data (sorted; whole numbers keep their order)."""
     balance: float = 0.0
@@ -163,6 +171,17 @@ class DataConfig:
         )
         _number(self.balance, "data.balance", 0.0, 1.0, "give a number of at least 0 and at most 1")
         _check(not self.balance or self.label_field != "", f"data.balance is {self.balance}; it needs data.label_field")
+        _choice(self.label_unit, "data.label_unit", get_args(LabelUnit))
+        _integer(self.overlap, "data.overlap", 0)
+        if self.label_unit != "text":
+            what = f"data.label_unit is {self.label_unit!r}"
+            _check(self.label_field != "", f"{what}, but data.label_field is empty; name the field")
+            _check(not self.balance, f"{what}, and data.balance is for labels of whole texts; set it to 0")
+            span = self.label_unit == "span"
+            rule = f"but data.pair_field is {self.pair_field!r}; "
+            rule += "name the field of the text that answers" if span else "leave it out"
+            _check(bool(self.pair_field) == span, f"{what}, {rule}")
+            _check(not (span and self.labels), f"{what}, which has no classes; leave data.labels out")
         _choice(self.text_unit, "data.text_unit", get_args(TextUnit))
         _choice(self.pairs, "data.pairs", get_args(Pairs))
         _number(self.short_pairs, "data.short_pairs", 0.0, 1.0, "give a share of at least 0 and at most 1")

@@ -1,46 +1,23 @@
-"""Documents in files: found, opened, decompressed and parsed in bounded memory, on any file system that fsspec knows.
+"""Files found, opened and decompressed in bounded memory, on any file system that fsspec knows.
 
-Formats: one JSON object a line (jsonlines.org), UTF-8 text and Parquet, plain or .gz, .xz or .zst. Remote paths:
-filesystem-spec.readthedocs.io. Bytes that cannot be read are an error that says where, never a replacement character.
+Plain or .gz, .xz or .zst; what is in them, `formats` knows. Remote paths: filesystem-spec.readthedocs.io.
 """
 
 import contextlib
-import difflib
 import gzip
 import io
 import itertools
-import json
 import lzma
 import os
-import shutil
-import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterator
+from typing import BinaryIO
 
-Record = dict[str, Any]
-TEXT_UNITS = ("line", "paragraph", "file")
-KINDS = (".jsonl", ".json", ".txt", ".parquet")
+from jaxencoder.text import formats
+from jaxencoder.text.formats import KINDS, Record, Unit, every_line, listed, sentence, utf8
+
 COMPRESSIONS = (".gz", ".xz", ".zst")
-
-# A longer document is taken for a damaged file: without a bound, one missing newline would fill the memory.
-LONGEST_DOCUMENT = 1 << 28  # bytes
 _BUFFER = 1 << 20  # bytes
-_PARQUET_ROWS = 256
-_BOM = b"\xef\xbb\xbf"  # what Windows editors put before UTF-8
-
-
-class Unit(NamedTuple):
-    """One document before it is decoded, so that a shard pays only for its own."""
-
-    where: str
-    raw: Any
-    parse: Callable[[Any, str], Record]
-
-
-def as_is(record: Record, where: str) -> Record:
-    """The parser of what needs no parsing."""
-    return record
 
 
 def find(source: str) -> list[str]:
@@ -161,18 +138,9 @@ def _open(path: str) -> Iterator[BinaryIO]:
 
 def units(path: str, text_field: str, text_unit: str) -> Iterator[Unit]:
     """The documents of one file in order; only for .txt is there a `text_unit`, and a `text_field` to fill."""
-    kind = _kind(path)[0]
+    kind, compression = _kind(path)
     with _open(path) as stream:
-        if kind == ".parquet":
-            yield from _parquet_units(path, stream)
-            return
-
-        def text(raw: bytes, where: str) -> Record:
-            return {text_field: utf8(raw, where)}
-
-        split, parse = (_SPLITS[text_unit], text) if kind == ".txt" else (_lines, _json)
-        for number, raw in split(path, stream):
-            yield Unit(f"{path}:{number}", raw, parse)
+        yield from formats.units(kind, path, stream, not compression, text_field, text_unit)
 
 
 def aligned_units(paths: tuple[str, str], fields: tuple[str, str]) -> Iterator[Unit]:
@@ -187,7 +155,7 @@ def aligned_units(paths: tuple[str, str], fields: tuple[str, str]) -> Iterator[U
         return {f: utf8(line, f"{p}:{number}") for f, p, line in zip(fields, paths, lines, strict=True)}
 
     with _open(paths[0]) as first, _open(paths[1]) as second:
-        lines = itertools.zip_longest(_every_line(paths[0], first), _every_line(paths[1], second))
+        lines = itertools.zip_longest(every_line(paths[0], first), every_line(paths[1], second))
         for number, pair in enumerate(lines, 1):
             if None in pair:
                 shorter, longer = paths if pair[0] is None else paths[::-1]
@@ -197,122 +165,3 @@ def aligned_units(paths: tuple[str, str], fields: tuple[str, str]) -> Iterator[U
                 )
             if all(pair):
                 yield Unit(f"{paths[0]}:{number}", pair, parse)
-
-
-def _lines(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line without its end) of the lines that are not blank."""
-    return ((number, line) for number, line in enumerate(_every_line(path, stream), 1) if line)
-
-
-def _every_line(path: str, stream: BinaryIO) -> Iterator[bytes]:
-    """The lines without their ends; those of spaces alone are empty."""
-    for number in itertools.count(1):
-        line = stream.readline(LONGEST_DOCUMENT + 1)
-        _check_size(len(line), path, number)
-        if not line:
-            return
-        yield (line.removeprefix(_BOM) if number == 1 else line).rstrip()
-
-
-def _paragraphs(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    start, lines, size = 0, [], 0
-    for number, line in _lines(path, stream):
-        if lines and number != start + len(lines):  # a blank line was passed over
-            yield start, b"\n".join(lines)
-            lines, size = [], 0
-        if not lines:
-            start = number
-        lines.append(line)
-        size += len(line) + 1
-        _check_size(size, path, start)
-    if lines:
-        yield start, b"\n".join(lines)
-
-
-def _whole(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    text = stream.read(LONGEST_DOCUMENT + 1)
-    _check_size(len(text), path, 1)
-    if text.strip():
-        yield 1, text.removeprefix(_BOM).rstrip()
-
-
-_SPLITS = {"line": _lines, "paragraph": _paragraphs, "file": _whole}
-
-
-def _check_size(size: int, path: str, number: int) -> None:
-    if size > LONGEST_DOCUMENT:
-        most = LONGEST_DOCUMENT >> 20
-        raise ValueError(f"{path}:{number}: a document of more than {most} MiB; split it over several lines or files")
-
-
-def utf8(raw: bytes, where: str) -> str:
-    """The text, or a ValueError that names the line and column of the first byte that is not UTF-8."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        path, _, number = where.rpartition(":")
-        if number.isdigit():  # a document of several lines: name the line of the byte
-            line = int(number) + raw.count(b"\n", 0, error.start)
-            where = f"{path}:{line}"
-        column = error.start - raw.rfind(b"\n", 0, error.start)
-        problem = f"byte 0x{raw[error.start]:02x} at column {column} is not UTF-8"
-        raise ValueError(
-            f"{where}: {problem}; convert the text (iconv -f latin1 -t utf-8) or drop the record"
-        ) from None
-
-
-def _json(raw: bytes, where: str) -> Record:
-    text = utf8(raw, where)
-    try:
-        record = json.loads(text)
-        if "\\ud" in text or "\\uD" in text:  # half of a surrogate pair can be written in JSON but not in UTF-8
-            json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{where}: {error.object[error.start]!a} is half a character and not UTF-8; drop it") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({sentence(error)}); write one object on each line") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{where}: a {type(record).__name__}, not a JSON object; write one object on each line")
-    return record
-
-
-def _parquet_units(path: str, stream: BinaryIO) -> Iterator[Unit]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with contextlib.ExitStack() as stack:
-        if _kind(path)[1]:  # Parquet is read from its end, which a compressed stream cannot do
-            whole = stack.enter_context(tempfile.TemporaryFile())
-            shutil.copyfileobj(stream, whole, _BUFFER)
-            stream = whole
-        row = 0
-        try:
-            table = stack.enter_context(pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False))
-            for batch in table.iter_batches(_PARQUET_ROWS):
-                names = batch.schema.names
-                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    row += 1
-                    yield Unit(f"{path} row {row}", dict(zip(names, values, strict=True)), as_is)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: text after row {row} is not UTF-8 ({sentence(error)}); write it again") from None
-        except (pa.ArrowException, OSError) as error:
-            if getattr(error, "errno", None) is not None:
-                raise
-            raise ValueError(f"{path} is not a whole Parquet file ({sentence(error)}); fetch it again") from error
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names for a message."""
-    return ", ".join(names) or "none"
-
-
-def closest(name: str, names: Iterable[str]) -> str:
-    """The end of a message: which name was probably meant, or nothing."""
-    near = difflib.get_close_matches(name, [str(n) for n in names], n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def sentence(error: BaseException) -> str:
-    """The first line of a library's message, which may run to pages."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300].rstrip(" .;:")

@@ -25,6 +25,8 @@ class Labels(NamedTuple):
         name = _name(label, where)
         if name in self.names:
             return self.names.index(name)
+        if isinstance(label, str) and _is_number(label) and str(int(label)) in self.names:
+            return self.names.index(str(int(label)))
         # TFDS and many a Parquet file give the number of a class whose name the settings give.
         if _is_whole(label) and 0 <= label < len(self.names) and not all(map(_is_number, self.names)):
             return int(label)
@@ -37,26 +39,31 @@ class Labels(NamedTuple):
 def infer(labels: Iterable[tuple[Any, str]]) -> Labels:
     """What these labels (each with where it stands) are.
 
-    Strings and whole numbers are classes: strings sorted, numbers in their order. Fractional numbers are values.
+    Strings and whole numbers are classes: strings sorted, numbers in their order. Numbers with a point are values.
+    Where every label that is text can be read as a number, as in CSV, they all count as numbers.
 
     Raises:
         ValueError: a label is missing, or strings and numbers are mixed.
     """
-    seen: dict[Any, str] = {}
+    texts: dict[str, str] = {}
+    numbers: dict[int, str] = {}
     fractional = False
     for label, where in labels:
         if isinstance(label, float):
             _value(label, where)
             fractional = True
         elif _is_whole(label):
-            seen.setdefault(int(label), where)
+            numbers.setdefault(int(label), where)
         else:
-            seen.setdefault(_name(label, where), where)
-    text = next((name for name in seen if isinstance(name, str)), None)
-    number = next((name for name in seen if not isinstance(name, str)), None)
-    if text is not None and (fractional or number is not None):
-        raise ValueError(f"{seen[text]}: label {text!r} is text, but other labels are numbers; make them all one kind")
-    return Labels("value", ()) if fractional else Labels("class", tuple(map(str, sorted(seen))))
+            texts.setdefault(_name(label, where), where)
+    word = next((text for text in texts if _number(text) is None), None)
+    if word is None:
+        fractional |= not all(map(_is_number, texts))
+        numbers |= {} if fractional else {int(text): where for text, where in texts.items()}
+        return Labels("value", ()) if fractional else Labels("class", tuple(map(str, sorted(numbers))))
+    if fractional or numbers:
+        raise ValueError(f"{texts[word]}: label {word!r} is text, but other labels are numbers; make them all one kind")
+    return Labels("class", tuple(sorted(texts)))
 
 
 def _is_whole(label: Any) -> bool:
@@ -64,7 +71,16 @@ def _is_whole(label: Any) -> bool:
 
 
 def _is_number(name: str) -> bool:
-    return name.lstrip("-").isdigit()
+    return name.removeprefix("-").isdecimal()
+
+
+def _number(text: str) -> float | None:
+    """The finite number that a text stands for, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _name(label: Any, where: str) -> str:
@@ -76,6 +92,8 @@ def _name(label: Any, where: str) -> str:
 
 
 def _value(label: Any, where: str) -> float:
+    if isinstance(label, str):
+        label = label if _number(label) is None else _number(label)
     if not isinstance(label, int | float) or not math.isfinite(label):
         raise ValueError(f"{where}: label {label!r} is not a finite number; drop the record")
     return float(label)

@@ -14,13 +14,14 @@ class Row(NamedTuple):
     """One row: the pieces in it, in the order in which they came.
 
     token_ids: [n], n <= row_length, without padding. lengths: of each piece. type_ids: [n] or None.
-    labels: one a piece, or empty.
+    labels: one a piece, or empty. token_labels: [n], or None.
     """
 
     token_ids: np.ndarray
     lengths: list[int]
     type_ids: np.ndarray | None
     labels: list[float]
+    token_labels: np.ndarray | None = None
 
 
 class Packer:
@@ -33,14 +34,23 @@ class Packer:
         open_rows: rows that wait for a piece that fits; 1 puts one piece in each row.
         smallest: the shortest piece that may come; a row with less room than that is done.
         types: pieces come with type ids.
+        token_labels: pieces come with a label for each token.
     """
 
-    def __init__(self, row_length: int, open_rows: int = 256, smallest: int = 3, types: bool = False):
+    def __init__(
+        self,
+        row_length: int,
+        open_rows: int = 256,
+        smallest: int = 3,
+        types: bool = False,
+        token_labels: bool = False,
+    ):
         if open_rows < 1:
             raise ValueError(f"open_rows is {open_rows}; give at least 1")
         self._length, self._most, self._smallest = row_length, open_rows, smallest
         self._ids = np.zeros((open_rows, row_length), np.uint32)
         self._types = np.zeros((open_rows, row_length), np.uint8) if types else None
+        self._token_labels = np.zeros((open_rows, row_length), np.int32) if token_labels else None
         self._lengths: list[list[int]] = [[] for _ in range(open_rows)]
         self._labels: list[list[float]] = [[] for _ in range(open_rows)]
         self._free = list(range(open_rows - 1, -1, -1))
@@ -49,7 +59,13 @@ class Packer:
         self._by_room: list[list[int]] = [[] for _ in range(row_length + 1)]
         self._rooms = 0
 
-    def add(self, ids: np.ndarray, type_ids: np.ndarray | None = None, label: float | None = None) -> Row | None:
+    def add(
+        self,
+        ids: np.ndarray,
+        type_ids: np.ndarray | None = None,
+        label: float | None = None,
+        token_labels: np.ndarray | None = None,
+    ) -> Row | None:
         """Place one piece; gives the row that this finishes, if any."""
         n = len(ids)
         if not 0 < n <= self._length:
@@ -68,6 +84,8 @@ class Packer:
         self._ids[row, start : start + n] = ids
         if self._types is not None:
             self._types[row, start : start + n] = 0 if type_ids is None else type_ids
+        if self._token_labels is not None:
+            self._token_labels[row, start : start + n] = token_labels
         self._lengths[row].append(n)
         if label is not None:
             self._labels[row].append(label)
@@ -95,7 +113,8 @@ class Packer:
     def _close(self, row: int, room: int) -> Row:
         used = self._length - room
         types = None if self._types is None else self._types[row, :used].copy()
-        done = Row(self._ids[row, :used].copy(), self._lengths[row], types, self._labels[row])
+        tokens = None if self._token_labels is None else self._token_labels[row, :used].copy()
+        done = Row(self._ids[row, :used].copy(), self._lengths[row], types, self._labels[row], tokens)
         self._lengths[row], self._labels[row] = [], []
         self._free.append(row)
         return done

@@ -12,7 +12,7 @@ class Pieces(NamedTuple):
 
     ids: uint32 [n], one sequence after the other. lengths: int64 [pieces]. type_ids: uint8 [n], or None.
     counts: int64 [V], how often each token is there, special tokens 0. labels: int64 [pieces], -1 for none; or None
-    where the text has no say in it.
+    where the text has no say in it. token_labels: int32 [n], -1 for none; or None.
     """
 
     ids: np.ndarray
@@ -20,6 +20,7 @@ class Pieces(NamedTuple):
     type_ids: np.ndarray | None
     counts: np.ndarray
     labels: np.ndarray | None = None
+    token_labels: np.ndarray | None = None
 
 
 def documents(tokenizer: Tokenizer, texts: list[str], row_length: int) -> Pieces:

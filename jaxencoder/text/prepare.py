@@ -62,5 +62,6 @@ def _texts(data: DataConfig) -> Iterator[str]:
     pairs = pair_fields(data)
     for source in data.train:
         fields = [data.text_field, *([pairs[source]] if pairs[source] else [])]
-        for record in read(source, text_field=data.text_field, text_unit=data.text_unit):
-            yield from (record[field] for field in fields)
+        words = data.label_unit == "word"
+        for record in read(source, text_field=data.text_field, text_unit=data.text_unit, words=words):
+            yield from (" ".join(record[field]) if words else record[field] for field in fields)

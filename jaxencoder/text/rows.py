@@ -27,14 +27,14 @@ import numpy as np
 import tensorstore as ts
 import tqdm
 
-from jaxencoder.text import labels as label_kinds
 from jaxencoder.text import pairs, sentences, workers
-from jaxencoder.text.balance import Example, balanced
-from jaxencoder.text.config import ALIGNED, DataConfig
+from jaxencoder.text.balance import balanced
+from jaxencoder.text.config import DataConfig
+from jaxencoder.text.examples import Example, examples, find_labels
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.packing import Packer, Row
 from jaxencoder.text.prepare import cache_folder
-from jaxencoder.text.sources import fingerprint, pair_fields, read
+from jaxencoder.text.sources import fingerprint, pair_fields
 from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore
 from jaxencoder.text.tokenizer import Tokenizer
 
@@ -51,6 +51,7 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool
 
     A document becomes [CLS] tokens [SEP]; one longer than row_length is cut into several pieces. With a label or a
     pair field each record is one example, which is truncated instead; of aligned texts, a hash says which comes first.
+    Labelled words are cut between words, and the text that answers a question into overlapping pieces.
     With data.pairs it becomes labelled pairs (see `pairs`). Equal settings and content give equal bytes, whatever the
     number of workers.
 
@@ -123,6 +124,8 @@ class _Job:
         }
         if data.pairs != "none":
             identity["pairs"] = [data.pairs, data.short_pairs, sentences.version()]
+        if data.label_unit != "text":
+            identity["label_unit"] = [data.label_unit, data.overlap if data.label_unit == "span" else 0]
         if data.balance and split == "train":
             identity["balance"] = data.balance
         if data.label_field and not data.labels:
@@ -243,8 +246,9 @@ def _upload(part: Path, target: str) -> None:
 
 def _write(job: _Job, part: Path) -> dict:
     data, tokenizer = job.data, job.tokenizer
-    kinds = _labels(data) if data.label_field else None
+    kinds = find_labels(data)
     kind = kinds.kind if kinds else None if data.pairs == "none" else "class"
+    kind = kind if data.label_unit == "text" else "token"
     if job.is_balanced and kind != "class":
         raise ValueError(f"data.balance is {data.balance}, but the labels of {job.source} are values; set it to 0")
     job.counts = np.zeros(tokenizer.vocab_size, np.int64)
@@ -279,8 +283,9 @@ def _write(job: _Job, part: Path) -> dict:
 
 def _rows(job: _Job, kinds: Labels | None, bar: tqdm.tqdm) -> Iterator[Row]:
     data = job.data
-    packer = Packer(data.row_length, 256 if data.packing else 1, 2 if job.whole else 3, data.paired)
-    labelled, labels = bool(kinds) or data.pairs != "none", deque()
+    tokens = data.label_unit != "text"
+    packer = Packer(data.row_length, 256 if data.packing else 1, 2 if job.whole else 3, data.paired, tokens)
+    labelled, labels = not tokens and (bool(kinds) or data.pairs != "none"), deque()
     tasks = _tasks(job, kinds, labels)
     with contextlib.closing(workers.encode(job.tokenizer, tasks, data.workers or _cores())) as results:
         for pieces in results:
@@ -291,32 +296,39 @@ def _rows(job: _Job, kinds: Labels | None, bar: tqdm.tqdm) -> Iterator[Row]:
             end = 0
             for length in pieces.lengths.tolist():
                 start, end = end, end + length
-                types = None if pieces.type_ids is None else pieces.type_ids[start:end]
-                row = packer.add(pieces.ids[start:end], types, labels.popleft() if labelled else None)
+                types, token_labels = (x if x is None else x[start:end] for x in (pieces.type_ids, pieces.token_labels))
+                label = labels.popleft() if labelled else None
+                row = packer.add(pieces.ids[start:end], types, label, token_labels)
                 if row is not None:
                     yield row
     yield from packer.flush()
 
 
 def _tasks(job: _Job, kinds: Labels | None, labels: deque) -> Iterator[tuple]:
-    """The documents of the split in tasks for the workers; their labels wait in a queue."""
+    """The examples of the split in tasks for the workers; labels of whole texts wait in a queue."""
     data = job.data
-    for documents in _batches(_documents(job, kinds, labels), _TASK_OTHERS if data.pairs == "nsp" else 1):
-        texts, seconds = map(list, zip(*documents, strict=True))
+    for batch in _batches(_documents(job, kinds), _TASK_OTHERS if data.pairs == "nsp" else 1):
+        texts, seconds = map(list, zip(*(example.texts for example in batch), strict=True))
+        own = [example.label for example in batch]
         if data.pairs != "none":
             yield "pairs", texts, data.row_length, data.pairs, data.short_pairs
+        elif data.label_unit == "word":
+            yield "words", texts, own, data.row_length
+        elif data.label_unit == "span":
+            yield "spans", texts, seconds, own, data.row_length, data.overlap
         elif job.whole:
+            labels.extend(own if kinds else ())
             yield "examples", texts, seconds if job.pair_field else None, data.row_length
         else:
             yield "documents", texts, data.row_length
 
 
-def _batches(documents: Iterator[tuple[str, str]], least: int) -> Iterator[list[tuple[str, str]]]:
-    """Documents until they make a task; none has fewer than `least` unless there are no more."""
+def _batches(examples: Iterator[Example], least: int) -> Iterator[list[Example]]:
+    """Examples until they make a task; none has fewer than `least` unless there are no more."""
     ready, batch, size = [], [], 0
-    for document in documents:
-        batch.append(document)
-        size += sum(map(len, document))
+    for example in examples:
+        batch.append(example)
+        size += sum(map(len, example.texts))
         if len(batch) >= least and (size >= _TASK_CHARACTERS or len(batch) >= _TASK_DOCUMENTS):
             if ready:
                 yield ready
@@ -326,63 +338,11 @@ def _batches(documents: Iterator[tuple[str, str]], least: int) -> Iterator[list[
     yield from filter(None, (ready, batch))
 
 
-def _documents(job: _Job, kinds: Labels | None, labels: deque) -> Iterator[tuple[str, str]]:
-    """First and second texts, the second empty where there is none."""
-    examples = partial(_examples, job, kinds)
-    for example in balanced(examples, job.data.balance) if job.is_balanced else examples():
-        if kinds:
-            labels.append(example.label)
+def _documents(job: _Job, kinds: Labels | None) -> Iterator[Example]:
+    found = partial(examples, job.data, job.source, job.pair_field, kinds, job.split, job.share)
+    for example in balanced(found, job.data.balance) if job.is_balanced else found():
         job.documents += 1
-        yield example.texts
-
-
-def _examples(job: _Job, kinds: Labels | None) -> Iterator[Example]:
-    data = job.data
-    for number, record in enumerate(_records(data, job.source, job.pair_field), 1):
-        text = record[data.text_field]
-        pair = record[job.pair_field] if job.pair_field else ""
-        if not isinstance(pair, str):
-            raise ValueError(
-                f"{job.source}, record {number}: field {job.pair_field!r} is {type(pair).__name__}, not text; "
-                "name another field or drop the record"
-            )
-        digest = _digest(text, pair)
-        if job.share and (job.split == "validation") != _is_held_out(digest, job.share):
-            continue
-        label = kinds.encode(record[data.label_field], f"{job.source}, record {number}") if kinds else 0
-        # The lowest bit has no part in what is held out.
-        swapped = job.source.startswith(ALIGNED) and digest & 1
-        yield Example((pair, text) if swapped else (text, pair), label, digest)
-
-
-def _records(data: DataConfig, source: str, pair_field: str) -> Iterator[dict]:
-    fields = [name for name in (pair_field, data.label_field) if name]
-    return read(source, text_field=data.text_field, fields=fields, text_unit=data.text_unit)
-
-
-def _labels(data: DataConfig) -> Labels:
-    """The classes that the settings name, or those of the training data, for both splits alike."""
-    if data.labels:
-        return Labels("class", data.labels)
-    share = 0.0 if data.validation else data.validation_share
-
-    def trained() -> Iterator[tuple]:
-        for source in data.train:
-            for number, record in enumerate(_records(data, source, data.pair_field), 1):
-                pair = record[data.pair_field] if data.pair_field else ""
-                if not (share and _is_held_out(_digest(record[data.text_field], str(pair)), share)):
-                    yield record[data.label_field], f"{source}, record {number}"
-
-    return label_kinds.infer(trained())
-
-
-def _digest(text: str, pair: str) -> int:
-    content = f"{text}\0{pair}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-
-
-def _is_held_out(content: int, share: float) -> bool:
-    return content < share * 2**64
+        yield example
 
 
 def _cores() -> int:

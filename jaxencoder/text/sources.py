@@ -4,7 +4,8 @@ A source is one string:
 
     pydocs                              the running interpreter's documentation: nothing to download
     tfds:imdb_reviews/plain_text:train  a split of a data set of tensorflow.org/datasets, read without TensorFlow
-    novels.jsonl.xz  books/*.txt  data  a file, a glob or a folder of .jsonl .json .txt .parquet, plain or .gz .xz .zst
+    novels.jsonl.xz  books/*.txt  data  a file, a glob or a folder of .jsonl .json .txt .parquet .csv .tsv .conll
+                                        .conllu (and SQuAD's .json), plain or .gz .xz .zst
     gs://bucket/*.jsonl.zst  s3://...   the same on a file system that fsspec knows
     aligned:news.de.gz|news.en.gz       two text files, of any extension, whose lines are translations of each other
 """
@@ -29,7 +30,7 @@ import numpy as np
 
 from jaxencoder.text import files, pydocs
 from jaxencoder.text.config import ALIGNED, DataConfig
-from jaxencoder.text.files import TEXT_UNITS, Record, Unit, as_is, closest, listed, sentence, utf8
+from jaxencoder.text.formats import TEXT_UNITS, Record, Unit, as_is, closest, listed, sentence, utf8
 
 # The field of the second text of aligned files.
 _SECOND = "pair"
@@ -43,6 +44,7 @@ def read(
     fields: Sequence[str] | None = None,
     text_unit: str = "line",
     shard: tuple[int, int] | None = None,
+    words: bool = False,
 ) -> Iterator[Record]:
     """Stream the records of a source.
 
@@ -53,9 +55,11 @@ def read(
         fields: the other fields that every record must have, and the only ones kept; None keeps all and asks for none.
         text_unit: what one document of a .txt file is: a "line", a "paragraph" (between blank lines) or a "file".
         shard: (i, n) gives records i, i + n, i + 2n, ...: n shards are disjoint and together are the source.
+        words: the field of the text holds a list of words.
 
     Returns:
-        Dicts with a str under `text_field`; numbers and lists as Python objects. Blank lines are no documents.
+        Dicts with a str under `text_field`, or a list of them; numbers and lists as Python objects. Blank lines are no
+        documents.
 
     Raises:
         FileNotFoundError: no such file, folder or dataset, or a glob matches nothing; raised by the call itself.
@@ -67,7 +71,7 @@ def read(
     if not 0 <= index < count:
         raise ValueError(f"shard {shard} is not (i, n) with 0 <= i < n")
     # Outside the generator: a missing file is an error here and now.
-    return _records(source, _units(source, text_field, text_unit), text_field, fields, index, count)
+    return _records(source, _units(source, text_field, text_unit), text_field, fields, index, count, words)
 
 
 def field_names(source: str) -> tuple[str, ...]:
@@ -96,7 +100,7 @@ def _first(source: str, units: Iterator[Unit]) -> Unit:
     return first
 
 
-def _records(source, units, text_field, fields, index, count) -> Iterator[Record]:
+def _records(source, units, text_field, fields, index, count, words) -> Iterator[Record]:
     first = _first(source, units)
     wanted = (text_field, *(fields or ()))
     for where, raw, parse in itertools.islice(itertools.chain((first,), units), index, None, count):
@@ -104,10 +108,13 @@ def _records(source, units, text_field, fields, index, count) -> Iterator[Record
         for name in wanted:
             if name not in record:
                 raise ValueError(f"{where}: no field {name!r} among {listed(record)}{closest(name, record)}")
-        if not isinstance(record[text_field], str):
-            kind = type(record[text_field]).__name__
+        text = record[text_field]
+        fine = isinstance(text, list) and all(isinstance(x, str) for x in text) if words else isinstance(text, str)
+        if not fine:
+            kind = "a list of words" if words else "text"
             raise ValueError(
-                f"{where}: field {text_field!r} is {kind}, not text; name another field or drop the record"
+                f"{where}: field {text_field!r} is {type(text).__name__}, not {kind}; "
+                "name another field or drop the record"
             )
         yield record if fields is None else {name: record[name] for name in wanted}
 
@@ -284,7 +291,11 @@ def _tfds_units(source: str) -> Iterator[Unit]:
 
 
 def _plain(value: Any, where: str, is_text: bool) -> Any:
-    """numpy scalars as Python's; the bytes of a wanted field as text, of any other if they are text."""
+    """What is numpy's as Python's; the bytes of a wanted field as text, of any other if they are text."""
+    if isinstance(value, np.ndarray | list):
+        return [_plain(item, where, is_text) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item, where, is_text) for name, item in value.items()}
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bytes):

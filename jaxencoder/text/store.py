@@ -5,7 +5,8 @@ row costs one small read from a local disk, gs:// or s3:// alike (benchmarks/REA
 https://google.github.io/tensorstore, https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed
 
 A row is a line of uint16 (uint32 for large vocabularies) words: T token ids, the number of tokens in use, and one bit a
-token that says whether a document starts there. Segment ids and positions are computed from these bits.
+token that says whether a document starts there; where there are such, one bit for each token's type and a word for its
+label. Segment ids and positions are computed from these bits.
 """
 
 import array
@@ -75,13 +76,15 @@ class Writer:
         row_length: tokens a row.
         vocab_size: decides the width of a token id on disk.
         types: rows come with type ids.
-        labels: None, "class" (int32, -1 where there is none) or "value" (float32, NaN).
+        labels: None, "class" (int32, -1 where there is none) or "value" (float32, NaN) of each piece, or "token", a
+            class of each token (int32, -1).
     """
 
     def __init__(self, folder: Path, row_length: int, vocab_size: int, types: bool, labels: str | None):
         self._folder, self._length, self._types, self._kind = folder, row_length, types, labels
         self._dtype = np.dtype("<u2") if max(vocab_size, row_length + 1) <= 1 << 16 else np.dtype("<u4")
         width = row_length + 1 + (2 if types else 1) * _bit_words(row_length, self._dtype)
+        width += row_length if labels == "token" else 0
         chunk = max(1, _CHUNK_BYTES // (width * self._dtype.itemsize))
         shard = chunk * max(1, _SHARD_BYTES // (chunk * width * self._dtype.itemsize))
         self._buffer = np.zeros((shard, width), self._dtype)
@@ -102,8 +105,12 @@ class Writer:
         starts[np.cumsum(row.lengths) - row.lengths] = True
         line[length + 1 : length + 1 + words] = _pack(starts, self._dtype)
         if self._types:
-            line[length + 1 + words :] = _pack(np.pad(row.type_ids, (0, length - n)), self._dtype)
-        if self._kind:
+            line[length + 1 + words : length + 1 + 2 * words] = _pack(
+                np.pad(row.type_ids, (0, length - n)), self._dtype
+            )
+        if self._kind == "token":
+            line[len(line) - length :][:n] = row.token_labels + 1
+        elif self._kind:
             self._labels.extend(row.labels)
             self._counts.append(len(row.labels))
         self._most = max(self._most, len(row.lengths))
@@ -116,7 +123,7 @@ class Writer:
         """Write what is left, the labels and the metadata; without this the folder is no store."""
         if self._filled:
             self._write()
-        if self._kind and self.rows:
+        if self._kind in ("class", "value") and self.rows:
             self._write_labels()
         meta = {
             "format": FORMAT,
@@ -124,7 +131,7 @@ class Writer:
             "row_length": self._length,
             "fields": ["token_ids", "segment_ids", "positions"]
             + (["token_type_ids"] if self._types else [])
-            + (["labels"] if self._kind else []),
+            + ([] if self._kind is None else ["token_labels" if self._kind == "token" else "labels"]),
             "tokens": self.tokens,
             "pieces": self.pieces,
             "segments": self._most,
@@ -182,7 +189,7 @@ class Store:
         path: folder, or gs:// or s3:// prefix.
         meta: what is known of it: row_length, fields, rows, tokens (special ones included), pieces, documents,
             padding_fraction, segments (most in any row), token_counts (int64 [V], special tokens 0), pad_id, labels
-            (class names), label_kind (None, "class" or "value"), and where it came from.
+            (class names), label_kind (None, "class", "value" or "token"), and where it came from.
 
     Raises:
         OSError: there is no store, or it cannot be read.
@@ -214,8 +221,8 @@ class Store:
             token_ids   [2 7 3 2 3 0]    segment_ids [1 1 1 2 2 0]    positions [0 1 2 0 1 0]
 
         Returns:
-            int32 [B, T] under the names of `meta["fields"]`; labels int32 or float32 [B, E] for the segments 1 to E,
-            -1 or NaN where there is none.
+            int32 [B, T] under the names of `meta["fields"]`, token_labels -1 where there is none; labels int32 or
+            float32 [B, E] for the segments 1 to E, -1 or NaN where there is none.
 
         Raises:
             IndexError: there is no such row.
@@ -242,17 +249,21 @@ class Store:
         return row
 
     def label_counts(self) -> np.ndarray:
-        """How many segments of all rows are of each class: int64 [classes of `meta["labels"]`].
+        """How many segments (or tokens) of all rows are of each class: int64 [classes of `meta["labels"]`].
 
         Raises:
             OSError: the store is damaged, or cannot be reached.
         """
         counts = np.zeros(len(self.meta["labels"]), np.int64)
-        for start in range(0, len(self) if self._labels is not None else 0, _LABEL_ROWS):
+        of_tokens = self.meta["label_kind"] == "token"
+        table = self._table if of_tokens else self._labels
+        step = max(1, _LABEL_ROWS // self.meta["row_length"]) if of_tokens else _LABEL_ROWS
+        for start in range(0, len(self) if table is not None else 0, step):
             try:
-                labels = self._labels[start : min(start + _LABEL_ROWS, len(self))].read().result()
+                labels = table[start : min(start + step, len(self))].read().result()
             except (ValueError, RuntimeError) as error:
                 raise OSError(f"{self.path} cannot be read: {_sentence(error)}") from None
+            labels = self._token_labels(labels) if of_tokens else labels
             counts += np.bincount(labels[labels >= 0], minlength=len(counts))
         return counts
 
@@ -261,6 +272,8 @@ class Store:
         shape = (rows, self.meta["row_length"])
         empty = {name: np.zeros(shape, np.int32) for name in self.meta["fields"] if name != "labels"}
         empty["token_ids"] += np.int32(self.meta["pad_id"])
+        if "token_labels" in empty:
+            empty["token_labels"] -= np.int32(1)
         if "labels" in self.meta["fields"]:
             none, dtype = (np.nan, np.float32) if self.meta["label_kind"] == "value" else (-1, np.int32)
             empty["labels"] = np.full((rows, self.meta["segments"]), none, dtype)
@@ -279,8 +292,15 @@ class Store:
             "positions": np.where(there, column - first, 0).astype(np.int32),
         }
         if "token_type_ids" in self.meta["fields"]:
-            row["token_type_ids"] = _unpack(words[:, length + 1 + size :], length).astype(np.int32)
+            types = words[:, length + 1 + size : length + 1 + 2 * size]
+            row["token_type_ids"] = _unpack(types, length).astype(np.int32)
+        if "token_labels" in self.meta["fields"]:
+            row["token_labels"] = self._token_labels(words)
         return row
+
+    def _token_labels(self, words: np.ndarray) -> np.ndarray:
+        """int32 [B, T], the last words of each line."""
+        return words[:, words.shape[1] - self.meta["row_length"] :].astype(np.int32) - 1
 
     def _open(self, name: str, context: ts.Context) -> ts.TensorStore:
         # The file never changes: asking again whether the index of a shard is still the newest would double the reads.

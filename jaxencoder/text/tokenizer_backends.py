@@ -40,12 +40,14 @@ class Encoding(NamedTuple):
 
     ids: int32 [n]. type_ids: int32 [n]. offsets: int32 [n, 2], the characters of the original text that a token
     stands for, (0, 0) for the special tokens added around it; None unless asked for. In a pair the offsets of each
-    part count from the start of that part.
+    part count from the start of that part. sequence: int8 [n], 0 or 1 for tokens of the first or second text, -1 for
+    the special tokens added; None where offsets is.
     """
 
     ids: np.ndarray
     type_ids: np.ndarray
     offsets: np.ndarray | None
+    sequence: np.ndarray | None = None
 
 
 def refuse(texts: list[str], error: Exception) -> NoReturn:
@@ -193,11 +195,13 @@ def _types(part: dict | None) -> set[str]:
 
 def _encoding(item: tokenizers.Encoding, offsets: bool, max_length: int | None) -> Encoding:
     places = np.array(item.offsets, np.int32).reshape(len(item), 2) if offsets else None
-    encoding = Encoding(np.array(item.ids, np.int32), np.array(item.type_ids, np.int32), places)
-    if max_length is None or len(item) <= max_length:
-        return encoding
-    sequence = np.array([-1 if part is None else part for part in item.sequence_ids], np.int8)
-    return shorten(encoding, sequence, max_length)
+    ids, types = np.array(item.ids, np.int32), np.array(item.type_ids, np.int32)
+    long = max_length is not None and len(item) > max_length
+    sequence = None
+    if long or offsets:
+        sequence = np.array([-1 if part is None else part for part in item.sequence_ids], np.int8)
+    encoding = Encoding(ids, types, places, sequence if offsets else None)
+    return shorten(encoding, sequence, max_length) if long else encoding
 
 
 def bert_template(cls: str, sep: str, roles: dict[str, int]) -> tokenizers.processors.TemplateProcessing:
@@ -262,13 +266,15 @@ class SentencePieceBackend:
                 blocks += [(*two, 1, 1), (sep, None, 1, -1)]
             counts = [len(ids) for ids, *_ in blocks]
             places = [np.zeros((n, 2)) if at is None else at for n, (_, at, *_) in zip(counts, blocks, strict=True)]
+            sequence = np.repeat([part for *_, part in blocks], counts).astype(np.int8)
             encoding = Encoding(
                 np.concatenate([ids for ids, *_ in blocks]).astype(np.int32),
                 np.repeat([kind for _, _, kind, _ in blocks], counts).astype(np.int32),
                 np.concatenate(places).astype(np.int32) if offsets else None,
+                sequence if offsets else None,
             )
             if max_length is not None and len(encoding.ids) > max_length:
-                encoding = shorten(encoding, np.repeat([part for *_, part in blocks], counts), max_length)
+                encoding = shorten(encoding, sequence, max_length)
             encodings.append(encoding)
         return encodings
 

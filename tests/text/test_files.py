@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jaxencoder.text import files
+from jaxencoder.text import formats
 from jaxencoder.text.sources import fingerprint, read
 
 RECORDS = [{"text": f"Größe {i} 你好 🙂", "label": i % 3, "tags": ["a", str(i)]} for i in range(23)]
@@ -197,7 +197,7 @@ def test_a_stream_needs_little_memory(write) -> None:
 
 @pytest.mark.parametrize("unit", ["line", "paragraph", "file"])
 def test_a_document_without_end_is_refused(write, monkeypatch, unit) -> None:
-    monkeypatch.setattr(files, "LONGEST_DOCUMENT", 1000)
+    monkeypatch.setattr(formats, "LONGEST_DOCUMENT", 1000)
     content = "short\n\n" + "x " * 600 + "\n" + "y " * 600
     with pytest.raises(ValueError, match=r"a\.txt:\d: a document of more than"):
         texts(write("a.txt", content), text_unit=unit)
@@ -215,7 +215,7 @@ UNREADABLE = [
     ("a.jsonl", b'{"text": "a"}\n{"text": "caf\xe9"}', r"a\.jsonl:2: byte 0xe9 .* is not UTF-8"),
     ("a.jsonl", '{"text": "a"}\n\n{"text": "b"', r"a\.jsonl:3: not JSON \(Expecting ',' delimiter"),
     ("a.jsonl", "[" * 100_000, r"a\.jsonl:1: not JSON"),
-    ("a.json", '[{"text": "a"}]', r"a\.json:1: a list, not a JSON object"),
+    ("a.jsonl", '[{"text": "a"}]', r"a\.jsonl:1: a list, not a JSON object"),
     ("a.jsonl", '{"text": "\\ud83d"}', r"a\.jsonl:1: '\\ud83d' is half a character"),
     ("a.jsonl", '{"Text": "a", "id": 1}', r"a\.jsonl:1: no field 'text' among Text, id; did you mean 'Text'\?"),
     ("a.jsonl", '{"text": null}', r"a\.jsonl:1: field 'text' is NoneType, not text"),
@@ -223,7 +223,7 @@ UNREADABLE = [
     ("a.parquet", parquet([{"text": b"\xff"}]), r"a\.parquet row 1: byte 0xff"),
     ("a.parquet", parquet()[:-20], r"a\.parquet is not a whole Parquet file"),
     ("a.parquet", "not parquet at all", r"a\.parquet is not a whole Parquet file"),
-    ("a.csv", "text\na", r"a\.csv: unknown extension; write \.jsonl"),
+    ("a.xlsx", "text\na", r"a\.xlsx: unknown extension; write \.jsonl"),
     ("a.gz", gzip.compress(b"x"), r"a\.gz: unknown extension"),
     ("a.txt.gz", "no gzip", r"a\.txt\.gz is damaged or cut short"),
     ("a.txt.xz", "no xz", r"a\.txt\.xz is damaged or cut short"),

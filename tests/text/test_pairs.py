@@ -9,6 +9,7 @@ import pytest
 
 from jaxencoder.text import rows
 from jaxencoder.text.config import ALIGNED, DataConfig
+from jaxencoder.text.examples import Example
 from jaxencoder.text.pairs import pairs
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.tokenizer import Tokenizer
@@ -286,9 +287,9 @@ def test_held_out_documents_are_in_no_training_pair(source, tokenizer: Tokenizer
 @pytest.mark.parametrize(("count", "want"), [(0, []), (3, [3]), (9, [9]), (22, [8, 14]), (24, [8, 8, 8])])
 def test_tasks_have_enough_documents(count: int, want: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "_TASK_CHARACTERS", 10)
-    batches = list(rows._batches(iter([("a long document", "")] * count), 8))
-    assert [len(batch) for batch in batches] == want
-    assert len(list(rows._batches(iter([("a long document", "")] * count), 1))) == count
+    examples = [Example(("a long document", ""), 0, 0)] * count
+    assert [len(batch) for batch in rows._batches(iter(examples), 8)] == want
+    assert len(list(rows._batches(iter(examples), 1))) == count
 
 
 @pytest.mark.parametrize(

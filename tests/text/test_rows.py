@@ -337,3 +337,44 @@ def test_workers_import_neither_jax_nor_flax():
     code = "import sys, jaxencoder.text.workers; print({'jax', 'flax', 'tensorstore'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_words_and_spans_keep_their_labels(tmp_path, tokenizer):
+    records = [{"text": ["alpha", "beta"] * n, "tags": ["O", "B-x"] * n} for n in (1, 9, 2)]
+    data = config(write(tmp_path / "a.jsonl", records), label_field="tags", label_unit="word")
+    (store,) = prepare(data, tokenizer, "train")
+    assert store.meta["labels"] == ["B-x", "O"] and store.label_counts().tolist() == [12, 12]
+    rows = store.read(np.arange(len(store)))
+    words = rows["token_labels"] >= 0
+    names = np.array(tokenizer.tokens(rows["token_ids"][words].tolist()))
+    assert (np.array(store.meta["labels"])[rows["token_labels"][words]] == np.where(names == "beta", "B-x", "O")).all()
+    batch = Batches((store,), data, len(store) + 1, shuffle=False).batch(0)
+    assert (batch["token_labels"][-1] == -1).all() and batch["token_labels"].shape == batch["token_ids"].shape
+
+    answers = [{"text": ["gamma"], "answer_start": [30]}, {"text": [], "answer_start": []}]
+    records = [{"text": "beta", "c": "alpha " * 5 + "gamma" + " beta" * 9, "a": a} for a in answers]
+    data = config(write(tmp_path / "b.jsonl", records), pair_field="c", label_field="a", label_unit="span", overlap=2)
+    (store,) = prepare(data, tokenizer, "train")
+    rows = store.read(np.arange(len(store)))
+    at = rows["token_labels"] == store.meta["labels"].index("both")
+    ids = rows["token_ids"][at]
+    assert set(tokenizer.tokens(ids.tolist())) == {"gamma", tokenizer.token(tokenizer.cls_id)}
+    assert at.sum() == store.meta["pieces"] > 2 and rows["token_type_ids"].any()
+
+
+@pytest.mark.parametrize(
+    ("record", "settings", "message"),
+    [
+        ({"text": "alpha", "t": ["O"]}, {}, "field 'text' is str, not a list of words"),
+        ({"text": ["alpha", 3], "t": ["O", "O"]}, {}, "field 'text' is list, not a list of words"),
+        ({"text": ["alpha"], "t": "O"}, {}, "record 1: the tags are str, not a list"),
+        ({"text": ["alpha"], "t": []}, {}, "record 1: 1 words, but 0 tags"),
+        ({"text": ["alpha"], "t": [None]}, {}, "label None is not a class"),
+        ({"text": ["alpha"], "t": [0.5]}, {}, "the tags in field 't' are fractional numbers"),
+        ({"text": ["alpha"], "t": ["B-y"]}, {"labels": ("O", "B-x")}, "label 'B-y' is not among the classes O, B-x"),
+    ],
+)
+def test_hostile_words(tmp_path, tokenizer, record, settings, message):
+    source = write(tmp_path / "a.jsonl", [record])
+    with pytest.raises(ValueError, match=message):
+        prepare(config(source, label_field="t", label_unit="word", **settings), tokenizer, "train")

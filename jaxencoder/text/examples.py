@@ -1,0 +1,156 @@
+"""Records to labelled examples: which fields count, what their labels mean, and which records are held out."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from jaxencoder.text import labels as label_kinds
+from jaxencoder.text.config import ALIGNED, DataConfig
+from jaxencoder.text.labels import Labels
+from jaxencoder.text.sources import read
+
+# The classes of tokens by which the span that answers is marked; one token may be both ends of it.
+SPAN_CLASSES = ("start", "end", "both")
+NO_ANSWER = (-1, -1)
+
+
+class Example(NamedTuple):
+    """A document of a data set.
+
+    Attributes:
+        texts: first and second text, the second empty where there is none; or a list of words and "".
+        label: id of a class, or a value; ids of a class for each word; or where the answer begins and ends in the
+            second text, in characters, NO_ANSWER for none. 0 where nothing is labelled.
+        digest: 64 bits of the texts.
+    """
+
+    texts: tuple[Any, str]
+    label: Any
+    digest: int
+
+
+def examples(
+    data: DataConfig, source: str, pair_field: str, kinds: Labels | None, split: str, share: float
+) -> Iterator[Example]:
+    """The examples of one source.
+
+    Args:
+        pair_field: of this source; empty for single texts.
+        kinds: what the labels are; None without labels.
+        split: "train" or "validation".
+        share: of the examples that are held out, chosen by a hash of the texts; 0 takes all, whatever the split.
+
+    Raises:
+        ValueError: a text or a label is not as it must be; names the record.
+        OSError: the source cannot be read.
+    """
+    for number, record in enumerate(_records(data, source, pair_field), 1):
+        where = f"{source}, record {number}"
+        text = record[data.text_field]
+        pair = record[pair_field] if pair_field else ""
+        if not isinstance(pair, str):
+            raise ValueError(
+                f"{where}: field {pair_field!r} is {type(pair).__name__}, not text; "
+                "name another field or drop the record"
+            )
+        content = digest(text, pair)
+        if share and (split == "validation") != _is_held_out(content, share):
+            continue
+        label: Any = 0
+        if data.label_unit == "span":
+            label = answer(record[data.label_field], pair, where)
+        elif data.label_unit == "word":
+            label = [kinds.encode(tag, where) for tag in tags(record[data.label_field], text, where)]
+        elif kinds:
+            label = kinds.encode(record[data.label_field], where)
+        # The lowest bit has no part in what is held out.
+        swapped = source.startswith(ALIGNED) and content & 1
+        yield Example((pair, text) if swapped else (text, pair), label, content)
+
+
+def find_labels(data: DataConfig) -> Labels | None:
+    """The classes that the settings name, or those of the training data, for both splits alike; None without labels.
+
+    Raises:
+        ValueError: a label is missing, or they are of different kinds, or values where each word has one.
+    """
+    if not data.label_field:
+        return None
+    if data.label_unit == "span":
+        return Labels("class", SPAN_CLASSES)
+    if data.labels:
+        return Labels("class", data.labels)
+    share = 0.0 if data.validation else data.validation_share
+
+    def trained() -> Iterator[tuple[Any, str]]:
+        for source in data.train:
+            for number, record in enumerate(_records(data, source, data.pair_field), 1):
+                where = f"{source}, record {number}"
+                text = record[data.text_field]
+                if share and _is_held_out(digest(text, str(record[data.pair_field]) if data.pair_field else ""), share):
+                    continue
+                if data.label_unit == "word":
+                    yield from ((tag, where) for tag in tags(record[data.label_field], text, where))
+                else:
+                    yield record[data.label_field], where
+
+    found = label_kinds.infer(trained())
+    if data.label_unit == "word" and found.kind == "value":
+        raise ValueError(f"the tags in field {data.label_field!r} are fractional numbers; give text or whole numbers")
+    return found
+
+
+def tags(value: Any, words: Sequence[str], where: str) -> list[Any]:
+    """The tags of some words; ValueError if they are no list of as many."""
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: the tags are {type(value).__name__}, not a list; name another data.label_field")
+    if len(value) != len(words):
+        raise ValueError(f"{where}: {len(words)} words, but {len(value)} tags; give each word one, or drop the record")
+    return value
+
+
+def answer(value: Any, text: str, where: str) -> tuple[int, int]:
+    """Where the first answer of a record stands in its text: the characters [start, end), or NO_ANSWER.
+
+    Args:
+        value: {"text": [...], "answer_start": [...]} as in SQuAD, the lists or the text empty where there is none; what
+            stands only nearby, as in some sets, is found there.
+
+    Raises:
+        ValueError: another shape, or an answer that is not in the text.
+    """
+    try:
+        texts, starts = list(value["text"]), list(value["answer_start"])
+        if not texts or texts[0] == "":
+            return NO_ANSWER
+        words, start = texts[0], int(starts[0])
+        fine = isinstance(words, str)
+    except (TypeError, KeyError, IndexError, ValueError):
+        fine = False
+    if not fine:
+        raise ValueError(
+            f'{where}: the answer {str(value)[:60]!r} is not {{"text": [...], "answer_start": [...]}} as SQuAD has it'
+        )
+    places = (
+        [i for i in range(len(text)) if text.startswith(words, i)] if text[start:][: len(words)] != words else [start]
+    )
+    if not places:
+        raise ValueError(f"{where}: the answer {words[:60]!r} is not in the text; correct or drop the record")
+    start = min(places, key=lambda place: abs(place - start))
+    return start, start + len(words)
+
+
+def digest(text: str | Sequence[str], pair: str) -> int:
+    """64 bits that tell examples apart."""
+    content = f"{text if isinstance(text, str) else ' '.join(text)}\0{pair}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def _is_held_out(content: int, share: float) -> bool:
+    return content < share * 2**64
+
+
+def _records(data: DataConfig, source: str, pair_field: str) -> Iterator[dict]:
+    fields = [name for name in (pair_field, data.label_field) if name]
+    words = data.label_unit == "word"
+    return read(source, text_field=data.text_field, fields=fields, text_unit=data.text_unit, words=words)

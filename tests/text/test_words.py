@@ -1,0 +1,69 @@
+"""Tags follow their words to the first token, whatever the tokenizer, and nothing is lost where rows are short."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxencoder.text.config import TokenizerConfig
+from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.words import cut_words, encode_words, words
+
+TEXT = ["the soldier was killed in Sonmarg , said a spokesman .", "über Größe 你好 世界"] * 5
+KINDS = ["wordpiece", "bpe", "unigram", "sentencepiece-unigram"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def tokenizer(request) -> Tokenizer:
+    return train_tokenizer(
+        TEXT * 4, TokenizerConfig(kind=request.param, vocab_size=300 if "bpe" in request.param else 80)
+    )
+
+
+def test_every_word_has_its_tokens(tokenizer):
+    given_words = ["Sonmarg", ",", "said", "the", "soldier", "Größe", "."]
+    (found,) = encode_words(tokenizer, [given_words])
+    assert found.word[found.first].tolist() == list(range(len(given_words)))
+    assert found.ids.tolist() == tokenizer.encode_batch([" ".join(given_words)], special=False)[0].ids.tolist()
+    for i, word in enumerate(given_words):
+        written = tokenizer.decode(found.ids[found.word == i]).replace(" ", "")
+        assert written.lower() in (word.lower(), word.lower().replace("ö", "o").replace("ß", "ß"))
+
+
+def test_like_pretokenised_words_of_bert(shared_data):
+    transformers = pytest.importorskip("transformers")
+    folder = shared_data / "tokenizers" / "bert-base-cased"
+    theirs = transformers.BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=False)
+    given_words = ["@paulwalk", "It", "'s", "Zürich", "", "a\u200bb", "\u0007", "你好", "U.S."]
+    (found,) = encode_words(Tokenizer.load(folder), [given_words])
+    encoded = theirs(given_words, is_split_into_words=True, add_special_tokens=False)
+    assert found.ids.tolist() == encoded["input_ids"] and found.word.tolist() == encoded.word_ids()
+
+
+def test_labels_stand_at_first_tokens():
+    tokenizer = train_tokenizer(["ab abc abcd"] * 3, TokenizerConfig(vocab_size=20))
+    pieces = words(tokenizer, [["ab", "xab", "abcd"], [], ["abc"]], [[3, 4, 5], [], [6]], 32)
+    assert len(pieces.lengths) == 2  # of no words there is nothing to learn
+    first = pieces.token_labels[: pieces.lengths[0]]
+    assert first[first >= 0].tolist() == [3, 4, 5] and first[0] == first[-1] == -1
+    assert pieces.token_labels[pieces.lengths[0] :][1] == 6
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=30), room=st.integers(1, 12), overlap=st.integers(0, 12))
+def test_pieces_cover_all_tokens(sizes, room, overlap):
+    class Tokens:
+        ids = np.arange(sum(sizes))
+        first = np.zeros(sum(sizes), bool)
+
+    Tokens.first[np.cumsum(sizes) - sizes] = True
+    parts = cut_words(Tokens, room, overlap)
+    assert parts[0][0] == 0 and parts[-1][1] == sum(sizes)
+    for (a, b), (c, d) in pairwise(parts):
+        assert a < c <= b < d and (overlap or c == b)
+        assert b - c <= max(room // 2, overlap) + 8  # back to the start of a word
+    assert all(0 < b - a <= room for a, b in parts)
+    if max(sizes) <= room:
+        assert all(Tokens.first[a] for a, _ in parts)
