@@ -26,6 +26,8 @@ from jaxencoder.objectives.masking import Masking
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.objective import Objective, Vocabulary
 from jaxencoder.objectives.replaced_token import ReplacedToken
+from jaxencoder.objectives.spans import SpanExtraction
+from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.overrides import apply, closest
 from jaxencoder.sharding import MeshConfig
 from jaxencoder.text.config import DataConfig, TokenizerConfig
@@ -45,6 +47,8 @@ __all__ = [
     "Phase",
     "ReplacedToken",
     "RunConfig",
+    "SpanExtraction",
+    "TokenClassification",
     "TokenizerConfig",
     "TrainingConfig",
     "batch_warmup",
@@ -55,7 +59,9 @@ __all__ = [
     "to_json",
 ]
 
-AnyObjective = MaskedLM | ReplacedToken | Classification
+AnyObjective = MaskedLM | ReplacedToken | Classification | TokenClassification | SpanExtraction
+# What the objectives that learn from labels take them to belong to.
+_LABEL_UNITS = {Classification: "text", TokenClassification: "word", SpanExtraction: "span"}
 CONFIG_FILE = "config.json"
 STEPS = 1000  # of a run that says nothing of them
 
@@ -122,8 +128,14 @@ class RunConfig:
             )
         if self.mesh.context > 1 and length % self.mesh.context:
             raise ValueError(f"data.row_length {length} is not a multiple of mesh.context {self.mesh.context}")
-        if isinstance(self.objective, Classification) and not self.data.label_field:
-            raise ValueError("the objective Classification needs data.label_field: the field that holds the label")
+        kind, unit = type(self.objective).__name__, _LABEL_UNITS.get(type(self.objective), "text")
+        if type(self.objective) in _LABEL_UNITS and not self.data.label_field:
+            raise ValueError(f"the objective {kind} needs data.label_field: the field that holds the label")
+        if self.data.label_unit != unit:
+            raise ValueError(
+                f"the objective {kind} learns from labels of each {unit}, but data.label_unit is "
+                f"{self.data.label_unit!r}; change one of them"
+            )
         steps = sum(phase.steps for phase in self.phases) or self.training.steps or STEPS
         if self.training.steps not in (0, steps):
             raise ValueError(
@@ -236,8 +248,9 @@ def _in_phase(config: RunConfig, number: int) -> RunConfig:
         if phase.train or phase.weights:
             data = dataclasses.replace(data, train=phase.train or data.train, weights=phase.weights)
         objective = config.objective
-        if phase.rate and isinstance(objective, Classification):
-            raise ValueError(f"rate is {phase.rate}, but the objective Classification masks nothing; leave it out")
+        if phase.rate and not objective.masked_loss:
+            kind = type(objective).__name__
+            raise ValueError(f"rate is {phase.rate}, but the objective {kind} masks nothing; leave it out")
         if phase.rate:
             masking = dataclasses.replace(objective.masking, rate=phase.rate, final_rate=0.0)
             objective = dataclasses.replace(objective, masking=masking)

@@ -15,7 +15,14 @@ from jax.sharding import AbstractMesh
 
 from jaxencoder import config as configs
 from jaxencoder.adapters.lora import NAME as LORA
-from jaxencoder.config import Classification, DataConfig, EncoderConfig, MeshConfig, RunConfig
+from jaxencoder.config import (
+    Classification,
+    DataConfig,
+    EncoderConfig,
+    MeshConfig,
+    RunConfig,
+    TokenClassification,
+)
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.hub import resolve
 from jaxencoder.families.tokenizer import published_tokenizer
@@ -222,6 +229,11 @@ def _recipe(config: RunConfig) -> _Found:
         config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, labels=labels))
         if not config.data.labels:
             notes.append("the data will tell how many classes there are; two are counted here")
+    if isinstance(config.objective, TokenClassification) and not config.objective.tags:
+        tags = config.data.labels or ("O", "B")
+        config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, tags=tags))
+        if not config.data.labels:
+            notes.append("the data will tell how many tags there are; two are counted here")
     return _trained(config, "recipe", tokenizer, tuple(notes))
 
 

@@ -152,6 +152,14 @@ class Model:
         known = self.config.objective.heads(self.config.model)
         return {name: head for name, head in known.items() if name in self.params}
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes that a classifier or tagger tells apart, in order of id; empty if there are none, or no names."""
+        if self.published is None:
+            return getattr(self.config.objective, "tags", ()) or self.config.data.labels
+        names = self.published.settings.get("id2label") or {}
+        return tuple(names[key] for key in sorted(names, key=int))
+
     @cached_property
     def module(self) -> Encoder:
         """The encoder: module.apply({"params": params["encoder"]}, token_ids, segment_ids, positions) -> [B, T, D]."""

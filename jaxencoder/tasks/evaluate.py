@@ -15,10 +15,15 @@ import jax.numpy as jnp
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
 from jaxencoder.objectives.classification import Classification
+from jaxencoder.objectives.spans import SpanExtraction
+from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.tasks.classification import evaluate_classifier
 from jaxencoder.tasks.retrieval import evaluate_retrieval, qrels_file
 from jaxencoder.tasks.similarity import evaluate_similarity
+from jaxencoder.tasks.spans import evaluate_reader
+from jaxencoder.tasks.tokens import evaluate_tagger
+from jaxencoder.text.examples import records, tags
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
 from jaxencoder.training.loop import evaluator
@@ -53,6 +58,11 @@ def evaluate(
     if model.published is not None:
         raise ValueError(f"{folder} is no run and has held nothing out; measure it with --task similarity or retrieval")
     model = dataclasses.replace(model, compute=dataclasses.replace(model.config.compute, remat="none"))
+    if isinstance(model.config.objective, TokenClassification | SpanExtraction):
+        result = _evaluate_records(model, data)
+        name = data_name(data) if data else "validation"
+        _write(folder / RESULTS_FILE, _read(folder / RESULTS_FILE) | {name: result | {"checkpoint": step}})
+        return result
     train, validation = _stores(model, data)
     if isinstance(model.config.objective, Classification):
         result = evaluate_classifier(model, validation)
@@ -157,6 +167,26 @@ def _stores(model: Model, source: str | None) -> tuple[tuple[tuple[Store, ...], 
     if not validation:
         raise ValueError("this run has held nothing out; name a source with --data")
     return train, validation
+
+
+def _evaluate_records(model: Model, source: str | None) -> dict[str, Any]:
+    """The metrics of a tagger or a reader on the records that were held out, or on those of a source."""
+    data = model.config.data
+    if source is not None:
+        data = dataclasses.replace(data, validation=(source,))
+    elif not data.validation and not data.validation_share:
+        raise ValueError("this run has held nothing out; name a source with --data")
+    found = records(data, "validation")
+    if isinstance(model.config.objective, TokenClassification):
+        examples = (
+            (words, [str(tag) for tag in tags(record[data.label_field], words, f"record {number}")])
+            for number, record in enumerate(found, 1)
+            if (words := record[data.text_field])
+        )
+        return evaluate_tagger(model, examples)
+    return evaluate_reader(
+        model, ((x[data.text_field], x[data.pair_field], x[data.label_field]["text"]) for x in found)
+    )
 
 
 def _evaluate_masked(

@@ -1,13 +1,14 @@
 """Records to labelled examples: which fields count, what their labels mean, and which records are held out."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jaxencoder.text import labels as label_kinds
 from jaxencoder.text.config import ALIGNED, DataConfig
+from jaxencoder.text.formats import closest, listed
 from jaxencoder.text.labels import Labels
-from jaxencoder.text.sources import read
+from jaxencoder.text.sources import pair_fields, read
 
 # The classes of tokens by which the span that answers is marked; one token may be both ends of it.
 SPAN_CLASSES = ("start", "end", "both")
@@ -44,18 +45,9 @@ def examples(
         ValueError: a text or a label is not as it must be; names the record.
         OSError: the source cannot be read.
     """
-    for number, record in enumerate(_records(data, source, pair_field), 1):
-        where = f"{source}, record {number}"
-        text = record[data.text_field]
-        pair = record[pair_field] if pair_field else ""
-        if not isinstance(pair, str):
-            raise ValueError(
-                f"{where}: field {pair_field!r} is {type(pair).__name__}, not text; "
-                "name another field or drop the record"
-            )
-        content = digest(text, pair)
-        if share and (split == "validation") != _is_held_out(content, share):
-            continue
+    for where, record, text, pair in _selected(
+        data, _records(data, source, pair_field), source, pair_field, split, share
+    ):
         label: Any = 0
         if data.label_unit == "span":
             label = answer(record[data.label_field], pair, where)
@@ -64,8 +56,44 @@ def examples(
         elif kinds:
             label = kinds.encode(record[data.label_field], where)
         # The lowest bit has no part in what is held out.
+        content = digest(text, pair)
         swapped = source.startswith(ALIGNED) and content & 1
         yield Example((pair, text) if swapped else (text, pair), label, content)
+
+
+def records(data: DataConfig, split: str) -> Iterator[dict[str, Any]]:
+    """The records of a split with all their fields, source by source: those that `examples` gives.
+
+    Raises:
+        ValueError, OSError: as `examples`, but for labels, which are not looked at.
+    """
+    sources = data.validation if split == "validation" and data.validation else data.train
+    share = 0.0 if data.validation else data.validation_share
+    pairs = pair_fields(data)
+    words = data.label_unit == "word"
+    for source in sources:
+        every = read(source, text_field=data.text_field, text_unit=data.text_unit, words=words)
+        for _, record, _, _ in _selected(data, every, source, pairs[source], split, share):
+            yield record
+
+
+def _selected(
+    data: DataConfig, found: Iterable[dict[str, Any]], source: str, pair_field: str, split: str, share: float
+) -> Iterator[tuple[str, dict[str, Any], Any, str]]:
+    """(place, record, first text, second text) of the records of a split."""
+    for number, record in enumerate(found, 1):
+        where = f"{source}, record {number}"
+        text = record[data.text_field]
+        if pair_field and pair_field not in record:
+            raise ValueError(f"{where}: no field {pair_field!r} among {listed(record)}{closest(pair_field, record)}")
+        pair = record[pair_field] if pair_field else ""
+        if not isinstance(pair, str):
+            raise ValueError(
+                f"{where}: field {pair_field!r} is {type(pair).__name__}, not text; "
+                "name another field or drop the record"
+            )
+        if not share or (split == "validation") == _is_held_out(digest(text, pair), share):
+            yield where, record, text, pair
 
 
 def find_labels(data: DataConfig) -> Labels | None:

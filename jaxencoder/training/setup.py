@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Objective
+from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.text.prepare import load_or_train
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
@@ -43,7 +44,7 @@ _MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers"
     )
 }
 # Choices that the data makes where the user has left them at 0 or empty.
-_OPEN = ("model.vocab_size", "objective.labels", "objective.class_counts")
+_OPEN = ("model.vocab_size", "objective.labels", "objective.class_counts", "objective.tags")
 _RARE = 0.1  # of what a class would have if all had as many examples; one with less is warned of
 _CONTENTS = ("settings", "tokenizer", "training rows", "held-out rows")
 
@@ -168,31 +169,44 @@ def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, 
             "set it to 0 to take the tokenizer's size, or name another tokenizer.path."
         )
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
-    if isinstance(config.objective, Classification):
+    if isinstance(config.objective, Classification | TokenClassification):
         labels, *others = (store.meta["labels"] for store in distinct(train))
         if any(other != labels for other in others):
             raise ValueError(
                 f"the phases have the classes {labels} and {next(other for other in others if other != labels)}; "
                 "name those of all in data.labels."
             )
-        found = len(labels) or 1
         if len(labels) == 1:
             raise ValueError(
                 f"field {config.data.label_field!r} of the training data is {labels[0]!r} everywhere; "
                 "there is nothing to classify, name another data.label_field."
             )
-        if config.objective.labels not in (0, found):
-            raise ValueError(
-                f"objective.labels is {config.objective.labels}, but the training data has {found}; set it to 0."
-            )
-        objective = dataclasses.replace(config.objective, labels=found)
-        if labels:
-            counts = sum(store.label_counts() for store in train[0]).tolist()
-            _warn_of_rare(labels, counts)
-            if objective.counts_classes and not objective.class_counts:
-                objective = dataclasses.replace(objective, class_counts=tuple(counts))
-        config = dataclasses.replace(config, objective=objective)
+        config = dataclasses.replace(config, objective=_with_labels(config, labels, train[0]))
     return config
+
+
+def _with_labels(
+    config: RunConfig, labels: list[str], train: tuple[Store, ...]
+) -> Classification | TokenClassification:
+    """The objective, told of the classes that the training data has."""
+    objective = config.objective
+    if isinstance(objective, TokenClassification):
+        if objective.tags not in ((), tuple(labels)):
+            raise ValueError(
+                f"objective.tags is {', '.join(objective.tags)}, but the training data has {', '.join(labels)}; "
+                "leave it out, or name them in data.labels."
+            )
+        return dataclasses.replace(objective, tags=tuple(labels))
+    found = len(labels) or 1
+    if objective.labels not in (0, found):
+        raise ValueError(f"objective.labels is {objective.labels}, but the training data has {found}; set it to 0.")
+    objective = dataclasses.replace(objective, labels=found)
+    if labels:
+        counts = sum(store.label_counts() for store in train).tolist()
+        _warn_of_rare(labels, counts)
+        if objective.counts_classes and not objective.class_counts:
+            objective = dataclasses.replace(objective, class_counts=tuple(counts))
+    return objective
 
 
 def _warn_of_rare(labels: list[str], counts: list[int]) -> None:

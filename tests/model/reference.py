@@ -29,6 +29,8 @@ BERT_NAMES = {
     "mlm_head/bias": "cls.predictions.bias",
     "classifier/dense": "bert.pooler.dense",
     "classifier/classifier": "classifier",
+    "token_head/output": "classifier",
+    "span_head/output": "qa_outputs",
 }
 MODERNBERT_NAMES = {
     "encoder/embeddings/token_embedding": "model.embeddings.tok_embeddings.weight",

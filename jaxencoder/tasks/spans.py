@@ -1,0 +1,153 @@
+"""Answers to questions out of texts that hold them, and how exact they are.
+
+Rajpurkar et al. 2016 (SQuAD), arXiv:1606.05250, and 2018 (SQuAD 2.0, questions without an answer), arXiv:1806.03822.
+Texts longer than a row are read in windows that overlap.
+"""
+
+import collections
+import re
+import string
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import scipy.special
+
+from jaxencoder.inference.buckets import Plan
+from jaxencoder.inference.embed import hidden
+from jaxencoder.inference.model import Model
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.heads import Head, HeadConfig
+from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.objectives.spans import NAME, SpanExtraction
+from jaxencoder.text.spans import Window, windows
+
+_BEST = 20  # first and last tokens of a window that are tried with each other
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class Answer(NamedTuple):
+    """Characters [start, end) of a text, the empty text for none.
+
+    score is the sum of the two ends' scores; probability is a softmax over all candidates that are kept.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+    probability: float
+
+
+def answer_questions(
+    model: Model, questions: Sequence[str], texts: Sequence[str], k: int = 1, batch_tokens: int | None = None
+) -> list[list[Answer]]:
+    """For each question the k best answers out of its text, best first.
+
+    Args:
+        model: a run with the objective SpanExtraction, or a published reader.
+        questions, texts: as many of both.
+        k: how many; fewer where the text has fewer spans.
+        batch_tokens: as in `Model.embed`.
+
+    Raises:
+        ValueError: a model that has not learned to answer, or a text that is not valid Unicode.
+    """
+    if NAME not in model.heads:
+        raise ValueError("this model has not learned to answer; fine-tune it with the objective SpanExtraction")
+    settings = model.config.objective if isinstance(model.config.objective, SpanExtraction) else SpanExtraction()
+    length = min(model.max_length, model.config.data.row_length)
+    found = list(windows(model.tokenizer, questions, texts, length, model.config.data.overlap))
+    typed = model.config.model.token_types > 1
+
+    def types(plan: Plan) -> Batch:
+        rows = np.zeros((plan.rows, plan.length), np.int32)
+        for number, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
+            rows[row, start : start + len(found[number].ids)] = found[number].type_ids
+        return {"token_type_ids": rows}
+
+    candidates: list[list[tuple[float, int, int]]] = [[] for _ in questions]
+    nothing = np.full(len(questions), np.inf)
+    function = partial(_scores, model.config.model, model.compute, model.heads[NAME])
+    ids = [window.ids for window in found]
+    for plan, values in model.run(function, ids, batch_tokens, extra=types if typed else None):
+        for number, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
+            window = found[number]
+            ends = values[row, start : start + len(window.ids)]  # [n, 2]
+            nothing[window.example] = min(nothing[window.example], ends[0].sum())
+            candidates[window.example] += _spans(ends, window, settings.longest_answer)
+    results = []
+    for text, spans, none in zip(texts, candidates, nothing, strict=True):
+        scored = {(start, end): score for score, start, end in sorted(spans)}  # of two windows the better
+        if settings.no_answer or not scored:
+            scored[0, 0] = float(none)
+        ranked = sorted(((score, *place) for place, score in scored.items()), reverse=True)[: max(k, _BEST)]
+        shares = scipy.special.softmax([x for x, _, _ in ranked])
+        results.append([Answer(text[a:b], a, b, x, float(p)) for (x, a, b), p in zip(ranked, shares, strict=True)][:k])
+    return results
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _scores(encoder: EncoderConfig, compute: ComputeConfig, head: HeadConfig, params: Params, rows: Batch) -> jax.Array:
+    return Head(encoder, head).apply({"params": params[NAME]}, hidden(encoder, compute, params, rows))
+
+
+def _spans(ends: np.ndarray, window: Window, longest: int) -> list[tuple[float, int, int]]:
+    """(score, first character, last + 1) of the best spans of a window."""
+    inside = ends[window.first : window.first + len(window.offsets)]
+    if not len(inside):
+        return []
+    first, last = (np.argsort(-inside[:, i], kind="stable")[:_BEST] for i in range(2))
+    length = last[None, :] - first[:, None] + 1
+    kept = (length >= 1) & (length <= longest)
+    scores = inside[first, 0][:, None] + inside[last, 1][None, :]
+    chosen = [(float(scores[i, j]), first[i], last[j]) for i, j in zip(*np.nonzero(kept), strict=True)]
+    chosen = sorted(chosen, reverse=True)[:_BEST]
+    return [(score, int(window.offsets[a, 0]), int(window.offsets[b, 1])) for score, a, b in chosen]
+
+
+def answer_metrics(predicted: Sequence[str], true: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Exact match and F1 of words, as SQuAD's official script has them: of several true answers the best counts.
+
+    Args:
+        predicted: "" for no answer.
+        true: for each question the answers that people gave; empty, or with an empty text, for none.
+
+    Returns:
+        exact and f1, in [0, 1], the same with has_answer_ and no_answer_ before it where there are questions of both
+        sorts, and examples, their number.
+    """
+    exact, f1 = [], []
+    for found, answers in zip(predicted, true, strict=True):
+        answers = [x for x in answers if normalised(x)] or [""]
+        exact.append(max(float(normalised(found) == normalised(answer)) for answer in answers))
+        f1.append(max(_f1(found, answer) for answer in answers))
+    has = np.array([any(map(normalised, answers)) for answers in true], bool)
+    values = {"exact": np.array(exact), "f1": np.array(f1)}
+    result = {name: float(x.mean()) if len(x) else 0.0 for name, x in values.items()}
+    if has.any() and not has.all():
+        for prefix, part in (("has_answer", has), ("no_answer", ~has)):
+            result |= {f"{prefix}_{name}": float(x[part].mean()) for name, x in values.items()}
+    return result | {"examples": len(exact)}
+
+
+def normalised(text: str) -> str:
+    """A text without case, punctuation, English articles and superfluous spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def _f1(predicted: str, true: str) -> float:
+    a, b = normalised(predicted).split(), normalised(true).split()
+    if not a or not b:
+        return float(a == b)
+    common = sum((collections.Counter(a) & collections.Counter(b)).values())
+    return 2 * common / (len(a) + len(b))
+
+
+def evaluate_reader(model: Model, examples: Iterable[tuple[str, str, Sequence[str]]]) -> dict[str, float]:
+    """`answer_metrics` of a model on (question, text, answers)."""
+    questions, texts, true = map(list, zip(*examples, strict=True))
+    return answer_metrics([answers[0].text for answers in answer_questions(model, questions, texts)], true)

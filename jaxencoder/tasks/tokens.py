@@ -1,0 +1,172 @@
+"""Tagging words: named entities and whatever else each word of a text has a class for.
+
+Entities count as found if their words and their type are right, as conlleval has it: Tjong Kim Sang and De Meulder
+2003, arXiv:cs/0306050. Texts longer than a row are read in pieces that overlap.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxencoder.inference.embed import hidden
+from jaxencoder.inference.model import Model
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.heads import Head, HeadConfig
+from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.objectives.tokens import NAME, Scheme, entity_starts
+from jaxencoder.text.words import cut_words, encode_words
+
+OVERLAP = 32  # tokens that pieces of a long text have in common, so that each word is read in its surroundings
+
+
+class Tagged(NamedTuple):
+    """The tags of a text's words, and how probable the model finds each: float32 [words]."""
+
+    tags: list[str]
+    probabilities: np.ndarray
+
+
+class Entity(NamedTuple):
+    """Words [start, end) of a text, and what they are."""
+
+    kind: str
+    start: int
+    end: int
+
+
+def tag_words(model: Model, texts: Sequence[Sequence[str]], batch_tokens: int | None = None) -> list[Tagged]:
+    """The most probable tag of each word.
+
+    Args:
+        model: a run with the objective TokenClassification, or a published tagger.
+        texts: lists of words.
+        batch_tokens: as in `Model.embed`.
+
+    Returns:
+        One for each text. Where the tokenizer leaves nothing of a word, its tag is "O" if there is such a tag, else the
+        first one, with probability 0.
+
+    Raises:
+        ValueError: a model that has learned no tags, or a word that is not valid Unicode.
+    """
+    if NAME not in model.heads or not model.labels:
+        raise ValueError("this model has learned to tag no words; fine-tune it with the objective TokenClassification")
+    names, room = model.labels, min(model.max_length, model.config.data.row_length) - 2
+    encoded = encode_words(model.tokenizer, texts)
+    pieces = [(i, *part) for i, tokens in enumerate(encoded) for part in cut_words(tokens, room, OVERLAP)]
+    around = np.array([model.tokenizer.cls_id]), np.array([model.tokenizer.sep_id])
+    ids = [np.concatenate([around[0], encoded[i].ids[a:b], around[1]]) for i, a, b in pieces]
+    shares = [np.zeros((len(words), len(names)), np.float32) for words in texts]
+    depth = [np.full(len(words), -1) for words in texts]
+    function = partial(_probabilities, model.config.model, model.compute, model.heads[NAME])
+    for plan, values in model.run(function, ids, batch_tokens):
+        for number, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
+            i, a, b = pieces[number]
+            first = np.flatnonzero(encoded[i].first[a:b])
+            words = encoded[i].word[a:b][first]
+            # Of the pieces that hold a word, the one with most tokens around it; the ends of a text count as far away.
+            left = first + (a == 0) * len(encoded[i].ids)
+            right = b - a - first + (b == len(encoded[i].ids)) * len(encoded[i].ids)
+            better = np.minimum(left, right) > depth[i][words]
+            depth[i][words[better]] = np.minimum(left, right)[better]
+            shares[i][words[better]] = values[row, start + 1 + first[better]]
+    none = names.index("O") if "O" in names else 0
+    found = []
+    for share, known in zip(shares, depth, strict=True):
+        best = np.where(known >= 0, share.argmax(-1), none) if len(share) else np.zeros(0, int)
+        found.append(Tagged([names[i] for i in best], share[np.arange(len(best)), best]))
+    return found
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _probabilities(
+    encoder: EncoderConfig, compute: ComputeConfig, head: HeadConfig, params: Params, rows: Batch
+) -> jax.Array:
+    scores = Head(encoder, head).apply({"params": params[NAME]}, hidden(encoder, compute, params, rows))
+    return jax.nn.softmax(scores)
+
+
+def entities(tags: Sequence[str], scheme: Scheme | None = None, names: Sequence[str] = ()) -> list[Entity]:
+    """The entities of a text, in order.
+
+    ["B-PER", "I-PER", "O", "I-LOC"] -> [PER 0:2, LOC 3:4], whatever the scheme.
+
+    Args:
+        tags: of its words.
+        scheme, names: of all tags, where they are at hand.
+
+    Raises:
+        ValueError: tags that do not tell of entities.
+    """
+    names = names or sorted(set(tags))
+    scheme = scheme or Scheme.of(names)
+    if scheme is None:
+        if set(names) <= {"O"}:
+            return []
+        raise ValueError(f"the tags {', '.join(names)[:80]} do not tell of entities, as B-PER, I-PER and O do")
+    if not tags:
+        return []
+    ids = np.array([names.index(tag) for tag in tags])
+    begins, stops = (np.asarray(x) for x in entity_starts(scheme, ids, np.r_[-1, ids[:-1]]))
+    stops = np.flatnonzero(stops)
+    ends = np.r_[stops, len(tags)][np.searchsorted(stops, np.flatnonzero(begins), side="right")]
+    return [
+        Entity(tags[start].partition("-")[2], int(start), int(end))
+        for start, end in zip(np.flatnonzero(begins), ends, strict=True)
+    ]
+
+
+def tag_metrics(true: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]]) -> dict[str, Any]:
+    """How well words are tagged.
+
+    Args:
+        true, predicted: tags of the words of each text.
+
+    Returns:
+        accuracy of words; words and examples, their numbers. Where the tags tell of entities: precision, recall and f1
+        of them all (0 where nothing is found or true), entities, their number, macro_f1, the mean over the types that
+        are true or predicted somewhere, and "classes", for each type the same. Otherwise macro_f1 over the tags, and
+        "classes", for each tag precision, recall, f1 and examples.
+    """
+    true, predicted = [list(tags) for tags in true], [list(tags) for tags in predicted]
+    right = sum(a == b for x, y in zip(true, predicted, strict=True) for a, b in zip(x, y, strict=True))
+    words = sum(map(len, true))
+    result: dict[str, Any] = {"accuracy": right / max(words, 1)}
+    names = sorted({tag for tags in (*true, *predicted) for tag in tags})
+    scheme = Scheme.of(names)
+    hits, said, there = Counter(), Counter(), Counter()
+    if scheme is not None or set(names) <= {"O"}:
+        for x, y in zip(true, predicted, strict=True):
+            a, b = (set(entities(tags, scheme, names)) for tags in (x, y))
+            for counter, found in ((hits, a & b), (said, b), (there, a)):
+                counter.update(entity.kind for entity in found)
+        result |= _scores(hits.total(), said.total(), there.total()) | {"entities": there.total()}
+    else:
+        for x, y in zip(true, predicted, strict=True):
+            hits.update(a for a, b in zip(x, y, strict=True) if a == b)
+            said.update(y)
+            there.update(x)
+    classes = {
+        kind: _scores(hits[kind], said[kind], there[kind]) | {"examples": there[kind]}
+        for kind in sorted(said.keys() | there.keys())
+    }
+    result["macro_f1"] = float(np.mean([found["f1"] for found in classes.values()])) if classes else 0.0
+    return result | {"words": words, "examples": len(true), "classes": classes}
+
+
+def _scores(hits: int, said: int, there: int) -> dict[str, float]:
+    return {
+        "precision": hits / said if said else 0.0,
+        "recall": hits / there if there else 0.0,
+        "f1": 2 * hits / (said + there) if said + there else 0.0,
+    }
+
+
+def evaluate_tagger(model: Model, examples: Iterable[tuple[Sequence[str], Sequence[str]]]) -> dict[str, Any]:
+    """`tag_metrics` of a model on texts with their tags, both lists of as many strings."""
+    texts, true = map(list, zip(*examples, strict=True))
+    return tag_metrics(true, [found.tags for found in tag_words(model, texts)])
