@@ -1,6 +1,7 @@
 """Tiny runs in folders as the trainer leaves them."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,13 @@ from jaxencoder.config import RunConfig
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.objectives.spans import SpanExtraction
+from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.loop import train
+from jaxencoder.training.optim import OptimizerConfig
 from jaxencoder.training.setup import set_up
 
 
@@ -89,6 +93,57 @@ def masked(home: Path) -> Trained:
 @pytest.fixture(scope="session")
 def classifier(home: Path) -> Trained:
     return run(home, "classifier", Classification(), lambda positive, i: "yes" if positive else "no", steps=30)
+
+
+def run_on_records(folder: Path, name: str, objective, data: DataConfig, make: Callable, steps: int) -> Trained:
+    """A run on records of which `make` gives one from a random generator."""
+    sources = []
+    for part, seed, number in (("train", 0, 150), ("held_out", 1, 40)):
+        random = np.random.default_rng(seed)
+        path = folder / f"{name}_{part}.jsonl"
+        path.write_text("".join(json.dumps(make(random)) + "\n" for _ in range(number)))
+        sources.append((str(path),))
+    config = RunConfig(
+        name=name,
+        model=EncoderConfig(num_layers=1, hidden_size=32, mlp_size=32, num_heads=2, max_length=32, dropout=0.0),
+        compute=ComputeConfig(dtype="float32"),
+        objective=objective,
+        tokenizer=TokenizerConfig(vocab_size=80),
+        data=dataclasses.replace(data, train=sources[0], validation=sources[1], cache=str(folder / "cache")),
+        optimizer=OptimizerConfig(name="adamw", learning_rate=1e-2),
+        training=TrainingConfig(steps=max(steps, 1), batch_size=8, eval_batches=0, tensorboard=False),
+    )
+    return Trained(folder / name, train(config, folder / name) if steps else untrained(config, folder / name))
+
+
+@pytest.fixture(scope="session")
+def tagger(home: Path) -> Trained:
+    def make(random):
+        words = random.choice(["the", "a", "river", "in", "Elbe", "Spree", "Oder"], 7).tolist()
+        return {"tokens": words, "tags": ["B-x" if word[0].isupper() else "O" for word in words]}
+
+    data = DataConfig(text_field="tokens", label_field="tags", label_unit="word", row_length=32, workers=1)
+    return run_on_records(home, "tagger", TokenClassification(dropout=0.0), data, make, steps=30)
+
+
+@pytest.fixture(scope="session")
+def reader(home: Path) -> Trained:
+    def make(random):
+        words = random.choice(["the", "a", "river", "in", "of"], 30).tolist()
+        place = int(random.integers(30))
+        words[place] = "Elbe"
+        context = " ".join(words)
+        return {
+            "question": "which one",
+            "context": context,
+            "answers": {"text": ["Elbe"], "answer_start": [context.index("Elbe")]},
+        }
+
+    data = DataConfig(
+        text_field="question", pair_field="context", label_field="answers", label_unit="span", row_length=32,
+        overlap=4, workers=1,
+    )  # fmt: skip
+    return run_on_records(home, "reader", SpanExtraction(), data, make, steps=0)
 
 
 @pytest.fixture(scope="session")

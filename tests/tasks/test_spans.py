@@ -1,0 +1,61 @@
+"""Answers and their metrics: by the official script's rules, and found in long texts whatever the window."""
+
+import pytest
+
+from jaxencoder.inference.load import load
+from jaxencoder.tasks.evaluate import evaluate
+from jaxencoder.tasks.spans import answer_metrics, answer_questions, normalised
+from jaxencoder.text.examples import records
+
+
+def test_metrics_by_hand():
+    true = [["the Elbe", "Elbe river"], ["42"], [], ["a long answer"]]
+    found = answer_metrics(["Elbe.", "43", "", "long reply"], true)
+    assert found["exact"] == pytest.approx(2 / 4)
+    assert found["f1"] == pytest.approx((1 + 0 + 1 + 2 * 1 / 4) / 4)
+    assert found["no_answer_exact"] == 1 and found["has_answer_exact"] == pytest.approx(1 / 3)
+    assert normalised("The  Cat's,\ta hat") == "cats hat"
+
+
+def test_equal_to_torchmetrics():
+    squad = pytest.importorskip("torchmetrics.functional.text").squad
+    predicted = ["the Elbe", "a boat on it", "1910", "nothing at all"]
+    true = [["Elbe", "river Elbe"], ["boat on the Elbe"], ["1911"], ["all"]]
+    theirs = squad(
+        [{"prediction_text": text, "id": str(i)} for i, text in enumerate(predicted)],
+        [{"answers": {"answer_start": [0] * len(texts), "text": texts}, "id": str(i)} for i, texts in enumerate(true)],
+    )
+    found = answer_metrics(predicted, true)
+    assert 100 * found["exact"] == pytest.approx(float(theirs["exact_match"]))
+    assert 100 * found["f1"] == pytest.approx(float(theirs["f1"]))
+
+
+def test_answers_are_in_their_texts(reader):
+    model = load(reader.folder)
+    held_out = list(records(model.config.data, "validation"))
+    questions, texts = [x["question"] for x in held_out], [x["context"] for x in held_out]
+    found = answer_questions(model, questions, texts, k=3)
+    for text, answers in zip(texts, found, strict=True):
+        assert [a.score for a in answers] == sorted((a.score for a in answers), reverse=True)
+        assert all(a.text == text[a.start : a.end] and a.text for a in answers)
+        assert len({(a.start, a.end) for a in answers}) == len(answers)
+        assert 0 < sum(a.probability for a in answers) <= 1.0001
+    result = evaluate(reader.folder)
+    assert result["examples"] == len(held_out) and 0 <= result["exact"] <= result["f1"] <= 1
+
+
+def test_where_the_best_window_is(reader):
+    """The answer out of a long text is the best of what its windows give."""
+    model = load(reader.folder)
+    example = next(iter(records(model.config.data, "validation")))
+    text = " ".join([example["context"]] * 6)
+    ((best,),) = answer_questions(model, [example["question"]], [text])
+    assert text[best.start : best.end] == best.text and best.end - best.start < 200
+    assert answer_questions(model, [], []) == []
+    ((nothing,),) = answer_questions(model, ["what?"], [""])
+    assert nothing.text == "" and nothing.probability == 1
+
+
+def test_a_model_that_does_not_read(masked):
+    with pytest.raises(ValueError, match="has not learned to answer"):
+        answer_questions(load(masked.folder), ["a"], ["b"])

@@ -1,0 +1,73 @@
+"""Entities and their metrics equal to seqeval's; long texts are tagged whole, and every word has its tag."""
+
+import random
+
+import numpy as np
+import pytest
+
+from jaxencoder.inference.load import load
+from jaxencoder.tasks.evaluate import evaluate
+from jaxencoder.tasks.tokens import entities, tag_metrics, tag_words
+from jaxencoder.text.examples import records
+
+SCHEMES = {
+    "BIO": ("O", "B-x", "I-x", "B-y", "I-y"),
+    "IOB1": ("O", "I-x", "I-y", "B-x"),
+    "BIOES": ("O", "B-x", "I-x", "E-x", "S-x", "S-y"),
+}
+
+
+@pytest.mark.parametrize("tags", SCHEMES.values(), ids=SCHEMES)
+def test_equal_to_seqeval(tags):
+    seqeval = pytest.importorskip("seqeval.metrics")
+    rng = random.Random(0)
+    true = [[rng.choice(tags) for _ in range(rng.randrange(1, 12))] for _ in range(200)]
+    said = [[t if rng.random() < 0.7 else rng.choice(tags) for t in text] for text in true]
+    for text in true:
+        assert entities(text) == [tuple(x) for x in _shifted(seqeval.sequence_labeling.get_entities(text))]
+    found = tag_metrics(true, said)
+    report = seqeval.classification_report(true, said, output_dict=True, zero_division=0)
+    for name, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+        assert found[name] == pytest.approx(report["micro avg"][theirs])
+        for kind in ("x", "y"):
+            assert found["classes"][kind][name] == pytest.approx(report[kind][theirs])
+    assert found["macro_f1"] == pytest.approx(report["macro avg"]["f1-score"])
+    assert found["accuracy"] == pytest.approx(seqeval.accuracy_score(true, said))
+
+
+def _shifted(found):
+    return [(kind, start, end + 1) for kind, start, end in found]
+
+
+def test_tags_without_entities():
+    found = tag_metrics([["NOUN", "VERB"], ["NOUN"]], [["NOUN", "NOUN"], ["NOUN"]])
+    assert found["accuracy"] == pytest.approx(2 / 3) and "entities" not in found
+    assert found["classes"]["VERB"] == {"precision": 0, "recall": 0, "f1": 0, "examples": 1}
+    assert tag_metrics([["O", "O"]], [["O", "O"]])["f1"] == 0  # no entity to find
+    with pytest.raises(ValueError, match="the tags NOUN, VERB do not tell of entities"):
+        entities(["NOUN", "VERB"])
+
+
+def test_a_run_is_evaluated_as_it_was_trained(tagger):
+    result = evaluate(tagger.folder)
+    for name in ("accuracy", "f1"):
+        assert result[name] == pytest.approx(tagger.result[name], abs=1e-6)
+    assert result["f1"] > 0.5 and set(result["classes"]) == {"x"}
+
+
+def test_long_texts_and_words_of_nothing(tagger):
+    model = load(tagger.folder)
+    words = next(iter(records(model.config.data, "validation")))["tokens"]
+    long = words * 12
+    assert len(long) > model.max_length
+    one, two, three = tag_words(model, [words, long, []])
+    assert len(two.tags) == len(long) and three.tags == [] and (two.probabilities > 0).all()
+    assert two.tags[: len(words) - 2] == one.tags[: len(words) - 2]  # what follows changes little
+    (found,) = tag_words(model, [["\u0007", words[0], ""]])
+    assert found.tags[0] == found.tags[2] == "O" and found.probabilities[[0, 2]].tolist() == [0, 0]
+    np.testing.assert_allclose(found.probabilities[1], tag_words(model, [words[:1]])[0].probabilities[0], atol=1e-5)
+
+
+def test_a_model_without_tags(masked):
+    with pytest.raises(ValueError, match="has learned to tag no words"):
+        tag_words(load(masked.folder), [["a"]])
