@@ -123,6 +123,7 @@ class Model:
         """
         if format not in ("hf", "sentence-transformers"):
             raise ValueError(f"format is {format!r}; give hf or sentence-transformers")
+        checkpoint.check_publishable(self.config.model)
         params, ids = self.params, {}
         if format == "sentence-transformers":
             self._save_sentence_modules(Path(folder))

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
+from jaxencoder.adapters.bottleneck import with_fresh
 from jaxencoder.adapters.lora import merged
 from jaxencoder.config import CONFIG_FILE, AnyObjective, RunConfig, from_json
 from jaxencoder.families import checkpoint, sentence
@@ -55,6 +56,8 @@ def find_start(init_from: str) -> Start:
 def initial_params(init_from: str, params: Params, objective: AnyObjective) -> Params:
     """The encoder of `init_from`, its heads where `params` has the same ones, and the rest of `params`.
 
+    Bottleneck adapters are those of `params` where `init_from` has none.
+
     Of a run of replaced-token detection it is the discriminator, or both models where `objective`, what the new run
     trains, has such a generator and shares embeddings in the same way.
 
@@ -74,12 +77,16 @@ def initial_params(init_from: str, params: Params, objective: AnyObjective) -> P
         if "generator" in source and not alike:
             built = config.objective.build(config.model, config.compute, Tokenizer.load(folder / TOKENIZER_FOLDER))
             source = built.models(source)["discriminator"]
+    encoder = with_fresh(source["encoder"], params["encoder"])
+    adapters = len(jax.tree.leaves(encoder)) > len(jax.tree.leaves(source["encoder"]))
+    source = source | {"encoder": encoder}
     shapes = {name: jax.tree.map(np.shape, part) for name, part in source.items()}
     taken = [name for name in params if shapes.get(name) == wanted[name]]
     if "encoder" not in taken:
         raise ValueError(f"the encoder of init_from {init_from} has other shapes than this model's; start a new run.")
     if jax.process_index() == 0:
-        new = ", ".join(name for name in params if name not in taken) or "nothing"
+        new = [*["adapters"] * adapters, *(name for name in params if name not in taken)]
+        new = ", ".join(new) or "nothing"
         print(f"Starting from {init_from}: {', '.join(taken)}; new: {new}", flush=True)
     return {name: source[name] if name in taken else part for name, part in params.items()}
 
@@ -114,9 +121,21 @@ def run_weights(
 
 
 def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
-    """A configuration with the architecture of what it starts from; its rates of dropout stay."""
-    rates = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
-    return dataclasses.replace(config, model=dataclasses.replace(model, **rates))
+    """A configuration with the architecture of what it starts from; its rates of dropout stay, and its new adapters.
+
+    Raises:
+        ValueError: it asks for other adapters than there are already.
+    """
+    own = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
+    if config.model.bottleneck:
+        own |= {name: getattr(config.model, name) for name in ("bottleneck", "bottleneck_places")}
+        for name in ("bottleneck", "bottleneck_places"):
+            if model.bottleneck and own[name] != getattr(model, name):
+                raise ValueError(
+                    f"model.{name} is {own[name]}, but what the run starts from has adapters already, with "
+                    f"{getattr(model, name)}; leave it out to go on with those"
+                )
+    return dataclasses.replace(config, model=dataclasses.replace(model, **own))
 
 
 def is_published(folder: Path) -> bool:
