@@ -158,7 +158,11 @@ class EncoderConfig:
                 f"{self.hidden_size}; change one of them."
             )
         places = self.bottleneck_places
-        if not set(places) <= {"attention", "mlp"} or len(set(places)) < len(places) or (self.bottleneck and not places):
+        if (
+            not set(places) <= {"attention", "mlp"}
+            or len(set(places)) < len(places)
+            or (self.bottleneck and not places)
+        ):
             raise ValueError(
                 f"model.bottleneck_places is {places}; name attention, mlp or both once, or set model.bottleneck to 0."
             )

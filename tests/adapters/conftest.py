@@ -48,4 +48,5 @@ def pretrained(pretraining: RunConfig, tmp_path_factory) -> Path:
 def labelled(pretraining: RunConfig) -> RunConfig:
     """Classification of the same texts; what it starts from is to be said."""
     data = dataclasses.replace(pretraining.data, label_field="label")
-    return dataclasses.replace(pretraining, objective=Classification(dropout=0.0), data=data)
+    training = dataclasses.replace(pretraining.training, steps=3)
+    return dataclasses.replace(pretraining, objective=Classification(dropout=0.0), data=data, training=training)

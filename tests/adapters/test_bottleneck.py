@@ -1,4 +1,4 @@
-"""Adapters within the layers change nothing at first, learn alone, and stay out of what no published family can hold."""
+"""Adapters within the layers change nothing at first, learn alone, and are refused where no family can hold them."""
 
 import dataclasses
 import json
