@@ -71,10 +71,9 @@ def to_peft(
             {name: x if row is None else x[row] for name, x in adapters[path].items()} if path in adapters else None
             for path, row in module.kernels
         ]
-        values = [kernels[path] if row is None else kernels[path][row] for path, row in module.kernels]
+        values, reads, writes = _values(module, kernels)
         wide = sum(part["a"].shape[-1] for part in parts if part)
-        reads, writes = zip(*(_axes(path, value) for (path, _), value in zip(module.kernels, values, strict=True)))
-        a = np.concatenate([part["a"] for part in parts if part], -1).reshape(*reads[0], wide)
+        a = np.concatenate([part["a"] for part in parts if part], -1).reshape(*reads, wide)
         b, used = [np.zeros((wide, math.prod(shape)), np.float32) for shape in writes], 0
         for slot, part in zip(b, parts, strict=True):
             if part:
@@ -153,10 +152,9 @@ def from_peft(
         if missing := [name for name in names if name not in tensors]:
             raise ValueError(f"{where} has no {missing[0]}; it is not whole")
         used.update(names)
-        values = [kernels[path] if row is None else kernels[path][row] for path, row in module.kernels]
-        reads, writes = zip(*(_axes(path, value) for (path, _), value in zip(module.kernels, values, strict=True)))
+        values, reads, writes = _values(module, kernels)
         rank = len(tensors[names[0]])
-        a = np.empty((*reads[0], rank), np.float32)
+        a = np.empty((*reads, rank), np.float32)
         b = [np.empty((rank, *shape), np.float32) for shape in writes]
         for name, slots, rows in zip(names, ([a], b), _rows(module.weight), strict=False):
             read_tensor(np.asarray(tensors[name]), slots, rows, config, f"{where}: {name}")
@@ -209,10 +207,14 @@ def _rows(weight: Weight) -> tuple[Weight, Weight, Weight]:
     return plain, weight, outputs
 
 
-def _axes(path: str, kernel: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The sizes of what one layer's kernel reads and of what it writes."""
-    read, write = matrix_axes(path.replace("/layers/", "/last/"), kernel.ndim)
-    return tuple(kernel.shape[i] for i in read), tuple(kernel.shape[i] for i in write)
+def _values(
+    module: _Module, kernels: Mapping[str, np.ndarray]
+) -> tuple[list[np.ndarray], tuple[int, ...], list[tuple[int, ...]]]:
+    """A module's kernels, the sizes of what they all read, and of what each writes."""
+    values = [kernels[path] if row is None else kernels[path][row] for path, row in module.kernels]
+    axes = [matrix_axes(path, x.ndim) for path, x in zip(module.weight.ours, values, strict=True)]  # of one layer
+    reads = tuple(values[0].shape[i] for i in axes[0][0])
+    return values, reads, [tuple(x.shape[i] for i in write) for x, (_, write) in zip(values, axes, strict=True)]
 
 
 def _norms(kernel: np.ndarray, writes: tuple[int, ...]) -> np.ndarray:
@@ -236,7 +238,10 @@ def _pattern(patterns: Mapping[str, float] | None, module: str, prefix: str, def
 def _targets(adapted: set[str], family: Family, config: EncoderConfig) -> list[str]:
     """The ends of names that name the adapted modules of all layers and no other; else names in full."""
     settings = family.settings(config)
-    rows = [*family.mlm_head(config), *(row for head in family.heads(config, settings).values() for row in head.weights)]
+    rows = [
+        *family.mlm_head(config),
+        *(row for head in family.heads(config, settings).values() for row in head.weights),
+    ]
     everything = {name.removesuffix(".weight") for _, name, _ in tensors_of([*family.encoder(config), *rows], config)}
     targets: list[str] = []
     by_row: dict[str, list[str]] = {}

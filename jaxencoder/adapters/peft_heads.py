@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxencoder.families.checkpoint import Published, parameter_shapes
@@ -34,9 +33,7 @@ class Saved(NamedTuple):
     modules: list[str]
 
 
-def classifier_to_peft(
-    classifier: Params, pooling: str, published: Published, config: EncoderConfig
-) -> Saved | None:
+def classifier_to_peft(classifier: Params, pooling: str, published: Published, config: EncoderConfig) -> Saved | None:
     """The classifier of a run as the family's own, or None where the family's computes something else.
 
     Args:
@@ -91,7 +88,7 @@ def heads_from_peft(
         ValueError: it is not said which head it is, or a tensor is missing or of another shape.
     """
     family = published.family
-    if not any(module for module in settings.get("modules_to_save") or ()) or not tensors:
+    if not settings.get("modules_to_save"):
         return published, {}, set()
     name = _head_name(settings, published)
     known = family.heads(config, published.settings)

@@ -20,6 +20,7 @@ from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.checkpoint import restore_step
 
 TOKENIZER_FOLDER = "tokenizer"
+ADAPTER_FILE, PEFT_CONFIG = "adapter.safetensors", "adapter_config.json"  # of a folder without its base
 CHECKPOINT_FOLDER = "checkpoints"
 
 
@@ -39,12 +40,14 @@ def find_start(init_from: str) -> Start:
         OSError: no such folder or name.
     """
     folder = resolve(init_from)
+    if (folder / ADAPTER_FILE).is_file() or (folder / PEFT_CONFIG).is_file():
+        raise ValueError(f"{folder} is an adapter without its base; write both with convert --to run, and start there")
     if not is_published(folder):
         config = saved_config(folder)
         path = folder / TOKENIZER_FOLDER
         choice = dataclasses.replace(config.tokenizer, path=str(path))
         return Start(config.model, Tokenizer.load(path), choice)
-    transformer, lowercase = _transformer(folder)
+    transformer, lowercase = transformer_of(folder)
     model = checkpoint.outline(transformer).config
     tokenizer = published_tokenizer(transformer, model.vocab_size)
     if tokenizer is None:
@@ -68,7 +71,7 @@ def initial_params(init_from: str, params: Params, objective: AnyObjective) -> P
     folder = resolve(init_from)
     wanted = jax.tree.map(np.shape, params)
     if is_published(folder):
-        source = checkpoint.load(_transformer(folder)[0]).params
+        source = checkpoint.load(transformer_of(folder)[0]).params
     else:
         config = saved_config(folder)
         _, source = run_weights(folder, config)
@@ -110,14 +113,21 @@ def run_weights(
         FileNotFoundError: there is no checkpoint, or not that one.
         ValueError: none can be read, or none has the metric by which one is the best.
     """
-    number, params = restore_step(
+    number, params = raw_weights(run_dir, config, step)
+    return number, merged(config.adapter, params)
+
+
+def raw_weights(
+    run_dir: Path, config: RunConfig, step: int | Literal["latest", "best"] = "latest", average: bool = True
+) -> tuple[int, Params]:
+    """As `run_weights`, an adapter apart; without `average` the weights as they were trained."""
+    return restore_step(
         run_dir / CHECKPOINT_FOLDER,
         step=step,
-        part="ema" if config.training.ema_decay else "params",
+        part="ema" if config.training.ema_decay and average else "params",
         metric=config.training.best_metric,
         higher_is_better=config.training.best_mode == "max",
     )
-    return number, merged(config.adapter, params)
 
 
 def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
@@ -145,7 +155,7 @@ def is_published(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file() and "model_type" in checkpoint.read_settings(folder)
 
 
-def _transformer(folder: Path) -> tuple[Path, bool]:
+def transformer_of(folder: Path) -> tuple[Path, bool]:
     """The folder of the encoder alone, and whether texts are lowercased for it."""
     if not (folder / sentence.MODULES_FILE).is_file():
         return folder, False
