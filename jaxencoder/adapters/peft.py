@@ -7,13 +7,14 @@ matrices stand beside and below each other, so that the rank is the sum of their
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxencoder.adapters.lora import Lora
+from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import Family, Settings
 from jaxencoder.families.tables import Weight, read_tensor, tensors_of, write_tensor
 from jaxencoder.model.config import EncoderConfig
@@ -61,7 +62,7 @@ def to_peft(
         ValueError: a kernel that is adapted stands in no torch matrix of the family's encoder.
     """
     adapters, kernels = _adapters(adapter), _flat(base)
-    modules = [m for m in _modules(family, config) if any(path in adapters for path, _ in m.kernels)]
+    modules = [m for m in _modules(family.encoder(config), config) if any(path in adapters for path, _ in m.kernels)]
     known = {path for module in modules for path, _ in module.kernels}
     if lost := sorted(path for path in adapters if path not in known):
         raise ValueError(f"{lost[0]} has an adapter, which PEFT's format cannot hold; only projections of the encoder")
@@ -111,7 +112,7 @@ def from_peft(
     tensors: Mapping[str, np.ndarray],
     settings: Settings,
     base: Params,
-    family: Family,
+    published: Published,
     config: EncoderConfig,
     where: str,
 ) -> tuple[Lora, Params, set[str]]:
@@ -120,7 +121,9 @@ def from_peft(
     Args:
         tensors: by the names of `to_peft`.
         settings: of adapter_config.json.
-        base, family, config: as for `to_peft`.
+        base: the parameters that it adapts: the encoder's, and those of heads.
+        published: of which family the names are, and which heads `base` has.
+        config: of the encoder.
         where: the folder, for messages.
 
     Returns:
@@ -142,10 +145,12 @@ def from_peft(
         raise ValueError(f"{where} has no {error.args[0]} in its adapter_config.json") from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} has an adapter_config.json that cannot be read: {error}") from None
-    kernels = _flat(base)
+    family, kernels = published.family, _flat(base)
     found: dict[str, dict[int | None, Params]] = {}
     used: set[str] = set()
-    for module in _modules(family, config):
+    heads = family.heads(config, published.settings)
+    rows = [*family.encoder(config), *(row for name in published.heads for row in heads[name].weights)]
+    for module in _modules(rows + (family.mlm_head(config) if "mlm_head" in base else []), config):
         names = [f"{module.name}.{part}" for part in (_A, _B, *([_SIZE] if dora else []))]
         if names[0] not in tensors:
             continue
@@ -192,8 +197,8 @@ def _stacked(layers: dict[int, Params], count: int) -> Params:
     return result
 
 
-def _modules(family: Family, config: EncoderConfig) -> Iterator[_Module]:
-    for weight, name, places in tensors_of(family.encoder(config), config):
+def _modules(rows: Sequence[Weight], config: EncoderConfig) -> Iterator[_Module]:
+    for weight, name, places in tensors_of(rows, config):
         if weight.ours[0].endswith("kernel") and not weight.ours[0].endswith("convolution/kernel"):
             yield _Module(weight, name.removesuffix(".weight"), places)
 
@@ -245,13 +250,15 @@ def _targets(adapted: set[str], family: Family, config: EncoderConfig) -> list[s
     everything = {name.removesuffix(".weight") for _, name, _ in tensors_of([*family.encoder(config), *rows], config)}
     targets: list[str] = []
     by_row: dict[str, list[str]] = {}
-    for module in _modules(family, config):
+    for module in _modules(family.encoder(config), config):
         by_row.setdefault(module.weight.theirs.removesuffix(".weight"), []).append(module.name)
     for row, names in by_row.items():
         own = [name for name in (name.removeprefix(family.prefix) for name in names) if name in adapted]
-        end = row.rpartition("}.")[2].removeprefix(family.prefix)
-        same = {name for name in everything if name == end or name.endswith(f".{end}")}
-        targets += [end] if same == set(names) and len(own) == len(names) else own
+        parts = row.rpartition("}.")[2].removeprefix(family.prefix).split(".")
+        ends = (".".join(parts[start:]) for start in reversed(range(len(parts))))
+        named = lambda end: {name for name in everything if name == end or name.endswith(f".{end}")}  # noqa: E731
+        end = next((end for end in ends if named(end) == set(names)), None)
+        targets += [end] if end and len(own) == len(names) else own
     return targets
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxencoder.families.checkpoint import Published, parameter_shapes
-from jaxencoder.families.family import HEADS, HeadTable, Settings
+from jaxencoder.families.family import HEADS, Settings
 from jaxencoder.families.tables import from_tensors, to_tensors
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
@@ -101,24 +101,18 @@ def heads_from_peft(
     wanted = {name: heads[name]}
     if heads[name].config.inputs == "pooled":
         wanted = {"pooler": heads["pooler"], **wanted}
-    found, used = {}, set()
-    for part, table in wanted.items():
-        read, names = _read(part, table, tensors, params, config, where)
-        found |= read
-        used |= names
+    rows = [row for table in wanted.values() for row in table.weights]
+    used = {row.theirs for row in rows} & tensors.keys()
+    # What PEFT has not kept is the base's: its own head's, or of the same name in its masked-language-model head.
+    there = [table.weights for part, table in known.items() if part in published.heads]
+    there += [family.mlm_head(config)] if "mlm_head" in params else []
+    base = to_tensors([row for table in there for row in table], params, config)
+    shapes = parameter_shapes(config, False, {part: table.config for part, table in wanted.items()})
+    del shapes["encoder"]
+    found, _ = from_tensors(rows, base | {key: tensors[key] for key in used}, shapes, config, where)
     configs = {part: table.config for part, table in wanted.items()}
     rest = {part: head for part, head in published.heads.items() if part not in configs}
     return published._replace(settings=own, heads=configs | rest), found, used
-
-
-def _read(
-    name: str, table: HeadTable, tensors: Mapping[str, np.ndarray], params: Params, config: EncoderConfig, where: str
-) -> tuple[Params, set[str]]:
-    """One head, from the adapter's tensors and, where it has not all, from the base's."""
-    mine = {row.theirs for row in table.weights} & tensors.keys()
-    base = to_tensors(table.weights, {name: params[name]}, config) if name in params else {}
-    shapes = {name: parameter_shapes(config, False, {name: table.config})[name]}
-    return from_tensors(table.weights, base | {key: tensors[key] for key in mine}, shapes, config, where)[0], mine
 
 
 def _head_name(settings: Mapping[str, Any], published: Published) -> str:

@@ -228,14 +228,12 @@ def _with_peft(model: "Model", folder: Path) -> "Model":
     family = published.family
     short = {name.removeprefix(PREFIX): x for name, x in arrays.items()}
     tensors = {standard: short[name] for standard, name in renamed(short, family.prefix, family.aliases).items()}
-    lora, adapter, used = from_peft(tensors, settings, base, family, config, str(folder))
-    others = {name: x for name, x in tensors.items() if name not in used}
-    published, heads, taken = heads_from_peft(others, settings, published, base, config, str(folder))
-    if lost := sorted(others.keys() - taken):
+    published, heads, taken = heads_from_peft(tensors, settings, published, base, config, str(folder))
+    params = base | heads
+    lora, adapter, used = from_peft(tensors, settings, params, published, config, str(folder))
+    if lost := sorted(tensors.keys() - taken - used):
         raise ValueError(f"{folder} holds {lost[0]}, which has no place in this model; only LoRA and heads can be read")
-    params = merged(lora, {"encoder": base["encoder"], LORA: adapter}) | heads
-    params |= {name: part for name, part in base.items() if name not in params}
-    return dataclasses.replace(model, params=params, published=published, base=model)
+    return dataclasses.replace(model, params=merged(lora, params | {LORA: adapter}), published=published, base=model)
 
 
 def _published(config: RunConfig) -> tuple[Published, str]:
