@@ -145,3 +145,5 @@ def test_a_run_with_them(pretrained: Path, labelled: RunConfig, tmp_path: Path, 
     started = initial_params(str(tmp_path / "whole"), jax.tree.map(np.zeros_like, model.params), Classification())
     assert_trees_close(started, model.params, 0)
     assert json.loads((tmp_path / "whole" / "config.json").read_text())["model"]["bottleneck"] == 3
+    convert(tmp_path / "tuned", tmp_path / "alone", "adapter")
+    assert_trees_close(open_model(tmp_path / "alone").params, model.params, 0)
