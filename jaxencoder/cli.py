@@ -133,9 +133,10 @@ def _parse(words: list[str]) -> argparse.Namespace:
     convert.add_argument("folder", type=Path, metavar="FOLDER", help="new folder to write")
     convert.add_argument(
         "--to",
-        choices=("hf", "sentence-transformers", "run"),
+        choices=("hf", "sentence-transformers", "run", "adapter", "peft"),
         required=True,
-        help="hf: what transformers loads; sentence-transformers: what that loads; run: what --init-from takes",
+        help="hf: what transformers loads; sentence-transformers: what that loads; run: what --init-from takes; "
+        "adapter: what a run learned beside its base, without that; peft: a LoRA adapter as PEFT loads it",
     )
     convert.add_argument(
         "--pooling", choices=_POOLINGS, help="of sentence-transformers (default: the model's own, or mean)"
@@ -324,7 +325,8 @@ def _convert(args: argparse.Namespace) -> None:
     from jaxencoder.inference.convert import convert
 
     convert(args.source, args.folder, args.to, args.pooling, args.normalize)
-    form = {"hf": "transformers loads it", "run": "a run"}.get(args.to, f"{args.to} loads it")
+    form = {"hf": "transformers loads it", "run": "a run", "adapter": "an adapter", "peft": "PEFT loads it"}
+    form = form.get(args.to, f"{args.to} loads it")
     print(f"{args.source} in {args.folder}, as {form}")
 
 

@@ -19,7 +19,8 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn
 from cattrs.strategies import configure_tagged_union
 
-from jaxencoder.adapters.lora import LEARNING, Lora, adapted
+from jaxencoder.adapters import bottleneck, lora
+from jaxencoder.adapters.lora import Lora, adapted
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.masking import Masking
@@ -143,8 +144,9 @@ class RunConfig:
                 "set it to 0, or change those of a phase, such as --phases.0.steps"
             )
         object.__setattr__(self, "training", dataclasses.replace(self.training, steps=steps))
-        if self.adapter.rank and isinstance(self.objective, ReplacedToken):
-            raise ValueError(f"adapter.rank is {self.adapter.rank}, but ReplacedToken trains two models; set it to 0")
+        for name, size in (("adapter.rank", self.adapter.rank), ("model.bottleneck", self.model.bottleneck)):
+            if size and isinstance(self.objective, ReplacedToken):
+                raise ValueError(f"{name} is {size}, but ReplacedToken trains two models; set it to 0")
         for number in range(len(self.phases)):
             _in_phase(self, number)  # checked as a run is
 
@@ -160,8 +162,12 @@ class RunConfig:
 
     @property
     def learning(self) -> tuple[str, ...]:
-        """Patterns of the parameters that learn, as optimizer.trainable: beside an adapter not the encoder."""
-        return self.optimizer.trainable or (LEARNING if self.adapter.rank else ())
+        """Patterns of the parameters that learn, as optimizer.trainable; beside adapters the encoder itself stays."""
+        if self.optimizer.trainable:
+            return self.optimizer.trainable
+        if self.model.bottleneck and self.init_from:
+            return bottleneck.LEARNING
+        return lora.LEARNING if self.adapter.rank else ()
 
     def build(self, vocabulary: Vocabulary) -> Objective:
         """What the run trains, its adapter included."""

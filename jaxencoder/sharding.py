@@ -24,6 +24,9 @@ PARAMETER_TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(query|key|value)/kernel$", P("fsdp", "tensor", None)),
     (r"(query|key|value)/bias$", P("tensor", None)),
     (r"output/kernel$", P("tensor", None, "fsdp")),
+    (r"bottleneck/down/kernel$", P("fsdp", None)),  # too narrow to be worth a sum over tensor
+    (r"bottleneck/up/kernel$", P(None, "fsdp")),
+    (r"bottleneck/.*/bias$", P()),
     (r"(up|gate)/kernel$", P("fsdp", "tensor")),
     (r"(up|gate)/bias$", P("tensor")),
     (r"down/kernel$", P("tensor", "fsdp")),

@@ -20,6 +20,7 @@ DIRECTIONS = {
     "reports.py": ("families", "inference"),
     "overrides.py": (),
     "config.py": (
+        "adapters.bottleneck",
         "adapters.lora",
         "model.config",
         "objectives",
@@ -42,6 +43,7 @@ DIRECTIONS = {
     "model/*": ("kernels", "sharding"),
     "families/*": ("model", "text.tokenizer"),
     "objectives/*": ("model", "kernels", "sharding"),
+    "adapters/peft*": ("families", "model", "objectives", "parameters"),
     "adapters/*": ("model", "objectives", "parameters", "sharding"),
     "training/checkpoint.py": (),
     "training/optim.py": ("parameters",),

@@ -28,7 +28,8 @@ MESH = AbstractMesh((1, 2, 2, 1), AXES)
 
 
 def parameters(family: str, **changes) -> dict:
-    config = dataclasses.replace(CONFIGS[family], **{"vocab_size": 44, "num_heads": 4, "hidden_size": 24} | changes)
+    sizes = {"vocab_size": 44, "num_heads": 4, "hidden_size": 24, "bottleneck": 6}
+    config = dataclasses.replace(CONFIGS[family], **sizes | changes)
     classes = Classification(3, "learned").build(config, FLOAT32, Vocabulary(44))
     key = jax.random.key(0)
     return jax.eval_shape(mlm(config).init, key) | {"classifier": jax.eval_shape(classes.init, key)["classifier"]}
@@ -42,6 +43,7 @@ def specs(tree: dict, mesh: AbstractMesh = MESH) -> dict[str, PartitionSpec]:
 def test_every_parameter_has_its_row(family: str) -> None:
     params = parameters(family)
     small = r"(norm/(scale|bias)|(output|down|dense|classifier|convolution)/bias|classifier/kernel|pooling_query)$"
+    small += r"|bottleneck/up/bias$"
     for path, spec in specs(params).items():
         assert bool(set(spec) - {None}) != bool(re.search(small, path)), f"{path} {spec}"
 

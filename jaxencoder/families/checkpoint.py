@@ -206,6 +206,7 @@ def save(
         ValueError: no published family has this architecture.
         OSError: the folder cannot be written.
     """
+    check_publishable(config)
     family = published.family if published else family_of(config, params)
     # Without a tokenizer nobody knows the special ids, and a family's defaults may lie outside the vocabulary.
     settings = dict.fromkeys(_SPECIAL_IDS) | (dict(published.settings) if published else {})
@@ -224,6 +225,15 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(tensors, folder)
     write_json(folder / CONFIG_FILE, settings)
+
+
+def check_publishable(config: EncoderConfig) -> None:
+    """ValueError for what no published family can hold, whatever the rest of the architecture."""
+    if config.bottleneck:
+        raise ValueError(
+            f"model.bottleneck is {config.bottleneck}, and no published family has bottleneck adapters; such a model "
+            "can be written as a run, or its adapters alone"
+        )
 
 
 def family_of(config: EncoderConfig, parts: Iterable[str] = ()) -> Family:

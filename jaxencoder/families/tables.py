@@ -101,8 +101,7 @@ def from_tensors(
             if name not in tensors:
                 raise ValueError(f"{where} has no weight {name}; it is not whole, or of another architecture")
             used.add(name)
-            paths = [path for path, _ in places]
-            _read(np.asarray(tensors[name]), slots, paths, weight, config, f"{where}: {name}")
+            read_tensor(np.asarray(tensors[name]), slots, weight, config, f"{where}: {name}")
     for path, leaf in found.items():
         rows = range(leaf.shape[0]) if "/layers/" in path else (None,)
         if missing := [row for row in rows if (path, row) not in filled]:
@@ -114,26 +113,57 @@ def from_tensors(
 def to_tensors(weights: Sequence[Weight], params: Params, config: EncoderConfig) -> dict[str, np.ndarray]:
     """A checkpoint's tensors, float32, from parameters: what `from_tensors` reads back to equal ones."""
     found = {path_of(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(params)}
-    tensors = {}
+    return {
+        name: write_tensor([found[path] if row is None else found[path][row] for path, row in places], weight, config)
+        for weight, name, places in tensors_of(weights, config)
+    }
+
+
+def tensors_of(
+    weights: Sequence[Weight], config: EncoderConfig
+) -> Iterator[tuple[Weight, str, list[tuple[str, int | None]]]]:
+    """Every tensor of a checkpoint: its row, its name, and for each parameter that it holds path and row in a stack."""
     for weight in weights:
         for layer in _layers(weight, weight.first_layer, config):
-            parts = []
-            for path, row in (_place(path, layer, config) for path in weight.ours):
-                value = found[path] if row is None else found[path][row]
-                if weight.interleaved:
-                    value = np.take(value, np.argsort(_pairs(config.head_size)), _head_axis(path))
-                if path.endswith("kernel"):
-                    value = (value if _is_convolution(path) else value.reshape(_inputs(path, value.shape), -1)).T
-                elif len(weight.ours) > 1 or (value.ndim > 1 and path.endswith("bias")):
-                    value = value.reshape(-1)
-                parts.append(value)
-            whole = np.concatenate(parts)
-            if weight.by_head:
-                whole = _swapped(whole, len(parts), config.num_heads)
-            if weight.skip:
-                whole = np.concatenate([np.zeros((weight.skip, *whole.shape[1:]), whole.dtype), whole])
-            tensors[_name(weight, layer, config)] = np.ascontiguousarray(whole, np.float32)
-    return tensors
+            yield weight, _name(weight, layer, config), [_place(path, layer, config) for path in weight.ours]
+
+
+def write_tensor(values: Sequence[np.ndarray], weight: Weight, config: EncoderConfig) -> np.ndarray:
+    """A tensor, float32, of the parameters of one layer that it holds: what `read_tensor` reads."""
+    parts = []
+    for path, value in zip(weight.ours, values, strict=True):
+        if weight.interleaved:
+            value = np.take(value, np.argsort(_pairs(config.head_size)), _head_axis(path))
+        if path.endswith("kernel"):
+            value = (value if _is_convolution(path) else value.reshape(_inputs(path, value.shape), -1)).T
+        elif len(weight.ours) > 1 or (value.ndim > 1 and path.endswith("bias")):
+            value = value.reshape(-1)
+        parts.append(value)
+    whole = np.concatenate(parts)
+    if weight.by_head:
+        whole = _swapped(whole, len(parts), config.num_heads)
+    if weight.skip:
+        whole = np.concatenate([np.zeros((weight.skip, *whole.shape[1:]), whole.dtype), whole])
+    return np.ascontiguousarray(whole, np.float32)
+
+
+def read_tensor(
+    tensor: np.ndarray, slots: Sequence[np.ndarray], weight: Weight, config: EncoderConfig, where: str
+) -> None:
+    """Fill the parameters of one layer that a tensor holds; ValueError, naming `where`, for one of another shape."""
+    paths, skip, kernel = weight.ours, weight.skip, weight.ours[0].endswith("kernel")
+    rows = [_rows(path, slot.shape) for path, slot in zip(paths, slots, strict=True)]
+    expected = (skip + sum(rows), *_columns(paths[0], slots[0].shape))
+    if tensor.shape != expected:
+        raise ValueError(f"{where} has the shape {list(tensor.shape)}, but config.json asks for {list(expected)}")
+    if weight.by_head:
+        tensor = _swapped(tensor, config.num_heads, len(slots))
+    start = skip
+    for path, slot, count in zip(paths, slots, rows, strict=True):
+        part = tensor[start : start + count]
+        part = (part.T if kernel else part).reshape(slot.shape)
+        slot[...] = np.take(part, _pairs(config.head_size), _head_axis(path)) if weight.interleaved else part
+        start += count
 
 
 def path_of(path: tuple[Any, ...]) -> str:
@@ -178,24 +208,6 @@ def _name(weight: Weight, layer: int | None, config: EncoderConfig) -> str:
         return weight.theirs
     row, block = divmod(layer, len(config.windows))
     return weight.theirs.format(layer=layer, row=row, block=block)
-
-
-def _read(
-    tensor: np.ndarray, slots: list[np.ndarray], paths: list[str], weight: Weight, config: EncoderConfig, where: str
-) -> None:
-    skip, kernel = weight.skip, paths[0].endswith("kernel")
-    rows = [_rows(path, slot.shape) for path, slot in zip(paths, slots, strict=True)]
-    expected = (skip + sum(rows), *_columns(paths[0], slots[0].shape))
-    if tensor.shape != expected:
-        raise ValueError(f"{where} has the shape {list(tensor.shape)}, but config.json asks for {list(expected)}")
-    if weight.by_head:
-        tensor = _swapped(tensor, config.num_heads, len(slots))
-    start = skip
-    for path, slot, count in zip(paths, slots, rows, strict=True):
-        part = tensor[start : start + count]
-        part = (part.T if kernel else part).reshape(slot.shape)
-        slot[...] = np.take(part, _pairs(config.head_size), _head_axis(path)) if weight.interleaved else part
-        start += count
 
 
 def _swapped(tensor: np.ndarray, outer: int, inner: int) -> np.ndarray:

@@ -108,6 +108,28 @@ def save_weights(
             path.unlink(missing_ok=True)
 
 
+def write_tensors(file: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write arrays and some words about them into one safetensors file; OSError if it cannot be written."""
+    try:
+        save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, file, metadata=dict(metadata))
+    except SafetensorError as error:
+        raise OSError(f"{file} could not be written: {error}") from None
+
+
+def read_tensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All arrays of a safetensors file, and the words about them.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged or cut short.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing, so the folder is not whole; fetch it again")
+    names, read = _safetensors(file)
+    with safe_open(file, "np") as opened:
+        return {name: read(name) for name in names}, opened.metadata() or {}
+
+
 def _groups(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     """Names in their order, in groups of at most `limit` bytes; at least one group."""
     groups: list[list[str]] = [[]]

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from jaxencoder.config import Lora, TokenizerConfig, save
+from jaxencoder.families.hub import resolve
+from jaxencoder.inference import adapter
 from jaxencoder.inference.embed import chosen
 from jaxencoder.inference.load import load
 from jaxencoder.model.heads import Pooling
 from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.training.checkpoint import Checkpoints
+from jaxencoder.training.start import ADAPTER_FILE
 
-Format = Literal["hf", "sentence-transformers", "run"]
+Format = Literal["hf", "sentence-transformers", "run", "adapter", "peft"]
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +33,8 @@ def convert(
         source: anything that `load` takes.
         folder: to write; empty, or not there yet.
         to: "hf" for transformers; "sentence-transformers" for that and the way to a text's vector; "run" for a folder
-            that `init_from` takes.
+            that `init_from` takes; "adapter" for what a run has learned beside a base that stayed, without that; "peft"
+            for a low-rank adapter as PEFT loads it.
         pooling, normalize: how a text's vector is made, for "sentence-transformers"; None: as the model has it. A run's
             `learned` pooling cannot be written.
 
@@ -43,6 +47,9 @@ def convert(
         raise ValueError(f"format {to!r} is unknown; give one of {', '.join(get_args(Format))}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already; name a new folder")
+    if to in ("adapter", "peft") and (pooling, normalize) == (None, None):
+        _convert_adapter(resolve(source), folder, to)
+        return
     model = load(source)
     if (pooling, normalize) != (None, None):
         if to != "sentence-transformers":
@@ -71,3 +78,15 @@ def convert(
         training=dataclasses.replace(model.config.training, ema_decay=0.0),
     )
     save(config, folder)  # last: now it is a run
+
+
+def _convert_adapter(source: Path, folder: Path, to: Format) -> None:
+    """Write what a run has learned, or the adapter in a folder, alone."""
+    if (source / ADAPTER_FILE).is_file():
+        found = adapter.of_folder(source, load(adapter.base_of(source)))
+    else:
+        found = adapter.learned(source)
+    if to == "adapter":
+        adapter.write_adapter(found, folder)
+    elif left_out := adapter.write_peft(found, folder):
+        log.warning("%s: left out, as the family's heads compute something else: %s", folder, ", ".join(left_out))

@@ -96,7 +96,7 @@ class Inspection:
         tokenizer: name -> value; empty if there is none.
         sentence: how a vector is made of a text; empty unless the folder says it.
         parameters: every array, the encoder's first.
-        parts: numbers of parameters: embeddings, layers, and each head.
+        parts: numbers of parameters: embeddings, layers, adapters, and each head.
         mesh: axis -> devices.
         memory: parameters, gradients, and the optimiser's state, in float32.
         optimizer: its name.
@@ -314,6 +314,8 @@ def _part(path: str) -> str:
     first, second, *_ = path.split("/")
     if first != "encoder":
         return first
+    if "_bottleneck/" in path:
+        return "bottleneck"
     return "embeddings" if second == "embeddings" else "layers"
 
 

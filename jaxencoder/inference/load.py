@@ -10,6 +10,7 @@ from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.hub import resolve
 from jaxencoder.families.tokenizer import published_tokenizer
+from jaxencoder.inference.adapter import base_of, is_adapter
 from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.mlm import MaskedLM
@@ -28,8 +29,8 @@ def load(
     about a tenth faster.
 
     Args:
-        path: folder that `jaxencoder train` has written, folder of transformers or sentence-transformers, or the name
-            of one on the Hugging Face hub.
+        path: folder that `jaxencoder train` has written, folder of transformers or sentence-transformers, of an
+            adapter, whose base is found by the name that it has for it, or the name of one on the Hugging Face hub.
         dtype: of activations and matrix products; None: float32 on a CPU, elsewhere what the run was trained with.
         step: which checkpoint of a run; "best" by the run's own `training.best_metric`.
 
@@ -38,6 +39,8 @@ def load(
         ValueError: not a model, one that cannot be loaded, or damaged.
     """
     folder = resolve(path)
+    if is_adapter(folder):
+        return _on_its_base(folder, dtype)
     if (folder / sentence.MODULES_FILE).is_file():
         return _sentence_model(folder, dtype)
     return _published(folder, dtype) if is_published(folder) else _run(folder, dtype, step)
@@ -46,6 +49,18 @@ def load(
 def opened(model: str | Path | Model) -> Model:
     """The model itself, or that of the folder or name."""
     return model if isinstance(model, Model) else load(model)
+
+
+def _on_its_base(folder: Path, dtype: str | None) -> Model:
+    name = base_of(folder)
+    try:
+        base = load(name, dtype)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{folder} adapts {name}, which cannot be opened ({error}); where it is elsewhere, "
+            f"load it from there and call its with_adapter({str(folder)!r})"
+        ) from None
+    return base.with_adapter(folder)
 
 
 def _run(folder: Path, dtype: str | None, step: int | str) -> Model:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxencoder.config import RunConfig
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.checkpoint import Published
-from jaxencoder.inference import buckets, embed, fill_mask, global_tokens, score
+from jaxencoder.inference import adapter, buckets, embed, fill_mask, global_tokens, score
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.outputs import outputs
 from jaxencoder.inference.score import Scored
@@ -41,6 +41,7 @@ class Model:
         published: family, config.json and heads of a published checkpoint; None for a run.
         sentence: how `embed` makes a vector unless it is told otherwise; what it learned is params["sentence"].
         generator: of a run of replaced-token detection, the model that filled the masks; else None.
+        base: of `with_adapter`, the model whose arrays this one shares; else None.
     """
 
     config: RunConfig
@@ -50,6 +51,7 @@ class Model:
     published: Published | None = None
     sentence: SentenceSettings = field(default_factory=SentenceSettings)
     generator: "Model | None" = None
+    base: "Model | None" = field(default=None, repr=False)
 
     def __call__(
         self,
@@ -109,6 +111,21 @@ class Model:
             chosen = global_tokens.head_mask(self.heads.values(), token_ids)
         return global_tokens.global_slots((np.reshape(chosen, mask.shape) != 0) & (mask != 0))
 
+    def with_adapter(self, folder: str | Path) -> "Model":
+        """This model with an adapter, ours or PEFT's; the model itself stays, and what is not adapted is shared.
+
+        A run's adapter (`jaxencoder convert RUN FOLDER --to adapter`) gives what the run gives, heads included. One of
+        PEFT brings LoRA, also rank-stabilised or DoRA, and the heads of its modules_to_save.
+
+        Args:
+            folder: that holds it, or its name on the Hugging Face hub.
+
+        Raises:
+            ValueError: it was trained on another model or other weights, or holds what cannot be read.
+            OSError: the folder cannot be read.
+        """
+        return adapter.with_adapter(self, folder)
+
     def save(self, folder: str | Path, format: Literal["hf", "sentence-transformers"] = "hf") -> None:
         """Write a folder that transformers loads: config.json, model.safetensors and the tokenizer.
 
@@ -123,6 +140,7 @@ class Model:
         """
         if format not in ("hf", "sentence-transformers"):
             raise ValueError(f"format is {format!r}; give hf or sentence-transformers")
+        checkpoint.check_publishable(self.config.model)
         params, ids = self.params, {}
         if format == "sentence-transformers":
             self._save_sentence_modules(Path(folder))
@@ -326,13 +344,22 @@ class Model:
 
     @cached_property
     def placed(self) -> Params:
-        """`params` on every device; the encoder's kernels cast once, as every call would cast them."""
-        params = jax.device_put(self.params, NamedSharding(self._mesh, PartitionSpec()))
+        """`params` on every device, a base's once; the encoder's kernels are cast as every call would cast them."""
+        everywhere = NamedSharding(self._mesh, PartitionSpec())
+        shared = {} if self.base is None else self.base.arrays
 
-        def cast(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
-            return x.astype(self.compute.dtype) if path[-1].key == "kernel" else x
+        def place(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+            if id(x) in shared:
+                return shared[id(x)]
+            x = jax.device_put(x, everywhere)
+            return x.astype(self.compute.dtype) if path[0].key == "encoder" and path[-1].key == "kernel" else x
 
-        return params | {"encoder": jax.tree_util.tree_map_with_path(cast, params["encoder"])}
+        return jax.tree_util.tree_map_with_path(place, self.params)
+
+    @property
+    def arrays(self) -> dict[int, jax.Array]:
+        """The identity of each array in `params` -> that array on every device."""
+        return dict(zip(map(id, jax.tree.leaves(self.params)), jax.tree.leaves(self.placed), strict=True))
 
 
 @partial(jax.jit, static_argnums=(0, 1))

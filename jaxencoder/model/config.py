@@ -91,6 +91,12 @@ class EncoderConfig:
     """A bias for each token of the vocabulary."""
     tied_output: bool = True
     """The output table is the token table (Press and Wolf 2017, arXiv:1608.05859)."""
+    bottleneck: int = 0
+    """Width of adapters: a projection down, an activation and a projection up (Houlsby et al. 2019, arXiv:1902.00751);
+    0 for none. With them and init_from, the encoder itself stays, unless optimizer.trainable says otherwise."""
+    bottleneck_places: tuple[Literal["attention", "mlp"], ...] = ("attention", "mlp")
+    """What has an adapter behind it in each layer: both (Houlsby), or the MLP alone (Pfeiffer et al. 2021,
+    arXiv:2005.00247)."""
     dropout: float = 0.1
     attention_dropout: float = 0.1
     init_scale: float = 0.02
@@ -102,7 +108,7 @@ class EncoderConfig:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}.")
         for name in (
             *("vocab_size", "token_types", "num_kv_heads", "embedding_size", "layer_groups", "relative_buckets"),
-            *("distance_span", "distance_furthest", "convolution_size"),
+            *("distance_span", "distance_furthest", "convolution_size", "bottleneck"),
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"model.{name} must not be negative, got {getattr(self, name)}.")
@@ -150,6 +156,15 @@ class EncoderConfig:
             raise ValueError(
                 f"model.convolution_groups {self.convolution_groups} does not divide model.hidden_size "
                 f"{self.hidden_size}; change one of them."
+            )
+        places = self.bottleneck_places
+        if (
+            not set(places) <= {"attention", "mlp"}
+            or len(set(places)) < len(places)
+            or (self.bottleneck and not places)
+        ):
+            raise ValueError(
+                f"model.bottleneck_places is {places}; name attention, mlp or both once, or set model.bottleneck to 0."
             )
         if self.positions == "rotary" and self.head_size % 2:
             raise ValueError(f"Rotary positions need an even head size, got {self.head_size}; change model.num_heads.")

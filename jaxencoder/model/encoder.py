@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxencoder.kernels.dropout import dropout
 from jaxencoder.model.attention import Attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.layers import PRODUCT, Convolution, Convolved, Embeddings, Mlp, Norm
+from jaxencoder.model.layers import PRODUCT, Bottleneck, Convolution, Convolved, Embeddings, Mlp, Norm
 from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, rotary_table
 from jaxencoder.sharding import constrain
 
@@ -40,7 +40,7 @@ class Shared(NamedTuple):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with its residual and its norm: [B, T, D] -> [B, T, D]."""
+    """Attention and MLP, each with its residual, its norm and perhaps an adapter: [B, T, D] -> [B, T, D]."""
 
     config: EncoderConfig
     compute: ComputeConfig
@@ -55,17 +55,19 @@ class Block(nn.Module):
             return dropout(y, c.dropout, self.make_rng("dropout")) if self.train and c.dropout else y
 
         def residual(x: jax.Array, f: Callable[[jax.Array], jax.Array], name: str, skip: jax.Array | None) -> jax.Array:
-            norm = Norm(c, name=name)
+            norm = Norm(c, name=f"{name}_norm")
+            adapted = c.bottleneck and name in c.bottleneck_places
+            adapter = Bottleneck(c, name=f"{name}_bottleneck") if adapted else lambda y: y
             if c.norm_placement == "post":
-                return norm(constrain(x + dropped(f(x))))
+                return norm(constrain(x + adapter(dropped(f(x)))))
             normed = norm(x) if skip is None else jnp.where(skip, x, norm(x))
-            return constrain(x + dropped(f(normed)))
+            return constrain(x + adapter(dropped(f(normed))))
 
         attention = Attention(c, self.compute, self.window, self.train, name="attention")
         inputs = (shared.segment_ids, shared.rotary[bool(self.window)])
         others = (shared.bias, shared.distances, shared.global_slots)
-        x = residual(x, lambda h: attention(h, *inputs, *others), "attention_norm", skip_norm)
-        return residual(x, Mlp(c, self.train, name="mlp"), "mlp_norm", None)
+        x = residual(x, lambda h: attention(h, *inputs, *others), "attention", skip_norm)
+        return residual(x, Mlp(c, self.train, name="mlp"), "mlp", None)
 
 
 class Pattern(nn.Module):

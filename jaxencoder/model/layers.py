@@ -193,6 +193,22 @@ class Embeddings(nn.Module):
         return x
 
 
+class Bottleneck(nn.Module):
+    """x + up(activation(down(x))), an adapter that changes nothing before it has learned: [B, T, D] -> [B, T, D].
+
+    Houlsby et al. 2019, arXiv:1902.00751.
+    """
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        D, M = c.hidden_size, c.bottleneck
+        h = ACTIVATIONS[c.activation](Linear("BTD,DM->BTM", (D, M), True, c.init_scale, name="down")(x))
+        return x + Linear("BTM,MD->BTD", (M, D), True, 0.0, name="up")(h)
+
+
 def _gelu(x: jax.Array) -> jax.Array:
     # jax.nn.gelu takes erfc, more exact for x < -3, where gelu(x) is all but 0, and three times as slow on a CPU. A run
     # in training keeps it, so that it goes on bit for bit.

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 
+from jaxencoder.adapters.lora import NAME as LORA
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params
 from jaxencoder.parameters import path_of
 
@@ -26,7 +27,7 @@ def learning(patterns: Sequence[str]) -> Callable[[Params], Params]:
         patterns: regular expressions, searched in a parameter's path.
 
     Raises:
-        ValueError: (the function) no parameter matches one of them.
+        ValueError: (the function) no parameter matches one of them, or none of a low-rank adapter matches any.
     """
 
     def mask(params: Params) -> Params:
@@ -36,7 +37,13 @@ def learning(patterns: Sequence[str]) -> Callable[[Params], Params]:
                 raise ValueError(
                     f"optimizer.trainable holds {pattern!r}, which is in no parameter's path, such as {paths[0]}"
                 )
-        return jax.tree.map_with_path(lambda path, _: any(re.search(p, path_of(path)) for p in patterns), params)
+        found = jax.tree.map_with_path(lambda path, _: any(re.search(p, path_of(path)) for p in patterns), params)
+        if LORA in params and not any(jax.tree.leaves(found[LORA])):
+            raise ValueError(
+                f"optimizer.trainable {list(patterns)} leaves the adapter out, which would learn nothing; add "
+                f'"^{LORA}/", or set adapter.rank to 0'
+            )
+        return found
 
     return mask
 
@@ -45,7 +52,8 @@ def layer_scales(params: Params, decay: float, frozen: int) -> Params:
     """What each update is multiplied by: arrays that broadcast against the parameters.
 
     With n layers, what stands above them (heads, poolers, a last norm) has 1, the top layer `decay`, the layer below
-    it `decay` ** 2, and the embeddings `decay` ** (n + 1). Layers that share their parameters count once.
+    it `decay` ** 2, and the embeddings `decay` ** (n + 1). Layers that share their parameters count once. A low-rank
+    adapter has the place of its kernel.
 
     Args:
         params: arrays or shapes.
@@ -59,7 +67,7 @@ def layer_scales(params: Params, decay: float, frozen: int) -> Params:
     widths: dict[str, int] = {}
     for path, x in jax.tree.leaves_with_path(params):
         if block := _BLOCK.match(path_of(path)):
-            name, number = block["encoder"], int(block["number"])
+            name, number = _whose(block), int(block["number"])
             if block["group"] == "layers":
                 widths[name] = max(widths.get(name, 0), number + 1)
                 counts[f"{name}/layers"] = x.shape[0]
@@ -71,7 +79,7 @@ def layer_scales(params: Params, decay: float, frozen: int) -> Params:
         place = _BLOCK.match(text) or _BELOW.match(text)
         if place is None:
             return np.float32(1)
-        encoder = place["encoder"]
+        encoder = _whose(place)
         stacked = counts.get(f"{encoder}/layers", 0) * widths.get(encoder, 0)
         layers = stacked + counts.get(f"{encoder}/last", 0)
         if frozen > layers:
@@ -86,6 +94,11 @@ def layer_scales(params: Params, decay: float, frozen: int) -> Params:
         return np.where((depth <= frozen) & (frozen > 0), 0, decay ** (layers + 1 - depth)).astype(np.float32)
 
     return jax.tree.map_with_path(scale, params)
+
+
+def _whose(place: re.Match[str]) -> str:
+    """The encoder of a parameter, or of the kernel that a low-rank adapter stands beside."""
+    return place["encoder"].removeprefix(f"{LORA}/")
 
 
 def scale_by_layer(decay: float, frozen: int) -> optax.GradientTransformation:

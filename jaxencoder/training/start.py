@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
+from jaxencoder.adapters.bottleneck import with_fresh
 from jaxencoder.adapters.lora import merged
 from jaxencoder.config import CONFIG_FILE, AnyObjective, RunConfig, from_json
 from jaxencoder.families import checkpoint, sentence
@@ -19,6 +20,7 @@ from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.checkpoint import restore_step
 
 TOKENIZER_FOLDER = "tokenizer"
+ADAPTER_FILE, PEFT_CONFIG = "adapter.safetensors", "adapter_config.json"  # of a folder without its base
 CHECKPOINT_FOLDER = "checkpoints"
 
 
@@ -38,12 +40,14 @@ def find_start(init_from: str) -> Start:
         OSError: no such folder or name.
     """
     folder = resolve(init_from)
+    if (folder / ADAPTER_FILE).is_file() or (folder / PEFT_CONFIG).is_file():
+        raise ValueError(f"{folder} is an adapter without its base; write both with convert --to run, and start there")
     if not is_published(folder):
         config = saved_config(folder)
         path = folder / TOKENIZER_FOLDER
         choice = dataclasses.replace(config.tokenizer, path=str(path))
         return Start(config.model, Tokenizer.load(path), choice)
-    transformer, lowercase = _transformer(folder)
+    transformer, lowercase = transformer_of(folder)
     model = checkpoint.outline(transformer).config
     tokenizer = published_tokenizer(transformer, model.vocab_size)
     if tokenizer is None:
@@ -55,6 +59,8 @@ def find_start(init_from: str) -> Start:
 def initial_params(init_from: str, params: Params, objective: AnyObjective) -> Params:
     """The encoder of `init_from`, its heads where `params` has the same ones, and the rest of `params`.
 
+    Bottleneck adapters are those of `params` where `init_from` has none.
+
     Of a run of replaced-token detection it is the discriminator, or both models where `objective`, what the new run
     trains, has such a generator and shares embeddings in the same way.
 
@@ -65,7 +71,7 @@ def initial_params(init_from: str, params: Params, objective: AnyObjective) -> P
     folder = resolve(init_from)
     wanted = jax.tree.map(np.shape, params)
     if is_published(folder):
-        source = checkpoint.load(_transformer(folder)[0]).params
+        source = checkpoint.load(transformer_of(folder)[0]).params
     else:
         config = saved_config(folder)
         _, source = run_weights(folder, config)
@@ -74,12 +80,16 @@ def initial_params(init_from: str, params: Params, objective: AnyObjective) -> P
         if "generator" in source and not alike:
             built = config.objective.build(config.model, config.compute, Tokenizer.load(folder / TOKENIZER_FOLDER))
             source = built.models(source)["discriminator"]
+    encoder = with_fresh(source["encoder"], params["encoder"])
+    adapters = len(jax.tree.leaves(encoder)) > len(jax.tree.leaves(source["encoder"]))
+    source = source | {"encoder": encoder}
     shapes = {name: jax.tree.map(np.shape, part) for name, part in source.items()}
     taken = [name for name in params if shapes.get(name) == wanted[name]]
     if "encoder" not in taken:
         raise ValueError(f"the encoder of init_from {init_from} has other shapes than this model's; start a new run.")
     if jax.process_index() == 0:
-        new = ", ".join(name for name in params if name not in taken) or "nothing"
+        new = [*["adapters"] * adapters, *(name for name in params if name not in taken)]
+        new = ", ".join(new) or "nothing"
         print(f"Starting from {init_from}: {', '.join(taken)}; new: {new}", flush=True)
     return {name: source[name] if name in taken else part for name, part in params.items()}
 
@@ -103,20 +113,39 @@ def run_weights(
         FileNotFoundError: there is no checkpoint, or not that one.
         ValueError: none can be read, or none has the metric by which one is the best.
     """
-    number, params = restore_step(
-        run_dir / CHECKPOINT_FOLDER,
-        step=step,
-        part="ema" if config.training.ema_decay else "params",
-        metric=config.training.best_metric,
-        higher_is_better=config.training.best_mode == "max",
-    )
+    number, params = raw_weights(run_dir, config, step)
     return number, merged(config.adapter, params)
 
 
+def raw_weights(
+    run_dir: Path, config: RunConfig, step: int | Literal["latest", "best"] = "latest", average: bool = True
+) -> tuple[int, Params]:
+    """As `run_weights`, an adapter apart; without `average` the weights as they were trained."""
+    return restore_step(
+        run_dir / CHECKPOINT_FOLDER,
+        step=step,
+        part="ema" if config.training.ema_decay and average else "params",
+        metric=config.training.best_metric,
+        higher_is_better=config.training.best_mode == "max",
+    )
+
+
 def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
-    """A configuration with the architecture of what it starts from; its rates of dropout stay."""
-    rates = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
-    return dataclasses.replace(config, model=dataclasses.replace(model, **rates))
+    """A configuration with the architecture of what it starts from; its rates of dropout stay, and its new adapters.
+
+    Raises:
+        ValueError: it asks for other adapters than there are already.
+    """
+    own = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
+    if config.model.bottleneck:
+        own |= {name: getattr(config.model, name) for name in ("bottleneck", "bottleneck_places")}
+        for name in ("bottleneck", "bottleneck_places"):
+            if model.bottleneck and own[name] != getattr(model, name):
+                raise ValueError(
+                    f"model.{name} is {own[name]}, but what the run starts from has adapters already, with "
+                    f"{getattr(model, name)}; leave it out to go on with those"
+                )
+    return dataclasses.replace(config, model=dataclasses.replace(model, **own))
 
 
 def is_published(folder: Path) -> bool:
@@ -126,7 +155,7 @@ def is_published(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file() and "model_type" in checkpoint.read_settings(folder)
 
 
-def _transformer(folder: Path) -> tuple[Path, bool]:
+def transformer_of(folder: Path) -> tuple[Path, bool]:
     """The folder of the encoder alone, and whether texts are lowercased for it."""
     if not (folder / sentence.MODULES_FILE).is_file():
         return folder, False

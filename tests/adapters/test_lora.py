@@ -1,7 +1,6 @@
 """An adapter starts as nothing, computes what its papers say, and learns alone."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
@@ -13,15 +12,10 @@ from jaxencoder.adapters.lora import Lora, adapted, merged, new
 from jaxencoder.config import RunConfig, load
 from jaxencoder.inference.convert import convert
 from jaxencoder.inference.load import load as open_model
-from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.objectives.classification import Classification
-from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
 from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.checkpoint import restore_params
-from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.loop import train
 from jaxencoder.training.start import initial_params
 from tests.model.examples import SMALL, assert_trees_close, mlm, randomised_params, rows
@@ -144,55 +138,29 @@ def test_targets_that_are_none(pattern: str, message: str) -> None:
         jax.eval_shape(adapted(Lora(rank=2, targets=(pattern,)), mlm(CONFIG)).init, KEY)
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("lora")
-    random = np.random.default_rng(0)
-    with (folder / "text.jsonl").open("w") as file:
-        for i in range(120):
-            words = random.choice(["red", "green", "blue", "cat", "dog"], 5)
-            file.write(json.dumps({"text": " ".join(words), "label": ["no", "yes"][i % 2]}) + "\n")
-    return folder
-
-
-def test_a_run_with_an_adapter(text: Path, capsys) -> None:
+def test_a_run_with_an_adapter(pretrained: Path, labelled: RunConfig, tmp_path: Path, capsys) -> None:
     """From pretraining through a stop to use: adapter and classifier learn alone, and are merged when it is opened."""
-    base = RunConfig(
-        model=EncoderConfig(num_layers=1, hidden_size=16, mlp_size=16, num_heads=2, max_length=16, dropout=0.0),
-        compute=ComputeConfig(dtype="float32"),
-        objective=MaskedLM(),
-        tokenizer=TokenizerConfig(vocab_size=40),
-        data=DataConfig(
-            train=(str(text / "text.jsonl"),), validation_share=0.2, row_length=16, cache=str(text / "c"), workers=1
-        ),
-        training=TrainingConfig(steps=1, batch_size=8, eval_batches=0, tensorboard=False),
-    )
-    train(base, text / "pretrained")
-    tuned = dataclasses.replace(
-        base,
-        init_from=str(text / "pretrained"),
-        objective=Classification(dropout=0.0),
-        adapter=Lora(rank=2),
-        data=dataclasses.replace(base.data, label_field="label"),
-        training=dataclasses.replace(base.training, ema_decay=0.5),
-    )
-    train(tuned, text / "tuned")
+    settings = dataclasses.replace(labelled.training, steps=1, ema_decay=0.5)
+    tuned = dataclasses.replace(labelled, init_from=str(pretrained), adapter=Lora(rank=2), training=settings)
+    train(tuned, tmp_path / "tuned")
     longer = dataclasses.replace(tuned, training=dataclasses.replace(tuned.training, steps=3))
     capsys.readouterr()
-    result = train(longer, text / "tuned")
+    result = train(longer, tmp_path / "tuned")
     said = "".join(capsys.readouterr())
     assert "Continuing" in said and ", of which 434 learn;" in said  # 2 x (16 x 2 + 2 x 16), 17 x 16 and 17 x 2
-    assert load(text / "tuned").learning == (r"^(?!encoder/)",) and load(text / "pretrained").learning == ()
-    before = restore_params(text / "pretrained" / "checkpoints")
-    after = restore_params(text / "tuned" / "checkpoints", part="ema")
+    assert load(tmp_path / "tuned").learning == (r"^(?!encoder/)",) and load(pretrained).learning == ()
+    before = restore_params(pretrained / "checkpoints")
+    after = restore_params(tmp_path / "tuned" / "checkpoints", part="ema")
     assert_trees_close(after["encoder"], before["encoder"], 1e-6)
     assert all(x.any() for x in flat(after["lora"]).values())
-    model = open_model(text / "tuned")
+    model = open_model(tmp_path / "tuned")
     assert "lora" not in model.params
     assert_trees_close(model.params, merged(tuned.adapter, after), 0)
-    convert(text / "tuned", text / "whole", "run")
-    whole = open_model(text / "whole")
+    convert(tmp_path / "tuned", tmp_path / "whole", "run")
+    whole = open_model(tmp_path / "whole")
     assert_trees_close(whole.params, model.params, 0)
     assert whole.config.adapter.rank == 0 and whole.config.training.ema_decay == 0
-    assert_trees_close(initial_params(str(text / "whole"), model.params, tuned.objective), model.params, 0)
-    assert evaluate(text / "tuned")["loss"] == pytest.approx(result["loss"], rel=1e-4)
+    assert_trees_close(initial_params(str(tmp_path / "whole"), model.params, tuned.objective), model.params, 0)
+    assert evaluate(tmp_path / "tuned")["loss"] == pytest.approx(result["loss"], rel=1e-4)
+    convert(tmp_path / "tuned", tmp_path / "alone", "adapter")
+    assert_trees_close(open_model(tmp_path / "alone").params, model.params, 1e-6)

@@ -78,6 +78,7 @@ UNSAID = {
     *("rope_theta", "rope_theta_local", "head_transform", "head_activation", "head_bias", "output_bias"),
     *("dropout", "attention_dropout", "init_scale"),
     *("distance_projection", "convolution_groups", "convolution_activation"),
+    *("bottleneck", "bottleneck_places"),
 }
 SAID = {
     "num_kv_heads": 4,
