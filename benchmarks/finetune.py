@@ -37,7 +37,17 @@ import numpy as np
 import scipy.stats
 import torch
 from finetune_runs import TASKS, recipe, started
-from finetune_torch import Example, examples, examples_of, grouped_by_length, model_of, padded, shuffled, updates
+from finetune_torch import (
+    Example,
+    examples,
+    examples_of,
+    grouped_by_length,
+    model_of,
+    padded,
+    shuffled,
+    updates,
+    use_threads,
+)
 from finetune_torch import predict as their_predictions
 from train_step import Side, line, machine, measure
 
@@ -56,7 +66,7 @@ def on_cores(threads: int) -> None:
     """Keep this process on the last of its cores, that many of them."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
-    torch.set_num_threads(threads)
+    use_threads(threads)
 
 
 def cores() -> int:
@@ -231,7 +241,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 def scores(args: argparse.Namespace) -> None:
     keep_freed_memory()  # for torch too: it shares the process
-    torch.set_num_threads(cores())
+    use_threads(cores())
     args.output.parent.mkdir(parents=True, exist_ok=True)
     for name, seed, side in itertools.product(args.scores, args.seeds, args.sides):
         wanted = asked(side, name, seed, args)

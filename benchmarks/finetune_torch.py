@@ -21,6 +21,12 @@ from jaxencoder.training.setup import Setup
 Batch = dict[str, torch.Tensor]
 
 
+def use_threads(threads: int) -> None:
+    """Threads of torch, which take numbers below 1e-38 for 0 as XLA's do: AdamW's old moments would slow them down."""
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(threads)
+
+
 class Example(NamedTuple):
     """One labelled text or pair."""
 

@@ -78,7 +78,7 @@ def test_finished_scores_are_not_computed_again(finetune, monkeypatch, tmp_path)
 
     monkeypatch.setattr(finetune, "score", score)
     monkeypatch.setattr(finetune, "keep_freed_memory", lambda: None)
-    monkeypatch.setattr(finetune, "cores", lambda: 1)
+    monkeypatch.setattr(finetune, "use_threads", lambda threads: None)
     with pytest.raises(KeyboardInterrupt):
         finetune.scores(args)
     monkeypatch.setattr(finetune, "score", lambda *given: computed.append(given[:3]) or finetune.asked(*given))
