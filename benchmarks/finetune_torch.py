@@ -1,0 +1,162 @@
+"""The fine-tuning of Hugging Face transformers in torch, from our weights, on our rows' examples, with our settings.
+
+What `Trainer` does (transformers 5), without its bookkeeping: batches padded to their longest example, scaled
+dot-product attention, the fused AdamW without decay of biases and norms, clipping, a linear schedule.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import transformers
+
+from jaxencoder.families import checkpoint
+from jaxencoder.objectives.objective import Params
+from jaxencoder.text.store import Store
+from jaxencoder.training.optim import OptimizerConfig
+from jaxencoder.training.setup import Setup
+
+Batch = dict[str, torch.Tensor]
+
+
+def use_threads(threads: int) -> None:
+    """Threads of torch, which take numbers below 1e-38 for 0 as XLA's do: AdamW's old moments would slow them down."""
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(threads)
+
+
+class Example(NamedTuple):
+    """One labelled text or pair."""
+
+    token_ids: np.ndarray  # int32 [T], special tokens included
+    token_type_ids: np.ndarray  # int32 [T]
+    label: int | float
+
+
+def examples(rows: dict[str, np.ndarray]) -> list[Example]:
+    """The labelled examples of packed rows, in the order of the rows.
+
+    Args:
+        rows: token_ids and segment_ids [B, T], labels [B, E], and token_type_ids [B, T] of pairs.
+    """
+    found = []
+    types = rows.get("token_type_ids", np.zeros_like(rows["token_ids"]))
+    for ids, kinds, segments, labels in zip(rows["token_ids"], types, rows["segment_ids"], rows["labels"], strict=True):
+        for number in range(1, segments.max() + 1):
+            mine = segments == number
+            found.append(Example(ids[mine], kinds[mine], labels[number - 1].item()))
+    return found
+
+
+def examples_of(stores: Sequence[Store]) -> list[Example]:
+    """All examples of prepared rows."""
+    return [example for store in stores for example in examples(store.read(np.arange(len(store))))]
+
+
+def padded(batch: Sequence[Example]) -> Batch:
+    """The inputs of transformers' models: each example as long as the longest."""
+    length = max(len(example.token_ids) for example in batch)
+    shape = (len(batch), length)
+    ids, types, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for i, (token_ids, token_type_ids, _) in enumerate(batch):
+        n = len(token_ids)
+        ids[i, :n], types[i, :n], mask[i, :n] = token_ids, token_type_ids, 1
+    inputs = {"input_ids": ids, "token_type_ids": types, "attention_mask": mask}
+    return {name: torch.from_numpy(x) for name, x in inputs.items()} | {
+        "labels": torch.tensor([example.label for example in batch])
+    }
+
+
+def shuffled(given: Sequence[Example], size: int, updates: int, seed: int) -> Iterator[list[Example]]:
+    """That many batches: epochs in a new order each, an epoch may end within a batch, as our batches do."""
+    rng = np.random.default_rng(seed)
+    waiting: list[int] = []
+    for _ in range(updates):
+        while len(waiting) < size:
+            waiting += rng.permutation(len(given)).tolist()
+        yield [given[i] for i in waiting[:size]]
+        waiting = waiting[size:]
+
+
+def grouped_by_length(given: Sequence[Example], size: int, seed: int) -> list[list[Example]]:
+    """An epoch as `Trainer` makes it with group_by_length: 50 batches at random, those sorted by length, and so on."""
+    order, mega = np.random.default_rng(seed).permutation(len(given)), 50 * size
+    parts = [order[i : i + mega].tolist() for i in range(0, len(order), mega)]
+    grouped = [i for part in parts for i in sorted(part, key=lambda i: -len(given[i].token_ids))]
+    return [[given[i] for i in grouped[start : start + size]] for start in range(0, len(grouped), size)]
+
+
+def model_of(setup: Setup, params: Params) -> torch.nn.Module:
+    """BertForSequenceClassification with the weights of a run of Classification, and its rates of dropout.
+
+    The classifier's tanh layer is BERT's pooler, its projection the classifier. Regression is by squared error.
+    """
+    config, objective = setup.config.model, setup.config.objective
+    head = params["classifier"]
+    parts = {"encoder": params["encoder"], "pooler": {"dense": head["dense"]}}
+    parts["sequence_head"] = {"output": head["classifier"]}
+    published = checkpoint.Published(
+        checkpoint.family_of(config), {"num_labels": objective.labels, "classifier_dropout": objective.dropout}, {}
+    )
+    kind = "regression" if objective.labels == 1 else "single_label_classification"
+    transformers.utils.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(folder, config, parts, {"pad_token_id": setup.tokenizer.pad_id}, published)
+        return transformers.BertForSequenceClassification.from_pretrained(
+            folder, attn_implementation="sdpa", problem_type=kind
+        )
+
+
+def updates(model: torch.nn.Module, config: OptimizerConfig, steps: int) -> Callable[[Batch], torch.Tensor]:
+    """A function that does one update and gives the loss before it.
+
+    Args:
+        config: of AdamW with a linear schedule; its warm-up reaches the peak in the last step of it, as ours does.
+        steps: of the whole run.
+
+    Raises:
+        ValueError: another optimiser or schedule.
+    """
+    if (config.name, config.schedule, config.final_share) != ("adamw", "linear", 0):
+        raise ValueError(f"{config.name} with the schedule {config.schedule} to {config.final_share} is not done here")
+    named = list(model.named_parameters())
+    plain = {name for name, _ in named if name.endswith("bias") or "LayerNorm" in name}
+    groups = [
+        {"params": [p for name, p in named if name not in plain], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in named if name in plain], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=(config.b1, config.b2), eps=config.eps, fused=True
+    )
+    warmup = round(config.warmup_share * steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda done: min((done + 1) / max(warmup, 1), (steps - done) / max(steps - warmup, 1))
+    )
+    model.train()
+
+    def update(batch: Batch) -> torch.Tensor:
+        loss = model(**batch).loss
+        loss.backward()
+        if config.clip_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return update
+
+
+def predict(model: torch.nn.Module, given: Sequence[Example], size: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [N, labels] float32 and labels [N] of examples, the longest first."""
+    ordered = sorted(given, key=lambda example: -len(example.token_ids))
+    scores, labels = [], []
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(ordered), size):
+            batch = padded(ordered[start : start + size])
+            labels.append(batch.pop("labels").numpy())
+            scores.append(model(**batch).logits.numpy())
+    return np.concatenate(scores), np.concatenate(labels)
