@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jaxencoder
+from jaxencoder import many
 
 TRACEBACK = "JAXENCODER_TRACEBACK"
 _RECIPE_HELP = "recipe (path, or name of one that comes with jaxencoder), run folder, or a run's config.json"
@@ -130,6 +131,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
     evaluate.add_argument("--prompt", help="of similarity: name of a stored prompt, or its text")
     evaluate.add_argument("--pooling", choices=_POOLINGS, help=_POOLING_HELP)
     evaluate.add_argument("--batch-tokens", type=int, help=_BATCH_TOKENS_HELP)
+
+    many.add_sweep(verbs, _with_overrides, _load_config)
+    many.add_glue(verbs, _verb)
 
     convert = _verb(verbs, "convert", _convert, "write a model in another format")
     convert.add_argument("source", metavar="MODEL", help=_MODEL_HELP)
