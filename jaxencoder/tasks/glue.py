@@ -54,8 +54,9 @@ class Task(NamedTuple):
 
 
 # From the fastest to the slowest, so that the table says much early. RTE, MRPC, CoLA and STS-B have 2,490 to 8,551
-# examples and are given more epochs than the large ones. WNLI's pairs come again in its other split with other labels: no
-# small encoder beats the more frequent class there, and more epochs would be for nothing. RTE and QNLI ask of paragraphs.
+# examples and are given more epochs than the large ones. WNLI's pairs come again in its other split with other labels:
+# no small encoder beats the more frequent class there, and more epochs would be for nothing. RTE and QNLI have
+# paragraphs among their texts.
 TASKS = {
     "wnli": Task("sentence1", "sentence2", ("accuracy",), 3),
     "rte": Task("sentence1", "sentence2", ("accuracy",), 10, row_length=256),
