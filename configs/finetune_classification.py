@@ -11,7 +11,7 @@ Expected: with a well pretrained run, its published accuracy; see "Results" in R
 
 Run: jaxencoder train finetune_classification --init-from runs/small --run-dir runs/sst2 \\
          --data.train sst2/train.jsonl --data.validation sst2/validation.jsonl --data.text-field sentence
-     jaxencoder evaluate runs/sst2
+     jaxencoder evaluate runs/sst2 --step best
 """
 
 from jaxencoder.config import (
@@ -35,9 +35,9 @@ def get_config() -> RunConfig:
             name="adamw", learning_rate=3e-4, b2=0.999, weight_decay=0.01, schedule="linear", warmup_share=0.1
         ),
         training=TrainingConfig(
-            steps=1_000,
-            batch_size=16,
-            eval_every=200,
+            epochs=3,
+            batch_size=16,  # or batch_examples=32, whatever the length of the texts
+            evaluations=6,
             eval_batches=0,
             checkpoint_every=200,
             best_metric="accuracy",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jaxencoder
+from jaxencoder import many
 
 TRACEBACK = "JAXENCODER_TRACEBACK"
 _RECIPE_HELP = "recipe (path, or name of one that comes with jaxencoder), run folder, or a run's config.json"
@@ -119,6 +120,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
         "without --task: one source (default: the run's own validation data)",
     )
     evaluate.add_argument("--task", choices=tuple(_TASKS), help="measure vectors: of similar pairs, or in a search")
+    evaluate.add_argument(
+        "--step", type=_step, help="checkpoint of a run: best, latest, or its number (default: latest)"
+    )
     evaluate.add_argument("--output", type=Path, help="JSON file for the results (default: a run's results.json)")
     evaluate.add_argument("--split", help="of retrieval's relevances (default: test)")
     evaluate.add_argument("--text-field", help="of similarity (default, as of the next two: found among usual names)")
@@ -127,6 +131,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
     evaluate.add_argument("--prompt", help="of similarity: name of a stored prompt, or its text")
     evaluate.add_argument("--pooling", choices=_POOLINGS, help=_POOLING_HELP)
     evaluate.add_argument("--batch-tokens", type=int, help=_BATCH_TOKENS_HELP)
+
+    many.add_sweep(verbs, _with_overrides, _load_config)
+    many.add_glue(verbs, _verb)
 
     convert = _verb(verbs, "convert", _convert, "write a model in another format")
     convert.add_argument("source", metavar="MODEL", help=_MODEL_HELP)
@@ -350,10 +357,18 @@ def _inspect(args: argparse.Namespace) -> None:
     print(reports.as_json(found) if args.json else reports.inspection(found, args.all))
 
 
+def _step(word: str) -> int | str:
+    if word in ("best", "latest"):
+        return word
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word!r} is neither best nor latest nor the number of a checkpoint")
+    return int(word)
+
+
 def _evaluate(args: argparse.Namespace) -> None:
-    names = dict.fromkeys(["output", *(name for options in _TASKS.values() for name in options)])
+    names = dict.fromkeys(["step", "output", *(name for options in _TASKS.values() for name in options)])
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    allowed = ("output", *_TASKS[args.task]) if args.task else ()
+    allowed = ("step", "output", *_TASKS[args.task]) if args.task else ("step",)
     if foreign := [name for name in given if name not in allowed]:
         which = f"--task {args.task}" if args.task else "a run's own metrics; name a --task"
         args.parser.error(f"--{foreign[0].replace('_', '-')} is no option of {which}")
@@ -369,7 +384,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         return
     from jaxencoder.tasks.evaluate import evaluate, table
 
-    result = evaluate(args.run, data=args.data[0] if args.data else None)
+    result = evaluate(args.run, data=args.data[0] if args.data else None, **given)
     for name, value in result.items():
         if name != "classes":
             print(f"{name:<24} {value:.4f}" if isinstance(value, float) else f"{name:<24} {value}")

@@ -65,6 +65,8 @@ AnyObjective = MaskedLM | ReplacedToken | Classification | TokenClassification |
 _LABEL_UNITS = {Classification: "text", TokenClassification: "word", SpanExtraction: "span"}
 CONFIG_FILE = "config.json"
 STEPS = 1000  # of a run that says nothing of them
+# Of `training`: a word for the first says in another way what the second says, which it sets to 0.
+_IN_PLACE = {"steps": "epochs", "epochs": "steps", "batch-size": "batch-examples", "eval-every": "evaluations"}
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ class RunConfig:
     init_from: str = ""
     """Model whose encoder this run starts from: a run, a folder of transformers or sentence-transformers, or a name of
     the hub; empty: random weights."""
+    reinitialize: int = 0
+    """Layers from the top of that encoder which start from random weights all the same: what they have specialised in
+    helps little where examples are few (Zhang et al. 2021, arXiv:2006.05987, section 4)."""
     model: EncoderConfig = field(default_factory=EncoderConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     objective: AnyObjective = field(default_factory=MaskedLM)
@@ -122,7 +127,7 @@ class RunConfig:
                 "take MaskedLM with objective.pairs, or set data.pairs to none"
             )
         shards = abs(self.mesh.data * self.mesh.fsdp)  # -1 takes what is left: at least 1
-        if (batch // parts) % shards:
+        if (batch // parts) % shards and not self.training.batch_examples:
             raise ValueError(
                 f"training.batch_size {batch} in {parts} part(s) does not divide into the {shards} shares of "
                 f"mesh.data {self.mesh.data} and mesh.fsdp {self.mesh.fsdp}; change one of them"
@@ -137,7 +142,10 @@ class RunConfig:
                 f"the objective {kind} learns from labels of each {unit}, but data.label_unit is "
                 f"{self.data.label_unit!r}; change one of them"
             )
-        steps = sum(phase.steps for phase in self.phases) or self.training.steps or STEPS
+        if self.phases and (self.training.epochs or self.training.batch_examples):
+            raise ValueError("training.epochs and training.batch_examples count no phases; give a phase steps and rows")
+        anew = 0 if self.training.epochs else STEPS
+        steps = sum(phase.steps for phase in self.phases) or self.training.steps or anew
         if self.training.steps not in (0, steps):
             raise ValueError(
                 f"training.steps is {self.training.steps}, but the steps of the phases add up to {steps}; "
@@ -147,6 +155,11 @@ class RunConfig:
         for name, size in (("adapter.rank", self.adapter.rank), ("model.bottleneck", self.model.bottleneck)):
             if size and isinstance(self.objective, ReplacedToken):
                 raise ValueError(f"{name} is {size}, but ReplacedToken trains two models; set it to 0")
+        if self.reinitialize < 0 or (self.reinitialize and (not self.init_from or self.adapter.rank)):
+            raise ValueError(
+                f"reinitialize is {self.reinitialize}; it is the number of layers of init_from that start anew, "
+                "and learn as a whole: it goes with init_from and without an adapter"
+            )
         for number in range(len(self.phases)):
             _in_phase(self, number)  # checked as a run is
 
@@ -202,12 +215,19 @@ def load(target: str | Path, overrides: Sequence[str] = (), prog: str = "jaxenco
         config, name = from_json(path.read_text(encoding="utf-8"), str(path)), path.absolute().parent.name
     else:
         config, name = _run_recipe(path), path.stem
-    if overrides:
+    return override(dataclasses.replace(config, name=config.name or name), overrides, f"{prog} {target}", str(target))
+
+
+def override(config: RunConfig, words: Sequence[str], prog: str = "jaxencoder train", where: str = "") -> RunConfig:
+    """A configuration with command-line words laid over it; arguments, result and errors as of `load`."""
+    if words:
+        given = {word.partition("=")[0].replace("_", "-") for word in words}
+        replaced = [other for name, other in _IN_PLACE.items() if f"--training.{name}" in given]
         # The sum of the phases' steps is computed anew, unless the words that follow say otherwise.
-        words = [*(("--training.steps", "0") if config.phases else ()), *overrides]
-        config = apply(config, words, f"{prog} {target}")
+        replaced += ["steps"] if config.phases else []
+        config = apply(config, [*(x for name in replaced for x in (f"--training.{name}", "0")), *words], prog)
     # Through JSON and back, so that what runs is exactly what is saved: types are checked, lists become tuples.
-    return from_json(to_json(dataclasses.replace(config, name=config.name or name)), str(target))
+    return from_json(to_json(config), where or CONFIG_FILE)
 
 
 def to_json(config: RunConfig) -> str:

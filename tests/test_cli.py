@@ -243,8 +243,8 @@ def test_inspect_mistakes(words, line, capsys):
         ("inference.convert", "convert", 5, ()),
         ("inference.load", "load", 1, ()),
         ("training.loop", "train", 2, ()),
-        ("tasks.evaluate", "evaluate", 1, ("data",)),
-        ("tasks.evaluate", "evaluate_vectors", 3, ("output",)),
+        ("tasks.evaluate", "evaluate", 1, ("data", "step")),
+        ("tasks.evaluate", "evaluate_vectors", 3, ("output", "step")),
         ("tasks.evaluate", "table", 1, ()),
         *(("tasks." + task, "evaluate_" + task, 2, options) for task, options in _TASKS.items()),
         ("text.prepare", "load_or_train", 2, ()),
@@ -266,8 +266,8 @@ def test_evaluate(calls, capsys):
     assert main(["evaluate", "run", "--data", "v.jsonl"]) == 0
     assert "table of {'no': {'f1': 0.5}}" in capsys.readouterr().out
     del result["classes"]  # as of values
-    assert main(["evaluate", "run"]) == 0
-    assert record == [(("run",), {"data": "v.jsonl"}), (("run",), {"data": None})]
+    assert main(["evaluate", "run", "--step", "best"]) == 0
+    assert record == [(("run",), {"data": "v.jsonl"}), (("run",), {"data": None, "step": "best"})]
     assert capsys.readouterr().out.split() == ["accuracy", "0.9123", "examples", "872"]
 
 
@@ -278,6 +278,7 @@ def test_evaluate(calls, capsys):
         ("similarity", ["--label-field", "gold", "--prompt", "query: "], {"label_field": "gold", "prompt": "query: "}),
         ("retrieval", ["--split", "dev", "--batch-tokens", "64"], {"split": "dev", "batch_tokens": 64}),
         ("retrieval", ["--output", "r.json", "--pooling", "cls"], {"output": Path("r.json"), "pooling": "cls"}),
+        ("retrieval", ["--step", "12"], {"step": 12}),
     ],
 )
 def test_evaluate_a_task(calls, capsys, task, words, options):
@@ -297,6 +298,7 @@ def test_evaluate_a_task(calls, capsys, task, words, options):
         (["--output", "r.json"], "--output is no option of a run's own metrics"),
         (["--task", "retrieval", "--data", "a", "--text-field", "x"], "--text-field is no option of --task retrieval"),
         (["--task", "similar", "--data", "a"], "invalid choice: 'similar'"),
+        (["--step", "last"], "'last' is neither best nor latest nor the number of a checkpoint"),
     ],
 )
 def test_evaluate_mistakes(words, line, capsys):

@@ -139,6 +139,8 @@ def test_save_is_whole_or_nothing(tmp_path, monkeypatch):
         (["--training.steps", "7"], {"training": TrainingConfig(steps=7)}),
         (["--training.checkpoint_every", "3"], {"training": TrainingConfig(steps=60, checkpoint_every=3)}),
         (["--training.checkpoint-every=3"], {"training": TrainingConfig(steps=60, checkpoint_every=3)}),
+        (["--training.epochs", "3"], {"training": TrainingConfig(epochs=3)}),
+        (["--training.epochs=3", "--training.steps", "0"], {"training": TrainingConfig(epochs=3)}),
         (["--mesh.data", "-1", "--mesh.fsdp", "2"], {"mesh": MeshConfig(data=-1, fsdp=2)}),
         (["--objective.masking.rate", "0.3"], {"objective": MaskedLM(Masking(rate=0.3))}),
         (["--data.no-packing"], {"data": DataConfig(packing=False)}),

@@ -18,6 +18,7 @@ DIRECTIONS = {
     "__main__.py": ("cli",),
     "cli.py": ("",),
     "reports.py": ("families", "inference"),
+    "many.py": ("tasks", "training.memory"),
     "overrides.py": (),
     "config.py": (
         "adapters.bottleneck",

@@ -321,7 +321,7 @@ def _part(path: str) -> str:
 
 def _memory(found: _Found, mesh: AbstractMesh) -> dict[str, Bytes]:
     training, trainable = found.config.training, found.config.learning
-    optimizer = make_optimizer(found.config.optimizer, training.steps, trainable=trainable)
+    optimizer = make_optimizer(found.config.optimizer, max(training.steps, 1), trainable=trainable)
     state = jax.eval_shape(optimizer.init, found.shapes)
     learns = jax.tree.leaves(learning(trainable)(found.shapes)) if trainable else itertools.repeat(True)
     shapes, places = (jax.tree.leaves(tree) for tree in (found.shapes, shardings(found.shapes, mesh)))

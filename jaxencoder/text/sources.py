@@ -8,6 +8,7 @@ A source is one string:
                                         .conllu (and SQuAD's .json), plain or .gz .xz .zst
     gs://bucket/*.jsonl.zst  s3://...   the same on a file system that fsspec knows
     aligned:news.de.gz|news.en.gz       two text files, of any extension, whose lines are translations of each other
+    reviews.jsonl[:5000]                the first 5,000 records of any of them, as TFDS has it of a split
 """
 
 import contextlib
@@ -34,6 +35,7 @@ from jaxencoder.text.formats import TEXT_UNITS, Record, Unit, as_is, closest, li
 
 # The field of the second text of aligned files.
 _SECOND = "pair"
+_FIRST = re.compile(r"(?!tfds:)(?P<source>.+)\[:(?P<number>[1-9]\d*)\]")
 _TFDS = re.compile(r"tfds:(?P<name>[^:]+(?::\d[\w.*]*)?):(?P<split>.+)")
 
 
@@ -81,6 +83,8 @@ def field_names(source: str) -> tuple[str, ...]:
 
 
 def _units(source: str, text_field: str, text_unit: str) -> Iterator[Unit]:
+    if first := _FIRST.fullmatch(source):
+        return itertools.islice(_units(first["source"], text_field, text_unit), int(first["number"]))
     if source == "pydocs":
         return _pydocs_units(text_field)
     if source.startswith("tfds:"):
@@ -152,7 +156,9 @@ def fingerprint(source: str) -> str:
     Raises:
         FileNotFoundError, ValueError: as `read` does, for a source that is missing or not understood.
     """
-    if source == "pydocs":
+    if first := _FIRST.fullmatch(source):
+        content = [fingerprint(first["source"]), first["number"]]
+    elif source == "pydocs":
         content = [sys.version, sysconfig.get_path("stdlib")]
     elif source.startswith("tfds:"):
         builder, split = _tfds_builder(source)

@@ -1,5 +1,7 @@
 """The settings of the training loop, and of the phases that a run may have."""
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,9 +15,14 @@ class TrainingConfig:
     """
 
     steps: int = 0
-    """Updates in the whole run; 0: those of its phases, or 1,000 without phases."""
+    """Updates in the whole run; 0: those of its epochs or its phases, or else 1,000."""
+    epochs: float = 0.0
+    """Passes over the training rows, in place of steps: the run is saved with the steps that they come to."""
     batch_size: int = 32
     """Rows in an update, over all devices and hosts; with phases, in an evaluation."""
+    batch_examples: int = 0
+    """Labelled examples in an update, on average, in place of batch_size. A row holds as many as fit, one of 128 tokens
+    about 10 sentences of SST-2 or 2 pairs of RTE; the run is saved with the rows that this comes to. 0: batch_size."""
     accumulation: int = 1
     """Parts that a batch is cut into, computed one after the other to save memory: the same update, up to the masks and
     dropout that each part draws for itself."""
@@ -26,6 +33,8 @@ class TrainingConfig:
     log_every: int = 10
     eval_every: int = 500
     """Steps between evaluations on the held-out rows; 0 only at the end."""
+    evaluations: int = 0
+    """How many in the whole run, evenly spaced, in place of eval_every: the run is saved with the steps between."""
     eval_batches: int = 32
     """Batches of an evaluation; 0 for all held-out rows."""
     checkpoint_every: int = 500
@@ -34,6 +43,8 @@ class TrainingConfig:
     """Keep the checkpoint with the best held-out result too."""
     best_metric: str = "loss"
     best_mode: Literal["min", "max"] = "min"
+    patience: int = 0
+    """End the run after so many evaluations without a better best_metric than before; 0: never before its last step."""
     profile_steps: tuple[int, ...] = ()
     """Steps to write a profiler trace of."""
     tensorboard: bool = True
@@ -42,16 +53,43 @@ class TrainingConfig:
         for name in ("batch_size", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("steps", "seed", "eval_every", "eval_batches"):
+        for name in ("steps", "seed", "batch_examples", "eval_every", "evaluations", "eval_batches", "patience"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name} must not be negative, got {getattr(self, name)}.")
-        if self.batch_size % self.accumulation:
+        if not 0 <= self.epochs < math.inf:
+            raise ValueError(f"training.epochs must be 0 or a positive number, got {self.epochs}.")
+        if self.epochs and self.steps:
+            raise ValueError(f"training.epochs is {self.epochs} and training.steps {self.steps}; set one of them to 0.")
+        if self.patience and not self.keep_best:
+            raise ValueError(f"training.patience is {self.patience}, which needs the best result: set keep_best.")
+        if self.batch_size % self.accumulation and not self.batch_examples:
             raise ValueError(
                 f"training.batch_size {self.batch_size} does not divide into {self.accumulation} parts; "
                 "change it or training.accumulation."
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"training.ema_decay must be in [0, 1), got {self.ema_decay}.")
+
+    def counted(self, rows: int, examples: int, shares: int = 1) -> "TrainingConfig":
+        """With steps in place of epochs and evaluations, and rows in place of batch_examples, which stays beside them.
+
+        Args:
+            rows: of the training data; a mixture by weights has its epochs too after so many.
+            examples: labelled ones in these rows.
+            shares: of the devices, which the rows of an update divide into.
+
+        Raises:
+            ValueError: there are no examples to count.
+        """
+        size = self.batch_size
+        if self.batch_examples:
+            if not examples:
+                raise ValueError(f"training.batch_examples is {self.batch_examples}, but no example has a label.")
+            parts = self.accumulation * shares
+            size = parts * max(1, round(self.batch_examples * rows / examples / parts))
+        steps = self.steps or math.ceil(round(self.epochs * rows / size, 9))
+        every = max(1, math.ceil(steps / self.evaluations)) if self.evaluations else self.eval_every
+        return dataclasses.replace(self, steps=steps, epochs=0.0, batch_size=size, eval_every=every, evaluations=0)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,34 @@ def layer_scales(params: Params, decay: float, frozen: int) -> Params:
     Raises:
         ValueError: an encoder has fewer layers than are to be frozen.
     """
+    height, layers = layer_heights(params)
+
+    def scale(path: tuple[Any, ...], x: jax.Array) -> np.ndarray:
+        encoder, above = height(path, x)
+        if encoder is None:
+            return np.float32(1)
+        if frozen > layers[encoder]:
+            raise ValueError(
+                f"optimizer.frozen_layers is {frozen}, but {encoder} has {layers[encoder]} layers of its own"
+            )
+        stays = (layers[encoder] + 1 - above <= frozen) & (frozen > 0)
+        return np.where(stays, 0, decay**above).astype(np.float32)
+
+    return jax.tree.map_with_path(scale, params)
+
+
+def layer_heights(params: Params) -> tuple[Callable[[tuple[Any, ...], jax.Array], tuple[str | None, Any]], dict]:
+    """Where the layers of the encoders among parameters stand, counted from the top.
+
+    Args:
+        params: arrays or shapes.
+
+    Returns:
+        A function from a leaf's path and the leaf to its encoder's name, such as "encoder", and its height: 1.0 for the
+        top layer, n for the lowest of n, n + 1 for the embeddings; of a stack float64 [L, 1, ...], which broadcasts
+        against the leaf; (None, 0.0) for what stands above the layers. And of each encoder its number of layers, those
+        that share their parameters counting once.
+    """
     counts: dict[str, int] = {}
     widths: dict[str, int] = {}
     for path, x in jax.tree.leaves_with_path(params):
@@ -74,26 +102,26 @@ def layer_scales(params: Params, decay: float, frozen: int) -> Params:
             else:
                 counts[f"{name}/last"] = max(counts.get(f"{name}/last", 0), number + 1)
 
-    def scale(path: tuple[Any, ...], x: jax.Array) -> np.ndarray:
+    names = {name.rpartition("/")[0] for name in counts}
+    stacked = {name: counts.get(f"{name}/layers", 0) * widths.get(name, 0) for name in names}
+    layers = {name: stacked[name] + counts.get(f"{name}/last", 0) for name in names}
+
+    def height(path: tuple[Any, ...], x: jax.Array) -> tuple[str | None, Any]:
         text = path_of(path)
         place = _BLOCK.match(text) or _BELOW.match(text)
         if place is None:
-            return np.float32(1)
+            return None, 0.0
         encoder = _whose(place)
-        stacked = counts.get(f"{encoder}/layers", 0) * widths.get(encoder, 0)
-        layers = stacked + counts.get(f"{encoder}/last", 0)
-        if frozen > layers:
-            raise ValueError(f"optimizer.frozen_layers is {frozen}, but {encoder} has {layers} layers of its own")
         if "group" not in place.groupdict():
             depth = np.zeros(())
         elif place["group"] == "layers":
             depth = 1.0 + int(place["number"]) + widths[encoder] * np.arange(x.shape[0])
             depth = depth.reshape(-1, *[1] * (x.ndim - 1))
         else:
-            depth = np.array(1.0 + stacked + int(place["number"]))
-        return np.where((depth <= frozen) & (frozen > 0), 0, decay ** (layers + 1 - depth)).astype(np.float32)
+            depth = np.array(1.0 + stacked[encoder] + int(place["number"]))
+        return encoder, layers[encoder] + 1 - depth
 
-    return jax.tree.map_with_path(scale, params)
+    return height, layers
 
 
 def _whose(place: re.Match[str]) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import math
 import os
 import signal
@@ -30,10 +29,11 @@ from jaxencoder.text.store import Store
 from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.layerwise import learning, without_gradients
 from jaxencoder.training.optim import make_optimizer
-from jaxencoder.training.setup import Setup, distinct, set_up, unigram_loss
+from jaxencoder.training.setup import Setup, distinct, labelled, set_up, unigram_loss
 from jaxencoder.training.start import CHECKPOINT_FOLDER, initial_params
 from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
-from jaxencoder.training.telemetry import METRICS_FILE, Telemetry
+from jaxencoder.training.stopping import evaluations, without_gain
+from jaxencoder.training.telemetry import Telemetry
 
 STREAM = 0x632BE59BD9B4E019  # between the seeds of data that differ
 
@@ -61,8 +61,10 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
     join_hosts()
     run_dir = Path(run_dir)
     mesh = make_mesh(config.mesh)
-    _check_shares(config, mesh)
+    if not config.training.batch_examples:
+        _check_shares(config, mesh)
     setup = set_up(config, run_dir)
+    _check_shares(setup.config, mesh)
     settings = setup.config.training
     best = _best_metric(setup)
     result: dict[str, float] = {}
@@ -75,13 +77,16 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
     ):
         updates, state = compile_steps(setup, mesh, checkpoints)
         done = int(state.step)
-        if done >= settings.steps:
-            return _finished(run_dir, done, settings.steps)
+        past = evaluations(run_dir, done)
+        if done >= settings.steps or without_gain(past, settings):
+            return _finished(run_dir, done, settings.steps, past)
         evaluate = evaluator(setup, mesh)
         with (
             Telemetry(run_dir, setup.config, state.params, start=done) as telemetry,
             contextlib.closing(feed_after(done, setup, mesh, telemetry.begin)) as feed,
         ):
+            if examples := labelled(setup.config, setup.train[0]):
+                telemetry.say(_in_examples(setup, examples))
             if done:
                 telemetry.say(f"Continuing {run_dir} after step {done} of {settings.steps}")
             for phase, batch in feed:
@@ -93,13 +98,34 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
                     telemetry.flush()
                     result = evaluate(state)
                     telemetry.evaluation(done, result)
+                    past = [*past, result]
+                    if without_gain(past, settings) and not last:
+                        telemetry.say(f"No better {best} in {settings.patience} evaluations: the run ends here")
+                        last = True
                 if last or stopping or done % settings.checkpoint_every == 0 or checkpoints.improves(result):
                     telemetry.flush()  # raises if a step since the last checkpoint was not finite
                     checkpoints.save(done, _parts(state), result)
                 if stopping and not last:
                     telemetry.say(f"Stopping after step {done}: its state is kept; the same command continues the run")
                     raise Interrupted(128 + signal.SIGTERM)
+                if last:
+                    break
     return result
+
+
+def _in_examples(setup: Setup, examples: int) -> str:
+    """What fine-tuning comes to; in the first phase, where there are several."""
+    first, *others = setup.config.phase_configs
+    rows, size, steps = sum(map(len, setup.train[0])), first.training.batch_size, first.training.steps
+    shapes = {
+        (part.objective, part.model, part.training.accumulation, part.training.batch_size, part.data.row_length)
+        for part in (first, *others)
+    }
+    return (
+        f"{examples:,} examples in {rows:,} rows of {first.data.row_length} tokens, {examples / rows:.1f} a row; "
+        f"{size * examples / rows:.1f} an update, {steps * size / rows:.2f} epochs in {steps:,} steps; "
+        f"{len(shapes) + bool(setup.validation)} large programs to compile"
+    )
 
 
 def join_hosts() -> None:
@@ -162,7 +188,8 @@ def compile_steps(
     if state is None:
         state = jax.jit(start, out_shardings=places)(key)
         if config.init_from:
-            params = jax.device_put(initial_params(config.init_from, state.params, config.objective), places.params)
+            params = initial_params(config.init_from, state.params, config.objective, config.reinitialize)
+            params = jax.device_put(params, places.params)
             state = state._replace(params=params, ema=jax.tree.map(jnp.copy, params) if state.ema is not None else None)
 
     @functools.cache  # phases that differ in nothing but their rows share a function, and each shape is compiled once
@@ -273,6 +300,8 @@ def _best_metric(setup: Setup) -> str:
     """The metric that decides which checkpoint is the best; empty where none is kept. ValueError if there is none."""
     settings = setup.config.training
     if not (settings.keep_best and setup.validation):
+        if settings.patience:
+            raise ValueError(f"training.patience is {settings.patience}, but nothing is held out; set it to 0.")
         return ""
     key = jax.random.key(0)
     batch = Batches(setup.validation, setup.config.data, settings.batch_size, shuffle=False).batch(0)
@@ -296,11 +325,9 @@ def _check_shares(config: RunConfig, mesh: Mesh) -> None:
             )
 
 
-def _finished(run_dir: Path, done: int, steps: int) -> dict[str, float]:
+def _finished(run_dir: Path, done: int, steps: int, past: list[dict[str, float]]) -> dict[str, float]:
     """The last evaluation of a run that has nothing left to do."""
-    with (run_dir / METRICS_FILE).open(encoding="utf-8") as file:
-        records = [json.loads(line) for line in file if '"validation_' in line]
-    found = {k.removeprefix("validation_"): v for k, v in (records or [{}])[-1].items() if k != "step"}
+    found = past[-1] if past else {}
     if jax.process_index() == 0:
         values = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
         print(f"{run_dir} is finished: {done} of {steps} steps. Last evaluation: {values or 'none'}", flush=True)

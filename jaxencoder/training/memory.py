@@ -21,13 +21,17 @@ def keep_freed_memory() -> bool:
         Whether it was done: not with another C library, nor where jax may find an accelerator (whose host threads
         are better off with an arena of malloc each).
     """
-    on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(importlib.util.find_spec, _ACCELERATORS))
-    if not on_cpu or not sys.platform.startswith("linux"):
+    if not computes_on_cpu() or not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     # A thread's own arena is too small for a step's memory, which would be mapped after all: one arena for all threads.
     settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1))
     return mallopt is not None and all([mallopt(option, value) for option, value in settings])
+
+
+def computes_on_cpu() -> bool:
+    """Whether jax will find no accelerator, told without starting it."""
+    return os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(importlib.util.find_spec, _ACCELERATORS))
 
 
 _ACCELERATORS = ("jax_plugins", "libtpu")  # the packages that jax[cuda] and jax[tpu] install

@@ -17,6 +17,7 @@ from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Objective
 from jaxencoder.objectives.tokens import TokenClassification
+from jaxencoder.sharding import make_mesh
 from jaxencoder.text.prepare import load_or_train
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
@@ -39,8 +40,8 @@ DATA_FILE = "data.json"
 _MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers", "tokenizer.path"} | {
     f"training.{name}"
     for name in (
-        *("steps", "log_every", "eval_every", "eval_batches", "checkpoint_every", "keep_checkpoints", "keep_best"),
-        *("best_metric", "best_mode", "profile_steps", "tensorboard"),
+        *("steps", "epochs", "log_every", "eval_every", "evaluations", "eval_batches", "checkpoint_every"),
+        *("keep_checkpoints", "keep_best", "best_metric", "best_mode", "patience", "profile_steps", "tensorboard"),
     )
 }
 # Choices that the data makes where the user has left them at 0 or empty.
@@ -89,6 +90,8 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     done = _newest(run_dir)
     saved = saved_config(run_dir) if done else None
     config, tokenizer = _start(config, run_dir, saved)
+    if saved and config.training.batch_examples:  # counted when the run began
+        config = _with_training(config, batch_size=saved.training.batch_size)
     for name, old, new in (*_differences(saved, config), *_past(saved, config, done)) if saved else ():
         raise ValueError(
             f"{run_dir} already holds a run with {name} {old!r}, not {new!r}; "
@@ -97,7 +100,7 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     progress = jax.process_index() == 0
     train = training_rows(config, tokenizer, progress)
     validation = prepare(config.data, tokenizer, "validation", progress)
-    config = _resolve(_with_counts(config, saved), tokenizer, train)
+    config = _counted(_resolve(_with_counts(config, saved), tokenizer, train), train[0], bool(saved))
     setup = Setup(config, tokenizer, train, validation, config.build(tokenizer))
     if saved:
         _check_same_rows(run_dir, _digests(setup, len(saved.until(done).phase_configs)))
@@ -159,6 +162,27 @@ def _with_counts(config: RunConfig, saved: RunConfig | None) -> RunConfig:
         return config
     objective = dataclasses.replace(config.objective, class_counts=saved.objective.class_counts)
     return dataclasses.replace(config, objective=objective)
+
+
+def _counted(config: RunConfig, stores: tuple[Store, ...], begun: bool) -> RunConfig:
+    """With the steps and the batch that epochs and examples come to; a run that has begun keeps its batch."""
+    training, shares = config.training, 1
+    if training.batch_examples and not begun:
+        shape = make_mesh(config.mesh).shape
+        shares = shape["data"] * shape["fsdp"]
+    training = dataclasses.replace(training, batch_examples=0 if begun else training.batch_examples)
+    training = training.counted(sum(map(len, stores)), labelled(config, stores), shares)
+    training = dataclasses.replace(training, batch_examples=config.training.batch_examples)
+    return dataclasses.replace(config, training=training)
+
+
+def labelled(config: RunConfig, stores: tuple[Store, ...]) -> int:
+    """How many labelled examples there are in rows; 0 where the text is not labelled."""
+    return sum(store.meta["pieces"] for store in stores) if config.data.label_field else 0
+
+
+def _with_training(config: RunConfig, **settings: Any) -> RunConfig:
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **settings))
 
 
 def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, ...], ...]) -> RunConfig:
@@ -297,7 +321,7 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, An
 
 def _past(old: RunConfig, new: RunConfig, done: int) -> Iterator[tuple[str, Any, Any]]:
     """Differences of phases that have begun; where the last of them ends may change, and what comes after it."""
-    wanted = new.phases or (Phase(new.training.steps),)
+    wanted = new.phases or (Phase(new.training.steps or old.training.steps),)  # epochs are counted later
     start = 0
     for number, phase in enumerate(old.until(done).phases or (Phase(old.training.steps),)):
         if number == len(wanted):

@@ -2,9 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxencoder.adapters.bottleneck import with_fresh
@@ -18,6 +19,7 @@ from jaxencoder.objectives.objective import Params
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.checkpoint import restore_step
+from jaxencoder.training.layerwise import layer_heights
 
 TOKENIZER_FOLDER = "tokenizer"
 ADAPTER_FILE, PEFT_CONFIG = "adapter.safetensors", "adapter_config.json"  # of a folder without its base
@@ -56,16 +58,17 @@ def find_start(init_from: str) -> Start:
     return Start(model, tokenizer, TokenizerConfig(path=str(transformer)))
 
 
-def initial_params(init_from: str, params: Params, objective: AnyObjective) -> Params:
+def initial_params(init_from: str, params: Params, objective: AnyObjective, reinitialize: int = 0) -> Params:
     """The encoder of `init_from`, its heads where `params` has the same ones, and the rest of `params`.
 
     Bottleneck adapters are those of `params` where `init_from` has none.
 
     Of a run of replaced-token detection it is the discriminator, or both models where `objective`, what the new run
-    trains, has such a generator and shares embeddings in the same way.
+    trains, has such a generator and shares embeddings in the same way. The layers that are to be initialised anew, so
+    many from the top, are those of `params`.
 
     Raises:
-        ValueError: the encoders do not have the same shapes.
+        ValueError: the encoders do not have the same shapes, or not so many layers.
         OSError: the weights are missing or cannot be read.
     """
     folder = resolve(init_from)
@@ -88,10 +91,37 @@ def initial_params(init_from: str, params: Params, objective: AnyObjective) -> P
     if "encoder" not in taken:
         raise ValueError(f"the encoder of init_from {init_from} has other shapes than this model's; start a new run.")
     if jax.process_index() == 0:
-        new = [*["adapters"] * adapters, *(name for name in params if name not in taken)]
-        new = ", ".join(new) or "nothing"
-        print(f"Starting from {init_from}: {', '.join(taken)}; new: {new}", flush=True)
-    return {name: source[name] if name in taken else part for name, part in params.items()}
+        new = ", ".join([*["adapters"] * adapters, *(name for name in params if name not in taken)]) or "nothing"
+        top = f", and {reinitialize} layers from the top" if reinitialize else ""
+        print(f"Starting from {init_from}: {', '.join(taken)}; new: {new}{top}", flush=True)
+    found = {name: source[name] if name in taken else part for name, part in params.items()}
+    return with_new_top(found, params, reinitialize) if reinitialize else found
+
+
+def with_new_top(params: Params, new: Params, layers: int) -> Params:
+    """Parameters whose top layers are taken from others: those of every encoder, in its stack and beside it.
+
+    Args:
+        params, new: trees of the same shapes.
+        layers: how many, at least 1.
+
+    Raises:
+        ValueError: an encoder has fewer layers of its own.
+
+    References:
+        Zhang et al. 2021, Revisiting few-sample BERT fine-tuning, arXiv:2006.05987, section 4.
+    """
+    height, there = layer_heights(params)
+    for encoder, count in there.items():
+        if layers > count:
+            raise ValueError(f"reinitialize is {layers}, but {encoder} has {count} layers of its own")
+
+    def choose(path: tuple[Any, ...], old: Any, fresh: Any) -> jax.Array:
+        above = height(path, old)[1]
+        return jnp.where((above > 0) & (above <= layers), fresh, old)
+
+    # Compiled, because in a run on several hosts `new` is not whole on any of them.
+    return jax.jit(lambda old, fresh: jax.tree.map_with_path(choose, old, fresh))(params, new)
 
 
 def saved_config(run_dir: Path) -> RunConfig:

@@ -53,6 +53,17 @@ def test_fingerprint_sees_a_change_that_keeps_the_size(write) -> None:
     assert fingerprint(path) != first
 
 
+def test_the_first_records(write, tmp_path) -> None:
+    paths = [write(f"{name}.txt", f"{name}1\n{name}2\n{name}3\n") for name in "ab"]
+    assert [record["text"] for record in read(f"{tmp_path}/[ab].txt[:4]")] == ["a1", "a2", "a3", "b1"]
+    assert [record["text"] for record in read(f"{paths[0]}[:9]", shard=(1, 2))] == ["a2"]
+    assert [record["pair"] for record in read(f"aligned:{paths[0]}|{paths[1]}[:1]")] == ["b1"]
+    prints = {fingerprint(f"{paths[0]}{end}") for end in ("", "[:1]", "[:2]")}
+    assert len(prints) == 3
+    with pytest.raises(FileNotFoundError, match="absent"):
+        read(f"{tmp_path}/absent.txt[:4]")
+
+
 # Aligned files
 
 

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from jaxencoder.training import memory
+
 # A thread, as those of XLA, that fills the same 200 MB twice: how many page faults the second time?
 PROGRAM = """
 import resource, threading
@@ -33,3 +35,13 @@ def test_memory_that_was_freed_is_not_mapped_anew():
 
     assert faults(True) < 1000
     assert faults(False) > 5 * faults(True)
+
+
+def test_computes_on_cpu(monkeypatch):
+    monkeypatch.setattr(memory, "_ACCELERATORS", ("json",))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert memory.computes_on_cpu()
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    assert not memory.computes_on_cpu()
+    monkeypatch.setattr(memory, "_ACCELERATORS", ("no_such_package",))
+    assert memory.computes_on_cpu()

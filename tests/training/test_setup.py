@@ -189,6 +189,26 @@ def test_classes_are_counted(config: RunConfig, pretrained: Path, tmp_path: Path
     assert caplog.messages[0].startswith("Rare among 60 training examples: 'never' (0), 'yes' (1). Accuracy")
 
 
+def test_epochs_and_examples(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
+    config = fine_tuning(config, pretrained)
+    counted = replace(config.training, steps=0, epochs=2.5, batch_examples=6, evaluations=2)
+    config = replace(config, training=counted)
+    run = tmp_path / "run"
+    found = set_up(config, run)
+    (store,) = found.train[0]
+    size = round(6 * len(store) / store.meta["pieces"])
+    steps = -(-5 * len(store) // (2 * size))
+    wanted = replace(counted, steps=steps, epochs=0.0, batch_size=size, eval_every=-(-steps // 2), evaluations=0)
+    assert size > 1 and found.config.training == wanted == load(run).training
+    (run / "checkpoints" / "1").mkdir(parents=True)  # begun: the same words and the saved settings both continue it
+    for same in (config, load(run)):
+        assert set_up(same, run).config == found.config
+    longer = replace(config, training=replace(counted, epochs=5.0))
+    assert set_up(longer, run).config.training.steps == -(-5 * len(store) // size)
+    with pytest.raises(ValueError, match="already holds a run with training.batch_examples 6, not 7"):
+        set_up(replace(config, training=replace(counted, batch_examples=7)), run)
+
+
 def test_one_class_is_none(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'same' of the training data is 'one' everywhere"):
         set_up(fine_tuning(config, pretrained, "same"), tmp_path)
@@ -205,6 +225,11 @@ def test_init_from(config: RunConfig, pretrained: Path, capsys) -> None:
     assert capsys.readouterr().out == f"Starting from {pretrained}: encoder; new: classifier\n"
     assert jax.tree.all(jax.tree.map(np.array_equal, result["encoder"], given["encoder"]))
     assert result["classifier"] is params["classifier"]
+    anew = initial_params(str(pretrained), params, found.config.objective, reinitialize=1)
+    assert capsys.readouterr().out.endswith("new: classifier, and 1 layers from the top\n")
+    layers, rest = (lambda tree: tree["encoder"]["layers"]), (lambda tree: tree["encoder"]["embeddings"])
+    assert jax.tree.all(jax.tree.map(np.array_equal, layers(anew), layers(params)))  # this encoder has one layer
+    assert jax.tree.all(jax.tree.map(np.array_equal, rest(anew), rest(given)))
     masked = set_up(replace(config, init_from=str(pretrained)), pretrained.parent / "unused2")
     result = initial_params(str(pretrained), masked.objective.init(jax.random.key(1)), config.objective)
     assert jax.tree.all(jax.tree.map(np.array_equal, result, given))

@@ -1,0 +1,310 @@
+"""Many runs in one command: each trained and measured in a folder of its own, those that are finished never again.
+
+What is known lies in the suite's results.json, whole at any moment. A run that was interrupted is continued, and gives
+what an uninterrupted one gives; so a suite that was killed goes on with the same command.
+"""
+
+import hashlib
+import json
+import math
+import os
+import queue
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import jax
+
+from jaxencoder.config import RunConfig, from_json, to_json
+from jaxencoder.tasks.evaluate import RESULTS_FILE, evaluate
+from jaxencoder.training.loop import train
+from jaxencoder.training.memory import computes_on_cpu, keep_freed_memory
+from jaxencoder.training.telemetry import METRICS_FILE, Diverged
+
+REPORT_FILE = "report.md"
+LOG_FILE = "log.txt"
+
+Outcome = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the runs of a suite.
+
+    Attributes:
+        name: of its folder within that of the suite.
+        config: what is trained.
+        data: sources to measure besides what the run holds out, by the names of their results.
+    """
+
+    name: str
+    config: RunConfig
+    data: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """A digest of all that decides the outcome."""
+        return hashlib.sha256(json.dumps([to_json(self.config), *self.data.items()]).encode()).hexdigest()[:16]
+
+
+def perform(
+    runs: Sequence[Run],
+    folder: Path,
+    summarize: Callable[[dict[str, Outcome]], tuple[dict[str, Any], str]],
+    jobs: int = 1,
+) -> dict[str, Outcome]:
+    """Train and measure runs, and keep the suite's results and report up to date.
+
+    Args:
+        runs: each with a name of its own.
+        folder: of the suite; NAME/ are the runs, results.json and report.md what came of them.
+        summarize: from the outcomes so far, by name, to what results.json has besides "runs", and the report.
+        jobs: runs at a time; more than one are processes, each on its share of the cores, with NAME/log.txt.
+
+    Returns:
+        By name, in the order of `runs`: "results" ({"validation": metrics, ...}), "steps", "tokens_per_second" and
+        "seconds" of training without compiling and measuring; or "diverged" or "failed", why there are none. What has
+        failed, unlike what has diverged, is tried again by the next call.
+
+    Raises:
+        ValueError: jobs are more than cores, or not for this machine; or each of the runs has failed.
+        OSError: the folder cannot be written.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if not 1 <= jobs <= max(len(cores), 1):
+        raise ValueError(f"jobs is {jobs}; give at least 1 and at most {max(len(cores), 1)}, the number of cores")
+    if jobs > 1 and not computes_on_cpu():
+        raise ValueError(f"jobs is {jobs}, but an accelerator does one run at a time; set it to 1")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RESULTS_FILE
+    known = _known(path)
+    ended = {
+        run.name: known[run.name]
+        for run in runs
+        if known.get(run.name, {}).get("identity") == run.identity and "failed" not in known[run.name]
+    }
+
+    def write() -> None:
+        ordered = {run.name: ended[run.name] for run in runs if run.name in ended}
+        summary, report = summarize(ordered)
+        _write(path, json.dumps(summary | {"runs": known | ordered}, indent=2, ensure_ascii=False))
+        _write(folder / REPORT_FILE, report)
+
+    def end(run: Run, outcome: Outcome) -> None:
+        ended[run.name] = {"identity": run.identity} | outcome
+        write()
+        print(f"{run.name} ({len(ended)} of {len(runs)}): {_said(outcome)}", flush=True)
+
+    if ended:
+        print(f"Finished before: {', '.join(run.name for run in runs if run.name in ended)}", flush=True)
+    write()
+    waiting = [run for run in runs if run.name not in ended]
+    if jobs > 1:
+        _side_by_side(
+            waiting, folder, [cores[i * len(cores) // jobs : (i + 1) * len(cores) // jobs] for i in range(jobs)], end
+        )
+    else:
+        for run in waiting:
+            end(run, _outcome(run, folder / run.name))
+            jax.clear_caches()  # its programs are of no use to the next
+    if runs and all("failed" in outcome for outcome in ended.values()):
+        raise ValueError(f"every run has failed; {runs[0].name}: {ended[runs[0].name]['failed']}")
+    return {run.name: ended[run.name] for run in runs}
+
+
+def _known(path: Path) -> dict[str, Outcome]:
+    """The outcomes that an earlier call has written."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else {}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} holds no results of a suite; name another folder, or delete it") from None
+
+
+def _write(path: Path, text: str) -> None:
+    """A file, whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_text(text + "\n", encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _said(outcome: Outcome) -> str:
+    if "results" not in outcome:
+        return next(f"{how}: {why}" for how, why in outcome.items())
+    return "; ".join(
+        f"{name} " + ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
+        for name, metrics in outcome["results"].items()
+    )
+
+
+def _outcome(run: Run, folder: Path) -> Outcome:
+    """Train and measure one run, from wherever it stands."""
+    folder.mkdir(parents=True, exist_ok=True)
+    step = "best" if run.config.training.keep_best else "latest"
+    try:
+        with filelock.FileLock(folder / ".lock"):  # a suite that was killed may leave a process that still saves
+            train(run.config, folder)
+            results = {"validation": evaluate(folder, step=step)}
+            for name, source in run.data.items():
+                results[name] = evaluate(folder, data=source, step=step)
+    except Diverged as error:
+        return {"diverged": str(error)}
+    except (ValueError, OSError) as error:
+        return {"failed": " ".join(str(error).split()) or type(error).__name__}
+    numbers = {
+        name: {metric: value for metric, value in found.items() if isinstance(value, int | float)}
+        for name, found in results.items()
+    }
+    return {"results": numbers} | _speed(folder)
+
+
+def _speed(folder: Path) -> dict[str, float]:
+    """Steps of a run, its tokens a second, and seconds of training, whatever interruptions it has had."""
+    config = from_json((folder / "config.json").read_text(encoding="utf-8"))
+    parts = config.phase_configs
+    step, tokens, rates = 0, 0.0, []
+    for line in (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if "padding" in record:
+            part = parts[record["phase"]]
+            places = part.training.batch_size * part.data.row_length
+            tokens += (record["step"] - step) * places * (1 - record["padding"])
+            step = record["step"]
+        rates += [record["tokens_per_second"]] if "tokens_per_second" in record else []
+    rate = statistics.median(rates) if rates else math.nan
+    speed = {"tokens_per_second": rate, "seconds": tokens / rate} if rates else {}
+    return {"steps": step} | speed
+
+
+# Several at a time
+
+
+def _side_by_side(
+    runs: Sequence[Run], folder: Path, shares: Sequence[Sequence[int]], end: Callable[[Run, Outcome], None]
+) -> None:
+    """Each run in a process of its own, as many at a time as there are shares of the cores."""
+    free: queue.Queue = queue.Queue()
+    for share in shares:
+        free.put(share)
+    children: set[subprocess.Popen] = set()
+
+    def one(run: Run) -> Outcome:
+        cores = free.get()
+        try:
+            return _in_process(run, folder / run.name, cores, children)
+        finally:
+            free.put(cores)
+
+    executor = ThreadPoolExecutor(len(shares), "suite")
+    futures = {executor.submit(one, run): run for run in runs}
+    try:
+        for future in as_completed(futures):
+            end(futures[future], future.result())
+    finally:
+        for future in futures:
+            future.cancel()
+        for child in list(children):
+            child.stdin.close()  # it saves, and leaves
+        executor.shutdown()
+
+
+def _in_process(run: Run, folder: Path, cores: Sequence[int], children: set[subprocess.Popen]) -> Outcome:
+    folder.mkdir(parents=True, exist_ok=True)
+    request = {"name": run.name, "config": to_json(run.config), "data": dict(run.data)}
+    request |= {"folder": str(folder), "cores": list(cores)}
+    with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "jaxencoder.tasks.suite"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,  # Ctrl-C is told to it through its input
+        )
+    children.add(child)
+    try:
+        print(f"{run.name} begins, see {folder / LOG_FILE}", flush=True)
+        child.stdin.write(json.dumps(request) + "\n")
+        child.stdin.flush()
+        answer = child.stdout.read()
+        code = child.wait()
+    finally:
+        children.discard(child)
+        child.stdout.close()
+        child.stdin.close()
+    if answer:
+        return json.loads(answer)
+    return {"failed": f"its process ended with exit code {code}; see {folder / LOG_FILE}"}
+
+
+def _child() -> None:
+    """Performs the run that is asked for on the standard input; what is printed goes to stderr, the log."""
+    request = json.loads(sys.stdin.readline())
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    if request["cores"]:
+        os.sched_setaffinity(0, request["cores"])  # before jax counts them
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    keep_freed_memory()
+    run = Run(request["name"], from_json(request["config"]), request["data"])
+    outcome = _outcome(run, Path(request["folder"]))
+    with answer:
+        json.dump(outcome, answer)
+
+
+def _leave_with_parent() -> None:
+    """The end of the input is that of the parent, however it came: save and leave, as at any SIGTERM."""
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+# What the runs of one setting come to
+
+
+def spread(outcomes: Iterable[Outcome], name: str = "validation") -> dict[str, dict[str, float]]:
+    """Of each metric the mean and the standard deviation (of a sample; NaN of one) over the runs that have results.
+
+    Returns:
+        {"accuracy": {"mean": 0.8, "sd": 0.01, "runs": 3}, ...}; empty if none has results.
+    """
+    found = [outcome["results"][name] for outcome in outcomes if name in outcome.get("results", {})]
+    return {metric: mean_and_sd([metrics[metric] for metrics in found]) for metric in (found[0] if found else {})}
+
+
+def mean_and_sd(values: Sequence[float]) -> dict[str, float]:
+    """The mean, the standard deviation of a sample (None of one value), and the number of values."""
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": sd, "runs": len(values)}
+
+
+def told(part: Mapping[str, float] | None, scale: float = 1.0, digits: int = 4) -> str:
+    """A mean with its deviation: "0.8312 ± 0.0041"."""
+    if part is None:
+        return ""
+    sd = "" if part["sd"] is None else f" ± {scale * part['sd']:.{digits}f}"
+    return f"{scale * part['mean']:.{digits}f}{sd}"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown that reads well as it is: first column to the left, numbers to the right."""
+    cells = [list(header), *map(list, rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        [row[0].ljust(widths[0]), *(x.rjust(n) for x, n in zip(row[1:], widths[1:], strict=True))] for row in cells
+    ]
+    lines.insert(1, ["-" * widths[0], *("-" * (n - 1) + ":" for n in widths[1:])])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    _child()

@@ -1,0 +1,196 @@
+"""Suites of runs: what is finished is not repeated, what fails stops no other, and no death loses anything."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jaxencoder.config import Phase, RunConfig, load, save, to_json
+from jaxencoder.tasks import suite
+from jaxencoder.tasks.suite import Run, markdown, mean_and_sd, perform, spread, told
+from jaxencoder.tasks.sweep import sweep
+from jaxencoder.training.config import TrainingConfig
+from jaxencoder.training.telemetry import Diverged
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = RunConfig(training=TrainingConfig(steps=3))
+
+
+def runs(*names: str) -> list[Run]:
+    return [Run(name, replace(CONFIG, name=name)) for name in names]
+
+
+def summarize(outcomes: dict) -> tuple[dict, str]:
+    return {"count": len(outcomes)}, f"report of {', '.join(outcomes)}"
+
+
+def written(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Stands in for training and measuring: the names of what was trained, and what happens then, by name."""
+    names, events = [], {}
+
+    def train(config, folder):
+        names.append(config.name)
+        if config.name in events:
+            raise events[config.name]
+
+    def evaluate(folder, data=None, step=None):
+        return {"loss": 0.5, "classes": {"no": {"f1": 1.0}}, "data": str(data), "examples": 7}
+
+    monkeypatch.setattr(suite, "train", train)
+    monkeypatch.setattr(suite, "evaluate", evaluate)
+    monkeypatch.setattr(suite, "_speed", lambda folder: {"steps": 3})
+    return names, events
+
+
+def test_finished_runs_are_not_repeated(trained, tmp_path: Path, capsys) -> None:
+    names, _ = trained
+    found = perform(runs("a", "b"), tmp_path, summarize)
+    assert names == ["a", "b"] and list(found) == ["a", "b"]
+    result = {"results": {"validation": {"loss": 0.5, "examples": 7}}, "steps": 3}
+    assert found["a"] == {"identity": runs("a")[0].identity} | result
+    assert written(tmp_path) == {"count": 2, "runs": found}
+    assert (tmp_path / "report.md").read_text() == "report of a, b\n"
+    assert "a (1 of 2): validation loss 0.5, examples 7" in capsys.readouterr().out
+    perform(runs("b", "c"), tmp_path, summarize)
+    assert names == ["a", "b", "c"] and "Finished before: b\n" in capsys.readouterr().out
+    assert list(written(tmp_path)["runs"]) == ["a", "b", "c"] and written(tmp_path)["count"] == 2
+    changed = [Run("a", replace(CONFIG, name="a", init_from="x")), Run("b", runs("b")[0].config, {"other": "y"})]
+    other = perform(changed, tmp_path, summarize)
+    assert names == ["a", "b", "c", "a", "b"] and set(other["b"]["results"]) == {"validation", "other"}
+
+
+def test_what_fails_stops_no_other(trained, tmp_path: Path) -> None:
+    names, events = trained
+    events.update(a=Diverged("not finite"), b=OSError("no\n  room"))
+    found = perform(runs("a", "b", "c"), tmp_path, summarize)
+    assert [set(one) - {"identity", "steps"} for one in found.values()] == [{"diverged"}, {"failed"}, {"results"}]
+    assert found["b"]["failed"] == "no room" and written(tmp_path)["runs"] == found
+    events.clear()
+    again = perform(runs("a", "b", "c"), tmp_path, summarize)
+    assert names == ["a", "b", "c", "b"]  # what diverged would diverge again
+    assert "results" in again["b"] and again["a"] == found["a"]
+
+
+def test_every_run_fails(trained, tmp_path: Path) -> None:
+    trained[1].update(a=ValueError("no such data"), b=ValueError("other"))
+    with pytest.raises(ValueError, match="every run has failed; a: no such data"):
+        perform(runs("a", "b"), tmp_path, summarize)
+
+
+def test_results_are_whole_at_any_moment(trained, tmp_path: Path) -> None:
+    names, events = trained
+    events["b"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        perform(runs("a", "b", "c"), tmp_path, summarize)
+    assert list(written(tmp_path)["runs"]) == ["a"]
+    events.clear()
+    perform(runs("a", "b", "c"), tmp_path, summarize)
+    assert names == ["a", "b", "b", "c"] and list(written(tmp_path)["runs"]) == ["a", "b", "c"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "report.md", "results.json"]
+
+
+def test_results_of_something_else(trained, tmp_path: Path) -> None:
+    for text in ("{", "[]", '{"validation": {}}'):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(ValueError, match=r"results\.json holds no results of a suite"):
+            perform(runs("a"), tmp_path, summarize)
+        assert (tmp_path / "results.json").read_text() == text
+
+
+def test_jobs(tmp_path: Path, monkeypatch) -> None:
+    for jobs in (0, 10_000):
+        with pytest.raises(ValueError, match=f"jobs is {jobs}; give at least 1 and at most"):
+            perform(runs("a"), tmp_path, summarize, jobs)
+    monkeypatch.setattr(suite, "computes_on_cpu", lambda: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    with pytest.raises(ValueError, match="jobs is 2, but an accelerator does one run at a time"):
+        perform(runs("a"), tmp_path, summarize, 2)
+
+
+def test_speed(tmp_path: Path) -> None:
+    """Two phases of 10 and 4 rows of 128 tokens, half of them padding: 640 tokens a step, then 256."""
+    config = replace(CONFIG, training=TrainingConfig(), phases=(Phase(steps=4, batch_size=10), Phase(3, batch_size=4)))
+    save(config, tmp_path)
+    lines = [
+        {"step": 2, "phase": 0, "padding": 0.5},  # the clock begins
+        {"step": 4, "phase": 0, "padding": 0.5, "tokens_per_second": 100.0},
+        {"step": 4, "validation_loss": 1.0},
+        {"step": 7, "phase": 1, "padding": 0.5, "tokens_per_second": 300.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tokens = 4 * 640 + 3 * 256
+    assert suite._speed(tmp_path) == {"steps": 7, "tokens_per_second": 200.0, "seconds": tokens / 200}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    assert suite._speed(tmp_path) == {"steps": 2}
+
+
+def test_spread() -> None:
+    outcomes = [{"results": {"validation": {"f1": x}}} for x in (0.5, 0.7, 0.9)] + [{"diverged": "so"}]
+    assert spread(outcomes) == {"f1": {"mean": pytest.approx(0.7), "sd": pytest.approx(0.2), "runs": 3}}
+    assert spread(outcomes, "other") == spread([{"failed": "so"}]) == {}
+    assert told(spread(outcomes)["f1"], 100, 1) == "70.0 ± 20.0"
+    assert told(mean_and_sd([0.25])) == "0.2500" and told(None) == ""
+
+
+def test_markdown() -> None:
+    assert markdown(["a", "metric"], [["one", "1.5"], ["three", "22"]]).splitlines() == [
+        "| a     | metric |",
+        "| ----- | -----: |",
+        "| one   |    1.5 |",
+        "| three |     22 |",
+    ]
+
+
+# Real processes
+
+PARENT = """
+    import sys
+    from pathlib import Path
+    from jaxencoder.config import from_json
+    from jaxencoder.tasks.sweep import sweep
+
+    sweep(from_json(Path(sys.argv[1]).read_text()), sys.argv[2], seeds=(0, 1), jobs=2)
+"""
+
+
+@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: ())(0)) < 2, reason="needs two cores to share")
+def test_side_by_side_and_killed(classifier, tmp_path: Path, monkeypatch, capsys) -> None:
+    """The parent dies without a word: its children save and leave, and the next call goes on from there."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "programs"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    config = load(classifier.folder)
+    config = replace(config, training=replace(config.training, steps=300, log_every=1, checkpoint_every=1000))
+    (tmp_path / "config.json").write_text(to_json(config))
+    folder = tmp_path / "runs"
+    logs = [folder / f"seed_{seed}" / "log.txt" for seed in (0, 1)]
+    command = [sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path / "config.json"), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as parent:
+        try:
+            deadline = time.monotonic() + 300
+            while not all(log.exists() and "step 5/300" in log.read_text() for log in logs):
+                assert parent.poll() is None and time.monotonic() < deadline, [log.read_text() for log in logs]
+                time.sleep(0.05)
+        finally:
+            parent.kill()
+    report = sweep(config, folder, seeds=(0, 1), jobs=2)
+    for log in logs:
+        text = log.read_text()
+        assert "Stopping after step" in text and f"Continuing {log.parent} after step" in text, text
+    found = written(folder)
+    assert list(found["runs"]) == ["seed_0", "seed_1"]
+    assert all(one["steps"] == 300 and one["tokens_per_second"] > 0 for one in found["runs"].values())
+    accuracies = [one["results"]["validation"]["accuracy"] for one in found["runs"].values()]
+    assert f"{sum(accuracies) / 2:.4f} ±" in report and (folder / "report.md").read_text() == report + "\n"
+    assert "seed_0 begins, see" in capsys.readouterr().out

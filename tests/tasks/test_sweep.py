@@ -1,0 +1,111 @@
+"""Grids of settings: their names, their table, and a sweep of which a part diverges."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jaxencoder.config import Classification, DataConfig, RunConfig, load
+from jaxencoder.tasks.sweep import grid, report_of, summary_of, sweep
+from jaxencoder.training.config import TrainingConfig
+
+CONFIG = RunConfig(data=DataConfig(label_field="label"), objective=Classification())
+
+
+def test_grid() -> None:
+    found = grid(CONFIG, ["optimizer.learning-rate=1e-4,3e-4", "--objective.pooling=mean,cls"])
+    assert {name: (one.optimizer.learning_rate, one.objective.pooling) for name, one in found.items()} == {
+        "learning_rate=1e-4,pooling=mean": (1e-4, "mean"),
+        "learning_rate=1e-4,pooling=cls": (1e-4, "cls"),
+        "learning_rate=3e-4,pooling=mean": (3e-4, "mean"),
+        "learning_rate=3e-4,pooling=cls": (3e-4, "cls"),
+    }
+    assert grid(CONFIG, []) == {"all": CONFIG}
+
+
+def test_names() -> None:
+    several = grid(CONFIG, ["optimizer.trainable='/bias$' '^classifier/'", "init_from=runs/a,runs/b"])
+    assert list(several) == [
+        "trainable=_bias_classifier_,init_from=runs_a",
+        "trainable=_bias_classifier_,init_from=runs_b",
+    ]
+    assert several["trainable=_bias_classifier_,init_from=runs_a"].optimizer.trainable == ("/bias$", "^classifier/")
+    alike = grid(CONFIG, ["objective.dropout=0.1", "model.dropout=0.2"])
+    assert list(alike) == ["objective.dropout=0.1,model.dropout=0.2"]
+    counted = grid(replace(CONFIG, training=TrainingConfig(steps=5)), ["training.epochs=1,2"])
+    assert [(one.training.steps, one.training.epochs) for one in counted.values()] == [(0, 1), (0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        (["optimizer.learning_rate"], "'optimizer.learning_rate' is not NAME=VALUE,VALUE"),
+        (["=1"], "is not NAME=VALUE"),
+        (["optimizer.b1=0.9,,0.8"], "is not NAME=VALUE"),
+        (["optimizer.b1=0.9,0.9"], "a value for the second time"),
+        (["optimizer.b1=0.9", "optimizer.b1=0.8"], "for the second time"),
+        (["training.seed=1,2"], "varies the seed; name seeds as such"),
+        (["optimizer.lerning_rate=1"], "unknown setting --optimizer.lerning_rate; did you mean"),
+        (["optimizer.learning_rate=fast"], "fast"),
+        (["optimizer.learning_rate=-1"], "optimizer.learning_rate is -1.0; give a positive number"),
+        (["init_from=a/b,a_b"], "two settings have the same name init_from=a_b"),
+    ],
+)
+def test_mistakes(vary: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        grid(CONFIG, vary)
+
+
+def outcome(accuracy: float, loss: float = 1.0) -> dict:
+    return {"results": {"validation": {"loss": loss, "accuracy": accuracy, "examples": 9}}}
+
+
+GROUPS = {"low": ["low/0", "low/1"], "high": ["high/0", "high/1"], "none": ["none/0"]}
+OUTCOMES = {
+    "low/0": outcome(0.7, 0.4),
+    "low/1": outcome(0.8, 0.5),
+    "high/0": outcome(0.9, 2.0),
+    "high/1": {"diverged": "not finite"},
+}
+
+
+def test_the_best_has_not_diverged() -> None:
+    by_accuracy = replace(CONFIG, training=TrainingConfig(best_metric="accuracy", best_mode="max"))
+    summary = summary_of(OUTCOMES, GROUPS, by_accuracy)
+    assert (summary["best"], summary["by"], list(summary["settings"])) == ("low", "accuracy", ["low", "high"])
+    assert summary["settings"]["low"]["accuracy"] == {
+        "mean": pytest.approx(0.75),
+        "sd": pytest.approx(0.5**0.5 / 10),
+        "runs": 2,
+    }
+    all_ended = OUTCOMES | {"high/1": outcome(0.8, 3.0)}
+    assert summary_of(all_ended, GROUPS, by_accuracy)["best"] == "high"
+    assert summary_of(all_ended, GROUPS, CONFIG)["best"] == "low"  # by the loss
+    assert summary_of({}, GROUPS, CONFIG) == {"best": None, "by": "loss", "settings": {}}
+    absent = replace(CONFIG, training=TrainingConfig(best_metric="f1", best_mode="max"))
+    assert summary_of(all_ended, GROUPS, absent)["by"] == "loss"
+
+
+def test_report() -> None:
+    lines = report_of(summary_of(OUTCOMES, GROUPS, CONFIG), OUTCOMES, 2).splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")] == ["", "setting", "runs", "loss", "accuracy", ""]
+    assert [cell.strip() for cell in lines[2].split("|")] == ["", "low", "2", "0.4500 ± 0.0707", "0.7500 ± 0.0707", ""]
+    assert lines[-3:] == [
+        "Best: low, loss 0.4500 ± 0.0707 (mean over 2 seeds, of 2 settings)",
+        "",
+        "high/1 has diverged: not finite",
+    ]
+    assert report_of(summary_of({}, GROUPS, CONFIG), {}, 2) == "No run has ended yet."
+
+
+def test_a_sweep_of_which_a_part_diverges(classifier, tmp_path: Path) -> None:
+    config = load(classifier.folder)
+    config = replace(config, training=replace(config.training, steps=4))
+    report = sweep(config, tmp_path, seeds=(3,), vary=["optimizer.learning_rate=1e-2,1e30"])
+    assert "Best: learning_rate=1e-2, loss" in report and "learning_rate=1e30/seed_3 has diverged: The loss" in report
+    assert load(tmp_path / "learning_rate=1e-2" / "seed_3").training.seed == 3
+    found = json.loads((tmp_path / "results.json").read_text())
+    own = json.loads((tmp_path / "learning_rate=1e-2" / "seed_3" / "results.json").read_text())["validation"]
+    mean = found["settings"]["learning_rate=1e-2"]["accuracy"]
+    assert mean == {"mean": own["accuracy"], "sd": None, "runs": 1} and own["checkpoint"] == "best"

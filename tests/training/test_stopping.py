@@ -1,0 +1,82 @@
+"""Runs that end because they learn no more, however often they are interrupted before."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jaxencoder.config import RunConfig
+from jaxencoder.training import loop
+from jaxencoder.training.config import TrainingConfig
+from jaxencoder.training.loop import train
+from jaxencoder.training.stopping import evaluations, without_gain
+
+from .conftest import interrupted, losses
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("mode", "patience", "values", "ends"),
+    [
+        ("max", 2, [], False),
+        ("max", 2, [0.5, 0.4], False),
+        ("max", 2, [0.5, 0.4, 0.4], True),
+        ("max", 2, [0.5, 0.5, 0.5], True),  # as good is no better
+        ("max", 2, [0.5, 0.4, 0.6, 0.5], False),
+        ("min", 2, [0.5, 0.6, 0.4, 0.3], False),
+        ("min", 1, [0.5, 0.6], True),
+        ("min", 2, [NAN, NAN, 3.0], False),
+        ("min", 2, [3.0, NAN, NAN], True),
+        ("min", 0, [1.0, 2.0, 3.0, 4.0], False),
+    ],
+)
+def test_without_gain(mode: str, patience: int, values: list[float], ends: bool) -> None:
+    settings = TrainingConfig(best_metric="f1", best_mode=mode, patience=patience)
+    assert without_gain([{"f1": value, "loss": 1.0} for value in values], settings) is ends
+    assert not without_gain([{"loss": 1.0}] * 9, settings)
+
+
+def test_evaluations(tmp_path: Path) -> None:
+    assert evaluations(tmp_path, 5) == []
+    lines = [{"step": 2, "loss": 1.0}, {"step": 2, "validation_loss": 0.5}, {"step": 4, "validation_loss": None}]
+    lines.append({"step": 6, "validation_loss": 0.1})
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 5, "validation_lo')
+    assert evaluations(tmp_path, 0) == []
+    assert evaluations(tmp_path, 3) == [{"loss": 0.5}]
+    assert str(evaluations(tmp_path, 5)) == "[{'loss': 0.5}, {'loss': nan}]"
+    assert len(evaluations(tmp_path, 6)) == 3
+
+
+def test_a_run_that_gains_no_more(config: RunConfig, tmp_path: Path, sigterm, monkeypatch, capsys) -> None:
+    """Evaluated after every step: the second is the best, so that with a patience of 3 the fifth is the last."""
+    monkeypatch.setattr(loop, "evaluator", lambda *_: lambda state: {"loss": abs(int(state.step) - 2.0)})
+    settings = replace(config.training, eval_every=1, checkpoint_every=5, patience=3)
+    config = replace(config, training=settings)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train(config, whole) == {"loss": 3.0}
+    assert "No better loss in 3 evaluations: the run ends here" in capsys.readouterr().err
+    assert {path.name for path in (whole / "checkpoints").iterdir()} == {"2", "5"}
+    sigterm([1, 4])
+    interrupted(config, cut)
+    interrupted(config, cut)
+    assert train(config, cut) == {"loss": 3.0}
+    assert losses(cut) == losses(whole) and losses(cut)[-1]["step"] == 5
+    capsys.readouterr()
+    for folder in (cut, whole):
+        assert train(config, folder) == {"loss": 3.0}
+        assert f"{folder} is finished: 5 of 12 steps" in capsys.readouterr().out
+    assert train(replace(config, training=replace(settings, patience=4)), cut) == {"loss": 4.0}
+    assert losses(cut)[-1]["step"] == 6
+
+
+def test_nothing_to_gain_by(config: RunConfig, tmp_path: Path) -> None:
+    config = replace(
+        config,
+        data=replace(config.data, validation_share=0.0),
+        training=replace(config.training, patience=1),
+    )
+    with pytest.raises(ValueError, match="patience is 1, but nothing is held out; set it to 0"):
+        train(config, tmp_path / "run")
