@@ -31,6 +31,7 @@ from jaxencoder.text import labels as label_kinds
 from jaxencoder.text import pairs, sentences, workers
 from jaxencoder.text.balance import Example, balanced
 from jaxencoder.text.config import ALIGNED, DataConfig
+from jaxencoder.text.held_out import digest_of, is_held_out
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.packing import Packer, Row
 from jaxencoder.text.prepare import cache_folder
@@ -346,8 +347,8 @@ def _examples(job: _Job, kinds: Labels | None) -> Iterator[Example]:
                 f"{job.source}, record {number}: field {job.pair_field!r} is {type(pair).__name__}, not text; "
                 "name another field or drop the record"
             )
-        digest = _digest(text, pair)
-        if job.share and (job.split == "validation") != _is_held_out(digest, job.share):
+        digest = digest_of(text, pair)
+        if job.share and (job.split == "validation") != is_held_out(digest, job.share):
             continue
         label = kinds.encode(record[data.label_field], f"{job.source}, record {number}") if kinds else 0
         # The lowest bit has no part in what is held out.
@@ -370,19 +371,10 @@ def _labels(data: DataConfig) -> Labels:
         for source in data.train:
             for number, record in enumerate(_records(data, source, data.pair_field), 1):
                 pair = record[data.pair_field] if data.pair_field else ""
-                if not (share and _is_held_out(_digest(record[data.text_field], str(pair)), share)):
+                if not (share and is_held_out(digest_of(record[data.text_field], str(pair)), share)):
                     yield record[data.label_field], f"{source}, record {number}"
 
     return label_kinds.infer(trained())
-
-
-def _digest(text: str, pair: str) -> int:
-    content = f"{text}\0{pair}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-
-
-def _is_held_out(content: int, share: float) -> bool:
-    return content < share * 2**64
 
 
 def _cores() -> int:

@@ -43,7 +43,7 @@ _MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers"
     )
 }
 # Choices that the data makes where the user has left them at 0 or empty.
-_OPEN = ("model.vocab_size", "objective.labels", "objective.class_counts")
+_OPEN = ("model.vocab_size", "objective.labels", "objective.class_names", "objective.class_counts")
 _RARE = 0.1  # of what a class would have if all had as many examples; one with less is warned of
 _CONTENTS = ("settings", "tokenizer", "training rows", "held-out rows")
 
@@ -185,7 +185,12 @@ def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, 
             raise ValueError(
                 f"objective.labels is {config.objective.labels}, but the training data has {found}; set it to 0."
             )
-        objective = dataclasses.replace(config.objective, labels=found)
+        if config.objective.class_names not in ((), tuple(labels)):
+            raise ValueError(
+                f"objective.class_names is {config.objective.class_names}, but the training data has {labels}; "
+                "leave it empty, and give data.labels their order."
+            )
+        objective = dataclasses.replace(config.objective, labels=found, class_names=tuple(labels))
         if labels:
             counts = sum(store.label_counts() for store in train[0]).tolist()
             _warn_of_rare(labels, counts)
