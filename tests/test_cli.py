@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import jaxencoder
-from jaxencoder.cli import _TASKS, main
+from jaxencoder.cli import main
+from jaxencoder.cli_tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "from jaxencoder.config import RunConfig\n\ndef get_config():\n    return RunConfig()\n"
@@ -246,7 +247,7 @@ def test_inspect_mistakes(words, line, capsys):
         ("tasks.evaluate", "evaluate", 1, ("data",)),
         ("tasks.evaluate", "evaluate_vectors", 3, ("output",)),
         ("tasks.evaluate", "table", 1, ()),
-        *(("tasks." + task, "evaluate_" + task, 2, options) for task, options in _TASKS.items()),
+        *(("tasks." + task, "evaluate_" + task, 2, options) for task, options in TASKS.items()),
         ("text.prepare", "load_or_train", 2, ()),
         ("text.rows", "prepare", 3, ()),
         ("text.sources", "read", 1, ("text_field",)),

@@ -16,7 +16,7 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 DIRECTIONS = {
     "__init__.py": ("inference",),
     "__main__.py": ("cli",),
-    "cli.py": ("",),
+    "cli*.py": ("",),
     "reports.py": ("families", "inference"),
     "overrides.py": (),
     "config.py": (
@@ -70,6 +70,7 @@ HOMES = {
     "safetensors": ("families/weights.py",),
     "huggingface_hub": ("families/hub.py",),
     "rich": ("reports.py",),
+    "matplotlib": ("tasks/plots.py",),
 }
 
 
