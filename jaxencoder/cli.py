@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jaxencoder
-from jaxencoder import many
+from jaxencoder import cli_many, cli_tasks
+from jaxencoder.cli_options import (
+    BATCH_TOKENS_HELP,
+    MODEL_HELP,
+    POOLING_HELP,
+    POOLINGS,
+    add_verb,
+    keep_freed_memory,
+)
 
 TRACEBACK = "JAXENCODER_TRACEBACK"
 _RECIPE_HELP = "recipe (path, or name of one that comes with jaxencoder), run folder, or a run's config.json"
-_MODEL_HELP = "folder of a run, of transformers or of sentence-transformers, or a name of the hub"
 _AXES = ("data", "fsdp", "tensor", "context")
-_POOLINGS = ("cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken")
-_POOLING_HELP = "(default: the model's own, or mean)"
-_BATCH_TOKENS_HELP = "tokens in one batch (default: 1024 on a CPU, else 8192)"
-_TASKS = {  # of `evaluate`, and the options of each
-    "similarity": ("text_field", "pair_field", "label_field", "prompt", "pooling", "batch_tokens"),
-    "retrieval": ("split", "pooling", "batch_tokens"),
-}
 _OVERRIDES = "dotted overrides follow, such as --training.steps 200; with a recipe, --help lists them all"
 
 
@@ -83,13 +83,13 @@ def _parse(words: list[str]) -> argparse.Namespace:
     action = actions.add_parser("train", help="train a tokenizer from text", allow_abbrev=False, add_help=False)
     action.set_defaults(verb=_tokenizer_train, parser=action, rest=True)
 
-    fill = _verb(verbs, "fill-mask", _fill_mask, "the best words for each [MASK] of a text")
-    fill.add_argument("run", metavar="MODEL", help=_MODEL_HELP)
+    fill = add_verb(verbs, "fill-mask", _fill_mask, "the best words for each [MASK] of a text")
+    fill.add_argument("run", metavar="MODEL", help=MODEL_HELP)
     fill.add_argument("text", nargs="+", metavar="TEXT", help="text with a mask token, such as 'A list is [MASK].'")
     fill.add_argument("-k", type=int, default=5, help="how many (default: 5)")
 
-    embed = _verb(verbs, "embed", _embed, "one vector for each text of a source")
-    embed.add_argument("run", metavar="MODEL", help=_MODEL_HELP)
+    embed = add_verb(verbs, "embed", _embed, "one vector for each text of a source")
+    embed.add_argument("run", metavar="MODEL", help=MODEL_HELP)
     embed.add_argument("--input", required=True, metavar="SOURCE", help="texts: .jsonl, .txt, .parquet, tfds:NAME, ...")
     embed.add_argument("--output", required=True, type=Path, help=".parquet, .jsonl or .npy file to write")
     embed.add_argument("--normalize", action="store_true", default=None, help="scale each vector to length 1")
@@ -97,46 +97,26 @@ def _parse(words: list[str]) -> argparse.Namespace:
     embed.add_argument("--dimensions", type=int, metavar="N", help="keep the first N numbers of each vector")
     _embedding_options(embed)
 
-    search = _verb(verbs, "search", _search, "the texts of a source that are most like a query")
-    search.add_argument("run", metavar="MODEL", help=_MODEL_HELP)
+    search = add_verb(verbs, "search", _search, "the texts of a source that are most like a query")
+    search.add_argument("run", metavar="MODEL", help=MODEL_HELP)
     search.add_argument("source", metavar="SOURCE", help="texts: pydocs, .jsonl, .txt, .parquet, tfds:NAME, ...")
     search.add_argument("query", metavar="QUERY", help="a text")
     search.add_argument("-k", type=int, default=5, help="how many (default: 5)")
     _embedding_options(search)
 
-    score = _verb(verbs, "score", _score, "how probable a model finds texts, each token hidden in turn")
-    score.add_argument("run", metavar="MODEL", help=_MODEL_HELP)
+    score = add_verb(verbs, "score", _score, "how probable a model finds texts, each token hidden in turn")
+    score.add_argument("run", metavar="MODEL", help=MODEL_HELP)
     score.add_argument("text", nargs="*", metavar="TEXT", help="a text")
     score.add_argument("--input", metavar="SOURCE", help="or texts: .jsonl, .txt, .parquet, tfds:NAME, ...")
     score.add_argument("--text-field", default="text", help="field of a record that holds the text (default: text)")
     score.add_argument("--pair-field", help="field of another text; counts how often the first is more probable")
 
-    evaluate = _verb(verbs, "evaluate", _evaluate, "the metrics of a run, or of any model's vectors on published sets")
-    evaluate.add_argument("run", metavar="MODEL", help=f"{_MODEL_HELP}; without --task a run")
-    evaluate.add_argument(
-        "--data",
-        nargs="+",
-        help="similarity: sources of pairs, each one set, or several joined by commas to one; retrieval: BEIR folders; "
-        "without --task: one source (default: the run's own validation data)",
-    )
-    evaluate.add_argument("--task", choices=tuple(_TASKS), help="measure vectors: of similar pairs, or in a search")
-    evaluate.add_argument(
-        "--step", type=_step, help="checkpoint of a run: best, latest, or its number (default: latest)"
-    )
-    evaluate.add_argument("--output", type=Path, help="JSON file for the results (default: a run's results.json)")
-    evaluate.add_argument("--split", help="of retrieval's relevances (default: test)")
-    evaluate.add_argument("--text-field", help="of similarity (default, as of the next two: found among usual names)")
-    evaluate.add_argument("--pair-field", help="field of the second text")
-    evaluate.add_argument("--label-field", help="field of the score")
-    evaluate.add_argument("--prompt", help="of similarity: name of a stored prompt, or its text")
-    evaluate.add_argument("--pooling", choices=_POOLINGS, help=_POOLING_HELP)
-    evaluate.add_argument("--batch-tokens", type=int, help=_BATCH_TOKENS_HELP)
+    cli_tasks.add_verbs(verbs)
+    cli_many.add_sweep(verbs, _with_overrides, _load_config)
+    cli_many.add_glue(verbs, add_verb)
 
-    many.add_sweep(verbs, _with_overrides, _load_config)
-    many.add_glue(verbs, _verb)
-
-    convert = _verb(verbs, "convert", _convert, "write a model in another format")
-    convert.add_argument("source", metavar="MODEL", help=_MODEL_HELP)
+    convert = add_verb(verbs, "convert", _convert, "write a model in another format")
+    convert.add_argument("source", metavar="MODEL", help=MODEL_HELP)
     convert.add_argument("folder", type=Path, metavar="FOLDER", help="new folder to write")
     convert.add_argument(
         "--to",
@@ -146,24 +126,24 @@ def _parse(words: list[str]) -> argparse.Namespace:
         "adapter: what a run learned beside its base, without that; peft: a LoRA adapter as PEFT loads it",
     )
     convert.add_argument(
-        "--pooling", choices=_POOLINGS, help="of sentence-transformers (default: the model's own, or mean)"
+        "--pooling", choices=POOLINGS, help="of sentence-transformers (default: the model's own, or mean)"
     )
     convert.add_argument("--normalize", action="store_true", default=None, help="vectors of length 1, likewise")
 
-    families = _verb(
+    families = add_verb(
         verbs, "families", _families, "the families of encoders: what is special, sizes, when to choose which"
     )
     families.add_argument("name", nargs="?", metavar="NAME", help="one of them, in full")
     families.add_argument("--json", action="store_true", help="print JSON")
 
-    inspect = _verb(
+    inspect = add_verb(
         verbs,
         "inspect",
         _inspect,
         "what a model or a recipe is made of, and what it takes",
         epilog="a recipe's settings may follow, such as --model.num-layers 4",
     )
-    inspect.add_argument("target", metavar="MODEL", help=f"{_MODEL_HELP}; or a recipe")
+    inspect.add_argument("target", metavar="MODEL", help=f"{MODEL_HELP}; or a recipe")
     inspect.add_argument("--all", action="store_true", help="every setting, not only those that are not the default")
     inspect.add_argument("--length", type=int, metavar="N", help="tokens in a row (default: the model's own)")
     for axis in _AXES:
@@ -178,21 +158,15 @@ def _parse(words: list[str]) -> argparse.Namespace:
     return args
 
 
-def _verb(verbs, name: str, run, help: str, **options) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=help, description=help.capitalize() + ".", allow_abbrev=False, **options)
-    parser.set_defaults(verb=run, parser=parser)
-    return parser
-
-
 def _embedding_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-field", default="text", help="field of a record that holds the text (default: text)")
-    parser.add_argument("--pooling", choices=_POOLINGS, help=_POOLING_HELP)
-    parser.add_argument("--batch-tokens", type=int, help=_BATCH_TOKENS_HELP)
+    parser.add_argument("--pooling", choices=POOLINGS, help=POOLING_HELP)
+    parser.add_argument("--batch-tokens", type=int, help=BATCH_TOKENS_HELP)
 
 
 def _with_overrides(verbs, name: str, run, help: str) -> argparse.ArgumentParser:
     """A verb that takes a recipe and hands every word it does not know to the recipe's own settings."""
-    parser = _verb(verbs, name, run, help, add_help=False, epilog=_OVERRIDES)
+    parser = add_verb(verbs, name, run, help, add_help=False, epilog=_OVERRIDES)
     parser.add_argument("target", nargs="?", metavar="RECIPE", help=_RECIPE_HELP)
     parser.add_argument("-h", "--help", action="store_true", help="show this; after a recipe, its settings")
     parser.set_defaults(rest=True)
@@ -215,16 +189,10 @@ def _load_config(args: argparse.Namespace):
 
 def _train(args: argparse.Namespace) -> None:
     config = _load_config(args)
-    _keep_freed_memory()
+    keep_freed_memory()
     from jaxencoder.training.loop import train
 
     train(config, args.run_dir or _own_folder(args.target) or Path("runs") / config.name)
-
-
-def _keep_freed_memory() -> None:
-    from jaxencoder.training.memory import keep_freed_memory
-
-    keep_freed_memory()
 
 
 def _own_folder(target: str) -> Path | None:
@@ -290,7 +258,7 @@ def _fill_mask(args: argparse.Namespace) -> None:
 
 
 def _embed(args: argparse.Namespace) -> None:
-    _keep_freed_memory()
+    keep_freed_memory()
     from jaxencoder.inference.embed import embed_file
 
     own = {"normalize": args.normalize, "prompt": args.prompt, "dimensions": args.dimensions}
@@ -299,7 +267,7 @@ def _embed(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
-    _keep_freed_memory()
+    keep_freed_memory()
     from jaxencoder.inference.search import search
 
     for score, record in search(args.run, args.source, args.query, args.k, **_embedding_settings(args)):
@@ -309,7 +277,7 @@ def _search(args: argparse.Namespace) -> None:
 def _score(args: argparse.Namespace) -> None:
     if bool(args.text) == bool(args.input) or (args.pair_field and not args.input):
         raise ValueError("give texts, or a source of them with --input (and --pair-field for pairs)")
-    _keep_freed_memory()
+    keep_freed_memory()
     from jaxencoder.inference.score import score_source
 
     texts = ({"text": text} for text in args.text) if args.text else args.input
@@ -355,38 +323,3 @@ def _inspect(args: argparse.Namespace) -> None:
     mesh = {axis: size for axis in _AXES if (size := getattr(args, f"mesh.{axis}")) is not None}
     found = inspect(args.target, mesh, args.length, args.overrides)
     print(reports.as_json(found) if args.json else reports.inspection(found, args.all))
-
-
-def _step(word: str) -> int | str:
-    if word in ("best", "latest"):
-        return word
-    if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"{word!r} is neither best nor latest nor the number of a checkpoint")
-    return int(word)
-
-
-def _evaluate(args: argparse.Namespace) -> None:
-    names = dict.fromkeys(["step", "output", *(name for options in _TASKS.values() for name in options)])
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    allowed = ("step", "output", *_TASKS[args.task]) if args.task else ("step",)
-    if foreign := [name for name in given if name not in allowed]:
-        which = f"--task {args.task}" if args.task else "a run's own metrics; name a --task"
-        args.parser.error(f"--{foreign[0].replace('_', '-')} is no option of {which}")
-    if args.task and not args.data:
-        args.parser.error(f"name the data of --task {args.task} with --data")
-    if not args.task and len(args.data or ()) > 1:
-        args.parser.error("a run's own metrics are those of one source; name a --task, or one --data")
-    _keep_freed_memory()
-    if args.task:
-        from jaxencoder.tasks.evaluate import evaluate_vectors, table
-
-        print(table(evaluate_vectors(args.run, args.task, args.data, **given)))
-        return
-    from jaxencoder.tasks.evaluate import evaluate, table
-
-    result = evaluate(args.run, data=args.data[0] if args.data else None, **given)
-    for name, value in result.items():
-        if name != "classes":
-            print(f"{name:<24} {value:.4f}" if isinstance(value, float) else f"{name:<24} {value}")
-    if "classes" in result:
-        print(f"\n{table(result['classes'])}")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import jaxencoder
-from jaxencoder.cli import _TASKS, main
+from jaxencoder.cli import main
+from jaxencoder.cli_tasks import OWN, PREDICT, TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "from jaxencoder.config import RunConfig\n\ndef get_config():\n    return RunConfig()\n"
@@ -50,7 +51,8 @@ def recipe(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["train", "--help"], ["embed", "--help"], ["inspect", "--help"]]
+    "words",
+    [["--help"], ["--version"], ["train", "--help"], ["embed", "--help"], ["inspect", "--help"], ["compare", "-h"]],
 )
 def test_help_and_version_load_nothing(words):
     code = (
@@ -243,10 +245,15 @@ def test_inspect_mistakes(words, line, capsys):
         ("inference.convert", "convert", 5, ()),
         ("inference.load", "load", 1, ()),
         ("training.loop", "train", 2, ()),
-        ("tasks.evaluate", "evaluate", 1, ("data", "step")),
+        ("tasks.evaluate", "evaluate", 1, ("data", "step", *OWN)),
+        ("tasks.evaluate", "evaluate_classifier", 2, tuple(name for name in OWN if name != "report")),
+        ("tasks.evaluate", "summary", 1, ()),
+        ("tasks.classification", "predict_classes", 2, PREDICT),
+        ("tasks.compare", "compare", 4, ()),
+        ("tasks.predict", "predict_file", 3, PREDICT),
         ("tasks.evaluate", "evaluate_vectors", 3, ("output", "step")),
         ("tasks.evaluate", "table", 1, ()),
-        *(("tasks." + task, "evaluate_" + task, 2, options) for task, options in _TASKS.items()),
+        *(("tasks." + task, "evaluate_" + task, 2, options) for task, options in TASKS.items()),
         ("text.prepare", "load_or_train", 2, ()),
         ("text.rows", "prepare", 3, ()),
         ("text.sources", "read", 1, ("text_field",)),
@@ -260,15 +267,48 @@ def test_functions_behind_the_verbs_take_what_they_are_given(module, function, a
 
 
 def test_evaluate(calls, capsys):
-    result = {"accuracy": 0.91234567, "examples": 872, "classes": {"no": {"f1": 0.5}}}
-    record = calls("tasks.evaluate", "evaluate", result=result)
-    sys.modules["jaxencoder.tasks.evaluate"].table = lambda results: f"table of {results}"
+    record = calls("tasks.evaluate", "evaluate", result={"accuracy": 0.5})
+    sys.modules["jaxencoder.tasks.evaluate"].summary = lambda result: f"summary of {result}"
     assert main(["evaluate", "run", "--data", "v.jsonl"]) == 0
-    assert "table of {'no': {'f1': 0.5}}" in capsys.readouterr().out
-    del result["classes"]  # as of values
+    assert capsys.readouterr().out == "summary of {'accuracy': 0.5}\n"
+    assert (
+        main(["evaluate", "run", "--slice-by", "lang", "--tune-threshold", "--report", "r", "--long", "windows"]) == 0
+    )
     assert main(["evaluate", "run", "--step", "best"]) == 0
-    assert record == [(("run",), {"data": "v.jsonl"}), (("run",), {"data": None, "step": "best"})]
-    assert capsys.readouterr().out.split() == ["accuracy", "0.9123", "examples", "872"]
+    assert main(["evaluate", "run", "--data", "t.jsonl", "--tune-threshold", "v.jsonl", "--stride", "9"]) == 0
+    more = {"slice_by": ["lang"], "tune_threshold": "validation", "report": Path("r"), "long": "windows"}
+    assert record == [
+        (("run",), {"data": "v.jsonl"}),
+        (("run",), {"data": None} | more),
+        (("run",), {"data": None, "step": "best"}),
+        (("run",), {"data": "t.jsonl", "tune_threshold": "v.jsonl", "stride": 9}),
+    ]
+
+
+def test_predict(calls, capsys):
+    record = calls("tasks.predict", "predict_file", result=7)
+    words = ["predict", "run", "--input", "a.jsonl", "--output", "b.jsonl"]
+    assert main(words) == 0
+    assert capsys.readouterr().out == "7 records in b.jsonl\n"
+    more = ["--probabilities", "--long", "windows", "--stride", "64", "--text-field", "body", "--batch-tokens", "99"]
+    assert main([*words, *more]) == 0
+    options = {"probabilities": True, "long": "windows", "stride": 64, "text_field": "body", "batch_tokens": 99}
+    assert record == [(("run", "a.jsonl", Path("b.jsonl")), {}), (("run", "a.jsonl", Path("b.jsonl")), options)]
+
+
+def test_compare(tmp_path, capsys):
+    for name, wrong in (("a", 20), ("b", 0), ("c", 5)):
+        found = [{"record": {"i": i}, "truth": "no", "prediction": "yes" if i < wrong else "no"} for i in range(50)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in found))
+    a, b, c = (str(tmp_path / f"{name}.jsonl") for name in "abc")
+    assert main(["compare", a, b]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"50 examples; A: {a}; B: {b}"
+    assert lines[-1].startswith("B has a higher accuracy than A (+40.00 points, 95% interval")
+    assert main(["compare", f"{a},{c}", b, "--seed", "1"]) == 0
+    assert "75.00 ± 21.21" in capsys.readouterr().out
+    assert main(["compare", a, b, "--data", "x.jsonl"]) == 2
+    assert "leave --data out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -299,6 +339,7 @@ def test_evaluate_a_task(calls, capsys, task, words, options):
         (["--task", "retrieval", "--data", "a", "--text-field", "x"], "--text-field is no option of --task retrieval"),
         (["--task", "similar", "--data", "a"], "invalid choice: 'similar'"),
         (["--step", "last"], "'last' is neither best nor latest nor the number of a checkpoint"),
+        (["--task", "retrieval", "--data", "a", "--slice-by", "x"], "--slice-by is no option of --task retrieval"),
     ],
 )
 def test_evaluate_mistakes(words, line, capsys):

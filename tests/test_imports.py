@@ -16,10 +16,10 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 DIRECTIONS = {
     "__init__.py": ("inference",),
     "__main__.py": ("cli",),
-    "cli.py": ("",),
+    "cli*.py": ("",),
     "reports.py": ("families", "inference"),
-    "many.py": ("tasks", "training.memory"),
     "overrides.py": (),
+    "structure.py": ("overrides",),
     "config.py": (
         "adapters.bottleneck",
         "adapters.lora",
@@ -27,6 +27,7 @@ DIRECTIONS = {
         "objectives",
         "overrides",
         "sharding",
+        "structure",
         "text.config",
         "training.config",
         "training.optim",
@@ -67,12 +68,13 @@ HOMES = {
     "tokenizers": ("text/tokenizer*.py",),
     "icu4py": ("text/sentences.py",),
     "tensorboardX": ("training/telemetry.py",),
-    "cattrs": ("config.py",),
+    "cattrs": ("structure.py",),
     "tyro": ("overrides.py", "cli.py"),
     "optax": ("training/*",),
     "safetensors": ("families/weights.py",),
     "huggingface_hub": ("families/hub.py",),
     "rich": ("reports.py",),
+    "matplotlib": ("tasks/plots.py",),
 }
 
 

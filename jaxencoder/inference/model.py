@@ -14,7 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxencoder.config import RunConfig
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.checkpoint import Published
-from jaxencoder.inference import adapter, buckets, embed, fill_mask, global_tokens, score
+from jaxencoder.inference import adapter, buckets, classify, embed, fill_mask, global_tokens, score
+from jaxencoder.inference.classify import Classified, Long
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.outputs import outputs
 from jaxencoder.inference.score import Scored
@@ -174,7 +175,8 @@ class Model:
     def labels(self) -> tuple[str, ...]:
         """The classes that a classifier or tagger tells apart, in order of id; empty if there are none, or no names."""
         if self.published is None:
-            return getattr(self.config.objective, "tags", ()) or self.config.data.labels
+            objective = self.config.objective
+            return getattr(objective, "tags", ()) or getattr(objective, "class_names", ())
         names = self.published.settings.get("id2label") or {}
         return tuple(names[key] for key in sorted(names, key=int))
 
@@ -279,6 +281,35 @@ class Model:
             ValueError: no list of strings, or a run without a masked-language-model head.
         """
         return score.score(self.generator or self, texts, whole_words)
+
+    def classify(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        long: Long = "truncate",
+        stride: int | None = None,
+        batch_tokens: int | None = None,
+    ) -> list[Classified]:
+        """What a run with the objective Classification predicts for each text, or pair of texts.
+
+        Args:
+            texts: any number, any lengths.
+            pairs: the second text of each, for a run of pairs.
+            long: what of a text with more tokens than the rows of the run: "truncate" reads its beginning, of a pair
+                as in training, with one warning; "windows" reads all, in parts that overlap, whose probabilities (or
+                values) are averaged by their numbers of tokens. In a pair each part has the whole first text, unless
+                that leaves less than a quarter of a row, and a part of the second.
+            stride: tokens from the start of a window to the next one's; None: half of what a window has room for.
+            batch_tokens: as in `embed`.
+
+        Returns:
+            For each text (prediction, probability, probabilities by class); for a run of values the prediction is a
+            number, probability nan and probabilities empty.
+
+        Raises:
+            ValueError: no list of strings, a run without a classifier, or a stride that leaves tokens out.
+        """
+        return classify.classify(self, texts, pairs, long, stride, batch_tokens)
 
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
         """Ids int32 [n] of each text, special tokens included, n at most `max_length`; one warning if any was cut."""

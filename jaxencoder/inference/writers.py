@@ -1,4 +1,4 @@
-"""Records and their vectors into a file that appears only when it is whole: Parquet, JSON lines or one numpy array."""
+"""Records, with vectors or without, into a file that appears when it is whole: Parquet, JSON lines or a numpy array."""
 
 import contextlib
 import json
@@ -13,26 +13,29 @@ from jaxencoder.text.sources import Record
 COLUMN = "embedding"
 
 
-Write = Callable[[Sequence[Record], np.ndarray], None]
+Write = Callable[..., None]
 
 
 @contextlib.contextmanager
-def open_writer(path: Path) -> Iterator[Write]:
-    """A function that appends n records and their vectors [n, D] float32 to a file of the kind its extension names.
+def open_writer(path: Path, vectors: bool = True) -> Iterator[Write]:
+    """A function that appends n records to a file of the kind its extension names, with vectors [n, D] float32 if any.
 
     The file takes its name when the block ends without an error; until then it is a hidden one beside it.
+
+    Args:
+        vectors: whether there will be any; a numpy array can be nothing else.
 
     Raises:
         ValueError: an unknown extension.
         OSError: the folder is missing, cannot be written or is full; names `path`.
     """
-    kinds = {".parquet": ParquetWriter, ".npy": NumpyWriter, ".jsonl": JsonWriter}
+    kinds = {".parquet": ParquetWriter, ".jsonl": JsonWriter} | ({".npy": NumpyWriter} if vectors else {})
     if path.suffix not in kinds:
         raise ValueError(f"{path} has no extension that can be written; use {', '.join(kinds)}")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     writer = None
 
-    def write(records: Sequence[Record], vectors: np.ndarray) -> None:
+    def write(records: Sequence[Record], vectors: np.ndarray | None = None) -> None:
         with _named(path):
             writer.write(records, vectors)
 
@@ -63,7 +66,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 class ParquetWriter:
-    """The columns of the records and a column "embedding" of fixed-size lists of float32.
+    """The columns of the records and, of vectors, a column "embedding" of fixed-size lists of float32.
 
     The first chunk decides the columns and their types.
     """
@@ -72,12 +75,14 @@ class ParquetWriter:
         self._path, self._writer = path, None
         path.touch()  # a folder that cannot be written is known at once
 
-    def write(self, records: Sequence[Record], vectors: np.ndarray) -> None:
+    def write(self, records: Sequence[Record], vectors: np.ndarray | None) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        _refuse_column(records)
-        schema = None if self._writer is None else self._writer.schema.remove(len(self._writer.schema) - 1)
+        schema = None if self._writer is None else self._writer.schema
+        if vectors is not None:
+            refuse_fields(records, (COLUMN,), "write .npy")
+            schema = schema and schema.remove(len(schema) - 1)
         known = set(schema.names) if schema is not None else set()
         names = dict.fromkeys(name for record in records for name in record)
         if schema is not None and (new := [name for name in names if name not in known]):
@@ -93,8 +98,9 @@ class ParquetWriter:
             raise ValueError(
                 f"the records do not make one table ({problem}); write .jsonl, or give each field one type"
             ) from error
-        flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
-        table = table.append_column(COLUMN, pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
+        if vectors is not None:
+            flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+            table = table.append_column(COLUMN, pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
         self._writer.write_table(table)
@@ -130,24 +136,26 @@ class NumpyWriter:
 
 
 class JsonWriter:
-    """One JSON object a line: the record's fields, and "embedding" as a list of numbers."""
+    """One JSON object a line: the record's fields and, of vectors, "embedding" as a list of numbers."""
 
     def __init__(self, path: Path):
         self._file = path.open("w", encoding="utf-8")
 
-    def write(self, records: Sequence[Record], vectors: np.ndarray) -> None:
-        _refuse_column(records)
-        for record, vector in zip(records, vectors, strict=True):
-            line = json.dumps(record | {COLUMN: vector.tolist()}, ensure_ascii=False, default=str)
-            self._file.write(line + "\n")
+    def write(self, records: Sequence[Record], vectors: np.ndarray | None) -> None:
+        if vectors is not None:
+            refuse_fields(records, (COLUMN,), "write .npy")
+            records = [record | {COLUMN: x.tolist()} for record, x in zip(records, vectors, strict=True)]
+        for record in records:
+            self._file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
 
     def close(self) -> None:
         self._file.close()
 
 
-def _refuse_column(records: Sequence[Record]) -> None:
-    if any(COLUMN in record for record in records):
-        raise ValueError(f"the records have a field {COLUMN!r} already; rename it, or write .npy")
+def refuse_fields(records: Sequence[Record], names: Sequence[str], otherwise: str = "drop it") -> None:
+    """ValueError where a record has a field already that is to be added."""
+    if found := [name for name in names if any(name in record for record in records)]:
+        raise ValueError(f"the records have a field {found[0]!r} already; rename it, or {otherwise}")
 
 
 def _no_null(field):

@@ -35,6 +35,8 @@ class Classification:
 
     labels: int = 0
     """Number of classes; 1 is regression by squared error; 0 takes what the training data holds."""
+    class_names: tuple[str, ...] = ()
+    """Of the classes in order of id, as predictions are written; empty: those of the training data, as data.labels."""
     pooling: Pooling = "cls"
     """How a document becomes one vector; `cls` makes its first token a global one, in a model that has such."""
     dropout: float = 0.1
@@ -59,6 +61,8 @@ class Classification:
     def __post_init__(self) -> None:
         if self.labels < 0:
             raise ValueError(f"objective.labels must not be negative, got {self.labels}.")
+        if self.class_names and self.labels not in (0, len(self.class_names)):
+            raise ValueError(f"objective.class_names has {len(self.class_names)} names of {self.labels} classes.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"objective.dropout must be in [0, 1), got {self.dropout}.")
         for name, kind in (("loss", Loss), ("class_weights", ClassWeights)):

@@ -1,55 +1,95 @@
-"""Classifiers and regressors of documents: predictions over prepared rows, and the metrics of GLUE.
+"""Classifiers and regressors of documents: predictions for records, and the metrics of GLUE.
 
 Wang et al. 2018, arXiv:1804.07461: accuracy, F1 and Matthews correlation of classes, Pearson and Spearman correlation
 of values; and for rare classes average precision and the metrics of each class. All by scikit-learn and scipy.
 """
 
+import dataclasses
 import warnings
-from collections.abc import Sequence
-from functools import lru_cache, partial
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-import jax
 import numpy as np
 import scipy.special
 import scipy.stats
 
-from jaxencoder.config import RunConfig
+from jaxencoder.inference.buckets import warn_of_cuts
+from jaxencoder.inference.classify import Classified, Long, class_names, classified, row_length, score
+from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.model import Model
-from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.objectives.classification import Classification
-from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.text.batches import Batches
-from jaxencoder.text.store import Store
+from jaxencoder.inference.writers import refuse_fields
+from jaxencoder.text.held_out import validation_records
+from jaxencoder.text.labels import Labels
+from jaxencoder.text.sources import Record, closest, listed, read
+
+ADDED = ("prediction", "probability", "probabilities")
 
 
-def predict(model: Model, stores: Sequence[Store], batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """The scores and the true labels of every labelled document, in the order of the rows.
+def predict_classes(
+    model: Model,
+    source: str | Iterable[Record],
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    probabilities: bool = False,
+    long: Long = "truncate",
+    stride: int | None = None,
+    batch_tokens: int | None = None,
+) -> Iterator[list[Record]]:
+    """Records with "prediction", the name of a class or a value, and of classes "probability".
 
     Args:
         model: of a run with the objective Classification.
-        stores: rows with labels.
-        batch_size: rows computed at once.
-
-    Returns:
-        (scores [N, labels] float32, labels [N] int32, or float32 for regression).
+        source: as in `jaxencoder.text.sources`, or records; without labels.
+        text_field, pair_field: None: those of the run.
+        probabilities: also those of all classes by name, as "probabilities".
+        long, stride, batch_tokens: as in `Model.classify`.
 
     Raises:
-        ValueError: the run has no classifier.
+        ValueError: a record that lacks a text or has a field of one of these names, or what `Model.classify` raises.
     """
-    objective = model.config.objective
-    if not isinstance(objective, Classification):
-        raise ValueError(f"this run was trained for {type(objective).__name__} and has no classifier")
-    function = partial(_scores, model.config.model, model.compute, objective)
-    batches = Batches(stores, model.config.data, batch_size, shuffle=False)
-    found: list[tuple[np.ndarray, np.ndarray]] = []
-    for number in range(batches.steps_per_epoch):
-        rows = batches.batch(number)
-        labels = rows["labels"]  # [B, E]
-        there = labels >= 0 if labels.dtype.kind == "i" else ~np.isnan(labels)
-        found.append((np.asarray(function(model.placed, model.place(rows)))[there], labels[there]))
-    scores, labels = zip(*found, strict=True)
-    return np.concatenate(scores), np.concatenate(labels)
+    data, names = model.config.data, class_names(model)
+    text_field = text_field or data.text_field
+    pair_field = data.pair_field if pair_field is None else pair_field
+    where = "record"
+    if isinstance(source, str):
+        required = [pair_field] if pair_field else []
+        where = f"{source}, record"
+        source = read(source, text_field=text_field, required=required, text_unit=data.text_unit)
+    count = cut = 0
+    records = (_checked(record, text_field, pair_field, f"{where} {i}") for i, record in enumerate(source, 1))
+    for chunk in chunks(records, text_field):
+        refuse_fields(chunk, ADDED)
+        texts, pairs = _texts(chunk, text_field, pair_field)
+        found = score(model, texts, pairs, long, stride, batch_tokens)
+        yield [
+            record | _added(one, probabilities)
+            for record, one in zip(chunk, classified(found.scores, names), strict=True)
+        ]
+        count, cut = count + len(chunk), cut + found.cut
+    warn_of_cuts(cut, count, row_length(model))
+
+
+def _checked(record: Record, text_field: str, pair_field: str, where: str) -> Record:
+    """The record, if it has its texts."""
+    for name in filter(None, (text_field, pair_field)):
+        if name not in record:
+            raise ValueError(f"{where}: no field {name!r} among {listed(record)}{closest(name, record)}")
+        if not isinstance(record[name], str):
+            kind = type(record[name]).__name__
+            raise ValueError(f"{where}: field {name!r} is {kind}, not text; name another field or drop the record")
+    return record
+
+
+def _texts(records: Sequence[Record], text_field: str, pair_field: str) -> tuple[list[str], list[str] | None]:
+    pairs = [record[pair_field] for record in records] if pair_field else None
+    return [record[text_field] for record in records], pairs
+
+
+def _added(found: Classified, probabilities: bool) -> Record:
+    if not found.probabilities:
+        return {"prediction": found.prediction}
+    more = {"probabilities": found.probabilities} if probabilities else {}
+    return {"prediction": found.prediction, "probability": found.probability} | more
 
 
 def class_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -65,23 +105,32 @@ def class_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         classes that are true somewhere; of two classes that of class 1, 0 if it is nowhere true), f1 of class 1 when
         there are two classes, and examples, their number.
     """
+    log_probabilities = scipy.special.log_softmax(scores.astype(np.float64), axis=-1)
+    loss = float(-np.take_along_axis(log_probabilities, labels[:, None].astype(np.int64), axis=1).mean())
+    result = {"loss": loss} | metrics_of_classes(scores.argmax(-1), labels, scores.shape[1])
+    classes = per_class(scores, labels)
+    classes = classes[1:] if len(classes) == 2 else [x for x in classes if x["examples"]]
+    return result | {"auprc": float(np.mean([x["auprc"] for x in classes])), "examples": len(labels)}
+
+
+def metrics_of_classes(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, float]:
+    """Those of `class_metrics` for which the classes that were predicted are enough.
+
+    Args:
+        predictions, labels: [N] int, ids of classes.
+        classes: how many there are.
+    """
     from sklearn import metrics  # a second to import
 
-    predictions = scores.argmax(-1)
-    log_probabilities = scipy.special.log_softmax(scores.astype(np.float64), axis=-1)
     several = len(np.union1d(labels, predictions)) > 1  # scikit-learn warns of one
     result = {
-        "loss": float(-np.take_along_axis(log_probabilities, labels[:, None].astype(np.int64), axis=1).mean()),
         "accuracy": float(metrics.accuracy_score(labels, predictions)),
         "macro_f1": float(metrics.f1_score(labels, predictions, average="macro", zero_division=0)),
         "matthews": float(metrics.matthews_corrcoef(labels, predictions)) if several else 0.0,
     }
-    classes = per_class(scores, labels)
-    classes = classes[1:] if len(classes) == 2 else [x for x in classes if x["examples"]]
-    result["auprc"] = float(np.mean([x["auprc"] for x in classes]))
-    if scores.shape[1] == 2:
+    if classes == 2:
         result["f1"] = float(metrics.f1_score(labels, predictions, pos_label=1, zero_division=0))
-    return result | {"examples": len(labels)}
+    return result
 
 
 def per_class(scores: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
@@ -133,27 +182,54 @@ def correlations(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return {name: float(np.nan_to_num(f(scores, labels).statistic)) for name, f in functions.items()}
 
 
-def evaluate_classifier(model: Model, stores: Sequence[Store]) -> dict[str, Any]:
-    """The metrics of a run with the objective Classification.
+class Predictions(NamedTuple):
+    """What a run predicts for N labelled records.
 
-    Returns:
-        `value_metrics`, or `class_metrics` and "classes", by name what `per_class` gives.
+    records: as they were read. scores: float64 [N, labels] of `jaxencoder.inference.classify`. labels: int64 [N], ids
+    of classes, or float64 [N], values. tokens: int64 [N], of each before it was cut. names: of the classes; none of
+    values. cut: how many records lost tokens.
     """
-    config: RunConfig = model.config
-    scores, labels = predict(model, stores, config.training.batch_size)
-    if scores.shape[1] == 1:
-        return value_metrics(scores[:, 0], labels)
-    names = stores[0].meta["labels"]
-    return class_metrics(scores, labels) | {"classes": dict(zip(names, per_class(scores, labels), strict=True))}
+
+    records: list[Record]
+    scores: np.ndarray
+    labels: np.ndarray
+    tokens: np.ndarray
+    names: tuple[str, ...]
+    cut: int
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Of the classes, float64 [N, labels]."""
+        return scipy.special.softmax(self.scores, axis=-1)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _scores(
-    encoder: EncoderConfig, compute: ComputeConfig, objective: Classification, params: Params, rows: Batch
-) -> jax.Array:
-    return _built(encoder, compute, objective).scores(params, rows, jax.random.key(0), False)
+def predictions(
+    model: Model, source: str | None = None, long: Long = "truncate", stride: int | None = None
+) -> Predictions:
+    """What a run predicts for its own validation data, or for another source with the same fields.
 
+    Args:
+        model: of a run with the objective Classification.
+        source: as in `jaxencoder.text.sources`; None: what the run has held out.
+        long, stride: as in `Model.classify`.
 
-@lru_cache
-def _built(encoder: EncoderConfig, compute: ComputeConfig, objective: Classification):
-    return objective.build(encoder, compute, None)  # a classifier asks nothing of the vocabulary
+    Raises:
+        ValueError: a record that lacks a text or a label, or whose label is none of the run's.
+        OSError: the source cannot be read.
+    """
+    data, names = model.config.data, class_names(model)
+    if source is not None:
+        data = dataclasses.replace(data, validation=(source,))
+    kinds = Labels("class" if names else "value", names)
+    records, labels, found = [], [], []
+    for where, record in validation_records(data):
+        records.append(_checked(record, data.text_field, data.pair_field, where))
+        labels.append(kinds.encode(record[data.label_field], where))
+    if not records:
+        raise ValueError(f"data.validation_share {data.validation_share} has held no record out; name a source")
+    for chunk in chunks(records, data.text_field):
+        found.append(score(model, *_texts(chunk, data.text_field, data.pair_field), long, stride))
+    cut = sum(part.cut for part in found)
+    warn_of_cuts(cut, len(records), row_length(model))
+    scores, tokens = (np.concatenate([part[i] for part in found]) for i in (0, 1))
+    return Predictions(records, scores, np.array(labels, np.int64 if names else np.float64), tokens, names, cut)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import re
@@ -12,36 +13,51 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from jaxencoder.inference.classify import Long, class_names
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.spans import SpanExtraction
 from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.sharding import MeshConfig, make_mesh
-from jaxencoder.tasks.classification import evaluate_classifier
+from jaxencoder.tasks.calibration import calibration
+from jaxencoder.tasks.classification import Predictions, class_metrics, per_class, predictions, value_metrics
+from jaxencoder.tasks.report import write_report
 from jaxencoder.tasks.retrieval import evaluate_retrieval, qrels_file
 from jaxencoder.tasks.similarity import evaluate_similarity
+from jaxencoder.tasks.slices import slices
 from jaxencoder.tasks.spans import evaluate_reader
+from jaxencoder.tasks.thresholds import tuned
 from jaxencoder.tasks.tokens import evaluate_tagger
-from jaxencoder.text.examples import records, tags
+from jaxencoder.text.examples import answers, tags
+from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
 from jaxencoder.training.loop import evaluator
 from jaxencoder.training.setup import Setup, training_rows
 from jaxencoder.training.step import TrainState
 
-RESULTS_FILE = "results.json"
+log = logging.getLogger(__name__)
+
+RESULTS_FILE, REPORT_FOLDER = "results.json", "report"
+VALIDATION = "validation"  # names the run's own
 
 
 def evaluate(
-    run: str | Path, data: str | None = None, step: int | Literal["latest", "best"] = "latest"
+    run: str | Path,
+    data: str | None = None,
+    step: int | Literal["latest", "best"] = "latest",
+    report: str | Path | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Measure a run, on all rows that were held out or on another source.
+    """Measure a run, on all that was held out or on another source.
 
     Args:
         run: folder of the run.
         data: source to measure on, with the fields of the run's own; None: the run's validation data.
         step: which checkpoint; "best" by the run's own `training.best_metric`.
+        report: folder for a readable report of a classifier or regressor; None: report/NAME in the run's folder.
+        options: of `evaluate_classifier`; there are none for masked language models.
 
     Returns:
         For masked language models loss (nats a masked token), accuracy, perplexity (exp(loss): the "pseudo-perplexity"
@@ -53,24 +69,94 @@ def evaluate(
         ValueError: not a run, or nothing was held out.
         OSError: the run or the data cannot be read, or the result cannot be written.
     """
+    name = data_name(data) if data else VALIDATION
     folder = Path(run)
+    model = open_run(folder, step)
+    there = _read(folder / RESULTS_FILE)
+    found = None
+    if isinstance(model.config.objective, Classification):
+        result, found = evaluate_classifier(model, data, **options)
+    elif report is not None or any(options.values()):
+        raise ValueError(f"{folder} is no classifier of texts, and of others there is no report; leave its options out")
+    elif isinstance(model.config.objective, TokenClassification | SpanExtraction):
+        result = _evaluate_words(model, data)
+    else:
+        result = _evaluate_masked(model, *_stores(model, data))
+    target = Path(report) if report is not None else folder / REPORT_FOLDER / _as_folder(name)
+    if found is not None:
+        result["report"] = str(target)
+    _write(folder / RESULTS_FILE, there | {name: result | {"checkpoint": step}})
+    if found is not None:
+        write_report(target, found, result, f"{folder.name} on {name}", model.config, step)
+    return result
+
+
+def open_run(folder: str | Path, step: int | Literal["latest", "best"] = "latest") -> Model:
+    """A run that computes as it did in training.
+
+    Raises:
+        ValueError: no run.
+        OSError: there is none, or not that checkpoint.
+    """
     model = load(folder, step=step)
     if model.published is not None:
         raise ValueError(f"{folder} is no run and has held nothing out; measure it with --task similarity or retrieval")
-    model = dataclasses.replace(model, compute=dataclasses.replace(model.config.compute, remat="none"))
-    if isinstance(model.config.objective, TokenClassification | SpanExtraction):
-        result = _evaluate_records(model, data)
-        name = data_name(data) if data else "validation"
-        _write(folder / RESULTS_FILE, _read(folder / RESULTS_FILE) | {name: result | {"checkpoint": step}})
-        return result
-    train, validation = _stores(model, data)
-    if isinstance(model.config.objective, Classification):
-        result = evaluate_classifier(model, validation)
-    else:
-        result = _evaluate_masked(model, train, validation)
-    name = data_name(data) if data else "validation"
-    _write(folder / RESULTS_FILE, _read(folder / RESULTS_FILE) | {name: result | {"checkpoint": step}})
-    return result
+    return dataclasses.replace(model, compute=dataclasses.replace(model.config.compute, remat="none"))
+
+
+def evaluate_classifier(
+    model: Model,
+    data: str | None = None,
+    slice_by: Sequence[str] = (),
+    tune_threshold: str | None = None,
+    long: Long = "truncate",
+    stride: int | None = None,
+) -> tuple[dict[str, Any], Predictions]:
+    """The metrics of a run with the objective Classification, of what it predicts for each record.
+
+    Args:
+        model: of the run.
+        data: source to measure on; None: the run's validation data.
+        slice_by: fields of the records, by whose values the metrics are shown too.
+        tune_threshold: source on which the thresholds of classes are chosen, "validation" for the run's own.
+        long, stride: as in `Model.classify`.
+
+    Returns:
+        (metrics, predictions): for values `value_metrics`; for classes `class_metrics` with "classes", by name what
+        `per_class` gives, "calibration" (see `calibration`; "fitted_on" says where the temperature is from) and, if
+        asked for, "tuned" (see `tuned`; "on" says on what). Both with "slices" (see `slices`).
+
+    Raises:
+        ValueError: a record without text or label, a label that training has not seen, thresholds that would be tuned
+            on what they are measured on, or a field that no record has.
+        OSError: a source cannot be read.
+    """
+    own = data or VALIDATION
+    if tune_threshold and data_name(tune_threshold) == data_name(own):
+        raise ValueError(f"thresholds tuned on {own} cannot be measured on it; name other data with --data")
+    if tune_threshold and not class_names(model):
+        raise ValueError("this run predicts values, which have no threshold; leave --tune-threshold out")
+    found = predictions(model, data, long, stride)
+    parts = {"slices": slices(found, slice_by)}
+    if not found.names:
+        return value_metrics(found.scores[:, 0], found.labels) | parts, found
+    _warn_of_missing(found, own)
+    source = None if tune_threshold in (None, VALIDATION) else tune_threshold
+    tuning = predictions(model, source, long, stride) if tune_threshold else found
+    classes = dict(zip(found.names, per_class(found.scores, found.labels), strict=True))
+    measured = calibration(found.scores, found.labels, (tuning.scores, tuning.labels))
+    result = class_metrics(found.scores, found.labels) | {"classes": classes}
+    result["calibration"] = measured | {"fitted_on": data_name(tune_threshold or own)}
+    if tune_threshold:
+        result["tuned"] = tuned(found, tuning) | {"on": data_name(tune_threshold)}
+    return result | parts, found
+
+
+def _warn_of_missing(found: Predictions, source: str) -> None:
+    missing = [name for c, name in enumerate(found.names) if not (found.labels == c).any()]
+    if missing:
+        which = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        log.warning("%s holds no example of %d of the %d classes: %s.", source, len(missing), len(found.names), which)
 
 
 def evaluate_vectors(
@@ -133,8 +219,13 @@ def data_name(source: str) -> str:
 
     sts12/test.jsonl -> /data/sts12/test.jsonl; tfds:glue/stsb:test, s3://bucket/a.jsonl and pydocs stay.
     """
-    parts = source.split(",")
-    return ",".join(x if re.match(r"pydocs$|\w+:", x) else os.path.abspath(os.path.expanduser(x)) for x in parts)
+    named = re.compile(rf"pydocs$|{VALIDATION}$|\w+:")
+    return ",".join(x if named.match(x) else os.path.abspath(os.path.expanduser(x)) for x in source.split(","))
+
+
+def _as_folder(name: str) -> str:
+    """A folder's name of a source's: /data/sst2/test.jsonl -> data-sst2-test-jsonl, its end where it is long."""
+    return re.sub(r"[^\w.]+", "-", name)[-80:].strip("-.")
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -150,6 +241,28 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     )
 
 
+def summary(result: dict[str, Any]) -> str:
+    """Lines of text for what `evaluate` returns: its numbers, and a table for each group of them."""
+    lines = [
+        f"{name:<24} {value:.4f}" if isinstance(value, float) else f"{name:<24} {value}"
+        for name, value in result.items()
+        if not isinstance(value, dict)
+    ]
+    tables = {"": result.get("classes", {})}
+    if "calibration" in result:
+        names = ("ece", "mce", "brier", "scaled_ece")
+        tables["calibration"] = {"": {name: result["calibration"][name] for name in names}}
+    if "tuned" in result:
+        tuned = result["tuned"]
+        tables[f"with thresholds of the best F1 on {tuned['on']}"] = tuned["classes"]
+        tables["decided by them"] = {"": {name: x for name, x in tuned.items() if isinstance(x, float)}}
+    tables |= {f"by {name}": parts for name, parts in result.get("slices", {}).items()}
+    for title, rows in tables.items():
+        if rows and all(rows.values()):
+            lines += ["", *([title] if title else []), table(rows)]
+    return "\n".join(lines)
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{100 * value:.2f}"
@@ -157,35 +270,32 @@ def _cell(value: Any) -> str:
 
 
 def _stores(model: Model, source: str | None) -> tuple[tuple[tuple[Store, ...], ...], tuple[Store, ...]]:
-    """The rows of training, for their classes and their frequencies, and the rows to measure on."""
+    """The rows of training, for the frequencies of tokens, and the rows to measure on."""
     data = model.config.data
     train = training_rows(model.config, model.tokenizer)
     if source is not None:
-        # The classes keep the ids that they had in training, whatever the other source holds.
-        data = dataclasses.replace(data, validation=(source,), labels=tuple(train[0][0].meta["labels"]))
+        data = dataclasses.replace(data, validation=(source,))
     validation = prepare(data, model.tokenizer, "validation")
     if not validation:
         raise ValueError("this run has held nothing out; name a source with --data")
     return train, validation
 
 
-def _evaluate_records(model: Model, source: str | None) -> dict[str, Any]:
+def _evaluate_words(model: Model, source: str | None) -> dict[str, Any]:
     """The metrics of a tagger or a reader on the records that were held out, or on those of a source."""
     data = model.config.data
     if source is not None:
         data = dataclasses.replace(data, validation=(source,))
-    elif not data.validation and not data.validation_share:
-        raise ValueError("this run has held nothing out; name a source with --data")
-    found = records(data, "validation")
+    found = validation_records(data)
     if isinstance(model.config.objective, TokenClassification):
         examples = (
-            (words, [str(tag) for tag in tags(record[data.label_field], words, f"record {number}")])
-            for number, record in enumerate(found, 1)
+            (words, [str(tag) for tag in tags(record[data.label_field], words, where)])
+            for where, record in found
             if (words := record[data.text_field])
         )
         return evaluate_tagger(model, examples)
     return evaluate_reader(
-        model, ((x[data.text_field], x[data.pair_field], x[data.label_field]["text"]) for x in found)
+        model, ((x[data.text_field], x[data.pair_field], answers(x[data.label_field], where)) for where, x in found)
     )
 
 

@@ -1,14 +1,13 @@
 """Records to labelled examples: which fields count, what their labels mean, and which records are held out."""
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jaxencoder.text import labels as label_kinds
 from jaxencoder.text.config import ALIGNED, DataConfig
-from jaxencoder.text.formats import closest, listed
+from jaxencoder.text.held_out import digest_of, is_held_out
 from jaxencoder.text.labels import Labels
-from jaxencoder.text.sources import pair_fields, read
+from jaxencoder.text.sources import read
 
 # The classes of tokens by which the span that answers is marked; one token may be both ends of it.
 SPAN_CLASSES = ("start", "end", "both")
@@ -45,9 +44,18 @@ def examples(
         ValueError: a text or a label is not as it must be; names the record.
         OSError: the source cannot be read.
     """
-    for where, record, text, pair in _selected(
-        data, _records(data, source, pair_field), source, pair_field, split, share
-    ):
+    for number, record in enumerate(_records(data, source, pair_field), 1):
+        where = f"{source}, record {number}"
+        text = record[data.text_field]
+        pair = record[pair_field] if pair_field else ""
+        if not isinstance(pair, str):
+            raise ValueError(
+                f"{where}: field {pair_field!r} is {type(pair).__name__}, not text; "
+                "name another field or drop the record"
+            )
+        digest = digest_of(text, pair)
+        if share and (split == "validation") != is_held_out(digest, share):
+            continue
         label: Any = 0
         if data.label_unit == "span":
             label = answer(record[data.label_field], pair, where)
@@ -56,44 +64,8 @@ def examples(
         elif kinds:
             label = kinds.encode(record[data.label_field], where)
         # The lowest bit has no part in what is held out.
-        content = digest(text, pair)
-        swapped = source.startswith(ALIGNED) and content & 1
-        yield Example((pair, text) if swapped else (text, pair), label, content)
-
-
-def records(data: DataConfig, split: str) -> Iterator[dict[str, Any]]:
-    """The records of a split with all their fields, source by source: those that `examples` gives.
-
-    Raises:
-        ValueError, OSError: as `examples`, but for labels, which are not looked at.
-    """
-    sources = data.validation if split == "validation" and data.validation else data.train
-    share = 0.0 if data.validation else data.validation_share
-    pairs = pair_fields(data)
-    words = data.label_unit == "word"
-    for source in sources:
-        every = read(source, text_field=data.text_field, text_unit=data.text_unit, words=words)
-        for _, record, _, _ in _selected(data, every, source, pairs[source], split, share):
-            yield record
-
-
-def _selected(
-    data: DataConfig, found: Iterable[dict[str, Any]], source: str, pair_field: str, split: str, share: float
-) -> Iterator[tuple[str, dict[str, Any], Any, str]]:
-    """(place, record, first text, second text) of the records of a split."""
-    for number, record in enumerate(found, 1):
-        where = f"{source}, record {number}"
-        text = record[data.text_field]
-        if pair_field and pair_field not in record:
-            raise ValueError(f"{where}: no field {pair_field!r} among {listed(record)}{closest(pair_field, record)}")
-        pair = record[pair_field] if pair_field else ""
-        if not isinstance(pair, str):
-            raise ValueError(
-                f"{where}: field {pair_field!r} is {type(pair).__name__}, not text; "
-                "name another field or drop the record"
-            )
-        if not share or (split == "validation") == _is_held_out(digest(text, pair), share):
-            yield where, record, text, pair
+        swapped = source.startswith(ALIGNED) and digest & 1
+        yield Example((pair, text) if swapped else (text, pair), label, digest)
 
 
 def find_labels(data: DataConfig) -> Labels | None:
@@ -115,7 +87,8 @@ def find_labels(data: DataConfig) -> Labels | None:
             for number, record in enumerate(_records(data, source, data.pair_field), 1):
                 where = f"{source}, record {number}"
                 text = record[data.text_field]
-                if share and _is_held_out(digest(text, str(record[data.pair_field]) if data.pair_field else ""), share):
+                pair = str(record[data.pair_field]) if data.pair_field else ""
+                if share and is_held_out(digest_of(text, pair), share):
                     continue
                 if data.label_unit == "word":
                     yield from ((tag, where) for tag in tags(record[data.label_field], text, where))
@@ -135,6 +108,17 @@ def tags(value: Any, words: Sequence[str], where: str) -> list[Any]:
     if len(value) != len(words):
         raise ValueError(f"{where}: {len(words)} words, but {len(value)} tags; give each word one, or drop the record")
     return value
+
+
+def answers(value: Any, where: str) -> list[str]:
+    """The texts of a record's answers, as SQuAD has them; ValueError for another shape."""
+    try:
+        texts = list(value["text"])
+    except (TypeError, KeyError):
+        texts = [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f'{where}: the answers {str(value)[:60]!r} are not {{"text": [...]}} as SQuAD has them')
+    return texts
 
 
 def answer(value: Any, text: str, where: str) -> tuple[int, int]:
@@ -166,16 +150,6 @@ def answer(value: Any, text: str, where: str) -> tuple[int, int]:
         raise ValueError(f"{where}: the answer {words[:60]!r} is not in the text; correct or drop the record")
     start = min(places, key=lambda place: abs(place - start))
     return start, start + len(words)
-
-
-def digest(text: str | Sequence[str], pair: str) -> int:
-    """64 bits that tell examples apart."""
-    content = f"{text if isinstance(text, str) else ' '.join(text)}\0{pair}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-
-
-def _is_held_out(content: int, share: float) -> bool:
-    return content < share * 2**64
 
 
 def _records(data: DataConfig, source: str, pair_field: str) -> Iterator[dict]:

@@ -44,6 +44,7 @@ def read(
     *,
     text_field: str = "text",
     fields: Sequence[str] | None = None,
+    required: Sequence[str] = (),
     text_unit: str = "line",
     shard: tuple[int, int] | None = None,
     words: bool = False,
@@ -55,6 +56,7 @@ def read(
         text_field: the field that holds the text; plain text and pydocs put theirs there, and aligned files their
             first one: the second has the field "pair".
         fields: the other fields that every record must have, and the only ones kept; None keeps all and asks for none.
+        required: other fields that every record must have, kept beside all others where `fields` is None.
         text_unit: what one document of a .txt file is: a "line", a "paragraph" (between blank lines) or a "file".
         shard: (i, n) gives records i, i + n, i + 2n, ...: n shards are disjoint and together are the source.
         words: the field of the text holds a list of words.
@@ -73,7 +75,8 @@ def read(
     if not 0 <= index < count:
         raise ValueError(f"shard {shard} is not (i, n) with 0 <= i < n")
     # Outside the generator: a missing file is an error here and now.
-    return _records(source, _units(source, text_field, text_unit), text_field, fields, index, count, words)
+    wanted = (text_field, *(fields or ()), *required)
+    return _records(source, _units(source, text_field, text_unit), wanted, fields is None, index, count, words)
 
 
 def field_names(source: str) -> tuple[str, ...]:
@@ -104,9 +107,9 @@ def _first(source: str, units: Iterator[Unit]) -> Unit:
     return first
 
 
-def _records(source, units, text_field, fields, index, count, words) -> Iterator[Record]:
+def _records(source, units, wanted, keep_all, index, count, words) -> Iterator[Record]:
     first = _first(source, units)
-    wanted = (text_field, *(fields or ()))
+    text_field = wanted[0]
     for where, raw, parse in itertools.islice(itertools.chain((first,), units), index, None, count):
         record = {name: _plain(value, where, name in wanted) for name, value in parse(raw, where).items()}
         for name in wanted:
@@ -120,7 +123,7 @@ def _records(source, units, text_field, fields, index, count, words) -> Iterator
                 f"{where}: field {text_field!r} is {type(text).__name__}, not {kind}; "
                 "name another field or drop the record"
             )
-        yield record if fields is None else {name: record[name] for name in wanted}
+        yield record if keep_all else {name: record[name] for name in wanted}
 
 
 def pair_fields(data: DataConfig) -> dict[str, str]:

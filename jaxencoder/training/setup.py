@@ -45,7 +45,7 @@ _MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers"
     )
 }
 # Choices that the data makes where the user has left them at 0 or empty.
-_OPEN = ("model.vocab_size", "objective.labels", "objective.class_counts", "objective.tags")
+_OPEN = ("model.vocab_size", *(f"objective.{name}" for name in ("labels", "class_names", "class_counts", "tags")))
 _RARE = 0.1  # of what a class would have if all had as many examples; one with less is warned of
 _CONTENTS = ("settings", "tokenizer", "training rows", "held-out rows")
 
@@ -224,7 +224,12 @@ def _with_labels(
     found = len(labels) or 1
     if objective.labels not in (0, found):
         raise ValueError(f"objective.labels is {objective.labels}, but the training data has {found}; set it to 0.")
-    objective = dataclasses.replace(objective, labels=found)
+    if objective.class_names not in ((), tuple(labels)):
+        raise ValueError(
+            f"objective.class_names is {', '.join(objective.class_names)}, but the training data has "
+            f"{', '.join(labels)}; leave it out, and give data.labels their order."
+        )
+    objective = dataclasses.replace(objective, labels=found, class_names=tuple(labels))
     if labels:
         counts = sum(store.label_counts() for store in train).tolist()
         _warn_of_rare(labels, counts)

@@ -151,6 +151,7 @@ def test_losses_of_classes_are_not_for_values() -> None:
         ({"effective_beta": 1.0}, "effective_beta must be in .0, 1., got 1.0"),
         ({"class_counts": (3, -1)}, "class_counts must not be negative, got .3, -1."),
         ({"labels": -1}, "objective.labels must not be negative, got -1"),
+        ({"labels": 3, "class_names": ("a", "b")}, "objective.class_names has 2 names of 3 classes"),
         ({"dropout": 1.0}, "must be in .0, 1., got 1.0"),
     ],
 )

@@ -1,8 +1,14 @@
+import dataclasses
+import json
+import logging
+import math
+
+import jax
 import numpy as np
 import pytest
 
 from jaxencoder.inference.load import load
-from jaxencoder.tasks.classification import class_metrics, per_class, predict, value_metrics
+from jaxencoder.tasks.classification import class_metrics, per_class, predictions, value_metrics
 from jaxencoder.text.rows import prepare
 
 
@@ -81,17 +87,88 @@ def test_constant_predictions_correlate_with_nothing(scores):
     assert value_metrics(np.ones(1), np.ones(1))["pearson"] == 0
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 64])
-def test_every_example_once_whatever_the_batch(classifier, batch_size):
-    model = load(classifier.folder)
-    stores = prepare(model.config.data, model.tokenizer, "validation", progress=False)
-    scores, labels = predict(model, stores, batch_size)
-    assert scores.shape == (53, 2) and set(labels.tolist()) == {0, 1}
-    reference, same = predict(model, stores, 8)
-    np.testing.assert_allclose(scores, reference, atol=1e-5)
-    assert labels.tolist() == same.tolist()
+@pytest.fixture(scope="module")
+def model(classifier):
+    return load(classifier.folder)
 
 
-def test_a_masked_language_model_predicts_no_labels(masked):
-    with pytest.raises(ValueError, match="trained for MaskedLM and has no classifier"):
-        predict(load(masked.folder), [])
+def test_records_are_predicted_as_the_rows_that_were_prepared(classifier, regressor):
+    """What a trainer measures on packed rows, and what is read record by record, are the same."""
+    for trained in (classifier, regressor):
+        model = load(trained.folder)
+        (store,) = prepare(model.config.data, model.tokenizer, "validation", progress=False)
+        rows = store.read(np.arange(len(store)))
+        objective = model.config.objective.build(model.config.model, model.compute, None)
+        scores = np.asarray(jax.jit(objective.scores, static_argnums=3)(model.params, rows, jax.random.key(0), False))
+        there = rows["labels"] >= 0 if rows["labels"].dtype.kind == "i" else ~np.isnan(rows["labels"])
+        found = predictions(model)
+        assert len(found.records) == there.sum() == 53
+        columns = lambda labels, scores: sorted(zip(labels.tolist(), scores[:, -1].tolist(), strict=True))  # noqa: E731
+        expected = columns(rows["labels"][there], scores[there])
+        np.testing.assert_allclose(columns(found.labels, found.scores), expected, atol=1e-4)
+        assert found.tokens.min() > 2 and found.cut == 0
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def test_labels_as_names_and_numbers(model, tmp_path):
+    """A class may be given by the number that its name has, as TFDS does."""
+    records = [{"text": "lovely", "label": label} for label in ("yes", "no", 1, 0, True)]
+    found = predictions(model, write(tmp_path / "a.jsonl", records))
+    assert found.labels.tolist() == [1, 0, 1, 0, 1] and found.records == records
+
+
+@pytest.mark.parametrize(("label", "number"), [("2", 1), (2, 1), ("1", 0)])
+def test_classes_that_are_numbers(model, tmp_path, label, number):
+    names = dataclasses.replace(model.config.objective, class_names=("1", "2"))
+    numbered = dataclasses.replace(model, config=dataclasses.replace(model.config, objective=names))
+    found = predictions(numbered, write(tmp_path / "a.jsonl", [{"text": "lovely", "label": label}]))
+    assert found.labels.tolist() == [number]
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], "is empty"),
+        ([{"text": "a", "label": "maybe"}], "record 1: label 'maybe' is not among the classes no, yes"),
+        ([{"text": "a", "label": 2}], "label 2 is not among the classes"),
+        ([{"text": "a", "label": 1.0}], "label 1.0 is not a class; give text or a whole number"),
+        ([{"text": "a", "label": None}], "label None is not a class"),
+        ([{"text": "a", "label": ""}], "label '' is not a class"),
+        ([{"text": "a", "label": "no"}, {"text": "a"}], "a.jsonl:2: no field 'label' among text"),
+        ([{"txt": "a", "label": "no"}], "a.jsonl:1: no field 'text' among txt, label; did you mean 'txt'"),
+        ([{"text": 7, "label": "no"}], "field 'text' is int, not text"),
+    ],
+)
+def test_hostile_records(model, tmp_path, records, message):
+    with pytest.raises(ValueError, match=message):
+        predictions(model, write(tmp_path / "a.jsonl", records))
+
+
+@pytest.mark.parametrize("label", [math.nan, math.inf, "high", None])
+def test_hostile_values(regressor, tmp_path, label):
+    source = write(tmp_path / "a.jsonl", [{"text": "a", "label": 1.5}, {"text": "a", "label": label}])
+    with pytest.raises(ValueError, match=f"record 2: label {label!r} is not a finite number; drop the record"):
+        predictions(load(regressor.folder), source)
+
+
+def test_a_pair_must_be_text(model, tmp_path):
+    data = dataclasses.replace(model.config.data, pair_field="b")
+    paired = dataclasses.replace(model, config=dataclasses.replace(model.config, data=data))
+    source = write(tmp_path / "a.jsonl", [{"text": "a", "b": "c", "label": "no"}, {"text": "a", "b": 7, "label": "no"}])
+    with pytest.raises(ValueError, match="record 2: field 'b' is int, not text"):
+        predictions(paired, source)
+
+
+def test_empty_and_long_texts(model, tmp_path, caplog):
+    records = [{"text": "", "label": "no"}, {"text": "a film was " * 200, "label": "yes"}]
+    source = write(tmp_path / "a.jsonl", records)
+    with caplog.at_level(logging.WARNING):
+        found = predictions(model, source)
+    assert [record.args for record in caplog.records] == [(1, 2, 32)] and found.cut == 1
+    windows = predictions(model, source, "windows")
+    assert windows.cut == 0 and windows.tokens.tolist() == found.tokens.tolist()
+    np.testing.assert_allclose(windows.probabilities.sum(-1), 1)

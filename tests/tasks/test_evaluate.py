@@ -1,4 +1,5 @@
 import json
+import logging
 import math
 import os
 import shutil
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jaxencoder.inference.load import load
-from jaxencoder.tasks.evaluate import data_name, evaluate, evaluate_vectors, table
+from jaxencoder.tasks.evaluate import data_name, evaluate, evaluate_vectors, summary, table
 
 from .conftest import write_data
 
@@ -35,7 +36,7 @@ def test_classifier_as_the_trainer_saw_it(classifier):
 
 def test_regression(regressor):
     result = evaluate(regressor.folder)
-    assert set(result) == {"loss", "pearson", "spearman", "examples"}
+    assert set(result) == {"loss", "pearson", "spearman", "examples", "slices", "report"}
     assert result["loss"] == pytest.approx(regressor.result["loss"], rel=1e-4)
 
 
@@ -62,6 +63,71 @@ def test_a_class_that_training_never_saw(classifier, tmp_path):
     data = write_data(tmp_path / "new.jsonl", 5, lambda positive, i: "maybe", seed=9)
     with pytest.raises(ValueError, match="'maybe' is not among the classes no, yes"):
         evaluate(classifier.folder, data=data)
+
+
+def test_report(classifier, tmp_path):
+    """In the run's folder under the name of the data, or where it is wanted; each file is replaced."""
+    first = evaluate(classifier.folder, slice_by=["label"])
+    assert first["report"] == str(classifier.folder / "report" / "validation")
+    assert list(first["slices"]) == ["length in tokens", "label"] and set(first["slices"]["label"]) == {"no", "yes"}
+    other = write_data(tmp_path / "other.jsonl", 20, lambda positive, i: "yes" if positive else "no", seed=9)
+    second = evaluate(classifier.folder, data=other, report=tmp_path / "here")
+    assert second["report"] == str(tmp_path / "here")
+    for folder, number in ((first["report"], 53), (second["report"], 20)):
+        files = {path.name for path in Path(folder).iterdir()}
+        assert files == {"report.md", "confusion.png", "reliability.png", "predictions.jsonl"}
+        lines = [json.loads(line) for line in (Path(folder) / "predictions.jsonl").read_text().splitlines()]
+        assert len(lines) == number and all(line["truth"] == line["record"]["label"] for line in lines)
+    accuracy = sum(line["truth"] == line["prediction"] for line in lines) / 20
+    assert second["accuracy"] == pytest.approx(accuracy)
+
+
+def test_thresholds_tuned_on_other_data(classifier, tmp_path):
+    label = lambda positive, i: "yes" if positive else "no"  # noqa: E731
+    test = write_data(tmp_path / "test.jsonl", 40, label, seed=9)
+    tuned = evaluate(classifier.folder, data=test, tune_threshold="validation")
+    assert tuned["tuned"]["on"] == tuned["calibration"]["fitted_on"] == "validation"
+    assert set(tuned["tuned"]["classes"]) == {"yes"} and 0 < tuned["tuned"]["classes"]["yes"]["threshold"] < 1
+    plain = evaluate(classifier.folder, data=test)
+    assert "tuned" not in plain and plain["calibration"]["fitted_on"] == test
+    assert {name: tuned[name] for name in ("loss", "accuracy", "f1")} == pytest.approx(
+        {name: plain[name] for name in ("loss", "accuracy", "f1")}
+    )
+    by_file = evaluate(classifier.folder, tune_threshold=test)
+    assert by_file["tuned"]["on"] == test
+    with pytest.raises(ValueError, match="thresholds tuned on validation cannot be measured on it"):
+        evaluate(classifier.folder, tune_threshold="validation")
+    with pytest.raises(ValueError, match="cannot be measured on it; name other data"):
+        evaluate(classifier.folder, data=test, tune_threshold=os.path.relpath(test))
+
+
+def test_a_class_that_the_data_lacks(classifier, tmp_path, caplog):
+    data = write_data(tmp_path / "one.jsonl", 20, lambda positive, i: "yes", seed=9)
+    with caplog.at_level(logging.WARNING):
+        result = evaluate(classifier.folder, data=data)
+    assert [record.getMessage() for record in caplog.records] == [f"{data} holds no example of 1 of the 2 classes: no."]
+    assert result["classes"]["no"]["examples"] == 0 and result["matthews"] == 0
+
+
+def test_what_has_no_thresholds_or_no_report(regressor, masked, tmp_path):
+    data = write_data(tmp_path / "a.jsonl", 5, lambda positive, i: i / 2, seed=9)
+    with pytest.raises(ValueError, match="predicts values, which have no threshold"):
+        evaluate(regressor.folder, data=data, tune_threshold="validation")
+    with pytest.raises(ValueError, match="is a masked language model, of which there is no report"):
+        evaluate(masked.folder, slice_by=["label"])
+    with pytest.raises(ValueError, match="no report; leave its options out"):
+        evaluate(masked.folder, report=tmp_path / "report")
+
+
+def test_summary(classifier, tmp_path):
+    test = write_data(tmp_path / "test.jsonl", 40, lambda positive, i: "yes" if positive else "no", seed=9)
+    result = evaluate(classifier.folder, data=test, tune_threshold="validation")
+    lines = summary(result).splitlines()
+    assert f"accuracy                 {result['accuracy']:.4f}" in lines and "examples                 40" in lines
+    for title in ("calibration", "with thresholds of the best F1 on validation", "by length in tokens"):
+        assert title in lines
+    assert any(line.startswith("yes ") for line in lines)
+    assert summary({"loss": 0.5}) == "loss                     0.5000"
 
 
 def test_says_what_is_wrong(masked, tmp_path):
@@ -171,7 +237,7 @@ def test_names_of_data(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     here = os.getcwd()
     assert data_name("a/../b.jsonl,c/*.jsonl") == f"{here}/b.jsonl,{here}/c/*.jsonl"
-    for source in ("pydocs", "tfds:glue/stsb:test", "s3://bucket/a.jsonl"):
+    for source in ("validation", "pydocs", "tfds:glue/stsb:test", "s3://bucket/a.jsonl"):
         assert data_name(source) == source
 
 

@@ -5,7 +5,7 @@ import pytest
 from jaxencoder.inference.load import load
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.spans import answer_metrics, answer_questions, normalised
-from jaxencoder.text.examples import records
+from jaxencoder.text.held_out import validation_records
 
 
 def test_metrics_by_hand():
@@ -32,7 +32,7 @@ def test_equal_to_torchmetrics():
 
 def test_answers_are_in_their_texts(reader):
     model = load(reader.folder)
-    held_out = list(records(model.config.data, "validation"))
+    held_out = [record for _, record in validation_records(model.config.data)]
     questions, texts = [x["question"] for x in held_out], [x["context"] for x in held_out]
     found = answer_questions(model, questions, texts, k=3)
     for text, answers in zip(texts, found, strict=True):
@@ -47,7 +47,7 @@ def test_answers_are_in_their_texts(reader):
 def test_where_the_best_window_is(reader):
     """The answer out of a long text is the best of what its windows give."""
     model = load(reader.folder)
-    example = next(iter(records(model.config.data, "validation")))
+    example = next(iter(validation_records(model.config.data)))[1]
     text = " ".join([example["context"]] * 6)
     ((best,),) = answer_questions(model, [example["question"]], [text])
     assert text[best.start : best.end] == best.text and best.end - best.start < 200

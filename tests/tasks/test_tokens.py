@@ -8,7 +8,7 @@ import pytest
 from jaxencoder.inference.load import load
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.tokens import entities, tag_metrics, tag_words
-from jaxencoder.text.examples import records
+from jaxencoder.text.held_out import validation_records
 
 SCHEMES = {
     "BIO": ("O", "B-x", "I-x", "B-y", "I-y"),
@@ -57,7 +57,7 @@ def test_a_run_is_evaluated_as_it_was_trained(tagger):
 
 def test_long_texts_and_words_of_nothing(tagger):
     model = load(tagger.folder)
-    words = next(iter(records(model.config.data, "validation")))["tokens"]
+    words = next(iter(validation_records(model.config.data)))[1]["tokens"]
     long = words * 12
     assert len(long) > model.max_length
     one, two, three = tag_words(model, [words, long, []])

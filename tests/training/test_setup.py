@@ -162,11 +162,18 @@ def test_vocabulary_of_the_model(config: RunConfig, tmp_path: Path) -> None:
     assert set_up(config, tmp_path / "other").config.model.vocab_size == 60
 
 
-@pytest.mark.parametrize(("field", "labels"), [("label", 2), ("level", 3), ("value", 1)])
-def test_labels(field: str, labels: int, config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
-    assert set_up(fine_tuning(config, pretrained, field), tmp_path).config.objective.labels == labels
+@pytest.mark.parametrize(
+    ("field", "labels", "names"), [("label", 2, ("no", "yes")), ("level", 3, ("0", "1", "2")), ("value", 1, ())]
+)
+def test_labels(field: str, labels: int, names: tuple, config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
+    found = set_up(fine_tuning(config, pretrained, field), tmp_path).config.objective
+    assert (found.labels, found.class_names) == (labels, names)
     with pytest.raises(ValueError, match=f"objective.labels is 7, but the training data has {labels}"):
         set_up(fine_tuning(config, pretrained, field, labels=7), tmp_path)
+    with pytest.raises(
+        ValueError, match="objective.class_names is .* leave it empty, and give data.labels their order"
+    ):
+        set_up(fine_tuning(config, pretrained, field, class_names=("x",) * max(labels, 2)), tmp_path)
 
 
 def test_classes_are_counted(config: RunConfig, pretrained: Path, tmp_path: Path, caplog) -> None:

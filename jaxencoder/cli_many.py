@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from jaxencoder.cli_options import keep_freed_memory
+
 # As TASKS of tasks/glue.py, which would load jax.
 GLUE_TASKS = ("wnli", "rte", "mrpc", "cola", "stsb", "sst2", "qnli", "qqp", "mnli")
 
@@ -15,7 +17,7 @@ def add_sweep(verbs, with_overrides: Callable, load: Callable) -> None:
         config = load(args)
         if args.run_dir is None:
             args.parser.error("name the folder of the runs with --run-dir")
-        _keep_freed_memory()
+        keep_freed_memory()
         from jaxencoder.tasks.sweep import sweep
 
         print(sweep(config, args.run_dir, args.seeds, args.vary, args.jobs))
@@ -37,7 +39,7 @@ def add_glue(verbs, verb: Callable) -> None:
     def run(args: argparse.Namespace) -> None:
         if args.run_dir is None:
             args.parser.error("name the folder of the runs with --run-dir")
-        _keep_freed_memory()
+        keep_freed_memory()
         from jaxencoder.tasks.glue import glue
 
         options = {name: getattr(args, name) for name in ("seeds", "tasks", "limit", "from_mnli", "jobs")}
@@ -76,9 +78,3 @@ def _common(parser: argparse.ArgumentParser, seeds: list[int], help: str) -> Non
         metavar="N",
         help="runs at a time, each on its share of the cores; 1 on an accelerator (default: 1)",
     )
-
-
-def _keep_freed_memory() -> None:
-    from jaxencoder.training.memory import keep_freed_memory
-
-    keep_freed_memory()

@@ -1,0 +1,22 @@
+"""What the verbs of the command line share."""
+
+import argparse
+
+MODEL_HELP = "folder of a run, of transformers or of sentence-transformers, or a name of the hub"
+POOLINGS = ("cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken")
+POOLING_HELP = "(default: the model's own, or mean)"
+BATCH_TOKENS_HELP = "tokens in one batch (default: 1024 on a CPU, else 8192)"
+
+
+def add_verb(verbs, name: str, run, help: str, **options) -> argparse.ArgumentParser:
+    """A verb's parser; `run` is called with the parsed arguments, and `help` describes it too."""
+    parser = verbs.add_parser(name, help=help, description=help.capitalize() + ".", allow_abbrev=False, **options)
+    parser.set_defaults(verb=run, parser=parser)
+    return parser
+
+
+def keep_freed_memory() -> None:
+    """For verbs that compute much, before they do; see `jaxencoder.training.memory`."""
+    from jaxencoder.training import memory
+
+    memory.keep_freed_memory()

@@ -1,0 +1,240 @@
+"""What a run's classifier says of texts or pairs of any length: long ones are cut, or read in overlapping windows.
+
+Long texts in overlapping segments: Pappagari et al. 2019, arXiv:1910.10781; here the segments' probabilities are
+averaged, each weighted by its number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+import jax
+import numpy as np
+import scipy.special
+
+from jaxencoder.inference import buckets
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.objectives.classification import Classification
+from jaxencoder.objectives.objective import Batch, Objective, Params
+from jaxencoder.text.tokenizer import Encoding, Tokenizer
+
+if TYPE_CHECKING:
+    from jaxencoder.inference.model import Model
+
+Long = Literal["truncate", "windows"]
+
+_LEAST = 4  # of a row, the second text of a pair has at least one part in so many, where it is read in windows
+
+
+class Classified(NamedTuple):
+    """The name of the most probable class, its probability, and those of all by name; or a value, nan and nothing."""
+
+    prediction: str | float
+    probability: float
+    probabilities: dict[str, float]
+
+
+class Scored(NamedTuple):
+    """What the classifier gives for N texts.
+
+    scores: float64 [N, labels]: logits, or log-probabilities where windows were averaged, so that a softmax makes
+    probabilities of both; of values, [N, 1], the values.
+    tokens: int64 [N], of each text or pair before anything was cut, special tokens included.
+    cut: how many lost tokens.
+    """
+
+    scores: np.ndarray
+    tokens: np.ndarray
+    cut: int
+
+
+def class_names(model: Model) -> tuple[str, ...]:
+    """Of the classes that a run tells apart, in order of id; none for a run that predicts values.
+
+    Raises:
+        ValueError: the run has no classifier.
+    """
+    objective = _objective(model)
+    if objective.labels == 1 or objective.class_names:
+        return objective.class_names
+    from jaxencoder.training.setup import training_rows
+
+    # A run that was trained before its configuration had the names.
+    return tuple(training_rows(model.config, model.tokenizer)[0][0].meta["labels"])
+
+
+def classify(
+    model: Model,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    long: Long = "truncate",
+    stride: int | None = None,
+    batch_tokens: int | None = None,
+) -> list[Classified]:
+    """The prediction for each text; see `Model.classify`."""
+    names = class_names(model)
+    found = score(model, texts, pairs, long, stride, batch_tokens)
+    buckets.warn_of_cuts(found.cut, len(found.tokens), row_length(model))
+    return classified(found.scores, names)
+
+
+def classified(scores: np.ndarray, names: Sequence[str]) -> list[Classified]:
+    """The prediction for each of N scores [N, labels], by the names of the classes, or of values by none."""
+    if not names:
+        return [Classified(float(value), float("nan"), {}) for value in scores[:, 0]]
+    shares = scipy.special.softmax(scores, axis=-1)
+    return [
+        Classified(names[best], share[best], dict(zip(names, share, strict=True)))
+        for best, share in zip(scores.argmax(-1).tolist(), shares.tolist(), strict=True)
+    ]
+
+
+def row_length(model: Model) -> int:
+    """Tokens of a text or pair, special ones included, that a classifier has been trained to read at once."""
+    return model.limit(model.config.data.row_length)
+
+
+def score(
+    model: Model,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    long: Long = "truncate",
+    stride: int | None = None,
+    batch_tokens: int | None = None,
+    progress: Callable[[int], object] = lambda number: None,
+) -> Scored:
+    """What the classifier gives for each text; see `Model.classify`. No warning is given of texts that were cut."""
+    objective, limit = _objective(model), row_length(model)
+    if long not in get_args(Long):
+        raise ValueError(f"long is {long!r}; give one of {', '.join(get_args(Long))}")
+    if stride is not None and not 1 <= stride <= limit - 2:
+        raise ValueError(f"stride is {stride}; windows of {limit} tokens move by 1 to {limit - 2} of them")
+    if model.tokenizer is None:
+        raise ValueError("this model came without a tokenizer and cannot read texts")
+    parts, tokens, cut = _parts(model.tokenizer, texts, pairs, limit, long, stride)
+
+    def more(plan: buckets.Plan) -> Batch:
+        found = {"labels": np.zeros((plan.rows, buckets.texts_in_a_row(plan.length)), np.int32)}  # for its shape alone
+        if pairs is not None:
+            types = np.zeros((plan.rows, plan.length), np.int32)
+            for i, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
+                types[row, start : start + len(parts[i].ids)] = parts[i].type_ids
+            found["token_type_ids"] = types
+        return found
+
+    scores = np.zeros((len(parts), objective.labels))
+    function = partial(_scores, model.config.model, model.compute, objective)
+    for plan, values in model.run(function, [part.ids for part in parts], batch_tokens, limit, more):
+        scores[plan.texts] = values[plan.row, plan.place]
+        progress(len(plan.texts))
+    owners, weights = (np.array([part[i] for part in parts], np.int64) for i in (0, 3))
+    average = _mean_value if objective.labels == 1 else _mean_probability
+    return Scored(average(scores, owners, weights, len(tokens)), tokens, cut)
+
+
+def _objective(model: Model) -> Classification:
+    objective = model.config.objective
+    if not isinstance(objective, Classification) or "classifier" not in model.params:
+        kind = "no run" if model.published else f"trained for {type(objective).__name__}"
+        raise ValueError(f"this model is {kind} and has no classifier; use a run of finetune_classification")
+    return objective
+
+
+def _mean_value(scores: np.ndarray, owners: np.ndarray, weights: np.ndarray, texts: int) -> np.ndarray:
+    total, weight = np.zeros((texts, 1)), np.zeros((texts, 1))
+    np.add.at(total, owners, scores * weights[:, None])
+    np.add.at(weight, owners, weights[:, None])
+    return total / weight
+
+
+def _mean_probability(scores: np.ndarray, owners: np.ndarray, weights: np.ndarray, texts: int) -> np.ndarray:
+    """Logits of texts in one part as they are, of others the log of the parts' average probabilities."""
+    total = np.bincount(owners, weights, texts)
+    logs = scipy.special.log_softmax(scores, axis=-1) + np.log(weights / total[owners])[:, None]
+    mean = np.full((texts, scores.shape[1]), -np.inf)
+    np.logaddexp.at(mean, owners, logs)
+    alone = np.bincount(owners, minlength=texts)[owners] == 1
+    mean[owners[alone]] = scores[alone]
+    return mean
+
+
+class _Part(NamedTuple):
+    """What of a text is read at once: all of it, its beginning, or a window; the weight is its own tokens, or 1."""
+
+    text: int
+    ids: np.ndarray
+    type_ids: np.ndarray
+    weight: int
+
+
+def _parts(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    limit: int,
+    long: Long,
+    stride: int | None,
+) -> tuple[list[_Part], np.ndarray, int]:
+    """The parts of all texts, the tokens of each text, and how many texts lost some."""
+    encoded = tokenizer.encode_batch(texts, pairs)
+    tokens = np.array([len(encoding.ids) for encoding in encoded], np.int64)
+    parts, cut = [], 0
+    for text, encoding in enumerate(encoded):
+        if len(encoding.ids) <= limit:
+            parts.append(_Part(text, encoding.ids, encoding.type_ids, max(len(encoding.ids), 1)))
+            continue
+        if long == "truncate" and pairs is not None:
+            shorter = tokenizer.encode_batch([texts[text]], [pairs[text]], max_length=limit)[0]
+            windows, whole = [_Part(text, shorter.ids, shorter.type_ids, 1)], False
+        elif long == "truncate":
+            windows, whole = _windows(text, encoding, 1, limit, stride)[:1], False
+        elif pairs is None:
+            windows, whole = _windows(text, encoding, 1, limit, stride), True
+        else:
+            shorter = _with_room(tokenizer, texts[text], pairs[text], encoding, limit)
+            second = tokenizer.encode_ids([pairs[text]])[1].item()
+            windows = _windows(text, shorter, len(shorter.ids) - second - 1, limit, stride)
+            whole = len(shorter.ids) == len(encoding.ids)
+        parts += windows
+        cut += not whole
+    return parts, tokens, cut
+
+
+def _windows(text: int, encoding: Encoding, before: int, limit: int, stride: int | None) -> list[_Part]:
+    """An encoding that is too long, in parts that all have its first tokens, so many, and its last one, [SEP].
+
+    [CLS] a b c d e [SEP] with 1 before, a limit of 5 and a stride of 2: [CLS] a b c [SEP], [CLS] c d e [SEP]
+    """
+    inner, room = len(encoding.ids) - before - 1, limit - before - 1
+    step = min(stride or max(room // 2, 1), room)
+    starts = range(0, max(inner - room, 0) + step, step)
+    places = (np.r_[:before, before + s : before + min(s + room, inner), before + inner] for s in starts)
+    return [_Part(text, encoding.ids[at], encoding.type_ids[at], len(at) - before - 1) for at in places]
+
+
+def _with_room(tokenizer: Tokenizer, first: str, second: str, encoding: Encoding, limit: int) -> Encoding:
+    """The encoding of a pair whose first text was cut if it leaves the second less than a quarter of a row."""
+    sizes = tokenizer.encode_ids([first, second])[1].tolist()
+    least = min(sizes[1], max(limit // _LEAST, 1))
+    surplus = len(encoding.ids) - sizes[1] + least - limit
+    if surplus <= 0:
+        return encoding
+    kept = sizes[0] - surplus
+    if kept < 0:
+        raise ValueError(f"rows of {limit} tokens have no room for windows of a second text; cut long texts instead")
+    at = np.r_[: 1 + kept, 1 + sizes[0] : len(encoding.ids)]  # behind [CLS]
+    return Encoding(encoding.ids[at], encoding.type_ids[at], None)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _scores(
+    encoder: EncoderConfig, compute: ComputeConfig, objective: Classification, params: Params, rows: Batch
+) -> jax.Array:
+    return _built(encoder, compute, objective).scores(params, rows, jax.random.key(0), False)
+
+
+@lru_cache
+def _built(encoder: EncoderConfig, compute: ComputeConfig, objective: Classification) -> Objective:
+    return objective.build(encoder, compute, None)  # a classifier asks nothing of the vocabulary

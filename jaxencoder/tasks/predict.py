@@ -1,0 +1,66 @@
+"""What a run predicts for the records of a source, in their order: each record with the prediction added to it."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from jaxencoder.inference.load import opened
+from jaxencoder.inference.model import Model
+from jaxencoder.inference.writers import open_writer
+from jaxencoder.objectives.classification import Classification
+from jaxencoder.tasks.classification import predict_classes
+from jaxencoder.text.sources import Record
+
+
+def predict(run: str | Path | Model, source: str | Iterable[Record], **options: Any) -> Iterator[Record]:
+    """Each record with what the run predicts for it; in bounded memory.
+
+    Args:
+        run: folder of a run, or an open model.
+        source: as in `jaxencoder.text.sources`, or records. Labels are not needed, and not looked at.
+        options: of the run's task; see `predict_classes`.
+
+    Raises:
+        ValueError: a broken source or record, or a run whose objective predicts nothing of a record.
+        OSError: the run or the source cannot be read.
+    """
+    for chunk in _predictions(opened(run), source, options):
+        yield from chunk
+
+
+def predict_file(run: str | Path | Model, input: str, output: str | Path, **options: Any) -> int:
+    """Write each record of a source with what the run predicts for it, to a file that appears when it is whole.
+
+    Args:
+        run, options: as in `predict`.
+        input: source of records, as in `jaxencoder.text.sources`.
+        output: .jsonl or .parquet.
+
+    Returns:
+        The number of records.
+
+    Raises:
+        ValueError: also an unknown extension, or records that do not make one table.
+        OSError: also where the output cannot be written.
+    """
+    count = 0
+    with open_writer(Path(output), vectors=False) as write, tqdm(unit=" records", disable=None) as bar:
+        for chunk in _predictions(opened(run), input, options):
+            write(chunk)
+            count += len(chunk)
+            bar.update(len(chunk))
+    return count
+
+
+def _predictions(model: Model, source: str | Iterable[Record], options: dict[str, Any]) -> Iterator[list[Record]]:
+    """Lists of records with their predictions: the one place where the tasks are told apart, by the objective's type.
+
+    A task's function takes (model, source, **options).
+    """
+    kind = type(model.config.objective)
+    if model.published is None and kind is Classification:
+        return predict_classes(model, source, **options)
+    which = "no run" if model.published else f"trained for {kind.__name__}"
+    raise ValueError(f"this model is {which} and predicts nothing of a record; use a run of finetune_classification")

@@ -1,0 +1,187 @@
+"""Predictions of texts of any length: as the trainer computes them, alone or in windows that are averaged."""
+
+import dataclasses
+import logging
+
+import jax
+import numpy as np
+import pytest
+import scipy.special
+
+from jaxencoder.inference.classify import _windows, class_names, score
+from jaxencoder.objectives.classification import Classification
+from jaxencoder.text.tokenizer import Encoding
+
+from .conftest import SENTENCES, WORDS
+
+NAMES = ("a", "b", "c")
+LENGTH = 16
+LONG = " ".join(WORDS * 3)
+
+
+@pytest.fixture(scope="module")
+def classifier(make_model):
+    return make_model(Classification(labels=3, class_names=NAMES), row_length=LENGTH, token_types=2)
+
+
+@pytest.fixture(scope="module")
+def regressor(make_model):
+    return make_model(Classification(labels=1), row_length=LENGTH)
+
+
+def by_hand(model, encodings: list[Encoding]) -> np.ndarray:
+    """One text a row, padded, by the objective's own function."""
+    ids, types, segments = np.zeros((3, len(encodings), 64), np.int32)
+    for i, encoding in enumerate(encodings):
+        n = len(encoding.ids)
+        ids[i, :n], types[i, :n], segments[i, :n] = encoding.ids, encoding.type_ids, 1
+    batch = {"token_ids": ids, "token_type_ids": types, "segment_ids": segments}
+    batch |= {"positions": np.tile(np.arange(64, dtype=np.int32), (len(ids), 1)), "labels": ids[:, :1]}
+    objective = model.config.objective.build(model.config.model, model.compute, None)
+    return np.asarray(objective.scores(model.params, batch, jax.random.key(0), False))[:, 0]
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_scores_are_those_of_the_objective(classifier, paired):
+    texts = [*SENTENCES[:20], "", LONG]
+    pairs = [*SENTENCES[5:25], "the cat", LONG] if paired else None
+    found = score(classifier, texts, pairs)
+    expected = by_hand(classifier, classifier.tokenizer.encode_batch(texts, pairs, max_length=LENGTH))
+    np.testing.assert_allclose(found.scores, expected, atol=1e-4)
+    assert found.cut == sum(found.tokens > LENGTH) > 0
+    whole = classifier.tokenizer.encode_batch(texts, pairs)
+    assert found.tokens.tolist() == [len(encoding.ids) for encoding in whole]
+    assert np.ptp(found.scores, axis=0).min() > 0.1  # the model tells texts apart
+
+
+def test_second_texts_are_told_from_first_ones(classifier):
+    forward, back = (score(classifier, *texts).scores for texts in ((["the cat"], ["a mat"]), (["a mat"], ["the cat"])))
+    assert np.abs(forward - back).max() > 1e-2
+
+
+def test_neither_order_nor_batch_matters(classifier):
+    texts = [*SENTENCES[:30], LONG]
+    found = score(classifier, texts, long="windows").scores
+    again = score(classifier, texts[::-1], long="windows", batch_tokens=32).scores[::-1]
+    np.testing.assert_allclose(found, again, atol=1e-4)
+
+
+def test_windows_are_the_documented_ones():
+    ids = np.array([2, 11, 12, 13, 14, 15, 3])
+    parts = _windows(0, Encoding(ids, ids * 0, None), 1, 5, 2)
+    assert [part.ids.tolist() for part in parts] == [[2, 11, 12, 13, 3], [2, 13, 14, 15, 3]]
+
+
+@pytest.mark.parametrize("stride", [None, 1, 5, LENGTH - 2])
+@pytest.mark.parametrize("length", [15, 20, 28, 45])
+def test_windows_reach_every_token(length, stride):
+    ids = np.arange(length)
+    parts = _windows(0, Encoding(ids, ids, None), 1, LENGTH, stride)
+    assert all(part.ids[0] == 0 and part.ids[-1] == length - 1 and len(part.ids) <= LENGTH for part in parts)
+    inner = [part.ids[1:-1] for part in parts]
+    assert set(np.concatenate(inner).tolist()) == set(range(1, length - 1))
+    assert [part.weight for part in parts] == [len(x) for x in inner]
+    assert all(len(x) == LENGTH - 2 for x in inner[:-1])  # only the last one may be shorter
+    assert len({x[-1] for x in inner}) == len(inner)  # each adds something
+
+
+def test_windows_are_averaged_by_their_tokens(classifier, regressor):
+    """With windows that do not overlap, each is a text of its own."""
+    whole = classifier.tokenizer.encode_batch([LONG])[0]
+    body, size = whole.ids[1:-1], LENGTH - 2
+    parts = [np.r_[whole.ids[0], body[i : i + size], whole.ids[-1]] for i in range(0, len(body), size)]
+    weights = [len(part) - 2 for part in parts]
+    assert weights[-1] < size
+    encodings = [Encoding(part, part * 0, None) for part in parts]
+    shares = scipy.special.softmax(by_hand(classifier, encodings), axis=-1)
+    (found,) = classifier.classify([LONG], long="windows", stride=size)
+    expected = np.average(shares, axis=0, weights=weights)
+    assert list(found.probabilities.values()) == pytest.approx(expected.tolist(), abs=1e-5)
+    assert found.probability == max(found.probabilities.values())
+    assert found.prediction == NAMES[expected.argmax()]
+    (value,) = regressor.classify([LONG], long="windows", stride=size)
+    expected = np.average(by_hand(regressor, encodings)[:, 0], weights=weights)
+    assert (value.prediction, value.probabilities) == (pytest.approx(expected, abs=1e-4), {})
+
+
+def test_what_fits_is_the_same_either_way(classifier):
+    texts, pairs = SENTENCES[:20], ["the cat"] * 20
+    for second in (None, pairs):
+        both = [score(classifier, texts, second, long=long) for long in ("truncate", "windows")]
+        fits = both[0].tokens <= LENGTH
+        assert fits.sum() > 5
+        np.testing.assert_allclose(both[0].scores[fits], both[1].scores[fits], atol=1e-5)
+
+
+def test_of_a_pair_the_first_text_stays_whole(classifier):
+    tokenizer, first = classifier.tokenizer, "the cat sat"
+    whole = tokenizer.encode_batch([first], [LONG])[0]
+    (size,) = tokenizer.encode_ids([LONG])[1]
+    room = LENGTH - (len(whole.ids) - size)
+    start, body = whole.ids[: len(whole.ids) - size - 1], whole.ids[-size - 1 : -1]
+    parts = []
+    for i in range(0, len(body), room):
+        ids = np.r_[start, body[i : i + room], whole.ids[-1]]
+        parts.append(Encoding(ids, np.r_[whole.type_ids[: len(start)], np.ones(len(ids) - len(start), int)], None))
+    shares = scipy.special.softmax(by_hand(classifier, parts), axis=-1)
+    weights = [len(part.ids) - len(start) - 1 for part in parts]
+    (found,) = classifier.classify([first], [LONG], long="windows", stride=room)
+    assert list(found.probabilities.values()) == pytest.approx(
+        np.average(shares, axis=0, weights=weights).tolist(), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize(("pair", "cut"), [(("the cat", LONG), 0), ((LONG, "the cat"), 1), ((LONG, LONG), 1)])
+def test_a_first_text_that_leaves_no_room_is_cut(classifier, caplog, pair, cut):
+    with caplog.at_level(logging.WARNING):
+        (found,) = classifier.classify([pair[0]], [pair[1]], long="windows")
+    assert sum(found.probabilities.values()) == pytest.approx(1)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [f"1 of 1 texts are longer than {LENGTH} tokens and were cut there."] * cut
+
+
+def test_one_warning_counts_what_was_cut(classifier, caplog):
+    with caplog.at_level(logging.WARNING):
+        classifier.classify(["the cat", LONG, LONG, ""])
+        classifier.classify([LONG], long="windows")
+    assert [record.args for record in caplog.records] == [(2, 4, LENGTH)]
+
+
+@pytest.mark.parametrize("long", ["truncate", "windows"])
+def test_a_text_of_a_megabyte(classifier, long):
+    text = (LONG + " ") * (2**20 // len(LONG) + 1)
+    (alone,) = classifier.classify([LONG], long=long)
+    short, found, empty = classifier.classify([LONG, text, ""], long=long)
+    assert short.probabilities == pytest.approx(alone.probabilities, abs=1e-4)
+    if long == "truncate":
+        assert found.probabilities == pytest.approx(alone.probabilities, abs=1e-4)
+    assert sum(found.probabilities.values()) == pytest.approx(1) and np.isfinite(empty.probability)
+
+
+def test_nothing_to_classify(classifier):
+    assert classifier.classify([]) == [] and classifier.classify([], [], long="windows") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"long": "cut"}, "long is 'cut'; give one of truncate, windows"),
+        ({"stride": 0}, "stride is 0; windows of 16 tokens move by 1 to 14"),
+        ({"stride": 15, "long": "windows"}, "stride is 15"),
+        ({"pairs": []}, "1 texts but 0 pairs"),
+    ],
+)
+def test_mistakes(classifier, words, message):
+    with pytest.raises(ValueError, match=message):
+        classifier.classify(["the cat"], **words)
+    with pytest.raises(ValueError, match="not a list of strings"):
+        classifier.classify("the cat")
+
+
+def test_models_without_a_classifier(model, classifier):
+    with pytest.raises(ValueError, match="trained for MaskedLM and has no classifier"):
+        model.classify(["the cat"])
+    without = dataclasses.replace(classifier, params={"encoder": classifier.params["encoder"]})
+    with pytest.raises(ValueError, match="has no classifier"):
+        without.classify(["the cat"])
+    assert class_names(classifier) == NAMES

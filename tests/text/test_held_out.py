@@ -1,0 +1,67 @@
+"""What is held out by a share, as records and as rows, is the same."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.text.held_out import digest_of, is_held_out, validation_records
+from jaxencoder.text.rows import prepare
+from jaxencoder.text.tokenizer import train_tokenizer
+
+WORDS = ["alpha", "beta", "gamma", "delta", "kappa"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("held_out") / "a.jsonl"
+    random = np.random.default_rng(0)
+    records = [{"text": " ".join(random.choice(WORDS, 3)), "b": str(i), "label": i % 2, "id": i} for i in range(300)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+@pytest.mark.parametrize("pair_field", ["", "b"])
+def test_records_are_those_of_the_rows(source, tmp_path, pair_field):
+    data = DataConfig(
+        train=(source,), validation_share=0.2, label_field="label", pair_field=pair_field, row_length=16, workers=1
+    )
+    tokenizer = train_tokenizer(WORDS * 5, TokenizerConfig(vocab_size=60))
+    (store,) = prepare(data, tokenizer, "validation", progress=False)
+    found = list(validation_records(data))
+    rows = store.read(np.arange(len(store)))
+    labels = rows["labels"][rows["labels"] >= 0]
+    assert store.meta["documents"] == len(found) and 30 < len(found) < 90
+    assert sorted(labels.tolist()) == sorted(record["label"] for _, record in found)
+    texts = [(record["text"], record["b"]) for _, record in found]
+    pairs = [x if pair_field else (x[0], None) for x in texts]
+    encoded = tokenizer.encode_batch([a for a, _ in pairs], [b for _, b in pairs] if pair_field else None)
+    expected = sorted(tuple(encoding.ids.tolist()) for encoding in encoded)
+    ids = [
+        tuple(row[segments == s].tolist())
+        for row, segments in zip(rows["token_ids"], rows["segment_ids"], strict=True)
+        for s in range(1, segments.max() + 1)
+    ]
+    assert sorted(ids) == expected
+    for where, record in found:
+        assert where == f"{source}, record {record['id'] + 1}"
+
+
+def test_equal_texts_are_on_one_side():
+    digests = [digest_of(text, "") for text in ("a", "b", "a")]
+    assert digests[0] == digests[2] != digests[1] and digest_of("a", "b") != digest_of("ab", "")
+    assert not any(is_held_out(digest, 0.0) for digest in digests) and all(is_held_out(d, 1.0) for d in digests)
+
+
+def test_validation_sources_are_read_whole(source):
+    data = DataConfig(train=("absent.jsonl",), validation=(source, source), label_field="label")
+    found = [record["id"] for _, record in validation_records(data)]
+    assert found == [*range(300), *range(300)]
+
+
+def test_nothing_is_held_out_or_a_field_is_missing(source):
+    with pytest.raises(ValueError, match="held nothing out"):
+        list(validation_records(DataConfig(train=(source,), validation_share=0.0, label_field="label")))
+    with pytest.raises(ValueError, match="a.jsonl:1: no field 'labl'.*did you mean 'label'"):
+        list(validation_records(DataConfig(train=(source,), validation=(source,), label_field="labl")))
