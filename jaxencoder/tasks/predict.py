@@ -1,5 +1,6 @@
 """What a run predicts for the records of a source, in their order: each record with the prediction added to it."""
 
+import inspect
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,21 @@ from tqdm import tqdm
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import Model
 from jaxencoder.inference.writers import open_writer
+from jaxencoder.objectives import spans, tokens
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.tasks.classification import predict_classes
+from jaxencoder.tasks.spans import predict_answers
+from jaxencoder.tasks.tokens import predict_tags
 from jaxencoder.text.sources import Record
 
 
 def predict(run: str | Path | Model, source: str | Iterable[Record], **options: Any) -> Iterator[Record]:
-    """Each record with what the run predicts for it; in bounded memory.
+    """Each record with what the model predicts for it; in bounded memory.
 
     Args:
         run: folder of a run, or an open model.
         source: as in `jaxencoder.text.sources`, or records. Labels are not needed, and not looked at.
-        options: of the run's task; see `predict_classes`.
+        options: of the task; see `predict_classes`, `predict_tags` and `predict_answers`.
 
     Raises:
         ValueError: a broken source or record, or a run whose objective predicts nothing of a record.
@@ -61,6 +65,18 @@ def _predictions(model: Model, source: str | Iterable[Record], options: dict[str
     """
     kind = type(model.config.objective)
     if model.published is None and kind is Classification:
-        return predict_classes(model, source, **options)
-    which = "no run" if model.published else f"trained for {kind.__name__}"
-    raise ValueError(f"this model is {which} and predicts nothing of a record; use a run of finetune_classification")
+        function = predict_classes
+    elif tokens.NAME in model.heads:
+        function = predict_tags
+    elif spans.NAME in model.heads:
+        function = predict_answers
+    else:
+        which = "has no head for it" if model.published else f"was trained for {kind.__name__}"
+        raise ValueError(
+            f"this model {which} and predicts nothing of a record; use a run of finetune_classification, "
+            "finetune_tokens or finetune_questions, or a published tagger or reader"
+        )
+    if foreign := options.keys() - inspect.signature(function).parameters:
+        name = min(foreign)
+        raise ValueError(f"{name} is {options[name]!r}, which means nothing to this model; leave it out")
+    return function(model, source, **options)

@@ -7,7 +7,7 @@ Texts longer than a row are read in windows that overlap.
 import collections
 import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -16,12 +16,14 @@ import numpy as np
 import scipy.special
 
 from jaxencoder.inference.buckets import Plan
-from jaxencoder.inference.embed import hidden
+from jaxencoder.inference.embed import chunks, hidden
 from jaxencoder.inference.model import Model
+from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.objectives.spans import NAME, SpanExtraction
+from jaxencoder.text.sources import Record, read
 from jaxencoder.text.spans import Window, windows
 
 _BEST = 20  # first and last tokens of a window that are tried with each other
@@ -88,6 +90,51 @@ def answer_questions(
         shares = scipy.special.softmax([x for x, _, _ in ranked])
         results.append([Answer(text[a:b], a, b, x, float(p)) for (x, a, b), p in zip(ranked, shares, strict=True)][:k])
     return results
+
+
+def predict_answers(
+    model: Model,
+    source: str | Iterable[Record],
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    k: int = 1,
+    batch_tokens: int | None = None,
+) -> Iterator[list[Record]]:
+    """Records with "prediction", the answer, its "start" and "end" (characters of the text) and its "probability".
+
+    Args:
+        model: as in `answer_questions`.
+        source: as in `jaxencoder.text.sources`, or records.
+        text_field: of the question; None: that of the run, or question.
+        pair_field: of the text; None: that of the run, or context.
+        k: with more than 1, so many of the best are added as "predictions".
+        batch_tokens: as in `Model.embed`.
+
+    Raises:
+        ValueError: a record without a question or a text or with a field of one of these names, or what
+            `answer_questions` raises.
+    """
+    data = model.config.data
+    asked = text_field or (data.text_field if data.pair_field else "question")
+    context = pair_field or data.pair_field or "context"
+    if isinstance(source, str):
+        source = read(source, text_field=asked, required=(context,))
+    for chunk in chunks(source, asked):
+        refuse_fields(chunk, ("prediction", "start", "end", "probability", "predictions"))
+        for record in chunk:
+            if not isinstance(record.get(context), str):
+                raise ValueError(f"a record has no text in the field {context!r}: {str(record)[:80]}; name another")
+        found = answer_questions(
+            model, [record[asked] for record in chunk], [record[context] for record in chunk], k, batch_tokens
+        )
+        yield [
+            record | _described(answers[0]) | ({"predictions": [_described(x) for x in answers]} if k > 1 else {})
+            for record, answers in zip(chunk, found, strict=True)
+        ]
+
+
+def _described(answer: Answer) -> Record:
+    return {"prediction": answer.text, "start": answer.start, "end": answer.end, "probability": answer.probability}
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

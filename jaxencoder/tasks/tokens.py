@@ -4,22 +4,26 @@ Entities count as found if their words and their type are right, as conlleval ha
 2003, arXiv:cs/0306050. Texts longer than a row are read in pieces that overlap.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxencoder.inference.embed import hidden
+from jaxencoder.inference.embed import chunks, hidden
 from jaxencoder.inference.model import Model
+from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.objectives.tokens import NAME, Scheme, entity_starts
+from jaxencoder.text.sources import Record, read
 from jaxencoder.text.words import cut_words, encode_words
 
+_WORD = re.compile(r"\w+|[^\w\s]")
 OVERLAP = 32  # tokens that pieces of a long text have in common, so that each word is read in its surroundings
 
 
@@ -80,6 +84,57 @@ def tag_words(model: Model, texts: Sequence[Sequence[str]], batch_tokens: int | 
         best = np.where(known >= 0, share.argmax(-1), none) if len(share) else np.zeros(0, int)
         found.append(Tagged([names[i] for i in best], share[np.arange(len(best)), best]))
     return found
+
+
+def predict_tags(
+    model: Model, source: str | Iterable[Record], text_field: str | None = None, batch_tokens: int | None = None
+) -> Iterator[list[Record]]:
+    """Records with "tags", one for each word, and "entities" where the tags tell of such.
+
+    Each entity has its "type", its "text", where it starts and ends ("start", "end": words of a list, characters of a
+    text), and the mean "probability" of its words' tags. What is text is cut into words, which are added as "words".
+
+    Args:
+        model: as in `tag_words`.
+        source: as in `jaxencoder.text.sources`, or records; of lists of words or of texts.
+        text_field: None: that of the run, or text.
+        batch_tokens: as in `Model.embed`.
+
+    Raises:
+        ValueError: a record that has neither words nor a text or has a field of one of these names, or what `tag_words`
+            raises.
+    """
+    text_field = text_field or model.config.data.text_field
+    scheme = Scheme.of(model.labels)
+    if isinstance(source, str):
+        source = read(source, text_field=text_field, words=None)
+    for chunk in chunks(source, text_field):
+        refuse_fields(chunk, ("tags", "entities", "words"))
+        texts = [record[text_field] for record in chunk]
+        places = [[m.span() for m in _WORD.finditer(text)] if isinstance(text, str) else None for text in texts]
+        words = [[t[a:b] for a, b in at] if at is not None else t for t, at in zip(texts, places, strict=True)]
+        tagged = tag_words(model, words, batch_tokens)
+        for i, record in enumerate(chunk):
+            own = {} if places[i] is None else {"words": words[i]}
+            chunk[i] = record | own | {"tags": tagged[i].tags}
+            if scheme is not None:
+                found = entities(tagged[i].tags, scheme, model.labels)
+                shares = [float(tagged[i].probabilities[x.start : x.end].mean()) for x in found]
+                chunk[i]["entities"] = [
+                    _described(entity, words[i], texts[i], places[i]) | {"probability": share}
+                    for entity, share in zip(found, shares, strict=True)
+                ]
+        yield chunk
+
+
+def _described(entity: Entity, words: Sequence[str], text: Any, places: list[tuple[int, int]] | None) -> dict[str, Any]:
+    start, end = entity.start, entity.end
+    if places is None:
+        content = " ".join(words[start:end])
+    else:
+        start, end = places[start][0], places[end - 1][1]
+        content = text[start:end]
+    return {"type": entity.kind, "text": content, "start": start, "end": end}
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

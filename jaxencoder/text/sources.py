@@ -47,7 +47,7 @@ def read(
     required: Sequence[str] = (),
     text_unit: str = "line",
     shard: tuple[int, int] | None = None,
-    words: bool = False,
+    words: bool | None = False,
 ) -> Iterator[Record]:
     """Stream the records of a source.
 
@@ -59,7 +59,7 @@ def read(
         required: other fields that every record must have, kept beside all others where `fields` is None.
         text_unit: what one document of a .txt file is: a "line", a "paragraph" (between blank lines) or a "file".
         shard: (i, n) gives records i, i + n, i + 2n, ...: n shards are disjoint and together are the source.
-        words: the field of the text holds a list of words.
+        words: the field of the text holds a list of words; None: that or text.
 
     Returns:
         Dicts with a str under `text_field`, or a list of them; numbers and lists as Python objects. Blank lines are no
@@ -116,8 +116,8 @@ def _records(source, units, wanted, keep_all, index, count, words) -> Iterator[R
             if name not in record:
                 raise ValueError(f"{where}: no field {name!r} among {listed(record)}{closest(name, record)}")
         text = record[text_field]
-        fine = isinstance(text, list) and all(isinstance(x, str) for x in text) if words else isinstance(text, str)
-        if not fine:
+        listed_words = isinstance(text, list) and all(isinstance(x, str) for x in text)
+        if not ((listed_words and words is not False) or (isinstance(text, str) and not words)):
             kind = "a list of words" if words else "text"
             raise ValueError(
                 f"{where}: field {text_field!r} is {type(text).__name__}, not {kind}; "

@@ -4,6 +4,7 @@ import pytest
 
 from jaxencoder.inference.load import load
 from jaxencoder.tasks.evaluate import evaluate
+from jaxencoder.tasks.predict import predict
 from jaxencoder.tasks.spans import answer_metrics, answer_questions, normalised
 from jaxencoder.text.held_out import validation_records
 
@@ -59,3 +60,13 @@ def test_where_the_best_window_is(reader):
 def test_a_model_that_does_not_read(masked):
     with pytest.raises(ValueError, match="has not learned to answer"):
         answer_questions(load(masked.folder), ["a"], ["b"])
+
+
+def test_predictions_for_records(reader):
+    held_out = [record for _, record in validation_records(load(reader.folder).config.data)][:3]
+    found = list(predict(reader.folder, held_out, k=2))
+    for record, line in zip(held_out, found, strict=True):
+        assert line["prediction"] == record["context"][line["start"] : line["end"]]
+        assert line["predictions"][0]["prediction"] == line["prediction"] and len(line["predictions"]) == 2
+    with pytest.raises(ValueError, match="a record has no text in the field 'context'"):
+        list(predict(reader.folder, [{"question": "what?"}]))

@@ -1,5 +1,6 @@
 """Entities and their metrics equal to seqeval's; long texts are tagged whole, and every word has its tag."""
 
+import json
 import random
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from jaxencoder.inference.load import load
 from jaxencoder.tasks.evaluate import evaluate
+from jaxencoder.tasks.predict import predict, predict_file
 from jaxencoder.tasks.tokens import entities, tag_metrics, tag_words
 from jaxencoder.text.held_out import validation_records
 
@@ -71,3 +73,27 @@ def test_long_texts_and_words_of_nothing(tagger):
 def test_a_model_without_tags(masked):
     with pytest.raises(ValueError, match="has learned to tag no words"):
         tag_words(load(masked.folder), [["a"]])
+
+
+def test_predictions_for_records(tagger, tmp_path):
+    text = "Die Elbe, the Spree"
+    records = [{"id": 1, "tokens": ["the", "Elbe", "in", "Oder"]}, {"id": 2, "tokens": text}, {"id": 3, "tokens": ""}]
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert predict_file(tagger.folder, str(source), tmp_path / "b.jsonl") == 3
+    one, two, three = (json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines())
+    assert one["tags"] == ["O", "B-x", "O", "B-x"] and "words" not in one and one["id"] == 1
+    assert [(x["type"], x["text"], x["start"], x["end"]) for x in one["entities"]] == [
+        ("x", "Elbe", 1, 2),
+        ("x", "Oder", 3, 4),
+    ]
+    assert two["words"] == ["Die", "Elbe", ",", "the", "Spree"] and len(two["tags"]) == 5
+    for entity in two["entities"]:
+        assert text[entity["start"] : entity["end"]] == entity["text"] and 0.2 < entity["probability"] <= 1
+    assert {"Elbe", "Spree"} <= {entity["text"] for entity in two["entities"]}
+    assert three["tags"] == three["entities"] == []
+    with pytest.raises(ValueError, match="long is 'windows', which means nothing to this model"):
+        list(predict(tagger.folder, records, long="windows"))
+    with pytest.raises(ValueError, match="field 'tokens' is int, not text"):
+        source.write_text('{"tokens": 3}\n')
+        list(predict(tagger.folder, str(source)))
