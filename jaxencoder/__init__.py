@@ -18,13 +18,14 @@ def load(name_or_folder: str | Path, dtype: str | None = None, step: int | str =
 
     Args:
         name_or_folder: folder that `jaxencoder train`, transformers or sentence-transformers has written, or the name
-            of one on the Hugging Face hub, such as "sentence-transformers/all-MiniLM-L6-v2".
+            of one on the Hugging Face hub, such as "sentence-transformers/all-MiniLM-L6-v2"; also an adapter's folder,
+            ours or PEFT's, which is put onto its base.
         dtype: of activations and matrix products, "float32" or "bfloat16"; None: float32 on a CPU, else as trained.
         step: of a run: number of a checkpoint, "latest", or "best" by the run's own measure.
 
     Returns:
-        A model to call, with `.embed`, `.fill_mask`, `.tokens`, `.save`, and its pure parts `.module`, `.params`,
-        `.tokenizer`.
+        A model to call, with `.embed`, `.fill_mask`, `.tokens`, `.with_adapter`, `.save`, and its pure parts `.module`,
+        `.params`, `.tokenizer`.
 
     Raises:
         ValueError, OSError: the folder is missing, holds no model that can be loaded, or has no such checkpoint.

@@ -50,7 +50,7 @@ DIRECTIONS = {
     "training/checkpoint.py": (),
     "training/optim.py": ("parameters",),
     "training/step.py": ("objectives",),
-    "training/start.py": ("adapters", "config", "families", "model", "objectives", "text"),
+    "training/start.py": ("adapters", "config", "families", "model", "objectives", "parameters", "text"),
     "training/*": ("config", "model", "objectives", "parameters", "text", "sharding", "adapters"),
     "tasks/*": ("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
     "inference/*": (

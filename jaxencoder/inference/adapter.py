@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PEFT_FILE = "adapter_model.safetensors"
-_ADAPTERS = ("bottleneck", "bottleneck_places")  # of an EncoderConfig, what a run may add to what it starts from
-_RATES = ("dropout", "attention_dropout")
+# Of an EncoderConfig, what a run may have otherwise than what it starts from, and what it may add.
+_FREE, _ADAPTERS = ("dropout", "attention_dropout", "rope_theta"), ("bottleneck", "bottleneck_places")
 _BASE = "base"  # the fingerprint, in the metadata of the arrays
 
 
@@ -251,7 +251,7 @@ def _published(config: RunConfig) -> tuple[Published, str]:
 
 
 def _check_architecture(model: EncoderConfig, base: EncoderConfig, folder: Path, known: str) -> None:
-    free = _RATES if base.bottleneck else (*_RATES, *_ADAPTERS)
+    free = _FREE if base.bottleneck else _FREE + _ADAPTERS
     base = dataclasses.replace(base, **{name: getattr(model, name) for name in free})
     for name, value in vars(model).items():
         if value != getattr(base, name):

@@ -26,6 +26,7 @@ from jaxencoder.config import (
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.hub import resolve
 from jaxencoder.families.tokenizer import published_tokenizer
+from jaxencoder.inference.adapter import base_of, is_adapter
 from jaxencoder.kernels.attention import chosen_backend
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params
@@ -206,6 +207,8 @@ def _open(target: str, overrides: Sequence[str]) -> _Found:
     folder = resolve(target, weights=False)
     if (folder / sentence.MODULES_FILE).is_file():
         return _sentence_folder(folder)
+    if is_adapter(folder):
+        raise ValueError(f"{folder} is an adapter without its base; inspect {base_of(folder)}")
     if "model_type" in checkpoint.read_settings(folder):
         return _published(folder)
     return _run(folder)

@@ -1,6 +1,7 @@
 """What a run starts from: another run, a folder of transformers or sentence-transformers, or a name of the hub."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from jaxencoder.families.hub import resolve
 from jaxencoder.families.tokenizer import published_tokenizer
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Params
+from jaxencoder.parameters import path_of
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.checkpoint import restore_step
@@ -164,7 +166,7 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
     """A configuration with the architecture of what it starts from; its rates of dropout stay, and its new adapters.
 
     Raises:
-        ValueError: it asks for other adapters than there are already.
+        ValueError: it asks for other adapters than there are already, or for new ones that would not learn.
     """
     own = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
     if config.model.bottleneck:
@@ -175,7 +177,17 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
                     f"model.{name} is {own[name]}, but what the run starts from has adapters already, with "
                     f"{getattr(model, name)}; leave it out to go on with those"
                 )
-    return dataclasses.replace(config, model=dataclasses.replace(model, **own))
+    config = dataclasses.replace(config, model=dataclasses.replace(model, **own))
+    if config.model.bottleneck > model.bottleneck and config.optimizer.trainable:
+        shapes = {"encoder": checkpoint.parameter_shapes(config.model, False)["encoder"]}
+        paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(shapes)]
+        new = [path for path in paths if "_bottleneck/" in path]
+        if not any(re.search(pattern, path) for pattern in config.optimizer.trainable for path in new):
+            raise ValueError(
+                f"optimizer.trainable {list(config.optimizer.trainable)} leaves the new adapters out, which would "
+                'learn nothing; add "_bottleneck/", or set model.bottleneck to 0'
+            )
+    return config
 
 
 def is_published(folder: Path) -> bool:

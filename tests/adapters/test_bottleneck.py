@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.adapters.bottleneck import LEARNING, with_fresh
-from jaxencoder.config import RunConfig
+from jaxencoder.config import OptimizerConfig, RunConfig
 from jaxencoder.families import checkpoint
 from jaxencoder.inference.convert import convert
 from jaxencoder.inference.load import load as open_model
@@ -41,8 +41,11 @@ def paths(tree: dict) -> dict[str, np.ndarray]:
     return {path_of(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(tree)}
 
 
-@pytest.mark.parametrize("plain", [*SMALL.values(), ALBERT], ids=[*SMALL, "albert"])
-@pytest.mark.parametrize("places", [("attention", "mlp"), ("mlp",)])
+@pytest.mark.parametrize(
+    ("plain", "places"),
+    [(SMALL["bert"], ("mlp",)), *((config, ("attention", "mlp")) for config in (*SMALL.values(), ALBERT))],
+    ids=["pfeiffer", *SMALL, "albert"],
+)
 def test_a_new_one_changes_nothing(plain: EncoderConfig, places: tuple[str, ...]) -> None:
     config = dataclasses.replace(plain, bottleneck=5, bottleneck_places=places)
     base = randomised_params(mlm(plain).init)["encoder"]
@@ -118,6 +121,16 @@ def test_architecture_of_a_start() -> None:
     config = RunConfig(model=dataclasses.replace(wide, dropout=0.0))
     assert with_architecture(config, plain).model == dataclasses.replace(plain, bottleneck=8, dropout=0.0)
     assert with_architecture(RunConfig(), wide).model == wide
+    small = dataclasses.replace(plain, vocab_size=9, num_layers=2, mlp_size=8, windows=(0, 0))
+    for patterns, learns in {("^classifier/",): False, ("/bias$",): True, ("block_1/mlp_bottleneck/up",): True}.items():
+        chosen = dataclasses.replace(config, optimizer=OptimizerConfig(trainable=patterns))
+        if learns:
+            assert with_architecture(chosen, small).learning == patterns
+            continue
+        with pytest.raises(ValueError, match=r"trainable \['\^classifier/'\] leaves the new adapters out"):
+            with_architecture(chosen, small)
+        # Those that have learned already may stay.
+        assert with_architecture(chosen, dataclasses.replace(small, bottleneck=8)).learning == patterns
     with pytest.raises(ValueError, match="model.bottleneck is 8, but what the run starts from has adapters already, w"):
         with_architecture(config, dataclasses.replace(plain, bottleneck=4))
     with pytest.raises(ValueError, match="model.bottleneck_places is .*leave it out to go on with those"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxencoder.families.weights import open_weights, save_weights
+from jaxencoder.families.weights import open_weights, read_tensors, save_weights, write_tensors
 from tests.families.test_torch_file import pickled, tensor, write
 
 TENSORS = {
@@ -27,6 +27,24 @@ def test_round_trip(tmp_path: Path) -> None:
     for name, value in TENSORS.items():
         assert found[name].dtype == value.dtype
         np.testing.assert_array_equal(found[name], value)
+
+
+def test_one_file_with_words(tmp_path: Path) -> None:
+    file = tmp_path / "some.safetensors"
+    turned = TENSORS | {"a": TENSORS["a"].T}  # not contiguous
+    write_tensors(file, turned, {"base": "x"})
+    found, words = read_tensors(file)
+    assert words == {"base": "x"} and found.keys() == turned.keys()
+    for name, value in turned.items():
+        assert found[name].dtype == value.dtype
+        np.testing.assert_array_equal(found[name], value)
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(ValueError, match="some.safetensors is damaged or cut short"):
+        read_tensors(file)
+    with pytest.raises(FileNotFoundError, match="other.safetensors is missing, so the folder is not whole"):
+        read_tensors(tmp_path / "other.safetensors")
+    with pytest.raises(OSError, match="could not be written"):
+        write_tensors(tmp_path / "none" / "x.safetensors", turned, {})
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from jaxencoder.config import Classification, MaskedLM, RunConfig, save
 from jaxencoder.families.weights import read_tensors
 from jaxencoder.inference import adapter
 from jaxencoder.inference.adapter import fingerprint
+from jaxencoder.inference.inspect import inspect
 from jaxencoder.inference.model import Model
 from jaxencoder.parameters import path_of
 from jaxencoder.training.checkpoint import Checkpoints
@@ -160,6 +161,8 @@ def test_what_is_no_adapter(folders: dict[str, Path], model: Model, tmp_path: Pa
     fails(keep(tmp_path / "full", model, config, params=params), "adapter", "so it is no adapter on a base")
     fails(folders["bottleneck"], "peft", "model.bottleneck is 4, and PEFT has no bottleneck adapters")
     fails(folders["bitfit"], "peft", "adapter.rank is 0; write an adapter")
+    with pytest.raises(ValueError, match="is an adapter without its base; inspect .*base"):
+        inspect(folders["lora-adapter"])
     with pytest.raises(ValueError, match="is an adapter without its base; write both with convert --to run"):
         find_start(str(folders["lora-adapter"]))
 

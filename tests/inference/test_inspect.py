@@ -15,7 +15,7 @@ from jaxencoder.families.weights import Weights
 from jaxencoder.inference.inspect import Inspection, inspect
 from jaxencoder.inference.model import Model
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.flops import training_flops
+from jaxencoder.model.flops import forward_flops, training_flops
 from jaxencoder.model.sentence import Dense, SentenceSettings
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.parameters import path_of
@@ -61,6 +61,21 @@ def test_a_run(make_model, tokenizer, tmp_path: Path) -> None:
     # AdamW's two moments, and a few counters.
     assert 0 <= found.memory["optimizer"].total - 8 * number < 100
     assert found.parameters[0].path.startswith("encoder/") and found.mesh == dict.fromkeys(found.mesh, 1)
+
+
+def test_bottleneck_adapters(make_model, tmp_path: Path) -> None:
+    """Counted apart, without gradients or state for the rest, and with FLOPs of their own."""
+    plain, body = make_model(), 'init_from="{}", model=EncoderConfig(bottleneck=4, bottleneck_places=("mlp",))'
+    body += ", data=DataConfig(row_length=64)"
+    base = run_folder(tmp_path / "run", plain)
+    before, found = inspect(base), inspect(recipe(tmp_path, body.format(base)))
+    assert found.parts["bottleneck"] == 2 * (2 * 32 * 4 + 4 + 32)
+    assert {name: n for name, n in found.parts.items() if name != "bottleneck"} == before.parts
+    learns = found.parts["bottleneck"] + found.parts["mlm_head"]
+    assert found.memory["gradients"].total == 4 * learns
+    assert 0 <= found.memory["optimizer"].total - 8 * learns < 100
+    assert found.flops["encoder"] - forward_flops(plain.config.model, found.length) == 2 * 2 * 2 * 32 * 4
+    assert found.family is None
 
 
 def test_flops_are_those_of_training(make_model, tmp_path: Path) -> None:
