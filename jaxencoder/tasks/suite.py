@@ -4,6 +4,7 @@ What is known lies in the suite's results.json, whole at any moment. A run that 
 what an uninterrupted one gives; so a suite that was killed goes on with the same command.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -13,8 +14,9 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import Any
 
 import filelock
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxencoder.config import RunConfig, from_json, to_json
 from jaxencoder.tasks.evaluate import RESULTS_FILE, evaluate
@@ -107,17 +110,33 @@ def perform(
         print(f"Finished before: {', '.join(run.name for run in runs if run.name in ended)}", flush=True)
     write()
     waiting = [run for run in runs if run.name not in ended]
-    if jobs > 1:
-        _side_by_side(
-            waiting, folder, [cores[i * len(cores) // jobs : (i + 1) * len(cores) // jobs] for i in range(jobs)], end
-        )
-    else:
-        for run in waiting:
-            end(run, _outcome(run, folder / run.name))
-            jax.clear_caches()  # its programs are of no use to the next
+    with _shared_programs():
+        if jobs > 1:
+            shares = [cores[i * len(cores) // jobs : (i + 1) * len(cores) // jobs] for i in range(jobs)]
+            _side_by_side(waiting, folder, shares, end)
+        else:
+            for run in waiting:
+                end(run, _outcome(run, folder / run.name))
+                jax.clear_caches()  # what the next can use is on disk
     if runs and all("failed" in outcome for outcome in ended.values()):
         raise ValueError(f"every run has failed; {runs[0].name}: {ended[runs[0].name]['failed']}")
     return {run.name: ended[run.name] for run in runs}
+
+
+@contextlib.contextmanager
+def _shared_programs() -> Iterator[None]:
+    """Keeps what is compiled on disk for a while, where jax does not already: other seeds need the same programs."""
+    if jax.config.jax_compilation_cache_dir:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="jaxencoder-programs-") as folder:
+        try:
+            jax.config.update("jax_compilation_cache_dir", folder)
+            compilation_cache.reset_cache()  # it would not look at the setting a second time
+            yield
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
+            compilation_cache.reset_cache()
 
 
 def _known(path: Path) -> dict[str, Outcome]:
@@ -228,6 +247,7 @@ def _in_process(run: Run, folder: Path, cores: Sequence[int], children: set[subp
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
+            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir},
             text=True,
             start_new_session=True,  # Ctrl-C is told to it through its input
         )

@@ -198,10 +198,11 @@ def compile_steps(
         if config.learning:
             built = without_gradients(built, learning(config.learning))
 
-        def update(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        def update(state: TrainState, batch: dict[str, jax.Array], key: jax.Array) -> tuple[TrainState, Metrics]:
             return train_step(built, optimizer, state, batch, key, settings.steps, accumulation, settings.ema_decay)
 
-        return jax.jit(update, donate_argnums=0, out_shardings=(places, everywhere))
+        # The key is an argument, so that runs with other seeds are the same program in jax's cache on disk.
+        return partial(jax.jit(update, donate_argnums=0, out_shardings=(places, everywhere)), key=key)
 
     parts = config.phase_configs
     return tuple(compiled(part.objective, part.model, part.training.accumulation) for part in parts), state

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 
 from jaxencoder.config import Phase, RunConfig, load, save, to_json
@@ -118,6 +119,20 @@ def test_jobs(tmp_path: Path, monkeypatch) -> None:
         perform(runs("a"), tmp_path, summarize, 2)
 
 
+def test_programs_are_shared(trained, tmp_path: Path, monkeypatch) -> None:
+    """Within the suite alone, and in the folder that jax has been given, if any."""
+    seen = []
+    monkeypatch.setattr(suite, "train", lambda *_: seen.append(jax.config.jax_compilation_cache_dir))
+    perform(runs("a", "b"), tmp_path, summarize)
+    assert seen[0] == seen[1] and not Path(seen[0]).exists() and jax.config.jax_compilation_cache_dir is None
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
+    try:
+        perform(runs("c"), tmp_path, summarize)
+        assert seen[2] == str(tmp_path / "own") == jax.config.jax_compilation_cache_dir
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)
+
+
 def test_speed(tmp_path: Path) -> None:
     """Two phases of 10 and 4 rows of 128 tokens, half of them padding: 640 tokens a step, then 256."""
     config = replace(CONFIG, training=TrainingConfig(), phases=(Phase(steps=4, batch_size=10), Phase(3, batch_size=4)))
@@ -168,8 +183,6 @@ PARENT = """
 def test_side_by_side_and_killed(classifier, tmp_path: Path, monkeypatch, capsys) -> None:
     """The parent dies without a word: its children save and leave, and the next call goes on from there."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "programs"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     config = load(classifier.folder)
     config = replace(config, training=replace(config.training, steps=300, log_every=1, checkpoint_every=1000))
     (tmp_path / "config.json").write_text(to_json(config))
@@ -179,13 +192,13 @@ def test_side_by_side_and_killed(classifier, tmp_path: Path, monkeypatch, capsys
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as parent:
         try:
             deadline = time.monotonic() + 300
-            while not all(log.exists() and "step 5/300" in log.read_text() for log in logs):
+            while not (begun := [log for log in logs if log.exists() and "step 5/300" in log.read_text()]):
                 assert parent.poll() is None and time.monotonic() < deadline, [log.read_text() for log in logs]
                 time.sleep(0.05)
         finally:
             parent.kill()
     report = sweep(config, folder, seeds=(0, 1), jobs=2)
-    for log in logs:
+    for log in begun:
         text = log.read_text()
         assert "Stopping after step" in text and f"Continuing {log.parent} after step" in text, text
     found = written(folder)
