@@ -55,7 +55,7 @@ from jaxencoder.adapters.lora import merged
 from jaxencoder.config import RunConfig
 from jaxencoder.inference.model import Model
 from jaxencoder.objectives.objective import mean
-from jaxencoder.tasks.classification import class_metrics, predict, value_metrics
+from jaxencoder.tasks.classification import class_metrics, predictions, value_metrics
 from jaxencoder.training.memory import keep_freed_memory
 
 SIDES = ("torch", "jaxencoder", "jaxencoder-lora")
@@ -215,7 +215,8 @@ def score(side: str, name: str, seed: int, args: argparse.Namespace) -> dict[str
                 clock.tick(int((np.asarray(batch["segment_ids"]) > 0).sum()))
             params = merged(config.adapter, jax.device_get(state.params))
             model = Model(run.setup.config, params, run.setup.tokenizer, config.compute)
-            found, labels = predict(model, run.setup.validation)
+            measured = predictions(model)
+            found, labels = measured.scores, measured.labels
     metrics = value_metrics(found[:, 0], labels) if found.shape[1] == 1 else class_metrics(found, labels)
     return {
         **asked(side, name, seed, args),

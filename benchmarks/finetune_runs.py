@@ -71,7 +71,9 @@ def recipe(
         (store,) = prepare(config.data, find_start(args.model).tokenizer, "train")
     batch = max(1, round(args.examples * store.meta["rows"] / store.meta["pieces"]))
     steps = steps or round(args.epochs * store.meta["rows"] / batch)
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, batch_size=batch, steps=steps))
+    return dataclasses.replace(
+        config, training=dataclasses.replace(config.training, batch_size=batch, steps=steps, epochs=0, batch_examples=0)
+    )
 
 
 def training_file(path: Path, limit: int) -> Path:
