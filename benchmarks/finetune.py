@@ -28,6 +28,8 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,19 +46,22 @@ from finetune_torch import (
     grouped_by_length,
     model_of,
     padded,
+    params_of,
     shuffled,
     updates,
     use_threads,
 )
-from finetune_torch import predict as their_predictions
 from train_step import Side, line, machine, measure
 
 from jaxencoder.adapters.lora import merged
 from jaxencoder.config import RunConfig
 from jaxencoder.inference.model import Model
-from jaxencoder.objectives.objective import mean
-from jaxencoder.tasks.classification import class_metrics, predictions, value_metrics
+from jaxencoder.objectives.classification import Classification
+from jaxencoder.objectives.objective import Params, mean
+from jaxencoder.objectives.spans import SpanExtraction
+from jaxencoder.tasks.evaluate import evaluate_classifier, evaluate_words
 from jaxencoder.training.memory import keep_freed_memory
+from jaxencoder.training.setup import Setup
 
 SIDES = ("torch", "jaxencoder", "jaxencoder-lora")
 SETTINGS = ("limit", "epochs", "examples", "row_length")  # what sides must have alike to stand in one line
@@ -73,6 +78,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def padding_of(config: RunConfig) -> Callable[[list[Example]], dict[str, torch.Tensor]]:
+    """The function that makes torch's batches for a run's objective."""
+    return partial(padded, spans=isinstance(config.objective, SpanExtraction))
+
+
 # Losses
 
 
@@ -84,11 +94,11 @@ def curves(name: str, args: argparse.Namespace) -> None:
     differences = []
     with started(config) as run:
         step = updates(model_of(run.setup, run.params), config.optimizer, config.training.steps)
-        state = run.state
+        state, pad = run.state, padding_of(config)
         for number, batch in enumerate(run.feed, 1):
             found = examples(jax.device_get(batch))
             state, metrics = run.update(state, batch)
-            ours, theirs = float(mean(metrics)), step(padded(found)).item()
+            ours, theirs = float(mean(metrics)), step(pad(found)).item()
             differences.append(ours - theirs)
             line(number, len(found), f"{theirs:.6f}", f"{ours:.6f}", f"{ours - theirs:+.1e}")
     print(f"\n{name}: max |difference| {np.abs(differences).max():.1e}", flush=True)
@@ -138,7 +148,7 @@ def theirs(threads: int, work: Work, grouped: bool) -> Side:
     on_cores(threads)
     with started(work.config) as run:
         step = updates(model_of(run.setup, run.params), work.config.optimizer, work.config.training.steps)
-    made = [padded(batch) for batch in (work.grouped if grouped else work.same)]
+    made = [padding_of(work.config)(batch) for batch in (work.grouped if grouped else work.same)]
     batches = itertools.cycle(made)
 
     def advance(steps: int) -> None:
@@ -158,7 +168,10 @@ def speed(name: str, args: argparse.Namespace) -> None:
     measured = measure(sides, args.steps, args.rounds)
     best = {side: max((measured[side, n].rate, n) for n in counts) for side in builders}  # (tokens/s, threads)
     lengths = [len(example.token_ids) for batch in given.same for example in batch]
-    masks = [[padded(batch)["attention_mask"].numpy() for batch in batches] for batches in (given.same, given.grouped)]
+    masks = [
+        [padding_of(given.config)(batch)["attention_mask"].numpy() for batch in batches]
+        for batches in (given.same, given.grouped)
+    ]
     masks.append([batch["segment_ids"] > 0 for batch in given.rows])
     padding = [1 - sum(m.sum() for m in side) / sum(m.size for m in side) for side in masks]
     line(
@@ -204,29 +217,36 @@ def score(side: str, name: str, seed: int, args: argparse.Namespace) -> dict[str
             every = examples_of(run.setup.train[0])
             size = round(config.training.batch_size * len(every) / run.setup.train[0][0].meta["rows"])
             clock, step = Clock(), updates(model, config.optimizer, steps)
-            for batch in map(padded, shuffled(every, size, steps, seed)):
+            for batch in map(padding_of(config), shuffled(every, size, steps, seed)):
                 step(batch)
                 clock.tick(int(batch["attention_mask"].sum()))
-            found, labels = their_predictions(model, examples_of(run.setup.validation))
+            params = params_of(model)
         else:
             clock, state = Clock(), run.state
             for batch in run.feed:
                 state, _ = jax.block_until_ready(run.update(state, batch))
                 clock.tick(int((np.asarray(batch["segment_ids"]) > 0).sum()))
             params = merged(config.adapter, jax.device_get(state.params))
-            model = Model(run.setup.config, params, run.setup.tokenizer, config.compute)
-            measured = predictions(model)
-            found, labels = measured.scores, measured.labels
-    metrics = value_metrics(found[:, 0], labels) if found.shape[1] == 1 else class_metrics(found, labels)
+        metrics = dev_scores(run.setup, params)
     return {
         **asked(side, name, seed, args),
         "updates": steps,
         "metrics": {metric: round(metrics[metric], 6) for metric in TASKS[name].metrics},
-        "loss": round(metrics["loss"], 6),
         "seconds": round(clock.seconds, 1),
         "tokens_per_second": round(clock.rate, 1),
         "cores": cores(),
     }
+
+
+def dev_scores(setup: Setup, params: Params) -> dict[str, float]:
+    """The metrics on what was held out, by the same functions for both sides: torch's weights are read as ours."""
+    if "sequence_head" in params:
+        dense, projection = params["pooler"]["dense"], params["sequence_head"]["output"]
+        params = {"encoder": params["encoder"], "classifier": {"dense": dense, "classifier": projection}}
+    model = Model(setup.config, params, setup.tokenizer, setup.config.compute)
+    if isinstance(setup.config.objective, Classification):
+        return evaluate_classifier(model)[0]
+    return evaluate_words(model)
 
 
 def asked(side: str, name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:

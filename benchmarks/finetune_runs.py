@@ -3,12 +3,11 @@
 import argparse
 import contextlib
 import dataclasses
-import itertools
-import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -25,24 +24,35 @@ from jaxencoder.training.start import find_start
 
 
 class Task(NamedTuple):
-    """A data set in the folder of its name, and the metrics by which it is judged.
+    """A data set, and the metrics by which it is judged.
 
-    A task of another objective (words, spans) needs its recipe here, and in finetune_torch.py its examples, its class
-    of transformers and its predictions.
+    Attributes:
+        metrics: of `jaxencoder.tasks`.
+        fields: of the records, where they are not the recipe's.
+        recipe: which says what a label belongs to.
+        files: to train on and to measure on, in ../shared/data, {} the task's name; without the second one, a tenth of
+            the first is held out.
+        row_length: in tokens, where it is not that of the command line.
     """
 
-    text: str
-    pair: str
     metrics: tuple[str, ...]
+    fields: Mapping[str, str] = MappingProxyType({})
     recipe: str = "finetune_classification"
+    files: tuple[str, str] = ("glue/{}/train.jsonl", "glue/{}/validation.jsonl")
+    row_length: int = 0
 
 
+ONE, TWO = {"text_field": "sentence"}, {"text_field": "sentence1", "pair_field": "sentence2"}
+WORDS = ("ner/{}/train.jsonl", "ner/{}/validation.jsonl")
 TASKS = {
-    "cola": Task("sentence", "", ("matthews",)),
-    "sst2": Task("sentence", "", ("accuracy",)),
-    "mrpc": Task("sentence1", "sentence2", ("f1", "accuracy")),
-    "rte": Task("sentence1", "sentence2", ("accuracy",)),
-    "stsb": Task("sentence1", "sentence2", ("pearson", "spearman")),
+    "cola": Task(("matthews",), ONE),
+    "sst2": Task(("accuracy",), ONE),
+    "mrpc": Task(("f1", "accuracy"), TWO),
+    "rte": Task(("accuracy",), TWO),
+    "stsb": Task(("pearson", "spearman"), TWO),
+    "wnut17": Task(("f1",), recipe="finetune_tokens", files=WORDS),
+    # The published development file holds no answers here.
+    "tydiqa": Task(("f1", "exact"), recipe="finetune_questions", files=("qa/{}/en.train.json", ""), row_length=384),
 }
 
 
@@ -59,13 +69,17 @@ def recipe(
         seed: of the classifier's weights, the order of the rows and dropout.
         rank: of an adapter; 0: all is trained.
     """
-    task, source = TASKS[name], DATA / "glue" / name
+    task = TASKS[name]
+    train, validation = (DATA / path.format(name) if path else None for path in task.files)
     rate = args.lora_rate if rank else args.rate
     words = ["--init-from", args.model, "--adapter.rank", rank, "--training.seed", seed]
-    words += ["--data.train", training_file(source / "train.jsonl", args.limit), "--data.text-field", task.text]
-    words += ["--data.validation", source / "validation.jsonl", "--data.pair-field", task.pair]
-    words += ["--data.row-length", args.row_length, "--optimizer.learning-rate", rate]
-    words += ["--model.dropout", dropout, "--model.attention-dropout", dropout, "--objective.dropout", dropout]
+    words += ["--data.train", f"{train}[:{args.limit}]" if args.limit else train, "--optimizer.learning-rate", rate]
+    words += ["--data.validation", validation] if validation else ["--data.validation-share", 0.1]
+    words += ["--data.row-length", task.row_length or args.row_length]
+    words += [word for field, value in task.fields.items() for word in (f"--data.{field}", value)]
+    words += ["--model.dropout", dropout, "--model.attention-dropout", dropout]
+    # transformers drops nothing before the projection of a reader.
+    words += [] if task.recipe == "finetune_questions" else ["--objective.dropout", dropout]
     config = load(task.recipe, [str(word) for word in words])
     with contextlib.redirect_stdout(sys.stderr):
         (store,) = prepare(config.data, find_start(args.model).tokenizer, "train")
@@ -74,21 +88,6 @@ def recipe(
     return dataclasses.replace(
         config, training=dataclasses.replace(config.training, batch_size=batch, steps=steps, epochs=0, batch_examples=0)
     )
-
-
-def training_file(path: Path, limit: int) -> Path:
-    """The file, or a copy of its first lines."""
-    if not limit:
-        return path
-    folder = Path(tempfile.gettempdir()) / f"jaxencoder-finetune-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
-    short = folder / f"{path.parent.name}-{limit}.jsonl"
-    with path.open(encoding="utf-8") as file:
-        text = "".join(itertools.islice(file, limit))
-    part = short.with_suffix(f".{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, short)
-    return short
 
 
 class Started(NamedTuple):

@@ -14,6 +14,8 @@ import transformers
 
 from jaxencoder.families import checkpoint
 from jaxencoder.objectives.objective import Params
+from jaxencoder.objectives.spans import SpanExtraction
+from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.text.store import Store
 from jaxencoder.training.optim import OptimizerConfig
 from jaxencoder.training.setup import Setup
@@ -28,25 +30,27 @@ def use_threads(threads: int) -> None:
 
 
 class Example(NamedTuple):
-    """One labelled text or pair."""
+    """One labelled text or pair, or one with a label for each token."""
 
     token_ids: np.ndarray  # int32 [T], special tokens included
     token_type_ids: np.ndarray  # int32 [T]
-    label: int | float
+    label: int | float | np.ndarray  # int32 [T], -1 for none
 
 
 def examples(rows: dict[str, np.ndarray]) -> list[Example]:
     """The labelled examples of packed rows, in the order of the rows.
 
     Args:
-        rows: token_ids and segment_ids [B, T], labels [B, E], and token_type_ids [B, T] of pairs.
+        rows: token_ids and segment_ids [B, T], labels [B, E] or token_labels [B, T], token_type_ids [B, T] of pairs.
     """
     found = []
     types = rows.get("token_type_ids", np.zeros_like(rows["token_ids"]))
-    for ids, kinds, segments, labels in zip(rows["token_ids"], types, rows["segment_ids"], rows["labels"], strict=True):
+    every = rows["token_labels"] if "token_labels" in rows else rows["labels"]
+    for ids, kinds, segments, labels in zip(rows["token_ids"], types, rows["segment_ids"], every, strict=True):
         for number in range(1, segments.max() + 1):
             mine = segments == number
-            found.append(Example(ids[mine], kinds[mine], labels[number - 1].item()))
+            label = labels[mine] if "token_labels" in rows else labels[number - 1].item()
+            found.append(Example(ids[mine], kinds[mine], label))
     return found
 
 
@@ -55,8 +59,12 @@ def examples_of(stores: Sequence[Store]) -> list[Example]:
     return [example for store in stores for example in examples(store.read(np.arange(len(store))))]
 
 
-def padded(batch: Sequence[Example]) -> Batch:
-    """The inputs of transformers' models: each example as long as the longest."""
+def padded(batch: Sequence[Example], spans: bool = False) -> Batch:
+    """The inputs of transformers' models: each example as long as the longest.
+
+    Args:
+        spans: the labels of tokens are 0 for an answer's first one, 1 for its last one and 2 for both.
+    """
     length = max(len(example.token_ids) for example in batch)
     shape = (len(batch), length)
     ids, types, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -64,9 +72,18 @@ def padded(batch: Sequence[Example]) -> Batch:
         n = len(token_ids)
         ids[i, :n], types[i, :n], mask[i, :n] = token_ids, token_type_ids, 1
     inputs = {"input_ids": ids, "token_type_ids": types, "attention_mask": mask}
-    return {name: torch.from_numpy(x) for name, x in inputs.items()} | {
-        "labels": torch.tensor([example.label for example in batch])
-    }
+    if spans:
+        for name, end in (("start_positions", 0), ("end_positions", 1)):
+            places = [np.flatnonzero((example.label == end) | (example.label == 2)) for example in batch]
+            inputs[name] = np.concatenate(places)
+    elif isinstance(batch[0].label, np.ndarray):
+        inputs["labels"] = np.full(shape, -100, np.int64)
+        for row, example in zip(inputs["labels"], batch, strict=True):
+            row[: len(example.label)] = np.where(example.label < 0, -100, example.label)
+    else:
+        inputs["labels"] = np.array([example.label for example in batch])
+        inputs["labels"] = inputs["labels"].astype(np.float32 if inputs["labels"].dtype.kind == "f" else np.int64)
+    return {name: torch.from_numpy(x) for name, x in inputs.items()}
 
 
 def shuffled(given: Sequence[Example], size: int, updates: int, seed: int) -> Iterator[list[Example]]:
@@ -89,24 +106,34 @@ def grouped_by_length(given: Sequence[Example], size: int, seed: int) -> list[li
 
 
 def model_of(setup: Setup, params: Params) -> torch.nn.Module:
-    """BertForSequenceClassification with the weights of a run of Classification, and its rates of dropout.
+    """The model of transformers for a run's objective, with its weights and its rates of dropout.
 
     The classifier's tanh layer is BERT's pooler, its projection the classifier. Regression is by squared error.
     """
     config, objective = setup.config.model, setup.config.objective
-    head = params["classifier"]
-    parts = {"encoder": params["encoder"], "pooler": {"dense": head["dense"]}}
-    parts["sequence_head"] = {"output": head["classifier"]}
-    published = checkpoint.Published(
-        checkpoint.family_of(config), {"num_labels": objective.labels, "classifier_dropout": objective.dropout}, {}
-    )
-    kind = "regression" if objective.labels == 1 else "single_label_classification"
+    parts, more, count = {"encoder": params["encoder"]}, {}, 2
+    if isinstance(objective, TokenClassification):
+        kind, count = transformers.BertForTokenClassification, len(objective.tags)
+        parts["token_head"] = params["token_head"]
+    elif isinstance(objective, SpanExtraction):
+        kind, parts["span_head"] = transformers.BertForQuestionAnswering, params["span_head"]
+    else:
+        kind, count, head = transformers.BertForSequenceClassification, objective.labels, params["classifier"]
+        parts |= {"pooler": {"dense": head["dense"]}, "sequence_head": {"output": head["classifier"]}}
+        more = {"problem_type": "regression" if count == 1 else "single_label_classification"}
+    settings = {"num_labels": count, "classifier_dropout": objective.dropout}
+    published = checkpoint.Published(checkpoint.family_of(config), settings, {})
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(folder, config, parts, {"pad_token_id": setup.tokenizer.pad_id}, published)
-        return transformers.BertForSequenceClassification.from_pretrained(
-            folder, attn_implementation="sdpa", problem_type=kind
-        )
+        return kind.from_pretrained(folder, attn_implementation="sdpa", **more)
+
+
+def params_of(model: torch.nn.Module) -> Params:
+    """Its weights as ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return checkpoint.load(folder).params
 
 
 def updates(model: torch.nn.Module, config: OptimizerConfig, steps: int) -> Callable[[Batch], torch.Tensor]:
@@ -147,16 +174,3 @@ def updates(model: torch.nn.Module, config: OptimizerConfig, steps: int) -> Call
         return loss.detach()
 
     return update
-
-
-def predict(model: torch.nn.Module, given: Sequence[Example], size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [N, labels] float32 and labels [N] of examples, the longest first."""
-    ordered = sorted(given, key=lambda example: -len(example.token_ids))
-    scores, labels = [], []
-    model.eval()
-    with torch.inference_mode():
-        for start in range(0, len(ordered), size):
-            batch = padded(ordered[start : start + size])
-            labels.append(batch.pop("labels").numpy())
-            scores.append(model(**batch).logits.numpy())
-    return np.concatenate(scores), np.concatenate(labels)
