@@ -136,6 +136,19 @@ def params_of(model: torch.nn.Module) -> Params:
         return checkpoint.load(folder).params
 
 
+def loss_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """The model's own loss; of answers, without the padding, which transformers lets compete for the ends of a span."""
+    if "start_positions" not in batch:
+        return model(**batch).loss
+    inputs = {name: x for name, x in batch.items() if not name.endswith("_positions")}
+    output, there = model(**inputs), batch["attention_mask"] == 1
+    losses = [
+        torch.nn.functional.cross_entropy(logits.masked_fill(~there, float("-inf")), batch[f"{name}_positions"])
+        for name, logits in (("start", output.start_logits), ("end", output.end_logits))
+    ]
+    return sum(losses) / 2
+
+
 def updates(model: torch.nn.Module, config: OptimizerConfig, steps: int) -> Callable[[Batch], torch.Tensor]:
     """A function that does one update and gives the loss before it.
 
@@ -164,7 +177,7 @@ def updates(model: torch.nn.Module, config: OptimizerConfig, steps: int) -> Call
     model.train()
 
     def update(batch: Batch) -> torch.Tensor:
-        loss = model(**batch).loss
+        loss = loss_of(model, batch)
         loss.backward()
         if config.clip_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)

@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jaxencoder
@@ -204,9 +205,11 @@ def _own_folder(target: str) -> Path | None:
 
 def _prepare(args: argparse.Namespace) -> None:
     config = _load_config(args)
+    from jaxencoder.text.fields import with_fields
     from jaxencoder.text.prepare import load_or_train
     from jaxencoder.text.rows import prepare
 
+    config = replace(config, data=with_fields(config.data))
     tokenizer = load_or_train(config.tokenizer, config.data)
     wanted = [*((part.data, "train") for part in config.phase_configs), (config.data, "validation")]
     for data, split in dict.fromkeys(wanted):

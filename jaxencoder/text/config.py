@@ -111,7 +111,8 @@ class DataConfig:
     """Field that holds the second text of a pair; empty: single texts. Without labels, sources whose first record lacks
     it hold single texts, beside others that hold pairs."""
     label_field: str = ""
-    """Field that holds the label; set, each record is one labelled example that is truncated, never split."""
+    """Field that holds the label; set, each record is one labelled example that is truncated, never split. Of labelled
+    records, fields that are not there by these names are looked for among the usual ones, and shown."""
     label_unit: LabelUnit = "text"
     """What has a label: each text or pair; each word, where text_field holds a list of words and label_field as many
     tags; or the span in the second text (pair_field) that answers the first one, where label_field is as in SQuAD. The

@@ -18,6 +18,7 @@ from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Objective
 from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.sharding import make_mesh
+from jaxencoder.text.fields import described, with_fields
 from jaxencoder.text.prepare import load_or_train
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
@@ -89,6 +90,7 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     _check_writable(run_dir)
     done = _newest(run_dir)
     saved = saved_config(run_dir) if done else None
+    config = dataclasses.replace(config, data=with_fields(config.data))
     config, tokenizer = _start(config, run_dir, saved)
     if saved and config.training.batch_examples:  # counted when the run began
         config = _with_training(config, batch_size=saved.training.batch_size)
@@ -100,6 +102,8 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     progress = jax.process_index() == 0
     train = training_rows(config, tokenizer, progress)
     validation = prepare(config.data, tokenizer, "validation", progress)
+    if progress and config.data.label_field:
+        print(described(config.data, train[0][0].meta["labels"]), flush=True)
     config = _counted(_resolve(_with_counts(config, saved), tokenizer, train), train[0], bool(saved))
     setup = Setup(config, tokenizer, train, validation, config.build(tokenizer))
     if saved:
