@@ -40,7 +40,5 @@ def get_config() -> RunConfig:
             evaluations=6,
             eval_batches=0,
             checkpoint_every=200,
-            best_metric="accuracy",
-            best_mode="max",
         ),
     )

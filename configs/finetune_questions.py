@@ -43,12 +43,10 @@ def get_config() -> RunConfig:
             name="adamw", learning_rate=1e-4, b2=0.999, weight_decay=0.01, schedule="linear", warmup_share=0.1
         ),
         training=TrainingConfig(
-            steps=1_000,
-            batch_size=16,
-            eval_every=200,
+            epochs=2,
+            batch_size=8,
+            evaluations=4,
             eval_batches=0,
             checkpoint_every=200,
-            best_metric="exact",
-            best_mode="max",
         ),
     )

@@ -35,12 +35,10 @@ def get_config() -> RunConfig:
             name="adamw", learning_rate=2e-4, b2=0.999, weight_decay=0.01, schedule="linear", warmup_share=0.1
         ),
         training=TrainingConfig(
-            steps=500,
+            epochs=4,
             batch_size=8,
-            eval_every=100,
+            evaluations=4,
             eval_batches=0,
             checkpoint_every=100,
-            best_metric="f1",
-            best_mode="max",
         ),
     )

@@ -161,6 +161,11 @@ class Classification:
         return weights * counts.sum() / (weights * counts).sum()
 
     @property
+    def best(self) -> tuple[str, Literal["min", "max"]]:
+        """Accuracy of classes, squared error of values."""
+        return ("loss", "min") if self.labels == 1 else ("accuracy", "max")
+
+    @property
     def masked_loss(self) -> str:
         """No metric is the cross-entropy of masked tokens."""
         return ""

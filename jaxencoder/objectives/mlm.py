@@ -6,6 +6,7 @@ arXiv:1909.11942). The corruption is part of the compiled step: see `objectives.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +91,11 @@ class MaskedLM:
             return total, metrics | own | {"mlm_loss": metrics["loss"], "loss": (total * tokens, tokens)}
 
         return Objective(init, loss)
+
+    @property
+    def best(self) -> tuple[str, Literal["min", "max"]]:
+        """The cross-entropy."""
+        return "loss", "min"
 
     @property
     def masked_loss(self) -> str:

@@ -1,7 +1,7 @@
 """The one shape of an objective: two pure functions, as optax's transformations are."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 
@@ -53,6 +53,10 @@ class ObjectiveConfig(Protocol):
     @property
     def masked_loss(self) -> str:
         """The metric that is the cross-entropy of masked tokens; empty if there is none."""
+
+    @property
+    def best(self) -> tuple[str, Literal["min", "max"]]:
+        """The metric by which one checkpoint is better than another, and which way."""
 
     def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
         """The heads that it trains and that published checkpoints have too, by their names among the parameters; the

@@ -143,6 +143,11 @@ class ReplacedToken:
         return Objective(init, loss, models=models)
 
     @property
+    def best(self) -> tuple[str, Literal["min", "max"]]:
+        """The loss of both models."""
+        return "loss", "min"
+
+    @property
     def masked_loss(self) -> str:
         """The metric that is the cross-entropy of the generator's masked tokens."""
         return "mlm_loss"

@@ -6,6 +6,7 @@ and 4.3: two scores for each token, and [CLS] for what has no answer.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,11 @@ class SpanExtraction:
             return mean(metrics), metrics
 
         return Objective(init, loss, scores)
+
+    @property
+    def best(self) -> tuple[str, Literal["min", "max"]]:
+        """The share of windows whose two ends score most."""
+        return "exact", "max"
 
     @property
     def masked_loss(self) -> str:

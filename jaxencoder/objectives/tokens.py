@@ -7,7 +7,7 @@ schemes IOB1, BIO, BIOES and BILOU as conlleval does it: Tjong Kim Sang and De M
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +74,11 @@ class TokenClassification:
     @property
     def _head(self) -> HeadConfig:
         return HeadConfig("tokens", max(len(self.tags), 1))
+
+    @property
+    def best(self) -> tuple[str, Literal["min", "max"]]:
+        """The F1 of entities, or the accuracy of tags that do not tell of such."""
+        return ("accuracy" if self.tags and Scheme.of(self.tags) is None else "f1"), "max"
 
     @property
     def masked_loss(self) -> str:

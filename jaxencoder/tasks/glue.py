@@ -34,20 +34,14 @@ class Task(NamedTuple):
     metrics: tuple[str, ...]
     epochs: int
     row_length: int = 128
-    values: bool = False  # labels are numbers to predict, not classes
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The task as settings of the recipe.
-
-        Of an evaluation the trainer knows accuracy and loss: the best checkpoint is chosen by these.
-        """
-        best = ("loss", "min") if self.values else ("accuracy", "max")
+        """The task as settings of the recipe."""
         return (
             *("--data.text-field", self.text, "--data.pair-field", self.pair, "--data.label-field", "label"),
             *("--data.row-length", str(self.row_length), "--training.epochs", str(self.epochs)),
             *("--training.evaluations", str(self.epochs), "--training.batch-examples", "32"),
-            *("--training.best-metric", best[0], "--training.best-mode", best[1]),
             *("--training.checkpoint-every", "1000", "--training.keep-checkpoints", "1"),
             *("--optimizer.learning-rate", "1e-4"),
         )
@@ -62,7 +56,7 @@ TASKS = {
     "rte": Task("sentence1", "sentence2", ("accuracy",), 10, row_length=256),
     "mrpc": Task("sentence1", "sentence2", ("f1", "accuracy"), 5),
     "cola": Task("sentence", "", ("matthews",), 5),
-    "stsb": Task("sentence1", "sentence2", ("pearson", "spearman"), 10, values=True),
+    "stsb": Task("sentence1", "sentence2", ("pearson", "spearman"), 10),
     "sst2": Task("sentence", "", ("accuracy",), 3),
     "qnli": Task("question", "sentence", ("accuracy",), 3, row_length=256),
     "qqp": Task("question1", "question2", ("f1", "accuracy"), 3),

@@ -96,7 +96,9 @@ def summary_of(outcomes: dict[str, Outcome], groups: dict[str, list[str]], confi
     """What results.json says of the settings, each a group of runs that differ in their seeds."""
     settings = {name: spread(outcomes[run] for run in names if run in outcomes) for name, names in groups.items()}
     settings = {name: found for name, found in settings.items() if found}
-    metric, sign = config.training.best_metric, 1 if config.training.best_mode == "max" else -1
+    named = config.training.best_metric, config.training.best_mode
+    metric, mode = named if named[0] else config.objective.best
+    sign = 1 if mode == "max" else -1
     if not all(metric in found for found in settings.values()):
         metric, sign = "loss", -1
 

@@ -20,7 +20,7 @@ PAIRS = (
     ("text", "text_pair"),
 )
 _TEXTS = ("text", "sentence", "content", "review", "document", "body")
-_LABELS = ("label", "labels", "class", "category", "target", "score")
+_LABELS = ("label", "labels", "class", "category", "target", "score", "sentiment", "intent", "topic", "rating", "stars")
 _WORDS, _TAGS = ("tokens", "words"), ("ner_tags", "tags", "labels", "upos", "pos_tags")
 
 

@@ -41,8 +41,10 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     keep_best: bool = True
     """Keep the checkpoint with the best held-out result too."""
-    best_metric: str = "loss"
+    best_metric: str = ""
+    """By which a checkpoint is the best; empty: the objective's own, such as accuracy of classes, loss of values."""
     best_mode: Literal["min", "max"] = "min"
+    """Whether less of it is better, or more; of the objective's own metric it is known."""
     patience: int = 0
     """End the run after so many evaluations without a better best_metric than before; 0: never before its last step."""
     profile_steps: tuple[int, ...] = ()

@@ -210,6 +210,9 @@ def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, 
                 "there is nothing to classify, name another data.label_field."
             )
         config = dataclasses.replace(config, objective=_with_labels(config, labels, train[0]))
+    if not config.training.best_metric:
+        metric, mode = config.objective.best
+        config = _with_training(config, best_metric=metric, best_mode=mode)
     return config
 
 

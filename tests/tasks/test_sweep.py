@@ -71,8 +71,8 @@ OUTCOMES = {
 
 
 def test_the_best_has_not_diverged() -> None:
-    by_accuracy = replace(CONFIG, training=TrainingConfig(best_metric="accuracy", best_mode="max"))
-    summary = summary_of(OUTCOMES, GROUPS, by_accuracy)
+    by_loss = replace(CONFIG, training=TrainingConfig(best_metric="loss"))
+    summary = summary_of(OUTCOMES, GROUPS, CONFIG)
     assert (summary["best"], summary["by"], list(summary["settings"])) == ("low", "accuracy", ["low", "high"])
     assert summary["settings"]["low"]["accuracy"] == {
         "mean": pytest.approx(0.75),
@@ -80,9 +80,9 @@ def test_the_best_has_not_diverged() -> None:
         "runs": 2,
     }
     all_ended = OUTCOMES | {"high/1": outcome(0.8, 3.0)}
-    assert summary_of(all_ended, GROUPS, by_accuracy)["best"] == "high"
-    assert summary_of(all_ended, GROUPS, CONFIG)["best"] == "low"  # by the loss
-    assert summary_of({}, GROUPS, CONFIG) == {"best": None, "by": "loss", "settings": {}}
+    assert summary_of(all_ended, GROUPS, CONFIG)["best"] == "high"  # by the accuracy, of classes
+    assert summary_of(all_ended, GROUPS, by_loss)["best"] == "low"
+    assert summary_of({}, GROUPS, CONFIG) == {"best": None, "by": "accuracy", "settings": {}}
     absent = replace(CONFIG, training=TrainingConfig(best_metric="f1", best_mode="max"))
     assert summary_of(all_ended, GROUPS, absent)["by"] == "loss"
 
@@ -92,7 +92,7 @@ def test_report() -> None:
     assert [cell.strip() for cell in lines[0].split("|")] == ["", "setting", "runs", "loss", "accuracy", ""]
     assert [cell.strip() for cell in lines[2].split("|")] == ["", "low", "2", "0.4500 ± 0.0707", "0.7500 ± 0.0707", ""]
     assert lines[-3:] == [
-        "Best: low, loss 0.4500 ± 0.0707 (mean over 2 seeds, of 2 settings)",
+        "Best: low, accuracy 0.7500 ± 0.0707 (mean over 2 seeds, of 2 settings)",
         "",
         "high/1 has diverged: not finite",
     ]
@@ -103,7 +103,9 @@ def test_a_sweep_of_which_a_part_diverges(classifier, tmp_path: Path) -> None:
     config = load(classifier.folder)
     config = replace(config, training=replace(config.training, steps=4))
     report = sweep(config, tmp_path, seeds=(3,), vary=["optimizer.learning_rate=1e-2,1e30"])
-    assert "Best: learning_rate=1e-2, loss" in report and "learning_rate=1e30/seed_3 has diverged: The loss" in report
+    assert (
+        "Best: learning_rate=1e-2, accuracy" in report and "learning_rate=1e30/seed_3 has diverged: The loss" in report
+    )
     assert load(tmp_path / "learning_rate=1e-2" / "seed_3").training.seed == 3
     found = json.loads((tmp_path / "results.json").read_text())
     own = json.loads((tmp_path / "learning_rate=1e-2" / "seed_3" / "results.json").read_text())["validation"]

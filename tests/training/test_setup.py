@@ -204,6 +204,7 @@ def test_epochs_and_examples(config: RunConfig, pretrained: Path, tmp_path: Path
     size = round(6 * len(store) / store.meta["pieces"])
     steps = -(-5 * len(store) // (2 * size))
     wanted = replace(counted, steps=steps, epochs=0.0, batch_size=size, eval_every=-(-steps // 2), evaluations=0)
+    wanted = replace(wanted, best_metric="accuracy", best_mode="max")  # the objective's own
     assert size > 1 and found.config.training == wanted == load(run).training
     (run / "checkpoints" / "1").mkdir(parents=True)  # begun: the same words and the saved settings both continue it
     for same in (config, load(run)):
