@@ -271,24 +271,24 @@ class Model:
         stride: int | None = None,
         batch_tokens: int | None = None,
     ) -> list[Classified]:
-        """What a run with the objective Classification predicts for each text, or pair of texts.
+        """What a classifier, of a run or published, predicts for each text, or pair of texts.
 
         Args:
             texts: any number, any lengths.
-            pairs: the second text of each, for a run of pairs.
-            long: what of a text with more tokens than the rows of the run: "truncate" reads its beginning, of a pair
-                as in training, with one warning; "windows" reads all, in parts that overlap, whose probabilities (or
-                values) are averaged by their numbers of tokens. In a pair each part has the whole first text, unless
-                that leaves less than a quarter of a row, and a part of the second.
+            pairs: the second text of each, for a model of pairs.
+            long: what of a text with more tokens than the rows of the run, or the published model, hold: "truncate"
+                reads its beginning, of a pair as in training, with one warning; "windows" reads all, in parts that
+                overlap, whose probabilities (or values) are averaged by their numbers of tokens. In a pair each part
+                has the whole first text, unless that leaves less than a quarter of a row, and a part of the second.
             stride: tokens from the start of a window to the next one's; None: half of what a window has room for.
             batch_tokens: as in `embed`.
 
         Returns:
-            For each text (prediction, probability, probabilities by class); for a run of values the prediction is a
+            For each text (prediction, probability, probabilities by class); of a model of values the prediction is a
             number, probability nan and probabilities empty.
 
         Raises:
-            ValueError: no list of strings, a run without a classifier, or a stride that leaves tokens out.
+            ValueError: no list of strings, a model without a classifier, or a stride that leaves tokens out.
         """
         return classify.classify(self, texts, pairs, long, stride, batch_tokens)
 
