@@ -79,7 +79,7 @@ def evaluate(
     model = load(run, step=step)
     if model.published is None:
         model = _as_trained(model)
-    elif data is None or not _head_fields(model):
+    elif data is None or _head_settings(model) is None:
         raise ValueError(
             f"{run} is no run and has held nothing out; measure it with --task similarity or retrieval, or on labelled "
             "--data where it has a head for classes, tags or answers"
@@ -108,23 +108,25 @@ def evaluate(
     return result
 
 
-def _head_fields(model: Model) -> dict[str, str]:
-    """What the records for a published model's head are made of, as settings of DataConfig; nothing without one."""
+def _head_settings(model: Model) -> tuple[dict[str, Any], dict[str, str]] | None:
+    """What a run for a published model's head has in its configuration, and in its data; None without such a head."""
     if classifies(model):
-        return {"text_field": "text", "label_field": "label"}
+        return {}, {"text_field": "text", "label_field": "label"}
     if tokens.NAME in model.heads:
-        return {"text_field": "tokens", "label_field": "tags", "label_unit": "word"}
+        fields = {"text_field": "tokens", "label_field": "tags", "label_unit": "word"}
+        return {"objective": tokens.TokenClassification()}, fields
     if spans.NAME in model.heads:
-        return {"text_field": "question", "pair_field": "context", "label_field": "answers", "label_unit": "span"}
-    return {}
+        fields = {"text_field": "question", "pair_field": "context", "label_field": "answers", "label_unit": "span"}
+        return {"objective": spans.SpanExtraction()}, fields
+    return None
 
 
 def _with_fields(model: Model, given: dict[str, str | None]) -> Model:
     """The model with the fields of the records on which it is measured."""
-    fields = _head_fields(model) if model.published is not None else {}
+    settings, fields = (None if model.published is None else _head_settings(model)) or ({}, {})
     fields |= {name: value for name, value in given.items() if value is not None}
     data = dataclasses.replace(model.config.data, **fields)
-    return dataclasses.replace(model, config=dataclasses.replace(model.config, data=data))
+    return dataclasses.replace(model, config=dataclasses.replace(model.config, data=data, **settings))
 
 
 def open_run(folder: str | Path, step: int | Literal["latest", "best"] = "latest") -> Model:
