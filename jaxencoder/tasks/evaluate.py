@@ -93,7 +93,7 @@ def evaluate(
     elif report is not None or any(options.values()):
         raise ValueError(f"{run} is no classifier of texts, and of others there is no report; leave its options out")
     elif model.heads.keys() & {tokens.NAME, spans.NAME}:
-        result = _evaluate_words(model, data)
+        result = evaluate_words(model, data)
     else:
         result = _evaluate_masked(model, *_stores(model, data))
     if report is None and model.published is None:
@@ -313,7 +313,7 @@ def _stores(model: Model, source: str | None) -> tuple[tuple[tuple[Store, ...], 
     return train, validation
 
 
-def _evaluate_words(model: Model, source: str | None) -> dict[str, Any]:
+def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
     """The metrics of a tagger or a reader on the records that were held out, or on those of a source."""
     data = model.config.data
     if source is not None:
