@@ -14,21 +14,22 @@ from jaxencoder.cli_options import (
     keep_freed_memory,
 )
 
+FIELDS = ("text_field", "pair_field", "label_field")
 TASKS = {  # of `evaluate`, and the options of each
-    "similarity": ("text_field", "pair_field", "label_field", "prompt", "pooling", "batch_tokens"),
+    "similarity": (*FIELDS, "prompt", "pooling", "batch_tokens"),
     "retrieval": ("split", "pooling", "batch_tokens"),
 }
-OWN = ("slice_by", "tune_threshold", "report", "long", "stride")  # of `evaluate` without a task
+OWN = (*FIELDS, "output", "slice_by", "tune_threshold", "report", "long", "stride")  # of `evaluate` without a task
 PREDICT = ("text_field", "pair_field", "probabilities", "long", "stride", "batch_tokens")
 
 
 def add_verbs(verbs) -> None:
     """Declare them."""
-    predict = add_verb(verbs, "predict", _predict, "what a fine-tuned run predicts for each record of a source")
-    predict.add_argument("run", metavar="RUN", help="folder of a run")
+    predict = add_verb(verbs, "predict", _predict, "what a fine-tuned model predicts for each record of a source")
+    predict.add_argument("run", metavar="MODEL", help=MODEL_HELP)
     predict.add_argument("--input", required=True, metavar="SOURCE", help="records: .jsonl, .parquet, tfds:NAME, ...")
     predict.add_argument("--output", required=True, type=Path, help=".jsonl or .parquet file to write")
-    predict.add_argument("--text-field", help="field of the text (default, as of the next one: the run's own)")
+    predict.add_argument("--text-field", help="field of the text (default, as of the next one: a run's own)")
     predict.add_argument("--pair-field", help="field of the second text")
     predict.add_argument("--probabilities", action="store_true", default=None, help="write those of all classes")
     predict.add_argument("--batch-tokens", type=int, help=BATCH_TOKENS_HELP)
@@ -37,12 +38,16 @@ def add_verbs(verbs) -> None:
     evaluate = add_verb(
         verbs, "evaluate", _evaluate, "the metrics of a run, or of any model's vectors on published sets"
     )
-    evaluate.add_argument("run", metavar="MODEL", help=f"{MODEL_HELP}; without --task a run")
+    evaluate.add_argument(
+        "run",
+        metavar="MODEL",
+        help=f"{MODEL_HELP}; without --task a run, or a published classifier, tagger or reader",
+    )
     evaluate.add_argument(
         "--data",
         nargs="+",
         help="similarity: sources of pairs, each one set, or several joined by commas to one; retrieval: BEIR folders; "
-        "without --task: one source (default: the run's own validation data)",
+        "without --task: one source of labelled records (default: the run's own validation data)",
     )
     evaluate.add_argument("--task", choices=tuple(TASKS), help="measure vectors: of similar pairs, or in a search")
     evaluate.add_argument(
@@ -50,13 +55,15 @@ def add_verbs(verbs) -> None:
     )
     evaluate.add_argument("--output", type=Path, help="JSON file for the results (default: a run's results.json)")
     evaluate.add_argument("--split", help="of retrieval's relevances (default: test)")
-    evaluate.add_argument("--text-field", help="of similarity (default, as of the next two: found among usual names)")
+    evaluate.add_argument(
+        "--text-field", help="of the records (default, as of the next two: a run's own, or found among usual names)"
+    )
     evaluate.add_argument("--pair-field", help="field of the second text")
-    evaluate.add_argument("--label-field", help="field of the score")
+    evaluate.add_argument("--label-field", help="field of the label or the score")
     evaluate.add_argument("--prompt", help="of similarity: name of a stored prompt, or its text")
     evaluate.add_argument("--pooling", choices=POOLINGS, help=POOLING_HELP)
     evaluate.add_argument("--batch-tokens", type=int, help=BATCH_TOKENS_HELP)
-    own = evaluate.add_argument_group("of a run's own metrics, for classes and values")
+    own = evaluate.add_argument_group("of a classifier's own metrics, for classes and values")
     own.add_argument("--slice-by", nargs="+", metavar="FIELD", help="show them by the values of these fields too")
     own.add_argument(
         "--tune-threshold",
@@ -65,7 +72,7 @@ def add_verbs(verbs) -> None:
         metavar="SOURCE",
         help="choose thresholds of the best F1 on this source (without one: on the run's own validation data)",
     )
-    own.add_argument("--report", type=Path, metavar="FOLDER", help="for the report (default: RUN/report/NAME)")
+    own.add_argument("--report", type=Path, metavar="FOLDER", help="for the report (default: a run's report/NAME)")
     _long_options(own)
 
     compare = add_verb(
@@ -119,7 +126,7 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    given = _given(args, dict.fromkeys(["step", "output", *(name for names in TASKS.values() for name in names), *OWN]))
+    given = _given(args, dict.fromkeys(["step", *(name for names in TASKS.values() for name in names), *OWN]))
     allowed = ("step", "output", *TASKS[args.task]) if args.task else ("step", *OWN)
     if foreign := [name for name in given if name not in allowed]:
         which = f"--task {args.task}" if args.task else "a run's own metrics; name a --task"

@@ -110,8 +110,6 @@ class RunConfig:
                 f"data.row_length is {length}, but the model has only {self.model.max_length} positions; "
                 "raise model.max_length or shorten the rows"
             )
-        if self.data.paired and self.model.token_types == 1:
-            raise ValueError("the data holds pairs, but model.token_types is 1; pairs need 2, or 0 to do without")
         pairs = isinstance(self.objective, MaskedLM) and self.objective.pairs
         if pairs and self.data.pairs == "none":
             raise ValueError("objective.pairs needs pairs to tell apart; set data.pairs to nsp or sop")

@@ -12,7 +12,7 @@ import pytest
 
 import jaxencoder
 from jaxencoder.cli import main
-from jaxencoder.cli_tasks import OWN, PREDICT, TASKS
+from jaxencoder.cli_tasks import FIELDS, OWN, PREDICT, TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "from jaxencoder.config import RunConfig\n\ndef get_config():\n    return RunConfig()\n"
@@ -246,7 +246,7 @@ def test_inspect_mistakes(words, line, capsys):
         ("inference.load", "load", 1, ()),
         ("training.loop", "train", 2, ()),
         ("tasks.evaluate", "evaluate", 1, ("data", "step", *OWN)),
-        ("tasks.evaluate", "evaluate_classifier", 2, tuple(name for name in OWN if name != "report")),
+        ("tasks.evaluate", "evaluate_classifier", 2, tuple(x for x in OWN if x not in ("report", "output", *FIELDS))),
         ("tasks.evaluate", "summary", 1, ()),
         ("tasks.classification", "predict_classes", 2, PREDICT),
         ("tasks.compare", "compare", 4, ()),
@@ -275,12 +275,18 @@ def test_evaluate(calls, capsys):
         main(["evaluate", "run", "--slice-by", "lang", "--tune-threshold", "--report", "r", "--long", "windows"]) == 0
     )
     assert main(["evaluate", "run", "--step", "best"]) == 0
+    words = ["--data", "t.jsonl", "--text-field", "body", "--label-field", "class", "--output", "r.json"]
+    assert main(["evaluate", "organisation/model", *words]) == 0
     assert main(["evaluate", "run", "--data", "t.jsonl", "--tune-threshold", "v.jsonl", "--stride", "9"]) == 0
     more = {"slice_by": ["lang"], "tune_threshold": "validation", "report": Path("r"), "long": "windows"}
     assert record == [
         (("run",), {"data": "v.jsonl"}),
         (("run",), {"data": None} | more),
         (("run",), {"data": None, "step": "best"}),
+        (
+            ("organisation/model",),
+            {"data": "t.jsonl", "text_field": "body", "label_field": "class", "output": Path("r.json")},
+        ),
         (("run",), {"data": "t.jsonl", "tune_threshold": "v.jsonl", "stride": 9}),
     ]
 
@@ -335,7 +341,7 @@ def test_evaluate_a_task(calls, capsys, task, words, options):
         (["--task", "similarity"], "name the data of --task similarity with --data"),
         (["--data", "a", "b"], "are those of one source; name a --task"),
         (["--split", "dev"], "--split is no option of a run's own metrics; name a --task"),
-        (["--output", "r.json"], "--output is no option of a run's own metrics"),
+        (["--prompt", "query: "], "--prompt is no option of a run's own metrics"),
         (["--task", "retrieval", "--data", "a", "--text-field", "x"], "--text-field is no option of --task retrieval"),
         (["--task", "similar", "--data", "a"], "invalid choice: 'similar'"),
         (["--step", "last"], "'last' is neither best nor latest nor the number of a checkpoint"),

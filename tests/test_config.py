@@ -319,7 +319,6 @@ def phases(**settings):
     ("sections", "sentence"),
     [
         ({"data": DataConfig(row_length=513)}, "data.row_length is 513, but the model has only 512 positions"),
-        ({"data": DataConfig(pair_field="b"), "model": EncoderConfig(token_types=1)}, "token_types is 1; pairs need 2"),
         ({"training": TrainingConfig(batch_size=8), "mesh": MeshConfig(data=3)}, "batch_size 8 .* 3 shares"),
         ({"training": TrainingConfig(batch_size=8, accumulation=4), "mesh": MeshConfig(fsdp=4)}, "in 4 part"),
         ({"mesh": MeshConfig(context=3)}, "row_length 128 is not a multiple of mesh.context 3"),
@@ -336,10 +335,6 @@ def phases(**settings):
         (
             {"data": PAIRS, "objective": MaskedLM(pairs=True), "model": EncoderConfig(token_types=0)},
             "objective.pairs needs model.token_types 2, not 0",
-        ),
-        (
-            {"data": DataConfig(train=("aligned:a|b",)), "model": EncoderConfig(token_types=1)},
-            "the data holds pairs, but model.token_types is 1; pairs need 2",
         ),
         ({"name": "a/b"}, "name is 'a/b'; give a plain name"),
         ({"phases": [Phase(steps=1)]}, "phases is .*; give tuple"),
@@ -367,6 +362,7 @@ def test_contradictions(sections, sentence):
         # A small corpus gives a tokenizer smaller than it asks for; the saved run then holds its real size.
         {"model": EncoderConfig(vocab_size=100), "tokenizer": TokenizerConfig(vocab_size=16384)},
         {"data": DataConfig(pair_field="b"), "model": EncoderConfig(token_types=0)},
+        {"data": DataConfig(pair_field="b"), "model": EncoderConfig(token_types=1)},
         {"data": PAIRS, "objective": MaskedLM(pairs=True)},
         {"training": TrainingConfig(batch_size=8, accumulation=2), "mesh": MeshConfig(data=2, fsdp=2, tensor=-1)},
     ],

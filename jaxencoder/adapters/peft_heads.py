@@ -1,20 +1,15 @@
-"""The heads that PEFT's adapters keep whole (modules_to_save), both ways, where a family's published head is the same.
+"""The heads that PEFT's adapters keep whole (modules_to_save), both ways, where a family's own is the same."""
 
-A classifier that pools the first token is a tanh transform and a projection: BERT's pooler and classifier, RoBERTa's
-classifier. Those of other families have another activation or a norm.
-"""
-
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxencoder.families.checkpoint import Published, parameter_shapes
-from jaxencoder.families.family import HEADS, Settings
+from jaxencoder.families.classifier import to_heads
+from jaxencoder.families.family import HEADS, Settings, labelled
 from jaxencoder.families.tables import from_tensors, to_tensors
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
 
 SEQUENCE = "SEQ_CLS"
@@ -43,18 +38,9 @@ def classifier_to_peft(classifier: Params, pooling: str, published: Published, c
         config: of the encoder.
     """
     labels = classifier["classifier"]["bias"].shape[-1]
-    heads = published.family.heads(config, _labelled(published.settings, labels))
-    first = HeadConfig("cls", activation="tanh")
-    head = heads.get("sequence_head")
-    if pooling != "cls" or head is None:
-        return None
-    # A run that pools the first token makes it a global one, as Longformer's head does.
-    is_like = lambda table, wanted: dataclasses.replace(table.config, global_tokens="none") == wanted  # noqa: E731
-    if is_like(head, dataclasses.replace(first, outputs=labels)):
-        params = {"sequence_head": {"dense": classifier["dense"], "output": classifier["classifier"]}}
-    elif is_like(head, HeadConfig("pooled", labels)) and "pooler" in heads and is_like(heads["pooler"], first):
-        params = {"pooler": {"dense": classifier["dense"]}, "sequence_head": {"output": classifier["classifier"]}}
-    else:
+    heads = published.family.heads(config, labelled(published.settings, labels))
+    params = to_heads(classifier, pooling, {name: table.config for name, table in heads.items()})
+    if params is None:
         return None
     rows = [row for name in params for row in heads[name].weights]
     tensors = to_tensors(rows, params, config)
@@ -96,7 +82,7 @@ def heads_from_peft(
         raise ValueError(f"{where} is for {settings.get('task_type')!r}, of which {family.name} has no head here")
     outputs = next(row.theirs for row in known[name].weights if row.ours == (f"{name}/output/kernel",))
     count = len(tensors[outputs]) if outputs in tensors else None
-    own = published.settings if count is None else _labelled(published.settings, count)
+    own = published.settings if count is None else labelled(published.settings, count)
     heads = family.heads(config, own)
     wanted = {name: heads[name]}
     if heads[name].config.inputs == "pooled":
@@ -123,7 +109,3 @@ def _head_name(settings: Mapping[str, Any], published: Published) -> str:
     kinds = [kind for kind in HEADS if published.family.class_name(kind) == own]
     names = [*(name for kind in kinds for name in HEADS[kind]), *published.heads]
     return next((name for name in names if name in ("choice_head", *_TASKS.values())), "sequence_head")
-
-
-def _labelled(settings: Settings, count: int) -> dict[str, Any]:
-    return {**settings, "num_labels": count, "id2label": None}

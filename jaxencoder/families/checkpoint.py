@@ -151,8 +151,12 @@ def _settings(folder: str | os.PathLike) -> tuple[Family, Settings, EncoderConfi
     return family, settings, _config(family, settings, str(folder))
 
 
-def load(folder: str | os.PathLike) -> Checkpoint:
+def load(folder: str | os.PathLike, also: Collection[str] = ()) -> Checkpoint:
     """Read a folder that transformers can read.
+
+    Args:
+        folder: with config.json and weights.
+        also: heads that are read wherever the file has them, though the class that config.json names does not.
 
     Raises:
         ValueError: a family or a setting that cannot be loaded, a weight that is missing or of another shape.
@@ -163,7 +167,7 @@ def load(folder: str | os.PathLike) -> Checkpoint:
     names = renamed(tensors, family.prefix, family.aliases)
     view = {standard: tensors[name] for standard, name in names.items()}
     has_mlm_head = _has_mlm_head(family, config, settings, view)
-    heads = _heads(family, config, settings, view, str(folder))
+    heads = _heads(family, config, settings, view, str(folder), also)
     rows = _rows(family, config, has_mlm_head, heads)
     if has_mlm_head and not config.tied_output:
         biases = {row.theirs for row in rows if row.ours == ("mlm_head/bias",)}
@@ -190,7 +194,7 @@ def save(
     folder: str | os.PathLike,
     config: EncoderConfig,
     params: Params,
-    special_ids: Mapping[str, int] | None = None,
+    more: Settings | None = None,
     published: Published | None = None,
 ) -> None:
     """Write a folder that transformers can read; config.json, last, makes it whole.
@@ -198,8 +202,9 @@ def save(
     Args:
         folder: created when missing.
         config: the architecture.
-        params: {"encoder": ...} and the heads that are there; one that the family does not know is left out.
-        special_ids: pad_token_id, cls_token_id, ... for config.json.
+        params: {"encoder": ...} and the heads that are there, as the family computes them; one that it does not know is
+            left out.
+        more: of config.json, such as pad_token_id, cls_token_id, id2label.
         published: where the model comes from; None takes a family that can say all of the architecture.
 
     Raises:
@@ -210,7 +215,7 @@ def save(
     family = published.family if published else family_of(config, params)
     # Without a tokenizer nobody knows the special ids, and a family's defaults may lie outside the vocabulary.
     settings = dict.fromkeys(_SPECIAL_IDS) | (dict(published.settings) if published else {})
-    settings |= {_TIED: config.tied_output} | family.settings(config) | (special_ids or {})
+    settings |= {_TIED: config.tied_output} | family.settings(config) | dict(more or {})
     known = family.heads(config, settings)
     heads = {name: table for name, table in known.items() if name in params}
     has_mlm_head = "mlm_head" in params
@@ -247,18 +252,22 @@ def family_of(config: EncoderConfig, parts: Iterable[str] = ()) -> Family:
     """
     best: tuple[int, Family] | None = None
     for family in FAMILIES:
-        try:
-            settings = {_TIED: config.tied_output} | family.settings(config)
-            if _architecture_of(family, settings) != config:
-                continue
-        except ValueError:
+        if not can_say(family, config):
             continue
-        known = len(family.heads(config, settings).keys() & set(parts))
+        known = len(family.heads(config, family.settings(config)).keys() & set(parts))
         if best is None or known > best[0]:
             best = known, family
     if best is None:
         raise ValueError(f"no published family has this architecture: {config}")
     return best[1]
+
+
+def can_say(family: Family, config: EncoderConfig) -> bool:
+    """Whether a family's config.json can say all of an architecture."""
+    try:
+        return _architecture_of(family, {_TIED: config.tied_output} | family.settings(config)) == config
+    except ValueError:
+        return False
 
 
 def parameter_shapes(config: EncoderConfig, mlm_head: bool, heads: Mapping[str, HeadConfig] | None = None) -> Params:
@@ -310,7 +319,12 @@ def _has_mlm_head(family: Family, config: EncoderConfig, settings: Settings, ten
 
 
 def _heads(
-    family: Family, config: EncoderConfig, settings: Settings, tensors: Collection[str] | None, where: str
+    family: Family,
+    config: EncoderConfig,
+    settings: Settings,
+    tensors: Collection[str] | None,
+    where: str,
+    also: Collection[str] = (),
 ) -> Heads:
     """The heads that config.json's architecture has, as far as the file, if there is one, holds a weight of them."""
     kinds, known = _kinds(family, settings), family.heads(config, settings)
@@ -319,15 +333,19 @@ def _heads(
     wanted = {name for kind in kinds for name in HEADS[kind]}
     heads = {}
     for name, table in known.items():
-        if name not in wanted:
+        if name not in wanted and name not in also:
             continue
         if tensors is None or any(row.theirs in tensors for row in table.weights):
             heads[name] = table
-        elif name != "pooler" or any(known[other].config.inputs == "pooled" for other in wanted & known.keys()):
+        elif name in wanted and (name != "pooler" or _uses_pooler(known, wanted)):
             log.warning("%s has no weights of its %s, which is left out", where, name.replace("_", " "))
     if "pooler" not in heads:
         return {name: table for name, table in heads.items() if table.config.inputs != "pooled"}
     return {"pooler": heads["pooler"], **heads}  # first: others use what it gives
+
+
+def _uses_pooler(heads: Heads, names: Collection[str]) -> bool:
+    return any(table.config.inputs == "pooled" for name, table in heads.items() if name in names)
 
 
 def _kinds(family: Family, settings: Settings) -> set[str] | None:

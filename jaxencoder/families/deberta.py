@@ -143,4 +143,5 @@ DEBERTA = Family(
     ),
     fixed=BERT.fixed | {"talking_head": False},
     aliases=ALIASES,
+    classifier={"pooler_hidden_act": "tanh"},
 )

@@ -110,6 +110,8 @@ class Family:
         fixed: settings that the encoder knows only at this value; another is refused by name.
         aliases: beginnings of other names under which checkpoints have tensors -> those that the tables write.
         classes: names of classes that are not `name` and a key of HEADS, by that key.
+        classifier: settings under which the heads of texts compute what a run's classifier does, if the family's own
+            do not.
     """
 
     model_type: str
@@ -125,6 +127,7 @@ class Family:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     classes: Mapping[str, str] = field(default_factory=dict)
+    classifier: Settings = field(default_factory=dict)
 
     def class_name(self, kind: str) -> str:
         """The class in config.json of a model with the heads of a key of HEADS."""
@@ -174,6 +177,19 @@ def pattern(windows: Sequence[int]) -> tuple[int, ...]:
 def labels(settings: Settings) -> int:
     """How many classes a classifier has: config.json counts them by their names, and leaves two out."""
     return len(settings.get("id2label") or ()) or settings.get("num_labels") or 2
+
+
+def label_names(settings: Settings) -> tuple[str, ...]:
+    """Of the classes, in order of id; where config.json does not name them, as transformers does."""
+    names = settings.get("id2label") or {}
+    return tuple(names[key] for key in sorted(names, key=int)) or tuple(f"LABEL_{i}" for i in range(labels(settings)))
+
+
+def labelled(settings: Settings, count: int, names: Sequence[str] = ()) -> dict[str, Any]:
+    """A config.json with so many classes, and their names where they are known."""
+    named = {"id2label": {str(i): name for i, name in enumerate(names)} or None}
+    named["label2id"] = {name: i for i, name in enumerate(names)} or None
+    return {**settings, **named, "num_labels": count}
 
 
 def head(

@@ -1,4 +1,4 @@
-"""What a run's classifier says of texts or pairs of any length: long ones are cut, or read in overlapping windows.
+"""What a classifier says of texts or pairs of any length: long ones are cut, or read in overlapping windows.
 
 Long texts in overlapping segments: Pappagari et al. 2019, arXiv:1910.10781; here the segments' probabilities are
 averaged, each weighted by its number of tokens.
@@ -15,6 +15,7 @@ import numpy as np
 import scipy.special
 
 from jaxencoder.inference import buckets
+from jaxencoder.inference.outputs import text_scores
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Batch, Objective, Params
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from jaxencoder.inference.model import Model
 
 Long = Literal["truncate", "windows"]
+
+SEQUENCE_HEAD = "sequence_head"  # of a published classifier, among the parameters
+_CLASSES, _VALUES = "single_label_classification", "regression"  # config.json's problem_type
 
 _LEAST = 4  # of a row, the second text of a pair has at least one part in so many, where it is read in windows
 
@@ -51,12 +55,16 @@ class Scored(NamedTuple):
 
 
 def class_names(model: Model) -> tuple[str, ...]:
-    """Of the classes that a run tells apart, in order of id; none for a run that predicts values.
+    """Of the classes that a model tells apart, in order of id; none for one that predicts values.
 
     Raises:
-        ValueError: the run has no classifier.
+        ValueError: the model has no classifier.
     """
-    objective = _objective(model)
+    if _is_published(model):
+        return () if _head(model).values else model.labels
+    if not classifies(model):
+        raise ValueError(_no_classifier(model))
+    objective = model.config.objective
     if objective.labels == 1 or objective.class_names:
         return objective.class_names
     from jaxencoder.training.setup import training_rows
@@ -92,7 +100,7 @@ def classified(scores: np.ndarray, names: Sequence[str]) -> list[Classified]:
 
 
 def row_length(model: Model) -> int:
-    """Tokens of a text or pair, special ones included, that a classifier has been trained to read at once."""
+    """Tokens of a text or pair, special ones included, that a classifier reads at once, as it was trained to."""
     return model.limit(model.config.data.row_length)
 
 
@@ -106,7 +114,7 @@ def score(
     progress: Callable[[int], object] = lambda number: None,
 ) -> Scored:
     """What the classifier gives for each text; see `Model.classify`. No warning is given of texts that were cut."""
-    objective, limit = _objective(model), row_length(model)
+    head, limit = _head(model), row_length(model)
     if long not in get_args(Long):
         raise ValueError(f"long is {long!r}; give one of {', '.join(get_args(Long))}")
     if stride is not None and not 1 <= stride <= limit - 2:
@@ -124,22 +132,61 @@ def score(
             found["token_type_ids"] = types
         return found
 
-    scores = np.zeros((len(parts), objective.labels))
-    function = partial(_scores, model.config.model, model.compute, objective)
-    for plan, values in model.run(function, [part.ids for part in parts], batch_tokens, limit, more):
+    scores = np.zeros((len(parts), head.outputs))
+    for plan, values in model.run(head.scores, [part.ids for part in parts], batch_tokens, limit, more):
         scores[plan.texts] = values[plan.row, plan.place]
         progress(len(plan.texts))
     owners, weights = (np.array([part[i] for part in parts], np.int64) for i in (0, 3))
-    average = _mean_value if objective.labels == 1 else _mean_probability
+    average = _mean_value if head.values else _mean_probability
     return Scored(average(scores, owners, weights, len(tokens)), tokens, cut)
 
 
-def _objective(model: Model) -> Classification:
-    objective = model.config.objective
-    if not isinstance(objective, Classification) or "classifier" not in model.params:
-        kind = "no run" if model.published else f"trained for {type(objective).__name__}"
-        raise ValueError(f"this model is {kind} and has no classifier; use a run of finetune_classification")
-    return objective
+def classifies(model: Model) -> bool:
+    """Whether a model has a classifier of texts: a run's, or a published one."""
+    is_run = model.published is None and isinstance(model.config.objective, Classification)
+    return _is_published(model) or (is_run and "classifier" in model.params)
+
+
+def _is_published(model: Model) -> bool:
+    return model.published is not None and SEQUENCE_HEAD in model.heads
+
+
+class _Head(NamedTuple):
+    """A classifier: how many numbers it gives, whether they are values, and scores(params, rows) -> [B, E, outputs]."""
+
+    outputs: int
+    values: bool
+    scores: Callable[[Params, Batch], jax.Array]
+
+
+def _head(model: Model) -> _Head:
+    """The model's classifier.
+
+    Raises:
+        ValueError: it has none, or one that tells neither classes apart nor predicts one value.
+    """
+    if not classifies(model):
+        raise ValueError(_no_classifier(model))
+    encoder, compute, objective = model.config.model, model.compute, model.config.objective
+    if not _is_published(model):
+        return _Head(objective.labels, objective.labels == 1, partial(_scores, encoder, compute, objective))
+    heads = tuple((name, head) for name, head in model.heads.items() if name in ("pooler", SEQUENCE_HEAD))
+    outputs = model.heads[SEQUENCE_HEAD].outputs
+    kind = model.published.settings.get("problem_type") or (_CLASSES if outputs > 1 else _VALUES)
+    if kind not in (_CLASSES, _VALUES) or (kind == _VALUES and outputs > 1):
+        raise ValueError(
+            f"this model's config.json has problem_type {kind!r} and {outputs} labels; only {_CLASSES}, or {_VALUES} "
+            "of one value, can be predicted"
+        )
+    return _Head(outputs, kind == _VALUES, partial(text_scores, encoder, compute, heads))
+
+
+def _no_classifier(model: Model) -> str:
+    kind = f"trained for {type(model.config.objective).__name__}" if model.published is None else "no run"
+    return (
+        f"this model is {kind} and has no classifier; use a run of finetune_classification, or a published model for "
+        "sequence classification"
+    )
 
 
 def _mean_value(scores: np.ndarray, owners: np.ndarray, weights: np.ndarray, texts: int) -> np.ndarray:

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.config import RunConfig
-from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.checkpoint import Published
-from jaxencoder.inference import adapter, buckets, classify, embed, fill_mask, global_tokens, score
+from jaxencoder.families.family import label_names
+from jaxencoder.inference import adapter, buckets, classify, embed, fill_mask, global_tokens, save, score
 from jaxencoder.inference.classify import Classified, Long
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.outputs import outputs
@@ -26,6 +26,7 @@ from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text.tokenizer import Tokenizer
 
+_LABELLED = {"sequence_head", "token_head"}
 # Enough to keep an accelerator busy; on a CPU the activations of a batch should stay in the cache.
 BATCH_TOKENS, BATCH_TOKENS_ON_CPU = 8192, 1024
 
@@ -130,6 +131,9 @@ class Model:
     def save(self, folder: str | Path, format: Literal["hf", "sentence-transformers"] = "hf") -> None:
         """Write a folder that transformers loads: config.json, model.safetensors and the tokenizer.
 
+        What a run was fine-tuned for is a class of its own there, with the names of its labels. A head that the
+        family's class would compute otherwise is left out, with one warning that says why.
+
         Args:
             folder: created when missing.
             format: "sentence-transformers" adds its modules and leaves the encoder's heads out. To write another
@@ -139,29 +143,7 @@ class Model:
             ValueError: no published family has this architecture, or sentence-transformers not the pooling.
             OSError: the folder cannot be written.
         """
-        if format not in ("hf", "sentence-transformers"):
-            raise ValueError(f"format is {format!r}; give hf or sentence-transformers")
-        checkpoint.check_publishable(self.config.model)
-        params, ids = self.params, {}
-        if format == "sentence-transformers":
-            self._save_sentence_modules(Path(folder))
-            params = {"encoder": params["encoder"]}
-        elif (Path(folder) / sentence.MODULES_FILE).exists():
-            raise ValueError(f"{folder} holds a {sentence.MODULES_FILE}, which would stay; save to an empty folder")
-        if self.tokenizer is not None:
-            named = {"pad": "pad", "bos": "cls", "cls": "cls", "eos": "sep", "sep": "sep"}
-            ids = {f"{theirs}_token_id": getattr(self.tokenizer, f"{ours}_id") for theirs, ours in named.items()}
-            self.tokenizer.save(folder)
-        checkpoint.save(folder, self.config.model, params, ids, self.published)
-
-    def _save_sentence_modules(self, folder: Path) -> None:
-        if self.tokenizer is None or self.tokenizer.name.startswith("sentencepiece"):
-            kind = "no tokenizer" if self.tokenizer is None else f"a {self.tokenizer.name} tokenizer"
-            raise ValueError(f"the model has {kind}; sentence-transformers needs one that tokenizer.json can hold")
-        if self.published is None:
-            checkpoint.family_of(self.config.model)  # raises before anything is written
-        modules, hidden_size = self.params.get("sentence", {}), self.config.model.hidden_size
-        sentence.write(folder, self.sentence, modules, hidden_size, self.max_length)
+        save.save(self, Path(folder), format)
 
     @property
     def heads(self) -> Mapping[str, HeadConfig]:
@@ -177,8 +159,7 @@ class Model:
         if self.published is None:
             objective = self.config.objective
             return getattr(objective, "tags", ()) or getattr(objective, "class_names", ())
-        names = self.published.settings.get("id2label") or {}
-        return tuple(names[key] for key in sorted(names, key=int))
+        return label_names(self.published.settings) if self.published.heads.keys() & _LABELLED else ()
 
     @cached_property
     def module(self) -> Encoder:
@@ -290,24 +271,24 @@ class Model:
         stride: int | None = None,
         batch_tokens: int | None = None,
     ) -> list[Classified]:
-        """What a run with the objective Classification predicts for each text, or pair of texts.
+        """What a classifier, of a run or published, predicts for each text, or pair of texts.
 
         Args:
             texts: any number, any lengths.
-            pairs: the second text of each, for a run of pairs.
-            long: what of a text with more tokens than the rows of the run: "truncate" reads its beginning, of a pair
-                as in training, with one warning; "windows" reads all, in parts that overlap, whose probabilities (or
-                values) are averaged by their numbers of tokens. In a pair each part has the whole first text, unless
-                that leaves less than a quarter of a row, and a part of the second.
+            pairs: the second text of each, for a model of pairs.
+            long: what of a text with more tokens than the rows of the run, or the published model, hold: "truncate"
+                reads its beginning, of a pair as in training, with one warning; "windows" reads all, in parts that
+                overlap, whose probabilities (or values) are averaged by their numbers of tokens. In a pair each part
+                has the whole first text, unless that leaves less than a quarter of a row, and a part of the second.
             stride: tokens from the start of a window to the next one's; None: half of what a window has room for.
             batch_tokens: as in `embed`.
 
         Returns:
-            For each text (prediction, probability, probabilities by class); for a run of values the prediction is a
+            For each text (prediction, probability, probabilities by class); of a model of values the prediction is a
             number, probability nan and probabilities empty.
 
         Raises:
-            ValueError: no list of strings, a run without a classifier, or a stride that leaves tokens out.
+            ValueError: no list of strings, a model without a classifier, or a stride that leaves tokens out.
         """
         return classify.classify(self, texts, pairs, long, stride, batch_tokens)
 

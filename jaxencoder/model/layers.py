@@ -181,7 +181,8 @@ class Embeddings(nn.Module):
             x += table("position_embedding", c.max_length)[positions]
         if c.token_types:
             types = table("token_type_embedding", c.token_types)
-            x += types[0] if token_type_ids is None else types[token_type_ids]
+            one = token_type_ids is None or c.token_types == 1  # as in RoBERTa, whose pairs are told by separators
+            x += types[0] if one else types[token_type_ids]
         if c.embedding_norm:
             x = Norm(c, name="norm")(x)
         x = x.astype(self.dtype)

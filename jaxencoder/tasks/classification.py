@@ -38,9 +38,9 @@ def predict_classes(
     """Records with "prediction", the name of a class or a value, and of classes "probability".
 
     Args:
-        model: of a run with the objective Classification.
+        model: a classifier, as `Model.classify` takes it.
         source: as in `jaxencoder.text.sources`, or records; without labels.
-        text_field, pair_field: None: those of the run.
+        text_field, pair_field: None: those of the run; of a published model text, and no pairs.
         probabilities: also those of all classes by name, as "probabilities".
         long, stride, batch_tokens: as in `Model.classify`.
 
@@ -206,10 +206,10 @@ class Predictions(NamedTuple):
 def predictions(
     model: Model, source: str | None = None, long: Long = "truncate", stride: int | None = None
 ) -> Predictions:
-    """What a run predicts for its own validation data, or for another source with the same fields.
+    """What a model predicts for its own validation data, or for another source with the same fields.
 
     Args:
-        model: of a run with the objective Classification.
+        model: a classifier, as `Model.classify` takes it.
         source: as in `jaxencoder.text.sources`; None: what the run has held out.
         long, stride: as in `Model.classify`.
 

@@ -1,7 +1,6 @@
-"""The metrics of a run on held-out data, and of any model's vectors on published sets, kept as JSON."""
+"""The metrics of a run, or of a published model, on labelled data, and of any model's vectors, kept as JSON."""
 
 import dataclasses
-import json
 import logging
 import math
 import os
@@ -13,16 +12,15 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.inference.classify import Long, class_names
+from jaxencoder.inference.classify import Long, class_names, classifies
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
-from jaxencoder.objectives.classification import Classification
-from jaxencoder.objectives.spans import SpanExtraction
-from jaxencoder.objectives.tokens import TokenClassification
+from jaxencoder.objectives import spans, tokens
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.tasks.calibration import calibration
 from jaxencoder.tasks.classification import Predictions, class_metrics, per_class, predictions, value_metrics
 from jaxencoder.tasks.report import write_report
+from jaxencoder.tasks.results import read_results, results_file, write_results
 from jaxencoder.tasks.retrieval import evaluate_retrieval, qrels_file
 from jaxencoder.tasks.similarity import evaluate_similarity
 from jaxencoder.tasks.slices import slices
@@ -39,7 +37,7 @@ from jaxencoder.training.step import TrainState
 
 log = logging.getLogger(__name__)
 
-RESULTS_FILE, REPORT_FOLDER = "results.json", "report"
+REPORT_FOLDER = "report"
 VALIDATION = "validation"  # names the run's own
 
 
@@ -48,47 +46,87 @@ def evaluate(
     data: str | None = None,
     step: int | Literal["latest", "best"] = "latest",
     report: str | Path | None = None,
+    output: str | Path | None = None,
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    label_field: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Measure a run, on all that was held out or on another source.
+    """Measure a run, on all that was held out or on another source, or a published model with a head.
 
     Args:
-        run: folder of the run.
-        data: source to measure on, with the fields of the run's own; None: the run's validation data.
+        run: folder of the run, or of transformers with a classifier, a tagger or a reader, or its name of the hub.
+        data: source to measure on; None: the run's validation data.
         step: which checkpoint; "best" by the run's own `training.best_metric`.
-        report: folder for a readable report of a classifier or regressor; None: report/NAME in the run's folder.
-        options: of `evaluate_classifier`; there are none for masked language models.
+        report: folder for a readable report of a classifier or regressor; None: report/NAME in the run's folder, and
+            none of a published model.
+        output: JSON file for the result; None: the run's results.json, and none of a published model.
+        text_field, pair_field, label_field: of the source; None: those of the run, of a published classifier text, no
+            pairs and label, of a tagger tokens and tags, of a reader question, context and answers.
+        options: of `evaluate_classifier`; there are none for others.
 
     Returns:
         For masked language models loss (nats a masked token), accuracy, perplexity (exp(loss): the "pseudo-perplexity"
         of Salazar et al. 2020, arXiv:1910.14659, but many tokens masked at once) and unigram_loss, what predicting each
         token by its frequency in the training data would lose. For classes and values see `evaluate_classifier`. The
-        same is put into the run's results.json, under "validation" or the source's `data_name`.
+        same is put into the JSON file, under "validation" or the source's `data_name`.
 
     Raises:
-        ValueError: not a run, or nothing was held out.
+        ValueError: nothing was held out, or a published model has no head that can be measured.
         OSError: the run or the data cannot be read, or the result cannot be written.
     """
     name = data_name(data) if data else VALIDATION
-    folder = Path(run)
-    model = open_run(folder, step)
-    there = _read(folder / RESULTS_FILE)
+    model = load(run, step=step)
+    if model.published is None:
+        model = _as_trained(model)
+    elif data is None or _head_settings(model) is None:
+        raise ValueError(
+            f"{run} is no run and has held nothing out; measure it with --task similarity or retrieval, or on labelled "
+            "--data where it has a head for classes, tags or answers"
+        )
+    model = _with_fields(model, {"text_field": text_field, "pair_field": pair_field, "label_field": label_field})
+    header, output = results_file(run, model, output)
+    there = header | read_results(output) if output else {}
     found = None
-    if isinstance(model.config.objective, Classification):
+    if classifies(model):
         result, found = evaluate_classifier(model, data, **options)
     elif report is not None or any(options.values()):
-        raise ValueError(f"{folder} is no classifier of texts, and of others there is no report; leave its options out")
-    elif isinstance(model.config.objective, TokenClassification | SpanExtraction):
+        raise ValueError(f"{run} is no classifier of texts, and of others there is no report; leave its options out")
+    elif model.heads.keys() & {tokens.NAME, spans.NAME}:
         result = evaluate_words(model, data)
     else:
         result = _evaluate_masked(model, *_stores(model, data))
-    target = Path(report) if report is not None else folder / REPORT_FOLDER / _as_folder(name)
-    if found is not None:
-        result["report"] = str(target)
-    _write(folder / RESULTS_FILE, there | {name: result | {"checkpoint": step}})
-    if found is not None:
-        write_report(target, found, result, f"{folder.name} on {name}", model.config, step)
+    if report is None and model.published is None:
+        report = Path(run) / REPORT_FOLDER / _as_folder(name)
+    if found is not None and report is not None:
+        result["report"] = str(report)
+    entry = {"checkpoint": step} if model.published is None else {}
+    if output is not None:
+        write_results(output, there | {name: result | entry})
+    if found is not None and report is not None:
+        write_report(Path(report), found, result, f"{Path(run).name} on {name}", model.config, step)
     return result
+
+
+def _head_settings(model: Model) -> tuple[dict[str, Any], dict[str, str]] | None:
+    """What a run for a published model's head has in its configuration, and in its data; None without such a head."""
+    if classifies(model):
+        return {}, {"text_field": "text", "label_field": "label"}
+    if tokens.NAME in model.heads:
+        fields = {"text_field": "tokens", "label_field": "tags", "label_unit": "word"}
+        return {"objective": tokens.TokenClassification()}, fields
+    if spans.NAME in model.heads:
+        fields = {"text_field": "question", "pair_field": "context", "label_field": "answers", "label_unit": "span"}
+        return {"objective": spans.SpanExtraction()}, fields
+    return None
+
+
+def _with_fields(model: Model, given: dict[str, str | None]) -> Model:
+    """The model with the fields of the records on which it is measured."""
+    settings, fields = (None if model.published is None else _head_settings(model)) or ({}, {})
+    fields |= {name: value for name, value in given.items() if value is not None}
+    data = dataclasses.replace(model.config.data, **fields)
+    return dataclasses.replace(model, config=dataclasses.replace(model.config, data=data, **settings))
 
 
 def open_run(folder: str | Path, step: int | Literal["latest", "best"] = "latest") -> Model:
@@ -101,6 +139,10 @@ def open_run(folder: str | Path, step: int | Literal["latest", "best"] = "latest
     model = load(folder, step=step)
     if model.published is not None:
         raise ValueError(f"{folder} is no run and has held nothing out; measure it with --task similarity or retrieval")
+    return _as_trained(model)
+
+
+def _as_trained(model: Model) -> Model:
     return dataclasses.replace(model, compute=dataclasses.replace(model.config.compute, remat="none"))
 
 
@@ -112,10 +154,10 @@ def evaluate_classifier(
     long: Long = "truncate",
     stride: int | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
-    """The metrics of a run with the objective Classification, of what it predicts for each record.
+    """The metrics of a classifier, of what it predicts for each record.
 
     Args:
-        model: of the run.
+        model: of a run with the objective Classification, or a published classifier.
         data: source to measure on; None: the run's validation data.
         slice_by: fields of the records, by whose values the metrics are shown too.
         tune_threshold: source on which the thresholds of classes are chosen, "validation" for the run's own.
@@ -135,7 +177,7 @@ def evaluate_classifier(
     if tune_threshold and data_name(tune_threshold) == data_name(own):
         raise ValueError(f"thresholds tuned on {own} cannot be measured on it; name other data with --data")
     if tune_threshold and not class_names(model):
-        raise ValueError("this run predicts values, which have no threshold; leave --tune-threshold out")
+        raise ValueError("this model predicts values, which have no threshold; leave --tune-threshold out")
     found = predictions(model, data, long, stride)
     parts = {"slices": slices(found, slice_by)}
     if not found.names:
@@ -188,18 +230,8 @@ def evaluate_vectors(
         OSError: something cannot be read or written.
     """
     opened = load(model, step=step)
-    header, entry = {"model": str(Path(model).absolute()) if Path(model).is_dir() else str(model)}, {}
-    if opened.published is None:
-        entry = {"checkpoint": step}
-        if output is None:
-            header, output = {}, Path(model) / RESULTS_FILE
-    if output is not None:
-        output = Path(output)
-        there = _read(output)
-        if header and there and there.get("model") != header["model"]:
-            raise ValueError(f"{output} holds results of {there.get('model', 'a run')}; give another --output")
-        if not output.parent.is_dir():
-            raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    header, output = results_file(model, opened, output)
+    entry = {"checkpoint": step} if opened.published is None else {}
     results = {}
     for words in data:
         if task == "similarity":
@@ -209,8 +241,8 @@ def evaluate_vectors(
             name = data_name(str(qrels_file(Path(words), options.get("split", "test"))))
         results[words] = result
         if output is not None:
-            there = header | _read(output)
-            _write(output, there | {task: there.get(task, {}) | {name: result | entry}})
+            there = header | read_results(output)
+            write_results(output, there | {task: there.get(task, {}) | {name: result | entry}})
     return results
 
 
@@ -287,7 +319,7 @@ def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
     if source is not None:
         data = dataclasses.replace(data, validation=(source,))
     found = validation_records(data)
-    if isinstance(model.config.objective, TokenClassification):
+    if tokens.NAME in model.heads:
         examples = (
             (words, [str(tag) for tag in tags(record[data.label_field], words, where)])
             for where, record in found
@@ -310,24 +342,3 @@ def _evaluate_masked(
     mesh = make_mesh(MeshConfig(), jax.devices()[:shards])
     with jax.set_mesh(mesh):
         return evaluator(setup, mesh)(TrainState(jnp.int32(config.training.steps), model.params, None, None))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The results that are there."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete it") from None
-    if not isinstance(results, dict):
-        raise ValueError(f"{path} holds no results but a {type(results).__name__}; delete it, or name another file")
-    return results
-
-
-def _write(path: Path, results: dict[str, Any]) -> None:
-    """The results, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

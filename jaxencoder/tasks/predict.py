@@ -1,4 +1,4 @@
-"""What a run predicts for the records of a source, in their order: each record with the prediction added to it."""
+"""What a model predicts for the records of a source, in their order: each record with the prediction added to it."""
 
 import inspect
 from collections.abc import Iterable, Iterator
@@ -7,11 +7,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from jaxencoder.inference.classify import classifies
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import Model
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.objectives import spans, tokens
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.tasks.classification import predict_classes
 from jaxencoder.tasks.spans import predict_answers
 from jaxencoder.tasks.tokens import predict_tags
@@ -22,7 +22,7 @@ def predict(run: str | Path | Model, source: str | Iterable[Record], **options: 
     """Each record with what the model predicts for it; in bounded memory.
 
     Args:
-        run: folder of a run, or an open model.
+        run: folder of a run or of transformers, a name of the hub, or an open model.
         source: as in `jaxencoder.text.sources`, or records. Labels are not needed, and not looked at.
         options: of the task; see `predict_classes`, `predict_tags` and `predict_answers`.
 
@@ -64,7 +64,7 @@ def _predictions(model: Model, source: str | Iterable[Record], options: dict[str
     A task's function takes (model, source, **options).
     """
     kind = type(model.config.objective)
-    if model.published is None and kind is Classification:
+    if classifies(model):
         function = predict_classes
     elif tokens.NAME in model.heads:
         function = predict_tags
@@ -74,7 +74,7 @@ def _predictions(model: Model, source: str | Iterable[Record], options: dict[str
         which = "has no head for it" if model.published else f"was trained for {kind.__name__}"
         raise ValueError(
             f"this model {which} and predicts nothing of a record; use a run of finetune_classification, "
-            "finetune_tokens or finetune_questions, or a published tagger or reader"
+            "finetune_tokens or finetune_questions, or a published classifier, tagger or reader"
         )
     if foreign := options.keys() - inspect.signature(function).parameters:
         name = min(foreign)

@@ -17,6 +17,7 @@ import scipy.special
 
 from jaxencoder.inference.buckets import Plan
 from jaxencoder.inference.embed import chunks, hidden
+from jaxencoder.inference.global_tokens import global_slots
 from jaxencoder.inference.model import Model
 from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
@@ -63,19 +64,23 @@ def answer_questions(
     settings = model.config.objective if isinstance(model.config.objective, SpanExtraction) else SpanExtraction()
     length = min(model.max_length, model.config.data.row_length)
     found = list(windows(model.tokenizer, questions, texts, length, model.config.data.overlap))
-    typed = model.config.model.token_types > 1
+    typed, head = model.config.model.token_types > 1, model.heads[NAME]
 
-    def types(plan: Plan) -> Batch:
-        rows = np.zeros((plan.rows, plan.length), np.int32)
+    def more(plan: Plan) -> Batch:
+        types, question = np.zeros((2, plan.rows, plan.length), np.int32)
         for number, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
-            rows[row, start : start + len(found[number].ids)] = found[number].type_ids
-        return {"token_type_ids": rows}
+            ids = found[number].ids
+            types[row, start : start + len(ids)] = found[number].type_ids
+            if head.global_tokens == "question":
+                question[row, start : start + int((ids == head.separator).argmax())] = 1
+        slots = global_slots(question)
+        return ({"token_type_ids": types} if typed else {}) | ({} if slots is None else {"global_slots": slots})
 
     candidates: list[list[tuple[float, int, int]]] = [[] for _ in questions]
     nothing = np.full(len(questions), np.inf)
-    function = partial(_scores, model.config.model, model.compute, model.heads[NAME])
+    function = partial(_scores, model.config.model, model.compute, head)
     ids = [window.ids for window in found]
-    for plan, values in model.run(function, ids, batch_tokens, extra=types if typed else None):
+    for plan, values in model.run(function, ids, batch_tokens, extra=more):
         for number, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
             window = found[number]
             ends = values[row, start : start + len(window.ids)]  # [n, 2]

@@ -27,7 +27,8 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxencoder.config import RunConfig, from_json, to_json
-from jaxencoder.tasks.evaluate import RESULTS_FILE, evaluate
+from jaxencoder.tasks.evaluate import evaluate
+from jaxencoder.tasks.results import RESULTS_FILE
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import computes_on_cpu, keep_freed_memory
 from jaxencoder.training.telemetry import METRICS_FILE, Diverged

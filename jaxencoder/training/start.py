@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,10 +13,12 @@ import numpy as np
 from jaxencoder.adapters.bottleneck import with_fresh
 from jaxencoder.adapters.lora import merged
 from jaxencoder.config import CONFIG_FILE, AnyObjective, RunConfig, from_json
-from jaxencoder.families import checkpoint, sentence
+from jaxencoder.families import checkpoint, classifier, sentence
+from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.hub import resolve
 from jaxencoder.families.tokenizer import published_tokenizer
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.text.config import TokenizerConfig
@@ -60,8 +63,26 @@ def find_start(init_from: str) -> Start:
     return Start(model, tokenizer, TokenizerConfig(path=str(transformer)))
 
 
+def started_from(config: RunConfig) -> Published | None:
+    """The published checkpoint that a run goes back to, over other runs; None if there is none, or it is gone."""
+    seen = set()
+    while config.init_from and config.init_from not in seen:
+        seen.add(config.init_from)
+        try:
+            folder = resolve(config.init_from, weights=False)
+            if is_published(folder):
+                return checkpoint.outline(transformer_of(folder)[0]).published
+            config = saved_config(folder)
+        except (OSError, ValueError):
+            return None
+    return None
+
+
 def initial_params(init_from: str, params: Params, objective: AnyObjective, reinitialize: int = 0) -> Params:
     """The encoder of `init_from`, its heads where `params` has the same ones, and the rest of `params`.
+
+    A classifier of texts takes what the family's head of texts has of it: of BERT the pooler, and the projection too
+    where that has as many classes.
 
     Bottleneck adapters are those of `params` where `init_from` has none.
 
@@ -76,10 +97,14 @@ def initial_params(init_from: str, params: Params, objective: AnyObjective, rein
     folder = resolve(init_from)
     wanted = jax.tree.map(np.shape, params)
     if is_published(folder):
-        source = checkpoint.load(transformer_of(folder)[0]).params
+        opened = checkpoint.load(transformer_of(folder)[0], also=("pooler",) if classifier.NAME in params else ())
+        source = opened.params
+        known = opened.published.family.heads(opened.config, opened.published.settings)
+        known = {name: table.config for name, table in known.items()}
     else:
         config = saved_config(folder)
         _, source = run_weights(folder, config)
+        known = config.objective.heads(config.model)
         alike = getattr(objective, "sharing", None) == getattr(config.objective, "sharing", None)
         alike &= jax.tree.map(np.shape, source.get("generator")) == wanted.get("generator")
         if "generator" in source and not alike:
@@ -92,12 +117,27 @@ def initial_params(init_from: str, params: Params, objective: AnyObjective, rein
     taken = [name for name in params if shapes.get(name) == wanted[name]]
     if "encoder" not in taken:
         raise ValueError(f"the encoder of init_from {init_from} has other shapes than this model's; start a new run.")
-    if jax.process_index() == 0:
-        new = ", ".join([*["adapters"] * adapters, *(name for name in params if name not in taken)]) or "nothing"
-        top = f", and {reinitialize} layers from the top" if reinitialize else ""
-        print(f"Starting from {init_from}: {', '.join(taken)}; new: {new}{top}", flush=True)
     found = {name: source[name] if name in taken else part for name, part in params.items()}
+    new = [*["adapters"] * adapters, *(name for name in params if name not in taken)]
+    if classifier.NAME in new and (parts := _parts_of_classifier(source, params[classifier.NAME], objective, known)):
+        own = params[classifier.NAME]
+        found[classifier.NAME] = own | {part: arrays for part, (_, arrays) in parts.items()}
+        taken += [f"{path} as {classifier.NAME}/{part}" for part, (path, _) in parts.items()]
+        rest = [f"{classifier.NAME}/{part}" for part in own if part not in parts]
+        new[new.index(classifier.NAME) : new.index(classifier.NAME) + 1] = rest
+    if jax.process_index() == 0:
+        top = f", and {reinitialize} layers from the top" if reinitialize else ""
+        print(f"Starting from {init_from}: {', '.join(taken)}; new: {', '.join(new) or 'nothing'}{top}", flush=True)
     return with_new_top(found, params, reinitialize) if reinitialize else found
+
+
+def _parts_of_classifier(
+    source: Params, own: Params, objective: AnyObjective, heads: Mapping[str, HeadConfig]
+) -> dict[str, tuple[str, Params]]:
+    """The parts of a new classifier that heads of the same shapes hold; see `classifier.from_heads`."""
+    found = classifier.from_heads(source, getattr(objective, "pooling", ""), heads)
+    shapes = jax.tree.map(np.shape, own)
+    return {part: x for part, x in found.items() if jax.tree.map(np.shape, x[1]) == shapes.get(part)}
 
 
 def with_new_top(params: Params, new: Params, layers: int) -> Params:

@@ -1,6 +1,7 @@
 """Predictions of texts of any length: as the trainer computes them, alone or in windows that are averaged."""
 
 import dataclasses
+import json
 import logging
 
 import jax
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 import scipy.special
 
+import jaxencoder
 from jaxencoder.inference.classify import _windows, class_names, score
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.text.tokenizer import Encoding
 
 from .conftest import SENTENCES, WORDS
+from .published import published, torch_outputs
 
 NAMES = ("a", "b", "c")
 LENGTH = 16
@@ -185,3 +188,63 @@ def test_models_without_a_classifier(model, classifier):
     with pytest.raises(ValueError, match="has no classifier"):
         without.classify(["the cat"])
     assert class_names(classifier) == NAMES
+
+
+# On the pooler, the first token, the mean, the mean of transformed tokens, and a first token that is global.
+HEADS = {
+    "bert": {},
+    "distilbert": {},
+    "modernbert": {"classifier_pooling": "mean"},
+    "eurobert": {},
+    "roberta": {},
+    "longformer": {},
+}
+
+
+@pytest.mark.parametrize("family", HEADS)
+def test_a_published_classifier_as_transformers_has_it(family, tokenizer, tmp_path):
+    theirs = published(family, "ForSequenceClassification", tokenizer, tmp_path, **HEADS[family])
+    model = jaxencoder.load(tmp_path)
+    for texts, pairs in ((SENTENCES[:12], None), (SENTENCES[:5], SENTENCES[5:10])):
+        found = score(model, texts, pairs)
+        encodings = model.tokenizer.encode_batch(texts, pairs)
+        expected = np.stack([x["logits"] for x in torch_outputs(theirs, encodings, "ForSequenceClassification")])
+        np.testing.assert_allclose(found.scores, expected, atol=1e-4)
+        assert np.ptp(expected, axis=0).max() > 0.1
+    assert class_names(model) == tuple(f"LABEL_{i}" for i in range(5))
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(tokenizer, tmp_path_factory):
+    """A published model of one value."""
+    folder = tmp_path_factory.mktemp("cross")
+    published("bert", "ForSequenceClassification", tokenizer, folder, num_labels=1)
+    return folder
+
+
+def with_settings(folder, tmp_path, **settings):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | settings))
+    return jaxencoder.load(tmp_path)
+
+
+def test_a_published_model_of_a_value(cross_encoder):
+    model = jaxencoder.load(cross_encoder)
+    assert class_names(model) == ()
+    texts = ["the cat", "a mat"], ["bread", "rome"]
+    found = model.classify(*texts)
+    assert [one.prediction for one in found] == score(model, *texts).scores[:, 0].tolist()
+    assert all(np.isnan(one.probability) and not one.probabilities for one in found)
+    cut, read = (model.classify([" ".join(WORDS * 9)], long=long)[0] for long in ("truncate", "windows"))
+    assert abs(cut.prediction - read.prediction) > 1e-3
+
+
+def test_what_config_json_says_of_labels(cross_encoder, tmp_path):
+    one = with_settings(cross_encoder, tmp_path, id2label={"0": "relevant"}, problem_type="single_label_classification")
+    assert one.classify(["the cat"])[0] == ("relevant", 1.0, {"relevant": 1.0})
+    several = with_settings(cross_encoder, tmp_path, problem_type="multi_label_classification")
+    for ask in (class_names, lambda model: model.classify(["the cat"])):
+        with pytest.raises(ValueError, match="has problem_type 'multi_label_classification' and 1 labels; only single"):
+            ask(several)

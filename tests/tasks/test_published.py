@@ -1,0 +1,134 @@
+"""Published models used directly for tasks, as transformers computes them, and runs that are as good in its format."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.special
+
+from jaxencoder.cli import main
+from jaxencoder.inference.load import load
+from jaxencoder.tasks.evaluate import evaluate
+from jaxencoder.tasks.predict import predict
+from jaxencoder.tasks.spans import answer_questions
+from jaxencoder.tasks.tokens import tag_words
+from jaxencoder.text.held_out import validation_records
+from jaxencoder.text.sources import read
+from tests.inference.published import published, torch_outputs
+
+from .conftest import write_data
+
+
+def records_of(folder: Path) -> list[dict]:
+    """What a run has held out, texts short enough for one window: of several, a run has an overlap of its own."""
+    records = [record for _, record in validation_records(load(folder).config.data)]
+    return [x | {"context": x["context"][:60]} for x in records] if "context" in records[0] else records
+
+
+@pytest.fixture(scope="module")
+def converted(classifier, tagger, reader, regressor, tmp_path_factory) -> dict[str, tuple[Path, Path]]:
+    """Runs, and each as transformers loads it."""
+    home = tmp_path_factory.mktemp("hf")
+    runs = {"classifier": classifier, "tagger": tagger, "reader": reader, "regressor": regressor}
+    for name, run in runs.items():
+        assert main(["convert", str(run.folder), str(home / name), "--to", "hf"]) == 0
+    return {name: (run.folder, home / name) for name, run in runs.items()}
+
+
+@pytest.mark.parametrize("name", ["classifier", "tagger", "reader", "regressor"])
+def test_the_same_predictions_as_the_run(converted, name: str) -> None:
+    run, hf = converted[name]
+    data = load(run).config.data
+    fields = {"text_field": data.text_field} | ({"pair_field": data.pair_field} if name == "reader" else {})
+    records = [{key: x for key, x in record.items() if key != "tags"} for record in records_of(run)[:20]]
+    ours, theirs = (list(predict(folder, records, **fields)) for folder in (run, hf))
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            assert b[key] == (pytest.approx(value, abs=1e-5) if isinstance(value, float) else value)
+    assert load(hf).labels == load(run).labels or name == "regressor"
+
+
+@pytest.mark.parametrize("name", ["classifier", "tagger", "reader", "regressor"])
+def test_the_same_metrics_as_the_run(converted, name: str, tmp_path: Path) -> None:
+    run, hf = converted[name]
+    before = sorted(hf.iterdir())
+    output, data = tmp_path / "all.json", str(tmp_path / "data.jsonl")
+    Path(data).write_text("".join(json.dumps(record) + "\n" for record in records_of(run)))
+    found = evaluate(hf, data=data, output=output)  # the usual names of the fields
+    expected = evaluate(run, data=data)
+    expected.pop("report", None)
+    for metric, value in expected.items():
+        if isinstance(value, float):
+            assert found[metric] == pytest.approx(value, abs=1e-5), metric
+    assert found.keys() == expected.keys() and sorted(hf.iterdir()) == before
+    written = json.loads(output.read_text())
+    assert written["model"] == str(hf) and written[data] == found
+    with pytest.raises(ValueError, match=r"all\.json holds results of .*; give another --output"):
+        evaluate(run, output=output)
+
+
+def test_labels_under_other_names(converted, tmp_path: Path, capsys) -> None:
+    """Fields of other names, numbers of classes, and a report where it is wanted."""
+    _, hf = converted["classifier"]
+    source = write_data(tmp_path / "a.jsonl", 20, lambda positive, i: int(positive), seed=3)
+    renamed = [{"body": record["text"], "class": record["label"]} for record in read(source)]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(record) + "\n" for record in renamed))
+    words = ["--data", str(tmp_path / "b.jsonl"), "--text-field", "body", "--label-field", "class"]
+    assert main(["evaluate", str(hf), *words, "--report", str(tmp_path / "report")]) == 0
+    said = capsys.readouterr().out
+    assert f"report                   {tmp_path / 'report'}" in said and (tmp_path / "report" / "report.md").is_file()
+    accuracy = evaluate(hf, data=source)["accuracy"]
+    assert f"accuracy                 {accuracy:.4f}" in said
+    assert main(["evaluate", str(hf), "--data", str(tmp_path / "b.jsonl"), "--text-field", "body"]) == 2
+    assert "no field 'label' among body, class" in capsys.readouterr().err
+    assert main(["predict", str(hf), "--input", source, "--output", str(tmp_path / "c.jsonl")]) == 0
+    assert next(read(str(tmp_path / "c.jsonl")))["prediction"] in ("no", "yes")
+
+
+def test_what_has_no_head(masked, tmp_path: Path, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        load(masked.folder).save(tmp_path / "hf")
+    assert not caplog.records
+    data = write_data(tmp_path / "a.jsonl", 5, lambda positive, i: i % 2, seed=3)
+    with pytest.raises(ValueError, match="on labelled --data where it has a head for classes, tags or answers"):
+        evaluate(tmp_path / "hf", data=data)
+    with pytest.raises(ValueError, match="has no head for it and predicts nothing of a record"):
+        list(predict(tmp_path / "hf", data))
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_a_tagger_as_transformers_has_it(tagger, family: str, tmp_path: Path) -> None:
+    records, tokenizer = records_of(tagger.folder)[:8], load(tagger.folder).tokenizer
+    theirs = published(family, "ForTokenClassification", tokenizer, tmp_path)
+    texts = [record["tokens"] for record in records]
+    encodings = tokenizer.encode_batch([" ".join(words) for words in texts])
+    found = torch_outputs(theirs, encodings, "ForTokenClassification")
+    for words, tagged, out, encoding in zip(texts, tag_words(load(tmp_path), texts), found, encodings, strict=True):
+        assert len(encoding.ids) == len(words) + 2  # each of these words is one token
+        shares = scipy.special.softmax(out["logits"][1 : len(words) + 1], axis=-1)
+        assert tagged.tags == [f"LABEL_{i}" for i in shares.argmax(-1)]
+        np.testing.assert_allclose(tagged.probabilities, shares.max(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "longformer"])
+def test_a_reader_as_transformers_has_it(reader, family: str, tmp_path: Path) -> None:
+    """The best span of each text; Longformer's question is global in packed rows too."""
+    theirs = published(family, "ForQuestionAnswering", load(reader.folder).tokenizer, tmp_path)
+    model, records = load(tmp_path), records_of(reader.folder)[:6]
+    questions, texts = ["which one", "of", "in"] * 2, [record["context"] for record in records]
+    encodings = model.tokenizer.encode_batch(questions, texts, offsets=True)
+    found = torch_outputs(theirs, encodings, "ForQuestionAnswering")
+    for answers, out, encoding, text in zip(
+        answer_questions(model, questions, texts), found, encodings, texts, strict=True
+    ):
+        inside = np.flatnonzero(encoding.sequence == 1)
+        sums = out["start_logits"][inside][:, None] + out["end_logits"][inside]
+        sums[np.tril_indices(len(inside), -1)] = -np.inf
+        sums[np.triu_indices(len(inside), 30)] = -np.inf
+        first, last = np.unravel_index(sums.argmax(), sums.shape)
+        assert answers[0].score == pytest.approx(sums.max(), abs=1e-4)
+        start, end = encoding.offsets[inside[first], 0], encoding.offsets[inside[last], 1]
+        assert answers[0].text == text[start:end]
