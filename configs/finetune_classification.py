@@ -10,7 +10,7 @@ Cost: one pass over SST-2 (67k sentences, 0.9M tokens) with a 4 x 256 encoder is
 Expected: with a well pretrained run, its published accuracy; see "Results" in README.md for what has been measured.
 
 Run: jaxencoder train finetune_classification --init-from runs/small --run-dir runs/sst2 \\
-         --data.train sst2/train.jsonl --data.validation sst2/validation.jsonl --data.text-field sentence
+         --data.train sst2/train.jsonl --data.validation sst2/validation.jsonl
      jaxencoder evaluate runs/sst2 --step best
 """
 
