@@ -38,7 +38,7 @@ def make_run(tmp_path_factory):
             folders[family] = tmp_path_factory.mktemp(family)
             peers.saved(peers.torch_model(family, peers.MODELS[family][0], "Model"), folders[family])
         start = jaxencoder.load(folders[family])
-        data = DataConfig(row_length=30, label_field="label")
+        data = DataConfig(row_length=24, label_field="label")
         if not isinstance(objective, Classification):
             span = isinstance(objective, SpanExtraction)
             unit, pair = ("span", "context") if span else ("word", "")
@@ -103,15 +103,16 @@ def test_values(make_run, tmp_path: Path) -> None:
     peers.assert_outputs(logits(run, batch), expected, batch["attention_mask"], 1e-5)
 
 
-def test_a_pooler_that_can_be_told_its_activation(make_run, tmp_path: Path) -> None:
-    """DeBERTa's pooler has gelu unless config.json says otherwise."""
+@pytest.mark.parametrize("family", ["deberta", "longformer", "albert"])
+def test_other_classifiers_that_are_the_same(make_run, family: str, tmp_path: Path) -> None:
+    """DeBERTa's pooler can be told another activation than its own, and Longformer's first token is global in a run."""
     transformers = pytest.importorskip("transformers")
-    run = make_run("deberta", CLASSES)
+    run = make_run(family, CLASSES)
     run.save(tmp_path)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, attn_implementation="eager")
-    batch = peers.accepted(model, peers.padded_batch(peers.MODELS["deberta"][0]), "ForSequenceClassification")
+    batch = peers.accepted(model, peers.padded_batch(peers.MODELS[family][0]), "ForSequenceClassification")
     expected = peers.theirs(model.eval(), batch, "ForSequenceClassification")
-    peers.assert_outputs(logits(run, batch), expected, batch["attention_mask"], 1e-5)
+    np.testing.assert_allclose(logits(run, batch)["logits"], expected["logits"], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,7 @@ def test_a_pooler_that_can_be_told_its_activation(make_run, tmp_path: Path) -> N
         ("bert", dataclasses.replace(CLASSES, pooling="mean"), "classifier", "inputs cls instead of mean"),
         ("roberta", dataclasses.replace(CLASSES, pooling="learned"), "classifier", "inputs cls instead of learned"),
         ("eurobert", SpanExtraction(), "span_head", "no such head"),
+        ("longformer", SpanExtraction(), "span_head", "global_tokens question instead of none"),
     ],
 )
 def test_another_head_is_left_out(make_run, family, objective, head, why, tmp_path: Path, caplog) -> None:
@@ -147,7 +149,7 @@ def test_another_head_is_left_out(make_run, family, objective, head, why, tmp_pa
 
 
 def run_class(family: str) -> str:
-    return {"modernbert": "ModernBert", "bert": "Bert", "roberta": "Roberta", "eurobert": "EuroBert"}[family] + "Model"
+    return {"modernbert": "ModernBert", "eurobert": "EuroBert"}.get(family, family.title()) + "Model"
 
 
 def test_the_family_of_the_start_if_it_is_there(make_run, tmp_path: Path) -> None:

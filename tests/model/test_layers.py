@@ -87,5 +87,8 @@ def test_embeddings() -> None:
     np.testing.assert_allclose(run(ids % 2), tokens[ids] + places[positions] + types[ids % 2], atol=1e-6)
     bare = dataclasses.replace(BERT, positions="rotary", token_types=0, embedding_norm=False)
     assert set(linen_params(Embeddings(bare, jnp.float32), ids, positions, None, False)) == {"token_embedding"}
+    single = Embeddings(dataclasses.replace(BERT, token_types=1, embedding_norm=False), jnp.float32)
+    one = {"params": params | {"token_type_embedding": types[:1]}}
+    np.testing.assert_allclose(single.apply(one, ids, positions, ids % 2, False), run(None), atol=1e-6)
     narrow = Embeddings(dataclasses.replace(BERT, embedding_norm=False), jnp.bfloat16)
     assert narrow.apply({"params": params}, ids, positions, None, False).dtype == jnp.bfloat16
