@@ -157,7 +157,7 @@ def entity_starts(scheme: Scheme, tags: jax.Array, before: jax.Array) -> tuple[j
     Args:
         tags, before: int, of any one shape; `before` is -1 where no word stands before. Works for numpy and jax alike.
     """
-    outside, opens, closes, kind = (jnp.asarray(x) for x in scheme)
+    outside, opens, closes, kind = map(jnp.asarray, scheme) if isinstance(tags, jax.Array) else scheme
     fresh = (before < 0) | outside[before] | closes[before] | (kind[before] != kind[tags])
     begins = ~outside[tags] & (opens[tags] | fresh)
     return begins, begins | outside[tags]

@@ -26,7 +26,7 @@ from jaxencoder.tasks.similarity import evaluate_similarity
 from jaxencoder.tasks.slices import slices
 from jaxencoder.tasks.spans import evaluate_reader
 from jaxencoder.tasks.thresholds import tuned
-from jaxencoder.tasks.tokens import evaluate_tagger
+from jaxencoder.tasks.tokens import evaluate_tagger, tag_name
 from jaxencoder.text.examples import answers, tags
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.rows import prepare
@@ -174,7 +174,10 @@ def evaluate_classifier(
         OSError: a source cannot be read.
     """
     own = data or VALIDATION
-    if tune_threshold and data_name(tune_threshold) == data_name(own):
+    held_out = ",".join(model.config.data.validation) or VALIDATION
+    if tune_threshold and model.published is not None and tune_threshold == VALIDATION:
+        raise ValueError("a published model has held nothing out; name the source of --tune-threshold")
+    if tune_threshold and len({data_name(held_out if x == VALIDATION else x) for x in (own, tune_threshold)}) == 1:
         raise ValueError(f"thresholds tuned on {own} cannot be measured on it; name other data with --data")
     if tune_threshold and not class_names(model):
         raise ValueError("this model predicts values, which have no threshold; leave --tune-threshold out")
@@ -321,7 +324,7 @@ def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
     found = validation_records(data)
     if tokens.NAME in model.heads:
         examples = (
-            (words, [str(tag) for tag in tags(record[data.label_field], words, where)])
+            (words, [tag_name(tag, model.labels) for tag in tags(record[data.label_field], words, where)])
             for where, record in found
             if (words := record[data.text_field])
         )

@@ -7,16 +7,16 @@ Texts longer than a row are read in windows that overlap.
 import collections
 import re
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
 import scipy.special
 
 from jaxencoder.inference.buckets import Plan
-from jaxencoder.inference.embed import chunks, hidden
+from jaxencoder.inference.embed import hidden
 from jaxencoder.inference.global_tokens import global_slots
 from jaxencoder.inference.model import Model
 from jaxencoder.inference.writers import refuse_fields
@@ -28,8 +28,11 @@ from jaxencoder.text.sources import Record, read
 from jaxencoder.text.spans import Window, windows
 
 _BEST = 20  # first and last tokens of a window that are tried with each other
+_CHUNK = 1 << 22  # characters of texts in memory at once
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+T = TypeVar("T")
 
 
 class Answer(NamedTuple):
@@ -88,12 +91,13 @@ def answer_questions(
             candidates[window.example] += _spans(ends, window, settings.longest_answer)
     results = []
     for text, spans, none in zip(texts, candidates, nothing, strict=True):
-        scored = {(start, end): score for score, start, end in sorted(spans)}  # of two windows the better
+        scored = {_inked(text, start, end): score for score, start, end in sorted(spans)}  # of two windows the better
         if settings.no_answer or not scored:
             scored[0, 0] = float(none)
         ranked = sorted(((score, *place) for place, score in scored.items()), reverse=True)[: max(k, _BEST)]
         shares = scipy.special.softmax([x for x, _, _ in ranked])
-        results.append([Answer(text[a:b], a, b, x, float(p)) for (x, a, b), p in zip(ranked, shares, strict=True)][:k])
+        answers = [Answer(text[a:b], a, b, x, float(p)) for (x, a, b), p in zip(ranked, shares, strict=True)]
+        results.append(answers[:k])
     return results
 
 
@@ -124,11 +128,8 @@ def predict_answers(
     context = pair_field or data.pair_field or "context"
     if isinstance(source, str):
         source = read(source, text_field=asked, required=(context,))
-    for chunk in chunks(source, asked):
+    for chunk in _chunks((_checked(record, asked, context) for record in source), lambda x: len(x[context])):
         refuse_fields(chunk, ("prediction", "start", "end", "probability", "predictions"))
-        for record in chunk:
-            if not isinstance(record.get(context), str):
-                raise ValueError(f"a record has no text in the field {context!r}: {str(record)[:80]}; name another")
         found = answer_questions(
             model, [record[asked] for record in chunk], [record[context] for record in chunk], k, batch_tokens
         )
@@ -136,6 +137,13 @@ def predict_answers(
             record | _described(answers[0]) | ({"predictions": [_described(x) for x in answers]} if k > 1 else {})
             for record, answers in zip(chunk, found, strict=True)
         ]
+
+
+def _checked(record: Record, *fields: str) -> Record:
+    for name in fields:
+        if not isinstance(record.get(name), str):
+            raise ValueError(f"a record has no text in the field {name!r}: {str(record)[:80]}; name another")
+    return record
 
 
 def _described(answer: Answer) -> Record:
@@ -159,6 +167,12 @@ def _spans(ends: np.ndarray, window: Window, longest: int) -> list[tuple[float, 
     chosen = [(float(scores[i, j]), first[i], last[j]) for i, j in zip(*np.nonzero(kept), strict=True)]
     chosen = sorted(chosen, reverse=True)[:_BEST]
     return [(score, int(window.offsets[a, 0]), int(window.offsets[b, 1])) for score, a, b in chosen]
+
+
+def _inked(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span without the spaces at its ends: that before a word belongs to its token in many a tokenizer."""
+    words = text[start:end]
+    return start + len(words) - len(words.lstrip()), end - len(words) + len(words.rstrip())
 
 
 def answer_metrics(predicted: Sequence[str], true: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -201,5 +215,24 @@ def _f1(predicted: str, true: str) -> float:
 
 def evaluate_reader(model: Model, examples: Iterable[tuple[str, str, Sequence[str]]]) -> dict[str, float]:
     """`answer_metrics` of a model on (question, text, answers)."""
-    questions, texts, true = map(list, zip(*examples, strict=True))
-    return answer_metrics([answers[0].text for answers in answer_questions(model, questions, texts)], true)
+    predicted, true = [], []
+    for chunk in _chunks(examples, lambda example: len(example[1])):
+        questions, texts, answers = zip(*chunk, strict=True)
+        true += answers
+        predicted += [found[0].text for found in answer_questions(model, questions, texts)]
+    if not true:
+        raise ValueError("the data holds no question to measure on; name other data with --data")
+    return answer_metrics(predicted, true)
+
+
+def _chunks(examples: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Lists of examples with so many characters together, at least one each; only one is in memory."""
+    chunk, characters = [], 0
+    for example in examples:
+        chunk.append(example)
+        characters += size(example)
+        if characters >= _CHUNK:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk

@@ -4,7 +4,7 @@ Entities count as found if their words and their type are right, as conlleval ha
 2003, arXiv:cs/0306050. Texts longer than a row are read in pieces that overlap.
 """
 
-import re
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -20,10 +20,11 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.objectives.tokens import NAME, Scheme, entity_starts
+from jaxencoder.text import sentences
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.words import cut_words, encode_words
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+_CHUNK = 4096  # texts in memory at once
 OVERLAP = 32  # tokens that pieces of a long text have in common, so that each word is read in its surroundings
 
 
@@ -92,7 +93,8 @@ def predict_tags(
     """Records with "tags", one for each word, and "entities" where the tags tell of such.
 
     Each entity has its "type", its "text", where it starts and ends ("start", "end": words of a list, characters of a
-    text), and the mean "probability" of its words' tags. What is text is cut into words, which are added as "words".
+    text), and the mean "probability" of its words' tags. What is text is cut into words by
+    the rules of Unicode, which are added as "words".
 
     Args:
         model: as in `tag_words`.
@@ -109,9 +111,10 @@ def predict_tags(
     if isinstance(source, str):
         source = read(source, text_field=text_field, words=None)
     for chunk in chunks(source, text_field):
-        refuse_fields(chunk, ("tags", "entities", "words"))
+        refuse_fields(chunk, ("tags", "entities"))
+        refuse_fields([record for record in chunk if isinstance(record[text_field], str)], ("words",))
         texts = [record[text_field] for record in chunk]
-        places = [[m.span() for m in _WORD.finditer(text)] if isinstance(text, str) else None for text in texts]
+        places = [sentences.words(text) if isinstance(text, str) else None for text in texts]
         words = [[t[a:b] for a, b in at] if at is not None else t for t, at in zip(texts, places, strict=True)]
         tagged = tag_words(model, words, batch_tokens)
         for i, record in enumerate(chunk):
@@ -175,6 +178,12 @@ def entities(tags: Sequence[str], scheme: Scheme | None = None, names: Sequence[
     ]
 
 
+def tag_name(tag: Any, names: Sequence[str]) -> str:
+    """A record's tag as text: of a number, which is how TFDS and many a Parquet file have it, the name of that id."""
+    text = str(tag)
+    return names[int(text)] if text.isdecimal() and text not in names and int(text) < len(names) else text
+
+
 def tag_metrics(true: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]]) -> dict[str, Any]:
     """How well words are tagged.
 
@@ -223,5 +232,17 @@ def _scores(hits: int, said: int, there: int) -> dict[str, float]:
 
 def evaluate_tagger(model: Model, examples: Iterable[tuple[Sequence[str], Sequence[str]]]) -> dict[str, Any]:
     """`tag_metrics` of a model on texts with their tags, both lists of as many strings."""
-    texts, true = map(list, zip(*examples, strict=True))
-    return tag_metrics(true, [found.tags for found in tag_words(model, texts)])
+    true, predicted = [], []
+    for chunk in _chunks(examples):
+        texts, tags = zip(*chunk, strict=True)
+        true += tags
+        predicted += [found.tags for found in tag_words(model, texts)]
+    if not true:
+        raise ValueError("the data holds no words to measure on; name other data with --data")
+    return tag_metrics(true, predicted)
+
+
+def _chunks(examples: Iterable[Any]) -> Iterator[list[Any]]:
+    examples = iter(examples)
+    while chunk := list(itertools.islice(examples, _CHUNK)):
+        yield chunk

@@ -213,8 +213,9 @@ def _separated(path: str, stream: BinaryIO, **dialect: Any) -> Iterator[Unit]:
 
 def _conll_units(path: str, stream: BinaryIO) -> Iterator[Unit]:
     """Sentences of lines with a token first and its tag last, between blank lines."""
-    for where, rows in _sentences(path, stream):
-        if rows[0][0] != "-DOCSTART-":
+    for where, rows in _sentences(path, stream, None, b"# id "):  # MultiCoNER's line before a sentence
+        rows = [row for row in rows if row[0] != "-DOCSTART-"]
+        if rows:
             yield Unit(where, {"tokens": [row[0] for row in rows], "ner_tags": [row[-1] for row in rows]}, as_is)
 
 

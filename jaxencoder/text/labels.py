@@ -56,6 +56,9 @@ def infer(labels: Iterable[tuple[Any, str]]) -> Labels:
             numbers.setdefault(int(label), where)
         else:
             texts.setdefault(_name(label, where), where)
+    for text, where in texts.items():
+        if _reads_as_number(text) and _number(text) is None and (numbers or fractional or any(map(_number, texts))):
+            raise ValueError(f"{where}: label {text!r} is not a finite number, as other labels are; drop the record")
     word = next((text for text in texts if _number(text) is None), None)
     if word is None:
         fractional |= not all(map(_is_number, texts))
@@ -74,13 +77,18 @@ def _is_number(name: str) -> bool:
     return name.removeprefix("-").isdecimal()
 
 
+def _reads_as_number(text: str) -> bool:
+    """Whether a text stands for a number, NaN and infinity among them."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _number(text: str) -> float | None:
     """The finite number that a text stands for, or None."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    return float(text) if _reads_as_number(text) and math.isfinite(float(text)) else None
 
 
 def _name(label: Any, where: str) -> str:

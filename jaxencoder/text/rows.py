@@ -129,7 +129,8 @@ class _Job:
         if data.balance and split == "train":
             identity["balance"] = data.balance
         if data.label_field and not data.labels:
-            identity["labels"] = [fingerprint(other) for other in data.train]
+            # The first word says how labels are understood, where that has changed.
+            identity["labels"] = ["text that is all numbers", *(fingerprint(other) for other in data.train)]
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
         readable = re.sub(r"[^A-Za-z0-9]+", "-", source)[-40:].strip("-")
         return cls(data, tokenizer, split, source, pair_field, progress, share, f"{readable}-{split}-{key}")

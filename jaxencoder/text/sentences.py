@@ -6,9 +6,10 @@ that "Mr." and the like do not. https://unicode-org.github.io/icu/userguide/boun
 
 import itertools
 import re
+from collections.abc import Iterator
 
 import icu4py
-from icu4py.breakers import SentenceBreaker
+from icu4py.breakers import SentenceBreaker, WordBreaker
 
 # The rules are the same in all languages. The abbreviations are not, but only those of English are known to help there
 # and to do no harm elsewhere.
@@ -33,21 +34,42 @@ def split(text: str) -> list[str]:
         ValueError: the text is not valid Unicode.
     """
     end, ends = 0, set()
-    try:
-        for sentence in SentenceBreaker(_unwrapped(text), _LOCALE):
-            if inked := len(sentence.rstrip().rstrip(_OPENING).rstrip()):
-                ends.add(end + inked)
-            end += len(sentence)
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"a text has a lone surrogate (U+{ord(error.object[error.start]):04X}) at character {error.start}, which "
-            "is not valid Unicode; decode the source with errors='replace' or remove it"
-        ) from error
+    for sentence in _segments(SentenceBreaker, _unwrapped(text)):
+        if inked := len(sentence.rstrip().rstrip(_OPENING).rstrip()):
+            ends.add(end + inked)
+        end += len(sentence)
     if not text.isascii():
         ends.update(match.end() for match in _CLAUSE_END.finditer(text))
     last = len(text.rstrip())
     edges = [0, *sorted(end for end in ends if end < last), len(text)]
     return [text[a:b] for a, b in itertools.pairwise(edges)] if text else []
+
+
+def words(text: str) -> list[tuple[int, int]]:
+    """Where the words and marks of a text begin and end, in characters: those of any script, without the spaces.
+
+    >>> words("Is it?")
+    [(0, 2), (3, 5), (5, 6)]
+
+    Raises:
+        ValueError: the text is not valid Unicode.
+    """
+    found, end = [], 0
+    for segment in _segments(WordBreaker, text):
+        if not segment.isspace():
+            found.append((end, end + len(segment)))
+        end += len(segment)
+    return found
+
+
+def _segments(breaker: type, text: str) -> Iterator[str]:
+    try:
+        yield from breaker(text, _LOCALE)
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"a text has a lone surrogate (U+{ord(error.object[error.start]):04X}) at character {error.start}, which "
+            "is not valid Unicode; decode the source with errors='replace' or remove it"
+        ) from error
 
 
 def version() -> str:

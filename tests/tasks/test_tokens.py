@@ -9,7 +9,7 @@ import pytest
 from jaxencoder.inference.load import load
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.predict import predict, predict_file
-from jaxencoder.tasks.tokens import entities, tag_metrics, tag_words
+from jaxencoder.tasks.tokens import entities, tag_metrics, tag_name, tag_words
 from jaxencoder.text.held_out import validation_records
 
 SCHEMES = {
@@ -97,3 +97,9 @@ def test_predictions_for_records(tagger, tmp_path):
     with pytest.raises(ValueError, match="field 'tokens' is int, not text"):
         source.write_text('{"tokens": 3}\n')
         list(predict(tagger.folder, str(source)))
+
+
+def test_tags_that_are_numbers():
+    names = ("O", "B-x")
+    assert [tag_name(tag, names) for tag in (1, "0", "B-x", "B-y", 7)] == ["B-x", "O", "B-x", "B-y", "7"]
+    assert tag_name(1, ("0", "1")) == "1"

@@ -72,7 +72,7 @@ def test_tsv_has_no_quotation_marks(write):
 
 
 def test_conll(write):
-    text = "-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\n\nPeter NNP B-NP B-PER\n"
+    text = "-DOCSTART- -X- O O\n# id 7 domain=en\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\n\nPeter NNP B-NP B-PER\n"
     found = list(read(write("a.conll", text), text_field="tokens", words=True))
     assert found == [
         {"tokens": ["EU", "rejects"], "ner_tags": ["B-ORG", "O"]},

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxencoder.text.sentences import split
+from jaxencoder.text.sentences import split, words
 
 LANGUAGES = ["arb", "deu", "eng", "fra", "hin", "jpn", "kor", "rus", "spa", "swa", "tha", "zho-TW"]
 
@@ -63,3 +63,15 @@ def test_sentences_of_many_languages(language: str, shared_data) -> None:
 def test_half_a_character() -> None:
     with pytest.raises(ValueError, match="lone surrogate .U.D800. at character 2, which is not valid Unicode; decode"):
         split("a.\ud800")
+
+
+def test_words_of_any_script() -> None:
+    text = "हिन्दी में, Elbe's 你好世界 ไทยนี้ naïve 👩‍👩‍👧!\n"
+    found = words(text)
+    assert [text[a:b] for a, b in found] == [
+        *("हिन्दी", "में", ",", "Elbe's", "你好", "世界", "ไทย", "นี้"),
+        *("naïve", "👩‍👩‍👧", "!"),
+    ]
+    assert words("") == words(" \n") == []
+    with pytest.raises(ValueError, match="lone surrogate"):
+        words("a\ud800")

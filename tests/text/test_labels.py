@@ -1,0 +1,55 @@
+"""What labels are taken for: classes, values, or a mistake that is named."""
+
+import pytest
+
+from jaxencoder.text.labels import Labels, infer
+
+
+def kinds(*labels):
+    return infer((label, f"record {i}") for i, label in enumerate(labels, 1))
+
+
+@pytest.mark.parametrize(
+    ("labels", "want"),
+    [
+        (["b", "a", "b"], Labels("class", ("a", "b"))),
+        ([10, 2, True], Labels("class", ("1", "2", "10"))),
+        (["10", "2", "1"], Labels("class", ("1", "2", "10"))),  # as CSV has them
+        (["1.5", "2", "-3"], Labels("value", ())),
+        ([0.5, 1, 2], Labels("value", ())),
+        (["1", 2], Labels("class", ("1", "2"))),
+        (["nan", "inf", "none"], Labels("class", ("inf", "nan", "none"))),  # words like others
+        (["1", "x"], Labels("class", ("1", "x"))),
+    ],
+)
+def test_kinds(labels, want):
+    assert kinds(*labels) == want
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["1.5", "2.0", "nan"], "record 3: label 'nan' is not a finite number, as other labels are"),
+        (["0", "NaN", "1"], "record 2: label 'NaN' is not a finite number"),
+        ([0.5, float("nan")], "record 2: label nan is not a finite number"),
+        ([1, "x"], "record 2: label 'x' is text, but other labels are numbers"),
+        (["a", None], "record 2: label None is not a class"),
+        (["a", ""], "record 2: label '' is not a class"),
+    ],
+)
+def test_mistakes(labels, message):
+    with pytest.raises(ValueError, match=message):
+        kinds(*labels)
+
+
+def test_encode():
+    assert Labels("value", ()).encode("2.5", "") == 2.5 and Labels("value", ()).encode(2, "") == 2.0
+    numbers = Labels("class", ("0", "1"))
+    assert [numbers.encode(x, "") for x in ("1", 1, "01")] == [1, 1, 1]
+    names = Labels("class", ("neg", "pos"))
+    assert names.encode("pos", "") == names.encode(1, "") == 1
+    for value in ("x", 2, 1.0, None):
+        with pytest.raises(ValueError, match="record 4: label"):
+            names.encode(value, "record 4")
+    with pytest.raises(ValueError, match="not a finite number"):
+        Labels("value", ()).encode("nan", "")
