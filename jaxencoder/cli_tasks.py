@@ -19,7 +19,7 @@ TASKS = {  # of `evaluate`, and the options of each
     "retrieval": ("split", "pooling", "batch_tokens"),
 }
 OWN = ("slice_by", "tune_threshold", "report", "long", "stride")  # of `evaluate` without a task
-PREDICT = ("text_field", "pair_field", "probabilities", "long", "stride", "batch_tokens")
+PREDICT = ("text_field", "pair_field", "probabilities", "threshold", "long", "stride", "batch_tokens")
 
 
 def add_verbs(verbs) -> None:
@@ -31,6 +31,9 @@ def add_verbs(verbs) -> None:
     predict.add_argument("--text-field", help="field of the text (default, as of the next one: the run's own)")
     predict.add_argument("--pair-field", help="field of the second text")
     predict.add_argument("--probabilities", action="store_true", default=None, help="write those of all classes")
+    predict.add_argument(
+        "--threshold", type=float, help="of runs with several classes for a text: from which probability on (0.5)"
+    )
     predict.add_argument("--batch-tokens", type=int, help=BATCH_TOKENS_HELP)
     _long_options(predict)
 

@@ -15,7 +15,7 @@ from jaxencoder.config import RunConfig
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.inference import adapter, buckets, classify, embed, fill_mask, global_tokens, score
-from jaxencoder.inference.classify import Classified, Long
+from jaxencoder.inference.classify import Classified, Long, Threshold
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.outputs import outputs
 from jaxencoder.inference.score import Scored
@@ -289,6 +289,7 @@ class Model:
         long: Long = "truncate",
         stride: int | None = None,
         batch_tokens: int | None = None,
+        threshold: Threshold | None = None,
     ) -> list[Classified]:
         """What a run with the objective Classification predicts for each text, or pair of texts.
 
@@ -301,15 +302,18 @@ class Model:
                 that leaves less than a quarter of a row, and a part of the second.
             stride: tokens from the start of a window to the next one's; None: half of what a window has room for.
             batch_tokens: as in `embed`.
+            threshold: of a run that gives a text any number of classes, the probability from which on it has one, or
+                one for each of some classes by name; 0.5 otherwise.
 
         Returns:
             For each text (prediction, probability, probabilities by class); for a run of values the prediction is a
-            number, probability nan and probabilities empty.
+            number, probability nan and probabilities empty; for one of several classes the first two are lists.
 
         Raises:
-            ValueError: no list of strings, a run without a classifier, or a stride that leaves tokens out.
+            ValueError: no list of strings, a run without a classifier, a stride that leaves tokens out, or a threshold
+                where there is none.
         """
-        return classify.classify(self, texts, pairs, long, stride, batch_tokens)
+        return classify.classify(self, texts, pairs, long, stride, batch_tokens, threshold)
 
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
         """Ids int32 [n] of each text, special tokens included, n at most `max_length`; one warning if any was cut."""

@@ -16,12 +16,15 @@ import jax.numpy as jnp
 from jaxencoder.inference.classify import Long, class_names
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
+from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.spans import SpanExtraction
 from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.tasks.calibration import calibration
+from jaxencoder.tasks.choices import evaluate_chooser
 from jaxencoder.tasks.classification import Predictions, class_metrics, per_class, predictions, value_metrics
+from jaxencoder.tasks.multi_label import calibration_of_decisions, multi_label_metrics, per_label
 from jaxencoder.tasks.report import write_report
 from jaxencoder.tasks.retrieval import evaluate_retrieval, qrels_file
 from jaxencoder.tasks.similarity import evaluate_similarity
@@ -29,7 +32,7 @@ from jaxencoder.tasks.slices import slices
 from jaxencoder.tasks.spans import evaluate_reader
 from jaxencoder.tasks.thresholds import tuned
 from jaxencoder.tasks.tokens import evaluate_tagger
-from jaxencoder.text.examples import answers, tags
+from jaxencoder.text.examples import answers, choices_of, right_choice, tags
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
@@ -78,8 +81,8 @@ def evaluate(
         result, found = evaluate_classifier(model, data, **options)
     elif report is not None or any(options.values()):
         raise ValueError(f"{folder} is no classifier of texts, and of others there is no report; leave its options out")
-    elif isinstance(model.config.objective, TokenClassification | SpanExtraction):
-        result = _evaluate_words(model, data)
+    elif isinstance(model.config.objective, TokenClassification | SpanExtraction | MultipleChoice):
+        result = _evaluate_records(model, data)
     else:
         result = _evaluate_masked(model, *_stores(model, data))
     target = Path(report) if report is not None else folder / REPORT_FOLDER / _as_folder(name)
@@ -124,7 +127,8 @@ def evaluate_classifier(
     Returns:
         (metrics, predictions): for values `value_metrics`; for classes `class_metrics` with "classes", by name what
         `per_class` gives, "calibration" (see `calibration`; "fitted_on" says where the temperature is from) and, if
-        asked for, "tuned" (see `tuned`; "on" says on what). Both with "slices" (see `slices`).
+        asked for, "tuned" (see `tuned`; "on" says on what); for several classes of each record the same by
+        `multi_label_metrics`, `per_label` and `calibration_of_decisions`. All with "slices" (see `slices`).
 
     Raises:
         ValueError: a record without text or label, a label that training has not seen, thresholds that would be tuned
@@ -143,9 +147,14 @@ def evaluate_classifier(
     _warn_of_missing(found, own)
     source = None if tune_threshold in (None, VALIDATION) else tune_threshold
     tuning = predictions(model, source, long, stride) if tune_threshold else found
-    classes = dict(zip(found.names, per_class(found.scores, found.labels), strict=True))
-    measured = calibration(found.scores, found.labels, (tuning.scores, tuning.labels))
-    result = class_metrics(found.scores, found.labels) | {"classes": classes}
+    whole, each, calibrated = (
+        (multi_label_metrics, per_label, calibration_of_decisions)
+        if found.several
+        else (class_metrics, per_class, calibration)
+    )
+    classes = dict(zip(found.names, each(found.scores, found.labels), strict=True))
+    measured = calibrated(found.scores, found.labels, (tuning.scores, tuning.labels))
+    result = whole(found.scores, found.labels) | {"classes": classes}
     result["calibration"] = measured | {"fitted_on": data_name(tune_threshold or own)}
     if tune_threshold:
         result["tuned"] = tuned(found, tuning) | {"on": data_name(tune_threshold)}
@@ -153,7 +162,7 @@ def evaluate_classifier(
 
 
 def _warn_of_missing(found: Predictions, source: str) -> None:
-    missing = [name for c, name in enumerate(found.names) if not (found.labels == c).any()]
+    missing = [name for name, there in zip(found.names, found.true.any(0), strict=True) if not there]
     if missing:
         which = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
         log.warning("%s holds no example of %d of the %d classes: %s.", source, len(missing), len(found.names), which)
@@ -281,8 +290,8 @@ def _stores(model: Model, source: str | None) -> tuple[tuple[tuple[Store, ...], 
     return train, validation
 
 
-def _evaluate_words(model: Model, source: str | None) -> dict[str, Any]:
-    """The metrics of a tagger or a reader on the records that were held out, or on those of a source."""
+def _evaluate_records(model: Model, source: str | None) -> dict[str, Any]:
+    """The metrics of a tagger, a reader or a chooser on the records that were held out, or on those of a source."""
     data = model.config.data
     if source is not None:
         data = dataclasses.replace(data, validation=(source,))
@@ -294,6 +303,13 @@ def _evaluate_words(model: Model, source: str | None) -> dict[str, Any]:
             if (words := record[data.text_field])
         )
         return evaluate_tagger(model, examples)
+    if isinstance(model.config.objective, MultipleChoice):
+        examples = (
+            (record[data.text_field], own, right_choice(record[data.label_field], own, where))
+            for where, record in found
+            if (own := choices_of(record[data.pair_field], where))
+        )
+        return evaluate_chooser(model, examples)
     return evaluate_reader(
         model, ((x[data.text_field], x[data.pair_field], answers(x[data.label_field], where)) for where, x in found)
     )

@@ -170,9 +170,7 @@ def test_labels(field: str, labels: int, names: tuple, config: RunConfig, pretra
     assert (found.labels, found.class_names) == (labels, names)
     with pytest.raises(ValueError, match=f"objective.labels is 7, but the training data has {labels}"):
         set_up(fine_tuning(config, pretrained, field, labels=7), tmp_path)
-    with pytest.raises(
-        ValueError, match="objective.class_names is .* leave it empty, and give data.labels their order"
-    ):
+    with pytest.raises(ValueError, match="objective.class_names is .* leave it out, and give data.labels their order"):
         set_up(fine_tuning(config, pretrained, field, class_names=("x",) * max(labels, 2)), tmp_path)
 
 
@@ -217,7 +215,7 @@ def test_epochs_and_examples(config: RunConfig, pretrained: Path, tmp_path: Path
 
 
 def test_one_class_is_none(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'same' of the training data is 'one' everywhere"):
+    with pytest.raises(ValueError, match="'same' of the training data holds no class but 'one'"):
         set_up(fine_tuning(config, pretrained, "same"), tmp_path)
 
 
