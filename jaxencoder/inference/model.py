@@ -14,10 +14,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxencoder.config import RunConfig
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.checkpoint import Published
-from jaxencoder.inference import adapter, buckets, classify, embed, fill_mask, global_tokens, score
+from jaxencoder.inference import adapter, buckets, classify, embed, fill_mask, global_tokens, rerank, score
 from jaxencoder.inference.classify import Classified, Long, Threshold
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.outputs import outputs
+from jaxencoder.inference.rerank import Ranked
 from jaxencoder.inference.score import Scored
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
@@ -314,6 +315,25 @@ class Model:
                 where there is none.
         """
         return classify.classify(self, texts, pairs, long, stride, batch_tokens, threshold)
+
+    def rerank(
+        self, query: str, texts: Sequence[str], k: int | None = None, batch_tokens: int | None = None
+    ) -> list[Ranked]:
+        """Texts by how well they answer a query, as a run on pairs scores them: a value, or the odds of its class 1.
+
+        Args:
+            query: the first text of each pair.
+            texts: any number, any lengths; what is longer than a row is cut, with one warning.
+            k: only the best ones, so many.
+            batch_tokens: as in `embed`.
+
+        Returns:
+            (place in `texts`, score), best first.
+
+        Raises:
+            ValueError: a run that scores no pairs, or no list of strings.
+        """
+        return rerank.rerank(self, query, texts, k, batch_tokens)
 
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
         """Ids int32 [n] of each text, special tokens included, n at most `max_length`; one warning if any was cut."""

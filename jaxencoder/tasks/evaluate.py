@@ -25,7 +25,9 @@ from jaxencoder.tasks.calibration import calibration
 from jaxencoder.tasks.choices import evaluate_chooser
 from jaxencoder.tasks.classification import Predictions, class_metrics, per_class, predictions, value_metrics
 from jaxencoder.tasks.multi_label import calibration_of_decisions, multi_label_metrics, per_label
+from jaxencoder.tasks.probing import evaluate_probing
 from jaxencoder.tasks.report import write_report
+from jaxencoder.tasks.reranking import evaluate_reranking
 from jaxencoder.tasks.retrieval import evaluate_retrieval, qrels_file
 from jaxencoder.tasks.similarity import evaluate_similarity
 from jaxencoder.tasks.slices import slices
@@ -103,7 +105,7 @@ def open_run(folder: str | Path, step: int | Literal["latest", "best"] = "latest
     """
     model = load(folder, step=step)
     if model.published is not None:
-        raise ValueError(f"{folder} is no run and has held nothing out; measure it with --task similarity or retrieval")
+        raise ValueError(f"{folder} is no run and has held nothing out; measure it with a --task")
     return dataclasses.replace(model, compute=dataclasses.replace(model.config.compute, remat="none"))
 
 
@@ -168,24 +170,25 @@ def _warn_of_missing(found: Predictions, source: str) -> None:
         log.warning("%s holds no example of %d of the %d classes: %s.", source, len(missing), len(found.names), which)
 
 
-def evaluate_vectors(
+def evaluate_task(
     model: str | Path,
-    task: Literal["similarity", "retrieval"],
+    task: Literal["similarity", "retrieval", "reranking", "probing"],
     data: Sequence[str],
     output: str | Path | None = None,
     step: int | Literal["latest", "best"] = "latest",
     **options: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Measure what a model's vectors of texts are worth on published sets.
+    """Measure a model on published sets: its vectors of texts, its scores of pairs, or the words that it fills in.
 
     Args:
         model: folder of a run, of transformers or of sentence-transformers, or a name of the hub.
-        task: "similarity" of pairs, or "retrieval" of documents.
+        task: "similarity" of pairs, "retrieval" of documents, "reranking" of what another model retrieves, or
+            "probing" with masked words.
         data: one or more sets. For similarity each is a source as in `jaxencoder.text.sources`, or several with commas
-            between; for retrieval the folder of a BEIR set.
+            between; for retrieval and reranking the folder of a BEIR set; for probing a source.
         output: JSON file for the results; None: a run's results.json, and for other models none.
         step: which checkpoint of a run.
-        options: of `evaluate_similarity` or `evaluate_retrieval`.
+        options: of `evaluate_similarity`, `evaluate_retrieval`, `evaluate_reranking` or `evaluate_probing`.
 
     Returns:
         The result for each of `data`. It is written as soon as it is known, to {task: {name: result}}, beside those of
@@ -209,12 +212,19 @@ def evaluate_vectors(
             raise ValueError(f"{output} holds results of {there.get('model', 'a run')}; give another --output")
         if not output.parent.is_dir():
             raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    if task == "reranking":
+        if not (first := str(options.get("first") or "")):
+            raise ValueError("reranking needs a model that searches; name it as first")
+        options["first"] = load(first)
+        entry["first"] = data_name(first) if Path(first).is_dir() else first
     results = {}
     for words in data:
         if task == "similarity":
             result, name = evaluate_similarity(opened, words.split(","), **options), data_name(words)
+        elif task == "probing":
+            result, name = evaluate_probing(opened, words, **options), data_name(words)
         else:
-            result = evaluate_retrieval(opened, words, **options)
+            result = (evaluate_reranking if task == "reranking" else evaluate_retrieval)(opened, words, **options)
             name = data_name(str(qrels_file(Path(words), options.get("split", "test"))))
         results[words] = result
         if output is not None:

@@ -175,5 +175,17 @@ def reader(home: Path) -> Trained:
 
 
 @pytest.fixture(scope="session")
+def pairs(home: Path) -> Trained:
+    """A cross-encoder of random weights: which of two classes a query and a text are."""
+
+    def make(random):
+        words = random.choice(["lovely", "film", "plot", "great", "awful", "cast", "bad", "sad"], 6).tolist()
+        return {"query": " ".join(words[:2]), "text": " ".join(words[2:]), "label": int(random.integers(2))}
+
+    data = DataConfig(text_field="query", pair_field="text", label_field="label", row_length=32, workers=1)
+    return run_on_records(home, "pairs", Classification(), data, make, steps=0)
+
+
+@pytest.fixture(scope="session")
 def regressor(home: Path) -> Trained:
     return run(home, "regressor", Classification(), lambda positive, i: positive * 4 + 0.5, steps=0)
