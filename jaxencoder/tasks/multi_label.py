@@ -34,11 +34,16 @@ def multi_label_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, flo
 
 
 def metrics_of_decisions(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """micro_f1, macro_f1 (0 for a class that is neither true nor found) and accuracy, of bool [N, C] each."""
+    """micro_f1, macro_f1 (over the classes that are true or found somewhere) and accuracy, of bool [N, C] each."""
     from sklearn import metrics
 
-    f1 = {f"{x}_f1": float(metrics.f1_score(true, found, average=x, zero_division=0)) for x in ("micro", "macro")}
-    return f1 | {"accuracy": float(metrics.accuracy_score(true, found))}
+    there = (found | true).any(0)
+    each = metrics.f1_score(true, found, average=None, zero_division=0)[there]
+    return {
+        "micro_f1": float(metrics.f1_score(true, found, average="micro", zero_division=0)),
+        "macro_f1": float(each.mean()) if there.any() else 0.0,
+        "accuracy": float(metrics.accuracy_score(true, found)),
+    }
 
 
 def per_label(scores: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:

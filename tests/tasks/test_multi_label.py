@@ -12,7 +12,13 @@ from jaxencoder.inference.load import load
 from jaxencoder.tasks.classification import predictions
 from jaxencoder.tasks.compare import compare
 from jaxencoder.tasks.evaluate import evaluate, summary
-from jaxencoder.tasks.multi_label import as_decisions, calibration_of_decisions, multi_label_metrics, per_label
+from jaxencoder.tasks.multi_label import (
+    as_decisions,
+    calibration_of_decisions,
+    metrics_of_decisions,
+    multi_label_metrics,
+    per_label,
+)
 from jaxencoder.tasks.predict import predict, predict_file
 
 NAMES = ["Elbe", "Oder", "Spree"]
@@ -44,6 +50,17 @@ def test_metrics_by_scikit_learn():
             [report[str(c)][name] for name in ("precision", "recall", "f1-score", "support")]
         )
     assert per_label(scores, labels)[3] == {"precision": 0, "recall": 0, "f1": 0, "auprc": 0, "examples": 0}
+
+
+def test_classes_that_are_not_there():
+    true = np.array([[True, False, False], [True, True, False]])
+    found = np.array([[True, False, False], [False, True, False]])
+    assert metrics_of_decisions(found, true) == pytest.approx(
+        {"micro_f1": 4 / 5, "macro_f1": (2 / 3 + 1) / 2, "accuracy": 0.5}
+    )
+    assert metrics_of_decisions(~np.ones((1, 2), bool), ~np.ones((1, 2), bool)) == {
+        "micro_f1": 0, "macro_f1": 0, "accuracy": 1
+    }  # fmt: skip
 
 
 def test_calibration_is_that_of_all_decisions():
