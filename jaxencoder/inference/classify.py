@@ -89,6 +89,9 @@ def classify(
 def thresholds(model: Model, threshold: Threshold | None) -> np.ndarray | None:
     """The probability from which on a text has each class, float64 [labels]; None for a run that predicts but one.
 
+    Args:
+        threshold: one for all classes, or some by their names; 0.5 for others, and for None.
+
     Raises:
         ValueError: a threshold for such a run, of an unknown class, or outside [0, 1].
     """

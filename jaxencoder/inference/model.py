@@ -18,7 +18,6 @@ from jaxencoder.inference import adapter, buckets, classify, embed, fill_mask, g
 from jaxencoder.inference.classify import Classified, Long, Threshold
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.outputs import outputs
-from jaxencoder.inference.rerank import Ranked
 from jaxencoder.inference.score import Scored
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
@@ -302,38 +301,20 @@ class Model:
                 values) are averaged by their numbers of tokens. In a pair each part has the whole first text, unless
                 that leaves less than a quarter of a row, and a part of the second.
             stride: tokens from the start of a window to the next one's; None: half of what a window has room for.
-            batch_tokens: as in `embed`.
-            threshold: of a run that gives a text any number of classes, the probability from which on it has one, or
-                one for each of some classes by name; 0.5 otherwise.
+            batch_tokens: as in `embed`. threshold: see `jaxencoder.inference.classify.thresholds`.
 
         Returns:
             For each text (prediction, probability, probabilities by class); for a run of values the prediction is a
             number, probability nan and probabilities empty; for one of several classes the first two are lists.
 
         Raises:
-            ValueError: no list of strings, a run without a classifier, a stride that leaves tokens out, or a threshold
-                where there is none.
+            ValueError: no list of strings, no classifier, a stride that leaves tokens out, or an unknown threshold.
         """
         return classify.classify(self, texts, pairs, long, stride, batch_tokens, threshold)
 
-    def rerank(
-        self, query: str, texts: Sequence[str], k: int | None = None, batch_tokens: int | None = None
-    ) -> list[Ranked]:
-        """Texts by how well they answer a query, as a run on pairs scores them: a value, or the odds of its class 1.
-
-        Args:
-            query: the first text of each pair.
-            texts: any number, any lengths; what is longer than a row is cut, with one warning.
-            k: only the best ones, so many.
-            batch_tokens: as in `embed`.
-
-        Returns:
-            (place in `texts`, score), best first.
-
-        Raises:
-            ValueError: a run that scores no pairs, or no list of strings.
-        """
-        return rerank.rerank(self, query, texts, k, batch_tokens)
+    def rerank(self, query: str, texts: Sequence[str], k: int | None = None) -> list[rerank.Ranked]:
+        """The k texts (None: all) that answer a query best, by a run on pairs; see `jaxencoder.inference.rerank`."""
+        return rerank.rerank(self, query, texts, k)
 
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
         """Ids int32 [n] of each text, special tokens included, n at most `max_length`; one warning if any was cut."""

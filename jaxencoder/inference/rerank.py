@@ -65,6 +65,19 @@ def score_pairs(
 def rerank(
     model: Model, query: str, texts: Sequence[str], k: int | None = None, batch_tokens: int | None = None
 ) -> list[Ranked]:
-    """The texts by their scores; see `Model.rerank`."""
+    """The texts by how well they answer a query.
+
+    Args:
+        model, batch_tokens: as in `score_pairs`.
+        query: the first text of each pair.
+        texts: any number.
+        k: only the best ones, so many; None: all.
+
+    Returns:
+        (place in `texts`, score), best first.
+
+    Raises:
+        ValueError: as `score_pairs` does.
+    """
     scores = score_pairs(model, [query] * len(texts), texts, batch_tokens)
     return [Ranked(int(i), float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
