@@ -18,9 +18,11 @@ FIELDS = ("text_field", "pair_field", "label_field")
 TASKS = {  # of `evaluate`, and the options of each
     "similarity": (*FIELDS, "prompt", "pooling", "batch_tokens"),
     "retrieval": ("split", "pooling", "batch_tokens"),
+    "reranking": ("first", "k", "split", "pooling", "batch_tokens"),
+    "probing": ("text_field", "label_field", "batch_tokens"),
 }
 OWN = (*FIELDS, "output", "slice_by", "tune_threshold", "report", "long", "stride")  # of `evaluate` without a task
-PREDICT = ("text_field", "pair_field", "probabilities", "long", "stride", "batch_tokens")
+PREDICT = ("text_field", "pair_field", "probabilities", "threshold", "long", "stride", "batch_tokens")
 
 
 def add_verbs(verbs) -> None:
@@ -32,6 +34,9 @@ def add_verbs(verbs) -> None:
     predict.add_argument("--text-field", help="field of the text (default, as of the next one: a run's own)")
     predict.add_argument("--pair-field", help="field of the second text")
     predict.add_argument("--probabilities", action="store_true", default=None, help="write those of all classes")
+    predict.add_argument(
+        "--threshold", type=float, help="of runs with several classes for a text: from which probability on (0.5)"
+    )
     predict.add_argument("--batch-tokens", type=int, help=BATCH_TOKENS_HELP)
     _long_options(predict)
 
@@ -46,20 +51,28 @@ def add_verbs(verbs) -> None:
     evaluate.add_argument(
         "--data",
         nargs="+",
-        help="similarity: sources of pairs, each one set, or several joined by commas to one; retrieval: BEIR folders; "
-        "without --task: one source of labelled records (default: the run's own validation data)",
+        help="similarity: sources of pairs, each one set, or several joined by commas to one; retrieval and reranking: "
+        "BEIR folders; probing: sources; without --task: one source of labelled records (default: the run's own "
+        "validation data)",
     )
-    evaluate.add_argument("--task", choices=tuple(TASKS), help="measure vectors: of similar pairs, or in a search")
+    evaluate.add_argument(
+        "--task",
+        choices=tuple(TASKS),
+        help="measure vectors, of similar pairs or in a search; a run that scores pairs, on what a search finds; or "
+        "the words that a masked language model fills in",
+    )
+    evaluate.add_argument("--first", metavar="MODEL", help="of reranking: the model whose vectors search")
+    evaluate.add_argument("-k", type=int, help="of reranking: documents that are scored for each query (default: 100)")
     evaluate.add_argument(
         "--step", type=_step, help="checkpoint of a run: best, latest, or its number (default: latest)"
     )
     evaluate.add_argument("--output", type=Path, help="JSON file for the results (default: a run's results.json)")
-    evaluate.add_argument("--split", help="of retrieval's relevances (default: test)")
+    evaluate.add_argument("--split", help="of the relevances of retrieval and reranking (default: test)")
     evaluate.add_argument(
         "--text-field", help="of the records (default, as of the next two: a run's own, or found among usual names)"
     )
     evaluate.add_argument("--pair-field", help="field of the second text")
-    evaluate.add_argument("--label-field", help="field of the label or the score")
+    evaluate.add_argument("--label-field", help="field of the label, the score, or of probing's answer")
     evaluate.add_argument("--prompt", help="of similarity: name of a stored prompt, or its text")
     evaluate.add_argument("--pooling", choices=POOLINGS, help=POOLING_HELP)
     evaluate.add_argument("--batch-tokens", type=int, help=BATCH_TOKENS_HELP)
@@ -133,13 +146,15 @@ def _evaluate(args: argparse.Namespace) -> None:
         args.parser.error(f"--{foreign[0].replace('_', '-')} is no option of {which}")
     if args.task and not args.data:
         args.parser.error(f"name the data of --task {args.task} with --data")
+    if args.task == "reranking" and not args.first:
+        args.parser.error("name the model that searches with --first; the run puts what it finds into its own order")
     if not args.task and len(args.data or ()) > 1:
         args.parser.error("a run's own metrics are those of one source; name a --task, or one --data")
     keep_freed_memory()
     if args.task:
-        from jaxencoder.tasks.evaluate import evaluate_vectors, table
+        from jaxencoder.tasks.evaluate import evaluate_task, table
 
-        print(table(evaluate_vectors(args.run, args.task, args.data, **given)))
+        print(table(evaluate_task(args.run, args.task, args.data, **given)))
         return
     from jaxencoder.tasks.evaluate import evaluate, summary
 

@@ -18,6 +18,7 @@ from jaxencoder import structure
 from jaxencoder.adapters import bottleneck, lora
 from jaxencoder.adapters.lora import Lora, adapted
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.masking import Masking
 from jaxencoder.objectives.mlm import MaskedLM
@@ -40,6 +41,7 @@ __all__ = [
     "MaskedLM",
     "Masking",
     "MeshConfig",
+    "MultipleChoice",
     "OptimizerConfig",
     "Phase",
     "ReplacedToken",
@@ -56,9 +58,14 @@ __all__ = [
     "to_json",
 ]
 
-AnyObjective = MaskedLM | ReplacedToken | Classification | TokenClassification | SpanExtraction
+AnyObjective = MaskedLM | ReplacedToken | Classification | TokenClassification | SpanExtraction | MultipleChoice
 # What the objectives that learn from labels take them to belong to.
-_LABEL_UNITS = {Classification: "text", TokenClassification: "word", SpanExtraction: "span"}
+_LABEL_UNITS = {
+    Classification: "text",
+    TokenClassification: "word",
+    SpanExtraction: "span",
+    MultipleChoice: "choice",
+}
 CONFIG_FILE = "config.json"
 STEPS = 1000  # of a run that says nothing of them
 # Of `training`: a word for the first says in another way what the second says, which it sets to 0.

@@ -251,7 +251,7 @@ def test_inspect_mistakes(words, line, capsys):
         ("tasks.classification", "predict_classes", 2, PREDICT),
         ("tasks.compare", "compare", 4, ()),
         ("tasks.predict", "predict_file", 3, PREDICT),
-        ("tasks.evaluate", "evaluate_vectors", 3, ("output", "step")),
+        ("tasks.evaluate", "evaluate_task", 3, ("output", "step")),
         ("tasks.evaluate", "table", 1, ()),
         *(("tasks." + task, "evaluate_" + task, 2, options) for task, options in TASKS.items()),
         ("text.prepare", "load_or_train", 2, ()),
@@ -325,10 +325,12 @@ def test_compare(tmp_path, capsys):
         ("retrieval", ["--split", "dev", "--batch-tokens", "64"], {"split": "dev", "batch_tokens": 64}),
         ("retrieval", ["--output", "r.json", "--pooling", "cls"], {"output": Path("r.json"), "pooling": "cls"}),
         ("retrieval", ["--step", "12"], {"step": 12}),
+        ("reranking", ["--first", "m", "-k", "7"], {"first": "m", "k": 7}),
+        ("probing", ["--label-field", "obj"], {"label_field": "obj"}),
     ],
 )
 def test_evaluate_a_task(calls, capsys, task, words, options):
-    record = calls("tasks.evaluate", "evaluate_vectors", result={"a": {"pairs": 3}})
+    record = calls("tasks.evaluate", "evaluate_task", result={"a": {"pairs": 3}})
     sys.modules["jaxencoder.tasks.evaluate"].table = lambda results: f"table of {results}"
     assert main(["evaluate", "model", "--task", task, "--data", "a", "b", *words]) == 0
     assert record == [(("model", task, ["a", "b"]), options)]
@@ -338,6 +340,8 @@ def test_evaluate_a_task(calls, capsys, task, words, options):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (["--task", "reranking", "--data", "a"], "name the model that searches with --first"),
+        (["--task", "retrieval", "--data", "a", "--first", "m"], "--first is no option of --task retrieval"),
         (["--task", "similarity"], "name the data of --task similarity with --data"),
         (["--data", "a", "b"], "are those of one source; name a --task"),
         (["--split", "dev"], "--split is no option of a run's own metrics; name a --task"),

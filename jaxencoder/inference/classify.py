@@ -6,7 +6,7 @@ averaged, each weighted by its number of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -18,25 +18,30 @@ from jaxencoder.inference import buckets
 from jaxencoder.inference.outputs import text_scores
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.classification import Classification
-from jaxencoder.objectives.objective import Batch, Objective, Params
+from jaxencoder.objectives.objective import Batch, Objective, ObjectiveConfig, Params
 from jaxencoder.text.tokenizer import Encoding, Tokenizer
 
 if TYPE_CHECKING:
     from jaxencoder.inference.model import Model
 
 Long = Literal["truncate", "windows"]
+Threshold = float | Mapping[str, float]
 
 SEQUENCE_HEAD = "sequence_head"  # of a published classifier, among the parameters
-_CLASSES, _VALUES = "single_label_classification", "regression"  # config.json's problem_type
+# config.json's problem_type
+_CLASSES, _SEVERAL, _VALUES = "single_label_classification", "multi_label_classification", "regression"
 
 _LEAST = 4  # of a row, the second text of a pair has at least one part in so many, where it is read in windows
 
 
 class Classified(NamedTuple):
-    """The name of the most probable class, its probability, and those of all by name; or a value, nan and nothing."""
+    """The name of the most probable class, its probability, and those of all by name; or a value, nan and nothing.
 
-    prediction: str | float
-    probability: float
+    Of a run that gives a text any number of classes: lists of those above the threshold, the most probable one first.
+    """
+
+    prediction: str | list[str] | float
+    probability: float | list[float]
     probabilities: dict[str, float]
 
 
@@ -44,7 +49,7 @@ class Scored(NamedTuple):
     """What the classifier gives for N texts.
 
     scores: float64 [N, labels]: logits, or log-probabilities where windows were averaged, so that a softmax makes
-    probabilities of both; of values, [N, 1], the values.
+    probabilities of both (a sigmoid, of a run with several classes for a text); of values, [N, 1], the values.
     tokens: int64 [N], of each text or pair before anything was cut, special tokens included.
     cut: how many lost tokens.
     """
@@ -80,23 +85,62 @@ def classify(
     long: Long = "truncate",
     stride: int | None = None,
     batch_tokens: int | None = None,
+    threshold: Threshold | None = None,
 ) -> list[Classified]:
     """The prediction for each text; see `Model.classify`."""
     names = class_names(model)
+    least = thresholds(model, threshold)
     found = score(model, texts, pairs, long, stride, batch_tokens)
     buckets.warn_of_cuts(found.cut, len(found.tokens), row_length(model))
-    return classified(found.scores, names)
+    return classified(found.scores, names, least)
 
 
-def classified(scores: np.ndarray, names: Sequence[str]) -> list[Classified]:
-    """The prediction for each of N scores [N, labels], by the names of the classes, or of values by none."""
+def thresholds(model: Model, threshold: Threshold | None) -> np.ndarray | None:
+    """The probability from which on a text has each class, float64 [labels]; None for a run that predicts but one.
+
+    Args:
+        threshold: one for all classes, or some by their names; 0.5 for others, and for None.
+
+    Raises:
+        ValueError: a threshold for such a run, of an unknown class, or outside [0, 1].
+    """
+    names = class_names(model)
+    if not _head(model).several:
+        if threshold is not None:
+            raise ValueError(f"threshold is {threshold}, but this run predicts one class or a value; leave it out")
+        return None
+    given = (
+        threshold if isinstance(threshold, Mapping) else dict.fromkeys(names, 0.5 if threshold is None else threshold)
+    )
+    for name, value in given.items():
+        if name not in names:
+            raise ValueError(f"there is a threshold for {name!r}, which is none of the classes {', '.join(names[:20])}")
+        if not 0 <= value <= 1:
+            raise ValueError(f"threshold is {value}; give a probability from 0 to 1")
+    return np.array([given.get(name, 0.5) for name in names])
+
+
+def classified(scores: np.ndarray, names: Sequence[str], least: np.ndarray | None = None) -> list[Classified]:
+    """The prediction for each of N scores [N, labels], by the names of the classes, or of values by none.
+
+    Args:
+        least: of `thresholds`.
+    """
     if not names:
         return [Classified(float(value), float("nan"), {}) for value in scores[:, 0]]
+    if least is not None:
+        return [_several(share, names, least) for share in scipy.special.expit(scores)]
     shares = scipy.special.softmax(scores, axis=-1)
     return [
         Classified(names[best], share[best], dict(zip(names, share, strict=True)))
         for best, share in zip(scores.argmax(-1).tolist(), shares.tolist(), strict=True)
     ]
+
+
+def _several(shares: np.ndarray, names: Sequence[str], least: np.ndarray) -> Classified:
+    above = [i for i in np.argsort(-shares, kind="stable").tolist() if shares[i] >= least[i]]
+    chosen = [names[i] for i in above], shares[above].tolist()
+    return Classified(*chosen, dict(zip(names, shares.tolist(), strict=True)))
 
 
 def row_length(model: Model) -> int:
@@ -122,23 +166,46 @@ def score(
     if model.tokenizer is None:
         raise ValueError("this model came without a tokenizer and cannot read texts")
     parts, tokens, cut = _parts(model.tokenizer, texts, pairs, limit, long, stride)
+    ids, type_ids = [part.ids for part in parts], [part.type_ids for part in parts]
+    types = None if pairs is None else type_ids
+    scores = document_scores(model, head.scores, head.outputs, ids, types, batch_tokens, limit, progress)
+    owners, weights = (np.array([part[i] for part in parts], np.int64) for i in (0, 3))
+    average = _mean_value if head.values else _mean_odds if head.several else _mean_probability
+    return Scored(average(scores, owners, weights, len(tokens)), tokens, cut)
+
+
+def document_scores(
+    model: Model,
+    function: Callable[[Params, Batch], jax.Array],
+    outputs: int,
+    ids: Sequence[np.ndarray],
+    type_ids: Sequence[np.ndarray] | None,
+    batch_tokens: int | None = None,
+    limit: int | None = None,
+    progress: Callable[[int], object] = lambda number: None,
+) -> np.ndarray:
+    """The scores of documents, float64 [N, outputs].
+
+    Args:
+        function: gives them, [B, E, outputs], for packed rows; `run_scores` is that of a run.
+        ids, type_ids: of the tokens of each document, special ones included; no type_ids for single texts.
+        limit: the most tokens of one.
+    """
 
     def more(plan: buckets.Plan) -> Batch:
         found = {"labels": np.zeros((plan.rows, buckets.texts_in_a_row(plan.length)), np.int32)}  # for its shape alone
-        if pairs is not None:
+        if type_ids is not None:
             types = np.zeros((plan.rows, plan.length), np.int32)
             for i, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
-                types[row, start : start + len(parts[i].ids)] = parts[i].type_ids
+                types[row, start : start + len(ids[i])] = type_ids[i]
             found["token_type_ids"] = types
         return found
 
-    scores = np.zeros((len(parts), head.outputs))
-    for plan, values in model.run(head.scores, [part.ids for part in parts], batch_tokens, limit, more):
+    scores = np.zeros((len(ids), outputs))
+    for plan, values in model.run(function, ids, batch_tokens, limit, more):
         scores[plan.texts] = values[plan.row, plan.place]
         progress(len(plan.texts))
-    owners, weights = (np.array([part[i] for part in parts], np.int64) for i in (0, 3))
-    average = _mean_value if head.values else _mean_probability
-    return Scored(average(scores, owners, weights, len(tokens)), tokens, cut)
+    return scores
 
 
 def classifies(model: Model) -> bool:
@@ -151,11 +218,20 @@ def _is_published(model: Model) -> bool:
     return model.published is not None and SEQUENCE_HEAD in model.heads
 
 
+def run_scores(model: Model) -> Callable[[Params, Batch], jax.Array]:
+    """The scores(params, rows) -> [B, E, outputs] of a run's objective."""
+    return partial(_scores, model.config.model, model.compute, model.config.objective)
+
+
 class _Head(NamedTuple):
-    """A classifier: how many numbers it gives, whether they are values, and scores(params, rows) -> [B, E, outputs]."""
+    """A classifier: how many numbers it gives, and scores(params, rows) -> [B, E, outputs].
+
+    Either they are values, or of one class for a text, or of several.
+    """
 
     outputs: int
     values: bool
+    several: bool
     scores: Callable[[Params, Batch], jax.Array]
 
 
@@ -169,16 +245,16 @@ def _head(model: Model) -> _Head:
         raise ValueError(_no_classifier(model))
     encoder, compute, objective = model.config.model, model.compute, model.config.objective
     if not _is_published(model):
-        return _Head(objective.labels, objective.labels == 1, partial(_scores, encoder, compute, objective))
+        return _Head(objective.labels, objective.labels == 1, objective.multi_label, run_scores(model))
     heads = tuple((name, head) for name, head in model.heads.items() if name in ("pooler", SEQUENCE_HEAD))
     outputs = model.heads[SEQUENCE_HEAD].outputs
     kind = model.published.settings.get("problem_type") or (_CLASSES if outputs > 1 else _VALUES)
-    if kind not in (_CLASSES, _VALUES) or (kind == _VALUES and outputs > 1):
+    if kind not in (_CLASSES, _SEVERAL, _VALUES) or (kind == _VALUES and outputs > 1):
         raise ValueError(
-            f"this model's config.json has problem_type {kind!r} and {outputs} labels; only {_CLASSES}, or {_VALUES} "
-            "of one value, can be predicted"
+            f"this model's config.json has problem_type {kind!r} and {outputs} labels; only {_CLASSES}, {_SEVERAL}, or "
+            f"{_VALUES} of one value, can be predicted"
         )
-    return _Head(outputs, kind == _VALUES, partial(text_scores, encoder, compute, heads))
+    return _Head(outputs, kind == _VALUES, kind == _SEVERAL, partial(text_scores, encoder, compute, heads))
 
 
 def _no_classifier(model: Model) -> str:
@@ -198,11 +274,26 @@ def _mean_value(scores: np.ndarray, owners: np.ndarray, weights: np.ndarray, tex
 
 def _mean_probability(scores: np.ndarray, owners: np.ndarray, weights: np.ndarray, texts: int) -> np.ndarray:
     """Logits of texts in one part as they are, of others the log of the parts' average probabilities."""
+    mean = _log_mean(scipy.special.log_softmax(scores, axis=-1), owners, weights, texts)
+    return _with_whole(mean, scores, owners)
+
+
+def _mean_odds(scores: np.ndarray, owners: np.ndarray, weights: np.ndarray, texts: int) -> np.ndarray:
+    """Logits of texts in one part as they are, of others those of the parts' average probability of each class."""
+    sides = (_log_mean(scipy.special.log_expit(x), owners, weights, texts) for x in (scores, -scores))
+    return _with_whole(np.subtract(*sides), scores, owners)
+
+
+def _log_mean(logs: np.ndarray, owners: np.ndarray, weights: np.ndarray, texts: int) -> np.ndarray:
     total = np.bincount(owners, weights, texts)
-    logs = scipy.special.log_softmax(scores, axis=-1) + np.log(weights / total[owners])[:, None]
-    mean = np.full((texts, scores.shape[1]), -np.inf)
-    np.logaddexp.at(mean, owners, logs)
-    alone = np.bincount(owners, minlength=texts)[owners] == 1
+    mean = np.full((texts, logs.shape[1]), -np.inf)
+    np.logaddexp.at(mean, owners, logs + np.log(weights / total[owners])[:, None])
+    return mean
+
+
+def _with_whole(mean: np.ndarray, scores: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """The means [texts, labels], with the scores of texts in one part in their places."""
+    alone = np.bincount(owners, minlength=len(mean))[owners] == 1
     mean[owners[alone]] = scores[alone]
     return mean
 
@@ -277,11 +368,11 @@ def _with_room(tokenizer: Tokenizer, first: str, second: str, encoding: Encoding
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _scores(
-    encoder: EncoderConfig, compute: ComputeConfig, objective: Classification, params: Params, rows: Batch
+    encoder: EncoderConfig, compute: ComputeConfig, objective: ObjectiveConfig, params: Params, rows: Batch
 ) -> jax.Array:
     return _built(encoder, compute, objective).scores(params, rows, jax.random.key(0), False)
 
 
 @lru_cache
-def _built(encoder: EncoderConfig, compute: ComputeConfig, objective: Classification) -> Objective:
+def _built(encoder: EncoderConfig, compute: ComputeConfig, objective: ObjectiveConfig) -> Objective:
     return objective.build(encoder, compute, None)  # a classifier asks nothing of the vocabulary

@@ -34,13 +34,7 @@ def fill_mask(model: Model, text: str, k: int = 5) -> list[list[Filled]]:
 
     Special tokens are never proposed, but keep their share of the probability.
     """
-    if "mlm_head" not in model.params:
-        trained = type(model.config.objective).__name__
-        raise ValueError(
-            "this checkpoint has no masked-language-model head and cannot fill masks; use one that has"
-            if model.published
-            else f"this run was trained for {trained} and cannot fill masks; use the run that it was initialised from"
-        )
+    check_fills_masks(model)
     tokenizer = model.tokenizer
     ordinary = tokenizer.vocab_size - len(tokenizer.special_ids)
     if not 1 <= k <= ordinary:
@@ -58,8 +52,7 @@ def fill_mask(model: Model, text: str, k: int = 5) -> list[list[Filled]]:
 
     (part,) = buckets.plan([len(ids)], buckets.row_lengths(model.max_length), 1)
     rows = model.place(buckets.batch([ids], part, tokenizer.pad_id))
-    special = np.zeros(model.config.model.vocab_size, bool)
-    special[[*tokenizer.special_ids, *range(tokenizer.vocab_size, len(special))]] = True
+    special = unwanted(tokenizer, model.config.model.vocab_size)
     # Powers of two, so that other numbers of masks and of answers do not compile the model again.
     at = np.resize(slots, _power_of_two(len(slots)))
     best, probabilities = _predict(
@@ -71,6 +64,24 @@ def fill_mask(model: Model, text: str, k: int = 5) -> list[list[Filled]]:
         [_filled(tokenizer, text, spans[i], best[i, j], probabilities[i, j], starts[best[i, j]]) for j in range(k)]
         for i in range(len(spans))
     ]
+
+
+def check_fills_masks(model: Model) -> None:
+    """ValueError for a model without a masked-language-model head."""
+    if "mlm_head" not in model.params:
+        trained = type(model.config.objective).__name__
+        raise ValueError(
+            "this checkpoint has no masked-language-model head and cannot fill masks; use one that has"
+            if model.published
+            else f"this run was trained for {trained} and cannot fill masks; use the run that it was initialised from"
+        )
+
+
+def unwanted(tokenizer: Tokenizer, size: int) -> np.ndarray:
+    """Which of `size` ids are never proposed: the special tokens, and those beyond the vocabulary; bool [size]."""
+    found = np.zeros(size, bool)
+    found[[*tokenizer.special_ids, *range(tokenizer.vocab_size, size)]] = True
+    return found
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxencoder.config import RunConfig
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import label_names
-from jaxencoder.inference import adapter, buckets, classify, embed, fill_mask, global_tokens, save, score
-from jaxencoder.inference.classify import Classified, Long
+from jaxencoder.inference import adapter, buckets, classify, embed, fill_mask, global_tokens, rerank, save, score
+from jaxencoder.inference.classify import Classified, Long, Threshold
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.outputs import outputs
 from jaxencoder.inference.score import Scored
@@ -270,6 +270,7 @@ class Model:
         long: Long = "truncate",
         stride: int | None = None,
         batch_tokens: int | None = None,
+        threshold: Threshold | None = None,
     ) -> list[Classified]:
         """What a classifier, of a run or published, predicts for each text, or pair of texts.
 
@@ -281,16 +282,20 @@ class Model:
                 overlap, whose probabilities (or values) are averaged by their numbers of tokens. In a pair each part
                 has the whole first text, unless that leaves less than a quarter of a row, and a part of the second.
             stride: tokens from the start of a window to the next one's; None: half of what a window has room for.
-            batch_tokens: as in `embed`.
+            batch_tokens: as in `embed`. threshold: see `jaxencoder.inference.classify.thresholds`.
 
         Returns:
             For each text (prediction, probability, probabilities by class); of a model of values the prediction is a
-            number, probability nan and probabilities empty.
+            number, probability nan and probabilities empty; of several classes the first two are lists.
 
         Raises:
-            ValueError: no list of strings, a model without a classifier, or a stride that leaves tokens out.
+            ValueError: no list of strings, no classifier, a stride that leaves tokens out, or an unknown threshold.
         """
-        return classify.classify(self, texts, pairs, long, stride, batch_tokens)
+        return classify.classify(self, texts, pairs, long, stride, batch_tokens, threshold)
+
+    def rerank(self, query: str, texts: Sequence[str], k: int | None = None) -> list[rerank.Ranked]:
+        """The k texts (None: all) that answer a query best, by a run on pairs; see `jaxencoder.inference.rerank`."""
+        return rerank.rerank(self, query, texts, k)
 
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
         """Ids int32 [n] of each text, special tokens included, n at most `max_length`; one warning if any was cut."""

@@ -106,7 +106,9 @@ def _labels_of_texts(model: Model) -> dict[str, Any]:
     count = model.params[classifier.NAME]["classifier"]["bias"].shape[-1]
     if count == 1:
         return labelled({}, 1) | {"problem_type": "regression"}
-    return labelled({}, count, model.labels) | {"problem_type": "single_label_classification"}
+    several = getattr(model.config.objective, "multi_label", False)
+    problem = "multi_label_classification" if several else "single_label_classification"
+    return labelled({}, count, model.labels) | {"problem_type": problem}
 
 
 def _configs(family: Family, model: Model, settings: Mapping[str, Any]) -> dict[str, HeadConfig]:

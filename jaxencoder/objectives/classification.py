@@ -5,7 +5,7 @@ al. 2017, arXiv:1708.02002; weights by the effective number of examples, Cui et 
 adjusted by the classes' frequencies, Menon et al. 2021, arXiv:2007.07314.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,6 +17,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import Classifier, HeadConfig, Pooling, first_tokens
+from jaxencoder.objectives.multi_label import multi_label_metrics
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean
 
 Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
@@ -35,6 +36,9 @@ class Classification:
 
     labels: int = 0
     """Number of classes; 1 is regression by squared error; 0 takes what the training data holds."""
+    multi_label: bool = False
+    """A document has any number of the classes, each a yes or no of its own; set where the labels of the training data
+    are lists."""
     class_names: tuple[str, ...] = ()
     """Of the classes in order of id, as predictions are written; empty: those of the training data, as data.labels."""
     pooling: Pooling = "cls"
@@ -51,7 +55,7 @@ class Classification:
     held-out; never for a prediction."""
     class_weights: ClassWeights = "none"
     """Weight of an example in the mean: 1 / n for a class of n examples (balanced), or less steep, 1 over their
-    effective number (1 - beta ** n) / (1 - beta)."""
+    effective number (1 - beta ** n) / (1 - beta). Of multi_label, the weight of a class in the mean over them."""
     effective_beta: float = 0.999
     """The beta of effective weights, in [0, 1): 0 weighs all alike, towards 1 they become balanced."""
     class_counts: tuple[int, ...] = ()
@@ -87,10 +91,12 @@ class Classification:
     def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
         """The pure functions; see `Objective`.
 
-        Metrics: loss (nats or squared error, its weight the sum of the examples' weights) and, for classes, accuracy.
+        Metrics: loss (nats or squared error, its weight the sum of the examples' weights) and, for classes, accuracy;
+        of several classes for a document those of `multi_label_metrics`.
 
         Raises:
-            ValueError: a loss or weights of classes for values, or counts of other classes.
+            ValueError: a loss or weights of classes for values, or counts of other classes, or a loss that is not for
+                several classes of one document.
         """
         classes = self.labels if self.labels > 1 else 0
         if not classes and (self.loss != "cross_entropy" or self.class_weights != "none"):
@@ -98,27 +104,24 @@ class Classification:
                 f"objective.loss {self.loss} and class_weights {self.class_weights} are for classes, "
                 "but the labels are values; leave them out."
             )
+        if self.multi_label and (not classes or self.loss == "logit_adjusted"):
+            what = f"objective.loss is {self.loss}" if classes else f"objective.labels is {self.labels}"
+            raise ValueError(f"{what}, which is not for several classes of a document; change it or multi_label.")
         if self.class_counts and len(self.class_counts) != classes:
             raise ValueError(f"objective.class_counts counts {len(self.class_counts)} classes of {classes}.")
         # A class that training never sees counts as one that it saw once.
         counts = np.maximum(self.class_counts or (1,) * classes, 1).astype(np.float64)
         prior = self.adjustment * np.log(counts / counts.sum()) if self.loss == "logit_adjusted" else 0.0
         class_weights = self._class_weights(counts)
-        module = Encoder(encoder, compute)
-        head = Classifier(encoder, self.labels, self.pooling, self.dropout)
-
-        def init(key: jax.Array) -> Params:
-            body, top = jax.random.split(key)
-            one = jnp.ones((1, 1), jnp.int32)
-            hidden = jnp.zeros((1, 1, encoder.hidden_size))
-            return {
-                "encoder": module.init(body, one, one, one * 0)["params"],
-                "classifier": head.init(top, hidden, one, 1, False)["params"],
-            }
+        init, class_scores = document_scores(encoder, compute, self.labels, self.pooling, self.dropout)
 
         def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
             scores = class_scores(params, batch, key, train)
-            labels = batch["labels"]  # [B, E]
+            labels = batch["labels"]  # [B, E], or [B, E, C]
+            if self.multi_label:
+                gamma = self.focal_gamma if self.loss == "focal" else 0.0
+                metrics = multi_label_metrics(scores, labels, jnp.asarray(class_weights, jnp.float32), gamma)
+                return mean(metrics), metrics
             if not classes:
                 there = ~jnp.isnan(labels)
                 losses = jnp.square(scores[..., 0] - jnp.where(there, labels, 0))
@@ -139,31 +142,26 @@ class Classification:
             }
             return mean(metrics), metrics
 
-        def class_scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
-            body, top = jax.random.split(key)
-            documents = batch["labels"].shape[1]
-            if "global_slots" not in batch and encoder.global_tokens and self.pooling == "cls":
-                batch = batch | {"global_slots": first_tokens(batch["segment_ids"], documents)}
-            hidden = encode(module, params["encoder"], batch, body, train)
-            inputs = (hidden, batch["segment_ids"], documents, train)
-            return head.apply({"params": params["classifier"]}, *inputs, rngs={"dropout": top})
-
         return Objective(init, loss, class_scores)
 
     def _class_weights(self, counts: np.ndarray) -> np.ndarray:
-        """Of each class, on average 1 over the training examples."""
+        """Of each class, on average 1 over the training examples; of multi_label, over the classes."""
         if self.class_weights == "none":
             return np.ones_like(counts)
         if self.class_weights == "balanced":
             weights = 1 / counts
         else:
             weights = (1 - self.effective_beta) / (1 - self.effective_beta**counts)
+        if self.multi_label:
+            return weights / weights.mean()
         return weights * counts.sum() / (weights * counts).sum()
 
     @property
     def best(self) -> tuple[str, Literal["min", "max"]]:
-        """Accuracy of classes, squared error of values."""
-        return ("loss", "min") if self.labels == 1 else ("accuracy", "max")
+        """Accuracy of classes, F1 of several for a text, squared error of values."""
+        if self.labels == 1:
+            return "loss", "min"
+        return ("f1" if self.multi_label else "accuracy"), "max"
 
     @property
     def masked_loss(self) -> str:
@@ -177,3 +175,36 @@ class Classification:
     def flops(self, encoder: EncoderConfig, row_length: int) -> float:
         """FLOPs of forward and backward pass per token; those of the head, once a document, are left out."""
         return training_flops(encoder, row_length)
+
+
+def document_scores(
+    encoder: EncoderConfig, compute: ComputeConfig, labels: int, pooling: Pooling, dropout: float
+) -> tuple[Callable, Callable]:
+    """The functions `init` and `scores` of an objective that pools each document and scores its vector.
+
+    Args:
+        labels: how many scores.
+        pooling, dropout: of the classifier, "classifier" among the parameters.
+    """
+    module = Encoder(encoder, compute)
+    head = Classifier(encoder, labels, pooling, dropout)
+
+    def init(key: jax.Array) -> Params:
+        body, top = jax.random.split(key)
+        one = jnp.ones((1, 1), jnp.int32)
+        hidden = jnp.zeros((1, 1, encoder.hidden_size))
+        return {
+            "encoder": module.init(body, one, one, one * 0)["params"],
+            "classifier": head.init(top, hidden, one, 1, False)["params"],
+        }
+
+    def scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
+        body, top = jax.random.split(key)
+        documents = batch["labels"].shape[1]
+        if "global_slots" not in batch and encoder.global_tokens and pooling == "cls":
+            batch = batch | {"global_slots": first_tokens(batch["segment_ids"], documents)}
+        hidden = encode(module, params["encoder"], batch, body, train)
+        inputs = (hidden, batch["segment_ids"], documents, train)
+        return head.apply({"params": params["classifier"]}, *inputs, rngs={"dropout": top})
+
+    return init, scores

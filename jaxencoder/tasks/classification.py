@@ -14,7 +14,16 @@ import scipy.special
 import scipy.stats
 
 from jaxencoder.inference.buckets import warn_of_cuts
-from jaxencoder.inference.classify import Classified, Long, class_names, classified, row_length, score
+from jaxencoder.inference.classify import (
+    Classified,
+    Long,
+    Threshold,
+    class_names,
+    classified,
+    row_length,
+    score,
+    thresholds,
+)
 from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.model import Model
 from jaxencoder.inference.writers import refuse_fields
@@ -34,20 +43,23 @@ def predict_classes(
     long: Long = "truncate",
     stride: int | None = None,
     batch_tokens: int | None = None,
+    threshold: Threshold | None = None,
 ) -> Iterator[list[Record]]:
     """Records with "prediction", the name of a class or a value, and of classes "probability".
+
+    Of a run that gives a text any number of classes both are lists, the most probable class first.
 
     Args:
         model: a classifier, as `Model.classify` takes it.
         source: as in `jaxencoder.text.sources`, or records; without labels.
         text_field, pair_field: None: those of the run; of a published model text, and no pairs.
         probabilities: also those of all classes by name, as "probabilities".
-        long, stride, batch_tokens: as in `Model.classify`.
+        long, stride, batch_tokens, threshold: as in `Model.classify`.
 
     Raises:
         ValueError: a record that lacks a text or has a field of one of these names, or what `Model.classify` raises.
     """
-    data, names = model.config.data, class_names(model)
+    data, names, least = model.config.data, class_names(model), thresholds(model, threshold)
     text_field = text_field or data.text_field
     pair_field = data.pair_field if pair_field is None else pair_field
     where = "record"
@@ -63,7 +75,7 @@ def predict_classes(
         found = score(model, texts, pairs, long, stride, batch_tokens)
         yield [
             record | _added(one, probabilities)
-            for record, one in zip(chunk, classified(found.scores, names), strict=True)
+            for record, one in zip(chunk, classified(found.scores, names, least), strict=True)
         ]
         count, cut = count + len(chunk), cut + found.cut
     warn_of_cuts(cut, count, row_length(model))
@@ -186,8 +198,8 @@ class Predictions(NamedTuple):
     """What a run predicts for N labelled records.
 
     records: as they were read. scores: float64 [N, labels] of `jaxencoder.inference.classify`. labels: int64 [N], ids
-    of classes, or float64 [N], values. tokens: int64 [N], of each before it was cut. names: of the classes; none of
-    values. cut: how many records lost tokens.
+    of classes, [N, labels], 1 for each class that a record has, or float64 [N], values. tokens: int64 [N], of each
+    before it was cut. names: of the classes; none of values. cut: how many records lost tokens.
     """
 
     records: list[Record]
@@ -200,7 +212,24 @@ class Predictions(NamedTuple):
     @property
     def probabilities(self) -> np.ndarray:
         """Of the classes, float64 [N, labels]."""
-        return scipy.special.softmax(self.scores, axis=-1)
+        return scipy.special.expit(self.scores) if self.several else scipy.special.softmax(self.scores, axis=-1)
+
+    @property
+    def several(self) -> bool:
+        """Whether a record has any number of classes."""
+        return self.labels.ndim == 2
+
+    @property
+    def true(self) -> np.ndarray:
+        """Which classes each record has: bool [N, labels]."""
+        return self.labels > 0 if self.several else np.arange(len(self.names)) == self.labels[:, None]
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """Which classes each record is predicted to have: bool [N, labels]."""
+        if self.several:
+            return self.scores > 0
+        return np.arange(len(self.names)) == self.scores.argmax(-1)[:, None]
 
 
 def predictions(
@@ -220,7 +249,8 @@ def predictions(
     data, names = model.config.data, class_names(model)
     if source is not None:
         data = dataclasses.replace(data, validation=(source,))
-    kinds = Labels("class" if names else "value", names)
+    several = model.config.objective.multi_label
+    kinds = Labels("classes" if several else "class" if names else "value", names)
     records, labels, found = [], [], []
     for where, record in validation_records(data):
         records.append(_checked(record, data.text_field, data.pair_field, where))
@@ -232,4 +262,10 @@ def predictions(
     cut = sum(part.cut for part in found)
     warn_of_cuts(cut, len(records), row_length(model))
     scores, tokens = (np.concatenate([part[i] for part in found]) for i in (0, 1))
-    return Predictions(records, scores, np.array(labels, np.int64 if names else np.float64), tokens, names, cut)
+    if several:
+        table = np.zeros((len(labels), len(names)), np.int64)
+        for row, ids in zip(table, labels, strict=True):
+            row[list(ids)] = 1
+    else:
+        table = np.array(labels, np.int64 if names else np.float64)
+    return Predictions(records, scores, table, tokens, names, cut)

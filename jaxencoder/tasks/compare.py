@@ -58,6 +58,8 @@ def compare(
     for other in everyone[1:]:
         _check_same(first, other)
     columns = [first.truths, *(run.predictions for run in everyone)]
+    if any(isinstance(x, list) for column in columns for x in column):
+        raise ValueError("these predict lists of classes; compare runs that predict one class or a value for a record")
     kinds = {isinstance(x, str) for column in columns for x in column}
     if len(kinds) > 1:
         raise ValueError("some of these predict classes, and some values; compare those of one kind")

@@ -16,10 +16,15 @@ from jaxencoder.inference.classify import Long, class_names, classifies
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
 from jaxencoder.objectives import spans, tokens
+from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.tasks.calibration import calibration
+from jaxencoder.tasks.choices import evaluate_chooser
 from jaxencoder.tasks.classification import Predictions, class_metrics, per_class, predictions, value_metrics
+from jaxencoder.tasks.multi_label import calibration_of_decisions, multi_label_metrics, per_label
+from jaxencoder.tasks.probing import evaluate_probing
 from jaxencoder.tasks.report import write_report
+from jaxencoder.tasks.reranking import evaluate_reranking
 from jaxencoder.tasks.results import read_results, results_file, write_results
 from jaxencoder.tasks.retrieval import evaluate_retrieval, qrels_file
 from jaxencoder.tasks.similarity import evaluate_similarity
@@ -27,7 +32,7 @@ from jaxencoder.tasks.slices import slices
 from jaxencoder.tasks.spans import evaluate_reader
 from jaxencoder.tasks.thresholds import tuned
 from jaxencoder.tasks.tokens import evaluate_tagger, tag_name
-from jaxencoder.text.examples import answers, tags
+from jaxencoder.text.examples import answers, choices_of, right_choice, tags
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
@@ -92,7 +97,7 @@ def evaluate(
         result, found = evaluate_classifier(model, data, **options)
     elif report is not None or any(options.values()):
         raise ValueError(f"{run} is no classifier of texts, and of others there is no report; leave its options out")
-    elif model.heads.keys() & {tokens.NAME, spans.NAME}:
+    elif model.heads.keys() & {tokens.NAME, spans.NAME} or isinstance(model.config.objective, MultipleChoice):
         result = evaluate_words(model, data)
     else:
         result = _evaluate_masked(model, *_stores(model, data))
@@ -138,7 +143,7 @@ def open_run(folder: str | Path, step: int | Literal["latest", "best"] = "latest
     """
     model = load(folder, step=step)
     if model.published is not None:
-        raise ValueError(f"{folder} is no run and has held nothing out; measure it with --task similarity or retrieval")
+        raise ValueError(f"{folder} is no run and has held nothing out; measure it with a --task")
     return _as_trained(model)
 
 
@@ -166,7 +171,8 @@ def evaluate_classifier(
     Returns:
         (metrics, predictions): for values `value_metrics`; for classes `class_metrics` with "classes", by name what
         `per_class` gives, "calibration" (see `calibration`; "fitted_on" says where the temperature is from) and, if
-        asked for, "tuned" (see `tuned`; "on" says on what). Both with "slices" (see `slices`).
+        asked for, "tuned" (see `tuned`; "on" says on what); for several classes of each record the same by
+        `multi_label_metrics`, `per_label` and `calibration_of_decisions`. All with "slices" (see `slices`).
 
     Raises:
         ValueError: a record without text or label, a label that training has not seen, thresholds that would be tuned
@@ -188,9 +194,14 @@ def evaluate_classifier(
     _warn_of_missing(found, own)
     source = None if tune_threshold in (None, VALIDATION) else tune_threshold
     tuning = predictions(model, source, long, stride) if tune_threshold else found
-    classes = dict(zip(found.names, per_class(found.scores, found.labels), strict=True))
-    measured = calibration(found.scores, found.labels, (tuning.scores, tuning.labels))
-    result = class_metrics(found.scores, found.labels) | {"classes": classes}
+    whole, each, calibrated = (
+        (multi_label_metrics, per_label, calibration_of_decisions)
+        if found.several
+        else (class_metrics, per_class, calibration)
+    )
+    classes = dict(zip(found.names, each(found.scores, found.labels), strict=True))
+    measured = calibrated(found.scores, found.labels, (tuning.scores, tuning.labels))
+    result = whole(found.scores, found.labels) | {"classes": classes}
     result["calibration"] = measured | {"fitted_on": data_name(tune_threshold or own)}
     if tune_threshold:
         result["tuned"] = tuned(found, tuning) | {"on": data_name(tune_threshold)}
@@ -198,30 +209,31 @@ def evaluate_classifier(
 
 
 def _warn_of_missing(found: Predictions, source: str) -> None:
-    missing = [name for c, name in enumerate(found.names) if not (found.labels == c).any()]
+    missing = [name for name, there in zip(found.names, found.true.any(0), strict=True) if not there]
     if missing:
         which = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
         log.warning("%s holds no example of %d of the %d classes: %s.", source, len(missing), len(found.names), which)
 
 
-def evaluate_vectors(
+def evaluate_task(
     model: str | Path,
-    task: Literal["similarity", "retrieval"],
+    task: Literal["similarity", "retrieval", "reranking", "probing"],
     data: Sequence[str],
     output: str | Path | None = None,
     step: int | Literal["latest", "best"] = "latest",
     **options: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Measure what a model's vectors of texts are worth on published sets.
+    """Measure a model on published sets: its vectors of texts, its scores of pairs, or the words that it fills in.
 
     Args:
         model: folder of a run, of transformers or of sentence-transformers, or a name of the hub.
-        task: "similarity" of pairs, or "retrieval" of documents.
+        task: "similarity" of pairs, "retrieval" of documents, "reranking" of what another model retrieves, or
+            "probing" with masked words.
         data: one or more sets. For similarity each is a source as in `jaxencoder.text.sources`, or several with commas
-            between; for retrieval the folder of a BEIR set.
+            between; for retrieval and reranking the folder of a BEIR set; for probing a source.
         output: JSON file for the results; None: a run's results.json, and for other models none.
         step: which checkpoint of a run.
-        options: of `evaluate_similarity` or `evaluate_retrieval`.
+        options: of `evaluate_similarity`, `evaluate_retrieval`, `evaluate_reranking` or `evaluate_probing`.
 
     Returns:
         The result for each of `data`. It is written as soon as it is known, to {task: {name: result}}, beside those of
@@ -235,12 +247,19 @@ def evaluate_vectors(
     opened = load(model, step=step)
     header, output = results_file(model, opened, output)
     entry = {"checkpoint": step} if opened.published is None else {}
+    if task == "reranking":
+        if not (first := str(options.get("first") or "")):
+            raise ValueError("reranking needs a model that searches; name it as first")
+        options["first"] = load(first)
+        entry["first"] = data_name(first) if Path(first).is_dir() else first
     results = {}
     for words in data:
         if task == "similarity":
             result, name = evaluate_similarity(opened, words.split(","), **options), data_name(words)
+        elif task == "probing":
+            result, name = evaluate_probing(opened, words, **options), data_name(words)
         else:
-            result = evaluate_retrieval(opened, words, **options)
+            result = (evaluate_reranking if task == "reranking" else evaluate_retrieval)(opened, words, **options)
             name = data_name(str(qrels_file(Path(words), options.get("split", "test"))))
         results[words] = result
         if output is not None:
@@ -317,7 +336,7 @@ def _stores(model: Model, source: str | None) -> tuple[tuple[tuple[Store, ...], 
 
 
 def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
-    """The metrics of a tagger or a reader on the records that were held out, or on those of a source."""
+    """The metrics of a tagger, a reader or a chooser on the records that were held out, or on those of a source."""
     data = model.config.data
     if source is not None:
         data = dataclasses.replace(data, validation=(source,))
@@ -329,6 +348,13 @@ def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
             if (words := record[data.text_field])
         )
         return evaluate_tagger(model, examples)
+    if isinstance(model.config.objective, MultipleChoice):
+        examples = (
+            (record[data.text_field], own, right_choice(record[data.label_field], own, where))
+            for where, record in found
+            if (own := choices_of(record[data.pair_field], where))
+        )
+        return evaluate_chooser(model, examples)
     return evaluate_reader(
         model, ((x[data.text_field], x[data.pair_field], answers(x[data.label_field], where)) for where, x in found)
     )

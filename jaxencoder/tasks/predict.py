@@ -12,6 +12,8 @@ from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import Model
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.objectives import spans, tokens
+from jaxencoder.objectives.choices import MultipleChoice
+from jaxencoder.tasks.choices import predict_choices
 from jaxencoder.tasks.classification import predict_classes
 from jaxencoder.tasks.spans import predict_answers
 from jaxencoder.tasks.tokens import predict_tags
@@ -24,7 +26,7 @@ def predict(run: str | Path | Model, source: str | Iterable[Record], **options: 
     Args:
         run: folder of a run or of transformers, a name of the hub, or an open model.
         source: as in `jaxencoder.text.sources`, or records. Labels are not needed, and not looked at.
-        options: of the task; see `predict_classes`, `predict_tags` and `predict_answers`.
+        options: of the task; see `predict_classes`, `predict_choices`, `predict_tags` and `predict_answers`.
 
     Raises:
         ValueError: a broken source or record, or a run whose objective predicts nothing of a record.
@@ -66,6 +68,8 @@ def _predictions(model: Model, source: str | Iterable[Record], options: dict[str
     kind = type(model.config.objective)
     if classifies(model):
         function = predict_classes
+    elif model.published is None and kind is MultipleChoice:
+        function = predict_choices
     elif tokens.NAME in model.heads:
         function = predict_tags
     elif spans.NAME in model.heads:
@@ -74,7 +78,7 @@ def _predictions(model: Model, source: str | Iterable[Record], options: dict[str
         which = "has no head for it" if model.published else f"was trained for {kind.__name__}"
         raise ValueError(
             f"this model {which} and predicts nothing of a record; use a run of finetune_classification, "
-            "finetune_tokens or finetune_questions, or a published classifier, tagger or reader"
+            "finetune_choices, finetune_tokens or finetune_questions, or a published classifier, tagger or reader"
         )
     if foreign := options.keys() - inspect.signature(function).parameters:
         name = min(foreign)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.special
 
 from jaxencoder.config import RunConfig
 from jaxencoder.inference.classify import classified
@@ -15,6 +16,7 @@ from jaxencoder.inference.writers import open_writer
 from jaxencoder.tasks import plots
 from jaxencoder.tasks.calibration import reliability
 from jaxencoder.tasks.classification import Predictions
+from jaxencoder.tasks.multi_label import as_decisions
 from jaxencoder.text.sources import Record
 
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -43,7 +45,10 @@ def write_report(
     try:
         with open_writer(part / PREDICTIONS_FILE, vectors=False) as write:
             write(lines(found))
-        if found.names:
+        if found.several:
+            scores, labels = as_decisions(found.scores, found.labels)
+            plots.reliability(part / "reliability.png", reliability(scipy.special.softmax(scores, axis=-1), labels))
+        elif found.names:
             plots.confusion(part / "confusion.png", confusion_matrix(found), found.names)
             plots.reliability(part / "reliability.png", reliability(found.probabilities, found.labels))
         else:
@@ -58,13 +63,20 @@ def write_report(
 
 def lines(found: Predictions) -> list[Record]:
     """For each record {"record", "truth", "prediction"} and, of classes, "probability" and "probabilities"."""
-    truths = [found.names[label] for label in found.labels] if found.names else found.labels.tolist()
-    both = zip(found.records, truths, classified(found.scores, found.names), strict=True)
+    least = np.full(len(found.names), 0.5) if found.several else None
+    truths = [_truth(found, i) for i in range(len(found.records))]
+    both = zip(found.records, truths, classified(found.scores, found.names, least), strict=True)
     return [
         {"record": record, "truth": truth, "prediction": one.prediction}
         | ({"probability": one.probability, "probabilities": one.probabilities} if found.names else {})
         for record, truth, one in both
     ]
+
+
+def _truth(found: Predictions, i: int) -> str | list[str] | float:
+    if found.several:
+        return [found.names[c] for c in np.flatnonzero(found.labels[i])]
+    return found.names[found.labels[i]] if found.names else float(found.labels[i])
 
 
 def confusion_matrix(found: Predictions) -> np.ndarray:
@@ -80,6 +92,7 @@ def _report(
     data = config.data
     long = int((found.tokens > data.row_length).sum())
     kind = f"{len(found.names)} classes" if found.names else "values"
+    kind = f"any of {kind}" if found.several else kind
     fields = " and ".join(filter(None, (data.text_field, data.pair_field)))
     yield f"# {title}"
     yield ""
@@ -108,14 +121,10 @@ def _classes(found: Predictions, result: dict[str, Any]) -> Iterable[str]:
     classes = result["classes"]
     yield from ("", "## Classes", "")
     yield from _table(("class", *next(iter(classes.values()))), ((name, *x.values()) for name, x in classes.items()))
-    yield from ("", "![Confusion matrix](confusion.png)", "")
-    matrix = confusion_matrix(found)
-    wrong = matrix - np.diag(np.diag(matrix))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_CONFUSIONS]
-    pairs = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i]]
-    if pairs:
-        rows = ((found.names[i], found.names[j], int(wrong[i, j])) for i, j in pairs)
-        yield from _table(("true", "predicted as", "times"), rows)
+    if found.several:
+        yield from ("", "A record has any number of classes, so that there is no confusion matrix.")
+    else:
+        yield from _confusions(found)
     measured = result["calibration"]
     yield from ("", "## Calibration", "")
     yield "Expected and maximum calibration error of 15 bins, Brier score, and the temperature by which scores are to"
@@ -127,10 +136,21 @@ def _classes(found: Predictions, result: dict[str, Any]) -> Iterable[str]:
         yield from _tuned(result["tuned"])
 
 
+def _confusions(found: Predictions) -> Iterable[str]:
+    yield from ("", "![Confusion matrix](confusion.png)", "")
+    matrix = confusion_matrix(found)
+    wrong = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_CONFUSIONS]
+    pairs = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i]]
+    if pairs:
+        rows = ((found.names[i], found.names[j], int(wrong[i, j])) for i, j in pairs)
+        yield from _table(("true", "predicted as", "times"), rows)
+
+
 def _tuned(result: dict[str, Any]) -> Iterable[str]:
     yield from ("", "## Thresholds", "")
     yield f"With the best F1 on {result['on']}, each class against the rest; argmax_f1 is that of the largest"
-    yield "probability."
+    yield "probability, half_f1 that of a threshold of one half."
     yield ""
     rows = result["classes"]
     if rows:
@@ -142,7 +162,12 @@ def _tuned(result: dict[str, Any]) -> Iterable[str]:
 
 
 def _wrong(found: Predictions, text_field: str, pair_field: str) -> Iterable[str]:
-    if found.names:
+    if found.several:
+        # Of each record the decision that is furthest off.
+        off = np.where(found.chosen != found.true, np.abs(found.probabilities - 0.5) + 0.5, 0)
+        wrong = off.max(-1)
+        head, title = ("class", "true", "probability", "text"), "Most confidently wrong"
+    elif found.names:
         confidence = found.probabilities.max(-1)
         wrong = np.where(found.scores.argmax(-1) != found.labels, confidence, 0)
         head, title = ("true", "predicted", "probability", "text"), "Most confidently wrong"
@@ -153,10 +178,14 @@ def _wrong(found: Predictions, text_field: str, pair_field: str) -> Iterable[str
     for i in np.argsort(-wrong, kind="stable")[:_WRONG].tolist():
         if wrong[i]:
             text = found.records[i][text_field] + (f" | {found.records[i][pair_field]}" if pair_field else "")
-            best = found.scores[i].argmax()
-            sides = (found.labels[i], found.scores[i, 0])
-            sides = (found.names[found.labels[i]], found.names[best]) if found.names else map(float, sides)
-            rows.append((*sides, float(wrong[i]), text))
+            if found.several:
+                c = int(off[i].argmax())
+                row = (found.names[c], "yes" if found.labels[i, c] else "no", float(found.probabilities[i, c]))
+            elif found.names:
+                row = (found.names[found.labels[i]], found.names[found.scores[i].argmax()], float(wrong[i]))
+            else:
+                row = (float(found.labels[i]), float(found.scores[i, 0]), float(wrong[i]))
+            rows.append((*row, text))
     yield from ("", f"## {title}", "")
     yield from _table(head, rows) if rows else ("None.",)
 

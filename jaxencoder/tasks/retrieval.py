@@ -129,6 +129,14 @@ def read_corpus(folder: Path) -> Iterator[Record]:
         yield {"_id": i, "text": f"{title} {record['text']}".strip()}
 
 
+class Searched(NamedTuple):
+    """What a search has found: the queries, for each the ids of documents, best first, and how many there are."""
+
+    queries: Judged
+    ranked: list[list[str]]
+    documents: int
+
+
 def evaluate_retrieval(
     model: Model,
     folder: str | Path,
@@ -154,14 +162,28 @@ def evaluate_retrieval(
         ValueError: a file is not as it must be, or no query has a relevant document.
         OSError: a file is missing or cannot be read.
     """
+    found = search_folder(model, folder, split, DEEPEST, pooling, batch_tokens)
+    metrics = ranking_metrics(found.ranked, found.queries.relevances)
+    return {"queries": len(found.queries.ids), "documents": found.documents, **metrics}
+
+
+def search_folder(
+    model: Model,
+    folder: str | Path,
+    split: str,
+    k: int,
+    pooling: Pooling | tuple[Pooling, ...] | None = None,
+    batch_tokens: int | None = None,
+) -> Searched:
+    """The k documents of a BEIR folder that are nearest to each of its judged queries; see `evaluate_retrieval`."""
     folder = Path(folder)
     relevances = read_qrels(qrels_file(folder, split))
     queries = read_queries(folder, relevances)
     if not any(relevance > 0 for judged in queries.relevances for relevance in judged.values()):
         raise ValueError(f"{qrels_file(folder, split)} calls no document relevant; a relevance must be above 0")
     ids, indices = [], np.zeros((0, 0), np.int32)
-    # One more than the deepest rank, for the document that may be left out.
-    parts = rank(model, queries.texts, read_corpus(folder), DEEPEST + 1, "text", pooling, batch_tokens)
+    # One more than asked for, for the document that may be left out.
+    parts = rank(model, queries.texts, read_corpus(folder), k + 1, "text", pooling, batch_tokens)
     for chunk, found in parts:
         ids += [record["_id"] for record in chunk]
         indices = found.indices
@@ -173,7 +195,7 @@ def evaluate_retrieval(
     others = [[i for i in row if i != query] for row, query in zip(ranked, queries.ids, strict=True)]
     if left_out := sum(map(len, ranked)) - sum(map(len, others)):
         log.warning("%d documents have the id of the query that found them and were left out, as in BEIR.", left_out)
-    return {"queries": len(queries.ids), "documents": len(ids), **ranking_metrics(others, queries.relevances)}
+    return Searched(queries, [row[:k] for row in others], len(ids))
 
 
 def _with_ids(file: Path) -> Iterator[tuple[str, Record]]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxencoder.tasks.classification import Predictions, correlations, metrics_of_classes
+from jaxencoder.tasks.multi_label import metrics_of_decisions
 from jaxencoder.text.sources import closest, listed
 
 LENGTH = "length in tokens"
@@ -25,7 +26,7 @@ def slices(found: Predictions, fields: Sequence[str] = ()) -> dict[str, dict[str
 
     Returns:
         {"length in tokens" or the field: {the slice: metrics}}: examples, and of classes accuracy, macro_f1 and
-        matthews, of values pearson and spearman.
+        matthews, of several classes for each record `metrics_of_decisions`, of values pearson and spearman.
 
     Raises:
         ValueError: a field that no record has.
@@ -44,7 +45,9 @@ def _of_column(found: Predictions, values: list[Any], quarters: bool) -> dict[st
     result = {}
     for key in dict.fromkeys(sorted(keys, key=lambda key: key[0])):
         at = np.array([key == other for other in keys])
-        if found.names:
+        if found.several:
+            result[key[1]] = {"examples": int(at.sum())} | metrics_of_decisions(found.chosen[at], found.true[at])
+        elif found.names:
             labels, chosen = found.labels[at], found.scores[at].argmax(-1)
             metrics = metrics_of_classes(chosen, labels, len(found.names))
             metrics = {name: metrics[name] for name in ("accuracy", "macro_f1", "matthews")}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxencoder.tasks.classification import Predictions, metrics_of_classes
+from jaxencoder.tasks.multi_label import metrics_of_decisions
 
 
 def best_threshold(probabilities: np.ndarray, positive: np.ndarray) -> float:
@@ -37,27 +38,32 @@ def tuned(measured: Predictions, tuning: Predictions) -> dict[str, Any]:
         "classes": of each class that is true somewhere in `tuning`, by name: its threshold and, one class against the
         rest, precision, recall and f1 with that threshold, beside argmax_f1, that of the largest probability. Of two
         classes only the second has a threshold, which decides for all: then also accuracy, macro_f1, matthews and f1.
+        Where a record has any number of classes, half_f1 is that of a threshold of one half, which stays for classes
+        that are nowhere true in `tuning`; then also micro_f1, macro_f1 and accuracy.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
-    binary = len(measured.names) == 2
+    binary = len(measured.names) == 2 and not measured.several
     options = {"average": "binary", "zero_division": 0}
-    classes, shares, chosen = {}, measured.probabilities, measured.scores.argmax(-1)
+    classes, shares, chosen = {}, measured.probabilities, measured.chosen
+    before, decided = "half_f1" if measured.several else "argmax_f1", chosen.copy()
     for c in range(1 if binary else 0, len(measured.names)):
-        if not (tuning.labels == c).any():
+        if not tuning.true[:, c].any():
             continue
-        threshold = best_threshold(tuning.probabilities[:, c], tuning.labels == c)
-        above, true = shares[:, c] >= threshold, measured.labels == c
+        threshold = best_threshold(tuning.probabilities[:, c], tuning.true[:, c])
+        decided[:, c] = above = shares[:, c] >= threshold
+        true = measured.true[:, c]
         precision, recall, f1, _ = precision_recall_fscore_support(true, above, **options)
-        before = precision_recall_fscore_support(true, chosen == c, **options)[2]
         classes[measured.names[c]] = {
             "threshold": threshold,
             "precision": float(precision),
             "recall": float(recall),
             "f1": float(f1),
-            "argmax_f1": float(before),
+            before: float(precision_recall_fscore_support(true, chosen[:, c], **options)[2]),
         }
     result: dict[str, Any] = {"classes": classes}
     if binary and classes:
         result |= metrics_of_classes(above.astype(np.int64), measured.labels, 2)
+    if measured.several:
+        result |= metrics_of_decisions(decided, measured.true)
     return result

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import jax
 import numpy as np
 
+from jaxencoder.text import segment_labels
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.sources import mixture_weights
 from jaxencoder.text.store import Store
@@ -79,22 +80,23 @@ class Batches:
         """Batch number `step`, or some of its rows: the part that this host holds.
 
         Returns:
-            int32 [B, T] under the names of the stores' fields; labels [B, E], E the most of any store; row_ids uint32
-            [B], which tells the rows of all stores apart (modulo 2**32).
+            int32 [B, T] under the names of the stores' fields; those of `segment_labels` [B, E, ...], E the most of any
+            store; row_ids uint32 [B], which tells the rows of all stores apart (modulo 2**32).
         """
         numbers = np.arange(self._size, dtype=np.int64)[rows or slice(None)] + step * self._size + self._skip
         chosen, indices = self.locate(numbers)
         parts = [(np.flatnonzero(chosen == k), k) for k in np.unique(chosen)]
         first = self._stores[0].padding(len(numbers))
         first["row_ids"] = (np.r_[0, self._ends][chosen] + indices).astype(np.uint32)
-        if "labels" in first:
-            most = max(store.meta["segments"] for store in self._stores)
-            first["labels"] = _widened(first["labels"], most)
+        of_segments = [name for name in segment_labels.FIELDS if name in first]
+        most = max(store.meta["segments"] for store in self._stores)
+        for name in of_segments:
+            first[name] = segment_labels.widened(first[name], most)
         for places, k in parts:
             if k < 0:
                 continue
             for name, values in self._stores[k].read(indices[places]).items():
-                first[name][places] = _widened(values, first[name].shape[1]) if name == "labels" else values
+                first[name][places] = segment_labels.widened(values, most) if name in of_segments else values
         return first
 
     def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -179,11 +181,6 @@ def _mix(x: np.ndarray) -> np.ndarray:
         return x ^ (x >> np.uint64(31))
 
 
-def _widened(labels: np.ndarray, columns: int) -> np.ndarray:
-    none = np.nan if labels.dtype.kind == "f" else -1
-    return np.pad(labels, ((0, 0), (0, columns - labels.shape[1])), constant_values=none)
-
-
 def prefetch(
     batches: Batches, steps: Iterable[int], sharding_of: Callable[[int], jax.sharding.Sharding], depth: int = 2
 ) -> Iterator[dict[str, jax.Array]]:
@@ -194,7 +191,7 @@ def prefetch(
     Args:
         batches: what to read.
         steps: which batches, in order.
-        sharding_of: from a number of sharded dimensions to a sharding: 2 of arrays [B, T], 1 of labels and row_ids.
+        sharding_of: from a number of sharded dimensions to a sharding: 2 of arrays [B, T], 1 of row_ids and labels.
         depth: batches held ready, besides the one in use.
 
     Yields:
@@ -260,6 +257,8 @@ def _on_devices(batches: Batches, step: int, shardings: dict[int, jax.sharding.S
             start, end, _ = index[0].indices(batches.batch_size)
             return values[(slice(start - first, end - first), *index[1:])]
 
-        return jax.make_array_from_callback(shape, shardings[1 if name in ("labels", "row_ids") else 2], part)
+        return jax.make_array_from_callback(
+            shape, shardings[1 if name in ("row_ids", *segment_labels.FIELDS) else 2], part
+        )
 
     return {name: to_global(name, values) for name, values in local.items()}

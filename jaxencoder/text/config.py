@@ -7,7 +7,7 @@ from typing import Literal, get_args
 TokenizerKind = Literal["wordpiece", "bpe", "unigram", "sentencepiece-unigram", "sentencepiece-bpe"]
 TextUnit = Literal["line", "paragraph", "file"]
 Pairs = Literal["none", "nsp", "sop"]
-LabelUnit = Literal["text", "word", "span"]
+LabelUnit = Literal["text", "word", "span", "choice"]
 
 # Before the two files of a source of aligned texts.
 ALIGNED = "aligned:"
@@ -111,12 +111,14 @@ class DataConfig:
     """Field that holds the second text of a pair; empty: single texts. Without labels, sources whose first record lacks
     it hold single texts, beside others that hold pairs."""
     label_field: str = ""
-    """Field that holds the label; set, each record is one labelled example that is truncated, never split. Of labelled
-    records, fields that are not there by these names are looked for among the usual ones, and shown."""
+    """Field that holds the label, or a list of the classes that the text has, which may be empty; set, each record is
+    one labelled example that is truncated, never split. Of labelled records, fields that are not there by these names
+    are looked for among the usual ones, and shown."""
     label_unit: LabelUnit = "text"
     """What has a label: each text or pair; each word, where text_field holds a list of words and label_field as many
-    tags; or the span in the second text (pair_field) that answers the first one, where label_field is as in SQuAD. The
-    last two are never truncated: what is longer than a row is cut into several pieces."""
+    tags; the span in the second text (pair_field) that answers the first one, where label_field is as in SQuAD; or one
+    choice of the list that pair_field holds, where label_field is its number from 0, its letter or its text. Words and
+    spans are never truncated: what is longer than a row is cut into several pieces."""
     overlap: int = 128
     """Tokens that a piece of the second text has in common with the one before it, at most half of it, with span."""
     labels: tuple[str, ...] = ()
@@ -178,11 +180,12 @@ class DataConfig:
             what = f"data.label_unit is {self.label_unit!r}"
             _check(self.label_field != "", f"{what}, but data.label_field is empty; name the field")
             _check(not self.balance, f"{what}, and data.balance is for labels of whole texts; set it to 0")
-            span = self.label_unit == "span"
-            rule = f"but data.pair_field is {self.pair_field!r}; "
-            rule += "name the field of the text that answers" if span else "leave it out"
-            _check(bool(self.pair_field) == span, f"{what}, {rule}")
-            _check(not (span and self.labels), f"{what}, which has no classes; leave data.labels out")
+            needed = {"span": "name the field of the text that answers", "choice": "name the field of the choices"}
+            rule = f"but data.pair_field is {self.pair_field!r}; {needed.get(self.label_unit, 'leave it out')}"
+            _check(bool(self.pair_field) == (self.label_unit in needed), f"{what}, {rule}")
+            _check(
+                not (self.label_unit in needed and self.labels), f"{what}, which has no classes; leave data.labels out"
+            )
         _choice(self.text_unit, "data.text_unit", get_args(TextUnit))
         _choice(self.pairs, "data.pairs", get_args(Pairs))
         _number(self.short_pairs, "data.short_pairs", 0.0, 1.0, "give a share of at least 0 and at most 1")

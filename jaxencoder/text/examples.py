@@ -18,13 +18,14 @@ class Example(NamedTuple):
     """A document of a data set.
 
     Attributes:
-        texts: first and second text, the second empty where there is none; or a list of words and "".
-        label: id of a class, or a value; ids of a class for each word; or where the answer begins and ends in the
-            second text, in characters, NO_ANSWER for none. 0 where nothing is labelled.
+        texts: first and second text, the second empty where there is none; or a list of words and ""; or a text and a
+            list of choices.
+        label: id of a class, ids of several, or a value; number of the right choice; ids of a class for each word; or
+            where the answer begins and ends in the second text, in characters, NO_ANSWER for none. 0 without labels.
         digest: 64 bits of the texts.
     """
 
-    texts: tuple[Any, str]
+    texts: tuple[Any, Any]
     label: Any
     digest: int
 
@@ -48,17 +49,21 @@ def examples(
         where = f"{source}, record {number}"
         text = record[data.text_field]
         pair = record[pair_field] if pair_field else ""
-        if not isinstance(pair, str):
+        if data.label_unit == "choice":
+            choices_of(pair, where)
+        elif not isinstance(pair, str):
             raise ValueError(
                 f"{where}: field {pair_field!r} is {type(pair).__name__}, not text; "
                 "name another field or drop the record"
             )
-        digest = digest_of(text, pair)
+        digest = digest_of(text, str(pair))
         if share and (split == "validation") != is_held_out(digest, share):
             continue
         label: Any = 0
         if data.label_unit == "span":
             label = answer(record[data.label_field], pair, where)
+        elif data.label_unit == "choice":
+            label = right_choice(record[data.label_field], pair, where)
         elif data.label_unit == "word":
             label = [kinds.encode(tag, where) for tag in tags(record[data.label_field], text, where)]
         elif kinds:
@@ -78,8 +83,12 @@ def find_labels(data: DataConfig) -> Labels | None:
         return None
     if data.label_unit == "span":
         return Labels("class", SPAN_CLASSES)
+    if data.label_unit == "choice":
+        return Labels("choice", ())
     if data.labels:
-        return Labels("class", data.labels)
+        first = next(_records(data, data.train[0], data.pair_field))[data.label_field]
+        several = data.label_unit == "text" and isinstance(first, list)
+        return Labels("classes" if several else "class", data.labels)
     share = 0.0 if data.validation else data.validation_share
 
     def trained() -> Iterator[tuple[Any, str]]:
@@ -96,8 +105,9 @@ def find_labels(data: DataConfig) -> Labels | None:
                     yield record[data.label_field], where
 
     found = label_kinds.infer(trained())
-    if data.label_unit == "word" and found.kind == "value":
-        raise ValueError(f"the tags in field {data.label_field!r} are fractional numbers; give text or whole numbers")
+    if data.label_unit == "word" and found.kind != "class":
+        what = "fractional numbers" if found.kind == "value" else "lists"
+        raise ValueError(f"the tags in field {data.label_field!r} are {what}; give text or whole numbers")
     return found
 
 
@@ -108,6 +118,39 @@ def tags(value: Any, words: Sequence[str], where: str) -> list[Any]:
     if len(value) != len(words):
         raise ValueError(f"{where}: {len(words)} words, but {len(value)} tags; give each word one, or drop the record")
     return value
+
+
+def choices_of(value: Any, where: str) -> list[str]:
+    """The choices of a record; ValueError if they are no list of two texts or more."""
+    if not isinstance(value, list) or not all(isinstance(choice, str) for choice in value):
+        raise ValueError(f"{where}: the choices {str(value)[:60]!r} are no list of texts; name another data.pair_field")
+    if len(value) < 2:
+        raise ValueError(f"{where}: there is nothing to choose among {value}; give two choices or more, or drop it")
+    return value
+
+
+def right_choice(label: Any, choices: Sequence[str], where: str) -> int:
+    """The number from 0 of the right choice.
+
+    Args:
+        label: that number, the choice's text, its letter (A is the first), or the number as text, the first of these
+            that it can be.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if isinstance(label, str) and choices.count(label) == 1:
+        return choices.index(label)
+    number = label
+    if isinstance(label, str):
+        letter = label.strip().upper()
+        number = ord(letter) - ord("A") if len(letter) == 1 and "A" <= letter <= "Z" else label_kinds.whole(letter)
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(choices):
+        raise ValueError(
+            f"{where}: label {str(label)[:60]!r} is none of the {len(choices)} choices; give its number from 0, its "
+            "letter or its text"
+        )
+    return number
 
 
 def answers(value: Any, where: str) -> list[str]:

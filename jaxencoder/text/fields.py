@@ -21,7 +21,13 @@ PAIRS = (
 )
 _TEXTS = ("text", "sentence", "content", "review", "document", "body")
 _LABELS = ("label", "labels", "class", "category", "target", "score", "sentiment", "intent", "topic", "rating", "stars")
-_WORDS, _TAGS = ("tokens", "words"), ("ner_tags", "tags", "labels", "upos", "pos_tags")
+_WORDS = ("tokens", "words")
+_USUAL = {  # labels, of each data.label_unit
+    "text": _LABELS,
+    "word": ("ner_tags", "tags", "labels", "upos", "pos_tags"),
+    "span": ("answers",),
+    "choice": ("label", "answer", "gold"),
+}
 
 
 def with_fields(data: DataConfig) -> DataConfig:
@@ -47,20 +53,15 @@ def with_fields(data: DataConfig) -> DataConfig:
         found["text_field"] = _first(_WORDS, names) or data.text_field
     if data.label_field not in names:
         taken = {found.get("text_field", data.text_field), found.get("pair_field", data.pair_field)}
-        usual = {"text": _LABELS, "word": _TAGS, "span": ("answers",)}[data.label_unit]
-        found["label_field"] = _first([name for name in usual if name not in taken], names) or data.label_field
+        usual = [name for name in _USUAL[data.label_unit] if name not in taken]
+        found["label_field"] = _first(usual, names) or data.label_field
     return dataclasses.replace(data, **found)
 
 
-def described(data: DataConfig, labels: Sequence[str]) -> str:
-    """One line on what is learned from: the fields, and the classes of the labels, if they are such."""
+def described(data: DataConfig) -> str:
+    """One line on which fields are learned from."""
     texts = " and ".join(repr(name) for name in (data.text_field, data.pair_field) if name)
-    kind = "values"
-    if data.label_unit == "span":
-        kind = "a span of the second text"
-    elif labels:
-        kind = f"{len(labels)} classes ({', '.join([*labels[:8], *['...'][: len(labels) > 8]])})"
-    return f"Fields: text {texts}, label {data.label_field!r}: {kind}"
+    return f"Fields: text {texts}, label {data.label_field!r}"
 
 
 def _pair(names: Sequence[str]) -> tuple[str, str] | None:

@@ -1,27 +1,49 @@
 """Labels of examples: classes found in the training data, or numbers to predict."""
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+_SHOWN = 20  # classes in a message
 
 
 class Labels(NamedTuple):
     """What the labels of a data set are.
 
-    kind: "class" or "value". names: of the classes, in order of id; empty for values.
+    kind: "class"; "classes", of which an example has any number; "value"; or "choice", of an example's own. names: of
+    the classes, in order of id; empty for values and choices.
     """
 
     kind: str
     names: tuple[str, ...]
 
-    def encode(self, label: Any, where: str) -> float:
-        """The id of a class, or the value itself.
+    def encode(self, label: Any, where: str) -> float | tuple[int, ...]:
+        """The id of a class, the ids of several in ascending order, or the value itself.
 
         Raises:
-            ValueError: a label that is missing, or that is none of the classes.
+            ValueError: a label that is missing, or that is none of the classes; no list of several, or one that names
+                a class twice.
         """
         if self.kind == "value":
             return _value(label, where)
+        if self.kind == "classes":
+            found = [self._id(one, where) for one in _listed(label, where)]
+            if len(set(found)) < len(found):
+                raise ValueError(
+                    f"{where}: the labels {str(label)[:60]} name a class more than once; list the classes that it has"
+                )
+            return tuple(sorted(found))
+        return self._id(label, where)
+
+    def described(self) -> str:
+        """In words, as a run shows what it has found."""
+        if self.kind == "value":
+            return "labels are values"
+        which = ", ".join(self.names[:_SHOWN]) + (", ..." if len(self.names) > _SHOWN else "")
+        return f"labels are {'any' if self.kind == 'classes' else 'one'} of {len(self.names)} classes: {which}"
+
+    def _id(self, label: Any, where: str) -> int:
         name = _name(label, where)
         if name in self.names:
             return self.names.index(name)
@@ -30,7 +52,7 @@ class Labels(NamedTuple):
         # TFDS and many a Parquet file give the number of a class whose name the settings give.
         if _is_whole(label) and 0 <= label < len(self.names) and not all(map(_is_number, self.names)):
             return int(label)
-        known = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
+        known = ", ".join(self.names[:_SHOWN]) + (", ..." if len(self.names) > _SHOWN else "")
         raise ValueError(
             f"{where}: label {label!r} is not among the classes {known}; drop the record or name data.labels"
         )
@@ -40,11 +62,18 @@ def infer(labels: Iterable[tuple[Any, str]]) -> Labels:
     """What these labels (each with where it stands) are.
 
     Strings and whole numbers are classes: strings sorted, numbers in their order. Numbers with a point are values.
-    Where every label that is text can be read as a number, as in CSV, they all count as numbers.
+    Where every label that is text can be read as a number, as in CSV, they all count as numbers. Lists, which may be
+    empty, hold the classes of an example.
 
     Raises:
-        ValueError: a label is missing, or strings and numbers are mixed.
+        ValueError: a label is missing, strings and numbers or lists and others are mixed, or all lists are empty.
     """
+    labels = iter(labels)
+    first = next(labels, None)
+    several = first is not None and isinstance(first[0], list)
+    labels = itertools.chain([first] if first else [], labels)
+    if several:
+        labels = ((one, where) for label, where in labels for one in _listed(label, where))
     texts: dict[str, str] = {}
     numbers: dict[int, str] = {}
     fractional = False
@@ -63,14 +92,30 @@ def infer(labels: Iterable[tuple[Any, str]]) -> Labels:
     if word is None:
         fractional |= not all(map(_is_number, texts))
         numbers |= {} if fractional else {int(text): where for text, where in texts.items()}
-        return Labels("value", ()) if fractional else Labels("class", tuple(map(str, sorted(numbers))))
+        if several and (fractional or not numbers):
+            raise ValueError(
+                f"the lists of labels hold {'fractional numbers' if fractional else 'nothing'}, no classes"
+            )
+        kind = "classes" if several else "class"
+        return Labels("value", ()) if fractional else Labels(kind, tuple(map(str, sorted(numbers))))
     if fractional or numbers:
         raise ValueError(f"{texts[word]}: label {word!r} is text, but other labels are numbers; make them all one kind")
-    return Labels("class", tuple(sorted(texts)))
+    return Labels("classes" if several else "class", tuple(sorted(texts)))
+
+
+def _listed(label: Any, where: str) -> list[Any]:
+    if not isinstance(label, list):
+        raise ValueError(f"{where}: label {repr(label)[:60]} is no list of classes, as others are; give [] for none")
+    return label
 
 
 def _is_whole(label: Any) -> bool:
     return isinstance(label, int)
+
+
+def whole(text: str) -> int | None:
+    """The whole number that a text stands for, or None."""
+    return int(text) if _is_number(text) else None
 
 
 def _is_number(name: str) -> bool:

@@ -4,7 +4,7 @@ Best fit on-line: Johnson, "Fast algorithms for bin packing" (1974). Bounding th
 of any size; 256 of them fill 99% of ordinary text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +14,13 @@ class Row(NamedTuple):
     """One row: the pieces in it, in the order in which they came.
 
     token_ids: [n], n <= row_length, without padding. lengths: of each piece. type_ids: [n] or None.
-    labels: one a piece, or empty. token_labels: [n], or None.
+    labels: one a piece, an id, a value or ids, or empty. token_labels: [n], or None.
     """
 
     token_ids: np.ndarray
     lengths: list[int]
     type_ids: np.ndarray | None
-    labels: list[float]
+    labels: list
     token_labels: np.ndarray | None = None
 
 
@@ -52,7 +52,7 @@ class Packer:
         self._types = np.zeros((open_rows, row_length), np.uint8) if types else None
         self._token_labels = np.zeros((open_rows, row_length), np.int32) if token_labels else None
         self._lengths: list[list[int]] = [[] for _ in range(open_rows)]
-        self._labels: list[list[float]] = [[] for _ in range(open_rows)]
+        self._labels: list[list] = [[] for _ in range(open_rows)]
         self._free = list(range(open_rows - 1, -1, -1))
         # Rows by room left, and as bits of one integer which rooms there are: the best fit is the lowest bit at or
         # above the length of the piece.
@@ -63,10 +63,17 @@ class Packer:
         self,
         ids: np.ndarray,
         type_ids: np.ndarray | None = None,
-        label: float | None = None,
+        labels: Sequence = (),
         token_labels: np.ndarray | None = None,
+        lengths: Sequence[int] = (),
     ) -> Row | None:
-        """Place one piece; gives the row that this finishes, if any."""
+        """Place one piece, or several that stay together; gives the row that this finishes, if any.
+
+        Args:
+            ids, type_ids, token_labels: [n], of all pieces.
+            labels: one a piece, or empty.
+            lengths: of each piece; empty for one.
+        """
         n = len(ids)
         if not 0 < n <= self._length:
             raise ValueError(f"a piece has {n} tokens; it must have 1 to {self._length}")
@@ -86,9 +93,8 @@ class Packer:
             self._types[row, start : start + n] = 0 if type_ids is None else type_ids
         if self._token_labels is not None:
             self._token_labels[row, start : start + n] = token_labels
-        self._lengths[row].append(n)
-        if label is not None:
-            self._labels[row].append(label)
+        self._lengths[row].extend(lengths or (n,))
+        self._labels[row].extend(labels)
         room -= n
         # One call never finishes two rows: a row is only closed for want of open ones if this piece opened another.
         if done is None and (self._most == 1 or room < self._smallest):

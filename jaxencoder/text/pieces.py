@@ -12,7 +12,8 @@ class Pieces(NamedTuple):
 
     ids: uint32 [n], one sequence after the other. lengths: int64 [pieces]. type_ids: uint8 [n], or None.
     counts: int64 [V], how often each token is there, special tokens 0. labels: int64 [pieces], -1 for none; or None
-    where the text has no say in it. token_labels: int32 [n], -1 for none; or None.
+    where the text has no say in it. token_labels: int32 [n], -1 for none; or None. groups: int64, how many pieces each
+    group has that must be in one row; or None, where each may be anywhere.
     """
 
     ids: np.ndarray
@@ -21,6 +22,7 @@ class Pieces(NamedTuple):
     counts: np.ndarray
     labels: np.ndarray | None = None
     token_labels: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
 
 def documents(tokenizer: Tokenizer, texts: list[str], row_length: int) -> Pieces:

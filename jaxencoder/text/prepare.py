@@ -64,4 +64,7 @@ def _texts(data: DataConfig) -> Iterator[str]:
         fields = [data.text_field, *([pairs[source]] if pairs[source] else [])]
         words = data.label_unit == "word"
         for record in read(source, text_field=data.text_field, text_unit=data.text_unit, words=words):
-            yield from (" ".join(record[field]) if words else record[field] for field in fields)
+            # Words are a text together, and each choice is one.
+            values = (" ".join(record[field]) if words else record[field] for field in fields)
+            for value in values:
+                yield from value if isinstance(value, list) else (value,)

@@ -27,12 +27,13 @@ import numpy as np
 import tensorstore as ts
 import tqdm
 
-from jaxencoder.text import pairs, sentences, workers
+from jaxencoder.text import pairs, segment_labels, sentences, workers
 from jaxencoder.text.balance import balanced
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.examples import Example, examples, find_labels
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.packing import Packer, Row
+from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.prepare import cache_folder
 from jaxencoder.text.sources import fingerprint, pair_fields
 from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore
@@ -51,7 +52,8 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool
 
     A document becomes [CLS] tokens [SEP]; one longer than row_length is cut into several pieces. With a label or a
     pair field each record is one example, which is truncated instead; of aligned texts, a hash says which comes first.
-    Labelled words are cut between words, and the text that answers a question into overlapping pieces.
+    Labelled words are cut between words, and the text that answers a question into overlapping pieces. The choices of
+    an example are in one row, each cut to its share of it where they are too long.
     With data.pairs it becomes labelled pairs (see `pairs`). Equal settings and content give equal bytes, whatever the
     number of workers.
 
@@ -179,8 +181,9 @@ def _prepared(job: _Job) -> Store:
                 f"cannot write prepared rows to {folder}: {reason}; set data.cache to a folder with room"
             ) from error
         raise
-    job.say(f"Prepared {job.source} ({job.split}): {meta['rows']} rows in {target}")
-    return Store(target)
+    store = Store(target)
+    job.say(f"Prepared {job.source} ({job.split}): {meta['rows']} rows in {target}{_labels_of(job, store)}")
+    return store
 
 
 def _is_of_the_cache(error: OSError, folder: Path) -> bool:
@@ -193,8 +196,16 @@ def _is_of_the_cache(error: OSError, folder: Path) -> bool:
 
 def _reused(job: _Job, target: str) -> Store:
     store = Store(target)
-    job.say(f"Reusing {len(store)} rows of {job.source} ({job.split}) in {target}")
+    job.say(f"Reusing {len(store)} rows of {job.source} ({job.split}) in {target}{_labels_of(job, store)}")
     return store
+
+
+def _labels_of(job: _Job, store: Store) -> str:
+    """The end of a line: what the labels are, where that was found in the data."""
+    if not job.data.label_field or job.data.label_unit in ("span", "choice"):
+        return ""
+    kind = store.meta["label_kind"]
+    return f"; {Labels('class' if kind == 'token' else kind, tuple(store.meta['labels'])).described()}"
 
 
 @contextlib.contextmanager
@@ -249,11 +260,13 @@ def _write(job: _Job, part: Path) -> dict:
     data, tokenizer = job.data, job.tokenizer
     kinds = find_labels(data)
     kind = kinds.kind if kinds else None if data.pairs == "none" else "class"
-    kind = kind if data.label_unit == "text" else "token"
+    kind = kind if data.label_unit in ("text", "choice") else "token"
     if job.is_balanced and kind != "class":
-        raise ValueError(f"data.balance is {data.balance}, but the labels of {job.source} are values; set it to 0")
+        what = "lists of classes" if kind == "classes" else "values"
+        raise ValueError(f"data.balance is {data.balance}, but the labels of {job.source} are {what}; set it to 0")
     job.counts = np.zeros(tokenizer.vocab_size, np.int64)
-    writer = Writer(part, data.row_length, tokenizer.vocab_size, data.paired, kind)
+    names = kinds.names if kinds else pairs.NAMES.get(data.pairs, ())
+    writer = Writer(part, data.row_length, tokenizer.vocab_size, data.paired, kind, len(names))
     bar = tqdm.tqdm(
         desc=f"{job.source} ({job.split})", unit=" documents", disable=not job.progress or not sys.stderr.isatty()
     )
@@ -272,7 +285,7 @@ def _write(job: _Job, part: Path) -> dict:
         "pad_id": tokenizer.pad_id,
         "vocab_size": tokenizer.vocab_size,
         "token_counts": job.counts.tolist(),
-        "labels": list(kinds.names if kinds else pairs.NAMES.get(data.pairs, ())),
+        "labels": list(names),
         "label_kind": kind,
         "source": job.source,
         "split": job.split,
@@ -284,7 +297,7 @@ def _write(job: _Job, part: Path) -> dict:
 
 def _rows(job: _Job, kinds: Labels | None, bar: tqdm.tqdm) -> Iterator[Row]:
     data = job.data
-    tokens = data.label_unit != "text"
+    tokens = data.label_unit in ("word", "span")
     packer = Packer(data.row_length, 256 if data.packing else 1, 2 if job.whole else 3, data.paired, tokens)
     labelled, labels = not tokens and (bool(kinds) or data.pairs != "none"), deque()
     tasks = _tasks(job, kinds, labels)
@@ -295,14 +308,22 @@ def _rows(job: _Job, kinds: Labels | None, bar: tqdm.tqdm) -> Iterator[Row]:
             if pieces.labels is not None:
                 labels.extend(pieces.labels.tolist())
             end = 0
-            for length in pieces.lengths.tolist():
-                start, end = end, end + length
+            for lengths in _together(pieces):
+                start, end = end, end + sum(lengths)
                 types, token_labels = (x if x is None else x[start:end] for x in (pieces.type_ids, pieces.token_labels))
-                label = labels.popleft() if labelled else None
-                row = packer.add(pieces.ids[start:end], types, label, token_labels)
+                own = [labels.popleft() for _ in lengths] if labelled else ()
+                row = packer.add(pieces.ids[start:end], types, own, token_labels, lengths)
                 if row is not None:
                     yield row
     yield from packer.flush()
+
+
+def _together(pieces: Pieces) -> Iterator[list[int]]:
+    """The lengths of the pieces that must be in one row, of each such group or of every piece alone."""
+    lengths, end = pieces.lengths.tolist(), 0
+    for size in [1] * len(lengths) if pieces.groups is None else pieces.groups.tolist():
+        start, end = end, end + size
+        yield lengths[start:end]
 
 
 def _tasks(job: _Job, kinds: Labels | None, labels: deque) -> Iterator[tuple]:
@@ -317,6 +338,10 @@ def _tasks(job: _Job, kinds: Labels | None, labels: deque) -> Iterator[tuple]:
             yield "words", texts, own, data.row_length
         elif data.label_unit == "span":
             yield "spans", texts, seconds, own, data.row_length, data.overlap
+        elif data.label_unit == "choice":
+            for right, choices in zip(own, seconds, strict=True):
+                labels.extend(segment_labels.of_choices(right, len(choices)))
+            yield "choices", texts, seconds, data.row_length
         elif job.whole:
             labels.extend(own if kinds else ())
             yield "examples", texts, seconds if job.pair_field else None, data.row_length

@@ -6,7 +6,7 @@ https://google.github.io/tensorstore, https://zarr-specs.readthedocs.io/en/lates
 
 A row is a line of uint16 (uint32 for large vocabularies) words: T token ids, the number of tokens in use, and one bit a
 token that says whether a document starts there; where there are such, one bit for each token's type and a word for its
-label. Segment ids and positions are computed from these bits.
+label. Segment ids and positions are computed from these bits. Labels of segments have a table of their own.
 """
 
 import array
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
+from jaxencoder.text import segment_labels
 from jaxencoder.text.packing import Row
 
 META = "meta.json"
@@ -76,12 +77,15 @@ class Writer:
         row_length: tokens a row.
         vocab_size: decides the width of a token id on disk.
         types: rows come with type ids.
-        labels: None, "class" (int32, -1 where there is none) or "value" (float32, NaN) of each piece, or "token", a
-            class of each token (int32, -1).
+        labels: None, a kind of `segment_labels`, or "token", a class of each token (int32, -1 for none).
+        classes: how many there are.
     """
 
-    def __init__(self, folder: Path, row_length: int, vocab_size: int, types: bool, labels: str | None):
+    def __init__(
+        self, folder: Path, row_length: int, vocab_size: int, types: bool, labels: str | None, classes: int = 0
+    ):
         self._folder, self._length, self._types, self._kind = folder, row_length, types, labels
+        self._classes = classes
         self._dtype = np.dtype("<u2") if max(vocab_size, row_length + 1) <= 1 << 16 else np.dtype("<u4")
         width = row_length + 1 + (2 if types else 1) * _bit_words(row_length, self._dtype)
         width += row_length if labels == "token" else 0
@@ -90,7 +94,7 @@ class Writer:
         self._buffer = np.zeros((shard, width), self._dtype)
         self._filled = self.rows = self.tokens = self.pieces = 0
         self._most = 0
-        self._labels = array.array("f" if labels == "value" else "i")
+        self._labels = array.array({"value": "f", "classes": "I"}.get(labels, "i"))
         self._counts = array.array("i")
         self._table = self._create("rows", (shard, width), (chunk, width), self._dtype)
 
@@ -111,10 +115,11 @@ class Writer:
         if self._kind == "token":
             line[len(line) - length :][:n] = row.token_labels + 1
         elif self._kind:
-            self._labels.extend(row.labels)
+            self._labels.extend(segment_labels.encoded(self._kind, row.labels, self._classes))
             self._counts.append(len(row.labels))
         self._most = max(self._most, len(row.lengths))
-        self.rows, self.tokens, self.pieces = self.rows + 1, self.tokens + n, self.pieces + len(row.lengths)
+        pieces = segment_labels.examples(self._kind, row.labels, len(row.lengths))
+        self.rows, self.tokens, self.pieces = self.rows + 1, self.tokens + n, self.pieces + pieces
         self._filled += 1
         if self._filled == len(self._buffer):
             self._write()
@@ -123,7 +128,7 @@ class Writer:
         """Write what is left, the labels and the metadata; without this the folder is no store."""
         if self._filled:
             self._write()
-        if self._kind in ("class", "value") and self.rows:
+        if self._kind not in (None, "token") and self.rows:
             self._write_labels()
         meta = {
             "format": FORMAT,
@@ -131,7 +136,7 @@ class Writer:
             "row_length": self._length,
             "fields": ["token_ids", "segment_ids", "positions"]
             + (["token_type_ids"] if self._types else [])
-            + ([] if self._kind is None else ["token_labels" if self._kind == "token" else "labels"]),
+            + (["token_labels"] if self._kind == "token" else list(segment_labels.fields(self._kind))),
             "tokens": self.tokens,
             "pieces": self.pieces,
             "segments": self._most,
@@ -167,18 +172,18 @@ class Writer:
 
     def _write_labels(self) -> None:
         counts = np.asarray(self._counts)
-        columns = self._most
+        dtype, none, width = segment_labels.layout(self._kind, self._classes)
+        columns = self._most * width
         chunk = max(1, _CHUNK_BYTES // (columns * 4))
         shard = chunk * max(1, _SHARD_BYTES // (chunk * columns * 4))
-        dtype, none = (np.dtype("<f4"), np.nan) if self._kind == "value" else (np.dtype("<i4"), -1)
         table = self._create("labels", (shard, columns), (chunk, columns), dtype)
         table = _write(table.resize, exclusive_max=[self.rows, columns], resize_metadata_only=True)
-        labels, done = np.asarray(self._labels), 0
+        labels, done = np.asarray(self._labels).reshape(-1, width), 0
         for start in range(0, self.rows, shard):
             part = counts[start : start + shard]
-            block = np.full((len(part), columns), none, dtype)
-            block[np.arange(columns) < part[:, None]] = labels[done : done + part.sum()]
-            _write(table[start : start + len(part)].write, block)
+            block = np.full((len(part), self._most, width), none, dtype)
+            block[np.arange(self._most) < part[:, None]] = labels[done : done + part.sum()]
+            _write(table[start : start + len(part)].write, block.reshape(len(part), columns))
             done += part.sum()
 
 
@@ -187,9 +192,10 @@ class Store:
 
     Attributes:
         path: folder, or gs:// or s3:// prefix.
-        meta: what is known of it: row_length, fields, rows, tokens (special ones included), pieces, documents,
-            padding_fraction, segments (most in any row), token_counts (int64 [V], special tokens 0), pad_id, labels
-            (class names), label_kind (None, "class", "value" or "token"), and where it came from.
+        meta: what is known of it: row_length, fields, rows, tokens (special ones included), pieces (of choices: the
+            examples that they belong to), documents, padding_fraction, segments (most in any row), token_counts (int64
+            [V], special tokens 0), pad_id, labels (class names), label_kind (None, one of `segment_labels`, or
+            "token"), and where it came from.
 
     Raises:
         OSError: there is no store, or it cannot be read.
@@ -221,8 +227,8 @@ class Store:
             token_ids   [2 7 3 2 3 0]    segment_ids [1 1 1 2 2 0]    positions [0 1 2 0 1 0]
 
         Returns:
-            int32 [B, T] under the names of `meta["fields"]`, token_labels -1 where there is none; labels int32 or
-            float32 [B, E] for the segments 1 to E, -1 or NaN where there is none.
+            int32 [B, T] under the names of `meta["fields"]`, token_labels -1 where there is none; labels [B, E] or
+            [B, E, C] of the segments 1 to E, as `segment_labels` has them.
 
         Raises:
             IndexError: there is no such row.
@@ -245,7 +251,7 @@ class Store:
             raise OSError(f"{self.path} is damaged: rows are missing; delete it, and it is prepared again")
         row = self._decode(words, used)
         if labels is not None:
-            row["labels"] = labels
+            row |= self._of_segments(labels)
         return row
 
     def label_counts(self) -> np.ndarray:
@@ -257,27 +263,32 @@ class Store:
         counts = np.zeros(len(self.meta["labels"]), np.int64)
         of_tokens = self.meta["label_kind"] == "token"
         table = self._table if of_tokens else self._labels
-        step = max(1, _LABEL_ROWS // self.meta["row_length"]) if of_tokens else _LABEL_ROWS
-        for start in range(0, len(self) if table is not None else 0, step):
+        several = self.meta["label_kind"] == "classes"
+        step = max(1, _LABEL_ROWS // (self.meta["row_length"] if of_tokens else len(counts) if several else 1))
+        for start in range(0, len(self) if table is not None and len(counts) else 0, step):
             try:
                 labels = table[start : min(start + step, len(self))].read().result()
             except (ValueError, RuntimeError) as error:
                 raise OSError(f"{self.path} cannot be read: {_sentence(error)}") from None
-            labels = self._token_labels(labels) if of_tokens else labels
-            counts += np.bincount(labels[labels >= 0], minlength=len(counts))
+            labels = self._token_labels(labels) if of_tokens else self._of_segments(labels)["labels"]
+            counts += (labels > 0).sum((0, 1)) if several else np.bincount(labels[labels >= 0], minlength=len(counts))
         return counts
 
     def padding(self, rows: int) -> dict[str, np.ndarray]:
         """Rows that hold nothing, with the keys, shapes and dtypes of `read`."""
         shape = (rows, self.meta["row_length"])
-        empty = {name: np.zeros(shape, np.int32) for name in self.meta["fields"] if name != "labels"}
+        fields = [name for name in self.meta["fields"] if name not in segment_labels.FIELDS]
+        empty = {name: np.zeros(shape, np.int32) for name in fields}
         empty["token_ids"] += np.int32(self.meta["pad_id"])
         if "token_labels" in empty:
             empty["token_labels"] -= np.int32(1)
         if "labels" in self.meta["fields"]:
-            none, dtype = (np.nan, np.float32) if self.meta["label_kind"] == "value" else (-1, np.int32)
-            empty["labels"] = np.full((rows, self.meta["segments"]), none, dtype)
+            dtype, none, width = segment_labels.layout(self.meta["label_kind"], len(self.meta["labels"]))
+            empty |= self._of_segments(np.full((rows, self.meta["segments"] * width), none, dtype))
         return empty
+
+    def _of_segments(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        return segment_labels.decoded(self.meta["label_kind"], numbers, len(self.meta["labels"]))
 
     def _decode(self, words: np.ndarray, used: np.ndarray) -> dict[str, np.ndarray]:
         length = self.meta["row_length"]

@@ -17,13 +17,21 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from jaxencoder.text.choices import choices
 from jaxencoder.text.pairs import pairs
 from jaxencoder.text.pieces import Pieces, documents, examples
 from jaxencoder.text.spans import spans
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.text.words import words
 
-_MAKERS = {"documents": documents, "examples": examples, "pairs": pairs, "words": words, "spans": spans}
+_MAKERS = {
+    "documents": documents,
+    "examples": examples,
+    "pairs": pairs,
+    "words": words,
+    "spans": spans,
+    "choices": choices,
+}
 
 
 def _encode(tokenizer: Tokenizer, task: tuple) -> Pieces:
@@ -34,8 +42,7 @@ def _encode(tokenizer: Tokenizer, task: tuple) -> Pieces:
 def encode(tokenizer: Tokenizer, tasks: Iterable[tuple], workers: int) -> Iterator[Pieces]:
     """The pieces of each task, in the order of the tasks.
 
-    A task is "documents", "examples", "pairs", "words" or "spans", and what the function of that name takes besides the
-    tokenizer.
+    A task is the name of one of the functions of _MAKERS, and what it takes besides the tokenizer.
 
     At most 2 tasks a worker are under way, so that a slow consumer holds the source back. Processes start with the
     first tasks: a source of one task starts one. With 1 worker all is done in this process.

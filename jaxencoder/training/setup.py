@@ -46,7 +46,8 @@ _MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers"
     )
 }
 # Choices that the data makes where the user has left them at 0 or empty.
-_OPEN = ("model.vocab_size", *(f"objective.{name}" for name in ("labels", "class_names", "class_counts", "tags")))
+_OF_CLASSES = ("labels", "class_names", "class_counts", "multi_label", "tags")
+_OPEN = ("model.vocab_size", *(f"objective.{name}" for name in _OF_CLASSES))
 _RARE = 0.1  # of what a class would have if all had as many examples; one with less is warned of
 _CONTENTS = ("settings", "tokenizer", "training rows", "held-out rows")
 
@@ -103,7 +104,7 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     train = training_rows(config, tokenizer, progress)
     validation = prepare(config.data, tokenizer, "validation", progress)
     if progress and config.data.label_field:
-        print(described(config.data, train[0][0].meta["labels"]), flush=True)
+        print(described(config.data), flush=True)
     config = _counted(_resolve(_with_counts(config, saved), tokenizer, train), train[0], bool(saved))
     setup = Setup(config, tokenizer, train, validation, config.build(tokenizer))
     if saved:
@@ -206,7 +207,7 @@ def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, 
             )
         if len(labels) == 1:
             raise ValueError(
-                f"field {config.data.label_field!r} of the training data is {labels[0]!r} everywhere; "
+                f"field {config.data.label_field!r} of the training data holds no class but {labels[0]!r}; "
                 "there is nothing to classify, name another data.label_field."
             )
         config = dataclasses.replace(config, objective=_with_labels(config, labels, train[0]))
@@ -236,23 +237,29 @@ def _with_labels(
             f"objective.class_names is {', '.join(objective.class_names)}, but the training data has "
             f"{', '.join(labels)}; leave it out, and give data.labels their order."
         )
-    objective = dataclasses.replace(objective, labels=found, class_names=tuple(labels))
+    several = train[0].meta["label_kind"] == "classes"
+    if objective.multi_label and not several:
+        raise ValueError(
+            f"objective.multi_label is set, but field {config.data.label_field!r} of the training data holds no lists "
+            "of classes; leave it out."
+        )
+    objective = dataclasses.replace(objective, labels=found, class_names=tuple(labels), multi_label=several)
     if labels:
         counts = sum(store.label_counts() for store in train).tolist()
-        _warn_of_rare(labels, counts)
+        _warn_of_rare(labels, counts, labelled(config, train))
         if objective.counts_classes and not objective.class_counts:
             objective = dataclasses.replace(objective, class_counts=tuple(counts))
     return objective
 
 
-def _warn_of_rare(labels: list[str], counts: list[int]) -> None:
+def _warn_of_rare(labels: list[str], counts: list[int], examples: int) -> None:
     """One warning of the classes that have few examples, or none, beside the others."""
     rare = {label: n for label, n in zip(labels, counts, strict=True) if n * len(counts) < _RARE * sum(counts)}
     if rare and jax.process_index() == 0:
         which = ", ".join(f"{label!r} ({n})" for label, n in sorted(rare.items(), key=lambda item: item[1])[:8])
         log.warning(
             "Rare among %d training examples: %s. Accuracy will not show them: watch macro_f1 and auprc, and see "
-            "objective.loss and objective.class_weights.", sum(counts), which,
+            "objective.loss and objective.class_weights.", examples, which,
         )  # fmt: skip
 
 

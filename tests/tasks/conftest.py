@@ -12,6 +12,7 @@ import pytest
 
 from jaxencoder.config import RunConfig
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.spans import SpanExtraction
@@ -127,6 +128,33 @@ def tagger(home: Path) -> Trained:
 
 
 @pytest.fixture(scope="session")
+def labeller(home: Path) -> Trained:
+    """Texts that are of the classes whose rivers they name: none, or one, or several."""
+
+    def make(random):
+        words = random.choice(["the", "a", "river", "in", "Elbe", "Spree", "Oder"], 5).tolist()
+        return {"text": " ".join(words), "label": [name for name in ("Elbe", "Oder", "Spree") if name in words]}
+
+    data = DataConfig(label_field="label", row_length=32, workers=1)
+    return run_on_records(home, "labeller", Classification(dropout=0.0), data, make, steps=30)
+
+
+@pytest.fixture(scope="session")
+def chooser(home: Path) -> Trained:
+    """The choice is right that names the river of the text; there are two of them to four."""
+
+    def make(random):
+        rivers = random.permutation(["Elbe", "Spree", "Oder", "Rhine"])[: random.integers(2, 5)].tolist()
+        right = int(random.integers(len(rivers)))
+        return {"context": f"the {rivers[right]}", "choices": [f"a {river}" for river in rivers], "label": right}
+
+    data = DataConfig(
+        text_field="context", pair_field="choices", label_field="label", label_unit="choice", row_length=32, workers=1
+    )
+    return run_on_records(home, "chooser", MultipleChoice(dropout=0.0), data, make, steps=40)
+
+
+@pytest.fixture(scope="session")
 def reader(home: Path) -> Trained:
     def make(random):
         words = random.choice(["the", "a", "river", "in", "of"], 30).tolist()
@@ -144,6 +172,18 @@ def reader(home: Path) -> Trained:
         overlap=4, workers=1,
     )  # fmt: skip
     return run_on_records(home, "reader", SpanExtraction(), data, make, steps=0)
+
+
+@pytest.fixture(scope="session")
+def pairs(home: Path) -> Trained:
+    """A cross-encoder of random weights: which of two classes a query and a text are."""
+
+    def make(random):
+        words = random.choice(["lovely", "film", "plot", "great", "awful", "cast", "bad", "sad"], 6).tolist()
+        return {"query": " ".join(words[:2]), "text": " ".join(words[2:]), "label": int(random.integers(2))}
+
+    data = DataConfig(text_field="query", pair_field="text", label_field="label", row_length=32, workers=1)
+    return run_on_records(home, "pairs", Classification(), data, make, steps=0)
 
 
 @pytest.fixture(scope="session")

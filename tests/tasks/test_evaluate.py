@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jaxencoder.inference.load import load
-from jaxencoder.tasks.evaluate import data_name, evaluate, evaluate_vectors, summary, table
+from jaxencoder.tasks.evaluate import data_name, evaluate, evaluate_task, summary, table
 
 from .conftest import write_data
 
@@ -175,14 +175,14 @@ def test_vectors_of_a_run(own, tmp_path, monkeypatch):
     """Files of one name do not collide, nor does one file that is named in two ways."""
     (own / "results.json").write_text('{"validation": {"loss": 1.0}}')
     data = [write_pairs(tmp_path / name / "test.jsonl", scores) for name, scores in (("a", [1, 2, 3]), ("b", [3, 1]))]
-    found = evaluate_vectors(own, "similarity", data)
+    found = evaluate_task(own, "similarity", data)
     assert list(found) == data and found[data[0]]["pairs"] == 3
     entries = {path: result | {"checkpoint": "latest"} for path, result in found.items()}
     assert results(own) == {"validation": {"loss": 1.0}, "similarity": entries}
 
     write_pairs(tmp_path / "a" / "test.jsonl", [1, 2, 3, 4])
     monkeypatch.chdir(tmp_path / "a")
-    again = evaluate_vectors(own, "similarity", ["test.jsonl"])["test.jsonl"]
+    again = evaluate_task(own, "similarity", ["test.jsonl"])["test.jsonl"]
     assert again["pairs"] == 4
     entries[data[0]] = again | {"checkpoint": "latest"}
     assert results(own) == {"validation": {"loss": 1.0}, "similarity": entries}
@@ -190,7 +190,7 @@ def test_vectors_of_a_run(own, tmp_path, monkeypatch):
 
 def test_commas_join_sources_to_one_set(own, tmp_path):
     data = [write_pairs(tmp_path / name / "test.jsonl", scores) for name, scores in (("a", [1, 2, 3]), ("b", [3, 1]))]
-    assert evaluate_vectors(own, "similarity", [",".join(data)])[",".join(data)]["pairs"] == 5
+    assert evaluate_task(own, "similarity", [",".join(data)])[",".join(data)]["pairs"] == 5
     assert list(results(own)["similarity"]) == [",".join(data)]
 
 
@@ -201,7 +201,7 @@ def test_retrieval_of_each_split_stands_alone(own, tmp_path):
     for name, line in lines.items():
         (tmp_path / name).write_text(line + "\n")
     for split in ("test", "dev"):
-        found = evaluate_vectors(own, "retrieval", [str(tmp_path)], split=split)[str(tmp_path)]
+        found = evaluate_task(own, "retrieval", [str(tmp_path)], split=split)[str(tmp_path)]
         assert found["ndcg@10"] == 1
         assert results(own)["retrieval"][str(tmp_path / "qrels" / f"{split}.tsv")] == found | {"checkpoint": "latest"}
     assert len(results(own)["retrieval"]) == 2
@@ -210,17 +210,17 @@ def test_retrieval_of_each_split_stands_alone(own, tmp_path):
 def test_vectors_of_a_published_model(published, own, tmp_path):
     data = write_pairs(tmp_path / "a" / "test.jsonl", [1, 2, 3])
     before = sorted(tmp_path.rglob("*"))
-    found = evaluate_vectors(published, "similarity", [data])
+    found = evaluate_task(published, "similarity", [data])
     assert sorted(tmp_path.rglob("*")) == before
     output = tmp_path / "all.json"
-    assert evaluate_vectors(published, "similarity", [data], output) == found
+    assert evaluate_task(published, "similarity", [data], output) == found
     expected = {"model": str(published), "similarity": found}
     assert json.loads(output.read_text()) == expected
     with pytest.raises(ValueError, match=r"all\.json holds results of .*published; give another --output"):
-        evaluate_vectors(own, "similarity", [data], output)
+        evaluate_task(own, "similarity", [data], output)
     assert json.loads(output.read_text()) == expected
     with pytest.raises(FileNotFoundError, match="no folder .*absent"):
-        evaluate_vectors(published, "similarity", [data], tmp_path / "absent" / "all.json")
+        evaluate_task(published, "similarity", [data], tmp_path / "absent" / "all.json")
     with pytest.raises(ValueError, match="is no run and has held nothing out"):
         evaluate(published)
 
@@ -228,7 +228,7 @@ def test_vectors_of_a_published_model(published, own, tmp_path):
 def test_what_is_known_is_kept_when_the_next_set_fails(own, tmp_path):
     data = write_pairs(tmp_path / "a" / "test.jsonl", [1, 2, 3])
     with pytest.raises(FileNotFoundError):
-        evaluate_vectors(own, "similarity", [data, str(tmp_path / "absent.jsonl")])
+        evaluate_task(own, "similarity", [data, str(tmp_path / "absent.jsonl")])
     assert list(results(own)["similarity"]) == [data]
 
 

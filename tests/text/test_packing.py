@@ -50,8 +50,8 @@ def test_rows_are_filled(row_length, kind):
 
 def test_types_and_labels_stay_with_their_piece():
     packer = Packer(8, types=True, smallest=2)
-    packer.add(np.array([1, 2, 3]), np.array([0, 1, 1]), 7)
-    row = packer.add(np.array([4, 5, 6, 9, 9]), np.array([0, 0, 1, 1, 1]), 8)
+    packer.add(np.array([1, 2, 3]), np.array([0, 1, 1]), [7])
+    row = packer.add(np.array([4, 5, 6, 9, 9]), np.array([0, 0, 1, 1, 1]), [8])
     assert row.type_ids.tolist() == [0, 1, 1, 0, 0, 1, 1, 1]
     assert row.labels == [7, 8]
     assert list(packer.flush()) == []
@@ -61,3 +61,13 @@ def test_types_and_labels_stay_with_their_piece():
 def test_a_piece_that_cannot_fit_is_refused(n):
     with pytest.raises(ValueError, match=f"a piece has {n} tokens; it must have 1 to 8"):
         Packer(8).add(np.zeros(n, int))
+
+
+def test_pieces_that_stay_together():
+    packer = Packer(8, smallest=2)
+    assert packer.add(np.arange(5), labels=[0, 1], lengths=[2, 3]) is None
+    assert packer.add(np.arange(4), labels=[1, 0], lengths=[2, 2]) is None  # no room for it beside the first
+    row = packer.add(np.arange(3), labels=[5])
+    assert (row.lengths, row.labels) == ([2, 3, 3], [0, 1, 5])
+    (row,) = packer.flush()
+    assert (row.lengths, row.labels, row.token_ids.tolist()) == ([2, 2], [1, 0], [0, 1, 2, 3])

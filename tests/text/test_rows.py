@@ -378,3 +378,50 @@ def test_hostile_words(tmp_path, tokenizer, record, settings, message):
     source = write(tmp_path / "a.jsonl", [record])
     with pytest.raises(ValueError, match=message):
         prepare(config(source, label_field="t", label_unit="word", **settings), tokenizer, "train")
+
+
+def test_lists_of_classes(tmp_path, tokenizer, capsys):
+    texts = documents(40, longest=5)
+    names = ["a", "b", "c"]
+    lists = [[name for k, name in enumerate(names) if i >> k & 1] for i in range(40)]
+    source = write(tmp_path / "a.jsonl", [{"text": t, "label": y[::-1]} for t, y in zip(texts, lists, strict=True)])
+    data = config(source, label_field="label")
+    (store,) = stores = prepare(data, tokenizer, "train")
+    assert capsys.readouterr().out.endswith("; labels are any of 3 classes: a, b, c\n")
+    assert store.meta["labels"] == names and store.meta["label_kind"] == "classes"
+    assert store.label_counts().tolist() == [sum(n in y for y in lists) for n in names]
+    want = [(tuple(tokenizer.encode_batch([t])[0].ids), y) for t, y in zip(texts, lists, strict=True)]
+    got = [(ids, [n for n, there in zip(names, label, strict=True) if there]) for ids, label in pieces(stores)]
+    assert sorted(got) == sorted(want)
+    batch = Batches((store,), data, len(store) + 1, shuffle=False).batch(0)
+    assert batch["labels"].dtype == np.int8 and (batch["labels"][-1] == -1).all()
+    assert batch["labels"].shape == (len(store) + 1, store.meta["segments"], 3)
+    # Names in another order, and ids in place of names.
+    numbers = write(tmp_path / "b.jsonl", [{"text": "alpha", "label": [2, 0]}, {"text": "beta", "label": []}])
+    (store,) = prepare(config(numbers, label_field="label", labels=("x", "y", "z")), tokenizer, "train")
+    assert sorted(label.tolist() for _, label in pieces((store,))) == [[0, 0, 0], [1, 0, 1]]
+    (store,) = prepare(config(numbers, label_field="label"), tokenizer, "train")
+    assert store.meta["labels"] == ["0", "2"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "message"),
+    [
+        ([["a"], "b"], {}, "record 2: label 'b' is no list of classes"),
+        (["a", ["b"]], {}, r"record 2: label \['b'\] is not a class"),
+        ([["a"], ["a", None]], {}, "record 2: label None is not a class"),
+        ([["a"], [["b"]]], {}, r"record 2: label \['b'\] is not a class"),
+        ([["a"], ["b", "b"]], {}, "record 2: the labels .*name a class more than once"),
+        ([[0, 1, 1], [1, 0, 0]], {}, "name a class more than once; list the classes"),
+        ([["a"], ["q"]], {"labels": ("a", "b")}, "record 2: label 'q' is not among the classes a, b"),
+        ([["a"], {"b": 1}], {}, "record 2: label {'b': 1} is no list"),
+        ([["a"], None], {}, "record 2: label None is no list"),
+        ([[], []], {}, "the lists of labels hold nothing"),
+        ([[0.5], [1]], {}, "the lists of labels hold fractional numbers"),
+        ([["a"], ["b"]], {"balance": 1.0}, "the labels of .* are lists of classes; set it to 0"),
+    ],
+)
+def test_hostile_lists_of_classes(tmp_path, tokenizer, labels, settings, message):
+    source = write(tmp_path / "a.jsonl", [{"text": "alpha", "label": y} for y in labels])
+    with pytest.raises(ValueError, match=message):
+        prepare(config(source, label_field="label", **settings), tokenizer, "train")

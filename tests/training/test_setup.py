@@ -31,6 +31,7 @@ def write(path: Path, documents: int = 80, seed: int = 0) -> str:
         for i in range(documents):
             text = " ".join(random.choice(WORDS, 6))
             labels = {"label": ["no", "yes"][i % 2], "level": i % 3, "value": i / 7, "same": "one"}
+            labels |= {"several": ["a", "b", "c"][: i % 4], "only": ["one"][: i % 2]}
             file.write(json.dumps({"text": text} | labels) + "\n")
     return str(path)
 
@@ -216,8 +217,25 @@ def test_epochs_and_examples(config: RunConfig, pretrained: Path, tmp_path: Path
 
 
 def test_one_class_is_none(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'same' of the training data is 'one' everywhere"):
+    with pytest.raises(ValueError, match="'same' of the training data holds no class but 'one'"):
         set_up(fine_tuning(config, pretrained, "same"), tmp_path)
+    with pytest.raises(ValueError, match="'only' of the training data holds no class but 'one'"):
+        set_up(fine_tuning(config, pretrained, "only"), tmp_path)
+
+
+def test_several_classes(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
+    given = fine_tuning(config, pretrained, "several", class_weights="balanced")
+    setup = set_up(given, tmp_path / "run")
+    found = setup.config.objective
+    assert (found.labels, found.class_names, found.multi_label) == (3, ("a", "b", "c"), True)
+    assert found.class_counts == tuple(sum(s.label_counts() for s in setup.train[0]).tolist())
+    assert found.class_counts[0] > found.class_counts[1] > found.class_counts[2] > 0
+    (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True)  # begun: what was found stays
+    assert set_up(given, tmp_path / "run").config == setup.config
+    with pytest.raises(ValueError, match="multi_label is set, but field 'label' of the training data holds no lists"):
+        set_up(fine_tuning(config, pretrained, multi_label=True), tmp_path / "other")
+    with pytest.raises(ValueError, match="loss is logit_adjusted, which is not for several classes"):
+        set_up(fine_tuning(config, pretrained, "several", loss="logit_adjusted"), tmp_path / "other")
 
 
 def test_init_from(config: RunConfig, pretrained: Path, capsys) -> None:

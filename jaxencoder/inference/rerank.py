@@ -1,0 +1,83 @@
+"""A run that has learned to score pairs, as a cross-encoder: which texts answer a query best?
+
+Nogueira and Cho 2019, "Passage re-ranking with BERT", arXiv:1901.04085: query and text are read together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from jaxencoder.inference import buckets, classify
+from jaxencoder.objectives.classification import Classification
+
+if TYPE_CHECKING:
+    from jaxencoder.inference.model import Model
+
+
+class Ranked(NamedTuple):
+    """One text: its place among those that were given, from 0, and its score."""
+
+    index: int
+    score: float
+
+
+def check_scores_pairs(model: Model) -> None:
+    """ValueError unless the model is a run on pairs that predicts a value or one of two classes."""
+    objective = model.config.objective
+    if (
+        not isinstance(objective, Classification)
+        or "classifier" not in model.params
+        or not model.config.data.pair_field
+    ):
+        raise ValueError("this model scores no pairs; use a run of finetune_classification with data.pair_field")
+    if objective.labels > 2 or objective.multi_label:
+        raise ValueError(
+            f"this run tells {objective.labels} classes apart, which is no score; train it on classes 0 and 1, or on "
+            "grades as fractional numbers"
+        )
+
+
+def score_pairs(
+    model: Model, queries: Sequence[str], texts: Sequence[str], batch_tokens: int | None = None
+) -> np.ndarray:
+    """How well each text answers its query: the value that a run predicts, or the log-odds of the second class.
+
+    Args:
+        model: see `check_scores_pairs`; the query is the first text of its pairs.
+        queries, texts: as many of both; what is longer than a row is cut as in training, with one warning.
+        batch_tokens: as in `Model.embed`.
+
+    Returns:
+        float64 [N]; larger is better.
+
+    Raises:
+        ValueError: a model without such scores, or no lists of strings.
+    """
+    check_scores_pairs(model)
+    found = classify.score(model, queries, texts, batch_tokens=batch_tokens)
+    buckets.warn_of_cuts(found.cut, len(found.tokens), classify.row_length(model))
+    return found.scores[:, -1] - (found.scores[:, 0] if model.config.objective.labels == 2 else 0)
+
+
+def rerank(
+    model: Model, query: str, texts: Sequence[str], k: int | None = None, batch_tokens: int | None = None
+) -> list[Ranked]:
+    """The texts by how well they answer a query.
+
+    Args:
+        model, batch_tokens: as in `score_pairs`.
+        query: the first text of each pair.
+        texts: any number.
+        k: only the best ones, so many; None: all.
+
+    Returns:
+        (place in `texts`, score), best first.
+
+    Raises:
+        ValueError: as `score_pairs` does.
+    """
+    scores = score_pairs(model, [query] * len(texts), texts, batch_tokens)
+    return [Ranked(int(i), float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
