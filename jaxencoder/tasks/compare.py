@@ -104,14 +104,15 @@ def _predicted(path: Path, data: str | None) -> _Predicted:
 def _read(path: Path) -> list[dict[str, Any]]:
     """The lines of a file that `evaluate` has written."""
     found = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: not JSON ({error})") from None
-        if not isinstance(line, dict) or not {"record", "truth", "prediction"} <= set(line):
-            raise ValueError(f"{path}:{number}: not a line of a {PREDICTIONS_FILE}, as evaluate writes it")
-        found.append(line)
+    with path.open(encoding="utf-8") as file:  # whose lines, unlike those of str.splitlines, end at no U+2028 of a text
+        for number, text in enumerate(file, 1):
+            try:
+                line = json.loads(text)
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: not JSON ({error})") from None
+            if not isinstance(line, dict) or not {"record", "truth", "prediction"} <= set(line):
+                raise ValueError(f"{path}:{number}: not a line of a {PREDICTIONS_FILE}, as evaluate writes it")
+            found.append(line)
     if not found:
         raise ValueError(f"{path} is empty: it holds no predictions")
     return found

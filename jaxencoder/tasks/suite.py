@@ -226,8 +226,7 @@ def _speed(folder: Path) -> dict[str, float]:
     config = from_json((folder / "config.json").read_text(encoding="utf-8"))
     parts = config.phase_configs
     step, tokens, rates = 0, 0.0, []
-    for line in (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in map(json.loads, (folder / METRICS_FILE).read_text(encoding="utf-8").split("\n")[:-1]):
         if "padding" in record:
             part = parts[record["phase"]]
             places = part.training.batch_size * part.data.row_length

@@ -50,6 +50,15 @@ def test_files_of_values(tmp_path):
     )
 
 
+def test_lines_of_a_file_end_where_json_does(tmp_path):
+    """Texts may hold what Unicode calls the end of a line, and are written as they are."""
+    texts = ["one\u2028two", "one\u2029two", "one\x85two"]
+    lines = [{"record": {"text": text}, "truth": "a", "prediction": "b"} for text in texts]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    assert compare([file], [file], resamples=9).examples == 3
+
+
 def test_runs_and_files_of_them(classifier, regressor, tmp_path):
     label = lambda positive, i: "yes" if positive else "no"  # noqa: E731
     data = write_data(tmp_path / "test.jsonl", 20, label, seed=9)
