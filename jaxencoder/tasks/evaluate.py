@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from jaxencoder.config import RunConfig
 from jaxencoder.inference.classify import Long, class_names, classifies
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
@@ -33,6 +34,7 @@ from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
 from jaxencoder.training.loop import evaluator
 from jaxencoder.training.setup import Setup, training_rows
+from jaxencoder.training.start import CHECKPOINT_FOLDER, saved_config
 from jaxencoder.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -129,14 +131,26 @@ def _with_fields(model: Model, given: dict[str, str | None]) -> Model:
     return dataclasses.replace(model, config=dataclasses.replace(model.config, data=data, **settings))
 
 
-def open_run(folder: str | Path, step: int | Literal["latest", "best"] = "latest") -> Model:
+def kept_step(config: RunConfig) -> Literal["latest", "best"]:
+    """The checkpoint that a run is judged by: its best, where it holds something out and keeps the best."""
+    holds_out = config.data.validation or config.data.validation_share
+    return "best" if config.training.keep_best and holds_out else "latest"
+
+
+def open_run(folder: str | Path, step: int | Literal["latest", "best"] | None = None) -> Model:
     """A run that computes as it did in training.
+
+    Args:
+        folder: of the run.
+        step: which checkpoint; None: see `kept_step`.
 
     Raises:
         ValueError: no run.
         OSError: there is none, or not that checkpoint.
     """
-    model = load(folder, step=step)
+    if step is None and (Path(folder) / CHECKPOINT_FOLDER).is_dir():
+        step = kept_step(saved_config(Path(folder)))
+    model = load(folder, step="latest" if step is None else step)
     if model.published is not None:
         raise ValueError(f"{folder} is no run and has held nothing out; measure it with --task similarity or retrieval")
     return _as_trained(model)

@@ -27,7 +27,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxencoder.config import RunConfig, from_json, to_json
-from jaxencoder.tasks.evaluate import evaluate
+from jaxencoder.tasks.evaluate import evaluate, kept_step
 from jaxencoder.tasks.results import RESULTS_FILE
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import computes_on_cpu, keep_freed_memory
@@ -201,7 +201,7 @@ def _said(outcome: Outcome) -> str:
 def _outcome(run: Run, folder: Path) -> Outcome:
     """Train and measure one run, from wherever it stands."""
     folder.mkdir(parents=True, exist_ok=True)
-    step = "best" if run.config.training.keep_best else "latest"
+    step = kept_step(run.config)
     try:
         with filelock.FileLock(folder / ".lock"):  # a suite that was killed may leave a process that still saves
             train(run.config, folder)
