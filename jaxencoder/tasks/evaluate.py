@@ -88,7 +88,8 @@ def evaluate(
         )
     model = _with_fields(model, {"text_field": text_field, "pair_field": pair_field, "label_field": label_field})
     header, output = results_file(run, model, output)
-    there = header | read_results(output) if output else {}
+    if output is not None:
+        read_results(output)  # what cannot be added to is said now, not after minutes
     found = None
     if classifies(model):
         result, found = evaluate_classifier(model, data, **options)
@@ -102,12 +103,16 @@ def evaluate(
         report = Path(run) / REPORT_FOLDER / _as_folder(name)
     if found is not None and report is not None:
         result["report"] = str(report)
-    entry = {"checkpoint": step} if model.published is None else {}
     if output is not None:
-        write_results(output, there | {name: result | entry})
+        write_results(output, header | read_results(output) | {name: result | _checkpoint(model, step)})
     if found is not None and report is not None:
         write_report(Path(report), found, result, f"{Path(run).name} on {name}", model.config, step)
     return result
+
+
+def _checkpoint(model: Model, step: int | str) -> dict[str, Any]:
+    """What a result says of the checkpoint: how it was asked for, and its step. Nothing of a published model."""
+    return {"checkpoint": step, "step": model.step} if model.published is None else {}
 
 
 def _head_settings(model: Model) -> tuple[dict[str, Any], dict[str, str]] | None:
@@ -245,7 +250,7 @@ def evaluate_vectors(
     """
     opened = load(model, step=step)
     header, output = results_file(model, opened, output)
-    entry = {"checkpoint": step} if opened.published is None else {}
+    entry = _checkpoint(opened, step)
     results = {}
     for words in data:
         if task == "similarity":
