@@ -257,7 +257,7 @@ def asked(side: str, name: str, seed: int, args: argparse.Namespace) -> dict[str
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     """The results that are there."""
-    return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [json.loads(text) for text in path.read_text(encoding="utf-8").split("\n") if text] if path.exists() else []
 
 
 def scores(args: argparse.Namespace) -> None:

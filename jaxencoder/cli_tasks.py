@@ -98,6 +98,9 @@ def add_verbs(verbs) -> None:
     compare.add_argument("a", metavar="A", help="a run, or runs with commas between")
     compare.add_argument("b", metavar="B", help="a run, or runs with commas between")
     compare.add_argument("--data", metavar="SOURCE", help="to predict (default: what the runs have held out)")
+    compare.add_argument(
+        "--step", type=_step, help="checkpoint of runs: best, latest, or its number (default: best, where it is kept)"
+    )
     compare.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
 
 
@@ -133,7 +136,7 @@ def _compare(args: argparse.Namespace) -> None:
     from jaxencoder.tasks.compare import compare, table
     from jaxencoder.tasks.significance import in_words
 
-    found = compare(args.a.split(","), args.b.split(","), args.data, args.seed)
+    found = compare(args.a.split(","), args.b.split(","), args.data, args.seed, step=args.step)
     print(f"{found.examples} examples; A: {args.a}; B: {args.b}\n\n{table(found)}\n")
     print(in_words(found.differences[0], "A", "B"))
 

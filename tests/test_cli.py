@@ -249,7 +249,7 @@ def test_inspect_mistakes(words, line, capsys):
         ("tasks.evaluate", "evaluate_classifier", 2, tuple(x for x in OWN if x not in ("report", "output", *FIELDS))),
         ("tasks.evaluate", "summary", 1, ()),
         ("tasks.classification", "predict_classes", 2, PREDICT),
-        ("tasks.compare", "compare", 4, ()),
+        ("tasks.compare", "compare", 4, ("step",)),
         ("tasks.predict", "predict_file", 3, PREDICT),
         ("tasks.evaluate", "evaluate_task", 3, ("output", "step")),
         ("tasks.evaluate", "table", 1, ()),

@@ -75,11 +75,11 @@ def _run(folder: Path, dtype: str | None, step: int | str) -> Model:
     config = config.until(number)
     compute = _compute(config, dtype)
     if "generator" not in params:  # of replaced-token detection, the discriminator may have been written alone
-        return Model(config, params, tokenizer, compute)
+        return Model(config, params, tokenizer, compute, step=number)
     models = config.objective.build(config.model, compute, tokenizer).models(params)
     smaller = dataclasses.replace(config, model=config.objective.generator(config.model), objective=MaskedLM())
     generator = Model(smaller, models["generator"], tokenizer, compute)
-    return Model(config, models["discriminator"], tokenizer, compute, generator=generator)
+    return Model(config, models["discriminator"], tokenizer, compute, generator=generator, step=number)
 
 
 def _published(folder: Path, dtype: str | None, max_length: int = 0) -> Model:

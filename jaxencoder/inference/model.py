@@ -44,6 +44,7 @@ class Model:
         sentence: how `embed` makes a vector unless it is told otherwise; what it learned is params["sentence"].
         generator: of a run of replaced-token detection, the model that filled the masks; else None.
         base: of `with_adapter`, the model whose arrays this one shares; else None.
+        step: of a run, that of the checkpoint; else None.
     """
 
     config: RunConfig
@@ -54,6 +55,7 @@ class Model:
     sentence: SentenceSettings = field(default_factory=SentenceSettings)
     generator: "Model | None" = None
     base: "Model | None" = field(default=None, repr=False)
+    step: int | None = None
 
     def __call__(
         self,

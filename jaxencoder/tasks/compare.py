@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,7 @@ def compare(
     data: str | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    step: int | Literal["latest", "best"] | None = None,
 ) -> Comparison:
     """Test whether two sides differ by more than chance.
 
@@ -44,6 +45,7 @@ def compare(
             them.
         data: source on which the runs predict; None: what each has held out, which must be the same.
         seed, resamples: of the tests.
+        step: which checkpoint of the runs; None: as `kept_step`, the one that `sweep` and `glue` measure.
 
     Returns:
         Of classes accuracy, macro_f1 and matthews; of values spearman and pearson. See `Difference`.
@@ -52,7 +54,7 @@ def compare(
         ValueError: the examples are not the same, or some are of classes and some values.
         OSError: a run, a file or the data cannot be read.
     """
-    sides = [[_predicted(Path(name), data) for name in side] for side in (a, b)]
+    sides = [[_predicted(Path(name), data, step) for name in side] for side in (a, b)]
     everyone = [run for side in sides for run in side]
     first = everyone[0]
     for other in everyone[1:]:
@@ -92,13 +94,13 @@ def _mean(value: float, deviation: float | None) -> str:
     return f"{100 * value:.2f}" if deviation is None else f"{100 * value:.2f} ± {100 * deviation:.2f}"
 
 
-def _predicted(path: Path, data: str | None) -> _Predicted:
+def _predicted(path: Path, data: str | None, step: int | str | None) -> _Predicted:
     if path.suffix == ".jsonl":
         if data is not None:
             raise ValueError(f"{path} holds predictions, which are of no other data; leave --data out, or name a run")
         found = _read(path)
     else:
-        found = lines(predictions(open_run(path), data))
+        found = lines(predictions(open_run(path, step), data))
     examples = [json.dumps(line["record"], sort_keys=True, default=str) for line in found]
     return _Predicted(str(path), examples, [x["truth"] for x in found], [x["prediction"] for x in found])
 
@@ -106,14 +108,15 @@ def _predicted(path: Path, data: str | None) -> _Predicted:
 def _read(path: Path) -> list[dict[str, Any]]:
     """The lines of a file that `evaluate` has written."""
     found = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: not JSON ({error})") from None
-        if not isinstance(line, dict) or not {"record", "truth", "prediction"} <= set(line):
-            raise ValueError(f"{path}:{number}: not a line of a {PREDICTIONS_FILE}, as evaluate writes it")
-        found.append(line)
+    with path.open(encoding="utf-8") as file:  # whose lines, unlike those of str.splitlines, end at no U+2028 of a text
+        for number, text in enumerate(file, 1):
+            try:
+                line = json.loads(text)
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: not JSON ({error})") from None
+            if not isinstance(line, dict) or not {"record", "truth", "prediction"} <= set(line):
+                raise ValueError(f"{path}:{number}: not a line of a {PREDICTIONS_FILE}, as evaluate writes it")
+            found.append(line)
     if not found:
         raise ValueError(f"{path} is empty: it holds no predictions")
     return found

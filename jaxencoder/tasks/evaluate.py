@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from jaxencoder.config import RunConfig
 from jaxencoder.inference.classify import Long, class_names, classifies
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
@@ -38,6 +39,7 @@ from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
 from jaxencoder.training.loop import evaluator
 from jaxencoder.training.setup import Setup, training_rows
+from jaxencoder.training.start import CHECKPOINT_FOLDER, saved_config
 from jaxencoder.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -91,7 +93,8 @@ def evaluate(
         )
     model = _with_fields(model, {"text_field": text_field, "pair_field": pair_field, "label_field": label_field})
     header, output = results_file(run, model, output)
-    there = header | read_results(output) if output else {}
+    if output is not None:
+        read_results(output)  # what cannot be added to is said now, not after minutes
     found = None
     if classifies(model):
         result, found = evaluate_classifier(model, data, **options)
@@ -105,12 +108,16 @@ def evaluate(
         report = Path(run) / REPORT_FOLDER / _as_folder(name)
     if found is not None and report is not None:
         result["report"] = str(report)
-    entry = {"checkpoint": step} if model.published is None else {}
     if output is not None:
-        write_results(output, there | {name: result | entry})
+        write_results(output, header | read_results(output) | {name: result | _checkpoint(model, step)})
     if found is not None and report is not None:
         write_report(Path(report), found, result, f"{Path(run).name} on {name}", model.config, step)
     return result
+
+
+def _checkpoint(model: Model, step: int | str) -> dict[str, Any]:
+    """What a result says of the checkpoint: how it was asked for, and its step. Nothing of a published model."""
+    return {"checkpoint": step, "step": model.step} if model.published is None else {}
 
 
 def _head_settings(model: Model) -> tuple[dict[str, Any], dict[str, str]] | None:
@@ -134,14 +141,26 @@ def _with_fields(model: Model, given: dict[str, str | None]) -> Model:
     return dataclasses.replace(model, config=dataclasses.replace(model.config, data=data, **settings))
 
 
-def open_run(folder: str | Path, step: int | Literal["latest", "best"] = "latest") -> Model:
+def kept_step(config: RunConfig) -> Literal["latest", "best"]:
+    """The checkpoint that a run is judged by: its best, where it holds something out and keeps the best."""
+    holds_out = config.data.validation or config.data.validation_share
+    return "best" if config.training.keep_best and holds_out else "latest"
+
+
+def open_run(folder: str | Path, step: int | Literal["latest", "best"] | None = None) -> Model:
     """A run that computes as it did in training.
+
+    Args:
+        folder: of the run.
+        step: which checkpoint; None: see `kept_step`.
 
     Raises:
         ValueError: no run.
         OSError: there is none, or not that checkpoint.
     """
-    model = load(folder, step=step)
+    if step is None and (Path(folder) / CHECKPOINT_FOLDER).is_dir():
+        step = kept_step(saved_config(Path(folder)))
+    model = load(folder, step="latest" if step is None else step)
     if model.published is not None:
         raise ValueError(f"{folder} is no run and has held nothing out; measure it with a --task")
     return _as_trained(model)
@@ -246,7 +265,7 @@ def evaluate_task(
     """
     opened = load(model, step=step)
     header, output = results_file(model, opened, output)
-    entry = {"checkpoint": step} if opened.published is None else {}
+    entry = _checkpoint(opened, step)
     if task == "reranking":
         if not (first := str(options.get("first") or "")):
             raise ValueError("reranking needs a model that searches; name it as first")

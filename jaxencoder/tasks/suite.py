@@ -27,7 +27,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxencoder.config import RunConfig, from_json, to_json
-from jaxencoder.tasks.evaluate import evaluate
+from jaxencoder.tasks.evaluate import evaluate, kept_step
 from jaxencoder.tasks.results import RESULTS_FILE
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import computes_on_cpu, keep_freed_memory
@@ -79,17 +79,34 @@ def perform(
         failed, unlike what has diverged, is tried again by the next call.
 
     Raises:
-        ValueError: jobs are more than cores, or not for this machine; or each of the runs has failed.
+        ValueError: jobs are more than cores, or not for this machine; several hosts would do the runs; another suite
+            is at work in the folder, or its results are of other settings; or each of the runs has failed.
         OSError: the folder cannot be written.
     """
+    if os.environ.get("JAXENCODER_DISTRIBUTED") or jax.distributed.is_initialized():
+        raise ValueError("a suite is for one host; unset JAXENCODER_DISTRIBUTED, and train large runs one by one")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if not 1 <= jobs <= max(len(cores), 1):
         raise ValueError(f"jobs is {jobs}; give at least 1 and at most {max(len(cores), 1)}, the number of cores")
     if jobs > 1 and not computes_on_cpu():
         raise ValueError(f"jobs is {jobs}, but an accelerator does one run at a time; set it to 1")
     folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        return _perform(runs, folder, summarize, cores, jobs)
+
+
+def _perform(
+    runs: Sequence[Run],
+    folder: Path,
+    summarize: Callable[[dict[str, Outcome]], tuple[dict[str, Any], str]],
+    cores: Sequence[int],
+    jobs: int,
+) -> dict[str, Outcome]:
     path = folder / RESULTS_FILE
     known = _known(path)
+    for run in runs:
+        if "results" in (there := known.get(run.name, {})) and there.get("identity") != run.identity:
+            raise ValueError(f"{path} has results of {run.name} with other settings; name another folder for these")
     ended = {
         run.name: known[run.name]
         for run in runs
@@ -122,6 +139,20 @@ def perform(
     if runs and all("failed" in outcome for outcome in ended.values()):
         raise ValueError(f"every run has failed; {runs[0].name}: {ended[runs[0].name]['failed']}")
     return {run.name: ended[run.name] for run in runs}
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other suites out of the folder."""
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ValueError(f"another suite is at work in {folder}; wait for it, or name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -170,7 +201,7 @@ def _said(outcome: Outcome) -> str:
 def _outcome(run: Run, folder: Path) -> Outcome:
     """Train and measure one run, from wherever it stands."""
     folder.mkdir(parents=True, exist_ok=True)
-    step = "best" if run.config.training.keep_best else "latest"
+    step = kept_step(run.config)
     try:
         with filelock.FileLock(folder / ".lock"):  # a suite that was killed may leave a process that still saves
             train(run.config, folder)
@@ -181,6 +212,8 @@ def _outcome(run: Run, folder: Path) -> Outcome:
         return {"diverged": str(error)}
     except (ValueError, OSError) as error:
         return {"failed": " ".join(str(error).split()) or type(error).__name__}
+    except jax.errors.JaxRuntimeError as error:  # such as too little memory, of which the other lines tell in detail
+        return {"failed": str(error).partition("\n")[0]}
     numbers = {
         name: {metric: value for metric, value in found.items() if isinstance(value, int | float)}
         for name, found in results.items()
@@ -193,8 +226,7 @@ def _speed(folder: Path) -> dict[str, float]:
     config = from_json((folder / "config.json").read_text(encoding="utf-8"))
     parts = config.phase_configs
     step, tokens, rates = 0, 0.0, []
-    for line in (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in map(json.loads, (folder / METRICS_FILE).read_text(encoding="utf-8").split("\n")[:-1]):
         if "padding" in record:
             part = parts[record["phase"]]
             places = part.training.batch_size * part.data.row_length
@@ -293,7 +325,7 @@ def _leave_with_parent() -> None:
 
 
 def spread(outcomes: Iterable[Outcome], name: str = "validation") -> dict[str, dict[str, float]]:
-    """Of each metric the mean and the standard deviation (of a sample; NaN of one) over the runs that have results.
+    """Of each metric what `mean_and_sd` says of the runs that have results.
 
     Returns:
         {"accuracy": {"mean": 0.8, "sd": 0.01, "runs": 3}, ...}; empty if none has results.
@@ -303,7 +335,12 @@ def spread(outcomes: Iterable[Outcome], name: str = "validation") -> dict[str, d
 
 
 def mean_and_sd(values: Sequence[float]) -> dict[str, float]:
-    """The mean, the standard deviation of a sample (None of one value), and the number of values."""
+    """The mean, the standard deviation of a sample, and the number of values.
+
+    The deviation is None of one value, and where one is not finite.
+    """
+    if not all(map(math.isfinite, values)):
+        return {"mean": sum(values) / len(values), "sd": None, "runs": len(values)}
     sd = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "sd": sd, "runs": len(values)}
 

@@ -12,8 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxencoder.config import RunConfig, override
+from jaxencoder.config import CONFIG_FILE, RunConfig, override
 from jaxencoder.tasks.suite import Outcome, Run, markdown, perform, spread, told
+from jaxencoder.training.start import saved_config
+
+# Metrics that settings are ranked by where that of training is not among the results, and which way.
+_USUAL = (("accuracy", "max"), ("f1", "max"), ("exact", "max"), ("loss", "min"))
 
 
 def sweep(
@@ -49,12 +53,18 @@ def sweep(
 
     def summarize(outcomes: dict[str, Outcome]) -> tuple[dict[str, Any], str]:
         nonlocal report
-        summary = summary_of(outcomes, groups, config)
+        summary = summary_of(outcomes, groups, _resolved(config, Path(folder), outcomes))
         report = report_of(summary, outcomes, len(seeds))
         return summary, report
 
     perform(list(runs.values()), Path(folder), summarize, jobs)
     return report
+
+
+def _resolved(config: RunConfig, folder: Path, outcomes: dict[str, Outcome]) -> RunConfig:
+    """The configuration as the data has completed it, where a run has ended: what is best may depend on the classes."""
+    ended = (folder / name for name, outcome in outcomes.items() if "results" in outcome)
+    return next((saved_config(run) for run in ended if (run / CONFIG_FILE).is_file()), config)
 
 
 def grid(config: RunConfig, vary: Sequence[str]) -> dict[str, RunConfig]:
@@ -93,14 +103,20 @@ def _plain(value: str) -> str:
 
 
 def summary_of(outcomes: dict[str, Outcome], groups: dict[str, list[str]], config: RunConfig) -> dict[str, Any]:
-    """What results.json says of the settings, each a group of runs that differ in their seeds."""
+    """What results.json says of the settings, each a group of runs that differ in their seeds.
+
+    The best one is that by the training.best_metric of `config`, or by a usual metric where results lack that.
+    """
     settings = {name: spread(outcomes[run] for run in names if run in outcomes) for name, names in groups.items()}
     settings = {name: found for name, found in settings.items() if found}
     named = config.training.best_metric, config.training.best_mode
     metric, mode = named if named[0] else config.objective.best
+    shared = [name for name, _ in ((metric, mode), *_USUAL) if all(name in found for found in settings.values())]
+    if not shared:
+        return {"best": None, "by": None, "settings": settings}
+    if metric != shared[0]:
+        metric, mode = shared[0], dict(_USUAL)[shared[0]]
     sign = 1 if mode == "max" else -1
-    if not all(metric in found for found in settings.values()):
-        metric, sign = "loss", -1
 
     def rank(name: str) -> tuple[int, float]:
         """One with fewer results, because runs have diverged, comes after all others."""
@@ -122,6 +138,7 @@ def report_of(summary: dict[str, Any], outcomes: dict[str, Outcome], seeds: int)
             for name, found in settings.items()
         ]
         lines.append(markdown(["setting", *(["runs"] if counted else []), *metrics], rows))
+    if summary["best"] is not None:
         best = settings[summary["best"]][summary["by"]]
         among = f", of {len(settings)} settings" if len(settings) > 1 else ""
         lines.append(f"Best: {summary['best']}, {summary['by']} {told(best)} (mean over {best['runs']} seeds{among})")

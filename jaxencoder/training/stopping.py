@@ -8,27 +8,43 @@ import json
 import math
 from pathlib import Path
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.telemetry import METRICS_FILE
 
 
 def evaluations(run_dir: Path, done: int) -> list[dict[str, float]]:
-    """The held-out metrics of a run so far, in order; NaN where one was not finite.
+    """The held-out metrics of a run so far, in order; NaN where one was not finite. Every process calls it.
 
     Args:
         run_dir: the run's folder.
         done: steps that are kept; evaluations after them will be made again.
     """
-    path = run_dir / METRICS_FILE
+    return _agreed(_written(run_dir / METRICS_FILE, done) if jax.process_index() == 0 else [])
+
+
+def _written(path: Path, done: int) -> list[dict[str, float]]:
     if not (done and path.is_file()):
         return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if '"validation_' in line]
-    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    with path.open(encoding="utf-8") as file:
+        records = [json.loads(line) for line in file if '"validation_' in line and line.endswith("\n")]
     return [
         {name.removeprefix("validation_"): math.nan if x is None else x for name, x in one.items() if name != "step"}
         for one in records
         if one["step"] <= done
     ]
+
+
+def _agreed(found: list[dict[str, float]]) -> list[dict[str, float]]:
+    """What process 0 has found, on every process: it alone writes the file, which others may not see."""
+    if jax.process_count() == 1:
+        return found
+    text = np.frombuffer(json.dumps(found).encode(), np.uint8)
+    size = multihost_utils.broadcast_one_to_all(np.int32(text.size))
+    return json.loads(multihost_utils.broadcast_one_to_all(np.resize(text, int(size))).tobytes())
 
 
 def without_gain(past: list[dict[str, float]], settings: TrainingConfig) -> bool:

@@ -3,9 +3,12 @@ import json
 import numpy as np
 import pytest
 
+from jaxencoder.config import DataConfig, RunConfig, save
+from jaxencoder.tasks import evaluate as module
 from jaxencoder.tasks.compare import compare, table
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.significance import compare_classes, compare_values
+from jaxencoder.training.config import TrainingConfig
 
 from .conftest import write_data
 
@@ -50,6 +53,15 @@ def test_files_of_values(tmp_path):
     )
 
 
+def test_lines_of_a_file_end_where_json_does(tmp_path):
+    """Texts may hold what Unicode calls the end of a line, and are written as they are."""
+    texts = ["one\u2028two", "one\u2029two", "one\x85two"]
+    lines = [{"record": {"text": text}, "truth": "a", "prediction": "b"} for text in texts]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    assert compare([file], [file], resamples=9).examples == 3
+
+
 def test_runs_and_files_of_them(classifier, regressor, tmp_path):
     label = lambda positive, i: "yes" if positive else "no"  # noqa: E731
     data = write_data(tmp_path / "test.jsonl", 20, label, seed=9)
@@ -63,7 +75,24 @@ def test_runs_and_files_of_them(classifier, regressor, tmp_path):
     mixed = compare([classifier.folder], [tmp_path / "report" / "predictions.jsonl"], resamples=9)
     assert mixed.differences == held_out.differences
     with pytest.raises(ValueError, match="example 1 of .*classifier is not that of .*regressor"):
-        compare([classifier.folder], [regressor.folder])
+        compare([classifier.folder], [regressor.folder], step="latest")
+
+
+def test_which_checkpoint(tmp_path, monkeypatch):
+    """Of a run the best where one is kept, as sweep and glue have it, or the one that is asked for."""
+
+    def load(folder, step):
+        raise FileNotFoundError(f"asked for {step}")
+
+    monkeypatch.setattr(module, "load", load)
+    for keep_best, share, default in ((True, 0.1, "best"), (True, 0.0, "latest"), (False, 0.1, "latest")):
+        folder = tmp_path / f"{keep_best}{share}"
+        (folder / "checkpoints").mkdir(parents=True)
+        data, training = DataConfig(validation_share=share), TrainingConfig(keep_best=keep_best)
+        save(RunConfig(data=data, training=training), folder)
+        for step, expected in ((None, default), ("latest", "latest"), ("best", "best"), (7, 7)):
+            with pytest.raises(FileNotFoundError, match=f"asked for {expected}$"):
+                compare([folder], [folder], step=step)
 
 
 @pytest.mark.parametrize(

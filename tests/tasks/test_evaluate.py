@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jaxencoder.inference.load import load
+from jaxencoder.tasks import evaluate as module
 from jaxencoder.tasks.evaluate import data_name, evaluate, evaluate_task, summary, table
 
 from .conftest import write_data
@@ -22,7 +23,7 @@ def test_masked_language_model_as_the_trainer_saw_it(masked):
     assert result == pytest.approx(masked.result, rel=1e-5)
     assert result["perplexity"] == pytest.approx(math.exp(result["loss"]))
     assert result["unigram_loss"] < math.log(60) and 0 <= result["accuracy"] <= 1
-    assert results(masked.folder)["validation"] == result | {"checkpoint": "latest"}
+    assert results(masked.folder)["validation"] == result | {"checkpoint": "latest", "step": 3}
 
 
 def test_classifier_as_the_trainer_saw_it(classifier):
@@ -46,8 +47,21 @@ def test_results_of_other_data_stand_beside(classifier, tmp_path):
     second = evaluate(classifier.folder, data=other)
     assert second["examples"] == 20
     found = results(classifier.folder)  # beside what other tests have measured
-    assert found["validation"] == first | {"checkpoint": "latest"}
-    assert found[other] == second | {"checkpoint": "latest"}
+    assert found["validation"] == first | {"checkpoint": "latest", "step": 30}
+    assert found[other] == second | {"checkpoint": "latest", "step": 30}
+
+
+def test_two_evaluations_at_a_time(own, monkeypatch):
+    """What another has written since the first began is kept."""
+
+    def measure(*_):
+        (own / "results.json").write_text('{"other": {"loss": 2.0}}')
+        return {"loss": 1.0}
+
+    monkeypatch.setattr(module, "_stores", lambda *_: ((), ()))
+    monkeypatch.setattr(module, "_evaluate_masked", measure)
+    evaluate(own)
+    assert results(own) == {"other": {"loss": 2.0}, "validation": {"loss": 1.0, "checkpoint": "latest", "step": 3}}
 
 
 def test_classes_keep_their_ids(classifier, tmp_path):
@@ -177,14 +191,14 @@ def test_vectors_of_a_run(own, tmp_path, monkeypatch):
     data = [write_pairs(tmp_path / name / "test.jsonl", scores) for name, scores in (("a", [1, 2, 3]), ("b", [3, 1]))]
     found = evaluate_task(own, "similarity", data)
     assert list(found) == data and found[data[0]]["pairs"] == 3
-    entries = {path: result | {"checkpoint": "latest"} for path, result in found.items()}
+    entries = {path: result | {"checkpoint": "latest", "step": 3} for path, result in found.items()}
     assert results(own) == {"validation": {"loss": 1.0}, "similarity": entries}
 
     write_pairs(tmp_path / "a" / "test.jsonl", [1, 2, 3, 4])
     monkeypatch.chdir(tmp_path / "a")
     again = evaluate_task(own, "similarity", ["test.jsonl"])["test.jsonl"]
     assert again["pairs"] == 4
-    entries[data[0]] = again | {"checkpoint": "latest"}
+    entries[data[0]] = again | {"checkpoint": "latest", "step": 3}
     assert results(own) == {"validation": {"loss": 1.0}, "similarity": entries}
 
 
@@ -203,7 +217,8 @@ def test_retrieval_of_each_split_stands_alone(own, tmp_path):
     for split in ("test", "dev"):
         found = evaluate_task(own, "retrieval", [str(tmp_path)], split=split)[str(tmp_path)]
         assert found["ndcg@10"] == 1
-        assert results(own)["retrieval"][str(tmp_path / "qrels" / f"{split}.tsv")] == found | {"checkpoint": "latest"}
+        name = str(tmp_path / "qrels" / f"{split}.tsv")
+        assert results(own)["retrieval"][name] == found | {"checkpoint": "latest", "step": 3}
     assert len(results(own)["retrieval"]) == 2
 
 

@@ -66,9 +66,38 @@ def test_finished_runs_are_not_repeated(trained, tmp_path: Path, capsys) -> None
     perform(runs("b", "c"), tmp_path, summarize)
     assert names == ["a", "b", "c"] and "Finished before: b\n" in capsys.readouterr().out
     assert list(written(tmp_path)["runs"]) == ["a", "b", "c"] and written(tmp_path)["count"] == 2
-    changed = [Run("a", replace(CONFIG, name="a", init_from="x")), Run("b", runs("b")[0].config, {"other": "y"})]
-    other = perform(changed, tmp_path, summarize)
-    assert names == ["a", "b", "c", "a", "b"] and set(other["b"]["results"]) == {"validation", "other"}
+
+
+@pytest.mark.parametrize("change", [{"config": replace(CONFIG, name="b", init_from="x")}, {"data": {"other": "y"}}])
+def test_results_are_kept_from_other_settings(trained, tmp_path: Path, change: dict) -> None:
+    names, events = trained
+    events["c"] = OSError("no room")
+    perform(runs("a", "b", "c"), tmp_path, summarize)
+    before = written(tmp_path)
+    a, b, c = runs("a", "b", "c")
+    with pytest.raises(ValueError, match=r"results\.json has results of b with other settings; name another folder"):
+        perform([a, replace(b, **change)], tmp_path, summarize)
+    assert names == ["a", "b", "c"] and written(tmp_path) == before
+    events.clear()
+    assert "results" in perform([replace(c, data={"other": "y"})], tmp_path, summarize)["c"]  # nothing would be lost
+
+
+def test_one_suite_at_a_time(trained, tmp_path: Path) -> None:
+    def second(outcomes: dict) -> tuple[dict, str]:
+        if not outcomes:
+            with pytest.raises(ValueError, match="another suite is at work in .*; wait for it, or name another folder"):
+                perform(runs("b"), tmp_path, summarize)
+        return summarize(outcomes)
+
+    perform(runs("a"), tmp_path, second)
+    assert trained[0] == ["a"] and list(perform(runs("b"), tmp_path, summarize)) == ["b"]
+
+
+def test_several_hosts(trained, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("JAXENCODER_DISTRIBUTED", "1")
+    with pytest.raises(ValueError, match="a suite is for one host; unset JAXENCODER_DISTRIBUTED"):
+        perform(runs("a"), tmp_path / "runs", summarize)
+    assert trained[0] == [] and not (tmp_path / "runs").exists()
 
 
 def test_what_fails_stops_no_other(trained, tmp_path: Path) -> None:
@@ -81,6 +110,9 @@ def test_what_fails_stops_no_other(trained, tmp_path: Path) -> None:
     again = perform(runs("a", "b", "c"), tmp_path, summarize)
     assert names == ["a", "b", "c", "b"]  # what diverged would diverge again
     assert "results" in again["b"] and again["a"] == found["a"]
+    events["d"] = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory.\nAllocations:\n1. 16 GiB")
+    last = perform(runs("d", "e"), tmp_path, summarize)
+    assert last["d"]["failed"] == "RESOURCE_EXHAUSTED: Out of memory." and "results" in last["e"]
 
 
 def test_every_run_fails(trained, tmp_path: Path) -> None:
@@ -98,7 +130,7 @@ def test_results_are_whole_at_any_moment(trained, tmp_path: Path) -> None:
     events.clear()
     perform(runs("a", "b", "c"), tmp_path, summarize)
     assert names == ["a", "b", "b", "c"] and list(written(tmp_path)["runs"]) == ["a", "b", "c"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "report.md", "results.json"]
+    assert {path.name for path in tmp_path.iterdir()} - {".lock"} == {"a", "b", "c", "report.md", "results.json"}
 
 
 def test_results_of_something_else(trained, tmp_path: Path) -> None:
@@ -156,6 +188,9 @@ def test_spread() -> None:
     assert spread(outcomes, "other") == spread([{"failed": "so"}]) == {}
     assert told(spread(outcomes)["f1"], 100, 1) == "70.0 ± 20.0"
     assert told(mean_and_sd([0.25])) == "0.2500" and told(None) == ""
+    inf, nan = float("inf"), float("nan")
+    assert [told(mean_and_sd(x)) for x in ([0.5, nan], [0.5, inf], [inf, -inf])] == ["nan", "inf", "nan"]
+    assert mean_and_sd([0.5, inf]) == {"mean": inf, "sd": None, "runs": 2}
 
 
 def test_markdown() -> None:

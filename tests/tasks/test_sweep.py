@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxencoder.config import Classification, DataConfig, RunConfig, load
+from jaxencoder.config import Classification, DataConfig, RunConfig, TokenClassification, load, save
+from jaxencoder.tasks import sweep as module
 from jaxencoder.tasks.sweep import grid, report_of, summary_of, sweep
 from jaxencoder.training.config import TrainingConfig
 
@@ -84,7 +85,51 @@ def test_the_best_has_not_diverged() -> None:
     assert summary_of(all_ended, GROUPS, by_loss)["best"] == "low"
     assert summary_of({}, GROUPS, CONFIG) == {"best": None, "by": "accuracy", "settings": {}}
     absent = replace(CONFIG, training=TrainingConfig(best_metric="f1", best_mode="max"))
-    assert summary_of(all_ended, GROUPS, absent)["by"] == "loss"
+    assert summary_of(all_ended, GROUPS, absent)["by"] == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "by", "best"),
+    [
+        ({"accuracy": (0.5, 0.6), "macro_f1": (0.5, 0.4)}, "accuracy", "high"),  # of tags that are no entities
+        ({"f1": (0.6, 0.5), "exact": (0.3, 0.4)}, "f1", "low"),  # of answers
+        ({"exact": (0.3, 0.4)}, "exact", "high"),
+        ({"pearson": (0.3, 0.4), "loss": (0.3, 0.4)}, "loss", "low"),
+        ({"bits": (0.3, 0.4)}, None, None),
+    ],
+)
+def test_results_without_the_metric_of_training(metrics: dict, by: str | None, best: str | None) -> None:
+    config = replace(CONFIG, training=TrainingConfig(best_metric="perplexity", best_mode="min"))
+    groups = {"low": ["a"], "high": ["b"]}
+    outcomes = {
+        run: {"results": {"validation": {name: values[i] for name, values in metrics.items()}}}
+        for i, run in enumerate("ab")
+    }
+    summary = summary_of(outcomes, groups, config)
+    assert (summary["by"], summary["best"]) == (by, best)
+    assert ("Best: " in report_of(summary, outcomes, 1)) is (by is not None)
+
+
+def test_the_metric_is_that_of_the_run(tmp_path: Path, monkeypatch) -> None:
+    """Of tags, accuracy where they are no entities: known once the data is read, and written with the run."""
+
+    def perform(runs, folder, summarize, jobs):
+        resolved = replace(runs[0].config.training, best_metric="macro_f1", best_mode="max")
+        for run in runs:
+            (folder / run.name).mkdir(parents=True)
+            save(replace(run.config, training=resolved), folder / run.name)
+        found.append(summarize({})[0]["by"])
+        metrics = ({"accuracy": 0.5, "macro_f1": 0.2}, {"accuracy": 0.4, "macro_f1": 0.3})
+        outcomes = {run.name: {"results": {"validation": x}} for run, x in zip(runs, metrics, strict=True)}
+        found.append(summarize(outcomes)[0]["best"])
+
+    found: list[str] = []
+    monkeypatch.setattr(module, "perform", perform)
+    data = replace(CONFIG.data, text_field="tokens", label_unit="word")
+    config = replace(CONFIG, objective=TokenClassification(), data=data)
+    report = sweep(config, tmp_path, vary=["optimizer.learning_rate=1e-4,3e-4"])
+    assert found == ["f1", "learning_rate=3e-4"]
+    assert "Best: learning_rate=3e-4, macro_f1 0.3000" in report
 
 
 def test_report() -> None:

@@ -1,6 +1,11 @@
 """Runs that end because they learn no more, however often they are interrupted before."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +21,7 @@ from .conftest import interrupted, losses
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 NAN = float("nan")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +54,46 @@ def test_evaluations(tmp_path: Path) -> None:
     assert evaluations(tmp_path, 3) == [{"loss": 0.5}]
     assert str(evaluations(tmp_path, 5)) == "[{'loss': 0.5}, {'loss': nan}]"
     assert len(evaluations(tmp_path, 6)) == 3
+
+
+TWO = """
+    import sys
+    from pathlib import Path
+    import jax
+    folder, port, index = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
+    from jaxencoder.training.stopping import evaluations
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        found = [evaluations(folder / str(index), done) for done in (0, 3, 5)]
+    (folder / f"{index}.txt").write_text(str(found))
+"""
+
+
+def test_processes_of_which_one_has_the_file(tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    lines = [{"step": 2, "validation_loss": 0.1 + 0.2}, {"step": 4, "validation_loss": None}]
+    (tmp_path / "0" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(TWO), str(tmp_path), str(port), index],
+            env=environment,
+        )
+        for index in "01"
+    ]
+    try:
+        assert [process.wait(120) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+    one = "{'loss': 0.30000000000000004}"
+    for index in (0, 1):
+        assert (tmp_path / f"{index}.txt").read_text() == f"[[], [{one}], [{one}, {{'loss': nan}}]]"
 
 
 def test_a_run_that_gains_no_more(config: RunConfig, tmp_path: Path, sigterm, monkeypatch, capsys) -> None:
