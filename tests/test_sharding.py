@@ -30,7 +30,7 @@ MESH = AbstractMesh((1, 2, 2, 1), AXES)
 def parameters(family: str, **changes) -> dict:
     sizes = {"vocab_size": 44, "num_heads": 4, "hidden_size": 24, "bottleneck": 6}
     config = dataclasses.replace(CONFIGS[family], **sizes | changes)
-    classes = Classification(3, "learned").build(config, FLOAT32, Vocabulary(44))
+    classes = Classification(labels=3, pooling="learned").build(config, FLOAT32, Vocabulary(44))
     key = jax.random.key(0)
     return jax.eval_shape(mlm(config).init, key) | {"classifier": jax.eval_shape(classes.init, key)["classifier"]}
 

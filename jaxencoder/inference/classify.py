@@ -105,7 +105,7 @@ def thresholds(model: Model, threshold: Threshold | None) -> np.ndarray | None:
         ValueError: a threshold for such a run, of an unknown class, or outside [0, 1].
     """
     names = class_names(model)
-    if not _head(model).several:
+    if not decides_several(model):
         if threshold is not None:
             raise ValueError(f"threshold is {threshold}, but this run predicts one class or a value; leave it out")
         return None
@@ -212,6 +212,11 @@ def classifies(model: Model) -> bool:
     """Whether a model has a classifier of texts: a run's, or a published one."""
     is_run = model.published is None and isinstance(model.config.objective, Classification)
     return _is_published(model) or (is_run and "classifier" in model.params)
+
+
+def decides_several(model: Model) -> bool:
+    """Whether a text may have several of the classes; ValueError for a model without a classifier."""
+    return _head(model).several
 
 
 def _is_published(model: Model) -> bool:

@@ -36,11 +36,6 @@ class Classification:
 
     labels: int = 0
     """Number of classes; 1 is regression by squared error; 0 takes what the training data holds."""
-    multi_label: bool = False
-    """A document has any number of the classes, each a yes or no of its own; set where the labels of the training data
-    are lists."""
-    class_names: tuple[str, ...] = ()
-    """Of the classes in order of id, as predictions are written; empty: those of the training data, as data.labels."""
     pooling: Pooling = "cls"
     """How a document becomes one vector; `cls` makes its first token a global one, in a model that has such."""
     dropout: float = 0.1
@@ -61,6 +56,11 @@ class Classification:
     class_counts: tuple[int, ...] = ()
     """Training examples of each class, where loss or weights ask for them; empty: counted in the sources of the first
     phase, whatever their data.weights."""
+    class_names: tuple[str, ...] = ()
+    """Of the classes in order of id, as predictions are written; empty: those of the training data, as data.labels."""
+    multi_label: bool = False
+    """A document has any number of the classes, each a yes or no of its own; set where the labels of the training data
+    are lists."""
 
     def __post_init__(self) -> None:
         if self.labels < 0:

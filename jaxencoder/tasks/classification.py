@@ -20,6 +20,7 @@ from jaxencoder.inference.classify import (
     Threshold,
     class_names,
     classified,
+    decides_several,
     row_length,
     score,
     thresholds,
@@ -249,7 +250,7 @@ def predictions(
     data, names = model.config.data, class_names(model)
     if source is not None:
         data = dataclasses.replace(data, validation=(source,))
-    several = model.config.objective.multi_label
+    several = decides_several(model)
     kinds = Labels("classes" if several else "class" if names else "value", names)
     records, labels, found = [], [], []
     for where, record in validation_records(data):
