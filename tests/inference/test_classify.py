@@ -245,6 +245,10 @@ def test_what_config_json_says_of_labels(cross_encoder, tmp_path):
     one = with_settings(cross_encoder, tmp_path, id2label={"0": "relevant"}, problem_type="single_label_classification")
     assert one.classify(["the cat"])[0] == ("relevant", 1.0, {"relevant": 1.0})
     several = with_settings(cross_encoder, tmp_path, problem_type="multi_label_classification")
+    (name,), share = class_names(several), several.classify(["the cat"])[0].probabilities
+    assert several.classify(["the cat"], threshold=0.0)[0].prediction == [name] and 0 < share[name] < 1
+    assert several.classify(["the cat"], threshold=1.0)[0].prediction == []
+    odd = with_settings(cross_encoder, tmp_path, problem_type="ranking")
     for ask in (class_names, lambda model: model.classify(["the cat"])):
-        with pytest.raises(ValueError, match="has problem_type 'multi_label_classification' and 1 labels; only single"):
-            ask(several)
+        with pytest.raises(ValueError, match="has problem_type 'ranking' and 1 labels; only single"):
+            ask(odd)

@@ -89,7 +89,7 @@ def test_a_subset_of_scifact(pairs, masked, shared_data, tmp_path):
     assert result["queries"] == len(kept["queries"]) and result["candidates"] == 5 * result["queries"]
     assert 0 <= result["first_mrr@10"] <= 1 and result["recall@100"] == result["first_recall@100"] == 1
     (stored,) = json.loads(output.read_text())["reranking"].values()
-    assert stored == result | {"checkpoint": "latest", "first": str(masked.folder)}
+    assert stored == result | {"checkpoint": "latest", "step": 1, "first": str(masked.folder)}
 
 
 def test_what_scores_no_pairs(classifier, labeller, masked, pairs, folder):
