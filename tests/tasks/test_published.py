@@ -28,16 +28,16 @@ def records_of(folder: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def converted(classifier, tagger, reader, regressor, tmp_path_factory) -> dict[str, tuple[Path, Path]]:
+def converted(classifier, labeller, tagger, reader, regressor, tmp_path_factory) -> dict[str, tuple[Path, Path]]:
     """Runs, and each as transformers loads it."""
     home = tmp_path_factory.mktemp("hf")
-    runs = {"classifier": classifier, "tagger": tagger, "reader": reader, "regressor": regressor}
+    runs = {"classifier": classifier, "labeller": labeller, "tagger": tagger, "reader": reader, "regressor": regressor}
     for name, run in runs.items():
         assert main(["convert", str(run.folder), str(home / name), "--to", "hf"]) == 0
     return {name: (run.folder, home / name) for name, run in runs.items()}
 
 
-@pytest.mark.parametrize("name", ["classifier", "tagger", "reader", "regressor"])
+@pytest.mark.parametrize("name", ["classifier", "labeller", "tagger", "reader", "regressor"])
 def test_the_same_predictions_as_the_run(converted, name: str) -> None:
     run, hf = converted[name]
     data = load(run).config.data
@@ -51,7 +51,7 @@ def test_the_same_predictions_as_the_run(converted, name: str) -> None:
     assert load(hf).labels == load(run).labels or name == "regressor"
 
 
-@pytest.mark.parametrize("name", ["classifier", "tagger", "reader", "regressor"])
+@pytest.mark.parametrize("name", ["classifier", "labeller", "tagger", "reader", "regressor"])
 def test_the_same_metrics_as_the_run(converted, name: str, tmp_path: Path) -> None:
     run, hf = converted[name]
     before = sorted(hf.iterdir())
