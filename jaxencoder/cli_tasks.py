@@ -37,6 +37,9 @@ def add_verbs(verbs) -> None:
     predict.add_argument(
         "--threshold", type=float, help="of runs with several classes for a text: from which probability on (0.5)"
     )
+    predict.add_argument(
+        "--no-answer", action="store_true", default=None, help="of published readers: a question may have no answer"
+    )
     predict.add_argument("--batch-tokens", type=int, help=BATCH_TOKENS_HELP)
     _long_options(predict)
 
@@ -127,7 +130,7 @@ def _predict(args: argparse.Namespace) -> None:
     keep_freed_memory()
     from jaxencoder.tasks.predict import predict_file
 
-    count = predict_file(args.run, args.input, args.output, **_given(args, PREDICT))
+    count = predict_file(args.run, args.input, args.output, **_given(args, (*PREDICT, "no_answer")))
     print(f"{count} records in {args.output}")
 
 

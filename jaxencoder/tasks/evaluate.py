@@ -374,9 +374,11 @@ def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
             if (own := choices_of(record[data.pair_field], where))
         )
         return evaluate_chooser(model, examples)
-    return evaluate_reader(
-        model, ((x[data.text_field], x[data.pair_field], answers(x[data.label_field], where)) for where, x in found)
-    )
+    no_answer = None
+    if model.published is not None:  # what such a model has learned to leave open, only the data can tell
+        no_answer = any(not any(answers(x[data.label_field], where)) for where, x in validation_records(data))
+    examples = ((x[data.text_field], x[data.pair_field], answers(x[data.label_field], where)) for where, x in found)
+    return evaluate_reader(model, examples, no_answer)
 
 
 def _evaluate_masked(

@@ -49,7 +49,12 @@ class Answer(NamedTuple):
 
 
 def answer_questions(
-    model: Model, questions: Sequence[str], texts: Sequence[str], k: int = 1, batch_tokens: int | None = None
+    model: Model,
+    questions: Sequence[str],
+    texts: Sequence[str],
+    k: int = 1,
+    batch_tokens: int | None = None,
+    no_answer: bool | None = None,
 ) -> list[list[Answer]]:
     """For each question the k best answers out of its text, best first.
 
@@ -58,6 +63,7 @@ def answer_questions(
         questions, texts: as many of both.
         k: how many; fewer where the text has fewer spans.
         batch_tokens: as in `Model.embed`.
+        no_answer: whether the empty text may be an answer; None: as the run has learned, and not for a published model.
 
     Raises:
         ValueError: a model that has not learned to answer, or a text that is not valid Unicode.
@@ -92,7 +98,7 @@ def answer_questions(
     results = []
     for text, spans, none in zip(texts, candidates, nothing, strict=True):
         scored = {_inked(text, start, end): score for score, start, end in sorted(spans)}  # of two windows the better
-        if settings.no_answer or not scored:
+        if (settings.no_answer if no_answer is None else no_answer) or not scored:
             scored[0, 0] = float(none)
         ranked = sorted(((score, *place) for place, score in scored.items()), reverse=True)[: max(k, _BEST)]
         shares = scipy.special.softmax([x for x, _, _ in ranked])
@@ -108,6 +114,7 @@ def predict_answers(
     pair_field: str | None = None,
     k: int = 1,
     batch_tokens: int | None = None,
+    no_answer: bool | None = None,
 ) -> Iterator[list[Record]]:
     """Records with "prediction", the answer, its "start" and "end" (characters of the text) and its "probability".
 
@@ -117,7 +124,7 @@ def predict_answers(
         text_field: of the question; None: that of the run, or question.
         pair_field: of the text; None: that of the run, or context.
         k: with more than 1, so many of the best are added as "predictions".
-        batch_tokens: as in `Model.embed`.
+        batch_tokens: as in `Model.embed`. no_answer: as in `answer_questions`.
 
     Raises:
         ValueError: a record without a question or a text or with a field of one of these names, or what
@@ -131,7 +138,12 @@ def predict_answers(
     for chunk in _chunks((_checked(record, asked, context) for record in source), lambda x: len(x[context])):
         refuse_fields(chunk, ("prediction", "start", "end", "probability", "predictions"))
         found = answer_questions(
-            model, [record[asked] for record in chunk], [record[context] for record in chunk], k, batch_tokens
+            model,
+            [record[asked] for record in chunk],
+            [record[context] for record in chunk],
+            k,
+            batch_tokens,
+            no_answer,
         )
         yield [
             record | _described(answers[0]) | ({"predictions": [_described(x) for x in answers]} if k > 1 else {})
@@ -213,13 +225,15 @@ def _f1(predicted: str, true: str) -> float:
     return 2 * common / (len(a) + len(b))
 
 
-def evaluate_reader(model: Model, examples: Iterable[tuple[str, str, Sequence[str]]]) -> dict[str, float]:
-    """`answer_metrics` of a model on (question, text, answers)."""
+def evaluate_reader(
+    model: Model, examples: Iterable[tuple[str, str, Sequence[str]]], no_answer: bool | None = None
+) -> dict[str, float]:
+    """`answer_metrics` of a model on (question, text, answers); `no_answer` as in `answer_questions`."""
     predicted, true = [], []
     for chunk in _chunks(examples, lambda example: len(example[1])):
         questions, texts, answers = zip(*chunk, strict=True)
         true += answers
-        predicted += [found[0].text for found in answer_questions(model, questions, texts)]
+        predicted += [found[0].text for found in answer_questions(model, questions, texts, no_answer=no_answer)]
     if not true:
         raise ValueError("the data holds no question to measure on; name other data with --data")
     return answer_metrics(predicted, true)

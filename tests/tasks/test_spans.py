@@ -53,6 +53,9 @@ def test_where_the_best_window_is(reader):
     ((best,),) = answer_questions(model, [example["question"]], [text])
     assert text[best.start : best.end] == best.text and best.end - best.start < 200
     assert answer_questions(model, [], []) == []
+    for wanted in (False, True):
+        (every,) = answer_questions(model, [example["question"]], [example["context"]], k=10_000, no_answer=wanted)
+        assert ("" in {found.text for found in every}) == wanted
     ((nothing,),) = answer_questions(model, ["what?"], [""])
     assert nothing.text == "" and nothing.probability == 1
 
