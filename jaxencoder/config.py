@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from jaxencoder import structure
+from jaxencoder import config_json
 from jaxencoder.adapters import bottleneck, lora
 from jaxencoder.adapters.lora import Lora, adapted
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
@@ -233,7 +233,7 @@ def override(config: RunConfig, words: Sequence[str], prog: str = "jaxencoder tr
 
 def to_json(config: RunConfig) -> str:
     """The configuration as indented JSON; `from_json` gives back an equal value."""
-    return structure.to_json(config, AnyObjective)
+    return config_json.to_json(config, AnyObjective)
 
 
 def from_json(text: str, where: str = CONFIG_FILE) -> RunConfig:
@@ -242,7 +242,7 @@ def from_json(text: str, where: str = CONFIG_FILE) -> RunConfig:
     Raises:
         ValueError: not JSON, or a setting is unknown, of the wrong type, or refused by its section; names `where`.
     """
-    return structure.from_json(text, RunConfig, AnyObjective, where)
+    return config_json.from_json(text, RunConfig, AnyObjective, where)
 
 
 def save(config: RunConfig, run_dir: str | Path) -> None:

@@ -7,7 +7,7 @@ matrices stand beside and below each other, so that the rank is the sum of their
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -256,10 +256,14 @@ def _targets(adapted: set[str], family: Family, config: EncoderConfig) -> list[s
         own = [name for name in (name.removeprefix(family.prefix) for name in names) if name in adapted]
         parts = row.rpartition("}.")[2].removeprefix(family.prefix).split(".")
         ends = (".".join(parts[start:]) for start in reversed(range(len(parts))))
-        named = lambda end: {name for name in everything if name == end or name.endswith(f".{end}")}  # noqa: E731
-        end = next((end for end in ends if named(end) == set(names)), None)
+        end = next((end for end in ends if _ending(everything, end) == set(names)), None)
         targets += [end] if end and len(own) == len(names) else own
     return targets
+
+
+def _ending(names: Iterable[str], end: str) -> set[str]:
+    """The modules that PEFT takes `end` for: of that name, or of one that ends with it."""
+    return {name for name in names if name == end or name.endswith(f".{end}")}
 
 
 def _adapters(tree: Params) -> dict[str, Params]:

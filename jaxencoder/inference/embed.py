@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import jax
 import numpy as np
@@ -27,6 +27,8 @@ from jaxencoder.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from jaxencoder.inference.model import Model
+
+T = TypeVar("T")
 
 _CHUNK_TEXTS = 16384  # texts that are sorted by length together ...
 _CHUNK_CHARACTERS = 1 << 24  # ... and their characters at most, so that memory does not depend on the file
@@ -64,7 +66,7 @@ def embed_source(
     settings = chosen(model, pooling, normalize, dimensions)
     cut = count = 0
     with tqdm(unit=" texts", desc="Embedding", disable=None) as bar:
-        for chunk in chunks(records, text_field):
+        for chunk in chunks(records, lambda record: len(record[text_field])):
             texts = [record[text_field] for record in chunk]
             vectors, long = _embed(model, texts, settings, prompt, batch_tokens, max_length, bar.update)
             yield chunk, vectors
@@ -114,16 +116,20 @@ def embed_file(
     return count
 
 
-def chunks(records: Iterable[Record], text_field: str) -> Iterator[list[Record]]:
-    """The records in lists of bounded size; only one is in memory."""
-    chunk: list[Record] = []
-    size = 0
-    for record in records:
-        chunk.append(record)
-        size += len(record[text_field])
-        if len(chunk) >= _CHUNK_TEXTS or size >= _CHUNK_CHARACTERS:
+def chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """The items, such as records, in lists of bounded size; only one is in memory.
+
+    Args:
+        size: the characters of an item's texts.
+    """
+    chunk: list[T] = []
+    characters = 0
+    for item in items:
+        chunk.append(item)
+        characters += size(item)
+        if len(chunk) >= _CHUNK_TEXTS or characters >= _CHUNK_CHARACTERS:
             yield chunk
-            chunk, size = [], 0
+            chunk, characters = [], 0
     if chunk:
         yield chunk
 

@@ -75,7 +75,7 @@ def score_source(
 
     records = read(source, text_field=fields[0], fields=fields[1:]) if isinstance(source, str) else source
     model = opened(run)
-    for chunk in chunks(records, fields[0]):
+    for chunk in chunks(records, lambda record: len(record[fields[0]])):
         for record, field in itertools.product(chunk, fields[1:]):
             if not isinstance(record[field], str):
                 raise ValueError(f"field {field!r} is {record[field]!r:.60}, not text; name another field")

@@ -3,7 +3,6 @@
 Zellers et al. 2018 (SWAG), arXiv:1808.05326; the recipe of Devlin et al. 2019 (BERT), arXiv:1810.04805, section 4.4.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,15 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.flops import training_flops
-from jaxencoder.model.heads import HeadConfig, Pooling
+from jaxencoder.model.heads import Pooling
 from jaxencoder.objectives.classification import document_scores
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, mean
+from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, mean
 from jaxencoder.objectives.spans import within_segments
 
 
 @dataclass(frozen=True)
-class MultipleChoice:
+class MultipleChoice(ObjectiveConfig):
     """Settings of multiple choice.
 
     Raises:
@@ -61,16 +59,3 @@ class MultipleChoice:
     def best(self) -> tuple[str, Literal["min", "max"]]:
         """Accuracy."""
         return "accuracy", "max"
-
-    @property
-    def masked_loss(self) -> str:
-        """No metric is the cross-entropy of masked tokens."""
-        return ""
-
-    def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
-        """None: its scorer pools as it is told, which no published one does."""
-        return {}
-
-    def flops(self, encoder: EncoderConfig, row_length: int) -> float:
-        """FLOPs of forward and backward pass per token; those of the head, once a choice, are left out."""
-        return training_flops(encoder, row_length)

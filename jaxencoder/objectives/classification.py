@@ -5,7 +5,7 @@ al. 2017, arXiv:1708.02002; weights by the effective number of examples, Cui et 
 adjusted by the classes' frequencies, Menon et al. 2021, arXiv:2007.07314.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,10 +15,9 @@ import numpy as np
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.flops import training_flops
-from jaxencoder.model.heads import Classifier, HeadConfig, Pooling, first_tokens
+from jaxencoder.model.heads import Classifier, Pooling, first_tokens
 from jaxencoder.objectives.multi_label import multi_label_metrics
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean
+from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, encode, mean
 
 Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
 ClassWeights = Literal["none", "balanced", "effective"]
@@ -27,7 +26,7 @@ _ALMOST_SURE = -1e-6  # log p from which the focal factor falls no further, so t
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(ObjectiveConfig):
     """Settings of sequence classification.
 
     Raises:
@@ -162,19 +161,6 @@ class Classification:
         if self.labels == 1:
             return "loss", "min"
         return ("f1" if self.multi_label else "accuracy"), "max"
-
-    @property
-    def masked_loss(self) -> str:
-        """No metric is the cross-entropy of masked tokens."""
-        return ""
-
-    def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
-        """None: its classifier pools as it is told, which no published one does."""
-        return {}
-
-    def flops(self, encoder: EncoderConfig, row_length: int) -> float:
-        """FLOPs of forward and backward pass per token; those of the head, once a document, are left out."""
-        return training_flops(encoder, row_length)
 
 
 def document_scores(

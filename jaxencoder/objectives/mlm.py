@@ -6,7 +6,6 @@ arXiv:1909.11942). The corruption is part of the compiled step: see `objectives.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead, output_table, pool
 from jaxencoder.objectives.masking import Masked, Masking, mask_tokens
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean
+from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, encode, mean
 from jaxencoder.sharding import row_shards
 
 # BERT's head for pairs: what its pooler makes of [CLS], and one projection of that.
@@ -28,7 +27,7 @@ PAIR_HEADS: Mapping[str, HeadConfig] = {
 
 
 @dataclass(frozen=True)
-class MaskedLM:
+class MaskedLM(ObjectiveConfig):
     """Settings of masked language modelling.
 
     Raises:
@@ -91,11 +90,6 @@ class MaskedLM:
             return total, metrics | own | {"mlm_loss": metrics["loss"], "loss": (total * tokens, tokens)}
 
         return Objective(init, loss)
-
-    @property
-    def best(self) -> tuple[str, Literal["min", "max"]]:
-        """The cross-entropy."""
-        return "loss", "min"
 
     @property
     def masked_loss(self) -> str:

@@ -7,6 +7,7 @@ import jax
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
+from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import HeadConfig
 
 Params = dict[str, Any]
@@ -44,26 +45,31 @@ class Vocabulary(Protocol):
         """bool [V], True where a token begins a word."""
 
 
-class ObjectiveConfig(Protocol):
-    """The settings of an objective, a frozen dataclass."""
+class ObjectiveConfig:
+    """What the settings of an objective, a frozen dataclass, say of it; most is the same for those without masks."""
 
     def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
         """The pure functions that train such an encoder."""
+        raise NotImplementedError
 
     @property
     def masked_loss(self) -> str:
         """The metric that is the cross-entropy of masked tokens; empty if there is none."""
+        return ""
 
     @property
     def best(self) -> tuple[str, Literal["min", "max"]]:
         """The metric by which one checkpoint is better than another, and which way."""
+        return "loss", "min"
 
     def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
         """The heads that it trains and that published checkpoints have too, by their names among the parameters; the
         masked-language-model head is not counted."""
+        return {}
 
     def flops(self, encoder: EncoderConfig, row_length: int) -> float:
-        """FLOPs of forward and backward pass per token."""
+        """FLOPs of forward and backward pass per token; those of small heads are left out."""
+        return training_flops(encoder, row_length)
 
 
 def mean(metrics: Metrics, name: str = "loss") -> jax.Array:

@@ -18,13 +18,13 @@ from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead
 from jaxencoder.objectives.masking import Masking, mask_tokens
 from jaxencoder.objectives.mlm import masked_metrics, predict
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean
+from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, encode, mean
 
 Sharing = Literal["shared", "none", "gdes"]
 
 
 @dataclass(frozen=True)
-class ReplacedToken:
+class ReplacedToken(ObjectiveConfig):
     """Settings of replaced-token detection; the defaults are ELECTRA's.
 
     Raises:
@@ -141,11 +141,6 @@ class ReplacedToken:
             return value, {"loss": (value * tokens, tokens)} | metrics
 
         return Objective(init, loss, models=models)
-
-    @property
-    def best(self) -> tuple[str, Literal["min", "max"]]:
-        """The loss of both models."""
-        return "loss", "min"
 
     @property
     def masked_loss(self) -> str:

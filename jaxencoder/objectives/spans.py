@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import HeadConfig
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, mean
+from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, mean
 from jaxencoder.objectives.tokens import token_scores
 
 NAME = "span_head"  # among the parameters
@@ -23,7 +22,7 @@ _START, _END, _BOTH = range(3)  # classes of tokens, as text/spans.py writes the
 
 
 @dataclass(frozen=True)
-class SpanExtraction:
+class SpanExtraction(ObjectiveConfig):
     """Settings of extractive question answering.
 
     Raises:
@@ -71,18 +70,9 @@ class SpanExtraction:
         """The share of windows whose two ends score most."""
         return "exact", "max"
 
-    @property
-    def masked_loss(self) -> str:
-        """No metric is the cross-entropy of masked tokens."""
-        return ""
-
     def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
         """One projection of each token, as published readers have."""
         return {NAME: _HEAD}
-
-    def flops(self, encoder: EncoderConfig, row_length: int) -> float:
-        """FLOPs of forward and backward pass per token; those of the head are left out."""
-        return training_flops(encoder, row_length)
 
 
 def within_segments(scores: jax.Array, segment_ids: jax.Array) -> tuple[jax.Array, jax.Array]:

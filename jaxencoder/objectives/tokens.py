@@ -16,16 +16,15 @@ import numpy as np
 from jaxencoder.kernels.dropout import dropout
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import Head, HeadConfig
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean
+from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, encode, mean
 
 NAME = "token_head"  # among the parameters
 _TAG = re.compile(r"([BIESLU])-(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class TokenClassification:
+class TokenClassification(ObjectiveConfig):
     """Settings of the classification of words.
 
     Raises:
@@ -80,18 +79,9 @@ class TokenClassification:
         """The F1 of entities, or the accuracy of tags that do not tell of such."""
         return ("accuracy" if self.tags and Scheme.of(self.tags) is None else "f1"), "max"
 
-    @property
-    def masked_loss(self) -> str:
-        """No metric is the cross-entropy of masked tokens."""
-        return ""
-
     def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
         """One projection of each token, as most published taggers have."""
         return {NAME: self._head}
-
-    def flops(self, encoder: EncoderConfig, row_length: int) -> float:
-        """FLOPs of forward and backward pass per token; those of the head are left out."""
-        return training_flops(encoder, row_length)
 
 
 def token_scores(

@@ -78,7 +78,7 @@ def predict_choices(
         where = f"{source}, record"
         source = read(source, text_field=text_field, required=(pair_field,), text_unit=data.text_unit)
     count = 0
-    for chunk in chunks(source, text_field):
+    for chunk in chunks(source, lambda record: len(record[text_field]) + len(str(record.get(pair_field)))):
         refuse_fields(chunk, ADDED)
         choices = [choices_of(record.get(pair_field), f"{where} {count + i}") for i, record in enumerate(chunk, 1)]
         found = choose(model, [record[text_field] for record in chunk], choices, batch_tokens)
@@ -115,5 +115,11 @@ def choice_metrics(shares: Sequence[np.ndarray], right: Sequence[int]) -> dict[s
 
 def evaluate_chooser(model: Model, examples: Iterable[tuple[str, Sequence[str], int]]) -> dict[str, float]:
     """`choice_metrics` of a model on (context, choices, number of the right one)."""
-    contexts, choices, right = map(list, zip(*examples, strict=True))
-    return choice_metrics(choose(model, contexts, choices), right)
+    shares, right = [], []
+    for chunk in chunks(examples, lambda example: len(example[0]) + sum(map(len, example[1]))):
+        contexts, choices, numbers = zip(*chunk, strict=True)
+        shares += choose(model, contexts, choices)
+        right += numbers
+    if not right:
+        raise ValueError("the data holds no choices to measure on; name other data with --data")
+    return choice_metrics(shares, right)

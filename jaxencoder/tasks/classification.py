@@ -70,7 +70,7 @@ def predict_classes(
         source = read(source, text_field=text_field, required=required, text_unit=data.text_unit)
     count = cut = 0
     records = (_checked(record, text_field, pair_field, f"{where} {i}") for i, record in enumerate(source, 1))
-    for chunk in chunks(records, text_field):
+    for chunk in chunks(records, lambda record: sum(map(len, _own(record, text_field, pair_field)))):
         refuse_fields(chunk, ADDED)
         texts, pairs = _texts(chunk, text_field, pair_field)
         found = score(model, texts, pairs, long, stride, batch_tokens)
@@ -91,6 +91,10 @@ def _checked(record: Record, text_field: str, pair_field: str, where: str) -> Re
             kind = type(record[name]).__name__
             raise ValueError(f"{where}: field {name!r} is {kind}, not text; name another field or drop the record")
     return record
+
+
+def _own(record: Record, text_field: str, pair_field: str) -> list[str]:
+    return [record[name] for name in (text_field, pair_field) if name]
 
 
 def _texts(records: Sequence[Record], text_field: str, pair_field: str) -> tuple[list[str], list[str] | None]:
@@ -258,7 +262,7 @@ def predictions(
         labels.append(kinds.encode(record[data.label_field], where))
     if not records:
         raise ValueError(f"data.validation_share {data.validation_share} has held no record out; name a source")
-    for chunk in chunks(records, data.text_field):
+    for chunk in chunks(records, lambda record: sum(map(len, _own(record, data.text_field, data.pair_field)))):
         found.append(score(model, *_texts(chunk, data.text_field, data.pair_field), long, stride))
     cut = sum(part.cut for part in found)
     warn_of_cuts(cut, len(records), row_length(model))

@@ -108,10 +108,9 @@ def evaluate(
         report = Path(run) / REPORT_FOLDER / _as_folder(name)
     if found is not None and report is not None:
         result["report"] = str(report)
+        write_report(Path(report), found, result, f"{Path(run).name} on {name}", model.config, step)
     if output is not None:
         write_results(output, header | read_results(output) | {name: result | _checkpoint(model, step)})
-    if found is not None and report is not None:
-        write_report(Path(report), found, result, f"{Path(run).name} on {name}", model.config, step)
     return result
 
 

@@ -7,16 +7,16 @@ Texts longer than a row are read in windows that overlap.
 import collections
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import scipy.special
 
 from jaxencoder.inference.buckets import Plan
-from jaxencoder.inference.embed import hidden
+from jaxencoder.inference.embed import chunks, hidden
 from jaxencoder.inference.global_tokens import global_slots
 from jaxencoder.inference.model import Model
 from jaxencoder.inference.writers import refuse_fields
@@ -28,11 +28,8 @@ from jaxencoder.text.sources import Record, read
 from jaxencoder.text.spans import Window, windows
 
 _BEST = 20  # first and last tokens of a window that are tried with each other
-_CHUNK = 1 << 22  # characters of texts in memory at once
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-T = TypeVar("T")
 
 
 class Answer(NamedTuple):
@@ -135,7 +132,7 @@ def predict_answers(
     context = pair_field or data.pair_field or "context"
     if isinstance(source, str):
         source = read(source, text_field=asked, required=(context,))
-    for chunk in _chunks((_checked(record, asked, context) for record in source), lambda x: len(x[context])):
+    for chunk in chunks((_checked(record, asked, context) for record in source), lambda x: len(x[context])):
         refuse_fields(chunk, ("prediction", "start", "end", "probability", "predictions"))
         found = answer_questions(
             model,
@@ -230,23 +227,10 @@ def evaluate_reader(
 ) -> dict[str, float]:
     """`answer_metrics` of a model on (question, text, answers); `no_answer` as in `answer_questions`."""
     predicted, true = [], []
-    for chunk in _chunks(examples, lambda example: len(example[1])):
+    for chunk in chunks(examples, lambda example: len(example[1])):
         questions, texts, answers = zip(*chunk, strict=True)
         true += answers
         predicted += [found[0].text for found in answer_questions(model, questions, texts, no_answer=no_answer)]
     if not true:
         raise ValueError("the data holds no question to measure on; name other data with --data")
     return answer_metrics(predicted, true)
-
-
-def _chunks(examples: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
-    """Lists of examples with so many characters together, at least one each; only one is in memory."""
-    chunk, characters = [], 0
-    for example in examples:
-        chunk.append(example)
-        characters += size(example)
-        if characters >= _CHUNK:
-            yield chunk
-            chunk, characters = [], 0
-    if chunk:
-        yield chunk

@@ -4,7 +4,6 @@ Entities count as found if their words and their type are right, as conlleval ha
 2003, arXiv:cs/0306050. Texts longer than a row are read in pieces that overlap.
 """
 
-import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -24,7 +23,6 @@ from jaxencoder.text import sentences
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.words import cut_words, encode_words
 
-_CHUNK = 4096  # texts in memory at once
 OVERLAP = 32  # tokens that pieces of a long text have in common, so that each word is read in its surroundings
 
 
@@ -93,8 +91,8 @@ def predict_tags(
     """Records with "tags", one for each word, and "entities" where the tags tell of such.
 
     Each entity has its "type", its "text", where it starts and ends ("start", "end": words of a list, characters of a
-    text), and the mean "probability" of its words' tags. What is text is cut into words by
-    the rules of Unicode, which are added as "words".
+    text), and the mean "probability" of its words' tags. What is text is cut into words by the rules of Unicode, and
+    they are added as "words".
 
     Args:
         model: as in `tag_words`.
@@ -110,7 +108,7 @@ def predict_tags(
     scheme = Scheme.of(model.labels)
     if isinstance(source, str):
         source = read(source, text_field=text_field, words=None)
-    for chunk in chunks(source, text_field):
+    for chunk in chunks(source, lambda record: sum(map(len, record[text_field]))):
         refuse_fields(chunk, ("tags", "entities"))
         refuse_fields([record for record in chunk if isinstance(record[text_field], str)], ("words",))
         texts = [record[text_field] for record in chunk]
@@ -233,16 +231,10 @@ def _scores(hits: int, said: int, there: int) -> dict[str, float]:
 def evaluate_tagger(model: Model, examples: Iterable[tuple[Sequence[str], Sequence[str]]]) -> dict[str, Any]:
     """`tag_metrics` of a model on texts with their tags, both lists of as many strings."""
     true, predicted = [], []
-    for chunk in _chunks(examples):
+    for chunk in chunks(examples, lambda example: sum(map(len, example[0]))):
         texts, tags = zip(*chunk, strict=True)
         true += tags
         predicted += [found.tags for found in tag_words(model, texts)]
     if not true:
         raise ValueError("the data holds no words to measure on; name other data with --data")
     return tag_metrics(true, predicted)
-
-
-def _chunks(examples: Iterable[Any]) -> Iterator[list[Any]]:
-    examples = iter(examples)
-    while chunk := list(itertools.islice(examples, _CHUNK)):
-        yield chunk

@@ -134,7 +134,7 @@ def test_chunks_are_bounded_in_number_and_size(monkeypatch):
     monkeypatch.setattr(embed_module, "_CHUNK_TEXTS", 3)
     monkeypatch.setattr(embed_module, "_CHUNK_CHARACTERS", 10)
     records = [{"t": "x" * n} for n in (1, 1, 1, 1, 50, 4, 4, 4, 1)]
-    sizes = [[len(record["t"]) for record in chunk] for chunk in chunks(iter(records), "t")]
+    sizes = [[len(record["t"]) for record in chunk] for chunk in chunks(iter(records), lambda record: len(record["t"]))]
     assert sizes == [[1, 1, 1], [1, 50], [4, 4, 4], [1]]
 
 

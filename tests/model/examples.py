@@ -78,7 +78,7 @@ def one_per_row(batch: dict[str, np.ndarray], T: int) -> tuple[dict[str, np.ndar
     segments = batch["segment_ids"]
     origins = [(b, s) for b in range(len(segments)) for s in range(1, segments[b].max() + 1)]
     keys = [key for key in batch if batch[key].shape == segments.shape]
-    out = {key: np.zeros((len(origins), T), batch[key].dtype) for key in keys}
+    out = {key: np.full((len(origins), T), -(key == "token_labels"), batch[key].dtype) for key in keys}
     for i, (b, s) in enumerate(origins):
         here = segments[b] == s
         for key in keys:

@@ -110,6 +110,9 @@ def test_thresholds_tuned_on_other_data(classifier, tmp_path):
     assert by_file["tuned"]["on"] == test
     with pytest.raises(ValueError, match="thresholds tuned on validation cannot be measured on it"):
         evaluate(classifier.folder, tune_threshold="validation")
+    (own,) = load(classifier.folder).config.data.validation
+    with pytest.raises(ValueError, match="cannot be measured on it; name other data"):  # by whichever name
+        evaluate(classifier.folder, data=own, tune_threshold="validation")
     with pytest.raises(ValueError, match="cannot be measured on it; name other data"):
         evaluate(classifier.folder, data=test, tune_threshold=os.path.relpath(test))
 

@@ -1,12 +1,15 @@
 """Answers and their metrics: by the official script's rules, and found in long texts whatever the window."""
 
+import numpy as np
 import pytest
 
 from jaxencoder.inference.load import load
+from jaxencoder.tasks import spans as module
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.predict import predict
 from jaxencoder.tasks.spans import answer_metrics, answer_questions, normalised
 from jaxencoder.text.held_out import validation_records
+from jaxencoder.text.spans import windows
 
 
 def test_metrics_by_hand():
@@ -73,3 +76,17 @@ def test_predictions_for_records(reader):
         assert line["predictions"][0]["prediction"] == line["prediction"] and len(line["predictions"]) == 2
     with pytest.raises(ValueError, match="a record has no text in the field 'context'"):
         list(predict(reader.folder, [{"question": "what?"}]))
+
+
+def test_an_answer_has_no_spaces_around_it(reader, monkeypatch):
+    """Tokens of metaspace and byte-level models have the space before a word with them."""
+    model = load(reader.folder)
+    example = next(iter(validation_records(model.config.data)))[1]
+
+    def spaced(*given):
+        for window in windows(*given):
+            yield window._replace(offsets=np.maximum(window.offsets - [1, 0], 0))
+
+    monkeypatch.setattr(module, "windows", spaced)
+    ((*found,),) = answer_questions(model, [example["question"]], [example["context"]], k=20)
+    assert all(a.text == a.text.strip() == example["context"][a.start : a.end] for a in found) and len(found) > 5

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.inference.load import load
+from jaxencoder.tasks import tokens as module
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.predict import predict, predict_file
 from jaxencoder.tasks.tokens import entities, tag_metrics, tag_name, tag_words
@@ -103,3 +104,19 @@ def test_tags_that_are_numbers():
     names = ("O", "B-x")
     assert [tag_name(tag, names) for tag in (1, "0", "B-x", "B-y", 7)] == ["B-x", "O", "B-x", "B-y", "7"]
     assert tag_name(1, ("0", "1")) == "1"
+
+
+def test_a_word_is_tagged_where_most_is_around_it(tagger, monkeypatch):
+    """Long texts are read in pieces; here what stands near the end of a piece is called an entity."""
+    model = load(tagger.folder)
+    edge = 3
+
+    def near_an_end(encoder, compute, head, params, rows):
+        positions, segments = np.asarray(rows["positions"]), np.asarray(rows["segment_ids"])
+        left = [[(ids[i:] == ids[i]).sum() for i in range(len(ids))] for ids in segments]
+        near = (positions <= edge) | (np.array(left) <= edge)
+        return np.where((near[..., None]) == (np.array(model.labels) == "B-x"), 1.0, 0.0)
+
+    monkeypatch.setattr(module, "_probabilities", near_an_end)
+    (found,) = tag_words(model, [["the", "river"] * 60])
+    assert set(found.tags[edge:-edge]) == {"O"} and found.tags[0] == found.tags[-1] == "B-x"
