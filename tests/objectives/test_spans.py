@@ -66,6 +66,21 @@ def test_packing_changes_neither_loss_nor_metrics():
     np.testing.assert_allclose(metrics["exact"], metrics_alone["exact"])
 
 
+def test_both_ends_of_a_window_must_score_most():
+    objective = build()
+    params = examples.randomised_params(objective.init)
+    batch = labelled([[9, 12, 7]])
+    scores = np.asarray(jax.jit(objective.scores, static_argnums=3)(params, batch, KEY, False))[0]
+    labels = np.full(batch["token_ids"].shape, -1, np.int32)
+    for segment, off in ((1, (0, 0)), (2, (1, 0)), (3, (0, 1))):  # the second has its start wrong, the third its end
+        places = np.flatnonzero(batch["segment_ids"][0] == segment)
+        first, last = (int(places[(scores[places, i].argmax() + off[i]) % len(places)]) for i in range(2))
+        labels[0, last] = 1
+        labels[0, first] = 2 if first == last else 0
+    metrics = jax.jit(objective.loss, static_argnums=3)(params, batch | {"token_labels": labels}, KEY, False)[1]
+    assert [float(x) for x in metrics["exact"]] == [1, 3]
+
+
 def test_settings():
     for setting in ({"dropout": -0.1}, {"longest_answer": 0}):
         with pytest.raises(ValueError, match=f"objective.{next(iter(setting))} must be"):

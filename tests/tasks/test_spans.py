@@ -9,7 +9,7 @@ from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.predict import predict
 from jaxencoder.tasks.spans import answer_metrics, answer_questions, normalised
 from jaxencoder.text.held_out import validation_records
-from jaxencoder.text.spans import windows
+from jaxencoder.text.spans import Window, windows
 
 
 def test_metrics_by_hand():
@@ -90,3 +90,10 @@ def test_an_answer_has_no_spaces_around_it(reader, monkeypatch):
     monkeypatch.setattr(module, "windows", spaced)
     ((*found,),) = answer_questions(model, [example["question"]], [example["context"]], k=20)
     assert all(a.text == a.text.strip() == example["context"][a.start : a.end] for a in found) and len(found) > 5
+
+
+def test_spans_of_a_window_by_hand():
+    ends = np.array([[9, 9], [0, 0], [5, 0], [0, 2], [1, 4]], np.float32)  # [CLS] question a b c: the text from 2 on
+    window = Window(0, np.arange(5), np.zeros(5, int), 2, np.array([[0, 1], [2, 3], [4, 6]]))
+    assert module._spans(ends, window, 3)[:3] == [(9, 0, 6), (7, 0, 3), (5, 4, 6)]
+    assert {end - start for _, start, end in module._spans(ends, window, 1)} == {1, 2}  # single tokens alone
