@@ -50,7 +50,7 @@ def test_windows_and_labels_equal_those_of_transformers(tokenizer, questions, sh
         last = int(np.flatnonzero(np.isin(label, (_END, _BOTH)))[0])
         assert (first, last) == want and (label >= 0).sum() == len({first, last})
         sizes.append(last - first + bool(first))
-    assert {0, 1, 2, 3} <= set(sizes)  # no answer, and answers of several tokens
+    assert {0, 1} <= set(sizes) and max(sizes) > 3  # no answer, one token, several
 
 
 def test_a_short_text_a_long_question_and_no_text(tokenizer):
