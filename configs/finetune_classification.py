@@ -4,8 +4,8 @@ Paper: Devlin et al. 2019, arXiv:1810.04805, section 4.1: a tanh layer and a pro
 The examples of a row are packed and predicted together, so that nothing is spent on padding.
 
 Data: records with a text and a label; classes may be strings or whole numbers, and floats make it a regression. Lists
-of classes, such as {"text": ..., "label": ["sport", "local"]} or [] for none, make each class a yes or no of its own:
-take --training.best-metric f1. (A vector of 0 and 1 is no such list: write which classes there are.)
+of classes, such as {"text": ..., "label": ["sport", "local"]} or [] for none, make each class a yes or no of its own.
+(A vector of 0 and 1 is no such list: write which classes there are.)
 The architecture and the tokenizer come from what --init-from names: a run, a published folder, or a name of the hub.
 
 For reranking (a cross-encoder), pairs of a query and a text with a label 0 or 1, or a grade as a fractional number:

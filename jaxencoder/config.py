@@ -7,7 +7,6 @@ can be read without running anything.
 import dataclasses
 import importlib.util
 import itertools
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from jaxencoder.sharding import MeshConfig
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.config import Phase, TrainingConfig, batch_warmup
 from jaxencoder.training.optim import OptimizerConfig
+from jaxencoder.whole_files import write_whole
 
 __all__ = [
     "Classification",
@@ -247,13 +247,7 @@ def from_json(text: str, where: str = CONFIG_FILE) -> RunConfig:
 
 def save(config: RunConfig, run_dir: str | Path) -> None:
     """Write `run_dir`/config.json, whole or not at all; the folder must exist."""
-    path = Path(run_dir) / CONFIG_FILE
-    part = path.with_name(f".{CONFIG_FILE}.{os.getpid()}")
-    try:
-        part.write_text(to_json(config), encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(Path(run_dir) / CONFIG_FILE, to_json(config))
 
 
 def recipes() -> dict[str, Path]:

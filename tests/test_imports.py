@@ -20,6 +20,7 @@ DIRECTIONS = {
     "reports.py": ("families", "inference"),
     "overrides.py": (),
     "config_json.py": ("overrides",),
+    "whole_files.py": (),
     "config.py": (
         "adapters.bottleneck",
         "adapters.lora",
@@ -31,6 +32,7 @@ DIRECTIONS = {
         "text.config",
         "training.config",
         "training.optim",
+        "whole_files",
     ),
     "parameters.py": (),
     "sharding.py": ("parameters",),
@@ -43,7 +45,7 @@ DIRECTIONS = {
     "model/encoder.py": ("model.config", "model.layers", "model.positions", "model.attention", "kernels", "sharding"),
     "model/flops.py": ("model.config",),
     "model/*": ("kernels", "sharding"),
-    "families/*": ("model", "text.tokenizer"),
+    "families/*": ("model", "text.tokenizer", "whole_files"),
     "objectives/*": ("model", "kernels", "sharding"),
     "adapters/peft*": ("families", "model", "objectives", "parameters"),
     "adapters/*": ("model", "objectives", "parameters", "sharding"),
@@ -51,8 +53,11 @@ DIRECTIONS = {
     "training/optim.py": ("parameters",),
     "training/step.py": ("objectives",),
     "training/start.py": ("adapters", "config", "families", "model", "objectives", "parameters", "text"),
-    "training/*": ("config", "model", "objectives", "parameters", "text", "sharding", "adapters"),
-    "tasks/*": ("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
+    "training/*": ("config", "model", "objectives", "parameters", "text", "sharding", "adapters", "whole_files"),
+    "tasks/*": (
+        *("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
+        "whole_files",
+    ),
     "inference/*": (
         *("config", "model", "objectives", "parameters", "text", "training", "sharding", "families", "adapters"),
         "kernels",

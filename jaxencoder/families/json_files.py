@@ -1,10 +1,11 @@
 """Small JSON files of a checkpoint, read with one clear sentence for what is wrong, and written whole or not at all."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from jaxencoder.whole_files import write_whole
 
 
 def read_json(file: Path, kind: type) -> Any:
@@ -23,12 +24,7 @@ def read_json(file: Path, kind: type) -> Any:
 def write_json(file: Path, content: Any) -> None:
     """Write a file, and its folder if it is missing; the file appears when it is whole."""
     file.parent.mkdir(exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def positive(value: Any, file: Path, name: str) -> int:

@@ -38,12 +38,17 @@ def check_scores_pairs(model: Model) -> None:
             f"this run tells {objective.labels} classes apart, which is no score; train it on classes 0 and 1, or on "
             "grades as fractional numbers"
         )
+    if objective.class_names not in ((), ("0", "1")):
+        raise ValueError(
+            f"this run's classes are {' and '.join(objective.class_names)}, and which one is better is not said; "
+            "train it on 0 and 1"
+        )
 
 
 def score_pairs(
     model: Model, queries: Sequence[str], texts: Sequence[str], batch_tokens: int | None = None
 ) -> np.ndarray:
-    """How well each text answers its query: the value that a run predicts, or the log-odds of the second class.
+    """How well each text answers its query: the value that a run predicts, or the log-odds of class 1.
 
     Args:
         model: see `check_scores_pairs`; the query is the first text of its pairs.

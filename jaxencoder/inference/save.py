@@ -13,6 +13,7 @@ from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import Family, labelled
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives import tokens
+from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.objectives.objective import Params
 from jaxencoder.training.start import started_from
 
@@ -76,7 +77,9 @@ def _parts(model: Model, published: Published) -> _Parts:
     config, family = model.config.model, published.family
     before = {**published.settings, **family.settings(config)}
     written = _Parts({name: model.params[name] for name in ("encoder", "mlm_head") if name in model.params}, {}, {})
-    if classifier.NAME in model.params:
+    if classifier.NAME in model.params and isinstance(model.config.objective, MultipleChoice):
+        written.left_out[classifier.NAME] = "it scores choices, which is not written yet"
+    elif classifier.NAME in model.params:
         own = _labels_of_texts(model) | family.classifier
         pooling, heads = model.config.objective.pooling, _configs(family, model, before | own)
         if (found := classifier.to_heads(model.params[classifier.NAME], pooling, heads)) is not None:

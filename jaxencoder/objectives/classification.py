@@ -160,7 +160,7 @@ class Classification(ObjectiveConfig):
         """Accuracy of classes, F1 of several for a text, squared error of values."""
         if self.labels == 1:
             return "loss", "min"
-        return ("f1" if self.multi_label else "accuracy"), "max"
+        return ("micro_f1" if self.multi_label else "accuracy"), "max"
 
 
 def document_scores(

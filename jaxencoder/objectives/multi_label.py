@@ -19,9 +19,9 @@ def multi_label_metrics(scores: jax.Array, labels: jax.Array, weights: jax.Array
         focal_gamma: how little is lost on what is all but sure, see `Classification`.
 
     Returns:
-        loss: cross-entropy in nats, of each document the mean over the classes times their weights; f1, over all
-        decisions together; accuracy, of documents whose classes are found exactly. A class is found where its logit is
-        above 0.
+        loss: cross-entropy in nats, of each document the mean over the classes times their weights; micro_f1, over all
+        decisions together; accuracy, of documents whose classes are found exactly. A class is found where its logit
+        is above 0.
     """
     there = labels[..., 0] >= 0  # [B, E]
     true, found = labels > 0, scores > 0
@@ -37,6 +37,6 @@ def multi_label_metrics(scores: jax.Array, labels: jax.Array, weights: jax.Array
     )
     return {
         "loss": (losses.sum(), documents),
-        "f1": (2 * hits, said + wanted),
+        "micro_f1": (2 * hits, said + wanted),
         "accuracy": (right, documents),
     }

@@ -83,14 +83,17 @@ def within_segments(scores: jax.Array, segment_ids: jax.Array) -> tuple[jax.Arra
         segment_ids: [B, T].
 
     Returns:
-        (log probabilities [B, T, C], whether a token has the largest score of its segment, bool [B, T, C]).
+        (log probabilities [B, T, C], whether a token is the one with the largest score of its segment, the first of
+        several, bool [B, T, C]).
     """
     segments = segment_ids.shape[1] + 1
 
     def row(z: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
         largest = jax.lax.stop_gradient(jax.ops.segment_max(z, ids, segments))[ids]
         total = jax.ops.segment_sum(jnp.exp(z - largest), ids, segments)[ids]
-        return z - largest - jnp.log(total), z >= largest
+        place = jnp.where(z >= largest, jnp.arange(len(z))[:, None], segments)
+        first = jax.ops.segment_min(place, ids, segments)[ids]
+        return z - largest - jnp.log(total), place == first
 
     return jax.vmap(row)(scores, segment_ids)
 

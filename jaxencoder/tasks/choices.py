@@ -77,13 +77,21 @@ def predict_choices(
     if isinstance(source, str):
         where = f"{source}, record"
         source = read(source, text_field=text_field, required=(pair_field,), text_unit=data.text_unit)
-    count = 0
-    for chunk in chunks(source, lambda record: len(record[text_field]) + len(str(record.get(pair_field)))):
-        refuse_fields(chunk, ADDED)
-        choices = [choices_of(record.get(pair_field), f"{where} {count + i}") for i, record in enumerate(chunk, 1)]
-        found = choose(model, [record[text_field] for record in chunk], choices, batch_tokens)
-        count += len(chunk)
-        yield [record | _added(own, shares) for record, own, shares in zip(chunk, choices, found, strict=True)]
+    every = (
+        (record, _context(record, text_field, f"{where} {i}"), choices_of(record.get(pair_field), f"{where} {i}"))
+        for i, record in enumerate(source, 1)
+    )
+    for chunk in chunks(every, lambda one: len(one[1]) + sum(map(len, one[2]))):
+        records, contexts, choices = zip(*chunk, strict=True)
+        refuse_fields(records, ADDED)
+        found = choose(model, contexts, choices, batch_tokens)
+        yield [record | _added(own, shares) for record, own, shares in zip(records, choices, found, strict=True)]
+
+
+def _context(record: Record, text_field: str, where: str) -> str:
+    if not isinstance(record.get(text_field), str):
+        raise ValueError(f"{where}: no text in the field {text_field!r} among {', '.join(record)}; name another")
+    return record[text_field]
 
 
 def _added(choices: Sequence[str], shares: np.ndarray) -> Record:

@@ -1,11 +1,11 @@
 """Files of results: JSON, whole or not at all, a run's own or one that says whose results it holds."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from jaxencoder.inference.model import Model
+from jaxencoder.whole_files import write_whole
 
 RESULTS_FILE = "results.json"
 
@@ -42,9 +42,4 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
     """The results, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")

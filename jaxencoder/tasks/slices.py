@@ -66,7 +66,7 @@ def _quarters(values: list[float]) -> list[tuple[float, str]]:
     names = {}
     for part in np.unique(parts).tolist():
         low, high = numbers[parts == part].min(), numbers[parts == part].max()
-        names[part] = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        names[part] = f"{low:.15g}" if low == high else f"{low:.15g} to {high:.15g}"
     return [(part, names[part]) for part in parts.tolist()]
 
 

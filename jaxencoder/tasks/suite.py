@@ -32,6 +32,7 @@ from jaxencoder.tasks.results import RESULTS_FILE
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import computes_on_cpu, keep_freed_memory
 from jaxencoder.training.telemetry import METRICS_FILE, Diverged
+from jaxencoder.whole_files import write_whole
 
 REPORT_FILE = "report.md"
 LOG_FILE = "log.txt"
@@ -116,8 +117,8 @@ def _perform(
     def write() -> None:
         ordered = {run.name: ended[run.name] for run in runs if run.name in ended}
         summary, report = summarize(ordered)
-        _write(path, json.dumps(summary | {"runs": known | ordered}, indent=2, ensure_ascii=False))
-        _write(folder / REPORT_FILE, report)
+        write_whole(path, json.dumps(summary | {"runs": known | ordered}, indent=2, ensure_ascii=False) + "\n")
+        write_whole(folder / REPORT_FILE, report + "\n")
 
     def end(run: Run, outcome: Outcome) -> None:
         ended[run.name] = {"identity": run.identity} | outcome
@@ -174,19 +175,9 @@ def _shared_programs() -> Iterator[None]:
 def _known(path: Path) -> dict[str, Outcome]:
     """The outcomes that an earlier call has written."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else {}
+        return dict(json.loads(path.read_text(encoding="utf-8"))["runs"]) if path.exists() else {}
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} holds no results of a suite; name another folder, or delete it") from None
-
-
-def _write(path: Path, text: str) -> None:
-    """A file, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _said(outcome: Outcome) -> str:

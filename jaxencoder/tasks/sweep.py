@@ -17,7 +17,7 @@ from jaxencoder.tasks.suite import Outcome, Run, markdown, perform, spread, told
 from jaxencoder.training.start import saved_config
 
 # Metrics that settings are ranked by where that of training is not among the results, and which way.
-_USUAL = (("accuracy", "max"), ("f1", "max"), ("exact", "max"), ("loss", "min"))
+_USUAL = (("accuracy", "max"), ("f1", "max"), ("micro_f1", "max"), ("exact", "max"), ("loss", "min"))
 
 
 def sweep(

@@ -85,8 +85,9 @@ def infer(labels: Iterable[tuple[Any, str]]) -> Labels:
             numbers.setdefault(int(label), where)
         else:
             texts.setdefault(_name(label, where), where)
-    for text, where in texts.items():
-        if _reads_as_number(text) and _number(text) is None and (numbers or fractional or any(map(_number, texts))):
+    counting = numbers or fractional or any(_number(text) is not None for text in texts)
+    for text, where in texts.items() if counting else ():
+        if _reads_as_number(text) and _number(text) is None:
             raise ValueError(f"{where}: label {text!r} is not a finite number, as other labels are; drop the record")
     word = next((text for text in texts if _number(text) is None), None)
     if word is None:
@@ -123,12 +124,12 @@ def _is_number(name: str) -> bool:
 
 
 def _reads_as_number(text: str) -> bool:
-    """Whether a text stands for a number, NaN and infinity among them."""
+    """Whether a text stands for a number, NaN and infinity among them; 1_2 is a name."""
     try:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text
 
 
 def _number(text: str) -> float | None:

@@ -32,6 +32,7 @@ from jaxencoder.training.start import (
     saved_config,
     with_architecture,
 )
+from jaxencoder.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -321,9 +322,7 @@ def _open(setup: Setup, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     if not _newest(run_dir):
         setup.tokenizer.save(run_dir / TOKENIZER_FOLDER)
-    part = run_dir / f".{DATA_FILE}.{os.getpid()}"
-    part.write_text(json.dumps(_digests(setup, len(setup.train)), indent=2) + "\n", encoding="utf-8")
-    os.replace(part, run_dir / DATA_FILE)
+    write_whole(run_dir / DATA_FILE, json.dumps(_digests(setup, len(setup.train)), indent=2) + "\n")
     save(setup.config, run_dir)  # last: a folder with a configuration is a run
 
 

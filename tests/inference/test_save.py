@@ -13,6 +13,7 @@ import jaxencoder
 from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig
+from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.spans import SpanExtraction
 from jaxencoder.objectives.tokens import TokenClassification
@@ -40,8 +41,8 @@ def make_run(tmp_path_factory):
         start = jaxencoder.load(folders[family])
         data = DataConfig(row_length=24, label_field="label")
         if not isinstance(objective, Classification):
-            span = isinstance(objective, SpanExtraction)
-            unit, pair = ("span", "context") if span else ("word", "")
+            units = {SpanExtraction: ("span", "context"), MultipleChoice: ("choice", "choices")}
+            unit, pair = units.get(type(objective), ("word", ""))
             data = dataclasses.replace(data, pair_field=pair, label_unit=unit)
         model = dataclasses.replace(start.config.model, dropout=0.0, **settings)
         config = RunConfig(init_from=str(folders[family]), model=model, objective=objective, data=data)
@@ -160,3 +161,9 @@ def test_the_family_of_the_start_if_it_is_there(make_run, tmp_path: Path) -> Non
         model.save(tmp_path / name)
         found = json.loads((tmp_path / name / "config.json").read_text())
         assert found["architectures"] == [f"{name}ForSequenceClassification"]
+
+
+def test_choices_are_left_out(make_run, tmp_path: Path, caplog) -> None:
+    make_run("bert", MultipleChoice()).save(tmp_path)
+    assert len(caplog.records) == 1 and "it scores choices" in caplog.text
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["BertModel"]

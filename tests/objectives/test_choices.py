@@ -1,6 +1,7 @@
 """Multiple choice: equal to transformers, packed or not."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -77,6 +78,14 @@ def test_where_the_examples_stand_changes_nothing():
         for block in tree["encoder"]["layers"].values():
             block["attention"]["key"].pop("bias")
     assert_trees_close(gradients, gradients_alone, 2e-5)
+
+
+def test_equal_scores_are_no_hit_for_all():
+    objective = build()
+    params = jax.tree.map(jnp.zeros_like, examples.randomised_params(objective.init))  # a model that has collapsed
+    batch = rows([[5, 5, 5, 5]], T) | {"labels": np.array([[0, 1, 1, 0]]), "groups": np.array([[0, 0, 1, 1]])}
+    metrics = jax.jit(objective.loss, static_argnums=3)(params, batch, KEY, False)[1]
+    assert [float(x) for x in metrics["accuracy"]] == [1, 2]  # of equals the first is chosen, as evaluate does
 
 
 def test_padding_alone_has_no_loss():

@@ -43,7 +43,7 @@ def test_metrics_equal_torch_and_sklearn():
     theirs = torch.nn.BCEWithLogitsLoss(weight=torch.tensor(weights))(z, y)
     assert value(found, "loss") == pytest.approx(theirs.item(), rel=1e-6) and float(found["loss"][1]) == 10
     said = scores[there] > 0
-    assert value(found, "f1") == pytest.approx(sklearn_metrics.f1_score(labels[there], said, average="micro"))
+    assert value(found, "micro_f1") == pytest.approx(sklearn_metrics.f1_score(labels[there], said, average="micro"))
     assert value(found, "accuracy") == pytest.approx(sklearn_metrics.accuracy_score(labels[there], said))
 
 
@@ -59,6 +59,18 @@ def test_focal_loss_by_hand():
     assert not np.any(gradient)
 
 
+def test_settings_reach_the_loss():
+    settings = {"loss": "focal", "focal_gamma": 1.5, "class_weights": "balanced", "class_counts": (1, 2, 4, 8, 16)}
+    objective = build(**settings)
+    params = examples.randomised_params(objective.init)
+    batch = rows([[9, 12]], T) | {"labels": np.array([[[1, 0, 1, 0, 0], [0, 0, 0, 1, 1]]], np.int8)}
+    scores = np.asarray(jax.jit(objective.scores, static_argnums=3)(params, batch, KEY, False))
+    weights = 1 / np.array(settings["class_counts"])
+    found = jax.jit(objective.loss, static_argnums=3)(params, batch, KEY, False)[0]
+    wanted = multi_label_metrics(scores, batch["labels"], (weights / weights.mean()).astype(np.float32), 1.5)
+    assert float(found) == pytest.approx(value(wanted, "loss"), rel=1e-5)
+
+
 def test_packing_changes_neither_loss_nor_gradients():
     objective = build()
     params = examples.randomised_params(objective.init)
@@ -71,7 +83,7 @@ def test_packing_changes_neither_loss_nor_gradients():
     (loss, metrics), gradients = run(params, packed)
     (alone, metrics_alone), gradients_alone = run(params, single)
     assert float(metrics["loss"][1]) == 8 and float(loss) == pytest.approx(float(alone), rel=1e-5)
-    for name in ("f1", "accuracy"):
+    for name in ("micro_f1", "accuracy"):
         np.testing.assert_allclose(metrics[name], metrics_alone[name])
     for tree in (gradients, gradients_alone):  # a key's bias moves all scores of a query: its true gradient is 0
         for block in tree["encoder"]["layers"].values():

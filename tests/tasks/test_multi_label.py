@@ -78,7 +78,7 @@ def test_a_run_as_the_trainer_saw_it(labeller):
     assert objective.multi_label and objective.class_names == tuple(NAMES)
     result = evaluate(labeller.folder)
     assert result["examples"] == 40 and list(result["classes"]) == NAMES
-    for ours, theirs in (("loss", "loss"), ("accuracy", "accuracy"), ("micro_f1", "f1")):
+    for ours, theirs in (("loss", "loss"), ("accuracy", "accuracy"), ("micro_f1", "micro_f1")):
         assert result[ours] == pytest.approx(labeller.result[theirs], rel=1e-4)
     assert result["micro_f1"] > 0.6  # it has learned something
     report = Path(result["report"])

@@ -3,8 +3,10 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 
+from jaxencoder.inference.buckets import Plan
 from jaxencoder.inference.load import load
 from jaxencoder.tasks.evaluate import evaluate_task
 from jaxencoder.tasks.probing import answer_ranks, evaluate_probing
@@ -74,12 +76,16 @@ def test_published_tokenizers_know_the_words(model, shared_data, name):
 
         def run(self, function, ids, batch_tokens, extra):
             self.ids = ids
+            plan = Plan(np.arange(len(ids)), np.arange(len(ids)), *np.zeros((2, len(ids)), int), len(ids), 64)
+            self.answers = extra(plan)["answers"][:, 0]
             return ()
 
     texts = [f"Paris is the capital of {Standin.tokenizer.mask_token}.", f"The {Standin.tokenizer.mask_token} is red."]
     standin = Standin()
     answer_ranks(standin, texts * 2, ["France", "house", "Antidisestablishmentarianism", "house of cards"])
     assert len(standin.ids) == 2  # of the others none is one token
+    words = [standin.tokenizer.decode([i]).strip() for i in standin.answers.tolist()]
+    assert words == ["France", "house"]
 
 
 @pytest.mark.parametrize(

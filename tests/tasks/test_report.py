@@ -87,3 +87,14 @@ def test_a_report_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypat
         write_report(tmp_path, predicted(), result(), "run", CONFIG, "best")
     assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
     assert (tmp_path / "report.md").read_text() == "old"
+
+
+def test_of_several_classes_the_decision_that_is_furthest_off(tmp_path):
+    scores = np.array([[5.0, -1.0], [3.0, 4.0], [-2.0, -2.0]])  # the second has no b, the third has both
+    found = predicted()._replace(scores=scores, labels=np.array([[1, 0], [1, 0], [1, 1]]))
+    found = found._replace(records=found.records[:3], tokens=found.tokens[:3])
+    several = {name: value for name, value in result().items() if name != "tuned"}
+    write_report(tmp_path, found, several, "run", CONFIG, "best")
+    text = (tmp_path / "report.md").read_text()
+    wrong = text[text.index("Most confidently wrong") :]
+    assert "sure and \\| wrong" in wrong and "unsure and wrong" in wrong and "sure and right" not in wrong

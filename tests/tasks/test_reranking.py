@@ -100,6 +100,9 @@ def test_what_scores_no_pairs(classifier, labeller, masked, pairs, folder):
     many = dataclasses.replace(model.config.objective, labels=3, class_names=("0", "1", "2"))
     with pytest.raises(ValueError, match="tells 3 classes apart, which is no score"):
         score_pairs(dataclasses.replace(model, config=dataclasses.replace(model.config, objective=many)), ["a"], ["b"])
+    named = dataclasses.replace(model.config.objective, labels=2, class_names=("entailment", "not_entailment"))
+    with pytest.raises(ValueError, match="classes are entailment and not_entailment, and which one is better is not"):
+        score_pairs(dataclasses.replace(model, config=dataclasses.replace(model.config, objective=named)), ["a"], ["b"])
     with pytest.raises(ValueError, match="k is 0"):
         evaluate_reranking(model, folder, masked.folder, k=0)
     with pytest.raises(ValueError, match="1 texts but 2 pairs"):

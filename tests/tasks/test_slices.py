@@ -44,6 +44,10 @@ def test_many_values():
     assert len(found["id"]) == 30 and found["id"]["(others)"]["examples"] == 100 - 20 * 2 - 9
     assert list(found["number"]) == ["0 to 2.4", "2.5 to 4.9", "5 to 7.4", "7.5 to 9.9"]
 
+    seconds = [{"at": 1_700_000_000 + i} for i in range(100)]
+    found = slices(predicted(seconds, [1] * 100, [0, 1] * 50, [0] * 100), ["at"])["at"]
+    assert sum(part["examples"] for part in found.values()) == 100 and "1700000000 to 1700000024" in found
+
 
 def test_values():
     records = [{"part": i // 4} for i in range(8)]

@@ -132,6 +132,15 @@ def test_the_metric_is_that_of_the_run(tmp_path: Path, monkeypatch) -> None:
     assert "Best: learning_rate=3e-4, macro_f1 0.3000" in report
 
 
+def test_several_classes_are_ranked_by_their_f1() -> None:
+    """By the name that an evaluation has for it."""
+    config = replace(CONFIG, objective=Classification(labels=3, multi_label=True))
+    values = {"low": {"micro_f1": 0.2, "accuracy": 0.4}, "high": {"micro_f1": 0.9, "accuracy": 0.3}}
+    ended = {f"{name}/seed_0": {"results": {"validation": x | {"loss": 1.0}}} for name, x in values.items()}
+    found = summary_of(ended, {name: [f"{name}/seed_0"] for name in values}, config)
+    assert (found["best"], found["by"]) == ("high", "micro_f1")
+
+
 def test_report() -> None:
     lines = report_of(summary_of(OUTCOMES, GROUPS, CONFIG), OUTCOMES, 2).splitlines()
     assert [cell.strip() for cell in lines[0].split("|")] == ["", "setting", "runs", "loss", "accuracy", ""]

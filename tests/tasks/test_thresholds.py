@@ -58,3 +58,14 @@ def test_no_positive_example_anywhere():
     assert tuned(measured, measured) == {"classes": {}}
     one = tuned(measured, predicted(np.array([[0.5, 0.5], [0.2, 0.8]]), [0, 1], "ab"))
     assert one["classes"]["b"]["f1"] == 0 and one["accuracy"] == 1
+
+
+def test_one_half_stays_for_a_class_that_is_not_there_to_tune_on():
+    scores = np.array([[2.0, 2.0, -2.0], [-2.0, -1.0, 2.0], [-3.0, 1.0, 1.0]])
+    labels = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 1]])
+    measured = predicted(np.ones((3, 3)), [0, 0, 0], "abc")._replace(scores=scores, labels=labels)
+    tuning = measured._replace(labels=labels * [1, 1, 0])
+    found = tuned(measured, tuning)
+    assert set(found["classes"]) == {"a", "b"} and found["classes"]["b"]["f1"] == 1
+    said = np.array([[1, 1, 0], [0, 1, 1], [0, 1, 1]])  # c as from one half on
+    assert found["micro_f1"] == pytest.approx(f1_score(labels, said, average="micro"))

@@ -20,6 +20,7 @@ def kinds(*labels):
         (["1", 2], Labels("class", ("1", "2"))),
         (["nan", "inf", "none"], Labels("class", ("inf", "nan", "none"))),  # words like others
         (["1", "x"], Labels("class", ("1", "x"))),
+        (["2_1", "1_1", "1_2"], Labels("class", ("1_1", "1_2", "2_1"))),
     ],
 )
 def test_kinds(labels, want):
@@ -31,6 +32,7 @@ def test_kinds(labels, want):
     [
         (["1.5", "2.0", "nan"], "record 3: label 'nan' is not a finite number, as other labels are"),
         (["0", "NaN", "1"], "record 2: label 'NaN' is not a finite number"),
+        (["0", "nan", "0"], "record 2: label 'nan' is not a finite number"),
         ([0.5, float("nan")], "record 2: label nan is not a finite number"),
         ([1, "x"], "record 2: label 'x' is text, but other labels are numbers"),
         (["a", None], "record 2: label None is not a class"),

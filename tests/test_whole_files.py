@@ -1,0 +1,23 @@
+"""A file is written whole, or what was there before stays."""
+
+import os
+
+import pytest
+
+from jaxencoder.whole_files import write_whole
+
+
+def test_whole_or_as_before(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_whole(path, "Größe\n")
+    assert path.read_bytes() == "Größe\n".encode()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, "other")
+    assert path.read_text(encoding="utf-8") == "Größe\n" and os.listdir(tmp_path) == ["a.json"]
+    with pytest.raises(FileNotFoundError):
+        write_whole(tmp_path / "missing" / "a.json", "text")
