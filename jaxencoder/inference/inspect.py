@@ -4,41 +4,24 @@ import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from jaxencoder import config as configs
-from jaxencoder.adapters.lora import NAME as LORA
-from jaxencoder.config import (
-    Classification,
-    DataConfig,
-    EncoderConfig,
-    MeshConfig,
-    RunConfig,
-    TokenClassification,
-)
-from jaxencoder.families import checkpoint, sentence
-from jaxencoder.families.hub import resolve
-from jaxencoder.families.tokenizer import published_tokenizer
-from jaxencoder.inference.adapter import base_of, is_adapter
+from jaxencoder.config import EncoderConfig, MeshConfig
+from jaxencoder.families import checkpoint
+from jaxencoder.inference.target import Kind, Target, open_target
 from jaxencoder.kernels.attention import chosen_backend
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.sharding import abstract_mesh, shardings
-from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.layerwise import learning
 from jaxencoder.training.optim import make_optimizer
-from jaxencoder.training.start import TOKENIZER_FOLDER, saved_config, with_architecture
-
-Kind = Literal["recipe", "run", "transformers", "sentence-transformers"]
-_ROLES = ("pad", "unk", "cls", "sep", "mask")
 
 
 @dataclass(frozen=True)
@@ -142,7 +125,7 @@ def inspect(
         ValueError: none of these, a setting that cannot be read, or a length that the model does not have.
         OSError: a file is missing or cannot be read.
     """
-    found = _open(str(target), overrides)
+    found = open_target(str(target), overrides)
     model, length = found.config.model, found.config.data.row_length if length is None else length
     if length < 1 or (model.positions == "learned" and length > model.max_length):
         raise ValueError(f"length is {length}; {target} takes rows of 1 to {model.max_length} tokens")
@@ -181,123 +164,6 @@ def inspect(
     )
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What a target holds: its configuration, the shapes of its parameters, and what is shown as it is."""
-
-    kind: Kind
-    config: RunConfig
-    shapes: Params
-    heads: Mapping[str, Mapping[str, Any]]
-    tokenizer: Mapping[str, Any]
-    sentence: Mapping[str, Any] = field(default_factory=dict)
-    family: str | None = None
-    notes: tuple[str, ...] = ()
-
-
-def _open(target: str, overrides: Sequence[str]) -> _Found:
-    path, recipes = Path(target), configs.recipes()
-    if path.suffix == ".py" or (target in recipes and not path.is_dir()):
-        return _recipe(configs.load(target, overrides, prog="jaxencoder inspect"))
-    if overrides:
-        raise ValueError(f"{target} is no recipe, so its settings cannot be changed: {' '.join(overrides)}")
-    if not path.exists() and "/" not in target:
-        known = ", ".join(recipes)
-        raise ValueError(f"{target} is neither a folder nor a recipe ({known}); a name of the hub has a slash")
-    folder = resolve(target, weights=False)
-    if (folder / sentence.MODULES_FILE).is_file():
-        return _sentence_folder(folder)
-    if is_adapter(folder):
-        raise ValueError(f"{folder} is an adapter without its base; inspect {base_of(folder)}")
-    if "model_type" in checkpoint.read_settings(folder):
-        return _published(folder)
-    return _run(folder)
-
-
-def _recipe(config: RunConfig) -> _Found:
-    notes = []
-    if config.init_from:
-        source = _open(config.init_from, ())
-        config, tokenizer = with_architecture(config, source.config.model), source.tokenizer
-    elif config.tokenizer.path:
-        tokenizer = _described(Tokenizer.load(config.tokenizer.path))
-    else:
-        tokenizer = {"kind": config.tokenizer.kind, "vocab_size": config.tokenizer.vocab_size}
-        notes.append("the tokenizer is not trained yet; it may get fewer tokens")
-    if not config.model.vocab_size:
-        model = dataclasses.replace(config.model, vocab_size=tokenizer["vocab_size"])
-        config = dataclasses.replace(config, model=model)
-    if isinstance(config.objective, Classification) and not config.objective.labels:
-        labels = len(config.data.labels) or 2
-        config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, labels=labels))
-        if not config.data.labels:
-            notes.append("the data will tell how many classes there are; two are counted here")
-    if isinstance(config.objective, TokenClassification) and not config.objective.tags:
-        tags = config.data.labels or ("O", "B")
-        config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, tags=tags))
-        if not config.data.labels:
-            notes.append("the data will tell how many tags there are; two are counted here")
-    return _trained(config, "recipe", tokenizer, tuple(notes))
-
-
-def _run(folder: Path) -> _Found:
-    config = saved_config(folder)
-    return _trained(config, "run", _described(Tokenizer.load(folder / TOKENIZER_FOLDER)))
-
-
-def _trained(config: RunConfig, kind: Kind, tokenizer: Mapping[str, Any], notes: tuple[str, ...] = ()) -> _Found:
-    vocabulary = _Vocabulary(config.model.vocab_size)
-    shapes = jax.eval_shape(config.build(vocabulary).init, jax.random.key(0))
-    settings = dataclasses.asdict(config.objective)
-    heads = {name: {} if name == "mlm_head" else settings for name in shapes if name not in ("encoder", LORA)}
-    return _Found(kind, config, shapes, heads, tokenizer, notes=notes)
-
-
-class _Vocabulary(NamedTuple):
-    """Stands for a tokenizer where an objective is built and never computed."""
-
-    vocab_size: int
-    mask_id: int = 0
-    special_ids: tuple[int, ...] = ()
-
-    def word_starts(self) -> np.ndarray:
-        return np.ones(self.vocab_size, bool)
-
-
-def _published(folder: Path, max_length: int = 0) -> _Found:
-    found = checkpoint.outline(folder)
-    length = min(max_length or found.config.max_length, found.config.max_length)
-    config = RunConfig(model=found.config, data=DataConfig(row_length=length))
-    tokenizer = published_tokenizer(folder, found.config.vocab_size)
-    heads = {name: dataclasses.asdict(head) for name, head in found.published.heads.items()}
-    heads = {"mlm_head": {}} | heads if "mlm_head" in found.shapes else heads
-    notes = () if found.weights else ("no weights are here: its heads are those that config.json names",)
-    described = {} if tokenizer is None else _described(tokenizer)
-    family = found.published.family.model_type
-    return _Found("transformers", config, found.shapes, heads, described, family=family, notes=notes)
-
-
-def _sentence_folder(folder: Path) -> _Found:
-    found = sentence.read(folder, weights=False)
-    model = _published(found.transformer, found.max_length)
-    modules = {
-        str(number): {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in module.shapes().items()}
-        for number, module in enumerate(found.settings.modules)
-        if module.shapes()
-    }
-    settings = dataclasses.asdict(found.settings)
-    settings["modules"] = [{"kind": type(m).__name__} | dataclasses.asdict(m) for m in found.settings.modules]
-    settings |= {"prompts": dict(found.settings.prompts), "max_length": model.config.data.row_length}
-    settings |= {"size": min(found.settings.size(found.hidden_size), found.settings.dimensions or 2**31)}
-    shapes = model.shapes | ({"sentence": modules} if modules else {})
-    return dataclasses.replace(model, kind="sentence-transformers", shapes=shapes, sentence=settings)
-
-
-def _described(tokenizer: Tokenizer) -> dict[str, Any]:
-    special = {role: tokenizer.token(getattr(tokenizer, f"{role}_id")) for role in _ROLES}
-    return {"kind": tokenizer.name, "vocab_size": tokenizer.vocab_size, "special": special}
-
-
 def _family(model: EncoderConfig) -> str | None:
     try:
         return checkpoint.family_of(model).model_type
@@ -322,7 +188,7 @@ def _part(path: str) -> str:
     return "embeddings" if second == "embeddings" else "layers"
 
 
-def _memory(found: _Found, mesh: AbstractMesh) -> dict[str, Bytes]:
+def _memory(found: Target, mesh: AbstractMesh) -> dict[str, Bytes]:
     training, trainable = found.config.training, found.config.learning
     optimizer = make_optimizer(found.config.optimizer, max(training.steps, 1), trainable=trainable)
     state = jax.eval_shape(optimizer.init, found.shapes)
