@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, Mesh
 
-from jaxencoder.config import EncoderConfig, MeshConfig
+from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.families import checkpoint
-from jaxencoder.inference.target import Kind, Target, open_target
+from jaxencoder.inference.target import Kind, open_target
 from jaxencoder.kernels.attention import chosen_backend
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params
@@ -138,7 +138,6 @@ def inspect(
     flops = {"encoder": encoder}
     if "mlm_head" in found.shapes:
         flops["mlm_head"] = forward_flops(model, length, predicted=1) - encoder
-    windows = Counter(model.windows[layer % len(model.windows)] for layer in range(model.num_layers))
     defaults = EncoderConfig()
     return Inspection(
         name=str(target),
@@ -152,16 +151,42 @@ def inspect(
         parameters=parameters,
         parts=dict(parts),
         mesh=dict(axes.shape),
-        memory=_memory(found, axes),
+        memory=state_memory(found.config, found.shapes, axes),
         optimizer=found.config.optimizer.name,
         length=length,
         flops=flops,
-        attention=tuple(
-            LayerKind(window, layers, chosen_backend(found.config.compute.attention, window, length))
-            for window, layers in windows.items()
-        ),
+        attention=layer_kinds(model, found.config.compute, length),
         notes=found.notes,
     )
+
+
+def layer_kinds(model: EncoderConfig, compute: ComputeConfig, length: int) -> tuple[LayerKind, ...]:
+    """The kinds of layers of a model in rows of so many tokens."""
+    windows = Counter(model.windows[layer % len(model.windows)] for layer in range(model.num_layers))
+    return tuple(
+        LayerKind(window, layers, chosen_backend(compute.attention, window, length))
+        for window, layers in windows.items()
+    )
+
+
+def state_memory(config: RunConfig, shapes: Params, mesh: Mesh | AbstractMesh) -> dict[str, Bytes]:
+    """What training holds throughout, in float32: parameters, gradients, optimizer, and average where one is kept.
+
+    Args:
+        config: of the run.
+        shapes: of its parameters.
+        mesh: whose devices share them.
+    """
+    optimizer = make_optimizer(config.optimizer, max(config.training.steps, 1), trainable=config.learning)
+    state = jax.eval_shape(optimizer.init, shapes)
+    learns = jax.tree.leaves(learning(config.learning)(shapes)) if config.learning else itertools.repeat(True)
+    leaves, places = (jax.tree.leaves(tree) for tree in (shapes, shardings(shapes, mesh)))
+    memory = {
+        "parameters": (parameters := _bytes(leaves, places)),
+        "gradients": _bytes(*(list(itertools.compress(x, learns)) for x in (leaves, places))),
+        "optimizer": _bytes(jax.tree.leaves(state), jax.tree.leaves(shardings(state, mesh))),
+    }
+    return memory | ({"average": parameters} if config.training.ema_decay else {})
 
 
 def _family(model: EncoderConfig) -> str | None:
@@ -186,20 +211,6 @@ def _part(path: str) -> str:
     if "_bottleneck/" in path:
         return "bottleneck"
     return "embeddings" if second == "embeddings" else "layers"
-
-
-def _memory(found: Target, mesh: AbstractMesh) -> dict[str, Bytes]:
-    training, trainable = found.config.training, found.config.learning
-    optimizer = make_optimizer(found.config.optimizer, max(training.steps, 1), trainable=trainable)
-    state = jax.eval_shape(optimizer.init, found.shapes)
-    learns = jax.tree.leaves(learning(trainable)(found.shapes)) if trainable else itertools.repeat(True)
-    shapes, places = (jax.tree.leaves(tree) for tree in (found.shapes, shardings(found.shapes, mesh)))
-    memory = {
-        "parameters": (parameters := _bytes(shapes, places)),
-        "gradients": _bytes(*(list(itertools.compress(leaves, learns)) for leaves in (shapes, places))),
-        "optimizer": _bytes(jax.tree.leaves(state), jax.tree.leaves(shardings(state, mesh))),
-    }
-    return memory | ({"average": parameters} if training.ema_decay else {})
 
 
 def _bytes(leaves: Sequence[Any], placed: Sequence[Any]) -> Bytes:
