@@ -171,7 +171,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         help="the model's own, all layers global, all local, the own one with all scores in memory (default: each)",
     )
     cost.add_argument(
-        "--window", type=int, metavar="N", help="tokens to either side of local (default: its own, or 64)"
+        "--window", type=int, metavar="N", help="of local layers, tokens to either side (default: its own, or 64)"
     )
     cost.add_argument("--backend", help="of attention, as compute.attention (default: the model's own)")
     _mesh_options(cost)

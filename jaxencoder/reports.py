@@ -117,7 +117,7 @@ def costs(found: Cost) -> str:
         rows = [_cost(line, kept) for line in found.lines if line.use == use]
         blocks.append(f"{use}: {title}, memory{each}\n" + table(header, rows, right=(1, *range(3, len(header)))))
     blocks.append(
-        "growth: the exponent of the length, from the line above; in all: with parameters and what else stays."
+        "growth: exponent of the length, from the line above; in all: with the parameters and what else stays."
     )
     return "\n\n".join((*blocks, *(f"Note: {note}." for note in found.notes)))
 

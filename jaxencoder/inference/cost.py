@@ -8,6 +8,8 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
 
 from jaxencoder.config import Classification, ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.inference.inspect import Bytes, LayerKind, layer_kinds, state_memory
@@ -134,6 +137,11 @@ def cost(
     lengths = sorted(set(lengths))
     if not lengths or lengths[0] < 1:
         raise ValueError(f"lengths are {lengths}; give one or more, each at least 1 token")
+    if window is not None and window < 1:
+        raise ValueError(f"window is {window}; give how many tokens to either side, at least 1")
+    backends = get_args(typing.get_type_hints(ComputeConfig)["attention"])
+    if backend is not None and backend not in backends:
+        raise ValueError(f"backend is {backend!r}; choose of {', '.join(backends)}")
     devices = _mesh(dict(mesh or {}))
     shares = math.prod(devices.shape[axis] for axis in ROWS)
     rows = shares if rows is None else rows
@@ -153,18 +161,16 @@ def cost(
         notes.append("a published model is trained as a masked language model here")
     variants = list(_variants(config, attention, window, notes))
     compiled = functools.cache(functools.partial(_compiled, config, devices, rows))
-    lines = []
-    for use, variant in itertools.product(get_args(Use), variants):
-        before = None
-        for length in lengths:
-            kinds = layer_kinds(variant.model, variant.compute, length)
-            # With the backends that `auto` comes to here, so that what is the same is compiled once.
-            names = {kind.backend for kind in kinds}
-            compute = dataclasses.replace(variant.compute, attention="dense") if names == {"dense"} else variant.compute
-            made = compiled(use, variant.model, compute, length)
-            line = Line(use, variant.name, length, kinds, made.flops / rows, None, made.temporaries, None)
-            before, line = line, line if before is None else _after(line, before)
-            lines.append(line)
+    lines: list[Line] = []
+    every = list(itertools.product(get_args(Use), variants, lengths))
+    for use, variant, length in tqdm(every, "compiling", leave=False, disable=None):
+        kinds = layer_kinds(variant.model, variant.compute, length)
+        # Where `auto` comes to dense for every layer, so that what is the same is compiled once.
+        dense = {kind.backend for kind in kinds} == {"dense"}
+        compute = dataclasses.replace(variant.compute, attention="dense") if dense else variant.compute
+        made = compiled(use, variant.model, compute, length)
+        line = Line(use, variant.name, length, kinds, made.flops / rows, None, made.temporaries, None)
+        lines.append(line if length == lengths[0] else _after(line, lines[-1]))
     shapes = jax.eval_shape(_objective(config, config.model, config.compute).init, jax.random.key(0))
     return Cost(
         name=str(target),
@@ -182,8 +188,8 @@ def cost(
 
 
 def pretend_devices(number: int) -> None:
-    """Let a CPU pass for so many devices: before jax has started, and without effect where it was told already."""
-    if number > 1 and jax.config.jax_num_cpu_devices < 1:
+    """Let a CPU pass for so many devices; before jax has started, and without effect where XLA_FLAGS says how many."""
+    if number > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", number)
 
 
