@@ -18,7 +18,8 @@ warm up, and the median of the blocks counts. torch runs eager, with each number
 implementations; all are shown, each with its own ratio.
 
 Memory of a step is how far the process's resident memory rises above where it was, in one step after another has run,
-with freed memory given back before: the same for both sides. XLA's own number of temporaries stands beside ours.
+with freed memory given back before: the same for both sides. Beside ours stands XLA's own number, of
+`training.program`.
 
 Run it on a machine that does nothing else; see train_step.py for what other work does to torch's threads.
 """
@@ -147,46 +148,39 @@ def random_ids(rows: int, length: int) -> np.ndarray:
     return np.random.default_rng(0).integers(3, VOCABULARY, (rows, length))
 
 
-def our_loss(folder: str, backend: str) -> tuple[Callable, dict, bool]:
-    """Of parameters, token ids, the output's weights and a key: their weighted sum, and the output."""
+def our_step(folder: str, rows: int, length: int, backend: str) -> tuple[Callable, tuple]:
+    """The jitted gradients, and their arguments but for the key."""
     loaded = checkpoint.load(folder)
     encoder = Encoder(loaded.config, ComputeConfig(dtype="float32", attention=backend))
     train = bool(loaded.config.dropout)
 
     def loss(params, ids, weights, key):
-        inputs = ids, jnp.ones_like(ids), jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-        hidden = encoder.apply({"params": params}, *inputs, train=train, rngs={"dropout": key})
-        return (hidden * weights).sum(), hidden
+        inputs = ids, jnp.ones_like(ids), jnp.broadcast_to(jnp.arange(length), ids.shape)
+        return (encoder.apply({"params": params}, *inputs, train=train, rngs={"dropout": key}) * weights).sum()
 
-    return loss, loaded.params["encoder"], train
+    ids = jnp.asarray(random_ids(rows, length), jnp.int32)
+    weights = jax.random.normal(jax.random.key(0), (rows, length, HEADS * HEAD_SIZE))
+    return jax.jit(jax.grad(loss)), (jax.device_put(loaded.params["encoder"]), ids, weights)
 
 
 def ours(folder: str, rows: int, length: int, backend: str) -> Side:
-    keep_freed_memory()
-    return our_side(folder, rows, length, backend)[0]
+    keep_freed_memory()  # as the command line does
+    return our_side(folder, rows, length, backend)
 
 
-def our_side(folder: str, rows: int, length: int, backend: str) -> tuple[Side, int]:
-    """And the bytes that XLA sets aside for temporaries."""
-    loss, params, _ = our_loss(folder, backend)
-    ids = jnp.asarray(random_ids(rows, length), jnp.int32)
-    weights = jax.random.normal(jax.random.key(0), (rows, length, HEADS * HEAD_SIZE))
-    params = jax.device_put(params)
-
-    def gradients(params, ids, weights, key):
-        return jax.grad(lambda *given: loss(*given)[0])(params, ids, weights, key)
-
-    step = jax.jit(gradients).lower(params, ids, weights, jax.random.key(0)).compile()
+def our_side(folder: str, rows: int, length: int, backend: str) -> Side:
+    step, (params, ids, weights) = our_step(folder, rows, length, backend)
 
     def run(steps: int) -> None:
         for i in range(steps):
             jax.block_until_ready(step(params, ids, weights, jax.random.key(i)))
 
-    return Side(run, rows * length), step.memory_analysis().temp_size_in_bytes
+    return Side(run, rows * length)
 
 
 def theirs(folder: str, rows: int, length: int, implementation: str, threads: int) -> Side:
     torch.set_num_threads(threads)
+    transformers.logging.disable_progress_bar()
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation=implementation).train()
     ids = torch.from_numpy(random_ids(rows, length))
     weights, mask = torch.randn(rows, length, HEADS * HEAD_SIZE), torch.ones_like(ids)
@@ -242,10 +236,6 @@ def step_memory(build: Callable[..., Side], *arguments: object) -> int:
     return pipe.recv()
 
 
-def our_memory(folder: str, rows: int, length: int, backend: str) -> Side:
-    return our_side(folder, rows, length, backend)[0]
-
-
 def beside_torch(family: str, args: argparse.Namespace) -> None:
     """Speed at one length, and memory at one length, of a model that transformers has made."""
     layers, length, implementations = {
@@ -263,7 +253,7 @@ def beside_torch(family: str, args: argparse.Namespace) -> None:
             sides = {"jaxencoder": (ours, folder, args.rows, length, args.backend)}
             for how in implementations:
                 for threads in args.threads:
-                    sides[f"torch {how}, {threads} threads"] = (theirs, folder, args.rows, length, how, threads)
+                    sides[f"torch {how}, {threads} thread(s)"] = (theirs, folder, args.rows, length, how, threads)
             found = measure(sides, args.steps, args.rounds)
             line("side", "rows x tokens", "tokens/s", "CPU s/step", "jaxencoder is faster by")
             line("---", *["---:"] * 4)
@@ -275,8 +265,9 @@ def beside_torch(family: str, args: argparse.Namespace) -> None:
 
 def memory(folder: str, implementations: tuple[str, ...], args: argparse.Namespace) -> None:
     length, threads = args.memory_length, max(args.threads)
-    our = step_memory(our_memory, folder, args.rows, length, args.backend)
-    set_aside = our_side(folder, args.rows, length, args.backend)[1]
+    our = step_memory(our_side, folder, args.rows, length, args.backend)
+    step, arrays = our_step(folder, args.rows, length, args.backend)
+    set_aside = program(step, *arrays, jax.random.key(0)).temporaries
     print()
     line("side", "rows x tokens", "resident memory of a step MiB", "XLA's temporaries MiB", "of torch's")
     line("---", *["---:"] * 4)
@@ -312,6 +303,7 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, cores}), help="of torch, each tried")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     print(machine())
     for part in args.parts:
         print(f"\n{part}\n", flush=True)
