@@ -57,6 +57,7 @@ HEADS, HEAD_SIZE, WINDOW = 4, 64, 64
 CASES = {  # window and backend
     "local, banded": (WINDOW, "banded"),
     "local, dense": (WINDOW, "dense"),
+    "global, chunked": (0, "chunked"),
     "global, dense": (0, "dense"),
 }
 VOCABULARY = 1000

@@ -164,7 +164,7 @@ def cost(
     lines: list[Line] = []
     every = list(itertools.product(get_args(Use), variants, lengths))
     for use, variant, length in tqdm(every, "compiling", leave=False, disable=None):
-        kinds = layer_kinds(variant.model, variant.compute, length)
+        kinds = layer_kinds(variant.model, variant.compute, length, train=use == "training")
         # Where `auto` comes to dense for every layer, so that what is the same is compiled once.
         dense = {kind.backend for kind in kinds} == {"dense"}
         compute = dataclasses.replace(variant.compute, attention="dense") if dense else variant.compute
@@ -215,11 +215,7 @@ def _variants(
         other, how = model, compute
         if name in windows:
             lost = {"global_tokens": False} if name == "global" else {}
-            try:
-                other = dataclasses.replace(model, windows=(windows[name],), **lost)
-            except ValueError:
-                notes.append(f"its layers cannot all be {name}: its scores of distances have no window")
-                continue
+            other = dataclasses.replace(model, windows=(windows[name],), **lost)
         elif name == "dense":
             how = dataclasses.replace(compute, attention="dense")
         elif name != "own":

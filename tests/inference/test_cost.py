@@ -123,14 +123,18 @@ def test_training_holds_what_inference_does_not(found: Cost) -> None:
     assert found.state["optimizer"].device > found.state["parameters"].device == found.state["gradients"].device
 
 
+def backends(found: Cost, attention: str) -> set[str]:
+    return {kind.backend for line in found.lines if line.attention == attention for kind in line.layers}
+
+
 def test_each_attention(compiled: list, tmp_path: Path) -> None:
     path = recipe(tmp_path, ROTARY)
     found = cost(path, (1024, 16), overrides=["--model.dropout", "0"])
     assert found.windows == {"own": (0, 8), "global": (0,), "local": (8,), "dense": (0, 8)}
     assert {(line.flops_growth, line.activations_growth) for line in found.lines if line.length > 16} == {(2, 3)}
     assert found.lines[0].flops == 16**2
-    dense = [line for line in found.lines if line.attention == "dense"]
-    assert {kind.backend for line in dense for kind in line.layers} == {"dense"}
+    assert backends(found, "dense") == {"dense"} and backends(found, "global") == {"dense", "chunked"}
+    assert backends(found, "own") == {"dense", "chunked", "banded"}
     # At 16 tokens the model's own attention is dense too: that program is not compiled twice.
     assert compiled.count(("training", (0, 8), "dense", 16)) == 1
     assert len(compiled) == len(set(compiled))
@@ -141,12 +145,6 @@ def test_what_is_the_same_is_left_out(compiled: list, tmp_path: Path) -> None:
     assert found.windows == {"own": (0,), "local": (4,), "dense": (0,)}
     assert "global is left out: it is what own is" in found.notes
     assert cost(recipe(tmp_path), (16,), attention=("local",)).windows == {"local": (64,)}
-
-
-def test_attention_that_a_model_cannot_have(compiled: list, tmp_path: Path) -> None:
-    path = recipe(tmp_path, 'positions="none", disentangled=("c2p",), distance_span=8')
-    found = cost(path, (16,), attention=("own", "local"))
-    assert list(found.windows) == ["own"] and any("cannot all be local" in note for note in found.notes)
 
 
 def test_global_tokens_become_global_layers(compiled: list, tmp_path: Path) -> None:
