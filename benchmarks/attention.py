@@ -4,10 +4,11 @@
     python benchmarks/attention.py --parts growth --lengths 512 1024 2048 --rounds 3
     python benchmarks/attention.py --parts modernbert --rows 2
 
-growth: one call of `kernels.attention` with its gradients, 4 heads of 64, float32, with a window of 64 tokens to either
-side and without one, by each backend. Time is the median of rounds in which the cases take turns; the exponent is that
-of the length in a straight line through the logarithms. Memory is what XLA sets aside for temporaries, also as a share
-of one array of scores, 4 bytes for each two tokens and each head: what never holds one stays below it as rows grow.
+growth: one call of `kernels.attention` with its gradients, 4 heads of 64, float32: with a window of 64 tokens to either
+side, without one, and with the scores of distances that DeBERTa adds, by each backend. Time is the median of all runs,
+in rounds in which the cases take turns; the exponent is that of the length in a straight line through the logarithms.
+Memory is what XLA sets aside for temporaries (see `training.program`), also as a share of one array of scores, 4 bytes
+for each two tokens and each head: what never holds one falls below it as rows grow.
 
 deberta, modernbert: layers of 256, 4 heads, with a vocabulary of 1,000, of one model: transformers makes it, jaxencoder
 loads its weights, and the outputs of both are compared first. A step is the encoder's output and the gradients of all
@@ -48,17 +49,20 @@ from train_step import Side, line, machine, measure  # sets JAX_PLATFORMS
 
 from jaxencoder.families import checkpoint
 from jaxencoder.kernels.attention import attention
+from jaxencoder.kernels.relative import Relative
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.training.memory import keep_freed_memory
 from jaxencoder.training.program import program
 
 HEADS, HEAD_SIZE, WINDOW = 4, 64, 64
-CASES = {  # window and backend
-    "local, banded": (WINDOW, "banded"),
-    "local, dense": (WINDOW, "dense"),
-    "global, chunked": (0, "chunked"),
-    "global, dense": (0, "dense"),
+CASES = {  # window, backend, and whether distances are compared with contents
+    "local, banded": (WINDOW, "banded", False),
+    "local, dense": (WINDOW, "dense", False),
+    "global, chunked": (0, "chunked", False),
+    "global, dense": (0, "dense", False),
+    "global with distances, chunked": (0, "chunked", True),
+    "global with distances, dense": (0, "dense", True),
 }
 VOCABULARY = 1000
 TOLERANCE = 1e-4  # between the outputs of both sides, which are of the size of 1
@@ -72,56 +76,57 @@ class Case(NamedTuple):
     temporaries: int
 
 
-def attention_case(window: int, backend: str, length: int) -> Case:
-    shape = jax.ShapeDtypeStruct((1, length, HEADS, HEAD_SIZE), jnp.float32)
+def attention_case(window: int, backend: str, distances: bool, length: int) -> Case:
     segment_ids = jnp.ones((1, length), jnp.int32)
 
     @jax.jit
-    def gradients(q, k, v, upward):
-        _, back = jax.vjp(lambda *qkv: attention(*qkv, segment_ids, window=window, backend=backend), q, k, v)
-        return back(upward)
+    def gradients(qkv, tables, upward):
+        def attend(qkv, tables):
+            relative = Relative(*tables) if distances else None
+            return attention(*qkv, segment_ids, relative=relative, window=window, backend=backend)
+
+        return jax.vjp(attend, qkv, tables)[1](upward)
 
     rng = np.random.default_rng(0)
-    arrays = [jnp.asarray(rng.standard_normal(shape.shape, np.float32)) for _ in range(4)]
-    return Case(lambda: jax.block_until_ready(gradients(*arrays)), program(gradients, *[shape] * 4).temporaries)
+
+    def random(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal((*shape, HEADS, HEAD_SIZE), np.float32))
+
+    tables = tuple(random(2 * length - 1) for _ in range(2 * distances))
+    given = tuple(random(1, length) for _ in range(3)), tables, random(1, length)
+    return Case(lambda: jax.block_until_ready(gradients(*given)), program(gradients, *given).temporaries)
 
 
 def growth(args: argparse.Namespace) -> None:
     """Time and temporary memory of each backend at each length, and the exponents of both."""
-    cases, skipped = {}, []
-    for name, (window, backend) in CASES.items():
-        for length in args.lengths:
-            scores = 4 * length**2 * HEADS
-            if "dense" in name and 6 * scores > args.memory * 2**30:
-                skipped.append(f"{name} at {length}")
+    cases = {(name, n): attention_case(*settings, n) for name, settings in CASES.items() for n in args.lengths}
+    times: dict[tuple[str, int], list[float]] = {}
+    for number in range(args.rounds + 1):
+        for case, (run, temporaries) in cases.items():
+            if temporaries > args.memory * 2**30:
                 continue
-            cases[name, length] = attention_case(window, backend, length)
-            cases[name, length].run()  # compiles
-    times: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
-    for _ in range(args.rounds):
-        for case, (run, _) in cases.items():
-            start, runs = time.perf_counter(), 0
-            while runs == 0 or time.perf_counter() - start < args.seconds:
+            if not number:  # compiles
                 run()
-                runs += 1
-            times[case].append((time.perf_counter() - start) / runs)
+                continue
+            end = time.perf_counter() + args.seconds
+            while (start := time.perf_counter()) < end:
+                run()
+                times.setdefault(case, []).append(time.perf_counter() - start)
     line("attention", "tokens", "ms", "tokens/s", "temporaries MiB", "of one array of scores")
     line("---", *["---:"] * 5)
     for (name, length), case in cases.items():
-        seconds = statistics.median(times[name, length])
+        found = times.get((name, length))
+        speed = (f"{1e3 * (s := statistics.median(found)):.1f}", f"{length / s:,.0f}") if found else ("not run", "")
         share = case.temporaries / (4 * length**2 * HEADS)
-        line(name, length, f"{1e3 * seconds:.1f}", f"{length / seconds:,.0f}", f"{case.temporaries / 2**20:.1f}", share)
+        line(name, length, *speed, f"{case.temporaries / 2**20:.1f}", share)
     print()
-    line("attention", "exponent of time", "exponent of temporaries", "lengths")
-    line("---", *["---:"] * 3)
+    line("attention", "exponent of time", "exponent of temporaries")
+    line("---", *["---:"] * 2)
     for name in CASES:
-        found = [length for other, length in cases if other == name]
-        if len(found) > 1:
-            seconds = [statistics.median(times[name, length]) for length in found]
-            temporaries = [cases[name, length].temporaries for length in found]
-            line(name, exponent(found, seconds), exponent(found, temporaries), f"{found[0]} to {found[-1]}")
-    if skipped:
-        print(f"\nNot run, for more than --memory {args.memory} GiB: {', '.join(skipped)}.")
+        medians = {length: statistics.median(times[name, length]) for length in args.lengths if (name, length) in times}
+        temporaries = [cases[name, length].temporaries for length in args.lengths]
+        if len(medians) > 1:
+            line(name, exponent(list(medians), list(medians.values())), exponent(args.lengths, temporaries))
 
 
 def exponent(lengths: list[int], values: list[float]) -> float:
@@ -293,7 +298,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps in a block, beside torch")
     parser.add_argument("--seconds", type=float, default=0.3, help="a block's, of growth")
     parser.add_argument("--lengths", nargs="+", type=int, default=[512, 1024, 2048, 4096, 8192], help="of growth")
-    parser.add_argument("--memory", type=float, default=8, help="GiB, beyond which a dense case of growth is not run")
+    parser.add_argument("--memory", type=float, default=5, help="GiB of temporaries, beyond which growth runs no case")
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--layers", type=int, default=3, help="of DeBERTa")
     parser.add_argument("--deberta-length", type=int, default=512)
