@@ -55,7 +55,8 @@ def chosen_backend(
         if backend == "triton" and split > 1:
             raise ValueError(f"The attention backend 'triton' takes whole rows, but mesh.context is {split}; use auto.")
         return backend
-    if (band_size(window) if window else _SHORT_RELATIVE if relative else _SHORT) >= T:
+    short = band_size(window) if window else _SHORT_RELATIVE if relative else _SHORT
+    if T <= short:
         return "dense"
     device, plain = platform(), not relative and not dropout
     if device == "tpu":
