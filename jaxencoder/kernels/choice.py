@@ -56,7 +56,7 @@ def chosen_backend(
             raise ValueError(f"The attention backend 'triton' takes whole rows, but mesh.context is {split}; use auto.")
         return backend
     short = band_size(window) if window else _SHORT_RELATIVE if relative else _SHORT
-    if T <= short:
+    if short >= T:
         return "dense"
     device, plain = platform(), not relative and not dropout
     if device == "tpu":
