@@ -15,7 +15,7 @@ from jaxencoder.kernels.dropout import dropout
 from jaxencoder.model.attention import Attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import PRODUCT, Bottleneck, Convolution, Convolved, Embeddings, Mlp, Norm
-from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, rotary_table
+from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, scaled_rotary_table
 from jaxencoder.sharding import constrain
 
 
@@ -156,8 +156,7 @@ class Encoder(nn.Module):
         x = constrain(x)
         rotary = {False: None, True: None}
         if c.positions == "rotary":
-            thetas = {False: c.rope_theta, True: c.rope_theta_local}
-            rotary = {local: rotary_table(positions, c.head_size, theta) for local, theta in thetas.items()}
+            rotary = {local: scaled_rotary_table(c, positions, segment_ids, local) for local in rotary}
         bias = RelativeBias(c, name="relative_bias")(token_ids.shape[1]) if c.relative_buckets else None
         distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None
         convolved = Convolution(c, name="convolution")(x, segment_ids, train) if c.convolution_size else None
