@@ -5,7 +5,7 @@ Which way is best, and what each costs, is measured in docs/studies/length.md; s
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -159,16 +159,18 @@ def _check(config: EncoderConfig, method: str, factor: float | None) -> None:
 def _with_window(c: EncoderConfig, window: int) -> EncoderConfig:
     if all(c.windows) or window < 0:
         raise ValueError(f"window is {window}, for layers that see the whole text, but model.windows is {c.windows}")
-    if c.positions == "rotary" and any(c.windows) and c.rope_theta != c.rope_theta_local:
+    scaled = c.rope_scaling != "none"
+    alike = c.rope_theta == c.rope_theta_local and scaled == c.rope_scaling_local
+    if c.positions == "rotary" and any(c.windows) and not alike:
         raise ValueError(
-            f"layers that see the whole text turn by rope_theta {c.rope_theta:g} and those with a window by "
-            f"{c.rope_theta_local:g}, so that these cannot become those; leave window out"
+            f"layers that see the whole text turn by other angles (rope_theta {c.rope_theta:g}) than those with a "
+            f"window ({c.rope_theta_local:g}), so that these cannot become those; leave window out"
         )
     windows = tuple(side or window for side in c.windows)
-    return dataclasses.replace(c, windows=windows, rope_theta_local=c.rope_theta)
+    return dataclasses.replace(c, windows=windows, rope_theta_local=c.rope_theta, rope_scaling_local=scaled)
 
 
-def _with_table(params: Params, stretched: Any, trained: int, length: int) -> Params:
+def _with_table(params: Params, stretched: Callable[..., np.ndarray], trained: int, length: int) -> Params:
     embeddings = params["encoder"]["embeddings"]
     table = np.asarray(embeddings["position_embedding"])[:trained]
     embeddings = embeddings | {"position_embedding": stretched(table, length)}

@@ -149,10 +149,13 @@ def test_what_is_scaled_is_not_scaled_again(short) -> None:
 
 def test_other_bases_of_local_layers_are_no_windows_for_global_ones(make_model) -> None:
     model = make_model(positions="rotary", windows=(0, 4), rope_theta=500.0)
-    with pytest.raises(ValueError, match="turn by rope_theta 500 and those with a window by 10000"):
+    with pytest.raises(ValueError, match=r"other angles \(rope_theta 500\) than those with a window \(10000\)"):
         extended(model, 128, "none", window=8)
     whole = make_model(positions="rotary", rope_theta=500.0)
     assert extended(whole, 128, "ntk", window=8).config.model.rope_theta_local == 500
+    # Layers that have learned scaled angles keep them behind a window.
+    learned = extended(extended(whole, 128, "linear"), 256, "none", window=8)
+    assert learned.config.model.rope_scaling_local
 
 
 @pytest.mark.parametrize(("kind", "method"), [("learned", "interpolate"), ("rotary", "yarn")])
@@ -180,6 +183,7 @@ def test_a_run_goes_on(short, kind: str, method: str, tmp_path: Path, capsys) ->
     [
         ("bert", "interpolate", {}, "bert"),
         ("eurobert", "yarn", {}, "eurobert"),
+        ("deberta-v2", "interpolate", {}, "deberta-v2"),
         ("roberta", "tile", {"window": 8, "global_tokens": True}, "longformer"),
         ("eurobert", "dynamic", {"factor": 5.0}, None),  # of which config.json says another length
     ],
