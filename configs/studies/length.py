@@ -19,6 +19,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,11 +51,23 @@ TRAINED = 256  # tokens in a row of pretraining
 LENGTHS = (256, 512, 1024, 2048, 4096)
 SHORT_AFTER = "256 after"  # rows of 256 tokens, read by the model that was extended to the longest
 WINDOW = 127  # to either side: what a row of pretraining has on average
-# How a token knows its place: settings of the encoder, and the methods that fit.
+
+
+class Variant(NamedTuple):
+    """How a token knows its place: settings of the encoder, the methods that fit, and times how many steps it learns.
+
+    Each is compared with itself alone, and learned positions take longest to leave the plateau of frequencies of words.
+    """
+
+    settings: dict
+    methods: tuple[str, ...]
+    longer: int = 1
+
+
 MODELS = {
-    "learned": ({"positions": "learned"}, ("interpolate", "tile", "tile, windows")),
-    "rotary": ({"positions": "rotary"}, ("none", "linear", "ntk", "dynamic", "yarn", "none, windows")),
-    "disentangled": (
+    "learned": Variant({"positions": "learned"}, ("interpolate", "tile", "tile, windows"), longer=3),
+    "rotary": Variant({"positions": "rotary"}, ("none", "linear", "ntk", "dynamic", "yarn", "none, windows")),
+    "disentangled": Variant(
         {
             **{"positions": "none", "disentangled": ("c2p", "p2c"), "distance_span": 64, "distance_furthest": TRAINED},
             **{"distance_norm": True, "distance_projection": "shared"},
@@ -81,7 +94,7 @@ def pretraining(name: str, args: argparse.Namespace) -> RunConfig:
         gated_mlp=True,
         dropout=0.0,
         attention_dropout=0.0,
-        **MODELS[name][0],
+        **MODELS[name].settings,
     )
     return RunConfig(
         name=name,
@@ -94,7 +107,7 @@ def pretraining(name: str, args: argparse.Namespace) -> RunConfig:
             name="muon", learning_rate=args.learning_rate, schedule="wsd", warmup_share=0.02, decay_share=0.3
         ),
         training=TrainingConfig(
-            steps=args.steps, batch_size=args.batch, log_every=50, eval_every=0, eval_batches=8,
+            steps=args.steps * MODELS[name].longer, batch_size=args.batch, log_every=50, eval_every=0, eval_batches=8,
             checkpoint_every=10_000, keep_best=False, tensorboard=False,
         ),
     )  # fmt: skip
@@ -175,8 +188,8 @@ def results(args: argparse.Namespace) -> Iterator[tuple[str, str, np.ndarray, np
 
     Of the tokens that rows of all lengths have.
     """
-    for name, (_, methods) in MODELS.items():
-        for method in methods:
+    for name, variant in MODELS.items():
+        for method in variant.methods:
             if (file := result_file(name, method, args)).exists():
                 found = np.load(file)
                 there = ~np.isnan(found[:-1]).any(0)
@@ -234,7 +247,7 @@ def plot(found: list, file: Path) -> None:
             bins = places // 256
             loss = [values[len(LENGTHS) - 1, bins == i].mean() for i in range(bins.max() + 1)]
             axis.plot(256 * np.arange(len(loss)) + 128, loss, label=method)
-            if method == MODELS[name][1][0]:
+            if method == MODELS[name].methods[0]:
                 base = [values[0, bins == i].mean() for i in range(bins.max() + 1)]
                 axis.plot(256 * np.arange(len(base)) + 128, base, "k:", label=f"rows of {TRAINED}")
         axis.set_title(f"{name}: rows of {max(LENGTHS)}")
@@ -278,7 +291,7 @@ def main() -> None:
     split(args)
     for name in args.only:
         run = pretrained(name, args)
-        for method in MODELS[name][1]:
+        for method in MODELS[name].methods:
             file = result_file(name, method, args)
             if not file.exists():
                 found = measured(jaxencoder.load(run), method, args)

@@ -44,7 +44,7 @@ def rotary_choices(rope: Settings | None, theta: float, max_length: int, head_si
                 f"config.json has original_max_position_embeddings {original}, but max_position_embeddings "
                 f"{max_length}, from which rope_type 'dynamic' counts; make them equal"
             )
-        return found | {"rope_original_length": original, "max_length": max(max_length, int(original * factor))}
+        return found | {"rope_original_length": original, "max_length": max(max_length, round(original * factor))}
     return found if kind == "linear" else found | _yarn(rope, factor, original)
 
 

@@ -66,7 +66,8 @@ class EncoderConfig:
     NTK); the long wavelengths alone (YaRN: Peng et al. 2023, arXiv:2309.00071). NTK-aware scaling by a fixed factor is
     a larger rope_theta."""
     rope_factor: float = 1.0
-    """How many times rope_original_length the positions reach; at least 1."""
+    """How many times further the positions reach than in pretraining; at least 1. Of `dynamic` how fast the base grows:
+    with 1 it keeps up with the text, with more it is ahead of it."""
     rope_original_length: int = 0
     """Tokens of a row in pretraining, which dynamic and YaRN count from."""
     rope_betas: tuple[float, float] = (32.0, 1.0)
