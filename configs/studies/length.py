@@ -2,10 +2,11 @@
 
     python configs/studies/length.py --text novels.jsonl.xz
 
-The encoders differ in nothing but how a token knows its place: learned positions, rotary ones, disentangled distances.
-They are pretrained on rows of 256 tokens of all novels but the last, of which each then reads the beginning in rows of
-up to 4,096 tokens, by every method of `jaxencoder extend` that fits it. The same 15% of the tokens are shown as [MASK]
-at every length and for every method: each number is the loss of the same tokens with more or less text around them.
+The encoders differ in nothing but how a token knows its place: learned positions, rotary ones, ALiBi or disentangled
+distances. They are pretrained on rows of 256 tokens of all novels but the last, of which each then reads the beginning
+in rows of up to 4,096 tokens, by every method of `jaxencoder extend` that fits it. The same 15% of the tokens are shown
+as [MASK] at every length and for every method: each number is the loss of the same tokens with more or less text around
+them.
 
 What is measured is a file of its own in --runs, so that the command goes on where it was stopped. Whenever one is done,
 length.md and length.png in --output are written anew.
@@ -67,12 +68,13 @@ class Variant(NamedTuple):
 MODELS = {
     "learned": Variant({"positions": "learned"}, ("interpolate", "tile", "tile, windows"), longer=3),
     "rotary": Variant({"positions": "rotary"}, ("none", "linear", "ntk", "dynamic", "yarn", "none, windows")),
+    "alibi": Variant({"positions": "alibi"}, ("none", "none, windows")),
     "disentangled": Variant(
         {
             **{"positions": "none", "disentangled": ("c2p", "p2c"), "distance_span": 64, "distance_furthest": TRAINED},
             **{"distance_norm": True, "distance_projection": "shared"},
         },
-        ("none", "interpolate"),
+        ("none", "interpolate", "none, windows"),
     ),
 }
 NOVEL = "novel.jsonl"

@@ -25,6 +25,7 @@ KINDS = {
         **{"positions": "none", "disentangled": ("c2p", "p2c"), "distance_span": 8, "distance_furthest": 64},
     },
     "buckets": {"positions": "none", "relative_buckets": 8},
+    "alibi": {"positions": "alibi"},
 }
 
 
@@ -44,7 +45,7 @@ def embedding(model: Model) -> np.ndarray:
         *(("learned", method, None) for method in ("interpolate", "tile")),
         *(("rotary", method, 3.0) for method in ("linear", "ntk", "dynamic", "yarn")),
         *(("rotary", "none", None), ("distances", "none", None), ("distances", "interpolate", None)),
-        ("buckets", "none", None),
+        *(("buckets", "none", None), ("alibi", "none", None)),
     ],
 )
 def test_reads_longer_texts(short, kind: str, method: str, factor: float | None) -> None:
@@ -126,12 +127,12 @@ def test_windows_of_the_whole_text_change_nothing(short) -> None:
         ),
         ("distances", (128, "linear"), "positions by distance alone, which linear .* take none or interpolate"),
         ("buckets", (128, "interpolate"), "take none$"),
+        ("alibi", (128, "linear"), "has alibi positions, which linear does not extend; take none$"),
         ("rotary", (128, "stretch"), "method 'stretch' is unknown; give one of interpolate, tile"),
         ("rotary", (128, "none", 2.0), "factor is 2.0, but none takes none here"),
         ("learned", (128, "interpolate", 2.0), "factor is 2.0, but interpolate takes none here"),
         ("rotary", (128, "linear", 0.5), "factor is 0.5; give at least 1"),
         ("rotary", (128, "none", None, -3), "window is -3"),
-        ("buckets", (128, "none", None, 5), "relative_buckets 8 must be .* without windows"),
         ("rotary", (128, "none", None, 5, True), "global_tokens needs a window in every layer .* learned positions"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.positions import (
+    alibi,
     distance_buckets,
     distance_rows,
     interpolated,
@@ -167,3 +168,12 @@ def test_far_distances_share_a_row() -> None:
     for span, furthest in ((64, 0), (64, 256)):
         rows = distance_rows(4096, span, furthest)
         assert len(set(rows[: 4095 - 300])) == len(set(rows[4095 + 300 :])) == 1
+
+
+@pytest.mark.parametrize(
+    ("heads", "slopes"),
+    [(1, [2**-8]), (4, [2**-2, 2**-4, 2**-6, 2**-8]), (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3])],
+)
+def test_alibi(heads: int, slopes: list[float]) -> None:
+    bias = np.asarray(alibi(4, heads))
+    np.testing.assert_allclose(bias, -np.array([3, 2, 1, 0, 1, 2, 3])[:, None] * np.array(slopes), rtol=1e-6)
