@@ -114,6 +114,11 @@ def row_shards() -> int:
     return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in ROWS)
 
 
+def length_shards() -> int:
+    """Into how many parts the mesh in use splits the length of a row; 1 without a mesh."""
+    return jax.sharding.get_abstract_mesh().shape.get("context", 1)
+
+
 def whole_rows(table: jax.Array) -> jax.Array:
     """An embedding table [V, D] gathered for a lookup, whose results are split over the batch's rows instead."""
     if jax.sharding.get_abstract_mesh().empty:

@@ -13,7 +13,10 @@ from jaxencoder.kernels.choice import KERNELS, Backend, Name, chosen_backend
 from jaxencoder.kernels.chunked import chunked
 from jaxencoder.kernels.dense import dense
 from jaxencoder.kernels.mesh import Shard, on_mesh
+from jaxencoder.kernels.platform import platform
 from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.triton import triton
+from jaxencoder.sharding import length_shards
 
 
 def attention(
@@ -39,7 +42,7 @@ def attention(
         window: how many tokens to either side a query sees; 0 means all of its document.
         dropout: probability that an attention weight is dropped; needs `key`.
         backend: see `chosen_backend`. `dense` holds [B, N, T, T] scores, `banded` [B, N, T, about 2 * window + 128],
-            `chunked` [B, N, at most 512, T], `splash` and `tiled` those of a tile.
+            `chunked` [B, N, at most 512, T], the kernels (`splash`, `tiled`, `triton`) those of a tile.
         late: of `dense`.
 
     Returns:
@@ -59,13 +62,14 @@ def attention(
     scale = (q.shape[-1] * (1 + (relative.products if relative else 0))) ** -0.5
     if relative is not None and relative.queries is not None:
         relative = relative._replace(queries=relative.queries * scale)
-    name = chosen_backend(backend, T, window, relative=relative is not None, dropout=dropout)
+    options = {"relative": relative is not None, "dropout": dropout, "split": length_shards()}
+    name = chosen_backend(backend, T, window, **options)
     attend = partial(_attend, name, window, dropout, late)
     return on_mesh(attend, q * scale, k, v, segment_ids, relative, key, window=window, kernel=name in KERNELS)
 
 
 def _attend(name: Name, window: int, dropout: float, late: bool, shard: Shard) -> jax.Array:
-    """One backend on what one device has."""
+    """One backend on what one device has; a kernel that is forced on another kind of device is interpreted."""
     options = {"window": window, "dropout": dropout, "seed": shard.seed, "offset": shard.offset}
     match name:
         case "dense":
@@ -74,3 +78,6 @@ def _attend(name: Name, window: int, dropout: float, late: bool, shard: Shard) -
             return banded(*shard.arrays, **options)
         case "chunked":
             return chunked(*shard.arrays, **options)
+        case "triton":
+            q, k, v, segments, *_ = shard.arrays
+            return triton(q, k, v, segments, interpret=platform() != "gpu")

@@ -12,24 +12,25 @@ def on(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "T", "window", "cpu", "tpu"),
+    ("backend", "T", "window", "cpu", "gpu", "tpu"),
     [
-        ("auto", 256, 64, "dense", "dense"),
-        ("auto", 257, 64, "banded", "splash"),
-        ("auto", 256, 0, "dense", "dense"),
-        ("auto", 257, 0, "chunked", "splash"),
-        ("banded", 16, 64, "banded", "banded"),
-        ("banded", 8192, 0, "chunked", "splash"),
-        ("chunked", 8192, 64, "banded", "splash"),
-        ("chunked", 16, 0, "chunked", "chunked"),
-        ("dense", 8192, 64, "dense", "dense"),
-        ("dense", 8192, 0, "dense", "dense"),
-        ("splash", 64, 64, "splash", "splash"),
-        ("tiled", 64, 0, "tiled", "tiled"),
+        ("auto", 256, 64, "dense", "dense", "dense"),
+        ("auto", 257, 64, "banded", "banded", "splash"),
+        ("auto", 256, 0, "dense", "dense", "dense"),
+        ("auto", 257, 0, "chunked", "triton", "splash"),
+        ("banded", 16, 64, "banded", "banded", "banded"),
+        ("banded", 8192, 0, "chunked", "triton", "splash"),
+        ("chunked", 8192, 64, "banded", "banded", "splash"),
+        ("chunked", 16, 0, "chunked", "chunked", "chunked"),
+        ("dense", 8192, 64, "dense", "dense", "dense"),
+        ("dense", 8192, 0, "dense", "dense", "dense"),
+        ("splash", 64, 64, "splash", "splash", "splash"),
+        ("tiled", 64, 0, "tiled", "tiled", "tiled"),
+        ("triton", 8192, 64, "banded", "banded", "splash"),
     ],
 )
-def test_of_a_plain_layer(backend, T, window, cpu, tpu, monkeypatch):
-    for platform, chosen in (("cpu", cpu), ("tpu", tpu)):
+def test_of_a_plain_layer(backend, T, window, cpu, gpu, tpu, monkeypatch):
+    for platform, chosen in (("cpu", cpu), ("gpu", gpu), ("tpu", tpu)):
         on(platform, monkeypatch)
         assert chosen_backend(backend, T, window) == chosen, platform
 
@@ -38,12 +39,25 @@ def test_of_a_plain_layer(backend, T, window, cpu, tpu, monkeypatch):
 def test_what_splash_attention_lacks(what, monkeypatch, caplog):
     on("tpu", monkeypatch)
     _slower.cache_clear()
-    assert chosen_backend("auto", 512, 0, **what) == "tiled"
+    assert chosen_backend("auto", 512, 0, **what) == "tiled" and chosen_backend("auto", 128, 0, **what) == "dense"
     with caplog.at_level(logging.WARNING):
         assert chosen_backend("auto", 512, 64, **what) == chosen_backend("auto", 1024, 64, **what) == "banded"
     assert len(caplog.records) == 1 and "slower backend 'banded'" in caplog.text
     with pytest.raises(ValueError, match="'splash' has no (scores by distance|dropout 0.1)"):
         chosen_backend("splash", 512, 0, **what)
+
+
+@pytest.mark.parametrize("what", [{"relative": True}, {"dropout": 0.1}, {"split": 2}])
+def test_what_the_kernel_for_gpus_lacks(what, monkeypatch, caplog):
+    on("gpu", monkeypatch)
+    _slower.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert (
+            chosen_backend("auto", 512, 0, **what) == "chunked" and chosen_backend("auto", 512, 8, **what) == "banded"
+        )
+    assert len(caplog.records) == 1 and "slower backend 'chunked'" in caplog.text
+    with pytest.raises(ValueError, match="'triton' (has no (scores by distance|dropout 0.1)|takes whole rows)"):
+        chosen_backend("triton", 512, 0, **what)
 
 
 @pytest.mark.parametrize(
