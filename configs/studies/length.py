@@ -11,7 +11,7 @@ them.
 What is measured is a file of its own in --runs, so that the command goes on where it was stopped. Whenever one is done,
 length.md and length.png in --output are written anew.
 
-Cost: as it stands under an hour on one CPU core, most of it pretraining.
+Cost: as it stands about an hour on one CPU core (an estimate), most of it pretraining.
 """
 
 import argparse
