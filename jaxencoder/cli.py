@@ -133,6 +133,21 @@ def _parse(words: list[str]) -> argparse.Namespace:
     )
     convert.add_argument("--normalize", action="store_true", default=None, help="vectors of length 1, likewise")
 
+    extend = add_verb(verbs, "extend", _extend, "write a model that reads longer texts than it was trained on")
+    extend.add_argument("source", metavar="MODEL", help=MODEL_HELP)
+    extend.add_argument("folder", type=Path, metavar="FOLDER", help="new folder to write")
+    extend.add_argument("--max-length", type=int, required=True, metavar="N", help="tokens that it is to read")
+    extend.add_argument(
+        "--method",
+        choices=("interpolate", "tile", "linear", "ntk", "dynamic", "yarn", "none"),
+        required=True,
+        help="of learned positions interpolate or tile; of rotary ones linear, ntk, dynamic, yarn or none; of ALiBi, "
+        "biases and distances none, or interpolate for distances in ranges that grow",
+    )
+    extend.add_argument("--factor", type=float, help="of the scaling (default: N over the length of training)")
+    extend.add_argument("--window", type=int, default=0, metavar="W", help="layers that see all see W tokens aside")
+    extend.add_argument("--global-tokens", action="store_true", help="with windows: as in Longformer")
+
     families = add_verb(
         verbs, "families", _families, "the families of encoders: what is special, sizes, when to choose which"
     )
@@ -342,6 +357,15 @@ def _convert(args: argparse.Namespace) -> None:
     form = {"hf": "transformers loads it", "run": "a run", "adapter": "an adapter", "peft": "PEFT loads it"}
     form = form.get(args.to, f"{args.to} loads it")
     print(f"{args.source} in {args.folder}, as {form}")
+
+
+def _extend(args: argparse.Namespace) -> None:
+    from jaxencoder.inference.extend import extend
+
+    options = (args.factor, args.window, args.global_tokens)
+    form = extend(args.source, args.folder, args.max_length, args.method, *options)
+    form = "a run, which --init-from takes" if form == "run" else f"a folder of {form.replace('hf', 'transformers')}"
+    print(f"{args.source} for {args.max_length} tokens in {args.folder}, as {form}")
 
 
 def _families(args: argparse.Namespace) -> None:

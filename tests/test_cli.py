@@ -184,6 +184,14 @@ def test_search(calls, capsys):
     assert capsys.readouterr().out.split() == ["0.5000", "open", "a", "file"]
 
 
+def test_extend(calls, capsys):
+    record = calls("inference.extend", "extend", result="hf")
+    words = ["--max-length", "2048", "--method", "yarn", "--factor", "8", "--window", "64"]
+    assert main(["extend", "run", "long", *words]) == 0
+    assert record == [(("run", Path("long"), 2048, "yarn", 8.0, 64, False), {})]
+    assert capsys.readouterr().out == "run for 2048 tokens in long, as a folder of transformers\n"
+
+
 def test_families(capsys):
     assert main(["families", "distilbert"]) == 0
     assert "DistilBERT (distilbert)" in capsys.readouterr().out
@@ -259,6 +267,7 @@ def test_inspect_mistakes(words, line, capsys):
         ),
         ("inference.search", "search", 4, ("text_field", "pooling", "batch_tokens")),
         ("inference.convert", "convert", 5, ()),
+        ("inference.extend", "extend", 7, ()),
         ("inference.load", "load", 1, ()),
         ("training.loop", "train", 2, ()),
         ("tasks.evaluate", "evaluate", 1, ("data", "step", *OWN)),

@@ -144,6 +144,8 @@ def _positions(c: EncoderConfig) -> str:
     words = "no positions of its own" if c.positions == "none" else f"{c.positions} positions"
     if c.positions == "rotary" and c.rotary_values:
         words += ", of values too"
+    if c.rope_scaling != "none":
+        words += f", scaled for longer texts ({c.rope_scaling}, {c.rope_factor:g} times)"
     return words + (f" and {c.relative_buckets} buckets of relative biases" if c.relative_buckets else "")
 
 

@@ -16,9 +16,9 @@ from jaxencoder.families.family import (
     known_activation,
     labels,
     plain_heads,
-    rope_theta,
     sizes,
 )
+from jaxencoder.families.rotary import reach, rotary_choices, rotary_settings
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
@@ -31,6 +31,7 @@ def _encoder_config(c: Settings) -> EncoderConfig:
     kv_heads = c.get("num_key_value_heads") or heads
     if (c.get("head_dim") or size // heads) != size // heads:
         raise ValueError(f"config.json has head_dim {c['head_dim']}; only hidden_size / num_attention_heads will do")
+    rope = c.get("rope_scaling") or c.get("rope_parameters")
     return EncoderConfig(
         vocab_size=c["vocab_size"],
         num_layers=c["num_hidden_layers"],
@@ -38,9 +39,8 @@ def _encoder_config(c: Settings) -> EncoderConfig:
         mlp_size=c["intermediate_size"],
         num_heads=heads,
         num_kv_heads=0 if kv_heads == heads else kv_heads,
-        max_length=c.get("max_position_embeddings", 8192),
         positions="rotary",
-        rope_theta=rope_theta(c.get("rope_parameters") or c.get("rope_scaling"), c.get("rope_theta") or 10_000.0),
+        **rotary_choices(rope, c.get("rope_theta") or 10_000.0, c.get("max_position_embeddings", 8192), size // heads),
         token_types=0,
         norm="rms",
         norm_placement="pre",
@@ -68,8 +68,9 @@ def _settings(c: EncoderConfig) -> dict[str, Any]:
         "intermediate_size": c.mlp_size,
         "num_attention_heads": c.num_heads,
         "num_key_value_heads": c.kv_heads,
-        "max_position_embeddings": c.max_length,
-        "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
+        "max_position_embeddings": reach(c),
+        "rope_parameters": rotary_settings(c),
+        "rope_scaling": None,  # an older name, which would count
         "rms_norm_eps": c.norm_epsilon,
         "attention_bias": c.attention_bias,
         "mlp_bias": c.mlp_bias,

@@ -158,16 +158,6 @@ def known_activation(published: Any, name: str) -> str:
     return ACTIVATIONS[published]
 
 
-def rope_theta(rope: Settings | None, default: float) -> float:
-    """The base of rotary wavelengths, from config.json's rope_parameters (its older names go into `default`)."""
-    kind = (rope or {}).get("rope_type", "default")
-    if kind != "default":
-        raise ValueError(f"config.json has rope_type {kind!r}; only the default, without scaling, can be loaded yet")
-    if (part := (rope or {}).get("partial_rotary_factor", 1.0)) != 1:
-        raise ValueError(f"config.json has partial_rotary_factor {part}; only 1 can be loaded")
-    return float((rope or {}).get("rope_theta") or default)
-
-
 def pattern(windows: Sequence[int]) -> tuple[int, ...]:
     """The shortest pattern that repeats to the windows of all layers."""
     periods = (n for n in range(1, len(windows) + 1) if all(w == windows[i % n] for i, w in enumerate(windows)))

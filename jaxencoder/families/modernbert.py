@@ -14,14 +14,15 @@ from jaxencoder.families.family import (
     head_activation,
     labels,
     pattern,
-    rope_theta,
     sizes,
 )
+from jaxencoder.families.rotary import reach, rotary_choices, rotary_settings
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
+_OLD_NAMES = {_GLOBAL: "global_rope_theta", _LOCAL: "local_rope_theta"}
 _THETAS = {_GLOBAL: 160_000.0, _LOCAL: 10_000.0}
 
 
@@ -32,10 +33,8 @@ def _encoder_config(c: Settings) -> EncoderConfig:
         hidden_size=c["hidden_size"],
         mlp_size=c["intermediate_size"],
         num_heads=c["num_attention_heads"],
-        max_length=c.get("max_position_embeddings", 8192),
         positions="rotary",
-        rope_theta=_theta(c, _GLOBAL, "global_rope_theta"),
-        rope_theta_local=_theta(c, _LOCAL, "local_rope_theta"),
+        **_rotary(c),
         windows=_windows(c),
         token_types=0,
         norm_placement="pre",
@@ -55,8 +54,21 @@ def _encoder_config(c: Settings) -> EncoderConfig:
     )
 
 
-def _theta(c: Settings, kind: str, old_name: str) -> float:
-    return rope_theta((c.get("rope_parameters") or {}).get(kind), c.get(old_name) or _THETAS[kind])
+def _rotary(c: Settings) -> dict[str, Any]:
+    """Of both kinds of layers; the older name, rope_scaling, is for both alike."""
+    length, head_size = c.get("max_position_embeddings", 8192), c["hidden_size"] // c["num_attention_heads"]
+
+    def choices(kind: str) -> dict[str, Any]:
+        rope = (c.get("rope_parameters") or {}).get(kind) or {}
+        theta = c.get(_OLD_NAMES[kind]) or _THETAS[kind]
+        return rotary_choices({**rope, **(c.get("rope_scaling") or {})}, theta, length, head_size)
+
+    found, local = choices(_GLOBAL), choices(_LOCAL)
+    theta = local.pop("rope_theta")
+    scaled = "rope_scaling" in local
+    if scaled and local != {name: value for name, value in found.items() if name != "rope_theta"}:
+        raise ValueError(f"config.json scales {_LOCAL} otherwise than {_GLOBAL}; only alike, or not, can be loaded")
+    return found | {"rope_theta_local": theta, "rope_scaling_local": scaled}
 
 
 def _windows(c: Settings) -> tuple[int, ...]:
@@ -79,13 +91,11 @@ def _settings(c: EncoderConfig) -> dict[str, Any]:
         "hidden_size": c.hidden_size,
         "intermediate_size": c.mlp_size,
         "num_attention_heads": c.num_heads,
-        "max_position_embeddings": c.max_length,
+        "max_position_embeddings": reach(c),
         "local_attention": 2 * max(sides, default=64),
         "layer_types": kinds,
-        "rope_parameters": {
-            _GLOBAL: {"rope_type": "default", "rope_theta": c.rope_theta},
-            _LOCAL: {"rope_type": "default", "rope_theta": c.rope_theta_local},
-        },
+        "rope_parameters": {_GLOBAL: rotary_settings(c), _LOCAL: rotary_settings(c, local=True)},
+        "rope_scaling": None,  # an older name, which would count
         "norm_eps": c.norm_epsilon,
         "norm_bias": c.norm_bias,
         "attention_bias": c.attention_bias,

@@ -119,6 +119,9 @@ NEOBERT = Family(
         papers={"NeoBERT": "2502.19587"},
         releases=(Release("chandar-lab/NeoBERT", sizes(28, 768, 3072, 12, 30522, max_length=4096, norm_eps=1e-5)),),
     ),
-    fixed={"tie_word_embeddings": False, "rms_norm": True, "rope": True, "rope_theta": 10_000.0, "ngpt": False},
+    fixed={
+        **{"tie_word_embeddings": False, "rms_norm": True, "rope": True, "rope_theta": 10_000.0, "ngpt": False},
+        **{"rope_scaling": None, "rope_parameters": None},  # which the published code would not look at
+    },
     classes={"Model": "NeoBERT", "ForMaskedLM": "NeoBERTLMHead"},
 )

@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 from jaxencoder.families.bert import BERT
-from jaxencoder.families.family import About, Family, Heads, Release, Settings, plain_heads, pooler, rope_theta, sizes
+from jaxencoder.families.family import About, Family, Heads, Release, Settings, plain_heads, pooler, sizes
+from jaxencoder.families.rotary import reach, rotary_choices, rotary_settings
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
 
@@ -31,15 +32,30 @@ def _encoder_config(c: Settings) -> EncoderConfig:
         config,
         vocab_size=-(-config.vocab_size // multiple) * multiple,
         positions="rotary",
-        rope_theta=rope_theta(c.get("rope_parameters"), c.get("rotary_emb_base") or 1000.0),
+        **_rotary(c, config),
         attention_bias=False,
         mlp_bias=False,
         gated_mlp=True,
     )
 
 
+def _rotary(c: Settings, config: EncoderConfig) -> dict[str, Any]:
+    """As transformers has it, or under the names of the published code, which scales by the length of the text."""
+    rope, theta = c.get("rope_scaling") or c.get("rope_parameters"), c.get("rotary_emb_base") or 1000.0
+    if not (factor := c.get("rotary_scaling_factor")):
+        return rotary_choices(rope, theta, config.max_length, config.head_size)
+    rope = {"rope_theta": (rope or {}).get("rope_theta"), "rope_type": "dynamic", "factor": factor}
+    found = rotary_choices(rope, theta, c.get("max_trained_positions", 2048), config.head_size)
+    return found | {"max_length": c.get("n_positions", config.max_length)}
+
+
 def _settings(c: EncoderConfig) -> dict[str, Any]:
-    return BERT.settings(c) | {"rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta}}
+    settings = BERT.settings(c) | {"max_position_embeddings": reach(c), "rope_parameters": rotary_settings(c)}
+    settings |= {"rope_scaling": None, "rotary_scaling_factor": None}
+    if c.rope_scaling == "dynamic":
+        own = ("n_positions", "max_trained_positions", "rotary_scaling_factor", "rotary_emb_base")
+        settings |= zip(own, (c.max_length, c.rope_original_length, c.rope_factor, c.rope_theta), strict=True)
+    return settings
 
 
 def _encoder(c: EncoderConfig) -> list[Weight]:
@@ -107,7 +123,6 @@ NOMIC_BERT = Family(
         "rotary_emb_fraction": 1.0,
         "rotary_emb_interleaved": False,
         "rotary_emb_scale_base": None,
-        "rotary_scaling_factor": None,
         "num_experts": 0,
     },
 )

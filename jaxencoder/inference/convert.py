@@ -10,6 +10,7 @@ from jaxencoder.families.hub import resolve
 from jaxencoder.inference import adapter
 from jaxencoder.inference.embed import chosen
 from jaxencoder.inference.load import load
+from jaxencoder.inference.model import Model
 from jaxencoder.model.heads import Pooling
 from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.training.checkpoint import Checkpoints
@@ -45,8 +46,7 @@ def convert(
     folder = Path(folder)
     if to not in get_args(Format):
         raise ValueError(f"format {to!r} is unknown; give one of {', '.join(get_args(Format))}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already; name a new folder")
+    check_new(folder)
     if to in ("adapter", "peft") and (pooling, normalize) == (None, None):
         _convert_adapter(resolve(source), folder, to)
         return
@@ -60,8 +60,24 @@ def convert(
     if to != "run":
         model.save(folder, to)
         return
+    write_run(model, folder)
+
+
+def check_new(folder: Path) -> None:
+    """ValueError for a folder that holds something, or is none."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is there already; name a new folder")
+
+
+def write_run(model: Model, folder: Path) -> None:
+    """Write a model as a run that has taken no step, for `init_from`.
+
+    Raises:
+        ValueError: it has no tokenizer.
+        OSError: the folder cannot be written.
+    """
     if model.tokenizer is None:
-        raise ValueError(f"{source} has no tokenizer, and a run needs one")
+        raise ValueError(f"{model.config.name or 'the model'} has no tokenizer, and a run needs one")
     folder.mkdir(parents=True, exist_ok=True)
     model.tokenizer.save(folder / "tokenizer")
     checkpoints = Checkpoints(folder / "checkpoints", keep=1)

@@ -3,6 +3,7 @@
 BERT (Devlin et al. 2019, arXiv:1810.04805) and ModernBERT (Warner et al. 2024, arXiv:2412.13663) are two values of it.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,6 +61,24 @@ class EncoderConfig:
     """Base of the rotary wavelengths in global layers."""
     rope_theta_local: float = 10_000.0
     """Base of the rotary wavelengths in layers with a window."""
+    rope_scaling: Literal["none", "linear", "dynamic", "yarn"] = "none"
+    """How rotary positions reach beyond the length of pretraining: all wavelengths rope_factor times longer (linear:
+    Chen et al. 2023, arXiv:2306.15595); a base that grows with each text longer than rope_original_length (dynamic
+    NTK); the long wavelengths alone (YaRN: Peng et al. 2023, arXiv:2309.00071). NTK-aware scaling by a fixed factor is
+    a larger rope_theta."""
+    rope_factor: float = 1.0
+    """How many times further the positions reach than in pretraining; at least 1. Of `dynamic` how fast the base grows:
+    with 1 it keeps up with the text, with more it is ahead of it."""
+    rope_original_length: int = 0
+    """Tokens of a row in pretraining, which dynamic and YaRN count from."""
+    rope_betas: tuple[float, float] = (32.0, 1.0)
+    """YaRN: a wavelength that turns more often than the first in rope_original_length tokens stays, one that turns less
+    often than the second becomes rope_factor times longer, those between do in part."""
+    rope_attention_factor: float = 0.0
+    """YaRN: scales queries and keys, against attention that spreads over more tokens; 0: 0.1 ln(rope_factor) + 1."""
+    rope_scaling_local: bool = False
+    """Scale the layers with a window too. They never meet a distance beyond it, so that nothing in them is new in a
+    longer text; some published checkpoints do it all the same."""
     windows: tuple[int, ...] = (0,)
     """Attention windows, repeated over the layers: 0 sees the whole document, w sees w tokens to either side."""
     global_tokens: bool = False
@@ -169,9 +188,34 @@ class EncoderConfig:
             )
         if self.positions == "rotary" and self.head_size % 2:
             raise ValueError(f"Rotary positions need an even head size, got {self.head_size}; change model.num_heads.")
+        self._check_scaling()
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be in [0, 1), got {getattr(self, name)}.")
+
+    def _check_scaling(self) -> None:
+        if self.rope_scaling == "none":
+            return
+        if self.positions != "rotary" or (self.rope_scaling == "dynamic" and self.head_size < 4):
+            raise ValueError(
+                f"model.rope_scaling {self.rope_scaling!r} needs rotary positions and heads of at least 4 numbers, got "
+                f"{self.positions!r} and {self.head_size}; set it to none."
+            )
+        if not 1 <= self.rope_factor < math.inf:
+            raise ValueError(f"model.rope_factor must be a number of at least 1, got {self.rope_factor}.")
+        if self.rope_original_length < (self.rope_scaling != "linear"):
+            raise ValueError(
+                f"model.rope_scaling {self.rope_scaling!r} needs model.rope_original_length, the tokens of a row in "
+                f"pretraining, got {self.rope_original_length}."
+            )
+        fast, slow = self.rope_betas
+        if not 0 < slow <= fast < math.inf or not 0 <= self.rope_attention_factor < math.inf:
+            raise ValueError(
+                "model.rope_betas must be two numbers above 0, the larger one first, and model.rope_attention_factor "
+                f"not negative, got {self.rope_betas} and {self.rope_attention_factor}."
+            )
+        if self.rope_scaling == "yarn" and self.rotary_values:
+            raise ValueError("model.rope_scaling 'yarn' would scale values too; set model.rotary_values to false.")
 
     @property
     def head_size(self) -> int:

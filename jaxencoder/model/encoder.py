@@ -16,7 +16,7 @@ from jaxencoder.kernels.platform import platform
 from jaxencoder.model.attention import Attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import PRODUCT, Bottleneck, Convolution, Convolved, Embeddings, Mlp, Norm
-from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, alibi, rotary_table
+from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, alibi, scaled_rotary_table
 from jaxencoder.sharding import constrain
 
 
@@ -157,8 +157,7 @@ class Encoder(nn.Module):
         x = constrain(x)
         rotary = {False: None, True: None}
         if c.positions == "rotary":
-            thetas = {False: c.rope_theta, True: c.rope_theta_local}
-            rotary = {local: rotary_table(positions, c.head_size, theta) for local, theta in thetas.items()}
+            rotary = {local: scaled_rotary_table(c, positions, segment_ids, local) for local in rotary}
         T, bias = token_ids.shape[1], None
         if c.relative_buckets:
             bias = RelativeBias(c, name="relative_bias")(T)

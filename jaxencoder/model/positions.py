@@ -1,11 +1,13 @@
-"""Rotary positions, relative biases and embeddings of distances.
+"""Rotary positions, relative biases and embeddings of distances, and how each reaches beyond its pretraining.
 
 Rotary: pairs of a head's dimensions turn by an angle that grows with the position (Su et al. 2021, RoFormer,
-arXiv:2104.09864); the pairs are (i, i + H/2), as in GPT-NeoX and ModernBERT.
+arXiv:2104.09864); the pairs are (i, i + H/2), as in GPT-NeoX and ModernBERT. Longer texts than those of pretraining:
+`EncoderConfig.rope_scaling`.
 Relative: a learned number for each distance, far ones sharing (Raffel et al. 2020, T5, arXiv:1910.10683), or a fixed
 one (Press et al. 2022, ALiBi, arXiv:2108.12409).
 Distances: a learned vector for each distance, which attention compares with contents (He et al. 2021, DeBERTa,
 arXiv:2006.03654).
+Biases and distances need nothing for longer texts: beyond the furthest that has a row of its own, all share one.
 """
 
 import math
@@ -18,28 +20,107 @@ import numpy as np
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.layers import Norm
 
+Table = tuple[jax.Array, jax.Array]  # cosines and sines
 
-def rotary_table(positions: jax.Array, head_size: int, theta: float) -> tuple[jax.Array, jax.Array]:
+
+def rotary_table(
+    positions: jax.Array, head_size: int, theta: float | jax.Array, scale: float | np.ndarray = 1.0
+) -> Table:
     """Cosines and sines of every position.
 
     Args:
         positions: [B, T] int.
         head_size: H, even.
-        theta: base of the geometric series of wavelengths, 2 pi ... 2 pi theta (tokens).
+        theta: base of the geometric series of wavelengths, 2 pi ... 2 pi theta (tokens); one, or [B, T, 1, 1].
+        scale: of the frequencies, one for all or [H / 2].
 
     Returns:
         (cos, sin), each [B, T, 1, H / 2] float32.
     """
-    frequencies = theta ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
+    frequencies = theta ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size) * scale
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+def scaled_rotary_table(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Array, local: bool) -> Table:
+    """The `rotary_table` of the layers with a window (`local`) or of those without, as `rope_scaling` has it.
+
+    Args:
+        positions, segment_ids: [B, T] int; a text's length is its largest position + 1, whatever else is in the row.
+    """
+    theta = c.rope_theta_local if local else c.rope_theta
+    scaling = "none" if local and not c.rope_scaling_local else c.rope_scaling
+    match scaling:
+        case "linear":
+            return rotary_table(positions, c.head_size, theta, 1 / c.rope_factor)
+        case "dynamic":
+            over = jnp.maximum(_text_lengths(positions, segment_ids) / c.rope_original_length, 1.0)
+            grown = ntk_theta(theta, c.head_size, c.rope_factor * over - (c.rope_factor - 1))
+            return rotary_table(positions, c.head_size, grown[..., None, None])
+        case "yarn":
+            cos, sin = rotary_table(positions, c.head_size, theta, _yarn_scale(c, theta))
+            size = c.rope_attention_factor or 0.1 * math.log(c.rope_factor) + 1
+            return cos * size, sin * size
+    return rotary_table(positions, c.head_size, theta)
+
+
+def ntk_theta(theta: float, head_size: int, factor: float | jax.Array) -> float | jax.Array:
+    """The base with which the longest wavelength is `factor` times longer and the shortest one stays (NTK-aware).
+
+    Peng et al. 2023, arXiv:2309.00071, section 3.1.
+    """
+    return theta * factor ** (head_size / (head_size - 2))
+
+
+def _text_lengths(positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    """Of the text that each token belongs to: [B, T] int."""
+    T = positions.shape[1]
+    longest = jax.vmap(lambda x, ids: jax.ops.segment_max(x, ids, T + 1)[ids])
+    return longest(positions, segment_ids) + 1
+
+
+def _yarn_scale(c: EncoderConfig, theta: float) -> np.ndarray:
+    """What each frequency is multiplied with, [H / 2] float32, from 1 to 1 / rope_factor."""
+    H = c.head_size
+
+    def index(turns: float) -> float:
+        """Of the wavelength that turns so often in rope_original_length tokens."""
+        return H * math.log(c.rope_original_length / (2 * math.pi * turns)) / (2 * math.log(theta))
+
+    first, last = (index(turns) for turns in c.rope_betas)
+    first, last = max(math.floor(first), 0), min(math.ceil(last), H - 1)
+    ramp = np.clip((np.arange(H // 2) - first) / max(last - first, 1e-3), 0, 1)
+    return (1 - ramp + ramp / c.rope_factor).astype(np.float32)
+
+
+def rotate(x: jax.Array, table: Table) -> jax.Array:
     """Turn queries or keys [B, T, N, H] by their positions' angles; computed in float32, returned in x's dtype."""
     cos, sin = table
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def interpolated(table: np.ndarray, length: int) -> np.ndarray:
+    """A table of learned positions [L, D] for more of them, by lines between its rows: [length, D].
+
+    The first row, which [CLS] always has, stays as it is, and so does the last one; with L 3 and length 5 the rows are
+    0, 1, 1 1/3, 1 2/3, 2.
+    """
+    at = np.concatenate([[0.0], np.linspace(1, len(table) - 1, length - 1)])
+    below = np.minimum(at.astype(int), len(table) - 2)
+    share = (at - below)[:, None].astype(table.dtype)
+    return table[below] * (1 - share) + table[below + 1] * share
+
+
+def tiled(table: np.ndarray, length: int) -> np.ndarray:
+    """A table of learned positions [L, D] for more of them, by copies: [length, D].
+
+    As Longformer was made from RoBERTa (Beltagy et al. 2020, arXiv:2004.05150, section 5), so that all but the borders
+    of the copies look as in pretraining. The first row, which [CLS] always has, is not copied: with L 3 and length 6
+    the rows are 0, 1, 2, 1, 2, 1.
+    """
+    at = np.arange(length)
+    return table[np.where(at > 0, (at - 1) % (len(table) - 1) + 1, 0)]
 
 
 class RelativeBias(nn.Module):

@@ -75,7 +75,8 @@ DIFFERENCES = dict.fromkeys(("roberta", "xlm-roberta", "camembert", "mpnet", "lo
 # What an architecture's words leave to its numbers, and what concerns heads and training alone.
 UNSAID = {
     *("vocab_size", "num_layers", "hidden_size", "mlp_size", "num_heads", "max_length", "norm_epsilon"),
-    *("rope_theta", "rope_theta_local", "head_transform", "head_activation", "head_bias", "output_bias"),
+    *("rope_theta", "rope_theta_local", "rope_factor", "rope_original_length", "rope_betas", "rope_attention_factor"),
+    *("rope_scaling_local", "head_transform", "head_activation", "head_bias", "output_bias"),
     *("dropout", "attention_dropout", "init_scale"),
     *("distance_projection", "convolution_groups", "convolution_activation"),
     *("bottleneck", "bottleneck_places"),
@@ -92,6 +93,7 @@ SAID = {
     "convolution_size": 3,
     "relative_buckets": 32,
     "rotary_values": True,
+    "rope_scaling": "linear",
     "windows": (0, 64),
     "global_tokens": True,
     "token_types": 0,
@@ -158,7 +160,7 @@ def test_every_choice_has_words() -> None:
     names = {part.name for part in dataclasses.fields(EncoderConfig)}
     assert names == SAID.keys() | UNSAID
     for name, value in SAID.items():
-        before = EncoderConfig(positions="rotary") if name == "rotary_values" else EncoderConfig()
+        before = EncoderConfig(positions="rotary" if name in ("rotary_values", "rope_scaling") else "learned")
         if name == "global_tokens":
             before = dataclasses.replace(before, windows=(64,))
         if name.startswith("dis"):

@@ -1,10 +1,24 @@
 """Rotary positions: rotations of the complex plane, so that products depend on distances alone; rows of distances."""
 
+import dataclasses
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.model.positions import alibi, distance_rows, rotary_table, rotate
+from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.positions import (
+    alibi,
+    distance_buckets,
+    distance_rows,
+    interpolated,
+    ntk_theta,
+    rotary_table,
+    rotate,
+    scaled_rotary_table,
+    tiled,
+)
 
 B, T, N, H, THETA = 2, 9, 3, 8, 100.0
 
@@ -63,6 +77,97 @@ def test_distance_rows_equal_transformers(span: int, furthest: int) -> None:
     rows = distance_rows(1100, span, furthest)
     np.testing.assert_array_equal(rows[1099:], theirs[0])
     np.testing.assert_array_equal(rows[1099::-1], theirs[:, 0])
+
+
+def scaled(scaling: str, positions: np.ndarray, segments: np.ndarray | None = None, local: bool = False, **settings):
+    """Angles [B, T, H / 2] and amplitudes, of heads of 16 that were trained on 100 tokens."""
+    config = EncoderConfig(
+        hidden_size=32, num_heads=2, positions="rotary", rope_theta=THETA, rope_theta_local=THETA, rope_scaling=scaling,
+        **({"rope_factor": 4.0, "rope_original_length": 100} | settings),
+    )  # fmt: skip
+    segments = np.ones_like(positions) if segments is None else segments
+    cos, sin = scaled_rotary_table(config, jnp.asarray(positions), jnp.asarray(segments), local)
+    return np.arctan2(sin, cos)[:, :, 0], np.hypot(cos, sin)[:, :, 0]
+
+
+SHORT = np.arange(3)[None]  # angles small enough to be told apart from those of a turn more
+
+
+def test_linear_scaling_reads_positions_between_the_trained_ones() -> None:
+    angles, size = scaled("linear", 4 * SHORT)
+    np.testing.assert_allclose(angles, scaled("none", SHORT)[0], atol=1e-6)
+    np.testing.assert_allclose(size, 1, atol=1e-6)
+
+
+def test_yarn_scales_the_long_wavelengths_alone() -> None:
+    plain, _ = scaled("none", SHORT)
+    angles, size = scaled("yarn", SHORT, rope_betas=(5.0, 1.0))
+    ratio = (angles / np.where(plain, plain, 1))[0, 2]
+    turns = 100 / (2 * math.pi) * THETA ** (-np.arange(8) / 8)
+    np.testing.assert_allclose(ratio[turns >= 6], 1, atol=1e-5)
+    np.testing.assert_allclose(ratio[turns <= 0.5], 1 / 4, atol=1e-5)
+    assert np.all(np.diff(ratio) <= 1e-6) and len(set(ratio.round(3))) > 2
+    np.testing.assert_allclose(size, 0.1 * math.log(4) + 1, atol=1e-6)
+    np.testing.assert_allclose(scaled("yarn", SHORT, rope_attention_factor=0.5)[1], 0.5, atol=1e-6)
+
+
+def test_ntk_keeps_the_shortest_wavelength_and_stretches_the_longest() -> None:
+    before, after = (theta ** (np.arange(8) / 8) for theta in (THETA, ntk_theta(THETA, 16, 4.0)))
+    assert after[0] == before[0] and after[-1] == pytest.approx(4 * before[-1])
+
+
+def test_dynamic_scaling_goes_by_the_length_of_each_text() -> None:
+    """Three texts in a row: of the trained length, of twice that, and padding; beside that, each in its own row."""
+    positions = np.concatenate([np.arange(100), np.arange(200), np.zeros(4, int)])[None]
+    segments = np.repeat([1, 2, 0], [100, 200, 4])[None]
+    packed, _ = scaled("dynamic", positions, segments)
+    np.testing.assert_array_equal(packed[:, :100], scaled("none", positions[:, :100])[0])
+    np.testing.assert_array_equal(packed[:, 100:300], scaled("dynamic", positions[:, 100:300])[0])
+    grown = ntk_theta(THETA, 16, 4.0 * 2 - 3)
+    np.testing.assert_allclose(packed[0, 101], grown ** (-np.arange(8) / 8), atol=1e-6)
+    assert not np.allclose(packed[0, 101], packed[0, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize("scaling", ["linear", "dynamic", "yarn"])
+def test_layers_with_a_window_stay_as_they_are(scaling: str) -> None:
+    positions = np.arange(300)[None]
+    plain = scaled("none", positions, local=True)[0]
+    np.testing.assert_array_equal(scaled(scaling, positions, local=True)[0], plain)
+    assert not np.allclose(scaled(scaling, positions, local=True, rope_scaling_local=True)[0], plain, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rope_factor": 0.5}, "rope_factor must be a number of at least 1, got 0.5"),
+        ({"rope_factor": math.nan}, "rope_factor"),
+        ({"rope_original_length": 0}, "'yarn' needs model.rope_original_length"),
+        ({"rope_betas": (1.0, 2.0)}, "rope_betas must be two numbers above 0, the larger one first"),
+        ({"rope_attention_factor": -1.0}, "rope_attention_factor"),
+        ({"rotary_values": True}, "would scale values too"),
+        ({"positions": "learned"}, "needs rotary positions"),
+    ],
+)
+def test_scaling_that_makes_no_sense(settings: dict, message: str) -> None:
+    good = EncoderConfig(positions="rotary", rope_scaling="yarn", rope_factor=2.0, rope_original_length=512)
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(good, **settings)
+
+
+def test_longer_tables() -> None:
+    table = np.array([[9.0], [1.0], [3.0]], np.float32)
+    assert interpolated(table, 5)[:, 0].tolist() == pytest.approx([9, 1, 5 / 3, 7 / 3, 3])
+    assert tiled(table, 6)[:, 0].tolist() == [9, 1, 3, 1, 3, 1]
+    for stretched in (interpolated, tiled):
+        np.testing.assert_array_equal(stretched(table, 3), table)
+
+
+def test_far_distances_share_a_row() -> None:
+    """So that rows longer than those of pretraining meet nothing new."""
+    assert len(set(distance_buckets(np.arange(128, 5000), 32))) == 1
+    for span, furthest in ((64, 0), (64, 256)):
+        rows = distance_rows(4096, span, furthest)
+        assert len(set(rows[: 4095 - 300])) == len(set(rows[4095 + 300 :])) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""Go on pretraining at a longer length, from a model that `jaxencoder extend` has made for it.
+
+Paper: Chen et al. 2023, arXiv:2306.15595, and Peng et al. 2023, arXiv:2309.00071: a few hundred steps at the new length
+are enough for a model whose rotary positions were scaled; Beltagy et al. 2020, arXiv:2004.05150, section 5, for copied
+tables of positions. The learning rate is low and constant after a short warm-up, as the model only has to get used to
+it. Architecture, tokenizer and how positions are extended come from what --init-from names, which must allow as many
+tokens as --data.row-length says.
+
+Data: long documents. Texts shorter than a row teach nothing about long ones, however they are packed.
+
+Cost: 200 steps x 8 rows x 2,048 tokens = 3.3M tokens.
+Expected: a held-out loss at the new length that is no higher than the old model's at the old one; what the methods give
+before this is in docs/studies/length.md.
+
+Run: jaxencoder extend runs/small runs/small_long --max-length 2048 --method yarn
+     jaxencoder train extend_length --init-from runs/small_long --run-dir runs/small_2048 \\
+         --data.train "books/*.jsonl.xz"
+"""
+
+from jaxencoder.config import (
+    ComputeConfig,
+    DataConfig,
+    EncoderConfig,
+    MaskedLM,
+    Masking,
+    OptimizerConfig,
+    RunConfig,
+    TrainingConfig,
+)
+
+
+def get_config() -> RunConfig:
+    return RunConfig(
+        # The rest comes from --init-from; until that is read, positions that any data.row_length fits.
+        model=EncoderConfig(positions="rotary", dropout=0.0, attention_dropout=0.0),
+        compute=ComputeConfig(dtype="float32"),
+        objective=MaskedLM(Masking(rate=0.2)),
+        data=DataConfig(row_length=2048, validation_share=0.02),
+        optimizer=OptimizerConfig(
+            name="adamw", learning_rate=1e-4, weight_decay=0.01, schedule="wsd", warmup_share=0.1, decay_share=0.0
+        ),
+        training=TrainingConfig(
+            steps=200, batch_size=8, eval_every=50, eval_batches=16, checkpoint_every=100, log_every=10
+        ),
+    )

@@ -1,0 +1,308 @@
+"""What each way of reading beyond the trained length costs: small encoders, a held-out novel, no more training.
+
+    python configs/studies/length.py --text novels.jsonl.xz
+
+The encoders differ in nothing but how a token knows its place: learned positions, rotary ones, ALiBi or disentangled
+distances. They are pretrained on rows of 256 tokens of all novels but the last, of which each then reads the beginning
+in rows of up to 4,096 tokens, by every method of `jaxencoder extend` that fits it. The same 15% of the tokens are shown
+as [MASK] at every length and for every method: each number is the loss of the same tokens with more or less text around
+them.
+
+What is measured is a file of its own in --runs, so that the command goes on where it was stopped. Whenever one is done,
+length.md and length.png in --output are written anew.
+
+Cost: as it stands about an hour on one CPU core (an estimate), most of it pretraining.
+"""
+
+import argparse
+import lzma
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxencoder
+from jaxencoder.config import (
+    ComputeConfig,
+    DataConfig,
+    EncoderConfig,
+    MaskedLM,
+    Masking,
+    OptimizerConfig,
+    RunConfig,
+    TokenizerConfig,
+    TrainingConfig,
+)
+from jaxencoder.inference.embed import hidden
+from jaxencoder.inference.extend import extended
+from jaxencoder.inference.model import Model
+from jaxencoder.model.heads import MlmHead
+from jaxencoder.objectives.masking import Masked
+from jaxencoder.objectives.mlm import predict
+from jaxencoder.text.sources import read
+from jaxencoder.training.loop import train
+from jaxencoder.training.memory import keep_freed_memory
+
+TRAINED = 256  # tokens in a row of pretraining
+LENGTHS = (256, 512, 1024, 2048, 4096)
+SHORT_AFTER = "256 after"  # rows of 256 tokens, read by the model that was extended to the longest
+WINDOW = 127  # to either side: what a row of pretraining has on average
+
+
+class Variant(NamedTuple):
+    """How a token knows its place: settings of the encoder, the methods that fit, and times how many steps it learns.
+
+    Each is compared with itself alone, and learned positions take longest to leave the plateau of frequencies of words.
+    """
+
+    settings: dict
+    methods: tuple[str, ...]
+    longer: int = 1
+
+
+MODELS = {
+    "learned": Variant({"positions": "learned"}, ("interpolate", "tile", "tile, windows"), longer=3),
+    "rotary": Variant({"positions": "rotary"}, ("none", "linear", "ntk", "dynamic", "yarn", "none, windows")),
+    "alibi": Variant({"positions": "alibi"}, ("none", "none, windows")),
+    "disentangled": Variant(
+        {
+            **{"positions": "none", "disentangled": ("c2p", "p2c"), "distance_span": 64, "distance_furthest": TRAINED},
+            **{"distance_norm": True, "distance_projection": "shared"},
+        },
+        ("none", "interpolate", "none, windows"),
+    ),
+}
+NOVEL = "novel.jsonl"
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+
+
+def pretraining(name: str, args: argparse.Namespace) -> RunConfig:
+    model = EncoderConfig(
+        vocab_size=args.vocabulary,
+        num_layers=args.layers,
+        hidden_size=args.hidden,
+        mlp_size=2 * args.hidden,
+        num_heads=args.hidden // 32,
+        max_length=TRAINED,
+        token_types=0,
+        norm_placement="pre",
+        norm_epsilon=1e-5,
+        first_norm=False,
+        gated_mlp=True,
+        dropout=0.0,
+        attention_dropout=0.0,
+        **MODELS[name].settings,
+    )
+    return RunConfig(
+        name=name,
+        model=model,
+        compute=ComputeConfig(dtype="float32"),
+        objective=MaskedLM(Masking(rate=0.25)),
+        tokenizer=TokenizerConfig(vocab_size=args.vocabulary),
+        data=DataConfig(train=(str(args.runs / "train.jsonl"),), validation_share=0.02, row_length=TRAINED),
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=args.learning_rate, schedule="wsd", warmup_share=0.02, decay_share=0.3
+        ),
+        training=TrainingConfig(
+            steps=args.steps * MODELS[name].longer, batch_size=args.batch, log_every=50, eval_every=0, eval_batches=8,
+            checkpoint_every=10_000, keep_best=False, tensorboard=False,
+        ),
+    )  # fmt: skip
+
+
+def split(args: argparse.Namespace) -> None:
+    """All novels but the last to train on, and the last to read, as two files beside the runs."""
+    if (args.runs / NOVEL).exists():
+        return
+    with lzma.open(args.text, "rt", encoding="utf-8") as file:
+        *novels, last = file.read().splitlines()
+    (args.runs / "train.jsonl").write_text("\n".join(novels[: args.novels]) + "\n", encoding="utf-8")
+    write(args.runs / NOVEL, last + "\n")
+
+
+def pretrained(name: str, args: argparse.Namespace) -> Path:
+    """The folder of a finished run; one that was stopped goes on."""
+    folder = args.runs / name
+    train(pretraining(name, args), folder)
+    return folder
+
+
+def held_out(model: Model, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """The beginning of the novel, ids int32 [S], and which of its tokens are hidden, bool [S]; alike for all models."""
+    (record,) = read(str(args.runs / NOVEL))
+    ids, _ = model.tokenizer.encode_ids([record["text"]])
+    ids = ids[: args.rows * (max(LENGTHS) - 2)].astype(np.int32)
+    return ids, np.random.default_rng(0).random(len(ids)) < 0.15
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def row_losses(config: EncoderConfig, compute: ComputeConfig, params, rows, masked: Masked) -> jax.Array:
+    """Cross-entropy in nats of each slot [B, K]."""
+    x = hidden(config, compute, params, rows)
+    return predict(MlmHead(config), params, x, masked, 512)[1].losses
+
+
+def losses(model: Model, T: int, ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Cross-entropy in nats of each hidden token, float32 [M], read in rows of T; nan behind the last whole row."""
+    tokenizer, S = model.tokenizer, T - 2
+    B = len(ids) // S
+    found = np.full(len(ids), np.nan, np.float32)
+
+    def framed(x: np.ndarray, first: int, last: int) -> np.ndarray:
+        return np.pad(x[: B * S].reshape(B, S), ((0, 0), (1, 1)), constant_values=((0, 0), (first, last)))
+
+    targets, hide = framed(ids, tokenizer.cls_id, tokenizer.sep_id), framed(chosen, False, False)
+    slots = np.argsort(~hide, axis=1, kind="stable")[:, : hide.sum(1).max()]
+    there = np.take_along_axis(hide, slots, 1)
+    at = np.arange(B)[:, None] * S + slots - 1
+    step = max(LENGTHS) // T
+    for start in range(0, B, step):
+        part = slice(start, start + step)
+        shown = np.where(hide, tokenizer.mask_id, targets)[part]
+        rows = {"token_ids": shown, "segment_ids": np.ones_like(shown)}
+        rows["positions"] = np.broadcast_to(np.arange(T, dtype=np.int32), shown.shape)
+        weights = there[part].astype(np.float32)
+        masked = Masked(shown, slots[part], np.take_along_axis(targets, slots, 1)[part], weights)
+        values = row_losses(model.config.model, model.compute, model.params, rows, jax.tree.map(jnp.asarray, masked))
+        found[at[part][there[part]]] = np.asarray(values)[there[part]]
+    return found[chosen]
+
+
+def measured(model: Model, method: str, args: argparse.Namespace) -> np.ndarray:
+    """The losses [lengths and `SHORT_AFTER`, M] of one way to read the novel."""
+    ids, chosen = held_out(model, args)
+    name, _, windows = method.partition(", ")
+
+    def longer(T: int) -> Model:
+        return extended(model, T, name, window=WINDOW if windows else 0)
+
+    found = [losses(longer(T) if T > TRAINED else model, T, ids, chosen) for T in LENGTHS]
+    return np.stack([*found, losses(longer(max(LENGTHS)), TRAINED, ids, chosen)])
+
+
+def results(args: argparse.Namespace) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+    """(model, method, losses [lengths and `SHORT_AFTER`, M'], places in the longest rows [M']) of all that there is.
+
+    Of the tokens that rows of all lengths have.
+    """
+    for name, variant in MODELS.items():
+        for method in variant.methods:
+            if (file := result_file(name, method, args)).exists():
+                found = np.load(file)
+                there = ~np.isnan(found[:-1]).any(0)
+                longest = max(LENGTHS) - 2
+                S = args.rows * longest
+                places = np.flatnonzero(np.random.default_rng(0).random(S) < 0.15) % longest + 1
+                yield name, method, found[:, there], places[there]
+
+
+def result_file(name: str, method: str, args: argparse.Namespace) -> Path:
+    return args.runs / f"{name}-{method.replace(', ', '-')}.npy"
+
+
+def report(args: argparse.Namespace) -> None:
+    """Tables and plot of all results that there are."""
+    found = list(results(args))
+    put("\n".join(tables(found, args)), args.output / "length.md")
+    plot(found, args.output / "length.png")
+
+
+def tables(found: list, args: argparse.Namespace) -> Iterator[str]:
+    columns = [*map(str, LENGTHS), SHORT_AFTER]
+    size = (
+        f"{args.layers} layers of {args.hidden}, vocabulary {args.vocabulary}, {args.steps} steps of {args.batch} rows"
+    )
+    yield f"{size} of {TRAINED} tokens; {found[0][2].shape[1] if found else 0} hidden tokens. Masked loss (nats):\n"
+    yield f"| positions | method | {' | '.join(columns)} |"
+    yield f"|---|---|{'---:|' * len(columns)}"
+    for name, method, values, _ in found:
+        yield f"| {name} | {method} | {' | '.join(f'{np.nanmean(row):.3f}' for row in values)} |"
+    edges = (0, *LENGTHS)
+    names = [f"to {end}" for end in LENGTHS]
+    yield f"\nIn rows of {max(LENGTHS)}, by place in the row: more than in rows of {TRAINED}, ± standard error:\n"
+    yield f"| positions | method | {' | '.join(names)} |"
+    yield f"|---|---|{'---:|' * len(names)}"
+    for name, method, values, places in found:
+        more = values[LENGTHS.index(max(LENGTHS))] - values[0]
+        parts = [more[(places >= start) & (places < end)] for start, end in zip(edges, LENGTHS, strict=False)]
+        cells = (f"{part.mean():+.2f} ± {part.std() / len(part) ** 0.5:.2f}" for part in parts)
+        yield f"| {name} | {method} | {' | '.join(cells)} |"
+    yield ""
+
+
+def plot(found: list, file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(MODELS), figsize=(14, 4.2), sharey=True, layout="constrained", squeeze=False)
+    for axis, name in zip(axes[0], MODELS, strict=True):
+        for model, method, values, places in found:
+            if model != name:
+                continue
+            bins = places // 256
+            loss = [values[len(LENGTHS) - 1, bins == i].mean() for i in range(bins.max() + 1)]
+            axis.plot(256 * np.arange(len(loss)) + 128, loss, label=method)
+            if method == MODELS[name].methods[0]:
+                base = [values[0, bins == i].mean() for i in range(bins.max() + 1)]
+                axis.plot(256 * np.arange(len(base)) + 128, base, "k:", label=f"rows of {TRAINED}")
+        axis.set_title(f"{name}: rows of {max(LENGTHS)}")
+        axis.set_xlabel("place in the row (tokens)")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    axes[0, 0].set_ylabel("masked loss (nats)")
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def put(table: str, file: Path) -> None:
+    """The table between two marks of a text, which is begun if it is not there."""
+    text = file.read_text(encoding="utf-8") if file.is_file() else f"# Length\n\n{BEGIN}\n{END}\n"
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    write(file, f"{before}{BEGIN}\n\n{table}\n{END}{after}")
+
+
+def write(file: Path, text: str) -> None:
+    """A file, whole or not at all."""
+    part = file.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", required=True, help="novels, .jsonl.xz with one in a line")
+    parser.add_argument("--runs", type=Path, default=Path("runs/study-length"))
+    parser.add_argument("--output", type=Path, default=Path("docs/studies"))
+    for name, value in (("novels", 60), ("layers", 4), ("hidden", 128), ("batch", 8), ("steps", 900)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--vocabulary", type=int, default=8192)
+    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--rows", type=int, default=8, help="of the longest length, that the novel is read in")
+    parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS), metavar="MODEL")
+    args = parser.parse_args()
+    keep_freed_memory()
+    args.runs.mkdir(parents=True, exist_ok=True)
+    args.output.mkdir(parents=True, exist_ok=True)
+    split(args)
+    for name in args.only:
+        run = pretrained(name, args)
+        for method in MODELS[name].methods:
+            file = result_file(name, method, args)
+            if not file.exists():
+                found = measured(jaxencoder.load(run), method, args)
+                np.save(file.with_suffix(".part.npy"), found)
+                os.replace(file.with_suffix(".part.npy"), file)
+                print(f"{name}, {method}: {np.nanmean(found, 1).round(3).tolist()}", flush=True)
+                report(args)
+    report(args)
+
+
+if __name__ == "__main__":
+    main()
