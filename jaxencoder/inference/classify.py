@@ -1,7 +1,7 @@
 """What a classifier says of texts or pairs of any length: long ones are cut, or read in overlapping windows.
 
 Long texts in overlapping segments: Pappagari et al. 2019, arXiv:1910.10781; here the segments' probabilities are
-averaged, each weighted by its number of tokens.
+averaged, each weighted by the number of tokens of which it knows most.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Batch, Objective, ObjectiveConfig, Params
 from jaxencoder.text.tokenizer import Encoding, Tokenizer
+from jaxencoder.text.windows import cut, default_stride
 
 if TYPE_CHECKING:
     from jaxencoder.inference.model import Model
@@ -304,7 +305,10 @@ def _with_whole(mean: np.ndarray, scores: np.ndarray, owners: np.ndarray) -> np.
 
 
 class _Part(NamedTuple):
-    """What of a text is read at once: all of it, its beginning, or a window; the weight is its own tokens, or 1."""
+    """What of a text is read at once: all of it, its beginning, or a window.
+
+    The weight is the number of tokens of which it knows most, so that each token of the text counts once.
+    """
 
     text: int
     ids: np.ndarray
@@ -351,10 +355,11 @@ def _windows(text: int, encoding: Encoding, before: int, limit: int, stride: int
     [CLS] a b c d e [SEP] with 1 before, a limit of 5 and a stride of 2: [CLS] a b c [SEP], [CLS] c d e [SEP]
     """
     inner, room = len(encoding.ids) - before - 1, limit - before - 1
-    step = min(stride or max(room // 2, 1), room)
-    starts = range(0, max(inner - room, 0) + step, step)
-    places = (np.r_[:before, before + s : before + min(s + room, inner), before + inner] for s in starts)
-    return [_Part(text, encoding.ids[at], encoding.type_ids[at], len(at) - before - 1) for at in places]
+    parts = []
+    for span in cut([inner], room, min(stride or default_stride(room), room)):
+        at = np.r_[:before, before + span.start : before + span.end, before + inner]
+        parts.append(_Part(text, encoding.ids[at], encoding.type_ids[at], max(span.last - span.first, 1)))
+    return parts
 
 
 def _with_room(tokenizer: Tokenizer, first: str, second: str, encoding: Encoding, limit: int) -> Encoding:

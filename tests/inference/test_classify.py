@@ -83,7 +83,7 @@ def test_windows_reach_every_token(length, stride):
     assert all(part.ids[0] == 0 and part.ids[-1] == length - 1 and len(part.ids) <= LENGTH for part in parts)
     inner = [part.ids[1:-1] for part in parts]
     assert set(np.concatenate(inner).tolist()) == set(range(1, length - 1))
-    assert [part.weight for part in parts] == [len(x) for x in inner]
+    assert sum(part.weight for part in parts) == length - 2  # each token counts once
     assert all(len(x) == LENGTH - 2 for x in inner[:-1])  # only the last one may be shorter
     assert len({x[-1] for x in inner}) == len(inner)  # each adds something
 
