@@ -105,7 +105,7 @@ def test_a_prompt_stands_in_every_window_and_is_the_first_ones(tokenizer):
     windows = list(text_windows(tokenizer, [text], 10, prompt=prompt, offsets=True))
     assert len(windows) > 2
     assert np.concatenate([w.ids[w.first : w.last] for w in windows]).tolist() == whole.ids.tolist()
-    plain = list(text_windows(tokenizer, [text], 100, offsets=True))[0].offsets.tolist()
+    plain = next(text_windows(tokenizer, [text], 100, offsets=True)).offsets.tolist()
     offsets = np.concatenate([w.offsets for w in windows]).tolist()
     assert [x for x in offsets if x != [0, 0]][1:] == [x for x in plain if x != [0, 0]][1:]
     (n,) = {w.first for w in windows[1:]} and {len(w.ids) for w in windows[:-1]}
