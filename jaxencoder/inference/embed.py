@@ -243,7 +243,8 @@ def _of_windows(
     """Vectors [N, size] float32 of texts that are read whole."""
     settings, skip = static[2:4]
     windows = text_windows(buckets.readable(model.tokenizer), texts, model.limit(max_length), reading.stride, prompt)
-    pooled = Pooled(len(texts), len(settings.pooling) * model.config.model.hidden_size, reading.pooling)
+    size = len(settings.pooling) * model.config.model.hidden_size
+    pooled = Pooled(len(texts), size, reading.pooling, skip or 0)
     function = partial(_pooled_windows, *static)
     for group, plan, values in run_windows(model, function, windows, _GROUP, batch_tokens, max_length, skip or 0):
         for i, row, place in zip(plan.texts, plan.row, plan.place, strict=True):

@@ -108,12 +108,12 @@ def _grouped(windows: Iterable[TextWindow], tokens: int) -> Iterator[list[TextWi
 
 
 class Pooled:
-    """The vectors of N texts, as their windows come in, in any order."""
+    """The vectors of N texts, as their windows come in, in any order; `skip` as in `run_windows`."""
 
-    def __init__(self, texts: int, size: int, pooling: WindowPooling):
+    def __init__(self, texts: int, size: int, pooling: WindowPooling, skip: int = 0):
         self.vectors = np.zeros((texts, size), np.float32)
         self._weights = np.full(texts, -np.inf)  # logarithms of what has been seen
-        self._pooling = pooling
+        self._pooling, self._skip = pooling, skip
 
     def add(self, window: TextWindow, vector: np.ndarray) -> None:
         """With a learned pooling the vector has one number more, the logarithm of its tokens' share."""
@@ -123,7 +123,8 @@ class Pooled:
             self._weights[text] = 0
             self.vectors[text] = np.maximum(self.vectors[text], vector) if seen else vector
             return
-        weight = {"mean": 0.0, "length": np.log(window.weight)}.get(self._pooling)
+        tokens = max(window.last - (window.first or self._skip), 1)
+        weight = {"mean": 0.0, "length": np.log(tokens)}.get(self._pooling)
         weight = float(vector[size]) if weight is None else weight
         total = np.logaddexp(self._weights[text], weight)
         if np.isfinite(total):

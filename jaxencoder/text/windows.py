@@ -95,7 +95,6 @@ class TextWindow(NamedTuple):
             have is its encoding, each token once.
         offsets: int32 [last - first, 2], the characters of the text that they stand for, (0, 0) for special tokens and
             a prompt's; None unless asked for.
-        weight: how many of them are tokens of the text; 1 of an empty text.
         is_last: whether it is the last one of its text.
     """
 
@@ -104,7 +103,6 @@ class TextWindow(NamedTuple):
     first: int
     last: int
     offsets: np.ndarray | None
-    weight: int
     is_last: bool
 
 
@@ -148,8 +146,7 @@ def text_windows(
                 none = [np.zeros((n, 2), np.int32) for n in (is_first * len(start), is_last * len(behind))]
                 places = np.concatenate([none[0], places[span.first - span.start : span.last - span.start], none[1]])
             window = np.concatenate([start, ids, behind])
-            weight = max(span.last - span.first, 1)
-            yield TextWindow(number, window, first, last, places if offsets else None, weight, is_last)
+            yield TextWindow(number, window, first, last, places if offsets else None, is_last)
 
 
 def _room(length: int, others: int, prompt: str) -> int:
