@@ -1,7 +1,7 @@
 """Memory of a text of 100,000 and of a million tokens, read in windows: peak resident set of a process for each.
 
-A random encoder of one layer stands for any: what grows with the text would be tokens, windows and vectors, and those of
-a layer's activations are the batch's.
+A random encoder of one layer stands for any: what could grow with the text are tokens, windows and vectors, while
+activations are those of a batch.
 
 Run: python benchmarks/long_documents.py TOKENIZER    (a folder or file)
 """
@@ -13,8 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-WORDS = "The cat sat on a mat while seven old men walked slowly through Paris and Rome looking for bread. "  # 19 tokens
-TOKENS = 19
+WORDS = "The cat sat on a mat while seven old men walked slowly through Paris and Rome looking for bread. "  # 20 tokens
+TOKENS = 20
 WHAT = ("nothing", "embed", "token_chunks")
 
 
