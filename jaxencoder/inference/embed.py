@@ -242,6 +242,7 @@ def _of_windows(
 ) -> np.ndarray:
     """Vectors [N, size] float32 of texts that are read whole."""
     settings, skip = static[2:4]
+    texts = texts if isinstance(texts, str | bytes) else list(texts)
     windows = text_windows(buckets.readable(model.tokenizer), texts, model.limit(max_length), reading.stride, prompt)
     size = len(settings.pooling) * model.config.model.hidden_size
     pooled = Pooled(len(texts), size, reading.pooling, skip or 0)

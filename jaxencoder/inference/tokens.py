@@ -81,6 +81,7 @@ def tokens(
 ) -> tuple[np.ndarray, ...]:
     """(hidden, mask), or with `offsets` (hidden, mask, offsets); see `Model.tokens`."""
     reading = Reading.of(long, stride)
+    texts = texts if isinstance(texts, str | bytes) else list(texts)
     if reading.long == "windows":
         parts: list[list[TokenChunk]] = [[] for _ in texts]
         for chunk in token_chunks(model, texts, stride, batch_tokens, max_length):
