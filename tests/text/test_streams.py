@@ -64,7 +64,7 @@ def test_parts_are_the_whole(tokenizer, monkeypatch, characters):
     parts = list(stream(tokenizer, texts, offsets=True))
     assert [part.text for part in parts] == sorted(part.text for part in parts)
     assert {part.text for part in parts} == set(range(len(texts)))
-    assert sum(part.text == 1 for part in parts) > 3
+    assert sum(part.text == 1 for part in parts) > 1
     whole = tokenizer.encode_batch(texts, special=False, offsets=True)
     bare = list(stream(tokenizer, texts))
     for number, encoding in enumerate(whole):
