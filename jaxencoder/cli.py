@@ -18,6 +18,8 @@ from jaxencoder.cli_options import (
     MODEL_HELP,
     POOLING_HELP,
     POOLINGS,
+    WINDOW_POOLINGS,
+    add_long_options,
     add_verb,
     keep_freed_memory,
 )
@@ -214,6 +216,7 @@ def _embedding_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-field", default="text", help="field of a record that holds the text (default: text)")
     parser.add_argument("--pooling", choices=POOLINGS, help=POOLING_HELP)
     parser.add_argument("--batch-tokens", type=int, help=BATCH_TOKENS_HELP)
+    add_long_options(parser, (*WINDOW_POOLINGS, "learned"))
 
 
 def _with_overrides(verbs, name: str, run, help: str) -> argparse.ArgumentParser:
@@ -347,7 +350,8 @@ def _score(args: argparse.Namespace) -> None:
 
 
 def _embedding_settings(args: argparse.Namespace) -> dict[str, str | int | None]:
-    return {name: getattr(args, name) for name in ("text_field", "pooling", "batch_tokens")}
+    names = ("text_field", "pooling", "batch_tokens", "long", "stride", "window_pooling")
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def _convert(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ import argparse
 MODEL_HELP = "folder of a run, of transformers or of sentence-transformers, or a name of the hub"
 POOLINGS = ("cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken")
 POOLING_HELP = "(default: the model's own, or mean)"
+WINDOW_POOLINGS = ("mean", "max", "first", "length")
 BATCH_TOKENS_HELP = "tokens in one batch (default: 1024 on a CPU, else 8192)"
 
 
@@ -20,3 +21,16 @@ def keep_freed_memory() -> None:
     from jaxencoder.training import memory
 
     memory.keep_freed_memory()
+
+
+def add_long_options(parser, poolings: tuple[str, ...]) -> None:
+    """How texts that are longer than a model reads are read; `poolings` are those of windows."""
+    parser.add_argument(
+        "--long", choices=("truncate", "windows"), help="texts longer than a row: cut (default), or read in windows"
+    )
+    parser.add_argument("--stride", type=int, metavar="N", help="tokens by which windows move (default: half of one)")
+    parser.add_argument(
+        "--window-pooling",
+        choices=poolings,
+        help="what a text has of its windows (default: length, their mean by tokens)",
+    )

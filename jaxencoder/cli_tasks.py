@@ -10,6 +10,8 @@ from jaxencoder.cli_options import (
     MODEL_HELP,
     POOLING_HELP,
     POOLINGS,
+    WINDOW_POOLINGS,
+    add_long_options,
     add_verb,
     keep_freed_memory,
 )
@@ -21,8 +23,17 @@ TASKS = {  # of `evaluate`, and the options of each
     "reranking": ("first", "k", "split", "pooling", "batch_tokens"),
     "probing": ("text_field", "label_field", "batch_tokens"),
 }
-OWN = (*FIELDS, "output", "slice_by", "tune_threshold", "report", "long", "stride")  # of `evaluate` without a task
-PREDICT = ("text_field", "pair_field", "probabilities", "threshold", "long", "stride", "batch_tokens")
+OWN = (
+    *FIELDS,
+    "output",
+    "slice_by",
+    "tune_threshold",
+    "report",
+    "long",
+    "stride",
+    "window_pooling",
+)  # of `evaluate` without a task
+PREDICT = ("text_field", "pair_field", "probabilities", "threshold", "long", "stride", "window_pooling", "batch_tokens")
 
 
 def add_verbs(verbs) -> None:
@@ -41,7 +52,7 @@ def add_verbs(verbs) -> None:
         "--no-answer", action="store_true", default=None, help="of published readers: a question may have no answer"
     )
     predict.add_argument("--batch-tokens", type=int, help=BATCH_TOKENS_HELP)
-    _long_options(predict)
+    add_long_options(predict, WINDOW_POOLINGS)
 
     evaluate = add_verb(
         verbs, "evaluate", _evaluate, "the metrics of a run, or of any model's vectors on published sets"
@@ -89,7 +100,7 @@ def add_verbs(verbs) -> None:
         help="choose thresholds of the best F1 on this source (without one: on the run's own validation data)",
     )
     own.add_argument("--report", type=Path, metavar="FOLDER", help="for the report (default: a run's report/NAME)")
-    _long_options(own)
+    add_long_options(own, WINDOW_POOLINGS)
 
     compare = add_verb(
         verbs,
@@ -105,13 +116,6 @@ def add_verbs(verbs) -> None:
         "--step", type=_step, help="checkpoint of runs: best, latest, or its number (default: best, where it is kept)"
     )
     compare.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
-
-
-def _long_options(parser) -> None:
-    parser.add_argument(
-        "--long", choices=("truncate", "windows"), help="texts longer than a row: cut (default), or read in windows"
-    )
-    parser.add_argument("--stride", type=int, metavar="N", help="tokens by which windows move (default: half of one)")
 
 
 def _step(word: str) -> int | str:

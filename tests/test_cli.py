@@ -169,8 +169,10 @@ def test_embed(calls, capsys):
     record = calls("inference.embed", "embed_file", result=7)
     words = ["--input", "a.jsonl", "--output", "b.parquet", "--pooling", "cls", "--batch-tokens", "512"]
     words += ["--prompt", "query: ", "--dimensions", "8"]
+    words += ["--long", "windows", "--stride", "64", "--window-pooling", "learned"]
     assert main(["embed", "run", *words]) == 0
     settings = {"text_field": "text", "pooling": "cls", "batch_tokens": 512}
+    settings |= {"long": "windows", "stride": 64, "window_pooling": "learned"}
     own = {"normalize": None, "prompt": "query: ", "dimensions": 8}
     assert record == [(("run", "a.jsonl", Path("b.parquet")), own | settings)]
     assert capsys.readouterr().out == "7 texts in b.parquet\n"
@@ -178,8 +180,9 @@ def test_embed(calls, capsys):
 
 def test_search(calls, capsys):
     record = calls("inference.search", "search", result=[(0.5, {"body": "open\n a file"})])
-    assert main(["search", "run", "pydocs", "how to read", "-k", "1", "--text-field", "body"]) == 0
-    settings = {"text_field": "body", "pooling": None, "batch_tokens": None}
+    words = ["-k", "1", "--text-field", "body", "--long", "windows"]
+    assert main(["search", "run", "pydocs", "how to read", *words]) == 0
+    settings = {"text_field": "body", "long": "windows"}
     assert record == [(("run", "pydocs", "how to read", 1), settings)]
     assert capsys.readouterr().out.split() == ["0.5000", "open", "a", "file"]
 
@@ -256,6 +259,9 @@ def test_inspect_mistakes(words, line, capsys):
     assert captured.out == "" and captured.err.startswith(f"jaxencoder: {line}") and captured.err.count("\n") == 1
 
 
+WINDOWS = ("long", "stride", "window_pooling")
+
+
 @pytest.mark.parametrize(
     ("module", "function", "arguments", "settings"),
     [
@@ -263,8 +269,9 @@ def test_inspect_mistakes(words, line, capsys):
             "inference.embed",
             "embed_file",
             3,
-            ("normalize", "prompt", "dimensions", "text_field", "pooling", "batch_tokens"),
+            ("normalize", "prompt", "dimensions", "text_field", "pooling", "batch_tokens", *WINDOWS),
         ),
+        ("inference.embed", "embed_source", 2, WINDOWS),
         ("inference.search", "search", 4, ("text_field", "pooling", "batch_tokens")),
         ("inference.convert", "convert", 5, ()),
         ("inference.extend", "extend", 7, ()),

@@ -107,14 +107,20 @@ def _batch_of(packed: list[list[int]], lengths: Sequence[int], rows: int, length
     return Plan(*(np.array(x, np.int64) for x in (texts, row, place, start)), rows, length)
 
 
+def readable(tokenizer: Tokenizer | None) -> Tokenizer:
+    """The tokenizer, if there is one; else ValueError."""
+    if tokenizer is None:
+        raise ValueError("this checkpoint came without a tokenizer and cannot read texts; put one into its folder")
+    return tokenizer
+
+
 def tokenize(tokenizer: Tokenizer | None, texts: Sequence[str], max_length: int) -> tuple[list[np.ndarray], int]:
     """Ids int32 [n] of each text with its special tokens, n <= max_length; and how many texts were cut to that.
 
     Raises:
         ValueError: not a list of valid strings, or no tokenizer.
     """
-    if tokenizer is None:
-        raise ValueError("this checkpoint came without a tokenizer and cannot read texts; put one into its folder")
+    tokenizer = readable(tokenizer)
     # One token more than allowed tells a text that is too long from one that just fits.
     encoded = [encoding.ids for encoding in tokenizer.encode_batch(texts, max_length=max_length + 1)]
     cut = sum(len(ids) > max_length for ids in encoded)

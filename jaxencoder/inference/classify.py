@@ -1,7 +1,7 @@
 """What a classifier says of texts or pairs of any length: long ones are cut, or read in overlapping windows.
 
 Long texts in overlapping segments: Pappagari et al. 2019, arXiv:1910.10781; here the segments' probabilities are
-averaged, each weighted by its number of tokens.
+averaged, each weighted by the number of tokens of which it knows most, or pooled otherwise.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ import scipy.special
 
 from jaxencoder.inference import buckets
 from jaxencoder.inference.outputs import text_scores
+from jaxencoder.inference.windows import Long, check_long, check_window_pooling
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Batch, Objective, ObjectiveConfig, Params
 from jaxencoder.text.tokenizer import Encoding, Tokenizer
+from jaxencoder.text.windows import cut, default_stride
 
 if TYPE_CHECKING:
     from jaxencoder.inference.model import Model
 
-Long = Literal["truncate", "windows"]
+ScorePooling = Literal["mean", "max", "first", "length"]  # of windows, as in `windows.Reading`
 Threshold = float | Mapping[str, float]
 
 SEQUENCE_HEAD = "sequence_head"  # of a published classifier, among the parameters
@@ -86,11 +88,12 @@ def classify(
     stride: int | None = None,
     batch_tokens: int | None = None,
     threshold: Threshold | None = None,
+    window_pooling: ScorePooling = "length",
 ) -> list[Classified]:
     """The prediction for each text; see `Model.classify`."""
     names = class_names(model)
     least = thresholds(model, threshold)
-    found = score(model, texts, pairs, long, stride, batch_tokens)
+    found = score(model, texts, pairs, long, stride, batch_tokens, window_pooling)
     buckets.warn_of_cuts(found.cut, len(found.tokens), row_length(model))
     return classified(found.scores, names, least)
 
@@ -155,21 +158,31 @@ def score(
     long: Long = "truncate",
     stride: int | None = None,
     batch_tokens: int | None = None,
-    progress: Callable[[int], object] = lambda number: None,
+    window_pooling: ScorePooling = "length",
 ) -> Scored:
     """What the classifier gives for each text; see `Model.classify`. No warning is given of texts that were cut."""
     head, limit = _head(model), row_length(model)
-    if long not in get_args(Long):
-        raise ValueError(f"long is {long!r}; give one of {', '.join(get_args(Long))}")
+    check_long(long)
+    check_window_pooling(window_pooling, get_args(ScorePooling))
     if stride is not None and not 1 <= stride <= limit - 2:
         raise ValueError(f"stride is {stride}; windows of {limit} tokens move by 1 to {limit - 2} of them")
     if model.tokenizer is None:
         raise ValueError("this model came without a tokenizer and cannot read texts")
     parts, tokens, cut = _parts(model.tokenizer, texts, pairs, limit, long, stride)
+    if window_pooling == "first":
+        parts = [
+            part for last, part in zip([None, *parts], parts, strict=False) if last is None or last.text != part.text
+        ]
     ids, type_ids = [part.ids for part in parts], [part.type_ids for part in parts]
     types = None if pairs is None else type_ids
-    scores = document_scores(model, head.scores, head.outputs, ids, types, batch_tokens, limit, progress)
+    scores = document_scores(model, head.scores, head.outputs, ids, types, batch_tokens, limit)
     owners, weights = (np.array([part[i] for part in parts], np.int64) for i in (0, 3))
+    if window_pooling == "max":
+        logs = scipy.special.log_softmax(scores, axis=-1) if not (head.values or head.several) else scores
+        most = np.full((len(tokens), scores.shape[1]), -np.inf)
+        np.maximum.at(most, owners, logs)
+        return Scored(most if head.values else _with_whole(most, scores, owners), tokens, cut)
+    weights = weights if window_pooling == "length" else np.ones_like(weights)
     average = _mean_value if head.values else _mean_odds if head.several else _mean_probability
     return Scored(average(scores, owners, weights, len(tokens)), tokens, cut)
 
@@ -304,7 +317,10 @@ def _with_whole(mean: np.ndarray, scores: np.ndarray, owners: np.ndarray) -> np.
 
 
 class _Part(NamedTuple):
-    """What of a text is read at once: all of it, its beginning, or a window; the weight is its own tokens, or 1."""
+    """What of a text is read at once: all of it, its beginning, or a window.
+
+    The weight is the number of tokens of which it knows most, so that each token of the text counts once.
+    """
 
     text: int
     ids: np.ndarray
@@ -351,10 +367,11 @@ def _windows(text: int, encoding: Encoding, before: int, limit: int, stride: int
     [CLS] a b c d e [SEP] with 1 before, a limit of 5 and a stride of 2: [CLS] a b c [SEP], [CLS] c d e [SEP]
     """
     inner, room = len(encoding.ids) - before - 1, limit - before - 1
-    step = min(stride or max(room // 2, 1), room)
-    starts = range(0, max(inner - room, 0) + step, step)
-    places = (np.r_[:before, before + s : before + min(s + room, inner), before + inner] for s in starts)
-    return [_Part(text, encoding.ids[at], encoding.type_ids[at], len(at) - before - 1) for at in places]
+    parts = []
+    for span in cut([inner], room, min(stride or default_stride(room), room)):
+        at = np.r_[:before, before + span.start : before + span.end, before + inner]
+        parts.append(_Part(text, encoding.ids[at], encoding.type_ids[at], max(span.last - span.first, 1)))
+    return parts
 
 
 def _with_room(tokenizer: Tokenizer, first: str, second: str, encoding: Encoding, limit: int) -> Encoding:

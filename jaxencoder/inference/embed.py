@@ -1,6 +1,7 @@
 """One vector for each text, in memory or from file to file in bounded memory.
 
-Mean pooling is a run's default, as in Reimers and Gurevych 2019 (Sentence-BERT, arXiv:1908.10084).
+Mean pooling is a run's default, as in Reimers and Gurevych 2019 (Sentence-BERT, arXiv:1908.10084). What is longer than
+a model reads is cut, or read in windows that are pooled.
 """
 
 from __future__ import annotations
@@ -12,18 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from jaxencoder.inference import buckets
+from jaxencoder.inference.global_tokens import with_first_tokens
+from jaxencoder.inference.windows import Long, Pooled, Reading, WindowPooling, run_windows
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import Pooling
-from jaxencoder.model.sentence import SentenceSettings, sentence_vectors
+from jaxencoder.model.heads import Pooling, pool
+from jaxencoder.model.sentence import SentenceSettings, finished, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.windows import text_windows
 
 if TYPE_CHECKING:
     from jaxencoder.inference.model import Model
@@ -32,6 +37,7 @@ T = TypeVar("T")
 
 _CHUNK_TEXTS = 16384  # texts that are sorted by length together ...
 _CHUNK_CHARACTERS = 1 << 24  # ... and their characters at most, so that memory does not depend on the file
+_GROUP = 1 << 17  # tokens of windows that are sorted by length together, so that it does not depend on a text either
 
 
 def embed(
@@ -43,10 +49,14 @@ def embed(
     dimensions: int | None = None,
     batch_tokens: int | None = None,
     max_length: int | None = None,
+    long: Long = "truncate",
+    stride: int | None = None,
+    window_pooling: WindowPooling | None = None,
 ) -> np.ndarray:
     """[N, D] float32; see `Model.embed`."""
     settings = chosen(model, pooling, normalize, dimensions)
-    vectors, cut = _embed(model, texts, settings, prompt, batch_tokens, max_length)
+    reading = _reading(settings, long, stride, window_pooling)
+    vectors, cut = _embed(model, texts, settings, reading, prompt, batch_tokens, max_length)
     buckets.warn_of_cuts(cut, len(vectors), model.limit(max_length))
     return vectors
 
@@ -61,16 +71,20 @@ def embed_source(
     dimensions: int | None = None,
     batch_tokens: int | None = None,
     max_length: int | None = None,
+    long: Long = "truncate",
+    stride: int | None = None,
+    window_pooling: WindowPooling | None = None,
 ) -> Iterator[tuple[list[Record], np.ndarray]]:
     """Records with their vectors, (n records, [n, D] float32) at a time, in order and in bounded memory."""
     settings = chosen(model, pooling, normalize, dimensions)
+    reading = _reading(settings, long, stride, window_pooling)
     cut = count = 0
     with tqdm(unit=" texts", desc="Embedding", disable=None) as bar:
         for chunk in chunks(records, lambda record: len(record[text_field])):
             texts = [record[text_field] for record in chunk]
-            vectors, long = _embed(model, texts, settings, prompt, batch_tokens, max_length, bar.update)
+            vectors, lost = _embed(model, texts, settings, reading, prompt, batch_tokens, max_length, bar.update)
             yield chunk, vectors
-            cut, count = cut + long, count + len(chunk)
+            cut, count = cut + lost, count + len(chunk)
     buckets.warn_of_cuts(cut, count, model.limit(max_length))
 
 
@@ -85,6 +99,9 @@ def embed_file(
     dimensions: int | None = None,
     batch_tokens: int | None = None,
     max_length: int | None = None,
+    long: Long = "truncate",
+    stride: int | None = None,
+    window_pooling: WindowPooling | None = None,
 ) -> int:
     """Embed every text of a source into a file, which appears when it is whole.
 
@@ -93,7 +110,8 @@ def embed_file(
         input: source of records, as in `jaxencoder.text.sources`.
         output: .parquet or .jsonl (the records' fields and "embedding"), or .npy ([N, D] float32, in order).
         text_field: field of a record that holds the text.
-        pooling, normalize, prompt, dimensions, batch_tokens, max_length: as in `Model.embed`.
+        pooling, normalize, prompt, dimensions, batch_tokens, max_length, long, stride, window_pooling: as in
+            `Model.embed`.
 
     Returns:
         The number of texts.
@@ -109,7 +127,7 @@ def embed_file(
     with open_writer(output) as write:  # first: a model is long to load for nothing
         records = read(input, text_field=text_field)
         model = opened(run)
-        options = (pooling, normalize, prompt, dimensions, batch_tokens, max_length)
+        options = (pooling, normalize, prompt, dimensions, batch_tokens, max_length, long, stride, window_pooling)
         for chunk, vectors in embed_source(model, records, text_field, *options):
             write(chunk, vectors)
             count += len(chunk)
@@ -170,10 +188,24 @@ def hidden(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows:
     return Encoder(encoder, compute).apply({"params": params["encoder"]}, *inputs, global_slots=global_slots)
 
 
+def _reading(
+    settings: SentenceSettings, long: Long, stride: int | None, window_pooling: WindowPooling | None
+) -> Reading:
+    learned = settings.pooling == ("learned",)
+    reading = Reading.of(long, stride, window_pooling, "learned" if learned else "length")
+    if reading.pooling == "learned" and not learned:
+        raise ValueError(
+            f"window_pooling is 'learned', but pooling is {' and '.join(settings.pooling)}; a run that has learned a "
+            "pooling of tokens applies it to those of all windows, with pooling 'learned'"
+        )
+    return reading
+
+
 def _embed(
     model: Model,
     texts: Sequence[str],
     settings: SentenceSettings,
+    reading: Reading,
     prompt: str | None,
     batch_tokens: int | None,
     max_length: int | None,
@@ -182,18 +214,46 @@ def _embed(
     """Vectors [N, size] float32, and how many texts were cut."""
     limit = model.limit(max_length)
     before = settings.prompt(prompt)
-    skip = _prompt_tokens(model.tokenizer, before, limit) if before else None
+    skip = _prompt_tokens(model.tokenizer, before, limit) if before and not settings.include_prompt else None
+    settings = replace(settings, prompts=(), default_prompt=None)
+    static = (model.config.model, model.compute, settings, skip, with_first_tokens(model))
+    if reading.long == "windows" and reading.pooling != "first":
+        return _of_windows(model, texts, reading, before, static, batch_tokens, max_length, progress), 0
     if before and not isinstance(texts, str | bytes):
         texts = [before + text if isinstance(text, str) else text for text in texts]
     ids, cut = buckets.tokenize(model.tokenizer, texts, limit)
     size = settings.size(model.config.model.hidden_size)
     vectors = np.zeros((len(ids), min(size, settings.dimensions or size)), np.float32)
-    function = partial(_pooled, model.config.model, model.compute, replace(settings, prompts=(), default_prompt=None))
-    function = partial(function, None if settings.include_prompt else skip)
-    for part, values in model.run(function, ids, batch_tokens, max_length):
+    for part, values in model.run(partial(_pooled, *static), ids, batch_tokens, max_length):
         vectors[part.texts] = values[part.row, part.place]
         progress(len(part.texts))
-    return vectors, cut
+    return vectors, cut if reading.long == "truncate" else 0
+
+
+def _of_windows(
+    model: Model,
+    texts: Sequence[str],
+    reading: Reading,
+    prompt: str,
+    static: tuple[Any, ...],
+    batch_tokens: int | None,
+    max_length: int | None,
+    progress: Callable[[int], object],
+) -> np.ndarray:
+    """Vectors [N, size] float32 of texts that are read whole."""
+    settings, skip = static[2:4]
+    texts = texts if isinstance(texts, str | bytes) else list(texts)
+    windows = text_windows(buckets.readable(model.tokenizer), texts, model.limit(max_length), reading.stride, prompt)
+    size = len(settings.pooling) * model.config.model.hidden_size
+    pooled = Pooled(len(texts), size, reading.pooling, skip or 0)
+    function = partial(_pooled_windows, *static)
+    for group, plan, values in run_windows(model, function, windows, _GROUP, batch_tokens, max_length, skip or 0):
+        for i, row, place in zip(plan.texts, plan.row, plan.place, strict=True):
+            pooled.add(group[i], values[row, place])
+        progress(sum(group[i].is_last for i in plan.texts))
+    room = 1 << max(0, len(texts) - 1).bit_length()  # of few sizes, so that few programs are compiled
+    padded = np.pad(pooled.vectors, ((0, room - len(texts)), (0, 0)))
+    return np.asarray(_finished(settings, model.placed.get("sentence", {}), padded))[: len(texts)]
 
 
 def _prompt_tokens(tokenizer: Tokenizer, prompt: str, limit: int) -> int:
@@ -207,19 +267,51 @@ def _prompt_tokens(tokenizer: Tokenizer, prompt: str, limit: int) -> int:
     return len(ids) - int(ids[-1] in tokenizer.special_ids)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _pooled(
     encoder: EncoderConfig,
     compute: ComputeConfig,
     settings: SentenceSettings,
     skip: int | None,
+    first_tokens: Callable[[Batch], Batch],
     params: Params,
     rows: Batch,
 ) -> jax.Array:
     """One vector for each place of each row: [B, E, size]."""
-    x = hidden(encoder, compute, params, rows)
+    x = hidden(encoder, compute, params, first_tokens(rows))
     modules, places = params.get("sentence", {}), buckets.texts_in_a_row(x.shape[1])
     return sentence_vectors(settings, modules, x, rows["segment_ids"], places, skip, _query(params))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _pooled_windows(
+    encoder: EncoderConfig,
+    compute: ComputeConfig,
+    settings: SentenceSettings,
+    skip: int | None,
+    first_tokens: Callable[[Batch], Batch],
+    params: Params,
+    rows: Batch,
+) -> jax.Array:
+    """The poolings of the window at each place of each row: [B, E, P * D].
+
+    A window's own first or last token, otherwise the tokens of which it knows most. With the learned pooling there is
+    one number more, the logarithm of the sum of these tokens' weights.
+    """
+    x = hidden(encoder, compute, params, first_tokens(rows))
+    places, query, parts = buckets.texts_in_a_row(x.shape[1]), _query(params), []
+    for method in settings.pooling:
+        of_ends = method in ("cls", "lasttoken")
+        ids, left_out = (rows["segment_ids"], skip) if of_ends else (rows["kept_ids"], None)
+        parts.append(pool(x, ids, places, method, query, left_out))
+    if settings.pooling == ("learned",):
+        member = rows["kept_ids"][:, None, :] == jnp.arange(1, places + 1)[:, None]
+        scores = (x.astype(jnp.float32) @ query)[:, None, :]
+        parts.append(jax.nn.logsumexp(scores, axis=-1, where=member, keepdims=True))
+    return jnp.concatenate(parts, axis=-1)
+
+
+_finished = jax.jit(finished, static_argnums=0)
 
 
 def _query(params: Params) -> Any:

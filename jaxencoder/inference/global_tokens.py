@@ -1,10 +1,19 @@
 """Which tokens of padded rows are global, as places in the row: Beltagy et al. 2020 (Longformer, arXiv:2004.05150)."""
 
-from collections.abc import Iterable
+from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import jax
 import numpy as np
 
-from jaxencoder.model.heads import HeadConfig
+from jaxencoder.inference.buckets import texts_in_a_row
+from jaxencoder.model.heads import HeadConfig, first_tokens
+from jaxencoder.objectives.objective import Batch
+
+if TYPE_CHECKING:
+    from jaxencoder.inference.model import Model
 
 _SEPARATORS = 3  # of a question and its text: <s> question </s></s> text </s>
 
@@ -50,3 +59,46 @@ def head_mask(heads: Iterable[HeadConfig], token_ids: np.ndarray) -> np.ndarray:
             )
     end = separators.argmax(-1)[:, None]
     return at < end if head.global_tokens == "question" else at > end + 1
+
+
+def slots_of(
+    model: Model, token_ids: jax.Array, mask: jax.Array, chosen: jax.typing.ArrayLike | None
+) -> np.ndarray | None:
+    """Where the global tokens of padded rows stand; see `Model.__call__`.
+
+    Raises:
+        ValueError: a mask of another shape, or a model without global tokens, or what `head_mask` raises.
+    """
+    if not model.config.model.global_tokens:
+        raise ValueError("the model knows no global tokens; leave global_attention_mask out")
+    if chosen is not None and np.shape(chosen) != token_ids.shape:
+        shapes = f"{list(np.shape(chosen))}, but token_ids {list(token_ids.shape)}"
+        raise ValueError(f"global_attention_mask has the shape {shapes}; give one number for each token")
+    token_ids, mask = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (token_ids, mask))
+    if chosen is None:
+        first = np.broadcast_to(np.arange(token_ids.shape[1]) == 0, token_ids.shape)
+        chosen = first if trained_with_first(model) else head_mask(model.heads.values(), token_ids)
+    return global_slots((np.reshape(chosen, mask.shape) != 0) & (mask != 0))
+
+
+def trained_with_first(model: Model) -> bool:
+    """Whether a run was trained with the first token of each text global.
+
+    That is so of a classifier of texts, or chooser, that pools the first token of a model with global tokens.
+    """
+    pools_first = model.published is None and getattr(model.config.objective, "pooling", None) == "cls"
+    return pools_first and model.config.model.global_tokens
+
+
+def with_first_tokens(model: Model) -> Callable[[Batch], Batch]:
+    """A function of packed rows that makes the first token of each text global, where that is how a run was trained."""
+    return _with_first if trained_with_first(model) else _as_they_are
+
+
+def _with_first(rows: Batch) -> Batch:
+    segment_ids = rows["segment_ids"]
+    return rows | {"global_slots": first_tokens(segment_ids, texts_in_a_row(segment_ids.shape[1]))}
+
+
+def _as_they_are(rows: Batch) -> Batch:
+    return rows

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +14,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxencoder.config import RunConfig
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import label_names
-from jaxencoder.inference import adapter, buckets, classify, embed, fill_mask, global_tokens, rerank, save, score
-from jaxencoder.inference.classify import Classified, Long, Threshold
+from jaxencoder.inference import adapter, buckets, classify, embed, fill_mask, global_tokens, rerank, save, tokens
+from jaxencoder.inference import score as scoring
+from jaxencoder.inference.classify import Classified, ScorePooling, Threshold
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.outputs import outputs
 from jaxencoder.inference.score import Scored
-from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.inference.tokens import TokenChunk
+from jaxencoder.inference.windows import Long, WindowPooling
+from jaxencoder.model.config import ComputeConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import HeadConfig, Pooling
 from jaxencoder.model.sentence import SentenceSettings
@@ -72,8 +75,8 @@ class Model:
             attention_mask: of the same shape, 1 at tokens and 0 at padding, which stands at the end; None: no padding.
             token_type_ids: of the same shape, int; None: all 0.
             global_attention_mask: of the same shape, 1 at tokens that see all and are seen by all, for a model that
-                has such (Longformer). None: the first token for a classifier of texts, the question's for a question,
-                the choice's for a choice, none for other models.
+                has such (Longformer). None: the first token for a classifier of texts (of a run, if it pools that), the
+                question's for a question, the choice's for a choice, none for other models.
 
         Returns:
             Float32 arrays; what stands at padding means nothing. "hidden" [B, T, D], the last layer, and of those heads
@@ -97,25 +100,11 @@ class Model:
         choices = token_ids.shape[:-1]
         rows = {name: x.reshape(-1, x.shape[-1]) for name, x in rows.items()}
         if self.config.model.global_tokens or global_attention_mask is not None:
-            slots = self._global_slots(token_ids, mask, global_attention_mask)
+            slots = global_tokens.slots_of(self, token_ids, mask, global_attention_mask)
             rows |= {} if slots is None else {"global_slots": slots}
         with jax.set_mesh(self._mesh):
             out = outputs(self.config.model, self.compute, tuple(self.heads.items()), self.placed, rows)
         return {name: x.reshape(*choices, *x.shape[1:]) if len(choices) > 1 else x for name, x in out.items()}
-
-    def _global_slots(
-        self, token_ids: jax.Array, mask: jax.Array, chosen: jax.typing.ArrayLike | None
-    ) -> np.ndarray | None:
-        """Where the global tokens of each row stand; see `__call__`."""
-        if not self.config.model.global_tokens:
-            raise ValueError("the model knows no global tokens; leave global_attention_mask out")
-        if chosen is not None and np.shape(chosen) != token_ids.shape:
-            shapes = f"{list(np.shape(chosen))}, but token_ids {list(token_ids.shape)}"
-            raise ValueError(f"global_attention_mask has the shape {shapes}; give one number for each token")
-        token_ids, mask = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (token_ids, mask))
-        if chosen is None:
-            chosen = global_tokens.head_mask(self.heads.values(), token_ids)
-        return global_tokens.global_slots((np.reshape(chosen, mask.shape) != 0) & (mask != 0))
 
     def with_adapter(self, folder: str | Path) -> "Model":
         """This model with an adapter, ours or PEFT's; the model itself stays, and what is not adapted is shared.
@@ -189,11 +178,14 @@ class Model:
         dimensions: int | None = None,
         batch_tokens: int | None = None,
         max_length: int | None = None,
+        long: Long = "truncate",
+        stride: int | None = None,
+        window_pooling: WindowPooling | None = None,
     ) -> np.ndarray:
         """One vector for each text.
 
-        No token is global here, in a model that has such: with windows alone a vector is what sentence-transformers
-        makes of it. To pool a global [CLS], call the model with a global_attention_mask.
+        Of a published model no token is global here: a vector is what sentence-transformers makes of it. To pool a
+        global [CLS], call the model with a global_attention_mask. A run that was trained with such a one has it here.
 
         Args:
             texts: any number, any lengths; those longer than max_length are cut, with one warning.
@@ -207,35 +199,58 @@ class Model:
             batch_tokens: tokens computed at once, padding included; memory grows with it. None: 1024 on a CPU, whose
                 cache holds what they need, and 8192 elsewhere.
             max_length: tokens, `self.max_length` if None.
+            long: what of texts that are longer: "truncate" reads their beginning, with one warning; "windows" reads
+                all, in parts that overlap. A window is pooled over the tokens of which it knows most (or has its own
+                first or last one), the windows of a text are pooled, and then comes what follows pooling. A prompt
+                stands in each, and is pooled once.
+            stride: tokens from the start of a window to the next one's; None: half of what a window has room for.
+            window_pooling: "length", the mean by these tokens: with mean pooling that of all tokens of the text, each
+                once; "mean", all windows alike; "max", the largest values; "first", the first window alone, which is
+                truncation; "learned", the run's own learned pooling over these tokens of all windows. None: "learned"
+                with pooling "learned", else "length".
 
         Returns:
             [N, dimensions] float32, in the order of `texts`.
 
         Raises:
             ValueError: no list of strings, an unknown pooling, `learned` in a run that has not learned any, an unknown
-                or too long prompt, or more dimensions than there are.
+                or too long prompt, more dimensions than there are, or a stride that leaves tokens out.
         """
-        return embed.embed(self, texts, pooling, normalize, prompt, dimensions, batch_tokens, max_length)
+        how = (pooling, normalize, prompt, dimensions, batch_tokens, max_length, long, stride, window_pooling)
+        return embed.embed(self, texts, *how)
 
     def tokens(
-        self, texts: Sequence[str], batch_tokens: int | None = None, max_length: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self,
+        texts: Sequence[str],
+        batch_tokens: int | None = None,
+        max_length: int | None = None,
+        long: Long = "truncate",
+        stride: int | None = None,
+        offsets: bool = False,
+    ) -> tuple[np.ndarray, ...]:
         """Contextual embeddings of every token.
 
-        Args: as for `embed`.
+        Args:
+            texts, batch_tokens, max_length, long, stride: as for `embed`; of windows, the one with most around a token
+                gives its vector, the first special tokens are the first window's and the last ones the last one's.
+            offsets: give the characters too.
 
         Returns:
             (hidden [B, T, D] float32, mask [B, T] bool, True at tokens): T is the longest text's number of tokens,
-            special ones included; hidden is 0 where there is none.
+            special ones included; hidden is 0 where there is none. With `offsets` also int32 [B, T, 2], the characters
+            [start, end) of the original text that each token stands for, (0, 0) for special tokens.
         """
-        ids = self.tokenize(texts, max_length)
-        B, T, D = len(ids), max(map(len, ids), default=0), self.config.model.hidden_size
-        hidden, mask = np.zeros((B, T, D), np.float32), np.zeros((B, T), bool)
-        for part, values in self.run(partial(_hidden, self.config.model, self.compute), ids, batch_tokens, max_length):
-            for i, row, start in zip(part.texts, part.row, part.start, strict=True):
-                mask[i, : len(ids[i])] = True
-                hidden[i, : len(ids[i])] = values[row, start : start + len(ids[i])]
-        return hidden, mask
+        return tokens.tokens(self, texts, batch_tokens, max_length, long, stride, offsets)
+
+    def token_chunks(
+        self,
+        texts: Sequence[str],
+        stride: int | None = None,
+        batch_tokens: int | None = None,
+        max_length: int | None = None,
+    ) -> Iterator[TokenChunk]:
+        """What `tokens` gives with long="windows", a piece of a text at a time: (text, ids, offsets, hidden)."""
+        return tokens.token_chunks(self, texts, stride, batch_tokens, max_length)
 
     def fill_mask(self, text: str, k: int = 5) -> list[list[Filled]]:
         """The k most probable tokens for each mask in a text.
@@ -265,7 +280,7 @@ class Model:
         Raises:
             ValueError: no list of strings, or a run without a masked-language-model head.
         """
-        return score.score(self.generator or self, texts, whole_words)
+        return scoring.score(self.generator or self, texts, whole_words)
 
     def classify(
         self,
@@ -275,6 +290,7 @@ class Model:
         stride: int | None = None,
         batch_tokens: int | None = None,
         threshold: Threshold | None = None,
+        window_pooling: ScorePooling = "length",
     ) -> list[Classified]:
         """What a classifier, of a run or published, predicts for each text, or pair of texts.
 
@@ -283,10 +299,13 @@ class Model:
             pairs: the second text of each, for a model of pairs.
             long: what of a text with more tokens than the rows of the run, or the published model, hold: "truncate"
                 reads its beginning, of a pair as in training, with one warning; "windows" reads all, in parts that
-                overlap, whose probabilities (or values) are averaged by their numbers of tokens. In a pair each part
-                has the whole first text, unless that leaves less than a quarter of a row, and a part of the second.
+                overlap, whose probabilities (or values) are pooled. In a pair each part has the whole first text,
+                unless that leaves less than a quarter of a row, and a part of the second.
             stride: tokens from the start of a window to the next one's; None: half of what a window has room for.
             batch_tokens: as in `embed`. threshold: see `jaxencoder.inference.classify.thresholds`.
+            window_pooling: as in `embed`, but none is learned: the mean of the windows' probabilities, by "length" or
+                of all alike, the largest of each class ("max"; of one class for a text their sum is made 1 again), or
+                those of the first window.
 
         Returns:
             For each text (prediction, probability, probabilities by class); of a model of values the prediction is a
@@ -295,7 +314,7 @@ class Model:
         Raises:
             ValueError: no list of strings, no classifier, a stride that leaves tokens out, or an unknown threshold.
         """
-        return classify.classify(self, texts, pairs, long, stride, batch_tokens, threshold)
+        return classify.classify(self, texts, pairs, long, stride, batch_tokens, threshold, window_pooling)
 
     def rerank(self, query: str, texts: Sequence[str], k: int | None = None) -> list[rerank.Ranked]:
         """The k texts (None: all) that answer a query best, by a run on pairs; see `jaxencoder.inference.rerank`."""
@@ -380,8 +399,3 @@ class Model:
     def arrays(self) -> dict[int, jax.Array]:
         """The identity of each array in `params` -> that array on every device."""
         return dict(zip(map(id, jax.tree.leaves(self.params)), jax.tree.leaves(self.placed), strict=True))
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _hidden(encoder: EncoderConfig, compute: ComputeConfig, params: dict[str, Any], rows: Batch) -> jax.Array:
-    return embed.hidden(encoder, compute, params, rows).astype(jnp.float32)

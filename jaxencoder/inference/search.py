@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +86,7 @@ def rank(
     text_field: str = "text",
     pooling: Pooling | tuple[Pooling, ...] | None = None,
     batch_tokens: int | None = None,
+    **windows: Any,
 ) -> Iterator[tuple[list[Record], Nearest]]:
     """Search a stream of records for several queries at once, in bounded memory.
 
@@ -98,6 +99,7 @@ def rank(
         k: how many records to find for each query.
         text_field: the field of a record that holds its text.
         pooling, batch_tokens: as in `Model.embed`.
+        windows: long, stride and window_pooling, likewise, of what is searched; a query is cut.
 
     Returns:
         After each part of the stream (its records, the nearest among all until then): the last one is the result.
@@ -106,7 +108,7 @@ def rank(
     asked, stored = (next((name for name in group if name in names), None) for group in (_QUERIES, _DOCUMENTS))
     found = Nearest.of_none(len(queries), k)
     vectors = embed.embed(model, queries, pooling, prompt=asked, batch_tokens=batch_tokens)
-    options = {"prompt": stored, "batch_tokens": batch_tokens}
+    options = {"prompt": stored, "batch_tokens": batch_tokens, **windows}
     for chunk, others in embed.embed_source(model, records, text_field, pooling, **options):
         found = found.with_more(vectors, others)
         yield chunk, found
@@ -120,6 +122,7 @@ def search(
     pooling: Pooling | None = None,
     text_field: str = "text",
     batch_tokens: int | None = None,
+    **windows: Any,
 ) -> list[tuple[float, Record]]:
     """The k records of a source whose texts are most like a query.
 
@@ -127,7 +130,7 @@ def search(
         run: folder of a run, or an open model.
         source: as in `jaxencoder.text.sources`; read once, in bounded memory.
         query: a text.
-        pooling, batch_tokens: as in `Model.embed`.
+        pooling, batch_tokens: as in `Model.embed`. windows: as in `rank`.
 
     Returns:
         (cosine similarity, record), best first.
@@ -139,7 +142,7 @@ def search(
     records = read(source, text_field=text_field)
     kept: dict[int, Record] = {}
     seen, scores = 0, ()
-    for chunk, found in rank(opened(run), [query], records, k, text_field, pooling, batch_tokens):
+    for chunk, found in rank(opened(run), [query], records, k, text_field, pooling, batch_tokens, **windows):
         best = [i for i in found.indices[0].tolist() if i >= 0]
         kept = {i: kept[i] if i in kept else chunk[i - seen] for i in best}
         seen, scores = found.seen, found.scores[0]

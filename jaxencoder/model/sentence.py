@@ -159,11 +159,21 @@ def sentence_vectors(
         hidden, segment_ids, documents, skip, query: as in `pool`.
 
     Returns:
-        [B, documents, size] float32: modules, then the cut to `dimensions`, then length 1, so that a cut vector has
-        length 1 too. (sentence-transformers cuts after its own Normalize, and leaves what is shorter.)
+        [B, documents, size] float32; see `finished`.
     """
     parts = [pool(hidden, segment_ids, documents, method, query, skip) for method in settings.pooling]
-    x = jnp.concatenate(parts, axis=-1)
+    return finished(settings, params, jnp.concatenate(parts, axis=-1))
+
+
+def finished(settings: SentenceSettings, params: dict[str, Any], x: jax.Array) -> jax.Array:
+    """What follows pooling, [..., P * D] -> [..., size]: modules, then the cut to `dimensions`, then length 1.
+
+    A cut vector has length 1 too. (sentence-transformers cuts after its own Normalize, and leaves what is shorter.)
+
+    Args:
+        settings, params: as in `sentence_vectors`.
+        x: float32, the poolings one after the other.
+    """
     for number, module in enumerate(settings.modules):
         x = module(params.get(str(number), {}), x)
     x = x[..., : settings.dimensions]

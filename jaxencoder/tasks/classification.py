@@ -16,7 +16,7 @@ import scipy.stats
 from jaxencoder.inference.buckets import warn_of_cuts
 from jaxencoder.inference.classify import (
     Classified,
-    Long,
+    ScorePooling,
     Threshold,
     class_names,
     classified,
@@ -27,6 +27,7 @@ from jaxencoder.inference.classify import (
 )
 from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.model import Model
+from jaxencoder.inference.windows import Long
 from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.labels import Labels
@@ -45,6 +46,7 @@ def predict_classes(
     stride: int | None = None,
     batch_tokens: int | None = None,
     threshold: Threshold | None = None,
+    window_pooling: ScorePooling = "length",
 ) -> Iterator[list[Record]]:
     """Records with "prediction", the name of a class or a value, and of classes "probability".
 
@@ -55,7 +57,7 @@ def predict_classes(
         source: as in `jaxencoder.text.sources`, or records; without labels.
         text_field, pair_field: None: those of the run; of a published model text, and no pairs.
         probabilities: also those of all classes by name, as "probabilities".
-        long, stride, batch_tokens, threshold: as in `Model.classify`.
+        long, stride, batch_tokens, threshold, window_pooling: as in `Model.classify`.
 
     Raises:
         ValueError: a record that lacks a text or has a field of one of these names, or what `Model.classify` raises.
@@ -73,7 +75,7 @@ def predict_classes(
     for chunk in chunks(records, lambda record: sum(map(len, _own(record, text_field, pair_field)))):
         refuse_fields(chunk, ADDED)
         texts, pairs = _texts(chunk, text_field, pair_field)
-        found = score(model, texts, pairs, long, stride, batch_tokens)
+        found = score(model, texts, pairs, long, stride, batch_tokens, window_pooling)
         yield [
             record | _added(one, probabilities)
             for record, one in zip(chunk, classified(found.scores, names, least), strict=True)
@@ -238,14 +240,18 @@ class Predictions(NamedTuple):
 
 
 def predictions(
-    model: Model, source: str | None = None, long: Long = "truncate", stride: int | None = None
+    model: Model,
+    source: str | None = None,
+    long: Long = "truncate",
+    stride: int | None = None,
+    window_pooling: ScorePooling = "length",
 ) -> Predictions:
     """What a model predicts for its own validation data, or for another source with the same fields.
 
     Args:
         model: a classifier, as `Model.classify` takes it.
         source: as in `jaxencoder.text.sources`; None: what the run has held out.
-        long, stride: as in `Model.classify`.
+        long, stride, window_pooling: as in `Model.classify`.
 
     Raises:
         ValueError: a record that lacks a text or a label, or whose label is none of the run's.
@@ -263,7 +269,8 @@ def predictions(
     if not records:
         raise ValueError(f"data.validation_share {data.validation_share} has held no record out; name a source")
     for chunk in chunks(records, lambda record: sum(map(len, _own(record, data.text_field, data.pair_field)))):
-        found.append(score(model, *_texts(chunk, data.text_field, data.pair_field), long, stride))
+        texts = _texts(chunk, data.text_field, data.pair_field)
+        found.append(score(model, *texts, long, stride, window_pooling=window_pooling))
     cut = sum(part.cut for part in found)
     warn_of_cuts(cut, len(records), row_length(model))
     scores, tokens = (np.concatenate([part[i] for part in found]) for i in (0, 1))

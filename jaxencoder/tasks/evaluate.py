@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.config import RunConfig
-from jaxencoder.inference.classify import Long, class_names, classifies
+from jaxencoder.inference.classify import ScorePooling, class_names, classifies
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
+from jaxencoder.inference.windows import Long
 from jaxencoder.objectives import spans, tokens
 from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.sharding import MeshConfig, make_mesh
@@ -176,6 +177,7 @@ def evaluate_classifier(
     tune_threshold: str | None = None,
     long: Long = "truncate",
     stride: int | None = None,
+    window_pooling: ScorePooling = "length",
 ) -> tuple[dict[str, Any], Predictions]:
     """The metrics of a classifier, of what it predicts for each record.
 
@@ -184,7 +186,7 @@ def evaluate_classifier(
         data: source to measure on; None: the run's validation data.
         slice_by: fields of the records, by whose values the metrics are shown too.
         tune_threshold: source on which the thresholds of classes are chosen, "validation" for the run's own.
-        long, stride: as in `Model.classify`.
+        long, stride, window_pooling: as in `Model.classify`.
 
     Returns:
         (metrics, predictions): for values `value_metrics`; for classes `class_metrics` with "classes", by name what
@@ -205,13 +207,13 @@ def evaluate_classifier(
         raise ValueError(f"thresholds tuned on {own} cannot be measured on it; name other data with --data")
     if tune_threshold and not class_names(model):
         raise ValueError("this model predicts values, which have no threshold; leave --tune-threshold out")
-    found = predictions(model, data, long, stride)
+    found = predictions(model, data, long, stride, window_pooling)
     parts = {"slices": slices(found, slice_by)}
     if not found.names:
         return value_metrics(found.scores[:, 0], found.labels) | parts, found
     _warn_of_missing(found, own)
     source = None if tune_threshold in (None, VALIDATION) else tune_threshold
-    tuning = predictions(model, source, long, stride) if tune_threshold else found
+    tuning = predictions(model, source, long, stride, window_pooling) if tune_threshold else found
     whole, each, calibrated = (
         (multi_label_metrics, per_label, calibration_of_decisions)
         if found.several

@@ -94,7 +94,8 @@ def answer_questions(
             candidates[window.example] += _spans(ends, window, settings.longest_answer)
     results = []
     for text, spans, none in zip(texts, candidates, nothing, strict=True):
-        scored = {_inked(text, start, end): score for score, start, end in sorted(spans)}  # of two windows the better
+        places = ((score, *_inked(text, start, end)) for score, start, end in sorted(spans))
+        scored = {(start, end): score for score, start, end in places if start < end}  # of two windows the better
         if (settings.no_answer if no_answer is None else no_answer) or not scored:
             scored[0, 0] = float(none)
         ranked = sorted(((score, *place) for place, score in scored.items()), reverse=True)[: max(k, _BEST)]

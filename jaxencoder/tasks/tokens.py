@@ -21,6 +21,7 @@ from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.objectives.tokens import NAME, Scheme, entity_starts
 from jaxencoder.text import sentences
 from jaxencoder.text.sources import Record, read
+from jaxencoder.text.windows import best
 from jaxencoder.text.words import cut_words, encode_words
 
 OVERLAP = 32  # tokens that pieces of a long text have in common, so that each word is read in its surroundings
@@ -60,28 +61,25 @@ def tag_words(model: Model, texts: Sequence[Sequence[str]], batch_tokens: int | 
         raise ValueError("this model has learned to tag no words; fine-tune it with the objective TokenClassification")
     names, room = model.labels, min(model.max_length, model.config.data.row_length) - 2
     encoded = encode_words(model.tokenizer, texts)
-    pieces = [(i, *part) for i, tokens in enumerate(encoded) for part in cut_words(tokens, room, OVERLAP)]
+    # Of the pieces that hold a word, the one with most tokens around it decides.
+    pieces = [(i, part) for i, tokens in enumerate(encoded) for part in best(cut_words(tokens, room, OVERLAP))]
     around = np.array([model.tokenizer.cls_id]), np.array([model.tokenizer.sep_id])
-    ids = [np.concatenate([around[0], encoded[i].ids[a:b], around[1]]) for i, a, b in pieces]
+    ids = [np.concatenate([around[0], encoded[i].ids[part.start : part.end], around[1]]) for i, part in pieces]
     shares = [np.zeros((len(words), len(names)), np.float32) for words in texts]
-    depth = [np.full(len(words), -1) for words in texts]
+    known = [np.zeros(len(words), bool) for words in texts]
     function = partial(_probabilities, model.config.model, model.compute, model.heads[NAME])
     for plan, values in model.run(function, ids, batch_tokens):
         for number, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
-            i, a, b = pieces[number]
-            first = np.flatnonzero(encoded[i].first[a:b])
-            words = encoded[i].word[a:b][first]
-            # Of the pieces that hold a word, the one with most tokens around it; the ends of a text count as far away.
-            left = first + (a == 0) * len(encoded[i].ids)
-            right = b - a - first + (b == len(encoded[i].ids)) * len(encoded[i].ids)
-            better = np.minimum(left, right) > depth[i][words]
-            depth[i][words[better]] = np.minimum(left, right)[better]
-            shares[i][words[better]] = values[row, start + 1 + first[better]]
+            i, part = pieces[number]
+            first = part.first + np.flatnonzero(encoded[i].first[part.first : part.last])
+            words = encoded[i].word[first]
+            known[i][words] = True
+            shares[i][words] = values[row, start + 1 + first - part.start]
     none = names.index("O") if "O" in names else 0
     found = []
-    for share, known in zip(shares, depth, strict=True):
-        best = np.where(known >= 0, share.argmax(-1), none) if len(share) else np.zeros(0, int)
-        found.append(Tagged([names[i] for i in best], share[np.arange(len(best)), best]))
+    for share, there in zip(shares, known, strict=True):
+        chosen = np.where(there, share.argmax(-1), none) if len(share) else np.zeros(0, int)
+        found.append(Tagged([names[i] for i in chosen], share[np.arange(len(chosen)), chosen]))
     return found
 
 

@@ -8,6 +8,7 @@ TokenizerKind = Literal["wordpiece", "bpe", "unigram", "sentencepiece-unigram", 
 TextUnit = Literal["line", "paragraph", "file"]
 Pairs = Literal["none", "nsp", "sop"]
 LabelUnit = Literal["text", "word", "span", "choice"]
+LongTexts = Literal["truncate", "windows"]
 
 # Before the two files of a source of aligned texts.
 ALIGNED = "aligned:"
@@ -112,15 +113,20 @@ class DataConfig:
     it hold single texts, beside others that hold pairs."""
     label_field: str = ""
     """Field that holds the label, or a list of the classes that the text has, which may be empty; set, each record is
-    one labelled example that is truncated, never split. Of labelled records, fields that are not there by these names
-    are looked for among the usual ones, and shown."""
+    one labelled example that is truncated, or read in windows (data.long). Of labelled records, fields that are not
+    there by these names are looked for among the usual ones, and shown."""
     label_unit: LabelUnit = "text"
     """What has a label: each text or pair; each word, where text_field holds a list of words and label_field as many
     tags; the span in the second text (pair_field) that answers the first one, where label_field is as in SQuAD; or one
     choice of the list that pair_field holds, where label_field is its number from 0, its letter or its text. Words and
     spans are never truncated: what is longer than a row is cut into several pieces."""
+    long: LongTexts = "truncate"
+    """What of a labelled single text that is longer than a row: its beginning, or all of it in windows, each an example
+    with the text's label. The held-out metrics of training are then those of windows; evaluate and predict read whole
+    texts with --long windows."""
     overlap: int = 128
-    """Tokens that a piece of the second text has in common with the one before it, at most half of it, with span."""
+    """Tokens that a piece of the second text has in common with the one before it, at most half of it, with span; and a
+    window of a text, with long windows."""
     labels: tuple[str, ...] = ()
     """Class names in order of id; empty: found in the training data (sorted; whole numbers keep their order)."""
     balance: float = 0.0
@@ -186,6 +192,10 @@ class DataConfig:
             _check(
                 not (self.label_unit in needed and self.labels), f"{what}, which has no classes; leave data.labels out"
             )
+        _choice(self.long, "data.long", get_args(LongTexts))
+        if self.long == "windows":
+            single = self.label_field != "" and self.label_unit == "text" and not self.pair_field
+            _check(single, "data.long is 'windows', which is for labels of single texts; leave it out")
         _choice(self.text_unit, "data.text_unit", get_args(TextUnit))
         _choice(self.pairs, "data.pairs", get_args(Pairs))
         _number(self.short_pairs, "data.short_pairs", 0.0, 1.0, "give a share of at least 0 and at most 1")

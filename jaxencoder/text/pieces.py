@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.windows import special_tokens, text_windows
 
 
 class Pieces(NamedTuple):
@@ -13,7 +14,8 @@ class Pieces(NamedTuple):
     ids: uint32 [n], one sequence after the other. lengths: int64 [pieces]. type_ids: uint8 [n], or None.
     counts: int64 [V], how often each token is there, special tokens 0. labels: int64 [pieces], -1 for none; or None
     where the text has no say in it. token_labels: int32 [n], -1 for none; or None. groups: int64, how many pieces each
-    group has that must be in one row; or None, where each may be anywhere.
+    group has that must be in one row; or None, where each may be anywhere. windows: int64 [texts], how many pieces each
+    text has, all with its label; or None, where each has one.
     """
 
     ids: np.ndarray
@@ -23,6 +25,7 @@ class Pieces(NamedTuple):
     labels: np.ndarray | None = None
     token_labels: np.ndarray | None = None
     groups: np.ndarray | None = None
+    windows: np.ndarray | None = None
 
 
 def documents(tokenizer: Tokenizer, texts: list[str], row_length: int) -> Pieces:
@@ -48,6 +51,16 @@ def examples(tokenizer: Tokenizer, texts: list[str], pairs: list[str] | None, ro
     lengths = np.array([len(item.ids) for item in encoded], np.int64)
     types = np.concatenate([item.type_ids for item in encoded]).astype(np.uint8) if pairs is not None else None
     return Pieces(ids, lengths, types, counts(ids, tokenizer))
+
+
+def windows(tokenizer: Tokenizer, texts: list[str], row_length: int, overlap: int) -> Pieces:
+    """Each text as the windows over it, which have `overlap` tokens in common, at most half of their own."""
+    room = row_length - sum(map(len, special_tokens(tokenizer)))
+    found = list(text_windows(tokenizer, texts, row_length, room - min(overlap, room // 2)))
+    ids = np.concatenate([window.ids for window in found]).astype(np.uint32)
+    lengths = np.array([len(window.ids) for window in found], np.int64)
+    sizes = np.bincount([window.text for window in found], minlength=len(texts))
+    return Pieces(ids, lengths, None, counts(ids, tokenizer), windows=sizes)
 
 
 def cut(sizes: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:

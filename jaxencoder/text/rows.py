@@ -51,7 +51,8 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool
     """The prepared rows of a split, from the cache if they are there.
 
     A document becomes [CLS] tokens [SEP]; one longer than row_length is cut into several pieces. With a label or a
-    pair field each record is one example, which is truncated instead; of aligned texts, a hash says which comes first.
+    pair field each record is one example, which is truncated instead, or with data.long cut into windows that each have
+    its label; of aligned texts, a hash says which comes first.
     Labelled words are cut between words, and the text that answers a question into overlapping pieces. The choices of
     an example are in one row, each cut to its share of it where they are too long.
     With data.pairs it becomes labelled pairs (see `pairs`). Equal settings and content give equal bytes, whatever the
@@ -128,6 +129,8 @@ class _Job:
             identity["pairs"] = [data.pairs, data.short_pairs, sentences.version()]
         if data.label_unit != "text":
             identity["label_unit"] = [data.label_unit, data.overlap if data.label_unit == "span" else 0]
+        if data.long != "truncate":
+            identity["long"] = [data.long, data.overlap]
         if data.balance and split == "train":
             identity["balance"] = data.balance
         if data.label_field and not data.labels:
@@ -307,6 +310,10 @@ def _rows(job: _Job, kinds: Labels | None, bar: tqdm.tqdm) -> Iterator[Row]:
             bar.update(job.documents - bar.n)
             if pieces.labels is not None:
                 labels.extend(pieces.labels.tolist())
+            if pieces.windows is not None:
+                own = [labels.popleft() for _ in pieces.windows]
+                each = [label for label, count in zip(own, pieces.windows, strict=True) for _ in range(count)]
+                labels.extendleft(reversed(each))
             end = 0
             for lengths in _together(pieces):
                 start, end = end, end + sum(lengths)
@@ -344,6 +351,9 @@ def _tasks(job: _Job, kinds: Labels | None, labels: deque) -> Iterator[tuple]:
             yield "choices", texts, seconds, data.row_length
         elif job.whole:
             labels.extend(own if kinds else ())
+            if data.long == "windows":
+                yield "windows", texts, data.row_length, data.overlap
+                continue
             yield "examples", texts, seconds if job.pair_field else None, data.row_length
         else:
             yield "documents", texts, data.row_length

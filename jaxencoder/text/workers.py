@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from jaxencoder.text.choices import choices
 from jaxencoder.text.pairs import pairs
-from jaxencoder.text.pieces import Pieces, documents, examples
+from jaxencoder.text.pieces import Pieces, documents, examples, windows
 from jaxencoder.text.spans import spans
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.text.words import words
@@ -27,6 +27,7 @@ from jaxencoder.text.words import words
 _MAKERS = {
     "documents": documents,
     "examples": examples,
+    "windows": windows,
     "pairs": pairs,
     "words": words,
     "spans": spans,

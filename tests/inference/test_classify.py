@@ -83,7 +83,7 @@ def test_windows_reach_every_token(length, stride):
     assert all(part.ids[0] == 0 and part.ids[-1] == length - 1 and len(part.ids) <= LENGTH for part in parts)
     inner = [part.ids[1:-1] for part in parts]
     assert set(np.concatenate(inner).tolist()) == set(range(1, length - 1))
-    assert [part.weight for part in parts] == [len(x) for x in inner]
+    assert sum(part.weight for part in parts) == length - 2  # each token counts once
     assert all(len(x) == LENGTH - 2 for x in inner[:-1])  # only the last one may be shorter
     assert len({x[-1] for x in inner}) == len(inner)  # each adds something
 
@@ -105,6 +105,35 @@ def test_windows_are_averaged_by_their_tokens(classifier, regressor):
     (value,) = regressor.classify([LONG], long="windows", stride=size)
     expected = np.average(by_hand(regressor, encodings)[:, 0], weights=weights)
     assert (value.prediction, value.probabilities) == (pytest.approx(expected, abs=1e-4), {})
+
+
+@pytest.mark.parametrize("way", ["mean", "max", "first", "length"])
+def test_ways_to_pool_windows(make_model, classifier, regressor, way):
+    several = make_model(Classification(labels=3, class_names=NAMES, multi_label=True), row_length=LENGTH)
+    for model in (classifier, regressor, several):
+        whole = model.tokenizer.encode_batch([LONG])[0]
+        parts = _windows(0, whole, 1, LENGTH, 9)
+        logits = by_hand(model, [Encoding(part.ids, part.type_ids, None) for part in parts])
+        to_share = {1: lambda x: x, 3: scipy.special.expit if model is several else scipy.special.softmax}
+        shares = np.stack([to_share[logits.shape[1]](row) for row in logits.astype(np.float64)])
+        weights = [part.weight for part in parts]
+        expected = {
+            "mean": shares.mean(0),
+            "max": shares.max(0),
+            "first": shares[0],
+            "length": np.average(shares, axis=0, weights=weights),
+        }[way]
+        if model is classifier:
+            expected = expected / expected.sum()
+        found, short = model.classify([LONG, "the cat"], long="windows", stride=9, window_pooling=way)
+        values = list(found.probabilities.values()) or [found.prediction]
+        assert values == pytest.approx(expected.tolist(), abs=1e-4) and len(parts) > 2
+        (alone,) = model.classify(["the cat"])
+        assert short.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+    if way == "first":
+        (cut,) = classifier.classify([LONG])
+        (first,) = classifier.classify([LONG], long="windows", window_pooling="first")
+        assert first.probabilities == pytest.approx(cut.probabilities, abs=1e-5)
 
 
 def test_what_fits_is_the_same_either_way(classifier):
@@ -169,6 +198,7 @@ def test_nothing_to_classify(classifier):
     ("words", "message"),
     [
         ({"long": "cut"}, "long is 'cut'; give one of truncate, windows"),
+        ({"window_pooling": "learned"}, "window_pooling is 'learned'; give one of mean, max, first, length"),
         ({"stride": 0}, "stride is 0; windows of 16 tokens move by 1 to 14"),
         ({"stride": 15, "long": "windows"}, "stride is 15"),
         ({"pairs": []}, "1 texts but 0 pairs"),

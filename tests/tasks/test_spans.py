@@ -63,6 +63,51 @@ def test_where_the_best_window_is(reader):
     assert nothing.text == "" and nothing.probability == 1
 
 
+HOSTILE = (
+    "  Éte\u0301 in 猫町 🐈\u200d⬛ \n\t ﬁve ½ İSTANBUL — ไทย \u00a0 the end.  ",
+    " " * 300 + "the cat" + "\n" * 300,
+    "x" * 10_000 + " the cat",
+    "   ",
+    "\u0301\u0302 the \x00 cat \u200b",
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_answers_are_characters_of_the_original_text(reader, text):
+    model = load(reader.folder)
+    long = text * (1 if len(text) > 5000 else 12)
+    ((*found,),) = answer_questions(model, ["where is the cat?"], [long], k=50)
+    for answer in found:
+        assert answer.text == long[answer.start : answer.end] == answer.text.strip()
+        assert 0 <= answer.start <= answer.end <= len(long)
+    assert all(a.text for a in found) == bool(long.strip())
+    assert sum(a.probability for a in found) <= 1.0001
+
+
+def test_the_best_of_all_windows_by_hand(reader):
+    """Each answer has the best score that any window gives it, and the order is that of these scores."""
+    model = load(reader.folder)
+    example = next(iter(validation_records(model.config.data)))[1]
+    question, text = example["question"], " ".join([example["context"]] * 4)
+    length = min(model.max_length, model.config.data.row_length)
+    expected = {}
+    parts = list(windows(model.tokenizer, [question], [text], length, model.config.data.overlap))
+    for window in parts:
+        types = window.type_ids[None] if model.config.model.token_types > 1 else None
+        out = model(window.ids[None], None, types)
+        inside = slice(window.first, window.first + len(window.offsets))
+        first, last = (np.asarray(out[name])[0, inside] for name in ("start_logits", "end_logits"))
+        for i in range(len(first)):
+            for j in range(i, min(i + model.config.objective.longest_answer, len(last))):
+                place = int(window.offsets[i, 0]), int(window.offsets[j, 1])
+                expected[place] = max(expected.get(place, -np.inf), float(first[i] + last[j]))
+    assert len(parts) > 3
+    best = sorted(expected.items(), key=lambda x: -x[1])[:5]
+    ((*found,),) = answer_questions(model, [question], [text], k=5, no_answer=False)
+    np.testing.assert_allclose([a.score for a in found], [score for _, score in best], atol=1e-3)
+    assert [(a.start, a.end) for a in found][:1] == [place for place, _ in best][:1]
+
+
 def test_a_model_that_does_not_read(masked):
     with pytest.raises(ValueError, match="has not learned to answer"):
         answer_questions(load(masked.folder), ["a"], ["b"])
@@ -90,6 +135,18 @@ def test_an_answer_has_no_spaces_around_it(reader, monkeypatch):
     monkeypatch.setattr(module, "windows", spaced)
     ((*found,),) = answer_questions(model, [example["question"]], [example["context"]], k=20)
     assert all(a.text == a.text.strip() == example["context"][a.start : a.end] for a in found) and len(found) > 5
+
+
+def test_spaces_alone_are_no_answer(reader, monkeypatch):
+    """Some tokenizers have tokens of nothing but spaces."""
+
+    def blank(*given):
+        for window in windows(*given):
+            yield window._replace(offsets=np.tile([4, 5], (len(window.offsets), 1)))
+
+    monkeypatch.setattr(module, "windows", blank)
+    ((*found,),) = answer_questions(load(reader.folder), ["where?"], ["here     and there"], k=20)
+    assert [(a.text, a.start, a.end) for a in found] == [("", 0, 0)]
 
 
 def test_spans_of_a_window_by_hand():

@@ -18,6 +18,7 @@ from jaxencoder.text.batches import Batches
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.windows import text_windows
 from jaxencoder.text.workers import encode
 
 WORDS = ["alpha", "beta", "gamma", "delta", "kappa", "omega", "sigma", "theta"]
@@ -157,6 +158,35 @@ def test_labels(tmp_path, tokenizer, labels, names, want, packing):
     assert ids[2] == (cls, sep) and len(ids[0]) == 16
     assert sorted(pieces(stores)) == sorted(zip(ids, want, strict=True))
     assert content(prepare(data, tokenizer, "validation")) == content(stores)
+
+
+@pytest.mark.parametrize("labels", [["b", "a", "b", "a"], [0.5, 3.0, 2.25, 1.0], [["b"], [], ["a", "b"], ["a"]]])
+def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
+    texts = ["alpha " * 40, "beta", "", "gamma " * 14]
+    source = write(tmp_path / "a.jsonl", [{"text": t, "label": y} for t, y in zip(texts, labels, strict=True)])
+    data = config(source, label_field="label", long="windows", overlap=4)
+    (store,) = prepare(data, tokenizer, "train")
+    names = store.meta["labels"]
+    want = []
+    for window in text_windows(tokenizer, texts, 16, 10):
+        label = labels[window.text]
+        several = [int(name in label) for name in names] if isinstance(label, list) else None
+        want.append((tuple(window.ids.tolist()), several or (names.index(label) if names else label)))
+    assert len(want) == 4 + 3 and store.meta["documents"] == 4
+    found = [(ids, label.tolist()) for ids, label in pieces([store])]
+    assert sorted(found) == sorted(want)
+    assert content(prepare(dataclasses.replace(data, workers=2), tokenizer, "train")) == content([store])
+    cut = prepare(dataclasses.replace(data, long="truncate"), tokenizer, "train")
+    assert cut[0].path != store.path and len(pieces(cut)) == 4
+    assert prepare(dataclasses.replace(data, overlap=0), tokenizer, "train")[0].path != store.path
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"label_field": "y", "pair_field": "b"}, {"label_field": "y", "label_unit": "word"}]
+)
+def test_windows_are_for_labelled_single_texts(settings):
+    with pytest.raises(ValueError, match="data.long is 'windows', which is for labels of single texts"):
+        DataConfig(long="windows", **settings)
 
 
 def test_validation_takes_the_classes_of_training(tmp_path, tokenizer):

@@ -1,0 +1,70 @@
+"""Memory of a text of 100,000 and of a million tokens, read in windows: peak resident set of a process for each.
+
+A random encoder of one layer stands for any: what could grow with the text are tokens, windows and vectors, while
+activations are those of a batch.
+
+Run: python benchmarks/long_documents.py TOKENIZER    (a folder or file)
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+WORDS = "The cat sat on a mat while seven old men walked slowly through Paris and Rome looking for bread. "  # 20 tokens
+TOKENS = 20
+WHAT = ("nothing", "embed", "token_chunks")
+
+
+def measure(tokenizer: Path, what: str, tokens: int) -> None:
+    """Print the peak resident set of this process in MiB and the seconds that the text took."""
+    import jax
+    import numpy as np
+
+    from jaxencoder.config import RunConfig
+    from jaxencoder.inference.model import Model
+    from jaxencoder.model.config import ComputeConfig, EncoderConfig
+    from jaxencoder.objectives.mlm import MaskedLM
+    from jaxencoder.text.config import DataConfig
+    from jaxencoder.text.tokenizer import Tokenizer
+
+    words = Tokenizer.load(tokenizer)
+    shape = EncoderConfig(
+        vocab_size=words.vocab_size, num_layers=1, hidden_size=64, mlp_size=64, num_heads=2, max_length=256
+    )
+    compute = ComputeConfig(dtype="float32")
+    shapes = jax.eval_shape(MaskedLM().build(shape, compute, words).init, jax.random.key(0))
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: random.normal(0, 0.1, x.shape).astype(np.float32), shapes)
+    model = Model(RunConfig(model=shape, data=DataConfig(row_length=256)), params, words, compute)
+    model.embed([WORDS * 100], long="windows")  # compile
+    for _ in model.token_chunks([WORDS * 100]):
+        pass
+    text, start, seen = WORDS * (tokens // TOKENS), time.monotonic(), 0
+    if what == "embed":
+        assert np.isfinite(model.embed([text], long="windows")).all()
+    elif what == "token_chunks":
+        seen = sum(len(chunk.hidden) for chunk in model.token_chunks([text]))
+        assert abs(seen - tokens) <= TOKENS
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"| {what} | {tokens:,} | {peak:,.0f} | {time.monotonic() - start:.1f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        measure(args.tokenizer, args.one[0], int(args.one[1]))
+        return
+    print("| what | tokens | peak MiB | seconds |\n|---|---:|---:|---:|", flush=True)
+    for what in WHAT:
+        for tokens in (100_000, 1_000_000):
+            subprocess.run([sys.executable, __file__, args.tokenizer, "--one", what, str(tokens)], check=True)
+
+
+if __name__ == "__main__":
+    main()

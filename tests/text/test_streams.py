@@ -1,0 +1,110 @@
+"""A text in parts has the tokens of the whole text, at the same characters, whatever its characters are."""
+
+import random
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from jaxencoder.text import streams
+from jaxencoder.text.streams import stream
+from jaxencoder.text.tokenizer import Tokenizer
+
+TOKENIZERS = ("bert-base-cased", "bert-base-uncased", "bigbird", "deberta-v3", "modernbert", "roberta-base")
+HOSTILE = (
+    *(
+        "the cat",
+        " ",
+        "   ",
+        "\n\n",
+        "\t",
+        "naïve",
+        "e\u0301te",
+        "\u0301\u0302",
+        "İstanbul",
+        "ΟΔΟΣ",
+        "ﬁne ½",
+        "ő",
+        "𝔘𝔫",
+    ),
+    *(
+        "猫が好き",
+        "ไทยภาษา",
+        "مرحبا",
+        "🐈\u200d⬛👨\u200d👩\u200d👧",
+        "\u00a0",
+        "\u200b",
+        "\x00\x07",
+        "don't",
+        "10,000.5",
+    ),
+    *("𝔘𝔫", "10,000.5", "[MASK]", "<mask>", "[SEP]", "a" * 300),
+)
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def tokenizer(request, shared_data) -> Tokenizer:
+    return Tokenizer.load(shared_data / "tokenizers" / request.param)
+
+
+def hostile(seed: int, pieces: int) -> str:
+    choose = random.Random(seed).choice
+    return " " + "".join(choose(HOSTILE) + choose(["", " ", " ", "\n"]) for _ in range(pieces)) + "  "
+
+
+def put_together(parts, number):
+    own = [part for part in parts if part.text == number]
+    return np.concatenate([part.ids for part in own]), np.concatenate([part.offsets for part in own])
+
+
+@pytest.mark.parametrize("characters", [1300, 4096])
+def test_parts_are_the_whole(tokenizer, monkeypatch, characters):
+    monkeypatch.setattr(streams, "_CHARACTERS", characters)
+    texts = ["", hostile(characters, 900), "the cat", "猫" * 5000, " " * 3000, hostile(1, 40), "ab" * 700 + " end"]
+    parts = list(stream(tokenizer, texts, offsets=True))
+    assert [part.text for part in parts] == sorted(part.text for part in parts)
+    assert {part.text for part in parts} == set(range(len(texts)))
+    assert sum(part.text == 1 for part in parts) > 1
+    whole = tokenizer.encode_batch(texts, special=False, offsets=True)
+    bare = list(stream(tokenizer, texts))
+    for number, encoding in enumerate(whole):
+        ids, offsets = put_together(parts, number)
+        assert ids.tolist() == encoding.ids.tolist()
+        assert offsets.tolist() == encoding.offsets.tolist()
+        assert np.concatenate([part.ids for part in bare if part.text == number]).tolist() == ids.tolist()
+    assert all(part.offsets is None for part in bare)
+
+
+def test_a_word_that_has_no_seam_makes_a_piece_grow(shared_data, monkeypatch):
+    """A word of more than 100 characters is one unknown token: a piece must hold all of it."""
+    monkeypatch.setattr(streams, "_CHARACTERS", 1300)
+    tokenizer = Tokenizer.load(shared_data / "tokenizers" / "bert-base-uncased")
+    text = "the cat " * 100 + "x" * 20_000 + " sat" * 9000
+    parts = list(stream(tokenizer, [text], offsets=True))
+    ids, offsets = put_together(parts, 0)
+    (whole,) = tokenizer.encode_batch([text], special=False, offsets=True)
+    assert ids.tolist() == whole.ids.tolist() and offsets.tolist() == whole.offsets.tolist()
+    assert [800, 20_800] in offsets.tolist() and len(parts) > 2
+
+
+def test_memory_is_that_of_a_part(shared_data):
+    tokenizer = Tokenizer.load(shared_data / "tokenizers" / "bert-base-uncased")
+
+    def peak(words: int) -> int:
+        text = "the cat sat " * words
+        tracemalloc.start()
+        assert sum(len(part.ids) for part in stream(tokenizer, [text], offsets=True)) == 3 * words
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(160_000) < 1.2 * peak(20_000)
+
+
+def test_mistakes_name_the_text(tokenizer):
+    with pytest.raises(ValueError, match="not a list of strings"):
+        next(stream(tokenizer, "the cat"))
+    with pytest.raises(ValueError, match="text 1 is None"):
+        list(stream(tokenizer, ["the cat", None]))
+    with pytest.raises(ValueError, match=r"text 2 has a lone surrogate .U\+D800. at character 200000"):
+        list(stream(tokenizer, ["the cat", "a " * 50_000, "a " * 100_000 + "\ud800"]))

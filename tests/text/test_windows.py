@@ -1,0 +1,130 @@
+"""Windows hold every token, know of each which has most around it, and where it stands in the original text."""
+
+import numpy as np
+import pytest
+
+from jaxencoder.text import streams
+from jaxencoder.text.config import TokenizerConfig
+from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.windows import Span, best, cut, special_tokens, text_windows
+
+from .test_streams import TOKENIZERS, hostile
+
+
+def test_the_documented_windows():
+    assert list(cut([7], 4, 2)) == [Span(0, 4, 0, 3), Span(2, 6, 3, 5), Span(4, 7, 5, 7)]
+
+
+@pytest.mark.parametrize("room", [1, 2, 5, 10])
+@pytest.mark.parametrize("tokens", [0, 1, 4, 5, 6, 10, 11, 23])
+def test_each_token_belongs_to_the_window_with_most_around_it(room, tokens):
+    for stride in range(1, room + 1):
+        spans = list(cut([tokens], room, stride))
+        assert list(cut([1] * tokens, room, stride)) == spans == list(cut([0, tokens, 0], room, stride))
+        assert [span.start for span in spans] == [i * stride for i in range(len(spans))]
+        assert all(span.end == min(span.start + room, tokens) for span in spans)
+        assert len({span.end for span in spans}) == len(spans)  # each adds something
+        owners = [i for i, span in enumerate(spans) for _ in range(span.first, span.last)]
+        # As run_squad.py has it, without its bonus for a longer window.
+        expected = []
+        for token in range(tokens):
+            context = [min(token - s.start, s.end - 1 - token) if s.start <= token < s.end else -1 for s in spans]
+            expected.append(context.index(max(context)))
+        assert owners == expected
+        assert best([(span.start, span.end) for span in spans]) == spans
+    assert best([]) == []
+
+
+def test_a_part_is_asked_for_only_when_it_decides_something():
+    asked = []
+
+    def sizes():
+        for size in (3, 3, 3, 3):
+            asked.append(size)
+            yield size
+
+    spans = cut(sizes(), 4, 2)
+    assert (next(spans), len(asked)) == (Span(0, 4, 0, 3), 2)
+    assert (next(spans), len(asked)) == (Span(2, 6, 3, 5), 3)
+
+
+@pytest.mark.parametrize(("room", "stride", "message"), [(4, 5, "stride is 5"), (4, 0, "1 to 4"), (0, 1, "room for 0")])
+def test_strides_that_leave_tokens_out(room, stride, message):
+    with pytest.raises(ValueError, match=message):
+        list(cut([9], room, stride))
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def tokenizer(request, shared_data) -> Tokenizer:
+    return Tokenizer.load(shared_data / "tokenizers" / request.param)
+
+
+@pytest.mark.parametrize("stride", [None, 7, 20])
+def test_windows_have_the_encoding_of_the_text_each_token_once(tokenizer, monkeypatch, stride):
+    monkeypatch.setattr(streams, "_CHARACTERS", 1500)
+    around = sum(map(len, special_tokens(tokenizer)))
+    texts = ["", "the cat", " ", hostile(3, 300), "x" * 10_000, " the  cat \n sat ", "the cat " * 2000]
+    found = list(text_windows(tokenizer, texts, 20 + around, stride, offsets=True))
+    whole = tokenizer.encode_batch(texts, offsets=True)
+    for number, (text, encoding) in enumerate(zip(texts, whole, strict=True)):
+        own = [window for window in found if window.text == number]
+        assert np.concatenate([w.ids[w.first : w.last] for w in own]).tolist() == encoding.ids.tolist()
+        assert np.concatenate([w.offsets for w in own]).tolist() == encoding.offsets.tolist()
+        assert [w.is_last for w in own] == [False] * (len(own) - 1) + [True]
+        before, behind = special_tokens(tokenizer)
+        for w in own:
+            assert len(w.ids) <= 20 + around
+            assert w.ids[: len(before)].tolist() == before.tolist()
+            assert w.ids[len(w.ids) - len(behind) :].tolist() == behind.tolist()
+            assert (w.offsets <= len(text)).all() and (w.offsets[:, 0] <= w.offsets[:, 1]).all()
+
+
+def test_offsets_are_into_the_original_text(shared_data):
+    """A tokenizer that lowercases and strips accents, on a text that it changes."""
+    tokenizer = Tokenizer.load(shared_data / "tokenizers" / "bert-base-uncased")
+    text = "  Éte\u0301 ﬁ 🐈 İSTANBUL Ελλάδα \n naïve  "
+    windows = list(text_windows(tokenizer, [text], 8, offsets=True))
+    assert len(windows) > 2
+    pieces = [(tokenizer.token(w.ids[i]), text[a:b]) for w in windows for i, (a, b) in enumerate(w.offsets, w.first)]
+    assert (tokenizer.token(tokenizer.cls_id), "") == pieces[0] and pieces[-1][1] == ""
+    written = [piece for _, piece in pieces[1:-1]]
+    assert "".join(written).replace("\u0301", "") == "".join(text.split()).replace("\u0301", "")
+    assert "Éte" in "".join(written[:3]) and "🐈" in written
+
+
+@pytest.mark.parametrize(("tokens", "windows"), [(6, 1), (7, 2), (9, 2), (10, 3)])
+def test_what_just_fits_and_one_token_more(shared_data, tokens, windows):
+    tokenizer = Tokenizer.load(shared_data / "tokenizers" / "bert-base-uncased")
+    assert len(list(text_windows(tokenizer, ["the " * tokens], 8))) == windows
+
+
+def test_a_prompt_stands_in_every_window_and_is_the_first_ones(tokenizer):
+    prompt, text = "query: ", "the cat sat on a mat while men walked slowly"
+    (whole,) = tokenizer.encode_batch([prompt + text])
+    windows = list(text_windows(tokenizer, [text], 10, prompt=prompt, offsets=True))
+    assert len(windows) > 2
+    assert np.concatenate([w.ids[w.first : w.last] for w in windows]).tolist() == whole.ids.tolist()
+    plain = next(text_windows(tokenizer, [text], 100, offsets=True)).offsets.tolist()
+    offsets = np.concatenate([w.offsets for w in windows]).tolist()
+    assert [x for x in offsets if x != [0, 0]][1:] == [x for x in plain if x != [0, 0]][1:]
+    (n,) = {w.first for w in windows[1:]} and {len(w.ids) for w in windows[:-1]}
+    assert n == 10 and {tuple(w.ids[:3]) for w in windows} == {tuple(whole.ids[:3])}
+    with pytest.raises(ValueError, match="leaves none of 4 for a text"):
+        list(text_windows(tokenizer, [text], 4, prompt="a long prompt: "))
+    with pytest.raises(ValueError, match="leaves none of 4"):
+        list(text_windows(tokenizer, [], 4, prompt="a long prompt: "))
+
+
+def test_mistakes(tokenizer):
+    with pytest.raises(ValueError, match="stride is 7; windows with room for 6"):
+        list(text_windows(tokenizer, ["a"], 8, 7))
+    with pytest.raises(ValueError, match="stride is 0"):
+        list(text_windows(tokenizer, [], 8, 0))
+    with pytest.raises(ValueError, match="not a list of strings"):
+        list(text_windows(tokenizer, "the cat", 8))
+
+
+def test_special_tokens_of_a_tokenizer_that_knows_no_letter():
+    tokenizer = train_tokenizer(["猫 犬 鳥"] * 3, TokenizerConfig(vocab_size=16, kind="unigram"))
+    before, behind = special_tokens(tokenizer)
+    assert (before.tolist(), behind.tolist()) == ([tokenizer.cls_id], [tokenizer.sep_id])
