@@ -1,4 +1,4 @@
-"""Attention without scores of distances on TPUs: JAX's splash attention, which passes over the tiles its mask leaves out."""
+"""Attention without scores of distances on TPUs: JAX's splash attention, which skips the tiles outside of a window."""
 
 from functools import cache
 
@@ -8,8 +8,8 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention
 
 _LANES = 128
-_BLOCK = 1024  # queries and keys of the largest tile
-_LOCAL_BLOCK = 512, 256  # of the largest tile with a window, most of whose keys are outside
+_LONGEST = 1024, 1024  # queries and keys of a tile
+_LOCAL = 512, 256  # with a window, outside of which most keys of a tile are
 
 
 def splash(
@@ -40,10 +40,11 @@ def splash(
     Raises:
         ValueError: a window that begins or ends with queries beside all keys.
     """
-    (B, T, N, H), S = q.shape, k.shape[1]
+    T, S, N = q.shape[1], k.shape[1], q.shape[2]
     if window and not 0 <= offset <= S - T:
         raise ValueError(f"With a window, {T} queries from key {offset} on need as many of the {S} keys.")
-    blocks = tuple(block(length, most) for length, most in zip((T, S), _LOCAL_BLOCK if window else (_BLOCK, _BLOCK)))
+    longest = _LOCAL if window else _LONGEST
+    blocks = tile_length(T, longest[0]), tile_length(S, longest[1])
     T_pad, S_pad = -T % blocks[0], -S % blocks[1]
 
     def heads(x: jax.Array, pad: int) -> jax.Array:
@@ -59,9 +60,9 @@ def splash(
     return jnp.swapaxes(out, 1, 2)[:, :T]
 
 
-def block(length: int, most: int) -> int:
-    """The multiple of 128 tokens, `most` or fewer, that cuts a length into as few equal blocks with the least padding."""
-    blocks = -(-length // most)
+def tile_length(length: int, longest: int) -> int:
+    """The least multiple of 128 tokens that covers a length with as few tiles as those of the longest length do."""
+    blocks = -(-length // longest)
     return -(-length // (blocks * _LANES)) * _LANES
 
 
