@@ -114,6 +114,11 @@ def row_shards() -> int:
     return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in ROWS)
 
 
+def length_shards() -> int:
+    """Into how many parts the mesh in use splits the length of a row; 1 without a mesh."""
+    return jax.sharding.get_abstract_mesh().shape.get("context", 1)
+
+
 def whole_rows(table: jax.Array) -> jax.Array:
     """An embedding table [V, D] gathered for a lookup, whose results are split over the batch's rows instead."""
     if jax.sharding.get_abstract_mesh().empty:
@@ -122,7 +127,19 @@ def whole_rows(table: jax.Array) -> jax.Array:
 
 
 def constrain(x: jax.Array) -> jax.Array:
-    """Keep activations [B, T, D] split over rows and tokens; the identity without a mesh (`jax.set_mesh`)."""
-    if jax.sharding.get_abstract_mesh().empty:
+    """Keep activations [B, T, D] split over rows and tokens; the identity without a mesh (`jax.set_mesh`).
+
+    An axis of the mesh that does not divide its dimension is left out there.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, P(ROWS, "context", None))
+    rows, context = splitting(mesh, x.shape[0], ROWS), splitting(mesh, x.shape[1], ("context",))
+    return jax.lax.with_sharding_constraint(x, P(rows or None, context or None, None))
+
+
+def splitting(mesh: Mesh | AbstractMesh, size: int, axes: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the axes, all or none, that split a dimension of this size; axes of size 1 and those that are not there
+    split nothing."""
+    axes = tuple(axis for axis in axes if mesh.shape.get(axis, 1) > 1)
+    return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()

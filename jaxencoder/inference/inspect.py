@@ -27,7 +27,7 @@ from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.hub import resolve
 from jaxencoder.families.tokenizer import published_tokenizer
 from jaxencoder.inference.adapter import base_of, is_adapter
-from jaxencoder.kernels.attention import chosen_backend
+from jaxencoder.kernels.choice import chosen_backend
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
@@ -174,8 +174,7 @@ def inspect(
         length=length,
         flops=flops,
         attention=tuple(
-            LayerKind(window, layers, chosen_backend(found.config.compute.attention, window, length))
-            for window, layers in windows.items()
+            LayerKind(window, layers, _backend(found.config, length, window)) for window, layers in windows.items()
         ),
         notes=found.notes,
     )
@@ -296,6 +295,14 @@ def _sentence_folder(folder: Path) -> _Found:
 def _described(tokenizer: Tokenizer) -> dict[str, Any]:
     special = {role: tokenizer.token(getattr(tokenizer, f"{role}_id")) for role in _ROLES}
     return {"kind": tokenizer.name, "vocab_size": tokenizer.vocab_size, "special": special}
+
+
+def _backend(config: RunConfig, length: int, window: int) -> str:
+    """The backend of a layer of the config's model in training, on devices such as this process has."""
+    model = config.model
+    relative = bool(model.disentangled or model.relative_buckets) or model.positions == "alibi"
+    options = {"relative": relative, "dropout": model.attention_dropout, "global_tokens": model.global_tokens}
+    return chosen_backend(config.compute.attention, length, window, **options)
 
 
 def _family(model: EncoderConfig) -> str | None:

@@ -24,6 +24,7 @@ from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import HeadConfig, Pooling
 from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.sharding import MeshConfig, make_mesh, splitting
 from jaxencoder.text.tokenizer import Tokenizer
 
 _LABELLED = {"sequence_head", "token_head"}
@@ -98,7 +99,8 @@ class Model:
         if self.config.model.global_tokens or global_attention_mask is not None:
             slots = self._global_slots(token_ids, mask, global_attention_mask)
             rows |= {} if slots is None else {"global_slots": slots}
-        out = outputs(self.config.model, self.compute, tuple(self.heads.items()), self.placed, rows)
+        with jax.set_mesh(self._mesh):
+            out = outputs(self.config.model, self.compute, tuple(self.heads.items()), self.placed, rows)
         return {name: x.reshape(*choices, *x.shape[1:]) if len(choices) > 1 else x for name, x in out.items()}
 
     def _global_slots(
@@ -332,7 +334,8 @@ class Model:
         for part in buckets.plan([len(x) for x in ids], lengths, batch_tokens):
             rows = buckets.batch(ids, part, self.tokenizer.pad_id)
             rows |= extra(part) if extra else {}
-            values = function(self.placed, self.place(rows))
+            with jax.set_mesh(self._mesh):
+                values = function(self.placed, self.place(rows))
             if waiting is not None:  # read only when the next batch is on its way
                 yield waiting[0], np.asarray(waiting[1])
             waiting = part, values
@@ -341,9 +344,8 @@ class Model:
 
     def place(self, rows: Batch) -> Batch:
         """A batch on the devices: its rows shared among them where they divide, otherwise whole on each."""
-        mesh = self._mesh
-        divides = len(rows["token_ids"]) % mesh.size == 0
-        return jax.device_put(rows, NamedSharding(mesh, PartitionSpec("data" if divides else None)))
+        axes = splitting(self._mesh, len(rows["token_ids"]), ("data",))
+        return jax.device_put(rows, NamedSharding(self._mesh, PartitionSpec(axes or None)))
 
     def limit(self, max_length: int | None) -> int:
         """`max_length` if the model can read so many tokens (ValueError if not), its own for None."""
@@ -358,8 +360,7 @@ class Model:
 
     @cached_property
     def _mesh(self) -> Mesh:
-        devices = jax.local_devices()
-        return Mesh(np.asarray(devices), ("data",))
+        return make_mesh(MeshConfig(), jax.local_devices())
 
     @cached_property
     def placed(self) -> Params:

@@ -57,6 +57,19 @@ def hashed_keep(
     return (bits >> np.uint32(8)).astype(jnp.int32) >= np.int32(round(rate * (1 << 24)))
 
 
+def hashed_dropout(weights: jax.Array, rate: float, seed: jax.Array, *places: jax.Array) -> jax.Array:
+    """`dropout` of attention weights, by `hashed_keep` with seed[0] at the places batch, head, query and key."""
+    return jnp.where(hashed_keep(seed[0], *places, rate), weights / (1 - rate), 0)
+
+
+def random_seed(key: jax.Array | None, *first: jax.typing.ArrayLike) -> jax.Array | None:
+    """What dropout by places needs to know, uint32 [4]: a number drawn with a PRNG key; and the row of the batch, the
+    head and the query that come first in what is computed here (0, 0, 0 if they are left out)."""
+    if key is None:
+        return None
+    return jnp.stack([jax.random.bits(key, (), jnp.uint32), *map(_word, first or (0, 0, 0))])
+
+
 _ODD = np.uint32(0x9E3779B9)
 
 

@@ -4,8 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.kernels.attention import Relative, attention, chosen_backend, global_attention
+from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.dropout import dropout as apply_dropout
+from jaxencoder.kernels.global_tokens import global_attention
+from jaxencoder.kernels.platform import platform
+from jaxencoder.kernels.relative import Relative
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import Linear
 from jaxencoder.model.positions import distance_rows, rotate
@@ -15,8 +18,8 @@ class Attention(nn.Module):
     """Multi-head self-attention within documents: [B, T, D] -> [B, T, D].
 
     Vaswani et al. 2017, arXiv:1706.03762. `window` is 0 for a global layer; `rotary` the table of this layer's angles;
-    `bias` [N, T, T] what the distance of two tokens adds to their score; `distances` [R, D] the vectors of distances
-    that `config.disentangled` compares with the tokens; `global_slots` [B, G] where the global tokens of a row stand.
+    `bias` [2 T - 1, N] what each distance adds to the scores; `distances` [R, D] the vectors of distances that
+    `config.disentangled` compares with the tokens; `global_slots` [B, G] where the global tokens of a row stand.
     """
 
     config: EncoderConfig
@@ -46,7 +49,7 @@ class Attention(nn.Module):
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
             v = rotate(v, rotary) if c.rotary_values else v
-        relative = None
+        relative = None if bias is None else Relative(bias=bias)
         if distances is not None:
             if c.distance_projection == "own":
                 query, key = (projection(f"distance_{kind}", kind, N) for kind in ("query", "key"))
@@ -56,6 +59,7 @@ class Attention(nn.Module):
             relative = Relative(
                 keys=key(y)[0, rows] if "c2p" in c.disentangled else None,
                 queries=query(y)[0, rows] if "p2c" in c.disentangled else None,
+                bias=bias,
             )
         if K < N:
             k, v = (jnp.repeat(y, N // K, axis=2) for y in (k, v))
@@ -64,11 +68,11 @@ class Attention(nn.Module):
             "window": self.window,
             "dropout": dropout,
             "key": self.make_rng("dropout") if dropout else None,
-            "backend": chosen_backend(self.compute.attention, self.window, x.shape[1]),
+            "backend": self.compute.attention,
         }
         if global_slots is None:
-            late = not self.train and jax.default_backend() == "cpu"
-            out = attention(q, k, v, segment_ids, bias=bias, relative=relative, late=late, **options)
+            late = not self.train and platform() == "cpu"
+            out = attention(q, k, v, segment_ids, relative=relative, late=late, **options)
         else:
             query, key, value = (projection(f"global_{kind}", kind, N) for kind in ("query", "key", "value"))
             chosen = jnp.take_along_axis(x, jnp.maximum(global_slots, 0)[..., None], axis=1)  # [B, G, D]

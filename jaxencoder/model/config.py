@@ -30,8 +30,9 @@ class EncoderConfig:
     layer_groups: int = 0
     """Sets of parameters that the repetitions of the layer pattern share, one after the other: 1 is ALBERT
     (Lan et al. 2020, arXiv:1909.11942); 0 gives each layer its own."""
-    positions: Literal["learned", "rotary", "none"] = "learned"
-    """How a token knows its place; `none` leaves that to `disentangled` or to nothing."""
+    positions: Literal["learned", "rotary", "alibi", "none"] = "learned"
+    """How a token knows its place; `alibi` lowers the scores of far tokens (Press et al. 2022, arXiv:2108.12409), to
+    either side; `none` leaves that to `disentangled` or to nothing."""
     disentangled: tuple[Literal["c2p", "p2c"], ...] = ()
     """Scores of content with distance that are added to those of content with content (DeBERTa, He et al. 2021,
     arXiv:2006.03654): the query's content with the distance of the key (c2p), or the reverse (p2c)."""
@@ -131,19 +132,19 @@ class EncoderConfig:
                 f"model.layer_groups {self.layer_groups} does not divide the {self.num_layers / len(self.windows):g} "
                 "repetitions of the layer pattern; change it or model.num_layers."
             )
-        if self.relative_buckets and (self.relative_buckets % 4 or any(self.windows)):
-            raise ValueError(
-                f"model.relative_buckets {self.relative_buckets} must be a multiple of 4 in a model without windows."
-            )
+        if self.relative_buckets % 4:
+            raise ValueError(f"model.relative_buckets {self.relative_buckets} must be a multiple of 4.")
+        if self.relative_buckets and self.positions == "alibi":
+            raise ValueError("model.relative_buckets and model.positions alibi are two biases of distance; choose one.")
         if self.global_tokens and (not all(self.windows) or self.positions != "learned" or self.num_kv_heads):
             raise ValueError(
                 "model.global_tokens needs a window in every layer of model.windows, learned positions and "
                 f"model.num_kv_heads 0, got {self.windows}, {self.positions} and {self.num_kv_heads}."
             )
-        if bool(self.disentangled) != bool(self.distance_span) or (self.disentangled and any(self.windows)):
+        if bool(self.disentangled) != bool(self.distance_span):
             raise ValueError(
-                f"model.disentangled {self.disentangled} needs model.distance_span, got {self.distance_span}, and a "
-                "model without windows; set both or neither."
+                f"model.disentangled {self.disentangled} needs model.distance_span, got {self.distance_span}; "
+                "set both or neither."
             )
         if self.distance_furthest and not 2 <= self.distance_span < 2 * (self.distance_furthest - 1):
             raise ValueError(
@@ -208,5 +209,7 @@ class ComputeConfig:
     """Of activations and matrix products; parameters, norms, softmax and losses stay float32."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass recomputes: nothing, all but the matrix products, or every layer from its input."""
-    attention: Literal["auto", "dense", "banded"] = "auto"
-    """Attention backend; `auto` takes the banded form for windows in rows long enough to gain from it."""
+    attention: Literal["auto", "dense", "banded", "chunked", "splash", "tiled", "triton"] = "auto"
+    """Attention backend; `auto` takes the fastest for the layer, the row's length and the device. Another is for those
+    layers that it is meant for: `banded` with a window, `chunked`, `tiled` and `triton` without one, `dense` and
+    `splash` both; `splash` and `tiled` are kernels for TPUs, `triton` for GPUs."""

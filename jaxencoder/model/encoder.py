@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.kernels.dropout import dropout
+from jaxencoder.kernels.platform import platform
 from jaxencoder.model.attention import Attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import PRODUCT, Bottleneck, Convolution, Convolved, Embeddings, Mlp, Norm
-from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, rotary_table
+from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, alibi, rotary_table
 from jaxencoder.sharding import constrain
 
 
@@ -25,7 +26,7 @@ class Shared(NamedTuple):
     Attributes:
         segment_ids: [B, T] int32, the document of each token, 0 for padding.
         rotary: the tables of global (False) and of local (True) layers.
-        bias: [N, T, T] float32, what the distance of two tokens adds to their scores, or None.
+        bias: [2 T - 1, N] float32, what each distance adds to the scores, or None.
         distances: [R, D] float32, the vectors of distances for disentangled attention, or None.
         convolved: what is added after the first layer, or None.
         global_slots: [B, G] int32, where the global tokens of each row stand, -1 for none, or None.
@@ -158,7 +159,11 @@ class Encoder(nn.Module):
         if c.positions == "rotary":
             thetas = {False: c.rope_theta, True: c.rope_theta_local}
             rotary = {local: rotary_table(positions, c.head_size, theta) for local, theta in thetas.items()}
-        bias = RelativeBias(c, name="relative_bias")(token_ids.shape[1]) if c.relative_buckets else None
+        T, bias = token_ids.shape[1], None
+        if c.relative_buckets:
+            bias = RelativeBias(c, name="relative_bias")(T)
+        elif c.positions == "alibi":
+            bias = alibi(T, c.num_heads)
         distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None
         convolved = Convolution(c, name="convolution")(x, segment_ids, train) if c.convolution_size else None
         shared = Shared(segment_ids, rotary, bias, distances, convolved, global_slots)
@@ -185,7 +190,7 @@ def _unroll(config: EncoderConfig, compute: ComputeConfig) -> int:
     # 4 layers takes 15% less CPU time a step, for 25% more compile time. Rematerialised layers must stay in the loop:
     # it is what keeps XLA from merging them with the originals.
     short = config.stack <= 6 and compute.remat == "none"
-    return config.stack if short and jax.default_backend() == "cpu" else 1
+    return config.stack if short and platform() == "cpu" else 1
 
 
 def _policy(compute: ComputeConfig) -> Callable[..., bool] | None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxencoder.kernels.dropout import dropout
+from jaxencoder.kernels.platform import platform
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.sharding import whole_rows
 
@@ -82,7 +83,7 @@ _project.defvjp(_project_forward, _project_backward)
 def _accumulator(dtype: jnp.dtype) -> jnp.dtype:
     # XLA's CPU backend multiplies bfloat16 several times faster into float32 than into bfloat16; elsewhere the
     # accumulation is float32 whatever the output, and a narrow output saves bandwidth.
-    return jnp.float32 if jax.default_backend() == "cpu" else dtype
+    return jnp.float32 if platform() == "cpu" else dtype
 
 
 class Norm(nn.Module):

@@ -2,7 +2,8 @@
 
 Rotary: pairs of a head's dimensions turn by an angle that grows with the position (Su et al. 2021, RoFormer,
 arXiv:2104.09864); the pairs are (i, i + H/2), as in GPT-NeoX and ModernBERT.
-Relative: a learned number for each distance, far ones sharing (Raffel et al. 2020, T5, arXiv:1910.10683).
+Relative: a learned number for each distance, far ones sharing (Raffel et al. 2020, T5, arXiv:1910.10683), or a fixed
+one (Press et al. 2022, ALiBi, arXiv:2108.12409).
 Distances: a learned vector for each distance, which attention compares with contents (He et al. 2021, DeBERTa,
 arXiv:2006.03654).
 """
@@ -42,7 +43,8 @@ def rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 class RelativeBias(nn.Module):
-    """What the distance between two tokens adds to their attention score in each head: T -> [N, T, T] float32."""
+    """What each distance adds to the attention scores of each head: T -> [2 T - 1, N] float32, row T - 1 + d for a key
+    d tokens after the query."""
 
     config: EncoderConfig
 
@@ -50,8 +52,27 @@ class RelativeBias(nn.Module):
     def __call__(self, T: int) -> jax.Array:
         c = self.config
         table = self.param("table", nn.initializers.truncated_normal(c.init_scale), (c.relative_buckets, c.num_heads))
-        distances = np.arange(T) - np.arange(T)[:, None]  # of a key from a query
-        return jnp.moveaxis(table[distance_buckets(distances, c.relative_buckets)], -1, 0)
+        return table[distance_buckets(np.arange(1 - T, T), c.relative_buckets)]
+
+
+def alibi(T: int, heads: int) -> jax.Array:
+    """What ALiBi adds to the attention scores of each head: a slope times minus the distance, to either side alike.
+
+    The slopes are 2^(-8/N), 2^(-16/N), ..., 2^-8 where N is a power of two; otherwise those of the power below, and
+    every second one of the power above, as in the paper's code.
+
+    Args:
+        T: tokens of a row.
+        heads: N.
+
+    Returns:
+        [2 T - 1, N] float32, row T - 1 + d for a key d tokens after the query.
+    """
+    below = 1 << (heads.bit_length() - 1)
+    slopes = 2.0 ** (-8 / below * np.arange(1, below + 1))
+    between = 2.0 ** (-4 / below * np.arange(1, 2 * below + 1, 2))
+    slopes = np.concatenate([slopes, between[: heads - below]])
+    return jnp.asarray(-np.abs(np.arange(1 - T, T))[:, None] * slopes, jnp.float32)
 
 
 def distance_buckets(distances: np.ndarray, buckets: int, furthest: int = 128) -> np.ndarray:

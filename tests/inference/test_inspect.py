@@ -145,10 +145,10 @@ def test_what_an_axis_does_not_divide_is_whole(make_model, tmp_path: Path) -> No
     assert query.spec == (None, "fsdp", None, None) and query.bytes.total == query.bytes.device
 
 
-@pytest.mark.parametrize(("length", "backend"), [(64, "dense"), (4096, "banded")])
-def test_backends(length: int, backend: str, make_model, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("length", "whole", "local"), [(64, "dense", "dense"), (4096, "chunked", "banded")])
+def test_backends(length: int, whole: str, local: str, make_model, tmp_path: Path) -> None:
     found = inspect(run_folder(tmp_path / "run", make_model(**WINDOWS)), length=length)
-    assert [(kind.window, kind.layers, kind.backend) for kind in found.attention] == [(0, 3, "dense"), (8, 2, backend)]
+    assert [(kind.window, kind.layers, kind.backend) for kind in found.attention] == [(0, 3, whole), (8, 2, local)]
 
 
 @pytest.fixture

@@ -31,6 +31,12 @@ DEBERTA = dataclasses.replace(
     convolution_size=3, token_types=0,
 )  # fmt: skip
 CONFIGS = {"bert": BERT, "modernbert": MODERNBERT, "deberta": DEBERTA}
+# Combinations that no published family has.
+COMBINED = {
+    "alibi": dataclasses.replace(MODERNBERT, positions="alibi"),
+    "deberta in windows": dataclasses.replace(DEBERTA, windows=(0, 4)),
+    "mpnet in windows": dataclasses.replace(BERT, relative_buckets=8, windows=(5,)),
+}
 # For tests that differentiate, which is what compiles slowly: a stack, and layers beside it.
 SMALL = {
     "bert": dataclasses.replace(BERT, num_layers=2),

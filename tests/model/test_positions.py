@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.model.positions import distance_rows, rotary_table, rotate
+from jaxencoder.model.positions import alibi, distance_rows, rotary_table, rotate
 
 B, T, N, H, THETA = 2, 9, 3, 8, 100.0
 
@@ -63,3 +63,12 @@ def test_distance_rows_equal_transformers(span: int, furthest: int) -> None:
     rows = distance_rows(1100, span, furthest)
     np.testing.assert_array_equal(rows[1099:], theirs[0])
     np.testing.assert_array_equal(rows[1099::-1], theirs[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("heads", "slopes"),
+    [(1, [2**-8]), (4, [2**-2, 2**-4, 2**-6, 2**-8]), (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3])],
+)
+def test_alibi(heads: int, slopes: list[float]) -> None:
+    bias = np.asarray(alibi(4, heads))
+    np.testing.assert_allclose(bias, -np.array([3, 2, 1, 0, 1, 2, 3])[:, None] * np.array(slopes), rtol=1e-6)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.kernels.attention import global_attention
-from tests.kernels.test_attention import B, H, N, segments
+from jaxencoder.kernels.global_tokens import global_attention
+from tests.kernels.examples import B, H, N, segments
 
 G = 4
 run = jax.jit(global_attention, static_argnames=("window", "dropout", "backend"))

@@ -1,0 +1,68 @@
+"""What the distance between two tokens adds to their attention score, by tables with a row for each distance.
+
+The scores of all T x S pairs are read off a product with the R = T + S - 1 distances by `skew`, which copies and never
+gathers. Disentangled attention: He et al. 2021 (DeBERTa, arXiv:2006.03654); biases: Raffel et al. 2020 (T5,
+arXiv:1910.10683), Press et al. 2022 (ALiBi, arXiv:2108.12409).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Relative(NamedTuple):
+    """Terms of the score of query i and key j, found in row T - 1 + j - i of tables with R = T + S - 1 rows.
+
+    Attributes:
+        keys: q_i . keys[row]; [R, N, H] in the dtype of q.
+        queries: queries[row] . k_j; likewise.
+        bias: bias[row]; [R, N] float32.
+    """
+
+    keys: jax.Array | None = None
+    queries: jax.Array | None = None
+    bias: jax.Array | None = None
+
+    @property
+    def products(self) -> int:
+        """How many of the terms compare distances with contents."""
+        return (self.keys is not None) + (self.queries is not None)
+
+    def rows(self, start: jax.typing.ArrayLike, size: int) -> "Relative":
+        """`size` rows of each table from `start` on; those before the first and behind the last are 0."""
+
+        def cut(x: jax.Array) -> jax.Array:
+            if not isinstance(start, int):
+                return jax.lax.dynamic_slice_in_dim(x, start, size)
+            before, after = max(-start, 0), max(start + size - len(x), 0)
+            x = jnp.pad(x, [(before, after)] + [(0, 0)] * (x.ndim - 1))
+            return jax.lax.slice_in_dim(x, start + before, start + before + size)
+
+        return Relative(*(None if x is None else cut(x) for x in self))
+
+    def scores(self, q: jax.Array, k: jax.Array) -> jax.Array:
+        """[..., T, N, H] and [..., S, N, H], axes alike before them -> what is added, [..., N, T, S] float32."""
+        T, S, N = q.shape[-3], k.shape[-3], q.shape[-2]
+        scores = jnp.zeros((), jnp.float32)
+        if self.keys is not None:
+            y = jnp.einsum("...TNH,RNH->...NTR", q, self.keys, preferred_element_type=jnp.float32)
+            scores += skew(y, S)
+        if self.queries is not None:
+            # Seen from the keys, the distances run the other way.
+            y = jnp.einsum("...SNH,RNH->...NSR", k, self.queries[::-1], preferred_element_type=jnp.float32)
+            scores += jnp.swapaxes(skew(y, T), -1, -2)
+        if self.bias is not None:
+            scores += skew(jnp.broadcast_to(self.bias.T[:, None], (N, T, len(self.bias))), S)
+        return scores
+
+
+def skew(x: jax.Array, S: int) -> jax.Array:
+    """[..., T, T + S - 1] -> [..., T, S] where item (i, j) is x[i, T - 1 + j - i].
+
+    By copies alone: filled up with a column and read in rows one shorter, every row begins one item earlier.
+    [[a b c d], [e f g h]] with T 2, S 3: [[b c d], [e f g]].
+    """
+    *rest, T, R = x.shape
+    x = jnp.pad(x, [(0, 0)] * len(rest) + [(0, 0), (0, 1)]).reshape(*rest, T * (R + 1))
+    return x[..., : T * R].reshape(*rest, T, R)[..., T - 1 : T - 1 + S]

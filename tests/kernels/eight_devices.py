@@ -1,0 +1,53 @@
+"""Prints how far attention on eight devices is from attention on one, as JSON; test_mesh.py runs and judges it."""
+
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxencoder.kernels.attention import attention
+from jaxencoder.sharding import MeshConfig, batch_sharding, make_mesh
+from tests.kernels.examples import B, H, N, inputs, segments, tables
+
+T = 96
+# Mesh of data, fsdp, tensor and context; backend, window, dropout.
+CASES = {
+    "chunked, context 4": (MeshConfig(2, 1, 1, 4), "chunked", 0, 0.0),
+    "dense, context 2, heads split": (MeshConfig(2, 1, 2, 2), "dense", 0, 0.3),
+    "chunked, context 8": (MeshConfig(1, 1, 1, 8), "chunked", 0, 0.3),
+    "banded, context 4": (MeshConfig(1, 2, 1, 4), "banded", 8, 0.0),
+    "banded, dropout": (MeshConfig(1, 2, 1, 4), "banded", 16, 0.3),
+    "banded, window beyond the neighbours": (MeshConfig(1, 1, 1, 8), "banded", 30, 0.3),
+    "dense, window": (MeshConfig(1, 2, 1, 4), "dense", 5, 0.3),
+    "chunked, no context": (MeshConfig(2, 2, 2, 1), "chunked", 0, 0.3),
+}
+
+
+def differentiated(mesh: jax.sharding.Mesh, backend: str, window: int, dropout: float, arrays: tuple) -> list:
+    ids = segments(T)
+    weight = np.random.default_rng(9).standard_normal((B, T, N, H)).astype(np.float32) * (ids > 0)[..., None, None]
+
+    def loss(arrays: tuple, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        *qkv, relative = arrays
+        options = {"relative": relative, "window": window, "backend": backend, "dropout": dropout}
+        out = attention(*qkv, ids, key=jax.random.key(5), **options)
+        return (out * weight).sum(), out * weight
+
+    with jax.set_mesh(mesh):
+        put = partial(jax.device_put, device=batch_sharding(mesh, 2))
+        *qkv, relative = arrays
+        run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        (_, out), gradients = run((*map(put, qkv), relative), put(jnp.asarray(ids)))
+    return [np.asarray(x) for x in jax.tree.leaves((out, gradients))]
+
+
+if __name__ == "__main__":
+    found = {}
+    alone = make_mesh(MeshConfig(), jax.devices()[:1])
+    for name, (mesh, *settings) in CASES.items():
+        arrays = (*inputs(T), tables(T))
+        one, many = (differentiated(m, *settings, arrays) for m in (alone, make_mesh(mesh)))
+        found[name] = [float(np.abs(a - b).max() / max(1, np.abs(a).max())) for a, b in zip(one, many, strict=True)]
+    print(json.dumps(found))

@@ -1,0 +1,49 @@
+"""Attention whose rows, heads and queries are split over devices equals that of one, packed and with dropout."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxencoder.kernels.mesh import on_mesh
+from jaxencoder.sharding import MeshConfig, make_mesh
+from tests.kernels.eight_devices import CASES
+from tests.kernels.examples import inputs, segments
+
+
+@pytest.fixture(scope="module")
+def differences() -> dict[str, list[float]]:
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-W", "error", str(root / "tests/kernels/eight_devices.py")]
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(root)}
+    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_eight_devices_equal_one(case: str, differences: dict[str, list[float]]) -> None:
+    """Output, and gradients of queries, keys, values and all tables."""
+    found = differences[case]
+    assert len(found) == 7 and max(found) < 1e-5, found
+
+
+def test_without_a_mesh_nothing_is_split() -> None:
+    T = 5
+    arrays, ids = inputs(T), jnp.asarray(segments(T))
+
+    def attend(shard) -> jax.Array:
+        assert shard.offset == 0 and shard.seed.tolist()[1:] == [0, 0, 0] and shard.arrays[3] is shard.arrays[4]
+        return shard.arrays[0]
+
+    for mesh in (contextlib.nullcontext(), jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1]))):
+        with mesh:
+            out = on_mesh(attend, *arrays, ids, None, jax.random.key(0), window=0, kernel=True)
+        np.testing.assert_array_equal(out, arrays[0])

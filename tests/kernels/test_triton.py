@@ -1,0 +1,45 @@
+"""The kernel for NVIDIA GPUs: interpreted it equals softmax written out in numpy; compiled, it is in the program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxencoder.kernels.dense import dense
+from jaxencoder.kernels.triton import triton
+from tests.kernels.examples import inputs, padded, reference, segments
+
+
+@pytest.mark.parametrize(
+    ("T", "dtype", "tolerance"), [(1, "float32", 1e-5), (150, "float32", 1e-5), (150, "bfloat16", 2e-2)]
+)
+@pytest.mark.parametrize("rows", [segments, padded])
+def test_equals_numpy_in_values_and_dense_in_gradients(rows, T: int, dtype: str, tolerance: float) -> None:
+    q, k, v = (x[:2] / 2 for x in inputs(T, dtype))
+    ids = rows(T)[[1, 2]]
+    there = (ids > 0)[..., None, None]
+    scale = q.shape[-1] ** -0.5
+
+    def differentiated(f) -> tuple:
+        def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+            out = f(q * scale, k, v).astype(jnp.float32)
+            return (out * there * np.cos(np.arange(T))[:, None, None]).sum(), out
+
+        (_, out), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+        return out, gradients
+
+    segments_ = jnp.asarray(ids)
+    out, found = differentiated(lambda q, k, v: triton(q, k, v, segments_, interpret=True))
+    _, expected = differentiated(lambda q, k, v: dense(q, k, v, segments_, segments_))
+    exact = reference(q, k, v, ids, 0)
+    np.testing.assert_allclose(np.where(there, out, 0), np.where(there, exact, 0), atol=tolerance)
+    for a, b in zip(expected, found, strict=True):
+        a, b = (np.asarray(x, np.float32) for x in (a, b))
+        np.testing.assert_allclose(b, a, atol=tolerance * max(1, np.abs(a).max()))
+
+
+def test_a_program_for_a_gpu_has_its_kernels() -> None:
+    x, ids = jax.ShapeDtypeStruct((2, 512, 2, 64), jnp.bfloat16), jax.ShapeDtypeStruct((2, 512), jnp.int32)
+    gradient = jax.jit(jax.grad(lambda q, k, v, ids: triton(q, k, v, ids).astype(jnp.float32).sum(), (0, 1, 2)))
+    program = gradient.trace(x, x, x, ids).lower(lowering_platforms=("cuda",)).as_text()
+    assert program.count("stablehlo.custom_call @__gpu$xla.gpu.triton") == 3  # forward, its sums, backward
