@@ -15,6 +15,8 @@ from jaxencoder.kernels.dense import dense
 from jaxencoder.kernels.mesh import Shard, on_mesh
 from jaxencoder.kernels.platform import platform
 from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.splash import splash
+from jaxencoder.kernels.tiled import tiled
 from jaxencoder.kernels.triton import triton
 from jaxencoder.sharding import length_shards
 
@@ -81,3 +83,9 @@ def _attend(name: Name, window: int, dropout: float, late: bool, shard: Shard) -
         case "triton":
             q, k, v, segments, *_ = shard.arrays
             return triton(q, k, v, segments, interpret=platform() != "gpu")
+        case "splash":
+            *arrays, _ = shard.arrays
+            return splash(*arrays, window=window, offset=shard.offset, interpret=platform() != "tpu")
+        case "tiled":
+            del options["window"]
+            return tiled(*shard.arrays, **options, interpret=platform() != "tpu")

@@ -17,6 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxencoder.kernels.dropout import hashed_keep
+from jaxencoder.kernels.relative import Relative
 from jaxencoder.kernels.rotations import LANES, band, reverse, skew, unskew
 from jaxencoder.kernels.splash import tile_length
 
@@ -38,7 +39,7 @@ def tiled(
     v: jax.Array,
     q_segments: jax.Array,
     k_segments: jax.Array,
-    relative: tuple[jax.Array | None, jax.Array | None, jax.Array | None] | None = None,
+    relative: Relative | None = None,
     *,
     dropout: float = 0.0,
     seed: jax.Array | None = None,
@@ -47,15 +48,12 @@ def tiled(
 ) -> jax.Array:
     """Bidirectional attention within documents with scores of distances.
 
-    The score of query i and key j is q_i . k_j + q_i . keys[r] + queries[r] . k_j + bias[r], where r = T - 1 + j - i.
-
     Args:
         q: [B, T, N, H] bfloat16 or float32, scaled already.
         k, v: [B, S, N, H] in the dtype of q.
         q_segments: [B, T] int32, the document of each query; padding is a document of its own, 0.
         k_segments: [B, S] int32 likewise; tokens of segment -1, queries or keys, are seen by nobody.
-        relative: keys and queries [T + S - 1, N, H] and bias [T + S - 1, N], each None where there is no such term;
-            `queries` are scaled already.
+        relative: tables of T + S - 1 rows, or None; its queries are scaled already.
         dropout: probability that an attention weight is dropped, by `hashed_keep`.
         seed: uint32 [4] for dropout: the seed; and the row of the batch, the head and the query that come first here.
         offset: the key that stands where the first query does, for dropout.
