@@ -4,11 +4,11 @@
     python benchmarks/tpu_compile.py                # all, about 10 minutes on 2 cores; no TPU
     python benchmarks/tpu_compile.py --topologies v5e:4x4 --cases modernbert_base/8192
 
-Each case is one phase of a recipe: its whole update (loss, gradients, optimiser) for the 16 chips of a slice, parameters
-and optimiser split over all of them (`mesh.fsdp 16`), compiled by the compiler that a TPU would use. There are no data
-and no weights: arrays are shapes with places. Bytes are the compiler's account of a chip's memory: arguments,
-temporaries and results that take no argument's place, without the program itself. A kernel counts once for each place in
-the program that calls it: layers that are scanned over share theirs.
+Each case is one phase of a recipe: its whole update (loss, gradients, optimiser) for the chips of a slice, parameters
+and optimiser split over all of them (`mesh.fsdp`), compiled by the compiler that a TPU would use. There are no data and
+no weights: arrays are shapes with places. Bytes are the compiler's account of a chip's memory: arguments, temporaries
+and results that take no argument's place, without the program itself. A kernel counts once for each place in the
+program that calls it: layers that are scanned over share theirs.
 
 The exit code is 1 if a program lacks a kernel that it should have, or does not fit.
 """
