@@ -1,10 +1,9 @@
 """Attention without scores of distances on TPUs: JAX's splash attention, which skips the tiles outside of a window."""
 
-from functools import cache
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention
 
 _LANES = 128
@@ -66,8 +65,10 @@ def tile_length(length: int, longest: int) -> int:
     return -(-length // (blocks * _LANES)) * _LANES
 
 
-@cache
-def _kernel(N, T, S, blocks, window, offset, interpret):
+def _kernel(
+    N: int, T: int, S: int, blocks: tuple[int, int], window: int, offset: int, interpret: bool
+) -> Callable[..., jax.Array]:
+    """What one row's heads [N, T, H] go through; jax keeps what it finds out about equal masks."""
     if window:
         mask = splash_attention.LocalMask((T, S), (window, window), offset)
     else:
@@ -84,12 +85,10 @@ def _kernel(N, T, S, blocks, window, offset, interpret):
         block_kv_dq=None if fused else keys,
         use_fused_bwd_kernel=fused,
     )
-    with jax.ensure_compile_time_eval():
-        kernel = splash_attention.make_splash_mha(
-            splash_attention.MultiHeadMask([mask] * N),
-            block_sizes=sizes,
-            head_shards=1,
-            q_seq_shards=1,
-            interpret=interpret,
-        )
-    return jax.tree.map(np.asarray, kernel)  # kept on no device: one of them may not be there next time
+    return splash_attention.make_splash_mha(
+        splash_attention.MultiHeadMask([mask] * N),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
