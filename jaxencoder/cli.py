@@ -4,6 +4,7 @@ A user's mistake (ValueError, OSError) is one line on stderr and exit code 2; a 
 """
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from jaxencoder.cli_options import (
 TRACEBACK = "JAXENCODER_TRACEBACK"
 _RECIPE_HELP = "recipe (path, or name of one that comes with jaxencoder), run folder, or a run's config.json"
 _AXES = ("data", "fsdp", "tensor", "context")
+_ATTENTIONS = ("own", "global", "local", "dense")
 _OVERRIDES = "dotted overrides follow, such as --training.steps 200; with a recipe, --help lists them all"
 
 
@@ -147,16 +149,50 @@ def _parse(words: list[str]) -> argparse.Namespace:
     inspect.add_argument("target", metavar="MODEL", help=f"{MODEL_HELP}; or a recipe")
     inspect.add_argument("--all", action="store_true", help="every setting, not only those that are not the default")
     inspect.add_argument("--length", type=int, metavar="N", help="tokens in a row (default: the model's own)")
-    for axis in _AXES:
-        inspect.add_argument(f"--mesh.{axis}", type=int, metavar="N", help=f"devices on the axis {axis} of the mesh")
-    inspect.add_argument("--json", action="store_true", help="print JSON")
-    inspect.set_defaults(rest=True)
+    _mesh_options(inspect)
+
+    cost = add_verb(
+        verbs,
+        "cost",
+        _cost,
+        "what rows of some lengths cost to train on and to encode: FLOPs and memory, compiled and never run",
+        epilog=inspect.epilog,
+    )
+    cost.add_argument("target", metavar="MODEL", help=f"{MODEL_HELP}; or a recipe")
+    cost.add_argument(
+        "--length", type=int, nargs="+", default=[512, 2048, 8192], metavar="N", help="tokens (default: 512 2048 8192)"
+    )
+    cost.add_argument("--batch", type=int, metavar="N", help="rows, over all devices (default: one for each share)")
+    cost.add_argument(
+        "--attention",
+        nargs="+",
+        choices=_ATTENTIONS,
+        default=_ATTENTIONS,
+        help="the model's own, all layers global, all local, the own one with all scores in memory (default: each)",
+    )
+    cost.add_argument(
+        "--window", type=int, metavar="N", help="of local layers, tokens to either side (default: its own, or 64)"
+    )
+    cost.add_argument("--backend", help="of attention, as compute.attention (default: the model's own)")
+    _mesh_options(cost)
 
     args, rest = parser.parse_known_args(words)
     if rest and not getattr(args, "rest", False):
         args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
     return args
+
+
+def _mesh_options(parser: argparse.ArgumentParser) -> None:
+    """Of a verb that looks at a model on devices, and takes a recipe's settings too."""
+    for axis in _AXES:
+        parser.add_argument(f"--mesh.{axis}", type=int, metavar="N", help=f"devices on the axis {axis} of the mesh")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(rest=True)
+
+
+def _mesh(args: argparse.Namespace) -> dict[str, int]:
+    return {axis: size for axis in _AXES if (size := getattr(args, f"mesh.{axis}")) is not None}
 
 
 def _embedding_options(parser: argparse.ArgumentParser) -> None:
@@ -323,6 +359,24 @@ def _inspect(args: argparse.Namespace) -> None:
     from jaxencoder import reports
     from jaxencoder.inference.inspect import inspect
 
-    mesh = {axis: size for axis in _AXES if (size := getattr(args, f"mesh.{axis}")) is not None}
-    found = inspect(args.target, mesh, args.length, args.overrides)
+    found = inspect(args.target, _mesh(args), args.length, args.overrides)
     print(reports.as_json(found) if args.json else reports.inspection(found, args.all))
+
+
+def _cost(args: argparse.Namespace) -> None:
+    from jaxencoder import reports
+    from jaxencoder.inference.cost import cost, pretend_devices
+
+    mesh = _mesh(args)
+    pretend_devices(math.prod(mesh.values()))
+    found = cost(
+        args.target,
+        args.length,
+        rows=args.batch,
+        mesh=mesh,
+        attention=args.attention,
+        window=args.window,
+        backend=args.backend,
+        overrides=args.overrides,
+    )
+    print(reports.as_json(found) if args.json else reports.costs(found))

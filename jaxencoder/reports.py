@@ -1,10 +1,11 @@
-"""What the verbs `families` and `inspect` print: their data as tables, as wide as the terminal."""
+"""What the verbs `families`, `inspect` and `cost` print: their data as tables, as wide as the terminal."""
 
 import dataclasses
 import io
 import json
 import math
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxencoder.families.about import Entry
+from jaxencoder.inference.cost import Cost, Line
 from jaxencoder.inference.inspect import Bytes, Inspection
 
 _WIDTH = 120  # where there is no terminal
@@ -85,6 +87,41 @@ def inspection(found: Inspection, every_setting: bool = False) -> str:
     return "\n\n".join((*blocks, *(f"Note: {note}." for note in found.notes)))
 
 
+def costs(found: Cost) -> str:
+    """What rows of each length cost with each attention."""
+    each = " on each device" if math.prod(found.mesh.values()) > 1 else ""
+    facts = {
+        "model": f"{found.name} ({found.kind})",
+        "batch": f"{found.rows} row(s), {found.dtype}, attention {_patterns(found)}",
+        "compiled for": f"{found.device}, mesh {_axes(found.mesh)}",
+    }
+    names = {"optimizer": f"state of {found.optimizer}", "average": "average of parameters"}
+    state = [(names.get(name, name), memory(part.device)) for name, part in found.state.items()]
+    blocks = [_pairs(facts), table((f"whatever the length{each}", "float32"), state, right=(1,))]
+    held = sum(part.device for part in found.state.values())
+    for use, title, kept in (
+        ("training", "forward and backward pass", held),
+        ("inference", "the encoder's forward pass", found.state["parameters"].device),
+    ):
+        header = (
+            "attention",
+            "tokens",
+            "layers",
+            "FLOPs a row",
+            "a token",
+            "growth",
+            "activations",
+            "growth",
+            "in all",
+        )
+        rows = [_cost(line, kept) for line in found.lines if line.use == use]
+        blocks.append(f"{use}: {title}, memory{each}\n" + table(header, rows, right=(1, *range(3, len(header)))))
+    blocks.append(
+        "growth: exponent of the length, from the line above; in all: with the parameters and what else stays."
+    )
+    return "\n\n".join((*blocks, *(f"Note: {note}." for note in found.notes)))
+
+
 def as_json(found: Any) -> str:
     """A dataclass, or a list of them, as indented JSON."""
     plain = [dataclasses.asdict(part) for part in found] if isinstance(found, list) else dataclasses.asdict(found)
@@ -126,6 +163,32 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[
     console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, highlight=False, emoji=False)
     console.print(grid)
     return "\n".join(line.rstrip() for line in console.file.getvalue().rstrip().splitlines())
+
+
+def _cost(line: Line, kept: int) -> tuple[str, ...]:
+    backends: Counter[str] = Counter()
+    for kind in line.layers:
+        backends[kind.backend] += kind.layers
+    growth = ("" if x is None else f"{x:.2f}" for x in (line.flops_growth, line.activations_growth))
+    return (
+        line.attention,
+        f"{line.length:,}",
+        ", ".join(f"{layers} {backend}" for backend, layers in backends.items()),
+        count(line.flops),
+        count(line.flops_token),
+        next(growth),
+        memory(line.activations),
+        next(growth),
+        memory(line.activations + kept),
+    )
+
+
+def _patterns(found: Cost) -> str:
+    return ", ".join(f"{name} {_value(windows)}" for name, windows in found.windows.items())
+
+
+def _axes(mesh: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in mesh.items())
 
 
 def _range(texts: Iterable[str]) -> str:
@@ -194,8 +257,7 @@ def _memory(found: Inspection, devices: int) -> str:
     names = {"optimizer": f"state of {found.optimizer}", "average": "average of parameters"}
     rows = [(names.get(name, name), *_sizes(part, devices)) for name, part in found.memory.items()]
     rows.append(("together", *_sizes(total, devices)))
-    axes = ", ".join(f"{name} {size}" for name, size in found.mesh.items())
-    on_each = [f"on each of {devices} devices ({axes})"] if devices > 1 else []
+    on_each = [f"on each of {devices} devices ({_axes(found.mesh)})"] if devices > 1 else []
     return table(("memory to train, without activations", "float32", *on_each), rows, right=(1, 2))
 
 

@@ -218,6 +218,22 @@ def test_inspect(recipe, capsys):
     assert (found["mesh"]["fsdp"], found["settings"]["num_layers"], found["length"]) == (4, 2, 64)
 
 
+def test_cost(recipe, capsys, monkeypatch):
+    from jaxencoder.inference import cost
+    from jaxencoder.training.program import Program
+
+    monkeypatch.setattr(cost, "_compiled", lambda *given: Program(1e6 * given[-1], 0, 0, 2**20))
+    words = ["--model.num-layers", "2", "--length", "64", "128", "--attention", "own", "local", "--window", "9"]
+    assert main(["cost", recipe, *words, "--batch", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "local (9)" in out and "2 row(s)" in out and "2 dense" in out
+    assert main(["cost", recipe, *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [line["length"] for line in found["lines"]] == [64, 128] * 4 and found["lines"][1]["flops_growth"] == 1
+    assert main(["cost", recipe, "--backend", "quick"]) == 2
+    assert capsys.readouterr().err.startswith("jaxencoder: backend is 'quick'; choose of auto, dense")
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

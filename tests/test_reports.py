@@ -6,6 +6,7 @@ import pytest
 
 from jaxencoder import reports
 from jaxencoder.families.about import Entry, Size
+from jaxencoder.inference.cost import Cost, Line
 from jaxencoder.inference.inspect import Bytes, Inspection, LayerKind, Parameter
 
 SMALL = Size("someone/small", 2, 128, 512, 2, 30522, 512, 4_385_920, 3_972_864)
@@ -42,6 +43,25 @@ INSPECTION = Inspection(
     length=1024,
     flops={"encoder": 251_308_032.0, "mlm_head": 78_544_896.0},
     attention=(LayerKind(0, 2, "dense"), LayerKind(64, 2, "banded")),
+    notes=("something is not known",),
+)
+
+LAYERS = (LayerKind(0, 2, "dense"), LayerKind(64, 3, "banded"), LayerKind(9, 1, "banded"))
+COST = Cost(
+    name="runs/x",
+    kind="run",
+    rows=4,
+    mesh={"data": 1, "fsdp": 4, "tensor": 1, "context": 1},
+    device="cpu",
+    dtype="bfloat16",
+    windows={"own": (0, 64), "global": (0,)},
+    state={"parameters": Bytes(2**22, 2**20), "gradients": Bytes(2**22, 2**20), "optimizer": Bytes(2**23, 2**21)},
+    optimizer="adamw",
+    lines=(
+        Line("training", "own", 512, LAYERS, 512e6, None, 2**20, None),
+        Line("training", "own", 2048, LAYERS, 4096e6, 1.5, 2**24, 2.0),
+        Line("inference", "own", 512, LAYERS, 128e6, None, 2**10, None),
+    ),
     notes=("something is not known",),
 )
 
@@ -103,7 +123,24 @@ def test_inspection() -> None:
     assert "num_layers  4" in reports.inspection(INSPECTION, every_setting=True)
 
 
+def test_costs() -> None:
+    text = reports.costs(COST)
+    for words in (
+        "4 row(s), bfloat16, attention own (0, 64), global (0)",
+        "cpu, mesh data 1, fsdp 4,",
+        "on each device",
+        "state of adamw                      2.0 MiB",
+        "own           512  2 dense, 4 banded         512M     1.0M              1.0 MiB           5.0 MiB\n",
+        "own         2,048  2 dense, 4 banded         4.1B     2.0M    1.50     16.0 MiB    2.00  20.0 MiB\n",
+        "128M     250K              1.0 KiB          1.0 MiB\n",
+        "Note: something is not known.",
+    ):
+        assert words in text, text
+    assert text.index("training: forward and backward pass") < text.index("inference: the encoder's forward pass")
+
+
 def test_json() -> None:
+    assert json.loads(reports.as_json(COST))["lines"][1]["activations_growth"] == 2.0
     assert json.loads(reports.as_json([ENTRY]))[0]["sizes"][1]["parameters"] == 335_141_888
     found = json.loads(reports.as_json(INSPECTION))
     assert found["parameters"][0]["spec"] == [None, "fsdp", "tensor"]

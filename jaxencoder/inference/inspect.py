@@ -4,41 +4,24 @@ import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, Mesh
 
-from jaxencoder import config as configs
-from jaxencoder.adapters.lora import NAME as LORA
-from jaxencoder.config import (
-    Classification,
-    DataConfig,
-    EncoderConfig,
-    MeshConfig,
-    RunConfig,
-    TokenClassification,
-)
-from jaxencoder.families import checkpoint, sentence
-from jaxencoder.families.hub import resolve
-from jaxencoder.families.tokenizer import published_tokenizer
-from jaxencoder.inference.adapter import base_of, is_adapter
+from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
+from jaxencoder.families import checkpoint
+from jaxencoder.inference.target import Kind, open_target
 from jaxencoder.kernels.choice import chosen_backend
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.sharding import abstract_mesh, shardings
-from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.layerwise import learning
 from jaxencoder.training.optim import make_optimizer
-from jaxencoder.training.start import TOKENIZER_FOLDER, saved_config, with_architecture
-
-Kind = Literal["recipe", "run", "transformers", "sentence-transformers"]
-_ROLES = ("pad", "unk", "cls", "sep", "mask")
 
 
 @dataclass(frozen=True)
@@ -142,7 +125,7 @@ def inspect(
         ValueError: none of these, a setting that cannot be read, or a length that the model does not have.
         OSError: a file is missing or cannot be read.
     """
-    found = _open(str(target), overrides)
+    found = open_target(str(target), overrides)
     model, length = found.config.model, found.config.data.row_length if length is None else length
     if length < 1 or (model.positions == "learned" and length > model.max_length):
         raise ValueError(f"length is {length}; {target} takes rows of 1 to {model.max_length} tokens")
@@ -155,7 +138,6 @@ def inspect(
     flops = {"encoder": encoder}
     if "mlm_head" in found.shapes:
         flops["mlm_head"] = forward_flops(model, length, predicted=1) - encoder
-    windows = Counter(model.windows[layer % len(model.windows)] for layer in range(model.num_layers))
     defaults = EncoderConfig()
     return Inspection(
         name=str(target),
@@ -169,140 +151,45 @@ def inspect(
         parameters=parameters,
         parts=dict(parts),
         mesh=dict(axes.shape),
-        memory=_memory(found, axes),
+        memory=state_memory(found.config, found.shapes, axes),
         optimizer=found.config.optimizer.name,
         length=length,
         flops=flops,
-        attention=tuple(
-            LayerKind(window, layers, _backend(found.config, length, window)) for window, layers in windows.items()
-        ),
+        attention=layer_kinds(model, found.config.compute, length),
         notes=found.notes,
     )
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What a target holds: its configuration, the shapes of its parameters, and what is shown as it is."""
-
-    kind: Kind
-    config: RunConfig
-    shapes: Params
-    heads: Mapping[str, Mapping[str, Any]]
-    tokenizer: Mapping[str, Any]
-    sentence: Mapping[str, Any] = field(default_factory=dict)
-    family: str | None = None
-    notes: tuple[str, ...] = ()
-
-
-def _open(target: str, overrides: Sequence[str]) -> _Found:
-    path, recipes = Path(target), configs.recipes()
-    if path.suffix == ".py" or (target in recipes and not path.is_dir()):
-        return _recipe(configs.load(target, overrides, prog="jaxencoder inspect"))
-    if overrides:
-        raise ValueError(f"{target} is no recipe, so its settings cannot be changed: {' '.join(overrides)}")
-    if not path.exists() and "/" not in target:
-        known = ", ".join(recipes)
-        raise ValueError(f"{target} is neither a folder nor a recipe ({known}); a name of the hub has a slash")
-    folder = resolve(target, weights=False)
-    if (folder / sentence.MODULES_FILE).is_file():
-        return _sentence_folder(folder)
-    if is_adapter(folder):
-        raise ValueError(f"{folder} is an adapter without its base; inspect {base_of(folder)}")
-    if "model_type" in checkpoint.read_settings(folder):
-        return _published(folder)
-    return _run(folder)
-
-
-def _recipe(config: RunConfig) -> _Found:
-    notes = []
-    if config.init_from:
-        source = _open(config.init_from, ())
-        config, tokenizer = with_architecture(config, source.config.model), source.tokenizer
-    elif config.tokenizer.path:
-        tokenizer = _described(Tokenizer.load(config.tokenizer.path))
-    else:
-        tokenizer = {"kind": config.tokenizer.kind, "vocab_size": config.tokenizer.vocab_size}
-        notes.append("the tokenizer is not trained yet; it may get fewer tokens")
-    if not config.model.vocab_size:
-        model = dataclasses.replace(config.model, vocab_size=tokenizer["vocab_size"])
-        config = dataclasses.replace(config, model=model)
-    if isinstance(config.objective, Classification) and not config.objective.labels:
-        labels = len(config.data.labels) or 2
-        config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, labels=labels))
-        if not config.data.labels:
-            notes.append("the data will tell how many classes there are; two are counted here")
-    if isinstance(config.objective, TokenClassification) and not config.objective.tags:
-        tags = config.data.labels or ("O", "B")
-        config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, tags=tags))
-        if not config.data.labels:
-            notes.append("the data will tell how many tags there are; two are counted here")
-    return _trained(config, "recipe", tokenizer, tuple(notes))
-
-
-def _run(folder: Path) -> _Found:
-    config = saved_config(folder)
-    return _trained(config, "run", _described(Tokenizer.load(folder / TOKENIZER_FOLDER)))
-
-
-def _trained(config: RunConfig, kind: Kind, tokenizer: Mapping[str, Any], notes: tuple[str, ...] = ()) -> _Found:
-    vocabulary = _Vocabulary(config.model.vocab_size)
-    shapes = jax.eval_shape(config.build(vocabulary).init, jax.random.key(0))
-    settings = dataclasses.asdict(config.objective)
-    heads = {name: {} if name == "mlm_head" else settings for name in shapes if name not in ("encoder", LORA)}
-    return _Found(kind, config, shapes, heads, tokenizer, notes=notes)
-
-
-class _Vocabulary(NamedTuple):
-    """Stands for a tokenizer where an objective is built and never computed."""
-
-    vocab_size: int
-    mask_id: int = 0
-    special_ids: tuple[int, ...] = ()
-
-    def word_starts(self) -> np.ndarray:
-        return np.ones(self.vocab_size, bool)
-
-
-def _published(folder: Path, max_length: int = 0) -> _Found:
-    found = checkpoint.outline(folder)
-    length = min(max_length or found.config.max_length, found.config.max_length)
-    config = RunConfig(model=found.config, data=DataConfig(row_length=length))
-    tokenizer = published_tokenizer(folder, found.config.vocab_size)
-    heads = {name: dataclasses.asdict(head) for name, head in found.published.heads.items()}
-    heads = {"mlm_head": {}} | heads if "mlm_head" in found.shapes else heads
-    notes = () if found.weights else ("no weights are here: its heads are those that config.json names",)
-    described = {} if tokenizer is None else _described(tokenizer)
-    family = found.published.family.model_type
-    return _Found("transformers", config, found.shapes, heads, described, family=family, notes=notes)
-
-
-def _sentence_folder(folder: Path) -> _Found:
-    found = sentence.read(folder, weights=False)
-    model = _published(found.transformer, found.max_length)
-    modules = {
-        str(number): {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in module.shapes().items()}
-        for number, module in enumerate(found.settings.modules)
-        if module.shapes()
-    }
-    settings = dataclasses.asdict(found.settings)
-    settings["modules"] = [{"kind": type(m).__name__} | dataclasses.asdict(m) for m in found.settings.modules]
-    settings |= {"prompts": dict(found.settings.prompts), "max_length": model.config.data.row_length}
-    settings |= {"size": min(found.settings.size(found.hidden_size), found.settings.dimensions or 2**31)}
-    shapes = model.shapes | ({"sentence": modules} if modules else {})
-    return dataclasses.replace(model, kind="sentence-transformers", shapes=shapes, sentence=settings)
-
-
-def _described(tokenizer: Tokenizer) -> dict[str, Any]:
-    special = {role: tokenizer.token(getattr(tokenizer, f"{role}_id")) for role in _ROLES}
-    return {"kind": tokenizer.name, "vocab_size": tokenizer.vocab_size, "special": special}
-
-
-def _backend(config: RunConfig, length: int, window: int) -> str:
-    """The backend of a layer of the config's model in training, on devices such as this process has."""
-    model = config.model
+def layer_kinds(model: EncoderConfig, compute: ComputeConfig, length: int, train: bool = True) -> tuple[LayerKind, ...]:
+    """The kinds of layers of a model in rows of so many tokens, on devices such as this process has."""
+    windows = Counter(model.windows[layer % len(model.windows)] for layer in range(model.num_layers))
     relative = bool(model.disentangled or model.relative_buckets) or model.positions == "alibi"
-    options = {"relative": relative, "dropout": model.attention_dropout, "global_tokens": model.global_tokens}
-    return chosen_backend(config.compute.attention, length, window, **options)
+    dropout = model.attention_dropout if train else 0.0
+    options = {"relative": relative, "dropout": dropout, "global_tokens": model.global_tokens}
+    return tuple(
+        LayerKind(window, layers, chosen_backend(compute.attention, length, window, **options))
+        for window, layers in windows.items()
+    )
+
+
+def state_memory(config: RunConfig, shapes: Params, mesh: Mesh | AbstractMesh) -> dict[str, Bytes]:
+    """What training holds throughout, in float32: parameters, gradients, optimizer, and average where one is kept.
+
+    Args:
+        config: of the run.
+        shapes: of its parameters.
+        mesh: whose devices share them.
+    """
+    optimizer = make_optimizer(config.optimizer, max(config.training.steps, 1), trainable=config.learning)
+    state = jax.eval_shape(optimizer.init, shapes)
+    learns = jax.tree.leaves(learning(config.learning)(shapes)) if config.learning else itertools.repeat(True)
+    leaves, places = (jax.tree.leaves(tree) for tree in (shapes, shardings(shapes, mesh)))
+    memory = {
+        "parameters": (parameters := _bytes(leaves, places)),
+        "gradients": _bytes(*(list(itertools.compress(x, learns)) for x in (leaves, places))),
+        "optimizer": _bytes(jax.tree.leaves(state), jax.tree.leaves(shardings(state, mesh))),
+    }
+    return memory | ({"average": parameters} if config.training.ema_decay else {})
 
 
 def _family(model: EncoderConfig) -> str | None:
@@ -327,20 +214,6 @@ def _part(path: str) -> str:
     if "_bottleneck/" in path:
         return "bottleneck"
     return "embeddings" if second == "embeddings" else "layers"
-
-
-def _memory(found: _Found, mesh: AbstractMesh) -> dict[str, Bytes]:
-    training, trainable = found.config.training, found.config.learning
-    optimizer = make_optimizer(found.config.optimizer, max(training.steps, 1), trainable=trainable)
-    state = jax.eval_shape(optimizer.init, found.shapes)
-    learns = jax.tree.leaves(learning(trainable)(found.shapes)) if trainable else itertools.repeat(True)
-    shapes, places = (jax.tree.leaves(tree) for tree in (found.shapes, shardings(found.shapes, mesh)))
-    memory = {
-        "parameters": (parameters := _bytes(shapes, places)),
-        "gradients": _bytes(*(list(itertools.compress(leaves, learns)) for leaves in (shapes, places))),
-        "optimizer": _bytes(jax.tree.leaves(state), jax.tree.leaves(shardings(state, mesh))),
-    }
-    return memory | ({"average": parameters} if training.ema_decay else {})
 
 
 def _bytes(leaves: Sequence[Any], placed: Sequence[Any]) -> Bytes:

@@ -16,7 +16,8 @@ LOCAL = {"dense", "banded", "splash"}  # those that a layer with a window can be
 GLOBAL = {"dense", "chunked", "splash", "tiled", "triton"}
 KERNELS = {"splash", "tiled", "triton"}  # written for one kind of device: XLA cannot split them over a mesh by itself
 _PLAIN = {"splash", "triton"}  # without scores by distance and without dropout
-_SHORT = 256  # tokens of a row up to which all scores in memory are as fast
+# Tokens of a row up to which all scores in memory are as fast: without and with scores by distance.
+_SHORT, _SHORT_RELATIVE = 256, 128
 
 
 def chosen_backend(
@@ -54,7 +55,8 @@ def chosen_backend(
         if backend == "triton" and split > 1:
             raise ValueError(f"The attention backend 'triton' takes whole rows, but mesh.context is {split}; use auto.")
         return backend
-    if (band_size(window) if window else _SHORT) >= T:
+    short = band_size(window) if window else _SHORT_RELATIVE if relative else _SHORT
+    if short >= T:
         return "dense"
     device, plain = platform(), not relative and not dropout
     if device == "tpu":

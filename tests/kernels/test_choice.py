@@ -39,7 +39,7 @@ def test_of_a_plain_layer(backend, T, window, cpu, gpu, tpu, monkeypatch):
 def test_what_splash_attention_lacks(what, monkeypatch, caplog):
     on("tpu", monkeypatch)
     _slower.cache_clear()
-    assert chosen_backend("auto", 512, 0, **what) == "tiled"
+    assert chosen_backend("auto", 512, 0, **what) == "tiled" and chosen_backend("auto", 128, 0, **what) == "dense"
     with caplog.at_level(logging.WARNING):
         assert chosen_backend("auto", 512, 64, **what) == chosen_backend("auto", 1024, 64, **what) == "banded"
     assert len(caplog.records) == 1 and "slower backend 'banded'" in caplog.text
