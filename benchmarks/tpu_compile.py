@@ -44,7 +44,7 @@ class Case(NamedTuple):
 
     Attributes:
         rows: of a chip, whose gradients are taken at once; the rest of a batch follows (`training.accumulation`).
-        kernels: what names of kernels in the program must begin with.
+        kernels: what must be in the names of kernels in the program.
     """
 
     recipe: str
@@ -152,7 +152,7 @@ def main() -> int:
             config = configured(case, len(devices))
             found = compiled(config, make_mesh(config.mesh, devices))
             fits = found.memory is not None and found.memory <= MEMORY[topology.partition(":")[0]]
-            missing = [kernel for kernel in case.kernels if not any(name.startswith(kernel) for name in found.kernels)]
+            missing = [kernel for kernel in case.kernels if not any(kernel in called for called in found.kernels)]
             good &= fits and not missing
             called = [f"{count} x {kernel}" for kernel, count in sorted(found.kernels.items())]
             called += [f"no {kernel}" for kernel in missing]
