@@ -20,6 +20,7 @@ B, N = 2, 2
 def chip(request: pytest.FixtureRequest) -> SingleDeviceSharding:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TPU_SKIP_MDS_QUERY", "1")  # of a machine that is none
+        patch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compilers do not compete for a chip
         found = topologies.get_topology_desc(platform="tpu", topology_name=request.param)
     return SingleDeviceSharding(found.devices[0])
 
