@@ -6,9 +6,9 @@
 
 Each case is one phase of a recipe: its whole update (loss, gradients, optimiser) for the chips of a slice, parameters
 and optimiser split over all of them (`mesh.fsdp`), compiled by the compiler that a TPU would use. There are no data and
-no weights: arrays are shapes with places. Bytes are the compiler's account of a chip's memory: arguments, temporaries
-and results that take no argument's place, without the program itself. A kernel counts once for each place in the
-program that calls it: layers that are scanned over share theirs.
+no weights: arrays are shapes with places. Bytes are the compiler's account of a chip's memory: of the arguments, of all
+temporaries, which need not be there at the same time, and the most that is taken at any time. A kernel counts once for
+each place in the program that calls it: layers that are scanned over share theirs.
 
 The exit code is 1 if a program lacks a kernel that it should have, or does not fit.
 """
@@ -72,9 +72,15 @@ class Vocabulary(NamedTuple):
 
 
 class Program(NamedTuple):
-    """What was compiled: a chip's memory in bytes (None: too much to say), calls of kernels by name, seconds."""
+    """What was compiled.
 
-    memory: int | None
+    Attributes:
+        memory: of a chip, in bytes: arguments, temporaries, and the most at any time; None where the compiler gave up.
+        kernels: calls by name.
+        seconds: of tracing and compiling.
+    """
+
+    memory: tuple[int, int, int] | None
     kernels: collections.Counter
     seconds: float
 
@@ -127,8 +133,7 @@ def compiled(config: RunConfig, mesh: Mesh) -> Program:
         return Program(None, collections.Counter(), time.perf_counter() - start)
     seconds = time.perf_counter() - start
     sizes = program.memory_analysis()
-    memory = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
-    memory += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    memory = sizes.argument_size_in_bytes, sizes.temp_size_in_bytes, sizes.peak_memory_in_bytes
     return Program(memory, kernels(program.as_text()), seconds)
 
 
@@ -143,8 +148,10 @@ def main() -> int:
     parser.add_argument("--topologies", nargs="+", default=["v5e:4x4", "v6e:4x4"])
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     args = parser.parse_args()
-    print("| topology | recipe | T | rows a chip | GiB a chip | fits | kernels | compile seconds |")
-    print("|---|---|---:|---:|---:|---|---|---:|", flush=True)
+    print(
+        "| topology | recipe | T | rows a chip | GiB of arguments | of temporaries | at most | fits | kernels | compile seconds |"
+    )
+    print("|---|---|---:|---:|---:|---:|---:|---|---|---:|", flush=True)
     good = True
     for topology in args.topologies:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
@@ -152,13 +159,13 @@ def main() -> int:
             case = CASES[name]
             config = configured(case, len(devices))
             found = compiled(config, make_mesh(config.mesh, devices))
-            fits = found.memory is not None and found.memory <= MEMORY[topology.partition(":")[0]]
+            fits = found.memory is not None and found.memory[-1] <= MEMORY[topology.partition(":")[0]]
             missing = [kernel for kernel in case.kernels if not any(kernel in called for called in found.kernels)]
             good &= fits and not missing
             called = [f"{count} x {kernel}" for kernel, count in sorted(found.kernels.items())]
             called += [f"no {kernel}" for kernel in missing]
-            memory = "too many" if found.memory is None else f"{found.memory / GIB:.1f}"
-            cells = [topology, case.recipe, config.data.row_length, case.rows, memory, "yes" if fits else "no"]
+            memory = [f"{size / GIB:.1f}" for size in found.memory] if found.memory else ["?", "?", "too many"]
+            cells = [topology, case.recipe, config.data.row_length, case.rows, *memory, "yes" if fits else "no"]
             cells += [", ".join(called), f"{found.seconds:.0f}"]
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
     return 0 if good else 1

@@ -35,10 +35,15 @@ def test_rows_that_do_not_divide_the_batch_are_refused() -> None:
 @pytest.mark.parametrize(
     ("memory", "kernel", "code", "said"),
     [
-        (15 << 30, "tiled_backward", 0, "| 15.0 | yes | 1 x tiled_backward, 1 x tiled_forward | 3 |"),
-        (15 << 30, "other", 1, "no tiled_backward"),
-        (17 << 30, "tiled_backward", 1, "| 17.0 | no |"),
-        (None, "tiled_backward", 1, "| too many | no |"),
+        (
+            (3 << 30, 20 << 30, 15 << 30),
+            "tiled_backward",
+            0,
+            "| 3.0 | 20.0 | 15.0 | yes | 1 x tiled_backward, 1 x tiled_forward | 3 |",
+        ),
+        ((3 << 30, 20 << 30, 15 << 30), "other", 1, "no tiled_backward"),
+        ((3 << 30, 9 << 30, 17 << 30), "tiled_backward", 1, "| 17.0 | no |"),
+        (None, "tiled_backward", 1, "| ? | ? | too many | no |"),
     ],
 )
 def test_what_fails(memory, kernel, code, said, monkeypatch, capsys) -> None:
