@@ -149,7 +149,7 @@ def main() -> int:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     args = parser.parse_args()
     print(
-        "| topology | recipe | T | rows a chip | GiB of arguments | of temporaries | at most | fits | kernels | compile seconds |"
+        "| slice | recipe | T | rows a chip | GiB: arguments | temporaries | at most | fits | kernels | compiled in s |"
     )
     print("|---|---|---:|---:|---:|---:|---:|---|---|---:|", flush=True)
     good = True
