@@ -15,6 +15,8 @@ from jaxencoder.kernels.dense import dense
 from jaxencoder.kernels.mesh import Shard, on_mesh
 from jaxencoder.kernels.platform import platform
 from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.splash import splash
+from jaxencoder.kernels.tiled import fits, tiled
 from jaxencoder.kernels.triton import triton
 from jaxencoder.sharding import length_shards
 
@@ -63,7 +65,8 @@ def attention(
     if relative is not None and relative.queries is not None:
         relative = relative._replace(queries=relative.queries * scale)
     options = {"relative": relative is not None, "dropout": dropout, "split": length_shards()}
-    name = chosen_backend(backend, T, window, **options)
+    tiles = fits(-(-T // options["split"]), T, q.shape[-1], q.dtype)
+    name = chosen_backend(backend, T, window, **options, tiles=tiles)
     attend = partial(_attend, name, window, dropout, late)
     return on_mesh(attend, q * scale, k, v, segment_ids, relative, key, window=window, kernel=name in KERNELS)
 
@@ -81,3 +84,9 @@ def _attend(name: Name, window: int, dropout: float, late: bool, shard: Shard) -
         case "triton":
             q, k, v, segments, *_ = shard.arrays
             return triton(q, k, v, segments, interpret=platform() != "gpu")
+        case "splash":
+            *arrays, _ = shard.arrays
+            return splash(*arrays, window=window, offset=shard.offset, interpret=platform() != "tpu")
+        case "tiled":
+            del options["window"]
+            return tiled(*shard.arrays, **options, interpret=platform() != "tpu")

@@ -29,6 +29,7 @@ def chosen_backend(
     dropout: float = 0.0,
     global_tokens: bool = False,
     split: int = 1,
+    tiles: bool = True,
 ) -> Name:
     """The backend of a layer for rows of T tokens.
 
@@ -40,6 +41,7 @@ def chosen_backend(
         dropout: of its weights.
         global_tokens: it has some, beside its window.
         split: devices that share the length of a row.
+        tiles: tiled attention has room for the row (`tiled.fits`).
 
     Raises:
         ValueError: a backend that is meant for this layer and lacks what it needs, or that there is not.
@@ -62,9 +64,10 @@ def chosen_backend(
     if device == "tpu":
         if plain:
             return "splash"
-        if not window:
+        if not window and tiles:
             return "tiled"
-        _slower("banded", "splash attention has neither dropout nor scores by distance")
+        why = "splash attention has neither dropout nor scores by distance"
+        _slower("banded" if window else "chunked", why if window else "the row is too long for tiled attention")
     if device == "gpu" and not window:
         if plain and split == 1:
             return "triton"

@@ -22,6 +22,7 @@ CASES = {
     "banded, window beyond the neighbours": (MeshConfig(1, 1, 1, 8), "banded", 30, 0.3),
     "dense, window": (MeshConfig(1, 2, 1, 4), "dense", 5, 0.3),
     "chunked, no context": (MeshConfig(2, 2, 2, 1), "chunked", 0, 0.3),
+    "tiled, all split": (MeshConfig(2, 1, 2, 2), "tiled", 0, 0.3),
 }
 
 

@@ -43,6 +43,10 @@ def test_what_splash_attention_lacks(what, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert chosen_backend("auto", 512, 64, **what) == chosen_backend("auto", 1024, 64, **what) == "banded"
     assert len(caplog.records) == 1 and "slower backend 'banded'" in caplog.text
+    _slower.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert chosen_backend("auto", 65536, 0, **what, tiles=False) == "chunked"
+    assert len(caplog.records) == 2 and "too long for tiled attention" in caplog.text
     with pytest.raises(ValueError, match="'splash' has no (scores by distance|dropout 0.1)"):
         chosen_backend("splash", 512, 0, **what)
 

@@ -1,0 +1,57 @@
+"""The compilation for TPU slices: what is compiled, which kernels are found in it, and when it fails."""
+
+import collections
+import sys
+import types
+
+import pytest
+
+from benchmarks import tpu_compile as bench
+
+CALL = '  %{} = (bf16[2,64]{{1,0}}, f32[2]) custom-call(%a, %b), custom_call_target="{}", metadata={{}}\n'
+
+
+def test_kernels_are_counted_by_name() -> None:
+    calls = ("tiled_forward.4", "tpu_custom_call"), ("jvp_tiled_forward_.12.remat", "tpu_custom_call")
+    others = ("tiled_forward", "tpu_custom_call"), ("cholesky.1", "Sharding")
+    text = "".join(CALL.format(*call) for call in (*calls, *others))
+    assert bench.kernels(text) == {"tiled_forward": 2, "jvp_tiled_forward_": 1}
+
+
+@pytest.mark.parametrize("case", bench.CASES)
+def test_a_case_is_its_recipe_in_parts(case: str) -> None:
+    recipe, length = case.split("/")
+    config = bench.configured(bench.CASES[case], 16)
+    assert (config.name, config.data.row_length, config.mesh.fsdp) == (recipe, int(length), 16)
+    assert config.training.batch_size == bench.CASES[case].rows * 16 * config.training.accumulation
+    assert config.compute.attention == "auto" and config.model.vocab_size == config.tokenizer.vocab_size
+
+
+def test_rows_that_do_not_divide_the_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="batches of 576 rows, no multiple of 5 on 16 chips"):
+        bench.configured(bench.CASES["modernbert_base/8192"]._replace(rows=5), 16)
+
+
+@pytest.mark.parametrize(
+    ("memory", "kernel", "code", "said"),
+    [
+        (
+            (3 << 30, 20 << 30, 15 << 30),
+            "tiled_backward",
+            0,
+            "| 3.0 | 20.0 | 15.0 | yes | 1 x tiled_backward, 1 x tiled_forward | 3 |",
+        ),
+        ((3 << 30, 20 << 30, 15 << 30), "other", 1, "no tiled_backward"),
+        ((3 << 30, 9 << 30, 17 << 30), "tiled_backward", 1, "| 17.0 | no |"),
+        (None, "tiled_backward", 1, "| ? | ? | too many | no |"),
+    ],
+)
+def test_what_fails(memory, kernel, code, said, monkeypatch, capsys) -> None:
+    found = bench.Program(memory, collections.Counter(["tiled_forward", kernel]), 3.2)
+    slice_of_16 = types.SimpleNamespace(devices=[object()] * 16)
+    monkeypatch.setattr(bench.topologies, "get_topology_desc", lambda **_: slice_of_16)
+    monkeypatch.setattr(bench, "make_mesh", lambda config, devices: None)
+    monkeypatch.setattr(bench, "compiled", lambda config, mesh: found)
+    monkeypatch.setattr(sys, "argv", ["tpu_compile.py", "--topologies", "v5e:4x4", "--cases", "deberta_v3_base/512"])
+    assert bench.main() == code
+    assert said in capsys.readouterr().out

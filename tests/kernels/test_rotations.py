@@ -1,0 +1,25 @@
+import jax
+import numpy as np
+
+from jaxencoder.kernels.rotations import reverse, skew, unskew
+
+C, b = 16, 40
+
+
+def test_rows_move_a_place_further_each() -> None:
+    x = np.random.default_rng(0).standard_normal((C, C + b)).astype(np.float32)
+    i, j = np.indices((C, b))
+    np.testing.assert_array_equal(jax.jit(skew)(x), x[i, C + j - i])
+
+
+def test_the_way_back_is_the_transpose_reversed() -> None:
+    x = np.random.default_rng(0).standard_normal((C, b)).astype(np.float32)
+    expected = np.zeros((C, C + b), np.float32)
+    i, j = np.indices((C, b))
+    expected[C - 1 - i, C + j - i] = x
+    np.testing.assert_array_equal(jax.jit(unskew)(x), expected)
+
+
+def test_reverse() -> None:
+    x = np.random.default_rng(0).standard_normal((C, b)).astype("bfloat16")
+    np.testing.assert_array_equal(jax.jit(reverse)(x), x[::-1])

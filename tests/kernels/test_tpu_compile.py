@@ -1,0 +1,63 @@
+"""The compiler of TPUs takes the kernels, forward and backward: it refuses much that interpretation allows."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.splash import splash
+from jaxencoder.kernels.tiled import tiled
+
+pytest.importorskip("libtpu", reason="needs the compiler of TPUs: pip install 'jax[tpu]'")
+B, N = 2, 2
+
+
+@pytest.fixture(scope="module", params=["v5e:2x2", "v6e:2x2"])
+def chip(request: pytest.FixtureRequest) -> SingleDeviceSharding:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TPU_SKIP_MDS_QUERY", "1")  # of a machine that is none
+        patch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compilers do not compete for a chip
+        found = topologies.get_topology_desc(platform="tpu", topology_name=request.param)
+    return SingleDeviceSharding(found.devices[0])
+
+
+def program(attend, chip: SingleDeviceSharding, T: int, H: int, dtype: str, terms: bool) -> str:
+    """The compiled text of values and gradients."""
+
+    def shape(*sizes: int, dtype: str = dtype) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(sizes, dtype, sharding=chip)
+
+    def run(q, k, v, relative, ids, seed):
+        given = (ids, ids, relative) if terms else (ids, ids)
+        options = {"dropout": 0.1, "seed": seed} if terms else {}
+        return jax.value_and_grad(
+            lambda *x: attend(*x[:3], *given[:2], *x[3:], **options).astype(jnp.float32).sum(), range(3 + terms)
+        )(q, k, v, *given[2:])
+
+    relative = Relative(shape(2 * T - 1, N, H), shape(2 * T - 1, N, H), shape(2 * T - 1, N, dtype="float32"))
+    x, ids = shape(B, T, N, H), shape(B, T, dtype="int32")
+    args = (x, x, x, relative if terms else None, ids, shape(4, dtype="uint32"))
+    return jax.jit(run).lower(*args).compile().as_text()
+
+
+@pytest.mark.parametrize(("T", "H", "dtype"), [(512, 64, "bfloat16"), (300, 24, "float32"), (8192, 64, "float32")])
+def test_tiled(chip: SingleDeviceSharding, T: int, H: int, dtype: str) -> None:
+    text = program(tiled, chip, T, H, dtype, terms=True)
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
+    assert "tiled_forward" in text and "tiled_backward" in text
+
+
+@pytest.mark.parametrize(
+    ("T", "H", "dtype", "window"),
+    [(512, 64, "bfloat16", 0), (300, 24, "float32", 64), (8192, 64, "bfloat16", 64), (8192, 64, "float32", 0)],
+)
+def test_splash(chip: SingleDeviceSharding, T: int, H: int, dtype: str, window: int) -> None:
+    text = program(partial(splash, window=window), chip, T, H, dtype, terms=False)
+    assert text.count('custom_call_target="tpu_custom_call"') == 3 - (
+        T == 512
+    )  # one backward kernel for a tile of keys
+    assert "splash_mha_fwd" in text and "splash_mha_dkv" in text
