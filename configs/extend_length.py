@@ -31,8 +31,7 @@ from jaxencoder.config import (
 
 def get_config() -> RunConfig:
     return RunConfig(
-        # The rest comes from --init-from; until that is read, positions that any data.row_length fits.
-        model=EncoderConfig(positions="rotary", dropout=0.0, attention_dropout=0.0),
+        model=EncoderConfig(dropout=0.0, attention_dropout=0.0),  # the rest comes from --init-from
         compute=ComputeConfig(dtype="float32"),
         objective=MaskedLM(Masking(rate=0.2)),
         data=DataConfig(row_length=2048, validation_share=0.02),

@@ -112,11 +112,8 @@ class RunConfig:
         if self.name in (".", "..") or re.search(r"[/\\\0]", self.name):
             raise ValueError(f"name is {self.name!r}; give a plain name, it becomes a folder under runs/")
         length, batch, parts = self.data.row_length, self.training.batch_size, self.training.accumulation
-        if self.model.positions == "learned" and length > self.model.max_length:
-            raise ValueError(
-                f"data.row_length is {length}, but the model has only {self.model.max_length} positions; "
-                "raise model.max_length or shorten the rows"
-            )
+        if not self.init_from:  # whose architecture is not known yet
+            check_positions(self)
         pairs = isinstance(self.objective, MaskedLM) and self.objective.pairs
         if pairs and self.data.pairs == "none":
             raise ValueError("objective.pairs needs pairs to tell apart; set data.pairs to nsp or sop")
@@ -196,6 +193,16 @@ class RunConfig:
         training = dataclasses.replace(self.training, steps=0)
         model = self.phase_configs[len(begun) - 1].model
         return dataclasses.replace(self, model=model, training=training, phases=begun)
+
+
+def check_positions(config: RunConfig) -> None:
+    """ValueError if the rows have more tokens than the model has learned positions."""
+    length, model = config.data.row_length, config.model
+    if model.positions == "learned" and length > model.max_length:
+        raise ValueError(
+            f"data.row_length is {length}, but the model has only {model.max_length} positions; "
+            "raise model.max_length or shorten the rows"
+        )
 
 
 def load(target: str | Path, overrides: Sequence[str] = (), prog: str = "jaxencoder train") -> RunConfig:

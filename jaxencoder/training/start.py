@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxencoder.adapters.bottleneck import with_fresh
 from jaxencoder.adapters.lora import merged
-from jaxencoder.config import CONFIG_FILE, AnyObjective, RunConfig, from_json
+from jaxencoder.config import CONFIG_FILE, AnyObjective, RunConfig, check_positions, from_json
 from jaxencoder.families import checkpoint, classifier, sentence
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.hub import resolve
@@ -206,7 +206,8 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
     """A configuration with the architecture of what it starts from; its rates of dropout stay, and its new adapters.
 
     Raises:
-        ValueError: it asks for other adapters than there are already, or for new ones that would not learn.
+        ValueError: it asks for other adapters than there are already, for new ones that would not learn, or for longer
+            rows than there are learned positions.
     """
     own = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
     if config.model.bottleneck:
@@ -218,6 +219,8 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
                     f"{getattr(model, name)}; leave it out to go on with those"
                 )
     config = dataclasses.replace(config, model=dataclasses.replace(model, **own))
+    for part in config.phase_configs:
+        check_positions(part)
     if config.model.bottleneck > model.bottleneck and config.optimizer.trainable:
         shapes = {"encoder": checkpoint.parameter_shapes(config.model, False)["encoder"]}
         paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(shapes)]
