@@ -214,7 +214,8 @@ def _embed(
     """Vectors [N, size] float32, and how many texts were cut."""
     limit = model.limit(max_length)
     before = settings.prompt(prompt)
-    skip = _prompt_tokens(model.tokenizer, before, limit) if before and not settings.include_prompt else None
+    skip = _prompt_tokens(model.tokenizer, before, limit) if before else None
+    skip = None if settings.include_prompt else skip
     settings = replace(settings, prompts=(), default_prompt=None)
     static = (model.config.model, model.compute, settings, skip, with_first_tokens(model))
     if reading.long == "windows" and reading.pooling != "first":

@@ -58,7 +58,9 @@ def run(folder: Path, name: str, objective, label: Callable[[bool, int], object]
     )
     config = RunConfig(
         name=name,
-        model=EncoderConfig(num_layers=1, hidden_size=32, mlp_size=32, num_heads=2, max_length=32, dropout=0.0),
+        model=EncoderConfig(
+            num_layers=1, hidden_size=32, mlp_size=32, num_heads=2, max_length=32, dropout=0.0, attention_dropout=0.0
+        ),
         compute=ComputeConfig(dtype="float32"),
         objective=objective,
         tokenizer=TokenizerConfig(vocab_size=60),
@@ -96,7 +98,9 @@ def classifier(home: Path) -> Trained:
     return run(home, "classifier", Classification(), lambda positive, i: "yes" if positive else "no", steps=30)
 
 
-def run_on_records(folder: Path, name: str, objective, data: DataConfig, make: Callable, steps: int) -> Trained:
+def run_on_records(
+    folder: Path, name: str, objective, data: DataConfig, make: Callable, steps: int, rate: float = 1e-2
+) -> Trained:
     """A run on records of which `make` gives one from a random generator."""
     sources = []
     for part, seed, number in (("train", 0, 150), ("held_out", 1, 40)):
@@ -106,12 +110,14 @@ def run_on_records(folder: Path, name: str, objective, data: DataConfig, make: C
         sources.append((str(path),))
     config = RunConfig(
         name=name,
-        model=EncoderConfig(num_layers=1, hidden_size=32, mlp_size=32, num_heads=2, max_length=32, dropout=0.0),
+        model=EncoderConfig(
+            num_layers=1, hidden_size=32, mlp_size=32, num_heads=2, max_length=32, dropout=0.0, attention_dropout=0.0
+        ),
         compute=ComputeConfig(dtype="float32"),
         objective=objective,
         tokenizer=TokenizerConfig(vocab_size=80),
         data=dataclasses.replace(data, train=sources[0], validation=sources[1], cache=str(folder / "cache")),
-        optimizer=OptimizerConfig(name="adamw", learning_rate=1e-2),
+        optimizer=OptimizerConfig(name="adamw", learning_rate=rate),
         training=TrainingConfig(steps=max(steps, 1), batch_size=8, eval_batches=0, tensorboard=False),
     )
     return Trained(folder / name, train(config, folder / name) if steps else untrained(config, folder / name))
@@ -151,7 +157,7 @@ def chooser(home: Path) -> Trained:
     data = DataConfig(
         text_field="context", pair_field="choices", label_field="label", label_unit="choice", row_length=32, workers=1
     )
-    return run_on_records(home, "chooser", MultipleChoice(dropout=0.0), data, make, steps=40)
+    return run_on_records(home, "chooser", MultipleChoice(dropout=0.0), data, make, steps=160, rate=4e-3)
 
 
 @pytest.fixture(scope="session")
