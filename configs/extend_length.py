@@ -31,7 +31,8 @@ from jaxencoder.config import (
 
 def get_config() -> RunConfig:
     return RunConfig(
-        model=EncoderConfig(dropout=0.0, attention_dropout=0.0),  # the rest comes from --init-from
+        # All but dropout comes from --init-from.
+        model=EncoderConfig(max_length=2048, dropout=0.0, attention_dropout=0.0),
         compute=ComputeConfig(dtype="float32"),
         objective=MaskedLM(Masking(rate=0.2)),
         data=DataConfig(row_length=2048, validation_share=0.02),

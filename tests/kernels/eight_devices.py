@@ -18,8 +18,6 @@ CASES = {
     "chunked, context 4": (MeshConfig(2, 1, 1, 4), "chunked", 0, 0.3),
     "banded, context 4": (MeshConfig(1, 2, 1, 4), "banded", 16, 0.3),
     "banded, window beyond the neighbours": (MeshConfig(1, 1, 1, 8), "banded", 30, 0.3),
-    "dense, window": (MeshConfig(1, 2, 1, 4), "dense", 5, 0.3),
-    "chunked, no context": (MeshConfig(2, 2, 2, 1), "chunked", 0, 0.3),
     "tiled, all split": (MeshConfig(2, 1, 2, 2), "tiled", 0, 0.3),
 }
 

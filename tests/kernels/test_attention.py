@@ -1,5 +1,6 @@
 """Attention: every backend equals softmax written out in numpy, in values and gradients, for any length and window."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -27,8 +28,9 @@ def test_equals_numpy(T: int, window: int) -> None:
         np.testing.assert_allclose(out, expected, atol=2e-5, err_msg=backend)
 
 
-@pytest.mark.parametrize("terms", [(), *((term,) for term in TERMS), TERMS], ids=lambda terms: "+".join(terms) or "-")
-@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(
+    ("rows", "terms"), [*itertools.product(ROWS, [(), TERMS]), *(("packed", (term,)) for term in TERMS)]
+)
 @pytest.mark.parametrize("window", [0, 64])
 def test_backends_equal_dense(window: int, rows: str, terms: tuple[str, ...]) -> None:
     """Values to 1e-5 and gradients, float32: without a window chunked, with one banded."""

@@ -55,8 +55,7 @@ def compare(found: tuple, expected: tuple, tolerance: float) -> None:
     ("T", "dtype", "terms", "tolerance"),
     [
         (100, "bfloat16", TERMS, 2e-2),
-        (20, "float32", ("queries",), 1e-5),
-        (20, "float32", ("bias",), 1e-5),
+        (20, "float32", ("queries", "bias"), 1e-5),
         (1, "float32", ("keys",), 1e-5),
         (60, "float32", (), 1e-5),
     ],

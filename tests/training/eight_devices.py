@@ -17,11 +17,15 @@ from jaxencoder.training.step import init_state, train_step
 from tests.model.examples import FLOAT32, SMALL, Vocabulary, rows
 
 STEPS, B, T, V = 3, 8, 32, 44
+WORDS = Masking(whole_words=True, spans="geometric")
 # Family, objective, and the mesh of data, fsdp, tensor and context.
 CASES = {
-    "whole words": ("bert", MaskedLM(Masking(whole_words=True), chunk=16), MeshConfig(2, 2, 2, 1)),
     "static": ("modernbert", MaskedLM(Masking(static=True), chunk=16), MeshConfig(1, 1, 2, 4)),
-    "replaced tokens": ("bert", ReplacedToken(Masking(spans="geometric"), sharing="gdes"), MeshConfig(2, 2, 2, 1)),
+    "replaced tokens": (
+        "bert",
+        ReplacedToken(Masking(whole_words=True, spans="geometric"), sharing="gdes"),
+        MeshConfig(2, 2, 2, 1),
+    ),
 }
 LENGTHS = [[10, 12], [32], [5, 5, 5, 5], [20, 3], [7], [16, 16], [31], [2, 9, 14]]
 
