@@ -9,10 +9,10 @@ tokens as --data.row-length says.
 Data: long documents. Texts shorter than a row teach nothing about long ones, however they are packed.
 
 Cost: 200 steps x 8 rows x 2,048 tokens = 3.3M tokens.
-Expected: a held-out loss at the new length that is no higher than the old model's at the old one; what the methods give
-before this is in docs/studies/length.md.
+Expected: not measured yet. What the methods of `extend` give before any training is in docs/studies/length.md; the aim
+is a held-out loss at the new length that is no higher than the old model's at the old one.
 
-Run: jaxencoder extend runs/small runs/small_long --max-length 2048 --method yarn
+Run: jaxencoder extend runs/small runs/small_long --max-length 2048 --method tile
      jaxencoder train extend_length --init-from runs/small_long --run-dir runs/small_2048 \\
          --data.train "books/*.jsonl.xz"
 """

@@ -32,5 +32,5 @@ def add_long_options(parser, poolings: tuple[str, ...]) -> None:
     parser.add_argument(
         "--window-pooling",
         choices=poolings,
-        help="what a text has of its windows (default: length, their mean by tokens)",
+        help="what a text has of its windows (default: length, their mean by tokens; learned, if --pooling is)",
     )

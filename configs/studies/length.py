@@ -120,7 +120,7 @@ def split(args: argparse.Namespace) -> None:
     if (args.runs / NOVEL).exists():
         return
     with lzma.open(args.text, "rt", encoding="utf-8") as file:
-        *novels, last = file.read().splitlines()
+        *novels, last = filter(None, file.read().split("\n"))
     (args.runs / "train.jsonl").write_text("\n".join(novels[: args.novels]) + "\n", encoding="utf-8")
     write(args.runs / NOVEL, last + "\n")
 

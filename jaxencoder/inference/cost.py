@@ -148,7 +148,9 @@ def cost(
     if rows < 1 or rows % shares:
         raise ValueError(f"{rows} row(s) do not divide into the {shares} share(s) of the mesh; change one of them")
     if odd := [length for length in lengths if length % devices.shape["context"]]:
-        raise ValueError(f"rows of {odd[0]} tokens do not divide into {devices.shape['context']} parts of context")
+        raise ValueError(
+            f"rows of {odd[0]} tokens do not divide into {devices.shape['context']} parts of context; take multiples"
+        )
     config, notes = found.config, list(found.notes)
     if config.model.positions == "learned" and lengths[-1] > config.model.max_length:
         notes.append(
@@ -200,7 +202,10 @@ def _mesh(axes: dict[str, int]) -> Mesh:
         raise ValueError(f"mesh is {sizes}; give a number of devices in place of -1")
     number = math.prod(sizes.values())
     if number > len(jax.devices()):
-        raise ValueError(f"a mesh of {number} devices does not fit the {len(jax.devices())} that are here")
+        raise ValueError(
+            f"a mesh of {number} devices does not fit the {len(jax.devices())} that are here; take fewer, or "
+            "JAX_PLATFORMS=cpu, where devices are pretended"
+        )
     return make_mesh(config, jax.devices()[:number])
 
 

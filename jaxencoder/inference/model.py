@@ -238,7 +238,11 @@ class Model:
         Returns:
             (hidden [B, T, D] float32, mask [B, T] bool, True at tokens): T is the longest text's number of tokens,
             special ones included; hidden is 0 where there is none. With `offsets` also int32 [B, T, 2], the characters
-            [start, end) of the original text that each token stands for, (0, 0) for special tokens.
+            [start, end) of the original text that each token stands for, (0, 0) for special tokens. All is as long as
+            the longest text: `token_chunks` reads a book.
+
+        Raises:
+            ValueError: no list of strings, an unknown `long`, a stride where texts are cut or that leaves tokens out.
         """
         return tokens.tokens(self, texts, batch_tokens, max_length, long, stride, offsets)
 
@@ -249,7 +253,12 @@ class Model:
         batch_tokens: int | None = None,
         max_length: int | None = None,
     ) -> Iterator[TokenChunk]:
-        """What `tokens` gives with long="windows", a piece of a text at a time: (text, ids, offsets, hidden)."""
+        """What `tokens` gives with long="windows", a piece of a text at a time, in memory that does not grow with it.
+
+        Returns:
+            An iterator of (text number, ids [n], offsets [n, 2], hidden [n, D]), whose first step raises what `tokens`
+            raises.
+        """
         return tokens.token_chunks(self, texts, stride, batch_tokens, max_length)
 
     def fill_mask(self, text: str, k: int = 5) -> list[list[Filled]]:

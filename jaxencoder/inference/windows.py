@@ -119,7 +119,7 @@ class Pooled:
         """With a learned pooling the vector has one number more, the logarithm of its tokens' share."""
         text, size = window.text, self.vectors.shape[1]
         if self._pooling == "max":
-            seen = np.isfinite(self._weights[text])
+            seen, vector = np.isfinite(self._weights[text]), vector[:size]
             self._weights[text] = 0
             self.vectors[text] = np.maximum(self.vectors[text], vector) if seen else vector
             return

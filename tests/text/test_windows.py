@@ -107,8 +107,8 @@ def test_a_prompt_stands_in_every_window_and_is_the_first_ones(tokenizer):
     plain = next(text_windows(tokenizer, [text], 100, offsets=True)).offsets.tolist()
     offsets = np.concatenate([w.offsets for w in windows]).tolist()
     assert [x for x in offsets if x != [0, 0]][1:] == [x for x in plain if x != [0, 0]][1:]
-    (n,) = {w.first for w in windows[1:]} and {len(w.ids) for w in windows[:-1]}
-    assert n == 10 and {tuple(w.ids[:3]) for w in windows} == {tuple(whole.ids[:3])}
+    assert all(w.first > 3 for w in windows[1:])  # [CLS] and the prompt count in the first window alone
+    assert {len(w.ids) for w in windows[:-1]} == {10} and {tuple(w.ids[:3]) for w in windows} == {tuple(whole.ids[:3])}
     with pytest.raises(ValueError, match="leaves none of 4 for a text"):
         list(text_windows(tokenizer, [text], 4, prompt="a long prompt: "))
     with pytest.raises(ValueError, match="leaves none of 4"):
