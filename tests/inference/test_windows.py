@@ -56,10 +56,10 @@ def test_pooled_windows_are_the_pooled_tokens(learned, pooling, windows, stride)
 
 
 def test_a_learned_pooling_under_every_pooling_of_windows(learned):
-    texts = [HOSTILE[0], "the cat sat on the mat " * 30]
+    texts = [HOSTILE[0], LONG]
     found = {way: learned.embed(texts, pooling="learned", long="windows", window_pooling=way) for way in WAYS}
     assert all(np.isfinite(x).all() and x.shape == found["learned"].shape for x in found.values())
-    assert not any(np.allclose(found["learned"][1], x[1], atol=1e-3) for way, x in found.items() if way != "learned")
+    assert not np.allclose(found["learned"][1], found["max"][1], atol=1e-3)
 
 
 WAYS = ("mean", "max", "length", "first", "learned")
