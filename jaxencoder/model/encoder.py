@@ -68,7 +68,7 @@ class Block(nn.Module):
         inputs = (shared.segment_ids, shared.rotary[bool(self.window)])
         others = (shared.bias, shared.distances, shared.global_slots)
         x = residual(x, lambda h: attention(h, *inputs, *others), "attention", skip_norm)
-        return residual(x, Mlp(c, self.train, name="mlp"), "mlp", None)
+        return residual(x, Mlp(c, name="mlp"), "mlp", None)
 
 
 class Pattern(nn.Module):

@@ -17,8 +17,16 @@ from jaxencoder.sharding import whole_rows
 
 PRODUCT = "product"  # the name of a projection's output, for remat policies: they do not see into a custom gradient
 
+
+def _gelu(x: jax.Array) -> jax.Array:
+    # jax.nn.gelu takes erfc, more exact for x < -3, where gelu(x) is all but 0; by it an MLP and its gradients take
+    # twice as long on a CPU.
+    y = x.astype(jnp.float32)
+    return (0.5 * y * (1 + jax.lax.erf(y * 2**-0.5))).astype(x.dtype)
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": _gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
@@ -211,24 +219,16 @@ class Bottleneck(nn.Module):
         return x + Linear("BTM,MD->BTD", (M, D), True, 0.0, name="up")(h)
 
 
-def _gelu(x: jax.Array) -> jax.Array:
-    # jax.nn.gelu takes erfc, more exact for x < -3, where gelu(x) is all but 0, and three times as slow on a CPU. A run
-    # in training keeps it, so that it goes on bit for bit.
-    y = x.astype(jnp.float32)
-    return (0.5 * y * (1 + jax.lax.erf(y * 2**-0.5))).astype(x.dtype)
-
-
 class Mlp(nn.Module):
     """down(activation(up(x))), or down(activation(gate(x)) * up(x)) when gated."""
 
     config: EncoderConfig
-    train: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         D, F = c.hidden_size, c.mlp_size
-        act = ACTIVATIONS[c.activation] if self.train or c.activation != "gelu" else _gelu
+        act = ACTIVATIONS[c.activation]
         h = Linear("BTD,DF->BTF", (D, F), c.mlp_bias, c.init_scale, name="up")(x)
         h = act(Linear("BTD,DF->BTF", (D, F), c.mlp_bias, c.init_scale, name="gate")(x)) * h if c.gated_mlp else act(h)
         return Linear("BTF,FD->BTD", (F, D), c.mlp_bias, c.init_scale, name="down")(h)

@@ -82,7 +82,7 @@ def test_computes_what_the_paper_says() -> None:
     x = np.asarray(x, np.float64)
     y = apply(Attention(config, FLOAT32, 0, False), "attention", x, BATCH["segment_ids"], None)
     x = normed(x + adapted(y, block["attention_bottleneck"]), block["attention_norm"])
-    y = apply(Mlp(config, False), "mlp", x)
+    y = apply(Mlp(config), "mlp", x)
     x = normed(x + adapted(y, block["mlp_bottleneck"]), block["mlp_norm"])
     there = BATCH["segment_ids"] > 0
     np.testing.assert_allclose(hidden(config, params)[there], x[there], atol=2e-4)
