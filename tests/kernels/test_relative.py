@@ -1,5 +1,6 @@
 """Tables of distances: the skew, the parts of a table, and the scores of queries and keys of different numbers."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,9 +10,15 @@ from jaxencoder.kernels.relative import Relative, skew
 
 @pytest.mark.parametrize(("T", "S"), [(1, 1), (3, 3), (2, 5), (5, 2), (1, 4), (4, 1)])
 def test_skew_reads_each_distance_of_each_pair(T: int, S: int) -> None:
-    x = np.arange(2 * T * (T + S - 1)).reshape(2, T, T + S - 1)
+    x = np.arange(2.0 * T * (T + S)).reshape(2, T, T + S)
     expected = [[[x[b, i, T - 1 + j - i] for j in range(S)] for i in range(T)] for b in range(2)]
-    assert skew(jnp.asarray(x), S).tolist() == np.array(expected).tolist()
+    y, pull = jax.vjp(skew, jnp.asarray(x))
+    assert y.tolist() == np.array(expected).tolist()
+    # The gradient of an item that is read goes back to where it was read, and nothing goes anywhere else.
+    back = np.zeros_like(x)
+    for b, i, j in np.ndindex(y.shape):
+        back[b, i, T - 1 + j - i] += y[b, i, j]
+    np.testing.assert_array_equal(pull(y)[0], back)
 
 
 @pytest.mark.parametrize(("T", "S"), [(3, 3), (2, 5), (5, 2)])
