@@ -45,13 +45,11 @@ def chunked(
     S = k.shape[1]
     block = block or block_size(B, T, N, S)
     pad = -T % block
-    # Heads first, and the length of keys and values last: so no product has to move a factor.
-    q, k, v = (jnp.moveaxis(x, 2, 0) for x in (q, k, v))
+    q, k, v = (jnp.moveaxis(x, 2, 0) for x in (q, k, v))  # heads first, as products leave them
     q = jnp.pad(q, ((0, 0), (0, 0), (0, pad), (0, 0)))
     q_segments = jnp.pad(q_segments, ((0, 0), (0, pad)))
-    tables = None if relative is None else distances(relative, k, T + pad, block)
     places = (q_segments, k_segments, jnp.asarray(offset), jnp.zeros(4, jnp.uint32) if seed is None else seed)
-    out = _attend(q, *(jnp.swapaxes(x, 2, 3) for x in (k, v)), tables, places, block, window, dropout)
+    out = _attend(q, k, v, relative or Relative(), places, block, window, dropout)
     return jnp.moveaxis(out, 0, 2)[:, :T]
 
 
@@ -66,15 +64,21 @@ def block_size(B: int, T: int, N: int, S: int) -> int:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _attend(q, k, v, tables, places, block, window, dropout):
-    return _forward(q, k, v, tables, places, block, window, dropout)[0]
+def _attend(q, k, v, relative, places, block, window, dropout):
+    return _forward(q, k, v, relative, places, block, window, dropout)[0]
 
 
-def _forward(q, k, v, tables, places, block, window, dropout):
+def _forward(q, k, v, relative, places, block, window, dropout):
     blocks = q.shape[2] // block
+    saved = (q, k, v, relative, places)
+    # Where gradients are asked for, jax takes out of a loop what does not depend on them, for all its turns at once:
+    # the masks of all blocks together. Nothing is known of a barrier's results before its arguments all are.
+    places, q = jax.lax.optimization_barrier((places, q))
+    tables = distances(relative, k, q.shape[2], block)
+    k, v = _turned(k), _turned(v)
 
     def attend(_, i):
-        scores = _scores(_block(q, i, block), k, tables and tables.met(i, blocks, block))
+        scores = _scores(_block(q, i, block), k, tables.met(i, blocks, block))
         scores = jnp.where(_mask(places, i, block, window), scores, FLOOR)
         top = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - top)
@@ -86,17 +90,20 @@ def _forward(q, k, v, tables, places, block, window, dropout):
 
     _, (out, log_sums) = jax.lax.scan(attend, None, jnp.arange(blocks))
     out, log_sums = (jnp.moveaxis(x, 0, 2).reshape(*q.shape[:3], *x.shape[4:]) for x in (out, log_sums))
-    return out, (q, k, v, tables, places, out, log_sums)
+    return out, (*saved, out, log_sums)
 
 
 def _backward(block, window, dropout, saved, d_out):
-    q, k, v, tables, places, out, log_sums = saved
+    # Behind the barrier what follows is computed again; else XLA keeps it from the forward pass.
+    q, k, v, relative, places, out, log_sums = jax.lax.optimization_barrier(saved)
     blocks = q.shape[2] // block
+    tables, pull = jax.vjp(lambda relative, k: distances(relative, k, q.shape[2], block), relative, k)
+    k, v = _turned(k), _turned(v)
     means = _product("NBTH,NBTH->NBT", out, d_out)
 
     def differentiate(sums, i):
         dk, dv, d_tables = sums
-        q_i, d_out_i, met = _block(q, i, block), _block(d_out, i, block), tables and tables.met(i, blocks, block)
+        q_i, d_out_i, met = _block(q, i, block), _block(d_out, i, block), tables.met(i, blocks, block)
         exp = jnp.exp(_scores(q_i, k, met) - _block(log_sums, i, block)[..., None])
         weights = jnp.where(_mask(places, i, block, window), exp, 0)
         d_weights = _product("NBTH,NBHS->NBTS", d_out_i, v)
@@ -108,23 +115,27 @@ def _backward(block, window, dropout, saved, d_out):
         d_scores = weights * (d_weights - _block(means, i, block)[..., None])
         dk += _product("NBTH,NBTS->NBHS", q_i, d_scores.astype(q.dtype))
         dq_i = _product("NBTS,NBHS->NBTH", d_scores.astype(q.dtype), k)
-        if met:
-            more, d_met = met.gradients(d_scores, q_i)
-            dq_i, d_tables = dq_i + more, d_tables.plus(d_met, i, blocks, block)
+        more, d_met = met.gradients(d_scores, q_i)
+        dq_i, d_tables = dq_i + more, d_tables.plus(d_met, i, blocks, block)
         return (dk, dv, d_tables), dq_i.astype(q.dtype)
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (k, v, tables))
-    sums, dq = jax.lax.scan(differentiate, zeros, jnp.arange(blocks))
-    sums = jax.tree.map(lambda d, x: d.astype(x.dtype), sums, (k, v, tables))
-    return jnp.moveaxis(dq, 0, 2).reshape(q.shape), *sums, None
+    (dk, dv, d_tables), dq = jax.lax.scan(differentiate, zeros, jnp.arange(blocks))
+    d_relative, more = pull(jax.tree.map(lambda d, x: d.astype(x.dtype), d_tables, tables))
+    dq = jnp.moveaxis(dq, 0, 2).reshape(q.shape)
+    return dq, _turned(dk).astype(k.dtype) + more, _turned(dv).astype(v.dtype), d_relative, None
 
 
 _attend.defvjp(_forward, _backward)
 
 
+def _turned(x):
+    """The length last, as products that sum over H or T leave the gradients of keys and values."""
+    return jnp.swapaxes(x, 2, 3)
+
+
 def _scores(q, k, met):
-    scores = _product("NBTH,NBHS->NBTS", q, k)
-    return scores + met.scores(q, k.shape[3]) if met else scores
+    return _product("NBTH,NBHS->NBTS", q, k) + met.scores(q, k.shape[3])
 
 
 def _block(x, i, block):

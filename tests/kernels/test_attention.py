@@ -135,6 +135,19 @@ def test_all_scores_are_never_held(backend: str, window: int, terms: tuple[str, 
     assert temporaries("auto", T) == temporaries(backend, T)
 
 
+def test_no_mask_of_all_pairs_is_held_in_a_scan_over_layers() -> None:
+    T = 8192
+    x, ids = jax.ShapeDtypeStruct((1, T, 1, 8), jnp.float32), jax.ShapeDtypeStruct((1, T), jnp.int32)
+
+    def loss(x: jax.Array, ids: jax.Array, keys: jax.Array) -> jax.Array:
+        layer = lambda x, key: (attention(x, x, x, ids, dropout=0.1, key=key, backend="chunked"), None)  # noqa: E731
+        return jax.lax.scan(layer, x, keys)[0].sum()
+
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    memory = jax.jit(jax.grad(loss)).lower(x, ids, keys).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < T * T  # of a mask, a byte each
+
+
 def test_errors() -> None:
     x = jnp.ones((1, 4, 1, 2))
     ids = jnp.ones((1, 4), jnp.int32)
