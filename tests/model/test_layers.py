@@ -47,6 +47,17 @@ def test_norm(kind: str, bias: bool) -> None:
     exact = norm.apply({"params": params}, rough.astype(jnp.float32))
     np.testing.assert_array_equal(norm.apply({"params": params}, rough), exact.astype(jnp.bfloat16))
 
+    def derived(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        y = x - x.mean(-1, keepdims=True) if kind == "layer" else x
+        y /= jnp.sqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-5)
+        return y * params["scale"] + params.get("bias", 0)
+
+    params = {name: x + jnp.linspace(-1, 1, len(x)) for name, x in params.items()}
+    dy = jax.random.normal(jax.random.key(1), X.shape)
+    ours, reference = (jax.vjp(f, params, X)[1](dy) for f in (lambda p, x: norm.apply({"params": p}, x), derived))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), ours, reference)
+    assert jax.grad(lambda x: norm.apply({"params": params}, x).astype(jnp.float32).sum())(rough).dtype == jnp.bfloat16
+
 
 def test_activations() -> None:
     x = np.linspace(-5, 5, 101)
