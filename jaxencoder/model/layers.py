@@ -160,8 +160,8 @@ def _standardise(x: jax.Array, epsilon: float, centred: bool) -> tuple[jax.Array
 def _normalise_backward(
     epsilon: float, centred: bool, saved: tuple[jax.Array, jax.Array, jax.Array | None], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    # In closed form from x alone. What jax derives keeps float32 values as large as x; and of it XLA's CPU backend makes
-    # one call of a library that takes from 4 to 10 times as long.
+    # In closed form from x alone. What jax derives keeps float32 values as large as x, and XLA's CPU backend makes one
+    # call of a library of it, which takes from 4 to 10 times as long.
     x, scale, bias = saved
     y, factor = _standardise(x, epsilon, centred)
     dy = dy.astype(jnp.float32)
