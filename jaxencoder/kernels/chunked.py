@@ -8,8 +8,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from jaxencoder.kernels.dense import FLOOR
+from jaxencoder.kernels.dense import ATTENDED, FLOOR
 from jaxencoder.kernels.distances import distances
 from jaxencoder.kernels.dropout import hashed_keep
 from jaxencoder.kernels.platform import platform
@@ -90,6 +91,7 @@ def _forward(q, k, v, relative, places, block, window, dropout):
 
     _, (out, log_sums) = jax.lax.scan(attend, None, jnp.arange(blocks))
     out, log_sums = (jnp.moveaxis(x, 0, 2).reshape(*q.shape[:3], *x.shape[4:]) for x in (out, log_sums))
+    out, log_sums = checkpoint_name((out, log_sums), ATTENDED)
     return out, (*saved, out, log_sums)
 
 

@@ -7,6 +7,7 @@ from jaxencoder.kernels.dropout import hashed_dropout
 from jaxencoder.kernels.relative import Relative
 
 FLOOR = -1e30  # a finite one: a query that sees no key must not make NaN
+ATTENDED = "attended"  # the name, for remat policies, of what backends without all scores in memory keep of a layer
 
 
 def dense(

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 
+from jaxencoder.kernels.dense import ATTENDED
+
 _LANES = 128
 _LONGEST = 1024, 1024  # queries and keys of a tile
 _LOCAL = 512, 256  # with a window, outside of which most keys of a tile are
@@ -90,5 +92,6 @@ def _kernel(
         block_sizes=sizes,
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=ATTENDED,
         interpret=interpret,
     )

@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxencoder.kernels.dense import ATTENDED
 from jaxencoder.kernels.dropout import hashed_keep
 from jaxencoder.kernels.relative import Relative
 from jaxencoder.kernels.rotations import LANES, band, reverse, skew, unskew
@@ -135,6 +137,7 @@ def _forward(q, k, v, tables, q_segments, k_segments, seed, dropout, interpret):
         name="tiled_forward",
         interpret=interpret,
     )(*grid.arguments(q, k, v, tables, q_segments, k_segments, seed))
+    out, lse = checkpoint_name((out, lse), ATTENDED)
     return out, (q, k, v, tables, q_segments, k_segments, seed, out, lse)
 
 

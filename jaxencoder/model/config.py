@@ -252,7 +252,7 @@ class ComputeConfig:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of activations and matrix products; parameters, norms, softmax and losses stay float32."""
     remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass recomputes: nothing, all but the matrix products, or every layer from its input."""
+    """What the backward pass recomputes: nothing, all but the products and attention, or every layer from its input."""
     attention: Literal["auto", "dense", "banded", "chunked", "splash", "tiled", "triton"] = "auto"
     """Attention backend; `auto` takes the fastest for the layer, the row's length and the device. Another is for those
     layers that it is meant for: `banded` with a window, `chunked`, `tiled` and `triton` without one, `dense` and

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxencoder.kernels.dense import ATTENDED
 from jaxencoder.kernels.dropout import dropout
 from jaxencoder.kernels.platform import platform
 from jaxencoder.model.attention import Attention
@@ -193,4 +194,4 @@ def _unroll(config: EncoderConfig, compute: ComputeConfig) -> int:
 
 
 def _policy(compute: ComputeConfig) -> Callable[..., bool] | None:
-    return jax.checkpoint_policies.save_only_these_names(PRODUCT) if compute.remat == "dots" else None
+    return jax.checkpoint_policies.save_only_these_names(PRODUCT, ATTENDED) if compute.remat == "dots" else None

@@ -1,6 +1,7 @@
 """Attention: every backend equals softmax written out in numpy, in values and gradients, for any length and window."""
 
 import itertools
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.kernels.attention import attention
+from jaxencoder.kernels.dense import ATTENDED
 from jaxencoder.kernels.dropout import hashed_keep
 from jaxencoder.kernels.relative import Relative
 from tests.kernels.examples import TERMS, B, H, N, inputs, padded, reference, segments, tables
@@ -146,6 +148,18 @@ def test_no_mask_of_all_pairs_is_held_in_a_scan_over_layers() -> None:
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
     memory = jax.jit(jax.grad(loss)).lower(x, ids, keys).compile().memory_analysis()
     assert memory.temp_size_in_bytes < T * T  # of a mask, a byte each
+
+
+def test_a_policy_keeps_what_blocks_leave() -> None:
+    x, ids = jnp.ones((1, 512, 1, 8)), jnp.ones((1, 512), jnp.int32)
+    attend = lambda x: attention(x, x, x, ids, backend="chunked")  # noqa: E731
+
+    def maxima(policy: Callable[..., bool] | None) -> int:
+        loss = lambda x: jax.checkpoint(attend, policy=policy)(2 * x).sum()  # noqa: E731
+        return str(jax.make_jaxpr(jax.grad(loss))(x)).count("reduce_max")
+
+    assert maxima(None) == 2  # of the forward pass, and of its repetition in the backward pass
+    assert maxima(jax.checkpoint_policies.save_only_these_names(ATTENDED)) == 1
 
 
 def test_errors() -> None:

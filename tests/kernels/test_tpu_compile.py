@@ -8,6 +8,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
+from jaxencoder.kernels.dense import ATTENDED
 from jaxencoder.kernels.relative import Relative
 from jaxencoder.kernels.splash import splash
 from jaxencoder.kernels.tiled import tiled
@@ -61,3 +62,11 @@ def test_splash(chip: SingleDeviceSharding, T: int, H: int, dtype: str, window: 
         T == 512
     )  # one backward kernel for a tile of keys
     assert "splash_mha_fwd" in text and "splash_mha_dkv" in text
+
+
+@pytest.mark.parametrize(("attend", "terms"), [(tiled, True), (splash, False)], ids=["tiled", "splash"])
+def test_a_policy_keeps_what_the_forward_kernel_leaves(chip: SingleDeviceSharding, attend, terms: bool) -> None:
+    policy = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+    again = lambda *x, **options: jax.checkpoint(partial(attend, **options), policy=policy)(*x)  # noqa: E731
+    text = program(again, chip, 512, 64, "bfloat16", terms)
+    assert text.count('custom_call_target="tpu_custom_call"') == 2  # forward and backward, once each
