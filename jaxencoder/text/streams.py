@@ -10,6 +10,7 @@ from jaxencoder.text.tokenizer_backends import refuse
 
 _CHARACTERS = 1 << 16  # of a text that are tokenised at once; shorter texts are put together to so many
 _COMMON = 512  # of them that two parts of a text have in common
+_LARGEST = 1 << 20  # of them in a piece that has grown
 
 
 class Part(NamedTuple):
@@ -29,8 +30,9 @@ def stream(tokenizer: Tokenizer, texts: Sequence[str], offsets: bool = False) ->
 
     Put together they are `tokenizer.encode_batch(texts, special=False)`: a long text is tokenised in pieces that
     overlap, and one goes over into the next where both have the same two tokens at the same characters, away from their
-    ends. Where nowhere is such a place, as within a word of megabytes that is one token, a piece grows until there is
-    one. (Only within thousands of equal characters may other tokens of these characters come out.)
+    ends. Where nowhere is such a place, as within a word of thousands of characters that is one token, a piece grows
+    until there is one, or to a million characters: a longer word, or more spaces, are parted there. (Also within
+    thousands of equal characters may other tokens of these characters come out.)
 
     Raises:
         ValueError: not a list of valid strings.
@@ -82,9 +84,11 @@ def _long(tokenizer: Tokenizer, number: int, text: str, offsets: bool) -> Iterat
     while piece.end < len(text):
         following = _encoded(tokenizer, text, piece.end - _COMMON, piece.end + _CHARACTERS)
         seam = _seam(piece, following)
-        if seam is None:
+        if seam is None and piece.end - piece.start < _LARGEST:
             piece = _encoded(tokenizer, text, piece.start, piece.end + (piece.end - piece.start))
             continue
+        if seam is None:
+            following, seam = _encoded(tokenizer, text, piece.end, piece.end + _CHARACTERS), (len(piece.ids), 0)
         yield Part(number, piece.ids[given : seam[0]], piece.offsets[given : seam[0]] if offsets else None)
         piece, given = following, seam[1]
     yield Part(number, piece.ids[given:], piece.offsets[given:] if offsets else None)
