@@ -219,9 +219,7 @@ def _embed(
     static = (model.config.model, model.compute, settings, skip, with_first_tokens(model))
     if reading.whole:
         return _of_windows(model, texts, reading, before, static, batch_tokens, max_length, progress), 0
-    if before and not isinstance(texts, str | bytes):
-        texts = [before + text if isinstance(text, str) else text for text in texts]
-    ids, cut = buckets.tokenize(model.tokenizer, texts, limit)
+    ids, cut = buckets.tokenize(model.tokenizer, texts, limit, before)
     size = settings.size(model.config.model.hidden_size)
     vectors = np.zeros((len(ids), min(size, settings.dimensions or size)), np.float32)
     for part, values in model.run(partial(_pooled, *static), ids, batch_tokens, max_length):

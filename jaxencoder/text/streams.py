@@ -25,7 +25,7 @@ class Part(NamedTuple):
     offsets: np.ndarray | None
 
 
-def stream(tokenizer: Tokenizer, texts: Sequence[str], offsets: bool = False) -> Iterator[Part]:
+def stream(tokenizer: Tokenizer, texts: Sequence[str], offsets: bool = False, prompt: str = "") -> Iterator[Part]:
     """The parts of each text, at least one of each, in memory that does not grow with a text's length.
 
     Put together they are `tokenizer.encode_batch(texts, special=False)`: a long text is tokenised in pieces that
@@ -34,25 +34,29 @@ def stream(tokenizer: Tokenizer, texts: Sequence[str], offsets: bool = False) ->
     until there is one, or to a million characters: a longer word, or more spaces, are parted there. (Also within
     thousands of equal characters may other tokens of these characters come out.)
 
+    Args:
+        prompt: stands before each text, and its characters count in the offsets.
+
     Raises:
-        ValueError: not a list of valid strings.
+        ValueError: not a list of valid strings; names the text, and the place in it.
     """
     if isinstance(texts, str | bytes):
         raise ValueError(f"texts is one {type(texts).__name__}, not a list of strings; put it in a list")
     texts = list(texts)
     try:
-        for start, end in _groups(texts):
-            if end - start == 1 and len(texts[start]) > _CHARACTERS:
-                yield from _long(tokenizer, start, texts[start], offsets)
+        given = [prompt + text for text in texts] if prompt else texts
+        for start, end in _groups(given):
+            if end - start == 1 and len(given[start]) > _CHARACTERS:
+                yield from _long(tokenizer, start, given[start], offsets)
             elif offsets:
-                encoded = tokenizer.encode_batch(texts[start:end], special=False, offsets=True)
+                encoded = tokenizer.encode_batch(given[start:end], special=False, offsets=True)
                 yield from (Part(i, x.ids, x.offsets) for i, x in enumerate(encoded, start))
             else:
-                ids, sizes = tokenizer.encode_ids(texts[start:end])
+                ids, sizes = tokenizer.encode_ids(given[start:end])
                 each = np.split(ids, np.cumsum(sizes)[:-1])
                 yield from (Part(i, own, None) for i, own in enumerate(each, start))
     except (TypeError, ValueError) as error:
-        refuse(texts, error)  # by its number among all texts
+        refuse(texts, error)  # by its number among all texts, and its place in what was given
 
 
 def _groups(texts: list[str]) -> Iterator[tuple[int, int]]:

@@ -198,6 +198,14 @@ def test_mistakes(model, words, message):
         dataclasses.replace(model, tokenizer=None).embed(["the cat"], long="windows")
 
 
+@pytest.mark.parametrize("long", ["truncate", "windows"])
+def test_a_mistake_in_a_text_is_found_behind_a_prompt(model, long):
+    with pytest.raises(ValueError, match="text 1 has a lone surrogate .* at character 4,"):
+        model.embed(["the cat", "a ma\udc00t"], prompt="paris and ", long=long)
+    with pytest.raises(ValueError, match="text 1 is None"):
+        model.embed(["the cat", None], prompt="paris and ", long=long)
+
+
 def test_no_texts(model):
     assert model.embed([], long="windows").shape == (0, 32)
     hidden, mask, offsets = model.tokens([], long="windows", offsets=True)
