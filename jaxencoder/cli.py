@@ -159,7 +159,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 
 def _refuse_mistyped(args: argparse.Namespace) -> None:
-    """ValueError for a verb's own option that is mistyped: it would be taken for a setting, which have other names."""
+    """ValueError for a verb's own option that is mistyped, which would be taken for a setting of a recipe."""
     options = [option for action in args.parser._actions for option in action.option_strings]
     for name in (word.partition("=")[0] for word in args.overrides if word.startswith("--")):
         if "." not in name and (close := difflib.get_close_matches(name, options, n=1, cutoff=0.8)):
