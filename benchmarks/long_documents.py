@@ -13,8 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-WORDS = "The cat sat on a mat while seven old men walked slowly through Paris and Rome looking for bread. "  # 20 tokens
-TOKENS = 20
+WORDS = "The cat sat on a mat while seven old men walked slowly through Paris and Rome looking for bread. "
 WHAT = ("nothing", "embed", "token_chunks")
 
 
@@ -42,12 +41,16 @@ def measure(tokenizer: Path, what: str, tokens: int) -> None:
     model.embed([WORDS * 100], long="windows")  # compile
     for _ in model.token_chunks([WORDS * 100]):
         pass
-    text, start, seen = WORDS * (tokens // TOKENS), time.monotonic(), 0
-    if what == "embed":
-        assert np.isfinite(model.embed([text], long="windows")).all()
-    elif what == "token_chunks":
+    one, many = (len(words.encode_ids([WORDS * times])[0]) for times in (1, 101))
+    sentence = (many - one) / 100  # tokens that the tokenizer makes of one sentence more
+    times = round(tokens / sentence)
+    text, start = WORDS * times, time.monotonic()
+    if what == "embed" and not np.isfinite(model.embed([text], long="windows")).all():
+        raise SystemExit("embed gives numbers that are not finite")
+    if what == "token_chunks":
         seen = sum(len(chunk.hidden) for chunk in model.token_chunks([text]))
-        assert abs(seen - tokens) <= TOKENS
+        if abs(seen - times * sentence) > sentence:
+            raise SystemExit(f"token_chunks gives {seen} tokens of a text that has about {times * sentence:.0f}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"| {what} | {tokens:,} | {peak:,.0f} | {time.monotonic() - start:.1f} |", flush=True)
 

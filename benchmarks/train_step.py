@@ -9,7 +9,9 @@ that `Trainer` takes by default, bfloat16 by autocast; jaxencoder as `jaxencoder
 process of its own that sleeps while the other one works. Short blocks of steps alternate and the median of the blocks
 counts, so that other work on the machine falls on both; CPU seconds per step are a second measure. Batches are made
 beforehand, of random token ids. The second table takes documents of real lengths: ours packed into rows, theirs
-padded to the longest of a batch, with the same documents in a step; tokens per second count text, never padding.
+padded to the longest of a batch, with the same documents in a step; tokens per second count text, never padding. Real
+documents are glue/sst2/train.jsonl and text/reviews.jsonl.xz of the folder JAXENCODER_SHARED_DATA (default: data);
+without it there are random lengths alone.
 
 Run it on a machine that does nothing else: with its cores taken, torch's OpenMP threads wait for one another, its
 time grows far more than ours and its CPU seconds include the waiting; OMP_WAIT_POLICY=passive takes the waiting out
@@ -47,7 +49,7 @@ from jaxencoder.training.memory import keep_freed_memory
 from jaxencoder.training.optim import OptimizerConfig, make_optimizer
 from jaxencoder.training.step import init_state, train_step
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(os.environ.get("JAXENCODER_SHARED_DATA") or "data")  # the folder of published sets, as the tests take it
 PAD, UNK, CLS, SEP, MASK = 0, 100, 101, 102, 103
 
 

@@ -4,7 +4,7 @@ A user's mistake (ValueError, OSError) is one line on stderr and exit code 2; a 
 """
 
 import argparse
-import math
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jaxencoder
-from jaxencoder import cli_many, cli_tasks
+from jaxencoder import cli_about, cli_many, cli_tasks
 from jaxencoder.cli_options import (
     BATCH_TOKENS_HELP,
     MODEL_HELP,
@@ -26,8 +26,6 @@ from jaxencoder.cli_options import (
 
 TRACEBACK = "JAXENCODER_TRACEBACK"
 _RECIPE_HELP = "recipe (path, or name of one that comes with jaxencoder), run folder, or a run's config.json"
-_AXES = ("data", "fsdp", "tensor", "context")
-_ATTENTIONS = ("own", "global", "local", "dense")
 _OVERRIDES = "dotted overrides follow, such as --training.steps 200; with a recipe, --help lists them all"
 
 
@@ -42,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
+        _refuse_mistyped(args)
         args.verb(args)
         sys.stdout.flush()
         return 0
@@ -150,48 +149,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     extend.add_argument("--window", type=int, default=0, metavar="W", help="layers that see all see W tokens aside")
     extend.add_argument("--global-tokens", action="store_true", help="with windows: as in Longformer")
 
-    families = add_verb(
-        verbs, "families", _families, "the families of encoders: what is special, sizes, when to choose which"
-    )
-    families.add_argument("name", nargs="?", metavar="NAME", help="one of them, in full")
-    families.add_argument("--json", action="store_true", help="print JSON")
-
-    inspect = add_verb(
-        verbs,
-        "inspect",
-        _inspect,
-        "what a model or a recipe is made of, and what it takes",
-        epilog="a recipe's settings may follow, such as --model.num-layers 4",
-    )
-    inspect.add_argument("target", metavar="MODEL", help=f"{MODEL_HELP}; or a recipe")
-    inspect.add_argument("--all", action="store_true", help="every setting, not only those that are not the default")
-    inspect.add_argument("--length", type=int, metavar="N", help="tokens in a row (default: the model's own)")
-    _mesh_options(inspect)
-
-    cost = add_verb(
-        verbs,
-        "cost",
-        _cost,
-        "what rows of some lengths cost to train on and to encode: FLOPs and memory, compiled and never run",
-        epilog=inspect.epilog,
-    )
-    cost.add_argument("target", metavar="MODEL", help=f"{MODEL_HELP}; or a recipe")
-    cost.add_argument(
-        "--length", type=int, nargs="+", default=[512, 2048, 8192], metavar="N", help="tokens (default: 512 2048 8192)"
-    )
-    cost.add_argument("--batch", type=int, metavar="N", help="rows, over all devices (default: one for each share)")
-    cost.add_argument(
-        "--attention",
-        nargs="+",
-        choices=_ATTENTIONS,
-        default=_ATTENTIONS,
-        help="the model's own, all layers global, all local, the own one with all scores in memory (default: each)",
-    )
-    cost.add_argument(
-        "--window", type=int, metavar="N", help="of local layers, tokens to either side (default: its own, or 64)"
-    )
-    cost.add_argument("--backend", help="of attention, as compute.attention (default: the model's own)")
-    _mesh_options(cost)
+    cli_about.add_verbs(verbs)
 
     args, rest = parser.parse_known_args(words)
     if rest and not getattr(args, "rest", False):
@@ -200,16 +158,12 @@ def _parse(words: list[str]) -> argparse.Namespace:
     return args
 
 
-def _mesh_options(parser: argparse.ArgumentParser) -> None:
-    """Of a verb that looks at a model on devices, and takes a recipe's settings too."""
-    for axis in _AXES:
-        parser.add_argument(f"--mesh.{axis}", type=int, metavar="N", help=f"devices on the axis {axis} of the mesh")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(rest=True)
-
-
-def _mesh(args: argparse.Namespace) -> dict[str, int]:
-    return {axis: size for axis in _AXES if (size := getattr(args, f"mesh.{axis}")) is not None}
+def _refuse_mistyped(args: argparse.Namespace) -> None:
+    """ValueError for a verb's own option that is mistyped, which would be taken for a setting of a recipe."""
+    options = [option for action in args.parser._actions for option in action.option_strings]
+    for name in (word.partition("=")[0] for word in args.overrides if word.startswith("--")):
+        if "." not in name and (close := difflib.get_close_matches(name, options, n=1, cutoff=0.8)):
+            raise ValueError(f"unknown option {name}; did you mean {close[0]}?")
 
 
 def _embedding_options(parser: argparse.ArgumentParser) -> None:
@@ -370,41 +324,3 @@ def _extend(args: argparse.Namespace) -> None:
     form = extend(args.source, args.folder, args.max_length, args.method, *options)
     form = "a run, which --init-from takes" if form == "run" else f"a folder of {form.replace('hf', 'transformers')}"
     print(f"{args.source} for {args.max_length} tokens in {args.folder}, as {form}")
-
-
-def _families(args: argparse.Namespace) -> None:
-    from jaxencoder import reports
-    from jaxencoder.families.about import entry, everything, family_named, overview
-
-    if args.name:
-        found = entry(family_named(args.name))
-        print(reports.as_json(found) if args.json else reports.family(found))
-    else:
-        print(reports.as_json(everything()) if args.json else reports.families(overview()))
-
-
-def _inspect(args: argparse.Namespace) -> None:
-    from jaxencoder import reports
-    from jaxencoder.inference.inspect import inspect
-
-    found = inspect(args.target, _mesh(args), args.length, args.overrides)
-    print(reports.as_json(found) if args.json else reports.inspection(found, args.all))
-
-
-def _cost(args: argparse.Namespace) -> None:
-    from jaxencoder import reports
-    from jaxencoder.inference.cost import cost, pretend_devices
-
-    mesh = _mesh(args)
-    pretend_devices(math.prod(mesh.values()))
-    found = cost(
-        args.target,
-        args.length,
-        rows=args.batch,
-        mesh=mesh,
-        attention=args.attention,
-        window=args.window,
-        backend=args.backend,
-        overrides=args.overrides,
-    )
-    print(reports.as_json(found) if args.json else reports.costs(found))

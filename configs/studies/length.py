@@ -8,13 +8,16 @@ in rows of up to 4,096 tokens, by every method of `jaxencoder extend` that fits 
 as [MASK] at every length and for every method: each number is the loss of the same tokens with more or less text around
 them.
 
-What is measured is a file of its own in --runs, so that the command goes on where it was stopped. Whenever one is done,
-length.md and length.png in --output are written anew.
+What is measured is a file of its own in --runs, so that the command goes on where it was stopped, with the settings
+that it was begun with: for others, name another folder. Whenever one is done, length.md and length.png in --output are
+written anew.
 
 Cost: as it stands about an hour on one CPU core (an estimate), most of it pretraining.
 """
 
 import argparse
+import hashlib
+import json
 import lzma
 import os
 from collections.abc import Iterator
@@ -44,6 +47,7 @@ from jaxencoder.inference.model import Model
 from jaxencoder.model.heads import MlmHead
 from jaxencoder.objectives.masking import Masked
 from jaxencoder.objectives.mlm import predict
+from jaxencoder.text.prepare import load_or_train
 from jaxencoder.text.sources import read
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import keep_freed_memory
@@ -78,6 +82,7 @@ MODELS = {
     ),
 }
 NOVEL = "novel.jsonl"
+SETTINGS = "settings.json"
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
 
@@ -115,9 +120,27 @@ def pretraining(name: str, args: argparse.Namespace) -> RunConfig:
     )  # fmt: skip
 
 
+def settings(args: argparse.Namespace) -> dict[str, str | int | float]:
+    """What decides the results.
+
+    Raises:
+        ValueError: the results that are there were made with others.
+    """
+    found = {name: value for name, value in vars(args).items() if name not in ("text", "runs", "output", "only")}
+    found["text"] = hashlib.sha256(Path(args.text).read_bytes()).hexdigest()
+    file = args.runs / SETTINGS
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    begun = bool(kept) or any(args.runs.glob("*.npy"))
+    for name in found if begun else ():
+        if kept.get(name) != found[name]:
+            was = f"{name} {kept[name]}, not {found[name]}" if name in kept else "settings that it does not tell"
+            raise ValueError(f"{args.runs} was begun with {was}; name another folder with --runs")
+    return found
+
+
 def split(args: argparse.Namespace) -> None:
     """All novels but the last to train on, and the last to read, as two files beside the runs."""
-    if (args.runs / NOVEL).exists():
+    if (args.runs / SETTINGS).exists():
         return
     with lzma.open(args.text, "rt", encoding="utf-8") as file:
         *novels, last = filter(None, file.read().split("\n"))
@@ -132,12 +155,22 @@ def pretrained(name: str, args: argparse.Namespace) -> Path:
     return folder
 
 
-def held_out(model: Model, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """The beginning of the novel, ids int32 [S], and which of its tokens are hidden, bool [S]; alike for all models."""
+def held_out(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """The beginning of the novel, ids int32 [S], and which of its tokens are hidden, bool [S]; alike for all models.
+
+    Raises:
+        ValueError: a novel that does not fill the rows.
+    """
     (record,) = read(str(args.runs / NOVEL))
-    ids, _ = model.tokenizer.encode_ids([record["text"]])
-    ids = ids[: args.rows * (max(LENGTHS) - 2)].astype(np.int32)
-    return ids, np.random.default_rng(0).random(len(ids)) < 0.15
+    config = pretraining(next(iter(MODELS)), args)
+    ids, _ = load_or_train(config.tokenizer, config.data).encode_ids([record["text"]])
+    S = args.rows * (max(LENGTHS) - 2)
+    if args.rows < 1 or len(ids) < S:
+        raise ValueError(
+            f"the last novel has {len(ids)} tokens, but --rows is {args.rows}, and a row takes {max(LENGTHS) - 2}; "
+            "give others, at least 1, or a text whose last novel is longer"
+        )
+    return ids[:S].astype(np.int32), np.random.default_rng(0).random(S) < 0.15
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -173,9 +206,8 @@ def losses(model: Model, T: int, ids: np.ndarray, chosen: np.ndarray) -> np.ndar
     return found[chosen]
 
 
-def measured(model: Model, method: str, args: argparse.Namespace) -> np.ndarray:
+def measured(model: Model, method: str, ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """The losses [lengths and `SHORT_AFTER`, M] of one way to read the novel."""
-    ids, chosen = held_out(model, args)
     name, _, windows = method.partition(", ")
 
     def longer(T: int) -> Model:
@@ -290,13 +322,19 @@ def main() -> None:
     keep_freed_memory()
     args.runs.mkdir(parents=True, exist_ok=True)
     args.output.mkdir(parents=True, exist_ok=True)
-    split(args)
+    try:
+        decided = settings(args)
+        split(args)
+        ids, chosen = held_out(args)
+    except ValueError as error:
+        parser.error(str(error))
+    write(args.runs / SETTINGS, json.dumps(decided, indent=2) + "\n")
     for name in args.only:
         run = pretrained(name, args)
         for method in MODELS[name].methods:
             file = result_file(name, method, args)
             if not file.exists():
-                found = measured(jaxencoder.load(run), method, args)
+                found = measured(jaxencoder.load(run), method, ids, chosen)
                 np.save(file.with_suffix(".part.npy"), found)
                 os.replace(file.with_suffix(".part.npy"), file)
                 print(f"{name}, {method}: {np.nanmean(found, 1).round(3).tolist()}", flush=True)

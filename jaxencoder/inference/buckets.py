@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxencoder.objectives.objective import Batch
 from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizer_backends import refuse
 
 log = logging.getLogger(__name__)
 
@@ -114,13 +115,24 @@ def readable(tokenizer: Tokenizer | None) -> Tokenizer:
     return tokenizer
 
 
-def tokenize(tokenizer: Tokenizer | None, texts: Sequence[str], max_length: int) -> tuple[list[np.ndarray], int]:
+def tokenize(
+    tokenizer: Tokenizer | None, texts: Sequence[str], max_length: int, prompt: str = ""
+) -> tuple[list[np.ndarray], int]:
     """Ids int32 [n] of each text with its special tokens, n <= max_length; and how many texts were cut to that.
+
+    Args:
+        prompt: stands before each text.
 
     Raises:
         ValueError: not a list of valid strings, or no tokenizer.
     """
     tokenizer = readable(tokenizer)
+    if prompt and not isinstance(texts, str | bytes):
+        texts = list(texts)
+        try:
+            return tokenize(tokenizer, [prompt + text for text in texts], max_length)
+        except (TypeError, ValueError) as error:
+            refuse(texts, error)  # by its place in the text alone
     # One token more than allowed tells a text that is too long from one that just fits.
     encoded = [encoding.ids for encoding in tokenizer.encode_batch(texts, max_length=max_length + 1)]
     cut = sum(len(ids) > max_length for ids in encoded)

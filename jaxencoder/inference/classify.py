@@ -16,12 +16,11 @@ import scipy.special
 
 from jaxencoder.inference import buckets
 from jaxencoder.inference.outputs import text_scores
-from jaxencoder.inference.windows import Long, check_long, check_window_pooling
+from jaxencoder.inference.parts import parts_of_pairs, parts_of_texts
+from jaxencoder.inference.windows import GROUP, Long, Reading, grouped
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Batch, Objective, ObjectiveConfig, Params
-from jaxencoder.text.tokenizer import Encoding, Tokenizer
-from jaxencoder.text.windows import cut, default_stride
 
 if TYPE_CHECKING:
     from jaxencoder.inference.model import Model
@@ -32,8 +31,6 @@ Threshold = float | Mapping[str, float]
 SEQUENCE_HEAD = "sequence_head"  # of a published classifier, among the parameters
 # config.json's problem_type
 _CLASSES, _SEVERAL, _VALUES = "single_label_classification", "multi_label_classification", "regression"
-
-_LEAST = 4  # of a row, the second text of a pair has at least one part in so many, where it is read in windows
 
 
 class Classified(NamedTuple):
@@ -88,7 +85,7 @@ def classify(
     stride: int | None = None,
     batch_tokens: int | None = None,
     threshold: Threshold | None = None,
-    window_pooling: ScorePooling = "length",
+    window_pooling: ScorePooling | None = None,
 ) -> list[Classified]:
     """The prediction for each text; see `Model.classify`."""
     names = class_names(model)
@@ -158,31 +155,33 @@ def score(
     long: Long = "truncate",
     stride: int | None = None,
     batch_tokens: int | None = None,
-    window_pooling: ScorePooling = "length",
+    window_pooling: ScorePooling | None = None,
 ) -> Scored:
     """What the classifier gives for each text; see `Model.classify`. No warning is given of texts that were cut."""
     head, limit = _head(model), row_length(model)
-    check_long(long)
-    check_window_pooling(window_pooling, get_args(ScorePooling))
-    if stride is not None and not 1 <= stride <= limit - 2:
-        raise ValueError(f"stride is {stride}; windows of {limit} tokens move by 1 to {limit - 2} of them")
-    if model.tokenizer is None:
-        raise ValueError("this model came without a tokenizer and cannot read texts")
-    parts, tokens, cut = _parts(model.tokenizer, texts, pairs, limit, long, stride)
-    if window_pooling == "first":
-        parts = [
-            part for last, part in zip([None, *parts], parts, strict=False) if last is None or last.text != part.text
-        ]
-    ids, type_ids = [part.ids for part in parts], [part.type_ids for part in parts]
-    types = None if pairs is None else type_ids
-    scores = document_scores(model, head.scores, head.outputs, ids, types, batch_tokens, limit)
-    owners, weights = (np.array([part[i] for part in parts], np.int64) for i in (0, 3))
-    if window_pooling == "max":
+    reading = Reading.of(long, stride, window_pooling, known=get_args(ScorePooling))
+    tokenizer, texts = buckets.readable(model.tokenizer), texts if isinstance(texts, str | bytes) else list(texts)
+    if pairs is None:
+        parts = parts_of_texts(tokenizer, texts, limit, reading)
+    else:
+        parts = parts_of_pairs(tokenizer, texts, pairs, limit, reading)
+    tokens, cut, owners, weights, found = np.zeros(len(texts), np.int64), 0, [], [], [np.zeros((0, head.outputs))]
+    for group in grouped(parts, GROUP):
+        types = None if pairs is None else [part.type_ids for part in group]
+        ids = [part.ids for part in group]
+        found.append(document_scores(model, head.scores, head.outputs, ids, types, batch_tokens, limit))
+        for part in group:
+            owners.append(part.text)
+            weights.append(part.weight)
+            tokens[part.text] += part.tokens
+            cut += part.cut
+    scores, owners, weights = np.concatenate(found), np.array(owners, np.int64), np.array(weights, np.int64)
+    if reading.pooling == "max":
         logs = scipy.special.log_softmax(scores, axis=-1) if not (head.values or head.several) else scores
         most = np.full((len(tokens), scores.shape[1]), -np.inf)
         np.maximum.at(most, owners, logs)
         return Scored(most if head.values else _with_whole(most, scores, owners), tokens, cut)
-    weights = weights if window_pooling == "length" else np.ones_like(weights)
+    weights = weights if reading.pooling == "length" else np.ones_like(weights)
     average = _mean_value if head.values else _mean_odds if head.several else _mean_probability
     return Scored(average(scores, owners, weights, len(tokens)), tokens, cut)
 
@@ -314,78 +313,6 @@ def _with_whole(mean: np.ndarray, scores: np.ndarray, owners: np.ndarray) -> np.
     alone = np.bincount(owners, minlength=len(mean))[owners] == 1
     mean[owners[alone]] = scores[alone]
     return mean
-
-
-class _Part(NamedTuple):
-    """What of a text is read at once: all of it, its beginning, or a window.
-
-    The weight is the number of tokens of which it knows most, so that each token of the text counts once.
-    """
-
-    text: int
-    ids: np.ndarray
-    type_ids: np.ndarray
-    weight: int
-
-
-def _parts(
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None,
-    limit: int,
-    long: Long,
-    stride: int | None,
-) -> tuple[list[_Part], np.ndarray, int]:
-    """The parts of all texts, the tokens of each text, and how many texts lost some."""
-    encoded = tokenizer.encode_batch(texts, pairs)
-    tokens = np.array([len(encoding.ids) for encoding in encoded], np.int64)
-    parts, cut = [], 0
-    for text, encoding in enumerate(encoded):
-        if len(encoding.ids) <= limit:
-            parts.append(_Part(text, encoding.ids, encoding.type_ids, max(len(encoding.ids), 1)))
-            continue
-        if long == "truncate" and pairs is not None:
-            shorter = tokenizer.encode_batch([texts[text]], [pairs[text]], max_length=limit)[0]
-            windows, whole = [_Part(text, shorter.ids, shorter.type_ids, 1)], False
-        elif long == "truncate":
-            windows, whole = _windows(text, encoding, 1, limit, stride)[:1], False
-        elif pairs is None:
-            windows, whole = _windows(text, encoding, 1, limit, stride), True
-        else:
-            shorter = _with_room(tokenizer, texts[text], pairs[text], encoding, limit)
-            second = tokenizer.encode_ids([pairs[text]])[1].item()
-            windows = _windows(text, shorter, len(shorter.ids) - second - 1, limit, stride)
-            whole = len(shorter.ids) == len(encoding.ids)
-        parts += windows
-        cut += not whole
-    return parts, tokens, cut
-
-
-def _windows(text: int, encoding: Encoding, before: int, limit: int, stride: int | None) -> list[_Part]:
-    """An encoding that is too long, in parts that all have its first tokens, so many, and its last one, [SEP].
-
-    [CLS] a b c d e [SEP] with 1 before, a limit of 5 and a stride of 2: [CLS] a b c [SEP], [CLS] c d e [SEP]
-    """
-    inner, room = len(encoding.ids) - before - 1, limit - before - 1
-    parts = []
-    for span in cut([inner], room, min(stride or default_stride(room), room)):
-        at = np.r_[:before, before + span.start : before + span.end, before + inner]
-        parts.append(_Part(text, encoding.ids[at], encoding.type_ids[at], max(span.last - span.first, 1)))
-    return parts
-
-
-def _with_room(tokenizer: Tokenizer, first: str, second: str, encoding: Encoding, limit: int) -> Encoding:
-    """The encoding of a pair whose first text was cut if it leaves the second less than a quarter of a row."""
-    sizes = tokenizer.encode_ids([first, second])[1].tolist()
-    least = min(sizes[1], max(limit // _LEAST, 1))
-    surplus = len(encoding.ids) - sizes[1] + least - limit
-    if surplus <= 0:
-        return encoding
-    kept = sizes[0] - surplus
-    if kept < 0:
-        raise ValueError(f"rows of {limit} tokens have no room for windows of a second text; cut long texts instead")
-    at = np.r_[: 1 + kept, 1 + sizes[0] : len(encoding.ids)]  # behind [CLS]
-    return Encoding(encoding.ids[at], encoding.type_ids[at], None)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from jaxencoder.inference import buckets
 from jaxencoder.inference.global_tokens import with_first_tokens
-from jaxencoder.inference.windows import Long, Pooled, Reading, WindowPooling, run_windows
+from jaxencoder.inference.windows import GROUP, Long, Pooled, Reading, WindowPooling, run_windows
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
@@ -37,7 +37,6 @@ T = TypeVar("T")
 
 _CHUNK_TEXTS = 16384  # texts that are sorted by length together ...
 _CHUNK_CHARACTERS = 1 << 24  # ... and their characters at most, so that memory does not depend on the file
-_GROUP = 1 << 17  # tokens of windows that are sorted by length together, so that it does not depend on a text either
 
 
 def embed(
@@ -218,11 +217,9 @@ def _embed(
     skip = None if settings.include_prompt else skip
     settings = replace(settings, prompts=(), default_prompt=None)
     static = (model.config.model, model.compute, settings, skip, with_first_tokens(model))
-    if reading.long == "windows" and reading.pooling != "first":
+    if reading.whole:
         return _of_windows(model, texts, reading, before, static, batch_tokens, max_length, progress), 0
-    if before and not isinstance(texts, str | bytes):
-        texts = [before + text if isinstance(text, str) else text for text in texts]
-    ids, cut = buckets.tokenize(model.tokenizer, texts, limit)
+    ids, cut = buckets.tokenize(model.tokenizer, texts, limit, before)
     size = settings.size(model.config.model.hidden_size)
     vectors = np.zeros((len(ids), min(size, settings.dimensions or size)), np.float32)
     for part, values in model.run(partial(_pooled, *static), ids, batch_tokens, max_length):
@@ -248,7 +245,7 @@ def _of_windows(
     size = len(settings.pooling) * model.config.model.hidden_size
     pooled = Pooled(len(texts), size, reading.pooling, skip or 0)
     function = partial(_pooled_windows, *static)
-    for group, plan, values in run_windows(model, function, windows, _GROUP, batch_tokens, max_length, skip or 0):
+    for group, plan, values in run_windows(model, function, windows, GROUP, batch_tokens, max_length, skip or 0):
         for i, row, place in zip(plan.texts, plan.row, plan.place, strict=True):
             pooled.add(group[i], values[row, place])
         progress(sum(group[i].is_last for i in plan.texts))

@@ -35,7 +35,7 @@ def fill_mask(model: Model, text: str, k: int = 5) -> list[list[Filled]]:
     Special tokens are never proposed, but keep their share of the probability.
     """
     check_fills_masks(model)
-    tokenizer = model.tokenizer
+    tokenizer = buckets.readable(model.tokenizer)
     ordinary = tokenizer.vocab_size - len(tokenizer.special_ids)
     if not 1 <= k <= ordinary:
         raise ValueError(f"k is {k}; give 1 to {ordinary}, the tokens that there are")

@@ -201,8 +201,9 @@ class Model:
             max_length: tokens, `self.max_length` if None.
             long: what of texts that are longer: "truncate" reads their beginning, with one warning; "windows" reads
                 all, in parts that overlap. A window is pooled over the tokens of which it knows most (or has its own
-                first or last one), the windows of a text are pooled, and then comes what follows pooling. A prompt
-                stands in each, and is pooled once.
+                first or last one), as if they were a text of their own: weightedmean counts their places from 1 in
+                each window, mean_sqrt_len divides by the root of their number. Then the windows of a text are pooled,
+                and then comes what follows pooling. A prompt stands in each, and is pooled once.
             stride: tokens from the start of a window to the next one's; None: half of what a window has room for.
             window_pooling: "length", the mean by these tokens: with mean pooling that of all tokens of the text, each
                 once; "mean", all windows alike; "max", the largest values; "first", the first window alone, which is
@@ -214,7 +215,8 @@ class Model:
 
         Raises:
             ValueError: no list of strings, an unknown pooling, `learned` in a run that has not learned any, an unknown
-                or too long prompt, more dimensions than there are, or a stride that leaves tokens out.
+                or too long prompt, more dimensions than there are, a setting of windows where texts are cut, or a
+                stride that leaves tokens out.
         """
         how = (pooling, normalize, prompt, dimensions, batch_tokens, max_length, long, stride, window_pooling)
         return embed.embed(self, texts, *how)
@@ -299,7 +301,7 @@ class Model:
         stride: int | None = None,
         batch_tokens: int | None = None,
         threshold: Threshold | None = None,
-        window_pooling: ScorePooling = "length",
+        window_pooling: ScorePooling | None = None,
     ) -> list[Classified]:
         """What a classifier, of a run or published, predicts for each text, or pair of texts.
 
@@ -310,18 +312,20 @@ class Model:
                 reads its beginning, of a pair as in training, with one warning; "windows" reads all, in parts that
                 overlap, whose probabilities (or values) are pooled. In a pair each part has the whole first text,
                 unless that leaves less than a quarter of a row, and a part of the second.
-            stride: tokens from the start of a window to the next one's; None: half of what a window has room for.
+            stride: tokens from the start of a window to the next one's; None: half of what a window has room for. With
+                pairs a quarter of a row is the most that fits beside any first text.
             batch_tokens: as in `embed`. threshold: see `jaxencoder.inference.classify.thresholds`.
-            window_pooling: as in `embed`, but none is learned: the mean of the windows' probabilities, by "length" or
-                of all alike, the largest of each class ("max"; of one class for a text their sum is made 1 again), or
-                those of the first window.
+            window_pooling: as in `embed`, but none is learned: the mean of the windows' probabilities, by "length" (as
+                None) or of all alike, the largest of each class ("max"; of one class for a text their sum is made 1
+                again), or those of the first window.
 
         Returns:
             For each text (prediction, probability, probabilities by class); of a model of values the prediction is a
             number, probability nan and probabilities empty; of several classes the first two are lists.
 
         Raises:
-            ValueError: no list of strings, no classifier, a stride that leaves tokens out, or an unknown threshold.
+            ValueError: no list of strings, no classifier, a setting of windows where texts are cut, a stride that
+                leaves tokens out, or an unknown threshold.
         """
         return classify.classify(self, texts, pairs, long, stride, batch_tokens, threshold, window_pooling)
 

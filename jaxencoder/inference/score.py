@@ -47,10 +47,11 @@ def score(model: Model, texts: Sequence[str], whole_words: bool = True) -> list[
     """The pseudo-log-likelihood of each text; see `Model.score`."""
     if "mlm_head" not in model.params:
         raise ValueError("this model has no masked-language-model head and cannot score texts; use one that has")
-    starts, special = model.tokenizer.word_starts(), set(model.tokenizer.special_ids)
+    tokenizer = buckets.readable(model.tokenizer)
+    starts, special = tokenizer.word_starts(), set(tokenizer.special_ids)
     ids = model.tokenize(texts)
     losses, counts = np.zeros(len(ids)), np.zeros(len(ids), np.int64)
-    for copies in _chunks(ids, starts, special, model.tokenizer.mask_id, whole_words):
+    for copies in _chunks(ids, starts, special, tokenizer.mask_id, whole_words):
         owners = np.array([copy.text for copy in copies])
         np.add.at(losses, owners, _losses(model, copies))
         np.add.at(counts, owners, 1)
@@ -109,9 +110,9 @@ def _chunks(
                 after += 1
             copies.append(_Copy(text, copy, int(slot), int(tokens[slot])))
             size += len(copy)
-        if size >= _COPIES_TOKENS:
-            yield copies
-            copies, size = [], 0
+            if size >= _COPIES_TOKENS:
+                yield copies
+                copies, size = [], 0
     if copies:
         yield copies
 

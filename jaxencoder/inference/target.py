@@ -67,7 +67,7 @@ def open_target(target: str, overrides: Sequence[str] = (), verb: str = "inspect
     if path.suffix == ".py" or (target in recipes and not path.is_dir()):
         return _recipe(configs.load(target, overrides, prog=f"jaxencoder {verb}"))
     if overrides:
-        raise ValueError(f"{target} is no recipe, so its settings cannot be changed: {' '.join(overrides)}")
+        raise ValueError(f"{overrides[0]} is no option of {verb}, and {target} is no recipe with settings to change")
     if not path.exists() and "/" not in target:
         known = ", ".join(recipes)
         raise ValueError(f"{target} is neither a folder nor a recipe ({known}); a name of the hub has a slash")

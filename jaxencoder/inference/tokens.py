@@ -90,7 +90,7 @@ def tokens(
     else:
         ids = model.tokenize(texts, max_length)
         rows = [(np.zeros(0), np.zeros(0))] * len(ids)
-        places = [np.zeros((len(own), 2), np.int32) for own in ids]
+        places = [None] * len(ids)
         if offsets:
             encoded = model.tokenizer.encode_batch(texts, offsets=True, max_length=model.limit(max_length))
             places = [encoding.offsets for encoding in encoded]
@@ -99,11 +99,14 @@ def tokens(
                 rows[i] = values[row, start : start + len(ids[i])], places[i]
     B, T, D = len(rows), max((len(x) for x, _ in rows), default=0), model.config.model.hidden_size
     hidden, mask = np.zeros((B, T, D), np.float32), np.zeros((B, T), bool)
+    for i, (vectors, _) in enumerate(rows):
+        hidden[i, : len(vectors)], mask[i, : len(vectors)] = vectors, True
+    if not offsets:
+        return hidden, mask
     characters = np.zeros((B, T, 2), np.int32)
-    for i, (vectors, at) in enumerate(rows):
-        n = len(vectors)
-        hidden[i, :n], characters[i, :n], mask[i, :n] = vectors, at, True
-    return (hidden, mask, characters) if offsets else (hidden, mask)
+    for i, (_, places) in enumerate(rows):
+        characters[i, : len(places)] = places
+    return hidden, mask, characters
 
 
 def _function(model: Model) -> partial:

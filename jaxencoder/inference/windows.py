@@ -5,8 +5,8 @@ Long texts in overlapping segments: Pappagari et al. 2019, arXiv:1910.10781.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import numpy as np
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Long = Literal["truncate", "windows"]
 WindowPooling = Literal["mean", "max", "first", "length", "learned"]
+W = TypeVar("W")
+
+GROUP = 1 << 17  # tokens of windows that are sorted by length together, so that it does not depend on a text's length
 
 
 class Reading(NamedTuple):
@@ -37,27 +40,29 @@ class Reading(NamedTuple):
 
     @classmethod
     def of(
-        cls, long: Long, stride: int | None, pooling: WindowPooling | None = None, default: WindowPooling = "length"
+        cls,
+        long: Long,
+        stride: int | None = None,
+        pooling: WindowPooling | None = None,
+        default: WindowPooling = "length",
+        known: Sequence[WindowPooling] = get_args(WindowPooling),
     ) -> Reading:
-        """Checked; ValueError for an unknown word, or for settings of windows where texts are cut."""
-        check_long(long)
+        """Checked; ValueError for a word that is not known, or for a setting that would do nothing."""
+        if long not in get_args(Long):
+            raise ValueError(f"long is {long!r}; give one of {', '.join(get_args(Long))}")
+        if pooling is not None and pooling not in known:
+            raise ValueError(f"window_pooling is {pooling!r}; give one of {', '.join(known)}")
         if long == "truncate" and (stride is not None or pooling is not None):
             name, value = ("stride", stride) if stride is not None else ("window_pooling", pooling)
             raise ValueError(f"{name} is {value!r}, but long texts are cut; give long='windows', or leave it out")
-        check_window_pooling(pooling, get_args(WindowPooling))
+        if pooling == "first" and stride is not None:
+            raise ValueError(f"stride is {stride}, but of window_pooling 'first' there is one window; leave it out")
         return cls(long, stride, pooling or default)
 
-
-def check_long(long: str) -> None:
-    """ValueError for an unknown way to read long texts."""
-    if long not in get_args(Long):
-        raise ValueError(f"long is {long!r}; give one of {', '.join(get_args(Long))}")
-
-
-def check_window_pooling(pooling: str | None, known: Iterable[str]) -> None:
-    """ValueError for an unknown way to pool windows; None is fine."""
-    if pooling is not None and pooling not in known:
-        raise ValueError(f"window_pooling is {pooling!r}; give one of {', '.join(known)}")
+    @property
+    def whole(self) -> bool:
+        """Whether more is read of a long text than its first window."""
+        return self.long == "windows" and self.pooling != "first"
 
 
 def run_windows(
@@ -81,7 +86,7 @@ def run_windows(
         An iterator of (a group of windows, which of them are where in the rows, what the function gives for these);
         all of a group come one after the other.
     """
-    for group in _grouped(windows, tokens):
+    for group in grouped(windows, tokens):
 
         def kept(plan: buckets.Plan, group: list[TextWindow] = group) -> Batch:
             kept_ids = np.zeros((plan.rows, plan.length), np.int32)
@@ -95,7 +100,8 @@ def run_windows(
             yield group, plan, values
 
 
-def _grouped(windows: Iterable[TextWindow], tokens: int) -> Iterator[list[TextWindow]]:
+def grouped(windows: Iterable[W], tokens: int) -> Iterator[list[W]]:
+    """The windows in lists of so many tokens, or one window more; a window is anything with ids."""
     group, size = [], 0
     for window in windows:
         group.append(window)

@@ -46,7 +46,7 @@ def predict_classes(
     stride: int | None = None,
     batch_tokens: int | None = None,
     threshold: Threshold | None = None,
-    window_pooling: ScorePooling = "length",
+    window_pooling: ScorePooling | None = None,
 ) -> Iterator[list[Record]]:
     """Records with "prediction", the name of a class or a value, and of classes "probability".
 
@@ -244,7 +244,7 @@ def predictions(
     source: str | None = None,
     long: Long = "truncate",
     stride: int | None = None,
-    window_pooling: ScorePooling = "length",
+    window_pooling: ScorePooling | None = None,
 ) -> Predictions:
     """What a model predicts for its own validation data, or for another source with the same fields.
 

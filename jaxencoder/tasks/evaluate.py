@@ -177,7 +177,7 @@ def evaluate_classifier(
     tune_threshold: str | None = None,
     long: Long = "truncate",
     stride: int | None = None,
-    window_pooling: ScorePooling = "length",
+    window_pooling: ScorePooling | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
     """The metrics of a classifier, of what it predicts for each record.
 

@@ -10,6 +10,7 @@ Pairs = Literal["none", "nsp", "sop"]
 LabelUnit = Literal["text", "word", "span", "choice"]
 LongTexts = Literal["truncate", "windows"]
 
+OVERLAP = 128
 # Before the two files of a source of aligned texts.
 ALIGNED = "aligned:"
 
@@ -124,7 +125,7 @@ class DataConfig:
     """What of a labelled single text that is longer than a row: its beginning, or all of it in windows, each an example
     with the text's label. The held-out metrics of training are then those of windows; evaluate and predict read whole
     texts with --long windows."""
-    overlap: int = 128
+    overlap: int = OVERLAP
     """Tokens that a piece of the second text has in common with the one before it, at most half of it, with span; and a
     window of a text, with long windows."""
     labels: tuple[str, ...] = ()
@@ -196,6 +197,9 @@ class DataConfig:
         if self.long == "windows":
             single = self.label_field != "" and self.label_unit == "text" and not self.pair_field
             _check(single, "data.long is 'windows', which is for labels of single texts; leave it out")
+        elif self.label_unit != "span":
+            rule = f"data.overlap is {self.overlap}, but nothing is cut into pieces that overlap"
+            _check(self.overlap == OVERLAP, f"{rule}; set it to {OVERLAP}, or data.long to windows")
         _choice(self.text_unit, "data.text_unit", get_args(TextUnit))
         _choice(self.pairs, "data.pairs", get_args(Pairs))
         _number(self.short_pairs, "data.short_pairs", 0.0, 1.0, "give a share of at least 0 and at most 1")

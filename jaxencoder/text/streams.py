@@ -10,6 +10,7 @@ from jaxencoder.text.tokenizer_backends import refuse
 
 _CHARACTERS = 1 << 16  # of a text that are tokenised at once; shorter texts are put together to so many
 _COMMON = 512  # of them that two parts of a text have in common
+_LARGEST = 1 << 20  # of them in a piece that has grown
 
 
 class Part(NamedTuple):
@@ -24,33 +25,38 @@ class Part(NamedTuple):
     offsets: np.ndarray | None
 
 
-def stream(tokenizer: Tokenizer, texts: Sequence[str], offsets: bool = False) -> Iterator[Part]:
+def stream(tokenizer: Tokenizer, texts: Sequence[str], offsets: bool = False, prompt: str = "") -> Iterator[Part]:
     """The parts of each text, at least one of each, in memory that does not grow with a text's length.
 
     Put together they are `tokenizer.encode_batch(texts, special=False)`: a long text is tokenised in pieces that
     overlap, and one goes over into the next where both have the same two tokens at the same characters, away from their
-    ends. Where nowhere is such a place, as within a word of megabytes that is one token, a piece grows until there is
-    one. (Only within thousands of equal characters may other tokens of these characters come out.)
+    ends. Where nowhere is such a place, as within a word of thousands of characters that is one token, a piece grows
+    until there is one, or to a million characters: a longer word, or more spaces, are parted there. (Also within
+    thousands of equal characters may other tokens of these characters come out.)
+
+    Args:
+        prompt: stands before each text, and its characters count in the offsets.
 
     Raises:
-        ValueError: not a list of valid strings.
+        ValueError: not a list of valid strings; names the text, and the place in it.
     """
     if isinstance(texts, str | bytes):
         raise ValueError(f"texts is one {type(texts).__name__}, not a list of strings; put it in a list")
     texts = list(texts)
     try:
-        for start, end in _groups(texts):
-            if end - start == 1 and len(texts[start]) > _CHARACTERS:
-                yield from _long(tokenizer, start, texts[start], offsets)
+        given = [prompt + text for text in texts] if prompt else texts
+        for start, end in _groups(given):
+            if end - start == 1 and len(given[start]) > _CHARACTERS:
+                yield from _long(tokenizer, start, given[start], offsets)
             elif offsets:
-                encoded = tokenizer.encode_batch(texts[start:end], special=False, offsets=True)
+                encoded = tokenizer.encode_batch(given[start:end], special=False, offsets=True)
                 yield from (Part(i, x.ids, x.offsets) for i, x in enumerate(encoded, start))
             else:
-                ids, sizes = tokenizer.encode_ids(texts[start:end])
+                ids, sizes = tokenizer.encode_ids(given[start:end])
                 each = np.split(ids, np.cumsum(sizes)[:-1])
                 yield from (Part(i, own, None) for i, own in enumerate(each, start))
     except (TypeError, ValueError) as error:
-        refuse(texts, error)  # by its number among all texts
+        refuse(texts, error)  # by its number among all texts, and its place in what was given
 
 
 def _groups(texts: list[str]) -> Iterator[tuple[int, int]]:
@@ -82,9 +88,11 @@ def _long(tokenizer: Tokenizer, number: int, text: str, offsets: bool) -> Iterat
     while piece.end < len(text):
         following = _encoded(tokenizer, text, piece.end - _COMMON, piece.end + _CHARACTERS)
         seam = _seam(piece, following)
-        if seam is None:
+        if seam is None and piece.end - piece.start < _LARGEST:
             piece = _encoded(tokenizer, text, piece.start, piece.end + (piece.end - piece.start))
             continue
+        if seam is None:
+            following, seam = _encoded(tokenizer, text, piece.end, piece.end + _CHARACTERS), (len(piece.ids), 0)
         yield Part(number, piece.ids[given : seam[0]], piece.offsets[given : seam[0]] if offsets else None)
         piece, given = following, seam[1]
     yield Part(number, piece.ids[given:], piece.offsets[given:] if offsets else None)

@@ -132,8 +132,7 @@ def text_windows(
     asked = tokenizer.encode_batch([prompt], special=False)[0].ids if prompt else before[:0]
     room = _room(length, around + len(asked), prompt)
     check_stride(default_stride(room) if stride is None else stride, room)
-    given = [prompt + text if isinstance(text, str) else text for text in texts] if prompt else texts
-    for number, parts in groupby(stream(tokenizer, given, offsets or bool(prompt)), lambda part: part.text):
+    for number, parts in groupby(stream(tokenizer, texts, offsets or bool(prompt), prompt), lambda part: part.text):
         held = _Held(parts, len(prompt))
         start = np.concatenate([before, held.prompt])
         room = _room(length, around + len(held.prompt), prompt)

@@ -10,7 +10,8 @@ import pytest
 import scipy.special
 
 import jaxencoder
-from jaxencoder.inference.classify import _windows, class_names, score
+from jaxencoder.inference.classify import class_names, score
+from jaxencoder.inference.parts import _windows
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.text.tokenizer import Encoding
 
@@ -69,25 +70,6 @@ def test_neither_order_nor_batch_matters(classifier):
     np.testing.assert_allclose(found, again, atol=1e-4)
 
 
-def test_windows_are_the_documented_ones():
-    ids = np.array([2, 11, 12, 13, 14, 15, 3])
-    parts = _windows(0, Encoding(ids, ids * 0, None), 1, 5, 2)
-    assert [part.ids.tolist() for part in parts] == [[2, 11, 12, 13, 3], [2, 13, 14, 15, 3]]
-
-
-@pytest.mark.parametrize("stride", [None, 1, 5, LENGTH - 2])
-@pytest.mark.parametrize("length", [15, 20, 28, 45])
-def test_windows_reach_every_token(length, stride):
-    ids = np.arange(length)
-    parts = _windows(0, Encoding(ids, ids, None), 1, LENGTH, stride)
-    assert all(part.ids[0] == 0 and part.ids[-1] == length - 1 and len(part.ids) <= LENGTH for part in parts)
-    inner = [part.ids[1:-1] for part in parts]
-    assert set(np.concatenate(inner).tolist()) == set(range(1, length - 1))
-    assert sum(part.weight for part in parts) == length - 2  # each token counts once
-    assert all(len(x) == LENGTH - 2 for x in inner[:-1])  # only the last one may be shorter
-    assert len({x[-1] for x in inner}) == len(inner)  # each adds something
-
-
 def test_windows_are_averaged_by_their_tokens(classifier, regressor):
     """With windows that do not overlap, each is a text of its own."""
     whole = classifier.tokenizer.encode_batch([LONG])[0]
@@ -112,7 +94,7 @@ def test_ways_to_pool_windows(make_model, classifier, regressor, way):
     several = make_model(Classification(labels=3, class_names=NAMES, multi_label=True), row_length=LENGTH)
     for model in (classifier, regressor, several):
         whole = model.tokenizer.encode_batch([LONG])[0]
-        parts = _windows(0, whole, 1, LENGTH, 9)
+        parts = list(_windows(0, whole, 1, LENGTH, 9))
         logits = by_hand(model, [Encoding(part.ids, part.type_ids, None) for part in parts])
         to_share = {1: lambda x: x, 3: scipy.special.expit if model is several else scipy.special.softmax}
         shares = np.stack([to_share[logits.shape[1]](row) for row in logits.astype(np.float64)])
@@ -125,7 +107,8 @@ def test_ways_to_pool_windows(make_model, classifier, regressor, way):
         }[way]
         if model is classifier:
             expected = expected / expected.sum()
-        found, short = model.classify([LONG, "the cat"], long="windows", stride=9, window_pooling=way)
+        stride = None if way == "first" else 9
+        found, short = model.classify([LONG, "the cat"], long="windows", stride=stride, window_pooling=way)
         values = list(found.probabilities.values()) or [found.prediction]
         assert values == pytest.approx(expected.tolist(), abs=1e-4) and len(parts) > 2
         (alone,) = model.classify(["the cat"])
@@ -172,6 +155,19 @@ def test_a_first_text_that_leaves_no_room_is_cut(classifier, caplog, pair, cut):
     assert messages == [f"1 of 1 texts are longer than {LENGTH} tokens and were cut there."] * cut
 
 
+def test_a_stride_beyond_the_room_beside_a_first_text_is_refused(classifier):
+    first = " ".join(WORDS[:8])
+    room = LENGTH - len(classifier.tokenizer.encode_batch([first], [""])[0].ids)
+    assert LENGTH // 4 <= room < LENGTH - 4
+    with pytest.raises(ValueError, match=f"beside the first text 'the cat.* room for {room} tokens.* at most 4, which"):
+        classifier.classify([first], [LONG], long="windows", stride=room + 1)
+    # What fits needs no window, and a quarter of a row is there beside any first text.
+    assert len(classifier.classify([first], ["a mat"], long="windows", stride=room + 1)) == 1
+    for stride in (room, LENGTH // 4):
+        assert len(classifier.classify([first], [LONG], long="windows", stride=stride)) == 1
+    assert len(classifier.classify([LONG], [LONG], long="windows", stride=LENGTH // 4)) == 1
+
+
 def test_one_warning_counts_what_was_cut(classifier, caplog):
     with caplog.at_level(logging.WARNING):
         classifier.classify(["the cat", LONG, LONG, ""])
@@ -199,8 +195,12 @@ def test_nothing_to_classify(classifier):
     [
         ({"long": "cut"}, "long is 'cut'; give one of truncate, windows"),
         ({"window_pooling": "learned"}, "window_pooling is 'learned'; give one of mean, max, first, length"),
-        ({"stride": 0}, "stride is 0; windows of 16 tokens move by 1 to 14"),
-        ({"stride": 15, "long": "windows"}, "stride is 15"),
+        ({"stride": 4}, "stride is 4, but long texts are cut; give long='windows'"),
+        ({"window_pooling": "max"}, "window_pooling is 'max', but long texts are cut"),
+        ({"stride": 4, "long": "windows", "window_pooling": "first"}, "stride is 4, but of window_pooling 'first'"),
+        ({"stride": 0, "long": "windows"}, "stride is 0; windows with room for 14 tokens of a text move by 1 to 14"),
+        ({"stride": 15, "long": "windows"}, "stride is 15; windows with room for 14"),
+        ({"stride": 14, "long": "windows", "pairs": ["a mat"]}, "stride is 14; windows with room for 13"),
         ({"pairs": []}, "1 texts but 0 pairs"),
     ],
 )

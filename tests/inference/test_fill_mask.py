@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -83,6 +85,11 @@ def test_every_tokenizer(make_model, kind):
 def test_says_what_is_wrong(model, text, k, message):
     with pytest.raises(ValueError, match=message):
         model.fill_mask(text, k)
+
+
+def test_a_model_without_a_tokenizer(model):
+    with pytest.raises(ValueError, match="came without a tokenizer"):
+        dataclasses.replace(model, tokenizer=None).fill_mask("[MASK]")
 
 
 def test_control_characters_and_long_text(model):

@@ -1,5 +1,6 @@
 """Pseudo-log-likelihoods: equal to masking each token by hand, and better for texts that a model knows."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.cli import main
+from jaxencoder.inference import score as score_module
 from jaxencoder.inference.score import Scored, score_source
 
 from .conftest import SENTENCES
@@ -41,6 +43,19 @@ def test_equals_masking_by_hand(model, whole_words: bool) -> None:
     assert Scored(-3 * np.log(7), 3).perplexity == pytest.approx(7) and np.isnan(Scored(0.0, 0).perplexity)
 
 
+def test_copies_of_one_text_come_in_lists_of_bounded_size(model, monkeypatch) -> None:
+    text = SENTENCES[40]
+    (n,) = (len(x) for x in model.tokenize([text]))
+    (whole,), sizes, losses = model.score([text]), [], score_module._losses
+    monkeypatch.setattr(score_module, "_COPIES_TOKENS", 2 * n)
+    monkeypatch.setattr(
+        score_module, "_losses", lambda model, copies: sizes.append(len(copies)) or losses(model, copies)
+    )
+    (parted,) = model.score([text])
+    assert max(sizes) == 2 and sum(sizes) == parted.tokens == whole.tokens
+    assert parted.log_likelihood == pytest.approx(whole.log_likelihood, abs=1e-4)
+
+
 def test_pieces_of_a_word_do_not_give_each_other_away(model) -> None:
     word = "matslow"  # no token of its own
     (together,), (apart,) = model.score([word]), model.score([word], whole_words=False)
@@ -68,6 +83,8 @@ def test_what_cannot_be_scored(model, make_model, tmp_path) -> None:
 
     with pytest.raises(ValueError, match="no masked-language-model head"):
         make_model(Classification(labels=2)).score(["a"])
+    with pytest.raises(ValueError, match="came without a tokenizer"):
+        dataclasses.replace(model, tokenizer=None).score(["a"])
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"good": "the cat", "bad": 3}\n')
     with pytest.raises(ValueError, match="field 'bad' is 3, not text"):

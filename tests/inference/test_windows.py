@@ -88,6 +88,11 @@ def test_ways_to_pool_windows_by_hand(make_model):
     assert first.tolist() == model.embed([LONG]).tolist()
     cls = np.average([x[0] for x in hidden], axis=0, weights=[w.last - w.first for w in windows])
     np.testing.assert_allclose(model.embed([LONG], pooling="cls", long="windows")[0], cls, atol=2e-5)
+    for pooling, weights in (("weightedmean", lambda n: 2 * np.arange(1, n + 1) / (n + 1)), ("mean_sqrt_len", np.sqrt)):
+        kept = [x[w.first : w.last] for x, w in zip(hidden, windows, strict=True)]
+        each = [(x.T * weights(len(x))).mean(1) for x in kept]
+        vector = np.average(each, axis=0, weights=[w.last - w.first for w in windows])
+        np.testing.assert_allclose(model.embed([LONG], pooling=pooling, long="windows")[0], vector, atol=2e-5)
     assert len(windows) > 5 and np.abs(expected["mean"] - expected["length"]).max() > 4e-4
 
 
@@ -111,7 +116,7 @@ def test_a_prompt_stands_in_each_window_and_modules_come_last(make_model):
 def test_order_company_and_groups_change_nothing(model, monkeypatch):
     texts = [LONG * 3, "the cat", LONG * 9, *SENTENCES[:20]]
     together = model.embed(texts, long="windows", stride=20)
-    monkeypatch.setattr(embed_module, "_GROUP", 100)
+    monkeypatch.setattr(embed_module, "GROUP", 100)
     np.testing.assert_allclose(model.embed(texts[::-1], long="windows", stride=20)[::-1], together, atol=2e-5)
 
 
@@ -174,6 +179,7 @@ def test_pooled_in_any_order():
         ({"stride": 5}, "stride is 5, but long texts are cut"),
         ({"window_pooling": "max"}, "window_pooling is 'max', but long texts are cut"),
         ({"long": "windows", "stride": 63}, "stride is 63; windows with room for 62"),
+        ({"long": "windows", "stride": 5, "window_pooling": "first"}, "stride is 5, but of window_pooling 'first'"),
         ({"long": "windows", "stride": 0}, "stride is 0"),
         ({"long": "windows", "window_pooling": "cls"}, "window_pooling is 'cls'; give one of mean, max, first"),
         ({"long": "windows", "window_pooling": "learned"}, "'learned', but pooling is mean; a run that has learned"),
@@ -190,6 +196,14 @@ def test_mistakes(model, words, message):
         model.embed(["the cat", None], long="windows")
     with pytest.raises(ValueError, match="came without a tokenizer"):
         dataclasses.replace(model, tokenizer=None).embed(["the cat"], long="windows")
+
+
+@pytest.mark.parametrize("long", ["truncate", "windows"])
+def test_a_mistake_in_a_text_is_found_behind_a_prompt(model, long):
+    with pytest.raises(ValueError, match="text 1 has a lone surrogate .* at character 4,"):
+        model.embed(["the cat", "a ma\udc00t"], prompt="paris and ", long=long)
+    with pytest.raises(ValueError, match="text 1 is None"):
+        model.embed(["the cat", None], prompt="paris and ", long=long)
 
 
 def test_no_texts(model):

@@ -101,7 +101,8 @@ def test_long_texts_with_one_warning(model, monkeypatch, caplog):
         ([{"text": "a"}], {"pair_field": "b"}, r"a\.jsonl:1: no field 'b' among text"),
         ([{"text": "a", "b": 7}], {"pair_field": "b"}, "record 1: field 'b' is int, not text"),
         ([{"text": "a", "prediction": 1}], {}, "have a field 'prediction' already; rename it, or drop it"),
-        ([{"text": "a"}], {"stride": 99}, "stride is 99; windows of 32 tokens"),
+        ([{"text": "a"}], {"stride": 99}, "stride is 99, but long texts are cut"),
+        ([{"text": "a"}], {"stride": 99, "long": "windows"}, "stride is 99; windows with room for 30 tokens"),
     ],
 )
 def test_mistakes_leave_no_file(model, tmp_path, records, options, message):

@@ -176,7 +176,7 @@ def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
     found = [(ids, label.tolist()) for ids, label in pieces([store])]
     assert sorted(found) == sorted(want)
     assert content(prepare(dataclasses.replace(data, workers=2), tokenizer, "train")) == content([store])
-    cut = prepare(dataclasses.replace(data, long="truncate"), tokenizer, "train")
+    cut = prepare(dataclasses.replace(data, long="truncate", overlap=128), tokenizer, "train")
     assert cut[0].path != store.path and len(pieces(cut)) == 4
     assert prepare(dataclasses.replace(data, overlap=0), tokenizer, "train")[0].path != store.path
 
@@ -187,6 +187,12 @@ def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
 def test_windows_are_for_labelled_single_texts(settings):
     with pytest.raises(ValueError, match="data.long is 'windows', which is for labels of single texts"):
         DataConfig(long="windows", **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_field": "y"}, {"label_field": "y", "label_unit": "word"}])
+def test_an_overlap_where_nothing_overlaps(settings):
+    with pytest.raises(ValueError, match="data.overlap is 4, but nothing is cut into pieces that overlap"):
+        DataConfig(overlap=4, **settings)
 
 
 def test_validation_takes_the_classes_of_training(tmp_path, tokenizer):

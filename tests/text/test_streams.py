@@ -87,6 +87,36 @@ def test_a_word_that_has_no_seam_makes_a_piece_grow(shared_data, monkeypatch):
     assert [800, 20_800] in offsets.tolist() and len(parts) > 2
 
 
+@pytest.mark.parametrize("name", ["bert-base-uncased", "deberta-v3"])
+def test_what_has_no_seam_grows_to_a_limit(shared_data, monkeypatch, name):
+    """Spaces that are no tokens, and a word whose tokens never fall together, pass in pieces of bounded size."""
+    monkeypatch.setattr(streams, "_CHARACTERS", 1300)
+    monkeypatch.setattr(streams, "_LARGEST", 5000)
+    tokenizer, encoded, sizes = Tokenizer.load(shared_data / "tokenizers" / name), streams._encoded, []
+
+    def counted(tokenizer, text, start, end):
+        sizes.append(end - start)
+        return encoded(tokenizer, text, start, end)
+
+    monkeypatch.setattr(streams, "_encoded", counted)
+    texts = [" " * 100_000, "the cat" + " " * 100_000 + "sat", "x" * 100_000, "the " + "x" * 100_000 + " cat"]
+    parts = list(stream(tokenizer, texts, offsets=True))
+    whole = tokenizer.encode_batch(texts, special=False, offsets=True)
+    assert max(sizes) < 2 * 5000 and sum(sizes) < 4 * sum(map(len, texts))
+    for number, encoding in enumerate(whole[:2]):
+        ids, offsets = put_together(parts, number)
+        assert ids.tolist() == encoding.ids.tolist()
+        words = [[texts[number][start:end].strip() for start, end in at] for at in (offsets, encoding.offsets)]
+        assert words[0] == words[1]
+    for number, text in enumerate(texts[2:], 2):
+        ids, offsets = put_together(parts, number)
+        covered = np.zeros(len(text), bool)
+        for start, end in offsets:
+            covered[start:end] = True
+        assert covered[np.array(list(text)) == "x"].all() and (np.diff(offsets[:, 0]) >= 0).all()
+        assert len(ids) >= len(whole[number].ids)
+
+
 def test_memory_is_that_of_a_part(shared_data):
     tokenizer = Tokenizer.load(shared_data / "tokenizers" / "bert-base-uncased")
 

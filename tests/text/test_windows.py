@@ -122,6 +122,8 @@ def test_mistakes(tokenizer):
         list(text_windows(tokenizer, [], 8, 0))
     with pytest.raises(ValueError, match="not a list of strings"):
         list(text_windows(tokenizer, "the cat", 8))
+    with pytest.raises(ValueError, match=r"text 1 has a lone surrogate \(U\+D800\) at character 2,"):
+        list(text_windows(tokenizer, ["the cat", "ab\ud800"], 8, prompt="query: "))
 
 
 def test_special_tokens_of_a_tokenizer_that_knows_no_letter():
