@@ -89,16 +89,19 @@ def attention_case(window: int, backend: str, distances: bool, length: int) -> C
 
     rng = np.random.default_rng(0)
 
-    def random(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.standard_normal((*shape, HEADS, HEAD_SIZE), np.float32))
+    def random(*shape: int, scale: float = 1.0) -> jax.Array:
+        return jnp.asarray(scale * rng.standard_normal((*shape, HEADS, HEAD_SIZE), np.float32))
 
-    tables = tuple(random(2 * length - 1) for _ in range(2 * distances))
-    given = tuple(random(1, length) for _ in range(3)), tables, random(1, length)
+    # Scores of the size of 1: larger ones make weights so small that a processor takes many times as long for them.
+    tables = tuple(random(2 * length - 1, scale=HEAD_SIZE**-0.5) for _ in range(2 * distances))
+    qkv = random(1, length, scale=HEAD_SIZE**-0.5), random(1, length), random(1, length)
+    given = qkv, tables, random(1, length)
     return Case(lambda: jax.block_until_ready(gradients(*given)), program(gradients, *given).temporaries)
 
 
 def growth(args: argparse.Namespace) -> None:
     """Time and temporary memory of each backend at each length, and the exponents of both."""
+    keep_freed_memory()  # as the command line does
     cases = {(name, n): attention_case(*settings, n) for name, settings in CASES.items() for n in args.lengths}
     times: dict[tuple[str, int], list[float]] = {}
     for number in range(args.rounds + 1):
