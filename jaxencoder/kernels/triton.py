@@ -3,9 +3,10 @@
 Dao et al. 2022 (arXiv:2205.14135). It sees documents and knows neither windows, distances nor dropout.
 """
 
+import warnings
+
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.gpu.attention import BlockSizes, mha
 
 _BLOCK = 128  # rows are filled up to a multiple of it
 
@@ -22,6 +23,11 @@ def triton(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, int
     Returns:
         [B, T, N, H] in the dtype of v.
     """
+    with warnings.catch_warnings():
+        # Since jax 0.12 its import names tokamax as what to use instead, whose own releases are not stable yet. Here,
+        # so that a jax without it lacks this backend alone.
+        warnings.filterwarnings("ignore", r"jax\.experimental\.pallas\.ops\.gpu\.attention is", DeprecationWarning)
+        from jax.experimental.pallas.ops.gpu.attention import BlockSizes, mha
     T = q.shape[1]
     pad = -T % _BLOCK
     q, k, v = (jnp.pad(x.astype(v.dtype), ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (q, k, v))

@@ -38,6 +38,7 @@ def test_equals_numpy_in_values_and_dense_in_gradients(rows, T: int, dtype: str,
         np.testing.assert_allclose(b, a, atol=tolerance * max(1, np.abs(a).max()))
 
 
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # since jax 0.12
 def test_a_program_for_a_gpu_has_its_kernels() -> None:
     x, ids = jax.ShapeDtypeStruct((2, 512, 2, 64), jnp.bfloat16), jax.ShapeDtypeStruct((2, 512), jnp.int32)
     gradient = jax.jit(jax.grad(lambda q, k, v, ids: triton(q, k, v, ids).astype(jnp.float32).sum(), (0, 1, 2)))
