@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from jaxencoder.kernels.dense import dense
 from jaxencoder.kernels.triton import triton
@@ -42,5 +43,7 @@ def test_equals_numpy_in_values_and_dense_in_gradients(rows, T: int, dtype: str,
 def test_a_program_for_a_gpu_has_its_kernels() -> None:
     x, ids = jax.ShapeDtypeStruct((2, 512, 2, 64), jnp.bfloat16), jax.ShapeDtypeStruct((2, 512), jnp.int32)
     gradient = jax.jit(jax.grad(lambda q, k, v, ids: triton(q, k, v, ids).astype(jnp.float32).sum(), (0, 1, 2)))
-    program = gradient.trace(x, x, x, ids).lower(lowering_platforms=("cuda",)).as_text()
+    mesh = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H100", None, "gpu"))
+    with jax.sharding.use_abstract_mesh(mesh):
+        program = gradient.trace(x, x, x, ids).lower(lowering_platforms=("cuda",)).as_text()
     assert program.count("stablehlo.custom_call @__gpu$xla.gpu.triton") == 3  # forward, its sums, backward
