@@ -1,6 +1,7 @@
 """Rotary positions in config.json, and how they are scaled for longer texts, both ways: rope_parameters."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from jaxencoder.families.family import Settings
@@ -24,6 +25,8 @@ def rotary_choices(rope: Settings | None, theta: float, max_length: int, head_si
         ValueError: a kind or a setting that cannot be loaded. KeyError: one that is missing.
     """
     rope = rope or {}
+    if not isinstance(rope, Mapping):
+        raise ValueError(f"config.json has {rope!r} for rope_parameters or rope_scaling; only an object can be loaded")
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind not in _KINDS:
         raise ValueError(f"config.json has rope_type {kind!r}; only {', '.join(_KINDS)} can be loaded")
@@ -36,6 +39,8 @@ def rotary_choices(rope: Settings | None, theta: float, max_length: int, head_si
     original = rope.get("original_max_position_embeddings") or max_length
     factor = rope["factor"] if kind != "yarn" or "factor" in rope else max_length / original
     if kind == "ntk":
+        if not factor >= 1:
+            raise ValueError(f"config.json has factor {factor} for rope_type 'ntk'; it must be at least 1")
         return found | {"rope_theta": ntk_theta(theta, head_size, factor)}
     found |= {"rope_scaling": kind, "rope_factor": float(factor)}
     if kind == "dynamic":

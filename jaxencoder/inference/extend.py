@@ -14,6 +14,7 @@ import numpy as np
 from jaxencoder.families import checkpoint
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.longformer import LONGFORMER
+from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from jaxencoder.inference.convert import check_new, write_run
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
@@ -26,6 +27,7 @@ Method = Literal["interpolate", "tile", "linear", "ntk", "dynamic", "yarn", "non
 Written = Literal["hf", "sentence-transformers", "run"]
 
 _TABLES = {"interpolate": interpolated, "tile": tiled}
+_NEAR_LONGFORMER = (ROBERTA, XLM_ROBERTA, CAMEMBERT)  # whose heads and padding id are its own
 
 
 def extend(
@@ -85,7 +87,8 @@ def extended(
             as copies of the others (Longformer: Beltagy et al. 2020, arXiv:2004.05150, section 5).
 
     Returns:
-        The model, `published` only if its family's config.json (or, with global tokens, Longformer's) can say it.
+        The model, `published` only if its family's config.json (or, of RoBERTa's relatives with global tokens,
+        Longformer's) can say it.
 
     Raises:
         ValueError: a method that does not fit the model, which names those that do; a model that is scaled already; a
@@ -129,7 +132,8 @@ def extended(
 def trained_length(model: Model) -> int:
     """Tokens of the longest row of its training; of a published model as its config.json has it."""
     length = model.config.model.max_length
-    return length if model.published else min(length, *(part.data.row_length for part in model.config.phase_configs))
+    rows = max(part.data.row_length for part in model.config.phase_configs)
+    return length if model.published else min(length, rows)
 
 
 def methods(config: EncoderConfig) -> tuple[Method, ...]:
@@ -192,7 +196,8 @@ def _published(model: Model, architecture: EncoderConfig) -> Published | None:
     """The family that can say the architecture, with its heads; None if there is none, or the model is a run's."""
     if model.published is None:
         return None
-    families = (model.published.family, LONGFORMER)
+    own = model.published.family
+    families = (own, LONGFORMER) if own in _NEAR_LONGFORMER else (own,)
     family = next((family for family in families if checkpoint.can_say(family, architecture)), None)
     if family is None:
         return None

@@ -44,6 +44,10 @@ class Attention(nn.Module):
         def projection(name: str, kind: str, heads: int) -> Linear:
             return Linear("BTD,DNH->BTNH", (D, heads, H), bias_of[kind], c.init_scale, name=name)
 
+        def spread(y: jax.Array) -> jax.Array:
+            """Keys or values of K heads, each for several of the queries; those of N are so already."""
+            return y if y.shape[2] == N else jnp.repeat(y, N // K, axis=2)
+
         query, key, value = (projection(kind, kind, heads) for kind, heads in (("query", N), ("key", K), ("value", K)))
         q, k, v = query(x), key(x), value(x)
         if rotary is not None:
@@ -57,12 +61,11 @@ class Attention(nn.Module):
             y = apply_dropout(y, c.dropout, self.make_rng("dropout")) if self.train and c.dropout else y
             rows = distance_rows(x.shape[1], c.distance_span, c.distance_furthest)
             relative = Relative(
-                keys=key(y)[0, rows] if "c2p" in c.disentangled else None,
+                keys=spread(key(y))[0, rows] if "c2p" in c.disentangled else None,
                 queries=query(y)[0, rows] if "p2c" in c.disentangled else None,
                 bias=bias,
             )
-        if K < N:
-            k, v = (jnp.repeat(y, N // K, axis=2) for y in (k, v))
+        k, v = spread(k), spread(v)
         dropout = c.attention_dropout if self.train else 0.0
         options = {
             "window": self.window,

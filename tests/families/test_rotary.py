@@ -139,9 +139,11 @@ def test_a_fixed_ntk_factor_is_another_base() -> None:
         ({"rope_type": "yarn", "factor": 2.0, "truncate": False}, "truncate false"),
         ({"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 4}, "make them equal"),
         ({"rope_type": "default", "partial_rotary_factor": 0.5}, r"partial_rotary_factor 0\.5"),
+        ({"rope_type": "ntk", "factor": -2.0}, "factor -2.0 for rope_type 'ntk'; it must be at least 1"),
+        ("linear", "'linear' for rope_parameters or rope_scaling; only an object"),
     ],
 )
-def test_what_cannot_be_loaded_is_named(rope: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_is_named(rope: Any, message: str, tmp_path: Path) -> None:
     content = settings("eurobert", {"rope_type": "default"}) | {"model_type": "eurobert", "rope_parameters": rope}
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):

@@ -13,6 +13,7 @@ from jaxencoder.config import RunConfig
 from jaxencoder.inference.convert import write_run
 from jaxencoder.inference.extend import extend, extended
 from jaxencoder.inference.model import Model
+from jaxencoder.training.config import Phase, TrainingConfig
 from jaxencoder.training.start import find_start, initial_params, with_architecture
 from tests.inference.published import published, torch_outputs
 from tests.model.examples import assert_trees_close
@@ -82,6 +83,18 @@ def test_tables(short) -> None:
 def test_rows_that_training_never_reached_are_left_out(make_model) -> None:
     model = make_model(row_length=20)
     np.testing.assert_array_equal(embedding(extended(model, 40, "tile"))[20:39], embedding(model)[1:20])
+
+
+def test_the_longest_rows_of_all_phases_count(short) -> None:
+    phases = tuple(Phase(steps=5, row_length=length) for length in (24, 48, 32))
+    training = TrainingConfig(steps=0)
+    model = dataclasses.replace(
+        short["learned"], config=dataclasses.replace(short["learned"].config, phases=phases, training=training)
+    )
+    longer = extended(model, 95, "tile")
+    table = embedding(model)[:48]
+    np.testing.assert_array_equal(embedding(longer), np.concatenate([table, table[1:]]))
+    assert longer.config.phases == () and longer.max_length == 95
 
 
 def test_architectures(short) -> None:
@@ -207,3 +220,11 @@ def test_a_published_model_stays_one_where_it_can(
         expected = torch_outputs(theirs.eval(), encodings, "ForMaskedLM")[0]["hidden"]
         hidden = model(encodings[0].ids[None])["hidden"][0]
         np.testing.assert_allclose(hidden, expected[: len(hidden)], atol=1e-4)
+
+
+def test_berts_padding_and_heads_are_not_longformers(short, tmp_path: Path) -> None:
+    short["learned"].save(tmp_path / "bert")
+    options = {"window": 8, "global_tokens": True}
+    assert extend(tmp_path / "bert", tmp_path / "long", 200, "tile", **options) == "run"
+    expected = extended(short["learned"], 200, "tile", **options).embed([LONG])
+    np.testing.assert_allclose(jaxencoder.load(tmp_path / "long").embed([LONG]), expected, atol=1e-6)

@@ -1,9 +1,14 @@
 """The kernel for NVIDIA GPUs: interpreted it equals softmax written out in numpy; compiled, it is in the program."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.core import ShapedArray
+from jax.extend.core import Jaxpr, jaxprs_in_params
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from jaxencoder.kernels.dense import dense
 from jaxencoder.kernels.triton import triton
@@ -38,8 +43,33 @@ def test_equals_numpy_in_values_and_dense_in_gradients(rows, T: int, dtype: str,
         np.testing.assert_allclose(b, a, atol=tolerance * max(1, np.abs(a).max()))
 
 
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # since jax 0.12
 def test_a_program_for_a_gpu_has_its_kernels() -> None:
     x, ids = jax.ShapeDtypeStruct((2, 512, 2, 64), jnp.bfloat16), jax.ShapeDtypeStruct((2, 512), jnp.int32)
     gradient = jax.jit(jax.grad(lambda q, k, v, ids: triton(q, k, v, ids).astype(jnp.float32).sum(), (0, 1, 2)))
-    program = gradient.trace(x, x, x, ids).lower(lowering_platforms=("cuda",)).as_text()
+    mesh = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H100", None, "gpu"))
+    with jax.sharding.use_abstract_mesh(mesh):
+        program = gradient.trace(x, x, x, ids).lower(lowering_platforms=("cuda",)).as_text()
     assert program.count("stablehlo.custom_call @__gpu$xla.gpu.triton") == 3  # forward, its sums, backward
+
+
+@pytest.mark.parametrize(
+    ("H", "dtype", "most"),
+    [(4, "bfloat16", 64), (64, "bfloat16", 64), (128, "float32", 32), (200, "bfloat16", 32), (256, "float32", 16)],
+)
+def test_products_fit_tensor_cores_and_shared_memory(H: int, dtype: str, most: int) -> None:
+    x, ids = jax.ShapeDtypeStruct((1, 130, 1, H), dtype), jax.ShapeDtypeStruct((1, 130), jnp.int32)
+    gradient = jax.grad(lambda q, k, v, ids: triton(q, k, v, ids).astype(jnp.float32).sum(), (0, 1, 2))
+    operands = list(_operands(jax.make_jaxpr(gradient)(x, x, x, ids).jaxpr))
+    assert len(operands) == 2 * (2 + 7)  # of the products forward and backward
+    assert min(size for operand in operands for size in operand.shape) >= 16
+    assert max(operand.size * operand.dtype.itemsize for operand in operands) <= 1 << 14
+    assert max(min(operand.shape) for operand in operands) == most
+
+
+def _operands(jaxpr: Jaxpr) -> Iterator[ShapedArray]:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield from (operand.aval for operand in equation.invars)
+        for inner in jaxprs_in_params(equation.params):
+            yield from _operands(inner)

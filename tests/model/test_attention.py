@@ -51,3 +51,20 @@ def test_global_layers_of_a_banded_model_are_dense() -> None:
 def test_no_biases() -> None:
     params = linen_params(Attention(dataclasses.replace(BERT, attention_bias=False), FLOAT32, 0, False), X, IDS, None)
     assert all(set(module) == {"kernel"} for module in params.values())
+
+
+@pytest.mark.parametrize("projection", ["own", "shared"])
+def test_distances_are_compared_with_keys_that_several_queries_share(projection: str) -> None:
+    choices = {"disentangled": ("c2p", "p2c"), "distance_span": 4, "distance_projection": projection}
+    whole = dataclasses.replace(BERT, **choices)
+    few = dataclasses.replace(whole, num_kv_heads=1)
+    arguments = (X, IDS, None, None, jnp.asarray(np.random.default_rng(1).standard_normal((8, D)), jnp.float32))
+    params = linen_params(Attention(few, FLOAT32, 0, False), *arguments)
+    repeated = {
+        name: {part: np.repeat(x, N, axis=-2) for part, x in module.items()} if name in ("key", "value") else module
+        for name, module in params.items()
+    }
+    found, expected = (
+        Attention(c, FLOAT32, 0, False).apply({"params": p}, *arguments) for c, p in ((few, params), (whole, repeated))
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
