@@ -40,7 +40,7 @@ lint: venv
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --durations 10
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
 
 format: venv
 	$(BIN)/ruff check --fix .

@@ -4,6 +4,7 @@ Environment variables are set here, at import, because jax reads them once, when
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -13,12 +14,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Most of a test's time is compiling a program that runs once: with few optimisations it takes half as long.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# The same programs are compiled again and again, in each worker and in the processes that tests start: all of them keep
+# and find their programs in one folder, which lives as long as the process that starts the workers.
+PROGRAMS = tempfile.TemporaryDirectory(prefix="jaxencoder-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # The threads of torch wait for each other by spinning, which starves the tests in other processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_unconfigure() -> None:
+    PROGRAMS.cleanup()
 
 
 @pytest.fixture(scope="session")

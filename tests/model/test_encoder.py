@@ -272,7 +272,7 @@ def test_dropout_differs_by_layer() -> None:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         return x * 0 + (1 if name.endswith("down/bias") else 1e4 if name == "final_norm/scale" else 0)
 
-    params = jax.tree.map_with_path(fill, init(config))
+    params = jax.tree.map_with_path(fill, random_params(config))
     x = encode(config, params, rows([[T]] * 4, T), seed=0)
     assert x.var() * 24 / 23 == pytest.approx(5, abs=0.7)
     assert np.unique(np.round(x[0, 0] - x[0, 0].min(), 2)).size >= 4

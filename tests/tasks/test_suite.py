@@ -155,14 +155,15 @@ def test_programs_are_shared(trained, tmp_path: Path, monkeypatch) -> None:
     """Within the suite alone, and in the folder that jax has been given, if any."""
     seen = []
     monkeypatch.setattr(suite, "train", lambda *_: seen.append(jax.config.jax_compilation_cache_dir))
-    perform(runs("a", "b"), tmp_path, summarize)
-    assert seen[0] == seen[1] and not Path(seen[0]).exists() and jax.config.jax_compilation_cache_dir is None
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
+    given = jax.config.jax_compilation_cache_dir
+    perform(runs("a"), tmp_path, summarize)
+    assert seen == [given] == [jax.config.jax_compilation_cache_dir]
+    jax.config.update("jax_compilation_cache_dir", None)
     try:
-        perform(runs("c"), tmp_path, summarize)
-        assert seen[2] == str(tmp_path / "own") == jax.config.jax_compilation_cache_dir
+        perform(runs("b", "c"), tmp_path, summarize)
+        assert seen[1] == seen[2] and not Path(seen[1]).exists() and jax.config.jax_compilation_cache_dir is None
     finally:
-        jax.config.update("jax_compilation_cache_dir", None)
+        jax.config.update("jax_compilation_cache_dir", given)
 
 
 def test_speed(tmp_path: Path) -> None:

@@ -141,6 +141,14 @@ def damage(file: Path, how: str) -> None:
         os.truncate(file, {"empty": 0, "cut": file.stat().st_size // 2}[how])
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of steps 10 and 20."""
+    folder = tmp_path_factory.mktemp("two")
+    save_all(folder, [10, 20])
+    return folder
+
+
 @pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("which", "how"),
@@ -155,17 +163,17 @@ def damage(file: Path, how: str) -> None:
     ],
 )
 def test_damaged_newest_is_passed_over(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture, which: str, how: str
+    two: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture, which: str, how: str
 ) -> None:
-    save_all(tmp_path, [10, 20])
-    damage(files(tmp_path / "20")[which], how)
+    folder = shutil.copytree(two, tmp_path / "run")
+    damage(files(folder / "20")[which], how)
     capfd.readouterr()
     with caplog.at_level(logging.WARNING):
-        got = restore_params(tmp_path)
+        got = restore_params(folder)
     assert_same(got, jax.tree.map(np.asarray, params(10)))
     assert [record.name for record in caplog.records] == [checkpoint.__name__]
     caplog.clear()
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(folder)
     with caplog.at_level(logging.WARNING):
         step, restored = checkpoints.restore(abstract(state()))
     assert step == 10

@@ -32,8 +32,8 @@ from jaxencoder.training.telemetry import Diverged
 
 from .conftest import interrupted, losses
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 ROOT = Path(__file__).resolve().parents[2]
+EIGHT = MeshConfig(data=1, fsdp=2, tensor=2, context=2)
 
 
 def assert_close(folder: Path, reference: list[dict]) -> None:
@@ -84,8 +84,8 @@ def test_pairs(home: Path, config: RunConfig) -> None:
     assert 0.3 < result["pair_loss"] < 1.2
 
 
-@pytest.mark.parametrize("steps", [(5,), (1, 4, 11)])
-def test_sigterm(steps, reference: Path, config: RunConfig, tmp_path: Path, sigterm) -> None:
+def test_sigterm(reference: Path, config: RunConfig, tmp_path: Path, sigterm) -> None:
+    steps = (1, 4, 11)
     sigterm(steps)
     for step in steps:
         interrupted(config, tmp_path)
@@ -147,8 +147,6 @@ CHILD = """
 def start(target: Path, folder: Path, moment: str, number: int, *words: str, devices: int = 1, **environment: str):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         **environment,
     }
@@ -182,7 +180,7 @@ def test_sigkill(reference: Path, config: RunConfig, tmp_path: Path) -> None:
 
 
 def test_eight_devices_then_one(reference: Path, config: RunConfig, tmp_path: Path) -> None:
-    save(replace(config, mesh=MeshConfig(2, 2, 2)), tmp_path)
+    save(replace(config, mesh=EIGHT), tmp_path)
     codes, output = end(start(tmp_path, tmp_path / "run", "step", 9, devices=8, WITH="SIGTERM"))
     assert codes == [143], output
     train(config, tmp_path / "run")
@@ -192,7 +190,7 @@ def test_eight_devices_then_one(reference: Path, config: RunConfig, tmp_path: Pa
 def test_one_device_then_eight(reference: Path, config: RunConfig, tmp_path: Path, sigterm) -> None:
     sigterm([3])
     interrupted(config, tmp_path / "run")
-    save(replace(config, mesh=MeshConfig(data=2, tensor=2, context=2)), tmp_path)
+    save(replace(config, mesh=EIGHT), tmp_path)
     codes, output = end(start(tmp_path, tmp_path / "run", "none", 0, devices=8))
     assert codes == [0], output
     assert_close(tmp_path / "run", losses(reference))
@@ -316,20 +314,20 @@ def test_checkpoints_that_are_kept(config: RunConfig, tmp_path: Path, monkeypatc
 def test_best_by_a_metric_that_there_is_not(config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="best_metric is 'f1', but .* measures accuracy, loss,.* perplexity"):
         train(training(config, best_metric="f1"), tmp_path / "run")
-    assert train(training(config, best_metric="f1", keep_best=False, steps=1), tmp_path / "run")
+    assert train(training(config, best_metric="f1", keep_best=False, eval_every=0), tmp_path / "run")
 
 
 def test_nothing_held_out(config: RunConfig, tmp_path: Path) -> None:
     config = replace(config, data=replace(config.data, validation_share=0.0))
-    assert train(training(config, steps=2, profile_steps=(2,)), tmp_path) == {}
+    assert train(training(config, profile_steps=(2,)), tmp_path) == {}
     assert not any("validation_loss" in line for line in losses(tmp_path))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
-    assert train(training(config, steps=2), tmp_path) == {}
+    assert train(config, tmp_path) == {}
 
 
 def test_evaluation_at_the_end_only(config: RunConfig, tmp_path: Path) -> None:
-    result = train(training(config, steps=5, eval_every=0), tmp_path)
-    assert [line["step"] for line in losses(tmp_path) if "validation_loss" in line] == [5]
+    result = train(training(config, eval_every=0), tmp_path)
+    assert [line["step"] for line in losses(tmp_path) if "validation_loss" in line] == [12]
     assert result["loss"] == losses(tmp_path)[-1]["validation_loss"]
 
 

@@ -21,15 +21,6 @@ from jaxencoder.training.setup import set_up
 
 from .conftest import interrupted, losses
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
 
 @pytest.fixture(scope="module")
 def phased(home: Path, config: RunConfig) -> RunConfig:

@@ -55,9 +55,10 @@ def test_equals_plain_optax() -> None:
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.1))
     state = init_state(OBJECTIVE, optimizer, KEY)
     params, inner = state.params, optimizer.init(state.params)
+    run = stepper(optimizer)
     for step in range(3):
         data = batch(step)
-        state, metrics = stepper(optimizer)(state, data, KEY)
+        state, metrics = run(state, data, KEY)
         gradients = jax.grad(lambda p: loss(p, data, KEY, True)[0])(params)  # noqa: B023
         updates, inner = optimizer.update(gradients, inner, params)
         params = optax.apply_updates(params, updates)
@@ -152,6 +153,7 @@ def test_any_mesh_trains_like_one_device() -> None:
     """Masks, losses of several steps with dropout, and parameters, in float32: see tests/training/eight_devices.py."""
     root = Path(__file__).parents[2]
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
+    flags |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # warns of what another process has not written to its end
     command = [sys.executable, "-W", "error", str(root / "tests/training/eight_devices.py")]
     done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]

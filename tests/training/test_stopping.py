@@ -19,7 +19,6 @@ from jaxencoder.training.stopping import evaluations, without_gain
 
 from .conftest import interrupted, losses
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 NAN = float("nan")
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,11 +76,11 @@ def test_processes_of_which_one_has_the_file(tmp_path: Path) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    own = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     both = [
         subprocess.Popen(
             [sys.executable, "-W", "error", "-c", textwrap.dedent(TWO), str(tmp_path), str(port), index],
-            env=environment,
+            env=os.environ | own,
         )
         for index in "01"
     ]
