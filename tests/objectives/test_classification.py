@@ -66,7 +66,7 @@ def test_packing_changes_neither_loss_nor_gradients(family: str, pooling: str, l
         for block in (*tree["encoder"]["layers"].values(), *tree["encoder"].get("last", {}).values()):
             for name in ("key", "global_key"):
                 block["attention"].get(name, {}).pop("bias", None)
-    assert_trees_close(gradients, gradients_alone, 5e-5)
+    assert_trees_close(gradients, gradients_alone, 2e-5)
     if family == "longformer":  # [CLS] is global
         assert np.any(gradients["encoder"]["layers"]["block_0"]["attention"]["global_query"]["kernel"])
 
