@@ -146,17 +146,17 @@ def normalise(config: EncoderConfig, params: dict[str, jax.Array], x: jax.Array)
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _normalise(x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float, centred: bool) -> jax.Array:
-    y = _standardise(x, epsilon, centred)[0] * scale
+    y, factor = _unscaled(x, epsilon, centred)
+    y *= factor * scale
     return (y if bias is None else y + bias).astype(x.dtype)
 
 
-def _standardise(x: jax.Array, epsilon: float, centred: bool) -> tuple[jax.Array, jax.Array]:
-    """float32 x of mean 0 (where centred) and variance 1, and what it was multiplied by."""
+def _unscaled(x: jax.Array, epsilon: float, centred: bool) -> tuple[jax.Array, jax.Array]:
+    """float32 x, of mean 0 if centred, and the factor that gives it variance 1."""
     y = x.astype(jnp.float32)
     if centred:
         y -= y.mean(-1, keepdims=True)
-    factor = jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + epsilon)
-    return y * factor, factor
+    return y, jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + epsilon)
 
 
 def _normalise_backward(
@@ -165,7 +165,8 @@ def _normalise_backward(
     # In closed form from x alone. What jax derives keeps float32 values as large as x, and XLA's CPU backend makes one
     # call of a library of it, which takes from 4 to 10 times as long.
     x, scale, bias = saved
-    y, factor = _standardise(x, epsilon, centred)
+    y, factor = _unscaled(x, epsilon, centred)
+    y *= factor
     dy = dy.astype(jnp.float32)
     rows = tuple(range(dy.ndim - 1))
     d = dy * scale
