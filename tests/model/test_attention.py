@@ -56,12 +56,12 @@ def test_no_biases() -> None:
 @pytest.mark.parametrize("projection", ["own", "shared"])
 def test_distances_are_compared_with_keys_that_several_queries_share(projection: str) -> None:
     choices = {"disentangled": ("c2p", "p2c"), "distance_span": 4, "distance_projection": projection}
-    whole = dataclasses.replace(BERT, **choices)
-    few = dataclasses.replace(whole, num_kv_heads=1)
+    whole = dataclasses.replace(BERT, num_heads=4, **choices)
+    few = dataclasses.replace(whole, num_kv_heads=2)  # a single one would pass for all of them
     arguments = (X, IDS, None, None, jnp.asarray(np.random.default_rng(1).standard_normal((8, D)), jnp.float32))
     params = linen_params(Attention(few, FLOAT32, 0, False), *arguments)
     repeated = {
-        name: {part: np.repeat(x, N, axis=-2) for part, x in module.items()} if name in ("key", "value") else module
+        name: {part: np.repeat(x, 2, axis=-2) for part, x in module.items()} if name in ("key", "value") else module
         for name, module in params.items()
     }
     found, expected = (
