@@ -44,3 +44,12 @@ def shared_data() -> Path:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepared rows of one test must not satisfy another, nor land in the home of whoever runs the tests."""
     monkeypatch.setenv("JAXENCODER_CACHE", str(tmp_path_factory.mktemp("cache", numbered=True)))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A recipe that changes nothing, in the folder that the test is in from now on."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.py"
+    path.write_text("from jaxencoder.config import RunConfig\n\ndef get_config():\n    return RunConfig()\n")
+    return str(path)

@@ -15,7 +15,6 @@ from jaxencoder.cli import main
 from jaxencoder.cli_tasks import FIELDS, OWN, PREDICT, TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPE = "from jaxencoder.config import RunConfig\n\ndef get_config():\n    return RunConfig()\n"
 
 
 @pytest.fixture
@@ -40,14 +39,6 @@ def calls(monkeypatch):
         return record
 
     return stand_in
-
-
-@pytest.fixture
-def recipe(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "tiny.py"
-    path.write_text(RECIPE)
-    return str(path)
 
 
 @pytest.mark.parametrize(

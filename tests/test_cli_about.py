@@ -6,16 +6,6 @@ import pytest
 
 from jaxencoder.cli import main
 
-RECIPE = "from jaxencoder.config import RunConfig\n\ndef get_config():\n    return RunConfig()\n"
-
-
-@pytest.fixture
-def recipe(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "tiny.py"
-    path.write_text(RECIPE)
-    return str(path)
-
 
 def test_families(capsys):
     assert main(["families", "distilbert"]) == 0
