@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from jaxencoder.config import Lora, TokenizerConfig, save
+from jaxencoder.families.family import HEADS
 from jaxencoder.families.hub import resolve
 from jaxencoder.inference import adapter
 from jaxencoder.inference.embed import chosen
@@ -83,6 +84,12 @@ def write_run(model: Model, folder: Path) -> None:
     checkpoints = Checkpoints(folder / "checkpoints", keep=1)
     if model.sentence != SentenceSettings():
         log.warning("%s: a run keeps the encoder and its heads, but no pooling, modules or prompts.", folder)
+    known = {*model.config.objective.heads(model.config.model), *HEADS["ForPreTraining"]}
+    if unused := sorted(model.heads.keys() - known):
+        log.warning(
+            "%s: a run has the heads of its objective, so that %s cannot be used there; use or fine-tune the published "
+            "model for that.", folder, " and ".join(unused),
+        )  # fmt: skip
     params = {name: part for name, part in model.params.items() if name != "sentence"}
     checkpoints.save(0, {"params": params}, wait=True)
     checkpoints.close()

@@ -13,6 +13,7 @@ from jaxencoder.inference.model import Model
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.start import find_start, initial_params
+from tests.inference.published import published
 from tests.model.examples import assert_trees_close
 
 
@@ -62,6 +63,15 @@ def test_training_starts_from_any_of_them(folder: Path, converted: Path, tmp_pat
         find_start(str(converted / "hf"))
     for file in (tmp_path / "away").iterdir():
         file.rename(converted / "hf" / file.name)
+
+
+def test_a_published_classifier_as_a_run_says_what_it_loses(tokenizer: Tokenizer, tmp_path: Path, caplog) -> None:
+    pytest.importorskip("transformers")
+    for kind in ("ForSequenceClassification", "ForPreTraining"):
+        caplog.clear()
+        published("bert", kind, tokenizer, tmp_path / kind)
+        convert(tmp_path / kind, tmp_path / f"{kind} run", "run")
+        assert ("sequence_head cannot be used there" in caplog.text) == (kind == "ForSequenceClassification")
 
 
 def test_transformers_gives_the_same_ids(folder: Path, converted: Path) -> None:
