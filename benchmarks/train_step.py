@@ -4,14 +4,14 @@
     python benchmarks/train_step.py --families bert --dtypes float32 --dropout 0.1 --no-documents
 
 Both sides do the same work: the same architecture and sizes, AdamW, clipping at norm 1, 15% of the tokens masked anew
-in every step (inside the step). torch runs as its users run it: eager, scaled_dot_product_attention, the fused AdamW
-that `Trainer` takes by default, bfloat16 by autocast; jaxencoder as `jaxencoder train` runs it. Each side is a
-process of its own that sleeps while the other one works. Short blocks of steps alternate and the median of the blocks
-counts, so that other work on the machine falls on both; CPU seconds per step are a second measure. Batches are made
-beforehand, of random token ids. The second table takes documents of real lengths: ours packed into rows, theirs
-padded to the longest of a batch, with the same documents in a step; tokens per second count text, never padding. Real
-documents are glue/sst2/train.jsonl and text/reviews.jsonl.xz of the folder JAXENCODER_SHARED_DATA (default: data);
-without it there are random lengths alone.
+in every step (inside the step). torch runs as its users run it: eager, scaled_dot_product_attention (but in DeBERTa,
+which has its own), the fused AdamW that `Trainer` takes by default, bfloat16 by autocast; jaxencoder as `jaxencoder
+train` runs it. Each side is a process of its own that sleeps while the other one works. Short blocks of steps alternate
+and the median of the blocks counts, so that other work on the machine falls on both; CPU seconds per step are a second
+measure. Batches are made beforehand, of random token ids. The second table takes documents of real lengths: ours packed
+into rows, theirs padded to the longest of a batch, with the same documents in a step; tokens per second count text,
+never padding. Real documents are glue/sst2/train.jsonl and text/reviews.jsonl.xz of the folder JAXENCODER_SHARED_DATA
+(default: data); without it there are random lengths alone.
 
 Run it on a machine that does nothing else: with its cores taken, torch's OpenMP threads wait for one another, its
 time grows far more than ours and its CPU seconds include the waiting; OMP_WAIT_POLICY=passive takes the waiting out
@@ -71,6 +71,13 @@ def our_config(family: str, args: argparse.Namespace, length: int, dropout: floa
     sizes |= dict(mlp_size=args.mlp, max_length=max(length, 512), dropout=dropout, attention_dropout=dropout)
     if family == "bert":
         return EncoderConfig(**sizes)
+    if family == "deberta":
+        return EncoderConfig(
+            **sizes,
+            **dict(positions="none", disentangled=("c2p", "p2c"), distance_span=256, distance_norm=True),
+            **dict(distance_furthest=sizes["max_length"], distance_projection="shared", token_types=0),
+            norm_epsilon=1e-7,
+        )
     return EncoderConfig(
         **sizes,
         **dict(positions="rotary", rope_theta=160_000.0, windows=(0, 64, 64), token_types=0, norm_placement="pre"),
@@ -82,10 +89,19 @@ def our_config(family: str, args: argparse.Namespace, length: int, dropout: floa
 def their_model(family: str, args: argparse.Namespace, length: int, dropout: float) -> torch.nn.Module:
     sizes = dict(vocab_size=args.vocabulary, num_hidden_layers=args.layers, hidden_size=args.hidden)
     sizes |= dict(num_attention_heads=args.heads, intermediate_size=args.mlp, max_position_embeddings=max(length, 512))
-    sizes |= dict(attn_implementation="sdpa", pad_token_id=PAD, tie_word_embeddings=True)
+    sizes |= dict(pad_token_id=PAD, tie_word_embeddings=True)
+    drop = dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    if family == "deberta":
+        config = transformers.DebertaV2Config(
+            **sizes,
+            **drop,
+            **dict(relative_attention=True, position_buckets=256, norm_rel_ebd="layer_norm", share_att_key=True),
+            **dict(pos_att_type=["p2c", "c2p"], position_biased_input=False, type_vocab_size=0),
+        )
+        return transformers.DebertaV2ForMaskedLM(config)
+    sizes["attn_implementation"] = "sdpa"  # DeBERTa has none
     if family == "bert":
-        config = transformers.BertConfig(**sizes, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-        return transformers.BertForMaskedLM(config)
+        return transformers.BertForMaskedLM(transformers.BertConfig(**sizes, **drop))
     config = transformers.ModernBertConfig(
         **sizes,
         **dict(attention_dropout=dropout, embedding_dropout=dropout, mlp_dropout=dropout),
@@ -304,7 +320,7 @@ def documents_of_real_lengths(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    families = ["bert", "modernbert", "modernbert, sparse_prediction"]
+    families = ["bert", "modernbert", "modernbert, sparse_prediction", "deberta"]
     parser.add_argument("--families", nargs="+", default=families, choices=families)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.1, 0.0])
