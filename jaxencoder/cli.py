@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
         _refuse_mistyped(args)
+        if os.environ.get("JAXENCODER_DISTRIBUTED") and args.verb not in (_train, _prepare):
+            raise ValueError("several hosts train and prepare together, and nothing else; unset JAXENCODER_DISTRIBUTED")
         args.verb(args)
         sys.stdout.flush()
         return 0

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# One process a GPU on a Slurm cluster; jax.distributed finds the others from Slurm's own variables.
+# One process a GPU on a Slurm cluster; jax.distributed finds the others from Slurm's own variables. Each process sees
+# all GPUs of its node and takes the one of its number: --gpus-per-task would hide the others and number each as 0.
 #
 #   sbatch --nodes 2 --gpus-per-node 8 --ntasks-per-node 8 launch/slurm.sh train bert_base --run-dir /shared/runs/bert
 #
@@ -7,7 +8,6 @@
 # continues its run: Slurm's SIGTERM saves a checkpoint, the next start reads it.
 #SBATCH --job-name=jaxencoder
 #SBATCH --cpus-per-task=8
-#SBATCH --gpus-per-task=1
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 #SBATCH --open-mode=append

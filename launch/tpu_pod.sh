@@ -4,7 +4,7 @@
 #   TPU=my-slice ZONE=us-east5-a SHARED=/shared launch/tpu_pod.sh train bert_base --run-dir /shared/runs/bert
 #
 # Needs gcloud here, and on every host jaxencoder[tpu] and $SHARED: a folder on storage that all hosts mount, such as
-# Filestore or a bucket by gcsfuse, for prepared rows and the run.
+# Filestore, for prepared rows and the run. It must have locks and rename folders, which a bucket by gcsfuse may not.
 set -euo pipefail
 
 : "${TPU:?name of the TPU VM}" "${ZONE:?its zone}" "${SHARED:?folder that every host mounts}"

@@ -350,3 +350,9 @@ def test_tokenizer_train(tmp_path):
 
     tokenizer = Tokenizer.load(output)
     assert tokenizer.decode(tokenizer.encode_batch(["the cat"])[0].ids) == "the cat"
+
+
+def test_several_hosts_train_and_prepare_alone(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("JAXENCODER_DISTRIBUTED", "1")
+    assert main(["embed", "run", "--input", "a.txt", "--output", "a.npy"]) == 2
+    assert "several hosts train and prepare together" in capsys.readouterr().err

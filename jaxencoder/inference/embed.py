@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxencoder.inference import buckets
+from jaxencoder.inference.devices import in_use
 from jaxencoder.inference.global_tokens import with_first_tokens
 from jaxencoder.inference.windows import GROUP, Long, Pooled, Reading, WindowPooling, run_windows
 from jaxencoder.inference.writers import open_writer
@@ -251,7 +252,8 @@ def _of_windows(
         progress(sum(group[i].is_last for i in plan.texts))
     room = 1 << max(0, len(texts) - 1).bit_length()  # of few sizes, so that few programs are compiled
     padded = np.pad(pooled.vectors, ((0, room - len(texts)), (0, 0)))
-    return np.asarray(_finished(settings, model.placed.get("sentence", {}), padded))[: len(texts)]
+    with in_use(model.mesh, model.compute):
+        return np.asarray(_finished(settings, model.placed.get("sentence", {}), padded))[: len(texts)]
 
 
 def _prompt_tokens(tokenizer: Tokenizer, prompt: str, limit: int) -> int:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxencoder.inference import buckets
+from jaxencoder.inference.devices import in_use
 from jaxencoder.inference.embed import hidden
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
@@ -55,9 +56,10 @@ def fill_mask(model: Model, text: str, k: int = 5) -> list[list[Filled]]:
     special = unwanted(tokenizer, model.config.model.vocab_size)
     # Powers of two, so that other numbers of masks and of answers do not compile the model again.
     at = np.resize(slots, _power_of_two(len(slots)))
-    best, probabilities = _predict(
-        model.config.model, model.compute, min(ordinary, _power_of_two(k)), model.placed, rows, at, special
-    )
+    with in_use(model.mesh, model.compute):
+        best, probabilities = _predict(
+            model.config.model, model.compute, min(ordinary, _power_of_two(k)), model.placed, rows, at, special
+        )
     best, probabilities = np.asarray(best), np.asarray(probabilities)
     starts = tokenizer.word_starts()
     return [

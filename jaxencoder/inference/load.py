@@ -12,6 +12,7 @@ from jaxencoder.families.hub import resolve
 from jaxencoder.families.tokenizer import published_tokenizer
 from jaxencoder.inference.adapter import base_of, is_adapter
 from jaxencoder.inference.model import Model
+from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.text.tokenizer import Tokenizer
@@ -31,7 +32,8 @@ def load(
     Args:
         path: folder that `jaxencoder train` has written, folder of transformers or sentence-transformers, of an
             adapter, whose base is found by the name that it has for it, or the name of one on the Hugging Face hub.
-        dtype: of activations and matrix products; None: float32 on a CPU, elsewhere what the run was trained with.
+        dtype: of activations and matrix products; None: float32 on a CPU and on GPUs without bfloat16 (before Ampere),
+            elsewhere what the run was trained with.
         step: which checkpoint of a run; "best" by the run's own `training.best_metric`.
 
     Raises:
@@ -106,7 +108,7 @@ def _sentence_model(folder: Path, dtype: str | None) -> Model:
 
 def _compute(config: RunConfig, dtype: str | None) -> ComputeConfig:
     if dtype is None:
-        dtype = "float32" if jax.default_backend() == "cpu" else config.compute.dtype
+        dtype = "float32" if jax.default_backend() == "cpu" or before_ampere() else config.compute.dtype
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype is {dtype!r}; give float32 or bfloat16")
     return dataclasses.replace(config.compute, dtype=dtype, remat="none")

@@ -4,17 +4,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxencoder.config import RunConfig
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import label_names
-from jaxencoder.inference import adapter, buckets, classify, embed, fill_mask, global_tokens, rerank, save, tokens
+from jaxencoder.inference import (
+    adapter,
+    buckets,
+    classify,
+    devices,
+    embed,
+    fill_mask,
+    global_tokens,
+    rerank,
+    save,
+    tokens,
+)
 from jaxencoder.inference import score as scoring
 from jaxencoder.inference.classify import Classified, ScorePooling, Threshold
 from jaxencoder.inference.fill_mask import Filled
@@ -27,12 +38,10 @@ from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import HeadConfig, Pooling
 from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.sharding import MeshConfig, make_mesh, splitting
+from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.text.tokenizer import Tokenizer
 
 _LABELLED = {"sequence_head", "token_head"}
-# Enough to keep an accelerator busy; on a CPU the activations of a batch should stay in the cache.
-BATCH_TOKENS, BATCH_TOKENS_ON_CPU = 8192, 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +111,7 @@ class Model:
         if self.config.model.global_tokens or global_attention_mask is not None:
             slots = global_tokens.slots_of(self, token_ids, mask, global_attention_mask)
             rows |= {} if slots is None else {"global_slots": slots}
-        with jax.set_mesh(self._mesh):
+        with devices.in_use(self.mesh, self.compute):
             out = outputs(self.config.model, self.compute, tuple(self.heads.items()), self.placed, rows)
         return {name: x.reshape(*choices, *x.shape[1:]) if len(choices) > 1 else x for name, x in out.items()}
 
@@ -357,27 +366,11 @@ class Model:
         Returns:
             An iterator of (which texts are where in the batch's rows, what the function gives for the rows).
         """
-        if batch_tokens is None:
-            batch_tokens = BATCH_TOKENS_ON_CPU if jax.default_backend() == "cpu" else BATCH_TOKENS
-        if batch_tokens < 1:
-            raise ValueError(f"batch_tokens is {batch_tokens}; give at least 1")
-        lengths = buckets.row_lengths(self.limit(max_length))
-        waiting = None
-        for part in buckets.plan([len(x) for x in ids], lengths, batch_tokens):
-            rows = buckets.batch(ids, part, self.tokenizer.pad_id)
-            rows |= extra(part) if extra else {}
-            with jax.set_mesh(self._mesh):
-                values = function(self.placed, self.place(rows))
-            if waiting is not None:  # read only when the next batch is on its way
-                yield waiting[0], np.asarray(waiting[1])
-            waiting = part, values
-        if waiting is not None:
-            yield waiting[0], np.asarray(waiting[1])
+        return devices.run(self, function, ids, batch_tokens, self.limit(max_length), extra)
 
     def place(self, rows: Batch) -> Batch:
         """A batch on the devices: its rows shared among them where they divide, otherwise whole on each."""
-        axes = splitting(self._mesh, len(rows["token_ids"]), ("data",))
-        return jax.device_put(rows, NamedSharding(self._mesh, PartitionSpec(axes or None)))
+        return devices.place(rows, self.mesh)
 
     def limit(self, max_length: int | None) -> int:
         """`max_length` if the model can read so many tokens (ValueError if not), its own for None."""
@@ -391,22 +384,14 @@ class Model:
         return max_length
 
     @cached_property
-    def _mesh(self) -> Mesh:
+    def mesh(self) -> Mesh:
+        """The devices of this process; rows are shared among them."""
         return make_mesh(MeshConfig(), jax.local_devices())
 
     @cached_property
     def placed(self) -> Params:
         """`params` on every device, a base's once; the encoder's kernels are cast as every call would cast them."""
-        everywhere = NamedSharding(self._mesh, PartitionSpec())
-        shared = {} if self.base is None else self.base.arrays
-
-        def place(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
-            if id(x) in shared:
-                return shared[id(x)]
-            x = jax.device_put(x, everywhere)
-            return x.astype(self.compute.dtype) if path[0].key == "encoder" and path[-1].key == "kernel" else x
-
-        return jax.tree_util.tree_map_with_path(place, self.params)
+        return devices.placed(self.params, self.mesh, self.compute.dtype, {} if self.base is None else self.base.arrays)
 
     @property
     def arrays(self) -> dict[int, jax.Array]:

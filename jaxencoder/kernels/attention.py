@@ -17,7 +17,7 @@ from jaxencoder.kernels.platform import platform
 from jaxencoder.kernels.relative import Relative
 from jaxencoder.kernels.splash import splash
 from jaxencoder.kernels.tiled import fits, tiled
-from jaxencoder.kernels.triton import triton
+from jaxencoder.kernels.triton import runs, triton
 from jaxencoder.sharding import length_shards
 
 
@@ -66,7 +66,7 @@ def attention(
         relative = relative._replace(queries=relative.queries * scale)
     options = {"relative": relative is not None, "dropout": dropout, "split": length_shards()}
     tiles = fits(-(-T // options["split"]), T, q.shape[-1], q.dtype)
-    name = chosen_backend(backend, T, window, **options, tiles=tiles)
+    name = chosen_backend(backend, T, window, **options, tiles=tiles, triton=runs())
     attend = partial(_attend, name, window, dropout, late)
     return on_mesh(attend, q * scale, k, v, segment_ids, relative, key, window=window, kernel=name in KERNELS)
 

@@ -30,6 +30,7 @@ def chosen_backend(
     global_tokens: bool = False,
     split: int = 1,
     tiles: bool = True,
+    triton: bool = True,
 ) -> Name:
     """The backend of a layer for rows of T tokens.
 
@@ -42,6 +43,7 @@ def chosen_backend(
         global_tokens: it has some, beside its window.
         split: devices that share the length of a row.
         tiles: tiled attention has room for the row (`tiled.fits`).
+        triton: the kernel for GPUs runs on those in use (`triton.runs`).
 
     Raises:
         ValueError: a backend that is meant for this layer and lacks what it needs, or that there is not.
@@ -56,6 +58,11 @@ def chosen_backend(
             raise ValueError(f"The attention backend {backend!r} has no {what}; use auto.")
         if backend == "triton" and split > 1:
             raise ValueError(f"The attention backend 'triton' takes whole rows, but mesh.context is {split}; use auto.")
+        if backend == "triton" and not triton:
+            raise ValueError(
+                "The attention backend 'triton' needs NVIDIA GPUs of compute capability 8.0 (Ampere) or more, and a "
+                "jax that has it; use auto."
+            )
         return backend
     short = band_size(window) if window else _SHORT_RELATIVE if relative else _SHORT
     if short >= T:
@@ -69,9 +76,9 @@ def chosen_backend(
         why = "splash attention has neither dropout nor scores by distance"
         _slower("banded" if window else "chunked", why if window else "the row is too long for tiled attention")
     if device == "gpu" and not window:
-        if plain and split == 1:
+        if plain and split == 1 and triton:
             return "triton"
-        lacks = "rows split over devices" if plain else "dropout or scores by distance"
+        lacks = "dropout or scores by distance" if not plain else "rows split over devices" if split > 1 else "these"
         _slower("chunked", f"the kernel for GPUs is not made for {lacks}")
     return "banded" if window else "chunked"
 

@@ -3,15 +3,24 @@
 Dao et al. 2022 (arXiv:2205.14135). It sees documents and knows neither windows, distances nor dropout.
 """
 
+import importlib.util
 import warnings
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from jaxencoder.kernels.platform import before_ampere
+
+_MODULE = "jax.experimental.pallas.ops.gpu.attention"
 _BLOCK = 128  # rows are filled up to a multiple of it
 _SMALLEST = 16  # sides of a product, on tensor cores
 _TILE_BYTES = 1 << 14  # of queries, keys or values: five tiles and more lie in shared memory, 99 KiB on small chips
+
+
+def runs() -> bool:
+    """Whether this jax still has the kernel, and XLA compiles it for the GPUs in use, if there are some."""
+    return importlib.util.find_spec(_MODULE) is not None and not before_ampere()
 
 
 def triton(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, interpret: bool = False) -> jax.Array:
@@ -27,8 +36,7 @@ def triton(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, int
         [B, T, N, H] in the dtype of v.
     """
     with warnings.catch_warnings():
-        # Since jax 0.12 its import names tokamax as what to use instead, whose own releases are not stable yet. Here,
-        # so that a jax without it lacks this backend alone.
+        # Since jax 0.12 its import names tokamax as what to use instead, whose own releases are not stable yet.
         warnings.filterwarnings("ignore", r"jax\.experimental\.pallas\.ops\.gpu\.attention is", DeprecationWarning)
         from jax.experimental.pallas.ops.gpu.attention import BlockSizes, mha
     T, H = q.shape[1], q.shape[3]

@@ -91,7 +91,7 @@ def pool(
         weights = member * place if method == "weightedmean" else member
         total = jnp.maximum(weights.sum(-1, keepdims=True), 1)
         weights = weights / (jnp.sqrt(total) if method == "mean_sqrt_len" else total)
-    return jnp.einsum("BET,BTD->BED", weights, hidden)
+    return jnp.einsum("BET,BTD->BED", weights, hidden, precision="highest")
 
 
 def first_tokens(segment_ids: jax.Array, documents: int) -> jax.Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.config import RunConfig
+from jaxencoder.inference import devices
 from jaxencoder.inference.classify import ScorePooling, class_names, classifies
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
@@ -389,7 +390,7 @@ def _evaluate_masked(
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, eval_batches=0))
     objective = config.objective.build(config.model, model.compute, model.tokenizer)
     setup = Setup(config, model.tokenizer, train, validation, objective)
-    shards = math.gcd(config.training.batch_size, len(jax.devices()))
-    mesh = make_mesh(MeshConfig(), jax.devices()[:shards])
-    with jax.set_mesh(mesh):
+    shards = math.gcd(config.training.batch_size, jax.local_device_count())
+    mesh = make_mesh(MeshConfig(), jax.local_devices()[:shards])
+    with devices.in_use(mesh, model.compute):
         return evaluator(setup, mesh)(TrainState(jnp.int32(config.training.steps), model.params, None, None))

@@ -1,6 +1,7 @@
 """How much arithmetic a device can do: the one half of MFU, whose other half is `model.flops`."""
 
 import functools
+import re
 import time
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 # Dense bfloat16 (float16 on cards without it) with float32 accumulation, from the vendors' data sheets, per JAX device:
-# a core of TPU v2, v3 and v7, else a chip. The first name found in the device's kind counts.
+# a core of TPU v2, v3 and v7, else a chip. The first name that stands in the device's kind counts.
 PEAK_FLOPS = (
     ("TPU v2", 22.5e12),
     ("TPU v3", 61.5e12),
@@ -20,7 +21,9 @@ PEAK_FLOPS = (
     ("TPU v6", 918e12),
     ("TPU7", 1153.5e12),
     ("TPU v7", 1153.5e12),
+    ("GB300", 2500e12),
     ("GB200", 2500e12),
+    ("B300", 2250e12),
     ("B200", 2250e12),
     ("GH200", 989.4e12),
     ("H200 NVL", 835.5e12),
@@ -28,13 +31,17 @@ PEAK_FLOPS = (
     ("H100 PCIe", 756e12),
     ("H100 NVL", 835.5e12),
     ("H100", 989.4e12),
+    ("H800", 989.4e12),
+    ("H20", 148e12),
     ("A100", 312e12),
+    ("A800", 312e12),
     ("A30", 165e12),
     ("A40", 149.7e12),
     ("A10G", 70e12),
     ("A10", 125e12),
     ("L40S", 362e12),
     ("L40", 181e12),
+    ("L20", 119.5e12),
     ("L4", 121e12),
     ("T4", 65e12),
     ("V100S", 130e12),
@@ -43,6 +50,7 @@ PEAK_FLOPS = (
     ("RTX 6000 Ada", 364.2e12),
     ("RTX A6000", 154.8e12),
     ("RTX 5090", 209.5e12),
+    ("RTX 5080", 112.6e12),
     ("RTX 4090", 165.2e12),
     ("RTX 3090", 71e12),
     ("MI300X", 1307.4e12),
@@ -59,13 +67,14 @@ def peak_flops(device: jax.Device, dtype: str = "bfloat16") -> float:
     """
     kind = device.device_kind.lower()
     for name, flops in PEAK_FLOPS:
-        if name.lower() in kind:
+        if re.search(rf"(?<![a-z0-9]){name.lower()}(?![0-9])", kind):
             return flops
     return _measured(device.platform, dtype) / (jax.local_device_count() if device.platform == "cpu" else 1)
 
 
 @functools.cache
-def _measured(platform: str, dtype: str, size: int = 1024, seconds: float = 0.2) -> float:
+def _measured(platform: str, dtype: str, seconds: float = 0.2) -> float:
+    size = 1024 if platform == "cpu" else 8192  # work enough to hide what it takes to start it
     device = jax.local_devices(backend=platform)[0]
     x = jax.device_put(np.ones((size, size), dtype), device)
     multiply = jax.jit(lambda x: jnp.matmul(x, x, preferred_element_type=jnp.float32))

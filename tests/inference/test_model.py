@@ -1,8 +1,4 @@
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,8 +13,6 @@ from jaxencoder.objectives.classification import Classification
 from jaxencoder.training.checkpoint import Checkpoints
 
 from .conftest import SENTENCES
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def one_by_one(model: Model, text: str) -> np.ndarray:
@@ -87,6 +81,13 @@ def test_dtype_is_a_choice(run, model):
         load(run, dtype="int8")
 
 
+@pytest.mark.parametrize(("old", "dtype"), [(True, "float32"), (False, "bfloat16")])
+def test_gpus_before_ampere_compute_in_float32(run, old, dtype, monkeypatch):
+    monkeypatch.setattr("jaxencoder.inference.load.before_ampere", lambda: old)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert load(run).compute.dtype == dtype and load(run, dtype="bfloat16").compute.dtype == "bfloat16"
+
+
 def test_load_says_what_is_wrong(tmp_path, run, make_model):
     with pytest.raises(FileNotFoundError, match="no such run: .*absent"):
         load(tmp_path / "absent")
@@ -124,36 +125,6 @@ def test_nothing_recompiles(make_model):
     model.embed(SENTENCES[::-1] * 3, batch_tokens=256)
     model.embed([s + " the" for s in SENTENCES], batch_tokens=256)
     assert 1 <= first <= 4 and embed._pooled._cache_size() - before <= 5
-
-
-def test_rows_are_shared_among_devices():
-    """In a process of its own: the number of devices is fixed when jax starts."""
-    code = """
-import jax, numpy as np
-from tests.inference.conftest import SENTENCES
-from jaxencoder.config import RunConfig
-from jaxencoder.inference.model import Model
-from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.objectives.mlm import MaskedLM
-from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizer import train_tokenizer
-tokenizer = train_tokenizer(SENTENCES, TokenizerConfig(vocab_size=120))
-shape = EncoderConfig(num_layers=1, hidden_size=16, mlp_size=16, num_heads=2, max_length=128, vocab_size=120)
-compute = ComputeConfig(dtype="float32")
-params = jax.jit(MaskedLM().build(shape, compute, tokenizer).init)(jax.random.key(0))
-model = Model(RunConfig(model=shape), params, tokenizer, compute)
-placed = model.place({"token_ids": np.zeros((8, 16), np.int32)})["token_ids"]
-assert len(placed.sharding.device_set) == 4 and placed.sharding.shard_shape(placed.shape) == (2, 16)
-together = model.embed(SENTENCES[:21], batch_tokens=128)
-alone = np.concatenate([model.embed([s]) for s in SENTENCES[:21]])
-assert not model.place({"token_ids": np.zeros((1, 16), np.int32)})["token_ids"].sharding.spec[0]
-np.testing.assert_allclose(together, alone, atol=1e-5)
-"""
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_classifier_has_no_masked_language_model(make_model):

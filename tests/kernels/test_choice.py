@@ -64,6 +64,17 @@ def test_what_the_kernel_for_gpus_lacks(what, monkeypatch, caplog):
         chosen_backend("triton", 512, 0, **what)
 
 
+def test_gpus_without_the_kernel(monkeypatch, caplog):
+    on("gpu", monkeypatch)
+    _slower.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert chosen_backend("auto", 512, 0, triton=False) == "chunked"
+        assert chosen_backend("auto", 256, 0, triton=False) == "dense"
+    assert len(caplog.records) == 1 and "the kernel for GPUs is not made for these" in caplog.text
+    with pytest.raises(ValueError, match="'triton' needs NVIDIA GPUs of compute capability 8.0"):
+        chosen_backend("triton", 512, 0, triton=False)
+
+
 @pytest.mark.parametrize(
     ("backend", "T", "chosen"),
     [("auto", 257, "banded"), ("auto", 256, "dense"), ("dense", 999, "dense"), ("splash", 16, "banded")],

@@ -1,8 +1,13 @@
 """The platform is that of the mesh in use, whose devices need not be here."""
 
-import jax
+from types import SimpleNamespace
 
-from jaxencoder.kernels.platform import platform
+import jax
+import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
+
+from jaxencoder.kernels import platform as module
+from jaxencoder.kernels.platform import before_ampere, platform
 from jaxencoder.sharding import MeshConfig, make_mesh
 
 
@@ -10,3 +15,33 @@ def test_of_the_mesh_or_of_the_process():
     assert platform() == jax.default_backend()
     with jax.set_mesh(make_mesh(MeshConfig())):
         assert platform() == jax.devices()[0].platform
+
+
+@pytest.mark.parametrize(
+    ("kind", "platform", "old"),
+    [
+        ("Tesla T4", "gpu", True),
+        ("Tesla V100-SXM2-16GB", "gpu", True),
+        ("NVIDIA A100-SXM4-80GB", "gpu", False),
+        ("AMD Instinct MI300X", "gpu", False),
+        ("TPU v5e", "tpu", False),
+        ("cpu", "cpu", False),
+    ],
+)
+def test_gpus_before_ampere_by_name_where_they_are_not_here(kind: str, platform: str, old: bool) -> None:
+    mesh = AbstractMesh((), (), abstract_device=AbstractDevice(kind, None, platform))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert before_ampere() == old
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "old"),
+    [("NVIDIA GeForce RTX 2080 Ti", "7.5", True), ("NVIDIA H100", "9.0", False), ("AMD MI250", "gfx90a", False)],
+)
+def test_gpus_before_ampere_by_capability_where_they_are(kind, capability, old, monkeypatch) -> None:
+    device = SimpleNamespace(device_kind=kind, compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    module._compute_capability.cache_clear()
+    assert before_ampere() == old
+    module._compute_capability.cache_clear()

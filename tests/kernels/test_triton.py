@@ -10,8 +10,9 @@ from jax.core import ShapedArray
 from jax.extend.core import Jaxpr, jaxprs_in_params
 from jax.sharding import AbstractDevice, AbstractMesh
 
+from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.dense import dense
-from jaxencoder.kernels.triton import triton
+from jaxencoder.kernels.triton import runs, triton
 from tests.kernels.examples import inputs, padded, reference, segments
 
 
@@ -43,12 +44,30 @@ def test_equals_numpy_in_values_and_dense_in_gradients(rows, T: int, dtype: str,
         np.testing.assert_allclose(b, a, atol=tolerance * max(1, np.abs(a).max()))
 
 
-@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # since jax 0.12
+def on(kind: str):
+    """A machine that is not here."""
+    mesh = AbstractMesh((), (), abstract_device=AbstractDevice(kind, None, "gpu"))
+    return jax.sharding.use_abstract_mesh(mesh)
+
+
+def test_old_gpus_and_a_jax_without_it_get_another_backend(monkeypatch) -> None:
+    x, ids = jax.ShapeDtypeStruct((2, 512, 2, 64), jnp.float32), jax.ShapeDtypeStruct((2, 512), jnp.int32)
+
+    def kernels(kind: str) -> int:
+        with on(kind):
+            program = jax.jit(lambda *x: attention(*x)).trace(x, x, x, ids).lower(lowering_platforms=("cuda",))
+        return program.as_text().count("@__gpu$xla.gpu.triton")
+
+    assert kernels("NVIDIA H100") == 1 and kernels("Tesla T4") == 0
+    assert runs()
+    monkeypatch.setattr("jaxencoder.kernels.triton._MODULE", "jax.experimental.pallas.ops.gpu.gone")
+    assert not runs()
+
+
 def test_a_program_for_a_gpu_has_its_kernels() -> None:
     x, ids = jax.ShapeDtypeStruct((2, 512, 2, 64), jnp.bfloat16), jax.ShapeDtypeStruct((2, 512), jnp.int32)
     gradient = jax.jit(jax.grad(lambda q, k, v, ids: triton(q, k, v, ids).astype(jnp.float32).sum(), (0, 1, 2)))
-    mesh = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H100", None, "gpu"))
-    with jax.sharding.use_abstract_mesh(mesh):
+    with on("NVIDIA H100"):
         program = gradient.trace(x, x, x, ids).lower(lowering_platforms=("cuda",)).as_text()
     assert program.count("stablehlo.custom_call @__gpu$xla.gpu.triton") == 3  # forward, its sums, backward
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -241,6 +242,15 @@ def test_peak_by_kind(kind: str, teraflops: float) -> None:
 def test_no_name_is_hidden_by_one_before_it() -> None:
     for name, flops in PEAK_FLOPS:
         assert peak_flops(Device(name)) == flops, name
+
+
+@pytest.mark.parametrize(
+    ("kind", "flops"),
+    [("NVIDIA A100-SXM4-80GB", 312e12), ("TPU v6 lite", 918e12), ("NVIDIA RTX A1000", 1.0), ("NVIDIA T400 4GB", 1.0)],
+)
+def test_names_are_whole_words(kind: str, flops: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxencoder.training.flops._measured", lambda *_: 1.0)
+    assert peak_flops(SimpleNamespace(device_kind=kind, platform="gpu")) == flops
 
 
 def test_peak_is_measured_where_unknown() -> None:
