@@ -53,7 +53,17 @@ DIRECTIONS = {
     "training/optim.py": ("parameters",),
     "training/step.py": ("objectives",),
     "training/start.py": ("adapters", "config", "families", "model", "objectives", "parameters", "text"),
-    "training/*": ("config", "model", "objectives", "parameters", "text", "sharding", "adapters", "whole_files"),
+    "training/*": (
+        "config",
+        "kernels.platform",
+        "model",
+        "objectives",
+        "parameters",
+        "text",
+        "sharding",
+        "adapters",
+        "whole_files",
+    ),
     "tasks/*": (
         *("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
         "whole_files",

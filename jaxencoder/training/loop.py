@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import math
 import os
 import signal
@@ -20,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.adapters.lora import adapted
 from jaxencoder.config import RunConfig
+from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Metrics
 from jaxencoder.sharding import batch_sharding, make_mesh, shardings
@@ -34,6 +36,8 @@ from jaxencoder.training.start import CHECKPOINT_FOLDER, initial_params
 from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
 from jaxencoder.training.stopping import evaluations, without_gain
 from jaxencoder.training.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
 
 STREAM = 0x632BE59BD9B4E019  # between the seeds of data that differ
 
@@ -65,6 +69,7 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
         _check_shares(config, mesh)
     setup = set_up(config, run_dir)
     _check_shares(setup.config, mesh)
+    _check_dtype(setup.config)
     settings = setup.config.training
     best = _best_metric(setup)
     result: dict[str, float] = {}
@@ -324,6 +329,12 @@ def _check_shares(config: RunConfig, mesh: Mesh) -> None:
                 f"training.batch_size {training.batch_size} in {training.accumulation} part(s) does not divide into "
                 f"the {shares} shares of these {mesh.size} devices; change it, or the axes of the mesh."
             )
+
+
+def _check_dtype(config: RunConfig) -> None:
+    """One warning of arithmetic that these devices do not have."""
+    if config.compute.dtype == "bfloat16" and before_ampere():
+        log.warning("These GPUs do not multiply bfloat16 themselves; compute.dtype float32 is as fast.")
 
 
 def _finished(run_dir: Path, done: int, steps: int, past: list[dict[str, float]]) -> dict[str, float]:

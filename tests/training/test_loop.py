@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.cli import main
-from jaxencoder.config import RunConfig, save
+from jaxencoder.config import ComputeConfig, RunConfig, save
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.training import loop
@@ -342,6 +342,13 @@ def test_no_room(reference: Path, tmp_path: Path, capsys) -> None:
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()]
     assert main(["train", str(tmp_path)]) == 0
     assert losses(tmp_path) == losses(reference)
+
+
+@pytest.mark.parametrize(("dtype", "old"), [("bfloat16", True), ("bfloat16", False), ("float32", True)])
+def test_bfloat16_on_gpus_that_have_none(config: RunConfig, dtype: str, old: bool, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(loop, "before_ampere", lambda: old)
+    loop._check_dtype(replace(config, compute=ComputeConfig(dtype=dtype)))
+    assert len(caplog.records) == (old and dtype == "bfloat16")
 
 
 def test_rows_that_the_devices_do_not_share(config: RunConfig) -> None:
