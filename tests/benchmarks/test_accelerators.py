@@ -1,4 +1,4 @@
-"""The compilation for TPU slices: what is compiled, which kernels are found in it, and when it fails."""
+"""The compilation for TPUs and GPUs: what is compiled, which kernels are found in it, and when it fails."""
 
 import collections
 import sys
@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from benchmarks import tpu_compile as bench
+from benchmarks import accelerators as bench
 
 CALL = '  %{} = (bf16[2,64]{{1,0}}, f32[2]) custom-call(%a, %b), custom_call_target="{}", metadata={{}}\n'
 
@@ -15,7 +15,16 @@ def test_kernels_are_counted_by_name() -> None:
     calls = ("tiled_forward.4", "tpu_custom_call"), ("jvp_tiled_forward_.12.remat", "tpu_custom_call")
     others = ("tiled_forward", "tpu_custom_call"), ("cholesky.1", "Sharding")
     text = "".join(CALL.format(*call) for call in (*calls, *others))
-    assert bench.kernels(text) == {"tiled_forward": 2, "jvp_tiled_forward_": 1}
+    gpu = '  %call.{} = f32[2] custom-call(%a), custom_call_target="__gpu$xla.gpu.triton", name = "{}", warps = 4\n'
+    text += gpu.format(1, "mha_forward") + gpu.format(2, "mha_backward") + gpu.format(3, "mha_forward")
+    counted = {"tiled_forward": 2, "jvp_tiled_forward_": 1, "mha_forward": 2, "mha_backward": 1}
+    assert bench.kernels(text) == counted
+
+
+def test_what_is_expected_of_which_device() -> None:
+    case = bench.CASES["modernbert_base/1024"]
+    assert [bench.expected(name, case) for name in ("v5e:4x4", "H100", "T4")] == [bench.SPLASH, bench.MHA, ()]
+    assert bench.memory_of("v6e:4x4") == 32 << 30 and bench.memory_of("T4") == 15 << 30
 
 
 @pytest.mark.parametrize("case", bench.CASES)
@@ -28,7 +37,7 @@ def test_a_case_is_its_recipe_in_parts(case: str) -> None:
 
 
 def test_rows_that_do_not_divide_the_batch_are_refused() -> None:
-    with pytest.raises(ValueError, match="batches of 576 rows, no multiple of 5 on 16 chips"):
+    with pytest.raises(ValueError, match="batches of 576 rows, no multiple of 5 on 16 device"):
         bench.configured(bench.CASES["modernbert_base/8192"]._replace(rows=5), 16)
 
 
@@ -52,6 +61,6 @@ def test_what_fails(memory, kernel, code, said, monkeypatch, capsys) -> None:
     monkeypatch.setattr(bench.topologies, "get_topology_desc", lambda **_: slice_of_16)
     monkeypatch.setattr(bench, "make_mesh", lambda config, devices: None)
     monkeypatch.setattr(bench, "compiled", lambda config, mesh: found)
-    monkeypatch.setattr(sys, "argv", ["tpu_compile.py", "--topologies", "v5e:4x4", "--cases", "deberta_v3_base/512"])
+    monkeypatch.setattr(sys, "argv", ["accelerators.py", "--devices", "v5e:4x4", "--cases", "deberta_v3_base/512"])
     assert bench.main() == code
     assert said in capsys.readouterr().out

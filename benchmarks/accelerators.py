@@ -1,0 +1,239 @@
+"""Whether the recipes compile for TPUs and GPUs that are not here, with their kernels and in the memory that there is.
+
+    pip install --no-deps 'libtpu==0.0.42.*'               # the compilers: the versions that jax[tpu] and jax[cuda12]
+    pip install --no-deps 'jax-cuda12-pjrt==0.10.2' 'jax-cuda12-plugin==0.10.2'                                 # name
+    python benchmarks/accelerators.py                      # all, about 20 minutes on 2 cores; no TPU and no GPU
+    python benchmarks/accelerators.py --devices v5e:4x4 H100 --cases modernbert_base/8192
+
+Each case is one phase of a recipe: its whole update (loss, gradients, optimiser) for one GPU or the chips of a slice,
+parameters and optimiser split over all of them (`mesh.fsdp`), compiled by the compiler that such a machine would use.
+There are no data and no weights: arrays are shapes with places. Bytes are the compiler's account of a device's memory:
+of the arguments, of all temporaries, which need not be there at the same time, and the most that is taken at any time.
+A kernel counts once for each place in the program that calls it: layers that are scanned over share theirs.
+
+The exit code is 1 if a program lacks a kernel that it should have, or does not fit.
+"""
+
+import argparse
+import collections
+import dataclasses
+import os
+import re
+import sys
+import time
+from typing import NamedTuple
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # of a machine that is none
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compilers do not compete for a chip
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+
+from jaxencoder.config import RunConfig, load
+from jaxencoder.sharding import P, batch_sharding, make_mesh, shardings
+from jaxencoder.training.optim import make_optimizer
+from jaxencoder.training.step import init_state, train_step
+
+GIB = 2**30
+TPUS = {"v5e": 16 * GIB, "v6e": 32 * GIB}  # memory of a chip
+
+
+class Gpu(NamedTuple):
+    """An NVIDIA GPU, by its data sheet and by the table of compute capabilities in the CUDA C++ Programming Guide.
+
+    Attributes:
+        shared: KiB of shared memory that a block may have.
+        units: float32 units of a multiprocessor.
+        memory: in GiB. bandwidth: of it, in GB/s. cache: MiB of L2.
+    """
+
+    kind: str
+    capability: tuple[int, int]
+    multiprocessors: int
+    shared: int
+    units: int
+    threads: int
+    memory: int
+    bandwidth: int
+    cache: int
+    clock: float
+
+
+GPUS = {
+    "T4": Gpu("Tesla T4", (7, 5), 40, 64, 64, 1024, 15, 320, 4, 1.59),
+    "A100": Gpu("NVIDIA A100-SXM4-80GB", (8, 0), 108, 163, 64, 2048, 79, 2039, 40, 1.41),
+    "L4": Gpu("NVIDIA L4", (8, 9), 58, 99, 128, 1536, 22, 300, 48, 2.04),
+    "H100": Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 227, 128, 2048, 79, 3350, 50, 1.98),
+}
+AMPERE = (8, 0)  # since which XLA compiles Triton
+
+
+class Case(NamedTuple):
+    """One phase of a recipe.
+
+    Attributes:
+        rows: of a device, whose gradients are taken at once; the rest of a batch follows (`training.accumulation`).
+        tpu, gpu: what must be in the names of kernels in the program.
+    """
+
+    recipe: str
+    phase: int
+    rows: int
+    remat: str
+    tpu: tuple[str, ...]
+    gpu: tuple[str, ...] = ()
+
+
+SPLASH, MHA = ("splash_mha_fwd", "splash_mha_dkv", "splash_mha_dq"), ("mha_forward", "mha_backward")
+CASES = {
+    "modernbert_base/1024": Case("modernbert_base", 5, 16, "dots", SPLASH, MHA),
+    "modernbert_base/8192": Case("modernbert_base", 6, 2, "dots", SPLASH, MHA),
+    "deberta_v3_base/512": Case("deberta_v3_base", 0, 32, "dots", ("tiled_forward", "tiled_backward")),
+}
+
+
+def devices(name: str) -> list[jax.Device]:
+    """A GPU by its name above, or the chips of a TPU slice such as v5e:4x4, which need not be there."""
+    if name not in GPUS:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+    gpu = GPUS[name]
+    text = f"""
+        gpu_device_info {{
+            cuda_compute_capability {{ major: {gpu.capability[0]} minor: {gpu.capability[1]} }}
+            core_count: {gpu.multiprocessors} fpus_per_core: {gpu.units} threads_per_core_limit: {gpu.threads}
+            shared_memory_per_block_optin: {gpu.shared << 10} shared_memory_per_core: {gpu.shared + 1 << 10}
+            shared_memory_per_block: {48 << 10} threads_per_warp: 32 threads_per_block_limit: 1024
+            registers_per_core_limit: 65536 registers_per_block_limit: 65536
+            block_dim_limit_x: {2**31 - 1} block_dim_limit_y: 65535 block_dim_limit_z: 65535
+            device_memory_size: {gpu.memory * GIB} memory_bandwidth: {gpu.bandwidth * 10**9}
+            l2_cache_size: {gpu.cache << 20} clock_rate_ghz: {gpu.clock}
+        }}
+        platform_name: "CUDA" device_description_str: "{gpu.kind}" dnn_version_info {{ major: 9 minor: 1 }}"""
+    found = topologies.get_topology_desc(platform="cuda", topology_name=name, topology="1x1x1", target_config=text)
+    return list(found.devices)
+
+
+def memory_of(name: str) -> int:
+    """Bytes of a device."""
+    return GPUS[name].memory * GIB if name in GPUS else TPUS[name.partition(":")[0]]
+
+
+def expected(name: str, case: Case) -> tuple[str, ...]:
+    """The kernels that a program should have there."""
+    if name not in GPUS:
+        return case.tpu
+    return case.gpu if GPUS[name].capability >= AMPERE else ()
+
+
+class Vocabulary(NamedTuple):
+    """Ids in the order of BERT's; an update's program depends on their number alone."""
+
+    vocab_size: int
+    mask_id: int = 4
+    special_ids: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+
+class Program(NamedTuple):
+    """What was compiled.
+
+    Attributes:
+        memory: of a device, in bytes: arguments, temporaries, the most at any time; None where the compiler gave up.
+        kernels: calls by name.
+        seconds: of tracing and compiling.
+    """
+
+    memory: tuple[int, int, int] | None
+    kernels: collections.Counter
+    seconds: float
+
+
+def configured(case: Case, count: int) -> RunConfig:
+    """The phase as a run of its own, cut into parts of `rows` a device."""
+    config = load(case.recipe, ["--mesh.fsdp", str(count), "--compute.remat", case.remat]).phase_configs[case.phase]
+    size, at_once = config.training.batch_size, case.rows * count
+    if size % at_once:
+        raise ValueError(f"{case.recipe} has batches of {size} rows, no multiple of {case.rows} on {count} device(s).")
+    training = dataclasses.replace(config.training, accumulation=size // at_once)
+    model = dataclasses.replace(config.model, vocab_size=config.tokenizer.vocab_size)
+    return dataclasses.replace(config, training=training, model=model)
+
+
+def compiled(config: RunConfig, mesh: Mesh) -> Program:
+    """The update of `jaxencoder train` for the devices of a mesh, none of which need be there."""
+    settings = config.training
+    objective = config.build(Vocabulary(config.model.vocab_size))
+    optimizer = make_optimizer(config.optimizer, settings.steps, config.peaks, config.learning)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: init_state(objective, optimizer, key, ema=settings.ema_decay > 0), key)
+    places = shardings(shapes, mesh)
+    everywhere = NamedSharding(mesh, P())
+
+    def update(state, batch, key):
+        return train_step(
+            objective, optimizer, state, batch, key, settings.steps, settings.accumulation, settings.ema_decay
+        )
+
+    def placed(shape, place):
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
+
+    B, T = settings.batch_size, config.data.row_length
+    batch = {
+        name: jax.ShapeDtypeStruct((B, T), jnp.int32, sharding=batch_sharding(mesh, 2))
+        for name in ("token_ids", "segment_ids", "positions")
+    }
+    batch["row_ids"] = jax.ShapeDtypeStruct((B,), jnp.uint32, sharding=batch_sharding(mesh, 1))
+    step = jax.jit(update, donate_argnums=0, out_shardings=(places, everywhere))
+    start = time.perf_counter()
+    with jax.set_mesh(mesh):
+        lowered = step.lower(jax.tree.map(placed, shapes, places), batch, placed(key, everywhere))
+    try:
+        program = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(str(error)[:2000], file=sys.stderr)
+        return Program(None, collections.Counter(), time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    sizes = program.memory_analysis()
+    memory = sizes.argument_size_in_bytes, sizes.temp_size_in_bytes, sizes.peak_memory_in_bytes
+    return Program(memory, kernels(program.as_text()), seconds)
+
+
+def kernels(text: str) -> collections.Counter:
+    """Calls of Pallas kernels in a compiled program's text, by the kernel's name."""
+    of_tpus = re.findall(r"%([\w-]+)[\w.]* = [^\n]*custom_call_target=\"tpu_custom_call\"", text)
+    of_gpus = re.findall(r"custom_call_target=\"__gpu\$xla\.gpu\.triton\"[^\n]* name = \"(\w+)\"", text)
+    return collections.Counter(of_tpus + of_gpus)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--devices", nargs="+", default=["v5e:4x4", "v6e:4x4", *GPUS])
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    args = parser.parse_args()
+    print("| device | recipe | T | rows | GiB: arguments | temporaries | at most | fits | kernels | compiled in s |")
+    print("|---|---|---:|---:|---:|---:|---:|---|---|---:|", flush=True)
+    good = True
+    for device in args.devices:
+        there = devices(device)
+        for name in args.cases:
+            case = CASES[name]
+            config = configured(case, len(there))
+            found = compiled(config, make_mesh(config.mesh, there))
+            fits = found.memory is not None and found.memory[-1] <= memory_of(device)
+            missing = [kernel for kernel in expected(device, case) if not any(kernel in name for name in found.kernels)]
+            good &= fits and not missing
+            called = [f"{count} x {kernel}" for kernel, count in sorted(found.kernels.items())]
+            called += [f"no {kernel}" for kernel in missing]
+            memory = [f"{size / GIB:.1f}" for size in found.memory] if found.memory else ["?", "?", "too many"]
+            cells = [device, case.recipe, config.data.row_length, case.rows, *memory, "yes" if fits else "no"]
+            cells += [", ".join(called) or "none", f"{found.seconds:.0f}"]
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The compiler of NVIDIA GPUs takes every backend that is chosen for them, forward and backward."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from benchmarks.accelerators import devices, kernels
+from jaxencoder.kernels.attention import attention
+from jaxencoder.kernels.relative import Relative
+from jaxencoder.sharding import MeshConfig, make_mesh
+
+B, N, LONG = 2, 2, 8192
+
+
+@pytest.fixture(scope="module", params=["T4", "L4", "H100"])
+def gpu(request: pytest.FixtureRequest) -> str:
+    if importlib.util.find_spec("jax_plugins") is None or not importlib.util.find_spec("jax_plugins.xla_cuda12"):
+        pytest.skip("needs the compiler of GPUs: pip install jax-cuda12-pjrt jax-cuda12-plugin")
+    return request.param
+
+
+def compiled(gpu: str, T: int, H: int, dtype: str, terms: bool = False, **options):
+    """Values and gradients of attention, and their program."""
+    there = devices(gpu)
+    chip = SingleDeviceSharding(there[0])
+
+    def shape(*sizes: int, dtype: str = dtype) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(sizes, dtype, sharding=chip)
+
+    def run(q, k, v, relative, ids, seed):
+        key = jax.random.key(seed)
+        return jax.value_and_grad(
+            lambda *x: attention(*x[:3], ids, relative=x[3], key=key, **options).astype(jnp.float32).sum(), range(4)
+        )(q, k, v, relative)
+
+    table = shape(2 * T - 1, N, H)
+    relative = Relative(table, table, shape(2 * T - 1, N, dtype="float32")) if terms else None
+    x, ids, seed = shape(B, T, N, H), shape(B, T, dtype="int32"), shape(dtype="uint32")
+    with jax.set_mesh(make_mesh(MeshConfig(), there)):
+        return jax.jit(run).lower(x, x, x, relative, ids, seed).compile()
+
+
+def of_all_scores(program, T: int) -> float:
+    """Temporaries as a share of a float32 array of all scores."""
+    return program.memory_analysis().temp_size_in_bytes / (B * N * T**2 * 4)
+
+
+@pytest.mark.parametrize(("T", "H", "dtype"), [(512, 64, "bfloat16"), (300, 24, "float32"), (LONG, 128, "float32")])
+def test_global(gpu: str, T: int, H: int, dtype: str) -> None:
+    found = compiled(gpu, T, H, dtype)
+    called = {"mha_forward": 1, "mha_preprocess_backward": 1, "mha_backward": 1}
+    assert kernels(found.as_text()) == ({} if gpu == "T4" else called)
+    assert T < LONG or of_all_scores(found, T) < 1
+
+
+def test_local(gpu: str) -> None:
+    assert of_all_scores(compiled(gpu, LONG, 64, "bfloat16", window=64), LONG) < 1 / 4
+
+
+@pytest.mark.parametrize("T", [512, LONG])
+def test_distances_and_dropout(gpu: str, T: int) -> None:
+    found = compiled(gpu, T, 64, "bfloat16", terms=True, dropout=0.1)
+    assert not kernels(found.as_text())
+    assert T < LONG or of_all_scores(found, T) < 1
