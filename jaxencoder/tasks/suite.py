@@ -5,6 +5,7 @@ what an uninterrupted one gives; so a suite that was killed goes on with the sam
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -29,6 +30,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxencoder.config import RunConfig, from_json, to_json
 from jaxencoder.tasks.evaluate import evaluate, kept_step
 from jaxencoder.tasks.results import RESULTS_FILE
+from jaxencoder.text.sources import fingerprint
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import computes_on_cpu, keep_freed_memory
 from jaxencoder.training.telemetry import METRICS_FILE, Diverged
@@ -55,9 +57,31 @@ class Run:
     data: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def identity(self) -> str:
-        """A digest of all that decides the outcome."""
-        return hashlib.sha256(json.dumps([to_json(self.config), *self.data.items()]).encode()).hexdigest()[:16]
+    def sources(self) -> list[str]:
+        """Of all phases those to train and to validate on, and those to measure."""
+        data = [part.data for part in self.config.phase_configs]
+        return [*(source for one in data for source in (*one.train, *one.validation)), *self.data.values()]
+
+
+def identities(runs: Sequence[Run]) -> dict[str, str]:
+    """By name a digest of what decides the outcome of each run: its settings, and the `fingerprint` of its sources.
+
+    Of local files, up to a GiB a source, what they hold counts: to copy or touch them changes nothing. Of larger and
+    remote ones the size and time of change count, or the ETag; of a source that is missing its name alone.
+    """
+
+    @functools.cache
+    def held(source: str) -> str:
+        try:
+            return fingerprint(source, content=True)
+        except (ValueError, OSError):
+            return ""  # the run itself will say what is wrong
+
+    found = {}
+    for run in runs:
+        parts = [to_json(run.config), *run.data.items(), *map(held, run.sources)]
+        found[run.name] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return found
 
 
 def perform(
@@ -81,7 +105,8 @@ def perform(
 
     Raises:
         ValueError: jobs are more than cores, or not for this machine; several hosts would do the runs; another suite
-            is at work in the folder, or its results are of other settings; or each of the runs has failed.
+            is at work in the folder, or its results are of other settings or data, see `identities`; or each of the
+            runs has failed.
         OSError: the folder cannot be written.
     """
     if os.environ.get("JAXENCODER_DISTRIBUTED") or jax.distributed.is_initialized():
@@ -104,14 +129,16 @@ def _perform(
     jobs: int,
 ) -> dict[str, Outcome]:
     path = folder / RESULTS_FILE
-    known = _known(path)
+    known, identity = _known(path), identities(runs)
     for run in runs:
-        if "results" in (there := known.get(run.name, {})) and there.get("identity") != run.identity:
-            raise ValueError(f"{path} has results of {run.name} with other settings; name another folder for these")
+        if "results" in (there := known.get(run.name, {})) and there.get("identity") != identity[run.name]:
+            raise ValueError(
+                f"{path} has results of {run.name} with other settings or data; name another folder for these"
+            )
     ended = {
         run.name: known[run.name]
         for run in runs
-        if known.get(run.name, {}).get("identity") == run.identity and "failed" not in known[run.name]
+        if known.get(run.name, {}).get("identity") == identity[run.name] and "failed" not in known[run.name]
     }
 
     def write() -> None:
@@ -121,7 +148,7 @@ def _perform(
         write_whole(folder / REPORT_FILE, report + "\n")
 
     def end(run: Run, outcome: Outcome) -> None:
-        ended[run.name] = {"identity": run.identity} | outcome
+        ended[run.name] = {"identity": identity[run.name]} | outcome
         write()
         print(f"{run.name} ({len(ended)} of {len(runs)}): {_said(outcome)}", flush=True)
 

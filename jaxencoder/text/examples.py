@@ -155,11 +155,8 @@ def right_choice(label: Any, choices: Sequence[str], where: str) -> int:
 
 def answers(value: Any, where: str) -> list[str]:
     """The texts of a record's answers, as SQuAD has them; ValueError for another shape."""
-    try:
-        texts = list(value["text"])
-    except (TypeError, KeyError):
-        texts = [None]
-    if not all(isinstance(text, str) for text in texts):
+    texts = value.get("text") if isinstance(value, dict) else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f'{where}: the answers {str(value)[:60]!r} are not {{"text": [...]}} as SQuAD has them')
     return texts
 
@@ -175,20 +172,20 @@ def answer(value: Any, text: str, where: str) -> tuple[int, int]:
         ValueError: another shape, or an answer that is not in the text.
     """
     try:
-        texts, starts = list(value["text"]), list(value["answer_start"])
-        if not texts or texts[0] == "":
+        texts, starts = value["text"], value["answer_start"]
+        fine = isinstance(texts, list) and isinstance(starts, list)
+        if fine and (not texts or texts[0] == ""):
             return NO_ANSWER
         words, start = texts[0], int(starts[0])
-        fine = isinstance(words, str)
-    except (TypeError, KeyError, IndexError, ValueError):
+        fine = fine and isinstance(words, str)
+    except (TypeError, KeyError, IndexError, ValueError, OverflowError):
         fine = False
     if not fine:
         raise ValueError(
             f'{where}: the answer {str(value)[:60]!r} is not {{"text": [...], "answer_start": [...]}} as SQuAD has it'
         )
-    places = (
-        [i for i in range(len(text)) if text.startswith(words, i)] if text[start:][: len(words)] != words else [start]
-    )
+    there = start >= 0 and text.startswith(words, start)
+    places = [start] if there else [i for i in range(len(text)) if text.startswith(words, i)]
     if not places:
         raise ValueError(f"{where}: the answer {words[:60]!r} is not in the text; correct or drop the record")
     start = min(places, key=lambda place: abs(place - start))

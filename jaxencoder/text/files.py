@@ -5,12 +5,13 @@ Plain or .gz, .xz or .zst; what is in them, `formats` knows. Remote paths: files
 
 import contextlib
 import gzip
+import hashlib
 import io
 import itertools
 import lzma
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from jaxencoder.text import formats
@@ -18,6 +19,7 @@ from jaxencoder.text.formats import KINDS, Record, Unit, every_line, listed, sen
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
 _BUFFER = 1 << 20  # bytes
+_DIGESTED = 1 << 30  # bytes: about a second of reading
 
 
 def find(source: str) -> list[str]:
@@ -59,6 +61,23 @@ def identity(path: str) -> list[str]:
     keys = ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
     changes = [f"{key}={info[key]}" for key in keys if info.get(key) is not None]
     return [path, *changes[:2]]
+
+
+def contents(paths: Sequence[str]) -> list[str] | list[list[str]]:
+    """What changes when the content of files does, and with nothing else, such as a copy or a touch.
+
+    Remote files, and those of more than a GiB together, are not read: of these it is the identity of each.
+    """
+    if any("://" in path for path in paths):
+        return [identity(path) for path in paths]
+    inner = [_filesystem(path)[1] for path in paths]
+    if sum(map(os.path.getsize, inner)) > _DIGESTED:
+        return [identity(path) for path in paths]
+    digests = []
+    for path in inner:
+        with open(path, "rb") as file:
+            digests.append(hashlib.file_digest(file, "blake2b").hexdigest())
+    return digests
 
 
 def existing(path: str) -> str:

@@ -142,26 +142,27 @@ def _json_units(path: str, stream: BinaryIO) -> Iterator[Unit]:
     raw = stream.read(LONGEST_DOCUMENT + 1)
     _check_size(len(raw), path, 1)
     try:
-        found = json.loads(utf8(raw.removeprefix(_BOM), f"{path}:1"))
+        text = utf8(raw.removeprefix(_BOM), f"{path}:1")
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         if b"\n" not in raw.strip() or isinstance(error, RecursionError) or "UTF-8" in str(error):
             raise ValueError(f"{path}: not JSON ({sentence(error)}); fetch it again") from None
         yield from _json_lines(path, io.BytesIO(raw))
         return
-    records = found if isinstance(found, list) else found.get("data", [found])
-    if not isinstance(records, list):
-        raise ValueError(f'{path}: its "data" is {type(records).__name__}, not a list of records')
+    nest = found if isinstance(found, list) else found.get("data")
+    records = nest if isinstance(nest, list) else [found]  # "data" may be a field like others
+    parse = _whole_characters if _may_hold_halves(text) else as_is
     for number, record in enumerate(records, 1):
         where = f"{path}, record {number}"
         if not isinstance(record, dict):
             raise ValueError(f"{where}: {type(record).__name__}, not a JSON object; give a list of objects")
         if isinstance(record.get("paragraphs"), list):
-            yield from _squad_units(where, record)
+            yield from _squad_units(where, record, parse)
         else:
-            yield Unit(where, record, as_is)
+            yield Unit(where, record, parse)
 
 
-def _squad_units(where: str, article: Record) -> Iterator[Unit]:
+def _squad_units(where: str, article: Record, parse: Callable[[Record, str], Record]) -> Iterator[Unit]:
     """The questions of an article, with the fields that TFDS gives them."""
     try:
         for paragraph in article["paragraphs"]:
@@ -174,7 +175,7 @@ def _squad_units(where: str, article: Record) -> Iterator[Unit]:
                     "question": question["question"],
                     "answers": {name: [answer[name] for answer in answers] for name in ("text", "answer_start")},
                 }
-                yield Unit(f"{where}, question {record['id'] or record['question'][:40]!r}", record, as_is)
+                yield Unit(f"{where}, question {record['id'] or record['question'][:40]!r}", record, parse)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{where} is not as SQuAD has it ({type(error).__name__}: {error})") from None
 
@@ -251,14 +252,24 @@ def _json(raw: bytes, where: str) -> Record:
     text = utf8(raw, where)
     try:
         record = json.loads(text)
-        if "\\ud" in text or "\\uD" in text:  # half of a surrogate pair can be written in JSON but not in UTF-8
-            json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{where}: {error.object[error.start]!a} is half a character and not UTF-8; drop it") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON ({sentence(error)}); write one object on each line") from None
     if not isinstance(record, dict):
         raise ValueError(f"{where}: a {type(record).__name__}, not a JSON object; write one object on each line")
+    return _whole_characters(record, where) if _may_hold_halves(text) else record
+
+
+def _may_hold_halves(text: str) -> bool:
+    """Whether JSON can hold half of a surrogate pair, which can be written there but not in UTF-8."""
+    return "\\ud" in text or "\\uD" in text
+
+
+def _whole_characters(record: Record, where: str) -> Record:
+    """A record without half characters, or a ValueError."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: {error.object[error.start]!a} is half a character and not UTF-8; drop it") from None
     return record
 
 

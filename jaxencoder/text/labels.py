@@ -2,10 +2,12 @@
 
 import itertools
 import math
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 _SHOWN = 20  # classes in a message
+_APART = re.compile(r"[,\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what a line of names, commas between, cannot hold as it is
 
 
 class Labels(NamedTuple):
@@ -40,8 +42,13 @@ class Labels(NamedTuple):
         """In words, as a run shows what it has found."""
         if self.kind == "value":
             return "labels are values"
-        which = ", ".join(self.names[:_SHOWN]) + (", ..." if len(self.names) > _SHOWN else "")
-        return f"labels are {'any' if self.kind == 'classes' else 'one'} of {len(self.names)} classes: {which}"
+        return (
+            f"labels are {'any' if self.kind == 'classes' else 'one'} of {len(self.names)} classes: {self._classes()}"
+        )
+
+    def _classes(self) -> str:
+        shown = [repr(name) if _APART.search(name) else name for name in self.names[:_SHOWN]]
+        return ", ".join(shown) + (", ..." if len(self.names) > _SHOWN else "")
 
     def _id(self, label: Any, where: str) -> int:
         name = _name(label, where)
@@ -49,12 +56,12 @@ class Labels(NamedTuple):
             return self.names.index(name)
         if isinstance(label, str) and _is_number(label) and str(int(label)) in self.names:
             return self.names.index(str(int(label)))
-        # TFDS and many a Parquet file give the number of a class whose name the settings give.
-        if _is_whole(label) and 0 <= label < len(self.names) and not all(map(_is_number, self.names)):
-            return int(label)
-        known = ", ".join(self.names[:_SHOWN]) + (", ..." if len(self.names) > _SHOWN else "")
+        # TFDS and many a Parquet file, and CSV as text, give the number of a class whose name the settings give.
+        number = int(label) if _is_whole(label) else whole(label)
+        if number is not None and 0 <= number < len(self.names) and not all(map(_is_number, self.names)):
+            return number
         raise ValueError(
-            f"{where}: label {label!r} is not among the classes {known}; drop the record or name data.labels"
+            f"{where}: label {label!r} is not among the classes {self._classes()}; drop the record or name data.labels"
         )
 
 
@@ -146,8 +153,10 @@ def _name(label: Any, where: str) -> str:
 
 
 def _value(label: Any, where: str) -> float:
-    if isinstance(label, str):
-        label = label if _number(label) is None else _number(label)
-    if not isinstance(label, int | float) or not math.isfinite(label):
-        raise ValueError(f"{where}: label {label!r} is not a finite number; drop the record")
-    return float(label)
+    try:
+        number = _number(label) if isinstance(label, str) else float(label) if isinstance(label, int | float) else None
+    except OverflowError:  # of a whole number that is larger than any float
+        number = None
+    if number is None or not math.isfinite(number):
+        raise ValueError(f"{where}: label {repr(label)[:60]} is not a finite number; drop the record")
+    return number

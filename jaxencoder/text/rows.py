@@ -114,7 +114,7 @@ class _Job:
     ) -> "_Job":
         share = 0.0 if data.validation else data.validation_share
         identity = {
-            "format": FORMAT,
+            "format": [FORMAT, "digest of the content"],  # what the metadata has, where that has changed
             "source": fingerprint(source),
             "tokenizer": tokenizer.fingerprint,
             "held_out": [split if share else "all", share],

@@ -150,28 +150,30 @@ def pair_fields(data: DataConfig) -> dict[str, str]:
     return found
 
 
-def fingerprint(source: str) -> str:
+def fingerprint(source: str, content: bool = False) -> str:
     """A sha256 hex digest that changes when the content of a source does; the settings of reading are not in it.
 
     Of files, aligned ones too: the path, size, and ETag or time of change of each. Of pydocs: the interpreter. Of TFDS:
     the version of the dataset and the files of the split, which is prepared first if need be.
 
+    Args:
+        content: of local files, if they have at most a GiB, it is what they hold instead: a copy has the same.
+
     Raises:
         FileNotFoundError, ValueError: as `read` does, for a source that is missing or not understood.
     """
     if first := _FIRST.fullmatch(source):
-        content = [fingerprint(first["source"]), first["number"]]
+        found = [fingerprint(first["source"], content), first["number"]]
     elif source == "pydocs":
-        content = [sys.version, sysconfig.get_path("stdlib")]
+        found = [sys.version, sysconfig.get_path("stdlib")]
     elif source.startswith("tfds:"):
         builder, split = _tfds_builder(source)
         info = builder.info.splits[split]
-        content = [builder.info.full_name, split, info.num_examples, [str(item) for item in info.file_instructions]]
-    elif source.startswith(ALIGNED):
-        content = [files.identity(path) for path in _aligned_paths(source)]
+        found = [builder.info.full_name, split, info.num_examples, [str(item) for item in info.file_instructions]]
     else:
-        content = [files.identity(path) for path in files.find(source)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        paths = _aligned_paths(source) if source.startswith(ALIGNED) else files.find(source)
+        found = files.contents(paths) if content else [files.identity(path) for path in paths]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def mixture_weights(sizes: Sequence[float], weights: Sequence[float] = (), temperature: float = 1.0) -> np.ndarray:

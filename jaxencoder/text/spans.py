@@ -4,6 +4,7 @@ Devlin et al. 2019 (BERT), arXiv:1810.04805, section 4.2, and its code's run_squ
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -74,31 +75,48 @@ def spans(
 ) -> Pieces:
     """The windows over each text, with the tokens labelled at which the answer begins and ends.
 
-    The classes are those of SPAN_CLASSES. A window that does not hold the whole answer has [CLS] for both ends.
+    The classes are those of SPAN_CLASSES. A window that does not hold the whole answer has [CLS] for both ends. What of
+    an answer has no token, such as a space or a mark that the tokenizer strips, no window needs to hold.
 
     Args:
         answers: characters [start, end) of each text, or NO_ANSWER.
     """
     ids, types, labels, lengths = [], [], [], []
-    for window in windows(tokenizer, questions, texts, row_length, overlap):
-        label = np.full(len(window.ids), -1, np.int32)
-        first, last = _tokens_of(window, answers[window.example])
-        label[last] = _END
-        label[first] = _BOTH if first == last else _START
-        ids.append(window.ids)
-        types.append(window.type_ids)
-        labels.append(label)
-        lengths.append(len(label))
+    every = windows(tokenizer, questions, texts, row_length, overlap)
+    for example, found in groupby(every, lambda window: window.example):
+        over = list(found)
+        answer = _with_tokens(over, answers[example])
+        for window in over:
+            label = np.full(len(window.ids), -1, np.int32)
+            first, last = _tokens_of(window, answer)
+            label[last] = _END
+            label[first] = _BOTH if first == last else _START
+            ids.append(window.ids)
+            types.append(window.type_ids)
+            labels.append(label)
+            lengths.append(len(label))
     flat = np.concatenate(ids).astype(np.uint32)
     type_ids, token_labels = np.concatenate(types).astype(np.uint8), np.concatenate(labels)
     return Pieces(flat, np.array(lengths, np.int64), type_ids, counts(flat, tokenizer), None, token_labels)
+
+
+def _with_tokens(over: Sequence[Window], answer: tuple[int, int]) -> tuple[int, int]:
+    """The characters that the tokens of an answer stand for, of all windows over a text; NO_ANSWER if it has none."""
+    offsets = np.concatenate([window.offsets for window in over])
+    inside = offsets[_within(offsets, answer)]
+    return (int(inside[:, 0].min()), int(inside[:, 1].max())) if len(inside) else NO_ANSWER
 
 
 def _tokens_of(window: Window, answer: tuple[int, int]) -> tuple[int, int]:
     """The first and the last token of an answer in a window, or those of [CLS]."""
     start, end = answer
     offsets = window.offsets
-    if tuple(answer) == NO_ANSWER or not len(offsets) or offsets[0, 0] > start or offsets[-1, 1] < end:
+    if answer == NO_ANSWER or not len(offsets) or offsets[0, 0] > start or offsets[-1, 1] < end:
         return 0, 0
-    inside = np.flatnonzero((offsets[:, 1] > start) & (offsets[:, 0] < end))
-    return (window.first + int(inside[0]), window.first + int(inside[-1])) if len(inside) else (0, 0)
+    inside = np.flatnonzero(_within(offsets, answer))
+    return window.first + int(inside[0]), window.first + int(inside[-1])
+
+
+def _within(offsets: np.ndarray, answer: tuple[int, int]) -> np.ndarray:
+    """Which tokens, bool [n], have a character of an answer."""
+    return (offsets[:, 1] > answer[0]) & (offsets[:, 0] < answer[1])

@@ -10,6 +10,7 @@ label. Segment ids and positions are computed from these bits. Labels of segment
 """
 
 import array
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -96,6 +97,7 @@ class Writer:
         self._most = 0
         self._labels = array.array({"value": "f", "classes": "I"}.get(labels, "i"))
         self._counts = array.array("i")
+        self._content = hashlib.blake2b(digest_size=16)
         self._table = self._create("rows", (shard, width), (chunk, width), self._dtype)
 
     def add(self, row: Row) -> None:
@@ -130,6 +132,8 @@ class Writer:
             self._write()
         if self._kind not in (None, "token") and self.rows:
             self._write_labels()
+        for labels in (self._labels, self._counts):
+            self._content.update(labels)
         meta = {
             "format": FORMAT,
             "rows": self.rows,
@@ -142,6 +146,7 @@ class Writer:
             "segments": self._most,
             "padding_fraction": 1 - self.tokens / (self.rows * self._length) if self.rows else 0.0,
             "dtype": self._dtype.name,
+            "content": self._content.hexdigest(),
             **meta,
         }
         with open(self._folder / META, "w", encoding="utf-8") as file:
@@ -168,6 +173,7 @@ class Writer:
         shape = [self.rows, self._buffer.shape[1]]
         self._table = _write(self._table.resize, exclusive_max=shape, resize_metadata_only=True)
         _write(self._table[self.rows - self._filled :].write, self._buffer[: self._filled])
+        self._content.update(self._buffer[: self._filled])
         self._filled = 0
 
     def _write_labels(self) -> None:
@@ -195,7 +201,7 @@ class Store:
         meta: what is known of it: row_length, fields, rows, tokens (special ones included), pieces (of choices: the
             examples that they belong to), documents, padding_fraction, segments (most in any row), token_counts (int64
             [V], special tokens 0), pad_id, labels (class names), label_kind (None, one of `segment_labels`, or
-            "token"), and where it came from.
+            "token"), content (a digest of the rows with their labels, in order), and where it came from.
 
     Raises:
         OSError: there is no store, or it cannot be read.

@@ -37,7 +37,10 @@ def encode_words(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[W
     for words, encoding in zip(texts, encoded, strict=True):
         # A word ends one before the space after it: a token that begins with that space is the next one's.
         ends = np.array([end - 1 for end in accumulate(len(word) + 1 for word in words)], np.int64)
-        word = np.searchsorted(ends, encoding.offsets[:, 0], side="right").clip(max=max(len(words) - 1, 0))
+        first, last = encoding.offsets[:, 0], encoding.offsets[:, 1] - 1
+        # Its last character says whose it is, for it may begin with several spaces; unless that is a space too.
+        place = np.where(np.isin(last, ends), first, np.maximum(first, last))
+        word = np.searchsorted(ends, place, side="right").clip(max=max(len(words) - 1, 0))
         found.append(WordTokens(encoding.ids, word, np.diff(word, prepend=-1) > 0))
     return found
 

@@ -269,7 +269,7 @@ def _check_same_rows(run_dir: Path, digests: dict[str, str]) -> None:
     for name, old in json.loads(path.read_text(encoding="utf-8")).items() if path.is_file() else ():
         if digests.get(name, old) != old:
             raise ValueError(
-                f"the {name} are not those that {run_dir} began with, because the text has changed; "
+                f"the {name} are not those that {run_dir} began with, because the data has changed; "
                 f"give another --run-dir, or delete {path} to go on with the new ones."
             )
 
@@ -279,7 +279,8 @@ def _contents(setup: Setup) -> dict[str, str]:
     data = dataclasses.replace(setup.config.data, cache="", workers=0)
     choice = dataclasses.replace(setup.config.tokenizer, path="")  # where a host keeps its copy
     settings = to_json(dataclasses.replace(setup.config, data=data, tokenizer=choice))
-    texts = (settings, setup.tokenizer.fingerprint, _described(distinct(setup.train)), _described(setup.validation))
+    stores = (_described(distinct(setup.train)), _described(setup.validation))
+    texts = (settings, setup.tokenizer.fingerprint, *(json.dumps(metas, sort_keys=True) for metas in stores))
     return {name: _digest(text) for name, text in zip(_CONTENTS, texts, strict=True)}
 
 
@@ -290,12 +291,17 @@ def _digests(setup: Setup, phases: int) -> dict[str, str]:
         for number in range(phases)
     }
     rows["held-out rows"] = setup.validation
-    return {name: _digest(_described(stores)) for name, stores in rows.items()}
+    digests = {}
+    for name, stores in rows.items():
+        metas = _described(stores)
+        contents = [meta.pop("content") for meta in metas]  # apart: older runs have no digest of it
+        digests[name] = _digest(json.dumps(metas, sort_keys=True))
+        digests[f"contents of the {name}"] = _digest(json.dumps(contents))
+    return digests
 
 
-def _described(stores: tuple[Store, ...]) -> str:
-    metas = [store.meta | {"token_counts": store.meta["token_counts"].tolist()} for store in stores]
-    return json.dumps(metas, sort_keys=True)
+def _described(stores: tuple[Store, ...]) -> list[dict[str, Any]]:
+    return [store.meta | {"token_counts": store.meta["token_counts"].tolist()} for store in stores]
 
 
 def _digest(text: str) -> str:

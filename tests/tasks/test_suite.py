@@ -14,7 +14,7 @@ import pytest
 
 from jaxencoder.config import Phase, RunConfig, load, save, to_json
 from jaxencoder.tasks import suite
-from jaxencoder.tasks.suite import Run, markdown, mean_and_sd, perform, spread, told
+from jaxencoder.tasks.suite import Run, identities, markdown, mean_and_sd, perform, spread, told
 from jaxencoder.tasks.sweep import sweep
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.telemetry import Diverged
@@ -59,7 +59,7 @@ def test_finished_runs_are_not_repeated(trained, tmp_path: Path, capsys) -> None
     found = perform(runs("a", "b"), tmp_path, summarize)
     assert names == ["a", "b"] and list(found) == ["a", "b"]
     result = {"results": {"validation": {"loss": 0.5, "examples": 7}}, "steps": 3}
-    assert found["a"] == {"identity": runs("a")[0].identity} | result
+    assert found["a"] == {"identity": identities(runs("a"))["a"]} | result
     assert written(tmp_path) == {"count": 2, "runs": found}
     assert (tmp_path / "report.md").read_text() == "report of a, b\n"
     assert "a (1 of 2): validation loss 0.5, examples 7" in capsys.readouterr().out
@@ -75,11 +75,39 @@ def test_results_are_kept_from_other_settings(trained, tmp_path: Path, change: d
     perform(runs("a", "b", "c"), tmp_path, summarize)
     before = written(tmp_path)
     a, b, c = runs("a", "b", "c")
-    with pytest.raises(ValueError, match=r"results\.json has results of b with other settings; name another folder"):
+    with pytest.raises(ValueError, match=r"results\.json has results of b with other settings or data; name another"):
         perform([a, replace(b, **change)], tmp_path, summarize)
     assert names == ["a", "b", "c"] and written(tmp_path) == before
     events.clear()
     assert "results" in perform([replace(c, data={"other": "y"})], tmp_path, summarize)["c"]  # nothing would be lost
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "phase", "data"])
+def test_results_are_kept_from_other_data(trained, tmp_path: Path, part: str) -> None:
+    """What the files hold counts, and not when they were written; a file that is missing stops nothing."""
+    source, folder = tmp_path / "text.jsonl", tmp_path / "runs"
+    source.write_text('{"text": "a", "label": 0}\n')
+    (run,) = runs("a")
+    if part == "data":
+        run = replace(run, data={"other": str(source)})
+    elif part == "phase":
+        phases = (Phase(1), Phase(2, train=(str(source),)))
+        run = replace(run, config=replace(run.config, training=TrainingConfig(), phases=phases))
+    else:
+        data = replace(run.config.data, validation_share=0.0, **{part: (str(source),)})
+        run = replace(run, config=replace(run.config, data=data))
+    found = perform([run], folder, summarize)
+    os.utime(source, (1, 1))
+    assert perform([run], folder, summarize) == found and trained[0] == ["a"]
+    source.write_text('{"text": "a", "label": 1}\n')
+    os.utime(source, (1, 1))
+    before = written(folder)
+    with pytest.raises(ValueError, match="has results of a with other settings or data; name another folder"):
+        perform([run], folder, summarize)
+    assert trained[0] == ["a"] and written(folder) == before
+    source.unlink()
+    missing = perform([run], tmp_path / "others", summarize)
+    assert missing["a"]["identity"] != found["a"]["identity"] and "results" in missing["a"]
 
 
 def test_one_suite_at_a_time(trained, tmp_path: Path) -> None:

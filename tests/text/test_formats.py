@@ -46,12 +46,24 @@ def test_squad(write, indent):
     assert records[1]["answers"] == {"text": [], "answer_start": []} and records[1]["title"] == "Rivers"
 
 
+def test_half_characters_in_squad(write):
+    """The question that has one is named, and two halves are a character."""
+    text = json.dumps(SQUAD).replace("What is short?", r"What is \ud83d\ude00?")
+    questions = [record["question"] for record in read(write("a.json", text), text_field="question")]
+    assert questions == ["What is long?", "What is \N{GRINNING FACE}?"]
+    with pytest.raises(ValueError, match=r"a\.json, record 1, question 'b': '\\ud83d' is half a character"):
+        list(read(write("a.json", text.replace(r"\ude00", "")), text_field="question"))
+
+
 def test_a_json_file_may_hold_a_list_or_lines(write):
     records = [{"version": 1, "text": "a"}, {"version": 2, "text": "b"}]
     lines = "\n".join(map(json.dumps, records))
     assert list(read(write("a.json", json.dumps(records, indent=2)))) == records
     assert list(read(write("b.json", lines))) == records
     assert list(read(write("c.json", json.dumps({"data": records})))) == records
+    for several in (1, 2):  # a field that is called so
+        lines = '{"data": "the film", "label": 1}\n' * several
+        assert list(read(write("e.json", lines), text_field="data")) == [{"data": "the film", "label": 1}] * several
     assert list(read(write("d.json.gz", gzip.compress(json.dumps(records).encode())))) == records
 
 
@@ -100,7 +112,9 @@ def test_conllu(write):
         ("a.conllu", "1\tEU\tEU\n", r"a\.conllu:1: a line does not have the ten columns"),
         ("a.json", '[{"text": "a"}, 3]', r"a\.json, record 2: int, not a JSON object"),
         ("a.json", '[{"text": "a"}', r"a\.json: not JSON \(Expecting"),
-        ("a.json", '{"data": 3}', r'a\.json: its "data" is int'),
+        ("a.json", '{"data": 3}', r"a\.json, record 1: no field 'text' among data"),
+        ("a.json", r'[{"text": "a"}, {"text": "b\ud83d c"}]', r"a\.json, record 2: '\\ud83d' is half a character"),
+        ("a.json", '{"data": [\n' + r'{"text": "b\uDe00 c"}]}', r"a\.json, record 1: '\\ude00' is half a character"),
         ("a.json", '{"data": [{"paragraphs": [{"qas": [{}]}]}]}', r"a\.json, record 1 is not as SQuAD has it"),
     ],
 )

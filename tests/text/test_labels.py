@@ -49,9 +49,26 @@ def test_encode():
     numbers = Labels("class", ("0", "1"))
     assert [numbers.encode(x, "") for x in ("1", 1, "01")] == [1, 1, 1]
     names = Labels("class", ("neg", "pos"))
-    assert names.encode("pos", "") == names.encode(1, "") == 1
-    for value in ("x", 2, 1.0, None):
+    assert names.encode("pos", "") == names.encode(1, "") == names.encode("1", "") == names.encode("01", "") == 1
+    assert Labels("class", ("1", "neg")).encode("1", "") == 0  # a name before a number
+    for value in ("x", 2, "2", "-1", 1.0, None):
         with pytest.raises(ValueError, match="record 4: label"):
             names.encode(value, "record 4")
-    with pytest.raises(ValueError, match="not a finite number"):
-        Labels("value", ()).encode("nan", "")
+    with pytest.raises(ValueError, match="record 4: label '7' is not among the classes 2, 3"):
+        Labels("class", ("2", "3")).encode("7", "record 4")
+    for value in ("nan", 10**400, -(10**400), None, [0.5]):
+        with pytest.raises(ValueError, match="record 4: label .* is not a finite number; drop the record") as error:
+            Labels("value", ()).encode(value, "record 4")
+        assert len(str(error.value)) < 150
+
+
+def test_names_in_a_line():
+    """Whatever the names hold, it stays one line that says where one ends and the next begins."""
+    names = Labels("class", ("a b", "c, d", "e\nf", "g\0", "h\u2028", "é", "می\u200cخواهم"))
+    listed = r"a b, 'c, d', 'e\nf', 'g\x00', 'h\u2028', é, می" + "\u200cخواهم"
+    assert names.described() == f"labels are one of 7 classes: {listed}"
+    with pytest.raises(ValueError) as error:
+        names.encode("x", "record 4")
+    assert f"among the classes {listed};" in str(error.value)
+    many = Labels("classes", tuple(map(str, range(21)))).described()
+    assert many.startswith("labels are any of 21 classes: 0, 1, ") and many.endswith(", 18, 19, ...")

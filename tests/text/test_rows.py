@@ -89,11 +89,11 @@ def test_every_token_is_there_once(tmp_path, tokenizer, packing, row_length):
 def test_workers_do_not_change_the_rows(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr("jaxencoder.text.rows._TASK_DOCUMENTS", 40)
     source = write(tmp_path / "a.jsonl", documents(400))
-    got = [
-        content(prepare(config(source, workers=n, cache=str(tmp_path / f"cache{n}")), tokenizer, "train"))
-        for n in (1, 2, 3)
+    stores = [
+        prepare(config(source, workers=n, cache=str(tmp_path / f"cache{n}")), tokenizer, "train") for n in (1, 2, 3)
     ]
-    assert got[0] == got[1] == got[2]
+    got = [content(store) for store in stores]
+    assert got[0] == got[1] == got[2] and len({store.meta["content"] for (store,) in stores}) == 1
 
 
 def test_held_out_share(tmp_path, tokenizer, capsys):

@@ -45,6 +45,19 @@ def test_fingerprint_follows_the_content(write, tmp_path) -> None:
     assert fingerprint(f"{tmp_path}/d") != folder
 
 
+def test_fingerprint_of_the_content(write, tmp_path, monkeypatch) -> None:
+    """A copy and a touch have the same, whatever the size and the time; what is too large is not read."""
+    path, other = write("a.txt", "one\ntwo\n"), write("b.txt", "one\ntow\n")
+    copy = write("c.txt", "one\ntwo\n")
+    os.utime(copy, (1, 1))
+    for form in ("{}", "{}[:1]", "aligned:{}|{}"):
+        found, same, not_same = (fingerprint(form.format(p, p), content=True) for p in (path, copy, other))
+        assert found == same != not_same
+    assert fingerprint(f"{tmp_path}/[ac].txt", content=True) != fingerprint(path, content=True)
+    monkeypatch.setattr("jaxencoder.text.files._DIGESTED", 7)
+    assert fingerprint(path, content=True) == fingerprint(path) != fingerprint(copy, content=True)
+
+
 def test_fingerprint_sees_a_change_that_keeps_the_size(write) -> None:
     path = write("a.txt", "one")
     os.utime(path, ns=(0, 1_000_000_000))

@@ -53,6 +53,33 @@ def test_windows_and_labels_equal_those_of_transformers(tokenizer, questions, sh
     assert {0, 1} <= set(sizes) and max(sizes) > 3  # no answer, one token, several
 
 
+@pytest.mark.parametrize(
+    ("text", "words", "tokens"),
+    [
+        ("It is in Rome", "Rome", ["rome"]),
+        (" Rome it is", " Rome", ["rome"]),
+        ("\ufeffRome it is", "\ufeffRome", ["rome"]),
+        ("It is in Rome\n\n", "Rome\n\n", ["rome"]),
+        ("It is in Rome\u200b", "in Rome\u200b", ["in", "rome"]),
+        ("It is in a Cafe\u0301", "a Cafe\u0301", ["a", "cafe"]),
+        (" \n ", " \n ", ["[CLS]"]),
+    ],
+)
+def test_edges_of_an_answer_without_tokens(tokenizer, text, words, tokens):
+    start = text.index(words)
+    pieces = spans(tokenizer, ["where"], [text], [(start, start + len(words))], 32, 8)
+    found = np.flatnonzero(pieces.token_labels >= 0)
+    assert tokenizer.tokens(pieces.ids[found[0] : found[-1] + 1]) == tokens
+
+
+def test_a_window_that_ends_within_an_answer_but_with_its_last_token(tokenizer):
+    """Windows of 6 tokens, 2 of them those of the one before: the space behind Rome need not be in one."""
+    pieces = spans(tokenizer, ["why"], ["a b c d e Rome \n f g h i j"], [(10, 16)], 10, 2)
+    ends = tokenizer.tokens(pieces.ids[pieces.token_labels == _BOTH])
+    assert ends == ["rome", "rome", "[CLS]"] and (pieces.token_labels >= 0).sum() == 3
+    assert pieces.lengths.tolist() == [10, 10, 7]
+
+
 def test_a_short_text_a_long_question_and_no_text(tokenizer):
     found = list(windows(tokenizer, ["why " * 100, "why?", "why?"], ["because so", "", "because " * 40], 24, 4))
     assert [w.example for w in found] == [0, 1] + [2] * (len(found) - 2) and len(found) > 4

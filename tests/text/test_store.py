@@ -79,6 +79,29 @@ def test_round_trip(tmp_path, length, vocab_size, types, labels, monkeypatch):
             np.testing.assert_array_equal(got[name][place], np.asarray(values, got[name].dtype))
 
 
+def test_digest_of_the_content(tmp_path, monkeypatch):
+    """Of the rows in their order, whatever they were written in; a difference that no count shows is one."""
+    rows = list(random_rows(40, 8, 100, True, "class"))
+    tagged = [Row(r.token_ids, r.lengths, None, [], np.arange(len(r.token_ids), dtype=np.int32)) for r in rows]
+
+    def digest(rows, labels="class"):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        return write(folder, rows, 8, types=labels == "class", labels=labels).meta["content"]
+
+    def other(rows, **changes):
+        return [rows[0], rows[1]._replace(**changes), *rows[2:]]
+
+    assert len({digest(rows), digest(rows[:-1]), digest(rows[::-1]), digest(tagged, "token")}) == 4
+    assert digest(rows) != digest(other(rows, token_ids=rows[1].token_ids[::-1]))
+    assert digest(rows) != digest(other(rows, lengths=[1, len(rows[1].token_ids) - 1], labels=[0, 0]))
+    assert digest(rows) != digest(other(rows, type_ids=1 - rows[1].type_ids))
+    assert digest(rows) != digest(other(rows, labels=[(label + 1) % 3 for label in rows[1].labels]))
+    assert digest(tagged, "token") != digest(other(tagged, token_labels=tagged[1].token_labels[::-1]), "token")
+    whole = digest(rows)
+    monkeypatch.setattr(store_module, "_SHARD_BYTES", 256)
+    assert digest(rows) == whole
+
+
 def test_padding_looks_like_rows(tmp_path):
     store = write(tmp_path / "s", random_rows(3, 8, 100, True, "class"), 8, types=True, labels="class")
     rows, padding = store.read(np.arange(2)), store.padding(2)

@@ -42,6 +42,23 @@ def test_like_pretokenised_words_of_bert(shared_data):
     assert found.ids.tolist() == encoded["input_ids"] and found.word.tolist() == encoded.word_ids()
 
 
+def test_blank_words_take_no_token_of_others(tokenizer):
+    """SentencePiece makes one space of several, and its token may begin with all of them."""
+    for given_words in (["the", "", "soldier"], ["", "said", " ", "", "a"]):
+        (found,) = encode_words(tokenizer, [given_words])
+        for i, word in enumerate(given_words):
+            assert tokenizer.decode(found.ids[found.word == i]).strip() == word.strip()
+
+
+def test_spaces_between_words_are_no_part_of_one(shared_data):
+    """Where they are a token of their own, the word's first token is the one behind it."""
+    tokenizer = Tokenizer.load(shared_data / "tokenizers" / "modernbert")
+    (found,) = encode_words(tokenizer, [["Anna", "", "Smith"]])
+    assert tokenizer.tokens(found.ids) == ["Anna", "  ", "Smith"] and found.word.tolist() == [0, 1, 2]
+    tokenizer = Tokenizer.load(shared_data / "tokenizers" / "bigbird")
+    assert encode_words(tokenizer, [["Anna", "", "Smith"]])[0].word.tolist() == [0, 2]
+
+
 def test_labels_stand_at_first_tokens():
     tokenizer = train_tokenizer(["ab abc abcd"] * 3, TokenizerConfig(vocab_size=20))
     pieces = words(tokenizer, [["ab", "xab", "abcd"], [], ["abc"]], [[3, 4, 5], [], [6]], 32)

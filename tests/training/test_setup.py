@@ -156,6 +156,36 @@ def test_changed_text_is_refused(config: RunConfig, tmp_path: Path) -> None:
     set_up(config, tmp_path / "run")
 
 
+def test_changed_labels_and_order_are_refused(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
+    """Everything that can be counted stays as it was."""
+    source, held_out, run = tmp_path / "text.jsonl", tmp_path / "held_out.jsonl", tmp_path / "run"
+    write(source)
+    write(held_out, 20)
+    config = fine_tuning(config, pretrained)
+    config = replace(config, data=replace(config.data, train=(str(source),), validation=(str(held_out),)))
+    train(config, run)
+
+    def flip(line: str) -> str:
+        record = json.loads(line)
+        return json.dumps(record | {"label": {"no": "yes", "yes": "no"}[record["label"]]}) + "\n"
+
+    digests = json.loads((run / "data.json").read_text())
+    for path, name in ((source, "training rows"), (held_out, "held-out rows")):
+        before = path.read_text().splitlines(keepends=True)
+        for lines in (list(map(flip, before)), before[::-1]):
+            path.write_text("".join(lines))
+            with pytest.raises(ValueError, match=f"the contents of the {name} are not those .* the data has changed"):
+                set_up(config, run)
+            assert json.loads((run / "data.json").read_text()) == digests
+        path.write_text("".join(before))
+        set_up(config, run)
+    # A run that began before there were digests of contents goes on, and has them from then on.
+    older = {name: digest for name, digest in digests.items() if not name.startswith("contents")}
+    (run / "data.json").write_text(json.dumps(older))
+    set_up(config, run)
+    assert len(older) == 2 and json.loads((run / "data.json").read_text()) == digests
+
+
 def test_vocabulary_of_the_model(config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model.vocab_size is 10, but the tokenizer has"):
         set_up(changed(config, "model.vocab_size", 10), tmp_path / "run")
