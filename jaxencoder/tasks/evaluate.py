@@ -363,7 +363,7 @@ def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
     found = validation_records(data)
     if tokens.NAME in model.heads:
         examples = (
-            (words, [tag_name(tag, model.labels) for tag in tags(record[data.label_field], words, where)])
+            (words, [tag_name(x, model.labels, where) for x in tags(record[data.label_field], words, where)])
             for where, record in found
             if (words := record[data.text_field])
         )

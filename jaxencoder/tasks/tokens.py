@@ -174,17 +174,31 @@ def entities(tags: Sequence[str], scheme: Scheme | None = None, names: Sequence[
     ]
 
 
-def tag_name(tag: Any, names: Sequence[str]) -> str:
-    """A record's tag as text: of a number, which is how TFDS and many a Parquet file have it, the name of that id."""
+def tag_name(tag: Any, names: Sequence[str], where: str) -> str:
+    """A record's tag as text: of a number, which is how TFDS and many a Parquet file have it, the name of that id.
+
+    Args:
+        names: of the tags that the model knows, in order of id.
+        where: the record, for messages.
+
+    Raises:
+        ValueError: neither text nor a whole number.
+    """
+    if not isinstance(tag, str | int) or isinstance(tag, bool):
+        raise ValueError(f"{where}: tag {str(tag)[:60]} is neither text nor a whole number; drop the record")
     text = str(tag)
     return names[int(text)] if text.isdecimal() and text not in names and int(text) < len(names) else text
 
 
-def tag_metrics(true: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]]) -> dict[str, Any]:
+def tag_metrics(
+    true: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]], names: Sequence[str] = ()
+) -> dict[str, Any]:
     """How well words are tagged.
 
     Args:
         true, predicted: tags of the words of each text.
+        names: of all tags that can be predicted, which decide whether tags tell of entities; those that occur, if none
+            are given. A tag beside them is one that is never found, and no part of an entity unless it tells of one.
 
     Returns:
         accuracy of words; words and examples, their numbers. Where the tags tell of entities: precision, recall and f1
@@ -196,12 +210,15 @@ def tag_metrics(true: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]
     right = sum(a == b for x, y in zip(true, predicted, strict=True) for a, b in zip(x, y, strict=True))
     words = sum(map(len, true))
     result: dict[str, Any] = {"accuracy": right / max(words, 1)}
-    names = sorted({tag for tags in (*true, *predicted) for tag in tags})
-    scheme = Scheme.of(names)
+    occurring = sorted({tag for tags in (*true, *predicted) for tag in tags})
+    names = names or occurring
     hits, said, there = Counter(), Counter(), Counter()
-    if scheme is not None or set(names) <= {"O"}:
+    if Scheme.of(names) is not None or set(names) <= {"O"}:
+        telling = {tag: tag if Scheme.of([tag]) else "O" for tag in occurring}
+        names = list(dict.fromkeys(telling.values()))
+        scheme = Scheme.of(names)
         for x, y in zip(true, predicted, strict=True):
-            a, b = (set(entities(tags, scheme, names)) for tags in (x, y))
+            a, b = (set(entities([telling[tag] for tag in tags], scheme, names)) for tags in (x, y))
             for counter, found in ((hits, a & b), (said, b), (there, a)):
                 counter.update(entity.kind for entity in found)
         result |= _scores(hits.total(), said.total(), there.total()) | {"entities": there.total()}
@@ -235,4 +252,4 @@ def evaluate_tagger(model: Model, examples: Iterable[tuple[Sequence[str], Sequen
         predicted += [found.tags for found in tag_words(model, texts)]
     if not true:
         raise ValueError("the data holds no words to measure on; name other data with --data")
-    return tag_metrics(true, predicted)
+    return tag_metrics(true, predicted, model.labels)
