@@ -5,6 +5,7 @@ import random
 import re
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from jaxencoder.inference.load import load
@@ -120,6 +121,17 @@ def test_tags_that_are_numbers():
     names = ("O", "B-x")
     assert [tag_name(tag, names, "a") for tag in (1, "0", "B-x", "B-y", 7)] == ["B-x", "O", "B-x", "B-y", "7"]
     assert tag_name(1, ("0", "1"), "a") == "1"
+
+
+def test_a_table_whose_first_records_have_no_entity(tagger, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 1)
+    source = tmp_path / "a.jsonl"
+    texts = ([], ["the", "river"], ["the", "Elbe"])
+    source.write_text("".join(json.dumps({"tokens": words}) + "\n" for words in texts))
+    assert predict_file(tagger.folder, str(source), tmp_path / "b.parquet") == 3
+    lines = pq.read_table(tmp_path / "b.parquet").to_pylist()
+    assert lines == list(predict(tagger.folder, str(source)))
+    assert [len(line["entities"]) for line in lines] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("tag", [None, 1.5, True, ["O"]])
