@@ -25,6 +25,7 @@ from jaxencoder.tasks.choices import evaluate_chooser
 from jaxencoder.tasks.classification import Predictions, class_metrics, per_class, predictions, value_metrics
 from jaxencoder.tasks.multi_label import calibration_of_decisions, multi_label_metrics, per_label
 from jaxencoder.tasks.probing import evaluate_probing
+from jaxencoder.tasks.records import with_texts
 from jaxencoder.tasks.report import write_report
 from jaxencoder.tasks.reranking import evaluate_reranking
 from jaxencoder.tasks.results import read_results, results_file, write_results
@@ -378,7 +379,11 @@ def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
     no_answer = None
     if model.published is not None:  # what such a model has learned to leave open, only the data can tell
         no_answer = any(not any(answers(x[data.label_field], where)) for where, x in validation_records(data))
-    examples = ((x[data.text_field], x[data.pair_field], answers(x[data.label_field], where)) for where, x in found)
+    examples = (
+        (record[data.text_field], record[data.pair_field], answers(record[data.label_field], where))
+        for where, record in found
+        if with_texts(record, (data.pair_field,), where)
+    )
     return evaluate_reader(model, examples, no_answer)
 
 

@@ -19,6 +19,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.objectives.tokens import NAME, Scheme, entity_starts
+from jaxencoder.tasks.records import with_words
 from jaxencoder.text import sentences
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.windows import best
@@ -104,9 +105,12 @@ def predict_tags(
     """
     text_field = text_field or model.config.data.text_field
     scheme = Scheme.of(model.labels)
+    where = "record"
     if isinstance(source, str):
+        where = f"{source}, record"
         source = read(source, text_field=text_field, words=None)
-    for chunk in chunks(source, lambda record: sum(map(len, record[text_field]))):
+    records = (with_words(record, text_field, f"{where} {i}") for i, record in enumerate(source, 1))
+    for chunk in chunks(records, lambda record: sum(map(len, record[text_field]))):
         refuse_fields(chunk, ("tags", "entities"))
         refuse_fields([record for record in chunk if isinstance(record[text_field], str)], ("words",))
         texts = [record[text_field] for record in chunk]

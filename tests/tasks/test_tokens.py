@@ -123,6 +123,20 @@ def test_tags_that_are_numbers():
     assert tag_name(1, ("0", "1"), "a") == "1"
 
 
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"token": ["a"]}, "record 2: no field 'tokens' among token; did you mean 'token'"),
+        ({"tokens": None}, "record 2: field 'tokens' is NoneType, not text or a list of words"),
+        ({"tokens": 5}, "record 2: field 'tokens' is int, not text or a list of words"),
+        ({"tokens": ["a", 5]}, "record 2: field 'tokens' is list, not text or a list of words"),
+    ],
+)
+def test_records_without_words(tagger, record, message):
+    with pytest.raises(ValueError, match=message):
+        list(predict(tagger.folder, [{"tokens": ["a"]}, record]))
+
+
 def test_a_table_whose_first_records_have_no_entity(tagger, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 1)
     source = tmp_path / "a.jsonl"
