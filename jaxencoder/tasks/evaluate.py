@@ -26,7 +26,7 @@ from jaxencoder.tasks.classification import Predictions, class_metrics, per_clas
 from jaxencoder.tasks.multi_label import calibration_of_decisions, multi_label_metrics, per_label
 from jaxencoder.tasks.probing import evaluate_probing
 from jaxencoder.tasks.records import with_texts
-from jaxencoder.tasks.report import write_report
+from jaxencoder.tasks.report import one_line, write_report
 from jaxencoder.tasks.reranking import evaluate_reranking
 from jaxencoder.tasks.results import read_results, results_file, write_results
 from jaxencoder.tasks.retrieval import evaluate_retrieval, qrels_file
@@ -307,7 +307,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     """Lines of text: one for each set, with a column for each metric; fractions are given times 100."""
     columns = list(next(iter(results.values())))
     rows = [["", *columns]] + [
-        [name, *(_cell(result[column]) for column in columns)] for name, result in results.items()
+        [one_line(name), *(_cell(result[column]) for column in columns)] for name, result in results.items()
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -341,7 +341,7 @@ def summary(result: dict[str, Any]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{100 * value:.2f}"
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    return one_line(", ".join(value) if isinstance(value, list) else str(value))
 
 
 def _stores(model: Model, source: str | None) -> tuple[tuple[tuple[Store, ...], ...], tuple[Store, ...]]:
