@@ -140,10 +140,13 @@ def from_peft(
         raise ValueError(f"{where} has init_lora_weights {init!r}, which changes the base; convert it to LoRA first")
     try:
         stabilized, dora = bool(settings.get("use_rslora")), bool(settings.get("use_dora"))
-        lora = Lora(int(settings["r"]), float(settings["lora_alpha"]), rank_stabilized=stabilized, dora=dora)
+        if (rank := int(settings["r"])) < 1:
+            raise ValueError(f"r is {rank}, and an adapter has a rank of 1 or more")
+        lora = Lora(rank, float(settings["lora_alpha"]), rank_stabilized=stabilized, dora=dora)
+        alphas = _patterns(settings.get("alpha_pattern") or {})
     except KeyError as error:
         raise ValueError(f"{where} has no {error.args[0]} in its adapter_config.json") from None
-    except (TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{where} has an adapter_config.json that cannot be read: {error}") from None
     family, kernels = published.family, _flat(base)
     found: dict[str, dict[int | None, Params]] = {}
@@ -158,12 +161,16 @@ def from_peft(
             raise ValueError(f"{where} has no {missing[0]}; it is not whole")
         used.update(names)
         values, reads, writes = _values(module, kernels)
-        rank = len(tensors[names[0]])
+        shape = np.shape(tensors[names[0]])
+        if len(shape) != 2 or not shape[0]:
+            raise ValueError(f"{where}: {names[0]} has the shape {shape}, and an adapter a row for each of its ranks")
+        rank = shape[0]
         a = np.empty((*reads, rank), np.float32)
         b = [np.empty((rank, *shape), np.float32) for shape in writes]
         for name, slots, rows in zip(names, ([a], b), _rows(module.weight), strict=False):
             read_tensor(np.asarray(tensors[name]), slots, rows, config, f"{where}: {name}")
-        alpha = _pattern(settings.get("alpha_pattern"), module.name, family.prefix, lora.alpha)
+        known_as = (module.name, module.name.removeprefix(family.prefix))  # the second in a model without heads
+        alpha = next((x for key, x in alphas.items() if any(map(key.match, known_as))), lora.alpha)
         scale = alpha / (math.sqrt(rank) if stabilized else rank) / lora.scale
         sizes = [np.empty(shape, np.float32) for shape in writes]
         if dora:
@@ -233,11 +240,17 @@ def _alpha(lora: Lora, rank: int) -> float:
     return round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-12) else alpha
 
 
-def _pattern(patterns: Mapping[str, float] | None, module: str, prefix: str, default: float) -> float:
-    """The value of the first pattern that ends a module's name, which a model without heads has without the prefix."""
-    names = (module, module.removeprefix(prefix))
-    found = (value for key, value in (patterns or {}).items() if any(re.match(rf"(.*\.)?({key})$", n) for n in names))
-    return next(found, default)
+def _patterns(values: Mapping[str, float]) -> dict[re.Pattern, float]:
+    """What ends a module's name -> its alpha; ValueError for no regular expression or no positive number."""
+    found = {}
+    for key, value in values.items():
+        try:
+            found[re.compile(rf"(.*\.)?({key})$")] = float(value)
+        except re.error as error:
+            raise ValueError(f"alpha_pattern holds {key!r}, not a regular expression: {error.msg}") from None
+        if not 0 < float(value) < math.inf:
+            raise ValueError(f"alpha_pattern has {value} for {key!r}, which is no positive number")
+    return found
 
 
 def _targets(adapted: set[str], family: Family, config: EncoderConfig) -> list[str]:

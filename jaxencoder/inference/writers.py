@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,22 @@ Write = Callable[..., None]
 
 
 @contextlib.contextmanager
-def open_writer(path: Path, vectors: bool = True) -> Iterator[Write]:
+def open_writer(path: Path, vectors: bool = True, items: Record | None = None) -> Iterator[Write]:
     """A function that appends n records to a file of the kind its extension names, with vectors [n, D] float32 if any.
 
     The file takes its name when the block ends without an error; until then it is a hidden one beside it.
 
     Args:
         vectors: whether there will be any; a numpy array can be nothing else.
+        items: by the name of a field an example of what its lists hold, which a table must know where the first ones
+            are empty; not needed of text.
 
     Raises:
         ValueError: an unknown extension.
         OSError: the folder is missing, cannot be written or is full; names `path`.
     """
-    kinds = {".parquet": ParquetWriter, ".jsonl": JsonWriter} | ({".npy": NumpyWriter} if vectors else {})
+    kinds = {".parquet": partial(ParquetWriter, items=items or {}), ".jsonl": JsonWriter}
+    kinds |= {".npy": NumpyWriter} if vectors else {}
     if path.suffix not in kinds:
         raise ValueError(f"{path} has no extension that can be written; use {', '.join(kinds)}")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -68,11 +72,11 @@ def _named(path: Path) -> Iterator[None]:
 class ParquetWriter:
     """The columns of the records and, of vectors, a column "embedding" of fixed-size lists of float32.
 
-    The first chunk decides the columns and their types.
+    The first chunk decides the columns and their types. What it leaves open is as `items` has it, or else text.
     """
 
-    def __init__(self, path: Path):
-        self._path, self._writer = path, None
+    def __init__(self, path: Path, items: Record):
+        self._path, self._items, self._writer = path, items, None
         path.touch()  # a folder that cannot be written is known at once
 
     def write(self, records: Sequence[Record], vectors: np.ndarray | None) -> None:
@@ -90,7 +94,8 @@ class ParquetWriter:
         try:
             if schema is None:
                 table = pa.Table.from_pylist([{name: record.get(name) for name in names} for record in records])
-                table = table.cast(pa.schema([_no_null(field) for field in table.schema]))
+                items = ((field, pa.scalar(self._items.get(field.name, "")).type) for field in table.schema)
+                table = table.cast(pa.schema([field.with_type(_known(field.type, item)) for field, item in items]))
             else:
                 table = pa.Table.from_pylist(records, schema=schema)
         except (pa.ArrowException, OverflowError) as error:
@@ -158,8 +163,10 @@ def refuse_fields(records: Sequence[Record], names: Sequence[str], otherwise: st
         raise ValueError(f"the records have a field {found[0]!r} already; rename it, or {otherwise}")
 
 
-def _no_null(field):
-    """A column that the first chunk leaves empty can only be guessed: text."""
+def _known(kind, item):
+    """A column's type with that of `item` where only nulls, or lists of nothing, have been seen."""
     import pyarrow as pa
 
-    return field.with_type(pa.string()) if pa.types.is_null(field.type) else field
+    if pa.types.is_list(kind):
+        return pa.list_(_known(kind.value_type, item))
+    return item if pa.types.is_null(kind) else kind

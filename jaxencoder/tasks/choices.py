@@ -14,6 +14,7 @@ from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.model import Model
 from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.objectives.choices import MultipleChoice
+from jaxencoder.tasks.records import with_texts
 from jaxencoder.text.choices import encode_choices
 from jaxencoder.text.examples import choices_of
 from jaxencoder.text.sources import Record, read
@@ -78,20 +79,14 @@ def predict_choices(
         where = f"{source}, record"
         source = read(source, text_field=text_field, required=(pair_field,), text_unit=data.text_unit)
     every = (
-        (record, _context(record, text_field, f"{where} {i}"), choices_of(record.get(pair_field), f"{where} {i}"))
+        (with_texts(record, (text_field,), f"{where} {i}"), choices_of(record.get(pair_field), f"{where} {i}"))
         for i, record in enumerate(source, 1)
     )
-    for chunk in chunks(every, lambda one: len(one[1]) + sum(map(len, one[2]))):
-        records, contexts, choices = zip(*chunk, strict=True)
+    for chunk in chunks(every, lambda one: len(one[0][text_field]) + sum(map(len, one[1]))):
+        records, choices = zip(*chunk, strict=True)
         refuse_fields(records, ADDED)
-        found = choose(model, contexts, choices, batch_tokens)
+        found = choose(model, [record[text_field] for record in records], choices, batch_tokens)
         yield [record | _added(own, shares) for record, own, shares in zip(records, choices, found, strict=True)]
-
-
-def _context(record: Record, text_field: str, where: str) -> str:
-    if not isinstance(record.get(text_field), str):
-        raise ValueError(f"{where}: no text in the field {text_field!r} among {', '.join(record)}; name another")
-    return record[text_field]
 
 
 def _added(choices: Sequence[str], shares: np.ndarray) -> Record:

@@ -29,11 +29,13 @@ from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.model import Model
 from jaxencoder.inference.windows import Long
 from jaxencoder.inference.writers import refuse_fields
+from jaxencoder.tasks.records import with_texts
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.labels import Labels
-from jaxencoder.text.sources import Record, closest, listed, read
+from jaxencoder.text.sources import Record, read
 
 ADDED = ("prediction", "probability", "probabilities")
+_MOST = float(np.finfo(np.float32).max)  # as values are learned
 
 
 def predict_classes(
@@ -71,7 +73,7 @@ def predict_classes(
         where = f"{source}, record"
         source = read(source, text_field=text_field, required=required, text_unit=data.text_unit)
     count = cut = 0
-    records = (_checked(record, text_field, pair_field, f"{where} {i}") for i, record in enumerate(source, 1))
+    records = (with_texts(record, (text_field, pair_field), f"{where} {i}") for i, record in enumerate(source, 1))
     for chunk in chunks(records, lambda record: sum(map(len, _own(record, text_field, pair_field)))):
         refuse_fields(chunk, ADDED)
         texts, pairs = _texts(chunk, text_field, pair_field)
@@ -82,17 +84,6 @@ def predict_classes(
         ]
         count, cut = count + len(chunk), cut + found.cut
     warn_of_cuts(cut, count, row_length(model))
-
-
-def _checked(record: Record, text_field: str, pair_field: str, where: str) -> Record:
-    """The record, if it has its texts."""
-    for name in filter(None, (text_field, pair_field)):
-        if name not in record:
-            raise ValueError(f"{where}: no field {name!r} among {listed(record)}{closest(name, record)}")
-        if not isinstance(record[name], str):
-            kind = type(record[name]).__name__
-            raise ValueError(f"{where}: field {name!r} is {kind}, not text; name another field or drop the record")
-    return record
 
 
 def _own(record: Record, text_field: str, pair_field: str) -> list[str]:
@@ -264,8 +255,10 @@ def predictions(
     kinds = Labels("classes" if several else "class" if names else "value", names)
     records, labels, found = [], [], []
     for where, record in validation_records(data):
-        records.append(_checked(record, data.text_field, data.pair_field, where))
+        records.append(with_texts(record, (data.text_field, data.pair_field), where))
         labels.append(kinds.encode(record[data.label_field], where))
+        if not names and abs(labels[-1]) > _MOST:
+            raise ValueError(f"{where}: label {labels[-1]} is more than a model can predict; drop the record")
     if not records:
         raise ValueError(f"data.validation_share {data.validation_share} has held no record out; name a source")
     for chunk in chunks(records, lambda record: sum(map(len, _own(record, data.text_field, data.pair_field)))):

@@ -51,9 +51,11 @@ def compare(
         Of classes accuracy, macro_f1 and matthews; of values spearman and pearson. See `Difference`.
 
     Raises:
-        ValueError: the examples are not the same, or some are of classes and some values.
+        ValueError: the examples are not the same, some are of classes and some values, or the seed is negative.
         OSError: a run, a file or the data cannot be read.
     """
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; give 0 or a positive whole number")
     sides = [[_predicted(Path(name), data, step) for name in side] for side in (a, b)]
     everyone = [run for side in sides for run in side]
     first = everyone[0]
@@ -112,9 +114,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
         for number, text in enumerate(file, 1):
             try:
                 line = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}:{number}: not JSON ({error})") from None
-            if not isinstance(line, dict) or not {"record", "truth", "prediction"} <= set(line):
+            values = (line.get("truth"), line.get("prediction")) if isinstance(line, dict) and "record" in line else ()
+            if not values or not all(isinstance(value, str | list | int | float) for value in values):
                 raise ValueError(f"{path}:{number}: not a line of a {PREDICTIONS_FILE}, as evaluate writes it")
             found.append(line)
     if not found:

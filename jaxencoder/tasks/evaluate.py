@@ -26,7 +26,8 @@ from jaxencoder.tasks.choices import evaluate_chooser
 from jaxencoder.tasks.classification import Predictions, class_metrics, per_class, predictions, value_metrics
 from jaxencoder.tasks.multi_label import calibration_of_decisions, multi_label_metrics, per_label
 from jaxencoder.tasks.probing import evaluate_probing
-from jaxencoder.tasks.report import write_report
+from jaxencoder.tasks.records import with_texts
+from jaxencoder.tasks.report import one_line, write_report
 from jaxencoder.tasks.reranking import evaluate_reranking
 from jaxencoder.tasks.results import read_results, results_file, write_results
 from jaxencoder.tasks.retrieval import evaluate_retrieval, qrels_file
@@ -307,7 +308,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     """Lines of text: one for each set, with a column for each metric; fractions are given times 100."""
     columns = list(next(iter(results.values())))
     rows = [["", *columns]] + [
-        [name, *(_cell(result[column]) for column in columns)] for name, result in results.items()
+        [one_line(name), *(_cell(result[column]) for column in columns)] for name, result in results.items()
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -341,7 +342,7 @@ def summary(result: dict[str, Any]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{100 * value:.2f}"
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    return one_line(", ".join(value) if isinstance(value, list) else str(value))
 
 
 def _stores(model: Model, source: str | None) -> tuple[tuple[tuple[Store, ...], ...], tuple[Store, ...]]:
@@ -364,7 +365,7 @@ def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
     found = validation_records(data)
     if tokens.NAME in model.heads:
         examples = (
-            (words, [tag_name(tag, model.labels) for tag in tags(record[data.label_field], words, where)])
+            (words, [tag_name(x, model.labels, where) for x in tags(record[data.label_field], words, where)])
             for where, record in found
             if (words := record[data.text_field])
         )
@@ -379,7 +380,11 @@ def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
     no_answer = None
     if model.published is not None:  # what such a model has learned to leave open, only the data can tell
         no_answer = any(not any(answers(x[data.label_field], where)) for where, x in validation_records(data))
-    examples = ((x[data.text_field], x[data.pair_field], answers(x[data.label_field], where)) for where, x in found)
+    examples = (
+        (record[data.text_field], record[data.pair_field], answers(record[data.label_field], where))
+        for where, record in found
+        if with_texts(record, (data.pair_field,), where)
+    )
     return evaluate_reader(model, examples, no_answer)
 
 

@@ -19,6 +19,12 @@ from jaxencoder.tasks.spans import predict_answers
 from jaxencoder.tasks.tokens import predict_tags
 from jaxencoder.text.sources import Record
 
+# What the lists of predictions hold that may all be empty at first; others hold text.
+_ITEMS = {
+    "probability": 0.0,
+    "entities": {"type": "", "text": "", "start": 0, "end": 0, "probability": 0.0},
+}
+
 
 def predict(run: str | Path | Model, source: str | Iterable[Record], **options: Any) -> Iterator[Record]:
     """Each record with what the model predicts for it; in bounded memory.
@@ -52,7 +58,7 @@ def predict_file(run: str | Path | Model, input: str, output: str | Path, **opti
         OSError: also where the output cannot be written.
     """
     count = 0
-    with open_writer(Path(output), vectors=False) as write, tqdm(unit=" records", disable=None) as bar:
+    with open_writer(Path(output), vectors=False, items=_ITEMS) as write, tqdm(unit=" records", disable=None) as bar:
         for chunk in _predictions(opened(run), input, options):
             write(chunk)
             count += len(chunk)

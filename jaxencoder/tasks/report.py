@@ -1,6 +1,7 @@
 """A readable report of what a classifier or regressor was measured to do: Markdown, drawings, and each prediction."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ from jaxencoder.text.sources import Record
 
 PREDICTIONS_FILE = "predictions.jsonl"
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _WRONG = 10  # examples that are shown
 _TEXT = 160  # characters of a text that are shown
 _CONFUSIONS = 15  # pairs of classes that are listed
@@ -190,6 +192,11 @@ def _wrong(found: Predictions, text_field: str, pair_field: str) -> Iterable[str
     yield from _table(head, rows) if rows else ("None.",)
 
 
+def one_line(text: str) -> str:
+    """A text as a table has room for it: with a space for line breaks and for all that moves a terminal's cursor."""
+    return " ".join(_CONTROL.sub(" ", text).split())
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:
     """A table of Markdown."""
     rows = [[_cell(value) for value in row] for row in rows]
@@ -205,7 +212,7 @@ def _row(cells: Sequence[str]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
-    text = " ".join(str(value).split())
+    text = one_line(str(value))
     text = text if len(text) <= _TEXT else text[:_TEXT] + "…"
     for character in "\\|<*`[":
         text = text.replace(character, "\\" + character)

@@ -24,6 +24,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.objectives.spans import NAME, SpanExtraction
+from jaxencoder.tasks.records import with_texts
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.spans import Window, windows
 
@@ -131,9 +132,12 @@ def predict_answers(
     data = model.config.data
     asked = text_field or (data.text_field if data.pair_field else "question")
     context = pair_field or data.pair_field or "context"
+    where = "record"
     if isinstance(source, str):
+        where = f"{source}, record"
         source = read(source, text_field=asked, required=(context,))
-    for chunk in chunks((_checked(record, asked, context) for record in source), lambda x: len(x[context])):
+    records = (with_texts(record, (asked, context), f"{where} {i}") for i, record in enumerate(source, 1))
+    for chunk in chunks(records, lambda record: len(record[context])):
         refuse_fields(chunk, ("prediction", "start", "end", "probability", "predictions"))
         found = answer_questions(
             model,
@@ -147,13 +151,6 @@ def predict_answers(
             record | _described(answers[0]) | ({"predictions": [_described(x) for x in answers]} if k > 1 else {})
             for record, answers in zip(chunk, found, strict=True)
         ]
-
-
-def _checked(record: Record, *fields: str) -> Record:
-    for name in fields:
-        if not isinstance(record.get(name), str):
-            raise ValueError(f"a record has no text in the field {name!r}: {str(record)[:80]}; name another")
-    return record
 
 
 def _described(answer: Answer) -> Record:

@@ -14,7 +14,7 @@ from jaxencoder.tasks.multi_label import metrics_of_decisions
 def best_threshold(probabilities: np.ndarray, positive: np.ndarray) -> float:
     """The threshold whose F1 is best; of equal ones the largest.
 
-    It lies half way between two probabilities, so that either side has some room.
+    It lies half way between two probabilities, so that either side has some room, unless they are neighbours.
 
     Args:
         probabilities: float [N], of the class. positive: bool [N], where it is true, somewhere at least.
@@ -25,7 +25,8 @@ def best_threshold(probabilities: np.ndarray, positive: np.ndarray) -> float:
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     best = len(thresholds) - 1 - int(f1[:-1][::-1].argmax())
     below = thresholds[best - 1] if best else 0.0
-    return float((below + thresholds[best]) / 2)
+    middle = (below + thresholds[best]) / 2
+    return float(middle if middle > below else thresholds[best])
 
 
 def tuned(measured: Predictions, tuning: Predictions) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.objectives.tokens import NAME, Scheme, entity_starts
+from jaxencoder.tasks.records import with_words
 from jaxencoder.text import sentences
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.windows import best
@@ -104,9 +105,12 @@ def predict_tags(
     """
     text_field = text_field or model.config.data.text_field
     scheme = Scheme.of(model.labels)
+    where = "record"
     if isinstance(source, str):
+        where = f"{source}, record"
         source = read(source, text_field=text_field, words=None)
-    for chunk in chunks(source, lambda record: sum(map(len, record[text_field]))):
+    records = (with_words(record, text_field, f"{where} {i}") for i, record in enumerate(source, 1))
+    for chunk in chunks(records, lambda record: sum(map(len, record[text_field]))):
         refuse_fields(chunk, ("tags", "entities"))
         refuse_fields([record for record in chunk if isinstance(record[text_field], str)], ("words",))
         texts = [record[text_field] for record in chunk]
@@ -174,17 +178,31 @@ def entities(tags: Sequence[str], scheme: Scheme | None = None, names: Sequence[
     ]
 
 
-def tag_name(tag: Any, names: Sequence[str]) -> str:
-    """A record's tag as text: of a number, which is how TFDS and many a Parquet file have it, the name of that id."""
+def tag_name(tag: Any, names: Sequence[str], where: str) -> str:
+    """A record's tag as text: of a number, which is how TFDS and many a Parquet file have it, the name of that id.
+
+    Args:
+        names: of the tags that the model knows, in order of id.
+        where: the record, for messages.
+
+    Raises:
+        ValueError: neither text nor a whole number.
+    """
+    if not isinstance(tag, str | int) or isinstance(tag, bool):
+        raise ValueError(f"{where}: tag {str(tag)[:60]} is neither text nor a whole number; drop the record")
     text = str(tag)
     return names[int(text)] if text.isdecimal() and text not in names and int(text) < len(names) else text
 
 
-def tag_metrics(true: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]]) -> dict[str, Any]:
+def tag_metrics(
+    true: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]], names: Sequence[str] = ()
+) -> dict[str, Any]:
     """How well words are tagged.
 
     Args:
         true, predicted: tags of the words of each text.
+        names: of all tags that can be predicted, which decide whether tags tell of entities; those that occur, if none
+            are given. A tag beside them is one that is never found, and no part of an entity unless it tells of one.
 
     Returns:
         accuracy of words; words and examples, their numbers. Where the tags tell of entities: precision, recall and f1
@@ -196,12 +214,15 @@ def tag_metrics(true: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]
     right = sum(a == b for x, y in zip(true, predicted, strict=True) for a, b in zip(x, y, strict=True))
     words = sum(map(len, true))
     result: dict[str, Any] = {"accuracy": right / max(words, 1)}
-    names = sorted({tag for tags in (*true, *predicted) for tag in tags})
-    scheme = Scheme.of(names)
+    occurring = sorted({tag for tags in (*true, *predicted) for tag in tags})
+    names = names or occurring
     hits, said, there = Counter(), Counter(), Counter()
-    if scheme is not None or set(names) <= {"O"}:
+    if Scheme.of(names) is not None or set(names) <= {"O"}:
+        telling = {tag: tag if Scheme.of([tag]) else "O" for tag in occurring}
+        names = list(dict.fromkeys(telling.values()))
+        scheme = Scheme.of(names)
         for x, y in zip(true, predicted, strict=True):
-            a, b = (set(entities(tags, scheme, names)) for tags in (x, y))
+            a, b = (set(entities([telling[tag] for tag in tags], scheme, names)) for tags in (x, y))
             for counter, found in ((hits, a & b), (said, b), (there, a)):
                 counter.update(entity.kind for entity in found)
         result |= _scores(hits.total(), said.total(), there.total()) | {"entities": there.total()}
@@ -235,4 +256,4 @@ def evaluate_tagger(model: Model, examples: Iterable[tuple[Sequence[str], Sequen
         predicted += [found.tags for found in tag_words(model, texts)]
     if not true:
         raise ValueError("the data holds no words to measure on; name other data with --data")
-    return tag_metrics(true, predicted)
+    return tag_metrics(true, predicted, model.labels)

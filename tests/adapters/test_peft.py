@@ -101,7 +101,13 @@ def test_targets_name_what_is_adapted_and_nothing_else() -> None:
         ({"bias": "all"}, "has bias 'all'; only 'none'"),
         ({"init_lora_weights": "pissa"}, "has init_lora_weights 'pissa', which changes the base"),
         ({"r": None}, "has an adapter_config.json that cannot be read"),
+        ({"r": 0}, "cannot be read: r is 0, and an adapter has a rank of 1 or more"),
+        ({"r": -1}, "cannot be read: r is -1"),
         ({"lora_alpha": 0}, "cannot be read: adapter.alpha is 0"),
+        ({"alpha_pattern": {"*query": 4}}, r"cannot be read: alpha_pattern holds '\*query', not a regular expression"),
+        ({"alpha_pattern": {"query": "four"}}, "cannot be read: could not convert string"),
+        ({"alpha_pattern": {"query": math.nan}}, "cannot be read: alpha_pattern has nan for 'query'"),
+        ({"alpha_pattern": ["query"]}, "cannot be read"),
     ],
 )
 def test_settings_that_cannot_be_read(change: dict, message: str) -> None:
@@ -119,6 +125,10 @@ def test_settings_that_cannot_be_read(change: dict, message: str) -> None:
         from_peft(missing, settings, base, published, config, "folder")
     with pytest.raises(ValueError, match=f"{name} has the shape"):
         from_peft(tensors | {name: tensors[name][1:]}, settings, base, published, config, "folder")
+    first = name.replace("lora_B", "lora_A")
+    for broken in (tensors[first][:0], tensors[first][0]):
+        with pytest.raises(ValueError, match=f"{first} has the shape .*, and an adapter a row for each"):
+            from_peft(tensors | {first: broken}, settings, base, published, config, "folder")
     with pytest.raises(ValueError, match="adapts no projection of this model"):
         from_peft({}, settings, base, published, config, "folder")
 

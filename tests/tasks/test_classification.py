@@ -2,6 +2,7 @@ import dataclasses
 import json
 import logging
 import math
+import re
 
 import jax
 import numpy as np
@@ -153,6 +154,16 @@ def test_hostile_values(regressor, tmp_path, label):
     source = write(tmp_path / "a.jsonl", [{"text": "a", "label": 1.5}, {"text": "a", "label": label}])
     with pytest.raises(ValueError, match=f"record 2: label {label!r} is not a finite number; drop the record"):
         predictions(load(regressor.folder), source)
+
+
+@pytest.mark.parametrize("label", [1e300, -1e39])
+def test_values_that_are_too_large(regressor, tmp_path, label):
+    source = write(tmp_path / "a.jsonl", [{"text": "a", "label": 1.5}, {"text": "a", "label": label}])
+    with pytest.raises(ValueError, match=f"record 2: label {re.escape(str(label))} is more than"):
+        predictions(load(regressor.folder), source)
+    most = write(tmp_path / "b.jsonl", [{"text": "a", "label": 1.5}, {"text": "a", "label": 3e38}])
+    found = predictions(load(regressor.folder), most)
+    assert math.isfinite(value_metrics(found.scores[:, 0], found.labels)["loss"])
 
 
 def test_a_pair_must_be_text(model, tmp_path):

@@ -117,6 +117,9 @@ def test_sides_that_cannot_be_compared(tmp_path, truths, predictions, record, me
         ("{", r"b\.jsonl:1: not JSON"),
         ('{"text": "a"}', r"b\.jsonl:1: not a line of a predictions\.jsonl"),
         ("7", r"b\.jsonl:1: not a line of"),
+        ("[" * 100_000, r"b\.jsonl:1: not JSON"),
+        ('{"record": {}, "truth": {"a": 1}, "prediction": "a"}', r"b\.jsonl:1: not a line of"),
+        ('{"record": {}, "truth": "a", "prediction": null}', r"b\.jsonl:1: not a line of"),
     ],
 )
 def test_files_that_hold_no_predictions(tmp_path, text, message):
@@ -130,6 +133,8 @@ def test_other_mistakes(tmp_path):
     a = write(tmp_path / "a.jsonl", [1.0, 2.0], [1.0, float("nan")])
     with pytest.raises(ValueError, match="not finite"):
         compare([a], [a])
+    with pytest.raises(ValueError, match="seed is -1; give 0 or a positive whole number"):
+        compare([tmp_path / "absent.jsonl"], [a], seed=-1)  # before anything is read
     with pytest.raises(ValueError, match="predictions, which are of no other data"):
         compare([a], [a], data="test.jsonl")
     with pytest.raises(FileNotFoundError):

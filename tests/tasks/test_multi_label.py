@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import scipy.special
 from sklearn import metrics
@@ -132,6 +133,19 @@ def test_predictions_for_records(labeller, tmp_path):
         model.classify(texts, threshold={"Rhine": 0.5})
     with pytest.raises(ValueError, match="threshold is 2; give a probability"):
         model.classify(texts, threshold=2)
+
+
+def test_a_table_whose_first_records_have_no_class(labeller, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 1)
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a river", "the Oder in the Oder")))
+    model = load(labeller.folder)
+    none, most = (line["probabilities"]["Oder"] for line in predict(model, str(source), probabilities=True))
+    threshold = {"Elbe": 1.0, "Spree": 1.0, "Oder": (none + most) / 2}
+    predict_file(model, str(source), tmp_path / "b.parquet", threshold=threshold)
+    lines = pq.read_table(tmp_path / "b.parquet").to_pylist()
+    assert [line["prediction"] for line in lines] == [[], ["Oder"]]
+    assert [line["probability"] for line in lines] == [[], [pytest.approx(most)]]
 
 
 def test_what_has_no_threshold_or_no_comparison(labeller, classifier):

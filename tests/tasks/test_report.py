@@ -12,7 +12,7 @@ CONFIG = RunConfig(data=DataConfig(label_field="label", row_length=16))
 
 
 def predicted(names: str = "ab") -> Predictions:
-    texts = ["sure and right", "sure and | wrong\n<b>", "unsure and wrong", "long " * 100]
+    texts = ["sure and right", "sure and\0| wrong\n<b>", "unsure and wrong", "long " * 100]
     records = [{"text": text, "id": i} for i, text in enumerate(texts)]
     if not names:
         scores, labels = np.array([[1.0], [9.0], [3.5], [4.0]]), np.array([1.0, 2.0, 3.0, 4.0])
@@ -56,7 +56,7 @@ def test_values(tmp_path):
     rows = text.split("## Furthest from the truth")[1].splitlines()[4:]
     assert [row[:30] for row in rows] == ["| 2.0000 | 9.0000 | 7.0000 | s", "| 3.0000 | 3.5000 | 0.5000 | u"]
     assert "Confusion" not in text and lines(predicted(""))[1] == {
-        "record": {"text": "sure and | wrong\n<b>", "id": 1},
+        "record": {"text": "sure and\0| wrong\n<b>", "id": 1},
         "truth": 2.0,
         "prediction": 9.0,
     }

@@ -89,6 +89,14 @@ def test_several_seeds():
     assert one.b_std is None and one.a_std > 0
 
 
+def test_of_one_example_nothing_can_be_said():
+    right, wrong = np.ones((2, 1), int), np.zeros((2, 1), int)
+    assert permutation(np.ones(1), np.zeros(1)) == 1
+    for a, b in ((right, wrong), (right[:1], wrong[:1])):
+        accuracy = compare_classes(right[0], a, b, 2, resamples=9)[0]
+        assert (accuracy.difference, accuracy.p) == (-1, 1)
+
+
 def test_of_equal_sides_nothing_differs():
     labels = np.random.default_rng(0).integers(3, size=50)
     a = predicted(labels, 0.6, 3, 1)[None]

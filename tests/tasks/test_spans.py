@@ -1,5 +1,7 @@
 """Answers and their metrics: by the official script's rules, and found in long texts whatever the window."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -119,8 +121,20 @@ def test_predictions_for_records(reader):
     for record, line in zip(held_out, found, strict=True):
         assert line["prediction"] == record["context"][line["start"] : line["end"]]
         assert line["predictions"][0]["prediction"] == line["prediction"] and len(line["predictions"]) == 2
-    with pytest.raises(ValueError, match="a record has no text in the field 'context'"):
-        list(predict(reader.folder, [{"question": "what?"}]))
+    with pytest.raises(ValueError, match="record 2: no field 'context' among question"):
+        list(predict(reader.folder, [held_out[0], {"question": "what?"}]))
+
+
+@pytest.mark.parametrize("context", [None, ["a", "b"], 3])
+def test_a_context_that_is_no_text(reader, tmp_path, context):
+    source = tmp_path / "a.jsonl"
+    records = [{"question": "what?", "context": x, "answers": {"text": [], "answer_start": []}} for x in ("a", context)]
+    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    message = rf"a\.jsonl, record 2: field 'context' is {type(context).__name__}, not text"
+    with pytest.raises(ValueError, match=message):
+        evaluate(reader.folder, data=str(source))
+    with pytest.raises(ValueError, match=message):
+        list(predict(reader.folder, str(source)))
 
 
 def test_an_answer_has_no_spaces_around_it(reader, monkeypatch):

@@ -20,6 +20,16 @@ def test_threshold_by_hand():
     assert best_threshold(probabilities, np.ones(5, bool)) == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize("low", [1 - 2**-52, 1 - 2**-53, 1e-10, np.nextafter(1e-10, 1), 0.0])
+def test_neighbouring_probabilities(low):
+    """Between them there is no number, and the lower one is none of the class."""
+    high = np.nextafter(low, 2)
+    found = best_threshold(np.array([low, high]), np.array([False, True]))
+    assert found == high
+    ones = np.array([low, low, high, high, 0])  # as of a saturated model
+    assert ((ones >= best_threshold(ones, ones == high)) == (ones == high)).all()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_no_threshold_is_better(seed):
     random = np.random.default_rng(seed)

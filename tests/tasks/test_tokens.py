@@ -2,8 +2,10 @@
 
 import json
 import random
+import re
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from jaxencoder.inference.load import load
@@ -49,6 +51,21 @@ def test_tags_without_entities():
     assert tag_metrics([["O", "O"]], [["O", "O"]])["f1"] == 0  # no entity to find
     with pytest.raises(ValueError, match="the tags NOUN, VERB do not tell of entities"):
         entities(["NOUN", "VERB"])
+
+
+def test_the_tags_of_a_model_decide_what_is_measured():
+    """Not those that happen to occur: of one model the metrics are always the same ones."""
+    names = ["O", "B-x", "I-x"]
+    true, said = [["B-x", "I-x", "O"], ["B-x"]], [["B-x", "I-x", "O"], ["O"]]
+    found = tag_metrics(true, said, names)
+    assert (found["precision"], found["recall"], found["entities"]) == (1, 0.5, 2)
+    stray = tag_metrics([["B-x", "I-x", "X"], ["B-x"]], said, names)  # a word that is wrong, and no entity
+    assert stray == found | {"accuracy": 0.5}
+    unseen = tag_metrics([["B-x", "I-x", "B-y"], ["B-x"]], said, names)
+    assert unseen["recall"] == pytest.approx(1 / 3) and unseen["classes"]["y"]["examples"] == 1
+    for tags in (["B-x", "O"], ["X", "O"], ["O", "O"]):
+        found = tag_metrics([["B-x", "O"]], [tags], [*names, "X"])
+        assert "entities" not in found and found["classes"]["B-x"]["recall"] == (tags[0] == "B-x")
 
 
 def test_a_run_is_evaluated_as_it_was_trained(tagger):
@@ -102,8 +119,48 @@ def test_predictions_for_records(tagger, tmp_path):
 
 def test_tags_that_are_numbers():
     names = ("O", "B-x")
-    assert [tag_name(tag, names) for tag in (1, "0", "B-x", "B-y", 7)] == ["B-x", "O", "B-x", "B-y", "7"]
-    assert tag_name(1, ("0", "1")) == "1"
+    assert [tag_name(tag, names, "a") for tag in (1, "0", "B-x", "B-y", 7)] == ["B-x", "O", "B-x", "B-y", "7"]
+    assert tag_name(1, ("0", "1"), "a") == "1"
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"token": ["a"]}, "record 2: no field 'tokens' among token; did you mean 'token'"),
+        ({"tokens": None}, "record 2: field 'tokens' is NoneType, not text or a list of words"),
+        ({"tokens": 5}, "record 2: field 'tokens' is int, not text or a list of words"),
+        ({"tokens": ["a", 5]}, "record 2: field 'tokens' is list, not text or a list of words"),
+    ],
+)
+def test_records_without_words(tagger, record, message):
+    with pytest.raises(ValueError, match=message):
+        list(predict(tagger.folder, [{"tokens": ["a"]}, record]))
+
+
+def test_a_table_whose_first_records_have_no_entity(tagger, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 1)
+    source = tmp_path / "a.jsonl"
+    texts = ([], ["the", "river"], ["the", "Elbe"])
+    source.write_text("".join(json.dumps({"tokens": words}) + "\n" for words in texts))
+    assert predict_file(tagger.folder, str(source), tmp_path / "b.parquet") == 3
+    lines = pq.read_table(tmp_path / "b.parquet").to_pylist()
+    assert lines == list(predict(tagger.folder, str(source)))
+    assert [len(line["entities"]) for line in lines] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("tag", [None, 1.5, True, ["O"]])
+def test_tags_that_are_neither_text_nor_numbers(tagger, tmp_path, tag):
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps({"tokens": ["the", "Elbe"], "tags": [0, x]}) + "\n" for x in (1, tag)))
+    with pytest.raises(ValueError, match=rf"a\.jsonl, record 2: tag {re.escape(str(tag))} is neither text nor"):
+        evaluate(tagger.folder, data=str(source))
+
+
+def test_a_tag_that_training_never_saw(tagger, tmp_path):
+    source = tmp_path / "a.jsonl"
+    source.write_text(json.dumps({"tokens": ["the", "Elbe", "a"], "tags": ["O", "B-x", "X"]}) + "\n")
+    result = evaluate(tagger.folder, data=str(source))
+    assert (result["entities"], result["f1"], result["accuracy"]) == (1, 1, pytest.approx(2 / 3))
 
 
 def test_a_word_is_tagged_where_most_is_around_it(tagger, monkeypatch):
