@@ -143,9 +143,10 @@ def _differences(names: Sequence[str], exact: np.ndarray, drawn: np.ndarray, fir
         difference = b.mean() - a.mean()
         changes = resampled[first:].mean(0) - resampled[:first].mean(0)
         low, high = np.quantile(changes, [_LEVEL / 2, 1 - _LEVEL / 2])
-        # Resamples scatter around the difference as chance would around none.
+        # Resamples scatter around the difference as chance would around none; of one example, or of such as are all
+        # alike, they do not, and nothing is known of chance.
         extreme = (np.abs(changes - difference) >= abs(difference) - 1e-12).sum()
-        p = float((extreme + 1) / (len(changes) + 1))
+        p = float((extreme + 1) / (len(changes) + 1)) if np.ptp(changes) else 1.0
         deviations = (float(side.std(ddof=1)) if len(side) > 1 else None for side in (a, b))
         means = (float(a.mean()), float(b.mean()))
         found.append(Difference(name, *means, *deviations, float(low), float(high), p, "paired bootstrap"))

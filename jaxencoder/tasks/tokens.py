@@ -188,9 +188,9 @@ def tag_name(tag: Any, names: Sequence[str], where: str) -> str:
     Raises:
         ValueError: neither text nor a whole number.
     """
-    if not isinstance(tag, str | int) or isinstance(tag, bool):
+    if not isinstance(tag, str | int):
         raise ValueError(f"{where}: tag {str(tag)[:60]} is neither text nor a whole number; drop the record")
-    text = str(tag)
+    text = str(int(tag)) if isinstance(tag, bool) else str(tag)  # as in training
     return names[int(text)] if text.isdecimal() and text not in names and int(text) < len(names) else text
 
 
