@@ -119,7 +119,8 @@ def test_predictions_for_records(tagger, tmp_path):
 
 def test_tags_that_are_numbers():
     names = ("O", "B-x")
-    assert [tag_name(tag, names, "a") for tag in (1, True, "0", "B-x", "B-y", 7)] == ["B-x", "B-x", "O", "B-x", "B-y", "7"]
+    tags = (1, True, "0", "B-x", "B-y", 7)
+    assert [tag_name(tag, names, "a") for tag in tags] == ["B-x", "B-x", "O", "B-x", "B-y", "7"]
     assert tag_name(1, ("0", "1"), "a") == "1"
 
 
