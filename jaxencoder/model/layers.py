@@ -231,9 +231,10 @@ class Embeddings(nn.Module):
         c = self.config
 
         def table(name: str, rows: int) -> jax.Array:
-            return self.param(name, nn.initializers.truncated_normal(c.init_scale), (rows, c.embedding_width))
+            shape = rows, c.embedding_width
+            return whole_rows(self.param(name, nn.initializers.truncated_normal(c.init_scale), shape))
 
-        x = whole_rows(table("token_embedding", c.vocab_size))[token_ids]
+        x = table("token_embedding", c.vocab_size)[token_ids]
         if c.positions == "learned":
             x += table("position_embedding", c.max_length)[positions]
         if c.token_types:
