@@ -1,7 +1,11 @@
 """The sharding table: every parameter has its row, optimiser state goes with it, and what does not divide is whole."""
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +27,7 @@ from jaxencoder.training.optim import OptimizerConfig, make_optimizer
 from tests.model.examples import CONFIGS, FLOAT32, Vocabulary, mlm
 
 P = PartitionSpec
+ROOT = Path(__file__).resolve().parents[1]
 AXES = ("data", "fsdp", "tensor", "context")
 MESH = AbstractMesh((1, 2, 2, 1), AXES)
 
@@ -117,3 +122,32 @@ def test_bad_axes(settings: dict, message: str) -> None:
 def test_mesh_that_does_not_fit(settings: dict) -> None:
     with pytest.raises(ValueError, match=r"does not fit 1 device\(s\); make the axes multiply to 1.$"):
         make_mesh(MeshConfig(**settings), jax.devices()[:1])
+
+
+def test_embeddings_are_split_over_rows_without_copying_activations_to_all_devices() -> None:
+    """In a process of its own: the number of devices is fixed when jax starts, and XLA says it on stderr alone."""
+    code = """
+import jax, jax.numpy as jnp
+from jaxencoder.model.layers import Embeddings
+from jaxencoder.sharding import MeshConfig, batch_sharding, make_mesh, shardings
+from tests.model.examples import CONFIGS
+module = Embeddings(CONFIGS["bert"], jnp.float32)
+ids = jax.ShapeDtypeStruct((8, 16), jnp.int32)
+params = jax.eval_shape(lambda: module.init(jax.random.key(0), *[jnp.zeros((8, 16), jnp.int32)] * 3, False)["params"])
+mesh = make_mesh(MeshConfig(data=2, fsdp=2))
+places = shardings({"encoder": {"embeddings": params}}, mesh)["encoder"]["embeddings"]
+assert all(place.spec[-1] == "fsdp" for name, place in places.items() if name.endswith("embedding")), places
+split = batch_sharding(mesh, 2)
+gradients = jax.jit(
+    jax.grad(lambda params, *ids: jnp.square(module.apply({"params": params}, *ids, False)).sum()),
+    in_shardings=(places, split, split, split), out_shardings=places,
+)
+with jax.set_mesh(mesh):
+    gradients.lower(params, ids, ids, ids).compile()
+"""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "TF_CPP_MIN_LOG_LEVEL": "0"}
+    flags["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a program that is there already says nothing
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0 and "Involuntary full rematerialization" not in done.stderr, done.stderr
