@@ -35,7 +35,6 @@ from jaxencoder.text.labels import Labels
 from jaxencoder.text.sources import Record, read
 
 ADDED = ("prediction", "probability", "probabilities")
-_MOST = float(np.finfo(np.float32).max)  # as values are learned
 
 
 def predict_classes(
@@ -257,8 +256,6 @@ def predictions(
     for where, record in validation_records(data):
         records.append(with_texts(record, (data.text_field, data.pair_field), where))
         labels.append(kinds.encode(record[data.label_field], where))
-        if not names and abs(labels[-1]) > _MOST:
-            raise ValueError(f"{where}: label {labels[-1]} is more than a model can predict; drop the record")
     if not records:
         raise ValueError(f"data.validation_share {data.validation_share} has held no record out; name a source")
     for chunk in chunks(records, lambda record: sum(map(len, _own(record, data.text_field, data.pair_field)))):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 _SHOWN = 20  # classes in a message
+_MOST = (2 - 2**-23) * 2.0**127  # of values, which are learned in float32
 _APART = re.compile(r"[,\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what a line of names, commas between, cannot hold as it is
 
 
@@ -157,6 +158,6 @@ def _value(label: Any, where: str) -> float:
         number = _number(label) if isinstance(label, str) else float(label) if isinstance(label, int | float) else None
     except OverflowError:  # of a whole number that is larger than any float
         number = None
-    if number is None or not math.isfinite(number):
-        raise ValueError(f"{where}: label {repr(label)[:60]} is not a finite number; drop the record")
+    if number is None or not abs(number) <= _MOST:
+        raise ValueError(f"{where}: label {repr(label)[:60]} is not a finite number of float32; drop the record")
     return number

@@ -149,18 +149,14 @@ def test_hostile_records(model, tmp_path, records, message):
         predictions(model, write(tmp_path / "a.jsonl", records))
 
 
-@pytest.mark.parametrize("label", [math.nan, math.inf, "high", None])
+@pytest.mark.parametrize("label", [math.nan, math.inf, "high", None, 1e300, -1e39])
 def test_hostile_values(regressor, tmp_path, label):
     source = write(tmp_path / "a.jsonl", [{"text": "a", "label": 1.5}, {"text": "a", "label": label}])
-    with pytest.raises(ValueError, match=f"record 2: label {label!r} is not a finite number; drop the record"):
+    with pytest.raises(ValueError, match=f"record 2: label {re.escape(repr(label))} is not a finite number of float32"):
         predictions(load(regressor.folder), source)
 
 
-@pytest.mark.parametrize("label", [1e300, -1e39])
-def test_values_that_are_too_large(regressor, tmp_path, label):
-    source = write(tmp_path / "a.jsonl", [{"text": "a", "label": 1.5}, {"text": "a", "label": label}])
-    with pytest.raises(ValueError, match=f"record 2: label {re.escape(str(label))} is more than"):
-        predictions(load(regressor.folder), source)
+def test_the_largest_values(regressor, tmp_path):
     most = write(tmp_path / "b.jsonl", [{"text": "a", "label": 1.5}, {"text": "a", "label": 3e38}])
     found = predictions(load(regressor.folder), most)
     assert math.isfinite(value_metrics(found.scores[:, 0], found.labels)["loss"])
