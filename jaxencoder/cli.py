@@ -20,6 +20,7 @@ from jaxencoder.cli_options import (
     POOLINGS,
     WINDOW_POOLINGS,
     add_long_options,
+    add_prompt_options,
     add_verb,
     keep_freed_memory,
 )
@@ -108,6 +109,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     search.add_argument("source", metavar="SOURCE", help="texts: pydocs, .jsonl, .txt, .parquet, tfds:NAME, ...")
     search.add_argument("query", metavar="QUERY", help="a text")
     search.add_argument("-k", type=int, default=5, help="how many (default: 5)")
+    add_prompt_options(search)
     _embedding_options(search)
 
     score = add_verb(verbs, "score", _score, "how probable a model finds texts, each token hidden in turn")
@@ -283,7 +285,8 @@ def _search(args: argparse.Namespace) -> None:
     keep_freed_memory()
     from jaxencoder.inference.search import search
 
-    for score, record in search(args.run, args.source, args.query, args.k, **_embedding_settings(args)):
+    settings = _embedding_settings(args, "query_prompt", "document_prompt")
+    for score, record in search(args.run, args.source, args.query, args.k, **settings):
         print(f"{score:7.4f}  {' '.join(record[args.text_field].split())[:160]}")
 
 
@@ -305,8 +308,8 @@ def _score(args: argparse.Namespace) -> None:
         print(f"{args.text_field} is more probable than {args.pair_field} in {wins / count:.1%} of {count} pairs")
 
 
-def _embedding_settings(args: argparse.Namespace) -> dict[str, str | int | None]:
-    names = ("text_field", "pooling", "batch_tokens", "long", "stride", "window_pooling")
+def _embedding_settings(args: argparse.Namespace, *more: str) -> dict[str, str | int | None]:
+    names = ("text_field", "pooling", "batch_tokens", "long", "stride", "window_pooling", *more)
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 

@@ -23,6 +23,16 @@ def keep_freed_memory() -> None:
     memory.keep_freed_memory()
 
 
+def add_prompt_options(parser, whose: str = "") -> None:
+    """What is put before texts that search and before those that are searched; `whose` says of which model."""
+    for name, stored in (("query", "query"), ("document", "document, passage or corpus")):
+        parser.add_argument(
+            f"--{name}-prompt",
+            metavar="PROMPT",
+            help=f"{whose}name of a stored prompt for each {name}, or its text (default: that called {stored}, if any)",
+        )
+
+
 def add_long_options(parser, poolings: tuple[str, ...]) -> None:
     """How texts that are longer than a model reads are read; `poolings` are those of windows."""
     parser.add_argument(

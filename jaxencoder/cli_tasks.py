@@ -12,15 +12,17 @@ from jaxencoder.cli_options import (
     POOLINGS,
     WINDOW_POOLINGS,
     add_long_options,
+    add_prompt_options,
     add_verb,
     keep_freed_memory,
 )
 
 FIELDS = ("text_field", "pair_field", "label_field")
+SEARCH = ("split", "query_prompt", "document_prompt", "pooling", "batch_tokens")
 TASKS = {  # of `evaluate`, and the options of each
     "similarity": (*FIELDS, "prompt", "pooling", "batch_tokens"),
-    "retrieval": ("split", "pooling", "batch_tokens"),
-    "reranking": ("first", "k", "split", "pooling", "batch_tokens"),
+    "retrieval": SEARCH,
+    "reranking": ("first", "k", *SEARCH),
     "probing": ("text_field", "label_field", "batch_tokens"),
 }
 OWN = (
@@ -88,6 +90,7 @@ def add_verbs(verbs) -> None:
     evaluate.add_argument("--pair-field", help="field of the second text")
     evaluate.add_argument("--label-field", help="field of the label, the score, or of probing's answer")
     evaluate.add_argument("--prompt", help="of similarity: name of a stored prompt, or its text")
+    add_prompt_options(evaluate, "of retrieval, and of the model of --first: ")
     evaluate.add_argument("--pooling", choices=POOLINGS, help=POOLING_HELP)
     evaluate.add_argument("--batch-tokens", type=int, help=BATCH_TOKENS_HELP)
     own = evaluate.add_argument_group("of a classifier's own metrics, for classes and values")

@@ -178,9 +178,9 @@ def test_embed(calls, capsys):
 
 def test_search(calls, capsys):
     record = calls("inference.search", "search", result=[(0.5, {"body": "open\n a file"})])
-    words = ["-k", "1", "--text-field", "body", "--long", "windows"]
+    words = ["-k", "1", "--text-field", "body", "--long", "windows", "--query-prompt", "q: ", "--document-prompt", ""]
     assert main(["search", "run", "pydocs", "how to read", *words]) == 0
-    settings = {"text_field": "body", "long": "windows"}
+    settings = {"text_field": "body", "long": "windows", "query_prompt": "q: ", "document_prompt": ""}
     assert record == [(("run", "pydocs", "how to read", 1), settings)]
     assert capsys.readouterr().out.split() == ["0.5000", "open", "a", "file"]
 
@@ -194,6 +194,7 @@ def test_extend(calls, capsys):
 
 
 WINDOWS = ("long", "stride", "window_pooling")
+PROMPTS = ("query_prompt", "document_prompt")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ WINDOWS = ("long", "stride", "window_pooling")
             ("normalize", "prompt", "dimensions", "text_field", "pooling", "batch_tokens", *WINDOWS),
         ),
         ("inference.embed", "embed_source", 2, WINDOWS),
-        ("inference.search", "search", 4, ("text_field", "pooling", "batch_tokens")),
+        ("inference.search", "search", 4, ("text_field", "pooling", "batch_tokens", *PROMPTS)),
         ("inference.convert", "convert", 5, ()),
         ("inference.extend", "extend", 7, ()),
         ("inference.load", "load", 1, ()),
@@ -292,6 +293,8 @@ def test_compare(tmp_path, capsys):
         ("retrieval", ["--output", "r.json", "--pooling", "cls"], {"output": Path("r.json"), "pooling": "cls"}),
         ("retrieval", ["--step", "12"], {"step": 12}),
         ("reranking", ["--first", "m", "-k", "7"], {"first": "m", "k": 7}),
+        ("retrieval", ["--query-prompt", "query: "], {"query_prompt": "query: "}),
+        ("reranking", ["--first", "m", "--document-prompt", "passage"], {"first": "m", "document_prompt": "passage"}),
         ("probing", ["--label-field", "obj"], {"label_field": "obj"}),
     ],
 )
