@@ -150,7 +150,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
         "biases and distances none, or interpolate for distances in ranges that grow",
     )
     extend.add_argument("--factor", type=float, help="of the scaling (default: N over the length of training)")
-    extend.add_argument("--window", type=int, default=0, metavar="W", help="layers that see all see W tokens aside")
+    extend.add_argument(
+        "--window", type=int, default=0, metavar="W", help="give global layers a window of W tokens to either side"
+    )
     extend.add_argument("--global-tokens", action="store_true", help="with windows: as in Longformer")
 
     cli_about.add_verbs(verbs)

@@ -109,6 +109,25 @@ def test_train_runs_in_runs_name_or_in_the_run_itself(recipe, calls, tmp_path):
     assert record[-1][0][1] == Path("again")
 
 
+@pytest.mark.parametrize(
+    ("verb", "there", "absent"),
+    [
+        ("fill-mask", ["The best words for each [MASK] of a text.", "folder of a run, of an adapter,"], []),
+        ("glue", ["on GLUE's tasks"], []),
+        ("embed", ["how token vectors become one (default", "; learned, if --pooling is)"], []),
+        ("search", ["; learned, if --pooling is)"], []),
+        ("predict", ["their mean by tokens)"], ["learned"]),
+        ("evaluate", ["their mean by tokens)"], ["learned, if"]),
+        ("extend", ["give global layers a window of W tokens to either side"], []),
+    ],
+)
+def test_help_says_what_the_verb_has(verb, there, absent, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(words in said for words in there) and not any(words in said for words in absent), said
+
+
 def test_train_help_lists_options_and_settings(recipe, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["train", recipe, "--help"])
