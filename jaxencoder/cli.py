@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get(TRACEBACK):
             raise
-        return _fail(_sentence(error), 2)
+        return _fail(_sentence(error) + _advice(error, args), 2)
 
 
 def _fail(message: str, code: int) -> int:
@@ -69,6 +69,21 @@ def _sentence(error: ValueError | OSError) -> str:
     else:
         text = str(error) or type(error).__name__
     return " ".join(text.split())
+
+
+def _advice(error: ValueError | OSError, args: argparse.Namespace) -> str:
+    """The end of a sentence on a field that records lack: the verb's options that name another."""
+    settings = getattr(error, "settings", ())  # of text.sources.MissingField, which is slow to import
+    if args.verb in (_train, _prepare):
+        options = [f"data.{name}" for name in settings]
+    elif args.verb is _tokenizer_train:
+        options = settings
+    else:
+        task = cli_tasks.TASKS.get(getattr(args, "task", None))
+        own = task or [action.dest for action in args.parser._actions]
+        options = [name for name in settings if name in own]
+    named = " or ".join(f"--{name.replace('_', '-')}" for name in options)
+    return f"{' Name' if str(error).endswith('?') else '; name'} it with {named}" if named else ""
 
 
 def _parse(words: list[str]) -> argparse.Namespace:

@@ -44,7 +44,9 @@ def add_verbs(verbs) -> None:
     predict.add_argument("run", metavar="MODEL", help=MODEL_HELP)
     predict.add_argument("--input", required=True, metavar="SOURCE", help="records: .jsonl, .parquet, tfds:NAME, ...")
     predict.add_argument("--output", required=True, type=Path, help=".jsonl or .parquet file to write")
-    predict.add_argument("--text-field", help="field of the text (default, as of the next one: a run's own)")
+    predict.add_argument(
+        "--text-field", help="field of the text (default, as of the next one: a run's own, or found among usual names)"
+    )
     predict.add_argument("--pair-field", help="field of the second text")
     predict.add_argument("--probabilities", action="store_true", default=None, help="write those of all classes")
     predict.add_argument(

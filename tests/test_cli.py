@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import jaxencoder
+from jaxencoder import cli
 from jaxencoder.cli import main
 from jaxencoder.cli_tasks import FIELDS, OWN, PREDICT, TASKS
 
@@ -70,6 +71,39 @@ def test_a_mistyped_option_is_not_taken_for_a_setting(recipe, capsys):
         assert main(["train", recipe, *words]) == 2
         name = words[0].partition("=")[0]
         assert capsys.readouterr().err == f"jaxencoder: unknown option {name}; did you mean {close}?\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "of_text", "advice"),
+    [
+        (["train", "RECIPE"], True, "; name it with --data.text-field"),
+        (["prepare", "RECIPE"], False, "; name it with --data.pair-field or --data.label-field"),
+        (["tokenizer", "train", "a.jsonl", "--output", "o"], True, "; name it with --text-field"),
+        (["embed", "run", "--input", "a.jsonl", "--output", "b.npy"], True, "; name it with --text-field"),
+        (["search", "run", "a.jsonl", "query"], True, "; name it with --text-field"),
+        (["score", "run", "--input", "a.jsonl"], False, "; name it with --pair-field"),
+        (["predict", "run", "--input", "a.jsonl", "--output", "b.jsonl"], False, "; name it with --pair-field"),
+        (["evaluate", "run"], False, "; name it with --pair-field or --label-field"),
+        (["evaluate", "run", "--task", "probing", "--data", "a"], False, "; name it with --label-field"),
+        (["evaluate", "run", "--task", "retrieval", "--data", "a"], True, ""),  # BEIR's names are fixed
+    ],
+)
+def test_a_missing_field_is_named_with_the_verb_s_own_option(words, of_text, advice, recipe, capsys, monkeypatch):
+    from jaxencoder.text.sources import MissingField
+
+    def fail(*_, **__):
+        raise MissingField("a.jsonl:1", "b", {"xyz": ""}, of_text)
+
+    monkeypatch.setattr(cli, "_refuse_mistyped", fail)  # in place of what the verb would do
+    assert main([recipe if word == "RECIPE" else word for word in words]) == 2
+    assert capsys.readouterr().err == f"jaxencoder: a.jsonl:1: no field 'b' among xyz{advice}\n"
+
+
+def test_a_missing_text_of_a_file(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"body": "a text"}\n')
+    assert main(["tokenizer", "train", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "o")]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("a.jsonl:1: no field 'text' among body; name it with --text-field\n")
 
 
 @pytest.mark.parametrize("words", [[], ["trian"], ["train"], ["embed", "run"], ["fill-mask", "run", "text", "--kk"]])

@@ -36,6 +36,7 @@ from jaxencoder.tasks.spans import evaluate_reader
 from jaxencoder.tasks.thresholds import tuned
 from jaxencoder.tasks.tokens import evaluate_tagger, tag_name
 from jaxencoder.text.examples import answers, choices_of, right_choice, tags
+from jaxencoder.text.fields import found_in
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
@@ -71,7 +72,7 @@ def evaluate(
             none of a published model.
         output: JSON file for the result; None: the run's results.json, and none of a published model.
         text_field, pair_field, label_field: of the source; None: those of the run, of a published classifier text, no
-            pairs and label, of a tagger tokens and tags, of a reader question, context and answers.
+            pairs and label, of a tagger tokens and tags, of a reader question, context and answers; or usual names.
         options: of `evaluate_classifier`; there are none for others.
 
     Returns:
@@ -93,7 +94,7 @@ def evaluate(
             f"{run} is no run and has held nothing out; measure it with --task similarity or retrieval, or on labelled "
             "--data where it has a head for classes, tags or answers"
         )
-    model = _with_fields(model, {"text_field": text_field, "pair_field": pair_field, "label_field": label_field})
+    model = _with_fields(model, data, {"text_field": text_field, "pair_field": pair_field, "label_field": label_field})
     header, output = results_file(run, model, output)
     if output is not None:
         read_results(output)  # what cannot be added to is said now, not after minutes
@@ -134,11 +135,13 @@ def _head_settings(model: Model) -> tuple[dict[str, Any], dict[str, str]] | None
     return None
 
 
-def _with_fields(model: Model, given: dict[str, str | None]) -> Model:
+def _with_fields(model: Model, source: str | None, given: dict[str, str | None]) -> Model:
     """The model with the fields of the records on which it is measured."""
     settings, fields = (None if model.published is None else _head_settings(model)) or ({}, {})
-    fields |= {name: value for name, value in given.items() if value is not None}
-    data = dataclasses.replace(model.config.data, **fields)
+    named = {name: value for name, value in given.items() if value is not None}
+    data = dataclasses.replace(model.config.data, **fields | named)
+    if source is not None and data.label_field:
+        data = found_in(source, data, named)
     return dataclasses.replace(model, config=dataclasses.replace(model.config, data=data, **settings))
 
 
