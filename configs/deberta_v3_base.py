@@ -29,28 +29,23 @@ from jaxencoder.config import (
 )
 
 
-def deberta_v3(num_layers: int, hidden_size: int, mlp_size: int, num_heads: int) -> EncoderConfig:
-    """DeBERTa-v3's choices at any size."""
-    return EncoderConfig(
-        num_layers=num_layers,
-        hidden_size=hidden_size,
-        mlp_size=mlp_size,
-        num_heads=num_heads,
-        max_length=512,
-        positions="none",
-        disentangled=("c2p", "p2c"),
-        distance_span=256,
-        distance_furthest=512,
-        distance_norm=True,
-        distance_projection="shared",
-        token_types=0,
-        norm_epsilon=1e-7,
-    )
-
-
 def get_config() -> RunConfig:
     return RunConfig(
-        model=deberta_v3(num_layers=12, hidden_size=768, mlp_size=3072, num_heads=12),
+        model=EncoderConfig(
+            num_layers=12,
+            hidden_size=768,
+            mlp_size=3072,
+            num_heads=12,
+            max_length=512,
+            positions="none",
+            disentangled=("c2p", "p2c"),
+            distance_span=256,
+            distance_furthest=512,
+            distance_norm=True,
+            distance_projection="shared",
+            token_types=0,
+            norm_epsilon=1e-7,
+        ),
         compute=ComputeConfig(dtype="bfloat16"),
         objective=ReplacedToken(generator_width=1.0, generator_depth=0.5, weight=50.0, sharing="gdes"),
         tokenizer=TokenizerConfig(kind="sentencepiece-unigram", vocab_size=128_100, lowercase=False),

@@ -4,7 +4,7 @@ Paper: Marone et al. 2025, arXiv:2509.06888. 22 layers of 384 and a vocabulary o
 with 30% masked, 600B at 8,192 with 15%, 100B of decay with 5%; languages drawn by their size to the power 0.7, then
 0.5, then 0.3. 140M parameters, 98M of them the token table.
 
-The stages here have the paper's shares of 20B tokens, a size that a single node trains in days: set the phases' steps
+The stages here have the paper's shares of 20B tokens, a size that a single node trains in hours: set the phases' steps
 for more. Name your languages' sources, one each, with --data.train: the held-out loss is given for each of them. The
 paper adds languages from stage to stage: --phases.1.train, --phases.2.train.
 

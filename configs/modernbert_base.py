@@ -39,38 +39,33 @@ from jaxencoder.config import (
 )
 
 
-def modernbert(num_layers: int, hidden_size: int, mlp_size: int, num_heads: int, max_length: int) -> EncoderConfig:
-    """ModernBERT's choices at any size."""
-    return EncoderConfig(
-        num_layers=num_layers,
-        hidden_size=hidden_size,
-        mlp_size=mlp_size,
-        num_heads=num_heads,
-        max_length=max_length,
-        positions="rotary",
-        rope_theta=160_000.0,
-        rope_theta_local=10_000.0,
-        windows=(0, 64, 64),
-        token_types=0,
-        norm_placement="pre",
-        norm_epsilon=1e-5,
-        first_norm=False,
-        attention_bias=False,
-        mlp_bias=False,
-        norm_bias=False,
-        head_bias=False,
-        gated_mlp=True,
-        dropout=0.0,
-        attention_dropout=0.0,
-    )
-
-
 def get_config() -> RunConfig:
     warmup, stable, extension, decay = 21_200, 353_700, 53_000, 10_600
     short = {"row_length": 1024, "rope_theta": 10_000.0}
     long = {"row_length": 8192, "batch_size": 576, "learning_rate": 3e-4}
     return RunConfig(
-        model=modernbert(num_layers=22, hidden_size=768, mlp_size=1152, num_heads=12, max_length=8192),
+        model=EncoderConfig(
+            num_layers=22,
+            hidden_size=768,
+            mlp_size=1152,
+            num_heads=12,
+            max_length=8192,
+            positions="rotary",
+            rope_theta=160_000.0,
+            rope_theta_local=10_000.0,
+            windows=(0, 64, 64),
+            token_types=0,
+            norm_placement="pre",
+            norm_epsilon=1e-5,
+            first_norm=False,
+            attention_bias=False,
+            mlp_bias=False,
+            norm_bias=False,
+            head_bias=False,
+            gated_mlp=True,
+            dropout=0.0,
+            attention_dropout=0.0,
+        ),
         compute=ComputeConfig(dtype="bfloat16"),
         objective=MaskedLM(Masking(rate=0.3)),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=50_368, lowercase=False),

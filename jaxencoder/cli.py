@@ -20,6 +20,7 @@ from jaxencoder.cli_options import (
     POOLINGS,
     WINDOW_POOLINGS,
     add_long_options,
+    add_prompt_options,
     add_verb,
     keep_freed_memory,
 )
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get(TRACEBACK):
             raise
-        return _fail(_sentence(error), 2)
+        return _fail(_sentence(error) + _advice(error, args), 2)
 
 
 def _fail(message: str, code: int) -> int:
@@ -68,6 +69,21 @@ def _sentence(error: ValueError | OSError) -> str:
     else:
         text = str(error) or type(error).__name__
     return " ".join(text.split())
+
+
+def _advice(error: ValueError | OSError, args: argparse.Namespace) -> str:
+    """The end of a sentence on a field that records lack: the verb's options that name another."""
+    settings = getattr(error, "settings", ())  # of text.sources.MissingField, which is slow to import
+    if args.verb in (_train, _prepare):
+        options = [f"data.{name}" for name in settings]
+    elif args.verb is _tokenizer_train:
+        options = settings
+    else:
+        task = cli_tasks.TASKS.get(getattr(args, "task", None))
+        own = task or [action.dest for action in args.parser._actions]
+        options = [name for name in settings if name in own]
+    named = " or ".join(f"--{name.replace('_', '-')}" for name in options)
+    return f"{' Name' if str(error).endswith('?') else '; name'} it with {named}" if named else ""
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -108,6 +124,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     search.add_argument("source", metavar="SOURCE", help="texts: pydocs, .jsonl, .txt, .parquet, tfds:NAME, ...")
     search.add_argument("query", metavar="QUERY", help="a text")
     search.add_argument("-k", type=int, default=5, help="how many (default: 5)")
+    add_prompt_options(search)
     _embedding_options(search)
 
     score = add_verb(verbs, "score", _score, "how probable a model finds texts, each token hidden in turn")
@@ -148,7 +165,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
         "biases and distances none, or interpolate for distances in ranges that grow",
     )
     extend.add_argument("--factor", type=float, help="of the scaling (default: N over the length of training)")
-    extend.add_argument("--window", type=int, default=0, metavar="W", help="layers that see all see W tokens aside")
+    extend.add_argument(
+        "--window", type=int, default=0, metavar="W", help="give global layers a window of W tokens to either side"
+    )
     extend.add_argument("--global-tokens", action="store_true", help="with windows: as in Longformer")
 
     cli_about.add_verbs(verbs)
@@ -283,7 +302,8 @@ def _search(args: argparse.Namespace) -> None:
     keep_freed_memory()
     from jaxencoder.inference.search import search
 
-    for score, record in search(args.run, args.source, args.query, args.k, **_embedding_settings(args)):
+    settings = _embedding_settings(args, "query_prompt", "document_prompt")
+    for score, record in search(args.run, args.source, args.query, args.k, **settings):
         print(f"{score:7.4f}  {' '.join(record[args.text_field].split())[:160]}")
 
 
@@ -305,8 +325,8 @@ def _score(args: argparse.Namespace) -> None:
         print(f"{args.text_field} is more probable than {args.pair_field} in {wins / count:.1%} of {count} pairs")
 
 
-def _embedding_settings(args: argparse.Namespace) -> dict[str, str | int | None]:
-    names = ("text_field", "pooling", "batch_tokens", "long", "stride", "window_pooling")
+def _embedding_settings(args: argparse.Namespace, *more: str) -> dict[str, str | int | None]:
+    names = ("text_field", "pooling", "batch_tokens", "long", "stride", "window_pooling", *more)
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 

@@ -12,15 +12,17 @@ from jaxencoder.cli_options import (
     POOLINGS,
     WINDOW_POOLINGS,
     add_long_options,
+    add_prompt_options,
     add_verb,
     keep_freed_memory,
 )
 
 FIELDS = ("text_field", "pair_field", "label_field")
+SEARCH = ("split", "query_prompt", "document_prompt", "pooling", "batch_tokens")
 TASKS = {  # of `evaluate`, and the options of each
     "similarity": (*FIELDS, "prompt", "pooling", "batch_tokens"),
-    "retrieval": ("split", "pooling", "batch_tokens"),
-    "reranking": ("first", "k", "split", "pooling", "batch_tokens"),
+    "retrieval": SEARCH,
+    "reranking": ("first", "k", *SEARCH),
     "probing": ("text_field", "label_field", "batch_tokens"),
 }
 OWN = (
@@ -42,7 +44,9 @@ def add_verbs(verbs) -> None:
     predict.add_argument("run", metavar="MODEL", help=MODEL_HELP)
     predict.add_argument("--input", required=True, metavar="SOURCE", help="records: .jsonl, .parquet, tfds:NAME, ...")
     predict.add_argument("--output", required=True, type=Path, help=".jsonl or .parquet file to write")
-    predict.add_argument("--text-field", help="field of the text (default, as of the next one: a run's own)")
+    predict.add_argument(
+        "--text-field", help="field of the text (default, as of the next one: a run's own, or found among usual names)"
+    )
     predict.add_argument("--pair-field", help="field of the second text")
     predict.add_argument("--probabilities", action="store_true", default=None, help="write those of all classes")
     predict.add_argument(
@@ -88,6 +92,7 @@ def add_verbs(verbs) -> None:
     evaluate.add_argument("--pair-field", help="field of the second text")
     evaluate.add_argument("--label-field", help="field of the label, the score, or of probing's answer")
     evaluate.add_argument("--prompt", help="of similarity: name of a stored prompt, or its text")
+    add_prompt_options(evaluate, "of retrieval, and of the model of --first: ")
     evaluate.add_argument("--pooling", choices=POOLINGS, help=POOLING_HELP)
     evaluate.add_argument("--batch-tokens", type=int, help=BATCH_TOKENS_HELP)
     own = evaluate.add_argument_group("of a classifier's own metrics, for classes and values")
@@ -162,10 +167,12 @@ def _evaluate(args: argparse.Namespace) -> None:
         args.parser.error("a run's own metrics are those of one source; name a --task, or one --data")
     keep_freed_memory()
     if args.task:
-        from jaxencoder.tasks.evaluate import evaluate_task, table
+        from jaxencoder.tasks.evaluate import evaluate_task
+        from jaxencoder.tasks.tables import table
 
         print(table(evaluate_task(args.run, args.task, args.data, **given)))
         return
-    from jaxencoder.tasks.evaluate import evaluate, summary
+    from jaxencoder.tasks.evaluate import evaluate
+    from jaxencoder.tasks.tables import summary
 
     print(summary(evaluate(args.run, data=args.data[0] if args.data else None, **given)))

@@ -133,7 +133,7 @@ class RunConfig:
         if self.mesh.context > 1 and length % self.mesh.context:
             raise ValueError(f"data.row_length {length} is not a multiple of mesh.context {self.mesh.context}")
         kind, unit = type(self.objective).__name__, _LABEL_UNITS.get(type(self.objective), "text")
-        if type(self.objective) in _LABEL_UNITS and not self.data.label_field:
+        if self.learns_labels and not self.data.label_field:
             raise ValueError(f"the objective {kind} needs data.label_field: the field that holds the label")
         if self.data.label_unit != unit:
             raise ValueError(
@@ -172,6 +172,11 @@ class RunConfig:
         return tuple((part.training.steps, part.optimizer.learning_rate) for part in self.phase_configs)
 
     @property
+    def learns_labels(self) -> bool:
+        """Whether it is a fine-tuning, on labelled examples."""
+        return type(self.objective) in _LABEL_UNITS
+
+    @property
     def learning(self) -> tuple[str, ...]:
         """Patterns of the parameters that learn, as optimizer.trainable; beside adapters the encoder itself stays."""
         if self.optimizer.trainable:
@@ -199,10 +204,10 @@ def check_positions(config: RunConfig) -> None:
     """ValueError if the rows have more tokens than the model has learned positions."""
     length, model = config.data.row_length, config.model
     if model.positions == "learned" and length > model.max_length:
-        raise ValueError(
-            f"data.row_length is {length}, but the model has only {model.max_length} positions; "
-            "raise model.max_length or shorten the rows"
-        )
+        advice = "raise model.max_length or shorten the rows"
+        if config.init_from:
+            advice = f"shorten --data.row-length to {model.max_length}, or make the model longer with jaxencoder extend"
+        raise ValueError(f"data.row_length is {length}, but the model has only {model.max_length} positions; {advice}")
 
 
 def load(target: str | Path, overrides: Sequence[str] = (), prog: str = "jaxencoder train") -> RunConfig:

@@ -49,11 +49,27 @@ def apply(settings: T, words: Sequence[str], prog: str) -> T:
 
 
 def closest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """ "; did you mean X?" for the known word that is most like an unknown one; empty if none is like it."""
-    # --steps for --training.steps; of names that end alike, the first.
-    ends = {name if "." in word else name.rpartition(".")[2]: name for name in reversed(list(known))}
-    found = difflib.get_close_matches(word, ends, n=1, cutoff=0.5)
-    return f"; did you mean {prefix}{ends[found[0]]}?" if found else ""
+    """ "; did you mean X?" for the known word that is most like an unknown one; empty if none is like it.
+
+    Of dotted words, one that ends alike or has these initials is meant wherever it is, --steps or --optimizer.lr; any
+    other one is looked for in its own section.
+    """
+    names = list(known)
+    section, _, end = word.rpartition(".")
+    ends = {name: name.rpartition(".")[2] for name in names}
+    if alike := [name for name in names if end in (ends[name], _initials(ends[name]))]:
+        found = difflib.get_close_matches(word, alike, n=1, cutoff=0) if section else alike
+    else:
+        own = [name for name in names if name.rpartition(".")[0] == section] if section else names
+        near = difflib.get_close_matches(end, [ends[name] for name in own], n=1)
+        found = [name for name in own if ends[name] in near]
+    return f"; did you mean {prefix}{found[0]}?" if found else ""
+
+
+def _initials(name: str) -> str:
+    """ "lr" of "learning_rate"; empty for one word."""
+    parts = name.split("_")
+    return "".join(part[:1] for part in parts) if len(parts) > 1 else ""
 
 
 def _unknown(settings: Any, word: str) -> str:

@@ -184,7 +184,12 @@ def _cost(line: Line, kept: int) -> tuple[str, ...]:
 
 
 def _patterns(found: Cost) -> str:
-    return ", ".join(f"{name} {_value(windows)}" for name, windows in found.windows.items())
+    return ", ".join(f"{name} ({_windows(windows)})" for name, windows in found.windows.items())
+
+
+def _windows(windows: Sequence[int]) -> str:
+    """The pattern that layers repeat."""
+    return f"windows {', '.join(str(window or 'none') for window in windows)}" if any(windows) else "no windows"
 
 
 def _axes(mesh: Mapping[str, int]) -> str:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+_BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text in UTF-8; what was there before stays until all of it is written.
@@ -16,3 +18,18 @@ def write_whole(path: Path, text: str) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_table(path: Path, table: str, title: str) -> None:
+    """Put a table of Markdown between the two marks of a file, in place of what is there.
+
+    Args:
+        path: a file that has them, or none yet.
+        title: the first line of a new file.
+
+    Raises:
+        OSError: as `write_whole`.
+    """
+    text = path.read_text(encoding="utf-8") if path.is_file() else f"{title}\n\n{_BEGIN}\n{_END}\n"
+    before, after = text.split(_BEGIN)[0], text.split(_END)[1]
+    write_whole(path, f"{before}{_BEGIN}\n\n{table}\n{_END}{after}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import jaxencoder
+from jaxencoder import cli
 from jaxencoder.cli import main
 from jaxencoder.cli_tasks import FIELDS, OWN, PREDICT, TASKS
 
@@ -72,6 +73,39 @@ def test_a_mistyped_option_is_not_taken_for_a_setting(recipe, capsys):
         assert capsys.readouterr().err == f"jaxencoder: unknown option {name}; did you mean {close}?\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "of_text", "advice"),
+    [
+        (["train", "RECIPE"], True, "; name it with --data.text-field"),
+        (["prepare", "RECIPE"], False, "; name it with --data.pair-field or --data.label-field"),
+        (["tokenizer", "train", "a.jsonl", "--output", "o"], True, "; name it with --text-field"),
+        (["embed", "run", "--input", "a.jsonl", "--output", "b.npy"], True, "; name it with --text-field"),
+        (["search", "run", "a.jsonl", "query"], True, "; name it with --text-field"),
+        (["score", "run", "--input", "a.jsonl"], False, "; name it with --pair-field"),
+        (["predict", "run", "--input", "a.jsonl", "--output", "b.jsonl"], False, "; name it with --pair-field"),
+        (["evaluate", "run"], False, "; name it with --pair-field or --label-field"),
+        (["evaluate", "run", "--task", "probing", "--data", "a"], False, "; name it with --label-field"),
+        (["evaluate", "run", "--task", "retrieval", "--data", "a"], True, ""),  # BEIR's names are fixed
+    ],
+)
+def test_a_missing_field_is_named_with_the_verb_s_own_option(words, of_text, advice, recipe, capsys, monkeypatch):
+    from jaxencoder.text.sources import MissingField
+
+    def fail(*_, **__):
+        raise MissingField("a.jsonl:1", "b", {"xyz": ""}, of_text)
+
+    monkeypatch.setattr(cli, "_refuse_mistyped", fail)  # in place of what the verb would do
+    assert main([recipe if word == "RECIPE" else word for word in words]) == 2
+    assert capsys.readouterr().err == f"jaxencoder: a.jsonl:1: no field 'b' among xyz{advice}\n"
+
+
+def test_a_missing_text_of_a_file(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"body": "a text"}\n')
+    assert main(["tokenizer", "train", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "o")]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("a.jsonl:1: no field 'text' among body; name it with --text-field\n")
+
+
 @pytest.mark.parametrize("words", [[], ["trian"], ["train"], ["embed", "run"], ["fill-mask", "run", "text", "--kk"]])
 def test_wrong_words_show_the_usage(words, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -107,6 +141,25 @@ def test_train_runs_in_runs_name_or_in_the_run_itself(recipe, calls, tmp_path):
         assert record[-1][0] == (record[0][0][0], folder)
     assert main(["train", str(folder / "config.json"), "--run-dir", "again"]) == 0
     assert record[-1][0][1] == Path("again")
+
+
+@pytest.mark.parametrize(
+    ("verb", "there", "absent"),
+    [
+        ("fill-mask", ["The best words for each [MASK] of a text.", "folder of a run, of an adapter,"], []),
+        ("glue", ["on GLUE's tasks"], []),
+        ("embed", ["how token vectors become one (default", "; learned, if --pooling is)"], []),
+        ("search", ["; learned, if --pooling is)"], []),
+        ("predict", ["their mean by tokens)"], ["learned"]),
+        ("evaluate", ["their mean by tokens)"], ["learned, if"]),
+        ("extend", ["give global layers a window of W tokens to either side"], []),
+    ],
+)
+def test_help_says_what_the_verb_has(verb, there, absent, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(words in said for words in there) and not any(words in said for words in absent), said
 
 
 def test_train_help_lists_options_and_settings(recipe, capsys):
@@ -178,9 +231,9 @@ def test_embed(calls, capsys):
 
 def test_search(calls, capsys):
     record = calls("inference.search", "search", result=[(0.5, {"body": "open\n a file"})])
-    words = ["-k", "1", "--text-field", "body", "--long", "windows"]
+    words = ["-k", "1", "--text-field", "body", "--long", "windows", "--query-prompt", "q: ", "--document-prompt", ""]
     assert main(["search", "run", "pydocs", "how to read", *words]) == 0
-    settings = {"text_field": "body", "long": "windows"}
+    settings = {"text_field": "body", "long": "windows", "query_prompt": "q: ", "document_prompt": ""}
     assert record == [(("run", "pydocs", "how to read", 1), settings)]
     assert capsys.readouterr().out.split() == ["0.5000", "open", "a", "file"]
 
@@ -194,6 +247,7 @@ def test_extend(calls, capsys):
 
 
 WINDOWS = ("long", "stride", "window_pooling")
+PROMPTS = ("query_prompt", "document_prompt")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +260,7 @@ WINDOWS = ("long", "stride", "window_pooling")
             ("normalize", "prompt", "dimensions", "text_field", "pooling", "batch_tokens", *WINDOWS),
         ),
         ("inference.embed", "embed_source", 2, WINDOWS),
-        ("inference.search", "search", 4, ("text_field", "pooling", "batch_tokens")),
+        ("inference.search", "search", 4, ("text_field", "pooling", "batch_tokens", *PROMPTS)),
         ("inference.convert", "convert", 5, ()),
         ("inference.extend", "extend", 7, ()),
         ("inference.load", "load", 1, ()),
@@ -292,6 +346,8 @@ def test_compare(tmp_path, capsys):
         ("retrieval", ["--output", "r.json", "--pooling", "cls"], {"output": Path("r.json"), "pooling": "cls"}),
         ("retrieval", ["--step", "12"], {"step": 12}),
         ("reranking", ["--first", "m", "-k", "7"], {"first": "m", "k": 7}),
+        ("retrieval", ["--query-prompt", "query: "], {"query_prompt": "query: "}),
+        ("reranking", ["--first", "m", "--document-prompt", "passage"], {"first": "m", "document_prompt": "passage"}),
         ("probing", ["--label-field", "obj"], {"label_field": "obj"}),
     ],
 )

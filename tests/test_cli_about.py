@@ -49,7 +49,7 @@ def test_cost(recipe, capsys, monkeypatch):
     words = ["--model.num-layers", "2", "--length", "64", "128", "--attention", "own", "local", "--window", "9"]
     assert main(["cost", recipe, *words, "--batch", "2"]) == 0
     out = capsys.readouterr().out
-    assert "local (9)" in out and "2 row(s)" in out and "2 dense" in out
+    assert "own (no windows), local (windows 9)" in out and "2 row(s)" in out and "2 dense" in out
     assert main(["cost", recipe, *words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [line["length"] for line in found["lines"]] == [64, 128] * 4 and found["lines"][1]["flops_growth"] == 1

@@ -199,6 +199,10 @@ def test_overrides_keep_the_recipe_s_objective(recipe):
     [
         (["--training.stepz", "7"], r"unknown setting --training.stepz; did you mean --training.steps\?"),
         (["--steps", "7"], r"unknown setting --steps; did you mean --training.steps\?"),
+        (["--optimizer.lr", "3"], r"--optimizer.lr; did you mean --optimizer.learning_rate\?"),
+        (["--lr", "3"], r"--lr; did you mean --optimizer.learning_rate\?"),
+        (["--training.learning_rate", "3"], r"; did you mean --optimizer.learning_rate\?"),
+        (["--optimizer.nothing", "3"], "^unknown setting --optimizer.nothing$"),
         (["--learning-rat=3"], r"unknown setting --learning-rat=3; did you mean --optimizer.learning_rate\?"),
         (["--training.steps", "many"], "--training.steps: invalid literal for int.*'many'"),
         (["--training.steps"], "Missing value for argument '--training.steps'"),

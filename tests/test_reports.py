@@ -126,7 +126,7 @@ def test_inspection() -> None:
 def test_costs() -> None:
     text = reports.costs(COST)
     for words in (
-        "4 row(s), bfloat16, attention own (0, 64), global (0)",
+        "4 row(s), bfloat16, attention own (windows none, 64), global (no windows)",
         "cpu, mesh data 1, fsdp 4,",
         "on each device",
         "state of adamw                      2.0 MiB",

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from jaxencoder.whole_files import write_whole
+from jaxencoder.whole_files import write_table, write_whole
 
 
 def test_whole_or_as_before(tmp_path, monkeypatch):
@@ -21,3 +21,13 @@ def test_whole_or_as_before(tmp_path, monkeypatch):
     assert path.read_text(encoding="utf-8") == "Größe\n" and os.listdir(tmp_path) == ["a.json"]
     with pytest.raises(FileNotFoundError):
         write_whole(tmp_path / "missing" / "a.json", "text")
+
+
+def test_a_table_between_its_marks(tmp_path):
+    path = tmp_path / "a.md"
+    write_table(path, "| a |", "# Title")
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# Title\n\n<!-- table -->\n\n| a |\n")
+    path.write_text(f"{text}\nWhat it shows.\n", encoding="utf-8")
+    write_table(path, "| b |", "# Other title")
+    assert path.read_text(encoding="utf-8") == text.replace("| a |", "| b |") + "\nWhat it shows.\n"

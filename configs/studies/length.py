@@ -51,6 +51,7 @@ from jaxencoder.text.prepare import load_or_train
 from jaxencoder.text.sources import read
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import keep_freed_memory
+from jaxencoder.whole_files import write_table, write_whole
 
 TRAINED = 256  # tokens in a row of pretraining
 LENGTHS = (256, 512, 1024, 2048, 4096)
@@ -83,7 +84,6 @@ MODELS = {
 }
 NOVEL = "novel.jsonl"
 SETTINGS = "settings.json"
-BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
 
 def pretraining(name: str, args: argparse.Namespace) -> RunConfig:
@@ -145,7 +145,7 @@ def split(args: argparse.Namespace) -> None:
     with lzma.open(args.text, "rt", encoding="utf-8") as file:
         *novels, last = filter(None, file.read().split("\n"))
     (args.runs / "train.jsonl").write_text("\n".join(novels[: args.novels]) + "\n", encoding="utf-8")
-    write(args.runs / NOVEL, last + "\n")
+    write_whole(args.runs / NOVEL, last + "\n")
 
 
 def pretrained(name: str, args: argparse.Namespace) -> Path:
@@ -240,7 +240,7 @@ def result_file(name: str, method: str, args: argparse.Namespace) -> Path:
 def report(args: argparse.Namespace) -> None:
     """Tables and plot of all results that there are."""
     found = list(results(args))
-    put("\n".join(tables(found, args)), args.output / "length.md")
+    write_table(args.output / "length.md", "\n".join(tables(found, args)), "# Length")
     plot(found, args.output / "length.png")
 
 
@@ -293,20 +293,6 @@ def plot(found: list, file: Path) -> None:
     plt.close(figure)
 
 
-def put(table: str, file: Path) -> None:
-    """The table between two marks of a text, which is begun if it is not there."""
-    text = file.read_text(encoding="utf-8") if file.is_file() else f"# Length\n\n{BEGIN}\n{END}\n"
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write(file, f"{before}{BEGIN}\n\n{table}\n{END}{after}")
-
-
-def write(file: Path, text: str) -> None:
-    """A file, whole or not at all."""
-    part = file.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, file)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", required=True, help="novels, .jsonl.xz with one in a line")
@@ -328,7 +314,7 @@ def main() -> None:
         ids, chosen = held_out(args)
     except ValueError as error:
         parser.error(str(error))
-    write(args.runs / SETTINGS, json.dumps(decided, indent=2) + "\n")
+    write_whole(args.runs / SETTINGS, json.dumps(decided, indent=2) + "\n")
     for name in args.only:
         run = pretrained(name, args)
         for method in MODELS[name].methods:

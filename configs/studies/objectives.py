@@ -19,7 +19,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import shutil
 import statistics
 from pathlib import Path
@@ -48,6 +47,7 @@ from jaxencoder.text.rows import prepare
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import keep_freed_memory
 from jaxencoder.training.step import eval_step
+from jaxencoder.whole_files import write_table, write_whole
 
 
 class Variant(NamedTuple):
@@ -77,7 +77,6 @@ TASKS = {
     "rte": ("sentence1", "sentence2", "accuracy", 75),
 }
 HELD_OUT_BATCHES = 64  # of 64 rows, drawn from all sources alike
-BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 MEASURES = {"loss": "held-out loss", "masked": "of [MASK] alone", "sst2": "SST-2", "cola": "CoLA", "rte": "RTE"}
 
 
@@ -190,7 +189,7 @@ def report(args: argparse.Namespace) -> None:
         files = [file for seed in range(args.seeds) if (file := result_file(name, seed, args)).exists()]
         if files:
             results[name] = [json.loads(file.read_text()) for file in files]
-    put(text_report(results, args), args.output / "objectives.md")
+    write_table(args.output / "objectives.md", text_report(results, args), "# Objectives")
     plot(results, args.output / "objectives.png")
 
 
@@ -213,20 +212,6 @@ def text_report(results: dict[str, list[dict[str, float]]], args: argparse.Names
     size = f"{args.layers} layers of {args.hidden}, vocabulary {args.vocabulary}, rows of {args.length} tokens"
     head = f"{size}, {args.flops:.2g} FLOPs of pretraining each, {seeds}: mean ± standard deviation."
     return "\n".join([head, "", *lines, ""])
-
-
-def write(file: Path, text: str) -> None:
-    """A file, whole or not at all."""
-    part = file.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, file)
-
-
-def put(table: str, file: Path) -> None:
-    """The table between two marks of a text, which is begun if it is not there."""
-    text = file.read_text(encoding="utf-8") if file.is_file() else f"# Objectives\n\n{BEGIN}\n{END}\n"
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write(file, f"{before}{BEGIN}\n\n{table}\n{END}{after}")
 
 
 def plot(results: dict[str, list[dict[str, float]]], file: Path) -> None:
@@ -275,7 +260,7 @@ def main() -> None:
             file = result_file(name, seed, args)
             if not file.exists():
                 found = measured(name, seed, args)
-                write(file, json.dumps(found) + "\n")
+                write_whole(file, json.dumps(found) + "\n")
                 print(f"\n{name}, seed {seed}: {found}\n", flush=True)
                 report(args)
     report(args)

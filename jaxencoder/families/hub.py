@@ -23,9 +23,12 @@ def resolve(name_or_folder: str | os.PathLike, revision: str | None = None, weig
     Raises:
         FileNotFoundError: neither a folder nor a name that can be fetched.
         NotADirectoryError: a file.
+        ValueError: a revision of a folder.
     """
     path, name = Path(name_or_folder), str(name_or_folder)
     if path.is_dir():
+        if revision is not None:
+            raise ValueError(f"{name} is a folder and has no revision {revision!r}; leave it out")
         return path
     if path.exists():
         raise NotADirectoryError(f"{name} is a file; give the folder that holds it")

@@ -23,6 +23,7 @@ def load(
     path: str | Path,
     dtype: Literal["float32", "bfloat16"] | None = None,
     step: int | Literal["latest", "best"] = "latest",
+    revision: str | None = None,
 ) -> Model:
     """Open a model.
 
@@ -35,12 +36,13 @@ def load(
         dtype: of activations and matrix products; None: float32 on a CPU and on GPUs without bfloat16 (before Ampere),
             elsewhere what the run was trained with.
         step: which checkpoint of a run; "best" by the run's own `training.best_metric`.
+        revision: branch, tag or commit of a name on the hub.
 
     Raises:
         FileNotFoundError: no such folder or name, or no checkpoint in it.
-        ValueError: not a model, one that cannot be loaded, or damaged.
+        ValueError: not a model, one that cannot be loaded, or damaged; a revision of a folder.
     """
-    folder = resolve(path)
+    folder = resolve(path, revision)
     if is_adapter(folder):
         return _on_its_base(folder, dtype)
     if (folder / sentence.MODULES_FILE).is_file():

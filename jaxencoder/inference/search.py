@@ -56,28 +56,6 @@ class Nearest(NamedTuple):
         return Nearest(np.asarray(scores), np.asarray(indices), seen)
 
 
-def most_similar(query_vectors: np.ndarray, vectors: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """The k vectors nearest to each query by cosine similarity, in memory that does not grow with Q x N.
-
-    Args:
-        query_vectors: [Q, D].
-        vectors: [N, D].
-        k: how many; N at most.
-
-    Returns:
-        (scores float32 [Q, k] in [-1, 1], best first; indices int32 [Q, k]); of equals the first in the order, and a
-        vector of zeros scores 0.
-
-    Raises:
-        ValueError: k is not positive, or the sizes of the vectors differ.
-    """
-    queries, vectors = np.asarray(query_vectors), np.asarray(vectors)
-    if queries.ndim != 2 or vectors.ndim != 2 or queries.shape[1] != vectors.shape[1]:
-        raise ValueError(f"shapes {queries.shape} and {vectors.shape} are not [Q, D] and [N, D]")
-    found = Nearest.of_none(len(queries), k).with_more(queries, vectors)
-    return found.scores[:, : len(vectors)], found.indices[:, : len(vectors)]
-
-
 def rank(
     model: Model,
     queries: Sequence[str],
@@ -86,11 +64,11 @@ def rank(
     text_field: str = "text",
     pooling: Pooling | tuple[Pooling, ...] | None = None,
     batch_tokens: int | None = None,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
     **windows: Any,
 ) -> Iterator[tuple[list[Record], Nearest]]:
     """Search a stream of records for several queries at once, in bounded memory.
-
-    A model that has prompts for queries and documents gets them.
 
     Args:
         model: an open model.
@@ -99,13 +77,17 @@ def rank(
         k: how many records to find for each query.
         text_field: the field of a record that holds its text.
         pooling, batch_tokens: as in `Model.embed`.
+        query_prompt, document_prompt: of queries and of what is searched, as the prompt of `Model.embed`; None: the
+            model's own for them (called query; document, passage or corpus), if any, else its default one.
         windows: long, stride and window_pooling, likewise, of what is searched; a query is cut.
 
     Returns:
         After each part of the stream (its records, the nearest among all until then): the last one is the result.
     """
     names = dict(model.sentence.prompts)
-    asked, stored = (next((name for name in group if name in names), None) for group in (_QUERIES, _DOCUMENTS))
+    own = (next((name for name in group if name in names), None) for group in (_QUERIES, _DOCUMENTS))
+    given = (query_prompt, document_prompt)
+    asked, stored = (of_model if prompt is None else prompt for prompt, of_model in zip(given, own, strict=True))
     found = Nearest.of_none(len(queries), k)
     vectors = embed.embed(model, queries, pooling, prompt=asked, batch_tokens=batch_tokens)
     options = {"prompt": stored, "batch_tokens": batch_tokens, **windows}
@@ -122,6 +104,8 @@ def search(
     pooling: Pooling | None = None,
     text_field: str = "text",
     batch_tokens: int | None = None,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
     **windows: Any,
 ) -> list[tuple[float, Record]]:
     """The k records of a source whose texts are most like a query.
@@ -130,7 +114,7 @@ def search(
         run: folder of a run, or an open model.
         source: as in `jaxencoder.text.sources`; read once, in bounded memory.
         query: a text.
-        pooling, batch_tokens: as in `Model.embed`. windows: as in `rank`.
+        pooling, batch_tokens: as in `Model.embed`. query_prompt, document_prompt, windows: as in `rank`.
 
     Returns:
         (cosine similarity, record), best first.
@@ -142,7 +126,8 @@ def search(
     records = read(source, text_field=text_field)
     kept: dict[int, Record] = {}
     seen, scores = 0, ()
-    for chunk, found in rank(opened(run), [query], records, k, text_field, pooling, batch_tokens, **windows):
+    options = (pooling, batch_tokens, query_prompt, document_prompt)
+    for chunk, found in rank(opened(run), [query], records, k, text_field, *options, **windows):
         best = [i for i in found.indices[0].tolist() if i >= 0]
         kept = {i: kept[i] if i in kept else chunk[i - seen] for i in best}
         seen, scores = found.seen, found.scores[0]

@@ -19,7 +19,7 @@ from jaxencoder.families.tokenizer import published_tokenizer
 from jaxencoder.inference.adapter import base_of, is_adapter
 from jaxencoder.objectives.objective import Params
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.start import TOKENIZER_FOLDER, saved_config, with_architecture
+from jaxencoder.training.start import TOKENIZER_FOLDER, saved_config, shortened, with_architecture
 
 Kind = Literal["recipe", "run", "transformers", "sentence-transformers"]
 _ROLES = ("pad", "unk", "cls", "sep", "mask")
@@ -85,7 +85,9 @@ def _recipe(config: RunConfig) -> Target:
     notes = []
     if config.init_from:
         source = open_target(config.init_from)
-        config, tokenizer = with_architecture(config, source.config.model), source.tokenizer
+        asked, config = config, with_architecture(config, source.config.model)
+        tokenizer = source.tokenizer
+        notes += filter(None, [shortened(asked, config)])
     elif config.tokenizer.path:
         tokenizer = _described(Tokenizer.load(config.tokenizer.path))
     else:

@@ -30,6 +30,7 @@ from jaxencoder.inference.model import Model
 from jaxencoder.inference.windows import Long
 from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.tasks.records import with_texts
+from jaxencoder.text.fields import found_in
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.sources import Record, read
@@ -56,7 +57,8 @@ def predict_classes(
     Args:
         model: a classifier, as `Model.classify` takes it.
         source: as in `jaxencoder.text.sources`, or records; without labels.
-        text_field, pair_field: None: those of the run; of a published model text, and no pairs.
+        text_field, pair_field: None for both: those of the run, of a published model text and no pairs, or, in a source
+            that lacks them, usual names for them; None for one: that of the run.
         probabilities: also those of all classes by name, as "probabilities".
         long, stride, batch_tokens, threshold, window_pooling: as in `Model.classify`.
 
@@ -64,6 +66,8 @@ def predict_classes(
         ValueError: a record that lacks a text or has a field of one of these names, or what `Model.classify` raises.
     """
     data, names, least = model.config.data, class_names(model), thresholds(model, threshold)
+    if isinstance(source, str) and text_field is None and pair_field is None:
+        data = found_in(source, data, ["label_field"])
     text_field = text_field or data.text_field
     pair_field = data.pair_field if pair_field is None else pair_field
     where = "record"

@@ -27,7 +27,7 @@ from jaxencoder.tasks.classification import Predictions, class_metrics, per_clas
 from jaxencoder.tasks.multi_label import calibration_of_decisions, multi_label_metrics, per_label
 from jaxencoder.tasks.probing import evaluate_probing
 from jaxencoder.tasks.records import with_texts
-from jaxencoder.tasks.report import one_line, write_report
+from jaxencoder.tasks.report import write_report
 from jaxencoder.tasks.reranking import evaluate_reranking
 from jaxencoder.tasks.results import read_results, results_file, write_results
 from jaxencoder.tasks.retrieval import evaluate_retrieval, qrels_file
@@ -37,6 +37,7 @@ from jaxencoder.tasks.spans import evaluate_reader
 from jaxencoder.tasks.thresholds import tuned
 from jaxencoder.tasks.tokens import evaluate_tagger, tag_name
 from jaxencoder.text.examples import answers, choices_of, right_choice, tags
+from jaxencoder.text.fields import found_in
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
@@ -72,7 +73,7 @@ def evaluate(
             none of a published model.
         output: JSON file for the result; None: the run's results.json, and none of a published model.
         text_field, pair_field, label_field: of the source; None: those of the run, of a published classifier text, no
-            pairs and label, of a tagger tokens and tags, of a reader question, context and answers.
+            pairs and label, of a tagger tokens and tags, of a reader question, context and answers; or usual names.
         options: of `evaluate_classifier`; there are none for others.
 
     Returns:
@@ -94,7 +95,7 @@ def evaluate(
             f"{run} is no run and has held nothing out; measure it with --task similarity or retrieval, or on labelled "
             "--data where it has a head for classes, tags or answers"
         )
-    model = _with_fields(model, {"text_field": text_field, "pair_field": pair_field, "label_field": label_field})
+    model = _with_fields(model, data, {"text_field": text_field, "pair_field": pair_field, "label_field": label_field})
     header, output = results_file(run, model, output)
     if output is not None:
         read_results(output)  # what cannot be added to is said now, not after minutes
@@ -135,11 +136,13 @@ def _head_settings(model: Model) -> tuple[dict[str, Any], dict[str, str]] | None
     return None
 
 
-def _with_fields(model: Model, given: dict[str, str | None]) -> Model:
+def _with_fields(model: Model, source: str | None, given: dict[str, str | None]) -> Model:
     """The model with the fields of the records on which it is measured."""
     settings, fields = (None if model.published is None else _head_settings(model)) or ({}, {})
-    fields |= {name: value for name, value in given.items() if value is not None}
-    data = dataclasses.replace(model.config.data, **fields)
+    named = {name: value for name, value in given.items() if value is not None}
+    data = dataclasses.replace(model.config.data, **fields | named)
+    if source is not None and data.label_field:
+        data = found_in(source, data, named)
     return dataclasses.replace(model, config=dataclasses.replace(model.config, data=data, **settings))
 
 
@@ -302,47 +305,6 @@ def data_name(source: str) -> str:
 def _as_folder(name: str) -> str:
     """A folder's name of a source's: /data/sst2/test.jsonl -> data-sst2-test-jsonl, its end where it is long."""
     return re.sub(r"[^\w.]+", "-", name)[-80:].strip("-.")
-
-
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """Lines of text: one for each set, with a column for each metric; fractions are given times 100."""
-    columns = list(next(iter(results.values())))
-    rows = [["", *columns]] + [
-        [one_line(name), *(_cell(result[column]) for column in columns)] for name, result in results.items()
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(x.rjust(n) for x, n in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    )
-
-
-def summary(result: dict[str, Any]) -> str:
-    """Lines of text for what `evaluate` returns: its numbers, and a table for each group of them."""
-    lines = [
-        f"{name:<24} {value:.4f}" if isinstance(value, float) else f"{name:<24} {value}"
-        for name, value in result.items()
-        if not isinstance(value, dict)
-    ]
-    tables = {"": result.get("classes", {})}
-    if "calibration" in result:
-        names = ("ece", "mce", "brier", "scaled_ece")
-        tables["calibration"] = {"": {name: result["calibration"][name] for name in names}}
-    if "tuned" in result:
-        tuned = result["tuned"]
-        tables[f"with thresholds of the best F1 on {tuned['on']}"] = tuned["classes"]
-        tables["decided by them"] = {"": {name: x for name, x in tuned.items() if isinstance(x, float)}}
-    tables |= {f"by {name}": parts for name, parts in result.get("slices", {}).items()}
-    for title, rows in tables.items():
-        if rows and all(rows.values()):
-            lines += ["", *([title] if title else []), table(rows)]
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{100 * value:.2f}"
-    return one_line(", ".join(value) if isinstance(value, list) else str(value))
 
 
 def _stores(model: Model, source: str | None) -> tuple[tuple[tuple[Store, ...], ...], tuple[Store, ...]]:

@@ -26,7 +26,8 @@ def with_words(record: Record, name: str, where: str) -> Record:
 
 def _refuse(record: Record, name: str, where: str, fine: bool, kind: str) -> None:
     if name not in record:
-        raise ValueError(f"{where}: no field {name!r} among {listed(record)}{closest(name, record)}")
+        near = closest(name, record) or "; give its name as text_field or pair_field"
+        raise ValueError(f"{where}: no field {name!r} among {listed(record)}{near}")
     if not fine:
         found = type(record[name]).__name__
         raise ValueError(f"{where}: field {name!r} is {found}, not {kind}; name another field or drop the record")

@@ -23,6 +23,8 @@ def evaluate_reranking(
     split: str = "test",
     pooling: Pooling | tuple[Pooling, ...] | None = None,
     batch_tokens: int | None = None,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
 ) -> dict[str, Any]:
     """Search a BEIR folder with one model, and put what it finds first into the order of another's scores.
 
@@ -33,6 +35,7 @@ def evaluate_reranking(
         k: how many of them are scored for each query; those behind keep their order.
         pooling: of the first model, as in `Model.embed`.
         batch_tokens: as in `Model.embed`.
+        query_prompt, document_prompt: of the first model, as in `rank`; None: those that it has for them.
 
     Returns:
         queries, documents and candidates, the number of scored pairs, the measures of `ranking_metrics`, and with
@@ -45,7 +48,8 @@ def evaluate_reranking(
     check_scores_pairs(model)
     if k < 1:
         raise ValueError(f"k is {k}; give at least 1")
-    found = search_folder(opened(first), folder, split, max(k, DEEPEST), pooling, batch_tokens)
+    options = (pooling, batch_tokens, query_prompt, document_prompt)
+    found = search_folder(opened(first), folder, split, max(k, DEEPEST), *options)
     candidates = [ranked[:k] for ranked in found.ranked]
     wanted = {document for documents in candidates for document in documents}
     texts = {record["_id"]: record["text"] for record in read_corpus(Path(folder)) if record["_id"] in wanted}

@@ -143,17 +143,20 @@ def evaluate_retrieval(
     split: str = "test",
     pooling: Pooling | tuple[Pooling, ...] | None = None,
     batch_tokens: int | None = None,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
 ) -> dict[str, float]:
     """Search the documents of a BEIR folder for each of its judged queries, exactly and in one pass.
 
-    Queries and documents get the prompts that the model has for them. A document with the id of the query is left out
-    of what is found for it, as in BEIR: in some sets the queries are documents themselves.
+    A document with the id of the query is left out of what is found for it, as in BEIR: in some sets the queries are
+    documents themselves.
 
     Args:
         model: an open model.
         folder: with corpus.jsonl, queries.jsonl, and qrels/SPLIT.tsv or qrels.tsv.
         split: which judgements.
         pooling, batch_tokens: as in `Model.embed`.
+        query_prompt, document_prompt: as in `rank`; None: those that the model has for them.
 
     Returns:
         queries and documents, their numbers, and the measures of `ranking_metrics`.
@@ -162,7 +165,7 @@ def evaluate_retrieval(
         ValueError: a file is not as it must be, or no query has a relevant document.
         OSError: a file is missing or cannot be read.
     """
-    found = search_folder(model, folder, split, DEEPEST, pooling, batch_tokens)
+    found = search_folder(model, folder, split, DEEPEST, pooling, batch_tokens, query_prompt, document_prompt)
     metrics = ranking_metrics(found.ranked, found.queries.relevances)
     return {"queries": len(found.queries.ids), "documents": found.documents, **metrics}
 
@@ -174,6 +177,8 @@ def search_folder(
     k: int,
     pooling: Pooling | tuple[Pooling, ...] | None = None,
     batch_tokens: int | None = None,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
 ) -> Searched:
     """The k documents of a BEIR folder that are nearest to each of its judged queries; see `evaluate_retrieval`."""
     folder = Path(folder)
@@ -183,7 +188,8 @@ def search_folder(
         raise ValueError(f"{qrels_file(folder, split)} calls no document relevant; a relevance must be above 0")
     ids, indices = [], np.zeros((0, 0), np.int32)
     # One more than asked for, for the document that may be left out.
-    parts = rank(model, queries.texts, read_corpus(folder), k + 1, "text", pooling, batch_tokens)
+    options = (pooling, batch_tokens, query_prompt, document_prompt)
+    parts = rank(model, queries.texts, read_corpus(folder), k + 1, "text", *options)
     for chunk, found in parts:
         ids += [record["_id"] for record in chunk]
         indices = found.indices

@@ -141,7 +141,8 @@ def report_of(summary: dict[str, Any], outcomes: dict[str, Outcome], seeds: int)
     if summary["best"] is not None:
         best = settings[summary["best"]][summary["by"]]
         among = f", of {len(settings)} settings" if len(settings) > 1 else ""
-        lines.append(f"Best: {summary['best']}, {summary['by']} {told(best)} (mean over {best['runs']} seeds{among})")
+        over = f"mean over {best['runs']} seeds" if best["runs"] > 1 else "one seed"
+        lines.append(f"Best: {summary['best']}, {summary['by']} {told(best)} ({over}{among})")
     lines += [
         f"{name} has {how}: {one[how]}"
         for name, one in outcomes.items()

@@ -21,6 +21,7 @@ from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.objectives.tokens import NAME, Scheme, entity_starts
 from jaxencoder.tasks.records import with_words
 from jaxencoder.text import sentences
+from jaxencoder.text.fields import found_in
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.windows import best
 from jaxencoder.text.words import cut_words, encode_words
@@ -96,13 +97,15 @@ def predict_tags(
     Args:
         model: as in `tag_words`.
         source: as in `jaxencoder.text.sources`, or records; of lists of words or of texts.
-        text_field: None: that of the run, or text.
+        text_field: None: that of the run, or text, or, in a source that lacks it, a usual name for it.
         batch_tokens: as in `Model.embed`.
 
     Raises:
         ValueError: a record that has neither words nor a text or has a field of one of these names, or what `tag_words`
             raises.
     """
+    if isinstance(source, str) and text_field is None:
+        text_field = found_in(source, model.config.data, ["label_field"]).text_field
     text_field = text_field or model.config.data.text_field
     scheme = Scheme.of(model.labels)
     where = "record"

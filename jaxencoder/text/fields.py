@@ -1,10 +1,13 @@
 """Which fields of records hold the texts and the label, where settings name none that are there: the usual names."""
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.sources import field_names
+
+log = logging.getLogger(__name__)
 
 # How published sets name two texts that belong together; the first pair that is there counts.
 PAIRS = (
@@ -51,17 +54,49 @@ def with_fields(data: DataConfig) -> DataConfig:
             found["text_field"] = _first(_TEXTS, names) or data.text_field
     elif data.label_unit == "word" and data.text_field not in names:
         found["text_field"] = _first(_WORDS, names) or data.text_field
-    if data.label_field not in names:
-        taken = {found.get("text_field", data.text_field), found.get("pair_field", data.pair_field)}
-        usual = [name for name in _USUAL[data.label_unit] if name not in taken]
-        found["label_field"] = _first(usual, names) or data.label_field
-    return dataclasses.replace(data, **found)
+    return _with_label(dataclasses.replace(data, **found), names)
+
+
+def found_in(source: str, data: DataConfig, named: Collection[str] = ()) -> DataConfig:
+    """The settings with which labelled data was read, for another source, whose fields may have other usual names.
+
+    What the first record does not have by the names given is looked for, and a warning says what was found.
+
+    Args:
+        named: settings that stay, such as "label_field" where labels are not read; a tagger takes plain text too then.
+
+    Raises:
+        ValueError, OSError: the source cannot be read.
+    """
+    names = field_names(source, data.text_field)
+    found, label = data, "label_field" not in named
+    texts = not {"text_field", "pair_field"} & set(named)
+    if texts and not set(filter(None, (data.text_field, data.pair_field))) <= set(names):
+        others = [name for name in names if name != data.label_field]
+        usual = _TEXTS if data.label_unit == "text" else (*_WORDS, *(() if label else _TEXTS))
+        if not data.pair_field:
+            found = dataclasses.replace(data, text_field=_first(usual, others) or data.text_field)
+        elif data.label_unit == "text" and (pair := _pair(others)):
+            found = dataclasses.replace(data, text_field=pair[0], pair_field=pair[1])
+    if label and data.label_field:
+        found = _with_label(found, names)
+    for name in ("text_field", "pair_field", "label_field"):
+        if (asked := getattr(data, name)) != (there := getattr(found, name)):
+            log.warning("%s has no field %r; %r is read in its place.", source, asked, there)
+    return found
 
 
 def described(data: DataConfig) -> str:
     """One line on which fields are learned from."""
     texts = " and ".join(repr(name) for name in (data.text_field, data.pair_field) if name)
     return f"Fields: text {texts}, label {data.label_field!r}"
+
+
+def _with_label(data: DataConfig, names: Sequence[str]) -> DataConfig:
+    """With the usual name of a label, where that of the settings is not there."""
+    usual = [name for name in _USUAL[data.label_unit] if name not in (data.text_field, data.pair_field)]
+    own = data.label_field in names
+    return data if own else dataclasses.replace(data, label_field=_first(usual, names) or data.label_field)
 
 
 def _pair(names: Sequence[str]) -> tuple[str, str] | None:

@@ -39,6 +39,14 @@ _FIRST = re.compile(r"(?!tfds:)(?P<source>.+)\[:(?P<number>[1-9]\d*)\]")
 _TFDS = re.compile(r"tfds:(?P<name>[^:]+(?::\d[\w.*]*)?):(?P<split>.+)")
 
 
+class MissingField(ValueError):
+    """A record lacks a field; `settings` are those of reading that may name another."""
+
+    def __init__(self, where: str, name: str, record: Record, of_text: bool):
+        super().__init__(f"{where}: no field {name!r} among {listed(record)}{closest(name, record)}")
+        self.settings = ("text_field",) if of_text else ("pair_field", "label_field")
+
+
 def read(
     source: str,
     *,
@@ -67,6 +75,7 @@ def read(
 
     Raises:
         FileNotFoundError: no such file, folder or dataset, or a glob matches nothing; raised by the call itself.
+        MissingField: a record lacks a field.
         ValueError: the source is empty, or a record cannot be read; the message names the file and the line.
     """
     if text_unit not in TEXT_UNITS:
@@ -79,9 +88,9 @@ def read(
     return _records(source, _units(source, text_field, text_unit), wanted, fields is None, index, count, words)
 
 
-def field_names(source: str) -> tuple[str, ...]:
-    """The names of the fields that the first record of a source has; raises what `read` does."""
-    where, raw, parse = _first(source, _units(source, "text", "line"))
+def field_names(source: str, text_field: str = "text") -> tuple[str, ...]:
+    """The names of the fields that the first record of a source has, read as by `read`; raises what that does."""
+    where, raw, parse = _first(source, _units(source, text_field, "line"))
     return tuple(parse(raw, where))
 
 
@@ -114,7 +123,7 @@ def _records(source, units, wanted, keep_all, index, count, words) -> Iterator[R
         record = {name: _plain(value, where, name in wanted) for name, value in parse(raw, where).items()}
         for name in wanted:
             if name not in record:
-                raise ValueError(f"{where}: no field {name!r} among {listed(record)}{closest(name, record)}")
+                raise MissingField(where, name, record, of_text=name == text_field)
         text = record[text_field]
         listed_words = isinstance(text, list) and all(isinstance(x, str) for x in text)
         if not ((listed_words and words is not False) or (isinstance(text, str) and not words)):

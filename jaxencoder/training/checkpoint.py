@@ -166,11 +166,6 @@ class Checkpoints:
         self._checkpointer.reload()
 
 
-def restore_params(folder: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Tree:
-    """The tree that `restore_step` reads, without its step."""
-    return restore_step(folder, *args, **kwargs)[1]
-
-
 def restore_step(
     folder: str | os.PathLike[str],
     abstract: Tree | None = None,

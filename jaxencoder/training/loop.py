@@ -196,6 +196,8 @@ def compile_steps(
             params = initial_params(config.init_from, state.params, config.objective, config.reinitialize)
             params = jax.device_put(params, places.params)
             state = state._replace(params=params, ema=jax.tree.map(jnp.copy, params) if state.ema is not None else None)
+        elif config.learns_labels and jax.process_index() == 0:
+            print("Starting from random weights: no --init-from", flush=True)
 
     @functools.cache  # phases that differ in nothing but their rows share a function, and each shape is compiled once
     def compiled(objective: Any, model: EncoderConfig, accumulation: int) -> Callable:

@@ -30,6 +30,7 @@ from jaxencoder.training.start import (
     Start,
     find_start,
     saved_config,
+    shortened,
     with_architecture,
 )
 from jaxencoder.whole_files import write_whole
@@ -92,8 +93,8 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     _check_writable(run_dir)
     done = _newest(run_dir)
     saved = saved_config(run_dir) if done else None
-    config = dataclasses.replace(config, data=with_fields(config.data))
-    config, tokenizer = _start(config, run_dir, saved)
+    asked = dataclasses.replace(config, data=with_fields(config.data))
+    config, tokenizer = _start(asked, run_dir, saved)
     if saved and config.training.batch_examples:  # counted when the run began
         config = _with_training(config, batch_size=saved.training.batch_size)
     for name, old, new in (*_differences(saved, config), *_past(saved, config, done)) if saved else ():
@@ -102,6 +103,8 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
             "give another --run-dir, or the run's own settings to continue it."
         )
     progress = jax.process_index() == 0
+    if progress and (said := shortened(asked, config)):
+        print(said, flush=True)
     train = training_rows(config, tokenizer, progress)
     validation = prepare(config.data, tokenizer, "validation", progress)
     if progress and config.data.label_field:

@@ -205,9 +205,11 @@ def raw_weights(
 def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
     """A configuration with the architecture of what it starts from; its rates of dropout stay, and its new adapters.
 
+    Where it learns from labels, rows have no more tokens than the model has learned positions; see `shortened`.
+
     Raises:
-        ValueError: it asks for other adapters than there are already, for new ones that would not learn, or for longer
-            rows than there are learned positions.
+        ValueError: it asks for other adapters than there are already, for new ones that would not learn, or, to be
+            pretrained, for longer rows than there are learned positions.
     """
     own = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
     if config.model.bottleneck:
@@ -219,6 +221,8 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
                     f"{getattr(model, name)}; leave it out to go on with those"
                 )
     config = dataclasses.replace(config, model=dataclasses.replace(model, **own))
+    if config.learns_labels and model.positions == "learned":
+        config = _with_rows_of_at_most(config, model.max_length)
     for part in config.phase_configs:
         check_positions(part)
     if config.model.bottleneck > model.bottleneck and config.optimizer.trainable:
@@ -231,6 +235,21 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
                 'learn nothing; add "_bottleneck/", or set model.bottleneck to 0'
             )
     return config
+
+
+def _with_rows_of_at_most(config: RunConfig, length: int) -> RunConfig:
+    data, *phases = (
+        dataclasses.replace(part, row_length=min(part.row_length, length)) for part in (config.data, *config.phases)
+    )
+    return dataclasses.replace(config, data=data, phases=tuple(phases))
+
+
+def shortened(asked: RunConfig, config: RunConfig) -> str:
+    """One line on rows that `with_architecture` has made shorter than was asked for; empty if it has not."""
+    before, after = (max(x.data.row_length for x in (run, *run.phase_configs)) for run in (asked, config))
+    if before == after:
+        return ""
+    return f"Rows of at most {after} tokens, not {before}: {config.init_from} has no more positions"
 
 
 def is_published(folder: Path) -> bool:

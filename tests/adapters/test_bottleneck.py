@@ -20,7 +20,7 @@ from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
-from jaxencoder.training.checkpoint import restore_params
+from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.layerwise import learning
 from jaxencoder.training.loop import train
 from jaxencoder.training.start import initial_params, with_architecture
@@ -146,8 +146,8 @@ def test_a_run_with_them(pretrained: Path, labelled: RunConfig, tmp_path: Path, 
     said = "".join(capsys.readouterr())
     assert "encoder; new: adapters, classifier" in said
     assert ", of which 536 learn;" in said  # 2 x (16 x 3 + 3 + 3 x 16 + 16), 17 x 16 and 17 x 2
-    before = restore_params(pretrained / "checkpoints")["encoder"]
-    after = restore_params(tmp_path / "tuned" / "checkpoints")["encoder"]
+    before = restore_step(pretrained / "checkpoints")[1]["encoder"]
+    after = restore_step(tmp_path / "tuned" / "checkpoints")[1]["encoder"]
     assert_trees_close(with_fresh(before, after), after, 0)
     assert all(x.any() for path, x in paths(after).items() if "_bottleneck/" in path)
     model = open_model(tmp_path / "tuned")

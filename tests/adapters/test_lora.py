@@ -15,7 +15,7 @@ from jaxencoder.inference.load import load as open_model
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
 from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.training.checkpoint import restore_params
+from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.loop import train
 from jaxencoder.training.start import initial_params
 from tests.model.examples import SMALL, assert_trees_close, mlm, randomised_params, rows
@@ -149,8 +149,8 @@ def test_a_run_with_an_adapter(pretrained: Path, labelled: RunConfig, tmp_path: 
     said = "".join(capsys.readouterr())
     assert "Continuing" in said and ", of which 434 learn;" in said  # 2 x (16 x 2 + 2 x 16), 17 x 16 and 17 x 2
     assert load(tmp_path / "tuned").learning == (r"^(?!encoder/)",) and load(pretrained).learning == ()
-    before = restore_params(pretrained / "checkpoints")
-    after = restore_params(tmp_path / "tuned" / "checkpoints", part="ema")
+    before = restore_step(pretrained / "checkpoints")[1]
+    after = restore_step(tmp_path / "tuned" / "checkpoints", part="ema")[1]
     assert_trees_close(after["encoder"], before["encoder"], 1e-6)
     assert all(x.any() for x in flat(after["lora"]).values())
     model = open_model(tmp_path / "tuned")

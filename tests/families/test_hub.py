@@ -13,6 +13,11 @@ def test_a_folder_is_itself(tmp_path: Path) -> None:
     assert resolve(tmp_path) == resolve(str(tmp_path)) == tmp_path
 
 
+def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder and has no revision 'v1'; leave it out"):
+        resolve(tmp_path, revision="v1")
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file"):

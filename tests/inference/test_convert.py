@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 
@@ -45,6 +46,20 @@ def test_nothing_changes_on_the_way(folder: Path, converted: Path) -> None:
         assert other.config.model == run.config.model
         assert_trees_close(other.params, run.params, 0)
         np.testing.assert_allclose(other.embed(["a text", "b"]), run.embed(["a text", "b"]), atol=1e-6)
+
+
+def test_a_revision_of_the_hub(converted: Path, monkeypatch) -> None:
+    asked = []
+
+    def download(name: str, **given) -> str:
+        asked.append((name, given["revision"]))
+        return str(converted / "hf")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    for revision in (None, "v1"):
+        model = jaxencoder.load("someone/model", revision=revision)
+        assert_trees_close(model.params, jaxencoder.load(converted / "hf").params, 0)
+    assert asked == [("someone/model", None), ("someone/model", "v1")]
 
 
 def test_training_starts_from_any_of_them(folder: Path, converted: Path, tmp_path: Path) -> None:

@@ -120,6 +120,11 @@ def test_a_recipe_that_starts_from_a_run(make_model, tmp_path: Path) -> None:
     assert found.settings["hidden_size"] == 32 and found.settings["dropout"] == 0.3
     assert found_shapes(found)["classifier/classifier/kernel"] == (32, 2)
     assert len(found.notes) == 1 and "how many classes" in found.notes[0]
+    longest = found.settings["max_length"]
+    words = ["--init-from", str(source), "--data.row-length", str(longest + 1)]
+    found = inspect(path, overrides=words)
+    said = f"Rows of at most {longest} tokens, not {longest + 1}: {source} has no more positions"
+    assert found.length == longest and found.notes[0] == said
 
 
 def test_bytes_on_each_device(make_model, tmp_path: Path) -> None:

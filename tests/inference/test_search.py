@@ -6,31 +6,34 @@ import pytest
 
 from jaxencoder.inference import embed
 from jaxencoder.inference import search as search_module
-from jaxencoder.inference.search import Nearest, most_similar, rank, search
+from jaxencoder.inference.search import Nearest, rank, search
 
 from .conftest import SENTENCES
 
 
-def test_most_similar_is_cosine():
+def nearest(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    found = Nearest.of_none(len(queries), k).with_more(queries, vectors)
+    return found.scores[:, : len(vectors)], found.indices[:, : len(vectors)]
+
+
+def test_nearest_is_cosine():
     random = np.random.default_rng(0)
     queries, vectors = random.normal(size=(3, 8)), random.normal(size=(20, 8)) * random.uniform(0.1, 9, (20, 1))
     cosines = [[q @ v / np.sqrt((q @ q) * (v @ v)) for v in vectors] for q in queries]
-    scores, indices = most_similar(queries, vectors, 4)
+    scores, indices = nearest(queries, vectors, 4)
     assert indices.tolist() == np.argsort(-np.array(cosines))[:, :4].tolist()
     np.testing.assert_allclose(scores, np.sort(cosines)[:, ::-1][:, :4], atol=1e-6)
     assert scores.dtype == np.float32
 
 
-def test_most_similar_at_the_edges():
-    scores, indices = most_similar(np.ones((1, 2)), np.array([[0, 0], [2, 2], [1, 1]]), 9)
+def test_nearest_at_the_edges():
+    scores, indices = nearest(np.ones((1, 2)), np.array([[0, 0], [2, 2], [1, 1]]), 9)
     assert indices.tolist() == [[1, 2, 0]] and scores[0, 2] == 0 and scores.max() <= 1
-    assert most_similar(np.ones((2, 4)), np.ones((0, 4)), 3)[0].shape == (2, 0)
+    assert nearest(np.ones((2, 4)), np.ones((0, 4)), 3)[0].shape == (2, 0)
     with pytest.raises(ValueError, match="k is 0"):
-        most_similar(np.ones((1, 2)), np.ones((1, 2)), 0)
+        nearest(np.ones((1, 2)), np.ones((1, 2)), 0)
     with pytest.raises(ValueError, match="not finite"):
-        most_similar(np.ones((1, 2)), np.array([[1, np.nan]]))
-    with pytest.raises(ValueError, match=r"\(1, 2\) and \(1, 3\)"):
-        most_similar(np.ones((1, 2)), np.ones((1, 3)))
+        nearest(np.ones((1, 2)), np.array([[1, np.nan]]), 5)
 
 
 @pytest.mark.parametrize("scores", [1, 16, 1 << 24])
@@ -38,7 +41,7 @@ def test_of_equals_the_first_whatever_the_blocks(monkeypatch, scores):
     monkeypatch.setattr(search_module, "_SCORES", scores)
     random = np.random.default_rng(1)
     queries, vectors = random.normal(size=(3, 4)), np.eye(4)[random.integers(0, 4, 23)]
-    _, indices = most_similar(queries, vectors, 9)
+    _, indices = nearest(queries, vectors, 9)
     assert indices.tolist() == np.argsort(-queries @ vectors.T, axis=1, kind="stable")[:, :9].tolist()
 
 
@@ -48,7 +51,7 @@ def test_nearest_of_a_stream_are_those_of_the_whole():
     found = Nearest.of_none(3, 5)
     for end, size in ((3, 3), (20, 17), (40, 20)):
         found = found.with_more(queries, vectors[end - size : end])
-        scores, indices = most_similar(queries, vectors[:end], 5)
+        scores, indices = nearest(queries, vectors[:end], 5)
         there = min(end, 5)
         assert found.seen == end and found.indices[:, :there].tolist() == indices.tolist()
         np.testing.assert_allclose(found.scores[:, :there], scores, atol=1e-6)
@@ -61,11 +64,16 @@ def test_queries_and_documents_have_their_own_prompts(model):
     records, queries = [{"text": text} for text in SENTENCES[20:60]], SENTENCES[:3]
     ((chunk, found),) = rank(prompted, queries, records, 4)
     vectors = model.embed(queries, prompt="paris and "), model.embed(SENTENCES[20:60], prompt="bread ")
-    scores, indices = most_similar(*vectors, 4)
+    scores, indices = nearest(*vectors, 4)
     assert chunk == records and found.indices.tolist() == indices.tolist()
     np.testing.assert_allclose(found.scores, scores, atol=1e-5)
-    without, _ = most_similar(model.embed(queries), model.embed(SENTENCES[20:60]), 4)
+    without, _ = nearest(model.embed(queries), model.embed(SENTENCES[20:60]), 4)
     assert np.abs(scores - without).max() > 1e-4
+    # Asked for, a prompt is a stored one's name or a text, with or without stored ones; "" is none.
+    for asked, one in (("passage", prompted), ("bread ", model)):
+        ((_, found),) = rank(one, queries, records, 4, query_prompt=asked, document_prompt="")
+        expected, _ = nearest(model.embed(queries, prompt="bread "), model.embed(SENTENCES[20:60]), 4)
+        np.testing.assert_allclose(found.scores, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [7, 1000])
@@ -74,10 +82,13 @@ def test_search_finds_the_nearest_whatever_the_chunks(model, tmp_path, monkeypat
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps({"text": text, "n": n}) + "\n" for n, text in enumerate(SENTENCES)))
     found = search(model, str(path), SENTENCES[50], k=6)
-    scores, indices = most_similar(model.embed([SENTENCES[50]]), model.embed(SENTENCES), 6)
+    scores, indices = nearest(model.embed([SENTENCES[50]]), model.embed(SENTENCES), 6)
     assert [record["n"] for _, record in found] == indices[0].tolist()
     assert found[0][1] == {"text": SENTENCES[50], "n": 50}
     np.testing.assert_allclose([score for score, _ in found], scores[0], atol=1e-5)
+    found = search(model, str(path), SENTENCES[50], k=6, query_prompt="bread ", document_prompt="paris and ")
+    vectors = model.embed([SENTENCES[50]], prompt="bread "), model.embed(SENTENCES, prompt="paris and ")
+    np.testing.assert_allclose([score for score, _ in found], nearest(*vectors, 6)[0][0], atol=1e-5)
 
 
 def test_search_says_what_is_wrong(model, tmp_path):

@@ -9,7 +9,8 @@ import pytest
 
 from jaxencoder.inference.load import load
 from jaxencoder.tasks import evaluate as module
-from jaxencoder.tasks.evaluate import data_name, evaluate, evaluate_task, summary, table
+from jaxencoder.tasks.evaluate import data_name, evaluate, evaluate_task
+from jaxencoder.tasks.tables import summary
 
 from .conftest import write_data
 
@@ -256,20 +257,3 @@ def test_names_of_data(monkeypatch, tmp_path):
     assert data_name("a/../b.jsonl,c/*.jsonl") == f"{here}/b.jsonl,{here}/c/*.jsonl"
     for source in ("validation", "pydocs", "tfds:glue/stsb:test", "s3://bucket/a.jsonl"):
         assert data_name(source) == source
-
-
-def test_table():
-    found = {"a/test": {"pairs": 12, "spearman": 0.82034, "fields": ["x", "y"]}}
-    found["b"] = {"pairs": 3, "spearman": -1.0, "fields": ["text", "y"]}
-    assert table(found).splitlines() == [
-        "        pairs  spearman   fields",
-        "a/test     12     82.03     x, y",
-        "b           3   -100.00  text, y",
-    ]
-
-
-def test_a_table_has_a_line_for_each_name():
-    names = ("line\nbreak", "\0nul", "\x1b[2Jescape", "tab\tand\u2028line", "سلام\u200cها")
-    found = table({name: {"f1": 0.5, "fields": [name]} for name in names}).split("\n")[1:]
-    shown = ("line break", "nul", "[2Jescape", "tab and line", "سلام\u200cها")  # what joins letters stays
-    assert found == [f"{name:<12}  50.00  {name:>12}" for name in shown]

@@ -12,7 +12,7 @@ from sklearn import metrics
 from jaxencoder.inference.load import load
 from jaxencoder.tasks.classification import predictions
 from jaxencoder.tasks.compare import compare
-from jaxencoder.tasks.evaluate import evaluate, summary
+from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.multi_label import (
     as_decisions,
     calibration_of_decisions,
@@ -21,6 +21,7 @@ from jaxencoder.tasks.multi_label import (
     per_label,
 )
 from jaxencoder.tasks.predict import predict, predict_file
+from jaxencoder.tasks.tables import summary
 
 NAMES = ["Elbe", "Oder", "Spree"]
 

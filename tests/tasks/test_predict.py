@@ -76,6 +76,17 @@ def test_other_fields_and_several_chunks(model, monkeypatch):
     assert [record["prediction"] for record in found] == [one.prediction for one in model.classify(TEXTS)]
 
 
+def test_usual_names_of_fields(model, tmp_path):
+    data = dataclasses.replace(model.config.data, text_field="sentence")
+    other = dataclasses.replace(model, config=dataclasses.replace(model.config, data=data))
+    source = write(tmp_path / "a.jsonl", [{"text": text} for text in TEXTS])
+    assert list(predict(other, source)) == list(predict(model, source))
+    with pytest.raises(ValueError, match="no field 'sentence' among text"):
+        list(predict(other, source, text_field="sentence"))
+    with pytest.raises(ValueError, match="record 1: no field 'sentence' among text; give its name as text_field or"):
+        list(predict(other, [{"text": "a"}]))
+
+
 def test_long_texts_with_one_warning(model, monkeypatch, caplog):
     monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 2)
     texts = ["the film was " * 20 + "great", "great", "the plot was " * 30 + "bad sad " * 30, "the plot was bad"]

@@ -82,8 +82,10 @@ def test_labels_under_other_names(converted, tmp_path: Path, capsys) -> None:
     assert f"report                   {tmp_path / 'report'}" in said and (tmp_path / "report" / "report.md").is_file()
     accuracy = evaluate(hf, data=source)["accuracy"]
     assert f"accuracy                 {accuracy:.4f}" in said
-    assert main(["evaluate", str(hf), "--data", str(tmp_path / "b.jsonl"), "--text-field", "body"]) == 2
-    assert "no field 'label' among body, class" in capsys.readouterr().err
+    assert evaluate(hf, data=str(tmp_path / "b.jsonl"))["accuracy"] == accuracy  # usual names
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"a": x["body"], "b": x["class"]}) + "\n" for x in renamed))
+    assert main(["evaluate", str(hf), "--data", str(tmp_path / "b.jsonl"), "--text-field", "a"]) == 2
+    assert "no field 'label' among a, b" in capsys.readouterr().err
     assert main(["predict", str(hf), "--input", source, "--output", str(tmp_path / "c.jsonl")]) == 0
     assert next(read(str(tmp_path / "c.jsonl")))["prediction"] in ("no", "yes")
 

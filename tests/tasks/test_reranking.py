@@ -30,15 +30,16 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("k", [4, 100])
-def test_measures_by_hand(pairs, masked, folder, k):
+@pytest.mark.parametrize(("k", "prompts"), [(4, {}), (100, {}), (4, {"query_prompt": "sad ", "document_prompt": ""})])
+def test_measures_by_hand(pairs, masked, folder, k, prompts):
     model, first = load(pairs.folder), load(masked.folder)
-    result = evaluate_reranking(model, folder, first, k=k)
-    alone = evaluate_retrieval(first, folder)
+    result = evaluate_reranking(model, folder, first, k=k, **prompts)
+    alone = evaluate_retrieval(first, folder, **prompts)
+    assert (alone == evaluate_retrieval(first, folder)) == (not prompts)
     assert {name: result[f"first_{name}"] for name in alone if "@" in name} == pytest.approx(
         {name: value for name, value in alone.items() if "@" in name}
     )
-    found = search_folder(first, folder, "test", 100)
+    found = search_folder(first, folder, "test", 100, **prompts)
     texts = {record["_id"]: record["text"] for record in read_corpus(folder)}
     orders = []
     for query, ranked in zip(found.queries.texts, found.ranked, strict=True):

@@ -7,7 +7,14 @@ import pytest
 
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
-from jaxencoder.tasks.retrieval import evaluate_retrieval, qrels_file, ranking_metrics, read_corpus, read_qrels
+from jaxencoder.tasks.retrieval import (
+    evaluate_retrieval,
+    qrels_file,
+    ranking_metrics,
+    read_corpus,
+    read_qrels,
+    search_folder,
+)
 
 DOCUMENTS = [
     {"_id": "d1", "title": "lovely film", "text": "the plot was great"},
@@ -94,6 +101,20 @@ def test_more_documents_than_are_searched_at_once(model, folder, monkeypatch):
     whole = evaluate_retrieval(model, folder)
     monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 1)
     assert evaluate_retrieval(model, folder) == pytest.approx(whole)
+
+
+def test_prompts(model, folder):
+    before = {"query_prompt": "sad film ", "document_prompt": "awful awful bad "}
+    found = search_folder(model, folder, "test", 4, **before)
+    documents = list(read_corpus(folder))
+    vectors = model.embed([x["text"] for x in documents], prompt=before["document_prompt"], normalize=True)
+    queries = model.embed(found.queries.texts, prompt=before["query_prompt"], normalize=True)
+    orders = np.argsort(-(queries @ vectors.T).round(5), axis=1, kind="stable")
+    ids = [[documents[i]["_id"] for i in order] for order in orders]
+    assert found.ranked == [[i for i in row if i != query] for row, query in zip(ids, found.queries.ids, strict=True)]
+    assert found.ranked != search_folder(model, folder, "test", 4).ranked
+    result = evaluate_retrieval(model, folder, **before)
+    assert result.items() >= ranking_metrics(found.ranked, found.queries.relevances).items()
 
 
 def test_title_and_text_are_one(folder):

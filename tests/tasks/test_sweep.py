@@ -151,6 +151,8 @@ def test_report() -> None:
         "high/1 has diverged: not finite",
     ]
     assert report_of(summary_of({}, GROUPS, CONFIG), {}, 2) == "No run has ended yet."
+    alone = {name: outcome for name, outcome in OUTCOMES.items() if name == GROUPS["low"][0]}
+    assert report_of(summary_of(alone, GROUPS, CONFIG), alone, 1).endswith("(one seed)")
 
 
 def test_a_sweep_of_which_a_part_diverges(classifier, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxencoder.text.config import DataConfig
-from jaxencoder.text.fields import described, with_fields
+from jaxencoder.text.fields import described, found_in, with_fields
 
 
 def found(tmp_path, names, **settings):
@@ -49,6 +49,48 @@ def test_words_and_answers(tmp_path):
         "upos",
     )
     assert found(tmp_path, ["question", "context", "answers"], **span)[2] == "answers"
+
+
+@pytest.mark.parametrize(
+    ("names", "read", "want"),
+    [
+        (["sentence", "label"], {}, ("sentence", "", "label")),
+        (["text", "class"], {}, ("text", "", "class")),
+        (["text"], {}, ("text", "", "label")),  # without labels
+        (["label", "content"], {"label_field": "content"}, ("sentence", "", "content")),
+        (["a", "b"], {}, ("sentence", "", "label")),  # reading says what is missing
+        (
+            ["premise", "hypothesis", "label"],
+            {"text_field": "a", "pair_field": "b"},
+            ("premise", "hypothesis", "label"),
+        ),
+        (["words", "upos"], {"label_unit": "word", "text_field": "tokens"}, ("words", "", "upos")),
+        (["text", "upos"], {"label_unit": "word", "text_field": "tokens"}, ("tokens", "", "upos")),
+        (["text"], {"label_unit": "span", "text_field": "q", "pair_field": "c"}, ("q", "c", "label")),
+    ],
+)
+def test_another_source_may_have_other_names(tmp_path, caplog, names, read, want):
+    path = tmp_path / "b.jsonl"
+    path.write_text(json.dumps(dict.fromkeys(names, "x")) + "\n")
+    data = DataConfig(train=("absent.jsonl",), **{"text_field": "sentence", "label_field": "label"} | read)
+    found = found_in(str(path), data)
+    assert (found.text_field, found.pair_field, found.label_field) == want
+    changed = sum(getattr(data, name) != getattr(found, name) for name in ("text_field", "pair_field", "label_field"))
+    assert len(caplog.records) == changed
+    given = found_in(str(path), data, ["text_field", "label_field"])
+    assert given == data
+
+
+def test_another_source_says_what_is_read(tmp_path, caplog):
+    (tmp_path / "b.jsonl").write_text('{"text": "x"}\n')
+    (tmp_path / "c.txt").write_text("x\n")
+    source, data = str(tmp_path / "b.jsonl"), DataConfig(text_field="sentence", label_field="label")
+    assert found_in(source, data, ["label_field"]).text_field == "text"
+    assert caplog.messages == [f"{source} has no field 'sentence'; 'text' is read in its place."]
+    tagger = DataConfig(text_field="tokens", label_field="tags", label_unit="word")
+    assert found_in(source, tagger, ["label_field"]).text_field == "text"  # which is cut into words
+    assert found_in(str(tmp_path / "c.txt"), data, ["label_field"]) == data  # a text has the name that it is given
+    assert len(caplog.messages) == 2
 
 
 def test_described():

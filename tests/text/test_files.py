@@ -267,8 +267,12 @@ def test_the_line_of_a_bad_byte_is_right_in_every_unit(write, unit, line) -> Non
 
 def test_a_missing_field_beside_the_text(write) -> None:
     path = write("a.jsonl", '{"text": "a", "labels": 1}')
-    with pytest.raises(ValueError, match=r"no field 'label' among text, labels; did you mean 'labels'\?"):
+    with pytest.raises(ValueError, match=r"no field 'label' among text, labels; did you mean 'labels'\?") as error:
         list(read(path, fields=("label",)))
+    assert error.value.settings == ("pair_field", "label_field")
+    with pytest.raises(ValueError, match="no field 'body' among text, labels") as error:
+        list(read(path, text_field="body", fields=("label",)))
+    assert error.value.settings == ("text_field",)
 
 
 @pytest.mark.parametrize("source", ["nothing/here.txt", "pydoc", "nothing/*.txt", "~/nothing_here.txt"])

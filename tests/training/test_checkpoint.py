@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from jaxencoder.training import checkpoint
-from jaxencoder.training.checkpoint import Checkpoints, restore_params
+from jaxencoder.training.checkpoint import Checkpoints, restore_step
 from jaxencoder.training.optim import OptimizerConfig, make_optimizer
 
 
@@ -76,7 +76,7 @@ def test_training_goes_on_while_saving(tmp_path: Path) -> None:
             tree = advance(tree)
     checkpoints.close()
     for step, before in expected.items():
-        assert_same(restore_params(tmp_path, step=step), before)
+        assert_same(restore_step(tmp_path, step=step)[1], before)
 
 
 def test_keeps_newest_and_best(tmp_path: Path) -> None:
@@ -90,10 +90,10 @@ def test_keeps_newest_and_best(tmp_path: Path) -> None:
     checkpoints.close()
     again = Checkpoints(tmp_path, keep=2, best="loss")
     assert (again.steps(), again.best()) == ([2, 5, 6], 2)
-    assert_same(restore_params(tmp_path, step="best"), jax.tree.map(np.asarray, params(2)))
-    assert_same(restore_params(tmp_path), jax.tree.map(np.asarray, params(6)))
+    assert_same(restore_step(tmp_path, step="best")[1], jax.tree.map(np.asarray, params(2)))
+    assert_same(restore_step(tmp_path)[1], jax.tree.map(np.asarray, params(6)))
     with pytest.raises(ValueError, match="accuracy"):
-        restore_params(tmp_path, step="best", metric="accuracy")
+        restore_step(tmp_path, step="best", metric="accuracy")[1]
 
 
 def test_higher_is_better(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_damaged_newest_is_passed_over(
     damage(files(folder / "20")[which], how)
     capfd.readouterr()
     with caplog.at_level(logging.WARNING):
-        got = restore_params(folder)
+        got = restore_step(folder)[1]
     assert_same(got, jax.tree.map(np.asarray, params(10)))
     assert [record.name for record in caplog.records] == [checkpoint.__name__]
     caplog.clear()
@@ -195,7 +195,7 @@ def test_all_damaged(tmp_path: Path) -> None:
     for step in "12":
         damage(files(tmp_path / step)["data"], "flipped")
     checkpoints = Checkpoints(tmp_path)
-    for read in (lambda: checkpoints.restore(abstract(state())), lambda: restore_params(tmp_path)):
+    for read in (lambda: checkpoints.restore(abstract(state())), lambda: restore_step(tmp_path)[1]):
         with pytest.raises(ValueError, match=r"No checkpoint in .* can be read") as error:
             read()
         assert "\n" not in str(error.value)
@@ -216,9 +216,9 @@ def test_mismatch_names_the_parameter(tmp_path: Path) -> None:
         checkpoints.restore({"ema": wanted["params"]})
     more = abstract(params()) | {"extra": jax.ShapeDtypeStruct((2,), jnp.float32)}
     with pytest.raises(ValueError, match="no params 'extra'"):
-        restore_params(tmp_path, more)
+        restore_step(tmp_path, more)[1]
     with pytest.raises(ValueError, match="'head/bias'"):
-        restore_params(tmp_path, {"encoder": abstract(params())["encoder"]})
+        restore_step(tmp_path, {"encoder": abstract(params())["encoder"]})[1]
     assert checkpoints.steps() == [1]
     checkpoints.close()
 
@@ -226,19 +226,19 @@ def test_mismatch_names_the_parameter(tmp_path: Path) -> None:
 def test_nothing_there(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(FileNotFoundError, match="No checkpoint in"):
-            restore_params(folder)
+            restore_step(folder)[1]
     assert not (tmp_path / "absent").exists()
     save_all(tmp_path, [4])
     with pytest.raises(FileNotFoundError, match="there are 4"):
-        restore_params(tmp_path, step=5)
+        restore_step(tmp_path, step=5)[1]
     with pytest.raises(ValueError, match="at least 1"):
         Checkpoints(tmp_path, keep=0)
 
 
-def test_restore_params_casts(tmp_path: Path) -> None:
+def test_restored_parts_are_cast(tmp_path: Path) -> None:
     save_all(tmp_path, [1])
     half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float16, sharding=x.sharding), params())
-    got = restore_params(tmp_path, half)
+    got = restore_step(tmp_path, half)[1]
     assert_same(got, jax.tree.map(lambda x: x.astype(jnp.float16), params(1)))
     assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(got))
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.training.checkpoint import Checkpoints, restore_params
+from jaxencoder.training.checkpoint import Checkpoints, restore_step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,7 +64,7 @@ def test_sigkill_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
         assert steps[-1] >= 3
         for step in steps:
             try:
-                restored = restore_params(folder, tree, step)
+                restored = restore_step(folder, tree, step)[1]
             except ValueError:  # one that was being deleted
                 assert step not in steps[-3:]
                 continue
@@ -77,7 +77,7 @@ def test_sigkill_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
 
 MESHES = """
     import sys, jax, jax.numpy as jnp, numpy as np
-    from jaxencoder.training.checkpoint import Checkpoints, restore_params
+    from jaxencoder.training.checkpoint import Checkpoints, restore_step
     def mesh(*shape):
         return jax.make_mesh(shape, ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     def place(mesh, spec):
@@ -95,10 +95,10 @@ MESHES = """
             assert np.array_equal(got["params"]["w"], x)
         checkpoints.close()
     else:
-        got = restore_params(folder)["w"]
+        got = restore_step(folder)[1]["w"]
         assert isinstance(got, np.ndarray) and np.array_equal(got, x)
         one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        got = restore_params(folder, {"w": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)})["w"]
+        got = restore_step(folder, {"w": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)})[1]["w"]
         assert len(got.devices()) == 1 and np.array_equal(got, x)
 """
 
@@ -154,5 +154,5 @@ def test_two_processes(tmp_path: Path) -> None:
             process.kill()
             process.wait()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    got = restore_params(tmp_path)["w"]
+    got = restore_step(tmp_path)[1]["w"]
     assert np.array_equal(got, np.arange(32, dtype=np.float32).reshape(4, 8))

@@ -1,5 +1,6 @@
 """The whole loop on tiny runs: stopped and continued, on other meshes, diverging, damaged, without room to write."""
 
+import contextlib
 import json
 import logging
 import os
@@ -20,12 +21,12 @@ import numpy as np
 import pytest
 
 from jaxencoder.cli import main
-from jaxencoder.config import ComputeConfig, RunConfig, save
+from jaxencoder.config import Classification, ComputeConfig, RunConfig, save
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.training import loop
-from jaxencoder.training.checkpoint import restore_params
-from jaxencoder.training.loop import evaluator, train
+from jaxencoder.training.checkpoint import Checkpoints, restore_step
+from jaxencoder.training.loop import compile_steps, evaluator, train
 from jaxencoder.training.setup import set_up
 from jaxencoder.training.step import TrainState
 from jaxencoder.training.telemetry import Diverged
@@ -92,7 +93,7 @@ def test_sigterm(reference: Path, config: RunConfig, tmp_path: Path, sigterm) ->
         assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == step
     train(config, tmp_path)
     assert losses(tmp_path) == losses(reference)
-    one, other = (restore_params(folder / "checkpoints", part="ema") for folder in (tmp_path, reference))
+    one, other = (restore_step(folder / "checkpoints", part="ema")[1] for folder in (tmp_path, reference))
     assert jax.tree.all(jax.tree.map(np.array_equal, one, other))
 
 
@@ -283,7 +284,7 @@ def test_divergence_keeps_the_last_good_checkpoint(config: RunConfig, tmp_path: 
     with pytest.raises(Diverged, match="step 6 .* last good checkpoint is kept"):
         train(config, tmp_path)
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())[-1] == 5
-    assert jax.tree.all(jax.tree.map(lambda x: np.isfinite(x).all(), restore_params(tmp_path / "checkpoints")))
+    assert jax.tree.all(jax.tree.map(lambda x: np.isfinite(x).all(), restore_step(tmp_path / "checkpoints")[1]))
 
 
 def test_damaged_checkpoint(reference: Path, config: RunConfig, tmp_path: Path, caplog) -> None:
@@ -297,7 +298,7 @@ def test_damaged_checkpoint(reference: Path, config: RunConfig, tmp_path: Path, 
 
 
 def test_moving_average_is_what_is_evaluated(reference: Path, config: RunConfig) -> None:
-    params, ema = (restore_params(reference / "checkpoints", part=part) for part in ("params", "ema"))
+    params, ema = (restore_step(reference / "checkpoints", part=part)[1] for part in ("params", "ema"))
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         evaluate = evaluator(set_up(config, reference), mesh)
@@ -349,6 +350,19 @@ def test_bfloat16_on_gpus_that_have_none(config: RunConfig, dtype: str, old: boo
     monkeypatch.setattr(loop, "before_ampere", lambda: old)
     loop._check_dtype(replace(config, compute=ComputeConfig(dtype=dtype)))
     assert len(caplog.records) == (old and dtype == "bfloat16")
+
+
+def test_fine_tuning_from_random_weights_says_so(config: RunConfig, tmp_path: Path, capsys) -> None:
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    labelled = replace(config, objective=Classification(), data=replace(config.data, label_field="label"))
+    with jax.set_mesh(mesh):
+        for name, run in (("labelled", labelled), ("plain", config)):
+            setup = set_up(run, tmp_path / name)
+            capsys.readouterr()
+            with contextlib.closing(Checkpoints(tmp_path / name / "checkpoints")) as checkpoints:
+                compile_steps(setup, mesh, checkpoints)
+            said = "Starting from random weights: no --init-from\n"
+            assert capsys.readouterr().out == (said if run is labelled else "")
 
 
 def test_rows_that_the_devices_do_not_share(config: RunConfig) -> None:

@@ -14,7 +14,7 @@ from jaxencoder.cli import main
 from jaxencoder.config import EncoderConfig, MaskedLM, Masking, RunConfig, save
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.training import setup as setups
-from jaxencoder.training.checkpoint import restore_params
+from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.config import Phase, batch_warmup
 from jaxencoder.training.loop import phase_batches, train
 from jaxencoder.training.setup import set_up
@@ -54,7 +54,7 @@ def reference(phased: RunConfig, tmp_path_factory) -> Path:
 
 
 def same_params(one: Path, other: Path) -> bool:
-    trees = (restore_params(folder / "checkpoints") for folder in (one, other))
+    trees = (restore_step(folder / "checkpoints")[1] for folder in (one, other))
     return jax.tree.all(jax.tree.map(np.array_equal, *trees))
 
 
@@ -119,7 +119,7 @@ def test_a_phase_is_a_run_with_its_settings(phased: RunConfig) -> None:
 
 def test_the_third_phase_computes_with_its_own_settings(reference: Path, phased: RunConfig) -> None:
     setup = set_up(phased, reference)
-    params = restore_params(reference / "checkpoints", step=6)
+    params = restore_step(reference / "checkpoints", step=6)[1]
     batch = phase_batches(setup)[2].batch(0)
     key = jax.random.fold_in(jax.random.key(phased.training.seed), 6)
 

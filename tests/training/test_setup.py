@@ -15,8 +15,8 @@ from jaxencoder.objectives.classification import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.tokenizer import train_tokenizer
 from jaxencoder.training import setup as module
-from jaxencoder.training.checkpoint import restore_params
-from jaxencoder.training.config import TrainingConfig
+from jaxencoder.training.checkpoint import restore_step
+from jaxencoder.training.config import Phase, TrainingConfig
 from jaxencoder.training.loop import train
 from jaxencoder.training.optim import OptimizerConfig
 from jaxencoder.training.setup import set_up, unigram_loss
@@ -272,7 +272,7 @@ def test_init_from(config: RunConfig, pretrained: Path, capsys) -> None:
     found = set_up(fine_tuning(config, pretrained), pretrained.parent / "unused")
     assert found.config.model == replace(load(pretrained).model, dropout=0.2)
     assert found.config.tokenizer == replace(config.tokenizer, path=str(pretrained / "tokenizer"))
-    given = restore_params(pretrained / "checkpoints")
+    given = restore_step(pretrained / "checkpoints")[1]
     params = found.objective.init(jax.random.key(1))
     capsys.readouterr()
     result = initial_params(str(pretrained), params, found.config.objective)
@@ -288,6 +288,37 @@ def test_init_from(config: RunConfig, pretrained: Path, capsys) -> None:
     result = initial_params(str(pretrained), masked.objective.init(jax.random.key(1)), config.objective)
     assert jax.tree.all(jax.tree.map(np.array_equal, result, given))
     assert capsys.readouterr().out.endswith("encoder, mlm_head; new: nothing\n")
+
+
+def test_fine_tuning_takes_rows_that_the_model_reads(
+    config: RunConfig, pretrained: Path, tmp_path: Path, capsys
+) -> None:
+    config = fine_tuning(config, pretrained)
+    phases = (Phase(steps=1, row_length=8), Phase(steps=1))
+    training = replace(config.training, steps=0)
+    config = replace(config, data=replace(config.data, row_length=40), phases=phases, training=training)
+    run = tmp_path / "run"
+    found = set_up(config, run)
+    said = f"Rows of at most 16 tokens, not 40: {pretrained} has no more positions\n"
+    assert said in capsys.readouterr().out
+    assert load(run) == found.config and found.config.data.row_length == 16
+    assert [part.data.row_length for part in found.config.phase_configs] == [8, 16]
+    assert [stores[0].meta["row_length"] for stores in found.train] == [8, 16]
+    (run / "checkpoints" / "1").mkdir(parents=True)  # begun: the same words and the saved settings both continue it
+    assert set_up(config, run).config == found.config and said in capsys.readouterr().out
+    assert set_up(load(run), run).config == found.config and "Rows of" not in capsys.readouterr().out
+    other = replace(config, data=replace(config.data, row_length=12))
+    with pytest.raises(ValueError, match="already holds a run with data.row_length 16, not 12"):
+        set_up(other, run)
+
+
+def test_pretraining_takes_no_shorter_rows(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
+    data = replace(config.data, row_length=40)
+    advice = "only 16 positions; shorten --data.row-length to 16, or make the model longer with jaxencoder extend"
+    with pytest.raises(ValueError, match=advice):
+        set_up(replace(config, init_from=str(pretrained), data=data), tmp_path / "run")
+    with pytest.raises(ValueError, match=advice):
+        set_up(load("extend_length", ["--init-from", str(pretrained)]), tmp_path / "run")
 
 
 @pytest.mark.parametrize("field", ["label", "value"])
