@@ -267,12 +267,12 @@ PROMPTS = ("query_prompt", "document_prompt")
         ("training.loop", "train", 2, ()),
         ("tasks.evaluate", "evaluate", 1, ("data", "step", *OWN)),
         ("tasks.evaluate", "evaluate_classifier", 2, tuple(x for x in OWN if x not in ("report", "output", *FIELDS))),
-        ("tasks.evaluate", "summary", 1, ()),
+        ("tasks.tables", "summary", 1, ()),
         ("tasks.classification", "predict_classes", 2, PREDICT),
         ("tasks.compare", "compare", 4, ("step",)),
         ("tasks.predict", "predict_file", 3, PREDICT),
         ("tasks.evaluate", "evaluate_task", 3, ("output", "step")),
-        ("tasks.evaluate", "table", 1, ()),
+        ("tasks.tables", "table", 1, ()),
         *(("tasks." + task, "evaluate_" + task, 2, options) for task, options in TASKS.items()),
         ("text.prepare", "load_or_train", 2, ()),
         ("text.rows", "prepare", 3, ()),
@@ -288,9 +288,8 @@ def test_functions_behind_the_verbs_take_what_they_are_given(module, function, a
 
 def test_evaluate(calls, capsys):
     record = calls("tasks.evaluate", "evaluate", result={"accuracy": 0.5})
-    sys.modules["jaxencoder.tasks.evaluate"].summary = lambda result: f"summary of {result}"
     assert main(["evaluate", "run", "--data", "v.jsonl"]) == 0
-    assert capsys.readouterr().out == "summary of {'accuracy': 0.5}\n"
+    assert capsys.readouterr().out == "accuracy                 0.5000\n"
     assert (
         main(["evaluate", "run", "--slice-by", "lang", "--tune-threshold", "--report", "r", "--long", "windows"]) == 0
     )
@@ -353,10 +352,9 @@ def test_compare(tmp_path, capsys):
 )
 def test_evaluate_a_task(calls, capsys, task, words, options):
     record = calls("tasks.evaluate", "evaluate_task", result={"a": {"pairs": 3}})
-    sys.modules["jaxencoder.tasks.evaluate"].table = lambda results: f"table of {results}"
     assert main(["evaluate", "model", "--task", task, "--data", "a", "b", *words]) == 0
     assert record == [(("model", task, ["a", "b"]), options)]
-    assert capsys.readouterr().out == "table of {'a': {'pairs': 3}}\n"
+    assert capsys.readouterr().out == "   pairs\na      3\n"
 
 
 @pytest.mark.parametrize(
