@@ -235,11 +235,10 @@ def _own_folder(target: str) -> Path | None:
 def _prepare(args: argparse.Namespace) -> None:
     config = _load_config(args)
     from jaxencoder.text.fields import with_fields
-    from jaxencoder.text.prepare import load_or_train
     from jaxencoder.text.rows import prepare
+    from jaxencoder.training.setup import with_start
 
-    config = replace(config, data=with_fields(config.data))
-    tokenizer = load_or_train(config.tokenizer, config.data)
+    config, tokenizer = with_start(replace(config, data=with_fields(config.data)))
     wanted = [*((part.data, "train") for part in config.phase_configs), (config.data, "validation")]
     for data, split in dict.fromkeys(wanted):
         for store in prepare(data, tokenizer, split):

@@ -274,7 +274,7 @@ PROMPTS = ("query_prompt", "document_prompt")
         ("tasks.evaluate", "evaluate_task", 3, ("output", "step")),
         ("tasks.tables", "table", 1, ()),
         *(("tasks." + task, "evaluate_" + task, 2, options) for task, options in TASKS.items()),
-        ("text.prepare", "load_or_train", 2, ()),
+        ("training.setup", "with_start", 1, ()),
         ("text.rows", "prepare", 3, ()),
         ("text.sources", "read", 1, ("text_field",)),
         ("text.tokenizer", "train_tokenizer", 2, ()),

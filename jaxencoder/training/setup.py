@@ -94,7 +94,7 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     done = _newest(run_dir)
     saved = saved_config(run_dir) if done else None
     asked = dataclasses.replace(config, data=with_fields(config.data))
-    config, tokenizer = _start(asked, run_dir, saved)
+    config, tokenizer = with_start(asked, run_dir, saved)
     if saved and config.training.batch_examples:  # counted when the run began
         config = _with_training(config, batch_size=saved.training.batch_size)
     for name, old, new in (*_differences(saved, config), *_past(saved, config, done)) if saved else ():
@@ -147,8 +147,17 @@ def _newest(run_dir: Path) -> int:
     return newest
 
 
-def _start(config: RunConfig, run_dir: Path, saved: RunConfig | None) -> tuple[RunConfig, Tokenizer]:
-    """The tokenizer, and the configuration with what a continued run or `init_from` decides."""
+def with_start(
+    config: RunConfig, run_dir: Path | None = None, saved: RunConfig | None = None
+) -> tuple[RunConfig, Tokenizer]:
+    """The configuration with what `init_from` decides, or the run that a folder holds, and the tokenizer.
+
+    Args:
+        run_dir, saved: of a run that is continued, its folder and its configuration.
+
+    Raises:
+        ValueError, OSError: no model to start from, or another tokenizer than its own.
+    """
     if saved:
         start = Start(saved.model, Tokenizer.load(run_dir / TOKENIZER_FOLDER), saved.tokenizer)
     elif config.init_from:

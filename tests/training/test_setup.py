@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxencoder.config import RunConfig, load
+from jaxencoder.cli import main
+from jaxencoder.config import RunConfig, load, save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
@@ -82,6 +83,16 @@ def changed(config: RunConfig, name: str, value) -> RunConfig:
     if not section:
         return replace(config, **{field: value})
     return replace(config, **{section: replace(getattr(config, section), **{field: value})})
+
+
+def test_what_is_prepared_is_what_training_takes(config: RunConfig, pretrained: Path, tmp_path: Path, capsys) -> None:
+    asked = fine_tuning(config, pretrained)
+    asked = replace(asked, data=replace(asked.data, row_length=24, cache=str(tmp_path / "cache")))
+    save(asked, tmp_path)
+    assert main(["prepare", str(tmp_path / "config.json")]) == 0
+    assert "rows of 16 tokens" in capsys.readouterr().out  # the model that it starts from has no more
+    set_up(asked, tmp_path / "run")
+    assert capsys.readouterr().out.count("Reusing") == 2
 
 
 def test_settings_that_may_change_exist(config: RunConfig) -> None:
