@@ -1,8 +1,8 @@
 """Whether the recipes compile for TPUs and GPUs that are not here, with their kernels and in the memory that there is.
 
-    pip install --no-deps 'libtpu==0.0.42.*'               # the compilers: the versions that jax[tpu] and jax[cuda12]
-    pip install --no-deps 'jax-cuda12-pjrt==0.10.2' 'jax-cuda12-plugin==0.10.2'                                 # name
-    python benchmarks/accelerators.py                      # all, about 20 minutes on 2 cores; no TPU and no GPU
+    export PYTHONPATH=compilers    # in the versions that jax[tpu] and jax[cuda12] name
+    pip install --no-deps --target compilers 'libtpu==0.0.42.*' jax-cuda12-pjrt==0.10.2 jax-cuda12-plugin==0.10.2
+    python benchmarks/accelerators.py                      # all, about 30 minutes on 2 cores; no TPU and no GPU
     python benchmarks/accelerators.py --devices v5e:4x4 H100 --cases modernbert_base/8192
 
 Each case is one phase of a recipe: its whole update (loss, gradients, optimiser) for one GPU or the chips of a slice,
