@@ -4,6 +4,7 @@ import math
 from functools import cache
 
 import jax
+from jax.sharding import AbstractDevice
 
 
 def platform() -> str:
@@ -26,7 +27,7 @@ def before_ampere() -> bool:
     return _compute_capability(jax.local_devices()[0].device_kind if device is None else device.device_kind) < 8
 
 
-def _device():
+def _device() -> AbstractDevice | None:
     return jax.sharding.get_abstract_mesh().abstract_device
 
 

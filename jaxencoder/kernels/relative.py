@@ -80,7 +80,10 @@ def unskew(y: jax.Array) -> jax.Array:
     The one that jax derives takes a CPU three times as long.
     """
     *rest, T, S = y.shape
-    zeros = lambda *shape: jnp.zeros((*rest, *shape), y.dtype)  # noqa: E731
+
+    def zeros(*shape: int) -> jax.Array:
+        return jnp.zeros((*rest, *shape), y.dtype)
+
     rows = jax.lax.optimization_barrier(jnp.concatenate([y, zeros(T, T - 1)], axis=-1))
     flat = jnp.concatenate([zeros(T - 1), rows.reshape(*rest, T * (T + S - 1)), zeros(1)], axis=-1)
     return flat.reshape(*rest, T, T + S)

@@ -342,11 +342,8 @@ def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
     no_answer = None
     if model.published is not None:  # what such a model has learned to leave open, only the data can tell
         no_answer = any(not any(answers(x[data.label_field], where)) for where, x in validation_records(data))
-    examples = (
-        (record[data.text_field], record[data.pair_field], answers(record[data.label_field], where))
-        for where, record in found
-        if with_texts(record, (data.pair_field,), where)
-    )
+    checked = ((where, with_texts(record, (data.pair_field,), where)) for where, record in found)
+    examples = ((x[data.text_field], x[data.pair_field], answers(x[data.label_field], where)) for where, x in checked)
     return evaluate_reader(model, examples, no_answer)
 
 
