@@ -59,7 +59,7 @@ from jaxencoder.config import RunConfig
 from jaxencoder.inference.model import Model
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Params, mean
-from jaxencoder.objectives.spans import SpanExtraction
+from jaxencoder.objectives.spans import QuestionAnswering
 from jaxencoder.tasks.evaluate import evaluate_classifier, evaluate_words
 from jaxencoder.training.memory import keep_freed_memory
 from jaxencoder.training.setup import Setup
@@ -81,7 +81,7 @@ def cores() -> int:
 
 def padding_of(config: RunConfig) -> Callable[[list[Example]], dict[str, torch.Tensor]]:
     """The function that makes torch's batches for a run's objective."""
-    return partial(padded, spans=isinstance(config.objective, SpanExtraction))
+    return partial(padded, spans=isinstance(config.objective, QuestionAnswering))
 
 
 # Losses

@@ -50,9 +50,11 @@ TASKS = {
     "mrpc": Task(("f1", "accuracy"), TWO),
     "rte": Task(("accuracy",), TWO),
     "stsb": Task(("pearson", "spearman"), TWO),
-    "wnut17": Task(("f1",), recipe="finetune_tokens", files=WORDS),
+    "wnut17": Task(("f1",), recipe="finetune_token_classification", files=WORDS),
     # The published development file holds no answers here.
-    "tydiqa": Task(("f1", "exact"), recipe="finetune_questions", files=("qa/{}/en.train.json", ""), row_length=384),
+    "tydiqa": Task(
+        ("f1", "exact"), recipe="finetune_question_answering", files=("qa/{}/en.train.json", ""), row_length=384
+    ),
 }
 
 
@@ -74,12 +76,12 @@ def recipe(
     rate = args.lora_rate if rank else args.rate
     words = ["--init-from", args.model, "--adapter.rank", rank, "--training.seed", seed]
     words += ["--data.train", f"{train}[:{args.limit}]" if args.limit else train, "--optimizer.learning-rate", rate]
-    words += ["--data.validation", validation] if validation else ["--data.validation-share", 0.1]
+    words += ["--data.validation", validation] if validation else ["--data.validation-fraction", 0.1]
     words += ["--data.row-length", task.row_length or args.row_length]
     words += [word for field, value in task.fields.items() for word in (f"--data.{field}", value)]
     words += ["--model.dropout", dropout, "--model.attention-dropout", dropout]
     # transformers drops nothing before the projection of a reader.
-    words += [] if task.recipe == "finetune_questions" else ["--objective.dropout", dropout]
+    words += [] if task.recipe == "finetune_question_answering" else ["--objective.dropout", dropout]
     config = load(task.recipe, [str(word) for word in words])
     with contextlib.redirect_stdout(sys.stderr):
         (store,) = prepare(config.data, find_start(args.model).tokenizer, "train")

@@ -14,7 +14,7 @@ import transformers
 
 from jaxencoder.families import checkpoint
 from jaxencoder.objectives.objective import Params
-from jaxencoder.objectives.spans import SpanExtraction
+from jaxencoder.objectives.spans import QuestionAnswering
 from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.text.store import Store
 from jaxencoder.training.optim import OptimizerConfig
@@ -115,7 +115,7 @@ def model_of(setup: Setup, params: Params) -> torch.nn.Module:
     if isinstance(objective, TokenClassification):
         kind, count = transformers.BertForTokenClassification, len(objective.tags)
         parts["token_head"] = params["token_head"]
-    elif isinstance(objective, SpanExtraction):
+    elif isinstance(objective, QuestionAnswering):
         kind, parts["span_head"] = transformers.BertForQuestionAnswering, params["span_head"]
     else:
         kind, count, head = transformers.BertForSequenceClassification, objective.labels, params["classifier"]
@@ -159,8 +159,10 @@ def updates(model: torch.nn.Module, config: OptimizerConfig, steps: int) -> Call
     Raises:
         ValueError: another optimiser or schedule.
     """
-    if (config.name, config.schedule, config.final_share) != ("adamw", "linear", 0):
-        raise ValueError(f"{config.name} with the schedule {config.schedule} to {config.final_share} is not done here")
+    if (config.name, config.schedule, config.final_lr_ratio) != ("adamw", "linear", 0):
+        raise ValueError(
+            f"{config.name} with the schedule {config.schedule} to {config.final_lr_ratio} is not done here"
+        )
     named = list(model.named_parameters())
     plain = {name for name, _ in named if name.endswith("bias") or "LayerNorm" in name}
     groups = [
@@ -170,7 +172,7 @@ def updates(model: torch.nn.Module, config: OptimizerConfig, steps: int) -> Call
     optimizer = torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=(config.b1, config.b2), eps=config.eps, fused=True
     )
-    warmup = round(config.warmup_share * steps)
+    warmup = round(config.warmup_ratio * steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda done: min((done + 1) / max(warmup, 1), (steps - done) / max(steps - warmup, 1))
     )

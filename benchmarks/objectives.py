@@ -33,7 +33,7 @@ MASKINGS = {
     "30%": Masking(rate=0.3),
     "whole words": Masking(whole_words=True),
     "spans": Masking(spans="geometric"),
-    "n-grams of words": Masking(spans="ngram", longest_span=3, whole_words=True),
+    "n-grams of words": Masking(spans="ngram", max_span_length=3, whole_words=True),
     "static": Masking(static=True),
 }
 OBJECTIVES = {f"MLM, {name}": MaskedLM(masking) for name, masking in MASKINGS.items()} | {

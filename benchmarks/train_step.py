@@ -75,7 +75,7 @@ def our_config(family: str, args: argparse.Namespace, length: int, dropout: floa
         return EncoderConfig(
             **sizes,
             **dict(positions="none", disentangled=("c2p", "p2c"), distance_span=256, distance_norm=True),
-            **dict(distance_furthest=sizes["max_length"], distance_projection="shared", token_types=0),
+            **dict(max_distance=sizes["max_length"], distance_projection="shared", token_types=0),
             norm_epsilon=1e-7,
         )
     return EncoderConfig(

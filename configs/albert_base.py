@@ -32,12 +32,12 @@ def get_config() -> RunConfig:
             layer_groups=1, embedding_size=128, activation="gelu_tanh", dropout=0.0, attention_dropout=0.0
         ),
         compute=ComputeConfig(dtype="bfloat16"),
-        objective=MaskedLM(Masking(whole_words=True, spans="ngram", longest_span=3), pairs=True),
+        objective=MaskedLM(Masking(whole_words=True, spans="ngram", max_span_length=3), pairs=True),
         tokenizer=TokenizerConfig(kind="sentencepiece-unigram", vocab_size=30_000, lowercase=True),
         data=DataConfig(
-            train=("tfds:wikipedia/20230601.en:train",), pairs="sop", validation_share=0.001, row_length=512
+            train=("tfds:wikipedia/20230601.en:train",), pairs="sop", validation_fraction=0.001, row_length=512
         ),
-        optimizer=OptimizerConfig(name="lamb", learning_rate=1.76e-3, b2=0.999, eps=1e-6, warmup_share=0.025),
+        optimizer=OptimizerConfig(name="lamb", learning_rate=1.76e-3, b2=0.999, eps=1e-6, warmup_ratio=0.025),
         training=TrainingConfig(
             steps=125_000, batch_size=4096, log_every=50, eval_every=2_500, eval_batches=16, checkpoint_every=2_500
         ),

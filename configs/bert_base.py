@@ -41,10 +41,10 @@ def get_config() -> RunConfig:
         objective=MaskedLM(pairs=True),
         tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=30522, lowercase=True),
         data=DataConfig(
-            train=("tfds:wikipedia/20230601.en:train",), pairs="nsp", validation_share=0.001, row_length=512
+            train=("tfds:wikipedia/20230601.en:train",), pairs="nsp", validation_fraction=0.001, row_length=512
         ),
         optimizer=OptimizerConfig(
-            learning_rate=1e-4, b2=0.999, eps=1e-6, weight_decay=0.01, warmup_share=0.01, schedule="linear"
+            learning_rate=1e-4, b2=0.999, eps=1e-6, weight_decay=0.01, warmup_ratio=0.01, schedule="linear"
         ),
         training=TrainingConfig(
             batch_size=256, log_every=100, eval_every=10_000, eval_batches=64, checkpoint_every=10_000

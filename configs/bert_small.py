@@ -37,9 +37,9 @@ def get_config() -> RunConfig:
         compute=ComputeConfig(dtype="float32"),
         objective=MaskedLM(Masking(rate=0.2)),
         tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=16_384),
-        data=DataConfig(row_length=128, validation_share=0.005),
+        data=DataConfig(row_length=128, validation_fraction=0.005),
         optimizer=OptimizerConfig(
-            name="muon", learning_rate=3e-3, weight_decay=0.01, schedule="wsd", warmup_share=0.05, decay_share=0.3
+            name="muon", learning_rate=3e-3, weight_decay=0.01, schedule="wsd", warmup_ratio=0.05, decay_ratio=0.3
         ),
         training=TrainingConfig(
             steps=2_000, batch_size=32, eval_every=250, eval_batches=16, checkpoint_every=250, log_every=10

@@ -40,7 +40,7 @@ def get_config() -> RunConfig:
             positions="none",
             disentangled=("c2p", "p2c"),
             distance_span=256,
-            distance_furthest=512,
+            max_distance=512,
             distance_norm=True,
             distance_projection="shared",
             token_types=0,
@@ -49,8 +49,8 @@ def get_config() -> RunConfig:
         compute=ComputeConfig(dtype="bfloat16"),
         objective=ReplacedToken(generator_width=1.0, generator_depth=0.5, weight=50.0, sharing="gdes"),
         tokenizer=TokenizerConfig(kind="sentencepiece-unigram", vocab_size=128_100, lowercase=False),
-        data=DataConfig(train=("tfds:wikipedia/20230601.en:train",), validation_share=0.001, row_length=512),
-        optimizer=OptimizerConfig(learning_rate=5e-4, b2=0.98, eps=1e-6, weight_decay=0.01, warmup_share=0.08),
+        data=DataConfig(train=("tfds:wikipedia/20230601.en:train",), validation_fraction=0.001, row_length=512),
+        optimizer=OptimizerConfig(learning_rate=5e-4, b2=0.98, eps=1e-6, weight_decay=0.01, warmup_ratio=0.08),
         training=TrainingConfig(
             steps=125_000, batch_size=2048, log_every=50, eval_every=2_500, eval_batches=16, checkpoint_every=2_500
         ),

@@ -31,8 +31,8 @@ def get_config() -> RunConfig:
         compute=ComputeConfig(dtype="bfloat16"),
         objective=ReplacedToken(generator_width=1 / 3, weight=50.0, sharing="shared"),
         tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=30_522, lowercase=True),
-        data=DataConfig(train=("tfds:wikipedia/20230601.en:train",), validation_share=0.001, row_length=512),
-        optimizer=OptimizerConfig(learning_rate=2e-4, b2=0.999, eps=1e-6, weight_decay=0.01, warmup_share=0.013),
+        data=DataConfig(train=("tfds:wikipedia/20230601.en:train",), validation_fraction=0.001, row_length=512),
+        optimizer=OptimizerConfig(learning_rate=2e-4, b2=0.999, eps=1e-6, weight_decay=0.01, warmup_ratio=0.013),
         training=TrainingConfig(
             steps=766_000, batch_size=256, log_every=50, eval_every=5_000, eval_batches=64, checkpoint_every=5_000
         ),

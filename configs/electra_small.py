@@ -37,8 +37,8 @@ def get_config() -> RunConfig:
         compute=ComputeConfig(dtype="bfloat16"),
         objective=ReplacedToken(generator_width=0.25, weight=50.0, sharing="shared"),
         tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=30_522, lowercase=True),
-        data=DataConfig(train=("tfds:wikipedia/20230601.en:train",), validation_share=0.001, row_length=128),
-        optimizer=OptimizerConfig(learning_rate=5e-4, b2=0.999, eps=1e-6, weight_decay=0.01, warmup_share=0.01),
+        data=DataConfig(train=("tfds:wikipedia/20230601.en:train",), validation_fraction=0.001, row_length=128),
+        optimizer=OptimizerConfig(learning_rate=5e-4, b2=0.999, eps=1e-6, weight_decay=0.01, warmup_ratio=0.01),
         training=TrainingConfig(
             steps=1_000_000, batch_size=128, log_every=50, eval_every=10_000, eval_batches=64, checkpoint_every=10_000
         ),

@@ -35,9 +35,9 @@ def get_config() -> RunConfig:
         model=EncoderConfig(max_length=2048, dropout=0.0, attention_dropout=0.0),
         compute=ComputeConfig(dtype="float32"),
         objective=MaskedLM(Masking(rate=0.2)),
-        data=DataConfig(row_length=2048, validation_share=0.02),
+        data=DataConfig(row_length=2048, validation_fraction=0.02),
         optimizer=OptimizerConfig(
-            name="adamw", learning_rate=1e-4, weight_decay=0.01, schedule="wsd", warmup_share=0.1, decay_share=0.0
+            name="adamw", learning_rate=1e-4, weight_decay=0.01, schedule="wsd", warmup_ratio=0.1, decay_ratio=0.0
         ),
         training=TrainingConfig(
             steps=200, batch_size=8, eval_every=50, eval_batches=16, checkpoint_every=100, log_every=10

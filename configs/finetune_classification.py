@@ -39,7 +39,7 @@ def get_config() -> RunConfig:
         objective=Classification(),
         data=DataConfig(label_field="label", row_length=128),
         optimizer=OptimizerConfig(
-            name="adamw", learning_rate=3e-4, b2=0.999, weight_decay=0.01, schedule="linear", warmup_share=0.1
+            name="adamw", learning_rate=3e-4, b2=0.999, weight_decay=0.01, schedule="linear", warmup_ratio=0.1
         ),
         training=TrainingConfig(
             epochs=3,

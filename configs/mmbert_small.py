@@ -62,7 +62,7 @@ def get_config() -> RunConfig:
         data=DataConfig(
             train=("tfds:wikipedia/20230601.en:train", "tfds:wikipedia/20230601.de:train"),
             temperature=1 / 0.3,
-            validation_share=0.001,
+            validation_fraction=0.001,
             row_length=1024,
         ),
         optimizer=OptimizerConfig(
@@ -72,8 +72,8 @@ def get_config() -> RunConfig:
             weight_decay=1e-5,
             clip_norm=0.0,
             schedule="wsd",
-            warmup_share=0.01,
-            decay_share=decay / (base + extension + decay),
+            warmup_ratio=0.01,
+            decay_ratio=decay / (base + extension + decay),
         ),
         training=TrainingConfig(
             batch_size=128, log_every=50, eval_every=1_000, eval_batches=32, checkpoint_every=1_000

@@ -69,7 +69,7 @@ def get_config() -> RunConfig:
         compute=ComputeConfig(dtype="bfloat16"),
         objective=MaskedLM(Masking(rate=0.3)),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=50_368, lowercase=False),
-        data=DataConfig(train=("tfds:wikipedia/20230601.en:train",), validation_share=0.001, row_length=1024),
+        data=DataConfig(train=("tfds:wikipedia/20230601.en:train",), validation_fraction=0.001, row_length=1024),
         optimizer=OptimizerConfig(
             name="stable_adamw",
             learning_rate=8e-4,
@@ -78,9 +78,9 @@ def get_config() -> RunConfig:
             weight_decay=1e-5,
             clip_norm=0.0,
             schedule="wsd",
-            warmup_share=0.0087,  # 3,815 steps, 3B tokens
-            decay_share=decay / (warmup + stable + extension + decay),
-            final_share=0.001,
+            warmup_ratio=0.0087,  # 3,815 steps, 3B tokens
+            decay_ratio=decay / (warmup + stable + extension + decay),
+            final_lr_ratio=0.001,
         ),
         training=TrainingConfig(
             batch_size=576, log_every=50, eval_every=4_000, eval_batches=16, checkpoint_every=4_000

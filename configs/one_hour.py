@@ -52,9 +52,9 @@ def get_config() -> RunConfig:
         compute=ComputeConfig(dtype="bfloat16"),
         objective=MaskedLM(Masking(rate=0.3)),
         tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=32_768),
-        data=DataConfig(train=("tfds:wikipedia/20230601.en:train",), validation_share=0.001, row_length=256),
+        data=DataConfig(train=("tfds:wikipedia/20230601.en:train",), validation_fraction=0.001, row_length=256),
         optimizer=OptimizerConfig(
-            name="muon", learning_rate=2e-3, weight_decay=0.01, schedule="wsd", warmup_share=0.02, decay_share=0.3
+            name="muon", learning_rate=2e-3, weight_decay=0.01, schedule="wsd", warmup_ratio=0.02, decay_ratio=0.3
         ),
         training=TrainingConfig(
             steps=30_000, batch_size=512, log_every=20, eval_every=1_000, eval_batches=32, checkpoint_every=1_000

@@ -38,9 +38,9 @@ def get_config() -> RunConfig:
         compute=ComputeConfig(dtype="float32"),
         objective=MaskedLM(),
         tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=4096),
-        data=DataConfig(train=("pydocs",), validation_share=0.05, row_length=64),
+        data=DataConfig(train=("pydocs",), validation_fraction=0.05, row_length=64),
         optimizer=OptimizerConfig(
-            name="muon", learning_rate=3e-3, weight_decay=0.01, schedule="wsd", warmup_share=0.05, decay_share=0.3
+            name="muon", learning_rate=3e-3, weight_decay=0.01, schedule="wsd", warmup_ratio=0.05, decay_ratio=0.3
         ),
         training=TrainingConfig(
             steps=900, batch_size=32, log_every=20, eval_every=300, eval_batches=0, checkpoint_every=300

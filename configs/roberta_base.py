@@ -32,9 +32,9 @@ def get_config() -> RunConfig:
         compute=ComputeConfig(dtype="bfloat16"),
         objective=MaskedLM(),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=50_265, lowercase=False),
-        data=DataConfig(train=("tfds:wikipedia/20230601.en:train",), validation_share=0.001, row_length=512),
+        data=DataConfig(train=("tfds:wikipedia/20230601.en:train",), validation_fraction=0.001, row_length=512),
         optimizer=OptimizerConfig(
-            learning_rate=6e-4, b2=0.98, eps=1e-6, weight_decay=0.01, clip_norm=0.0, warmup_share=0.048
+            learning_rate=6e-4, b2=0.98, eps=1e-6, weight_decay=0.01, clip_norm=0.0, warmup_ratio=0.048
         ),
         training=TrainingConfig(
             steps=500_000, batch_size=8192, log_every=50, eval_every=5_000, eval_batches=8, checkpoint_every=5_000

@@ -23,7 +23,7 @@ from jaxencoder.objectives.masking import Masking
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.objective import Objective, Vocabulary
 from jaxencoder.objectives.replaced_token import ReplacedToken
-from jaxencoder.objectives.spans import SpanExtraction
+from jaxencoder.objectives.spans import QuestionAnswering
 from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.overrides import apply, closest
 from jaxencoder.sharding import MeshConfig
@@ -46,7 +46,7 @@ __all__ = [
     "Phase",
     "ReplacedToken",
     "RunConfig",
-    "SpanExtraction",
+    "QuestionAnswering",
     "TokenClassification",
     "TokenizerConfig",
     "TrainingConfig",
@@ -58,12 +58,12 @@ __all__ = [
     "to_json",
 ]
 
-AnyObjective = MaskedLM | ReplacedToken | Classification | TokenClassification | SpanExtraction | MultipleChoice
+AnyObjective = MaskedLM | ReplacedToken | Classification | TokenClassification | QuestionAnswering | MultipleChoice
 # What the objectives that learn from labels take them to belong to.
 _LABEL_UNITS = {
     Classification: "text",
     TokenClassification: "word",
-    SpanExtraction: "span",
+    QuestionAnswering: "span",
     MultipleChoice: "choice",
 }
 CONFIG_FILE = "config.json"

@@ -248,9 +248,9 @@ def test_load_repeats_a_run(recipe, tmp_path):
 
 
 def test_load_makes_lists_and_integers_what_the_settings_say(recipe):
-    config = load(recipe("model=EncoderConfig(windows=[0, 64], init_scale=1)"))
+    config = load(recipe("model=EncoderConfig(windows=[0, 64], initializer_std=1)"))
     assert config.model.windows == (0, 64)
-    assert isinstance(config.model.init_scale, float)
+    assert isinstance(config.model.initializer_std, float)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ MODELS = {
     "alibi": Variant({"positions": "alibi"}, ("none", "none, windows")),
     "disentangled": Variant(
         {
-            **{"positions": "none", "disentangled": ("c2p", "p2c"), "distance_span": 64, "distance_furthest": TRAINED},
+            **{"positions": "none", "disentangled": ("c2p", "p2c"), "distance_span": 64, "max_distance": TRAINED},
             **{"distance_norm": True, "distance_projection": "shared"},
         },
         ("none", "interpolate", "none, windows"),
@@ -109,9 +109,9 @@ def pretraining(name: str, args: argparse.Namespace) -> RunConfig:
         compute=ComputeConfig(dtype="float32"),
         objective=MaskedLM(Masking(rate=0.25)),
         tokenizer=TokenizerConfig(vocab_size=args.vocabulary),
-        data=DataConfig(train=(str(args.runs / "train.jsonl"),), validation_share=0.02, row_length=TRAINED),
+        data=DataConfig(train=(str(args.runs / "train.jsonl"),), validation_fraction=0.02, row_length=TRAINED),
         optimizer=OptimizerConfig(
-            name="muon", learning_rate=args.learning_rate, schedule="wsd", warmup_share=0.02, decay_share=0.3
+            name="muon", learning_rate=args.learning_rate, schedule="wsd", warmup_ratio=0.02, decay_ratio=0.3
         ),
         training=TrainingConfig(
             steps=args.steps * MODELS[name].longer, batch_size=args.batch, log_every=50, eval_every=0, eval_batches=8,

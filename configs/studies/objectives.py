@@ -62,7 +62,7 @@ VARIANTS = {
     "MLM 15%": Variant(MaskedLM()),
     "MLM 30%": Variant(MaskedLM(Masking(rate=0.3))),
     "MLM 45%": Variant(MaskedLM(Masking(rate=0.45))),
-    "15%, all as [MASK]": Variant(MaskedLM(Masking(mask_share=1.0, random_share=0.0))),
+    "15%, all as [MASK]": Variant(MaskedLM(Masking(mask_probability=1.0, random_probability=0.0))),
     "whole words": Variant(MaskedLM(Masking(whole_words=True))),
     "spans": Variant(MaskedLM(Masking(spans="geometric"))),
     "MLM + NSP": Variant(MaskedLM(pairs=True), "nsp"),
@@ -107,11 +107,11 @@ def pretraining(name: str, seed: int, args: argparse.Namespace) -> RunConfig:
         objective=objective,
         tokenizer=TokenizerConfig(vocab_size=args.vocabulary),
         data=DataConfig(
-            train=tuple(args.text), weights=(1.0,) * len(args.text), pairs=pairs, validation_share=0.02,
+            train=tuple(args.text), weights=(1.0,) * len(args.text), pairs=pairs, validation_fraction=0.02,
             row_length=args.length,
         ),
         optimizer=OptimizerConfig(
-            name="muon", learning_rate=args.learning_rate, schedule="wsd", warmup_share=0.02, decay_share=0.3
+            name="muon", learning_rate=args.learning_rate, schedule="wsd", warmup_ratio=0.02, decay_ratio=0.3
         ),
         training=TrainingConfig(
             steps=steps, batch_size=args.batch, seed=seed, log_every=50, eval_every=0, eval_batches=8,
@@ -133,7 +133,7 @@ def fine_tuning(run: Path, task: str, seed: int, args: argparse.Namespace) -> Ru
             train=(str(folder / "train.jsonl"),), validation=(str(folder / "validation.jsonl"),), text_field=text,
             pair_field=pair, label_field="label", row_length=args.length,
         ),
-        optimizer=OptimizerConfig(learning_rate=1e-3, b2=0.999, warmup_share=0.1),
+        optimizer=OptimizerConfig(learning_rate=1e-3, b2=0.999, warmup_ratio=0.1),
         training=TrainingConfig(
             steps=steps, batch_size=args.batch, seed=seed, log_every=50, eval_every=0, eval_batches=1,
             checkpoint_every=10_000, keep_best=False, tensorboard=False,

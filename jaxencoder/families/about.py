@@ -152,7 +152,7 @@ def _positions(c: EncoderConfig) -> str:
 def _attention(c: EncoderConfig) -> str:
     if c.disentangled:
         names = {"c2p": "contents with distances", "p2c": "distances with contents"}
-        terms, furthest = " and ".join(names[term] for term in c.disentangled), c.distance_furthest
+        terms, furthest = " and ".join(names[term] for term in c.disentangled), c.max_distance
         span = f"{c.distance_span} buckets up to {furthest}" if furthest else f"{c.distance_span} distances"
         return f"global attention that compares {terms}, {span} to either side"
     near = " or ".join(str(side) for side in sorted(set(c.windows) - {0})) + " tokens to either side"

@@ -33,7 +33,7 @@ def _encoder_config(c: Settings) -> EncoderConfig:
         activation=activation(c, "hidden_act"),
         dropout=c.get("hidden_dropout_prob", 0.1),
         attention_dropout=c.get("attention_probs_dropout_prob", 0.1),
-        init_scale=c.get("initializer_range", 0.02),
+        initializer_std=c.get("initializer_range", 0.02),
     )
 
 
@@ -52,7 +52,7 @@ def _settings(c: EncoderConfig) -> dict[str, Any]:
         "hidden_act": PUBLISHED[c.activation],
         "hidden_dropout_prob": c.dropout,
         "attention_probs_dropout_prob": c.attention_dropout,
-        "initializer_range": c.init_scale,
+        "initializer_range": c.initializer_std,
     }
 
 

@@ -63,7 +63,7 @@ def deberta_settings(c: EncoderConfig) -> dict[str, Any]:
         "type_vocab_size": c.token_types,
         "relative_attention": bool(c.disentangled),
         "pos_att_type": list(c.disentangled),
-        "max_relative_positions": c.distance_furthest or c.distance_span or -1,
+        "max_relative_positions": c.max_distance or c.distance_span or -1,
         "position_biased_input": c.positions == "learned",
     }
 

@@ -27,7 +27,7 @@ def _encoder_config(c: Settings) -> EncoderConfig:
         config = dataclasses.replace(
             config,
             distance_span=buckets if buckets > 0 else config.distance_span,
-            distance_furthest=furthest(c) if buckets > 0 else 0,
+            max_distance=furthest(c) if buckets > 0 else 0,
             distance_norm="layer_norm" in norms,
             distance_projection="shared" if c.get("share_att_key", False) else "own",
         )
@@ -41,7 +41,7 @@ def _encoder_config(c: Settings) -> EncoderConfig:
 
 def _settings(c: EncoderConfig) -> dict[str, Any]:
     return deberta_settings(c) | {
-        "position_buckets": c.distance_span if c.distance_furthest else -1,
+        "position_buckets": c.distance_span if c.max_distance else -1,
         "norm_rel_ebd": "layer_norm" if c.distance_norm else "none",
         "share_att_key": c.distance_projection == "shared",
         "conv_kernel_size": c.convolution_size,

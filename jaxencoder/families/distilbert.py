@@ -32,7 +32,7 @@ def _encoder_config(c: Settings) -> EncoderConfig:
         activation=activation(c, "activation"),
         dropout=c.get("dropout", 0.1),
         attention_dropout=c.get("attention_dropout", 0.1),
-        init_scale=c.get("initializer_range", 0.02),
+        initializer_std=c.get("initializer_range", 0.02),
     )
 
 
@@ -47,7 +47,7 @@ def _settings(c: EncoderConfig) -> dict[str, Any]:
         "activation": PUBLISHED[c.activation],
         "dropout": c.dropout,
         "attention_dropout": c.attention_dropout,
-        "initializer_range": c.init_scale,
+        "initializer_range": c.initializer_std,
     }
 
 

@@ -56,7 +56,7 @@ def _encoder_config(c: Settings) -> EncoderConfig:
         tied_output=False,
         dropout=0.0,
         attention_dropout=c.get("attention_dropout", 0.0),
-        init_scale=c.get("initializer_range", 0.02),
+        initializer_std=c.get("initializer_range", 0.02),
     )
 
 
@@ -76,7 +76,7 @@ def _settings(c: EncoderConfig) -> dict[str, Any]:
         "mlp_bias": c.mlp_bias,
         "hidden_act": PUBLISHED[c.activation],
         "attention_dropout": c.attention_dropout,
-        "initializer_range": c.init_scale,
+        "initializer_range": c.initializer_std,
     }
 
 

@@ -50,7 +50,7 @@ def _encoder_config(c: Settings) -> EncoderConfig:
         output_bias=c.get("decoder_bias", True),
         dropout=c.get("mlp_dropout", 0.0),
         attention_dropout=c.get("attention_dropout", 0.0),
-        init_scale=c.get("initializer_range", 0.02),
+        initializer_std=c.get("initializer_range", 0.02),
     )
 
 
@@ -107,7 +107,7 @@ def _settings(c: EncoderConfig) -> dict[str, Any]:
         "mlp_dropout": c.dropout,
         "embedding_dropout": c.dropout,
         "attention_dropout": c.attention_dropout,
-        "initializer_range": c.init_scale,
+        "initializer_range": c.initializer_std,
     }
 
 

@@ -44,7 +44,7 @@ def _encoder_config(c: Settings) -> EncoderConfig:
         tied_output=False,
         dropout=c.get("dropout", 0.0),
         attention_dropout=c.get("dropout", 0.0),
-        init_scale=c.get("decoder_init_range", 0.02),
+        initializer_std=c.get("decoder_init_range", 0.02),
     )
 
 
@@ -69,8 +69,8 @@ def _settings(c: EncoderConfig) -> dict[str, Any]:
         "max_length": c.max_length,
         "norm_eps": c.norm_epsilon,
         "dropout": c.dropout,
-        "decoder_init_range": c.init_scale,
-        "embedding_init_range": c.init_scale,
+        "decoder_init_range": c.initializer_std,
+        "embedding_init_range": c.initializer_std,
     }
 
 

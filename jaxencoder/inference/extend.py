@@ -111,9 +111,9 @@ def extended(
     elif method == "ntk":
         theta = ntk_theta(old.rope_theta, old.head_size, stretch)
         architecture = dataclasses.replace(architecture, rope_theta=theta)
-    if method == "interpolate" and old.distance_furthest:
-        furthest = round(old.distance_furthest * stretch)
-        architecture = dataclasses.replace(architecture, distance_furthest=furthest)
+    if method == "interpolate" and old.max_distance:
+        furthest = round(old.max_distance * stretch)
+        architecture = dataclasses.replace(architecture, max_distance=furthest)
     if old.positions == "learned":
         params = _with_table(params, _TABLES[method], trained, max_length)
     if global_tokens and not old.global_tokens:
@@ -142,7 +142,7 @@ def methods(config: EncoderConfig) -> tuple[Method, ...]:
         return "interpolate", "tile"
     if config.positions == "rotary":
         return "linear", "ntk", "dynamic", "yarn", "none"
-    return ("none", "interpolate") if config.distance_furthest else ("none",)
+    return ("none", "interpolate") if config.max_distance else ("none",)
 
 
 def _check(config: EncoderConfig, method: str, factor: float | None) -> None:
@@ -153,7 +153,7 @@ def _check(config: EncoderConfig, method: str, factor: float | None) -> None:
         raise ValueError(f"the model has {kind}, which {method} does not extend; take {' or '.join(fit)}")
     if config.rope_scaling != "none" and method != "none":
         raise ValueError(f"the model is scaled already ({config.rope_scaling}); take none, or extend what it came from")
-    scaled = method in ("linear", "ntk", "dynamic", "yarn") or (method == "interpolate" and config.distance_furthest)
+    scaled = method in ("linear", "ntk", "dynamic", "yarn") or (method == "interpolate" and config.max_distance)
     if factor is not None and not scaled:
         raise ValueError(f"factor is {factor}, but {method} takes none here; leave it out")
     if factor is not None and not factor >= 1:

@@ -42,7 +42,7 @@ class Attention(nn.Module):
         bias_of = {"query": c.attention_bias, "key": c.attention_bias and c.key_bias, "value": c.attention_bias}
 
         def projection(name: str, kind: str, heads: int) -> Linear:
-            return Linear("BTD,DNH->BTNH", (D, heads, H), bias_of[kind], c.init_scale, name=name)
+            return Linear("BTD,DNH->BTNH", (D, heads, H), bias_of[kind], c.initializer_std, name=name)
 
         def spread(y: jax.Array) -> jax.Array:
             """Keys or values of K heads, each for several of the queries; those of N are so already."""
@@ -59,7 +59,7 @@ class Attention(nn.Module):
                 query, key = (projection(f"distance_{kind}", kind, N) for kind in ("query", "key"))
             y = distances.astype(x.dtype)[None]
             y = apply_dropout(y, c.dropout, self.make_rng("dropout")) if self.train and c.dropout else y
-            rows = distance_rows(x.shape[1], c.distance_span, c.distance_furthest)
+            rows = distance_rows(x.shape[1], c.distance_span, c.max_distance)
             relative = Relative(
                 keys=spread(key(y))[0, rows] if "c2p" in c.disentangled else None,
                 queries=query(y)[0, rows] if "p2c" in c.disentangled else None,
@@ -81,4 +81,4 @@ class Attention(nn.Module):
             chosen = jnp.take_along_axis(x, jnp.maximum(global_slots, 0)[..., None], axis=1)  # [B, G, D]
             others = (query(chosen), key(x), value(x), segment_ids, global_slots)
             out = global_attention(q, k, v, *others, **options)
-        return Linear("BTNH,NHD->BTD", (N, H, D), c.attention_bias, c.init_scale, name="output")(out)
+        return Linear("BTNH,NHD->BTD", (N, H, D), c.attention_bias, c.initializer_std, name="output")(out)

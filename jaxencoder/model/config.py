@@ -39,7 +39,7 @@ class EncoderConfig:
     arXiv:2006.03654): the query's content with the distance of the key (c2p), or the reverse (p2c)."""
     distance_span: int = 0
     """For `disentangled`: rows of the table of distances to either side; further distances share the last one."""
-    distance_furthest: int = 0
+    max_distance: int = 0
     """Distances beyond half of distance_span share rows in ranges that grow as their logarithm up to this distance
     (DeBERTa-v2); 0: every distance has a row."""
     distance_norm: bool = False
@@ -119,7 +119,7 @@ class EncoderConfig:
     arXiv:2005.00247)."""
     dropout: float = 0.1
     attention_dropout: float = 0.1
-    init_scale: float = 0.02
+    initializer_std: float = 0.02
     """The weights start from a normal distribution of this standard deviation, cut at two of them."""
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class EncoderConfig:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}.")
         for name in (
             *("vocab_size", "token_types", "num_kv_heads", "embedding_size", "layer_groups", "relative_buckets"),
-            *("distance_span", "distance_furthest", "convolution_size", "bottleneck"),
+            *("distance_span", "max_distance", "convolution_size", "bottleneck"),
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"model.{name} must not be negative, got {getattr(self, name)}.")
@@ -165,9 +165,9 @@ class EncoderConfig:
                 f"model.disentangled {self.disentangled} needs model.distance_span, got {self.distance_span}; "
                 "set both or neither."
             )
-        if self.distance_furthest and not 2 <= self.distance_span < 2 * (self.distance_furthest - 1):
+        if self.max_distance and not 2 <= self.distance_span < 2 * (self.max_distance - 1):
             raise ValueError(
-                f"model.distance_furthest {self.distance_furthest} must be above half of model.distance_span "
+                f"model.max_distance {self.max_distance} must be above half of model.distance_span "
                 f"{self.distance_span} by more than 1; raise it, or set it to 0."
             )
         if self.convolution_size and not self.convolution_size % 2:

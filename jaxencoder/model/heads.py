@@ -27,11 +27,11 @@ class MlmHead(nn.Module):
         x = hidden
         if c.head_transform:
             shape = (c.hidden_size, c.embedding_width)
-            x = Linear("BKD,DE->BKE", shape, c.head_bias, c.init_scale, name="dense")(x)
+            x = Linear("BKD,DE->BKE", shape, c.head_bias, c.initializer_std, name="dense")(x)
             activation = c.activation if c.head_activation == "same" else c.head_activation
             x = Norm(c, name="norm")(ACTIVATIONS[activation](x))
         if not c.tied_output:
-            self.param("table", nn.initializers.truncated_normal(c.init_scale), (c.vocab_size, c.embedding_width))
+            self.param("table", nn.initializers.truncated_normal(c.initializer_std), (c.vocab_size, c.embedding_width))
         if not c.output_bias:
             return x, jnp.zeros(c.vocab_size)
         return x, self.param("bias", nn.initializers.zeros, (c.vocab_size,))
@@ -133,7 +133,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c, D = self.config, self.encoder.hidden_size
-        shape, scale = x.shape[:-1], self.encoder.init_scale
+        shape, scale = x.shape[:-1], self.encoder.initializer_std
         if c.add_first:
             x = Norm(self.encoder, name="norm")(x + x[..., :1, :])
         x = x.reshape(1, -1, D)
@@ -159,6 +159,6 @@ class Classifier(nn.Module):
         D = c.hidden_size
         query = self.param("pooling_query", nn.initializers.zeros, (D,)) if self.pooling == "learned" else None
         x = pool(hidden, segment_ids, documents, self.pooling, query)
-        x = jnp.tanh(Linear("BED,DF->BEF", (D, D), True, c.init_scale, name="dense")(x))
+        x = jnp.tanh(Linear("BED,DF->BEF", (D, D), True, c.initializer_std, name="dense")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return Linear("BED,DC->BEC", (D, self.labels), True, c.init_scale, name="classifier")(x)
+        return Linear("BED,DC->BEC", (D, self.labels), True, c.initializer_std, name="classifier")(x)

@@ -60,11 +60,11 @@ class Linear(nn.Module):
     spec: str
     shape: tuple[int, ...]
     bias: bool
-    init_scale: float
+    initializer_std: float
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", nn.initializers.truncated_normal(self.init_scale), self.shape)
+        kernel = self.param("kernel", nn.initializers.truncated_normal(self.initializer_std), self.shape)
         y = checkpoint_name(_project(x, kernel.astype(x.dtype)), PRODUCT)
         if self.bias:
             inputs, outputs = self.spec.split("->")
@@ -203,7 +203,7 @@ class Convolution(nn.Module):
         c = self.config
         D, G, T, side = c.hidden_size, c.convolution_groups, x.shape[1], c.convolution_size // 2
         shape = (c.convolution_size, D // G, D)
-        kernel = self.param("kernel", nn.initializers.truncated_normal(c.init_scale), shape).astype(x.dtype)
+        kernel = self.param("kernel", nn.initializers.truncated_normal(c.initializer_std), shape).astype(x.dtype)
         y = jnp.zeros((*x.shape[:2], G, D // G), jnp.float32)
         for tap in range(-side, side + 1):
             at = jnp.clip(jnp.arange(T) + tap, 0, T - 1)
@@ -232,7 +232,7 @@ class Embeddings(nn.Module):
 
         def table(name: str, rows: int) -> jax.Array:
             shape = rows, c.embedding_width
-            return whole_rows(self.param(name, nn.initializers.truncated_normal(c.init_scale), shape))
+            return whole_rows(self.param(name, nn.initializers.truncated_normal(c.initializer_std), shape))
 
         x = table("token_embedding", c.vocab_size)[token_ids]
         if c.positions == "learned":
@@ -248,7 +248,7 @@ class Embeddings(nn.Module):
             x = dropout(x, c.dropout, self.make_rng("dropout"))
         if c.embedding_size:
             shape = (c.embedding_size, c.hidden_size)
-            x = Linear("BTE,ED->BTD", shape, True, c.init_scale, name="projection")(x)
+            x = Linear("BTE,ED->BTD", shape, True, c.initializer_std, name="projection")(x)
         return x
 
 
@@ -264,7 +264,7 @@ class Bottleneck(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         D, M = c.hidden_size, c.bottleneck
-        h = ACTIVATIONS[c.activation](Linear("BTD,DM->BTM", (D, M), True, c.init_scale, name="down")(x))
+        h = ACTIVATIONS[c.activation](Linear("BTD,DM->BTM", (D, M), True, c.initializer_std, name="down")(x))
         return x + Linear("BTM,MD->BTD", (M, D), True, 0.0, name="up")(h)
 
 
@@ -278,6 +278,10 @@ class Mlp(nn.Module):
         c = self.config
         D, F = c.hidden_size, c.mlp_size
         act = ACTIVATIONS[c.activation]
-        h = Linear("BTD,DF->BTF", (D, F), c.mlp_bias, c.init_scale, name="up")(x)
-        h = act(Linear("BTD,DF->BTF", (D, F), c.mlp_bias, c.init_scale, name="gate")(x)) * h if c.gated_mlp else act(h)
-        return Linear("BTF,FD->BTD", (F, D), c.mlp_bias, c.init_scale, name="down")(h)
+        h = Linear("BTD,DF->BTF", (D, F), c.mlp_bias, c.initializer_std, name="up")(x)
+        h = (
+            act(Linear("BTD,DF->BTF", (D, F), c.mlp_bias, c.initializer_std, name="gate")(x)) * h
+            if c.gated_mlp
+            else act(h)
+        )
+        return Linear("BTF,FD->BTD", (F, D), c.mlp_bias, c.initializer_std, name="down")(h)

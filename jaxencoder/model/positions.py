@@ -132,7 +132,9 @@ class RelativeBias(nn.Module):
     @nn.compact
     def __call__(self, T: int) -> jax.Array:
         c = self.config
-        table = self.param("table", nn.initializers.truncated_normal(c.init_scale), (c.relative_buckets, c.num_heads))
+        table = self.param(
+            "table", nn.initializers.truncated_normal(c.initializer_std), (c.relative_buckets, c.num_heads)
+        )
         return table[distance_buckets(np.arange(1 - T, T), c.relative_buckets)]
 
 
@@ -180,7 +182,7 @@ class DistanceEmbedding(nn.Module):
     def __call__(self) -> jax.Array:
         c = self.config
         shape = (2 * c.distance_span, c.hidden_size)
-        table = self.param("table", nn.initializers.truncated_normal(c.init_scale), shape)
+        table = self.param("table", nn.initializers.truncated_normal(c.initializer_std), shape)
         return Norm(c, name="norm")(table) if c.distance_norm else table
 
 

@@ -21,23 +21,23 @@ class Masking:
     """Settings of the corruption; the defaults are BERT's, drawn anew in every step.
 
     Raises:
-        ValueError: a share lies outside [0, 1], mask_share + random_share is above 1, or a span is shorter than 1.
+        ValueError: a share lies outside [0, 1], mask_probability + random_probability is above 1, or a span is shorter than 1.
     """
 
     rate: float = 0.15
     """Share of the tokens that are predicted; special tokens never are."""
     final_rate: float = 0.0
     """The rate at the end of training, to which it moves in a straight line; 0: as at the start."""
-    mask_share: float = 0.8
+    mask_probability: float = 0.8
     """Of the predicted tokens, the share shown as [MASK] ..."""
-    random_share: float = 0.1
+    random_probability: float = 0.1
     """... and the share shown as a random token; the rest is shown as it is."""
     whole_words: bool = False
     """Mask all pieces of a word or none. In scripts that write no spaces each token counts as a word."""
     spans: Literal["none", "geometric", "ngram"] = "none"
-    """Mask runs of tokens, or of words, up to longest_span of them: each length 0.8 times as likely as the one before,
+    """Mask runs of tokens, or of words, up to max_span_length of them: each length 0.8 times as likely as the one before,
     all of a run shown alike (geometric: SpanBERT, 10); or n as likely as 1 / n (ngram: ALBERT, 3)."""
-    longest_span: int = 10
+    max_span_length: int = 10
     static: bool = False
     """Mask a row alike in every epoch, as BERT's prepared data was, instead of anew."""
 
@@ -46,13 +46,16 @@ class Masking:
             raise ValueError(f"objective.masking.rate must lie between 0 and 1, got {self.rate}.")
         if not 0 <= self.final_rate < 1:
             raise ValueError(f"objective.masking.final_rate must be 0 or lie between 0 and 1, got {self.final_rate}.")
-        if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1 + 1e-9:
+        if (
+            min(self.mask_probability, self.random_probability) < 0
+            or self.mask_probability + self.random_probability > 1 + 1e-9
+        ):
             raise ValueError(
-                "objective.masking.mask_share and random_share must not be negative nor add up to more than 1, "
-                f"got {self.mask_share} and {self.random_share}."
+                "objective.masking.mask_probability and random_probability must not be negative nor add up to more than 1, "
+                f"got {self.mask_probability} and {self.random_probability}."
             )
-        if self.longest_span < 1:
-            raise ValueError(f"objective.masking.longest_span must be at least 1, got {self.longest_span}.")
+        if self.max_span_length < 1:
+            raise ValueError(f"objective.masking.max_span_length must be at least 1, got {self.max_span_length}.")
 
     @property
     def mean_rate(self) -> float:
@@ -65,8 +68,8 @@ class Masking:
         return min(T, math.ceil(max(self.rate, self.final_rate) * T) + (_LONGEST_GROUP if grouped else 0))
 
     def span_lengths(self) -> np.ndarray:
-        """Probabilities [longest_span] of spans of 1, 2, ... tokens or words."""
-        n = np.arange(1, self.longest_span + 1)
+        """Probabilities [max_span_length] of spans of 1, 2, ... tokens or words."""
+        n = np.arange(1, self.max_span_length + 1)
         shares = {"none": n == 1, "geometric": 0.8 ** (n - 1.0), "ngram": 1 / n}[self.spans]
         return shares / shares.sum()
 
@@ -127,8 +130,8 @@ def mask_tokens(batch: Batch, key: jax.Array, masking: Masking, vocabulary: Voca
     random_ids = candidates[(uniform(2, T) * len(candidates)).astype(jnp.int32)]
     split = uniform(3, T)
     split = groups.first_of(split) if masking.spans == "geometric" else split
-    shown = jnp.where(split < masking.mask_share + masking.random_share, random_ids, token_ids)
-    shown = jnp.where(split < masking.mask_share, vocabulary.mask_id, shown)
+    shown = jnp.where(split < masking.mask_probability + masking.random_probability, random_ids, token_ids)
+    shown = jnp.where(split < masking.mask_probability, vocabulary.mask_id, shown)
     return Masked(jnp.where(chosen, shown, token_ids), slots, targets, weights)
 
 
@@ -162,7 +165,9 @@ def _groups(token_ids, segment_ids, ordinary, masking: Masking, vocabulary: Voca
     starts = cut | (jnp.asarray(vocabulary.word_starts())[token_ids] if masking.whole_words else True)
     if masking.spans != "none":
         edges = jnp.asarray(np.cumsum(masking.span_lengths())[:-1], jnp.float32)
-        starts = _span_starts(starts, cut, jnp.searchsorted(edges, uniform(), side="right") + 1, masking.longest_span)
+        starts = _span_starts(
+            starts, cut, jnp.searchsorted(edges, uniform(), side="right") + 1, masking.max_span_length
+        )
     start = jax.lax.cummax(jnp.where(starts, at, 0), axis=1)
     next_start = jnp.pad(jnp.where(starts, at, T), [(0, 0), (0, 1)], constant_values=T)[:, 1:]
     end = jax.lax.cummin(next_start, axis=1, reverse=True)

@@ -31,7 +31,7 @@ class ReplacedToken(ObjectiveConfig):
         ValueError: a setting lies outside its range.
     """
 
-    masking: Masking = field(default_factory=lambda: Masking(mask_share=1.0, random_share=0.0))
+    masking: Masking = field(default_factory=lambda: Masking(mask_probability=1.0, random_probability=0.0))
     generator_width: float = 0.25
     """Heads, and with them hidden and MLP size, of the generator, as a share of the encoder's."""
     generator_depth: float = 1.0

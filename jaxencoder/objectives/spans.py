@@ -22,7 +22,7 @@ _START, _END, _BOTH = range(3)  # classes of tokens, as text/spans.py writes the
 
 
 @dataclass(frozen=True)
-class SpanExtraction(ObjectiveConfig):
+class QuestionAnswering(ObjectiveConfig):
     """Settings of extractive question answering.
 
     Raises:
@@ -33,14 +33,14 @@ class SpanExtraction(ObjectiveConfig):
     """Before the projection."""
     no_answer: bool = False
     """Questions may have no answer (SQuAD 2.0): that is predicted where [CLS] scores more than the best span."""
-    longest_answer: int = 30
+    max_answer_length: int = 30
     """Most tokens of an answer that is predicted."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"objective.dropout must be in [0, 1), got {self.dropout}.")
-        if self.longest_answer < 1:
-            raise ValueError(f"objective.longest_answer must be at least 1, got {self.longest_answer}.")
+        if self.max_answer_length < 1:
+            raise ValueError(f"objective.max_answer_length must be at least 1, got {self.max_answer_length}.")
 
     def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
         """The pure functions; see `Objective`. Scores are [B, T, 2] float32, of an answer's first and last token.

@@ -261,7 +261,7 @@ def predictions(
         records.append(with_texts(record, (data.text_field, data.pair_field), where))
         labels.append(kinds.encode(record[data.label_field], where))
     if not records:
-        raise ValueError(f"data.validation_share {data.validation_share} has held no record out; name a source")
+        raise ValueError(f"data.validation_fraction {data.validation_fraction} has held no record out; name a source")
     for chunk in chunks(records, lambda record: sum(map(len, _own(record, data.text_field, data.pair_field)))):
         texts = _texts(chunk, data.text_field, data.pair_field)
         found.append(score(model, *texts, long, stride, window_pooling=window_pooling))

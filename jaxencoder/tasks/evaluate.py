@@ -132,7 +132,7 @@ def _head_settings(model: Model) -> tuple[dict[str, Any], dict[str, str]] | None
         return {"objective": tokens.TokenClassification()}, fields
     if spans.NAME in model.heads:
         fields = {"text_field": "question", "pair_field": "context", "label_field": "answers", "label_unit": "span"}
-        return {"objective": spans.SpanExtraction()}, fields
+        return {"objective": spans.QuestionAnswering()}, fields
     return None
 
 
@@ -148,7 +148,7 @@ def _with_fields(model: Model, source: str | None, given: dict[str, str | None])
 
 def kept_step(config: RunConfig) -> Literal["latest", "best"]:
     """The checkpoint that a run is judged by: its best, where it holds something out and keeps the best."""
-    holds_out = config.data.validation or config.data.validation_share
+    holds_out = config.data.validation or config.data.validation_fraction
     return "best" if config.training.keep_best and holds_out else "latest"
 
 

@@ -84,7 +84,7 @@ def _predictions(model: Model, source: str | Iterable[Record], options: dict[str
         which = "has no head for it" if model.published else f"was trained for {kind.__name__}"
         raise ValueError(
             f"this model {which} and predicts nothing of a record; use a run of finetune_classification, "
-            "finetune_choices, finetune_tokens or finetune_questions, or a published classifier, tagger or reader"
+            "finetune_multiple_choice, finetune_token_classification or finetune_question_answering, or a published classifier, tagger or reader"
         )
     if foreign := options.keys() - inspect.signature(function).parameters:
         name = min(foreign)

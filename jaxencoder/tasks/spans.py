@@ -23,7 +23,7 @@ from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.objectives.spans import NAME, SpanExtraction
+from jaxencoder.objectives.spans import NAME, QuestionAnswering
 from jaxencoder.tasks.records import with_texts
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.spans import Window, windows
@@ -57,7 +57,7 @@ def answer_questions(
     """For each question the k best answers out of its text, best first.
 
     Args:
-        model: a run with the objective SpanExtraction, or a published reader.
+        model: a run with the objective QuestionAnswering, or a published reader.
         questions, texts: as many of both.
         k: how many; fewer where the text has fewer spans.
         batch_tokens: as in `Model.embed`.
@@ -67,8 +67,8 @@ def answer_questions(
         ValueError: a model that has not learned to answer, or a text that is not valid Unicode.
     """
     if NAME not in model.heads:
-        raise ValueError("this model has not learned to answer; fine-tune it with the objective SpanExtraction")
-    settings = model.config.objective if isinstance(model.config.objective, SpanExtraction) else SpanExtraction()
+        raise ValueError("this model has not learned to answer; fine-tune it with the objective QuestionAnswering")
+    settings = model.config.objective if isinstance(model.config.objective, QuestionAnswering) else QuestionAnswering()
     length = min(model.max_length, model.config.data.row_length)
     found = list(windows(model.tokenizer, questions, texts, length, model.config.data.overlap))
     typed, head = model.config.model.token_types > 1, model.heads[NAME]
@@ -92,7 +92,7 @@ def answer_questions(
             window = found[number]
             ends = values[row, start : start + len(window.ids)]  # [n, 2]
             nothing[window.example] = min(nothing[window.example], ends[0].sum())
-            candidates[window.example] += _spans(ends, window, settings.longest_answer)
+            candidates[window.example] += _spans(ends, window, settings.max_answer_length)
     results = []
     for text, spans, none in zip(texts, candidates, nothing, strict=True):
         places = ((score, *_inked(text, start, end)) for score, start, end in sorted(spans))

@@ -104,8 +104,8 @@ class DataConfig:
     temperature: float = 1.0
     """Flattens a mixture without weights: 1 draws by size, larger values draw small sources more often."""
     validation: tuple[str, ...] = ()
-    """Held-out sources; empty: hold out validation_share of the training documents."""
-    validation_share: float = 0.02
+    """Held-out sources; empty: hold out validation_fraction of the training documents."""
+    validation_fraction: float = 0.02
     """Share of the training documents held out when there are no validation sources; 0: none."""
     text_field: str = "text"
     """Field of a record that holds the text."""
@@ -163,7 +163,7 @@ class DataConfig:
             _check(sum(self.weights) > 0, f"data.weights is {self.weights!r}; at least one must be above 0")
         _number(self.temperature, "data.temperature", 1e-3, math.inf, "give a finite number of at least 0.001")
         rule = "give a share of at least 0 and at most 0.9"
-        _number(self.validation_share, "data.validation_share", 0.0, 0.9, rule)
+        _number(self.validation_fraction, "data.validation_fraction", 0.0, 0.9, rule)
         for name in ("text_field", "pair_field", "label_field", "cache"):
             _text(getattr(self, name), f"data.{name}")
         _check(self.text_field != "", "data.text_field is empty; name the field that holds the text")

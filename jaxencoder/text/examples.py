@@ -89,7 +89,7 @@ def find_labels(data: DataConfig) -> Labels | None:
         first = next(_records(data, data.train[0], data.pair_field))[data.label_field]
         several = data.label_unit == "text" and isinstance(first, list)
         return Labels("classes" if several else "class", data.labels)
-    share = 0.0 if data.validation else data.validation_share
+    share = 0.0 if data.validation else data.validation_fraction
 
     def trained() -> Iterator[tuple[Any, str]]:
         for source in data.train:

@@ -25,7 +25,7 @@ def validation_records(data: DataConfig) -> Iterator[tuple[str, Record]]:
         ValueError: nothing is held out, or a record that cannot be read or lacks a field that the settings name.
         OSError: a source cannot be read.
     """
-    share = 0.0 if data.validation else data.validation_share
+    share = 0.0 if data.validation else data.validation_fraction
     sources = data.validation or (data.train if share else ())
     if not sources:
         raise ValueError("this run has held nothing out; name a source with --data")

@@ -57,7 +57,7 @@ def pairs(tokenizer: Tokenizer, texts: list[str], row_length: int, kind: str, sh
     if kind == "nsp" and len(documents) == 1:
         raise ValueError(
             "data.pairs is nsp, which takes texts from other documents, but only one document holds text; "
-            "give more (a small data.validation_share may hold out one), or set data.pairs to sop"
+            "give more (a small data.validation_fraction may hold out one), or set data.pairs to sop"
         )
     cls, sep = (np.array([token], np.uint32) for token in (tokenizer.cls_id, tokenizer.sep_id))
     parts, sizes, labels = [], [], []

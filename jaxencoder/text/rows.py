@@ -79,7 +79,7 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool
     if data.row_length < 3:
         raise ValueError(f"data.row_length is {data.row_length}; [CLS], one token and [SEP] need at least 3")
     sources = data.validation if split == "validation" and data.validation else data.train
-    if split == "validation" and not data.validation and not data.validation_share:
+    if split == "validation" and not data.validation and not data.validation_fraction:
         return ()
     fields = pair_fields(data)
     jobs = (_Job.of(data, tokenizer, split, source, fields[source], progress) for source in sources)
@@ -87,7 +87,7 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool
     filled = tuple(store for store in stores if len(store))
     if not filled:
         raise ValueError(
-            f"data.validation_share {data.validation_share} holds out none of the documents of {', '.join(sources)}; "
+            f"data.validation_fraction {data.validation_fraction} holds out none of the documents of {', '.join(sources)}; "
             "raise it, or name data.validation sources"
         )
     return filled
@@ -112,7 +112,7 @@ class _Job:
     def of(
         cls, data: DataConfig, tokenizer: Tokenizer, split: Split, source: str, pair_field: str, progress: bool
     ) -> "_Job":
-        share = 0.0 if data.validation else data.validation_share
+        share = 0.0 if data.validation else data.validation_fraction
         identity = {
             "format": [FORMAT, "digest of the content"],  # what the metadata has, where that has changed
             "source": fingerprint(source),
@@ -281,7 +281,7 @@ def _write(job: _Job, part: Path) -> dict:
             f"{job.source} yields no tokens: its {job.documents} documents are empty or hold nothing "
             "that the tokenizer knows"
             if job.documents
-            else f"{job.source} leaves no document to train on; lower data.validation_share ({job.share})"
+            else f"{job.source} leaves no document to train on; lower data.validation_fraction ({job.share})"
         )
     meta = {
         "documents": job.documents,

@@ -34,7 +34,7 @@ from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.setup import Setup, distinct, labelled, set_up, unigram_loss
 from jaxencoder.training.start import CHECKPOINT_FOLDER, initial_params
 from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
-from jaxencoder.training.stopping import evaluations, without_gain
+from jaxencoder.training.stopping import evaluations, should_stop
 from jaxencoder.training.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
         updates, state = compile_steps(setup, mesh, checkpoints)
         done = int(state.step)
         past = evaluations(run_dir, done)
-        if done >= settings.steps or without_gain(past, settings):
+        if done >= settings.steps or should_stop(past, settings):
             return _finished(run_dir, done, settings.steps, past)
         evaluate = evaluator(setup, mesh)
         with (
@@ -104,7 +104,7 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
                     result = evaluate(state)
                     telemetry.evaluation(done, result)
                     past = [*past, result]
-                    if without_gain(past, settings) and not last:
+                    if should_stop(past, settings) and not last:
                         telemetry.say(f"No better {best} in {settings.patience} evaluations: the run ends here")
                         last = True
                 if last or stopping or done % settings.checkpoint_every == 0 or checkpoints.improves(result):

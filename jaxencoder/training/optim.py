@@ -49,11 +49,11 @@ class OptimizerConfig:
     factored_size: int = 128
     """Adafactor factors the second moment of matrices whose smaller side is at least this."""
     schedule: ScheduleName = "linear"
-    warmup_share: float = 0.06
+    warmup_ratio: float = 0.06
     """Share of all steps in which the learning rate rises linearly from 0 to its peak."""
-    decay_share: float = 0.2
+    decay_ratio: float = 0.2
     """Share of all steps, at the end, in which `wsd` decays."""
-    final_share: float = 0.0
+    final_lr_ratio: float = 0.0
     """The learning rate at the end, as a share of the peak."""
     trainable: tuple[str, ...] = ()
     """Regular expressions, searched in a parameter's path, of what learns; the rest stays and costs no state. Empty:
@@ -83,12 +83,12 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.eps is {self.eps}; give a positive number.")
         if self.factored_size < 1:
             raise ValueError(f"optimizer.factored_size is {self.factored_size}; give a positive size.")
-        for field in ("warmup_share", "decay_share", "final_share"):
+        for field in ("warmup_ratio", "decay_ratio", "final_lr_ratio"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"optimizer.{field} is {getattr(self, field)}; give a share from 0 to 1.")
-        if self.schedule == "wsd" and self.warmup_share + self.decay_share > 1:
+        if self.schedule == "wsd" and self.warmup_ratio + self.decay_ratio > 1:
             raise ValueError(
-                f"optimizer.warmup_share {self.warmup_share} and decay_share {self.decay_share} together exceed 1; "
+                f"optimizer.warmup_ratio {self.warmup_ratio} and decay_ratio {self.decay_ratio} together exceed 1; "
                 "lower one of them."
             )
         if self.frozen_layers < 0:
@@ -119,8 +119,8 @@ def schedule(config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, flo
     """
     if steps < 1:
         raise ValueError(f"The schedule needs at least one step, not {steps}; raise training.steps.")
-    warmup = round(config.warmup_share * steps)
-    start = max(warmup, steps - round(config.decay_share * steps)) if config.schedule == "wsd" else warmup
+    warmup = round(config.warmup_ratio * steps)
+    start = max(warmup, steps - round(config.decay_ratio * steps)) if config.schedule == "wsd" else warmup
     lengths, peak_of = zip(*(peaks or [(steps, config.learning_rate)]), strict=True)
     borders = jnp.asarray(np.cumsum(lengths)[:-1], jnp.float32)
 
@@ -133,7 +133,7 @@ def schedule(config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, flo
             "wsd": 1.0 - jnp.sqrt(done),
             "constant": jnp.ones_like(done),
         }[config.schedule]
-        share = config.final_share + (1.0 - config.final_share) * falling
+        share = config.final_lr_ratio + (1.0 - config.final_lr_ratio) * falling
         peak = jnp.asarray(peak_of, jnp.float32)[jnp.searchsorted(borders, count, side="right")]
         return peak * jnp.minimum(share, (count + 1.0) / max(warmup, 1))
 

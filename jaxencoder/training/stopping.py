@@ -47,7 +47,7 @@ def _agreed(found: list[dict[str, float]]) -> list[dict[str, float]]:
     return json.loads(multihost_utils.broadcast_one_to_all(np.resize(text, int(size))).tobytes())
 
 
-def without_gain(past: list[dict[str, float]], settings: TrainingConfig) -> bool:
+def should_stop(past: list[dict[str, float]], settings: TrainingConfig) -> bool:
     """Whether as many evaluations as training.patience have passed since the best result; never if that is 0.
 
     The first of equal results is the best one, and one that is not finite is the worst.

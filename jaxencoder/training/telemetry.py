@@ -236,7 +236,7 @@ class Telemetry:
                 raise Diverged(
                     f"The loss or its gradient is not finite at step {step} (loss {values.get('loss', math.nan):.4g}); "
                     f"the last good checkpoint is kept: look at {self._folder / METRICS_FILE}, then lower "
-                    "optimizer.learning_rate or optimizer.clip_norm, or raise optimizer.warmup_share."
+                    "optimizer.learning_rate or optimizer.clip_norm, or raise optimizer.warmup_ratio."
                 )
 
     def _log(self, step: int, values: dict[str, float]) -> None:

@@ -31,7 +31,11 @@ def pretraining(tmp_path_factory) -> RunConfig:
         objective=MaskedLM(),
         tokenizer=TokenizerConfig(vocab_size=40),
         data=DataConfig(
-            train=(str(folder / "text.jsonl"),), validation_share=0.2, row_length=16, cache=str(folder / "c"), workers=1
+            train=(str(folder / "text.jsonl"),),
+            validation_fraction=0.2,
+            row_length=16,
+            cache=str(folder / "c"),
+            workers=1,
         ),
         training=TrainingConfig(steps=1, batch_size=8, eval_batches=0, tensorboard=False),
     )

@@ -77,7 +77,7 @@ UNSAID = {
     *("vocab_size", "num_layers", "hidden_size", "mlp_size", "num_heads", "max_length", "norm_epsilon"),
     *("rope_theta", "rope_theta_local", "rope_factor", "rope_original_length", "rope_betas", "rope_attention_factor"),
     *("rope_scaling_local", "head_transform", "head_activation", "head_bias", "output_bias"),
-    *("dropout", "attention_dropout", "init_scale"),
+    *("dropout", "attention_dropout", "initializer_std"),
     *("distance_projection", "convolution_groups", "convolution_activation"),
     *("bottleneck", "bottleneck_places"),
 }
@@ -88,7 +88,7 @@ SAID = {
     "positions": "rotary",
     "disentangled": ("c2p",),
     "distance_span": 16,
-    "distance_furthest": 64,
+    "max_distance": 64,
     "distance_norm": True,
     "convolution_size": 3,
     "relative_buckets": 32,

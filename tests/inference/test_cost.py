@@ -21,7 +21,7 @@ from jaxencoder.model.flops import forward_flops, training_flops
 from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.replaced_token import ReplacedToken
-from jaxencoder.objectives.spans import SpanExtraction
+from jaxencoder.objectives.spans import QuestionAnswering
 from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.training.program import Program, product_flops
 from tests.inference.test_inspect import published_folder, run_folder
@@ -173,13 +173,13 @@ def test_a_published_model_and_a_run(compiled: list, make_model, tmp_path: Path)
         Classification(labels=1),
         Classification(labels=3, multi_label=True),
         TokenClassification(tags=("O", "B")),
-        SpanExtraction(),
+        QuestionAnswering(),
         MultipleChoice(),
         ReplacedToken(),
     ],
 )
 def test_every_objective_finds_its_batch(objective) -> None:
-    units = {TokenClassification: "word", SpanExtraction: "span", MultipleChoice: "choice"}
+    units = {TokenClassification: "word", QuestionAnswering: "span", MultipleChoice: "choice"}
     data = RunConfig().data
     if not isinstance(objective, ReplacedToken):
         unit = units.get(type(objective), "text")

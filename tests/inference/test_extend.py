@@ -23,7 +23,7 @@ KINDS = {
     "learned": {},
     "rotary": {"positions": "rotary", "windows": (0, 4)},
     "distances": {
-        **{"positions": "none", "disentangled": ("c2p", "p2c"), "distance_span": 8, "distance_furthest": 64},
+        **{"positions": "none", "disentangled": ("c2p", "p2c"), "distance_span": 8, "max_distance": 64},
     },
     "buckets": {"positions": "none", "relative_buckets": 8},
     "alibi": {"positions": "alibi"},
@@ -110,7 +110,7 @@ def test_architectures(short) -> None:
         "rope_scaling": "yarn", "rope_factor": 8.0, "rope_original_length": 64,
     }  # fmt: skip
     assert changed("rotary", 256, "ntk") == {"max_length": 256, "rope_theta": pytest.approx(10_000 * 4 ** (8 / 6))}
-    assert changed("distances", 256, "interpolate") == {"max_length": 256, "distance_furthest": 256}
+    assert changed("distances", 256, "interpolate") == {"max_length": 256, "max_distance": 256}
     assert changed("rotary", 256, "none", window=9) == {"max_length": 256, "windows": (9, 4)}
     assert changed("learned", 256, "tile", window=9, global_tokens=True) == {
         "max_length": 256, "windows": (9,), "global_tokens": True,

@@ -15,7 +15,7 @@ from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.objectives.classification import Classification
-from jaxencoder.objectives.spans import SpanExtraction
+from jaxencoder.objectives.spans import QuestionAnswering
 from jaxencoder.objectives.tokens import TokenClassification
 from tests.families import peers
 
@@ -25,7 +25,7 @@ TAGS = TokenClassification(tags=("O", "B-x", "I-x", "B-y"))
 OBJECTIVES = {
     "ForSequenceClassification": CLASSES,
     "ForTokenClassification": TAGS,
-    "ForQuestionAnswering": SpanExtraction(),
+    "ForQuestionAnswering": QuestionAnswering(),
 }
 
 
@@ -41,7 +41,7 @@ def make_run(tmp_path_factory):
         start = jaxencoder.load(folders[family])
         data = DataConfig(row_length=24, label_field="label")
         if not isinstance(objective, Classification):
-            units = {SpanExtraction: ("span", "context"), MultipleChoice: ("choice", "choices")}
+            units = {QuestionAnswering: ("span", "context"), MultipleChoice: ("choice", "choices")}
             unit, pair = units.get(type(objective), ("word", ""))
             data = dataclasses.replace(data, pair_field=pair, label_unit=unit)
         model = dataclasses.replace(start.config.model, dropout=0.0, **settings)
@@ -128,8 +128,8 @@ def test_other_classifiers_that_are_the_same(make_run, family: str, tmp_path: Pa
         ("modernbert", CLASSES, "classifier", "activation gelu instead of tanh, transform_bias False"),
         ("bert", dataclasses.replace(CLASSES, pooling="mean"), "classifier", "inputs cls instead of mean"),
         ("roberta", dataclasses.replace(CLASSES, pooling="learned"), "classifier", "inputs cls instead of learned"),
-        ("eurobert", SpanExtraction(), "span_head", "no such head"),
-        ("longformer", SpanExtraction(), "span_head", "global_tokens question instead of none"),
+        ("eurobert", QuestionAnswering(), "span_head", "no such head"),
+        ("longformer", QuestionAnswering(), "span_head", "global_tokens question instead of none"),
     ],
 )
 def test_another_head_is_left_out(make_run, family, objective, head, why, tmp_path: Path, caplog) -> None:

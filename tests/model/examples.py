@@ -27,7 +27,7 @@ MODERNBERT = dataclasses.replace(
 )  # fmt: skip
 LONGFORMER = dataclasses.replace(BERT, num_layers=3, windows=(3, 5), global_tokens=True)
 DEBERTA = dataclasses.replace(
-    BERT, positions="none", disentangled=("c2p", "p2c"), distance_span=6, distance_furthest=20, distance_norm=True,
+    BERT, positions="none", disentangled=("c2p", "p2c"), distance_span=6, max_distance=20, distance_norm=True,
     convolution_size=3, token_types=0,
 )  # fmt: skip
 CONFIGS = {"bert": BERT, "modernbert": MODERNBERT, "deberta": DEBERTA}

@@ -24,7 +24,7 @@ from jaxencoder.model.config import EncoderConfig
         ({"global_tokens": True, "windows": (4,), "num_kv_heads": 6}, "model.num_kv_heads 0, .* and 6"),
         ({"disentangled": ("c2p",)}, r"disentangled \('c2p',\) needs model.distance_span, got 0"),
         ({"distance_span": 8}, "set both or neither"),
-        ({"disentangled": ("p2c",), "distance_span": 8, "distance_furthest": 5}, "distance_furthest 5 must be above"),
+        ({"disentangled": ("p2c",), "distance_span": 8, "max_distance": 5}, "max_distance 5 must be above"),
         ({"convolution_size": 4}, "convolution_size must be odd, or 0 for none, got 4"),
         ({"convolution_size": 3, "convolution_groups": 5}, "convolution_groups 5 does not divide"),
         ({"dropout": 1.0}, r"model.dropout must be in \[0, 1\), got 1.0"),

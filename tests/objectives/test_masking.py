@@ -46,8 +46,8 @@ GROUPS = {
     "tokens": {},
     "words": {"whole_words": True},
     "spans": {"spans": "geometric"},
-    "spans of words": {"spans": "geometric", "whole_words": True, "longest_span": 5},
-    "ngrams": {"spans": "ngram", "longest_span": 3},
+    "spans of words": {"spans": "geometric", "whole_words": True, "max_span_length": 5},
+    "ngrams": {"spans": "ngram", "max_span_length": 3},
 }
 
 
@@ -75,18 +75,18 @@ def test_rate_and_split(settings: dict) -> None:
     assert shown[picked & (shown != 3)].min() >= SPECIAL, "no random token is special"
 
 
-@pytest.mark.parametrize(("mask_share", "random_share"), [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
-def test_extreme_splits(mask_share: float, random_share: float) -> None:
+@pytest.mark.parametrize(("mask_probability", "random_probability"), [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
+def test_extreme_splits(mask_probability: float, random_probability: float) -> None:
     batch = many(500)
-    masked, picked, _ = draw(batch, rate=0.3, mask_share=mask_share, random_share=random_share)
+    masked, picked, _ = draw(batch, rate=0.3, mask_probability=mask_probability, random_probability=random_probability)
     shown, ids = np.asarray(masked.token_ids)[picked], batch["token_ids"][picked]
-    assert (shown == 3).all() == (mask_share == 1) and ((shown == 3).any() == (mask_share > 0))
-    assert (shown == ids).all() == (mask_share + random_share == 0)
+    assert (shown == 3).all() == (mask_probability == 1) and ((shown == 3).any() == (mask_probability > 0))
+    assert (shown == ids).all() == (mask_probability + random_probability == 0)
 
 
 def test_uniform() -> None:
     batch = rows([[42]] * 4000, 42)  # 40 ordinary tokens
-    masked, picked, _ = draw(batch, rate=0.3, mask_share=0.0, random_share=1.0)
+    masked, picked, _ = draw(batch, rate=0.3, mask_probability=0.0, random_probability=1.0)
     assert abs(chi_square(picked.sum(0)[1:41])) < 5, "every place is equally likely"
     tokens = np.bincount(np.asarray(masked.token_ids)[picked], minlength=VOCABULARY)
     assert not tokens[:SPECIAL].any() and abs(chi_square(tokens[SPECIAL:])) < 5, "so is every random token"
@@ -152,7 +152,7 @@ def test_follows_the_key() -> None:
 def test_span_lengths(spans: str, longest: int, expected: np.ndarray) -> None:
     """At so low a rate a row has one span at most, and a span of n with the probability 0.2 / n."""
     B, T = 10_000, 202
-    settings = {"rate": 0.001, "spans": spans, "longest_span": longest}
+    settings = {"rate": 0.001, "spans": spans, "max_span_length": longest}
     np.testing.assert_allclose(Masking(**settings).span_lengths(), expected / expected.sum())
     _, picked, _ = draw(rows([[T]] * B, T), **settings)
     assert ((picked[:, 1:] & ~picked[:, :-1]).sum(1) <= 1).all()
@@ -165,7 +165,7 @@ def test_span_lengths(spans: str, longest: int, expected: np.ndarray) -> None:
 
 def test_spans_are_shown_alike_and_stay_inside_documents() -> None:
     batch = many()
-    masked, picked, ordinary = draw(batch, rate=0.3, spans="geometric", mask_share=0.5, random_share=0.0)
+    masked, picked, ordinary = draw(batch, rate=0.3, spans="geometric", mask_probability=0.5, random_probability=0.0)
     shown = np.asarray(masked.token_ids) == 3
     changes = (shown[:, 1:] != shown[:, :-1]) & picked[:, 1:] & picked[:, :-1]
     together = (picked[:, 1:] & picked[:, :-1]).sum()
@@ -175,7 +175,7 @@ def test_spans_are_shown_alike_and_stay_inside_documents() -> None:
 
 def test_spans_of_words_are_whole() -> None:
     batch = many()
-    _, picked, ordinary = draw(batch, rate=0.3, spans="ngram", longest_span=3, whole_words=True)
+    _, picked, ordinary = draw(batch, rate=0.3, spans="ngram", max_span_length=3, whole_words=True)
     goes_on = ordinary[:, 1:] & ordinary[:, :-1] & ~Vocabulary().word_starts()[batch["token_ids"][:, 1:]]
     assert (picked[:, 1:] == picked[:, :-1])[goes_on].all() and picked[:, 1:][goes_on].any()
 
@@ -206,9 +206,9 @@ def test_rate_moves(progress: float | None, rate: float) -> None:
     [
         ({"rate": 0.0}, "objective.masking.rate must lie between 0 and 1, got 0.0"),
         ({"final_rate": 1.0}, "objective.masking.final_rate must be 0 or lie between 0 and 1, got 1.0"),
-        ({"mask_share": 0.9, "random_share": 0.2}, "add up to more than 1, got 0.9 and 0.2"),
-        ({"random_share": -0.1}, "must not be negative"),
-        ({"longest_span": 0}, "longest_span must be at least 1, got 0"),
+        ({"mask_probability": 0.9, "random_probability": 0.2}, "add up to more than 1, got 0.9 and 0.2"),
+        ({"random_probability": -0.1}, "must not be negative"),
+        ({"max_span_length": 0}, "max_span_length must be at least 1, got 0"),
     ],
 )
 def test_errors(settings: dict, message: str) -> None:

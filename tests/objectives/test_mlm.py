@@ -60,7 +60,7 @@ def test_packing_changes_neither_loss_nor_gradients(family: str, monkeypatch: py
 
 
 def test_loss_is_told_apart_by_what_was_shown() -> None:
-    objective = examples.mlm(SMALL["bert"], rate=0.5, mask_share=0.4, random_share=0.3)
+    objective = examples.mlm(SMALL["bert"], rate=0.5, mask_probability=0.4, random_probability=0.3)
     params = examples.randomised_params(objective.init)
     batch = rows([[33]] * 8, 33)
     _, metrics = jax.jit(objective.loss, static_argnums=3)(params, batch, jax.random.key(0), False)

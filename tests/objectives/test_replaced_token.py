@@ -184,4 +184,4 @@ def test_errors(settings: dict, message: str) -> None:
 
 
 def test_masks_are_all_masks_by_default() -> None:
-    assert ReplacedToken().masking == Masking(mask_share=1.0, random_share=0.0)
+    assert ReplacedToken().masking == Masking(mask_probability=1.0, random_probability=0.0)

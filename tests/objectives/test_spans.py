@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxencoder.objectives.spans import SpanExtraction
+from jaxencoder.objectives.spans import QuestionAnswering
 from tests.model import examples
 from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, assert_trees_close, rows
 
@@ -13,7 +13,7 @@ ENDS = {1: (3, 5), 2: (4, 4), 3: (0, 0)}  # of the segments of a row; one token,
 
 
 def build(config=SMALL["bert"]):
-    return SpanExtraction().build(config, FLOAT32, Vocabulary())
+    return QuestionAnswering().build(config, FLOAT32, Vocabulary())
 
 
 def labelled(lengths):
@@ -82,6 +82,6 @@ def test_both_ends_of_a_window_must_score_most():
 
 
 def test_settings():
-    for setting in ({"dropout": -0.1}, {"longest_answer": 0}):
+    for setting in ({"dropout": -0.1}, {"max_answer_length": 0}):
         with pytest.raises(ValueError, match=f"objective.{next(iter(setting))} must be"):
-            SpanExtraction(**setting)
+            QuestionAnswering(**setting)

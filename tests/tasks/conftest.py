@@ -15,7 +15,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.mlm import MaskedLM
-from jaxencoder.objectives.spans import SpanExtraction
+from jaxencoder.objectives.spans import QuestionAnswering
 from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.checkpoint import Checkpoints
@@ -177,7 +177,7 @@ def reader(home: Path) -> Trained:
         text_field="question", pair_field="context", label_field="answers", label_unit="span", row_length=32,
         overlap=4, workers=1,
     )  # fmt: skip
-    return run_on_records(home, "reader", SpanExtraction(), data, make, steps=0)
+    return run_on_records(home, "reader", QuestionAnswering(), data, make, steps=0)
 
 
 @pytest.fixture(scope="session")

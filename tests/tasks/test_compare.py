@@ -88,7 +88,7 @@ def test_which_checkpoint(tmp_path, monkeypatch):
     for keep_best, share, default in ((True, 0.1, "best"), (True, 0.0, "latest"), (False, 0.1, "latest")):
         folder = tmp_path / f"{keep_best}{share}"
         (folder / "checkpoints").mkdir(parents=True)
-        data, training = DataConfig(validation_share=share), TrainingConfig(keep_best=keep_best)
+        data, training = DataConfig(validation_fraction=share), TrainingConfig(keep_best=keep_best)
         save(RunConfig(data=data, training=training), folder)
         for step, expected in ((None, default), ("latest", "latest"), ("best", "best"), (7, 7)):
             with pytest.raises(FileNotFoundError, match=f"asked for {expected}$"):

@@ -164,7 +164,7 @@ def test_says_what_is_wrong(masked, tmp_path):
 def test_nothing_held_out(masked, tmp_path):
     copy = shutil.copytree(masked.folder, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text())
-    config["data"] |= {"validation": [], "validation_share": 0.0}
+    config["data"] |= {"validation": [], "validation_fraction": 0.0}
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="held nothing out; name a source"):
         evaluate(copy)

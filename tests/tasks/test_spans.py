@@ -100,7 +100,7 @@ def test_the_best_of_all_windows_by_hand(reader):
         inside = slice(window.first, window.first + len(window.offsets))
         first, last = (np.asarray(out[name])[0, inside] for name in ("start_logits", "end_logits"))
         for i in range(len(first)):
-            for j in range(i, min(i + model.config.objective.longest_answer, len(last))):
+            for j in range(i, min(i + model.config.objective.max_answer_length, len(last))):
                 place = int(window.offsets[i, 0]), int(window.offsets[j, 1])
                 expected[place] = max(expected.get(place, -np.inf), float(first[i] + last[j]))
     assert len(parts) > 3

@@ -94,7 +94,7 @@ def test_results_are_kept_from_other_data(trained, tmp_path: Path, part: str) ->
         phases = (Phase(1), Phase(2, train=(str(source),)))
         run = replace(run, config=replace(run.config, training=TrainingConfig(), phases=phases))
     else:
-        data = replace(run.config.data, validation_share=0.0, **{part: (str(source),)})
+        data = replace(run.config.data, validation_fraction=0.0, **{part: (str(source),)})
         run = replace(run, config=replace(run.config, data=data))
     found = perform([run], folder, summarize)
     os.utime(source, (1, 1))

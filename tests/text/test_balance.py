@@ -56,7 +56,7 @@ def test_rows_are_balanced_and_what_is_held_out_is_not(tmp_path, tokenizer) -> N
         {"text": " ".join(np.random.default_rng(i).choice(WORDS, 3)), "label": "rare" if i % 10 == 0 else "common"}
         for i in range(200)
     ]
-    data = config(write(tmp_path / "t.jsonl", records), label_field="label", validation_share=0.2)
+    data = config(write(tmp_path / "t.jsonl", records), label_field="label", validation_fraction=0.2)
     plain, even = (
         prepare(settings, tokenizer, split)
         for settings, split in ((data, "train"), (replace(data, balance=1.0), "train"))
@@ -72,7 +72,7 @@ def test_rows_are_balanced_and_what_is_held_out_is_not(tmp_path, tokenizer) -> N
 def test_errors(tmp_path, tokenizer) -> None:
     source = write(tmp_path / "t.jsonl", [{"text": "alpha", "label": 0.5}, {"text": "beta", "label": 1.5}])
     with pytest.raises(ValueError, match="balance is 1.0, but the labels of .* are values; set it to 0"):
-        prepare(config(source, label_field="label", balance=1.0, validation_share=0.0), tokenizer, "train")
+        prepare(config(source, label_field="label", balance=1.0, validation_fraction=0.0), tokenizer, "train")
     with pytest.raises(ValueError, match="data.balance is 0.5; it needs data.label_field"):
         DataConfig(balance=0.5)
     with pytest.raises(ValueError, match="data.balance"):

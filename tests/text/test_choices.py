@@ -24,7 +24,7 @@ def tokenizer() -> Tokenizer:
 
 def config(path, records, **changes) -> DataConfig:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    settings = {"row_length": 48, "workers": 1, "validation_share": 0.0} | FIELDS | changes
+    settings = {"row_length": 48, "workers": 1, "validation_fraction": 0.0} | FIELDS | changes
     return DataConfig(train=(str(path),), **settings)
 
 
@@ -77,7 +77,7 @@ def test_examples_stay_together(tmp_path, tokenizer, packing):
 
 def test_workers_and_held_out_examples(tmp_path, tokenizer):
     examples = records(120)
-    data = config(tmp_path / "a.jsonl", examples, row_length=96, validation_share=0.2)
+    data = config(tmp_path / "a.jsonl", examples, row_length=96, validation_fraction=0.2)
     found = [groups_of(prepare(data, tokenizer, split)[0]) for split in ("train", "validation")]
     assert sum(map(len, found)) == 120 and len(found[1]) > 5
     assert len(list(validation_records(data))) == len(found[1])

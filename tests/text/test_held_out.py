@@ -25,7 +25,7 @@ def source(tmp_path_factory) -> str:
 @pytest.mark.parametrize("pair_field", ["", "b"])
 def test_records_are_those_of_the_rows(source, tmp_path, pair_field):
     data = DataConfig(
-        train=(source,), validation_share=0.2, label_field="label", pair_field=pair_field, row_length=16, workers=1
+        train=(source,), validation_fraction=0.2, label_field="label", pair_field=pair_field, row_length=16, workers=1
     )
     tokenizer = train_tokenizer(WORDS * 5, TokenizerConfig(vocab_size=60))
     (store,) = prepare(data, tokenizer, "validation", progress=False)
@@ -62,6 +62,6 @@ def test_validation_sources_are_read_whole(source):
 
 def test_nothing_is_held_out_or_a_field_is_missing(source):
     with pytest.raises(ValueError, match="held nothing out"):
-        list(validation_records(DataConfig(train=(source,), validation_share=0.0, label_field="label")))
+        list(validation_records(DataConfig(train=(source,), validation_fraction=0.0, label_field="label")))
     with pytest.raises(ValueError, match="a.jsonl:1: no field 'labl'.*did you mean 'label'"):
         list(validation_records(DataConfig(train=(source,), validation=(source,), label_field="labl")))

@@ -233,7 +233,7 @@ def test_no_other_document(tokenizer: Tokenizer) -> None:
 
 
 def config(path, **changes) -> DataConfig:
-    settings = {"row_length": 32, "workers": 1, "validation_share": 0.0, "pairs": "nsp"} | changes
+    settings = {"row_length": 32, "workers": 1, "validation_fraction": 0.0, "pairs": "nsp"} | changes
     return DataConfig(train=(str(path),), **settings)
 
 
@@ -278,7 +278,7 @@ def test_settings_are_part_of_the_address(source, tokenizer: Tokenizer) -> None:
 
 def test_held_out_documents_are_in_no_training_pair(source, tokenizer: Tokenizer) -> None:
     held, train = (
-        content(config(source, validation_share=0.2), tokenizer, split)[1] for split in ("validation", "train")
+        content(config(source, validation_fraction=0.2), tokenizer, split)[1] for split in ("validation", "train")
     )
     words = [set(part["token_ids"].ravel()) - set(range(6)) for part in (held, train)]
     assert all(words) and not words[0] & words[1]

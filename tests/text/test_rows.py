@@ -40,7 +40,7 @@ def write(path, records):
 
 
 def config(path, **changes):
-    settings = {"row_length": 16, "workers": 1, "validation_share": 0.0} | changes
+    settings = {"row_length": 16, "workers": 1, "validation_fraction": 0.0} | changes
     return DataConfig(train=(str(path),), **settings)
 
 
@@ -99,7 +99,7 @@ def test_workers_do_not_change_the_rows(tmp_path, tokenizer, monkeypatch):
 def test_held_out_share(tmp_path, tokenizer, capsys):
     texts = [f"{text} x" for text in documents(2000)] + ["alpha beta"] * 50
     source = write(tmp_path / "a.jsonl", texts)
-    data = config(source, validation_share=0.1)
+    data = config(source, validation_fraction=0.1)
     train, held = (prepare(data, tokenizer, split) for split in ("train", "validation"))
     a, b = ({ids for ids, _ in pieces(stores)} for stores in (train, held))
     assert len(train[0].meta["source"]) and train[0].meta["documents"] + held[0].meta["documents"] == 2050
@@ -114,8 +114,8 @@ def test_held_out_share(tmp_path, tokenizer, capsys):
 def test_nothing_held_out_is_no_error_and_too_little_is(tmp_path, tokenizer):
     source = write(tmp_path / "a.jsonl", documents(3))
     assert prepare(config(source), tokenizer, "validation") == ()
-    with pytest.raises(ValueError, match="validation_share 0.001 holds out none.*raise it"):
-        prepare(config(source, validation_share=0.001), tokenizer, "validation")
+    with pytest.raises(ValueError, match="validation_fraction 0.001 holds out none.*raise it"):
+        prepare(config(source, validation_fraction=0.001), tokenizer, "validation")
 
 
 def test_the_cache_knows_content_and_settings(tmp_path, tokenizer):
@@ -128,7 +128,7 @@ def test_the_cache_knows_content_and_settings(tmp_path, tokenizer):
         first,
         prepare(dataclasses.replace(base, row_length=17), tokenizer, "train")[0].path,
         prepare(dataclasses.replace(base, packing=False), tokenizer, "train")[0].path,
-        prepare(dataclasses.replace(base, validation_share=0.3), tokenizer, "train")[0].path,
+        prepare(dataclasses.replace(base, validation_fraction=0.3), tokenizer, "train")[0].path,
         prepare(base, other, "train")[0].path,
     }
     write(tmp_path / "a.jsonl", documents(21))
@@ -228,7 +228,7 @@ def test_translations_beside_single_texts(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("".join(f"{line}\n" for line in first))
     (tmp_path / "b.txt").write_text("".join(f"{line}\n" for line in second))
     aligned, single = f"aligned:{tmp_path}/a.txt|{tmp_path}/b.txt", write(tmp_path / "c.jsonl", documents(30))
-    data = DataConfig(train=(aligned, single), row_length=32, validation_share=0.1, temperature=2.0, workers=1)
+    data = DataConfig(train=(aligned, single), row_length=32, validation_fraction=0.1, temperature=2.0, workers=1)
     stores, held = prepare(data, tokenizer, "train"), prepare(data, tokenizer, "validation")
     ways = tokenizer.encode_batch(first, second), tokenizer.encode_batch(second, first)
     ids = [[tuple(example.ids.tolist()) for example in way] for way in ways]
@@ -328,7 +328,7 @@ def slow(self, row):
         print("three rows", flush=True)
         time.sleep(float(sys.argv[4]))
 rows.Writer.add = slow
-data = DataConfig(train=(sys.argv[1],), cache=sys.argv[2], row_length=16, validation_share=0.0, workers=2)
+data = DataConfig(train=(sys.argv[1],), cache=sys.argv[2], row_length=16, validation_fraction=0.0, workers=2)
 rows.prepare(data, Tokenizer.load(sys.argv[3]), "train")
 """
 

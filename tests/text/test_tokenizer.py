@@ -565,7 +565,7 @@ def test_missing_files(tmp_path, trained):
         (DataConfig, "weights", (0.0,), "at least one must be above 0"),
         (DataConfig, "weights", (float("inf"),), "finite"),
         (DataConfig, "temperature", 0.0, "at least 0.001"),
-        (DataConfig, "validation_share", 1.0, "at most 0.9"),
+        (DataConfig, "validation_fraction", 1.0, "at most 0.9"),
         (DataConfig, "text_field", "", "is empty"),
         (DataConfig, "pair_field", "text", "as is text_field"),
         (DataConfig, "label_field", "text", "also a text field"),

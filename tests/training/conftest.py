@@ -45,7 +45,11 @@ def config(home: Path) -> RunConfig:
         compute=ComputeConfig(dtype="float32"),
         tokenizer=TokenizerConfig(vocab_size=64),
         data=DataConfig(
-            train=(str(home / "text.jsonl"),), validation_share=0.1, row_length=16, cache=str(home / "cache"), workers=1
+            train=(str(home / "text.jsonl"),),
+            validation_fraction=0.1,
+            row_length=16,
+            cache=str(home / "cache"),
+            workers=1,
         ),
         optimizer=OptimizerConfig(learning_rate=1e-2),
         training=TrainingConfig(

@@ -38,16 +38,16 @@ def labelled(config: RunConfig, folder, kind: str) -> RunConfig:
         train=(str(folder / "labelled.jsonl"),),
         pair_field="second" if kind == "class" else "",
         label_field="label",
-        validation_share=0.0,
+        validation_fraction=0.0,
         row_length=48,
     )
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, dropout=0.0, attention_dropout=0.0, max_length=48, init_scale=0.3),
+        model=dataclasses.replace(config.model, dropout=0.0, attention_dropout=0.0, max_length=48, initializer_std=0.3),
         objective=Classification(dropout=0.0),
         data=data,
         optimizer=OptimizerConfig(
-            learning_rate=0.02, b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.3, clip_norm=0.5, warmup_share=0.4
+            learning_rate=0.02, b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.3, clip_norm=0.5, warmup_ratio=0.4
         ),
         training=dataclasses.replace(config.training, steps=STEPS, batch_size=4, accumulation=1, ema_decay=0.0),
     )

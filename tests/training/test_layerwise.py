@@ -70,7 +70,7 @@ def updates(loud: str = "^$", **settings) -> tuple[dict[str, np.ndarray], dict]:
     """
     params = jax.tree.map(lambda s: jnp.ones(s.shape), shapes())
     gradients = jax.tree.map_with_path(lambda path, x: x * (1000 if re.search(loud, path_of(path)) else 1), params)
-    plain = {"warmup_share": 0.0, "schedule": "constant", "weight_decay": 0.0, "eps": 1e-12, "learning_rate": 0.1}
+    plain = {"warmup_ratio": 0.0, "schedule": "constant", "weight_decay": 0.0, "eps": 1e-12, "learning_rate": 0.1}
     optimizer = make_optimizer(OptimizerConfig(**plain | settings), 10)
     state = optimizer.init(params)
     return by_path(optimizer.update(gradients, state, params)[0]), state

@@ -319,7 +319,7 @@ def test_best_by_a_metric_that_there_is_not(config: RunConfig, tmp_path: Path) -
 
 
 def test_nothing_held_out(config: RunConfig, tmp_path: Path) -> None:
-    config = replace(config, data=replace(config.data, validation_share=0.0))
+    config = replace(config, data=replace(config.data, validation_fraction=0.0))
     assert train(training(config, profile_steps=(2,)), tmp_path) == {}
     assert not any("validation_loss" in line for line in losses(tmp_path))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))

@@ -43,7 +43,7 @@ def tree(seed: int, scale: float = 1.0) -> dict:
 
 def config(**changes: object) -> OptimizerConfig:
     plain = OptimizerConfig(
-        learning_rate=0.05, schedule="constant", warmup_share=0.0, clip_norm=0.0, weight_decay=0.1, factored_size=8
+        learning_rate=0.05, schedule="constant", warmup_ratio=0.0, clip_norm=0.0, weight_decay=0.1, factored_size=8
     )
     return dataclasses.replace(plain, **changes)
 
@@ -176,7 +176,7 @@ def test_stable_adamw_clips_only_loud_tensors() -> None:
 @pytest.mark.parametrize("clip_norm", [0.0, 0.5])
 def test_adamw_equals_torch(clip_norm: float) -> None:
     torch = pytest.importorskip("torch")
-    cfg = config(clip_norm=clip_norm, learning_rate=1e-2, schedule="linear", warmup_share=0.2)
+    cfg = config(clip_norm=clip_norm, learning_rate=1e-2, schedule="linear", warmup_ratio=0.2)
     start = unstack(tree(0), False)
     tensors = {name: torch.nn.Parameter(torch.tensor(np.asarray(x))) for name, x in start.items()}
     plain = [x for name, x in tensors.items() if name.endswith(("bias", "scale"))]
@@ -207,7 +207,7 @@ def test_adamw_equals_torch(clip_norm: float) -> None:
     ],
 )
 def test_schedule_points(name: str, points: dict[int, float]) -> None:
-    cfg = OptimizerConfig(learning_rate=2.0, schedule=name, warmup_share=0.1, decay_share=0.2, final_share=0.1)
+    cfg = OptimizerConfig(learning_rate=2.0, schedule=name, warmup_ratio=0.1, decay_ratio=0.2, final_lr_ratio=0.1)
     rate = schedule(cfg, 100)
     for step, share in points.items():
         assert float(rate(step)) == pytest.approx(2.0 * share, rel=1e-5), step
@@ -218,7 +218,7 @@ def test_schedule_of_one_step_moves() -> None:
 
 
 def test_peaks_of_phases_scale_one_schedule() -> None:
-    cfg = config(schedule="wsd", warmup_share=0.2, decay_share=0.4)
+    cfg = config(schedule="wsd", warmup_ratio=0.2, decay_ratio=0.4)
     peaks = ((3, 0.5), (3, 2.0), (4, 0.25))
     found, plain = (np.array([schedule(cfg, 10, p)(step) for step in range(11)]) for p in (peaks, ()))
     assert found == pytest.approx(plain / cfg.learning_rate * np.repeat([0.5, 2.0, 0.25], [3, 3, 5]), rel=1e-6)
@@ -289,8 +289,8 @@ def test_adafactor_factors_attention_kernels() -> None:
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"clip_norm": float("nan")}, "clip_norm"),
         ({"eps": 0.0}, "eps"),
-        ({"warmup_share": 1.5}, "warmup_share"),
-        ({"schedule": "wsd", "warmup_share": 0.6, "decay_share": 0.6}, "together"),
+        ({"warmup_ratio": 1.5}, "warmup_ratio"),
+        ({"schedule": "wsd", "warmup_ratio": 0.6, "decay_ratio": 0.6}, "together"),
         ({"no_decay": ("(",)}, "regular expression"),
         ({"trainable": ("[",)}, "trainable holds .*regular expression"),
         ({"frozen_layers": -1}, "frozen_layers"),

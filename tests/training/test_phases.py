@@ -33,7 +33,13 @@ def phased(home: Path, config: RunConfig) -> RunConfig:
         model=EncoderConfig(
             **{"num_layers": 1, "hidden_size": 16, "mlp_size": 16, "num_heads": 2, "max_length": 16, "token_types": 0},
             **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "head_transform", "output_bias"), False),
-            **{"dropout": 0.0, "attention_dropout": 0.0, "init_scale": 0.5, "positions": "rotary", "rope_theta": 1e5},
+            **{
+                "dropout": 0.0,
+                "attention_dropout": 0.0,
+                "initializer_std": 0.5,
+                "positions": "rotary",
+                "rope_theta": 1e5,
+            },
         ),
         training=replace(
             config.training, steps=0, accumulation=1, ema_decay=0.0, eval_batches=0, keep_checkpoints=9, log_every=1

@@ -51,7 +51,7 @@ def config(home: Path) -> RunConfig:
         tokenizer=TokenizerConfig(vocab_size=60),
         data=DataConfig(
             train=(write(home / "text.jsonl"),),
-            validation_share=0.2,
+            validation_fraction=0.2,
             row_length=16,
             cache=str(home / "cache"),
             workers=1,
@@ -112,7 +112,7 @@ def test_settings_that_may_change_exist(config: RunConfig) -> None:
         ("training.batch_size", 8, "training.batch_size 4, not 8"),
         ("training.seed", 3, "training.seed 0, not 3"),
         ("data.row_length", 8, "data.row_length 16, not 8"),
-        ("data.validation_share", 0.1, "data.validation_share 0.2, not 0.1"),
+        ("data.validation_fraction", 0.1, "data.validation_fraction 0.2, not 0.1"),
         ("model.hidden_size", 32, "model.hidden_size 16, not 32"),
         ("model.vocab_size", 500, "model.vocab_size"),
         ("tokenizer.vocab_size", 61, "tokenizer.vocab_size 60, not 61"),
@@ -231,7 +231,7 @@ def test_classes_are_counted(config: RunConfig, pretrained: Path, tmp_path: Path
     with source.open("w") as file:
         for i in range(60):
             file.write(json.dumps({"text": "red cat", "label": ["no", "yes"][i == 30]}) + "\n")
-    data = replace(plain.data, train=(str(source),), validation_share=0.0, labels=("yes", "no", "never"))
+    data = replace(plain.data, train=(str(source),), validation_fraction=0.0, labels=("yes", "no", "never"))
     set_up(replace(plain, data=data), tmp_path / "rare")
     assert caplog.messages[0].startswith("Rare among 60 training examples: 'never' (0), 'yes' (1). Accuracy")
 

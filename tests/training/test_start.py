@@ -16,7 +16,7 @@ from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.roberta import ROBERTA
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.replaced_token import ReplacedToken
-from jaxencoder.objectives.spans import SpanExtraction
+from jaxencoder.objectives.spans import QuestionAnswering
 from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.parameters import path_of
 from jaxencoder.training.start import initial_params, started_from, with_new_top
@@ -133,7 +133,7 @@ def test_a_head_that_is_another_is_new(family: str, tmp_path: Path, capsys) -> N
 def test_heads_of_tokens(tmp_path: Path, capsys) -> None:
     for family, name, objective in (
         ("bert", "token_head", TokenClassification(tags=("O", "B-x", "I-x"))),
-        ("bert", "span_head", SpanExtraction()),
+        ("bert", "span_head", QuestionAnswering()),
     ):
         source = published(tmp_path / name, family, name)
         _, found, said = started(tmp_path / name, objective, capsys)

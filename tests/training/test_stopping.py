@@ -15,7 +15,7 @@ from jaxencoder.config import RunConfig
 from jaxencoder.training import loop
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.loop import train
-from jaxencoder.training.stopping import evaluations, without_gain
+from jaxencoder.training.stopping import evaluations, should_stop
 
 from .conftest import interrupted, losses
 
@@ -40,8 +40,8 @@ ROOT = Path(__file__).resolve().parents[2]
 )
 def test_without_gain(mode: str, patience: int, values: list[float], ends: bool) -> None:
     settings = TrainingConfig(best_metric="f1", best_mode=mode, patience=patience)
-    assert without_gain([{"f1": value, "loss": 1.0} for value in values], settings) is ends
-    assert not without_gain([{"loss": 1.0}] * 9, settings)
+    assert should_stop([{"f1": value, "loss": 1.0} for value in values], settings) is ends
+    assert not should_stop([{"loss": 1.0}] * 9, settings)
 
 
 def test_evaluations(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_run_that_gains_no_more(config: RunConfig, tmp_path: Path, sigterm, mo
 def test_nothing_to_gain_by(config: RunConfig, tmp_path: Path) -> None:
     config = replace(
         config,
-        data=replace(config.data, validation_share=0.0),
+        data=replace(config.data, validation_fraction=0.0),
         training=replace(config.training, patience=1),
     )
     with pytest.raises(ValueError, match="patience is 1, but nothing is held out; set it to 0"):

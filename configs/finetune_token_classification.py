@@ -9,7 +9,7 @@ has them, or the columns of .conll. The model's architecture and tokenizer come 
 Cost: an epoch of WNUT17 (3,394 texts, 90k tokens) with all-MiniLM-L6-v2 is about two minutes on 2 CPU cores.
 Expected: see docs/results.md for what has been measured.
 
-Run: jaxencoder train finetune_tokens --init-from runs/small --run-dir runs/ner \\
+Run: jaxencoder train finetune_token_classification --init-from runs/small --run-dir runs/ner \\
          --data.train ner/train.jsonl --data.validation ner/validation.jsonl
      jaxencoder evaluate runs/ner --data ner/test.jsonl
 """
@@ -32,7 +32,7 @@ def get_config() -> RunConfig:
         objective=TokenClassification(),
         data=DataConfig(text_field="tokens", label_field="ner_tags", label_unit="word", row_length=128),
         optimizer=OptimizerConfig(
-            name="adamw", learning_rate=2e-4, b2=0.999, weight_decay=0.01, schedule="linear", warmup_share=0.1
+            name="adamw", learning_rate=2e-4, b2=0.999, weight_decay=0.01, schedule="linear", warmup_ratio=0.1
         ),
         training=TrainingConfig(
             epochs=4,

@@ -12,7 +12,7 @@ Cost: SWAG (73,546 examples of 4 choices, some 30 tokens each) is 9M tokens an e
 with all-MiniLM-L6-v2 on 2 CPU cores.
 Expected: BERT-base reaches 81.6 on SWAG's dev set in its paper; nothing has been measured with this code yet.
 
-Run: jaxencoder train finetune_choices --init-from runs/small --run-dir runs/swag \\
+Run: jaxencoder train finetune_multiple_choice --init-from runs/small --run-dir runs/swag \\
          --data.train swag/train.jsonl --data.validation swag/validation.jsonl
      jaxencoder evaluate runs/swag --step best
      jaxencoder predict runs/swag --input swag/test.jsonl --output chosen.jsonl
@@ -38,7 +38,7 @@ def get_config() -> RunConfig:
             text_field="context", pair_field="choices", label_field="label", label_unit="choice", row_length=512
         ),
         optimizer=OptimizerConfig(
-            name="adamw", learning_rate=1e-4, b2=0.999, weight_decay=0.01, schedule="linear", warmup_share=0.1
+            name="adamw", learning_rate=1e-4, b2=0.999, weight_decay=0.01, schedule="linear", warmup_ratio=0.1
         ),
         training=TrainingConfig(
             epochs=3,

@@ -10,7 +10,7 @@ Cost: an epoch of TyDi QA in English (3,696 questions, 1.0M tokens) with all-Min
 CPU cores.
 Expected: see docs/results.md for what has been measured.
 
-Run: jaxencoder train finetune_questions --init-from runs/small --run-dir runs/qa \\
+Run: jaxencoder train finetune_question_answering --init-from runs/small --run-dir runs/qa \\
          --data.train qa/train.json --data.validation qa/dev.json
      jaxencoder evaluate runs/qa
 """
@@ -21,7 +21,7 @@ from jaxencoder.config import (
     EncoderConfig,
     OptimizerConfig,
     RunConfig,
-    SpanExtraction,
+    QuestionAnswering,
     TrainingConfig,
 )
 
@@ -30,7 +30,7 @@ def get_config() -> RunConfig:
     return RunConfig(
         model=EncoderConfig(dropout=0.1, attention_dropout=0.1),  # the rest comes from --init-from
         compute=ComputeConfig(dtype="float32"),
-        objective=SpanExtraction(),
+        objective=QuestionAnswering(),
         data=DataConfig(
             text_field="question",
             pair_field="context",
@@ -40,7 +40,7 @@ def get_config() -> RunConfig:
             overlap=128,
         ),
         optimizer=OptimizerConfig(
-            name="adamw", learning_rate=1e-4, b2=0.999, weight_decay=0.01, schedule="linear", warmup_share=0.1
+            name="adamw", learning_rate=1e-4, b2=0.999, weight_decay=0.01, schedule="linear", warmup_ratio=0.1
         ),
         training=TrainingConfig(
             epochs=2,
