@@ -20,8 +20,8 @@ from jaxencoder.config import (
     DataConfig,
     EncoderConfig,
     OptimizerConfig,
-    RunConfig,
     QuestionAnswering,
+    RunConfig,
     TrainingConfig,
 )
 
