@@ -11,7 +11,7 @@ from jaxencoder.text.examples import Example
 _KEPT = 1 << 14  # examples in memory, when no more than these are repeated
 
 
-def balanced(examples: Callable[[], Iterable[Example]], power: float) -> Iterator[Example]:
+def oversample(examples: Callable[[], Iterable[Example]], power: float) -> Iterator[Example]:
     """The examples, those of a class of n among classes of at most m examples (m / n) ** power times.
 
     The examples are gone through once to count, and once for each repetition, so that those of the same text stand far

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxencoder.text.pieces import Pieces, counts, cut
-from jaxencoder.text.sentences import split
+from jaxencoder.text.sentences import split_sentences
 from jaxencoder.text.tokenizer import Tokenizer
 
 # Of each data.pairs: what label 0 and label 1 say.
-NAMES = {"nsp": ("next", "other"), "sop": ("ordered", "swapped")}
+LABEL_NAMES = {"nsp": ("next", "other"), "sop": ("ordered", "swapped")}
 
 
 class _Document(NamedTuple):
@@ -26,7 +26,7 @@ class _Document(NamedTuple):
     ends: list[int]  # where each sentence ends, the last at n
 
 
-def pairs(tokenizer: Tokenizer, texts: list[str], row_length: int, kind: str, short: float) -> Pieces:
+def sentence_pairs(tokenizer: Tokenizer, texts: list[str], row_length: int, kind: str, short: float) -> Pieces:
     """The documents as pairs [CLS] a [SEP] b [SEP] of at most row_length tokens, with type ids 0 for a and 1 for b.
 
     Sentences are taken until they fill a row; with probability `short`, a random part of one. A random boundary
@@ -74,7 +74,7 @@ def pairs(tokenizer: Tokenizer, texts: list[str], row_length: int, kind: str, sh
 
 def _documents(tokenizer: Tokenizer, texts: list[str], room: int) -> list[_Document]:
     """The texts that have tokens; no sentence has more than `room`."""
-    sentences = [split(text) for text in texts]
+    sentences = [split_sentences(text) for text in texts]
     ids, sizes = tokenizer.encode_ids([sentence for several in sentences for sentence in several])
     ids = ids.astype(np.uint32)
     found, first, start = [], 0, 0

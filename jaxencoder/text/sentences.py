@@ -21,13 +21,13 @@ _OPENING = "([{「『（［｛〔【〈《〖"
 _CLAUSE_END = re.compile(r"[\u0e00-\u0eff](?=\s+[\u0e00-\u0eff])")
 
 
-def split(text: str) -> list[str]:
+def split_sentences(text: str) -> list[str]:
     """The sentences of a text, each with the space before it: joined they are the text.
 
     A line break ends a sentence, unless blank lines part the paragraphs: then lines are taken to be wrapped. Thai and
     Lao write no full stop but a space where a clause ends, and are split there.
 
-    >>> split("Is it? Mr. No says it is.")
+    >>> split_sentences("Is it? Mr. No says it is.")
     ['Is it?', ' Mr. No says it is.']
 
     Raises:
@@ -45,10 +45,10 @@ def split(text: str) -> list[str]:
     return [text[a:b] for a, b in itertools.pairwise(edges)] if text else []
 
 
-def words(text: str) -> list[tuple[int, int]]:
+def word_spans(text: str) -> list[tuple[int, int]]:
     """Where the words and marks of a text begin and end, in characters: those of any script, without the spaces.
 
-    >>> words("Is it?")
+    >>> word_spans("Is it?")
     [(0, 2), (3, 5), (5, 6)]
 
     Raises:
@@ -72,7 +72,7 @@ def _segments(breaker: type, text: str) -> Iterator[str]:
         ) from error
 
 
-def version() -> str:
+def icu_version() -> str:
     """The version of the rules: another one may split otherwise."""
     return icu4py.icu_version
 

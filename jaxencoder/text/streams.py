@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.text.tokenizer_backends import refuse
+from jaxencoder.text.tokenizer_backends import raise_invalid_text
 
 _CHARACTERS = 1 << 16  # of a text that are tokenised at once; shorter texts are put together to so many
 _COMMON = 512  # of them that two parts of a text have in common
 _LARGEST = 1 << 20  # of them in a piece that has grown
 
 
-class Part(NamedTuple):
+class TokenBlock(NamedTuple):
     """Tokens of a text, in order, without special ones.
 
     text: number of the text. ids: int32 [n]. offsets: int32 [n, 2], the characters of the text that each token stands
@@ -25,7 +25,9 @@ class Part(NamedTuple):
     offsets: np.ndarray | None
 
 
-def stream(tokenizer: Tokenizer, texts: Sequence[str], offsets: bool = False, prompt: str = "") -> Iterator[Part]:
+def stream_tokens(
+    tokenizer: Tokenizer, texts: Sequence[str], offsets: bool = False, prompt: str = ""
+) -> Iterator[TokenBlock]:
     """The parts of each text, at least one of each, in memory that does not grow with a text's length.
 
     Put together they are `tokenizer.encode_batch(texts, special=False)`: a long text is tokenised in pieces that
@@ -50,13 +52,13 @@ def stream(tokenizer: Tokenizer, texts: Sequence[str], offsets: bool = False, pr
                 yield from _long(tokenizer, start, given[start], offsets)
             elif offsets:
                 encoded = tokenizer.encode_batch(given[start:end], special=False, offsets=True)
-                yield from (Part(i, x.ids, x.offsets) for i, x in enumerate(encoded, start))
+                yield from (TokenBlock(i, x.ids, x.offsets) for i, x in enumerate(encoded, start))
             else:
                 ids, sizes = tokenizer.encode_ids(given[start:end])
                 each = np.split(ids, np.cumsum(sizes)[:-1])
-                yield from (Part(i, own, None) for i, own in enumerate(each, start))
+                yield from (TokenBlock(i, own, None) for i, own in enumerate(each, start))
     except (TypeError, ValueError) as error:
-        refuse(texts, error)  # by its number among all texts, and its place in what was given
+        raise_invalid_text(texts, error)  # by its number among all texts, and its place in what was given
 
 
 def _groups(texts: list[str]) -> Iterator[tuple[int, int]]:
@@ -83,7 +85,7 @@ class _Piece(NamedTuple):
     offsets: np.ndarray
 
 
-def _long(tokenizer: Tokenizer, number: int, text: str, offsets: bool) -> Iterator[Part]:
+def _long(tokenizer: Tokenizer, number: int, text: str, offsets: bool) -> Iterator[TokenBlock]:
     piece, given = _encoded(tokenizer, text, 0, _CHARACTERS), 0
     while piece.end < len(text):
         following = _encoded(tokenizer, text, piece.end - _COMMON, piece.end + _CHARACTERS)
@@ -93,9 +95,9 @@ def _long(tokenizer: Tokenizer, number: int, text: str, offsets: bool) -> Iterat
             continue
         if seam is None:
             following, seam = _encoded(tokenizer, text, piece.end, piece.end + _CHARACTERS), (len(piece.ids), 0)
-        yield Part(number, piece.ids[given : seam[0]], piece.offsets[given : seam[0]] if offsets else None)
+        yield TokenBlock(number, piece.ids[given : seam[0]], piece.offsets[given : seam[0]] if offsets else None)
         piece, given = following, seam[1]
-    yield Part(number, piece.ids[given:], piece.offsets[given:] if offsets else None)
+    yield TokenBlock(number, piece.ids[given:], piece.offsets[given:] if offsets else None)
 
 
 def _encoded(tokenizer: Tokenizer, text: str, start: int, end: int) -> _Piece:

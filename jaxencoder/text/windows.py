@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.text.streams import Part, stream
+from jaxencoder.text.streams import TokenBlock, stream_tokens
 from jaxencoder.text.tokenizer import Tokenizer
 
 
-class Span(NamedTuple):
+class TokenWindow(NamedTuple):
     """Tokens [start, end) of a text, and those of them, [first, last), that have more around them than elsewhere.
 
     The shorter side counts, and of two windows that give a token as much the first one has it: each token belongs to
@@ -26,10 +26,10 @@ class Span(NamedTuple):
     last: int
 
 
-def cut(sizes: Iterable[int], room: int, stride: int) -> Iterator[Span]:
+def sliding_windows(sizes: Iterable[int], room: int, stride: int) -> Iterator[TokenWindow]:
     """Windows over a text that comes in parts, in order; at least one, each with a token that no other has.
 
-    cut([7], 4, 2): tokens 0 to 3, 2 to 5 and 4 to 6, of which they have the first 3, the next 2 and the last 2.
+    sliding_windows([7], 4, 2): tokens 0 to 3, 2 to 5 and 4 to 6, of which they have the first 3, the next 2 and the last 2.
 
     Args:
         sizes: tokens of each part; another is asked for only when it decides something.
@@ -48,10 +48,10 @@ def cut(sizes: Iterable[int], room: int, stride: int) -> Iterator[Span]:
             more, there = size is not None, there + (size or 0)
         end = min(start + room, there)
         if end == there and not more:
-            yield Span(start, end, first, end)
+            yield TokenWindow(start, end, first, end)
             return
         last = _border(end, start + stride)
-        yield Span(start, end, first, last)
+        yield TokenWindow(start, end, first, last)
         start, first = start + stride, last
 
 
@@ -68,7 +68,7 @@ def default_stride(room: int) -> int:
     return max(room // 2, 1)
 
 
-def best(parts: Sequence[tuple[int, int]]) -> list[Span]:
+def max_context_windows(parts: Sequence[tuple[int, int]]) -> list[TokenWindow]:
     """Such parts of a text as have been cut elsewhere, each with the tokens of which it knows most.
 
     Args:
@@ -76,7 +76,7 @@ def best(parts: Sequence[tuple[int, int]]) -> list[Span]:
     """
     borders = [_border(end, start) for (_, end), (start, _) in pairwise(parts)]
     firsts, lasts = [0, *borders], [*borders, *(end for _, end in parts[-1:])]
-    return [Span(*part, first, last) for part, first, last in zip(parts, firsts, lasts, strict=False)]
+    return [TokenWindow(*part, first, last) for part, first, last in zip(parts, firsts, lasts, strict=False)]
 
 
 def _border(end: int, start: int) -> int:
@@ -132,11 +132,13 @@ def text_windows(
     asked = tokenizer.encode_batch([prompt], special=False)[0].ids if prompt else before[:0]
     room = _room(length, around + len(asked), prompt)
     check_stride(default_stride(room) if stride is None else stride, room)
-    for number, parts in groupby(stream(tokenizer, texts, offsets or bool(prompt), prompt), lambda part: part.text):
+    for number, parts in groupby(
+        stream_tokens(tokenizer, texts, offsets or bool(prompt), prompt), lambda part: part.text
+    ):
         held = _Held(parts, len(prompt))
         start = np.concatenate([before, held.prompt])
         room = _room(length, around + len(held.prompt), prompt)
-        for span in cut(held.sizes(), room, min(stride or default_stride(room), room)):
+        for span in sliding_windows(held.sizes(), room, min(stride or default_stride(room), room)):
             ids, places = held.tokens(span)
             is_first, is_last = span.start == 0, held.is_last(span)
             first = 0 if is_first else len(start) + span.first - span.start
@@ -170,7 +172,7 @@ def special_tokens(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
 class _Held:
     """The tokens of a text that windows still have to see, of a stream of parts that begins with a prompt's."""
 
-    def __init__(self, parts: Iterator[Part], prompt: int):
+    def __init__(self, parts: Iterator[TokenBlock], prompt: int):
         self._parts = parts
         part = next(parts)
         # A token on both sides of the border is the text's.
@@ -179,7 +181,7 @@ class _Held:
         self._characters, self._start, self._more = prompt, 0, True
         self._ids, self._offsets = part.ids[n:], self._of_text(part, n)
 
-    def _of_text(self, part: Part, first: int = 0) -> np.ndarray | None:
+    def _of_text(self, part: TokenBlock, first: int = 0) -> np.ndarray | None:
         return None if part.offsets is None else np.maximum(part.offsets[first:] - np.int32(self._characters), 0)
 
     def sizes(self) -> Iterator[int]:
@@ -192,7 +194,7 @@ class _Held:
             yield len(part.ids)
         self._more = False
 
-    def tokens(self, span: Span) -> tuple[np.ndarray, np.ndarray | None]:
+    def tokens(self, span: TokenWindow) -> tuple[np.ndarray, np.ndarray | None]:
         """Ids and offsets of a window's tokens; those before it are forgotten."""
         gone, self._start = span.start - self._start, span.start
         self._ids = self._ids[gone:]
@@ -200,6 +202,6 @@ class _Held:
         n = span.end - span.start
         return self._ids[:n], None if self._offsets is None else self._offsets[:n]
 
-    def is_last(self, span: Span) -> bool:
+    def is_last(self, span: TokenWindow) -> bool:
         """Whether a window reaches the end of the text."""
         return not self._more and span.end - self._start == len(self._ids)
