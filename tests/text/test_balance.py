@@ -30,7 +30,7 @@ def tokenizer() -> Tokenizer:
 @pytest.mark.parametrize("kept", [0, 7, 1000])
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_classes_grow_towards_the_largest(power: float, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(balance, "_KEPT", kept)
+    monkeypatch.setattr(balance, "_MAX_BUFFERED", kept)
     reads = []
     found = list(oversample(lambda: reads.append(1) or iter(EXAMPLES), power))
     times = Counter(example.texts[0] for example in found)

@@ -91,14 +91,14 @@ def test_a_word_that_has_no_seam_makes_a_piece_grow(shared_data, monkeypatch):
 def test_what_has_no_seam_grows_to_a_limit(shared_data, monkeypatch, name):
     """Spaces that are no tokens, and a word whose tokens never fall together, pass in pieces of bounded size."""
     monkeypatch.setattr(streams, "_CHARACTERS", 1300)
-    monkeypatch.setattr(streams, "_LARGEST", 5000)
-    tokenizer, encoded, sizes = Tokenizer.load(shared_data / "tokenizers" / name), streams._encoded, []
+    monkeypatch.setattr(streams, "_MAX_PIECE", 5000)
+    tokenizer, encoded, sizes = Tokenizer.load(shared_data / "tokenizers" / name), streams._encode_piece, []
 
     def counted(tokenizer, text, start, end):
         sizes.append(end - start)
         return encoded(tokenizer, text, start, end)
 
-    monkeypatch.setattr(streams, "_encoded", counted)
+    monkeypatch.setattr(streams, "_encode_piece", counted)
     texts = [" " * 100_000, "the cat" + " " * 100_000 + "sat", "x" * 100_000, "the " + "x" * 100_000 + " cat"]
     parts = list(stream_tokens(tokenizer, texts, offsets=True))
     whole = tokenizer.encode_batch(texts, special=False, offsets=True)
