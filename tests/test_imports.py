@@ -14,7 +14,8 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 
 # First match wins: file -> what it may import of this package. A folder's own files may always import each other.
 DIRECTIONS = {
-    "__init__.py": ("inference",),
+    "__init__.py": ("api", "config", "training.loop"),
+    "api.py": ("inference", "model.heads"),
     "__main__.py": ("cli",),
     "cli*.py": ("",),
     "reports.py": ("families", "inference"),
@@ -66,9 +67,11 @@ DIRECTIONS = {
     ),
     "tasks/*": (
         *("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
-        "whole_files",
+        *("whole_files", "checkpoints"),
     ),
+    "checkpoints/*": ("config", "families", "model", "objectives", "text"),
     "inference/*": (
+        *("checkpoints",),
         *("config", "model", "objectives", "parameters", "text", "training", "sharding", "families", "adapters"),
         "kernels",
     ),

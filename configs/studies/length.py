@@ -41,9 +41,9 @@ from jaxencoder.config import (
     TokenizerConfig,
     TrainingConfig,
 )
-from jaxencoder.inference.embed import hidden
 from jaxencoder.inference.extend import extended
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.outputs import encode
 from jaxencoder.model.heads import MlmHead
 from jaxencoder.objectives.masking import Masked
 from jaxencoder.objectives.mlm import predict
@@ -176,11 +176,11 @@ def held_out(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
 @partial(jax.jit, static_argnums=(0, 1))
 def row_losses(config: EncoderConfig, compute: ComputeConfig, params, rows, masked: Masked) -> jax.Array:
     """Cross-entropy in nats of each slot [B, K]."""
-    x = hidden(config, compute, params, rows)
+    x = encode(config, compute, params, rows)
     return predict(MlmHead(config), params, x, masked, 512)[1].losses
 
 
-def losses(model: Model, T: int, ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def losses(model: OpenedModel, T: int, ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Cross-entropy in nats of each hidden token, float32 [M], read in rows of T; nan behind the last whole row."""
     tokenizer, S = model.tokenizer, T - 2
     B = len(ids) // S
@@ -206,11 +206,11 @@ def losses(model: Model, T: int, ids: np.ndarray, chosen: np.ndarray) -> np.ndar
     return found[chosen]
 
 
-def measured(model: Model, method: str, ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def measured(model: OpenedModel, method: str, ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """The losses [lengths and `SHORT_AFTER`, M] of one way to read the novel."""
     name, _, windows = method.partition(", ")
 
-    def longer(T: int) -> Model:
+    def longer(T: int) -> OpenedModel:
         return extended(model, T, name, window=WINDOW if windows else 0)
 
     found = [losses(longer(T) if T > TRAINED else model, T, ids, chosen) for T in LENGTHS]

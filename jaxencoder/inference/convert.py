@@ -5,13 +5,14 @@ import logging
 from pathlib import Path
 from typing import Literal, get_args
 
+from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.config import Lora, TokenizerConfig, save
 from jaxencoder.families.family import HEADS
 from jaxencoder.families.hub import resolve
 from jaxencoder.inference import adapter
 from jaxencoder.inference.embed import chosen
 from jaxencoder.inference.load import load
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.save import save as save_model
 from jaxencoder.model.heads import Pooling
 from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.training.checkpoint import Checkpoints
@@ -59,7 +60,7 @@ def convert(
             )
         model = dataclasses.replace(model, sentence=chosen(model, pooling, normalize))
     if to != "run":
-        model.save(folder, to)
+        save_model(model, folder, to)
         return
     write_run(model, folder)
 
@@ -70,7 +71,7 @@ def check_new(folder: Path) -> None:
         raise ValueError(f"{folder} is there already; name a new folder")
 
 
-def write_run(model: Model, folder: Path) -> None:
+def write_run(model: Checkpoint, folder: Path) -> None:
     """Write a model as a run that has taken no step, for `init_from`.
 
     Raises:

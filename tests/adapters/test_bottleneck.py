@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from jaxencoder.adapters.bottleneck import LEARNING, with_fresh
+from jaxencoder.api import load as open_model
 from jaxencoder.config import OptimizerConfig, RunConfig
 from jaxencoder.families import checkpoint
 from jaxencoder.inference.convert import convert
-from jaxencoder.inference.load import load as open_model
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import forward_flops

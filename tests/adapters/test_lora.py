@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jaxencoder.adapters.lora import Lora, adapted, merged, new
+from jaxencoder.api import load as open_model
 from jaxencoder.config import RunConfig, load
 from jaxencoder.inference.convert import convert
-from jaxencoder.inference.load import load as open_model
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
 from jaxencoder.tasks.evaluate import evaluate

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.api import Model
 from jaxencoder.cli import main
 from jaxencoder.families.weights import open_weights
-from jaxencoder.inference.model import Model
 from jaxencoder.model.sentence import Dense, LayerNorm, Normalize, SentenceSettings
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer

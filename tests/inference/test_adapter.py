@@ -10,13 +10,13 @@ import pytest
 
 import jaxencoder
 from jaxencoder.adapters.lora import Lora
+from jaxencoder.api import Model
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, MaskedLM, RunConfig, save
 from jaxencoder.families.weights import read_tensors
 from jaxencoder.inference import adapter
 from jaxencoder.inference.adapter import fingerprint
 from jaxencoder.inference.inspect import inspect
-from jaxencoder.inference.model import Model
 from jaxencoder.parameters import path_of
 from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.start import find_start

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.api import Model
 from jaxencoder.cli import main
 from jaxencoder.config import save
 from jaxencoder.inference.convert import convert
-from jaxencoder.inference.model import Model
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.start import find_start, initial_params

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.api import Model
 from jaxencoder.cli import main
 from jaxencoder.config import RunConfig
 from jaxencoder.inference.convert import write_run
 from jaxencoder.inference.extend import extend, extended
-from jaxencoder.inference.model import Model
 from jaxencoder.training.config import Phase, TrainingConfig
 from jaxencoder.training.start import find_start, initial_params, with_architecture
 from tests.inference.published import published, torch_outputs

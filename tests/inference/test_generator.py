@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.api import Model
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, MaskedLM, ReplacedToken, RunConfig, save
 from jaxencoder.inference.convert import convert
-from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.text.config import DataConfig
 from jaxencoder.training.checkpoint import Checkpoints

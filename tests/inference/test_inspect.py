@@ -8,12 +8,12 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxencoder.api import Model
 from jaxencoder.config import save
 from jaxencoder.families import checkpoint, sentence
 from jaxencoder.families.json_files import write_json
 from jaxencoder.families.weights import Weights
 from jaxencoder.inference.inspect import Inspection, inspect
-from jaxencoder.inference.model import Model
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.flops import forward_flops, training_flops
 from jaxencoder.model.sentence import Dense, SentenceSettings

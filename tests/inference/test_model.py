@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.api import Model, load
 from jaxencoder.config import save
 from jaxencoder.inference import embed
-from jaxencoder.inference.load import load
-from jaxencoder.inference.model import Model
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.training.checkpoint import Checkpoints
 
