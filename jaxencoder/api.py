@@ -249,5 +249,10 @@ def load(
         FileNotFoundError: no such folder or name, or no checkpoint in it.
         ValueError: not a model, one that cannot be loaded, a damaged one, or a revision of a local folder.
     """
-    opened = opening.load(name_or_folder, dtype, step, revision)
-    return Model(**{part.name: getattr(opened, part.name) for part in dataclasses.fields(opened)})
+    return _as_model(opening.load(name_or_folder, dtype, step, revision))
+
+
+def _as_model(opened: OpenedModel) -> Model:
+    """The same model, its generator and its base with the methods that users call."""
+    values = {part.name: getattr(opened, part.name) for part in dataclasses.fields(opened)}
+    return Model(**{name: _as_model(x) if isinstance(x, OpenedModel) else x for name, x in values.items()})
