@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from jaxencoder.inference import adapter, classify, embed, fill_mask, rerank, save, tokens
+from jaxencoder.checkpoints import adapter, save
+from jaxencoder.inference import classify, embed, fill_mask, rerank, tokens
 from jaxencoder.inference import load as opening
 from jaxencoder.inference import score as scoring
 from jaxencoder.inference.classify import Classified, ScorePooling, Threshold

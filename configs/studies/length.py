@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxencoder
+from jaxencoder.checkpoints.extend import extended
 from jaxencoder.config import (
     ComputeConfig,
     DataConfig,
@@ -41,7 +42,7 @@ from jaxencoder.config import (
     TokenizerConfig,
     TrainingConfig,
 )
-from jaxencoder.inference.extend import extended
+from jaxencoder.files import write_atomic, write_table
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.outputs import encode
 from jaxencoder.model.heads import MlmHead
@@ -51,7 +52,6 @@ from jaxencoder.text.prepare import load_or_train
 from jaxencoder.text.sources import read
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import keep_freed_memory
-from jaxencoder.whole_files import write_table, write_whole
 
 TRAINED = 256  # tokens in a row of pretraining
 LENGTHS = (256, 512, 1024, 2048, 4096)
@@ -76,8 +76,8 @@ MODELS = {
     "alibi": Variant({"positions": "alibi"}, ("none", "none, windows")),
     "disentangled": Variant(
         {
-            **{"positions": "none", "disentangled": ("c2p", "p2c"), "distance_span": 64, "max_distance": TRAINED},
-            **{"distance_norm": True, "distance_projection": "shared"},
+            **{"positions": "none", "disentangled": ("c2p", "p2c"), "position_buckets": 64, "max_distance": TRAINED},
+            **{"relative_embedding_norm": True, "relative_projection": "shared"},
         },
         ("none", "interpolate", "none, windows"),
     ),
@@ -97,7 +97,7 @@ def pretraining(name: str, args: argparse.Namespace) -> RunConfig:
         token_types=0,
         norm_placement="pre",
         norm_epsilon=1e-5,
-        first_norm=False,
+        first_attention_norm=False,
         gated_mlp=True,
         dropout=0.0,
         attention_dropout=0.0,
@@ -145,7 +145,7 @@ def split(args: argparse.Namespace) -> None:
     with lzma.open(args.text, "rt", encoding="utf-8") as file:
         *novels, last = filter(None, file.read().split("\n"))
     (args.runs / "train.jsonl").write_text("\n".join(novels[: args.novels]) + "\n", encoding="utf-8")
-    write_whole(args.runs / NOVEL, last + "\n")
+    write_atomic(args.runs / NOVEL, last + "\n")
 
 
 def pretrained(name: str, args: argparse.Namespace) -> Path:
@@ -314,7 +314,7 @@ def main() -> None:
         ids, chosen = held_out(args)
     except ValueError as error:
         parser.error(str(error))
-    write_whole(args.runs / SETTINGS, json.dumps(decided, indent=2) + "\n")
+    write_atomic(args.runs / SETTINGS, json.dumps(decided, indent=2) + "\n")
     for name in args.only:
         run = pretrained(name, args)
         for method in MODELS[name].methods:

@@ -7,7 +7,7 @@ from jaxencoder.config import RunConfig
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import label_names
 from jaxencoder.model.heads import HeadConfig
-from jaxencoder.model.sentence import SentenceSettings
+from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.text.tokenizer import Tokenizer
 
@@ -33,7 +33,7 @@ class Checkpoint:
     params: Params
     tokenizer: Tokenizer | None
     published: Published | None = None
-    sentence: SentenceSettings = field(default_factory=SentenceSettings)
+    sentence: SentenceConfig = field(default_factory=SentenceConfig)
     generator: "Checkpoint | None" = None
     base: "Checkpoint | None" = field(default=None, repr=False)
     step: int | None = None

@@ -27,7 +27,7 @@ from jaxencoder.inference.windows import GROUP, Long, Pooled, Reading, WindowPoo
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Pooling, pool
-from jaxencoder.model.sentence import SentenceSettings, finished, sentence_vectors
+from jaxencoder.model.sentence import SentenceConfig, finished, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizer import Tokenizer
@@ -154,7 +154,7 @@ def chosen(
     pooling: Pooling | tuple[Pooling, ...] | None = None,
     normalize: bool | None = None,
     dimensions: int | None = None,
-) -> SentenceSettings:
+) -> SentenceConfig:
     """The model's settings with what is asked for in their place.
 
     Raises:
@@ -178,9 +178,7 @@ def chosen(
     return replace(settings, dimensions=dimensions or settings.dimensions)
 
 
-def _reading(
-    settings: SentenceSettings, long: Long, stride: int | None, window_pooling: WindowPooling | None
-) -> Reading:
+def _reading(settings: SentenceConfig, long: Long, stride: int | None, window_pooling: WindowPooling | None) -> Reading:
     learned = settings.pooling == ("learned",)
     reading = Reading.of(long, stride, window_pooling, "learned" if learned else "length")
     if reading.pooling == "learned" and not learned:
@@ -194,7 +192,7 @@ def _reading(
 def _embed(
     model: OpenedModel,
     texts: Sequence[str],
-    settings: SentenceSettings,
+    settings: SentenceConfig,
     reading: Reading,
     prompt: str | None,
     batch_tokens: int | None,
@@ -261,7 +259,7 @@ def _prompt_tokens(tokenizer: Tokenizer, prompt: str, limit: int) -> int:
 def _pooled(
     encoder: EncoderConfig,
     compute: ComputeConfig,
-    settings: SentenceSettings,
+    settings: SentenceConfig,
     skip: int | None,
     first_tokens: Callable[[Batch], Batch],
     params: Params,
@@ -277,7 +275,7 @@ def _pooled(
 def _pooled_windows(
     encoder: EncoderConfig,
     compute: ComputeConfig,
-    settings: SentenceSettings,
+    settings: SentenceConfig,
     skip: int | None,
     first_tokens: Callable[[Batch], Batch],
     params: Params,

@@ -6,17 +6,18 @@ from typing import Literal
 
 import jax
 
+from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints.adapter import base_of, is_adapter, with_adapter
+from jaxencoder.checkpoints.hub import resolve
+from jaxencoder.checkpoints.initial import TOKENIZER_FOLDER, is_published, run_weights, saved_config
+from jaxencoder.checkpoints.tokenizer import published_tokenizer
 from jaxencoder.config import DataConfig, RunConfig
-from jaxencoder.families import checkpoint, sentence
-from jaxencoder.families.hub import resolve
-from jaxencoder.families.tokenizer import published_tokenizer
-from jaxencoder.inference.adapter import base_of, is_adapter, with_adapter
+from jaxencoder.families import checkpoint
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.start import TOKENIZER_FOLDER, is_published, run_weights, saved_config
 
 
 def load(
@@ -76,7 +77,7 @@ def _run(folder: Path, dtype: str | None, step: int | str) -> OpenedModel:
             f"but the model only {config.model.vocab_size}; it belongs to another run"
         )
     number, params = run_weights(folder, config, step)
-    config = config.until(number)
+    config = config.at_step(number)
     compute = _compute(config, dtype)
     if "generator" not in params:  # of replaced-token detection, the discriminator may have been written alone
         return OpenedModel(config, params, tokenizer, step=number, compute=compute)

@@ -25,7 +25,7 @@ from jaxencoder.text import sentences
 from jaxencoder.text.fields import found_in
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.windows import best
-from jaxencoder.text.words import cut_words, encode_words
+from jaxencoder.text.words import encode_words, word_windows
 
 OVERLAP = 32  # tokens that pieces of a long text have in common, so that each word is read in its surroundings
 
@@ -65,7 +65,7 @@ def tag_words(model: OpenedModel, texts: Sequence[Sequence[str]], batch_tokens: 
     names, room = model.labels, min(model.max_length, model.config.data.row_length) - 2
     encoded = encode_words(model.tokenizer, texts)
     # Of the pieces that hold a word, the one with most tokens around it decides.
-    pieces = [(i, part) for i, tokens in enumerate(encoded) for part in best(cut_words(tokens, room, OVERLAP))]
+    pieces = [(i, part) for i, tokens in enumerate(encoded) for part in best(word_windows(tokens, room, OVERLAP))]
     around = np.array([model.tokenizer.cls_id]), np.array([model.tokenizer.sep_id])
     ids = [np.concatenate([around[0], encoded[i].ids[part.start : part.end], around[1]]) for i, part in pieces]
     shares = [np.zeros((len(words), len(names)), np.float32) for words in texts]

@@ -7,7 +7,7 @@ from jaxencoder.text.config import DataConfig
 from jaxencoder.text.sources import Record, read
 
 
-def digest_of(text: str | Sequence[str], pair: str) -> int:
+def text_digest(text: str | Sequence[str], pair: str) -> int:
     """64 bits that say what is held out; alike for equal texts or lists of words, so that they are on the same side."""
     content = f"{text if isinstance(text, str) else ' '.join(text)}\0{pair}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
@@ -35,5 +35,5 @@ def validation_records(data: DataConfig) -> Iterator[tuple[str, Record]]:
         records = read(source, text_field=data.text_field, required=required, **options)
         for number, record in enumerate(records, 1):
             pair = str(record[data.pair_field]) if data.pair_field else ""
-            if not share or is_held_out(digest_of(record[data.text_field], pair), share):
+            if not share or is_held_out(text_digest(record[data.text_field], pair), share):
                 yield f"{source}, record {number}", record

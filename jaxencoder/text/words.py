@@ -55,7 +55,7 @@ def words(tokenizer: Tokenizer, texts: list[list[str]], tags: list[list[int]], r
     ids, lengths, labels = [], [], []
     for tokens, own in zip(encode_words(tokenizer, texts), tags, strict=True):
         label = np.where(tokens.first, np.array(own or [0], np.int32)[tokens.word], -1)
-        for start, end in cut_words(tokens, row_length - 2):
+        for start, end in word_windows(tokens, row_length - 2):
             ids.append([tokenizer.cls_id, *tokens.ids[start:end].tolist(), tokenizer.sep_id])
             labels.append([-1, *label[start:end].tolist(), -1])
             lengths.append(end - start + 2)
@@ -64,7 +64,7 @@ def words(tokenizer: Tokenizer, texts: list[list[str]], tags: list[list[int]], r
     return Pieces(flat, np.array(lengths, np.int64), None, counts(flat, tokenizer), None, token_labels)
 
 
-def cut_words(tokens: WordTokens, room: int, overlap: int = 0) -> list[tuple[int, int]]:
+def word_windows(tokens: WordTokens, room: int, overlap: int = 0) -> list[tuple[int, int]]:
     """Where pieces of at most `room` tokens begin and end: before a word, if one fits.
 
     Args:

@@ -6,10 +6,10 @@ import pytest
 
 import jaxencoder
 from jaxencoder.api import Model, load
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import save
 from jaxencoder.inference import embed
 from jaxencoder.objectives.classification import Classification
-from jaxencoder.training.checkpoint import Checkpoints
 
 from .conftest import SENTENCES
 

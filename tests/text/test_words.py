@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
-from jaxencoder.text.words import cut_words, encode_words, words
+from jaxencoder.text.words import encode_words, word_windows, words
 
 TEXT = ["the soldier was killed in Sonmarg , said a spokesman .", "über Größe 你好 世界"] * 5
 KINDS = ["wordpiece", "bpe", "unigram", "sentencepiece-unigram"]
@@ -76,7 +76,7 @@ def test_pieces_cover_all_tokens(sizes, room, overlap):
         first = np.zeros(sum(sizes), bool)
 
     Tokens.first[np.cumsum(sizes) - sizes] = True
-    parts = cut_words(Tokens, room, overlap)
+    parts = word_windows(Tokens, room, overlap)
     assert parts[0][0] == 0 and parts[-1][1] == sum(sizes)
     for (a, b), (c, d) in pairwise(parts):
         assert a < c <= b < d and (overlap or c == b)

@@ -12,16 +12,16 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 
 from jaxencoder.checkpoints.checkpoint import Checkpoint
+from jaxencoder.checkpoints.convert import check_new, write_run
+from jaxencoder.checkpoints.save import save
 from jaxencoder.families import checkpoint
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.longformer import LONGFORMER
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
-from jaxencoder.inference.convert import check_new, write_run
 from jaxencoder.inference.load import load
-from jaxencoder.inference.save import save
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.positions import interpolated, ntk_theta, tiled
-from jaxencoder.model.sentence import SentenceSettings
+from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 
 M = TypeVar("M", bound=Checkpoint)
@@ -61,7 +61,7 @@ def extend(
     if model.published is None:
         write_run(model, folder)
         return "run"
-    form = "hf" if model.sentence == SentenceSettings() else "sentence-transformers"
+    form = "hf" if model.sentence == SentenceConfig() else "sentence-transformers"
     save(model, folder, form)
     return form
 
