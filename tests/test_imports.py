@@ -15,7 +15,7 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 # First match wins: file -> what it may import of this package. A folder's own files may always import each other.
 DIRECTIONS = {
     "__init__.py": ("api", "config", "training.loop"),
-    "api.py": ("inference", "model.heads"),
+    "api.py": ("inference", "model.heads", "checkpoints"),
     "__main__.py": ("cli",),
     "cli*.py": ("",),
     "reports.py": ("families", "inference"),
@@ -46,14 +46,12 @@ DIRECTIONS = {
     "model/encoder.py": ("model.config", "model.layers", "model.positions", "model.attention", "kernels", "sharding"),
     "model/flops.py": ("model.config",),
     "model/*": ("kernels", "sharding"),
-    "families/*": ("model", "text.tokenizer", "files"),
+    "families/*": ("model", "text.tokenizer", "files", "checkpoints"),
     "objectives/*": ("model", "kernels", "sharding"),
     "adapters/peft*": ("families", "model", "objectives", "parameters"),
     "adapters/*": ("model", "objectives", "parameters", "sharding"),
-    "training/checkpoint.py": (),
     "training/optim.py": ("parameters",),
     "training/step.py": ("objectives",),
-    "training/start.py": ("adapters", "config", "families", "model", "objectives", "parameters", "text"),
     "training/*": (
         "config",
         "kernels.platform",
@@ -64,12 +62,13 @@ DIRECTIONS = {
         "sharding",
         "adapters",
         "files",
+        "checkpoints",
     ),
     "tasks/*": (
         *("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
         *("files", "checkpoints"),
     ),
-    "checkpoints/*": ("config", "families", "model", "objectives", "text"),
+    "checkpoints/*": ("",),
     "inference/*": (
         *("checkpoints",),
         *("config", "model", "objectives", "parameters", "text", "training", "sharding", "families", "adapters"),
@@ -80,7 +79,7 @@ DIRECTIONS = {
 # Library -> the files that may import it.
 HOMES = {
     "flax": ("model/*", "objectives/*", "adapters/*"),
-    "orbax": ("training/checkpoint.py",),
+    "orbax": ("checkpoints/orbax.py",),
     "tensorflow_datasets": ("text/sources.py",),
     "sentencepiece": ("text/tokenizer*.py",),
     "tokenizers": ("text/tokenizer*.py",),
