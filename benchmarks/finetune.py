@@ -54,7 +54,7 @@ from finetune_torch import (
 )
 from train_step import Side, line, machine, measure
 
-from jaxencoder.adapters.lora import merged
+from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.config import RunConfig
 from jaxencoder.inference.model import Model
 from jaxencoder.objectives.classification import Classification
@@ -227,7 +227,7 @@ def score(side: str, name: str, seed: int, args: argparse.Namespace) -> dict[str
             for batch in run.feed:
                 state, _ = jax.block_until_ready(run.update(state, batch))
                 clock.tick(int((np.asarray(batch["segment_ids"]) > 0).sum()))
-            params = merged(config.adapter, jax.device_get(state.params))
+            params = merge_lora(config.adapter, jax.device_get(state.params))
         metrics = dev_scores(run.setup, params)
     return {
         **asked(side, name, seed, args),

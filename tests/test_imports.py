@@ -20,7 +20,7 @@ DIRECTIONS = {
     "reports.py": ("families", "inference"),
     "overrides.py": (),
     "config_json.py": ("overrides",),
-    "whole_files.py": (),
+    "files.py": (),
     "config.py": (
         "adapters.bottleneck",
         "adapters.lora",
@@ -32,7 +32,7 @@ DIRECTIONS = {
         "text.config",
         "training.config",
         "training.optim",
-        "whole_files",
+        "files",
     ),
     "parameters.py": (),
     "sharding.py": ("parameters",),
@@ -45,7 +45,7 @@ DIRECTIONS = {
     "model/encoder.py": ("model.config", "model.layers", "model.positions", "model.attention", "kernels", "sharding"),
     "model/flops.py": ("model.config",),
     "model/*": ("kernels", "sharding"),
-    "families/*": ("model", "text.tokenizer", "whole_files"),
+    "families/*": ("files", "model", "parameters", "text.tokenizer"),
     "objectives/*": ("model", "kernels", "sharding"),
     "adapters/peft*": ("families", "model", "objectives", "parameters"),
     "adapters/*": ("model", "objectives", "parameters", "sharding"),
@@ -62,15 +62,15 @@ DIRECTIONS = {
         "text",
         "sharding",
         "adapters",
-        "whole_files",
+        "files",
     ),
     "tasks/*": (
         *("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
-        "whole_files",
+        "files",
     ),
     "inference/*": (
         *("config", "model", "objectives", "parameters", "text", "training", "sharding", "families", "adapters"),
-        "kernels",
+        *("files", "kernels"),
     ),
 }
 

@@ -41,6 +41,7 @@ from jaxencoder.config import (
     TokenizerConfig,
     TrainingConfig,
 )
+from jaxencoder.files import write_atomic, write_table
 from jaxencoder.inference.embed import hidden
 from jaxencoder.inference.extend import extended
 from jaxencoder.inference.model import Model
@@ -51,7 +52,6 @@ from jaxencoder.text.prepare import load_or_train
 from jaxencoder.text.sources import read
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import keep_freed_memory
-from jaxencoder.whole_files import write_table, write_whole
 
 TRAINED = 256  # tokens in a row of pretraining
 LENGTHS = (256, 512, 1024, 2048, 4096)
@@ -145,7 +145,7 @@ def split(args: argparse.Namespace) -> None:
     with lzma.open(args.text, "rt", encoding="utf-8") as file:
         *novels, last = filter(None, file.read().split("\n"))
     (args.runs / "train.jsonl").write_text("\n".join(novels[: args.novels]) + "\n", encoding="utf-8")
-    write_whole(args.runs / NOVEL, last + "\n")
+    write_atomic(args.runs / NOVEL, last + "\n")
 
 
 def pretrained(name: str, args: argparse.Namespace) -> Path:
@@ -314,7 +314,7 @@ def main() -> None:
         ids, chosen = held_out(args)
     except ValueError as error:
         parser.error(str(error))
-    write_whole(args.runs / SETTINGS, json.dumps(decided, indent=2) + "\n")
+    write_atomic(args.runs / SETTINGS, json.dumps(decided, indent=2) + "\n")
     for name in args.only:
         run = pretrained(name, args)
         for method in MODELS[name].methods:

@@ -22,7 +22,6 @@ from jaxencoder.families.distilbert import DISTILBERT
 from jaxencoder.families.electra import ELECTRA
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
-from jaxencoder.families.json_files import write_json
 from jaxencoder.families.longformer import LONGFORMER
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.mpnet import MPNET
@@ -32,6 +31,7 @@ from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from jaxencoder.families.roformer import ROFORMER
 from jaxencoder.families.tables import Params, Weight, from_tensors, renamed, to_tensors
 from jaxencoder.families.weights import open_weights, save_weights
+from jaxencoder.files import write_json
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead

@@ -17,21 +17,21 @@ import jax
 import numpy as np
 
 from jaxencoder.adapters.lora import NAME as LORA
-from jaxencoder.adapters.lora import merged
+from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.adapters.peft import PREFIX, from_peft, to_peft
 from jaxencoder.adapters.peft_heads import SEQUENCE, classifier_to_peft, heads_from_peft
 from jaxencoder.config import Classification, RunConfig, save
 from jaxencoder.families import checkpoint
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.hub import resolve
-from jaxencoder.families.json_files import read_json, write_json
 from jaxencoder.families.tables import renamed
 from jaxencoder.families.weights import read_tensors, write_tensors
+from jaxencoder.files import read_json, write_json
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
-from jaxencoder.training.layerwise import learning
+from jaxencoder.training.layerwise import trainable_mask
 from jaxencoder.training.start import ADAPTER_FILE, PEFT_CONFIG, is_published, raw_weights, saved_config, transformer_of
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ def learned(run: Path, step: int | Literal["latest", "best"] = "latest") -> Lear
     if not config.init_from:
         raise ValueError(f"{run} did not start from a model; an adapter needs a base, write it as a run or hf")
     number, params = raw_weights(run, config, step)
-    config = config.until(number)
-    patterns = config.learning
-    learns = _flat(learning(patterns)(params)) if patterns else {}
+    config = config.at_step(number)
+    patterns = config.trainable_patterns
+    learns = _flat(trainable_mask(patterns)(params)) if patterns else {}
     stays = {path for path in _flat(params) if path.startswith("encoder/") and patterns and not learns[path]}
     if not stays:
         raise ValueError(f"all of {run} has learned, so it is no adapter on a base; write it as a run or hf")
@@ -205,7 +205,7 @@ def _with_own(model: "Model", folder: Path) -> "Model":
     return dataclasses.replace(
         model,
         config=found.config,
-        params=merged(found.config.adapter, found.params),
+        params=merge_lora(found.config.adapter, found.params),
         published=None,
         sentence=SentenceSettings(),
         generator=None,
@@ -233,7 +233,9 @@ def _with_peft(model: "Model", folder: Path) -> "Model":
     lora, adapter, used = from_peft(tensors, settings, params, published, config, str(folder))
     if lost := sorted(tensors.keys() - taken - used):
         raise ValueError(f"{folder} holds {lost[0]}, which has no place in this model; only LoRA and heads can be read")
-    return dataclasses.replace(model, params=merged(lora, params | {LORA: adapter}), published=published, base=model)
+    return dataclasses.replace(
+        model, params=merge_lora(lora, params | {LORA: adapter}), published=published, base=model
+    )
 
 
 def _published(config: RunConfig) -> tuple[Published, str]:

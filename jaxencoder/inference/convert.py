@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Literal, get_args
 
-from jaxencoder.config import Lora, TokenizerConfig, save
+from jaxencoder.config import LoraConfig, TokenizerConfig, save
 from jaxencoder.families.family import HEADS
 from jaxencoder.families.hub import resolve
 from jaxencoder.inference import adapter
@@ -97,7 +97,7 @@ def write_run(model: Model, folder: Path) -> None:
         model.config,
         name=folder.name,
         tokenizer=TokenizerConfig(path=str(folder / "tokenizer")),
-        adapter=Lora(),  # the weights are merged, and averaged
+        adapter=LoraConfig(),  # the weights are merged, and averaged
         training=dataclasses.replace(model.config.training, ema_decay=0.0),
     )
     save(config, folder)  # last: now it is a run

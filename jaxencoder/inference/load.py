@@ -76,7 +76,7 @@ def _run(folder: Path, dtype: str | None, step: int | str) -> Model:
             f"but the model only {config.model.vocab_size}; it belongs to another run"
         )
     number, params = run_weights(folder, config, step)
-    config = config.until(number)
+    config = config.at_step(number)
     compute = _compute(config, dtype)
     if "generator" not in params:  # of replaced-token detection, the discriminator may have been written alone
         return Model(config, params, tokenizer, compute, step=number)

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jaxencoder.files import write_atomic
 from jaxencoder.inference.model import Model
-from jaxencoder.whole_files import write_whole
 
 RESULTS_FILE = "results.json"
 
@@ -42,4 +42,4 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
     """The results, whole or not at all."""
-    write_whole(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.adapters.bottleneck import with_fresh
-from jaxencoder.adapters.lora import merged
+from jaxencoder.adapters.bottleneck import add_missing_bottlenecks
+from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.config import CONFIG_FILE, AnyObjective, RunConfig, check_positions, from_json
 from jaxencoder.families import checkpoint, classifier, sentence
 from jaxencoder.families.checkpoint import Published
@@ -110,7 +110,7 @@ def initial_params(init_from: str, params: Params, objective: AnyObjective, rein
         if "generator" in source and not alike:
             built = config.objective.build(config.model, config.compute, Tokenizer.load(folder / TOKENIZER_FOLDER))
             source = built.models(source)["discriminator"]
-    encoder = with_fresh(source["encoder"], params["encoder"])
+    encoder = add_missing_bottlenecks(source["encoder"], params["encoder"])
     adapters = len(jax.tree.leaves(encoder)) > len(jax.tree.leaves(source["encoder"]))
     source = source | {"encoder": encoder}
     shapes = {name: jax.tree.map(np.shape, part) for name, part in source.items()}
@@ -186,7 +186,7 @@ def run_weights(
         ValueError: none can be read, or none has the metric by which one is the best.
     """
     number, params = raw_weights(run_dir, config, step)
-    return number, merged(config.adapter, params)
+    return number, merge_lora(config.adapter, params)
 
 
 def raw_weights(
@@ -221,7 +221,7 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
                     f"{getattr(model, name)}; leave it out to go on with those"
                 )
     config = dataclasses.replace(config, model=dataclasses.replace(model, **own))
-    if config.learns_labels and model.positions == "learned":
+    if config.is_supervised and model.positions == "learned":
         config = _with_rows_of_at_most(config, model.max_length)
     for part in config.phase_configs:
         check_positions(part)

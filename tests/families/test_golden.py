@@ -8,9 +8,9 @@ import pytest
 
 import jaxencoder
 from jaxencoder.families.checkpoint import read_settings
-from jaxencoder.families.json_files import write_json
 from jaxencoder.families.tables import renamed
 from jaxencoder.families.weights import open_weights, save_weights
+from jaxencoder.files import write_json
 from jaxencoder.inference.model import Model
 from tests.families import fixtures
 from tests.families.peers import CASES, MODELS, ours

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxencoder
-from jaxencoder.adapters.lora import Lora
+from jaxencoder.adapters.lora import LoraConfig
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, MaskedLM, RunConfig, save
 from jaxencoder.families.weights import read_tensors
@@ -24,7 +24,7 @@ from tests.families import peers
 from tests.model.examples import assert_trees_close
 
 TEXTS = ["the cat sat on a mat", "seven old men"]
-LORA = Lora(rank=2, targets=(r"attention/(query|output)/kernel$",), dora=True)
+LORA = LoraConfig(rank=2, targets=(r"attention/(query|output)/kernel$",), dora=True)
 
 
 def flat(tree: dict) -> dict[str, np.ndarray]:

@@ -10,8 +10,8 @@ import pytest
 
 from jaxencoder.config import save
 from jaxencoder.families import checkpoint, sentence
-from jaxencoder.families.json_files import write_json
 from jaxencoder.families.weights import Weights
+from jaxencoder.files import write_json
 from jaxencoder.inference.inspect import Inspection, inspect
 from jaxencoder.inference.model import Model
 from jaxencoder.model.config import EncoderConfig
