@@ -55,8 +55,8 @@ from finetune_torch import (
 from train_step import Side, line, machine, measure
 
 from jaxencoder.adapters.lora import merge_lora
+from jaxencoder.api import Model
 from jaxencoder.config import RunConfig
-from jaxencoder.inference.model import Model
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Params, mean
 from jaxencoder.objectives.spans import QuestionAnswering
@@ -244,7 +244,7 @@ def dev_scores(setup: Setup, params: Params) -> dict[str, float]:
     if "sequence_head" in params:
         dense, projection = params["pooler"]["dense"], params["sequence_head"]["output"]
         params = {"encoder": params["encoder"], "classifier": {"dense": dense, "classifier": projection}}
-    model = Model(setup.config, params, setup.tokenizer, setup.config.compute)
+    model = Model(setup.config, params, setup.tokenizer, compute=setup.config.compute)
     if isinstance(setup.config.objective, Classification):
         return evaluate_classifier(model)[0]
     return evaluate_words(model)

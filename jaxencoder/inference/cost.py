@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from jaxencoder.checkpoints.target import AnyVocabulary, Kind, open_target
 from jaxencoder.config import Classification, ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.inference.inspect import Bytes, LayerKind, layer_kinds, state_memory
-from jaxencoder.inference.target import AnyVocabulary, Kind, open_target
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.objectives.objective import Batch, Objective
 from jaxencoder.sharding import ROWS, batch_sharding, make_mesh, shardings

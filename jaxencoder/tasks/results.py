@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxencoder.files import write_atomic
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.model import OpenedModel
 
 RESULTS_FILE = "results.json"
 
 
-def results_file(run: str | Path, model: Model, output: str | Path | None) -> tuple[dict[str, Any], Path | None]:
+def results_file(run: str | Path, model: OpenedModel, output: str | Path | None) -> tuple[dict[str, Any], Path | None]:
     """What stands first in a file of results, and the file: a run's own where none is named.
 
     Raises:

@@ -20,6 +20,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.adapters.lora import with_lora
+from jaxencoder.checkpoints.initial import CHECKPOINT_FOLDER, initial_params
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.model.config import EncoderConfig
@@ -28,11 +30,9 @@ from jaxencoder.sharding import batch_sharding, make_mesh, shardings
 from jaxencoder.text.batches import Batches, prefetch
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.store import Store
-from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
 from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.setup import Setup, distinct, labelled, set_up, unigram_loss
-from jaxencoder.training.start import CHECKPOINT_FOLDER, initial_params
 from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
 from jaxencoder.training.stopping import past_evaluations, should_stop
 from jaxencoder.training.telemetry import Telemetry

@@ -10,25 +10,25 @@ import numpy as np
 import pytest
 
 from jaxencoder.adapters.bottleneck import TRAINABLE, add_missing_bottlenecks
+from jaxencoder.api import load as open_model
+from jaxencoder.checkpoints.convert import convert
+from jaxencoder.checkpoints.initial import initial_params, with_architecture
+from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.config import OptimizerConfig, RunConfig
 from jaxencoder.families import checkpoint
-from jaxencoder.inference.convert import convert
-from jaxencoder.inference.load import load as open_model
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
-from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.layerwise import trainable_mask
 from jaxencoder.training.loop import train
-from jaxencoder.training.start import initial_params, with_architecture
 from tests.model.examples import CONFIGS, FLOAT32, SMALL, assert_trees_close, mlm, randomised_params, rows
 
 KEY = jax.random.key(0)
 T = 20
-ALBERT = dataclasses.replace(SMALL["bert"], num_layers=4, layer_groups=1)
+ALBERT = dataclasses.replace(SMALL["bert"], num_layers=4, num_layer_groups=1)
 BATCH = rows([[12, 8], [20]], T)
 
 
@@ -47,7 +47,7 @@ def paths(tree: dict) -> dict[str, np.ndarray]:
     ids=["pfeiffer", *SMALL, "albert"],
 )
 def test_a_new_one_changes_nothing(plain: EncoderConfig, places: tuple[str, ...]) -> None:
-    config = dataclasses.replace(plain, bottleneck=5, bottleneck_places=places)
+    config = dataclasses.replace(plain, bottleneck=5, bottleneck_sublayers=places)
     base = randomised_params(mlm(plain).init)["encoder"]
     fresh = jax.jit(mlm(config).init)(KEY)["encoder"]
     params = add_missing_bottlenecks(base, fresh)
@@ -110,8 +110,8 @@ def test_they_learn_with_the_heads_and_cost_little() -> None:
 
 @pytest.mark.parametrize("places", [(), ("mlp", "mlp"), ("output",)])
 def test_places_that_are_none(places: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="model.bottleneck_places is "):
-        EncoderConfig(bottleneck=4, bottleneck_places=places)
+    with pytest.raises(ValueError, match="model.bottleneck_sublayers is "):
+        EncoderConfig(bottleneck=4, bottleneck_sublayers=places)
 
 
 def test_no_published_family_has_them(tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_architecture_of_a_start() -> None:
         assert with_architecture(chosen, dataclasses.replace(small, bottleneck=8)).trainable_patterns == patterns
     with pytest.raises(ValueError, match="model.bottleneck is 8, but what the run starts from has adapters already, w"):
         with_architecture(config, dataclasses.replace(plain, bottleneck=4))
-    with pytest.raises(ValueError, match="model.bottleneck_places is .*leave it out to go on with those"):
-        with_architecture(config, dataclasses.replace(plain, bottleneck=8, bottleneck_places=("mlp",)))
+    with pytest.raises(ValueError, match="model.bottleneck_sublayers is .*leave it out to go on with those"):
+        with_architecture(config, dataclasses.replace(plain, bottleneck=8, bottleneck_sublayers=("mlp",)))
 
 
 def test_a_run_with_them(pretrained: Path, labelled: RunConfig, tmp_path: Path, capsys) -> None:

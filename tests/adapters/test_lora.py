@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.adapters.lora import LoraConfig, init_lora, merge_lora, with_lora
+from jaxencoder.adapters.lora import LoraConfig, merge_lora, new, with_lora
+from jaxencoder.api import load as open_model
+from jaxencoder.checkpoints.convert import convert
+from jaxencoder.checkpoints.initial import initial_params
+from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.config import RunConfig, load
-from jaxencoder.inference.convert import convert
-from jaxencoder.inference.load import load as open_model
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
 from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.loop import train
-from jaxencoder.training.start import initial_params
 from tests.model.examples import SMALL, assert_trees_close, mlm, randomised_params, rows
 
 KEY = jax.random.key(0)
@@ -101,7 +101,7 @@ def test_the_norm_of_dora_has_no_gradient() -> None:
 def test_outputs_of_zeros_have_no_direction() -> None:
     lora = LoraConfig(rank=2, targets=("kernel$",), dora=True)
     params = {"encoder": {"kernel": jnp.ones((4, 3)).at[:, 1].set(0)}}
-    whole = merge_lora(lora, params | {"lora": init_lora(lora, params, KEY)})
+    whole = merge_lora(lora, params | {"lora": new(lora, params, KEY)})
     assert_trees_close(whole, params, 1e-6)
 
 

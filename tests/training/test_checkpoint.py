@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxencoder.training import checkpoint
-from jaxencoder.training.checkpoint import Checkpoints, restore_step
+from jaxencoder.checkpoints import orbax as checkpoint
+from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
 from jaxencoder.training.optim import OptimizerConfig, make_optimizer
 
 

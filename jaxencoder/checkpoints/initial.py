@@ -12,18 +12,19 @@ import numpy as np
 
 from jaxencoder.adapters.bottleneck import add_missing_bottlenecks
 from jaxencoder.adapters.lora import merge_lora
+from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints.hub import resolve
+from jaxencoder.checkpoints.orbax import restore_step
+from jaxencoder.checkpoints.tokenizer import published_tokenizer
 from jaxencoder.config import CONFIG_FILE, AnyObjective, RunConfig, check_positions, from_json
-from jaxencoder.families import checkpoint, classifier, sentence
+from jaxencoder.families import checkpoint, classifier
 from jaxencoder.families.checkpoint import Published
-from jaxencoder.families.hub import resolve
-from jaxencoder.families.tokenizer import published_tokenizer
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.layerwise import layer_heights
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -213,8 +214,8 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
     """
     own = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
     if config.model.bottleneck:
-        own |= {name: getattr(config.model, name) for name in ("bottleneck", "bottleneck_places")}
-        for name in ("bottleneck", "bottleneck_places"):
+        own |= {name: getattr(config.model, name) for name in ("bottleneck", "bottleneck_sublayers")}
+        for name in ("bottleneck", "bottleneck_sublayers"):
             if model.bottleneck and own[name] != getattr(model, name):
                 raise ValueError(
                     f"model.{name} is {own[name]}, but what the run starts from has adapters already, with "
