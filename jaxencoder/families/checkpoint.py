@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.checkpoints.json_files import write_json
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families.albert import ALBERT
 from jaxencoder.families.bert import BERT
@@ -32,6 +31,7 @@ from jaxencoder.families.nomic_bert import NOMIC_BERT
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from jaxencoder.families.roformer import ROFORMER
 from jaxencoder.families.tables import Params, Weight, from_tensors, renamed, to_tensors
+from jaxencoder.files import write_json
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead
