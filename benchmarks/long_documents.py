@@ -21,13 +21,13 @@ def measure(tokenizer: Path, what: str, tokens: int) -> None:
     """Print the peak resident set of this process in MiB and the seconds that the text took."""
     import jax
     import numpy as np
-    from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
     from jaxencoder.api import Model
     from jaxencoder.config import RunConfig
     from jaxencoder.model.config import ComputeConfig, EncoderConfig
     from jaxencoder.objectives.mlm import MaskedLM
     from jaxencoder.text.config import DataConfig
+    from jaxencoder.text.tokenizer import Tokenizer
 
     words = Tokenizer.load(tokenizer)
     shape = EncoderConfig(

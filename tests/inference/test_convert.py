@@ -5,7 +5,6 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 import jaxencoder
 from jaxencoder.api import Model
@@ -14,6 +13,7 @@ from jaxencoder.checkpoints.initial import find_start, initial_params
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.cli import main
 from jaxencoder.config import save
+from jaxencoder.text.tokenizer import Tokenizer
 from tests.inference.published import published
 from tests.model.examples import assert_trees_close
 

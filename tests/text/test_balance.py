@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer, train_tokenizer
 
 from jaxencoder.text import balance
 from jaxencoder.text.balance import Example, oversample
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.rows import prepare
+from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
 
 from .test_rows import WORDS, config, pieces, write
 

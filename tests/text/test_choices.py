@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer, train_tokenizer
 
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.choices import _share, encode_choices
@@ -12,6 +11,7 @@ from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.examples import right_choice
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.rows import prepare
+from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
 
 WORDS = ["alpha", "beta", "gamma", "delta", "kappa", "omega", "sigma", "theta"]
 FIELDS = {"pair_field": "choices", "label_field": "label", "label_unit": "choice"}

@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 from jaxencoder.text import rows
 from jaxencoder.text.config import ALIGNED, DataConfig
 from jaxencoder.text.examples import Example
 from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.rows import prepare
+from jaxencoder.text.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = 40_000

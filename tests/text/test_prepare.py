@@ -5,11 +5,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from jaxencoder.text.tokenizers.tokenizer import train_tokenizer
 
 from jaxencoder.text import prepare
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.prepare import cache_folder, load_or_train
+from jaxencoder.text.tokenizer import train_tokenizer
 
 CONFIG = TokenizerConfig(vocab_size=40)
 

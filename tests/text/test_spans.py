@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 from jaxencoder.text.examples import answer
 from jaxencoder.text.spans import _BOTH, _END, _START, spans, windows
+from jaxencoder.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 from jaxencoder.text import streams
 from jaxencoder.text.streams import stream_tokens
+from jaxencoder.text.tokenizer import Tokenizer
 
 TOKENIZERS = ("bert-base-cased", "bert-base-uncased", "bigbird", "deberta-v3", "modernbert", "roberta-base")
 HOSTILE = (

@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jaxencoder.text.tokenizers.tokenizer import train_tokenizer
 
 from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import restore_step
@@ -17,6 +16,7 @@ from jaxencoder.config import RunConfig, load, save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.text.tokenizer import train_tokenizer
 from jaxencoder.training import setup as module
 from jaxencoder.training.config import Phase, TrainingConfig
 from jaxencoder.training.loop import train
