@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxencoder.checkpoints.json_files import read_json, write_json
+from jaxencoder.files import read_json, write_json
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
 from jaxencoder.families.published import (
