@@ -10,11 +10,11 @@ import pytest
 
 from jaxencoder.api import Model
 from jaxencoder.checkpoints import sentence_transformers
-from jaxencoder.files import write_json
 from jaxencoder.checkpoints.transformers import read_model, write_model
 from jaxencoder.checkpoints.weights import Weights
 from jaxencoder.config import save
 from jaxencoder.families.published import Published, family_of, parameter_shapes
+from jaxencoder.files import write_json
 from jaxencoder.inference.inspect import Inspection, inspect
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.flops import forward_flops, training_flops
