@@ -45,7 +45,7 @@ DIRECTIONS = {
     "model/encoder.py": ("model.config", "model.layers", "model.positions", "model.attention", "kernels", "sharding"),
     "model/flops.py": ("model.config",),
     "model/*": ("kernels", "sharding"),
-    "families/*": ("model", "text.tokenizer", "whole_files"),
+    "families/*": ("model", "parameters", "text.tokenizer", "whole_files"),
     "objectives/*": ("model", "kernels", "sharding"),
     "adapters/peft*": ("families", "model", "objectives", "parameters"),
     "adapters/*": ("model", "objectives", "parameters", "sharding"),

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import jax
 
-from jaxencoder.families.checkpoint import FAMILIES, parameter_shapes
+from jaxencoder.families import FAMILIES
+from jaxencoder.families.checkpoint import parameter_shapes
 from jaxencoder.families.family import Family, Release
 from jaxencoder.model.config import EncoderConfig
 

@@ -14,22 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.families.albert import ALBERT
-from jaxencoder.families.bert import BERT
-from jaxencoder.families.deberta import DEBERTA
-from jaxencoder.families.deberta_v2 import DEBERTA_V2
-from jaxencoder.families.distilbert import DISTILBERT
-from jaxencoder.families.electra import ELECTRA
-from jaxencoder.families.eurobert import EUROBERT
+from jaxencoder.families import FAMILIES
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
 from jaxencoder.families.json_files import write_json
-from jaxencoder.families.longformer import LONGFORMER
-from jaxencoder.families.modernbert import MODERNBERT
-from jaxencoder.families.mpnet import MPNET
-from jaxencoder.families.neobert import NEOBERT
-from jaxencoder.families.nomic_bert import NOMIC_BERT
-from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
-from jaxencoder.families.roformer import ROFORMER
 from jaxencoder.families.tables import Params, Weight, from_tensors, renamed, to_tensors
 from jaxencoder.families.weights import open_weights, save_weights
 from jaxencoder.model.config import EncoderConfig
@@ -39,25 +26,6 @@ from jaxencoder.model.heads import Head, HeadConfig, MlmHead
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
-# In the order in which `save` tries them.
-FAMILIES = (
-    BERT,
-    DISTILBERT,
-    MODERNBERT,
-    ROBERTA,
-    XLM_ROBERTA,
-    CAMEMBERT,
-    ELECTRA,
-    ALBERT,
-    MPNET,
-    NOMIC_BERT,
-    EUROBERT,
-    ROFORMER,
-    DEBERTA,
-    DEBERTA_V2,
-    NEOBERT,
-    LONGFORMER,
-)
 _FIXED = {"is_decoder": False, "add_cross_attention": False, "quantization_config": None}
 _TIED = "tie_word_embeddings"
 _SPECIAL_IDS = tuple(f"{name}_token_id" for name in ("pad", "bos", "eos", "cls", "sep"))

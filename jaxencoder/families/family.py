@@ -175,7 +175,7 @@ def label_names(settings: Settings) -> tuple[str, ...]:
     return tuple(names[key] for key in sorted(names, key=int)) or tuple(f"LABEL_{i}" for i in range(labels(settings)))
 
 
-def labelled(settings: Settings, count: int, names: Sequence[str] = ()) -> dict[str, Any]:
+def with_labels(settings: Settings, count: int, names: Sequence[str] = ()) -> dict[str, Any]:
     """A config.json with so many classes, and their names where they are known."""
     named = {"id2label": {str(i): name for i, name in enumerate(names)} or None}
     named["label2id"] = {name: i for i, name in enumerate(names)} or None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxencoder.families import checkpoint, classifier, sentence
 from jaxencoder.families.checkpoint import Published
-from jaxencoder.families.family import Family, labelled
+from jaxencoder.families.family import Family, with_labels
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives import tokens
 from jaxencoder.objectives.choices import MultipleChoice
@@ -94,7 +94,7 @@ def _parts(model: Model, published: Published) -> _Parts:
     for name, head in model.heads.items():
         own = {}
         if model.published is None and name == tokens.NAME:
-            own = labelled({}, head.outputs, model.labels)
+            own = with_labels({}, head.outputs, model.labels)
         theirs = _configs(family, model, before | own).get(name)
         if theirs == head:
             written.params[name] = model.params[name]
@@ -108,10 +108,10 @@ def _labels_of_texts(model: Model) -> dict[str, Any]:
     """What config.json says of a run's classes, or of its values."""
     count = model.params[classifier.NAME]["classifier"]["bias"].shape[-1]
     if count == 1:
-        return labelled({}, 1) | {"problem_type": "regression"}
+        return with_labels({}, 1) | {"problem_type": "regression"}
     several = getattr(model.config.objective, "multi_label", False)
     problem = "multi_label_classification" if several else "single_label_classification"
-    return labelled({}, count, model.labels) | {"problem_type": problem}
+    return with_labels({}, count, model.labels) | {"problem_type": problem}
 
 
 def _configs(family: Family, model: Model, settings: Mapping[str, Any]) -> dict[str, HeadConfig]:

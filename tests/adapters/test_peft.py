@@ -12,7 +12,8 @@ import jaxencoder
 from jaxencoder.adapters.lora import Lora, merged, new
 from jaxencoder.adapters.peft import from_peft, to_peft
 from jaxencoder.config import DataConfig, RunConfig
-from jaxencoder.families.checkpoint import FAMILIES, Published, parameter_shapes
+from jaxencoder.families import FAMILIES
+from jaxencoder.families.checkpoint import Published, parameter_shapes
 from jaxencoder.families.family import Family
 from jaxencoder.families.tables import to_tensors
 from jaxencoder.inference.adapter import Learned, fingerprint, write_peft

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxencoder.families import checkpoint
+from jaxencoder.families import DEBERTA_V2, checkpoint
 from jaxencoder.families.weights import open_weights, save_weights
 from jaxencoder.model.config import EncoderConfig
 from tests.model.examples import BERT, DEBERTA, MODERNBERT, assert_trees_close, randomised_params
@@ -97,7 +97,7 @@ def test_old_names_of_norms(folder: Path) -> None:
 
 def test_original_deberta_v3(tmp_path: Path, caplog) -> None:
     """The names of the original code, its replaced-token head, and no class in config.json; and written back."""
-    family = checkpoint.DEBERTA_V2
+    family = DEBERTA_V2
     head = family.heads(DEBERTA, {})["rtd_head"].config
     shapes = checkpoint.parameter_shapes(DEBERTA, True, {"rtd_head": head})
     params = randomised_params(lambda _: _zeros(shapes))
