@@ -1,6 +1,5 @@
 """Folders as transformers writes them: config.json and weights, to an architecture and parameters and back."""
 
-import dataclasses
 import json
 import logging
 import os
@@ -26,8 +25,6 @@ from jaxencoder.model.heads import Head, HeadConfig, MlmHead
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
-_FIXED = {"is_decoder": False, "add_cross_attention": False, "quantization_config": None}
-_TIED = "tie_word_embeddings"
 _SPECIAL_IDS = tuple(f"{name}_token_id" for name in ("pad", "bos", "eos", "cls", "sep"))
 _BUFFERS = re.compile(r"(position_ids|token_type_ids|inv_freq|embed_positions\.weight)$")
 
@@ -147,7 +144,7 @@ def load(folder: str | os.PathLike, also: Collection[str] = ()) -> Checkpoint:
         used.add(family.tied)
         if not np.array_equal(view[family.tied], params["encoder"]["embeddings"]["token_embedding"]):
             raise ValueError(
-                f"{folder}: {family.tied} differs from the token table, but config.json ties them ({_TIED})"
+                f"{folder}: {family.tied} differs from the token table, but config.json ties them (tie_word_embeddings)"
             )
     if has_mlm_head:
         used.add(_own_bias(family))  # where the table is tied, the same numbers as the head's
@@ -183,7 +180,7 @@ def save(
     family = published.family if published else family_of(config, params)
     # Without a tokenizer nobody knows the special ids, and a family's defaults may lie outside the vocabulary.
     settings = dict.fromkeys(_SPECIAL_IDS) | (dict(published.settings) if published else {})
-    settings |= {_TIED: config.tied_output} | family.settings(config) | dict(more or {})
+    settings |= family.settings(config) | dict(more or {})
     known = family.heads(config, settings)
     heads = {name: table for name, table in known.items() if name in params}
     has_mlm_head = "mlm_head" in params
@@ -233,7 +230,7 @@ def family_of(config: EncoderConfig, parts: Iterable[str] = ()) -> Family:
 def can_say(family: Family, config: EncoderConfig) -> bool:
     """Whether a family's config.json can say all of an architecture."""
     try:
-        return _architecture_of(family, {_TIED: config.tied_output} | family.settings(config)) == config
+        return family.encoder_config(family.settings(config)) == config
     except ValueError:
         return False
 
@@ -332,20 +329,10 @@ def _kind(mlm_head: bool, heads: Heads) -> str:
     return next(kind for kind, names in reversed(HEADS.items()) if own in names)
 
 
-def _architecture_of(family: Family, settings: Settings) -> EncoderConfig:
-    config = family.encoder_config(settings)
-    return dataclasses.replace(config, tied_output=settings.get(_TIED, config.tied_output))
-
-
 def _config(family: Family, settings: Settings, where: str) -> EncoderConfig:
-    for name, value in (_FIXED | dict(family.fixed)).items():
-        if settings.get(name, value) != value:
-            raise ValueError(f"{where} has {name} {settings[name]!r} in its config.json; only {value!r} can be loaded")
     try:
-        config = _architecture_of(family, settings)
+        config = family.encoder_config(settings)
         family.heads(config, settings)
         return config
-    except KeyError as error:
-        raise ValueError(f"{where} has no {error.args[0]} in its config.json") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from None
