@@ -112,8 +112,8 @@ NEOBERT = Family(
     tied="decoder.weight",
     about=About(
         title="NeoBERT",
-        choose_for="English embeddings and classifiers, also of long texts: as wide as BERT-base, deeper, and trained on "
-        "far more text",
+        choose_for="English embeddings and classifiers, also of long texts: as wide as BERT-base, deeper, and trained "
+        "on far more text",
         tokenizer="WordPiece, uncased",
         objective="masked words (20%)",
         text="2.1T tokens of English from the web",

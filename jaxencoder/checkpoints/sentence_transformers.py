@@ -1,0 +1,221 @@
+"""Folders of sentence-transformers, read and written: what follows the encoder, prompts and lengths.
+
+Reimers and Gurevych 2019, arXiv:1908.10084. Of its modules a Transformer, a Pooling and, after them, those of
+`sentence_modules` can be loaded; any other is refused by name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from jaxencoder.checkpoints.json_files import flag, positive, read_json, write_json
+from jaxencoder.checkpoints.sentence_modules import CONFIG_FILE, KINDS, read_module, write_module
+from jaxencoder.model.sentence import Normalize, SentenceConfig
+
+Params = dict[str, Any]
+
+MODULES_FILE = "modules.json"
+SETTINGS_FILE = "config_sentence_transformers.json"
+# Where older versions wrote what concerns the Transformer.
+_TRANSFORMER_FILES = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# Their names of poolings -> ours, in the order in which the flags of older versions stand one after the other.
+_POOLINGS = {
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weightedmean",
+    "lasttoken": "lasttoken",
+}
+_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+class SentenceFolder(NamedTuple):
+    """What a folder says beside its encoder.
+
+    Attributes:
+        transformer: folder of the encoder and its tokenizer.
+        settings: how a vector is made.
+        params: of the settings' modules, by number; float32.
+        hidden_size: of the encoder, as the Pooling has it.
+        max_length: tokens; 0: as many as the encoder reads.
+        lowercase: whether texts are put in lower case before they are tokenised.
+    """
+
+    transformer: Path
+    settings: SentenceConfig
+    params: Params
+    hidden_size: int
+    max_length: int
+    lowercase: bool
+
+
+def read(folder: Path, weights: bool = True) -> SentenceFolder:
+    """Read a folder with a modules.json, all but its encoder.
+
+    Args:
+        folder: with a modules.json.
+        weights: read those of the modules; without, `params` is empty.
+
+    Raises:
+        ValueError: a module, pooling, activation or setting that cannot be loaded, by name; sizes that do not fit; a
+            file that is not JSON.
+        OSError: a file is missing or cannot be read.
+    """
+    folder = Path(folder)
+    kinds, places = _modules(folder)
+    file = places[1] / CONFIG_FILE
+    pooling = read_json(file, dict)
+    size = pooling.get("embedding_dimension", pooling.get("word_embedding_dimension"))
+    hidden_size = positive(size, file, "embedding_dimension")
+    settings = _prompts(folder / SETTINGS_FILE)
+    settings = replace(settings, pooling=_pooling(pooling, file), include_prompt=flag(pooling, "include_prompt", file))
+    modules, params = [], {}
+    for kind, place in zip(kinds[2:], places[2:], strict=True):
+        module, arrays = read_module(kind, place, weights)
+        if arrays:
+            params[str(len(modules))] = arrays
+        modules.append(module)
+        settings = replace(settings, modules=tuple(modules))
+        try:
+            settings.size(hidden_size)
+        except ValueError as error:
+            raise ValueError(f"{place / CONFIG_FILE}: {error}") from None
+    while modules and modules[-1] == Normalize():
+        modules.pop()
+        settings = replace(settings, modules=tuple(modules), normalize=True)
+    return SentenceFolder(places[0], settings, params, hidden_size, *_lengths(places[0]))
+
+
+def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: int, max_length: int) -> None:
+    """Write what `read` reads; modules.json last.
+
+    The encoder and its tokenizer go into the same folder afterwards: its config.json, which is removed here and written
+    there after all else, makes the folder whole. (The other way round an unfinished folder would be a whole one of
+    transformers, and silently have other vectors.)
+
+    Args:
+        folder: created when missing.
+        params: of the settings' modules, by number.
+
+    Raises:
+        ValueError: a pooling that sentence-transformers does not have.
+        OSError: the folder cannot be written.
+    """
+    names = {ours: theirs for theirs, ours in _POOLINGS.items()}
+    if unknown := [name for name in settings.pooling if name not in names]:
+        raise ValueError(f"pooling {unknown[0]!r} is none of sentence-transformers'; give {', '.join(names)}")
+    settings.size(hidden_size)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG_FILE, MODULES_FILE):
+        (folder / name).unlink(missing_ok=True)
+    kinds, paths = ["Transformer", "Pooling"], ["", "1_Pooling"]
+    modes = [names[name] for name in settings.pooling]
+    pooling = {"word_embedding_dimension": hidden_size, "include_prompt": settings.include_prompt}
+    pooling |= {name: mode in modes for name, mode in _FLAGS.items()}  # which every version reads
+    if modes != [mode for mode in _FLAGS.values() if mode in modes]:  # but which cannot say an order
+        pooling["pooling_mode"] = modes
+    write_json(folder / paths[1] / CONFIG_FILE, pooling)
+    for number, module in enumerate((*settings.modules, *[Normalize()] * settings.normalize)):
+        kinds.append(type(module).__name__)
+        paths.append(f"{number + 2}_{kinds[-1]}")
+        write_module(module, params.get(str(number), {}), folder / paths[-1])
+    write_json(folder / _TRANSFORMER_FILES[0], {"max_seq_length": max_length, "do_lower_case": False})
+    stored = {
+        "model_type": "SentenceTransformer",
+        "prompts": dict(settings.prompts),
+        "default_prompt_name": settings.default_prompt,
+        "similarity_fn_name": settings.similarity,
+    }
+    write_json(folder / SETTINGS_FILE, stored | ({"truncate_dim": d} if (d := settings.dimensions) else {}))
+    entries = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(zip(kinds, paths, strict=True))
+    ]
+    write_json(folder / MODULES_FILE, entries)
+
+
+def _modules(folder: Path) -> tuple[list[str], list[Path]]:
+    """The kinds and folders of the modules, the first two of which are a Transformer and a Pooling."""
+    file = folder / MODULES_FILE
+    kinds, places = [], []
+    for number, module in enumerate(read_json(file, list)):
+        if not isinstance(module, dict) or not isinstance(module.get("path", ""), str):
+            raise ValueError(f"{file} has {module!r} for a module; check the file")
+        name, path = str(module.get("type", "")), module.get("path", "")
+        package, _, kind = name.rpartition(".")
+        known = (("Transformer",), ("Pooling",))[number] if number < 2 else KINDS
+        if kind not in known or package.partition(".")[0] != "sentence_transformers":
+            raise ValueError(f"{file} has a module {kind!r} ({name}) where only {' or '.join(known)} can be loaded")
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise ValueError(f"{file} has a module in {path!r}, which lies outside the folder")
+        kinds.append(kind)
+        places.append(folder / path)
+    if len(kinds) < 2:
+        raise ValueError(f"{file} has the modules {', '.join(kinds) or 'none'}; a Transformer and a Pooling are needed")
+    return kinds, places
+
+
+def _pooling(config: Mapping[str, Any], file: Path) -> tuple[str, ...]:
+    modes = config.get("pooling_mode")
+    if modes is None:
+        modes = [mode for name, mode in _FLAGS.items() if config.get(name)] or ["mean"]
+    modes = [modes] if isinstance(modes, str) else modes
+    if not isinstance(modes, list) or not modes or any(mode not in _POOLINGS for mode in map(str, modes)):
+        raise ValueError(f"{file} has pooling_mode {modes!r}; those that can be loaded: {', '.join(_POOLINGS)}")
+    return tuple(_POOLINGS[mode] for mode in modes)
+
+
+def _prompts(file: Path) -> SentenceConfig:
+    """The settings that hold what config_sentence_transformers.json says; it may be missing."""
+    config = read_json(file, dict) if file.is_file() else {}
+    if (kind := config.get("model_type", "SentenceTransformer")) != "SentenceTransformer":
+        raise ValueError(f"{file} is of a {kind}; only a SentenceTransformer can be loaded")
+    prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise ValueError(f"{file} has prompts {prompts!r}; names and texts are needed")
+    if default is not None and default not in prompts:
+        raise ValueError(
+            f"{file} has default_prompt_name {default!r}, but its prompts are {', '.join(prompts) or 'none'}"
+        )
+    dimensions, similarity = config.get("truncate_dim"), config.get("similarity_fn_name")
+    if not isinstance(similarity, str | None):
+        raise ValueError(f"{file} has similarity_fn_name {similarity!r}; a name is needed")
+    return SentenceConfig(
+        prompts=tuple((name, text or "") for name, text in prompts.items()),
+        default_prompt=default,
+        similarity=similarity,
+        dimensions=None if dimensions is None else positive(dimensions, file, "truncate_dim"),
+    )
+
+
+def _lengths(folder: Path) -> tuple[int, bool]:
+    """The tokens that a text may have (0: not said), and whether texts are put in lower case."""
+    file = next((folder / name for name in _TRANSFORMER_FILES if (folder / name).is_file()), None)
+    config = read_json(file, dict) if file is not None else {}
+    for name, value in (("transformer_task", "feature-extraction"), ("module_output_name", "token_embeddings")):
+        if config.get(name, value) != value:
+            raise ValueError(f"{file} has {name} {config[name]!r}; only {value!r} can be loaded")
+    if config.get("processing_kwargs"):
+        raise ValueError(f"{file} has processing_kwargs, which cannot be loaded: {config['processing_kwargs']!r}")
+    length, where = config.get("max_seq_length"), file
+    if length is None:  # sentence-transformers 6 leaves it to the tokenizer
+        where = folder / "tokenizer_config.json"
+        length = read_json(where, dict).get("model_max_length") if where.is_file() else None
+        if length is None or (isinstance(length, int | float) and length > 1e9):  # transformers writes 1e30 for none
+            length = 0
+    if length != 0 and positive(length, where, "a maximal length of") < 3:
+        raise ValueError(f"{where} has a maximal length of {length}; at least 3 tokens are needed: [CLS], one, [SEP]")
+    return length, flag(config, "do_lower_case", file, False)
