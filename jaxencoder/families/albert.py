@@ -2,7 +2,7 @@
 
 from jaxencoder.families.bert import POSITIONS, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, Heads, Release, head, labels, plain_heads
-from jaxencoder.families.settings import Entry, Fields, Settings, same, sizes
+from jaxencoder.families.settings import Entry, Fields, Settings, read_value, same, sizes
 from jaxencoder.families.tables import rows
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
@@ -10,7 +10,7 @@ from jaxencoder.model.heads import HeadConfig
 
 def _read_layers(settings: Settings, fields: Fields) -> Fields:
     """A hidden layer of config.json is a group of inner_group_num layers."""
-    layers = settings.get("inner_group_num", 1)
+    layers = read_value(settings, "inner_group_num", int, 1)
     return {"num_layers": fields["num_layers"] * layers, "windows": (0,) * layers}
 
 
@@ -19,7 +19,7 @@ _ENTRIES = (
     POSITIONS,
     TOKEN_TYPES,
     Entry(_read_layers, lambda c: {"num_hidden_layers": c.repeats, "inner_group_num": len(c.windows)}),
-    same("num_hidden_groups", "layer_groups", minimum=1),
+    same("num_hidden_groups", "num_layer_groups", minimum=1),
     same("embedding_size", minimum=1),
 )
 _GROUP = "albert.encoder.albert_layer_groups.{row}.albert_layers.{block}"
@@ -59,7 +59,7 @@ ALBERT = Family(
     name="Albert",
     prefix="albert.",
     architecture=EncoderConfig(
-        activation="gelu_tanh", embedding_size=128, layer_groups=1, dropout=0.0, attention_dropout=0.0
+        activation="gelu_tanh", embedding_size=128, num_layer_groups=1, dropout=0.0, attention_dropout=0.0
     ),
     entries=_ENTRIES,
     encoder=lambda c: rows(_ENCODER),

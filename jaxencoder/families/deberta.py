@@ -11,6 +11,7 @@ from jaxencoder.families.settings import (
     head_size,
     implied,
     read_choice,
+    read_value,
     same,
     sizes,
 )
@@ -29,28 +30,28 @@ ALIASES = {
 def _read_distances(settings: Settings, fields: Fields) -> Fields:
     kinds = settings.get("pos_att_type") or ()
     kinds = kinds.lower().split("|") if isinstance(kinds, str) else kinds
-    if unknown := set(kinds := [kind.strip() for kind in kinds]) - {"c2p", "p2c"}:
+    if unknown := set(kinds := [str(kind).strip() for kind in kinds]) - {"c2p", "p2c"}:
         raise ValueError(f"config.json has pos_att_type {sorted(unknown)}; known are c2p and p2c")
-    if (relative := settings.get("relative_attention", False)) != bool(kinds):
+    if (relative := read_value(settings, "relative_attention", bool, False)) != bool(kinds):
         raise ValueError(
             f"config.json has relative_attention {relative} and pos_att_type {kinds}; only both or neither can be "
             "loaded"
         )
     span = max_relative_positions(settings, fields) if kinds else 0
-    return {"disentangled": tuple(sorted(set(kinds))), "distance_span": span}
+    return {"disentangled": tuple(sorted(set(kinds))), "position_buckets": span}
 
 
 def _write_distances(c: EncoderConfig) -> Settings:
     return {
         "relative_attention": bool(c.disentangled),
         "pos_att_type": list(c.disentangled),
-        "max_relative_positions": c.max_distance or c.distance_span or -1,
+        "max_relative_positions": c.max_distance or c.position_buckets or -1,
     }
 
 
 def max_relative_positions(settings: Settings, fields: Fields) -> int:
     """The largest distance that relative positions distinguish."""
-    span = settings.get("max_relative_positions", -1)
+    span = read_value(settings, "max_relative_positions", int, -1)
     return span if span >= 1 else fields["max_length"]
 
 

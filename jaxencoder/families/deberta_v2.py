@@ -8,7 +8,7 @@ import dataclasses
 from jaxencoder.families import deberta
 from jaxencoder.families.deberta import DEBERTA, common_rows, max_relative_positions
 from jaxencoder.families.family import About, Heads, Release, head
-from jaxencoder.families.settings import Entry, Fields, Settings, choice, same, sizes, written
+from jaxencoder.families.settings import Entry, Fields, Settings, choice, read_value, same, sizes, written
 from jaxencoder.families.tables import Weight, rows
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
@@ -19,34 +19,34 @@ _V2 = _V3 | {"conv_kernel_size": 3, "conv_act": "gelu"}
 
 
 def _read_distances(settings: Settings, fields: Fields) -> Fields:
-    norms = {kind.strip() for kind in settings.get("norm_rel_ebd", "none").lower().split("|")}
+    norms = {kind.strip() for kind in read_value(settings, "norm_rel_ebd", str, "none").lower().split("|")}
     if unknown := norms - {"none", "layer_norm"}:
         raise ValueError(f"config.json has norm_rel_ebd {sorted(unknown)}; known are none and layer_norm")
     if not fields["disentangled"]:
         return {}
-    buckets = settings.get("position_buckets", -1)
-    bucketed = {"distance_span": buckets, "max_distance": max_relative_positions(settings, fields)}
+    buckets = read_value(settings, "position_buckets", int, -1)
+    bucketed = {"position_buckets": buckets, "max_distance": max_relative_positions(settings, fields)}
     return {
-        "distance_norm": "layer_norm" in norms,
-        "distance_projection": "shared" if settings.get("share_att_key", False) else "own",
+        "relative_embedding_norm": "layer_norm" in norms,
+        "relative_projection": "shared" if read_value(settings, "share_att_key", bool, False) else "own",
         **(bucketed if buckets > 0 else {}),
     }
 
 
 def _write_distances(c: EncoderConfig) -> Settings:
     return {
-        "position_buckets": c.distance_span if c.max_distance else -1,
-        "norm_rel_ebd": "layer_norm" if c.distance_norm else "none",
-        "share_att_key": c.distance_projection == "shared",
+        "position_buckets": c.position_buckets if c.max_distance else -1,
+        "norm_rel_ebd": "layer_norm" if c.relative_embedding_norm else "none",
+        "share_att_key": c.relative_projection == "shared",
     }
 
 
 _ENTRIES = (
     *deberta.ENTRIES,
     Entry(_read_distances, _write_distances),
-    same("conv_kernel_size", "convolution_size"),
-    same("conv_groups", "convolution_groups"),
-    choice("conv_act", "convolution_activation"),
+    same("conv_kernel_size"),
+    same("conv_groups"),
+    choice("conv_act", "conv_activation"),
     written("legacy", True),  # names of the masked-language-model head that every version of transformers reads
 )
 _ATTENTION = {
@@ -64,16 +64,16 @@ _CONVOLUTION = {
 
 
 def _encoder(c: EncoderConfig) -> list[Weight]:
-    names, separate = dict(_ATTENTION), c.distance_projection == "own"
+    names, separate = dict(_ATTENTION), c.relative_projection == "own"
     names |= _C2P if separate and "c2p" in c.disentangled else {}
     names |= _P2C if separate and "p2c" in c.disentangled else {}
-    names |= _DISTANCE_NORM if c.distance_norm else {}
-    names |= _CONVOLUTION if c.convolution_size else {}
+    names |= _DISTANCE_NORM if c.relative_embedding_norm else {}
+    names |= _CONVOLUTION if c.conv_kernel_size else {}
     return [*common_rows(c), *rows(names)]
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    config = HeadConfig("tokens", 1, c.activation, norm=True, add_first=True)
+    config = HeadConfig("tokens", 1, c.activation, norm=True, add_first_token=True)
     prefix = "mask_predictions"
     return DEBERTA.heads(c, settings) | {
         "rtd_head": head("rtd_head", config, f"{prefix}.dense", f"{prefix}.classifier", f"{prefix}.LayerNorm")

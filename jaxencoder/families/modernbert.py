@@ -12,6 +12,7 @@ from jaxencoder.families.settings import (
     choice,
     head_size,
     read_choice,
+    read_value,
     same,
     shortest_pattern,
     sizes,
@@ -30,7 +31,7 @@ _ARCHITECTURE = EncoderConfig(
     token_types=0,
     norm_placement="pre",
     norm_epsilon=1e-5,
-    first_norm=False,
+    first_attention_norm=False,
     attention_bias=False,
     mlp_bias=False,
     norm_bias=False,
@@ -68,10 +69,11 @@ def _write_rotary(c: EncoderConfig) -> Settings:
 
 def _read_windows(settings: Settings, fields: Fields) -> Fields:
     """Published windows count both sides, ours one."""
-    every, side = settings.get("global_attn_every_n_layers", 3), settings.get("local_attention", 128) // 2
+    every = read_value(settings, "global_attn_every_n_layers", int, 3)
+    side = read_value(settings, "local_attention", int, 128) // 2
     kinds = settings.get("layer_types") or [_LOCAL if i % every else _GLOBAL for i in range(fields["num_layers"])]
     if unknown := set(kinds) - {_GLOBAL, _LOCAL}:
-        raise ValueError(f"config.json has layer_types {sorted(unknown)}; known are {_GLOBAL} and {_LOCAL}")
+        raise ValueError(f"config.json has layer_types {sorted(map(str, unknown))}; known are {_GLOBAL} and {_LOCAL}")
     return {"windows": shortest_pattern([0 if kind == _GLOBAL else side for kind in kinds])}
 
 

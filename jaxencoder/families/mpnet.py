@@ -40,7 +40,7 @@ MPNET = Family(
     model_type="mpnet",
     name="MPNet",
     prefix="mpnet.",
-    architecture=EncoderConfig(token_types=0, relative_buckets=_BUCKETS),
+    architecture=EncoderConfig(token_types=0, relative_bias_buckets=_BUCKETS),
     entries=(*SETTINGS, *SHIFTED_POSITIONS, written("relative_attention_num_buckets", _BUCKETS)),
     encoder=lambda c: skip_padding(rows(_ENCODER)),
     mlm_head=ROBERTA.mlm_head,

@@ -3,7 +3,7 @@
 from jaxencoder.families.bert import POSITIONS, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, pooler
 from jaxencoder.families.rotary import ROTARY, rotary_fields, rotary_settings
-from jaxencoder.families.settings import Entry, Fields, Settings, choice, head_size, sizes
+from jaxencoder.families.settings import Entry, Fields, Settings, choice, head_size, read_value, sizes
 from jaxencoder.families.tables import Weight, linear, rows
 from jaxencoder.model.config import EncoderConfig
 
@@ -22,7 +22,7 @@ _OLDER_NAMES = {
 
 
 def _read_vocab_size(settings: Settings, fields: Fields) -> Fields:
-    multiple = settings.get("pad_vocab_size_multiple", 1)
+    multiple = read_value(settings, "pad_vocab_size_multiple", int, 1)
     return {"vocab_size": -(-fields["vocab_size"] // multiple) * multiple}
 
 
@@ -32,7 +32,7 @@ def _read_rotary(settings: Settings, fields: Fields) -> Fields:
         return ROTARY.read(settings, fields)
     rope = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
     theta = rope.get("rope_theta") or settings.get("rope_theta") or fields["rope_theta"]
-    length = settings.get("max_trained_positions", 2048)
+    length = read_value(settings, "max_trained_positions", int, 2048)
     dynamic = rotary_fields({"rope_type": "dynamic", "factor": factor}, theta, length, head_size(fields))
     return dynamic | {"max_length": settings.get("n_positions", fields["max_length"])}
 

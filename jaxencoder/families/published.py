@@ -14,6 +14,7 @@ from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead
 
+
 class Published(NamedTuple):
     """The published form of a model: everything that its architecture does not say.
 
