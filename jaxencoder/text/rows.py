@@ -51,7 +51,7 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool
     """The prepared rows of a split, from the cache if they are there.
 
     A document becomes [CLS] tokens [SEP]; one longer than row_length is cut into several pieces. With a label or a
-    pair field each record is one example, which is truncated instead, or with data.long cut into windows that each have
+    pair field each record is one example, which is truncated instead, or with data.long_texts cut into windows that each have
     its label; of aligned texts, a hash says which comes first.
     Labelled words are cut between words, and the text that answers a question into overlapping pieces. The choices of
     an example are in one row, each cut to its share of it where they are too long.
@@ -126,11 +126,11 @@ class _Job:
             "packing": data.packing,
         }
         if data.pairs != "none":
-            identity["pairs"] = [data.pairs, data.short_pairs, sentences.version()]
+            identity["pairs"] = [data.pairs, data.short_pair_probability, sentences.version()]
         if data.label_unit != "text":
             identity["label_unit"] = [data.label_unit, data.overlap if data.label_unit == "span" else 0]
-        if data.long != "truncate":
-            identity["long"] = [data.long, data.overlap]
+        if data.long_texts != "truncate":
+            identity["long"] = [data.long_texts, data.overlap]
         if data.balance and split == "train":
             identity["balance"] = data.balance
         if data.label_field and not data.labels:
@@ -340,7 +340,7 @@ def _tasks(job: _Job, kinds: Labels | None, labels: deque) -> Iterator[tuple]:
         texts, seconds = map(list, zip(*(example.texts for example in batch), strict=True))
         own = [example.label for example in batch]
         if data.pairs != "none":
-            yield "pairs", texts, data.row_length, data.pairs, data.short_pairs
+            yield "pairs", texts, data.row_length, data.pairs, data.short_pair_probability
         elif data.label_unit == "word":
             yield "words", texts, own, data.row_length
         elif data.label_unit == "span":
@@ -351,7 +351,7 @@ def _tasks(job: _Job, kinds: Labels | None, labels: deque) -> Iterator[tuple]:
             yield "choices", texts, seconds, data.row_length
         elif job.whole:
             labels.extend(own if kinds else ())
-            if data.long == "windows":
+            if data.long_texts == "windows":
                 yield "windows", texts, data.row_length, data.overlap
                 continue
             yield "examples", texts, seconds if job.pair_field else None, data.row_length

@@ -91,7 +91,7 @@ def _wordpiece(stream: _Stream, config: TokenizerConfig) -> tokenizers.Tokenizer
         # Each character may cost two tokens: itself and its ## form.
         room = max(1, (config.vocab_size - len(SPECIAL)) // 2)
         ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
-        kept = set(ranked[: min(config.max_alphabet, room)])
+        kept = set(ranked[: min(config.limit_alphabet, room)])
         drop = dict.fromkeys(map(ord, set(ranked) - kept))
         inner = [f"##{c}" for c in sorted(kept) if not _stands_alone(c)]
         tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token=SPECIAL[1]))

@@ -164,7 +164,7 @@ def test_labels(tmp_path, tokenizer, labels, names, want, packing):
 def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
     texts = ["alpha " * 40, "beta", "", "gamma " * 14]
     source = write(tmp_path / "a.jsonl", [{"text": t, "label": y} for t, y in zip(texts, labels, strict=True)])
-    data = config(source, label_field="label", long="windows", overlap=4)
+    data = config(source, label_field="label", long_texts="windows", overlap=4)
     (store,) = prepare(data, tokenizer, "train")
     names = store.meta["labels"]
     want = []
@@ -176,7 +176,7 @@ def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
     found = [(ids, label.tolist()) for ids, label in pieces([store])]
     assert sorted(found) == sorted(want)
     assert content(prepare(dataclasses.replace(data, workers=2), tokenizer, "train")) == content([store])
-    cut = prepare(dataclasses.replace(data, long="truncate", overlap=128), tokenizer, "train")
+    cut = prepare(dataclasses.replace(data, long_texts="truncate", overlap=128), tokenizer, "train")
     assert cut[0].path != store.path and len(pieces(cut)) == 4
     assert prepare(dataclasses.replace(data, overlap=0), tokenizer, "train")[0].path != store.path
 
@@ -185,8 +185,8 @@ def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
     "settings", [{}, {"label_field": "y", "pair_field": "b"}, {"label_field": "y", "label_unit": "word"}]
 )
 def test_windows_are_for_labelled_single_texts(settings):
-    with pytest.raises(ValueError, match="data.long is 'windows', which is for labels of single texts"):
-        DataConfig(long="windows", **settings)
+    with pytest.raises(ValueError, match="data.long_texts is 'windows', which is for labels of single texts"):
+        DataConfig(long_texts="windows", **settings)
 
 
 @pytest.mark.parametrize("settings", [{}, {"label_field": "y"}, {"label_field": "y", "label_unit": "word"}])
