@@ -24,7 +24,7 @@ from train_step import line, machine
 from jaxencoder.config import Classification, ComputeConfig, DataConfig, Lora, OptimizerConfig, RunConfig
 from jaxencoder.families import checkpoint
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.training.layerwise import learning, without_gradients
+from jaxencoder.training.layerwise import learning, stop_frozen_gradients
 from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.step import init_state, train_step
 
@@ -58,7 +58,7 @@ def measured(model: EncoderConfig, adapter: Lora) -> tuple[int, int, int, int]:
     mask = learning(config.learning) if config.learning else None
     learns = jax.tree.map(lambda x: True, state.params) if mask is None else mask(state.params)
     sizes = [(x.size, one) for x, one in zip(*map(jax.tree.leaves, (state.params, learns)), strict=True)]
-    built = objective if mask is None else without_gradients(objective, mask)
+    built = objective if mask is None else stop_frozen_gradients(objective, mask)
     rows = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)
     batch = dict.fromkeys(("token_ids", "segment_ids", "positions"), rows)
     batch["labels"] = jax.ShapeDtypeStruct((ROWS, EXAMPLES), jnp.int32)

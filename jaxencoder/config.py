@@ -133,7 +133,7 @@ class RunConfig:
         if self.mesh.context > 1 and length % self.mesh.context:
             raise ValueError(f"data.row_length {length} is not a multiple of mesh.context {self.mesh.context}")
         kind, unit = type(self.objective).__name__, _LABEL_UNITS.get(type(self.objective), "text")
-        if self.learns_labels and not self.data.label_field:
+        if self.is_supervised and not self.data.label_field:
             raise ValueError(f"the objective {kind} needs data.label_field: the field that holds the label")
         if self.data.label_unit != unit:
             raise ValueError(
@@ -172,7 +172,7 @@ class RunConfig:
         return tuple((part.training.steps, part.optimizer.learning_rate) for part in self.phase_configs)
 
     @property
-    def learns_labels(self) -> bool:
+    def is_supervised(self) -> bool:
         """Whether it is a fine-tuning, on labelled examples."""
         return type(self.objective) in _LABEL_UNITS
 
@@ -182,8 +182,8 @@ class RunConfig:
         if self.optimizer.trainable:
             return self.optimizer.trainable
         if self.model.bottleneck and self.init_from:
-            return bottleneck.LEARNING
-        return lora.LEARNING if self.adapter.rank else ()
+            return bottleneck.TRAINABLE
+        return lora.TRAINABLE if self.adapter.rank else ()
 
     def build(self, vocabulary: Vocabulary) -> Objective:
         """What the run trains, its adapter included."""

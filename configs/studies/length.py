@@ -28,6 +28,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxencoder.checkpoints.extend import extended
 
 import jaxencoder
 from jaxencoder.config import (
@@ -42,7 +43,6 @@ from jaxencoder.config import (
     TrainingConfig,
 )
 from jaxencoder.inference.embed import hidden
-from jaxencoder.inference.extend import extended
 from jaxencoder.inference.model import Model
 from jaxencoder.model.heads import MlmHead
 from jaxencoder.objectives.masking import Masked

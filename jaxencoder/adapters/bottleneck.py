@@ -6,7 +6,7 @@ Houlsby et al. 2019, arXiv:1902.00751; Pfeiffer et al. 2021, arXiv:2005.00247. T
 
 from jaxencoder.objectives.objective import Params
 
-LEARNING = (r"^(?!encoder/)", r"_bottleneck/")  # what learns in an encoder with them: the heads and the adapters
+TRAINABLE = (r"^(?!encoder/)", r"_bottleneck/")  # what learns in an encoder with them: the heads and the adapters
 
 
 def with_fresh(params: Params, fresh: Params) -> Params:

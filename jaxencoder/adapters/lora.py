@@ -15,7 +15,7 @@ from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params
 from jaxencoder.parameters import is_stacked, matrix_axes, path_of
 
 NAME = "lora"  # of the adapter among the parameters
-LEARNING = (r"^(?!encoder/)",)  # what learns beside a frozen encoder: the adapter and the heads
+TRAINABLE = (r"^(?!encoder/)",)  # what learns beside a frozen encoder: the adapter and the heads
 
 
 @dataclass(frozen=True)

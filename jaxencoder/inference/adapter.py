@@ -20,19 +20,26 @@ from jaxencoder.adapters.lora import NAME as LORA
 from jaxencoder.adapters.lora import merged
 from jaxencoder.adapters.peft import PREFIX, from_peft, to_peft
 from jaxencoder.adapters.peft_heads import SEQUENCE, classifier_to_peft, heads_from_peft
+from jaxencoder.checkpoints.hub import resolve
+from jaxencoder.checkpoints.initial import (
+    ADAPTER_FILE,
+    PEFT_CONFIG,
+    is_published,
+    raw_weights,
+    saved_config,
+    transformer_of,
+)
+from jaxencoder.checkpoints.json_files import read_json, write_json
+from jaxencoder.checkpoints.weights import read_tensors, write_tensors
 from jaxencoder.config import Classification, RunConfig, save
 from jaxencoder.families import checkpoint
 from jaxencoder.families.checkpoint import Published
-from jaxencoder.families.hub import resolve
-from jaxencoder.families.json_files import read_json, write_json
 from jaxencoder.families.tables import renamed
-from jaxencoder.families.weights import read_tensors, write_tensors
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.training.layerwise import learning
-from jaxencoder.training.start import ADAPTER_FILE, PEFT_CONFIG, is_published, raw_weights, saved_config, transformer_of
 
 if TYPE_CHECKING:
     from jaxencoder.inference.model import Model

@@ -5,17 +5,17 @@ import logging
 from pathlib import Path
 from typing import Literal, get_args
 
+from jaxencoder.checkpoints.hub import resolve
+from jaxencoder.checkpoints.initial import ADAPTER_FILE
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import Lora, TokenizerConfig, save
 from jaxencoder.families.family import HEADS
-from jaxencoder.families.hub import resolve
 from jaxencoder.inference import adapter
 from jaxencoder.inference.embed import chosen
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
 from jaxencoder.model.heads import Pooling
 from jaxencoder.model.sentence import SentenceSettings
-from jaxencoder.training.checkpoint import Checkpoints
-from jaxencoder.training.start import ADAPTER_FILE
 
 Format = Literal["hf", "sentence-transformers", "run", "adapter", "peft"]
 

@@ -11,11 +11,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from jaxencoder.checkpoints.convert import check_new, write_run
 from jaxencoder.families import checkpoint
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.longformer import LONGFORMER
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
-from jaxencoder.inference.convert import check_new, write_run
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
 from jaxencoder.model.config import EncoderConfig

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
+from jaxencoder.checkpoints.target import Kind, open_target
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.families import checkpoint
-from jaxencoder.inference.target import Kind, open_target
 from jaxencoder.kernels.choice import chosen_backend
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params

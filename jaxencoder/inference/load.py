@@ -6,17 +6,17 @@ from typing import Literal
 
 import jax
 
+from jaxencoder.checkpoints.adapter import base_of, is_adapter
+from jaxencoder.checkpoints.hub import resolve
+from jaxencoder.checkpoints.initial import TOKENIZER_FOLDER, is_published, run_weights, saved_config
+from jaxencoder.checkpoints.tokenizer import published_tokenizer
 from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.families import checkpoint, sentence
-from jaxencoder.families.hub import resolve
-from jaxencoder.families.tokenizer import published_tokenizer
-from jaxencoder.inference.adapter import base_of, is_adapter
 from jaxencoder.inference.model import Model
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.start import TOKENIZER_FOLDER, is_published, run_weights, saved_config
 
 
 def load(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jaxencoder.checkpoints.initial import started_from
 from jaxencoder.families import checkpoint, classifier, sentence
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import Family, labelled
@@ -15,7 +16,6 @@ from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives import tokens
 from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.objectives.objective import Params
-from jaxencoder.training.start import started_from
 
 if TYPE_CHECKING:
     from jaxencoder.inference.model import Model

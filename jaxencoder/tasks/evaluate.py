@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from jaxencoder.checkpoints.initial import CHECKPOINT_FOLDER, saved_config
 from jaxencoder.config import RunConfig
 from jaxencoder.inference import devices
 from jaxencoder.inference.classify import ScorePooling, class_names, classifies
@@ -43,7 +44,6 @@ from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
 from jaxencoder.training.loop import evaluator
 from jaxencoder.training.setup import Setup, training_rows
-from jaxencoder.training.start import CHECKPOINT_FOLDER, saved_config
 from jaxencoder.training.step import TrainState
 
 log = logging.getLogger(__name__)

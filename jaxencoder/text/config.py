@@ -202,7 +202,13 @@ class DataConfig:
             _check(self.overlap == OVERLAP, f"{rule}; set it to {OVERLAP}, or data.long_texts to windows")
         _choice(self.text_unit, "data.text_unit", get_args(TextUnit))
         _choice(self.pairs, "data.pairs", get_args(Pairs))
-        _number(self.short_pair_probability, "data.short_pair_probability", 0.0, 1.0, "give a share of at least 0 and at most 1")
+        _number(
+            self.short_pair_probability,
+            "data.short_pair_probability",
+            0.0,
+            1.0,
+            "give a share of at least 0 and at most 1",
+        )
         # [CLS], one token, [SEP]; of a pair four special tokens (RoBERTa has two between the texts), two tokens each
         _integer(self.row_length, "data.row_length", 3 if self.pairs == "none" else 8)
         given = [name for name in ("label_field", "pair_field") if getattr(self, name)]

@@ -20,6 +20,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.adapters.lora import adapted
+from jaxencoder.checkpoints.initial import CHECKPOINT_FOLDER, initial_params
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.model.config import EncoderConfig
@@ -28,11 +30,9 @@ from jaxencoder.sharding import batch_sharding, make_mesh, shardings
 from jaxencoder.text.batches import Batches, prefetch
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.store import Store
-from jaxencoder.training.checkpoint import Checkpoints
-from jaxencoder.training.layerwise import learning, without_gradients
+from jaxencoder.training.layerwise import learning, stop_frozen_gradients
 from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.setup import Setup, distinct, labelled, set_up, unigram_loss
-from jaxencoder.training.start import CHECKPOINT_FOLDER, initial_params
 from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
 from jaxencoder.training.stopping import evaluations, should_stop
 from jaxencoder.training.telemetry import Telemetry
@@ -196,14 +196,14 @@ def compile_steps(
             params = initial_params(config.init_from, state.params, config.objective, config.reinitialize)
             params = jax.device_put(params, places.params)
             state = state._replace(params=params, ema=jax.tree.map(jnp.copy, params) if state.ema is not None else None)
-        elif config.learns_labels and jax.process_index() == 0:
+        elif config.is_supervised and jax.process_index() == 0:
             print("Starting from random weights: no --init-from", flush=True)
 
     @functools.cache  # phases that differ in nothing but their rows share a function, and each shape is compiled once
     def compiled(objective: Any, model: EncoderConfig, accumulation: int) -> Callable:
         built = adapted(config.adapter, objective.build(model, config.compute, setup.tokenizer))
         if config.learning:
-            built = without_gradients(built, learning(config.learning))
+            built = stop_frozen_gradients(built, learning(config.learning))
 
         def update(state: TrainState, batch: dict[str, jax.Array], key: jax.Array) -> tuple[TrainState, Metrics]:
             return train_step(built, optimizer, state, batch, key, settings.steps, accumulation, settings.ema_decay)

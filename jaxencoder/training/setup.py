@@ -13,6 +13,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxencoder.checkpoints.initial import (
+    CHECKPOINT_FOLDER,
+    TOKENIZER_FOLDER,
+    Start,
+    find_start,
+    saved_config,
+    shortened,
+    with_architecture,
+)
 from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Objective
@@ -24,15 +33,6 @@ from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.config import Phase
-from jaxencoder.training.start import (
-    CHECKPOINT_FOLDER,
-    TOKENIZER_FOLDER,
-    Start,
-    find_start,
-    saved_config,
-    shortened,
-    with_architecture,
-)
 from jaxencoder.whole_files import write_whole
 
 log = logging.getLogger(__name__)

@@ -12,18 +12,18 @@ import numpy as np
 
 from jaxencoder.adapters.bottleneck import with_fresh
 from jaxencoder.adapters.lora import merged
+from jaxencoder.checkpoints.hub import resolve
+from jaxencoder.checkpoints.orbax import restore_step
+from jaxencoder.checkpoints.tokenizer import published_tokenizer
 from jaxencoder.config import CONFIG_FILE, AnyObjective, RunConfig, check_positions, from_json
 from jaxencoder.families import checkpoint, classifier, sentence
 from jaxencoder.families.checkpoint import Published
-from jaxencoder.families.hub import resolve
-from jaxencoder.families.tokenizer import published_tokenizer
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.layerwise import layer_heights
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -221,7 +221,7 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
                     f"{getattr(model, name)}; leave it out to go on with those"
                 )
     config = dataclasses.replace(config, model=dataclasses.replace(model, **own))
-    if config.learns_labels and model.positions == "learned":
+    if config.is_supervised and model.positions == "learned":
         config = _with_rows_of_at_most(config, model.max_length)
     for part in config.phase_configs:
         check_positions(part)

@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxencoder.checkpoints.convert import convert
+from jaxencoder.checkpoints.initial import initial_params
+from jaxencoder.checkpoints.orbax import restore_step
 
 from jaxencoder.adapters.lora import Lora, adapted, merged, new
 from jaxencoder.config import RunConfig, load
-from jaxencoder.inference.convert import convert
 from jaxencoder.inference.load import load as open_model
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
 from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.loop import train
-from jaxencoder.training.start import initial_params
 from tests.model.examples import SMALL, assert_trees_close, mlm, randomised_params, rows
 
 KEY = jax.random.key(0)

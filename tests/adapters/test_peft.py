@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jaxencoder.checkpoints.adapter import Learned, fingerprint, write_peft
 
 import jaxencoder
 from jaxencoder.adapters.lora import Lora, merged, new
@@ -15,7 +16,6 @@ from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.families.checkpoint import FAMILIES, Published, parameter_shapes
 from jaxencoder.families.family import Family
 from jaxencoder.families.tables import to_tensors
-from jaxencoder.inference.adapter import Learned, fingerprint, write_peft
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.parameters import path_of
 from tests.families import peers

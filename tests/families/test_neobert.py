@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxencoder.checkpoints.weights import open_weights, save_weights
 
 import jaxencoder
 from jaxencoder.families import checkpoint
 from jaxencoder.families.neobert import NEOBERT
 from jaxencoder.families.tables import Weight, to_tensors
-from jaxencoder.families.weights import open_weights, save_weights
 from jaxencoder.inference.outputs import outputs
 from tests.families.peers import ours, padded_batch
 from tests.model.examples import assert_trees_close

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxencoder.checkpoints.weights import save_weights
 
 import jaxencoder
 from jaxencoder.families import checkpoint, sentence
-from jaxencoder.families.weights import save_weights
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.sentence import SentenceSettings
 from tests.model.examples import BERT, randomised_params

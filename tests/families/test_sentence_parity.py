@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxencoder.checkpoints.weights import open_weights
 
 import jaxencoder
 from jaxencoder.cli import main
-from jaxencoder.families.weights import open_weights
 from jaxencoder.inference.model import Model
 from jaxencoder.model.sentence import Dense, LayerNorm, Normalize, SentenceSettings
 from jaxencoder.text.config import TokenizerConfig

@@ -7,10 +7,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from jaxencoder.checkpoints.weights import open_weights, read_tensors, save_weights, write_tensors
 from safetensors.numpy import save_file
-
-from jaxencoder.families.weights import open_weights, read_tensors, save_weights, write_tensors
-from tests.families.test_torch_file import pickled, tensor, write
+from tests.checkpoints.test_torch_file import pickled, tensor, write
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -6,15 +6,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jaxencoder.checkpoints.convert import write_run
+from jaxencoder.checkpoints.extend import extend, extended
+from jaxencoder.checkpoints.initial import find_start, initial_params, with_architecture
 
 import jaxencoder
 from jaxencoder.cli import main
 from jaxencoder.config import RunConfig
-from jaxencoder.inference.convert import write_run
-from jaxencoder.inference.extend import extend, extended
 from jaxencoder.inference.model import Model
 from jaxencoder.training.config import Phase, TrainingConfig
-from jaxencoder.training.start import find_start, initial_params, with_architecture
 from tests.inference.published import published, torch_outputs
 from tests.model.examples import assert_trees_close
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import jax
 import pytest
+from jaxencoder.checkpoints.json_files import write_json
+from jaxencoder.checkpoints.weights import Weights
 
 from jaxencoder.config import save
 from jaxencoder.families import checkpoint, sentence
-from jaxencoder.families.json_files import write_json
-from jaxencoder.families.weights import Weights
 from jaxencoder.inference.inspect import Inspection, inspect
 from jaxencoder.inference.model import Model
 from jaxencoder.model.config import EncoderConfig

@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from jaxencoder.checkpoints.orbax import Checkpoints
 
 import jaxencoder
 from jaxencoder.config import save
@@ -10,7 +11,6 @@ from jaxencoder.inference import embed
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
 from jaxencoder.objectives.classification import Classification
-from jaxencoder.training.checkpoint import Checkpoints
 
 from .conftest import SENTENCES
 

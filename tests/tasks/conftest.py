@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jaxencoder.checkpoints.orbax import Checkpoints
 
 from jaxencoder.config import RunConfig
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
@@ -18,7 +19,6 @@ from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.spans import QuestionAnswering
 from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.loop import train
 from jaxencoder.training.optim import OptimizerConfig

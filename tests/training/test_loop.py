@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
 
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, ComputeConfig, RunConfig, save
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.training import loop
-from jaxencoder.training.checkpoint import Checkpoints, restore_step
 from jaxencoder.training.loop import compile_steps, evaluator, train
 from jaxencoder.training.setup import set_up
 from jaxencoder.training.step import TrainState

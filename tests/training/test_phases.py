@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jaxencoder.checkpoints.orbax import restore_step
 
 import jaxencoder
 from jaxencoder.cli import main
 from jaxencoder.config import EncoderConfig, MaskedLM, Masking, RunConfig, save
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.training import setup as setups
-from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.config import Phase, batch_warmup
 from jaxencoder.training.loop import phase_batches, train
 from jaxencoder.training.setup import set_up

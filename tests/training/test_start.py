@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jaxencoder.checkpoints.initial import initial_params, started_from, with_new_top
 
 from jaxencoder.config import RunConfig, save
 from jaxencoder.families import checkpoint
@@ -19,7 +20,6 @@ from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.objectives.spans import QuestionAnswering
 from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.parameters import path_of
-from jaxencoder.training.start import initial_params, started_from, with_new_top
 from tests.families import peers
 from tests.model.examples import FLOAT32, SMALL, Vocabulary, assert_trees_close, mlm
 
