@@ -18,7 +18,7 @@ from train_step import DATA  # sets JAX_PLATFORMS
 
 from jaxencoder.config import RunConfig, load
 from jaxencoder.sharding import make_mesh
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
 from jaxencoder.training.loop import compile_steps, feed_after
 from jaxencoder.training.setup import Setup, set_up
 

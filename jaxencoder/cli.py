@@ -235,7 +235,7 @@ def _own_folder(target: str) -> Path | None:
 def _prepare(args: argparse.Namespace) -> None:
     config = _load_config(args)
     from jaxencoder.text.fields import with_fields
-    from jaxencoder.text.rows import prepare
+    from jaxencoder.text.row_cache import prepare
     from jaxencoder.training.setup import with_start
 
     config, tokenizer = with_start(replace(config, data=with_fields(config.data)))

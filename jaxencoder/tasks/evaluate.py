@@ -40,7 +40,7 @@ from jaxencoder.tasks.tokens import evaluate_tagger, tag_name
 from jaxencoder.text.examples import answers, choices_of, right_choice, tags
 from jaxencoder.text.fields import found_in
 from jaxencoder.text.held_out import validation_records
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.store import Store
 from jaxencoder.training.loop import evaluator
 from jaxencoder.training.setup import Setup, training_rows

@@ -28,8 +28,8 @@ from jaxencoder.objectives.objective import Objective
 from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.sharding import make_mesh
 from jaxencoder.text.fields import described, with_fields
-from jaxencoder.text.prepare import load_or_train
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.tokenizer_cache import load_or_train
+from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.store import Store
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.config import Phase

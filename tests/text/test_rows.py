@@ -16,7 +16,7 @@ import pytest
 
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
 from jaxencoder.text.windows import text_windows
 from jaxencoder.text.workers import encode
@@ -318,18 +318,18 @@ def test_a_full_disk_leaves_nothing(tmp_path, tokenizer, monkeypatch):
 
 SLOW = """
 import sys, time
-from jaxencoder.text import rows
+from jaxencoder.text import row_cache
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.tokenizer import Tokenizer
-add = rows.Writer.add
+add = row_cache.Writer.add
 def slow(self, row):
     add(self, row)
     if self.rows == 3:
         print("three rows", flush=True)
         time.sleep(float(sys.argv[4]))
-rows.Writer.add = slow
+row_cache.Writer.add = slow
 data = DataConfig(train=(sys.argv[1],), cache=sys.argv[2], row_length=16, validation_fraction=0.0, workers=2)
-rows.prepare(data, Tokenizer.load(sys.argv[3]), "train")
+row_cache.prepare(data, Tokenizer.load(sys.argv[3]), "train")
 """
 
 
