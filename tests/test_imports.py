@@ -83,6 +83,7 @@ HOMES = {
     "tokenizers": ("text/tokenizer*.py",),
     "icu4py": ("text/sentences.py",),
     "tensorboardX": ("training/telemetry.py",),
+    "joblib": ("text/workers.py",),
     "cattrs": ("config_json.py",),
     "tyro": ("overrides.py", "cli.py"),
     "optax": ("training/*",),

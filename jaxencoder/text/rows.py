@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxencoder.text import pairs, segment_labels, workers
+from jaxencoder.text import choices, pairs, pieces, segment_labels, spans, words, workers
 from jaxencoder.text.balance import balanced
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.examples import Example, examples
@@ -85,14 +85,14 @@ class RowBuilder:
                 yield task
 
         with contextlib.closing(workers.encode(self._tokenizer, tasks(), data.workers or _cores())) as results:
-            for pieces in results:
-                self.token_counts += pieces.counts
+            for encoded in results:
+                self.token_counts += encoded.counts
                 labels = waiting.popleft()
-                if pieces.labels is not None:
-                    labels = pieces.labels.tolist()
-                elif pieces.windows is not None and labels is not None:
-                    labels = [x for x, count in zip(labels, pieces.windows, strict=True) for _ in range(count)]
-                yield from _packed(packer, pieces, labels)
+                if encoded.labels is not None:
+                    labels = encoded.labels.tolist()
+                elif encoded.windows is not None and labels is not None:
+                    labels = [x for x, count in zip(labels, encoded.windows, strict=True) for _ in range(count)]
+                yield from _packed(packer, encoded, labels)
         yield from packer.flush()
 
     def _examples(self) -> Iterator[Example]:
@@ -108,20 +108,20 @@ class RowBuilder:
         texts, seconds = map(list, zip(*(example.texts for example in batch), strict=True))
         labels = [example.label for example in batch]
         if data.pairs != "none":
-            return ("pairs", texts, length, data.pairs, data.short_pair_probability), None
+            return (pairs.pairs, texts, length, data.pairs, data.short_pair_probability), None
         if data.label_unit == "word":
-            return ("words", texts, labels, length), None
+            return (words.words, texts, labels, length), None
         if data.label_unit == "span":
-            return ("spans", texts, seconds, labels, length, data.overlap), None
+            return (spans.spans, texts, seconds, labels, length, data.overlap), None
         if data.label_unit == "choice":
             numbers = map(segment_labels.of_choices, labels, map(len, seconds))
-            return ("choices", texts, seconds, length), [number for example in numbers for number in example]
+            return (choices.choices, texts, seconds, length), [number for example in numbers for number in example]
         labels = labels if self._labels else None
         if data.long_texts == "windows":
-            return ("windows", texts, length, data.overlap), labels
+            return (pieces.windows, texts, length, data.overlap), labels
         if data.label_field or self._part.pair_field:
-            return ("examples", texts, seconds if self._part.pair_field else None, length), labels
-        return ("documents", texts, length), None
+            return (pieces.examples, texts, seconds if self._part.pair_field else None, length), labels
+        return (pieces.documents, texts, length), None
 
 
 def label_kind(data: DataConfig, labels: Labels | None) -> tuple[str | None, tuple[str, ...]]:
@@ -133,14 +133,14 @@ def label_kind(data: DataConfig, labels: Labels | None) -> tuple[str | None, tup
     return (labels.kind if data.label_unit in ("text", "choice") else "token"), labels.names
 
 
-def _packed(packer: Packer, pieces: Pieces, labels: list | None) -> Iterator[Row]:
+def _packed(packer: Packer, encoded: Pieces, labels: list | None) -> Iterator[Row]:
     """The rows that some pieces finish; the pieces of a group go into one row."""
-    lengths, piece, token = pieces.lengths.tolist(), 0, 0
-    for size in [1] * len(lengths) if pieces.groups is None else pieces.groups.tolist():
+    lengths, piece, token = encoded.lengths.tolist(), 0, 0
+    for size in [1] * len(lengths) if encoded.groups is None else encoded.groups.tolist():
         group = slice(piece, piece + size)
         tokens = slice(token, token + sum(lengths[group]))
-        types, token_labels = (x if x is None else x[tokens] for x in (pieces.type_ids, pieces.token_labels))
-        row = packer.add(pieces.ids[tokens], types, labels[group] if labels else (), token_labels, lengths[group])
+        types, token_labels = (x if x is None else x[tokens] for x in (encoded.type_ids, encoded.token_labels))
+        row = packer.add(encoded.ids[tokens], types, labels[group] if labels else (), token_labels, lengths[group])
         if row is not None:
             yield row
         piece, token = group.stop, tokens.stop
