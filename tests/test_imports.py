@@ -78,7 +78,7 @@ DIRECTIONS = {
 HOMES = {
     "flax": ("model/*", "objectives/*", "adapters/*"),
     "orbax": ("training/checkpoint.py",),
-    "tensorflow_datasets": ("text/sources.py",),
+    "tensorflow_datasets": ("text/sources/tfds.py",),
     "sentencepiece": ("text/tokenizer*.py",),
     "tokenizers": ("text/tokenizer*.py",),
     "icu4py": ("text/sentences.py",),

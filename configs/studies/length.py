@@ -47,8 +47,8 @@ from jaxencoder.inference.model import Model
 from jaxencoder.model.heads import MlmHead
 from jaxencoder.objectives.masking import Masked
 from jaxencoder.objectives.mlm import predict
-from jaxencoder.text.tokenizer_cache import load_or_train
 from jaxencoder.text.sources import read
+from jaxencoder.text.tokenizer_cache import load_or_train
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import keep_freed_memory
 from jaxencoder.whole_files import write_table, write_whole

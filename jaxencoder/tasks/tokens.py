@@ -21,8 +21,8 @@ from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.objectives.tokens import NAME, Scheme, entity_starts
 from jaxencoder.tasks.records import with_words
 from jaxencoder.text import sentences
-from jaxencoder.text.fields import found_in
 from jaxencoder.text.sources import Record, read
+from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.windows import best
 from jaxencoder.text.words import cut_words, encode_words
 
@@ -105,7 +105,7 @@ def predict_tags(
             raises.
     """
     if isinstance(source, str) and text_field is None:
-        text_field = found_in(source, model.config.data, ["label_field"]).text_field
+        text_field = infer_source_fields(source, model.config.data, ["label_field"]).text_field
     text_field = text_field or model.config.data.text_field
     scheme = Scheme.of(model.labels)
     where = "record"
