@@ -16,6 +16,8 @@ from jaxencoder.checkpoints.initial import find_start
 from jaxencoder.checkpoints.orbax import Checkpoints
 from train_step import DATA  # sets JAX_PLATFORMS
 
+from jaxencoder.checkpoints.initial import find_start
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig, load
 from jaxencoder.sharding import make_mesh
 from jaxencoder.text.row_cache import prepare

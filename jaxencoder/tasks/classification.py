@@ -26,7 +26,7 @@ from jaxencoder.inference.classify import (
     thresholds,
 )
 from jaxencoder.inference.embed import chunks
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.windows import Long
 from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.tasks.records import with_texts
@@ -39,7 +39,7 @@ ADDED = ("prediction", "probability", "probabilities")
 
 
 def predict_classes(
-    model: Model,
+    model: OpenedModel,
     source: str | Iterable[Record],
     text_field: str | None = None,
     pair_field: str | None = None,
@@ -234,7 +234,7 @@ class Predictions(NamedTuple):
 
 
 def predictions(
-    model: Model,
+    model: OpenedModel,
     source: str | None = None,
     long: Long = "truncate",
     stride: int | None = None,

@@ -12,7 +12,7 @@ import numpy as np
 from jaxencoder.text.examples import NO_ANSWER, SPAN_CLASSES
 from jaxencoder.text.pieces import Pieces, counts
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.text.windows import cut
+from jaxencoder.text.windows import sliding_windows
 
 _QUESTION = 64  # tokens of a question that are read, and at most half a row
 _START, _END, _BOTH = range(len(SPAN_CLASSES))
@@ -59,7 +59,7 @@ def windows(
         room = row_length - len(around)
         if room < 1:
             raise ValueError(f"rows of {row_length} tokens leave no room for a text after a question; make them longer")
-        for span in cut([len(answering)], room, room - min(overlap, room // 2)):
+        for span in sliding_windows([len(answering)], room, room - min(overlap, room // 2)):
             part = answering[span.start : span.end]
             chosen = np.concatenate([around[:place], part, around[place:]])
             yield Window(number, encoding.ids[chosen], encoding.type_ids[chosen], place, encoding.offsets[part])

@@ -18,7 +18,12 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizer_backends import HuggingFaceBackend, SentencePieceBackend, bert_template, refuse
+from jaxencoder.text.tokenizer_backends import (
+    HuggingFaceBackend,
+    SentencePieceBackend,
+    bert_template,
+    raise_invalid_text,
+)
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROLE_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
@@ -58,7 +63,7 @@ class _Stream:
                 except (AttributeError, UnicodeEncodeError) as error:
                     # Counts from this text: say which one it is in the stream.
                     try:
-                        refuse([text], error)
+                        raise_invalid_text([text], error)
                     except ValueError as clear:
                         raise ValueError(str(clear).replace("text 0", f"text {number}", 1)) from error
                 text = text[:left] if self._limit else text

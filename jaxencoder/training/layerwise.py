@@ -20,7 +20,7 @@ _BLOCK = re.compile(r"^(?P<encoder>(?:.*/)?encoder)/(?P<group>layers|last)/block
 _BELOW = re.compile(r"^(?P<encoder>(?:.*/)?encoder)/(embeddings|relative_bias|distance_embedding|convolution)/")
 
 
-def learning(patterns: Sequence[str]) -> Callable[[Params], Params]:
+def trainable_mask(patterns: Sequence[str]) -> Callable[[Params], Params]:
     """A function from parameters to the tree of bools that says which ones learn.
 
     Args:

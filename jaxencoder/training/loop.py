@@ -62,7 +62,7 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
         Diverged: the loss became NaN or infinite; the last good checkpoint is kept.
         Interrupted: SIGTERM arrived; the state is saved.
     """
-    join_hosts()
+    initialize_distributed()
     run_dir = Path(run_dir)
     mesh = make_mesh(config.mesh)
     if not config.training.batch_examples:
@@ -133,7 +133,7 @@ def _in_examples(setup: Setup, examples: int) -> str:
     )
 
 
-def join_hosts() -> None:
+def initialize_distributed() -> None:
     """Join the other processes of the run, where a launcher says that there are some: JAXENCODER_DISTRIBUTED=1.
 
     Processes of Slurm, of a TPU slice and of GKE find each other; elsewhere the environment must hold
@@ -184,7 +184,7 @@ def compile_steps(
 ) -> tuple[tuple[Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]], ...], TrainState]:
     """Each phase's jitted update, and the state to go on from: the newest intact checkpoint's, or that of step 0."""
     config, settings = setup.config, setup.config.training
-    optimizer = make_optimizer(config.optimizer, settings.steps, config.peaks, config.learning)
+    optimizer = make_optimizer(config.optimizer, settings.steps, config.phase_learning_rates, config.trainable_patterns)
     key = jax.random.key(settings.seed)
     start = partial(init_state, setup.objective, optimizer, ema=settings.ema_decay > 0)
     places = shardings(jax.eval_shape(start, key), mesh)
@@ -236,7 +236,7 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
     @functools.cache
     def compiled(model: EncoderConfig) -> Callable:
         objective = setup.config.objective.build(model, setup.config.compute, setup.tokenizer)
-        return jax.jit(partial(eval_step, adapted(setup.config.adapter, objective)))
+        return jax.jit(partial(eval_step, with_lora(setup.config.adapter, objective)))
 
     def measure(run: Callable, params: Any, batches: Batches, count: int, first: int) -> Metrics:
         total: Any = None
@@ -247,7 +247,7 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
 
     def evaluate(state: TrainState) -> dict[str, float]:
         params = state.params if state.ema is None else state.ema
-        run = compiled(setup.config.until(int(state.step)).model)
+        run = compiled(setup.config.at_step(int(state.step)).model)
         found, first = {}, 0
         for name, (batches, count) in sources.items():
             found[name] = measure(run, params, batches, count, first)

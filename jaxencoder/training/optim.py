@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from jaxencoder.parameters import is_stacked, matrix_axes, path_of
-from jaxencoder.training.layerwise import learning, only, scale_by_layer
+from jaxencoder.training.layerwise import only, scale_by_layer, trainable_mask
 
 Params = Any
 OptimizerName = Literal["adamw", "lamb", "adafactor", "muon", "stable_adamw"]
@@ -318,7 +318,7 @@ def make_optimizer(
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     inner = [*clip, *precondition]
     if trainable := (*trainable,) or config.trainable:
-        inner = [only(learning(trainable), optax.chain(*inner))]
+        inner = [only(trainable_mask(trainable), optax.chain(*inner))]
     # What is frozen has no part in the gradient's norm, nor is it decayed.
     frozen = [scale_by_layer(1.0, config.frozen_layers)] if config.frozen_layers else []
     layers = [scale_by_layer(config.layer_decay, config.frozen_layers)] if config.layer_decay != 1 or frozen else []

@@ -9,6 +9,9 @@ from jaxencoder.checkpoints.json_files import write_json
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 
 import jaxencoder
+from jaxencoder.api import Model
+from jaxencoder.checkpoints.json_files import write_json
+from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families.checkpoint import read_settings
 from jaxencoder.families.tables import renamed
 from jaxencoder.inference.model import Model

@@ -14,6 +14,7 @@ import pytest
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 
 import jaxencoder
+from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families import checkpoint
 from jaxencoder.families.neobert import NEOBERT
 from jaxencoder.families.tables import Weight, to_tensors

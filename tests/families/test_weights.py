@@ -196,7 +196,7 @@ def test_a_save_that_is_cut_short_at_any_step(tmp_path: Path, before: int | None
 
 
 def test_a_shard_that_cannot_be_written_leaves_the_former_weights(tmp_path: Path, monkeypatch) -> None:
-    from jaxencoder.families import weights
+    from jaxencoder.checkpoints import weights
 
     save_weights(TENSORS, tmp_path)
     real = weights.save_file

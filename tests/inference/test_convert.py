@@ -10,6 +10,10 @@ from jaxencoder.checkpoints.initial import find_start, initial_params
 from jaxencoder.checkpoints.orbax import Checkpoints
 
 import jaxencoder
+from jaxencoder.api import Model
+from jaxencoder.checkpoints.convert import convert
+from jaxencoder.checkpoints.initial import find_start, initial_params
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.cli import main
 from jaxencoder.config import save
 from jaxencoder.inference.model import Model

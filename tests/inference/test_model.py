@@ -6,10 +6,10 @@ import pytest
 from jaxencoder.checkpoints.orbax import Checkpoints
 
 import jaxencoder
+from jaxencoder.api import Model, load
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import save
 from jaxencoder.inference import embed
-from jaxencoder.inference.load import load
-from jaxencoder.inference.model import Model
 from jaxencoder.objectives.classification import Classification
 
 from .conftest import SENTENCES

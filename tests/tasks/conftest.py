@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jaxencoder.checkpoints.orbax import Checkpoints
 
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.choices import MultipleChoice

@@ -6,8 +6,8 @@ import logging
 import numpy as np
 import pytest
 
+from jaxencoder.api import load
 from jaxencoder.inference.buckets import Plan
-from jaxencoder.inference.load import load
 from jaxencoder.tasks.evaluate import evaluate_task
 from jaxencoder.tasks.probing import answer_ranks, evaluate_probing
 from jaxencoder.text.tokenizer import Tokenizer

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxencoder.inference.load import load
+from jaxencoder.api import load
 from jaxencoder.tasks import spans as module
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.predict import predict

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jaxencoder.checkpoints.orbax import Checkpoints
 
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import mean

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
 
+from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, ComputeConfig, RunConfig, save
 from jaxencoder.objectives.mlm import MaskedLM

@@ -11,6 +11,8 @@ import pytest
 from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import restore_step
 
+from jaxencoder.checkpoints.initial import initial_params
+from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.cli import main
 from jaxencoder.config import RunConfig, load, save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig

@@ -11,13 +11,13 @@ import os
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from jaxencoder.adapters.lora import NAME as LORA
-from jaxencoder.adapters.lora import merged
+from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.adapters.peft import PREFIX, from_peft, to_peft
 from jaxencoder.adapters.peft_heads import SEQUENCE, classifier_to_peft, heads_from_peft
 from jaxencoder.checkpoints.hub import resolve
@@ -36,7 +36,7 @@ from jaxencoder.families import checkpoint
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.tables import renamed
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.sentence import SentenceSettings
+from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.training.layerwise import learning
@@ -46,9 +46,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+M = TypeVar("M", bound=Checkpoint)
+
 PEFT_FILE = "adapter_model.safetensors"
 # Of an EncoderConfig, what a run may have otherwise than what it starts from, and what it may add.
-_FREE, _ADAPTERS = ("dropout", "attention_dropout", "rope_theta"), ("bottleneck", "bottleneck_places")
+_FREE, _ADAPTERS = ("dropout", "attention_dropout", "rope_theta"), ("bottleneck", "bottleneck_sublayers")
 _BASE = "base"  # the fingerprint, in the metadata of the arrays
 
 
@@ -85,7 +87,7 @@ def base_of(folder: Path) -> str:
     return name
 
 
-def with_adapter(model: "Model", folder: str | Path) -> "Model":
+def with_adapter(model: M, folder: str | Path) -> M:
     """The model with an adapter on it; see `Model.with_adapter`."""
     folder = resolve(folder)
     if (folder / ADAPTER_FILE).is_file():
@@ -108,9 +110,9 @@ def learned(run: Path, step: int | Literal["latest", "best"] = "latest") -> Lear
     if not config.init_from:
         raise ValueError(f"{run} did not start from a model; an adapter needs a base, write it as a run or hf")
     number, params = raw_weights(run, config, step)
-    config = config.until(number)
-    patterns = config.learning
-    learns = _flat(learning(patterns)(params)) if patterns else {}
+    config = config.at_step(number)
+    patterns = config.trainable_patterns
+    learns = _flat(trainable_mask(patterns)(params)) if patterns else {}
     stays = {path for path in _flat(params) if path.startswith("encoder/") and patterns and not learns[path]}
     if not stays:
         raise ValueError(f"all of {run} has learned, so it is no adapter on a base; write it as a run or hf")
@@ -190,7 +192,7 @@ def write_peft(found: Learned, folder: Path) -> list[str]:
     return left_out
 
 
-def of_folder(folder: Path, base: "Model") -> Learned:
+def of_folder(folder: Path, base: Checkpoint) -> Learned:
     """What `write_adapter` wrote, with what it stands on.
 
     Raises:
@@ -207,20 +209,20 @@ def of_folder(folder: Path, base: "Model") -> Learned:
     return Learned(config, params, frozenset(arrays), metadata[_BASE])
 
 
-def _with_own(model: "Model", folder: Path) -> "Model":
+def _with_own(model: M, folder: Path) -> M:
     found = of_folder(folder, model)
     return dataclasses.replace(
         model,
         config=found.config,
-        params=merged(found.config.adapter, found.params),
+        params=merge_lora(found.config.adapter, found.params),
         published=None,
-        sentence=SentenceSettings(),
+        sentence=SentenceConfig(),
         generator=None,
         base=model,
     )
 
 
-def _with_peft(model: "Model", folder: Path) -> "Model":
+def _with_peft(model: M, folder: Path) -> M:
     settings = read_json(folder / PEFT_CONFIG, dict)
     arrays, metadata = read_tensors(folder / PEFT_FILE)
     config, base = model.config.model, model.params
@@ -240,7 +242,9 @@ def _with_peft(model: "Model", folder: Path) -> "Model":
     lora, adapter, used = from_peft(tensors, settings, params, published, config, str(folder))
     if lost := sorted(tensors.keys() - taken - used):
         raise ValueError(f"{folder} holds {lost[0]}, which has no place in this model; only LoRA and heads can be read")
-    return dataclasses.replace(model, params=merged(lora, params | {LORA: adapter}), published=published, base=model)
+    return dataclasses.replace(
+        model, params=merge_lora(lora, params | {LORA: adapter}), published=published, base=model
+    )
 
 
 def _published(config: RunConfig) -> tuple[Published, str]:
