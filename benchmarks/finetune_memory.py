@@ -24,7 +24,7 @@ from train_step import line, machine
 from jaxencoder.config import Classification, ComputeConfig, DataConfig, LoraConfig, OptimizerConfig, RunConfig
 from jaxencoder.families import checkpoint
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.training.layerwise import learning, stop_frozen_gradients
+from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
 from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.step import init_state, train_step
 

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
-from jaxencoder.checkpoints.initial import find_start
-from jaxencoder.checkpoints.orbax import Checkpoints
 from train_step import DATA  # sets JAX_PLATFORMS
 
 from jaxencoder.checkpoints.initial import find_start

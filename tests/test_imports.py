@@ -79,7 +79,7 @@ DIRECTIONS = {
 # Library -> the files that may import it.
 HOMES = {
     "flax": ("model/*", "objectives/*", "adapters/*"),
-    "orbax": ("training/checkpoint.py",),
+    "orbax": ("checkpoints/orbax.py",),
     "tensorflow_datasets": ("text/sources/tfds.py",),
     "sentencepiece": ("text/tokenizer*.py",),
     "tokenizers": ("text/tokenizer*.py",),

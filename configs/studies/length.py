@@ -28,7 +28,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxencoder.checkpoints.extend import extended
 
 import jaxencoder
 from jaxencoder.checkpoints.extend import extended
@@ -43,8 +42,9 @@ from jaxencoder.config import (
     TokenizerConfig,
     TrainingConfig,
 )
-from jaxencoder.inference.embed import hidden
-from jaxencoder.inference.model import Model
+from jaxencoder.files import write_atomic, write_table
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.outputs import encode
 from jaxencoder.model.heads import MlmHead
 from jaxencoder.objectives.masking import Masked
 from jaxencoder.objectives.mlm import predict

@@ -20,6 +20,7 @@ from jaxencoder.adapters.lora import NAME as LORA
 from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.adapters.peft import PREFIX, from_peft, to_peft
 from jaxencoder.adapters.peft_heads import SEQUENCE, classifier_to_peft, heads_from_peft
+from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.initial import (
     ADAPTER_FILE,
@@ -39,10 +40,7 @@ from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
-from jaxencoder.training.layerwise import learning
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
+from jaxencoder.training.layerwise import trainable_mask
 
 log = logging.getLogger(__name__)
 

@@ -5,16 +5,18 @@ import logging
 from pathlib import Path
 from typing import Literal, get_args
 
+from jaxencoder.checkpoints import adapter
+from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.initial import ADAPTER_FILE
 from jaxencoder.checkpoints.orbax import Checkpoints
-from jaxencoder.config import Lora, TokenizerConfig, save
+from jaxencoder.checkpoints.save import save as save_model
+from jaxencoder.config import LoraConfig, TokenizerConfig, save
 from jaxencoder.families.family import HEADS
-from jaxencoder.inference import adapter
 from jaxencoder.inference.embed import chosen
 from jaxencoder.inference.load import load
 from jaxencoder.model.heads import Pooling
-from jaxencoder.model.sentence import SentenceSettings
+from jaxencoder.model.sentence import SentenceConfig
 
 Format = Literal["hf", "sentence-transformers", "run", "adapter", "peft"]
 

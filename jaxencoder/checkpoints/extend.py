@@ -11,7 +11,9 @@ from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
+from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.convert import check_new, write_run
+from jaxencoder.checkpoints.save import save
 from jaxencoder.families import checkpoint
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.longformer import LONGFORMER

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.adapters.bottleneck import with_fresh
-from jaxencoder.adapters.lora import merged
+from jaxencoder.adapters.bottleneck import add_missing_bottlenecks
+from jaxencoder.adapters.lora import merge_lora
+from jaxencoder.checkpoints import sentence_transformers as sentence
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.checkpoints.tokenizer import published_tokenizer

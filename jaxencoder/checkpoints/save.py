@@ -8,17 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.initial import started_from
-from jaxencoder.families import checkpoint, classifier, sentence
+from jaxencoder.families import checkpoint, classifier
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import Family, labelled
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives import tokens
 from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.objectives.objective import Params
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
 
 log = logging.getLogger(__name__)
 

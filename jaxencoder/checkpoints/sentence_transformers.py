@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxencoder.checkpoints.json_files import flag, positive, read_json, write_json
 from jaxencoder.checkpoints.sentence_modules import CONFIG_FILE, KINDS, read_module, write_module
-from jaxencoder.model.sentence import Normalize, SentenceSettings
+from jaxencoder.model.sentence import Normalize, SentenceConfig
 
 Params = dict[str, Any]
 

@@ -15,7 +15,7 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxencoder.checkpoints.target import Kind, open_target
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.families import checkpoint
-from jaxencoder.kernels.choice import chosen_backend
+from jaxencoder.kernels.choice import choose_backend
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of

@@ -6,13 +6,14 @@ from typing import Literal
 
 import jax
 
-from jaxencoder.checkpoints.adapter import base_of, is_adapter
+from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints.adapter import base_of, is_adapter, with_adapter
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.initial import TOKENIZER_FOLDER, is_published, run_weights, saved_config
 from jaxencoder.checkpoints.tokenizer import published_tokenizer
 from jaxencoder.config import DataConfig, RunConfig
-from jaxencoder.families import checkpoint, sentence
-from jaxencoder.inference.model import Model
+from jaxencoder.families import checkpoint
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.mlm import MaskedLM

@@ -21,11 +21,11 @@ from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.objectives.tokens import NAME, Scheme, entity_starts
 from jaxencoder.tasks.records import with_words
-from jaxencoder.text import sentences
+from jaxencoder.text.sentences import word_spans
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.sources.fields import infer_source_fields
-from jaxencoder.text.windows import best
-from jaxencoder.text.words import cut_words, encode_words
+from jaxencoder.text.windows import max_context_windows
+from jaxencoder.text.words import encode_words, word_windows
 
 OVERLAP = 32  # tokens that pieces of a long text have in common, so that each word is read in its surroundings
 

@@ -119,7 +119,7 @@ def _address(part: SourceSplit, tokenizer: Tokenizer) -> str:
         "packing": data.packing,
     }
     if data.pairs != "none":
-        identity["pairs"] = [data.pairs, data.short_pair_probability, sentences.version()]
+        identity["pairs"] = [data.pairs, data.short_pair_probability, sentences.icu_version()]
     if data.label_unit != "text":
         identity["label_unit"] = [data.label_unit, data.overlap if data.label_unit == "span" else 0]
     if data.long_texts != "truncate":

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from jaxencoder.text import choices, pairs, pieces, segment_labels, spans, words, workers
-from jaxencoder.text.balance import balanced
+from jaxencoder.text.balance import oversample
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.examples import Example, examples
 from jaxencoder.text.labels import Labels
@@ -98,7 +98,7 @@ class RowBuilder:
     def _examples(self) -> Iterator[Example]:
         part = self._part
         read = partial(examples, part.data, part.source, part.pair_field, self._labels, part.split, part.held_out)
-        for example in balanced(read, part.data.balance) if part.is_balanced else read():
+        for example in oversample(read, part.data.balance) if part.is_balanced else read():
             self.documents += 1
             yield example
 
@@ -108,9 +108,9 @@ class RowBuilder:
         texts, seconds = map(list, zip(*(example.texts for example in batch), strict=True))
         labels = [example.label for example in batch]
         if data.pairs != "none":
-            return (pairs.pairs, texts, length, data.pairs, data.short_pair_probability), None
+            return (pairs.sentence_pairs, texts, length, data.pairs, data.short_pair_probability), None
         if data.label_unit == "word":
-            return (words.words, texts, labels, length), None
+            return (words.labeled_words, texts, labels, length), None
         if data.label_unit == "span":
             return (spans.spans, texts, seconds, labels, length, data.overlap), None
         if data.label_unit == "choice":
@@ -127,7 +127,7 @@ class RowBuilder:
 def label_kind(data: DataConfig, labels: Labels | None) -> tuple[str | None, tuple[str, ...]]:
     """The kind of the labels in rows, as in `store.Writer`, and the class names."""
     if data.pairs != "none":
-        return "class", pairs.NAMES[data.pairs]
+        return "class", pairs.LABEL_NAMES[data.pairs]
     if labels is None:
         return None, ()
     return (labels.kind if data.label_unit in ("text", "choice") else "token"), labels.names

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxencoder.adapters.lora import adapted
+from jaxencoder.adapters.lora import with_lora
 from jaxencoder.checkpoints.initial import CHECKPOINT_FOLDER, initial_params
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig
@@ -30,7 +30,7 @@ from jaxencoder.sharding import batch_sharding, make_mesh, shardings
 from jaxencoder.text.batches import Batches, prefetch
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.store import Store
-from jaxencoder.training.layerwise import learning, stop_frozen_gradients
+from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
 from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.setup import Setup, distinct, labelled, set_up, unigram_loss
 from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
@@ -201,9 +201,9 @@ def compile_steps(
 
     @functools.cache  # phases that differ in nothing but their rows share a function, and each shape is compiled once
     def compiled(objective: Any, model: EncoderConfig, accumulation: int) -> Callable:
-        built = adapted(config.adapter, objective.build(model, config.compute, setup.tokenizer))
-        if config.learning:
-            built = stop_frozen_gradients(built, learning(config.learning))
+        built = with_lora(config.adapter, objective.build(model, config.compute, setup.tokenizer))
+        if config.trainable_patterns:
+            built = stop_frozen_gradients(built, trainable_mask(config.trainable_patterns))
 
         def update(state: TrainState, batch: dict[str, jax.Array], key: jax.Array) -> tuple[TrainState, Metrics]:
             return train_step(built, optimizer, state, batch, key, settings.steps, accumulation, settings.ema_decay)

@@ -23,6 +23,7 @@ from jaxencoder.checkpoints.initial import (
     with_architecture,
 )
 from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
+from jaxencoder.files import write_atomic
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Objective
 from jaxencoder.objectives.tokens import TokenClassification
@@ -33,7 +34,6 @@ from jaxencoder.text.store import Store
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.text.tokenizer_cache import load_or_train
 from jaxencoder.training.config import Phase
-from jaxencoder.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -8,21 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from jaxencoder.adapters.bottleneck import TRAINABLE, add_missing_bottlenecks
+from jaxencoder.api import load as open_model
 from jaxencoder.checkpoints.convert import convert
 from jaxencoder.checkpoints.initial import initial_params, with_architecture
 from jaxencoder.checkpoints.orbax import restore_step
-
-from jaxencoder.adapters.bottleneck import TRAINABLE, with_fresh
 from jaxencoder.config import OptimizerConfig, RunConfig
 from jaxencoder.families import checkpoint
-from jaxencoder.inference.load import load as open_model
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
-from jaxencoder.training.layerwise import learning
+from jaxencoder.training.layerwise import trainable_mask
 from jaxencoder.training.loop import train
 from tests.model.examples import CONFIGS, FLOAT32, SMALL, assert_trees_close, mlm, randomised_params, rows
 
@@ -98,7 +98,9 @@ def test_they_learn_with_the_heads_and_cost_little() -> None:
     learns = paths(trainable_mask(run.trainable_patterns)(shapes))
     for path, yes in learns.items():
         assert yes == (not path.startswith("encoder/") or "_bottleneck/" in path), path
-    assert RunConfig(model=config).learning == () != run.learning == TRAINABLE  # from scratch all learns
+    assert (
+        RunConfig(model=config).trainable_patterns == () != run.trainable_patterns == TRAINABLE
+    )  # from scratch all learns
     D, layers = config.hidden_size, config.num_layers
     more = forward_flops(config, 8) - forward_flops(dataclasses.replace(config, bottleneck=0), 8)
     assert more == 2 * layers * 2 * 2 * D * 4  # multiply and add, places, down and up

@@ -7,9 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.convert import convert
-from jaxencoder.checkpoints.initial import initial_params
-from jaxencoder.checkpoints.orbax import restore_step
 
 from jaxencoder.adapters.lora import LoraConfig, merge_lora, new, with_lora
 from jaxencoder.api import load as open_model
@@ -17,7 +14,6 @@ from jaxencoder.checkpoints.convert import convert
 from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.config import RunConfig, load
-from jaxencoder.inference.load import load as open_model
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
 from jaxencoder.tasks.evaluate import evaluate

@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.adapter import Learned, fingerprint, write_peft
 
 import jaxencoder
 from jaxencoder.adapters.lora import LoraConfig, merge_lora, new

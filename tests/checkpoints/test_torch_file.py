@@ -12,11 +12,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.torch_file import TorchFile
-from jaxencoder.checkpoints.weights import open_weights
 
 import jaxencoder
-from jaxencoder.families import torch_pickle
+from jaxencoder.checkpoints import torch_pickle
+from jaxencoder.checkpoints.torch_file import TorchFile
+from jaxencoder.checkpoints.weights import open_weights
 
 FLOATS = np.arange(6, dtype="<f4")
 DATA = FLOATS.tobytes()

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jax
 import pytest
-from jaxencoder.checkpoints.weights import open_weights, save_weights
 
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families import checkpoint

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.json_files import write_json
-from jaxencoder.checkpoints.weights import open_weights, save_weights
 
 import jaxencoder
 from jaxencoder.api import Model
@@ -14,7 +12,6 @@ from jaxencoder.checkpoints.json_files import write_json
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families.checkpoint import read_settings
 from jaxencoder.families.tables import renamed
-from jaxencoder.inference.model import Model
 from tests.families import fixtures
 from tests.families.peers import CASES, MODELS, ours
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
+
 from jaxencoder.checkpoints.hub import resolve
 
 

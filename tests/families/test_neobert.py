@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.weights import open_weights, save_weights
 
 import jaxencoder
 from jaxencoder.checkpoints.weights import open_weights, save_weights

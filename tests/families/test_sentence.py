@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.weights import save_weights
 
 import jaxencoder
-from jaxencoder.families import checkpoint, sentence
+from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints.weights import save_weights
+from jaxencoder.families import checkpoint
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.sentence import SentenceConfig
 from tests.model.examples import BERT, randomised_params

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.weights import open_weights
 
 import jaxencoder
 from jaxencoder.api import Model
 from jaxencoder.checkpoints.weights import open_weights
 from jaxencoder.cli import main
-from jaxencoder.inference.model import Model
-from jaxencoder.model.sentence import Dense, LayerNorm, Normalize, SentenceSettings
+from jaxencoder.model.sentence import Dense, LayerNorm, Normalize, SentenceConfig
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
 

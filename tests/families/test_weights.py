@@ -7,8 +7,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.weights import open_weights, read_tensors, save_weights, write_tensors
 from safetensors.numpy import save_file
+
+from jaxencoder.checkpoints.weights import open_weights, read_tensors, save_weights, write_tensors
 from tests.checkpoints.test_torch_file import pickled, tensor, write
 
 TENSORS = {

@@ -7,10 +7,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.adapter import fingerprint
-from jaxencoder.checkpoints.initial import find_start
-from jaxencoder.checkpoints.orbax import Checkpoints
-from jaxencoder.checkpoints.weights import read_tensors
 
 import jaxencoder
 from jaxencoder.adapters.lora import LoraConfig
@@ -22,7 +18,6 @@ from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.checkpoints.weights import read_tensors
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, MaskedLM, RunConfig, save
-from jaxencoder.inference import adapter
 from jaxencoder.inference.inspect import inspect
 from jaxencoder.parameters import path_of
 from tests.families import peers

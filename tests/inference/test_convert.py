@@ -5,9 +5,6 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.convert import convert
-from jaxencoder.checkpoints.initial import find_start, initial_params
-from jaxencoder.checkpoints.orbax import Checkpoints
 
 import jaxencoder
 from jaxencoder.api import Model
@@ -16,7 +13,6 @@ from jaxencoder.checkpoints.initial import find_start, initial_params
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.cli import main
 from jaxencoder.config import save
-from jaxencoder.inference.model import Model
 from jaxencoder.text.tokenizer import Tokenizer
 from tests.inference.published import published
 from tests.model.examples import assert_trees_close

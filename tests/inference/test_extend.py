@@ -6,9 +6,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.convert import write_run
-from jaxencoder.checkpoints.extend import extend, extended
-from jaxencoder.checkpoints.initial import find_start, initial_params, with_architecture
 
 import jaxencoder
 from jaxencoder.api import Model
@@ -17,7 +14,6 @@ from jaxencoder.checkpoints.extend import extend, extended
 from jaxencoder.checkpoints.initial import find_start, initial_params, with_architecture
 from jaxencoder.cli import main
 from jaxencoder.config import RunConfig
-from jaxencoder.inference.model import Model
 from jaxencoder.training.config import Phase, TrainingConfig
 from tests.inference.published import published, torch_outputs
 from tests.model.examples import assert_trees_close

@@ -7,9 +7,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.convert import convert
-from jaxencoder.checkpoints.initial import initial_params
-from jaxencoder.checkpoints.orbax import Checkpoints
 
 import jaxencoder
 from jaxencoder.api import Model
@@ -18,7 +15,6 @@ from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, MaskedLM, ReplacedToken, RunConfig, save
-from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.text.config import DataConfig
 from tests.model.examples import assert_trees_close, randomised_params

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import jax
 import pytest
-from jaxencoder.checkpoints.json_files import write_json
-from jaxencoder.checkpoints.weights import Weights
 
 from jaxencoder.api import Model
 from jaxencoder.checkpoints import sentence_transformers as sentence
 from jaxencoder.checkpoints.json_files import write_json
 from jaxencoder.checkpoints.weights import Weights
 from jaxencoder.config import save
-from jaxencoder.families import checkpoint, sentence
+from jaxencoder.families import checkpoint
 from jaxencoder.inference.inspect import Inspection, inspect
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.flops import forward_flops, training_flops

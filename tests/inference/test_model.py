@@ -3,7 +3,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.orbax import Checkpoints
 
 import jaxencoder
 from jaxencoder.api import Model, load

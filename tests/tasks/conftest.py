@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.orbax import Checkpoints
 
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.held_out import digest_of, is_held_out, validation_records
+from jaxencoder.text.held_out import is_held_out, text_digest, validation_records
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.tokenizer import train_tokenizer
 

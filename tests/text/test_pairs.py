@@ -10,7 +10,7 @@ import pytest
 from jaxencoder.text import rows
 from jaxencoder.text.config import ALIGNED, DataConfig
 from jaxencoder.text.examples import Example
-from jaxencoder.text.pairs import pairs
+from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.tokenizer import Tokenizer
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
 
-from jaxencoder.training import checkpoint
+from jaxencoder.checkpoints import orbax as checkpoint
+from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
 from jaxencoder.training.optim import OptimizerConfig, make_optimizer
 
 

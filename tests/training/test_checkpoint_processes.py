@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.orbax import Checkpoints
 
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig

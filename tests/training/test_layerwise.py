@@ -12,7 +12,7 @@ from jaxencoder.adapters.lora import LoraConfig, with_lora
 from jaxencoder.objectives.objective import Objective
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
-from jaxencoder.training.layerwise import layer_scales, learning, stop_frozen_gradients
+from jaxencoder.training.layerwise import layer_scales, stop_frozen_gradients, trainable_mask
 from jaxencoder.training.optim import OptimizerConfig, make_optimizer
 from tests.model.examples import DEBERTA, FLOAT32, SMALL, Vocabulary, mlm
 
@@ -106,9 +106,9 @@ def test_what_stays_costs_no_state(name: str) -> None:
 def test_no_gradient_of_what_stays() -> None:
     objective = Objective(lambda key: {"a": jnp.ones(3), "b": {"bias": jnp.ones(2)}}, lambda p, *_: (_squares(p), {}))
     params = objective.init(KEY)
-    gradients = jax.grad(lambda p: stop_frozen_gradients(objective, learning(("bias$",))).loss(p, {}, KEY, True)[0])(
-        params
-    )
+    gradients = jax.grad(
+        lambda p: stop_frozen_gradients(objective, trainable_mask(("bias$",))).loss(p, {}, KEY, True)[0]
+    )(params)
     assert not gradients["a"].any() and gradients["b"]["bias"].tolist() == [2, 2]
 
 

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
 
 from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
 from jaxencoder.cli import main
@@ -117,7 +116,8 @@ CHILD = """
     from pathlib import Path
     from jaxencoder.config import load
     from jaxencoder.text import store, tokenizer_cache
-    from jaxencoder.training import checkpoint, telemetry
+    from jaxencoder.checkpoints import orbax as checkpoint
+    from jaxencoder.training import telemetry
 
     target, run_dir, moment, number = sys.argv[1:5]
     signal_number = getattr(signal, os.environ.get("WITH", "SIGKILL"))

@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.orbax import restore_step
 
 import jaxencoder
 from jaxencoder.checkpoints.orbax import restore_step

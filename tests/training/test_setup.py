@@ -8,8 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.initial import initial_params
-from jaxencoder.checkpoints.orbax import restore_step
 
 from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import restore_step

@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jaxencoder.checkpoints.initial import initial_params, started_from, with_new_top
 
 from jaxencoder.checkpoints.initial import initial_params, started_from, with_new_top
 from jaxencoder.config import RunConfig, save
