@@ -76,7 +76,7 @@ DIRECTIONS = {
     "inference/*": (
         *("checkpoints",),
         *("config", "model", "objectives", "parameters", "text", "training", "sharding", "families", "adapters"),
-        "kernels",
+        *("files", "kernels"),
     ),
 }
 

@@ -24,9 +24,7 @@ from jaxencoder.checkpoints.initial import (
 )
 from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
 from jaxencoder.files import write_atomic
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Objective
-from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.sharding import make_mesh
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.sources.fields import format_fields, infer_fields
@@ -43,7 +41,7 @@ DATA_FILE = "data.json"
 _MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers", "tokenizer.path"} | {
     f"training.{name}"
     for name in (
-        *("steps", "epochs", "log_every", "eval_every", "evaluations", "eval_batches", "checkpoint_every"),
+        *("steps", "epochs", "log_every", "eval_every", "num_evaluations", "eval_batches", "checkpoint_every"),
         *("keep_checkpoints", "keep_best", "best_metric", "best_mode", "patience", "profile_steps", "tensorboard"),
     )
 }

@@ -19,7 +19,6 @@ from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.objectives.tokens import NAME, Scheme, entity_starts
 from jaxencoder.tasks.records import with_words
 from jaxencoder.text.sentences import word_spans
 from jaxencoder.text.sources import Record, read
