@@ -14,7 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from jaxencoder.text import choices, pairs, pieces, segment_labels, spans, words, workers
+from jaxencoder.tasks.multiple_choice import data as choices
+from jaxencoder.tasks.question_answering import data as spans
+from jaxencoder.text import pairs, pieces, segment_labels, words, workers
 from jaxencoder.text.balance import oversample
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.examples import Example, examples

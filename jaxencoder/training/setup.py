@@ -26,6 +26,8 @@ from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
 from jaxencoder.files import write_atomic
 from jaxencoder.objectives.objective import Objective
 from jaxencoder.sharding import make_mesh
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.sources.fields import format_fields, infer_fields
 from jaxencoder.text.store import Store

@@ -29,6 +29,7 @@ from jaxencoder.tasks.classification.classify import (
     thresholds,
 )
 from jaxencoder.tasks.records import with_texts
+from jaxencoder.text.buckets import warn_of_cuts
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.sources import Record, read

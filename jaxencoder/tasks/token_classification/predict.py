@@ -20,6 +20,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.records import with_words
+from jaxencoder.tasks.token_classification.objective import NAME, Scheme, entity_starts
 from jaxencoder.text.sentences import word_spans
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.sources.fields import infer_source_fields
