@@ -18,16 +18,16 @@ from jaxencoder.adapters import bottleneck, lora
 from jaxencoder.adapters.lora import LoraConfig, with_lora
 from jaxencoder.files import write_atomic
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.objectives.choices import MultipleChoice
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.masking import Masking
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.objective import Objective, Vocabulary
 from jaxencoder.objectives.replaced_token import ReplacedToken
-from jaxencoder.objectives.spans import QuestionAnswering
-from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.overrides import apply, closest
 from jaxencoder.sharding import MeshConfig
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.question_answering.objective import QuestionAnswering
+from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.config import Phase, TrainingConfig, batch_warmup
 from jaxencoder.training.optim import OptimizerConfig
@@ -69,7 +69,7 @@ _LABEL_UNITS = {
 CONFIG_FILE = "config.json"
 STEPS = 1000  # of a run that says nothing of them
 # Of `training`: a word for the first says in another way what the second says, which it sets to 0.
-_IN_PLACE = {"steps": "epochs", "epochs": "steps", "batch-size": "batch-examples", "eval-every": "evaluations"}
+_IN_PLACE = {"steps": "epochs", "epochs": "steps", "batch-size": "batch-examples", "eval-every": "num-evaluations"}
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from jaxencoder.families import classifier
 from jaxencoder.families.family import Family, with_labels
 from jaxencoder.families.published import Published, can_hold, check_publishable, family_of
 from jaxencoder.model.heads import HeadConfig
-from jaxencoder.objectives import tokens
-from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.objectives.objective import Params
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.token_classification import objective as tokens
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxencoder.checkpoints.json_files import read_json, write_json
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
 from jaxencoder.families.published import (
@@ -20,6 +19,7 @@ from jaxencoder.families.published import (
     parse_settings,
 )
 from jaxencoder.families.tables import Params, Weight, from_tensors, renamed, to_tensors
+from jaxencoder.files import read_json, write_json
 from jaxencoder.model.config import EncoderConfig
 
 log = logging.getLogger(__name__)
