@@ -106,7 +106,7 @@ DIRECTIONS = {
 HOMES = {
     "flax": ("model/*", "objectives/*", "adapters/*"),
     "orbax": ("checkpoints/orbax.py",),
-    "tensorflow_datasets": ("text/sources.py",),
+    "tensorflow_datasets": ("text/sources/tfds.py",),
     "sentencepiece": ("text/tokenizer*.py",),
     "tokenizers": ("text/tokenizer*.py",),
     "icu4py": ("text/sentences.py",),

@@ -123,7 +123,7 @@ CHILD = """
     target, run_dir, moment, number = sys.argv[1:5]
     signal_number = getattr(signal, os.environ.get("WITH", "SIGKILL"))
     owner, name = {
-        "tokenizer": (prepare, "train_tokenizer"),
+        "tokenizer": (tokenizer_cache, "train_tokenizer"),
         "rows": (store.Writer, "close"),
         "save": (checkpoint.Checkpoints, "save"),
         "step": (telemetry.Telemetry, "step"),

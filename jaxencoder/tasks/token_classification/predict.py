@@ -21,9 +21,9 @@ from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.records import with_words
 from jaxencoder.tasks.token_classification.objective import NAME, Scheme, entity_starts
-from jaxencoder.text.fields import found_in
 from jaxencoder.text.sentences import word_spans
 from jaxencoder.text.sources import Record, read
+from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.windows import max_context_windows
 from jaxencoder.text.words import encode_words, word_windows
 
@@ -110,7 +110,7 @@ def predict_tags(
             raises.
     """
     if isinstance(source, str) and text_field is None:
-        text_field = found_in(source, model.config.data, ["label_field"]).text_field
+        text_field = infer_source_fields(source, model.config.data, ["label_field"]).text_field
     text_field = text_field or model.config.data.text_field
     scheme = Scheme.of(model.labels)
     where = "record"
