@@ -142,7 +142,7 @@ def test_a_saved_configuration_has_the_version(tmp_path):
 )
 def test_a_run_of_an_older_version_is_refused(tmp_path, version, written_by):
     """The version decides before any setting is read, so that no renamed setting is reported as unknown."""
-    tree = {"training": {"evaluations": 3}, "optimizer": {"warmup_share": 0.1}}
+    tree = {"training": {"evaluations": 3}, "optimizer": {"warmup_ratio": 0.1}}
     (tmp_path / "config.json").write_text(json.dumps(tree if version is None else {"version": version} | tree))
     for target in (tmp_path, tmp_path / "config.json"):
         with pytest.raises(
