@@ -42,7 +42,7 @@ class Start(NamedTuple):
     tokenizer_config: TokenizerConfig
 
 
-def find_start(init_from: str) -> Start:
+def open_initial_model(init_from: str) -> Start:
     """What there is at `init_from`, without its weights.
 
     Raises:
@@ -66,7 +66,7 @@ def find_start(init_from: str) -> Start:
     return Start(model, tokenizer, TokenizerConfig(path=str(transformer)))
 
 
-def started_from(config: RunConfig) -> Published | None:
+def published_origin(config: RunConfig) -> Published | None:
     """The published checkpoint that a run goes back to, over other runs; None if there is none, or it is gone."""
     seen = set()
     while config.init_from and config.init_from not in seen:
@@ -131,7 +131,7 @@ def initial_params(init_from: str, params: Params, objective: AnyObjective, rein
     if jax.process_index() == 0:
         top = f", and {reinitialize} layers from the top" if reinitialize else ""
         print(f"Starting from {init_from}: {', '.join(taken)}; new: {', '.join(new) or 'nothing'}{top}", flush=True)
-    return with_new_top(found, params, reinitialize) if reinitialize else found
+    return reinitialize_top(found, params, reinitialize) if reinitialize else found
 
 
 def _parts_of_classifier(
@@ -143,7 +143,7 @@ def _parts_of_classifier(
     return {part: x for part, x in found.items() if jax.tree.map(np.shape, x[1]) == shapes.get(part)}
 
 
-def with_new_top(params: Params, new: Params, layers: int) -> Params:
+def reinitialize_top(params: Params, new: Params, layers: int) -> Params:
     """Parameters whose top layers are taken from others: those of every encoder, in its stack and beside it.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.checkpoint import Checkpoint
-from jaxencoder.checkpoints.initial import started_from
+from jaxencoder.checkpoints.initial import published_origin
 from jaxencoder.checkpoints.transformers import write_model
 from jaxencoder.families import classifier
 from jaxencoder.families.family import Family, with_labels
@@ -68,7 +68,7 @@ def _save_sentence_modules(model: Checkpoint, folder: Path) -> None:
 
 def _family(model: Checkpoint) -> Family:
     """The family that a run started from, if that can hold it, or else one that can."""
-    start = started_from(model.config)
+    start = published_origin(model.config)
     if start is not None and can_hold(start.family, model.config.model):
         return start.family
     parts = {"sequence_head"} if classifier.NAME in model.params else model.params.keys()

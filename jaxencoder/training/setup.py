@@ -17,7 +17,7 @@ from jaxencoder.checkpoints.initial import (
     CHECKPOINT_FOLDER,
     TOKENIZER_FOLDER,
     Start,
-    find_start,
+    open_initial_model,
     saved_config,
     shortened,
     with_architecture,
@@ -162,7 +162,7 @@ def with_start(
     if saved:
         start = Start(saved.model, Tokenizer.load(run_dir / TOKENIZER_FOLDER), saved.tokenizer)
     elif config.init_from:
-        start = find_start(config.init_from)
+        start = open_initial_model(config.init_from)
     else:
         return config, load_or_train(config.tokenizer, config.data)
     given, known = config.tokenizer.path, start.tokenizer_config.path

@@ -13,7 +13,7 @@ from jaxencoder.adapters.lora import LoraConfig
 from jaxencoder.api import Model
 from jaxencoder.checkpoints import adapter
 from jaxencoder.checkpoints.adapter import fingerprint
-from jaxencoder.checkpoints.initial import find_start
+from jaxencoder.checkpoints.initial import open_initial_model
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.checkpoints.weights import read_tensors
 from jaxencoder.cli import main
@@ -165,7 +165,7 @@ def test_what_is_no_adapter(folders: dict[str, Path], model: Model, tmp_path: Pa
     with pytest.raises(ValueError, match="is an adapter without its base; inspect .*base"):
         inspect(folders["lora-adapter"])
     with pytest.raises(ValueError, match="is an adapter without its base; write both with convert --to run"):
-        find_start(str(folders["lora-adapter"]))
+        open_initial_model(str(folders["lora-adapter"]))
 
 
 def test_whole_or_not_at_all(folders: dict[str, Path], tmp_path: Path, monkeypatch) -> None:

@@ -11,7 +11,7 @@ import jaxencoder
 from jaxencoder.api import Model
 from jaxencoder.checkpoints.convert import write_run
 from jaxencoder.checkpoints.extend import extend, extended
-from jaxencoder.checkpoints.initial import find_start, initial_params, with_architecture
+from jaxencoder.checkpoints.initial import open_initial_model, initial_params, with_architecture
 from jaxencoder.cli import main
 from jaxencoder.config import RunConfig
 from jaxencoder.training.config import Phase, TrainingConfig
@@ -182,7 +182,7 @@ def test_a_run_goes_on(short, kind: str, method: str, tmp_path: Path, capsys) ->
     expected = extended(short[kind], 200, method)
     assert model.config.model == expected.config.model and model.max_length == 200
     np.testing.assert_allclose(model.embed([LONG]), expected.embed([LONG]), atol=1e-6)
-    start = find_start(str(tmp_path / "long"))
+    start = open_initial_model(str(tmp_path / "long"))
     recipe = RunConfig(init_from=str(tmp_path / "long"))  # the rest comes from what it starts from
     config = dataclasses.replace(with_architecture(recipe, start.model), data=model.config.data)
     assert dataclasses.replace(config.model, dropout=0.1, attention_dropout=0.1) == model.config.model
