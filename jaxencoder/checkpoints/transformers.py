@@ -1,4 +1,4 @@
-"""Folders of transformers: config.json and weights, read into an architecture and parameters, and written."""
+"""Folders of transformers: config.json, weights and a tokenizer, read into a checkpoint and written."""
 
 import logging
 import os
@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.weights import open_weights, save_weights
+from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
 from jaxencoder.families.published import (
     Published,
@@ -21,10 +23,12 @@ from jaxencoder.families.published import (
 from jaxencoder.families.tables import Params, Weight, from_tensors, renamed, to_tensors
 from jaxencoder.files import read_json, write_json
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "merges.txt", "*.model")
 _SPECIAL_IDS = tuple(f"{name}_token_id" for name in ("pad", "bos", "eos", "cls", "sep"))
 _BUFFERS = re.compile(r"(position_ids|token_type_ids|inv_freq|embed_positions\.weight)$")
 
@@ -46,6 +50,38 @@ class PublishedModel(NamedTuple):
     params: Params
     unused: tuple[str, ...] = ()
     has_weights: bool = True
+
+
+def open_transformers(folder: Path, weights: bool = True, max_length: int = 0) -> Checkpoint:
+    """Open a folder that transformers can read.
+
+    Args:
+        folder: with config.json, and perhaps a tokenizer.
+        weights: as in `read_model`.
+        max_length: limit on the tokens of a text; 0: the model's own.
+
+    Raises:
+        ValueError: see `read_model`; a tokenizer of another model.
+        OSError: a file is missing or cannot be read.
+    """
+    model = read_model(folder, weights)
+    tokenizer = read_tokenizer(folder, model.config.vocab_size)
+    length = min(max_length or model.config.max_length, model.config.max_length)
+    config = RunConfig(name=folder.name, model=model.config, data=DataConfig(row_length=length))
+    return Checkpoint(config, model.params, tokenizer, model.published)
+
+
+def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
+    """The tokenizer in a folder, or None; ValueError if it has more tokens than the model."""
+    if not any(any(folder.glob(name)) for name in _TOKENIZER_FILES):
+        return None
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, but a model of {vocab_size}; "
+            "the tokenizer belongs to another model"
+        )
+    return tokenizer
 
 
 def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
