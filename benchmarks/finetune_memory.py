@@ -37,7 +37,7 @@ CASES = {  # settings of the model, and of the adapter
     "LoRA, rank 8, all kernels": ({}, Lora(rank=8, targets=KERNELS)),
     "DoRA, rank 8, queries and values": ({}, Lora(rank=8, dora=True)),
     "bottleneck 64 behind attention and MLP": ({"bottleneck": 64}, Lora()),
-    "bottleneck 64 behind the MLP": ({"bottleneck": 64, "bottleneck_places": ("mlp",)}, Lora()),
+    "bottleneck 64 behind the MLP": ({"bottleneck": 64, "bottleneck_sublayers": ("mlp",)}, Lora()),
 }
 
 

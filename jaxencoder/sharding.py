@@ -119,7 +119,7 @@ def length_shards() -> int:
     return jax.sharding.get_abstract_mesh().shape.get("context", 1)
 
 
-def whole_rows(table: jax.Array) -> jax.Array:
+def replicate_rows(table: jax.Array) -> jax.Array:
     """An embedding table [V, D] gathered for a lookup, whose results are split over the batch's rows instead."""
     if jax.sharding.get_abstract_mesh().empty:
         return table
@@ -134,11 +134,11 @@ def constrain(x: jax.Array) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    rows, context = splitting(mesh, x.shape[0], ROWS), splitting(mesh, x.shape[1], ("context",))
+    rows, context = splitting_axes(mesh, x.shape[0], ROWS), splitting_axes(mesh, x.shape[1], ("context",))
     return jax.lax.with_sharding_constraint(x, P(rows or None, context or None, None))
 
 
-def splitting(mesh: Mesh | AbstractMesh, size: int, axes: tuple[str, ...]) -> tuple[str, ...]:
+def splitting_axes(mesh: Mesh | AbstractMesh, size: int, axes: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the axes, all or none, that split a dimension of this size; axes of size 1 and those that are not there
     split nothing."""
     axes = tuple(axis for axis in axes if mesh.shape.get(axis, 1) > 1)

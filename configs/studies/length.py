@@ -76,8 +76,8 @@ MODELS = {
     "alibi": Variant({"positions": "alibi"}, ("none", "none, windows")),
     "disentangled": Variant(
         {
-            **{"positions": "none", "disentangled": ("c2p", "p2c"), "distance_span": 64, "max_distance": TRAINED},
-            **{"distance_norm": True, "distance_projection": "shared"},
+            **{"positions": "none", "disentangled": ("c2p", "p2c"), "position_buckets": 64, "max_distance": TRAINED},
+            **{"relative_embedding_norm": True, "relative_projection": "shared"},
         },
         ("none", "interpolate", "none, windows"),
     ),
@@ -97,7 +97,7 @@ def pretraining(name: str, args: argparse.Namespace) -> RunConfig:
         token_types=0,
         norm_placement="pre",
         norm_epsilon=1e-5,
-        first_norm=False,
+        first_attention_norm=False,
         gated_mlp=True,
         dropout=0.0,
         attention_dropout=0.0,

@@ -93,7 +93,7 @@ def pretraining(name: str, seed: int, args: argparse.Namespace) -> RunConfig:
         positions="rotary",
         norm_placement="pre",
         norm_epsilon=1e-5,
-        first_norm=False,
+        first_attention_norm=False,
         gated_mlp=True,
         dropout=0.0,
         attention_dropout=0.0,

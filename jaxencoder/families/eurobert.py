@@ -106,7 +106,7 @@ def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     if pooling not in _POOLINGS:
         raise ValueError(f"config.json has classifier_pooling {pooling!r}; known are {', '.join(_POOLINGS)}")
     inputs, late = _POOLINGS[pooling]
-    config = HeadConfig(inputs, labels(settings), "gelu", late=late)
+    config = HeadConfig(inputs, labels(settings), "gelu", pool_after_transform=late)
     return {
         "sequence_head": head("sequence_head", config, "dense", "classifier"),
         **plain_heads(settings, "token_head"),

@@ -28,7 +28,7 @@ from jaxencoder.families.json_files import read_json, write_json
 from jaxencoder.families.tables import renamed
 from jaxencoder.families.weights import read_tensors, write_tensors
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.sentence import SentenceSettings
+from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.training.layerwise import learning
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 PEFT_FILE = "adapter_model.safetensors"
 # Of an EncoderConfig, what a run may have otherwise than what it starts from, and what it may add.
-_FREE, _ADAPTERS = ("dropout", "attention_dropout", "rope_theta"), ("bottleneck", "bottleneck_places")
+_FREE, _ADAPTERS = ("dropout", "attention_dropout", "rope_theta"), ("bottleneck", "bottleneck_sublayers")
 _BASE = "base"  # the fingerprint, in the metadata of the arrays
 
 
@@ -207,7 +207,7 @@ def _with_own(model: "Model", folder: Path) -> "Model":
         config=found.config,
         params=merged(found.config.adapter, found.params),
         published=None,
-        sentence=SentenceSettings(),
+        sentence=SentenceConfig(),
         generator=None,
         base=model,
     )

@@ -13,7 +13,7 @@ from jaxencoder.inference.embed import chosen
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
 from jaxencoder.model.heads import Pooling
-from jaxencoder.model.sentence import SentenceSettings
+from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.start import ADAPTER_FILE
 
@@ -82,7 +82,7 @@ def write_run(model: Model, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.tokenizer.save(folder / "tokenizer")
     checkpoints = Checkpoints(folder / "checkpoints", keep=1)
-    if model.sentence != SentenceSettings():
+    if model.sentence != SentenceConfig():
         log.warning("%s: a run keeps the encoder and its heads, but no pooling, modules or prompts.", folder)
     known = {*model.config.objective.heads(model.config.model), *HEADS["ForPreTraining"]}
     if unused := sorted(model.heads.keys() - known):

@@ -25,7 +25,7 @@ from jaxencoder.inference.writers import open_writer
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Pooling, pool
-from jaxencoder.model.sentence import SentenceSettings, finished, sentence_vectors
+from jaxencoder.model.sentence import SentenceConfig, finish_vectors, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizer import Tokenizer
@@ -157,7 +157,7 @@ def chosen(
     pooling: Pooling | tuple[Pooling, ...] | None = None,
     normalize: bool | None = None,
     dimensions: int | None = None,
-) -> SentenceSettings:
+) -> SentenceConfig:
     """The model's settings with what is asked for in their place.
 
     Raises:
@@ -189,7 +189,7 @@ def hidden(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows:
 
 
 def _reading(
-    settings: SentenceSettings, long: Long, stride: int | None, window_pooling: WindowPooling | None
+    settings: SentenceConfig, long: Long, stride: int | None, window_pooling: WindowPooling | None
 ) -> Reading:
     learned = settings.pooling == ("learned",)
     reading = Reading.of(long, stride, window_pooling, "learned" if learned else "length")
@@ -204,7 +204,7 @@ def _reading(
 def _embed(
     model: Model,
     texts: Sequence[str],
-    settings: SentenceSettings,
+    settings: SentenceConfig,
     reading: Reading,
     prompt: str | None,
     batch_tokens: int | None,
@@ -271,7 +271,7 @@ def _prompt_tokens(tokenizer: Tokenizer, prompt: str, limit: int) -> int:
 def _pooled(
     encoder: EncoderConfig,
     compute: ComputeConfig,
-    settings: SentenceSettings,
+    settings: SentenceConfig,
     skip: int | None,
     first_tokens: Callable[[Batch], Batch],
     params: Params,
@@ -287,7 +287,7 @@ def _pooled(
 def _pooled_windows(
     encoder: EncoderConfig,
     compute: ComputeConfig,
-    settings: SentenceSettings,
+    settings: SentenceConfig,
     skip: int | None,
     first_tokens: Callable[[Batch], Batch],
     params: Params,
@@ -311,7 +311,7 @@ def _pooled_windows(
     return jnp.concatenate(parts, axis=-1)
 
 
-_finished = jax.jit(finished, static_argnums=0)
+_finished = jax.jit(finish_vectors, static_argnums=0)
 
 
 def _query(params: Params) -> Any:

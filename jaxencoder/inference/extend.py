@@ -19,14 +19,14 @@ from jaxencoder.inference.convert import check_new, write_run
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.positions import interpolated, ntk_theta, tiled
-from jaxencoder.model.sentence import SentenceSettings
+from jaxencoder.model.positions import interpolate_positions, ntk_theta, repeat_positions
+from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 
 Method = Literal["interpolate", "tile", "linear", "ntk", "dynamic", "yarn", "none"]
 Written = Literal["hf", "sentence-transformers", "run"]
 
-_TABLES = {"interpolate": interpolated, "tile": tiled}
+_TABLES = {"interpolate": interpolate_positions, "tile": repeat_positions}
 _NEAR_LONGFORMER = (ROBERTA, XLM_ROBERTA, CAMEMBERT)  # whose heads and padding id are its own
 
 
@@ -59,7 +59,7 @@ def extend(
     if model.published is None:
         write_run(model, folder)
         return "run"
-    form = "hf" if model.sentence == SentenceSettings() else "sentence-transformers"
+    form = "hf" if model.sentence == SentenceConfig() else "sentence-transformers"
     model.save(folder, form)
     return form
 

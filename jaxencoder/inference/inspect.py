@@ -15,7 +15,7 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.families import checkpoint
 from jaxencoder.inference.target import Kind, open_target
-from jaxencoder.kernels.choice import chosen_backend
+from jaxencoder.kernels.choice import choose_backend
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
@@ -163,11 +163,11 @@ def inspect(
 def layer_kinds(model: EncoderConfig, compute: ComputeConfig, length: int, train: bool = True) -> tuple[LayerKind, ...]:
     """The kinds of layers of a model in rows of so many tokens, on devices such as this process has."""
     windows = Counter(model.windows[layer % len(model.windows)] for layer in range(model.num_layers))
-    relative = bool(model.disentangled or model.relative_buckets) or model.positions == "alibi"
+    relative = bool(model.disentangled or model.relative_bias_buckets) or model.positions == "alibi"
     dropout = model.attention_dropout if train else 0.0
     options = {"relative": relative, "dropout": dropout, "global_tokens": model.global_tokens}
     return tuple(
-        LayerKind(window, layers, chosen_backend(compute.attention, length, window, **options))
+        LayerKind(window, layers, choose_backend(compute.attention, length, window, **options))
         for window, layers in windows.items()
     )
 

@@ -36,7 +36,7 @@ from jaxencoder.inference.windows import Long, WindowPooling
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import HeadConfig, Pooling
-from jaxencoder.model.sentence import SentenceSettings
+from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.text.tokenizer import Tokenizer
@@ -65,7 +65,7 @@ class Model:
     tokenizer: Tokenizer | None
     compute: ComputeConfig = field(default_factory=lambda: ComputeConfig(dtype="float32"))
     published: Published | None = None
-    sentence: SentenceSettings = field(default_factory=SentenceSettings)
+    sentence: SentenceConfig = field(default_factory=SentenceConfig)
     generator: "Model | None" = None
     base: "Model | None" = field(default=None, repr=False)
     step: int | None = None

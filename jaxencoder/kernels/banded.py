@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from jaxencoder.kernels.dense import masked_softmax, places
 from jaxencoder.kernels.dropout import hashed_dropout
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.relative import RelativeTerms
 
 _BLOCK = 128  # queries that share one band of keys
 
 
-class Beside(NamedTuple):
+class GlobalKeys(NamedTuple):
     """Keys that every block sees besides its band, and not in it.
 
     Attributes:
@@ -39,13 +39,13 @@ def banded(
     v: jax.Array,
     q_segments: jax.Array,
     k_segments: jax.Array,
-    relative: Relative | None = None,
+    relative: RelativeTerms | None = None,
     *,
     window: int,
     offset: int = 0,
     dropout: float = 0.0,
     seed: jax.Array | None = None,
-    beside: Beside | None = None,
+    beside: GlobalKeys | None = None,
 ) -> jax.Array:
     """As `dense` with a window, through scores [B, N, T, band_size(window)].
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxencoder.kernels.dense import ATTENDED, FLOOR
-from jaxencoder.kernels.distances import distances
+from jaxencoder.kernels.blocked_bias import blocked_bias
 from jaxencoder.kernels.dropout import hashed_keep
 from jaxencoder.kernels.platform import platform
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.relative import RelativeTerms
 
 _product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 _SCORES = {"cpu": 1 << 20}  # of a block, in all rows and heads; 4 MiB of float32 stay in the caches of a CPU
@@ -26,7 +26,7 @@ def chunked(
     v: jax.Array,
     q_segments: jax.Array,
     k_segments: jax.Array,
-    relative: Relative | None = None,
+    relative: RelativeTerms | None = None,
     *,
     window: int = 0,
     offset: jax.typing.ArrayLike = 0,
@@ -50,7 +50,7 @@ def chunked(
     q = jnp.pad(q, ((0, 0), (0, 0), (0, pad), (0, 0)))
     q_segments = jnp.pad(q_segments, ((0, 0), (0, pad)))
     places = (q_segments, k_segments, jnp.asarray(offset), jnp.zeros(4, jnp.uint32) if seed is None else seed)
-    out = _attend(q, k, v, relative or Relative(), places, block, window, dropout)
+    out = _attend(q, k, v, relative or RelativeTerms(), places, block, window, dropout)
     return jnp.moveaxis(out, 0, 2)[:, :T]
 
 
@@ -75,7 +75,7 @@ def _forward(q, k, v, relative, places, block, window, dropout):
     # Where gradients are asked for, jax takes out of a loop what does not depend on them, for all its turns at once:
     # the masks of all blocks together. Nothing is known of a barrier's results before its arguments all are.
     places, q = jax.lax.optimization_barrier((places, q))
-    tables = distances(relative, k, q.shape[2], block)
+    tables = blocked_bias(relative, k, q.shape[2], block)
     k, v = _turned(k), _turned(v)
 
     def attend(_, i):
@@ -99,7 +99,7 @@ def _backward(block, window, dropout, saved, d_out):
     # Behind the barrier what follows is computed again; else XLA keeps it from the forward pass.
     q, k, v, relative, places, out, log_sums = jax.lax.optimization_barrier(saved)
     blocks = q.shape[2] // block
-    tables, pull = jax.vjp(lambda relative, k: distances(relative, k, q.shape[2], block), relative, k)
+    tables, pull = jax.vjp(lambda relative, k: blocked_bias(relative, k, q.shape[2], block), relative, k)
     k, v = _turned(k), _turned(v)
     means = _product("NBTH,NBTH->NBT", out, d_out)
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.kernels.dropout import hashed_dropout
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.relative import RelativeTerms
 
 FLOOR = -1e30  # a finite one: a query that sees no key must not make NaN
 ATTENDED = "attended"  # the name, for remat policies, of what backends without all scores in memory keep of a layer
@@ -16,7 +16,7 @@ def dense(
     v: jax.Array,
     q_segments: jax.Array,
     k_segments: jax.Array,
-    relative: Relative | None = None,
+    relative: RelativeTerms | None = None,
     *,
     window: int = 0,
     offset: jax.typing.ArrayLike = 0,

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.kernels.banded import Beside, banded
-from jaxencoder.kernels.choice import Backend, chosen_backend
+from jaxencoder.kernels.banded import GlobalKeys, banded
+from jaxencoder.kernels.choice import Backend, choose_backend
 from jaxencoder.kernels.dense import dense, masked_softmax, places
 from jaxencoder.kernels.dropout import hashed_dropout, random_seed
 
@@ -59,11 +59,11 @@ def global_attention(
     q, global_q = (x * (x.shape[-1] ** -0.5) for x in (q, global_q))
     local = (q, k, v, segment_ids, segment_ids)
     options = {"window": window, "dropout": dropout, "seed": seed}
-    if chosen_backend(backend, T, window, global_tokens=True) == "dense":
+    if choose_backend(backend, T, window, global_tokens=True) == "dense":
         out = dense(*local, is_global=is_global, **options)
     else:
         beside_k, beside_v = (jnp.take_along_axis(x, inside[..., None, None], axis=1) for x in (k, v))
-        out = banded(*local, beside=Beside(beside_k, beside_v, slot_segments, global_slots, is_global), **options)
+        out = banded(*local, beside=GlobalKeys(beside_k, beside_v, slot_segments, global_slots, is_global), **options)
     mask = slot_segments[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, G, S]
     scores = jnp.einsum("BGNH,BSNH->BNGS", global_q, global_k, preferred_element_type=jnp.float32)
     weights = masked_softmax(scores, mask)

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.kernels.dropout import random_seed
-from jaxencoder.kernels.relative import Relative
-from jaxencoder.sharding import ROWS, P, splitting
+from jaxencoder.kernels.relative import RelativeTerms
+from jaxencoder.sharding import ROWS, P, splitting_axes
 
 
 class Shard(NamedTuple):
@@ -28,7 +28,7 @@ class Shard(NamedTuple):
             before it and behind the last one's, their number.
     """
 
-    arrays: tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, Relative | None]
+    arrays: tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, RelativeTerms | None]
     seed: jax.Array | None
     offset: jax.typing.ArrayLike = 0
 
@@ -39,7 +39,7 @@ def on_mesh(
     k: jax.Array,
     v: jax.Array,
     segment_ids: jax.Array,
-    relative: Relative | None,
+    relative: RelativeTerms | None,
     random: jax.Array | None,
     *,
     window: int,
@@ -60,7 +60,7 @@ def on_mesh(
     """
     mesh = jax.sharding.get_abstract_mesh()
     B, T, N, _ = q.shape
-    split = partial(splitting, mesh)
+    split = partial(splitting_axes, mesh)
     rows, heads, context = split(B, ROWS), split(N, ("tensor",)), split(T, ("context",))
     if mesh.empty or mesh.size == 1 or not (kernel or context):
         return attend(Shard((q, k, v, segment_ids, segment_ids, relative), random_seed(random)))
@@ -81,7 +81,7 @@ def on_mesh(
     array, ids = P(rows or None, context or None, heads or None, None), P(rows or None, context or None)
     tables = None
     if relative is not None:
-        tables = Relative(*(None if x is None else P(*(None, heads or None, None)[: x.ndim]) for x in relative))
+        tables = RelativeTerms(*(None if x is None else P(*(None, heads or None, None)[: x.ndim]) for x in relative))
     specs = (array, array, array, ids, tables, None if random is None else P())
     # The kernels do not say over which axes their results differ, which is what check_vma would check.
     return jax.shard_map(local, in_specs=specs, out_specs=array, check_vma=False)(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 
-class Relative(NamedTuple):
+class RelativeTerms(NamedTuple):
     """Terms of the score of query i and key j, found in row T - 1 + j - i of tables with R = T + S - 1 rows.
 
     Attributes:
@@ -29,7 +29,7 @@ class Relative(NamedTuple):
         """How many of the terms compare distances with contents."""
         return (self.keys is not None) + (self.queries is not None)
 
-    def rows(self, start: jax.typing.ArrayLike, size: int) -> "Relative":
+    def rows(self, start: jax.typing.ArrayLike, size: int) -> "RelativeTerms":
         """`size` rows of each table from `start` on; those before the first and behind the last are 0."""
 
         def cut(x: jax.Array) -> jax.Array:
@@ -39,7 +39,7 @@ class Relative(NamedTuple):
             x = jnp.pad(x, [(before, after)] + [(0, 0)] * (x.ndim - 1))
             return jax.lax.slice_in_dim(x, start + before, start + before + size)
 
-        return Relative(*(None if x is None else cut(x) for x in self))
+        return RelativeTerms(*(None if x is None else cut(x) for x in self))
 
     def scores(self, q: jax.Array, k: jax.Array) -> jax.Array:
         """[..., T, N, H] and [..., S, N, H], axes alike before them -> what is added, [..., N, T, S] float32."""

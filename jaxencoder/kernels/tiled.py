@@ -19,7 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxencoder.kernels.dense import ATTENDED
 from jaxencoder.kernels.dropout import hashed_keep
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.kernels.rotations import LANES, band, reverse, skew, unskew
 from jaxencoder.kernels.splash import tile_length
 
@@ -41,7 +41,7 @@ def tiled(
     v: jax.Array,
     q_segments: jax.Array,
     k_segments: jax.Array,
-    relative: Relative | None = None,
+    relative: RelativeTerms | None = None,
     *,
     dropout: float = 0.0,
     seed: jax.Array | None = None,

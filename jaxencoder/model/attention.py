@@ -8,7 +8,7 @@ from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.dropout import dropout as apply_dropout
 from jaxencoder.kernels.global_tokens import global_attention
 from jaxencoder.kernels.platform import platform
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import Linear
 from jaxencoder.model.positions import distance_rows, rotate
@@ -53,14 +53,14 @@ class Attention(nn.Module):
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
             v = rotate(v, rotary) if c.rotary_values else v
-        relative = None if bias is None else Relative(bias=bias)
+        relative = None if bias is None else RelativeTerms(bias=bias)
         if distances is not None:
-            if c.distance_projection == "own":
+            if c.relative_projection == "separate":
                 query, key = (projection(f"distance_{kind}", kind, N) for kind in ("query", "key"))
             y = distances.astype(x.dtype)[None]
             y = apply_dropout(y, c.dropout, self.make_rng("dropout")) if self.train and c.dropout else y
-            rows = distance_rows(x.shape[1], c.distance_span, c.max_distance)
-            relative = Relative(
+            rows = distance_rows(x.shape[1], c.position_buckets, c.max_distance)
+            relative = RelativeTerms(
                 keys=spread(key(y))[0, rows] if "c2p" in c.disentangled else None,
                 queries=query(y)[0, rows] if "p2c" in c.disentangled else None,
                 bias=bias,

@@ -213,8 +213,8 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
     """
     own = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
     if config.model.bottleneck:
-        own |= {name: getattr(config.model, name) for name in ("bottleneck", "bottleneck_places")}
-        for name in ("bottleneck", "bottleneck_places"):
+        own |= {name: getattr(config.model, name) for name in ("bottleneck", "bottleneck_sublayers")}
+        for name in ("bottleneck", "bottleneck_sublayers"):
             if model.bottleneck and own[name] != getattr(model, name):
                 raise ValueError(
                     f"model.{name} is {own[name]}, but what the run starts from has adapters already, with "

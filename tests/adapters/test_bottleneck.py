@@ -28,7 +28,7 @@ from tests.model.examples import CONFIGS, FLOAT32, SMALL, assert_trees_close, ml
 
 KEY = jax.random.key(0)
 T = 20
-ALBERT = dataclasses.replace(SMALL["bert"], num_layers=4, layer_groups=1)
+ALBERT = dataclasses.replace(SMALL["bert"], num_layers=4, num_layer_groups=1)
 BATCH = rows([[12, 8], [20]], T)
 
 
@@ -47,7 +47,7 @@ def paths(tree: dict) -> dict[str, np.ndarray]:
     ids=["pfeiffer", *SMALL, "albert"],
 )
 def test_a_new_one_changes_nothing(plain: EncoderConfig, places: tuple[str, ...]) -> None:
-    config = dataclasses.replace(plain, bottleneck=5, bottleneck_places=places)
+    config = dataclasses.replace(plain, bottleneck=5, bottleneck_sublayers=places)
     base = randomised_params(mlm(plain).init)["encoder"]
     fresh = jax.jit(mlm(config).init)(KEY)["encoder"]
     params = with_fresh(base, fresh)
@@ -105,8 +105,8 @@ def test_they_learn_with_the_heads_and_cost_little() -> None:
 
 @pytest.mark.parametrize("places", [(), ("mlp", "mlp"), ("output",)])
 def test_places_that_are_none(places: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="model.bottleneck_places is "):
-        EncoderConfig(bottleneck=4, bottleneck_places=places)
+    with pytest.raises(ValueError, match="model.bottleneck_sublayers is "):
+        EncoderConfig(bottleneck=4, bottleneck_sublayers=places)
 
 
 def test_no_published_family_has_them(tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_architecture_of_a_start() -> None:
         assert with_architecture(chosen, dataclasses.replace(small, bottleneck=8)).learning == patterns
     with pytest.raises(ValueError, match="model.bottleneck is 8, but what the run starts from has adapters already, w"):
         with_architecture(config, dataclasses.replace(plain, bottleneck=4))
-    with pytest.raises(ValueError, match="model.bottleneck_places is .*leave it out to go on with those"):
-        with_architecture(config, dataclasses.replace(plain, bottleneck=8, bottleneck_places=("mlp",)))
+    with pytest.raises(ValueError, match="model.bottleneck_sublayers is .*leave it out to go on with those"):
+        with_architecture(config, dataclasses.replace(plain, bottleneck=8, bottleneck_sublayers=("mlp",)))
 
 
 def test_a_run_with_them(pretrained: Path, labelled: RunConfig, tmp_path: Path, capsys) -> None:

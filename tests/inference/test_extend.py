@@ -23,9 +23,9 @@ KINDS = {
     "learned": {},
     "rotary": {"positions": "rotary", "windows": (0, 4)},
     "distances": {
-        **{"positions": "none", "disentangled": ("c2p", "p2c"), "distance_span": 8, "max_distance": 64},
+        **{"positions": "none", "disentangled": ("c2p", "p2c"), "position_buckets": 8, "max_distance": 64},
     },
-    "buckets": {"positions": "none", "relative_buckets": 8},
+    "buckets": {"positions": "none", "relative_bias_buckets": 8},
     "alibi": {"positions": "alibi"},
 }
 

@@ -12,7 +12,7 @@ import pytest
 from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.dense import ATTENDED
 from jaxencoder.kernels.dropout import hashed_keep
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.relative import RelativeTerms
 from tests.kernels.examples import TERMS, B, H, N, inputs, padded, reference, segments, tables
 
 run = jax.jit(attention, static_argnames=("window", "dropout", "backend", "late"))
@@ -123,7 +123,7 @@ def test_all_scores_are_never_held(backend: str, window: int, terms: tuple[str, 
     def temporaries(backend: str, T: int) -> int:
         x, ids = jax.ShapeDtypeStruct((1, T, 1, 8), jnp.float32), jax.ShapeDtypeStruct((1, T), jnp.int32)
         shapes = {name: (2 * T - 1, 1) if name == "bias" else (2 * T - 1, 1, 8) for name in terms}
-        relative = Relative(**{name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
+        relative = RelativeTerms(**{name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
 
         def loss(arrays: tuple, ids: jax.Array) -> jax.Array:
             return attention(*arrays[:3], ids, relative=arrays[3], window=window, backend=backend).sum()
@@ -167,7 +167,7 @@ def test_errors() -> None:
     x = jnp.ones((1, 4, 1, 2))
     ids = jnp.ones((1, 4), jnp.int32)
     with pytest.raises(ValueError, match="Rows of 4 tokens have 7 distances, but a table has 8 rows"):
-        attention(x, x, x, ids, relative=Relative(bias=jnp.ones((8, 1))))
+        attention(x, x, x, ids, relative=RelativeTerms(bias=jnp.ones((8, 1))))
     with pytest.raises(ValueError, match=r"Attention dropout 0\.1 needs a key"):
         attention(x, x, x, ids, dropout=0.1)
     with pytest.raises(ValueError, match="The attention backend is 'flash'; give auto, dense, banded"):

@@ -11,7 +11,7 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks.accelerators import devices, kernels
 from jaxencoder.kernels.attention import attention
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.sharding import MeshConfig, make_mesh
 
 B, N, LONG = 2, 2, 8192
@@ -47,7 +47,7 @@ def compiled(gpu: str, T: int, H: int, dtype: str, terms: bool = False, **option
         )(q, k, v, relative)
 
     table = shape(2 * T - 1, N, H)
-    relative = Relative(table, table, shape(2 * T - 1, N, dtype="float32")) if terms else None
+    relative = RelativeTerms(table, table, shape(2 * T - 1, N, dtype="float32")) if terms else None
     x, ids, seed = shape(B, T, N, H), shape(B, T, dtype="int32"), shape(dtype="uint32")
     with jax.set_mesh(make_mesh(MeshConfig(), there)):
         return jax.jit(run).lower(x, x, x, relative, ids, seed).compile()

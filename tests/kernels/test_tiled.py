@@ -10,7 +10,7 @@ import pytest
 from jaxencoder.kernels import tiled as module
 from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.dense import dense
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.kernels.tiled import fits, tiled
 from tests.kernels.examples import TERMS
 
@@ -25,7 +25,7 @@ def drawn(T: int, S: int, H: int, terms: tuple[str, ...], dtype: str = "float32"
     table = {name: rng.standard_normal(shapes[name]) * (1 if name == "bias" else H**-0.5) for name in terms}
     table = {name: jnp.asarray(x, "float32" if name == "bias" else dtype) for name, x in table.items()}
     q, k, v = (jnp.asarray(rng.standard_normal((B, length, N, H)), dtype) for length in (T, S, S))
-    return q * H**-0.5, k, v, Relative(**table) if terms else None
+    return q * H**-0.5, k, v, RelativeTerms(**table) if terms else None
 
 
 def documents(T: int) -> jax.Array:

@@ -9,7 +9,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from jaxencoder.kernels.dense import ATTENDED
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.kernels.splash import splash
 from jaxencoder.kernels.tiled import tiled
 
@@ -39,7 +39,7 @@ def program(attend, chip: SingleDeviceSharding, T: int, H: int, dtype: str, term
             lambda *x: attend(*x[:3], *given[:2], *x[3:], **options).astype(jnp.float32).sum(), range(3 + terms)
         )(q, k, v, *given[2:])
 
-    relative = Relative(shape(2 * T - 1, N, H), shape(2 * T - 1, N, H), shape(2 * T - 1, N, dtype="float32"))
+    relative = RelativeTerms(shape(2 * T - 1, N, H), shape(2 * T - 1, N, H), shape(2 * T - 1, N, dtype="float32"))
     x, ids = shape(B, T, N, H), shape(B, T, dtype="int32")
     args = (x, x, x, relative if terms else None, ids, shape(4, dtype="uint32"))
     return jax.jit(run).lower(*args).compile().as_text()

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.kernels.distances import distances
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.blocked_bias import blocked_bias
+from jaxencoder.kernels.relative import RelativeTerms
 
 B, N, H = 2, 3, 4
 ALL = "keys queries bias"
@@ -21,16 +21,16 @@ def heads_first(x: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def at_once(relative: Relative, q: jax.Array, k: jax.Array, d: jax.Array) -> tuple:
+def at_once(relative: RelativeTerms, q: jax.Array, k: jax.Array, d: jax.Array) -> tuple:
     """Scores, and gradients of the tables, q and k."""
     scores, pull = jax.vjp(lambda relative, q, k: relative.scores(q, k) + jnp.zeros_like(d), relative, q, k)
     return scores, pull(d)
 
 
 @partial(jax.jit, static_argnums=4)
-def in_blocks(relative: Relative, q: jax.Array, k: jax.Array, d: jax.Array, block: int) -> tuple:
+def in_blocks(relative: RelativeTerms, q: jax.Array, k: jax.Array, d: jax.Array, block: int) -> tuple:
     T, S = d.shape[2:]
-    whole, back = jax.vjp(lambda relative, k: distances(relative, heads_first(k), T, block), relative, k)
+    whole, back = jax.vjp(lambda relative, k: blocked_bias(relative, heads_first(k), T, block), relative, k)
     blocks, sums = T // block, jax.tree.map(jnp.zeros_like, whole)
     scores, dq = [], []
     for i in range(blocks):
@@ -53,7 +53,7 @@ def test_blocks_together_are_the_whole(T: int, S: int, block: int, terms: str) -
         return jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
     shapes = {"keys": (T + S - 1, N, H), "queries": (T + S - 1, N, H), "bias": (T + S - 1, N)}
-    relative = Relative(**{name: drawn(*shapes[name]) for name in terms.split()})
+    relative = RelativeTerms(**{name: drawn(*shapes[name]) for name in terms.split()})
     arrays = relative, drawn(B, T, N, H), drawn(B, S, N, H), drawn(B, N, T, S)
     (scores, found), (expected, wanted) = in_blocks(*arrays, block), at_once(*arrays)
     np.testing.assert_allclose(scores, expected, atol=1e-5)

@@ -1,4 +1,4 @@
-"""`Relative` in the parts that blocks of queries meet, and their gradients: by products and copies alone."""
+"""`RelativeTerms` in the parts that blocks of queries meet, and their gradients: by products and copies alone."""
 
 from functools import partial
 from typing import NamedTuple
@@ -6,16 +6,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.kernels.relative import Relative, skew, unskew
+from jaxencoder.kernels.relative import RelativeTerms, skew, unskew
 
 _product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
-class Distances(NamedTuple):
+class BlockedBias(NamedTuple):
     """Tables for queries in blocks, heads first, or what one block meets of them.
 
     Attributes:
-        keys: [N, H, T + S], row T - 1 + j - i of `Relative`, and one more for `skew`.
+        keys: [N, H, T + S], row T - 1 + j - i of `RelativeTerms`, and one more for `skew`.
         queries: [N, W, H, block + K], backwards: what a block of queries and a tile of K keys meet, for each of the W
             ways in which they lie to each other. All keys at once would meet twice as many distances as they have to.
         bias: [N, T + S].
@@ -37,14 +37,14 @@ class Distances(NamedTuple):
             places["queries"] = (away * (block // self.tiles.shape[3]), self.tiles.shape[1], 1)
         return places
 
-    def met(self, i: jax.Array, blocks: int, block: int) -> "Distances":
+    def met(self, i: jax.Array, blocks: int, block: int) -> "BlockedBias":
         """What block i meets."""
         places = self._places(i, blocks, block).items()
         return self._replace(
             **{name: jax.lax.dynamic_slice_in_dim(getattr(self, name), *place) for name, place in places}
         )
 
-    def plus(self, met: "Distances", i: jax.Array, blocks: int, block: int) -> "Distances":
+    def plus(self, met: "BlockedBias", i: jax.Array, blocks: int, block: int) -> "BlockedBias":
         """With `met` added to what block i meets, in place: a whole table's sum would cost more than the products."""
         sums = {} if self.tiles is None else {"tiles": self.tiles + met.tiles}
         for name, (start, size, axis) in self._places(i, blocks, block).items():
@@ -67,7 +67,7 @@ class Distances(NamedTuple):
             added += jnp.transpose(y, (0, 2, 4, 1, 3)).reshape(N, B, T, -1)[..., :S]
         return added
 
-    def gradients(self, d: jax.Array, q: jax.Array) -> tuple[jax.Array, "Distances"]:
+    def gradients(self, d: jax.Array, q: jax.Array) -> tuple[jax.Array, "BlockedBias"]:
         """Those of q and of what a block meets, float32, from that of `scores`."""
         N, B, T, S = d.shape
         bias = None if self.bias is None else unskew(d).sum((1, 2))
@@ -82,10 +82,10 @@ class Distances(NamedTuple):
             y = unskew(jnp.transpose(d, (0, 3, 1, 4, 2)))
             tiles = _product("NYBKR,NYHR->NYBKH", y, self.queries)
             queries = _product("NYBKH,NYBKR->NYHR", self.tiles, y)
-        return dq, Distances(keys, queries, bias, tiles)
+        return dq, BlockedBias(keys, queries, bias, tiles)
 
 
-def distances(relative: Relative, k: jax.Array, T: int, block: int) -> Distances:
+def blocked_bias(relative: RelativeTerms, k: jax.Array, T: int, block: int) -> BlockedBias:
     """The tables of T queries, filled up to whole blocks at their end, and of keys [N, B, S, H]."""
     N, B, S, H = k.shape
 
@@ -97,7 +97,7 @@ def distances(relative: Relative, k: jax.Array, T: int, block: int) -> Distances
 
     keys, queries, bias = (filled(x) for x in relative)
     if queries is None:
-        return Distances(keys, None, bias, None)
+        return BlockedBias(keys, None, bias, None)
     K = block // 2 if block % 2 == 0 else block
     Y, more = -(-S // K), block // K
     W = T // K + Y - more
@@ -105,4 +105,4 @@ def distances(relative: Relative, k: jax.Array, T: int, block: int) -> Distances
     parts = jnp.moveaxis(parts, 2, 1)
     queries = jnp.concatenate([parts[:, n : n + W] for n in range(more + 1)], axis=-1)[..., ::-1]
     tiles = jnp.pad(k, ((0, 0), (0, 0), (0, Y * K - S), (0, 0))).reshape(N, B, Y, K, H)
-    return Distances(keys, queries, bias, jnp.moveaxis(tiles, 2, 1))
+    return BlockedBias(keys, queries, bias, jnp.moveaxis(tiles, 2, 1))
