@@ -49,6 +49,7 @@ from train_step import Side, line, machine, measure  # sets JAX_PLATFORMS
 
 from jaxencoder.families import checkpoint
 from jaxencoder.kernels.attention import attention
+from jaxencoder.kernels.inputs import AttentionOptions
 from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.model.encoder import Encoder
@@ -83,7 +84,8 @@ def attention_case(window: int, backend: str, distances: bool, length: int) -> C
     def gradients(qkv, tables, upward):
         def attend(qkv, tables):
             relative = RelativeTerms(*tables) if distances else None
-            return attention(*qkv, segment_ids, relative=relative, window=window, backend=backend)
+            options = AttentionOptions(window, backend=backend)
+            return attention(*qkv, segment_ids, relative=relative, options=options)
 
         return jax.vjp(attend, qkv, tables)[1](upward)
 

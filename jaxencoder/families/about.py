@@ -202,7 +202,9 @@ def _layers(c: EncoderConfig) -> str:
         return f"a convolution over {c.conv_kernel_size} tokens beside the first layer"
     if not c.num_layer_groups:
         return "each layer has its own parameters"
-    return "all layers share " + ("their parameters" if c.num_layer_groups == 1 else f"{c.num_layer_groups} sets of parameters")
+    return "all layers share " + (
+        "their parameters" if c.num_layer_groups == 1 else f"{c.num_layer_groups} sets of parameters"
+    )
 
 
 def _output(c: EncoderConfig) -> str:

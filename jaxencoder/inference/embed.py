@@ -188,9 +188,7 @@ def hidden(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows:
     return Encoder(encoder, compute).apply({"params": params["encoder"]}, *inputs, global_slots=global_slots)
 
 
-def _reading(
-    settings: SentenceConfig, long: Long, stride: int | None, window_pooling: WindowPooling | None
-) -> Reading:
+def _reading(settings: SentenceConfig, long: Long, stride: int | None, window_pooling: WindowPooling | None) -> Reading:
     learned = settings.pooling == ("learned",)
     reading = Reading.of(long, stride, window_pooling, "learned" if learned else "length")
     if reading.pooling == "learned" and not learned:

@@ -14,10 +14,10 @@ from jaxencoder.model.positions import (
     distance_rows,
     interpolate_positions,
     ntk_theta,
-    rotary_table,
-    rotate,
-    rotary_table_for,
     repeat_positions,
+    rotary_table,
+    rotary_table_for,
+    rotate,
 )
 
 B, T, N, H, THETA = 2, 9, 3, 8, 100.0
