@@ -32,7 +32,8 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
-from jaxencoder.config import RunConfig, load
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import load
 from jaxencoder.sharding import P, batch_sharding, make_mesh, shardings
 from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.step import init_state, train_step
@@ -165,7 +166,7 @@ def compiled(config: RunConfig, mesh: Mesh) -> Program:
     """The update of `jaxencoder train` for the devices of a mesh, none of which need be there."""
     settings = config.training
     objective = config.build(Vocabulary(config.model.vocab_size))
-    optimizer = make_optimizer(config.optimizer, settings.steps, config.peaks, config.learning)
+    optimizer = make_optimizer(config.optimizer, settings.steps, config.phase_learning_rates, config.trainable_patterns)
     key = jax.eval_shape(lambda: jax.random.key(0))
     shapes = jax.eval_shape(lambda key: init_state(objective, optimizer, key, ema=settings.ema_decay > 0), key)
     places = shardings(shapes, mesh)

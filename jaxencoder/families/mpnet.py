@@ -1,27 +1,14 @@
-"""MPNet: masked and permuted pretraining; relative position biases beside learned positions, no token types.
+"""MPNet: masked and permuted pretraining; learned positions and relative position biases, no token types.
 
 Song et al. 2020, arXiv:2004.09297.
 """
 
-import dataclasses
-from typing import Any
-
-from jaxencoder.families.family import (
-    About,
-    Family,
-    Heads,
-    Release,
-    Settings,
-    labels,
-    plain_heads,
-    pooler,
-    sizes,
-    transform_head,
-)
-from jaxencoder.families.roberta import ROBERTA, behind_padding
-from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
+from jaxencoder.families.bert import SETTINGS
+from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, pooler, two_layer_classifier
+from jaxencoder.families.roberta import ROBERTA, SHIFTED_POSITIONS, skip_padding
+from jaxencoder.families.settings import Settings, sizes, written
+from jaxencoder.families.tables import rows
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.heads import HeadConfig
 
 _BUCKETS = 32  # whatever config.json says, transformers computes this many
 
@@ -60,7 +47,7 @@ def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     return {
         **plain_heads(settings),
         "pooler": pooler("mpnet.pooler.dense"),
-        "sequence_head": transform_head("sequence_head", HeadConfig("cls", labels(settings), "tanh")),
+        "sequence_head": two_layer_classifier(settings, "tanh"),
     }
 
 
@@ -69,16 +56,16 @@ MPNET = Family(
     model_type="mpnet",
     name="MPNet",
     prefix="mpnet.",
-    encoder_config=_encoder_config,
-    settings=_settings,
-    encoder=_encoder,
+    architecture=EncoderConfig(token_types=0, relative_bias_buckets=_BUCKETS),
+    entries=(*SETTINGS, *SHIFTED_POSITIONS, written("relative_attention_num_buckets", _BUCKETS)),
+    encoder=lambda c: skip_padding(rows(_ENCODER)),
     mlm_head=ROBERTA.mlm_head,
     heads=_heads,
     tied=ROBERTA.tied,
     about=About(
         title="MPNet",
-        choose_for="sentence embeddings in English: all-mpnet-base-v2 and its like are made from it",
-        tokenizer="WordPiece, in lower case",
+        choose_for="sentence embeddings in English; all-mpnet-base-v2 and similar models are made from it",
+        tokenizer="WordPiece, lowercase",
         objective="masked words, predicted in a random order",
         text="160 GB of English",
         papers={"MPNet": "2004.09297"},

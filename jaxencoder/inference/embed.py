@@ -10,29 +10,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxencoder.inference import buckets
 from jaxencoder.inference.devices import in_use
 from jaxencoder.inference.global_tokens import with_first_tokens
+from jaxencoder.inference.load import opened
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.outputs import encode
 from jaxencoder.inference.windows import GROUP, Long, Pooled, Reading, WindowPooling, run_windows
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Pooling, pool
 from jaxencoder.model.sentence import SentenceConfig, finish_vectors, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.text.windows import text_windows
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
 
 T = TypeVar("T")
 
@@ -41,7 +40,7 @@ _CHUNK_CHARACTERS = 1 << 24  # ... and their characters at most, so that memory 
 
 
 def embed(
-    model: Model,
+    model: OpenedModel,
     texts: Sequence[str],
     pooling: Pooling | tuple[Pooling, ...] | None = None,
     normalize: bool | None = None,
@@ -62,7 +61,7 @@ def embed(
 
 
 def embed_source(
-    model: Model,
+    model: OpenedModel,
     records: Iterable[Record],
     text_field: str = "text",
     pooling: Pooling | tuple[Pooling, ...] | None = None,
@@ -89,7 +88,7 @@ def embed_source(
 
 
 def embed_file(
-    run: str | Path | Model,
+    run: str | Path | OpenedModel,
     input: str,
     output: str | Path,
     text_field: str = "text",
@@ -120,8 +119,6 @@ def embed_file(
         ValueError: an unknown extension, a broken source, or records that do not make one table.
         OSError: the source cannot be read, or the output cannot be written.
     """
-    from jaxencoder.inference.load import opened
-
     output = Path(output)
     count = 0
     with open_writer(output) as write:  # first: a model is long to load for nothing
@@ -153,7 +150,7 @@ def chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
 
 
 def chosen(
-    model: Model,
+    model: OpenedModel,
     pooling: Pooling | tuple[Pooling, ...] | None = None,
     normalize: bool | None = None,
     dimensions: int | None = None,
@@ -200,7 +197,7 @@ def _reading(settings: SentenceConfig, long: Long, stride: int | None, window_po
 
 
 def _embed(
-    model: Model,
+    model: OpenedModel,
     texts: Sequence[str],
     settings: SentenceConfig,
     reading: Reading,
@@ -228,7 +225,7 @@ def _embed(
 
 
 def _of_windows(
-    model: Model,
+    model: OpenedModel,
     texts: Sequence[str],
     reading: Reading,
     prompt: str,
@@ -276,7 +273,7 @@ def _pooled(
     rows: Batch,
 ) -> jax.Array:
     """One vector for each place of each row: [B, E, size]."""
-    x = hidden(encoder, compute, params, first_tokens(rows))
+    x = encode(encoder, compute, params, first_tokens(rows))
     modules, places = params.get("sentence", {}), buckets.texts_in_a_row(x.shape[1])
     return sentence_vectors(settings, modules, x, rows["segment_ids"], places, skip, _query(params))
 
@@ -296,7 +293,7 @@ def _pooled_windows(
     A window's own first or last token, otherwise the tokens of which it knows most. With the learned pooling there is
     one number more, the logarithm of the sum of these tokens' weights.
     """
-    x = hidden(encoder, compute, params, first_tokens(rows))
+    x = encode(encoder, compute, params, first_tokens(rows))
     places, query, parts = buckets.texts_in_a_row(x.shape[1]), _query(params), []
     for method in settings.pooling:
         of_ends = method in ("cls", "lasttoken")

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
+from jaxencoder.checkpoints.target import Kind, open_target
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.families import checkpoint
 from jaxencoder.inference.target import Kind, open_target
@@ -21,7 +22,7 @@ from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.sharding import abstract_mesh, shardings
-from jaxencoder.training.layerwise import learning
+from jaxencoder.training.layerwise import trainable_mask
 from jaxencoder.training.optim import make_optimizer
 
 
@@ -182,9 +183,13 @@ def state_memory(config: RunConfig, shapes: Params, mesh: Mesh | AbstractMesh) -
         shapes: of its parameters.
         mesh: whose devices share them.
     """
-    optimizer = make_optimizer(config.optimizer, max(config.training.steps, 1), trainable=config.learning)
+    optimizer = make_optimizer(config.optimizer, max(config.training.steps, 1), trainable=config.trainable_patterns)
     state = jax.eval_shape(optimizer.init, shapes)
-    learns = jax.tree.leaves(learning(config.learning)(shapes)) if config.learning else itertools.repeat(True)
+    learns = (
+        jax.tree.leaves(trainable_mask(config.trainable_patterns)(shapes))
+        if config.trainable_patterns
+        else itertools.repeat(True)
+    )
     leaves, places = (jax.tree.leaves(tree) for tree in (shapes, shardings(shapes, mesh)))
     memory = {
         "parameters": (parameters := _bytes(leaves, places)),
@@ -196,7 +201,7 @@ def state_memory(config: RunConfig, shapes: Params, mesh: Mesh | AbstractMesh) -
 
 def _family(model: EncoderConfig) -> str | None:
     try:
-        return checkpoint.family_of(model).model_type
+        return family_of(model).model_type
     except ValueError:
         return None
 

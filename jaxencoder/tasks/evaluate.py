@@ -12,20 +12,22 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from jaxencoder.checkpoints.initial import CHECKPOINT_FOLDER, saved_config
 from jaxencoder.config import RunConfig
 from jaxencoder.inference import devices
-from jaxencoder.inference.classify import ScorePooling, class_names, classifies
 from jaxencoder.inference.load import load
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.windows import Long
-from jaxencoder.objectives import spans, tokens
-from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.tasks.calibration import calibration
-from jaxencoder.tasks.choices import evaluate_chooser
-from jaxencoder.tasks.classification import Predictions, class_metrics, per_class, predictions, value_metrics
-from jaxencoder.tasks.multi_label import calibration_of_decisions, multi_label_metrics, per_label
+from jaxencoder.tasks.classification.classify import ScorePooling, class_names, classifies
+from jaxencoder.tasks.classification.multi_label import calibration_of_decisions, multi_label_metrics, per_label
+from jaxencoder.tasks.classification.predict import Predictions, class_metrics, per_class, predictions, value_metrics
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.multiple_choice.predict import evaluate_chooser
 from jaxencoder.tasks.probing import evaluate_probing
+from jaxencoder.tasks.question_answering import objective as spans
+from jaxencoder.tasks.question_answering.predict import evaluate_reader
 from jaxencoder.tasks.records import with_texts
 from jaxencoder.tasks.report import write_report
 from jaxencoder.tasks.reranking import evaluate_reranking
@@ -33,17 +35,16 @@ from jaxencoder.tasks.results import read_results, results_file, write_results
 from jaxencoder.tasks.retrieval import evaluate_retrieval, qrels_file
 from jaxencoder.tasks.similarity import evaluate_similarity
 from jaxencoder.tasks.slices import slices
-from jaxencoder.tasks.spans import evaluate_reader
 from jaxencoder.tasks.thresholds import tuned
-from jaxencoder.tasks.tokens import evaluate_tagger, tag_name
+from jaxencoder.tasks.token_classification import objective as tokens
+from jaxencoder.tasks.token_classification.predict import evaluate_tagger, tag_name
 from jaxencoder.text.examples import answers, choices_of, right_choice, tags
-from jaxencoder.text.fields import found_in
 from jaxencoder.text.held_out import validation_records
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.store import Store
 from jaxencoder.training.loop import evaluator
 from jaxencoder.training.setup import Setup, training_rows
-from jaxencoder.training.start import CHECKPOINT_FOLDER, saved_config
 from jaxencoder.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -118,12 +119,12 @@ def evaluate(
     return result
 
 
-def _checkpoint(model: Model, step: int | str) -> dict[str, Any]:
+def _checkpoint(model: OpenedModel, step: int | str) -> dict[str, Any]:
     """What a result says of the checkpoint: how it was asked for, and its step. Nothing of a published model."""
     return {"checkpoint": step, "step": model.step} if model.published is None else {}
 
 
-def _head_settings(model: Model) -> tuple[dict[str, Any], dict[str, str]] | None:
+def _head_settings(model: OpenedModel) -> tuple[dict[str, Any], dict[str, str]] | None:
     """What a run for a published model's head has in its configuration, and in its data; None without such a head."""
     if classifies(model):
         return {}, {"text_field": "text", "label_field": "label"}
@@ -136,13 +137,13 @@ def _head_settings(model: Model) -> tuple[dict[str, Any], dict[str, str]] | None
     return None
 
 
-def _with_fields(model: Model, source: str | None, given: dict[str, str | None]) -> Model:
+def _with_fields(model: OpenedModel, source: str | None, given: dict[str, str | None]) -> OpenedModel:
     """The model with the fields of the records on which it is measured."""
     settings, fields = (None if model.published is None else _head_settings(model)) or ({}, {})
     named = {name: value for name, value in given.items() if value is not None}
     data = dataclasses.replace(model.config.data, **fields | named)
     if source is not None and data.label_field:
-        data = found_in(source, data, named)
+        data = infer_source_fields(source, data, named)
     return dataclasses.replace(model, config=dataclasses.replace(model.config, data=data, **settings))
 
 
@@ -152,7 +153,7 @@ def kept_step(config: RunConfig) -> Literal["latest", "best"]:
     return "best" if config.training.keep_best and holds_out else "latest"
 
 
-def open_run(folder: str | Path, step: int | Literal["latest", "best"] | None = None) -> Model:
+def open_run(folder: str | Path, step: int | Literal["latest", "best"] | None = None) -> OpenedModel:
     """A run that computes as it did in training.
 
     Args:
@@ -171,12 +172,12 @@ def open_run(folder: str | Path, step: int | Literal["latest", "best"] | None = 
     return _as_trained(model)
 
 
-def _as_trained(model: Model) -> Model:
+def _as_trained(model: OpenedModel) -> OpenedModel:
     return dataclasses.replace(model, compute=dataclasses.replace(model.config.compute, remat="none"))
 
 
 def evaluate_classifier(
-    model: Model,
+    model: OpenedModel,
     data: str | None = None,
     slice_by: Sequence[str] = (),
     tune_threshold: str | None = None,
@@ -307,7 +308,7 @@ def _as_folder(name: str) -> str:
     return re.sub(r"[^\w.]+", "-", name)[-80:].strip("-.")
 
 
-def _stores(model: Model, source: str | None) -> tuple[tuple[tuple[Store, ...], ...], tuple[Store, ...]]:
+def _stores(model: OpenedModel, source: str | None) -> tuple[tuple[tuple[Store, ...], ...], tuple[Store, ...]]:
     """The rows of training, for the frequencies of tokens, and the rows to measure on."""
     data = model.config.data
     train = training_rows(model.config, model.tokenizer)
@@ -319,7 +320,7 @@ def _stores(model: Model, source: str | None) -> tuple[tuple[tuple[Store, ...], 
     return train, validation
 
 
-def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
+def evaluate_words(model: OpenedModel, source: str | None = None) -> dict[str, Any]:
     """The metrics of a tagger, a reader or a chooser on the records that were held out, or on those of a source."""
     data = model.config.data
     if source is not None:
@@ -348,7 +349,7 @@ def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
 
 
 def _evaluate_masked(
-    model: Model, train: tuple[tuple[Store, ...], ...], validation: tuple[Store, ...]
+    model: OpenedModel, train: tuple[tuple[Store, ...], ...], validation: tuple[Store, ...]
 ) -> dict[str, float]:
     config = model.config
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, eval_batches=0))

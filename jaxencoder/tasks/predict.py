@@ -7,16 +7,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from jaxencoder.inference.classify import classifies
 from jaxencoder.inference.load import opened
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.writers import open_writer
-from jaxencoder.objectives import spans, tokens
-from jaxencoder.objectives.choices import MultipleChoice
-from jaxencoder.tasks.choices import predict_choices
-from jaxencoder.tasks.classification import predict_classes
-from jaxencoder.tasks.spans import predict_answers
-from jaxencoder.tasks.tokens import predict_tags
+from jaxencoder.tasks.classification.classify import classifies
+from jaxencoder.tasks.classification.predict import predict_classes
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.multiple_choice.predict import predict_choices
+from jaxencoder.tasks.question_answering import objective as spans
+from jaxencoder.tasks.question_answering.predict import predict_answers
+from jaxencoder.tasks.token_classification import objective as tokens
+from jaxencoder.tasks.token_classification.predict import predict_tags
 from jaxencoder.text.sources import Record
 
 # What the lists of predictions hold that may all be empty at first; others hold text.
@@ -26,7 +27,7 @@ _ITEMS = {
 }
 
 
-def predict(run: str | Path | Model, source: str | Iterable[Record], **options: Any) -> Iterator[Record]:
+def predict(run: str | Path | OpenedModel, source: str | Iterable[Record], **options: Any) -> Iterator[Record]:
     """Each record with what the model predicts for it; in bounded memory.
 
     Args:
@@ -42,7 +43,7 @@ def predict(run: str | Path | Model, source: str | Iterable[Record], **options: 
         yield from chunk
 
 
-def predict_file(run: str | Path | Model, input: str, output: str | Path, **options: Any) -> int:
+def predict_file(run: str | Path | OpenedModel, input: str, output: str | Path, **options: Any) -> int:
     """Write each record of a source with what the run predicts for it, to a file that appears when it is whole.
 
     Args:
@@ -66,7 +67,7 @@ def predict_file(run: str | Path | Model, input: str, output: str | Path, **opti
     return count
 
 
-def _predictions(model: Model, source: str | Iterable[Record], options: dict[str, Any]) -> Iterator[list[Record]]:
+def _predictions(model: OpenedModel, source: str | Iterable[Record], options: dict[str, Any]) -> Iterator[list[Record]]:
     """Lists of records with their predictions: the one place where the tasks are told apart, by the objective's type.
 
     A task's function takes (model, source, **options).

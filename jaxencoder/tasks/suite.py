@@ -27,14 +27,15 @@ import filelock
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxencoder.config import RunConfig, from_json, to_json
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import CONFIG_FILE, from_json, read, to_json
+from jaxencoder.files import write_atomic
 from jaxencoder.tasks.evaluate import evaluate, kept_step
 from jaxencoder.tasks.results import RESULTS_FILE
 from jaxencoder.text.sources import fingerprint
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import computes_on_cpu, keep_freed_memory
 from jaxencoder.training.telemetry import METRICS_FILE, Diverged
-from jaxencoder.whole_files import write_whole
 
 REPORT_FILE = "report.md"
 LOG_FILE = "log.txt"
@@ -144,8 +145,8 @@ def _perform(
     def write() -> None:
         ordered = {run.name: ended[run.name] for run in runs if run.name in ended}
         summary, report = summarize(ordered)
-        write_whole(path, json.dumps(summary | {"runs": known | ordered}, indent=2, ensure_ascii=False) + "\n")
-        write_whole(folder / REPORT_FILE, report + "\n")
+        write_atomic(path, json.dumps(summary | {"runs": known | ordered}, indent=2, ensure_ascii=False) + "\n")
+        write_atomic(folder / REPORT_FILE, report + "\n")
 
     def end(run: Run, outcome: Outcome) -> None:
         ended[run.name] = {"identity": identity[run.name]} | outcome
@@ -241,7 +242,7 @@ def _outcome(run: Run, folder: Path) -> Outcome:
 
 def _speed(folder: Path) -> dict[str, float]:
     """Steps of a run, its tokens a second, and seconds of training, whatever interruptions it has had."""
-    config = from_json((folder / "config.json").read_text(encoding="utf-8"))
+    config = read(folder / CONFIG_FILE)
     parts = config.phase_configs
     step, tokens, rates = 0, 0.0, []
     for record in map(json.loads, (folder / METRICS_FILE).read_text(encoding="utf-8").split("\n")[:-1]):

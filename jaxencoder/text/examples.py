@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxencoder.text import labels as label_kinds
 from jaxencoder.text.config import ALIGNED, DataConfig
-from jaxencoder.text.held_out import digest_of, is_held_out
+from jaxencoder.text.held_out import is_held_out, text_digest
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.sources import read
 
@@ -56,7 +56,7 @@ def examples(
                 f"{where}: field {pair_field!r} is {type(pair).__name__}, not text; "
                 "name another field or drop the record"
             )
-        digest = digest_of(text, str(pair))
+        digest = text_digest(text, str(pair))
         if share and (split == "validation") != is_held_out(digest, share):
             continue
         label: Any = 0
@@ -97,7 +97,7 @@ def find_labels(data: DataConfig) -> Labels | None:
                 where = f"{source}, record {number}"
                 text = record[data.text_field]
                 pair = str(record[data.pair_field]) if data.pair_field else ""
-                if share and is_held_out(digest_of(text, pair), share):
+                if share and is_held_out(text_digest(text, pair), share):
                     continue
                 if data.label_unit == "word":
                     yield from ((tag, where) for tag in tags(record[data.label_field], text, where))

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from jaxencoder.parameters import is_stacked, matrix_axes, path_of
-from jaxencoder.training.layerwise import learning, only, scale_by_layer
+from jaxencoder.training.layerwise import only, scale_by_layer, trainable_mask
 
 Params = Any
 OptimizerName = Literal["adamw", "lamb", "adafactor", "muon", "stable_adamw"]
@@ -46,7 +46,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     """Largest global norm of the gradient; 0 turns clipping off."""
     muon_momentum: float = 0.95
-    factored_size: int = 128
+    min_dim_size_to_factor: int = 128
     """Adafactor factors the second moment of matrices whose smaller side is at least this."""
     schedule: ScheduleName = "linear"
     warmup_ratio: float = 0.06
@@ -81,8 +81,10 @@ class OptimizerConfig:
                 raise ValueError(f"optimizer.{field} is {getattr(self, field)}; give 0 or a positive number.")
         if not self.eps > 0:
             raise ValueError(f"optimizer.eps is {self.eps}; give a positive number.")
-        if self.factored_size < 1:
-            raise ValueError(f"optimizer.factored_size is {self.factored_size}; give a positive size.")
+        if self.min_dim_size_to_factor < 1:
+            raise ValueError(
+                f"optimizer.min_dim_size_to_factor is {self.min_dim_size_to_factor}; give a positive size."
+            )
         for field in ("warmup_ratio", "decay_ratio", "final_lr_ratio"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"optimizer.{field} is {getattr(self, field)}; give a share from 0 to 1.")
@@ -105,13 +107,15 @@ class OptimizerConfig:
                     ) from None
 
 
-def schedule(config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, float]] = ()) -> optax.Schedule:
+def schedule(
+    config: OptimizerConfig, steps: int, phase_learning_rates: Sequence[tuple[int, float]] = ()
+) -> optax.Schedule:
     """The learning rate as a function of the number of updates done before this one.
 
     Args:
         config: the settings.
         steps: updates in the whole run; the final value is reached at `steps`, one past the last update.
-        peaks: of each phase its number of updates and its peak; none: config.learning_rate throughout.
+        phase_learning_rates: of each phase its number of updates and its peak; none: config.learning_rate throughout.
 
     Returns:
         A function from an int (or int array) to a float32 scalar. Warm-up of W updates gives peak * (s + 1) / W, so
@@ -121,7 +125,7 @@ def schedule(config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, flo
         raise ValueError(f"The schedule needs at least one step, not {steps}; raise training.steps.")
     warmup = round(config.warmup_ratio * steps)
     start = max(warmup, steps - round(config.decay_ratio * steps)) if config.schedule == "wsd" else warmup
-    lengths, peak_of = zip(*(peaks or [(steps, config.learning_rate)]), strict=True)
+    lengths, phase_peaks = zip(*(phase_learning_rates or [(steps, config.learning_rate)]), strict=True)
     borders = jnp.asarray(np.cumsum(lengths)[:-1], jnp.float32)
 
     def rate(count: jax.typing.ArrayLike) -> jax.Array:
@@ -134,7 +138,7 @@ def schedule(config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, flo
             "constant": jnp.ones_like(done),
         }[config.schedule]
         share = config.final_lr_ratio + (1.0 - config.final_lr_ratio) * falling
-        peak = jnp.asarray(peak_of, jnp.float32)[jnp.searchsorted(borders, count, side="right")]
+        peak = jnp.asarray(phase_peaks, jnp.float32)[jnp.searchsorted(borders, count, side="right")]
         return peak * jnp.minimum(share, (count + 1.0) / max(warmup, 1))
 
     return rate
@@ -163,9 +167,9 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
     return optax.GradientTransformation(transform.init, update)
 
 
-def _scale_by_factored_rms(factored_size: int) -> optax.GradientTransformation:
+def _scale_by_factored_rms(min_dim_size_to_factor: int) -> optax.GradientTransformation:
     """Adafactor's second moment, every kernel seen as one matrix per layer: an axis of heads is too small to factor."""
-    inner = optax.scale_by_factored_rms(min_dim_size_to_factor=factored_size)
+    inner = optax.scale_by_factored_rms(min_dim_size_to_factor=min_dim_size_to_factor)
     axes = optax.FactoredState(count=None, v_row=0, v_col=0, v=0)
 
     def as_matrix(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
@@ -283,14 +287,14 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
 def make_optimizer(
     config: OptimizerConfig,
     steps: int,
-    peaks: Sequence[tuple[int, float]] = (),
+    phase_learning_rates: Sequence[tuple[int, float]] = (),
     trainable: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """The whole update: clip the global norm, precondition, decay weights, scale by the learning rates of the layers.
 
     Args:
         config: the settings.
-        steps, peaks: of the whole run, for the schedule.
+        steps, phase_learning_rates: of the whole run, for the schedule.
         trainable: patterns of what learns; none: as config.trainable says.
 
     Returns:
@@ -305,7 +309,7 @@ def make_optimizer(
         # You et al. exempt from the trust ratio what they exempt from decay: the norm of a bias says little.
         "lamb": lambda: [adam, decay, optax.masked(per_layer(optax.scale_by_trust_ratio()), mask)],
         "adafactor": lambda: [
-            _scale_by_factored_rms(config.factored_size),
+            _scale_by_factored_rms(config.min_dim_size_to_factor),
             per_layer(optax.clip_by_block_rms(1.0)),
             per_layer(optax.scale_by_param_block_rms()),
             decay,
@@ -316,8 +320,10 @@ def make_optimizer(
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     inner = [*clip, *precondition]
     if trainable := (*trainable,) or config.trainable:
-        inner = [only(learning(trainable), optax.chain(*inner))]
+        inner = [only(trainable_mask(trainable), optax.chain(*inner))]
     # What is frozen has no part in the gradient's norm, nor is it decayed.
     frozen = [scale_by_layer(1.0, config.frozen_layers)] if config.frozen_layers else []
     layers = [scale_by_layer(config.layer_decay, config.frozen_layers)] if config.layer_decay != 1 or frozen else []
-    return optax.chain(*frozen, *inner, *layers, optax.scale_by_learning_rate(schedule(config, steps, peaks)))
+    return optax.chain(
+        *frozen, *inner, *layers, optax.scale_by_learning_rate(schedule(config, steps, phase_learning_rates))
+    )

@@ -13,18 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
-from jaxencoder.objectives.classification import Classification
-from jaxencoder.objectives.objective import Objective
-from jaxencoder.objectives.tokens import TokenClassification
-from jaxencoder.sharding import make_mesh
-from jaxencoder.text.fields import described, with_fields
-from jaxencoder.text.prepare import load_or_train
-from jaxencoder.text.rows import prepare
-from jaxencoder.text.store import Store
-from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.config import Phase
-from jaxencoder.training.start import (
+from jaxencoder.checkpoints.initial import (
     CHECKPOINT_FOLDER,
     TOKENIZER_FOLDER,
     Start,
@@ -33,7 +22,19 @@ from jaxencoder.training.start import (
     shortened,
     with_architecture,
 )
-from jaxencoder.whole_files import write_whole
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import CONFIG_FILE, save, to_json
+from jaxencoder.files import write_atomic
+from jaxencoder.objectives.objective import Objective
+from jaxencoder.sharding import make_mesh
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.token_classification.objective import TokenClassification
+from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.sources.fields import format_fields, infer_fields
+from jaxencoder.text.store import Store
+from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizer_cache import load_or_train
+from jaxencoder.training.config import Phase
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ DATA_FILE = "data.json"
 _MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers", "tokenizer.path"} | {
     f"training.{name}"
     for name in (
-        *("steps", "epochs", "log_every", "eval_every", "evaluations", "eval_batches", "checkpoint_every"),
+        *("steps", "epochs", "log_every", "eval_every", "num_evaluations", "eval_batches", "checkpoint_every"),
         *("keep_checkpoints", "keep_best", "best_metric", "best_mode", "patience", "profile_steps", "tensorboard"),
     )
 }
@@ -93,7 +94,7 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     _check_writable(run_dir)
     done = _newest(run_dir)
     saved = saved_config(run_dir) if done else None
-    asked = dataclasses.replace(config, data=with_fields(config.data))
+    asked = dataclasses.replace(config, data=infer_fields(config.data))
     config, tokenizer = with_start(asked, run_dir, saved)
     if saved and config.training.batch_examples:  # counted when the run began
         config = _with_training(config, batch_size=saved.training.batch_size)
@@ -108,11 +109,11 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     train = training_rows(config, tokenizer, progress)
     validation = prepare(config.data, tokenizer, "validation", progress)
     if progress and config.data.label_field:
-        print(described(config.data), flush=True)
+        print(format_fields(config.data), flush=True)
     config = _counted(_resolve(_with_counts(config, saved), tokenizer, train), train[0], bool(saved))
     setup = Setup(config, tokenizer, train, validation, config.build(tokenizer))
     if saved:
-        _check_same_rows(run_dir, _digests(setup, len(saved.until(done).phase_configs)))
+        _check_same_rows(run_dir, _digests(setup, len(saved.at_step(done).phase_configs)))
     return setup
 
 
@@ -340,7 +341,7 @@ def _open(setup: Setup, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     if not _newest(run_dir):
         setup.tokenizer.save(run_dir / TOKENIZER_FOLDER)
-    write_whole(run_dir / DATA_FILE, json.dumps(_digests(setup, len(setup.train)), indent=2) + "\n")
+    write_atomic(run_dir / DATA_FILE, json.dumps(_digests(setup, len(setup.train)), indent=2) + "\n")
     save(setup.config, run_dir)  # last: a folder with a configuration is a run
 
 
@@ -359,7 +360,7 @@ def _past(old: RunConfig, new: RunConfig, done: int) -> Iterator[tuple[str, Any,
     """Differences of phases that have begun; where the last of them ends may change, and what comes after it."""
     wanted = new.phases or (Phase(new.training.steps or old.training.steps),)  # epochs are counted later
     start = 0
-    for number, phase in enumerate(old.until(done).phases or (Phase(old.training.steps),)):
+    for number, phase in enumerate(old.at_step(done).phases or (Phase(old.training.steps),)):
         if number == len(wanted):
             yield "phases", len(old.phases), len(new.phases)
             return

@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 
 import jaxencoder
-from jaxencoder.config import save
+from jaxencoder.api import Model, load
+from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.config_io import save
 from jaxencoder.inference import embed
-from jaxencoder.inference.load import load
-from jaxencoder.inference.model import Model
-from jaxencoder.objectives.classification import Classification
-from jaxencoder.training.checkpoint import Checkpoints
+from jaxencoder.tasks.classification.objective import Classification
 
 from .conftest import SENTENCES
 
