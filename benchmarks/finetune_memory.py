@@ -32,12 +32,12 @@ ROWS, LENGTH, EXAMPLES = 32, 128, 8
 STEPS = 100
 KERNELS = (r"^encoder/.*/kernel$",)
 CASES = {  # settings of the model, and of the adapter
-    "all": ({}, Lora()),
-    "LoRA, rank 8, queries and values": ({}, Lora(rank=8)),
-    "LoRA, rank 8, all kernels": ({}, Lora(rank=8, targets=KERNELS)),
-    "DoRA, rank 8, queries and values": ({}, Lora(rank=8, dora=True)),
-    "bottleneck 64 behind attention and MLP": ({"bottleneck": 64}, Lora()),
-    "bottleneck 64 behind the MLP": ({"bottleneck": 64, "bottleneck_sublayers": ("mlp",)}, Lora()),
+    "all": ({}, LoraConfig()),
+    "LoRA, rank 8, queries and values": ({}, LoraConfig(rank=8)),
+    "LoRA, rank 8, all kernels": ({}, LoraConfig(rank=8, targets=KERNELS)),
+    "DoRA, rank 8, queries and values": ({}, LoraConfig(rank=8, dora=True)),
+    "bottleneck 64 behind attention and MLP": ({"bottleneck": 64}, LoraConfig()),
+    "bottleneck 64 behind the MLP": ({"bottleneck": 64, "bottleneck_sublayers": ("mlp",)}, LoraConfig()),
 }
 
 

@@ -18,8 +18,6 @@ from jaxencoder.inference.embed import chosen
 from jaxencoder.inference.load import load
 from jaxencoder.model.heads import Pooling
 from jaxencoder.model.sentence import SentenceConfig
-from jaxencoder.training.checkpoint import Checkpoints
-from jaxencoder.training.start import ADAPTER_FILE
 
 Format = Literal["hf", "sentence-transformers", "run", "adapter", "peft"]
 

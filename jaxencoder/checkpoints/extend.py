@@ -61,7 +61,7 @@ def extend(
         write_run(model, folder)
         return "run"
     form = "hf" if model.sentence == SentenceConfig() else "sentence-transformers"
-    model.save(folder, form)
+    save(model, folder, form)
     return form
 
 

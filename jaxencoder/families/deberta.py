@@ -37,12 +37,8 @@ def _read_distances(settings: Settings, fields: Fields) -> Fields:
             f"config.json has relative_attention {relative} and pos_att_type {kinds}; only both or neither can be "
             "loaded"
         )
-    return dataclasses.replace(
-        config,
-        positions="learned" if c.get("position_biased_input", True) else "none",
-        disentangled=tuple(sorted(set(kinds))),
-        position_buckets=furthest(c) if kinds else 0,
-    )
+    span = max_relative_positions(settings, fields) if kinds else 0
+    return {"disentangled": tuple(sorted(set(kinds))), "position_buckets": span}
 
 
 def _write_distances(c: EncoderConfig) -> Settings:
@@ -50,7 +46,6 @@ def _write_distances(c: EncoderConfig) -> Settings:
         "relative_attention": bool(c.disentangled),
         "pos_att_type": list(c.disentangled),
         "max_relative_positions": c.max_distance or c.position_buckets or -1,
-        "position_biased_input": c.positions == "learned",
     }
 
 

@@ -22,31 +22,14 @@ def _read_distances(settings: Settings, fields: Fields) -> Fields:
     norms = {kind.strip() for kind in read_value(settings, "norm_rel_ebd", str, "none").lower().split("|")}
     if unknown := norms - {"none", "layer_norm"}:
         raise ValueError(f"config.json has norm_rel_ebd {sorted(unknown)}; known are none and layer_norm")
-    if config.disentangled:
-        config = dataclasses.replace(
-            config,
-            position_buckets=buckets if buckets > 0 else config.position_buckets,
-            max_distance=furthest(c) if buckets > 0 else 0,
-            relative_embedding_norm="layer_norm" in norms,
-            relative_projection="shared" if c.get("share_att_key", False) else "separate",
-        )
-    return dataclasses.replace(
-        config,
-        conv_kernel_size=c.get("conv_kernel_size", 0),
-        conv_groups=c.get("conv_groups", 1),
-        conv_activation=known_activation(c.get("conv_act", "tanh"), "conv_act"),
-    )
-
-
-def _settings(c: EncoderConfig) -> dict[str, Any]:
-    return deberta_settings(c) | {
-        "position_buckets": c.position_buckets if c.max_distance else -1,
-        "norm_rel_ebd": "layer_norm" if c.relative_embedding_norm else "none",
-        "share_att_key": c.relative_projection == "shared",
-        "conv_kernel_size": c.conv_kernel_size,
-        "conv_groups": c.conv_groups,
-        "conv_act": PUBLISHED[c.conv_activation],
-        "legacy": True,  # the names of the masked-language-model head that every version of transformers knows
+    if not fields["disentangled"]:
+        return {}
+    buckets = read_value(settings, "position_buckets", int, -1)
+    bucketed = {"position_buckets": buckets, "max_distance": max_relative_positions(settings, fields)}
+    return {
+        "relative_embedding_norm": "layer_norm" in norms,
+        "relative_projection": "shared" if read_value(settings, "share_att_key", bool, False) else "separate",
+        **(bucketed if buckets > 0 else {}),
     }
 
 
@@ -81,29 +64,17 @@ _CONVOLUTION = {
 
 
 def _encoder(c: EncoderConfig) -> list[Weight]:
-    theirs, ours = f"deberta.encoder.layer.{LAYER}.attention.self", "encoder/layer/attention"
-    rows = [
-        row
-        for name in ("query", "key", "value")
-        for row in linear(f"{theirs}.{name}_proj", f"{ours}/{name}", bias=True)
-    ]
-    if c.relative_projection == "separate":
-        if "c2p" in c.disentangled:
-            rows += linear(f"{theirs}.pos_key_proj", f"{ours}/distance_key", bias=True)
-        if "p2c" in c.disentangled:
-            rows += linear(f"{theirs}.pos_query_proj", f"{ours}/distance_query", bias=True)
-    rows = deberta_encoder(c, rows)
-    if c.relative_embedding_norm:
-        rows += norm("deberta.encoder.LayerNorm", "encoder/distance_embedding/norm", True)
-    if c.conv_kernel_size:
-        rows += linear("deberta.encoder.conv.conv", "encoder/convolution", bias=True)
-        rows += norm("deberta.encoder.conv.LayerNorm", "encoder/convolution/norm", True)
-    return rows
+    names, separate = dict(_ATTENTION), c.relative_projection == "separate"
+    names |= _C2P if separate and "c2p" in c.disentangled else {}
+    names |= _P2C if separate and "p2c" in c.disentangled else {}
+    names |= _DISTANCE_NORM if c.relative_embedding_norm else {}
+    names |= _CONVOLUTION if c.conv_kernel_size else {}
+    return [*common_rows(c), *rows(names)]
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    replaced = HeadConfig("tokens", 1, c.activation, norm=True, add_first_token=True)
-    where = "mask_predictions"
+    config = HeadConfig("tokens", 1, c.activation, norm=True, add_first_token=True)
+    prefix = "mask_predictions"
     return DEBERTA.heads(c, settings) | {
         "rtd_head": head("rtd_head", config, f"{prefix}.dense", f"{prefix}.classifier", f"{prefix}.LayerNorm")
     }

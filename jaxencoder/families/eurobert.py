@@ -82,10 +82,7 @@ def _encoder(c: EncoderConfig) -> list[Weight]:
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    pooling = settings.get("classifier_pooling", "late")
-    if pooling not in _POOLINGS:
-        raise ValueError(f"config.json has classifier_pooling {pooling!r}; known are {', '.join(_POOLINGS)}")
-    inputs, late = _POOLINGS[pooling]
+    inputs, late = read_choice(settings, "classifier_pooling", _POOLINGS, "late")
     config = HeadConfig(inputs, labels(settings), "gelu", pool_after_transform=late)
     return {
         "sequence_head": head("sequence_head", config, "dense", "classifier"),

@@ -43,32 +43,8 @@ _ARCHITECTURE = EncoderConfig(
 )
 
 
-def _encoder_config(c: Settings) -> EncoderConfig:
-    return EncoderConfig(
-        vocab_size=c["vocab_size"],
-        num_layers=c["num_hidden_layers"],
-        hidden_size=c["hidden_size"],
-        mlp_size=c["intermediate_size"],
-        num_heads=c["num_attention_heads"],
-        positions="rotary",
-        **_rotary(c),
-        windows=_windows(c),
-        token_types=0,
-        norm_placement="pre",
-        norm_epsilon=c.get("norm_eps", 1e-5),
-        first_attention_norm=False,
-        attention_bias=c.get("attention_bias", False),
-        mlp_bias=c.get("mlp_bias", False),
-        norm_bias=c.get("norm_bias", False),
-        activation=activation(c, "hidden_activation"),
-        gated_mlp=True,
-        head_activation=head_activation(c, "classifier_activation", "hidden_activation"),
-        head_bias=c.get("classifier_bias", False),
-        output_bias=c.get("decoder_bias", True),
-        dropout=c.get("mlp_dropout", 0.0),
-        attention_dropout=c.get("attention_dropout", 0.0),
-        initializer_std=c.get("initializer_range", 0.02),
-    )
+def _read_rotary(settings: Settings, fields: Fields) -> Fields:
+    """Both kinds of layers; the older name, rope_scaling, applies to both."""
 
     def rotary(kind: str, theta_name: str, theta: float) -> dict[str, Any]:
         rope = (settings.get("rope_parameters") or {}).get(kind) or {}

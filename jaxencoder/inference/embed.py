@@ -178,13 +178,6 @@ def chosen(
     return replace(settings, dimensions=dimensions or settings.dimensions)
 
 
-def hidden(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
-    """The encoder's output [B, T, D] for a batch, without dropout."""
-    inputs = (rows["token_ids"], rows["segment_ids"], rows["positions"], rows.get("token_type_ids"))
-    global_slots = rows.get("global_slots")
-    return Encoder(encoder, compute).apply({"params": params["encoder"]}, *inputs, global_slots=global_slots)
-
-
 def _reading(settings: SentenceConfig, long: Long, stride: int | None, window_pooling: WindowPooling | None) -> Reading:
     learned = settings.pooling == ("learned",)
     reading = Reading.of(long, stride, window_pooling, "learned" if learned else "length")

@@ -14,8 +14,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from jaxencoder.checkpoints.target import Kind, open_target
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
-from jaxencoder.families import checkpoint
-from jaxencoder.inference.target import Kind, open_target
+from jaxencoder.families.published import family_of
 from jaxencoder.kernels.choice import choose_backend
 from jaxencoder.kernels.inputs import AttentionOptions
 from jaxencoder.model.flops import forward_flops

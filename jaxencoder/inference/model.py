@@ -14,8 +14,6 @@ from jaxencoder.inference import devices, global_tokens
 from jaxencoder.inference.outputs import outputs
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import HeadConfig, Pooling
-from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.text import buckets
@@ -30,15 +28,9 @@ class OpenedModel(Checkpoint):
         generator, base: as in Checkpoint, opened too.
     """
 
-    config: RunConfig
-    params: Params
-    tokenizer: Tokenizer | None
-    compute: ComputeConfig = field(default_factory=lambda: ComputeConfig(dtype="float32"))
-    published: Published | None = None
-    sentence: SentenceConfig = field(default_factory=SentenceConfig)
-    generator: "Model | None" = None
-    base: "Model | None" = field(default=None, repr=False)
-    step: int | None = None
+    generator: "OpenedModel | None" = None
+    base: "OpenedModel | None" = field(default=None, repr=False)
+    compute: ComputeConfig = field(default_factory=lambda: ComputeConfig(dtype="float32"), kw_only=True)
 
     def __call__(
         self,

@@ -15,8 +15,6 @@ import jaxencoder
 from jaxencoder.api import Model
 from jaxencoder.checkpoints.weights import open_weights
 from jaxencoder.cli import main
-from jaxencoder.families.weights import open_weights
-from jaxencoder.inference.model import Model
 from jaxencoder.model.sentence import Dense, LayerNorm, Normalize, SentenceConfig
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer

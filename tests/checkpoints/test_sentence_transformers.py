@@ -47,7 +47,7 @@ def write(folder: Path, kinds: list[str], pooling: dict, package: str = "sentenc
 )
 def test_pooling_is_read_as_they_read_it(tmp_path: Path, config, expected) -> None:
     write(tmp_path, ["Transformer", "Pooling", "Normalize"], config)
-    found = sentence.read(tmp_path)
+    found = sentence_transformers.read(tmp_path)
     assert found == (tmp_path, SentenceConfig(expected, normalize=True), {}, D, 0, False)
     modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
     theirs = modules.Pooling.load(str(tmp_path), subfolder="1_Pooling").pooling_mode

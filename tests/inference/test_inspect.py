@@ -19,7 +19,6 @@ from jaxencoder.inference.inspect import Inspection, inspect
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.flops import forward_flops, training_flops
 from jaxencoder.model.sentence import Dense, SentenceConfig
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.parameters import path_of
 from jaxencoder.tasks.classification.objective import Classification
 from tests.model.examples import BERT, MODERNBERT
