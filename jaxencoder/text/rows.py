@@ -37,7 +37,7 @@ from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.prepare import cache_folder
 from jaxencoder.text.sources import fingerprint, pair_fields
 from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 Split = Literal["train", "validation"]
 

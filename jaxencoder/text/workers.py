@@ -21,7 +21,7 @@ from jaxencoder.text.choices import choices
 from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.pieces import Pieces, documents, examples, windows
 from jaxencoder.text.spans import spans
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.words import labeled_words
 
 _MAKERS = {

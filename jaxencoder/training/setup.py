@@ -32,7 +32,7 @@ from jaxencoder.text.fields import described, with_fields
 from jaxencoder.text.prepare import load_or_train
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.training.config import Phase
 
 log = logging.getLogger(__name__)

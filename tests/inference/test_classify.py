@@ -13,7 +13,7 @@ import jaxencoder
 from jaxencoder.inference.classify import class_names, score
 from jaxencoder.inference.parts import _windows
 from jaxencoder.objectives.classification import Classification
-from jaxencoder.text.tokenizer import Encoding
+from jaxencoder.text.tokenizers.tokenizer import Encoding
 
 from .conftest import SENTENCES, WORDS
 from .published import published, torch_outputs

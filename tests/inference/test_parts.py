@@ -7,7 +7,7 @@ import pytest
 
 from jaxencoder.inference.parts import _windows, parts_of_pairs, parts_of_texts
 from jaxencoder.inference.windows import Reading
-from jaxencoder.text.tokenizer import Encoding
+from jaxencoder.text.tokenizers.tokenizer import Encoding
 
 from .conftest import SENTENCES, WORDS
 

@@ -17,7 +17,7 @@ import pytest
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.rows import prepare
-from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer, train_tokenizer
 from jaxencoder.text.windows import text_windows
 from jaxencoder.text.workers import encode
 
@@ -320,7 +320,7 @@ SLOW = """
 import sys, time
 from jaxencoder.text import rows
 from jaxencoder.text.config import DataConfig
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 add = rows.Writer.add
 def slow(self, row):
     add(self, row)

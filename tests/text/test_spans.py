@@ -7,7 +7,7 @@ import pytest
 
 from jaxencoder.text.examples import answer
 from jaxencoder.text.spans import _BOTH, _END, _START, spans, windows
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

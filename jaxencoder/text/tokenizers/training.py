@@ -18,7 +18,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizer_backends import (
+from jaxencoder.text.tokenizers.encoding import (
     HuggingFaceBackend,
     SentencePieceBackend,
     bert_template,
@@ -37,7 +37,7 @@ LONG_WORD = re.compile(rf"(\S{{{WORD}}})(?=\S)")
 
 
 def train_backend(texts: Iterable[str], config: TokenizerConfig) -> HuggingFaceBackend | SentencePieceBackend:
-    """See `jaxencoder.text.tokenizer.train_tokenizer`."""
+    """See `jaxencoder.text.tokenizers.tokenizer.train_tokenizer`."""
     stream = _Stream(texts, config.training_characters)
     if config.kind.startswith("sentencepiece"):
         rule = "nmt_nfkc_cf" if config.lowercase else "nmt_nfkc"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-from jaxencoder.text.tokenizer_backends import ROLES, bert_template, find_roles
+from jaxencoder.text.tokenizers.encoding import ROLES, bert_template, find_roles
 
 MPNET = {"pad": "<pad>", "unk": "[UNK]", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
 FAIRSEQ = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}

@@ -6,8 +6,8 @@ from itertools import islice, pairwise
 
 import pytest
 
-from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.text.tokenizer_files import read_model
+from jaxencoder.text.tokenizers.published import read_model
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 LANGUAGES = ("arb", "deu", "eng", "fra", "hin", "jpn", "kor", "rus", "spa", "swa", "tha", "zho-TW")
 HOSTILE = [

@@ -17,14 +17,14 @@ import numpy as np
 import tokenizers
 
 from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizer_backends import (
+from jaxencoder.text.tokenizers.encoding import (
     ROLES,
     Encoding,
     HuggingFaceBackend,
     SentencePieceBackend,
 )
-from jaxencoder.text.tokenizer_files import byte_level, family, sentencepiece_unigram, wordpiece
-from jaxencoder.text.tokenizer_training import train_backend
+from jaxencoder.text.tokenizers.published import byte_level, family, sentencepiece_unigram, wordpiece
+from jaxencoder.text.tokenizers.training import train_backend
 
 __all__ = ["Encoding", "Tokenizer", "train_tokenizer"]
 
