@@ -69,7 +69,11 @@ DIRECTIONS = {
         *("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
         *("files", "checkpoints"),
     ),
-    "checkpoints/*": ("",),
+    "checkpoints/orbax.py": (),
+    "checkpoints/*": (
+        *("adapters", "config", "families", "inference", "kernels", "model", "objectives", "parameters", "text"),
+        *("training.layerwise", "files"),
+    ),
     "inference/*": (
         *("checkpoints",),
         *("config", "model", "objectives", "parameters", "text", "training", "sharding", "families", "adapters"),

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from jaxencoder.adapters.lora import LoraConfig
-from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import Family, Settings
+from jaxencoder.families.published import Published
 from jaxencoder.families.tables import Weight, read_tensor, tensors_of, write_tensor
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Params

@@ -13,8 +13,9 @@ from jaxencoder.adapters.lora import LoraConfig, merge_lora, new
 from jaxencoder.adapters.peft import from_peft, to_peft
 from jaxencoder.checkpoints.adapter import Learned, fingerprint, write_peft
 from jaxencoder.config import DataConfig, RunConfig
-from jaxencoder.families.checkpoint import FAMILIES, Published, parameter_shapes
+from jaxencoder.families import FAMILIES
 from jaxencoder.families.family import Family
+from jaxencoder.families.published import Published, parameter_shapes
 from jaxencoder.families.tables import to_tensors
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.parameters import path_of
