@@ -14,7 +14,8 @@ import filelock
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.sources import fingerprint, pair_fields, read
 from jaxencoder.text.store import is_remote
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 
 
 def load_or_train(config: TokenizerConfig, data: DataConfig) -> Tokenizer:

@@ -9,7 +9,7 @@ import pytest
 from jaxencoder.text import prepare
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.prepare import cache_folder, load_or_train
-from jaxencoder.text.tokenizers.tokenizer import train_tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 
 CONFIG = TokenizerConfig(vocab_size=40)
 

@@ -17,7 +17,8 @@ import pytest
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.rows import prepare
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 from jaxencoder.text.windows import text_windows
 from jaxencoder.text.workers import encode
 

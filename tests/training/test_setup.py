@@ -16,7 +16,7 @@ from jaxencoder.config import RunConfig, load, save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.classification import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.tokenizers.tokenizer import train_tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 from jaxencoder.training import setup as module
 from jaxencoder.training.config import Phase, TrainingConfig
 from jaxencoder.training.loop import train
