@@ -15,8 +15,8 @@ import transformers
 from jaxencoder.checkpoints.transformers import read_model, write_model
 from jaxencoder.families.published import Published, family_of
 from jaxencoder.objectives.objective import Params
-from jaxencoder.objectives.spans import QuestionAnswering
-from jaxencoder.objectives.tokens import TokenClassification
+from jaxencoder.tasks.question_answering.objective import QuestionAnswering
+from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.store import Store
 from jaxencoder.training.optim import OptimizerConfig
 from jaxencoder.training.setup import Setup

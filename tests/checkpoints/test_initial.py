@@ -10,16 +10,17 @@ import pytest
 
 from jaxencoder.checkpoints.initial import initial_params, started_from, with_new_top
 from jaxencoder.checkpoints.transformers import read_model, write_model
-from jaxencoder.config import RunConfig, save
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import save
 from jaxencoder.families.bert import BERT
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.published import Published, parameter_shapes
 from jaxencoder.families.roberta import ROBERTA
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.replaced_token import ReplacedToken
-from jaxencoder.objectives.spans import QuestionAnswering
-from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.parameters import path_of
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.question_answering.objective import QuestionAnswering
+from jaxencoder.tasks.token_classification.objective import TokenClassification
 from tests.families import peers
 from tests.model.examples import FLOAT32, SMALL, Vocabulary, assert_trees_close, mlm
 

@@ -10,17 +10,17 @@ import pytest
 
 from jaxencoder.api import Model
 from jaxencoder.checkpoints import sentence_transformers
-from jaxencoder.checkpoints.json_files import write_json
 from jaxencoder.checkpoints.transformers import read_model, write_model
 from jaxencoder.checkpoints.weights import Weights
-from jaxencoder.config import save
+from jaxencoder.config_io import save
 from jaxencoder.families.published import Published, family_of, parameter_shapes
+from jaxencoder.files import write_json
 from jaxencoder.inference.inspect import Inspection, inspect
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.flops import forward_flops, training_flops
 from jaxencoder.model.sentence import Dense, SentenceConfig
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.parameters import path_of
+from jaxencoder.tasks.classification.objective import Classification
 from tests.model.examples import BERT, MODERNBERT
 
 WINDOWS = {"windows": (0, 8), "num_layers": 5, "positions": "rotary", "norm_placement": "pre"}

@@ -1,15 +1,7 @@
 """Prepared rows hold the documents exactly, whoever prepares them and however it is interrupted."""
 
 import dataclasses
-import errno
 import itertools
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -20,29 +12,12 @@ from jaxencoder.text.rows import prepare
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.tokenizers.training import train_tokenizer
 from jaxencoder.text.windows import text_windows
-from jaxencoder.text.workers import encode
-
-WORDS = ["alpha", "beta", "gamma", "delta", "kappa", "omega", "sigma", "theta"]
+from tests.text.corpus import WORDS, config, content, documents, write
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return train_tokenizer([" ".join(WORDS)] * 5, TokenizerConfig(vocab_size=120))
-
-
-def documents(count, longest=30, seed=0):
-    rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(WORDS, rng.integers(1, longest))) + f" {i}" for i in range(count)]
-
-
-def write(path, records):
-    path.write_text("".join(json.dumps(r if isinstance(r, dict) else {"text": r}) + "\n" for r in records))
-    return str(path)
-
-
-def config(path, **changes):
-    settings = {"row_length": 16, "workers": 1, "validation_fraction": 0.0} | changes
-    return DataConfig(train=(str(path),), **settings)
 
 
 def pieces(stores):
@@ -60,10 +35,6 @@ def pieces(stores):
                 label = rows["labels"][r][s - 1] if "labels" in rows else None
                 found.append((tuple(rows["token_ids"][r][inside].tolist()), label))
     return found
-
-
-def content(stores):
-    return [{k: str(v.tolist()) for k, v in store.read(np.arange(len(store))).items()} for store in stores]
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -119,24 +90,6 @@ def test_nothing_held_out_is_no_error_and_too_little_is(tmp_path, tokenizer):
         prepare(config(source, validation_fraction=0.001), tokenizer, "validation")
 
 
-def test_the_cache_knows_content_and_settings(tmp_path, tokenizer):
-    source = write(tmp_path / "a.jsonl", documents(20))
-    base = config(source, cache=str(tmp_path / "cache"))
-    first = prepare(base, tokenizer, "train")[0].path
-    assert prepare(dataclasses.replace(base, workers=2, temperature=2.0), tokenizer, "train")[0].path == first
-    other = train_tokenizer(documents(20), TokenizerConfig(vocab_size=120))
-    paths = {
-        first,
-        prepare(dataclasses.replace(base, row_length=17), tokenizer, "train")[0].path,
-        prepare(dataclasses.replace(base, packing=False), tokenizer, "train")[0].path,
-        prepare(dataclasses.replace(base, validation_fraction=0.3), tokenizer, "train")[0].path,
-        prepare(base, other, "train")[0].path,
-    }
-    write(tmp_path / "a.jsonl", documents(21))
-    paths.add(prepare(base, tokenizer, "train")[0].path)
-    assert len(paths) == 6
-
-
 @pytest.mark.parametrize(
     ("labels", "names", "want"),
     [
@@ -165,7 +118,7 @@ def test_labels(tmp_path, tokenizer, labels, names, want, packing):
 def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
     texts = ["alpha " * 40, "beta", "", "gamma " * 14]
     source = write(tmp_path / "a.jsonl", [{"text": t, "label": y} for t, y in zip(texts, labels, strict=True)])
-    data = config(source, label_field="label", long="windows", overlap=4)
+    data = config(source, label_field="label", long_texts="windows", overlap=4)
     (store,) = prepare(data, tokenizer, "train")
     names = store.meta["labels"]
     want = []
@@ -177,7 +130,7 @@ def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
     found = [(ids, label.tolist()) for ids, label in pieces([store])]
     assert sorted(found) == sorted(want)
     assert content(prepare(dataclasses.replace(data, workers=2), tokenizer, "train")) == content([store])
-    cut = prepare(dataclasses.replace(data, long="truncate", overlap=128), tokenizer, "train")
+    cut = prepare(dataclasses.replace(data, long_texts="truncate", overlap=128), tokenizer, "train")
     assert cut[0].path != store.path and len(pieces(cut)) == 4
     assert prepare(dataclasses.replace(data, overlap=0), tokenizer, "train")[0].path != store.path
 
@@ -186,8 +139,8 @@ def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
     "settings", [{}, {"label_field": "y", "pair_field": "b"}, {"label_field": "y", "label_unit": "word"}]
 )
 def test_windows_are_for_labelled_single_texts(settings):
-    with pytest.raises(ValueError, match="data.long is 'windows', which is for labels of single texts"):
-        DataConfig(long="windows", **settings)
+    with pytest.raises(ValueError, match="data.long_texts is 'windows', which is for labels of single texts"):
+        DataConfig(long_texts="windows", **settings)
 
 
 @pytest.mark.parametrize("settings", [{}, {"label_field": "y"}, {"label_field": "y", "label_unit": "word"}])
