@@ -45,7 +45,7 @@ DIRECTIONS = {
     "model/encoder.py": ("model.config", "model.layers", "model.positions", "model.attention", "kernels", "sharding"),
     "model/flops.py": ("model.config",),
     "model/*": ("kernels", "sharding"),
-    "families/*": ("model", "text.tokenizers", "files", "checkpoints"),
+    "families/*": ("model", "parameters"),
     "objectives/*": ("model", "kernels", "sharding"),
     "adapters/peft*": ("families", "model", "objectives", "parameters"),
     "adapters/*": ("model", "objectives", "parameters", "sharding"),
@@ -107,7 +107,7 @@ DIRECTIONS = {
 HOMES = {
     "flax": ("model/*", "objectives/*", "adapters/*"),
     "orbax": ("checkpoints/orbax.py",),
-    "tensorflow_datasets": ("text/sources.py",),
+    "tensorflow_datasets": ("text/sources/tfds.py",),
     "sentencepiece": ("text/tokenizers/*",),
     "tokenizers": ("text/tokenizers/*",),
     "icu4py": ("text/sentences.py",),

@@ -13,7 +13,7 @@ from jaxencoder.sharding import splitting
 
 
 @contextlib.contextmanager
-def compute_context(mesh: Mesh, compute: ComputeConfig) -> Iterator[None]:
+def in_use(mesh: Mesh, compute: ComputeConfig) -> Iterator[None]:
     """For what is traced within: on that mesh, and products of float32 numbers in float32.
 
     Unless told so, XLA rounds them to 10 bits on GPUs (TF32) and to 8 on TPUs.

@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxencoder.inference import buckets
-from jaxencoder.inference.devices import compute_context
+from jaxencoder.inference.devices import in_use
 from jaxencoder.inference.global_tokens import with_first_tokens
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
@@ -57,7 +56,7 @@ def embed(
     settings = chosen(model, pooling, normalize, dimensions)
     reading = _reading(settings, long, stride, window_pooling)
     vectors, cut = _embed(model, texts, settings, reading, prompt, batch_tokens, max_length)
-    buckets.warn_truncated(cut, len(vectors), model.limit(max_length))
+    buckets.warn_of_cuts(cut, len(vectors), model.limit(max_length))
     return vectors
 
 
@@ -85,7 +84,7 @@ def embed_source(
             vectors, lost = _embed(model, texts, settings, reading, prompt, batch_tokens, max_length, bar.update)
             yield chunk, vectors
             cut, count = cut + lost, count + len(chunk)
-    buckets.warn_truncated(cut, count, model.limit(max_length))
+    buckets.warn_of_cuts(cut, count, model.limit(max_length))
 
 
 def embed_file(
@@ -231,20 +230,18 @@ def _of_windows(
     """Vectors [N, size] float32 of texts that are read whole."""
     settings, skip = static[2:4]
     texts = texts if isinstance(texts, str | bytes) else list(texts)
-    windows = text_windows(
-        buckets.require_tokenizer(model.tokenizer), texts, model.limit(max_length), reading.stride, prompt
-    )
+    windows = text_windows(buckets.readable(model.tokenizer), texts, model.limit(max_length), reading.stride, prompt)
     size = len(settings.pooling) * model.config.model.hidden_size
     pooled = Pooled(len(texts), size, reading.pooling, skip or 0)
     function = partial(_pooled_windows, *static)
     for group, plan, values in run_windows(model, function, windows, GROUP, batch_tokens, max_length, skip or 0):
-        for i, row, place in zip(plan.texts, plan.row, plan.segment, strict=True):
+        for i, row, place in zip(plan.texts, plan.row, plan.place, strict=True):
             pooled.add(group[i], values[row, place])
         progress(sum(group[i].is_last for i in plan.texts))
     room = 1 << max(0, len(texts) - 1).bit_length()  # of few sizes, so that few programs are compiled
     padded = np.pad(pooled.vectors, ((0, room - len(texts)), (0, 0)))
-    with compute_context(model.mesh, model.compute):
-        return np.asarray(_finished(settings, model.device_params.get("sentence", {}), padded))[: len(texts)]
+    with in_use(model.mesh, model.compute):
+        return np.asarray(_finished(settings, model.placed.get("sentence", {}), padded))[: len(texts)]
 
 
 def _prompt_tokens(tokenizer: Tokenizer, prompt: str, limit: int) -> int:
@@ -270,7 +267,7 @@ def _pooled(
 ) -> jax.Array:
     """One vector for each place of each row: [B, E, size]."""
     x = encode(encoder, compute, params, first_tokens(rows))
-    modules, places = params.get("sentence", {}), buckets.max_texts_per_row(x.shape[1])
+    modules, places = params.get("sentence", {}), buckets.texts_in_a_row(x.shape[1])
     return sentence_vectors(settings, modules, x, rows["segment_ids"], places, skip, _query(params))
 
 
@@ -290,7 +287,7 @@ def _pooled_windows(
     one number more, the logarithm of the sum of these tokens' weights.
     """
     x = encode(encoder, compute, params, first_tokens(rows))
-    places, query, parts = buckets.max_texts_per_row(x.shape[1]), _query(params), []
+    places, query, parts = buckets.texts_in_a_row(x.shape[1]), _query(params), []
     for method in settings.pooling:
         of_ends = method in ("cls", "lasttoken")
         ids, left_out = (rows["segment_ids"], skip) if of_ends else (rows["kept_ids"], None)

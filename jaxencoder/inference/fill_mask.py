@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.inference import buckets
-from jaxencoder.inference.devices import compute_context
+from jaxencoder.inference.devices import in_use
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.outputs import encode
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text import buckets
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
@@ -33,8 +33,8 @@ def fill_mask(model: OpenedModel, text: str, k: int = 5) -> list[list[Filled]]:
 
     Special tokens are never proposed, but keep their share of the probability.
     """
-    check_mlm_head(model)
-    tokenizer = buckets.require_tokenizer(model.tokenizer)
+    check_fills_masks(model)
+    tokenizer = buckets.readable(model.tokenizer)
     ordinary = tokenizer.vocab_size - len(tokenizer.special_ids)
     if not 1 <= k <= ordinary:
         raise ValueError(f"k is {k}; give 1 to {ordinary}, the tokens that there are")
@@ -51,12 +51,12 @@ def fill_mask(model: OpenedModel, text: str, k: int = 5) -> list[list[Filled]]:
 
     (part,) = buckets.plan([len(ids)], buckets.row_lengths(model.max_length), 1)
     rows = model.place(buckets.batch([ids], part, tokenizer.pad_id))
-    special = excluded_tokens(tokenizer, model.config.model.vocab_size)
+    special = unwanted(tokenizer, model.config.model.vocab_size)
     # Powers of two, so that other numbers of masks and of answers do not compile the model again.
     at = np.resize(slots, _power_of_two(len(slots)))
-    with compute_context(model.mesh, model.compute):
+    with in_use(model.mesh, model.compute):
         best, probabilities = _predict(
-            model.config.model, model.compute, min(ordinary, _power_of_two(k)), model.device_params, rows, at, special
+            model.config.model, model.compute, min(ordinary, _power_of_two(k)), model.placed, rows, at, special
         )
     best, probabilities = np.asarray(best), np.asarray(probabilities)
     starts = tokenizer.word_starts()
@@ -66,7 +66,7 @@ def fill_mask(model: OpenedModel, text: str, k: int = 5) -> list[list[Filled]]:
     ]
 
 
-def check_mlm_head(model: OpenedModel) -> None:
+def check_fills_masks(model: OpenedModel) -> None:
     """ValueError for a model without a masked-language-model head."""
     if "mlm_head" not in model.params:
         trained = type(model.config.objective).__name__
@@ -77,7 +77,7 @@ def check_mlm_head(model: OpenedModel) -> None:
         )
 
 
-def excluded_tokens(tokenizer: Tokenizer, size: int) -> np.ndarray:
+def unwanted(tokenizer: Tokenizer, size: int) -> np.ndarray:
     """Which of `size` ids are never proposed: the special tokens, and those beyond the vocabulary; bool [size]."""
     found = np.zeros(size, bool)
     found[[*tokenizer.special_ids, *range(tokenizer.vocab_size, size)]] = True

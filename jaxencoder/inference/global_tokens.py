@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from jaxencoder.checkpoints.checkpoint import Checkpoint
-from jaxencoder.inference.buckets import max_texts_per_row
 from jaxencoder.model.heads import HeadConfig, first_tokens
 from jaxencoder.objectives.objective import Batch
 from jaxencoder.text.buckets import texts_in_a_row
@@ -95,7 +94,7 @@ def with_first_tokens(model: Checkpoint) -> Callable[[Batch], Batch]:
 
 def _with_first(rows: Batch) -> Batch:
     segment_ids = rows["segment_ids"]
-    return rows | {"global_slots": first_tokens(segment_ids, max_texts_per_row(segment_ids.shape[1]))}
+    return rows | {"global_slots": first_tokens(segment_ids, texts_in_a_row(segment_ids.shape[1]))}
 
 
 def _as_they_are(rows: Batch) -> Batch:

@@ -73,7 +73,7 @@ class OpenedModel(Checkpoint):
         if self.config.model.global_tokens or global_attention_mask is not None:
             slots = global_tokens.slots_of(self, token_ids, mask, global_attention_mask)
             rows |= {} if slots is None else {"global_slots": slots}
-        with devices.compute_context(self.mesh, self.compute):
+        with devices.in_use(self.mesh, self.compute):
             out = outputs(self.config.model, self.compute, tuple(self.heads.items()), self.placed, rows)
         return {name: x.reshape(*choices, *x.shape[1:]) if len(choices) > 1 else x for name, x in out.items()}
 
@@ -85,7 +85,7 @@ class OpenedModel(Checkpoint):
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
         """Ids int32 [n] of each text, special tokens included, n at most `max_length`; one warning if any was cut."""
         ids, cut = buckets.tokenize(self.tokenizer, texts, self.limit(max_length))
-        buckets.warn_truncated(cut, len(ids), self.limit(max_length))
+        buckets.warn_of_cuts(cut, len(ids), self.limit(max_length))
         return ids
 
     def run(
@@ -94,8 +94,8 @@ class OpenedModel(Checkpoint):
         ids: Sequence[np.ndarray],
         batch_tokens: int | None = None,
         max_length: int | None = None,
-        extra: Callable[[buckets.BatchPlan], Batch] | None = None,
-    ) -> Iterator[tuple[buckets.BatchPlan, np.ndarray]]:
+        extra: Callable[[buckets.Plan], Batch] | None = None,
+    ) -> Iterator[tuple[buckets.Plan, np.ndarray]]:
         """Apply a compiled function to texts in packed rows, batch by batch and over all devices.
 
         Args:
@@ -115,7 +115,7 @@ class OpenedModel(Checkpoint):
         for plan in buckets.plan([len(x) for x in ids], buckets.row_lengths(limit), batch_tokens):
             rows = buckets.batch(ids, plan, self.tokenizer.pad_id)
             rows |= extra(plan) if extra else {}
-            with devices.compute_context(self.mesh, self.compute):
+            with devices.in_use(self.mesh, self.compute):
                 values = function(self.placed, self.place(rows))
             if pending is not None:  # read only once the next batch is dispatched, so that the device never waits
                 yield pending[0], np.asarray(pending[1])

@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.inference.buckets import max_texts_per_row
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead, first_tokens, output_table, pool, vocabulary_scores
@@ -69,12 +68,12 @@ def text_scores(
     params: Params,
     rows: Batch,
 ) -> jax.Array:
-    """The sequence head's scores [B, E, outputs] float32 of packed rows, E as `buckets.max_texts_per_row` has it.
+    """The sequence head's scores [B, E, outputs] float32 of packed rows, E as `buckets.texts_in_a_row` has it.
 
     Args: as for `outputs`; heads are the sequence head and, before it, the pooler if it has one.
     """
     segment_ids = rows["segment_ids"]
-    documents = max_texts_per_row(segment_ids.shape[1])
+    documents = texts_in_a_row(segment_ids.shape[1])
     if any(head.global_tokens == "first" for _, head in heads):
         rows = rows | {"global_slots": first_tokens(segment_ids, documents)}
     hidden = encode(encoder, compute, params, rows)

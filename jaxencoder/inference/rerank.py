@@ -23,7 +23,7 @@ class Ranked(NamedTuple):
     score: float
 
 
-def check_cross_encoder(model: OpenedModel) -> None:
+def check_scores_pairs(model: OpenedModel) -> None:
     """ValueError unless the model is a run on pairs that predicts a value or one of two classes."""
     objective = model.config.objective
     if (
@@ -50,7 +50,7 @@ def score_pairs(
     """How well each text answers its query: the value that a run predicts, or the log-odds of class 1.
 
     Args:
-        model: see `check_cross_encoder`; the query is the first text of its pairs.
+        model: see `check_scores_pairs`; the query is the first text of its pairs.
         queries, texts: as many of both; what is longer than a row is cut as in training, with one warning.
         batch_tokens: as in `Model.embed`.
 
@@ -60,9 +60,9 @@ def score_pairs(
     Raises:
         ValueError: a model without such scores, or no lists of strings.
     """
-    check_cross_encoder(model)
+    check_scores_pairs(model)
     found = classify.score(model, queries, texts, batch_tokens=batch_tokens)
-    buckets.warn_truncated(found.cut, len(found.tokens), classify.row_length(model))
+    buckets.warn_of_cuts(found.cut, len(found.tokens), classify.row_length(model))
     return found.scores[:, -1] - (found.scores[:, 0] if model.config.objective.labels == 2 else 0)
 
 

@@ -47,7 +47,7 @@ def score(model: OpenedModel, texts: Sequence[str], whole_words: bool = True) ->
     """The pseudo-log-likelihood of each text; see `Model.score`."""
     if "mlm_head" not in model.params:
         raise ValueError("this model has no masked-language-model head and cannot score texts; use one that has")
-    tokenizer = buckets.require_tokenizer(model.tokenizer)
+    tokenizer = buckets.readable(model.tokenizer)
     starts, special = tokenizer.word_starts(), set(tokenizer.special_ids)
     ids = model.tokenize(texts)
     losses, counts = np.zeros(len(ids)), np.zeros(len(ids), np.int64)
@@ -121,17 +121,17 @@ def _chunks(
 def _losses(model: OpenedModel, copies: list[_Copy]) -> np.ndarray:
     """The loss in nats of each copy's token."""
 
-    def asked(plan: buckets.BatchPlan) -> Batch:
-        slots = np.zeros((plan.rows, buckets.max_texts_per_row(plan.length)), np.int32)
+    def asked(plan: buckets.Plan) -> Batch:
+        slots = np.zeros((plan.rows, buckets.texts_in_a_row(plan.length)), np.int32)
         targets = np.zeros_like(slots)
-        slots[plan.row, plan.segment] = plan.start + [copies[i].slot for i in plan.texts]
-        targets[plan.row, plan.segment] = [copies[i].target for i in plan.texts]
+        slots[plan.row, plan.place] = plan.start + [copies[i].slot for i in plan.texts]
+        targets[plan.row, plan.place] = [copies[i].target for i in plan.texts]
         return {"slots": slots, "targets": targets}
 
     losses = np.zeros(len(copies))
     function = partial(_slot_losses, model.config.model, model.compute)
     for plan, values in model.run(function, [copy.ids for copy in copies], extra=asked):
-        losses[plan.texts] = values[plan.row, plan.segment]
+        losses[plan.texts] = values[plan.row, plan.place]
     return losses
 
 

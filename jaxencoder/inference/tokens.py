@@ -55,7 +55,7 @@ def token_chunks(
 
     Args: as for `Model.tokens`.
     """
-    tokenizer, limit = buckets.require_tokenizer(model.tokenizer), model.limit(max_length)
+    tokenizer, limit = buckets.readable(model.tokenizer), model.limit(max_length)
     windows = text_windows(tokenizer, texts, limit, stride, offsets=True)
     vectors: dict[int, np.ndarray] = {}
     for group, plan, values in run_windows(model, _function(model), windows, _GROUP, batch_tokens, max_length):

@@ -71,7 +71,7 @@ def run_windows(
     batch_tokens: int | None = None,
     max_length: int | None = None,
     skip: int = 0,
-) -> Iterator[tuple[list[TextWindow], buckets.BatchPlan, np.ndarray]]:
+) -> Iterator[tuple[list[TextWindow], buckets.Plan, np.ndarray]]:
     """What a function gives for windows, in packed rows and in memory that does not grow with their number.
 
     Args:
@@ -86,7 +86,7 @@ def run_windows(
     """
     for group in grouped(windows, tokens):
 
-        def kept(plan: buckets.BatchPlan, group: list[TextWindow] = group) -> Batch:
+        def kept(plan: buckets.Plan, group: list[TextWindow] = group) -> Batch:
             kept_ids = np.zeros((plan.rows, plan.length), np.int32)
             for i, row, place, start in zip(*plan[:4], strict=True):
                 window = group[i]

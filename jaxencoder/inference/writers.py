@@ -85,7 +85,7 @@ class ParquetWriter:
 
         schema = None if self._writer is None else self._writer.schema
         if vectors is not None:
-            check_new_fields(records, (COLUMN,), "write .npy")
+            refuse_fields(records, (COLUMN,), "write .npy")
             schema = schema and schema.remove(len(schema) - 1)
         known = set(schema.names) if schema is not None else set()
         names = dict.fromkeys(name for record in records for name in record)
@@ -148,7 +148,7 @@ class JsonWriter:
 
     def write(self, records: Sequence[Record], vectors: np.ndarray | None) -> None:
         if vectors is not None:
-            check_new_fields(records, (COLUMN,), "write .npy")
+            refuse_fields(records, (COLUMN,), "write .npy")
             records = [record | {COLUMN: x.tolist()} for record, x in zip(records, vectors, strict=True)]
         for record in records:
             self._file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
@@ -157,7 +157,7 @@ class JsonWriter:
         self._file.close()
 
 
-def check_new_fields(records: Sequence[Record], names: Sequence[str], otherwise: str = "drop it") -> None:
+def refuse_fields(records: Sequence[Record], names: Sequence[str], otherwise: str = "drop it") -> None:
     """ValueError where a record has a field already that is to be added."""
     if found := [name for name in names if any(name in record for record in records)]:
         raise ValueError(f"the records have a field {found[0]!r} already; rename it, or {otherwise}")

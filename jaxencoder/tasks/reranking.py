@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.rerank import check_cross_encoder, score_pairs
+from jaxencoder.inference.rerank import check_scores_pairs, score_pairs
 from jaxencoder.model.heads import Pooling
 from jaxencoder.tasks.retrieval import DEEPEST, ranking_metrics, read_corpus, search_folder
 
@@ -45,7 +45,7 @@ def evaluate_reranking(
         ValueError: a model that scores no pairs, k below 1, or what `evaluate_retrieval` raises.
         OSError: a file is missing or cannot be read.
     """
-    check_cross_encoder(model)
+    check_scores_pairs(model)
     if k < 1:
         raise ValueError(f"k is {k}; give at least 1")
     options = (pooling, batch_tokens, query_prompt, document_prompt)

@@ -42,7 +42,7 @@ def row_lengths(max_length: int) -> tuple[int, ...]:
     return (*lengths, max_length)
 
 
-def max_texts_per_row(length: int) -> int:
+def texts_in_a_row(length: int) -> int:
     """The most texts that a row of `length` tokens is given."""
     return max(1, length // _TOKENS_OF_A_TEXT)
 
@@ -89,7 +89,7 @@ def _packed(lengths: Sequence[int], row_lengths: Sequence[int]) -> list[tuple[in
             rows.append((room, []))
         length, texts = rows[row]
         texts.append(text)
-        if room > n and len(texts) < max_texts_per_row(length):
+        if room > n and len(texts) < texts_in_a_row(length):
             by_room.setdefault(room - n, []).append(row)
             rooms |= 1 << (room - n)
     return rows
@@ -139,7 +139,7 @@ def tokenize(
     return [np.delete(ids, -2) if len(ids) > max_length else ids for ids in encoded], cut  # the last one is [SEP]
 
 
-def warn_truncated(cut: int, texts: int, max_length: int) -> None:
+def warn_of_cuts(cut: int, texts: int, max_length: int) -> None:
     """One warning for all texts that were too long, if any were."""
     if cut:
         log.warning("%d of %d texts are longer than %d tokens and were cut there.", cut, texts, max_length)

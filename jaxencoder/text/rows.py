@@ -23,9 +23,6 @@ from jaxencoder.text.examples import Example, examples
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.packing import Packer, Row
 from jaxencoder.text.pieces import Pieces
-from jaxencoder.text.prepare import cache_folder
-from jaxencoder.text.sources import fingerprint, pair_fields
-from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 Split = Literal["train", "validation"]

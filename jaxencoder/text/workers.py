@@ -14,12 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from jaxencoder.text.choices import choices
-from jaxencoder.text.pairs import sentence_pairs
-from jaxencoder.text.pieces import Pieces, documents, examples, windows
-from jaxencoder.text.spans import spans
+from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
+
+from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
-from jaxencoder.text.words import labeled_words
 
 _tokenizer: Tokenizer | None = None  # of a worker
 

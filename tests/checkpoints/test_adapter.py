@@ -121,7 +121,7 @@ def test_several_share_one_base(folders: dict[str, Path]) -> None:
 def test_casts_as_the_base_does(folders: dict[str, Path]) -> None:
     base = jaxencoder.load(folders["base"], dtype="bfloat16")
     model = base.with_adapter(folders["lora-adapter"])
-    for path, x in flat(model.device_params["encoder"]).items():
+    for path, x in flat(model.placed["encoder"]).items():
         assert x.dtype == ("bfloat16" if path.endswith("kernel") else "float32"), path
 
 

@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from jaxencoder.inference.buckets import Plan, batch, max_texts_per_row, plan, row_lengths, tokenize, warn_truncated
+from jaxencoder.text.buckets import Plan, batch, plan, row_lengths, texts_in_a_row, tokenize, warn_of_cuts
 
 
 @pytest.mark.parametrize("longest", [3, 31, 32, 33, 64, 128, 500, 513, 8192])
@@ -20,7 +20,7 @@ def laid_out(lengths, parts) -> None:
         used = np.zeros((part.rows, part.length), bool)
         for text, row, place, start in zip(part.texts, part.row, part.place, part.start, strict=True):
             cells = used[row, start : start + lengths[text]]
-            assert len(cells) == lengths[text] and not cells.any() and place < max_texts_per_row(part.length)
+            assert len(cells) == lengths[text] and not cells.any() and place < texts_in_a_row(part.length)
             cells[:] = True
             found.append(text)
         assert len({*zip(part.row.tolist(), part.place.tolist(), strict=True)}) == len(part.texts)
@@ -73,7 +73,7 @@ def test_long_texts_are_cut_with_one_warning(tokenizer, caplog, length):
     assert [len(ids) for ids in whole] == [9, 3, 2, 10]
     ids, number = tokenize(tokenizer, texts, length)
     with caplog.at_level(logging.WARNING):
-        warn_truncated(number, len(ids), length)
+        warn_of_cuts(number, len(ids), length)
     for found, all_of_it in zip(ids, whole, strict=True):
         expected = all_of_it if len(all_of_it) <= length else [*all_of_it[: length - 1], tokenizer.sep_id]
         assert found.tolist() == list(expected)

@@ -11,7 +11,7 @@ from jaxencoder.text import rows
 from jaxencoder.text.config import ALIGNED, DataConfig
 from jaxencoder.text.examples import Example
 from jaxencoder.text.pairs import sentence_pairs
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

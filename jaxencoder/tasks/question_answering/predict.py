@@ -19,7 +19,7 @@ from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.global_tokens import global_slots
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.outputs import encode
-from jaxencoder.inference.writers import check_new_fields
+from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
@@ -139,7 +139,7 @@ def predict_answers(
         source = read(source, text_field=asked, required=(context,))
     records = (with_texts(record, (asked, context), f"{where} {i}") for i, record in enumerate(source, 1))
     for chunk in chunks(records, lambda record: len(record[context])):
-        check_new_fields(chunk, ("prediction", "start", "end", "probability", "predictions"))
+        refuse_fields(chunk, ("prediction", "start", "end", "probability", "predictions"))
         found = answer_questions(
             model,
             [record[asked] for record in chunk],

@@ -7,7 +7,6 @@ import pytest
 
 from jaxencoder.tasks.question_answering.data import _BOTH, _END, _START, spans, windows
 from jaxencoder.text.examples import answer
-from jaxencoder.text.spans import _BOTH, _END, _START, spans, windows
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
