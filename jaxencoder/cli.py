@@ -212,7 +212,7 @@ def _load_config(args: argparse.Namespace):
         print()
     if args.target is None:
         args.parser.error("name a RECIPE")
-    from jaxencoder.config import load
+    from jaxencoder.config_io import load
 
     return load(args.target, ["--help"] if args.help else args.overrides, prog=args.parser.prog)
 
@@ -251,7 +251,7 @@ def _tokenizer_train(args: argparse.Namespace) -> None:
 
     from tyro.conf import Positional
 
-    from jaxencoder.overrides import apply
+    from jaxencoder.settings import apply
     from jaxencoder.text.config import TokenizerConfig
 
     @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def _tokenizer_train(args: argparse.Namespace) -> None:
         raise ValueError(f"--path {config.path} loads a tokenizer; to train one, leave it out")
 
     from jaxencoder.text.sources import read
-    from jaxencoder.text.tokenizer import train_tokenizer
+    from jaxencoder.text.tokenizers.training import train_tokenizer
 
     records = (record for source in config.sources for record in read(source, text_field=config.text_field))
     tokenizer = train_tokenizer((record[config.text_field] for record in records), config)
