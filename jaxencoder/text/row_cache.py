@@ -19,7 +19,7 @@ from jaxencoder.text.labels import Labels
 from jaxencoder.text.rows import RowBuilder, SourceSplit, Split, label_kind
 from jaxencoder.text.sources import fingerprint, pair_fields
 from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore, storage_errors
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 def prepare(data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool = True) -> tuple[Store, ...]:
