@@ -14,7 +14,7 @@ from jaxencoder.families.family import HEADS
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.objective import Params
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

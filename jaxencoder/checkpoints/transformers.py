@@ -23,7 +23,7 @@ from jaxencoder.families.published import (
 from jaxencoder.families.tables import Params, Weight, from_tensors, renamed, to_tensors
 from jaxencoder.files import read_json, write_json
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
