@@ -53,7 +53,9 @@ def add_peft(model: M, folder: Path) -> M:
     lora, adapter, lora_tensors = from_peft(tensors, settings, params, published, config, str(folder))
     if unused := sorted(tensors.keys() - head_tensors - lora_tensors):
         raise ValueError(f"{folder} holds {unused[0]}, which this model has no use for; only LoRA and heads are read")
-    return dataclasses.replace(model, params=merge_lora(lora, params | {LORA: adapter}), published=published, base=model)
+    return dataclasses.replace(
+        model, params=merge_lora(lora, params | {LORA: adapter}), published=published, base=model
+    )
 
 
 def write_peft(adapter: Adapter, folder: Path) -> list[str]:

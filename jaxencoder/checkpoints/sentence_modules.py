@@ -39,9 +39,7 @@ def _dense(file: Path) -> Dense:
     short = {path.rpartition(".")[2]: ours for path, ours in _ACTIVATIONS.items()}
     package, _, kind = str(name).rpartition(".")
     if kind not in short or not f"{package}.".startswith("torch.nn."):
-        raise ValueError(
-            f"{file} has activation_function {name!r}; supported are torch's {', '.join(short)}"
-        )
+        raise ValueError(f"{file} has activation_function {name!r}; supported are torch's {', '.join(short)}")
     sizes = [positive(config.get(key), file, key) for key in ("in_features", "out_features")]
     return Dense(*sizes, flag(config, "bias", file), short[kind], flag(config, "use_residual", file, False))
 

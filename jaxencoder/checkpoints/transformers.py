@@ -42,14 +42,12 @@ class PublishedModel(NamedTuple):
         params: {"encoder": ..., "mlm_head": ..., ...}, the heads that the folder has; float32 arrays, or
             ShapeDtypeStructs if it was read without weights.
         unused: names of the tensors that no parameter is read from.
-        has_weights: False if the folder has none; its heads are then those of the class that config.json names.
     """
 
     published: Published
     config: EncoderConfig
     params: Params
     unused: tuple[str, ...] = ()
-    has_weights: bool = True
 
 
 def open_transformers(folder: Path, weights: bool = True, max_length: int = 0) -> Checkpoint:
@@ -97,7 +95,8 @@ def read_model(folder: str | os.PathLike, weights: bool = True, extra_heads: Col
 
     Args:
         folder: with config.json and weights.
-        weights: read the weights; without, only their names, and the folder may lack them.
+        weights: read the weights; without, only their names. A folder that lacks them then has the heads of the class
+            that config.json names.
         extra_heads: heads to read if the file has them, though the class that config.json names does not.
 
     Raises:
@@ -120,7 +119,7 @@ def read_model(folder: str | os.PathLike, weights: bool = True, extra_heads: Col
     shapes = parameter_shapes(config, has_mlm_head, heads)
     published = Published(family, settings, heads)
     if not weights:
-        return PublishedModel(published, config, shapes, has_weights=tensors is not None)
+        return PublishedModel(published, config, shapes)
     rows = _rows(family, config, has_mlm_head, tables)
     if has_mlm_head and not config.tied_output:
         # The bias has two names, and files that hold equal tensors only once leave one of them out.

@@ -9,7 +9,7 @@ import pytest
 import jaxencoder
 from jaxencoder.api import Model
 from jaxencoder.checkpoints.convert import convert
-from jaxencoder.checkpoints.initial import open_initial_model, initial_params
+from jaxencoder.checkpoints.initial import initial_params, open_initial_model
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.cli import main
 from jaxencoder.config_io import save
@@ -108,7 +108,7 @@ def test_sentence_transformers_gives_a_runs_vectors(folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("to", "message"), [("onnx", "format 'onnx' is unknown"), ("hf", "is there already; name a new folder")]
+    ("to", "message"), [("onnx", "format 'onnx' is unknown"), ("hf", "exists already; name a new folder")]
 )
 def test_one_clear_sentence(folder: Path, to: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -57,7 +57,7 @@ def test_two_models() -> None:
     name = "layers/block_0/mlp/up/kernel"
     stacks = [found[f"{model}encoder/{name}"] for model in ("", "generator/")]
     assert [x.reshape(len(x), -1)[:, 0].tolist() for x in stacks] == [[0, 1], [1]]
-    with pytest.raises(ValueError, match="reinitialize is 3, but generator/encoder has 2 layers of its own"):
+    with pytest.raises(ValueError, match="reinitialize is 3, but generator/encoder has only 2 layers with parameters"):
         renewed(objective, 3)
 
 
@@ -155,6 +155,8 @@ def test_where_a_run_comes_from(tmp_path: Path) -> None:
     second = RunConfig(init_from=str(tmp_path / "run"))
     for config in (first, second):
         assert published_origin(config).family is ROBERTA
-    assert published_origin(RunConfig()) is None and published_origin(RunConfig(init_from=str(tmp_path / "gone"))) is None
+    assert (
+        published_origin(RunConfig()) is None and published_origin(RunConfig(init_from=str(tmp_path / "gone"))) is None
+    )
     save(RunConfig(init_from=str(tmp_path / "run")), tmp_path / "run")  # in a circle
     assert published_origin(second) is None
