@@ -19,7 +19,8 @@ from jaxencoder.checkpoints.tokenizer import published_tokenizer
 from jaxencoder.checkpoints.transformers import read_model, read_settings
 from jaxencoder.config import CONFIG_FILE, AnyObjective, RunConfig, check_positions, from_json
 from jaxencoder.families import classifier
-from jaxencoder.families.published import Published, parameter_shapes
+from jaxencoder.families.published import Published
+from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
