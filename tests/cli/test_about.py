@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 
 
 def test_families(capsys):
