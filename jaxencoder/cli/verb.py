@@ -85,7 +85,7 @@ class RecipeVerb(Verb):
 
 def load_recipe(target: str, settings: Sequence[str], prog: str = "jaxencoder train") -> Any:
     """The RunConfig of a recipe or run with settings applied."""
-    from jaxencoder.config import load  # loads jax
+    from jaxencoder.config_io import load  # loads jax
 
     return load(target, settings, prog=prog)
 
