@@ -17,9 +17,10 @@ DIRECTIONS = {
     "__init__.py": ("api", "config", "training.loop"),
     "api.py": ("inference", "model.heads", "checkpoints"),
     "__main__.py": ("cli",),
-    "cli*.py": ("",),
+    "cli/*": ("",),
+    "arguments.py": (),
     "reports.py": ("families", "inference"),
-    "settings.py": (),
+    "settings.py": ("arguments",),
     "files.py": (),
     "config.py": (
         "adapters.bottleneck",
@@ -64,7 +65,12 @@ DIRECTIONS = {
         "files",
         "checkpoints",
     ),
+    "evaluation/*": (
+        *("config", "config_io", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
+        *("files", "checkpoints", "tasks"),
+    ),
     "tasks/*": (
+        "evaluation",
         *("config", "config_io", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
         *("files", "checkpoints"),
     ),

@@ -18,10 +18,10 @@ from jaxencoder.tasks.classification.multi_label import (
     per_label,
 )
 from jaxencoder.tasks.classification.predict import predictions
-from jaxencoder.tasks.compare import compare
+from jaxencoder.evaluation.compare import compare
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.predict import predict, predict_file
-from jaxencoder.tasks.tables import summary
+from jaxencoder.evaluation.tables import summary
 
 NAMES = ["Elbe", "Oder", "Spree"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxencoder.api import load
-from jaxencoder.tasks.results import read_results, results_file, write_results
+from jaxencoder.evaluation.results import read_results, results_file, write_results
 
 
 def test_whose_they_are(masked, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from jaxencoder.config import RunConfig
 from jaxencoder.config_io import CONFIG_FILE, from_json, read, to_json
 from jaxencoder.files import write_atomic
 from jaxencoder.tasks.evaluate import evaluate, kept_step
-from jaxencoder.tasks.results import RESULTS_FILE
+from jaxencoder.evaluation.results import RESULTS_FILE
 from jaxencoder.text.sources import fingerprint
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import computes_on_cpu, keep_freed_memory
@@ -295,7 +295,7 @@ def _in_process(run: Run, folder: Path, cores: Sequence[int], children: set[subp
     request |= {"folder": str(folder), "cores": list(cores)}
     with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "jaxencoder.tasks.suite"],
+            [sys.executable, "-m", "jaxencoder.evaluation.suite"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load, override
-from jaxencoder.tasks.suite import Outcome, Run, markdown, mean_and_sd, perform, spread, told
+from jaxencoder.evaluation.suite import Outcome, Run, markdown, mean_and_sd, perform, spread, told
 
 RECIPE = "finetune_classification"
 MISMATCHED = "mismatched"

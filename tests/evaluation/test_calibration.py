@@ -3,7 +3,7 @@ import pytest
 import scipy.special
 from scipy.optimize import approx_fprime
 
-from jaxencoder.tasks.calibration import calibration, reliability, temperature
+from jaxencoder.evaluation.calibration import calibration, reliability, temperature
 
 
 def shares(size: int, classes: int, seed: int = 0, scale: float = 2.0) -> tuple[np.ndarray, np.ndarray]:

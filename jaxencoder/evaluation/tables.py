@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxencoder.tasks.report import one_line
+from jaxencoder.evaluation.report import one_line
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

@@ -6,8 +6,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from jaxencoder.tasks import plots
-from jaxencoder.tasks.calibration import reliability
+from jaxencoder.evaluation import plots
+from jaxencoder.evaluation.calibration import reliability
 
 
 def drawn(path) -> np.ndarray:

@@ -14,9 +14,9 @@ import pytest
 
 from jaxencoder.config import Phase, RunConfig
 from jaxencoder.config_io import load, save, to_json
-from jaxencoder.tasks import suite
-from jaxencoder.tasks.suite import Run, identities, markdown, mean_and_sd, perform, spread, told
-from jaxencoder.tasks.sweep import sweep
+from jaxencoder.evaluation import suite
+from jaxencoder.evaluation.suite import Run, identities, markdown, mean_and_sd, perform, spread, told
+from jaxencoder.evaluation.sweep import sweep
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.telemetry import Diverged
 
@@ -238,7 +238,7 @@ PARENT = """
     import sys
     from pathlib import Path
     from jaxencoder.config_io import from_json
-    from jaxencoder.tasks.sweep import sweep
+    from jaxencoder.evaluation.sweep import sweep
 
     sweep(from_json(Path(sys.argv[1]).read_text()), sys.argv[2], seeds=(0, 1), jobs=2)
 """

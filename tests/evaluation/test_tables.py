@@ -1,6 +1,6 @@
 """Results as lines of text: each name has its own line, whatever characters it holds."""
 
-from jaxencoder.tasks.tables import table
+from jaxencoder.evaluation.tables import table
 
 
 def test_table():

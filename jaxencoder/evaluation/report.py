@@ -13,8 +13,8 @@ import scipy.special
 
 from jaxencoder.config import RunConfig
 from jaxencoder.inference.writers import open_writer
-from jaxencoder.tasks import plots
-from jaxencoder.tasks.calibration import reliability
+from jaxencoder.evaluation import plots
+from jaxencoder.evaluation.calibration import reliability
 from jaxencoder.tasks.classification.classify import classified
 from jaxencoder.tasks.classification.multi_label import as_decisions
 from jaxencoder.tasks.classification.predict import Predictions

@@ -3,8 +3,8 @@ import pytest
 import scipy.stats
 from sklearn import metrics
 
-from jaxencoder.tasks import significance
-from jaxencoder.tasks.significance import compare_classes, compare_values, in_words, mcnemar, permutation
+from jaxencoder.evaluation import significance
+from jaxencoder.evaluation.significance import compare_classes, compare_values, in_words, mcnemar, permutation
 
 
 def predicted(labels: np.ndarray, accuracy: float, classes: int, seed: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 from jaxencoder.checkpoints.initial import saved_config
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import CONFIG_FILE, override
-from jaxencoder.tasks.suite import Outcome, Run, markdown, perform, spread, told
+from jaxencoder.evaluation.suite import Outcome, Run, markdown, perform, spread, told
 
 # Metrics that settings are ranked by where that of training is not among the results, and which way.
 _USUAL = (("accuracy", "max"), ("f1", "max"), ("micro_f1", "max"), ("exact", "max"), ("loss", "min"))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.tasks.classification.predict import Predictions, metrics_of_classes
-from jaxencoder.tasks.slices import slices
+from jaxencoder.evaluation.slices import slices
 
 
 def predicted(records: list[dict], tokens: list[int], labels: list[float], scores: list, names="ab") -> Predictions:

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from jaxencoder.tasks.classification.predict import Predictions
-from jaxencoder.tasks.thresholds import best_threshold, tuned
+from jaxencoder.evaluation.thresholds import best_threshold, tuned
 
 
 def predicted(probabilities: np.ndarray, labels: list[int], names: str) -> Predictions:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.api import Model, load
-from jaxencoder.tasks.retrieval import (
+from jaxencoder.evaluation.retrieval import (
     evaluate_retrieval,
     qrels_file,
     ranking_metrics,

@@ -5,7 +5,7 @@ import pytest
 
 from jaxencoder.config import RunConfig
 from jaxencoder.tasks.classification.predict import Predictions
-from jaxencoder.tasks.report import confusion_matrix, lines, write_report
+from jaxencoder.evaluation.report import confusion_matrix, lines, write_report
 from jaxencoder.text.config import DataConfig
 
 CONFIG = RunConfig(data=DataConfig(label_field="label", row_length=16))
@@ -82,7 +82,7 @@ def test_a_report_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypat
     def broken(*args):
         raise OSError("no space")
 
-    monkeypatch.setattr("jaxencoder.tasks.plots.reliability", broken)
+    monkeypatch.setattr("jaxencoder.evaluation.plots.reliability", broken)
     with pytest.raises(OSError, match="no space"):
         write_report(tmp_path, predicted(), result(), "run", CONFIG, "best")
     assert [path.name for path in tmp_path.iterdir()] == ["report.md"]

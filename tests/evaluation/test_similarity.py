@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import jaxencoder
-from jaxencoder.tasks.similarity import Fields, evaluate_similarity, find_fields, read_pairs
+from jaxencoder.evaluation.similarity import Fields, evaluate_similarity, find_fields, read_pairs
 
 
 class Angles:

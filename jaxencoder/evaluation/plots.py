@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxencoder.tasks.calibration import Reliability
+from jaxencoder.evaluation.calibration import Reliability
 
 _BLUE, _RED, _GRAY = "#3b6ea5", "#c44e52", "#666666"
 _NUMBERED = 20  # classes at most whose cells have room for their numbers

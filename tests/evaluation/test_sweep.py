@@ -8,8 +8,8 @@ import pytest
 
 from jaxencoder.config import Classification, DataConfig, RunConfig, TokenClassification
 from jaxencoder.config_io import load, save
-from jaxencoder.tasks import sweep as module
-from jaxencoder.tasks.sweep import grid, report_of, summary_of, sweep
+from jaxencoder.evaluation import sweep as module
+from jaxencoder.evaluation.sweep import grid, report_of, summary_of, sweep
 from jaxencoder.training.config import TrainingConfig
 
 CONFIG = RunConfig(data=DataConfig(label_field="label"), objective=Classification())
