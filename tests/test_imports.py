@@ -118,12 +118,12 @@ HOMES = {
     "icu4py": ("text/sentences.py",),
     "tensorboardX": ("training/telemetry.py",),
     "cattrs": ("settings.py",),
-    "tyro": ("settings.py", "cli.py"),
+    "tyro": ("arguments.py", "cli/*"),
     "optax": ("training/*",),
     "safetensors": ("checkpoints/weights.py",),
     "huggingface_hub": ("checkpoints/hub.py",),
     "rich": ("reports.py",),
-    "matplotlib": ("tasks/plots.py",),
+    "matplotlib": ("evaluation/plots.py",),
 }
 
 
@@ -179,7 +179,7 @@ def test_direction(file):
         ("model/heads.py", "from jaxencoder.objectives.mlm import MaskedLM"),
         ("kernels/attention.py", "from jaxencoder.model.config import EncoderConfig"),
         ("training/step.py", "from jaxencoder.config import RunConfig"),
-        ("training/loop.py", "from jaxencoder.tasks import evaluate"),
+        ("training/loop.py", "from jaxencoder.evaluation import evaluate"),
         ("training/loop.py", "import orbax.checkpoint as ocp"),
         ("training/step.py", "import flax"),
         ("objectives/mlm.py", "import optax"),
@@ -197,7 +197,7 @@ def test_wrong_direction_is_found(file, source):
         ("text/rows.py", "from . import store"),
         ("model/encoder.py", "from jaxencoder.model.attention import Attention\nimport flax.linen as nn"),
         ("training/loop.py", "from jaxencoder.config import RunConfig"),
-        ("cli.py", "from jaxencoder.training.loop import train"),
+        ("cli/runs.py", "from jaxencoder.training.loop import train"),
     ],
 )
 def test_right_direction_passes(file, source):
@@ -214,7 +214,7 @@ def test_every_folder_is_a_package():
     ("statement", "absent"),
     [
         ("import jaxencoder", {"jax", "numpy", "flax", "tyro"}),
-        ("import jaxencoder.cli", {"jax", "numpy", "flax", "tyro"}),
+        ("import jaxencoder.cli.main", {"jax", "numpy", "flax"}),
         ("import jaxencoder.text.config, jaxencoder.settings", {"jax", "flax"}),
     ],
 )

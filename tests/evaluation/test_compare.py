@@ -11,7 +11,7 @@ from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.evaluation.significance import compare_classes, compare_values
 from jaxencoder.training.config import TrainingConfig
 
-from .conftest import write_data
+from tests.tasks.conftest import write_data
 
 
 def write(path, truths, predictions, record=lambda i: {"text": f"t{i}"}):
