@@ -10,7 +10,7 @@ from jaxencoder.api import load
 from jaxencoder.tasks.evaluate import evaluate_task
 from jaxencoder.evaluation.probing import answer_ranks, evaluate_probing
 from jaxencoder.text.buckets import Plan
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
