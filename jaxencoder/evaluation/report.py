@@ -12,9 +12,9 @@ import numpy as np
 import scipy.special
 
 from jaxencoder.config import RunConfig
-from jaxencoder.inference.writers import open_writer
 from jaxencoder.evaluation import plots
 from jaxencoder.evaluation.calibration import reliability
+from jaxencoder.inference.writers import open_writer
 from jaxencoder.tasks.classification.classify import classified
 from jaxencoder.tasks.classification.multi_label import as_decisions
 from jaxencoder.tasks.classification.predict import Predictions

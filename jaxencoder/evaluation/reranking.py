@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxencoder.evaluation.retrieval import DEEPEST, ranking_metrics, read_corpus, search_folder
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.rerank import check_scores_pairs, score_pairs
 from jaxencoder.model.heads import Pooling
-from jaxencoder.evaluation.retrieval import DEEPEST, ranking_metrics, read_corpus, search_folder
 
 
 def evaluate_reranking(

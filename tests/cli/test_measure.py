@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from jaxencoder.inference.options import WindowConfig
 
 from jaxencoder.cli import measure
 from jaxencoder.cli.main import main
-from jaxencoder.inference.options import WindowConfig
 
 
 def test_evaluate(calls, capsys):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from jaxencoder.cli_many import GLUE_TASKS
+
 from jaxencoder.config_io import load
 from jaxencoder.evaluation import suite
 from jaxencoder.evaluation.glue import FROM_MNLI, TASKS, Sources, find_sources, glue, report_of, settings, summary_of

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxencoder.config import RunConfig
-from jaxencoder.tasks.classification.predict import Predictions
 from jaxencoder.evaluation.report import confusion_matrix, lines, write_report
+from jaxencoder.tasks.classification.predict import Predictions
 from jaxencoder.text.config import DataConfig
 
 CONFIG = RunConfig(data=DataConfig(label_field="label", row_length=16))

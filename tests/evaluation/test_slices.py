@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from jaxencoder.tasks.classification.predict import Predictions, metrics_of_classes
 from jaxencoder.evaluation.slices import slices
+from jaxencoder.tasks.classification.predict import Predictions, metrics_of_classes
 
 
 def predicted(records: list[dict], tokens: list[int], labels: list[float], scores: list, names="ab") -> Predictions:

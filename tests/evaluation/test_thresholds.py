@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from jaxencoder.tasks.classification.predict import Predictions
 from jaxencoder.evaluation.thresholds import best_threshold, tuned
+from jaxencoder.tasks.classification.predict import Predictions
 
 
 def predicted(probabilities: np.ndarray, labels: list[int], names: str) -> Predictions:
