@@ -118,7 +118,9 @@ def _squares(params: dict) -> jax.Array:
 
 
 def test_a_pattern_that_names_nothing() -> None:
-    with pytest.raises(ValueError, match="trainable holds 'biases', which matches no parameter's path, such as encoder/"):
+    with pytest.raises(
+        ValueError, match="trainable holds 'biases', which matches no parameter's path, such as encoder/"
+    ):
         updates(trainable=("biases",))
 
 
