@@ -16,7 +16,8 @@ from train_step import DATA  # sets JAX_PLATFORMS
 
 from jaxencoder.checkpoints.initial import find_start
 from jaxencoder.checkpoints.orbax import Checkpoints
-from jaxencoder.config import RunConfig, load
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import load
 from jaxencoder.sharding import make_mesh
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.training.loop import compile_steps, feed_after
@@ -27,7 +28,7 @@ class Task(NamedTuple):
     """A data set, and the metrics by which it is judged.
 
     Attributes:
-        metrics: of `jaxencoder.tasks`.
+        metrics: of `jaxencoder.evaluation`.
         fields: of the records, where they are not the recipe's.
         recipe: which says what a label belongs to.
         files: to train on and to measure on, in the folder of data sets, {} the task's name; without the second one, a

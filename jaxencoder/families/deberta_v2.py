@@ -27,7 +27,7 @@ def _read_distances(settings: Settings, fields: Fields) -> Fields:
     bucketed = {"position_buckets": buckets, "max_distance": max_relative_positions(settings, fields)}
     return {
         "relative_embedding_norm": "layer_norm" in norms,
-        "relative_projection": "shared" if read_value(settings, "share_att_key", bool, False) else "own",
+        "relative_projection": "shared" if read_value(settings, "share_att_key", bool, False) else "separate",
         **(bucketed if buckets > 0 else {}),
     }
 

@@ -22,7 +22,8 @@ from jaxencoder.checkpoints.initial import (
     shortened,
     with_architecture,
 )
-from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import CONFIG_FILE, save, to_json
 from jaxencoder.files import write_atomic
 from jaxencoder.objectives.objective import Objective
 from jaxencoder.sharding import make_mesh
@@ -31,8 +32,8 @@ from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.sources.fields import format_fields, infer_fields
 from jaxencoder.text.store import Store
-from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.text.tokenizer_cache import load_or_train
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.training.config import Phase
 
 log = logging.getLogger(__name__)
@@ -189,7 +190,7 @@ def _counted(config: RunConfig, stores: tuple[Store, ...], begun: bool) -> RunCo
         shape = make_mesh(config.mesh).shape
         shares = shape["data"] * shape["fsdp"]
     training = dataclasses.replace(training, batch_examples=0 if begun else training.batch_examples)
-    training = training.counted(sum(map(len, stores)), labelled(config, stores), shares)
+    training = training.resolve(sum(map(len, stores)), labelled(config, stores), shares)
     training = dataclasses.replace(training, batch_examples=config.training.batch_examples)
     return dataclasses.replace(config, training=training)
 

@@ -12,15 +12,15 @@ import pytest
 from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.cli import main
-from jaxencoder.config import RunConfig, load, save
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import load, save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.tokenizer import train_tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 from jaxencoder.training import setup as module
-from jaxencoder.training.config import Phase, TrainingConfig
+from jaxencoder.training.config import OptimizerConfig, Phase, TrainingConfig
 from jaxencoder.training.loop import train
-from jaxencoder.training.optim import OptimizerConfig
 from jaxencoder.training.setup import set_up, unigram_loss
 
 WORDS = ["red", "green", "blue", "big", "small", "cat", "dog", "bird", "runs", "sleeps"]
