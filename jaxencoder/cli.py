@@ -23,6 +23,7 @@ from jaxencoder.cli_options import (
     add_prompt_options,
     add_verb,
     keep_freed_memory,
+    window_config,
 )
 
 TRACEBACK = "JAXENCODER_TRACEBACK"
@@ -291,18 +292,23 @@ def _fill_mask(args: argparse.Namespace) -> None:
 def _embed(args: argparse.Namespace) -> None:
     keep_freed_memory()
     from jaxencoder.inference.embed import embed_file
+    from jaxencoder.inference.options import EmbedOptions
 
-    own = {"normalize": args.normalize, "prompt": args.prompt, "dimensions": args.dimensions}
-    count = embed_file(args.run, args.input, args.output, **own, **_embedding_settings(args))
+    poolings = {"pooling": args.pooling, "normalize": args.normalize, "dimensions": args.dimensions}
+    options = EmbedOptions(**poolings, prompt=args.prompt, windows=window_config(args), batch_tokens=args.batch_tokens)
+    count = embed_file(args.run, args.input, args.output, args.text_field, options)
     print(f"{count} texts in {args.output}")
 
 
 def _search(args: argparse.Namespace) -> None:
     keep_freed_memory()
+    from jaxencoder.inference.options import EmbedOptions
     from jaxencoder.inference.search import search
 
-    settings = _embedding_settings(args, "query_prompt", "document_prompt")
-    for score, record in search(args.run, args.source, args.query, args.k, **settings):
+    windows, prompt = window_config(args), args.document_prompt
+    options = EmbedOptions(args.pooling, prompt=prompt, windows=windows, batch_tokens=args.batch_tokens)
+    results = search(args.run, args.source, args.query, args.k, args.text_field, options, args.query_prompt)
+    for score, record in results:
         print(f"{score:7.4f}  {' '.join(record[args.text_field].split())[:160]}")
 
 
@@ -322,11 +328,6 @@ def _score(args: argparse.Namespace) -> None:
         count += 1
     if args.pair_field:
         print(f"{args.text_field} is more probable than {args.pair_field} in {wins / count:.1%} of {count} pairs")
-
-
-def _embedding_settings(args: argparse.Namespace, *more: str) -> dict[str, str | int | None]:
-    names = ("text_field", "pooling", "batch_tokens", "long", "stride", "window_pooling", *more)
-    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def _convert(args: argparse.Namespace) -> None:

@@ -35,6 +35,18 @@ def add_prompt_options(parser, whose: str = "") -> None:
         )
 
 
+def window_config(args: argparse.Namespace):
+    """The WindowConfig that `add_long_options` asked for, or None to truncate."""
+    from jaxencoder.inference.options import WindowConfig
+
+    if args.long == "windows":
+        return WindowConfig(args.stride, args.window_pooling)
+    for name in ("stride", "window_pooling"):
+        if (value := getattr(args, name)) is not None:
+            raise ValueError(f"{name} is {value!r}, but long texts are truncated; add --long windows, or leave it out")
+    return None
+
+
 def add_long_options(parser, poolings: tuple[str, ...]) -> None:
     """How texts that are longer than a model reads are read; `poolings` are those of windows."""
     parser.add_argument(

@@ -19,6 +19,7 @@ from jaxencoder.cli_options import (
 
 FIELDS = ("text_field", "pair_field", "label_field")
 SEARCH = ("split", "query_prompt", "document_prompt", "pooling", "batch_tokens")
+EMBED = dict.fromkeys(("pooling", "prompt", "document_prompt", "batch_tokens"), "options")  # fields of EmbedOptions
 TASKS = {  # of `evaluate`, and the options of each
     "similarity": (*FIELDS, "prompt", "pooling", "batch_tokens"),
     "retrieval": SEARCH,
@@ -167,9 +168,13 @@ def _evaluate(args: argparse.Namespace) -> None:
         args.parser.error("a run's own metrics are those of one source; name a --task, or one --data")
     keep_freed_memory()
     if args.task:
+        from jaxencoder.inference.options import EmbedOptions
         from jaxencoder.tasks.evaluate import evaluate_task
         from jaxencoder.tasks.tables import table
 
+        if args.task != "probing":
+            options = {name.removeprefix("document_"): given.pop(name) for name in list(given) if name in EMBED}
+            given["options"] = EmbedOptions(**options)
         print(table(evaluate_task(args.run, args.task, args.data, **given)))
         return
     from jaxencoder.tasks.evaluate import evaluate

@@ -13,7 +13,8 @@ import pytest
 import jaxencoder
 from jaxencoder import cli
 from jaxencoder.cli import main
-from jaxencoder.cli_tasks import FIELDS, OWN, PREDICT, TASKS
+from jaxencoder.cli_tasks import EMBED, FIELDS, OWN, PREDICT, TASKS
+from jaxencoder.inference.options import EmbedOptions, WindowConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -222,10 +223,9 @@ def test_embed(calls, capsys):
     words += ["--prompt", "query: ", "--dimensions", "8"]
     words += ["--long", "windows", "--stride", "64", "--window-pooling", "learned"]
     assert main(["embed", "run", *words]) == 0
-    settings = {"text_field": "text", "pooling": "cls", "batch_tokens": 512}
-    settings |= {"long": "windows", "stride": 64, "window_pooling": "learned"}
-    own = {"normalize": None, "prompt": "query: ", "dimensions": 8}
-    assert record == [(("run", "a.jsonl", Path("b.parquet")), own | settings)]
+    windows = WindowConfig(64, "learned")
+    options = EmbedOptions("cls", prompt="query: ", dimensions=8, windows=windows, batch_tokens=512)
+    assert record == [(("run", "a.jsonl", Path("b.parquet"), "text", options), {})]
     assert capsys.readouterr().out == "7 texts in b.parquet\n"
 
 
@@ -233,36 +233,26 @@ def test_search(calls, capsys):
     record = calls("inference.search", "search", result=[(0.5, {"body": "open\n a file"})])
     words = ["-k", "1", "--text-field", "body", "--long", "windows", "--query-prompt", "q: ", "--document-prompt", ""]
     assert main(["search", "run", "pydocs", "how to read", *words]) == 0
-    settings = {"text_field": "body", "long": "windows", "query_prompt": "q: ", "document_prompt": ""}
-    assert record == [(("run", "pydocs", "how to read", 1), settings)]
+    options = EmbedOptions(prompt="", windows=WindowConfig())
+    assert record == [(("run", "pydocs", "how to read", 1, "body", options, "q: "), {})]
     assert capsys.readouterr().out.split() == ["0.5000", "open", "a", "file"]
 
 
 def test_extend(calls, capsys):
-    record = calls("inference.extend", "extend", result="hf")
+    record = calls("checkpoints.extend", "extend", result="hf")
     words = ["--max-length", "2048", "--method", "yarn", "--factor", "8", "--window", "64"]
     assert main(["extend", "run", "long", *words]) == 0
     assert record == [(("run", Path("long"), 2048, "yarn", 8.0, 64, False), {})]
     assert capsys.readouterr().out == "run for 2048 tokens in long, as a folder of transformers\n"
 
 
-WINDOWS = ("long", "stride", "window_pooling")
-PROMPTS = ("query_prompt", "document_prompt")
-
-
 @pytest.mark.parametrize(
     ("module", "function", "arguments", "settings"),
     [
-        (
-            "inference.embed",
-            "embed_file",
-            3,
-            ("normalize", "prompt", "dimensions", "text_field", "pooling", "batch_tokens", *WINDOWS),
-        ),
-        ("inference.embed", "embed_source", 2, WINDOWS),
-        ("inference.search", "search", 4, ("text_field", "pooling", "batch_tokens", *PROMPTS)),
-        ("inference.convert", "convert", 5, ()),
-        ("inference.extend", "extend", 7, ()),
+        ("inference.embed", "embed_file", 5, ()),
+        ("inference.search", "search", 7, ()),
+        ("checkpoints.convert", "convert", 5, ()),
+        ("checkpoints.extend", "extend", 7, ()),
         ("inference.load", "load", 1, ()),
         ("training.loop", "train", 2, ()),
         ("tasks.evaluate", "evaluate", 1, ("data", "step", *OWN)),
@@ -273,7 +263,10 @@ PROMPTS = ("query_prompt", "document_prompt")
         ("tasks.predict", "predict_file", 3, PREDICT),
         ("tasks.evaluate", "evaluate_task", 3, ("output", "step")),
         ("tasks.tables", "table", 1, ()),
-        *(("tasks." + task, "evaluate_" + task, 2, options) for task, options in TASKS.items()),
+        *(
+            ("tasks." + task, "evaluate_" + task, 2, {x if task == "probing" else EMBED.get(x, x) for x in options})
+            for task, options in TASKS.items()
+        ),
         ("training.setup", "with_start", 1, ()),
         ("text.rows", "prepare", 3, ()),
         ("text.sources", "read", 1, ("text_field",)),
@@ -340,19 +333,36 @@ def test_compare(tmp_path, capsys):
     ("task", "words", "options"),
     [
         ("similarity", [], {}),
-        ("similarity", ["--label-field", "gold", "--prompt", "query: "], {"label_field": "gold", "prompt": "query: "}),
-        ("retrieval", ["--split", "dev", "--batch-tokens", "64"], {"split": "dev", "batch_tokens": 64}),
-        ("retrieval", ["--output", "r.json", "--pooling", "cls"], {"output": Path("r.json"), "pooling": "cls"}),
+        (
+            "similarity",
+            ["--label-field", "gold", "--prompt", "query: "],
+            {"label_field": "gold", "options": EmbedOptions(prompt="query: ")},
+        ),
+        (
+            "retrieval",
+            ["--split", "dev", "--batch-tokens", "64"],
+            {"split": "dev", "options": EmbedOptions(batch_tokens=64)},
+        ),
+        (
+            "retrieval",
+            ["--output", "r.json", "--pooling", "cls"],
+            {"output": Path("r.json"), "options": EmbedOptions("cls")},
+        ),
         ("retrieval", ["--step", "12"], {"step": 12}),
         ("reranking", ["--first", "m", "-k", "7"], {"first": "m", "k": 7}),
         ("retrieval", ["--query-prompt", "query: "], {"query_prompt": "query: "}),
-        ("reranking", ["--first", "m", "--document-prompt", "passage"], {"first": "m", "document_prompt": "passage"}),
+        (
+            "reranking",
+            ["--first", "m", "--document-prompt", "passage"],
+            {"first": "m", "options": EmbedOptions(prompt="passage")},
+        ),
         ("probing", ["--label-field", "obj"], {"label_field": "obj"}),
     ],
 )
 def test_evaluate_a_task(calls, capsys, task, words, options):
     record = calls("tasks.evaluate", "evaluate_task", result={"a": {"pairs": 3}})
     assert main(["evaluate", "model", "--task", task, "--data", "a", "b", *words]) == 0
+    options = {"options": EmbedOptions()} | options if task != "probing" else options
     assert record == [(("model", task, ["a", "b"]), options)]
     assert capsys.readouterr().out == "   pairs\na      3\n"
 
