@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from jaxencoder.checkpoints import adapter, save
-from jaxencoder.inference import classify, embed, fill_mask, rerank, tokens
+from jaxencoder.inference import embed, fill_mask, rerank, tokens
 from jaxencoder.inference import load as opening
 from jaxencoder.inference import score as scoring
 from jaxencoder.inference.classify import Classified, ScorePooling, Threshold
@@ -20,6 +20,8 @@ from jaxencoder.inference.score import PseudoLikelihood
 from jaxencoder.inference.tokens import TokenChunk
 from jaxencoder.inference.windows import Long
 from jaxencoder.model.heads import Pooling
+from jaxencoder.tasks.classification import classify
+from jaxencoder.tasks.classification.classify import Classified, ScorePooling, Threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +155,7 @@ class Model(OpenedModel):
                 unless that leaves less than a quarter of a row, and a part of the second.
             stride: tokens from the start of a window to the next one's; None: half of what a window has room for. With
                 pairs a quarter of a row is the most that fits beside any first text.
-            batch_tokens: as in `embed`. threshold: see `jaxencoder.inference.classify.thresholds`.
+            batch_tokens: as in `embed`. threshold: see `jaxencoder.tasks.classification.classify.thresholds`.
             window_pooling: as in `embed`, but none is learned: the mean of the windows' probabilities, by "length" (as
                 None) or of all alike, the largest of each class ("max"; of one class for a text their sum is made 1
                 again), or those of the first window.

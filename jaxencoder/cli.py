@@ -213,7 +213,7 @@ def _load_config(args: argparse.Namespace):
         print()
     if args.target is None:
         args.parser.error("name a RECIPE")
-    from jaxencoder.config import load
+    from jaxencoder.config_io import load
 
     return load(args.target, ["--help"] if args.help else args.overrides, prog=args.parser.prog)
 
@@ -235,11 +235,11 @@ def _own_folder(target: str) -> Path | None:
 
 def _prepare(args: argparse.Namespace) -> None:
     config = _load_config(args)
-    from jaxencoder.text.fields import with_fields
-    from jaxencoder.text.rows import prepare
+    from jaxencoder.text.row_cache import prepare
+    from jaxencoder.text.sources.fields import infer_fields
     from jaxencoder.training.setup import with_start
 
-    config, tokenizer = with_start(replace(config, data=with_fields(config.data)))
+    config, tokenizer = with_start(replace(config, data=infer_fields(config.data)))
     wanted = [*((part.data, "train") for part in config.phase_configs), (config.data, "validation")]
     for data, split in dict.fromkeys(wanted):
         for store in prepare(data, tokenizer, split):
@@ -252,7 +252,7 @@ def _tokenizer_train(args: argparse.Namespace) -> None:
 
     from tyro.conf import Positional
 
-    from jaxencoder.overrides import apply
+    from jaxencoder.settings import apply
     from jaxencoder.text.config import TokenizerConfig
 
     @dataclass(frozen=True)

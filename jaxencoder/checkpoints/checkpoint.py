@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from jaxencoder.config import RunConfig
-from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import label_names
 from jaxencoder.model.heads import HeadConfig, Pooling
 from jaxencoder.model.sentence import SentenceConfig

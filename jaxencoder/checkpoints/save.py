@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.initial import started_from
-from jaxencoder.families import checkpoint, classifier
-from jaxencoder.families.checkpoint import Published
-from jaxencoder.families.family import Family, labelled
+from jaxencoder.checkpoints.transformers import write_model
+from jaxencoder.families import classifier
+from jaxencoder.families.family import Family, with_labels
+from jaxencoder.families.published import Published, can_hold, check_publishable, family_of
 from jaxencoder.model.heads import HeadConfig
-from jaxencoder.objectives import tokens
-from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.objectives.objective import Params
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.token_classification import objective as tokens
 
 log = logging.getLogger(__name__)
 
@@ -36,20 +37,22 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
     """Write a model's folder; see `Model.save`."""
     if format not in ("hf", "sentence-transformers"):
         raise ValueError(f"format is {format!r}; give hf or sentence-transformers")
-    checkpoint.check_publishable(model.config.model)
+    check_publishable(model.config.model)
     published = model.published or Published(_family(model), {}, {})
     if format == "sentence-transformers":
         _save_sentence_modules(model, folder)
         parts = _Parts({"encoder": model.params["encoder"]}, {}, {})
-    elif (folder / sentence.MODULES_FILE).exists():
-        raise ValueError(f"{folder} holds a {sentence.MODULES_FILE}, which would stay; save to an empty folder")
+    elif (folder / sentence_transformers.MODULES_FILE).exists():
+        raise ValueError(
+            f"{folder} holds a {sentence_transformers.MODULES_FILE}, which would stay; save to an empty folder"
+        )
     else:
         parts = _parts(model, published)
     ids = {}
     if model.tokenizer is not None:
         ids = {f"{theirs}_token_id": getattr(model.tokenizer, f"{ours}_id") for theirs, ours in _SPECIAL.items()}
         model.tokenizer.save(folder)
-    checkpoint.save(folder, model.config.model, parts.params, ids | parts.settings, published)
+    write_model(folder, model.config.model, parts.params, ids | parts.settings, published)
     if parts.left_out:
         named = "; ".join(f"{name} ({why})" for name, why in parts.left_out.items())
         log.warning("%s: left out, as no class of %s computes it: %s", folder, published.family.name, named)
@@ -60,16 +63,16 @@ def _save_sentence_modules(model: Checkpoint, folder: Path) -> None:
         kind = "no tokenizer" if model.tokenizer is None else f"a {model.tokenizer.name} tokenizer"
         raise ValueError(f"the model has {kind}; sentence-transformers needs one that tokenizer.json can hold")
     modules, hidden_size = model.params.get("sentence", {}), model.config.model.hidden_size
-    sentence.write(folder, model.sentence, modules, hidden_size, model.max_length)
+    sentence_transformers.write(folder, model.sentence, modules, hidden_size, model.max_length)
 
 
 def _family(model: Checkpoint) -> Family:
     """The family that a run started from, if that can hold it, or else one that can."""
     start = started_from(model.config)
-    if start is not None and checkpoint.can_say(start.family, model.config.model):
+    if start is not None and can_hold(start.family, model.config.model):
         return start.family
     parts = {"sequence_head"} if classifier.NAME in model.params else model.params.keys()
-    return checkpoint.family_of(model.config.model, parts)
+    return family_of(model.config.model, parts)
 
 
 def _parts(model: Checkpoint, published: Published) -> _Parts:
@@ -93,7 +96,7 @@ def _parts(model: Checkpoint, published: Published) -> _Parts:
     for name, head in model.heads.items():
         own = {}
         if model.published is None and name == tokens.NAME:
-            own = labelled({}, head.outputs, model.labels)
+            own = with_labels({}, head.outputs, model.labels)
         theirs = _configs(family, model, before | own).get(name)
         if theirs == head:
             written.params[name] = model.params[name]
@@ -107,10 +110,10 @@ def _labels_of_texts(model: Checkpoint) -> dict[str, Any]:
     """What config.json says of a run's classes, or of its values."""
     count = model.params[classifier.NAME]["classifier"]["bias"].shape[-1]
     if count == 1:
-        return labelled({}, 1) | {"problem_type": "regression"}
+        return with_labels({}, 1) | {"problem_type": "regression"}
     several = getattr(model.config.objective, "multi_label", False)
     problem = "multi_label_classification" if several else "single_label_classification"
-    return labelled({}, count, model.labels) | {"problem_type": problem}
+    return with_labels({}, count, model.labels) | {"problem_type": problem}
 
 
 def _configs(family: Family, model: Checkpoint, settings: Mapping[str, Any]) -> dict[str, HeadConfig]:

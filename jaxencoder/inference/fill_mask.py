@@ -15,6 +15,7 @@ from jaxencoder.inference.outputs import encode
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text import buckets
 from jaxencoder.text.tokenizer import Tokenizer
 
 

@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 import jax
 import numpy as np
 
-from jaxencoder.inference import buckets
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import WindowPooling
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text import buckets
 from jaxencoder.text.windows import TextWindow
 
 W = TypeVar("W")

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxencoder.config import RunConfig, load, override
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import load, override
 from jaxencoder.tasks.suite import Outcome, Run, markdown, mean_and_sd, perform, spread, told
 
 RECIPE = "finetune_classification"
@@ -41,7 +42,7 @@ class Task(NamedTuple):
         return (
             *("--data.text-field", self.text, "--data.pair-field", self.pair, "--data.label-field", "label"),
             *("--data.row-length", str(self.row_length), "--training.epochs", str(self.epochs)),
-            *("--training.evaluations", str(self.epochs), "--training.batch-examples", "32"),
+            *("--training.num-evaluations", str(self.epochs), "--training.batch-examples", "32"),
             *("--training.checkpoint-every", "1000", "--training.keep-checkpoints", "1"),
             *("--optimizer.learning-rate", "1e-4"),
         )

@@ -18,6 +18,7 @@ from jaxencoder.inference.outputs import encode
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text.buckets import Plan, texts_in_a_row
 from jaxencoder.text.sources import read
 from jaxencoder.text.tokenizer import Tokenizer
 

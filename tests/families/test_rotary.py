@@ -12,12 +12,13 @@ import pytest
 
 import jaxencoder
 from jaxencoder.api import Model
+from jaxencoder.checkpoints.transformers import read_model
 from jaxencoder.config import RunConfig
-from jaxencoder.families import checkpoint
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.nomic_bert import NOMIC_BERT
-from jaxencoder.families.rotary import rotary_choices
+from jaxencoder.families.published import parameter_shapes
+from jaxencoder.families.rotary import rotary_fields
 from jaxencoder.model.config import EncoderConfig
 from tests.families.peers import ENDS, SIZES, ours, saved, theirs, torch_model
 
@@ -74,7 +75,7 @@ def test_outputs_equal_transformers(family: str, kind: str, local: bool, tmp_pat
     found.save(tmp_path / "ours")
     again = type(model).from_pretrained(tmp_path / "ours", attn_implementation="eager")
     np.testing.assert_allclose(theirs(again, batch(), "ForMaskedLM")["hidden"], expected["hidden"], atol=1e-5)
-    assert checkpoint.outline(tmp_path / "ours").config == found.config.model
+    assert read_model(tmp_path / "ours", weights=False).config == found.config.model
 
 
 def with_architecture(model: Model, architecture: EncoderConfig) -> Model:
@@ -87,7 +88,7 @@ def test_what_is_short_is_not_stretched_by_what_is_long() -> None:
         EUROBERT.encoder_config(FAMILIES["eurobert"]), rope_scaling="dynamic", rope_factor=2.0, rope_original_length=8
     )
     rng = np.random.default_rng(0)
-    shapes = checkpoint.parameter_shapes(config, False)
+    shapes = parameter_shapes(config, False)
     params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
     model = Model(RunConfig(model=config), params, None)
     ids = rng.integers(5, 67, (2, T))
@@ -125,7 +126,7 @@ def test_nomics_own_names() -> None:
 
 
 def test_a_fixed_ntk_factor_is_another_base() -> None:
-    found = rotary_choices({"rope_type": "ntk", "factor": 4.0}, 100.0, 32, 8)
+    found = rotary_fields({"rope_type": "ntk", "factor": 4.0}, 100.0, 32, 8)
     assert found == {"rope_theta": pytest.approx(100.0 * 4 ** (8 / 6)), "max_length": 32}
 
 
@@ -134,7 +135,7 @@ def test_a_fixed_ntk_factor_is_another_base() -> None:
     [
         ({"rope_type": "llama3", "factor": 8.0}, "rope_type 'llama3'; only default, linear, ntk, dynamic, yarn can"),
         ({"type": "longrope"}, "rope_type 'longrope'; only"),
-        ({"rope_type": "linear"}, "has no factor in its config.json"),
+        ({"rope_type": "linear"}, "config.json has no factor for rope_type 'linear'"),
         ({"rope_type": "linear", "factor": 0.5}, "rope_factor must be a number of at least 1, got 0.5"),
         ({"rope_type": "yarn", "factor": 2.0, "truncate": False}, "truncate false"),
         ({"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 4}, "make them equal"),
@@ -147,11 +148,11 @@ def test_what_cannot_be_loaded_is_named(rope: Any, message: str, tmp_path: Path)
     content = settings("eurobert", {"rope_type": "default"}) | {"model_type": "eurobert", "rope_parameters": rope}
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
-        checkpoint.outline(tmp_path)
+        read_model(tmp_path, weights=False)
 
 
 def test_local_layers_that_are_scaled_otherwise_are_refused() -> None:
     content = settings("modernbert", KINDS["linear"])
     content["rope_parameters"]["sliding_attention"] = {"rope_type": "linear", "factor": 2.0}
-    with pytest.raises(ValueError, match="scales sliding_attention otherwise than full_attention"):
+    with pytest.raises(ValueError, match="scales sliding_attention differently from full_attention"):
         MODERNBERT.encoder_config(content)

@@ -11,7 +11,7 @@ from jaxencoder.inference.options import EmbedOptions, WindowConfig
 from jaxencoder.inference.search import search
 from jaxencoder.inference.windows import WindowPooler, run_windows
 from jaxencoder.model.sentence import Dense
-from jaxencoder.objectives.classification import Classification
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.windows import TextWindow, text_windows
 
 from .conftest import SENTENCES, WORDS

@@ -10,6 +10,7 @@ from jaxencoder.api import load
 from jaxencoder.inference.buckets import BatchPlan
 from jaxencoder.tasks.evaluate import evaluate_task
 from jaxencoder.tasks.probing import answer_ranks, evaluate_probing
+from jaxencoder.text.buckets import Plan
 from jaxencoder.text.tokenizer import Tokenizer
 
 

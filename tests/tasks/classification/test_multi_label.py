@@ -1,0 +1,156 @@
+"""Several classes for a text: metrics by scikit-learn, and a run from its data to its report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import scipy.special
+from sklearn import metrics
+
+from jaxencoder.api import load
+from jaxencoder.tasks.classification.multi_label import (
+    as_decisions,
+    calibration_of_decisions,
+    metrics_of_decisions,
+    multi_label_metrics,
+    per_label,
+)
+from jaxencoder.tasks.classification.predict import predictions
+from jaxencoder.tasks.compare import compare
+from jaxencoder.tasks.evaluate import evaluate
+from jaxencoder.tasks.predict import predict, predict_file
+from jaxencoder.tasks.tables import summary
+
+NAMES = ["Elbe", "Oder", "Spree"]
+
+
+def scores_and_labels(N: int = 60, C: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    labels = (random.random((N, C)) < [0.5, 0.2, 0.05, 0]).astype(np.int64)  # the last one is nowhere true
+    return random.normal(0, 1.5, (N, C)) + labels, labels
+
+
+def test_metrics_by_scikit_learn():
+    scores, labels = scores_and_labels()
+    found, said = multi_label_metrics(scores, labels), scores > 0
+    p = scipy.special.expit(scores)
+    assert found == pytest.approx(
+        {
+            "loss": np.mean([metrics.log_loss(y, q, labels=[0, 1]) for y, q in zip(labels.T, p.T, strict=True)]),
+            "micro_f1": metrics.f1_score(labels, said, average="micro"),
+            "macro_f1": metrics.f1_score(labels, said, average="macro", zero_division=0),
+            "accuracy": metrics.accuracy_score(labels, said),
+            "auprc": metrics.average_precision_score(labels[:, :3], scores[:, :3], average="macro"),
+            "examples": 60,
+        }
+    )
+    report = metrics.classification_report(labels, said, output_dict=True, zero_division=0)
+    for c, values in enumerate(per_label(scores, labels)):
+        assert [values[name] for name in ("precision", "recall", "f1", "examples")] == pytest.approx(
+            [report[str(c)][name] for name in ("precision", "recall", "f1-score", "support")]
+        )
+    assert per_label(scores, labels)[3] == {"precision": 0, "recall": 0, "f1": 0, "auprc": 0, "examples": 0}
+
+
+def test_classes_that_are_not_there():
+    true = np.array([[True, False, False], [True, True, False]])
+    found = np.array([[True, False, False], [False, True, False]])
+    assert metrics_of_decisions(found, true) == pytest.approx(
+        {"micro_f1": 4 / 5, "macro_f1": (2 / 3 + 1) / 2, "accuracy": 0.5}
+    )
+    assert metrics_of_decisions(~np.ones((1, 2), bool), ~np.ones((1, 2), bool)) == {
+        "micro_f1": 0, "macro_f1": 0, "accuracy": 1
+    }  # fmt: skip
+
+
+def test_calibration_is_that_of_all_decisions():
+    scores, labels = scores_and_labels(400)
+    two, flat = as_decisions(scores, labels)
+    np.testing.assert_allclose(scipy.special.softmax(two, axis=-1)[:, 1], scipy.special.expit(scores).ravel())
+    found = calibration_of_decisions(scores, labels, (scores, labels))
+    assert found["brier"] == pytest.approx(metrics.brier_score_loss(flat, scipy.special.expit(scores).ravel()))
+    assert 0 < found["scaled_ece"] < 1 and found["temperature"] > 0
+
+
+def test_a_run_as_the_trainer_saw_it(labeller):
+    model = load(labeller.folder)
+    objective = model.config.objective
+    assert objective.multi_label and objective.class_names == tuple(NAMES)
+    result = evaluate(labeller.folder)
+    assert result["examples"] == 40 and list(result["classes"]) == NAMES
+    for ours, theirs in (("loss", "loss"), ("accuracy", "accuracy"), ("micro_f1", "micro_f1")):
+        assert result[ours] == pytest.approx(labeller.result[theirs], rel=1e-4)
+    assert result["micro_f1"] > 0.6  # it has learned something
+    report = Path(result["report"])
+    assert {path.name for path in report.iterdir()} == {"report.md", "reliability.png", "predictions.jsonl"}
+    text = (report / "report.md").read_text()
+    assert "40 records, any of 3 classes" in text and "so that there is no confusion matrix" in text
+    lines = [json.loads(line) for line in (report / "predictions.jsonl").read_text().splitlines()]
+    assert all(line["truth"] == line["record"]["label"] for line in lines)
+    exact = sum(sorted(line["prediction"]) == line["truth"] for line in lines)
+    assert exact / 40 == pytest.approx(result["accuracy"])
+    assert set(result["slices"]["length in tokens"].popitem()[1]) == {"examples", "micro_f1", "macro_f1", "accuracy"}
+    assert "micro_f1" in summary(result) and "Spree" in summary(result)
+
+
+def test_thresholds(labeller, tmp_path):
+    held_out = predictions(load(labeller.folder))
+    test = tmp_path / "test.jsonl"
+    test.write_text("".join(json.dumps(record) + "\n" for record in held_out.records[:25]))
+    tuned = evaluate(labeller.folder, data=str(test), tune_threshold="validation")["tuned"]
+    assert list(tuned["classes"]) == NAMES
+    above = held_out.probabilities[:25] >= [tuned["classes"][name]["threshold"] for name in NAMES]
+    true = held_out.true[:25]
+    for c, name in enumerate(NAMES):
+        assert tuned["classes"][name]["f1"] == pytest.approx(metrics.f1_score(true[:, c], above[:, c]))
+        half = metrics.f1_score(true[:, c], held_out.chosen[:25, c], zero_division=0)
+        assert tuned["classes"][name]["half_f1"] == pytest.approx(half)
+    assert tuned["accuracy"] == pytest.approx(metrics.accuracy_score(true, above))
+    assert tuned["micro_f1"] == pytest.approx(metrics.f1_score(true, above, average="micro"))
+
+
+def test_predictions_for_records(labeller, tmp_path):
+    texts = ["the Elbe", "Oder in the Spree", "a river"]
+    plain = list(predict(labeller.folder, [{"text": text} for text in texts], probabilities=True))
+    for line in plain:
+        expected = sorted((p, name) for name, p in line["probabilities"].items() if p >= 0.5)[::-1]
+        assert line["prediction"] == [name for _, name in expected]
+        assert line["probability"] == [p for p, _ in expected]
+    (everything,) = predict(labeller.folder, [{"text": texts[0]}], threshold=0.0)
+    assert sorted(everything["prediction"]) == NAMES
+    assert everything["probability"] == sorted(everything["probability"], reverse=True)
+    model = load(labeller.folder)
+    (found,) = model.classify([texts[0]], threshold={"Oder": 0.0, "Elbe": 1.0})
+    assert "Oder" in found.prediction and "Elbe" not in found.prediction
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert predict_file(model, str(source), tmp_path / "b.parquet", threshold=1.0) == 3
+    (windows,) = model.classify([" ".join(texts * 9)], long="windows")
+    assert all(0 <= p <= 1 for p in windows.probabilities.values())
+    assert model.classify(texts[:1], long="windows") == model.classify(texts[:1])
+    with pytest.raises(ValueError, match="threshold for 'Rhine', which is none of the classes Elbe, Oder, Spree"):
+        model.classify(texts, threshold={"Rhine": 0.5})
+    with pytest.raises(ValueError, match="threshold is 2; give a probability"):
+        model.classify(texts, threshold=2)
+
+
+def test_a_table_whose_first_records_have_no_class(labeller, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 1)
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a river", "the Oder in the Oder")))
+    model = load(labeller.folder)
+    none, most = (line["probabilities"]["Oder"] for line in predict(model, str(source), probabilities=True))
+    threshold = {"Elbe": 1.0, "Spree": 1.0, "Oder": (none + most) / 2}
+    predict_file(model, str(source), tmp_path / "b.parquet", threshold=threshold)
+    lines = pq.read_table(tmp_path / "b.parquet").to_pylist()
+    assert [line["prediction"] for line in lines] == [[], ["Oder"]]
+    assert [line["probability"] for line in lines] == [[], [pytest.approx(most)]]
+
+
+def test_what_has_no_threshold_or_no_comparison(labeller, classifier):
+    with pytest.raises(ValueError, match="threshold is 0.5, but this run predicts one class or a value"):
+        load(classifier.folder).classify(["a film"], threshold=0.5)
+    with pytest.raises(ValueError, match="these predict lists of classes"):
+        compare([labeller.folder], [labeller.folder])

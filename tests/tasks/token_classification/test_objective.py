@@ -1,0 +1,99 @@
+"""Tagging words: equal to transformers, to the same texts unpacked, and to entities counted one by one."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from jaxencoder.tasks.token_classification.objective import Scheme, TokenClassification, count_entities
+from jaxencoder.tasks.token_classification.predict import entities
+from tests.model import examples
+from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, assert_trees_close, rows
+
+T, KEY = 33, jax.random.key(0)
+TAGS = ("B-x", "B-y", "I-x", "I-y", "O")
+
+
+def build(config=SMALL["bert"], **settings):
+    return TokenClassification(**{"dropout": 0.0, "tags": TAGS} | settings).build(config, FLOAT32, Vocabulary())
+
+
+def labelled(lengths, seed=0):
+    batch = rows(lengths, T)
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, len(TAGS), batch["token_ids"].shape)
+    inside = (batch["segment_ids"] > 0) & (random.random(labels.shape) < 0.7)
+    return batch | {"token_labels": np.where(inside, labels, -1).astype(np.int32)}
+
+
+def test_equals_transformers():
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from tests.model import reference
+
+    config = reference.torch_config("bert")
+    config.num_labels = len(TAGS)
+    theirs = reference.randomised(transformers.BertForTokenClassification(config))
+    objective = build(BERT)
+    params = reference.converted("bert", reference.weights(theirs), jax.eval_shape(objective.init, KEY), missing=0.0)
+    batch = labelled([[T], [20], [3]])
+    labels = torch.tensor(np.where(batch["token_labels"] < 0, -100, batch["token_labels"])).long()
+    output = theirs(
+        input_ids=torch.tensor(batch["token_ids"]).long(),
+        attention_mask=torch.tensor(batch["segment_ids"]).long(),
+        labels=labels,
+    )
+    loss, metrics = jax.jit(objective.loss, static_argnums=3)(params, batch, KEY, True)
+    assert float(loss) == pytest.approx(output.loss.item(), rel=1e-5)
+    right = (output.logits.argmax(-1) == labels).sum().item()
+    assert [float(x) for x in metrics["accuracy"]] == [right, (labels >= 0).sum().item()]
+
+
+def test_packing_changes_neither_loss_nor_metrics():
+    objective = build()
+    params = examples.randomised_params(objective.init)
+    packed = labelled([[9, 12, 7], [28, 2], [5, 5, 5]])
+    single, _ = examples.one_per_row(packed, T)
+    run = jax.jit(jax.value_and_grad(lambda p, batch: objective.loss(p, batch, KEY, True), has_aux=True))
+    (loss, metrics), gradients = run(params, packed)
+    (alone, metrics_alone), gradients_alone = run(params, single)
+    assert float(loss) == pytest.approx(float(alone), rel=1e-5)
+    for tree in (gradients, gradients_alone):  # a key's bias moves all scores of a query: its true gradient is 0
+        for block in tree["encoder"]["layers"].values():
+            block["attention"]["key"].pop("bias")
+    assert_trees_close(gradients, gradients_alone, 2e-5)
+    for name in ("accuracy", "f1"):
+        np.testing.assert_allclose(metrics[name], metrics_alone[name])
+
+
+@pytest.mark.parametrize(
+    "tags", [TAGS, ("O", "I-x", "I-y", "B-x"), ("O", "B-x", "I-x", "E-x", "S-x", "S-y"), ("O", "U-x", "L-x", "B-x")]
+)
+def test_entities_of_packed_rows_are_those_of_each_text(tags):
+    scheme = Scheme.of(tags)
+    random = np.random.default_rng(1)
+    segments = np.repeat([[1, 2, 3, 0]], [9, 12, 7, 5], axis=1).repeat(40, axis=0)
+    word = (random.random(segments.shape) < 0.7) & (segments > 0)
+    true, said = (np.where(word, random.integers(0, len(tags), word.shape), -1) for _ in range(2))
+    said = np.where(random.random(word.shape) < 0.8, true, said)  # so that some are right
+    want = np.zeros(3)
+    for row, segment in itertools.product(range(40), (1, 2, 3)):
+        inside = word[row] & (segments[row] == segment)
+        a, b = (set(entities([tags[i] for i in x[row][inside]], scheme, tags)) for x in (said, true))
+        want += len(a & b), len(a), len(b)
+    found = count_entities(scheme, said, true, segments)
+    assert want.min() > 20 and [float(x) for x in found] == want.tolist()
+
+
+def test_schemes_and_settings():
+    assert Scheme.of(("NOUN", "VERB")) is None and Scheme.of(("O",)) is None and Scheme.of(()) is None
+    assert Scheme.of(("O", "B-a-b", "I-a-b")).kind.tolist() == [0, 1, 1]
+    speech = build(tags=("NOUN", "VERB"))
+    shapes = jax.eval_shape(speech.init, KEY)
+    metrics = jax.eval_shape(lambda p: speech.loss(p, labelled([[9]]), KEY, False)[1], shapes)
+    assert metrics.keys() == {"loss", "accuracy"}
+    with pytest.raises(ValueError, match="names a class more than once: O, O"):
+        TokenClassification(tags=("O", "O"))
+    with pytest.raises(ValueError, match=r"objective.dropout must be in \[0, 1\), got 1"):
+        TokenClassification(dropout=1)

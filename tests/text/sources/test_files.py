@@ -1,0 +1,315 @@
+"""The same records whatever file holds them, wherever it lies; what cannot be read is named in one sentence."""
+
+import gzip
+import itertools
+import json
+import lzma
+import tracemalloc
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jaxencoder.text.sources import fingerprint, formats, read
+
+RECORDS = [{"text": f"Größe {i} 你好 🙂", "label": i % 3, "tags": ["a", str(i)]} for i in range(23)]
+TEXTS = [record["text"] for record in RECORDS]
+
+
+def zstd(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd}
+
+
+def jsonl(records=RECORDS) -> bytes:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+
+
+def parquet(records=RECORDS) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(records), sink, row_group_size=5)
+    return sink.getvalue().to_pybytes()
+
+
+def lines() -> bytes:
+    return "".join(text + "\n" for text in TEXTS).encode()
+
+
+CONTENT = {".jsonl": jsonl, ".json": jsonl, ".txt": lines, ".parquet": parquet}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name: str, content: bytes | str) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+    return write
+
+
+def texts(source: str, **options) -> list[str]:
+    return [record["text"] for record in read(source, **options)]
+
+
+# Formats
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+@pytest.mark.parametrize("kind", CONTENT)
+def test_every_format_gives_the_same_records(write, kind, compression) -> None:
+    path = write("a" + kind + compression, COMPRESS[compression](CONTENT[kind]()))
+    expected = [{"text": text} for text in TEXTS] if kind == ".txt" else RECORDS
+    assert list(read(path)) == expected
+
+
+@pytest.mark.parametrize("compression", [".gz", ".xz", ".zst"])
+def test_compressed_parts_one_after_another_are_all_read(write, compression) -> None:
+    half = len(jsonl()) // 2
+    parts = COMPRESS[compression](jsonl()[:half]) + COMPRESS[compression](jsonl()[half:])
+    assert list(read(write("a.jsonl" + compression, parts))) == RECORDS
+
+
+@pytest.mark.parametrize("kind", CONTENT)
+@pytest.mark.parametrize("count", [1, 2, 5, 40])
+def test_shards_are_disjoint_and_together_the_source(write, kind, count) -> None:
+    path = write("a" + kind, CONTENT[kind]())
+    shards = [texts(path, shard=(index, count)) for index in range(count)]
+    merged = [text for row in itertools.zip_longest(*shards) for text in row if text is not None]
+    assert merged == TEXTS
+
+
+@pytest.mark.parametrize("shard", [(1, 1), (-1, 2), (0, 0)])
+def test_shard_out_of_range(write, shard) -> None:
+    with pytest.raises(ValueError, match="is not"):
+        read(write("a.txt", "x"), shard=shard)
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        ("line", ["  one", "two", "three", "four"]),
+        ("paragraph", ["  one\ntwo", "three", "four"]),
+        ("file", ["  one\ntwo\n\n \t\nthree\n\nfour"]),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_text_units(write, unit, expected, end) -> None:
+    content = "\ufeff  one\ntwo\n\n \t\nthree\n\nfour\n\n".replace("\n", end)
+    found = texts(write("a.txt", content), text_unit=unit)
+    assert [text.replace("\r", "") for text in found] == expected
+
+
+def test_the_text_field_can_have_another_name(write) -> None:
+    path = write("a.jsonl", '{"sentence": "Hi.", "n": 1}')
+    assert list(read(path, text_field="sentence")) == [{"sentence": "Hi.", "n": 1}]
+    assert list(read(write("a.txt", "Hi."), text_field="sentence")) == [{"sentence": "Hi."}]
+
+
+def test_only_the_named_fields_are_kept(write) -> None:
+    found = list(read(write("a.parquet", parquet()), fields=("label",)))
+    assert found == [{"text": record["text"], "label": record["label"]} for record in RECORDS]
+
+
+def test_parquet_text_stored_as_bytes(write) -> None:
+    path = write("a.parquet", parquet([{"text": "é".encode(), "image": b"\xff\xd8"}]))
+    assert list(read(path)) == [{"text": "é", "image": b"\xff\xd8"}]
+
+
+# Places
+
+
+def test_globs_and_folders_are_sorted_and_complete(write, tmp_path) -> None:
+    write("d/b.txt", "b")
+    write("d/a.jsonl", '{"text": "a"}')
+    write("d/sub/c.txt.gz", gzip.compress(b"c"))
+    write("d/README.md", "skipped")
+    write("d/_SUCCESS.txt", "skipped")
+    write("d/.cache/x.txt", "skipped")
+    write("d/z.txt", "")
+    assert texts(f"{tmp_path}/d") == ["a", "b", "c"]
+    assert texts(f"{tmp_path}/d/*.txt") == ["skipped", "b"]
+    assert texts(f"{tmp_path}/d/**/*.gz") == ["c"]
+
+
+def test_names_with_the_letters_of_globs_and_urls(write) -> None:
+    assert texts(write("a[1]::b#2 c.txt", "x")) == ["x"]
+
+
+def test_remote_file_systems() -> None:
+    memory = fsspec.filesystem("memory")
+    for compression, compress in COMPRESS.items():
+        memory.pipe(f"/bucket/part{compression or '.0'}.jsonl{compression}", compress(jsonl()))
+    memory.pipe("/bucket/deep/x.parquet", parquet())
+    try:
+        assert list(read("memory://bucket/part.gz.jsonl.gz")) == RECORDS
+        assert list(read("memory://bucket/*.jsonl*")) == RECORDS * 4
+        assert list(read("memory://bucket")) == RECORDS * 5
+        before = fingerprint("memory://bucket")
+        memory.pipe("/bucket/deep/x.parquet", parquet(RECORDS[:3]))
+        assert fingerprint("memory://bucket") != before
+        with pytest.raises(FileNotFoundError, match=r"memory://bucket/none\.txt"):
+            read("memory://bucket/none.txt")
+    finally:
+        memory.rm("/bucket", recursive=True)
+
+
+def test_errors_of_a_remote_client_are_told_in_one_sentence(monkeypatch) -> None:
+    class NoCredentialsError(Exception):
+        pass
+
+    def isdir(self, path):
+        raise NoCredentialsError("Unable to locate credentials\nlong story")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "isdir", isdir)
+    with pytest.raises(OSError, match=r"^memory://b could not be read: Unable to locate credentials$"):
+        read("memory://b")
+
+
+# Memory
+
+
+@pytest.mark.parametrize("unit", ["line", "paragraph", "file"])
+def test_one_line_of_fifty_megabytes_is_one_document(write, unit) -> None:
+    path = write("a.txt", b"word " * 10_000_000 + b"end\n")
+    (text,) = texts(path, text_unit=unit)
+    assert len(text) == 50_000_003 and text.endswith("word end")
+
+
+def test_a_stream_needs_little_memory(write) -> None:
+    path = write("a.txt.gz", gzip.compress(b"a line of text\n" * 2_000_000, 1))
+    next(read(write("warm.txt.gz", gzip.compress(b"x"))))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in itertools.islice(read(path), 100_000)) == 100_000
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("unit", ["line", "paragraph", "file"])
+def test_a_document_without_end_is_refused(write, monkeypatch, unit) -> None:
+    monkeypatch.setattr(formats, "MAX_DOCUMENT_BYTES", 1000)
+    content = "short\n\n" + "x " * 600 + "\n" + "y " * 600
+    with pytest.raises(ValueError, match=r"a\.txt:\d: a document of more than"):
+        texts(write("a.txt", content), text_unit=unit)
+
+
+# What cannot be read
+
+
+UNREADABLE = [
+    ("a.txt", "", r"a\.txt is empty"),
+    ("a.txt.gz", gzip.compress(b" \n\n"), r"a\.txt\.gz is empty"),
+    ("a.parquet", parquet([]), r"a\.parquet is empty"),
+    ("a.txt", b"fine\n\ncaf\xe9\n", r"a\.txt:3: byte 0xe9 at column 4 is not UTF-8"),
+    ("a.txt", "fine".encode("utf-16"), r"a\.txt:1: byte 0xff at column 1 is not UTF-8"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": "caf\xe9"}', r"a\.jsonl:2: byte 0xe9 .* is not UTF-8"),
+    ("a.jsonl", '{"text": "a"}\n\n{"text": "b"', r"a\.jsonl:3: not JSON \(Expecting ',' delimiter"),
+    ("a.jsonl", "[" * 100_000, r"a\.jsonl:1: not JSON"),
+    ("a.jsonl", '[{"text": "a"}]', r"a\.jsonl:1: a list, not a JSON object"),
+    ("a.jsonl", '{"text": "\\ud83d"}', r"a\.jsonl:1: '\\ud83d' is half a character"),
+    ("a.jsonl", '{"Text": "a", "id": 1}', r"a\.jsonl:1: no field 'text' among Text, id; did you mean 'Text'\?"),
+    ("a.jsonl", '{"text": null}', r"a\.jsonl:1: field 'text' is NoneType, not text"),
+    ("a.parquet", parquet([{"text": "a"}, {"text": None}]), r"a\.parquet row 2: field 'text' is NoneType"),
+    ("a.parquet", parquet([{"text": b"\xff"}]), r"a\.parquet row 1: byte 0xff"),
+    ("a.parquet", parquet()[:-20], r"a\.parquet is not a complete Parquet file"),
+    ("a.parquet", "not parquet at all", r"a\.parquet is not a complete Parquet file"),
+    ("a.xlsx", "text\na", r"a\.xlsx: unknown extension; write \.jsonl"),
+    ("a.gz", gzip.compress(b"x"), r"a\.gz: unknown extension"),
+    ("a.txt.gz", "no gzip", r"a\.txt\.gz is damaged or truncated"),
+    ("a.txt.xz", "no xz", r"a\.txt\.xz is damaged or truncated"),
+    ("a.txt.zst", "no zstandard", r"a\.txt\.zst is damaged or truncated"),
+]
+
+
+# Numbered, because gzip's header holds the time and every worker of pytest-xdist must see the same names.
+@pytest.mark.parametrize(("name", "content", "message"), UNREADABLE, ids=range(len(UNREADABLE)))
+def test_one_clear_sentence(write, name, content, message) -> None:
+    path = write(name, content)
+    with pytest.raises(ValueError, match=message) as error:
+        list(read(path))
+    assert "\n" not in str(error.value) and path in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [".txt", ".parquet"])
+@pytest.mark.parametrize("compression", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("share", [0.3, 0.999])
+def test_a_truncated_file_is_never_taken_for_whole(write, kind, compression, share) -> None:
+    whole = COMPRESS[compression](CONTENT[kind]() * (2000 if kind == ".txt" else 1))
+    path = write(f"a{kind}{compression}", whole[: int(len(whole) * share)])
+    with pytest.raises(ValueError, match="is damaged or truncated"):
+        list(read(path))
+
+
+def test_invalid_utf8_in_a_string_column(write) -> None:
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xe9a")])
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": broken}), sink)
+    with pytest.raises(ValueError, match=r"a\.parquet: text after row 0 is not UTF-8"):
+        list(read(write("a.parquet", sink.getvalue().to_pybytes())))
+
+
+@pytest.mark.parametrize(("unit", "line"), [("line", 4), ("paragraph", 4), ("file", 4)])
+def test_the_line_of_a_bad_byte_is_right_in_every_unit(write, unit, line) -> None:
+    path = write("a.txt", b"one\n\ntwo\nth\xffree\n")
+    with pytest.raises(ValueError, match=rf"a\.txt:{line}: byte 0xff at column 3"):
+        list(read(path, text_unit=unit))
+
+
+def test_a_missing_field_beside_the_text(write) -> None:
+    path = write("a.jsonl", '{"text": "a", "labels": 1}')
+    with pytest.raises(ValueError, match=r"no field 'label' among text, labels; did you mean 'labels'\?") as error:
+        list(read(path, fields=("label",)))
+    assert error.value.settings == ("pair_field", "label_field")
+    with pytest.raises(ValueError, match="no field 'body' among text, labels") as error:
+        list(read(path, text_field="body", fields=("label",)))
+    assert error.value.settings == ("text_field",)
+
+
+@pytest.mark.parametrize("source", ["nothing/here.txt", "pydoc", "nothing/*.txt", "~/nothing_here.txt"])
+def test_a_missing_source_is_an_error_of_the_call_itself(source, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=source.replace("*", r"\*")):
+        read(source)
+    with pytest.raises(FileNotFoundError):
+        fingerprint(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("", "a source is empty"),
+        ("nosuch://bucket/a.txt", "nosuch://bucket/a.txt: Protocol not known"),
+        ("tfds:", "write tfds:NAME/CONFIG:SPLIT"),
+        ("tfds:imdb_reviews/plain_text", "write tfds:NAME/CONFIG:SPLIT"),
+    ],
+)
+def test_sources_that_are_not_understood(source, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(source)
+
+
+def test_a_folder_without_documents(write, tmp_path) -> None:
+    write("README.md", "x")
+    with pytest.raises(ValueError, match=r"holds no \.jsonl"):
+        read(str(tmp_path))
+
+
+def test_unknown_text_unit(write) -> None:
+    with pytest.raises(ValueError, match="text_unit 'sentence' is not one of line, paragraph, file"):
+        read(write("a.txt", "x"), text_unit="sentence")
+
+
+def test_real_files(shared_data) -> None:
+    for name in ("novels", "reviews", "textbooks"):
+        found = list(itertools.islice(read(f"{shared_data}/text/{name}.jsonl.xz"), 20))
+        assert len(found) == 20 and all(record["text"] for record in found)
+    assert len(texts(f"{shared_data}/text/wikitext2/*.txt")) > 1000
