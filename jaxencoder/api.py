@@ -12,7 +12,6 @@ from jaxencoder.checkpoints import adapter, save
 from jaxencoder.inference import embed, fill_mask, rerank, tokens
 from jaxencoder.inference import load as opening
 from jaxencoder.inference import score as scoring
-from jaxencoder.inference.classify import Classified, ScorePooling, Threshold
 from jaxencoder.inference.fill_mask import FilledMask
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import EmbedOptions, WindowConfig

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from jaxencoder.config import RunConfig
 from jaxencoder.families.family import label_names
+from jaxencoder.families.published import Published
 from jaxencoder.model.heads import HeadConfig, Pooling
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params

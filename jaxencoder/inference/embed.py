@@ -16,7 +16,6 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxencoder.checkpoints.checkpoint import pooling_query
-from jaxencoder.inference import buckets
 from jaxencoder.inference.devices import compute_context
 from jaxencoder.inference.global_tokens import with_first_tokens
 from jaxencoder.inference.load import opened

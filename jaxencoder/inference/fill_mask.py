@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.inference import buckets
 from jaxencoder.inference.devices import compute_context
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.outputs import encode

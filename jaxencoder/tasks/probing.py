@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.inference.buckets import BatchPlan, max_texts_per_row
 from jaxencoder.inference.fill_mask import check_mlm_head, excluded_tokens
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.outputs import encode
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.text.buckets import Plan, texts_in_a_row
+from jaxencoder.text.buckets import BatchPlan, max_texts_per_row
 from jaxencoder.text.sources import read
 from jaxencoder.text.tokenizer import Tokenizer
 

@@ -14,7 +14,6 @@ from jaxencoder.inference.embed import embed
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.tasks.classification import correlations
-from jaxencoder.text.fields import PAIRS
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.sources import field_names, listed, read
 from jaxencoder.text.sources.fields import PAIR_FIELDS

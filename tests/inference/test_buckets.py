@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from jaxencoder.inference.buckets import (
+from jaxencoder.text.buckets import (
     BatchPlan,
     batch,
     max_texts_per_row,

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from jaxencoder.api import load
-from jaxencoder.inference.buckets import BatchPlan
 from jaxencoder.tasks.evaluate import evaluate_task
 from jaxencoder.tasks.probing import answer_ranks, evaluate_probing
-from jaxencoder.text.buckets import Plan
+from jaxencoder.text.buckets import BatchPlan
 from jaxencoder.text.tokenizer import Tokenizer
 
 

@@ -13,8 +13,11 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from jaxencoder.inference.buckets import warn_truncated
-from jaxencoder.inference.classify import (
+from jaxencoder.inference.embed import chunks
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.windows import Long
+from jaxencoder.inference.writers import check_new_fields
+from jaxencoder.tasks.classification.classify import (
     Classified,
     ScorePooling,
     Threshold,
@@ -25,12 +28,8 @@ from jaxencoder.inference.classify import (
     score,
     thresholds,
 )
-from jaxencoder.inference.embed import chunks
-from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.windows import Long
-from jaxencoder.inference.writers import check_new_fields
 from jaxencoder.tasks.records import with_texts
-from jaxencoder.text.buckets import warn_of_cuts
+from jaxencoder.text.buckets import warn_truncated
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.sources import Record, read

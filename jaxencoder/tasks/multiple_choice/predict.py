@@ -12,7 +12,9 @@ import scipy.special
 from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.writers import check_new_fields
-from jaxencoder.objectives.choices import MultipleChoice
+from jaxencoder.tasks.classification.classify import document_scores, row_length, run_scores
+from jaxencoder.tasks.multiple_choice.data import encode_choices
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.records import with_texts
 from jaxencoder.text.examples import choices_of
 from jaxencoder.text.sources import Record, read

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 import scipy.special
 
-from jaxencoder.inference.buckets import BatchPlan
 from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.global_tokens import global_slots
 from jaxencoder.inference.model import OpenedModel
@@ -27,7 +26,7 @@ from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.question_answering.data import Window, windows
 from jaxencoder.tasks.question_answering.objective import NAME, QuestionAnswering
 from jaxencoder.tasks.records import with_texts
-from jaxencoder.text.buckets import Plan
+from jaxencoder.text.buckets import BatchPlan
 from jaxencoder.text.sources import Record, read
 
 _BEST = 20  # first and last tokens of a window that are tried with each other
