@@ -273,7 +273,7 @@ def _tokenizer_train(args: argparse.Namespace) -> None:
         raise ValueError(f"--path {config.path} loads a tokenizer; to train one, leave it out")
 
     from jaxencoder.text.sources import read
-    from jaxencoder.text.tokenizer import train_tokenizer
+    from jaxencoder.text.tokenizers.training import train_tokenizer
 
     records = (record for source in config.sources for record in read(source, text_field=config.text_field))
     tokenizer = train_tokenizer((record[config.text_field] for record in records), config)

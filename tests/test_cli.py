@@ -410,7 +410,7 @@ def test_tokenizer_train(tmp_path):
         == 0
     )
 
-    from jaxencoder.text.tokenizer import Tokenizer
+    from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(output)
     assert tokenizer.decode(tokenizer.encode_batch(["the cat"])[0].ids) == "the cat"

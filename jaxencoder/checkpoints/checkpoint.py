@@ -10,7 +10,7 @@ from jaxencoder.families.published import Published
 from jaxencoder.model.heads import HeadConfig, Pooling
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 _LABELED_HEADS = {"sequence_head", "token_head"}
 

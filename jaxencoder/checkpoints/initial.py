@@ -26,7 +26,7 @@ from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.training.layerwise import layer_heights
 
 TOKENIZER_FOLDER = "tokenizer"

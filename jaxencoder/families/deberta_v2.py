@@ -28,7 +28,7 @@ def _read_distances(settings: Settings, fields: Fields) -> Fields:
     bucketed = {"position_buckets": buckets, "max_distance": max_relative_positions(settings, fields)}
     return {
         "relative_embedding_norm": "layer_norm" in norms,
-        "relative_projection": "shared" if read_value(settings, "share_att_key", bool, False) else "own",
+        "relative_projection": "shared" if read_value(settings, "share_att_key", bool, False) else "separate",
         **(bucketed if buckets > 0 else {}),
     }
 
@@ -64,7 +64,7 @@ _CONVOLUTION = {
 
 
 def _encoder(c: EncoderConfig) -> list[Weight]:
-    names, separate = dict(_ATTENTION), c.relative_projection == "own"
+    names, separate = dict(_ATTENTION), c.relative_projection == "separate"
     names |= _C2P if separate and "c2p" in c.disentangled else {}
     names |= _P2C if separate and "p2c" in c.disentangled else {}
     names |= _DISTANCE_NORM if c.relative_embedding_norm else {}

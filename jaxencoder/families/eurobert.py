@@ -83,7 +83,7 @@ def _encoder(c: EncoderConfig) -> list[Weight]:
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     inputs, late = read_choice(settings, "classifier_pooling", _POOLINGS, "late")
-    config = HeadConfig(inputs, labels(settings), "gelu", late=late)
+    config = HeadConfig(inputs, labels(settings), "gelu", pool_after_transform=late)
     return {
         "sequence_head": head("sequence_head", config, "dense", "classifier"),
         **plain_heads(settings, "token_head"),

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.sharding import splitting
+from jaxencoder.sharding import splitting_axes
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from jaxencoder.model.sentence import SentenceConfig, finished, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.windows import text_windows
 
 T = TypeVar("T")

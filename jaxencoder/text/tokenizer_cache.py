@@ -8,7 +8,8 @@ from dataclasses import asdict
 from jaxencoder.text.cache import cache_folder, entry_lock, publish, temporary_entry
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.sources import fingerprint, pair_fields, read
-from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 
 
 def load_or_train(config: TokenizerConfig, data: DataConfig) -> Tokenizer:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxencoder.text.pieces import Pieces, counts
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 class WordTokens(NamedTuple):

@@ -32,8 +32,8 @@ from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.sources.fields import format_fields, infer_fields
 from jaxencoder.text.store import Store
-from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.text.tokenizer_cache import load_or_train
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.training.config import Phase
 
 log = logging.getLogger(__name__)

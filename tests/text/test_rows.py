@@ -9,7 +9,8 @@ import pytest
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.row_cache import prepare
-from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 from jaxencoder.text.windows import text_windows
 from tests.text.corpus import WORDS, config, content, documents, write
 
@@ -144,7 +145,7 @@ def test_windows_are_for_labelled_single_texts(settings):
 
 @pytest.mark.parametrize("settings", [{}, {"label_field": "y"}, {"label_field": "y", "label_unit": "word"}])
 def test_an_overlap_where_nothing_overlaps(settings):
-    with pytest.raises(ValueError, match="data.overlap is 4, but nothing is cut into pieces that overlap"):
+    with pytest.raises(ValueError, match="data.overlap is 4, but no texts are split into windows"):
         DataConfig(overlap=4, **settings)
 
 

@@ -17,7 +17,7 @@ from jaxencoder.config_io import load, save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.tokenizer import train_tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 from jaxencoder.training import setup as module
 from jaxencoder.training.config import Phase, TrainingConfig
 from jaxencoder.training.loop import train

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxencoder.inference.windows import Reading
-from jaxencoder.text.tokenizer import Encoding, Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Encoding, Tokenizer
 from jaxencoder.text.windows import check_stride, default_stride, sliding_windows, special_tokens, text_windows
 
 LEAST = 4  # of a row, the second text of a pair has at least one part in so many, where it is read in windows

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxencoder.text.pieces import Pieces, counts
-from jaxencoder.text.tokenizer import Encoding, Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Encoding, Tokenizer
 
 
 def encode_choices(

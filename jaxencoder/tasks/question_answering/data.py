@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxencoder.text.examples import NO_ANSWER, SPAN_CLASSES
 from jaxencoder.text.pieces import Pieces, counts
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.windows import sliding_windows
 
 _QUESTION = 64  # tokens of a question that are read, and at most half a row

@@ -7,7 +7,7 @@ import pytest
 
 from jaxencoder.inference.windows import Reading
 from jaxencoder.tasks.classification.windows import _windows, parts_of_pairs, parts_of_texts
-from jaxencoder.text.tokenizer import Encoding
+from jaxencoder.text.tokenizers.tokenizer import Encoding
 from tests.inference.conftest import SENTENCES, WORDS
 
 LENGTH = 16

@@ -11,7 +11,8 @@ from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.examples import right_choice
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.row_cache import prepare
-from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 
 WORDS = ["alpha", "beta", "gamma", "delta", "kappa", "omega", "sigma", "theta"]
 FIELDS = {"pair_field": "choices", "label_field": "label", "label_unit": "choice"}

@@ -7,7 +7,7 @@ import pytest
 
 from jaxencoder.tasks.question_answering.data import _BOTH, _END, _START, spans, windows
 from jaxencoder.text.examples import answer
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Tables in the parts that blocks meet: all blocks together are the scores and the gradients of the whole."""
+"""Tables split into parts for blocks: all blocks together give the scores and gradients of the full tables."""
 
 from functools import partial
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.kernels.distances import distances
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.blocked_bias import blocked_bias
+from jaxencoder.kernels.relative import RelativeTerms
 
 B, N, H = 2, 3, 4
 ALL = "keys queries bias"
@@ -21,40 +21,40 @@ def heads_first(x: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def at_once(relative: Relative, q: jax.Array, k: jax.Array, d: jax.Array) -> tuple:
+def at_once(relative: RelativeTerms, q: jax.Array, k: jax.Array, d: jax.Array) -> tuple:
     """Scores, and gradients of the tables, q and k."""
     scores, pull = jax.vjp(lambda relative, q, k: relative.scores(q, k) + jnp.zeros_like(d), relative, q, k)
     return scores, pull(d)
 
 
 @partial(jax.jit, static_argnums=4)
-def in_blocks(relative: Relative, q: jax.Array, k: jax.Array, d: jax.Array, block: int) -> tuple:
+def in_blocks(relative: RelativeTerms, q: jax.Array, k: jax.Array, d: jax.Array, block: int) -> tuple:
     T, S = d.shape[2:]
-    whole, back = jax.vjp(lambda relative, k: distances(relative, heads_first(k), T, block), relative, k)
-    blocks, sums = T // block, jax.tree.map(jnp.zeros_like, whole)
+    tables, back = jax.vjp(lambda relative, k: blocked_bias(relative, heads_first(k), T, block), relative, k)
+    blocks, sums = T // block, jax.tree.map(jnp.zeros_like, tables)
     scores, dq = [], []
     for i in range(blocks):
-        own = slice(i * block, (i + 1) * block)
-        met, q_i = whole.met(i, blocks, block), heads_first(q[:, own])
-        scores.append(jnp.broadcast_to(met.scores(q_i, S), (N, B, block, S)))
-        dq_i, d_met = met.gradients(jnp.swapaxes(d, 0, 1)[:, :, own], q_i)
+        queries = slice(i * block, (i + 1) * block)
+        part, q_i = tables.at_block(i, blocks, block), heads_first(q[:, queries])
+        scores.append(jnp.broadcast_to(part.scores(q_i, S), (N, B, block, S)))
+        dq_i, d_part = part.gradients(jnp.swapaxes(d, 0, 1)[:, :, queries], q_i)
         dq.append(jnp.broadcast_to(dq_i, q_i.shape))
-        sums = sums.plus(d_met, i, blocks, block)
+        sums = sums.add_at_block(d_part, i, blocks, block)
     d_relative, d_k = back(sums)
     scores, dq = jnp.concatenate(scores, axis=2), jnp.concatenate(dq, axis=2)
     return jnp.swapaxes(scores, 0, 1), (d_relative, jnp.moveaxis(dq, 0, 2), d_k)
 
 
 @pytest.mark.parametrize(("T", "S", "block", "terms"), CASES)
-def test_blocks_together_are_the_whole(T: int, S: int, block: int, terms: str) -> None:
+def test_blocks_together_equal_full_tables(T: int, S: int, block: int, terms: str) -> None:
     rng = np.random.default_rng(0)
 
     def drawn(*shape: int) -> jax.Array:
         return jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
     shapes = {"keys": (T + S - 1, N, H), "queries": (T + S - 1, N, H), "bias": (T + S - 1, N)}
-    relative = Relative(**{name: drawn(*shapes[name]) for name in terms.split()})
+    relative = RelativeTerms(**{name: drawn(*shapes[name]) for name in terms.split()})
     arrays = relative, drawn(B, T, N, H), drawn(B, S, N, H), drawn(B, N, T, S)
-    (scores, found), (expected, wanted) = in_blocks(*arrays, block), at_once(*arrays)
+    (scores, gradients), (expected, expected_gradients) = in_blocks(*arrays, block), at_once(*arrays)
     np.testing.assert_allclose(scores, expected, atol=1e-5)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), found, wanted)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), gradients, expected_gradients)

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
-from jaxencoder.text.tokenizer_backends import is_spaceless
+from jaxencoder.text.tokenizers.encoding import is_spaceless
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 
 KINDS = ("wordpiece", "bpe", "unigram", "sentencepiece-unigram", "sentencepiece-bpe")
 LANGUAGES = ("arb", "deu", "eng", "fra", "hin", "jpn", "kor", "rus", "spa", "swa", "tha", "zho-TW")
@@ -386,7 +387,7 @@ def test_lowercase(kind, lowercase):
 SCRIPT = """
 import sys
 from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizer import train_tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 texts = sys.stdin.buffer.read().decode().split("\\n")
 for kind in {kinds}:
     print(train_tokenizer(texts, TokenizerConfig(kind=kind, vocab_size=600, limit_alphabet=100)).fingerprint)
