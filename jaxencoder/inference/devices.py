@@ -25,7 +25,7 @@ def compute_context(mesh: Mesh, compute: ComputeConfig) -> Iterator[None]:
 
 def place(rows: Batch, mesh: Mesh) -> Batch:
     """Put a batch on the devices: rows are split over them if divisible, otherwise replicated."""
-    axes = splitting(mesh, len(rows["token_ids"]), ("data",))
+    axes = splitting_axes(mesh, len(rows["token_ids"]), ("data",))
     return jax.device_put(rows, NamedSharding(mesh, PartitionSpec(axes or None)))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxencoder.inference.embed import embed
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
-from jaxencoder.tasks.classification import correlations
+from jaxencoder.tasks.classification.predict import correlations
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.sources import field_names, listed, read
 from jaxencoder.text.sources.fields import PAIR_FIELDS
