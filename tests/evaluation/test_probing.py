@@ -5,12 +5,12 @@ import logging
 
 import numpy as np
 import pytest
+from jaxencoder.tasks.probing import answer_ranks, evaluate_probing
 from jaxencoder.text.tokenizer import Tokenizer
 
 from jaxencoder.api import load
 from jaxencoder.evaluation.probing import answer_ranks, evaluate_probing
 from jaxencoder.tasks.evaluate import evaluate_task
-from jaxencoder.tasks.probing import answer_ranks, evaluate_probing
 from jaxencoder.text.buckets import BatchPlan
 
 

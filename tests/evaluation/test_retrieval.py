@@ -4,9 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from jaxencoder.api import Model, load
-from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.tasks.retrieval import (
     evaluate_retrieval,
     qrels_file,
@@ -15,6 +12,9 @@ from jaxencoder.tasks.retrieval import (
     read_qrels,
     search_folder,
 )
+
+from jaxencoder.api import Model, load
+from jaxencoder.inference.options import EmbedOptions
 
 DOCUMENTS = [
     {"_id": "d1", "title": "lovely film", "text": "the plot was great"},

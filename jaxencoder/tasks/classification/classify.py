@@ -158,7 +158,10 @@ def score(
     """What the classifier gives for each text; see `Model.classify`. No warning is given of texts that were cut."""
     head, limit = _head(model), row_length(model)
     reading = Reading.of(long, stride, window_pooling, known=get_args(ScorePooling))
-    tokenizer, texts = buckets.require_tokenizer(model.tokenizer), texts if isinstance(texts, str | bytes) else list(texts)
+    tokenizer, texts = (
+        buckets.require_tokenizer(model.tokenizer),
+        texts if isinstance(texts, str | bytes) else list(texts),
+    )
     if pairs is None:
         parts = parts_of_texts(tokenizer, texts, limit, reading)
     else:
@@ -203,7 +206,9 @@ def document_scores(
     """
 
     def more(plan: buckets.BatchPlan) -> Batch:
-        found = {"labels": np.zeros((plan.rows, buckets.max_texts_per_row(plan.length)), np.int32)}  # for its shape alone
+        found = {
+            "labels": np.zeros((plan.rows, buckets.max_texts_per_row(plan.length)), np.int32)
+        }  # for its shape alone
         if type_ids is not None:
             types = np.zeros((plan.rows, plan.length), np.int32)
             for i, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
