@@ -13,7 +13,6 @@ from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.inference.rerank import check_cross_encoder, score_pairs
-from jaxencoder.tasks.retrieval import DEEPEST, ranking_metrics, read_corpus, search_folder
 
 
 def evaluate_reranking(

@@ -5,7 +5,6 @@ import logging
 
 import numpy as np
 import pytest
-from jaxencoder.tasks.probing import answer_ranks, evaluate_probing
 from jaxencoder.text.tokenizer import Tokenizer
 
 from jaxencoder.api import load

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxencoder.tasks.retrieval import (
+
+from jaxencoder.api import Model, load
+from jaxencoder.evaluation.retrieval import (
     evaluate_retrieval,
     qrels_file,
     ranking_metrics,
@@ -12,8 +14,6 @@ from jaxencoder.tasks.retrieval import (
     read_qrels,
     search_folder,
 )
-
-from jaxencoder.api import Model, load
 from jaxencoder.inference.options import EmbedOptions
 
 DOCUMENTS = [

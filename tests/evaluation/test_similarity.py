@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from jaxencoder.tasks.similarity import Fields, evaluate_similarity, find_fields, read_pairs
 
 import jaxencoder
-from jaxencoder.tasks import similarity
+from jaxencoder.evaluation import similarity
+from jaxencoder.evaluation.similarity import Fields, evaluate_similarity, find_fields, read_pairs
 
 
 @pytest.fixture
