@@ -277,7 +277,7 @@ PROMPTS = ("query_prompt", "document_prompt")
         ("training.setup", "with_start", 1, ()),
         ("text.row_cache", "prepare", 3, ()),
         ("text.sources", "read", 1, ("text_field",)),
-        ("text.tokenizer", "train_tokenizer", 2, ()),
+        ("text.tokenizers.training", "train_tokenizer", 2, ()),
     ],
 )
 def test_functions_behind_the_verbs_take_what_they_are_given(module, function, arguments, settings):
