@@ -18,7 +18,7 @@ from jaxencoder.text.examples import find_labels
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.rows import RowBuilder, SourceSplit, Split, label_kind
 from jaxencoder.text.sources import fingerprint, pair_fields
-from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore
+from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore, storage_errors
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
@@ -152,12 +152,10 @@ def _format_labels(data: DataConfig, store: Store) -> str:
 def _upload(folder: Path, target: str) -> None:
     """Copy rows to an object store, the metadata last: with it the store counts as complete."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    try:
+    with storage_errors(f"cannot write prepared rows to {target}"):
         store = ts.KvStore.open(kvstore(target)).result()
         for path in sorted(files, key=lambda path: (path.name == META, path)):
             store.write(path.relative_to(folder).as_posix(), path.read_bytes()).result()
-    except (ValueError, RuntimeError) as error:
-        raise OSError(f"cannot write prepared rows to {target}: {str(error).splitlines()[0]}") from None
 
 
 def _write(part: SourceSplit, tokenizer: Tokenizer, folder: Path, progress: bool) -> None:

@@ -145,7 +145,7 @@ def test_windows_are_for_labelled_single_texts(settings):
 
 @pytest.mark.parametrize("settings", [{}, {"label_field": "y"}, {"label_field": "y", "label_unit": "word"}])
 def test_an_overlap_where_nothing_overlaps(settings):
-    with pytest.raises(ValueError, match="data.overlap is 4, but nothing is cut into pieces that overlap"):
+    with pytest.raises(ValueError, match="data.overlap is 4, but no texts are split into windows"):
         DataConfig(overlap=4, **settings)
 
 
