@@ -31,7 +31,6 @@ DIRECTIONS = {
         "tasks",
         "text.config",
         "training.config",
-        "training.optim",
     ),
     "config_io.py": ("config", "files", "settings"),
     "parameters.py": (),
@@ -50,7 +49,7 @@ DIRECTIONS = {
     "objectives/*": ("model", "kernels", "sharding"),
     "adapters/peft*": ("families", "model", "objectives", "parameters"),
     "adapters/*": ("model", "objectives", "parameters", "sharding"),
-    "training/optim.py": ("parameters",),
+    "training/optimizers.py": ("parameters",),
     "training/step.py": ("objectives",),
     "training/*": (
         "config",

@@ -9,7 +9,9 @@ import optax
 import pytest
 
 from jaxencoder.parameters import path_of
-from jaxencoder.training.optim import OptimizerConfig, decay_mask, make_optimizer, schedule
+from jaxencoder.training.config import OptimizerConfig
+from jaxencoder.training.optimizers import decay_mask, make_optimizer
+from jaxencoder.training.schedules import learning_rate_schedule
 
 LAYERS, D, N, H, F, V = 3, 12, 2, 6, 20, 17
 STEPS = 20
@@ -188,7 +190,7 @@ def test_adamw_equals_torch(clip_norm: float) -> None:
     decayed = [x for name, x in tensors.items() if not name.endswith(("bias", "scale"))]
     groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(cfg.b1, cfg.b2), eps=cfg.eps)
-    rate = schedule(cfg, STEPS)
+    rate = learning_rate_schedule(cfg, STEPS)
     for step in range(STEPS):
         for name, grad in unstack(gradients(step), False).items():
             tensors[name].grad = torch.tensor(np.asarray(grad))
@@ -213,19 +215,19 @@ def test_adamw_equals_torch(clip_norm: float) -> None:
 )
 def test_schedule_points(name: str, points: dict[int, float]) -> None:
     cfg = OptimizerConfig(learning_rate=2.0, schedule=name, warmup_ratio=0.1, decay_ratio=0.2, final_lr_ratio=0.1)
-    rate = schedule(cfg, 100)
+    rate = learning_rate_schedule(cfg, 100)
     for step, share in points.items():
         assert float(rate(step)) == pytest.approx(2.0 * share, rel=1e-5), step
 
 
 def test_schedule_of_one_step_moves() -> None:
-    assert float(schedule(OptimizerConfig(learning_rate=1.0), 1)(0)) == 1.0
+    assert float(learning_rate_schedule(OptimizerConfig(learning_rate=1.0), 1)(0)) == 1.0
 
 
 def test_peaks_of_phases_scale_one_schedule() -> None:
     cfg = config(schedule="wsd", warmup_ratio=0.2, decay_ratio=0.4)
     peaks = ((3, 0.5), (3, 2.0), (4, 0.25))
-    found, plain = (np.array([schedule(cfg, 10, p)(step) for step in range(11)]) for p in (peaks, ()))
+    found, plain = (np.array([learning_rate_schedule(cfg, 10, p)(step) for step in range(11)]) for p in (peaks, ()))
     assert found == pytest.approx(plain / cfg.learning_rate * np.repeat([0.5, 2.0, 0.25], [3, 3, 5]), rel=1e-6)
     params = {"kernel": jnp.ones((2, 2))}
 
@@ -310,4 +312,4 @@ def test_bad_settings(changes: dict, word: str) -> None:
 
 def test_no_steps() -> None:
     with pytest.raises(ValueError, match="at least one step"):
-        schedule(OptimizerConfig(), 0)
+        learning_rate_schedule(OptimizerConfig(), 0)
