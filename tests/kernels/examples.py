@@ -1,4 +1,4 @@
-"""Inputs of attention, and softmax written out in numpy: what every backend must equal."""
+"""Inputs of attention, and softmax attention in numpy, the reference of every backend."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.relative import RelativeTerms
 
 B, N, H = 4, 2, 4
 TERMS = ("keys", "queries", "bias")
 
 
 def segments(T: int) -> np.ndarray:
-    """One document; two or more with borders off any block; many short ones before padding; mostly padding."""
+    """One document; several with borders inside blocks; many short ones before padding; mostly padding."""
     at = np.arange(T)
     rows = [at * 0 + 1, 1 + at // 50, np.where(at < 2 * T // 3, 1 + at // 7, 0), at < max(T // 3, 1)]
     return np.stack(rows).astype(np.int32)
@@ -29,13 +29,13 @@ def inputs(T: int, dtype: str = "float32", seed: int = 0) -> list[jax.Array]:
     return [jnp.asarray(2 * rng.standard_normal((B, T, N, H)), dtype) for _ in range(3)]
 
 
-def tables(T: int, terms: Sequence[str] = TERMS, dtype: str = "float32") -> Relative | None:
-    """What distances add; None without terms."""
+def tables(T: int, terms: Sequence[str] = TERMS, dtype: str = "float32") -> RelativeTerms | None:
+    """Terms by distance; None for no terms."""
     rng = np.random.default_rng(1)
     shape = (2 * T - 1, N, H)
     drawn = {name: rng.standard_normal(shape[:2] if name == "bias" else shape) for name in terms}
     made = {name: jnp.asarray(x, "float32" if name == "bias" else dtype) for name, x in drawn.items()}
-    return Relative(**made) if terms else None
+    return RelativeTerms(**made) if terms else None
 
 
 def reference(
@@ -44,10 +44,10 @@ def reference(
     v: jax.Array,
     ids: np.ndarray,
     window: int,
-    relative: Relative | None = None,
+    relative: RelativeTerms | None = None,
     kept: np.ndarray | None = None,
 ) -> np.ndarray:
-    """[B, T, N, H] float64; `kept` [B, N, T, S] are the weights that dropout keeps, divided by its rate already."""
+    """[B, T, N, H] float64; `kept` [B, N, T, S] holds the factors of dropout."""
     T = q.shape[1]
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     keys, queries, bias = relative or (None, None, None)
