@@ -5,12 +5,12 @@ import logging
 
 import numpy as np
 import pytest
-from jaxencoder.text.tokenizer import Tokenizer
 
 from jaxencoder.api import load
 from jaxencoder.evaluation.probing import answer_ranks, evaluate_probing
 from jaxencoder.tasks.evaluate import evaluate_task
 from jaxencoder.text.buckets import BatchPlan
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
