@@ -19,8 +19,7 @@ from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.training.config import Phase, TrainingConfig, batch_warmup
-from jaxencoder.training.optim import OptimizerConfig
+from jaxencoder.training.config import OptimizerConfig, Phase, TrainingConfig, batch_warmup
 
 __all__ = [
     "Classification",
@@ -104,7 +103,7 @@ class RunConfig:
 
     @property
     def phase_learning_rates(self) -> tuple[tuple[int, float], ...]:
-        """The steps and the peak learning rate of each phase, for `training.optim.schedule`."""
+        """The steps and the peak learning rate of each phase, for `training.schedules.learning_rate_schedule`."""
         return tuple((phase.training.steps, phase.optimizer.learning_rate) for phase in self.phase_configs)
 
     @property

@@ -22,7 +22,7 @@ from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.sharding import abstract_mesh, shardings
 from jaxencoder.training.layerwise import trainable_mask
-from jaxencoder.training.optim import make_optimizer
+from jaxencoder.training.optimizers import make_optimizer
 
 
 @dataclass(frozen=True)

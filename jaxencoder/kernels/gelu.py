@@ -9,8 +9,8 @@ import jax.numpy as jnp
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
     """x times the normal distribution function at x, computed in float32."""
-    # jax.nn.gelu uses erfc, which is more exact for x < -3, where gelu(x) is almost 0. It makes an MLP and its gradients
-    # twice as slow on a CPU.
+    # jax.nn.gelu uses erfc, which is more exact for x < -3, where gelu(x) is almost 0, but makes an MLP and its
+    # gradients twice as slow on a CPU.
     y = x.astype(jnp.float32)
     return (y * _normal_cdf(y)).astype(x.dtype)
 
@@ -18,7 +18,7 @@ def gelu(x: jax.Array) -> jax.Array:
 def _backward(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     # Behind the barrier erf is recomputed; otherwise XLA stores it in the forward pass, as large as x.
     y = jax.lax.optimization_barrier(x).astype(jnp.float32)
-    density = jnp.exp(-0.5 * y * y) * (2 * math.pi) ** -0.5
+    density = jnp.exp(-0.5 * y * y) * (2 * math.pi) ** -0.5  # of the normal distribution
     return ((dy * (_normal_cdf(y) + y * density)).astype(x.dtype),)
 
 

@@ -14,28 +14,28 @@ import jax.numpy as jnp
 
 from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER, saved_config
 from jaxencoder.config import RunConfig
+from jaxencoder.evaluation.calibration import calibration
+from jaxencoder.evaluation.probing import evaluate_probing
+from jaxencoder.evaluation.report import write_report
+from jaxencoder.evaluation.reranking import evaluate_reranking
+from jaxencoder.evaluation.results import read_results, results_file, write_results
+from jaxencoder.evaluation.retrieval import evaluate_retrieval, qrels_file
+from jaxencoder.evaluation.similarity import evaluate_similarity
+from jaxencoder.evaluation.slices import slices
+from jaxencoder.evaluation.thresholds import tuned
 from jaxencoder.inference import devices
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.windows import Long
 from jaxencoder.sharding import MeshConfig, make_mesh
-from jaxencoder.tasks.calibration import calibration
 from jaxencoder.tasks.classification.classify import ScorePooling, class_names, classifies
 from jaxencoder.tasks.classification.multi_label import calibration_of_decisions, multi_label_metrics, per_label
 from jaxencoder.tasks.classification.predict import Predictions, class_metrics, per_class, predictions, value_metrics
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.multiple_choice.predict import evaluate_chooser
-from jaxencoder.tasks.probing import evaluate_probing
 from jaxencoder.tasks.question_answering import objective as spans
 from jaxencoder.tasks.question_answering.predict import evaluate_reader
 from jaxencoder.tasks.records import with_texts
-from jaxencoder.tasks.report import write_report
-from jaxencoder.tasks.reranking import evaluate_reranking
-from jaxencoder.tasks.results import read_results, results_file, write_results
-from jaxencoder.tasks.retrieval import evaluate_retrieval, qrels_file
-from jaxencoder.tasks.similarity import evaluate_similarity
-from jaxencoder.tasks.slices import slices
-from jaxencoder.tasks.thresholds import tuned
 from jaxencoder.tasks.token_classification import objective as tokens
 from jaxencoder.tasks.token_classification.predict import evaluate_tagger, tag_name
 from jaxencoder.text.examples import answers, choices_of, right_choice, tags
@@ -357,5 +357,5 @@ def _evaluate_masked(
     setup = Setup(config, model.tokenizer, train, validation, objective)
     shards = math.gcd(config.training.batch_size, jax.local_device_count())
     mesh = make_mesh(MeshConfig(), jax.local_devices()[:shards])
-    with devices.in_use(mesh, model.compute):
+    with devices.compute_context(mesh, model.compute):
         return evaluator(setup, mesh)(TrainState(jnp.int32(config.training.steps), model.params, None, None))

@@ -183,7 +183,7 @@ def _counted(config: RunConfig, stores: tuple[Store, ...], begun: bool) -> RunCo
         shape = make_mesh(config.mesh).shape
         shares = shape["data"] * shape["fsdp"]
     training = dataclasses.replace(training, batch_examples=0 if begun else training.batch_examples)
-    training = training.counted(sum(map(len, stores)), labelled(config, stores), shares)
+    training = training.resolve(sum(map(len, stores)), labelled(config, stores), shares)
     training = dataclasses.replace(training, batch_examples=config.training.batch_examples)
     return dataclasses.replace(config, training=training)
 

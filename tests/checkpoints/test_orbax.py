@@ -13,7 +13,8 @@ import pytest
 
 from jaxencoder.checkpoints import orbax
 from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
-from jaxencoder.training.optim import OptimizerConfig, make_optimizer
+from jaxencoder.training.config import OptimizerConfig
+from jaxencoder.training.optimizers import make_optimizer
 
 
 def params(seed: int = 0) -> dict:

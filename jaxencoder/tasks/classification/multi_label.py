@@ -7,7 +7,7 @@ document at once: Tsoumakas et al. 2010, "Mining multi-label data".
 import numpy as np
 import scipy.special
 
-from jaxencoder.tasks.calibration import calibration
+from jaxencoder.evaluation.calibration import calibration
 
 
 def multi_label_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -10,6 +10,8 @@ import scipy.special
 from sklearn import metrics
 
 from jaxencoder.api import load
+from jaxencoder.evaluation.compare import compare
+from jaxencoder.evaluation.tables import summary
 from jaxencoder.tasks.classification.multi_label import (
     as_decisions,
     calibration_of_decisions,
@@ -18,10 +20,8 @@ from jaxencoder.tasks.classification.multi_label import (
     per_label,
 )
 from jaxencoder.tasks.classification.predict import predictions
-from jaxencoder.tasks.compare import compare
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.predict import predict, predict_file
-from jaxencoder.tasks.tables import summary
 
 NAMES = ["Elbe", "Oder", "Spree"]
 

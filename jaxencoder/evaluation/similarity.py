@@ -1,0 +1,127 @@
+"""Semantic textual similarity: do the cosines of two texts' vectors grow with the scores that people gave the texts?
+
+Agirre et al. 2012, SemEval-2012 task 6; measured as in Reimers and Gurevych 2019 (Sentence-BERT), arXiv:1908.10084, by
+Spearman's rank correlation over all pairs together.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxencoder.inference.embed import embed
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
+from jaxencoder.tasks.classification.predict import correlations
+from jaxencoder.text.labels import Labels
+from jaxencoder.text.sources import field_names, listed, read
+from jaxencoder.text.sources.fields import PAIR_FIELDS
+
+# How published sets name the score; the first that is there counts.
+_SCORES = ("score", "similarity_score", "similarity", "relatedness_score", "label")
+
+
+class Fields(NamedTuple):
+    """Names of the fields of a record: its two texts and the score of their similarity."""
+
+    text: str
+    pair: str
+    score: str
+
+
+class Pairs(NamedTuple):
+    """The records of a set, column by column: N texts, N texts, float64 [N]."""
+
+    texts: list[str]
+    pairs: list[str]
+    scores: np.ndarray
+
+
+def find_fields(names: Sequence[str], text: str = "", pair: str = "", score: str = "", source: str = "data") -> Fields:
+    """The fields of a set, those that are not named from among the usual ones.
+
+    Args:
+        names: fields that there are.
+        text, pair, score: names that are known; empty: to be found.
+        source: for the message.
+
+    Raises:
+        ValueError: a field that is not named cannot be found.
+    """
+    a, b = next(((a, b) for a, b in PAIR_FIELDS if a in names and b in names), ("", ""))
+    fields = Fields(text or a, pair or b, score or next((name for name in _SCORES if name in names), ""))
+    if not fields.text or not fields.pair:
+        raise ValueError(
+            f"{source} has the fields {listed(names)}, and no usual pair of texts such as sentence1 and sentence2; "
+            "name them with --text-field and --pair-field"
+        )
+    if not fields.score:
+        raise ValueError(
+            f"{source} has the fields {listed(names)}, and none of {listed(_SCORES)}; name the score with --label-field"
+        )
+    if len(set(fields)) < 3:
+        raise ValueError(f"the two texts and the score are three fields, not {listed(fields)}; name others")
+    return fields
+
+
+def read_pairs(sources: Sequence[str], fields: Fields) -> Pairs:
+    """All pairs of a set.
+
+    Args:
+        sources: as in `jaxencoder.text.sources`; together they are one set.
+        fields: which hold the texts and the score.
+
+    Raises:
+        ValueError: a record without one of the fields, a text that is no text, a score that is no finite number, or
+            scores that are too few or all the same, with which nothing can correlate.
+        OSError: a source cannot be read.
+    """
+    texts, pairs, scores = [], [], []
+    for source in sources:
+        for number, record in enumerate(read(source, text_field=fields.text, fields=fields[1:]), 1):
+            where = f"{source}, record {number}"
+            if not isinstance(record[fields.pair], str):
+                kind = type(record[fields.pair]).__name__
+                raise ValueError(f"{where}: field {fields.pair!r} is {kind}, not text; name another with --pair-field")
+            texts.append(record[fields.text])
+            pairs.append(record[fields.pair])
+            scores.append(Labels("value", ()).encode(record[fields.score], where))
+    if len(set(scores)) < 2:
+        what = "1 pair" if len(scores) == 1 else f"{len(scores)} pairs, all with the score {scores[0]:g}"
+        raise ValueError(f"{listed(sources)} holds {what}; a correlation needs pairs of different scores")
+    return Pairs(texts, pairs, np.array(scores, np.float64))
+
+
+def evaluate_similarity(
+    model: OpenedModel,
+    sources: Sequence[str],
+    text_field: str = "",
+    pair_field: str = "",
+    label_field: str = "",
+    options: EmbedOptions = DEFAULT_OPTIONS,
+) -> dict[str, float | list[str]]:
+    """How the cosine similarity of a model's vectors goes with the scores of a set of pairs.
+
+    Args:
+        model: an open model.
+        sources: as in `jaxencoder.text.sources`; together they are one set.
+        text_field, pair_field, label_field: of the texts and the score; empty: found among the usual names.
+        options: of the vectors, which are always normalized.
+
+    Returns:
+        pairs, their number; spearman and pearson, in [-1, 1]; fields, the three names. Each different text is embedded
+        once.
+
+    Raises:
+        ValueError, OSError: as `find_fields` and `read_pairs` do.
+    """
+    fields = find_fields(field_names(sources[0]), text_field, pair_field, label_field, sources[0])
+    texts, pairs, scores = read_pairs(sources, fields)
+    numbers = {text: i for i, text in enumerate(dict.fromkeys(texts + pairs))}
+    vectors = embed(model, list(numbers), dataclasses.replace(options, normalize=True))
+    if not np.isfinite(vectors).all():
+        raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
+    a, b = (vectors[[numbers[text] for text in side]].astype(np.float64) for side in (texts, pairs))
+    found = correlations(np.einsum("ND,ND->N", a, b), scores)
+    return {"pairs": len(scores), "spearman": found["spearman"], "pearson": found["pearson"], "fields": list(fields)}
