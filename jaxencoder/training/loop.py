@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.adapters.lora import with_lora
 from jaxencoder.checkpoints.initial import initial_params
-from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER
 from jaxencoder.config import RunConfig
 from jaxencoder.kernels.platform import before_ampere
@@ -78,7 +78,7 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
         jax.set_mesh(mesh),
         Stop() as stop,
         contextlib.closing(
-            Checkpoints(run_dir / CHECKPOINT_FOLDER, settings.keep_checkpoints, best, settings.best_mode == "max")
+            CheckpointManager(run_dir / CHECKPOINT_FOLDER, settings.keep_checkpoints, best, settings.best_mode == "max")
         ) as checkpoints,
     ):
         updates, state = compile_steps(setup, mesh, checkpoints)
@@ -181,7 +181,7 @@ def feed_after(
 
 
 def compile_steps(
-    setup: Setup, mesh: Mesh, checkpoints: Checkpoints
+    setup: Setup, mesh: Mesh, checkpoints: CheckpointManager
 ) -> tuple[tuple[Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]], ...], TrainState]:
     """Each phase's jitted update, and the state to go on from: the newest intact checkpoint's, or that of step 0."""
     config, settings = setup.config, setup.config.training
@@ -349,7 +349,7 @@ def _finished(run_dir: Path, done: int, steps: int, past: list[dict[str, float]]
     return found
 
 
-def _restored(checkpoints: Checkpoints, shapes: TrainState, places: TrainState) -> TrainState | None:
+def _restored(checkpoints: CheckpointManager, shapes: TrainState, places: TrainState) -> TrainState | None:
     abstract = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, places)
     found = checkpoints.restore(_parts(abstract))
     if found is None:

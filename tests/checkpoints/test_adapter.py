@@ -14,7 +14,7 @@ from jaxencoder.api import Model
 from jaxencoder.checkpoints import adapter, peft
 from jaxencoder.checkpoints.adapter import fingerprint
 from jaxencoder.checkpoints.initial import open_initial_model
-from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.checkpoints.weights import read_tensors
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, MaskedLM, RunConfig
@@ -35,7 +35,7 @@ def flat(tree: dict) -> dict[str, np.ndarray]:
 def keep(folder: Path, model: Model, config: RunConfig, **parts: dict) -> Path:
     """A run of one checkpoint."""
     model.tokenizer.save(folder / "tokenizer")
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = CheckpointManager(folder / "checkpoints")
     checkpoints.save(3, parts, wait=True)
     checkpoints.close()
     save(config, folder)
