@@ -1,7 +1,7 @@
 """Checkpoints of a run: saved atomically in the background, and restored onto any mesh.
 
-Orbax (https://orbax.readthedocs.io) writes into a temporary folder and renames it when every process is done. It notices
-neither a flipped bit nor an array of another shape, so each array is saved with a checksum that is compared on reading.
+Orbax (https://orbax.readthedocs.io) writes into a temporary folder and renames it when every process is done. It does
+not notice a flipped bit or an array of another shape, so each array has a checksum that is compared on reading.
 """
 
 import gc
@@ -241,7 +241,7 @@ def _metric(path: epath.Path, name: str) -> float | None:
 
 
 def _read(path: epath.Path, abstract: State) -> State:
-    """Read parts of one checkpoint, those of None whole and as numpy arrays; DamagedError or MismatchError."""
+    """Read parts of one checkpoint; a part of None completely, as numpy arrays. DamagedError or MismatchError."""
     try:
         with _quiet():
             saved = ocp.checkpointables_metadata(path).metadata
@@ -364,5 +364,5 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     text = " ".join(str(error).split()).partition(" [")[0]
     if len(text) > 200:
-        text = "... " + text[-200:]  # the cause stands last
+        text = "... " + text[-200:]  # the cause comes last
     return (text or type(error).__name__).rstrip(".")

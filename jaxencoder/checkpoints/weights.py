@@ -163,11 +163,11 @@ def _shards(index: Path, open_file: Callable[[Path], _Opened]) -> dict[str, Call
         raise ValueError(f"{index} is not an index of shards ({error}); copy or download it again") from None
     for file in files.values():
         if not isinstance(file, str) or file in ("", ".", "..") or any(mark in file for mark in "/\\:\0"):
-            raise ValueError(f"{index} names {str(file)[:100]!r}, which is no name of a file in the folder; do not trust this folder")
+            raise ValueError(f"{index} names {str(file)[:100]!r}, which is not a file name; do not trust this folder")
     opened = {}
     for file in sorted(set(files.values())):
         if not (index.parent / file).is_file():
-            raise FileNotFoundError(f"{index.parent / file} is missing, though {index.name} names it; copy or download it again")
+            raise FileNotFoundError(f"{index.parent / file} is missing, but {index.name} names it; add the file")
         names, read = open_file(index.parent / file)
         opened[file] = set(names), read
     for name, file in files.items():
