@@ -20,7 +20,8 @@ from jaxencoder.checkpoints.transformers import read_model, read_settings
 from jaxencoder.config import AnyObjective, RunConfig, check_positions
 from jaxencoder.config_io import CONFIG_FILE, read
 from jaxencoder.families import classifier
-from jaxencoder.families.published import Published, parameter_shapes
+from jaxencoder.families.published import Published
+from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params

@@ -15,7 +15,7 @@ from jaxencoder.checkpoints.transformers import write_model
 from jaxencoder.checkpoints.weights import save_weights
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.sentence import SentenceConfig
-from tests.model.examples import BERT, randomised_params
+from tests.model.examples import BERT, randomized_params
 
 D = 24
 
@@ -93,7 +93,11 @@ DENSE_WEIGHTS = {"linear.weight": (3, D), "linear.bias": (3,)}
             "'torch.nn.modules.activation.Mish';",
         ),
         (DENSE | {"activation_function": "mine.Tanh"}, {}, "activation_function 'mine.Tanh'; .* Identity, Tanh, ReLU"),
-        (DENSE | {"in_features": 7}, {"linear.weight": (3, 7), "linear.bias": (3,)}, "takes vectors of 7 .* gets 24"),
+        (
+            DENSE | {"in_features": 7},
+            {"linear.weight": (3, 7), "linear.bias": (3,)},
+            "takes vectors of size 7.* gets size 24",
+        ),
         (DENSE | {"out_features": 0}, {}, "out_features 0; a whole number"),
         (DENSE | {"module_input_name": "token_embeddings"}, {}, "module_input_name 'token_embeddings'; only"),
         (DENSE, {"linear.weight": (D, 3), "linear.bias": (3,)}, r"linear.weight has the shape \[24, 3\], .* \[3, 24\]"),
@@ -159,7 +163,7 @@ def test_modules_stay_in_the_folder_and_in_the_package(tmp_path: Path) -> None:
 
 
 def test_pooling_of_another_size(tmp_path: Path) -> None:
-    params = randomised_params(lambda key: Encoder(BERT).init(key, *[np.ones((1, 1), np.int32)] * 3)["params"])
+    params = randomized_params(lambda key: Encoder(BERT).init(key, *[np.ones((1, 1), np.int32)] * 3)["params"])
     write_model(tmp_path, BERT, {"encoder": params})
     write(tmp_path, ["Transformer", "Pooling"], {"word_embedding_dimension": 12})
     with pytest.raises(ValueError, match="pools vectors of 12 numbers, but its encoder's have 24"):

@@ -89,7 +89,7 @@ def classify(
     names = class_names(model)
     least = thresholds(model, threshold)
     found = score(model, texts, pairs, long, stride, batch_tokens, window_pooling)
-    buckets.warn_of_cuts(found.cut, len(found.tokens), row_length(model))
+    buckets.warn_truncated(found.cut, len(found.tokens), row_length(model))
     return classified(found.scores, names, least)
 
 
@@ -158,7 +158,10 @@ def score(
     """What the classifier gives for each text; see `Model.classify`. No warning is given of texts that were cut."""
     head, limit = _head(model), row_length(model)
     reading = Reading.of(long, stride, window_pooling, known=get_args(ScorePooling))
-    tokenizer, texts = buckets.readable(model.tokenizer), texts if isinstance(texts, str | bytes) else list(texts)
+    tokenizer, texts = (
+        buckets.require_tokenizer(model.tokenizer),
+        texts if isinstance(texts, str | bytes) else list(texts),
+    )
     if pairs is None:
         parts = parts_of_texts(tokenizer, texts, limit, reading)
     else:
@@ -202,8 +205,10 @@ def document_scores(
         limit: the most tokens of one.
     """
 
-    def more(plan: buckets.Plan) -> Batch:
-        found = {"labels": np.zeros((plan.rows, buckets.texts_in_a_row(plan.length)), np.int32)}  # for its shape alone
+    def more(plan: buckets.BatchPlan) -> Batch:
+        found = {
+            "labels": np.zeros((plan.rows, buckets.max_texts_per_row(plan.length)), np.int32)
+        }  # for its shape alone
         if type_ids is not None:
             types = np.zeros((plan.rows, plan.length), np.int32)
             for i, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
@@ -213,7 +218,7 @@ def document_scores(
 
     scores = np.zeros((len(ids), outputs))
     for plan, values in model.run(function, ids, batch_tokens, limit, more):
-        scores[plan.texts] = values[plan.row, plan.place]
+        scores[plan.texts] = values[plan.row, plan.segment]
         progress(len(plan.texts))
     return scores
 

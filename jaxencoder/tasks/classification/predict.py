@@ -16,7 +16,7 @@ import scipy.stats
 from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.windows import Long
-from jaxencoder.inference.writers import refuse_fields
+from jaxencoder.inference.writers import check_new_fields
 from jaxencoder.tasks.classification.classify import (
     Classified,
     ScorePooling,
@@ -29,7 +29,7 @@ from jaxencoder.tasks.classification.classify import (
     thresholds,
 )
 from jaxencoder.tasks.records import with_texts
-from jaxencoder.text.buckets import warn_of_cuts
+from jaxencoder.text.buckets import warn_truncated
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.sources import Record, read
@@ -78,7 +78,7 @@ def predict_classes(
     count = cut = 0
     records = (with_texts(record, (text_field, pair_field), f"{where} {i}") for i, record in enumerate(source, 1))
     for chunk in chunks(records, lambda record: sum(map(len, _own(record, text_field, pair_field)))):
-        refuse_fields(chunk, ADDED)
+        check_new_fields(chunk, ADDED)
         texts, pairs = _texts(chunk, text_field, pair_field)
         found = score(model, texts, pairs, long, stride, batch_tokens, window_pooling)
         yield [
@@ -86,7 +86,7 @@ def predict_classes(
             for record, one in zip(chunk, classified(found.scores, names, least), strict=True)
         ]
         count, cut = count + len(chunk), cut + found.cut
-    warn_of_cuts(cut, count, row_length(model))
+    warn_truncated(cut, count, row_length(model))
 
 
 def _own(record: Record, text_field: str, pair_field: str) -> list[str]:
@@ -266,7 +266,7 @@ def predictions(
         texts = _texts(chunk, data.text_field, data.pair_field)
         found.append(score(model, *texts, long, stride, window_pooling=window_pooling))
     cut = sum(part.cut for part in found)
-    warn_of_cuts(cut, len(records), row_length(model))
+    warn_truncated(cut, len(records), row_length(model))
     scores, tokens = (np.concatenate([part[i] for part in found]) for i in (0, 1))
     if several:
         table = np.zeros((len(labels), len(names)), np.int64)
