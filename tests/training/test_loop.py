@@ -26,6 +26,7 @@ from jaxencoder.config import Classification, ComputeConfig, RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.sharding import MeshConfig, make_mesh
+from jaxencoder.text.batches import prefetch
 from jaxencoder.training import evaluator, feed, loop, updates
 from jaxencoder.training.loop import train
 from jaxencoder.training.setup import set_up
