@@ -178,7 +178,7 @@ def finish_vectors(config: SentenceConfig, params: dict[str, Any], x: jax.Array)
         config, params: as in `sentence_vectors`.
         x: float32, the concatenated poolings.
     """
-    for number, module in enumerate(config.modules):
+    for number, module in enumerate(config.modules):  # Normalize has no parameters
         x = module(params.get(str(number), {}), x)
     x = x[..., : config.dimensions]
     return Normalize()({}, x) if config.normalize else x

@@ -100,9 +100,9 @@ class ReplacedToken(ObjectiveConfig):
 
         def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
             mask_key, sample_key, *dropout_keys = jax.random.split(key, 4)
-            both = models(params)
+            both = models(params)  # with shared embeddings in both
             masked = mask_tokens(batch, mask_key, self.masking, vocabulary)
-            uniforms = jax.random.uniform(sample_key, masked.slots.shape)
+            uniforms = jax.random.uniform(sample_key, masked.slots.shape)  # for the generator's samples
             inputs = batch | {"token_ids": masked.token_ids}
             hidden = encode(generator, both["generator"]["encoder"], inputs, dropout_keys[0], train)
             total, predictions = predict(mlm_head, both["generator"], hidden, masked, self.chunk, uniforms)

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jaxencoder.checkpoints.initial import CHECKPOINT_FOLDER
 from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER
 from jaxencoder.config import RunConfig
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.sharding import make_mesh
