@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from jaxencoder.checkpoints.initial import CHECKPOINT_FOLDER
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER
 from jaxencoder.config import RunConfig
