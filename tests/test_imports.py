@@ -76,19 +76,8 @@ DIRECTIONS = {
     ),
     "checkpoints/orbax.py": (),
     "checkpoints/*": (
-        *(
-            "adapters",
-            "config",
-            "config_io",
-            "families",
-            "inference",
-            "kernels",
-            "model",
-            "objectives",
-            "parameters",
-            "text",
-        ),
-        *("training.layerwise", "files"),
+        *("adapters", "config", "config_io", "families", "files", "model", "objectives", "parameters", "tasks"),
+        *("text", "training.layerwise"),
     ),
     "inference/*": (
         *("checkpoints",),

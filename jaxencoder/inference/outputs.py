@@ -1,4 +1,4 @@
-"""What the published heads of a model compute: of padded rows everything, of packed rows the scores of texts."""
+"""The encoder and its heads on a batch: all outputs of padded rows, or the scores of texts in packed rows."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead, first_tokens, output_table, pool, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.text.buckets import texts_in_a_row
+from jaxencoder.text.buckets import max_texts_per_row
 
 
 def encode(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
@@ -26,16 +26,13 @@ def outputs(
     params: Params,
     rows: Batch,
 ) -> dict[str, jax.Array]:
-    """The last layer and what the heads make of it; see `Model.__call__`.
-
-    Two compiled programs, so that models that differ in their heads alone share the encoder's.
+    """The last layer and the outputs of the heads; see `OpenedModel.__call__`.
 
     Args:
-        encoder, compute: the architecture, and how its arithmetic is done.
-        heads: names among the parameters, and what they are; a pooler stands before those that use it.
-        params: of the encoder and of the heads.
-        rows: [B, T] arrays, one document a row.
+        heads: (name in `params`, config); a pooler precedes the heads that use it.
+        rows: [B, T] arrays, one document per row.
     """
+    # Two compiled programs, so that models with different heads share the encoder's.
     hidden = _hidden(encoder, compute, {"encoder": params["encoder"]}, rows)
     return _heads(encoder, heads, params, hidden, rows["segment_ids"])
 
@@ -55,8 +52,8 @@ def _heads(
     if "mlm_head" in params:
         x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, hidden)
         out["mlm_logits"] = vocabulary_scores(x, bias, output_table(params))
-    for name, y in _of_documents(encoder, heads, params, hidden, mask, 1).items():
-        out |= _named(name, y if dict(heads)[name].inputs == "tokens" else y[:, 0])
+    for name, y in _apply_heads(encoder, heads, params, hidden, mask, 1).items():
+        out |= _output(name, y if dict(heads)[name].inputs == "tokens" else y[:, 0])
     return out
 
 
@@ -68,19 +65,20 @@ def text_scores(
     params: Params,
     rows: Batch,
 ) -> jax.Array:
-    """The sequence head's scores [B, E, outputs] float32 of packed rows, E as `buckets.texts_in_a_row` has it.
+    """The sequence head's scores [B, E, outputs] float32 of packed rows with up to E texts (`max_texts_per_row`).
 
-    Args: as for `outputs`; heads are the sequence head and, before it, the pooler if it has one.
+    Args:
+        heads: the sequence head, after its pooler if it has one.
     """
     segment_ids = rows["segment_ids"]
-    documents = texts_in_a_row(segment_ids.shape[1])
+    documents = max_texts_per_row(segment_ids.shape[1])
     if any(head.global_tokens == "first" for _, head in heads):
         rows = rows | {"global_slots": first_tokens(segment_ids, documents)}
     hidden = encode(encoder, compute, params, rows)
-    return _of_documents(encoder, heads, params, hidden, segment_ids, documents)["sequence_head"]
+    return _apply_heads(encoder, heads, params, hidden, segment_ids, documents)["sequence_head"]
 
 
-def _of_documents(
+def _apply_heads(
     encoder: EncoderConfig,
     heads: tuple[tuple[str, HeadConfig], ...],
     params: Params,
@@ -88,7 +86,7 @@ def _of_documents(
     segment_ids: jax.Array,
     documents: int,
 ) -> dict[str, jax.Array]:
-    """What each head gives: [B, T, outputs] of tokens, [B, E, outputs] of the documents of each row."""
+    """The output of each head: [B, T, outputs] for tokens, [B, E, outputs] for the documents of each row."""
     out: dict[str, jax.Array] = {}
     for name, head in heads:
         if head.inputs == "pooled":
@@ -102,7 +100,7 @@ def _of_documents(
     return out
 
 
-def _named(name: str, y: jax.Array) -> dict[str, jax.Array]:
+def _output(name: str, y: jax.Array) -> dict[str, jax.Array]:
     match name:
         case "pooler":
             return {"pooled": y}

@@ -11,7 +11,7 @@ import scipy.special
 
 from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.writers import refuse_fields
+from jaxencoder.inference.writers import check_new_fields
 from jaxencoder.tasks.classification.classify import document_scores, row_length, run_scores
 from jaxencoder.tasks.multiple_choice.data import encode_choices
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
@@ -84,7 +84,7 @@ def predict_choices(
     )
     for chunk in chunks(every, lambda one: len(one[0][text_field]) + sum(map(len, one[1]))):
         records, choices = zip(*chunk, strict=True)
-        refuse_fields(records, ADDED)
+        check_new_fields(records, ADDED)
         found = choose(model, [record[text_field] for record in records], choices, batch_tokens)
         yield [record | _added(own, shares) for record, own, shares in zip(records, choices, found, strict=True)]
 

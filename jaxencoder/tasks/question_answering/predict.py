@@ -19,14 +19,14 @@ from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.global_tokens import global_slots
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.outputs import encode
-from jaxencoder.inference.writers import refuse_fields
+from jaxencoder.inference.writers import check_new_fields
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.question_answering.data import Window, windows
 from jaxencoder.tasks.question_answering.objective import NAME, QuestionAnswering
 from jaxencoder.tasks.records import with_texts
-from jaxencoder.text.buckets import Plan
+from jaxencoder.text.buckets import BatchPlan
 from jaxencoder.text.sources import Record, read
 
 _BEST = 20  # first and last tokens of a window that are tried with each other
@@ -74,7 +74,7 @@ def answer_questions(
     found = list(windows(model.tokenizer, questions, texts, length, model.config.data.overlap))
     typed, head = model.config.model.token_types > 1, model.heads[NAME]
 
-    def more(plan: Plan) -> Batch:
+    def more(plan: BatchPlan) -> Batch:
         types, question = np.zeros((2, plan.rows, plan.length), np.int32)
         for number, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
             ids = found[number].ids
@@ -139,7 +139,7 @@ def predict_answers(
         source = read(source, text_field=asked, required=(context,))
     records = (with_texts(record, (asked, context), f"{where} {i}") for i, record in enumerate(source, 1))
     for chunk in chunks(records, lambda record: len(record[context])):
-        refuse_fields(chunk, ("prediction", "start", "end", "probability", "predictions"))
+        check_new_fields(chunk, ("prediction", "start", "end", "probability", "predictions"))
         found = answer_questions(
             model,
             [record[asked] for record in chunk],

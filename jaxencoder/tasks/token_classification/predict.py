@@ -15,7 +15,7 @@ import numpy as np
 from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.outputs import encode
-from jaxencoder.inference.writers import refuse_fields
+from jaxencoder.inference.writers import check_new_fields
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
@@ -119,8 +119,8 @@ def predict_tags(
         source = read(source, text_field=text_field, words=None)
     records = (with_words(record, text_field, f"{where} {i}") for i, record in enumerate(source, 1))
     for chunk in chunks(records, lambda record: sum(map(len, record[text_field]))):
-        refuse_fields(chunk, ("tags", "entities"))
-        refuse_fields([record for record in chunk if isinstance(record[text_field], str)], ("words",))
+        check_new_fields(chunk, ("tags", "entities"))
+        check_new_fields([record for record in chunk if isinstance(record[text_field], str)], ("words",))
         texts = [record[text_field] for record in chunk]
         places = [word_spans(text) if isinstance(text, str) else None for text in texts]
         words = [[t[a:b] for a, b in at] if at is not None else t for t, at in zip(texts, places, strict=True)]
