@@ -14,14 +14,15 @@ import jax
 from jax.sharding import Mesh
 from train_step import DATA  # sets JAX_PLATFORMS
 
-from jaxencoder.checkpoints.initial import find_start
+from jaxencoder.checkpoints.initial import open_initial_model
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load
 from jaxencoder.sharding import make_mesh
 from jaxencoder.text.row_cache import prepare
-from jaxencoder.training.loop import compile_steps, feed_after
+from jaxencoder.training.feed import batches_after
 from jaxencoder.training.setup import Setup, set_up
+from jaxencoder.training.updates import compile_updates
 
 
 class Task(NamedTuple):
@@ -85,7 +86,7 @@ def recipe(
     words += [] if task.recipe == "finetune_question_answering" else ["--objective.dropout", dropout]
     config = load(task.recipe, [str(word) for word in words])
     with contextlib.redirect_stdout(sys.stderr):
-        (store,) = prepare(config.data, find_start(args.model).tokenizer, "train")
+        (store,) = prepare(config.data, open_initial_model(args.model).tokenizer, "train")
     batch = max(1, round(args.examples * store.meta["rows"] / store.meta["pieces"]))
     steps = steps or round(args.epochs * store.meta["rows"] / batch)
     return dataclasses.replace(
@@ -115,6 +116,6 @@ def started(config: RunConfig) -> Iterator[Started]:
             mesh = make_mesh(config.mesh)
         with jax.set_mesh(mesh), contextlib.closing(Checkpoints(Path(folder) / "checkpoints")) as checkpoints:
             with contextlib.redirect_stdout(sys.stderr):
-                (update,), state = compile_steps(setup, mesh, checkpoints)
-            with contextlib.closing(feed_after(0, setup, mesh, lambda phase: None)) as feed:
+                (update,), state = compile_updates(setup, mesh, checkpoints)
+            with contextlib.closing(batches_after(0, setup, mesh, lambda phase: None)) as feed:
                 yield Started(setup, mesh, update, state, (batch for _, batch in feed))
