@@ -17,10 +17,9 @@ from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import EmbedOptions, WindowConfig
 from jaxencoder.inference.score import PseudoLikelihood
 from jaxencoder.inference.tokens import TokenChunk
-from jaxencoder.inference.windows import Long
 from jaxencoder.model.heads import Pooling
 from jaxencoder.tasks.classification import classify
-from jaxencoder.tasks.classification.classify import Classified, ScorePooling, Threshold
+from jaxencoder.tasks.classification.classify import Classified, Threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,37 +136,34 @@ class Model(OpenedModel):
         self,
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
-        long: Long = "truncate",
-        stride: int | None = None,
+        windows: WindowConfig | None = None,
         batch_tokens: int | None = None,
         threshold: Threshold | None = None,
-        window_pooling: ScorePooling | None = None,
     ) -> list[Classified]:
-        """What a classifier, of a run or published, predicts for each text, or pair of texts.
+        """Classify texts or pairs of texts, with a fine-tuned run or a published classifier.
 
         Args:
-            texts: any number, any lengths.
-            pairs: the second text of each, for a model of pairs.
-            long: what of a text with more tokens than the rows of the run, or the published model, hold: "truncate"
-                reads its beginning, of a pair as in training, with one warning; "windows" reads all, in parts that
-                overlap, whose probabilities (or values) are pooled. In a pair each part has the whole first text,
-                unless that leaves less than a quarter of a row, and a part of the second.
-            stride: tokens from the start of a window to the next one's; None: half of what a window has room for. With
-                pairs a quarter of a row is the most that fits beside any first text.
-            batch_tokens: as in `embed`. threshold: see `jaxencoder.tasks.classification.classify.thresholds`.
-            window_pooling: as in `embed`, but none is learned: the mean of the windows' probabilities, by "length" (as
-                None) or of all alike, the largest of each class ("max"; of one class for a text their sum is made 1
-                again), or those of the first window.
+            texts: any number, any lengths. Those with more tokens than the rows of training are truncated, with one
+                warning, or read in `windows`.
+            pairs: the second text of each pair, for a model of pairs.
+            windows: the probabilities (or values) of a text's windows are pooled; there is no learned pooling. "max"
+                takes the largest probability of each class; for one class per text the result is scaled to sum to 1.
+                Windows of a pair cover the second text. Each contains the first text, which is truncated if it leaves
+                less than a quarter of a row; a stride of at most a quarter of a row therefore always fits.
+            batch_tokens: as for `embed`.
+            threshold: probability from which on a text has a class, for runs with several classes per text; one for
+                all classes, or by name. None: 0.5.
 
         Returns:
-            For each text (prediction, probability, probabilities by class); of a model of values the prediction is a
-            number, probability nan and probabilities empty; of several classes the first two are lists.
+            For each text (prediction, probability, probabilities by class). For a model of values the prediction is a
+            number, the probability nan and the probabilities empty. For several classes per text the prediction and
+            the probability are lists, the most probable class first.
 
         Raises:
-            ValueError: no list of strings, no classifier, a setting of windows where texts are cut, a stride that
-                leaves tokens out, or an unknown threshold.
+            ValueError: not a list of strings, a model that is no classifier, a stride that skips tokens, or an unknown
+                threshold.
         """
-        return classify.classify(self, texts, pairs, long, stride, batch_tokens, threshold, window_pooling)
+        return classify.classify(self, texts, pairs, windows, batch_tokens, threshold)
 
     def rerank(self, query: str, texts: Sequence[str], k: int | None = None) -> list[rerank.Ranked]:
         """Sort texts by how well they answer a query, with a run trained on pairs of texts (a cross-encoder).

@@ -32,6 +32,11 @@ class WindowConfig:
     stride: int | None = None
     pooling: WindowPooling | None = None
 
+    @property
+    def reads_all(self) -> bool:
+        """False if only the first window of a text is read."""
+        return self.pooling != "first"
+
     def __post_init__(self) -> None:
         if self.pooling is not None and self.pooling not in get_args(WindowPooling):
             raise ValueError(f"window pooling is {self.pooling!r}; give one of {', '.join(get_args(WindowPooling))}")

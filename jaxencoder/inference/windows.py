@@ -3,8 +3,8 @@
 Long texts in overlapping segments: Pappagari et al. 2019, arXiv:1910.10781.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, TypeVar, get_args
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -97,41 +97,3 @@ class WindowPooler:
         if np.isfinite(total):
             self.vectors[text] += np.float32(np.exp(weight - total)) * (vector[:size] - self.vectors[text])
             self._log_weights[text] = total
-
-
-Long = Literal["truncate", "windows"]
-GROUP, grouped = GROUP_TOKENS, group_windows
-
-
-class Reading(NamedTuple):
-    """How a classifier reads long texts; replaced by WindowConfig once its call sites have moved."""
-
-    long: Long = "truncate"
-    stride: int | None = None
-    pooling: WindowPooling = "length"
-
-    @classmethod
-    def of(
-        cls,
-        long: Long,
-        stride: int | None = None,
-        pooling: WindowPooling | None = None,
-        default: WindowPooling = "length",
-        known: Sequence[WindowPooling] = get_args(WindowPooling),
-    ) -> "Reading":
-        """Checked; ValueError for a word that is not known, or for a setting that would do nothing."""
-        if long not in get_args(Long):
-            raise ValueError(f"long is {long!r}; give one of {', '.join(get_args(Long))}")
-        if pooling is not None and pooling not in known:
-            raise ValueError(f"window_pooling is {pooling!r}; give one of {', '.join(known)}")
-        if long == "truncate" and (stride is not None or pooling is not None):
-            name, value = ("stride", stride) if stride is not None else ("window_pooling", pooling)
-            raise ValueError(f"{name} is {value!r}, but long texts are cut; give long='windows', or leave it out")
-        if pooling == "first" and stride is not None:
-            raise ValueError(f"stride is {stride}, but of window_pooling 'first' there is one window; leave it out")
-        return cls(long, stride, pooling or default)
-
-    @property
-    def whole(self) -> bool:
-        """Whether more is read of a long text than its first window."""
-        return self.long == "windows" and self.pooling != "first"

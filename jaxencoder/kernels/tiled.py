@@ -34,8 +34,7 @@ _FLOOR = -1e20  # lowest maximum, above _MASKED: exponentials of masked scores a
 
 
 def fits(T: int, S: int, H: int, dtype: jnp.dtype) -> bool:
-    """Whether the backward pass of `tiled` fits the memory of a TPU (v5e or later), for T queries and S keys of size
-    H."""
+    """Whether `tiled` fits the memory of a TPU (v5e or later), for T queries and S keys of size H."""
     return _vmem(T, S, H, dtype) <= _VMEM_BYTES
 
 

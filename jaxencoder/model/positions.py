@@ -45,10 +45,7 @@ def rotary_table(
 def rotary_table_for(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Array, local: bool) -> Table:
     """The `rotary_table` of the layers with a window (`local`) or of the global layers, scaled by `rope_scaling`.
 
-    Args:
-        c: the architecture.
-        positions, segment_ids: [B, T] int; a text's length is its largest position + 1, whatever else is in the row.
-        local: layers with a window.
+    `positions` and `segment_ids` are [B, T] int; a text's length is its largest position + 1.
     """
     theta = c.rope_theta_local if local else c.rope_theta
     scaling = "none" if local and not c.rope_scaling_local else c.rope_scaling

@@ -86,7 +86,7 @@ Module = Dense | LayerNorm | Normalize
 
 @dataclass(frozen=True)
 class SentenceConfig:
-    """How a model turns a text into one vector.
+    """Steps from a text to its vector.
 
     Attributes:
         pooling: one or more methods, whose vectors are concatenated.

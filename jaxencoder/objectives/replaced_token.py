@@ -47,7 +47,7 @@ class ReplacedToken(ObjectiveConfig):
     def __post_init__(self) -> None:
         for name in ("generator_width", "generator_depth"):
             if not 0 < getattr(self, name) <= 4:
-                raise ValueError(f"objective.{name} is {getattr(self, name)}; give a share above 0 and at most 4.")
+                raise ValueError(f"objective.{name} is {getattr(self, name)}; use a fraction above 0 and at most 4.")
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"objective.weight is {self.weight}; give 0 or a positive number.")
         if self.chunk < 1:
@@ -137,7 +137,7 @@ class ReplacedToken(ObjectiveConfig):
 
 
 def _share_embeddings(params: Params, sharing: Sharing) -> Params:
-    """Initial parameters of both models without what they share."""
+    """Initial parameters of both models without the generator's copy of shared ones."""
     encoder, generator = params["encoder"], params["generator"]["encoder"]
     if sharing == "shared":
         generator["embeddings"] = {name: x for name, x in generator["embeddings"].items() if name == "projection"}

@@ -26,9 +26,9 @@ from jaxencoder.evaluation.thresholds import tuned
 from jaxencoder.inference import devices
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.windows import Long
+from jaxencoder.inference.options import WindowConfig
 from jaxencoder.sharding import MeshConfig, make_mesh
-from jaxencoder.tasks.classification.classify import ScorePooling, class_names, classifies
+from jaxencoder.tasks.classification.classify import class_names, classifies
 from jaxencoder.tasks.classification.multi_label import calibration_of_decisions, multi_label_metrics, per_label
 from jaxencoder.tasks.classification.predict import Predictions, class_metrics, per_class, predictions, value_metrics
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
@@ -43,7 +43,7 @@ from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.store import Store
-from jaxencoder.training.loop import evaluator
+from jaxencoder.training.evaluator import evaluator
 from jaxencoder.training.setup import Setup, training_rows
 from jaxencoder.training.step import TrainState
 
@@ -181,9 +181,7 @@ def evaluate_classifier(
     data: str | None = None,
     slice_by: Sequence[str] = (),
     tune_threshold: str | None = None,
-    long: Long = "truncate",
-    stride: int | None = None,
-    window_pooling: ScorePooling | None = None,
+    windows: WindowConfig | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
     """The metrics of a classifier, of what it predicts for each record.
 
@@ -192,7 +190,7 @@ def evaluate_classifier(
         data: source to measure on; None: the run's validation data.
         slice_by: fields of the records, by whose values the metrics are shown too.
         tune_threshold: source on which the thresholds of classes are chosen, "validation" for the run's own.
-        long, stride, window_pooling: as in `Model.classify`.
+        windows: as in `Model.classify`.
 
     Returns:
         (metrics, predictions): for values `value_metrics`; for classes `class_metrics` with "classes", by name what
@@ -213,13 +211,13 @@ def evaluate_classifier(
         raise ValueError(f"thresholds tuned on {own} cannot be measured on it; name other data with --data")
     if tune_threshold and not class_names(model):
         raise ValueError("this model predicts values, which have no threshold; leave --tune-threshold out")
-    found = predictions(model, data, long, stride, window_pooling)
+    found = predictions(model, data, windows)
     parts = {"slices": slices(found, slice_by)}
     if not found.names:
         return value_metrics(found.scores[:, 0], found.labels) | parts, found
     _warn_of_missing(found, own)
     source = None if tune_threshold in (None, VALIDATION) else tune_threshold
-    tuning = predictions(model, source, long, stride, window_pooling) if tune_threshold else found
+    tuning = predictions(model, source, windows) if tune_threshold else found
     whole, each, calibrated = (
         (multi_label_metrics, per_label, calibration_of_decisions)
         if found.several

@@ -1,23 +1,12 @@
-"""The loop around the pure step: next batch, step, write, evaluate, save."""
+"""The training loop around the pure step: next batch, update, log, evaluate, save."""
 
 import contextlib
-import functools
 import logging
-import math
 import os
-import signal
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxencoder.adapters.lora import with_lora
 from jaxencoder.checkpoints.initial import initial_params
@@ -25,35 +14,25 @@ from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER
 from jaxencoder.config import RunConfig
 from jaxencoder.kernels.platform import before_ampere
-from jaxencoder.model.config import EncoderConfig
-from jaxencoder.objectives.objective import Metrics
-from jaxencoder.sharding import batch_sharding, make_mesh, shardings
-from jaxencoder.text.batches import Batches, prefetch
-from jaxencoder.text.config import DataConfig
-from jaxencoder.text.store import Store
-from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
-from jaxencoder.training.optimizers import make_optimizer
-from jaxencoder.training.setup import Setup, distinct, labelled, set_up, unigram_loss
-from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
+from jaxencoder.sharding import make_mesh
+from jaxencoder.training.evaluator import best_metric, evaluator
+from jaxencoder.training.feed import batches_after
+from jaxencoder.training.preemption import Interrupted, SigtermHandler
+from jaxencoder.training.setup import Setup, labeled_examples, set_up
 from jaxencoder.training.stopping import past_evaluations, should_stop
 from jaxencoder.training.telemetry import Telemetry
+from jaxencoder.training.updates import checkpoint_parts, compile_updates
 
 log = logging.getLogger(__name__)
 
-STREAM = 0x632BE59BD9B4E019  # between the seeds of data that differ
-
-
-class Interrupted(SystemExit):
-    """SIGTERM arrived and the state is saved; the exit code is the one of a process ended by that signal."""
-
 
 def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
-    """Train a run to its last step, from wherever it stands.
+    """Train a run to its last step, from its newest checkpoint if it has one.
 
     Args:
-        config: the run; choices left open (vocabulary size, number of classes) are resolved and saved with it.
-        run_dir: the run's folder: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/. One that holds a
-            run is continued from its newest intact checkpoint, and gives the numbers that an uninterrupted run gives.
+        config: the run; open choices (vocabulary size, number of classes) are resolved and saved with it.
+        run_dir: the run's folder: config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/. A run that is
+            continued from its newest intact checkpoint gives the numbers that an uninterrupted run gives.
 
     Returns:
         The last evaluation's metrics; empty without held-out data.
@@ -88,81 +67,56 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
             return _finished(run_dir, done, settings.steps, past)
         evaluate = evaluator(setup, mesh)
         with (
-            Telemetry(run_dir, setup.config, state.params, start=done) as telemetry,
-            contextlib.closing(feed_after(done, setup, mesh, telemetry.begin)) as feed,
+            Telemetry(run_dir, setup.config, state.params, start=step) as telemetry,
+            contextlib.closing(batches_after(step, setup, mesh, telemetry.begin_phase)) as feed,
         ):
-            if examples := labelled(setup.config, setup.train[0]):
-                telemetry.say(_in_examples(setup, examples))
-            if done:
-                telemetry.say(f"Continuing {run_dir} after step {done} of {settings.steps}")
+            _print_start(telemetry, setup, run_dir, step)
             for phase, batch in feed:
                 state, metrics = updates[phase](state, batch)
-                done += 1
-                telemetry.step(done, metrics)
-                last, stopping, result = done == settings.steps, stop.requested(done), {}
-                if last or (settings.eval_every and done % settings.eval_every == 0):
+                step += 1
+                telemetry.step(step, metrics)
+                is_last, is_stopped, result = step == settings.steps, sigterm.should_stop(step), {}
+                if is_last or (settings.eval_every and step % settings.eval_every == 0):
                     telemetry.flush()
                     result = evaluate(state)
-                    telemetry.evaluation(done, result)
-                    past = [*past, result]
-                    if should_stop(past, settings) and not last:
-                        telemetry.say(f"No better {best} in {settings.patience} evaluations: the run ends here")
-                        last = True
-                if last or stopping or done % settings.checkpoint_every == 0 or checkpoints.improves(result):
+                    telemetry.evaluation(step, result)
+                    evaluations = [*evaluations, result]
+                    if should_stop(evaluations, settings) and not is_last:
+                        telemetry.print(f"Stopping early: {settings.patience} evaluations without a better {metric}")
+                        is_last = True
+                if is_last or is_stopped or step % settings.checkpoint_every == 0 or checkpoints.improves(result):
                     telemetry.flush()  # raises if a step since the last checkpoint was not finite
-                    checkpoints.save(done, _parts(state), result)
-                if stopping and not last:
-                    telemetry.say(f"Stopping after step {done}: its state is kept; the same command continues the run")
-                    raise Interrupted(128 + signal.SIGTERM)
-                if last:
+                    checkpoints.save(step, checkpoint_parts(state), result)
+                if is_last:
                     break
+                if is_stopped:
+                    telemetry.print(f"Stopped after step {step}; its state is saved, repeat the command to continue")
+                    raise Interrupted
     return result
 
 
-def _in_examples(setup: Setup, examples: int) -> str:
-    """What fine-tuning comes to; in the first phase, where there are several."""
-    first, *others = setup.config.phase_configs
-    rows, size, steps = sum(map(len, setup.train[0])), first.training.batch_size, first.training.steps
-    shapes = {
-        (part.objective, part.model, part.training.accumulation, part.training.batch_size, part.data.row_length)
-        for part in (first, *others)
-    }
-    return (
-        f"{examples:,} examples in {rows:,} rows of {first.data.row_length} tokens, {examples / rows:.1f} a row; "
-        f"{size * examples / rows:.1f} an update, {steps * size / rows:.2f} epochs in {steps:,} steps; "
-        f"{len(shapes) + bool(setup.validation)} large programs to compile"
-    )
-
-
 def initialize_distributed() -> None:
-    """Join the other processes of the run, where a launcher says that there are some: JAXENCODER_DISTRIBUTED=1.
+    """Join the other processes of the run if the launcher sets JAXENCODER_DISTRIBUTED=1.
 
     Processes of Slurm, of a TPU slice and of GKE find each other; elsewhere the environment must hold
     JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
     if not os.environ.get("JAXENCODER_DISTRIBUTED") or jax.distributed.is_initialized():
         return
-    given = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
+    numbers = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
     jax.distributed.initialize(
-        os.environ.get("JAX_COORDINATOR_ADDRESS"), **{name: int(value) for name, value in given.items() if value}
+        os.environ.get("JAX_COORDINATOR_ADDRESS"), **{name: int(value) for name, value in numbers.items() if value}
     )
 
 
-def phase_batches(setup: Setup) -> tuple[Batches, ...]:
-    """The batches of each phase, whose batch s belongs to its step s.
-
-    A phase goes on with the rows where an earlier one of the same data ended, so that a batch that grows sees each row
-    once an epoch; other data has an order of its own.
-    """
-    streams: dict[DataConfig, int] = {}
-    used: Counter[DataConfig] = Counter()
-    found = []
-    for part, stores in zip(setup.config.phase_configs, setup.train, strict=True):
-        data, size = part.data, part.training.batch_size
-        seed = part.training.seed + STREAM * streams.setdefault(data, len(streams))
-        found.append(Batches(stores, data, size, seed, skip=used[data]))
-        used[data] += part.training.steps * size
-    return tuple(found)
+def _checked_setup(config: RunConfig, run_dir: Path, mesh: Mesh) -> Setup:
+    """The setup of a run that fits the devices; what can be checked before its data is prepared is checked first."""
+    if not config.training.batch_examples:
+        check_shards(config, mesh)
+    setup = set_up(config, run_dir)
+    check_shards(setup.config, mesh)
+    check_dtype(setup.config)
+    return setup
 
 
 def feed_after(
@@ -329,20 +283,42 @@ def _check_shares(config: RunConfig, mesh: Mesh) -> None:
     for training in (config.training, *(part.training for part in config.phase_configs)):
         if (training.batch_size // training.accumulation) % shares:
             raise ValueError(
-                f"training.batch_size {training.batch_size} in {training.accumulation} part(s) does not divide into "
-                f"the {shares} shares of these {mesh.size} devices; change it, or the axes of the mesh."
+                f"training.batch_size {training.batch_size} in {training.accumulation} part(s) is not divisible by "
+                f"the {shards} data shards of these {mesh.size} devices; change it, or the axes of the mesh."
             )
 
 
-def _check_dtype(config: RunConfig) -> None:
-    """One warning of arithmetic that these devices do not have."""
+def check_dtype(config: RunConfig) -> None:
+    """Warn of a dtype that the devices do not compute in."""
     if config.compute.dtype == "bfloat16" and before_ampere():
-        log.warning("These GPUs do not multiply bfloat16 themselves; compute.dtype float32 is as fast.")
+        log.warning("These GPUs have no bfloat16 arithmetic; compute.dtype float32 is as fast.")
 
 
-def _finished(run_dir: Path, done: int, steps: int, past: list[dict[str, float]]) -> dict[str, float]:
-    """The last evaluation of a run that has nothing left to do."""
-    found = past[-1] if past else {}
+def _print_start(telemetry: Telemetry, setup: Setup, run_dir: Path, step: int) -> None:
+    if examples := labeled_examples(setup.config, setup.train[0]):
+        telemetry.print(_describe_examples(setup, examples))
+    if step:
+        telemetry.print(f"Continuing {run_dir} after step {step} of {setup.config.training.steps}")
+
+
+def _describe_examples(setup: Setup, examples: int) -> str:
+    """Rows, epochs and compiled programs of a fine-tuning run; with phases, of the first."""
+    first, *later = setup.config.phase_configs
+    rows, size, steps = sum(map(len, setup.train[0])), first.training.batch_size, first.training.steps
+    shapes = {
+        (phase.objective, phase.model, phase.training.accumulation, phase.training.batch_size, phase.data.row_length)
+        for phase in (first, *later)
+    }
+    return (
+        f"{examples:,} examples in {rows:,} rows of {first.data.row_length} tokens, {examples / rows:.1f} per row; "
+        f"{size * examples / rows:.1f} per update, {steps * size / rows:.2f} epochs in {steps:,} steps; "
+        f"{len(shapes) + bool(setup.validation)} large programs to compile"
+    )
+
+
+def _report_finished(run_dir: Path, step: int, steps: int, evaluations: list[dict[str, float]]) -> dict[str, float]:
+    """Print and return the last evaluation of a run that is already finished."""
+    result = evaluations[-1] if evaluations else {}
     if jax.process_index() == 0:
         values = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
         print(f"{run_dir} is finished: {done} of {steps} steps. Last evaluation: {values or 'none'}", flush=True)

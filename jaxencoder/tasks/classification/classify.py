@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import scipy.special
 
 from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.options import WindowConfig
 from jaxencoder.inference.outputs import text_scores
-from jaxencoder.inference.windows import GROUP, Long, Reading, grouped
+from jaxencoder.inference.windows import GROUP_TOKENS, group_windows
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.objective import Batch, Objective, ObjectiveConfig, Params
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.classification.windows import parts_of_pairs, parts_of_texts
 from jaxencoder.text import buckets
 
-ScorePooling = Literal["mean", "max", "first", "length"]  # of windows, as in `windows.Reading`
 Threshold = float | Mapping[str, float]
 
 SEQUENCE_HEAD = "sequence_head"  # of a published classifier, among the parameters
@@ -79,16 +79,14 @@ def classify(
     model: OpenedModel,
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
-    long: Long = "truncate",
-    stride: int | None = None,
+    windows: WindowConfig | None = None,
     batch_tokens: int | None = None,
     threshold: Threshold | None = None,
-    window_pooling: ScorePooling | None = None,
 ) -> list[Classified]:
     """The prediction for each text; see `Model.classify`."""
     names = class_names(model)
     least = thresholds(model, threshold)
-    found = score(model, texts, pairs, long, stride, batch_tokens, window_pooling)
+    found = score(model, texts, pairs, windows, batch_tokens)
     buckets.warn_truncated(found.cut, len(found.tokens), row_length(model))
     return classified(found.scores, names, least)
 
@@ -150,24 +148,24 @@ def score(
     model: OpenedModel,
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
-    long: Long = "truncate",
-    stride: int | None = None,
+    windows: WindowConfig | None = None,
     batch_tokens: int | None = None,
-    window_pooling: ScorePooling | None = None,
 ) -> Scored:
     """What the classifier gives for each text; see `Model.classify`. No warning is given of texts that were cut."""
     head, limit = _head(model), row_length(model)
-    reading = Reading.of(long, stride, window_pooling, known=get_args(ScorePooling))
+    if windows is not None and windows.pooling == "learned":
+        raise ValueError("window pooling is 'learned', but a classifier has none; give mean, max, first or length")
+    pooling = "length" if windows is None or windows.pooling is None else windows.pooling
     tokenizer, texts = (
         buckets.require_tokenizer(model.tokenizer),
         texts if isinstance(texts, str | bytes) else list(texts),
     )
     if pairs is None:
-        parts = parts_of_texts(tokenizer, texts, limit, reading)
+        parts = parts_of_texts(tokenizer, texts, limit, windows)
     else:
-        parts = parts_of_pairs(tokenizer, texts, pairs, limit, reading)
+        parts = parts_of_pairs(tokenizer, texts, pairs, limit, windows)
     tokens, cut, owners, weights, found = np.zeros(len(texts), np.int64), 0, [], [], [np.zeros((0, head.outputs))]
-    for group in grouped(parts, GROUP):
+    for group in group_windows(parts, GROUP_TOKENS):
         types = None if pairs is None else [part.type_ids for part in group]
         ids = [part.ids for part in group]
         found.append(document_scores(model, head.scores, head.outputs, ids, types, batch_tokens, limit))
@@ -177,12 +175,12 @@ def score(
             tokens[part.text] += part.tokens
             cut += part.cut
     scores, owners, weights = np.concatenate(found), np.array(owners, np.int64), np.array(weights, np.int64)
-    if reading.pooling == "max":
+    if pooling == "max":
         logs = scipy.special.log_softmax(scores, axis=-1) if not (head.values or head.several) else scores
         most = np.full((len(tokens), scores.shape[1]), -np.inf)
         np.maximum.at(most, owners, logs)
         return Scored(most if head.values else _with_whole(most, scores, owners), tokens, cut)
-    weights = weights if reading.pooling == "length" else np.ones_like(weights)
+    weights = weights if pooling == "length" else np.ones_like(weights)
     average = _mean_value if head.values else _mean_odds if head.several else _mean_probability
     return Scored(average(scores, owners, weights, len(tokens)), tokens, cut)
 

@@ -15,11 +15,10 @@ import scipy.stats
 
 from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.windows import Long
+from jaxencoder.inference.options import WindowConfig
 from jaxencoder.inference.writers import check_new_fields
 from jaxencoder.tasks.classification.classify import (
     Classified,
-    ScorePooling,
     Threshold,
     class_names,
     classified,
@@ -44,11 +43,9 @@ def predict_classes(
     text_field: str | None = None,
     pair_field: str | None = None,
     probabilities: bool = False,
-    long: Long = "truncate",
-    stride: int | None = None,
+    windows: WindowConfig | None = None,
     batch_tokens: int | None = None,
     threshold: Threshold | None = None,
-    window_pooling: ScorePooling | None = None,
 ) -> Iterator[list[Record]]:
     """Records with "prediction", the name of a class or a value, and of classes "probability".
 
@@ -60,7 +57,7 @@ def predict_classes(
         text_field, pair_field: None for both: those of the run, of a published model text and no pairs, or, in a source
             that lacks them, usual names for them; None for one: that of the run.
         probabilities: also those of all classes by name, as "probabilities".
-        long, stride, batch_tokens, threshold, window_pooling: as in `Model.classify`.
+        windows, batch_tokens, threshold: as in `Model.classify`.
 
     Raises:
         ValueError: a record that lacks a text or has a field of one of these names, or what `Model.classify` raises.
@@ -80,7 +77,7 @@ def predict_classes(
     for chunk in chunks(records, lambda record: sum(map(len, _own(record, text_field, pair_field)))):
         check_new_fields(chunk, ADDED)
         texts, pairs = _texts(chunk, text_field, pair_field)
-        found = score(model, texts, pairs, long, stride, batch_tokens, window_pooling)
+        found = score(model, texts, pairs, windows, batch_tokens)
         yield [
             record | _added(one, probabilities)
             for record, one in zip(chunk, classified(found.scores, names, least), strict=True)
@@ -236,16 +233,14 @@ class Predictions(NamedTuple):
 def predictions(
     model: OpenedModel,
     source: str | None = None,
-    long: Long = "truncate",
-    stride: int | None = None,
-    window_pooling: ScorePooling | None = None,
+    windows: WindowConfig | None = None,
 ) -> Predictions:
     """What a model predicts for its own validation data, or for another source with the same fields.
 
     Args:
         model: a classifier, as `Model.classify` takes it.
         source: as in `jaxencoder.text.sources`; None: what the run has held out.
-        long, stride, window_pooling: as in `Model.classify`.
+        windows: as in `Model.classify`.
 
     Raises:
         ValueError: a record that lacks a text or a label, or whose label is none of the run's.
@@ -264,7 +259,7 @@ def predictions(
         raise ValueError(f"data.validation_fraction {data.validation_fraction} has held no record out; name a source")
     for chunk in chunks(records, lambda record: sum(map(len, _own(record, data.text_field, data.pair_field)))):
         texts = _texts(chunk, data.text_field, data.pair_field)
-        found.append(score(model, *texts, long, stride, window_pooling=window_pooling))
+        found.append(score(model, *texts, windows))
     cut = sum(part.cut for part in found)
     warn_truncated(cut, len(records), row_length(model))
     scores, tokens = (np.concatenate([part[i] for part in found]) for i in (0, 1))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.inference.windows import Reading
+from jaxencoder.inference.options import WindowConfig
 from jaxencoder.text.tokenizers.tokenizer import Encoding, Tokenizer
 from jaxencoder.text.windows import check_stride, default_stride, sliding_windows, special_tokens, text_windows
 
@@ -33,27 +33,30 @@ class Part(NamedTuple):
     cut: bool
 
 
-def parts_of_texts(tokenizer: Tokenizer, texts: Sequence[str], limit: int, reading: Reading) -> Iterator[Part]:
+def parts_of_texts(
+    tokenizer: Tokenizer, texts: Sequence[str], limit: int, windows: WindowConfig | None = None
+) -> Iterator[Part]:
     """The parts of each text, of at most `limit` tokens, in memory that does not grow with its length.
 
     Raises:
         ValueError: not a list of valid strings, or a stride that leaves tokens out.
     """
     before, behind = map(len, special_tokens(tokenizer))
-    windows = text_windows(tokenizer, texts, limit, reading.stride)
-    for text, own in groupby(windows, lambda window: window.text):
-        if reading.whole:
+    stride = None if windows is None else windows.stride
+    stream = text_windows(tokenizer, texts, limit, stride)
+    for text, own in groupby(stream, lambda window: window.text):
+        if windows is not None and windows.reads_all:
             for window in own:
                 weight = min(window.last, len(window.ids) - behind) - max(window.first, before)
                 yield Part(text, window.ids, None, max(weight, 1), window.last - window.first, False)
         else:
             first = next(own)
             tokens = first.last - first.first + sum(window.last - window.first for window in own)
-            yield Part(text, first.ids, None, 1, tokens, reading.long == "truncate" and tokens > limit)
+            yield Part(text, first.ids, None, 1, tokens, windows is None and tokens > limit)
 
 
 def parts_of_pairs(
-    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str], limit: int, reading: Reading
+    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str], limit: int, windows: WindowConfig | None = None
 ) -> Iterator[Part]:
     """The parts of each pair, of at most `limit` tokens: cut as in training, or windows over the second text.
 
@@ -63,30 +66,31 @@ def parts_of_pairs(
         ValueError: not lists of as many valid strings, no room for two texts, or a stride that leaves tokens out.
     """
     around = len(tokenizer.encode_batch([""], [""])[0].ids)
-    if reading.stride is not None:
-        check_stride(reading.stride, limit - around)
+    stride = None if windows is None else windows.stride
+    if stride is not None:
+        check_stride(stride, limit - around)
     for text, encoding in enumerate(tokenizer.encode_batch(texts, pairs)):
         tokens = len(encoding.ids)
         if tokens <= limit:
             yield Part(text, encoding.ids, encoding.type_ids, 1, tokens, False)
             continue
-        if reading.long == "truncate":
+        if windows is None:
             shorter = tokenizer.encode_batch([texts[text]], [pairs[text]], max_length=limit)[0]
             yield Part(text, shorter.ids, shorter.type_ids, 1, tokens, True)
             continue
         shorter = _with_room(tokenizer, texts[text], pairs[text], encoding, limit)
         second = int(tokenizer.encode_ids([pairs[text]])[1].item())
         room = limit - len(shorter.ids) + second
-        if room < min(second, reading.stride or 1):
+        if room < min(second, stride or 1):
             raise ValueError(
-                f"stride is {reading.stride}, but beside the first text {texts[text][:40]!r} windows have room for "
+                f"stride is {stride}, but beside the first text {texts[text][:40]!r} windows have room for "
                 f"{room} tokens of the second; give at most {max(limit // LEAST, 1)}, which always fit, or leave it out"
             )
-        windows = _windows(text, shorter, len(shorter.ids) - second - 1, limit, reading.stride)
-        first = next(windows)
+        stream = _windows(text, shorter, len(shorter.ids) - second - 1, limit, stride)
+        first = next(stream)
         yield first._replace(tokens=tokens, cut=len(shorter.ids) < tokens)
-        if reading.whole:
-            yield from windows
+        if windows.reads_all:
+            yield from stream
 
 
 def _windows(text: int, encoding: Encoding, before: int, limit: int, stride: int | None) -> Iterator[Part]:

@@ -12,6 +12,7 @@ from sklearn import metrics
 from jaxencoder.api import load
 from jaxencoder.evaluation.compare import compare
 from jaxencoder.evaluation.tables import summary
+from jaxencoder.inference.options import WindowConfig
 from jaxencoder.tasks.classification.multi_label import (
     as_decisions,
     calibration_of_decisions,
@@ -127,9 +128,9 @@ def test_predictions_for_records(labeller, tmp_path):
     source = tmp_path / "a.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     assert predict_file(model, str(source), tmp_path / "b.parquet", threshold=1.0) == 3
-    (windows,) = model.classify([" ".join(texts * 9)], long="windows")
+    (windows,) = model.classify([" ".join(texts * 9)], windows=WindowConfig())
     assert all(0 <= p <= 1 for p in windows.probabilities.values())
-    assert model.classify(texts[:1], long="windows") == model.classify(texts[:1])
+    assert model.classify(texts[:1], windows=WindowConfig()) == model.classify(texts[:1])
     with pytest.raises(ValueError, match="threshold for 'Rhine', which is none of the classes Elbe, Oder, Spree"):
         model.classify(texts, threshold={"Rhine": 0.5})
     with pytest.raises(ValueError, match="threshold is 2; give a probability"):

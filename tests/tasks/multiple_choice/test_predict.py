@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.api import load
+from jaxencoder.inference.options import WindowConfig
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.multiple_choice.predict import choice_metrics, choose
 from jaxencoder.tasks.predict import predict
@@ -60,7 +61,7 @@ def test_long_ones_with_one_warning(chooser, caplog):
         ({"context": 3, "choices": ["a", "b"]}, "record 1: field 'context' is int, not text"),
         ({"context": "the Elbe"}, "record 1: the choices 'None' are no list of texts"),
         ({"context": "the Elbe", "choices": ["a"]}, "record 1: there is nothing to choose among"),
-        ({"context": "the Elbe", "choices": ["a", "b"], "choice": 1}, "have a field 'choice' already"),
+        ({"context": "the Elbe", "choices": ["a", "b"], "choice": 1}, "already have a field 'choice'"),
     ],
 )
 def test_mistakes(chooser, record, message):
@@ -71,5 +72,5 @@ def test_mistakes(chooser, record, message):
 def test_what_cannot_choose_or_has_no_such_option(chooser, classifier):
     with pytest.raises(ValueError, match="has not learned to choose"):
         choose(load(classifier.folder), ["a"], [["b", "c"]])
-    with pytest.raises(ValueError, match="long is 'windows', which means nothing to this model"):
-        list(predict(chooser.folder, [{"context": "a", "choices": ["b", "c"]}], long="windows"))
+    with pytest.raises(ValueError, match="windows is WindowConfig.*, which means nothing to this model"):
+        list(predict(chooser.folder, [{"context": "a", "choices": ["b", "c"]}], windows=WindowConfig()))

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxencoder.api import load
+from jaxencoder.inference.options import WindowConfig
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.predict import predict, predict_file
 from jaxencoder.tasks.token_classification import predict as module
@@ -111,7 +112,7 @@ def test_predictions_for_records(tagger, tmp_path):
     assert {"Elbe", "Spree"} <= {entity["text"] for entity in two["entities"]}
     assert three["tags"] == three["entities"] == []
     with pytest.raises(ValueError, match="long is 'windows', which means nothing to this model"):
-        list(predict(tagger.folder, records, long="windows"))
+        list(predict(tagger.folder, records, windows=WindowConfig()))
     with pytest.raises(ValueError, match="field 'tokens' is int, not text"):
         source.write_text('{"tokens": 3}\n')
         list(predict(tagger.folder, str(source)))
