@@ -63,7 +63,7 @@ def test_losses_equal_torchs(config: RunConfig, kind: str, tmp_path) -> None:
     setup = set_up(config, tmp_path / "run")
     ours, theirs, shared = [], [], []
     with jax.set_mesh(mesh), contextlib.closing(CheckpointManager(tmp_path / "run" / "checkpoints")) as checkpoints:
-        (update,), state = compile_steps(setup, mesh, checkpoints)
+        (update,), state = compile_updates(setup, mesh, checkpoints)
         step = peer.updates(peer.model_of(setup, jax.device_get(state.params)), config.optimizer, STEPS)
         with contextlib.closing(batches_after(0, setup, mesh, lambda phase: None)) as feed:
             for _, batch in feed:

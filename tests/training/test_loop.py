@@ -364,7 +364,7 @@ def test_fine_tuning_from_random_weights_says_so(config: RunConfig, tmp_path: Pa
             setup = set_up(run, tmp_path / name)
             capsys.readouterr()
             with contextlib.closing(CheckpointManager(tmp_path / name / "checkpoints")) as checkpoints:
-                compile_steps(setup, mesh, checkpoints)
+                updates.compile_updates(setup, mesh, checkpoints)
             said = "Starting from random weights: no --init-from\n"
             assert capsys.readouterr().out == (said if run is labelled else "")
 
