@@ -43,7 +43,7 @@ from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.store import Store
-from jaxencoder.training.loop import evaluator
+from jaxencoder.training.evaluator import evaluator
 from jaxencoder.training.setup import Setup, training_rows
 from jaxencoder.training.step import TrainState
 
