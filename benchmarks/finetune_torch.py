@@ -14,8 +14,8 @@ import transformers
 
 from jaxencoder.families import checkpoint
 from jaxencoder.objectives.objective import Params
-from jaxencoder.objectives.spans import QuestionAnswering
-from jaxencoder.objectives.tokens import TokenClassification
+from jaxencoder.tasks.question_answering.objective import QuestionAnswering
+from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.store import Store
 from jaxencoder.training.optim import OptimizerConfig
 from jaxencoder.training.setup import Setup

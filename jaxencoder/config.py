@@ -17,16 +17,16 @@ from jaxencoder import config_json
 from jaxencoder.adapters import bottleneck, lora
 from jaxencoder.adapters.lora import Lora, adapted
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.objectives.choices import MultipleChoice
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.masking import Masking
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.objective import Objective, Vocabulary
 from jaxencoder.objectives.replaced_token import ReplacedToken
-from jaxencoder.objectives.spans import QuestionAnswering
-from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.overrides import apply, closest
 from jaxencoder.sharding import MeshConfig
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.question_answering.objective import QuestionAnswering
+from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.config import Phase, TrainingConfig, batch_warmup
 from jaxencoder.training.optim import OptimizerConfig

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from jaxencoder import config as module
 from jaxencoder.config import RunConfig, from_json, load, recipes, save, to_json
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.masking import Masking
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.sharding import MeshConfig
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.config import Phase, TrainingConfig
 
@@ -187,7 +187,7 @@ def test_overrides_keep_the_recipe_s_objective(recipe):
     path = recipe('objective=Classification(), data=DataConfig(label_field="y")')
     text = path.read_text().replace(
         "\ndef ",
-        "\nfrom jaxencoder.objectives.classification import Classification"
+        "\nfrom jaxencoder.tasks.classification.objective import Classification"
         "\nfrom jaxencoder.text.config import DataConfig\n\ndef ",
     )
     path.write_text(text)

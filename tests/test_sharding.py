@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.parameters import path_of
 from jaxencoder.sharding import (
     PARAMETER_TABLE,
@@ -23,6 +22,7 @@ from jaxencoder.sharding import (
     row_shards,
     shardings,
 )
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.training.optim import OptimizerConfig, make_optimizer
 from tests.model.examples import CONFIGS, FLOAT32, Vocabulary, mlm
 

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxencoder.inference import buckets
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.sharding import splitting
+from jaxencoder.text import buckets
 
 if TYPE_CHECKING:
     from jaxencoder.inference.model import Model

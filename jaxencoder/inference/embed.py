@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxencoder.inference import buckets
 from jaxencoder.inference.devices import in_use
 from jaxencoder.inference.global_tokens import with_first_tokens
 from jaxencoder.inference.windows import GROUP, Long, Pooled, Reading, WindowPooling, run_windows
@@ -27,6 +26,7 @@ from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Pooling, pool
 from jaxencoder.model.sentence import SentenceSettings, finished, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.text.windows import text_windows

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.inference import buckets
 from jaxencoder.inference.devices import in_use
 from jaxencoder.inference.embed import hidden
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text import buckets
 from jaxencoder.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

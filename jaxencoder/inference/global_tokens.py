@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from jaxencoder.inference.buckets import texts_in_a_row
 from jaxencoder.model.heads import HeadConfig, first_tokens
 from jaxencoder.objectives.objective import Batch
+from jaxencoder.text.buckets import texts_in_a_row
 
 if TYPE_CHECKING:
     from jaxencoder.inference.model import Model

@@ -16,8 +16,6 @@ from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import label_names
 from jaxencoder.inference import (
     adapter,
-    buckets,
-    classify,
     devices,
     embed,
     fill_mask,
@@ -27,7 +25,6 @@ from jaxencoder.inference import (
     tokens,
 )
 from jaxencoder.inference import score as scoring
-from jaxencoder.inference.classify import Classified, ScorePooling, Threshold
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.outputs import outputs
 from jaxencoder.inference.score import Scored
@@ -39,6 +36,9 @@ from jaxencoder.model.heads import HeadConfig, Pooling
 from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.sharding import MeshConfig, make_mesh
+from jaxencoder.tasks.classification import classify
+from jaxencoder.tasks.classification.classify import Classified, ScorePooling, Threshold
+from jaxencoder.text import buckets
 from jaxencoder.text.tokenizer import Tokenizer
 
 _LABELLED = {"sequence_head", "token_head"}
@@ -323,7 +323,7 @@ class Model:
                 unless that leaves less than a quarter of a row, and a part of the second.
             stride: tokens from the start of a window to the next one's; None: half of what a window has room for. With
                 pairs a quarter of a row is the most that fits beside any first text.
-            batch_tokens: as in `embed`. threshold: see `jaxencoder.inference.classify.thresholds`.
+            batch_tokens: as in `embed`. threshold: see `jaxencoder.tasks.classification.classify.thresholds`.
             window_pooling: as in `embed`, but none is learned: the mean of the windows' probabilities, by "length" (as
                 None) or of all alike, the largest of each class ("max"; of one class for a text their sum is made 1
                 again), or those of the first window.

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxencoder.inference import buckets, classify
-from jaxencoder.objectives.classification import Classification
+from jaxencoder.tasks.classification import classify
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.text import buckets
 
 if TYPE_CHECKING:
     from jaxencoder.inference.model import Model

@@ -12,9 +12,9 @@ from jaxencoder.families import checkpoint, classifier, sentence
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import Family, labelled
 from jaxencoder.model.heads import HeadConfig
-from jaxencoder.objectives import tokens
-from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.objectives.objective import Params
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.token_classification import objective as tokens
 from jaxencoder.training.start import started_from
 
 if TYPE_CHECKING:

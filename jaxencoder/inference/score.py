@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.inference import buckets
 from jaxencoder.inference.embed import chunks, hidden
 from jaxencoder.kernels.cross_entropy import cross_entropy
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.inference import buckets
 from jaxencoder.inference.embed import hidden
 from jaxencoder.inference.global_tokens import with_first_tokens
 from jaxencoder.inference.windows import Long, Reading, run_windows
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.objective import Batch
+from jaxencoder.text import buckets
 from jaxencoder.text.windows import text_windows
 
 if TYPE_CHECKING:

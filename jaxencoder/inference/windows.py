@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, get_args
 import jax
 import numpy as np
 
-from jaxencoder.inference import buckets
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text import buckets
 from jaxencoder.text.windows import TextWindow
 
 if TYPE_CHECKING:

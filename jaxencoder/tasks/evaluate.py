@@ -14,18 +14,19 @@ import jax.numpy as jnp
 
 from jaxencoder.config import RunConfig
 from jaxencoder.inference import devices
-from jaxencoder.inference.classify import ScorePooling, class_names, classifies
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
 from jaxencoder.inference.windows import Long
-from jaxencoder.objectives import spans, tokens
-from jaxencoder.objectives.choices import MultipleChoice
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.tasks.calibration import calibration
-from jaxencoder.tasks.choices import evaluate_chooser
-from jaxencoder.tasks.classification import Predictions, class_metrics, per_class, predictions, value_metrics
-from jaxencoder.tasks.multi_label import calibration_of_decisions, multi_label_metrics, per_label
+from jaxencoder.tasks.classification.classify import ScorePooling, class_names, classifies
+from jaxencoder.tasks.classification.multi_label import calibration_of_decisions, multi_label_metrics, per_label
+from jaxencoder.tasks.classification.predict import Predictions, class_metrics, per_class, predictions, value_metrics
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.multiple_choice.predict import evaluate_chooser
 from jaxencoder.tasks.probing import evaluate_probing
+from jaxencoder.tasks.question_answering import objective as spans
+from jaxencoder.tasks.question_answering.predict import evaluate_reader
 from jaxencoder.tasks.records import with_texts
 from jaxencoder.tasks.report import write_report
 from jaxencoder.tasks.reranking import evaluate_reranking
@@ -33,9 +34,9 @@ from jaxencoder.tasks.results import read_results, results_file, write_results
 from jaxencoder.tasks.retrieval import evaluate_retrieval, qrels_file
 from jaxencoder.tasks.similarity import evaluate_similarity
 from jaxencoder.tasks.slices import slices
-from jaxencoder.tasks.spans import evaluate_reader
 from jaxencoder.tasks.thresholds import tuned
-from jaxencoder.tasks.tokens import evaluate_tagger, tag_name
+from jaxencoder.tasks.token_classification import objective as tokens
+from jaxencoder.tasks.token_classification.predict import evaluate_tagger, tag_name
 from jaxencoder.text.examples import answers, choices_of, right_choice, tags
 from jaxencoder.text.fields import found_in
 from jaxencoder.text.held_out import validation_records

@@ -7,16 +7,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from jaxencoder.inference.classify import classifies
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import Model
 from jaxencoder.inference.writers import open_writer
-from jaxencoder.objectives import spans, tokens
-from jaxencoder.objectives.choices import MultipleChoice
-from jaxencoder.tasks.choices import predict_choices
-from jaxencoder.tasks.classification import predict_classes
-from jaxencoder.tasks.spans import predict_answers
-from jaxencoder.tasks.tokens import predict_tags
+from jaxencoder.tasks.classification.classify import classifies
+from jaxencoder.tasks.classification.predict import predict_classes
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.multiple_choice.predict import predict_choices
+from jaxencoder.tasks.question_answering import objective as spans
+from jaxencoder.tasks.question_answering.predict import predict_answers
+from jaxencoder.tasks.token_classification import objective as tokens
+from jaxencoder.tasks.token_classification.predict import predict_tags
 from jaxencoder.text.sources import Record
 
 # What the lists of predictions hold that may all be empty at first; others hold text.

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.inference.buckets import Plan, texts_in_a_row
 from jaxencoder.inference.embed import hidden
 from jaxencoder.inference.fill_mask import check_fills_masks, unwanted
 from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text.buckets import Plan, texts_in_a_row
 from jaxencoder.text.sources import read
 from jaxencoder.text.tokenizer import Tokenizer
 

@@ -12,12 +12,12 @@ import numpy as np
 import scipy.special
 
 from jaxencoder.config import RunConfig
-from jaxencoder.inference.classify import classified
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.tasks import plots
 from jaxencoder.tasks.calibration import reliability
-from jaxencoder.tasks.classification import Predictions
-from jaxencoder.tasks.multi_label import as_decisions
+from jaxencoder.tasks.classification.classify import classified
+from jaxencoder.tasks.classification.multi_label import as_decisions
+from jaxencoder.tasks.classification.predict import Predictions
 from jaxencoder.text.sources import Record
 
 PREDICTIONS_FILE = "predictions.jsonl"

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxencoder.inference.model import Model
 from jaxencoder.model.heads import Pooling
-from jaxencoder.tasks.classification import correlations
+from jaxencoder.tasks.classification.predict import correlations
 from jaxencoder.text.fields import PAIRS
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.sources import field_names, listed, read

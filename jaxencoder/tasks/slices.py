@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxencoder.tasks.classification import Predictions, correlations, metrics_of_classes
-from jaxencoder.tasks.multi_label import metrics_of_decisions
+from jaxencoder.tasks.classification.multi_label import metrics_of_decisions
+from jaxencoder.tasks.classification.predict import Predictions, correlations, metrics_of_classes
 from jaxencoder.text.sources import closest, listed
 
 LENGTH = "length in tokens"

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxencoder.tasks.classification import Predictions, metrics_of_classes
-from jaxencoder.tasks.multi_label import metrics_of_decisions
+from jaxencoder.tasks.classification.multi_label import metrics_of_decisions
+from jaxencoder.tasks.classification.predict import Predictions, metrics_of_classes
 
 
 def best_threshold(probabilities: np.ndarray, positive: np.ndarray) -> float:

@@ -17,10 +17,10 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from jaxencoder.text.choices import choices
+from jaxencoder.tasks.multiple_choice.data import choices
+from jaxencoder.tasks.question_answering.data import spans
 from jaxencoder.text.pairs import pairs
 from jaxencoder.text.pieces import Pieces, documents, examples, windows
-from jaxencoder.text.spans import spans
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.text.words import words
 

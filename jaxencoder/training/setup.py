@@ -14,10 +14,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Objective
-from jaxencoder.objectives.tokens import TokenClassification
 from jaxencoder.sharding import make_mesh
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.fields import described, with_fields
 from jaxencoder.text.prepare import load_or_train
 from jaxencoder.text.rows import prepare

@@ -17,9 +17,9 @@ from jaxencoder.inference.load import load as open_model
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import forward_flops
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.layerwise import learning
 from jaxencoder.training.loop import train

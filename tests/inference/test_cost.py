@@ -18,11 +18,11 @@ from jaxencoder.inference.cost import Cost, cost
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import forward_flops, training_flops
-from jaxencoder.objectives.choices import MultipleChoice
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.replaced_token import ReplacedToken
-from jaxencoder.objectives.spans import QuestionAnswering
-from jaxencoder.objectives.tokens import TokenClassification
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.question_answering.objective import QuestionAnswering
+from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.training.program import Program, product_flops
 from tests.inference.test_inspect import published_folder, run_folder
 from tests.model.examples import BERT, mlm

@@ -9,7 +9,7 @@ import pytest
 
 from jaxencoder.inference import embed as embed_module
 from jaxencoder.inference.embed import chunks, embed_file
-from jaxencoder.objectives.classification import Classification
+from jaxencoder.tasks.classification.objective import Classification
 
 from .conftest import SENTENCES
 

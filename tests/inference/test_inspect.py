@@ -17,8 +17,8 @@ from jaxencoder.inference.model import Model
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.flops import forward_flops, training_flops
 from jaxencoder.model.sentence import Dense, SentenceSettings
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.parameters import path_of
+from jaxencoder.tasks.classification.objective import Classification
 from tests.model.examples import BERT, MODERNBERT
 
 WINDOWS = {"windows": (0, 8), "num_layers": 5, "positions": "rotary", "norm_placement": "pre"}

@@ -9,7 +9,7 @@ from jaxencoder.config import save
 from jaxencoder.inference import embed
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import Model
-from jaxencoder.objectives.classification import Classification
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.training.checkpoint import Checkpoints
 
 from .conftest import SENTENCES

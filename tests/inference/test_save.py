@@ -13,10 +13,10 @@ import jaxencoder
 from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig
-from jaxencoder.objectives.choices import MultipleChoice
-from jaxencoder.objectives.classification import Classification
-from jaxencoder.objectives.spans import QuestionAnswering
-from jaxencoder.objectives.tokens import TokenClassification
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.question_answering.objective import QuestionAnswering
+from jaxencoder.tasks.token_classification.objective import TokenClassification
 from tests.families import peers
 
 CLASSES = Classification(labels=3, class_names=("bad", "good", "so so"))

@@ -79,7 +79,7 @@ def test_pairs_of_a_file(model, tmp_path, monkeypatch, capsys) -> None:
 
 
 def test_what_cannot_be_scored(model, make_model, tmp_path) -> None:
-    from jaxencoder.objectives.classification import Classification
+    from jaxencoder.tasks.classification.objective import Classification
 
     with pytest.raises(ValueError, match="no masked-language-model head"):
         make_model(Classification(labels=2)).score(["a"])

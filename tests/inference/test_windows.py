@@ -9,7 +9,7 @@ import pytest
 from jaxencoder.inference import embed as embed_module
 from jaxencoder.inference.windows import Pooled, run_windows
 from jaxencoder.model.sentence import Dense
-from jaxencoder.objectives.classification import Classification
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.windows import TextWindow, text_windows
 
 from .conftest import SENTENCES, WORDS

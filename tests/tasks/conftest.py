@@ -12,11 +12,11 @@ import pytest
 
 from jaxencoder.config import RunConfig
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.objectives.choices import MultipleChoice
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.mlm import MaskedLM
-from jaxencoder.objectives.spans import QuestionAnswering
-from jaxencoder.objectives.tokens import TokenClassification
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.question_answering.objective import QuestionAnswering
+from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.config import TrainingConfig

@@ -6,10 +6,10 @@ import logging
 import numpy as np
 import pytest
 
-from jaxencoder.inference.buckets import Plan
 from jaxencoder.inference.load import load
 from jaxencoder.tasks.evaluate import evaluate_task
 from jaxencoder.tasks.probing import answer_ranks, evaluate_probing
+from jaxencoder.text.buckets import Plan
 from jaxencoder.text.tokenizer import Tokenizer
 
 

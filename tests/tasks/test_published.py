@@ -12,8 +12,8 @@ from jaxencoder.cli import main
 from jaxencoder.inference.load import load
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.predict import predict
-from jaxencoder.tasks.spans import answer_questions
-from jaxencoder.tasks.tokens import tag_words
+from jaxencoder.tasks.question_answering.predict import answer_questions
+from jaxencoder.tasks.token_classification.predict import tag_words
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.sources import read
 from tests.inference.published import published, torch_outputs

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.config import RunConfig
-from jaxencoder.tasks.classification import Predictions
+from jaxencoder.tasks.classification.predict import Predictions
 from jaxencoder.tasks.report import confusion_matrix, lines, write_report
 from jaxencoder.text.config import DataConfig
 

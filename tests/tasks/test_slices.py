@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxencoder.tasks.classification import Predictions, metrics_of_classes
+from jaxencoder.tasks.classification.predict import Predictions, metrics_of_classes
 from jaxencoder.tasks.slices import slices
 
 

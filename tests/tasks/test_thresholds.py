@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from jaxencoder.tasks.classification import Predictions
+from jaxencoder.tasks.classification.predict import Predictions
 from jaxencoder.tasks.thresholds import best_threshold, tuned
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jaxencoder.config import RunConfig
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import mean
 from jaxencoder.sharding import make_mesh
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.loop import compile_steps, feed_after
 from jaxencoder.training.optim import OptimizerConfig

@@ -12,7 +12,7 @@ import pytest
 from jaxencoder.cli import main
 from jaxencoder.config import RunConfig, load, save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.objectives.classification import Classification
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.tokenizer import train_tokenizer
 from jaxencoder.training import setup as module

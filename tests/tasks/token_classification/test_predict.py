@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxencoder.inference.load import load
-from jaxencoder.tasks import tokens as module
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.predict import predict, predict_file
-from jaxencoder.tasks.tokens import entities, tag_metrics, tag_name, tag_words
+from jaxencoder.tasks.token_classification import predict as module
+from jaxencoder.tasks.token_classification.predict import entities, tag_metrics, tag_name, tag_words
 from jaxencoder.text.held_out import validation_records
 
 SCHEMES = {

@@ -10,13 +10,12 @@ import pytest
 import scipy.special
 
 import jaxencoder
-from jaxencoder.inference.classify import class_names, score
-from jaxencoder.inference.parts import _windows
-from jaxencoder.objectives.classification import Classification
+from jaxencoder.tasks.classification.classify import class_names, score
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.classification.windows import _windows
 from jaxencoder.text.tokenizer import Encoding
-
-from .conftest import SENTENCES, WORDS
-from .published import published, torch_outputs
+from tests.inference.conftest import SENTENCES, WORDS
+from tests.inference.published import published, torch_outputs
 
 NAMES = ("a", "b", "c")
 LENGTH = 16

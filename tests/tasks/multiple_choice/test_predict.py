@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxencoder.inference.load import load
-from jaxencoder.tasks.choices import choice_metrics, choose
 from jaxencoder.tasks.evaluate import evaluate
+from jaxencoder.tasks.multiple_choice.predict import choice_metrics, choose
 from jaxencoder.tasks.predict import predict
 
 

@@ -13,8 +13,11 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from jaxencoder.inference.buckets import warn_of_cuts
-from jaxencoder.inference.classify import (
+from jaxencoder.inference.embed import chunks
+from jaxencoder.inference.model import Model
+from jaxencoder.inference.windows import Long
+from jaxencoder.inference.writers import refuse_fields
+from jaxencoder.tasks.classification.classify import (
     Classified,
     ScorePooling,
     Threshold,
@@ -25,11 +28,8 @@ from jaxencoder.inference.classify import (
     score,
     thresholds,
 )
-from jaxencoder.inference.embed import chunks
-from jaxencoder.inference.model import Model
-from jaxencoder.inference.windows import Long
-from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.tasks.records import with_texts
+from jaxencoder.text.buckets import warn_of_cuts
 from jaxencoder.text.fields import found_in
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.labels import Labels
@@ -198,7 +198,7 @@ def correlations(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 class Predictions(NamedTuple):
     """What a run predicts for N labelled records.
 
-    records: as they were read. scores: float64 [N, labels] of `jaxencoder.inference.classify`. labels: int64 [N], ids
+    records: as they were read. scores: float64 [N, labels] of `jaxencoder.tasks.classification.classify`. labels: int64 [N], ids
     of classes, [N, labels], 1 for each class that a record has, or float64 [N], values. tokens: int64 [N], of each
     before it was cut. names: of the classes; none of values. cut: how many records lost tokens.
     """

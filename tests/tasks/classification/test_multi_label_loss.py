@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from jaxencoder.objectives.classification import Classification
-from jaxencoder.objectives.multi_label import multi_label_metrics
+from jaxencoder.tasks.classification.multi_label_loss import multi_label_metrics
+from jaxencoder.tasks.classification.objective import Classification
 from tests.model import examples
 from tests.model.examples import FLOAT32, SMALL, Vocabulary, assert_trees_close, rows
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from jaxencoder.tasks.question_answering.data import _BOTH, _END, _START, spans, windows
 from jaxencoder.text.examples import answer
-from jaxencoder.text.spans import _BOTH, _END, _START, spans, windows
 from jaxencoder.text.tokenizer import Tokenizer
 
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Pooling
-from jaxencoder.objectives.classification import document_scores
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, mean
-from jaxencoder.objectives.spans import within_segments
+from jaxencoder.tasks.classification.objective import document_scores
+from jaxencoder.tasks.question_answering.objective import within_segments
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.inference.load import load
-from jaxencoder.tasks.classification import class_metrics, per_class, predictions, value_metrics
+from jaxencoder.tasks.classification.predict import class_metrics, per_class, predictions, value_metrics
 from jaxencoder.text.rows import prepare
 
 

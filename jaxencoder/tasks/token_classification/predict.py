@@ -18,8 +18,8 @@ from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.objectives.tokens import NAME, Scheme, entity_starts
 from jaxencoder.tasks.records import with_words
+from jaxencoder.tasks.token_classification.objective import NAME, Scheme, entity_starts
 from jaxencoder.text import sentences
 from jaxencoder.text.fields import found_in
 from jaxencoder.text.sources import Record, read

@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from jaxencoder.inference.buckets import Plan, batch, plan, row_lengths, texts_in_a_row, tokenize, warn_of_cuts
+from jaxencoder.text.buckets import Plan, batch, plan, row_lengths, texts_in_a_row, tokenize, warn_of_cuts
 
 
 @pytest.mark.parametrize("longest", [3, 31, 32, 33, 64, 128, 500, 513, 8192])

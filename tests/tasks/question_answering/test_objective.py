@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxencoder.objectives.spans import QuestionAnswering
+from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from tests.model import examples
 from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, assert_trees_close, rows
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, mean
-from jaxencoder.objectives.tokens import token_scores
+from jaxencoder.tasks.token_classification.objective import token_scores
 
 NAME = "span_head"  # among the parameters
 _HEAD = HeadConfig("tokens", 2)

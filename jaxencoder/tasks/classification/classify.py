@@ -14,13 +14,13 @@ import jax
 import numpy as np
 import scipy.special
 
-from jaxencoder.inference import buckets
 from jaxencoder.inference.outputs import text_scores
-from jaxencoder.inference.parts import parts_of_pairs, parts_of_texts
 from jaxencoder.inference.windows import GROUP, Long, Reading, grouped
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Batch, Objective, ObjectiveConfig, Params
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.classification.windows import parts_of_pairs, parts_of_texts
+from jaxencoder.text import buckets
 
 if TYPE_CHECKING:
     from jaxencoder.inference.model import Model

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 import scipy.special
 
-from jaxencoder.inference.buckets import Plan
 from jaxencoder.inference.embed import chunks, hidden
 from jaxencoder.inference.global_tokens import global_slots
 from jaxencoder.inference.model import Model
@@ -23,10 +22,11 @@ from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.objectives.spans import NAME, QuestionAnswering
+from jaxencoder.tasks.question_answering.data import Window, windows
+from jaxencoder.tasks.question_answering.objective import NAME, QuestionAnswering
 from jaxencoder.tasks.records import with_texts
+from jaxencoder.text.buckets import Plan
 from jaxencoder.text.sources import Record, read
-from jaxencoder.text.spans import Window, windows
 
 _BEST = 20  # first and last tokens of a window that are tried with each other
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from jaxencoder.tasks.multiple_choice.data import _share, encode_choices
 from jaxencoder.text.batches import Batches
-from jaxencoder.text.choices import _share, encode_choices
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.examples import right_choice
 from jaxencoder.text.held_out import validation_records

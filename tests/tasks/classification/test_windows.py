@@ -5,11 +5,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from jaxencoder.inference.parts import _windows, parts_of_pairs, parts_of_texts
 from jaxencoder.inference.windows import Reading
+from jaxencoder.tasks.classification.windows import _windows, parts_of_pairs, parts_of_texts
 from jaxencoder.text.tokenizer import Encoding
-
-from .conftest import SENTENCES, WORDS
+from tests.inference.conftest import SENTENCES, WORDS
 
 LENGTH = 16
 LONG = " ".join(WORDS * 3)

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxencoder.objectives.tokens import Scheme, TokenClassification, count_entities
-from jaxencoder.tasks.tokens import entities
+from jaxencoder.tasks.token_classification.objective import Scheme, TokenClassification, count_entities
+from jaxencoder.tasks.token_classification.predict import entities
 from tests.model import examples
 from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, assert_trees_close, rows
 

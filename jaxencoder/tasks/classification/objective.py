@@ -16,8 +16,8 @@ import numpy as np
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Classifier, Pooling, first_tokens
-from jaxencoder.objectives.multi_label import multi_label_metrics
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, encode, mean
+from jaxencoder.tasks.classification.multi_label_loss import multi_label_metrics
 
 Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
 ClassWeights = Literal["none", "balanced", "effective"]

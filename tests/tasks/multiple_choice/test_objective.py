@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.objectives.choices import MultipleChoice
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from tests.model import examples
 from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, assert_trees_close, rows
 

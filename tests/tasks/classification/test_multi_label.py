@@ -10,16 +10,16 @@ import scipy.special
 from sklearn import metrics
 
 from jaxencoder.inference.load import load
-from jaxencoder.tasks.classification import predictions
-from jaxencoder.tasks.compare import compare
-from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.tasks.multi_label import (
+from jaxencoder.tasks.classification.multi_label import (
     as_decisions,
     calibration_of_decisions,
     metrics_of_decisions,
     multi_label_metrics,
     per_label,
 )
+from jaxencoder.tasks.classification.predict import predictions
+from jaxencoder.tasks.compare import compare
+from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.predict import predict, predict_file
 from jaxencoder.tasks.tables import summary
 

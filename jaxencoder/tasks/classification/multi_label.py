@@ -47,7 +47,7 @@ def metrics_of_decisions(found: np.ndarray, true: np.ndarray) -> dict[str, float
 
 
 def per_label(scores: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
-    """For each class what `jaxencoder.tasks.classification.per_class` gives, with a threshold of one half.
+    """For each class what `jaxencoder.tasks.classification.predict.per_class` gives, with a threshold of one half.
 
     Args:
         scores: [N, C] logits. labels: [N, C] int, 1 for a class that a document has.

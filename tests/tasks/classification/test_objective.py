@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxencoder.objectives.classification import Classification
 from jaxencoder.objectives.objective import Objective
+from jaxencoder.tasks.classification.objective import Classification
 from tests.model import examples
 from tests.model.examples import BERT, FLOAT32, LONGFORMER, SMALL, Vocabulary, assert_trees_close, rows
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from jaxencoder.inference.load import load
-from jaxencoder.tasks import spans as module
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.predict import predict
-from jaxencoder.tasks.spans import answer_metrics, answer_questions, normalised
+from jaxencoder.tasks.question_answering import predict as module
+from jaxencoder.tasks.question_answering.data import Window, windows
+from jaxencoder.tasks.question_answering.predict import answer_metrics, answer_questions, normalised
 from jaxencoder.text.held_out import validation_records
-from jaxencoder.text.spans import Window, windows
 
 
 def test_metrics_by_hand():

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import scipy.special
 
-from jaxencoder.inference.classify import document_scores, row_length, run_scores
 from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.model import Model
 from jaxencoder.inference.writers import refuse_fields
-from jaxencoder.objectives.choices import MultipleChoice
+from jaxencoder.tasks.classification.classify import document_scores, row_length, run_scores
+from jaxencoder.tasks.multiple_choice.data import encode_choices
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.records import with_texts
-from jaxencoder.text.choices import encode_choices
 from jaxencoder.text.examples import choices_of
 from jaxencoder.text.sources import Record, read
 

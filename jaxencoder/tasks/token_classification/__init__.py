@@ -1,0 +1,1 @@
+"""Classification of words: named entities, parts of speech."""
