@@ -165,7 +165,7 @@ def compiled(config: RunConfig, mesh: Mesh) -> Program:
     """The update of `jaxencoder train` for the devices of a mesh, none of which need be there."""
     settings = config.training
     objective = config.build(Vocabulary(config.model.vocab_size))
-    optimizer = make_optimizer(config.optimizer, settings.steps, config.peaks, config.learning)
+    optimizer = make_optimizer(config.optimizer, settings.steps, config.phase_learning_rates, config.trainable_patterns)
     key = jax.eval_shape(lambda: jax.random.key(0))
     shapes = jax.eval_shape(lambda key: init_state(objective, optimizer, key, ema=settings.ema_decay > 0), key)
     places = shardings(shapes, mesh)

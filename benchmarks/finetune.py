@@ -54,7 +54,8 @@ from finetune_torch import (
 )
 from train_step import Side, line, machine, measure
 
-from jaxencoder.adapters.lora import merged
+from jaxencoder.adapters.lora import merge_lora
+from jaxencoder.api import Model
 from jaxencoder.config import RunConfig
 from jaxencoder.inference.model import Model
 from jaxencoder.objectives.objective import Params, mean
@@ -227,7 +228,7 @@ def score(side: str, name: str, seed: int, args: argparse.Namespace) -> dict[str
             for batch in run.feed:
                 state, _ = jax.block_until_ready(run.update(state, batch))
                 clock.tick(int((np.asarray(batch["segment_ids"]) > 0).sum()))
-            params = merged(config.adapter, jax.device_get(state.params))
+            params = merge_lora(config.adapter, jax.device_get(state.params))
         metrics = dev_scores(run.setup, params)
     return {
         **asked(side, name, seed, args),
@@ -244,7 +245,7 @@ def dev_scores(setup: Setup, params: Params) -> dict[str, float]:
     if "sequence_head" in params:
         dense, projection = params["pooler"]["dense"], params["sequence_head"]["output"]
         params = {"encoder": params["encoder"], "classifier": {"dense": dense, "classifier": projection}}
-    model = Model(setup.config, params, setup.tokenizer, setup.config.compute)
+    model = Model(setup.config, params, setup.tokenizer, compute=setup.config.compute)
     if isinstance(setup.config.objective, Classification):
         return evaluate_classifier(model)[0]
     return evaluate_words(model)

@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 from train_step import line, machine
 
-from jaxencoder.config import Classification, ComputeConfig, DataConfig, Lora, OptimizerConfig, RunConfig
+from jaxencoder.config import Classification, ComputeConfig, DataConfig, LoraConfig, OptimizerConfig, RunConfig
 from jaxencoder.families import checkpoint
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.training.layerwise import learning, without_gradients
+from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
 from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.step import init_state, train_step
 
@@ -32,16 +32,16 @@ ROWS, LENGTH, EXAMPLES = 32, 128, 8
 STEPS = 100
 KERNELS = (r"^encoder/.*/kernel$",)
 CASES = {  # settings of the model, and of the adapter
-    "all": ({}, Lora()),
-    "LoRA, rank 8, queries and values": ({}, Lora(rank=8)),
-    "LoRA, rank 8, all kernels": ({}, Lora(rank=8, targets=KERNELS)),
-    "DoRA, rank 8, queries and values": ({}, Lora(rank=8, dora=True)),
-    "bottleneck 64 behind attention and MLP": ({"bottleneck": 64}, Lora()),
-    "bottleneck 64 behind the MLP": ({"bottleneck": 64, "bottleneck_places": ("mlp",)}, Lora()),
+    "all": ({}, LoraConfig()),
+    "LoRA, rank 8, queries and values": ({}, LoraConfig(rank=8)),
+    "LoRA, rank 8, all kernels": ({}, LoraConfig(rank=8, targets=KERNELS)),
+    "DoRA, rank 8, queries and values": ({}, LoraConfig(rank=8, dora=True)),
+    "bottleneck 64 behind attention and MLP": ({"bottleneck": 64}, LoraConfig()),
+    "bottleneck 64 behind the MLP": ({"bottleneck": 64, "bottleneck_sublayers": ("mlp",)}, LoraConfig()),
 }
 
 
-def measured(model: EncoderConfig, adapter: Lora) -> tuple[int, int, int, int]:
+def measured(model: EncoderConfig, adapter: LoraConfig) -> tuple[int, int, int, int]:
     """Parameters that learn, all of them, bytes of the optimiser's state, and bytes of a step."""
     config = RunConfig(
         init_from="model",  # beside which adapters learn alone
@@ -53,12 +53,12 @@ def measured(model: EncoderConfig, adapter: Lora) -> tuple[int, int, int, int]:
         optimizer=OptimizerConfig(name="adamw"),
     )
     objective = config.build(SimpleNamespace(vocab_size=model.vocab_size))
-    optimizer = make_optimizer(config.optimizer, STEPS, trainable=config.learning)
+    optimizer = make_optimizer(config.optimizer, STEPS, trainable=config.trainable_patterns)
     state = jax.eval_shape(partial(init_state, objective, optimizer), jax.random.key(0))
-    mask = learning(config.learning) if config.learning else None
+    mask = trainable_mask(config.trainable_patterns) if config.trainable_patterns else None
     learns = jax.tree.map(lambda x: True, state.params) if mask is None else mask(state.params)
     sizes = [(x.size, one) for x, one in zip(*map(jax.tree.leaves, (state.params, learns)), strict=True)]
-    built = objective if mask is None else without_gradients(objective, mask)
+    built = objective if mask is None else stop_frozen_gradients(objective, mask)
     rows = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)
     batch = dict.fromkeys(("token_ids", "segment_ids", "positions"), rows)
     batch["labels"] = jax.ShapeDtypeStruct((ROWS, EXAMPLES), jnp.int32)

@@ -14,13 +14,13 @@ import jax
 from jax.sharding import Mesh
 from train_step import DATA  # sets JAX_PLATFORMS
 
+from jaxencoder.checkpoints.initial import find_start
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig, load
 from jaxencoder.sharding import make_mesh
 from jaxencoder.text.rows import prepare
-from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.loop import compile_steps, feed_after
 from jaxencoder.training.setup import Setup, set_up
-from jaxencoder.training.start import find_start
 
 
 class Task(NamedTuple):

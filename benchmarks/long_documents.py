@@ -22,8 +22,8 @@ def measure(tokenizer: Path, what: str, tokens: int) -> None:
     import jax
     import numpy as np
 
+    from jaxencoder.api import Model
     from jaxencoder.config import RunConfig
-    from jaxencoder.inference.model import Model
     from jaxencoder.model.config import ComputeConfig, EncoderConfig
     from jaxencoder.objectives.mlm import MaskedLM
     from jaxencoder.text.config import DataConfig
@@ -37,7 +37,7 @@ def measure(tokenizer: Path, what: str, tokens: int) -> None:
     shapes = jax.eval_shape(MaskedLM().build(shape, compute, words).init, jax.random.key(0))
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda x: random.normal(0, 0.1, x.shape).astype(np.float32), shapes)
-    model = Model(RunConfig(model=shape, data=DataConfig(row_length=256)), params, words, compute)
+    model = Model(RunConfig(model=shape, data=DataConfig(row_length=256)), params, words, compute=compute)
     model.embed([WORDS * 100], long="windows")  # compile
     for _ in model.token_chunks([WORDS * 100]):
         pass

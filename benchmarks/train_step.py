@@ -74,14 +74,14 @@ def our_config(family: str, args: argparse.Namespace, length: int, dropout: floa
     if family == "deberta":
         return EncoderConfig(
             **sizes,
-            **dict(positions="none", disentangled=("c2p", "p2c"), distance_span=256, distance_norm=True),
-            **dict(max_distance=sizes["max_length"], distance_projection="shared", token_types=0),
+            **dict(positions="none", disentangled=("c2p", "p2c"), position_buckets=256, relative_embedding_norm=True),
+            **dict(max_distance=sizes["max_length"], relative_projection="shared", token_types=0),
             norm_epsilon=1e-7,
         )
     return EncoderConfig(
         **sizes,
         **dict(positions="rotary", rope_theta=160_000.0, windows=(0, 64, 64), token_types=0, norm_placement="pre"),
-        **dict(norm_epsilon=1e-5, first_norm=False, gated_mlp=True),
+        **dict(norm_epsilon=1e-5, first_attention_norm=False, gated_mlp=True),
         **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "head_bias"), False),
     )
 

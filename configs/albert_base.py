@@ -29,7 +29,7 @@ from jaxencoder.config import (
 def get_config() -> RunConfig:
     return RunConfig(
         model=EncoderConfig(
-            layer_groups=1, embedding_size=128, activation="gelu_tanh", dropout=0.0, attention_dropout=0.0
+            num_layer_groups=1, embedding_size=128, activation="gelu_tanh", dropout=0.0, attention_dropout=0.0
         ),
         compute=ComputeConfig(dtype="bfloat16"),
         objective=MaskedLM(Masking(whole_words=True, spans="ngram", max_span_length=3), pairs=True),

@@ -35,7 +35,7 @@ def get_config() -> RunConfig:
             token_types=0,
             norm_placement="pre",
             norm_epsilon=1e-5,
-            first_norm=False,
+            first_attention_norm=False,
             attention_bias=False,
             mlp_bias=False,
             norm_bias=False,

@@ -330,7 +330,7 @@ def _embedding_settings(args: argparse.Namespace, *more: str) -> dict[str, str |
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from jaxencoder.inference.convert import convert
+    from jaxencoder.checkpoints.convert import convert
 
     convert(args.source, args.folder, args.to, args.pooling, args.normalize)
     form = {"hf": "transformers loads it", "run": "a run", "adapter": "an adapter", "peft": "PEFT loads it"}
@@ -339,7 +339,7 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _extend(args: argparse.Namespace) -> None:
-    from jaxencoder.inference.extend import extend
+    from jaxencoder.checkpoints.extend import extend
 
     options = (args.factor, args.window, args.global_tokens)
     form = extend(args.source, args.folder, args.max_length, args.method, *options)

@@ -15,7 +15,8 @@ from typing import Any, get_args
 
 from jaxencoder import config_json
 from jaxencoder.adapters import bottleneck, lora
-from jaxencoder.adapters.lora import Lora, adapted
+from jaxencoder.adapters.lora import LoraConfig, with_lora
+from jaxencoder.files import write_atomic
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.masking import Masking
 from jaxencoder.objectives.mlm import MaskedLM
@@ -30,14 +31,13 @@ from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.config import Phase, TrainingConfig, batch_warmup
 from jaxencoder.training.optim import OptimizerConfig
-from jaxencoder.whole_files import write_whole
 
 __all__ = [
     "Classification",
     "ComputeConfig",
     "DataConfig",
     "EncoderConfig",
-    "Lora",
+    "LoraConfig",
     "MaskedLM",
     "Masking",
     "MeshConfig",
@@ -91,7 +91,7 @@ class RunConfig:
     model: EncoderConfig = field(default_factory=EncoderConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     objective: AnyObjective = field(default_factory=MaskedLM)
-    adapter: Lora = field(default_factory=Lora)
+    adapter: LoraConfig = field(default_factory=LoraConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -133,7 +133,7 @@ class RunConfig:
         if self.mesh.context > 1 and length % self.mesh.context:
             raise ValueError(f"data.row_length {length} is not a multiple of mesh.context {self.mesh.context}")
         kind, unit = type(self.objective).__name__, _LABEL_UNITS.get(type(self.objective), "text")
-        if self.learns_labels and not self.data.label_field:
+        if self.is_supervised and not self.data.label_field:
             raise ValueError(f"the objective {kind} needs data.label_field: the field that holds the label")
         if self.data.label_unit != unit:
             raise ValueError(
@@ -167,29 +167,29 @@ class RunConfig:
         return tuple(_in_phase(self, number) for number in range(len(self.phases))) or (self,)
 
     @property
-    def peaks(self) -> tuple[tuple[int, float], ...]:
+    def phase_learning_rates(self) -> tuple[tuple[int, float], ...]:
         """Steps and peak learning rate of each phase, as `training.optim.schedule` takes them."""
         return tuple((part.training.steps, part.optimizer.learning_rate) for part in self.phase_configs)
 
     @property
-    def learns_labels(self) -> bool:
+    def is_supervised(self) -> bool:
         """Whether it is a fine-tuning, on labelled examples."""
         return type(self.objective) in _LABEL_UNITS
 
     @property
-    def learning(self) -> tuple[str, ...]:
+    def trainable_patterns(self) -> tuple[str, ...]:
         """Patterns of the parameters that learn, as optimizer.trainable; beside adapters the encoder itself stays."""
         if self.optimizer.trainable:
             return self.optimizer.trainable
         if self.model.bottleneck and self.init_from:
-            return bottleneck.LEARNING
-        return lora.LEARNING if self.adapter.rank else ()
+            return bottleneck.TRAINABLE
+        return lora.TRAINABLE if self.adapter.rank else ()
 
     def build(self, vocabulary: Vocabulary) -> Objective:
         """What the run trains, its adapter included."""
-        return adapted(self.adapter, self.objective.build(self.model, self.compute, vocabulary))
+        return with_lora(self.adapter, self.objective.build(self.model, self.compute, vocabulary))
 
-    def until(self, step: int) -> "RunConfig":
+    def at_step(self, step: int) -> "RunConfig":
         """The run as it stands after `step` updates: the phases that have begun, and the last one's architecture."""
         starts = itertools.accumulate((phase.steps for phase in self.phases), initial=0)
         begun = tuple(phase for phase, start in zip(self.phases, starts, strict=False) if start < max(step, 1))
@@ -259,7 +259,7 @@ def from_json(text: str, where: str = CONFIG_FILE) -> RunConfig:
 
 def save(config: RunConfig, run_dir: str | Path) -> None:
     """Write `run_dir`/config.json, whole or not at all; the folder must exist."""
-    write_whole(Path(run_dir) / CONFIG_FILE, to_json(config))
+    write_atomic(Path(run_dir) / CONFIG_FILE, to_json(config))
 
 
 def recipes() -> dict[str, Path]:

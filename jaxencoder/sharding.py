@@ -119,7 +119,7 @@ def length_shards() -> int:
     return jax.sharding.get_abstract_mesh().shape.get("context", 1)
 
 
-def whole_rows(table: jax.Array) -> jax.Array:
+def replicate_rows(table: jax.Array) -> jax.Array:
     """An embedding table [V, D] gathered for a lookup, whose results are split over the batch's rows instead."""
     if jax.sharding.get_abstract_mesh().empty:
         return table

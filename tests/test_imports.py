@@ -14,13 +14,14 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 
 # First match wins: file -> what it may import of this package. A folder's own files may always import each other.
 DIRECTIONS = {
-    "__init__.py": ("inference",),
+    "__init__.py": ("api", "config", "training.loop"),
+    "api.py": ("inference", "model.heads", "checkpoints"),
     "__main__.py": ("cli",),
     "cli*.py": ("",),
     "reports.py": ("families", "inference"),
     "overrides.py": (),
     "config_json.py": ("overrides",),
-    "whole_files.py": (),
+    "files.py": (),
     "config.py": (
         "adapters.bottleneck",
         "adapters.lora",
@@ -32,7 +33,7 @@ DIRECTIONS = {
         "text.config",
         "training.config",
         "training.optim",
-        "whole_files",
+        "files",
     ),
     "parameters.py": (),
     "sharding.py": ("parameters",),
@@ -45,14 +46,12 @@ DIRECTIONS = {
     "model/encoder.py": ("model.config", "model.layers", "model.positions", "model.attention", "kernels", "sharding"),
     "model/flops.py": ("model.config",),
     "model/*": ("kernels", "sharding"),
-    "families/*": ("model", "text.tokenizer", "whole_files"),
+    "families/*": ("model", "text.tokenizer", "files", "checkpoints"),
     "objectives/*": ("model", "kernels", "sharding"),
     "adapters/peft*": ("families", "model", "objectives", "parameters"),
     "adapters/*": ("model", "objectives", "parameters", "sharding"),
-    "training/checkpoint.py": (),
     "training/optim.py": ("parameters",),
     "training/step.py": ("objectives",),
-    "training/start.py": ("adapters", "config", "families", "model", "objectives", "parameters", "text"),
     "training/*": (
         "config",
         "kernels.platform",
@@ -62,13 +61,16 @@ DIRECTIONS = {
         "text",
         "sharding",
         "adapters",
-        "whole_files",
+        "files",
+        "checkpoints",
     ),
     "tasks/*": (
         *("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
-        "whole_files",
+        *("files", "checkpoints"),
     ),
+    "checkpoints/*": ("",),
     "inference/*": (
+        *("checkpoints",),
         *("config", "model", "objectives", "parameters", "text", "training", "sharding", "families", "adapters"),
         "kernels",
     ),
@@ -77,7 +79,7 @@ DIRECTIONS = {
 # Library -> the files that may import it.
 HOMES = {
     "flax": ("model/*", "objectives/*", "adapters/*"),
-    "orbax": ("training/checkpoint.py",),
+    "orbax": ("checkpoints/orbax.py",),
     "tensorflow_datasets": ("text/sources.py",),
     "sentencepiece": ("text/tokenizer*.py",),
     "tokenizers": ("text/tokenizer*.py",),
@@ -86,8 +88,8 @@ HOMES = {
     "cattrs": ("config_json.py",),
     "tyro": ("overrides.py", "cli.py"),
     "optax": ("training/*",),
-    "safetensors": ("families/weights.py",),
-    "huggingface_hub": ("families/hub.py",),
+    "safetensors": ("checkpoints/weights.py",),
+    "huggingface_hub": ("checkpoints/hub.py",),
     "rich": ("reports.py",),
     "matplotlib": ("tasks/plots.py",),
 }

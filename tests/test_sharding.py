@@ -71,7 +71,7 @@ def test_stacked_and_single_layers_are_split_alike() -> None:
 @pytest.mark.parametrize("name", ["adamw", "lamb", "muon", "adafactor"])
 def test_optimiser_state_goes_with_its_parameter(name: str) -> None:
     params = parameters("bert")
-    state = jax.eval_shape(make_optimizer(OptimizerConfig(name=name, factored_size=8), 10).init, params)
+    state = jax.eval_shape(make_optimizer(OptimizerConfig(name=name, min_dim_size_to_factor=8), 10).init, params)
     ours, shapes = specs(params), {path_of(p): x.shape for p, x in jax.tree.leaves_with_path(params)}
     matched = 0
     for (path, leaf), spec in zip(jax.tree.leaves_with_path(state), specs(state).values(), strict=True):

@@ -4,12 +4,12 @@ import os
 
 import pytest
 
-from jaxencoder.whole_files import write_table, write_whole
+from jaxencoder.files import write_atomic, write_table
 
 
 def test_whole_or_as_before(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
-    write_whole(path, "Größe\n")
+    write_atomic(path, "Größe\n")
     assert path.read_bytes() == "Größe\n".encode()
 
     def fail(*_):
@@ -17,10 +17,10 @@ def test_whole_or_as_before(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_whole(path, "other")
+        write_atomic(path, "other")
     assert path.read_text(encoding="utf-8") == "Größe\n" and os.listdir(tmp_path) == ["a.json"]
     with pytest.raises(FileNotFoundError):
-        write_whole(tmp_path / "missing" / "a.json", "text")
+        write_atomic(tmp_path / "missing" / "a.json", "text")
 
 
 def test_a_table_between_its_marks(tmp_path):

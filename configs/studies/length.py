@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxencoder
+from jaxencoder.checkpoints.extend import extended
 from jaxencoder.config import (
     ComputeConfig,
     DataConfig,
@@ -41,9 +42,9 @@ from jaxencoder.config import (
     TokenizerConfig,
     TrainingConfig,
 )
-from jaxencoder.inference.embed import hidden
-from jaxencoder.inference.extend import extended
-from jaxencoder.inference.model import Model
+from jaxencoder.files import write_atomic, write_table
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.outputs import encode
 from jaxencoder.model.heads import MlmHead
 from jaxencoder.objectives.masking import Masked
 from jaxencoder.objectives.mlm import predict
@@ -51,7 +52,6 @@ from jaxencoder.text.prepare import load_or_train
 from jaxencoder.text.sources import read
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import keep_freed_memory
-from jaxencoder.whole_files import write_table, write_whole
 
 TRAINED = 256  # tokens in a row of pretraining
 LENGTHS = (256, 512, 1024, 2048, 4096)
@@ -76,8 +76,8 @@ MODELS = {
     "alibi": Variant({"positions": "alibi"}, ("none", "none, windows")),
     "disentangled": Variant(
         {
-            **{"positions": "none", "disentangled": ("c2p", "p2c"), "distance_span": 64, "max_distance": TRAINED},
-            **{"distance_norm": True, "distance_projection": "shared"},
+            **{"positions": "none", "disentangled": ("c2p", "p2c"), "position_buckets": 64, "max_distance": TRAINED},
+            **{"relative_embedding_norm": True, "relative_projection": "shared"},
         },
         ("none", "interpolate", "none, windows"),
     ),
@@ -97,7 +97,7 @@ def pretraining(name: str, args: argparse.Namespace) -> RunConfig:
         token_types=0,
         norm_placement="pre",
         norm_epsilon=1e-5,
-        first_norm=False,
+        first_attention_norm=False,
         gated_mlp=True,
         dropout=0.0,
         attention_dropout=0.0,
@@ -145,7 +145,7 @@ def split(args: argparse.Namespace) -> None:
     with lzma.open(args.text, "rt", encoding="utf-8") as file:
         *novels, last = filter(None, file.read().split("\n"))
     (args.runs / "train.jsonl").write_text("\n".join(novels[: args.novels]) + "\n", encoding="utf-8")
-    write_whole(args.runs / NOVEL, last + "\n")
+    write_atomic(args.runs / NOVEL, last + "\n")
 
 
 def pretrained(name: str, args: argparse.Namespace) -> Path:
@@ -176,11 +176,11 @@ def held_out(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
 @partial(jax.jit, static_argnums=(0, 1))
 def row_losses(config: EncoderConfig, compute: ComputeConfig, params, rows, masked: Masked) -> jax.Array:
     """Cross-entropy in nats of each slot [B, K]."""
-    x = hidden(config, compute, params, rows)
+    x = encode(config, compute, params, rows)
     return predict(MlmHead(config), params, x, masked, 512)[1].losses
 
 
-def losses(model: Model, T: int, ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def losses(model: OpenedModel, T: int, ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Cross-entropy in nats of each hidden token, float32 [M], read in rows of T; nan behind the last whole row."""
     tokenizer, S = model.tokenizer, T - 2
     B = len(ids) // S
@@ -206,11 +206,11 @@ def losses(model: Model, T: int, ids: np.ndarray, chosen: np.ndarray) -> np.ndar
     return found[chosen]
 
 
-def measured(model: Model, method: str, ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def measured(model: OpenedModel, method: str, ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """The losses [lengths and `SHORT_AFTER`, M] of one way to read the novel."""
     name, _, windows = method.partition(", ")
 
-    def longer(T: int) -> Model:
+    def longer(T: int) -> OpenedModel:
         return extended(model, T, name, window=WINDOW if windows else 0)
 
     found = [losses(longer(T) if T > TRAINED else model, T, ids, chosen) for T in LENGTHS]
@@ -314,7 +314,7 @@ def main() -> None:
         ids, chosen = held_out(args)
     except ValueError as error:
         parser.error(str(error))
-    write_whole(args.runs / SETTINGS, json.dumps(decided, indent=2) + "\n")
+    write_atomic(args.runs / SETTINGS, json.dumps(decided, indent=2) + "\n")
     for name in args.only:
         run = pretrained(name, args)
         for method in MODELS[name].methods:

@@ -41,13 +41,13 @@ from jaxencoder.config import (
     TokenizerConfig,
     TrainingConfig,
 )
+from jaxencoder.files import write_atomic, write_table
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.rows import prepare
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import keep_freed_memory
 from jaxencoder.training.step import eval_step
-from jaxencoder.whole_files import write_table, write_whole
 
 
 class Variant(NamedTuple):
@@ -93,7 +93,7 @@ def pretraining(name: str, seed: int, args: argparse.Namespace) -> RunConfig:
         positions="rotary",
         norm_placement="pre",
         norm_epsilon=1e-5,
-        first_norm=False,
+        first_attention_norm=False,
         gated_mlp=True,
         dropout=0.0,
         attention_dropout=0.0,
@@ -260,7 +260,7 @@ def main() -> None:
             file = result_file(name, seed, args)
             if not file.exists():
                 found = measured(name, seed, args)
-                write_whole(file, json.dumps(found) + "\n")
+                write_atomic(file, json.dumps(found) + "\n")
                 print(f"\n{name}, seed {seed}: {found}\n", flush=True)
                 report(args)
     report(args)

@@ -6,10 +6,10 @@ Houlsby et al. 2019, arXiv:1902.00751; Pfeiffer et al. 2021, arXiv:2005.00247. T
 
 from jaxencoder.objectives.objective import Params
 
-LEARNING = (r"^(?!encoder/)", r"_bottleneck/")  # what learns in an encoder with them: the heads and the adapters
+TRAINABLE = (r"^(?!encoder/)", r"_bottleneck/")  # what learns in an encoder with them: the heads and the adapters
 
 
-def with_fresh(params: Params, fresh: Params) -> Params:
+def add_missing_bottlenecks(params: Params, fresh: Params) -> Params:
     """Parameters with the adapters of `fresh`, where they have none themselves; all else as it is.
 
     Args:
@@ -21,5 +21,5 @@ def with_fresh(params: Params, fresh: Params) -> Params:
         if name.endswith("_bottleneck"):
             result.setdefault(name, part)
         elif isinstance(part, dict) and isinstance(params.get(name), dict):
-            result[name] = with_fresh(params[name], part)
+            result[name] = add_missing_bottlenecks(params[name], part)
     return result

@@ -15,11 +15,11 @@ from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params
 from jaxencoder.parameters import is_stacked, matrix_axes, path_of
 
 NAME = "lora"  # of the adapter among the parameters
-LEARNING = (r"^(?!encoder/)",)  # what learns beside a frozen encoder: the adapter and the heads
+TRAINABLE = (r"^(?!encoder/)",)  # what learns beside a frozen encoder: the adapter and the heads
 
 
 @dataclass(frozen=True)
-class Lora:
+class LoraConfig:
     """Settings of low-rank adaptation.
 
     Raises:
@@ -58,7 +58,7 @@ class Lora:
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
 
-def adapted(lora: Lora, objective: Objective) -> Objective:
+def with_lora(lora: LoraConfig, objective: Objective) -> Objective:
     """The objective with an adapter beside its parameters, under "lora"; it starts as if there were none.
 
     Its loss, scores and models take parameters with an adapter or without.
@@ -71,18 +71,18 @@ def adapted(lora: Lora, objective: Objective) -> Objective:
         return params | {NAME: new(lora, params, jax.random.fold_in(key, 1))}
 
     def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
-        return objective.loss(merged(lora, params), batch, key, train)
+        return objective.loss(merge_lora(lora, params), batch, key, train)
 
     def scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
-        return objective.scores(merged(lora, params), batch, key, train)
+        return objective.scores(merge_lora(lora, params), batch, key, train)
 
     def models(params: Params) -> dict[str, Params]:
-        return objective.models(merged(lora, params))
+        return objective.models(merge_lora(lora, params))
 
     return Objective(init, loss, objective.scores and scores, objective.models and models)
 
 
-def new(lora: Lora, params: Params, key: jax.Array) -> Params:
+def new(lora: LoraConfig, params: Params, key: jax.Array) -> Params:
     """An adapter that changes nothing yet: {path of the kernel: {"a", "b"}}, nested as the kernels are.
 
     With I numbers read and O written by a kernel, "a" is [I, rank], uniform in +-1 / sqrt(I), and "b" [rank, O], zero;
@@ -117,7 +117,7 @@ def new(lora: Lora, params: Params, key: jax.Array) -> Params:
     return tree
 
 
-def merged(lora: Lora, params: Params) -> Params:
+def merge_lora(lora: LoraConfig, params: Params) -> Params:
     """Parameters without an adapter that compute what these do with theirs; others as they are."""
     if NAME not in params:
         return params
@@ -125,7 +125,7 @@ def merged(lora: Lora, params: Params) -> Params:
     return _merged(lora, base, params[NAME], "")
 
 
-def _merged(lora: Lora, params: Params, adapter: Params, prefix: str) -> Params:
+def _merged(lora: LoraConfig, params: Params, adapter: Params, prefix: str) -> Params:
     result = dict(params)
     for name, part in adapter.items():
         path = f"{prefix}{name}"
@@ -136,7 +136,7 @@ def _merged(lora: Lora, params: Params, adapter: Params, prefix: str) -> Params:
     return result
 
 
-def _kernel(lora: Lora, path: str, kernel: jax.Array, adapter: Params) -> jax.Array:
+def _kernel(lora: LoraConfig, path: str, kernel: jax.Array, adapter: Params) -> jax.Array:
     weights = _matrix(path, kernel)
     changed = weights + lora.scale * (adapter["a"] @ adapter["b"])
     if "size" in adapter:

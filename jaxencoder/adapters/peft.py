@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxencoder.adapters.lora import Lora
+from jaxencoder.adapters.lora import LoraConfig
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import Family, Settings
 from jaxencoder.families.tables import Weight, read_tensor, tensors_of, write_tensor
@@ -47,7 +47,7 @@ class _Module(NamedTuple):
 
 
 def to_peft(
-    lora: Lora, adapter: Params, base: Params, family: Family, config: EncoderConfig
+    lora: LoraConfig, adapter: Params, base: Params, family: Family, config: EncoderConfig
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """An adapter's tensors as PEFT names them, without PREFIX, and the settings that they need.
 
@@ -115,7 +115,7 @@ def from_peft(
     published: Published,
     config: EncoderConfig,
     where: str,
-) -> tuple[Lora, Params, set[str]]:
+) -> tuple[LoraConfig, Params, set[str]]:
     """An adapter of the parameters `base` from PEFT's tensors and adapter_config.json.
 
     Args:
@@ -142,7 +142,7 @@ def from_peft(
         stabilized, dora = bool(settings.get("use_rslora")), bool(settings.get("use_dora"))
         if (rank := int(settings["r"])) < 1:
             raise ValueError(f"r is {rank}, and an adapter has a rank of 1 or more")
-        lora = Lora(rank, float(settings["lora_alpha"]), rank_stabilized=stabilized, dora=dora)
+        lora = LoraConfig(rank, float(settings["lora_alpha"]), rank_stabilized=stabilized, dora=dora)
         alphas = _patterns(settings.get("alpha_pattern") or {})
     except KeyError as error:
         raise ValueError(f"{where} has no {error.args[0]} in its adapter_config.json") from None
@@ -234,7 +234,7 @@ def _norms(kernel: np.ndarray, writes: tuple[int, ...]) -> np.ndarray:
     return np.linalg.norm(kernel.reshape(-1, math.prod(writes)), axis=0).reshape(writes)
 
 
-def _alpha(lora: Lora, rank: int) -> float:
+def _alpha(lora: LoraConfig, rank: int) -> float:
     """The alpha that gives a product of another rank the adapter's own scale; whole where it is."""
     alpha = lora.scale * (math.sqrt(rank) if lora.rank_stabilized else rank)
     return round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-12) else alpha

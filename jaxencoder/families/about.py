@@ -146,14 +146,14 @@ def _positions(c: EncoderConfig) -> str:
         words += ", of values too"
     if c.rope_scaling != "none":
         words += f", scaled for longer texts ({c.rope_scaling}, {c.rope_factor:g} times)"
-    return words + (f" and {c.relative_buckets} buckets of relative biases" if c.relative_buckets else "")
+    return words + (f" and {c.relative_bias_buckets} buckets of relative biases" if c.relative_bias_buckets else "")
 
 
 def _attention(c: EncoderConfig) -> str:
     if c.disentangled:
         names = {"c2p": "contents with distances", "p2c": "distances with contents"}
         terms, furthest = " and ".join(names[term] for term in c.disentangled), c.max_distance
-        span = f"{c.distance_span} buckets up to {furthest}" if furthest else f"{c.distance_span} distances"
+        span = f"{c.position_buckets} buckets up to {furthest}" if furthest else f"{c.position_buckets} distances"
         return f"global attention that compares {terms}, {span} to either side"
     near = " or ".join(str(side) for side in sorted(set(c.windows) - {0})) + " tokens to either side"
     whole, every = c.windows.count(0), len(c.windows)
@@ -171,8 +171,8 @@ def _keys_and_values(c: EncoderConfig) -> str:
 
 def _norm(c: EncoderConfig) -> str:
     words = f"{c.norm_placement}-norm" + (" by RMS norm" if c.norm == "rms" else "")
-    words += "" if c.first_norm else ", none before the first"
-    words += ", one of the distances" if c.distance_norm else ""
+    words += "" if c.first_attention_norm else ", none before the first"
+    words += ", one of the distances" if c.relative_embedding_norm else ""
     return words + ("" if c.embedding_norm else ", none of the embeddings")
 
 
@@ -198,11 +198,13 @@ def _embeddings(c: EncoderConfig) -> str:
 
 
 def _layers(c: EncoderConfig) -> str:
-    if c.convolution_size:
-        return f"a convolution over {c.convolution_size} tokens beside the first layer"
-    if not c.layer_groups:
+    if c.conv_kernel_size:
+        return f"a convolution over {c.conv_kernel_size} tokens beside the first layer"
+    if not c.num_layer_groups:
         return "each layer has its own parameters"
-    return "all layers share " + ("their parameters" if c.layer_groups == 1 else f"{c.layer_groups} sets of parameters")
+    return "all layers share " + (
+        "their parameters" if c.num_layer_groups == 1 else f"{c.num_layer_groups} sets of parameters"
+    )
 
 
 def _output(c: EncoderConfig) -> str:

@@ -17,7 +17,7 @@ def _encoder_config(c: Settings) -> EncoderConfig:
         config,
         num_layers=config.num_layers * layers,
         windows=(0,) * layers,
-        layer_groups=c.get("num_hidden_groups", 1),
+        num_layer_groups=c.get("num_hidden_groups", 1),
         embedding_size=c.get("embedding_size", 128),
         attention_dropout=c.get("attention_probs_dropout_prob", 0.0),
     )
@@ -26,7 +26,7 @@ def _encoder_config(c: Settings) -> EncoderConfig:
 def _settings(c: EncoderConfig) -> dict[str, Any]:
     return BERT.settings(c) | {
         "num_hidden_layers": c.repeats,
-        "num_hidden_groups": c.layer_groups,
+        "num_hidden_groups": c.num_layer_groups,
         "inner_group_num": len(c.windows),
         "embedding_size": c.embedding_size,
     }

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxencoder.checkpoints.json_files import write_json
+from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families.albert import ALBERT
 from jaxencoder.families.bert import BERT
 from jaxencoder.families.deberta import DEBERTA
@@ -22,7 +24,6 @@ from jaxencoder.families.distilbert import DISTILBERT
 from jaxencoder.families.electra import ELECTRA
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
-from jaxencoder.families.json_files import write_json
 from jaxencoder.families.longformer import LONGFORMER
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.mpnet import MPNET
@@ -31,7 +32,6 @@ from jaxencoder.families.nomic_bert import NOMIC_BERT
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from jaxencoder.families.roformer import ROFORMER
 from jaxencoder.families.tables import Params, Weight, from_tensors, renamed, to_tensors
-from jaxencoder.families.weights import open_weights, save_weights
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead

@@ -47,7 +47,7 @@ def deberta_config(c: Settings) -> EncoderConfig:
         config,
         positions="learned" if c.get("position_biased_input", True) else "none",
         disentangled=tuple(sorted(set(kinds))),
-        distance_span=furthest(c) if kinds else 0,
+        position_buckets=furthest(c) if kinds else 0,
     )
 
 
@@ -63,7 +63,7 @@ def deberta_settings(c: EncoderConfig) -> dict[str, Any]:
         "type_vocab_size": c.token_types,
         "relative_attention": bool(c.disentangled),
         "pos_att_type": list(c.disentangled),
-        "max_relative_positions": c.max_distance or c.distance_span or -1,
+        "max_relative_positions": c.max_distance or c.position_buckets or -1,
         "position_biased_input": c.positions == "learned",
     }
 

@@ -26,27 +26,27 @@ def _encoder_config(c: Settings) -> EncoderConfig:
     if config.disentangled:
         config = dataclasses.replace(
             config,
-            distance_span=buckets if buckets > 0 else config.distance_span,
+            position_buckets=buckets if buckets > 0 else config.position_buckets,
             max_distance=furthest(c) if buckets > 0 else 0,
-            distance_norm="layer_norm" in norms,
-            distance_projection="shared" if c.get("share_att_key", False) else "own",
+            relative_embedding_norm="layer_norm" in norms,
+            relative_projection="shared" if c.get("share_att_key", False) else "own",
         )
     return dataclasses.replace(
         config,
-        convolution_size=c.get("conv_kernel_size", 0),
-        convolution_groups=c.get("conv_groups", 1),
-        convolution_activation=known_activation(c.get("conv_act", "tanh"), "conv_act"),
+        conv_kernel_size=c.get("conv_kernel_size", 0),
+        conv_groups=c.get("conv_groups", 1),
+        conv_activation=known_activation(c.get("conv_act", "tanh"), "conv_act"),
     )
 
 
 def _settings(c: EncoderConfig) -> dict[str, Any]:
     return deberta_settings(c) | {
-        "position_buckets": c.distance_span if c.max_distance else -1,
-        "norm_rel_ebd": "layer_norm" if c.distance_norm else "none",
-        "share_att_key": c.distance_projection == "shared",
-        "conv_kernel_size": c.convolution_size,
-        "conv_groups": c.convolution_groups,
-        "conv_act": PUBLISHED[c.convolution_activation],
+        "position_buckets": c.position_buckets if c.max_distance else -1,
+        "norm_rel_ebd": "layer_norm" if c.relative_embedding_norm else "none",
+        "share_att_key": c.relative_projection == "shared",
+        "conv_kernel_size": c.conv_kernel_size,
+        "conv_groups": c.conv_groups,
+        "conv_act": PUBLISHED[c.conv_activation],
         "legacy": True,  # the names of the masked-language-model head that every version of transformers knows
     }
 
@@ -58,22 +58,22 @@ def _encoder(c: EncoderConfig) -> list[Weight]:
         for name in ("query", "key", "value")
         for row in linear(f"{theirs}.{name}_proj", f"{ours}/{name}", bias=True)
     ]
-    if c.distance_projection == "own":
+    if c.relative_projection == "own":
         if "c2p" in c.disentangled:
             rows += linear(f"{theirs}.pos_key_proj", f"{ours}/distance_key", bias=True)
         if "p2c" in c.disentangled:
             rows += linear(f"{theirs}.pos_query_proj", f"{ours}/distance_query", bias=True)
     rows = deberta_encoder(c, rows)
-    if c.distance_norm:
+    if c.relative_embedding_norm:
         rows += norm("deberta.encoder.LayerNorm", "encoder/distance_embedding/norm", True)
-    if c.convolution_size:
+    if c.conv_kernel_size:
         rows += linear("deberta.encoder.conv.conv", "encoder/convolution", bias=True)
         rows += norm("deberta.encoder.conv.LayerNorm", "encoder/convolution/norm", True)
     return rows
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    replaced = HeadConfig("tokens", 1, c.activation, norm=True, add_first=True)
+    replaced = HeadConfig("tokens", 1, c.activation, norm=True, add_first_token=True)
     where = "mask_predictions"
     return DEBERTA.heads(c, settings) | {
         "rtd_head": head("rtd_head", replaced, f"{where}.dense", f"{where}.classifier", f"{where}.LayerNorm")

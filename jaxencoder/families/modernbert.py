@@ -39,7 +39,7 @@ def _encoder_config(c: Settings) -> EncoderConfig:
         token_types=0,
         norm_placement="pre",
         norm_epsilon=c.get("norm_eps", 1e-5),
-        first_norm=False,
+        first_attention_norm=False,
         attention_bias=c.get("attention_bias", False),
         mlp_bias=c.get("mlp_bias", False),
         norm_bias=c.get("norm_bias", False),

@@ -27,7 +27,7 @@ _BUCKETS = 32  # whatever config.json says, transformers computes this many
 
 
 def _encoder_config(c: Settings) -> EncoderConfig:
-    return dataclasses.replace(ROBERTA.encoder_config(c), token_types=0, relative_buckets=_BUCKETS)
+    return dataclasses.replace(ROBERTA.encoder_config(c), token_types=0, relative_bias_buckets=_BUCKETS)
 
 
 def _settings(c: EncoderConfig) -> dict[str, Any]:

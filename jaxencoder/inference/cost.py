@@ -20,13 +20,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from jaxencoder.checkpoints.target import AnyVocabulary, Kind, open_target
 from jaxencoder.config import Classification, ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.inference.inspect import Bytes, LayerKind, layer_kinds, state_memory
-from jaxencoder.inference.target import AnyVocabulary, Kind, open_target
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.objectives.objective import Batch, Objective
 from jaxencoder.sharding import ROWS, batch_sharding, make_mesh, shardings
-from jaxencoder.training.layerwise import learning, without_gradients
+from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
 from jaxencoder.training.program import Program, program
 
 Use = Literal["training", "inference"]
@@ -270,7 +270,9 @@ def _compiled(
 def _objective(config: RunConfig, model: EncoderConfig, compute: ComputeConfig) -> Objective:
     """As `training.loop` builds it."""
     built = dataclasses.replace(config, model=model, compute=compute).build(AnyVocabulary(model.vocab_size))
-    return without_gradients(built, learning(config.learning)) if config.learning else built
+    return (
+        stop_frozen_gradients(built, trainable_mask(config.trainable_patterns)) if config.trainable_patterns else built
+    )
 
 
 def _batch(config: RunConfig, rows: int, length: int) -> Batch:

@@ -1,25 +1,16 @@
 """A model at work on this process's devices: where its arrays lie, how its products round, and texts batch by batch."""
 
-from __future__ import annotations
-
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.sharding import splitting
 from jaxencoder.text import buckets
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
-
-# Enough to keep an accelerator busy; on a CPU the activations of a batch should stay in the cache.
-BATCH_TOKENS, BATCH_TOKENS_ON_CPU = 8192, 1024
 
 
 @contextlib.contextmanager
@@ -56,27 +47,6 @@ def placed(params: Params, mesh: Mesh, dtype: str, shared: Mapping[int, jax.Arra
     return jax.tree_util.tree_map_with_path(place, params)
 
 
-def run(
-    model: Model,
-    function: Callable[[Params, Batch], jax.Array],
-    ids: Sequence[np.ndarray],
-    batch_tokens: int | None,
-    max_length: int,
-    extra: Callable[[buckets.Plan], Batch] | None,
-) -> Iterator[tuple[buckets.Plan, np.ndarray]]:
-    """See `Model.run`."""
-    if batch_tokens is None:
-        batch_tokens = BATCH_TOKENS_ON_CPU if jax.default_backend() == "cpu" else BATCH_TOKENS
-    if batch_tokens < 1:
-        raise ValueError(f"batch_tokens is {batch_tokens}; give at least 1")
-    waiting = None
-    for part in buckets.plan([len(x) for x in ids], buckets.row_lengths(max_length), batch_tokens):
-        rows = buckets.batch(ids, part, model.tokenizer.pad_id)
-        rows |= extra(part) if extra else {}
-        with in_use(model.mesh, model.compute):
-            values = function(model.placed, place(rows, model.mesh))
-        if waiting is not None:  # read only when the next batch is on its way
-            yield waiting[0], np.asarray(waiting[1])
-        waiting = part, values
-    if waiting is not None:
-        yield waiting[0], np.asarray(waiting[1])
+def default_batch_tokens() -> int:
+    """Tokens in a batch: enough to keep an accelerator busy, and few enough that activations stay in a CPU's cache."""
+    return 1024 if jax.default_backend() == "cpu" else 8192

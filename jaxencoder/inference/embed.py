@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +19,19 @@ from tqdm import tqdm
 
 from jaxencoder.inference.devices import in_use
 from jaxencoder.inference.global_tokens import with_first_tokens
+from jaxencoder.inference.load import opened
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.outputs import encode
 from jaxencoder.inference.windows import GROUP, Long, Pooled, Reading, WindowPooling, run_windows
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Pooling, pool
-from jaxencoder.model.sentence import SentenceSettings, finished, sentence_vectors
+from jaxencoder.model.sentence import SentenceConfig, finished, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.text.windows import text_windows
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
 
 T = TypeVar("T")
 
@@ -41,7 +40,7 @@ _CHUNK_CHARACTERS = 1 << 24  # ... and their characters at most, so that memory 
 
 
 def embed(
-    model: Model,
+    model: OpenedModel,
     texts: Sequence[str],
     pooling: Pooling | tuple[Pooling, ...] | None = None,
     normalize: bool | None = None,
@@ -62,7 +61,7 @@ def embed(
 
 
 def embed_source(
-    model: Model,
+    model: OpenedModel,
     records: Iterable[Record],
     text_field: str = "text",
     pooling: Pooling | tuple[Pooling, ...] | None = None,
@@ -89,7 +88,7 @@ def embed_source(
 
 
 def embed_file(
-    run: str | Path | Model,
+    run: str | Path | OpenedModel,
     input: str,
     output: str | Path,
     text_field: str = "text",
@@ -120,8 +119,6 @@ def embed_file(
         ValueError: an unknown extension, a broken source, or records that do not make one table.
         OSError: the source cannot be read, or the output cannot be written.
     """
-    from jaxencoder.inference.load import opened
-
     output = Path(output)
     count = 0
     with open_writer(output) as write:  # first: a model is long to load for nothing
@@ -153,11 +150,11 @@ def chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
 
 
 def chosen(
-    model: Model,
+    model: OpenedModel,
     pooling: Pooling | tuple[Pooling, ...] | None = None,
     normalize: bool | None = None,
     dimensions: int | None = None,
-) -> SentenceSettings:
+) -> SentenceConfig:
     """The model's settings with what is asked for in their place.
 
     Raises:
@@ -181,16 +178,7 @@ def chosen(
     return replace(settings, dimensions=dimensions or settings.dimensions)
 
 
-def hidden(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
-    """The encoder's output [B, T, D] for a batch, without dropout."""
-    inputs = (rows["token_ids"], rows["segment_ids"], rows["positions"], rows.get("token_type_ids"))
-    global_slots = rows.get("global_slots")
-    return Encoder(encoder, compute).apply({"params": params["encoder"]}, *inputs, global_slots=global_slots)
-
-
-def _reading(
-    settings: SentenceSettings, long: Long, stride: int | None, window_pooling: WindowPooling | None
-) -> Reading:
+def _reading(settings: SentenceConfig, long: Long, stride: int | None, window_pooling: WindowPooling | None) -> Reading:
     learned = settings.pooling == ("learned",)
     reading = Reading.of(long, stride, window_pooling, "learned" if learned else "length")
     if reading.pooling == "learned" and not learned:
@@ -202,9 +190,9 @@ def _reading(
 
 
 def _embed(
-    model: Model,
+    model: OpenedModel,
     texts: Sequence[str],
-    settings: SentenceSettings,
+    settings: SentenceConfig,
     reading: Reading,
     prompt: str | None,
     batch_tokens: int | None,
@@ -230,7 +218,7 @@ def _embed(
 
 
 def _of_windows(
-    model: Model,
+    model: OpenedModel,
     texts: Sequence[str],
     reading: Reading,
     prompt: str,
@@ -271,14 +259,14 @@ def _prompt_tokens(tokenizer: Tokenizer, prompt: str, limit: int) -> int:
 def _pooled(
     encoder: EncoderConfig,
     compute: ComputeConfig,
-    settings: SentenceSettings,
+    settings: SentenceConfig,
     skip: int | None,
     first_tokens: Callable[[Batch], Batch],
     params: Params,
     rows: Batch,
 ) -> jax.Array:
     """One vector for each place of each row: [B, E, size]."""
-    x = hidden(encoder, compute, params, first_tokens(rows))
+    x = encode(encoder, compute, params, first_tokens(rows))
     modules, places = params.get("sentence", {}), buckets.texts_in_a_row(x.shape[1])
     return sentence_vectors(settings, modules, x, rows["segment_ids"], places, skip, _query(params))
 
@@ -287,7 +275,7 @@ def _pooled(
 def _pooled_windows(
     encoder: EncoderConfig,
     compute: ComputeConfig,
-    settings: SentenceSettings,
+    settings: SentenceConfig,
     skip: int | None,
     first_tokens: Callable[[Batch], Batch],
     params: Params,
@@ -298,7 +286,7 @@ def _pooled_windows(
     A window's own first or last token, otherwise the tokens of which it knows most. With the learned pooling there is
     one number more, the logarithm of the sum of these tokens' weights.
     """
-    x = hidden(encoder, compute, params, first_tokens(rows))
+    x = encode(encoder, compute, params, first_tokens(rows))
     places, query, parts = buckets.texts_in_a_row(x.shape[1]), _query(params), []
     for method in settings.pooling:
         of_ends = method in ("cls", "lasttoken")

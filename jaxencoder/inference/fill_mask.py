@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxencoder.inference.devices import in_use
-from jaxencoder.inference.embed import hidden
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.outputs import encode
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text import buckets
 from jaxencoder.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
 
 
 class Filled(NamedTuple):
@@ -30,7 +28,7 @@ class Filled(NamedTuple):
     sentence: str
 
 
-def fill_mask(model: Model, text: str, k: int = 5) -> list[list[Filled]]:
+def fill_mask(model: OpenedModel, text: str, k: int = 5) -> list[list[Filled]]:
     """For each mask of a text its k best tokens; see `Model.fill_mask`.
 
     Special tokens are never proposed, but keep their share of the probability.
@@ -68,7 +66,7 @@ def fill_mask(model: Model, text: str, k: int = 5) -> list[list[Filled]]:
     ]
 
 
-def check_fills_masks(model: Model) -> None:
+def check_fills_masks(model: OpenedModel) -> None:
     """ValueError for a model without a masked-language-model head."""
     if "mlm_head" not in model.params:
         trained = type(model.config.objective).__name__
@@ -97,7 +95,7 @@ def _predict(
     special: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """The k best ids and their probabilities at slots [K] of the one row: int32 and float32 [K, k]."""
-    x = hidden(encoder, compute, params, rows)[:, slots]
+    x = encode(encoder, compute, params, rows)[:, slots]
     x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, x)
     probabilities = jax.nn.softmax(vocabulary_scores(x[0], bias, output_table(params)))
     values, best = jax.lax.top_k(jnp.where(special, -1, probabilities), k)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -11,9 +10,6 @@ import numpy as np
 from jaxencoder.model.heads import HeadConfig, first_tokens
 from jaxencoder.objectives.objective import Batch
 from jaxencoder.text.buckets import texts_in_a_row
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
 
 _SEPARATORS = 3  # of a question and its text: <s> question </s></s> text </s>
 
@@ -62,7 +58,7 @@ def head_mask(heads: Iterable[HeadConfig], token_ids: np.ndarray) -> np.ndarray:
 
 
 def slots_of(
-    model: Model, token_ids: jax.Array, mask: jax.Array, chosen: jax.typing.ArrayLike | None
+    model: Checkpoint, token_ids: jax.Array, mask: jax.Array, chosen: jax.typing.ArrayLike | None
 ) -> np.ndarray | None:
     """Where the global tokens of padded rows stand; see `Model.__call__`.
 
@@ -81,7 +77,7 @@ def slots_of(
     return global_slots((np.reshape(chosen, mask.shape) != 0) & (mask != 0))
 
 
-def trained_with_first(model: Model) -> bool:
+def trained_with_first(model: Checkpoint) -> bool:
     """Whether a run was trained with the first token of each text global.
 
     That is so of a classifier of texts, or chooser, that pools the first token of a model with global tokens.
@@ -90,7 +86,7 @@ def trained_with_first(model: Model) -> bool:
     return pools_first and model.config.model.global_tokens
 
 
-def with_first_tokens(model: Model) -> Callable[[Batch], Batch]:
+def with_first_tokens(model: Checkpoint) -> Callable[[Batch], Batch]:
     """A function of packed rows that makes the first token of each text global, where that is how a run was trained."""
     return _with_first if trained_with_first(model) else _as_they_are
 

@@ -12,15 +12,15 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
+from jaxencoder.checkpoints.target import Kind, open_target
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.families import checkpoint
-from jaxencoder.inference.target import Kind, open_target
-from jaxencoder.kernels.choice import chosen_backend
+from jaxencoder.kernels.choice import choose_backend
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.sharding import abstract_mesh, shardings
-from jaxencoder.training.layerwise import learning
+from jaxencoder.training.layerwise import trainable_mask
 from jaxencoder.training.optim import make_optimizer
 
 
@@ -163,11 +163,11 @@ def inspect(
 def layer_kinds(model: EncoderConfig, compute: ComputeConfig, length: int, train: bool = True) -> tuple[LayerKind, ...]:
     """The kinds of layers of a model in rows of so many tokens, on devices such as this process has."""
     windows = Counter(model.windows[layer % len(model.windows)] for layer in range(model.num_layers))
-    relative = bool(model.disentangled or model.relative_buckets) or model.positions == "alibi"
+    relative = bool(model.disentangled or model.relative_bias_buckets) or model.positions == "alibi"
     dropout = model.attention_dropout if train else 0.0
     options = {"relative": relative, "dropout": dropout, "global_tokens": model.global_tokens}
     return tuple(
-        LayerKind(window, layers, chosen_backend(compute.attention, length, window, **options))
+        LayerKind(window, layers, choose_backend(compute.attention, length, window, **options))
         for window, layers in windows.items()
     )
 
@@ -180,9 +180,13 @@ def state_memory(config: RunConfig, shapes: Params, mesh: Mesh | AbstractMesh) -
         shapes: of its parameters.
         mesh: whose devices share them.
     """
-    optimizer = make_optimizer(config.optimizer, max(config.training.steps, 1), trainable=config.learning)
+    optimizer = make_optimizer(config.optimizer, max(config.training.steps, 1), trainable=config.trainable_patterns)
     state = jax.eval_shape(optimizer.init, shapes)
-    learns = jax.tree.leaves(learning(config.learning)(shapes)) if config.learning else itertools.repeat(True)
+    learns = (
+        jax.tree.leaves(trainable_mask(config.trainable_patterns)(shapes))
+        if config.trainable_patterns
+        else itertools.repeat(True)
+    )
     leaves, places = (jax.tree.leaves(tree) for tree in (shapes, shardings(shapes, mesh)))
     memory = {
         "parameters": (parameters := _bytes(leaves, places)),

@@ -6,17 +6,18 @@ from typing import Literal
 
 import jax
 
+from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints.adapter import base_of, is_adapter, with_adapter
+from jaxencoder.checkpoints.hub import resolve
+from jaxencoder.checkpoints.initial import TOKENIZER_FOLDER, is_published, run_weights, saved_config
+from jaxencoder.checkpoints.tokenizer import published_tokenizer
 from jaxencoder.config import DataConfig, RunConfig
-from jaxencoder.families import checkpoint, sentence
-from jaxencoder.families.hub import resolve
-from jaxencoder.families.tokenizer import published_tokenizer
-from jaxencoder.inference.adapter import base_of, is_adapter
-from jaxencoder.inference.model import Model
+from jaxencoder.families import checkpoint
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.start import TOKENIZER_FOLDER, is_published, run_weights, saved_config
 
 
 def load(
@@ -24,7 +25,7 @@ def load(
     dtype: Literal["float32", "bfloat16"] | None = None,
     step: int | Literal["latest", "best"] = "latest",
     revision: str | None = None,
-) -> Model:
+) -> OpenedModel:
     """Open a model.
 
     On a CPU a process that calls `jaxencoder.training.memory.keep_freed_memory` first, as the command line does, embeds
@@ -50,12 +51,12 @@ def load(
     return _published(folder, dtype) if is_published(folder) else _run(folder, dtype, step)
 
 
-def opened(model: str | Path | Model) -> Model:
+def opened(model: str | Path | OpenedModel) -> OpenedModel:
     """The model itself, or that of the folder or name."""
-    return model if isinstance(model, Model) else load(model)
+    return model if isinstance(model, OpenedModel) else load(model)
 
 
-def _on_its_base(folder: Path, dtype: str | None) -> Model:
+def _on_its_base(folder: Path, dtype: str | None) -> OpenedModel:
     name = base_of(folder)
     try:
         base = load(name, dtype)
@@ -64,10 +65,10 @@ def _on_its_base(folder: Path, dtype: str | None) -> Model:
             f"{folder} adapts {name}, which cannot be opened ({error}); where it is elsewhere, "
             f"load it from there and call its with_adapter({str(folder)!r})"
         ) from None
-    return base.with_adapter(folder)
+    return with_adapter(base, folder)
 
 
-def _run(folder: Path, dtype: str | None, step: int | str) -> Model:
+def _run(folder: Path, dtype: str | None, step: int | str) -> OpenedModel:
     config = saved_config(folder)
     tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
     if tokenizer.vocab_size > config.model.vocab_size:
@@ -76,25 +77,26 @@ def _run(folder: Path, dtype: str | None, step: int | str) -> Model:
             f"but the model only {config.model.vocab_size}; it belongs to another run"
         )
     number, params = run_weights(folder, config, step)
-    config = config.until(number)
+    config = config.at_step(number)
     compute = _compute(config, dtype)
     if "generator" not in params:  # of replaced-token detection, the discriminator may have been written alone
-        return Model(config, params, tokenizer, compute, step=number)
+        return OpenedModel(config, params, tokenizer, step=number, compute=compute)
     models = config.objective.build(config.model, compute, tokenizer).models(params)
     smaller = dataclasses.replace(config, model=config.objective.generator(config.model), objective=MaskedLM())
-    generator = Model(smaller, models["generator"], tokenizer, compute)
-    return Model(config, models["discriminator"], tokenizer, compute, generator=generator, step=number)
+    generator = OpenedModel(smaller, models["generator"], tokenizer, compute=compute)
+    params = models["discriminator"]
+    return OpenedModel(config, params, tokenizer, generator=generator, step=number, compute=compute)
 
 
-def _published(folder: Path, dtype: str | None, max_length: int = 0) -> Model:
+def _published(folder: Path, dtype: str | None, max_length: int = 0) -> OpenedModel:
     found = checkpoint.load(folder)
     tokenizer = published_tokenizer(folder, found.config.vocab_size)
     length = min(max_length or found.config.max_length, found.config.max_length)
     config = RunConfig(name=folder.name, model=found.config, data=DataConfig(row_length=length))
-    return Model(config, found.params, tokenizer, _compute(config, dtype), found.published)
+    return OpenedModel(config, found.params, tokenizer, found.published, compute=_compute(config, dtype))
 
 
-def _sentence_model(folder: Path, dtype: str | None) -> Model:
+def _sentence_model(folder: Path, dtype: str | None) -> OpenedModel:
     found = sentence.read(folder)
     model = _published(found.transformer, dtype, found.max_length)
     size = model.config.model.hidden_size

@@ -1,10 +1,8 @@
-"""A model opened for use: configuration, parameters and tokenizer, and what can be done with them."""
+"""A model opened for use: a checkpoint and how it runs on the devices of this process."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +25,8 @@ from jaxencoder.inference import (
 from jaxencoder.inference import score as scoring
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.outputs import outputs
-from jaxencoder.inference.score import Scored
-from jaxencoder.inference.tokens import TokenChunk
-from jaxencoder.inference.windows import Long, WindowPooling
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import HeadConfig, Pooling
-from jaxencoder.model.sentence import SentenceSettings
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.tasks.classification import classify
@@ -45,30 +38,17 @@ _LABELLED = {"sequence_head", "token_head"}
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
-    """An encoder with its tokenizer; the methods are thin covers of pure functions of `params`.
+class OpenedModel(Checkpoint):
+    """A checkpoint that runs on this process's devices.
 
     Attributes:
-        config: of the run; of a published checkpoint, its architecture under `model` and nothing else that counts.
-        params: nested dict of float32 arrays, {"encoder": ..., "mlm_head": ...} or {"encoder": ..., "classifier": ...}.
-        tokenizer: None for a checkpoint that came without one, which can only be called.
-        compute: how the arithmetic is done here, whatever the run was trained with.
-        published: family, config.json and heads of a published checkpoint; None for a run.
-        sentence: how `embed` makes a vector unless it is told otherwise; what it learned is params["sentence"].
-        generator: of a run of replaced-token detection, the model that filled the masks; else None.
-        base: of `with_adapter`, the model whose arrays this one shares; else None.
-        step: of a run, that of the checkpoint; else None.
+        compute: dtype and kernels used here, independent of what the run was trained with.
+        generator, base: as in Checkpoint, opened too.
     """
 
-    config: RunConfig
-    params: Params
-    tokenizer: Tokenizer | None
-    compute: ComputeConfig = field(default_factory=lambda: ComputeConfig(dtype="float32"))
-    published: Published | None = None
-    sentence: SentenceSettings = field(default_factory=SentenceSettings)
-    generator: "Model | None" = None
-    base: "Model | None" = field(default=None, repr=False)
-    step: int | None = None
+    generator: "OpenedModel | None" = None
+    base: "OpenedModel | None" = field(default=None, repr=False)
+    compute: ComputeConfig = field(default_factory=lambda: ComputeConfig(dtype="float32"), kw_only=True)
 
     def __call__(
         self,
@@ -114,54 +94,6 @@ class Model:
         with devices.in_use(self.mesh, self.compute):
             out = outputs(self.config.model, self.compute, tuple(self.heads.items()), self.placed, rows)
         return {name: x.reshape(*choices, *x.shape[1:]) if len(choices) > 1 else x for name, x in out.items()}
-
-    def with_adapter(self, folder: str | Path) -> "Model":
-        """This model with an adapter, ours or PEFT's; the model itself stays, and what is not adapted is shared.
-
-        A run's adapter (`jaxencoder convert RUN FOLDER --to adapter`) gives what the run gives, heads included. One of
-        PEFT brings LoRA, also rank-stabilised or DoRA, and the heads of its modules_to_save.
-
-        Args:
-            folder: that holds it, or its name on the Hugging Face hub.
-
-        Raises:
-            ValueError: it was trained on another model or other weights, or holds what cannot be read.
-            OSError: the folder cannot be read.
-        """
-        return adapter.with_adapter(self, folder)
-
-    def save(self, folder: str | Path, format: Literal["hf", "sentence-transformers"] = "hf") -> None:
-        """Write a folder that transformers loads: config.json, model.safetensors and the tokenizer.
-
-        What a run was fine-tuned for is a class of its own there, with the names of its labels. A head that the
-        family's class would compute otherwise is left out, with one warning that says why.
-
-        Args:
-            folder: created when missing.
-            format: "sentence-transformers" adds its modules and leaves the encoder's heads out. To write another
-                pooling or normalisation, give the model other settings: dataclasses.replace(model, sentence=...).
-
-        Raises:
-            ValueError: no published family has this architecture, or sentence-transformers not the pooling.
-            OSError: the folder cannot be written.
-        """
-        save.save(self, Path(folder), format)
-
-    @property
-    def heads(self) -> Mapping[str, HeadConfig]:
-        """The heads that `__call__` applies besides the masked-language-model head, by their names in `params`."""
-        if self.published is not None:
-            return self.published.heads
-        known = self.config.objective.heads(self.config.model)
-        return {name: head for name, head in known.items() if name in self.params}
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The classes that a classifier or tagger tells apart, in order of id; empty if there are none, or no names."""
-        if self.published is None:
-            objective = self.config.objective
-            return getattr(objective, "tags", ()) or getattr(objective, "class_names", ())
-        return label_names(self.published.settings) if self.published.heads.keys() & _LABELLED else ()
 
     @cached_property
     def module(self) -> Encoder:
@@ -366,7 +298,22 @@ class Model:
         Returns:
             An iterator of (which texts are where in the batch's rows, what the function gives for the rows).
         """
-        return devices.run(self, function, ids, batch_tokens, self.limit(max_length), extra)
+        limit = self.limit(max_length)
+        if batch_tokens is None:
+            batch_tokens = devices.default_batch_tokens()
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens is {batch_tokens}; give at least 1")
+        pending = None
+        for plan in buckets.plan([len(x) for x in ids], buckets.row_lengths(limit), batch_tokens):
+            rows = buckets.batch(ids, plan, self.tokenizer.pad_id)
+            rows |= extra(plan) if extra else {}
+            with devices.in_use(self.mesh, self.compute):
+                values = function(self.placed, self.place(rows))
+            if pending is not None:  # read only once the next batch is dispatched, so that the device never waits
+                yield pending[0], np.asarray(pending[1])
+            pending = plan, values
+        if pending is not None:
+            yield pending[0], np.asarray(pending[1])
 
     def place(self, rows: Batch) -> Batch:
         """A batch on the devices: its rows shared among them where they divide, otherwise whole on each."""

@@ -7,9 +7,17 @@ import jax.numpy as jnp
 
 from jaxencoder.inference.embed import hidden as encode
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead, first_tokens, output_table, pool, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text.buckets import texts_in_a_row
+
+
+def encode(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
+    """The encoder's output [B, T, D] for a batch, without dropout."""
+    inputs = (rows["token_ids"], rows["segment_ids"], rows["positions"], rows.get("token_type_ids"))
+    global_slots = rows.get("global_slots")
+    return Encoder(encoder, compute).apply({"params": params["encoder"]}, *inputs, global_slots=global_slots)
 
 
 def outputs(

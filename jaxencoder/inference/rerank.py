@@ -6,16 +6,13 @@ Nogueira and Cho 2019, "Passage re-ranking with BERT", arXiv:1901.04085: query a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text import buckets
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
 
 
 class Ranked(NamedTuple):
@@ -25,7 +22,7 @@ class Ranked(NamedTuple):
     score: float
 
 
-def check_scores_pairs(model: Model) -> None:
+def check_scores_pairs(model: OpenedModel) -> None:
     """ValueError unless the model is a run on pairs that predicts a value or one of two classes."""
     objective = model.config.objective
     if (
@@ -47,7 +44,7 @@ def check_scores_pairs(model: Model) -> None:
 
 
 def score_pairs(
-    model: Model, queries: Sequence[str], texts: Sequence[str], batch_tokens: int | None = None
+    model: OpenedModel, queries: Sequence[str], texts: Sequence[str], batch_tokens: int | None = None
 ) -> np.ndarray:
     """How well each text answers its query: the value that a run predicts, or the log-odds of class 1.
 
@@ -69,7 +66,7 @@ def score_pairs(
 
 
 def rerank(
-    model: Model, query: str, texts: Sequence[str], k: int | None = None, batch_tokens: int | None = None
+    model: OpenedModel, query: str, texts: Sequence[str], k: int | None = None, batch_tokens: int | None = None
 ) -> list[Ranked]:
     """The texts by how well they answer a query.
 

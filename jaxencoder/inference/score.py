@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,6 @@ from jaxencoder.model.heads import MlmHead, output_table
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
 
 _COPIES_TOKENS = 1 << 20  # tokens of masked copies in memory at once
 
@@ -43,7 +40,7 @@ class Scored(NamedTuple):
         return math.exp(min(-self.log_likelihood / self.tokens, 700.0)) if self.tokens else math.nan
 
 
-def score(model: Model, texts: Sequence[str], whole_words: bool = True) -> list[Scored]:
+def score(model: OpenedModel, texts: Sequence[str], whole_words: bool = True) -> list[Scored]:
     """The pseudo-log-likelihood of each text; see `Model.score`."""
     if "mlm_head" not in model.params:
         raise ValueError("this model has no masked-language-model head and cannot score texts; use one that has")
@@ -59,7 +56,10 @@ def score(model: Model, texts: Sequence[str], whole_words: bool = True) -> list[
 
 
 def score_source(
-    run: str | Path | Model, source: str | Iterable[Record], fields: Sequence[str] = ("text",), whole_words: bool = True
+    run: str | Path | OpenedModel,
+    source: str | Iterable[Record],
+    fields: Sequence[str] = ("text",),
+    whole_words: bool = True,
 ) -> Iterator[tuple[Record, tuple[Scored, ...]]]:
     """Each record of a source, with what its texts score; in bounded memory.
 
@@ -72,8 +72,6 @@ def score_source(
         ValueError: a broken source, a record without such a text, or a model that cannot score.
         OSError: the source cannot be read.
     """
-    from jaxencoder.inference.load import opened
-
     records = read(source, text_field=fields[0], fields=fields[1:]) if isinstance(source, str) else source
     model = opened(run)
     for chunk in chunks(records, lambda record: len(record[fields[0]])):
@@ -117,7 +115,7 @@ def _chunks(
         yield copies
 
 
-def _losses(model: Model, copies: list[_Copy]) -> np.ndarray:
+def _losses(model: OpenedModel, copies: list[_Copy]) -> np.ndarray:
     """The loss in nats of each copy's token."""
 
     def asked(plan: buckets.Plan) -> Batch:
@@ -137,7 +135,7 @@ def _losses(model: Model, copies: list[_Copy]) -> np.ndarray:
 @partial(jax.jit, static_argnums=(0, 1))
 def _slot_losses(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
     """Cross-entropy of rows["targets"] at rows["slots"], [B, E] each: float32 [B, E]."""
-    x = jnp.take_along_axis(hidden(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
+    x = jnp.take_along_axis(encode(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
     x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, x)
     weights = jnp.ones(rows["slots"].shape)
     return cross_entropy(x, output_table(params), bias, rows["targets"], weights, 16)[1].losses

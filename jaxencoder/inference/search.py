@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxencoder.inference import embed
+from jaxencoder.inference.load import opened
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.model.heads import Pooling
 from jaxencoder.text.sources import Record, read
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
 
 # Names of the prompts that sentence-transformers takes for a query and for what is searched.
 _QUERIES, _DOCUMENTS = ("query",), ("document", "passage", "corpus")
@@ -57,7 +56,7 @@ class Nearest(NamedTuple):
 
 
 def rank(
-    model: Model,
+    model: OpenedModel,
     queries: Sequence[str],
     records: Iterable[Record],
     k: int,
@@ -97,7 +96,7 @@ def rank(
 
 
 def search(
-    run: str | Path | Model,
+    run: str | Path | OpenedModel,
     source: str,
     query: str,
     k: int = 5,
@@ -119,8 +118,6 @@ def search(
     Returns:
         (cosine similarity, record), best first.
     """
-    from jaxencoder.inference.load import opened
-
     if k < 1:
         raise ValueError(f"k is {k}; give at least 1")
     records = read(source, text_field=text_field)

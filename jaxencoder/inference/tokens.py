@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,13 @@ import numpy as np
 
 from jaxencoder.inference.embed import hidden
 from jaxencoder.inference.global_tokens import with_first_tokens
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.outputs import encode
 from jaxencoder.inference.windows import Long, Reading, run_windows
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.objective import Batch
 from jaxencoder.text import buckets
 from jaxencoder.text.windows import text_windows
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
 
 _GROUP = 1 << 14  # tokens of windows that are computed together
 
@@ -45,7 +44,7 @@ class TokenChunk(NamedTuple):
 
 
 def token_chunks(
-    model: Model,
+    model: OpenedModel,
     texts: Sequence[str],
     stride: int | None = None,
     batch_tokens: int | None = None,
@@ -71,7 +70,7 @@ def token_chunks(
 
 
 def tokens(
-    model: Model,
+    model: OpenedModel,
     texts: Sequence[str],
     batch_tokens: int | None = None,
     max_length: int | None = None,
@@ -109,7 +108,7 @@ def tokens(
     return hidden, mask, characters
 
 
-def _function(model: Model) -> partial:
+def _function(model: OpenedModel) -> partial:
     return partial(_hidden, model.config.model, model.compute, with_first_tokens(model))
 
 
@@ -117,4 +116,4 @@ def _function(model: Model) -> partial:
 def _hidden(
     encoder: EncoderConfig, compute: ComputeConfig, first_tokens: Any, params: dict[str, Any], rows: Batch
 ) -> jax.Array:
-    return hidden(encoder, compute, params, first_tokens(rows)).astype(jnp.float32)
+    return encode(encoder, compute, params, first_tokens(rows)).astype(jnp.float32)

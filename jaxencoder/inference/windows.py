@@ -6,7 +6,7 @@ Long texts in overlapping segments: Pappagari et al. 2019, arXiv:1910.10781.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import numpy as np
@@ -14,9 +14,6 @@ import numpy as np
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text import buckets
 from jaxencoder.text.windows import TextWindow
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
 
 Long = Literal["truncate", "windows"]
 WindowPooling = Literal["mean", "max", "first", "length", "learned"]
@@ -66,7 +63,7 @@ class Reading(NamedTuple):
 
 
 def run_windows(
-    model: Model,
+    model: OpenedModel,
     function: Callable[[Params, Batch], jax.Array],
     windows: Iterable[TextWindow],
     tokens: int,

@@ -9,7 +9,7 @@ from functools import partial
 import jax
 
 from jaxencoder.kernels.banded import banded
-from jaxencoder.kernels.choice import KERNELS, Backend, Name, chosen_backend
+from jaxencoder.kernels.choice import KERNELS, Backend, Name, choose_backend
 from jaxencoder.kernels.chunked import chunked
 from jaxencoder.kernels.dense import dense
 from jaxencoder.kernels.mesh import Shard, on_mesh
@@ -43,7 +43,7 @@ def attention(
             by the root of H times the number of products in them (He et al. 2021); `bias` is added as it is.
         window: how many tokens to either side a query sees; 0 means all of its document.
         dropout: probability that an attention weight is dropped; needs `key`.
-        backend: see `chosen_backend`. `dense` holds [B, N, T, T] scores, `banded` [B, N, T, about 2 * window + 128],
+        backend: see `choose_backend`. `dense` holds [B, N, T, T] scores, `banded` [B, N, T, about 2 * window + 128],
             `chunked` [B, N, at most 512, T], the kernels (`splash`, `tiled`, `triton`) those of a tile.
         late: of `dense`.
 
@@ -66,7 +66,7 @@ def attention(
         relative = relative._replace(queries=relative.queries * scale)
     options = {"relative": relative is not None, "dropout": dropout, "split": length_shards()}
     tiles = fits(-(-T // options["split"]), T, q.shape[-1], q.dtype)
-    name = chosen_backend(backend, T, window, **options, tiles=tiles, triton=runs())
+    name = choose_backend(backend, T, window, **options, tiles=tiles, triton=runs())
     attend = partial(_attend, name, window, dropout, late)
     return on_mesh(attend, q * scale, k, v, segment_ids, relative, key, window=window, kernel=name in KERNELS)
 

@@ -20,7 +20,7 @@ _PLAIN = {"splash", "triton"}  # without scores by distance and without dropout
 _SHORT, _SHORT_RELATIVE = 256, 128
 
 
-def chosen_backend(
+def choose_backend(
     backend: Backend,
     T: int,
     window: int = 0,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.kernels.banded import Beside, banded
-from jaxencoder.kernels.choice import Backend, chosen_backend
+from jaxencoder.kernels.choice import Backend, choose_backend
 from jaxencoder.kernels.dense import dense, masked_softmax, places
 from jaxencoder.kernels.dropout import hashed_dropout, random_seed
 
@@ -59,7 +59,7 @@ def global_attention(
     q, global_q = (x * (x.shape[-1] ** -0.5) for x in (q, global_q))
     local = (q, k, v, segment_ids, segment_ids)
     options = {"window": window, "dropout": dropout, "seed": seed}
-    if chosen_backend(backend, T, window, global_tokens=True) == "dense":
+    if choose_backend(backend, T, window, global_tokens=True) == "dense":
         out = dense(*local, is_global=is_global, **options)
     else:
         beside_k, beside_v = (jnp.take_along_axis(x, inside[..., None, None], axis=1) for x in (k, v))

@@ -55,11 +55,11 @@ class Attention(nn.Module):
             v = rotate(v, rotary) if c.rotary_values else v
         relative = None if bias is None else Relative(bias=bias)
         if distances is not None:
-            if c.distance_projection == "own":
+            if c.relative_projection == "own":
                 query, key = (projection(f"distance_{kind}", kind, N) for kind in ("query", "key"))
             y = distances.astype(x.dtype)[None]
             y = apply_dropout(y, c.dropout, self.make_rng("dropout")) if self.train and c.dropout else y
-            rows = distance_rows(x.shape[1], c.distance_span, c.max_distance)
+            rows = distance_rows(x.shape[1], c.position_buckets, c.max_distance)
             relative = Relative(
                 keys=spread(key(y))[0, rows] if "c2p" in c.disentangled else None,
                 queries=query(y)[0, rows] if "p2c" in c.disentangled else None,

@@ -28,7 +28,7 @@ class EncoderConfig:
     """Heads of keys and values, each for several of the queries (Ainslie et al. 2023, arXiv:2305.13245); 0: as many."""
     embedding_size: int = 0
     """Width of embeddings that a projection widens to hidden_size (ALBERT, ELECTRA); 0 for neither."""
-    layer_groups: int = 0
+    num_layer_groups: int = 0
     """Sets of parameters that the repetitions of the layer pattern share, one after the other: 1 is ALBERT
     (Lan et al. 2020, arXiv:1909.11942); 0 gives each layer its own."""
     positions: Literal["learned", "rotary", "alibi", "none"] = "learned"
@@ -37,21 +37,21 @@ class EncoderConfig:
     disentangled: tuple[Literal["c2p", "p2c"], ...] = ()
     """Scores of content with distance that are added to those of content with content (DeBERTa, He et al. 2021,
     arXiv:2006.03654): the query's content with the distance of the key (c2p), or the reverse (p2c)."""
-    distance_span: int = 0
+    position_buckets: int = 0
     """For `disentangled`: rows of the table of distances to either side; further distances share the last one."""
     max_distance: int = 0
-    """Distances beyond half of distance_span share rows in ranges that grow as their logarithm up to this distance
+    """Distances beyond half of position_buckets share rows in ranges that grow as their logarithm up to this distance
     (DeBERTa-v2); 0: every distance has a row."""
-    distance_norm: bool = False
+    relative_embedding_norm: bool = False
     """Normalise the table of distances (DeBERTa-v2)."""
-    distance_projection: Literal["own", "shared"] = "own"
+    relative_projection: Literal["own", "shared"] = "own"
     """Distances are projected to keys and queries by kernels of their own, or by those of the contents (DeBERTa-v2)."""
-    convolution_size: int = 0
+    conv_kernel_size: int = 0
     """Tokens that a convolution beside the first layer sees (DeBERTa-v2's larger sizes); odd, 0 for none."""
-    convolution_groups: int = 1
+    conv_groups: int = 1
     """Parts that the convolution cuts D into, each convolved alone."""
-    convolution_activation: Activation = "tanh"
-    relative_buckets: int = 0
+    conv_activation: Activation = "tanh"
+    relative_bias_buckets: int = 0
     """Rows of a table of attention biases by distance, which all layers share (MPNet, T5); 0 for none."""
     rotary_values: bool = False
     """Turn values too, besides queries and keys (an option of RoFormer)."""
@@ -91,7 +91,7 @@ class EncoderConfig:
     norm_epsilon: float = 1e-12
     embedding_norm: bool = True
     """Normalise the sum of the embeddings."""
-    first_norm: bool = True
+    first_attention_norm: bool = True
     """Normalise the first layer's attention input too (ModernBERT does not: its embeddings are normalised already)."""
     attention_bias: bool = True
     key_bias: bool = True
@@ -114,7 +114,7 @@ class EncoderConfig:
     bottleneck: int = 0
     """Width of adapters: a projection down, an activation and a projection up (Houlsby et al. 2019, arXiv:1902.00751);
     0 for none. With them and init_from, the encoder itself stays, unless optimizer.trainable says otherwise."""
-    bottleneck_places: tuple[Literal["attention", "mlp"], ...] = ("attention", "mlp")
+    bottleneck_sublayers: tuple[Literal["attention", "mlp"], ...] = ("attention", "mlp")
     """What has an adapter behind it in each layer: both (Houlsby), or the MLP alone (Pfeiffer et al. 2021,
     arXiv:2005.00247)."""
     dropout: float = 0.1
@@ -127,8 +127,15 @@ class EncoderConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}.")
         for name in (
-            *("vocab_size", "token_types", "num_kv_heads", "embedding_size", "layer_groups", "relative_buckets"),
-            *("distance_span", "max_distance", "convolution_size", "bottleneck"),
+            *(
+                "vocab_size",
+                "token_types",
+                "num_kv_heads",
+                "embedding_size",
+                "num_layer_groups",
+                "relative_bias_buckets",
+            ),
+            *("position_buckets", "max_distance", "conv_kernel_size", "bottleneck"),
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"model.{name} must not be negative, got {getattr(self, name)}.")
@@ -146,45 +153,47 @@ class EncoderConfig:
                 f"model.num_heads {self.num_heads} is not a multiple of model.num_kv_heads {self.num_kv_heads}; "
                 "change one of them."
             )
-        if self.layer_groups and (self.remainder or self.repeats % self.layer_groups):
+        if self.num_layer_groups and (self.remainder or self.repeats % self.num_layer_groups):
             raise ValueError(
-                f"model.layer_groups {self.layer_groups} does not divide the {self.num_layers / len(self.windows):g} "
+                f"model.num_layer_groups {self.num_layer_groups} does not divide the {self.num_layers / len(self.windows):g} "
                 "repetitions of the layer pattern; change it or model.num_layers."
             )
-        if self.relative_buckets % 4:
-            raise ValueError(f"model.relative_buckets {self.relative_buckets} must be a multiple of 4.")
-        if self.relative_buckets and self.positions == "alibi":
-            raise ValueError("model.relative_buckets and model.positions alibi are two biases of distance; choose one.")
+        if self.relative_bias_buckets % 4:
+            raise ValueError(f"model.relative_bias_buckets {self.relative_bias_buckets} must be a multiple of 4.")
+        if self.relative_bias_buckets and self.positions == "alibi":
+            raise ValueError(
+                "model.relative_bias_buckets and model.positions alibi are two biases of distance; choose one."
+            )
         if self.global_tokens and (not all(self.windows) or self.positions != "learned" or self.num_kv_heads):
             raise ValueError(
                 "model.global_tokens needs a window in every layer of model.windows, learned positions and "
                 f"model.num_kv_heads 0, got {self.windows}, {self.positions} and {self.num_kv_heads}."
             )
-        if bool(self.disentangled) != bool(self.distance_span):
+        if bool(self.disentangled) != bool(self.position_buckets):
             raise ValueError(
-                f"model.disentangled {self.disentangled} needs model.distance_span, got {self.distance_span}; "
+                f"model.disentangled {self.disentangled} needs model.position_buckets, got {self.position_buckets}; "
                 "set both or neither."
             )
-        if self.max_distance and not 2 <= self.distance_span < 2 * (self.max_distance - 1):
+        if self.max_distance and not 2 <= self.position_buckets < 2 * (self.max_distance - 1):
             raise ValueError(
-                f"model.max_distance {self.max_distance} must be above half of model.distance_span "
-                f"{self.distance_span} by more than 1; raise it, or set it to 0."
+                f"model.max_distance {self.max_distance} must be above half of model.position_buckets "
+                f"{self.position_buckets} by more than 1; raise it, or set it to 0."
             )
-        if self.convolution_size and not self.convolution_size % 2:
-            raise ValueError(f"model.convolution_size must be odd, or 0 for none, got {self.convolution_size}.")
-        if self.convolution_groups < 1 or self.hidden_size % self.convolution_groups:
+        if self.conv_kernel_size and not self.conv_kernel_size % 2:
+            raise ValueError(f"model.conv_kernel_size must be odd, or 0 for none, got {self.conv_kernel_size}.")
+        if self.conv_groups < 1 or self.hidden_size % self.conv_groups:
             raise ValueError(
-                f"model.convolution_groups {self.convolution_groups} does not divide model.hidden_size "
+                f"model.conv_groups {self.conv_groups} does not divide model.hidden_size "
                 f"{self.hidden_size}; change one of them."
             )
-        places = self.bottleneck_places
+        places = self.bottleneck_sublayers
         if (
             not set(places) <= {"attention", "mlp"}
             or len(set(places)) < len(places)
             or (self.bottleneck and not places)
         ):
             raise ValueError(
-                f"model.bottleneck_places is {places}; name attention, mlp or both once, or set model.bottleneck to 0."
+                f"model.bottleneck_sublayers is {places}; name attention, mlp or both once, or set model.bottleneck to 0."
             )
         if self.positions == "rotary" and self.head_size % 2:
             raise ValueError(f"Rotary positions need an even head size, got {self.head_size}; change model.num_heads.")
@@ -232,7 +241,7 @@ class EncoderConfig:
     @property
     def stack(self) -> int:
         """The leading axis of the stacked parameters."""
-        return self.layer_groups or self.repeats
+        return self.num_layer_groups or self.repeats
 
     @property
     def repeats(self) -> int:

@@ -17,7 +17,7 @@ from jaxencoder.kernels.platform import platform
 from jaxencoder.model.attention import Attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import PRODUCT, Bottleneck, Convolution, Convolved, Embeddings, Mlp, Norm
-from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, alibi, scaled_rotary_table
+from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, alibi, rotary_table_for
 from jaxencoder.sharding import constrain
 
 
@@ -58,7 +58,7 @@ class Block(nn.Module):
 
         def residual(x: jax.Array, f: Callable[[jax.Array], jax.Array], name: str, skip: jax.Array | None) -> jax.Array:
             norm = Norm(c, name=f"{name}_norm")
-            adapted = c.bottleneck and name in c.bottleneck_places
+            adapted = c.bottleneck and name in c.bottleneck_sublayers
             adapter = Bottleneck(c, name=f"{name}_bottleneck") if adapted else lambda y: y
             if c.norm_placement == "post":
                 return norm(constrain(x + adapter(dropped(f(x)))))
@@ -97,7 +97,7 @@ class Pattern(nn.Module):
             block = nn.remat(Block, policy=_policy(self.compute), prevent_cse=False)
         for i, window in enumerate(self.windows):
             # The first layer's unused norm keeps its place among the stacked parameters.
-            skip = repetition == 0 if i == 0 and not self.config.first_norm else None
+            skip = repetition == 0 if i == 0 and not self.config.first_attention_norm else None
             layer = block(self.config, self.compute, window, self.train, name=f"block_{i}")
             x = layer(x, shared, skip)
             if i == 0 and shared.convolved is not None:
@@ -158,14 +158,14 @@ class Encoder(nn.Module):
         x = constrain(x)
         rotary = {False: None, True: None}
         if c.positions == "rotary":
-            rotary = {local: scaled_rotary_table(c, positions, segment_ids, local) for local in rotary}
+            rotary = {local: rotary_table_for(c, positions, segment_ids, local) for local in rotary}
         T, bias = token_ids.shape[1], None
-        if c.relative_buckets:
+        if c.relative_bias_buckets:
             bias = RelativeBias(c, name="relative_bias")(T)
         elif c.positions == "alibi":
             bias = alibi(T, c.num_heads)
         distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None
-        convolved = Convolution(c, name="convolution")(x, segment_ids, train) if c.convolution_size else None
+        convolved = Convolution(c, name="convolution")(x, segment_ids, train) if c.conv_kernel_size else None
         shared = Shared(segment_ids, rotary, bias, distances, convolved, global_slots)
         if c.repeats:
             layers = nn.scan(

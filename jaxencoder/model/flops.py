@@ -23,9 +23,9 @@ def forward_flops(model: EncoderConfig, row_length: int, predicted: float = 0.0)
     D, E, V = model.hidden_size, model.embedding_width, model.vocab_size
     attention = 2 * D * model.head_size * (model.num_heads + model.kv_heads)
     weights = attention + (3 if model.gated_mlp else 2) * D * model.mlp_size
-    weights += 2 * D * model.bottleneck * len(model.bottleneck_places)
+    weights += 2 * D * model.bottleneck * len(model.bottleneck_sublayers)
     windows = [model.windows[layer % len(model.windows)] for layer in range(model.num_layers)]
     keys = sum(min(2 * window + 1, row_length) if window else row_length for window in windows)
     head = predicted * ((D * E if model.head_transform else 0) + E * V)
-    keys += len(model.disentangled) * model.num_layers * min(model.distance_span, row_length)
+    keys += len(model.disentangled) * model.num_layers * min(model.position_buckets, row_length)
     return 2.0 * (weights * model.num_layers + D * model.embedding_size + head) + 4 * D * keys

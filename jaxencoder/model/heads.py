@@ -112,8 +112,8 @@ class HeadConfig:
     """Of the transform, a projection from D to D; None for no transform."""
     transform_bias: bool = True
     norm: bool = False
-    """Normalise after the transform, as the encoder does; with `add_first`, before it."""
-    add_first: bool = False
+    """Normalise after the transform, as the encoder does; with `add_first_token`, before it."""
+    add_first_token: bool = False
     """Add the first token's vector to each token's before anything else (DeBERTa-v3)."""
     late: bool = False
     """Transform each token, and only then take the mean."""
@@ -134,12 +134,12 @@ class Head(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c, D = self.config, self.encoder.hidden_size
         shape, scale = x.shape[:-1], self.encoder.initializer_std
-        if c.add_first:
+        if c.add_first_token:
             x = Norm(self.encoder, name="norm")(x + x[..., :1, :])
         x = x.reshape(1, -1, D)
         if c.activation is not None:
             x = ACTIVATIONS[c.activation](Linear("BTD,DE->BTE", (D, D), c.transform_bias, scale, name="dense")(x))
-            x = Norm(self.encoder, name="norm")(x) if c.norm and not c.add_first else x
+            x = Norm(self.encoder, name="norm")(x) if c.norm and not c.add_first_token else x
         if c.outputs:
             x = Linear("BTD,DC->BTC", (D, c.outputs), True, scale, name="output")(x)
         return x.astype(jnp.float32).reshape(*shape, -1)

@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxencoder.kernels.dropout import dropout
 from jaxencoder.kernels.platform import platform
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.sharding import whole_rows
+from jaxencoder.sharding import replicate_rows
 
 PRODUCT = "product"  # the name of a projection's output, for remat policies: they do not see into a custom gradient
 
@@ -193,7 +193,7 @@ class Convolved(NamedTuple):
 class Convolution(nn.Module):
     """A convolution over the embeddings of each document, beside the first layer (DeBERTa-v2): [B, T, D] -> Convolved.
 
-    The sum of shifted products: `convolution_size` tokens around each one, those of other documents counting as zeros.
+    The sum of shifted products: `conv_kernel_size` tokens around each one, those of other documents counting as zeros.
     """
 
     config: EncoderConfig
@@ -201,8 +201,8 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, segment_ids: jax.Array, train: bool) -> Convolved:
         c = self.config
-        D, G, T, side = c.hidden_size, c.convolution_groups, x.shape[1], c.convolution_size // 2
-        shape = (c.convolution_size, D // G, D)
+        D, G, T, side = c.hidden_size, c.conv_groups, x.shape[1], c.conv_kernel_size // 2
+        shape = (c.conv_kernel_size, D // G, D)
         kernel = self.param("kernel", nn.initializers.truncated_normal(c.initializer_std), shape).astype(x.dtype)
         y = jnp.zeros((*x.shape[:2], G, D // G), jnp.float32)
         for tap in range(-side, side + 1):
@@ -215,7 +215,7 @@ class Convolution(nn.Module):
         y = jnp.where(segment_ids[..., None] > 0, y, 0).astype(x.dtype)
         if train and c.dropout:
             y = dropout(y, c.dropout, self.make_rng("dropout"))
-        return Convolved(ACTIVATIONS[c.convolution_activation](y), NormParameters(c, name="norm")(D))
+        return Convolved(ACTIVATIONS[c.conv_activation](y), NormParameters(c, name="norm")(D))
 
 
 class Embeddings(nn.Module):
@@ -232,7 +232,7 @@ class Embeddings(nn.Module):
 
         def table(name: str, rows: int) -> jax.Array:
             shape = rows, c.embedding_width
-            return whole_rows(self.param(name, nn.initializers.truncated_normal(c.initializer_std), shape))
+            return replicate_rows(self.param(name, nn.initializers.truncated_normal(c.initializer_std), shape))
 
         x = table("token_embedding", c.vocab_size)[token_ids]
         if c.positions == "learned":

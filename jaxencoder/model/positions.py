@@ -42,7 +42,7 @@ def rotary_table(
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def scaled_rotary_table(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Array, local: bool) -> Table:
+def rotary_table_for(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Array, local: bool) -> Table:
     """The `rotary_table` of the layers with a window (`local`) or of those without, as `rope_scaling` has it.
 
     Args:
@@ -133,9 +133,9 @@ class RelativeBias(nn.Module):
     def __call__(self, T: int) -> jax.Array:
         c = self.config
         table = self.param(
-            "table", nn.initializers.truncated_normal(c.initializer_std), (c.relative_buckets, c.num_heads)
+            "table", nn.initializers.truncated_normal(c.initializer_std), (c.relative_bias_buckets, c.num_heads)
         )
-        return table[distance_buckets(np.arange(1 - T, T), c.relative_buckets)]
+        return table[distance_buckets(np.arange(1 - T, T), c.relative_bias_buckets)]
 
 
 def alibi(T: int, heads: int) -> jax.Array:
@@ -174,16 +174,16 @@ def distance_buckets(distances: np.ndarray, buckets: int, furthest: int = 128) -
 
 
 class DistanceEmbedding(nn.Module):
-    """A vector for each row that `distance_rows` names: -> [2 * distance_span, D] float32."""
+    """A vector for each row that `distance_rows` names: -> [2 * position_buckets, D] float32."""
 
     config: EncoderConfig
 
     @nn.compact
     def __call__(self) -> jax.Array:
         c = self.config
-        shape = (2 * c.distance_span, c.hidden_size)
+        shape = (2 * c.position_buckets, c.hidden_size)
         table = self.param("table", nn.initializers.truncated_normal(c.initializer_std), shape)
-        return Norm(c, name="norm")(table) if c.distance_norm else table
+        return Norm(c, name="norm")(table) if c.relative_embedding_norm else table
 
 
 def distance_rows(T: int, span: int, furthest: int) -> np.ndarray:

@@ -72,7 +72,7 @@ class LayerNorm:
 
 @dataclass(frozen=True)
 class Normalize:
-    """Length 1, between other modules; at the end it is `SentenceSettings.normalize`."""
+    """Length 1, between other modules; at the end it is `SentenceConfig.normalize`."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {}
@@ -85,7 +85,7 @@ Module = Dense | LayerNorm | Normalize
 
 
 @dataclass(frozen=True)
-class SentenceSettings:
+class SentenceConfig:
     """How a model makes one vector of a text.
 
     Attributes:
@@ -143,7 +143,7 @@ class SentenceSettings:
 
 
 def sentence_vectors(
-    settings: SentenceSettings,
+    settings: SentenceConfig,
     params: dict[str, Any],
     hidden: jax.Array,
     segment_ids: jax.Array,
@@ -165,7 +165,7 @@ def sentence_vectors(
     return finished(settings, params, jnp.concatenate(parts, axis=-1))
 
 
-def finished(settings: SentenceSettings, params: dict[str, Any], x: jax.Array) -> jax.Array:
+def finished(settings: SentenceConfig, params: dict[str, Any], x: jax.Array) -> jax.Array:
     """What follows pooling, [..., P * D] -> [..., size]: modules, then the cut to `dimensions`, then length 1.
 
     A cut vector has length 1 too. (sentence-transformers cuts after its own Normalize, and leaves what is shorter.)

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from jaxencoder.checkpoints.initial import CHECKPOINT_FOLDER, saved_config
 from jaxencoder.config import RunConfig
 from jaxencoder.inference import devices
 from jaxencoder.inference.load import load
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.windows import Long
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.tasks.calibration import calibration
@@ -44,7 +45,6 @@ from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
 from jaxencoder.training.loop import evaluator
 from jaxencoder.training.setup import Setup, training_rows
-from jaxencoder.training.start import CHECKPOINT_FOLDER, saved_config
 from jaxencoder.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -119,12 +119,12 @@ def evaluate(
     return result
 
 
-def _checkpoint(model: Model, step: int | str) -> dict[str, Any]:
+def _checkpoint(model: OpenedModel, step: int | str) -> dict[str, Any]:
     """What a result says of the checkpoint: how it was asked for, and its step. Nothing of a published model."""
     return {"checkpoint": step, "step": model.step} if model.published is None else {}
 
 
-def _head_settings(model: Model) -> tuple[dict[str, Any], dict[str, str]] | None:
+def _head_settings(model: OpenedModel) -> tuple[dict[str, Any], dict[str, str]] | None:
     """What a run for a published model's head has in its configuration, and in its data; None without such a head."""
     if classifies(model):
         return {}, {"text_field": "text", "label_field": "label"}
@@ -137,7 +137,7 @@ def _head_settings(model: Model) -> tuple[dict[str, Any], dict[str, str]] | None
     return None
 
 
-def _with_fields(model: Model, source: str | None, given: dict[str, str | None]) -> Model:
+def _with_fields(model: OpenedModel, source: str | None, given: dict[str, str | None]) -> OpenedModel:
     """The model with the fields of the records on which it is measured."""
     settings, fields = (None if model.published is None else _head_settings(model)) or ({}, {})
     named = {name: value for name, value in given.items() if value is not None}
@@ -153,7 +153,7 @@ def kept_step(config: RunConfig) -> Literal["latest", "best"]:
     return "best" if config.training.keep_best and holds_out else "latest"
 
 
-def open_run(folder: str | Path, step: int | Literal["latest", "best"] | None = None) -> Model:
+def open_run(folder: str | Path, step: int | Literal["latest", "best"] | None = None) -> OpenedModel:
     """A run that computes as it did in training.
 
     Args:
@@ -172,12 +172,12 @@ def open_run(folder: str | Path, step: int | Literal["latest", "best"] | None = 
     return _as_trained(model)
 
 
-def _as_trained(model: Model) -> Model:
+def _as_trained(model: OpenedModel) -> OpenedModel:
     return dataclasses.replace(model, compute=dataclasses.replace(model.config.compute, remat="none"))
 
 
 def evaluate_classifier(
-    model: Model,
+    model: OpenedModel,
     data: str | None = None,
     slice_by: Sequence[str] = (),
     tune_threshold: str | None = None,
@@ -308,7 +308,7 @@ def _as_folder(name: str) -> str:
     return re.sub(r"[^\w.]+", "-", name)[-80:].strip("-.")
 
 
-def _stores(model: Model, source: str | None) -> tuple[tuple[tuple[Store, ...], ...], tuple[Store, ...]]:
+def _stores(model: OpenedModel, source: str | None) -> tuple[tuple[tuple[Store, ...], ...], tuple[Store, ...]]:
     """The rows of training, for the frequencies of tokens, and the rows to measure on."""
     data = model.config.data
     train = training_rows(model.config, model.tokenizer)
@@ -320,7 +320,7 @@ def _stores(model: Model, source: str | None) -> tuple[tuple[tuple[Store, ...], 
     return train, validation
 
 
-def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
+def evaluate_words(model: OpenedModel, source: str | None = None) -> dict[str, Any]:
     """The metrics of a tagger, a reader or a chooser on the records that were held out, or on those of a source."""
     data = model.config.data
     if source is not None:
@@ -349,7 +349,7 @@ def evaluate_words(model: Model, source: str | None = None) -> dict[str, Any]:
 
 
 def _evaluate_masked(
-    model: Model, train: tuple[tuple[Store, ...], ...], validation: tuple[Store, ...]
+    model: OpenedModel, train: tuple[tuple[Store, ...], ...], validation: tuple[Store, ...]
 ) -> dict[str, float]:
     config = model.config
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, eval_batches=0))

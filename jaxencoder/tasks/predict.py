@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from jaxencoder.inference.load import opened
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.tasks.classification.classify import classifies
 from jaxencoder.tasks.classification.predict import predict_classes
@@ -27,7 +27,7 @@ _ITEMS = {
 }
 
 
-def predict(run: str | Path | Model, source: str | Iterable[Record], **options: Any) -> Iterator[Record]:
+def predict(run: str | Path | OpenedModel, source: str | Iterable[Record], **options: Any) -> Iterator[Record]:
     """Each record with what the model predicts for it; in bounded memory.
 
     Args:
@@ -43,7 +43,7 @@ def predict(run: str | Path | Model, source: str | Iterable[Record], **options: 
         yield from chunk
 
 
-def predict_file(run: str | Path | Model, input: str, output: str | Path, **options: Any) -> int:
+def predict_file(run: str | Path | OpenedModel, input: str, output: str | Path, **options: Any) -> int:
     """Write each record of a source with what the run predicts for it, to a file that appears when it is whole.
 
     Args:
@@ -67,7 +67,7 @@ def predict_file(run: str | Path | Model, input: str, output: str | Path, **opti
     return count
 
 
-def _predictions(model: Model, source: str | Iterable[Record], options: dict[str, Any]) -> Iterator[list[Record]]:
+def _predictions(model: OpenedModel, source: str | Iterable[Record], options: dict[str, Any]) -> Iterator[list[Record]]:
     """Lists of records with their predictions: the one place where the tasks are told apart, by the objective's type.
 
     A task's function takes (model, source, **options).

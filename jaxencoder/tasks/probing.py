@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxencoder.inference.embed import hidden
 from jaxencoder.inference.fill_mask import check_fills_masks, unwanted
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.outputs import encode
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
@@ -28,7 +29,7 @@ _NAMED = 20  # answers that a warning names
 
 
 def evaluate_probing(
-    model: Model,
+    model: OpenedModel,
     source: str,
     text_field: str = "text",
     label_field: str = "answer",
@@ -80,7 +81,7 @@ def evaluate_probing(
 
 
 def answer_ranks(
-    model: Model, texts: Sequence[str], answers: Sequence[str], batch_tokens: int | None = None
+    model: OpenedModel, texts: Sequence[str], answers: Sequence[str], batch_tokens: int | None = None
 ) -> np.ndarray:
     """The rank of each answer among all tokens but the special ones, at the mask of its text.
 
@@ -156,7 +157,7 @@ def _ranks(
     encoder: EncoderConfig, compute: ComputeConfig, excluded: tuple[int, ...], params: Params, rows: Batch
 ) -> jax.Array:
     """Ranks int32 [B, E] of the tokens rows["answers"] [B, E] at rows["slots"] [B, E]; of equals the first counts."""
-    x = jnp.take_along_axis(hidden(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
+    x = jnp.take_along_axis(encode(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
     x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, x)
     scores = vocabulary_scores(x, bias, output_table(params)).at[..., jnp.array(excluded)].set(-jnp.inf)
     answers = rows["answers"][..., None]

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from jaxencoder.inference.load import opened
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.rerank import check_scores_pairs, score_pairs
 from jaxencoder.model.heads import Pooling
 from jaxencoder.tasks.retrieval import DEEPEST, ranking_metrics, read_corpus, search_folder
 
 
 def evaluate_reranking(
-    model: Model,
+    model: OpenedModel,
     folder: str | Path,
-    first: str | Path | Model,
+    first: str | Path | OpenedModel,
     k: int = 100,
     split: str = "test",
     pooling: Pooling | tuple[Pooling, ...] | None = None,

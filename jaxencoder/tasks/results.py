@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxencoder.inference.model import Model
-from jaxencoder.whole_files import write_whole
+from jaxencoder.files import write_atomic
+from jaxencoder.inference.model import OpenedModel
 
 RESULTS_FILE = "results.json"
 
 
-def results_file(run: str | Path, model: Model, output: str | Path | None) -> tuple[dict[str, Any], Path | None]:
+def results_file(run: str | Path, model: OpenedModel, output: str | Path | None) -> tuple[dict[str, Any], Path | None]:
     """What stands first in a file of results, and the file: a run's own where none is named.
 
     Raises:
@@ -42,4 +42,4 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
     """The results, whole or not at all."""
-    write_whole(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.search import rank
 from jaxencoder.model.heads import Pooling
 from jaxencoder.text.sources import Record, listed, read
@@ -138,7 +138,7 @@ class Searched(NamedTuple):
 
 
 def evaluate_retrieval(
-    model: Model,
+    model: OpenedModel,
     folder: str | Path,
     split: str = "test",
     pooling: Pooling | tuple[Pooling, ...] | None = None,
@@ -171,7 +171,7 @@ def evaluate_retrieval(
 
 
 def search_folder(
-    model: Model,
+    model: OpenedModel,
     folder: str | Path,
     split: str,
     k: int,

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.embed import embed
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.model.heads import Pooling
 from jaxencoder.tasks.classification.predict import correlations
 from jaxencoder.text.fields import PAIRS
@@ -92,7 +93,7 @@ def read_pairs(sources: Sequence[str], fields: Fields) -> Pairs:
 
 
 def evaluate_similarity(
-    model: Model,
+    model: OpenedModel,
     sources: Sequence[str],
     text_field: str = "",
     pair_field: str = "",
@@ -119,7 +120,7 @@ def evaluate_similarity(
     fields = find_fields(field_names(sources[0]), text_field, pair_field, label_field, sources[0])
     texts, pairs, scores = read_pairs(sources, fields)
     numbers = {text: i for i, text in enumerate(dict.fromkeys(texts + pairs))}
-    vectors = model.embed(list(numbers), pooling, normalize=True, prompt=prompt, batch_tokens=batch_tokens)
+    vectors = embed(model, list(numbers), pooling, normalize=True, prompt=prompt, batch_tokens=batch_tokens)
     if not np.isfinite(vectors).all():
         raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
     a, b = (vectors[[numbers[text] for text in side]].astype(np.float64) for side in (texts, pairs))

@@ -28,13 +28,13 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxencoder.config import RunConfig, from_json, to_json
+from jaxencoder.files import write_atomic
 from jaxencoder.tasks.evaluate import evaluate, kept_step
 from jaxencoder.tasks.results import RESULTS_FILE
 from jaxencoder.text.sources import fingerprint
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import computes_on_cpu, keep_freed_memory
 from jaxencoder.training.telemetry import METRICS_FILE, Diverged
-from jaxencoder.whole_files import write_whole
 
 REPORT_FILE = "report.md"
 LOG_FILE = "log.txt"
@@ -144,8 +144,8 @@ def _perform(
     def write() -> None:
         ordered = {run.name: ended[run.name] for run in runs if run.name in ended}
         summary, report = summarize(ordered)
-        write_whole(path, json.dumps(summary | {"runs": known | ordered}, indent=2, ensure_ascii=False) + "\n")
-        write_whole(folder / REPORT_FILE, report + "\n")
+        write_atomic(path, json.dumps(summary | {"runs": known | ordered}, indent=2, ensure_ascii=False) + "\n")
+        write_atomic(folder / REPORT_FILE, report + "\n")
 
     def end(run: Run, outcome: Outcome) -> None:
         ended[run.name] = {"identity": identity[run.name]} | outcome

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxencoder.checkpoints.initial import saved_config
 from jaxencoder.config import CONFIG_FILE, RunConfig, override
 from jaxencoder.tasks.suite import Outcome, Run, markdown, perform, spread, told
-from jaxencoder.training.start import saved_config
 
 # Metrics that settings are ranked by where that of training is not among the results, and which way.
 _USUAL = (("accuracy", "max"), ("f1", "max"), ("micro_f1", "max"), ("exact", "max"), ("loss", "min"))

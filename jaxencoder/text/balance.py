@@ -1,6 +1,6 @@
-"""Rare classes come up more often: their examples are repeated, until all classes have as many as the largest one.
+"""Oversampling of rare classes: their examples are repeated.
 
-Sampling by the frequencies to a power between 0 and 1: Mahajan et al. 2018, arXiv:1805.00932.
+Sampling by class frequency to a power between 0 and 1: Mahajan et al. 2018, arXiv:1805.00932.
 """
 
 from collections import Counter
@@ -8,36 +8,35 @@ from collections.abc import Callable, Iterable, Iterator
 
 from jaxencoder.text.examples import Example
 
-_KEPT = 1 << 14  # examples in memory, when no more than these are repeated
+_MAX_BUFFERED = 1 << 14  # examples kept in memory instead of being read again
 
 
-def balanced(examples: Callable[[], Iterable[Example]], power: float) -> Iterator[Example]:
-    """The examples, those of a class of n among classes of at most m examples (m / n) ** power times.
+def oversample(examples: Callable[[], Iterable[Example]], power: float) -> Iterator[Example]:
+    """Repeat the examples of a class of n examples (m / n) ** power times, where m is the size of the largest class.
 
-    The examples are gone through once to count, and once for each repetition, so that those of the same text stand far
-    apart; when few are left to repeat, they are kept. Where the number of times is not whole, the digest tells which
-    examples have one more.
+    The source is read once to count and once for each repetition, so that copies of an example are far apart. Once
+    few examples remain to be repeated, they are buffered. An example's digest rounds a fractional count up or down.
 
     Args:
-        examples: gives them from the start, the same ones each time.
+        examples: opens the source anew, with the same examples each time.
         power: in [0, 1]; 1 makes the classes even.
     """
-    counts = Counter(example.label for example in examples())
-    most = max(counts.values(), default=0)
-    times = {label: (most / n) ** power for label, n in counts.items()}
-    kept, done = None, 0
-    while any(number > done for number in times.values()):
-        more = {label for label, number in times.items() if number > done + 1}
-        keeping = kept is None and sum(counts[label] for label in more) <= _KEPT
-        again = []
-        for example in examples() if kept is None else kept:
-            if keeping and example.label in more:
-                again.append(example)
-            if _share_of(example.digest) < times[example.label] - done:
+    sizes = Counter(example.label for example in examples())
+    largest = max(sizes.values(), default=0)
+    repeats = {label: (largest / n) ** power for label, n in sizes.items()}
+    buffer, done = None, 0
+    while any(count > done for count in repeats.values()):
+        unfinished = {label for label, count in repeats.items() if count > done + 1}
+        fill_buffer = buffer is None and sum(sizes[label] for label in unfinished) <= _MAX_BUFFERED
+        remaining = []
+        for example in examples() if buffer is None else buffer:
+            if fill_buffer and example.label in unfinished:
+                remaining.append(example)
+            if _uniform(example.digest) < repeats[example.label] - done:
                 yield example
-        kept, done = again if keeping else kept, done + 1
+        buffer, done = remaining if fill_buffer else buffer, done + 1
 
 
-def _share_of(digest: int) -> float:
-    """In [0, 1), alike for alike digests; not the digest's own share, by which examples are held out."""
+def _uniform(digest: int) -> float:
+    """A number in [0, 1) from the digest, independent of the comparison that decides what is held out."""
     return (digest * 0x9E3779B97F4A7C15 % 2**64) / 2**64

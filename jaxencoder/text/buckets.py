@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxencoder.objectives.objective import Batch
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.text.tokenizer_backends import refuse
+from jaxencoder.text.tokenizer_backends import raise_invalid_text
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def tokenize(
         try:
             return tokenize(tokenizer, [prompt + text for text in texts], max_length)
         except (TypeError, ValueError) as error:
-            refuse(texts, error)  # by its place in the text alone
+            raise_invalid_text(texts, error)  # by its place in the text alone
     # One token more than allowed tells a text that is too long from one that just fits.
     encoded = [encoding.ids for encoding in tokenizer.encode_batch(texts, max_length=max_length + 1)]
     cut = sum(len(ids) > max_length for ids in encoded)

@@ -61,7 +61,7 @@ class TokenizerConfig:
     """Lowercase the text before tokenising; wordpiece also strips accents then, as BERT uncased does."""
     min_frequency: int = 2
     """Pairs rarer than this are never merged (wordpiece and bpe only)."""
-    max_alphabet: int = 1000
+    limit_alphabet: int = 1000
     """Most distinct characters kept in the vocabulary (wordpiece only); rarer ones become the unknown token."""
     character_coverage: float = 0.9995
     """SentencePiece only: share of the characters of the corpus kept in the vocabulary; the rest become unknown."""
@@ -77,7 +77,7 @@ class TokenizerConfig:
         _flag(self.byte_fallback, "tokenizer.byte_fallback")
         _integer(self.vocab_size, "tokenizer.vocab_size", 16)
         _integer(self.min_frequency, "tokenizer.min_frequency", 1)
-        _integer(self.max_alphabet, "tokenizer.max_alphabet", 1)
+        _integer(self.limit_alphabet, "tokenizer.limit_alphabet", 1)
         _integer(self.training_characters, "tokenizer.training_characters", 0)
         rule = "give a share above 0.9 and at most 1"
         _number(self.character_coverage, "tokenizer.character_coverage", 0.9, 1.0, rule)

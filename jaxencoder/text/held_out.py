@@ -1,4 +1,4 @@
-"""Which documents are held out of training where no source is named for validation: a share, by a hash of the text."""
+"""Documents held out for validation: a fraction of the training text, chosen by a hash, when no source is named."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -7,26 +7,26 @@ from jaxencoder.text.config import DataConfig
 from jaxencoder.text.sources import Record, read
 
 
-def digest_of(text: str | Sequence[str], pair: str) -> int:
-    """64 bits that say what is held out; alike for equal texts or lists of words, so that they are on the same side."""
+def text_digest(text: str | Sequence[str], pair: str) -> int:
+    """Return a 64-bit hash; equal texts, or equal lists of words, land on the same side of the split."""
     content = f"{text if isinstance(text, str) else ' '.join(text)}\0{pair}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def is_held_out(digest: int, share: float) -> bool:
-    """Whether a document is in this share of all documents."""
-    return digest < share * 2**64
+def is_held_out(digest: int, fraction: float) -> bool:
+    """Whether a document with this digest is in the held-out fraction."""
+    return digest < fraction * 2**64
 
 
 def validation_records(data: DataConfig) -> Iterator[tuple[str, Record]]:
-    """The records of which the validation rows of a labelled data set are made: where each stands, and all its fields.
+    """Yield the records behind the validation rows of a labeled data set, each with its source and number.
 
     Raises:
-        ValueError: nothing is held out, or a record that cannot be read or lacks a field that the settings name.
+        ValueError: nothing is held out, or a record is unreadable or lacks a field that the settings name.
         OSError: a source cannot be read.
     """
-    share = 0.0 if data.validation else data.validation_fraction
-    sources = data.validation or (data.train if share else ())
+    fraction = 0.0 if data.validation else data.validation_fraction
+    sources = data.validation or (data.train if fraction else ())
     if not sources:
         raise ValueError("this run has held nothing out; name a source with --data")
     required = [name for name in (data.pair_field, data.label_field) if name]
@@ -35,5 +35,5 @@ def validation_records(data: DataConfig) -> Iterator[tuple[str, Record]]:
         records = read(source, text_field=data.text_field, required=required, **options)
         for number, record in enumerate(records, 1):
             pair = str(record[data.pair_field]) if data.pair_field else ""
-            if not share or is_held_out(digest_of(record[data.text_field], pair), share):
+            if not fraction or is_held_out(text_digest(record[data.text_field], pair), fraction):
                 yield f"{source}, record {number}", record

@@ -1,7 +1,7 @@
-"""Puts pieces of documents into rows of a fixed length, best fit first, with a bounded number of rows open at once.
+"""Packing of token sequences into rows of a fixed length: best fit, with a bounded number of open rows.
 
-Best fit on-line: Johnson, "Fast algorithms for bin packing" (1974). Bounding the open rows bounds memory for a corpus
-of any size; 256 of them fill 99% of ordinary text.
+Best fit on-line: Johnson, "Fast algorithms for bin packing" (1974). The bound keeps memory constant for a corpus of any
+size; 256 open rows fill 99% of ordinary text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,10 @@ import numpy as np
 
 
 class Row(NamedTuple):
-    """One row: the pieces in it, in the order in which they came.
+    """One row of pieces, in the order of their arrival.
 
     token_ids: [n], n <= row_length, without padding. lengths: of each piece. type_ids: [n] or None.
-    labels: one a piece, an id, a value or ids, or empty. token_labels: [n], or None.
+    labels: one per piece (an id, a value or ids), or empty. token_labels: [n] or None.
     """
 
     token_ids: np.ndarray
@@ -25,37 +25,37 @@ class Row(NamedTuple):
 
 
 class Packer:
-    """Rows from pieces: each piece whole in one row, pieces of a row in the order of their arrival.
+    """Builds rows from pieces. A piece is never split, and a row keeps the order of arrival.
 
-    With row_length 8, pieces of 5, 6, 3 tokens give the rows [5, 3] and [6].
+    With row_length 8, pieces of 5, 6 and 3 tokens give the rows [5, 3] and [6].
 
     Args:
-        row_length: tokens a row.
-        open_rows: rows that wait for a piece that fits; 1 puts one piece in each row.
-        smallest: the shortest piece that may come; a row with less room than that is done.
-        types: pieces come with type ids.
-        token_labels: pieces come with a label for each token.
+        row_length: tokens in a full row.
+        open_rows: rows that may wait for a fitting piece; 1 puts each piece in a row by itself.
+        shortest: length of the shortest possible piece; a row with less room is complete.
+        type_ids: rows have type ids.
+        token_labels: rows have a label for each token.
     """
 
     def __init__(
         self,
         row_length: int,
         open_rows: int = 256,
-        smallest: int = 3,
-        types: bool = False,
+        shortest: int = 3,
+        type_ids: bool = False,
         token_labels: bool = False,
     ):
         if open_rows < 1:
             raise ValueError(f"open_rows is {open_rows}; give at least 1")
-        self._length, self._most, self._smallest = row_length, open_rows, smallest
-        self._ids = np.zeros((open_rows, row_length), np.uint32)
-        self._types = np.zeros((open_rows, row_length), np.uint8) if types else None
-        self._token_labels = np.zeros((open_rows, row_length), np.int32) if token_labels else None
+        self._row_length, self._open_rows, self._shortest = row_length, open_rows, shortest
+        dtypes = {"token_ids": np.uint32, "type_ids": np.uint8, "token_labels": np.int32}
+        enabled = {"token_ids": True, "type_ids": type_ids, "token_labels": token_labels}
+        self._columns = {name: np.zeros((open_rows, row_length), dtypes[name]) for name in dtypes if enabled[name]}
         self._lengths: list[list[int]] = [[] for _ in range(open_rows)]
         self._labels: list[list] = [[] for _ in range(open_rows)]
         self._free = list(range(open_rows - 1, -1, -1))
-        # Rows by room left, and as bits of one integer which rooms there are: the best fit is the lowest bit at or
-        # above the length of the piece.
+        # Open rows by the room left in them. Bit n of _rooms is set if a row has room n: the best fit for a piece is
+        # the lowest bit at or above its length.
         self._by_room: list[list[int]] = [[] for _ in range(row_length + 1)]
         self._rooms = 0
 
@@ -67,60 +67,54 @@ class Packer:
         token_labels: np.ndarray | None = None,
         lengths: Sequence[int] = (),
     ) -> Row | None:
-        """Place one piece, or several that stay together; gives the row that this finishes, if any.
+        """Place one piece, or several that must share a row; return the row that this completes, if any.
 
         Args:
             ids, type_ids, token_labels: [n], of all pieces.
-            labels: one a piece, or empty.
-            lengths: of each piece; empty for one.
+            labels: one per piece, or empty.
+            lengths: of each piece; empty for one piece.
         """
         n = len(ids)
-        if not 0 < n <= self._length:
-            raise ValueError(f"a piece has {n} tokens; it must have 1 to {self._length}")
-        done = None
-        fitting = self._rooms >> n
-        if fitting:
-            room = n + (fitting & -fitting).bit_length() - 1
-            row = self._take(room)
+        if not 0 < n <= self._row_length:
+            raise ValueError(f"a piece has {n} tokens; it must have 1 to {self._row_length}")
+        complete = None
+        if self._rooms >> n:
+            row, room = self._take(at_least=n)
         else:
             if not self._free:
-                fullest = (self._rooms & -self._rooms).bit_length() - 1
-                done = self._close(self._take(fullest), fullest)
-            row, room = self._free.pop(), self._length
-        start = self._length - room
-        self._ids[row, start : start + n] = ids
-        if self._types is not None:
-            self._types[row, start : start + n] = 0 if type_ids is None else type_ids
-        if self._token_labels is not None:
-            self._token_labels[row, start : start + n] = token_labels
+                complete = self._close(*self._take())
+            row, room = self._free.pop(), self._row_length
+        start = self._row_length - room
+        values = {"token_ids": ids, "type_ids": 0 if type_ids is None else type_ids, "token_labels": token_labels}
+        for name, column in self._columns.items():
+            column[row, start : start + n] = values[name]
         self._lengths[row].extend(lengths or (n,))
         self._labels[row].extend(labels)
         room -= n
-        # One call never finishes two rows: a row is only closed for want of open ones if this piece opened another.
-        if done is None and (self._most == 1 or room < self._smallest):
+        # One call completes at most one row: a row is closed to free a slot only if this piece has opened another.
+        if complete is None and (self._open_rows == 1 or room < self._shortest):
             return self._close(row, room)
         self._by_room[room].append(row)
         self._rooms |= 1 << room
-        return done
+        return complete
 
     def flush(self) -> Iterator[Row]:
-        """The rows still open, the fullest first."""
+        """Close the open rows, the fullest first."""
         while self._rooms:
-            fullest = (self._rooms & -self._rooms).bit_length() - 1
-            yield self._close(self._take(fullest), fullest)
+            yield self._close(*self._take())
 
-    def _take(self, room: int) -> int:
-        rows = self._by_room[room]
-        row = rows.pop()
-        if not rows:
+    def _take(self, at_least: int = 0) -> tuple[int, int]:
+        """The open row with the least room of `at_least` or more tokens, and its room."""
+        rooms = self._rooms >> at_least
+        room = at_least + (rooms & -rooms).bit_length() - 1
+        row = self._by_room[room].pop()
+        if not self._by_room[room]:
             self._rooms ^= 1 << room
-        return row
+        return row, room
 
     def _close(self, row: int, room: int) -> Row:
-        used = self._length - room
-        types = None if self._types is None else self._types[row, :used].copy()
-        tokens = None if self._token_labels is None else self._token_labels[row, :used].copy()
-        done = Row(self._ids[row, :used].copy(), self._lengths[row], types, self._labels[row], tokens)
-        self._lengths[row], self._labels[row] = [], []
+        columns = {name: column[row, : self._row_length - room].copy() for name, column in self._columns.items()}
+        lengths, self._lengths[row] = self._lengths[row], []
+        labels, self._labels[row] = self._labels[row], []
         self._free.append(row)
-        return done
+        return Row(columns["token_ids"], lengths, columns.get("type_ids"), labels, columns.get("token_labels"))

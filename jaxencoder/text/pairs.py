@@ -1,7 +1,7 @@
-"""Pairs of texts out of documents, for an objective that tells whether the second follows the first.
+"""Pairs of text segments from documents, for objectives that predict whether the second follows the first.
 
-The next sentence: Devlin et al. 2019 (BERT, arXiv:1810.04805, appendix A.2). The order of sentences: Lan et al. 2020
-(ALBERT, arXiv:1909.11942, section 3.1).
+Next sentence prediction: Devlin et al. 2019 (BERT, arXiv:1810.04805, appendix A.2). Sentence order prediction: Lan et
+al. 2020 (ALBERT, arXiv:1909.11942, section 3.1).
 """
 
 import hashlib
@@ -13,46 +13,46 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxencoder.text.pieces import Pieces, counts, cut
-from jaxencoder.text.sentences import split
+from jaxencoder.text.sentences import split_sentences
 from jaxencoder.text.tokenizer import Tokenizer
 
-# Of each data.pairs: what label 0 and label 1 say.
-NAMES = {"nsp": ("next", "other"), "sop": ("ordered", "swapped")}
+# Names of labels 0 and 1 for each value of data.pairs.
+LABEL_NAMES = {"nsp": ("next", "other"), "sop": ("ordered", "swapped")}
 
 
 class _Document(NamedTuple):
     seed: int
     ids: np.ndarray  # uint32 [n], n > 0
-    ends: list[int]  # where each sentence ends, the last at n
+    ends: list[int]  # end of each sentence, the last at n
 
 
-def pairs(tokenizer: Tokenizer, texts: list[str], row_length: int, kind: str, short: float) -> Pieces:
-    """The documents as pairs [CLS] a [SEP] b [SEP] of at most row_length tokens, with type ids 0 for a and 1 for b.
+def sentence_pairs(tokenizer: Tokenizer, texts: list[str], row_length: int, kind: str, short: float) -> Pieces:
+    """Encode documents as pairs [CLS] a [SEP] b [SEP] of at most row_length tokens, with type ids 0 for a and 1 for b.
 
-    Sentences are taken until they fill a row; with probability `short`, a random part of one. A random boundary
-    between two of them parts a from b; a sentence that is alone (the last of its document, or a long one) is parted
-    between any two of its tokens. Then, half of the time each:
+    A pair takes sentences until they fill a row or, with probability `short`, a random fraction of one. A random
+    sentence boundary divides a from b. A single sentence (a long one, or the last of its document) is divided between
+    any two of its tokens. Each label has probability 1/2:
 
-        nsp  0: b is what follows a; 1: b is from a random place in another of the documents, which begins as b would,
-             with a sentence or in the midst of one, and what followed a comes in the next pair
-        sop  0: a and b as they stand; 1: swapped
+        nsp  0: b follows a. 1: b is from a random position of another document, at a sentence or within one as b would
+             be; the text that followed a starts the next pair.
+        sop  0: a and b in order. 1: swapped.
 
-    Where both are longer than a row, tokens are dropped from the longer one, at either end at random. A single token
-    that is left makes a piece of its own, with label -1. A sentence longer than a row counts as several.
+    If a and b exceed a row, random ends of the longer one are dropped. A single remaining token is a piece with label
+    -1. A sentence longer than a row counts as several.
 
-    All choices are a function of the documents' texts and, for another document, of their order.
+    All choices are a function of the documents' texts and, for the other document, of their order.
 
     Args:
         texts: documents of one source; those without tokens give no pairs.
         row_length: at least 8.
         kind: "nsp" or "sop".
-        short: probability of a pair that is to be shorter.
+        short: probability of a shorter pair.
 
     Raises:
-        ValueError: nsp, and fewer than two documents have tokens; or a text is not valid Unicode.
+        ValueError: nsp with fewer than two documents that have tokens, or a text that is not valid Unicode.
     """
-    between = tokenizer.encode_batch([""], [""])[0].ids[1:-1].astype(np.uint32)
-    room = row_length - 2 - len(between)
+    separator = tokenizer.encode_batch([""], [""])[0].ids[1:-1].astype(np.uint32)
+    room = row_length - 2 - len(separator)
     documents = _documents(tokenizer, texts, room)
     if kind == "nsp" and len(documents) == 1:
         raise ValueError(
@@ -60,88 +60,88 @@ def pairs(tokenizer: Tokenizer, texts: list[str], row_length: int, kind: str, sh
             "give more (a small data.validation_fraction may hold out one), or set data.pairs to sop"
         )
     cls, sep = (np.array([token], np.uint32) for token in (tokenizer.cls_id, tokenizer.sep_id))
-    parts, sizes, labels = [], [], []
-    for own in range(len(documents)):
-        for a, b, label in _pairs_of(documents, own, room, kind, short):
-            parts += [cls, a, sep] if b is None else [cls, a, between, b, sep]
-            sizes.append((len(a) + 2, 0) if b is None else (1 + len(a) + len(between), len(b) + 1))
+    parts, sizes, labels = [np.empty(0, np.uint32)], [], []
+    for index in range(len(documents)):
+        for a, b, label in _document_pairs(documents, index, room, kind, short):
+            parts += [cls, a, sep] if b is None else [cls, a, separator, b, sep]
+            sizes.append((len(a) + 2, 0) if b is None else (1 + len(a) + len(separator), len(b) + 1))
             labels.append(label)
-    ids = np.concatenate([np.empty(0, np.uint32), *parts])
+    ids = np.concatenate(parts)
     lengths = np.array(sizes, np.int64).reshape(-1, 2)
     types = np.repeat(np.tile(np.array([0, 1], np.uint8), len(lengths)), lengths.ravel())
     return Pieces(ids, lengths.sum(axis=1), types, counts(ids, tokenizer), np.array(labels, np.int64))
 
 
 def _documents(tokenizer: Tokenizer, texts: list[str], room: int) -> list[_Document]:
-    """The texts that have tokens; no sentence has more than `room`."""
-    sentences = [split(text) for text in texts]
-    ids, sizes = tokenizer.encode_ids([sentence for several in sentences for sentence in several])
+    """The texts that have tokens, in sentences of at most `room` tokens."""
+    sentences = [split_sentences(text) for text in texts]
+    ids, sizes = tokenizer.encode_ids([sentence for group in sentences for sentence in group])
     ids = ids.astype(np.uint32)
-    found, first, start = [], 0, 0
-    for text, several in zip(texts, sentences, strict=True):
-        lengths, _ = cut(sizes[first : first + len(several)], room)
-        first += len(several)
+    documents, first, start = [], 0, 0
+    for text, group in zip(texts, sentences, strict=True):
+        lengths, _ = cut(sizes[first : first + len(group)], room)
+        first += len(group)
         if len(lengths):
             ends = np.cumsum(lengths).tolist()
             seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-            found.append(_Document(seed, ids[start : start + ends[-1]], ends))
+            documents.append(_Document(seed, ids[start : start + ends[-1]], ends))
             start += ends[-1]
-    return found
+    return documents
 
 
-def _pairs_of(
-    documents: list[_Document], own: int, room: int, kind: str, short: float
+def _document_pairs(
+    documents: list[_Document], index: int, room: int, kind: str, short: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None, int]]:
-    """(ids of a, ids of b, label) of the pairs of document number `own`, in its order."""
-    seed, ids, ends = documents[own]
+    """Yield (ids of a, ids of b, label) for the pairs of one document, in order."""
+    seed, ids, ends = documents[index]
     random, start = Random(seed), 0
     while start < len(ids):
-        target = 2 + _draw(random, room - 1) if random.random() < short else room
+        target = 2 + _randint(random, room - 1) if random.random() < short else room
         first, last = bisect_right(ends, start), min(bisect_left(ends, start + target), len(ends) - 1)
         end = ends[last]
         if end - start == 1:
             yield ids[start:end], None, -1
             return
-        alone = first == last
-        middle = start + 1 + _draw(random, end - start - 1) if alone else ends[first + _draw(random, last - first)]
-        a, b = ids[start:middle], ids[middle:end]
-        wrong = random.random() < 0.5
-        if wrong and kind == "nsp":
-            number = _draw(random, len(documents) - 1)
-            b, end = _anywhere(documents[number + (number >= own)], target - len(a), alone, random), middle
-        elif wrong:
+        if single := first == last:
+            boundary = start + 1 + _randint(random, end - start - 1)
+        else:
+            boundary = ends[first + _randint(random, last - first)]
+        a, b = ids[start:boundary], ids[boundary:end]
+        negative = random.random() < 0.5
+        if negative and kind == "nsp":
+            other = _randint(random, len(documents) - 1)
+            b = _random_segment(documents[other + (other >= index)], target - len(a), single, random)
+            end = boundary
+        elif negative:
             a, b = b, a
-        yield *_truncated(a, b, room, random), int(wrong)
+        yield *_truncate_pair(a, b, room, random), int(negative)
         start = end
 
 
-def _anywhere(document: _Document, least: int, inside: bool, random: Random) -> np.ndarray:
-    """Ids from a random sentence on, or from a token inside it, to the end of the one that makes them `least`."""
+def _random_segment(document: _Document, min_length: int, within: bool, random: Random) -> np.ndarray:
+    """Ids of whole sentences that reach `min_length`, from a random one on, or from a random token within it."""
     _, ids, ends = document
-    first = _draw(random, len(ends))
+    first = _randint(random, len(ends))
     start = ends[first - 1] if first else 0
-    if inside and ends[first] - start > 1:
-        start += 1 + _draw(random, ends[first] - start - 1)
-    last = bisect_left(ends, start + max(least, 1))
+    if within and ends[first] - start > 1:
+        start += 1 + _randint(random, ends[first] - start - 1)
+    last = bisect_left(ends, start + max(min_length, 1))
     return ids[start : ends[min(last, len(ends) - 1)]]
 
 
-def _truncated(a: np.ndarray, b: np.ndarray, room: int, random: Random) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens dropped from the longer one, each from its front or its end, until both go into the room."""
+def _truncate_pair(a: np.ndarray, b: np.ndarray, room: int, random: Random) -> tuple[np.ndarray, np.ndarray]:
+    """Drop tokens at random ends of the longer one until both fit into the room."""
     if len(a) + len(b) <= room:
         return a, b
-    if len(a) > len(b):
-        n = min(len(b), room // 2)
-        return _dropped(a, room - n, random), _dropped(b, n, random)
-    n = min(len(a), room - room // 2)
-    return _dropped(a, n, random), _dropped(b, room - n, random)
+    n = room - min(len(b), room // 2) if len(a) > len(b) else min(len(a), room - room // 2)
+    return _drop_ends(a, n, random), _drop_ends(b, room - n, random)
 
 
-def _dropped(ids: np.ndarray, length: int, random: Random) -> np.ndarray:
+def _drop_ends(ids: np.ndarray, length: int, random: Random) -> np.ndarray:
     front = sum(random.random() < 0.5 for _ in range(len(ids) - length))
     return ids[front : front + length]
 
 
-def _draw(random: Random, n: int) -> int:
-    """A number below n; Python promises the same of random() alone in every version."""
+def _randint(random: Random, n: int) -> int:
+    """A number below n. Python guarantees the same sequence in every version for random() only."""
     return int(random.random() * n)

@@ -28,7 +28,7 @@ import tensorstore as ts
 import tqdm
 
 from jaxencoder.text import pairs, segment_labels, sentences, workers
-from jaxencoder.text.balance import balanced
+from jaxencoder.text.balance import oversample
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.examples import Example, examples, find_labels
 from jaxencoder.text.labels import Labels
@@ -126,7 +126,7 @@ class _Job:
             "packing": data.packing,
         }
         if data.pairs != "none":
-            identity["pairs"] = [data.pairs, data.short_pairs, sentences.version()]
+            identity["pairs"] = [data.pairs, data.short_pairs, sentences.icu_version()]
         if data.label_unit != "text":
             identity["label_unit"] = [data.label_unit, data.overlap if data.label_unit == "span" else 0]
         if data.long != "truncate":
@@ -268,7 +268,7 @@ def _write(job: _Job, part: Path) -> dict:
         what = "lists of classes" if kind == "classes" else "values"
         raise ValueError(f"data.balance is {data.balance}, but the labels of {job.source} are {what}; set it to 0")
     job.counts = np.zeros(tokenizer.vocab_size, np.int64)
-    names = kinds.names if kinds else pairs.NAMES.get(data.pairs, ())
+    names = kinds.names if kinds else pairs.LABEL_NAMES.get(data.pairs, ())
     writer = Writer(part, data.row_length, tokenizer.vocab_size, data.paired, kind, len(names))
     bar = tqdm.tqdm(
         desc=f"{job.source} ({job.split})", unit=" documents", disable=not job.progress or not sys.stderr.isatty()
@@ -376,7 +376,7 @@ def _batches(examples: Iterator[Example], least: int) -> Iterator[list[Example]]
 
 def _documents(job: _Job, kinds: Labels | None) -> Iterator[Example]:
     found = partial(examples, job.data, job.source, job.pair_field, kinds, job.split, job.share)
-    for example in balanced(found, job.data.balance) if job.is_balanced else found():
+    for example in oversample(found, job.data.balance) if job.is_balanced else found():
         job.documents += 1
         yield example
 

@@ -1,7 +1,7 @@
-"""Sentences of text in any language, by Unicode's rules, as ICU has them.
+"""Sentence and word boundaries in any language, by Unicode's rules as ICU implements them.
 
-Unicode Standard Annex 29, "Unicode text segmentation", section 5: marks that end a sentence in every script; CLDR adds
-that "Mr." and the like do not. https://unicode-org.github.io/icu/userguide/boundaryanalysis
+Unicode Standard Annex 29, "Unicode text segmentation", section 5, with CLDR's abbreviations ("Mr." ends no sentence).
+https://unicode-org.github.io/icu/userguide/boundaryanalysis
 """
 
 import itertools
@@ -11,30 +11,30 @@ from collections.abc import Iterator
 import icu4py
 from icu4py.breakers import SentenceBreaker, WordBreaker
 
-# The rules are the same in all languages. The abbreviations are not, but only those of English are known to help there
-# and to do no harm elsewhere.
+# The rules are the same in all languages. Only English abbreviations are known to help in their language and to do no
+# harm in others.
 _LOCALE = "en@ss=standard"
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _WRAP = re.compile(r"(?<=\S)[^\S\n]*\n[^\S\n]*(?=\S)")
-# Brackets that belong to what they open; Unicode leaves them with the sentence before where no space is between.
+# An opening bracket belongs to the next sentence. Unicode leaves it with the one before if no space is between.
 _OPENING = "([{「『（［｛〔【〈《〖"
 _CLAUSE_END = re.compile(r"[\u0e00-\u0eff](?=\s+[\u0e00-\u0eff])")
 
 
-def split(text: str) -> list[str]:
-    """The sentences of a text, each with the space before it: joined they are the text.
+def split_sentences(text: str) -> list[str]:
+    """Split a text into sentences, each with the space before it; joined they are the text.
 
-    A line break ends a sentence, unless blank lines part the paragraphs: then lines are taken to be wrapped. Thai and
-    Lao write no full stop but a space where a clause ends, and are split there.
+    A line break ends a sentence, but not in a text with blank lines between paragraphs, whose lines are wrapped. Thai
+    and Lao have no full stop; a space ends a clause, and the text is split there.
 
-    >>> split("Is it? Mr. No says it is.")
+    >>> split_sentences("Is it? Mr. No says it is.")
     ['Is it?', ' Mr. No says it is.']
 
     Raises:
         ValueError: the text is not valid Unicode.
     """
     end, ends = 0, set()
-    for sentence in _segments(SentenceBreaker, _unwrapped(text)):
+    for sentence in _segments(SentenceBreaker, _unwrap(text)):
         if inked := len(sentence.rstrip().rstrip(_OPENING).rstrip()):
             ends.add(end + inked)
         end += len(sentence)
@@ -45,21 +45,26 @@ def split(text: str) -> list[str]:
     return [text[a:b] for a, b in itertools.pairwise(edges)] if text else []
 
 
-def words(text: str) -> list[tuple[int, int]]:
-    """Where the words and marks of a text begin and end, in characters: those of any script, without the spaces.
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Find the words and punctuation marks of a text in any script: [start, end) in characters, without spaces.
 
-    >>> words("Is it?")
+    >>> word_spans("Is it?")
     [(0, 2), (3, 5), (5, 6)]
 
     Raises:
         ValueError: the text is not valid Unicode.
     """
-    found, end = [], 0
+    spans, end = [], 0
     for segment in _segments(WordBreaker, text):
         if not segment.isspace():
-            found.append((end, end + len(segment)))
+            spans.append((end, end + len(segment)))
         end += len(segment)
-    return found
+    return spans
+
+
+def icu_version() -> str:
+    """The version of the rules; boundaries may differ between versions."""
+    return icu4py.icu_version
 
 
 def _segments(breaker: type, text: str) -> Iterator[str]:
@@ -72,11 +77,6 @@ def _segments(breaker: type, text: str) -> Iterator[str]:
         ) from error
 
 
-def version() -> str:
-    """The version of the rules: another one may split otherwise."""
-    return icu4py.icu_version
-
-
-def _unwrapped(text: str) -> str:
-    """The text with spaces for the line breaks inside paragraphs; every other character stays in its place."""
+def _unwrap(text: str) -> str:
+    """Replace line breaks within paragraphs by as many spaces, so that character positions stay."""
     return _WRAP.sub(lambda match: " " * len(match[0]), text) if _BLANK_LINE.search(text) else text

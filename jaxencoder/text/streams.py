@@ -1,23 +1,23 @@
-"""Tokens of texts of any length, a part at a time, as the tokenizer gives them for the whole text."""
+"""Tokens of texts of any length, a block at a time, equal to those of the whole text."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.text.tokenizer_backends import refuse
+from jaxencoder.text.tokenizer import Tokenizer, as_list
+from jaxencoder.text.tokenizer_backends import raise_invalid_text
 
-_CHARACTERS = 1 << 16  # of a text that are tokenised at once; shorter texts are put together to so many
-_COMMON = 512  # of them that two parts of a text have in common
-_LARGEST = 1 << 20  # of them in a piece that has grown
+_CHARACTERS = 1 << 16  # of a text tokenized in one call; shorter texts are grouped up to this size
+_OVERLAP = 512  # characters that two successive pieces of a text share
+_MAX_PIECE = 1 << 20  # characters of a piece that grows for want of a seam
 
 
-class Part(NamedTuple):
-    """Tokens of a text, in order, without special ones.
+class TokenBlock(NamedTuple):
+    """Consecutive tokens of a text, without special tokens.
 
-    text: number of the text. ids: int32 [n]. offsets: int32 [n, 2], the characters of the text that each token stands
-    for; None unless asked for.
+    text: index of the text. ids: int32 [n]. offsets: int32 [n, 2], [start, end) of each token in characters of the
+    text, or None.
     """
 
     text: int
@@ -25,42 +25,42 @@ class Part(NamedTuple):
     offsets: np.ndarray | None
 
 
-def stream(tokenizer: Tokenizer, texts: Sequence[str], offsets: bool = False, prompt: str = "") -> Iterator[Part]:
-    """The parts of each text, at least one of each, in memory that does not grow with a text's length.
+def stream_tokens(
+    tokenizer: Tokenizer, texts: Sequence[str], offsets: bool = False, prompt: str = ""
+) -> Iterator[TokenBlock]:
+    """Yield the tokens of each text in order, in at least one block, in memory independent of a text's length.
 
-    Put together they are `tokenizer.encode_batch(texts, special=False)`: a long text is tokenised in pieces that
-    overlap, and one goes over into the next where both have the same two tokens at the same characters, away from their
-    ends. Where nowhere is such a place, as within a word of thousands of characters that is one token, a piece grows
-    until there is one, or to a million characters: a longer word, or more spaces, are parted there. (Also within
-    thousands of equal characters may other tokens of these characters come out.)
+    Joined, they equal `tokenizer.encode_batch(texts, special=False)`. A long text is tokenized in overlapping pieces.
+    One piece continues the other at a seam: two tokens that both have at the same characters, away from their ends.
+    Without a seam, as in a word of thousands of characters, the piece grows to at most a million characters; a longer
+    word or run of spaces is split there. (Within thousands of equal characters, tokens may differ too.)
 
     Args:
-        prompt: stands before each text, and its characters count in the offsets.
+        offsets: also yield offsets.
+        prompt: put before each text; its characters count in the offsets.
 
     Raises:
-        ValueError: not a list of valid strings; names the text, and the place in it.
+        ValueError: not a list of valid strings; the message has the index of the text and the position in it.
     """
-    if isinstance(texts, str | bytes):
-        raise ValueError(f"texts is one {type(texts).__name__}, not a list of strings; put it in a list")
-    texts = list(texts)
+    texts = as_list(texts)
     try:
-        given = [prompt + text for text in texts] if prompt else texts
-        for start, end in _groups(given):
-            if end - start == 1 and len(given[start]) > _CHARACTERS:
-                yield from _long(tokenizer, start, given[start], offsets)
+        inputs = [prompt + text for text in texts] if prompt else texts
+        for start, end in _groups(inputs):
+            if end - start == 1 and len(inputs[start]) > _CHARACTERS:
+                yield from _stream_long(tokenizer, start, inputs[start], offsets)
             elif offsets:
-                encoded = tokenizer.encode_batch(given[start:end], special=False, offsets=True)
-                yield from (Part(i, x.ids, x.offsets) for i, x in enumerate(encoded, start))
+                encodings = tokenizer.encode_batch(inputs[start:end], special=False, offsets=True)
+                yield from (TokenBlock(i, x.ids, x.offsets) for i, x in enumerate(encodings, start))
             else:
-                ids, sizes = tokenizer.encode_ids(given[start:end])
-                each = np.split(ids, np.cumsum(sizes)[:-1])
-                yield from (Part(i, own, None) for i, own in enumerate(each, start))
+                ids, sizes = tokenizer.encode_ids(inputs[start:end])
+                split_ids = np.split(ids, np.cumsum(sizes)[:-1])
+                yield from (TokenBlock(i, text_ids, None) for i, text_ids in enumerate(split_ids, start))
     except (TypeError, ValueError) as error:
-        refuse(texts, error)  # by its number among all texts, and its place in what was given
+        raise_invalid_text(texts, error)  # with the index among all texts, and the position without the prompt
 
 
 def _groups(texts: list[str]) -> Iterator[tuple[int, int]]:
-    """Texts [start, end) that are tokenised together: a long one alone, short ones up to so many characters."""
+    """Ranges [start, end) of texts to tokenize together: a long text alone, short ones up to _CHARACTERS."""
     start = size = 0
     for i, text in enumerate(texts):
         size += len(text)
@@ -83,41 +83,40 @@ class _Piece(NamedTuple):
     offsets: np.ndarray
 
 
-def _long(tokenizer: Tokenizer, number: int, text: str, offsets: bool) -> Iterator[Part]:
-    piece, given = _encoded(tokenizer, text, 0, _CHARACTERS), 0
+def _stream_long(tokenizer: Tokenizer, number: int, text: str, offsets: bool) -> Iterator[TokenBlock]:
+    piece, first = _encode_piece(tokenizer, text, 0, _CHARACTERS), 0
     while piece.end < len(text):
-        following = _encoded(tokenizer, text, piece.end - _COMMON, piece.end + _CHARACTERS)
-        seam = _seam(piece, following)
-        if seam is None and piece.end - piece.start < _LARGEST:
-            piece = _encoded(tokenizer, text, piece.start, piece.end + (piece.end - piece.start))
+        following = _encode_piece(tokenizer, text, piece.end - _OVERLAP, piece.end + _CHARACTERS)
+        seam = _find_seam(piece, following)
+        if seam is None and piece.end - piece.start < _MAX_PIECE:
+            piece = _encode_piece(tokenizer, text, piece.start, piece.end + (piece.end - piece.start))
             continue
         if seam is None:
-            following, seam = _encoded(tokenizer, text, piece.end, piece.end + _CHARACTERS), (len(piece.ids), 0)
-        yield Part(number, piece.ids[given : seam[0]], piece.offsets[given : seam[0]] if offsets else None)
-        piece, given = following, seam[1]
-    yield Part(number, piece.ids[given:], piece.offsets[given:] if offsets else None)
+            following, seam = _encode_piece(tokenizer, text, piece.end, piece.end + _CHARACTERS), (len(piece.ids), 0)
+        yield TokenBlock(number, piece.ids[first : seam[0]], piece.offsets[first : seam[0]] if offsets else None)
+        piece, first = following, seam[1]
+    yield TokenBlock(number, piece.ids[first:], piece.offsets[first:] if offsets else None)
 
 
-def _encoded(tokenizer: Tokenizer, text: str, start: int, end: int) -> _Piece:
+def _encode_piece(tokenizer: Tokenizer, text: str, start: int, end: int) -> _Piece:
     end = min(end, len(text))
-    (found,) = tokenizer.encode_batch([text[start:end]], special=False, offsets=True)
-    return _Piece(start, end, found.ids, found.offsets + np.int32(start))
+    (encoding,) = tokenizer.encode_batch([text[start:end]], special=False, offsets=True)
+    return _Piece(start, end, encoding.ids, encoding.offsets + np.int32(start))
 
 
-def _seam(piece: _Piece, following: _Piece) -> tuple[int, int] | None:
-    """The token of each piece with which the second one takes over; None where they do not agree.
+def _find_seam(piece: _Piece, following: _Piece) -> tuple[int, int] | None:
+    """Find the token, as its index in each piece, at which the second piece continues the first; None for no seam.
 
-    It is nearest to the middle of the characters that both have, and in its half. It and the token before it are the
-    same in both, and no token stands for characters on both sides.
+    It is the one nearest to the middle of the overlap, and in its inner half. It and the token before it are equal in
+    both pieces, and no token has characters on both sides.
     """
     quarter = (piece.end - following.start) // 4
-    edges = following.start + quarter, piece.end - quarter
+    low, high = following.start + quarter, piece.end - quarter
     candidates = []
     for starts, ends in ((x.offsets[:, 0], x.offsets[:, 1]) for x in (piece, following)):
-        # The first token of those that share a character, as the bytes of an emoji do.
-        at = np.searchsorted(starts, edges[0]), np.searchsorted(starts, edges[1])
-        at = np.arange(max(at[0], 1), at[1])
-        candidates.append(at[(starts[at - 1] < starts[at]) & (ends[at - 1] <= starts[at])])
+        indices = np.arange(max(np.searchsorted(starts, low), 1), np.searchsorted(starts, high))
+        # Tokens may share a character, as the bytes of an emoji do; the first of them is a candidate.
+        candidates.append(indices[(starts[indices - 1] < starts[indices]) & (ends[indices - 1] <= starts[indices])])
     i, j = candidates
     common, first, second = np.intersect1d(
         piece.offsets[i, 0], following.offsets[j, 0], assume_unique=True, return_indices=True
@@ -129,5 +128,5 @@ def _seam(piece: _Piece, following: _Piece) -> tuple[int, int] | None:
         same &= (piece.offsets[i - back] == following.offsets[j - back]).all(-1)
     if not same.any():
         return None
-    best = np.flatnonzero(same)[np.abs(common[same] - sum(edges) // 2).argmin()]
-    return int(i[best]), int(j[best])
+    nearest = np.flatnonzero(same)[np.abs(common[same] - (low + high) // 2).argmin()]
+    return int(i[nearest]), int(j[nearest])

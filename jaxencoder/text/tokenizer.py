@@ -113,9 +113,9 @@ class Tokenizer:
 
         Raises: ValueError for anything but valid strings, or a max_length without room for the special tokens.
         """
-        texts = _listed(texts)
+        texts = as_list(texts)
         if pairs is not None:
-            pairs = _listed(pairs)
+            pairs = as_list(pairs)
             if len(pairs) != len(texts):
                 raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs; give one second text for each first")
         return self._backend.encode(texts, pairs, special, offsets, max_length)
@@ -125,7 +125,7 @@ class Tokenizer:
 
         The ids are those of `encode_batch(texts, special=False)`, one text after the other.
         """
-        return self._backend.encode_ids(_listed(texts))
+        return self._backend.encode_ids(as_list(texts))
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = True) -> str:
         """Ids to text. Byte-level BPE gives the text back exactly, the others up to their normalisation."""
@@ -174,7 +174,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     return Tokenizer(train_backend(texts, config))
 
 
-def _listed(texts: Sequence[str]) -> list[str]:
+def as_list(texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str | bytes):
         raise ValueError(f"texts is one {type(texts).__name__}, not a list of strings; put it in a list")
     return list(texts)

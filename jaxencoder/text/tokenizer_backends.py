@@ -50,7 +50,7 @@ class Encoding(NamedTuple):
     sequence: np.ndarray | None = None
 
 
-def refuse(texts: list[str], error: Exception) -> NoReturn:
+def raise_invalid_text(texts: list[str], error: Exception) -> NoReturn:
     """Raises ValueError that names the first text which is not valid Unicode text, or else the error itself."""
     for number, text in enumerate(texts):
         if not isinstance(text, str):
@@ -151,14 +151,14 @@ class HuggingFaceBackend:
         try:
             encoded = run(texts if pairs is None else list(zip(texts, pairs, strict=True)), add_special_tokens=special)
         except (TypeError, UnicodeEncodeError) as error:
-            refuse(texts if pairs is None else [*texts, *pairs], error)
+            raise_invalid_text(texts if pairs is None else [*texts, *pairs], error)
         return [_encoding(item, offsets, max_length) for item in encoded]
 
     def encode_ids(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         try:
             encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError) as error:
-            refuse(texts, error)
+            raise_invalid_text(texts, error)
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         ids = np.fromiter(chain.from_iterable(item.ids for item in encoded), np.int32, int(lengths.sum()))
         return ids, lengths
@@ -297,7 +297,7 @@ class SentencePieceBackend:
             plain = [segment for segment, _ in segments]
             encoded = self._model.encode(plain, num_threads=threads, return_type=kind) if plain else []
         except (TypeError, UnicodeEncodeError) as error:
-            refuse(texts, error)
+            raise_invalid_text(texts, error)
         if not offsets:
             encoded = [(ids, None) for ids in encoded]
         else:

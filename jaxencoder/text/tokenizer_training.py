@@ -18,7 +18,12 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizer_backends import HuggingFaceBackend, SentencePieceBackend, bert_template, refuse
+from jaxencoder.text.tokenizer_backends import (
+    HuggingFaceBackend,
+    SentencePieceBackend,
+    bert_template,
+    raise_invalid_text,
+)
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROLE_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
@@ -58,7 +63,7 @@ class _Stream:
                 except (AttributeError, UnicodeEncodeError) as error:
                     # Counts from this text: say which one it is in the stream.
                     try:
-                        refuse([text], error)
+                        raise_invalid_text([text], error)
                     except ValueError as clear:
                         raise ValueError(str(clear).replace("text 0", f"text {number}", 1)) from error
                 text = text[:left] if self._limit else text
@@ -91,7 +96,7 @@ def _wordpiece(stream: _Stream, config: TokenizerConfig) -> tokenizers.Tokenizer
         # Each character may cost two tokens: itself and its ## form.
         room = max(1, (config.vocab_size - len(SPECIAL)) // 2)
         ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
-        kept = set(ranked[: min(config.max_alphabet, room)])
+        kept = set(ranked[: min(config.limit_alphabet, room)])
         drop = dict.fromkeys(map(ord, set(ranked) - kept))
         inner = [f"##{c}" for c in sorted(kept) if not _stands_alone(c)]
         tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token=SPECIAL[1]))

@@ -1,4 +1,4 @@
-"""A text of any length as windows that overlap, and which of them knows most of what stands around a token.
+"""Overlapping windows over a text of any length; each token belongs to the window with the most context for it.
 
 Devlin et al. 2019 (BERT), arXiv:1810.04805, and "maximum context" in its code's run_squad.py.
 """
@@ -9,15 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.text.streams import Part, stream
+from jaxencoder.text.streams import TokenBlock, stream_tokens
 from jaxencoder.text.tokenizer import Tokenizer
 
 
-class Span(NamedTuple):
-    """Tokens [start, end) of a text, and those of them, [first, last), that have more around them than elsewhere.
+class TokenWindow(NamedTuple):
+    """Tokens [start, end) of a text; for tokens [first, last) no other window has more context.
 
-    The shorter side counts, and of two windows that give a token as much the first one has it: each token belongs to
-    one window, and these parts stand side by side.
+    Context is the number of tokens on the shorter side; the earlier window wins a tie. A token belongs to one window.
     """
 
     start: int
@@ -26,37 +25,36 @@ class Span(NamedTuple):
     last: int
 
 
-def cut(sizes: Iterable[int], room: int, stride: int) -> Iterator[Span]:
-    """Windows over a text that comes in parts, in order; at least one, each with a token that no other has.
+def sliding_windows(sizes: Iterable[int], room: int, stride: int) -> Iterator[TokenWindow]:
+    """Yield windows over a text that arrives in blocks: at least one, each with a token that no other has.
 
-    cut([7], 4, 2): tokens 0 to 3, 2 to 5 and 4 to 6, of which they have the first 3, the next 2 and the last 2.
+    sliding_windows([7], 4, 2): tokens 0 to 3, 2 to 5 and 4 to 6, to which the first 3, next 2 and last 2 belong.
 
     Args:
-        sizes: tokens of each part; another is asked for only when it decides something.
-        room: tokens of a window at most.
-        stride: from the start of a window to the next one's, 1 to room.
+        sizes: tokens of each block; the next block is read only once a window depends on it.
+        room: maximum tokens of a window.
+        stride: tokens from the start of a window to the start of the next, 1 to room.
 
     Raises:
-        ValueError: no room, or a stride that leaves tokens out or goes nowhere.
+        ValueError: see `check_stride`.
     """
     check_stride(stride, room)
-    sizes, there, more = iter(sizes), 0, True
-    start = first = 0
+    sizes, available, start, first = iter(sizes), 0, 0, 0
     while True:
-        while more and there <= start + room:  # one token further: is this the last window?
-            size = next(sizes, None)
-            more, there = size is not None, there + (size or 0)
-        end = min(start + room, there)
-        if end == there and not more:
-            yield Span(start, end, first, end)
+        # One token beyond the window shows that it is not the last.
+        while available <= start + room and (size := next(sizes, None)) is not None:
+            available += size
+        if available <= start + room:
+            yield TokenWindow(start, available, first, available)
             return
-        last = _border(end, start + stride)
-        yield Span(start, end, first, last)
+        end = start + room
+        last = _boundary(end, start + stride)
+        yield TokenWindow(start, end, first, last)
         start, first = start + stride, last
 
 
 def check_stride(stride: int, room: int) -> None:
-    """ValueError for a stride that leaves tokens out or goes nowhere, or for no room at all."""
+    """Raise ValueError for windows without room for text, or a stride that skips tokens or does not advance."""
     if room < 1:
         raise ValueError(f"windows have room for {room} tokens of a text; make them longer")
     if not 1 <= stride <= room:
@@ -64,38 +62,37 @@ def check_stride(stride: int, room: int) -> None:
 
 
 def default_stride(room: int) -> int:
-    """Half of the room: each token has at least a quarter of it on both sides, or the end of the text."""
+    """Half of the room: each token has a quarter of it as context on both sides, or the end of the text."""
     return max(room // 2, 1)
 
 
-def best(parts: Sequence[tuple[int, int]]) -> list[Span]:
-    """Such parts of a text as have been cut elsewhere, each with the tokens of which it knows most.
+def max_context_windows(bounds: Sequence[tuple[int, int]]) -> list[TokenWindow]:
+    """Assign each token to one of the windows, which have been placed elsewhere.
 
     Args:
-        parts: [start, end) of each, both ascending; together they hold all tokens.
+        bounds: [start, end) of each window, both ascending; together they cover all tokens.
     """
-    borders = [_border(end, start) for (_, end), (start, _) in pairwise(parts)]
-    firsts, lasts = [0, *borders], [*borders, *(end for _, end in parts[-1:])]
-    return [Span(*part, first, last) for part, first, last in zip(parts, firsts, lasts, strict=False)]
+    boundaries = [_boundary(end, start) for (_, end), (start, _) in pairwise(bounds)]
+    firsts, lasts = [0, *boundaries], [*boundaries, *(end for _, end in bounds[-1:])]
+    return [TokenWindow(*window, first, last) for window, first, last in zip(bounds, firsts, lasts, strict=False)]
 
 
-def _border(end: int, start: int) -> int:
-    """The first token that has more around it in a window from `start` on than in the one before, up to `end`."""
+def _boundary(end: int, start: int) -> int:
+    """The first token with more context in a window that begins at `start` than in the one before, up to `end`."""
     return (end + start + 1) // 2
 
 
 class TextWindow(NamedTuple):
-    """A window with the special tokens that stand around a text.
+    """A window of a text with special tokens around it.
 
     Attributes:
-        text: number of the text.
-        ids: int32 [n]: special tokens, a prompt's, those of the window, special tokens.
-        first, last: [first, last) are the places of the tokens of which it knows most. The special tokens before the
-            text are the first window's, with the prompt, and those behind it the last one's: what the windows of a text
-            have is its encoding, each token once.
-        offsets: int32 [last - first, 2], the characters of the text that they stand for, (0, 0) for special tokens and
-            a prompt's; None unless asked for.
-        is_last: whether it is the last one of its text.
+        text: index of the text.
+        ids: int32 [n]: special tokens, the prompt, the tokens of the window, special tokens.
+        first, last: positions [first, last) belong to this window. The first window also has the prompt and the special
+            tokens before it, the last one the special tokens at the end. Joined, these parts are the text's encoding.
+        offsets: int32 [last - first, 2], [start, end) of these tokens in characters of the text, (0, 0) for special
+            tokens and the prompt; or None.
+        is_last: True for the last window of the text.
     """
 
     text: int
@@ -114,92 +111,88 @@ def text_windows(
     prompt: str = "",
     offsets: bool = False,
 ) -> Iterator[TextWindow]:
-    """The windows over each text, in order and in memory that does not grow with a text's length.
+    """Yield the windows over each text in order, in memory independent of a text's length.
 
     Args:
-        length: tokens of a window at most, special ones and the prompt's included. What fits has one window.
-        stride: from the start of a window to the next one's; None: half of what it has room for.
-        prompt: stands before the text in every window.
-        offsets: whether to give them.
+        length: maximum tokens of a window, including special tokens and the prompt. A text that fits has one window.
+        stride: tokens from the start of a window to the start of the next; None for half of the room for text.
+        prompt: put before the text in every window.
+        offsets: also yield offsets.
 
     Raises:
-        ValueError: not a list of valid strings, no room beside the prompt, or a stride that leaves tokens out.
+        ValueError: not a list of valid strings, a prompt that leaves no room, or a bad stride (see `check_stride`).
     """
-    if isinstance(texts, str | bytes):
-        raise ValueError(f"texts is one {type(texts).__name__}, not a list of strings; put it in a list")
-    before, behind = special_tokens(tokenizer)
-    around = len(before) + len(behind)
-    asked = tokenizer.encode_batch([prompt], special=False)[0].ids if prompt else before[:0]
-    room = _room(length, around + len(asked), prompt)
+    prefix, suffix = special_tokens(tokenizer)
+    prompt_ids = tokenizer.encode_batch([prompt], special=False)[0].ids if prompt else ()
+    room = _text_room(length, len(prefix) + len(prompt_ids) + len(suffix), prompt)
     check_stride(default_stride(room) if stride is None else stride, room)
-    for number, parts in groupby(stream(tokenizer, texts, offsets or bool(prompt), prompt), lambda part: part.text):
-        held = _Held(parts, len(prompt))
-        start = np.concatenate([before, held.prompt])
-        room = _room(length, around + len(held.prompt), prompt)
-        for span in cut(held.sizes(), room, min(stride or default_stride(room), room)):
-            ids, places = held.tokens(span)
-            is_first, is_last = span.start == 0, held.is_last(span)
-            first = 0 if is_first else len(start) + span.first - span.start
-            last = len(start) + span.last - span.start + is_last * len(behind)
+    stream = stream_tokens(tokenizer, texts, offsets or bool(prompt), prompt)
+    for number, blocks in groupby(stream, lambda block: block.text):
+        buffer = _TokenBuffer(blocks, len(prompt))
+        head = np.concatenate([prefix, buffer.prompt])
+        # A prompt may have other tokens before another text, and so leave other room.
+        room = _text_room(length, len(head) + len(suffix), prompt)
+        for window in sliding_windows(buffer.sizes(), room, min(stride or default_stride(room), room)):
+            ids, spans = buffer.tokens(window)
+            is_last = buffer.is_last(window)
+            first = len(head) + window.first - window.start if window.start else 0
+            last = len(head) + window.last - window.start + is_last * len(suffix)
             if offsets:
-                none = [np.zeros((n, 2), np.int32) for n in (is_first * len(start), is_last * len(behind))]
-                places = np.concatenate([none[0], places[span.first - span.start : span.last - span.start], none[1]])
-            window = np.concatenate([start, ids, behind])
-            yield TextWindow(number, window, first, last, places if offsets else None, is_last)
+                spans = np.pad(spans, ((len(head), len(suffix)), (0, 0)))[first:last]
+            ids = np.concatenate([head, ids, suffix])
+            yield TextWindow(number, ids, first, last, spans if offsets else None, is_last)
 
 
-def _room(length: int, others: int, prompt: str) -> int:
-    """Tokens of a text in a window beside others; ValueError if a prompt leaves none."""
-    if prompt and length <= others:
+def _text_room(length: int, reserved: int, prompt: str) -> int:
+    """Tokens of a window that remain for text; ValueError if a prompt leaves none."""
+    if prompt and length <= reserved:
         raise ValueError(
-            f"the prompt {prompt[:40]!r} has {others} tokens, which leaves none of {length} for a text; "
+            f"the prompt {prompt[:40]!r} has {reserved} tokens, which leaves none of {length} for a text; "
             "give a shorter prompt or a larger max_length"
         )
-    return length - others
+    return length - reserved
 
 
 def special_tokens(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Those that stand before and behind a single text, int32 [n] each."""
+    """The special tokens before and after a single text, int32 [n] each."""
     (encoding,) = tokenizer.encode_batch(["a"], offsets=True)
-    own = np.flatnonzero(encoding.sequence == 0)
-    if not len(own):  # of a tokenizer that knows no "a": all but the last stand before a text
+    inner = np.flatnonzero(encoding.sequence == 0)
+    if not len(inner):  # the vocabulary has no "a": assume that one special token follows a text
         return encoding.ids[:-1], encoding.ids[-1:]
-    return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
+    return encoding.ids[: inner[0]], encoding.ids[inner[-1] + 1 :]
 
 
-class _Held:
-    """The tokens of a text that windows still have to see, of a stream of parts that begins with a prompt's."""
+class _TokenBuffer:
+    """The tokens of a text that later windows still need, from blocks that begin with a prompt."""
 
-    def __init__(self, parts: Iterator[Part], prompt: int):
-        self._parts = parts
-        part = next(parts)
-        # A token on both sides of the border is the text's.
-        n = int(np.searchsorted(part.offsets[:, 1], prompt, side="right")) if prompt else 0
-        self.prompt = part.ids[:n]
-        self._characters, self._start, self._more = prompt, 0, True
-        self._ids, self._offsets = part.ids[n:], self._of_text(part, n)
+    def __init__(self, blocks: Iterator[TokenBlock], prompt_size: int):
+        self._blocks, self._prompt_size, self._start, self._exhausted = blocks, prompt_size, 0, False
+        block = next(blocks)
+        # A token that spans the end of the prompt belongs to the text.
+        n = int(np.searchsorted(block.offsets[:, 1], prompt_size, side="right")) if prompt_size else 0
+        self.prompt = block.ids[:n]
+        self._ids, self._offsets = block.ids[n:], self._text_offsets(block, n)
 
-    def _of_text(self, part: Part, first: int = 0) -> np.ndarray | None:
-        return None if part.offsets is None else np.maximum(part.offsets[first:] - np.int32(self._characters), 0)
+    def _text_offsets(self, block: TokenBlock, first: int = 0) -> np.ndarray | None:
+        return None if block.offsets is None else np.maximum(block.offsets[first:] - np.int32(self._prompt_size), 0)
 
     def sizes(self) -> Iterator[int]:
-        """How many tokens each part has; it is held when its number is asked for."""
+        """Yield the number of tokens of each block, after adding it to the buffer."""
         yield len(self._ids)
-        for part in self._parts:
-            self._ids = np.concatenate([self._ids, part.ids])
-            if part.offsets is not None:
-                self._offsets = np.concatenate([self._offsets, self._of_text(part)])
-            yield len(part.ids)
-        self._more = False
+        for block in self._blocks:
+            self._ids = np.concatenate([self._ids, block.ids])
+            if block.offsets is not None:
+                self._offsets = np.concatenate([self._offsets, self._text_offsets(block)])
+            yield len(block.ids)
+        self._exhausted = True
 
-    def tokens(self, span: Span) -> tuple[np.ndarray, np.ndarray | None]:
-        """Ids and offsets of a window's tokens; those before it are forgotten."""
-        gone, self._start = span.start - self._start, span.start
-        self._ids = self._ids[gone:]
-        self._offsets = None if self._offsets is None else self._offsets[gone:]
-        n = span.end - span.start
+    def tokens(self, window: TokenWindow) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return ids and offsets of a window, and discard the tokens before it."""
+        skip, n = window.start - self._start, window.end - window.start
+        self._start, self._ids = window.start, self._ids[skip:]
+        self._offsets = None if self._offsets is None else self._offsets[skip:]
         return self._ids[:n], None if self._offsets is None else self._offsets[:n]
 
-    def is_last(self, span: Span) -> bool:
-        """Whether a window reaches the end of the text."""
-        return not self._more and span.end - self._start == len(self._ids)
+    def is_last(self, window: TokenWindow) -> bool:
+        """Whether a window, the one returned last, reaches the end of the text."""
+        return self._exhausted and window.end - self._start == len(self._ids)

@@ -22,14 +22,14 @@ from jaxencoder.tasks.question_answering.data import spans
 from jaxencoder.text.pairs import pairs
 from jaxencoder.text.pieces import Pieces, documents, examples, windows
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.text.words import words
+from jaxencoder.text.words import labeled_words
 
 _MAKERS = {
     "documents": documents,
     "examples": examples,
     "windows": windows,
-    "pairs": pairs,
-    "words": words,
+    "pairs": sentence_pairs,
+    "words": labeled_words,
     "spans": spans,
     "choices": choices,
 }

@@ -20,7 +20,7 @@ _BLOCK = re.compile(r"^(?P<encoder>(?:.*/)?encoder)/(?P<group>layers|last)/block
 _BELOW = re.compile(r"^(?P<encoder>(?:.*/)?encoder)/(embeddings|relative_bias|distance_embedding|convolution)/")
 
 
-def learning(patterns: Sequence[str]) -> Callable[[Params], Params]:
+def trainable_mask(patterns: Sequence[str]) -> Callable[[Params], Params]:
     """A function from parameters to the tree of bools that says which ones learn.
 
     Args:
@@ -147,7 +147,7 @@ def only(mask: Callable[[Params], Params], optimizer: optax.GradientTransformati
     return optax.partition({"learns": optimizer, "stays": optax.set_to_zero()}, labels)
 
 
-def without_gradients(objective: Objective, mask: Callable[[Params], Params]) -> Objective:
+def stop_frozen_gradients(objective: Objective, mask: Callable[[Params], Params]) -> Objective:
     """An objective whose loss has no gradient by the parameters that stay, so that none is computed."""
 
     def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:

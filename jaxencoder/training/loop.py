@@ -19,7 +19,9 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxencoder.adapters.lora import adapted
+from jaxencoder.adapters.lora import with_lora
+from jaxencoder.checkpoints.initial import CHECKPOINT_FOLDER, initial_params
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.model.config import EncoderConfig
@@ -28,11 +30,9 @@ from jaxencoder.sharding import batch_sharding, make_mesh, shardings
 from jaxencoder.text.batches import Batches, prefetch
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.store import Store
-from jaxencoder.training.checkpoint import Checkpoints
-from jaxencoder.training.layerwise import learning, without_gradients
+from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
 from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.setup import Setup, distinct, labelled, set_up, unigram_loss
-from jaxencoder.training.start import CHECKPOINT_FOLDER, initial_params
 from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
 from jaxencoder.training.stopping import evaluations, should_stop
 from jaxencoder.training.telemetry import Telemetry
@@ -62,7 +62,7 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
         Diverged: the loss became NaN or infinite; the last good checkpoint is kept.
         Interrupted: SIGTERM arrived; the state is saved.
     """
-    join_hosts()
+    initialize_distributed()
     run_dir = Path(run_dir)
     mesh = make_mesh(config.mesh)
     if not config.training.batch_examples:
@@ -133,7 +133,7 @@ def _in_examples(setup: Setup, examples: int) -> str:
     )
 
 
-def join_hosts() -> None:
+def initialize_distributed() -> None:
     """Join the other processes of the run, where a launcher says that there are some: JAXENCODER_DISTRIBUTED=1.
 
     Processes of Slurm, of a TPU slice and of GKE find each other; elsewhere the environment must hold
@@ -184,7 +184,7 @@ def compile_steps(
 ) -> tuple[tuple[Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]], ...], TrainState]:
     """Each phase's jitted update, and the state to go on from: the newest intact checkpoint's, or that of step 0."""
     config, settings = setup.config, setup.config.training
-    optimizer = make_optimizer(config.optimizer, settings.steps, config.peaks, config.learning)
+    optimizer = make_optimizer(config.optimizer, settings.steps, config.phase_learning_rates, config.trainable_patterns)
     key = jax.random.key(settings.seed)
     start = partial(init_state, setup.objective, optimizer, ema=settings.ema_decay > 0)
     places = shardings(jax.eval_shape(start, key), mesh)
@@ -196,14 +196,14 @@ def compile_steps(
             params = initial_params(config.init_from, state.params, config.objective, config.reinitialize)
             params = jax.device_put(params, places.params)
             state = state._replace(params=params, ema=jax.tree.map(jnp.copy, params) if state.ema is not None else None)
-        elif config.learns_labels and jax.process_index() == 0:
+        elif config.is_supervised and jax.process_index() == 0:
             print("Starting from random weights: no --init-from", flush=True)
 
     @functools.cache  # phases that differ in nothing but their rows share a function, and each shape is compiled once
     def compiled(objective: Any, model: EncoderConfig, accumulation: int) -> Callable:
-        built = adapted(config.adapter, objective.build(model, config.compute, setup.tokenizer))
-        if config.learning:
-            built = without_gradients(built, learning(config.learning))
+        built = with_lora(config.adapter, objective.build(model, config.compute, setup.tokenizer))
+        if config.trainable_patterns:
+            built = stop_frozen_gradients(built, trainable_mask(config.trainable_patterns))
 
         def update(state: TrainState, batch: dict[str, jax.Array], key: jax.Array) -> tuple[TrainState, Metrics]:
             return train_step(built, optimizer, state, batch, key, settings.steps, accumulation, settings.ema_decay)
@@ -236,7 +236,7 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
     @functools.cache
     def compiled(model: EncoderConfig) -> Callable:
         objective = setup.config.objective.build(model, setup.config.compute, setup.tokenizer)
-        return jax.jit(partial(eval_step, adapted(setup.config.adapter, objective)))
+        return jax.jit(partial(eval_step, with_lora(setup.config.adapter, objective)))
 
     def measure(run: Callable, params: Any, batches: Batches, count: int, first: int) -> Metrics:
         total: Any = None
@@ -247,7 +247,7 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
 
     def evaluate(state: TrainState) -> dict[str, float]:
         params = state.params if state.ema is None else state.ema
-        run = compiled(setup.config.until(int(state.step)).model)
+        run = compiled(setup.config.at_step(int(state.step)).model)
         found, first = {}, 0
         for name, (batches, count) in sources.items():
             found[name] = measure(run, params, batches, count, first)

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from jaxencoder.parameters import is_stacked, matrix_axes, path_of
-from jaxencoder.training.layerwise import learning, only, scale_by_layer
+from jaxencoder.training.layerwise import only, scale_by_layer, trainable_mask
 
 Params = Any
 OptimizerName = Literal["adamw", "lamb", "adafactor", "muon", "stable_adamw"]
@@ -46,7 +46,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     """Largest global norm of the gradient; 0 turns clipping off."""
     muon_momentum: float = 0.95
-    factored_size: int = 128
+    min_dim_size_to_factor: int = 128
     """Adafactor factors the second moment of matrices whose smaller side is at least this."""
     schedule: ScheduleName = "linear"
     warmup_ratio: float = 0.06
@@ -81,8 +81,10 @@ class OptimizerConfig:
                 raise ValueError(f"optimizer.{field} is {getattr(self, field)}; give 0 or a positive number.")
         if not self.eps > 0:
             raise ValueError(f"optimizer.eps is {self.eps}; give a positive number.")
-        if self.factored_size < 1:
-            raise ValueError(f"optimizer.factored_size is {self.factored_size}; give a positive size.")
+        if self.min_dim_size_to_factor < 1:
+            raise ValueError(
+                f"optimizer.min_dim_size_to_factor is {self.min_dim_size_to_factor}; give a positive size."
+            )
         for field in ("warmup_ratio", "decay_ratio", "final_lr_ratio"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"optimizer.{field} is {getattr(self, field)}; give a share from 0 to 1.")
@@ -163,9 +165,9 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
     return optax.GradientTransformation(transform.init, update)
 
 
-def _scale_by_factored_rms(factored_size: int) -> optax.GradientTransformation:
+def _scale_by_factored_rms(min_dim_size_to_factor: int) -> optax.GradientTransformation:
     """Adafactor's second moment, every kernel seen as one matrix per layer: an axis of heads is too small to factor."""
-    inner = optax.scale_by_factored_rms(min_dim_size_to_factor=factored_size)
+    inner = optax.scale_by_factored_rms(min_dim_size_to_factor=min_dim_size_to_factor)
     axes = optax.FactoredState(count=None, v_row=0, v_col=0, v=0)
 
     def as_matrix(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
@@ -305,7 +307,7 @@ def make_optimizer(
         # You et al. exempt from the trust ratio what they exempt from decay: the norm of a bias says little.
         "lamb": lambda: [adam, decay, optax.masked(per_layer(optax.scale_by_trust_ratio()), mask)],
         "adafactor": lambda: [
-            _scale_by_factored_rms(config.factored_size),
+            _scale_by_factored_rms(config.min_dim_size_to_factor),
             per_layer(optax.clip_by_block_rms(1.0)),
             per_layer(optax.scale_by_param_block_rms()),
             decay,
@@ -316,7 +318,7 @@ def make_optimizer(
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     inner = [*clip, *precondition]
     if trainable := (*trainable,) or config.trainable:
-        inner = [only(learning(trainable), optax.chain(*inner))]
+        inner = [only(trainable_mask(trainable), optax.chain(*inner))]
     # What is frozen has no part in the gradient's norm, nor is it decayed.
     frozen = [scale_by_layer(1.0, config.frozen_layers)] if config.frozen_layers else []
     layers = [scale_by_layer(config.layer_decay, config.frozen_layers)] if config.layer_decay != 1 or frozen else []

@@ -13,6 +13,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxencoder.checkpoints.initial import (
+    CHECKPOINT_FOLDER,
+    TOKENIZER_FOLDER,
+    Start,
+    find_start,
+    saved_config,
+    shortened,
+    with_architecture,
+)
 from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
 from jaxencoder.objectives.objective import Objective
 from jaxencoder.sharding import make_mesh
@@ -24,16 +33,6 @@ from jaxencoder.text.rows import prepare
 from jaxencoder.text.store import Store
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.training.config import Phase
-from jaxencoder.training.start import (
-    CHECKPOINT_FOLDER,
-    TOKENIZER_FOLDER,
-    Start,
-    find_start,
-    saved_config,
-    shortened,
-    with_architecture,
-)
-from jaxencoder.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +111,7 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     config = _counted(_resolve(_with_counts(config, saved), tokenizer, train), train[0], bool(saved))
     setup = Setup(config, tokenizer, train, validation, config.build(tokenizer))
     if saved:
-        _check_same_rows(run_dir, _digests(setup, len(saved.until(done).phase_configs)))
+        _check_same_rows(run_dir, _digests(setup, len(saved.at_step(done).phase_configs)))
     return setup
 
 
@@ -340,7 +339,7 @@ def _open(setup: Setup, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     if not _newest(run_dir):
         setup.tokenizer.save(run_dir / TOKENIZER_FOLDER)
-    write_whole(run_dir / DATA_FILE, json.dumps(_digests(setup, len(setup.train)), indent=2) + "\n")
+    write_atomic(run_dir / DATA_FILE, json.dumps(_digests(setup, len(setup.train)), indent=2) + "\n")
     save(setup.config, run_dir)  # last: a folder with a configuration is a run
 
 
@@ -359,7 +358,7 @@ def _past(old: RunConfig, new: RunConfig, done: int) -> Iterator[tuple[str, Any,
     """Differences of phases that have begun; where the last of them ends may change, and what comes after it."""
     wanted = new.phases or (Phase(new.training.steps or old.training.steps),)  # epochs are counted later
     start = 0
-    for number, phase in enumerate(old.until(done).phases or (Phase(old.training.steps),)):
+    for number, phase in enumerate(old.at_step(done).phases or (Phase(old.training.steps),)):
         if number == len(wanted):
             yield "phases", len(old.phases), len(new.phases)
             return

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from jaxencoder.config import RunConfig
 from jaxencoder.training.flops import peak_flops
-from jaxencoder.training.layerwise import learning
+from jaxencoder.training.layerwise import trainable_mask
 from jaxencoder.training.optim import schedule
 
 METRICS_FILE = "metrics.jsonl"
@@ -121,12 +121,12 @@ class Telemetry:
         self._clock: float | None = None
         self._forget()
         self._tracing = False
-        self._rate = jax.jit(schedule(config.optimizer, config.training.steps, config.peaks))
+        self._rate = jax.jit(schedule(config.optimizer, config.training.steps, config.phase_learning_rates))
         self._phases, self._number = _phases(config), 0
         self._dtype = config.compute.dtype
         self._parameters = self._learning = sum(x.size for x in jax.tree.leaves(params))
-        if patterns := config.learning:
-            pairs = zip(jax.tree.leaves(params), jax.tree.leaves(learning(patterns)(params)), strict=True)
+        if patterns := config.trainable_patterns:
+            pairs = zip(jax.tree.leaves(params), jax.tree.leaves(trainable_mask(patterns)(params)), strict=True)
             self._learning = sum(x.size for x, learns in pairs if learns)
 
     def __enter__(self) -> "Telemetry":

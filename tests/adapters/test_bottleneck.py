@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.adapters.bottleneck import LEARNING, with_fresh
+from jaxencoder.adapters.bottleneck import TRAINABLE, add_missing_bottlenecks
+from jaxencoder.api import load as open_model
+from jaxencoder.checkpoints.convert import convert
+from jaxencoder.checkpoints.initial import initial_params, with_architecture
+from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.config import OptimizerConfig, RunConfig
 from jaxencoder.families import checkpoint
-from jaxencoder.inference.convert import convert
-from jaxencoder.inference.load import load as open_model
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import forward_flops
@@ -23,12 +25,11 @@ from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.layerwise import learning
 from jaxencoder.training.loop import train
-from jaxencoder.training.start import initial_params, with_architecture
 from tests.model.examples import CONFIGS, FLOAT32, SMALL, assert_trees_close, mlm, randomised_params, rows
 
 KEY = jax.random.key(0)
 T = 20
-ALBERT = dataclasses.replace(SMALL["bert"], num_layers=4, layer_groups=1)
+ALBERT = dataclasses.replace(SMALL["bert"], num_layers=4, num_layer_groups=1)
 BATCH = rows([[12, 8], [20]], T)
 
 
@@ -47,16 +48,19 @@ def paths(tree: dict) -> dict[str, np.ndarray]:
     ids=["pfeiffer", *SMALL, "albert"],
 )
 def test_a_new_one_changes_nothing(plain: EncoderConfig, places: tuple[str, ...]) -> None:
-    config = dataclasses.replace(plain, bottleneck=5, bottleneck_places=places)
+    config = dataclasses.replace(plain, bottleneck=5, bottleneck_sublayers=places)
     base = randomised_params(mlm(plain).init)["encoder"]
     fresh = jax.jit(mlm(config).init)(KEY)["encoder"]
-    params = with_fresh(base, fresh)
+    params = add_missing_bottlenecks(base, fresh)
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, fresh)
     added = {path: x for path, x in paths(params).items() if path not in paths(base)}
     assert {path.split("_bottleneck/")[0].rpartition("/")[2] for path in added} == set(places)
     assert all(x.any() == path.endswith("down/kernel") for path, x in added.items())
     np.testing.assert_array_equal(hidden(config, params), hidden(plain, base))
-    assert with_fresh(params, fresh) is not params and paths(with_fresh(params, fresh)).keys() == paths(params).keys()
+    assert (
+        add_missing_bottlenecks(params, fresh) is not params
+        and paths(add_missing_bottlenecks(params, fresh)).keys() == paths(params).keys()
+    )
 
 
 def test_computes_what_the_paper_says() -> None:
@@ -92,10 +96,12 @@ def test_they_learn_with_the_heads_and_cost_little() -> None:
     config = dataclasses.replace(CONFIGS["modernbert"], bottleneck=4)
     run = RunConfig(model=config, init_from="x")
     shapes = jax.eval_shape(mlm(config).init, KEY)
-    learns = paths(learning(run.learning)(shapes))
+    learns = paths(trainable_mask(run.trainable_patterns)(shapes))
     for path, yes in learns.items():
         assert yes == (not path.startswith("encoder/") or "_bottleneck/" in path), path
-    assert RunConfig(model=config).learning == () != run.learning == LEARNING  # from scratch all learns
+    assert (
+        RunConfig(model=config).trainable_patterns == () != run.trainable_patterns == TRAINABLE
+    )  # from scratch all learns
     D, layers = config.hidden_size, config.num_layers
     more = forward_flops(config, 8) - forward_flops(dataclasses.replace(config, bottleneck=0), 8)
     assert more == 2 * layers * 2 * 2 * D * 4  # multiply and add, places, down and up
@@ -105,8 +111,8 @@ def test_they_learn_with_the_heads_and_cost_little() -> None:
 
 @pytest.mark.parametrize("places", [(), ("mlp", "mlp"), ("output",)])
 def test_places_that_are_none(places: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="model.bottleneck_places is "):
-        EncoderConfig(bottleneck=4, bottleneck_places=places)
+    with pytest.raises(ValueError, match="model.bottleneck_sublayers is "):
+        EncoderConfig(bottleneck=4, bottleneck_sublayers=places)
 
 
 def test_no_published_family_has_them(tmp_path: Path) -> None:
@@ -125,16 +131,16 @@ def test_architecture_of_a_start() -> None:
     for patterns, learns in {("^classifier/",): False, ("/bias$",): True, ("block_1/mlp_bottleneck/up",): True}.items():
         chosen = dataclasses.replace(config, optimizer=OptimizerConfig(trainable=patterns))
         if learns:
-            assert with_architecture(chosen, small).learning == patterns
+            assert with_architecture(chosen, small).trainable_patterns == patterns
             continue
         with pytest.raises(ValueError, match=r"trainable \['\^classifier/'\] leaves the new adapters out"):
             with_architecture(chosen, small)
         # Those that have learned already may stay.
-        assert with_architecture(chosen, dataclasses.replace(small, bottleneck=8)).learning == patterns
+        assert with_architecture(chosen, dataclasses.replace(small, bottleneck=8)).trainable_patterns == patterns
     with pytest.raises(ValueError, match="model.bottleneck is 8, but what the run starts from has adapters already, w"):
         with_architecture(config, dataclasses.replace(plain, bottleneck=4))
-    with pytest.raises(ValueError, match="model.bottleneck_places is .*leave it out to go on with those"):
-        with_architecture(config, dataclasses.replace(plain, bottleneck=8, bottleneck_places=("mlp",)))
+    with pytest.raises(ValueError, match="model.bottleneck_sublayers is .*leave it out to go on with those"):
+        with_architecture(config, dataclasses.replace(plain, bottleneck=8, bottleneck_sublayers=("mlp",)))
 
 
 def test_a_run_with_them(pretrained: Path, labelled: RunConfig, tmp_path: Path, capsys) -> None:
@@ -148,7 +154,7 @@ def test_a_run_with_them(pretrained: Path, labelled: RunConfig, tmp_path: Path, 
     assert ", of which 536 learn;" in said  # 2 x (16 x 3 + 3 + 3 x 16 + 16), 17 x 16 and 17 x 2
     before = restore_step(pretrained / "checkpoints")[1]["encoder"]
     after = restore_step(tmp_path / "tuned" / "checkpoints")[1]["encoder"]
-    assert_trees_close(with_fresh(before, after), after, 0)
+    assert_trees_close(add_missing_bottlenecks(before, after), after, 0)
     assert all(x.any() for path, x in paths(after).items() if "_bottleneck/" in path)
     model = open_model(tmp_path / "tuned")
     assert model.config.model.bottleneck == 3

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.adapters.lora import Lora, adapted, merged, new
+from jaxencoder.adapters.lora import LoraConfig, merge_lora, new, with_lora
+from jaxencoder.api import load as open_model
+from jaxencoder.checkpoints.convert import convert
+from jaxencoder.checkpoints.initial import initial_params
+from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.config import RunConfig, load
-from jaxencoder.inference.convert import convert
-from jaxencoder.inference.load import load as open_model
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
 from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.loop import train
-from jaxencoder.training.start import initial_params
 from tests.model.examples import SMALL, assert_trees_close, mlm, randomised_params, rows
 
 KEY = jax.random.key(0)
@@ -26,7 +26,7 @@ ALL = (r"^encoder/.*/kernel$",)
 T = 20
 
 
-def randomised(lora: Lora, params: dict) -> dict:
+def randomised(lora: LoraConfig, params: dict) -> dict:
     """Parameters with an adapter that changes something."""
     shapes = jax.eval_shape(lambda: new(lora, params, KEY))
     rng = np.random.default_rng(1)
@@ -40,20 +40,20 @@ def flat(tree: dict) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("settings", [{}, {"dora": True}])
 def test_starts_as_nothing(settings: dict) -> None:
     objective = mlm(CONFIG)
-    lora = Lora(rank=3, targets=ALL, **settings)
-    params = jax.jit(adapted(lora, objective).init)(KEY)
+    lora = LoraConfig(rank=3, targets=ALL, **settings)
+    params = jax.jit(with_lora(lora, objective).init)(KEY)
     plain = {name: part for name, part in params.items() if name != "lora"}
     assert_trees_close(plain, jax.jit(objective.init)(KEY), 1e-6)
-    assert_trees_close(jax.jit(lambda p: merged(lora, p))(params), plain, 1e-6 if settings else 0)
+    assert_trees_close(jax.jit(lambda p: merge_lora(lora, p))(params), plain, 1e-6 if settings else 0)
     assert all(x.any() == path.endswith("/a") for path, x in flat(params["lora"]).items())
-    assert merged(lora, plain) is plain
+    assert merge_lora(lora, plain) is plain
 
 
 @pytest.mark.parametrize(("rank_stabilized", "dora"), [(False, False), (True, False), (False, True)])
 def test_equals_the_papers_layer_by_layer(rank_stabilized: bool, dora: bool) -> None:
-    lora = Lora(rank=4, alpha=6.0, targets=ALL, rank_stabilized=rank_stabilized, dora=dora)
+    lora = LoraConfig(rank=4, alpha=6.0, targets=ALL, rank_stabilized=rank_stabilized, dora=dora)
     params = randomised(lora, randomised_params(mlm(CONFIG).init))
-    before, after, adapter = flat(params), flat(merged(lora, params)), flat(params["lora"])
+    before, after, adapter = flat(params), flat(merge_lora(lora, params)), flat(params["lora"])
     changed = {path for path in after if not np.array_equal(after[path], before[path])}
     assert changed == {path for path in after if path.startswith("encoder/") and path.endswith("/kernel")}
     scale = 6 / (2 if rank_stabilized else 4)
@@ -70,12 +70,12 @@ def test_equals_the_papers_layer_by_layer(rank_stabilized: bool, dora: bool) -> 
 
 
 def test_loss_is_that_of_the_merged_model() -> None:
-    lora, objective = Lora(rank=2, dora=True), mlm(CONFIG)
+    lora, objective = LoraConfig(rank=2, dora=True), mlm(CONFIG)
     params = randomised(lora, randomised_params(objective.init))
     batch = rows([[12, 8], [20]], T)
     losses = [
         jax.jit(o.loss, static_argnums=3)(p, batch, KEY, False)[0]
-        for o, p in ((adapted(lora, objective), params), (objective, merged(lora, params)))
+        for o, p in ((with_lora(lora, objective), params), (objective, merge_lora(lora, params)))
     ]
     np.testing.assert_allclose(*losses, rtol=1e-6)
     plain = {name: part for name, part in params.items() if name != "lora"}
@@ -84,12 +84,12 @@ def test_loss_is_that_of_the_merged_model() -> None:
 
 def test_the_norm_of_dora_has_no_gradient() -> None:
     """Section 4.3 of the paper: dL/dV is the gradient through the direction alone, magnitude over norm."""
-    lora = Lora(rank=2, targets=("^encoder/layer/kernel$",), dora=True)
+    lora = LoraConfig(rank=2, targets=("^encoder/layer/kernel$",), dora=True)
     kernel = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     params = randomised(lora, {"encoder": {"layer": {"kernel": jnp.asarray(kernel)}}})
     part = params["lora"]["encoder"]["layer"]["kernel"]
     x = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
-    gradient = jax.grad(lambda p: (merged(lora, p)["encoder"]["layer"]["kernel"] * x).sum())(params)
+    gradient = jax.grad(lambda p: (merge_lora(lora, p)["encoder"]["layer"]["kernel"] * x).sum())(params)
     whole = kernel + lora.scale * part["a"] @ part["b"]
     size = np.linalg.norm(kernel, axis=0) + part["size"]
     through = x * size / np.linalg.norm(whole, axis=0)
@@ -99,15 +99,15 @@ def test_the_norm_of_dora_has_no_gradient() -> None:
 
 
 def test_outputs_of_zeros_have_no_direction() -> None:
-    lora = Lora(rank=2, targets=("kernel$",), dora=True)
+    lora = LoraConfig(rank=2, targets=("kernel$",), dora=True)
     params = {"encoder": {"kernel": jnp.ones((4, 3)).at[:, 1].set(0)}}
-    whole = merged(lora, params | {"lora": new(lora, params, KEY)})
+    whole = merge_lora(lora, params | {"lora": new(lora, params, KEY)})
     assert_trees_close(whole, params, 1e-6)
 
 
 def test_without_it_all_learns_again() -> None:
-    config = RunConfig(adapter=Lora(rank=4))
-    assert config.learning and dataclasses.replace(config, adapter=Lora()).learning == ()
+    config = RunConfig(adapter=LoraConfig(rank=4))
+    assert config.trainable_patterns and dataclasses.replace(config, adapter=LoraConfig()).trainable_patterns == ()
     with pytest.raises(ValueError, match="adapter.rank is 4, but ReplacedToken trains two models"):
         dataclasses.replace(config, objective=ReplacedToken())
 
@@ -123,7 +123,7 @@ def test_without_it_all_learns_again() -> None:
 )
 def test_settings_out_of_range(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Lora(**settings)
+        LoraConfig(**settings)
 
 
 @pytest.mark.parametrize(
@@ -135,27 +135,29 @@ def test_settings_out_of_range(settings: dict, message: str) -> None:
 )
 def test_targets_that_are_none(pattern: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(adapted(Lora(rank=2, targets=(pattern,)), mlm(CONFIG)).init, KEY)
+        jax.eval_shape(with_lora(LoraConfig(rank=2, targets=(pattern,)), mlm(CONFIG)).init, KEY)
 
 
 def test_a_run_with_an_adapter(pretrained: Path, labelled: RunConfig, tmp_path: Path, capsys) -> None:
     """From pretraining through a stop to use: adapter and classifier learn alone, and are merged when it is opened."""
     settings = dataclasses.replace(labelled.training, steps=1, ema_decay=0.5)
-    tuned = dataclasses.replace(labelled, init_from=str(pretrained), adapter=Lora(rank=2), training=settings)
+    tuned = dataclasses.replace(labelled, init_from=str(pretrained), adapter=LoraConfig(rank=2), training=settings)
     train(tuned, tmp_path / "tuned")
     longer = dataclasses.replace(tuned, training=dataclasses.replace(tuned.training, steps=3))
     capsys.readouterr()
     result = train(longer, tmp_path / "tuned")
     said = "".join(capsys.readouterr())
     assert "Continuing" in said and ", of which 434 learn;" in said  # 2 x (16 x 2 + 2 x 16), 17 x 16 and 17 x 2
-    assert load(tmp_path / "tuned").learning == (r"^(?!encoder/)",) and load(pretrained).learning == ()
+    assert (
+        load(tmp_path / "tuned").trainable_patterns == (r"^(?!encoder/)",) and load(pretrained).trainable_patterns == ()
+    )
     before = restore_step(pretrained / "checkpoints")[1]
     after = restore_step(tmp_path / "tuned" / "checkpoints", part="ema")[1]
     assert_trees_close(after["encoder"], before["encoder"], 1e-6)
     assert all(x.any() for x in flat(after["lora"]).values())
     model = open_model(tmp_path / "tuned")
     assert "lora" not in model.params
-    assert_trees_close(model.params, merged(tuned.adapter, after), 0)
+    assert_trees_close(model.params, merge_lora(tuned.adapter, after), 0)
     convert(tmp_path / "tuned", tmp_path / "whole", "run")
     whole = open_model(tmp_path / "whole")
     assert_trees_close(whole.params, model.params, 0)

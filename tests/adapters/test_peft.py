@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import jaxencoder
-from jaxencoder.adapters.lora import Lora, merged, new
+from jaxencoder.adapters.lora import LoraConfig, merge_lora, new
 from jaxencoder.adapters.peft import from_peft, to_peft
+from jaxencoder.checkpoints.adapter import Learned, fingerprint, write_peft
 from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.families.checkpoint import FAMILIES, Published, parameter_shapes
 from jaxencoder.families.family import Family
 from jaxencoder.families.tables import to_tensors
-from jaxencoder.inference.adapter import Learned, fingerprint, write_peft
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.parameters import path_of
 from tests.families import peers
@@ -39,7 +39,7 @@ def drawn(shapes: dict, scale: float, seed: int) -> dict:
     return jax.tree.map(lambda x: random.normal(0, scale, x.shape).astype(np.float32), shapes)
 
 
-def random_adapter(lora: Lora, base: dict) -> dict:
+def random_adapter(lora: LoraConfig, base: dict) -> dict:
     return drawn(jax.eval_shape(lambda: new(lora, base, KEY)), 0.3, seed=1)
 
 
@@ -51,10 +51,10 @@ def arrays(tree: dict) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("settings", [{}, {"dora": True, "rank_stabilized": True}], ids=["lora", "dora"])
 def test_a_product_stands_where_the_matrix_does(family: Family, config: EncoderConfig, settings: dict) -> None:
     """What PEFT would make of base matrix and adapter is our merged matrix; and read back, the merged kernels are."""
-    lora = Lora(rank=2, alpha=3.0, targets=PROJECTIONS, **settings)
+    lora = LoraConfig(rank=2, alpha=3.0, targets=PROJECTIONS, **settings)
     base = drawn({"encoder": parameter_shapes(config, False)["encoder"]}, 0.2, seed=0)
     adapter = random_adapter(lora, base)
-    whole = merged(lora, base | {"lora": adapter})
+    whole = merge_lora(lora, base | {"lora": adapter})
     tensors, peft = to_peft(lora, adapter, base, family, config)
     before, after = (to_tensors(family.encoder(config), params, config) for params in (base, whole))
     modules = {name.partition(".lora_")[0] for name in tensors}
@@ -73,7 +73,7 @@ def test_a_product_stands_where_the_matrix_does(family: Family, config: EncoderC
     published = Published(family, family.settings(config), {})
     read, back, used = from_peft(tensors, peft, base, published, config, "folder")
     assert used == tensors.keys()
-    for path, kernel in arrays(merged(read, base | {"lora": back})).items():
+    for path, kernel in arrays(merge_lora(read, base | {"lora": back})).items():
         np.testing.assert_allclose(kernel, arrays(whole)[path], rtol=1e-4, atol=1e-5, err_msg=path)
 
 
@@ -82,7 +82,7 @@ def test_targets_name_what_is_adapted_and_nothing_else() -> None:
     base = drawn({"encoder": parameter_shapes(config, False)["encoder"]}, 0.2, seed=0)
 
     def targets(*patterns: str, config=config) -> list[str]:
-        lora = Lora(rank=2, targets=patterns)
+        lora = LoraConfig(rank=2, targets=patterns)
         return to_peft(lora, random_adapter(lora, base), base, family, config)[1]["target_modules"]
 
     assert targets("attention/(query|value)/kernel$") == ["query", "value"]
@@ -90,7 +90,7 @@ def test_targets_name_what_is_adapted_and_nothing_else() -> None:
     assert targets("mlp/down/kernel$") == [f"encoder.layer.{i}.output.dense" for i in (0, 1)]  # attention has one too
     with pytest.raises(ValueError, match="mlm_head/dense/kernel has an adapter, which PEFT's format cannot hold"):
         head = {"encoder": base["encoder"]} | drawn({"mlm_head": parameter_shapes(config, True)["mlm_head"]}, 1, 0)
-        lora = Lora(rank=2, targets=("^mlm_head/dense/kernel$",))
+        lora = LoraConfig(rank=2, targets=("^mlm_head/dense/kernel$",))
         to_peft(lora, random_adapter(lora, head), head, family, config)
 
 
@@ -113,7 +113,7 @@ def test_targets_name_what_is_adapted_and_nothing_else() -> None:
 def test_settings_that_cannot_be_read(change: dict, message: str) -> None:
     family, config = CASES[0]
     base = drawn({"encoder": parameter_shapes(config, False)["encoder"]}, 0.2, seed=0)
-    lora = Lora(rank=2)
+    lora = LoraConfig(rank=2)
     tensors, settings = to_peft(lora, random_adapter(lora, base), base, family, config)
     published = Published(family, family.settings(config), {})
     with pytest.raises(ValueError, match=message):
@@ -188,7 +188,7 @@ def test_peft_loads_what_is_written(base: tuple[str, dict, Path], options: dict,
 
     _, settings, folder = base
     plain = jaxencoder.load(folder)
-    lora = Lora(rank=3, alpha=5.0, targets=PROJECTIONS, **options)
+    lora = LoraConfig(rank=3, alpha=5.0, targets=PROJECTIONS, **options)
     params = {"encoder": plain.params["encoder"]}
     params["lora"] = random_adapter(lora, params)
     config = RunConfig(init_from=str(folder), model=plain.config.model, adapter=lora, data=DataConfig(row_length=8))
@@ -199,7 +199,7 @@ def test_peft_loads_what_is_written(base: tuple[str, dict, Path], options: dict,
     batch = peers.accepted(model, peers.padded_batch(settings), "Model")
     expected = peers.theirs(adapted.base_model.model, batch, "Model")["hidden"]
     there = batch["attention_mask"].astype(bool)
-    whole = dataclasses.replace(plain, params=plain.params | merged(lora, params))
+    whole = dataclasses.replace(plain, params=plain.params | merge_lora(lora, params))
     np.testing.assert_allclose(peers.ours(whole, batch)["hidden"][there], expected[there], rtol=1e-5, atol=1e-5)
     again = plain.with_adapter(tmp_path / "adapter")
     np.testing.assert_allclose(peers.ours(again, batch)["hidden"][there], expected[there], rtol=1e-5, atol=1e-5)

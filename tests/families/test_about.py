@@ -78,20 +78,20 @@ UNSAID = {
     *("rope_theta", "rope_theta_local", "rope_factor", "rope_original_length", "rope_betas", "rope_attention_factor"),
     *("rope_scaling_local", "head_transform", "head_activation", "head_bias", "output_bias"),
     *("dropout", "attention_dropout", "initializer_std"),
-    *("distance_projection", "convolution_groups", "convolution_activation"),
-    *("bottleneck", "bottleneck_places"),
+    *("relative_projection", "conv_groups", "conv_activation"),
+    *("bottleneck", "bottleneck_sublayers"),
 }
 SAID = {
     "num_kv_heads": 4,
     "embedding_size": 128,
-    "layer_groups": 1,
+    "num_layer_groups": 1,
     "positions": "rotary",
     "disentangled": ("c2p",),
-    "distance_span": 16,
+    "position_buckets": 16,
     "max_distance": 64,
-    "distance_norm": True,
-    "convolution_size": 3,
-    "relative_buckets": 32,
+    "relative_embedding_norm": True,
+    "conv_kernel_size": 3,
+    "relative_bias_buckets": 32,
     "rotary_values": True,
     "rope_scaling": "linear",
     "windows": (0, 64),
@@ -100,7 +100,7 @@ SAID = {
     "norm": "rms",
     "norm_placement": "pre",
     "embedding_norm": False,
-    "first_norm": False,
+    "first_attention_norm": False,
     "attention_bias": False,
     "key_bias": False,
     "mlp_bias": False,
@@ -164,7 +164,7 @@ def test_every_choice_has_words() -> None:
         if name == "global_tokens":
             before = dataclasses.replace(before, windows=(64,))
         if name.startswith("dis"):
-            before = dataclasses.replace(before, disentangled=("p2c",), distance_span=8)
+            before = dataclasses.replace(before, disentangled=("p2c",), position_buckets=8)
         changed = architecture(dataclasses.replace(before, **{name: value}))
         differing = [key for key, words in architecture(before).items() if changed[key] != words]
         assert len(differing) == 1, name

@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families import checkpoint
-from jaxencoder.families.weights import open_weights, save_weights
 from jaxencoder.model.config import EncoderConfig
 from tests.model.examples import BERT, DEBERTA, MODERNBERT, assert_trees_close, randomised_params
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.api import Model
+from jaxencoder.checkpoints.json_files import write_json
+from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families.checkpoint import read_settings
-from jaxencoder.families.json_files import write_json
 from jaxencoder.families.tables import renamed
-from jaxencoder.families.weights import open_weights, save_weights
-from jaxencoder.inference.model import Model
 from tests.families import fixtures
 from tests.families.peers import CASES, MODELS, ours
 

@@ -6,7 +6,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from jaxencoder.families.hub import resolve
+from jaxencoder.checkpoints.hub import resolve
 
 
 def test_a_folder_is_itself(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families import checkpoint
 from jaxencoder.families.neobert import NEOBERT
 from jaxencoder.families.tables import Weight, to_tensors
-from jaxencoder.families.weights import open_weights, save_weights
 from jaxencoder.inference.outputs import outputs
 from tests.families.peers import ours, padded_batch
 from tests.model.examples import assert_trees_close

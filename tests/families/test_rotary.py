@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.api import Model
 from jaxencoder.config import RunConfig
 from jaxencoder.families import checkpoint
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.nomic_bert import NOMIC_BERT
 from jaxencoder.families.rotary import rotary_choices
-from jaxencoder.inference.model import Model
 from jaxencoder.model.config import EncoderConfig
 from tests.families.peers import ENDS, SIZES, ours, saved, theirs, torch_model
 

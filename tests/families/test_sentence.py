@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import jaxencoder
-from jaxencoder.families import checkpoint, sentence
-from jaxencoder.families.weights import save_weights
+from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints.weights import save_weights
+from jaxencoder.families import checkpoint
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.sentence import SentenceSettings
+from jaxencoder.model.sentence import SentenceConfig
 from tests.model.examples import BERT, randomised_params
 
 D = 24
@@ -47,7 +48,7 @@ def write(folder: Path, kinds: list[str], pooling: dict, package: str = "sentenc
 def test_pooling_is_read_as_they_read_it(tmp_path: Path, config, expected) -> None:
     write(tmp_path, ["Transformer", "Pooling", "Normalize"], config)
     found = sentence.read(tmp_path)
-    assert found == (tmp_path, SentenceSettings(expected, normalize=True), {}, D, 0, False)
+    assert found == (tmp_path, SentenceConfig(expected, normalize=True), {}, D, 0, False)
     modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
     theirs = modules.Pooling.load(str(tmp_path), subfolder="1_Pooling").pooling_mode
     ours = tuple(name.removesuffix("_tokens") for name in ([theirs] if isinstance(theirs, str) else theirs))

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.api import Model
+from jaxencoder.checkpoints.weights import open_weights
 from jaxencoder.cli import main
-from jaxencoder.families.weights import open_weights
-from jaxencoder.inference.model import Model
-from jaxencoder.model.sentence import Dense, LayerNorm, Normalize, SentenceSettings
+from jaxencoder.model.sentence import Dense, LayerNorm, Normalize, SentenceConfig
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
 
@@ -251,10 +251,10 @@ def test_a_run_becomes_a_folder(encoder, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     model = dataclasses.replace(jaxencoder.load(encoder("bert")), published=None)
-    assert model.sentence == SentenceSettings()
+    assert model.sentence == SentenceConfig()
     for name, settings in {
-        "mean": SentenceSettings(),
-        "cls": SentenceSettings(("cls",), normalize=True, dimensions=9),
+        "mean": SentenceConfig(),
+        "cls": SentenceConfig(("cls",), normalize=True, dimensions=9),
     }.items():
         model = dataclasses.replace(model, sentence=settings)
         model.save(tmp_path / name, format="sentence-transformers")
@@ -262,7 +262,7 @@ def test_a_run_becomes_a_folder(encoder, tmp_path: Path) -> None:
         expected = theirs.encode(SHORT, normalize_embeddings=settings.normalize)
         np.testing.assert_allclose(model.embed(SHORT), expected, atol=1e-5)
         assert jaxencoder.load(tmp_path / name).sentence == settings
-    learned = dataclasses.replace(model, sentence=SentenceSettings(("learned",)))
+    learned = dataclasses.replace(model, sentence=SentenceConfig(("learned",)))
     with pytest.raises(ValueError, match="pooling 'learned' is none of sentence-transformers'; give cls, max, mean"):
         learned.save(tmp_path / "learned", format="sentence-transformers")
     with pytest.raises(ValueError, match="has no tokenizer; sentence-transformers needs one"):
@@ -280,7 +280,7 @@ def test_a_folder_that_is_half_written_is_not_loaded(encoder, tmp_path: Path, mo
     model.save(tmp_path, format="sentence-transformers")
     modules = (Dense(D, 4), LayerNorm(4))
     weights = {str(i): {k: np.ones(v, np.float32) for k, v in m.shapes().items()} for i, m in enumerate(modules)}
-    other = SentenceSettings(("cls",), modules=modules, normalize=True)
+    other = SentenceConfig(("cls",), modules=modules, normalize=True)
     model = dataclasses.replace(model, sentence=other, params=model.params | {"sentence": weights})
     replace, done, stop = os.replace, [], 0
 
@@ -315,13 +315,13 @@ def test_convert(encoder, tmp_path: Path, capsys, caplog) -> None:
     np.testing.assert_allclose(jaxencoder.load(target).embed(SHORT, prompt="query"), expected, atol=1e-5)
     choice = ["--pooling", "lasttoken", "--normalize"]
     assert main(["convert", str(encoder("bert")), target + "2", "--to", "sentence-transformers", *choice]) == 0
-    assert jaxencoder.load(target + "2").sentence == SentenceSettings(("lasttoken",), normalize=True)
+    assert jaxencoder.load(target + "2").sentence == SentenceConfig(("lasttoken",), normalize=True)
     assert main(["convert", source, target + "3", "--to", "hf", *choice]) == 2
     assert "format 'hf' says nothing of pooling" in capsys.readouterr().err and not Path(target + "3").exists()
     assert main(["convert", source, run, "--to", "run"]) == 0
     assert "a run keeps the encoder and its heads, but no pooling, modules or prompts" in caplog.text
     opened = jaxencoder.load(run)
-    assert opened.sentence == SentenceSettings() and set(opened.params) == {"encoder", "pooler"}
+    assert opened.sentence == SentenceConfig() and set(opened.params) == {"encoder", "pooler"}
 
 
 def test_all_minilm(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_all_minilm(tmp_path: Path) -> None:
     transformers = pytest.importorskip("sentence_transformers")
     folder = Path(spec.origin).parent / "model"
     model = jaxencoder.load(folder)
-    assert model.sentence == SentenceSettings(("mean",), normalize=True) and model.max_length == 256
+    assert model.sentence == SentenceConfig(("mean",), normalize=True) and model.max_length == 256
     expected = transformers.SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     np.testing.assert_allclose(model.embed(TEXTS), expected, atol=1e-5)
     model.save(tmp_path, format="sentence-transformers")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxencoder.families.weights import open_weights, read_tensors, save_weights, write_tensors
-from tests.families.test_torch_file import pickled, tensor, write
+from jaxencoder.checkpoints.weights import open_weights, read_tensors, save_weights, write_tensors
+from tests.checkpoints.test_torch_file import pickled, tensor, write
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -197,7 +197,7 @@ def test_a_save_that_is_cut_short_at_any_step(tmp_path: Path, before: int | None
 
 
 def test_a_shard_that_cannot_be_written_leaves_the_former_weights(tmp_path: Path, monkeypatch) -> None:
-    from jaxencoder.families import weights
+    from jaxencoder.checkpoints import weights
 
     save_weights(TENSORS, tmp_path)
     real = weights.save_file

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxencoder.api import Model
 from jaxencoder.config import RunConfig
-from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.tasks.classification.objective import Classification
@@ -39,7 +39,7 @@ def make_model(tokenizer: Tokenizer) -> Callable[..., Model]:
         shapes = jax.eval_shape(objective.build(model, compute, tokenizer).init, jax.random.key(0))
         random = np.random.default_rng(0)
         params = jax.tree.map(lambda x: random.normal(0, 0.3, x.shape).astype(np.float32), shapes)
-        return Model(config, params, tokenizer, compute)
+        return Model(config, params, tokenizer, compute=compute)
 
     return make
 

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 
 import jaxencoder
-from jaxencoder.adapters.lora import Lora
+from jaxencoder.adapters.lora import LoraConfig
+from jaxencoder.api import Model
+from jaxencoder.checkpoints import adapter
+from jaxencoder.checkpoints.adapter import fingerprint
+from jaxencoder.checkpoints.initial import find_start
+from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.weights import read_tensors
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, MaskedLM, RunConfig, save
-from jaxencoder.families.weights import read_tensors
-from jaxencoder.inference import adapter
-from jaxencoder.inference.adapter import fingerprint
 from jaxencoder.inference.inspect import inspect
-from jaxencoder.inference.model import Model
 from jaxencoder.parameters import path_of
-from jaxencoder.training.checkpoint import Checkpoints
-from jaxencoder.training.start import find_start
 from tests.families import peers
 from tests.model.examples import assert_trees_close
 
 TEXTS = ["the cat sat on a mat", "seven old men"]
-LORA = Lora(rank=2, targets=(r"attention/(query|output)/kernel$",), dora=True)
+LORA = LoraConfig(rank=2, targets=(r"attention/(query|output)/kernel$",), dora=True)
 
 
 def flat(tree: dict) -> dict[str, np.ndarray]:

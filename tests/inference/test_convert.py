@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.api import Model
+from jaxencoder.checkpoints.convert import convert
+from jaxencoder.checkpoints.initial import find_start, initial_params
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.cli import main
 from jaxencoder.config import save
-from jaxencoder.inference.convert import convert
-from jaxencoder.inference.model import Model
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.checkpoint import Checkpoints
-from jaxencoder.training.start import find_start, initial_params
 from tests.inference.published import published
 from tests.model.examples import assert_trees_close
 

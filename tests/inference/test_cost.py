@@ -66,7 +66,7 @@ def compiled(monkeypatch) -> list[tuple]:
         {},
         {"gated_mlp": True, "positions": "rotary", "norm_placement": "pre"},
         {"num_kv_heads": 2, "num_layers": 7},
-        {"embedding_size": 16, "layer_groups": 1, "num_layers": 4},
+        {"embedding_size": 16, "num_layer_groups": 1, "num_layers": 4},
         {"bottleneck": 8},
     ],
 )

@@ -21,7 +21,7 @@ def test_rows_are_shared_among_devices():
 import jax, numpy as np
 from tests.inference.conftest import SENTENCES
 from jaxencoder.config import RunConfig
-from jaxencoder.inference.model import Model
+from jaxencoder.api import Model
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.text.config import TokenizerConfig
@@ -30,7 +30,7 @@ tokenizer = train_tokenizer(SENTENCES, TokenizerConfig(vocab_size=120))
 shape = EncoderConfig(num_layers=1, hidden_size=16, mlp_size=16, num_heads=2, max_length=128, vocab_size=120)
 compute = ComputeConfig(dtype="float32")
 params = jax.jit(MaskedLM().build(shape, compute, tokenizer).init)(jax.random.key(0))
-model = Model(RunConfig(model=shape), params, tokenizer, compute)
+model = Model(RunConfig(model=shape), params, tokenizer, compute=compute)
 placed = model.place({"token_ids": np.zeros((8, 16), np.int32)})["token_ids"]
 assert len(placed.sharding.device_set) == 4 and placed.sharding.shard_shape(placed.shape) == (2, 16)
 together = model.embed(SENTENCES[:21], batch_tokens=128)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.api import Model
+from jaxencoder.checkpoints.convert import write_run
+from jaxencoder.checkpoints.extend import extend, extended
+from jaxencoder.checkpoints.initial import find_start, initial_params, with_architecture
 from jaxencoder.cli import main
 from jaxencoder.config import RunConfig
-from jaxencoder.inference.convert import write_run
-from jaxencoder.inference.extend import extend, extended
-from jaxencoder.inference.model import Model
 from jaxencoder.training.config import Phase, TrainingConfig
-from jaxencoder.training.start import find_start, initial_params, with_architecture
 from tests.inference.published import published, torch_outputs
 from tests.model.examples import assert_trees_close
 
@@ -23,9 +23,9 @@ KINDS = {
     "learned": {},
     "rotary": {"positions": "rotary", "windows": (0, 4)},
     "distances": {
-        **{"positions": "none", "disentangled": ("c2p", "p2c"), "distance_span": 8, "max_distance": 64},
+        **{"positions": "none", "disentangled": ("c2p", "p2c"), "position_buckets": 8, "max_distance": 64},
     },
-    "buckets": {"positions": "none", "relative_buckets": 8},
+    "buckets": {"positions": "none", "relative_bias_buckets": 8},
     "alibi": {"positions": "alibi"},
 }
 

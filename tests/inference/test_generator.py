@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.api import Model
+from jaxencoder.checkpoints.convert import convert
+from jaxencoder.checkpoints.initial import initial_params
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, MaskedLM, ReplacedToken, RunConfig, save
-from jaxencoder.inference.convert import convert
-from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.text.config import DataConfig
-from jaxencoder.training.checkpoint import Checkpoints
-from jaxencoder.training.start import initial_params
 from tests.model.examples import assert_trees_close, randomised_params
 
 from .conftest import SENTENCES

@@ -8,12 +8,13 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxencoder.api import Model
+from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints.json_files import write_json
+from jaxencoder.checkpoints.weights import Weights
 from jaxencoder.config import save
-from jaxencoder.families import checkpoint, sentence
-from jaxencoder.families.json_files import write_json
-from jaxencoder.families.weights import Weights
+from jaxencoder.families import checkpoint
 from jaxencoder.inference.inspect import Inspection, inspect
-from jaxencoder.inference.model import Model
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.flops import forward_flops, training_flops
 from jaxencoder.model.sentence import Dense, SentenceSettings
@@ -65,7 +66,7 @@ def test_a_run(make_model, tokenizer, tmp_path: Path) -> None:
 
 def test_bottleneck_adapters(make_model, tmp_path: Path) -> None:
     """Counted apart, without gradients or state for the rest, and with FLOPs of their own."""
-    plain, body = make_model(), 'init_from="{}", model=EncoderConfig(bottleneck=4, bottleneck_places=("mlp",))'
+    plain, body = make_model(), 'init_from="{}", model=EncoderConfig(bottleneck=4, bottleneck_sublayers=("mlp",))'
     body += ", data=DataConfig(row_length=64)"
     base = run_folder(tmp_path / "run", plain)
     before, found = inspect(base), inspect(recipe(tmp_path, body.format(base)))
@@ -178,7 +179,7 @@ PUBLISHED = [
     (MODERNBERT, ("mlm_head",)),
     (MODERNBERT, ("token_head",)),
     (ELECTRA, ("rtd_head",)),
-    (dataclasses.replace(BERT, layer_groups=1, embedding_size=16), ("mlm_head",)),
+    (dataclasses.replace(BERT, num_layer_groups=1, embedding_size=16), ("mlm_head",)),
 ]
 
 
@@ -211,7 +212,7 @@ def test_a_published_folder(tmp_path: Path, no_reading) -> None:
 
 def test_a_sentence_folder(tokenizer, tmp_path: Path, no_reading) -> None:
     D = BERT.hidden_size
-    settings = SentenceSettings(pooling=("mean", "max"), modules=(Dense(2 * D, 10),), normalize=True)
+    settings = SentenceConfig(pooling=("mean", "max"), modules=(Dense(2 * D, 10),), normalize=True)
     arrays = {"0": {name: jax.numpy.zeros(shape) for name, shape in settings.modules[0].shapes().items()}}
     sentence.write(tmp_path, settings, arrays, D, 20)
     published_folder(tmp_path, dataclasses.replace(BERT, vocab_size=tokenizer.vocab_size), "pooler")

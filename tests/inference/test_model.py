@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.api import Model, load
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import save
 from jaxencoder.inference import embed
 from jaxencoder.inference.load import load

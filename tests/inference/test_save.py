@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.api import Model
 from jaxencoder.config import DataConfig, RunConfig
-from jaxencoder.inference.model import Model
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
@@ -50,7 +50,7 @@ def make_run(tmp_path_factory):
         shapes = jax.eval_shape(objective.build(model, compute, None).init, jax.random.key(0))
         random = np.random.default_rng(0)
         params = jax.tree.map(lambda x: random.normal(0, 0.3, x.shape).astype(np.float32), shapes)
-        return Model(config, params, None, compute)
+        return Model(config, params, None, compute=compute)
 
     return make
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from jaxencoder.kernels.choice import _slower, chosen_backend
+from jaxencoder.kernels.choice import _slower, choose_backend
 
 
 def on(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,23 +32,23 @@ def on(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_of_a_plain_layer(backend, T, window, cpu, gpu, tpu, monkeypatch):
     for platform, chosen in (("cpu", cpu), ("gpu", gpu), ("tpu", tpu)):
         on(platform, monkeypatch)
-        assert chosen_backend(backend, T, window) == chosen, platform
+        assert choose_backend(backend, T, window) == chosen, platform
 
 
 @pytest.mark.parametrize("what", [{"relative": True}, {"dropout": 0.1}])
 def test_what_splash_attention_lacks(what, monkeypatch, caplog):
     on("tpu", monkeypatch)
     _slower.cache_clear()
-    assert chosen_backend("auto", 512, 0, **what) == "tiled" and chosen_backend("auto", 128, 0, **what) == "dense"
+    assert choose_backend("auto", 512, 0, **what) == "tiled" and choose_backend("auto", 128, 0, **what) == "dense"
     with caplog.at_level(logging.WARNING):
-        assert chosen_backend("auto", 512, 64, **what) == chosen_backend("auto", 1024, 64, **what) == "banded"
+        assert choose_backend("auto", 512, 64, **what) == choose_backend("auto", 1024, 64, **what) == "banded"
     assert len(caplog.records) == 1 and "slower backend 'banded'" in caplog.text
     _slower.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert chosen_backend("auto", 65536, 0, **what, tiles=False) == "chunked"
+        assert choose_backend("auto", 65536, 0, **what, tiles=False) == "chunked"
     assert len(caplog.records) == 2 and "too long for tiled attention" in caplog.text
     with pytest.raises(ValueError, match="'splash' has no (scores by distance|dropout 0.1)"):
-        chosen_backend("splash", 512, 0, **what)
+        choose_backend("splash", 512, 0, **what)
 
 
 @pytest.mark.parametrize("what", [{"relative": True}, {"dropout": 0.1}, {"split": 2}])
@@ -57,22 +57,22 @@ def test_what_the_kernel_for_gpus_lacks(what, monkeypatch, caplog):
     _slower.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert (
-            chosen_backend("auto", 512, 0, **what) == "chunked" and chosen_backend("auto", 512, 8, **what) == "banded"
+            choose_backend("auto", 512, 0, **what) == "chunked" and choose_backend("auto", 512, 8, **what) == "banded"
         )
     assert len(caplog.records) == 1 and "slower backend 'chunked'" in caplog.text
     with pytest.raises(ValueError, match="'triton' (has no (scores by distance|dropout 0.1)|takes whole rows)"):
-        chosen_backend("triton", 512, 0, **what)
+        choose_backend("triton", 512, 0, **what)
 
 
 def test_gpus_without_the_kernel(monkeypatch, caplog):
     on("gpu", monkeypatch)
     _slower.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert chosen_backend("auto", 512, 0, triton=False) == "chunked"
-        assert chosen_backend("auto", 256, 0, triton=False) == "dense"
+        assert choose_backend("auto", 512, 0, triton=False) == "chunked"
+        assert choose_backend("auto", 256, 0, triton=False) == "dense"
     assert len(caplog.records) == 1 and "the kernel for GPUs is not made for these" in caplog.text
     with pytest.raises(ValueError, match="'triton' needs NVIDIA GPUs of compute capability 8.0"):
-        chosen_backend("triton", 512, 0, triton=False)
+        choose_backend("triton", 512, 0, triton=False)
 
 
 @pytest.mark.parametrize(
@@ -81,4 +81,4 @@ def test_gpus_without_the_kernel(monkeypatch, caplog):
 )
 def test_global_tokens_have_two_backends(backend, T, chosen, monkeypatch):
     on("tpu", monkeypatch)
-    assert chosen_backend(backend, T, 64, global_tokens=True) == chosen
+    assert choose_backend(backend, T, 64, global_tokens=True) == chosen

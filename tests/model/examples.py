@@ -22,20 +22,20 @@ BERT = EncoderConfig(
 )  # fmt: skip
 MODERNBERT = dataclasses.replace(
     BERT, positions="rotary", rope_theta=160_000.0, windows=(0, 8, 8), num_layers=5, token_types=0, norm_epsilon=1e-5,
-    norm_placement="pre", first_norm=False, gated_mlp=True,
+    norm_placement="pre", first_attention_norm=False, gated_mlp=True,
     attention_bias=False, mlp_bias=False, norm_bias=False, head_bias=False,
 )  # fmt: skip
 LONGFORMER = dataclasses.replace(BERT, num_layers=3, windows=(3, 5), global_tokens=True)
 DEBERTA = dataclasses.replace(
-    BERT, positions="none", disentangled=("c2p", "p2c"), distance_span=6, max_distance=20, distance_norm=True,
-    convolution_size=3, token_types=0,
+    BERT, positions="none", disentangled=("c2p", "p2c"), position_buckets=6, max_distance=20, relative_embedding_norm=True,
+    conv_kernel_size=3, token_types=0,
 )  # fmt: skip
 CONFIGS = {"bert": BERT, "modernbert": MODERNBERT, "deberta": DEBERTA}
 # Combinations that no published family has.
 COMBINED = {
     "alibi": dataclasses.replace(MODERNBERT, positions="alibi"),
     "deberta in windows": dataclasses.replace(DEBERTA, windows=(0, 4)),
-    "mpnet in windows": dataclasses.replace(BERT, relative_buckets=8, windows=(5,)),
+    "mpnet in windows": dataclasses.replace(BERT, relative_bias_buckets=8, windows=(5,)),
 }
 # For tests that differentiate, which is what compiles slowly: a stack, and layers beside it.
 SMALL = {

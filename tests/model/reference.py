@@ -91,7 +91,7 @@ def converted(family: str, theirs: Mapping[str, np.ndarray], shapes: Any, missin
     Args:
         theirs: name -> weight or gradient.
         shapes: a tree of our parameters or of their shapes.
-        missing: fills what they do not have: the first layer's norm where `first_norm` is off.
+        missing: fills what they do not have: the first layer's norm where `first_attention_norm` is off.
     """
     names, windows = NAMES[family], CONFIGS[family].windows
     repeats = CONFIGS[family].repeats

@@ -55,7 +55,7 @@ def test_no_biases() -> None:
 
 @pytest.mark.parametrize("projection", ["own", "shared"])
 def test_distances_are_compared_with_keys_that_several_queries_share(projection: str) -> None:
-    choices = {"disentangled": ("c2p", "p2c"), "distance_span": 4, "distance_projection": projection}
+    choices = {"disentangled": ("c2p", "p2c"), "position_buckets": 4, "relative_projection": projection}
     whole = dataclasses.replace(BERT, num_heads=4, **choices)
     few = dataclasses.replace(whole, num_kv_heads=2)  # a single one would pass for all of them
     arguments = (X, IDS, None, None, jnp.asarray(np.random.default_rng(1).standard_normal((8, D)), jnp.float32))

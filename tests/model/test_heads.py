@@ -64,7 +64,7 @@ def test_classifier_is_berts() -> None:
 
 def test_head_of_differences_from_the_first_token() -> None:
     """DeBERTa-v3's replaced-token head: projection(gelu(dense(norm(x + x[0]))))."""
-    config = HeadConfig("tokens", 1, "gelu", norm=True, add_first=True)
+    config = HeadConfig("tokens", 1, "gelu", norm=True, add_first_token=True)
     params = linen_params(Head(BERT, config), HIDDEN)
     x = HIDDEN + HIDDEN[:, :1]
     x = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True) * params["norm"]["scale"] + params["norm"]["bias"]

@@ -15,8 +15,8 @@ from jaxencoder.model.positions import (
     interpolated,
     ntk_theta,
     rotary_table,
+    rotary_table_for,
     rotate,
-    scaled_rotary_table,
     tiled,
 )
 
@@ -86,7 +86,7 @@ def scaled(scaling: str, positions: np.ndarray, segments: np.ndarray | None = No
         **({"rope_factor": 4.0, "rope_original_length": 100} | settings),
     )  # fmt: skip
     segments = np.ones_like(positions) if segments is None else segments
-    cos, sin = scaled_rotary_table(config, jnp.asarray(positions), jnp.asarray(segments), local)
+    cos, sin = rotary_table_for(config, jnp.asarray(positions), jnp.asarray(segments), local)
     return np.arctan2(sin, cos)[:, :, 0], np.hypot(cos, sin)[:, :, 0]
 
 

@@ -5,12 +5,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxencoder.model.sentence import Dense, LayerNorm, Normalize, SentenceSettings, sentence_vectors
+from jaxencoder.model.sentence import Dense, LayerNorm, Normalize, SentenceConfig, sentence_vectors
 
 HIDDEN = np.random.default_rng(0).standard_normal((2, 7, 6)).astype(np.float32)
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 3, 0], [1, 1, 1, 1, 1, 1, 1]])
 MODULES = (Dense(12, 6, residual=True), Normalize(), LayerNorm(6), Dense(6, 5, bias=False, activation="gelu"))
-SETTINGS = SentenceSettings(("weightedmean", "lasttoken"), modules=MODULES, dimensions=4, normalize=True)
+SETTINGS = SentenceConfig(("weightedmean", "lasttoken"), modules=MODULES, dimensions=4, normalize=True)
 PARAMS = {
     str(i): {
         name: np.random.default_rng(i).standard_normal(shape).astype(np.float32)
@@ -34,11 +34,11 @@ def test_packed_documents_have_the_vectors_of_each_alone(skip: int | None) -> No
 
 def test_shapes_and_sizes() -> None:
     assert PARAMS["0"].keys() == {"kernel", "bias", "residual"} and PARAMS["3"].keys() == {"kernel"}
-    assert SETTINGS.size(6) == 5 and SentenceSettings().size(6) == 6
+    assert SETTINGS.size(6) == 5 and SentenceConfig().size(6) == 6
     with pytest.raises(ValueError, match="Dense takes vectors of 12 numbers, but with pooling by mean gets 6"):
-        SentenceSettings(modules=MODULES).size(6)
+        SentenceConfig(modules=MODULES).size(6)
     with pytest.raises(ValueError, match="LayerNorm takes vectors of 4 numbers, but with pooling by mean gets 5"):
-        SentenceSettings(modules=(Dense(6, 5), LayerNorm(4))).size(6)
+        SentenceConfig(modules=(Dense(6, 5), LayerNorm(4))).size(6)
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_shapes_and_sizes() -> None:
 )
 def test_prompt(asked: str | None, text: str) -> None:
     prompts = (("query", "query: "), ("passage", "passage: "), ("a name", "with a space"))
-    assert SentenceSettings(prompts=prompts, default_prompt="query").prompt(asked) == text
+    assert SentenceConfig(prompts=prompts, default_prompt="query").prompt(asked) == text
     if asked is None:
-        assert SentenceSettings(prompts=prompts).prompt(None) == ""
+        assert SentenceConfig(prompts=prompts).prompt(None) == ""
 
 
 @pytest.mark.parametrize("asked", ["passages", "s2p_query", "retrieval.query", "InstructionRetrieval-x"])
 def test_an_unknown_name_is_not_a_prompt(asked: str) -> None:
     with pytest.raises(ValueError, match=rf"prompt '{asked}' is none of the model's \(query\); give one of them"):
-        SentenceSettings(prompts=(("query", "query: "),)).prompt(asked)
+        SentenceConfig(prompts=(("query", "query: "),)).prompt(asked)
     with pytest.raises(ValueError, match="it has none"):
-        SentenceSettings().prompt(asked)
+        SentenceConfig().prompt(asked)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.mlm import MaskedLM
@@ -18,7 +19,6 @@ from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.training.checkpoint import Checkpoints
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.loop import train
 from jaxencoder.training.optim import OptimizerConfig

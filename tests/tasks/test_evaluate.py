@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxencoder.inference.load import load
+from jaxencoder.api import load
 from jaxencoder.tasks import evaluate as module
 from jaxencoder.tasks.evaluate import data_name, evaluate, evaluate_task
 from jaxencoder.tasks.tables import summary

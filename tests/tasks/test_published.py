@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.special
 
+from jaxencoder.api import load
 from jaxencoder.cli import main
-from jaxencoder.inference.load import load
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.predict import predict
 from jaxencoder.tasks.question_answering.predict import answer_questions

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxencoder.inference.load import load
+from jaxencoder.api import load
 from jaxencoder.inference.rerank import score_pairs
 from jaxencoder.tasks.evaluate import evaluate_task
 from jaxencoder.tasks.reranking import evaluate_reranking

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxencoder.inference.load import load
+from jaxencoder.api import load
 from jaxencoder.tasks.results import read_results, results_file, write_results
 
 

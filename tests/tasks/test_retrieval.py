@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxencoder.inference.load import load
-from jaxencoder.inference.model import Model
+from jaxencoder.api import Model, load
 from jaxencoder.tasks.retrieval import (
     evaluate_retrieval,
     qrels_file,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.text import balance
-from jaxencoder.text.balance import Example, balanced
+from jaxencoder.text.balance import Example, oversample
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
@@ -30,9 +30,9 @@ def tokenizer() -> Tokenizer:
 @pytest.mark.parametrize("kept", [0, 7, 1000])
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_classes_grow_towards_the_largest(power: float, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(balance, "_KEPT", kept)
+    monkeypatch.setattr(balance, "_MAX_BUFFERED", kept)
     reads = []
-    found = list(balanced(lambda: reads.append(1) or iter(EXAMPLES), power))
+    found = list(oversample(lambda: reads.append(1) or iter(EXAMPLES), power))
     times = Counter(example.texts[0] for example in found)
     for label, size in enumerate(SIZES):
         of_class = [times[example.texts[0]] for example in EXAMPLES if example.label == label]
@@ -48,7 +48,7 @@ def test_classes_grow_towards_the_largest(power: float, kept: int, monkeypatch: 
 
 
 def test_nothing_to_balance() -> None:
-    assert list(balanced(lambda: iter(()), 1.0)) == []
+    assert list(oversample(lambda: iter(()), 1.0)) == []
 
 
 def test_rows_are_balanced_and_what_is_held_out_is_not(tmp_path, tokenizer) -> None:

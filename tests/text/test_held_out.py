@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.held_out import digest_of, is_held_out, validation_records
+from jaxencoder.text.held_out import is_held_out, text_digest, validation_records
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.tokenizer import train_tokenizer
 
@@ -49,8 +49,8 @@ def test_records_are_those_of_the_rows(source, tmp_path, pair_field):
 
 
 def test_equal_texts_are_on_one_side():
-    digests = [digest_of(text, "") for text in ("a", "b", "a")]
-    assert digests[0] == digests[2] != digests[1] and digest_of("a", "b") != digest_of("ab", "")
+    digests = [text_digest(text, "") for text in ("a", "b", "a")]
+    assert digests[0] == digests[2] != digests[1] and text_digest("a", "b") != text_digest("ab", "")
     assert not any(is_held_out(digest, 0.0) for digest in digests) and all(is_held_out(d, 1.0) for d in digests)
 
 

@@ -22,7 +22,7 @@ def test_every_piece_is_whole_in_one_row(lengths, open_rows):
     # Every token is unique, so that a piece is recognised wherever it lands.
     ends = np.cumsum(lengths)
     pieces = [np.arange(end - n, end) for n, end in zip(lengths, ends, strict=True)]
-    rows = pack(Packer(16, open_rows, smallest=2), pieces)
+    rows = pack(Packer(16, open_rows, shortest=2), pieces)
     found = []
     for row in rows:
         assert 0 < len(row.token_ids) <= 16
@@ -49,7 +49,7 @@ def test_rows_are_filled(row_length, kind):
 
 
 def test_types_and_labels_stay_with_their_piece():
-    packer = Packer(8, types=True, smallest=2)
+    packer = Packer(8, type_ids=True, shortest=2)
     packer.add(np.array([1, 2, 3]), np.array([0, 1, 1]), [7])
     row = packer.add(np.array([4, 5, 6, 9, 9]), np.array([0, 0, 1, 1, 1]), [8])
     assert row.type_ids.tolist() == [0, 1, 1, 0, 0, 1, 1, 1]
@@ -64,7 +64,7 @@ def test_a_piece_that_cannot_fit_is_refused(n):
 
 
 def test_pieces_that_stay_together():
-    packer = Packer(8, smallest=2)
+    packer = Packer(8, shortest=2)
     assert packer.add(np.arange(5), labels=[0, 1], lengths=[2, 3]) is None
     assert packer.add(np.arange(4), labels=[1, 0], lengths=[2, 2]) is None  # no room for it beside the first
     row = packer.add(np.arange(3), labels=[5])

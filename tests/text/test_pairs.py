@@ -10,7 +10,7 @@ import pytest
 from jaxencoder.text import rows
 from jaxencoder.text.config import ALIGNED, DataConfig
 from jaxencoder.text.examples import Example
-from jaxencoder.text.pairs import pairs
+from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.rows import prepare
 from jaxencoder.text.tokenizer import Tokenizer
 
@@ -37,7 +37,7 @@ def documents(count: int, seed: int = 0, sentences: tuple[int, int] = (1, 15), w
 
 def made(tokenizer: Tokenizer, texts: list[str], row_length: int = 32, kind: str = "sop", short: float = 0.1):
     """[(a, b or None, label)], each text a list of ids, after a look at the special tokens and the type ids."""
-    pieces, found, start = pairs(tokenizer, texts, row_length, kind, short), [], 0
+    pieces, found, start = sentence_pairs(tokenizer, texts, row_length, kind, short), [], 0
     assert len(pieces.ids) == len(pieces.type_ids) == pieces.lengths.sum()
     for length, label in zip(pieces.lengths.tolist(), pieces.labels.tolist(), strict=True):
         ids = pieces.ids[start : start + length].tolist()
@@ -174,7 +174,7 @@ def test_choices_depend_on_the_text_alone(tokenizer: Tokenizer) -> None:
 
 def test_roberta_has_two_separators(shared_data) -> None:
     tokenizer = Tokenizer.load(shared_data / "tokenizers" / "roberta-base")
-    pieces = pairs(tokenizer, ["One sentence. Another one."], 16, "sop", 0.0)
+    pieces = sentence_pairs(tokenizer, ["One sentence. Another one."], 16, "sop", 0.0)
     sep = np.flatnonzero(pieces.ids == tokenizer.sep_id).tolist()
     assert pieces.ids[0] == tokenizer.cls_id and sep == [sep[0], sep[0] + 1, len(pieces.ids) - 1]
     assert pieces.type_ids.tolist() == [int(i > sep[1]) for i in range(len(pieces.ids))]
@@ -225,8 +225,8 @@ def test_hostile_documents(tokenizer: Tokenizer, kind: str, text: str, tokens: i
 
 def test_no_other_document(tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match="only one document holds text; give more .*, or set data.pairs to sop"):
-        pairs(tokenizer, ["", "w1 w2. w3."], 32, "nsp", 0.1)
-    assert len(pairs(tokenizer, ["", " "], 32, "nsp", 0.1).lengths) == 0
+        sentence_pairs(tokenizer, ["", "w1 w2. w3."], 32, "nsp", 0.1)
+    assert len(sentence_pairs(tokenizer, ["", " "], 32, "nsp", 0.1).lengths) == 0
 
 
 # Rows

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxencoder.text.sentences import split, words
+from jaxencoder.text.sentences import split_sentences, word_spans
 
 LANGUAGES = ["arb", "deu", "eng", "fra", "hin", "jpn", "kor", "rus", "spa", "swa", "tha", "zho-TW"]
 
@@ -30,14 +30,14 @@ LANGUAGES = ["arb", "deu", "eng", "fra", "hin", "jpn", "kor", "rus", "spa", "swa
     ],
 )
 def test_split(sentences: list[str]) -> None:
-    assert split("".join(sentences)) == sentences
+    assert split_sentences("".join(sentences)) == sentences
 
 
 @given(
     st.text(st.sampled_from("ab .!?\n\r\t\"'()[]。！？।؟😀\u200b\u0301\0\x1c\x85\u2028\u00a0\u3000ABr1-…“”กข\ufeff"))
 )
 def test_nothing_is_lost(text: str) -> None:
-    sentences = split(text)
+    sentences = split_sentences(text)
     assert "".join(sentences) == text
     assert all(sentence.strip() and not sentence[-1].isspace() for sentence in sentences[:-1])
     assert not text.strip() or sentences[-1].strip()
@@ -53,7 +53,7 @@ def test_sentences_of_many_languages(language: str, shared_data) -> None:
     space = "" if language in ("jpn", "zho-TW") else " "
     parts = [space + line.strip() for line in lines if line.strip()]
     text = "".join(parts)
-    sentences = split(text)
+    sentences = split_sentences(text)
     assert "".join(sentences) == text
     ends, found = (set(itertools.accumulate(map(len, some))) for some in (parts, sentences))
     assert len(ends & found) > (0.5 if language == "tha" else 0.8) * len(ends)
@@ -62,16 +62,16 @@ def test_sentences_of_many_languages(language: str, shared_data) -> None:
 
 def test_half_a_character() -> None:
     with pytest.raises(ValueError, match="lone surrogate .U.D800. at character 2, which is not valid Unicode; decode"):
-        split("a.\ud800")
+        split_sentences("a.\ud800")
 
 
 def test_words_of_any_script() -> None:
     text = "हिन्दी में, Elbe's 你好世界 ไทยนี้ naïve 👩‍👩‍👧!\n"
-    found = words(text)
+    found = word_spans(text)
     assert [text[a:b] for a, b in found] == [
         *("हिन्दी", "में", ",", "Elbe's", "你好", "世界", "ไทย", "นี้"),
         *("naïve", "👩‍👩‍👧", "!"),
     ]
-    assert words("") == words(" \n") == []
+    assert word_spans("") == word_spans(" \n") == []
     with pytest.raises(ValueError, match="lone surrogate"):
-        words("a\ud800")
+        word_spans("a\ud800")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.text import streams
-from jaxencoder.text.streams import stream
+from jaxencoder.text.streams import stream_tokens
 from jaxencoder.text.tokenizer import Tokenizer
 
 TOKENIZERS = ("bert-base-cased", "bert-base-uncased", "bigbird", "deberta-v3", "modernbert", "roberta-base")
@@ -61,12 +61,12 @@ def put_together(parts, number):
 def test_parts_are_the_whole(tokenizer, monkeypatch, characters):
     monkeypatch.setattr(streams, "_CHARACTERS", characters)
     texts = ["", hostile(characters, 900), "the cat", "猫" * 5000, " " * 3000, hostile(1, 40), "ab" * 700 + " end"]
-    parts = list(stream(tokenizer, texts, offsets=True))
+    parts = list(stream_tokens(tokenizer, texts, offsets=True))
     assert [part.text for part in parts] == sorted(part.text for part in parts)
     assert {part.text for part in parts} == set(range(len(texts)))
     assert sum(part.text == 1 for part in parts) > 1
     whole = tokenizer.encode_batch(texts, special=False, offsets=True)
-    bare = list(stream(tokenizer, texts))
+    bare = list(stream_tokens(tokenizer, texts))
     for number, encoding in enumerate(whole):
         ids, offsets = put_together(parts, number)
         assert ids.tolist() == encoding.ids.tolist()
@@ -80,7 +80,7 @@ def test_a_word_that_has_no_seam_makes_a_piece_grow(shared_data, monkeypatch):
     monkeypatch.setattr(streams, "_CHARACTERS", 1300)
     tokenizer = Tokenizer.load(shared_data / "tokenizers" / "bert-base-uncased")
     text = "the cat " * 100 + "x" * 20_000 + " sat" * 9000
-    parts = list(stream(tokenizer, [text], offsets=True))
+    parts = list(stream_tokens(tokenizer, [text], offsets=True))
     ids, offsets = put_together(parts, 0)
     (whole,) = tokenizer.encode_batch([text], special=False, offsets=True)
     assert ids.tolist() == whole.ids.tolist() and offsets.tolist() == whole.offsets.tolist()
@@ -91,16 +91,16 @@ def test_a_word_that_has_no_seam_makes_a_piece_grow(shared_data, monkeypatch):
 def test_what_has_no_seam_grows_to_a_limit(shared_data, monkeypatch, name):
     """Spaces that are no tokens, and a word whose tokens never fall together, pass in pieces of bounded size."""
     monkeypatch.setattr(streams, "_CHARACTERS", 1300)
-    monkeypatch.setattr(streams, "_LARGEST", 5000)
-    tokenizer, encoded, sizes = Tokenizer.load(shared_data / "tokenizers" / name), streams._encoded, []
+    monkeypatch.setattr(streams, "_MAX_PIECE", 5000)
+    tokenizer, encoded, sizes = Tokenizer.load(shared_data / "tokenizers" / name), streams._encode_piece, []
 
     def counted(tokenizer, text, start, end):
         sizes.append(end - start)
         return encoded(tokenizer, text, start, end)
 
-    monkeypatch.setattr(streams, "_encoded", counted)
+    monkeypatch.setattr(streams, "_encode_piece", counted)
     texts = [" " * 100_000, "the cat" + " " * 100_000 + "sat", "x" * 100_000, "the " + "x" * 100_000 + " cat"]
-    parts = list(stream(tokenizer, texts, offsets=True))
+    parts = list(stream_tokens(tokenizer, texts, offsets=True))
     whole = tokenizer.encode_batch(texts, special=False, offsets=True)
     assert max(sizes) < 2 * 5000 and sum(sizes) < 4 * sum(map(len, texts))
     for number, encoding in enumerate(whole[:2]):
@@ -123,7 +123,7 @@ def test_memory_is_that_of_a_part(shared_data):
     def peak(words: int) -> int:
         text = "the cat sat " * words
         tracemalloc.start()
-        assert sum(len(part.ids) for part in stream(tokenizer, [text], offsets=True)) == 3 * words
+        assert sum(len(part.ids) for part in stream_tokens(tokenizer, [text], offsets=True)) == 3 * words
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found
@@ -133,8 +133,8 @@ def test_memory_is_that_of_a_part(shared_data):
 
 def test_mistakes_name_the_text(tokenizer):
     with pytest.raises(ValueError, match="not a list of strings"):
-        next(stream(tokenizer, "the cat"))
+        next(stream_tokens(tokenizer, "the cat"))
     with pytest.raises(ValueError, match="text 1 is None"):
-        list(stream(tokenizer, ["the cat", None]))
+        list(stream_tokens(tokenizer, ["the cat", None]))
     with pytest.raises(ValueError, match=r"text 2 has a lone surrogate .U\+D800. at character 200000"):
-        list(stream(tokenizer, ["the cat", "a " * 50_000, "a " * 100_000 + "\ud800"]))
+        list(stream_tokens(tokenizer, ["the cat", "a " * 50_000, "a " * 100_000 + "\ud800"]))

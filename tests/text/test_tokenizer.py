@@ -389,7 +389,7 @@ from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import train_tokenizer
 texts = sys.stdin.buffer.read().decode().split("\\n")
 for kind in {kinds}:
-    print(train_tokenizer(texts, TokenizerConfig(kind=kind, vocab_size=600, max_alphabet=100)).fingerprint)
+    print(train_tokenizer(texts, TokenizerConfig(kind=kind, vocab_size=600, limit_alphabet=100)).fingerprint)
 """
 
 

@@ -6,21 +6,29 @@ import pytest
 from jaxencoder.text import streams
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
-from jaxencoder.text.windows import Span, best, cut, special_tokens, text_windows
+from jaxencoder.text.windows import TokenWindow, max_context_windows, sliding_windows, special_tokens, text_windows
 
 from .test_streams import TOKENIZERS, hostile
 
 
 def test_the_documented_windows():
-    assert list(cut([7], 4, 2)) == [Span(0, 4, 0, 3), Span(2, 6, 3, 5), Span(4, 7, 5, 7)]
+    assert list(sliding_windows([7], 4, 2)) == [
+        TokenWindow(0, 4, 0, 3),
+        TokenWindow(2, 6, 3, 5),
+        TokenWindow(4, 7, 5, 7),
+    ]
 
 
 @pytest.mark.parametrize("room", [1, 2, 5, 10])
 @pytest.mark.parametrize("tokens", [0, 1, 4, 5, 6, 10, 11, 23])
 def test_each_token_belongs_to_the_window_with_most_around_it(room, tokens):
     for stride in range(1, room + 1):
-        spans = list(cut([tokens], room, stride))
-        assert list(cut([1] * tokens, room, stride)) == spans == list(cut([0, tokens, 0], room, stride))
+        spans = list(sliding_windows([tokens], room, stride))
+        assert (
+            list(sliding_windows([1] * tokens, room, stride))
+            == spans
+            == list(sliding_windows([0, tokens, 0], room, stride))
+        )
         assert [span.start for span in spans] == [i * stride for i in range(len(spans))]
         assert all(span.end == min(span.start + room, tokens) for span in spans)
         assert len({span.end for span in spans}) == len(spans)  # each adds something
@@ -31,8 +39,8 @@ def test_each_token_belongs_to_the_window_with_most_around_it(room, tokens):
             context = [min(token - s.start, s.end - 1 - token) if s.start <= token < s.end else -1 for s in spans]
             expected.append(context.index(max(context)))
         assert owners == expected
-        assert best([(span.start, span.end) for span in spans]) == spans
-    assert best([]) == []
+        assert max_context_windows([(span.start, span.end) for span in spans]) == spans
+    assert max_context_windows([]) == []
 
 
 def test_a_part_is_asked_for_only_when_it_decides_something():
@@ -43,15 +51,15 @@ def test_a_part_is_asked_for_only_when_it_decides_something():
             asked.append(size)
             yield size
 
-    spans = cut(sizes(), 4, 2)
-    assert (next(spans), len(asked)) == (Span(0, 4, 0, 3), 2)
-    assert (next(spans), len(asked)) == (Span(2, 6, 3, 5), 3)
+    spans = sliding_windows(sizes(), 4, 2)
+    assert (next(spans), len(asked)) == (TokenWindow(0, 4, 0, 3), 2)
+    assert (next(spans), len(asked)) == (TokenWindow(2, 6, 3, 5), 3)
 
 
 @pytest.mark.parametrize(("room", "stride", "message"), [(4, 5, "stride is 5"), (4, 0, "1 to 4"), (0, 1, "room for 0")])
 def test_strides_that_leave_tokens_out(room, stride, message):
     with pytest.raises(ValueError, match=message):
-        list(cut([9], room, stride))
+        list(sliding_windows([9], room, stride))
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS)

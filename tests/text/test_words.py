@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
-from jaxencoder.text.words import cut_words, encode_words, words
+from jaxencoder.text.words import encode_words, labeled_words, word_windows
 
 TEXT = ["the soldier was killed in Sonmarg , said a spokesman .", "über Größe 你好 世界"] * 5
 KINDS = ["wordpiece", "bpe", "unigram", "sentencepiece-unigram"]
@@ -61,7 +61,7 @@ def test_spaces_between_words_are_no_part_of_one(shared_data):
 
 def test_labels_stand_at_first_tokens():
     tokenizer = train_tokenizer(["ab abc abcd"] * 3, TokenizerConfig(vocab_size=20))
-    pieces = words(tokenizer, [["ab", "xab", "abcd"], [], ["abc"]], [[3, 4, 5], [], [6]], 32)
+    pieces = labeled_words(tokenizer, [["ab", "xab", "abcd"], [], ["abc"]], [[3, 4, 5], [], [6]], 32)
     assert len(pieces.lengths) == 2  # of no words there is nothing to learn
     first = pieces.token_labels[: pieces.lengths[0]]
     assert first[first >= 0].tolist() == [3, 4, 5] and first[0] == first[-1] == -1
@@ -76,7 +76,7 @@ def test_pieces_cover_all_tokens(sizes, room, overlap):
         first = np.zeros(sum(sizes), bool)
 
     Tokens.first[np.cumsum(sizes) - sizes] = True
-    parts = cut_words(Tokens, room, overlap)
+    parts = word_windows(Tokens, room, overlap)
     assert parts[0][0] == 0 and parts[-1][1] == sum(sizes)
     for (a, b), (c, d) in pairwise(parts):
         assert a < c <= b < d and (overlap or c == b)

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxencoder.training import checkpoint
-from jaxencoder.training.checkpoint import Checkpoints, restore_step
+from jaxencoder.checkpoints import orbax as checkpoint
+from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
 from jaxencoder.training.optim import OptimizerConfig, make_optimizer
 
 
@@ -29,7 +29,7 @@ def params(seed: int = 0) -> dict:
 
 def state(seed: int = 0, name: str = "adamw") -> dict:
     tree = params(seed)
-    optimizer = make_optimizer(OptimizerConfig(name=name, factored_size=8), 100)
+    optimizer = make_optimizer(OptimizerConfig(name=name, min_dim_size_to_factor=8), 100)
     return {"params": tree, "optimizer": optimizer.init(tree)}
 
 

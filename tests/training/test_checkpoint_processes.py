@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.training.checkpoint import Checkpoints, restore_step
+from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +35,7 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 SAVER = """
     import sys, jax, jax.numpy as jnp
-    from jaxencoder.training.checkpoint import Checkpoints
+    from jaxencoder.checkpoints.orbax import Checkpoints
     checkpoints = Checkpoints(sys.argv[1], keep=3)
     step = 0
     while True:
@@ -77,7 +77,7 @@ def test_sigkill_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
 
 MESHES = """
     import sys, jax, jax.numpy as jnp, numpy as np
-    from jaxencoder.training.checkpoint import Checkpoints, restore_step
+    from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
     def mesh(*shape):
         return jax.make_mesh(shape, ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     def place(mesh, spec):
@@ -112,7 +112,7 @@ TWO = """
     import sys, jax, jax.numpy as jnp, numpy as np
     folder, port, index = sys.argv[1], sys.argv[2], int(sys.argv[3])
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
-    from jaxencoder.training.checkpoint import Checkpoints
+    from jaxencoder.checkpoints.orbax import Checkpoints
     from pathlib import Path
     mesh = jax.make_mesh((2,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.NamedSharding(mesh, jax.P("a"))

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig
 from jaxencoder.objectives.objective import mean
 from jaxencoder.sharding import make_mesh

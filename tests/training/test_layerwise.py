@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.adapters.lora import Lora, adapted
+from jaxencoder.adapters.lora import LoraConfig, with_lora
 from jaxencoder.objectives.objective import Objective
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
-from jaxencoder.training.layerwise import layer_scales, learning, without_gradients
+from jaxencoder.training.layerwise import layer_scales, stop_frozen_gradients, trainable_mask
 from jaxencoder.training.optim import OptimizerConfig, make_optimizer
 from tests.model.examples import DEBERTA, FLOAT32, SMALL, Vocabulary, mlm
 
@@ -106,7 +106,9 @@ def test_what_stays_costs_no_state(name: str) -> None:
 def test_no_gradient_of_what_stays() -> None:
     objective = Objective(lambda key: {"a": jnp.ones(3), "b": {"bias": jnp.ones(2)}}, lambda p, *_: (_squares(p), {}))
     params = objective.init(KEY)
-    gradients = jax.grad(lambda p: without_gradients(objective, learning(("bias$",))).loss(p, {}, KEY, True)[0])(params)
+    gradients = jax.grad(
+        lambda p: stop_frozen_gradients(objective, trainable_mask(("bias$",))).loss(p, {}, KEY, True)[0]
+    )(params)
     assert not gradients["a"].any() and gradients["b"]["bias"].tolist() == [2, 2]
 
 
@@ -121,8 +123,8 @@ def test_a_pattern_that_names_nothing() -> None:
 
 def test_a_low_rank_adapter_has_the_place_of_its_kernel() -> None:
     """Also where only one block of the pattern has one: by itself it would count fewer layers."""
-    lora = Lora(rank=2, targets=("block_1/mlp/up/kernel$",))
-    tree = jax.eval_shape(adapted(lora, mlm(FIVE)).init, KEY)
+    lora = LoraConfig(rank=2, targets=("block_1/mlp/up/kernel$",))
+    tree = jax.eval_shape(with_lora(lora, mlm(FIVE)).init, KEY)
     scales = by_path(layer_scales(tree, 0.5, 2))
     kernel = scales["encoder/layers/block_1/mlp/up/kernel"].ravel()
     assert kernel.tolist() == [0, 0.5**2]
@@ -131,8 +133,8 @@ def test_a_low_rank_adapter_has_the_place_of_its_kernel() -> None:
 
 
 def test_an_adapter_that_would_learn_nothing() -> None:
-    tree = jax.eval_shape(adapted(Lora(rank=2), mlm(FIVE)).init, KEY)
+    tree = jax.eval_shape(with_lora(LoraConfig(rank=2), mlm(FIVE)).init, KEY)
     with pytest.raises(ValueError, match=r"trainable \['\^mlm_head/'\] leaves the adapter out, .* add \"\^lora/\""):
-        learning(("^mlm_head/",))(tree)
-    found = by_path(learning(("^mlm_head/", "/b$"))(tree))  # half of it is a choice
+        trainable_mask(("^mlm_head/",))(tree)
+    found = by_path(trainable_mask(("^mlm_head/", "/b$"))(tree))  # half of it is a choice
     assert found["lora/encoder/layers/block_0/attention/query/kernel/b"]

@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, ComputeConfig, RunConfig, save
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.training import loop
-from jaxencoder.training.checkpoint import Checkpoints, restore_step
 from jaxencoder.training.loop import compile_steps, evaluator, train
 from jaxencoder.training.setup import set_up
 from jaxencoder.training.step import TrainState
@@ -116,7 +116,8 @@ CHILD = """
     from pathlib import Path
     from jaxencoder.config import load
     from jaxencoder.text import prepare, store
-    from jaxencoder.training import checkpoint, telemetry
+    from jaxencoder.checkpoints import orbax as checkpoint
+    from jaxencoder.training import telemetry
 
     target, run_dir, moment, number = sys.argv[1:5]
     signal_number = getattr(signal, os.environ.get("WITH", "SIGKILL"))

@@ -43,7 +43,12 @@ def tree(seed: int, scale: float = 1.0) -> dict:
 
 def config(**changes: object) -> OptimizerConfig:
     plain = OptimizerConfig(
-        learning_rate=0.05, schedule="constant", warmup_ratio=0.0, clip_norm=0.0, weight_decay=0.1, factored_size=8
+        learning_rate=0.05,
+        schedule="constant",
+        warmup_ratio=0.0,
+        clip_norm=0.0,
+        weight_decay=0.1,
+        min_dim_size_to_factor=8,
     )
     return dataclasses.replace(plain, **changes)
 
@@ -87,7 +92,7 @@ def unstacked_reference(cfg: OptimizerConfig) -> optax.GradientTransformation:
     if cfg.name == "lamb":
         return optax.chain(adam, decay, optax.masked(optax.scale_by_trust_ratio(), mask), rate)
     if cfg.name == "adafactor":
-        plain = optax.adafactor(None, min_dim_size_to_factor=cfg.factored_size)
+        plain = optax.adafactor(None, min_dim_size_to_factor=cfg.min_dim_size_to_factor)
         return optax.chain(plain, optax.scale(-1), decay, rate)
     if cfg.name == "muon":
         labels = lambda p: {n: "muon" if "/layer_" in n and n.endswith("kernel") else "adam" for n in p}  # noqa: E731

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.cli import main
 from jaxencoder.config import EncoderConfig, MaskedLM, Masking, RunConfig, save
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.training import setup as setups
-from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.config import Phase, batch_warmup
 from jaxencoder.training.loop import phase_batches, train
 from jaxencoder.training.setup import set_up
@@ -159,11 +159,11 @@ def test_a_run_stopped_early_opens_as_its_phase_left_it(reference: Path) -> None
 
 
 def test_until(phased: RunConfig) -> None:
-    begun = {step: len(phased.until(step).phases) for step in (0, 1, 3, 4, 6, 7, 8, 99)}
+    begun = {step: len(phased.at_step(step).phases) for step in (0, 1, 3, 4, 6, 7, 8, 99)}
     assert begun == {0: 1, 1: 1, 3: 1, 4: 2, 6: 2, 7: 3, 8: 3, 99: 3}
-    assert phased.until(4).training.steps == 6 and phased.until(8) == phased
+    assert phased.at_step(4).training.steps == 6 and phased.at_step(8) == phased
     plain = replace(phased, phases=())
-    assert plain.until(3) is plain
+    assert plain.at_step(3) is plain
 
 
 def test_learned_positions_reach_as_far_as_the_rows(phased: RunConfig, reference: Path) -> None:
@@ -174,7 +174,7 @@ def test_learned_positions_reach_as_far_as_the_rows(phased: RunConfig, reference
         phases=(Phase(steps=2, row_length=8), Phase(steps=2, row_length=12)),
     )
     model = jaxencoder.load(reference)
-    assert [replace(model, config=learned.until(step)).max_length for step in (2, 3)] == [8, 12]
+    assert [replace(model, config=learned.at_step(step)).max_length for step in (2, 3)] == [8, 12]
 
 
 # Continuing with other phases

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxencoder.checkpoints.initial import initial_params
+from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.cli import main
 from jaxencoder.config import RunConfig, load, save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
@@ -16,12 +18,10 @@ from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.tokenizer import train_tokenizer
 from jaxencoder.training import setup as module
-from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.config import Phase, TrainingConfig
 from jaxencoder.training.loop import train
 from jaxencoder.training.optim import OptimizerConfig
 from jaxencoder.training.setup import set_up, unigram_loss
-from jaxencoder.training.start import initial_params
 
 WORDS = ["red", "green", "blue", "big", "small", "cat", "dog", "bird", "runs", "sleeps"]
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxencoder.checkpoints.initial import initial_params, started_from, with_new_top
 from jaxencoder.config import RunConfig, save
 from jaxencoder.families import checkpoint
 from jaxencoder.families.bert import BERT

@@ -278,7 +278,7 @@ def test_windows_and_gates() -> None:
     assert flops(gated_mlp=True) - every == 6 * 6 * 64 * 96
     assert every - flops(num_kv_heads=1) == 6 * 6 * 64 * 2 * 48
     assert flops(embedding_size=32) - every == 6 * 32 * 64
-    assert flops(layer_groups=1) == every
+    assert flops(num_layer_groups=1) == every
 
 
 def test_flops_equal_what_xla_counts() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -21,9 +21,6 @@ from jaxencoder.objectives.objective import Batch, Objective, ObjectiveConfig, P
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.classification.windows import parts_of_pairs, parts_of_texts
 from jaxencoder.text import buckets
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
 
 ScorePooling = Literal["mean", "max", "first", "length"]  # of windows, as in `windows.Reading`
 Threshold = float | Mapping[str, float]
@@ -58,7 +55,7 @@ class Scored(NamedTuple):
     cut: int
 
 
-def class_names(model: Model) -> tuple[str, ...]:
+def class_names(model: OpenedModel) -> tuple[str, ...]:
     """Of the classes that a model tells apart, in order of id; none for one that predicts values.
 
     Raises:
@@ -78,7 +75,7 @@ def class_names(model: Model) -> tuple[str, ...]:
 
 
 def classify(
-    model: Model,
+    model: OpenedModel,
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
     long: Long = "truncate",
@@ -95,7 +92,7 @@ def classify(
     return classified(found.scores, names, least)
 
 
-def thresholds(model: Model, threshold: Threshold | None) -> np.ndarray | None:
+def thresholds(model: OpenedModel, threshold: Threshold | None) -> np.ndarray | None:
     """The probability from which on a text has each class, float64 [labels]; None for a run that predicts but one.
 
     Args:
@@ -143,13 +140,13 @@ def _several(shares: np.ndarray, names: Sequence[str], least: np.ndarray) -> Cla
     return Classified(*chosen, dict(zip(names, shares.tolist(), strict=True)))
 
 
-def row_length(model: Model) -> int:
+def row_length(model: OpenedModel) -> int:
     """Tokens of a text or pair, special ones included, that a classifier reads at once, as it was trained to."""
     return model.limit(model.config.data.row_length)
 
 
 def score(
-    model: Model,
+    model: OpenedModel,
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
     long: Long = "truncate",
@@ -187,7 +184,7 @@ def score(
 
 
 def document_scores(
-    model: Model,
+    model: OpenedModel,
     function: Callable[[Params, Batch], jax.Array],
     outputs: int,
     ids: Sequence[np.ndarray],
@@ -220,22 +217,22 @@ def document_scores(
     return scores
 
 
-def classifies(model: Model) -> bool:
+def classifies(model: OpenedModel) -> bool:
     """Whether a model has a classifier of texts: a run's, or a published one."""
     is_run = model.published is None and isinstance(model.config.objective, Classification)
     return _is_published(model) or (is_run and "classifier" in model.params)
 
 
-def decides_several(model: Model) -> bool:
+def decides_several(model: OpenedModel) -> bool:
     """Whether a text may have several of the classes; ValueError for a model without a classifier."""
     return _head(model).several
 
 
-def _is_published(model: Model) -> bool:
+def _is_published(model: OpenedModel) -> bool:
     return model.published is not None and SEQUENCE_HEAD in model.heads
 
 
-def run_scores(model: Model) -> Callable[[Params, Batch], jax.Array]:
+def run_scores(model: OpenedModel) -> Callable[[Params, Batch], jax.Array]:
     """The scores(params, rows) -> [B, E, outputs] of a run's objective."""
     return partial(_scores, model.config.model, model.compute, model.config.objective)
 
@@ -252,7 +249,7 @@ class _Head(NamedTuple):
     scores: Callable[[Params, Batch], jax.Array]
 
 
-def _head(model: Model) -> _Head:
+def _head(model: OpenedModel) -> _Head:
     """The model's classifier.
 
     Raises:
@@ -274,7 +271,7 @@ def _head(model: Model) -> _Head:
     return _Head(outputs, kind == _VALUES, kind == _SEVERAL, partial(text_scores, encoder, compute, heads))
 
 
-def _no_classifier(model: Model) -> str:
+def _no_classifier(model: OpenedModel) -> str:
     kind = f"trained for {type(model.config.objective).__name__}" if model.published is None else "no run"
     return (
         f"this model is {kind} and has no classifier; use a run of finetune_classification, or a published model for "

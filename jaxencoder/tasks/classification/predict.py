@@ -39,7 +39,7 @@ ADDED = ("prediction", "probability", "probabilities")
 
 
 def predict_classes(
-    model: Model,
+    model: OpenedModel,
     source: str | Iterable[Record],
     text_field: str | None = None,
     pair_field: str | None = None,
@@ -234,7 +234,7 @@ class Predictions(NamedTuple):
 
 
 def predictions(
-    model: Model,
+    model: OpenedModel,
     source: str | None = None,
     long: Long = "truncate",
     stride: int | None = None,

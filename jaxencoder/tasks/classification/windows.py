@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxencoder.inference.windows import Reading
 from jaxencoder.text.tokenizer import Encoding, Tokenizer
-from jaxencoder.text.windows import check_stride, cut, default_stride, special_tokens, text_windows
+from jaxencoder.text.windows import check_stride, default_stride, sliding_windows, special_tokens, text_windows
 
 LEAST = 4  # of a row, the second text of a pair has at least one part in so many, where it is read in windows
 
@@ -95,7 +95,7 @@ def _windows(text: int, encoding: Encoding, before: int, limit: int, stride: int
     [CLS] a b c d e [SEP] with 1 before, a limit of 5 and a stride of 2: [CLS] a b c [SEP], [CLS] c d e [SEP]
     """
     inner, room = len(encoding.ids) - before - 1, limit - before - 1
-    for span in cut([inner], room, min(stride or default_stride(room), room)):
+    for span in sliding_windows([inner], room, min(stride or default_stride(room), room)):
         at = np.r_[:before, before + span.start : before + span.end, before + inner]
         yield Part(text, encoding.ids[at], encoding.type_ids[at], max(span.last - span.first, 1), 0, False)
 

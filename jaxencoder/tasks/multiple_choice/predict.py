@@ -10,7 +10,7 @@ import numpy as np
 import scipy.special
 
 from jaxencoder.inference.embed import chunks
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.tasks.classification.classify import document_scores, row_length, run_scores
 from jaxencoder.tasks.multiple_choice.data import encode_choices
@@ -25,7 +25,7 @@ ADDED = ("prediction", "choice", "probability", "probabilities")
 
 
 def choose(
-    model: Model, contexts: Sequence[str], choices: Sequence[Sequence[str]], batch_tokens: int | None = None
+    model: OpenedModel, contexts: Sequence[str], choices: Sequence[Sequence[str]], batch_tokens: int | None = None
 ) -> list[np.ndarray]:
     """How probable each choice is: for each context float64 [its choices], summing to 1.
 
@@ -54,7 +54,7 @@ def choose(
 
 
 def predict_choices(
-    model: Model,
+    model: OpenedModel,
     source: str | Iterable[Record],
     text_field: str | None = None,
     pair_field: str | None = None,
@@ -116,7 +116,7 @@ def choice_metrics(shares: Sequence[np.ndarray], right: Sequence[int]) -> dict[s
     return {name: float(np.mean(x)) if x else 0.0 for name, x in values.items()} | {"examples": len(pairs)}
 
 
-def evaluate_chooser(model: Model, examples: Iterable[tuple[str, Sequence[str], int]]) -> dict[str, float]:
+def evaluate_chooser(model: OpenedModel, examples: Iterable[tuple[str, Sequence[str], int]]) -> dict[str, float]:
     """`choice_metrics` of a model on (context, choices, number of the right one)."""
     shares, right = [], []
     for chunk in chunks(examples, lambda example: len(example[0]) + sum(map(len, example[1]))):

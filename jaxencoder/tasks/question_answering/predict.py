@@ -17,7 +17,8 @@ import scipy.special
 
 from jaxencoder.inference.embed import chunks, hidden
 from jaxencoder.inference.global_tokens import global_slots
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.outputs import encode
 from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
@@ -47,7 +48,7 @@ class Answer(NamedTuple):
 
 
 def answer_questions(
-    model: Model,
+    model: OpenedModel,
     questions: Sequence[str],
     texts: Sequence[str],
     k: int = 1,
@@ -107,7 +108,7 @@ def answer_questions(
 
 
 def predict_answers(
-    model: Model,
+    model: OpenedModel,
     source: str | Iterable[Record],
     text_field: str | None = None,
     pair_field: str | None = None,
@@ -159,7 +160,7 @@ def _described(answer: Answer) -> Record:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _scores(encoder: EncoderConfig, compute: ComputeConfig, head: HeadConfig, params: Params, rows: Batch) -> jax.Array:
-    return Head(encoder, head).apply({"params": params[NAME]}, hidden(encoder, compute, params, rows))
+    return Head(encoder, head).apply({"params": params[NAME]}, encode(encoder, compute, params, rows))
 
 
 def _spans(ends: np.ndarray, window: Window, longest: int) -> list[tuple[float, int, int]]:
@@ -221,7 +222,7 @@ def _f1(predicted: str, true: str) -> float:
 
 
 def evaluate_reader(
-    model: Model, examples: Iterable[tuple[str, str, Sequence[str]]], no_answer: bool | None = None
+    model: OpenedModel, examples: Iterable[tuple[str, str, Sequence[str]]], no_answer: bool | None = None
 ) -> dict[str, float]:
     """`answer_metrics` of a model on (question, text, answers); `no_answer` as in `answer_questions`."""
     predicted, true = [], []

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxencoder.inference.embed import chunks, hidden
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.embed import chunks
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.outputs import encode
 from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
@@ -22,9 +23,10 @@ from jaxencoder.tasks.records import with_words
 from jaxencoder.tasks.token_classification.objective import NAME, Scheme, entity_starts
 from jaxencoder.text import sentences
 from jaxencoder.text.fields import found_in
+from jaxencoder.text.sentences import word_spans
 from jaxencoder.text.sources import Record, read
-from jaxencoder.text.windows import best
-from jaxencoder.text.words import cut_words, encode_words
+from jaxencoder.text.windows import max_context_windows
+from jaxencoder.text.words import encode_words, word_windows
 
 OVERLAP = 32  # tokens that pieces of a long text have in common, so that each word is read in its surroundings
 
@@ -44,7 +46,7 @@ class Entity(NamedTuple):
     end: int
 
 
-def tag_words(model: Model, texts: Sequence[Sequence[str]], batch_tokens: int | None = None) -> list[Tagged]:
+def tag_words(model: OpenedModel, texts: Sequence[Sequence[str]], batch_tokens: int | None = None) -> list[Tagged]:
     """The most probable tag of each word.
 
     Args:
@@ -64,7 +66,11 @@ def tag_words(model: Model, texts: Sequence[Sequence[str]], batch_tokens: int | 
     names, room = model.labels, min(model.max_length, model.config.data.row_length) - 2
     encoded = encode_words(model.tokenizer, texts)
     # Of the pieces that hold a word, the one with most tokens around it decides.
-    pieces = [(i, part) for i, tokens in enumerate(encoded) for part in best(cut_words(tokens, room, OVERLAP))]
+    pieces = [
+        (i, part)
+        for i, tokens in enumerate(encoded)
+        for part in max_context_windows(word_windows(tokens, room, OVERLAP))
+    ]
     around = np.array([model.tokenizer.cls_id]), np.array([model.tokenizer.sep_id])
     ids = [np.concatenate([around[0], encoded[i].ids[part.start : part.end], around[1]]) for i, part in pieces]
     shares = [np.zeros((len(words), len(names)), np.float32) for words in texts]
@@ -86,7 +92,7 @@ def tag_words(model: Model, texts: Sequence[Sequence[str]], batch_tokens: int | 
 
 
 def predict_tags(
-    model: Model, source: str | Iterable[Record], text_field: str | None = None, batch_tokens: int | None = None
+    model: OpenedModel, source: str | Iterable[Record], text_field: str | None = None, batch_tokens: int | None = None
 ) -> Iterator[list[Record]]:
     """Records with "tags", one for each word, and "entities" where the tags tell of such.
 
@@ -117,7 +123,7 @@ def predict_tags(
         refuse_fields(chunk, ("tags", "entities"))
         refuse_fields([record for record in chunk if isinstance(record[text_field], str)], ("words",))
         texts = [record[text_field] for record in chunk]
-        places = [sentences.words(text) if isinstance(text, str) else None for text in texts]
+        places = [word_spans(text) if isinstance(text, str) else None for text in texts]
         words = [[t[a:b] for a, b in at] if at is not None else t for t, at in zip(texts, places, strict=True)]
         tagged = tag_words(model, words, batch_tokens)
         for i, record in enumerate(chunk):
@@ -147,7 +153,7 @@ def _described(entity: Entity, words: Sequence[str], text: Any, places: list[tup
 def _probabilities(
     encoder: EncoderConfig, compute: ComputeConfig, head: HeadConfig, params: Params, rows: Batch
 ) -> jax.Array:
-    scores = Head(encoder, head).apply({"params": params[NAME]}, hidden(encoder, compute, params, rows))
+    scores = Head(encoder, head).apply({"params": params[NAME]}, encode(encoder, compute, params, rows))
     return jax.nn.softmax(scores)
 
 
@@ -250,7 +256,7 @@ def _scores(hits: int, said: int, there: int) -> dict[str, float]:
     }
 
 
-def evaluate_tagger(model: Model, examples: Iterable[tuple[Sequence[str], Sequence[str]]]) -> dict[str, Any]:
+def evaluate_tagger(model: OpenedModel, examples: Iterable[tuple[Sequence[str], Sequence[str]]]) -> dict[str, Any]:
     """`tag_metrics` of a model on texts with their tags, both lists of as many strings."""
     true, predicted = [], []
     for chunk in chunks(examples, lambda example: sum(map(len, example[0]))):

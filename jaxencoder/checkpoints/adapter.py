@@ -11,37 +11,44 @@ import os
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from jaxencoder.adapters.lora import NAME as LORA
-from jaxencoder.adapters.lora import merged
+from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.adapters.peft import PREFIX, from_peft, to_peft
 from jaxencoder.adapters.peft_heads import SEQUENCE, classifier_to_peft, heads_from_peft
+from jaxencoder.checkpoints.checkpoint import Checkpoint
+from jaxencoder.checkpoints.hub import resolve
+from jaxencoder.checkpoints.initial import (
+    ADAPTER_FILE,
+    PEFT_CONFIG,
+    is_published,
+    raw_weights,
+    saved_config,
+    transformer_of,
+)
+from jaxencoder.checkpoints.json_files import read_json, write_json
+from jaxencoder.checkpoints.weights import read_tensors, write_tensors
 from jaxencoder.config import Classification, RunConfig, save
 from jaxencoder.families import checkpoint
 from jaxencoder.families.checkpoint import Published
-from jaxencoder.families.hub import resolve
-from jaxencoder.families.json_files import read_json, write_json
 from jaxencoder.families.tables import renamed
-from jaxencoder.families.weights import read_tensors, write_tensors
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.sentence import SentenceSettings
+from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
-from jaxencoder.training.layerwise import learning
-from jaxencoder.training.start import ADAPTER_FILE, PEFT_CONFIG, is_published, raw_weights, saved_config, transformer_of
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
+from jaxencoder.training.layerwise import trainable_mask
 
 log = logging.getLogger(__name__)
 
+M = TypeVar("M", bound=Checkpoint)
+
 PEFT_FILE = "adapter_model.safetensors"
 # Of an EncoderConfig, what a run may have otherwise than what it starts from, and what it may add.
-_FREE, _ADAPTERS = ("dropout", "attention_dropout", "rope_theta"), ("bottleneck", "bottleneck_places")
+_FREE, _ADAPTERS = ("dropout", "attention_dropout", "rope_theta"), ("bottleneck", "bottleneck_sublayers")
 _BASE = "base"  # the fingerprint, in the metadata of the arrays
 
 
@@ -78,7 +85,7 @@ def base_of(folder: Path) -> str:
     return name
 
 
-def with_adapter(model: "Model", folder: str | Path) -> "Model":
+def with_adapter(model: M, folder: str | Path) -> M:
     """The model with an adapter on it; see `Model.with_adapter`."""
     folder = resolve(folder)
     if (folder / ADAPTER_FILE).is_file():
@@ -101,9 +108,9 @@ def learned(run: Path, step: int | Literal["latest", "best"] = "latest") -> Lear
     if not config.init_from:
         raise ValueError(f"{run} did not start from a model; an adapter needs a base, write it as a run or hf")
     number, params = raw_weights(run, config, step)
-    config = config.until(number)
-    patterns = config.learning
-    learns = _flat(learning(patterns)(params)) if patterns else {}
+    config = config.at_step(number)
+    patterns = config.trainable_patterns
+    learns = _flat(trainable_mask(patterns)(params)) if patterns else {}
     stays = {path for path in _flat(params) if path.startswith("encoder/") and patterns and not learns[path]}
     if not stays:
         raise ValueError(f"all of {run} has learned, so it is no adapter on a base; write it as a run or hf")
@@ -183,7 +190,7 @@ def write_peft(found: Learned, folder: Path) -> list[str]:
     return left_out
 
 
-def of_folder(folder: Path, base: "Model") -> Learned:
+def of_folder(folder: Path, base: Checkpoint) -> Learned:
     """What `write_adapter` wrote, with what it stands on.
 
     Raises:
@@ -200,20 +207,20 @@ def of_folder(folder: Path, base: "Model") -> Learned:
     return Learned(config, params, frozenset(arrays), metadata[_BASE])
 
 
-def _with_own(model: "Model", folder: Path) -> "Model":
+def _with_own(model: M, folder: Path) -> M:
     found = of_folder(folder, model)
     return dataclasses.replace(
         model,
         config=found.config,
-        params=merged(found.config.adapter, found.params),
+        params=merge_lora(found.config.adapter, found.params),
         published=None,
-        sentence=SentenceSettings(),
+        sentence=SentenceConfig(),
         generator=None,
         base=model,
     )
 
 
-def _with_peft(model: "Model", folder: Path) -> "Model":
+def _with_peft(model: M, folder: Path) -> M:
     settings = read_json(folder / PEFT_CONFIG, dict)
     arrays, metadata = read_tensors(folder / PEFT_FILE)
     config, base = model.config.model, model.params
@@ -233,7 +240,9 @@ def _with_peft(model: "Model", folder: Path) -> "Model":
     lora, adapter, used = from_peft(tensors, settings, params, published, config, str(folder))
     if lost := sorted(tensors.keys() - taken - used):
         raise ValueError(f"{folder} holds {lost[0]}, which has no place in this model; only LoRA and heads can be read")
-    return dataclasses.replace(model, params=merged(lora, params | {LORA: adapter}), published=published, base=model)
+    return dataclasses.replace(
+        model, params=merge_lora(lora, params | {LORA: adapter}), published=published, base=model
+    )
 
 
 def _published(config: RunConfig) -> tuple[Published, str]:

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from jaxencoder.families.json_files import flag, positive, read_json, write_json
-from jaxencoder.families.sentence_modules import CONFIG_FILE, KINDS, read_module, write_module
-from jaxencoder.model.sentence import Normalize, SentenceSettings
+from jaxencoder.checkpoints.json_files import flag, positive, read_json, write_json
+from jaxencoder.checkpoints.sentence_modules import CONFIG_FILE, KINDS, read_module, write_module
+from jaxencoder.model.sentence import Normalize, SentenceConfig
 
 Params = dict[str, Any]
 
@@ -54,7 +54,7 @@ class SentenceFolder(NamedTuple):
     """
 
     transformer: Path
-    settings: SentenceSettings
+    settings: SentenceConfig
     params: Params
     hidden_size: int
     max_length: int
@@ -98,7 +98,7 @@ def read(folder: Path, weights: bool = True) -> SentenceFolder:
     return SentenceFolder(places[0], settings, params, hidden_size, *_lengths(places[0]))
 
 
-def write(folder: Path, settings: SentenceSettings, params: Params, hidden_size: int, max_length: int) -> None:
+def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: int, max_length: int) -> None:
     """Write what `read` reads; modules.json last.
 
     The encoder and its tokenizer go into the same folder afterwards: its config.json, which is removed here and written
@@ -178,7 +178,7 @@ def _pooling(config: Mapping[str, Any], file: Path) -> tuple[str, ...]:
     return tuple(_POOLINGS[mode] for mode in modes)
 
 
-def _prompts(file: Path) -> SentenceSettings:
+def _prompts(file: Path) -> SentenceConfig:
     """The settings that hold what config_sentence_transformers.json says; it may be missing."""
     config = read_json(file, dict) if file.is_file() else {}
     if (kind := config.get("model_type", "SentenceTransformer")) != "SentenceTransformer":
@@ -193,7 +193,7 @@ def _prompts(file: Path) -> SentenceSettings:
     dimensions, similarity = config.get("truncate_dim"), config.get("similarity_fn_name")
     if not isinstance(similarity, str | None):
         raise ValueError(f"{file} has similarity_fn_name {similarity!r}; a name is needed")
-    return SentenceSettings(
+    return SentenceConfig(
         prompts=tuple((name, text or "") for name, text in prompts.items()),
         default_prompt=default,
         similarity=similarity,

@@ -10,20 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.adapters.bottleneck import with_fresh
-from jaxencoder.adapters.lora import merged
+from jaxencoder.adapters.bottleneck import add_missing_bottlenecks
+from jaxencoder.adapters.lora import merge_lora
+from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints.hub import resolve
+from jaxencoder.checkpoints.orbax import restore_step
+from jaxencoder.checkpoints.tokenizer import published_tokenizer
 from jaxencoder.config import CONFIG_FILE, AnyObjective, RunConfig, check_positions, from_json
-from jaxencoder.families import checkpoint, classifier, sentence
+from jaxencoder.families import checkpoint, classifier
 from jaxencoder.families.checkpoint import Published
-from jaxencoder.families.hub import resolve
-from jaxencoder.families.tokenizer import published_tokenizer
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.checkpoint import restore_step
 from jaxencoder.training.layerwise import layer_heights
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -110,7 +111,7 @@ def initial_params(init_from: str, params: Params, objective: AnyObjective, rein
         if "generator" in source and not alike:
             built = config.objective.build(config.model, config.compute, Tokenizer.load(folder / TOKENIZER_FOLDER))
             source = built.models(source)["discriminator"]
-    encoder = with_fresh(source["encoder"], params["encoder"])
+    encoder = add_missing_bottlenecks(source["encoder"], params["encoder"])
     adapters = len(jax.tree.leaves(encoder)) > len(jax.tree.leaves(source["encoder"]))
     source = source | {"encoder": encoder}
     shapes = {name: jax.tree.map(np.shape, part) for name, part in source.items()}
@@ -186,7 +187,7 @@ def run_weights(
         ValueError: none can be read, or none has the metric by which one is the best.
     """
     number, params = raw_weights(run_dir, config, step)
-    return number, merged(config.adapter, params)
+    return number, merge_lora(config.adapter, params)
 
 
 def raw_weights(
@@ -213,15 +214,15 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
     """
     own = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
     if config.model.bottleneck:
-        own |= {name: getattr(config.model, name) for name in ("bottleneck", "bottleneck_places")}
-        for name in ("bottleneck", "bottleneck_places"):
+        own |= {name: getattr(config.model, name) for name in ("bottleneck", "bottleneck_sublayers")}
+        for name in ("bottleneck", "bottleneck_sublayers"):
             if model.bottleneck and own[name] != getattr(model, name):
                 raise ValueError(
                     f"model.{name} is {own[name]}, but what the run starts from has adapters already, with "
                     f"{getattr(model, name)}; leave it out to go on with those"
                 )
     config = dataclasses.replace(config, model=dataclasses.replace(model, **own))
-    if config.learns_labels and model.positions == "learned":
+    if config.is_supervised and model.positions == "learned":
         config = _with_rows_of_at_most(config, model.max_length)
     for part in config.phase_configs:
         check_positions(part)

@@ -6,9 +6,12 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from jaxencoder.families import checkpoint, classifier, sentence
+from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints.checkpoint import Checkpoint
+from jaxencoder.checkpoints.initial import started_from
+from jaxencoder.families import checkpoint, classifier
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import Family, labelled
 from jaxencoder.model.heads import HeadConfig
@@ -33,7 +36,7 @@ class _Parts(NamedTuple):
     left_out: dict[str, str]
 
 
-def save(model: Model, folder: Path, format: str) -> None:
+def save(model: Checkpoint, folder: Path, format: str) -> None:
     """Write a model's folder; see `Model.save`."""
     if format not in ("hf", "sentence-transformers"):
         raise ValueError(f"format is {format!r}; give hf or sentence-transformers")
@@ -56,7 +59,7 @@ def save(model: Model, folder: Path, format: str) -> None:
         log.warning("%s: left out, as no class of %s computes it: %s", folder, published.family.name, named)
 
 
-def _save_sentence_modules(model: Model, folder: Path) -> None:
+def _save_sentence_modules(model: Checkpoint, folder: Path) -> None:
     if model.tokenizer is None or model.tokenizer.name.startswith("sentencepiece"):
         kind = "no tokenizer" if model.tokenizer is None else f"a {model.tokenizer.name} tokenizer"
         raise ValueError(f"the model has {kind}; sentence-transformers needs one that tokenizer.json can hold")
@@ -64,7 +67,7 @@ def _save_sentence_modules(model: Model, folder: Path) -> None:
     sentence.write(folder, model.sentence, modules, hidden_size, model.max_length)
 
 
-def _family(model: Model) -> Family:
+def _family(model: Checkpoint) -> Family:
     """The family that a run started from, if that can hold it, or else one that can."""
     start = started_from(model.config)
     if start is not None and checkpoint.can_say(start.family, model.config.model):
@@ -73,7 +76,7 @@ def _family(model: Model) -> Family:
     return checkpoint.family_of(model.config.model, parts)
 
 
-def _parts(model: Model, published: Published) -> _Parts:
+def _parts(model: Checkpoint, published: Published) -> _Parts:
     config, family = model.config.model, published.family
     before = {**published.settings, **family.settings(config)}
     written = _Parts({name: model.params[name] for name in ("encoder", "mlm_head") if name in model.params}, {}, {})
@@ -104,7 +107,7 @@ def _parts(model: Model, published: Published) -> _Parts:
     return written
 
 
-def _labels_of_texts(model: Model) -> dict[str, Any]:
+def _labels_of_texts(model: Checkpoint) -> dict[str, Any]:
     """What config.json says of a run's classes, or of its values."""
     count = model.params[classifier.NAME]["classifier"]["bias"].shape[-1]
     if count == 1:
@@ -114,7 +117,7 @@ def _labels_of_texts(model: Model) -> dict[str, Any]:
     return labelled({}, count, model.labels) | {"problem_type": problem}
 
 
-def _configs(family: Family, model: Model, settings: Mapping[str, Any]) -> dict[str, HeadConfig]:
+def _configs(family: Family, model: Checkpoint, settings: Mapping[str, Any]) -> dict[str, HeadConfig]:
     return {name: table.config for name, table in family.heads(model.config.model, settings).items()}
 
 

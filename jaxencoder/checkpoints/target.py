@@ -12,14 +12,15 @@ import numpy as np
 
 from jaxencoder import config as configs
 from jaxencoder.adapters.lora import NAME as LORA
+from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints.adapter import base_of, is_adapter
+from jaxencoder.checkpoints.hub import resolve
+from jaxencoder.checkpoints.initial import TOKENIZER_FOLDER, saved_config, shortened, with_architecture
+from jaxencoder.checkpoints.tokenizer import published_tokenizer
 from jaxencoder.config import Classification, DataConfig, RunConfig, TokenClassification
-from jaxencoder.families import checkpoint, sentence
-from jaxencoder.families.hub import resolve
-from jaxencoder.families.tokenizer import published_tokenizer
-from jaxencoder.inference.adapter import base_of, is_adapter
+from jaxencoder.families import checkpoint
 from jaxencoder.objectives.objective import Params
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.training.start import TOKENIZER_FOLDER, saved_config, shortened, with_architecture
 
 Kind = Literal["recipe", "run", "transformers", "sentence-transformers"]
 _ROLES = ("pad", "unk", "cls", "sep", "mask")

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jaxencoder.families.torch_file import TorchFile
+from jaxencoder.checkpoints.torch_file import TorchFile
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH_WHOLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxencoder.families.torch_pickle import Refusal, Tensor, shown, state_dict, unpickle
+from jaxencoder.checkpoints.torch_pickle import Refusal, Tensor, shown, state_dict, unpickle
 
 _ZIP, _MAGIC, _VERSION = b"PK\x03\x04", 0x1950A86A20F9469CFC6C, 1001
 _Range = tuple[int, int]

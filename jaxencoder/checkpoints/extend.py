@@ -7,22 +7,24 @@ Which way is best, and what each costs, is measured in docs/studies/length.md; s
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
+from jaxencoder.checkpoints.checkpoint import Checkpoint
+from jaxencoder.checkpoints.convert import check_new, write_run
+from jaxencoder.checkpoints.save import save
 from jaxencoder.families import checkpoint
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.longformer import LONGFORMER
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
-from jaxencoder.inference.convert import check_new, write_run
 from jaxencoder.inference.load import load
-from jaxencoder.inference.model import Model
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.positions import interpolated, ntk_theta, tiled
-from jaxencoder.model.sentence import SentenceSettings
+from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 
+M = TypeVar("M", bound=Checkpoint)
 Method = Literal["interpolate", "tile", "linear", "ntk", "dynamic", "yarn", "none"]
 Written = Literal["hf", "sentence-transformers", "run"]
 
@@ -59,19 +61,19 @@ def extend(
     if model.published is None:
         write_run(model, folder)
         return "run"
-    form = "hf" if model.sentence == SentenceSettings() else "sentence-transformers"
-    model.save(folder, form)
+    form = "hf" if model.sentence == SentenceConfig() else "sentence-transformers"
+    save(model, folder, form)
     return form
 
 
 def extended(
-    model: Model,
+    model: M,
     max_length: int,
     method: Method,
     factor: float | None = None,
     window: int = 0,
     global_tokens: bool = False,
-) -> Model:
+) -> M:
     """A model that reads longer texts.
 
     Args:
@@ -129,7 +131,7 @@ def extended(
     return dataclasses.replace(model, config=config, params=params, published=published, generator=None, base=None)
 
 
-def trained_length(model: Model) -> int:
+def trained_length(model: Checkpoint) -> int:
     """Tokens of the longest row of its training; of a published model as its config.json has it."""
     length = model.config.model.max_length
     rows = max(part.data.row_length for part in model.config.phase_configs)
@@ -192,7 +194,7 @@ def _with_global_projections(params: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _published(model: Model, architecture: EncoderConfig) -> Published | None:
+def _published(model: Checkpoint, architecture: EncoderConfig) -> Published | None:
     """The family that can say the architecture, with its heads; None if there is none, or the model is a run's."""
     if model.published is None:
         return None

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxencoder.families.json_files import flag, positive, read_json, write_json
-from jaxencoder.families.weights import open_weights, save_weights
+from jaxencoder.checkpoints.json_files import flag, positive, read_json, write_json
+from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.model.sentence import Dense, LayerNorm, Module, Normalize
 
 CONFIG_FILE = "config.json"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxencoder.whole_files import write_whole
+from jaxencoder.files import write_atomic
 
 
 def read_json(file: Path, kind: type) -> Any:
@@ -24,7 +24,7 @@ def read_json(file: Path, kind: type) -> Any:
 def write_json(file: Path, content: Any) -> None:
     """Write a file, and its folder if it is missing; the file appears when it is whole."""
     file.parent.mkdir(exist_ok=True)
-    write_whole(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def positive(value: Any, file: Path, name: str) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 _BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str) -> None:
     """Write a text in UTF-8; what was there before stays until all of it is written.
 
     Raises:
@@ -28,8 +28,8 @@ def write_table(path: Path, table: str, title: str) -> None:
         title: the first line of a new file.
 
     Raises:
-        OSError: as `write_whole`.
+        OSError: as `write_atomic`.
     """
     text = path.read_text(encoding="utf-8") if path.is_file() else f"{title}\n\n{_BEGIN}\n{_END}\n"
     before, after = text.split(_BEGIN)[0], text.split(_END)[1]
-    write_whole(path, f"{before}{_BEGIN}\n\n{table}\n{_END}{after}")
+    write_atomic(path, f"{before}{_BEGIN}\n\n{table}\n{_END}{after}")

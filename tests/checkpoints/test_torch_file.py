@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import jaxencoder
-from jaxencoder.families import torch_pickle
-from jaxencoder.families.torch_file import TorchFile
-from jaxencoder.families.weights import open_weights
+from jaxencoder.checkpoints import torch_pickle
+from jaxencoder.checkpoints.torch_file import TorchFile
+from jaxencoder.checkpoints.weights import open_weights
 
 FLOATS = np.arange(6, dtype="<f4")
 DATA = FLOATS.tobytes()

@@ -5,17 +5,18 @@ import logging
 from pathlib import Path
 from typing import Literal, get_args
 
-from jaxencoder.config import Lora, TokenizerConfig, save
+from jaxencoder.checkpoints import adapter
+from jaxencoder.checkpoints.checkpoint import Checkpoint
+from jaxencoder.checkpoints.hub import resolve
+from jaxencoder.checkpoints.initial import ADAPTER_FILE
+from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.save import save as save_model
+from jaxencoder.config import LoraConfig, TokenizerConfig, save
 from jaxencoder.families.family import HEADS
-from jaxencoder.families.hub import resolve
-from jaxencoder.inference import adapter
 from jaxencoder.inference.embed import chosen
 from jaxencoder.inference.load import load
-from jaxencoder.inference.model import Model
 from jaxencoder.model.heads import Pooling
-from jaxencoder.model.sentence import SentenceSettings
-from jaxencoder.training.checkpoint import Checkpoints
-from jaxencoder.training.start import ADAPTER_FILE
+from jaxencoder.model.sentence import SentenceConfig
 
 Format = Literal["hf", "sentence-transformers", "run", "adapter", "peft"]
 
@@ -59,7 +60,7 @@ def convert(
             )
         model = dataclasses.replace(model, sentence=chosen(model, pooling, normalize))
     if to != "run":
-        model.save(folder, to)
+        save_model(model, folder, to)
         return
     write_run(model, folder)
 
@@ -70,7 +71,7 @@ def check_new(folder: Path) -> None:
         raise ValueError(f"{folder} is there already; name a new folder")
 
 
-def write_run(model: Model, folder: Path) -> None:
+def write_run(model: Checkpoint, folder: Path) -> None:
     """Write a model as a run that has taken no step, for `init_from`.
 
     Raises:
@@ -82,7 +83,7 @@ def write_run(model: Model, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.tokenizer.save(folder / "tokenizer")
     checkpoints = Checkpoints(folder / "checkpoints", keep=1)
-    if model.sentence != SentenceSettings():
+    if model.sentence != SentenceConfig():
         log.warning("%s: a run keeps the encoder and its heads, but no pooling, modules or prompts.", folder)
     known = {*model.config.objective.heads(model.config.model), *HEADS["ForPreTraining"]}
     if unused := sorted(model.heads.keys() - known):
@@ -97,7 +98,7 @@ def write_run(model: Model, folder: Path) -> None:
         model.config,
         name=folder.name,
         tokenizer=TokenizerConfig(path=str(folder / "tokenizer")),
-        adapter=Lora(),  # the weights are merged, and averaged
+        adapter=LoraConfig(),  # the weights are merged, and averaged
         training=dataclasses.replace(model.config.training, ema_decay=0.0),
     )
     save(config, folder)  # last: now it is a run

@@ -1,0 +1,1 @@
+"""Everything on disk: runs, folders of transformers and sentence-transformers, adapters."""

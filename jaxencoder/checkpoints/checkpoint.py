@@ -1,0 +1,66 @@
+"""The record of a model: all that is read from and written to disk."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from jaxencoder.config import RunConfig
+from jaxencoder.families.checkpoint import Published
+from jaxencoder.families.family import label_names
+from jaxencoder.model.heads import HeadConfig
+from jaxencoder.model.sentence import SentenceConfig
+from jaxencoder.objectives.objective import Params
+from jaxencoder.text.tokenizer import Tokenizer
+
+_LABELED_HEADS = {"sequence_head", "token_head"}
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model's configuration, parameters and tokenizer, and where they come from.
+
+    Attributes:
+        config: of the run. For a published checkpoint only `model`, `name` and `data.row_length` are meaningful.
+        params: nested dict of float32 arrays, {"encoder": ..., "mlm_head": ...} or {"encoder": ..., "classifier": ...}.
+        tokenizer: None if the checkpoint came without one; the model can then only be called with token ids.
+        published: family, config.json and heads of a published checkpoint; None for a run.
+        sentence: default settings of embeddings. Their trained modules are params["sentence"].
+        generator: for replaced-token detection, the masked language model that filled the masks; otherwise None.
+        base: the model that an adapter was added to, whose arrays this one shares; otherwise None.
+        step: training step of a run's checkpoint; None for a published checkpoint.
+    """
+
+    config: RunConfig
+    params: Params
+    tokenizer: Tokenizer | None
+    published: Published | None = None
+    sentence: SentenceConfig = field(default_factory=SentenceConfig)
+    generator: "Checkpoint | None" = None
+    base: "Checkpoint | None" = field(default=None, repr=False)
+    step: int | None = None
+
+    @property
+    def heads(self) -> Mapping[str, HeadConfig]:
+        """The model's heads by their names in `params`, without the masked-language-model head."""
+        if self.published is not None:
+            return self.published.heads
+        heads = self.config.objective.heads(self.config.model)
+        return {name: head for name, head in heads.items() if name in self.params}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names of a text or token classifier, in order of id; empty for other models and unnamed classes."""
+        if self.published is None:
+            objective = self.config.objective
+            return getattr(objective, "tags", ()) or getattr(objective, "class_names", ())
+        return label_names(self.published.settings) if self.published.heads.keys() & _LABELED_HEADS else ()
+
+    @property
+    def max_length(self) -> int:
+        """Longest text in tokens, special tokens included: the longest position that training has reached.
+
+        Learned positions beyond the rows of training are still random. A run's rotary positions extrapolate to the
+        model's full length.
+        """
+        length = self.config.model.max_length
+        rotary_run = self.published is None and self.config.model.positions == "rotary"
+        return length if rotary_run else min(length, max(p.data.row_length for p in self.config.phase_configs))
