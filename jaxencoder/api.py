@@ -12,7 +12,7 @@ from jaxencoder.checkpoints import adapter, save
 from jaxencoder.inference import classify, embed, fill_mask, rerank, tokens
 from jaxencoder.inference import load as opening
 from jaxencoder.inference import score as scoring
-from jaxencoder.inference.classify import Classified, ScorePooling, Threshold
+from jaxencoder.tasks.classification.classify import Classified, ScorePooling, Threshold
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.score import Scored
@@ -174,7 +174,7 @@ class Model(OpenedModel):
                 unless that leaves less than a quarter of a row, and a part of the second.
             stride: tokens from the start of a window to the next one's; None: half of what a window has room for. With
                 pairs a quarter of a row is the most that fits beside any first text.
-            batch_tokens: as in `embed`. threshold: see `jaxencoder.inference.classify.thresholds`.
+            batch_tokens: as in `embed`. threshold: see `jaxencoder.tasks.classification.classify.thresholds`.
             window_pooling: as in `embed`, but none is learned: the mean of the windows' probabilities, by "length" (as
                 None) or of all alike, the largest of each class ("max"; of one class for a text their sum is made 1
                 again), or those of the first window.

@@ -15,13 +15,9 @@ from jaxencoder.families import checkpoint, classifier
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import Family, labelled
 from jaxencoder.model.heads import HeadConfig
-from jaxencoder.objectives.objective import Params
+from jaxencoder.objectives import tokens
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
-from jaxencoder.tasks.token_classification import objective as tokens
-from jaxencoder.training.start import started_from
-
-if TYPE_CHECKING:
-    from jaxencoder.inference.model import Model
+from jaxencoder.objectives.objective import Params
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.sharding import splitting
-from jaxencoder.text import buckets
 
 
 @contextlib.contextmanager

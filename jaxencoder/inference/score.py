@@ -17,12 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.inference.embed import chunks, hidden
+from jaxencoder.text import buckets
+from jaxencoder.inference.embed import chunks
+from jaxencoder.inference.load import opened
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.outputs import encode
 from jaxencoder.kernels.cross_entropy import cross_entropy
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
 
 _COPIES_TOKENS = 1 << 20  # tokens of masked copies in memory at once

@@ -23,10 +23,11 @@ from jaxencoder.checkpoints.initial import (
     with_architecture,
 )
 from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
-from jaxencoder.objectives.objective import Objective
-from jaxencoder.sharding import make_mesh
+from jaxencoder.files import write_atomic
 from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.objectives.objective import Objective
 from jaxencoder.tasks.token_classification.objective import TokenClassification
+from jaxencoder.sharding import make_mesh
 from jaxencoder.text.fields import described, with_fields
 from jaxencoder.text.prepare import load_or_train
 from jaxencoder.text.rows import prepare

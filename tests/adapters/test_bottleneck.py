@@ -19,11 +19,10 @@ from jaxencoder.families import checkpoint
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import forward_flops
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
-from jaxencoder.tasks.classification.objective import Classification
-from jaxencoder.training.checkpoint import restore_step
-from jaxencoder.training.layerwise import learning
+from jaxencoder.training.layerwise import trainable_mask
 from jaxencoder.training.loop import train
 from tests.model.examples import CONFIGS, FLOAT32, SMALL, assert_trees_close, mlm, randomised_params, rows
 

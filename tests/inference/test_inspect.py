@@ -17,9 +17,9 @@ from jaxencoder.families import checkpoint
 from jaxencoder.inference.inspect import Inspection, inspect
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.flops import forward_flops, training_flops
-from jaxencoder.model.sentence import Dense, SentenceSettings
-from jaxencoder.parameters import path_of
+from jaxencoder.model.sentence import Dense, SentenceConfig
 from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.parameters import path_of
 from tests.model.examples import BERT, MODERNBERT
 
 WINDOWS = {"windows": (0, 8), "num_layers": 5, "positions": "rotary", "norm_placement": "pre"}

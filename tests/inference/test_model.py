@@ -9,10 +9,7 @@ from jaxencoder.api import Model, load
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import save
 from jaxencoder.inference import embed
-from jaxencoder.inference.load import load
-from jaxencoder.inference.model import Model
 from jaxencoder.tasks.classification.objective import Classification
-from jaxencoder.training.checkpoint import Checkpoints
 
 from .conftest import SENTENCES
 

@@ -15,12 +15,11 @@ from jaxencoder.families.bert import BERT
 from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.roberta import ROBERTA
-from jaxencoder.objectives.replaced_token import ReplacedToken
-from jaxencoder.parameters import path_of
 from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
-from jaxencoder.training.start import initial_params, started_from, with_new_top
+from jaxencoder.parameters import path_of
 from tests.families import peers
 from tests.model.examples import FLOAT32, SMALL, Vocabulary, assert_trees_close, mlm
 
