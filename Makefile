@@ -4,12 +4,13 @@ WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 RUN ?= runs/quickstart
 BIN := .venv/bin
 
-.PHONY: help venv quickstart test lint format clean
+.PHONY: help venv quickstart test lint docs format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make quickstart   train a small encoder on Python's own documentation, and use it"
-	@echo "make test         lint, format check and tests"
+	@echo "make test         lint, format check, type check and tests"
+	@echo "make docs         build the documentation as a site, in site/"
 	@echo "make format       format the code"
 	@echo "make venv         only set up .venv"
 	@echo "make clean        remove .venv and caches (runs/ stays)"
@@ -38,9 +39,17 @@ quickstart: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
+
+docs: .venv/.docs
+	$(BIN)/mkdocs build --strict --quiet
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
 
 format: venv
 	$(BIN)/ruff check --fix .

@@ -47,7 +47,7 @@ import torch
 import transformers
 from train_step import Side, line, machine, measure  # sets JAX_PLATFORMS
 
-from jaxencoder.families import checkpoint
+from jaxencoder.checkpoints.transformers import read_model
 from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.relative import Relative
 from jaxencoder.model.config import ComputeConfig
@@ -159,7 +159,7 @@ def random_ids(rows: int, length: int) -> np.ndarray:
 
 def our_step(folder: str, rows: int, length: int, backend: str) -> tuple[Callable, tuple]:
     """The jitted gradients, and their arguments but for the key."""
-    loaded = checkpoint.load(folder)
+    loaded = read_model(folder)
     encoder = Encoder(loaded.config, ComputeConfig(dtype="float32", attention=backend))
     train = bool(loaded.config.dropout)
 
@@ -208,7 +208,7 @@ def check(folder: str, length: int, implementation: str, backend: str) -> float:
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation=implementation).eval()
     with torch.no_grad():
         expected = model(input_ids=torch.from_numpy(ids)).last_hidden_state.numpy()
-    loaded = checkpoint.load(folder)
+    loaded = read_model(folder)
     encoder = Encoder(loaded.config, ComputeConfig(dtype="float32", attention=backend))
     ids = jnp.asarray(ids, jnp.int32)
     positions = jnp.arange(length)[None]

@@ -57,10 +57,10 @@ from train_step import Side, line, machine, measure
 from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.api import Model
 from jaxencoder.config import RunConfig
-from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.objectives.objective import Params, mean
-from jaxencoder.tasks.question_answering.objective import QuestionAnswering
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.evaluate import evaluate_classifier, evaluate_words
+from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.training.memory import keep_freed_memory
 from jaxencoder.training.setup import Setup
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 import transformers
 
-from jaxencoder.families import checkpoint
+from jaxencoder.checkpoints.transformers import read_model, write_model
+from jaxencoder.families.published import Published, family_of
 from jaxencoder.objectives.objective import Params
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
@@ -122,10 +123,10 @@ def model_of(setup: Setup, params: Params) -> torch.nn.Module:
         parts |= {"pooler": {"dense": head["dense"]}, "sequence_head": {"output": head["classifier"]}}
         more = {"problem_type": "regression" if count == 1 else "single_label_classification"}
     settings = {"num_labels": count, "classifier_dropout": objective.dropout}
-    published = checkpoint.Published(checkpoint.family_of(config), settings, {})
+    published = Published(family_of(config), settings, {})
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(folder, config, parts, {"pad_token_id": setup.tokenizer.pad_id}, published)
+        write_model(folder, config, parts, {"pad_token_id": setup.tokenizer.pad_id}, published)
         return kind.from_pretrained(folder, attn_implementation="sdpa", **more)
 
 
@@ -133,7 +134,7 @@ def params_of(model: torch.nn.Module) -> Params:
     """Its weights as ours."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return checkpoint.load(folder).params
+        return read_model(folder).params
 
 
 def loss_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:

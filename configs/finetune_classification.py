@@ -44,7 +44,7 @@ def get_config() -> RunConfig:
         training=TrainingConfig(
             epochs=3,
             batch_size=16,  # or batch_examples=32, whatever the length of the texts
-            evaluations=6,
+            num_evaluations=6,
             eval_batches=0,
             checkpoint_every=200,
         ),

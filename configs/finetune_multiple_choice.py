@@ -43,7 +43,7 @@ def get_config() -> RunConfig:
         training=TrainingConfig(
             epochs=3,
             batch_examples=16,
-            evaluations=6,
+            num_evaluations=6,
             eval_batches=0,
             checkpoint_every=200,
         ),

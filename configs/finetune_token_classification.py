@@ -37,7 +37,7 @@ def get_config() -> RunConfig:
         training=TrainingConfig(
             epochs=4,
             batch_size=8,
-            evaluations=4,
+            num_evaluations=4,
             eval_batches=0,
             checkpoint_every=100,
         ),

@@ -9,16 +9,17 @@ from typing import Literal
 import numpy as np
 
 from jaxencoder.checkpoints import adapter, save
-from jaxencoder.inference import classify, embed, fill_mask, rerank, tokens
+from jaxencoder.inference import embed, fill_mask, rerank, tokens
 from jaxencoder.inference import load as opening
 from jaxencoder.inference import score as scoring
-from jaxencoder.tasks.classification.classify import Classified, ScorePooling, Threshold
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.score import Scored
 from jaxencoder.inference.tokens import TokenChunk
 from jaxencoder.inference.windows import Long, WindowPooling
 from jaxencoder.model.heads import Pooling
+from jaxencoder.tasks.classification import classify
+from jaxencoder.tasks.classification.classify import Classified, ScorePooling, Threshold
 
 
 @dataclass(frozen=True, eq=False)

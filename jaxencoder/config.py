@@ -69,7 +69,7 @@ _LABEL_UNITS = {
 CONFIG_FILE = "config.json"
 STEPS = 1000  # of a run that says nothing of them
 # Of `training`: a word for the first says in another way what the second says, which it sets to 0.
-_IN_PLACE = {"steps": "epochs", "epochs": "steps", "batch-size": "batch-examples", "eval-every": "evaluations"}
+_IN_PLACE = {"steps": "epochs", "epochs": "steps", "batch-size": "batch-examples", "eval-every": "num-evaluations"}
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,18 @@
-"""Small files that appear whole or not at all, whatever happens while they are written."""
+"""Reading and writing small files: JSON with clear errors, and writes that are atomic."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 _BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text in UTF-8; what was there before stays until all of it is written.
+    """Write a UTF-8 text file; the previous content stays until all of the new text is written.
 
     Raises:
-        OSError: the folder is missing, cannot be written or is full.
+        OSError: the folder is missing, read-only or full.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -20,15 +22,40 @@ def write_atomic(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
+def read_json(file: Path, kind: type) -> Any:
+    """Read a JSON file whose top level is a `kind`, dict or list.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: the file is not JSON, or its top level is of another kind.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file} is missing: the folder is incomplete; download or copy it again") from None
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON in UTF-8: {error}") from None
+    if not isinstance(content, kind):
+        raise ValueError(f"{file} does not hold a JSON {'list' if kind is list else 'object'}; check the file")
+    return content
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write indented JSON atomically; creates the file's folder if it is missing."""
+    file.parent.mkdir(exist_ok=True)
+    write_atomic(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
 def write_table(path: Path, table: str, title: str) -> None:
-    """Put a table of Markdown between the two marks of a file, in place of what is there.
+    """Replace the Markdown between the two table marks of a file.
 
     Args:
-        path: a file that has them, or none yet.
+        path: a file with the marks, or a new file.
+        table: the Markdown to insert.
         title: the first line of a new file.
 
     Raises:
-        OSError: as `write_atomic`.
+        OSError: see `write_atomic`.
     """
     text = path.read_text(encoding="utf-8") if path.is_file() else f"{title}\n\n{_BEGIN}\n{_END}\n"
     before, after = text.split(_BEGIN)[0], text.split(_END)[1]

@@ -1,4 +1,4 @@
-"""What the path of a parameter says of it: whether layers are stacked in it, and which axes its matrices have."""
+"""Parameters by path: names of tree leaves, stacked layers, and the axes of kernels."""
 
 from typing import Any
 
@@ -10,17 +10,33 @@ def path_of(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def flatten(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by path, in the tree's order."""
+    return {path_of(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set the value at a path of a nested dict, creating the dicts above it."""
+    *parents, name = path.split("/")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[name] = value
+
+
 def is_stacked(path: str) -> bool:
-    """Whether the parameter at this path has the layers on its leading axis."""
+    """Whether the parameter has layers on its leading axis."""
     return "layers" in path.split("/")
 
 
 def matrix_axes(path: str, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """The axes that a kernel reads from and writes to, or None for what is no matrix; stacks keep axis 0 aside."""
+    """The input axes and the output axes of a kernel, or None for other parameters.
+
+    The layer axis of a stacked kernel is in neither.
+    """
     parts = path.split("/")
     first = int(is_stacked(path))
     if parts[-1] != "kernel" or ndim - first < 2:
         return None
-    # Kernels [D,N,H] read one axis and write two; the attention's output kernel [N,H,D] is the other way round.
-    last_read = ndim - 1 if parts[-2:-1] == ["output"] else first + 1
-    return tuple(range(first, last_read)), tuple(range(last_read, ndim))
+    # Kernels [D,N,H] have one input axis and two output axes; the attention's output kernel [N,H,D] is the reverse.
+    last_input = ndim - 1 if parts[-2:-1] == ["output"] else first + 1
+    return tuple(range(first, last_input)), tuple(range(last_input, ndim))

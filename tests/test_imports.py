@@ -46,7 +46,7 @@ DIRECTIONS = {
     "model/encoder.py": ("model.config", "model.layers", "model.positions", "model.attention", "kernels", "sharding"),
     "model/flops.py": ("model.config",),
     "model/*": ("kernels", "sharding"),
-    "families/*": ("model", "text.tokenizer", "files", "checkpoints"),
+    "families/*": ("model", "parameters"),
     "objectives/*": ("model", "kernels", "sharding"),
     "adapters/peft*": ("families", "model", "objectives", "parameters"),
     "adapters/*": ("model", "objectives", "parameters", "sharding"),
@@ -68,11 +68,15 @@ DIRECTIONS = {
         *("config", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
         *("files", "checkpoints"),
     ),
-    "checkpoints/*": ("",),
+    "checkpoints/orbax.py": (),
+    "checkpoints/*": (
+        *("adapters", "config", "families", "inference", "kernels", "model", "objectives", "parameters", "text"),
+        *("training.layerwise", "files"),
+    ),
     "inference/*": (
         *("checkpoints",),
         *("config", "model", "objectives", "parameters", "text", "training", "sharding", "families", "adapters"),
-        "kernels",
+        *("files", "kernels"),
     ),
 }
 

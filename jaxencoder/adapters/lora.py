@@ -68,7 +68,7 @@ def with_lora(lora: LoraConfig, objective: Objective) -> Objective:
 
     def init(key: jax.Array) -> Params:
         params = objective.init(key)
-        return params | {NAME: new(lora, params, jax.random.fold_in(key, 1))}
+        return params | {NAME: init_lora(lora, params, jax.random.fold_in(key, 1))}
 
     def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
         return objective.loss(merge_lora(lora, params), batch, key, train)
@@ -82,7 +82,7 @@ def with_lora(lora: LoraConfig, objective: Objective) -> Objective:
     return Objective(init, loss, objective.scores and scores, objective.models and models)
 
 
-def new(lora: LoraConfig, params: Params, key: jax.Array) -> Params:
+def init_lora(lora: LoraConfig, params: Params, key: jax.Array) -> Params:
     """An adapter that changes nothing yet: {path of the kernel: {"a", "b"}}, nested as the kernels are.
 
     With I numbers read and O written by a kernel, "a" is [I, rank], uniform in +-1 / sqrt(I), and "b" [rank, O], zero;

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from jaxencoder.adapters.lora import LoraConfig
-from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import Family, Settings
+from jaxencoder.families.published import Published
 from jaxencoder.families.tables import Weight, read_tensor, tensors_of, write_tensor
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Params
@@ -53,7 +53,7 @@ def to_peft(
 
     Args:
         lora: the adapter's settings.
-        adapter: of `lora.new`, {"encoder": ...}.
+        adapter: of `init_lora`, {"encoder": ...}.
         base: the parameters that it adapts, without it.
         family: whose names the modules have; they begin with its prefix.
         config: of the encoder.
@@ -127,7 +127,7 @@ def from_peft(
         where: the folder, for messages.
 
     Returns:
-        (settings, an adapter as of `lora.new`, the names of the tensors that it was read from). The product of a module
+        (settings, an adapter as of `init_lora`, the names of the tensors that it was read from). The product of a module
         with a rank or an alpha of its own is scaled in "b", and a layer without an adapter has zeros.
 
     Raises:

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxencoder.families.checkpoint import Published, parameter_shapes
 from jaxencoder.families.classifier import to_heads
 from jaxencoder.families.family import HEADS, Settings, labelled
+from jaxencoder.families.published import Published, parameter_shapes
 from jaxencoder.families.tables import from_tensors, to_tensors
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Params

@@ -30,12 +30,12 @@ from jaxencoder.checkpoints.initial import (
     saved_config,
     transformer_of,
 )
-from jaxencoder.checkpoints.json_files import read_json, write_json
+from jaxencoder.checkpoints.transformers import read_model
 from jaxencoder.checkpoints.weights import read_tensors, write_tensors
 from jaxencoder.config import Classification, RunConfig, save
-from jaxencoder.families import checkpoint
-from jaxencoder.families.checkpoint import Published
+from jaxencoder.families.published import Published, check_publishable, family_of
 from jaxencoder.families.tables import renamed
+from jaxencoder.files import read_json, write_json
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
@@ -229,8 +229,8 @@ def _with_peft(model: M, folder: Path) -> M:
         raise ValueError(f"{folder} was trained on other weights than this model's; put it on {name}")
     published = model.published
     if published is None:
-        checkpoint.check_publishable(config)
-        family = checkpoint.family_of(config, base)
+        check_publishable(config)
+        family = family_of(config, base)
         published = Published(family, family.settings(config), model.heads)
     family = published.family
     short = {name.removeprefix(PREFIX): x for name, x in arrays.items()}
@@ -253,8 +253,8 @@ def _published(config: RunConfig) -> tuple[Published, str]:
         folder = None
     if folder is not None and is_published(folder):
         part = transformer_of(folder)[0]
-        return checkpoint.outline(part).published, config.init_from if part == folder else str(part)
-    family = checkpoint.family_of(config.model)
+        return read_model(part, weights=False).published, config.init_from if part == folder else str(part)
+    family = family_of(config.model)
     log.warning("transformers cannot load %s itself: convert it with --to hf, and name that folder", config.init_from)
     return Published(family, family.settings(config.model), {}), config.init_from
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jaxencoder.config import RunConfig
-from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.family import label_names
+from jaxencoder.families.published import Published
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params

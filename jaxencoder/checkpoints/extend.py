@@ -14,9 +14,8 @@ import numpy as np
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.convert import check_new, write_run
 from jaxencoder.checkpoints.save import save
-from jaxencoder.families import checkpoint
-from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.longformer import LONGFORMER
+from jaxencoder.families.published import Published, can_hold
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from jaxencoder.inference.load import load
 from jaxencoder.model.config import EncoderConfig
@@ -200,7 +199,7 @@ def _published(model: Checkpoint, architecture: EncoderConfig) -> Published | No
         return None
     own = model.published.family
     families = (own, LONGFORMER) if own in _NEAR_LONGFORMER else (own,)
-    family = next((family for family in families if checkpoint.can_say(family, architecture)), None)
+    family = next((family for family in families if can_hold(family, architecture)), None)
     if family is None:
         return None
     settings = model.published.settings

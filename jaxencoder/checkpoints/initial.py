@@ -12,13 +12,14 @@ import numpy as np
 
 from jaxencoder.adapters.bottleneck import add_missing_bottlenecks
 from jaxencoder.adapters.lora import merge_lora
-from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.checkpoints.tokenizer import published_tokenizer
+from jaxencoder.checkpoints.transformers import read_model, read_settings
 from jaxencoder.config import CONFIG_FILE, AnyObjective, RunConfig, check_positions, from_json
-from jaxencoder.families import checkpoint, classifier
-from jaxencoder.families.checkpoint import Published
+from jaxencoder.families import classifier
+from jaxencoder.families.published import Published, parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
@@ -56,7 +57,7 @@ def find_start(init_from: str) -> Start:
         choice = dataclasses.replace(config.tokenizer, path=str(path))
         return Start(config.model, Tokenizer.load(path), choice)
     transformer, lowercase = transformer_of(folder)
-    model = checkpoint.outline(transformer).config
+    model = read_model(transformer, weights=False).config
     tokenizer = published_tokenizer(transformer, model.vocab_size)
     if tokenizer is None:
         raise ValueError(f"{transformer} has no tokenizer, and training needs one; put one into the folder")
@@ -72,7 +73,7 @@ def started_from(config: RunConfig) -> Published | None:
         try:
             folder = resolve(config.init_from, weights=False)
             if is_published(folder):
-                return checkpoint.outline(transformer_of(folder)[0]).published
+                return read_model(transformer_of(folder)[0], weights=False).published
             config = saved_config(folder)
         except (OSError, ValueError):
             return None
@@ -98,7 +99,7 @@ def initial_params(init_from: str, params: Params, objective: AnyObjective, rein
     folder = resolve(init_from)
     wanted = jax.tree.map(np.shape, params)
     if is_published(folder):
-        opened = checkpoint.load(transformer_of(folder)[0], also=("pooler",) if classifier.NAME in params else ())
+        opened = read_model(transformer_of(folder)[0], extra_heads=("pooler",) if classifier.NAME in params else ())
         source = opened.params
         known = opened.published.family.heads(opened.config, opened.published.settings)
         known = {name: table.config for name, table in known.items()}
@@ -227,7 +228,7 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
     for part in config.phase_configs:
         check_positions(part)
     if config.model.bottleneck > model.bottleneck and config.optimizer.trainable:
-        shapes = {"encoder": checkpoint.parameter_shapes(config.model, False)["encoder"]}
+        shapes = {"encoder": parameter_shapes(config.model, False)["encoder"]}
         paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(shapes)]
         new = [path for path in paths if "_bottleneck/" in path]
         if not any(re.search(pattern, path) for pattern in config.optimizer.trainable for path in new):
@@ -255,14 +256,14 @@ def shortened(asked: RunConfig, config: RunConfig) -> str:
 
 def is_published(folder: Path) -> bool:
     """Whether transformers or sentence-transformers wrote the folder; ValueError for a config.json that is none."""
-    if (folder / sentence.MODULES_FILE).is_file():
+    if (folder / sentence_transformers.MODULES_FILE).is_file():
         return True
-    return (folder / CONFIG_FILE).is_file() and "model_type" in checkpoint.read_settings(folder)
+    return (folder / CONFIG_FILE).is_file() and "model_type" in read_settings(folder)
 
 
 def transformer_of(folder: Path) -> tuple[Path, bool]:
     """The folder of the encoder alone, and whether texts are lowercased for it."""
-    if not (folder / sentence.MODULES_FILE).is_file():
+    if not (folder / sentence_transformers.MODULES_FILE).is_file():
         return folder, False
-    found = sentence.read(folder, weights=False)
+    found = sentence_transformers.read(folder, weights=False)
     return found.transformer, found.lowercase

@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.initial import started_from
-from jaxencoder.families import checkpoint, classifier
-from jaxencoder.families.checkpoint import Published
+from jaxencoder.checkpoints.transformers import write_model
+from jaxencoder.families import classifier
 from jaxencoder.families.family import Family, labelled
+from jaxencoder.families.published import Published, can_hold, check_publishable, family_of
 from jaxencoder.model.heads import HeadConfig
-from jaxencoder.objectives import tokens
-from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.objectives.objective import Params
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.token_classification import objective as tokens
 
 log = logging.getLogger(__name__)
 
@@ -36,20 +37,22 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
     """Write a model's folder; see `Model.save`."""
     if format not in ("hf", "sentence-transformers"):
         raise ValueError(f"format is {format!r}; give hf or sentence-transformers")
-    checkpoint.check_publishable(model.config.model)
+    check_publishable(model.config.model)
     published = model.published or Published(_family(model), {}, {})
     if format == "sentence-transformers":
         _save_sentence_modules(model, folder)
         parts = _Parts({"encoder": model.params["encoder"]}, {}, {})
-    elif (folder / sentence.MODULES_FILE).exists():
-        raise ValueError(f"{folder} holds a {sentence.MODULES_FILE}, which would stay; save to an empty folder")
+    elif (folder / sentence_transformers.MODULES_FILE).exists():
+        raise ValueError(
+            f"{folder} holds a {sentence_transformers.MODULES_FILE}, which would stay; save to an empty folder"
+        )
     else:
         parts = _parts(model, published)
     ids = {}
     if model.tokenizer is not None:
         ids = {f"{theirs}_token_id": getattr(model.tokenizer, f"{ours}_id") for theirs, ours in _SPECIAL.items()}
         model.tokenizer.save(folder)
-    checkpoint.save(folder, model.config.model, parts.params, ids | parts.settings, published)
+    write_model(folder, model.config.model, parts.params, ids | parts.settings, published)
     if parts.left_out:
         named = "; ".join(f"{name} ({why})" for name, why in parts.left_out.items())
         log.warning("%s: left out, as no class of %s computes it: %s", folder, published.family.name, named)
@@ -60,16 +63,16 @@ def _save_sentence_modules(model: Checkpoint, folder: Path) -> None:
         kind = "no tokenizer" if model.tokenizer is None else f"a {model.tokenizer.name} tokenizer"
         raise ValueError(f"the model has {kind}; sentence-transformers needs one that tokenizer.json can hold")
     modules, hidden_size = model.params.get("sentence", {}), model.config.model.hidden_size
-    sentence.write(folder, model.sentence, modules, hidden_size, model.max_length)
+    sentence_transformers.write(folder, model.sentence, modules, hidden_size, model.max_length)
 
 
 def _family(model: Checkpoint) -> Family:
     """The family that a run started from, if that can hold it, or else one that can."""
     start = started_from(model.config)
-    if start is not None and checkpoint.can_say(start.family, model.config.model):
+    if start is not None and can_hold(start.family, model.config.model):
         return start.family
     parts = {"sequence_head"} if classifier.NAME in model.params else model.params.keys()
-    return checkpoint.family_of(model.config.model, parts)
+    return family_of(model.config.model, parts)
 
 
 def _parts(model: Checkpoint, published: Published) -> _Parts:

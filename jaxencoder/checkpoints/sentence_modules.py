@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxencoder.checkpoints.json_files import flag, positive, read_json, write_json
+from jaxencoder.checkpoints.json_files import flag, positive
 from jaxencoder.checkpoints.weights import open_weights, save_weights
+from jaxencoder.files import read_json, write_json
 from jaxencoder.model.sentence import Dense, LayerNorm, Module, Normalize
 
 CONFIG_FILE = "config.json"

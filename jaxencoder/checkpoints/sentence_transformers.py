@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from jaxencoder.checkpoints.json_files import flag, positive, read_json, write_json
+from jaxencoder.checkpoints.json_files import flag, positive
 from jaxencoder.checkpoints.sentence_modules import CONFIG_FILE, KINDS, read_module, write_module
+from jaxencoder.files import read_json, write_json
 from jaxencoder.model.sentence import Normalize, SentenceConfig
 
 Params = dict[str, Any]

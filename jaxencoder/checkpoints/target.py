@@ -12,13 +12,13 @@ import numpy as np
 
 from jaxencoder import config as configs
 from jaxencoder.adapters.lora import NAME as LORA
-from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.adapter import base_of, is_adapter
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.initial import TOKENIZER_FOLDER, saved_config, shortened, with_architecture
 from jaxencoder.checkpoints.tokenizer import published_tokenizer
+from jaxencoder.checkpoints.transformers import read_model, read_settings
 from jaxencoder.config import Classification, DataConfig, RunConfig, TokenClassification
-from jaxencoder.families import checkpoint
 from jaxencoder.objectives.objective import Params
 from jaxencoder.text.tokenizer import Tokenizer
 
@@ -73,11 +73,11 @@ def open_target(target: str, overrides: Sequence[str] = (), verb: str = "inspect
         known = ", ".join(recipes)
         raise ValueError(f"{target} is neither a folder nor a recipe ({known}); a name of the hub has a slash")
     folder = resolve(target, weights=False)
-    if (folder / sentence.MODULES_FILE).is_file():
+    if (folder / sentence_transformers.MODULES_FILE).is_file():
         return _sentence_folder(folder)
     if is_adapter(folder):
         raise ValueError(f"{folder} is an adapter without its base; {verb} {base_of(folder)}")
-    if "model_type" in checkpoint.read_settings(folder):
+    if "model_type" in read_settings(folder):
         return _published(folder)
     return _run(folder)
 
@@ -135,20 +135,20 @@ class AnyVocabulary(NamedTuple):
 
 
 def _published(folder: Path, max_length: int = 0) -> Target:
-    found = checkpoint.outline(folder)
+    found = read_model(folder, weights=False)
     length = min(max_length or found.config.max_length, found.config.max_length)
     config = RunConfig(model=found.config, data=DataConfig(row_length=length))
     tokenizer = published_tokenizer(folder, found.config.vocab_size)
     heads = {name: dataclasses.asdict(head) for name, head in found.published.heads.items()}
-    heads = {"mlm_head": {}} | heads if "mlm_head" in found.shapes else heads
-    notes = () if found.weights else ("no weights are here: its heads are those that config.json names",)
+    heads = {"mlm_head": {}} | heads if "mlm_head" in found.params else heads
+    notes = () if found.has_weights else ("no weights are here: its heads are those that config.json names",)
     described = {} if tokenizer is None else _described(tokenizer)
     family = found.published.family.model_type
-    return Target("transformers", config, found.shapes, heads, described, family=family, notes=notes)
+    return Target("transformers", config, found.params, heads, described, family=family, notes=notes)
 
 
 def _sentence_folder(folder: Path) -> Target:
-    found = sentence.read(folder, weights=False)
+    found = sentence_transformers.read(folder, weights=False)
     model = _published(found.transformer, found.max_length)
     modules = {
         str(number): {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in module.shapes().items()}

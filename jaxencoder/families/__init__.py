@@ -1,1 +1,39 @@
-"""The families of encoders as others publish them: configuration, names of weights and files, both ways."""
+"""Published families of encoders: each maps its config.json and the names of its weights to ours, in both directions.
+
+To add a family, write one file and name it in FAMILIES.
+"""
+
+from jaxencoder.families.albert import ALBERT
+from jaxencoder.families.bert import BERT
+from jaxencoder.families.deberta import DEBERTA
+from jaxencoder.families.deberta_v2 import DEBERTA_V2
+from jaxencoder.families.distilbert import DISTILBERT
+from jaxencoder.families.electra import ELECTRA
+from jaxencoder.families.eurobert import EUROBERT
+from jaxencoder.families.longformer import LONGFORMER
+from jaxencoder.families.modernbert import MODERNBERT
+from jaxencoder.families.mpnet import MPNET
+from jaxencoder.families.neobert import NEOBERT
+from jaxencoder.families.nomic_bert import NOMIC_BERT
+from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+from jaxencoder.families.roformer import ROFORMER
+
+# A run that came from no family is published as the first that can express its architecture.
+FAMILIES = (
+    BERT,
+    DISTILBERT,
+    MODERNBERT,
+    ROBERTA,
+    XLM_ROBERTA,
+    CAMEMBERT,
+    ELECTRA,
+    ALBERT,
+    MPNET,
+    NOMIC_BERT,
+    EUROBERT,
+    ROFORMER,
+    DEBERTA,
+    DEBERTA_V2,
+    NEOBERT,
+    LONGFORMER,
+)

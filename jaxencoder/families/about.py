@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import jax
 
-from jaxencoder.families.checkpoint import FAMILIES, parameter_shapes
+from jaxencoder.families import FAMILIES
 from jaxencoder.families.family import Family, Release
+from jaxencoder.families.published import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 
 _GATED = {"gelu": "GeGLU", "silu": "SwiGLU"}

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.parameters import path_of
 
 Params = dict[str, Any]
 LAYER, ROW, BLOCK = "{layer}", "{row}", "{block}"
@@ -164,11 +165,6 @@ def read_tensor(
         part = (part.T if kernel else part).reshape(slot.shape)
         slot[...] = np.take(part, _pairs(config.head_size), _head_axis(path)) if weight.interleaved else part
         start += count
-
-
-def path_of(path: tuple[Any, ...]) -> str:
-    """A key path of `jax.tree_util` as text."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def renamed(tensors: Iterable[str], prefix: str, aliases: Mapping[str, str]) -> dict[str, str]:

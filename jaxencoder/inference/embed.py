@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxencoder.text import buckets
 from jaxencoder.inference.devices import in_use
 from jaxencoder.inference.global_tokens import with_first_tokens
 from jaxencoder.inference.load import opened
@@ -29,6 +28,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Pooling, pool
 from jaxencoder.model.sentence import SentenceConfig, finished, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.text.windows import text_windows

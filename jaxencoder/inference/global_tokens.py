@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from jaxencoder.checkpoints.checkpoint import Checkpoint
-from jaxencoder.text.buckets import texts_in_a_row
 from jaxencoder.model.heads import HeadConfig, first_tokens
 from jaxencoder.objectives.objective import Batch
+from jaxencoder.text.buckets import texts_in_a_row
 
 _SEPARATORS = 3  # of a question and its text: <s> question </s></s> text </s>
 

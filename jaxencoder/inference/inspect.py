@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from jaxencoder.checkpoints.target import Kind, open_target
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
-from jaxencoder.families import checkpoint
+from jaxencoder.families.published import family_of
 from jaxencoder.kernels.choice import choose_backend
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params
@@ -198,7 +198,7 @@ def state_memory(config: RunConfig, shapes: Params, mesh: Mesh | AbstractMesh) -
 
 def _family(model: EncoderConfig) -> str | None:
     try:
-        return checkpoint.family_of(model).model_type
+        return family_of(model).model_type
     except ValueError:
         return None
 

@@ -6,13 +6,13 @@ from typing import Literal
 
 import jax
 
-from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.adapter import base_of, is_adapter, with_adapter
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.initial import TOKENIZER_FOLDER, is_published, run_weights, saved_config
 from jaxencoder.checkpoints.tokenizer import published_tokenizer
+from jaxencoder.checkpoints.transformers import read_model
 from jaxencoder.config import DataConfig, RunConfig
-from jaxencoder.families import checkpoint
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.model.config import ComputeConfig
@@ -46,7 +46,7 @@ def load(
     folder = resolve(path, revision)
     if is_adapter(folder):
         return _on_its_base(folder, dtype)
-    if (folder / sentence.MODULES_FILE).is_file():
+    if (folder / sentence_transformers.MODULES_FILE).is_file():
         return _sentence_model(folder, dtype)
     return _published(folder, dtype) if is_published(folder) else _run(folder, dtype, step)
 
@@ -89,7 +89,7 @@ def _run(folder: Path, dtype: str | None, step: int | str) -> OpenedModel:
 
 
 def _published(folder: Path, dtype: str | None, max_length: int = 0) -> OpenedModel:
-    found = checkpoint.load(folder)
+    found = read_model(folder)
     tokenizer = published_tokenizer(folder, found.config.vocab_size)
     length = min(max_length or found.config.max_length, found.config.max_length)
     config = RunConfig(name=folder.name, model=found.config, data=DataConfig(row_length=length))
@@ -97,7 +97,7 @@ def _published(folder: Path, dtype: str | None, max_length: int = 0) -> OpenedMo
 
 
 def _sentence_model(folder: Path, dtype: str | None) -> OpenedModel:
-    found = sentence.read(folder)
+    found = sentence_transformers.read(folder)
     model = _published(found.transformer, dtype, found.max_length)
     size = model.config.model.hidden_size
     if size != found.hidden_size:

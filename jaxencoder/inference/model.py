@@ -10,12 +10,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxencoder.checkpoints.checkpoint import Checkpoint
-from jaxencoder.text import buckets, devices, global_tokens
+from jaxencoder.inference import devices, global_tokens
 from jaxencoder.inference.outputs import outputs
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.sharding import MeshConfig, make_mesh
+from jaxencoder.text import buckets
 
 
 @dataclass(frozen=True, eq=False)

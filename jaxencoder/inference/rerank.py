@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.text import buckets, classify
 from jaxencoder.inference.model import OpenedModel
+from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.text import buckets
 
 
 class Ranked(NamedTuple):

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.text import buckets
 from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
@@ -26,6 +25,7 @@ from jaxencoder.kernels.cross_entropy import cross_entropy
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
 
 _COPIES_TOKENS = 1 << 20  # tokens of masked copies in memory at once

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.text import buckets
 from jaxencoder.inference.global_tokens import with_first_tokens
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.outputs import encode
 from jaxencoder.inference.windows import Long, Reading, run_windows
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.objective import Batch
+from jaxencoder.text import buckets
 from jaxencoder.text.windows import text_windows
 
 _GROUP = 1 << 14  # tokens of windows that are computed together

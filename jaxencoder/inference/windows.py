@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 import jax
 import numpy as np
 
-from jaxencoder.text import buckets
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.text import buckets
 from jaxencoder.text.windows import TextWindow
 
 Long = Literal["truncate", "windows"]

@@ -41,7 +41,7 @@ class Task(NamedTuple):
         return (
             *("--data.text-field", self.text, "--data.pair-field", self.pair, "--data.label-field", "label"),
             *("--data.row-length", str(self.row_length), "--training.epochs", str(self.epochs)),
-            *("--training.evaluations", str(self.epochs), "--training.batch-examples", "32"),
+            *("--training.num-evaluations", str(self.epochs), "--training.batch-examples", "32"),
             *("--training.checkpoint-every", "1000", "--training.keep-checkpoints", "1"),
             *("--optimizer.learning-rate", "1e-4"),
         )

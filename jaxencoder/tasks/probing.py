@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.inference.embed import hidden
 from jaxencoder.inference.fill_mask import check_fills_masks, unwanted
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.outputs import encode

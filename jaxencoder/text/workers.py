@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from jaxencoder.tasks.multiple_choice.data import choices
 from jaxencoder.tasks.question_answering.data import spans
-from jaxencoder.text.pairs import pairs
+from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.pieces import Pieces, documents, examples, windows
 from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.text.words import labeled_words

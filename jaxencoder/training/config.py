@@ -33,7 +33,7 @@ class TrainingConfig:
     log_every: int = 10
     eval_every: int = 500
     """Steps between evaluations on the held-out rows; 0 only at the end."""
-    evaluations: int = 0
+    num_evaluations: int = 0
     """How many in the whole run, evenly spaced, in place of eval_every: the run is saved with the steps between."""
     eval_batches: int = 32
     """Batches of an evaluation; 0 for all held-out rows."""
@@ -55,7 +55,7 @@ class TrainingConfig:
         for name in ("batch_size", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("steps", "seed", "batch_examples", "eval_every", "evaluations", "eval_batches", "patience"):
+        for name in ("steps", "seed", "batch_examples", "eval_every", "num_evaluations", "eval_batches", "patience"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name} must not be negative, got {getattr(self, name)}.")
         if not 0 <= self.epochs < math.inf:
@@ -90,8 +90,8 @@ class TrainingConfig:
             parts = self.accumulation * shares
             size = parts * max(1, round(self.batch_examples * rows / examples / parts))
         steps = self.steps or math.ceil(round(self.epochs * rows / size, 9))
-        every = max(1, math.ceil(steps / self.evaluations)) if self.evaluations else self.eval_every
-        return dataclasses.replace(self, steps=steps, epochs=0.0, batch_size=size, eval_every=every, evaluations=0)
+        every = max(1, math.ceil(steps / self.num_evaluations)) if self.num_evaluations else self.eval_every
+        return dataclasses.replace(self, steps=steps, epochs=0.0, batch_size=size, eval_every=every, num_evaluations=0)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
 from jaxencoder.training.optim import make_optimizer
 from jaxencoder.training.setup import Setup, distinct, labelled, set_up, unigram_loss
 from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
-from jaxencoder.training.stopping import evaluations, should_stop
+from jaxencoder.training.stopping import past_evaluations, should_stop
 from jaxencoder.training.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
     ):
         updates, state = compile_steps(setup, mesh, checkpoints)
         done = int(state.step)
-        past = evaluations(run_dir, done)
+        past = past_evaluations(run_dir, done)
         if done >= settings.steps or should_stop(past, settings):
             return _finished(run_dir, done, settings.steps, past)
         evaluate = evaluator(setup, mesh)

@@ -107,13 +107,15 @@ class OptimizerConfig:
                     ) from None
 
 
-def schedule(config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, float]] = ()) -> optax.Schedule:
+def schedule(
+    config: OptimizerConfig, steps: int, phase_learning_rates: Sequence[tuple[int, float]] = ()
+) -> optax.Schedule:
     """The learning rate as a function of the number of updates done before this one.
 
     Args:
         config: the settings.
         steps: updates in the whole run; the final value is reached at `steps`, one past the last update.
-        peaks: of each phase its number of updates and its peak; none: config.learning_rate throughout.
+        phase_learning_rates: of each phase its number of updates and its peak; none: config.learning_rate throughout.
 
     Returns:
         A function from an int (or int array) to a float32 scalar. Warm-up of W updates gives peak * (s + 1) / W, so
@@ -123,7 +125,7 @@ def schedule(config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, flo
         raise ValueError(f"The schedule needs at least one step, not {steps}; raise training.steps.")
     warmup = round(config.warmup_ratio * steps)
     start = max(warmup, steps - round(config.decay_ratio * steps)) if config.schedule == "wsd" else warmup
-    lengths, peak_of = zip(*(peaks or [(steps, config.learning_rate)]), strict=True)
+    lengths, phase_peaks = zip(*(phase_learning_rates or [(steps, config.learning_rate)]), strict=True)
     borders = jnp.asarray(np.cumsum(lengths)[:-1], jnp.float32)
 
     def rate(count: jax.typing.ArrayLike) -> jax.Array:
@@ -136,7 +138,7 @@ def schedule(config: OptimizerConfig, steps: int, peaks: Sequence[tuple[int, flo
             "constant": jnp.ones_like(done),
         }[config.schedule]
         share = config.final_lr_ratio + (1.0 - config.final_lr_ratio) * falling
-        peak = jnp.asarray(peak_of, jnp.float32)[jnp.searchsorted(borders, count, side="right")]
+        peak = jnp.asarray(phase_peaks, jnp.float32)[jnp.searchsorted(borders, count, side="right")]
         return peak * jnp.minimum(share, (count + 1.0) / max(warmup, 1))
 
     return rate
@@ -285,14 +287,14 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
 def make_optimizer(
     config: OptimizerConfig,
     steps: int,
-    peaks: Sequence[tuple[int, float]] = (),
+    phase_learning_rates: Sequence[tuple[int, float]] = (),
     trainable: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """The whole update: clip the global norm, precondition, decay weights, scale by the learning rates of the layers.
 
     Args:
         config: the settings.
-        steps, peaks: of the whole run, for the schedule.
+        steps, phase_learning_rates: of the whole run, for the schedule.
         trainable: patterns of what learns; none: as config.trainable says.
 
     Returns:
@@ -322,4 +324,6 @@ def make_optimizer(
     # What is frozen has no part in the gradient's norm, nor is it decayed.
     frozen = [scale_by_layer(1.0, config.frozen_layers)] if config.frozen_layers else []
     layers = [scale_by_layer(config.layer_decay, config.frozen_layers)] if config.layer_decay != 1 or frozen else []
-    return optax.chain(*frozen, *inner, *layers, optax.scale_by_learning_rate(schedule(config, steps, peaks)))
+    return optax.chain(
+        *frozen, *inner, *layers, optax.scale_by_learning_rate(schedule(config, steps, phase_learning_rates))
+    )

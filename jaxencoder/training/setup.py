@@ -24,10 +24,10 @@ from jaxencoder.checkpoints.initial import (
 )
 from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
 from jaxencoder.files import write_atomic
-from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.objectives.objective import Objective
-from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.sharding import make_mesh
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.fields import described, with_fields
 from jaxencoder.text.prepare import load_or_train
 from jaxencoder.text.rows import prepare
@@ -43,7 +43,7 @@ DATA_FILE = "data.json"
 _MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers", "tokenizer.path"} | {
     f"training.{name}"
     for name in (
-        *("steps", "epochs", "log_every", "eval_every", "evaluations", "eval_batches", "checkpoint_every"),
+        *("steps", "epochs", "log_every", "eval_every", "num_evaluations", "eval_batches", "checkpoint_every"),
         *("keep_checkpoints", "keep_best", "best_metric", "best_mode", "patience", "profile_steps", "tensorboard"),
     )
 }

@@ -16,7 +16,7 @@ from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.telemetry import METRICS_FILE
 
 
-def evaluations(run_dir: Path, done: int) -> list[dict[str, float]]:
+def past_evaluations(run_dir: Path, done: int) -> list[dict[str, float]]:
     """The held-out metrics of a run so far, in order; NaN where one was not finite. Every process calls it.
 
     Args:

@@ -9,8 +9,8 @@ import pytest
 
 from jaxencoder.config import RunConfig
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.loop import train

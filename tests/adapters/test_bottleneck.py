@@ -14,14 +14,14 @@ from jaxencoder.api import load as open_model
 from jaxencoder.checkpoints.convert import convert
 from jaxencoder.checkpoints.initial import initial_params, with_architecture
 from jaxencoder.checkpoints.orbax import restore_step
+from jaxencoder.checkpoints.transformers import write_model
 from jaxencoder.config import OptimizerConfig, RunConfig
-from jaxencoder.families import checkpoint
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import forward_flops
-from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.training.layerwise import trainable_mask
 from jaxencoder.training.loop import train
 from tests.model.examples import CONFIGS, FLOAT32, SMALL, assert_trees_close, mlm, randomised_params, rows
@@ -117,7 +117,7 @@ def test_places_that_are_none(places: tuple[str, ...]) -> None:
 def test_no_published_family_has_them(tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL["bert"], bottleneck=3)
     with pytest.raises(ValueError, match="model.bottleneck is 3, and no published family has bottleneck adapters"):
-        checkpoint.save(tmp_path / "hf", config, randomised_params(mlm(config).init))
+        write_model(tmp_path / "hf", config, randomised_params(mlm(config).init))
     assert not (tmp_path / "hf").exists()
 
 

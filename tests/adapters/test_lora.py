@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.adapters.lora import LoraConfig, merge_lora, new, with_lora
+from jaxencoder.adapters.lora import LoraConfig, init_lora, merge_lora, with_lora
 from jaxencoder.api import load as open_model
 from jaxencoder.checkpoints.convert import convert
 from jaxencoder.checkpoints.initial import initial_params
@@ -28,7 +28,7 @@ T = 20
 
 def randomised(lora: LoraConfig, params: dict) -> dict:
     """Parameters with an adapter that changes something."""
-    shapes = jax.eval_shape(lambda: new(lora, params, KEY))
+    shapes = jax.eval_shape(lambda: init_lora(lora, params, KEY))
     rng = np.random.default_rng(1)
     return params | {"lora": jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.3, s.shape), jnp.float32), shapes)}
 
@@ -101,7 +101,7 @@ def test_the_norm_of_dora_has_no_gradient() -> None:
 def test_outputs_of_zeros_have_no_direction() -> None:
     lora = LoraConfig(rank=2, targets=("kernel$",), dora=True)
     params = {"encoder": {"kernel": jnp.ones((4, 3)).at[:, 1].set(0)}}
-    whole = merge_lora(lora, params | {"lora": new(lora, params, KEY)})
+    whole = merge_lora(lora, params | {"lora": init_lora(lora, params, KEY)})
     assert_trees_close(whole, params, 1e-6)
 
 

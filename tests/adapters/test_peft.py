@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import jaxencoder
-from jaxencoder.adapters.lora import LoraConfig, merge_lora, new
+from jaxencoder.adapters.lora import LoraConfig, init_lora, merge_lora
 from jaxencoder.adapters.peft import from_peft, to_peft
 from jaxencoder.checkpoints.adapter import Learned, fingerprint, write_peft
 from jaxencoder.config import DataConfig, RunConfig
-from jaxencoder.families.checkpoint import FAMILIES, Published, parameter_shapes
+from jaxencoder.families import FAMILIES
 from jaxencoder.families.family import Family
+from jaxencoder.families.published import Published, parameter_shapes
 from jaxencoder.families.tables import to_tensors
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.parameters import path_of
@@ -40,7 +41,7 @@ def drawn(shapes: dict, scale: float, seed: int) -> dict:
 
 
 def random_adapter(lora: LoraConfig, base: dict) -> dict:
-    return drawn(jax.eval_shape(lambda: new(lora, base, KEY)), 0.3, seed=1)
+    return drawn(jax.eval_shape(lambda: init_lora(lora, base, KEY)), 0.3, seed=1)
 
 
 def arrays(tree: dict) -> dict[str, np.ndarray]:

@@ -9,8 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from jaxencoder.checkpoints.transformers import read_settings
 from jaxencoder.checkpoints.weights import open_weights, save_weights
-from jaxencoder.families.checkpoint import FAMILIES, read_settings
+from jaxencoder.families import FAMILIES
 from tests.families.fixtures import Case, Shapes, entry, sample, weights, write
 from tests.families.peers import CASES, MODELS, accepted, padded_batch, saved, theirs, torch_model
 

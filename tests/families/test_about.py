@@ -5,9 +5,8 @@ import re
 
 import pytest
 
-from jaxencoder.families import about
+from jaxencoder.families import FAMILIES, about
 from jaxencoder.families.about import Entry, architecture, entry, family_named, overview
-from jaxencoder.families.checkpoint import FAMILIES
 from jaxencoder.families.family import About
 from jaxencoder.model.config import EncoderConfig
 

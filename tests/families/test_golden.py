@@ -8,10 +8,10 @@ import pytest
 
 import jaxencoder
 from jaxencoder.api import Model
-from jaxencoder.checkpoints.json_files import write_json
+from jaxencoder.checkpoints.transformers import read_settings
 from jaxencoder.checkpoints.weights import open_weights, save_weights
-from jaxencoder.families.checkpoint import read_settings
 from jaxencoder.families.tables import renamed
+from jaxencoder.files import write_json
 from tests.families import fixtures
 from tests.families.peers import CASES, MODELS, ours
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.checkpoints.transformers import read_model
 from jaxencoder.checkpoints.weights import open_weights, save_weights
-from jaxencoder.families import checkpoint
 from jaxencoder.families.neobert import NEOBERT
+from jaxencoder.families.published import family_of
 from jaxencoder.families.tables import Weight, to_tensors
 from jaxencoder.inference.outputs import outputs
 from tests.families.peers import ours, padded_batch
@@ -147,7 +148,7 @@ def same_when_written(found: Any, tmp_path: Path) -> dict[str, Any]:
     assert set(before) == set(after)
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value, err_msg=name)
-    again = checkpoint.load(tmp_path / "ours")
+    again = read_model(tmp_path / "ours")
     assert again.config == found.config.model and again.published.heads == found.published.heads
     return again.published.settings
 
@@ -183,4 +184,4 @@ def test_what_cannot_be_loaded_is_named(wrong: dict[str, Any], message: str, tmp
 def test_a_run_of_this_architecture_is_written_as_it() -> None:
     config = NEOBERT.encoder_config(PUBLISHED | SIZES[1] | {"hidden_act": "SwiGLU", "dropout": 0.1})
     assert config.dropout == config.attention_dropout == 0.1
-    assert checkpoint.family_of(config) is NEOBERT
+    assert family_of(config) is NEOBERT

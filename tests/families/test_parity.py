@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jaxencoder
-from jaxencoder.families import checkpoint
-from jaxencoder.families.tables import to_tensors
+from jaxencoder.checkpoints.transformers import read_model
+from jaxencoder.families.tables import Weight, to_tensors
 from jaxencoder.inference.global_tokens import global_slots
 from jaxencoder.inference.outputs import outputs
 from tests.families import fixtures
@@ -57,7 +57,7 @@ def test_gradients_equal_torchs(family: str, chosen: bool, tmp_path: Path) -> No
     grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
     expected = {name: grad.numpy() for name, grad in grads.items()}
 
-    found = checkpoint.load(saved(model, tmp_path))
+    found = read_model(saved(model, tmp_path))
     T = batch["input_ids"].shape[1]
     rows = {
         "token_ids": jnp.asarray(batch["input_ids"]),
@@ -78,7 +78,7 @@ def test_gradients_equal_torchs(family: str, chosen: bool, tmp_path: Path) -> No
     family_ = found.published.family
     table = [*family_.encoder(found.config), *family_.mlm_head(found.config)]
     if not found.config.tied_output:
-        table.append(checkpoint.Weight(family_.tied, ("mlm_head/table",)))
+        table.append(Weight(family_.tied, ("mlm_head/table",)))
     got = to_tensors(table, gradient(found.params), found.config)
     embeddings = next(row.theirs for row in table if row.ours == ("encoder/embeddings/token_embedding",))
     if embeddings not in expected:  # torch names a tied table once

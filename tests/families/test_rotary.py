@@ -12,11 +12,12 @@ import pytest
 
 import jaxencoder
 from jaxencoder.api import Model
+from jaxencoder.checkpoints.transformers import read_model
 from jaxencoder.config import RunConfig
-from jaxencoder.families import checkpoint
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.nomic_bert import NOMIC_BERT
+from jaxencoder.families.published import parameter_shapes
 from jaxencoder.families.rotary import rotary_choices
 from jaxencoder.model.config import EncoderConfig
 from tests.families.peers import ENDS, SIZES, ours, saved, theirs, torch_model
@@ -74,7 +75,7 @@ def test_outputs_equal_transformers(family: str, kind: str, local: bool, tmp_pat
     found.save(tmp_path / "ours")
     again = type(model).from_pretrained(tmp_path / "ours", attn_implementation="eager")
     np.testing.assert_allclose(theirs(again, batch(), "ForMaskedLM")["hidden"], expected["hidden"], atol=1e-5)
-    assert checkpoint.outline(tmp_path / "ours").config == found.config.model
+    assert read_model(tmp_path / "ours", weights=False).config == found.config.model
 
 
 def with_architecture(model: Model, architecture: EncoderConfig) -> Model:
@@ -87,7 +88,7 @@ def test_what_is_short_is_not_stretched_by_what_is_long() -> None:
         EUROBERT.encoder_config(FAMILIES["eurobert"]), rope_scaling="dynamic", rope_factor=2.0, rope_original_length=8
     )
     rng = np.random.default_rng(0)
-    shapes = checkpoint.parameter_shapes(config, False)
+    shapes = parameter_shapes(config, False)
     params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
     model = Model(RunConfig(model=config), params, None)
     ids = rng.integers(5, 67, (2, T))
@@ -147,7 +148,7 @@ def test_what_cannot_be_loaded_is_named(rope: Any, message: str, tmp_path: Path)
     content = settings("eurobert", {"rope_type": "default"}) | {"model_type": "eurobert", "rope_parameters": rope}
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
-        checkpoint.outline(tmp_path)
+        read_model(tmp_path, weights=False)
 
 
 def test_local_layers_that_are_scaled_otherwise_are_refused() -> None:

@@ -9,8 +9,8 @@ import pytest
 from jaxencoder.api import Model
 from jaxencoder.config import RunConfig
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
 

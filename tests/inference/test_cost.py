@@ -18,9 +18,9 @@ from jaxencoder.inference.cost import Cost, cost
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import forward_flops, training_flops
-from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
-from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.objectives.replaced_token import ReplacedToken
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.training.program import Program, product_flops

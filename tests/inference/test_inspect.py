@@ -9,17 +9,18 @@ import jax
 import pytest
 
 from jaxencoder.api import Model
-from jaxencoder.checkpoints import sentence_transformers as sentence
-from jaxencoder.checkpoints.json_files import write_json
+from jaxencoder.checkpoints import sentence_transformers
+from jaxencoder.checkpoints.transformers import read_model, write_model
 from jaxencoder.checkpoints.weights import Weights
 from jaxencoder.config import save
-from jaxencoder.families import checkpoint
+from jaxencoder.families.published import Published, family_of, parameter_shapes
+from jaxencoder.files import write_json
 from jaxencoder.inference.inspect import Inspection, inspect
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.flops import forward_flops, training_flops
 from jaxencoder.model.sentence import Dense, SentenceConfig
-from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.parameters import path_of
+from jaxencoder.tasks.classification.objective import Classification
 from tests.model.examples import BERT, MODERNBERT
 
 WINDOWS = {"windows": (0, 8), "num_layers": 5, "positions": "rotary", "norm_placement": "pre"}
@@ -163,11 +164,11 @@ def no_reading(monkeypatch) -> None:
 
 
 def published_folder(folder: Path, config: EncoderConfig, *heads: str, settings=None) -> Path:
-    family = checkpoint.family_of(config)
+    family = family_of(config)
     known = family.heads(config, {})
-    shapes = checkpoint.parameter_shapes(config, "mlm_head" in heads, {n: known[n].config for n in heads if n in known})
+    shapes = parameter_shapes(config, "mlm_head" in heads, {n: known[n].config for n in heads if n in known})
     params = jax.tree.map(lambda x: jax.numpy.zeros(x.shape), shapes)
-    checkpoint.save(folder, config, params, published=checkpoint.Published(family, settings or {}, {}))
+    write_model(folder, config, params, published=Published(family, settings or {}, {}))
     return folder
 
 
@@ -186,17 +187,17 @@ PUBLISHED = [
 @pytest.mark.parametrize(("config", "heads"), PUBLISHED)
 def test_a_published_folder_as_it_is_loaded(config: EncoderConfig, heads: tuple[str, ...], tmp_path: Path) -> None:
     folder = published_folder(tmp_path, config, *heads)
-    loaded = checkpoint.load(folder)
+    loaded = read_model(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Weights, "__getitem__", lambda self, name: pytest.fail(f"read {name}"))
-        found = checkpoint.outline(folder)
-    assert found.config == loaded.config and found.weights
+        found = read_model(folder, weights=False)
+    assert found.config == loaded.config and found.has_weights
     assert found.published.heads == loaded.published.heads and set(found.published.heads) == set(heads) - {"mlm_head"}
-    assert shapes_of(found.shapes) == shapes_of(loaded.params)
+    assert shapes_of(found.params) == shapes_of(loaded.params)
     # The class that config.json names tells the same without any weights.
     (folder / "model.safetensors").unlink()
-    alone = checkpoint.outline(folder)
-    assert not alone.weights and shapes_of(alone.shapes) == shapes_of(loaded.params)
+    alone = read_model(folder, weights=False)
+    assert not alone.has_weights and shapes_of(alone.params) == shapes_of(loaded.params)
 
 
 def test_a_published_folder(tmp_path: Path, no_reading) -> None:
@@ -214,7 +215,7 @@ def test_a_sentence_folder(tokenizer, tmp_path: Path, no_reading) -> None:
     D = BERT.hidden_size
     settings = SentenceConfig(pooling=("mean", "max"), modules=(Dense(2 * D, 10),), normalize=True)
     arrays = {"0": {name: jax.numpy.zeros(shape) for name, shape in settings.modules[0].shapes().items()}}
-    sentence.write(tmp_path, settings, arrays, D, 20)
+    sentence_transformers.write(tmp_path, settings, arrays, D, 20)
     published_folder(tmp_path, dataclasses.replace(BERT, vocab_size=tokenizer.vocab_size), "pooler")
     tokenizer.save(tmp_path)
     found = inspect(tmp_path)

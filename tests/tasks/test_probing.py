@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from jaxencoder.inference.load import load
+from jaxencoder.api import load
 from jaxencoder.tasks.evaluate import evaluate_task
 from jaxencoder.tasks.probing import answer_ranks, evaluate_probing
 from jaxencoder.text.buckets import Plan

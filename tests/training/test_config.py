@@ -16,8 +16,8 @@ from jaxencoder.training.config import TrainingConfig
         ({"epochs": 1, "batch_examples": 32}, 1, (20, 5, 500)),  # 7 a row: 4.6 rows
         ({"epochs": 1, "batch_examples": 32}, 4, (25, 4, 500)),
         ({"steps": 9, "batch_examples": 2, "accumulation": 3}, 2, (9, 6, 500)),
-        ({"steps": 9, "evaluations": 2}, 1, (9, 32, 5)),
-        ({"steps": 2, "evaluations": 7}, 1, (2, 32, 1)),
+        ({"steps": 9, "num_evaluations": 2}, 1, (9, 32, 5)),
+        ({"steps": 2, "num_evaluations": 7}, 1, (2, 32, 1)),
         ({"steps": 9, "eval_every": 0}, 1, (9, 32, 0)),
     ],
 )
@@ -25,7 +25,7 @@ def test_counted(settings: dict, shares: int, counted: tuple[int, int, int]) -> 
     given = TrainingConfig(**settings)
     steps, size, every = counted
     found = given.counted(100, 700, shares)
-    assert found == replace(given, steps=steps, batch_size=size, eval_every=every, epochs=0.0, evaluations=0)
+    assert found == replace(given, steps=steps, batch_size=size, eval_every=every, epochs=0.0, num_evaluations=0)
     assert found.counted(100, 700, shares) == found
 
 
@@ -42,7 +42,7 @@ def test_examples_need_labels() -> None:
         ({"epochs": 2, "steps": 5}, "epochs is 2 and training.steps 5; set one of them to 0"),
         ({"patience": 2, "keep_best": False}, "patience is 2, which needs the best result: set keep_best"),
         ({"patience": -1}, "patience must not be negative"),
-        ({"evaluations": -1}, "evaluations must not be negative"),
+        ({"num_evaluations": -1}, "num_evaluations must not be negative"),
     ],
 )
 def test_mistakes(settings: dict, message: str) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig
-from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.objectives.objective import mean
 from jaxencoder.sharding import make_mesh
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.training.loop import compile_steps, feed_after
 from jaxencoder.training.optim import OptimizerConfig
 from jaxencoder.training.setup import set_up

@@ -238,14 +238,14 @@ def test_classes_are_counted(config: RunConfig, pretrained: Path, tmp_path: Path
 
 def test_epochs_and_examples(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
     config = fine_tuning(config, pretrained)
-    counted = replace(config.training, steps=0, epochs=2.5, batch_examples=6, evaluations=2)
+    counted = replace(config.training, steps=0, epochs=2.5, batch_examples=6, num_evaluations=2)
     config = replace(config, training=counted)
     run = tmp_path / "run"
     found = set_up(config, run)
     (store,) = found.train[0]
     size = round(6 * len(store) / store.meta["pieces"])
     steps = -(-5 * len(store) // (2 * size))
-    wanted = replace(counted, steps=steps, epochs=0.0, batch_size=size, eval_every=-(-steps // 2), evaluations=0)
+    wanted = replace(counted, steps=steps, epochs=0.0, batch_size=size, eval_every=-(-steps // 2), num_evaluations=0)
     wanted = replace(wanted, best_metric="accuracy", best_mode="max")  # the objective's own
     assert size > 1 and found.config.training == wanted == load(run).training
     (run / "checkpoints" / "1").mkdir(parents=True)  # begun: the same words and the saved settings both continue it

@@ -15,7 +15,7 @@ from jaxencoder.config import RunConfig
 from jaxencoder.training import loop
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.loop import train
-from jaxencoder.training.stopping import evaluations, should_stop
+from jaxencoder.training.stopping import past_evaluations, should_stop
 
 from .conftest import interrupted, losses
 
@@ -45,14 +45,14 @@ def test_without_gain(mode: str, patience: int, values: list[float], ends: bool)
 
 
 def test_evaluations(tmp_path: Path) -> None:
-    assert evaluations(tmp_path, 5) == []
+    assert past_evaluations(tmp_path, 5) == []
     lines = [{"step": 2, "loss": 1.0}, {"step": 2, "validation_loss": 0.5}, {"step": 4, "validation_loss": None}]
     lines.append({"step": 6, "validation_loss": 0.1})
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 5, "validation_lo')
-    assert evaluations(tmp_path, 0) == []
-    assert evaluations(tmp_path, 3) == [{"loss": 0.5}]
-    assert str(evaluations(tmp_path, 5)) == "[{'loss': 0.5}, {'loss': nan}]"
-    assert len(evaluations(tmp_path, 6)) == 3
+    assert past_evaluations(tmp_path, 0) == []
+    assert past_evaluations(tmp_path, 3) == [{"loss": 0.5}]
+    assert str(past_evaluations(tmp_path, 5)) == "[{'loss': 0.5}, {'loss': nan}]"
+    assert len(past_evaluations(tmp_path, 6)) == 3
 
 
 TWO = """
@@ -61,10 +61,10 @@ TWO = """
     import jax
     folder, port, index = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
-    from jaxencoder.training.stopping import evaluations
+    from jaxencoder.training.stopping import past_evaluations
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
-        found = [evaluations(folder / str(index), done) for done in (0, 3, 5)]
+        found = [past_evaluations(folder / str(index), done) for done in (0, 3, 5)]
     (folder / f"{index}.txt").write_text(str(found))
 """
 

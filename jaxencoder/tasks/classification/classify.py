@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import scipy.special
 
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.outputs import text_scores
 from jaxencoder.inference.windows import GROUP, Long, Reading, grouped
 from jaxencoder.model.config import ComputeConfig, EncoderConfig

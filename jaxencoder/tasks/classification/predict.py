@@ -14,7 +14,7 @@ import scipy.special
 import scipy.stats
 
 from jaxencoder.inference.embed import chunks
-from jaxencoder.inference.model import Model
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.windows import Long
 from jaxencoder.inference.writers import refuse_fields
 from jaxencoder.tasks.classification.classify import (

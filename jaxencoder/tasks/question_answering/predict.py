@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import scipy.special
 
-from jaxencoder.inference.embed import chunks, hidden
+from jaxencoder.inference.embed import chunks
 from jaxencoder.inference.global_tokens import global_slots
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.outputs import encode

@@ -21,7 +21,6 @@ from jaxencoder.model.heads import Head, HeadConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.records import with_words
 from jaxencoder.tasks.token_classification.objective import NAME, Scheme, entity_starts
-from jaxencoder.text import sentences
 from jaxencoder.text.fields import found_in
 from jaxencoder.text.sentences import word_spans
 from jaxencoder.text.sources import Record, read

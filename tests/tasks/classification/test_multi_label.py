@@ -9,7 +9,7 @@ import pytest
 import scipy.special
 from sklearn import metrics
 
-from jaxencoder.inference.load import load
+from jaxencoder.api import load
 from jaxencoder.tasks.classification.multi_label import (
     as_decisions,
     calibration_of_decisions,

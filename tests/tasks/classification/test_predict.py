@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxencoder.inference.load import load
+from jaxencoder.api import load
 from jaxencoder.tasks.classification.predict import class_metrics, per_class, predictions, value_metrics
 from jaxencoder.text.rows import prepare
 

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from jaxencoder.inference.load import load
+from jaxencoder.api import load
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.multiple_choice.predict import choice_metrics, choose
 from jaxencoder.tasks.predict import predict

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxencoder.inference.load import load
+from jaxencoder.api import load
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.tasks.predict import predict
 from jaxencoder.tasks.question_answering import predict as module

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from jaxencoder.checkpoints.initial import initial_params, started_from, with_new_top
+from jaxencoder.checkpoints.transformers import read_model, write_model
 from jaxencoder.config import RunConfig, save
-from jaxencoder.families import checkpoint
 from jaxencoder.families.bert import BERT
-from jaxencoder.families.checkpoint import Published
 from jaxencoder.families.modernbert import MODERNBERT
+from jaxencoder.families.published import Published, parameter_shapes
 from jaxencoder.families.roberta import ROBERTA
-from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.objectives.replaced_token import ReplacedToken
+from jaxencoder.parameters import path_of
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
-from jaxencoder.parameters import path_of
 from tests.families import peers
 from tests.model.examples import FLOAT32, SMALL, Vocabulary, assert_trees_close, mlm
 
@@ -70,15 +70,15 @@ def published(folder: Path, family: str, *heads: str, labels: int = 3, mlm_head:
     settings = peers.MODELS[family][0] | {"num_labels": labels}
     config = FAMILIES[family].encoder_config(settings)
     known = FAMILIES[family].heads(config, settings)
-    shapes = checkpoint.parameter_shapes(config, mlm_head, {name: known[name].config for name in heads})
+    shapes = parameter_shapes(config, mlm_head, {name: known[name].config for name in heads})
     params = drawn(shapes, 0)
-    checkpoint.save(folder, config, params, None, Published(FAMILIES[family], settings, {}))
+    write_model(folder, config, params, None, Published(FAMILIES[family], settings, {}))
     return params
 
 
 def started(folder: Path, objective, capsys) -> tuple[dict, dict, str]:
     """The parameters of a new run, as it draws them and as it starts, and what is said."""
-    model = checkpoint.outline(folder).config
+    model = read_model(folder, weights=False).config
     fresh = drawn(jax.eval_shape(objective.build(model, FLOAT32, Vocabulary()).init, jax.random.key(0)), 1)
     found = initial_params(str(folder), fresh, objective)
     assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, fresh)
@@ -101,7 +101,7 @@ def test_a_pooler_beside_a_head_of_masked_words(tmp_path: Path, capsys) -> None:
     source = published(tmp_path, "bert", "pooler", "nsp_head", mlm_head=True)
     settings = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(settings | {"architectures": ["BertForMaskedLM"]}))
-    assert "pooler" not in checkpoint.load(tmp_path).params
+    assert "pooler" not in read_model(tmp_path).params
     _, found, said = started(tmp_path, Classification(labels=2), capsys)
     assert said == "encoder, pooler/dense as classifier/dense; new: classifier/classifier"
     assert_trees_close(found["classifier"]["dense"], source["pooler"]["dense"], 0)

@@ -13,8 +13,8 @@ import jaxencoder
 from jaxencoder.api import Model
 from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.model.config import ComputeConfig
-from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from tests.families import peers

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import jaxencoder
-from jaxencoder.checkpoints import sentence_transformers as sentence
+from jaxencoder.checkpoints import sentence_transformers
+from jaxencoder.checkpoints.transformers import write_model
 from jaxencoder.checkpoints.weights import save_weights
-from jaxencoder.families import checkpoint
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.sentence import SentenceConfig
 from tests.model.examples import BERT, randomised_params
@@ -47,7 +47,7 @@ def write(folder: Path, kinds: list[str], pooling: dict, package: str = "sentenc
 )
 def test_pooling_is_read_as_they_read_it(tmp_path: Path, config, expected) -> None:
     write(tmp_path, ["Transformer", "Pooling", "Normalize"], config)
-    found = sentence.read(tmp_path)
+    found = sentence_transformers.read(tmp_path)
     assert found == (tmp_path, SentenceConfig(expected, normalize=True), {}, D, 0, False)
     modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
     theirs = modules.Pooling.load(str(tmp_path), subfolder="1_Pooling").pooling_mode
@@ -71,7 +71,7 @@ def test_pooling_is_read_as_they_read_it(tmp_path: Path, config, expected) -> No
 )
 def test_what_cannot_be_loaded_is_named(tmp_path: Path, kinds, pooling, message) -> None:
     with pytest.raises(ValueError, match=message):
-        sentence.read(write(tmp_path, kinds, pooling) if len(kinds) > 1 else _alone(tmp_path, kinds[0]))
+        sentence_transformers.read(write(tmp_path, kinds, pooling) if len(kinds) > 1 else _alone(tmp_path, kinds[0]))
 
 
 def _alone(folder: Path, kind: str) -> Path:
@@ -114,7 +114,7 @@ def test_damaged_dense(tmp_path: Path, config, weights, message) -> None:
         if weights is not None:
             save_weights({name: np.zeros(shape, np.float32) for name, shape in weights.items()}, place)
     with pytest.raises((ValueError, OSError), match=message):
-        sentence.read(tmp_path)
+        sentence_transformers.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -138,16 +138,16 @@ def test_damaged_dense(tmp_path: Path, config, weights, message) -> None:
 )
 def test_damaged_settings(tmp_path: Path, file: str, content, message: str) -> None:
     write(tmp_path, ["Transformer", "Pooling"], {})
-    assert sentence.read(tmp_path).max_length == 0
+    assert sentence_transformers.read(tmp_path).max_length == 0
     (tmp_path / file).write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
-        sentence.read(tmp_path)
+        sentence_transformers.read(tmp_path)
 
 
 def test_modules_stay_in_the_folder_and_in_the_package(tmp_path: Path) -> None:
     write(tmp_path, ["Transformer", "Pooling"], {}, "mine")
     with pytest.raises(ValueError, match=r"module 'Transformer' \(mine\.Transformer\)"):
-        sentence.read(tmp_path)
+        sentence_transformers.read(tmp_path)
     for path in ("../1_Pooling", "/etc"):
         modules = [
             {"path": at, "type": f"sentence_transformers.models.{kind}"}
@@ -155,12 +155,12 @@ def test_modules_stay_in_the_folder_and_in_the_package(tmp_path: Path) -> None:
         ]
         (tmp_path / "modules.json").write_text(json.dumps(modules))
         with pytest.raises(ValueError, match="lies outside the folder"):
-            sentence.read(tmp_path)
+            sentence_transformers.read(tmp_path)
 
 
 def test_pooling_of_another_size(tmp_path: Path) -> None:
     params = randomised_params(lambda key: Encoder(BERT).init(key, *[np.ones((1, 1), np.int32)] * 3)["params"])
-    checkpoint.save(tmp_path, BERT, {"encoder": params})
+    write_model(tmp_path, BERT, {"encoder": params})
     write(tmp_path, ["Transformer", "Pooling"], {"word_embedding_dimension": 12})
     with pytest.raises(ValueError, match="pools vectors of 12 numbers, but its encoder's have 24"):
         jaxencoder.load(tmp_path)

@@ -6,14 +6,16 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxencoder.checkpoints.transformers import read_model, write_model
 from jaxencoder.checkpoints.weights import open_weights, save_weights
-from jaxencoder.families import checkpoint
+from jaxencoder.families.deberta_v2 import DEBERTA_V2
+from jaxencoder.families.published import Published, family_of, parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from tests.model.examples import BERT, DEBERTA, MODERNBERT, assert_trees_close, randomised_params
 
 
 def config_and_params(config: EncoderConfig, head: bool = True):
-    shapes = checkpoint.parameter_shapes(config, head)
+    shapes = parameter_shapes(config, head)
     return shapes, {name: randomised_params(lambda _, part=part: _zeros(part)) for name, part in shapes.items()}
 
 
@@ -25,9 +27,9 @@ def _zeros(shapes):
 @pytest.mark.parametrize("head", [True, False])
 def test_round_trip(config: EncoderConfig, head: bool, tmp_path: Path) -> None:
     _, params = config_and_params(config, head)
-    checkpoint.save(tmp_path, config, params)
-    found = checkpoint.load(tmp_path)
-    assert found.config == config and not found.left_out
+    write_model(tmp_path, config, params)
+    found = read_model(tmp_path)
+    assert found.config == config and not found.unused
     if config is MODERNBERT:  # the first layer's norm is not published: nothing reads it
         params["encoder"]["layers"]["block_0"]["attention_norm"]["scale"] = (
             params["encoder"]["layers"]["block_0"]["attention_norm"]["scale"].at[0].set(1)
@@ -43,14 +45,14 @@ def edit(folder: Path, **settings) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    checkpoint.save(tmp_path, BERT, config_and_params(BERT)[1])
+    write_model(tmp_path, BERT, config_and_params(BERT)[1])
     return tmp_path
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model_type": "gpt2"}, "'gpt2', which cannot be loaded; those that can: bert"),
+        ({"model_type": "gpt2"}, "unsupported model_type 'gpt2'; supported are: bert"),
         ({"position_embedding_type": "relative_key"}, "has position_embedding_type 'relative_key'"),
         ({"is_decoder": True}, "has is_decoder True"),
         ({"hidden_act": "mish"}, "hidden_act 'mish'; known are gelu"),
@@ -63,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
 def test_what_cannot_be_loaded_is_named(folder: Path, settings: dict, message: str) -> None:
     edit(folder, **settings)
     with pytest.raises(ValueError, match=message) as error:
-        checkpoint.load(folder)
+        read_model(folder)
     assert "\n" not in str(error.value)
 
 
@@ -72,17 +74,17 @@ def test_missing_setting(folder: Path) -> None:
     del settings["hidden_size"]
     (folder / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match="has no hidden_size in its config.json"):
-        checkpoint.load(folder)
+        read_model(folder)
 
 
 def test_an_output_table_of_its_own_is_refused(folder: Path) -> None:
     tensors = dict(open_weights(folder))
     table = tensors["bert.embeddings.word_embeddings.weight"]
     save_weights(tensors | {"cls.predictions.decoder.weight": table}, folder)
-    assert not checkpoint.load(folder).left_out
+    assert not read_model(folder).unused
     save_weights(tensors | {"cls.predictions.decoder.weight": table + 1}, folder)
     with pytest.raises(ValueError, match=r"cls\.predictions\.decoder\.weight differs from the token table"):
-        checkpoint.load(folder)
+        read_model(folder)
 
 
 def test_old_names_of_norms(folder: Path) -> None:
@@ -90,19 +92,19 @@ def test_old_names_of_norms(folder: Path) -> None:
     old = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
            for n, t in tensors.items()}  # fmt: skip
     assert old.keys() != tensors.keys()
-    before = checkpoint.load(folder).params
+    before = read_model(folder).params
     save_weights(old, folder)
-    assert_trees_close(checkpoint.load(folder).params, before, 0)
+    assert_trees_close(read_model(folder).params, before, 0)
 
 
 def test_original_deberta_v3(tmp_path: Path, caplog) -> None:
     """The names of the original code, its replaced-token head, and no class in config.json; and written back."""
-    family = checkpoint.DEBERTA_V2
+    family = DEBERTA_V2
     head = family.heads(DEBERTA, {})["rtd_head"].config
-    shapes = checkpoint.parameter_shapes(DEBERTA, True, {"rtd_head": head})
+    shapes = parameter_shapes(DEBERTA, True, {"rtd_head": head})
     params = randomised_params(lambda _: _zeros(shapes))
-    published = checkpoint.Published(family, {}, {"rtd_head": head})
-    checkpoint.save(tmp_path, DEBERTA, params, published=published)
+    published = Published(family, {}, {"rtd_head": head})
+    write_model(tmp_path, DEBERTA, params, published=published)
     tensors = dict(open_weights(tmp_path))
     renamed = {}
     for name, tensor in tensors.items():
@@ -112,12 +114,12 @@ def test_original_deberta_v3(tmp_path: Path, caplog) -> None:
     assert "lm_predictions.lm_head.LayerNorm.bias" in renamed and "mask_predictions.classifier.weight" in renamed
     save_weights(renamed, tmp_path)
     edit(tmp_path, architectures=None)
-    found = checkpoint.load(tmp_path)
+    found = read_model(tmp_path)
     assert found.published.heads == {"rtd_head": head} and not caplog.records
     assert_trees_close(found.params, params, 0)
 
-    checkpoint.save(tmp_path / "again", found.config, found.params, published=found.published)
-    assert_trees_close(checkpoint.load(tmp_path / "again").params, params, 0)
+    write_model(tmp_path / "again", found.config, found.params, published=found.published)
+    assert_trees_close(read_model(tmp_path / "again").params, params, 0)
 
 
 @pytest.mark.parametrize(
@@ -133,13 +135,13 @@ def test_original_deberta_v3(tmp_path: Path, caplog) -> None:
     ],
 )
 def test_debertas_that_cannot_be_loaded(settings: dict, message: str, tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, DEBERTA, config_and_params(DEBERTA)[1])
+    write_model(tmp_path, DEBERTA, config_and_params(DEBERTA)[1])
     edit(tmp_path, **settings)
     with pytest.raises(ValueError, match=message):
-        checkpoint.load(tmp_path)
+        read_model(tmp_path)
 
 
 def test_an_architecture_that_nobody_has_published() -> None:
     config = EncoderConfig(vocab_size=9, num_layers=1, hidden_size=8, num_heads=1, norm_placement="pre")
     with pytest.raises(ValueError, match="no published family has this architecture"):
-        checkpoint.family_of(config)
+        family_of(config)

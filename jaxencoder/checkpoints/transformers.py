@@ -1,0 +1,223 @@
+"""Folders of transformers: config.json and weights, read into an architecture and parameters, and written."""
+
+import logging
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxencoder.checkpoints.weights import open_weights, save_weights
+from jaxencoder.families.family import HEADS, Family, Heads, Settings
+from jaxencoder.families.published import (
+    TIED,
+    Published,
+    check_publishable,
+    family_of,
+    parameter_shapes,
+    parse_settings,
+)
+from jaxencoder.families.tables import Params, Weight, from_tensors, renamed, to_tensors
+from jaxencoder.files import read_json, write_json
+from jaxencoder.model.config import EncoderConfig
+
+log = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.json"
+_SPECIAL_IDS = tuple(f"{name}_token_id" for name in ("pad", "bos", "eos", "cls", "sep"))
+_BUFFERS = re.compile(r"(position_ids|token_type_ids|inv_freq|embed_positions\.weight)$")
+
+
+class PublishedModel(NamedTuple):
+    """The model in a folder.
+
+    Attributes:
+        published: family, config.json and heads.
+        config: the architecture.
+        params: {"encoder": ..., "mlm_head": ..., ...}, the heads that the folder has; float32 arrays, or
+            ShapeDtypeStructs if it was read without weights.
+        unused: names of the tensors that no parameter is read from.
+        has_weights: False if the folder has none; its heads are then those of the class that config.json names.
+    """
+
+    published: Published
+    config: EncoderConfig
+    params: Params
+    unused: tuple[str, ...] = ()
+    has_weights: bool = True
+
+
+def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
+    """A folder's config.json; ValueError if it is not a JSON object, FileNotFoundError if it is missing."""
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG_FILE}; give the folder of a model")
+    return read_json(path, dict)
+
+
+def read_model(folder: str | os.PathLike, weights: bool = True, extra_heads: Collection[str] = ()) -> PublishedModel:
+    """Read a folder that transformers can read.
+
+    Args:
+        folder: with config.json and weights.
+        weights: read the weights; without, only their names, and the folder may lack them.
+        extra_heads: heads to read if the file has them, though the class that config.json names does not.
+
+    Raises:
+        ValueError: an unsupported family or setting, or a weight that is missing or has another shape.
+        OSError: a file is missing or cannot be read.
+    """
+    settings = read_settings(folder)
+    family, config = parse_settings(settings, str(folder))
+    tensors: Mapping[str, np.ndarray] | None = None
+    try:
+        tensors = open_weights(folder)
+        names = renamed(tensors, family.prefix, family.aliases)
+        tensors = {standard: tensors[name] for standard, name in names.items()} if weights else names
+    except FileNotFoundError:
+        if weights:
+            raise
+    has_mlm_head = _has_mlm_head(family, config, settings, tensors)
+    tables = _heads(family, config, settings, tensors, str(folder), extra_heads)
+    heads = {name: table.config for name, table in tables.items()}
+    shapes = parameter_shapes(config, has_mlm_head, heads)
+    published = Published(family, settings, heads)
+    if not weights:
+        return PublishedModel(published, config, shapes, has_weights=tensors is not None)
+    rows = _rows(family, config, has_mlm_head, tables)
+    if has_mlm_head and not config.tied_output:
+        # The bias has two names, and files that hold equal tensors only once leave one of them out.
+        biases = {row.theirs for row in rows if row.ours == ("mlm_head/bias",)}
+        if biases & tensors.keys():
+            rows = [row for row in rows if row.theirs not in biases or row.theirs in tensors]
+    params, used = from_tensors(rows, tensors, shapes, config, str(folder))
+    if has_mlm_head:
+        used.add(_output_bias(family))  # with a tied table, the same numbers as the head's bias
+        if config.tied_output and family.tied in tensors:
+            used.add(family.tied)
+            if not np.array_equal(tensors[family.tied], params["encoder"]["embeddings"]["token_embedding"]):
+                raise ValueError(
+                    f"{folder}: {family.tied} differs from the token table, but config.json ties them ({TIED})"
+                )
+    unused = tuple(name for name in tensors if name not in used and not _BUFFERS.search(name))
+    if unused:
+        log.warning("%s: %d weights are not used: %s", folder, len(unused), ", ".join(unused[:8]))
+    return PublishedModel(published, config, params, unused)
+
+
+def write_model(
+    folder: str | os.PathLike,
+    config: EncoderConfig,
+    params: Params,
+    settings: Settings | None = None,
+    published: Published | None = None,
+) -> None:
+    """Write a folder that transformers can read. config.json comes last, so that an interrupted save is no model.
+
+    Args:
+        folder: created when missing.
+        config: the architecture.
+        params: {"encoder": ...} and heads as the family computes them; heads that the family does not have are skipped.
+        settings: more of config.json, such as pad_token_id, cls_token_id, id2label.
+        published: where the model comes from; None: a family that can hold the architecture.
+
+    Raises:
+        ValueError: no published family has this architecture.
+        OSError: the folder cannot be written.
+    """
+    check_publishable(config)
+    family = published.family if published else family_of(config, params)
+    # Without a tokenizer the special ids are unknown, and a family's defaults may lie outside the vocabulary.
+    content = dict.fromkeys(_SPECIAL_IDS) | (dict(published.settings) if published else {})
+    content |= {TIED: config.tied_output} | family.settings(config) | dict(settings or {})
+    heads = {name: table for name, table in family.heads(config, content).items() if name in params}
+    has_mlm_head = "mlm_head" in params
+    class_key = _class_key(has_mlm_head, heads)
+    content |= {"architectures": [family.class_name(class_key)], "model_type": family.model_type, "dtype": "float32"}
+    parts = {name: params[name] for name in ("encoder", "mlm_head", *heads) if name in params}
+    tensors = to_tensors(_rows(family, config, has_mlm_head, heads), parts, config)
+    if class_key == "Model":
+        tensors = {name.removeprefix(family.prefix): tensor for name, tensor in tensors.items()}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(tensors, folder)
+    write_json(folder / CONFIG_FILE, content)
+
+
+def _output_bias(family: Family) -> str:
+    """The name of the output table's bias."""
+    return family.tied.removesuffix("weight") + "bias"
+
+
+def _rows(family: Family, config: EncoderConfig, mlm_head: bool, heads: Heads) -> list[Weight]:
+    rows = list(family.encoder(config))
+    if mlm_head:
+        head = family.mlm_head(config)
+        if not config.tied_output:
+            # The table's bias counts; the head's is written only because transformers looks for it.
+            head += [row._replace(theirs=_output_bias(family)) for row in head if row.ours == ("mlm_head/bias",)]
+            head.append(Weight(family.tied, ("mlm_head/table",)))
+        rows += head
+    return rows + [row for table in heads.values() for row in table.weights]
+
+
+def _has_mlm_head(family: Family, config: EncoderConfig, settings: Settings, tensors: Collection[str] | None) -> bool:
+    keys = _class_keys(family, settings)
+    if tensors is None:
+        # In ELECTRA and DeBERTa, ForPreTraining detects replaced tokens and lacks the generator's head.
+        detects = "rtd_head" in family.heads(config, settings)
+        return bool(keys and keys & ({"ForMaskedLM"} if detects else {"ForMaskedLM", "ForPreTraining"}))
+    if keys is not None and not keys & {"ForMaskedLM", "ForPreTraining"}:
+        return False
+    rows = _rows(family, config, True, {})[len(family.encoder(config)) :]
+    names = [row.theirs for row in rows] or [family.tied]
+    # transformers leaves a tied table out of its files: a head of nothing else exists if its class is named.
+    return any(name in tensors for name in names) or (not rows and keys is not None and "ForMaskedLM" in keys)
+
+
+def _heads(
+    family: Family,
+    config: EncoderConfig,
+    settings: Settings,
+    tensors: Collection[str] | None,
+    where: str,
+    extra: Collection[str] = (),
+) -> Heads:
+    """The heads of the class that config.json names and those in `extra`, if the file holds weights of them.
+
+    Without a file, the heads of the class.
+    """
+    keys, tables = _class_keys(family, settings), family.heads(config, settings)
+    if keys is None:
+        keys = {"ForPreTraining"} if tensors is not None else set()
+    expected = {name for key in keys for name in HEADS[key]}
+    needs_pooler = any(table.config.inputs == "pooled" for name, table in tables.items() if name in expected)
+    heads = {}
+    for name, table in tables.items():
+        if name not in expected and name not in extra:
+            continue
+        if tensors is None or any(row.theirs in tensors for row in table.weights):
+            heads[name] = table
+        elif name in expected and (name != "pooler" or needs_pooler):
+            log.warning("%s has no weights of its %s, which is left out", where, name.replace("_", " "))
+    if "pooler" not in heads:
+        return {name: table for name, table in heads.items() if table.config.inputs != "pooled"}
+    return {"pooler": heads["pooler"], **heads}  # first: other heads use its output
+
+
+def _class_keys(family: Family, settings: Settings) -> set[str] | None:
+    """The keys of HEADS whose classes config.json names, or None if it names none of the family's classes."""
+    names = settings.get("architectures") or ()
+    return {key for key in HEADS if family.class_name(key) in names} or None
+
+
+def _class_key(mlm_head: bool, heads: Heads) -> str:
+    """The key of HEADS for a model with these heads."""
+    if mlm_head:
+        return "ForPreTraining" if heads.keys() & {"nsp_head", "rtd_head"} else "ForMaskedLM"
+    task_head = next((name for name in heads if name.endswith("_head") and name != "nsp_head"), None)
+    if task_head is None:
+        return "ForNextSentencePrediction" if "nsp_head" in heads else "Model"
+    return next(key for key, names in reversed(HEADS.items()) if task_head in names)

@@ -1,0 +1,118 @@
+"""The published families, and which of them can hold an architecture."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxencoder.families import FAMILIES
+from jaxencoder.families.family import Family, Settings
+from jaxencoder.families.tables import Params
+from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.encoder import Encoder
+from jaxencoder.model.heads import Head, HeadConfig, MlmHead
+
+TIED = "tie_word_embeddings"
+# Settings of any family that change the computation -> the only supported value.
+_FIXED = {"is_decoder": False, "add_cross_attention": False, "quantization_config": None}
+
+
+class Published(NamedTuple):
+    """The published form of a model: everything that its architecture does not say.
+
+    Attributes:
+        family: the family of config.json's model_type.
+        settings: all of config.json.
+        heads: the heads besides the masked-language-model head, by their names among the parameters.
+    """
+
+    family: Family
+    settings: Settings
+    heads: Mapping[str, HeadConfig]
+
+
+def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfig]:
+    """The family and the architecture of a config.json.
+
+    Args:
+        settings: all of config.json.
+        where: the folder, for messages.
+
+    Raises:
+        ValueError: an unknown family, a missing setting, or a value that this package does not support.
+    """
+    model_type = settings.get("model_type")
+    family = next((family for family in FAMILIES if family.model_type == model_type), None)
+    if family is None:
+        supported = ", ".join(family.model_type for family in FAMILIES)
+        raise ValueError(f"{where} has the unsupported model_type {model_type!r}; supported are: {supported}")
+    for name, value in (_FIXED | dict(family.fixed)).items():
+        if settings.get(name, value) != value:
+            raise ValueError(f"{where} has {name} {settings[name]!r} in its config.json; only {value!r} is supported")
+    try:
+        config = _architecture(family, settings)
+        family.heads(config, settings)
+        return family, config
+    except KeyError as error:
+        raise ValueError(f"{where} has no {error.args[0]} in its config.json") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def family_of(config: EncoderConfig, parts: Iterable[str] = ()) -> Family:
+    """The first family whose config.json can hold the architecture, and that has most of the given heads.
+
+    Args:
+        config: the architecture.
+        parts: names among the parameters; names that are not heads are ignored.
+
+    Raises:
+        ValueError: no family can hold it.
+    """
+    families = [family for family in FAMILIES if can_hold(family, config)]
+    if not families:
+        raise ValueError(f"no published family has this architecture: {config}")
+    return max(families, key=lambda family: len(family.heads(config, family.settings(config)).keys() & set(parts)))
+
+
+def can_hold(family: Family, config: EncoderConfig) -> bool:
+    """Whether a family's config.json can hold all of an architecture."""
+    try:
+        return _architecture(family, {TIED: config.tied_output} | family.settings(config)) == config
+    except ValueError:
+        return False
+
+
+def check_publishable(config: EncoderConfig) -> None:
+    """Raise ValueError for an architecture that no published family can hold, whatever its other settings."""
+    if config.bottleneck:
+        raise ValueError(
+            f"model.bottleneck is {config.bottleneck}, but no published family has bottleneck adapters; "
+            "write the model as a run, or its adapters alone"
+        )
+
+
+def parameter_shapes(config: EncoderConfig, mlm_head: bool, heads: Mapping[str, HeadConfig] | None = None) -> Params:
+    """The shapes of the parameters of an encoder and its heads, as a tree of ShapeDtypeStructs."""
+    key = jax.random.key(0)
+    hidden = jax.ShapeDtypeStruct((1, 1, config.hidden_size), jnp.float32)
+    shapes = {"encoder": _encoder_shapes(config)}
+    if mlm_head:
+        shapes["mlm_head"] = jax.eval_shape(MlmHead(config).init, key, hidden).get("params", {})
+    for name, head in (heads or {}).items():
+        shapes[name] = jax.eval_shape(Head(config, head).init, key, hidden)["params"]
+    return shapes
+
+
+@cache
+def _encoder_shapes(config: EncoderConfig) -> Params:
+    token = jnp.ones((1, 1), jnp.int32)
+    return jax.eval_shape(Encoder(config).init, jax.random.key(0), token, token, token)["params"]
+
+
+def _architecture(family: Family, settings: Settings) -> EncoderConfig:
+    config = family.encoder_config(settings)
+    return dataclasses.replace(config, tied_output=settings.get(TIED, config.tied_output))
