@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from jaxencoder.text import labels as label_kinds
 from jaxencoder.text import pieces
 from jaxencoder.text.config import ALIGNED, OVERLAP, DataConfig
-from jaxencoder.text.held_out import digest_of, is_held_out
+from jaxencoder.text.held_out import is_held_out, text_digest
 from jaxencoder.text.labels import Labels
-from jaxencoder.text.pairs import pairs
+from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizer import Tokenizer
@@ -74,10 +74,10 @@ class Schema:
 
     def check(self, data: DataConfig) -> None:
         """Raise ValueError for settings that contradict the task."""
-        if data.long_texts != "windows" and data.overlap != OVERLAP:
+        if data.long != "windows" and data.overlap != OVERLAP:
             raise ValueError(
                 f"data.overlap is {data.overlap}, but no text is split into pieces that overlap; set it to {OVERLAP}, "
-                "or data.long_texts to windows"
+                "or data.long to windows"
             )
 
     def find_labels(self, data: DataConfig) -> Labels | None:
@@ -121,9 +121,9 @@ class Schema:
         """
         texts, seconds = map(list, zip(*(example.texts for example in examples), strict=True))
         if data.pairs != "none":
-            return pairs(tokenizer, texts, data.row_length, data.pairs, data.short_pair_probability)
+            return sentence_pairs(tokenizer, texts, data.row_length, data.pairs, data.short_pairs)
         labels = [example.label for example in examples] if data.label_field else None
-        if data.long_texts == "windows":
+        if data.long == "windows":
             return pieces.windows(tokenizer, texts, labels, data.row_length, data.overlap)
         if has_pairs or labels is not None:
             return pieces.examples(tokenizer, texts, seconds if has_pairs else None, labels, data.row_length)
@@ -149,7 +149,7 @@ class Schema:
             text = record[data.text_field]
             pair = record[pair_field] if pair_field else ""
             self.check_texts(text, pair, pair_field, where)
-            digest = digest_of(text, str(pair))
+            digest = text_digest(text, str(pair))
             if fraction and (split == "validation") != is_held_out(digest, fraction):
                 continue
             label = 0 if labels is None else self.encode_label(record[data.label_field], (text, pair), labels, where)
@@ -173,7 +173,7 @@ class Schema:
         for source in sources:
             for number, record in enumerate(read(source, required=required, **options), 1):
                 pair = str(record[data.pair_field]) if data.pair_field else ""
-                if not fraction or is_held_out(digest_of(record[data.text_field], pair), fraction):
+                if not fraction or is_held_out(text_digest(record[data.text_field], pair), fraction):
                     yield f"{source}, record {number}", record
 
     def _training_labels(self, data: DataConfig) -> Iterator[tuple[Any, str]]:
@@ -182,7 +182,7 @@ class Schema:
             for number, record in enumerate(_read(self, data, source, data.pair_field), 1):
                 where, text = f"{source}, record {number}", record[data.text_field]
                 pair = str(record[data.pair_field]) if data.pair_field else ""
-                if not (fraction and is_held_out(digest_of(text, pair), fraction)):
+                if not (fraction and is_held_out(text_digest(text, pair), fraction)):
                     for label in self.single_labels(record[data.label_field], text, where):
                         yield label, where
 
@@ -202,8 +202,8 @@ def check_structured(data: DataConfig, task: str, pair: str = "") -> None:
     if bool(data.pair_field) != bool(pair):
         advice = f"name the field of {pair}" if pair else "leave it out"
         raise ValueError(f"data.pair_field is {data.pair_field!r}, but the task is {task}; {advice}")
-    if data.long_texts == "windows":
-        raise ValueError(f"data.long_texts is 'windows', which is for labels of single texts, not {task}; leave it out")
+    if data.long == "windows":
+        raise ValueError(f"data.long is 'windows', which is for labels of single texts, not {task}; leave it out")
 
 
 def _read(schema: Schema, data: DataConfig, source: str, pair_field: str) -> Iterator[Record]:

@@ -14,7 +14,7 @@ from jaxencoder.text.labels import Labels
 from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.schema import Example, Schema, check_structured
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.text.windows import cut
+from jaxencoder.text.windows import sliding_windows
 
 SPAN_CLASSES = ("start", "end", "both")  # labels of an answer's first and last token; one token may be both
 START, END, BOTH = range(len(SPAN_CLASSES))
@@ -126,7 +126,7 @@ def question_windows(
         room = row_length - len(around)
         if room < 1:
             raise ValueError(f"rows of {row_length} tokens leave no room for a text after a question; make them longer")
-        for span in cut([len(answering)], room, room - min(overlap, room // 2)):
+        for span in sliding_windows([len(answering)], room, room - min(overlap, room // 2)):
             part = answering[span.start : span.end]
             at = np.concatenate([around[:first], part, around[first:]])
             yield Window(example, encoding.ids[at], encoding.type_ids[at], first, encoding.offsets[part])

@@ -13,7 +13,7 @@ from jaxencoder.text.labels import Labels
 from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.schema import Example, Schema, check_structured
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.text.words import cut_words, encode_words
+from jaxencoder.text.words import word_windows, encode_words
 
 
 class TokenClassificationSchema(Schema):
@@ -78,7 +78,7 @@ def word_pieces(
     cls, sep = np.array([tokenizer.cls_id]), np.array([tokenizer.sep_id])
     for tokens, word_tags in zip(encode_words(tokenizer, texts), tags, strict=True):
         labels = np.where(tokens.first, np.array(word_tags or [0], np.int32)[tokens.word], -1)
-        for start, end in cut_words(tokens, row_length - 2):
+        for start, end in word_windows(tokens, row_length - 2):
             ids.append(np.concatenate([cls, tokens.ids[start:end], sep]))
             token_labels.append(np.pad(labels[start:end], 1, constant_values=-1))
     return Pieces.of(tokenizer, ids, token_labels=token_labels)
