@@ -18,7 +18,7 @@ from jaxencoder.checkpoints.initial import find_start
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig, load
 from jaxencoder.sharding import make_mesh
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
 from jaxencoder.training.loop import compile_steps, feed_after
 from jaxencoder.training.setup import Setup, set_up
 

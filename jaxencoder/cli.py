@@ -234,11 +234,11 @@ def _own_folder(target: str) -> Path | None:
 
 def _prepare(args: argparse.Namespace) -> None:
     config = _load_config(args)
-    from jaxencoder.text.fields import with_fields
-    from jaxencoder.text.rows import prepare
+    from jaxencoder.text.row_cache import prepare
+    from jaxencoder.text.sources.fields import infer_fields
     from jaxencoder.training.setup import with_start
 
-    config, tokenizer = with_start(replace(config, data=with_fields(config.data)))
+    config, tokenizer = with_start(replace(config, data=infer_fields(config.data)))
     wanted = [*((part.data, "train") for part in config.phase_configs), (config.data, "validation")]
     for data, split in dict.fromkeys(wanted):
         for store in prepare(data, tokenizer, split):

@@ -275,7 +275,7 @@ PROMPTS = ("query_prompt", "document_prompt")
         ("tasks.tables", "table", 1, ()),
         *(("tasks." + task, "evaluate_" + task, 2, options) for task, options in TASKS.items()),
         ("training.setup", "with_start", 1, ()),
-        ("text.rows", "prepare", 3, ()),
+        ("text.row_cache", "prepare", 3, ()),
         ("text.sources", "read", 1, ("text_field",)),
         ("text.tokenizer", "train_tokenizer", 2, ()),
     ],

@@ -84,11 +84,12 @@ DIRECTIONS = {
 HOMES = {
     "flax": ("model/*", "objectives/*", "adapters/*"),
     "orbax": ("checkpoints/orbax.py",),
-    "tensorflow_datasets": ("text/sources.py",),
+    "tensorflow_datasets": ("text/sources/tfds.py",),
     "sentencepiece": ("text/tokenizer*.py",),
     "tokenizers": ("text/tokenizer*.py",),
     "icu4py": ("text/sentences.py",),
     "tensorboardX": ("training/telemetry.py",),
+    "joblib": ("text/workers.py",),
     "cattrs": ("config_json.py",),
     "tyro": ("overrides.py", "cli.py"),
     "optax": ("training/*",),

@@ -48,8 +48,8 @@ from jaxencoder.inference.outputs import encode
 from jaxencoder.model.heads import MlmHead
 from jaxencoder.objectives.masking import Masked
 from jaxencoder.objectives.mlm import predict
-from jaxencoder.text.prepare import load_or_train
 from jaxencoder.text.sources import read
+from jaxencoder.text.tokenizer_cache import load_or_train
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import keep_freed_memory
 

@@ -44,7 +44,7 @@ from jaxencoder.config import (
 from jaxencoder.files import write_atomic, write_table
 from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.text.batches import Batches
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import keep_freed_memory
 from jaxencoder.training.step import eval_step

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxencoder.families.classifier import to_heads
-from jaxencoder.families.family import HEADS, Settings, labelled
+from jaxencoder.families.family import HEADS, Settings, with_labels
 from jaxencoder.families.published import Published, parameter_shapes
 from jaxencoder.families.tables import from_tensors, to_tensors
 from jaxencoder.model.config import EncoderConfig
@@ -38,7 +38,7 @@ def classifier_to_peft(classifier: Params, pooling: str, published: Published, c
         config: of the encoder.
     """
     labels = classifier["classifier"]["bias"].shape[-1]
-    heads = published.family.heads(config, labelled(published.settings, labels))
+    heads = published.family.heads(config, with_labels(published.settings, labels))
     params = to_heads(classifier, pooling, {name: table.config for name, table in heads.items()})
     if params is None:
         return None
@@ -82,7 +82,7 @@ def heads_from_peft(
         raise ValueError(f"{where} is for {settings.get('task_type')!r}, of which {family.name} has no head here")
     outputs = next(row.theirs for row in known[name].weights if row.ours == (f"{name}/output/kernel",))
     count = len(tensors[outputs]) if outputs in tensors else None
-    own = published.settings if count is None else labelled(published.settings, count)
+    own = published.settings if count is None else with_labels(published.settings, count)
     heads = family.heads(config, own)
     wanted = {name: heads[name]}
     if heads[name].config.inputs == "pooled":

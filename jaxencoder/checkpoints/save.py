@@ -13,7 +13,7 @@ from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.initial import started_from
 from jaxencoder.checkpoints.transformers import write_model
 from jaxencoder.families import classifier
-from jaxencoder.families.family import Family, labelled
+from jaxencoder.families.family import Family, with_labels
 from jaxencoder.families.published import Published, can_hold, check_publishable, family_of
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
@@ -96,7 +96,7 @@ def _parts(model: Checkpoint, published: Published) -> _Parts:
     for name, head in model.heads.items():
         own = {}
         if model.published is None and name == tokens.NAME:
-            own = labelled({}, head.outputs, model.labels)
+            own = with_labels({}, head.outputs, model.labels)
         theirs = _configs(family, model, before | own).get(name)
         if theirs == head:
             written.params[name] = model.params[name]
@@ -110,10 +110,10 @@ def _labels_of_texts(model: Checkpoint) -> dict[str, Any]:
     """What config.json says of a run's classes, or of its values."""
     count = model.params[classifier.NAME]["classifier"]["bias"].shape[-1]
     if count == 1:
-        return labelled({}, 1) | {"problem_type": "regression"}
+        return with_labels({}, 1) | {"problem_type": "regression"}
     several = getattr(model.config.objective, "multi_label", False)
     problem = "multi_label_classification" if several else "single_label_classification"
-    return labelled({}, count, model.labels) | {"problem_type": problem}
+    return with_labels({}, count, model.labels) | {"problem_type": problem}
 
 
 def _configs(family: Family, model: Checkpoint, settings: Mapping[str, Any]) -> dict[str, HeadConfig]:

@@ -12,7 +12,6 @@ import numpy as np
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
 from jaxencoder.families.published import (
-    TIED,
     Published,
     check_publishable,
     family_of,
@@ -99,7 +98,7 @@ def read_model(folder: str | os.PathLike, weights: bool = True, extra_heads: Col
             used.add(family.tied)
             if not np.array_equal(tensors[family.tied], params["encoder"]["embeddings"]["token_embedding"]):
                 raise ValueError(
-                    f"{folder}: {family.tied} differs from the token table, but config.json ties them ({TIED})"
+                    f"{folder}: {family.tied} differs from the token table, but config.json has tie_word_embeddings"
                 )
     unused = tuple(name for name in tensors if name not in used and not _BUFFERS.search(name))
     if unused:
@@ -131,7 +130,7 @@ def write_model(
     family = published.family if published else family_of(config, params)
     # Without a tokenizer the special ids are unknown, and a family's defaults may lie outside the vocabulary.
     content = dict.fromkeys(_SPECIAL_IDS) | (dict(published.settings) if published else {})
-    content |= {TIED: config.tied_output} | family.settings(config) | dict(settings or {})
+    content |= family.settings(config) | dict(settings or {})
     heads = {name: table for name, table in family.heads(config, content).items() if name in params}
     has_mlm_head = "mlm_head" in params
     class_key = _class_key(has_mlm_head, heads)

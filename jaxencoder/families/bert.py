@@ -1,85 +1,41 @@
 """BERT: post-norm, learned positions, biases everywhere. Devlin et al. 2019, arXiv:1810.04805."""
 
-from typing import Any
-
-from jaxencoder.families.family import (
-    PUBLISHED,
-    About,
-    Family,
-    Heads,
-    Release,
-    Settings,
-    activation,
-    head,
-    plain_heads,
-    pooler,
-    sizes,
-)
-from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
+from jaxencoder.families.family import About, Family, Heads, Release, head, plain_heads, pooler
+from jaxencoder.families.settings import SIZES, Settings, choice, same, sizes
+from jaxencoder.families.tables import rows
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
-
-def _encoder_config(c: Settings) -> EncoderConfig:
-    return EncoderConfig(
-        vocab_size=c["vocab_size"],
-        num_layers=c["num_hidden_layers"],
-        hidden_size=c["hidden_size"],
-        mlp_size=c["intermediate_size"],
-        num_heads=c["num_attention_heads"],
-        max_length=c.get("max_position_embeddings", 512),
-        token_types=c.get("type_vocab_size", 2),
-        norm_epsilon=c.get("layer_norm_eps", 1e-12),
-        activation=activation(c, "hidden_act"),
-        dropout=c.get("hidden_dropout_prob", 0.1),
-        attention_dropout=c.get("attention_probs_dropout_prob", 0.1),
-        initializer_std=c.get("initializer_range", 0.02),
-    )
-
-
-def _settings(c: EncoderConfig) -> dict[str, Any]:
-    if not c.token_types:
-        raise ValueError("model.token_types is 0; BERT's config.json needs at least 1")
-    return {
-        "vocab_size": c.vocab_size,
-        "num_hidden_layers": c.num_layers,
-        "hidden_size": c.hidden_size,
-        "intermediate_size": c.mlp_size,
-        "num_attention_heads": c.num_heads,
-        "max_position_embeddings": c.max_length,
-        "type_vocab_size": c.token_types,
-        "layer_norm_eps": c.norm_epsilon,
-        "hidden_act": PUBLISHED[c.activation],
-        "hidden_dropout_prob": c.dropout,
-        "attention_probs_dropout_prob": c.attention_dropout,
-        "initializer_range": c.initializer_std,
-    }
-
-
-def _encoder(c: EncoderConfig) -> list[Weight]:
-    theirs, ours = f"bert.encoder.layer.{LAYER}", "encoder/layer"
-    return [
-        *table("bert.embeddings.word_embeddings", "encoder/embeddings/token_embedding"),
-        *table("bert.embeddings.position_embeddings", "encoder/embeddings/position_embedding"),
-        *table("bert.embeddings.token_type_embeddings", "encoder/embeddings/token_type_embedding"),
-        *norm("bert.embeddings.LayerNorm", "encoder/embeddings/norm", True),
-        *linear(f"{theirs}.attention.self.query", f"{ours}/attention/query", bias=True),
-        *linear(f"{theirs}.attention.self.key", f"{ours}/attention/key", bias=True),
-        *linear(f"{theirs}.attention.self.value", f"{ours}/attention/value", bias=True),
-        *linear(f"{theirs}.attention.output.dense", f"{ours}/attention/output", bias=True),
-        *norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention_norm", True),
-        *linear(f"{theirs}.intermediate.dense", f"{ours}/mlp/up", bias=True),
-        *linear(f"{theirs}.output.dense", f"{ours}/mlp/down", bias=True),
-        *norm(f"{theirs}.output.LayerNorm", f"{ours}/mlp_norm", True),
-    ]
-
-
-def _mlm_head(c: EncoderConfig) -> list[Weight]:
-    return [
-        *linear("cls.predictions.transform.dense", "mlm_head/dense", bias=True),
-        *norm("cls.predictions.transform.LayerNorm", "mlm_head/norm", True),
-        Weight("cls.predictions.bias", ("mlm_head/bias",)),
-    ]
+# Without positions and token types, in which the families made from BERT differ.
+SETTINGS = (
+    *SIZES,
+    same("layer_norm_eps", "norm_epsilon"),
+    choice("hidden_act", "activation"),
+    same("hidden_dropout_prob", "dropout"),
+    same("attention_probs_dropout_prob", "attention_dropout"),
+    same("initializer_range", "initializer_std"),
+)
+POSITIONS = same("max_position_embeddings", "max_length")
+TOKEN_TYPES = same("type_vocab_size", "token_types", minimum=1)
+_ENCODER = {
+    "bert.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
+    "bert.embeddings.position_embeddings": "encoder/embeddings/position_embedding",
+    "bert.embeddings.token_type_embeddings": "encoder/embeddings/token_type_embedding",
+    "bert.embeddings.LayerNorm": "encoder/embeddings/norm",
+    "bert.encoder.layer.{layer}.attention.self.query": "encoder/layer/attention/query",
+    "bert.encoder.layer.{layer}.attention.self.key": "encoder/layer/attention/key",
+    "bert.encoder.layer.{layer}.attention.self.value": "encoder/layer/attention/value",
+    "bert.encoder.layer.{layer}.attention.output.dense": "encoder/layer/attention/output",
+    "bert.encoder.layer.{layer}.attention.output.LayerNorm": "encoder/layer/attention_norm",
+    "bert.encoder.layer.{layer}.intermediate.dense": "encoder/layer/mlp/up",
+    "bert.encoder.layer.{layer}.output.dense": "encoder/layer/mlp/down",
+    "bert.encoder.layer.{layer}.output.LayerNorm": "encoder/layer/mlp_norm",
+}
+_MLM_HEAD = {
+    "cls.predictions.transform.dense": "mlm_head/dense",
+    "cls.predictions.transform.LayerNorm": "mlm_head/norm",
+    "cls.predictions.bias": "mlm_head/bias",
+}
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
@@ -94,19 +50,19 @@ BERT = Family(
     model_type="bert",
     name="Bert",
     prefix="bert.",
-    encoder_config=_encoder_config,
-    settings=_settings,
-    encoder=_encoder,
-    mlm_head=_mlm_head,
+    architecture=EncoderConfig(),
+    entries=(*SETTINGS, POSITIONS, TOKEN_TYPES),
+    encoder=lambda c: rows(_ENCODER),
+    mlm_head=lambda c: rows(_MLM_HEAD),
     heads=_heads,
     tied="cls.predictions.decoder.weight",
     about=About(
         title="BERT",
-        choose_for="comparison: every paper has its numbers; and for the many models that are made from it, small "
-        "sentence embedders among them",
-        tokenizer="WordPiece, in lower case or cased",
+        choose_for="comparison, since every paper reports it, and for the many models made from it, such as small "
+        "sentence embedders",
+        tokenizer="WordPiece, lowercase or cased",
         objective="masked words (15%), next-sentence prediction",
-        text="English books and Wikipedia; the multilingual one: Wikipedia in 104 languages",
+        text="English books and Wikipedia; the multilingual model: Wikipedia in 104 languages",
         papers={"BERT": "1810.04805", "the smaller sizes": "1908.08962", "MiniLM": "2002.10957"},
         releases=(
             Release("google/bert_uncased_L-2_H-128_A-2", sizes(2, 128, 512, 2, 30522)),

@@ -1,119 +1,115 @@
 """DeBERTa: attention that compares contents with distances. He et al. 2021, arXiv:2006.03654."""
 
-import dataclasses
-from typing import Any
-
-from jaxencoder.families.bert import BERT
-from jaxencoder.families.family import (
-    About,
-    Family,
-    Heads,
-    Release,
+from jaxencoder.families.bert import BERT, POSITIONS, SETTINGS
+from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, pooler
+from jaxencoder.families.settings import (
+    ACTIVATIONS,
+    Entry,
+    Fields,
     Settings,
-    activation,
-    plain_heads,
-    pooler,
+    choice,
+    head_size,
+    implied,
+    read_choice,
+    read_value,
+    same,
     sizes,
 )
-from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
+from jaxencoder.families.tables import Weight, linear, rows
 from jaxencoder.model.config import EncoderConfig
 
-# What the published checkpoints have in common.
+# Settings of all published checkpoints.
 PUBLISHED = {"relative_attention": True, "position_biased_input": False, "pos_att_type": "c2p|p2c"}
-# The original code's names of the masked-language-model head -> those of transformers' class.
+# Names of the masked-language-model head in the original code -> those in transformers.
 ALIASES = {
     "lm_predictions.lm_head.bias": "cls.predictions.bias",
     "lm_predictions.lm_head.": "cls.predictions.transform.",
 }
 
 
-def deberta_config(c: Settings) -> EncoderConfig:
-    """What the versions have in common: DeBERTa's own architecture, with a bias for keys."""
-    config = BERT.encoder_config({"layer_norm_eps": 1e-7, "type_vocab_size": 0} | dict(c))
-    for name in ("embedding_size", "pooler_hidden_size", "attention_head_size"):
-        expected = config.head_size if name == "attention_head_size" else config.hidden_size
-        if c.get(name, expected) != expected:
-            raise ValueError(f"config.json has {name} {c[name]}; only {expected} can be loaded")
-    kinds = c.get("pos_att_type") or ()
+def _read_distances(settings: Settings, fields: Fields) -> Fields:
+    kinds = settings.get("pos_att_type") or ()
     kinds = kinds.lower().split("|") if isinstance(kinds, str) else kinds
-    if unknown := set(kinds := [kind.strip() for kind in kinds]) - {"c2p", "p2c"}:
+    if unknown := set(kinds := [str(kind).strip() for kind in kinds]) - {"c2p", "p2c"}:
         raise ValueError(f"config.json has pos_att_type {sorted(unknown)}; known are c2p and p2c")
-    if c.get("relative_attention", False) != bool(kinds):
+    if (relative := read_value(settings, "relative_attention", bool, False)) != bool(kinds):
         raise ValueError(
-            f"config.json has relative_attention {c.get('relative_attention', False)} and pos_att_type {kinds}; "
-            "only both or neither can be loaded"
+            f"config.json has relative_attention {relative} and pos_att_type {kinds}; only both or neither can be "
+            "loaded"
         )
-    return dataclasses.replace(
-        config,
-        positions="learned" if c.get("position_biased_input", True) else "none",
-        disentangled=tuple(sorted(set(kinds))),
-        position_buckets=furthest(c) if kinds else 0,
-    )
+    span = max_relative_positions(settings, fields) if kinds else 0
+    return {"disentangled": tuple(sorted(set(kinds))), "position_buckets": span}
 
 
-def furthest(c: Settings) -> int:
-    """The largest distance that relative positions tell apart."""
-    span = c.get("max_relative_positions", -1)
-    return span if span >= 1 else c.get("max_position_embeddings", 512)
-
-
-def deberta_settings(c: EncoderConfig) -> dict[str, Any]:
-    """The config.json of what the versions have in common."""
-    return BERT.settings(dataclasses.replace(c, token_types=c.token_types or 1)) | {
-        "type_vocab_size": c.token_types,
+def _write_distances(c: EncoderConfig) -> Settings:
+    return {
         "relative_attention": bool(c.disentangled),
         "pos_att_type": list(c.disentangled),
         "max_relative_positions": c.max_distance or c.position_buckets or -1,
-        "position_biased_input": c.positions == "learned",
     }
 
 
-def deberta_encoder(c: EncoderConfig, attention: list[Weight]) -> list[Weight]:
-    """The rows of the encoder, given those of a layer's attention up to its output."""
-    theirs, ours = f"deberta.encoder.layer.{LAYER}", "encoder/layer"
-    embeddings = "deberta.embeddings"
-    rows = table(f"{embeddings}.word_embeddings", "encoder/embeddings/token_embedding")
-    if c.positions == "learned":
-        rows += table(f"{embeddings}.position_embeddings", "encoder/embeddings/position_embedding")
-    if c.token_types:
-        rows += table(f"{embeddings}.token_type_embeddings", "encoder/embeddings/token_type_embedding")
-    if c.disentangled:
-        rows += table("deberta.encoder.rel_embeddings", "encoder/distance_embedding/table")
-    return [
-        *rows,
-        *norm(f"{embeddings}.LayerNorm", "encoder/embeddings/norm", True),
-        *attention,
-        *linear(f"{theirs}.attention.output.dense", f"{ours}/attention/output", bias=True),
-        *norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention_norm", True),
-        *linear(f"{theirs}.intermediate.dense", f"{ours}/mlp/up", bias=True),
-        *linear(f"{theirs}.output.dense", f"{ours}/mlp/down", bias=True),
-        *norm(f"{theirs}.output.LayerNorm", f"{ours}/mlp_norm", True),
-    ]
+def max_relative_positions(settings: Settings, fields: Fields) -> int:
+    """The largest distance that relative positions distinguish."""
+    span = read_value(settings, "max_relative_positions", int, -1)
+    return span if span >= 1 else fields["max_length"]
 
 
-def _encoder_config(c: Settings) -> EncoderConfig:
-    return dataclasses.replace(deberta_config(c), key_bias=False)
+ENTRIES = (
+    *SETTINGS,
+    POSITIONS,
+    same("type_vocab_size", "token_types"),
+    choice("position_biased_input", "positions", {True: "learned", False: "none"}),
+    implied("embedding_size", lambda fields: fields["hidden_size"], "hidden_size"),
+    implied("pooler_hidden_size", lambda fields: fields["hidden_size"], "hidden_size"),
+    implied("attention_head_size", head_size, "hidden_size / num_attention_heads"),
+    Entry(_read_distances, _write_distances),
+)
+
+
+_EMBEDDINGS = {
+    "deberta.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
+    "deberta.embeddings.LayerNorm": "encoder/embeddings/norm",
+}
+_POSITIONS = {"deberta.embeddings.position_embeddings": "encoder/embeddings/position_embedding"}
+_TOKEN_TYPES = {"deberta.embeddings.token_type_embeddings": "encoder/embeddings/token_type_embedding"}
+_DISTANCES = {"deberta.encoder.rel_embeddings": "encoder/distance_embedding/table"}
+_LAYER = {
+    "deberta.encoder.layer.{layer}.attention.output.dense": "encoder/layer/attention/output",
+    "deberta.encoder.layer.{layer}.attention.output.LayerNorm": "encoder/layer/attention_norm",
+    "deberta.encoder.layer.{layer}.intermediate.dense": "encoder/layer/mlp/up",
+    "deberta.encoder.layer.{layer}.output.dense": "encoder/layer/mlp/down",
+    "deberta.encoder.layer.{layer}.output.LayerNorm": "encoder/layer/mlp_norm",
+}
+
+
+def common_rows(c: EncoderConfig) -> list[Weight]:
+    """The encoder's rows that all versions share: all but the inputs of attention."""
+    names = _EMBEDDINGS | _LAYER
+    names |= _POSITIONS if c.positions == "learned" else {}
+    names |= _TOKEN_TYPES if c.token_types else {}
+    return rows(names | _DISTANCES if c.disentangled else names)
 
 
 def _encoder(c: EncoderConfig) -> list[Weight]:
-    theirs, ours = f"deberta.encoder.layer.{LAYER}.attention.self", "encoder/layer/attention"
+    theirs, ours = "deberta.encoder.layer.{layer}.attention.self", "encoder/layer/attention"
     heads = (f"{ours}/{name}" for name in ("query", "key", "value"))
-    rows = [
+    weights = [
+        *common_rows(c),
         *linear(f"{theirs}.in_proj", *heads, bias=False, by_head=True),
-        Weight(f"{theirs}.q_bias", (f"{ours}/query/bias",)),
-        Weight(f"{theirs}.v_bias", (f"{ours}/value/bias",)),
+        *rows({f"{theirs}.q_bias": f"{ours}/query/bias", f"{theirs}.v_bias": f"{ours}/value/bias"}),
     ]
     if "c2p" in c.disentangled:
-        rows += linear(f"{theirs}.pos_proj", f"{ours}/distance_key", bias=False)
+        weights += linear(f"{theirs}.pos_proj", f"{ours}/distance_key", bias=False)
     if "p2c" in c.disentangled:
-        rows += linear(f"{theirs}.pos_q_proj", f"{ours}/distance_query", bias=True)
-    return deberta_encoder(c, rows)
+        weights += linear(f"{theirs}.pos_q_proj", f"{ours}/distance_query", bias=True)
+    return weights
 
 
 def heads(c: EncoderConfig, settings: Settings) -> Heads:
-    """The heads of transformers' classes: a pooler with an activation of its own, and single projections."""
+    """The heads of transformers' classes: a pooler with its activation in config.json, and single projections."""
     return {
-        "pooler": pooler("pooler.dense", activation(settings, "pooler_hidden_act")),
+        "pooler": pooler("pooler.dense", read_choice(settings, "pooler_hidden_act", ACTIVATIONS, "gelu")),
         **plain_heads(settings),
     }
 
@@ -122,15 +118,15 @@ DEBERTA = Family(
     model_type="deberta",
     name="Deberta",
     prefix="deberta.",
-    encoder_config=_encoder_config,
-    settings=deberta_settings,
+    architecture=EncoderConfig(norm_epsilon=1e-7, token_types=0, key_bias=False),
+    entries=ENTRIES,
     encoder=_encoder,
     mlm_head=BERT.mlm_head,
     heads=heads,
     tied=BERT.tied,
     about=About(
         title="DeBERTa",
-        choose_for="accurate English models that mind the case of letters; DeBERTa-v3 is better still",
+        choose_for="accurate cased English models; DeBERTa-v3 is more accurate",
         tokenizer="byte-level BPE (GPT-2's)",
         objective="masked words and spans",
         text="English: books, Wikipedia, stories and the web",

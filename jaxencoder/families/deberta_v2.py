@@ -1,82 +1,82 @@
-"""DeBERTa-v2, v3 and mDeBERTa: distances in buckets that grow, projected as contents are; v3 learns by replaced tokens.
+"""DeBERTa-v2, v3 and mDeBERTa: logarithmic distance buckets, projected like contents; v3 learns from replaced tokens.
 
 He et al. 2021, arXiv:2006.03654 and arXiv:2111.09543.
 """
 
 import dataclasses
-from typing import Any
 
 from jaxencoder.families import deberta
-from jaxencoder.families.deberta import DEBERTA, deberta_config, deberta_encoder, deberta_settings, furthest
-from jaxencoder.families.family import PUBLISHED, About, Heads, Release, Settings, head, known_activation, sizes
-from jaxencoder.families.tables import LAYER, Weight, linear, norm
+from jaxencoder.families.deberta import DEBERTA, common_rows, max_relative_positions
+from jaxencoder.families.family import About, Heads, Release, head
+from jaxencoder.families.settings import Entry, Fields, Settings, choice, read_value, same, sizes, written
+from jaxencoder.families.tables import Weight, rows
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
-# What the published checkpoints have in common: v2 and v3, and v2's convolution.
+# Settings of all published checkpoints of v3, and of v2, which has a convolution.
 _V3 = deberta.PUBLISHED | {"position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True}
 _V2 = _V3 | {"conv_kernel_size": 3, "conv_act": "gelu"}
 
 
-def _encoder_config(c: Settings) -> EncoderConfig:
-    config, buckets = deberta_config(c), c.get("position_buckets", -1)
-    norms = {kind.strip() for kind in c.get("norm_rel_ebd", "none").lower().split("|")}
+def _read_distances(settings: Settings, fields: Fields) -> Fields:
+    norms = {kind.strip() for kind in read_value(settings, "norm_rel_ebd", str, "none").lower().split("|")}
     if unknown := norms - {"none", "layer_norm"}:
         raise ValueError(f"config.json has norm_rel_ebd {sorted(unknown)}; known are none and layer_norm")
-    if config.disentangled:
-        config = dataclasses.replace(
-            config,
-            position_buckets=buckets if buckets > 0 else config.position_buckets,
-            max_distance=furthest(c) if buckets > 0 else 0,
-            relative_embedding_norm="layer_norm" in norms,
-            relative_projection="shared" if c.get("share_att_key", False) else "own",
-        )
-    return dataclasses.replace(
-        config,
-        conv_kernel_size=c.get("conv_kernel_size", 0),
-        conv_groups=c.get("conv_groups", 1),
-        conv_activation=known_activation(c.get("conv_act", "tanh"), "conv_act"),
-    )
-
-
-def _settings(c: EncoderConfig) -> dict[str, Any]:
-    return deberta_settings(c) | {
-        "position_buckets": c.position_buckets if c.max_distance else -1,
-        "norm_rel_ebd": "layer_norm" if c.relative_embedding_norm else "none",
-        "share_att_key": c.relative_projection == "shared",
-        "conv_kernel_size": c.conv_kernel_size,
-        "conv_groups": c.conv_groups,
-        "conv_act": PUBLISHED[c.conv_activation],
-        "legacy": True,  # the names of the masked-language-model head that every version of transformers knows
+    if not fields["disentangled"]:
+        return {}
+    buckets = read_value(settings, "position_buckets", int, -1)
+    bucketed = {"position_buckets": buckets, "max_distance": max_relative_positions(settings, fields)}
+    return {
+        "relative_embedding_norm": "layer_norm" in norms,
+        "relative_projection": "shared" if read_value(settings, "share_att_key", bool, False) else "own",
+        **(bucketed if buckets > 0 else {}),
     }
 
 
+def _write_distances(c: EncoderConfig) -> Settings:
+    return {
+        "position_buckets": c.position_buckets if c.max_distance else -1,
+        "norm_rel_ebd": "layer_norm" if c.relative_embedding_norm else "none",
+        "share_att_key": c.relative_projection == "shared",
+    }
+
+
+_ENTRIES = (
+    *deberta.ENTRIES,
+    Entry(_read_distances, _write_distances),
+    same("conv_kernel_size"),
+    same("conv_groups"),
+    choice("conv_act", "conv_activation"),
+    written("legacy", True),  # names of the masked-language-model head that every version of transformers reads
+)
+_ATTENTION = {
+    "deberta.encoder.layer.{layer}.attention.self.query_proj": "encoder/layer/attention/query",
+    "deberta.encoder.layer.{layer}.attention.self.key_proj": "encoder/layer/attention/key",
+    "deberta.encoder.layer.{layer}.attention.self.value_proj": "encoder/layer/attention/value",
+}
+_C2P = {"deberta.encoder.layer.{layer}.attention.self.pos_key_proj": "encoder/layer/attention/distance_key"}
+_P2C = {"deberta.encoder.layer.{layer}.attention.self.pos_query_proj": "encoder/layer/attention/distance_query"}
+_DISTANCE_NORM = {"deberta.encoder.LayerNorm": "encoder/distance_embedding/norm"}
+_CONVOLUTION = {
+    "deberta.encoder.conv.conv": "encoder/convolution",
+    "deberta.encoder.conv.LayerNorm": "encoder/convolution/norm",
+}
+
+
 def _encoder(c: EncoderConfig) -> list[Weight]:
-    theirs, ours = f"deberta.encoder.layer.{LAYER}.attention.self", "encoder/layer/attention"
-    rows = [
-        row
-        for name in ("query", "key", "value")
-        for row in linear(f"{theirs}.{name}_proj", f"{ours}/{name}", bias=True)
-    ]
-    if c.relative_projection == "own":
-        if "c2p" in c.disentangled:
-            rows += linear(f"{theirs}.pos_key_proj", f"{ours}/distance_key", bias=True)
-        if "p2c" in c.disentangled:
-            rows += linear(f"{theirs}.pos_query_proj", f"{ours}/distance_query", bias=True)
-    rows = deberta_encoder(c, rows)
-    if c.relative_embedding_norm:
-        rows += norm("deberta.encoder.LayerNorm", "encoder/distance_embedding/norm", True)
-    if c.conv_kernel_size:
-        rows += linear("deberta.encoder.conv.conv", "encoder/convolution", bias=True)
-        rows += norm("deberta.encoder.conv.LayerNorm", "encoder/convolution/norm", True)
-    return rows
+    names, separate = dict(_ATTENTION), c.relative_projection == "own"
+    names |= _C2P if separate and "c2p" in c.disentangled else {}
+    names |= _P2C if separate and "p2c" in c.disentangled else {}
+    names |= _DISTANCE_NORM if c.relative_embedding_norm else {}
+    names |= _CONVOLUTION if c.conv_kernel_size else {}
+    return [*common_rows(c), *rows(names)]
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    replaced = HeadConfig("tokens", 1, c.activation, norm=True, add_first_token=True)
-    where = "mask_predictions"
+    config = HeadConfig("tokens", 1, c.activation, norm=True, add_first_token=True)
+    prefix = "mask_predictions"
     return DEBERTA.heads(c, settings) | {
-        "rtd_head": head("rtd_head", replaced, f"{where}.dense", f"{where}.classifier", f"{where}.LayerNorm")
+        "rtd_head": head("rtd_head", config, f"{prefix}.dense", f"{prefix}.classifier", f"{prefix}.LayerNorm")
     }
 
 
@@ -84,15 +84,15 @@ DEBERTA_V2 = dataclasses.replace(
     DEBERTA,
     model_type="deberta-v2",
     name="DebertaV2",
-    encoder_config=_encoder_config,
-    settings=_settings,
+    architecture=dataclasses.replace(DEBERTA.architecture, key_bias=True),
+    entries=_ENTRIES,
     encoder=_encoder,
     heads=_heads,
     about=About(
         title="DeBERTa-v2 and v3",
-        choose_for="the best accuracy of a fine-tuned model of its size, in English or, as mDeBERTa, in 100 languages",
+        choose_for="the best fine-tuned accuracy for its size, in English or, as mDeBERTa, in 100 languages",
         tokenizer="SentencePiece",
-        objective="masked words (v2), replaced-token detection with embeddings whose gradients are kept apart (v3)",
+        objective="masked words (v2), replaced-token detection with gradient-disentangled embeddings (v3)",
         text="English: books, Wikipedia, news, stories and the web; mDeBERTa: CommonCrawl in 100 languages",
         papers={"DeBERTa-v3": "2111.09543", "DeBERTa": "2006.03654"},
         releases=(

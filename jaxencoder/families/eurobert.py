@@ -1,111 +1,88 @@
-"""EuroBERT: a decoder's block (RMS norm, rotary, SwiGLU, shared keys) that sees both sides.
+"""EuroBERT: a decoder's block (RMS norm, rotary, SwiGLU, shared keys) with bidirectional attention.
 
 Boizard et al. 2025, arXiv:2503.05500.
 """
 
-from typing import Any
-
-from jaxencoder.families.family import (
-    PUBLISHED,
-    About,
-    Family,
-    Heads,
-    Release,
+from jaxencoder.families.family import About, Family, Heads, Release, head, labels, plain_heads
+from jaxencoder.families.rotary import ROTARY
+from jaxencoder.families.settings import (
+    SIZES,
     Settings,
-    head,
-    known_activation,
-    labels,
-    plain_heads,
+    choice,
+    head_size,
+    implied,
+    inherited,
+    read_choice,
+    same,
     sizes,
 )
-from jaxencoder.families.rotary import reach, rotary_choices, rotary_settings
-from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
+from jaxencoder.families.tables import Weight, rows
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
 _POOLINGS = {"bos": ("cls", False), "mean": ("mean", False), "late": ("mean", True)}
-
-
-def _encoder_config(c: Settings) -> EncoderConfig:
-    heads, size = c["num_attention_heads"], c["hidden_size"]
-    kv_heads = c.get("num_key_value_heads") or heads
-    if (c.get("head_dim") or size // heads) != size // heads:
-        raise ValueError(f"config.json has head_dim {c['head_dim']}; only hidden_size / num_attention_heads will do")
-    rope = c.get("rope_scaling") or c.get("rope_parameters")
-    return EncoderConfig(
-        vocab_size=c["vocab_size"],
-        num_layers=c["num_hidden_layers"],
-        hidden_size=size,
-        mlp_size=c["intermediate_size"],
-        num_heads=heads,
-        num_kv_heads=0 if kv_heads == heads else kv_heads,
-        positions="rotary",
-        **rotary_choices(rope, c.get("rope_theta") or 10_000.0, c.get("max_position_embeddings", 8192), size // heads),
-        token_types=0,
-        norm="rms",
-        norm_placement="pre",
-        norm_epsilon=c.get("rms_norm_eps", 1e-5),
-        norm_bias=False,
-        embedding_norm=False,
-        attention_bias=c.get("attention_bias", False),
-        mlp_bias=c.get("mlp_bias", False),
-        activation=known_activation(c.get("hidden_act", "silu"), "hidden_act"),
-        gated_mlp=True,
-        head_transform=False,
-        output_bias=c.get("mlp_bias", False),
-        tied_output=False,
-        dropout=0.0,
-        attention_dropout=c.get("attention_dropout", 0.0),
-        initializer_std=c.get("initializer_range", 0.02),
-    )
-
-
-def _settings(c: EncoderConfig) -> dict[str, Any]:
-    return {
-        "vocab_size": c.vocab_size,
-        "num_hidden_layers": c.num_layers,
-        "hidden_size": c.hidden_size,
-        "intermediate_size": c.mlp_size,
-        "num_attention_heads": c.num_heads,
-        "num_key_value_heads": c.kv_heads,
-        "max_position_embeddings": reach(c),
-        "rope_parameters": rotary_settings(c),
-        "rope_scaling": None,  # an older name, which would count
-        "rms_norm_eps": c.norm_epsilon,
-        "attention_bias": c.attention_bias,
-        "mlp_bias": c.mlp_bias,
-        "hidden_act": PUBLISHED[c.activation],
-        "attention_dropout": c.attention_dropout,
-        "initializer_range": c.initializer_std,
-    }
+_ARCHITECTURE = EncoderConfig(
+    max_length=8192,
+    positions="rotary",
+    token_types=0,
+    norm="rms",
+    norm_placement="pre",
+    norm_epsilon=1e-5,
+    norm_bias=False,
+    embedding_norm=False,
+    attention_bias=False,
+    mlp_bias=False,
+    activation="silu",
+    gated_mlp=True,
+    head_transform=False,
+    output_bias=False,
+    tied_output=False,
+    dropout=0.0,
+    attention_dropout=0.0,
+)
+_ENTRIES = (
+    *SIZES,
+    inherited("num_key_value_heads", "num_kv_heads", "num_heads"),
+    implied("head_dim", head_size, "hidden_size / num_attention_heads"),
+    same("max_position_embeddings", "max_length"),
+    ROTARY,
+    same("rms_norm_eps", "norm_epsilon"),
+    same("attention_bias"),
+    same("mlp_bias", "output_bias"),
+    same("mlp_bias"),
+    choice("hidden_act", "activation"),
+    same("attention_dropout"),
+    same("initializer_range", "initializer_std"),
+)
+_ATTENTION = {
+    "model.layers.{layer}.self_attn.q_proj": "encoder/layer/attention/query",
+    "model.layers.{layer}.self_attn.k_proj": "encoder/layer/attention/key",
+    "model.layers.{layer}.self_attn.v_proj": "encoder/layer/attention/value",
+    "model.layers.{layer}.self_attn.o_proj": "encoder/layer/attention/output",
+}
+_MLP = {
+    "model.layers.{layer}.mlp.gate_proj": "encoder/layer/mlp/gate",
+    "model.layers.{layer}.mlp.up_proj": "encoder/layer/mlp/up",
+    "model.layers.{layer}.mlp.down_proj": "encoder/layer/mlp/down",
+}
+_EMBEDDINGS_AND_NORMS = {
+    "model.embed_tokens": "encoder/embeddings/token_embedding",
+    "model.layers.{layer}.input_layernorm": "encoder/layer/attention_norm",
+    "model.layers.{layer}.post_attention_layernorm": "encoder/layer/mlp_norm",
+    "model.norm": "encoder/final_norm",
+}
 
 
 def _encoder(c: EncoderConfig) -> list[Weight]:
-    theirs, ours = f"model.layers.{LAYER}", "encoder/layer"
     return [
-        *table("model.embed_tokens", "encoder/embeddings/token_embedding"),
-        *linear(f"{theirs}.self_attn.q_proj", f"{ours}/attention/query", bias=c.attention_bias),
-        *linear(f"{theirs}.self_attn.k_proj", f"{ours}/attention/key", bias=c.attention_bias),
-        *linear(f"{theirs}.self_attn.v_proj", f"{ours}/attention/value", bias=c.attention_bias),
-        *linear(f"{theirs}.self_attn.o_proj", f"{ours}/attention/output", bias=c.attention_bias),
-        *norm(f"{theirs}.input_layernorm", f"{ours}/attention_norm", False),
-        *linear(f"{theirs}.mlp.gate_proj", f"{ours}/mlp/gate", bias=c.mlp_bias),
-        *linear(f"{theirs}.mlp.up_proj", f"{ours}/mlp/up", bias=c.mlp_bias),
-        *linear(f"{theirs}.mlp.down_proj", f"{ours}/mlp/down", bias=c.mlp_bias),
-        *norm(f"{theirs}.post_attention_layernorm", f"{ours}/mlp_norm", False),
-        *norm("model.norm", "encoder/final_norm", False),
+        *rows(_EMBEDDINGS_AND_NORMS, norm_bias=False),
+        *rows(_ATTENTION, c.attention_bias),
+        *rows(_MLP, c.mlp_bias),
     ]
 
 
-def _mlm_head(c: EncoderConfig) -> list[Weight]:
-    return [Weight("lm_head.bias", ("mlm_head/bias",))] if c.output_bias else []
-
-
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    pooling = settings.get("classifier_pooling", "late")
-    if pooling not in _POOLINGS:
-        raise ValueError(f"config.json has classifier_pooling {pooling!r}; known are {', '.join(_POOLINGS)}")
-    inputs, late = _POOLINGS[pooling]
+    inputs, late = read_choice(settings, "classifier_pooling", _POOLINGS, "late")
     config = HeadConfig(inputs, labels(settings), "gelu", late=late)
     return {
         "sequence_head": head("sequence_head", config, "dense", "classifier"),
@@ -118,18 +95,18 @@ EUROBERT = Family(
     model_type="eurobert",
     name="EuroBert",
     prefix="model.",
-    encoder_config=_encoder_config,
-    settings=_settings,
+    architecture=_ARCHITECTURE,
+    entries=_ENTRIES,
     encoder=_encoder,
-    mlm_head=_mlm_head,
+    mlm_head=lambda c: rows({"lm_head.bias": "mlm_head/bias"} if c.output_bias else {}),
     heads=_heads,
     tied="lm_head.weight",
     about=About(
         title="EuroBERT",
-        choose_for="15 languages, European and other widely spoken ones, code and mathematics; for long texts, and "
-        "where 2B parameters pay",
+        choose_for="15 widely spoken languages, mainly European, code and mathematics; also long texts, and tasks "
+        "that justify 2B parameters",
         tokenizer="byte-level BPE, cased",
-        objective="masked words (50%, at the end 10%)",
+        objective="masked words (50%, finally 10%)",
         text="5T tokens of 15 languages, code and mathematics",
         papers={"EuroBERT": "2503.05500"},
         releases=(

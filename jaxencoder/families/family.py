@@ -1,38 +1,18 @@
-"""What a family is: how its config.json maps to an EncoderConfig, and a table of weight names, both used both ways."""
+"""Definition of a family: its tables of settings and of weights, both read in two directions, and its heads."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from jaxencoder.families.settings import Entry, Settings, same
 from jaxencoder.families.tables import Weight, linear, norm
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
-Settings = Mapping[str, Any]  # a config.json
-
-# Names of activations as they are published -> ours.
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
-    "quick_gelu": "quick_gelu",
-    "relu2": "relu_squared",
-}
-PUBLISHED = {
-    "gelu": "gelu",
-    "gelu_tanh": "gelu_new",
-    "relu": "relu",
-    "silu": "silu",
-    "tanh": "tanh",
-    "quick_gelu": "quick_gelu",
-    "relu_squared": "relu2",
-}
+# Settings of every family: those that must have one value, and how the output table is stored.
+_FIXED = {"is_decoder": False, "add_cross_attention": False, "quantization_config": None}
+_TIED = same("tie_word_embeddings", "tied_output")
 
 
 class HeadTable(NamedTuple):
@@ -42,10 +22,10 @@ class HeadTable(NamedTuple):
     weights: list[Weight]
 
 
-Heads = dict[str, HeadTable]  # by the names of HEADS
+Heads = dict[str, HeadTable]  # name in HEADS -> table
 
-# The end of an architecture's name in config.json -> the heads that it has, if its family knows them. The
-# masked-language-model head is apart: training knows it too.
+# End of the architecture's name in config.json -> the heads of that class, if its family has them. The
+# masked-language-model head is kept apart, because pretraining uses it too.
 HEADS = {
     "Model": ("pooler",),
     "ForMaskedLM": (),
@@ -62,8 +42,8 @@ class Release(NamedTuple):
     """A published checkpoint.
 
     Attributes:
-        name: on the hub.
-        settings: of its config.json, as far as they decide the architecture and are not the family's defaults.
+        name: repository on the Hugging Face hub.
+        settings: the entries of its config.json that decide the architecture and are not the family's defaults.
     """
 
     name: str
@@ -71,15 +51,15 @@ class Release(NamedTuple):
 
 
 class About(NamedTuple):
-    """What someone who must choose a model wants to know of a family, and an EncoderConfig cannot say.
+    """Facts for choosing a model that an EncoderConfig does not hold.
 
     Attributes:
-        title: the family's name as its paper writes it.
-        choose_for: what it is a good choice for, continuing "choose it for ...".
-        tokenizer: the kind; its size is in the settings.
-        objective: of pretraining.
-        text: that it has learned from.
-        papers: what they are about -> arXiv number, the family's own first.
+        title: the family's name, spelled as in its paper.
+        choose_for: good uses, continuing "choose it for ...".
+        tokenizer: kind of tokenizer.
+        objective: pretraining objective.
+        text: pretraining data.
+        papers: subject -> arXiv number, the family's own paper first.
         releases: published checkpoints that can be loaded, from few parameters to many.
     """
 
@@ -97,86 +77,83 @@ class Family:
     """One family of encoders.
 
     Attributes:
-        model_type: of config.json.
-        name: of its classes in config.json, such as Bert in BertForMaskedLM.
-        prefix: before the names of the encoder's tensors, in a checkpoint with heads.
-        encoder_config: config.json -> architecture. KeyError for a setting that is missing.
-        settings: architecture -> config.json.
-        encoder: the rows of the encoder, names with the prefix.
-        mlm_head: the rows of the masked-language-model head.
+        model_type: model_type in config.json.
+        name: start of its class names in config.json, such as Bert in BertForMaskedLM.
+        prefix: start of the names of the encoder's tensors, in a checkpoint with heads.
+        architecture: the family's fixed choices, and the defaults of settings that config.json leaves out.
+        entries: table of settings: config.json <-> the fields of EncoderConfig that vary within the family.
+        encoder: table of the encoder's weights, names with the prefix.
+        mlm_head: table of the masked-language-model head's weights.
         heads: (architecture, config.json) -> the other heads.
-        tied: name of the output table, where a checkpoint holds it again, or has its own.
-        about: what a reader wants to know besides.
-        fixed: settings that the encoder knows only at this value; another is refused by name.
-        aliases: beginnings of other names under which checkpoints have tensors -> those that the tables write.
-        classes: names of classes that are not `name` and a key of HEADS, by that key.
-        classifier: settings under which the heads of texts compute what a run's classifier does, if the family's own
-            do not.
+        tied: name of the output table, in checkpoints that store it again or have a separate one.
+        about: facts for choosing a model.
+        fixed: settings that can only be loaded with this value.
+        older_names: former names of settings -> the current ones.
+        aliases: other prefixes of tensor names in checkpoints -> those in the tables.
+        classes: class names that are not `name` plus a key of HEADS, by that key.
+        classifier: settings under which the family's classification head computes what a run's classifier does, if
+            its defaults do not.
     """
 
     model_type: str
     name: str
     prefix: str
-    encoder_config: Callable[[Settings], EncoderConfig]
-    settings: Callable[[EncoderConfig], dict[str, Any]]
+    architecture: EncoderConfig
+    entries: tuple[Entry, ...]
     encoder: Callable[[EncoderConfig], list[Weight]]
     mlm_head: Callable[[EncoderConfig], list[Weight]]
     heads: Callable[[EncoderConfig, Settings], Heads]
     tied: str
     about: About
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    older_names: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     classes: Mapping[str, str] = field(default_factory=dict)
     classifier: Settings = field(default_factory=dict)
 
+    def encoder_config(self, settings: Settings) -> EncoderConfig:
+        """The architecture that a config.json describes; ValueError for a setting that is missing or unsupported."""
+        for name, value in (_FIXED | dict(self.fixed)).items():
+            if settings.get(name, value) != value:
+                raise ValueError(f"config.json has {name} {settings[name]!r}; only {value!r} can be loaded")
+        settings = {new: settings[old] for old, new in self.older_names.items() if old in settings} | dict(settings)
+        fields = dict(vars(self.architecture))
+        for entry in (*self.entries, _TIED):
+            fields |= entry.read(settings, fields)
+        if fields["head_activation"] == fields["activation"]:
+            fields["head_activation"] = "same"  # so that equal architectures are equal configs
+        return EncoderConfig(**fields)
+
+    def settings(self, config: EncoderConfig) -> dict[str, Any]:
+        """The config.json of an architecture; ValueError for one that it cannot express.
+
+        Fields that no entry writes are not compared with the family's: `encoder_config` of the result shows them.
+        """
+        if config.head_activation == "same":
+            config = dataclasses.replace(config, head_activation=config.activation)
+        settings: dict[str, Any] = {}
+        for entry in (*self.entries, _TIED):
+            settings |= entry.write(config)
+        return settings
+
     def class_name(self, kind: str) -> str:
-        """The class in config.json of a model with the heads of a key of HEADS."""
+        """The class name in config.json of a model with the heads of a key of HEADS."""
         return self.classes.get(kind, self.name + kind)
 
 
-def sizes(layers: int, hidden_size: int, mlp_size: int, heads: int, vocab_size: int, **others: Any) -> dict[str, Any]:
-    """The sizes in a config.json, under the names that most families have for them."""
-    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
-    return dict(zip(names, (layers, hidden_size, mlp_size, heads, vocab_size), strict=True)) | others
-
-
-def head_activation(settings: Settings, name: str, encoder: str) -> str:
-    """Our name of a head's activation: "same" where it is the encoder's."""
-    own = activation(settings, name)
-    return "same" if own == activation(settings, encoder) else own
-
-
-def activation(settings: Settings, name: str) -> str:
-    """Our name of the activation under `name`; ValueError for one that there is not."""
-    return known_activation(settings.get(name, "gelu"), name)
-
-
-def known_activation(published: Any, name: str) -> str:
-    """Our name of an activation; ValueError for one that there is not."""
-    if published not in ACTIVATIONS:
-        raise ValueError(f"config.json has {name} {published!r}; known are {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[published]
-
-
-def pattern(windows: Sequence[int]) -> tuple[int, ...]:
-    """The shortest pattern that repeats to the windows of all layers."""
-    periods = (n for n in range(1, len(windows) + 1) if all(w == windows[i % n] for i, w in enumerate(windows)))
-    return tuple(windows[: next(periods, 0)])
-
-
 def labels(settings: Settings) -> int:
-    """How many classes a classifier has: config.json counts them by their names, and leaves two out."""
+    """The number of classes of a classifier: that of their names in config.json, which leaves out two."""
     return len(settings.get("id2label") or ()) or settings.get("num_labels") or 2
 
 
 def label_names(settings: Settings) -> tuple[str, ...]:
-    """Of the classes, in order of id; where config.json does not name them, as transformers does."""
+    """The class names in order of id; LABEL_0, LABEL_1, ... where config.json has none, as in transformers."""
     names = settings.get("id2label") or {}
     return tuple(names[key] for key in sorted(names, key=int)) or tuple(f"LABEL_{i}" for i in range(labels(settings)))
 
 
-def labelled(settings: Settings, count: int, names: Sequence[str] = ()) -> dict[str, Any]:
-    """A config.json with so many classes, and their names where they are known."""
+def with_labels(settings: Settings, count: int, names: Sequence[str] = ()) -> dict[str, Any]:
+    """A config.json with this number of classes, and with their names if they are known."""
     named = {"id2label": {str(i): name for i, name in enumerate(names)} or None}
     named["label2id"] = {name: i for i, name in enumerate(names)} or None
     return {**settings, **named, "num_labels": count}
@@ -185,7 +162,7 @@ def labelled(settings: Settings, count: int, names: Sequence[str] = ()) -> dict[
 def head(
     name: str, config: HeadConfig, dense: str = "", output: str = "", norm_name: str = "", norm_bias: bool = True
 ) -> HeadTable:
-    """A head's rows: the names of its transform, its projection and its norm, as far as it has them."""
+    """The table of a head: tensor names of its transform, its projection and its norm, as far as it has them."""
     rows = []
     if config.activation is not None:
         rows += linear(dense, f"{name}/dense", bias=config.transform_bias)
@@ -201,18 +178,19 @@ def pooler(dense: str, activation: str = "tanh") -> HeadTable:
     return head("pooler", HeadConfig("cls", activation=activation), dense)
 
 
-def plain_heads(settings: Settings, *kinds: str, classifier: str = "classifier", inputs: str = "pooled") -> Heads:
-    """The heads that are one projection, as BERT has them: of each token, or of `inputs`."""
+def plain_heads(settings: Settings, *kinds: str) -> Heads:
+    """BERT's heads that are a single projection, of the pooled vector or of each token; by default all."""
     count = labels(settings)
-    every = {
-        "sequence_head": head("sequence_head", HeadConfig(inputs, count), output=classifier),
-        "choice_head": head("choice_head", HeadConfig(inputs, 1), output=classifier),
-        "token_head": head("token_head", HeadConfig("tokens", count), output=classifier),
+    heads = {
+        "sequence_head": head("sequence_head", HeadConfig("pooled", count), output="classifier"),
+        "choice_head": head("choice_head", HeadConfig("pooled", 1), output="classifier"),
+        "token_head": head("token_head", HeadConfig("tokens", count), output="classifier"),
         "span_head": head("span_head", HeadConfig("tokens", 2), output="qa_outputs"),
     }
-    return {kind: every[kind] for kind in kinds or every}
+    return {kind: heads[kind] for kind in kinds or heads}
 
 
-def transform_head(name: str, config: HeadConfig, where: str = "classifier") -> HeadTable:
-    """A head of two projections with an activation between, as RoBERTa has it."""
-    return head(name, config, f"{where}.dense", f"{where}.out_proj")
+def two_layer_classifier(settings: Settings, activation: str) -> HeadTable:
+    """RoBERTa's classifier of texts: two projections of the first token with an activation between."""
+    config = HeadConfig("cls", labels(settings), activation)
+    return head("sequence_head", config, "classifier.dense", "classifier.out_proj")

@@ -1,63 +1,57 @@
 """Longformer: RoBERTa with windows and a few global tokens. Beltagy et al. 2020, arXiv:2004.05150.
 
-A published head makes tokens global by itself: [CLS] to classify a text, the question for its answer, each choice.
-The plain model, its embeddings and its masked-language-model head have none, unless the caller names some.
+A published head chooses the global tokens: [CLS] to classify a text, the question to find its answer, each choice. The
+plain model, its embeddings and its masked-language-model head have none unless the caller names some.
 """
 
 import dataclasses
-from typing import Any
 
-from jaxencoder.families.family import About, Heads, Release, Settings, activation, pattern, pooler, sizes
+from jaxencoder.families.family import About, Heads, Release, pooler
 from jaxencoder.families.roberta import ROBERTA
-from jaxencoder.families.tables import LAYER, Weight, linear, moved
+from jaxencoder.families.settings import Entry, Fields, Settings, shortest_pattern, sizes
+from jaxencoder.families.tables import Weight, rows, with_prefix
 from jaxencoder.model.config import EncoderConfig
 
 
-def _encoder_config(c: Settings) -> EncoderConfig:
-    head = "same" if activation(c, "hidden_act") == "gelu" else "gelu"  # whatever hidden_act says
-    choices = {"windows": _windows(c), "global_tokens": True, "head_activation": head}
-    return dataclasses.replace(ROBERTA.encoder_config(c), **choices)
-
-
-def _windows(c: Settings) -> tuple[int, ...]:
-    """Published windows count both sides."""
-    layers, widths = c["num_hidden_layers"], c.get("attention_window", 512)
+def _read_windows(settings: Settings, fields: Fields) -> Fields:
+    """Published windows count both sides, ours one."""
+    layers, widths = fields["num_layers"], settings.get("attention_window", 512)
     widths = widths if isinstance(widths, list) else [widths] * layers
     if len(widths) != layers or not all(isinstance(width, int) and width > 0 and width % 2 == 0 for width in widths):
         raise ValueError(
-            f"config.json has attention_window {c['attention_window']}; it must be an even number above 0, or a list "
-            f"of one for each of the {layers} layers"
+            f"config.json has attention_window {settings['attention_window']}; it must be an even number above 0, or "
+            f"a list of one for each of the {layers} layers"
         )
-    return pattern([width // 2 for width in widths])
+    return {"windows": shortest_pattern([width // 2 for width in widths])}
 
 
-def _settings(c: EncoderConfig) -> dict[str, Any]:
+def _write_windows(c: EncoderConfig) -> Settings:
     if not all(c.windows):
         raise ValueError(f"model.windows is {c.windows}; Longformer's config.json needs a window in every layer")
-    widths = [2 * c.windows[i % len(c.windows)] for i in range(c.num_layers)]
-    return ROBERTA.settings(c) | {"attention_window": widths}
+    return {"attention_window": [2 * c.windows[i % len(c.windows)] for i in range(c.num_layers)]}
+
+
+_GLOBAL = {
+    "longformer.encoder.layer.{layer}.attention.self.query_global": "encoder/layer/attention/global_query",
+    "longformer.encoder.layer.{layer}.attention.self.key_global": "encoder/layer/attention/global_key",
+    "longformer.encoder.layer.{layer}.attention.self.value_global": "encoder/layer/attention/global_value",
+}
 
 
 def _encoder(c: EncoderConfig) -> list[Weight]:
-    theirs, ours = f"longformer.encoder.layer.{LAYER}.attention.self", "encoder/layer/attention"
-    return [
-        *moved(ROBERTA.encoder(c), "roberta.", "longformer."),
-        *linear(f"{theirs}.query_global", f"{ours}/global_query", bias=True),
-        *linear(f"{theirs}.key_global", f"{ours}/global_key", bias=True),
-        *linear(f"{theirs}.value_global", f"{ours}/global_value", bias=True),
-    ]
+    return [*with_prefix(ROBERTA.encoder(c), "roberta.", "longformer."), *rows(_GLOBAL)]
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     separator = settings.get("sep_token_id", 2)
-    chosen = {
+    global_tokens = {
         "sequence_head": {"global_tokens": "first"},
         "span_head": {"global_tokens": "question", "separator": separator},
         "choice_head": {"global_tokens": "answer", "separator": separator},
     }
     heads = ROBERTA.heads(c, settings) | {"pooler": pooler("longformer.pooler.dense")}
     return {
-        name: table._replace(config=dataclasses.replace(table.config, **chosen.get(name, {})))
+        name: table._replace(config=dataclasses.replace(table.config, **global_tokens.get(name, {})))
         for name, table in heads.items()
     }
 
@@ -68,14 +62,15 @@ LONGFORMER = dataclasses.replace(
     model_type="longformer",
     name="Longformer",
     prefix="longformer.",
-    encoder_config=_encoder_config,
-    settings=_settings,
+    # The head's activation is gelu regardless of hidden_act.
+    architecture=EncoderConfig(windows=(256,), global_tokens=True, head_activation="gelu"),
+    entries=(*ROBERTA.entries, Entry(_read_windows, _write_windows)),
     encoder=_encoder,
     heads=_heads,
     about=About(
         title="Longformer",
-        choose_for="long English texts: to classify them whole, or to find an answer in them, with time and memory "
-        "that grow with the length and not with its square",
+        choose_for="classifying long English texts or finding answers in them, in time and memory that are linear in "
+        "the length",
         tokenizer="byte-level BPE, cased",
         objective="masked words (15%), continued from RoBERTa",
         text="RoBERTa's, then 6.5B tokens of long English texts",

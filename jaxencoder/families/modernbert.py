@@ -2,113 +2,107 @@
 
 from typing import Any
 
-from jaxencoder.families.family import (
-    PUBLISHED,
-    About,
-    Family,
-    Heads,
-    Release,
+from jaxencoder.families.family import About, Family, Heads, HeadTable, Release, head, labels
+from jaxencoder.families.rotary import rope_parameters, rotary_fields, rotary_settings
+from jaxencoder.families.settings import (
+    SIZES,
+    Entry,
+    Fields,
     Settings,
-    activation,
-    head,
-    head_activation,
-    labels,
-    pattern,
+    choice,
+    head_size,
+    read_choice,
+    read_value,
+    same,
+    shortest_pattern,
     sizes,
+    written,
 )
-from jaxencoder.families.rotary import reach, rotary_choices, rotary_settings
 from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
-_OLD_NAMES = {_GLOBAL: "global_rope_theta", _LOCAL: "local_rope_theta"}
-_THETAS = {_GLOBAL: 160_000.0, _LOCAL: 10_000.0}
+_ARCHITECTURE = EncoderConfig(
+    max_length=8192,
+    positions="rotary",
+    rope_theta=160_000.0,
+    rope_theta_local=10_000.0,
+    token_types=0,
+    norm_placement="pre",
+    norm_epsilon=1e-5,
+    first_attention_norm=False,
+    attention_bias=False,
+    mlp_bias=False,
+    norm_bias=False,
+    gated_mlp=True,
+    head_activation="gelu",
+    head_bias=False,
+    dropout=0.0,
+    attention_dropout=0.0,
+)
 
 
-def _encoder_config(c: Settings) -> EncoderConfig:
-    return EncoderConfig(
-        vocab_size=c["vocab_size"],
-        num_layers=c["num_hidden_layers"],
-        hidden_size=c["hidden_size"],
-        mlp_size=c["intermediate_size"],
-        num_heads=c["num_attention_heads"],
-        positions="rotary",
-        **_rotary(c),
-        windows=_windows(c),
-        token_types=0,
-        norm_placement="pre",
-        norm_epsilon=c.get("norm_eps", 1e-5),
-        first_attention_norm=False,
-        attention_bias=c.get("attention_bias", False),
-        mlp_bias=c.get("mlp_bias", False),
-        norm_bias=c.get("norm_bias", False),
-        activation=activation(c, "hidden_activation"),
-        gated_mlp=True,
-        head_activation=head_activation(c, "classifier_activation", "hidden_activation"),
-        head_bias=c.get("classifier_bias", False),
-        output_bias=c.get("decoder_bias", True),
-        dropout=c.get("mlp_dropout", 0.0),
-        attention_dropout=c.get("attention_dropout", 0.0),
-        initializer_std=c.get("initializer_range", 0.02),
-    )
+def _read_rotary(settings: Settings, fields: Fields) -> Fields:
+    """Both kinds of layers; the older name, rope_scaling, applies to both."""
 
+    def rotary(kind: str, theta_name: str, theta: float) -> dict[str, Any]:
+        rope = (settings.get("rope_parameters") or {}).get(kind) or {}
+        rope = {**rope, **(settings.get("rope_scaling") or {})}
+        return rotary_fields(rope, settings.get(theta_name) or theta, fields["max_length"], head_size(fields))
 
-def _rotary(c: Settings) -> dict[str, Any]:
-    """Of both kinds of layers; the older name, rope_scaling, is for both alike."""
-    length, head_size = c.get("max_position_embeddings", 8192), c["hidden_size"] // c["num_attention_heads"]
-
-    def choices(kind: str) -> dict[str, Any]:
-        rope = (c.get("rope_parameters") or {}).get(kind) or {}
-        theta = c.get(_OLD_NAMES[kind]) or _THETAS[kind]
-        return rotary_choices({**rope, **(c.get("rope_scaling") or {})}, theta, length, head_size)
-
-    found, local = choices(_GLOBAL), choices(_LOCAL)
+    everywhere = rotary(_GLOBAL, "global_rope_theta", fields["rope_theta"])
+    local = rotary(_LOCAL, "local_rope_theta", fields["rope_theta_local"])
     theta = local.pop("rope_theta")
     scaled = "rope_scaling" in local
-    if scaled and local != {name: value for name, value in found.items() if name != "rope_theta"}:
-        raise ValueError(f"config.json scales {_LOCAL} otherwise than {_GLOBAL}; only alike, or not, can be loaded")
-    return found | {"rope_theta_local": theta, "rope_scaling_local": scaled}
+    if scaled and local != {name: value for name, value in everywhere.items() if name != "rope_theta"}:
+        raise ValueError(
+            f"config.json scales {_LOCAL} differently from {_GLOBAL}; only equal scaling, or none for {_LOCAL}, can be "
+            "loaded"
+        )
+    return everywhere | {"rope_theta_local": theta, "rope_scaling_local": scaled}
 
 
-def _windows(c: Settings) -> tuple[int, ...]:
-    """Published windows count both sides."""
-    every, side = c.get("global_attn_every_n_layers", 3), c.get("local_attention", 128) // 2
-    kinds = c.get("layer_types") or [_LOCAL if i % every else _GLOBAL for i in range(c["num_hidden_layers"])]
+def _write_rotary(c: EncoderConfig) -> Settings:
+    return rotary_settings(c, {_GLOBAL: rope_parameters(c), _LOCAL: rope_parameters(c, local=True)})
+
+
+def _read_windows(settings: Settings, fields: Fields) -> Fields:
+    """Published windows count both sides, ours one."""
+    every = read_value(settings, "global_attn_every_n_layers", int, 3)
+    side = read_value(settings, "local_attention", int, 128) // 2
+    kinds = settings.get("layer_types") or [_LOCAL if i % every else _GLOBAL for i in range(fields["num_layers"])]
     if unknown := set(kinds) - {_GLOBAL, _LOCAL}:
-        raise ValueError(f"config.json has layer_types {sorted(unknown)}; known are {_GLOBAL} and {_LOCAL}")
-    return pattern([0 if kind == _GLOBAL else side for kind in kinds])
+        raise ValueError(f"config.json has layer_types {sorted(map(str, unknown))}; known are {_GLOBAL} and {_LOCAL}")
+    return {"windows": shortest_pattern([0 if kind == _GLOBAL else side for kind in kinds])}
 
 
-def _settings(c: EncoderConfig) -> dict[str, Any]:
+def _write_windows(c: EncoderConfig) -> Settings:
     sides = set(c.windows) - {0}
     if len(sides) > 1:
-        raise ValueError(f"model.windows {c.windows} has several sizes; ModernBERT's config.json has room for one")
+        raise ValueError(f"model.windows {c.windows} has several sizes; ModernBERT's config.json holds only one")
     kinds = [_LOCAL if c.windows[i % len(c.windows)] else _GLOBAL for i in range(c.num_layers)]
-    return {
-        "vocab_size": c.vocab_size,
-        "num_hidden_layers": c.num_layers,
-        "hidden_size": c.hidden_size,
-        "intermediate_size": c.mlp_size,
-        "num_attention_heads": c.num_heads,
-        "max_position_embeddings": reach(c),
-        "local_attention": 2 * max(sides, default=64),
-        "layer_types": kinds,
-        "rope_parameters": {_GLOBAL: rotary_settings(c), _LOCAL: rotary_settings(c, local=True)},
-        "rope_scaling": None,  # an older name, which would count
-        "norm_eps": c.norm_epsilon,
-        "norm_bias": c.norm_bias,
-        "attention_bias": c.attention_bias,
-        "mlp_bias": c.mlp_bias,
-        "hidden_activation": PUBLISHED[c.activation],
-        "classifier_activation": PUBLISHED[c.activation if c.head_activation == "same" else c.head_activation],
-        "classifier_bias": c.head_bias,
-        "decoder_bias": c.output_bias,
-        "mlp_dropout": c.dropout,
-        "embedding_dropout": c.dropout,
-        "attention_dropout": c.attention_dropout,
-        "initializer_range": c.initializer_std,
-    }
+    return {"local_attention": 2 * max(sides, default=64), "layer_types": kinds}
+
+
+_ENTRIES = (
+    *SIZES,
+    same("max_position_embeddings", "max_length"),
+    Entry(_read_rotary, _write_rotary),
+    Entry(_read_windows, _write_windows),
+    same("norm_eps", "norm_epsilon"),
+    same("norm_bias"),
+    same("attention_bias"),
+    same("mlp_bias"),
+    choice("hidden_activation", "activation"),
+    choice("classifier_activation", "head_activation"),
+    same("classifier_bias", "head_bias"),
+    same("decoder_bias", "output_bias"),
+    same("mlp_dropout", "dropout"),
+    written("embedding_dropout", lambda c: c.dropout),
+    same("attention_dropout"),
+    same("initializer_range", "initializer_std"),
+)
 
 
 def _encoder(c: EncoderConfig) -> list[Weight]:
@@ -136,13 +130,11 @@ def _mlm_head(c: EncoderConfig) -> list[Weight]:
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    pooling = settings.get("classifier_pooling", "cls")
-    if pooling not in ("cls", "mean"):
-        raise ValueError(f"config.json has classifier_pooling {pooling!r}; known are cls and mean")
+    pooling = read_choice(settings, "classifier_pooling", {"cls": "cls", "mean": "mean"}, "cls")
 
-    def table(name: str, inputs: str, outputs: int):
-        act = c.activation if c.head_activation == "same" else c.head_activation
-        config = HeadConfig(inputs, outputs, act, c.head_bias, norm=True)
+    def table(name: str, inputs: str, outputs: int) -> HeadTable:
+        activation = c.activation if c.head_activation == "same" else c.head_activation
+        config = HeadConfig(inputs, outputs, activation, c.head_bias, norm=True)
         return head(name, config, "head.dense", "classifier", "head.norm", c.norm_bias)
 
     return {
@@ -158,16 +150,16 @@ MODERNBERT = Family(
     model_type="modernbert",
     name="ModernBert",
     prefix="model.",
-    encoder_config=_encoder_config,
-    settings=_settings,
+    architecture=_ARCHITECTURE,
+    entries=_ENTRIES,
     encoder=_encoder,
     mlm_head=_mlm_head,
     heads=_heads,
     tied="decoder.weight",
     about=About(
         title="ModernBERT",
-        choose_for="nearly everything new in English or code, and for long texts; Ettin has it from 17M parameters, "
-        "mmBERT in 1,800 languages",
+        choose_for="most new work in English or code, and long texts; Ettin has sizes from 17M parameters, mmBERT "
+        "1,800 languages",
         tokenizer="byte-level BPE, cased (mmBERT: SentencePiece BPE)",
         objective="masked words (30%)",
         text="2T tokens of English and code; mmBERT: 3T tokens, 1,800 languages",

@@ -1,66 +1,37 @@
-"""MPNet: masked and permuted pretraining; relative position biases beside learned positions, no token types.
+"""MPNet: masked and permuted pretraining; learned positions and relative position biases, no token types.
 
 Song et al. 2020, arXiv:2004.09297.
 """
 
-import dataclasses
-from typing import Any
-
-from jaxencoder.families.family import (
-    About,
-    Family,
-    Heads,
-    Release,
-    Settings,
-    labels,
-    plain_heads,
-    pooler,
-    sizes,
-    transform_head,
-)
-from jaxencoder.families.roberta import ROBERTA, behind_padding
-from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
+from jaxencoder.families.bert import SETTINGS
+from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, pooler, two_layer_classifier
+from jaxencoder.families.roberta import ROBERTA, SHIFTED_POSITIONS, skip_padding
+from jaxencoder.families.settings import Settings, sizes, written
+from jaxencoder.families.tables import rows
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.heads import HeadConfig
 
-_BUCKETS = 32  # whatever config.json says, transformers computes this many
-
-
-def _encoder_config(c: Settings) -> EncoderConfig:
-    return dataclasses.replace(ROBERTA.encoder_config(c), token_types=0, relative_bias_buckets=_BUCKETS)
-
-
-def _settings(c: EncoderConfig) -> dict[str, Any]:
-    settings = ROBERTA.settings(dataclasses.replace(c, token_types=1))
-    del settings["type_vocab_size"]
-    return settings | {"relative_attention_num_buckets": _BUCKETS}
-
-
-def _encoder(c: EncoderConfig) -> list[Weight]:
-    theirs, ours = f"mpnet.encoder.layer.{LAYER}", "encoder/layer"
-    return behind_padding(
-        [
-            *table("mpnet.embeddings.word_embeddings", "encoder/embeddings/token_embedding"),
-            *table("mpnet.embeddings.position_embeddings", "encoder/embeddings/position_embedding"),
-            *norm("mpnet.embeddings.LayerNorm", "encoder/embeddings/norm", True),
-            *table("mpnet.encoder.relative_attention_bias", "encoder/relative_bias/table"),
-            *linear(f"{theirs}.attention.attn.q", f"{ours}/attention/query", bias=True),
-            *linear(f"{theirs}.attention.attn.k", f"{ours}/attention/key", bias=True),
-            *linear(f"{theirs}.attention.attn.v", f"{ours}/attention/value", bias=True),
-            *linear(f"{theirs}.attention.attn.o", f"{ours}/attention/output", bias=True),
-            *norm(f"{theirs}.attention.LayerNorm", f"{ours}/attention_norm", True),
-            *linear(f"{theirs}.intermediate.dense", f"{ours}/mlp/up", bias=True),
-            *linear(f"{theirs}.output.dense", f"{ours}/mlp/down", bias=True),
-            *norm(f"{theirs}.output.LayerNorm", f"{ours}/mlp_norm", True),
-        ]
-    )
+_BUCKETS = 32  # transformers computes this many regardless of config.json
+_ENCODER = {
+    "mpnet.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
+    "mpnet.embeddings.position_embeddings": "encoder/embeddings/position_embedding",
+    "mpnet.embeddings.LayerNorm": "encoder/embeddings/norm",
+    "mpnet.encoder.relative_attention_bias": "encoder/relative_bias/table",
+    "mpnet.encoder.layer.{layer}.attention.attn.q": "encoder/layer/attention/query",
+    "mpnet.encoder.layer.{layer}.attention.attn.k": "encoder/layer/attention/key",
+    "mpnet.encoder.layer.{layer}.attention.attn.v": "encoder/layer/attention/value",
+    "mpnet.encoder.layer.{layer}.attention.attn.o": "encoder/layer/attention/output",
+    "mpnet.encoder.layer.{layer}.attention.LayerNorm": "encoder/layer/attention_norm",
+    "mpnet.encoder.layer.{layer}.intermediate.dense": "encoder/layer/mlp/up",
+    "mpnet.encoder.layer.{layer}.output.dense": "encoder/layer/mlp/down",
+    "mpnet.encoder.layer.{layer}.output.LayerNorm": "encoder/layer/mlp_norm",
+}
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     return {
         **plain_heads(settings),
         "pooler": pooler("mpnet.pooler.dense"),
-        "sequence_head": transform_head("sequence_head", HeadConfig("cls", labels(settings), "tanh")),
+        "sequence_head": two_layer_classifier(settings, "tanh"),
     }
 
 
@@ -69,16 +40,16 @@ MPNET = Family(
     model_type="mpnet",
     name="MPNet",
     prefix="mpnet.",
-    encoder_config=_encoder_config,
-    settings=_settings,
-    encoder=_encoder,
+    architecture=EncoderConfig(token_types=0, relative_bias_buckets=_BUCKETS),
+    entries=(*SETTINGS, *SHIFTED_POSITIONS, written("relative_attention_num_buckets", _BUCKETS)),
+    encoder=lambda c: skip_padding(rows(_ENCODER)),
     mlm_head=ROBERTA.mlm_head,
     heads=_heads,
     tied=ROBERTA.tied,
     about=About(
         title="MPNet",
-        choose_for="sentence embeddings in English: all-mpnet-base-v2 and its like are made from it",
-        tokenizer="WordPiece, in lower case",
+        choose_for="sentence embeddings in English; all-mpnet-base-v2 and similar models are made from it",
+        tokenizer="WordPiece, lowercase",
         objective="masked words, predicted in a random order",
         text="160 GB of English",
         papers={"MPNet": "2004.09297"},

@@ -1,16 +1,14 @@
-"""Nomic BERT: BERT with rotary positions, a gated MLP and hardly a bias. Nussbaum et al. 2024, arXiv:2402.01613."""
+"""Nomic BERT: BERT with rotary positions, a gated MLP and few biases. Nussbaum et al. 2024, arXiv:2402.01613."""
 
-import dataclasses
-from typing import Any
-
-from jaxencoder.families.bert import BERT
-from jaxencoder.families.family import About, Family, Heads, Release, Settings, plain_heads, pooler, sizes
-from jaxencoder.families.rotary import reach, rotary_choices, rotary_settings
-from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
+from jaxencoder.families.bert import POSITIONS, SETTINGS, TOKEN_TYPES
+from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, pooler
+from jaxencoder.families.rotary import ROTARY, rotary_fields, rotary_settings
+from jaxencoder.families.settings import Entry, Fields, Settings, choice, head_size, read_value, sizes
+from jaxencoder.families.tables import Weight, linear, rows
 from jaxencoder.model.config import EncoderConfig
 
-# Published configurations still have GPT-2's names.
-_OLD = {
+# GPT-2's names, which published configurations still have, and one of the published code.
+_OLDER_NAMES = {
     "n_layer": "num_hidden_layers",
     "n_embd": "hidden_size",
     "n_inner": "intermediate_size",
@@ -19,68 +17,68 @@ _OLD = {
     "layer_norm_epsilon": "layer_norm_eps",
     "resid_pdrop": "hidden_dropout_prob",
     "attn_pdrop": "attention_probs_dropout_prob",
+    "rotary_emb_base": "rope_theta",
 }
 
 
-def _encoder_config(c: Settings) -> EncoderConfig:
-    c = {new: c[old] for old, new in _OLD.items() if old in c} | dict(c)
-    activation = {"swiglu": "silu", "geglu": "gelu"}.get(c.get("activation_function"), "silu")
-    defaults = {"hidden_act": activation, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = BERT.encoder_config(defaults | {"max_position_embeddings": 2048} | c)
-    multiple = c.get("pad_vocab_size_multiple", 1)
-    return dataclasses.replace(
-        config,
-        vocab_size=-(-config.vocab_size // multiple) * multiple,
-        positions="rotary",
-        **_rotary(c, config),
-        attention_bias=False,
-        mlp_bias=False,
-        gated_mlp=True,
-    )
+def _read_vocab_size(settings: Settings, fields: Fields) -> Fields:
+    multiple = read_value(settings, "pad_vocab_size_multiple", int, 1)
+    return {"vocab_size": -(-fields["vocab_size"] // multiple) * multiple}
 
 
-def _rotary(c: Settings, config: EncoderConfig) -> dict[str, Any]:
-    """As transformers has it, or under the names of the published code, which scales by the length of the text."""
-    rope, theta = c.get("rope_scaling") or c.get("rope_parameters"), c.get("rotary_emb_base") or 1000.0
-    if not (factor := c.get("rotary_scaling_factor")):
-        return rotary_choices(rope, theta, config.max_length, config.head_size)
-    rope = {"rope_theta": (rope or {}).get("rope_theta"), "rope_type": "dynamic", "factor": factor}
-    found = rotary_choices(rope, theta, c.get("max_trained_positions", 2048), config.head_size)
-    return found | {"max_length": c.get("n_positions", config.max_length)}
+def _read_rotary(settings: Settings, fields: Fields) -> Fields:
+    """Rotary positions as in transformers, or scaled by the length of the text under the published code's names."""
+    if not (factor := settings.get("rotary_scaling_factor")):
+        return ROTARY.read(settings, fields)
+    rope = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
+    theta = rope.get("rope_theta") or settings.get("rope_theta") or fields["rope_theta"]
+    length = read_value(settings, "max_trained_positions", int, 2048)
+    dynamic = rotary_fields({"rope_type": "dynamic", "factor": factor}, theta, length, head_size(fields))
+    return dynamic | {"max_length": settings.get("n_positions", fields["max_length"])}
 
 
-def _settings(c: EncoderConfig) -> dict[str, Any]:
-    settings = BERT.settings(c) | {"max_position_embeddings": reach(c), "rope_parameters": rotary_settings(c)}
-    settings |= {"rope_scaling": None, "rotary_scaling_factor": None}
+def _write_rotary(c: EncoderConfig) -> Settings:
+    settings = rotary_settings(c) | {"rotary_scaling_factor": None}
     if c.rope_scaling == "dynamic":
-        own = ("n_positions", "max_trained_positions", "rotary_scaling_factor", "rotary_emb_base")
-        settings |= zip(own, (c.max_length, c.rope_original_length, c.rope_factor, c.rope_theta), strict=True)
+        settings |= {
+            "n_positions": c.max_length,
+            "max_trained_positions": c.rope_original_length,
+            "rotary_scaling_factor": c.rope_factor,
+            "rotary_emb_base": c.rope_theta,
+        }
     return settings
 
 
+_ENTRIES = (
+    Entry(choice("activation_function", "activation", {"swiglu": "silu", "geglu": "gelu"}).read, lambda c: {}),
+    *SETTINGS,
+    POSITIONS,
+    TOKEN_TYPES,
+    Entry(_read_vocab_size, lambda c: {}),
+    Entry(_read_rotary, _write_rotary),
+)
+_MLM_HEAD = {
+    "cls.predictions.transform.dense": "mlm_head/dense",
+    "cls.predictions.transform.layer_norm": "mlm_head/norm",
+    "cls.predictions.bias": "mlm_head/bias",
+}
+_ENCODER = {
+    "nomic_bert.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
+    "nomic_bert.embeddings.token_type_embeddings": "encoder/embeddings/token_type_embedding",
+    "nomic_bert.emb_ln": "encoder/embeddings/norm",
+    "nomic_bert.encoder.layers.{layer}.attn.out_proj": "encoder/layer/attention/output",
+    "nomic_bert.encoder.layers.{layer}.norm1": "encoder/layer/attention_norm",
+    "nomic_bert.encoder.layers.{layer}.mlp.fc11": "encoder/layer/mlp/up",
+    "nomic_bert.encoder.layers.{layer}.mlp.fc12": "encoder/layer/mlp/gate",
+    "nomic_bert.encoder.layers.{layer}.mlp.fc2": "encoder/layer/mlp/down",
+    "nomic_bert.encoder.layers.{layer}.norm2": "encoder/layer/mlp_norm",
+}
+
+
 def _encoder(c: EncoderConfig) -> list[Weight]:
-    theirs, ours = f"nomic_bert.encoder.layers.{LAYER}", "encoder/layer"
-    heads = (f"{ours}/attention/{name}" for name in ("query", "key", "value"))
-    return [
-        *table("nomic_bert.embeddings.word_embeddings", "encoder/embeddings/token_embedding"),
-        *table("nomic_bert.embeddings.token_type_embeddings", "encoder/embeddings/token_type_embedding"),
-        *norm("nomic_bert.emb_ln", "encoder/embeddings/norm", True),
-        *linear(f"{theirs}.attn.Wqkv", *heads, bias=False),
-        *linear(f"{theirs}.attn.out_proj", f"{ours}/attention/output", bias=False),
-        *norm(f"{theirs}.norm1", f"{ours}/attention_norm", True),
-        *linear(f"{theirs}.mlp.fc11", f"{ours}/mlp/up", bias=False),
-        *linear(f"{theirs}.mlp.fc12", f"{ours}/mlp/gate", bias=False),
-        *linear(f"{theirs}.mlp.fc2", f"{ours}/mlp/down", bias=False),
-        *norm(f"{theirs}.norm2", f"{ours}/mlp_norm", True),
-    ]
-
-
-def _mlm_head(c: EncoderConfig) -> list[Weight]:
-    return [
-        *linear("cls.predictions.transform.dense", "mlm_head/dense", bias=True),
-        *norm("cls.predictions.transform.layer_norm", "mlm_head/norm", True),
-        Weight("cls.predictions.bias", ("mlm_head/bias",)),
-    ]
+    heads = (f"encoder/layer/attention/{name}" for name in ("query", "key", "value"))
+    qkv = linear("nomic_bert.encoder.layers.{layer}.attn.Wqkv", *heads, bias=False)
+    return [*rows(_ENCODER, bias=False), *qkv]
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
@@ -94,17 +92,27 @@ NOMIC_BERT = Family(
     model_type="nomic_bert",
     name="NomicBert",
     prefix="nomic_bert.",
-    encoder_config=_encoder_config,
-    settings=_settings,
+    architecture=EncoderConfig(
+        max_length=2048,
+        positions="rotary",
+        rope_theta=1000.0,
+        attention_bias=False,
+        mlp_bias=False,
+        activation="silu",
+        gated_mlp=True,
+        dropout=0.0,
+        attention_dropout=0.0,
+    ),
+    entries=_ENTRIES,
     encoder=_encoder,
-    mlm_head=_mlm_head,
+    mlm_head=lambda c: rows(_MLM_HEAD),
     heads=_heads,
     tied="cls.predictions.decoder.weight",
     about=About(
         title="Nomic BERT",
-        choose_for="embedding long English texts, with vectors that may be cut to fewer numbers (Matryoshka)",
-        tokenizer="WordPiece, in lower case",
-        objective="masked words (30%); the embedder: pairs of texts",
+        choose_for="embedding long English texts, with vectors that can be truncated to fewer dimensions (Matryoshka)",
+        tokenizer="WordPiece, lowercase",
+        objective="masked words (30%); the embedder: contrastive, on pairs of texts",
         text="English books and Wikipedia",
         papers={"Nomic Embed": "2402.01613", "Matryoshka": "2205.13147"},
         releases=(
@@ -112,6 +120,7 @@ NOMIC_BERT = Family(
             Release("nomic-ai/nomic-embed-text-v1.5", sizes(12, 768, 3072, 12, 30528, max_position_embeddings=8192)),
         ),
     ),
+    older_names=_OLDER_NAMES,
     fixed={
         "prenorm": False,
         "use_rms_norm": False,

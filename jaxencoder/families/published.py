@@ -1,6 +1,5 @@
 """The published families, and which of them can hold an architecture."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
@@ -14,10 +13,6 @@ from jaxencoder.families.tables import Params
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead
-
-TIED = "tie_word_embeddings"
-# Settings of any family that change the computation -> the only supported value.
-_FIXED = {"is_decoder": False, "add_cross_attention": False, "quantization_config": None}
 
 
 class Published(NamedTuple):
@@ -49,15 +44,10 @@ def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfi
     if family is None:
         supported = ", ".join(family.model_type for family in FAMILIES)
         raise ValueError(f"{where} has the unsupported model_type {model_type!r}; supported are: {supported}")
-    for name, value in (_FIXED | dict(family.fixed)).items():
-        if settings.get(name, value) != value:
-            raise ValueError(f"{where} has {name} {settings[name]!r} in its config.json; only {value!r} is supported")
     try:
-        config = _architecture(family, settings)
+        config = family.encoder_config(settings)
         family.heads(config, settings)
         return family, config
-    except KeyError as error:
-        raise ValueError(f"{where} has no {error.args[0]} in its config.json") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from None
 
@@ -81,7 +71,7 @@ def family_of(config: EncoderConfig, parts: Iterable[str] = ()) -> Family:
 def can_hold(family: Family, config: EncoderConfig) -> bool:
     """Whether a family's config.json can hold all of an architecture."""
     try:
-        return _architecture(family, {TIED: config.tied_output} | family.settings(config)) == config
+        return family.encoder_config(family.settings(config)) == config
     except ValueError:
         return False
 
@@ -111,8 +101,3 @@ def parameter_shapes(config: EncoderConfig, mlm_head: bool, heads: Mapping[str, 
 def _encoder_shapes(config: EncoderConfig) -> Params:
     token = jnp.ones((1, 1), jnp.int32)
     return jax.eval_shape(Encoder(config).init, jax.random.key(0), token, token, token)["params"]
-
-
-def _architecture(family: Family, settings: Settings) -> EncoderConfig:
-    config = family.encoder_config(settings)
-    return dataclasses.replace(config, tied_output=settings.get(TIED, config.tied_output))

@@ -1,85 +1,68 @@
-"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with other tokenizers, and positions counted from behind the padding id.
+"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with other tokenizers, and positions that start after the padding id.
 
 Liu et al. 2019, arXiv:1907.11692; Conneau et al. 2020, arXiv:1911.02116; Martin et al. 2020, arXiv:1911.03894.
 """
 
 import dataclasses
-from typing import Any
 
-from jaxencoder.families.bert import BERT
-from jaxencoder.families.family import (
-    About,
-    Family,
-    Heads,
-    Release,
-    Settings,
-    labels,
-    plain_heads,
-    pooler,
-    sizes,
-    transform_head,
-)
-from jaxencoder.families.tables import Weight, linear, moved, norm
+from jaxencoder.families.bert import BERT, SETTINGS, TOKEN_TYPES
+from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, pooler, two_layer_classifier
+from jaxencoder.families.settings import Entry, Settings, read_value, sizes, written
+from jaxencoder.families.tables import Weight, rows, with_prefix
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.heads import HeadConfig
 
-_PAD = 1  # of every published model; the first token has the position after it
-
-
-def _encoder_config(c: Settings) -> EncoderConfig:
-    config = BERT.encoder_config(c)
-    return dataclasses.replace(config, max_length=config.max_length - _PAD - 1)
-
-
-def _settings(c: EncoderConfig) -> dict[str, Any]:
-    return BERT.settings(c) | {"max_position_embeddings": c.max_length + _PAD + 1, "pad_token_id": _PAD}
+_PAD = 1  # in all published models; the first token has the position after it
+SHIFTED_POSITIONS = (
+    Entry(
+        lambda c, _: {"max_length": read_value(c, "max_position_embeddings", int, 512) - _PAD - 1},
+        lambda c: {"max_position_embeddings": c.max_length + _PAD + 1},
+    ),
+    written("pad_token_id", _PAD),
+)
+_MLM_HEAD = {
+    "lm_head.dense": "mlm_head/dense",
+    "lm_head.layer_norm": "mlm_head/norm",
+    "lm_head.bias": "mlm_head/bias",
+}
 
 
 def _encoder(c: EncoderConfig) -> list[Weight]:
-    return behind_padding(moved(BERT.encoder(c), "bert.", "roberta."))
+    return skip_padding(with_prefix(BERT.encoder(c), "bert.", "roberta."))
 
 
-def behind_padding(weights: list[Weight]) -> list[Weight]:
-    """The rows with a position table whose first positions nothing reads."""
+def skip_padding(weights: list[Weight]) -> list[Weight]:
+    """The rows with a position table whose first positions the model never reads."""
     return [w._replace(skip=_PAD + 1) if w.theirs.endswith(".position_embeddings.weight") else w for w in weights]
-
-
-def _mlm_head(c: EncoderConfig) -> list[Weight]:
-    return [
-        *linear("lm_head.dense", "mlm_head/dense", bias=True),
-        *norm("lm_head.layer_norm", "mlm_head/norm", True),
-        Weight("lm_head.bias", ("mlm_head/bias",)),
-    ]
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     return {
         **plain_heads(settings),
         "pooler": pooler("roberta.pooler.dense"),
-        "sequence_head": transform_head("sequence_head", HeadConfig("cls", labels(settings), "tanh")),
+        "sequence_head": two_layer_classifier(settings, "tanh"),
     }
 
 
 def _release(name: str, *shape: int, max_length: int = 512) -> Release:
-    others = {"max_position_embeddings": max_length + _PAD + 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
-    return Release(name, sizes(*shape, **others))
+    settings = {"max_position_embeddings": max_length + _PAD + 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+    return Release(name, sizes(*shape, **settings))
 
 
 ROBERTA = Family(
     model_type="roberta",
     name="Roberta",
     prefix="roberta.",
-    encoder_config=_encoder_config,
-    settings=_settings,
+    architecture=EncoderConfig(),
+    entries=(*SETTINGS, *SHIFTED_POSITIONS, TOKEN_TYPES),
     encoder=_encoder,
-    mlm_head=_mlm_head,
+    mlm_head=lambda c: rows(_MLM_HEAD),
     heads=_heads,
     tied="lm_head.decoder.weight",
     about=About(
         title="RoBERTa",
         choose_for="English: BERT's architecture, trained longer and on ten times the text",
         tokenizer="byte-level BPE, cased",
-        objective="masked words (15%), drawn anew at every pass",
+        objective="masked words (15%), redrawn in every epoch",
         text="160 GB of English",
         papers={"RoBERTa": "1907.11692", "distilling": "1910.01108"},
         releases=(
@@ -88,7 +71,7 @@ ROBERTA = Family(
             _release("FacebookAI/roberta-large", 24, 1024, 4096, 16, 50265),
         ),
     ),
-    # The head's activation is gelu whatever hidden_act says.
+    # The head's activation is gelu regardless of hidden_act.
     fixed=BERT.fixed | {"pad_token_id": _PAD, "hidden_act": "gelu"},
 )
 XLM_ROBERTA = dataclasses.replace(
@@ -97,8 +80,8 @@ XLM_ROBERTA = dataclasses.replace(
     name="XLMRoberta",
     about=About(
         title="XLM-RoBERTa",
-        choose_for="many languages at once, and for the many multilingual embedders and classifiers made from it; most "
-        "of its parameters are the vocabulary's",
+        choose_for="many languages at once, and the many multilingual embedders and classifiers made from it; most of "
+        "its parameters are embeddings of its large vocabulary",
         tokenizer="SentencePiece unigram, cased",
         objective="masked words (15%)",
         text="2.5 TB from the web, 100 languages",

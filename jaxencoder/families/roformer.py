@@ -1,48 +1,25 @@
-"""RoFormer: BERT with rotary positions, the pairs side by side. Su et al. 2021, arXiv:2104.09864."""
-
-import dataclasses
-from typing import Any
+"""RoFormer: BERT with rotary positions, in neighboring pairs. Su et al. 2021, arXiv:2104.09864."""
 
 from jaxencoder.families.bert import BERT
-from jaxencoder.families.electra import narrow_bert, narrow_encoder
-from jaxencoder.families.family import (
-    About,
-    Family,
-    Heads,
-    Release,
-    Settings,
-    labels,
-    plain_heads,
-    sizes,
-    transform_head,
-)
+from jaxencoder.families.electra import NARROW_SETTINGS, narrow_encoder
+from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, two_layer_classifier
+from jaxencoder.families.settings import Settings, same, sizes
 from jaxencoder.families.tables import Weight
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.heads import HeadConfig
-
-
-def _encoder_config(c: Settings) -> EncoderConfig:
-    config = narrow_bert({"max_position_embeddings": 1536} | dict(c))
-    return dataclasses.replace(config, positions="rotary", rotary_values=c.get("rotary_value", False))
-
-
-def _settings(c: EncoderConfig) -> dict[str, Any]:
-    return BERT.settings(c) | {"embedding_size": c.embedding_width, "rotary_value": c.rotary_values}
 
 
 def _encoder(c: EncoderConfig) -> list[Weight]:
-    turned = ("query", "key", "value", "output") if c.rotary_values else ("query", "key")
-    rows = []
-    for row in narrow_encoder(c, "roformer."):
-        *_, module, leaf = row.ours[0].split("/")
-        inside = "/attention/" in row.ours[0] and module in turned
-        rows.append(row._replace(interleaved=inside and (module, leaf) != ("output", "bias")))
-    return [row for row in rows if row.ours != ("encoder/embeddings/position_embedding",)]
+    rotated = {"query/kernel", "query/bias", "key/kernel", "key/bias"}
+    if c.rotary_values:
+        rotated |= {"value/kernel", "value/bias", "output/kernel"}  # the output's inputs are ordered as the values
+    rotated = {f"encoder/layer/attention/{name}" for name in rotated}
+    weights = [w._replace(interleaved=w.ours[0] in rotated) for w in narrow_encoder(c, "roformer.")]
+    return [w for w in weights if w.ours != ("encoder/embeddings/position_embedding",)]
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     return {
-        "sequence_head": transform_head("sequence_head", HeadConfig("cls", labels(settings), c.activation)),
+        "sequence_head": two_layer_classifier(settings, c.activation),
         **plain_heads(settings, "token_head", "span_head"),
     }
 
@@ -51,16 +28,16 @@ ROFORMER = Family(
     model_type="roformer",
     name="RoFormer",
     prefix="roformer.",
-    encoder_config=_encoder_config,
-    settings=_settings,
+    architecture=EncoderConfig(positions="rotary", max_length=1536),
+    entries=(*NARROW_SETTINGS, same("rotary_value", "rotary_values")),
     encoder=_encoder,
     mlm_head=BERT.mlm_head,
     heads=_heads,
     tied=BERT.tied,
     about=About(
         title="RoFormer",
-        choose_for="Chinese, and for the study of rotary positions, which it introduced",
-        tokenizer="WordPiece, of Chinese words or characters",
+        choose_for="Chinese, and studies of rotary positions, which it introduced",
+        tokenizer="WordPiece of Chinese words or characters",
         objective="masked words",
         text="Chinese",
         papers={"RoFormer": "2104.09864"},

@@ -1,28 +1,28 @@
-"""Rotary positions in config.json, and how they are scaled for longer texts, both ways: rope_parameters."""
+"""Rotary positions in config.json, and their scaling for longer texts: rope_parameters, read in both directions."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxencoder.families.family import Settings
+from jaxencoder.families.settings import Entry, Fields, Settings, head_size
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.positions import ntk_theta
 
 _KINDS = ("default", "linear", "ntk", "dynamic", "yarn")
 
 
-def rotary_choices(rope: Settings | None, theta: float, max_length: int, head_size: int) -> dict[str, Any]:
-    """The choices of an EncoderConfig that rotary positions make, from config.json's rope_parameters.
+def rotary_fields(rope: Settings | None, theta: float, max_length: int, head_size: int) -> dict[str, Any]:
+    """The fields of an EncoderConfig that describe rotary positions.
 
     Args:
-        rope: rope_parameters or rope_scaling; None: neither is there.
-        theta: the base, where `rope` does not say it.
-        max_length: max_position_embeddings. Of `dynamic` it is the length of pretraining, and `factor` times that is
-            how far the model reaches; of the others it is how far.
+        rope: rope_parameters or rope_scaling of config.json; None if it has neither.
+        theta: the base, unless `rope` has it.
+        max_length: max_position_embeddings. For `dynamic` this is the length of pretraining, and the model reaches
+            `factor` times as far; for the other kinds it is how far the model reaches.
         head_size: H.
 
     Raises:
-        ValueError: a kind or a setting that cannot be loaded. KeyError: one that is missing.
+        ValueError: a kind or a setting that cannot be loaded, or one that is missing.
     """
     rope = rope or {}
     if not isinstance(rope, Mapping):
@@ -33,24 +33,26 @@ def rotary_choices(rope: Settings | None, theta: float, max_length: int, head_si
     if (part := rope.get("partial_rotary_factor", 1.0)) != 1:
         raise ValueError(f"config.json has partial_rotary_factor {part}; only 1 can be loaded")
     theta = float(rope.get("rope_theta") or theta)
-    found = {"rope_theta": theta, "max_length": max_length}
+    fields = {"rope_theta": theta, "max_length": max_length}
     if kind == "default":
-        return found
+        return fields
     original = rope.get("original_max_position_embeddings") or max_length
-    factor = rope["factor"] if kind != "yarn" or "factor" in rope else max_length / original
+    factor = rope.get("factor", max_length / original if kind == "yarn" else None)
+    if factor is None:
+        raise ValueError(f"config.json has no factor for rope_type {kind!r}")
     if kind == "ntk":
         if not factor >= 1:
             raise ValueError(f"config.json has factor {factor} for rope_type 'ntk'; it must be at least 1")
-        return found | {"rope_theta": ntk_theta(theta, head_size, factor)}
-    found |= {"rope_scaling": kind, "rope_factor": float(factor)}
+        return fields | {"rope_theta": ntk_theta(theta, head_size, factor)}
+    fields |= {"rope_scaling": kind, "rope_factor": float(factor)}
     if kind == "dynamic":
         if original != max_length:
             raise ValueError(
                 f"config.json has original_max_position_embeddings {original}, but max_position_embeddings "
                 f"{max_length}, from which rope_type 'dynamic' counts; make them equal"
             )
-        return found | {"rope_original_length": original, "max_length": max(max_length, round(original * factor))}
-    return found if kind == "linear" else found | _yarn(rope, factor, original)
+        return fields | {"rope_original_length": original, "max_length": max(max_length, round(original * factor))}
+    return fields if kind == "linear" else fields | _yarn(rope, factor, original)
 
 
 def _yarn(rope: Settings, factor: float, original: int) -> dict[str, Any]:
@@ -65,19 +67,33 @@ def _yarn(rope: Settings, factor: float, original: int) -> dict[str, Any]:
     return {"rope_original_length": original, "rope_betas": betas, "rope_attention_factor": float(attention)}
 
 
-def rotary_settings(c: EncoderConfig, local: bool = False) -> dict[str, Any]:
-    """rope_parameters of the layers with a window (`local`) or of those without; see `reach` for the length."""
+def rope_parameters(c: EncoderConfig, local: bool = False) -> dict[str, Any]:
+    """rope_parameters of the layers with a window (`local`) or of those without."""
     theta = c.rope_theta_local if local else c.rope_theta
     if c.rope_scaling == "none" or (local and not c.rope_scaling_local):
         return {"rope_type": "default", "rope_theta": theta}
-    found = {"rope_type": c.rope_scaling, "rope_theta": theta, "factor": c.rope_factor}
+    rope = {"rope_type": c.rope_scaling, "rope_theta": theta, "factor": c.rope_factor}
     if c.rope_scaling == "yarn":
-        found |= {"original_max_position_embeddings": c.rope_original_length}
-        found |= dict(zip(("beta_fast", "beta_slow"), c.rope_betas, strict=True))
-        found |= {"attention_factor": c.rope_attention_factor} if c.rope_attention_factor else {}
-    return found
+        rope |= {"original_max_position_embeddings": c.rope_original_length}
+        rope |= dict(zip(("beta_fast", "beta_slow"), c.rope_betas, strict=True))
+        rope |= {"attention_factor": c.rope_attention_factor} if c.rope_attention_factor else {}
+    return rope
 
 
-def reach(c: EncoderConfig) -> int:
-    """max_position_embeddings, which with `dynamic` is the length of pretraining."""
-    return c.rope_original_length if c.rope_scaling == "dynamic" else c.max_length
+def rotary_settings(c: EncoderConfig, rope: Settings | None = None) -> dict[str, Any]:
+    """The settings of rotary positions; `rope` replaces the rope_parameters of a model whose layers are all alike."""
+    return {
+        # With `dynamic` this is the length of pretraining.
+        "max_position_embeddings": c.rope_original_length if c.rope_scaling == "dynamic" else c.max_length,
+        "rope_parameters": rope or rope_parameters(c),
+        "rope_scaling": None,  # the older name, which would take precedence
+    }
+
+
+def _read(settings: Settings, fields: Fields) -> Fields:
+    rope, theta = settings.get("rope_scaling") or settings.get("rope_parameters"), settings.get("rope_theta")
+    return rotary_fields(rope, theta or fields["rope_theta"], fields["max_length"], head_size(fields))
+
+
+# Follows the entries of max_length and of the sizes.
+ROTARY = Entry(_read, rotary_settings)

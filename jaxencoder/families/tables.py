@@ -1,7 +1,7 @@
-"""Tables of weight names, read in both directions: a checkpoint's tensors to our parameters and back.
+"""Tables of weights, read in both directions: a checkpoint's tensors to our parameters and back.
 
 A row pairs the name of a tensor with the path of a parameter; shapes follow from the parameter alone. A torch matrix is
-[out, in], a kernel has its inputs first and may name several axes on either side: [D, N, H] for a query.
+[out, in]. A kernel has its inputs first and may have several axes on either side: [D, N, H] for a query.
 """
 
 import math
@@ -23,14 +23,13 @@ class Weight(NamedTuple):
     """One row: a tensor and the parameters that it holds.
 
     Attributes:
-        theirs: name of the tensor; {layer} stands for the number of the layer, {row} and {block} for its place in the
-            stacked parameters.
-        ours: paths of parameters; several stand one after the other in the tensor's rows. `encoder/layer/...` is a
-            parameter of each layer.
-        skip: rows at the start of the tensor that no parameter holds (zeros when written).
-        first_layer: the first layer that has this tensor; those before keep ones, which nothing reads.
-        by_head: the parts of `ours` stand one after the other within each head.
-        interleaved: the tensor's rotary pairs are neighbours (2 i, 2 i + 1); ours are (i, i + H / 2).
+        theirs: name of the tensor. {layer} stands for the number of the layer, {row} and {block} for its indices in
+            the stacked parameters.
+        ours: paths of parameters, whose rows the tensor concatenates. `encoder/layer/...` is a parameter of each layer.
+        skip: unused rows at the start of the tensor (zeros when written).
+        first_layer: the first layer that has this tensor. Earlier layers keep ones, which the model never reads.
+        by_head: the tensor concatenates `ours` within each head.
+        interleaved: the tensor's rotary pairs are neighbors (2 i, 2 i + 1); ours are (i, i + H / 2).
     """
 
     theirs: str
@@ -41,13 +40,33 @@ class Weight(NamedTuple):
     interleaved: bool = False
 
 
-def table(theirs: str, ours: str, skip: int = 0) -> list[Weight]:
+def rows(names: Mapping[str, str], bias: bool = True, norm_bias: bool = True) -> list[Weight]:
+    """The rows of several modules.
+
+    Args:
+        names: their name -> ours, whose end tells what it is: an embedding table, a norm, a lone bias or a projection.
+        bias, norm_bias: whether projections and norms have biases.
+    """
+    weights: list[Weight] = []
+    for theirs, ours in names.items():
+        if ours.endswith(("embedding", "/table")):
+            weights += table(theirs, ours)
+        elif ours.endswith("norm"):
+            weights += norm(theirs, ours, norm_bias)
+        elif ours.endswith("/bias"):
+            weights.append(Weight(theirs, (ours,)))
+        else:
+            weights += linear(theirs, ours, bias=bias)
+    return weights
+
+
+def table(theirs: str, ours: str) -> list[Weight]:
     """The row of an embedding table."""
-    return [Weight(f"{theirs}.weight", (ours,), skip)]
+    return [Weight(f"{theirs}.weight", (ours,))]
 
 
 def linear(theirs: str, *ours: str, bias: bool, by_head: bool = False, interleaved: bool = False) -> list[Weight]:
-    """The rows of a projection, or of several that one torch matrix holds."""
+    """The rows of a projection, or of several in one torch matrix."""
     leaves = (("weight", "kernel"), ("bias", "bias")) if bias else (("weight", "kernel"),)
     return [
         Weight(f"{theirs}.{leaf}", tuple(f"{path}/{name}" for path in ours), by_head=by_head, interleaved=interleaved)
@@ -61,117 +80,116 @@ def norm(theirs: str, ours: str, bias: bool, first_layer: int = 0) -> list[Weigh
     return [Weight(f"{theirs}.{leaf}", (f"{ours}/{name}",), 0, first_layer) for leaf, name in leaves]
 
 
-def moved(weights: Sequence[Weight], old: str, new: str) -> list[Weight]:
-    """The same rows in another family: names that start with `old` start with `new`."""
+def with_prefix(weights: Sequence[Weight], old: str, new: str) -> list[Weight]:
+    """The rows of another family: tensor names that start with `old` start with `new` instead."""
     return [w._replace(theirs=new + w.theirs.removeprefix(old)) if w.theirs.startswith(old) else w for w in weights]
 
 
 def from_tensors(
-    weights: Sequence[Weight], tensors: Mapping[str, np.ndarray], shapes: Params, config: EncoderConfig, where: str
+    weights: Sequence[Weight], tensors: Mapping[str, np.ndarray], shapes: Params, config: EncoderConfig, source: str
 ) -> tuple[Params, set[str]]:
-    """Parameters from a checkpoint, each tensor read once and straight into its place in the stacked layers.
+    """Read parameters from a checkpoint, each tensor once and straight into the stacked layers.
 
     Args:
-        weights: the rows of every parameter in `shapes`.
+        weights: the rows of all parameters in `shapes`.
         tensors: name -> array of any float dtype.
         shapes: tree of the parameters' shapes.
-        config: says which layer stands where.
-        where: the checkpoint, for messages.
+        config: decides which layer is where in the stacks.
+        source: name of the checkpoint for error messages.
 
     Returns:
-        (parameters float32, names of the tensors that they were read from).
+        (parameters float32, names of the tensors that were read).
 
     Raises:
         ValueError: a tensor is missing or has another shape, or a parameter has no row.
     """
-    found = {path_of(path): np.empty(leaf.shape, np.float32) for path, leaf in jax.tree.leaves_with_path(shapes)}
+    arrays = {path_of(path): np.empty(leaf.shape, np.float32) for path, leaf in jax.tree.leaves_with_path(shapes)}
     filled, used = set(), set()
     for weight in weights:
         for layer in _layers(weight, 0, config):
-            places = [_place(path, layer, config) for path in weight.ours]
-            for path, row in places:
-                if path not in found:
+            slots = [_slot(path, layer, config) for path in weight.ours]
+            for path, row in slots:
+                if path not in arrays:
                     raise ValueError(f"the table names {path}, which this model does not have")
                 filled.add((path, row))
-            slots = [found[path] if row is None else found[path][row] for path, row in places]
+            targets = [arrays[path] if row is None else arrays[path][row] for path, row in slots]
             if layer is not None and layer < weight.first_layer:
-                for slot in slots:
-                    slot[...] = 1
+                for target in targets:
+                    target[...] = 1
                 continue
             name = _name(weight, layer, config)
             if name not in tensors:
-                raise ValueError(f"{where} has no weight {name}; it is not whole, or of another architecture")
+                raise ValueError(f"{source} has no weight {name}; it is incomplete, or of another architecture")
             used.add(name)
-            read_tensor(np.asarray(tensors[name]), slots, weight, config, f"{where}: {name}")
-    for path, leaf in found.items():
-        rows = range(leaf.shape[0]) if "/layers/" in path else (None,)
-        if missing := [row for row in rows if (path, row) not in filled]:
+            read_tensor(np.asarray(tensors[name]), targets, weight, config, f"{source}: {name}")
+    for path, array in arrays.items():
+        stack_rows = range(array.shape[0]) if "/layers/" in path else (None,)
+        if missing := [row for row in stack_rows if (path, row) not in filled]:
             raise ValueError(f"the table has no row for {path} {missing}")
-    tree = jax.tree.structure(shapes)
-    return jax.tree.unflatten(tree, [found[path_of(path)] for path, _ in jax.tree.leaves_with_path(shapes)]), used
+    return jax.tree.map_with_path(lambda path, _: arrays[path_of(path)], shapes), used
 
 
 def to_tensors(weights: Sequence[Weight], params: Params, config: EncoderConfig) -> dict[str, np.ndarray]:
-    """A checkpoint's tensors, float32, from parameters: what `from_tensors` reads back to equal ones."""
-    found = {path_of(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(params)}
+    """A checkpoint's tensors, float32, from parameters: the inverse of `from_tensors`."""
+    arrays = {path_of(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(params)}
     return {
-        name: write_tensor([found[path] if row is None else found[path][row] for path, row in places], weight, config)
-        for weight, name, places in tensors_of(weights, config)
+        name: write_tensor([arrays[path] if row is None else arrays[path][row] for path, row in slots], weight, config)
+        for weight, name, slots in tensors_of(weights, config)
     }
 
 
 def tensors_of(
     weights: Sequence[Weight], config: EncoderConfig
 ) -> Iterator[tuple[Weight, str, list[tuple[str, int | None]]]]:
-    """Every tensor of a checkpoint: its row, its name, and for each parameter that it holds path and row in a stack."""
+    """The tensors of a checkpoint: row of the table, name, and (path, row in its stack) of each parameter in it."""
     for weight in weights:
         for layer in _layers(weight, weight.first_layer, config):
-            yield weight, _name(weight, layer, config), [_place(path, layer, config) for path in weight.ours]
+            yield weight, _name(weight, layer, config), [_slot(path, layer, config) for path in weight.ours]
 
 
 def write_tensor(values: Sequence[np.ndarray], weight: Weight, config: EncoderConfig) -> np.ndarray:
-    """A tensor, float32, of the parameters of one layer that it holds: what `read_tensor` reads."""
+    """The tensor, float32, of the parameters of one layer: the inverse of `read_tensor`."""
     parts = []
     for path, value in zip(weight.ours, values, strict=True):
         if weight.interleaved:
-            value = np.take(value, np.argsort(_pairs(config.head_size)), _head_axis(path))
+            value = np.take(value, np.argsort(_pairs_first(config.head_size)), _head_axis(path))
         if path.endswith("kernel"):
             value = (value if _is_convolution(path) else value.reshape(_inputs(path, value.shape), -1)).T
         elif len(weight.ours) > 1 or (value.ndim > 1 and path.endswith("bias")):
             value = value.reshape(-1)
         parts.append(value)
-    whole = np.concatenate(parts)
+    tensor = np.concatenate(parts)
     if weight.by_head:
-        whole = _swapped(whole, len(parts), config.num_heads)
+        tensor = _swap_groups(tensor, len(parts), config.num_heads)
     if weight.skip:
-        whole = np.concatenate([np.zeros((weight.skip, *whole.shape[1:]), whole.dtype), whole])
-    return np.ascontiguousarray(whole, np.float32)
+        tensor = np.concatenate([np.zeros((weight.skip, *tensor.shape[1:]), tensor.dtype), tensor])
+    return np.ascontiguousarray(tensor, np.float32)
 
 
 def read_tensor(
-    tensor: np.ndarray, slots: Sequence[np.ndarray], weight: Weight, config: EncoderConfig, where: str
+    tensor: np.ndarray, targets: Sequence[np.ndarray], weight: Weight, config: EncoderConfig, source: str
 ) -> None:
-    """Fill the parameters of one layer that a tensor holds; ValueError, naming `where`, for one of another shape."""
+    """Fill the parameters of one layer from a tensor; ValueError, naming `source`, if its shape is wrong."""
     paths, skip, kernel = weight.ours, weight.skip, weight.ours[0].endswith("kernel")
-    rows = [_rows(path, slot.shape) for path, slot in zip(paths, slots, strict=True)]
-    expected = (skip + sum(rows), *_columns(paths[0], slots[0].shape))
+    counts = [_rows(path, target.shape) for path, target in zip(paths, targets, strict=True)]
+    expected = (skip + sum(counts), *_columns(paths[0], targets[0].shape))
     if tensor.shape != expected:
-        raise ValueError(f"{where} has the shape {list(tensor.shape)}, but config.json asks for {list(expected)}")
+        raise ValueError(f"{source} has the shape {list(tensor.shape)}, but config.json asks for {list(expected)}")
     if weight.by_head:
-        tensor = _swapped(tensor, config.num_heads, len(slots))
+        tensor = _swap_groups(tensor, config.num_heads, len(targets))
     start = skip
-    for path, slot, count in zip(paths, slots, rows, strict=True):
+    for path, target, count in zip(paths, targets, counts, strict=True):
         part = tensor[start : start + count]
-        part = (part.T if kernel else part).reshape(slot.shape)
-        slot[...] = np.take(part, _pairs(config.head_size), _head_axis(path)) if weight.interleaved else part
+        part = (part.T if kernel else part).reshape(target.shape)
+        target[...] = np.take(part, _pairs_first(config.head_size), _head_axis(path)) if weight.interleaved else part
         start += count
 
 
 def renamed(tensors: Iterable[str], prefix: str, aliases: Mapping[str, str]) -> dict[str, str]:
-    """Names as the tables write them -> names as the file has them.
+    """Names in the tables -> names in the file.
 
-    Checkpoints of the encoder alone leave the prefix out, the oldest ones call a norm's weights gamma and beta, and
-    `aliases` are a family's own other names, by their beginnings.
+    Checkpoints of the encoder alone leave out the prefix, the oldest ones call a norm's weights gamma and beta, and
+    `aliases` maps a family's other prefixes to those in its tables.
     """
     bare = not any(name.startswith(prefix) for name in tensors)
     names = {}
@@ -184,8 +202,8 @@ def renamed(tensors: Iterable[str], prefix: str, aliases: Mapping[str, str]) -> 
     return names
 
 
-def _place(path: str, layer: int | None, config: EncoderConfig) -> tuple[str, int | None]:
-    """Where a layer's parameter stands: its path, and its row in a stack (None outside one)."""
+def _slot(path: str, layer: int | None, config: EncoderConfig) -> tuple[str, int | None]:
+    """A layer's parameter in the tree: its path, and its row in a stack (None outside one)."""
     if layer is None:
         return path, None
     repeat, block = divmod(layer, len(config.windows))
@@ -194,7 +212,7 @@ def _place(path: str, layer: int | None, config: EncoderConfig) -> tuple[str, in
 
 
 def _layers(weight: Weight, first: int, config: EncoderConfig) -> Sequence[int | None]:
-    """The numbers of the layers that have a tensor of their own, or None for a weight outside them."""
+    """The layers, from `first` on, with a tensor each; [None] for a weight outside the layers."""
     inside = any(letter in weight.theirs for letter in (LAYER, ROW, BLOCK))
     return range(first, config.stack * len(config.windows) + len(config.remainder)) if inside else (None,)
 
@@ -206,31 +224,31 @@ def _name(weight: Weight, layer: int | None, config: EncoderConfig) -> str:
     return weight.theirs.format(layer=layer, row=row, block=block)
 
 
-def _swapped(tensor: np.ndarray, outer: int, inner: int) -> np.ndarray:
-    """Rows that stand in `outer` groups of `inner` parts, as `inner` groups of `outer` parts."""
+def _swap_groups(tensor: np.ndarray, outer: int, inner: int) -> np.ndarray:
+    """Reorder rows in `outer` groups of `inner` parts to `inner` groups of `outer` parts."""
     parts = tensor.reshape(outer, inner, -1, *tensor.shape[1:])
     return np.swapaxes(parts, 0, 1).reshape(tensor.shape)
 
 
-def _pairs(size: int) -> np.ndarray:
-    """Where the first halves of neighbouring pairs stand, then where the second halves do."""
+def _pairs_first(size: int) -> np.ndarray:
+    """Indices of the first halves of neighboring pairs, then of the second halves."""
     return np.r_[0:size:2, 1:size:2]
 
 
 def _head_axis(path: str) -> int:
-    """The axis of a head's dimensions in a parameter of attention."""
+    """The axis H of a parameter of attention."""
     return -2 if path.endswith("output/kernel") else -1
 
 
 def _is_convolution(path: str) -> bool:
-    """Whether a kernel is [taps, inputs, outputs], which torch has the other way round."""
+    # Such a kernel is [taps, inputs, outputs]; torch has the axes in reverse.
     return path.endswith("convolution/kernel")
 
 
 def _inputs(path: str, shape: tuple[int, ...]) -> int:
-    """The size of a kernel's inputs: two axes, heads and head size, in attention's output, one elsewhere."""
-    two = path.endswith("attention/output/kernel") or _is_convolution(path)
-    return math.prod(shape[:2]) if two else shape[0]
+    """The size of a kernel's inputs: of two axes (N, H) in attention's output, else of one."""
+    two_axes = path.endswith("attention/output/kernel") or _is_convolution(path)
+    return math.prod(shape[:2]) if two_axes else shape[0]
 
 
 def _rows(path: str, shape: tuple[int, ...]) -> int:
@@ -239,7 +257,7 @@ def _rows(path: str, shape: tuple[int, ...]) -> int:
     return math.prod(shape) if path.endswith("bias") else shape[0]
 
 
-def _columns(path: str, shape: tuple[int, ...]) -> Iterator[int] | tuple[int, ...]:
+def _columns(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     if _is_convolution(path):
         return shape[1::-1]
     if path.endswith("kernel"):

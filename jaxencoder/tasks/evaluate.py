@@ -39,9 +39,9 @@ from jaxencoder.tasks.thresholds import tuned
 from jaxencoder.tasks.token_classification import objective as tokens
 from jaxencoder.tasks.token_classification.predict import evaluate_tagger, tag_name
 from jaxencoder.text.examples import answers, choices_of, right_choice, tags
-from jaxencoder.text.fields import found_in
 from jaxencoder.text.held_out import validation_records
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.store import Store
 from jaxencoder.training.loop import evaluator
 from jaxencoder.training.setup import Setup, training_rows
@@ -143,7 +143,7 @@ def _with_fields(model: OpenedModel, source: str | None, given: dict[str, str | 
     named = {name: value for name, value in given.items() if value is not None}
     data = dataclasses.replace(model.config.data, **fields | named)
     if source is not None and data.label_field:
-        data = found_in(source, data, named)
+        data = infer_source_fields(source, data, named)
     return dataclasses.replace(model, config=dataclasses.replace(model.config, data=data, **settings))
 
 

@@ -114,14 +114,14 @@ class DataConfig:
     it hold single texts, beside others that hold pairs."""
     label_field: str = ""
     """Field that holds the label, or a list of the classes that the text has, which may be empty; set, each record is
-    one labelled example that is truncated, or read in windows (data.long). Of labelled records, fields that are not
+    one labelled example that is truncated, or read in windows (data.long_texts). Of labelled records, fields that are not
     there by these names are looked for among the usual ones, and shown."""
     label_unit: LabelUnit = "text"
     """What has a label: each text or pair; each word, where text_field holds a list of words and label_field as many
     tags; the span in the second text (pair_field) that answers the first one, where label_field is as in SQuAD; or one
     choice of the list that pair_field holds, where label_field is its number from 0, its letter or its text. Words and
     spans are never truncated: what is longer than a row is cut into several pieces."""
-    long: LongTexts = "truncate"
+    long_texts: LongTexts = "truncate"
     """What of a labelled single text that is longer than a row: its beginning, or all of it in windows, each an example
     with the text's label. The held-out metrics of training are then those of windows; evaluate and predict read whole
     texts with --long windows."""
@@ -138,7 +138,7 @@ class DataConfig:
     pairs: Pairs = "none"
     """Pairs out of documents, for objective.pairs: nsp, what follows or text of another document (BERT); sop, two texts
     in order or swapped (ALBERT)."""
-    short_pairs: float = 0.1
+    short_pair_probability: float = 0.1
     """Share of these pairs that are made shorter than a row, to a random length."""
     row_length: int = 128
     """Tokens a row, special tokens and padding included."""
@@ -193,16 +193,22 @@ class DataConfig:
             _check(
                 not (self.label_unit in needed and self.labels), f"{what}, which has no classes; leave data.labels out"
             )
-        _choice(self.long, "data.long", get_args(LongTexts))
-        if self.long == "windows":
+        _choice(self.long_texts, "data.long_texts", get_args(LongTexts))
+        if self.long_texts == "windows":
             single = self.label_field != "" and self.label_unit == "text" and not self.pair_field
-            _check(single, "data.long is 'windows', which is for labels of single texts; leave it out")
+            _check(single, "data.long_texts is 'windows', which is for labels of single texts; leave it out")
         elif self.label_unit != "span":
             rule = f"data.overlap is {self.overlap}, but nothing is cut into pieces that overlap"
-            _check(self.overlap == OVERLAP, f"{rule}; set it to {OVERLAP}, or data.long to windows")
+            _check(self.overlap == OVERLAP, f"{rule}; set it to {OVERLAP}, or data.long_texts to windows")
         _choice(self.text_unit, "data.text_unit", get_args(TextUnit))
         _choice(self.pairs, "data.pairs", get_args(Pairs))
-        _number(self.short_pairs, "data.short_pairs", 0.0, 1.0, "give a share of at least 0 and at most 1")
+        _number(
+            self.short_pair_probability,
+            "data.short_pair_probability",
+            0.0,
+            1.0,
+            "give a share of at least 0 and at most 1",
+        )
         # [CLS], one token, [SEP]; of a pair four special tokens (RoBERTa has two between the texts), two tokens each
         _integer(self.row_length, "data.row_length", 3 if self.pairs == "none" else 8)
         given = [name for name in ("label_field", "pair_field") if getattr(self, name)]

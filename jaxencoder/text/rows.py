@@ -1,366 +1,155 @@
-"""Tokenises documents once and packs them into fixed-length rows, kept in a cache that is addressed by content.
+"""Rows from the examples of one source: tokenized in parallel and packed into fixed-length rows.
 
 Packing documents without attention between them: Krell et al., "Efficient sequence packing without
-cross-contamination", arXiv 2107.02027.
+cross-contamination", arXiv:2107.02027.
 """
 
 import contextlib
-import errno
-import hashlib
-import json
 import os
-import re
-import shutil
-import socket
-import sys
-import tempfile
-import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
-import filelock
 import numpy as np
-import tensorstore as ts
-import tqdm
 
-from jaxencoder.text import pairs, segment_labels, sentences, workers
+from jaxencoder.tasks.multiple_choice import data as choices
+from jaxencoder.tasks.question_answering import data as spans
+from jaxencoder.text import pairs, pieces, segment_labels, words, workers
 from jaxencoder.text.balance import oversample
 from jaxencoder.text.config import DataConfig
-from jaxencoder.text.examples import Example, examples, find_labels
+from jaxencoder.text.examples import Example, examples
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.packing import Packer, Row
 from jaxencoder.text.pieces import Pieces
-from jaxencoder.text.prepare import cache_folder
-from jaxencoder.text.sources import fingerprint, pair_fields
-from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore
 from jaxencoder.text.tokenizer import Tokenizer
 
 Split = Literal["train", "validation"]
 
 _TASK_CHARACTERS = 1 << 18
 _TASK_DOCUMENTS = 2048
-_TASK_OTHERS = 8  # documents at least, where texts are taken from other ones
-_ABANDONED_SECONDS = 7 * 24 * 3600
+_NSP_DOCUMENTS = 8  # fewest in a task whose pairs take text from other documents
+_OPEN_ROWS = 256
 
 
-def prepare(data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool = True) -> tuple[Store, ...]:
-    """The prepared rows of a split, from the cache if they are there.
+@dataclass(frozen=True)
+class SourceSplit:
+    """The split of one source that becomes rows.
 
-    A document becomes [CLS] tokens [SEP]; one longer than row_length is cut into several pieces. With a label or a
-    pair field each record is one example, which is truncated instead, or with data.long cut into windows that each have
-    its label; of aligned texts, a hash says which comes first.
-    Labelled words are cut between words, and the text that answers a question into overlapping pieces. The choices of
-    an example are in one row, each cut to its share of it where they are too long.
-    With data.pairs it becomes labelled pairs (see `pairs`). Equal settings and content give equal bytes, whatever the
-    number of workers.
-
-    A text of "another document" is from one of the same task, which has at least 8 if the source does.
-
-    Args:
-        data: sources and settings.
-        tokenizer: gives the ids.
-        split: "train", or "validation": the validation sources, or the held-out share of the training documents,
-            chosen by a hash of the text, so that equal texts are on the same side.
-        progress: show a bar on a terminal, and one line a source.
-
-    Returns:
-        One store a source, without those that have nothing held out; empty if nothing is to be held out.
-
-    Raises:
-        ValueError: a source, a record or a label is not as it must be, or nothing is left for the split.
-        OSError: a source cannot be read, or the cache cannot be written.
+    Attributes:
+        data: settings.
+        source: as in `sources`.
+        pair_field: field of the second text in this source; empty for single texts.
+        split: train or validation.
+        held_out: fraction of the documents held out by a hash of their text; 0 takes all, whatever the split.
     """
-    if split not in ("train", "validation"):
-        raise ValueError(f"split is {split!r}; give train or validation")
-    if data.row_length < 3:
-        raise ValueError(f"data.row_length is {data.row_length}; [CLS], one token and [SEP] need at least 3")
-    sources = data.validation if split == "validation" and data.validation else data.train
-    if split == "validation" and not data.validation and not data.validation_fraction:
-        return ()
-    fields = pair_fields(data)
-    jobs = (_Job.of(data, tokenizer, split, source, fields[source], progress) for source in sources)
-    stores = tuple(map(_prepared, jobs))
-    filled = tuple(store for store in stores if len(store))
-    if not filled:
-        raise ValueError(
-            f"data.validation_fraction {data.validation_fraction} holds out none of the documents of {', '.join(sources)}; "
-            "raise it, or name data.validation sources"
-        )
-    return filled
-
-
-@dataclass
-class _Job:
-    """The preparation of one source."""
 
     data: DataConfig
-    tokenizer: Tokenizer
-    split: Split
     source: str
-    pair_field: str  # of this source; empty: single texts
-    progress: bool
-    share: float  # of the documents that the hash holds out
-    name: str
-    documents: int = 0
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-
-    @classmethod
-    def of(
-        cls, data: DataConfig, tokenizer: Tokenizer, split: Split, source: str, pair_field: str, progress: bool
-    ) -> "_Job":
-        share = 0.0 if data.validation else data.validation_fraction
-        identity = {
-            "format": [FORMAT, "digest of the content"],  # what the metadata has, where that has changed
-            "source": fingerprint(source),
-            "tokenizer": tokenizer.fingerprint,
-            "held_out": [split if share else "all", share],
-            "fields": [data.text_field, pair_field, data.label_field],
-            "paired": data.paired,
-            "labels": data.labels,
-            "text_unit": data.text_unit,
-            "row_length": data.row_length,
-            "packing": data.packing,
-        }
-        if data.pairs != "none":
-            identity["pairs"] = [data.pairs, data.short_pairs, sentences.icu_version()]
-        if data.label_unit != "text":
-            identity["label_unit"] = [data.label_unit, data.overlap if data.label_unit == "span" else 0]
-        if data.long != "truncate":
-            identity["long"] = [data.long, data.overlap]
-        if data.balance and split == "train":
-            identity["balance"] = data.balance
-        if data.label_field and not data.labels:
-            # The first word says how labels are understood, where that has changed.
-            identity["labels"] = ["text that is all numbers", *(fingerprint(other) for other in data.train)]
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
-        readable = re.sub(r"[^A-Za-z0-9]+", "-", source)[-40:].strip("-")
-        return cls(data, tokenizer, split, source, pair_field, progress, share, f"{readable}-{split}-{key}")
-
-    @property
-    def whole(self) -> bool:
-        """Whether each record is one example, never cut into several."""
-        return bool(self.data.label_field or self.pair_field)
+    pair_field: str
+    split: Split
+    held_out: float
 
     @property
     def is_balanced(self) -> bool:
-        """Whether the examples of rare classes are repeated."""
+        """Whether examples of rare classes are repeated."""
         return self.data.balance > 0 and self.split == "train"
 
-    def say(self, line: str) -> None:
-        if self.progress:
-            print(line, flush=True)
 
+class RowBuilder:
+    """Rows of a source, and what they were made of.
 
-def _prepared(job: _Job) -> Store:
-    cache = job.data.cache or str(cache_folder(job.data))
-    target = join(join(cache, "rows"), job.name)
-    if exists(target):
-        return _reused(job, target)
-    # Rows for an object store are made in a local folder and copied there whole.
-    local = cache_folder(DataConfig(cache="")) if is_remote(cache) else Path(cache)
-    folder = (Path(tempfile.gettempdir()) / "jaxencoder" if is_remote(local) else local) / "rows"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _only_one(job, folder):
-            if exists(target):
-                return _reused(job, target)
-            part = Path(tempfile.mkdtemp(prefix=f".{job.name}.{socket.gethostname()}.", dir=folder))
-            try:
-                meta = _write(job, part)
-                if is_remote(target):
-                    _upload(part, target)
-                else:
-                    _publish(part, Path(target))
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
-    except OSError as error:
-        if _is_of_the_cache(error, folder):
-            reason = error.strerror or type(error).__name__
-            raise OSError(
-                f"cannot write prepared rows to {folder}: {reason}; set data.cache to a folder with room"
-            ) from error
-        raise
-    store = Store(target)
-    job.say(f"Prepared {job.source} ({job.split}): {meta['rows']} rows in {target}{_labels_of(job, store)}")
-    return store
+    Attributes:
+        documents: number read so far.
+        token_counts: occurrences of each token so far, int64 [V], special tokens 0.
+    """
 
+    def __init__(self, part: SourceSplit, tokenizer: Tokenizer, labels: Labels | None):
+        self._part, self._tokenizer, self._labels = part, tokenizer, labels
+        self.documents = 0
+        self.token_counts = np.zeros(tokenizer.vocab_size, np.int64)
 
-def _is_of_the_cache(error: OSError, folder: Path) -> bool:
-    """Whether writing failed, and not the reading of a source."""
-    if error.filename is None:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    path = Path(os.fsdecode(error.filename))
-    return path == folder or folder in path.parents or path in folder.parents
-
-
-def _reused(job: _Job, target: str) -> Store:
-    store = Store(target)
-    job.say(f"Reusing {len(store)} rows of {job.source} ({job.split}) in {target}{_labels_of(job, store)}")
-    return store
-
-
-def _labels_of(job: _Job, store: Store) -> str:
-    """The end of a line: what the labels are, where that was found in the data."""
-    if not job.data.label_field or job.data.label_unit in ("span", "choice"):
-        return ""
-    kind = store.meta["label_kind"]
-    return f"; {Labels('class' if kind == 'token' else kind, tuple(store.meta['labels'])).described()}"
-
-
-@contextlib.contextmanager
-def _only_one(job: _Job, folder: Path) -> Iterator[None]:
-    """One process at a time prepares these rows; what dead ones have left is removed."""
-    lock = filelock.FileLock(folder / f".{job.name}.lock")
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            job.say(f"Waiting for another process that prepares {job.source} ({job.split})")
-            lock.acquire()
-    except NotImplementedError:
-        # Without locks two processes may do the same work; the first to rename its folder wins.
-        yield
-        return
-    try:
-        for path in folder.glob(f".{job.name}.*.*"):
-            # Locks need not reach other hosts: theirs are left alone until they are surely abandoned.
-            ours = path.name.startswith(f".{job.name}.{socket.gethostname()}.")
-            with contextlib.suppress(FileNotFoundError):
-                if ours or time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(path, ignore_errors=True)
-        yield
-    finally:
-        lock.release()
-
-
-def _publish(part: Path, target: Path) -> None:
-    if target.exists() and not exists(target):
-        shutil.rmtree(target)  # no store: someone has deleted a part of it
-    try:
-        part.chmod(0o755)  # a temporary folder is closed to others
-        os.rename(part, target)
-    except OSError:
-        if not exists(target):  # else another host was first, with the same rows
-            raise
-
-
-def _upload(part: Path, target: str) -> None:
-    """Copy to an object store; the metadata last, because with it the store is whole."""
-    files = sorted(path for path in part.rglob("*") if path.is_file())
-    try:
-        store = ts.KvStore.open(kvstore(target)).result()
-        for path in sorted(files, key=lambda path: path.name == META):
-            store.write(path.relative_to(part).as_posix(), path.read_bytes()).result()
-    except (ValueError, RuntimeError) as error:
-        raise OSError(f"cannot write prepared rows to {target}: {str(error).splitlines()[0]}") from None
-
-
-def _write(job: _Job, part: Path) -> dict:
-    data, tokenizer = job.data, job.tokenizer
-    kinds = find_labels(data)
-    kind = kinds.kind if kinds else None if data.pairs == "none" else "class"
-    kind = kind if data.label_unit in ("text", "choice") else "token"
-    if job.is_balanced and kind != "class":
-        what = "lists of classes" if kind == "classes" else "values"
-        raise ValueError(f"data.balance is {data.balance}, but the labels of {job.source} are {what}; set it to 0")
-    job.counts = np.zeros(tokenizer.vocab_size, np.int64)
-    names = kinds.names if kinds else pairs.LABEL_NAMES.get(data.pairs, ())
-    writer = Writer(part, data.row_length, tokenizer.vocab_size, data.paired, kind, len(names))
-    bar = tqdm.tqdm(
-        desc=f"{job.source} ({job.split})", unit=" documents", disable=not job.progress or not sys.stderr.isatty()
-    )
-    with bar:
-        for row in _rows(job, kinds, bar):
-            writer.add(row)
-    if not writer.rows and (job.split == "train" or not job.share):
-        raise ValueError(
-            f"{job.source} yields no tokens: its {job.documents} documents are empty or hold nothing "
-            "that the tokenizer knows"
-            if job.documents
-            else f"{job.source} leaves no document to train on; lower data.validation_fraction ({job.share})"
+    def rows(self) -> Iterator[Row]:
+        """The rows, equal whatever the number of worker processes."""
+        data = self._part.data
+        one_piece = bool(data.label_field or self._part.pair_field)  # examples, which may be [CLS] [SEP] alone
+        has_token_labels = data.label_unit in ("word", "span")
+        packer = Packer(
+            data.row_length, _OPEN_ROWS if data.packing else 1, 2 if one_piece else 3, data.paired, has_token_labels
         )
-    meta = {
-        "documents": job.documents,
-        "pad_id": tokenizer.pad_id,
-        "vocab_size": tokenizer.vocab_size,
-        "token_counts": job.counts.tolist(),
-        "labels": list(names),
-        "label_kind": kind,
-        "source": job.source,
-        "split": job.split,
-        "tokenizer": tokenizer.fingerprint,
-    }
-    writer.close(meta)
-    return meta | {"rows": writer.rows}
+        waiting: deque[list | None] = deque()  # labels of the tasks under way
 
+        def tasks() -> Iterator[tuple]:
+            for batch in _batches(self._examples(), _NSP_DOCUMENTS if data.pairs == "nsp" else 1):
+                task, labels = self._encoding(batch)
+                waiting.append(labels)
+                yield task
 
-def _rows(job: _Job, kinds: Labels | None, bar: tqdm.tqdm) -> Iterator[Row]:
-    data = job.data
-    tokens = data.label_unit in ("word", "span")
-    packer = Packer(data.row_length, 256 if data.packing else 1, 2 if job.whole else 3, data.paired, tokens)
-    labelled, labels = not tokens and (bool(kinds) or data.pairs != "none"), deque()
-    tasks = _tasks(job, kinds, labels)
-    with contextlib.closing(workers.encode(job.tokenizer, tasks, data.workers or _cores())) as results:
-        for pieces in results:
-            job.counts += pieces.counts
-            bar.update(job.documents - bar.n)
-            if pieces.labels is not None:
-                labels.extend(pieces.labels.tolist())
-            if pieces.windows is not None:
-                own = [labels.popleft() for _ in pieces.windows]
-                each = [label for label, count in zip(own, pieces.windows, strict=True) for _ in range(count)]
-                labels.extendleft(reversed(each))
-            end = 0
-            for lengths in _together(pieces):
-                start, end = end, end + sum(lengths)
-                types, token_labels = (x if x is None else x[start:end] for x in (pieces.type_ids, pieces.token_labels))
-                own = [labels.popleft() for _ in lengths] if labelled else ()
-                row = packer.add(pieces.ids[start:end], types, own, token_labels, lengths)
-                if row is not None:
-                    yield row
-    yield from packer.flush()
+        with contextlib.closing(workers.encode(self._tokenizer, tasks(), data.workers or _cores())) as results:
+            for encoded in results:
+                self.token_counts += encoded.counts
+                labels = waiting.popleft()
+                if encoded.labels is not None:
+                    labels = encoded.labels.tolist()
+                elif encoded.windows is not None and labels is not None:
+                    labels = [x for x, count in zip(labels, encoded.windows, strict=True) for _ in range(count)]
+                yield from _packed(packer, encoded, labels)
+        yield from packer.flush()
 
+    def _examples(self) -> Iterator[Example]:
+        part = self._part
+        read = partial(examples, part.data, part.source, part.pair_field, self._labels, part.split, part.held_out)
+        for example in oversample(read, part.data.balance) if part.is_balanced else read():
+            self.documents += 1
+            yield example
 
-def _together(pieces: Pieces) -> Iterator[list[int]]:
-    """The lengths of the pieces that must be in one row, of each such group or of every piece alone."""
-    lengths, end = pieces.lengths.tolist(), 0
-    for size in [1] * len(lengths) if pieces.groups is None else pieces.groups.tolist():
-        start, end = end, end + size
-        yield lengths[start:end]
-
-
-def _tasks(job: _Job, kinds: Labels | None, labels: deque) -> Iterator[tuple]:
-    """The examples of the split in tasks for the workers; labels of whole texts wait in a queue."""
-    data = job.data
-    for batch in _batches(_documents(job, kinds), _TASK_OTHERS if data.pairs == "nsp" else 1):
+    def _encoding(self, batch: list[Example]) -> tuple[tuple, list | None]:
+        """The task that encodes some examples, and the labels of the pieces or texts, None if the task gives them."""
+        data, length = self._part.data, self._part.data.row_length
         texts, seconds = map(list, zip(*(example.texts for example in batch), strict=True))
-        own = [example.label for example in batch]
+        labels = [example.label for example in batch]
         if data.pairs != "none":
-            yield "pairs", texts, data.row_length, data.pairs, data.short_pairs
-        elif data.label_unit == "word":
-            yield "words", texts, own, data.row_length
-        elif data.label_unit == "span":
-            yield "spans", texts, seconds, own, data.row_length, data.overlap
-        elif data.label_unit == "choice":
-            for right, choices in zip(own, seconds, strict=True):
-                labels.extend(segment_labels.of_choices(right, len(choices)))
-            yield "choices", texts, seconds, data.row_length
-        elif job.whole:
-            labels.extend(own if kinds else ())
-            if data.long == "windows":
-                yield "windows", texts, data.row_length, data.overlap
-                continue
-            yield "examples", texts, seconds if job.pair_field else None, data.row_length
-        else:
-            yield "documents", texts, data.row_length
+            return (pairs.sentence_pairs, texts, length, data.pairs, data.short_pair_probability), None
+        if data.label_unit == "word":
+            return (words.labeled_words, texts, labels, length), None
+        if data.label_unit == "span":
+            return (spans.spans, texts, seconds, labels, length, data.overlap), None
+        if data.label_unit == "choice":
+            numbers = map(segment_labels.of_choices, labels, map(len, seconds))
+            return (choices.choices, texts, seconds, length), [number for example in numbers for number in example]
+        labels = labels if self._labels else None
+        if data.long_texts == "windows":
+            return (pieces.windows, texts, length, data.overlap), labels
+        if data.label_field or self._part.pair_field:
+            return (pieces.examples, texts, seconds if self._part.pair_field else None, length), labels
+        return (pieces.documents, texts, length), None
+
+
+def label_kind(data: DataConfig, labels: Labels | None) -> tuple[str | None, tuple[str, ...]]:
+    """The kind of the labels in rows, as in `store.Writer`, and the class names."""
+    if data.pairs != "none":
+        return "class", pairs.LABEL_NAMES[data.pairs]
+    if labels is None:
+        return None, ()
+    return (labels.kind if data.label_unit in ("text", "choice") else "token"), labels.names
+
+
+def _packed(packer: Packer, encoded: Pieces, labels: list | None) -> Iterator[Row]:
+    """The rows that some pieces finish; the pieces of a group go into one row."""
+    lengths, piece, token = encoded.lengths.tolist(), 0, 0
+    for size in [1] * len(lengths) if encoded.groups is None else encoded.groups.tolist():
+        group = slice(piece, piece + size)
+        tokens = slice(token, token + sum(lengths[group]))
+        types, token_labels = (x if x is None else x[tokens] for x in (encoded.type_ids, encoded.token_labels))
+        row = packer.add(encoded.ids[tokens], types, labels[group] if labels else (), token_labels, lengths[group])
+        if row is not None:
+            yield row
+        piece, token = group.stop, tokens.stop
 
 
 def _batches(examples: Iterator[Example], least: int) -> Iterator[list[Example]]:
-    """Examples until they make a task; none has fewer than `least` unless there are no more."""
+    """Examples in batches of a task each, none with fewer than `least` unless the source has fewer."""
     ready, batch, size = [], [], 0
     for example in examples:
         batch.append(example)
@@ -372,13 +161,6 @@ def _batches(examples: Iterator[Example], least: int) -> Iterator[list[Example]]
     if len(batch) < least:
         ready, batch = ready + batch, []
     yield from filter(None, (ready, batch))
-
-
-def _documents(job: _Job, kinds: Labels | None) -> Iterator[Example]:
-    found = partial(examples, job.data, job.source, job.pair_field, kinds, job.split, job.share)
-    for example in oversample(found, job.data.balance) if job.is_balanced else found():
-        job.documents += 1
-        yield example
 
 
 def _cores() -> int:

@@ -28,11 +28,11 @@ from jaxencoder.objectives.objective import Objective
 from jaxencoder.sharding import make_mesh
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.token_classification.objective import TokenClassification
-from jaxencoder.text.fields import described, with_fields
-from jaxencoder.text.prepare import load_or_train
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.sources.fields import format_fields, infer_fields
 from jaxencoder.text.store import Store
 from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizer_cache import load_or_train
 from jaxencoder.training.config import Phase
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     _check_writable(run_dir)
     done = _newest(run_dir)
     saved = saved_config(run_dir) if done else None
-    asked = dataclasses.replace(config, data=with_fields(config.data))
+    asked = dataclasses.replace(config, data=infer_fields(config.data))
     config, tokenizer = with_start(asked, run_dir, saved)
     if saved and config.training.batch_examples:  # counted when the run began
         config = _with_training(config, batch_size=saved.training.batch_size)
@@ -108,7 +108,7 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     train = training_rows(config, tokenizer, progress)
     validation = prepare(config.data, tokenizer, "validation", progress)
     if progress and config.data.label_field:
-        print(described(config.data), flush=True)
+        print(format_fields(config.data), flush=True)
     config = _counted(_resolve(_with_counts(config, saved), tokenizer, train), train[0], bool(saved))
     setup = Setup(config, tokenizer, train, validation, config.build(tokenizer))
     if saved:

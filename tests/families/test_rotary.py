@@ -18,7 +18,7 @@ from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.nomic_bert import NOMIC_BERT
 from jaxencoder.families.published import parameter_shapes
-from jaxencoder.families.rotary import rotary_choices
+from jaxencoder.families.rotary import rotary_fields
 from jaxencoder.model.config import EncoderConfig
 from tests.families.peers import ENDS, SIZES, ours, saved, theirs, torch_model
 
@@ -126,7 +126,7 @@ def test_nomics_own_names() -> None:
 
 
 def test_a_fixed_ntk_factor_is_another_base() -> None:
-    found = rotary_choices({"rope_type": "ntk", "factor": 4.0}, 100.0, 32, 8)
+    found = rotary_fields({"rope_type": "ntk", "factor": 4.0}, 100.0, 32, 8)
     assert found == {"rope_theta": pytest.approx(100.0 * 4 ** (8 / 6)), "max_length": 32}
 
 
@@ -135,7 +135,7 @@ def test_a_fixed_ntk_factor_is_another_base() -> None:
     [
         ({"rope_type": "llama3", "factor": 8.0}, "rope_type 'llama3'; only default, linear, ntk, dynamic, yarn can"),
         ({"type": "longrope"}, "rope_type 'longrope'; only"),
-        ({"rope_type": "linear"}, "has no factor in its config.json"),
+        ({"rope_type": "linear"}, "config.json has no factor for rope_type 'linear'"),
         ({"rope_type": "linear", "factor": 0.5}, "rope_factor must be a number of at least 1, got 0.5"),
         ({"rope_type": "yarn", "factor": 2.0, "truncate": False}, "truncate false"),
         ({"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 4}, "make them equal"),
@@ -154,5 +154,5 @@ def test_what_cannot_be_loaded_is_named(rope: Any, message: str, tmp_path: Path)
 def test_local_layers_that_are_scaled_otherwise_are_refused() -> None:
     content = settings("modernbert", KINDS["linear"])
     content["rope_parameters"]["sliding_attention"] = {"rope_type": "linear", "factor": 2.0}
-    with pytest.raises(ValueError, match="scales sliding_attention otherwise than full_attention"):
+    with pytest.raises(ValueError, match="scales sliding_attention differently from full_attention"):
         MODERNBERT.encoder_config(content)

@@ -9,7 +9,7 @@ import pytest
 from jaxencoder.text import balance
 from jaxencoder.text.balance import Example, oversample
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
 
 from .test_rows import WORDS, config, pieces, write

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxencoder.text.batches import Batches, interleave, permute, prefetch
+from jaxencoder.text.batches import Batches, prefetch
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.packing import Row
 from jaxencoder.text.store import Store, Writer
@@ -37,30 +37,6 @@ def store(tmp_path):
 
 def ids(*batches):
     return np.concatenate([batch["token_ids"][:, 0] for batch in batches]).tolist()
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 17, 64, 65, 1000])
-def test_permutations(size):
-    seen = []
-    for seed, epoch in ((0, 0), (0, 1), (1, 0), (2**63, 10**6)):
-        order = permute(np.arange(size), size, seed, np.full(size, epoch))
-        assert sorted(order.tolist()) == list(range(size))
-        seen.append(tuple(order.tolist()))
-    if size > 16:
-        assert len(set(seen)) == 4
-
-
-def test_permutations_look_random():
-    """Every row is equally likely at every position, and neighbours do not stay together."""
-    size, epochs = 10, 4000
-    positions, numbers = np.tile(np.arange(size), epochs), np.repeat(np.arange(epochs), size)
-    orders = permute(positions, size, 5, numbers).reshape(epochs, size)
-    table = np.stack([(orders == value).sum(0) for value in range(size)])
-    # Chi-squared with 81 degrees of freedom is below 130 in 99.96 of 100 cases.
-    assert ((table - epochs / size) ** 2 / (epochs / size)).sum() < 130
-    big = permute(np.arange(10000), 10000, 5, np.zeros(10000, int))
-    assert abs(np.corrcoef(big[:-1], big[1:])[0, 1]) < 0.05
-    assert abs(np.corrcoef(np.arange(10000), big)[0, 1]) < 0.05
 
 
 def test_an_epoch_is_every_row_once_and_the_next_is_another(store):
@@ -118,19 +94,6 @@ def test_mixture_holds_its_weights_everywhere(tmp_path):
     assert all(sorted(drawn[i : i + 10]) == list(range(10)) for i in range(0, 360, 10))
     drawn = stream[~small]
     assert all(sorted(drawn[i : i + 30]) == list(range(100, 130)) for i in range(0, 120, 30))
-
-
-@pytest.mark.parametrize("weights", [[1.0], [0.5, 0.5], [0.9999999, 1e-7], [0.2, 0.3, 0.5], [0.0, 1.0], [1 / 3] * 3])
-def test_interleaving(weights):
-    weights = np.array(weights) / sum(weights)
-    sources, ranks, counts = interleave(weights)
-    assert len(sources) == counts.sum() <= 1 << 17
-    assert ((counts > 0) == (weights > 0)).all()
-    np.testing.assert_allclose(counts / counts.sum(), weights, atol=1e-4)
-    for k in range(len(weights)):
-        assert ranks[sources == k].tolist() == list(range(counts[k]))
-        share = np.cumsum(sources == k) - np.arange(1, len(sources) + 1) * counts[k] / counts.sum()
-        assert np.abs(share).max() < len(weights)
 
 
 def test_labels_of_stores_with_different_numbers_of_segments(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.held_out import is_held_out, text_digest, validation_records
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.tokenizer import train_tokenizer
 
 WORDS = ["alpha", "beta", "gamma", "delta", "kappa"]

@@ -11,7 +11,7 @@ from jaxencoder.text import rows
 from jaxencoder.text.config import ALIGNED, DataConfig
 from jaxencoder.text.examples import Example
 from jaxencoder.text.pairs import sentence_pairs
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -271,7 +271,7 @@ def test_rows_of_pairs(source, tokenizer: Tokenizer, kind: str, monkeypatch: pyt
 
 def test_settings_are_part_of_the_address(source, tokenizer: Tokenizer) -> None:
     base = config(source)
-    changes = [{}, {"pairs": "sop"}, {"pairs": "none"}, {"short_pairs": 0.2}]
+    changes = [{}, {"pairs": "sop"}, {"pairs": "none"}, {"short_pair_probability": 0.2}]
     paths = {content(dataclasses.replace(base, **change), tokenizer)[0].path for change in changes}
     assert len(paths) == 4
 
@@ -296,7 +296,7 @@ def test_tasks_have_enough_documents(count: int, want: list[int], monkeypatch: p
     ("settings", "message"),
     [
         ({"pairs": "mlm"}, "data.pairs is 'mlm'; give one of none, nsp, sop"),
-        ({"pairs": "sop", "short_pairs": 1.5}, "data.short_pairs is 1.5; give a share"),
+        ({"pairs": "sop", "short_pair_probability": 1.5}, "data.short_pair_probability is 1.5; give a share"),
         ({"pairs": "sop", "row_length": 7}, "data.row_length is 7; give a whole number of at least 8"),
         ({"pairs": "sop", "label_field": "label"}, "makes pairs out of documents; leave out label_field"),
         ({"pairs": "nsp", "pair_field": "b"}, "makes pairs out of documents; leave out pair_field"),

@@ -1,47 +1,22 @@
 """Prepared rows hold the documents exactly, whoever prepares them and however it is interrupted."""
 
 import dataclasses
-import errno
 import itertools
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 
 import numpy as np
 import pytest
 
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
 from jaxencoder.text.windows import text_windows
-from jaxencoder.text.workers import encode
-
-WORDS = ["alpha", "beta", "gamma", "delta", "kappa", "omega", "sigma", "theta"]
+from tests.text.corpus import WORDS, config, content, documents, write
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return train_tokenizer([" ".join(WORDS)] * 5, TokenizerConfig(vocab_size=120))
-
-
-def documents(count, longest=30, seed=0):
-    rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(WORDS, rng.integers(1, longest))) + f" {i}" for i in range(count)]
-
-
-def write(path, records):
-    path.write_text("".join(json.dumps(r if isinstance(r, dict) else {"text": r}) + "\n" for r in records))
-    return str(path)
-
-
-def config(path, **changes):
-    settings = {"row_length": 16, "workers": 1, "validation_fraction": 0.0} | changes
-    return DataConfig(train=(str(path),), **settings)
 
 
 def pieces(stores):
@@ -59,10 +34,6 @@ def pieces(stores):
                 label = rows["labels"][r][s - 1] if "labels" in rows else None
                 found.append((tuple(rows["token_ids"][r][inside].tolist()), label))
     return found
-
-
-def content(stores):
-    return [{k: str(v.tolist()) for k, v in store.read(np.arange(len(store))).items()} for store in stores]
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -118,24 +89,6 @@ def test_nothing_held_out_is_no_error_and_too_little_is(tmp_path, tokenizer):
         prepare(config(source, validation_fraction=0.001), tokenizer, "validation")
 
 
-def test_the_cache_knows_content_and_settings(tmp_path, tokenizer):
-    source = write(tmp_path / "a.jsonl", documents(20))
-    base = config(source, cache=str(tmp_path / "cache"))
-    first = prepare(base, tokenizer, "train")[0].path
-    assert prepare(dataclasses.replace(base, workers=2, temperature=2.0), tokenizer, "train")[0].path == first
-    other = train_tokenizer(documents(20), TokenizerConfig(vocab_size=120))
-    paths = {
-        first,
-        prepare(dataclasses.replace(base, row_length=17), tokenizer, "train")[0].path,
-        prepare(dataclasses.replace(base, packing=False), tokenizer, "train")[0].path,
-        prepare(dataclasses.replace(base, validation_fraction=0.3), tokenizer, "train")[0].path,
-        prepare(base, other, "train")[0].path,
-    }
-    write(tmp_path / "a.jsonl", documents(21))
-    paths.add(prepare(base, tokenizer, "train")[0].path)
-    assert len(paths) == 6
-
-
 @pytest.mark.parametrize(
     ("labels", "names", "want"),
     [
@@ -164,7 +117,7 @@ def test_labels(tmp_path, tokenizer, labels, names, want, packing):
 def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
     texts = ["alpha " * 40, "beta", "", "gamma " * 14]
     source = write(tmp_path / "a.jsonl", [{"text": t, "label": y} for t, y in zip(texts, labels, strict=True)])
-    data = config(source, label_field="label", long="windows", overlap=4)
+    data = config(source, label_field="label", long_texts="windows", overlap=4)
     (store,) = prepare(data, tokenizer, "train")
     names = store.meta["labels"]
     want = []
@@ -176,7 +129,7 @@ def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
     found = [(ids, label.tolist()) for ids, label in pieces([store])]
     assert sorted(found) == sorted(want)
     assert content(prepare(dataclasses.replace(data, workers=2), tokenizer, "train")) == content([store])
-    cut = prepare(dataclasses.replace(data, long="truncate", overlap=128), tokenizer, "train")
+    cut = prepare(dataclasses.replace(data, long_texts="truncate", overlap=128), tokenizer, "train")
     assert cut[0].path != store.path and len(pieces(cut)) == 4
     assert prepare(dataclasses.replace(data, overlap=0), tokenizer, "train")[0].path != store.path
 
@@ -185,8 +138,8 @@ def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
     "settings", [{}, {"label_field": "y", "pair_field": "b"}, {"label_field": "y", "label_unit": "word"}]
 )
 def test_windows_are_for_labelled_single_texts(settings):
-    with pytest.raises(ValueError, match="data.long is 'windows', which is for labels of single texts"):
-        DataConfig(long="windows", **settings)
+    with pytest.raises(ValueError, match="data.long_texts is 'windows', which is for labels of single texts"):
+        DataConfig(long_texts="windows", **settings)
 
 
 @pytest.mark.parametrize("settings", [{}, {"label_field": "y"}, {"label_field": "y", "label_unit": "word"}])
@@ -262,117 +215,6 @@ def test_hostile_records_leave_nothing(tmp_path, tokenizer, records, settings, m
         prepare(config(source, cache=str(cache), **settings), tokenizer, "train")
     assert "\n" not in str(error.value)
     assert [path.name for path in (cache / "rows").iterdir() if path.is_dir()] == []
-
-
-def test_an_error_in_a_worker_is_the_same_sentence(tmp_path, tokenizer):
-    source = write(tmp_path / "a.jsonl", [{"text": "alpha", "b": "beta"}])
-    messages = []
-    for count in (1, 2):
-        # [CLS] a [SEP] b [SEP] does not go into 4 tokens and leave something of both.
-        with pytest.raises(ValueError, match="\\D2\\D") as error:
-            next(encode(tokenizer, [("examples", ["alpha"], ["beta"], 2)], count))
-        messages.append(str(error.value))
-    assert messages[0] == messages[1] and "\n" not in messages[0]
-    assert prepare(config(source, row_length=5, pair_field="b"), tokenizer, "train")[0].meta["tokens"] == 5
-
-
-def test_a_worker_that_dies_is_reported(tokenizer, monkeypatch):
-    start = subprocess.Popen
-
-    def doomed(*args, **kwargs):
-        process = start(*args, **kwargs)
-        process.kill()
-        return process
-
-    monkeypatch.setattr("jaxencoder.text.workers.subprocess.Popen", doomed)
-    with pytest.raises(OSError, match="a tokenising process died .exit status -9.*set data.workers"):
-        list(encode(tokenizer, [("documents", ["alpha"] * 5, 8)] * 3, 2))
-
-
-def test_no_worker_outlives_its_caller(tokenizer):
-    results = encode(tokenizer, (("documents", ["alpha"], 8) for _ in range(1000)), 2)
-    next(results)
-    results.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tokenise")]
-
-
-@pytest.mark.parametrize("place", ["file/cache", "file", "/proc/nothing/cache"])
-def test_a_cache_that_cannot_be_written(tmp_path, tokenizer, place):
-    (tmp_path / "file").write_text("")
-    source = write(tmp_path / "a.jsonl", documents(3))
-    with pytest.raises(OSError, match="cannot write prepared rows to .*; set data.cache") as error:
-        prepare(config(source, cache=str(tmp_path / place)), tokenizer, "train")
-    assert "\n" not in str(error.value)
-
-
-def test_a_full_disk_leaves_nothing(tmp_path, tokenizer, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    source = write(tmp_path / "a.jsonl", documents(3))
-    monkeypatch.setattr("jaxencoder.text.store.json.dump", full)
-    with pytest.raises(OSError, match="No space left on device; set data.cache"):
-        prepare(config(source, cache=str(tmp_path / "cache")), tokenizer, "train")
-    assert [path.name for path in (tmp_path / "cache" / "rows").iterdir() if path.is_dir()] == []
-
-
-SLOW = """
-import sys, time
-from jaxencoder.text import rows
-from jaxencoder.text.config import DataConfig
-from jaxencoder.text.tokenizer import Tokenizer
-add = rows.Writer.add
-def slow(self, row):
-    add(self, row)
-    if self.rows == 3:
-        print("three rows", flush=True)
-        time.sleep(float(sys.argv[4]))
-rows.Writer.add = slow
-data = DataConfig(train=(sys.argv[1],), cache=sys.argv[2], row_length=16, validation_fraction=0.0, workers=2)
-rows.prepare(data, Tokenizer.load(sys.argv[3]), "train")
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_killed_and_concurrent_preparations(tmp_path, tokenizer):
-    source = write(tmp_path / "a.jsonl", documents(200))
-    cache = tmp_path / "cache"
-    tokenizer.save(tmp_path / "tokenizer")
-
-    def start(pause):
-        command = [sys.executable, "-c", SLOW, source, str(cache), str(tmp_path / "tokenizer"), str(pause)]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
-        )
-
-    def folders():
-        return [path.name for path in (cache / "rows").iterdir() if path.is_dir()]
-
-    killed = start(60)
-    assert killed.stdout.readline() == "three rows\n"
-    killed.kill()
-    killed.wait()
-    killed.stdout.close()
-    assert len(folders()) == 1 and folders()[0].startswith(".")
-
-    first = start(1.5)
-    assert first.stdout.readline() == "three rows\n"
-    began = time.monotonic()
-    second = start(0)
-    output = second.communicate(timeout=60)[0]
-    assert time.monotonic() - began > 0.5
-    first.communicate(timeout=60)
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert "Waiting for another process" in output and "Reusing" in output
-    assert len(folders()) == 1 and not folders()[0].startswith(".")
-    clean = prepare(config(source, cache=str(tmp_path / "other")), tokenizer, "train")
-    assert content(prepare(config(source, cache=str(cache)), tokenizer, "train")) == content(clean)
-
-
-def test_workers_import_neither_jax_nor_flax():
-    code = "import sys, jaxencoder.text.workers; print({'jax', 'flax', 'tensorstore'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
 
 
 def test_words_and_spans_keep_their_labels(tmp_path, tokenizer):

@@ -115,14 +115,14 @@ CHILD = """
     import os, signal, sys, threading, time
     from pathlib import Path
     from jaxencoder.config import load
-    from jaxencoder.text import prepare, store
+    from jaxencoder.text import store, tokenizer_cache
     from jaxencoder.checkpoints import orbax as checkpoint
     from jaxencoder.training import telemetry
 
     target, run_dir, moment, number = sys.argv[1:5]
     signal_number = getattr(signal, os.environ.get("WITH", "SIGKILL"))
     owner, name = {
-        "tokenizer": (prepare, "train_tokenizer"),
+        "tokenizer": (tokenizer_cache, "train_tokenizer"),
         "rows": (store.Writer, "close"),
         "save": (checkpoint.Checkpoints, "save"),
         "step": (telemetry.Telemetry, "step"),

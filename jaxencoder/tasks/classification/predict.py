@@ -30,10 +30,10 @@ from jaxencoder.tasks.classification.classify import (
 )
 from jaxencoder.tasks.records import with_texts
 from jaxencoder.text.buckets import warn_of_cuts
-from jaxencoder.text.fields import found_in
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.sources import Record, read
+from jaxencoder.text.sources.fields import infer_source_fields
 
 ADDED = ("prediction", "probability", "probabilities")
 
@@ -67,7 +67,7 @@ def predict_classes(
     """
     data, names, least = model.config.data, class_names(model), thresholds(model, threshold)
     if isinstance(source, str) and text_field is None and pair_field is None:
-        data = found_in(source, data, ["label_field"])
+        data = infer_source_fields(source, data, ["label_field"])
     text_field = text_field or data.text_field
     pair_field = data.pair_field if pair_field is None else pair_field
     where = "record"

@@ -10,7 +10,7 @@ import pytest
 
 from jaxencoder.api import load
 from jaxencoder.tasks.classification.predict import class_metrics, per_class, predictions, value_metrics
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
 
 
 def auprc_by_hand(scores, positive):

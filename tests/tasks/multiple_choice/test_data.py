@@ -10,7 +10,7 @@ from jaxencoder.text.batches import Batches
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.examples import right_choice
 from jaxencoder.text.held_out import validation_records
-from jaxencoder.text.rows import prepare
+from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
 
 WORDS = ["alpha", "beta", "gamma", "delta", "kappa", "omega", "sigma", "theta"]

@@ -1,7 +1,7 @@
-"""The running interpreter's own documentation as a corpus: about 2 MB of English that every machine already has.
+"""The running interpreter's documentation as a corpus: about 2 MB of English on every machine.
 
-Source: the topics behind `help("TOPIC")` (pydoc_data) and the docstrings of the standard library, read with ast from
-its source files, so that no module is imported and nothing runs. Python's documentation is under the PSF licence.
+The topics of `help("TOPIC")` (pydoc_data) and the docstrings of the standard library, which ast reads from the source
+files so that no module is imported. Python's documentation is under the PSF license.
 """
 
 import ast
@@ -12,36 +12,36 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-# Tests are not documentation, and distributions leave them out: without them two machines agree more closely.
+# Tests are not documentation, and some distributions omit them: without them machines agree more closely.
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "pydoc_data"}
 _RULER = re.compile(r"^\s*([*=\-~^\"#+.])\1{2,}\s*$", re.MULTILINE)
 _ROLE = re.compile(r":[a-z]+(?::[a-z]+)?:`~?([^`<]+?)(?:\s*<[^`]*>)?`")
-_LEAST_WORDS = 3
+_MIN_WORDS = 3
 
 
 @functools.cache
 def documents() -> tuple[tuple[str, str], ...]:
-    """Every document once, in the order of its source file: (name, text).
+    """(name, text) of every distinct document, ordered by source file.
 
     Returns:
         Pairs such as ("textwrap.dedent", "Remove any common leading ...") and ("topic lists", "List displays ...").
 
     Raises:
-        ValueError: this interpreter came without the sources of its standard library.
+        ValueError: the sources of the standard library are not installed.
     """
-    seen, found = set(), []
+    seen, documents = set(), []
     for name, raw in (*_topics(), *_docstrings()):
         text = clean(raw)
-        if len(text.split()) >= _LEAST_WORDS and text not in seen:
+        if len(text.split()) >= _MIN_WORDS and text not in seen:
             seen.add(text)
-            found.append((name, text))
-    if not found:
+            documents.append((name, text))
+    if not documents:
         raise ValueError(f"pydocs: {_library()} holds no Python source to read documentation from; name another source")
-    return tuple(found)
+    return tuple(documents)
 
 
 def clean(text: str) -> str:
-    """Plain prose out of a docstring: no doctests, rulers or roles, and one line per paragraph.
+    """Reduce a docstring to plain prose: no doctests, rulers or roles, and one line per paragraph.
 
     >>> clean("Join :func:`a`\\n    and b.\\n\\n>>> a()\\n1\\n\\n=====\\nAnd more.")
     'Join a and b.\\nAnd more.'
@@ -58,7 +58,7 @@ def _library() -> Path:
 def _topics() -> Iterator[tuple[str, str]]:
     try:
         from pydoc_data.topics import topics
-    except ImportError:  # some small distributions leave the topics out; the docstrings are four fifths of the text
+    except ImportError:  # omitted by some small distributions; the docstrings are four fifths of the text
         return
     yield from ((f"topic {name}", text) for name, text in sorted(topics.items()))
 
@@ -74,14 +74,14 @@ def _docstrings() -> Iterator[tuple[str, str]]:
                     tree = ast.parse(path.read_bytes())
                 except (SyntaxError, ValueError):  # templates and deliberately broken examples
                     continue
-            yield from _of(tree, name)
+            yield from _docstrings_in(tree, name)
 
 
-def _of(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
-    """The docstring of a module, class or function, then those inside it, in the order they are written."""
+def _docstrings_in(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+    """The docstring of a module, class or function, then those inside it, in source order."""
     text = ast.get_docstring(node)
     if text:
         yield name, text
     for child in node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _of(child, f"{name}.{child.name}")
+            yield from _docstrings_in(child, f"{name}.{child.name}")

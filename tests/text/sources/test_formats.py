@@ -103,7 +103,7 @@ def test_conllu(write):
     ("name", "content", "message"),
     [
         ("a.csv", "text,label\na,1\nb\n", r"a\.csv:3: 1 columns, but 2 names"),
-        ("a.csv", "text,text\na,1\n", r"a\.csv:1: the columns are text, text; give each a name"),
+        ("a.csv", "text,text\na,1\n", r"a\.csv:1: the columns are text, text; give each a different name"),
         ("a.csv", 'text\n"a', r"a\.csv:2: not CSV"),
         ("a.csv", b"text\ncaf\xe9\n", r"a\.csv: text after line \d is not UTF-8"),
         ("a.csv", "text,label\n", r"a\.csv is empty"),
@@ -115,7 +115,7 @@ def test_conllu(write):
         ("a.json", '{"data": 3}', r"a\.json, record 1: no field 'text' among data"),
         ("a.json", r'[{"text": "a"}, {"text": "b\ud83d c"}]', r"a\.json, record 2: '\\ud83d' is half a character"),
         ("a.json", '{"data": [\n' + r'{"text": "b\uDe00 c"}]}', r"a\.json, record 1: '\\ude00' is half a character"),
-        ("a.json", '{"data": [{"paragraphs": [{"qas": [{}]}]}]}', r"a\.json, record 1 is not as SQuAD has it"),
+        ("a.json", '{"data": [{"paragraphs": [{"qas": [{}]}]}]}', r"a\.json, record 1 does not have SQuAD's structure"),
     ],
 )
 def test_one_clear_sentence(write, name, content, message):

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jaxencoder.text import formats
-from jaxencoder.text.sources import fingerprint, read
+from jaxencoder.text.sources import fingerprint, formats, read
 
 RECORDS = [{"text": f"Größe {i} 你好 🙂", "label": i % 3, "tags": ["a", str(i)]} for i in range(23)]
 TEXTS = [record["text"] for record in RECORDS]
@@ -197,7 +196,7 @@ def test_a_stream_needs_little_memory(write) -> None:
 
 @pytest.mark.parametrize("unit", ["line", "paragraph", "file"])
 def test_a_document_without_end_is_refused(write, monkeypatch, unit) -> None:
-    monkeypatch.setattr(formats, "LONGEST_DOCUMENT", 1000)
+    monkeypatch.setattr(formats, "MAX_DOCUMENT_BYTES", 1000)
     content = "short\n\n" + "x " * 600 + "\n" + "y " * 600
     with pytest.raises(ValueError, match=r"a\.txt:\d: a document of more than"):
         texts(write("a.txt", content), text_unit=unit)
@@ -221,13 +220,13 @@ UNREADABLE = [
     ("a.jsonl", '{"text": null}', r"a\.jsonl:1: field 'text' is NoneType, not text"),
     ("a.parquet", parquet([{"text": "a"}, {"text": None}]), r"a\.parquet row 2: field 'text' is NoneType"),
     ("a.parquet", parquet([{"text": b"\xff"}]), r"a\.parquet row 1: byte 0xff"),
-    ("a.parquet", parquet()[:-20], r"a\.parquet is not a whole Parquet file"),
-    ("a.parquet", "not parquet at all", r"a\.parquet is not a whole Parquet file"),
+    ("a.parquet", parquet()[:-20], r"a\.parquet is not a complete Parquet file"),
+    ("a.parquet", "not parquet at all", r"a\.parquet is not a complete Parquet file"),
     ("a.xlsx", "text\na", r"a\.xlsx: unknown extension; write \.jsonl"),
     ("a.gz", gzip.compress(b"x"), r"a\.gz: unknown extension"),
-    ("a.txt.gz", "no gzip", r"a\.txt\.gz is damaged or cut short"),
-    ("a.txt.xz", "no xz", r"a\.txt\.xz is damaged or cut short"),
-    ("a.txt.zst", "no zstandard", r"a\.txt\.zst is damaged or cut short"),
+    ("a.txt.gz", "no gzip", r"a\.txt\.gz is damaged or truncated"),
+    ("a.txt.xz", "no xz", r"a\.txt\.xz is damaged or truncated"),
+    ("a.txt.zst", "no zstandard", r"a\.txt\.zst is damaged or truncated"),
 ]
 
 
@@ -246,7 +245,7 @@ def test_one_clear_sentence(write, name, content, message) -> None:
 def test_a_truncated_file_is_never_taken_for_whole(write, kind, compression, share) -> None:
     whole = COMPRESS[compression](CONTENT[kind]() * (2000 if kind == ".txt" else 1))
     path = write(f"a{kind}{compression}", whole[: int(len(whole) * share)])
-    with pytest.raises(ValueError, match="is damaged or cut short"):
+    with pytest.raises(ValueError, match="is damaged or truncated"):
         list(read(path))
 
 

@@ -5,13 +5,13 @@ import json
 import pytest
 
 from jaxencoder.text.config import DataConfig
-from jaxencoder.text.fields import described, found_in, with_fields
+from jaxencoder.text.sources.fields import format_fields, infer_fields, infer_source_fields
 
 
 def found(tmp_path, names, **settings):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(dict.fromkeys(names, "x")) + "\n")
-    data = with_fields(DataConfig(train=(str(path),), **{"label_field": "label"} | settings))
+    data = infer_fields(DataConfig(train=(str(path),), **{"label_field": "label"} | settings))
     return data.text_field, data.pair_field, data.label_field
 
 
@@ -73,11 +73,11 @@ def test_another_source_may_have_other_names(tmp_path, caplog, names, read, want
     path = tmp_path / "b.jsonl"
     path.write_text(json.dumps(dict.fromkeys(names, "x")) + "\n")
     data = DataConfig(train=("absent.jsonl",), **{"text_field": "sentence", "label_field": "label"} | read)
-    found = found_in(str(path), data)
+    found = infer_source_fields(str(path), data)
     assert (found.text_field, found.pair_field, found.label_field) == want
     changed = sum(getattr(data, name) != getattr(found, name) for name in ("text_field", "pair_field", "label_field"))
     assert len(caplog.records) == changed
-    given = found_in(str(path), data, ["text_field", "label_field"])
+    given = infer_source_fields(str(path), data, ["text_field", "label_field"])
     assert given == data
 
 
@@ -85,15 +85,17 @@ def test_another_source_says_what_is_read(tmp_path, caplog):
     (tmp_path / "b.jsonl").write_text('{"text": "x"}\n')
     (tmp_path / "c.txt").write_text("x\n")
     source, data = str(tmp_path / "b.jsonl"), DataConfig(text_field="sentence", label_field="label")
-    assert found_in(source, data, ["label_field"]).text_field == "text"
-    assert caplog.messages == [f"{source} has no field 'sentence'; 'text' is read in its place."]
+    assert infer_source_fields(source, data, ["label_field"]).text_field == "text"
+    assert caplog.messages == [f"{source} has no field 'sentence'; reading 'text' instead."]
     tagger = DataConfig(text_field="tokens", label_field="tags", label_unit="word")
-    assert found_in(source, tagger, ["label_field"]).text_field == "text"  # which is cut into words
-    assert found_in(str(tmp_path / "c.txt"), data, ["label_field"]) == data  # a text has the name that it is given
+    assert infer_source_fields(source, tagger, ["label_field"]).text_field == "text"  # which is cut into words
+    assert (
+        infer_source_fields(str(tmp_path / "c.txt"), data, ["label_field"]) == data
+    )  # a text has the name that it is given
     assert len(caplog.messages) == 2
 
 
 def test_described():
     data = DataConfig(text_field="a", pair_field="b", label_field="c")
-    assert described(data) == "Fields: text 'a' and 'b', label 'c'"
-    assert described(DataConfig(label_field="c")) == "Fields: text 'text', label 'c'"
+    assert format_fields(data) == "Fields: text 'a' and 'b', label 'c'"
+    assert format_fields(DataConfig(label_field="c")) == "Fields: text 'text', label 'c'"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxencoder.text import pydocs
+from jaxencoder.text.sources import pydocs
 
 
 def test_about_two_megabytes_of_distinct_documents() -> None:
@@ -52,12 +52,12 @@ def test_clean(raw: str, cleaned: str) -> None:
 def test_same_in_another_process_and_nothing_is_imported() -> None:
     code = """
 import hashlib, sys
-from jaxencoder.text import pydocs
+from jaxencoder.text.sources import pydocs
 digest = hashlib.sha256(repr(pydocs.documents()).encode()).hexdigest()
 print(digest, [name for name in ("turtle", "antigravity", "this", "tkinter", "jax") if name in sys.modules])
 """
     here = hashlib.sha256(repr(pydocs.documents()).encode()).hexdigest()
-    command, root = [sys.executable, "-c", code], Path(__file__).parents[2]
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[3]
     there = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout
     assert there.split(maxsplit=1) == [here, "[]\n"]
 

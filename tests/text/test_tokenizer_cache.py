@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxencoder.text import prepare
+from jaxencoder.text import cache, tokenizer_cache
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.prepare import cache_folder, load_or_train
 from jaxencoder.text.tokenizer import train_tokenizer
+from jaxencoder.text.tokenizer_cache import load_or_train
 
 CONFIG = TokenizerConfig(vocab_size=40)
 
@@ -29,7 +29,7 @@ def trainings(monkeypatch) -> list[TokenizerConfig]:
         seen.append(config)
         return train_tokenizer(texts, config)
 
-    monkeypatch.setattr(prepare, "train_tokenizer", counted)
+    monkeypatch.setattr(tokenizer_cache, "train_tokenizer", counted)
     return seen
 
 
@@ -86,7 +86,7 @@ def test_interrupted(data: DataConfig, monkeypatch) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare.os, "replace", stopped)
+        patch.setattr(cache.os, "replace", stopped)
         with pytest.raises(KeyboardInterrupt):
             load_or_train(CONFIG, data)
     folder = Path(data.cache) / "tokenizers"
@@ -109,8 +109,8 @@ def test_remote_cache(data: DataConfig, tmp_path: Path, monkeypatch) -> None:
 
 
 def test_cache_folder(monkeypatch, tmp_path: Path) -> None:
-    assert cache_folder(DataConfig(cache="here")) == Path("here")
+    assert cache.cache_folder(DataConfig(cache="here")) == Path("here")
     monkeypatch.setenv("JAXENCODER_CACHE", str(tmp_path))
-    assert cache_folder(DataConfig()) == tmp_path
+    assert cache.cache_folder(DataConfig()) == tmp_path
     monkeypatch.delenv("JAXENCODER_CACHE")
-    assert cache_folder(DataConfig()).parts[-2:] == (".cache", "jaxencoder")
+    assert cache.cache_folder(DataConfig()).parts[-2:] == (".cache", "jaxencoder")

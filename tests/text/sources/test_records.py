@@ -1,4 +1,4 @@
-"""Records of pydocs and TFDS, what a fingerprint sees, and the weights of a mixture."""
+"""Records of pydocs, TFDS and aligned files, and what fingerprints depend on."""
 
 import gzip
 import itertools
@@ -6,11 +6,10 @@ import os
 import sys
 import tarfile
 
-import numpy as np
 import pytest
 
 from jaxencoder.text.config import DataConfig
-from jaxencoder.text.sources import fingerprint, mixture_weights, pair_fields, read
+from jaxencoder.text.sources import fingerprint, pair_fields, read
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_fingerprint_of_the_content(write, tmp_path, monkeypatch) -> None:
         found, same, not_same = (fingerprint(form.format(p, p), content=True) for p in (path, copy, other))
         assert found == same != not_same
     assert fingerprint(f"{tmp_path}/[ac].txt", content=True) != fingerprint(path, content=True)
-    monkeypatch.setattr("jaxencoder.text.files._DIGESTED", 7)
+    monkeypatch.setattr("jaxencoder.text.sources.files._MAX_DIGESTED_BYTES", 7)
     assert fingerprint(path, content=True) == fingerprint(path) != fingerprint(copy, content=True)
 
 
@@ -122,7 +121,7 @@ def test_aligned_files_that_are_not(write, first, second, message) -> None:
 def test_aligned_sources_that_are_not(write, tmp_path) -> None:
     path = write("a.txt", "a")
     for paths in (path, f"{path}|", f"{path}|{path}|{path}"):
-        with pytest.raises(ValueError, match="write aligned:FILE|FILE, two text files with as many lines"):
+        with pytest.raises(ValueError, match="write aligned:FILE|FILE, two text files with the same number of lines"):
             read(f"aligned:{paths}")
     with pytest.raises(FileNotFoundError, match="no such file: .*b.txt"):
         read(f"aligned:{path}|{tmp_path}/b.txt")
@@ -148,7 +147,7 @@ def test_which_sources_hold_pairs(write) -> None:
 @pytest.fixture(scope="module")
 def tfds_folder(tmp_path_factory):
     pytest.importorskip("tensorflow_datasets")
-    from tests.text import tiny_dataset  # noqa: F401 - registers the builders
+    from tests.text.sources import tiny_dataset  # noqa: F401 - registers the builders
 
     patch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp("tfds")
@@ -171,7 +170,7 @@ def test_tfds_reads_without_tensorflow(tfds_folder) -> None:
 
 
 def test_tfds_prepares_an_archive_without_tensorflow(tfds_folder, write, tmp_path, monkeypatch) -> None:
-    from tests.text import tiny_dataset
+    from tests.text.sources import tiny_dataset
 
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
         for name in ("one", "two"):
@@ -196,43 +195,3 @@ def test_tfds_errors(tfds_folder, source, kind, message) -> None:
     with pytest.raises(kind, match=message) as error:
         list(read(source))
     assert "\n" not in str(error.value)
-
-
-# Mixtures
-
-
-@pytest.mark.parametrize(
-    ("sizes", "weights", "temperature", "expected"),
-    [
-        ([1, 3], (), 1.0, [0.25, 0.75]),
-        ([1, 16], (), 2.0, [0.2, 0.8]),
-        ([1, 16, 0], (), float("inf"), [0.5, 0.5, 0]),
-        ([1, 1e300], (), 0.01, [0, 1]),
-        ([10, 1, 5], (1, 3, 0), 1.0, [0.25, 0.75, 0]),
-    ],
-)
-def test_mixture_weights(sizes, weights, temperature, expected) -> None:
-    found = mixture_weights(sizes, weights, temperature)
-    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-300)
-    assert found.dtype == np.float64
-
-
-@pytest.mark.parametrize(
-    ("sizes", "weights", "temperature", "message"),
-    [
-        ([], (), 1.0, "sizes of sources"),
-        ([0, 0], (), 1.0, "not all zero"),
-        ([1, -1], (), 1.0, "not negative"),
-        ([1, float("nan")], (), 1.0, "finite"),
-        ([1, 2], (), 0.0, "temperature 0.0 must be greater than 0"),
-        ([1, 2], (), float("nan"), "temperature nan must be"),
-        ([1, 2], (1,), 1.0, "1 weights for 2 sources"),
-        ([1, 2], (1, -1), 1.0, "not negative"),
-        ([1, 2], (0, 0), 1.0, "not all zero"),
-        ([1, 2], (1, 2), 2.0, "no effect"),
-        ([1, 0], (1, 2), 1.0, "without content"),
-    ],
-)
-def test_mixture_weights_out_of_range(sizes, weights, temperature, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        mixture_weights(sizes, weights, temperature)

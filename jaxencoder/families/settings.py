@@ -1,0 +1,161 @@
+"""Tables of settings, read in both directions: config.json to the fields of an EncoderConfig and back.
+
+A family's table is a tuple of entries, `setting` being a name in config.json and `field` one of EncoderConfig. Entries
+apply in order, so that a later one may use or replace what an earlier one has read or written. A setting that
+config.json leaves out keeps the value of the family's `architecture`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxencoder.model.config import EncoderConfig
+
+Settings = Mapping[str, Any]  # a config.json
+Fields = Mapping[str, Any]  # of an EncoderConfig
+
+# Names of activations in config.json -> ours. Of several names for one activation the first is written.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+    "quick_gelu": "quick_gelu",
+    "relu2": "relu_squared",
+}
+_TYPES = {field.name: type(field.default) for field in dataclasses.fields(EncoderConfig)}
+_TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+
+
+class Entry(NamedTuple):
+    """One setting, or several that only make sense together.
+
+    Attributes:
+        read: (config.json, fields so far) -> fields that the entry sets. ValueError, naming the setting, for a value
+            that cannot be loaded.
+        write: architecture -> settings. ValueError for an architecture that the settings cannot express.
+    """
+
+    read: Callable[[Settings, Fields], Fields]
+    write: Callable[[EncoderConfig], Settings]
+
+
+def same(setting: str, field: str = "", minimum: int | None = None, required: bool = False) -> Entry:
+    """An equal value under two names (`field` defaults to the same name), of the field's type."""
+    field = field or setting
+
+    def check(name: str, value: Any) -> Any:
+        if minimum is not None and value < minimum:
+            raise ValueError(f"{name} {value}; this family needs at least {minimum}")
+        return value
+
+    def read(settings: Settings, fields: Fields) -> Fields:
+        if setting not in settings and not required:
+            return {}
+        return {field: check(f"config.json has {setting}", read_value(settings, setting, _TYPES[field]))}
+
+    return Entry(read, lambda c: {setting: check(f"model.{field} is", getattr(c, field))})
+
+
+def size(setting: str, field: str) -> Entry:
+    """A positive integer that config.json must have."""
+    return same(setting, field, minimum=1, required=True)
+
+
+def choice(setting: str, field: str, values: Mapping[Any, Any] = ACTIVATIONS) -> Entry:
+    """A value with another name: `values` maps those of config.json to ours."""
+
+    def read(settings: Settings, fields: Fields) -> Fields:
+        return {field: read_choice(settings, setting, values)} if setting in settings else {}
+
+    return Entry(read, lambda c: {setting: published_value(field, getattr(c, field), values)})
+
+
+def inherited(setting: str, field: str, source: str) -> Entry:
+    """A size that is often that of the field `source`: null in config.json and 0 in EncoderConfig mean that one."""
+
+    def read(settings: Settings, fields: Fields) -> Fields:
+        if settings.get(setting, 0) is None:
+            return {field: 0}
+        value = read_value(settings, setting, int, fields[field])
+        return {field: 0 if value == fields[source] else value}
+
+    return Entry(read, lambda c: {setting: getattr(c, field) or getattr(c, source)})
+
+
+def implied(setting: str, value_of: Callable[[Fields], int], rule: str) -> Entry:
+    """A setting that repeats what others imply: another value is refused, and none is written."""
+
+    def read(settings: Settings, fields: Fields) -> Fields:
+        if settings.get(setting) not in (None, value_of(fields)):
+            raise ValueError(
+                f"config.json has {setting} {settings[setting]!r}; only {value_of(fields)} ({rule}) can be loaded"
+            )
+        return {}
+
+    return Entry(read, lambda c: {})
+
+
+def head_size(fields: Fields) -> int:
+    """H, for `implied`."""
+    return fields["hidden_size"] // fields["num_heads"]
+
+
+def written(setting: str, value: Callable[[EncoderConfig], Any] | Any) -> Entry:
+    """A setting for other software: written, as a constant or computed from the architecture, and never read."""
+    return Entry(lambda settings, fields: {}, lambda c: {setting: value(c) if callable(value) else value})
+
+
+# The sizes, under the names that most families have for them.
+SIZES = (
+    size("vocab_size", "vocab_size"),
+    size("num_hidden_layers", "num_layers"),
+    size("hidden_size", "hidden_size"),
+    size("intermediate_size", "mlp_size"),
+    size("num_attention_heads", "num_heads"),
+)
+
+
+def sizes(layers: int, hidden_size: int, mlp_size: int, heads: int, vocab_size: int, **more: Any) -> dict[str, Any]:
+    """The settings of SIZES, and more, of a published model."""
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    return dict(zip(names, (layers, hidden_size, mlp_size, heads, vocab_size), strict=True)) | more
+
+
+def read_value(settings: Settings, setting: str, kind: type, default: Any = None) -> Any:
+    """A setting of type int, float, bool or str; ValueError if it is missing without a default, or of another type."""
+    if setting not in settings and default is None:
+        raise ValueError(f"config.json has no {setting}")
+    value = settings.get(setting, default)
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(f"config.json has {setting} {value!r}; {_TYPE_NAMES[kind]} is needed")
+    return value
+
+
+def read_choice(settings: Settings, setting: str, values: Mapping[Any, Any], default: Any = None) -> Any:
+    """Our value for that of a setting; ValueError for one that `values` does not have."""
+    value = settings.get(setting, default)
+    if value not in list(values):  # not every JSON value can be looked up in a dict
+        raise ValueError(f"config.json has {setting} {value!r}; known are {', '.join(map(str, values))}")
+    return values[value]
+
+
+def published_value(field: str, value: Any, values: Mapping[Any, Any]) -> Any:
+    """The first value in config.json that means `value`; ValueError if none does."""
+    for published, ours in values.items():
+        if ours == value:
+            return published
+    raise ValueError(
+        f"model.{field} is {value!r}; config.json of this family can only say {', '.join(map(str, values.values()))}"
+    )
+
+
+def shortest_pattern(windows: Sequence[int]) -> tuple[int, ...]:
+    """The shortest pattern that repeats to the windows of all layers."""
+    periods = (n for n in range(1, len(windows) + 1) if all(w == windows[i % n] for i, w in enumerate(windows)))
+    return tuple(windows[: next(periods, 0)])

@@ -1,0 +1,192 @@
+"""Files found, opened and decompressed in bounded memory, on any file system of fsspec.
+
+Plain or compressed as .gz, .xz or .zst; `formats` parses them. Remote paths: filesystem-spec.readthedocs.io.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import itertools
+import lzma
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+from jaxencoder.text.config import ALIGNED
+from jaxencoder.text.messages import first_line, listed
+from jaxencoder.text.sources import formats
+from jaxencoder.text.sources.formats import EXTENSIONS, RawRecord, Record, every_line, utf8
+
+COMPRESSIONS = (".gz", ".xz", ".zst")
+_BUFFER = 1 << 20  # bytes
+_MAX_DIGESTED_BYTES = 1 << 30  # about a second of reading
+
+
+def find_files(source: str) -> list[str]:
+    """The files of a path, glob or folder, sorted; folders are searched recursively for readable extensions.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an unknown extension, a folder without a readable file, or an unknown file system.
+    """
+    if not source:
+        raise ValueError("a source is empty; name pydocs, tfds:NAME/CONFIG:SPLIT, or a file, glob or folder")
+    fs, inner = _filesystem(source)
+    fs.invalidate_cache()  # an old listing would hide newer files
+    with _remote_errors(source):
+        if fs.isdir(inner):
+            paths = [path for path in fs.find(inner) if not _hidden(path, inner) and _extension(path)[0] in EXTENSIONS]
+            if not paths:
+                raise ValueError(f"folder {source} holds no {listed(EXTENSIONS)} file, plain or {listed(COMPRESSIONS)}")
+        elif fs.exists(inner):
+            paths = [inner]
+        elif any(letter in source for letter in "*?["):
+            paths = [path for path, info in fs.glob(inner, detail=True).items() if info["type"] != "directory"]
+            if not paths:
+                raise FileNotFoundError(f"no file matches {source}")
+        else:
+            hint = "" if os.sep in source else "; other sources are pydocs and tfds:NAME/CONFIG:SPLIT"
+            raise FileNotFoundError(f"no such file or folder: {source}{hint}")
+    for path in paths:
+        if _extension(path)[0] not in EXTENSIONS:
+            raise ValueError(
+                f"{path}: unknown extension; write {listed(EXTENSIONS)}, plain or with {listed(COMPRESSIONS)}"
+            )
+    return sorted(fs.unstrip_protocol(path) if "://" in source else path for path in paths)
+
+
+def aligned_files(source: str) -> tuple[str, str]:
+    """The two files of a source aligned:FILE|FILE, whatever their extensions.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not two files, or an unknown file system.
+    """
+    paths = source.removeprefix(ALIGNED).split("|")
+    if len(paths) != 2 or not all(paths):
+        raise ValueError(f"{source}: write {ALIGNED}FILE|FILE, two text files with the same number of lines")
+    for path in paths:
+        fs, inner = _filesystem(path)
+        with _remote_errors(path):
+            if fs.isdir(inner):
+                raise ValueError(f"{path} is a folder; name a file")
+            if not fs.exists(inner):
+                raise FileNotFoundError(f"no such file: {path}")
+    return paths[0], paths[1]
+
+
+def file_version(path: str) -> list[str]:
+    """A file's path, size, and ETag or time of change: they change when its content does."""
+    fs, inner = _filesystem(path)
+    with _remote_errors(path):
+        info = fs.info(inner)
+    keys = ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
+    changes = [f"{key}={info[key]}" for key in keys if info.get(key) is not None]
+    return [path, *changes[:2]]
+
+
+def content_digests(paths: Sequence[str]) -> list[str] | list[list[str]]:
+    """A hash of each file's content, which a copy shares.
+
+    Remote files, and files of more than a GiB together, are not read: they give their `file_version`.
+    """
+    inner = [_filesystem(path)[1] for path in paths]
+    if any("://" in path for path in paths) or sum(map(os.path.getsize, inner)) > _MAX_DIGESTED_BYTES:
+        return [file_version(path) for path in paths]
+    digests = []
+    for path in inner:
+        with open(path, "rb") as file:
+            digests.append(hashlib.file_digest(file, "blake2b").hexdigest())
+    return digests
+
+
+def raw_records(path: str, text_field: str, text_unit: str) -> Iterator[RawRecord]:
+    """The records of one file in order; only .txt files use `text_field` and `text_unit`."""
+    extension, compression = _extension(path)
+    with _open(path) as stream:
+        yield from formats.raw_records(extension, path, stream, not compression, text_field, text_unit)
+
+
+def aligned_records(paths: tuple[str, str], fields: tuple[str, str]) -> Iterator[RawRecord]:
+    """The lines of two files as pairs, under two field names; pairs with a blank line are skipped.
+
+    Raises:
+        ValueError: one file has more lines than the other.
+    """
+
+    def parse(lines: tuple[bytes, bytes], where: str) -> Record:
+        number = where.rpartition(":")[2]
+        return {f: utf8(line, f"{p}:{number}") for f, p, line in zip(fields, paths, lines, strict=True)}
+
+    with _open(paths[0]) as first, _open(paths[1]) as second:
+        lines = itertools.zip_longest(every_line(paths[0], first), every_line(paths[1], second))
+        for number, pair in enumerate(lines, 1):
+            if None in pair:
+                shorter, longer = paths if pair[0] is None else paths[::-1]
+                raise ValueError(
+                    f"{shorter} ends after line {number - 1}, but {longer} goes on; "
+                    "aligned files have the same text in each line"
+                )
+            if all(pair):
+                yield RawRecord(f"{paths[0]}:{number}", pair, parse)
+
+
+def _filesystem(path: str):
+    """(fsspec file system, the path inside it)."""
+    import fsspec  # late, for it is slow to import
+
+    if "://" not in path:  # url_to_fs would interpret "::" in a name
+        return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{path}: {first_line(error)}") from error
+
+
+def _extension(path: str) -> tuple[str, str]:
+    """(".jsonl", ".gz") of "a/b.JSONL.gz"."""
+    stem, last = os.path.splitext(path.lower())
+    return (os.path.splitext(stem)[1], last) if last in COMPRESSIONS else (last, "")
+
+
+def _hidden(path: str, root: str) -> bool:
+    return any(part.startswith((".", "_")) for part in path.removeprefix(root).split("/"))
+
+
+@contextlib.contextmanager
+def _remote_errors(path: str) -> Iterator[None]:
+    """Raise OSError for the exceptions of remote clients, whose types are not those of Python."""
+    try:
+        yield
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        if "://" not in path:
+            raise
+        raise OSError(f"{path} could not be read: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[BinaryIO]:
+    """The decompressed bytes of a file; a damaged file raises ValueError."""
+    compression = _extension(path)[1]
+    fs, inner = _filesystem(path)
+    try:
+        with _remote_errors(path), fs.open(inner, "rb") as raw:
+            stream = raw
+            if compression == ".gz":
+                stream = gzip.GzipFile(fileobj=raw)
+            elif compression == ".xz":
+                stream = lzma.LZMAFile(raw)  # noqa: SIM115 - closed with the buffer below
+            elif compression == ".zst":
+                import pyarrow as pa  # unlike zstandard's reader it reads every frame, and notices a missing end
+
+                stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
+            with io.BufferedReader(stream, _BUFFER) as buffered:
+                yield buffered
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if not compression or getattr(error, "errno", None) is not None:
+            raise
+        raise ValueError(f"{path} is damaged or truncated ({first_line(error)}); fetch or compress it again") from error

@@ -1,0 +1,319 @@
+"""Records of files in published formats: from an open stream to dictionaries.
+
+Text, JSON Lines (jsonlines.org), JSON lists, SQuAD's JSON (Rajpurkar et al. 2016, arXiv:1606.05250), CSV (RFC 4180),
+TSV, Parquet, and the columns of CoNLL-2003 and CoNLL-U. Bytes that cannot be decoded raise an error that names the
+line; they never become replacement characters.
+"""
+
+import contextlib
+import csv
+import io
+import itertools
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+from jaxencoder.text.messages import first_line, listed
+
+Record = dict[str, Any]
+TEXT_UNITS = ("line", "paragraph", "file")
+EXTENSIONS = (".jsonl", ".json", ".txt", ".parquet", ".csv", ".tsv", ".conll", ".conllu")
+
+# A longer document means a damaged file: without a bound, one missing newline would fill the memory.
+MAX_DOCUMENT_BYTES = 1 << 28
+_BUFFER = 1 << 20  # bytes
+_PARQUET_ROWS = 256
+_BOM = b"\xef\xbb\xbf"  # written before UTF-8 by Windows editors
+_ONE_JSON_VALUE = re.compile(rb'\s*(\[|\{\s*"(data|version)"\s*:)')  # the beginning of a file that is one value
+_CONLLU = {"tokens": 1, "lemmas": 2, "upos": 3, "xpos": 4, "deprel": 7}  # names of some of its ten columns
+
+
+def _unchanged(record: Record, where: str) -> Record:
+    return record
+
+
+class RawRecord(NamedTuple):
+    """A record before it is decoded, so that a shard parses only its own records.
+
+    `parse(raw, where)` gives the record; `where` is its place in messages.
+    """
+
+    where: str
+    raw: Any
+    parse: Callable[[Any, str], Record] = _unchanged
+
+
+def raw_records(
+    extension: str, path: str, stream: BinaryIO, seekable: bool, text_field: str, text_unit: str
+) -> Iterator[RawRecord]:
+    """The records of a stream in order.
+
+    Args:
+        extension: one of EXTENSIONS.
+        path: for messages.
+        stream: buffered bytes.
+        seekable: Parquet is copied first if its stream is not seekable.
+        text_field: field of the text in .txt files.
+        text_unit: one document of .txt files, one of TEXT_UNITS.
+
+    Raises:
+        ValueError: the stream cannot be read; names the line.
+    """
+    if extension in _READERS:
+        yield from _READERS[extension](path, stream)
+    elif extension == ".parquet":
+        yield from _parquet(path, stream, seekable)
+    else:
+        for number, raw in _SPLITS[text_unit](path, stream):
+            yield RawRecord(f"{path}:{number}", raw, lambda raw, where: {text_field: utf8(raw, where)})
+
+
+def every_line(path: str, stream: BinaryIO) -> Iterator[bytes]:
+    """Lines without their ends; blank lines are empty."""
+    for number in itertools.count(1):
+        line = stream.readline(MAX_DOCUMENT_BYTES + 1)
+        _check_size(len(line), path, number)
+        if not line:
+            return
+        yield (line.removeprefix(_BOM) if number == 1 else line).rstrip()
+
+
+def _lines(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line without its end) of the lines that are not blank."""
+    return ((number, line) for number, line in enumerate(every_line(path, stream), 1) if line)
+
+
+def _paragraphs(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    start, lines, size = 0, [], 0
+    for number, line in _lines(path, stream):
+        if lines and number != start + len(lines):  # after a blank line
+            yield start, b"\n".join(lines)
+            lines, size = [], 0
+        if not lines:
+            start = number
+        lines.append(line)
+        size += len(line) + 1
+        _check_size(size, path, start)
+    if lines:
+        yield start, b"\n".join(lines)
+
+
+def _read_all(path: str, stream: BinaryIO) -> bytes:
+    content = stream.read(MAX_DOCUMENT_BYTES + 1)
+    _check_size(len(content), path, 1)
+    return content.removeprefix(_BOM)
+
+
+def _file(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    text = _read_all(path, stream).rstrip()
+    if text:
+        yield 1, text
+
+
+_SPLITS = {"line": _lines, "paragraph": _paragraphs, "file": _file}
+
+
+def _check_size(size: int, path: str, number: int) -> None:
+    if size > MAX_DOCUMENT_BYTES:
+        limit = MAX_DOCUMENT_BYTES >> 20
+        raise ValueError(f"{path}:{number}: a document of more than {limit} MiB; split it over several lines or files")
+
+
+def utf8(raw: bytes, where: str) -> str:
+    """Decode a text.
+
+    Raises:
+        ValueError: names the line and column of the first byte that is not UTF-8.
+    """
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        path, _, number = where.rpartition(":")
+        if number.isdigit():  # `where` names the first line of the document
+            line = int(number) + raw.count(b"\n", 0, error.start)
+            where = f"{path}:{line}"
+        column = error.start - raw.rfind(b"\n", 0, error.start)
+        problem = f"byte 0x{raw[error.start]:02x} at column {column} is not UTF-8"
+        raise ValueError(
+            f"{where}: {problem}; convert the text (iconv -f latin1 -t utf-8) or drop the record"
+        ) from None
+
+
+def _json_lines(path: str, stream: BinaryIO) -> Iterator[RawRecord]:
+    for number, raw in _lines(path, stream):
+        yield RawRecord(f"{path}:{number}", raw, _parse_json)
+
+
+def _json(path: str, stream: BinaryIO) -> Iterator[RawRecord]:
+    """A .json file: a list of records, SQuAD's nested lists, or JSON Lines after all."""
+    if not _ONE_JSON_VALUE.match(stream.peek(256)[:256].removeprefix(_BOM)):
+        yield from _json_lines(path, stream)
+        return
+    raw = _read_all(path, stream)
+    try:
+        text = utf8(raw, f"{path}:1")
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if b"\n" not in raw.strip() or isinstance(error, RecursionError) or "UTF-8" in str(error):
+            raise ValueError(f"{path}: not JSON ({first_line(error)}); fetch it again") from None
+        yield from _json_lines(path, io.BytesIO(raw))
+        return
+    nested = value if isinstance(value, list) else value.get("data")
+    records = nested if isinstance(nested, list) else [value]  # "data" may be an ordinary field
+    parse = _check_surrogates if _may_hold_surrogates(text) else _unchanged
+    for number, record in enumerate(records, 1):
+        where = f"{path}, record {number}"
+        if not isinstance(record, dict):
+            raise ValueError(f"{where}: {type(record).__name__}, not a JSON object; give a list of objects")
+        if isinstance(record.get("paragraphs"), list):
+            yield from _squad(where, record, parse)
+        else:
+            yield RawRecord(where, record, parse)
+
+
+def _squad(where: str, article: Record, parse: Callable[[Record, str], Record]) -> Iterator[RawRecord]:
+    """The questions of an article, with the field names of TFDS."""
+    try:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                answers = question.get("answers") or []
+                record = {
+                    "id": str(question.get("id", "")),
+                    "title": article.get("title", ""),
+                    "context": paragraph["context"],
+                    "question": question["question"],
+                    "answers": {name: [answer[name] for answer in answers] for name in ("text", "answer_start")},
+                }
+                yield RawRecord(f"{where}, question {record['id'] or record['question'][:40]!r}", record, parse)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{where} does not have SQuAD's structure ({type(error).__name__}: {error})") from None
+
+
+def _csv(path: str, stream: BinaryIO) -> Iterator[RawRecord]:
+    return _separated(path, stream, delimiter=",")
+
+
+def _tsv(path: str, stream: BinaryIO) -> Iterator[RawRecord]:
+    return _separated(path, stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _separated(path: str, stream: BinaryIO, **dialect: Any) -> Iterator[RawRecord]:
+    """The rows below a header of column names."""
+    csv.field_size_limit(MAX_DOCUMENT_BYTES)
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    rows = csv.reader(text, strict=True, **dialect)
+    try:
+        names = next(rows, [])
+        if len(set(names)) < len(names) or not all(names):
+            raise ValueError(f"{path}:1: the columns are {listed(names)}; give each a different name")
+        for row in filter(None, rows):
+            where = f"{path}:{rows.line_num}"
+            if len(row) != len(names):
+                raise ValueError(f"{where}: {len(row)} columns, but {len(names)} names in the first line")
+            yield RawRecord(where, dict(zip(names, row, strict=True)))
+    except UnicodeDecodeError as error:
+        message = f"text after line {rows.line_num} is not UTF-8 ({first_line(error)}); convert it"
+        raise ValueError(f"{path}: {message}") from None
+    except csv.Error as error:
+        raise ValueError(f"{path}:{rows.line_num}: not CSV ({first_line(error)})") from None
+    finally:
+        text.detach()  # leaves closing the stream to its owner
+
+
+def _conll(path: str, stream: BinaryIO) -> Iterator[RawRecord]:
+    """Sentences separated by blank lines: a token in the first column of each line, its tag in the last."""
+    for where, rows in _sentences(path, stream, None, b"# id "):  # MultiCoNER's line before a sentence
+        rows = [row for row in rows if row[0] != "-DOCSTART-"]
+        if rows:
+            yield RawRecord(where, {"tokens": [row[0] for row in rows], "ner_tags": [row[-1] for row in rows]})
+
+
+def _conllu(path: str, stream: BinaryIO) -> Iterator[RawRecord]:
+    """Sentences of Universal Dependencies, without the lines of multiword tokens and empty nodes."""
+    for where, rows in _sentences(path, stream, b"\t", b"#"):
+        words = [row for row in rows if row[0].isdigit()]
+        if any(len(row) != 10 for row in words):
+            raise ValueError(f"{where}: a line does not have the ten columns of CoNLL-U")
+        if words:
+            yield RawRecord(where, {name: [row[column] for row in words] for name, column in _CONLLU.items()})
+
+
+def _sentences(
+    path: str, stream: BinaryIO, separator: bytes | None, comment: bytes
+) -> Iterator[tuple[str, list[list[str]]]]:
+    """(place, columns of each line) of every sentence."""
+    for number, raw in _paragraphs(path, stream):
+        rows = []
+        for offset, line in enumerate(raw.split(b"\n")):
+            if line.startswith(comment):
+                continue
+            where = f"{path}:{number + offset}"
+            row = [utf8(column, where) for column in line.split(separator)]  # bytes split at ASCII spaces only
+            if len(row) < 2:
+                raise ValueError(f"{where}: one column, {row[0]!r}; give a token and its tag on each line")
+            rows.append(row)
+        if rows:
+            yield f"{path}:{number}", rows
+
+
+def _parse_json(raw: bytes, where: str) -> Record:
+    text = utf8(raw, where)
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON ({first_line(error)}); write one object on each line") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: a {type(record).__name__}, not a JSON object; write one object on each line")
+    return _check_surrogates(record, where) if _may_hold_surrogates(text) else record
+
+
+def _may_hold_surrogates(text: str) -> bool:
+    """Whether JSON may hold half of a surrogate pair, which JSON can write and UTF-8 cannot."""
+    return "\\ud" in text or "\\uD" in text
+
+
+def _check_surrogates(record: Record, where: str) -> Record:
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: {error.object[error.start]!a} is half a character and not UTF-8; drop it") from None
+    return record
+
+
+def _parquet(path: str, stream: BinaryIO, seekable: bool) -> Iterator[RawRecord]:
+    import pyarrow as pa  # late, for it is slow to import
+    import pyarrow.parquet as pq
+
+    with contextlib.ExitStack() as stack:
+        if not seekable:  # Parquet is read from its end
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(stream, copy, _BUFFER)
+            stream = copy
+        row = 0
+        try:
+            table = stack.enter_context(pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False))
+            for batch in table.iter_batches(_PARQUET_ROWS):
+                names = batch.schema.names
+                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    row += 1
+                    yield RawRecord(f"{path} row {row}", dict(zip(names, values, strict=True)))
+        except UnicodeDecodeError as error:
+            message = f"text after row {row} is not UTF-8 ({first_line(error)}); write it again"
+            raise ValueError(f"{path}: {message}") from None
+        except (pa.ArrowException, OSError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise
+            raise ValueError(f"{path} is not a complete Parquet file ({first_line(error)}); fetch it again") from error
+
+
+_READERS = {
+    ".jsonl": _json_lines,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".conll": _conll,
+    ".conllu": _conllu,
+}

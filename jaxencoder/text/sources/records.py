@@ -1,0 +1,188 @@
+"""Records of a source, whatever holds them, and what identifies its content."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxencoder.text.config import ALIGNED, DataConfig
+from jaxencoder.text.messages import closest, listed
+from jaxencoder.text.sources import files, pydocs, tfds
+from jaxencoder.text.sources.formats import TEXT_UNITS, RawRecord, Record, utf8
+
+_ALIGNED_FIELD = "pair"  # holds the second text of aligned files
+_FIRST_RECORDS = re.compile(r"(?!tfds:)(?P<source>.+)\[:(?P<number>[1-9]\d*)\]")
+
+
+class MissingField(ValueError):
+    """A record lacks a field; `settings` are the settings that may name another field."""
+
+    def __init__(self, where: str, name: str, record: Record, is_text: bool):
+        super().__init__(f"{where}: no field {name!r} among {listed(record)}{closest(name, record)}")
+        self.settings = ("text_field",) if is_text else ("pair_field", "label_field")
+
+
+def read(
+    source: str,
+    *,
+    text_field: str = "text",
+    fields: Sequence[str] | None = None,
+    required: Sequence[str] = (),
+    text_unit: str = "line",
+    shard: tuple[int, int] | None = None,
+    words: bool | None = False,
+) -> Iterator[Record]:
+    """Stream the records of a source.
+
+    Args:
+        source: as in the docstring of `jaxencoder.text.sources`.
+        text_field: field of the text. Plain text, pydocs and the first of two aligned files are given this name; the
+            second aligned text has the field "pair".
+        fields: other fields that every record must have; all others are dropped. None keeps all fields.
+        required: other fields that every record must have, for use with fields=None.
+        text_unit: one document of a .txt file: a "line", a "paragraph" (between blank lines) or a "file".
+        shard: (i, n) gives records i, i + n, i + 2n, ...: n shards are disjoint and together make the source.
+        words: the text field holds a list of words (True), text (False), or either (None).
+
+    Returns:
+        Dicts with a str, or a list of words, under `text_field`; numbers and lists as Python objects. Blank lines are
+        skipped.
+
+    Raises:
+        FileNotFoundError: no such file, folder or dataset, or no match of a glob; raised by the call itself.
+        MissingField: a record lacks a field.
+        ValueError: the source is empty, or a record cannot be read; names the file and the line.
+    """
+    if text_unit not in TEXT_UNITS:
+        raise ValueError(f"text_unit {text_unit!r} is not one of {', '.join(TEXT_UNITS)}")
+    index, count = shard or (0, 1)
+    if not 0 <= index < count:
+        raise ValueError(f"shard {shard} is not (i, n) with 0 <= i < n")
+    # Outside the generator: a missing file raises here and not at the first record.
+    raw = _raw_records(source, text_field, text_unit)
+    needed = (text_field, *(fields or ()), *required)
+
+    def records() -> Iterator[Record]:
+        every = itertools.chain((_first(source, raw),), raw)
+        for item in itertools.islice(every, index, None, count):
+            record = _checked(item, needed, words)
+            yield record if fields is None else {name: record[name] for name in needed}
+
+    return records()
+
+
+def field_names(source: str, text_field: str = "text") -> tuple[str, ...]:
+    """The field names of the first record of a source; raises as `read` does."""
+    first = _first(source, _raw_records(source, text_field, "line"))
+    return tuple(first.parse(first.raw, first.where))
+
+
+def pair_fields(data: DataConfig) -> dict[str, str]:
+    """The field of the second text in each source; empty for sources of single texts.
+
+    Aligned files hold pairs, other sources if their first record has data.pair_field. All sources must have that field
+    if there are labels, or if no training source has it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read` does.
+    """
+
+    def field(source: str) -> str:
+        if source.startswith(ALIGNED):
+            return _ALIGNED_FIELD
+        if not data.pair_field or data.label_field:
+            return data.pair_field
+        first = next(read(source, text_field=data.text_field, text_unit=data.text_unit))
+        return data.pair_field if data.pair_field in first else ""
+
+    fields = {source: field(source) for source in (*data.train, *data.validation)}
+    if not any(fields[source] for source in data.train):
+        return dict.fromkeys(fields, data.pair_field)
+    return fields
+
+
+def fingerprint(source: str, content: bool = False) -> str:
+    """A sha256 hex digest that changes with the content of a source, whatever the settings of reading.
+
+    It covers the path, size, and ETag or time of change of files, the interpreter of pydocs, and the dataset's version
+    and the split's files of TFDS.
+
+    Args:
+        content: digest the content of local files of at most a GiB instead, so that a copy has the same fingerprint.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read` does.
+    """
+    if first := _FIRST_RECORDS.fullmatch(source):
+        version = [fingerprint(first["source"], content), first["number"]]
+    elif source == "pydocs":
+        version = [sys.version, sysconfig.get_path("stdlib")]
+    elif source.startswith("tfds:"):
+        version = tfds.version(source)
+    else:
+        paths = files.aligned_files(source) if source.startswith(ALIGNED) else files.find_files(source)
+        version = files.content_digests(paths) if content else [files.file_version(path) for path in paths]
+    return hashlib.sha256(json.dumps(version).encode()).hexdigest()
+
+
+def _raw_records(source: str, text_field: str, text_unit: str) -> Iterator[RawRecord]:
+    if first := _FIRST_RECORDS.fullmatch(source):
+        return itertools.islice(_raw_records(first["source"], text_field, text_unit), int(first["number"]))
+    if source == "pydocs":
+        return (RawRecord(f"pydocs {name}", {text_field: text, "name": name}) for name, text in pydocs.documents())
+    if source.startswith("tfds:"):
+        return tfds.raw_records(source)
+    if source.startswith(ALIGNED):
+        if text_field == _ALIGNED_FIELD:
+            raise ValueError(f"{source}: the second text has the field {_ALIGNED_FIELD!r}; give another text_field")
+        return files.aligned_records(files.aligned_files(source), (text_field, _ALIGNED_FIELD))
+    paths = files.find_files(source)
+    return itertools.chain.from_iterable(files.raw_records(path, text_field, text_unit) for path in paths)
+
+
+def _first(source: str, records: Iterator[RawRecord]) -> RawRecord:
+    first = next(records, None)
+    if first is None:
+        raise ValueError(f"{source} is empty: it holds no document to read")
+    return first
+
+
+def _checked(item: RawRecord, needed: Sequence[str], words: bool | None) -> Record:
+    """A record as Python objects, with all needed fields, the text field first."""
+    where = item.where
+    record = {name: _to_python(x, where, name in needed) for name, x in item.parse(item.raw, where).items()}
+    text_field = needed[0]
+    for name in needed:
+        if name not in record:
+            raise MissingField(where, name, record, name == text_field)
+    text = record[text_field]
+    is_words = isinstance(text, list) and all(isinstance(x, str) for x in text)
+    if not ((is_words and words is not False) or (isinstance(text, str) and not words)):
+        kind = "a list of words" if words else "text"
+        raise ValueError(
+            f"{where}: field {text_field!r} is {type(text).__name__}, not {kind}; name another field or drop the record"
+        )
+    return record
+
+
+def _to_python(value: Any, where: str, is_text: bool) -> Any:
+    """Python objects from numpy's; bytes are decoded in a needed field, and in others if they are UTF-8."""
+    if isinstance(value, np.ndarray | list):
+        return [_to_python(item, where, is_text) for item in value]
+    if isinstance(value, dict):
+        return {name: _to_python(item, where, is_text) for name, item in value.items()}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bytes):
+        if is_text:
+            return utf8(value, where)
+        with contextlib.suppress(UnicodeDecodeError):
+            return value.decode()
+    return value

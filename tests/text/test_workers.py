@@ -1,0 +1,80 @@
+"""Worker processes: they report errors, end with their caller and load nothing that they do not need."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from jaxencoder.text import pieces
+from jaxencoder.text.config import TokenizerConfig
+from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.workers import encode
+from tests.text.corpus import WORDS, config, write
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([" ".join(WORDS)] * 5, TokenizerConfig(vocab_size=120))
+
+
+def test_an_error_in_a_worker_is_the_same_sentence(tmp_path, tokenizer):
+    source = write(tmp_path / "a.jsonl", [{"text": "alpha", "b": "beta"}])
+    messages = []
+    for count in (1, 2):
+        # [CLS] a [SEP] b [SEP] does not fit into 4 tokens and leave something of both.
+        with pytest.raises(ValueError, match="\\D2\\D") as error:
+            next(encode(tokenizer, [(pieces.examples, ["alpha"], ["beta"], 2)] * 2, count))
+        messages.append(str(error.value))
+    assert messages[0] == messages[1] and "\n" not in messages[0]
+    assert prepare(config(source, row_length=5, pair_field="b"), tokenizer, "train")[0].meta["tokens"] == 5
+
+
+def test_a_worker_that_dies_is_reported(tokenizer):
+    tasks = [(lambda tokenizer: os.kill(os.getpid(), signal.SIGKILL),)] * 3
+    with pytest.raises(OSError, match="a tokenizing process died .exit codes .*SIGKILL.*set data.workers") as error:
+        list(encode(tokenizer, tasks, 2))
+    assert "\n" not in str(error.value)
+
+
+def test_no_worker_outlives_its_caller(tokenizer):
+    results = encode(tokenizer, ((pieces.documents, ["alpha"], 8) for _ in range(1000)), 2)
+    next(results)
+    assert len(worker_processes()) == 2
+    results.close()
+    assert not worker_processes()
+
+
+def worker_processes():
+    return [p for p in psutil.Process().children() if "popen_loky" in " ".join(p.cmdline())]
+
+
+ORPHANS = """
+import os, sys, time
+from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.workers import encode
+def task(tokenizer):
+    return os.getpid()
+def slow(tokenizer):
+    time.sleep(600)
+results = encode(Tokenizer.load(sys.argv[1]), [(task,)] * 4 + [(slow,)] * 4, 2)
+print(next(results), flush=True)
+time.sleep(600)
+"""
+
+
+def test_workers_leave_when_their_caller_is_killed(tmp_path, tokenizer):
+    tokenizer.save(tmp_path)
+    command = [sys.executable, "-c", ORPHANS, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as parent:
+        worker = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    worker.wait(10)
+
+
+def test_workers_import_neither_jax_nor_flax(tokenizer):
+    for modules in encode(tokenizer, [(lambda tokenizer: set(sys.modules),)] * 2, 2):
+        assert "jaxencoder.text.workers" in modules and not {"jax", "flax", "tensorstore"} & modules
