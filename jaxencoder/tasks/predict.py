@@ -18,7 +18,7 @@ from jaxencoder.tasks.question_answering import objective as spans
 from jaxencoder.tasks.question_answering.predict import predict_answers
 from jaxencoder.tasks.token_classification import objective as tokens
 from jaxencoder.tasks.token_classification.predict import predict_tags
-from jaxencoder.text.sources import Record
+from jaxencoder.text.sources.records import Record
 
 # What the lists of predictions hold that may all be empty at first; others hold text.
 _ITEMS = {

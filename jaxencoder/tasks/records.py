@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from jaxencoder.text.sources import Record, closest, listed, read
+from jaxencoder.text.sources.records import Record, closest, listed, read
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from jaxencoder.tasks.calibration import reliability
 from jaxencoder.tasks.classification.classify import classified
 from jaxencoder.tasks.classification.multi_label import as_decisions
 from jaxencoder.tasks.classification.predict import Predictions
-from jaxencoder.text.sources import Record
+from jaxencoder.text.sources.records import Record
 
 PREDICTIONS_FILE = "predictions.jsonl"
 

@@ -26,7 +26,7 @@ from jaxencoder.objectives.objective import Batch, ObjectiveConfig, Params
 from jaxencoder.text.buckets import Plan
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.schema import Schema
-from jaxencoder.text.sources import Record
+from jaxencoder.text.sources.records import Record
 from jaxencoder.text.tokenizer import Tokenizer
 
 

@@ -7,7 +7,6 @@ from typing import Literal, get_args
 TokenizerKind = Literal["wordpiece", "bpe", "unigram", "sentencepiece-unigram", "sentencepiece-bpe"]
 TextUnit = Literal["line", "paragraph", "file"]
 Pairs = Literal["none", "nsp", "sop"]
-LabelUnit = Literal["text", "word", "span", "choice"]
 LongTexts = Literal["truncate", "windows"]
 
 OVERLAP = 128
@@ -116,11 +115,6 @@ class DataConfig:
     """Field that holds the label, or a list of the classes that the text has, which may be empty; set, each record is
     one labelled example that is truncated, or read in windows (data.long_texts). Of labelled records, fields that are not
     there by these names are looked for among the usual ones, and shown."""
-    label_unit: LabelUnit = "text"
-    """What has a label: each text or pair; each word, where text_field holds a list of words and label_field as many
-    tags; the span in the second text (pair_field) that answers the first one, where label_field is as in SQuAD; or one
-    choice of the list that pair_field holds, where label_field is its number from 0, its letter or its text. Words and
-    spans are never truncated: what is longer than a row is cut into several pieces."""
     long_texts: LongTexts = "truncate"
     """What of a labelled single text that is longer than a row: its beginning, or all of it in windows, each an example
     with the text's label. The held-out metrics of training are then those of windows; evaluate and predict read whole
@@ -181,25 +175,11 @@ class DataConfig:
         )
         _number(self.balance, "data.balance", 0.0, 1.0, "give a number of at least 0 and at most 1")
         _check(not self.balance or self.label_field != "", f"data.balance is {self.balance}; it needs data.label_field")
-        _choice(self.label_unit, "data.label_unit", get_args(LabelUnit))
         _integer(self.overlap, "data.overlap", 0)
-        if self.label_unit != "text":
-            what = f"data.label_unit is {self.label_unit!r}"
-            _check(self.label_field != "", f"{what}, but data.label_field is empty; name the field")
-            _check(not self.balance, f"{what}, and data.balance is for labels of whole texts; set it to 0")
-            needed = {"span": "name the field of the text that answers", "choice": "name the field of the choices"}
-            rule = f"but data.pair_field is {self.pair_field!r}; {needed.get(self.label_unit, 'leave it out')}"
-            _check(bool(self.pair_field) == (self.label_unit in needed), f"{what}, {rule}")
-            _check(
-                not (self.label_unit in needed and self.labels), f"{what}, which has no classes; leave data.labels out"
-            )
         _choice(self.long_texts, "data.long_texts", get_args(LongTexts))
         if self.long_texts == "windows":
-            single = self.label_field != "" and self.label_unit == "text" and not self.pair_field
-            _check(single, "data.long_texts is 'windows', which is for labels of single texts; leave it out")
-        elif self.label_unit != "span":
-            rule = f"data.overlap is {self.overlap}, but nothing is cut into pieces that overlap"
-            _check(self.overlap == OVERLAP, f"{rule}; set it to {OVERLAP}, or data.long_texts to windows")
+            is_single = self.label_field != "" and not self.pair_field
+            _check(is_single, "data.long_texts is 'windows', which is for labels of single texts; leave it out")
         _choice(self.text_unit, "data.text_unit", get_args(TextUnit))
         _choice(self.pairs, "data.pairs", get_args(Pairs))
         _number(

@@ -15,7 +15,7 @@ from jaxencoder.text.held_out import is_held_out, text_digest
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.pieces import Pieces
-from jaxencoder.text.sources import Record, read
+from jaxencoder.text.sources.records import Record, read
 from jaxencoder.text.tokenizer import Tokenizer
 
 
@@ -74,10 +74,10 @@ class Schema:
 
     def check(self, data: DataConfig) -> None:
         """Raise ValueError for settings that contradict the task."""
-        if data.long != "windows" and data.overlap != OVERLAP:
+        if data.long_texts != "windows" and data.overlap != OVERLAP:
             raise ValueError(
                 f"data.overlap is {data.overlap}, but no text is split into pieces that overlap; set it to {OVERLAP}, "
-                "or data.long to windows"
+                "or data.long_texts to windows"
             )
 
     def find_labels(self, data: DataConfig) -> Labels | None:
@@ -121,9 +121,9 @@ class Schema:
         """
         texts, seconds = map(list, zip(*(example.texts for example in examples), strict=True))
         if data.pairs != "none":
-            return sentence_pairs(tokenizer, texts, data.row_length, data.pairs, data.short_pairs)
+            return sentence_pairs(tokenizer, texts, data.row_length, data.pairs, data.short_pair_probability)
         labels = [example.label for example in examples] if data.label_field else None
-        if data.long == "windows":
+        if data.long_texts == "windows":
             return pieces.windows(tokenizer, texts, labels, data.row_length, data.overlap)
         if has_pairs or labels is not None:
             return pieces.examples(tokenizer, texts, seconds if has_pairs else None, labels, data.row_length)
@@ -202,8 +202,8 @@ def check_structured(data: DataConfig, task: str, pair: str = "") -> None:
     if bool(data.pair_field) != bool(pair):
         advice = f"name the field of {pair}" if pair else "leave it out"
         raise ValueError(f"data.pair_field is {data.pair_field!r}, but the task is {task}; {advice}")
-    if data.long == "windows":
-        raise ValueError(f"data.long is 'windows', which is for labels of single texts, not {task}; leave it out")
+    if data.long_texts == "windows":
+        raise ValueError(f"data.long_texts is 'windows', which is for labels of single texts, not {task}; leave it out")
 
 
 def _read(schema: Schema, data: DataConfig, source: str, pair_field: str) -> Iterator[Record]:

@@ -16,7 +16,7 @@ from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.records import check_new_fields, chunks, numbered, with_texts
 from jaxencoder.tasks.running import objective_scores, row_length, score_texts
 from jaxencoder.tasks.task import Evaluation, TaskModel
-from jaxencoder.text.sources import Record
+from jaxencoder.text.sources.records import Record
 
 log = logging.getLogger(__name__)
 

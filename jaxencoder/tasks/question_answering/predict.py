@@ -19,7 +19,7 @@ from jaxencoder.tasks.records import check_new_fields, chunks, numbered, with_te
 from jaxencoder.tasks.running import encoder_output, global_slots, packed_type_ids
 from jaxencoder.tasks.task import Evaluation, TaskModel
 from jaxencoder.text.buckets import Plan
-from jaxencoder.text.sources import Record
+from jaxencoder.text.sources.records import Record
 
 ADDED = ("prediction", "start", "end", "probability", "predictions")
 _BEST = 20  # first and last tokens of a window that are combined

@@ -19,8 +19,8 @@ from jaxencoder.tasks.token_classification.entities import Entity, Scheme, entit
 from jaxencoder.tasks.token_classification.metrics import tag_metrics
 from jaxencoder.tasks.token_classification.objective import HEAD
 from jaxencoder.text import sentences
-from jaxencoder.text.fields import found_in
-from jaxencoder.text.sources import Record
+from jaxencoder.text.sources.fields import infer_source_fields
+from jaxencoder.text.sources.records import Record
 from jaxencoder.text.windows import max_context_windows
 from jaxencoder.text.words import encode_words, word_windows
 
@@ -98,7 +98,7 @@ def predict_tags(
         ValueError: a record that has neither words nor a text or that has one of these fields, or as `tag_words`.
     """
     if isinstance(source, str) and text_field is None:
-        text_field = found_in(source, model.config.data, SCHEMA, ["label_field"]).text_field
+        text_field = infer_source_fields(source, model.config.data, SCHEMA, ["label_field"]).text_field
     text_field = text_field or model.config.data.text_field
     scheme = Scheme.of(model.labels)
     records = (with_words(record, text_field, where) for where, record in numbered(source, text_field, words=None))
