@@ -16,7 +16,8 @@ from train_step import DATA  # sets JAX_PLATFORMS
 
 from jaxencoder.checkpoints.initial import find_start
 from jaxencoder.checkpoints.orbax import Checkpoints
-from jaxencoder.config import RunConfig, load
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import load
 from jaxencoder.sharding import make_mesh
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.training.loop import compile_steps, feed_after

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ impo
     )
     from jaxencoder.training.loop import train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Classification",
     "ComputeConfig",

@@ -212,7 +212,7 @@ def _load_config(args: argparse.Namespace):
         print()
     if args.target is None:
         args.parser.error("name a RECIPE")
-    from jaxencoder.config import load
+    from jaxencoder.config_io import load
 
     return load(args.target, ["--help"] if args.help else args.overrides, prog=args.parser.prog)
 
@@ -251,7 +251,7 @@ def _tokenizer_train(args: argparse.Namespace) -> None:
 
     from tyro.conf import Positional
 
-    from jaxencoder.overrides import apply
+    from jaxencoder.settings import apply
     from jaxencoder.text.config import TokenizerConfig
 
     @dataclass(frozen=True)

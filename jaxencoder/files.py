@@ -32,7 +32,7 @@ def read_json(file: Path, kind: type) -> Any:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"{file} is missing: the folder is incomplete; download or copy it again") from None
+        raise FileNotFoundError(f"{file} is missing, so the folder is incomplete; copy or download it again") from None
     except ValueError as error:
         raise ValueError(f"{file} is not JSON in UTF-8: {error}") from None
     if not isinstance(content, kind):

@@ -131,7 +131,7 @@ def test_train_runs_in_runs_name_or_in_the_run_itself(recipe, calls, tmp_path):
     assert main(["train", recipe, "--name", "other"]) == 0
     assert record[-1][0][1] == Path("runs/other")
 
-    from jaxencoder.config import save
+    from jaxencoder.config_io import save
 
     folder = tmp_path / "run"
     folder.mkdir()

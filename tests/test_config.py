@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxencoder import config as module
-from jaxencoder.config import RunConfig, from_json, load, recipes, save, to_json
+from jaxencoder import __version__, config_io
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import from_json, load, recipes, save, to_json
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.masking import Masking
 from jaxencoder.objectives.mlm import MaskedLM
@@ -127,7 +128,35 @@ def test_save_is_whole_or_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         save(RunConfig(name="second"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-    assert from_json((tmp_path / "config.json").read_text()).name == "first"
+    assert config_io.read(tmp_path / "config.json").name == "first"
+
+
+def test_a_saved_configuration_has_the_version(tmp_path):
+    save(RunConfig(), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["version"] == __version__
+    assert config_io.read(tmp_path / "config.json") == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("version", "written_by"), [(None, "0.1"), ("0.1.0", "0.1.0"), ("0.1.7.dev3", "0.1.7.dev3"), (3, "3"), ("", "")]
+)
+def test_a_run_of_an_older_version_is_refused(tmp_path, version, written_by):
+    """The version decides before any setting is read, so that no renamed setting is reported as unknown."""
+    tree = {"training": {"evaluations": 3}, "optimizer": {"warmup_ratio": 0.1}}
+    (tmp_path / "config.json").write_text(json.dumps(tree if version is None else {"version": version} | tree))
+    for target in (tmp_path, tmp_path / "config.json"):
+        with pytest.raises(
+            ValueError, match=f"was written by jaxencoder {written_by}, whose runs {__version__}"
+        ) as caught:
+            load(target, ["--training.steps", "3"])
+        assert "convert the run with" in str(caught.value) and "or train again" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["0.2", "0.2.0", "0.10.1", "1.0"])
+def test_newer_versions_are_read(tmp_path, version):
+    (tmp_path / "config.json").write_text(json.dumps({"version": version, "name": "x"}))
+    assert config_io.read(tmp_path / "config.json").name == "x"
 
 
 # Overrides
@@ -282,7 +311,7 @@ def test_a_file_without_a_configuration_is_no_recipe(tmp_path, text):
 
 
 def test_unknown_targets(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "recipes", lambda: {"bert_base": tmp_path / "bert_base.py"})
+    monkeypatch.setattr(config_io, "recipes", lambda: {"bert_base": tmp_path / "bert_base.py"})
     with pytest.raises(ValueError, match=r"no recipe is called 'bert_bas'; did you mean bert_base\?"):
         load("bert_bas")
     with pytest.raises(ValueError, match="is not a run: it has no config.json"):
@@ -299,7 +328,7 @@ def test_recipes_are_found_by_name(tmp_path, monkeypatch, recipe, layout):
     folder.mkdir(parents=True)
     shutil.copy(recipe(), folder / "small.py")
     (folder / "__init__.py").touch()
-    monkeypatch.setattr(module, "__file__", str(package / "config.py"))
+    monkeypatch.setattr(config_io, "__file__", str(package / "config_io.py"))
     monkeypatch.chdir(tmp_path)
     assert list(recipes()) == ["small"]
     assert load("small").training.steps == 60
@@ -323,17 +352,17 @@ def phases(**settings):
     ("sections", "sentence"),
     [
         ({"data": DataConfig(row_length=513)}, "data.row_length is 513, but the model has only 512 positions"),
-        ({"training": TrainingConfig(batch_size=8), "mesh": MeshConfig(data=3)}, "batch_size 8 .* 3 shares"),
+        ({"training": TrainingConfig(batch_size=8), "mesh": MeshConfig(data=3)}, "batch_size 8 .* 3 shards"),
         ({"training": TrainingConfig(batch_size=8, accumulation=4), "mesh": MeshConfig(fsdp=4)}, "in 4 part"),
         ({"mesh": MeshConfig(context=3)}, "row_length 128 is not a multiple of mesh.context 3"),
         ({"objective": Classification()}, "needs data.label_field"),
         (
             {"objective": MaskedLM(pairs=True)},
-            "objective.pairs needs pairs to tell apart; set data.pairs to nsp or sop",
+            "objective.pairs needs sentence pairs; set data.pairs to nsp or sop",
         ),
         (
             {"data": DataConfig(pairs="sop")},
-            "data.pairs is 'sop', but the objective makes nothing of it; take MaskedLM",
+            "data.pairs is 'sop', but the objective does not use pairs; use MaskedLM",
         ),
         ({"data": DataConfig(pairs="nsp"), "objective": ReplacedToken()}, "data.pairs is 'nsp', but the objective"),
         (
@@ -344,13 +373,13 @@ def phases(**settings):
         ({"phases": [Phase(steps=1)]}, "phases is .*; give tuple"),
         ({"phases": ("long",)}, "phases.0 is 'long'; give a Phase"),
         (phases(row_length=513), "^phases.1: data.row_length is 513, but the model has only 512 positions"),
-        (phases(batch_size=6) | {"mesh": MeshConfig(data=4)}, "^phases.1: training.batch_size 6 .* 4 shares"),
+        (phases(batch_size=6) | {"mesh": MeshConfig(data=4)}, "^phases.1: training.batch_size 6 .* 4 shards"),
         (phases(accumulation=5), "^phases.1: training.batch_size 32 does not divide into 5 parts"),
         (phases(row_length=15) | {"mesh": MeshConfig(context=2)}, "^phases.1: .*15 is not a multiple of mesh"),
         (phases(train=("a", "b"), weights=(1.0,)), "^phases.1: data.weights has 1 numbers for 2 training sources"),
         (phases(rate=1.5), "^phases.1: objective.masking.rate must lie between 0 and 1"),
         (phases(rope_theta=9.0), "^phases.1: rope_theta is 9.0, but model.positions is 'learned'"),
-        (phases(rate=0.3) | {"objective": Classification(), "data": LABELLED}, "^phases.1: .* masks nothing"),
+        (phases(rate=0.3) | {"objective": Classification(), "data": LABELLED}, "^phases.1: .* masks no tokens"),
         (phases() | {"training": TrainingConfig(steps=3)}, "steps is 3, but the steps of the phases add up to 2"),
     ],
 )

@@ -32,7 +32,8 @@ from jaxencoder.checkpoints.initial import (
 )
 from jaxencoder.checkpoints.transformers import read_model
 from jaxencoder.checkpoints.weights import read_tensors, write_tensors
-from jaxencoder.config import Classification, RunConfig, save
+from jaxencoder.config import Classification, RunConfig
+from jaxencoder.config_io import save
 from jaxencoder.families.published import Published, check_publishable, family_of
 from jaxencoder.families.tables import renamed
 from jaxencoder.files import read_json, write_json

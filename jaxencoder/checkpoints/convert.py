@@ -11,7 +11,8 @@ from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.initial import ADAPTER_FILE
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.checkpoints.save import save as save_model
-from jaxencoder.config import LoraConfig, TokenizerConfig, save
+from jaxencoder.config import LoraConfig, TokenizerConfig
+from jaxencoder.config_io import save
 from jaxencoder.families.family import HEADS
 from jaxencoder.inference.embed import chosen
 from jaxencoder.inference.load import load

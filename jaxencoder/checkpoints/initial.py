@@ -17,7 +17,8 @@ from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.checkpoints.tokenizer import published_tokenizer
 from jaxencoder.checkpoints.transformers import read_model, read_settings
-from jaxencoder.config import CONFIG_FILE, AnyObjective, RunConfig, check_positions, from_json
+from jaxencoder.config import AnyObjective, RunConfig, check_positions
+from jaxencoder.config_io import CONFIG_FILE, read
 from jaxencoder.families import classifier
 from jaxencoder.families.published import Published, parameter_shapes
 from jaxencoder.model.config import EncoderConfig
@@ -173,7 +174,7 @@ def saved_config(run_dir: Path) -> RunConfig:
     path = run_dir / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{run_dir} is not a run: it has no {CONFIG_FILE}")
-    return from_json(path.read_text(encoding="utf-8"), str(path))
+    return read(path)
 
 
 def run_weights(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder import config as configs
+from jaxencoder import config_io
 from jaxencoder.adapters.lora import NAME as LORA
 from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.adapter import base_of, is_adapter
@@ -64,9 +64,9 @@ def open_target(target: str, overrides: Sequence[str] = (), verb: str = "inspect
         ValueError: none of these, or a setting that cannot be read.
         OSError: a file is missing or cannot be read.
     """
-    path, recipes = Path(target), configs.recipes()
+    path, recipes = Path(target), config_io.recipes()
     if path.suffix == ".py" or (target in recipes and not path.is_dir()):
-        return _recipe(configs.load(target, overrides, prog=f"jaxencoder {verb}"))
+        return _recipe(config_io.load(target, overrides, prog=f"jaxencoder {verb}"))
     if overrides:
         raise ValueError(f"{overrides[0]} is no option of {verb}, and {target} is no recipe with settings to change")
     if not path.exists() and "/" not in target:

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxencoder.config import RunConfig, load, override
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import load, override
 from jaxencoder.tasks.suite import Outcome, Run, markdown, mean_and_sd, perform, spread, told
 
 RECIPE = "finetune_classification"

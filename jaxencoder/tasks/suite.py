@@ -27,7 +27,8 @@ import filelock
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxencoder.config import RunConfig, from_json, to_json
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import CONFIG_FILE, from_json, read, to_json
 from jaxencoder.files import write_atomic
 from jaxencoder.tasks.evaluate import evaluate, kept_step
 from jaxencoder.tasks.results import RESULTS_FILE
@@ -241,7 +242,7 @@ def _outcome(run: Run, folder: Path) -> Outcome:
 
 def _speed(folder: Path) -> dict[str, float]:
     """Steps of a run, its tokens a second, and seconds of training, whatever interruptions it has had."""
-    config = from_json((folder / "config.json").read_text(encoding="utf-8"))
+    config = read(folder / CONFIG_FILE)
     parts = config.phase_configs
     step, tokens, rates = 0, 0.0, []
     for record in map(json.loads, (folder / METRICS_FILE).read_text(encoding="utf-8").split("\n")[:-1]):

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxencoder.checkpoints.initial import saved_config
-from jaxencoder.config import CONFIG_FILE, RunConfig, override
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import CONFIG_FILE, override
 from jaxencoder.tasks.suite import Outcome, Run, markdown, perform, spread, told
 
 # Metrics that settings are ranked by where that of training is not among the results, and which way.

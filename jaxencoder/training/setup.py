@@ -22,7 +22,8 @@ from jaxencoder.checkpoints.initial import (
     shortened,
     with_architecture,
 )
-from jaxencoder.config import CONFIG_FILE, RunConfig, save, to_json
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import CONFIG_FILE, save, to_json
 from jaxencoder.files import write_atomic
 from jaxencoder.objectives.objective import Objective
 from jaxencoder.sharding import make_mesh

@@ -13,7 +13,8 @@ from jaxencoder.api import load as open_model
 from jaxencoder.checkpoints.convert import convert
 from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import restore_step
-from jaxencoder.config import RunConfig, load
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import load
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
 from jaxencoder.tasks.evaluate import evaluate

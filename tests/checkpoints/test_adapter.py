@@ -17,7 +17,8 @@ from jaxencoder.checkpoints.initial import find_start
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.checkpoints.weights import read_tensors
 from jaxencoder.cli import main
-from jaxencoder.config import Classification, MaskedLM, RunConfig, save
+from jaxencoder.config import Classification, MaskedLM, RunConfig
+from jaxencoder.config_io import save
 from jaxencoder.inference.inspect import inspect
 from jaxencoder.parameters import path_of
 from tests.families import peers

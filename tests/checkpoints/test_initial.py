@@ -10,7 +10,8 @@ import pytest
 
 from jaxencoder.checkpoints.initial import initial_params, started_from, with_new_top
 from jaxencoder.checkpoints.transformers import read_model, write_model
-from jaxencoder.config import RunConfig, save
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import save
 from jaxencoder.families.bert import BERT
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.published import Published, parameter_shapes

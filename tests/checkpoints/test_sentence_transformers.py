@@ -102,7 +102,7 @@ DENSE_WEIGHTS = {"linear.weight": (3, D), "linear.bias": (3,)}
         (DENSE | {"use_residual": True}, DENSE_WEIGHTS, "asks for linear.bias, linear.weight, residual.weight"),
         ([], {}, "holds no JSON object"),
         (DENSE, None, "2_Dense has no "),
-        (None, {}, "config.json is missing, so the folder is not whole"),
+        (None, {}, "config.json is missing, so the folder is incomplete"),
     ],
 )
 def test_damaged_dense(tmp_path: Path, config, weights, message) -> None:

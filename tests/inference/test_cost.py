@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxencoder.config import RunConfig, load
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import load
 from jaxencoder.inference import cost as module
 from jaxencoder.inference.cost import Cost, cost
 from jaxencoder.model.config import ComputeConfig

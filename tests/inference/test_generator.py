@@ -14,7 +14,8 @@ from jaxencoder.checkpoints.convert import convert
 from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.cli import main
-from jaxencoder.config import Classification, MaskedLM, ReplacedToken, RunConfig, save
+from jaxencoder.config import Classification, MaskedLM, ReplacedToken, RunConfig
+from jaxencoder.config_io import save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.text.config import DataConfig
 from tests.model.examples import assert_trees_close, randomised_params

@@ -7,7 +7,7 @@ import pytest
 import jaxencoder
 from jaxencoder.api import Model, load
 from jaxencoder.checkpoints.orbax import Checkpoints
-from jaxencoder.config import save
+from jaxencoder.config_io import save
 from jaxencoder.inference import embed
 from jaxencoder.tasks.classification.objective import Classification
 

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from jaxencoder.config import DataConfig, RunConfig, save
+from jaxencoder.config import DataConfig, RunConfig
+from jaxencoder.config_io import save
 from jaxencoder.tasks import evaluate as module
 from jaxencoder.tasks.compare import compare, table
 from jaxencoder.tasks.evaluate import evaluate

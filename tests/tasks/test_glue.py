@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.cli_many import GLUE_TASKS
-from jaxencoder.config import load
+from jaxencoder.config_io import load
 from jaxencoder.tasks import suite
 from jaxencoder.tasks.glue import FROM_MNLI, TASKS, Sources, find_sources, glue, report_of, settings, summary_of
 from jaxencoder.text.sources import field_names

@@ -12,7 +12,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxencoder.config import Phase, RunConfig, load, save, to_json
+from jaxencoder.config import Phase, RunConfig
+from jaxencoder.config_io import load, save, to_json
 from jaxencoder.tasks import suite
 from jaxencoder.tasks.suite import Run, identities, markdown, mean_and_sd, perform, spread, told
 from jaxencoder.tasks.sweep import sweep
@@ -236,7 +237,7 @@ def test_markdown() -> None:
 PARENT = """
     import sys
     from pathlib import Path
-    from jaxencoder.config import from_json
+    from jaxencoder.config_io import from_json
     from jaxencoder.tasks.sweep import sweep
 
     sweep(from_json(Path(sys.argv[1]).read_text()), sys.argv[2], seeds=(0, 1), jobs=2)

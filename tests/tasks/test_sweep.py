@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxencoder.config import Classification, DataConfig, RunConfig, TokenClassification, load, save
+from jaxencoder.config import Classification, DataConfig, RunConfig, TokenClassification
+from jaxencoder.config_io import load, save
 from jaxencoder.tasks import sweep as module
 from jaxencoder.tasks.sweep import grid, report_of, summary_of, sweep
 from jaxencoder.training.config import TrainingConfig

@@ -22,7 +22,8 @@ import pytest
 
 from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
 from jaxencoder.cli import main
-from jaxencoder.config import Classification, ComputeConfig, RunConfig, save
+from jaxencoder.config import Classification, ComputeConfig, RunConfig
+from jaxencoder.config_io import save
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.training import loop
@@ -114,8 +115,8 @@ def test_sigterm_handler_is_given_back(reference: Path, config: RunConfig) -> No
 CHILD = """
     import os, signal, sys, threading, time
     from pathlib import Path
-    from jaxencoder.config import load
-    from jaxencoder.text import store, tokenizer_cache
+    from jaxencoder.config_io import load
+    from jaxencoder.text import prepare, store
     from jaxencoder.checkpoints import orbax as checkpoint
     from jaxencoder.training import telemetry
 

@@ -12,7 +12,8 @@ import pytest
 from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.cli import main
-from jaxencoder.config import RunConfig, load, save
+from jaxencoder.config import RunConfig
+from jaxencoder.config_io import load, save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig

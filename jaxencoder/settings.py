@@ -1,0 +1,203 @@
+"""Frozen dataclasses of settings: overridden by command-line words (tyro), turned into JSON's dicts and back (cattrs).
+
+Every mistake becomes one sentence that names the setting. Imports no jax, so that commands without a model start fast.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import cattrs
+import tyro
+from cattrs.gen import make_dict_structure_fn
+from cattrs.strategies import configure_tagged_union
+
+T = TypeVar("T")
+
+
+def apply(settings: T, words: Sequence[str], prog: str) -> T:
+    """A copy of a (nested) dataclass with settings replaced, such as ["--training.steps", "60", "--name=small"].
+
+    Hyphens and underscores are equivalent. "--help" prints every setting with its current value and exits.
+
+    Args:
+        settings: a dataclass; its values are the defaults, and each union keeps its current member.
+        words: command-line words.
+        prog: the command that the help names.
+
+    Raises:
+        ValueError: a word is not a setting, a value does not parse, or the dataclass refuses it.
+    """
+    kind, options = type(settings), {"default": settings, "prog": prog, "config": (tyro.conf.AvoidSubcommands,)}
+    if {"-h", "--help"} & set(words):
+        tyro.cli(kind, args=["--help"], **options)
+    # tyro prints an error in a box as wide as the terminal; this width keeps its sentence on one line.
+    box, width = io.StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "10000"
+    try:
+        with contextlib.redirect_stderr(box):
+            result, unknown = tyro.cli(kind, args=list(words), return_unknown_args=True, **options)
+    except SystemExit:
+        lines = [line.strip("│ ") for line in box.getvalue().splitlines()[1:]]  # the first line is the title
+        sentence = next((line for line in lines if line.strip("─-")), "the settings cannot be parsed")
+        # The dataclasses name their settings themselves: "Error parsing training: training.steps must ..."
+        raise ValueError(re.sub(r"^Error parsing (?!--)[^:]*: ", "", sentence)) from None
+    finally:
+        os.environ.pop("COLUMNS") if width is None else os.environ.update(COLUMNS=width)
+    if unknown:
+        raise ValueError(_unknown_word(settings, unknown[0]))
+    return result
+
+
+def suggestion(word: str, names: Iterable[str], prefix: str = "") -> str:
+    """ "; did you mean X?" for the name closest to an unknown word; empty if none is close.
+
+    Dotted names match across sections if their last part equals the word's or has it as initials: --steps,
+    --optimizer.lr. Otherwise only names of the word's own section are compared.
+    """
+    names = list(names)
+    section, _, end = word.rpartition(".")
+    ends = {name: name.rpartition(".")[2] for name in names}
+    if matches := [name for name in names if end in (ends[name], _initials(ends[name]))]:
+        matches = difflib.get_close_matches(word, matches, n=1, cutoff=0) if section else matches
+    else:
+        candidates = [name for name in names if name.rpartition(".")[0] == section] if section else names
+        near = difflib.get_close_matches(end, [ends[name] for name in candidates], n=1)
+        matches = [name for name in candidates if ends[name] in near]
+    return f"; did you mean {prefix}{matches[0]}?" if matches else ""
+
+
+def _initials(name: str) -> str:
+    """ "lr" for "learning_rate"; empty for a single word."""
+    parts = name.split("_")
+    return "".join(part[:1] for part in parts) if len(parts) > 1 else ""
+
+
+def _unknown_word(settings: Any, word: str) -> str:
+    if not word.startswith("--"):
+        return f"unexpected argument {word!r}; a value is --NAME VALUE, a switch is --NAME or --no-NAME without a value"
+    name = word[2:].partition("=")[0].replace("-", "_")
+    return f"unknown setting {word}{suggestion(name, _dotted_names(settings), '--')}"
+
+
+def _dotted_names(settings: Any, prefix: str = "") -> list[str]:
+    names = []
+    for field in dataclasses.fields(settings):
+        value, name = getattr(settings, field.name), prefix + field.name
+        items = enumerate(value) if isinstance(value, tuple) else ()
+        nested = [(name, value), *((f"{name}.{number}", item) for number, item in items)]
+        inner = [x for at, item in nested if dataclasses.is_dataclass(item) for x in _dotted_names(item, f"{at}.")]
+        names += inner or [name]
+    return names
+
+
+def to_tree(value: Any, union: Any) -> dict[str, Any]:
+    """A dataclass as nested dicts, for JSON; a member of the union of dataclasses is named under "type"."""
+    return _converter(union).unstructure(value)
+
+
+def from_tree(tree: Any, kind: type[T], union: Any, where: str) -> T:
+    """Build a `kind` from nested dicts as of `to_tree`; missing settings take their defaults.
+
+    Args:
+        tree: what JSON held.
+        kind: the dataclass to build.
+        union: as for `to_tree`.
+        where: the file, for messages.
+
+    Raises:
+        ValueError: a setting is unknown, of the wrong type, or refused by its section; names `where`.
+    """
+    try:
+        return _converter(union).structure(tree, kind)
+    except (ValueError, cattrs.BaseValidationError) as error:
+        raise ValueError(f"{where}: {_sentence(error)}") from None
+
+
+def _converter(union: Any) -> cattrs.Converter:
+    """cattrs without conversions: "3" is no int, 1 is no bool, and unknown keys are errors."""
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind, accepted in ((bool, bool), (int, int), (float, int | float), (str, str)):
+        converter.register_structure_hook(kind, _strict(kind, accepted))
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _structure_choice)
+    converter.register_structure_hook_func(
+        lambda kind: get_origin(kind) is tuple, lambda value, kind: _structure_tuple(converter, value, kind)
+    )
+    converter.register_structure_hook_factory(dataclasses.is_dataclass, _section_hook)
+    configure_tagged_union(union, converter, tag_name="type")
+    tagged = converter.get_structure_hook(union)
+    converter.register_structure_hook(union, lambda value, kind: tagged(_checked_type(value, union), kind))
+    return converter
+
+
+def _section_hook(kind: type, converter: cattrs.Converter) -> Any:
+    structure = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
+
+    def structure_dict(value: Any, _: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"is {value!r}; give an object of settings")
+        return structure(value, kind)
+
+    return structure_dict
+
+
+def _checked_type(value: Any, union: Any) -> dict[str, Any]:
+    names = [kind.__name__ for kind in get_args(union)]
+    if not isinstance(value, dict) or value.get("type") not in names:
+        raise ValueError(f"is {value!r}; give an object of settings whose type is one of {', '.join(names)}")
+    return value
+
+
+def _strict(kind: type, accepted: Any) -> Any:
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"is {value!r}; give a value of type {kind.__name__}")
+        return kind(value)
+
+    return structure
+
+
+def _structure_choice(value: Any, kind: Any) -> Any:
+    if value not in get_args(kind):
+        raise ValueError(f"is {value!r}; give one of {', '.join(map(str, get_args(kind)))}")
+    return value
+
+
+def _structure_tuple(converter: cattrs.Converter, value: Any, kind: Any) -> tuple:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"is {value!r}; give a list")
+    kinds = get_args(kind)
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        raise ValueError(f"is {value!r}; give a list of {len(kinds)}")
+    return tuple(
+        _structure_item(converter, item, item_kind, number)
+        for number, (item, item_kind) in enumerate(zip(value, kinds, strict=True))
+    )
+
+
+def _structure_item(converter: cattrs.Converter, item: Any, kind: Any, number: int) -> Any:
+    try:
+        return converter.structure(item, kind)
+    except (ValueError, cattrs.BaseValidationError) as error:
+        error.add_note(cattrs.AttributeValidationNote(f"item {number}", str(number), kind))
+        raise cattrs.IterableValidationError(f"while reading item {number}", [error], kind) from None
+
+
+def _sentence(error: BaseException, path: str = "") -> str:
+    """The first sentence inside cattrs' nested group of errors."""
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        word = sorted(error.extra_fields)[0]
+        names = [field.name for field in dataclasses.fields(error.cl)]
+        return f"unknown setting {path + word!r}{suggestion(word, names)}"
+    if not isinstance(error, BaseExceptionGroup):
+        return f"{path[:-1]} {error}".lstrip() if str(error).startswith("is ") else str(error)
+    first = error.exceptions[0]
+    notes = [note.name for note in getattr(first, "__notes__", ()) if isinstance(note, cattrs.AttributeValidationNote)]
+    return _sentence(first, path + "".join(f"{name}." for name in notes))
