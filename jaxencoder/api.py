@@ -19,7 +19,8 @@ from jaxencoder.inference.tokens import TokenChunk
 from jaxencoder.inference.windows import Long, WindowPooling
 from jaxencoder.model.heads import Pooling
 from jaxencoder.tasks.classification import classify
-from jaxencoder.tasks.classification.classify import Classified, ScorePooling, Threshold
+from jaxencoder.tasks.classification.classify import Prediction, Threshold
+from jaxencoder.text.window_config import WindowConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,37 +159,28 @@ class Model(OpenedModel):
         self,
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
-        long: Long = "truncate",
-        stride: int | None = None,
+        windows: WindowConfig | None = None,
         batch_tokens: int | None = None,
         threshold: Threshold | None = None,
-        window_pooling: ScorePooling | None = None,
-    ) -> list[Classified]:
-        """What a classifier, of a run or published, predicts for each text, or pair of texts.
+    ) -> list[Prediction]:
+        """The prediction of a text classifier for each text, or pair of texts.
 
         Args:
             texts: any number, any lengths.
             pairs: the second text of each, for a model of pairs.
-            long: what of a text with more tokens than the rows of the run, or the published model, hold: "truncate"
-                reads its beginning, of a pair as in training, with one warning; "windows" reads all, in parts that
-                overlap, whose probabilities (or values) are pooled. In a pair each part has the whole first text,
-                unless that leaves less than a quarter of a row, and a part of the second.
-            stride: tokens from the start of a window to the next one's; None: half of what a window has room for. With
-                pairs a quarter of a row is the most that fits beside any first text.
-            batch_tokens: as in `embed`. threshold: see `jaxencoder.tasks.classification.classify.thresholds`.
-            window_pooling: as in `embed`, but none is learned: the mean of the windows' probabilities, by "length" (as
-                None) or of all alike, the largest of each class ("max"; of one class for a text their sum is made 1
-                again), or those of the first window.
+            windows: how to split texts longer than the rows of training; None truncates them, with one warning.
+            batch_tokens: as in `embed`.
+            threshold: with several classes per text, the probability from which a text has a class; see
+                `jaxencoder.tasks.classification.classify.thresholds`.
 
         Returns:
-            For each text (prediction, probability, probabilities by class); of a model of values the prediction is a
-            number, probability nan and probabilities empty; of several classes the first two are lists.
+            For each text (prediction, probability, probabilities by class). For values the prediction is a number,
+            probability nan and probabilities empty; with several classes per text the first two are lists.
 
         Raises:
-            ValueError: no list of strings, no classifier, a setting of windows where texts are cut, a stride that
-                leaves tokens out, or an unknown threshold.
+            ValueError: as `jaxencoder.tasks.classification.classify.classify`.
         """
-        return classify.classify(self, texts, pairs, long, stride, batch_tokens, threshold, window_pooling)
+        return classify.classify(self, texts, pairs, windows, batch_tokens, threshold)
 
     def rerank(self, query: str, texts: Sequence[str], k: int | None = None) -> list[rerank.Ranked]:
         """The k texts (None: all) that answer a query best, by a run on pairs; see `jaxencoder.inference.rerank`."""

@@ -238,7 +238,7 @@ def _prepare(args: argparse.Namespace) -> None:
     from jaxencoder.text.sources.fields import infer_fields
     from jaxencoder.training.setup import with_start
 
-    config, tokenizer = with_start(replace(config, data=infer_fields(config.data)))
+    config, tokenizer = with_start(replace(config, data=infer_fields(config.data, config.schema)))
     wanted = [*((part.data, "train") for part in config.phase_configs), (config.data, "validation")]
     for data, split in dict.fromkeys(wanted):
         for store in prepare(data, tokenizer, split):

@@ -135,11 +135,20 @@ def _given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
+def _with_windows(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with long, stride and window_pooling as one WindowConfig."""
+    from jaxencoder.text.window_config import parse_windows
+
+    windows = parse_windows(*(options.pop(name, None) for name in ("long", "stride", "window_pooling")))
+    return options if windows is None else options | {"windows": windows}
+
+
 def _predict(args: argparse.Namespace) -> None:
     keep_freed_memory()
-    from jaxencoder.tasks.predict import predict_file
+    from jaxencoder.inference.predict import predict_file
 
-    count = predict_file(args.run, args.input, args.output, **_given(args, (*PREDICT, "no_answer")))
+    options = _with_windows(_given(args, (*PREDICT, "no_answer")))
+    count = predict_file(args.run, args.input, args.output, **options)
     print(f"{count} records in {args.output}")
 
 
@@ -167,12 +176,12 @@ def _evaluate(args: argparse.Namespace) -> None:
         args.parser.error("a run's own metrics are those of one source; name a --task, or one --data")
     keep_freed_memory()
     if args.task:
-        from jaxencoder.tasks.evaluate import evaluate_task
+        from jaxencoder.evaluation.evaluate import evaluate_task
         from jaxencoder.tasks.tables import table
 
         print(table(evaluate_task(args.run, args.task, args.data, **given)))
         return
-    from jaxencoder.tasks.evaluate import evaluate
+    from jaxencoder.evaluation.evaluate import evaluate
     from jaxencoder.tasks.tables import summary
 
-    print(summary(evaluate(args.run, data=args.data[0] if args.data else None, **given)))
+    print(summary(evaluate(args.run, data=args.data[0] if args.data else None, **_with_windows(given))))

@@ -265,13 +265,18 @@ PROMPTS = ("query_prompt", "document_prompt")
         ("inference.extend", "extend", 7, ()),
         ("inference.load", "load", 1, ()),
         ("training.loop", "train", 2, ()),
-        ("tasks.evaluate", "evaluate", 1, ("data", "step", *OWN)),
-        ("tasks.evaluate", "evaluate_classifier", 2, tuple(x for x in OWN if x not in ("report", "output", *FIELDS))),
+        ("evaluation.evaluate", "evaluate", 1, ("data", "step", *OWN)),
+        (
+            "evaluation.evaluate",
+            "evaluate_classifier",
+            2,
+            tuple(x for x in OWN if x not in ("report", "output", *FIELDS)),
+        ),
         ("tasks.tables", "summary", 1, ()),
         ("tasks.classification", "predict_classes", 2, PREDICT),
         ("tasks.compare", "compare", 4, ("step",)),
-        ("tasks.predict", "predict_file", 3, PREDICT),
-        ("tasks.evaluate", "evaluate_task", 3, ("output", "step")),
+        ("inference.predict", "predict_file", 3, PREDICT),
+        ("evaluation.evaluate", "evaluate_task", 3, ("output", "step")),
         ("tasks.tables", "table", 1, ()),
         *(("tasks." + task, "evaluate_" + task, 2, options) for task, options in TASKS.items()),
         ("training.setup", "with_start", 1, ()),
@@ -287,7 +292,7 @@ def test_functions_behind_the_verbs_take_what_they_are_given(module, function, a
 
 
 def test_evaluate(calls, capsys):
-    record = calls("tasks.evaluate", "evaluate", result={"accuracy": 0.5})
+    record = calls("evaluation.evaluate", "evaluate", result={"accuracy": 0.5})
     assert main(["evaluate", "run", "--data", "v.jsonl"]) == 0
     assert capsys.readouterr().out == "accuracy                 0.5000\n"
     assert (
@@ -311,7 +316,7 @@ def test_evaluate(calls, capsys):
 
 
 def test_predict(calls, capsys):
-    record = calls("tasks.predict", "predict_file", result=7)
+    record = calls("inference.predict", "predict_file", result=7)
     words = ["predict", "run", "--input", "a.jsonl", "--output", "b.jsonl"]
     assert main(words) == 0
     assert capsys.readouterr().out == "7 records in b.jsonl\n"
@@ -351,7 +356,7 @@ def test_compare(tmp_path, capsys):
     ],
 )
 def test_evaluate_a_task(calls, capsys, task, words, options):
-    record = calls("tasks.evaluate", "evaluate_task", result={"a": {"pairs": 3}})
+    record = calls("evaluation.evaluate", "evaluate_task", result={"a": {"pairs": 3}})
     assert main(["evaluate", "model", "--task", task, "--data", "a", "b", *words]) == 0
     assert record == [(("model", task, ["a", "b"]), options)]
     assert capsys.readouterr().out == "   pairs\na      3\n"

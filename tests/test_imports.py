@@ -173,7 +173,7 @@ def test_direction(file):
         ("model/heads.py", "from jaxencoder.objectives.mlm import MaskedLM"),
         ("kernels/attention.py", "from jaxencoder.model.config import EncoderConfig"),
         ("training/step.py", "from jaxencoder.config import RunConfig"),
-        ("training/loop.py", "from jaxencoder.tasks import evaluate"),
+        ("training/loop.py", "from jaxencoder.evaluation import evaluate"),
         ("training/loop.py", "import orbax.checkpoint as ocp"),
         ("training/step.py", "import flax"),
         ("objectives/mlm.py", "import optax"),

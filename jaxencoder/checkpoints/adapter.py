@@ -32,7 +32,7 @@ from jaxencoder.checkpoints.initial import (
 )
 from jaxencoder.checkpoints.transformers import read_model
 from jaxencoder.checkpoints.weights import read_tensors, write_tensors
-from jaxencoder.config import Classification, RunConfig
+from jaxencoder.config import RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.families.published import Published, check_publishable, family_of
 from jaxencoder.families.tables import renamed
@@ -41,6 +41,8 @@ from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
+from jaxencoder.tasks.classification.classify import PUBLISHED_HEAD as SEQUENCE_HEAD
+from jaxencoder.tasks.table import task_of
 from jaxencoder.training.layerwise import trainable_mask
 
 log = logging.getLogger(__name__)
@@ -169,7 +171,8 @@ def write_peft(found: Learned, folder: Path) -> list[str]:
     published, base = _published(config)
     tensors, settings = to_peft(config.adapter, params[LORA], params, published.family, config.model)
     heads, left_out = None, [name for name in params if name not in ("encoder", LORA)]
-    if isinstance(config.objective, Classification):
+    task = task_of(config.objective)
+    if task and task.published_head == SEQUENCE_HEAD:
         heads = classifier_to_peft(params["classifier"], config.objective.pooling, published, config.model)
     if heads:
         tensors |= heads.tensors

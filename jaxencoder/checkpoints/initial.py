@@ -17,13 +17,13 @@ from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.checkpoints.tokenizer import published_tokenizer
 from jaxencoder.checkpoints.transformers import read_model, read_settings
-from jaxencoder.config import AnyObjective, RunConfig, check_positions
+from jaxencoder.config import RunConfig, check_positions
 from jaxencoder.config_io import CONFIG_FILE, read
 from jaxencoder.families import classifier
 from jaxencoder.families.published import Published, parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
-from jaxencoder.objectives.objective import Params
+from jaxencoder.objectives.objective import ObjectiveConfig, Params
 from jaxencoder.parameters import path_of
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer
@@ -81,7 +81,7 @@ def started_from(config: RunConfig) -> Published | None:
     return None
 
 
-def initial_params(init_from: str, params: Params, objective: AnyObjective, reinitialize: int = 0) -> Params:
+def initial_params(init_from: str, params: Params, objective: ObjectiveConfig, reinitialize: int = 0) -> Params:
     """The encoder of `init_from`, its heads where `params` has the same ones, and the rest of `params`.
 
     A classifier of texts takes what the family's head of texts has of it: of BERT the pooler, and the projection too
@@ -135,7 +135,7 @@ def initial_params(init_from: str, params: Params, objective: AnyObjective, rein
 
 
 def _parts_of_classifier(
-    source: Params, own: Params, objective: AnyObjective, heads: Mapping[str, HeadConfig]
+    source: Params, own: Params, objective: ObjectiveConfig, heads: Mapping[str, HeadConfig]
 ) -> dict[str, tuple[str, Params]]:
     """The parts of a new classifier that heads of the same shapes hold; see `classifier.from_heads`."""
     found = classifier.from_heads(source, getattr(objective, "pooling", ""), heads)

@@ -17,7 +17,7 @@ from jaxencoder.families.family import Family, with_labels
 from jaxencoder.families.published import Published, can_hold, check_publishable, family_of
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
-from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.table import task_of_model
 from jaxencoder.tasks.token_classification import objective as tokens
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,8 @@ def _parts(model: Checkpoint, published: Published) -> _Parts:
     config, family = model.config.model, published.family
     before = {**published.settings, **family.settings(config)}
     written = _Parts({name: model.params[name] for name in ("encoder", "mlm_head") if name in model.params}, {}, {})
-    if classifier.NAME in model.params and isinstance(model.config.objective, MultipleChoice):
+    task = task_of_model(model)
+    if classifier.NAME in model.params and not (task and task.published_head):
         written.left_out[classifier.NAME] = "it scores choices, which is not written yet"
     elif classifier.NAME in model.params:
         own = _labels_of_texts(model) | family.classifier
@@ -95,7 +96,7 @@ def _parts(model: Checkpoint, published: Published) -> _Parts:
             written.left_out[classifier.NAME] = _why(theirs, ours)
     for name, head in model.heads.items():
         own = {}
-        if model.published is None and name == tokens.NAME:
+        if model.published is None and name == tokens.HEAD:
             own = with_labels({}, head.outputs, model.labels)
         theirs = _configs(family, model, before | own).get(name)
         if theirs == head:
@@ -109,11 +110,7 @@ def _parts(model: Checkpoint, published: Published) -> _Parts:
 def _labels_of_texts(model: Checkpoint) -> dict[str, Any]:
     """What config.json says of a run's classes, or of its values."""
     count = model.params[classifier.NAME]["classifier"]["bias"].shape[-1]
-    if count == 1:
-        return with_labels({}, 1) | {"problem_type": "regression"}
-    several = getattr(model.config.objective, "multi_label", False)
-    problem = "multi_label_classification" if several else "single_label_classification"
-    return with_labels({}, count, model.labels) | {"problem_type": problem}
+    return with_labels({}, count, model.labels) | {"problem_type": model.config.objective.problem_type}
 
 
 def _configs(family: Family, model: Checkpoint, settings: Mapping[str, Any]) -> dict[str, HeadConfig]:

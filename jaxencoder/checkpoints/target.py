@@ -18,7 +18,7 @@ from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.initial import TOKENIZER_FOLDER, saved_config, shortened, with_architecture
 from jaxencoder.checkpoints.tokenizer import published_tokenizer
 from jaxencoder.checkpoints.transformers import read_model, read_settings
-from jaxencoder.config import Classification, DataConfig, RunConfig, TokenClassification
+from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.text.tokenizer import Tokenizer
 
@@ -97,16 +97,11 @@ def _recipe(config: RunConfig) -> Target:
     if not config.model.vocab_size:
         model = dataclasses.replace(config.model, vocab_size=tokenizer["vocab_size"])
         config = dataclasses.replace(config, model=model)
-    if isinstance(config.objective, Classification) and not config.objective.labels:
-        labels = len(config.data.labels) or 2
-        config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, labels=labels))
-        if not config.data.labels:
-            notes.append("the data will tell how many classes there are; two are counted here")
-    if isinstance(config.objective, TokenClassification) and not config.objective.tags:
-        tags = config.data.labels or ("O", "B")
-        config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, tags=tags))
-        if not config.data.labels:
-            notes.append("the data will tell how many tags there are; two are counted here")
+    if config.is_supervised:
+        objective = config.objective.with_assumed_labels(config.data.labels)
+        if objective != config.objective and not config.data.labels:
+            notes.append("the data decides how many classes there are; two are counted here")
+        config = dataclasses.replace(config, objective=objective)
     return _trained(config, "recipe", tokenizer, tuple(notes))
 
 

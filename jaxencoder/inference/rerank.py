@@ -12,7 +12,6 @@ import numpy as np
 
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.tasks.classification import classify
-from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text import buckets
 
 
@@ -26,11 +25,7 @@ class Ranked(NamedTuple):
 def check_scores_pairs(model: OpenedModel) -> None:
     """ValueError unless the model is a run on pairs that predicts a value or one of two classes."""
     objective = model.config.objective
-    if (
-        not isinstance(objective, Classification)
-        or "classifier" not in model.params
-        or not model.config.data.pair_field
-    ):
+    if model.published is not None or not classify.is_classifier(model) or not model.config.data.pair_field:
         raise ValueError("this model scores no pairs; use a run of finetune_classification with data.pair_field")
     if objective.labels > 2 or objective.multi_label:
         raise ValueError(
@@ -62,7 +57,7 @@ def score_pairs(
     """
     check_scores_pairs(model)
     found = classify.score(model, queries, texts, batch_tokens=batch_tokens)
-    buckets.warn_of_cuts(found.cut, len(found.tokens), classify.row_length(model))
+    buckets.warn_of_cuts(found.truncated, len(found.tokens), classify.row_length(model))
     return found.scores[:, -1] - (found.scores[:, 0] if model.config.objective.labels == 2 else 0)
 
 

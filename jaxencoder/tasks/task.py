@@ -151,6 +151,7 @@ class Task:
         evaluate: (model, source or None for the held-out records, **options) -> Evaluation. The settings of the model's
             data name the fields.
         published_head: name of the head in published checkpoints; empty if such models are not supported.
+        scores_classes: whether `evaluate` returns predictions of classes or values.
         list_items: an item of each list that predictions add to records, from which Parquet gets its type when all
             lists are empty; lists of text need none.
     """
@@ -162,4 +163,5 @@ class Task:
     predict: Callable[..., Iterator[list[Record]]]
     evaluate: Callable[..., Evaluation]
     published_head: str = ""
+    scores_classes: bool = False
     list_items: Mapping[str, Any] = field(default_factory=dict)

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 
 
-
 def text_digest(text: str | Sequence[str], pair: str) -> int:
     """Return a 64-bit hash; equal texts, or equal lists of words, land on the same side of the split."""
     content = f"{text if isinstance(text, str) else ' '.join(text)}\0{pair}".encode("utf-8", "surrogatepass")
@@ -14,4 +13,3 @@ def text_digest(text: str | Sequence[str], pair: str) -> int:
 def is_held_out(digest: int, fraction: float) -> bool:
     """Whether a document with this digest is in the held-out fraction."""
     return digest < fraction * 2**64
-

@@ -78,9 +78,7 @@ def examples(
     return Pieces.of(tokenizer, [encoding.ids for encoding in encoded], types, labels)
 
 
-def windows(
-    tokenizer: Tokenizer, texts: list[str], labels: list[Any], row_length: int, overlap: int
-) -> Pieces:
+def windows(tokenizer: Tokenizer, texts: list[str], labels: list[Any], row_length: int, overlap: int) -> Pieces:
     """Each text as windows that share `overlap` tokens, at most half of a window, and all have the text's label."""
     room = row_length - sum(map(len, special_tokens(tokenizer)))
     parts = list(text_windows(tokenizer, texts, row_length, room - min(overlap, room // 2)))

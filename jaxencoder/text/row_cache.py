@@ -15,8 +15,8 @@ from jaxencoder.text import sentences
 from jaxencoder.text.cache import cache_folder, entry_lock, publish, temporary_entry
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.labels import Labels
-from jaxencoder.text.schema import TEXTS, Schema
 from jaxencoder.text.rows import RowBuilder, SourceSplit, Split, label_kind
+from jaxencoder.text.schema import TEXTS, Schema
 from jaxencoder.text.sources import fingerprint, pair_fields
 from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore
 from jaxencoder.text.tokenizer import Tokenizer

@@ -74,7 +74,11 @@ class RowBuilder:
         part, data = self._part, self._part.data
         one_piece = bool(data.label_field or part.pair_field)  # examples, which may be [CLS] [SEP] alone
         packer = Packer(
-            data.row_length, _OPEN_ROWS if data.packing else 1, 2 if one_piece else 3, data.paired, part.schema.labels_tokens
+            data.row_length,
+            _OPEN_ROWS if data.packing else 1,
+            2 if one_piece else 3,
+            data.paired,
+            part.schema.labels_tokens,
         )
         batches = _batches(self._examples(), _NSP_DOCUMENTS if data.pairs == "nsp" else 1)
         tasks = ((part.schema.encode, batch, data, bool(part.pair_field)) for batch in batches)

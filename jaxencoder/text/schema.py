@@ -6,7 +6,7 @@ jax.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from jaxencoder.text import labels as label_kinds
 from jaxencoder.text import pieces
@@ -47,7 +47,7 @@ class Schema:
     """
 
     name = ""
-    fields: Mapping[str, str] = {"text_field": "text", "label_field": "label"}
+    fields: ClassVar[Mapping[str, str]] = {"text_field": "text", "label_field": "label"}
     text_names: tuple[str, ...] = ("text", "sentence", "content", "review", "document", "body")
     pair_names: tuple[tuple[str, str], ...] = (
         ("sentence1", "sentence2"),

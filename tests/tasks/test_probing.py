@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.api import load
-from jaxencoder.tasks.evaluate import evaluate_task
+from jaxencoder.evaluation.evaluate import evaluate_task
 from jaxencoder.tasks.probing import answer_ranks, evaluate_probing
 from jaxencoder.text.buckets import Plan
 from jaxencoder.text.tokenizer import Tokenizer

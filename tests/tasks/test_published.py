@@ -10,8 +10,8 @@ import scipy.special
 
 from jaxencoder.api import load
 from jaxencoder.cli import main
-from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.tasks.predict import predict
+from jaxencoder.evaluation.evaluate import evaluate
+from jaxencoder.inference.predict import predict
 from jaxencoder.tasks.question_answering.predict import answer_questions
 from jaxencoder.tasks.token_classification.predict import tag_words
 from jaxencoder.text.held_out import validation_records

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxencoder.api import load
+from jaxencoder.evaluation.evaluate import evaluate_task
 from jaxencoder.inference.rerank import score_pairs
-from jaxencoder.tasks.evaluate import evaluate_task
 from jaxencoder.tasks.reranking import evaluate_reranking
 from jaxencoder.tasks.retrieval import evaluate_retrieval, ranking_metrics, read_corpus, search_folder
 

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from jaxencoder.text.examples import Example
 
 from jaxencoder.text import rows
 from jaxencoder.text.config import ALIGNED, DataConfig
-from jaxencoder.text.examples import Example
 from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.tokenizer import Tokenizer

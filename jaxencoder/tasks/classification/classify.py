@@ -186,7 +186,9 @@ def score(
             truncated += part.is_truncated
     pooling = "length" if windows is None else windows.pooling or "length"
     owners, weights = np.array(owners, np.int64), np.array(weights, np.int64)
-    return ClassScores(_pool(np.concatenate(scores), owners, weights, len(texts), head.kind, pooling), tokens, truncated)
+    return ClassScores(
+        _pool(np.concatenate(scores), owners, weights, len(texts), head.kind, pooling), tokens, truncated
+    )
 
 
 def _groups(parts: Iterable[Part]) -> Iterator[list[Part]]:

@@ -13,5 +13,6 @@ TASK = Task(
     predict=predict_classes,
     evaluate=evaluate_classes,
     published_head="sequence_head",
+    scores_classes=True,
     list_items={"probability": 0.0},
 )

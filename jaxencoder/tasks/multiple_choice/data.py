@@ -4,7 +4,7 @@ The form of Radford et al. 2018 and of SWAG in Devlin et al. 2019 (BERT), arXiv:
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxencoder.text import segment_labels
 from jaxencoder.text.config import DataConfig
@@ -18,7 +18,7 @@ class MultipleChoiceSchema(Schema):
     """A context, a list of choices, and the right one by its number from 0, its letter or its text."""
 
     name = "choice"
-    fields = {"text_field": "context", "pair_field": "choices", "label_field": "label"}
+    fields: ClassVar = {"text_field": "context", "pair_field": "choices", "label_field": "label"}
     text_names, pair_names, label_names = (), (), ("label", "answer", "gold")
     names_classes = False
 

@@ -39,7 +39,9 @@ def choice_probabilities(
         ValueError: another model, or choices that are not lists of texts or do not fit in a row.
     """
     if not isinstance(model.config.objective, MultipleChoice) or "classifier" not in model.params:
-        raise ValueError("this model was not trained for multiple choice; fine-tune it with the objective MultipleChoice")
+        raise ValueError(
+            "this model was not trained for multiple choice; fine-tune it with the objective MultipleChoice"
+        )
     for number, texts in enumerate(choices, 1):
         check_choices(texts, f"example {number}")
     length = row_length(model)

@@ -5,7 +5,7 @@ Devlin et al. 2019 (BERT), arXiv:1810.04805, section 4.2, and run_squad.py of it
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class QuestionAnsweringSchema(Schema):
     """A question, a text, and its answers as in SQuAD: {"text": [...], "answer_start": [...]}, empty for none."""
 
     name = "span"
-    fields = {"text_field": "question", "pair_field": "context", "label_field": "answers"}
+    fields: ClassVar = {"text_field": "question", "pair_field": "context", "label_field": "answers"}
     text_names, pair_names, label_names = (), (), ("answers",)
     labels_tokens = True
     names_classes = False

@@ -4,7 +4,7 @@ Devlin et al. 2019 (BERT), arXiv:1810.04805, section 5.3.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,14 +13,14 @@ from jaxencoder.text.labels import Labels
 from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.schema import Example, Schema, check_structured
 from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.text.words import word_windows, encode_words
+from jaxencoder.text.words import encode_words, word_windows
 
 
 class TokenClassificationSchema(Schema):
     """A list of words and a list with a tag for each."""
 
     name = "word"
-    fields = {"text_field": "tokens", "label_field": "tags"}
+    fields: ClassVar = {"text_field": "tokens", "label_field": "tags"}
     text_names, pair_names = ("tokens", "words"), ()
     label_names = ("ner_tags", "tags", "labels", "upos", "pos_tags")
     reads_words = True

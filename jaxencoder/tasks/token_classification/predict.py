@@ -56,7 +56,9 @@ def tag_words(model: TaskModel, texts: Sequence[Sequence[str]], batch_tokens: in
     names, room = model.labels, min(model.max_length, model.config.data.row_length) - 2
     encoded = encode_words(model.tokenizer, texts)
     windows = [
-        (i, window) for i, tokens in enumerate(encoded) for window in max_context_windows(word_windows(tokens, room, OVERLAP))
+        (i, window)
+        for i, tokens in enumerate(encoded)
+        for window in max_context_windows(word_windows(tokens, room, OVERLAP))
     ]
     cls, sep = np.array([model.tokenizer.cls_id]), np.array([model.tokenizer.sep_id])
     ids = [np.concatenate([cls, encoded[i].ids[window.start : window.end], sep]) for i, window in windows]

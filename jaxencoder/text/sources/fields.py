@@ -34,9 +34,7 @@ def infer_fields(data: DataConfig, schema: Schema) -> DataConfig:
     return _infer_label(dataclasses.replace(data, text_field=text, pair_field=pair), schema, names)
 
 
-def infer_source_fields(
-    source: str, data: DataConfig, schema: Schema, fixed: Collection[str] = ()
-) -> DataConfig:
+def infer_source_fields(source: str, data: DataConfig, schema: Schema, fixed: Collection[str] = ()) -> DataConfig:
     """Adapt the fields of labeled data to another source, whose names may differ, and warn of each change.
 
     Args:

@@ -7,9 +7,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import scipy.special
-from sklearn import metrics
-
-from jaxencoder.api import load
 from jaxencoder.tasks.classification.multi_label import (
     as_decisions,
     calibration_of_decisions,
@@ -17,10 +14,13 @@ from jaxencoder.tasks.classification.multi_label import (
     multi_label_metrics,
     per_label,
 )
+from sklearn import metrics
+
+from jaxencoder.api import load
+from jaxencoder.evaluation.evaluate import evaluate
+from jaxencoder.inference.predict import predict, predict_file
 from jaxencoder.tasks.classification.predict import predictions
 from jaxencoder.tasks.compare import compare
-from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.tasks.predict import predict, predict_file
 from jaxencoder.tasks.tables import summary
 
 NAMES = ["Elbe", "Oder", "Spree"]

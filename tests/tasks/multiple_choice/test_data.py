@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from jaxencoder.text.examples import right_choice
 
 from jaxencoder.tasks.multiple_choice.data import _share, encode_choices
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.examples import right_choice
 from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxencoder.api import load
-from jaxencoder.tasks.evaluate import evaluate
+from jaxencoder.evaluation.evaluate import evaluate
+from jaxencoder.inference.predict import predict
 from jaxencoder.tasks.multiple_choice.predict import choice_metrics, choose
-from jaxencoder.tasks.predict import predict
 
 
 def test_metrics_by_hand():

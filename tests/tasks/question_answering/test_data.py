@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from jaxencoder.text.examples import answer
 
 from jaxencoder.tasks.question_answering.data import _BOTH, _END, _START, spans, windows
-from jaxencoder.text.examples import answer
 from jaxencoder.text.tokenizer import Tokenizer
 
 

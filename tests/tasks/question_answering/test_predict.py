@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxencoder.api import load
-from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.tasks.predict import predict
+from jaxencoder.evaluation.evaluate import evaluate
+from jaxencoder.inference.predict import predict
 from jaxencoder.tasks.question_answering import predict as module
 from jaxencoder.tasks.question_answering.data import Window, windows
 from jaxencoder.tasks.question_answering.predict import answer_metrics, answer_questions, normalised

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxencoder.api import load
-from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.tasks.predict import predict, predict_file
+from jaxencoder.evaluation.evaluate import evaluate
+from jaxencoder.inference.predict import predict, predict_file
 from jaxencoder.tasks.token_classification import predict as module
 from jaxencoder.tasks.token_classification.predict import entities, tag_metrics, tag_name, tag_words
 from jaxencoder.text.held_out import validation_records

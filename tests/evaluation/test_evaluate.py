@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jaxencoder.api import load
-from jaxencoder.tasks import evaluate as module
-from jaxencoder.tasks.evaluate import data_name, evaluate, evaluate_task
+from jaxencoder.evaluation import evaluate as module
+from jaxencoder.evaluation.evaluate import data_name, evaluate, evaluate_task
 from jaxencoder.tasks.tables import summary
 
 from .conftest import write_data

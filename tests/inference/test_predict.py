@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import jaxencoder
-from jaxencoder.tasks.predict import predict, predict_file
+from jaxencoder.inference.predict import predict, predict_file
 
 TEXTS = ["lovely film", "awful plot", "", "the cast was great", "a bad bad film"]
 
