@@ -13,7 +13,8 @@ import pytest
 import jaxencoder
 from jaxencoder import cli
 from jaxencoder.cli import main
-from jaxencoder.cli_tasks import FIELDS, OWN, PREDICT, TASKS
+from jaxencoder.cli_tasks import OWN, PREDICT, TASKS
+from jaxencoder.text.window_config import WindowConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -265,17 +266,17 @@ PROMPTS = ("query_prompt", "document_prompt")
         ("inference.extend", "extend", 7, ()),
         ("inference.load", "load", 1, ()),
         ("training.loop", "train", 2, ()),
-        ("evaluation.evaluate", "evaluate", 1, ("data", "step", *OWN)),
+        ("evaluation.evaluate", "evaluate", 1, ("data", "step", "windows", *(x for x in OWN if x not in WINDOWS))),
         (
             "evaluation.evaluate",
-            "evaluate_classifier",
+            "evaluate_model",
             2,
-            tuple(x for x in OWN if x not in ("report", "output", *FIELDS)),
+            ("slice_by", "tune_threshold"),
         ),
         ("tasks.tables", "summary", 1, ()),
-        ("tasks.classification", "predict_classes", 2, PREDICT),
+        ("tasks.classification.predict", "predict_classes", 2, ("windows", *(x for x in PREDICT if x not in WINDOWS))),
         ("tasks.compare", "compare", 4, ("step",)),
-        ("inference.predict", "predict_file", 3, PREDICT),
+        ("inference.predict", "predict_file", 3, ("windows", *(x for x in PREDICT if x not in WINDOWS))),
         ("evaluation.evaluate", "evaluate_task", 3, ("output", "step")),
         ("tasks.tables", "table", 1, ()),
         *(("tasks." + task, "evaluate_" + task, 2, options) for task, options in TASKS.items()),
@@ -301,8 +302,24 @@ def test_evaluate(calls, capsys):
     assert main(["evaluate", "run", "--step", "best"]) == 0
     words = ["--data", "t.jsonl", "--text-field", "body", "--label-field", "class", "--output", "r.json"]
     assert main(["evaluate", "organisation/model", *words]) == 0
-    assert main(["evaluate", "run", "--data", "t.jsonl", "--tune-threshold", "v.jsonl", "--stride", "9"]) == 0
-    more = {"slice_by": ["lang"], "tune_threshold": "validation", "report": Path("r"), "long": "windows"}
+    assert (
+        main(
+            [
+                "evaluate",
+                "run",
+                "--data",
+                "t.jsonl",
+                "--tune-threshold",
+                "v.jsonl",
+                "--long",
+                "windows",
+                "--stride",
+                "9",
+            ]
+        )
+        == 0
+    )
+    more = {"slice_by": ["lang"], "tune_threshold": "validation", "report": Path("r"), "windows": WindowConfig()}
     assert record == [
         (("run",), {"data": "v.jsonl"}),
         (("run",), {"data": None} | more),
@@ -311,7 +328,7 @@ def test_evaluate(calls, capsys):
             ("organisation/model",),
             {"data": "t.jsonl", "text_field": "body", "label_field": "class", "output": Path("r.json")},
         ),
-        (("run",), {"data": "t.jsonl", "tune_threshold": "v.jsonl", "stride": 9}),
+        (("run",), {"data": "t.jsonl", "tune_threshold": "v.jsonl", "windows": WindowConfig(9)}),
     ]
 
 
@@ -322,7 +339,7 @@ def test_predict(calls, capsys):
     assert capsys.readouterr().out == "7 records in b.jsonl\n"
     more = ["--probabilities", "--long", "windows", "--stride", "64", "--text-field", "body", "--batch-tokens", "99"]
     assert main([*words, *more]) == 0
-    options = {"probabilities": True, "long": "windows", "stride": 64, "text_field": "body", "batch_tokens": 99}
+    options = {"probabilities": True, "windows": WindowConfig(64), "text_field": "body", "batch_tokens": 99}
     assert record == [(("run", "a.jsonl", Path("b.jsonl")), {}), (("run", "a.jsonl", Path("b.jsonl")), options)]
 
 

@@ -44,6 +44,7 @@ class Schema:
         reads_words: whether the text field holds a list of words.
         labels_tokens: whether tokens have labels, not texts.
         names_classes: whether the labels are classes of the data set, whose names `data.labels` may give.
+        overlaps: whether sequences of a long text overlap by `data.overlap` tokens.
     """
 
     name = ""
@@ -67,6 +68,7 @@ class Schema:
     reads_words = False
     labels_tokens = False
     names_classes = True
+    overlaps = False
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -74,7 +76,9 @@ class Schema:
 
     def check(self, data: DataConfig) -> None:
         """Raise ValueError for settings that contradict the task."""
-        if data.long_texts != "windows" and data.overlap != OVERLAP:
+        if data.labels and not self.names_classes:
+            raise ValueError(f"data.labels is {', '.join(data.labels)}, but the task has no classes; leave it out")
+        if data.overlap != OVERLAP and data.long_texts != "windows" and not self.overlaps:
             raise ValueError(
                 f"data.overlap is {data.overlap}, but no text is split into pieces that overlap; set it to {OVERLAP}, "
                 "or data.long_texts to windows"

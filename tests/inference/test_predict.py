@@ -14,6 +14,7 @@ import pytest
 
 import jaxencoder
 from jaxencoder.inference.predict import predict, predict_file
+from jaxencoder.text.window_config import WindowConfig
 
 TEXTS = ["lovely film", "awful plot", "", "the cast was great", "a bad bad film"]
 
@@ -97,7 +98,7 @@ def test_long_texts_with_one_warning(model, monkeypatch, caplog):
         "2 of 4 texts are longer than 32 tokens and were cut there."
     ]
     caplog.clear()
-    read = list(predict(model, records, long="windows", stride=10))
+    read = list(predict(model, records, windows=WindowConfig(10)))
     assert not caplog.records
     assert read[2]["probability"] != pytest.approx(cut[2]["probability"], abs=1e-4)
     assert read[3]["probability"] == pytest.approx(cut[3]["probability"], abs=1e-5)

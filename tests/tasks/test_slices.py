@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from jaxencoder.tasks.classification.predict import Predictions, metrics_of_classes
+from jaxencoder.tasks.classification.metrics import metrics_of_classes
+from jaxencoder.tasks.classification.predict import Predictions
 from jaxencoder.tasks.slices import slices
 
 

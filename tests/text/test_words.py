@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxencoder.tasks.token_classification.data import word_pieces
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
-from jaxencoder.text.words import encode_words, labeled_words, word_windows
+from jaxencoder.text.words import encode_words, word_windows
 
 TEXT = ["the soldier was killed in Sonmarg , said a spokesman .", "über Größe 你好 世界"] * 5
 KINDS = ["wordpiece", "bpe", "unigram", "sentencepiece-unigram"]
@@ -61,7 +62,7 @@ def test_spaces_between_words_are_no_part_of_one(shared_data):
 
 def test_labels_stand_at_first_tokens():
     tokenizer = train_tokenizer(["ab abc abcd"] * 3, TokenizerConfig(vocab_size=20))
-    pieces = labeled_words(tokenizer, [["ab", "xab", "abcd"], [], ["abc"]], [[3, 4, 5], [], [6]], 32)
+    pieces = word_pieces(tokenizer, [["ab", "xab", "abcd"], [], ["abc"]], [[3, 4, 5], [], [6]], 32)
     assert len(pieces.lengths) == 2  # of no words there is nothing to learn
     first = pieces.token_labels[: pieces.lengths[0]]
     assert first[first >= 0].tolist() == [3, 4, 5] and first[0] == first[-1] == -1

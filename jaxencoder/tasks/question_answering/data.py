@@ -30,9 +30,11 @@ class QuestionAnsweringSchema(Schema):
     text_names, pair_names, label_names = (), (), ("answers",)
     labels_tokens = True
     names_classes = False
+    overlaps = True
 
     def check(self, data: DataConfig) -> None:
         check_structured(data, "question answering", "the text that answers")
+        super().check(data)
 
     def find_labels(self, data: DataConfig) -> Labels:
         return Labels("class", SPAN_CLASSES)

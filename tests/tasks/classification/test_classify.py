@@ -14,6 +14,7 @@ from jaxencoder.tasks.classification.classify import class_names, score
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.classification.windows import _windows
 from jaxencoder.text.tokenizer import Encoding
+from jaxencoder.text.window_config import WindowConfig
 from tests.inference.conftest import SENTENCES, WORDS
 from tests.inference.published import published, torch_outputs
 
@@ -51,7 +52,7 @@ def test_scores_are_those_of_the_objective(classifier, paired):
     found = score(classifier, texts, pairs)
     expected = by_hand(classifier, classifier.tokenizer.encode_batch(texts, pairs, max_length=LENGTH))
     np.testing.assert_allclose(found.scores, expected, atol=1e-4)
-    assert found.cut == sum(found.tokens > LENGTH) > 0
+    assert found.truncated == sum(found.tokens > LENGTH) > 0
     whole = classifier.tokenizer.encode_batch(texts, pairs)
     assert found.tokens.tolist() == [len(encoding.ids) for encoding in whole]
     assert np.ptp(found.scores, axis=0).min() > 0.1  # the model tells texts apart
@@ -64,8 +65,8 @@ def test_second_texts_are_told_from_first_ones(classifier):
 
 def test_neither_order_nor_batch_matters(classifier):
     texts = [*SENTENCES[:30], LONG]
-    found = score(classifier, texts, long="windows").scores
-    again = score(classifier, texts[::-1], long="windows", batch_tokens=32).scores[::-1]
+    found = score(classifier, texts, windows=WindowConfig()).scores
+    again = score(classifier, texts[::-1], windows=WindowConfig(), batch_tokens=32).scores[::-1]
     np.testing.assert_allclose(found, again, atol=1e-4)
 
 
@@ -78,12 +79,12 @@ def test_windows_are_averaged_by_their_tokens(classifier, regressor):
     assert weights[-1] < size
     encodings = [Encoding(part, part * 0, None) for part in parts]
     shares = scipy.special.softmax(by_hand(classifier, encodings), axis=-1)
-    (found,) = classifier.classify([LONG], long="windows", stride=size)
+    (found,) = classifier.classify([LONG], windows=WindowConfig(size))
     expected = np.average(shares, axis=0, weights=weights)
     assert list(found.probabilities.values()) == pytest.approx(expected.tolist(), abs=1e-5)
     assert found.probability == max(found.probabilities.values())
     assert found.prediction == NAMES[expected.argmax()]
-    (value,) = regressor.classify([LONG], long="windows", stride=size)
+    (value,) = regressor.classify([LONG], windows=WindowConfig(size))
     expected = np.average(by_hand(regressor, encodings)[:, 0], weights=weights)
     assert (value.prediction, value.probabilities) == (pytest.approx(expected, abs=1e-4), {})
 
@@ -107,21 +108,21 @@ def test_ways_to_pool_windows(make_model, classifier, regressor, way):
         if model is classifier:
             expected = expected / expected.sum()
         stride = None if way == "first" else 9
-        found, short = model.classify([LONG, "the cat"], long="windows", stride=stride, window_pooling=way)
+        found, short = model.classify([LONG, "the cat"], windows=WindowConfig(stride, way))
         values = list(found.probabilities.values()) or [found.prediction]
         assert values == pytest.approx(expected.tolist(), abs=1e-4) and len(parts) > 2
         (alone,) = model.classify(["the cat"])
         assert short.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
     if way == "first":
         (cut,) = classifier.classify([LONG])
-        (first,) = classifier.classify([LONG], long="windows", window_pooling="first")
+        (first,) = classifier.classify([LONG], windows=WindowConfig(pooling="first"))
         assert first.probabilities == pytest.approx(cut.probabilities, abs=1e-5)
 
 
 def test_what_fits_is_the_same_either_way(classifier):
     texts, pairs = SENTENCES[:20], ["the cat"] * 20
     for second in (None, pairs):
-        both = [score(classifier, texts, second, long=long) for long in ("truncate", "windows")]
+        both = [score(classifier, texts, second, windows) for windows in (None, WindowConfig())]
         fits = both[0].tokens <= LENGTH
         assert fits.sum() > 5
         np.testing.assert_allclose(both[0].scores[fits], both[1].scores[fits], atol=1e-5)
@@ -139,7 +140,7 @@ def test_of_a_pair_the_first_text_stays_whole(classifier):
         parts.append(Encoding(ids, np.r_[whole.type_ids[: len(start)], np.ones(len(ids) - len(start), int)], None))
     shares = scipy.special.softmax(by_hand(classifier, parts), axis=-1)
     weights = [len(part.ids) - len(start) - 1 for part in parts]
-    (found,) = classifier.classify([first], [LONG], long="windows", stride=room)
+    (found,) = classifier.classify([first], [LONG], windows=WindowConfig(room))
     assert list(found.probabilities.values()) == pytest.approx(
         np.average(shares, axis=0, weights=weights).tolist(), abs=1e-5
     )
@@ -148,7 +149,7 @@ def test_of_a_pair_the_first_text_stays_whole(classifier):
 @pytest.mark.parametrize(("pair", "cut"), [(("the cat", LONG), 0), ((LONG, "the cat"), 1), ((LONG, LONG), 1)])
 def test_a_first_text_that_leaves_no_room_is_cut(classifier, caplog, pair, cut):
     with caplog.at_level(logging.WARNING):
-        (found,) = classifier.classify([pair[0]], [pair[1]], long="windows")
+        (found,) = classifier.classify([pair[0]], [pair[1]], windows=WindowConfig())
     assert sum(found.probabilities.values()) == pytest.approx(1)
     messages = [record.getMessage() for record in caplog.records]
     assert messages == [f"1 of 1 texts are longer than {LENGTH} tokens and were cut there."] * cut
@@ -159,47 +160,43 @@ def test_a_stride_beyond_the_room_beside_a_first_text_is_refused(classifier):
     room = LENGTH - len(classifier.tokenizer.encode_batch([first], [""])[0].ids)
     assert LENGTH // 4 <= room < LENGTH - 4
     with pytest.raises(ValueError, match=f"beside the first text 'the cat.* room for {room} tokens.* at most 4, which"):
-        classifier.classify([first], [LONG], long="windows", stride=room + 1)
+        classifier.classify([first], [LONG], windows=WindowConfig(room + 1))
     # What fits needs no window, and a quarter of a row is there beside any first text.
-    assert len(classifier.classify([first], ["a mat"], long="windows", stride=room + 1)) == 1
+    assert len(classifier.classify([first], ["a mat"], windows=WindowConfig(room + 1))) == 1
     for stride in (room, LENGTH // 4):
-        assert len(classifier.classify([first], [LONG], long="windows", stride=stride)) == 1
-    assert len(classifier.classify([LONG], [LONG], long="windows", stride=LENGTH // 4)) == 1
+        assert len(classifier.classify([first], [LONG], windows=WindowConfig(stride))) == 1
+    assert len(classifier.classify([LONG], [LONG], windows=WindowConfig(LENGTH // 4))) == 1
 
 
 def test_one_warning_counts_what_was_cut(classifier, caplog):
     with caplog.at_level(logging.WARNING):
         classifier.classify(["the cat", LONG, LONG, ""])
-        classifier.classify([LONG], long="windows")
+        classifier.classify([LONG], windows=WindowConfig())
     assert [record.args for record in caplog.records] == [(2, 4, LENGTH)]
 
 
-@pytest.mark.parametrize("long", ["truncate", "windows"])
-def test_a_text_of_a_megabyte(classifier, long):
+@pytest.mark.parametrize("windows", [None, WindowConfig()])
+def test_a_text_of_a_megabyte(classifier, windows):
     text = (LONG + " ") * (2**20 // len(LONG) + 1)
-    (alone,) = classifier.classify([LONG], long=long)
-    short, found, empty = classifier.classify([LONG, text, ""], long=long)
+    (alone,) = classifier.classify([LONG], windows=windows)
+    short, found, empty = classifier.classify([LONG, text, ""], windows=windows)
     assert short.probabilities == pytest.approx(alone.probabilities, abs=1e-4)
-    if long == "truncate":
+    if windows is None:
         assert found.probabilities == pytest.approx(alone.probabilities, abs=1e-4)
     assert sum(found.probabilities.values()) == pytest.approx(1) and np.isfinite(empty.probability)
 
 
 def test_nothing_to_classify(classifier):
-    assert classifier.classify([]) == [] and classifier.classify([], [], long="windows") == []
+    assert classifier.classify([]) == [] and classifier.classify([], [], windows=WindowConfig()) == []
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"long": "cut"}, "long is 'cut'; give one of truncate, windows"),
-        ({"window_pooling": "learned"}, "window_pooling is 'learned'; give one of mean, max, first, length"),
-        ({"stride": 4}, "stride is 4, but long texts are cut; give long='windows'"),
-        ({"window_pooling": "max"}, "window_pooling is 'max', but long texts are cut"),
-        ({"stride": 4, "long": "windows", "window_pooling": "first"}, "stride is 4, but of window_pooling 'first'"),
-        ({"stride": 0, "long": "windows"}, "stride is 0; windows with room for 14 tokens of a text move by 1 to 14"),
-        ({"stride": 15, "long": "windows"}, "stride is 15; windows with room for 14"),
-        ({"stride": 14, "long": "windows", "pairs": ["a mat"]}, "stride is 14; windows with room for 13"),
+        ({"windows": WindowConfig(pooling="learned")}, "window pooling is 'learned', which is for embeddings"),
+        ({"windows": WindowConfig(0)}, "stride is 0; windows with room for 14 tokens of a text move by 1 to 14"),
+        ({"windows": WindowConfig(15)}, "stride is 15; windows with room for 14"),
+        ({"windows": WindowConfig(14), "pairs": ["a mat"]}, "stride is 14; windows with room for 13"),
         ({"pairs": []}, "1 texts but 0 pairs"),
     ],
 )
@@ -266,7 +263,7 @@ def test_a_published_model_of_a_value(cross_encoder):
     found = model.classify(*texts)
     assert [one.prediction for one in found] == score(model, *texts).scores[:, 0].tolist()
     assert all(np.isnan(one.probability) and not one.probabilities for one in found)
-    cut, read = (model.classify([" ".join(WORDS * 9)], long=long)[0] for long in ("truncate", "windows"))
+    cut, read = (model.classify([" ".join(WORDS * 9)], windows=windows)[0] for windows in (None, WindowConfig()))
     assert abs(cut.prediction - read.prediction) > 1e-3
 
 

@@ -7,21 +7,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import scipy.special
-from jaxencoder.tasks.classification.multi_label import (
-    as_decisions,
-    calibration_of_decisions,
-    metrics_of_decisions,
-    multi_label_metrics,
-    per_label,
-)
 from sklearn import metrics
 
 from jaxencoder.api import load
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.inference.predict import predict, predict_file
+from jaxencoder.tasks.calibration import as_decisions, calibration_of_decisions
+from jaxencoder.tasks.classification.metrics import metrics_of_decisions, multi_label_metrics, per_label
 from jaxencoder.tasks.classification.predict import predictions
 from jaxencoder.tasks.compare import compare
 from jaxencoder.tasks.tables import summary
+from jaxencoder.text.window_config import WindowConfig
 
 NAMES = ["Elbe", "Oder", "Spree"]
 
@@ -105,7 +101,7 @@ def test_thresholds(labeller, tmp_path):
     true = held_out.true[:25]
     for c, name in enumerate(NAMES):
         assert tuned["classes"][name]["f1"] == pytest.approx(metrics.f1_score(true[:, c], above[:, c]))
-        half = metrics.f1_score(true[:, c], held_out.chosen[:25, c], zero_division=0)
+        half = metrics.f1_score(true[:, c], held_out.predicted[:25, c], zero_division=0)
         assert tuned["classes"][name]["half_f1"] == pytest.approx(half)
     assert tuned["accuracy"] == pytest.approx(metrics.accuracy_score(true, above))
     assert tuned["micro_f1"] == pytest.approx(metrics.f1_score(true, above, average="micro"))
@@ -127,9 +123,9 @@ def test_predictions_for_records(labeller, tmp_path):
     source = tmp_path / "a.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     assert predict_file(model, str(source), tmp_path / "b.parquet", threshold=1.0) == 3
-    (windows,) = model.classify([" ".join(texts * 9)], long="windows")
+    (windows,) = model.classify([" ".join(texts * 9)], windows=WindowConfig())
     assert all(0 <= p <= 1 for p in windows.probabilities.values())
-    assert model.classify(texts[:1], long="windows") == model.classify(texts[:1])
+    assert model.classify(texts[:1], windows=WindowConfig()) == model.classify(texts[:1])
     with pytest.raises(ValueError, match="threshold for 'Rhine', which is none of the classes Elbe, Oder, Spree"):
         model.classify(texts, threshold={"Rhine": 0.5})
     with pytest.raises(ValueError, match="threshold is 2; give a probability"):

@@ -12,8 +12,11 @@ from jaxencoder.api import load
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.inference.predict import predict, predict_file
 from jaxencoder.tasks.token_classification import predict as module
-from jaxencoder.tasks.token_classification.predict import entities, tag_metrics, tag_name, tag_words
-from jaxencoder.text.held_out import validation_records
+from jaxencoder.tasks.token_classification.data import SCHEMA
+from jaxencoder.tasks.token_classification.entities import entities
+from jaxencoder.tasks.token_classification.metrics import tag_metrics
+from jaxencoder.tasks.token_classification.predict import tag_name, tag_words
+from jaxencoder.text.window_config import WindowConfig
 
 SCHEMES = {
     "BIO": ("O", "B-x", "I-x", "B-y", "I-y"),
@@ -77,7 +80,7 @@ def test_a_run_is_evaluated_as_it_was_trained(tagger):
 
 def test_long_texts_and_words_of_nothing(tagger):
     model = load(tagger.folder)
-    words = next(iter(validation_records(model.config.data)))[1]["tokens"]
+    words = next(iter(SCHEMA.validation_records(model.config.data)))[1]["tokens"]
     long = words * 12
     assert len(long) > model.max_length
     one, two, three = tag_words(model, [words, long, []])
@@ -111,7 +114,7 @@ def test_predictions_for_records(tagger, tmp_path):
     assert {"Elbe", "Spree"} <= {entity["text"] for entity in two["entities"]}
     assert three["tags"] == three["entities"] == []
     with pytest.raises(ValueError, match="long is 'windows', which means nothing to this model"):
-        list(predict(tagger.folder, records, long="windows"))
+        list(predict(tagger.folder, records, windows=WindowConfig()))
     with pytest.raises(ValueError, match="field 'tokens' is int, not text"):
         source.write_text('{"tokens": 3}\n')
         list(predict(tagger.folder, str(source)))
