@@ -33,7 +33,7 @@ quickstart: venv
 	@echo; printf '%s\n' "The run is in $(RUN). Next:" \
 		"  $(BIN)/jaxencoder evaluate $(RUN)" \
 		"  $(BIN)/jaxencoder score $(RUN) \"Return a new list.\" \"Return list new a.\"" \
-		"  $(BIN)/jaxencoder convert $(RUN) quickstart-hf --to hf" \
+		"  $(BIN)/jaxencoder convert $(RUN) quickstart-transformers --to transformers" \
 		"  $(BIN)/jaxencoder train bert_small --data.train your/text/*.jsonl --run-dir runs/small"
 
 lint: venv

@@ -35,7 +35,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load
 from jaxencoder.sharding import P, batch_sharding, make_mesh, shardings
-from jaxencoder.training.optim import make_optimizer
+from jaxencoder.training.optimizers import make_optimizer
 from jaxencoder.training.step import init_state, train_step
 
 GIB = 2**30

@@ -49,7 +49,8 @@ from train_step import Side, line, machine, measure  # sets JAX_PLATFORMS
 
 from jaxencoder.checkpoints.transformers import read_model
 from jaxencoder.kernels.attention import attention
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.inputs import AttentionOptions
+from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.training.memory import keep_freed_memory
@@ -82,8 +83,9 @@ def attention_case(window: int, backend: str, distances: bool, length: int) -> C
     @jax.jit
     def gradients(qkv, tables, upward):
         def attend(qkv, tables):
-            relative = Relative(*tables) if distances else None
-            return attention(*qkv, segment_ids, relative=relative, window=window, backend=backend)
+            relative = RelativeTerms(*tables) if distances else None
+            options = AttentionOptions(window, backend=backend)
+            return attention(*qkv, segment_ids, relative=relative, options=options)
 
         return jax.vjp(attend, qkv, tables)[1](upward)
 

@@ -25,7 +25,7 @@ from jaxencoder.checkpoints.transformers import read_model
 from jaxencoder.config import Classification, ComputeConfig, DataConfig, LoraConfig, OptimizerConfig, RunConfig
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
-from jaxencoder.training.optim import make_optimizer
+from jaxencoder.training.optimizers import make_optimizer
 from jaxencoder.training.step import init_state, train_step
 
 ROWS, LENGTH, EXAMPLES = 32, 128, 8

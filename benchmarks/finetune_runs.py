@@ -28,7 +28,7 @@ class Task(NamedTuple):
     """A data set, and the metrics by which it is judged.
 
     Attributes:
-        metrics: of `jaxencoder.tasks`.
+        metrics: of `jaxencoder.evaluation`.
         fields: of the records, where they are not the recipe's.
         recipe: which says what a label belongs to.
         files: to train on and to measure on, in the folder of data sets, {} the task's name; without the second one, a

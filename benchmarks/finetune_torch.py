@@ -18,7 +18,7 @@ from jaxencoder.objectives.objective import Params
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.store import Store
-from jaxencoder.training.optim import OptimizerConfig
+from jaxencoder.training.config import OptimizerConfig
 from jaxencoder.training.setup import Setup
 
 Batch = dict[str, torch.Tensor]

@@ -27,7 +27,7 @@ def measure(tokenizer: Path, what: str, tokens: int) -> None:
     from jaxencoder.model.config import ComputeConfig, EncoderConfig
     from jaxencoder.objectives.mlm import MaskedLM
     from jaxencoder.text.config import DataConfig
-    from jaxencoder.text.tokenizer import Tokenizer
+    from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
     words = Tokenizer.load(tokenizer)
     shape = EncoderConfig(

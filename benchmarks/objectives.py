@@ -24,8 +24,9 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.masking import Masking, mask_tokens
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.replaced_token import ReplacedToken
+from jaxencoder.training.config import OptimizerConfig
 from jaxencoder.training.memory import keep_freed_memory
-from jaxencoder.training.optim import OptimizerConfig, make_optimizer
+from jaxencoder.training.optimizers import make_optimizer
 from jaxencoder.training.step import init_state, train_step
 
 MASKINGS = {

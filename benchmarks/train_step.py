@@ -45,8 +45,9 @@ import transformers
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.training.config import OptimizerConfig
 from jaxencoder.training.memory import keep_freed_memory
-from jaxencoder.training.optim import OptimizerConfig, make_optimizer
+from jaxencoder.training.optimizers import make_optimizer
 from jaxencoder.training.step import init_state, train_step
 
 DATA = Path(os.environ.get("JAXENCODER_SHARED_DATA") or "data")  # the folder of published sets, as the tests take it

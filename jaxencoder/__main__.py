@@ -2,6 +2,6 @@
 
 import sys
 
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 
 sys.exit(main())

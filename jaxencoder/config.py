@@ -98,7 +98,7 @@ class RunConfig:
 
     @property
     def phase_learning_rates(self) -> tuple[tuple[int, float], ...]:
-        """The steps and the peak learning rate of each phase, for `training.optim.schedule`."""
+        """The steps and the peak learning rate of each phase, for `training.schedules.learning_rate_schedule`."""
         return tuple((phase.training.steps, phase.optimizer.learning_rate) for phase in self.phase_configs)
 
     @property

@@ -1,5 +1,6 @@
 """Parameters by path: names of tree leaves, stacked layers, and the axes of kernels."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +9,11 @@ import jax
 def path_of(path: tuple[Any, ...]) -> str:
     """A key path of `jax.tree_util` as text: "encoder/layers/block_0/mlp/up/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def map_with_paths(function: Callable[..., Any], tree: Any, *trees: Any) -> Any:
+    """`jax.tree.map` of a function whose first argument is the leaf's path."""
+    return jax.tree.map_with_path(lambda path, *leaves: function(path_of(path), *leaves), tree, *trees)
 
 
 def flatten(tree: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Every mistake becomes one sentence that names the setting. Imports no jax, so that commands without a model start fast.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import functools
@@ -15,9 +14,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import cattrs
-import tyro
 from cattrs.gen import make_dict_structure_fn
 from cattrs.strategies import configure_tagged_union
+
+from jaxencoder.arguments import parse
 
 T = TypeVar("T")
 
@@ -35,22 +35,7 @@ def apply(settings: T, words: Sequence[str], prog: str) -> T:
     Raises:
         ValueError: a word is not a setting, a value does not parse, or the dataclass refuses it.
     """
-    kind, options = type(settings), {"default": settings, "prog": prog, "config": (tyro.conf.AvoidSubcommands,)}
-    if {"-h", "--help"} & set(words):
-        tyro.cli(kind, args=["--help"], **options)
-    # tyro prints an error in a box as wide as the terminal; this width keeps its sentence on one line.
-    box, width = io.StringIO(), os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "10000"
-    try:
-        with contextlib.redirect_stderr(box):
-            result, unknown = tyro.cli(kind, args=list(words), return_unknown_args=True, **options)
-    except SystemExit:
-        lines = [line.strip("│ ") for line in box.getvalue().splitlines()[1:]]  # the first line is the title
-        sentence = next((line for line in lines if line.strip("─-")), "the settings cannot be parsed")
-        # The dataclasses name their settings themselves: "Error parsing training: training.steps must ..."
-        raise ValueError(re.sub(r"^Error parsing (?!--)[^:]*: ", "", sentence)) from None
-    finally:
-        os.environ.pop("COLUMNS") if width is None else os.environ.update(COLUMNS=width)
+    result, unknown = parse(type(settings), words, prog, settings)
     if unknown:
         raise ValueError(_unknown_word(settings, unknown[0]))
     return result

@@ -1,6 +1,6 @@
-"""Where every array lives: the mesh, one table from parameter names to axes, and the activations' constraint.
+"""Placement of arrays: the mesh, one table from parameter names to mesh axes, and constraints on activations.
 
-Modules know nothing of it. XLA's SPMD partitioner (Xu et al. 2021, arXiv:2105.04663) derives the rest from the specs.
+Modules carry no sharding. XLA's SPMD partitioner (Xu et al. 2021, arXiv:2105.04663) derives the rest from the specs.
 """
 
 import math
@@ -16,7 +16,7 @@ from jaxencoder.parameters import is_stacked, path_of
 P = PartitionSpec
 ROWS = ("data", "fsdp")  # the axes that split a batch's rows
 
-# First match wins; a spec is aligned to the trailing axes, so that stacked layers need no rows of their own.
+# First match wins. Specs are aligned to the trailing axes, so that stacked layers need no separate rows.
 PARAMETER_TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(token_embedding|mlm_head/table)$", P("tensor", "fsdp")),
     (r"((position|token_type)_embedding|distance_embedding/table)$", P(None, "fsdp")),
@@ -24,7 +24,7 @@ PARAMETER_TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(query|key|value)/kernel$", P("fsdp", "tensor", None)),
     (r"(query|key|value)/bias$", P("tensor", None)),
     (r"output/kernel$", P("tensor", None, "fsdp")),
-    (r"bottleneck/down/kernel$", P("fsdp", None)),  # too narrow to be worth a sum over tensor
+    (r"bottleneck/down/kernel$", P("fsdp", None)),  # too narrow to split over tensor: that would cost a sum
     (r"bottleneck/up/kernel$", P(None, "fsdp")),
     (r"bottleneck/.*/bias$", P()),
     (r"(up|gate)/kernel$", P("fsdp", "tensor")),
@@ -38,20 +38,20 @@ PARAMETER_TABLE: tuple[tuple[str, PartitionSpec], ...] = (
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How many devices share each kind of work; the product must be the number of devices.
+    """Devices along each axis of the mesh; the product must be the number of devices.
 
     Raises:
         ValueError: an axis is neither positive nor -1, or more than one is -1.
     """
 
     data: int = -1
-    """Copies of the model, each with its own rows; -1 takes the devices that the other axes leave."""
+    """Copies of the model, each with different rows; -1 takes the remaining devices."""
     fsdp: int = 1
-    """Devices that share rows *and* slices of every parameter and of the optimiser's state."""
+    """Devices that split rows *and* every parameter with its optimizer state."""
     tensor: int = 1
-    """Devices that share a layer's heads, MLP and vocabulary."""
+    """Devices that split a layer's heads, MLP and vocabulary."""
     context: int = 1
-    """Devices that share the length of a row."""
+    """Devices that split the length of a row."""
 
     def __post_init__(self) -> None:
         sizes = [getattr(self, f.name) for f in fields(self)]
@@ -70,31 +70,30 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     fixed = math.prod(size for size in sizes.values() if size != -1)
     sizes = {name: len(devices) // fixed if size == -1 else size for name, size in sizes.items()}
     if math.prod(sizes.values()) != len(devices):
-        wanted = ", ".join(f"{name} {getattr(config, name)}" for name in sizes)
+        axes = ", ".join(f"{name} {getattr(config, name)}" for name in sizes)
         raise ValueError(
-            f"A mesh of {wanted} does not fit {len(devices)} device(s); make the axes multiply to {len(devices)}."
+            f"A mesh of {axes} does not fit {len(devices)} device(s); make the axes multiply to {len(devices)}."
         )
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
 
 
 def abstract_mesh(config: MeshConfig) -> AbstractMesh:
-    """The axes alone, to compute shardings for devices that are not here; an axis of -1 has size 1."""
+    """A mesh without devices, to compute shardings for other machines; an axis of -1 has size 1."""
     sizes = {f.name: max(getattr(config, f.name), 1) for f in fields(config)}
     return AbstractMesh(tuple(sizes.values()), tuple(sizes))
 
 
 def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """NamedShardings, by `PARAMETER_TABLE`, for a tree of parameters or optimiser state (arrays or their shapes).
+    """NamedShardings by `PARAMETER_TABLE` for a tree of parameters or optimizer state (arrays or their shapes).
 
-    An axis of the mesh that does not divide its dimension is left out there: that dimension is replicated.
+    A dimension that its mesh axis does not divide is replicated.
     """
 
     def sharding(path: tuple, leaf: jax.Array) -> NamedSharding:
         name = path_of(path)
         spec = next(spec for pattern, spec in PARAMETER_TABLE if re.search(pattern, name))
-        if len(spec) > leaf.ndim - is_stacked(
-            name
-        ):  # a factored statistic: less than the parameter, small enough to copy
+        # A factored statistic has fewer axes than its parameter and is small enough to replicate.
+        if len(spec) > leaf.ndim - is_stacked(name):
             return NamedSharding(mesh, P())
         axes = (None,) * (leaf.ndim - len(spec)) + tuple(spec)
         fits = (a if a and size % mesh.shape[a] == 0 else None for a, size in zip(axes, leaf.shape, strict=True))
@@ -104,23 +103,24 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
 
 
 def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
-    """Of a batch's arrays [B, T]: rows over data and fsdp, tokens over context. Arrays [B, E] of labels have ndim 1."""
+    """Sharding of a batch's arrays [B, T], ndim 2: rows over data and fsdp, tokens over context. Labels [B, E] count as
+    ndim 1."""
     return NamedSharding(mesh, P(ROWS, "context") if ndim == 2 else P(ROWS))
 
 
 def row_shards() -> int:
-    """Into how many parts the mesh in use (`jax.set_mesh`) splits a batch's rows; 1 without a mesh."""
+    """Parts into which the mesh in use (`jax.set_mesh`) splits a batch's rows; 1 without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in ROWS)
 
 
 def length_shards() -> int:
-    """Into how many parts the mesh in use splits the length of a row; 1 without a mesh."""
+    """Parts into which the mesh in use splits the length of a row; 1 without a mesh."""
     return jax.sharding.get_abstract_mesh().shape.get("context", 1)
 
 
 def replicate_rows(table: jax.Array) -> jax.Array:
-    """An embedding table [V, D] gathered for a lookup, whose results are split over the batch's rows instead."""
+    """Gather an embedding table [V, D] for a lookup, so that its result is split over the batch's rows instead."""
     if jax.sharding.get_abstract_mesh().empty:
         return table
     return jax.lax.with_sharding_constraint(table, P(None, None))
@@ -129,17 +129,16 @@ def replicate_rows(table: jax.Array) -> jax.Array:
 def constrain(x: jax.Array) -> jax.Array:
     """Keep activations [B, T, D] split over rows and tokens; the identity without a mesh (`jax.set_mesh`).
 
-    An axis of the mesh that does not divide its dimension is left out there.
+    A dimension that its mesh axis does not divide is not constrained.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    rows, context = splitting(mesh, x.shape[0], ROWS), splitting(mesh, x.shape[1], ("context",))
+    rows, context = splitting_axes(mesh, x.shape[0], ROWS), splitting_axes(mesh, x.shape[1], ("context",))
     return jax.lax.with_sharding_constraint(x, P(rows or None, context or None, None))
 
 
-def splitting(mesh: Mesh | AbstractMesh, size: int, axes: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the axes, all or none, that split a dimension of this size; axes of size 1 and those that are not there
-    split nothing."""
+def splitting_axes(mesh: Mesh | AbstractMesh, size: int, axes: tuple[str, ...]) -> tuple[str, ...]:
+    """The given axes that the mesh has with a size above 1; none of them if they do not divide the dimension's size."""
     axes = tuple(axis for axis in axes if mesh.shape.get(axis, 1) > 1)
     return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()

@@ -17,9 +17,10 @@ DIRECTIONS = {
     "__init__.py": ("api", "config", "training.loop"),
     "api.py": ("inference", "model.heads", "checkpoints"),
     "__main__.py": ("cli",),
-    "cli*.py": ("",),
+    "cli/*": ("",),
+    "arguments.py": (),
     "reports.py": ("families", "inference"),
-    "settings.py": (),
+    "settings.py": ("arguments",),
     "files.py": (),
     "config.py": (
         "adapters.bottleneck",
@@ -30,12 +31,12 @@ DIRECTIONS = {
         "tasks",
         "text.config",
         "training.config",
-        "training.optim",
     ),
     "config_io.py": ("config", "files", "settings"),
     "parameters.py": (),
     "sharding.py": ("parameters",),
-    "text/*": (),
+    "text/tokenizers/*": ("text.config",),
+    "text/*": ("text",),
     "kernels/*": ("sharding",),
     "model/config.py": (),
     "model/layers.py": ("model.config", "kernels", "sharding"),
@@ -48,7 +49,7 @@ DIRECTIONS = {
     "objectives/*": ("model", "kernels", "sharding"),
     "adapters/peft*": ("families", "model", "objectives", "parameters"),
     "adapters/*": ("model", "objectives", "parameters", "sharding"),
-    "training/optim.py": ("parameters",),
+    "training/optimizers.py": ("parameters",),
     "training/step.py": ("objectives",),
     "training/*": (
         "config",
@@ -64,7 +65,12 @@ DIRECTIONS = {
         "files",
         "checkpoints",
     ),
+    "evaluation/*": (
+        *("config", "config_io", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
+        *("files", "checkpoints", "tasks"),
+    ),
     "tasks/*": (
+        "evaluation",
         *("config", "config_io", "model", "objectives", "text", "training", "sharding", "inference", "adapters"),
         *("files", "checkpoints"),
     ),
@@ -107,17 +113,17 @@ HOMES = {
     "flax": ("model/*", "objectives/*", "adapters/*"),
     "orbax": ("checkpoints/orbax.py",),
     "tensorflow_datasets": ("text/sources/tfds.py",),
-    "sentencepiece": ("text/tokenizer*.py",),
-    "tokenizers": ("text/tokenizer*.py",),
+    "sentencepiece": ("text/tokenizers/*",),
+    "tokenizers": ("text/tokenizers/*",),
     "icu4py": ("text/sentences.py",),
     "tensorboardX": ("training/telemetry.py",),
     "cattrs": ("settings.py",),
-    "tyro": ("settings.py", "cli.py"),
+    "tyro": ("arguments.py", "cli/*"),
     "optax": ("training/*",),
     "safetensors": ("checkpoints/weights.py",),
     "huggingface_hub": ("checkpoints/hub.py",),
     "rich": ("reports.py",),
-    "matplotlib": ("tasks/plots.py",),
+    "matplotlib": ("evaluation/plots.py",),
 }
 
 
@@ -167,7 +173,7 @@ def test_direction(file):
         ("text/rows.py", "def f():\n    import flax.linen as nn"),
         ("text/rows.py", "from jaxencoder.model.config import EncoderConfig"),
         ("text/rows.py", "from ..model import config"),
-        ("text/tokenizer.py", "from jaxencoder import config"),
+        ("text/tokenizers/tokenizer.py", "from jaxencoder import config"),
         ("model/layers.py", "from jaxencoder.model.attention import Attention"),
         ("model/encoder.py", "from jaxencoder.model import heads"),
         ("model/heads.py", "from jaxencoder.objectives.mlm import MaskedLM"),
@@ -191,7 +197,7 @@ def test_wrong_direction_is_found(file, source):
         ("text/rows.py", "from . import store"),
         ("model/encoder.py", "from jaxencoder.model.attention import Attention\nimport flax.linen as nn"),
         ("training/loop.py", "from jaxencoder.config import RunConfig"),
-        ("cli.py", "from jaxencoder.training.loop import train"),
+        ("cli/runs.py", "from jaxencoder.training.loop import train"),
     ],
 )
 def test_right_direction_passes(file, source):
@@ -208,7 +214,7 @@ def test_every_folder_is_a_package():
     ("statement", "absent"),
     [
         ("import jaxencoder", {"jax", "numpy", "flax", "tyro"}),
-        ("import jaxencoder.cli", {"jax", "numpy", "flax", "tyro"}),
+        ("import jaxencoder.cli.main", {"jax", "numpy", "flax"}),
         ("import jaxencoder.text.config, jaxencoder.settings", {"jax", "flax"}),
     ],
 )

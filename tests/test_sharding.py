@@ -23,7 +23,8 @@ from jaxencoder.sharding import (
     shardings,
 )
 from jaxencoder.tasks.classification.objective import Classification
-from jaxencoder.training.optim import OptimizerConfig, make_optimizer
+from jaxencoder.training.config import OptimizerConfig
+from jaxencoder.training.optimizers import make_optimizer
 from tests.model.examples import CONFIGS, FLOAT32, Vocabulary, mlm
 
 P = PartitionSpec

@@ -7,7 +7,8 @@ import numpy as np
 
 from jaxencoder.families.classifier import to_heads
 from jaxencoder.families.family import HEADS, Settings, with_labels
-from jaxencoder.families.published import Published, parameter_shapes
+from jaxencoder.families.published import Published
+from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.families.tables import from_tensors, to_tensors
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Params

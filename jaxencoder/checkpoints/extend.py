@@ -19,7 +19,7 @@ from jaxencoder.families.published import Published, can_hold
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from jaxencoder.inference.load import load
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.positions import interpolated, ntk_theta, tiled
+from jaxencoder.model.positions import interpolate_positions, ntk_theta, repeat_positions
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 
@@ -27,7 +27,7 @@ M = TypeVar("M", bound=Checkpoint)
 Method = Literal["interpolate", "tile", "linear", "ntk", "dynamic", "yarn", "none"]
 Written = Literal["hf", "sentence-transformers", "run"]
 
-_TABLES = {"interpolate": interpolated, "tile": tiled}
+_TABLES = {"interpolate": interpolate_positions, "tile": repeat_positions}
 _NEAR_LONGFORMER = (ROBERTA, XLM_ROBERTA, CAMEMBERT)  # whose heads and padding id are its own
 
 

@@ -20,13 +20,14 @@ from jaxencoder.checkpoints.transformers import read_model, read_settings
 from jaxencoder.config import RunConfig, check_positions
 from jaxencoder.config_io import CONFIG_FILE, read
 from jaxencoder.families import classifier
-from jaxencoder.families.published import Published, parameter_shapes
+from jaxencoder.families.published import Published
+from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import ObjectiveConfig, Params
 from jaxencoder.parameters import path_of
 from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.training.layerwise import layer_heights
 
 TOKENIZER_FOLDER = "tokenizer"

@@ -20,7 +20,7 @@ from jaxencoder.checkpoints.tokenizer import published_tokenizer
 from jaxencoder.checkpoints.transformers import read_model, read_settings
 from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.objectives.objective import Params
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 Kind = Literal["recipe", "run", "transformers", "sentence-transformers"]
 _ROLES = ("pad", "unk", "cls", "sep", "mask")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 _FILES = ("tokenizer.json", "vocab.txt", "merges.txt", "*.model")
 

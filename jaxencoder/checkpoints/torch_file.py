@@ -1,13 +1,15 @@
-"""pytorch_model.bin, as torch.save writes it, read without torch and without running anything that it asks for.
+"""Files of torch.save, such as pytorch_model.bin, read without torch and without running anything that they ask for.
 
-Two layouts: a zip of data.pkl and one stored member per storage (torch 1.6 and later), and before that a row of pickles
-with the storages behind them, as in https://github.com/pytorch/pytorch/blob/v2.4.0/torch/serialization.py.
+There are two layouts. Torch 1.6 and later writes a zip of data.pkl and one uncompressed member per storage; earlier
+versions wrote several pickles and then the storages. See
+https://github.com/pytorch/pytorch/blob/v2.4.0/torch/serialization.py.
 """
 
 import io
 import math
 import mmap
 import os
+import pickle
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,18 +21,22 @@ import numpy as np
 from jaxencoder.checkpoints.torch_pickle import Refusal, Tensor, shown, state_dict, unpickle
 
 _ZIP, _MAGIC, _VERSION = b"PK\x03\x04", 0x1950A86A20F9469CFC6C, 1001
-_Range = tuple[int, int]
+_DAMAGE = (
+    *(pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError),
+    struct.error,
+)
+_Range = tuple[int, int]  # start and size in bytes
 
 
 class TorchFile(Mapping[str, np.ndarray]):
-    """The state dict of a file by name: read-only views of mapped memory, so nothing is read before it is used.
+    """The tensors of a state dict by name: read-only views of mapped memory, read only when they are used.
 
     Args:
         path: a file that torch.save has written.
 
     Raises:
         ValueError: the pickle asks for anything but tensors, a tensor reaches outside its storage, a member is
-            compressed or big-endian, or the file is damaged or cut short.
+            compressed or big-endian, or the file is damaged or truncated.
         OSError: the file cannot be read.
     """
 
@@ -49,18 +55,18 @@ class TorchFile(Mapping[str, np.ndarray]):
                 _check(name, tensor, self._ranges, len(self._bytes))
         except Refusal as refusal:
             raise ValueError(f"{path} {refusal}") from None
-        except (ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error) as error:
+        except _DAMAGE as error:
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{path} is damaged, cut short or not of torch.save ({reason}); fetch it again") from None
+            raise ValueError(f"{path} is damaged, truncated or not of torch.save ({reason}); fetch it again") from None
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._tensors[name]
         dtype = tensor.storage.dtype
         if 0 in tensor.shape:
             return np.zeros(tensor.shape, dtype)
-        # The buffer ends where the storage does: numpy would refuse what `_check` had let through.
+        # The buffer ends where the storage does, so that numpy would refuse a tensor that `_check` had missed.
         start, size = self._ranges[tensor.storage.key]
-        # An axis of one element may carry any stride, even one that numpy cannot hold.
+        # An axis of one element may have any stride, even one that numpy cannot hold.
         strides = [dtype.itemsize * step if n > 1 else 0 for n, step in zip(tensor.shape, tensor.strides, strict=True)]
         buffer = memoryview(self._bytes)[start : start + size]
         return np.ndarray(tensor.shape, dtype, buffer, dtype.itemsize * tensor.offset, strides)
@@ -73,7 +79,7 @@ class TorchFile(Mapping[str, np.ndarray]):
 
 
 def _check(name: str, tensor: Tensor, ranges: Mapping[str, _Range], file_size: int) -> None:
-    """Refuse a tensor that any byte outside its storage, or more elements than the file has bytes, belong to."""
+    """Refuse a tensor that reaches outside its storage, or that has more elements than the file has bytes."""
     storage = tensor.storage
     if storage.key not in ranges:
         raise Refusal(f"lacks the storage {shown(storage.key)} of {shown(name)}; fetch it again")
@@ -87,30 +93,27 @@ def _check(name: str, tensor: Tensor, ranges: Mapping[str, _Range], file_size: i
         raise Refusal(f"has a tensor {shown(name)} that reaches outside its storage; do not trust this file")
 
 
-# Layouts
-
-
 def _members(file: Any, data: mmap.mmap) -> dict[str, _Range]:
-    """Where the members of a zip lie: name -> (start, size)."""
+    """The members of a zip: name -> (start, size)."""
     try:
         with zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
         raise EOFError(error) from None
-    found = {}
+    ranges = {}
     for info in infos:
         start, name = info.header_offset, info.filename
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
-            raise Refusal(f"holds {shown(name)} compressed or encrypted, as torch.save never does; save it anew")
-        if name in found:
+            raise Refusal(f"holds {shown(name)} compressed or encrypted, as torch.save never does; save it again")
+        if name in ranges:
             raise Refusal(f"holds {shown(name)} twice; do not trust this file")
         if start < 0 or data[start : start + 4] != _ZIP:
             raise EOFError(f"no member at {start}")
         start += 30 + sum(struct.unpack_from("<HH", data, start + 26))
         if start + info.file_size > len(data):
-            raise EOFError(f"{shown(name)} ends behind the file")
-        found[name] = (start, info.file_size)
-    return found
+            raise EOFError(f"{shown(name)} ends beyond the file")
+        ranges[name] = (start, info.file_size)
+    return ranges
 
 
 def _read_zip(members: Mapping[str, _Range], data: mmap.mmap) -> tuple[dict[str, Tensor], dict[str, _Range]]:
@@ -119,7 +122,7 @@ def _read_zip(members: Mapping[str, _Range], data: mmap.mmap) -> tuple[dict[str,
         raise Refusal(f"is a zip with {len(roots)} data.pkl, not one, so torch.save did not write it; fetch it again")
     start, size = members.get(f"{roots[0]}byteorder", (0, 0))
     if data[start : start + size] not in (b"little", b""):
-        raise Refusal("was written on a big-endian machine; save it anew on a little-endian one")
+        raise Refusal("was written on a big-endian machine; save it again on a little-endian one")
     start, size = members[f"{roots[0]}data.pkl"]
     folder = f"{roots[0]}data/"
     ranges = {name.removeprefix(folder): place for name, place in members.items() if name.startswith(folder)}
@@ -130,7 +133,7 @@ def _read_rows(data: mmap.mmap) -> tuple[dict[str, Tensor], dict[str, _Range]]:
     if unpickle(data) != _MAGIC or unpickle(data) != _VERSION:
         raise EOFError("no magic number")
     if not unpickle(data)["little_endian"]:
-        raise Refusal("was written on a big-endian machine; save it anew on a little-endian one")
+        raise Refusal("was written on a big-endian machine; save it again on a little-endian one")
     tensors, keys = state_dict(unpickle(data)), unpickle(data)
     storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     listed = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
@@ -140,10 +143,10 @@ def _read_rows(data: mmap.mmap) -> tuple[dict[str, Tensor], dict[str, _Range]]:
     for key in keys:
         (count,) = struct.unpack_from("<q", data, start)
         if count != storages[key].count:
-            raise EOFError(f"storage {shown(key)} has another length than its tensors say")
+            raise EOFError(f"storage {shown(key)} differs in length from its tensors")
         size = count * storages[key].dtype.itemsize
         ranges[key] = (start + 8, size)
         start += 8 + size
         if start > len(data):
-            raise EOFError(f"storage {shown(key)} ends behind the file")
+            raise EOFError(f"storage {shown(key)} ends beyond the file")
     return tensors, ranges

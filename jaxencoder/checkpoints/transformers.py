@@ -11,13 +11,8 @@ import numpy as np
 
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
-from jaxencoder.families.published import (
-    Published,
-    check_publishable,
-    family_of,
-    parameter_shapes,
-    parse_settings,
-)
+from jaxencoder.families.published import Published, check_publishable, family_of, parse_settings
+from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.families.tables import Params, Weight, from_tensors, renamed, to_tensors
 from jaxencoder.files import read_json, write_json
 from jaxencoder.model.config import EncoderConfig

@@ -15,6 +15,15 @@ import jax.numpy as jnp
 
 from jaxencoder.checkpoints.initial import CHECKPOINT_FOLDER, saved_config
 from jaxencoder.config import RunConfig
+from jaxencoder.evaluation.calibration import calibration
+from jaxencoder.evaluation.probing import evaluate_probing
+from jaxencoder.evaluation.report import write_report
+from jaxencoder.evaluation.reranking import evaluate_reranking
+from jaxencoder.evaluation.results import read_results, results_file, write_results
+from jaxencoder.evaluation.retrieval import evaluate_retrieval, qrels_file
+from jaxencoder.evaluation.similarity import evaluate_similarity
+from jaxencoder.evaluation.slices import slices
+from jaxencoder.evaluation.thresholds import tuned
 from jaxencoder.inference import devices
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import OpenedModel

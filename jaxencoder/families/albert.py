@@ -3,7 +3,6 @@
 from jaxencoder.families.bert import POSITIONS, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, Heads, Release, head, labels, plain_heads
 from jaxencoder.families.settings import Entry, Fields, Settings, read_value, same, sizes
-from jaxencoder.families.tables import rows
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -62,8 +61,8 @@ ALBERT = Family(
         activation="gelu_tanh", embedding_size=128, num_layer_groups=1, dropout=0.0, attention_dropout=0.0
     ),
     entries=_ENTRIES,
-    encoder=lambda c: rows(_ENCODER),
-    mlm_head=lambda c: rows(_MLM_HEAD),
+    encoder_table=_ENCODER,
+    mlm_head_table=_MLM_HEAD,
     heads=_heads,
     tied="predictions.decoder.weight",
     about=About(

@@ -2,7 +2,6 @@
 
 from jaxencoder.families.family import About, Family, Heads, Release, head, plain_heads, pooler
 from jaxencoder.families.settings import SIZES, Settings, choice, same, sizes
-from jaxencoder.families.tables import rows
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -52,8 +51,8 @@ BERT = Family(
     prefix="bert.",
     architecture=EncoderConfig(),
     entries=(*SETTINGS, POSITIONS, TOKEN_TYPES),
-    encoder=lambda c: rows(_ENCODER),
-    mlm_head=lambda c: rows(_MLM_HEAD),
+    encoder_table=_ENCODER,
+    mlm_head_table=_MLM_HEAD,
     heads=_heads,
     tied="cls.predictions.decoder.weight",
     about=About(

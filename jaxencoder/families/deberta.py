@@ -2,20 +2,8 @@
 
 from jaxencoder.families.bert import BERT, POSITIONS, SETTINGS
 from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, pooler
-from jaxencoder.families.settings import (
-    ACTIVATIONS,
-    Entry,
-    Fields,
-    Settings,
-    choice,
-    head_size,
-    implied,
-    read_choice,
-    read_value,
-    same,
-    sizes,
-)
-from jaxencoder.families.tables import Weight, linear, rows
+from jaxencoder.families.settings import Entry, Fields, Settings, choice, implied, read_choice, read_value, same, sizes
+from jaxencoder.families.tables import QKV, Module
 from jaxencoder.model.config import EncoderConfig
 
 # Settings of all published checkpoints.
@@ -60,56 +48,39 @@ ENTRIES = (
     POSITIONS,
     same("type_vocab_size", "token_types"),
     choice("position_biased_input", "positions", {True: "learned", False: "none"}),
-    implied("embedding_size", lambda fields: fields["hidden_size"], "hidden_size"),
-    implied("pooler_hidden_size", lambda fields: fields["hidden_size"], "hidden_size"),
-    implied("attention_head_size", head_size, "hidden_size / num_attention_heads"),
+    implied("embedding_size", "hidden_size"),
+    implied("pooler_hidden_size", "hidden_size"),
+    implied("attention_head_size", "head_size"),
     Entry(_read_distances, _write_distances),
 )
 
 
-_EMBEDDINGS = {
+# The rows that all versions share: all but the inputs of attention.
+COMMON = {
     "deberta.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
+    "deberta.embeddings.position_embeddings": "encoder/embeddings/position_embedding",
+    "deberta.embeddings.token_type_embeddings": "encoder/embeddings/token_type_embedding",
     "deberta.embeddings.LayerNorm": "encoder/embeddings/norm",
-}
-_POSITIONS = {"deberta.embeddings.position_embeddings": "encoder/embeddings/position_embedding"}
-_TOKEN_TYPES = {"deberta.embeddings.token_type_embeddings": "encoder/embeddings/token_type_embedding"}
-_DISTANCES = {"deberta.encoder.rel_embeddings": "encoder/distance_embedding/table"}
-_LAYER = {
+    "deberta.encoder.rel_embeddings": "encoder/distance_embedding/table",
     "deberta.encoder.layer.{layer}.attention.output.dense": "encoder/layer/attention/output",
     "deberta.encoder.layer.{layer}.attention.output.LayerNorm": "encoder/layer/attention_norm",
     "deberta.encoder.layer.{layer}.intermediate.dense": "encoder/layer/mlp/up",
     "deberta.encoder.layer.{layer}.output.dense": "encoder/layer/mlp/down",
     "deberta.encoder.layer.{layer}.output.LayerNorm": "encoder/layer/mlp_norm",
 }
-
-
-def common_rows(c: EncoderConfig) -> list[Weight]:
-    """The encoder's rows that all versions share: all but the inputs of attention."""
-    names = _EMBEDDINGS | _LAYER
-    names |= _POSITIONS if c.positions == "learned" else {}
-    names |= _TOKEN_TYPES if c.token_types else {}
-    return rows(names | _DISTANCES if c.disentangled else names)
-
-
-def _encoder(c: EncoderConfig) -> list[Weight]:
-    theirs, ours = "deberta.encoder.layer.{layer}.attention.self", "encoder/layer/attention"
-    heads = (f"{ours}/{name}" for name in ("query", "key", "value"))
-    weights = [
-        *common_rows(c),
-        *linear(f"{theirs}.in_proj", *heads, bias=False, by_head=True),
-        *rows({f"{theirs}.q_bias": f"{ours}/query/bias", f"{theirs}.v_bias": f"{ours}/value/bias"}),
-    ]
-    if "c2p" in c.disentangled:
-        weights += linear(f"{theirs}.pos_proj", f"{ours}/distance_key", bias=False)
-    if "p2c" in c.disentangled:
-        weights += linear(f"{theirs}.pos_q_proj", f"{ours}/distance_query", bias=True)
-    return weights
+_ENCODER = COMMON | {
+    "deberta.encoder.layer.{layer}.attention.self.in_proj": Module(QKV, by_head=True),
+    "deberta.encoder.layer.{layer}.attention.self.q_bias": "encoder/layer/attention/query/bias",
+    "deberta.encoder.layer.{layer}.attention.self.v_bias": "encoder/layer/attention/value/bias",
+    "deberta.encoder.layer.{layer}.attention.self.pos_proj": "encoder/layer/attention/distance_key",
+    "deberta.encoder.layer.{layer}.attention.self.pos_q_proj": "encoder/layer/attention/distance_query",
+}
 
 
 def heads(c: EncoderConfig, settings: Settings) -> Heads:
     """The heads of transformers' classes: a pooler with its activation in config.json, and single projections."""
     return {
-        "pooler": pooler("pooler.dense", read_choice(settings, "pooler_hidden_act", ACTIVATIONS, "gelu")),
+        "pooler": pooler("pooler.dense", read_choice(settings, "pooler_hidden_act", "gelu")),
         **plain_heads(settings),
     }
 
@@ -120,8 +91,8 @@ DEBERTA = Family(
     prefix="deberta.",
     architecture=EncoderConfig(norm_epsilon=1e-7, token_types=0, key_bias=False),
     entries=ENTRIES,
-    encoder=_encoder,
-    mlm_head=BERT.mlm_head,
+    encoder_table=_ENCODER,
+    mlm_head_table=BERT.mlm_head_table,
     heads=heads,
     tied=BERT.tied,
     about=About(

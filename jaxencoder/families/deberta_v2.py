@@ -6,10 +6,9 @@ He et al. 2021, arXiv:2006.03654 and arXiv:2111.09543.
 import dataclasses
 
 from jaxencoder.families import deberta
-from jaxencoder.families.deberta import DEBERTA, common_rows, max_relative_positions
+from jaxencoder.families.deberta import COMMON, DEBERTA, max_relative_positions
 from jaxencoder.families.family import About, Heads, Release, head
 from jaxencoder.families.settings import Entry, Fields, Settings, choice, read_value, same, sizes, written
-from jaxencoder.families.tables import Weight, rows
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -28,7 +27,7 @@ def _read_distances(settings: Settings, fields: Fields) -> Fields:
     bucketed = {"position_buckets": buckets, "max_distance": max_relative_positions(settings, fields)}
     return {
         "relative_embedding_norm": "layer_norm" in norms,
-        "relative_projection": "shared" if read_value(settings, "share_att_key", bool, False) else "own",
+        "relative_projection": "shared" if read_value(settings, "share_att_key", bool, False) else "separate",
         **(bucketed if buckets > 0 else {}),
     }
 
@@ -49,27 +48,16 @@ _ENTRIES = (
     choice("conv_act", "conv_activation"),
     written("legacy", True),  # names of the masked-language-model head that every version of transformers reads
 )
-_ATTENTION = {
+_ENCODER = COMMON | {
     "deberta.encoder.layer.{layer}.attention.self.query_proj": "encoder/layer/attention/query",
     "deberta.encoder.layer.{layer}.attention.self.key_proj": "encoder/layer/attention/key",
     "deberta.encoder.layer.{layer}.attention.self.value_proj": "encoder/layer/attention/value",
-}
-_C2P = {"deberta.encoder.layer.{layer}.attention.self.pos_key_proj": "encoder/layer/attention/distance_key"}
-_P2C = {"deberta.encoder.layer.{layer}.attention.self.pos_query_proj": "encoder/layer/attention/distance_query"}
-_DISTANCE_NORM = {"deberta.encoder.LayerNorm": "encoder/distance_embedding/norm"}
-_CONVOLUTION = {
+    "deberta.encoder.layer.{layer}.attention.self.pos_key_proj": "encoder/layer/attention/distance_key",
+    "deberta.encoder.layer.{layer}.attention.self.pos_query_proj": "encoder/layer/attention/distance_query",
+    "deberta.encoder.LayerNorm": "encoder/distance_embedding/norm",
     "deberta.encoder.conv.conv": "encoder/convolution",
     "deberta.encoder.conv.LayerNorm": "encoder/convolution/norm",
 }
-
-
-def _encoder(c: EncoderConfig) -> list[Weight]:
-    names, separate = dict(_ATTENTION), c.relative_projection == "own"
-    names |= _C2P if separate and "c2p" in c.disentangled else {}
-    names |= _P2C if separate and "p2c" in c.disentangled else {}
-    names |= _DISTANCE_NORM if c.relative_embedding_norm else {}
-    names |= _CONVOLUTION if c.conv_kernel_size else {}
-    return [*common_rows(c), *rows(names)]
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
@@ -86,7 +74,7 @@ DEBERTA_V2 = dataclasses.replace(
     name="DebertaV2",
     architecture=dataclasses.replace(DEBERTA.architecture, key_bias=True),
     entries=_ENTRIES,
-    encoder=_encoder,
+    encoder_table=_ENCODER,
     heads=_heads,
     about=About(
         title="DeBERTa-v2 and v3",

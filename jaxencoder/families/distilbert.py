@@ -2,12 +2,11 @@
 
 from jaxencoder.families.family import About, Family, Heads, Release, head, labels, plain_heads
 from jaxencoder.families.settings import Settings, choice, same, size
-from jaxencoder.families.tables import rows
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
 _ENTRIES = (
-    size("vocab_size", "vocab_size"),
+    same("vocab_size", required=True),
     size("n_layers", "num_layers"),
     size("dim", "hidden_size"),
     size("hidden_dim", "mlp_size"),
@@ -59,8 +58,8 @@ DISTILBERT = Family(
     prefix="distilbert.",
     architecture=EncoderConfig(token_types=0),
     entries=_ENTRIES,
-    encoder=lambda c: rows(_ENCODER),
-    mlm_head=lambda c: rows(_MLM_HEAD),
+    encoder_table=_ENCODER,
+    mlm_head_table=_MLM_HEAD,
     heads=_heads,
     tied="vocab_projector.weight",
     about=About(

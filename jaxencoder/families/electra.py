@@ -6,7 +6,7 @@ Clark et al. 2020, arXiv:2003.10555. Both are BERT's encoder.
 from jaxencoder.families.bert import BERT, POSITIONS, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, Heads, Release, head, plain_heads, two_layer_classifier
 from jaxencoder.families.settings import Settings, inherited, sizes
-from jaxencoder.families.tables import Weight, linear, rows, with_prefix
+from jaxencoder.families.tables import Names, with_prefix
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -21,12 +21,10 @@ _MLM_HEAD = {
 _SUMMARY = {"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
 
 
-def narrow_encoder(c: EncoderConfig, prefix: str) -> list[Weight]:
-    """BERT's rows under another prefix, and the projection of the embeddings if there is one."""
-    weights = with_prefix(BERT.encoder(c), "bert.", prefix)
-    if c.embedding_size:
-        weights += linear(f"{prefix}embeddings_project", "encoder/embeddings/projection", bias=True)
-    return weights
+def narrow_encoder(prefix: str) -> Names:
+    """BERT's table under another prefix, with the projection of the embeddings."""
+    names = with_prefix(BERT.encoder_table, "bert.", prefix)
+    return names | {f"{prefix}embeddings_project": "encoder/embeddings/projection"}
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
@@ -52,8 +50,8 @@ ELECTRA = Family(
     prefix="electra.",
     architecture=EncoderConfig(embedding_size=128, head_activation="gelu"),
     entries=NARROW_SETTINGS,
-    encoder=lambda c: narrow_encoder(c, "electra."),
-    mlm_head=lambda c: rows(_MLM_HEAD),
+    encoder_table=narrow_encoder("electra."),
+    mlm_head_table=_MLM_HEAD,
     heads=_heads,
     tied="generator_lm_head.weight",
     about=About(

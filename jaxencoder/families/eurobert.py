@@ -5,18 +5,7 @@ Boizard et al. 2025, arXiv:2503.05500.
 
 from jaxencoder.families.family import About, Family, Heads, Release, head, labels, plain_heads
 from jaxencoder.families.rotary import ROTARY
-from jaxencoder.families.settings import (
-    SIZES,
-    Settings,
-    choice,
-    head_size,
-    implied,
-    inherited,
-    read_choice,
-    same,
-    sizes,
-)
-from jaxencoder.families.tables import Weight, rows
+from jaxencoder.families.settings import SIZES, Settings, choice, implied, inherited, read_choice, same, sizes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -43,7 +32,7 @@ _ARCHITECTURE = EncoderConfig(
 _ENTRIES = (
     *SIZES,
     inherited("num_key_value_heads", "num_kv_heads", "num_heads"),
-    implied("head_dim", head_size, "hidden_size / num_attention_heads"),
+    implied("head_dim", "head_size"),
     same("max_position_embeddings", "max_length"),
     ROTARY,
     same("rms_norm_eps", "norm_epsilon"),
@@ -54,35 +43,23 @@ _ENTRIES = (
     same("attention_dropout"),
     same("initializer_range", "initializer_std"),
 )
-_ATTENTION = {
+_ENCODER = {
+    "model.embed_tokens": "encoder/embeddings/token_embedding",
+    "model.layers.{layer}.input_layernorm": "encoder/layer/attention_norm",
     "model.layers.{layer}.self_attn.q_proj": "encoder/layer/attention/query",
     "model.layers.{layer}.self_attn.k_proj": "encoder/layer/attention/key",
     "model.layers.{layer}.self_attn.v_proj": "encoder/layer/attention/value",
     "model.layers.{layer}.self_attn.o_proj": "encoder/layer/attention/output",
-}
-_MLP = {
+    "model.layers.{layer}.post_attention_layernorm": "encoder/layer/mlp_norm",
     "model.layers.{layer}.mlp.gate_proj": "encoder/layer/mlp/gate",
     "model.layers.{layer}.mlp.up_proj": "encoder/layer/mlp/up",
     "model.layers.{layer}.mlp.down_proj": "encoder/layer/mlp/down",
-}
-_EMBEDDINGS_AND_NORMS = {
-    "model.embed_tokens": "encoder/embeddings/token_embedding",
-    "model.layers.{layer}.input_layernorm": "encoder/layer/attention_norm",
-    "model.layers.{layer}.post_attention_layernorm": "encoder/layer/mlp_norm",
     "model.norm": "encoder/final_norm",
 }
 
 
-def _encoder(c: EncoderConfig) -> list[Weight]:
-    return [
-        *rows(_EMBEDDINGS_AND_NORMS, norm_bias=False),
-        *rows(_ATTENTION, c.attention_bias),
-        *rows(_MLP, c.mlp_bias),
-    ]
-
-
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    inputs, late = read_choice(settings, "classifier_pooling", _POOLINGS, "late")
+    inputs, late = read_choice(settings, "classifier_pooling", "late", _POOLINGS)
     config = HeadConfig(inputs, labels(settings), "gelu", late=late)
     return {
         "sequence_head": head("sequence_head", config, "dense", "classifier"),
@@ -97,8 +74,8 @@ EUROBERT = Family(
     prefix="model.",
     architecture=_ARCHITECTURE,
     entries=_ENTRIES,
-    encoder=_encoder,
-    mlm_head=lambda c: rows({"lm_head.bias": "mlm_head/bias"} if c.output_bias else {}),
+    encoder_table=_ENCODER,
+    mlm_head_table={"lm_head.bias": "mlm_head/bias"},
     heads=_heads,
     tied="lm_head.weight",
     about=About(

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jaxencoder.families.settings import Entry, Settings, same
-from jaxencoder.families.tables import Weight, linear, norm
+from jaxencoder.families.shapes import parameter_shapes
+from jaxencoder.families.tables import Names, Weight, rows
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -82,8 +83,8 @@ class Family:
         prefix: start of the names of the encoder's tensors, in a checkpoint with heads.
         architecture: the family's fixed choices, and the defaults of settings that config.json leaves out.
         entries: table of settings: config.json <-> the fields of EncoderConfig that vary within the family.
-        encoder: table of the encoder's weights, names with the prefix.
-        mlm_head: table of the masked-language-model head's weights.
+        encoder_table: table of the encoder's weights, names with the prefix; or a function that builds it.
+        mlm_head_table: table of the masked-language-model head's weights.
         heads: (architecture, config.json) -> the other heads.
         tied: name of the output table, in checkpoints that store it again or have a separate one.
         about: facts for choosing a model.
@@ -100,8 +101,8 @@ class Family:
     prefix: str
     architecture: EncoderConfig
     entries: tuple[Entry, ...]
-    encoder: Callable[[EncoderConfig], list[Weight]]
-    mlm_head: Callable[[EncoderConfig], list[Weight]]
+    encoder_table: Names | Callable[[EncoderConfig], Names]
+    mlm_head_table: Names
     heads: Callable[[EncoderConfig, Settings], Heads]
     tied: str
     about: About
@@ -136,6 +137,15 @@ class Family:
             settings |= entry.write(config)
         return settings
 
+    def encoder(self, config: EncoderConfig) -> list[Weight]:
+        """The rows of the encoder's weights."""
+        table = self.encoder_table(config) if callable(self.encoder_table) else self.encoder_table
+        return rows(table, parameter_shapes(config, False)["encoder"], "encoder")
+
+    def mlm_head(self, config: EncoderConfig) -> list[Weight]:
+        """The rows of the masked-language-model head's weights, without a separate output table."""
+        return rows(self.mlm_head_table, parameter_shapes(config, True)["mlm_head"], "mlm_head")
+
     def class_name(self, kind: str) -> str:
         """The class name in config.json of a model with the heads of a key of HEADS."""
         return self.classes.get(kind, self.name + kind)
@@ -163,14 +173,14 @@ def head(
     name: str, config: HeadConfig, dense: str = "", output: str = "", norm_name: str = "", norm_bias: bool = True
 ) -> HeadTable:
     """The table of a head: tensor names of its transform, its projection and its norm, as far as it has them."""
-    rows = []
-    if config.activation is not None:
-        rows += linear(dense, f"{name}/dense", bias=config.transform_bias)
-    if config.outputs:
-        rows += linear(output, f"{name}/output", bias=True)
-    if config.norm:
-        rows += norm(norm_name, f"{name}/norm", norm_bias)
-    return HeadTable(config, rows)
+
+    def module(theirs: str, ours: str, leaf: str, bias: bool = True) -> list[Weight]:
+        leaves = {"weight": leaf, "bias": "bias"} if bias else {"weight": leaf}
+        return [Weight(f"{theirs}.{end}", (f"{name}/{ours}/{leaf}",)) for end, leaf in leaves.items()]
+
+    weights = module(dense, "dense", "kernel", config.transform_bias) if config.activation is not None else []
+    weights += module(output, "output", "kernel") if config.outputs else []
+    return HeadTable(config, weights + (module(norm_name, "norm", "scale", norm_bias) if config.norm else []))
 
 
 def pooler(dense: str, activation: str = "tanh") -> HeadTable:

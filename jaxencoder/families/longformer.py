@@ -9,7 +9,7 @@ import dataclasses
 from jaxencoder.families.family import About, Heads, Release, pooler
 from jaxencoder.families.roberta import ROBERTA
 from jaxencoder.families.settings import Entry, Fields, Settings, shortest_pattern, sizes
-from jaxencoder.families.tables import Weight, rows, with_prefix
+from jaxencoder.families.tables import with_prefix
 from jaxencoder.model.config import EncoderConfig
 
 
@@ -31,15 +31,11 @@ def _write_windows(c: EncoderConfig) -> Settings:
     return {"attention_window": [2 * c.windows[i % len(c.windows)] for i in range(c.num_layers)]}
 
 
-_GLOBAL = {
+_ENCODER = with_prefix(ROBERTA.encoder_table, "roberta.", "longformer.") | {
     "longformer.encoder.layer.{layer}.attention.self.query_global": "encoder/layer/attention/global_query",
     "longformer.encoder.layer.{layer}.attention.self.key_global": "encoder/layer/attention/global_key",
     "longformer.encoder.layer.{layer}.attention.self.value_global": "encoder/layer/attention/global_value",
 }
-
-
-def _encoder(c: EncoderConfig) -> list[Weight]:
-    return [*with_prefix(ROBERTA.encoder(c), "roberta.", "longformer."), *rows(_GLOBAL)]
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
@@ -65,7 +61,7 @@ LONGFORMER = dataclasses.replace(
     # The head's activation is gelu regardless of hidden_act.
     architecture=EncoderConfig(windows=(256,), global_tokens=True, head_activation="gelu"),
     entries=(*ROBERTA.entries, Entry(_read_windows, _write_windows)),
-    encoder=_encoder,
+    encoder_table=_ENCODER,
     heads=_heads,
     about=About(
         title="Longformer",

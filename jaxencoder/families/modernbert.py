@@ -18,7 +18,7 @@ from jaxencoder.families.settings import (
     sizes,
     written,
 )
-from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
+from jaxencoder.families.tables import QKV, Module
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -105,32 +105,22 @@ _ENTRIES = (
 )
 
 
-def _encoder(c: EncoderConfig) -> list[Weight]:
-    theirs, ours = f"model.layers.{LAYER}", "encoder/layer"
-    heads = (f"{ours}/attention/{name}" for name in ("query", "key", "value"))
-    return [
-        *table("model.embeddings.tok_embeddings", "encoder/embeddings/token_embedding"),
-        *norm("model.embeddings.norm", "encoder/embeddings/norm", c.norm_bias),
-        *linear(f"{theirs}.attn.Wqkv", *heads, bias=c.attention_bias),
-        *linear(f"{theirs}.attn.Wo", f"{ours}/attention/output", bias=c.attention_bias),
-        *norm(f"{theirs}.attn_norm", f"{ours}/attention_norm", c.norm_bias, first_layer=1),
-        *linear(f"{theirs}.mlp.Wi", f"{ours}/mlp/gate", f"{ours}/mlp/up", bias=c.mlp_bias),
-        *linear(f"{theirs}.mlp.Wo", f"{ours}/mlp/down", bias=c.mlp_bias),
-        *norm(f"{theirs}.mlp_norm", f"{ours}/mlp_norm", c.norm_bias),
-        *norm("model.final_norm", "encoder/final_norm", c.norm_bias),
-    ]
-
-
-def _mlm_head(c: EncoderConfig) -> list[Weight]:
-    return [
-        *linear("head.dense", "mlm_head/dense", bias=c.head_bias),
-        *norm("head.norm", "mlm_head/norm", c.norm_bias),
-        *([Weight("decoder.bias", ("mlm_head/bias",))] if c.output_bias else ()),
-    ]
+_ENCODER = {
+    "model.embeddings.tok_embeddings": "encoder/embeddings/token_embedding",
+    "model.embeddings.norm": "encoder/embeddings/norm",
+    "model.layers.{layer}.attn.Wqkv": QKV,
+    "model.layers.{layer}.attn.Wo": "encoder/layer/attention/output",
+    "model.layers.{layer}.attn_norm": Module("encoder/layer/attention_norm", first_layer=1),
+    "model.layers.{layer}.mlp.Wi": ("encoder/layer/mlp/gate", "encoder/layer/mlp/up"),
+    "model.layers.{layer}.mlp.Wo": "encoder/layer/mlp/down",
+    "model.layers.{layer}.mlp_norm": "encoder/layer/mlp_norm",
+    "model.final_norm": "encoder/final_norm",
+}
+_MLM_HEAD = {"head.dense": "mlm_head/dense", "head.norm": "mlm_head/norm", "decoder.bias": "mlm_head/bias"}
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    pooling = read_choice(settings, "classifier_pooling", {"cls": "cls", "mean": "mean"}, "cls")
+    pooling = read_choice(settings, "classifier_pooling", "cls", {"cls": "cls", "mean": "mean"})
 
     def table(name: str, inputs: str, outputs: int) -> HeadTable:
         activation = c.activation if c.head_activation == "same" else c.head_activation
@@ -152,8 +142,8 @@ MODERNBERT = Family(
     prefix="model.",
     architecture=_ARCHITECTURE,
     entries=_ENTRIES,
-    encoder=_encoder,
-    mlm_head=_mlm_head,
+    encoder_table=_ENCODER,
+    mlm_head_table=_MLM_HEAD,
     heads=_heads,
     tied="decoder.weight",
     about=About(

@@ -5,15 +5,15 @@ Song et al. 2020, arXiv:2004.09297.
 
 from jaxencoder.families.bert import SETTINGS
 from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, pooler, two_layer_classifier
-from jaxencoder.families.roberta import ROBERTA, SHIFTED_POSITIONS, skip_padding
+from jaxencoder.families.roberta import PAD, ROBERTA, SHIFTED_POSITIONS
 from jaxencoder.families.settings import Settings, sizes, written
-from jaxencoder.families.tables import rows
+from jaxencoder.families.tables import Module
 from jaxencoder.model.config import EncoderConfig
 
 _BUCKETS = 32  # transformers computes this many regardless of config.json
 _ENCODER = {
     "mpnet.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
-    "mpnet.embeddings.position_embeddings": "encoder/embeddings/position_embedding",
+    "mpnet.embeddings.position_embeddings": Module("encoder/embeddings/position_embedding", skip=PAD + 1),
     "mpnet.embeddings.LayerNorm": "encoder/embeddings/norm",
     "mpnet.encoder.relative_attention_bias": "encoder/relative_bias/table",
     "mpnet.encoder.layer.{layer}.attention.attn.q": "encoder/layer/attention/query",
@@ -42,8 +42,8 @@ MPNET = Family(
     prefix="mpnet.",
     architecture=EncoderConfig(token_types=0, relative_bias_buckets=_BUCKETS),
     entries=(*SETTINGS, *SHIFTED_POSITIONS, written("relative_attention_num_buckets", _BUCKETS)),
-    encoder=lambda c: skip_padding(rows(_ENCODER)),
-    mlm_head=ROBERTA.mlm_head,
+    encoder_table=_ENCODER,
+    mlm_head_table=ROBERTA.mlm_head_table,
     heads=_heads,
     tied=ROBERTA.tied,
     about=About(

@@ -3,20 +3,12 @@
 Published with its code as https://huggingface.co/chandar-lab/NeoBERT.
 """
 
+import dataclasses
+
+from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.family import About, Family, Heads, Release, head, labels
-from jaxencoder.families.settings import (
-    SIZES,
-    Entry,
-    Fields,
-    Settings,
-    choice,
-    head_size,
-    implied,
-    same,
-    sizes,
-    written,
-)
-from jaxencoder.families.tables import LAYER, Weight, linear, norm, table
+from jaxencoder.families.settings import SIZES, Entry, Fields, Settings, choice, implied, same, sizes, written
+from jaxencoder.families.tables import QKV, Module
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -28,24 +20,6 @@ _CLASSES = {
     "AutoModelForSequenceClassification": f"{_CODE}NeoBERTForSequenceClassification",
 }
 _MULTIPLE = 8  # divides the width of the MLP
-_ARCHITECTURE = EncoderConfig(
-    max_length=1024,
-    positions="rotary",
-    token_types=0,
-    norm="rms",
-    norm_placement="pre",
-    norm_epsilon=1e-6,
-    norm_bias=False,
-    embedding_norm=False,
-    attention_bias=False,
-    mlp_bias=False,
-    activation="silu",
-    gated_mlp=True,
-    head_transform=False,
-    tied_output=False,
-    dropout=0.0,
-    attention_dropout=0.0,
-)
 
 
 def _read_mlp_size(settings: Settings, fields: Fields) -> Fields:
@@ -63,7 +37,7 @@ _ENTRIES = (
     written("auto_map", _CLASSES),
     *SIZES,
     Entry(_read_mlp_size, _write_mlp_size),
-    implied("dim_head", head_size, "hidden_size / num_attention_heads"),
+    implied("dim_head", "head_size"),
     written("dim_head", lambda c: c.head_size),
     same("max_length"),
     choice("hidden_act", "activation", {"SwiGLU": "silu", "swiglu": "silu"}),
@@ -75,24 +49,17 @@ _ENTRIES = (
 )
 
 
-def _encoder(c: EncoderConfig) -> list[Weight]:
-    theirs, ours = f"model.transformer_encoder.{LAYER}", "encoder/layer"
-    heads = (f"{ours}/attention/{name}" for name in ("query", "key", "value"))
-    return [
-        *table("model.encoder", "encoder/embeddings/token_embedding"),
-        # Values are reordered within a head like queries and keys, and so are the inputs of the output.
-        *linear(f"{theirs}.qkv", *heads, bias=False, by_head=True, interleaved=True),
-        *linear(f"{theirs}.wo", f"{ours}/attention/output", bias=False, interleaved=True),
-        *norm(f"{theirs}.attention_norm", f"{ours}/attention_norm", False),
-        *linear(f"{theirs}.ffn.w12", f"{ours}/mlp/gate", f"{ours}/mlp/up", bias=False),
-        *linear(f"{theirs}.ffn.w3", f"{ours}/mlp/down", bias=False),
-        *norm(f"{theirs}.ffn_norm", f"{ours}/mlp_norm", False),
-        *norm("model.layer_norm", "encoder/final_norm", False),
-    ]
-
-
-def _mlm_head(c: EncoderConfig) -> list[Weight]:
-    return [Weight("decoder.bias", ("mlm_head/bias",))]
+_ENCODER = {
+    "model.encoder": "encoder/embeddings/token_embedding",
+    # Values are reordered within a head like queries and keys, and so are the inputs of the output.
+    "model.transformer_encoder.{layer}.qkv": Module(QKV, by_head=True, interleaved=True),
+    "model.transformer_encoder.{layer}.wo": Module("encoder/layer/attention/output", interleaved=True),
+    "model.transformer_encoder.{layer}.attention_norm": "encoder/layer/attention_norm",
+    "model.transformer_encoder.{layer}.ffn.w12": ("encoder/layer/mlp/gate", "encoder/layer/mlp/up"),
+    "model.transformer_encoder.{layer}.ffn.w3": "encoder/layer/mlp/down",
+    "model.transformer_encoder.{layer}.ffn_norm": "encoder/layer/mlp_norm",
+    "model.layer_norm": "encoder/final_norm",
+}
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
@@ -104,10 +71,10 @@ NEOBERT = Family(
     model_type="neobert",
     name="NeoBERT",
     prefix="model.",
-    architecture=_ARCHITECTURE,
+    architecture=dataclasses.replace(EUROBERT.architecture, max_length=1024, norm_epsilon=1e-6, output_bias=True),
     entries=_ENTRIES,
-    encoder=_encoder,
-    mlm_head=_mlm_head,
+    encoder_table=_ENCODER,
+    mlm_head_table={"decoder.bias": "mlm_head/bias"},
     heads=_heads,
     tied="decoder.weight",
     about=About(

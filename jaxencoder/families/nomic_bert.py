@@ -4,7 +4,7 @@ from jaxencoder.families.bert import POSITIONS, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, pooler
 from jaxencoder.families.rotary import ROTARY, rotary_fields, rotary_settings
 from jaxencoder.families.settings import Entry, Fields, Settings, choice, head_size, read_value, sizes
-from jaxencoder.families.tables import Weight, linear, rows
+from jaxencoder.families.tables import QKV
 from jaxencoder.model.config import EncoderConfig
 
 # GPT-2's names, which published configurations still have, and one of the published code.
@@ -66,6 +66,7 @@ _ENCODER = {
     "nomic_bert.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
     "nomic_bert.embeddings.token_type_embeddings": "encoder/embeddings/token_type_embedding",
     "nomic_bert.emb_ln": "encoder/embeddings/norm",
+    "nomic_bert.encoder.layers.{layer}.attn.Wqkv": QKV,
     "nomic_bert.encoder.layers.{layer}.attn.out_proj": "encoder/layer/attention/output",
     "nomic_bert.encoder.layers.{layer}.norm1": "encoder/layer/attention_norm",
     "nomic_bert.encoder.layers.{layer}.mlp.fc11": "encoder/layer/mlp/up",
@@ -73,12 +74,6 @@ _ENCODER = {
     "nomic_bert.encoder.layers.{layer}.mlp.fc2": "encoder/layer/mlp/down",
     "nomic_bert.encoder.layers.{layer}.norm2": "encoder/layer/mlp_norm",
 }
-
-
-def _encoder(c: EncoderConfig) -> list[Weight]:
-    heads = (f"encoder/layer/attention/{name}" for name in ("query", "key", "value"))
-    qkv = linear("nomic_bert.encoder.layers.{layer}.attn.Wqkv", *heads, bias=False)
-    return [*rows(_ENCODER, bias=False), *qkv]
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
@@ -104,8 +99,8 @@ NOMIC_BERT = Family(
         attention_dropout=0.0,
     ),
     entries=_ENTRIES,
-    encoder=_encoder,
-    mlm_head=lambda c: rows(_MLM_HEAD),
+    encoder_table=_ENCODER,
+    mlm_head_table=_MLM_HEAD,
     heads=_heads,
     tied="cls.predictions.decoder.weight",
     about=About(

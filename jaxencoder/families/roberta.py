@@ -8,31 +8,25 @@ import dataclasses
 from jaxencoder.families.bert import BERT, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, pooler, two_layer_classifier
 from jaxencoder.families.settings import Entry, Settings, read_value, sizes, written
-from jaxencoder.families.tables import Weight, rows, with_prefix
+from jaxencoder.families.tables import Module, with_prefix
 from jaxencoder.model.config import EncoderConfig
 
-_PAD = 1  # in all published models; the first token has the position after it
+PAD = 1  # in all published models; the first token has the position after it
 SHIFTED_POSITIONS = (
     Entry(
-        lambda c, _: {"max_length": read_value(c, "max_position_embeddings", int, 512) - _PAD - 1},
-        lambda c: {"max_position_embeddings": c.max_length + _PAD + 1},
+        lambda c, _: {"max_length": read_value(c, "max_position_embeddings", int, 512) - PAD - 1},
+        lambda c: {"max_position_embeddings": c.max_length + PAD + 1},
     ),
-    written("pad_token_id", _PAD),
+    written("pad_token_id", PAD),
 )
+_ENCODER = with_prefix(BERT.encoder_table, "bert.", "roberta.") | {
+    "roberta.embeddings.position_embeddings": Module("encoder/embeddings/position_embedding", skip=PAD + 1)
+}
 _MLM_HEAD = {
     "lm_head.dense": "mlm_head/dense",
     "lm_head.layer_norm": "mlm_head/norm",
     "lm_head.bias": "mlm_head/bias",
 }
-
-
-def _encoder(c: EncoderConfig) -> list[Weight]:
-    return skip_padding(with_prefix(BERT.encoder(c), "bert.", "roberta."))
-
-
-def skip_padding(weights: list[Weight]) -> list[Weight]:
-    """The rows with a position table whose first positions the model never reads."""
-    return [w._replace(skip=_PAD + 1) if w.theirs.endswith(".position_embeddings.weight") else w for w in weights]
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
@@ -44,7 +38,7 @@ def _heads(c: EncoderConfig, settings: Settings) -> Heads:
 
 
 def _release(name: str, *shape: int, max_length: int = 512) -> Release:
-    settings = {"max_position_embeddings": max_length + _PAD + 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+    settings = {"max_position_embeddings": max_length + PAD + 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
     return Release(name, sizes(*shape, **settings))
 
 
@@ -54,8 +48,8 @@ ROBERTA = Family(
     prefix="roberta.",
     architecture=EncoderConfig(),
     entries=(*SETTINGS, *SHIFTED_POSITIONS, TOKEN_TYPES),
-    encoder=_encoder,
-    mlm_head=lambda c: rows(_MLM_HEAD),
+    encoder_table=_ENCODER,
+    mlm_head_table=_MLM_HEAD,
     heads=_heads,
     tied="lm_head.decoder.weight",
     about=About(
@@ -72,7 +66,7 @@ ROBERTA = Family(
         ),
     ),
     # The head's activation is gelu regardless of hidden_act.
-    fixed=BERT.fixed | {"pad_token_id": _PAD, "hidden_act": "gelu"},
+    fixed=BERT.fixed | {"pad_token_id": PAD, "hidden_act": "gelu"},
 )
 XLM_ROBERTA = dataclasses.replace(
     ROBERTA,

@@ -4,17 +4,16 @@ from jaxencoder.families.bert import BERT
 from jaxencoder.families.electra import NARROW_SETTINGS, narrow_encoder
 from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, two_layer_classifier
 from jaxencoder.families.settings import Settings, same, sizes
-from jaxencoder.families.tables import Weight
+from jaxencoder.families.tables import Module, Names
 from jaxencoder.model.config import EncoderConfig
 
 
-def _encoder(c: EncoderConfig) -> list[Weight]:
-    rotated = {"query/kernel", "query/bias", "key/kernel", "key/bias"}
-    if c.rotary_values:
-        rotated |= {"value/kernel", "value/bias", "output/kernel"}  # the output's inputs are ordered as the values
+def _encoder(c: EncoderConfig) -> Names:
+    # With rotary values, the inputs of the output are ordered as the values.
+    rotated = ("query", "key", "value", "output") if c.rotary_values else ("query", "key")
     rotated = {f"encoder/layer/attention/{name}" for name in rotated}
-    weights = [w._replace(interleaved=w.ours[0] in rotated) for w in narrow_encoder(c, "roformer.")]
-    return [w for w in weights if w.ours != ("encoder/embeddings/position_embedding",)]
+    names = narrow_encoder("roformer.")
+    return {name: Module(ours, interleaved=True) if ours in rotated else ours for name, ours in names.items()}
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
@@ -30,8 +29,8 @@ ROFORMER = Family(
     prefix="roformer.",
     architecture=EncoderConfig(positions="rotary", max_length=1536),
     entries=(*NARROW_SETTINGS, same("rotary_value", "rotary_values")),
-    encoder=_encoder,
-    mlm_head=BERT.mlm_head,
+    encoder_table=_encoder,
+    mlm_head_table=BERT.mlm_head_table,
     heads=_heads,
     tied=BERT.tied,
     about=About(

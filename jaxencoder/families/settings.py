@@ -71,7 +71,7 @@ def choice(setting: str, field: str, values: Mapping[Any, Any] = ACTIVATIONS) ->
     """A value with another name: `values` maps those of config.json to ours."""
 
     def read(settings: Settings, fields: Fields) -> Fields:
-        return {field: read_choice(settings, setting, values)} if setting in settings else {}
+        return {field: read_choice(settings, setting, values=values)} if setting in settings else {}
 
     return Entry(read, lambda c: {setting: published_value(field, getattr(c, field), values)})
 
@@ -88,21 +88,20 @@ def inherited(setting: str, field: str, source: str) -> Entry:
     return Entry(read, lambda c: {setting: getattr(c, field) or getattr(c, source)})
 
 
-def implied(setting: str, value_of: Callable[[Fields], int], rule: str) -> Entry:
-    """A setting that repeats what others imply: another value is refused, and none is written."""
+def implied(setting: str, field: str) -> Entry:
+    """A size that other settings imply, of `field` or "head_size": another value is refused, and none is written."""
 
     def read(settings: Settings, fields: Fields) -> Fields:
-        if settings.get(setting) not in (None, value_of(fields)):
-            raise ValueError(
-                f"config.json has {setting} {settings[setting]!r}; only {value_of(fields)} ({rule}) can be loaded"
-            )
+        value = head_size(fields) if field == "head_size" else fields[field]
+        if settings.get(setting) not in (None, value):
+            raise ValueError(f"config.json has {setting} {settings[setting]!r}; only the implied {value} can be loaded")
         return {}
 
     return Entry(read, lambda c: {})
 
 
 def head_size(fields: Fields) -> int:
-    """H, for `implied`."""
+    """H, before there is an EncoderConfig."""
     return fields["hidden_size"] // fields["num_heads"]
 
 
@@ -113,7 +112,7 @@ def written(setting: str, value: Callable[[EncoderConfig], Any] | Any) -> Entry:
 
 # The sizes, under the names that most families have for them.
 SIZES = (
-    size("vocab_size", "vocab_size"),
+    same("vocab_size", required=True),
     size("num_hidden_layers", "num_layers"),
     size("hidden_size", "hidden_size"),
     size("intermediate_size", "mlp_size"),
@@ -137,7 +136,7 @@ def read_value(settings: Settings, setting: str, kind: type, default: Any = None
     return value
 
 
-def read_choice(settings: Settings, setting: str, values: Mapping[Any, Any], default: Any = None) -> Any:
+def read_choice(settings: Settings, setting: str, default: Any = None, values: Mapping[Any, Any] = ACTIVATIONS) -> Any:
     """Our value for that of a setting; ValueError for one that `values` does not have."""
     value = settings.get(setting, default)
     if value not in list(values):  # not every JSON value can be looked up in a dict

@@ -1,7 +1,8 @@
 """Tables of weights, read in both directions: a checkpoint's tensors to our parameters and back.
 
-A row pairs the name of a tensor with the path of a parameter; shapes follow from the parameter alone. A torch matrix is
-[out, in]. A kernel has its inputs first and may have several axes on either side: [D, N, H] for a query.
+A family names modules. `rows` makes a row of each tensor, which pairs its name with the path of a parameter. Shapes
+follow from the parameter alone. A torch matrix is [out, in]. A kernel has its inputs first and may have several axes on
+either side: [D, N, H] for a query.
 """
 
 import math
@@ -15,6 +16,7 @@ import numpy as np
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.parameters import path_of
 
+QKV = ("encoder/layer/attention/query", "encoder/layer/attention/key", "encoder/layer/attention/value")
 Params = dict[str, Any]
 LAYER, ROW, BLOCK = "{layer}", "{row}", "{block}"
 
@@ -40,49 +42,46 @@ class Weight(NamedTuple):
     interleaved: bool = False
 
 
-def rows(names: Mapping[str, str], bias: bool = True, norm_bias: bool = True) -> list[Weight]:
-    """The rows of several modules.
+class Module(NamedTuple):
+    """A module of the checkpoint with unusual tensors: one or several of ours, and options as in Weight."""
+
+    ours: str | tuple[str, ...]
+    skip: int = 0
+    first_layer: int = 0
+    by_head: bool = False
+    interleaved: bool = False
+
+
+# Module in the checkpoint -> ours: an embedding table, norm, projection, several projections, or a lone bias.
+Names = Mapping[str, str | tuple[str, ...] | Module]
+
+
+def rows(names: Names, shapes: Params, prefix: str) -> list[Weight]:
+    """The rows of the modules whose parameters a model has.
 
     Args:
-        names: their name -> ours, whose end tells what it is: an embedding table, a norm, a lone bias or a projection.
-        bias, norm_bias: whether projections and norms have biases.
+        names: table of modules. An option such as a bias needs no row: it has one if the model has the parameter.
+        shapes: the model's parameters below `prefix`, such as "encoder".
     """
-    weights: list[Weight] = []
-    for theirs, ours in names.items():
-        if ours.endswith(("embedding", "/table")):
-            weights += table(theirs, ours)
-        elif ours.endswith("norm"):
-            weights += norm(theirs, ours, norm_bias)
-        elif ours.endswith("/bias"):
-            weights.append(Weight(theirs, (ours,)))
-        else:
-            weights += linear(theirs, ours, bias=bias)
+    paths = {f"{prefix}/{path_of(path)}" for path, _ in jax.tree.leaves_with_path(shapes)}
+    paths = {re.sub(r"/(layers|last)/block_\d+/", "/layer/", path) for path in paths}
+    weights = []
+    for theirs, module in names.items():
+        module = module if isinstance(module, Module) else Module(module)
+        for leaf, end in (("", ""), ("/kernel", ".weight"), ("/scale", ".weight"), ("/bias", ".bias")):
+            ours = tuple(path + leaf for path in ((module.ours,) if isinstance(module.ours, str) else module.ours))
+            if not paths.issuperset(ours):
+                continue
+            end = end if leaf or ours[0].endswith("/bias") else ".weight"  # of an embedding table
+            # Rotary pairs reorder the inputs of attention's output, and its bias belongs to the outputs.
+            interleaved = module.interleaved and not ours[0].endswith("output/bias")
+            weights.append(Weight(theirs + end, ours, module.skip, module.first_layer, module.by_head, interleaved))
     return weights
 
 
-def table(theirs: str, ours: str) -> list[Weight]:
-    """The row of an embedding table."""
-    return [Weight(f"{theirs}.weight", (ours,))]
-
-
-def linear(theirs: str, *ours: str, bias: bool, by_head: bool = False, interleaved: bool = False) -> list[Weight]:
-    """The rows of a projection, or of several in one torch matrix."""
-    leaves = (("weight", "kernel"), ("bias", "bias")) if bias else (("weight", "kernel"),)
-    return [
-        Weight(f"{theirs}.{leaf}", tuple(f"{path}/{name}" for path in ours), by_head=by_head, interleaved=interleaved)
-        for leaf, name in leaves
-    ]
-
-
-def norm(theirs: str, ours: str, bias: bool, first_layer: int = 0) -> list[Weight]:
-    """The rows of a norm."""
-    leaves = (("weight", "scale"), ("bias", "bias")) if bias else (("weight", "scale"),)
-    return [Weight(f"{theirs}.{leaf}", (f"{ours}/{name}",), 0, first_layer) for leaf, name in leaves]
-
-
-def with_prefix(weights: Sequence[Weight], old: str, new: str) -> list[Weight]:
-    """The rows of another family: tensor names that start with `old` start with `new` instead."""
-    return [w._replace(theirs=new + w.theirs.removeprefix(old)) if w.theirs.startswith(old) else w for w in weights]
+def with_prefix(names: Names, old: str, new: str) -> Names:
+    """The table of another family: module names that start with `old` start with `new` instead."""
+    return {new + name.removeprefix(old) if name.startswith(old) else name: ours for name, ours in names.items()}
 
 
 def from_tensors(

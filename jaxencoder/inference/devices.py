@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.sharding import splitting
+from jaxencoder.sharding import splitting_axes
 
 
 @contextlib.contextmanager
@@ -25,7 +25,7 @@ def in_use(mesh: Mesh, compute: ComputeConfig) -> Iterator[None]:
 
 def place(rows: Batch, mesh: Mesh) -> Batch:
     """A batch on the devices: its rows shared among them where they divide, otherwise whole on each."""
-    axes = splitting(mesh, len(rows["token_ids"]), ("data",))
+    axes = splitting_axes(mesh, len(rows["token_ids"]), ("data",))
     return jax.device_put(rows, NamedSharding(mesh, PartitionSpec(axes or None)))
 
 

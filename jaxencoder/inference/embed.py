@@ -26,11 +26,11 @@ from jaxencoder.inference.windows import GROUP, Long, Pooled, Reading, WindowPoo
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Pooling, pool
-from jaxencoder.model.sentence import SentenceConfig, finished, sentence_vectors
+from jaxencoder.model.sentence import SentenceConfig, finish_vectors, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.windows import text_windows
 
 T = TypeVar("T")
@@ -299,7 +299,7 @@ def _pooled_windows(
     return jnp.concatenate(parts, axis=-1)
 
 
-_finished = jax.jit(finished, static_argnums=0)
+_finished = jax.jit(finish_vectors, static_argnums=0)
 
 
 def _query(params: Params) -> Any:

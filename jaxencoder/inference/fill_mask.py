@@ -17,7 +17,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text import buckets
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 class Filled(NamedTuple):

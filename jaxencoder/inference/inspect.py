@@ -16,12 +16,13 @@ from jaxencoder.checkpoints.target import Kind, open_target
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.families.published import family_of
 from jaxencoder.kernels.choice import choose_backend
+from jaxencoder.kernels.inputs import AttentionOptions
 from jaxencoder.model.flops import forward_flops
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.sharding import abstract_mesh, shardings
 from jaxencoder.training.layerwise import trainable_mask
-from jaxencoder.training.optim import make_optimizer
+from jaxencoder.training.optimizers import make_optimizer
 
 
 @dataclass(frozen=True)
@@ -165,11 +166,12 @@ def layer_kinds(model: EncoderConfig, compute: ComputeConfig, length: int, train
     windows = Counter(model.windows[layer % len(model.windows)] for layer in range(model.num_layers))
     relative = bool(model.disentangled or model.relative_bias_buckets) or model.positions == "alibi"
     dropout = model.attention_dropout if train else 0.0
-    options = {"relative": relative, "dropout": dropout, "global_tokens": model.global_tokens}
-    return tuple(
-        LayerKind(window, layers, choose_backend(compute.attention, length, window, **options))
-        for window, layers in windows.items()
-    )
+
+    def backend(window: int) -> str:
+        options = AttentionOptions(window, dropout, compute.attention)
+        return choose_backend(options, length, relative=relative, global_tokens=model.global_tokens)
+
+    return tuple(LayerKind(window, layers, backend(window)) for window, layers in windows.items())
 
 
 def state_memory(config: RunConfig, shapes: Params, mesh: Mesh | AbstractMesh) -> dict[str, Bytes]:

@@ -17,7 +17,7 @@ from jaxencoder.inference.model import OpenedModel
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.objectives.mlm import MaskedLM
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 def load(

@@ -1,7 +1,7 @@
-"""Attention within a window, in time and memory linear in T: each block of queries against the band of keys around it.
+"""Attention within a window, linear in T: each block of queries against the band of keys around it.
 
-Beltagy et al. 2020 (Longformer, arXiv:2004.05150) compute windows by chunks that overlap; here a block takes one chunk
-before it and one after it.
+Beltagy et al. 2020 (Longformer, arXiv:2004.05150) use overlapping chunks; here each block takes one more chunk of keys
+on either side.
 """
 
 from typing import NamedTuple
@@ -9,109 +9,136 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.kernels.dense import masked_softmax, places
-from jaxencoder.kernels.dropout import hashed_dropout
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.dense import masked_softmax
+from jaxencoder.kernels.dropout import hashed_dropout, weight_indices
+from jaxencoder.kernels.inputs import AttentionInputs, AttentionOptions
 
 _BLOCK = 128  # queries that share one band of keys
 
 
-class Beside(NamedTuple):
-    """Keys that every block sees besides its band, and not in it.
+class GlobalKeys(NamedTuple):
+    """Keys that every block sees in addition to its band.
 
     Attributes:
         k, v: [B, G, N, H].
-        segments: [B, G], -1 for those that nobody sees.
-        slots: [B, G], where in the row they stand.
-        there: [B, S] bool, whether a key of the row is one of them.
+        segments: [B, G], -1 for unused slots.
+        indices: [B, G], positions in the row.
+        is_global: [B, S] bool, the keys of the row that are among them.
     """
 
     k: jax.Array
     v: jax.Array
     segments: jax.Array
-    slots: jax.Array
-    there: jax.Array
+    indices: jax.Array
+    is_global: jax.Array
 
 
-def banded(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    q_segments: jax.Array,
-    k_segments: jax.Array,
-    relative: Relative | None = None,
-    *,
-    window: int,
-    offset: int = 0,
-    dropout: float = 0.0,
-    seed: jax.Array | None = None,
-    beside: Beside | None = None,
-) -> jax.Array:
-    """As `dense` with a window, through scores [B, N, T, band_size(window)].
+class _Layout(NamedTuple):
+    """Rows of T queries split into blocks of m chunks of C tokens.
 
-    The row is cut into chunks no shorter than the window, so that a block of m chunks needs exactly the m + 2 chunks
-    from one before it to one after it.
+    C is no shorter than the window, so that a block needs exactly m + 2 chunks of keys: its own and one to either side.
+    """
+
+    T: int
+    chunk: int
+    chunks: int
+    offset: int
+
+    @property
+    def block(self) -> int:
+        return self.chunks * self.chunk
+
+    @property
+    def band(self) -> int:
+        return (self.chunks + 2) * self.chunk
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.T // self.block)
+
+    @property
+    def padding(self) -> int:
+        return self.blocks * self.block - self.T
+
+    def query_blocks(self, x: jax.Array) -> jax.Array:
+        """[B, T, ...] -> [B, X, block, ...]"""
+        x = jnp.pad(x, [(0, 0), (0, self.padding)] + [(0, 0)] * (x.ndim - 2))
+        return x.reshape(len(x), self.blocks, self.block, *x.shape[2:])
+
+    def key_bands(self, x: jax.Array, fill: int = 0) -> jax.Array:
+        """[B, S, ...] -> [B, X, band, ...], with `fill` outside the row."""
+        C, m, X = self.chunk, self.chunks, self.blocks
+        start, edge = max(self.offset - C, 0), C - min(self.offset, C)
+        x = x[:, start : start + self.T + 2 * min(self.offset, C)]
+        x = jnp.pad(x, [(0, 0), (edge, edge + self.padding)] + [(0, 0)] * (x.ndim - 2), constant_values=fill)
+        x = x.reshape(len(x), X * m + 2, C, *x.shape[2:])
+        return jnp.concatenate([x[:, i : i + (X - 1) * m + 1 : m] for i in range(m + 2)], axis=2)
+
+
+def banded(inputs: AttentionInputs, options: AttentionOptions, global_keys: GlobalKeys | None = None) -> jax.Array:
+    """Windowed attention as in `dense`, through scores [B, N, T, band_size(window)] float32.
 
     Args:
-        k, v, k_segments: of S = T + 2 offset keys.
-        offset: keys before the first query's own place, and behind the last one's: 0, or at least the window.
-        beside: global keys.
+        inputs: of S = T + 2 offset keys, where offset is 0 or at least the window.
+        options: window and dropout.
+        global_keys: keys that are visible from outside the window too.
 
     Returns:
         [B, T, N, H] in the dtype of v.
     """
+    q, k, v, relative, q_segments, k_segments, offset, seed = inputs
     B, T, N, H = q.shape
-    C = _chunk(window)
-    m = max(1, _BLOCK // C)
-    block, band = m * C, (m + 2) * C
-    X = -(-T // block)  # blocks of queries
-    pad = X * block - T
-
-    def bands(x: jax.Array, fill: int = 0) -> jax.Array:
-        """[B, S, ...] -> [B, X, band, ...]"""
-        x = x[:, max(offset - C, 0) : max(offset - C, 0) + T + 2 * min(offset, C)]
-        edge = C - min(offset, C)
-        x = jnp.pad(x, [(0, 0), (edge, edge + pad)] + [(0, 0)] * (x.ndim - 2), constant_values=fill)
-        x = x.reshape(B, X * m + 2, C, *x.shape[2:])
-        return jnp.concatenate([x[:, i : i + (X - 1) * m + 1 : m] for i in range(m + 2)], axis=2)
-
-    queries = jnp.pad(q, [(0, 0), (0, pad), (0, 0), (0, 0)]).reshape(B, X, block, N, H)
-    query_segments = jnp.pad(q_segments, [(0, 0), (0, pad)]).reshape(B, X, block)
-    distance = jnp.arange(band) - C - jnp.arange(block)[:, None]  # of a key from a query, in a band
-    same = query_segments[..., :, None] == bands(k_segments, -1)[..., None, :]  # outside the row (-1) is nobody's
-    mask = (same & (jnp.abs(distance) <= window))[:, :, None]  # [B, X, 1, block, band]
-    keys = bands(k)
+    layout = _layout(T, options.window, offset)
+    block, band, C = layout.block, layout.band, layout.chunk
+    queries, query_segments = layout.query_blocks(q), layout.query_blocks(q_segments)
+    distance = jnp.arange(band) - C - jnp.arange(block)[:, None]  # of a key from a query, [block, band]
+    # Keys outside the row get segment -1, which no query has.
+    same = query_segments[..., :, None] == layout.key_bands(k_segments, -1)[..., None, :]
+    mask = (same & (jnp.abs(distance) <= options.window))[:, :, None]  # [B, X, 1, block, band]
+    keys = layout.key_bands(k)
     scores = jnp.einsum("BXTNH,BXSNH->BXNTS", queries, keys, preferred_element_type=jnp.float32)
     if relative is not None:
         # Distance 0 is row T - 1 + offset of the table, and row block - 1 + C of a block's part of it.
         scores += relative.rows(T + offset - block - C, block + band - 1).scores(queries, keys)
-    if beside is not None:
-        more = jnp.einsum("BXTNH,BGNH->BXNTG", queries, beside.k, preferred_element_type=jnp.float32)
+    if global_keys is not None:
+        more = jnp.einsum("BXTNH,BGNH->BXNTG", queries, global_keys.k, preferred_element_type=jnp.float32)
         scores = jnp.concatenate([scores, more], axis=-1)
-        theirs = query_segments[..., None] == beside.segments[:, None, None, :]  # [B, X, block, G]
-        mask = jnp.concatenate([mask & ~bands(beside.there)[:, :, None, None, :], theirs[:, :, None]], axis=-1)
+        same = query_segments[..., None] == global_keys.segments[:, None, None, :]  # [B, X, block, G]
+        # A global key inside the band counts once, in its own column.
+        in_band = mask & ~layout.key_bands(global_keys.is_global)[:, :, None, None, :]
+        mask = jnp.concatenate([in_band, same[:, :, None]], axis=-1)
     weights = masked_softmax(scores, mask)
-    if dropout:
-        batch, head, query, _ = places(seed, (B, N, X * block, 0), 0)
-        batch, query = batch[..., None], query.reshape(X, 1, block, 1)
-        keys_at = query + distance.astype(jnp.uint32)  # [X, 1, block, band]
-        if beside is not None:
-            slots = jnp.broadcast_to(beside.slots[:, None, None, None], (B, X, 1, block, beside.slots.shape[1]))
-            keys_at = jnp.broadcast_to(keys_at, (B, *keys_at.shape))
-            keys_at = jnp.concatenate([keys_at, slots.astype(jnp.uint32)], axis=-1)
-        weights = hashed_dropout(weights, dropout, seed, batch, head, query, keys_at)
+    if options.dropout:
+        indices = _indices(layout, seed, (B, N), distance, global_keys)
+        weights = hashed_dropout(weights, options.dropout, seed, *indices)
     weights = weights.astype(v.dtype)
-    out = jnp.einsum("BXNTS,BXSNH->BXTNH", weights[..., :band], bands(v), preferred_element_type=jnp.float32)
-    if beside is not None:
-        out += jnp.einsum("BXNTG,BGNH->BXTNH", weights[..., band:], beside.v, preferred_element_type=jnp.float32)
-    return out.astype(v.dtype).reshape(B, X * block, N, H)[:, :T]
+    out = jnp.einsum("BXNTS,BXSNH->BXTNH", weights[..., :band], layout.key_bands(v), preferred_element_type=jnp.float32)
+    if global_keys is not None:
+        out += jnp.einsum("BXNTG,BGNH->BXTNH", weights[..., band:], global_keys.v, preferred_element_type=jnp.float32)
+    return out.astype(v.dtype).reshape(B, layout.blocks * block, N, H)[:, :T]
 
 
 def band_size(window: int) -> int:
-    """Keys that a block of queries is compared with."""
-    C = _chunk(window)
-    return (max(1, _BLOCK // C) + 2) * C
+    """Keys that each block of queries is compared with."""
+    return _layout(0, window, 0).band
 
 
-def _chunk(window: int) -> int:
-    return max(window, 32)
+def _layout(T: int, window: int, offset: int) -> _Layout:
+    chunk = max(window, 32)
+    return _Layout(T, chunk, max(1, _BLOCK // chunk), offset)
+
+
+def _indices(
+    layout: _Layout, seed: jax.Array, sizes: tuple[int, int], distance: jax.Array, global_keys: GlobalKeys | None
+) -> tuple[jax.Array, ...]:
+    """Batch, head, query and key indices that broadcast to the weights [B, X, N, block, band + G]."""
+    X, block = layout.blocks, layout.block
+    batch, head, query, _ = weight_indices(seed, (*sizes, X * block, 0))
+    query = query.reshape(X, 1, block, 1)
+    keys = query + distance.astype(jnp.uint32)  # [X, 1, block, band]
+    if global_keys is not None:
+        B, G = global_keys.indices.shape
+        indices = jnp.broadcast_to(global_keys.indices[:, None, None, None], (B, X, 1, block, G))
+        keys = jnp.broadcast_to(keys, (B, *keys.shape))
+        keys = jnp.concatenate([keys, indices.astype(jnp.uint32)], axis=-1)
+    return batch[:, None, None, None, None], head[:, None, None], query, keys

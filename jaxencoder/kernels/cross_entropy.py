@@ -1,7 +1,7 @@
-"""Cross-entropy over a vocabulary whose logits never exist all at once.
+"""Cross-entropy over a vocabulary, without all logits in memory at once.
 
-The gradient of softmax cross-entropy is known as soon as the logits are, so the forward pass takes it chunk by chunk
-and the backward pass only scales it: none are kept, none computed twice (as Hsu et al. 2024, arXiv:2410.10989).
+The forward pass computes the gradient of each chunk from its logits, and the backward pass only scales it: no logits
+are stored or computed twice (as in Hsu et al. 2024, arXiv:2410.10989).
 """
 
 from functools import partial
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 
 
 class Predictions(NamedTuple):
-    """What the softmax says of each slot, without gradients: [B, K] each.
+    """Predictions at each slot, without gradients: [B, K] each.
 
     Attributes:
         losses: cross-entropy in nats, float32.
-        correct: whether the target is the most probable, bool.
-        samples: a token drawn by its probability, int32; None where none is asked for.
+        correct: whether the target is the most probable token, bool.
+        samples: a token drawn from the softmax, int32; None without `uniforms`.
     """
 
     losses: jax.Array
@@ -42,14 +42,14 @@ def cross_entropy(
         table: [V, D] float32, cast to the dtype of `hidden` for the product.
         bias: [V] float32.
         targets: [B, K] int32 in [0, V).
-        weights: [B, K] float32; 0 leaves a slot out.
+        weights: [B, K] float32; 0 ignores a slot.
         chunk: slots of a row whose logits are held at once: [B, chunk, V] float32.
-        uniforms: [B, K] float32 in [0, 1), one random number for each slot; a token is drawn with it, by the inverse of
-            the distribution function. (The same distribution as the Gumbel trick's, which takes V numbers a slot.)
+        uniforms: [B, K] float32 in [0, 1), one random number per slot, which draws a token by the inverse distribution
+            function. (The Gumbel trick draws from the same distribution but needs V numbers per slot.)
 
     Returns:
         (sum of weight * cross-entropy in nats, float32; predictions). Gradients flow to hidden, table and bias through
-        the first.
+        the sum.
     """
     return _scan(hidden, table, bias, targets, weights, uniforms, chunk, gradient=False)[0]
 
@@ -69,13 +69,15 @@ cross_entropy.defvjp(_forward, _backward)
 
 def _scan(hidden, table, bias, targets, weights, uniforms, chunk, gradient):
     B, K = targets.shape
-    C = -(-K // chunk)  # chunks; the last one is filled up with slots of weight 0
+    C = -(-K // chunk)  # chunks; the last one is padded with slots of weight 0
 
     def split(x):
+        """[B, K, ...] -> [C, B, chunk, ...]"""
         x = jnp.pad(x, [(0, 0), (0, C * chunk - K)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(B, C, chunk, *x.shape[2:]), 1, 0)
 
-    def joined(x):
+    def join(x):
+        """[C, B, chunk, ...] -> [B, K, ...]"""
         return jnp.moveaxis(x, 0, 1).reshape(B, C * chunk, *x.shape[3:])[:, :K]
 
     cast = table.astype(hidden.dtype)
@@ -90,17 +92,17 @@ def _scan(hidden, table, bias, targets, weights, uniforms, chunk, gradient):
         total = exp.sum(-1)
         losses = jnp.log(total) + top - target
         loss += (w * losses).sum()
-        found = Predictions(losses, target >= top, None if u is None else _draw(exp, u))
+        predictions = Predictions(losses, target >= top, None if u is None else _draw(exp, u))
         if not gradient:
-            return (loss, None, None), (found, None)
+            return (loss, None, None), (predictions, None)
         onehot = t[..., None] == jnp.arange(logits.shape[-1])
         d_logits = exp * (w / total)[..., None] - jnp.where(onehot, w[..., None], 0)
-        # As a product with ones: XLA's CPU backend sums over the outer axes 10 times slower, 7% of a small step.
+        # Sum as a product with ones: XLA's CPU backend reduces outer axes 10 times slower, 7% of a small step.
         d_bias += jnp.einsum("BKV,BK->V", d_logits, jnp.ones_like(w), precision="highest")
         d_logits = d_logits.astype(h.dtype)
         d_h = jnp.einsum("BKV,VD->BKD", d_logits, cast, preferred_element_type=jnp.float32).astype(h.dtype)
         d_table += jnp.einsum("BKV,BKD->VD", d_logits, h, preferred_element_type=jnp.float32)
-        return (loss, d_table, d_bias), (found, d_h)
+        return (loss, d_table, d_bias), (predictions, d_h)
 
     zero = jnp.zeros((), jnp.float32)
     start = (zero, None, None)
@@ -112,22 +114,22 @@ def _scan(hidden, table, bias, targets, weights, uniforms, chunk, gradient):
         ys = jax.tree.map(lambda y: y[:, :K], ys)
     else:
         carry, ys = jax.lax.scan(body, start, xs)
-        ys = jax.tree.map(joined, ys)
+        ys = jax.tree.map(join, ys)
     loss, d_table, d_bias = carry
-    found, d_hidden = ys
-    return (loss, found), (d_hidden, d_table, d_bias) if gradient else None
+    predictions, d_hidden = ys
+    return (loss, predictions), (d_hidden, d_table, d_bias) if gradient else None
 
 
-def _draw(shares, uniforms):
-    """Where each distribution function passes its number: shares [B, K, V] that need not sum to 1 -> int32 [B, K].
+def _draw(probabilities, uniforms):
+    """Tokens int32 [B, K] at which the distribution functions pass `uniforms`; probabilities [B, K, V], any sum.
 
-    First among blocks of about the root of V tokens, then inside one, so that float32 sums stay short and exact.
+    Searches among blocks of about sqrt(V) tokens, then within one, so that float32 sums stay short and exact.
     """
-    B, K, V = shares.shape
+    B, K, V = probabilities.shape
     size = 1 << (max(V - 1, 1).bit_length() // 2)
-    blocks = jnp.pad(shares, [(0, 0), (0, 0), (0, -V % size)]).reshape(B, K, -1, size)
+    blocks = jnp.pad(probabilities, [(0, 0), (0, 0), (0, -V % size)]).reshape(B, K, -1, size)
     ends = blocks.sum(-1).cumsum(-1)
-    goal = (uniforms * (1 - 1e-6))[..., None] * ends[..., -1:]  # below the end in spite of rounding
+    goal = (uniforms * (1 - 1e-6))[..., None] * ends[..., -1:]  # below the end despite rounding
     block = jnp.minimum((ends <= goal).sum(-1, keepdims=True), ends.shape[-1] - 1)
     inside = jnp.take_along_axis(blocks, block[..., None], axis=2)[..., 0, :]
     goal -= jnp.take_along_axis(ends - blocks.sum(-1), block, axis=-1)

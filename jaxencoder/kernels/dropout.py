@@ -1,20 +1,21 @@
-"""Dropout (Srivastava et al. 2014, JMLR 15:1929-1958) by 16 random bits a value, or by a hash of a value's place."""
+"""Dropout (Srivastava et al. 2014, JMLR 15:1929-1958) by 16 random bits per value, or by a hash of a value's index."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 _LEVELS = 1 << 16
+_ODD = np.uint32(0x9E3779B9)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Set each value to 0 with probability `rate` and divide the others by 1 - rate.
 
-    A Bernoulli draw spends 64 bits of the generator on a value: two values a word make the step of a small encoder 5%
-    faster on a CPU. The probability is `rate` rounded to 1/65536, and the scale is that of the rounded one.
+    Two values share a 32-bit word; a Bernoulli draw takes 64 bits per value and makes the step of a small encoder 5%
+    slower on a CPU. The probability is `rate` rounded to 1/65536, and the scale matches the rounded one.
 
     Args:
-        x: [..., X]; equal keys and shapes drop the same places on any number of devices.
+        x: [..., X]; equal keys and shapes drop the same values on any number of devices.
         rate: in [0, 1); at 0 the key is not used.
         key: a PRNG key, or None when rate is 0.
 
@@ -35,42 +36,60 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 def hashed_keep(
     seed: jax.Array, batch: jax.Array, head: jax.Array, query: jax.Array, key: jax.Array, rate: float
 ) -> jax.Array:
-    """Which attention weights dropout keeps: a function of their place alone.
+    """Mask of the attention weights that dropout keeps, a function of their indices alone.
 
-    Every block of a backend that never holds all weights works out its own part, twice if it must, and backends that
-    cut them differently drop the same ones. Integer arithmetic on 32 bits only, so that it runs inside Pallas kernels.
+    A backend that never holds all weights computes each block's part when it needs it, and backends with different
+    blocks drop the same weights. Only 32-bit integer arithmetic, so that it runs inside Pallas kernels.
 
     Args:
-        seed: uint32, another one for every layer and step.
-        batch, head, query, key: integer arrays that broadcast against each other: places in the whole batch, of all
-            heads and in the whole row, wherever the arrays are cut over devices.
+        seed: uint32, different for every layer and step.
+        batch, head, query, key: integer arrays that broadcast against each other: indices in the global batch, over
+            all heads and in the full row, however arrays are sharded.
         rate: the probability of being dropped, in [0, 1), rounded to 2**-24.
 
     Returns:
-        bool in the broadcast shape. What is kept is to be divided by 1 - rate.
+        bool in the broadcast shape; divide the kept weights by 1 - rate.
     """
-    # Each coordinate is hashed before it is added, so that no row of weights is a shifted copy of another. Rows and
-    # columns have few hashes: only the last is worked out for every weight.
+    # Each index is hashed before it is added, so that no row of weights is a shifted copy of another. Rows and columns
+    # have few hashes: only the last hash is computed for every weight.
     row = _mix(_mix(_mix(_mix(_word(seed)) + _mix(_word(batch))) + _mix(_word(head) ^ _ODD)) + _mix(_word(query)))
     bits = _mix(row + _mix(_word(key) ^ _ODD))
-    # Compared as signed numbers: the vector units of TPUs compare no unsigned ones.
+    # Compared as signed integers: the vector units of TPUs cannot compare unsigned ones.
     return (bits >> np.uint32(8)).astype(jnp.int32) >= np.int32(round(rate * (1 << 24)))
 
 
-def hashed_dropout(weights: jax.Array, rate: float, seed: jax.Array, *places: jax.Array) -> jax.Array:
-    """`dropout` of attention weights, by `hashed_keep` with seed[0] at the places batch, head, query and key."""
-    return jnp.where(hashed_keep(seed[0], *places, rate), weights / (1 - rate), 0)
+def hashed_dropout(weights: jax.Array, rate: float, seed: jax.Array, *indices: jax.Array) -> jax.Array:
+    """`dropout` of attention weights by `hashed_keep`, with seed[0] and the indices batch, head, query and key."""
+    return jnp.where(hashed_keep(seed[0], *indices, rate), weights / (1 - rate), 0)
 
 
 def random_seed(key: jax.Array | None, *first: jax.typing.ArrayLike) -> jax.Array | None:
-    """What dropout by places needs to know, uint32 [4]: a number drawn with a PRNG key; and the row of the batch, the
-    head and the query that come first in what is computed here (0, 0, 0 if they are left out)."""
+    """Seed of hashed dropout, uint32 [4]: a random word, then this device's first batch row, head and query (default
+    0). None without a key."""
     if key is None:
         return None
     return jnp.stack([jax.random.bits(key, (), jnp.uint32), *map(_word, first or (0, 0, 0))])
 
 
-_ODD = np.uint32(0x9E3779B9)
+def weight_indices(
+    seed: jax.Array, sizes: tuple[int, ...], offset: jax.typing.ArrayLike = 0, first: jax.typing.ArrayLike = 0
+) -> tuple[jax.Array, ...]:
+    """Global indices of attention weights on this device.
+
+    Args:
+        seed: from `random_seed`.
+        sizes: (B, N, T, S).
+        offset: index of the key at the device's first query.
+        first: index on this device of query 0.
+
+    Returns:
+        (batch [B], head [N], query [T], key [S]), uint32.
+    """
+    batch, head, query, key = (jnp.arange(size) for size in sizes)
+    # The key at the first query's position, `offset`, has the global index seed[3].
+    batch, head = seed[1] + batch.astype(jnp.uint32), seed[2] + head.astype(jnp.uint32)
+    query, key = seed[3] + (first + query).astype(jnp.uint32), seed[3] + (key - offset).astype(jnp.uint32)
+    return batch, head, query, key
 
 
 def _word(x: jax.Array) -> jax.Array:
@@ -78,7 +97,7 @@ def _word(x: jax.Array) -> jax.Array:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """A bijection of 32 bits in which every bit of x moves about half of the result's (Wellons 2018, lowbias32)."""
+    """A bijection of 32 bits in which every input bit flips about half of the output bits (Wellons 2018, lowbias32)."""
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
     return x ^ (x >> np.uint32(16))

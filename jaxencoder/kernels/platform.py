@@ -1,4 +1,4 @@
-"""The kind of devices that a program is made for, which need not be those of this process."""
+"""The kind of devices that a program is compiled for, which may differ from this process's devices."""
 
 import math
 from functools import cache
@@ -10,16 +10,16 @@ from jax.sharding import AbstractDevice
 def platform() -> str:
     """cpu, gpu or tpu: of the mesh in use (`jax.set_mesh`), else of this process.
 
-    A mesh of `jax.experimental.topologies` gives the program of a machine that is not there.
+    A mesh from `jax.experimental.topologies` describes a machine that need not be attached.
     """
     device = _device()
     return jax.default_backend() if device is None else device.platform
 
 
 def before_ampere() -> bool:
-    """Whether these are NVIDIA GPUs of a compute capability below 8.0, such as T4 and V100.
+    """Whether the devices are NVIDIA GPUs of compute capability below 8.0, such as T4 and V100.
 
-    They have no products of bfloat16, and XLA compiles no Triton for them.
+    These have no bfloat16 products, and XLA compiles no Triton for them.
     """
     if platform() != "gpu":
         return False
@@ -33,11 +33,11 @@ def _device() -> AbstractDevice | None:
 
 @cache
 def _compute_capability(kind: str) -> float:
-    """Infinity for GPUs that are not NVIDIA's; of a machine that is not there, by the name they had until Ampere."""
+    """Infinity for GPUs of other makers; for GPUs that are not attached, guessed from the names used until Ampere."""
     for device in jax.local_devices():
         if device.device_kind == kind:
             try:
                 return float(device.compute_capability)
-            except (AttributeError, ValueError):  # gfx942
+            except (AttributeError, ValueError):  # AMD: gfx942
                 return math.inf
     return 7.5 if kind.startswith("Tesla ") else math.inf

@@ -1,18 +1,18 @@
-"""Diagonals of a tile lined up as columns, and back, inside TPU kernels: by rotating each row a place further.
+"""Diagonals of a tile aligned as columns, and the inverse, inside TPU kernels: each row is rotated one step further.
 
-A vector unit of a TPU rotates row a of a register by a times a stride in one instruction (`pltpu.roll`), to the right
-only; nothing is gathered.
+The vector unit of a TPU rotates row a of a register by a times a stride in one instruction (`pltpu.roll`), to the right
+only; no gather is needed.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-LANES = 128  # columns of a register, and rows that are rotated together
+from jaxencoder.kernels.tiles import LANES
 
 
 def band(start, block):
-    """The columns of a tile's tables that 128 rows from `start` on meet, the first of them column 128 - a in row a."""
+    """Columns of a tile's tables that 128 rows from `start` on use; row a's first distance is column 128 - a."""
     return slice(block - LANES - start, 2 * block - start)
 
 
@@ -23,9 +23,9 @@ def skew(x):
 
 
 def unskew(x):
-    """The transpose of `skew`, its rows reversed: [C, b] -> [C, C + b], item (i, j) to (C - 1 - i, C + j - i).
+    """The transpose of `skew`, rows reversed: [C, b] -> [C, C + b], item (i, j) to (C - 1 - i, C + j - i).
 
-    Reversed, as rotations by a stride turn to the right only.
+    Reversed, because rotations with a stride go to the right only.
     """
     C = len(x)
     x = jnp.concatenate([reverse(x), jnp.zeros((C, C), x.dtype)], axis=1)
@@ -33,7 +33,7 @@ def unskew(x):
 
 
 def reverse(x):
-    """Rows in reverse order: registers of 8 rows of 32 bits, and the rows in each."""
+    """Rows in reverse order: first the registers of 8 rows of 32 bits, then the rows within each."""
     order = 7 - jax.lax.broadcasted_iota(jnp.int32, (8, x.shape[1]), 0)
     registers = [x.astype(jnp.float32)[first : first + 8] for first in range(len(x) - 8, -1, -8)]
     return jnp.concatenate([jnp.take_along_axis(register, order, axis=0) for register in registers]).astype(x.dtype)

@@ -1,25 +1,24 @@
-"""The attention block: projections to heads, positions, one call into the kernels, and the projection back."""
+"""The attention block: projections to heads, positions, one call into the kernels, and the output projection."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxencoder.kernels.attention import attention
-from jaxencoder.kernels.dropout import dropout as apply_dropout
-from jaxencoder.kernels.global_tokens import global_attention
+from jaxencoder.kernels.dropout import dropout
+from jaxencoder.kernels.global_tokens import QKV, global_attention
+from jaxencoder.kernels.inputs import AttentionOptions
 from jaxencoder.kernels.platform import platform
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import Linear
 from jaxencoder.model.positions import distance_rows, rotate
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention within documents: [B, T, D] -> [B, T, D].
+    """Multi-head self-attention within documents (Vaswani et al. 2017, arXiv:1706.03762).
 
-    Vaswani et al. 2017, arXiv:1706.03762. `window` is 0 for a global layer; `rotary` the table of this layer's angles;
-    `bias` [2 T - 1, N] what each distance adds to the scores; `distances` [R, D] the vectors of distances that
-    `config.disentangled` compares with the tokens; `global_slots` [B, G] where the global tokens of a row stand.
+    `window` is 0 for a global layer.
     """
 
     config: EncoderConfig
@@ -37,48 +36,66 @@ class Attention(nn.Module):
         distances: jax.Array | None = None,
         global_slots: jax.Array | None = None,
     ) -> jax.Array:
+        """Attention output.
+
+        Args:
+            x: [B, T, D].
+            segment_ids: [B, T], the document of each token.
+            rotary: this layer's table of angles.
+            bias: [2 T - 1, N], terms of the scores by distance.
+            distances: [R, D], relative-position embeddings for `config.disentangled`.
+            global_slots: [B, G], positions in the row of its global tokens.
+
+        Returns:
+            [B, T, D].
+        """
         c = self.config
-        D, N, K, H = c.hidden_size, c.num_heads, c.kv_heads, c.head_size
-        bias_of = {"query": c.attention_bias, "key": c.attention_bias and c.key_bias, "value": c.attention_bias}
-
-        def projection(name: str, kind: str, heads: int) -> Linear:
-            return Linear("BTD,DNH->BTNH", (D, heads, H), bias_of[kind], c.initializer_std, name=name)
-
-        def spread(y: jax.Array) -> jax.Array:
-            """Keys or values of K heads, each for several of the queries; those of N are so already."""
-            return y if y.shape[2] == N else jnp.repeat(y, N // K, axis=2)
-
-        query, key, value = (projection(kind, kind, heads) for kind, heads in (("query", N), ("key", K), ("value", K)))
+        N, H, D = c.num_heads, c.head_size, c.hidden_size
+        query, key, value = self._projections("", c.kv_heads)
         q, k, v = query(x), key(x), value(x)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
             v = rotate(v, rotary) if c.rotary_values else v
-        relative = None if bias is None else Relative(bias=bias)
+        relative = None if bias is None else RelativeTerms(bias=bias)
         if distances is not None:
-            if c.relative_projection == "own":
-                query, key = (projection(f"distance_{kind}", kind, N) for kind in ("query", "key"))
-            y = distances.astype(x.dtype)[None]
-            y = apply_dropout(y, c.dropout, self.make_rng("dropout")) if self.train and c.dropout else y
+            if c.relative_projection == "separate":
+                query, key, _ = self._projections("distance_", N)
+            y = distances.astype(x.dtype)[None]  # [1, R, D]
+            y = dropout(y, c.dropout, self.make_rng("dropout")) if self.train and c.dropout else y
             rows = distance_rows(x.shape[1], c.position_buckets, c.max_distance)
-            relative = Relative(
-                keys=spread(key(y))[0, rows] if "c2p" in c.disentangled else None,
+            relative = RelativeTerms(
+                keys=self._repeat_heads(key(y))[0, rows] if "c2p" in c.disentangled else None,
                 queries=query(y)[0, rows] if "p2c" in c.disentangled else None,
                 bias=bias,
             )
-        k, v = spread(k), spread(v)
-        dropout = c.attention_dropout if self.train else 0.0
-        options = {
-            "window": self.window,
-            "dropout": dropout,
-            "key": self.make_rng("dropout") if dropout else None,
-            "backend": self.compute.attention,
-        }
+        k, v = self._repeat_heads(k), self._repeat_heads(v)
+        rate = c.attention_dropout if self.train else 0.0
+        # Without gradients, dividing after the product halves the time on a CPU.
+        defer = not self.train and platform() == "cpu"
+        options = AttentionOptions(self.window, rate, self.compute.attention, defer and global_slots is None)
+        rng = self.make_rng("dropout") if rate else None
         if global_slots is None:
-            late = not self.train and platform() == "cpu"
-            out = attention(q, k, v, segment_ids, relative=relative, late=late, **options)
+            out = attention(q, k, v, segment_ids, relative=relative, options=options, key=rng)
         else:
-            query, key, value = (projection(f"global_{kind}", kind, N) for kind in ("query", "key", "value"))
-            chosen = jnp.take_along_axis(x, jnp.maximum(global_slots, 0)[..., None], axis=1)  # [B, G, D]
-            others = (query(chosen), key(x), value(x), segment_ids, global_slots)
-            out = global_attention(q, k, v, *others, **options)
+            query, key, value = self._projections("global_", N)
+            global_x = jnp.take_along_axis(x, jnp.maximum(global_slots, 0)[..., None], axis=1)  # [B, G, D]
+            full = QKV(query(global_x), key(x), value(x))
+            out = global_attention(QKV(q, k, v), full, segment_ids, global_slots, options=options, key=rng)
         return Linear("BTNH,NHD->BTD", (N, H, D), c.attention_bias, c.initializer_std, name="output")(out)
+
+    def _projections(self, prefix: str, kv_heads: int) -> tuple[Linear, Linear, Linear]:
+        """Query, key and value projections [B, T, D] -> [B, T, heads, H]; unused ones have no parameters."""
+        c = self.config
+        key_bias = c.attention_bias and c.key_bias
+        parts = (
+            ("query", c.num_heads, c.attention_bias), ("key", kv_heads, key_bias), ("value", kv_heads, c.attention_bias)
+        )  # fmt: skip
+        return tuple(
+            Linear("BTD,DNH->BTNH", (c.hidden_size, heads, c.head_size), bias, c.initializer_std, name=prefix + name)
+            for name, heads, bias in parts
+        )
+
+    def _repeat_heads(self, y: jax.Array) -> jax.Array:
+        """[B, S, K, H] or [B, S, N, H] -> [B, S, N, H], keys or values of K heads repeated for their query heads."""
+        N = self.config.num_heads
+        return y if y.shape[2] == N else jnp.repeat(y, N // y.shape[2], axis=2)

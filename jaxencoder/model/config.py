@@ -1,4 +1,4 @@
-"""Every architectural choice of every encoder family, as one frozen dataclass.
+"""Every architectural choice of every encoder family, in one frozen dataclass.
 
 BERT (Devlin et al. 2019, arXiv:1810.04805) and ModernBERT (Warner et al. 2024, arXiv:2412.13663) are two values of it.
 """
@@ -15,7 +15,7 @@ class EncoderConfig:
     """The architecture of an encoder; the defaults are BERT-base.
 
     Raises:
-        ValueError: a size is not positive, or two choices contradict each other.
+        ValueError: a value out of range, or two choices that contradict each other.
     """
 
     vocab_size: int = 0
@@ -25,36 +25,39 @@ class EncoderConfig:
     mlp_size: int = 3072
     num_heads: int = 12
     num_kv_heads: int = 0
-    """Heads of keys and values, each for several of the queries (Ainslie et al. 2023, arXiv:2305.13245); 0: as many."""
+    """Heads of keys and values, each shared by several query heads (Ainslie et al. 2023, arXiv:2305.13245); 0 takes
+    num_heads."""
     embedding_size: int = 0
-    """Width of embeddings that a projection widens to hidden_size (ALBERT, ELECTRA); 0 for neither."""
+    """Width of the embeddings, which a projection widens to hidden_size (ALBERT, ELECTRA); 0 takes hidden_size and no
+    projection."""
     num_layer_groups: int = 0
-    """Sets of parameters that the repetitions of the layer pattern share, one after the other: 1 is ALBERT
-    (Lan et al. 2020, arXiv:1909.11942); 0 gives each layer its own."""
+    """Sets of parameters that consecutive repetitions of the layer pattern share: 1 is ALBERT (Lan et al. 2020,
+    arXiv:1909.11942); 0 gives each layer its own."""
     positions: Literal["learned", "rotary", "alibi", "none"] = "learned"
-    """How a token knows its place; `alibi` lowers the scores of far tokens (Press et al. 2022, arXiv:2108.12409), to
-    either side; `none` leaves that to `disentangled` or to nothing."""
+    """Position encoding. `alibi` lowers the scores of distant tokens (Press et al. 2022, arXiv:2108.12409), on either
+    side; `none` is for `disentangled`, relative_bias_buckets, or no positions at all."""
     disentangled: tuple[Literal["c2p", "p2c"], ...] = ()
-    """Scores of content with distance that are added to those of content with content (DeBERTa, He et al. 2021,
-    arXiv:2006.03654): the query's content with the distance of the key (c2p), or the reverse (p2c)."""
+    """Terms of content and distance in the attention scores (DeBERTa, He et al. 2021, arXiv:2006.03654): the query's
+    content with the key's distance (c2p), or the reverse (p2c)."""
     position_buckets: int = 0
-    """For `disentangled`: rows of the table of distances to either side; further distances share the last one."""
+    """For `disentangled`: relative-position embeddings on either side; longer distances share the last one."""
     max_distance: int = 0
-    """Distances beyond half of position_buckets share rows in ranges that grow as their logarithm up to this distance
-    (DeBERTa-v2); 0: every distance has a row."""
+    """Distances beyond half of position_buckets share embeddings in logarithmic ranges up to this distance
+    (DeBERTa-v2); 0 gives every distance its own."""
     relative_embedding_norm: bool = False
-    """Normalise the table of distances (DeBERTa-v2)."""
-    relative_projection: Literal["own", "shared"] = "own"
-    """Distances are projected to keys and queries by kernels of their own, or by those of the contents (DeBERTa-v2)."""
+    """Normalize the relative-position embeddings (DeBERTa-v2)."""
+    relative_projection: Literal["separate", "shared"] = "separate"
+    """Kernels that project relative-position embeddings to keys and queries: separate ones, or those of the contents
+    (DeBERTa-v2)."""
     conv_kernel_size: int = 0
-    """Tokens that a convolution beside the first layer sees (DeBERTa-v2's larger sizes); odd, 0 for none."""
+    """Tokens that a convolution parallel to the first layer sees (the larger DeBERTa-v2 models); odd, 0 for none."""
     conv_groups: int = 1
-    """Parts that the convolution cuts D into, each convolved alone."""
+    """Groups of channels that are convolved separately."""
     conv_activation: Activation = "tanh"
     relative_bias_buckets: int = 0
-    """Rows of a table of attention biases by distance, which all layers share (MPNet, T5); 0 for none."""
+    """Rows of a table of attention biases by distance that all layers share (MPNet, T5); 0 for none."""
     rotary_values: bool = False
-    """Turn values too, besides queries and keys (an option of RoFormer)."""
+    """Rotate values in addition to queries and keys (an option of RoFormer)."""
     max_length: int = 512
     """Rows of the learned position table, or the length that rotary positions are meant for (tokens)."""
     rope_theta: float = 10_000.0
@@ -62,27 +65,28 @@ class EncoderConfig:
     rope_theta_local: float = 10_000.0
     """Base of the rotary wavelengths in layers with a window."""
     rope_scaling: Literal["none", "linear", "dynamic", "yarn"] = "none"
-    """How rotary positions reach beyond the length of pretraining: all wavelengths rope_factor times longer (linear:
+    """Extension of rotary positions beyond the pretraining length: all wavelengths rope_factor times longer (linear:
     Chen et al. 2023, arXiv:2306.15595); a base that grows with each text longer than rope_original_length (dynamic
-    NTK); the long wavelengths alone (YaRN: Peng et al. 2023, arXiv:2309.00071). NTK-aware scaling by a fixed factor is
-    a larger rope_theta."""
+    NTK); longer long wavelengths only (YaRN: Peng et al. 2023, arXiv:2309.00071). For NTK-aware scaling by a fixed
+    factor, raise rope_theta."""
     rope_factor: float = 1.0
-    """How many times further the positions reach than in pretraining; at least 1. Of `dynamic` how fast the base grows:
-    with 1 it keeps up with the text, with more it is ahead of it."""
+    """Length after extension as a multiple of the pretraining length; at least 1. For `dynamic`, the growth of the
+    base: 1 follows the length of the text, larger values exceed it."""
     rope_original_length: int = 0
     """Tokens of a row in pretraining, which dynamic and YaRN count from."""
     rope_betas: tuple[float, float] = (32.0, 1.0)
-    """YaRN: a wavelength that turns more often than the first in rope_original_length tokens stays, one that turns less
-    often than the second becomes rope_factor times longer, those between do in part."""
+    """YaRN: wavelengths with more turns than the first in rope_original_length tokens stay, those with fewer turns than
+    the second become rope_factor times longer, and those in between are interpolated."""
     rope_attention_factor: float = 0.0
-    """YaRN: scales queries and keys, against attention that spreads over more tokens; 0: 0.1 ln(rope_factor) + 1."""
+    """YaRN: scale of queries and keys, which counters attention that spreads over more tokens; 0 takes
+    0.1 ln(rope_factor) + 1."""
     rope_scaling_local: bool = False
-    """Scale the layers with a window too. They never meet a distance beyond it, so that nothing in them is new in a
-    longer text; some published checkpoints do it all the same."""
+    """Scale the layers with a window too. They never see a distance beyond it, so longer texts bring nothing new to
+    them; some published checkpoints scale them nevertheless."""
     windows: tuple[int, ...] = (0,)
     """Attention windows, repeated over the layers: 0 sees the whole document, w sees w tokens to either side."""
     global_tokens: bool = False
-    """Tokens that a batch names see all of their document and are seen by all of it, by projections of their own
+    """Tokens that a batch lists see their whole document and are seen by all of it, through separate projections
     (Longformer: Beltagy et al. 2020, arXiv:2004.05150)."""
     token_types: int = 2
     """Rows of the token-type (segment A/B) table; 0 for none."""
@@ -90,55 +94,64 @@ class EncoderConfig:
     norm_placement: Literal["post", "pre"] = "post"
     norm_epsilon: float = 1e-12
     embedding_norm: bool = True
-    """Normalise the sum of the embeddings."""
+    """Normalize the sum of the embeddings."""
     first_attention_norm: bool = True
-    """Normalise the first layer's attention input too (ModernBERT does not: its embeddings are normalised already)."""
+    """Normalize the attention input of the first layer too. False for ModernBERT, whose embeddings are already
+    normalized."""
     attention_bias: bool = True
     key_bias: bool = True
-    """Keys have a bias where attention_bias asks for biases (DeBERTa's have none)."""
+    """Bias of the keys, if attention_bias is set (DeBERTa has none)."""
     mlp_bias: bool = True
     norm_bias: bool = True
     activation: Activation = "gelu"
     gated_mlp: bool = False
     """activation(gate(x)) * up(x) instead of activation(up(x)): GeGLU with gelu (Shazeer 2020, arXiv:2002.05202)."""
     head_transform: bool = True
-    """The masked-language-model head has a projection, an activation and a norm before the output table."""
+    """Projection, activation and norm before the output table of the masked-language-model head."""
     head_activation: Literal["same", Activation] = "same"
-    """Of that transform; `same` is the encoder's."""
+    """Activation of that transform; `same` takes `activation`."""
     head_bias: bool = True
-    """A bias in that projection."""
+    """Bias of that projection."""
     output_bias: bool = True
-    """A bias for each token of the vocabulary."""
+    """Bias for each token of the vocabulary."""
     tied_output: bool = True
-    """The output table is the token table (Press and Wolf 2017, arXiv:1608.05859)."""
+    """Use the token table as the output table (Press and Wolf 2017, arXiv:1608.05859)."""
     bottleneck: int = 0
     """Width of adapters: a projection down, an activation and a projection up (Houlsby et al. 2019, arXiv:1902.00751);
-    0 for none. With them and init_from, the encoder itself stays, unless optimizer.trainable says otherwise."""
+    0 for none. With adapters and init_from, the encoder itself stays frozen unless optimizer.trainable says
+    otherwise."""
     bottleneck_sublayers: tuple[Literal["attention", "mlp"], ...] = ("attention", "mlp")
-    """What has an adapter behind it in each layer: both (Houlsby), or the MLP alone (Pfeiffer et al. 2021,
-    arXiv:2005.00247)."""
+    """Sublayers followed by an adapter: both (Houlsby), or the MLP only (Pfeiffer et al. 2021, arXiv:2005.00247)."""
     dropout: float = 0.1
     attention_dropout: float = 0.1
     initializer_std: float = 0.02
-    """The weights start from a normal distribution of this standard deviation, cut at two of them."""
+    """Standard deviation of the initial weights, a normal distribution truncated at two standard deviations."""
 
     def __post_init__(self) -> None:
+        self._check_sizes()
+        self._check_layers()
+        self._check_relative_positions()
+        self._check_adapters()
+        if self.positions == "rotary" and self.head_size % 2:
+            raise ValueError(f"Rotary positions need an even head size, got {self.head_size}; change model.num_heads.")
+        if self.rope_scaling != "none":
+            self._check_scaling()
+
+    def _check_sizes(self) -> None:
         for name in ("num_layers", "hidden_size", "mlp_size", "num_heads", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}.")
         for name in (
-            *(
-                "vocab_size",
-                "token_types",
-                "num_kv_heads",
-                "embedding_size",
-                "num_layer_groups",
-                "relative_bias_buckets",
-            ),
-            *("position_buckets", "max_distance", "conv_kernel_size", "bottleneck"),
+            *("vocab_size", "token_types", "num_kv_heads", "embedding_size", "num_layer_groups"),
+            *("relative_bias_buckets", "position_buckets", "max_distance", "conv_kernel_size", "bottleneck"),
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"model.{name} must not be negative, got {getattr(self, name)}.")
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be in [0, 1), got {getattr(self, name)}.")
+
+    def _check_layers(self) -> None:
         if not self.windows or min(self.windows) < 0:
             raise ValueError(
                 f"model.windows must hold at least one number >= 0 (0 = the whole document), got {self.windows}."
@@ -155,19 +168,22 @@ class EncoderConfig:
             )
         if self.num_layer_groups and (self.remainder or self.repeats % self.num_layer_groups):
             raise ValueError(
-                f"model.num_layer_groups {self.num_layer_groups} does not divide the {self.num_layers / len(self.windows):g} "
-                "repetitions of the layer pattern; change it or model.num_layers."
-            )
-        if self.relative_bias_buckets % 4:
-            raise ValueError(f"model.relative_bias_buckets {self.relative_bias_buckets} must be a multiple of 4.")
-        if self.relative_bias_buckets and self.positions == "alibi":
-            raise ValueError(
-                "model.relative_bias_buckets and model.positions alibi are two biases of distance; choose one."
+                f"model.num_layer_groups {self.num_layer_groups} does not divide the "
+                f"{self.num_layers / len(self.windows):g} repetitions of the layer pattern; change it or "
+                "model.num_layers."
             )
         if self.global_tokens and (not all(self.windows) or self.positions != "learned" or self.num_kv_heads):
             raise ValueError(
                 "model.global_tokens needs a window in every layer of model.windows, learned positions and "
                 f"model.num_kv_heads 0, got {self.windows}, {self.positions} and {self.num_kv_heads}."
+            )
+
+    def _check_relative_positions(self) -> None:
+        if self.relative_bias_buckets % 4:
+            raise ValueError(f"model.relative_bias_buckets {self.relative_bias_buckets} must be a multiple of 4.")
+        if self.relative_bias_buckets and self.positions == "alibi":
+            raise ValueError(
+                "model.relative_bias_buckets and model.positions alibi are both biases by distance; choose one."
             )
         if bool(self.disentangled) != bool(self.position_buckets):
             raise ValueError(
@@ -183,31 +199,23 @@ class EncoderConfig:
             raise ValueError(f"model.conv_kernel_size must be odd, or 0 for none, got {self.conv_kernel_size}.")
         if self.conv_groups < 1 or self.hidden_size % self.conv_groups:
             raise ValueError(
-                f"model.conv_groups {self.conv_groups} does not divide model.hidden_size "
-                f"{self.hidden_size}; change one of them."
+                f"model.conv_groups {self.conv_groups} does not divide model.hidden_size {self.hidden_size}; "
+                "change one of them."
             )
-        places = self.bottleneck_sublayers
-        if (
-            not set(places) <= {"attention", "mlp"}
-            or len(set(places)) < len(places)
-            or (self.bottleneck and not places)
-        ):
+
+    def _check_adapters(self) -> None:
+        names = self.bottleneck_sublayers
+        unique = set(names)
+        if not unique <= {"attention", "mlp"} or len(unique) < len(names) or (self.bottleneck and not names):
             raise ValueError(
-                f"model.bottleneck_sublayers is {places}; name attention, mlp or both once, or set model.bottleneck to 0."
+                f"model.bottleneck_sublayers is {names}; name attention, mlp or both once, or set model.bottleneck to "
+                "0."
             )
-        if self.positions == "rotary" and self.head_size % 2:
-            raise ValueError(f"Rotary positions need an even head size, got {self.head_size}; change model.num_heads.")
-        self._check_scaling()
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be in [0, 1), got {getattr(self, name)}.")
 
     def _check_scaling(self) -> None:
-        if self.rope_scaling == "none":
-            return
         if self.positions != "rotary" or (self.rope_scaling == "dynamic" and self.head_size < 4):
             raise ValueError(
-                f"model.rope_scaling {self.rope_scaling!r} needs rotary positions and heads of at least 4 numbers, got "
+                f"model.rope_scaling {self.rope_scaling!r} needs rotary positions and heads of size 4 or more, got "
                 f"{self.positions!r} and {self.head_size}; set it to none."
             )
         if not 1 <= self.rope_factor < math.inf:
@@ -240,17 +248,17 @@ class EncoderConfig:
 
     @property
     def stack(self) -> int:
-        """The leading axis of the stacked parameters."""
+        """Leading axis of the stacked parameters."""
         return self.num_layer_groups or self.repeats
 
     @property
     def repeats(self) -> int:
-        """How often the whole pattern of `windows` repeats."""
+        """Complete repetitions of the pattern `windows`."""
         return self.num_layers // len(self.windows)
 
     @property
     def remainder(self) -> tuple[int, ...]:
-        """The windows of the last layers, those that do not fill a pattern."""
+        """Windows of the last layers, which do not fill a pattern."""
         return self.windows[: self.num_layers % len(self.windows)]
 
 
@@ -262,8 +270,9 @@ class ComputeConfig:
     """Of activations and matrix products; parameters, norms, softmax and losses stay float32. Training in float32 lets
     XLA round the factors of products on GPUs (to TF32) and TPUs (to bfloat16); inference does not."""
     remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass recomputes: nothing, all but the products and attention, or every layer from its input."""
+    """What the backward pass recomputes: nothing, everything except products and attention (dots), or every layer from
+    its input (full)."""
     attention: Literal["auto", "dense", "banded", "chunked", "splash", "tiled", "triton"] = "auto"
-    """Attention backend; `auto` takes the fastest for the layer, the row's length and the device. Another is for those
-    layers that it is meant for: `banded` with a window, `chunked`, `tiled` and `triton` without one, `dense` and
-    `splash` both; `splash` and `tiled` are kernels for TPUs, `triton` for GPUs."""
+    """Attention backend; `auto` takes the fastest for the layer, the row length and the device. Another one applies to
+    the layers that it supports: `banded` to layers with a window, `chunked`, `tiled` and `triton` to layers without
+    one, `dense` and `splash` to both. `splash` and `tiled` are TPU kernels, `triton` is a GPU kernel."""

@@ -11,38 +11,39 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.kernels.dense import ATTENDED
 from jaxencoder.kernels.dropout import dropout
+from jaxencoder.kernels.inputs import ATTENDED
 from jaxencoder.kernels.platform import platform
+from jaxencoder.kernels.projection import PRODUCT
 from jaxencoder.model.attention import Attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.layers import PRODUCT, Bottleneck, Convolution, Convolved, Embeddings, Mlp, Norm
+from jaxencoder.model.layers import Bottleneck, Convolution, ConvolutionOutput, Embeddings, Mlp, Norm
 from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, alibi, rotary_table_for
 from jaxencoder.sharding import constrain
 
 
-class Shared(NamedTuple):
-    """What every layer is given besides x.
+class LayerInputs(NamedTuple):
+    """Inputs of every layer in addition to x.
 
     Attributes:
         segment_ids: [B, T] int32, the document of each token, 0 for padding.
         rotary: the tables of global (False) and of local (True) layers.
-        bias: [2 T - 1, N] float32, what each distance adds to the scores, or None.
-        distances: [R, D] float32, the vectors of distances for disentangled attention, or None.
-        convolved: what is added after the first layer, or None.
-        global_slots: [B, G] int32, where the global tokens of each row stand, -1 for none, or None.
+        bias: [2 T - 1, N] float32, terms of the scores by distance, or None.
+        distances: [R, D] float32, relative-position embeddings for disentangled attention, or None.
+        convolution: term that is added after the first layer, or None.
+        global_slots: [B, G] int32, positions of the global tokens of each row, -1 for unused slots, or None.
     """
 
     segment_ids: jax.Array
     rotary: dict[bool, tuple[jax.Array, jax.Array] | None]
     bias: jax.Array | None
     distances: jax.Array | None
-    convolved: Convolved | None
+    convolution: ConvolutionOutput | None
     global_slots: jax.Array | None
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with its residual, its norm and perhaps an adapter: [B, T, D] -> [B, T, D]."""
+    """Attention and MLP, each with its residual, norm and optional adapter: [B, T, D] -> [B, T, D]."""
 
     config: EncoderConfig
     compute: ComputeConfig
@@ -50,31 +51,33 @@ class Block(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, shared: Shared, skip_norm: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, inputs: LayerInputs, skip_norm: jax.Array | None) -> jax.Array:
         c = self.config
 
-        def dropped(y: jax.Array) -> jax.Array:
+        def drop(y: jax.Array) -> jax.Array:
             return dropout(y, c.dropout, self.make_rng("dropout")) if self.train and c.dropout else y
 
         def residual(x: jax.Array, f: Callable[[jax.Array], jax.Array], name: str, skip: jax.Array | None) -> jax.Array:
             norm = Norm(c, name=f"{name}_norm")
-            adapted = c.bottleneck and name in c.bottleneck_sublayers
-            adapter = Bottleneck(c, name=f"{name}_bottleneck") if adapted else lambda y: y
+            has_adapter = c.bottleneck and name in c.bottleneck_sublayers
+            adapter = Bottleneck(c, name=f"{name}_bottleneck") if has_adapter else lambda y: y
             if c.norm_placement == "post":
-                return norm(constrain(x + adapter(dropped(f(x)))))
-            normed = norm(x) if skip is None else jnp.where(skip, x, norm(x))
-            return constrain(x + adapter(dropped(f(normed))))
+                return norm(constrain(x + adapter(drop(f(x)))))
+            normalized = norm(x) if skip is None else jnp.where(skip, x, norm(x))
+            return constrain(x + adapter(drop(f(normalized))))
 
         attention = Attention(c, self.compute, self.window, self.train, name="attention")
-        inputs = (shared.segment_ids, shared.rotary[bool(self.window)])
-        others = (shared.bias, shared.distances, shared.global_slots)
-        x = residual(x, lambda h: attention(h, *inputs, *others), "attention", skip_norm)
+        rotary = inputs.rotary[bool(self.window)]
+        terms = (inputs.bias, inputs.distances, inputs.global_slots)
+        x = residual(x, lambda h: attention(h, inputs.segment_ids, rotary, *terms), "attention", skip_norm)
         return residual(x, Mlp(c, name="mlp"), "mlp", None)
 
 
 class Pattern(nn.Module):
-    """The layer pattern, once or several times with the same parameters; shaped for `nn.scan`: the carry is x, nothing
-    is collected. `repetitions` holds the number of each time."""
+    """The layer pattern, once or several times with the same parameters; its signature is that of `nn.scan`.
+
+    The carry is x, and nothing is collected. `repetitions` holds the number of each repetition.
+    """
 
     config: EncoderConfig
     compute: ComputeConfig
@@ -82,26 +85,26 @@ class Pattern(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, repetitions: jax.Array, shared: Shared) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, repetitions: jax.Array, inputs: LayerInputs) -> tuple[jax.Array, None]:
         def once(pattern: Pattern, x: jax.Array, repetition: jax.Array) -> tuple[jax.Array, None]:
-            return pattern.blocks(x, repetition, shared), None
+            return pattern.blocks(x, repetition, inputs), None
 
         if len(repetitions) == 1:
             return once(self, x, repetitions[0])
         repeated = nn.scan(once, variable_broadcast="params", split_rngs={"params": False, "dropout": True})
         return repeated(self, x, repetitions)
 
-    def blocks(self, x: jax.Array, repetition: jax.Array, shared: Shared) -> jax.Array:
+    def blocks(self, x: jax.Array, repetition: jax.Array, inputs: LayerInputs) -> jax.Array:
         block = Block
         if self.compute.remat != "none":
             block = nn.remat(Block, policy=_policy(self.compute), prevent_cse=False)
         for i, window in enumerate(self.windows):
-            # The first layer's unused norm keeps its place among the stacked parameters.
+            # The first layer's unused norm keeps its row among the stacked parameters.
             skip = repetition == 0 if i == 0 and not self.config.first_attention_norm else None
             layer = block(self.config, self.compute, window, self.train, name=f"block_{i}")
-            x = layer(x, shared, skip)
-            if i == 0 and shared.convolved is not None:
-                x = jnp.where(repetition == 0, shared.convolved.added(x, self.config), x)
+            x = layer(x, inputs, skip)
+            if i == 0 and inputs.convolution is not None:
+                x = jnp.where(repetition == 0, inputs.convolution.add_to(x, self.config), x)
         return x
 
 
@@ -109,7 +112,7 @@ class Encoder(nn.Module):
     """Token ids to contextual embeddings.
 
     Parameters are float32. Those of the layers are stacked: a leaf of `layers/block_i` has a leading axis of
-    `config.stack` and holds layers i, i + len(windows), ... (or the sets that they share); layers that do not fill a
+    `config.stack` and holds layers i, i + len(windows), ... (or the sets that they share). Layers that do not fill a
     pattern are `last/block_i`.
     """
 
@@ -134,39 +137,28 @@ class Encoder(nn.Module):
             positions: [B, T] int32, restarting at 0 in each document.
             token_type_ids: [B, T] int32 or None for all 0.
             train: apply dropout, which needs `rngs={"dropout": key}`.
-            global_slots: [B, G] int32, the places in the row of its global tokens, none twice, -1 for none; None for
-                no global tokens. For a model with `global_tokens`.
+            global_slots: [B, G] int32, distinct positions in the row of its global tokens, -1 for unused slots; None
+                for no global tokens. For a model with `global_tokens`.
 
         Returns:
-            [B, T, D] in `compute.dtype`; what stands at padding means nothing.
+            [B, T, D] in `compute.dtype`; values at padding are meaningless.
 
         Raises:
-            ValueError: T is longer than a learned position table, or global tokens in a model that knows none.
+            ValueError: T exceeds a learned position table, or global tokens for a model without them.
         """
-        c = self.config
+        c, T = self.config, token_ids.shape[1]
         if global_slots is not None and not c.global_tokens:
             raise ValueError("global_slots are given, but model.global_tokens is false; leave them out.")
         if c.global_tokens and global_slots is None and self.is_initializing():
-            global_slots = jnp.full((len(token_ids), 1), -1)  # so that their projections have parameters
-        if c.positions == "learned" and token_ids.shape[1] > c.max_length:
+            global_slots = jnp.full((len(token_ids), 1), -1)  # so that their projections get parameters
+        if c.positions == "learned" and c.max_length < T:
             raise ValueError(
-                f"Rows of {token_ids.shape[1]} tokens do not fit the model's {c.max_length} learned positions; "
-                "shorten data.row_length or raise model.max_length."
+                f"Rows of {T} tokens do not fit the model's {c.max_length} learned positions; shorten data.row_length "
+                "or raise model.max_length."
             )
-        dtype = jnp.dtype(self.compute.dtype)
-        x = Embeddings(c, dtype, name="embeddings")(token_ids, positions, token_type_ids, train)
-        x = constrain(x)
-        rotary = {False: None, True: None}
-        if c.positions == "rotary":
-            rotary = {local: rotary_table_for(c, positions, segment_ids, local) for local in rotary}
-        T, bias = token_ids.shape[1], None
-        if c.relative_bias_buckets:
-            bias = RelativeBias(c, name="relative_bias")(T)
-        elif c.positions == "alibi":
-            bias = alibi(T, c.num_heads)
-        distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None
-        convolved = Convolution(c, name="convolution")(x, segment_ids, train) if c.conv_kernel_size else None
-        shared = Shared(segment_ids, rotary, bias, distances, convolved, global_slots)
+        embeddings = Embeddings(c, jnp.dtype(self.compute.dtype), name="embeddings")
+        x = constrain(embeddings(token_ids, positions, token_type_ids, train))
+        inputs = self._layer_inputs(x, segment_ids, positions, train, global_slots)
         if c.repeats:
             layers = nn.scan(
                 Pattern,
@@ -177,18 +169,32 @@ class Encoder(nn.Module):
                 unroll=_unroll(c, self.compute),
             )
             repetitions = jnp.arange(c.repeats).reshape(c.stack, -1)
-            x, _ = layers(c, self.compute, c.windows, train, name="layers")(x, repetitions, shared)
+            x, _ = layers(c, self.compute, c.windows, train, name="layers")(x, repetitions, inputs)
         if c.remainder:
-            x, _ = Pattern(c, self.compute, c.remainder, train, name="last")(x, jnp.full(1, c.repeats), shared)
-        if c.norm_placement == "pre":
-            x = Norm(c, name="final_norm")(x)
-        return x
+            x, _ = Pattern(c, self.compute, c.remainder, train, name="last")(x, jnp.full(1, c.repeats), inputs)
+        return Norm(c, name="final_norm")(x) if c.norm_placement == "pre" else x
+
+    def _layer_inputs(
+        self, x: jax.Array, segment_ids: jax.Array, positions: jax.Array, train: bool, global_slots: jax.Array | None
+    ) -> LayerInputs:
+        c, T = self.config, x.shape[1]
+        rotary = {False: None, True: None}
+        if c.positions == "rotary":
+            rotary = {local: rotary_table_for(c, positions, segment_ids, local) for local in rotary}
+        bias = None
+        if c.relative_bias_buckets:
+            bias = RelativeBias(c, name="relative_bias")(T)
+        elif c.positions == "alibi":
+            bias = alibi(T, c.num_heads)
+        distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None
+        convolution = Convolution(c, name="convolution")(x, segment_ids, train) if c.conv_kernel_size else None
+        return LayerInputs(segment_ids, rotary, bias, distances, convolution, global_slots)
 
 
 def _unroll(config: EncoderConfig, compute: ComputeConfig) -> int:
-    # XLA's CPU backend copies what the backward pass needs into and out of the loop's stacks: written out, a loop over
-    # 4 layers takes 15% less CPU time a step, for 25% more compile time. Rematerialised layers must stay in the loop:
-    # it is what keeps XLA from merging them with the originals.
+    # XLA's CPU backend copies the backward pass's residuals into and out of the loop's stacks. Unrolling a loop over 4
+    # layers saves 15% of the CPU time per step, for 25% more compile time. Rematerialized layers must stay in the loop,
+    # which keeps XLA from merging them with the originals.
     short = config.stack <= 6 and compute.remat == "none"
     return config.stack if short and platform() == "cpu" else 1
 

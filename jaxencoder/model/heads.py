@@ -1,4 +1,4 @@
-"""What stands on the encoder: the masked-language-model head, pooling of documents, and the classifier."""
+"""Heads on the encoder: masked language model, pooling of documents, published heads and the classifier."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.model.config import Activation, EncoderConfig
-from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm
+from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm, init_table
 
 Pooling = Literal["cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken"]
 
 
 class MlmHead(nn.Module):
-    """What stands before the output table, BERT's transform where there is one: [B, K, D] -> ([B, K, E], bias [V]).
+    """The masked-language-model head up to its table, with BERT's transform if set: [B, K, D] -> ([B, K, E], bias [V]).
 
-    E is the width of the embeddings; the table itself is `output_table`.
+    E is the width of the embeddings; the table is `output_table`.
     """
 
     config: EncoderConfig
@@ -31,20 +31,20 @@ class MlmHead(nn.Module):
             activation = c.activation if c.head_activation == "same" else c.head_activation
             x = Norm(c, name="norm")(ACTIVATIONS[activation](x))
         if not c.tied_output:
-            self.param("table", nn.initializers.truncated_normal(c.initializer_std), (c.vocab_size, c.embedding_width))
+            self.param("table", init_table(c), (c.vocab_size, c.embedding_width))
         if not c.output_bias:
             return x, jnp.zeros(c.vocab_size)
         return x, self.param("bias", nn.initializers.zeros, (c.vocab_size,))
 
 
 def output_table(params: dict[str, Any]) -> jax.Array:
-    """The [V, E] table whose products with the masked-language-model head's vectors are the scores of the tokens."""
+    """The output table [V, E]: its products with the vectors of `MlmHead` are the tokens' scores."""
     head = params["mlm_head"]
     return head["table"] if "table" in head else params["encoder"]["embeddings"]["token_embedding"]
 
 
 def vocabulary_scores(x: jax.Array, bias: jax.Array, table: jax.Array) -> jax.Array:
-    """Scores [..., V] float32 of every token, from the MLM head's output ([..., E], [V]) and the table [V, E]."""
+    """Scores [..., V] float32 of all tokens, from the output of `MlmHead` ([..., E], [V]) and the table [V, E]."""
     return jnp.einsum("...E,VE->...V", x, table.astype(x.dtype), preferred_element_type=jnp.float32) + bias
 
 
@@ -61,71 +61,77 @@ def pool(
     Args:
         hidden: [B, T, D].
         segment_ids: [B, T]; document e of a row has the segment id e + 1.
-        documents: E, the most documents in a row.
+        documents: E, the maximum number of documents in a row.
         method: the first or the last token's vector, the mean, the sum divided by the square root of the number of
-            tokens, the mean weighted by the place in the document (1, 2, ...; Muennighoff 2022, arXiv:2202.08904), the
-            largest value of each dimension, or the mean under softmax weights hidden @ query (a learned pooling, as
-            Yang et al. 2016, HAN).
-        query: [D], for `learned` alone.
-        skip: how many tokens at the start of each document are left out, such as those of a prompt.
+            tokens, the mean weighted by the position in the document (1, 2, ...; Muennighoff 2022, arXiv:2202.08904),
+            the maximum of each dimension, or the mean with weights softmax(hidden @ query) (learned pooling, as in Yang
+            et al. 2016, HAN).
+        query: [D], for `learned` only.
+        skip: tokens to ignore at the start of each document, such as those of a prompt.
 
     Returns:
-        [B, E, D] float32; zeros for documents of which nothing is there.
+        [B, E, D] float32; zeros for documents without tokens.
     """
     hidden = hidden.astype(jnp.float32)
-    member = segment_ids[:, None, :] == jnp.arange(1, documents + 1)[:, None]  # [B, E, T]
+    member = _members(segment_ids, documents)
     if skip is not None or method == "weightedmean":
-        place = member.cumsum(-1)
-        member &= place > (0 if skip is None else skip)
-    there = member.any(-1, keepdims=True)
+        position = member.cumsum(-1)
+        member &= position > (0 if skip is None else skip)
+    is_document = member.any(-1, keepdims=True)
     if method == "max":
+        # One document at a time: all at once would hold [B, E, T, D].
         largest = jax.lax.map(lambda m: jnp.where(m[..., None], hidden, -jnp.inf).max(1), jnp.moveaxis(member, 1, 0))
-        return jnp.where(there, jnp.moveaxis(largest, 0, 1), 0)
+        return jnp.where(is_document, jnp.moveaxis(largest, 0, 1), 0)
     if method in ("cls", "lasttoken"):
-        at = member.argmax(-1) if method == "cls" else member.shape[-1] - 1 - member[..., ::-1].argmax(-1)
-        return jnp.where(there, jnp.take_along_axis(hidden, at[..., None], axis=1), 0)
+        index = member.argmax(-1) if method == "cls" else member.shape[-1] - 1 - member[..., ::-1].argmax(-1)
+        return jnp.where(is_document, jnp.take_along_axis(hidden, index[..., None], axis=1), 0)
     if method == "learned":
-        scores = (hidden @ query)[:, None, :]
-        weights = jnp.where(there, jax.nn.softmax(jnp.where(member, scores, -1e30), axis=-1), 0)
+        scores = (hidden @ query)[:, None, :]  # [B, 1, T]
+        weights = jnp.where(is_document, jax.nn.softmax(jnp.where(member, scores, -1e30), axis=-1), 0)
     else:
-        weights = member * place if method == "weightedmean" else member
+        weights = member * position if method == "weightedmean" else member
         total = jnp.maximum(weights.sum(-1, keepdims=True), 1)
         weights = weights / (jnp.sqrt(total) if method == "mean_sqrt_len" else total)
     return jnp.einsum("BET,BTD->BED", weights, hidden, precision="highest")
 
 
 def first_tokens(segment_ids: jax.Array, documents: int) -> jax.Array:
-    """Where each of a row's documents begins: [B, T] segment ids to [B, E] int32, -1 for one that is not there."""
-    member = segment_ids[:, None, :] == jnp.arange(1, documents + 1)[:, None]  # [B, E, T]
+    """Index of each document's first token: [B, T] segment ids -> [B, E] int32, -1 for missing documents."""
+    member = _members(segment_ids, documents)
     return jnp.where(member.any(-1), member.argmax(-1), -1)
+
+
+def _members(segment_ids: jax.Array, documents: int) -> jax.Array:
+    """bool [B, E, T], the tokens of each document."""
+    return segment_ids[:, None, :] == jnp.arange(1, documents + 1)[:, None]
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """A head as published checkpoints have it: a transform and a projection of some vectors, each where asked for."""
+    """A head of published checkpoints: an optional transform and an optional projection of some vectors."""
 
     inputs: Literal["tokens", "cls", "mean", "pooled"] = "tokens"
-    """Each token's vector, the first one, the mean over the tokens, or what the head called pooler gives."""
+    """Each token's vector, the first one, their mean, or the output of the head named pooler."""
     outputs: int = 0
-    """Numbers that the projection gives; 0 for no projection."""
+    """Outputs of the projection; 0 for no projection."""
     activation: Activation | None = None
-    """Of the transform, a projection from D to D; None for no transform."""
+    """Activation after the transform, a projection from D to D; None for no transform."""
     transform_bias: bool = True
     norm: bool = False
-    """Normalise after the transform, as the encoder does; with `add_first_token`, before it."""
+    """Apply the encoder's kind of norm after the transform or, with `add_first_token`, before it."""
     add_first_token: bool = False
-    """Add the first token's vector to each token's before anything else (DeBERTa-v3)."""
-    late: bool = False
-    """Transform each token, and only then take the mean."""
+    """Add the first token's vector to each token's, before the rest of the head (DeBERTa-v3)."""
+    pool_after_transform: bool = False
+    """Take the mean after the transform of each token."""
     global_tokens: Literal["none", "first", "question", "answer"] = "none"
-    """The global tokens of a model that has such, where the caller names none: the first token; all before the first
-    of three separators; all behind it, without the second one."""
+    """Default global tokens of a model with `global_tokens`: the first token; all before the first of three separators;
+    all after it except the second separator."""
     separator: int | None = None
-    """Id of the separator; published checkpoints have three: question </s></s> text </s>."""
+    """Id of the separator; published checkpoints use three: question </s></s> text </s>."""
 
 
 class Head(nn.Module):
-    """A published head on the vectors that its `inputs` name: [..., D] -> [..., outputs] float32 (or D of them)."""
+    """A published head on the vectors of its `inputs`: [..., D] -> [..., outputs] float32, or D without projection."""
 
     encoder: EncoderConfig
     config: HeadConfig
@@ -133,15 +139,15 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c, D = self.config, self.encoder.hidden_size
-        shape, scale = x.shape[:-1], self.encoder.initializer_std
+        shape, std = x.shape[:-1], self.encoder.initializer_std
         if c.add_first_token:
             x = Norm(self.encoder, name="norm")(x + x[..., :1, :])
         x = x.reshape(1, -1, D)
         if c.activation is not None:
-            x = ACTIVATIONS[c.activation](Linear("BTD,DE->BTE", (D, D), c.transform_bias, scale, name="dense")(x))
+            x = ACTIVATIONS[c.activation](Linear("BTD,DE->BTE", (D, D), c.transform_bias, std, name="dense")(x))
             x = Norm(self.encoder, name="norm")(x) if c.norm and not c.add_first_token else x
         if c.outputs:
-            x = Linear("BTD,DC->BTC", (D, c.outputs), True, scale, name="output")(x)
+            x = Linear("BTD,DC->BTC", (D, c.outputs), True, std, name="output")(x)
         return x.astype(jnp.float32).reshape(*shape, -1)
 
 

@@ -1,13 +1,13 @@
-"""Rotary positions, relative biases and embeddings of distances, and how each reaches beyond its pretraining.
+"""Rotary positions, relative biases and relative-position embeddings, and their extension to longer texts.
 
-Rotary: pairs of a head's dimensions turn by an angle that grows with the position (Su et al. 2021, RoFormer,
-arXiv:2104.09864); the pairs are (i, i + H/2), as in GPT-NeoX and ModernBERT. Longer texts than those of pretraining:
-`EncoderConfig.rope_scaling`.
-Relative: a learned number for each distance, far ones sharing (Raffel et al. 2020, T5, arXiv:1910.10683), or a fixed
-one (Press et al. 2022, ALiBi, arXiv:2108.12409).
-Distances: a learned vector for each distance, which attention compares with contents (He et al. 2021, DeBERTa,
-arXiv:2006.03654).
-Biases and distances need nothing for longer texts: beyond the furthest that has a row of its own, all share one.
+Rotary: pairs of a head's dimensions are rotated by an angle that grows with the position (Su et al. 2021, RoFormer,
+arXiv:2104.09864); the pairs are (i, i + H/2), as in GPT-NeoX and ModernBERT. For texts longer than those of
+pretraining see `EncoderConfig.rope_scaling`.
+Relative bias: a learned number per distance, shared by long distances (Raffel et al. 2020, T5, arXiv:1910.10683), or a
+fixed one (Press et al. 2022, ALiBi, arXiv:2108.12409).
+Relative-position embedding: a learned vector per distance, which attention compares with contents (He et al. 2021,
+DeBERTa, arXiv:2006.03654).
+Relative positions need no extension for longer texts: all distances beyond the last row share it.
 """
 
 import math
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.layers import Norm
+from jaxencoder.model.layers import Norm, init_table
 
 Table = tuple[jax.Array, jax.Array]  # cosines and sines
 
@@ -31,8 +31,8 @@ def rotary_table(
     Args:
         positions: [B, T] int.
         head_size: H, even.
-        theta: base of the geometric series of wavelengths, 2 pi ... 2 pi theta (tokens); one, or [B, T, 1, 1].
-        scale: of the frequencies, one for all or [H / 2].
+        theta: base of the geometric series of wavelengths, 2 pi ... 2 pi theta (tokens); a scalar or [B, T, 1, 1].
+        scale: factor of the frequencies, a scalar or [H / 2].
 
     Returns:
         (cos, sin), each [B, T, 1, H / 2] float32.
@@ -43,10 +43,12 @@ def rotary_table(
 
 
 def rotary_table_for(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Array, local: bool) -> Table:
-    """The `rotary_table` of the layers with a window (`local`) or of those without, as `rope_scaling` has it.
+    """The `rotary_table` of the layers with a window (`local`) or of the global layers, scaled by `rope_scaling`.
 
     Args:
+        c: the architecture.
         positions, segment_ids: [B, T] int; a text's length is its largest position + 1, whatever else is in the row.
+        local: layers with a window.
     """
     theta = c.rope_theta_local if local else c.rope_theta
     scaling = "none" if local and not c.rope_scaling_local else c.rope_scaling
@@ -54,9 +56,9 @@ def rotary_table_for(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Ar
         case "linear":
             return rotary_table(positions, c.head_size, theta, 1 / c.rope_factor)
         case "dynamic":
-            over = jnp.maximum(_text_lengths(positions, segment_ids) / c.rope_original_length, 1.0)
-            grown = ntk_theta(theta, c.head_size, c.rope_factor * over - (c.rope_factor - 1))
-            return rotary_table(positions, c.head_size, grown[..., None, None])
+            ratio = jnp.maximum(_text_lengths(positions, segment_ids) / c.rope_original_length, 1.0)
+            scaled_theta = ntk_theta(theta, c.head_size, c.rope_factor * ratio - (c.rope_factor - 1))
+            return rotary_table(positions, c.head_size, scaled_theta[..., None, None])
         case "yarn":
             cos, sin = rotary_table(positions, c.head_size, theta, _yarn_scale(c, theta))
             size = c.rope_attention_factor or 0.1 * math.log(c.rope_factor) + 1
@@ -65,7 +67,7 @@ def rotary_table_for(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Ar
 
 
 def ntk_theta(theta: float, head_size: int, factor: float | jax.Array) -> float | jax.Array:
-    """The base with which the longest wavelength is `factor` times longer and the shortest one stays (NTK-aware).
+    """The base that makes the longest wavelength `factor` times longer and keeps the shortest one (NTK-aware).
 
     Peng et al. 2023, arXiv:2309.00071, section 3.1.
     """
@@ -73,18 +75,18 @@ def ntk_theta(theta: float, head_size: int, factor: float | jax.Array) -> float 
 
 
 def _text_lengths(positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
-    """Of the text that each token belongs to: [B, T] int."""
+    """Length of the text that each token belongs to: [B, T] int."""
     T = positions.shape[1]
     longest = jax.vmap(lambda x, ids: jax.ops.segment_max(x, ids, T + 1)[ids])
     return longest(positions, segment_ids) + 1
 
 
 def _yarn_scale(c: EncoderConfig, theta: float) -> np.ndarray:
-    """What each frequency is multiplied with, [H / 2] float32, from 1 to 1 / rope_factor."""
+    """Factor of each frequency, [H / 2] float32, from 1 to 1 / rope_factor."""
     H = c.head_size
 
     def index(turns: float) -> float:
-        """Of the wavelength that turns so often in rope_original_length tokens."""
+        """Index of the wavelength with this many turns in rope_original_length tokens."""
         return H * math.log(c.rope_original_length / (2 * math.pi * turns)) / (2 * math.log(theta))
 
     first, last = (index(turns) for turns in c.rope_betas)
@@ -94,55 +96,53 @@ def _yarn_scale(c: EncoderConfig, theta: float) -> np.ndarray:
 
 
 def rotate(x: jax.Array, table: Table) -> jax.Array:
-    """Turn queries or keys [B, T, N, H] by their positions' angles; computed in float32, returned in x's dtype."""
+    """Rotate queries or keys [B, T, N, H] by their positions' angles; computed in float32, returned in x's dtype."""
     cos, sin = table
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
-def interpolated(table: np.ndarray, length: int) -> np.ndarray:
-    """A table of learned positions [L, D] for more of them, by lines between its rows: [length, D].
+def interpolate_positions(table: np.ndarray, length: int) -> np.ndarray:
+    """Extend a table of learned positions [L, D] to [length, D] by linear interpolation between its rows.
 
-    The first row, which [CLS] always has, stays as it is, and so does the last one; with L 3 and length 5 the rows are
-    0, 1, 1 1/3, 1 2/3, 2.
+    The first row, which [CLS] always has, and the last one stay; with L 3 and length 5 the rows are 0, 1, 1 1/3,
+    1 2/3, 2.
     """
-    at = np.concatenate([[0.0], np.linspace(1, len(table) - 1, length - 1)])
-    below = np.minimum(at.astype(int), len(table) - 2)
-    share = (at - below)[:, None].astype(table.dtype)
-    return table[below] * (1 - share) + table[below + 1] * share
+    rows = np.concatenate([[0.0], np.linspace(1, len(table) - 1, length - 1)])
+    below = np.minimum(rows.astype(int), len(table) - 2)
+    weight = (rows - below)[:, None].astype(table.dtype)
+    return table[below] * (1 - weight) + table[below + 1] * weight
 
 
-def tiled(table: np.ndarray, length: int) -> np.ndarray:
-    """A table of learned positions [L, D] for more of them, by copies: [length, D].
+def repeat_positions(table: np.ndarray, length: int) -> np.ndarray:
+    """Extend a table of learned positions [L, D] to [length, D] by copies.
 
-    As Longformer was made from RoBERTa (Beltagy et al. 2020, arXiv:2004.05150, section 5), so that all but the borders
-    of the copies look as in pretraining. The first row, which [CLS] always has, is not copied: with L 3 and length 6
-    the rows are 0, 1, 2, 1, 2, 1.
+    As Longformer was made from RoBERTa (Beltagy et al. 2020, arXiv:2004.05150, section 5): except at the borders of the
+    copies, neighbors look as in pretraining. The first row, which [CLS] always has, is not copied: with L 3 and length
+    6 the rows are 0, 1, 2, 1, 2, 1.
     """
-    at = np.arange(length)
-    return table[np.where(at > 0, (at - 1) % (len(table) - 1) + 1, 0)]
+    positions = np.arange(length)
+    return table[np.where(positions > 0, (positions - 1) % (len(table) - 1) + 1, 0)]
 
 
 class RelativeBias(nn.Module):
-    """What each distance adds to the attention scores of each head: T -> [2 T - 1, N] float32, row T - 1 + d for a key
-    d tokens after the query."""
+    """Learned terms of each head's attention scores by distance: T -> [2 T - 1, N] float32, row T - 1 + d for a key d
+    tokens after the query."""
 
     config: EncoderConfig
 
     @nn.compact
     def __call__(self, T: int) -> jax.Array:
         c = self.config
-        table = self.param(
-            "table", nn.initializers.truncated_normal(c.initializer_std), (c.relative_bias_buckets, c.num_heads)
-        )
+        table = self.param("table", init_table(c), (c.relative_bias_buckets, c.num_heads))
         return table[distance_buckets(np.arange(1 - T, T), c.relative_bias_buckets)]
 
 
 def alibi(T: int, heads: int) -> jax.Array:
-    """What ALiBi adds to the attention scores of each head: a slope times minus the distance, to either side alike.
+    """ALiBi's terms of each head's attention scores: minus a slope times the distance, symmetric.
 
-    The slopes are 2^(-8/N), 2^(-16/N), ..., 2^-8 where N is a power of two; otherwise those of the power below, and
-    every second one of the power above, as in the paper's code.
+    The slopes are 2^(-8/N), 2^(-16/N), ..., 2^-8 if N is a power of two; otherwise those of the next lower power,
+    and every second one of the next higher power, as in the paper's code.
 
     Args:
         T: tokens of a row.
@@ -158,51 +158,51 @@ def alibi(T: int, heads: int) -> jax.Array:
     return jnp.asarray(-np.abs(np.arange(1 - T, T))[:, None] * slopes, jnp.float32)
 
 
-def distance_buckets(distances: np.ndarray, buckets: int, furthest: int = 128) -> np.ndarray:
+def distance_buckets(distances: np.ndarray, buckets: int, max_distance: int = 128) -> np.ndarray:
     """Rows of a table of relative biases, int32, from distances (key minus query, any shape).
 
-    Half the rows are for keys after the query. Of each half, one half is for the exact distances 0, 1, ..., the other
-    for ranges that grow as their logarithm up to `furthest`, from where on all share the last row.
+    Half of the rows are for keys after the query. In each half, one half is for the exact distances 0, 1, ..., the
+    other for logarithmic ranges up to `max_distance`; distances beyond share the last row.
     """
     half = buckets // 2
     exact = half // 2
     away = np.abs(distances)
     # float32, as the reference computes it: at a range's edge the rounding decides.
-    ratio = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(furthest / exact))
+    ratio = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / np.float32(
+        math.log(max_distance / exact)
+    )
     ranges = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int32), half - 1)
     return (np.where(away < exact, away, ranges) + half * (distances > 0)).astype(np.int32)
 
 
 class DistanceEmbedding(nn.Module):
-    """A vector for each row that `distance_rows` names: -> [2 * position_buckets, D] float32."""
+    """Relative-position embeddings, a vector for each row of `distance_rows`: [2 * position_buckets, D] float32."""
 
     config: EncoderConfig
 
     @nn.compact
     def __call__(self) -> jax.Array:
         c = self.config
-        shape = (2 * c.position_buckets, c.hidden_size)
-        table = self.param("table", nn.initializers.truncated_normal(c.initializer_std), shape)
+        table = self.param("table", init_table(c), (2 * c.position_buckets, c.hidden_size))
         return Norm(c, name="norm")(table) if c.relative_embedding_norm else table
 
 
-def distance_rows(T: int, span: int, furthest: int) -> np.ndarray:
+def distance_rows(T: int, buckets: int, max_distance: int) -> np.ndarray:
     """Rows of a table of distances, int32 [2 T - 1]: item T - 1 + d is for a key d tokens after the query.
 
-    The table begins with the keys furthest after the query. With span 2 and T 3: d = -2 ... 2 -> 3 3 2 1 0.
+    The table begins with the keys furthest after the query. With 2 buckets and T 3: d = -2 ... 2 -> 3 3 2 1 0.
 
     Args:
         T: tokens of a row.
-        span: rows to either side; the distances beyond share the last one.
-        furthest: 0, or the distance up to which those beyond span / 2 share rows in ranges that grow as their
-            logarithm.
+        buckets: rows on either side; distances beyond share the last one.
+        max_distance: up to it, distances beyond buckets / 2 share rows in logarithmic ranges; 0 for no such ranges.
     """
     before = -np.arange(1 - T, T)  # of the key before the query
-    if furthest:
-        half = span // 2
+    if max_distance:
+        half = buckets // 2
         away = np.maximum(np.abs(before), half).astype(np.float32)
         # float32, as the reference computes it: at a range's edge the rounding decides.
-        scale = np.log(np.float32((furthest - 1) / half))
+        scale = np.log(np.float32((max_distance - 1) / half))
         ranges = np.ceil(np.log(away / np.float32(half)) / scale * np.float32(half - 1)) + half
         before = np.where(np.abs(before) <= half, before, np.sign(before) * ranges)
-    return np.clip(before + span, 0, 2 * span - 1).astype(np.int32)
+    return np.clip(before + buckets, 0, 2 * buckets - 1).astype(np.int32)

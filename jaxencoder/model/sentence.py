@@ -1,4 +1,4 @@
-"""From the vectors of a text's tokens to one vector: pooling, then the small modules that may follow it.
+"""Sentence embeddings: from the vectors of a text's tokens to one vector, by pooling and optional small modules.
 
 Reimers and Gurevych 2019 (Sentence-BERT), arXiv:1908.10084; Kusupati et al. 2022 (Matryoshka), arXiv:2205.13147.
 """
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxencoder.model.heads import Pooling, pool
 
-_EPSILON = 1e-5  # of torch's LayerNorm, which nothing changes
+_EPSILON = 1e-5  # torch's default, which no published module changes
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "identity": lambda x: x,
@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 @dataclass(frozen=True)
 class Dense:
-    """A projection and an activation; with `residual` its input, projected where the sizes differ, is added."""
+    """A projection and an activation; `residual` adds its input, projected if the sizes differ."""
 
     inputs: int
     outputs: int
@@ -36,7 +36,7 @@ class Dense:
     residual: bool = False
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of its parameters: a kernel has its inputs first."""
+        """Shapes of the parameters; kernels are [inputs, outputs]."""
         shapes = {"kernel": (self.inputs, self.outputs)}
         if self.bias:
             shapes["bias"] = (self.outputs,)
@@ -65,14 +65,14 @@ class LayerNorm:
         return {"scale": (self.inputs,), "bias": (self.inputs,)}
 
     def __call__(self, params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-        centred = x - x.mean(-1, keepdims=True)
-        x = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + _EPSILON)
+        centered = x - x.mean(-1, keepdims=True)
+        x = centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + _EPSILON)
         return x * params["scale"] + params["bias"]
 
 
 @dataclass(frozen=True)
 class Normalize:
-    """Length 1, between other modules; at the end it is `SentenceConfig.normalize`."""
+    """Scaling to length 1 between other modules; after the last one it is `SentenceConfig.normalize`."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {}
@@ -86,17 +86,17 @@ Module = Dense | LayerNorm | Normalize
 
 @dataclass(frozen=True)
 class SentenceConfig:
-    """How a model makes one vector of a text.
+    """How a model turns a text into one vector.
 
     Attributes:
-        pooling: one or more, whose vectors stand one after the other.
-        include_prompt: whether a prompt's tokens, [CLS] with them, are pooled.
-        modules: what follows, in order; their parameters are params["sentence"], by number.
-        dimensions: how many of the vector's first numbers are kept (Matryoshka); None: all.
-        normalize: scale what is kept to length 1.
-        prompts: (name, text) of each prompt; a text stands before every text that is embedded.
-        default_prompt: name of the one that is taken when none is asked for.
-        similarity: name of the function that compares two vectors; nothing here reads it.
+        pooling: one or more methods, whose vectors are concatenated.
+        include_prompt: whether a prompt's tokens, including [CLS], are pooled.
+        modules: modules after pooling, in order; their parameters are params["sentence"], by number.
+        dimensions: leading dimensions of the vector to keep (Matryoshka); None for all.
+        normalize: scale the kept dimensions to length 1.
+        prompts: (name, text) of each prompt; the text is put before every text to embed.
+        default_prompt: name of the prompt used by default.
+        similarity: name of the function that compares two vectors; metadata only.
     """
 
     pooling: tuple[Pooling, ...] = ("mean",)
@@ -109,41 +109,45 @@ class SentenceConfig:
     similarity: str | None = None
 
     def size(self, hidden_size: int) -> int:
-        """The length of a vector before it is cut to `dimensions`; ValueError for a module of another size."""
+        """Length of a vector before it is truncated to `dimensions`.
+
+        Raises:
+            ValueError: a module with another input size.
+        """
         size = len(self.pooling) * hidden_size
         for module in self.modules:
             inputs = getattr(module, "inputs", size)
             if inputs != size:
                 kind, pooling = type(module).__name__, " and ".join(self.pooling)
-                raise ValueError(f"{kind} takes vectors of {inputs} numbers, but with pooling by {pooling} gets {size}")
+                raise ValueError(f"{kind} takes vectors of size {inputs}, but gets size {size} with {pooling} pooling.")
             size = getattr(module, "outputs", size)
         return size
 
-    def prompt(self, asked: str | None) -> str:
+    def prompt(self, name_or_text: str | None) -> str:
         """The text to put before every text.
 
         Args:
-            asked: the name of a stored prompt or, if it is no such name, the text itself; "" for none; None for the
-                default prompt. A text has a space or a mark (": ") somewhere: one bare word is taken for a name.
+            name_or_text: name of a stored prompt, or the text itself; "" for no prompt; None for the default one.
+                A text contains a space or punctuation (": "): a single word is always a name.
 
         Raises:
-            ValueError: a bare word that no stored prompt has as its name.
+            ValueError: a single word that is not the name of a stored prompt.
         """
         stored = dict(self.prompts)
-        if asked is None:
+        if name_or_text is None:
             return stored[self.default_prompt] if self.default_prompt is not None else ""
-        if asked in stored:
-            return stored[asked]
-        if re.fullmatch(r"[\w.\-]+", asked):
+        if name_or_text in stored:
+            return stored[name_or_text]
+        if re.fullmatch(r"[\w.\-]+", name_or_text):
             raise ValueError(
-                f"prompt {asked!r} is none of the model's ({', '.join(stored) or 'it has none'}); give one of them, or "
-                "a prompt's text, which has a space or a colon"
+                f"The model has no prompt {name_or_text!r} ({', '.join(stored) or 'it has none'}); give one of its "
+                "prompts, or a prompt's text, which has a space or a colon."
             )
-        return asked
+        return name_or_text
 
 
 def sentence_vectors(
-    settings: SentenceConfig,
+    config: SentenceConfig,
     params: dict[str, Any],
     hidden: jax.Array,
     segment_ids: jax.Array,
@@ -154,27 +158,27 @@ def sentence_vectors(
     """One vector for each document of each row.
 
     Args:
-        settings: static under jit.
-        params: of the modules, by number: {"0": {"kernel": [I, O], "bias": [O]}, ...}.
+        config: static under jit.
+        params: parameters of the modules, by number: {"0": {"kernel": [I, O], "bias": [O]}, ...}.
         hidden, segment_ids, documents, skip, query: as in `pool`.
 
     Returns:
-        [B, documents, size] float32; see `finished`.
+        [B, documents, size] float32; see `finish_vectors`.
     """
-    parts = [pool(hidden, segment_ids, documents, method, query, skip) for method in settings.pooling]
-    return finished(settings, params, jnp.concatenate(parts, axis=-1))
+    parts = [pool(hidden, segment_ids, documents, method, query, skip) for method in config.pooling]
+    return finish_vectors(config, params, jnp.concatenate(parts, axis=-1))
 
 
-def finished(settings: SentenceConfig, params: dict[str, Any], x: jax.Array) -> jax.Array:
-    """What follows pooling, [..., P * D] -> [..., size]: modules, then the cut to `dimensions`, then length 1.
+def finish_vectors(config: SentenceConfig, params: dict[str, Any], x: jax.Array) -> jax.Array:
+    """Steps after pooling, [..., P * D] -> [..., size]: modules, then truncation to `dimensions`, then length 1.
 
-    A cut vector has length 1 too. (sentence-transformers cuts after its own Normalize, and leaves what is shorter.)
+    Truncated vectors have length 1 too. (sentence-transformers truncates after its Normalize, which makes them shorter.)
 
     Args:
-        settings, params: as in `sentence_vectors`.
-        x: float32, the poolings one after the other.
+        config, params: as in `sentence_vectors`.
+        x: float32, the concatenated poolings.
     """
-    for number, module in enumerate(settings.modules):
+    for number, module in enumerate(config.modules):
         x = module(params.get(str(number), {}), x)
-    x = x[..., : settings.dimensions]
-    return Normalize()({}, x) if settings.normalize else x
+    x = x[..., : config.dimensions]
+    return Normalize()({}, x) if config.normalize else x

@@ -1,4 +1,4 @@
-"""Masked language modelling: hide some tokens, predict them from both sides; on pairs, say whether the second follows.
+"""Masked language modeling: predict hidden tokens from both sides; optionally, predict whether text pairs are in order.
 
 Devlin et al. 2019 (BERT, arXiv:1810.04805); sentence order in place of the next sentence: Lan et al. 2020 (ALBERT,
 arXiv:1909.11942). The corruption is part of the compiled step: see `objectives.masking`.
@@ -19,7 +19,7 @@ from jaxencoder.objectives.masking import Masked, Masking, mask_tokens
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, encode, mean
 from jaxencoder.sharding import row_shards
 
-# BERT's head for pairs: what its pooler makes of [CLS], and one projection of that.
+# BERT's head for pairs: the pooler's transform of [CLS], and a projection.
 PAIR_HEADS: Mapping[str, HeadConfig] = {
     "pooler": HeadConfig("cls", activation="tanh"),
     "nsp_head": HeadConfig("pooled", 2),
@@ -28,7 +28,7 @@ PAIR_HEADS: Mapping[str, HeadConfig] = {
 
 @dataclass(frozen=True)
 class MaskedLM(ObjectiveConfig):
-    """Settings of masked language modelling.
+    """Settings of masked language modeling.
 
     Raises:
         ValueError: a setting lies outside its range.
@@ -36,8 +36,8 @@ class MaskedLM(ObjectiveConfig):
 
     masking: Masking = field(default_factory=Masking)
     pairs: bool = False
-    """Also tell whether the second text of each pair follows the first, as data.pairs made them; both losses count
-    alike."""
+    """Also predict whether the second text of each pair follows the first, for pairs made by data.pairs. Both losses
+    have weight 1."""
     chunk: int = 4096
     """Predicted tokens (on one device) whose logits are in memory at once."""
 
@@ -48,56 +48,56 @@ class MaskedLM(ObjectiveConfig):
     def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
         """The pure functions; see `Objective`.
 
-        Metrics: loss (nats) and accuracy over the predicted tokens, and loss_masked, loss_random and loss_kept, those
-        of the tokens shown as [MASK], as another token and as they are. With pairs, loss is mlm_loss + pair_loss, and
-        pair_accuracy is there too.
+        Metrics: loss (nats) and accuracy over the predicted tokens; loss_masked, loss_random and loss_kept over those
+        shown as [MASK], as another token and unchanged. With pairs, loss is mlm_loss + pair_loss, and there is
+        pair_accuracy.
         """
         module, head = Encoder(encoder, compute), MlmHead(encoder)
         pair_heads = {name: Head(encoder, config) for name, config in self.heads(encoder).items()}
 
         def init(key: jax.Array) -> Params:
-            body, top, *others = jax.random.split(key, 2 + len(pair_heads))
+            encoder_key, head_key, *pair_keys = jax.random.split(key, 2 + len(pair_heads))
             one, hidden = jnp.ones((1, 1), jnp.int32), jnp.zeros((1, 1, encoder.hidden_size))
             params = {
-                "encoder": module.init(body, one, one, one * 0)["params"],
-                "mlm_head": head.init(top, hidden).get("params", {}),
+                "encoder": module.init(encoder_key, one, one, one * 0)["params"],
+                "mlm_head": head.init(head_key, hidden).get("params", {}),
             }
-            heads = zip(pair_heads.items(), others, strict=True)
+            heads = zip(pair_heads.items(), pair_keys, strict=True)
             return params | {name: pair_head.init(key, hidden)["params"] for (name, pair_head), key in heads}
 
         def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
             mask_key, dropout_key = jax.random.split(key)
             masked = mask_tokens(batch, mask_key, self.masking, vocabulary)
             hidden = encode(module, params["encoder"], batch | {"token_ids": masked.token_ids}, dropout_key, train)
-            total, found = predict(head, params, hidden, masked, self.chunk)
-            metrics = masked_metrics(masked, total, found, vocabulary.mask_id)
+            total, predictions = predict(head, params, hidden, masked, self.chunk)
+            metrics = masked_metrics(masked, total, predictions, vocabulary.mask_id)
             return pair_loss(params, batch, hidden, metrics) if pair_heads else (mean(metrics), metrics)
 
         def pair_loss(params: Params, batch: Batch, hidden: jax.Array, metrics: Metrics) -> tuple[jax.Array, Metrics]:
-            labels = batch["labels"]  # [B, E], -1 where there is no pair
+            labels = batch["labels"]  # [B, E], -1 for no pair
             scores = pool(hidden, batch["segment_ids"], labels.shape[1], "cls").astype(hidden.dtype)
             for name, pair_head in pair_heads.items():
                 scores = pair_head.apply({"params": params[name]}, scores)
-            there = labels >= 0
+            is_pair = labels >= 0
             losses = -jnp.take_along_axis(jax.nn.log_softmax(scores), jnp.maximum(labels, 0)[..., None], -1)[..., 0]
-            weight = there.sum().astype(jnp.float32)
-            own = {
-                "pair_loss": (jnp.where(there, losses, 0).sum(), weight),
-                "pair_accuracy": ((there & (scores.argmax(-1) == labels)).sum().astype(jnp.float32), weight),
+            weight = is_pair.sum().astype(jnp.float32)
+            pair_metrics = {
+                "pair_loss": (jnp.where(is_pair, losses, 0).sum(), weight),
+                "pair_accuracy": ((is_pair & (scores.argmax(-1) == labels)).sum().astype(jnp.float32), weight),
             }
-            total = mean(metrics) + mean(own, "pair_loss")
+            total = mean(metrics) + mean(pair_metrics, "pair_loss")
             tokens = metrics["loss"][1]
-            return total, metrics | own | {"mlm_loss": metrics["loss"], "loss": (total * tokens, tokens)}
+            return total, metrics | pair_metrics | {"mlm_loss": metrics["loss"], "loss": (total * tokens, tokens)}
 
         return Objective(init, loss)
 
     @property
     def masked_loss(self) -> str:
-        """The metric that is the cross-entropy of the masked tokens."""
+        """Name of the metric that is the cross-entropy of the masked tokens."""
         return "mlm_loss" if self.pairs else "loss"
 
     def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
-        """BERT's pooler and its head for pairs, where it learns from pairs."""
+        """BERT's pooler and its head for pairs, if trained on pairs."""
         return PAIR_HEADS if self.pairs else {}
 
     def flops(self, encoder: EncoderConfig, row_length: int) -> float:
@@ -113,13 +113,15 @@ def predict(
     chunk: int,
     uniforms: jax.Array | None = None,
 ) -> tuple[jax.Array, Predictions]:
-    """The summed loss of the masked tokens, and what is predicted at each slot; see `cross_entropy`.
+    """The summed loss of the masked tokens, and the predictions at each slot; see `cross_entropy`.
 
     Args:
-        params: "mlm_head", and "encoder" for the table that the head shares.
+        head: the masked-language-model head.
+        params: "mlm_head", and "encoder" for a shared output table.
         hidden: [B, T, D].
-        chunk: tokens, on one device.
-        uniforms: [B, K], to draw a token at each slot.
+        masked: the corruption.
+        chunk: tokens on one device whose logits are in memory at once.
+        uniforms: [B, K] random numbers, to draw a token at each slot.
     """
     B, K = masked.slots.shape
     x = jnp.take_along_axis(hidden, masked.slots[..., None], axis=1)  # [B, K, D]
@@ -128,13 +130,13 @@ def predict(
     return cross_entropy(x, output_table(params), bias, masked.targets, masked.weights, chunk, uniforms)
 
 
-def masked_metrics(masked: Masked, total: jax.Array, found: Predictions, mask_id: int) -> Metrics:
-    """Loss and accuracy over the predicted tokens, and the loss of each way in which they were shown."""
+def masked_metrics(masked: Masked, total: jax.Array, predictions: Predictions, mask_id: int) -> Metrics:
+    """Loss and accuracy over the predicted tokens, and the loss by the way they were shown."""
     weights = masked.weights
     shown = jnp.take_along_axis(masked.token_ids, masked.slots, axis=1)
     kept = shown == masked.targets
     ways = {"masked": (shown == mask_id) & ~kept, "random": (shown != mask_id) & ~kept, "kept": kept}
-    metrics = {"loss": (total, weights.sum()), "accuracy": ((weights * found.correct).sum(), weights.sum())}
+    metrics = {"loss": (total, weights.sum()), "accuracy": ((weights * predictions.correct).sum(), weights.sum())}
     for name, way in ways.items():
-        metrics[f"loss_{name}"] = ((weights * way * found.losses).sum(), (weights * way).sum())
+        metrics[f"loss_{name}"] = ((weights * way * predictions.losses).sum(), (weights * way).sum())
     return metrics

@@ -1,4 +1,4 @@
-"""The one shape of an objective: two pure functions, as optax's transformations are."""
+"""The interface of objectives: pure functions in a record, as in optax's transformations."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
@@ -16,16 +16,16 @@ Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight): they 
 
 
 class Objective(NamedTuple):
-    """What the trainer trains.
+    """Functions that the trainer needs.
 
     Attributes:
         init: key -> parameters, a nested dict of float32 arrays; those of the encoder under "encoder".
         loss: (params, batch, key, train) -> (scalar, metrics). `metrics["loss"]` is (sum, weight) and the scalar is
             sum / weight; `key` drives corruption and, when `train`, dropout.
-        scores: (params, batch, key, train) -> [B, E, labels] float32, for objectives that predict something of each
-            document; None for the others.
-        models: parameters -> those of each model that an objective trains, by name, its encoder under "encoder" again;
-            None for objectives that train one, whose parameters these are.
+        scores: (params, batch, key, train) -> [B, E, labels] float32, for objectives that predict labels of documents;
+            None for others.
+        models: parameters -> {name: parameters of one model, its encoder under "encoder"}, for objectives that train
+            several models; None for others.
     """
 
     init: Callable[[jax.Array], Params]
@@ -35,7 +35,7 @@ class Objective(NamedTuple):
 
 
 class Vocabulary(Protocol):
-    """What an objective needs to know of a tokenizer."""
+    """The part of a tokenizer that objectives use."""
 
     vocab_size: int
     mask_id: int
@@ -46,34 +46,33 @@ class Vocabulary(Protocol):
 
 
 class ObjectiveConfig:
-    """What the settings of an objective, a frozen dataclass, say of it; most is the same for those without masks."""
+    """Base of the objectives' settings, frozen dataclasses; the defaults suit objectives without masks."""
 
     def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
-        """The pure functions that train such an encoder."""
+        """The functions that train an encoder with this objective; see `Objective`."""
         raise NotImplementedError
 
     @property
     def masked_loss(self) -> str:
-        """The metric that is the cross-entropy of masked tokens; empty if there is none."""
+        """Name of the metric that is the cross-entropy of masked tokens; empty for none."""
         return ""
 
     @property
     def best(self) -> tuple[str, Literal["min", "max"]]:
-        """The metric by which one checkpoint is better than another, and which way."""
+        """Metric that selects the best checkpoint, and whether it is minimized or maximized."""
         return "loss", "min"
 
     def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
-        """The heads that it trains and that published checkpoints have too, by their names among the parameters; the
-        masked-language-model head is not counted."""
+        """Trained heads that published checkpoints have too, by parameter name, except the masked-language-model head."""
         return {}
 
     def flops(self, encoder: EncoderConfig, row_length: int) -> float:
-        """FLOPs of forward and backward pass per token; those of small heads are left out."""
+        """FLOPs of forward and backward pass per token, without small heads."""
         return training_flops(encoder, row_length)
 
 
 def mean(metrics: Metrics, name: str = "loss") -> jax.Array:
-    """sum / weight of a metric, 0 where nothing was weighed."""
+    """sum / weight of a metric; 0 if the weight is 0."""
     total, weight = metrics[name]
     return total / jax.numpy.maximum(weight, 1e-9)
 

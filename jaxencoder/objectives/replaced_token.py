@@ -1,6 +1,6 @@
-"""Replaced-token detection: a small generator fills masks, the encoder tells which tokens it replaced.
+"""Replaced-token detection: a small generator fills masks, and the encoder detects which tokens it replaced.
 
-Clark et al. 2020 (ELECTRA, arXiv:2003.10555); embeddings shared without the tug-of-war: He et al. 2021 (DeBERTa-v3,
+Clark et al. 2020 (ELECTRA, arXiv:2003.10555); gradient-disentangled embedding sharing: He et al. 2021 (DeBERTa-v3,
 arXiv:2111.09543). Both models train in one step; the encoder is the discriminator.
 """
 
@@ -33,14 +33,14 @@ class ReplacedToken(ObjectiveConfig):
 
     masking: Masking = field(default_factory=lambda: Masking(mask_probability=1.0, random_probability=0.0))
     generator_width: float = 0.25
-    """Heads, and with them hidden and MLP size, of the generator, as a share of the encoder's."""
+    """Heads of the generator as a fraction of the encoder's; hidden and MLP size scale with them."""
     generator_depth: float = 1.0
-    """Layers of the generator, likewise (DeBERTa-v3: 0.5 at full width)."""
+    """Layers of the generator as a fraction of the encoder's (DeBERTa-v3: 0.5 at full width)."""
     weight: float = 50.0
-    """Of the discriminator's loss beside the generator's."""
+    """Weight of the discriminator's loss; the generator's has weight 1."""
     sharing: Sharing = "shared"
-    """The embeddings are shared, or each model has its own, or (gdes) the discriminator's token table is the
-    generator's, through which no gradient flows, plus a difference that it learns."""
+    """Embeddings: shared, separate (none), or gradient-disentangled (gdes): the discriminator's token table is the
+    generator's without gradient plus a trained difference."""
     chunk: int = 4096
     """Predicted tokens (on one device) whose logits are in memory at once."""
 
@@ -70,8 +70,8 @@ class ReplacedToken(ObjectiveConfig):
     def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
         """The pure functions; see `Objective`.
 
-        Parameters: "encoder" and "rtd_head" are the discriminator, "generator" holds the other one's "encoder" and
-        "mlm_head"; what is shared stands in the discriminator alone. `Objective.models` takes them apart.
+        Parameters: "encoder" and "rtd_head" are the discriminator; "generator" holds the generator's "encoder" and
+        "mlm_head". Shared parameters are stored with the discriminator. `Objective.models` separates the two models.
 
         Metrics: loss, the sum of mlm_loss and weight * rtd_loss; mlm_accuracy; rtd_accuracy over all tokens, and
         rtd_recall over the replaced ones.
@@ -93,25 +93,10 @@ class ReplacedToken(ObjectiveConfig):
                     "mlm_head": mlm_head.init(keys[3], narrow).get("params", {}),
                 },
             }
-            own = params["generator"]["encoder"]
-            if self.sharing == "shared":
-                own["embeddings"] = {name: x for name, x in own["embeddings"].items() if name == "projection"}
-            elif self.sharing == "gdes":
-                table = params["encoder"]["embeddings"]["token_embedding"]
-                params["encoder"]["embeddings"]["token_embedding"] = jnp.zeros_like(table)
-            return params
+            return _share_embeddings(params, self.sharing)
 
         def models(params: Params) -> dict[str, Params]:
-            body, filler = params["encoder"], params["generator"]
-            if self.sharing == "shared":
-                shared = {name: x for name, x in body["embeddings"].items() if name != "projection"}
-                own = filler["encoder"]
-                filler = filler | {"encoder": own | {"embeddings": shared | own["embeddings"]}}
-            elif self.sharing == "gdes":
-                table = filler["encoder"]["embeddings"]["token_embedding"]
-                table = jax.lax.stop_gradient(table) + body["embeddings"]["token_embedding"]
-                body = body | {"embeddings": body["embeddings"] | {"token_embedding": table}}
-            return {"discriminator": {"encoder": body, "rtd_head": params["rtd_head"]}, "generator": filler}
+            return _separate_models(params, self.sharing)
 
         def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
             mask_key, sample_key, *dropout_keys = jax.random.split(key, 4)
@@ -120,22 +105,15 @@ class ReplacedToken(ObjectiveConfig):
             uniforms = jax.random.uniform(sample_key, masked.slots.shape)
             inputs = batch | {"token_ids": masked.token_ids}
             hidden = encode(generator, both["generator"]["encoder"], inputs, dropout_keys[0], train)
-            total, found = predict(mlm_head, both["generator"], hidden, masked, self.chunk, uniforms)
-            metrics = {f"mlm_{name}": x for name, x in masked_metrics(masked, total, found, vocabulary.mask_id).items()}
+            total, predictions = predict(mlm_head, both["generator"], hidden, masked, self.chunk, uniforms)
+            metrics = masked_metrics(masked, total, predictions, vocabulary.mask_id)
+            metrics = {f"mlm_{name}": x for name, x in metrics.items()}
 
-            token_ids, replaced = fill(batch["token_ids"], masked.slots, masked.weights, found.samples)
+            token_ids, replaced = fill(batch["token_ids"], masked.slots, masked.weights, predictions.samples)
             inputs = batch | {"token_ids": token_ids}
             hidden = encode(discriminator, both["discriminator"]["encoder"], inputs, dropout_keys[1], train)
-            scores = rtd_head.apply({"params": params["rtd_head"]}, hidden)[..., 0]
-            there = batch["segment_ids"] > 0
-            losses = jax.nn.softplus(jnp.where(replaced, -scores, scores))
-            weight = there.sum().astype(jnp.float32)
-            right = there & ((scores > 0) == replaced)
-            metrics |= {
-                "rtd_loss": (jnp.where(there, losses, 0).sum(), weight),
-                "rtd_accuracy": (right.sum().astype(jnp.float32), weight),
-                "rtd_recall": tuple(x.sum().astype(jnp.float32) for x in (right & replaced, there & replaced)),
-            }
+            scores = rtd_head.apply({"params": params["rtd_head"]}, hidden)[..., 0]  # [B, T]
+            metrics |= _detection_metrics(scores, replaced, batch["segment_ids"] > 0)
             value = mean(metrics, "mlm_loss") + self.weight * mean(metrics, "rtd_loss")
             tokens = metrics["mlm_loss"][1]
             return value, {"loss": (value * tokens, tokens)} | metrics
@@ -144,7 +122,7 @@ class ReplacedToken(ObjectiveConfig):
 
     @property
     def masked_loss(self) -> str:
-        """The metric that is the cross-entropy of the generator's masked tokens."""
+        """Name of the metric that is the cross-entropy of the generator's masked tokens."""
         return "mlm_loss"
 
     def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
@@ -158,15 +136,52 @@ class ReplacedToken(ObjectiveConfig):
         return training_flops(encoder, row_length) + head + generator
 
 
+def _share_embeddings(params: Params, sharing: Sharing) -> Params:
+    """Initial parameters of both models without what they share."""
+    encoder, generator = params["encoder"], params["generator"]["encoder"]
+    if sharing == "shared":
+        generator["embeddings"] = {name: x for name, x in generator["embeddings"].items() if name == "projection"}
+    elif sharing == "gdes":
+        table = encoder["embeddings"]["token_embedding"]
+        encoder["embeddings"]["token_embedding"] = jnp.zeros_like(table)  # the difference from the generator's
+    return params
+
+
+def _separate_models(params: Params, sharing: Sharing) -> dict[str, Params]:
+    """Complete parameters of the discriminator and the generator."""
+    encoder, generator = params["encoder"], params["generator"]
+    if sharing == "shared":
+        shared = {name: x for name, x in encoder["embeddings"].items() if name != "projection"}
+        small = generator["encoder"]
+        generator = generator | {"encoder": small | {"embeddings": shared | small["embeddings"]}}
+    elif sharing == "gdes":
+        table = generator["encoder"]["embeddings"]["token_embedding"]
+        table = jax.lax.stop_gradient(table) + encoder["embeddings"]["token_embedding"]
+        encoder = encoder | {"embeddings": encoder["embeddings"] | {"token_embedding": table}}
+    return {"discriminator": {"encoder": encoder, "rtd_head": params["rtd_head"]}, "generator": generator}
+
+
+def _detection_metrics(scores: jax.Array, replaced: jax.Array, is_token: jax.Array) -> Metrics:
+    """Loss, accuracy and recall of the discriminator, from [B, T] scores (logits of being replaced)."""
+    losses = jax.nn.softplus(jnp.where(replaced, -scores, scores))
+    weight = is_token.sum().astype(jnp.float32)
+    correct = is_token & ((scores > 0) == replaced)
+    return {
+        "rtd_loss": (jnp.where(is_token, losses, 0).sum(), weight),
+        "rtd_accuracy": (correct.sum().astype(jnp.float32), weight),
+        "rtd_recall": tuple(x.sum().astype(jnp.float32) for x in (correct & replaced, is_token & replaced)),
+    }
+
+
 def fill(token_ids: jax.Array, slots: jax.Array, weights: jax.Array, samples: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Put samples where tokens were masked.
+    """Replace masked tokens by samples.
 
     Args:
         token_ids: [B, T], the true tokens.
         slots, weights, samples: [B, K]; slots of weight 0 change nothing.
 
     Returns:
-        ([B, T] token ids, [B, T] bool: another token than the true one stands there).
+        ([B, T] token ids, [B, T] bool: the token differs from the true one).
     """
     true = jnp.take_along_axis(token_ids, slots, axis=1)
     new = jnp.where(weights > 0, samples, true)

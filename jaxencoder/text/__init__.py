@@ -1,1 +1,1 @@
-"""Everything before an array reaches a device: tokenizers, sources, rows, the store and batches."""
+"""Text to batches: tokenizers, sources, windows, packing of rows, the row store and batches; imports no model."""

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxencoder.objectives.objective import Batch
-from jaxencoder.text.tokenizer import Tokenizer
-from jaxencoder.text.tokenizer_backends import raise_invalid_text
+from jaxencoder.text.tokenizers.encoding import raise_invalid_text
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxencoder.text.pieces import Pieces, counts, cut
 from jaxencoder.text.sentences import split_sentences
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 # Names of labels 0 and 1 for each value of data.pairs.
 LABEL_NAMES = {"nsp": ("next", "other"), "sop": ("ordered", "swapped")}

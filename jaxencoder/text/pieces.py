@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.windows import special_tokens, text_windows
 
 

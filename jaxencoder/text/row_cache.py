@@ -18,8 +18,8 @@ from jaxencoder.text.labels import Labels
 from jaxencoder.text.rows import RowBuilder, SourceSplit, Split, label_kind
 from jaxencoder.text.schema import TEXTS, Schema
 from jaxencoder.text.sources import fingerprint, pair_fields
-from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore, storage_errors
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 def prepare(
@@ -155,12 +155,10 @@ def _format_labels(part: SourceSplit, store: Store) -> str:
 def _upload(folder: Path, target: str) -> None:
     """Copy rows to an object store, the metadata last: with it the store counts as complete."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    try:
+    with storage_errors(f"cannot write prepared rows to {target}"):
         store = ts.KvStore.open(kvstore(target)).result()
         for path in sorted(files, key=lambda path: (path.name == META, path)):
             store.write(path.relative_to(folder).as_posix(), path.read_bytes()).result()
-    except (ValueError, RuntimeError) as error:
-        raise OSError(f"cannot write prepared rows to {target}: {str(error).splitlines()[0]}") from None
 
 
 def _write(part: SourceSplit, tokenizer: Tokenizer, folder: Path, progress: bool) -> None:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.text.tokenizer import Tokenizer, as_list
-from jaxencoder.text.tokenizer_backends import raise_invalid_text
+from jaxencoder.text.tokenizers.encoding import as_list, raise_invalid_text
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 _CHARACTERS = 1 << 16  # of a text tokenized in one call; shorter texts are grouped up to this size
 _OVERLAP = 512  # characters that two successive pieces of a text share

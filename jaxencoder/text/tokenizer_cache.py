@@ -9,7 +9,8 @@ from jaxencoder.text.cache import cache_folder, entry_lock, publish, temporary_e
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.schema import TEXTS, Schema
 from jaxencoder.text.sources import fingerprint, pair_fields, read
-from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 
 
 def load_or_train(config: TokenizerConfig, data: DataConfig, schema: Schema = TEXTS) -> Tokenizer:

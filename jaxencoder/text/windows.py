@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxencoder.text.streams import TokenBlock, stream_tokens
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 class TokenWindow(NamedTuple):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
 from jaxencoder.text.pieces import Pieces
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 _tokenizer: Tokenizer | None = None  # of a worker
 

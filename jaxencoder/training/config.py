@@ -1,55 +1,63 @@
-"""The settings of the training loop, and of the phases that a run may have."""
+"""Settings of the training loop, of the optimizer, and of the phases of a run."""
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+OptimizerName = Literal["adamw", "lamb", "adafactor", "muon", "stable_adamw"]
+ScheduleName = Literal["linear", "cosine", "wsd", "constant"]
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What the loop does and when; steps count updates of the parameters.
+    """What the training loop does and when. A step is one update of the parameters.
 
     Raises:
         ValueError: a number is out of range, or the batch does not divide into its parts.
     """
 
     steps: int = 0
-    """Updates in the whole run; 0: those of its epochs or its phases, or else 1,000."""
+    """Updates in the run. 0: decided by epochs or phases, otherwise 1,000."""
     epochs: float = 0.0
-    """Passes over the training rows, in place of steps: the run is saved with the steps that they come to."""
+    """Passes over the training rows, instead of steps. The saved run has the resulting number of steps."""
     batch_size: int = 32
-    """Rows in an update, over all devices and hosts; with phases, in an evaluation."""
+    """Rows per update, over all devices and hosts. With phases, rows per evaluation batch."""
     batch_examples: int = 0
-    """Labelled examples in an update, on average, in place of batch_size. A row holds as many as fit, one of 128 tokens
-    about 10 sentences of SST-2 or 2 pairs of RTE; the run is saved with the rows that this comes to. 0: batch_size."""
+    """Labeled examples per update on average, instead of batch_size. The number of rows follows from how many examples
+    fit into a row: about 10 sentences of SST-2 or 2 pairs of RTE into 128 tokens. 0: use batch_size."""
     accumulation: int = 1
-    """Parts that a batch is cut into, computed one after the other to save memory: the same update, up to the masks and
-    dropout that each part draws for itself."""
+    """Number of parts of a batch, computed in sequence to save memory. The update stays the same, except that each part
+    draws its own masks and dropout."""
     seed: int = 0
-    """Of the initial weights, the order of the rows, masks and dropout."""
+    """Seed of initial weights, row order, masks and dropout."""
     ema_decay: float = 0.0
-    """Keep an exponential moving average of the weights too, and evaluate and save it; 0 for none."""
+    """Decay of an exponential moving average of the weights, which is evaluated and saved. 0: no average."""
     log_every: int = 10
+    """Steps between log records."""
     eval_every: int = 500
-    """Steps between evaluations on the held-out rows; 0 only at the end."""
+    """Steps between evaluations on the held-out rows. 0: evaluate only at the end."""
     num_evaluations: int = 0
-    """How many in the whole run, evenly spaced, in place of eval_every: the run is saved with the steps between."""
+    """Evaluations in the run, evenly spaced, instead of eval_every. 0: use eval_every."""
     eval_batches: int = 32
-    """Batches of an evaluation; 0 for all held-out rows."""
+    """Batches per evaluation. 0: all held-out rows."""
     checkpoint_every: int = 500
+    """Steps between checkpoints."""
     keep_checkpoints: int = 2
+    """Number of newest checkpoints to keep."""
     keep_best: bool = True
-    """Keep the checkpoint with the best held-out result too."""
+    """Also keep the checkpoint with the best held-out result."""
     best_metric: str = ""
-    """By which a checkpoint is the best; empty: the objective's own, such as accuracy of classes, loss of values."""
+    """Metric that decides which checkpoint is the best. Empty: the objective's own, such as accuracy for classes."""
     best_mode: Literal["min", "max"] = "min"
-    """Whether less of it is better, or more; of the objective's own metric it is known."""
+    """Whether the best value is the lowest or the highest. Known for the objective's own metric."""
     patience: int = 0
-    """End the run after so many evaluations without a better best_metric than before; 0: never before its last step."""
+    """Stop after this number of evaluations without a better best_metric. 0: run all steps."""
     profile_steps: tuple[int, ...] = ()
-    """Steps to write a profiler trace of."""
+    """Steps to record a profiler trace of."""
     tensorboard: bool = True
+    """Also write metrics for TensorBoard."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints"):
@@ -72,34 +80,123 @@ class TrainingConfig:
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"training.ema_decay must be in [0, 1), got {self.ema_decay}.")
 
-    def counted(self, rows: int, examples: int, shares: int = 1) -> "TrainingConfig":
-        """With steps in place of epochs and evaluations, and rows in place of batch_examples, which stays beside them.
+    def resolve(self, rows: int, examples: int, shards: int = 1) -> "TrainingConfig":
+        """Replace epochs and num_evaluations by steps, and set batch_size from batch_examples.
 
         Args:
-            rows: of the training data; a mixture by weights has its epochs too after so many.
-            examples: labelled ones in these rows.
-            shares: of the devices, which the rows of an update divide into.
+            rows: number of training rows. In a weighted mixture an epoch is this number of drawn rows.
+            examples: number of labeled examples in these rows.
+            shards: number of data shards, which the batch divides into.
 
         Raises:
-            ValueError: there are no examples to count.
+            ValueError: batch_examples is set, but there are no labeled examples.
         """
         size = self.batch_size
         if self.batch_examples:
             if not examples:
                 raise ValueError(f"training.batch_examples is {self.batch_examples}, but no example has a label.")
-            parts = self.accumulation * shares
-            size = parts * max(1, round(self.batch_examples * rows / examples / parts))
+            multiple = self.accumulation * shards
+            size = multiple * max(1, round(self.batch_examples * rows / examples / multiple))
         steps = self.steps or math.ceil(round(self.epochs * rows / size, 9))
         every = max(1, math.ceil(steps / self.num_evaluations)) if self.num_evaluations else self.eval_every
         return dataclasses.replace(self, steps=steps, epochs=0.0, batch_size=size, eval_every=every, num_evaluations=0)
 
 
 @dataclass(frozen=True)
-class Phase:
-    """A stretch of a run with settings of its own; what is left at 0 or empty is as in the run.
+class OptimizerConfig:
+    """How parameters are updated. Weight decay is decoupled and multiplied by the learning rate, as in torch.
 
-    BERT's short rows before long ones (Devlin et al. 2019, arXiv:1810.04805, A.2), and ModernBERT's growing batch and
-    extension to long rows (Warner et al. 2024, arXiv:2412.13663) are phases.
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    name: OptimizerName = "adamw"
+    """Update rule; weight decay and schedule apply to each of them."""
+    learning_rate: float = 5e-4
+    """Peak learning rate. Adafactor multiplies it by the RMS of each tensor, so 1e-2 is a natural value there."""
+    b1: float = 0.9
+    """Decay of the first moment. Muon uses muon_momentum instead, and Adafactor has no first moment."""
+    b2: float = 0.98
+    """Decay of the second moment. Adafactor uses 1 - t^-0.8 instead."""
+    eps: float = 1e-6
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, as a factor of the learning rate."""
+    no_decay: tuple[str, ...] = (r"(^|/)bias$", r"(^|/)scale$")
+    """Regular expressions, searched in parameter paths: parameters without weight decay and, in LAMB, without trust
+    ratio."""
+    clip_norm: float = 1.0
+    """Maximum global norm of the gradient. 0: no clipping."""
+    muon_momentum: float = 0.95
+    """Momentum of Muon."""
+    min_dim_size_to_factor: int = 128
+    """Adafactor factors the second moment of matrices whose smaller side is at least this large."""
+    schedule: ScheduleName = "linear"
+    """Shape of the decay after warmup: linear, cosine, wsd (constant, then 1 - sqrt) or constant."""
+    warmup_ratio: float = 0.06
+    """Fraction of all steps in which the learning rate rises linearly to its peak."""
+    decay_ratio: float = 0.2
+    """Fraction of all steps in which wsd decays, at the end."""
+    final_lr_ratio: float = 0.0
+    """Final learning rate as a fraction of the peak."""
+    trainable: tuple[str, ...] = ()
+    """Regular expressions, searched in parameter paths: the parameters to train. The others are frozen and have no
+    optimizer state. Empty: all, or with adapters the adapters and heads. BitFit is /bias$ and ^classifier/."""
+    frozen_layers: int = 0
+    """Number of bottom layers to freeze, together with the embeddings. Their gradients are still computed."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each layer to the one below, from the heads down to the embeddings."""
+
+    def __post_init__(self) -> None:
+        for field, kind in (("name", OptimizerName), ("schedule", ScheduleName)):
+            if getattr(self, field) not in get_args(kind):
+                raise ValueError(
+                    f"optimizer.{field} is {getattr(self, field)!r}; choose one of {', '.join(get_args(kind))}."
+                )
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; give a positive number.")
+        for field in ("b1", "b2", "muon_momentum"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(
+                    f"optimizer.{field} is {getattr(self, field)}; give a number from 0 up to, not with, 1."
+                )
+        for field in ("weight_decay", "clip_norm"):
+            if not 0 <= getattr(self, field) < float("inf"):
+                raise ValueError(f"optimizer.{field} is {getattr(self, field)}; give 0 or a positive number.")
+        if not self.eps > 0:
+            raise ValueError(f"optimizer.eps is {self.eps}; give a positive number.")
+        if self.min_dim_size_to_factor < 1:
+            raise ValueError(
+                f"optimizer.min_dim_size_to_factor is {self.min_dim_size_to_factor}; give a positive size."
+            )
+        for field in ("warmup_ratio", "decay_ratio", "final_lr_ratio"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"optimizer.{field} is {getattr(self, field)}; give a share from 0 to 1.")
+        if self.schedule == "wsd" and self.warmup_ratio + self.decay_ratio > 1:
+            raise ValueError(
+                f"optimizer.warmup_ratio {self.warmup_ratio} and decay_ratio {self.decay_ratio} together exceed 1; "
+                "lower one of them."
+            )
+        if self.frozen_layers < 0:
+            raise ValueError(f"optimizer.frozen_layers is {self.frozen_layers}; give 0 or a number of layers.")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optimizer.layer_decay is {self.layer_decay}; give a number above 0 and at most 1.")
+        for field in ("no_decay", "trainable"):
+            for pattern in getattr(self, field):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(
+                        f"optimizer.{field} holds {pattern!r}, not a regular expression: {error}."
+                    ) from None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of a run. Settings left at 0 or empty are those of the run.
+
+    Two uses: BERT's short rows before long ones (Devlin et al. 2019, arXiv:1810.04805, A.2), and ModernBERT's growing
+    batch and extension to long rows (Warner et al. 2024, arXiv:2412.13663).
 
     Raises:
         ValueError: a number is out of range.
@@ -108,20 +205,23 @@ class Phase:
     steps: int = 0
     """Updates in this phase, at least 1."""
     row_length: int = 0
+    """Tokens per row."""
     batch_size: int = 0
+    """Rows per update."""
     accumulation: int = 0
+    """Number of parts of a batch, computed in sequence."""
     train: tuple[str, ...] = ()
-    """Training sources; the tokenizer and the held-out rows are those of the run's own."""
+    """Training sources. Tokenizer and held-out rows stay those of the run."""
     weights: tuple[float, ...] = ()
-    """Mixture weights; where `train` is given and these are not, by size."""
+    """Mixture weights. Empty with `train`: sources are weighted by size."""
     temperature: float = 0.0
     """Flattens a mixture by size, as data.temperature does."""
     rate: float = 0.0
-    """Share of the tokens that are predicted, the same throughout the phase."""
+    """Fraction of the tokens to predict, constant during the phase."""
     learning_rate: float = 0.0
-    """What the schedule, which goes on over all steps of the run, takes for its peak in this phase."""
+    """Peak learning rate in this phase. The schedule itself spans all steps of the run."""
     rope_theta: float = 0.0
-    """Base of the rotary wavelengths in global layers; the run's is that of the finished model."""
+    """Base of the rotary wavelengths in global layers during this phase. The run's own value is the final model's."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -132,16 +232,16 @@ class Phase:
 
 
 def batch_warmup(first: int, last: int, parts: int, steps: int, **settings: Any) -> tuple[Phase, ...]:
-    """Phases whose batches grow evenly towards that of the phase after them, each with as many steps as the others.
+    """Phases of equal length whose batch size grows linearly towards that of the following phase.
 
-    batch_warmup(64, 256, 3, 300) has 100 steps each of 64, 128 and 192 rows.
+    batch_warmup(64, 256, 3, 300) gives 100 steps each of 64, 128 and 192 rows.
 
     Args:
-        first: rows of the first batch.
-        last: rows that the phase after these has.
-        parts: how many phases.
-        steps: of all of them together.
-        settings: the same for all, such as row_length=1024.
+        first: rows per batch in the first phase.
+        last: rows per batch in the phase after these.
+        parts: number of phases.
+        steps: steps of all phases together.
+        settings: further settings of each phase, such as row_length=1024.
 
     Raises:
         ValueError: the batch cannot grow in equal parts, or a part would have no step.

@@ -1,7 +1,7 @@
-"""Which parameters learn, and how fast each layer does: freezing, and learning rates that fall towards the input.
+"""Frozen parameters, and learning rates that decrease from layer to layer towards the input.
 
 Layer-wise decay: Howard and Ruder 2018 (ULMFiT), arXiv:1801.06146; Clark et al. 2020 (ELECTRA), arXiv:2003.10555.
-Biases alone: Ben Zaken et al. 2022 (BitFit), arXiv:2106.10199.
+Biases only: Ben Zaken et al. 2022 (BitFit), arXiv:2106.10199.
 """
 
 import re
@@ -14,54 +14,54 @@ import optax
 
 from jaxencoder.adapters.lora import NAME as LORA
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params
-from jaxencoder.parameters import path_of
+from jaxencoder.parameters import flatten, map_with_paths, path_of
 
 _BLOCK = re.compile(r"^(?P<encoder>(?:.*/)?encoder)/(?P<group>layers|last)/block_(?P<number>\d+)/")
 _BELOW = re.compile(r"^(?P<encoder>(?:.*/)?encoder)/(embeddings|relative_bias|distance_embedding|convolution)/")
 
 
 def trainable_mask(patterns: Sequence[str]) -> Callable[[Params], Params]:
-    """A function from parameters to the tree of bools that says which ones learn.
+    """A function from parameters to the tree of bools that is true for trainable parameters.
 
     Args:
         patterns: regular expressions, searched in a parameter's path.
 
     Raises:
-        ValueError: (the function) no parameter matches one of them, or none of a low-rank adapter matches any.
+        ValueError: (the function) no parameter matches a pattern, or no parameter of a low-rank adapter matches any.
     """
 
     def mask(params: Params) -> Params:
-        paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(params)]
+        paths = list(flatten(params))
         for pattern in patterns:
             if not any(re.search(pattern, path) for path in paths):
                 raise ValueError(
-                    f"optimizer.trainable holds {pattern!r}, which is in no parameter's path, such as {paths[0]}"
+                    f"optimizer.trainable holds {pattern!r}, which matches no parameter's path, such as {paths[0]}"
                 )
-        found = jax.tree.map_with_path(lambda path, _: any(re.search(p, path_of(path)) for p in patterns), params)
-        if LORA in params and not any(jax.tree.leaves(found[LORA])):
+        trainable = map_with_paths(lambda path, _: any(re.search(pattern, path) for pattern in patterns), params)
+        if LORA in params and not any(jax.tree.leaves(trainable[LORA])):
             raise ValueError(
-                f"optimizer.trainable {list(patterns)} leaves the adapter out, which would learn nothing; add "
+                f"optimizer.trainable {list(patterns)} excludes the adapter, which would not be trained; add "
                 f'"^{LORA}/", or set adapter.rank to 0'
             )
-        return found
+        return trainable
 
     return mask
 
 
 def layer_scales(params: Params, decay: float, frozen: int) -> Params:
-    """What each update is multiplied by: arrays that broadcast against the parameters.
+    """The factor of each update: arrays that broadcast against the parameters.
 
-    With n layers, what stands above them (heads, poolers, a last norm) has 1, the top layer `decay`, the layer below
+    With n layers, parameters above them (heads, poolers, a last norm) have 1, the top layer `decay`, the layer below
     it `decay` ** 2, and the embeddings `decay` ** (n + 1). Layers that share their parameters count once. A low-rank
-    adapter has the place of its kernel.
+    adapter has the factor of its kernel.
 
     Args:
         params: arrays or shapes.
         decay: in (0, 1].
-        frozen: so many layers from below, and with them the embeddings, have 0.
+        frozen: number of bottom layers that get the factor 0, as do the embeddings; 0: none.
 
     Raises:
-        ValueError: an encoder has fewer layers than are to be frozen.
+        ValueError: an encoder has fewer layers than `frozen`.
     """
     height, layers = layer_heights(params)
 
@@ -70,32 +70,30 @@ def layer_scales(params: Params, decay: float, frozen: int) -> Params:
         if encoder is None:
             return np.float32(1)
         if frozen > layers[encoder]:
-            raise ValueError(
-                f"optimizer.frozen_layers is {frozen}, but {encoder} has {layers[encoder]} layers of its own"
-            )
-        stays = (layers[encoder] + 1 - above <= frozen) & (frozen > 0)
-        return np.where(stays, 0, decay**above).astype(np.float32)
+            raise ValueError(f"optimizer.frozen_layers is {frozen}, but {encoder} has only {layers[encoder]} layers")
+        is_frozen = (layers[encoder] + 1 - above <= frozen) & (frozen > 0)
+        return np.where(is_frozen, 0, decay**above).astype(np.float32)
 
     return jax.tree.map_with_path(scale, params)
 
 
 def layer_heights(params: Params) -> tuple[Callable[[tuple[Any, ...], jax.Array], tuple[str | None, Any]], dict]:
-    """Where the layers of the encoders among parameters stand, counted from the top.
+    """The positions of parameters in the layers of their encoders, counted from the top.
 
     Args:
         params: arrays or shapes.
 
     Returns:
-        A function from a leaf's path and the leaf to its encoder's name, such as "encoder", and its height: 1.0 for the
-        top layer, n for the lowest of n, n + 1 for the embeddings; of a stack float64 [L, 1, ...], which broadcasts
-        against the leaf; (None, 0.0) for what stands above the layers. And of each encoder its number of layers, those
-        that share their parameters counting once.
+        (height, layers). `height` maps a leaf's key path and the leaf to its encoder's name, such as "encoder", and its
+        height: 1.0 for the top layer, n for the lowest of n, n + 1 for the embeddings; for a stack float64 [L, 1, ...],
+        which broadcasts against the leaf; (None, 0.0) for parameters above the layers. `layers` is the number of layers
+        of each encoder; layers that share their parameters count once.
     """
     counts: dict[str, int] = {}
-    widths: dict[str, int] = {}
-    for path, x in jax.tree.leaves_with_path(params):
-        if block := _BLOCK.match(path_of(path)):
-            name, number = _whose(block), int(block["number"])
+    widths: dict[str, int] = {}  # blocks per step of the scan
+    for path, x in flatten(params).items():
+        if block := _BLOCK.match(path):
+            name, number = _encoder_name(block), int(block["number"])
             if block["group"] == "layers":
                 widths[name] = max(widths.get(name, 0), number + 1)
                 counts[f"{name}/layers"] = x.shape[0]
@@ -108,29 +106,29 @@ def layer_heights(params: Params) -> tuple[Callable[[tuple[Any, ...], jax.Array]
 
     def height(path: tuple[Any, ...], x: jax.Array) -> tuple[str | None, Any]:
         text = path_of(path)
-        place = _BLOCK.match(text) or _BELOW.match(text)
-        if place is None:
+        match = _BLOCK.match(text) or _BELOW.match(text)
+        if match is None:
             return None, 0.0
-        encoder = _whose(place)
-        if "group" not in place.groupdict():
+        encoder = _encoder_name(match)
+        if "group" not in match.groupdict():
             depth = np.zeros(())
-        elif place["group"] == "layers":
-            depth = 1.0 + int(place["number"]) + widths[encoder] * np.arange(x.shape[0])
+        elif match["group"] == "layers":
+            depth = 1.0 + int(match["number"]) + widths[encoder] * np.arange(x.shape[0])
             depth = depth.reshape(-1, *[1] * (x.ndim - 1))
         else:
-            depth = np.array(1.0 + stacked[encoder] + int(place["number"]))
+            depth = np.array(1.0 + stacked[encoder] + int(match["number"]))
         return encoder, layers[encoder] + 1 - depth
 
     return height, layers
 
 
-def _whose(place: re.Match[str]) -> str:
-    """The encoder of a parameter, or of the kernel that a low-rank adapter stands beside."""
-    return place["encoder"].removeprefix(f"{LORA}/")
+def _encoder_name(match: re.Match[str]) -> str:
+    """The encoder of a parameter; for a low-rank adapter the encoder of its kernel."""
+    return match["encoder"].removeprefix(f"{LORA}/")
 
 
 def scale_by_layer(decay: float, frozen: int) -> optax.GradientTransformation:
-    """Multiplies updates by `layer_scales`."""
+    """Multiply updates by `layer_scales`."""
 
     def scale(updates: Params, params: Params) -> Params:
         return jax.tree.map(lambda x, s: x * s, updates, layer_scales(updates, decay, frozen))
@@ -138,20 +136,22 @@ def scale_by_layer(decay: float, frozen: int) -> optax.GradientTransformation:
     return optax.stateless(scale)
 
 
-def only(mask: Callable[[Params], Params], optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An optimiser of the parameters that learn, with no state for the others, which stay as they are."""
+def optimize_trainable(
+    mask: Callable[[Params], Params], optimizer: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """An optimizer for the trainable parameters; the others have no state and stay unchanged."""
 
     def labels(params: Params) -> Params:
-        return jax.tree.map(lambda learns: "learns" if learns else "stays", mask(params))
+        return jax.tree.map(lambda trainable: "trainable" if trainable else "frozen", mask(params))
 
-    return optax.partition({"learns": optimizer, "stays": optax.set_to_zero()}, labels)
+    return optax.partition({"trainable": optimizer, "frozen": optax.set_to_zero()}, labels)
 
 
 def stop_frozen_gradients(objective: Objective, mask: Callable[[Params], Params]) -> Objective:
-    """An objective whose loss has no gradient by the parameters that stay, so that none is computed."""
+    """An objective without gradients for frozen parameters, so that none are computed."""
 
     def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
-        stop = lambda x, learns: x if learns else jax.lax.stop_gradient(x)  # noqa: E731
+        stop = lambda x, trainable: x if trainable else jax.lax.stop_gradient(x)  # noqa: E731
         return objective.loss(jax.tree.map(stop, params, mask(params)), batch, key, train)
 
     return objective._replace(loss=loss)

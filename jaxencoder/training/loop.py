@@ -31,7 +31,7 @@ from jaxencoder.text.batches import Batches, prefetch
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.store import Store
 from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
-from jaxencoder.training.optim import make_optimizer
+from jaxencoder.training.optimizers import make_optimizer
 from jaxencoder.training.setup import Setup, distinct, labelled, set_up, unigram_loss
 from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
 from jaxencoder.training.stopping import past_evaluations, should_stop

@@ -32,8 +32,8 @@ from jaxencoder.tasks.task import TrainingLabels
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.sources.fields import format_fields, infer_fields
 from jaxencoder.text.store import Store
-from jaxencoder.text.tokenizer import Tokenizer
 from jaxencoder.text.tokenizer_cache import load_or_train
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.training.config import Phase
 
 log = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ def _counted(config: RunConfig, stores: tuple[Store, ...], begun: bool) -> RunCo
         shape = make_mesh(config.mesh).shape
         shares = shape["data"] * shape["fsdp"]
     training = dataclasses.replace(training, batch_examples=0 if begun else training.batch_examples)
-    training = training.counted(sum(map(len, stores)), labelled(config, stores), shares)
+    training = training.resolve(sum(map(len, stores)), labelled(config, stores), shares)
     training = dataclasses.replace(training, batch_examples=config.training.batch_examples)
     return dataclasses.replace(config, training=training)
 

@@ -1,7 +1,7 @@
-"""When a run has learned what it can: the evaluations so far, and whether they still gain.
+"""Early stopping: the evaluations of a run so far, and whether they still improve.
 
-Early stopping: Prechelt 1998, "Early stopping - but when?". Past evaluations are read from the run's own metrics.jsonl,
-so that a run that was interrupted ends where an uninterrupted one does.
+Prechelt 1998, "Early stopping - but when?". Past evaluations are read from the run's metrics.jsonl, so that a run that
+was interrupted stops at the same step as an uninterrupted one.
 """
 
 import json
@@ -16,43 +16,40 @@ from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.telemetry import METRICS_FILE
 
 
-def past_evaluations(run_dir: Path, done: int) -> list[dict[str, float]]:
-    """The held-out metrics of a run so far, in order; NaN where one was not finite. Every process calls it.
+def past_evaluations(run_dir: Path, step: int) -> list[dict[str, float]]:
+    """The held-out metrics of a run in order, NaN where a metric was not finite. Every process must call it.
 
     Args:
         run_dir: the run's folder.
-        done: steps that are kept; evaluations after them will be made again.
+        step: step of the restored checkpoint; later evaluations are ignored, as they will be repeated.
     """
-    return _agreed(_written(run_dir / METRICS_FILE, done) if jax.process_index() == 0 else [])
-
-
-def _written(path: Path, done: int) -> list[dict[str, float]]:
-    if not (done and path.is_file()):
-        return []
-    with path.open(encoding="utf-8") as file:
-        records = [json.loads(line) for line in file if '"validation_' in line and line.endswith("\n")]
-    return [
-        {name.removeprefix("validation_"): math.nan if x is None else x for name, x in one.items() if name != "step"}
-        for one in records
-        if one["step"] <= done
-    ]
-
-
-def _agreed(found: list[dict[str, float]]) -> list[dict[str, float]]:
-    """What process 0 has found, on every process: it alone writes the file, which others may not see."""
+    evaluations = _read(run_dir / METRICS_FILE, step) if jax.process_index() == 0 else []
     if jax.process_count() == 1:
-        return found
-    text = np.frombuffer(json.dumps(found).encode(), np.uint8)
+        return evaluations
+    # Only process 0 writes the file, and other hosts may not see it.
+    text = np.frombuffer(json.dumps(evaluations).encode(), np.uint8)
     size = multihost_utils.broadcast_one_to_all(np.int32(text.size))
     return json.loads(multihost_utils.broadcast_one_to_all(np.resize(text, int(size))).tobytes())
 
 
-def should_stop(past: list[dict[str, float]], settings: TrainingConfig) -> bool:
-    """Whether as many evaluations as training.patience have passed since the best result; never if that is 0.
+def _read(path: Path, step: int) -> list[dict[str, float]]:
+    if not (step and path.is_file()):
+        return []
+    with path.open(encoding="utf-8") as file:
+        records = [json.loads(line) for line in file if '"validation_' in line and line.endswith("\n")]
+    return [
+        {name.removeprefix("validation_"): math.nan if x is None else x for name, x in record.items() if name != "step"}
+        for record in records
+        if record["step"] <= step
+    ]
 
-    The first of equal results is the best one, and one that is not finite is the worst.
+
+def should_stop(evaluations: list[dict[str, float]], settings: TrainingConfig) -> bool:
+    """Whether training.patience evaluations have passed since the best one; never with a patience of 0.
+
+    Among equal results the first is the best; a result that is not finite is the worst.
     """
     sign = 1 if settings.best_mode == "max" else -1
-    values = [sign * result[settings.best_metric] for result in past if settings.best_metric in result]
+    values = [sign * result[settings.best_metric] for result in evaluations if settings.best_metric in result]
     values = [x if math.isfinite(x) else -math.inf for x in values]
     return 0 < settings.patience < len(values) - values.index(max(values)) if values else False

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from jaxencoder.config import RunConfig
 from jaxencoder.training.flops import peak_flops
 from jaxencoder.training.layerwise import trainable_mask
-from jaxencoder.training.optim import schedule
+from jaxencoder.training.schedules import learning_rate_schedule
 
 METRICS_FILE = "metrics.jsonl"
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
@@ -121,7 +121,9 @@ class Telemetry:
         self._clock: float | None = None
         self._forget()
         self._tracing = False
-        self._rate = jax.jit(schedule(config.optimizer, config.training.steps, config.phase_learning_rates))
+        self._rate = jax.jit(
+            learning_rate_schedule(config.optimizer, config.training.steps, config.phase_learning_rates)
+        )
         self._phases, self._number = _phases(config), 0
         self._dtype = config.compute.dtype
         self._parameters = self._learning = sum(x.size for x in jax.tree.leaves(params))

@@ -15,7 +15,8 @@ from jaxencoder.checkpoints.adapter import Learned, fingerprint, write_peft
 from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.families import FAMILIES
 from jaxencoder.families.family import Family
-from jaxencoder.families.published import Published, parameter_shapes
+from jaxencoder.families.published import Published
+from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.families.tables import to_tensors
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.parameters import path_of

@@ -13,7 +13,7 @@ from jaxencoder.checkpoints.initial import find_start, initial_params
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.cli import main
 from jaxencoder.config_io import save
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from tests.inference.published import published
 from tests.model.examples import assert_trees_close
 

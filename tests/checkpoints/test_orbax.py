@@ -11,9 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxencoder.checkpoints import orbax as checkpoint
+from jaxencoder.checkpoints import orbax
 from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
-from jaxencoder.training.optim import OptimizerConfig, make_optimizer
+from jaxencoder.training.config import OptimizerConfig
+from jaxencoder.training.optimizers import make_optimizer
 
 
 def params(seed: int = 0) -> dict:
@@ -171,7 +172,7 @@ def test_damaged_newest_is_passed_over(
     with caplog.at_level(logging.WARNING):
         got = restore_step(folder)[1]
     assert_same(got, jax.tree.map(np.asarray, params(10)))
-    assert [record.name for record in caplog.records] == [checkpoint.__name__]
+    assert [record.name for record in caplog.records] == [orbax.__name__]
     caplog.clear()
     checkpoints = Checkpoints(folder)
     with caplog.at_level(logging.WARNING):
@@ -256,15 +257,15 @@ def test_failed_save_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8, jnp.bool_])
 def test_checksum_sees_every_change(dtype: jnp.dtype) -> None:
     x = np.asarray((jax.random.normal(jax.random.key(0), (6, 5, 4)) * 5).astype(dtype))
-    before = checkpoint._checksums({"x": x})
-    assert before == checkpoint._checksums({"x": jnp.asarray(x)})
+    before = orbax._checksums({"x": x})
+    assert before == orbax._checksums({"x": jnp.asarray(x)})
     for place in range(0, x.nbytes, 7):
         changed = np.frombuffer(bytearray(x.tobytes()), x.dtype).reshape(x.shape)
         changed.view(np.uint8).reshape(-1)[place] ^= 1
-        assert checkpoint._checksums({"x": changed}) != before
+        assert orbax._checksums({"x": changed}) != before
     if dtype == jnp.float32:
-        assert checkpoint._checksums({"x": x[::-1]}) != before
-        assert checkpoint._checksums({"x": x.swapaxes(0, 1)}) != before
+        assert orbax._checksums({"x": x[::-1]}) != before
+        assert orbax._checksums({"x": x.swapaxes(0, 1)}) != before
 
 
 def test_optimizer_continues_exactly(tmp_path: Path) -> None:

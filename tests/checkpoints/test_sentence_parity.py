@@ -17,7 +17,8 @@ from jaxencoder.checkpoints.weights import open_weights
 from jaxencoder.cli import main
 from jaxencoder.model.sentence import Dense, LayerNorm, Normalize, SentenceConfig
 from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 
 D = 24
 TEXTS = ["A man is playing a guitar.", "", "Zwei Hunde laufen im Schnee. " * 60, "naïve café — 東京 🙂 ΣΟΦΟΣ İ"]

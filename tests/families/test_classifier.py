@@ -43,7 +43,7 @@ def test_another_pooling_is_another_head(pooling: str, heads: dict) -> None:
         HeadConfig("cls", 3, "tanh", norm=True),
         HeadConfig("cls", 3, "tanh", transform_bias=False),
         HeadConfig("cls", 3),
-        HeadConfig("mean", 3, "tanh", late=True),
+        HeadConfig("mean", 3, "tanh", pool_after_transform=True),
     ],
 )
 def test_what_computes_something_else(head: HeadConfig) -> None:

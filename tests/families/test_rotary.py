@@ -17,8 +17,8 @@ from jaxencoder.config import RunConfig
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.nomic_bert import NOMIC_BERT
-from jaxencoder.families.published import parameter_shapes
 from jaxencoder.families.rotary import rotary_fields
+from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from tests.families.peers import ENDS, SIZES, ours, saved, theirs, torch_model
 

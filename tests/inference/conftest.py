@@ -12,7 +12,8 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 
 TEXT = "the cat sat on a mat while seven old men walked slowly through paris and rome looking for bread"
 WORDS = TEXT.split()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxencoder.text.tokenizer import Encoding, Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Encoding, Tokenizer
 from tests.families import peers
 
 PAD = 1  # of RoBERTa's relatives

@@ -25,7 +25,7 @@ from jaxencoder.api import Model
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizer import train_tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 tokenizer = train_tokenizer(SENTENCES, TokenizerConfig(vocab_size=120))
 shape = EncoderConfig(num_layers=1, hidden_size=16, mlp_size=16, num_heads=2, max_length=128, vocab_size=120)
 compute = ComputeConfig(dtype="float32")

@@ -8,7 +8,7 @@ from jaxencoder.inference import fill_mask
 from jaxencoder.inference.fill_mask import Filled
 from jaxencoder.model.heads import MlmHead
 from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizer import train_tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 
 from .conftest import SENTENCES
 

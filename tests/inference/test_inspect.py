@@ -12,8 +12,9 @@ from jaxencoder.api import Model
 from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.transformers import read_model, write_model
 from jaxencoder.checkpoints.weights import Weights
-from jaxencoder.config_io import save
-from jaxencoder.families.published import Published, family_of, parameter_shapes
+from jaxencoder.config import save
+from jaxencoder.families.published import Published, family_of
+from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.files import write_json
 from jaxencoder.inference.inspect import Inspection, inspect
 from jaxencoder.model.config import EncoderConfig

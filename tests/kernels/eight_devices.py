@@ -1,4 +1,4 @@
-"""Prints how far attention on eight devices is from attention on one, as JSON; test_mesh.py runs and judges it."""
+"""Print the difference between attention on eight devices and on one, as JSON; test_mesh.py runs and checks it."""
 
 import json
 from functools import partial
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxencoder.kernels.attention import attention
+from jaxencoder.kernels.inputs import AttentionOptions
 from jaxencoder.sharding import MeshConfig, batch_sharding, make_mesh
 from tests.kernels.examples import B, H, N, inputs, segments, tables
 
@@ -17,7 +18,7 @@ CASES = {
     "dense, context 2, heads split": (MeshConfig(2, 1, 2, 2), "dense", 0, 0.3),
     "chunked, context 4": (MeshConfig(2, 1, 1, 4), "chunked", 0, 0.3),
     "banded, context 4": (MeshConfig(1, 2, 1, 4), "banded", 16, 0.3),
-    "banded, window beyond the neighbours": (MeshConfig(1, 1, 1, 8), "banded", 30, 0.3),
+    "banded, window longer than the neighbors' parts": (MeshConfig(1, 1, 1, 8), "banded", 30, 0.3),
     "tiled, all split": (MeshConfig(2, 1, 2, 2), "tiled", 0, 0.3),
 }
 
@@ -28,8 +29,8 @@ def differentiated(mesh: jax.sharding.Mesh, backend: str, window: int, dropout: 
 
     def loss(arrays: tuple, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
         *qkv, relative = arrays
-        options = {"relative": relative, "window": window, "backend": backend, "dropout": dropout}
-        out = attention(*qkv, ids, key=jax.random.key(5), **options)
+        options = AttentionOptions(window, dropout, backend)
+        out = attention(*qkv, ids, relative=relative, options=options, key=jax.random.key(5))
         return (out * weight).sum(), out * weight
 
     with jax.set_mesh(mesh):
@@ -41,10 +42,12 @@ def differentiated(mesh: jax.sharding.Mesh, backend: str, window: int, dropout: 
 
 
 if __name__ == "__main__":
-    found = {}
-    alone = make_mesh(MeshConfig(), jax.devices()[:1])
+    differences = {}
+    single = make_mesh(MeshConfig(), jax.devices()[:1])
     for name, (mesh, *settings) in CASES.items():
         arrays = (*inputs(T), tables(T))
-        one, many = (differentiated(m, *settings, arrays) for m in (alone, make_mesh(mesh)))
-        found[name] = [float(np.abs(a - b).max() / max(1, np.abs(a).max())) for a, b in zip(one, many, strict=True)]
-    print(json.dumps(found))
+        one, many = (differentiated(m, *settings, arrays) for m in (single, make_mesh(mesh)))
+        differences[name] = [
+            float(np.abs(a - b).max() / max(1, np.abs(a).max())) for a, b in zip(one, many, strict=True)
+        ]
+    print(json.dumps(differences))

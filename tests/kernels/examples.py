@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.relative import RelativeTerms
 
 B, N, H = 4, 2, 4
 TERMS = ("keys", "queries", "bias")
@@ -29,13 +29,13 @@ def inputs(T: int, dtype: str = "float32", seed: int = 0) -> list[jax.Array]:
     return [jnp.asarray(2 * rng.standard_normal((B, T, N, H)), dtype) for _ in range(3)]
 
 
-def tables(T: int, terms: Sequence[str] = TERMS, dtype: str = "float32") -> Relative | None:
+def tables(T: int, terms: Sequence[str] = TERMS, dtype: str = "float32") -> RelativeTerms | None:
     """What distances add; None without terms."""
     rng = np.random.default_rng(1)
     shape = (2 * T - 1, N, H)
     drawn = {name: rng.standard_normal(shape[:2] if name == "bias" else shape) for name in terms}
     made = {name: jnp.asarray(x, "float32" if name == "bias" else dtype) for name, x in drawn.items()}
-    return Relative(**made) if terms else None
+    return RelativeTerms(**made) if terms else None
 
 
 def reference(
@@ -44,7 +44,7 @@ def reference(
     v: jax.Array,
     ids: np.ndarray,
     window: int,
-    relative: Relative | None = None,
+    relative: RelativeTerms | None = None,
     kept: np.ndarray | None = None,
 ) -> np.ndarray:
     """[B, T, N, H] float64; `kept` [B, N, T, S] are the weights that dropout keeps, divided by its rate already."""

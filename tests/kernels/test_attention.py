@@ -10,12 +10,23 @@ import numpy as np
 import pytest
 
 from jaxencoder.kernels.attention import attention
-from jaxencoder.kernels.dense import ATTENDED
 from jaxencoder.kernels.dropout import hashed_keep
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.inputs import ATTENDED, AttentionOptions
+from jaxencoder.kernels.relative import RelativeTerms
 from tests.kernels.examples import TERMS, B, H, N, inputs, padded, reference, segments, tables
 
-run = jax.jit(attention, static_argnames=("window", "dropout", "backend", "late"))
+
+@partial(jax.jit, static_argnames=("options",))
+def _run(*arrays: jax.Array, options: AttentionOptions, **rest) -> jax.Array:
+    return attention(*arrays, options=options, **rest)
+
+
+def run(
+    *arrays: jax.Array, relative: RelativeTerms | None = None, key: jax.Array | None = None, **options
+) -> jax.Array:
+    return _run(*arrays, relative=relative, key=key, options=AttentionOptions(**options))
+
+
 LAYERS = [("dense", 0), ("dense", 8), ("banded", 8), ("banded", 64), ("chunked", 0)]
 ROWS = {"packed": segments, "padded": padded}
 
@@ -38,28 +49,29 @@ def test_backends_equal_dense(window: int, rows: str, terms: tuple[str, ...]) ->
     """Values to 1e-5 and gradients, float32: without a window chunked, with one banded."""
     T, backend = 161, "banded" if window else "chunked"
     ids = ROWS[rows](T)
-    there = (ids > 0)[..., None, None]
-    weight = np.random.default_rng(9).standard_normal((B, T, N, H)).astype(np.float32) * there
+    is_token = (ids > 0)[..., None, None]
+    weight = np.random.default_rng(9).standard_normal((B, T, N, H)).astype(np.float32) * is_token
 
     @partial(jax.jit, static_argnums=1)
     def differentiated(arrays: tuple, backend: str) -> tuple:
         def loss(arrays: tuple) -> tuple[jax.Array, jax.Array]:
             *qkv, relative = arrays
-            out = attention(*qkv, jnp.asarray(ids), relative=relative, window=window, backend=backend)
+            options = AttentionOptions(window, backend=backend)
+            out = attention(*qkv, jnp.asarray(ids), relative=relative, options=options)
             return (out * weight).sum(), out
 
         (_, out), gradients = jax.value_and_grad(loss, has_aux=True)(arrays)
         return out, gradients
 
     arrays = (*inputs(T), tables(T, terms))
-    (expected, wanted), (out, found) = (differentiated(arrays, name) for name in ("dense", backend))
+    (expected, expected_gradients), (out, gradients) = (differentiated(arrays, name) for name in ("dense", backend))
     exact = reference(*arrays[:3], ids, window, arrays[3])
-    np.testing.assert_allclose(np.where(there, out, 0), np.where(there, exact, 0), atol=1e-5)
-    np.testing.assert_allclose(np.where(there, expected, 0), np.where(there, exact, 0), atol=1e-5)
-    for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+    np.testing.assert_allclose(np.where(is_token, out, 0), np.where(is_token, exact, 0), atol=1e-5)
+    np.testing.assert_allclose(np.where(is_token, expected, 0), np.where(is_token, exact, 0), atol=1e-5)
+    for a, b in zip(jax.tree.leaves(expected_gradients), jax.tree.leaves(gradients), strict=True):
         assert np.any(a)
         np.testing.assert_allclose(b, a, atol=1e-5 * max(1, np.abs(a).max()))
-    assert not any(np.any(np.where(there, 0, gradient)) for gradient in found[:3]), "padding has a gradient"
+    assert not any(np.any(np.where(is_token, 0, gradient)) for gradient in gradients[:3]), "padding has a gradient"
 
 
 @pytest.mark.parametrize(("backend", "window"), LAYERS)
@@ -77,7 +89,7 @@ def test_division_after_the_product(T: int, window: int) -> None:
     q, k, v = inputs(T)
     q = q * jnp.array([1, 1, 30, -30])[:, None, None, None]  # scores of rows 2 and 3 far from 0
     ids, relative = segments(T), tables(T)
-    out = run(q, k, v, jnp.asarray(ids), relative=relative, window=window, backend="dense", late=True)
+    out = run(q, k, v, jnp.asarray(ids), relative=relative, window=window, backend="dense", defer_normalization=True)
     np.testing.assert_allclose(out, reference(q, k, v, ids, window, relative), atol=2e-5)
 
 
@@ -123,27 +135,30 @@ def test_all_scores_are_never_held(backend: str, window: int, terms: tuple[str, 
     def temporaries(backend: str, T: int) -> int:
         x, ids = jax.ShapeDtypeStruct((1, T, 1, 8), jnp.float32), jax.ShapeDtypeStruct((1, T), jnp.int32)
         shapes = {name: (2 * T - 1, 1) if name == "bias" else (2 * T - 1, 1, 8) for name in terms}
-        relative = Relative(**{name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
+        relative = RelativeTerms(**{name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
 
         def loss(arrays: tuple, ids: jax.Array) -> jax.Array:
-            return attention(*arrays[:3], ids, relative=arrays[3], window=window, backend=backend).sum()
+            options = AttentionOptions(window, backend=backend)
+            return attention(*arrays[:3], ids, relative=arrays[3], options=options).sum()
 
         gradient = jax.jit(jax.grad(loss))
         return gradient.lower((x, x, x, relative), ids).compile().memory_analysis().temp_size_in_bytes
 
     T = 8192
-    found = temporaries(backend, T)
-    assert found < 4 * T * T < temporaries("dense", T)  # scores [T, T] alone are 4 T T bytes
-    assert found < 2.2 * temporaries(backend, T // 2)
-    assert found == temporaries("auto", T)
+    memory = temporaries(backend, T)
+    assert memory < 4 * T * T < temporaries("dense", T)  # scores [T, T] alone are 4 T T bytes
+    assert memory < 2.2 * temporaries(backend, T // 2)
+    assert memory == temporaries("auto", T)
 
 
 def test_no_mask_of_all_pairs_is_held_in_a_scan_over_layers() -> None:
     T = 8192
     x, ids = jax.ShapeDtypeStruct((1, T, 1, 8), jnp.float32), jax.ShapeDtypeStruct((1, T), jnp.int32)
 
+    options = AttentionOptions(dropout=0.1, backend="chunked")
+
     def loss(x: jax.Array, ids: jax.Array, keys: jax.Array) -> jax.Array:
-        layer = lambda x, key: (attention(x, x, x, ids, dropout=0.1, key=key, backend="chunked"), None)  # noqa: E731
+        layer = lambda x, key: (attention(x, x, x, ids, key=key, options=options), None)  # noqa: E731
         return jax.lax.scan(layer, x, keys)[0].sum()
 
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
@@ -153,7 +168,8 @@ def test_no_mask_of_all_pairs_is_held_in_a_scan_over_layers() -> None:
 
 def test_a_policy_keeps_what_blocks_leave() -> None:
     x, ids = jnp.ones((1, 512, 1, 8)), jnp.ones((1, 512), jnp.int32)
-    attend = lambda x: attention(x, x, x, ids, backend="chunked")  # noqa: E731
+    options = AttentionOptions(backend="chunked")
+    attend = lambda x: attention(x, x, x, ids, options=options)  # noqa: E731
 
     def maxima(policy: Callable[..., bool] | None) -> int:
         loss = lambda x: jax.checkpoint(attend, policy=policy)(2 * x).sum()  # noqa: E731
@@ -167,8 +183,8 @@ def test_errors() -> None:
     x = jnp.ones((1, 4, 1, 2))
     ids = jnp.ones((1, 4), jnp.int32)
     with pytest.raises(ValueError, match="Rows of 4 tokens have 7 distances, but a table has 8 rows"):
-        attention(x, x, x, ids, relative=Relative(bias=jnp.ones((8, 1))))
+        attention(x, x, x, ids, relative=RelativeTerms(bias=jnp.ones((8, 1))))
     with pytest.raises(ValueError, match=r"Attention dropout 0\.1 needs a key"):
-        attention(x, x, x, ids, dropout=0.1)
-    with pytest.raises(ValueError, match="The attention backend is 'flash'; give auto, dense, banded"):
-        attention(x, x, x, ids, backend="flash")
+        attention(x, x, x, ids, options=AttentionOptions(dropout=0.1))
+    with pytest.raises(ValueError, match="The attention backend is 'flash'; use auto, dense, banded"):
+        attention(x, x, x, ids, options=AttentionOptions(backend="flash"))

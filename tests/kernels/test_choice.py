@@ -4,7 +4,13 @@ import logging
 
 import pytest
 
-from jaxencoder.kernels.choice import _slower, choose_backend
+from jaxencoder.kernels.choice import _warn_slower
+from jaxencoder.kernels.choice import choose_backend as choose
+from jaxencoder.kernels.inputs import AttentionOptions, Backend, Name
+
+
+def choose_backend(backend: Backend, T: int, window: int = 0, dropout: float = 0.0, **layer) -> Name:
+    return choose(AttentionOptions(window, dropout, backend), T, **layer)
 
 
 def on(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,44 +41,46 @@ def test_of_a_plain_layer(backend, T, window, cpu, gpu, tpu, monkeypatch):
         assert choose_backend(backend, T, window) == chosen, platform
 
 
-@pytest.mark.parametrize("what", [{"relative": True}, {"dropout": 0.1}])
-def test_what_splash_attention_lacks(what, monkeypatch, caplog):
+@pytest.mark.parametrize("layer", [{"relative": True}, {"dropout": 0.1}])
+def test_tpu_layers_that_splash_does_not_support(layer, monkeypatch, caplog):
     on("tpu", monkeypatch)
-    _slower.cache_clear()
-    assert choose_backend("auto", 512, 0, **what) == "tiled" and choose_backend("auto", 128, 0, **what) == "dense"
+    _warn_slower.cache_clear()
+    assert choose_backend("auto", 512, 0, **layer) == "tiled" and choose_backend("auto", 128, 0, **layer) == "dense"
     with caplog.at_level(logging.WARNING):
-        assert choose_backend("auto", 512, 64, **what) == choose_backend("auto", 1024, 64, **what) == "banded"
+        assert choose_backend("auto", 512, 64, **layer) == choose_backend("auto", 1024, 64, **layer) == "banded"
     assert len(caplog.records) == 1 and "slower backend 'banded'" in caplog.text
-    _slower.cache_clear()
+    _warn_slower.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert choose_backend("auto", 65536, 0, **what, tiles=False) == "chunked"
+        assert choose_backend("auto", 65536, 0, **layer, tiled_fits=False) == "chunked"
     assert len(caplog.records) == 2 and "too long for tiled attention" in caplog.text
-    with pytest.raises(ValueError, match="'splash' has no (scores by distance|dropout 0.1)"):
-        choose_backend("splash", 512, 0, **what)
+    with pytest.raises(ValueError, match="'splash' does not support (terms by distance|dropout 0.1)"):
+        choose_backend("splash", 512, 0, **layer)
 
 
-@pytest.mark.parametrize("what", [{"relative": True}, {"dropout": 0.1}, {"split": 2}])
-def test_what_the_kernel_for_gpus_lacks(what, monkeypatch, caplog):
+@pytest.mark.parametrize("layer", [{"relative": True}, {"dropout": 0.1}, {"length_shards": 2}])
+def test_gpu_layers_that_triton_does_not_support(layer, monkeypatch, caplog):
     on("gpu", monkeypatch)
-    _slower.cache_clear()
+    _warn_slower.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert (
-            choose_backend("auto", 512, 0, **what) == "chunked" and choose_backend("auto", 512, 8, **what) == "banded"
+            choose_backend("auto", 512, 0, **layer) == "chunked" and choose_backend("auto", 512, 8, **layer) == "banded"
         )
     assert len(caplog.records) == 1 and "slower backend 'chunked'" in caplog.text
-    with pytest.raises(ValueError, match="'triton' (has no (scores by distance|dropout 0.1)|takes whole rows)"):
-        choose_backend("triton", 512, 0, **what)
+    with pytest.raises(
+        ValueError, match="'triton' (does not support (terms by distance|dropout 0.1)|needs whole rows)"
+    ):
+        choose_backend("triton", 512, 0, **layer)
 
 
 def test_gpus_without_the_kernel(monkeypatch, caplog):
     on("gpu", monkeypatch)
-    _slower.cache_clear()
+    _warn_slower.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert choose_backend("auto", 512, 0, triton=False) == "chunked"
-        assert choose_backend("auto", 256, 0, triton=False) == "dense"
-    assert len(caplog.records) == 1 and "the kernel for GPUs is not made for these" in caplog.text
+        assert choose_backend("auto", 512, 0, triton_runs=False) == "chunked"
+        assert choose_backend("auto", 256, 0, triton_runs=False) == "dense"
+    assert len(caplog.records) == 1 and "the Triton kernel does not support these GPUs" in caplog.text
     with pytest.raises(ValueError, match="'triton' needs NVIDIA GPUs of compute capability 8.0"):
-        choose_backend("triton", 512, 0, triton=False)
+        choose_backend("triton", 512, 0, triton_runs=False)
 
 
 @pytest.mark.parametrize(

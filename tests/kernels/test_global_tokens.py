@@ -5,11 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.kernels.global_tokens import global_attention
+from jaxencoder.kernels.global_tokens import QKV, global_attention
+from jaxencoder.kernels.inputs import AttentionOptions
 from tests.kernels.examples import B, H, N, segments
 
 G = 4
-run = jax.jit(global_attention, static_argnames=("window", "dropout", "backend"))
+
+
+def attend(*arrays: jax.Array, key: jax.Array | None = None, **options) -> jax.Array:
+    """Global attention of q, k, v, those of the global tokens, segment ids and slots."""
+    local, full = QKV(*arrays[:3]), QKV(*arrays[3:6])
+    return global_attention(local, full, *arrays[6:], options=AttentionOptions(**options), key=key)
+
+
+run = jax.jit(attend, static_argnames=("window", "dropout", "backend"))
 
 
 def global_slots(T: int) -> np.ndarray:
@@ -52,11 +61,11 @@ def test_gradients_of_banded_equal_dense() -> None:
     T, window = 161, 8
     ids, slots = jnp.asarray(segments(T)), jnp.asarray(global_slots(T))
     weight = jnp.asarray(np.random.default_rng(9).standard_normal((B, T, N, H)), jnp.float32)
-    there = (ids > 0)[..., None, None]
+    is_token = (ids > 0)[..., None, None]
 
     def gradients(backend: str) -> list[jax.Array]:
         def loss(arrays: list[jax.Array]) -> jax.Array:
-            return (global_attention(*arrays, ids, slots, window=window, backend=backend) * weight * there).sum()
+            return (attend(*arrays, ids, slots, window=window, backend=backend) * weight * is_token).sum()
 
         return jax.jit(jax.grad(loss))(inputs(T))
 
@@ -64,7 +73,7 @@ def test_gradients_of_banded_equal_dense() -> None:
         np.testing.assert_allclose(b, a, atol=2e-5, err_msg=name)
         assert np.any(a), name
         if a.shape[1] == T:
-            assert not np.any(np.where(there, 0, b)), f"padding has a gradient of {name}"
+            assert not np.any(np.where(is_token, 0, b)), f"padding has a gradient of {name}"
 
 
 def test_one_that_is_global_has_no_other_query() -> None:
@@ -120,7 +129,7 @@ def test_banded_never_holds_all_scores() -> None:
 
     def temporaries(backend: str) -> int:
         def loss(*arrays: jax.Array) -> jax.Array:
-            return global_attention(*arrays, window=64, backend=backend).sum()
+            return attend(*arrays, window=64, backend=backend).sum()
 
         gradient = jax.jit(jax.grad(loss, tuple(range(6))))
         return gradient.lower(x, x, x, few, x, x, ids, slots).compile().memory_analysis().temp_size_in_bytes
@@ -133,6 +142,6 @@ def test_errors() -> None:
     x, slots = jnp.ones((1, 4, 1, 2)), jnp.zeros((1, 1), jnp.int32)
     arrays = (x, x, x, x[:, :1], x, x, jnp.ones((1, 4), jnp.int32), slots)
     with pytest.raises(ValueError, match="Global tokens need a window"):
-        global_attention(*arrays, window=0)
+        attend(*arrays, window=0)
     with pytest.raises(ValueError, match=r"Attention dropout 0\.1 needs a key"):
-        global_attention(*arrays, window=1, dropout=0.1)
+        attend(*arrays, window=1, dropout=0.1)

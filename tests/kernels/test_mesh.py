@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxencoder.kernels.inputs import AttentionInputs
 from jaxencoder.kernels.mesh import on_mesh
 from jaxencoder.sharding import MeshConfig, make_mesh
 from tests.kernels.eight_devices import CASES
@@ -22,24 +23,25 @@ def test_eight_devices_equal_one() -> None:
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-W", "error", str(root / "tests/kernels/eight_devices.py")]
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(root)}
-    flags |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # warns of what another process has not written to its end
+    flags |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # warns about files that another process is still writing
     done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True)
     assert not done.returncode, done.stderr
     differences = json.loads(done.stdout)
     assert differences.keys() == CASES.keys()
-    for case, found in differences.items():
-        assert len(found) == 7 and max(found) < 1e-5, f"{case}: {found}"
+    for case, values in differences.items():
+        assert len(values) == 7 and max(values) < 1e-5, f"{case}: {values}"
 
 
 def test_without_a_mesh_nothing_is_split() -> None:
     T = 5
     arrays, ids = inputs(T), jnp.asarray(segments(T))
 
-    def attend(shard) -> jax.Array:
-        assert shard.offset == 0 and shard.seed.tolist()[1:] == [0, 0, 0] and shard.arrays[3] is shard.arrays[4]
-        return shard.arrays[0]
+    def attend(shard: AttentionInputs) -> jax.Array:
+        assert shard.offset == 0 and shard.seed.tolist()[1:] == [0, 0, 0] and shard.q_segments is shard.k_segments
+        return shard.q
 
     for mesh in (contextlib.nullcontext(), jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1]))):
         with mesh:
-            out = on_mesh(attend, *arrays, ids, None, jax.random.key(0), window=0, kernel=True)
+            full = AttentionInputs(*arrays, None, ids, ids)
+            out = on_mesh(attend, full, jax.random.key(0), window=0, kernel=True)
         np.testing.assert_array_equal(out, arrays[0])

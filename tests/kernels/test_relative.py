@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.kernels.relative import Relative, skew
+from jaxencoder.kernels.relative import RelativeTerms, skew
 
 
 @pytest.mark.parametrize(("T", "S"), [(1, 1), (3, 3), (2, 5), (5, 2), (1, 4), (4, 1)])
@@ -29,14 +29,14 @@ def test_scores(T: int, S: int) -> None:
     rows = T - 1 + np.arange(S) - np.arange(T)[:, None]
     expected = np.einsum("BTNH,TSNH->BNTS", q, keys[rows]) + np.einsum("BSNH,TSNH->BNTS", k, queries[rows])
     expected += np.moveaxis(bias[rows], -1, 0)
-    relative = Relative(*(jnp.asarray(x, jnp.float32) for x in (keys, queries, bias)))
+    relative = RelativeTerms(*(jnp.asarray(x, jnp.float32) for x in (keys, queries, bias)))
     out = relative.scores(jnp.asarray(q, jnp.float32), jnp.asarray(k, jnp.float32))
     np.testing.assert_allclose(out, expected, atol=1e-5)
-    assert relative.products == 2 and Relative(bias=relative.bias).products == 0
+    assert relative.num_products == 2 and RelativeTerms(bias=relative.bias).num_products == 0
 
 
 def test_rows_outside_are_zero() -> None:
-    relative = Relative(bias=jnp.arange(1.0, 6.0)[:, None])
+    relative = RelativeTerms(bias=jnp.arange(1.0, 6.0)[:, None])
     cut = lambda start, size: relative.rows(start, size).bias[:, 0].tolist()  # noqa: E731
     assert cut(1, 3) == [2, 3, 4] and cut(-2, 4) == [0, 0, 1, 2] and cut(3, 4) == [4, 5, 0, 0]
     assert cut(-1, 7) == [0, 1, 2, 3, 4, 5, 0] and cut(7, 2) == [0, 0]

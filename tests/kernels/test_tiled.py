@@ -10,7 +10,8 @@ import pytest
 from jaxencoder.kernels import tiled as module
 from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.dense import dense
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.inputs import AttentionInputs, AttentionOptions
+from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.kernels.tiled import fits, tiled
 from tests.kernels.examples import TERMS
 
@@ -25,7 +26,7 @@ def drawn(T: int, S: int, H: int, terms: tuple[str, ...], dtype: str = "float32"
     table = {name: rng.standard_normal(shapes[name]) * (1 if name == "bias" else H**-0.5) for name in terms}
     table = {name: jnp.asarray(x, "float32" if name == "bias" else dtype) for name, x in table.items()}
     q, k, v = (jnp.asarray(rng.standard_normal((B, length, N, H)), dtype) for length in (T, S, S))
-    return q * H**-0.5, k, v, Relative(**table) if terms else None
+    return q * H**-0.5, k, v, RelativeTerms(**table) if terms else None
 
 
 def documents(T: int) -> jax.Array:
@@ -44,8 +45,8 @@ def differentiated(f: Callable, cotangent: jax.Array, *arrays) -> tuple:
     return jax.jit(run)(arrays)
 
 
-def compare(found: tuple, expected: tuple, tolerance: float) -> None:
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+def compare(results: tuple, expected: tuple, tolerance: float) -> None:
+    for a, b in zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True):
         assert a.dtype == b.dtype
         a, b = (np.asarray(x, np.float32) for x in (a, b))
         np.testing.assert_allclose(a, b, atol=tolerance * max(1, np.abs(b).max()), rtol=0)
@@ -63,52 +64,58 @@ def compare(found: tuple, expected: tuple, tolerance: float) -> None:
 def test_equals_dense(T: int, dtype: str, terms: tuple[str, ...], tolerance: float) -> None:
     arrays, ids = drawn(T, T, 16, terms, dtype), documents(T)
     cotangent = jnp.asarray(np.random.default_rng(1).standard_normal(arrays[0].shape), dtype)
-    found = differentiated(lambda q, k, v, x: tiled(q, k, v, ids, ids, x, interpret=True), cotangent, *arrays)
-    expected = differentiated(lambda q, k, v, x: dense(q, k, v, ids, ids, x), cotangent, *arrays)
-    compare(found, expected, tolerance)
+
+    def inputs(*arrays) -> AttentionInputs:
+        return AttentionInputs(*arrays, ids, ids)
+
+    results = differentiated(lambda *x: tiled(inputs(*x), interpret=True), cotangent, *arrays)
+    expected = differentiated(lambda *x: dense(inputs(*x)), cotangent, *arrays)
+    compare(results, expected, tolerance)
 
 
-def test_tiles_dropout_and_tokens_that_are_nobody_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_dropout_and_invisible_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LONGEST", 128)  # 2 x 3 tiles
     T, S, offset, blind = 150, 280, 60, [3, 140]
     arrays = drawn(T, S, 16, TERMS)
     k_ids = documents(S).at[:, :5].set(-1).at[:, -9:].set(-1)
     q_ids = documents(S)[:, offset : offset + T].at[:, blind].set(jnp.array([-1, 77]))
     cotangent = jnp.asarray(np.random.default_rng(1).standard_normal(arrays[0].shape), jnp.float32)
-    options = {"dropout": 0.2, "seed": SEED, "offset": offset}
-    found = differentiated(
-        lambda q, k, v, x: tiled(q, k, v, q_ids, k_ids, x, **options, interpret=True), cotangent, *arrays
-    )
-    out, (dq, dk, dv, _) = found
+    options = AttentionOptions(dropout=0.2)
+
+    def inputs(q_ids: jax.Array, *arrays) -> AttentionInputs:
+        return AttentionInputs(*arrays, q_ids, k_ids, offset, SEED)
+
+    results = differentiated(lambda *x: tiled(inputs(q_ids, *x), options, interpret=True), cotangent, *arrays)
+    out, (dq, dk, dv, _) = results
     assert not np.asarray(out)[:, blind].any() and not np.asarray(dq)[:, blind].any()
     for gradient in (dk, dv):
         assert not np.asarray(gradient)[:, [0, 4, -9, -1]].any()
         assert np.asarray(gradient)[:, 5:-9].any((2, 3)).mean() > 0.6
-    # Dense gives queries that see nothing the mean of all values: they are left out of both.
+    # Dense gives queries that see nothing the mean of all values: both leave them out.
     q_ids_, mask = q_ids.at[:, blind].set(1), jnp.ones((B, T, 1, 1)).at[:, blind].set(0)
-    expected = differentiated(lambda q, k, v, x: dense(q, k, v, q_ids_, k_ids, x, **options) * mask, cotangent, *arrays)
-    compare(found, expected, 1e-5)
+    expected = differentiated(lambda *x: dense(inputs(q_ids_, *x), options) * mask, cotangent, *arrays)
+    compare(results, expected, 1e-5)
 
 
-def test_attention_takes_it() -> None:
+def test_attention_calls_it() -> None:
     q, k, v, relative = drawn(40, 40, 8, ("bias",))
     ids, key = documents(40), jax.random.key(0)
     one, other = (
-        attention(q, k, v, ids, relative=relative, dropout=0.3, key=key, backend=backend)
+        attention(q, k, v, ids, relative=relative, key=key, options=AttentionOptions(dropout=0.3, backend=backend))
         for backend in ("tiled", "chunked")
     )
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_too_many_tokens_are_refused() -> None:
     assert fits(8192, 8192, 64, jnp.bfloat16) and fits(8192, 8192, 64, jnp.float32)
     assert fits(2048, 16384, 64, jnp.bfloat16) and not fits(32768, 32768, 64, jnp.bfloat16)
     x, ids = jax.ShapeDtypeStruct((1, 32768, 2, 64), jnp.bfloat16), jax.ShapeDtypeStruct((1, 32768), jnp.int32)
     with pytest.raises(ValueError, match=r"32768 queries and 32768 keys of size 64 are too many"):
-        jax.eval_shape(tiled, x, x, x, ids, ids)
+        jax.eval_shape(tiled, AttentionInputs(x, x, x, None, ids, ids))
 
 
 def test_dropout_needs_a_seed() -> None:
     q, k, v, _ = drawn(8, 8, 8, ())
     with pytest.raises(ValueError, match=r"0\.1 needs a seed"):
-        tiled(q, k, v, documents(8), documents(8), dropout=0.1)
+        tiled(AttentionInputs(q, k, v, None, documents(8), documents(8)), AttentionOptions(dropout=0.1))

@@ -1,4 +1,4 @@
-"""The compiler of TPUs takes the kernels, forward and backward: it refuses much that interpretation allows."""
+"""The TPU compiler accepts the kernels, forward and backward: it refuses much that interpretation allows."""
 
 from functools import partial
 
@@ -8,8 +8,8 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from jaxencoder.kernels.dense import ATTENDED
-from jaxencoder.kernels.relative import Relative
+from jaxencoder.kernels.inputs import ATTENDED, AttentionInputs, AttentionOptions
+from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.kernels.splash import splash
 from jaxencoder.kernels.tiled import tiled
 
@@ -20,26 +20,28 @@ B, N = 2, 2
 @pytest.fixture(scope="module", params=["v5e:2x2", "v6e:2x2"])
 def chip(request: pytest.FixtureRequest) -> SingleDeviceSharding:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TPU_SKIP_MDS_QUERY", "1")  # of a machine that is none
+        patch.setenv("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask
         patch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compilers do not compete for a chip
-        found = topologies.get_topology_desc(platform="tpu", topology_name=request.param)
-    return SingleDeviceSharding(found.devices[0])
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=request.param)
+    return SingleDeviceSharding(topology.devices[0])
 
 
-def program(attend, chip: SingleDeviceSharding, T: int, H: int, dtype: str, terms: bool) -> str:
+def program(attend, chip: SingleDeviceSharding, T: int, H: int, dtype: str, terms: bool, window: int = 0) -> str:
     """The compiled text of values and gradients."""
 
     def shape(*sizes: int, dtype: str = dtype) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(sizes, dtype, sharding=chip)
 
-    def run(q, k, v, relative, ids, seed):
-        given = (ids, ids, relative) if terms else (ids, ids)
-        options = {"dropout": 0.1, "seed": seed} if terms else {}
-        return jax.value_and_grad(
-            lambda *x: attend(*x[:3], *given[:2], *x[3:], **options).astype(jnp.float32).sum(), range(3 + terms)
-        )(q, k, v, *given[2:])
+    options = AttentionOptions(window, dropout=0.1 if terms else 0.0)
 
-    relative = Relative(shape(2 * T - 1, N, H), shape(2 * T - 1, N, H), shape(2 * T - 1, N, dtype="float32"))
+    def run(q, k, v, relative, ids, seed):
+        def loss(q, k, v, relative):
+            inputs = AttentionInputs(q, k, v, relative, ids, ids, 0, seed if terms else None)
+            return attend(inputs, options).astype(jnp.float32).sum()
+
+        return jax.value_and_grad(loss, range(3 + terms))(q, k, v, relative)
+
+    relative = RelativeTerms(shape(2 * T - 1, N, H), shape(2 * T - 1, N, H), shape(2 * T - 1, N, dtype="float32"))
     x, ids = shape(B, T, N, H), shape(B, T, dtype="int32")
     args = (x, x, x, relative if terms else None, ids, shape(4, dtype="uint32"))
     return jax.jit(run).lower(*args).compile().as_text()
@@ -57,7 +59,7 @@ def test_tiled(chip: SingleDeviceSharding, T: int, H: int, dtype: str) -> None:
     [(512, 64, "bfloat16", 0), (300, 24, "float32", 64), (8192, 64, "bfloat16", 64)],
 )
 def test_splash(chip: SingleDeviceSharding, T: int, H: int, dtype: str, window: int) -> None:
-    text = program(partial(splash, window=window), chip, T, H, dtype, terms=False)
+    text = program(splash, chip, T, H, dtype, terms=False, window=window)
     assert text.count('custom_call_target="tpu_custom_call"') == 3 - (
         T == 512
     )  # one backward kernel for a tile of keys
@@ -67,6 +69,6 @@ def test_splash(chip: SingleDeviceSharding, T: int, H: int, dtype: str, window: 
 @pytest.mark.parametrize(("attend", "terms"), [(tiled, True), (splash, False)], ids=["tiled", "splash"])
 def test_a_policy_keeps_what_the_forward_kernel_leaves(chip: SingleDeviceSharding, attend, terms: bool) -> None:
     policy = jax.checkpoint_policies.save_only_these_names(ATTENDED)
-    again = lambda *x, **options: jax.checkpoint(partial(attend, **options), policy=policy)(*x)  # noqa: E731
+    again = lambda inputs, options: jax.checkpoint(partial(attend, options=options), policy=policy)(inputs)  # noqa: E731
     text = program(again, chip, 512, 64, "bfloat16", terms)
     assert text.count('custom_call_target="tpu_custom_call"') == 2  # forward and backward, once each

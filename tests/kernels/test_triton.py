@@ -12,6 +12,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.dense import dense
+from jaxencoder.kernels.inputs import AttentionInputs
 from jaxencoder.kernels.triton import runs, triton
 from tests.kernels.examples import inputs, padded, reference, segments
 
@@ -23,29 +24,33 @@ from tests.kernels.examples import inputs, padded, reference, segments
 def test_equals_numpy_in_values_and_dense_in_gradients(rows, T: int, dtype: str, tolerance: float) -> None:
     q, k, v = (x[:2] / 2 for x in inputs(T, dtype))
     ids = rows(T)[[1, 2]]
-    there = (ids > 0)[..., None, None]
+    is_token = (ids > 0)[..., None, None]
     scale = q.shape[-1] ** -0.5
 
     def differentiated(f) -> tuple:
         def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
             out = f(q * scale, k, v).astype(jnp.float32)
-            return (out * there * np.cos(np.arange(T))[:, None, None]).sum(), out
+            return (out * is_token * np.cos(np.arange(T))[:, None, None]).sum(), out
 
         (_, out), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
         return out, gradients
 
     segments_ = jnp.asarray(ids)
-    out, found = differentiated(lambda q, k, v: triton(q, k, v, segments_, interpret=True))
-    _, expected = differentiated(lambda q, k, v: dense(q, k, v, segments_, segments_))
+
+    def attention_inputs(*arrays: jax.Array) -> AttentionInputs:
+        return AttentionInputs(*arrays, None, segments_, segments_)
+
+    out, gradients = differentiated(lambda *x: triton(attention_inputs(*x), interpret=True))
+    _, expected = differentiated(lambda *x: dense(attention_inputs(*x)))
     exact = reference(q, k, v, ids, 0)
-    np.testing.assert_allclose(np.where(there, out, 0), np.where(there, exact, 0), atol=tolerance)
-    for a, b in zip(expected, found, strict=True):
+    np.testing.assert_allclose(np.where(is_token, out, 0), np.where(is_token, exact, 0), atol=tolerance)
+    for a, b in zip(expected, gradients, strict=True):
         a, b = (np.asarray(x, np.float32) for x in (a, b))
         np.testing.assert_allclose(b, a, atol=tolerance * max(1, np.abs(a).max()))
 
 
 def on(kind: str):
-    """A machine that is not here."""
+    """A machine that is not attached."""
     mesh = AbstractMesh((), (), abstract_device=AbstractDevice(kind, None, "gpu"))
     return jax.sharding.use_abstract_mesh(mesh)
 
@@ -64,9 +69,13 @@ def test_old_gpus_and_a_jax_without_it_get_another_backend(monkeypatch) -> None:
     assert not runs()
 
 
+def summed(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> jax.Array:
+    return triton(AttentionInputs(q, k, v, None, ids, ids)).astype(jnp.float32).sum()
+
+
 def test_a_program_for_a_gpu_has_its_kernels() -> None:
     x, ids = jax.ShapeDtypeStruct((2, 512, 2, 64), jnp.bfloat16), jax.ShapeDtypeStruct((2, 512), jnp.int32)
-    gradient = jax.jit(jax.grad(lambda q, k, v, ids: triton(q, k, v, ids).astype(jnp.float32).sum(), (0, 1, 2)))
+    gradient = jax.jit(jax.grad(summed, (0, 1, 2)))
     with on("NVIDIA H100"):
         program = gradient.trace(x, x, x, ids).lower(lowering_platforms=("cuda",)).as_text()
     assert program.count("stablehlo.custom_call @__gpu$xla.gpu.triton") == 3  # forward, its sums, backward
@@ -78,7 +87,7 @@ def test_a_program_for_a_gpu_has_its_kernels() -> None:
 )
 def test_products_fit_tensor_cores_and_shared_memory(H: int, dtype: str, most: int) -> None:
     x, ids = jax.ShapeDtypeStruct((1, 130, 1, H), dtype), jax.ShapeDtypeStruct((1, 130), jnp.int32)
-    gradient = jax.grad(lambda q, k, v, ids: triton(q, k, v, ids).astype(jnp.float32).sum(), (0, 1, 2))
+    gradient = jax.grad(summed, (0, 1, 2))
     operands = list(_operands(jax.make_jaxpr(gradient)(x, x, x, ids).jaxpr))
     assert len(operands) == 2 * (2 + 7)  # of the products forward and backward
     assert min(size for operand in operands for size in operand.shape) >= 16

@@ -53,7 +53,7 @@ def test_no_biases() -> None:
     assert all(set(module) == {"kernel"} for module in params.values())
 
 
-@pytest.mark.parametrize("projection", ["own", "shared"])
+@pytest.mark.parametrize("projection", ["separate", "shared"])
 def test_distances_are_compared_with_keys_that_several_queries_share(projection: str) -> None:
     choices = {"disentangled": ("c2p", "p2c"), "position_buckets": 4, "relative_projection": projection}
     whole = dataclasses.replace(BERT, num_heads=4, **choices)

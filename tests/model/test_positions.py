@@ -12,12 +12,12 @@ from jaxencoder.model.positions import (
     alibi,
     distance_buckets,
     distance_rows,
-    interpolated,
+    interpolate_positions,
     ntk_theta,
+    repeat_positions,
     rotary_table,
     rotary_table_for,
     rotate,
-    tiled,
 )
 
 B, T, N, H, THETA = 2, 9, 3, 8, 100.0
@@ -156,9 +156,9 @@ def test_scaling_that_makes_no_sense(settings: dict, message: str) -> None:
 
 def test_longer_tables() -> None:
     table = np.array([[9.0], [1.0], [3.0]], np.float32)
-    assert interpolated(table, 5)[:, 0].tolist() == pytest.approx([9, 1, 5 / 3, 7 / 3, 3])
-    assert tiled(table, 6)[:, 0].tolist() == [9, 1, 3, 1, 3, 1]
-    for stretched in (interpolated, tiled):
+    assert interpolate_positions(table, 5)[:, 0].tolist() == pytest.approx([9, 1, 5 / 3, 7 / 3, 3])
+    assert repeat_positions(table, 6)[:, 0].tolist() == [9, 1, 3, 1, 3, 1]
+    for stretched in (interpolate_positions, repeat_positions):
         np.testing.assert_array_equal(stretched(table, 3), table)
 
 

@@ -19,9 +19,8 @@ from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.training.config import TrainingConfig
+from jaxencoder.training.config import OptimizerConfig, TrainingConfig
 from jaxencoder.training.loop import train
-from jaxencoder.training.optim import OptimizerConfig
 from jaxencoder.training.setup import set_up
 
 

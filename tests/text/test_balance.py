@@ -10,7 +10,8 @@ from jaxencoder.text import balance
 from jaxencoder.text.balance import Example, oversample
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.row_cache import prepare
-from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 
 from .test_rows import WORDS, config, pieces, write
 

@@ -296,7 +296,7 @@ def test_tasks_have_enough_documents(count: int, want: list[int], monkeypatch: p
     ("settings", "message"),
     [
         ({"pairs": "mlm"}, "data.pairs is 'mlm'; give one of none, nsp, sop"),
-        ({"pairs": "sop", "short_pair_probability": 1.5}, "data.short_pair_probability is 1.5; give a share"),
+        ({"pairs": "sop", "short_pair_probability": 1.5}, "short_pair_probability is 1.5; give a number from 0.0"),
         ({"pairs": "sop", "row_length": 7}, "data.row_length is 7; give a whole number of at least 8"),
         ({"pairs": "sop", "label_field": "label"}, "makes pairs out of documents; leave out label_field"),
         ({"pairs": "nsp", "pair_field": "b"}, "makes pairs out of documents; leave out pair_field"),

@@ -12,7 +12,8 @@ import pytest
 
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.row_cache import prepare
-from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 from tests.text.corpus import WORDS, config, content, documents, write
 
 
@@ -63,7 +64,7 @@ SLOW = """
 import sys, time
 from jaxencoder.text import row_cache
 from jaxencoder.text.config import DataConfig
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 add = row_cache.Writer.add
 def slow(self, row):
     add(self, row)

@@ -8,7 +8,7 @@ import pytest
 
 from jaxencoder.text import streams
 from jaxencoder.text.streams import stream_tokens
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 TOKENIZERS = ("bert-base-cased", "bert-base-uncased", "bigbird", "deberta-v3", "modernbert", "roberta-base")
 HOSTILE = (

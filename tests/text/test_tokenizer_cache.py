@@ -8,8 +8,8 @@ import pytest
 
 from jaxencoder.text import cache, tokenizer_cache
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.tokenizer import train_tokenizer
 from jaxencoder.text.tokenizer_cache import load_or_train
+from jaxencoder.text.tokenizers.training import train_tokenizer
 
 CONFIG = TokenizerConfig(vocab_size=40)
 

@@ -5,7 +5,8 @@ import pytest
 
 from jaxencoder.text import streams
 from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 from jaxencoder.text.windows import TokenWindow, max_context_windows, sliding_windows, special_tokens, text_windows
 
 from .test_streams import TOKENIZERS, hostile

@@ -11,7 +11,8 @@ import pytest
 from jaxencoder.text import pieces
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.row_cache import prepare
-from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 from jaxencoder.text.workers import encode
 from tests.text.corpus import WORDS, config, write
 
@@ -54,7 +55,7 @@ def worker_processes():
 
 ORPHANS = """
 import os, sys, time
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.workers import encode
 def task(tokenizer):
     return os.getpid()

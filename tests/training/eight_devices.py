@@ -12,7 +12,8 @@ from jaxencoder.objectives.masking import Masking, mask_tokens
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.sharding import MeshConfig, batch_sharding, make_mesh, shardings
-from jaxencoder.training.optim import OptimizerConfig, make_optimizer
+from jaxencoder.training.config import OptimizerConfig
+from jaxencoder.training.optimizers import make_optimizer
 from jaxencoder.training.step import init_state, train_step
 from tests.model.examples import FLOAT32, SMALL, Vocabulary, rows
 

@@ -24,14 +24,14 @@ from jaxencoder.training.config import TrainingConfig
 def test_counted(settings: dict, shares: int, counted: tuple[int, int, int]) -> None:
     given = TrainingConfig(**settings)
     steps, size, every = counted
-    found = given.counted(100, 700, shares)
+    found = given.resolve(100, 700, shares)
     assert found == replace(given, steps=steps, batch_size=size, eval_every=every, epochs=0.0, num_evaluations=0)
-    assert found.counted(100, 700, shares) == found
+    assert found.resolve(100, 700, shares) == found
 
 
 def test_examples_need_labels() -> None:
     with pytest.raises(ValueError, match="batch_examples is 32, but no example has a label"):
-        TrainingConfig(batch_examples=32).counted(100, 0)
+        TrainingConfig(batch_examples=32).resolve(100, 0)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from jaxencoder.config import RunConfig
 from jaxencoder.objectives.objective import mean
 from jaxencoder.sharding import make_mesh
 from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.training.config import OptimizerConfig
 from jaxencoder.training.loop import compile_steps, feed_after
-from jaxencoder.training.optim import OptimizerConfig
 from jaxencoder.training.setup import set_up
 
 pytest.importorskip("torch", reason="needs torch (pip install -e '.[peers]')")

@@ -17,11 +17,10 @@ from jaxencoder.config_io import load, save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.tokenizer import train_tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 from jaxencoder.training import setup as module
-from jaxencoder.training.config import Phase, TrainingConfig
+from jaxencoder.training.config import OptimizerConfig, Phase, TrainingConfig
 from jaxencoder.training.loop import train
-from jaxencoder.training.optim import OptimizerConfig
 from jaxencoder.training.setup import set_up, unigram_loss
 
 WORDS = ["red", "green", "blue", "big", "small", "cat", "dog", "bird", "runs", "sleeps"]

@@ -9,7 +9,8 @@ from jaxencoder.tasks.multiple_choice.data import SCHEMA, _shared_limit, choice_
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.row_cache import prepare
-from jaxencoder.text.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 
 WORDS = ["alpha", "beta", "gamma", "delta", "kappa", "omega", "sigma", "theta"]
 FIELDS = {"pair_field": "choices", "label_field": "label"}

@@ -1,0 +1,120 @@
+"""Verbs that describe models and compute nothing: families, inspect, cost."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from tyro.conf import Positional, arg
+
+from jaxencoder.cli.verb import RecipeVerb, Verb, default_is
+
+Target = Positional[Annotated[str, arg(metavar="MODEL", help="A model as for embed, or a recipe.")]]
+Devices = Annotated[int | None, arg(metavar="N")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Families(Verb):
+    """List the families of encoders: what is special, sizes, when to choose which.
+
+    Example: jaxencoder families modernbert
+    """
+
+    name: Positional[Annotated[str, arg(metavar="NAME")]] = ""
+    """Print this family completely."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        from jaxencoder.describe import families
+        from jaxencoder.describe.format import as_json, format_families, format_family
+
+        if self.name:
+            entry = families.entry(families.family_named(self.name))
+            print(as_json(entry) if self.json else format_family(entry))
+        else:
+            print(as_json(families.everything()) if self.json else format_families(families.overview()))
+
+
+@dataclass(frozen=True)
+class MeshAxes:
+    """Devices on each axis of the mesh (default: the recipe's)."""
+
+    data: Devices = None
+    fsdp: Devices = None
+    tensor: Devices = None
+    context: Devices = None
+
+    def sizes(self) -> dict[str, int]:
+        """The axes that are given."""
+        return {axis: size for axis, size in asdict(self).items() if size is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect(RecipeVerb):
+    """Describe a model or a recipe: parameters, their sharding, memory, FLOPs.
+
+    Settings of a recipe are options too, such as --model.num-layers 4. The devices need not exist.
+
+    Example: jaxencoder inspect bert_base --mesh.fsdp 8
+    """
+
+    lists_settings: ClassVar[bool] = False
+    target: Target
+    all: bool = False
+    """Print every setting, not only those that differ from the default."""
+    length: Annotated[int | None, default_is("the model's own", "N")] = None
+    """Tokens in a row."""
+    mesh: MeshAxes = field(default_factory=MeshAxes)
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        from jaxencoder.describe.format import as_json, format_inspection
+        from jaxencoder.describe.inspect import inspect
+
+        inspection = inspect(self.target, self.mesh.sizes(), self.length, self.settings)
+        print(as_json(inspection) if self.json else format_inspection(inspection, self.all))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost(RecipeVerb):
+    """Print what rows of some lengths cost to train on and to encode: FLOPs and memory.
+
+    Programs are compiled but not run. Settings of a recipe are options too.
+
+    Example: jaxencoder cost modernbert_base --length 512 8192
+    """
+
+    lists_settings: ClassVar[bool] = False
+    target: Target
+    length: Annotated[tuple[int, ...], arg(metavar="N ...")] = (512, 2048, 8192)
+    """Tokens in a row."""
+    batch: Annotated[int | None, default_is("one for each share", "N")] = None
+    """Rows over all devices."""
+    attention: tuple[Literal["own", "global", "local", "dense"], ...] = ("own", "global", "local", "dense")
+    """Layers: the model's own; all global; all local; its own with dense scores."""
+    window: Annotated[int | None, default_is("the model's own, or 64", "N")] = None
+    """Tokens on either side in local layers."""
+    backend: Annotated[str | None, default_is("the model's own")] = None
+    """Attention backend, as compute.attention."""
+    mesh: MeshAxes = field(default_factory=MeshAxes)
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        from jaxencoder.describe.cost import cost, pretend_devices
+        from jaxencoder.describe.format import as_json, format_costs
+
+        mesh = self.mesh.sizes()
+        pretend_devices(math.prod(mesh.values()))
+        result = cost(
+            self.target,
+            self.length,
+            rows=self.batch,
+            mesh=mesh,
+            attention=self.attention,
+            window=self.window,
+            backend=self.backend,
+            overrides=self.settings,
+        )
+        print(as_json(result) if self.json else format_costs(result))

@@ -1,0 +1,184 @@
+"""Verbs that measure models: evaluate and compare."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from jaxencoder.cli.verb import BatchTokens, LongTextOptions, ModelName, Pooling, Step, Verb, default_is, given
+from jaxencoder.training.memory import keep_freed_memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Verb):
+    """Evaluate a run on its own task, or a published model with a head.
+
+    For any model on published sets: evaluate similarity, retrieval, reranking, probing.
+
+    Example: jaxencoder evaluate runs/sst2 --data test.jsonl --slice-by lang
+    """
+
+    model: ModelName
+    data: Annotated[str | None, default_is("what the run held out", "SOURCE")] = None
+    """Labeled records."""
+    step: Step = "latest"
+    """Checkpoint of a run."""
+    output: Annotated[Path | None, default_is("the run's results.json")] = None
+    """JSON file for the results."""
+    report: Annotated[Path | None, default_is("the run's report/NAME", "FOLDER")] = None
+    """Folder for a classifier's report."""
+    text_field: Annotated[str | None, default_is("the run's, or a usual name")] = None
+    """Field of the text."""
+    pair_field: Annotated[str | None, default_is("the run's, or a usual name")] = None
+    """Field of the second text."""
+    label_field: Annotated[str | None, default_is("the run's, or a usual name")] = None
+    """Field of the label."""
+    slice_by: Annotated[tuple[str, ...], default_is("none", "FIELD ...")] = ()
+    """Also show a classifier's metrics by the values of these fields."""
+    tune_threshold: Annotated[str | None, default_is("none", "SOURCE")] = None
+    """Choose a classifier's thresholds of best F1 on this source; "validation": what the run held out."""
+    long_texts: OmitArgPrefixes[LongTextOptions] = field(default_factory=LongTextOptions)
+
+    def run(self) -> None:
+        keep_freed_memory()
+        from jaxencoder.evaluation.evaluate import evaluate
+        from jaxencoder.evaluation.tables import summary
+
+        options = given(self, "report", "output", "text_field", "pair_field", "label_field", "tune_threshold")
+        if self.slice_by:
+            options["slice_by"] = self.slice_by
+        if windows := self.long_texts.window_config():
+            options["windows"] = windows
+        print(summary(evaluate(self.model, self.data, self.step, **options)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PublishedSets(Verb):
+    task: ClassVar[str]
+    options: ClassVar[tuple[str, ...]]  # those that the task's function takes
+    model: ModelName
+    data: Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
+    """BEIR folders."""
+    step: Step = "latest"
+    """Checkpoint of a run."""
+    output: Annotated[Path | None, default_is("a run's results.json")] = None
+    """JSON file for the results."""
+    batch_tokens: BatchTokens = None
+    """Tokens in one batch."""
+
+    def run(self) -> None:
+        if not self.data:
+            raise ValueError("name the DATA to evaluate on")
+        keep_freed_memory()
+        from jaxencoder.evaluation.evaluate import evaluate_task
+        from jaxencoder.evaluation.tables import table
+
+        options = given(self, "batch_tokens", *self.options)
+        print(table(evaluate_task(self.model, self.task, self.data, self.output, self.step, **options)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSimilarity(_PublishedSets):
+    """Evaluate vectors by their correlation with human similarity scores.
+
+    Example: jaxencoder evaluate similarity runs/small sts/test.jsonl
+    """
+
+    task: ClassVar[str] = "similarity"
+    options: ClassVar[tuple[str, ...]] = ("text_field", "pair_field", "label_field", "prompt", "pooling")
+    data: Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
+    """Sources of scored pairs; sources joined by commas form one set."""
+    text_field: Annotated[str | None, default_is("a usual name")] = None
+    """Field of the text."""
+    pair_field: Annotated[str | None, default_is("a usual name")] = None
+    """Field of the second text."""
+    label_field: Annotated[str | None, default_is("a usual name")] = None
+    """Field of the score."""
+    prompt: Annotated[str | None, default_is("the model's own")] = None
+    """Name of a stored prompt, or its text."""
+    pooling: Annotated[Pooling | None, default_is("the model's own, or mean")] = None
+    """How token vectors are pooled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRetrieval(_PublishedSets):
+    """Evaluate vectors by the documents that they retrieve.
+
+    Example: jaxencoder evaluate retrieval runs/small scifact
+    """
+
+    task: ClassVar[str] = "retrieval"
+    options: ClassVar[tuple[str, ...]] = ("split", "query_prompt", "document_prompt", "pooling")
+    split: Annotated[str | None, default_is("test")] = None
+    """Split of the relevance judgments."""
+    query_prompt: Annotated[str | None, default_is("the stored one called query")] = None
+    """Name of a stored prompt for queries, or its text."""
+    document_prompt: Annotated[str | None, default_is("the stored one called document, passage or corpus")] = None
+    """The same for documents."""
+    pooling: Annotated[Pooling | None, default_is("the model's own, or mean")] = None
+    """How token vectors are pooled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateReranking(EvaluateRetrieval):
+    """Evaluate a cross-encoder on what another model retrieves.
+
+    Prompts and pooling are those of the model that retrieves.
+
+    Example: jaxencoder evaluate reranking runs/pairs scifact --first runs/small
+    """
+
+    task: ClassVar[str] = "reranking"
+    options: ClassVar[tuple[str, ...]] = ("first", "k", *EvaluateRetrieval.options)
+    first: Annotated[str, arg(metavar="MODEL")]
+    """The model that retrieves."""
+    k: Annotated[int, arg(aliases=("-k",), metavar="N")] = 100
+    """Documents that are reordered for each query."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateProbing(_PublishedSets):
+    """Evaluate a masked language model by the facts that it completes.
+
+    Example: jaxencoder evaluate probing runs/small facts.jsonl
+    """
+
+    task: ClassVar[str] = "probing"
+    options: ClassVar[tuple[str, ...]] = ("text_field", "label_field")
+    data: Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
+    """Sources of texts with a mask, and their answers."""
+    text_field: Annotated[str | None, default_is("text")] = None
+    """Field of the text."""
+    label_field: Annotated[str | None, default_is("answer")] = None
+    """Field of the answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Verb):
+    """Test whether a fine-tuned run is better than another, or whether the difference is chance.
+
+    Each side is a run, the runs of several seeds joined by commas, or their predictions.jsonl files.
+
+    Example: jaxencoder compare runs/a,runs/a-seed1 runs/b,runs/b-seed1
+    """
+
+    a: Positional[Annotated[str, arg(metavar="A")]]
+    """First side."""
+    b: Positional[Annotated[str, arg(metavar="B")]]
+    """Second side."""
+    data: Annotated[str | None, default_is("what the runs held out", "SOURCE")] = None
+    """Labeled records to predict."""
+    step: Annotated[Step | None, default_is("the best where it is kept")] = None
+    """Checkpoint of the runs."""
+    seed: int = 0
+    """Seed of the resampling."""
+
+    def run(self) -> None:
+        keep_freed_memory()
+        from jaxencoder.evaluation.compare import compare, table
+        from jaxencoder.evaluation.significance import in_words
+
+        result = compare(self.a.split(","), self.b.split(","), self.data, self.seed, step=self.step)
+        print(f"{result.examples} examples; A: {self.a}; B: {self.b}\n\n{table(result)}\n")
+        print(in_words(result.differences[0], "A", "B"))

@@ -1,0 +1,237 @@
+"""Verbs that use a model: fill-mask, score, embed, search, predict, convert, extend."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from jaxencoder.cli.verb import (
+    BatchTokens,
+    EmbeddingOptions,
+    LongTextOptions,
+    ModelName,
+    Pooling,
+    Source,
+    TopCount,
+    Verb,
+    default_is,
+    given,
+)
+from jaxencoder.training.memory import keep_freed_memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillMask(Verb):
+    """Print the most probable tokens for each mask of a text.
+
+    Example: jaxencoder fill-mask runs/small "The capital of France is [MASK]."
+    """
+
+    model: ModelName
+    text: Positional[Annotated[tuple[str, ...], arg(metavar="TEXT ...", help_behavior_hint="(required)")]]
+    """Texts with a mask token."""
+    top: TopCount = 5
+    """Tokens for each mask."""
+
+    def run(self) -> None:
+        if not self.text:
+            raise ValueError("name a TEXT with a mask token")
+        from jaxencoder.api import load
+
+        model = load(self.model)
+        for text in self.text:
+            for fillers in model.fill_mask(text, self.top):
+                for token, probability, sentence in fillers:
+                    print(f"{probability:7.2%}  {token:<16} {sentence}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Verb):
+    """Print the pseudo-log-likelihood of texts: each token is masked in turn.
+
+    Example: jaxencoder score runs/small "Return a new list." "Return list new a."
+    """
+
+    model: ModelName
+    text: Positional[Annotated[tuple[str, ...], arg(metavar="TEXT ...", help_behavior_hint="")]] = ()
+    """Texts, or name a source with --input."""
+    input: Annotated[str | None, default_is("none", "SOURCE")] = None
+    """Texts: .jsonl, .txt, .parquet, tfds:NAME, ..."""
+    text_field: str = "text"
+    """Field of a record that holds the text."""
+    pair_field: Annotated[str | None, default_is("none")] = None
+    """Field of a second text; counts how often the first is more probable."""
+
+    def run(self) -> None:
+        if bool(self.text) == bool(self.input) or (self.pair_field and not self.input):
+            raise ValueError("give texts, or a source of them with --input (and --pair-field for pairs)")
+        keep_freed_memory()
+        from jaxencoder.inference.score import score_source
+
+        fields = (self.text_field, *([self.pair_field] if self.pair_field else [])) if self.input else ("text",)
+        wins = count = 0
+        for record, scores in score_source(self.model, self.input or ({"text": text} for text in self.text), fields):
+            numbers = "  ".join(f"{x.log_likelihood:10.3f} nats  {x.perplexity:9.2f} per token" for x in scores)
+            print(f"{numbers}  {' '.join(record[fields[0]].split())[:100]}")
+            wins += scores[0].log_likelihood > scores[-1].log_likelihood
+            count += 1
+        if self.pair_field:
+            print(f"{self.text_field} is more probable than {self.pair_field} in {wins / count:.1%} of {count} pairs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(Verb):
+    """Write one vector for each text of a source.
+
+    Example: jaxencoder embed runs/small --input texts.jsonl --output vectors.parquet
+    """
+
+    model: ModelName
+    input: Source
+    """Texts: .jsonl, .txt, .parquet, tfds:NAME, ..."""
+    output: Path
+    """File to write: .parquet, .jsonl or .npy."""
+    normalize: Annotated[bool, default_is("as the model does")] = False
+    """Scale each vector to length 1."""
+    prompt: Annotated[str | None, default_is("the model's own")] = None
+    """Name of a stored prompt, or text to put before each text."""
+    dimensions: Annotated[int | None, default_is("all", "N")] = None
+    """Keep the first N numbers of each vector (Matryoshka)."""
+    text_field: str = "text"
+    """Field of a record that holds the text."""
+    embedding: OmitArgPrefixes[EmbeddingOptions] = field(default_factory=EmbeddingOptions)
+
+    def run(self) -> None:
+        keep_freed_memory()
+        from jaxencoder.inference.embed import embed_file
+
+        more = {"normalize": self.normalize or None, "prompt": self.prompt, "dimensions": self.dimensions}
+        count = embed_file(self.model, self.input, self.output, self.text_field, self.embedding.embed_options(**more))
+        print(f"{count} texts in {self.output}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(Verb):
+    """Print the texts of a source that are most similar to a query.
+
+    Example: jaxencoder search runs/small pydocs "read the lines of a file"
+    """
+
+    model: ModelName
+    source: Positional[Source]
+    """Texts: pydocs, .jsonl, .txt, .parquet, tfds:NAME, ..."""
+    query: Positional[Annotated[str, arg(metavar="QUERY")]]
+    """A text."""
+    top: TopCount = 5
+    """Texts to print."""
+    query_prompt: Annotated[str | None, default_is("the stored one called query")] = None
+    """Name of a stored prompt for the query, or its text."""
+    document_prompt: Annotated[str | None, default_is("the stored one called document, passage or corpus")] = None
+    """The same for documents."""
+    text_field: str = "text"
+    """Field of a record that holds the text."""
+    embedding: OmitArgPrefixes[EmbeddingOptions] = field(default_factory=EmbeddingOptions)
+
+    def run(self) -> None:
+        keep_freed_memory()
+        from jaxencoder.inference.search import search
+
+        options = self.embedding.embed_options(prompt=self.document_prompt)
+        matches = search(self.model, self.source, self.query, self.top, self.text_field, options, self.query_prompt)
+        for score, record in matches:
+            print(f"{score:7.4f}  {' '.join(record[self.text_field].split())[:160]}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Verb):
+    """Write the records of a source with a fine-tuned model's predictions.
+
+    Example: jaxencoder predict runs/sst2 --input texts.jsonl --output predictions.jsonl
+    """
+
+    model: ModelName
+    input: Source
+    """Records: .jsonl, .parquet, tfds:NAME, ..."""
+    output: Path
+    """File to write: .jsonl or .parquet."""
+    text_field: Annotated[str | None, default_is("the run's, or a usual name")] = None
+    """Field of the text."""
+    pair_field: Annotated[str | None, default_is("the run's, or a usual name")] = None
+    """Field of the second text."""
+    probabilities: bool = False
+    """Write the probabilities of all classes."""
+    threshold: Annotated[float | None, default_is("0.5")] = None
+    """For several classes per text: lowest probability of a predicted class."""
+    no_answer: bool = False
+    """For published question-answering models: a question may have no answer."""
+    batch_tokens: BatchTokens = None
+    """Tokens in one batch."""
+    long_texts: OmitArgPrefixes[LongTextOptions] = field(default_factory=LongTextOptions)
+
+    def run(self) -> None:
+        keep_freed_memory()
+        from jaxencoder.inference.predict import predict_file
+
+        options = given(self, "text_field", "pair_field", "threshold", "batch_tokens")
+        options |= {name: True for name in ("probabilities", "no_answer") if getattr(self, name)}
+        if windows := self.long_texts.window_config():
+            options["windows"] = windows
+        count = predict_file(self.model, self.input, self.output, **options)
+        print(f"{count} records in {self.output}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert(Verb):
+    """Write a model in another format.
+
+    Example: jaxencoder convert runs/sst2 sst2-hf --to transformers
+    """
+
+    model: ModelName
+    folder: Positional[Annotated[Path, arg(metavar="FOLDER")]]
+    """New folder to write."""
+    to: Literal["transformers", "sentence-transformers", "run", "adapter", "peft"]
+    """Library that loads it; run: for --init-from; adapter: the trained parameters without their base."""
+    pooling: Annotated[Pooling | None, default_is("the model's own, or mean")] = None
+    """For sentence-transformers: its pooling."""
+    normalize: Annotated[bool, default_is("as the model does")] = False
+    """For sentence-transformers: scale vectors to length 1."""
+
+    def run(self) -> None:
+        from jaxencoder.checkpoints.convert import convert
+
+        convert(self.model, self.folder, self.to, self.pooling, self.normalize or None)
+        print(f"{self.model} in {self.folder}, for {self.to}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extend(Verb):
+    """Write a model that reads longer texts than it was trained on.
+
+    Methods: interpolate or tile for learned positions; linear, ntk, dynamic, yarn or none for rotary ones; none, or
+    interpolate for log-bucketed distances, for all others.
+
+    Example: jaxencoder extend runs/small runs/small_long --max-length 2048 --method tile
+    """
+
+    model: ModelName
+    folder: Positional[Annotated[Path, arg(metavar="FOLDER")]]
+    """New folder to write."""
+    max_length: Annotated[int, arg(metavar="N")]
+    """Tokens that the new model reads."""
+    method: Literal["interpolate", "tile", "linear", "ntk", "dynamic", "yarn", "none"]
+    """How positions are extended."""
+    factor: Annotated[float | None, default_is("N over the trained length")] = None
+    """Scaling factor."""
+    window: Annotated[int, arg(metavar="W")] = 0
+    """Restrict global layers to W tokens on either side; 0: keep them global."""
+    global_tokens: bool = False
+    """With --window: add Longformer's global tokens."""
+
+    def run(self) -> None:
+        from jaxencoder.checkpoints.extend import extend
+
+        options = (self.factor, self.window, self.global_tokens)
+        kind = extend(self.model, self.folder, self.max_length, self.method, *options)
+        print(f"{self.model} for {self.max_length} tokens in {self.folder}, a folder of kind {kind}")

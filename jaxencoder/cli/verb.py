@@ -1,0 +1,138 @@
+"""What the verbs share: a verb as a dataclass, verbs that take a recipe, and common options."""
+
+import contextlib
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from tyro.conf import Positional, Suppress, arg
+
+from jaxencoder.arguments import parse
+
+ModelName = Positional[
+    Annotated[
+        str,
+        arg(metavar="MODEL", help="Folder of a run, adapter, transformers or sentence-transformers, or a hub name."),
+    ]
+]
+Source = Annotated[str, arg(metavar="SOURCE")]
+TopCount = Annotated[int, arg(aliases=("-k",), metavar="N")]
+Step = int | Literal["latest", "best"]
+Pooling = Literal["cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken"]
+WindowPooling = Literal["mean", "max", "first", "length", "learned"]
+HELP = {"-h", "--help"}
+
+
+def default_is(text: str, metavar: str | None = None) -> Any:
+    """An option whose help names its default in words; `metavar` stands for its value."""
+    return arg(metavar=metavar, help_behavior_hint=f"(default: {text})")
+
+
+BatchTokens = Annotated[int | None, default_is("1024 on a CPU, else 8192", "N")]
+
+
+class Verb:
+    """A command: a dataclass of options whose docstring is its help."""
+
+    distributed: ClassVar[bool] = False  # whether several hosts may run it together
+
+    @classmethod
+    def read(cls, words: Sequence[str], prog: str) -> Self:
+        """The verb with the options that the words give; ValueError for a word that is none."""
+        verb, unknown = parse(cls, words, prog)
+        if unknown:
+            raise ValueError(f"unknown option {unknown[0]}{cls.closest_option(unknown[0]) or f'; see {prog} --help'}")
+        return verb
+
+    def run(self) -> None:
+        """Run the command and print its result."""
+        raise NotImplementedError
+
+    @classmethod
+    def closest_option(cls, word: str) -> str:
+        """ "; did you mean X?" for the option that is most like a word; empty if none is."""
+        names: Any = dataclasses.fields(cls)  # type: ignore[arg-type]
+        options = [f"--{option.name.replace('_', '-')}" for option in names]
+        close = difflib.get_close_matches(word.partition("=")[0], options, n=1, cutoff=0.8)
+        return f"; did you mean {close[0]}?" if close else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeVerb(Verb):
+    """A verb that passes every word that is not its own option to the settings of a recipe."""
+
+    lists_settings: ClassVar[bool] = True  # whether --help after a recipe also lists its settings
+    settings: Suppress[tuple[str, ...]] = ()
+
+    @classmethod
+    def read(cls, words: Sequence[str], prog: str) -> Self:
+        """The verb, with the words that are none of its options as settings."""
+        if HELP & set(words):
+            with contextlib.suppress(SystemExit):
+                parse(cls, ["--help"], prog)
+            if cls.lists_settings and not words[0].startswith("-"):
+                load_recipe(words[0], ["--help"], prog)
+            raise SystemExit(0)
+        verb, rest = parse(cls, words, prog)
+        for word in rest:
+            # Without this a mistyped option would be reported as an unknown setting of the recipe.
+            if word.startswith("--") and "." not in word.partition("=")[0] and (hint := cls.closest_option(word)):
+                raise ValueError(f"unknown option {word.partition('=')[0]}{hint}")
+        return dataclasses.replace(verb, settings=tuple(rest))
+
+
+def load_recipe(target: str, settings: Sequence[str], prog: str = "jaxencoder train") -> Any:
+    """The RunConfig of a recipe or run with settings applied."""
+    from jaxencoder.config_io import load  # loads jax
+
+    return load(target, settings, prog=prog)
+
+
+def given(options: Any, *names: str) -> dict[str, Any]:
+    """Those options of a verb that are not None, as keyword arguments."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongTextOptions:
+    """Texts longer than a row are truncated, or split into windows:"""
+
+    windows: Annotated[bool, default_is("truncate")] = False
+    """Split into overlapping windows."""
+    stride: Annotated[int | None, default_is("half a window", "N")] = None
+    """Tokens from one window to the next."""
+    window_pooling: Annotated[WindowPooling | None, default_is("length, or learned with --pooling learned")] = None
+    """How the windows of a text are combined; length: mean weighted by tokens."""
+
+    def window_config(self) -> Any:
+        """The WindowConfig that the options give; None truncates.
+
+        Raises:
+            ValueError: an option of windows without --windows.
+        """
+        from jaxencoder.inference.options import WindowConfig  # loads jax
+
+        if self.windows:
+            return WindowConfig(self.stride, self.window_pooling)
+        for name, value in given(self, "stride", "window_pooling").items():
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is {value}, but texts are truncated; add --windows, or leave --{option} out")
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingOptions(LongTextOptions):
+    """How texts become vectors. Texts longer than a row are truncated, or split into windows."""
+
+    pooling: Annotated[Pooling | None, default_is("the model's own, or mean")] = None
+    """How token vectors are pooled into one."""
+    batch_tokens: BatchTokens = None
+    """Tokens in one batch."""
+
+    def embed_options(self, **more: Any) -> Any:
+        """The EmbedOptions that the options give."""
+        from jaxencoder.inference.options import EmbedOptions  # loads jax
+
+        return EmbedOptions(pooling=self.pooling, batch_tokens=self.batch_tokens, windows=self.window_config(), **more)

@@ -1,0 +1,1 @@
+"""Tokenizers: one class over Hugging Face and SentencePiece models, the files of published ones, and training."""

@@ -1,0 +1,111 @@
+"""Encoded texts, and what both tokenizer libraries share: special tokens, truncation, input errors, word starts."""
+
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+
+ROLES = ("pad", "unk", "cls", "sep", "mask")
+# Tried in this order when no configuration names a special token: BERT's names, then RoBERTa's and SentencePiece's.
+USUAL_NAMES = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<s>", "<cls>"),
+    "sep": ("[SEP]", "</s>", "<sep>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+# Blocks of scripts that put no spaces between words: Thai and Lao, Tibetan, Burmese, Khmer, kana, Chinese characters.
+_SPACELESS = (
+    *((0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x31F0, 0x31FF)),
+    *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x20000, 0x323AF)),
+)
+
+
+class Encoding(NamedTuple):
+    """One encoded text or pair of texts.
+
+    ids: int32 [n]. type_ids: int32 [n]. offsets: int32 [n, 2], [start, end) of each token in characters of its original
+    text, (0, 0) for added special tokens; None unless requested. sequence: int8 [n], 0 or 1 for tokens of the first or
+    second text, -1 for added special tokens; None without offsets.
+    """
+
+    ids: np.ndarray
+    type_ids: np.ndarray
+    offsets: np.ndarray | None
+    sequence: np.ndarray | None = None
+
+
+def as_list(texts: Sequence[str]) -> list[str]:
+    """The texts as a list; ValueError for a single string."""
+    if isinstance(texts, str | bytes):
+        raise ValueError(f"texts is one {type(texts).__name__}, not a list of strings; put it in a list")
+    return list(texts)
+
+
+def raise_invalid_text(texts: Sequence[str], error: Exception, first: int = 0) -> NoReturn:
+    """Raise ValueError that names the first text which is not valid Unicode, or else the error itself.
+
+    Args:
+        first: index of the first text in the message.
+    """
+    for number, text in enumerate(texts, first):
+        if not isinstance(text, str):
+            raise ValueError(f"text {number} is {text!r}, not a string; pass a list of strings") from error
+        for position, character in enumerate(text):
+            if "\ud800" <= character <= "\udfff":
+                raise ValueError(
+                    f"text {number} has a lone surrogate (U+{ord(character):04X}) at character {position}, which is "
+                    "not valid Unicode; decode the source with errors='replace' or remove it"
+                ) from error
+    raise error
+
+
+def special_tokens(vocab: Collection[str], names: Mapping[str, str], source: str) -> dict[str, str]:
+    """Find the token of each of the five roles in a vocabulary.
+
+    Args:
+        names: role -> token, from a configuration; the usual names apply to other roles.
+
+    Raises:
+        ValueError: names the source and every special token that it lacks.
+    """
+    candidates = {role: (names[role],) if role in names else USUAL_NAMES[role] for role in ROLES}
+    tokens = {role: next((token for token in candidates[role] if token in vocab), None) for role in ROLES}
+    if missing := [" or ".join(candidates[role]) for role in ROLES if tokens[role] is None]:
+        raise ValueError(
+            f"{source} has no {', no '.join(missing)}; an encoder's tokenizer needs all five special tokens"
+        )
+    return tokens
+
+
+def truncate(encoding: Encoding, sequence: np.ndarray, max_length: int) -> Encoding:
+    """Drop tokens at the end of the longer text until max_length tokens remain; added special tokens are kept.
+
+    Args:
+        sequence: int8 [n], see `Encoding`.
+
+    Raises:
+        ValueError: max_length has no room for the special tokens.
+    """
+    counts = np.array([np.sum(sequence == part) for part in (0, 1)])
+    room = max_length - int(np.sum(sequence == -1))
+    if room < 0:
+        raise ValueError(f"max_length is {max_length}, shorter than the special tokens alone; give a larger one")
+    # The shorter text keeps up to half of the room, the longer one the rest. In a tie the second has the odd token.
+    least = min(int(counts.min()), room // 2)
+    limits = [least, room - least] if counts[0] <= counts[1] else [room - least, least]
+    keep = sequence == -1
+    for part, limit in enumerate(limits):
+        keep[np.flatnonzero(sequence == part)[:limit]] = True
+    return Encoding(*(None if field is None else field[keep] for field in encoding))
+
+
+def is_spaceless(text: str) -> bool:
+    """Whether a text begins in a script without spaces between words: Chinese, Japanese, Thai and others.
+
+    A vowel sign or tone mark belongs to the character before it and does not count.
+    """
+    if not text or unicodedata.category(text[0]) in ("Mn", "Mc", "Lm"):
+        return False
+    return any(first <= ord(text[0]) <= last for first, last in _SPACELESS)

@@ -1,0 +1,173 @@
+"""The backend of `Tokenizer` over Hugging Face's library, https://github.com/huggingface/tokenizers."""
+
+import json
+from itertools import chain
+
+import numpy as np
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+
+from jaxencoder.text.tokenizers.encoding import (
+    ROLES,
+    Encoding,
+    is_spaceless,
+    raise_invalid_text,
+    special_tokens,
+    truncate,
+)
+
+# GPT-2's alphabet of bytes: a printable byte stands for itself, the others for the characters from 256 on.
+_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+_UNPRINTABLE = (byte for byte in range(256) if byte not in _PRINTABLE)
+_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(_UNPRINTABLE)}
+
+
+class HuggingFaceBackend:
+    """A `tokenizers.Tokenizer` whose special tokens are identified.
+
+    Args:
+        tokenizer: changed in place.
+        names: role -> special token; the usual names apply to other roles.
+        source: named in errors.
+    """
+
+    file = "tokenizer.json"
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, names: dict[str, str], source: str):
+        # A published tokenizer.json often truncates and pads to the length of its model. Rows decide that here.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        vocab = tokenizer.get_vocab(with_added_tokens=True)
+        self._names = special_tokens(vocab, names, source)
+        self.roles = {role: vocab[token] for role, token in self._names.items()}
+        self.tokens = [""] * (max(vocab.values()) + 1)
+        for token, index in vocab.items():
+            self.tokens[index] = token
+        added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+        tokenizer.add_special_tokens([token for token in self._names.values() if token not in added])
+        if tokenizer.post_processor is None:
+            tokenizer.post_processor = pair_template(self._names, self.roles)
+        decoder = tokenizer.get_added_tokens_decoder()
+        self.special_ids = {index for index, token in decoder.items() if token.special} | set(self.roles.values())
+        self._tokenizer = tokenizer
+        self._settings = json.loads(tokenizer.to_str())
+        self.name = self._settings["model"]["type"].lower()
+        components = [self._settings["pre_tokenizer"], self._settings["decoder"]]
+        self._components = set().union(*map(_component_types, components))
+
+    def lowercased(self) -> "HuggingFaceBackend":
+        """This backend with lowercasing before all other steps; special tokens are matched as they are."""
+        changed = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        steps = changed.normalizer
+        steps = [] if steps is None else list(steps) if isinstance(steps, normalizers.Sequence) else [steps]
+        if any(isinstance(step, normalizers.Lowercase) for step in steps):
+            return self
+        changed.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+        return HuggingFaceBackend(changed, self._names, "the tokenizer")
+
+    def state(self) -> bytes:
+        """Everything that decides the ids of a text."""
+        return json.dumps(self._settings, ensure_ascii=False, sort_keys=True).encode()
+
+    def content(self) -> bytes:
+        """The content of `file`."""
+        return self._tokenizer.to_str(pretty=True).encode()
+
+    def encode(
+        self, texts: list, pairs: list | None, special: bool, offsets: bool, max_length: int | None
+    ) -> list[Encoding]:
+        run = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
+        try:
+            encoded = run(texts if pairs is None else list(zip(texts, pairs, strict=True)), add_special_tokens=special)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise_invalid_text(texts if pairs is None else [*texts, *pairs], error)
+        return [_to_arrays(item, offsets, max_length) for item in encoded]
+
+    def encode_ids(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise_invalid_text(texts, error)
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        ids = np.fromiter(chain.from_iterable(item.ids for item in encoded), np.int32, int(lengths.sum()))
+        return ids, lengths
+
+    def decode(self, ids: list[int], skip_special: bool) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
+
+    def starts_word(self, token: str) -> bool:
+        """Whether a token begins a word, by the marker of its family or because its script writes no spaces."""
+        if self.name == "wordpiece":
+            prefix = self._settings["model"]["continuing_subword_prefix"]
+            return not token.startswith(prefix) or is_spaceless(token.removeprefix(prefix))
+        if "ByteLevel" in self._components:
+            # Space, newline, tab and carriage return in GPT-2's alphabet of bytes.
+            return token.startswith(("Ġ", "Ċ", "ĉ", "č")) or is_spaceless(_first_character(token))
+        if "Metaspace" in self._components or self.name == "unigram":
+            return token.startswith("▁") or is_spaceless(token)
+        raise ValueError(
+            f"cannot tell where words start in a {self.name} tokenizer with {sorted(self._components)}; "
+            "turn whole words off"
+        )
+
+
+def wordpiece(vocab: dict[str, int], unk: str, normalizer: normalizers.Normalizer) -> tokenizers.Tokenizer:
+    """BERT's steps around a WordPiece vocabulary."""
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token=unk))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    return tokenizer
+
+
+def byte_level(model: models.BPE, add_prefix_space: bool = False) -> tokenizers.Tokenizer:
+    """GPT-2's steps around a byte-level BPE."""
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def add_special_tokens(tokenizer: tokenizers.Tokenizer, names: dict[str, str], mask_takes_space: bool = True) -> None:
+    """Register the five special tokens; by default a mask includes the space before it, as in the original RoBERTa."""
+    tokenizer.add_special_tokens(
+        [AddedToken(names[role], lstrip=mask_takes_space and role == "mask", normalized=False) for role in ROLES]
+    )
+
+
+def pair_template(names: dict[str, str], ids: dict[str, int], roberta: bool = False) -> processors.TemplateProcessing:
+    """[CLS] a [SEP] and [CLS] a [SEP] b [SEP], with type id 1 from b on (BERT, DeBERTa, ModernBERT, BigBird).
+
+    With `roberta`, two [SEP] stand between a and b, and all type ids are 0.
+    """
+    cls, sep = names["cls"], names["sep"]
+    single = f"{cls}:0 $A:0 {sep}:0"
+    second = f"{sep}:0 $B:0 {sep}:0" if roberta else f"$B:1 {sep}:1"
+    tokens = [(cls, ids["cls"]), (sep, ids["sep"])]
+    return processors.TemplateProcessing(single=single, pair=f"{single} {second}", special_tokens=tokens)
+
+
+def _to_arrays(item: tokenizers.Encoding, offsets: bool, max_length: int | None) -> Encoding:
+    spans = np.array(item.offsets, np.int32).reshape(len(item), 2) if offsets else None
+    too_long = max_length is not None and len(item) > max_length
+    sequence = None
+    if too_long or offsets:
+        sequence = np.array([-1 if part is None else part for part in item.sequence_ids], np.int8)
+    ids, type_ids = np.array(item.ids, np.int32), np.array(item.type_ids, np.int32)
+    encoding = Encoding(ids, type_ids, spans, sequence if offsets else None)
+    return truncate(encoding, sequence, max_length) if too_long else encoding
+
+
+def _component_types(component: dict | None) -> set[str]:
+    """Types of a pre-tokenizer or decoder in tokenizer.json and of those inside it."""
+    if component is None:
+        return set()
+    inner = [item for key in ("pretokenizers", "decoders") for item in component.get(key, ())]
+    return {component["type"]}.union(*map(_component_types, inner))
+
+
+def _first_character(token: str) -> str:
+    """The first character of a byte-level token; for one that ends within it, a character of the same block."""
+    raw = bytes(_BYTES[letter] for letter in token if letter in _BYTES)
+    size = 1 + sum(raw[:1] >= bytes([lead]) for lead in (0xC0, 0xE0, 0xF0))
+    return raw[:size].ljust(size, b"\x80").decode("utf-8", "ignore")

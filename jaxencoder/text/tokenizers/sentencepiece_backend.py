@@ -1,0 +1,169 @@
+"""The backend of `Tokenizer` over SentencePiece: Kudo and Richardson, EMNLP 2018, arXiv:1808.06226."""
+
+import json
+import os
+import re
+from itertools import chain
+
+import numpy as np
+import sentencepiece
+
+from jaxencoder.text.tokenizers.encoding import (
+    USUAL_NAMES,
+    Encoding,
+    is_spaceless,
+    raise_invalid_text,
+    special_tokens,
+    truncate,
+)
+
+
+class SentencePieceBackend:
+    """A SentencePiece model. Special tokens written in a text become their ids, as in Hugging Face's library.
+
+    A missing [MASK] gets the id after the last piece, as in DeBERTa. No other token is added: a family that shifts the
+    model's ids, such as XLM-R, would load with wrong ones.
+
+    Args:
+        model: the content of the model's file.
+        names, source: see `HuggingFaceBackend`.
+    """
+
+    file = "spm.model"
+
+    def __init__(self, model: bytes, names: dict[str, str], source: str):
+        self._bytes = model
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
+            pieces = [self._model.id_to_piece(index) for index in range(len(self._model))]
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"{source} is not a SentencePiece model; check the file") from error
+        self.tokens = pieces
+        masks = (names["mask"],) if "mask" in names else USUAL_NAMES["mask"]
+        if not set(masks) & set(pieces):
+            # Without a configuration, <mask> or [MASK] as the other special tokens are written.
+            self.tokens = [*pieces, masks[0] if "[CLS]" in pieces else masks[-1]]
+        ids = {token: index for index, token in enumerate(self.tokens)}
+        self.roles = {role: ids[token] for role, token in special_tokens(ids, names, source).items()}
+        controls = {index for index in range(len(pieces)) if self._model.is_control(index)}
+        self.special_ids = controls | set(self.roles.values())
+        self._special = {self.tokens[index]: index for index in self.special_ids}
+        longest_first = sorted(self._special, key=lambda token: (-len(token), token))
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+        # The library does not expose the algorithm. BPE scores are minus the rank, unigram scores are not integers.
+        ordinary = [i for i in range(len(pieces)) if i not in controls and not self._model.is_unknown(i)]
+        ordinary = [i for i in ordinary if not self._model.is_byte(i) and self._model.get_score(i) != 0][:64]
+        is_bpe = all(float(self._model.get_score(i)).is_integer() for i in ordinary)
+        self.name = "sentencepiece-bpe" if is_bpe else "sentencepiece-unigram"
+
+    def lowercased(self) -> "SentencePieceBackend":
+        raise ValueError("a SentencePiece model has no lowercasing step; give the tokenizer as tokenizer.json")
+
+    def state(self) -> bytes:
+        """Everything that decides the ids of a text."""
+        return self._bytes + json.dumps([self.tokens[-1], sorted(self.roles.items())]).encode()
+
+    def content(self) -> bytes:
+        """The content of `file`."""
+        return self._bytes
+
+    def encode(
+        self, texts: list, pairs: list | None, special: bool, offsets: bool, max_length: int | None
+    ) -> list[Encoding]:
+        first = self._encode_plain(texts, offsets)
+        second = [None] * len(first) if pairs is None else self._encode_plain(pairs, offsets)
+        cls, sep = (np.array([self.roles[role]] if special else [], np.int32) for role in ("cls", "sep"))
+        encodings = []
+        for one, two in zip(first, second, strict=True):
+            # Blocks of (ids, offsets, type id, sequence).
+            blocks = [(cls, None, 0, -1), (*one, 0, 0), (sep, None, 0, -1)]
+            if two is not None:
+                blocks += [(*two, 1, 1), (sep, None, 1, -1)]
+            counts = [len(ids) for ids, *_ in blocks]
+            spans = [
+                np.zeros((n, 2), np.int32) if at is None else at for n, (_, at, *_) in zip(counts, blocks, strict=True)
+            ]
+            sequence = np.repeat([part for *_, part in blocks], counts).astype(np.int8)
+            encoding = Encoding(
+                np.concatenate([ids for ids, *_ in blocks]).astype(np.int32),
+                np.repeat([type_id for _, _, type_id, _ in blocks], counts).astype(np.int32),
+                np.concatenate(spans) if offsets else None,
+                sequence if offsets else None,
+            )
+            if max_length is not None and len(encoding.ids) > max_length:
+                encoding = truncate(encoding, sequence, max_length)
+            encodings.append(encoding)
+        return encodings
+
+    def encode_ids(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        arrays = [ids for ids, _ in self._encode_plain(texts, False)]
+        lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
+        return np.concatenate([np.empty(0, np.int32), *arrays]), lengths
+
+    def _encode_plain(self, texts: list[str], offsets: bool) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Encode texts without adding special tokens: ids int32 [n] and offsets int32 [n, 2] or None of each."""
+        try:
+            matches = [list(self._pattern.finditer(text)) for text in texts]
+            # The text between special tokens goes through the model: (text, its first character).
+            segments = []
+            for text, text_matches in zip(texts, matches, strict=True):
+                edges = [0, *chain.from_iterable(match.span() for match in text_matches), len(text)]
+                segments += [(text[a:b], a) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+            encoded = self._run_model(segments, offsets) if segments else []
+        except (TypeError, UnicodeEncodeError) as error:
+            raise_invalid_text(texts, error)
+        if len(segments) == len(texts):
+            return encoded
+        results, segment = [], iter(encoded)
+        for text_matches in matches:
+            parts = [next(segment)]
+            for match in text_matches:
+                span = np.array([match.span()], np.int32) if offsets else None
+                parts += [(np.array([self._special[match[0]]], np.int32), span), next(segment)]
+            ids, spans = zip(*parts, strict=True)
+            results.append((np.concatenate(ids), np.concatenate(spans) if offsets else None))
+        return results
+
+    def _run_model(self, segments: list[tuple[str, int]], offsets: bool) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        # Worker processes set this switch for the other library; it stands for both.
+        threads = 1 if os.environ.get("TOKENIZERS_PARALLELISM", "").lower() in ("false", "0", "off") else -1
+        texts = [text for text, _ in segments]
+        if not offsets:
+            return [(ids, None) for ids in self._model.encode(texts, num_threads=threads, return_type="numpy")]
+        encoded = self._model.encode(texts, num_threads=threads, return_type="offset_mapping")
+        return [
+            (np.array(item["ids"], np.int32), _widen_empty(item["offsets"], len(text)) + np.int32(start))
+            for item, (text, start) in zip(encoded, segments, strict=True)
+        ]
+
+    def decode(self, ids: list[int], skip_special: bool) -> str:
+        # The model has no added [MASK] and drops control symbols, so special tokens are written here.
+        unk = self.roles["unk"]
+        if skip_special:
+            return self._model.decode([index for index in ids if index not in self.special_ids])
+        groups: list[list[int] | str] = [[]]
+        for index in ids:
+            if index in self.special_ids and index != unk:
+                groups.append(self.tokens[index])
+            elif isinstance(groups[-1], list):
+                groups[-1].append(index)
+            else:
+                groups.append([index])
+        texts = [group if isinstance(group, str) else self._model.decode(group) for group in groups]
+        return " ".join(text for text in texts if text)
+
+    def starts_word(self, token: str) -> bool:
+        """Whether a token begins a word: it starts with the metaspace, or its script writes no spaces."""
+        return token.startswith("▁") or is_spaceless(token)
+
+
+def _widen_empty(offsets: list[tuple[int, int]], length: int) -> np.ndarray:
+    """Give each piece made from one character (a byte, or a part of what NFKC makes of it) the span of the character.
+
+    [(2, 2), (2, 2), (2, 3)] -> [[2, 3], [2, 3], [2, 3]]: the library gives the character to the last piece only. A
+    metaspace added before the text spans the first character, as in Hugging Face's library.
+    """
+    spans = np.array(offsets, np.int32).reshape(-1, 2)
+    empty = spans[:, 0] == spans[:, 1]
+    spans[empty, 1] = np.minimum(spans[empty, 0] + 1, length)
+    return spans

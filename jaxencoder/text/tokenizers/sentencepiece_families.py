@@ -1,0 +1,124 @@
+"""Families that add steps of their own to a SentencePiece model: XLM-R, CamemBERT, ALBERT and DeBERTa.
+
+Each renumbers the pieces or normalizes the text outside the model, so the file alone is not the tokenizer. The backend
+made here equals the tokenizer.json published with the file.
+"""
+
+from pathlib import Path
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+
+from jaxencoder.text.tokenizers.encoding import special_tokens
+from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend, add_special_tokens, pair_template
+from jaxencoder.text.tokenizers.sentencepiece_backend import SentencePieceBackend
+from jaxencoder.text.tokenizers.sentencepiece_file import CONTROL, UNIGRAM, USER_DEFINED, Model, read_model
+
+# Family -> the tokens that precede the model's pieces, and how many of the pieces they replace; <mask> follows.
+_SHIFTED = {
+    "xlmroberta": (("<s>", "<pad>", "</s>", "<unk>"), 3),
+    "camembert": (("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"), 1),
+}
+_FAIRSEQ = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+_BRACKETED = {"cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_SPECIAL_TOKENS = {
+    "xlmroberta": _FAIRSEQ,
+    "camembert": _FAIRSEQ,
+    "albert": {"pad": "<pad>", "unk": "<unk>", **_BRACKETED},
+    "debertav2": {"pad": "[PAD]", "unk": "[UNK]", **_BRACKETED},
+}
+# Family by the name of its published file.
+FILE_FAMILIES = {"sentencepiece.bpe.model": "xlmroberta", "spiece.model": "albert"}
+
+
+def load_sentencepiece(
+    file: Path, family: str, options: dict, names: dict[str, str]
+) -> HuggingFaceBackend | SentencePieceBackend:
+    """Load a SentencePiece model with the steps of its family, if there are any.
+
+    Args:
+        family, options, names: see `published.read_settings`.
+
+    Raises:
+        ValueError: a damaged file, a model that is not unigram, or a family whose steps are not supported.
+    """
+    content = file.read_bytes()
+    if not family:
+        pieces = {piece.text for piece in read_model(content, str(file)).pieces}
+        # DeBERTa's file has no mask. A model trained here has all five special tokens.
+        family = "debertav2" if "[CLS]" in pieces and "[MASK]" not in pieces else ""
+    if family not in _SPECIAL_TOKENS:
+        if options.get("do_lower_case") is True or file.name in FILE_FAMILIES:
+            raise ValueError(
+                f"{file} needs the steps of {family!r} around the SentencePiece model, and only those of "
+                f"{', '.join(sorted(_SPECIAL_TOKENS))} are supported; load its tokenizer.json instead"
+            )
+        return SentencePieceBackend(content, names, str(file))
+    model = read_model(content, str(file))
+    if model.algorithm != UNIGRAM:
+        raise ValueError(f"{file} is not a unigram model, as {family} has; load its tokenizer.json instead")
+    names = _SPECIAL_TOKENS[family] | names
+    return HuggingFaceBackend(_build(model, family, options, names, str(file)), names, str(file))
+
+
+def _build(model: Model, family: str, options: dict, names: dict[str, str], source: str) -> tokenizers.Tokenizer:
+    vocab = _vocabulary(model, family, names["mask"])
+    pieces = {token: index for index, (token, _) in enumerate(vocab)}
+    ids = {names["mask"]: len(vocab)} | pieces
+    special_tokens(ids, names, source)
+    roles = {role: ids[token] for role, token in names.items()}
+    # Among these families only DeBERTa v3 has bytes. transformers writes [UNK] there, but the model saw bytes.
+    tokenizer = tokenizers.Tokenizer(models.Unigram(vocab, roles["unk"], model.byte_fallback))
+    tokenizer.normalizer = normalizers.Sequence(_normalizers(family, options, model.charsmap))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_pre_tokenizers(family, options))
+    decoder = decoders.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoder]) if model.byte_fallback else decoder
+    add_special_tokens(tokenizer, names, mask_takes_space=family != "debertav2")
+    if family in _SHIFTED:
+        unused = [token for token in _SHIFTED[family][0] if token.endswith("NOTUSED")]
+        tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in unused])
+    tokenizer.post_processor = pair_template(names, roles, roberta=family in _SHIFTED)
+    ordinary = pieces.keys() - set(names.values())
+    more = [p for p in model.pieces if p.kind in (CONTROL, USER_DEFINED) and p.text in ordinary]
+    tokenizer.add_tokens([AddedToken(p.text, normalized=False, special=p.kind == CONTROL) for p in more])
+    return tokenizer
+
+
+def _vocabulary(model: Model, family: str, mask: str) -> list[tuple[str, float]]:
+    """Tokens and scores by id, as the family numbers them."""
+    # Nine digits distinguish all float32 values, and tokenizer.json restores them exactly, unlike seventeen digits.
+    vocab = [(piece.text, float(f"{piece.score:.9g}")) for piece in model.pieces]
+    if family in _SHIFTED:
+        first, replaced = _SHIFTED[family]
+        head = [(token, -100.0 if token == "<unk>NOTUSED" else 0.0) for token in first]
+        return [*head, *vocab[replaced:], (mask, 0.0)]
+    if family == "albert":
+        # ALBERT splits "2," in two although its model has a piece for it. A score 100 lower has the same effect.
+        return [
+            (token, score - 100 if len(token) > 1 and token[-1] == "," and token[-2].isdigit() else score)
+            for token, score in vocab
+        ]
+    return vocab
+
+
+def _normalizers(family: str, options: dict, charsmap: bytes) -> list:
+    """The steps of normalization in order; charsmap is the model's own."""
+    compiled = [normalizers.Precompiled(charsmap)] if charsmap else []
+    lower = [normalizers.Lowercase()]
+    if family == "albert":
+        steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+        if not options.get("keep_accents", False):
+            steps += [normalizers.NFKD(), normalizers.StripAccents()]
+        return steps + lower * bool(options.get("do_lower_case", True)) + compiled
+    if family == "debertav2":
+        # transformers 5 has NFC in place of the model's own normalization, with which the model was trained.
+        single_space = normalizers.Replace(Regex(" {2,}"), " ")
+        return [*lower * bool(options.get("do_lower_case", False)), normalizers.Strip(), *compiled, single_space]
+    return compiled
+
+
+def _pre_tokenizers(family: str, options: dict) -> list:
+    metaspace = pre_tokenizers.Metaspace(prepend_scheme="always")
+    if family != "debertav2":
+        return [pre_tokenizers.WhitespaceSplit(), metaspace]
+    return [pre_tokenizers.Punctuation("isolated"), metaspace] if options.get("split_by_punct") else [metaspace]

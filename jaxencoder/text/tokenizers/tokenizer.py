@@ -1,0 +1,163 @@
+"""The tokenizer, one class over SentencePiece models and Hugging Face tokenizers."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from jaxencoder.text.tokenizers.encoding import ROLES, Encoding, as_list
+from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend
+from jaxencoder.text.tokenizers.published import CONFIG, load_backend
+from jaxencoder.text.tokenizers.sentencepiece_backend import SentencePieceBackend
+
+__all__ = ["Encoding", "Tokenizer"]
+
+
+class Tokenizer:
+    """Converts text to ids and back, in the same way for every library and family.
+
+    A special token written in a text ("Paris is the [MASK] of France.") becomes its id. Text that is not valid Unicode
+    (a lone surrogate) raises ValueError.
+
+    Attributes:
+        name: wordpiece, bpe, unigram, sentencepiece-unigram or sentencepiece-bpe.
+        vocab_size: the largest id plus one.
+        pad_id, unk_id, cls_id, sep_id, mask_id: ids of the five special tokens, whatever the family calls them.
+        special_ids: all special ids, ascending.
+    """
+
+    def __init__(self, backend: HuggingFaceBackend | SentencePieceBackend):
+        self._backend = backend
+        self.name: str = backend.name
+        self.vocab_size: int = len(backend.tokens)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (backend.roles[role] for role in ROLES)
+        self.special_ids: tuple[int, ...] = tuple(sorted(backend.special_ids))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Tokenizer":
+        """Load a tokenizer from a file, or from the first of these files in a folder.
+
+        tokenizer.json; vocab.txt (BERT, MPNet); vocab.json with merges.txt (RoBERTa's byte-level BPE); SentencePiece's
+        spm.model or *.model, with the steps that XLM-R, CamemBERT, ALBERT and DeBERTa put around it.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is not a tokenizer, or lacks one of the five special tokens.
+        """
+        return cls(load_backend(Path(path)))
+
+    def lowercased(self) -> "Tokenizer":
+        """This tokenizer with lowercasing of texts; ValueError for a SentencePiece model, which has no such step."""
+        return Tokenizer(self._backend.lowercased())
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write the files from which `load(folder)` restores the same fingerprint, each atomically.
+
+        Raises:
+            ValueError: the folder already holds a tokenizer of the other library.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for other in {HuggingFaceBackend.file, SentencePieceBackend.file} - {self._backend.file}:
+            if (folder / other).exists():
+                raise ValueError(f"{folder} already holds another tokenizer ({other}); save to an empty folder")
+        names = {f"{role}_token": self.token(index) for role, index in self._backend.roles.items()}
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+        _write(folder / CONFIG, json.dumps(settings, indent=2, ensure_ascii=False).encode())
+        _write(folder / self._backend.file, self._backend.content())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of everything that decides the ids of a text."""
+        return hashlib.sha256(self.name.encode() + b"\0" + self._backend.state()).hexdigest()
+
+    @property
+    def mask_token(self) -> str:
+        """The mask as written in a text: [MASK] or <mask>."""
+        return self.token(self.mask_id)
+
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        special: bool = True,
+        offsets: bool = False,
+        max_length: int | None = None,
+    ) -> list[Encoding]:
+        """Encode texts, or pairs of texts, with the special tokens and type ids of the family.
+
+        BERT: [CLS] a [SEP] b [SEP] with type ids 0 0 0 1 1; RoBERTa: <s> a </s> </s> b </s>, all 0.
+
+        Args:
+            texts, pairs: the first and (optionally) second text of each example.
+            special: add the special tokens.
+            offsets: also return the characters of each token. The space before a word is part of its first token in
+                metaspace models, and in byte-level models that do not trim it.
+            max_length: truncate longer results at the end of the longer text; special tokens are kept.
+
+        Raises:
+            ValueError: not valid strings, or a max_length without room for the special tokens.
+        """
+        texts = as_list(texts)
+        if pairs is not None:
+            pairs = as_list(pairs)
+            if len(pairs) != len(texts):
+                raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs; give one second text for each first")
+        return self._backend.encode(texts, pairs, special, offsets, max_length)
+
+    def encode_ids(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Encode without special tokens, the fastest way: joined ids int32 [n], and lengths int64 [texts].
+
+        ["a b", "", "c"] gives 3 ids, equal to those of `encode_batch(texts, special=False)`, and lengths [2, 0, 1].
+        """
+        return self._backend.encode_ids(as_list(texts))
+
+    def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = True) -> str:
+        """Convert ids to text: exactly the original text for byte-level BPE, else the normalized text."""
+        return self._backend.decode([self._check_id(index) for index in ids], skip_special)
+
+    def token(self, index: int) -> str:
+        """The token of an id, as written in the vocabulary; empty for an unused id."""
+        return self._backend.tokens[self._check_id(index)]
+
+    def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """The tokens of several ids."""
+        return [self.token(index) for index in ids]
+
+    def word_starts(self) -> np.ndarray:
+        """Table bool [V]: True for tokens that begin a word, special tokens and unused ids.
+
+        A token begins a word if it has no ## (WordPiece), or begins with a space or line break (byte-level) or with the
+        metaspace (SentencePiece, unigram). After a special token every token begins a word, whatever the table says:
+        byte-level BPE writes no space at the start of a text. In scripts without spaces between words (Chinese,
+        Japanese, Thai, Lao, Khmer, Burmese, Tibetan) each token counts as a word unless it begins with a vowel sign or
+        tone mark; otherwise a sentence would be one word.
+        """
+        special = set(self.special_ids)
+        tokens = enumerate(self._backend.tokens)
+        starts = (not token or i in special or self._backend.starts_word(token) for i, token in tokens)
+        return np.fromiter(starts, np.bool_, self.vocab_size)
+
+    def _check_id(self, index: int) -> int:
+        if not 0 <= index < self.vocab_size:
+            raise ValueError(f"id {index} is outside the vocabulary of {self.vocab_size} tokens")
+        return int(index)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise

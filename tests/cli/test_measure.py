@@ -1,0 +1,87 @@
+"""The verbs that measure: what they pass on, and what they print."""
+
+import importlib
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+from jaxencoder.inference.options import WindowConfig
+
+from jaxencoder.cli import measure
+from jaxencoder.cli.main import main
+
+
+def test_evaluate(calls, capsys):
+    record = calls("evaluation.evaluate", "evaluate", result={"accuracy": 0.5})
+    assert main(["evaluate", "run", "--data", "v.jsonl"]) == 0
+    assert capsys.readouterr().out == "accuracy                 0.5000\n"
+    words = ["--slice-by", "lang", "--tune-threshold", "validation", "--report", "r", "--windows", "--stride", "9"]
+    assert main(["evaluate", "run", *words]) == 0
+    words = ["--step", "best", "--text-field", "body", "--label-field", "class", "--output", "r.json"]
+    assert main(["evaluate", "organization/model", *words]) == 0
+    windows = {"slice_by": ("lang",), "tune_threshold": "validation", "report": Path("r"), "windows": WindowConfig(9)}
+    fields = {"text_field": "body", "label_field": "class", "output": Path("r.json")}
+    assert record == [
+        (("run", "v.jsonl", "latest"), {}),
+        (("run", None, "latest"), windows),
+        (("organization/model", None, "best"), fields),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "options"),
+    [
+        ("similarity", [], {}),
+        ("similarity", ["--label-field", "gold", "--prompt", "query: "], {"label_field": "gold", "prompt": "query: "}),
+        ("retrieval", ["--split", "dev", "--batch-tokens", "64"], {"split": "dev", "batch_tokens": 64}),
+        ("retrieval", ["--pooling", "cls", "--query-prompt", "q: "], {"pooling": "cls", "query_prompt": "q: "}),
+        ("reranking", ["--first", "m", "-k", "7"], {"first": "m", "k": 7}),
+        ("probing", ["--label-field", "obj"], {"label_field": "obj"}),
+    ],
+)
+def test_evaluate_on_published_sets(calls, capsys, task, words, options):
+    record = calls("evaluation.evaluate", "evaluate_task", result={"a": {"pairs": 3}})
+    assert main(["evaluate", task, "model", "a", "b", "--output", "r.json", "--step", "12", *words]) == 0
+    assert record == [(("model", task, ("a", "b"), Path("r.json"), 12), options)]
+    assert capsys.readouterr().out == "   pairs\na      3\n"
+
+
+@pytest.mark.parametrize(
+    "kind", [measure.EvaluateSimilarity, measure.EvaluateRetrieval, measure.EvaluateReranking, measure.EvaluateProbing]
+)
+def test_a_task_takes_the_options_of_its_command(kind):
+    """The test above replaces it by a stand-in that takes anything."""
+    function = getattr(importlib.import_module(f"jaxencoder.evaluation.{kind.task}"), f"evaluate_{kind.task}")
+    inspect.signature(function).bind("model", "data", batch_tokens=1, **dict.fromkeys(kind.options))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["reranking", "model", "a"], "name --first"),
+        (["retrieval", "model", "a", "--first", "m"], "unknown option --first"),
+        (["similarity", "model"], "name the DATA to evaluate on"),
+        (["model", "--split", "dev"], "unknown option --split"),
+        (["retrieval", "model", "a", "--text-field", "x"], "unknown option --text-field"),
+        (["model", "--stride", "9"], "--stride is 9, but texts are truncated; add --windows"),
+    ],
+)
+def test_evaluate_mistakes(words, line, capsys):
+    assert main(["evaluate", *words]) == 2
+    assert line in capsys.readouterr().err
+
+
+def test_compare(tmp_path, capsys):
+    for name, wrong in (("a", 20), ("b", 0), ("c", 5)):
+        lines = [{"record": {"i": i}, "truth": "no", "prediction": "yes" if i < wrong else "no"} for i in range(50)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    a, b, c = (str(tmp_path / f"{name}.jsonl") for name in "abc")
+    assert main(["compare", a, b]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"50 examples; A: {a}; B: {b}"
+    assert lines[-1].startswith("B has a higher accuracy than A (+40.00 points, 95% interval")
+    assert main(["compare", f"{a},{c}", b, "--seed", "1"]) == 0
+    assert "75.00 ± 21.21" in capsys.readouterr().out
+    assert main(["compare", a, b, "--data", "x.jsonl"]) == 2
+    assert "leave --data out" in capsys.readouterr().err

@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+
+from jaxencoder.config import RunConfig
+from jaxencoder.evaluation.report import confusion_matrix, lines, write_report
+from jaxencoder.tasks.classification.predict import Predictions
+from jaxencoder.text.config import DataConfig
+
+CONFIG = RunConfig(data=DataConfig(label_field="label", row_length=16))
+
+
+def predicted(names: str = "ab") -> Predictions:
+    texts = ["sure and right", "sure and\0| wrong\n<b>", "unsure and wrong", "long " * 100]
+    records = [{"text": text, "id": i} for i, text in enumerate(texts)]
+    if not names:
+        scores, labels = np.array([[1.0], [9.0], [3.5], [4.0]]), np.array([1.0, 2.0, 3.0, 4.0])
+    else:
+        scores, labels = np.array([[5.0, 0], [9, 0], [0, 1], [0, 3]]), np.array([0, 1, 0, 1])
+    return Predictions(records, scores, labels, np.array([5, 7, 5, 102]), tuple(names), 1)
+
+
+def result(names: str = "ab") -> dict:
+    values = {"loss": 0.25, "examples": 4, "slices": {"lang": {"de": {"examples": 3, "f1": 1.0}}}}
+    if not names:
+        return values
+    classes = {name: {"f1": 0.5} for name in names}
+    tuned = {"classes": {"b": {"threshold": 0.3}}, "accuracy": 0.75, "on": "dev.jsonl"}
+    return values | {"classes": classes, "calibration": {"ece": 0.125, "fitted_on": "dev.jsonl"}, "tuned": tuned}
+
+
+def test_classes(tmp_path):
+    write_report(tmp_path / "new" / "report", predicted(), result(), "run on data", CONFIG, "latest")
+    folder = tmp_path / "new" / "report"
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["confusion.png", "predictions.jsonl", "reliability.png", "report.md"]
+    text = (folder / "report.md").read_text()
+    assert text.startswith("# run on data\n\n4 records, 2 classes; checkpoint: latest. Texts: text; labels: label.\n")
+    assert "1 records are longer than the 16 tokens of a row: 1 cut." in text
+    for line in ("| loss | 0.2500 |", "| a | 0.5000 |", "| ece | 0.1250 |", "| de | 3 | 1.0000 |", "| b | 0.3000 |"):
+        assert line in text.splitlines()
+    assert "fitted on dev.jsonl" in text and "| accuracy | 0.7500 |" in text
+    rows = text.split("## Most confidently wrong")[1].splitlines()[4:]
+    assert rows[0] == "| b | a | 0.9999 | sure and \\| wrong \\<b> |" and rows[1].startswith(
+        "| a | b | 0.7311 | unsure"
+    )
+    assert len(rows) == 2
+    assert [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()] == lines(predicted())
+
+
+def test_values(tmp_path):
+    write_report(tmp_path, predicted(""), result(""), "run on data", CONFIG, 7)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.jsonl", "report.md", "scatter.png"]
+    text = (tmp_path / "report.md").read_text()
+    rows = text.split("## Furthest from the truth")[1].splitlines()[4:]
+    assert [row[:30] for row in rows] == ["| 2.0000 | 9.0000 | 7.0000 | s", "| 3.0000 | 3.5000 | 0.5000 | u"]
+    assert "Confusion" not in text and lines(predicted(""))[1] == {
+        "record": {"text": "sure and\0| wrong\n<b>", "id": 1},
+        "truth": 2.0,
+        "prediction": 9.0,
+    }
+
+
+def test_lines_and_confusions():
+    found = lines(predicted())
+    assert [line["truth"] for line in found] == list("abab") and [line["prediction"] for line in found] == list("aabb")
+    assert found[2]["probabilities"] == pytest.approx({"a": 0.2689, "b": 0.7311}, abs=1e-4)
+    assert found[2]["probability"] == found[2]["probabilities"]["b"]
+    assert confusion_matrix(predicted()).tolist() == [[1, 1], [1, 1]]
+
+
+def test_nothing_is_wrong(tmp_path):
+    found = predicted()._replace(labels=np.array([0, 0, 1, 1]))
+    write_report(tmp_path, found, result(), "run", CONFIG, "best")
+    assert (tmp_path / "report.md").read_text().endswith("## Most confidently wrong\n\nNone.\n")
+
+
+def test_a_report_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "report.md").write_text("old")
+
+    def broken(*args):
+        raise OSError("no space")
+
+    monkeypatch.setattr("jaxencoder.evaluation.plots.reliability", broken)
+    with pytest.raises(OSError, match="no space"):
+        write_report(tmp_path, predicted(), result(), "run", CONFIG, "best")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+    assert (tmp_path / "report.md").read_text() == "old"
+
+
+def test_of_several_classes_the_decision_that_is_furthest_off(tmp_path):
+    scores = np.array([[5.0, -1.0], [3.0, 4.0], [-2.0, -2.0]])  # the second has no b, the third has both
+    found = predicted()._replace(scores=scores, labels=np.array([[1, 0], [1, 0], [1, 1]]))
+    found = found._replace(records=found.records[:3], tokens=found.tokens[:3])
+    several = {name: value for name, value in result().items() if name != "tuned"}
+    write_report(tmp_path, found, several, "run", CONFIG, "best")
+    text = (tmp_path / "report.md").read_text()
+    wrong = text[text.index("Most confidently wrong") :]
+    assert "sure and \\| wrong" in wrong and "unsure and wrong" in wrong and "sure and right" not in wrong

