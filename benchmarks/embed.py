@@ -34,8 +34,8 @@ import torch
 from train_step import DATA, cpu_seconds, line, machine  # sets JAX_PLATFORMS
 
 import jaxencoder
+from jaxencoder.evaluation.similarity import Fields, read_pairs
 from jaxencoder.tasks.classification.metrics import correlations
-from jaxencoder.tasks.similarity import Fields, read_pairs
 from jaxencoder.text.sources import read
 from jaxencoder.training.memory import keep_freed_memory
 

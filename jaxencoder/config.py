@@ -22,7 +22,7 @@ from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.schema import Schema
 from jaxencoder.training.config import Phase, TrainingConfig, batch_warmup
-from jaxencoder.training.optim import OptimizerConfig
+from jaxencoder.training.optimizers import OptimizerConfig
 
 __all__ = [
     "Classification",

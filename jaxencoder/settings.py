@@ -6,10 +6,7 @@ Every mistake becomes one sentence that names the setting. Imports no jax, so th
 import dataclasses
 import difflib
 import functools
-import io
 import operator
-import os
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 

@@ -10,7 +10,7 @@ from jaxencoder.model.heads import HeadConfig
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.tasks.table import task_of_model
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxencoder.evaluation.evaluate import open_run
+from jaxencoder.evaluation.report import PREDICTIONS_FILE, lines
+from jaxencoder.evaluation.significance import RESAMPLES, Difference, compare_classes, compare_values
 from jaxencoder.tasks.classification.predict import predictions
-from jaxencoder.tasks.report import PREDICTIONS_FILE, lines
-from jaxencoder.tasks.significance import RESAMPLES, Difference, compare_classes, compare_values
 
 
 class Comparison(NamedTuple):

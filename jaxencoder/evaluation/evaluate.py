@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxencoder.checkpoints.initial import CHECKPOINT_FOLDER, saved_config
 from jaxencoder.config import RunConfig
-from jaxencoder.evaluation.calibration import calibration
+from jaxencoder.evaluation.calibration import calibration, calibration_of_decisions
 from jaxencoder.evaluation.probing import evaluate_probing
 from jaxencoder.evaluation.report import write_report
 from jaxencoder.evaluation.reranking import evaluate_reranking
@@ -28,18 +28,9 @@ from jaxencoder.inference import devices
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.sharding import MeshConfig, make_mesh
-from jaxencoder.tasks.calibration import calibration, calibration_of_decisions
 from jaxencoder.tasks.classification.predict import Predictions
-from jaxencoder.tasks.probing import evaluate_probing
-from jaxencoder.tasks.report import write_report
-from jaxencoder.tasks.reranking import evaluate_reranking
-from jaxencoder.tasks.results import read_results, results_file, write_results
-from jaxencoder.tasks.retrieval import evaluate_retrieval, qrels_file
-from jaxencoder.tasks.similarity import evaluate_similarity
-from jaxencoder.tasks.slices import slices
 from jaxencoder.tasks.table import task_of_model
 from jaxencoder.tasks.task import Evaluation, Task
-from jaxencoder.tasks.thresholds import tuned
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.store import Store

@@ -13,10 +13,8 @@ import scipy.special
 
 from jaxencoder.config import RunConfig
 from jaxencoder.evaluation import plots
-from jaxencoder.evaluation.calibration import reliability
+from jaxencoder.evaluation.calibration import as_decisions, reliability
 from jaxencoder.inference.writers import open_writer
-from jaxencoder.tasks import plots
-from jaxencoder.tasks.calibration import as_decisions, reliability
 from jaxencoder.tasks.classification.classify import decide
 from jaxencoder.tasks.classification.predict import Predictions
 from jaxencoder.text.sources.records import Record

@@ -27,7 +27,7 @@ from jaxencoder.text.buckets import Plan
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.schema import Schema
 from jaxencoder.text.sources.records import Record
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 class TrainingLabels(NamedTuple):

@@ -110,16 +110,19 @@ class DataConfig:
     """Field of the second text of a pair. Empty: single texts. Without labels, a source whose first record lacks this
     field holds single texts, and may be mixed with sources of pairs."""
     label_field: str = ""
-    """Field that holds the label, or a list of the classes that the text has, which may be empty; set, each record is
-    one labelled example that is truncated, or read in windows (data.long_texts). Of labelled records, fields that are not
-    there by these names are looked for among the usual ones, and shown."""
+    """Field of the label, as the objective's task needs it: for a text a class, a list of classes, which may be empty,
+    or a value; for a list of words (text_field) a tag for each; for a question (text_field) and a text (pair_field) its
+    answers in SQuAD's structure; for a context (text_field) and a list of choices (pair_field) the right one's number
+    from 0, letter or text. Each record is one example. Texts are truncated to a row or split into windows
+    (data.long_texts); words and texts with answers are split into several pieces. Fields missing from labeled records
+    are replaced by usual names, which are printed."""
     long_texts: LongTexts = "truncate"
     """How to handle labeled single texts longer than a row: truncate, or split into overlapping windows, each an
     example with the text's label. Held-out metrics in training are then those of windows; evaluate and predict read
     whole texts with --long windows."""
     overlap: int = OVERLAP
-    """Tokens that successive windows of a text share, at most half a window. For long_texts windows and label_unit
-    span."""
+    """Tokens that successive windows of a text share, at most half a window: with long_texts windows, and in question
+    answering."""
     labels: tuple[str, ...] = ()
     """Class names in order of id. Empty: those of the training data, sorted, whole numbers in numeric order."""
     balance: float = 0.0
@@ -156,8 +159,9 @@ class DataConfig:
         _check_range(self, "data", limits)
         self._check_sources()
         self._check_fields()
-        self._check_label_unit()
-        self._check_long_texts()
+        is_single = self.label_field != "" and not self.pair_field
+        rule = "data.long_texts is 'windows', which is for labels of single texts; leave it out"
+        _check(self.long_texts == "truncate" or is_single, rule)
 
     def _check_sources(self) -> None:
         _check(len(self.train) > 0, "data.train is empty; name at least one source, for example pydocs")
@@ -175,34 +179,14 @@ class DataConfig:
         _check(not repeats_text, f"data.label_field is {label!r}, which is also a text field; name another")
         repeated = sorted({name for name in self.labels if self.labels.count(name) > 1})
         _check(not repeated, f"data.labels names {', '.join(repeated)} more than once; give each class once")
-        _check(
-            not self.labels or self.label_field != "",
-            "data.labels is set but data.label_field is empty; name the field",
-        )
-        _number(self.balance, "data.balance", 0.0, 1.0, "give a number of at least 0 and at most 1")
-        _check(not self.balance or self.label_field != "", f"data.balance is {self.balance}; it needs data.label_field")
-        _integer(self.overlap, "data.overlap", 0)
-        _choice(self.long_texts, "data.long_texts", get_args(LongTexts))
-        if self.long_texts == "windows":
-            is_single = self.label_field != "" and not self.pair_field
-            _check(is_single, "data.long_texts is 'windows', which is for labels of single texts; leave it out")
-        _choice(self.text_unit, "data.text_unit", get_args(TextUnit))
-        _choice(self.pairs, "data.pairs", get_args(Pairs))
-        _number(
-            self.short_pair_probability,
-            "data.short_pair_probability",
-            0.0,
-            1.0,
-            "give a share of at least 0 and at most 1",
-        )
-        # [CLS], one token, [SEP]; of a pair four special tokens (RoBERTa has two between the texts), two tokens each
-        _integer(self.row_length, "data.row_length", 3 if self.pairs == "none" else 8)
-        given = [name for name in ("label_field", "pair_field") if getattr(self, name)]
-        given += [source for source in (*self.train, *self.validation) if source.startswith(ALIGNED)]
-        rule = f"data.pairs is {self.pairs!r}, which makes pairs out of documents; leave out "
-        _check(self.pairs == "none" or not given, rule + ", ".join(given))
-        _flag(self.packing, "data.packing")
-        _integer(self.workers, "data.workers", 0)
+        if not label:
+            _check(not self.labels, "data.labels is set but data.label_field is empty; name the field")
+            _check(not self.balance, f"data.balance is {self.balance}; it needs data.label_field")
+        if self.pairs != "none":
+            conflicts = [name for name in ("label_field", "pair_field") if getattr(self, name)]
+            conflicts += [source for source in (*self.train, *self.validation) if source.startswith(ALIGNED)]
+            rule = f"data.pairs is {self.pairs!r}, which makes pairs out of documents; leave out {', '.join(conflicts)}"
+            _check(not conflicts, rule)
 
     @property
     def paired(self) -> bool:

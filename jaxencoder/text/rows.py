@@ -20,7 +20,7 @@ from jaxencoder.text.labels import Labels
 from jaxencoder.text.packing import Packer, Row
 from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.schema import Example, Schema
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 Split = Literal["train", "validation"]
 

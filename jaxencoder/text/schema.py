@@ -16,7 +16,7 @@ from jaxencoder.text.labels import Labels
 from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.sources.records import Record, read
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 class Example(NamedTuple):

@@ -35,20 +35,3 @@ class WindowConfig:
             raise ValueError(f"window pooling is {self.pooling!r}; give one of {', '.join(get_args(WindowPooling))}")
         if self.pooling == "first" and self.stride is not None:
             raise ValueError(f"stride is {self.stride}, but window pooling 'first' reads one window; leave it out")
-
-
-def parse_windows(long: str | None, stride: int | None, pooling: WindowPooling | None) -> WindowConfig | None:
-    """Options of the command line: windows, or None to truncate.
-
-    Args:
-        long: "windows", or "truncate" or None.
-
-    Raises:
-        ValueError: a setting of windows without windows, or as `WindowConfig`.
-    """
-    if long == "windows":
-        return WindowConfig(stride, pooling)
-    for name, value in (("stride", stride), ("window-pooling", pooling)):
-        if value is not None:
-            raise ValueError(f"--{name} is {value}, but long texts are truncated; give --long windows, or leave it out")
-    return None

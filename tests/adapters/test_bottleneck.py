@@ -24,7 +24,7 @@ from jaxencoder.parameters import path_of
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.training.layerwise import trainable_mask
 from jaxencoder.training.loop import train
-from tests.model.examples import CONFIGS, FLOAT32, SMALL, assert_trees_close, mlm, randomised_params, rows
+from tests.model.examples import CONFIGS, FLOAT32, SMALL, assert_trees_close, mlm, randomized_params, rows
 
 KEY = jax.random.key(0)
 T = 20
@@ -48,7 +48,7 @@ def paths(tree: dict) -> dict[str, np.ndarray]:
 )
 def test_a_new_one_changes_nothing(plain: EncoderConfig, places: tuple[str, ...]) -> None:
     config = dataclasses.replace(plain, bottleneck=5, bottleneck_sublayers=places)
-    base = randomised_params(mlm(plain).init)["encoder"]
+    base = randomized_params(mlm(plain).init)["encoder"]
     fresh = jax.jit(mlm(config).init)(KEY)["encoder"]
     params = add_missing_bottlenecks(base, fresh)
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, fresh)
@@ -65,7 +65,7 @@ def test_a_new_one_changes_nothing(plain: EncoderConfig, places: tuple[str, ...]
 def test_computes_what_the_paper_says() -> None:
     """One post-norm layer of BERT's, written out: an adapter with its own residual, before the sum with the input."""
     config = dataclasses.replace(SMALL["bert"], num_layers=1, bottleneck=5)
-    params = randomised_params(mlm(config).init)["encoder"]
+    params = randomized_params(mlm(config).init)["encoder"]
     block = jax.tree.map(lambda x: np.asarray(x[0], np.float64), params["layers"]["block_0"])
     from jaxencoder.model.attention import Attention
     from jaxencoder.model.layers import Embeddings, Mlp
@@ -117,7 +117,7 @@ def test_places_that_are_none(places: tuple[str, ...]) -> None:
 def test_no_published_family_has_them(tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL["bert"], bottleneck=3)
     with pytest.raises(ValueError, match="model.bottleneck is 3, and no published family has bottleneck adapters"):
-        write_model(tmp_path / "hf", config, randomised_params(mlm(config).init))
+        write_model(tmp_path / "hf", config, randomized_params(mlm(config).init))
     assert not (tmp_path / "hf").exists()
 
 

@@ -19,7 +19,7 @@ from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
 from jaxencoder.training.loop import train
-from tests.model.examples import SMALL, assert_trees_close, mlm, randomised_params, rows
+from tests.model.examples import SMALL, assert_trees_close, mlm, randomized_params, rows
 
 KEY = jax.random.key(0)
 CONFIG = dataclasses.replace(SMALL["bert"], dropout=0.0, attention_dropout=0.0)
@@ -27,7 +27,7 @@ ALL = (r"^encoder/.*/kernel$",)
 T = 20
 
 
-def randomised(lora: LoraConfig, params: dict) -> dict:
+def randomized(lora: LoraConfig, params: dict) -> dict:
     """Parameters with an adapter that changes something."""
     shapes = jax.eval_shape(lambda: init_lora(lora, params, KEY))
     rng = np.random.default_rng(1)
@@ -53,7 +53,7 @@ def test_starts_as_nothing(settings: dict) -> None:
 @pytest.mark.parametrize(("rank_stabilized", "dora"), [(False, False), (True, False), (False, True)])
 def test_equals_the_papers_layer_by_layer(rank_stabilized: bool, dora: bool) -> None:
     lora = LoraConfig(rank=4, alpha=6.0, targets=ALL, rank_stabilized=rank_stabilized, dora=dora)
-    params = randomised(lora, randomised_params(mlm(CONFIG).init))
+    params = randomized(lora, randomized_params(mlm(CONFIG).init))
     before, after, adapter = flat(params), flat(merge_lora(lora, params)), flat(params["lora"])
     changed = {path for path in after if not np.array_equal(after[path], before[path])}
     assert changed == {path for path in after if path.startswith("encoder/") and path.endswith("/kernel")}
@@ -72,7 +72,7 @@ def test_equals_the_papers_layer_by_layer(rank_stabilized: bool, dora: bool) -> 
 
 def test_loss_is_that_of_the_merged_model() -> None:
     lora, objective = LoraConfig(rank=2, dora=True), mlm(CONFIG)
-    params = randomised(lora, randomised_params(objective.init))
+    params = randomized(lora, randomized_params(objective.init))
     batch = rows([[12, 8], [20]], T)
     losses = [
         jax.jit(o.loss, static_argnums=3)(p, batch, KEY, False)[0]
@@ -87,7 +87,7 @@ def test_the_norm_of_dora_has_no_gradient() -> None:
     """Section 4.3 of the paper: dL/dV is the gradient through the direction alone, magnitude over norm."""
     lora = LoraConfig(rank=2, targets=("^encoder/layer/kernel$",), dora=True)
     kernel = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    params = randomised(lora, {"encoder": {"layer": {"kernel": jnp.asarray(kernel)}}})
+    params = randomized(lora, {"encoder": {"layer": {"kernel": jnp.asarray(kernel)}}})
     part = params["lora"]["encoder"]["layer"]["kernel"]
     x = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
     gradient = jax.grad(lambda p: (merge_lora(lora, p)["encoder"]["layer"]["kernel"] * x).sum())(params)

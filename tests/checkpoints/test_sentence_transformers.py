@@ -15,7 +15,7 @@ from jaxencoder.checkpoints.transformers import write_model
 from jaxencoder.checkpoints.weights import save_weights
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.sentence import SentenceConfig
-from tests.model.examples import BERT, randomised_params
+from tests.model.examples import BERT, randomized_params
 
 D = 24
 
@@ -159,7 +159,7 @@ def test_modules_stay_in_the_folder_and_in_the_package(tmp_path: Path) -> None:
 
 
 def test_pooling_of_another_size(tmp_path: Path) -> None:
-    params = randomised_params(lambda key: Encoder(BERT).init(key, *[np.ones((1, 1), np.int32)] * 3)["params"])
+    params = randomized_params(lambda key: Encoder(BERT).init(key, *[np.ones((1, 1), np.int32)] * 3)["params"])
     write_model(tmp_path, BERT, {"encoder": params})
     write(tmp_path, ["Transformer", "Pooling"], {"word_embedding_dimension": 12})
     with pytest.raises(ValueError, match="pools vectors of 12 numbers, but its encoder's have 24"):

@@ -12,12 +12,12 @@ from jaxencoder.families.deberta_v2 import DEBERTA_V2
 from jaxencoder.families.published import Published, family_of
 from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
-from tests.model.examples import BERT, DEBERTA, MODERNBERT, assert_trees_close, randomised_params
+from tests.model.examples import BERT, DEBERTA, MODERNBERT, assert_trees_close, randomized_params
 
 
 def config_and_params(config: EncoderConfig, head: bool = True):
     shapes = parameter_shapes(config, head)
-    return shapes, {name: randomised_params(lambda _, part=part: _zeros(part)) for name, part in shapes.items()}
+    return shapes, {name: randomized_params(lambda _, part=part: _zeros(part)) for name, part in shapes.items()}
 
 
 def _zeros(shapes):
@@ -103,7 +103,7 @@ def test_original_deberta_v3(tmp_path: Path, caplog) -> None:
     family = DEBERTA_V2
     head = family.heads(DEBERTA, {})["rtd_head"].config
     shapes = parameter_shapes(DEBERTA, True, {"rtd_head": head})
-    params = randomised_params(lambda _: _zeros(shapes))
+    params = randomized_params(lambda _: _zeros(shapes))
     published = Published(family, {}, {"rtd_head": head})
     write_model(tmp_path, DEBERTA, params, published=published)
     tensors = dict(open_weights(tmp_path))

@@ -6,9 +6,9 @@ import pytest
 from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.evaluation import evaluate as module
+from jaxencoder.evaluation.compare import compare, table
 from jaxencoder.evaluation.evaluate import evaluate
-from jaxencoder.tasks.compare import compare, table
-from jaxencoder.tasks.significance import compare_classes, compare_values
+from jaxencoder.evaluation.significance import compare_classes, compare_values
 from jaxencoder.training.config import TrainingConfig
 from tests.tasks.conftest import write_data
 

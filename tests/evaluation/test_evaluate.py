@@ -10,7 +10,7 @@ import pytest
 from jaxencoder.api import load
 from jaxencoder.evaluation import evaluate as module
 from jaxencoder.evaluation.evaluate import data_name, evaluate, evaluate_task
-from jaxencoder.tasks.tables import summary
+from jaxencoder.evaluation.tables import summary
 
 from .conftest import write_data
 

@@ -151,10 +151,10 @@ def torch_model(family: str, settings: dict[str, Any], kind: str = "ForMaskedLM"
         settings = {name: value for name, value in settings.items() if name != "num_labels"}
     config = transformers.AutoConfig.for_model(family, **settings)
     auto = getattr(transformers, f"Auto{'Model' if kind == 'Model' else 'ModelFor' + kind.removeprefix('For')}")
-    return randomised(auto.from_config(config, attn_implementation="eager"), torch)
+    return randomized(auto.from_config(config, attn_implementation="eager"), torch)
 
 
-def randomised(model, torch):
+def randomized(model, torch):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -18,7 +18,7 @@ from jaxencoder.config import Classification, MaskedLM, ReplacedToken, RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.text.config import DataConfig
-from tests.model.examples import assert_trees_close, randomised_params
+from tests.model.examples import assert_trees_close, randomized_params
 
 from .conftest import SENTENCES
 
@@ -33,7 +33,7 @@ def run(request, tokenizer, tmp_path_factory) -> tuple[Path, RunConfig, dict]:
     objective = ReplacedToken(generator_width=0.5, sharing=request.param)
     compute = ComputeConfig(dtype="float32")
     config = RunConfig(model=encoder, objective=objective, compute=compute, data=DataConfig(row_length=64))
-    params = randomised_params(objective.build(encoder, compute, tokenizer).init)
+    params = randomized_params(objective.build(encoder, compute, tokenizer).init)
     tokenizer.save(folder / "tokenizer")
     with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
         checkpoints.save(1, {"params": params}, wait=True)

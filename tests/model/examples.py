@@ -93,7 +93,7 @@ def one_per_row(batch: dict[str, np.ndarray], T: int) -> tuple[dict[str, np.ndar
     return out, origins
 
 
-def randomised_params(init: Any, seed: int = 0) -> Any:
+def randomized_params(init: Any, seed: int = 0) -> Any:
     """Parameters drawn larger than any model starts from, norms and biases too, so that each part matters."""
     shapes = jax.eval_shape(init, jax.random.key(0))
     leaves, tree = jax.tree.flatten_with_path(shapes)
@@ -120,4 +120,4 @@ def assert_trees_close(ours: Any, theirs: Any, tolerance: float) -> None:
 
 
 def linen_params(module: nn.Module, *inputs: Any, **options: Any) -> Any:
-    return randomised_params(lambda key: module.init(key, *inputs, **options)["params"])
+    return randomized_params(lambda key: module.init(key, *inputs, **options)["params"])

@@ -68,7 +68,7 @@ def torch_config(family: str) -> transformers.PreTrainedConfig:
     )
 
 
-def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+def randomized(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Every weight drawn anew, norms and biases too, large enough that each part matters."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -51,7 +51,7 @@ def test_equals_transformers(family: str, monkeypatch: pytest.MonkeyPatch) -> No
 
     config = CONFIGS[family]
     kind = {"bert": transformers.BertForMaskedLM, "modernbert": transformers.ModernBertForMaskedLM}[family]
-    theirs = reference.randomised(kind(reference.torch_config(family)))
+    theirs = reference.randomized(kind(reference.torch_config(family)))
     objective = examples.mlm(config)
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
     params = reference.converted(family, reference.weights(theirs), shapes, missing=1.7)

@@ -19,7 +19,7 @@ from tests.objectives.test_masking import draw
 def test_nothing_to_predict_is_no_nan() -> None:
     batch = rows([[2]], 8)
     objective = examples.mlm(SMALL["bert"])
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     loss, metrics = jax.jit(objective.loss, static_argnums=3)(params, batch, jax.random.key(0), False)
     assert float(loss) == 0 and float(metrics["loss"][1]) == 0
 
@@ -28,7 +28,7 @@ def test_nothing_to_predict_is_no_nan() -> None:
 def test_packing_changes_neither_loss_nor_gradients(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     T = 33
     objective = examples.mlm(SMALL[family], chunk=9)
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     packed = rows([[9, 12, 7], [28, 2], [5, 5, 5, 5, 5, 5]], T)
     masked, picked, _ = draw(packed, rate=0.3)
     single, origins = examples.one_per_row(packed, T)
@@ -61,7 +61,7 @@ def test_packing_changes_neither_loss_nor_gradients(family: str, monkeypatch: py
 
 def test_loss_is_told_apart_by_what_was_shown() -> None:
     objective = examples.mlm(SMALL["bert"], rate=0.5, mask_probability=0.4, random_probability=0.3)
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     batch = rows([[33]] * 8, 33)
     _, metrics = jax.jit(objective.loss, static_argnums=3)(params, batch, jax.random.key(0), False)
     parts = [metrics[f"loss_{way}"] for way in ("masked", "random", "kept")]
@@ -74,7 +74,7 @@ def test_loss_is_told_apart_by_what_was_shown() -> None:
 def test_pairs_in_packed_rows_are_pairs_in_rows_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss, pair loss and gradients, with one [CLS] a pair; a document without a pair does not count."""
     objective = examples.mlm(SMALL["bert"], pairs=True)
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     packed = rows([[9, 12, 7], [28, 2]], 33)
     packed["token_type_ids"] = (packed["positions"] > 4).astype(np.int32)
     packed["labels"] = np.array([[1, 0, -1], [1, 0, -1]])
@@ -104,7 +104,7 @@ def test_pairs_in_packed_rows_are_pairs_in_rows_of_their_own(monkeypatch: pytest
 def test_pair_heads_are_berts() -> None:
     """The loss of a row is the cross-entropy of softmax(W tanh(P h)) at [CLS]."""
     objective = examples.mlm(SMALL["bert"], pairs=True)
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     batch = rows([[20]], 33) | {"labels": np.array([[1]])}
     total, metrics = jax.jit(objective.loss, static_argnums=3)(params, batch, jax.random.key(0), False)
     (mask_key, _) = jax.random.split(jax.random.key(0))

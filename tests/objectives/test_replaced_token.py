@@ -22,7 +22,7 @@ BATCH = rows([[9, 12, 7], [28, 2], [5, 5, 5, 5, 5, 5]], 33)
 def build(sharing: str = "shared", **settings: Any):
     settings = {"generator_width": 1 / 3, "sharing": sharing, "chunk": 7} | settings
     objective = ReplacedToken(**settings).build(CONFIG, FLOAT32, Vocabulary())
-    return objective, examples.randomised_params(objective.init)
+    return objective, examples.randomized_params(objective.init)
 
 
 def gradients(objective, params: dict, key: int = 0, batch: dict = BATCH) -> tuple[dict, dict]:

@@ -9,7 +9,7 @@ from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.held_out import is_held_out, text_digest
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.schema import TEXTS
-from jaxencoder.text.tokenizer import train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import train_tokenizer
 
 WORDS = ["alpha", "beta", "gamma", "delta", "kappa"]
 

@@ -12,7 +12,7 @@ from jaxencoder.text.config import ALIGNED, DataConfig
 from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.schema import Example
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = 40_000

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.text.tokenizer import Encoding, Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Encoding, Tokenizer
 from jaxencoder.text.window_config import WindowConfig
 from jaxencoder.text.windows import check_stride, default_stride, sliding_windows, special_tokens, text_windows
 

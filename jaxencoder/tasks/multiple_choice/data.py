@@ -11,7 +11,7 @@ from jaxencoder.text.config import DataConfig
 from jaxencoder.text.labels import Labels, whole
 from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.schema import Example, Schema, check_structured
-from jaxencoder.text.tokenizer import Encoding, Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Encoding, Tokenizer
 
 
 class MultipleChoiceSchema(Schema):

@@ -13,7 +13,7 @@ from jaxencoder.text.config import DataConfig
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.schema import Example, Schema, check_structured
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.windows import sliding_windows
 
 SPAN_CLASSES = ("start", "end", "both")  # labels of an answer's first and last token; one token may be both

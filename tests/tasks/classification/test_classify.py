@@ -13,7 +13,7 @@ import jaxencoder
 from jaxencoder.tasks.classification.classify import class_names, score
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.classification.windows import _windows
-from jaxencoder.text.tokenizer import Encoding
+from jaxencoder.text.tokenizers.tokenizer import Encoding
 from jaxencoder.text.window_config import WindowConfig
 from tests.inference.conftest import SENTENCES, WORDS
 from tests.inference.published import published, torch_outputs

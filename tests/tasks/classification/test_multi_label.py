@@ -10,13 +10,13 @@ import scipy.special
 from sklearn import metrics
 
 from jaxencoder.api import load
+from jaxencoder.evaluation.calibration import as_decisions, calibration_of_decisions
+from jaxencoder.evaluation.compare import compare
 from jaxencoder.evaluation.evaluate import evaluate
+from jaxencoder.evaluation.tables import summary
 from jaxencoder.inference.predict import predict, predict_file
-from jaxencoder.tasks.calibration import as_decisions, calibration_of_decisions
 from jaxencoder.tasks.classification.metrics import metrics_of_decisions, multi_label_metrics, per_label
 from jaxencoder.tasks.classification.predict import predictions
-from jaxencoder.tasks.compare import compare
-from jaxencoder.tasks.tables import summary
 from jaxencoder.text.window_config import WindowConfig
 
 NAMES = ["Elbe", "Oder", "Spree"]

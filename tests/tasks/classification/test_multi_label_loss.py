@@ -61,7 +61,7 @@ def test_focal_loss_by_hand():
 def test_settings_reach_the_loss():
     settings = {"loss": "focal", "focal_gamma": 1.5, "class_weights": "balanced", "class_counts": (1, 2, 4, 8, 16)}
     objective = build(**settings)
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     batch = rows([[9, 12]], T) | {"labels": np.array([[[1, 0, 1, 0, 0], [0, 0, 0, 1, 1]]], np.int8)}
     scores = np.asarray(jax.jit(objective.scores, static_argnums=3)(params, batch, KEY, False))
     weights = 1 / np.array(settings["class_counts"])
@@ -72,7 +72,7 @@ def test_settings_reach_the_loss():
 
 def test_packing_changes_neither_loss_nor_gradients():
     objective = build()
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     labels = np.random.default_rng(1).integers(0, 2, (3, 3, C)).astype(np.int8)
     labels[1, 2] = -1
     packed = rows(LENGTHS, T) | {"labels": labels}

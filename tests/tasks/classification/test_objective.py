@@ -24,7 +24,7 @@ def test_equals_transformers() -> None:
 
     config = reference.torch_config("bert")
     config.num_labels = 3
-    theirs = reference.randomised(transformers.BertForSequenceClassification(config))
+    theirs = reference.randomized(transformers.BertForSequenceClassification(config))
     objective = build(BERT, labels=3)
     shapes = jax.eval_shape(objective.init, KEY)
     params = reference.converted("bert", reference.weights(theirs), shapes, missing=0.0)
@@ -47,7 +47,7 @@ def test_equals_transformers() -> None:
 )
 def test_packing_changes_neither_loss_nor_gradients(family: str, pooling: str, labels: int) -> None:
     objective = build((SMALL | {"longformer": LONGFORMER})[family], labels=labels, pooling=pooling)
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     none = -1 if labels > 1 else np.nan
     values = np.array([[2, 0, 1], [1, none, none], [0, none, 2]])  # one document of a row may have no label
     packed = rows(LENGTHS, T) | {"labels": values.astype(np.int32 if labels > 1 else np.float32)}
@@ -74,7 +74,7 @@ def test_packing_changes_neither_loss_nor_gradients(family: str, pooling: str, l
 @pytest.mark.parametrize("labels", [1, 4])
 def test_losses(labels: int) -> None:
     objective = build(labels=labels)
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     batch = rows(LENGTHS, T)
     values = np.array([[3, 0, 1], [2, -1, -1], [1, -1, 0]])
     there = values >= 0
@@ -108,7 +108,7 @@ def weights_of(kind: str) -> np.ndarray:
 def test_losses_of_rare_classes(loss: str, weights: str) -> None:
     settings = {"loss": loss, "class_weights": weights, "class_counts": COUNTS, "effective_beta": 0.99}
     objective = build(labels=4, focal_gamma=1.5, adjustment=0.7, **settings)
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     labels = np.array([[3, 0, 1], [2, -1, -1], [1, -1, 0]])
     batch = rows(LENGTHS, T) | {"labels": labels}
     scores = np.asarray(jax.jit(objective.scores, static_argnums=3)(params, batch, KEY, False), np.float64)
@@ -127,7 +127,7 @@ def test_losses_of_rare_classes(loss: str, weights: str) -> None:
 def test_what_is_sure_has_no_focal_gradient() -> None:
     """Neither infinite nor NaN where p is 1 in float32."""
     objective = build(labels=2, loss="focal", focal_gamma=0.5)
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     params["classifier"]["classifier"]["bias"] = np.array([1e4, 0], np.float32)
     batch = rows(LENGTHS, T) | {"labels": np.zeros((3, 3), np.int32)}
     loss, gradients = jax.jit(jax.value_and_grad(lambda p: objective.loss(p, batch, KEY, False)[0]))(params)

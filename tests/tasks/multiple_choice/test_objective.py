@@ -25,7 +25,7 @@ def test_equals_transformers_though_packed():
     transformers = pytest.importorskip("transformers")
     from tests.model import reference
 
-    theirs = reference.randomised(transformers.BertForMultipleChoice(reference.torch_config("bert")))
+    theirs = reference.randomized(transformers.BertForMultipleChoice(reference.torch_config("bert")))
     objective = build(BERT)
     params = reference.converted("bert", reference.weights(theirs), jax.eval_shape(objective.init, KEY), missing=0.0)
     batch = rows(LENGTHS, T) | {"groups": GROUPS, "labels": LABELS}
@@ -56,7 +56,7 @@ def test_equals_transformers_though_packed():
 def test_where_the_examples_stand_changes_nothing():
     """Each example in a row of its own, with more padding, has the same loss and gradients."""
     objective = build()
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     packed = rows(LENGTHS, T) | {"groups": GROUPS, "labels": LABELS}
     single = {name: np.zeros((4, T), np.int32) for name in ("token_ids", "segment_ids", "positions")}
     single |= {name: np.full((4, 6), -1, np.int32) for name in ("groups", "labels")}
@@ -82,7 +82,7 @@ def test_where_the_examples_stand_changes_nothing():
 
 def test_equal_scores_are_no_hit_for_all():
     objective = build()
-    params = jax.tree.map(jnp.zeros_like, examples.randomised_params(objective.init))  # a model that has collapsed
+    params = jax.tree.map(jnp.zeros_like, examples.randomized_params(objective.init))  # a model that has collapsed
     batch = rows([[5, 5, 5, 5]], T) | {"labels": np.array([[0, 1, 1, 0]]), "groups": np.array([[0, 0, 1, 1]])}
     metrics = jax.jit(objective.loss, static_argnums=3)(params, batch, KEY, False)[1]
     assert [float(x) for x in metrics["accuracy"]] == [1, 2]  # of equals the first is chosen, as evaluate does
@@ -90,7 +90,7 @@ def test_equal_scores_are_no_hit_for_all():
 
 def test_padding_alone_has_no_loss():
     objective = build()
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     none = np.full((1, 2), -1, np.int32)
     batch = rows([[]], T) | {"groups": none, "labels": none}
     loss, metrics = jax.jit(objective.loss, static_argnums=3)(params, batch, KEY, True)

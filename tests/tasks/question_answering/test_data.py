@@ -15,7 +15,7 @@ from jaxencoder.tasks.question_answering.data import (
     answer_texts,
     question_windows,
 )
-from jaxencoder.text.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

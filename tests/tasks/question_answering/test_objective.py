@@ -33,7 +33,7 @@ def test_equals_transformers():
     transformers = pytest.importorskip("transformers")
     from tests.model import reference
 
-    theirs = reference.randomised(transformers.BertForQuestionAnswering(reference.torch_config("bert")))
+    theirs = reference.randomized(transformers.BertForQuestionAnswering(reference.torch_config("bert")))
     objective = build(BERT)
     params = reference.converted("bert", reference.weights(theirs), jax.eval_shape(objective.init, KEY), missing=0.0)
     batch = labelled([[T], [T], [T]])
@@ -51,7 +51,7 @@ def test_equals_transformers():
 
 def test_packing_changes_neither_loss_nor_metrics():
     objective = build()
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     packed = labelled([[9, 12, 7], [28, 3], [6, 8, 10]])
     single, _ = examples.one_per_row(packed, T)
     run = jax.jit(jax.value_and_grad(lambda p, batch: objective.loss(p, batch, KEY, True), has_aux=True))
@@ -68,7 +68,7 @@ def test_packing_changes_neither_loss_nor_metrics():
 
 def test_both_ends_of_a_window_must_score_most():
     objective = build()
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     batch = labelled([[9, 12, 7]])
     scores = np.asarray(jax.jit(objective.scores, static_argnums=3)(params, batch, KEY, False))[0]
     labels = np.full(batch["token_ids"].shape, -1, np.int32)

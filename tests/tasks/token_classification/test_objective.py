@@ -34,7 +34,7 @@ def test_equals_transformers():
 
     config = reference.torch_config("bert")
     config.num_labels = len(TAGS)
-    theirs = reference.randomised(transformers.BertForTokenClassification(config))
+    theirs = reference.randomized(transformers.BertForTokenClassification(config))
     objective = build(BERT)
     params = reference.converted("bert", reference.weights(theirs), jax.eval_shape(objective.init, KEY), missing=0.0)
     batch = labelled([[T], [20], [3]])
@@ -52,7 +52,7 @@ def test_equals_transformers():
 
 def test_packing_changes_neither_loss_nor_metrics():
     objective = build()
-    params = examples.randomised_params(objective.init)
+    params = examples.randomized_params(objective.init)
     packed = labelled([[9, 12, 7], [28, 2], [5, 5, 5]])
     single, _ = examples.one_per_row(packed, T)
     run = jax.jit(jax.value_and_grad(lambda p, batch: objective.loss(p, batch, KEY, True), has_aux=True))
