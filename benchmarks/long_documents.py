@@ -24,6 +24,7 @@ def measure(tokenizer: Path, what: str, tokens: int) -> None:
 
     from jaxencoder.api import Model
     from jaxencoder.config import RunConfig
+    from jaxencoder.inference.options import WindowConfig
     from jaxencoder.model.config import ComputeConfig, EncoderConfig
     from jaxencoder.objectives.mlm import MaskedLM
     from jaxencoder.text.config import DataConfig
@@ -38,14 +39,14 @@ def measure(tokenizer: Path, what: str, tokens: int) -> None:
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda x: random.normal(0, 0.1, x.shape).astype(np.float32), shapes)
     model = Model(RunConfig(model=shape, data=DataConfig(row_length=256)), params, words, compute=compute)
-    model.embed([WORDS * 100], long="windows")  # compile
+    model.embed([WORDS * 100], windows=WindowConfig())  # compile
     for _ in model.token_chunks([WORDS * 100]):
         pass
     one, many = (len(words.encode_ids([WORDS * times])[0]) for times in (1, 101))
     sentence = (many - one) / 100  # tokens that the tokenizer makes of one sentence more
     times = round(tokens / sentence)
     text, start = WORDS * times, time.monotonic()
-    if what == "embed" and not np.isfinite(model.embed([text], long="windows")).all():
+    if what == "embed" and not np.isfinite(model.embed([text], windows=WindowConfig())).all():
         raise SystemExit("embed gives numbers that are not finite")
     if what == "token_chunks":
         seen = sum(len(chunk.hidden) for chunk in model.token_chunks([text]))

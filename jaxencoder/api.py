@@ -1,4 +1,4 @@
-"""The public interface to a model: `load` opens one, and `Model` is what users hold."""
+"""The public interface: `load` opens a model, and `Model` is what users hold."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,12 @@ from jaxencoder.checkpoints import adapter, save
 from jaxencoder.inference import embed, fill_mask, rerank, tokens
 from jaxencoder.inference import load as opening
 from jaxencoder.inference import score as scoring
-from jaxencoder.inference.fill_mask import Filled
+from jaxencoder.inference.fill_mask import FilledMask
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.score import Scored
+from jaxencoder.inference.options import EmbedOptions, WindowConfig
+from jaxencoder.inference.score import PseudoLikelihood
 from jaxencoder.inference.tokens import TokenChunk
-from jaxencoder.inference.windows import Long, WindowPooling
+from jaxencoder.inference.windows import Long
 from jaxencoder.model.heads import Pooling
 from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.classification.classify import Prediction, Threshold
@@ -25,10 +26,10 @@ from jaxencoder.text.window_config import WindowConfig
 
 @dataclass(frozen=True, eq=False)
 class Model(OpenedModel):
-    """An encoder with its tokenizer, ready for use. Each method is a thin wrapper of a function in `inference`.
+    """An encoder with its tokenizer, ready for use.
 
-    `params`, `module` and `tokenizer` are its pure parts, for use with your own JAX code. Calling the model applies the
-    encoder and its heads to padded rows of token ids.
+    Each method applies a function of `jaxencoder.inference`. `params`, `module` and `tokenizer` are the model's pure
+    parts, for your own JAX code. Calling the model applies the encoder and its heads to padded rows of token ids.
     """
 
     def embed(
@@ -38,77 +39,54 @@ class Model(OpenedModel):
         normalize: bool | None = None,
         prompt: str | None = None,
         dimensions: int | None = None,
+        windows: WindowConfig | None = None,
         batch_tokens: int | None = None,
         max_length: int | None = None,
-        long: Long = "truncate",
-        stride: int | None = None,
-        window_pooling: WindowPooling | None = None,
     ) -> np.ndarray:
-        """One vector for each text.
+        """Embed texts: one vector per text.
 
-        Of a published model no token is global here: a vector is what sentence-transformers makes of it. To pool a
-        global [CLS], call the model with a global_attention_mask. A run that was trained with such a one has it here.
+        Published models use no global tokens here, as in sentence-transformers; to pool a global [CLS], call the model
+        with a global_attention_mask. A run that was trained with a global [CLS] uses it.
 
         Args:
-            texts: any number, any lengths; those longer than max_length are cut, with one warning.
-            pooling: the first token's vector, the mean or the largest value over all tokens, the run's own learned
-                pooling, or another of `jaxencoder.model.heads.pool`; several stand one after the other. None, here and
-                below: as `self.sentence` has it.
-            normalize: scale each vector to length 1, so that a dot product is a cosine.
-            prompt: name of a stored prompt or, with a space or a mark in it, the text itself to put before each text;
-                "" for none.
-            dimensions: keep so many numbers of each vector (Matryoshka), before it is normalised.
-            batch_tokens: tokens computed at once, padding included; memory grows with it. None: 1024 on a CPU, whose
-                cache holds what they need, and 8192 elsewhere.
-            max_length: tokens, `self.max_length` if None.
-            long: what of texts that are longer: "truncate" reads their beginning, with one warning; "windows" reads
-                all, in parts that overlap. A window is pooled over the tokens of which it knows most (or has its own
-                first or last one), as if they were a text of their own: weightedmean counts their places from 1 in
-                each window, mean_sqrt_len divides by the root of their number. Then the windows of a text are pooled,
-                and then comes what follows pooling. A prompt stands in each, and is pooled once.
-            stride: tokens from the start of a window to the next one's; None: half of what a window has room for.
-            window_pooling: "length", the mean by these tokens: with mean pooling that of all tokens of the text, each
-                once; "mean", all windows alike; "max", the largest values; "first", the first window alone, which is
-                truncation; "learned", the run's own learned pooling over these tokens of all windows. None: "learned"
-                with pooling "learned", else "length".
+            texts: any number, any lengths. Those longer than `max_length` are truncated, with one warning, or read in
+                `windows`.
+            pooling, normalize, prompt, dimensions, windows, batch_tokens, max_length: see `EmbedOptions`.
 
         Returns:
             [N, dimensions] float32, in the order of `texts`.
 
         Raises:
-            ValueError: no list of strings, an unknown pooling, `learned` in a run that has not learned any, an unknown
-                or too long prompt, more dimensions than there are, a setting of windows where texts are cut, or a
-                stride that leaves tokens out.
+            ValueError: not a list of strings, an unknown pooling, pooling "learned" in a run that has learned none, an
+                unknown or too long prompt, more dimensions than the vectors have, or a stride that skips tokens.
         """
-        how = (pooling, normalize, prompt, dimensions, batch_tokens, max_length, long, stride, window_pooling)
-        return embed.embed(self, texts, *how)
+        options = EmbedOptions(pooling, normalize, prompt, dimensions, windows, batch_tokens, max_length)
+        return embed.embed(self, texts, options)
 
     def tokens(
         self,
         texts: Sequence[str],
+        windows: WindowConfig | None = None,
         batch_tokens: int | None = None,
         max_length: int | None = None,
-        long: Long = "truncate",
-        stride: int | None = None,
         offsets: bool = False,
     ) -> tuple[np.ndarray, ...]:
-        """Contextual embeddings of every token.
+        """Embed every token of texts in context.
 
         Args:
-            texts, batch_tokens, max_length, long, stride: as for `embed`; of windows, the one with most around a token
-                gives its vector, the first special tokens are the first window's and the last ones the last one's.
-            offsets: give the characters too.
+            texts, batch_tokens, max_length: as for `embed`.
+            windows: as for `embed`, without a pooling. A token's vector comes from the window with the most context.
+            offsets: also return the characters of each token.
 
         Returns:
-            (hidden [B, T, D] float32, mask [B, T] bool, True at tokens): T is the longest text's number of tokens,
-            special ones included; hidden is 0 where there is none. With `offsets` also int32 [B, T, 2], the characters
-            [start, end) of the original text that each token stands for, (0, 0) for special tokens. All is as long as
-            the longest text: `token_chunks` reads a book.
+            (hidden [B, T, D] float32, mask [B, T] bool): T is the number of tokens of the longest text, special tokens
+            included. The mask is True at tokens; hidden is 0 elsewhere. With `offsets` also int32 [B, T, 2], [start,
+            end) in characters of the text, (0, 0) for special tokens. For very long texts use `token_chunks`.
 
         Raises:
-            ValueError: no list of strings, an unknown `long`, a stride where texts are cut or that leaves tokens out.
+            ValueError: not a list of strings, or a stride that skips tokens.
         """
-        return tokens.tokens(self, texts, batch_tokens, max_length, long, stride, offsets)
+        return tokens.tokens(self, texts, windows, batch_tokens, max_length, offsets)
 
     def token_chunks(
         self,
@@ -117,41 +95,42 @@ class Model(OpenedModel):
         batch_tokens: int | None = None,
         max_length: int | None = None,
     ) -> Iterator[TokenChunk]:
-        """What `tokens` gives with long="windows", a piece of a text at a time, in memory that does not grow with it.
+        """Yield what `tokens` returns with windows, chunk by chunk, in memory independent of the length of a text.
 
-        Returns:
-            An iterator of (text number, ids [n], offsets [n, 2], hidden [n, D]), whose first step raises what `tokens`
-            raises.
+        Args:
+            stride: see `WindowConfig`.
+
+        Yields:
+            (index of the text, ids [n], offsets [n, 2], hidden [n, D]). Errors are those of `tokens`, at the first step.
         """
         return tokens.token_chunks(self, texts, stride, batch_tokens, max_length)
 
-    def fill_mask(self, text: str, k: int = 5) -> list[list[Filled]]:
-        """The k most probable tokens for each mask in a text.
+    def fill_mask(self, text: str, k: int = 5) -> list[list[FilledMask]]:
+        """Predict the k most probable tokens for each mask in a text.
 
         Args:
-            text: holds the tokenizer's mask token ([MASK] or <mask>) at least once.
-            k: how many.
+            text: contains the tokenizer's mask token ([MASK] or <mask>) at least once.
 
         Returns:
             For each mask a list of (token, probability, sentence), best first; the sentence has that mask filled.
 
         Raises:
-            ValueError: no mask, one too far into a long text, or a run without a masked-language-model head.
+            ValueError: no mask, one beyond the model's length, or a model without a masked-language-model head.
         """
         return fill_mask.fill_mask(self.generator or self, text, k)
 
-    def score(self, texts: Sequence[str], whole_words: bool = True) -> list[Scored]:
-        """How probable the model finds each text: its pseudo-log-likelihood, every token hidden in turn.
+    def score(self, texts: Sequence[str], whole_words: bool = True) -> list[PseudoLikelihood]:
+        """Compute the pseudo-log-likelihood of texts, with every token masked in turn.
 
         Args:
-            texts: any number; those longer than `self.max_length` are cut, with one warning.
-            whole_words: hide with a token the later pieces of its word too, which would give it away.
+            texts: those longer than `max_length` are truncated, with one warning.
+            whole_words: with a token also mask the later pieces of its word, which would give it away.
 
         Returns:
             For each text (log_likelihood in nats, tokens), and its .perplexity; special tokens do not count.
 
         Raises:
-            ValueError: no list of strings, or a run without a masked-language-model head.
+            ValueError: not a list of strings, or a model without a masked-language-model head.
         """
         return scoring.score(self.generator or self, texts, whole_words)
 
@@ -183,20 +162,30 @@ class Model(OpenedModel):
         return classify.classify(self, texts, pairs, windows, batch_tokens, threshold)
 
     def rerank(self, query: str, texts: Sequence[str], k: int | None = None) -> list[rerank.Ranked]:
-        """The k texts (None: all) that answer a query best, by a run on pairs; see `jaxencoder.inference.rerank`."""
+        """Sort texts by how well they answer a query, with a run trained on pairs of texts (a cross-encoder).
+
+        Args:
+            k: keep only the k best texts; None: all.
+
+        Returns:
+            (index in `texts`, score), best first.
+
+        Raises:
+            ValueError: not a list of strings, or a model that does not score pairs.
+        """
         return rerank.rerank(self, query, texts, k)
 
     def with_adapter(self, folder: str | Path) -> "Model":
-        """This model with an adapter, ours or PEFT's; the model itself stays, and what is not adapted is shared.
+        """This model with an adapter. The model itself does not change, and arrays without an adapter are shared.
 
-        A run's adapter (`jaxencoder convert RUN FOLDER --to adapter`) gives what the run gives, heads included. One of
-        PEFT brings LoRA, also rank-stabilised or DoRA, and the heads of its modules_to_save.
+        A run's adapter (`jaxencoder convert RUN FOLDER --to adapter`) gives the same outputs as the run, heads included.
+        PEFT's adapters may be LoRA, rank-stabilized LoRA or DoRA, with the heads of their modules_to_save.
 
         Args:
-            folder: that holds it, or its name on the Hugging Face hub.
+            folder: the adapter's folder, or its name on the Hugging Face hub.
 
         Raises:
-            ValueError: it was trained on another model or other weights, or holds what cannot be read.
+            ValueError: the adapter was trained on another model or other weights, or is of an unsupported kind.
             OSError: the folder cannot be read.
         """
         return adapter.with_adapter(self, folder)
@@ -204,16 +193,16 @@ class Model(OpenedModel):
     def save(self, folder: str | Path, format: Literal["hf", "sentence-transformers"] = "hf") -> None:
         """Write a folder that transformers loads: config.json, model.safetensors and the tokenizer.
 
-        What a run was fine-tuned for is a class of its own there, with the names of its labels. A head that the
-        family's class would compute otherwise is left out, with one warning that says why.
+        A fine-tuned run is written as transformers' class for its task, with the names of its labels. A head that this
+        class would compute differently is left out, with a warning that says why.
 
         Args:
-            folder: created when missing.
-            format: "sentence-transformers" adds its modules and leaves the encoder's heads out. To write another
-                pooling or normalisation, give the model other settings: dataclasses.replace(model, sentence=...).
+            folder: created if missing.
+            format: "sentence-transformers" adds its modules and leaves out the encoder's heads. To write another
+                pooling or normalization, replace the settings first: dataclasses.replace(model, sentence=...).
 
         Raises:
-            ValueError: no published family has this architecture, or sentence-transformers not the pooling.
+            ValueError: no published family has this architecture, or sentence-transformers lacks the pooling.
             OSError: the folder cannot be written.
         """
         save.save(self, Path(folder), format)
@@ -247,6 +236,6 @@ def load(
 
 
 def _as_model(opened: OpenedModel) -> Model:
-    """The same model, its generator and its base with the methods that users call."""
+    """The same model, its generator and its base as `Model`."""
     values = {part.name: getattr(opened, part.name) for part in dataclasses.fields(opened)}
     return Model(**{name: _as_model(x) if isinstance(x, OpenedModel) else x for name, x in values.items()})

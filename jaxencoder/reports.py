@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jaxencoder.families.about import Entry
+from jaxencoder.describe.families import Entry
 from jaxencoder.inference.cost import Cost, Line
 from jaxencoder.inference.inspect import Bytes, Inspection
 

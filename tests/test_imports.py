@@ -19,7 +19,8 @@ DIRECTIONS = {
     "__main__.py": ("cli",),
     "cli/*": ("",),
     "arguments.py": (),
-    "reports.py": ("families", "inference"),
+    "reports.py": ("describe", "inference"),
+    "describe/*": ("families", "model"),
     "settings.py": ("arguments",),
     "files.py": (),
     "config.py": (

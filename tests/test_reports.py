@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxencoder import reports
-from jaxencoder.families.about import Entry, Size
+from jaxencoder.describe.families import Entry, Size
 from jaxencoder.inference.cost import Cost, Line
 from jaxencoder.inference.inspect import Bytes, Inspection, LayerKind, Parameter
 

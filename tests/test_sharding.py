@@ -1,4 +1,4 @@
-"""The sharding table: every parameter has its row, optimiser state goes with it, and what does not divide is whole."""
+"""The sharding table: a row for every parameter, the same for optimizer state, indivisible dimensions whole."""
 
 import dataclasses
 import os
@@ -70,7 +70,7 @@ def test_stacked_and_single_layers_are_split_alike() -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb", "muon", "adafactor"])
-def test_optimiser_state_goes_with_its_parameter(name: str) -> None:
+def test_optimizer_state_is_sharded_like_its_parameter(name: str) -> None:
     params = parameters("bert")
     state = jax.eval_shape(make_optimizer(OptimizerConfig(name=name, min_dim_size_to_factor=8), 10).init, params)
     ours, shapes = specs(params), {path_of(p): x.shape for p, x in jax.tree.leaves_with_path(params)}
@@ -80,12 +80,12 @@ def test_optimiser_state_goes_with_its_parameter(name: str) -> None:
         if owner and shapes[owner] == leaf.shape:
             assert spec == ours[owner], path_of(path)
             matched += 1
-        else:  # counters, factored statistics and placeholders: small, whole on every device
+        else:  # counters, factored statistics and placeholders: small and replicated
             assert not set(spec) - {None}, path_of(path)
     assert matched >= (8 if name == "adafactor" else len(ours))
 
 
-def test_what_does_not_divide_is_whole() -> None:
+def test_indivisible_dimensions_are_replicated() -> None:
     odd = specs(parameters("bert", vocab_size=41, hidden_size=27, num_heads=3))
     assert odd["encoder/embeddings/token_embedding"] == P(None, None)
     assert odd["encoder/layers/block_0/attention/query/kernel"] == P(None, None, None, None)
@@ -126,7 +126,7 @@ def test_mesh_that_does_not_fit(settings: dict) -> None:
 
 
 def test_embeddings_are_split_over_rows_without_copying_activations_to_all_devices() -> None:
-    """In a process of its own: the number of devices is fixed when jax starts, and XLA says it on stderr alone."""
+    """Run in a separate process: jax fixes the number of devices at its start, and XLA warns on stderr only."""
     code = """
 import jax, jax.numpy as jnp
 from jaxencoder.model.layers import Embeddings
@@ -147,7 +147,7 @@ with jax.set_mesh(mesh):
     gradients.lower(params, ids, ids, ids).compile()
 """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "TF_CPP_MIN_LOG_LEVEL": "0"}
-    flags["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a program that is there already says nothing
+    flags["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a cached program warns of nothing
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True, cwd=ROOT
     )

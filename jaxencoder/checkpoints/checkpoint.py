@@ -1,12 +1,13 @@
 """The record of a model: all that is read from and written to disk."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 from jaxencoder.config import RunConfig
 from jaxencoder.families.family import label_names
 from jaxencoder.families.published import Published
-from jaxencoder.model.heads import HeadConfig
+from jaxencoder.model.heads import HeadConfig, Pooling
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.tasks.table import task_of_model
@@ -63,3 +64,36 @@ class Checkpoint:
         length = self.config.model.max_length
         rotary_run = self.published is None and self.config.model.positions == "rotary"
         return length if rotary_run else min(length, max(p.data.row_length for p in self.config.phase_configs))
+
+    def sentence_config(
+        self,
+        pooling: Pooling | tuple[Pooling, ...] | None = None,
+        normalize: bool | None = None,
+        dimensions: int | None = None,
+    ) -> SentenceConfig:
+        """The settings of embeddings, with those that are given replaced.
+
+        Raises:
+            ValueError: an unknown pooling, "learned" in a model without one, a pooling that does not fit the modules
+                after it, or more dimensions than the vectors have.
+        """
+        methods = (pooling,) if isinstance(pooling, str) else tuple(pooling or self.sentence.pooling)
+        for method in methods:
+            if method not in get_args(Pooling):
+                raise ValueError(f"pooling is {method!r}; give one of {', '.join(get_args(Pooling))}")
+        if "learned" in methods and pooling_query(self.params) is None:
+            raise ValueError(
+                "pooling is 'learned', but this run has learned none; give cls, mean or max, "
+                "or train with --objective.pooling learned"
+            )
+        config = replace(self.sentence, pooling=methods)
+        size = config.size(self.config.model.hidden_size)
+        if dimensions is not None and not 1 <= dimensions <= size:
+            raise ValueError(f"dimensions is {dimensions}, but the vectors have {size}; give 1 to {size}")
+        normalize = config.normalize if normalize is None else normalize
+        return replace(config, normalize=normalize, dimensions=dimensions or config.dimensions)
+
+
+def pooling_query(params: Params) -> Any:
+    """The query [D] of a learned pooling of tokens, or None."""
+    return params.get("classifier", {}).get("pooling_query")

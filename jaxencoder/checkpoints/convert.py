@@ -14,7 +14,6 @@ from jaxencoder.checkpoints.save import save as save_model
 from jaxencoder.config import LoraConfig, TokenizerConfig
 from jaxencoder.config_io import save
 from jaxencoder.families.family import HEADS
-from jaxencoder.inference.embed import chosen
 from jaxencoder.inference.load import load
 from jaxencoder.model.heads import Pooling
 from jaxencoder.model.sentence import SentenceConfig
@@ -59,7 +58,7 @@ def convert(
             raise ValueError(
                 f"format {to!r} says nothing of pooling and normalize; give sentence-transformers, or neither"
             )
-        model = dataclasses.replace(model, sentence=chosen(model, pooling, normalize))
+        model = dataclasses.replace(model, sentence=model.sentence_config(pooling, normalize))
     if to != "run":
         save_model(model, folder, to)
         return

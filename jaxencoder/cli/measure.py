@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -67,6 +67,17 @@ class _PublishedSets(Verb):
     batch_tokens: BatchTokens = None
     """Tokens in one batch."""
 
+    def task_options(self) -> dict[str, Any]:
+        """The options of the task's function, those of vectors as one EmbedOptions."""
+        from jaxencoder.inference.options import EmbedOptions  # loads jax
+
+        options = given(self, "batch_tokens", *self.options)
+        if self.task == "probing":
+            return options
+        embedding = {name for name in options if name in ("pooling", "prompt", "document_prompt", "batch_tokens")}
+        embedding = {name.removeprefix("document_"): options.pop(name) for name in embedding}
+        return options | {"options": EmbedOptions(**embedding)}
+
     def run(self) -> None:
         if not self.data:
             raise ValueError("name the DATA to evaluate on")
@@ -74,7 +85,7 @@ class _PublishedSets(Verb):
         from jaxencoder.evaluation.evaluate import evaluate_task
         from jaxencoder.evaluation.tables import table
 
-        options = given(self, "batch_tokens", *self.options)
+        options = self.task_options()
         print(table(evaluate_task(self.model, self.task, self.data, self.output, self.step, **options)))
 
 

@@ -1,10 +1,10 @@
 """Verbs that train: tokenizer train, prepare, train, sweep, glue."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from jaxencoder.cli.verb import RecipeVerb, Verb, default_is, load_recipe
 from jaxencoder.text.config import TokenizerConfig
@@ -60,15 +60,20 @@ class Prepare(RecipeVerb):
 
     def run(self) -> None:
         config = load_recipe(self.recipe, self.settings)
-        from jaxencoder.training.setup import prepare_all
+        from jaxencoder.text.row_cache import prepare
+        from jaxencoder.text.sources.fields import infer_fields
+        from jaxencoder.training.setup import with_start
 
-        for split, store in prepare_all(config):
-            padding = store.meta["padding_fraction"]
-            print(f"{split}: {len(store)} rows of {store.meta['row_length']} tokens, {padding:.1%} padding")
+        config, tokenizer = with_start(replace(config, data=infer_fields(config.data)))
+        sections = [*((phase.data, "train") for phase in config.phase_configs), (config.data, "validation")]
+        for data, split in dict.fromkeys(sections):  # phases may share their rows
+            for store in prepare(data, tokenizer, split):
+                padding = store.meta["padding_fraction"]
+                print(f"{split}: {len(store)} rows of {store.meta['row_length']} tokens, {padding:.1%} padding")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTokenizer(Verb, TokenizerConfig):
+class TrainTokenizer(Verb):
     """Train a tokenizer on text.
 
     Example: jaxencoder tokenizer train corpus/*.jsonl --output tok --kind wordpiece --vocab-size 16384
@@ -80,17 +85,18 @@ class TrainTokenizer(Verb, TokenizerConfig):
     """Folder to write."""
     text_field: str = "text"
     """Field of a record that holds the text."""
+    tokenizer: OmitArgPrefixes[TokenizerConfig] = field(default_factory=TokenizerConfig)
 
     def run(self) -> None:
         if not self.sources:
             raise ValueError("name at least one SOURCE of texts")
-        if self.path:
-            raise ValueError(f"--path {self.path} loads a tokenizer; to train one, leave it out")
-        from jaxencoder.text.sources.sources import read
-        from jaxencoder.text.tokenizers.tokenizer import train_tokenizer
+        if self.tokenizer.path:
+            raise ValueError(f"--path {self.tokenizer.path} loads a tokenizer; to train one, leave it out")
+        from jaxencoder.text.sources.records import read
+        from jaxencoder.text.tokenizers.training import train_tokenizer
 
         records = (record for source in self.sources for record in read(source, text_field=self.text_field))
-        tokenizer = train_tokenizer((record[self.text_field] for record in records), self)
+        tokenizer = train_tokenizer((record[self.text_field] for record in records), self.tokenizer)
         tokenizer.save(self.output)
         print(f"{tokenizer.vocab_size} tokens in {self.output}")
 

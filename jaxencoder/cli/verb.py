@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from tyro.conf import Positional, Suppress, arg
 
@@ -53,10 +53,17 @@ class Verb:
     @classmethod
     def closest_option(cls, word: str) -> str:
         """ "; did you mean X?" for the option that is most like a word; empty if none is."""
-        names: Any = dataclasses.fields(cls)  # type: ignore[arg-type]
-        options = [f"--{option.name.replace('_', '-')}" for option in names]
+        options = [f"--{name.replace('_', '-')}" for name in _option_names(cls)]
         close = difflib.get_close_matches(word.partition("=")[0], options, n=1, cutoff=0.8)
         return f"; did you mean {close[0]}?" if close else ""
+
+
+def _option_names(kind: Any) -> Iterator[str]:
+    """Names of the fields of a dataclass, with those of fields that are dataclasses."""
+    for name, annotation in get_type_hints(kind).items():
+        if dataclasses.is_dataclass(annotation):
+            yield from _option_names(annotation)
+        yield name
 
 
 @dataclass(frozen=True, kw_only=True)

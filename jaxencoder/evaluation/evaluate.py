@@ -315,5 +315,5 @@ def _evaluate_masked(
     setup = Setup(config, model.tokenizer, train, validation, objective)
     shards = math.gcd(config.training.batch_size, jax.local_device_count())
     mesh = make_mesh(MeshConfig(), jax.local_devices()[:shards])
-    with devices.in_use(mesh, model.compute):
+    with devices.compute_context(mesh, model.compute):
         return evaluator(setup, mesh)(TrainState(jnp.int32(config.training.steps), model.params, None, None))

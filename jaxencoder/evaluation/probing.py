@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.inference.fill_mask import check_fills_masks, unwanted
+from jaxencoder.inference.fill_mask import check_mlm_head, excluded_tokens
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.outputs import encode
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.text.buckets import Plan, texts_in_a_row
+from jaxencoder.text.buckets import BatchPlan, max_texts_per_row
 from jaxencoder.text.sources import read
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
@@ -54,7 +54,7 @@ def evaluate_probing(
         OSError: the source cannot be read.
     """
     model = model.generator or model
-    check_fills_masks(model)
+    check_mlm_head(model)
     texts, answers = [], []
     for number, record in enumerate(read(source, text_field=text_field, required=(label_field,)), 1):
         texts.append(_with_mask(model.tokenizer, record[text_field], f"{source}, record {number}"))
@@ -101,21 +101,21 @@ def answer_ranks(
         )
     slots = np.array([int(np.flatnonzero(ids == tokenizer.mask_id)[0]) for ids in masked], np.int64)
     targets = _tokens_of(tokenizer, texts, answers, masked, slots)
-    excluded = unwanted(tokenizer, model.config.model.vocab_size)
+    excluded = excluded_tokens(tokenizer, model.config.model.vocab_size)
     targets[excluded[targets]] = -1
     chosen = np.flatnonzero(targets >= 0)
     ids = [masked[i] for i in chosen]
 
-    def extra(plan: Plan) -> Batch:
-        places = np.zeros((2, plan.rows, texts_in_a_row(plan.length)), np.int32)
+    def extra(plan: BatchPlan) -> Batch:
+        places = np.zeros((2, plan.rows, max_texts_per_row(plan.length)), np.int32)
         own = chosen[plan.texts]
-        places[0, plan.row, plan.place], places[1, plan.row, plan.place] = slots[own] + plan.start, targets[own]
+        places[0, plan.row, plan.segment], places[1, plan.row, plan.segment] = slots[own] + plan.start, targets[own]
         return {"slots": places[0], "answers": places[1]}
 
     ranks = np.zeros(len(texts), np.int64)
     function = partial(_ranks, model.config.model, model.compute, tuple(np.flatnonzero(excluded).tolist()))
     for plan, values in model.run(function, ids, batch_tokens, extra=extra):
-        ranks[chosen[plan.texts]] = values[plan.row, plan.place]
+        ranks[chosen[plan.texts]] = values[plan.row, plan.segment]
     return ranks
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from jaxencoder.evaluation.retrieval import DEEPEST, ranking_metrics, read_corpus, search_folder
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.rerank import check_scores_pairs, score_pairs
-from jaxencoder.model.heads import Pooling
+from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
+from jaxencoder.inference.rerank import check_cross_encoder, score_pairs
 
 
 def evaluate_reranking(
@@ -21,10 +21,8 @@ def evaluate_reranking(
     first: str | Path | OpenedModel,
     k: int = 100,
     split: str = "test",
-    pooling: Pooling | tuple[Pooling, ...] | None = None,
-    batch_tokens: int | None = None,
+    options: EmbedOptions = DEFAULT_OPTIONS,
     query_prompt: str | None = None,
-    document_prompt: str | None = None,
 ) -> dict[str, Any]:
     """Search a BEIR folder with one model, and put what it finds first into the order of another's scores.
 
@@ -33,9 +31,7 @@ def evaluate_reranking(
         folder, split: as in `evaluate_retrieval`.
         first: the model whose vectors find the documents, or its name or folder.
         k: how many of them are scored for each query; those behind keep their order.
-        pooling: of the first model, as in `Model.embed`.
-        batch_tokens: as in `Model.embed`.
-        query_prompt, document_prompt: of the first model, as in `rank`; None: those that it has for them.
+        options, query_prompt: of the first model, as for `rank`. `options.batch_tokens` is for both models.
 
     Returns:
         queries, documents and candidates, the number of scored pairs, the measures of `ranking_metrics`, and with
@@ -45,16 +41,15 @@ def evaluate_reranking(
         ValueError: a model that scores no pairs, k below 1, or what `evaluate_retrieval` raises.
         OSError: a file is missing or cannot be read.
     """
-    check_scores_pairs(model)
+    check_cross_encoder(model)
     if k < 1:
         raise ValueError(f"k is {k}; give at least 1")
-    options = (pooling, batch_tokens, query_prompt, document_prompt)
-    found = search_folder(opened(first), folder, split, max(k, DEEPEST), *options)
+    found = search_folder(opened(first), folder, split, max(k, DEEPEST), options, query_prompt)
     candidates = [ranked[:k] for ranked in found.ranked]
     wanted = {document for documents in candidates for document in documents}
     texts = {record["_id"]: record["text"] for record in read_corpus(Path(folder)) if record["_id"] in wanted}
     queries = [query for query, own in zip(found.queries.texts, candidates, strict=True) for _ in own]
-    scores = score_pairs(model, queries, [texts[i] for own in candidates for i in own], batch_tokens)
+    scores = score_pairs(model, queries, [texts[i] for own in candidates for i in own], options.batch_tokens)
     if not np.isfinite(scores).all():
         raise ValueError("some scores are not finite: the run is damaged, or its training diverged")
     parts = np.split(scores, np.cumsum([len(own) for own in candidates])[:-1])

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.inference.search import rank
 from jaxencoder.model.heads import Pooling
 from jaxencoder.text.sources.records import Record, listed, read
@@ -141,10 +142,8 @@ def evaluate_retrieval(
     model: OpenedModel,
     folder: str | Path,
     split: str = "test",
-    pooling: Pooling | tuple[Pooling, ...] | None = None,
-    batch_tokens: int | None = None,
+    options: EmbedOptions = DEFAULT_OPTIONS,
     query_prompt: str | None = None,
-    document_prompt: str | None = None,
 ) -> dict[str, float]:
     """Search the documents of a BEIR folder for each of its judged queries, exactly and in one pass.
 
@@ -155,8 +154,7 @@ def evaluate_retrieval(
         model: an open model.
         folder: with corpus.jsonl, queries.jsonl, and qrels/SPLIT.tsv or qrels.tsv.
         split: which judgements.
-        pooling, batch_tokens: as in `Model.embed`.
-        query_prompt, document_prompt: as in `rank`; None: those that the model has for them.
+        options, query_prompt: as for `rank`.
 
     Returns:
         queries and documents, their numbers, and the measures of `ranking_metrics`.
@@ -165,7 +163,7 @@ def evaluate_retrieval(
         ValueError: a file is not as it must be, or no query has a relevant document.
         OSError: a file is missing or cannot be read.
     """
-    found = search_folder(model, folder, split, DEEPEST, pooling, batch_tokens, query_prompt, document_prompt)
+    found = search_folder(model, folder, split, DEEPEST, options, query_prompt)
     metrics = ranking_metrics(found.ranked, found.queries.relevances)
     return {"queries": len(found.queries.ids), "documents": found.documents, **metrics}
 
@@ -175,10 +173,8 @@ def search_folder(
     folder: str | Path,
     split: str,
     k: int,
-    pooling: Pooling | tuple[Pooling, ...] | None = None,
-    batch_tokens: int | None = None,
+    options: EmbedOptions = DEFAULT_OPTIONS,
     query_prompt: str | None = None,
-    document_prompt: str | None = None,
 ) -> Searched:
     """The k documents of a BEIR folder that are nearest to each of its judged queries; see `evaluate_retrieval`."""
     folder = Path(folder)
@@ -188,9 +184,7 @@ def search_folder(
         raise ValueError(f"{qrels_file(folder, split)} calls no document relevant; a relevance must be above 0")
     ids, indices = [], np.zeros((0, 0), np.int32)
     # One more than asked for, for the document that may be left out.
-    options = (pooling, batch_tokens, query_prompt, document_prompt)
-    parts = rank(model, queries.texts, read_corpus(folder), k + 1, "text", *options)
-    for chunk, found in parts:
+    for chunk, found in rank(model, queries.texts, read_corpus(folder), k + 1, "text", options, query_prompt):
         ids += [record["_id"] for record in chunk]
         indices = found.indices
     known = set(ids)

@@ -4,6 +4,7 @@ Agirre et al. 2012, SemEval-2012 task 6; measured as in Reimers and Gurevych 201
 Spearman's rank correlation over all pairs together.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -98,9 +99,7 @@ def evaluate_similarity(
     text_field: str = "",
     pair_field: str = "",
     label_field: str = "",
-    pooling: Pooling | tuple[Pooling, ...] | None = None,
-    prompt: str | None = None,
-    batch_tokens: int | None = None,
+    options: EmbedOptions = DEFAULT_OPTIONS,
 ) -> dict[str, float | list[str]]:
     """How the cosine similarity of a model's vectors goes with the scores of a set of pairs.
 
@@ -108,7 +107,7 @@ def evaluate_similarity(
         model: an open model.
         sources: as in `jaxencoder.text.sources`; together they are one set.
         text_field, pair_field, label_field: of the texts and the score; empty: found among the usual names.
-        pooling, prompt, batch_tokens: as in `Model.embed`.
+        options: of the vectors, which are always normalized.
 
     Returns:
         pairs, their number; spearman and pearson, in [-1, 1]; fields, the three names. Each different text is embedded
@@ -120,7 +119,7 @@ def evaluate_similarity(
     fields = find_fields(field_names(sources[0]), text_field, pair_field, label_field, sources[0])
     texts, pairs, scores = read_pairs(sources, fields)
     numbers = {text: i for i, text in enumerate(dict.fromkeys(texts + pairs))}
-    vectors = embed(model, list(numbers), pooling, normalize=True, prompt=prompt, batch_tokens=batch_tokens)
+    vectors = embed(model, list(numbers), dataclasses.replace(options, normalize=True))
     if not np.isfinite(vectors).all():
         raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
     a, b = (vectors[[numbers[text] for text in side]].astype(np.float64) for side in (texts, pairs))

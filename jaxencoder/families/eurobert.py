@@ -59,8 +59,8 @@ _ENCODER = {
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    inputs, late = read_choice(settings, "classifier_pooling", "late", _POOLINGS)
-    config = HeadConfig(inputs, labels(settings), "gelu", late=late)
+    inputs, pool_after = read_choice(settings, "classifier_pooling", "late", _POOLINGS)
+    config = HeadConfig(inputs, labels(settings), "gelu", pool_after_transform=pool_after)
     return {
         "sequence_head": head("sequence_head", config, "dense", "classifier"),
         **plain_heads(settings, "token_head"),

@@ -1,4 +1,4 @@
-"""A model at work on this process's devices: where its arrays lie, how its products round, and texts batch by batch."""
+"""Devices of this process: where arrays are placed, and the precision of matrix products."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -13,10 +13,10 @@ from jaxencoder.sharding import splitting_axes
 
 
 @contextlib.contextmanager
-def in_use(mesh: Mesh, compute: ComputeConfig) -> Iterator[None]:
-    """For what is traced within: on that mesh, and products of float32 numbers in float32.
+def compute_context(mesh: Mesh, compute: ComputeConfig) -> Iterator[None]:
+    """Set the mesh, and float32 precision for products of float32 values, for what is traced within.
 
-    Unless told so, XLA rounds them to 10 bits on GPUs (TF32) and to 8 on TPUs.
+    By default XLA rounds the factors to 10 bits on GPUs (TF32) and to 8 bits on TPUs.
     """
     exact = jax.default_matmul_precision("float32") if compute.dtype == "float32" else contextlib.nullcontext()
     with jax.set_mesh(mesh), exact:
@@ -24,28 +24,28 @@ def in_use(mesh: Mesh, compute: ComputeConfig) -> Iterator[None]:
 
 
 def place(rows: Batch, mesh: Mesh) -> Batch:
-    """A batch on the devices: its rows shared among them where they divide, otherwise whole on each."""
+    """Put a batch on the devices: rows are split over them if divisible, otherwise replicated."""
     axes = splitting_axes(mesh, len(rows["token_ids"]), ("data",))
     return jax.device_put(rows, NamedSharding(mesh, PartitionSpec(axes or None)))
 
 
-def placed(params: Params, mesh: Mesh, dtype: str, shared: Mapping[int, jax.Array]) -> Params:
-    """Parameters on every device; the encoder's kernels are cast as every call would cast them.
+def replicate(params: Params, mesh: Mesh, dtype: str, shared: Mapping[int, jax.Array]) -> Params:
+    """Put parameters on every device, the encoder's kernels in `dtype` so that calls need not cast them.
 
     Args:
-        shared: arrays that are there already, by the identity of the parameter.
+        shared: arrays that are on the devices already, by the id() of the parameter.
     """
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    replicated = NamedSharding(mesh, PartitionSpec())
 
-    def place(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+    def put(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
         if id(x) in shared:
             return shared[id(x)]
-        x = jax.device_put(x, everywhere)
+        x = jax.device_put(x, replicated)
         return x.astype(dtype) if path[0].key == "encoder" and path[-1].key == "kernel" else x
 
-    return jax.tree_util.tree_map_with_path(place, params)
+    return jax.tree_util.tree_map_with_path(put, params)
 
 
 def default_batch_tokens() -> int:
-    """Tokens in a batch: enough to keep an accelerator busy, and few enough that activations stay in a CPU's cache."""
+    """8192 tokens keep an accelerator busy; 1024 keep the activations in a CPU's cache."""
     return 1024 if jax.default_backend() == "cpu" else 8192

@@ -25,16 +25,13 @@ def outputs(
     params: Params,
     rows: Batch,
 ) -> dict[str, jax.Array]:
-    """The last layer and what the heads make of it; see `Model.__call__`.
-
-    Two compiled programs, so that models that differ in their heads alone share the encoder's.
+    """The last layer and the outputs of the heads; see `OpenedModel.__call__`.
 
     Args:
-        encoder, compute: the architecture, and how its arithmetic is done.
-        heads: names among the parameters, and what they are; a pooler stands before those that use it.
-        params: of the encoder and of the heads.
-        rows: [B, T] arrays, one document a row.
+        heads: (name in `params`, config); a pooler precedes the heads that use it.
+        rows: [B, T] arrays, one document per row.
     """
+    # Two compiled programs, so that models with different heads share the encoder's.
     hidden = _hidden(encoder, compute, {"encoder": params["encoder"]}, rows)
     return _heads(encoder, heads, params, hidden, rows["segment_ids"])
 

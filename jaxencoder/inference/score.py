@@ -1,10 +1,7 @@
-"""How probable a masked language model finds a text: the sum over its tokens, each hidden in turn.
+"""Pseudo-log-likelihoods of texts by a masked language model: the sum over tokens, each masked in turn.
 
-Salazar et al. 2020, arXiv:1910.14659 (pseudo-log-likelihood); with the rest of its word hidden too: Kauf and Ivanova
-2023, arXiv:2305.10588.
+Salazar et al. 2020, arXiv:1910.14659; masking the rest of the word too: Kauf and Ivanova 2023, arXiv:2305.10588.
 """
-
-from __future__ import annotations
 
 import itertools
 import math
@@ -28,34 +25,34 @@ from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
 
-_COPIES_TOKENS = 1 << 20  # tokens of masked copies in memory at once
+_COPY_TOKENS = 1 << 20  # tokens of masked copies in memory at once
 
 
-class Scored(NamedTuple):
-    """A text's pseudo-log-likelihood in nats, and how many tokens it is the sum over."""
+class PseudoLikelihood(NamedTuple):
+    """A text's pseudo-log-likelihood in nats, and the number of tokens that it sums over."""
 
     log_likelihood: float
     tokens: int
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean loss of a token; nan for a text without tokens."""
+        """exp of the mean loss per token; nan for a text without tokens."""
         return math.exp(min(-self.log_likelihood / self.tokens, 700.0)) if self.tokens else math.nan
 
 
-def score(model: OpenedModel, texts: Sequence[str], whole_words: bool = True) -> list[Scored]:
+def score(model: OpenedModel, texts: Sequence[str], whole_words: bool = True) -> list[PseudoLikelihood]:
     """The pseudo-log-likelihood of each text; see `Model.score`."""
     if "mlm_head" not in model.params:
         raise ValueError("this model has no masked-language-model head and cannot score texts; use one that has")
-    tokenizer = buckets.readable(model.tokenizer)
+    tokenizer = buckets.require_tokenizer(model.tokenizer)
     starts, special = tokenizer.word_starts(), set(tokenizer.special_ids)
     ids = model.tokenize(texts)
     losses, counts = np.zeros(len(ids)), np.zeros(len(ids), np.int64)
-    for copies in _chunks(ids, starts, special, tokenizer.mask_id, whole_words):
-        owners = np.array([copy.text for copy in copies])
-        np.add.at(losses, owners, _losses(model, copies))
-        np.add.at(counts, owners, 1)
-    return [Scored(-float(loss), int(count)) for loss, count in zip(losses, counts, strict=True)]
+    for copies in _copies(ids, starts, special, tokenizer.mask_id, whole_words):
+        texts_of_copies = np.array([copy.text for copy in copies])
+        np.add.at(losses, texts_of_copies, _losses(model, copies))
+        np.add.at(counts, texts_of_copies, 1)
+    return [PseudoLikelihood(-float(loss), int(count)) for loss, count in zip(losses, counts, strict=True)]
 
 
 def score_source(
@@ -63,16 +60,16 @@ def score_source(
     source: str | Iterable[Record],
     fields: Sequence[str] = ("text",),
     whole_words: bool = True,
-) -> Iterator[tuple[Record, tuple[Scored, ...]]]:
-    """Each record of a source, with what its texts score; in bounded memory.
+) -> Iterator[tuple[Record, tuple[PseudoLikelihood, ...]]]:
+    """Yield each record of a source with the scores of its texts, in bounded memory.
 
     Args:
         run: anything that `load` takes, or an open model.
         source: as in `jaxencoder.text.sources`, or records.
-        fields: of the texts of a record, such as those of an acceptable and an unacceptable sentence.
+        fields: fields of a record that hold texts, such as an acceptable and an unacceptable sentence.
 
     Raises:
-        ValueError: a broken source, a record without such a text, or a model that cannot score.
+        ValueError: a broken source, a record without one of the texts, or a model without a masked-language-model head.
         OSError: the source cannot be read.
     """
     records = read(source, text_field=fields[0], fields=fields[1:]) if isinstance(source, str) else source
@@ -81,12 +78,12 @@ def score_source(
         for record, field in itertools.product(chunk, fields[1:]):
             if not isinstance(record[field], str):
                 raise ValueError(f"field {field!r} is {record[field]!r:.60}, not text; name another field")
-        scored = [score(model, [record[field] for record in chunk], whole_words) for field in fields]
-        yield from zip(chunk, zip(*scored, strict=True), strict=True)
+        scores = [score(model, [record[field] for record in chunk], whole_words) for field in fields]
+        yield from zip(chunk, zip(*scores, strict=True), strict=True)
 
 
 class _Copy(NamedTuple):
-    """A text with tokens hidden, of which one is asked for."""
+    """A text with masked tokens; the one at position `slot` is predicted."""
 
     text: int
     ids: np.ndarray
@@ -94,10 +91,10 @@ class _Copy(NamedTuple):
     target: int
 
 
-def _chunks(
+def _copies(
     ids: Sequence[np.ndarray], starts: np.ndarray, special: set[int], mask_id: int, whole_words: bool
 ) -> Iterator[list[_Copy]]:
-    """The copies of all texts, in lists of bounded size."""
+    """Yield the masked copies of all texts, in lists of bounded size."""
     copies: list[_Copy] = []
     size = 0
     for text, tokens in enumerate(ids):
@@ -111,7 +108,7 @@ def _chunks(
                 after += 1
             copies.append(_Copy(text, copy, int(slot), int(tokens[slot])))
             size += len(copy)
-            if size >= _COPIES_TOKENS:
+            if size >= _COPY_TOKENS:
                 yield copies
                 copies, size = [], 0
     if copies:
@@ -119,19 +116,19 @@ def _chunks(
 
 
 def _losses(model: OpenedModel, copies: list[_Copy]) -> np.ndarray:
-    """The loss in nats of each copy's token."""
+    """Loss in nats of each copy's target."""
 
-    def asked(plan: buckets.Plan) -> Batch:
-        slots = np.zeros((plan.rows, buckets.texts_in_a_row(plan.length)), np.int32)
+    def targets_of(plan: buckets.BatchPlan) -> Batch:
+        slots = np.zeros((plan.rows, buckets.max_texts_per_row(plan.length)), np.int32)
         targets = np.zeros_like(slots)
-        slots[plan.row, plan.place] = plan.start + [copies[i].slot for i in plan.texts]
-        targets[plan.row, plan.place] = [copies[i].target for i in plan.texts]
+        slots[plan.row, plan.segment] = plan.start + [copies[i].slot for i in plan.texts]
+        targets[plan.row, plan.segment] = [copies[i].target for i in plan.texts]
         return {"slots": slots, "targets": targets}
 
     losses = np.zeros(len(copies))
     function = partial(_slot_losses, model.config.model, model.compute)
-    for plan, values in model.run(function, [copy.ids for copy in copies], extra=asked):
-        losses[plan.texts] = values[plan.row, plan.place]
+    for plan, values in model.run(function, [copy.ids for copy in copies], extra=targets_of):
+        losses[plan.texts] = values[plan.row, plan.segment]
     return losses
 
 

@@ -1,10 +1,9 @@
-"""The nearest texts by cosine similarity: exact, in one pass, with nothing kept but the best so far."""
-
-from __future__ import annotations
+"""Exact nearest-neighbor search by cosine similarity over a stream, keeping only the best results so far."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,44 +12,49 @@ import numpy as np
 from jaxencoder.inference import embed
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.model.heads import Pooling
+from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.text.sources import Record, read
 
-# Names of the prompts that sentence-transformers takes for a query and for what is searched.
-_QUERIES, _DOCUMENTS = ("query",), ("document", "passage", "corpus")
+# Names of the prompts that sentence-transformers uses for queries and for documents.
+_QUERY_PROMPTS, _DOCUMENT_PROMPTS = ("query",), ("document", "passage", "corpus")
 _SCORES = 1 << 24  # scores in memory at once, 64 MiB
 
 
 class Nearest(NamedTuple):
-    """The nearest to each query among the `seen` first vectors of a stream, best first."""
+    """The k nearest to each query among the first `seen` vectors of a stream, best first.
 
-    scores: np.ndarray  # float32 [Q, k] in [-1, 1], -inf where fewer than k vectors were seen
-    indices: np.ndarray  # int32 [Q, k], -1 there
+    Attributes:
+        scores: cosine similarities, float32 [Q, k], -inf where fewer than k vectors have been seen.
+        indices: positions in the stream, int32 [Q, k], -1 there.
+    """
+
+    scores: np.ndarray
+    indices: np.ndarray
     seen: int
 
     @classmethod
-    def of_none(cls, queries: int, k: int) -> Nearest:
-        """Before the first vector."""
+    def empty(cls, queries: int, k: int) -> "Nearest":
+        """The state before the first vector."""
         if k < 1:
             raise ValueError(f"k is {k}; give at least 1")
         return cls(np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int32), 0)
 
-    def with_more(self, query_vectors: np.ndarray, vectors: np.ndarray) -> Nearest:
-        """After the next vectors [n, D] of the stream; of equals the first in the order stay.
+    def updated(self, query_vectors: np.ndarray, vectors: np.ndarray) -> "Nearest":
+        """The state after the next vectors [n, D] of the stream; on equal scores the earlier vector wins.
 
         Raises:
-            ValueError: a number that is not finite, which is near to nothing.
+            ValueError: a value that is not finite.
         """
         if not (np.isfinite(query_vectors).all() and np.isfinite(vectors).all()):
             raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
         scores, indices, seen = self
         queries = _unit(np.asarray(query_vectors, np.float32))
-        # Powers of two: few shapes to compile, whatever the number of vectors.
+        # Powers of two, so that few shapes are compiled.
         block = min(_power_of_two(len(vectors)), max(1, _SCORES // _power_of_two(len(queries))))
         for start in range(0, len(vectors), block):
             part = _unit(np.asarray(vectors[start : start + block], np.float32))
             padded = np.pad(part, ((0, block - len(part)), (0, 0)))
-            scores, indices = _merged(scores, indices, queries, padded, seen, len(part))
+            scores, indices = _merge(scores, indices, queries, padded, seen, len(part))
             seen += len(part)
         return Nearest(np.asarray(scores), np.asarray(indices), seen)
 
@@ -61,38 +65,34 @@ def rank(
     records: Iterable[Record],
     k: int,
     text_field: str = "text",
-    pooling: Pooling | tuple[Pooling, ...] | None = None,
-    batch_tokens: int | None = None,
+    options: EmbedOptions = DEFAULT_OPTIONS,
     query_prompt: str | None = None,
-    document_prompt: str | None = None,
-    **windows: Any,
 ) -> Iterator[tuple[list[Record], Nearest]]:
     """Search a stream of records for several queries at once, in bounded memory.
 
     Args:
-        model: an open model.
-        queries: texts.
-        records: what is searched.
-        k: how many records to find for each query.
-        text_field: the field of a record that holds its text.
-        pooling, batch_tokens: as in `Model.embed`.
-        query_prompt, document_prompt: of queries and of what is searched, as the prompt of `Model.embed`; None: the
-            model's own for them (called query; document, passage or corpus), if any, else its default one.
-        windows: long, stride and window_pooling, likewise, of what is searched; a query is cut.
+        records: the documents.
+        k: number of records to find for each query.
+        text_field: field of a record that holds the text.
+        options: for documents, and for queries apart from `prompt` and `windows`: queries are truncated.
+        query_prompt: prompt of queries. None, here and for the documents' `options.prompt`: the model's stored prompt
+            of that kind (query; document, passage or corpus), otherwise its default prompt.
 
-    Returns:
-        After each part of the stream (its records, the nearest among all until then): the last one is the result.
+    Yields:
+        (chunk of records, the nearest among all records so far); the last one is the result.
     """
-    names = dict(model.sentence.prompts)
-    own = (next((name for name in group if name in names), None) for group in (_QUERIES, _DOCUMENTS))
-    given = (query_prompt, document_prompt)
-    asked, stored = (of_model if prompt is None else prompt for prompt, of_model in zip(given, own, strict=True))
-    found = Nearest.of_none(len(queries), k)
-    vectors = embed.embed(model, queries, pooling, prompt=asked, batch_tokens=batch_tokens)
-    options = {"prompt": stored, "batch_tokens": batch_tokens, **windows}
-    for chunk, others in embed.embed_source(model, records, text_field, pooling, **options):
-        found = found.with_more(vectors, others)
-        yield chunk, found
+    stored = {name for name, _ in model.sentence.prompts}
+
+    def prompt(given: str | None, names: Sequence[str]) -> str | None:
+        return next((name for name in names if name in stored), None) if given is None else given
+
+    query_options = replace(options, prompt=prompt(query_prompt, _QUERY_PROMPTS), windows=None)
+    options = replace(options, prompt=prompt(options.prompt, _DOCUMENT_PROMPTS))
+    nearest = Nearest.empty(len(queries), k)
+    query_vectors = embed.embed(model, queries, query_options)
+    for chunk, vectors in embed.embed_source(model, records, text_field, options):
+        nearest = nearest.updated(query_vectors, vectors)
+        yield chunk, nearest
 
 
 def search(
@@ -100,20 +100,16 @@ def search(
     source: str,
     query: str,
     k: int = 5,
-    pooling: Pooling | None = None,
     text_field: str = "text",
-    batch_tokens: int | None = None,
+    options: EmbedOptions = DEFAULT_OPTIONS,
     query_prompt: str | None = None,
-    document_prompt: str | None = None,
-    **windows: Any,
 ) -> list[tuple[float, Record]]:
-    """The k records of a source whose texts are most like a query.
+    """Find the k records of a source whose texts are most similar to a query.
 
     Args:
-        run: folder of a run, or an open model.
+        run: anything that `load` takes, or an open model.
         source: as in `jaxencoder.text.sources`; read once, in bounded memory.
-        query: a text.
-        pooling, batch_tokens: as in `Model.embed`. query_prompt, document_prompt, windows: as in `rank`.
+        text_field, options, query_prompt: as for `rank`.
 
     Returns:
         (cosine similarity, record), best first.
@@ -121,25 +117,24 @@ def search(
     if k < 1:
         raise ValueError(f"k is {k}; give at least 1")
     records = read(source, text_field=text_field)
-    kept: dict[int, Record] = {}
+    best: dict[int, Record] = {}  # by position in the source, best first
     seen, scores = 0, ()
-    options = (pooling, batch_tokens, query_prompt, document_prompt)
-    for chunk, found in rank(opened(run), [query], records, k, text_field, *options, **windows):
-        best = [i for i in found.indices[0].tolist() if i >= 0]
-        kept = {i: kept[i] if i in kept else chunk[i - seen] for i in best}
-        seen, scores = found.seen, found.scores[0]
-    return [(float(score), record) for score, record in zip(scores, kept.values(), strict=False)]
+    for chunk, nearest in rank(opened(run), [query], records, k, text_field, options, query_prompt):
+        indices = [i for i in nearest.indices[0].tolist() if i >= 0]
+        best = {i: best[i] if i in best else chunk[i - seen] for i in indices}
+        seen, scores = nearest.seen, nearest.scores[0]
+    return [(float(score), record) for score, record in zip(scores, best.values(), strict=False)]
 
 
 @jax.jit
-def _merged(
+def _merge(
     scores: jax.Array, indices: jax.Array, queries: jax.Array, vectors: jax.Array, first: int, count: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The best of those found before and of the next vectors, `count` of them and then padding."""
+    """The best of the earlier results [Q, k] and of `count` new vectors [N, D], padded to N."""
     new = jnp.clip(jnp.einsum("QD,ND->QN", queries, vectors, precision=jax.lax.Precision.HIGHEST), -1, 1)
     numbers = jnp.arange(len(vectors), dtype=jnp.int32)
     new = jnp.where(numbers < count, new, -jnp.inf)
-    # Of equal scores top_k takes the first: those found before, then the earlier vector.
+    # top_k prefers the first of equal scores: earlier results, then the earlier vector.
     best, at = jax.lax.top_k(jnp.concatenate([scores, new], axis=1), scores.shape[1])
     numbers = jnp.broadcast_to(numbers + first, new.shape)
     return best, jnp.take_along_axis(jnp.concatenate([indices, numbers], axis=1), at, axis=1)

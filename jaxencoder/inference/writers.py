@@ -1,4 +1,4 @@
-"""Records, with vectors or without, into a file that appears when it is whole: Parquet, JSON lines or a numpy array."""
+"""Write records, and vectors if any, to Parquet, JSON lines or a numpy array; a file appears once it is complete."""
 
 import contextlib
 import json
@@ -19,14 +19,15 @@ Write = Callable[..., None]
 
 @contextlib.contextmanager
 def open_writer(path: Path, vectors: bool = True, items: Record | None = None) -> Iterator[Write]:
-    """A function that appends n records to a file of the kind its extension names, with vectors [n, D] float32 if any.
+    """Open a file in the format of its extension.
 
-    The file takes its name when the block ends without an error; until then it is a hidden one beside it.
+    Yields a function that appends n records, with vectors [n, D] float32 if any. A hidden file is written, which gets
+    its name when the block ends without an error.
 
     Args:
-        vectors: whether there will be any; a numpy array can be nothing else.
-        items: by the name of a field an example of what its lists hold, which a table must know where the first ones
-            are empty; not needed of text.
+        vectors: whether records come with vectors; .npy needs them.
+        items: field -> example of the items of its lists, for Parquet's types if the first lists are empty. Not needed
+            for text.
 
     Raises:
         ValueError: an unknown extension.
@@ -40,18 +41,18 @@ def open_writer(path: Path, vectors: bool = True, items: Record | None = None) -
     writer = None
 
     def write(records: Sequence[Record], vectors: np.ndarray | None = None) -> None:
-        with _named(path):
+        with _errors_name(path):
             writer.write(records, vectors)
 
     try:
-        with _named(path):
+        with _errors_name(path):
             writer = kinds[path.suffix](part)
         yield write
-        with _named(path):
+        with _errors_name(path):
             writer.close()
             os.replace(part, path)
     except BaseException:
-        with contextlib.suppress(Exception):  # what cannot be flushed is thrown away
+        with contextlib.suppress(Exception):  # a failed flush must not hide the first error
             writer.close()
         raise
     finally:
@@ -59,8 +60,8 @@ def open_writer(path: Path, vectors: bool = True, items: Record | None = None) -
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Errors of the system name the user's file, not the hidden one, and say it as the system does."""
+def _errors_name(path: Path) -> Iterator[None]:
+    """Make errors of the system name the user's file, not the hidden one."""
     try:
         yield
     except OSError as error:
@@ -70,14 +71,14 @@ def _named(path: Path) -> Iterator[None]:
 
 
 class ParquetWriter:
-    """The columns of the records and, of vectors, a column "embedding" of fixed-size lists of float32.
+    """The records' fields as columns, and vectors as a column "embedding" of fixed-size lists of float32.
 
-    The first chunk decides the columns and their types. What it leaves open is as `items` has it, or else text.
+    The first chunk decides columns and types. Types that it leaves open are those of `items`, otherwise text.
     """
 
     def __init__(self, path: Path, items: Record):
         self._path, self._items, self._writer = path, items, None
-        path.touch()  # a folder that cannot be written is known at once
+        path.touch()  # fails at once in a folder that cannot be written
 
     def write(self, records: Sequence[Record], vectors: np.ndarray | None) -> None:
         import pyarrow as pa
@@ -85,23 +86,23 @@ class ParquetWriter:
 
         schema = None if self._writer is None else self._writer.schema
         if vectors is not None:
-            refuse_fields(records, (COLUMN,), "write .npy")
+            check_new_fields(records, (COLUMN,), "write .npy")
             schema = schema and schema.remove(len(schema) - 1)
-        known = set(schema.names) if schema is not None else set()
+        columns = set(schema.names) if schema is not None else set()
         names = dict.fromkeys(name for record in records for name in record)
-        if schema is not None and (new := [name for name in names if name not in known]):
+        if schema is not None and (new := [name for name in names if name not in columns]):
             raise ValueError(f"field {new[0]!r} first appears late in the source; write .jsonl, or drop that field")
         try:
             if schema is None:
                 table = pa.Table.from_pylist([{name: record.get(name) for name in names} for record in records])
                 items = ((field, pa.scalar(self._items.get(field.name, "")).type) for field in table.schema)
-                table = table.cast(pa.schema([field.with_type(_known(field.type, item)) for field, item in items]))
+                table = table.cast(pa.schema([field.with_type(_fill_nulls(field.type, item)) for field, item in items]))
             else:
                 table = pa.Table.from_pylist(records, schema=schema)
         except (pa.ArrowException, OverflowError) as error:
             problem = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"the records do not make one table ({problem}); write .jsonl, or give each field one type"
+                f"the records do not form one table ({problem}); write .jsonl, or give each field one type"
             ) from error
         if vectors is not None:
             flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
@@ -116,7 +117,7 @@ class ParquetWriter:
 
 
 class NumpyWriter:
-    """The vectors alone, [N, D] float32."""
+    """Only the vectors, [N, D] float32."""
 
     def __init__(self, path: Path):
         self._file, self._shape = path.open("wb"), None
@@ -129,7 +130,7 @@ class NumpyWriter:
         self._shape = (self._shape[0] + len(vectors), vectors.shape[1])
 
     def _header(self) -> None:
-        # numpy leaves room in a header for the first axis to grow, so that it can be written again in place.
+        # numpy's header leaves room for the first axis to grow, so that it can be rewritten in place.
         header = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
         np.lib.format.write_array_header_1_0(self._file, header)
 
@@ -141,14 +142,14 @@ class NumpyWriter:
 
 
 class JsonWriter:
-    """One JSON object a line: the record's fields and, of vectors, "embedding" as a list of numbers."""
+    """One JSON object per line: the record's fields, and a vector as the list "embedding"."""
 
     def __init__(self, path: Path):
         self._file = path.open("w", encoding="utf-8")
 
     def write(self, records: Sequence[Record], vectors: np.ndarray | None) -> None:
         if vectors is not None:
-            refuse_fields(records, (COLUMN,), "write .npy")
+            check_new_fields(records, (COLUMN,), "write .npy")
             records = [record | {COLUMN: x.tolist()} for record, x in zip(records, vectors, strict=True)]
         for record in records:
             self._file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
@@ -157,16 +158,16 @@ class JsonWriter:
         self._file.close()
 
 
-def refuse_fields(records: Sequence[Record], names: Sequence[str], otherwise: str = "drop it") -> None:
-    """ValueError where a record has a field already that is to be added."""
-    if found := [name for name in names if any(name in record for record in records)]:
-        raise ValueError(f"the records have a field {found[0]!r} already; rename it, or {otherwise}")
+def check_new_fields(records: Sequence[Record], names: Sequence[str], otherwise: str = "drop it") -> None:
+    """Raise ValueError if a record already has a field that is to be added."""
+    if existing := [name for name in names if any(name in record for record in records)]:
+        raise ValueError(f"the records already have a field {existing[0]!r}; rename it, or {otherwise}")
 
 
-def _known(kind, item):
-    """A column's type with that of `item` where only nulls, or lists of nothing, have been seen."""
+def _fill_nulls(kind, item):
+    """A column's type, with that of `item` where only nulls or empty lists have been seen."""
     import pyarrow as pa
 
     if pa.types.is_list(kind):
-        return pa.list_(_known(kind.value_type, item))
+        return pa.list_(_fill_nulls(kind.value_type, item))
     return item if pa.types.is_null(kind) else kind

@@ -8,17 +8,13 @@ from functools import partial
 
 import jax
 
-from jaxencoder.kernels.banded import banded
+from jaxencoder.kernels.backends import run_backend
 from jaxencoder.kernels.choice import KERNELS, choose_backend
-from jaxencoder.kernels.chunked import chunked
-from jaxencoder.kernels.dense import dense
-from jaxencoder.kernels.inputs import PLAIN, AttentionInputs, AttentionOptions, Name
+from jaxencoder.kernels.inputs import PLAIN, AttentionInputs, AttentionOptions
 from jaxencoder.kernels.mesh import on_mesh
-from jaxencoder.kernels.platform import platform
 from jaxencoder.kernels.relative import RelativeTerms
-from jaxencoder.kernels.splash import splash
-from jaxencoder.kernels.tiled import fits, tiled
-from jaxencoder.kernels.triton import runs, triton
+from jaxencoder.kernels.tiled import fits
+from jaxencoder.kernels.triton import runs
 from jaxencoder.sharding import length_shards
 
 
@@ -70,22 +66,5 @@ def attention(
         triton_runs=runs(),
     )
     inputs = AttentionInputs(q * scale, k, v, relative, segment_ids, segment_ids)
-    attend = partial(_attend, name, options)
+    attend = partial(run_backend, name, options)
     return on_mesh(attend, inputs, key, window=options.window, kernel=name in KERNELS)
-
-
-def _attend(name: Name, options: AttentionOptions, inputs: AttentionInputs) -> jax.Array:
-    """One backend on one device's inputs; a kernel requested on another kind of device is interpreted."""
-    match name:
-        case "dense":
-            return dense(inputs, options)
-        case "banded":
-            return banded(inputs, options)
-        case "chunked":
-            return chunked(inputs, options)
-        case "triton":
-            return triton(inputs, interpret=platform() != "gpu")
-        case "splash":
-            return splash(inputs, options, interpret=platform() != "tpu")
-        case "tiled":
-            return tiled(inputs, options, interpret=platform() != "tpu")

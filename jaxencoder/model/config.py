@@ -267,8 +267,8 @@ class ComputeConfig:
     """How the arithmetic is done; changes speed, memory and rounding, never the model."""
 
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of activations and matrix products; parameters, norms, softmax and losses stay float32. Training in float32 lets
-    XLA round the factors of products on GPUs (to TF32) and TPUs (to bfloat16); inference does not."""
+    """Dtype of activations and matrix products; parameters, norms, softmax and losses stay float32. Training in float32
+    lets XLA round the factors of products on GPUs (to TF32) and TPUs (to bfloat16); inference does not."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass recomputes: nothing, everything except products and attention (dots), or every layer from
     its input (full)."""

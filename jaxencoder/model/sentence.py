@@ -172,7 +172,7 @@ def sentence_vectors(
 def finish_vectors(config: SentenceConfig, params: dict[str, Any], x: jax.Array) -> jax.Array:
     """Steps after pooling, [..., P * D] -> [..., size]: modules, then truncation to `dimensions`, then length 1.
 
-    Truncated vectors have length 1 too. (sentence-transformers truncates after its Normalize, which makes them shorter.)
+    Truncated vectors have length 1 too. (sentence-transformers truncates after Normalize, which makes them shorter.)
 
     Args:
         config, params: as in `sentence_vectors`.

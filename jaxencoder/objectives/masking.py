@@ -21,7 +21,7 @@ class Masking:
     """Settings of the corruption; the defaults are BERT's, redrawn in every step.
 
     Raises:
-        ValueError: a share lies outside [0, 1], mask_probability + random_probability is above 1, or a span is shorter than 1.
+        ValueError: a rate or probability out of range, or a span length below 1.
     """
 
     rate: float = 0.15

@@ -63,7 +63,7 @@ class ObjectiveConfig:
         return "loss", "min"
 
     def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
-        """Trained heads that published checkpoints have too, by parameter name, except the masked-language-model head."""
+        """Trained heads that published checkpoints have, by parameter name, without the masked-language-model head."""
         return {}
 
     def flops(self, encoder: EncoderConfig, row_length: int) -> float:

@@ -1,9 +1,8 @@
 """Batches as a pure function of (seed, step), and a thread that brings them onto the mesh ahead of time."""
 
-import atexit
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -123,7 +122,7 @@ def prefetch(
         batches: makes the batches.
         steps: their numbers, in order.
         sharding_of: from a number of sharded dimensions to a sharding: 2 for arrays [B, T], 1 for row_ids and labels.
-        depth: batches held ready, besides the one in use.
+        depth: batches held ready, besides the one in use and the one being made.
 
     Yields:
         Dicts like those of `Batches.batch`, of global arrays.
@@ -132,49 +131,17 @@ def prefetch(
         Whatever reading a batch raises, at that batch's turn.
     """
     shardings = {1: sharding_of(1), 2: sharding_of(2)}
-    ready: queue.Queue = queue.Queue(depth)
-    stop = threading.Event()
-
-    def work() -> None:
-        try:
-            for step in steps:
-                if not _put(ready, ("batch", _on_devices(batches, step, shardings)), stop):
-                    return
-            _put(ready, ("end", None), stop)
-        except BaseException as error:
-            _put(ready, ("error", error), stop)
-
-    thread = threading.Thread(target=work, name="prefetch", daemon=True)
-
-    def finish() -> None:
-        stop.set()
-        thread.join()
-
-    # A daemon thread inside jax during interpreter shutdown would crash: it ends before.
-    atexit.register(finish)
-    thread.start()
+    pool = ThreadPoolExecutor(1, "prefetch")
+    waiting: deque[Future] = deque()
     try:
-        while True:
-            kind, item = ready.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise item
-            yield item
+        for step in steps:
+            waiting.append(pool.submit(_on_devices, batches, step, shardings))
+            if len(waiting) > depth + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
-        finish()
-        atexit.unregister(finish)
-
-
-def _put(ready: queue.Queue, item: tuple, stop: threading.Event) -> bool:
-    """Wait for room in the queue; False if stopped first."""
-    while not stop.is_set():
-        try:
-            ready.put(item, timeout=0.1)
-            return True
-        except queue.Full:
-            continue
-    return False
+        pool.shutdown(cancel_futures=True)
 
 
 def _on_devices(batches: Batches, step: int, shardings: dict[int, jax.sharding.Sharding]) -> dict[str, jax.Array]:

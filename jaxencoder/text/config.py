@@ -32,13 +32,11 @@ def _check_types(config: Any, section: str) -> None:
             fits = isinstance(value, tuple) and all(_fits(x, item) and x != "" for x in value)
             expected = f"a tuple of {'non-empty strings' if item is str else 'finite numbers'}"
         else:
-            fits, expected = _fits(value, hint), _TYPE_NAMES[hint]
+            fits, expected = _fits(value, hint) and not (hint is str and "\0" in value), _TYPE_NAMES[hint]
         _check(fits, f"{section}.{name} is {value!r}; give {expected}")
 
 
 def _fits(value: Any, hint: type) -> bool:
-    if hint is str:
-        return isinstance(value, str) and "\0" not in value
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -77,75 +76,21 @@ def storage_errors(problem: str, advice: str = "") -> Iterator[None]:
         raise OSError(f"{problem}: {reason}{advice}") from None
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """A row on disk: one line of words.
+def _row_layout(length: int, word: np.dtype, types: bool, token_labels: bool) -> np.dtype:
+    """The fields of a row on disk, whose table has words of one type: uint16, or uint32 for large vocabularies.
 
-    T token ids, the number of tokens in use, and a bit per token that is 1 where a document starts; optionally a bit
-    per token for its type, and a word per token for its label + 1. Segment ids and positions follow from the starts.
+    `starts` has a bit per token that is 1 where a document starts; segment ids and positions follow from it. `types`
+    are bits too, `labels` those of tokens plus 1.
     """
+    bits = -(-length // (8 * word.itemsize)) * word.itemsize
+    fields = [("token_ids", word, length), ("used", word), ("starts", "u1", bits)]
+    fields += [("types", "u1", bits)] if types else []
+    fields += [("labels", word, length)] if token_labels else []
+    return np.dtype(fields)
 
-    length: int
-    dtype: np.dtype  # uint16, or uint32 for large vocabularies
-    types: bool
-    token_labels: bool
 
-    @property
-    def _bit_words(self) -> int:
-        return -(-self.length // (8 * self.dtype.itemsize))
-
-    @property
-    def width(self) -> int:
-        """Words per line."""
-        return self.length * (1 + self.token_labels) + 1 + self._bit_words * (1 + self.types)
-
-    def encode(self, row: Row, line: np.ndarray) -> None:
-        """Write a row into a line [width]."""
-        n, length, types = len(row.token_ids), self.length, self.length + 1 + self._bit_words
-        line[:] = 0
-        line[:n] = row.token_ids
-        line[length] = n
-        starts = np.zeros(length, bool)
-        starts[np.cumsum(row.lengths) - row.lengths] = True
-        line[length + 1 : types] = self._pack(starts)
-        if self.types:
-            line[types : types + self._bit_words] = self._pack(np.pad(row.type_ids, (0, length - n)))
-        if self.token_labels:
-            line[self.width - length :][:n] = row.token_labels + 1
-
-    def tokens(self, lines: np.ndarray) -> np.ndarray:
-        """The number of tokens in use, int32 [B, 1]."""
-        return lines[:, self.length : self.length + 1].astype(np.int32)
-
-    def labels(self, lines: np.ndarray) -> np.ndarray:
-        """The labels of tokens, int32 [B, T], -1 for none."""
-        return lines[:, self.width - self.length :].astype(np.int32) - 1
-
-    def decode(self, lines: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
-        """The arrays of `Store.read` that lines [B, width] hold."""
-        length, types = self.length, self.length + 1 + self._bit_words
-        column = np.arange(length, dtype=np.int32)
-        used = column < self.tokens(lines)
-        starts = self._unpack(lines[:, length + 1 : types])
-        first = np.maximum.accumulate(np.where(starts, column, 0), axis=1)
-        rows = {
-            "token_ids": np.where(used, lines[:, :length], pad_id).astype(np.int32),
-            "segment_ids": np.where(used, starts.cumsum(axis=1, dtype=np.int32), 0).astype(np.int32),
-            "positions": np.where(used, column - first, 0).astype(np.int32),
-        }
-        if self.types:
-            rows["token_type_ids"] = self._unpack(lines[:, types : types + self._bit_words]).astype(np.int32)
-        if self.token_labels:
-            rows["token_labels"] = self.labels(lines)
-        return rows
-
-    def _pack(self, bits: np.ndarray) -> np.ndarray:
-        packed = np.packbits(bits, bitorder="little")
-        return np.pad(packed, (0, self._bit_words * self.dtype.itemsize - len(packed))).view(self.dtype)
-
-    def _unpack(self, words: np.ndarray) -> np.ndarray:
-        little = words.astype(words.dtype.newbyteorder("<"), order="C")
-        return np.unpackbits(little.view(np.uint8), axis=1, count=self.length, bitorder="little").astype(bool)
+def _bits(values: np.ndarray, length: int) -> np.ndarray:
+    return np.unpackbits(values, axis=1, count=length, bitorder="little")
 
 
 class Writer:
@@ -164,24 +109,33 @@ class Writer:
         self, folder: Path, row_length: int, vocab_size: int, types: bool, labels: str | None, classes: int = 0
     ):
         self._folder, self._kind, self._classes = folder, labels, classes
-        dtype = np.dtype("<u2") if max(vocab_size, row_length + 1) <= 1 << 16 else np.dtype("<u4")
-        self._layout = _Layout(row_length, dtype, types, labels == "token")
+        self._length, self._word = row_length, np.dtype("<u2" if max(vocab_size, row_length + 1) <= 1 << 16 else "<u4")
+        layout = _row_layout(row_length, self._word, types, labels == "token")
         self.rows = self.tokens = self._examples = self._segments = 0
         self._labels = array.array({"value": "f", "classes": "I"}.get(labels, "i"))
         self._label_counts = array.array("i")  # labels of each row
         self._content = hashlib.blake2b(digest_size=16)
-        self._table, shard = self._create("rows", self._layout.width, dtype)
-        self._buffer, self._filled = np.zeros((shard, self._layout.width), dtype), 0
+        self._table, shard = self._create("rows", layout.itemsize // self._word.itemsize, self._word)
+        self._buffer, self._filled = np.zeros(shard, layout), 0
 
     def add(self, row: Row) -> None:
         """Append a row."""
-        self._layout.encode(row, self._buffer[self._filled])
-        if self._kind not in (None, "token"):
+        n, line = len(row.token_ids), self._buffer[self._filled]
+        line["token_ids"][:n], line["used"] = row.token_ids, n
+        starts = np.zeros(self._length, bool)
+        starts[np.cumsum(row.lengths) - row.lengths] = True
+        for name, bits in (("starts", starts), ("types", row.type_ids)):
+            if name in line.dtype.names:
+                packed = np.packbits(bits, bitorder="little")
+                line[name][: len(packed)] = packed
+        if self._kind == "token":
+            line["labels"][:n] = row.token_labels + 1
+        elif self._kind:
             self._labels.extend(segment_labels.encoded(self._kind, row.labels, self._classes))
             self._label_counts.append(len(row.labels))
         self._segments = max(self._segments, len(row.lengths))
         self._examples += segment_labels.examples(self._kind, row.labels, len(row.lengths))
-        self.rows, self.tokens, self._filled = self.rows + 1, self.tokens + len(row.token_ids), self._filled + 1
+        self.rows, self.tokens, self._filled = self.rows + 1, self.tokens + n, self._filled + 1
         if self._filled == len(self._buffer):
             self._flush()
 
@@ -189,23 +143,23 @@ class Writer:
         """Write the remaining rows, the labels and the metadata; without this the folder is no store."""
         if self._filled:
             self._flush()
-        has_token_labels, length = self._layout.token_labels, self._layout.length
-        label_fields = ("token_labels",) if has_token_labels else segment_labels.fields(self._kind)
-        if self._kind is not None and not has_token_labels and self.rows:
+        if self._kind not in (None, "token") and self.rows:
             self._write_labels()
         for labels in (self._labels, self._label_counts):
             self._content.update(labels)
-        types = ("token_type_ids",) if self._layout.types else ()
+        fields = ["token_ids", "segment_ids", "positions"]
+        fields += ["token_type_ids"] if "types" in self._buffer.dtype.names else []
+        fields += ["token_labels"] if self._kind == "token" else segment_labels.fields(self._kind)
         meta = {
             "format": FORMAT,
             "rows": self.rows,
-            "row_length": length,
-            "fields": ["token_ids", "segment_ids", "positions", *types, *label_fields],
+            "row_length": self._length,
+            "fields": fields,
             "tokens": self.tokens,
             "pieces": self._examples,
             "segments": self._segments,
-            "padding_fraction": 1 - self.tokens / (self.rows * length) if self.rows else 0.0,
-            "dtype": self._layout.dtype.name,
+            "padding_fraction": 1 - self.tokens / (self.rows * self._length) if self.rows else 0.0,
+            "dtype": self._word.name,
             "content": self._content.hexdigest(),
             **meta,
         }
@@ -235,13 +189,13 @@ class Writer:
             return ts.open(spec, create=True).result(), shard
 
     def _flush(self) -> None:
-        lines = self._buffer[: self._filled]
+        lines = self._buffer[: self._filled].view(self._word).reshape(self._filled, -1)
         with _write_errors():
-            shape = [self.rows, self._layout.width]
+            shape = [self.rows, lines.shape[1]]
             self._table = self._table.resize(exclusive_max=shape, resize_metadata_only=True).result()
             self._table[self.rows - self._filled :].write(lines).result()
         self._content.update(lines)
-        self._filled = 0
+        self._buffer[:], self._filled = 0, 0
 
     def _write_labels(self) -> None:
         counts = np.asarray(self._label_counts)
@@ -288,9 +242,9 @@ class Store:
             rows, fields = self.meta["rows"], self.meta["fields"]
             self._table = self._open("rows", context) if rows else None
             self._labels = self._open("labels", context) if rows and "labels" in fields else None
-            dtype = np.dtype(self.meta["dtype"])
+            word = np.dtype(self.meta["dtype"]).newbyteorder("<")
             has_types, has_token_labels = "token_type_ids" in fields, "token_labels" in fields
-            self._layout = _Layout(self.meta["row_length"], dtype, has_types, has_token_labels)
+            self._layout = _row_layout(self.meta["row_length"], word, has_types, has_token_labels)
         self.meta["token_counts"] = np.asarray(self.meta.get("token_counts", ()), np.int64)
 
     def __len__(self) -> int:
@@ -319,10 +273,10 @@ class Store:
         with self._read_errors():
             reading = self._table[indices].read()  # at the same time as the labels
             labels = self._labels[indices].read().result() if self._labels is not None else None
-            lines = reading.result()
-        if not self._layout.tokens(lines).all():  # zarr reads zeros from missing files
+            lines = self._fields_of(reading.result())
+        if not lines["used"].all():  # zarr reads zeros from missing files
             raise OSError(f"{self.path} is damaged: rows are missing; delete it, and it is prepared again")
-        rows = self._layout.decode(lines, self.meta["pad_id"])
+        rows = self._decode(lines)
         return rows if labels is None else rows | self._decode_labels(labels)
 
     def label_counts(self) -> np.ndarray:
@@ -332,15 +286,18 @@ class Store:
             OSError: the store is damaged, or cannot be reached.
         """
         counts = np.zeros(len(self.meta["labels"]), np.int64)
-        of_tokens, is_multi_label = self._layout.token_labels, self.meta["label_kind"] == "classes"
+        of_tokens, is_multi_label = self.meta["label_kind"] == "token", self.meta["label_kind"] == "classes"
         table = self._table if of_tokens else self._labels
         if table is None or not len(counts):
             return counts
-        step = max(1, _LABEL_ROWS // (self._layout.length if of_tokens else len(counts) if is_multi_label else 1))
+        step = max(1, _LABEL_ROWS // (self.meta["row_length"] if of_tokens else len(counts) if is_multi_label else 1))
         for start in range(0, len(self), step):
             with self._read_errors():
                 values = table[start : min(start + step, len(self))].read().result()
-            labels = self._layout.labels(values) if of_tokens else self._decode_labels(values)["labels"]
+            if of_tokens:
+                labels = self._fields_of(values)["labels"].astype(np.int32) - 1
+            else:
+                labels = self._decode_labels(values)["labels"]
             if is_multi_label:
                 counts += (labels > 0).sum((0, 1))
             else:
@@ -349,11 +306,32 @@ class Store:
 
     def padding(self, rows: int) -> dict[str, np.ndarray]:
         """Empty rows, with the keys, shapes and dtypes of `read`."""
-        batch = self._layout.decode(np.zeros((rows, self._layout.width), self._layout.dtype), self.meta["pad_id"])
+        batch = self._decode(np.zeros(rows, self._layout))
         if "labels" in self.meta["fields"]:
             dtype, none, width = segment_labels.layout(self.meta["label_kind"], len(self.meta["labels"]))
             batch |= self._decode_labels(np.full((rows, self.meta["segments"] * width), none, dtype))
         return batch
+
+    def _fields_of(self, lines: np.ndarray) -> np.ndarray:
+        """Words [B, W] as an array [B] with the fields of a row."""
+        return np.ascontiguousarray(lines, self._layout["token_ids"].base).view(self._layout)[:, 0]
+
+    def _decode(self, lines: np.ndarray) -> dict[str, np.ndarray]:
+        length = self.meta["row_length"]
+        column = np.arange(length, dtype=np.int32)
+        used = column < lines["used"].astype(np.int32)[:, None]
+        starts = _bits(lines["starts"], length).astype(bool)
+        first = np.maximum.accumulate(np.where(starts, column, 0), axis=1)
+        rows = {
+            "token_ids": np.where(used, lines["token_ids"], self.meta["pad_id"]).astype(np.int32),
+            "segment_ids": np.where(used, starts.cumsum(axis=1, dtype=np.int32), 0),
+            "positions": np.where(used, column - first, 0).astype(np.int32),
+        }
+        if "types" in lines.dtype.names:
+            rows["token_type_ids"] = _bits(lines["types"], length).astype(np.int32)
+        if "labels" in lines.dtype.names:
+            rows["token_labels"] = lines["labels"].astype(np.int32) - 1
+        return rows
 
     def _decode_labels(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
         return segment_labels.decoded(self.meta["label_kind"], numbers, len(self.meta["labels"]))

@@ -167,31 +167,32 @@ class _TokenBuffer:
 
     def __init__(self, blocks: Iterator[TokenBlock], prompt_size: int):
         self._blocks, self._prompt_size, self._start, self._exhausted = blocks, prompt_size, 0, False
+        self._ids, self._offsets = np.empty(0, np.int32), np.empty((0, 2), np.int32)
         block = next(blocks)
         # A token that spans the end of the prompt belongs to the text.
         n = int(np.searchsorted(block.offsets[:, 1], prompt_size, side="right")) if prompt_size else 0
         self.prompt = block.ids[:n]
-        self._ids, self._offsets = block.ids[n:], self._text_offsets(block, n)
+        self._append(block, n)
 
-    def _text_offsets(self, block: TokenBlock, first: int = 0) -> np.ndarray | None:
-        return None if block.offsets is None else np.maximum(block.offsets[first:] - np.int32(self._prompt_size), 0)
+    def _append(self, block: TokenBlock, first: int = 0) -> None:
+        self._ids = np.concatenate([self._ids, block.ids[first:]])
+        if block.offsets is not None:
+            offsets = np.maximum(block.offsets[first:] - np.int32(self._prompt_size), 0)
+            self._offsets = np.concatenate([self._offsets, offsets])
 
     def sizes(self) -> Iterator[int]:
         """Yield the number of tokens of each block, after adding it to the buffer."""
         yield len(self._ids)
         for block in self._blocks:
-            self._ids = np.concatenate([self._ids, block.ids])
-            if block.offsets is not None:
-                self._offsets = np.concatenate([self._offsets, self._text_offsets(block)])
+            self._append(block)
             yield len(block.ids)
         self._exhausted = True
 
-    def tokens(self, window: TokenWindow) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return ids and offsets of a window, and discard the tokens before it."""
+    def tokens(self, window: TokenWindow) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids and offsets (empty without them) of a window, and discard the tokens before it."""
         skip, n = window.start - self._start, window.end - window.start
-        self._start, self._ids = window.start, self._ids[skip:]
-        self._offsets = None if self._offsets is None else self._offsets[skip:]
-        return self._ids[:n], None if self._offsets is None else self._offsets[:n]
+        self._start, self._ids, self._offsets = window.start, self._ids[skip:], self._offsets[skip:]
+        return self._ids[:n], self._offsets[:n]
 
     def is_last(self, window: TokenWindow) -> bool:
         """Whether a window, the one returned last, reaches the end of the text."""

@@ -111,7 +111,11 @@ def test_several_share_one_base(folders: dict[str, Path]) -> None:
     before = base.embed(TEXTS)
     first, second = (base.with_adapter(folders[f"{name}-adapter"]) for name in ("lora", "other"))
     assert np.abs(first.embed(TEXTS) - second.embed(TEXTS)).max() > 0.01
-    own = {path for path, x in flat(first.placed["encoder"]).items() if x is not flat(base.placed["encoder"])[path]}
+    own = {
+        path
+        for path, x in flat(first.device_params["encoder"]).items()
+        if x is not flat(base.device_params["encoder"])[path]
+    }
     assert own == {f"layers/block_0/attention/{name}/kernel" for name in ("query", "output")}
     np.testing.assert_array_equal(base.embed(TEXTS), before)
     with pytest.raises(ValueError, match="was trained on other weights than this model's; put it on .*base"):
@@ -121,7 +125,7 @@ def test_several_share_one_base(folders: dict[str, Path]) -> None:
 def test_casts_as_the_base_does(folders: dict[str, Path]) -> None:
     base = jaxencoder.load(folders["base"], dtype="bfloat16")
     model = base.with_adapter(folders["lora-adapter"])
-    for path, x in flat(model.placed["encoder"]).items():
+    for path, x in flat(model.device_params["encoder"]).items():
         assert x.dtype == ("bfloat16" if path.endswith("kernel") else "float32"), path
 
 

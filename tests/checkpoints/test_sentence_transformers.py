@@ -93,7 +93,11 @@ DENSE_WEIGHTS = {"linear.weight": (3, D), "linear.bias": (3,)}
             "'torch.nn.modules.activation.Mish';",
         ),
         (DENSE | {"activation_function": "mine.Tanh"}, {}, "activation_function 'mine.Tanh'; .* Identity, Tanh, ReLU"),
-        (DENSE | {"in_features": 7}, {"linear.weight": (3, 7), "linear.bias": (3,)}, "takes vectors of 7 .* gets 24"),
+        (
+            DENSE | {"in_features": 7},
+            {"linear.weight": (3, 7), "linear.bias": (3,)},
+            "takes vectors of size 7.* gets size 24",
+        ),
         (DENSE | {"out_features": 0}, {}, "out_features 0; a whole number"),
         (DENSE | {"module_input_name": "token_embeddings"}, {}, "module_input_name 'token_embeddings'; only"),
         (DENSE, {"linear.weight": (D, 3), "linear.bias": (3,)}, r"linear.weight has the shape \[24, 3\], .* \[3, 24\]"),

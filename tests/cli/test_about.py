@@ -13,13 +13,13 @@ def test_families(capsys):
     assert main(["families", "distilbert", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sizes"][0]["parameters"] == 66_362_880
     assert main(["families", "gpt2"]) == 2
-    assert capsys.readouterr().err.startswith("jaxencoder: no family is called 'gpt2'")
+    assert capsys.readouterr().err.startswith("jaxencoder: unknown family 'gpt2'")
 
 
 def test_families_without_a_name_are_all(monkeypatch, capsys):
-    from jaxencoder.families import about
+    from jaxencoder.describe import families
 
-    monkeypatch.setattr(about, "FAMILIES", (about.family_named("camembert"),))
+    monkeypatch.setattr(families, "FAMILIES", (families.family_named("camembert"),))
     assert main(["families", "--json"]) == 0
     assert [size["name"] for size in json.loads(capsys.readouterr().out)[0]["sizes"]] == [
         "almanach/camembert-base",

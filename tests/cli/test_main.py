@@ -93,7 +93,7 @@ def test_a_mistyped_option_is_not_taken_for_a_setting(recipe, capsys):
     ],
 )
 def test_a_missing_field_is_named_with_the_verb_s_own_option(words, of_text, advice, recipe, capsys, monkeypatch):
-    from jaxencoder.text.sources.sources import MissingField
+    from jaxencoder.text.sources.records import MissingField
 
     def fail(self):
         raise MissingField("a.jsonl:1", "b", {"xyz": ""}, of_text)

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from jaxencoder.inference.options import WindowConfig
 
 from jaxencoder.cli import measure
 from jaxencoder.cli.main import main
+from jaxencoder.inference.options import EmbedOptions, WindowConfig
 
 
 def test_evaluate(calls, capsys):
@@ -33,9 +33,21 @@ def test_evaluate(calls, capsys):
     ("task", "words", "options"),
     [
         ("similarity", [], {}),
-        ("similarity", ["--label-field", "gold", "--prompt", "query: "], {"label_field": "gold", "prompt": "query: "}),
-        ("retrieval", ["--split", "dev", "--batch-tokens", "64"], {"split": "dev", "batch_tokens": 64}),
-        ("retrieval", ["--pooling", "cls", "--query-prompt", "q: "], {"pooling": "cls", "query_prompt": "q: "}),
+        (
+            "similarity",
+            ["--label-field", "gold", "--prompt", "query: "],
+            {"label_field": "gold", "options": EmbedOptions(prompt="query: ")},
+        ),
+        (
+            "retrieval",
+            ["--split", "dev", "--batch-tokens", "64"],
+            {"split": "dev", "options": EmbedOptions(batch_tokens=64)},
+        ),
+        (
+            "retrieval",
+            ["--pooling", "cls", "--query-prompt", "q: "],
+            {"query_prompt": "q: ", "options": EmbedOptions("cls")},
+        ),
         ("reranking", ["--first", "m", "-k", "7"], {"first": "m", "k": 7}),
         ("probing", ["--label-field", "obj"], {"label_field": "obj"}),
     ],
@@ -43,6 +55,8 @@ def test_evaluate(calls, capsys):
 def test_evaluate_on_published_sets(calls, capsys, task, words, options):
     record = calls("evaluation.evaluate", "evaluate_task", result={"a": {"pairs": 3}})
     assert main(["evaluate", task, "model", "a", "b", "--output", "r.json", "--step", "12", *words]) == 0
+    if task != "probing":
+        options = {"options": EmbedOptions()} | options
     assert record == [(("model", task, ("a", "b"), Path("r.json"), 12), options)]
     assert capsys.readouterr().out == "   pairs\na      3\n"
 
@@ -53,7 +67,11 @@ def test_evaluate_on_published_sets(calls, capsys, task, words, options):
 def test_a_task_takes_the_options_of_its_command(kind):
     """The test above replaces it by a stand-in that takes anything."""
     function = getattr(importlib.import_module(f"jaxencoder.evaluation.{kind.task}"), f"evaluate_{kind.task}")
-    inspect.signature(function).bind("model", "data", batch_tokens=1, **dict.fromkeys(kind.options))
+    if kind.task == "probing":
+        names = {"batch_tokens", *kind.options}
+    else:
+        names = {"options", *kind.options} - {"pooling", "prompt", "document_prompt"}
+    inspect.signature(function).bind("model", "data", **dict.fromkeys(names))
 
 
 @pytest.mark.parametrize(

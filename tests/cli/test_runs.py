@@ -86,7 +86,7 @@ def test_the_tasks_of_glue_are_those_of_its_table():
         (["tokenizer", "train", "--output", "o"], "name at least one SOURCE of texts"),
         (["tokenizer", "train", "a.txt", "--output", "o", "--kin", "bpe"], "unknown option --kin; did you mean --kind"),
         (["tokenizer", "train", "a.txt", "--output", "o", "--path", "x"], "--path x loads a tokenizer; to train one"),
-        (["tokenizer", "train", "a.txt", "--output", "o", "--vocab-size", "2"], "vocab_size is 2"),
+        (["tokenizer", "train", "a.txt", "--output", "o", "--vocab-size", "2"], "tokenizer.vocab_size is 2"),
     ],
 )
 def test_mistakes(words, line, capsys):

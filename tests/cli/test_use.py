@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from jaxencoder.inference.options import EmbedOptions, WindowConfig
 
 from jaxencoder import api
 from jaxencoder.cli.main import main
+from jaxencoder.inference.options import EmbedOptions, WindowConfig
 
 
 def test_fill_mask(monkeypatch, capsys):

@@ -76,7 +76,7 @@ def test_published_tokenizers_know_the_words(model, shared_data, name):
 
         def run(self, function, ids, batch_tokens, extra):
             self.ids = ids
-            plan = Plan(np.arange(len(ids)), np.arange(len(ids)), *np.zeros((2, len(ids)), int), len(ids), 64)
+            plan = BatchPlan(np.arange(len(ids)), np.arange(len(ids)), *np.zeros((2, len(ids)), int), len(ids), 64)
             self.answers = extra(plan)["answers"][:, 0]
             return ()
 

@@ -11,6 +11,7 @@ from jaxencoder.api import load
 from jaxencoder.evaluation.evaluate import evaluate_task
 from jaxencoder.evaluation.reranking import evaluate_reranking
 from jaxencoder.evaluation.retrieval import evaluate_retrieval, ranking_metrics, read_corpus, search_folder
+from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.rerank import score_pairs
 
 WORDS = ["lovely", "film", "plot", "great", "awful", "cast", "bad", "sad"]
@@ -30,7 +31,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("k", "prompts"), [(4, {}), (100, {}), (4, {"query_prompt": "sad ", "document_prompt": ""})])
+@pytest.mark.parametrize(
+    ("k", "prompts"), [(4, {}), (100, {}), (4, {"query_prompt": "sad ", "options": EmbedOptions(prompt="")})]
+)
 def test_measures_by_hand(pairs, masked, folder, k, prompts):
     model, first = load(pairs.folder), load(masked.folder)
     result = evaluate_reranking(model, folder, first, k=k, **prompts)

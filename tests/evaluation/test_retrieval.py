@@ -14,6 +14,7 @@ from jaxencoder.evaluation.retrieval import (
     read_qrels,
     search_folder,
 )
+from jaxencoder.inference.options import EmbedOptions
 
 DOCUMENTS = [
     {"_id": "d1", "title": "lovely film", "text": "the plot was great"},
@@ -87,7 +88,7 @@ def test_measures_are_those_of_trec_eval():
 
 def test_the_document_with_the_text_of_the_query_is_found_first(model, folder, caplog):
     with caplog.at_level(logging.WARNING):
-        result = evaluate_retrieval(model, folder, batch_tokens=64)
+        result = evaluate_retrieval(model, folder, options=EmbedOptions(batch_tokens=64))
     assert (result["queries"], result["documents"]) == (2, 4)
     assert result["mrr@10"] == 1 and result["recall@10"] == result["recall@100"] == 1
     # Document q1 is as near to the query q1 as d1, and stands before it where it is not left out.
@@ -103,10 +104,10 @@ def test_more_documents_than_are_searched_at_once(model, folder, monkeypatch):
 
 
 def test_prompts(model, folder):
-    before = {"query_prompt": "sad film ", "document_prompt": "awful awful bad "}
+    before = {"query_prompt": "sad film ", "options": EmbedOptions(prompt="awful awful bad ")}
     found = search_folder(model, folder, "test", 4, **before)
     documents = list(read_corpus(folder))
-    vectors = model.embed([x["text"] for x in documents], prompt=before["document_prompt"], normalize=True)
+    vectors = model.embed([x["text"] for x in documents], prompt="awful awful bad ", normalize=True)
     queries = model.embed(found.queries.texts, prompt=before["query_prompt"], normalize=True)
     orders = np.argsort(-(queries @ vectors.T).round(5), axis=1, kind="stable")
     ids = [[documents[i]["_id"] for i in order] for order in orders]

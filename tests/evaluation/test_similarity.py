@@ -9,20 +9,23 @@ import pyarrow.parquet as pq
 import pytest
 
 import jaxencoder
+from jaxencoder.evaluation import similarity
 from jaxencoder.evaluation.similarity import Fields, evaluate_similarity, find_fields, read_pairs
 
 
-class Angles:
-    """A model that knows texts such as "30": a vector at so many degrees."""
+@pytest.fixture
+def embedded(monkeypatch):
+    """Replaces the model's vectors: text "30" gets the vector at 30 degrees. Gives the texts so far."""
+    seen = []
 
-    def __init__(self):
-        self.embedded = []
-
-    def embed(self, texts, pooling=None, normalize=None, **options):
-        assert normalize
-        self.embedded += texts
+    def embed(model, texts, options):
+        assert options.normalize
+        seen.extend(texts)
         angles = np.radians([float(text) for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    monkeypatch.setattr(similarity, "embed", embed)
+    return seen
 
 
 def write(path: Path, records: list[dict]) -> str:
@@ -70,21 +73,20 @@ def test_fields_that_are_not_there(names, named, message):
         find_fields(names, **named)
 
 
-def test_measures_by_hand(tmp_path):
+def test_measures_by_hand(embedded, tmp_path):
     angles, scores = [10, 50, 20, 80], [4.5, 3.0, 1.0, 0.5]
     source = write(tmp_path / "a.jsonl", pairs(*(("0", str(a), s) for a, s in zip(angles, scores, strict=True))))
-    model = Angles()
-    result = evaluate_similarity(model, [source])
-    assert sorted(model.embedded) == ["0", "10", "20", "50", "80"]
+    result = evaluate_similarity(None, [source])
+    assert sorted(embedded) == ["0", "10", "20", "50", "80"]
     # Ranks of the cosines are 4 2 3 1, those of the scores 4 3 2 1: 1 - 6 * 2 / (4 * 15).
     assert result["spearman"] == pytest.approx(0.8)
     assert result["pearson"] == pytest.approx(np.corrcoef(np.cos(np.radians(angles)), scores)[0, 1])
     assert (result["pairs"], result["fields"]) == (4, ["sentence1", "sentence2", "score"])
 
 
-def test_several_sources_are_one_set(tmp_path):
+def test_several_sources_are_one_set(embedded, tmp_path):
     rows = pairs(("0", "10", 5), ("0", "90", 1), ("0", "30", 3), ("0", "60", 4))
-    whole = evaluate_similarity(Angles(), [write(tmp_path / "whole.jsonl", rows)])
+    whole = evaluate_similarity(None, [write(tmp_path / "whole.jsonl", rows)])
     (tmp_path / "parts").mkdir()
     first = write(tmp_path / "parts" / "1.jsonl", rows[:1])
     pq.write_table(pa.Table.from_pylist(rows[1:]), tmp_path / "parts" / "2.parquet")
@@ -93,12 +95,12 @@ def test_several_sources_are_one_set(tmp_path):
         [str(tmp_path / "parts")],
         [str(tmp_path / "p*/*")],
     ):
-        assert evaluate_similarity(Angles(), sources) == whole
+        assert evaluate_similarity(None, sources) == whole
 
 
-def test_equal_cosines_correlate_with_nothing(tmp_path):
+def test_equal_cosines_correlate_with_nothing(embedded, tmp_path):
     source = write(tmp_path / "a.jsonl", pairs(("0", "10", 1), ("0", "10", 2)))
-    result = evaluate_similarity(Angles(), [source])
+    result = evaluate_similarity(None, [source])
     assert (result["spearman"], result["pearson"]) == (0, 0)
 
 
@@ -121,17 +123,17 @@ def test_hostile_records(tmp_path, records, message):
         read_pairs([source], Fields("sentence1", "sentence2", "score"))
 
 
-def test_a_model_that_diverged(tmp_path):
+def test_a_model_that_diverged(embedded, tmp_path):
     source = write(tmp_path / "a.jsonl", pairs(("0", "10", 1), ("0", "nan", 2)))
     with pytest.raises(ValueError, match="not finite"):
-        evaluate_similarity(Angles(), [source])
+        evaluate_similarity(None, [source])
 
 
-def test_no_records(tmp_path):
+def test_no_records(embedded, tmp_path):
     with pytest.raises(ValueError, match="is empty"):
-        evaluate_similarity(Angles(), [write(tmp_path / "a.jsonl", [])])
+        evaluate_similarity(None, [write(tmp_path / "a.jsonl", [])])
     with pytest.raises(FileNotFoundError, match="absent"):
-        evaluate_similarity(Angles(), [str(tmp_path / "absent.jsonl")])
+        evaluate_similarity(None, [str(tmp_path / "absent.jsonl")])
 
 
 def test_all_minilm_on_the_sts_benchmark(shared_data):

@@ -3,7 +3,15 @@ import logging
 import numpy as np
 import pytest
 
-from jaxencoder.text.buckets import Plan, batch, plan, row_lengths, texts_in_a_row, tokenize, warn_of_cuts
+from jaxencoder.text.buckets import (
+    BatchPlan,
+    batch,
+    max_texts_per_row,
+    plan,
+    row_lengths,
+    tokenize,
+    warn_truncated,
+)
 
 
 @pytest.mark.parametrize("longest", [3, 31, 32, 33, 64, 128, 500, 513, 8192])
@@ -18,12 +26,12 @@ def laid_out(lengths, parts) -> None:
     found = []
     for part in parts:
         used = np.zeros((part.rows, part.length), bool)
-        for text, row, place, start in zip(part.texts, part.row, part.place, part.start, strict=True):
+        for text, row, place, start in zip(part.texts, part.row, part.segment, part.start, strict=True):
             cells = used[row, start : start + lengths[text]]
-            assert len(cells) == lengths[text] and not cells.any() and place < texts_in_a_row(part.length)
+            assert len(cells) == lengths[text] and not cells.any() and place < max_texts_per_row(part.length)
             cells[:] = True
             found.append(text)
-        assert len({*zip(part.row.tolist(), part.place.tolist(), strict=True)}) == len(part.texts)
+        assert len({*zip(part.row.tolist(), part.segment.tolist(), strict=True)}) == len(part.texts)
     assert sorted(found) == list(range(len(lengths)))
 
 
@@ -59,7 +67,7 @@ def test_one_text_is_one_row():
 
 def test_batch_is_the_documented_one():
     where = (np.array(x) for x in ([0, 1, 2], [0, 0, 1], [0, 1, 0], [0, 3, 0]))
-    rows = batch([np.array([2, 7, 3]), np.array([2, 3]), np.array([2, 8, 9, 3])], Plan(*where, 2, 6), pad_id=0)
+    rows = batch([np.array([2, 7, 3]), np.array([2, 3]), np.array([2, 8, 9, 3])], BatchPlan(*where, 2, 6), pad_id=0)
     assert rows["token_ids"].tolist() == [[2, 7, 3, 2, 3, 0], [2, 8, 9, 3, 0, 0]]
     assert rows["segment_ids"].tolist() == [[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 0, 0]]
     assert rows["positions"].tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 0, 0]]
@@ -73,7 +81,7 @@ def test_long_texts_are_cut_with_one_warning(tokenizer, caplog, length):
     assert [len(ids) for ids in whole] == [9, 3, 2, 10]
     ids, number = tokenize(tokenizer, texts, length)
     with caplog.at_level(logging.WARNING):
-        warn_of_cuts(number, len(ids), length)
+        warn_truncated(number, len(ids), length)
     for found, all_of_it in zip(ids, whole, strict=True):
         expected = all_of_it if len(all_of_it) <= length else [*all_of_it[: length - 1], tokenizer.sep_id]
         assert found.tolist() == list(expected)

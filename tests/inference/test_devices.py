@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxencoder.inference.devices import in_use
+from jaxencoder.inference.devices import compute_context
 from jaxencoder.model.config import ComputeConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ np.testing.assert_allclose(together, alone, atol=1e-5)
 def test_float32_is_float32_on_every_device(model, dtype, precise):
     """What XLA is told of the products: a CPU computes them in float32 anyway."""
     x = jnp.ones((4, 4), dtype)
-    with in_use(model.mesh, ComputeConfig(dtype=dtype)):
+    with compute_context(model.mesh, ComputeConfig(dtype=dtype)):
         program = jax.jit(jnp.matmul).lower(x, x).as_text()
     assert ("precision = [HIGHEST, HIGHEST]" in program) == precise
 

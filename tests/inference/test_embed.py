@@ -9,6 +9,7 @@ import pytest
 
 from jaxencoder.inference import embed as embed_module
 from jaxencoder.inference.embed import chunks, embed_file
+from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.tasks.classification.objective import Classification
 
 from .conftest import SENTENCES
@@ -53,7 +54,7 @@ def test_unknown_pooling(model, source, tmp_path, pooling, message):
     with pytest.raises(ValueError, match=message):
         model.embed([], pooling=pooling)
     with pytest.raises(ValueError, match=message):
-        embed_file(model, source, tmp_path / "out.npy", "body", pooling)
+        embed_file(model, source, tmp_path / "out.npy", "body", EmbedOptions(pooling))
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
@@ -124,9 +125,9 @@ def test_one_warning_for_all_chunks(model, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(embed_module, "_CHUNK_TEXTS", 2)
     (tmp_path / "in.txt").write_text("the cat\n" + "the cat sat \n" * 4)
     with caplog.at_level(logging.WARNING):
-        embed_file(model, str(tmp_path / "in.txt"), tmp_path / "out.npy", max_length=4)
+        embed_file(model, str(tmp_path / "in.txt"), tmp_path / "out.npy", options=EmbedOptions(max_length=4))
     assert [record.getMessage() for record in caplog.records] == [
-        "4 of 5 texts are longer than 4 tokens and were cut there."
+        "4 of 5 texts are longer than 4 tokens and were truncated."
     ]
 
 
@@ -169,8 +170,8 @@ def test_a_full_disk_is_named_and_leaves_nothing(model, tmp_path, extension):
     ("lines", "message"),
     [
         ([{"text": "a"}, {"text": "b", "new": 1}], "field 'new' first appears late"),
-        ([{"text": "a", "n": 1}, {"text": "b", "n": "one"}], "do not make one table"),
-        ([{"text": "a", "embedding": 1}], "have a field 'embedding' already"),
+        ([{"text": "a", "n": 1}, {"text": "b", "n": "one"}], "do not form one table"),
+        ([{"text": "a", "embedding": 1}], "already have a field 'embedding'"),
     ],
 )
 def test_records_that_make_no_table(model, tmp_path, monkeypatch, lines, message):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.inference import fill_mask
-from jaxencoder.inference.fill_mask import Filled
+from jaxencoder.inference.fill_mask import FilledMask
 from jaxencoder.model.heads import MlmHead
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizers.training import train_tokenizer
@@ -52,7 +52,7 @@ def test_only_its_own_mask_is_filled(model):
 def test_the_answer_is_of_plain_types(model):
     (((token, probability, sentence),),) = model.fill_mask("a [MASK]", 1)
     assert (type(token), type(probability), type(sentence)) == (str, float, str)
-    assert isinstance(model.fill_mask("a [MASK]", 1)[0][0], Filled)
+    assert isinstance(model.fill_mask("a [MASK]", 1)[0][0], FilledMask)
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "sentencepiece-unigram", "sentencepiece-bpe"])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.inference.global_tokens import global_slots, head_mask
+from jaxencoder.inference.options import WindowConfig
 from jaxencoder.model.heads import Classifier, HeadConfig
 from jaxencoder.tasks.classification.classify import score
 from jaxencoder.tasks.classification.objective import Classification
@@ -71,9 +72,9 @@ def test_a_run_has_the_first_token_global_wherever_it_was_trained_so(make_model)
     hidden = np.asarray(run(ids, None, None, mask)["hidden"])
     np.testing.assert_allclose(run(ids)["hidden"], hidden, atol=2e-5)
     np.testing.assert_allclose(run.embed([text, "the cat"], pooling="cls")[0], hidden[0, 0], atol=2e-5)
-    np.testing.assert_allclose(run.embed([text], pooling="cls", long="windows")[0], hidden[0, 0], atol=2e-5)
-    for long in ("truncate", "windows"):
-        np.testing.assert_allclose(run.tokens([text, "rome"], long=long)[0][0], hidden[0], atol=2e-5)
+    np.testing.assert_allclose(run.embed([text], pooling="cls", windows=WindowConfig())[0], hidden[0, 0], atol=2e-5)
+    for windows in (None, WindowConfig()):
+        np.testing.assert_allclose(run.tokens([text, "rome"], windows=windows)[0][0], hidden[0], atol=2e-5)
     head = Classifier(run.config.model, 3, "cls", 0.0)
     logits = head.apply({"params": run.params["classifier"]}, hidden, np.ones_like(ids), 1, False)
     np.testing.assert_allclose(score(run, [text]).scores[0], logits[0, 0], atol=1e-4)

@@ -10,14 +10,14 @@ import pytest
 
 from jaxencoder.cli import main
 from jaxencoder.inference import score as score_module
-from jaxencoder.inference.score import Scored, score_source
+from jaxencoder.inference.score import PseudoLikelihood, score_source
 
 from .conftest import SENTENCES
 
 TEXTS = [SENTENCES[40], "the", "", SENTENCES[3]]
 
 
-def by_hand(model, text: str, whole_words: bool) -> Scored:
+def by_hand(model, text: str, whole_words: bool) -> PseudoLikelihood:
     tokenizer = model.tokenizer
     ids = tokenizer.encode_batch([text])[0].ids
     starts, total, count = tokenizer.word_starts(), 0.0, 0
@@ -31,7 +31,7 @@ def by_hand(model, text: str, whole_words: bool) -> Scored:
         logits = np.asarray(model(copy[None])["mlm_logits"][0, slot], np.float64)
         total += logits[ids[slot]] - jax.nn.logsumexp(jnp.asarray(logits))
         count += 1
-    return Scored(float(total), count)
+    return PseudoLikelihood(float(total), count)
 
 
 @pytest.mark.parametrize("whole_words", [True, False])
@@ -40,7 +40,9 @@ def test_equals_masking_by_hand(model, whole_words: bool) -> None:
         expected = by_hand(model, text, whole_words)
         assert found.tokens == expected.tokens
         assert found.log_likelihood == pytest.approx(expected.log_likelihood, abs=1e-3)
-    assert Scored(-3 * np.log(7), 3).perplexity == pytest.approx(7) and np.isnan(Scored(0.0, 0).perplexity)
+    assert PseudoLikelihood(-3 * np.log(7), 3).perplexity == pytest.approx(7) and np.isnan(
+        PseudoLikelihood(0.0, 0).perplexity
+    )
 
 
 def test_copies_of_one_text_come_in_lists_of_bounded_size(model, monkeypatch) -> None:

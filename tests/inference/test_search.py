@@ -6,13 +6,14 @@ import pytest
 
 from jaxencoder.inference import embed
 from jaxencoder.inference import search as search_module
+from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.search import Nearest, rank, search
 
 from .conftest import SENTENCES
 
 
 def nearest(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    found = Nearest.of_none(len(queries), k).with_more(queries, vectors)
+    found = Nearest.empty(len(queries), k).updated(queries, vectors)
     return found.scores[:, : len(vectors)], found.indices[:, : len(vectors)]
 
 
@@ -48,9 +49,9 @@ def test_of_equals_the_first_whatever_the_blocks(monkeypatch, scores):
 def test_nearest_of_a_stream_are_those_of_the_whole():
     random = np.random.default_rng(2)
     queries, vectors = random.normal(size=(3, 8)), random.normal(size=(40, 8))
-    found = Nearest.of_none(3, 5)
+    found = Nearest.empty(3, 5)
     for end, size in ((3, 3), (20, 17), (40, 20)):
-        found = found.with_more(queries, vectors[end - size : end])
+        found = found.updated(queries, vectors[end - size : end])
         scores, indices = nearest(queries, vectors[:end], 5)
         there = min(end, 5)
         assert found.seen == end and found.indices[:, :there].tolist() == indices.tolist()
@@ -71,7 +72,7 @@ def test_queries_and_documents_have_their_own_prompts(model):
     assert np.abs(scores - without).max() > 1e-4
     # Asked for, a prompt is a stored one's name or a text, with or without stored ones; "" is none.
     for asked, one in (("passage", prompted), ("bread ", model)):
-        ((_, found),) = rank(one, queries, records, 4, query_prompt=asked, document_prompt="")
+        ((_, found),) = rank(one, queries, records, 4, query_prompt=asked, options=EmbedOptions(prompt=""))
         expected, _ = nearest(model.embed(queries, prompt="bread "), model.embed(SENTENCES[20:60]), 4)
         np.testing.assert_allclose(found.scores, expected, atol=1e-5)
 
@@ -86,7 +87,9 @@ def test_search_finds_the_nearest_whatever_the_chunks(model, tmp_path, monkeypat
     assert [record["n"] for _, record in found] == indices[0].tolist()
     assert found[0][1] == {"text": SENTENCES[50], "n": 50}
     np.testing.assert_allclose([score for score, _ in found], scores[0], atol=1e-5)
-    found = search(model, str(path), SENTENCES[50], k=6, query_prompt="bread ", document_prompt="paris and ")
+    found = search(
+        model, str(path), SENTENCES[50], k=6, query_prompt="bread ", options=EmbedOptions(prompt="paris and ")
+    )
     vectors = model.embed([SENTENCES[50]], prompt="bread "), model.embed(SENTENCES, prompt="paris and ")
     np.testing.assert_allclose([score for score, _ in found], nearest(*vectors, 6)[0][0], atol=1e-5)
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxencoder.inference.options import WindowConfig
 from jaxencoder.text.windows import text_windows
 
 from .conftest import SENTENCES, WORDS
@@ -21,7 +22,7 @@ def short(make_model):
 
 @pytest.mark.parametrize("stride", [None, 3, LENGTH - 2])
 def test_each_token_is_that_of_the_window_with_most_around_it(short, stride):
-    hidden, mask, offsets = short.tokens([LONG], long="windows", stride=stride, offsets=True)
+    hidden, mask, offsets = short.tokens([LONG], windows=WindowConfig(stride), offsets=True)
     (whole,) = short.tokenizer.encode_batch([LONG], offsets=True)
     body, n, step = whole.ids[1:-1], len(whole.ids) - 2, stride or (LENGTH - 2) // 2
     assert mask.all() and hidden.shape == (1, n + 2, 32) and offsets[0].tolist() == whole.offsets.tolist()
@@ -36,10 +37,10 @@ def test_each_token_is_that_of_the_window_with_most_around_it(short, stride):
     np.testing.assert_allclose(hidden[0, -1], vectors[-1][-1], atol=2e-5)
 
 
-@pytest.mark.parametrize("long", ["truncate", "windows"])
-def test_what_fits_is_what_the_model_gives(model, long):
+@pytest.mark.parametrize("windows", [None, WindowConfig()])
+def test_what_fits_is_what_the_model_gives(model, windows):
     texts = ["", *SENTENCES[::20], "the " * 62]
-    hidden, mask, offsets = model.tokens(texts, long=long, offsets=True)
+    hidden, mask, offsets = model.tokens(texts, windows=windows, offsets=True)
     for i, encoding in enumerate(model.tokenizer.encode_batch(texts, offsets=True)):
         n = len(encoding.ids)
         assert mask[i].tolist() == [True] * n + [False] * (mask.shape[1] - n)
@@ -56,7 +57,7 @@ def test_offsets_of_what_is_cut(short):
 
 
 def test_chunks_are_the_tokens(short):
-    hidden, mask, offsets = short.tokens(HOSTILE, long="windows", stride=5, offsets=True)
+    hidden, mask, offsets = short.tokens(HOSTILE, windows=WindowConfig(5), offsets=True)
     chunks = list(short.token_chunks(HOSTILE, stride=5, batch_tokens=64))
     assert [chunk.text for chunk in chunks] == sorted(chunk.text for chunk in chunks)
     for number, encoding in enumerate(short.tokenizer.encode_batch(HOSTILE, offsets=True)):
@@ -91,10 +92,8 @@ def test_chunks_come_before_the_text_has_been_read(short, monkeypatch):
 
 def test_mistakes(short):
     with pytest.raises(ValueError, match="stride is 15; windows with room for 14"):
-        short.tokens(["the"], long="windows", stride=15)
-    with pytest.raises(ValueError, match="stride is 4, but long texts are cut"):
-        short.tokens(["the"], stride=4)
-    with pytest.raises(ValueError, match="long is 'all'"):
-        short.tokens(["the"], long="all")
+        short.tokens(["the"], windows=WindowConfig(15))
+    with pytest.raises(ValueError, match="window pooling is 'max', but tokens are not pooled"):
+        short.tokens(["the"], windows=WindowConfig(pooling="max"))
     with pytest.raises(ValueError, match="came without a tokenizer"):
         next(dataclasses.replace(short, tokenizer=None).token_chunks(["the"]))

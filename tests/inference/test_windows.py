@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from jaxencoder.inference import embed as embed_module
-from jaxencoder.inference.windows import Pooled, run_windows
+from jaxencoder.inference.options import EmbedOptions, WindowConfig
+from jaxencoder.inference.search import search
+from jaxencoder.inference.windows import WindowPooler, run_windows
 from jaxencoder.model.sentence import Dense
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.windows import TextWindow, text_windows
@@ -37,7 +39,7 @@ def learned(make_model):
 
 def of_tokens(model, texts, pooling, stride):
     """What a pooling of all tokens of a text makes of the stitched ones."""
-    hidden, mask = model.tokens(texts, long="windows", stride=stride)
+    hidden, mask = model.tokens(texts, windows=WindowConfig(stride))
     if pooling == "mean":
         return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
     if pooling == "max":
@@ -50,14 +52,14 @@ def of_tokens(model, texts, pooling, stride):
 @pytest.mark.parametrize(("pooling", "windows"), [("mean", "length"), ("max", "max"), ("learned", "learned")])
 @pytest.mark.parametrize("stride", [None, 5])
 def test_pooled_windows_are_the_pooled_tokens(learned, pooling, windows, stride):
-    found = learned.embed(HOSTILE, pooling=pooling, long="windows", stride=stride, window_pooling=windows)
+    found = learned.embed(HOSTILE, pooling=pooling, windows=WindowConfig(stride, windows))
     expected = of_tokens(learned, HOSTILE, pooling, stride)
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 def test_a_learned_pooling_under_every_pooling_of_windows(learned):
     texts = [HOSTILE[0], LONG]
-    found = {way: learned.embed(texts, pooling="learned", long="windows", window_pooling=way) for way in WAYS}
+    found = {way: learned.embed(texts, pooling="learned", windows=WindowConfig(pooling=way)) for way in WAYS}
     assert all(np.isfinite(x).all() and x.shape == found["learned"].shape for x in found.values())
     assert not np.allclose(found["learned"][1], found["max"][1], atol=1e-3)
 
@@ -69,7 +71,7 @@ WAYS = ("mean", "max", "length", "first", "learned")
 def test_what_fits_is_the_same_either_way(model, way):
     texts = ["", " ", *SENTENCES[::9], "the cat sat " * 20]
     for options in ({}, {"pooling": "cls", "normalize": True}, {"prompt": "paris and "}, {"pooling": ("mean", "max")}):
-        found = model.embed(texts, long="windows", window_pooling=way, **options)
+        found = model.embed(texts, windows=WindowConfig(pooling=way), **options)
         np.testing.assert_allclose(found, model.embed(texts, **options), atol=2e-5)
 
 
@@ -83,16 +85,16 @@ def test_ways_to_pool_windows_by_hand(make_model):
     expected = {"mean": means.mean(0), "max": means.max(0)}
     expected["length"] = np.average(means, axis=0, weights=[w.last - w.first for w in windows])
     for way, vector in expected.items():
-        np.testing.assert_allclose(model.embed([LONG], long="windows", window_pooling=way)[0], vector, atol=2e-5)
-    first = model.embed([LONG], long="windows", window_pooling="first")
+        np.testing.assert_allclose(model.embed([LONG], windows=WindowConfig(pooling=way))[0], vector, atol=2e-5)
+    first = model.embed([LONG], windows=WindowConfig(pooling="first"))
     assert first.tolist() == model.embed([LONG]).tolist()
     cls = np.average([x[0] for x in hidden], axis=0, weights=[w.last - w.first for w in windows])
-    np.testing.assert_allclose(model.embed([LONG], pooling="cls", long="windows")[0], cls, atol=2e-5)
+    np.testing.assert_allclose(model.embed([LONG], pooling="cls", windows=WindowConfig())[0], cls, atol=2e-5)
     for pooling, weights in (("weightedmean", lambda n: 2 * np.arange(1, n + 1) / (n + 1)), ("mean_sqrt_len", np.sqrt)):
         kept = [x[w.first : w.last] for x, w in zip(hidden, windows, strict=True)]
         each = [(x.T * weights(len(x))).mean(1) for x in kept]
         vector = np.average(each, axis=0, weights=[w.last - w.first for w in windows])
-        np.testing.assert_allclose(model.embed([LONG], pooling=pooling, long="windows")[0], vector, atol=2e-5)
+        np.testing.assert_allclose(model.embed([LONG], pooling=pooling, windows=WindowConfig())[0], vector, atol=2e-5)
     assert len(windows) > 5 and np.abs(expected["mean"] - expected["length"]).max() > 4e-4
 
 
@@ -103,7 +105,7 @@ def test_a_prompt_stands_in_each_window_and_modules_come_last(make_model):
     params = model.params | {"sentence": {"0": {"kernel": kernel, "bias": np.ones(8, np.float32)}}}
     prompted = dataclasses.replace(model, params=params, sentence=settings)
     prompt = "paris and rome "
-    found = prompted.embed([LONG, "the cat"], long="windows", prompt=prompt, dimensions=6)
+    found = prompted.embed([LONG, "the cat"], windows=WindowConfig(), prompt=prompt, dimensions=6)
     np.testing.assert_allclose(found[1], prompted.embed(["the cat"], prompt=prompt, dimensions=6)[0], atol=2e-5)
     windows = list(text_windows(model.tokenizer, [LONG], LENGTH, prompt=prompt))
     skip = 4  # [CLS] and the three words
@@ -115,23 +117,21 @@ def test_a_prompt_stands_in_each_window_and_modules_come_last(make_model):
 
 def test_order_company_and_groups_change_nothing(model, monkeypatch):
     texts = [LONG * 3, "the cat", LONG * 9, *SENTENCES[:20]]
-    together = model.embed(texts, long="windows", stride=20)
-    monkeypatch.setattr(embed_module, "GROUP", 100)
-    np.testing.assert_allclose(model.embed(texts[::-1], long="windows", stride=20)[::-1], together, atol=2e-5)
+    together = model.embed(texts, windows=WindowConfig(20))
+    monkeypatch.setattr(embed_module, "GROUP_TOKENS", 100)
+    np.testing.assert_allclose(model.embed(texts[::-1], windows=WindowConfig(20))[::-1], together, atol=2e-5)
 
 
 def test_files_and_searches_read_long_texts(model, tmp_path):
-    from jaxencoder.inference.search import search
-
     texts = ["the cat sat " * 40 + "rome " * 60, "the cat sat " * 40, "a mat"]
     (tmp_path / "in.txt").write_text("\n".join(texts))
-    done = {"long": "windows", "stride": 30, "window_pooling": "max"}
-    assert embed_module.embed_file(model, str(tmp_path / "in.txt"), tmp_path / "out.npy", **done) == 3
+    options = EmbedOptions(windows=WindowConfig(30, "max"))
+    assert embed_module.embed_file(model, str(tmp_path / "in.txt"), tmp_path / "out.npy", options=options) == 3
     np.testing.assert_allclose(
-        np.load(tmp_path / "out.npy"), model.embed([t.strip() for t in texts], **done), atol=2e-5
+        np.load(tmp_path / "out.npy"), model.embed([t.strip() for t in texts], windows=options.windows), atol=2e-5
     )
-    cut, read = (search(model, str(tmp_path / "in.txt"), "rome", 3, **x) for x in ({}, done))
-    scores = [{record["text"][-6:]: score for score, record in found} for found in (cut, read)]
+    results = [search(model, str(tmp_path / "in.txt"), "rome", 3, options=x) for x in (EmbedOptions(), options)]
+    scores = [{record["text"][-6:]: score for score, record in result} for result in results]
     assert scores[0] != pytest.approx(scores[1])
 
 
@@ -161,7 +161,7 @@ def test_pooled_in_any_order():
     vectors, weights = random.normal(size=(6, 3)).astype(np.float32), np.array([4, 1, 9, 2, 5, 3])
     windows = [TextWindow(i % 2, np.zeros(1), 0, int(n), None, False) for i, n in enumerate(weights)]
     for way in ("mean", "length", "max", "learned"):
-        pooled = Pooled(3, 3, way)
+        pooled = WindowPooler(3, 3, way)
         for i in random.permutation(6):
             pooled.add(windows[i], np.append(vectors[i], 800 + np.log(weights[i])) if way == "learned" else vectors[i])
         for text in (0, 1):
@@ -173,40 +173,37 @@ def test_pooled_in_any_order():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "windows", "message"),
     [
-        ({"long": "cut"}, "long is 'cut'; give one of truncate, windows"),
-        ({"stride": 5}, "stride is 5, but long texts are cut"),
-        ({"window_pooling": "max"}, "window_pooling is 'max', but long texts are cut"),
-        ({"long": "windows", "stride": 63}, "stride is 63; windows with room for 62"),
-        ({"long": "windows", "stride": 5, "window_pooling": "first"}, "stride is 5, but of window_pooling 'first'"),
-        ({"long": "windows", "stride": 0}, "stride is 0"),
-        ({"long": "windows", "window_pooling": "cls"}, "window_pooling is 'cls'; give one of mean, max, first"),
-        ({"long": "windows", "window_pooling": "learned"}, "'learned', but pooling is mean; a run that has learned"),
-        ({"long": "windows", "prompt": "the cat " * 40}, "leaves none of 64 for a text"),
+        ({}, {"stride": 63}, "stride is 63; windows with room for 62"),
+        ({}, {"stride": 5, "pooling": "first"}, "stride is 5, but window pooling 'first'"),
+        ({}, {"stride": 0}, "stride is 0"),
+        ({}, {"pooling": "cls"}, "window pooling is 'cls'; give one of mean, max, first"),
+        ({}, {"pooling": "learned"}, "'learned', but pooling is mean"),
+        ({"prompt": "the cat " * 40}, {}, "leaves none of 64 for a text"),
     ],
 )
-def test_mistakes(model, words, message):
+def test_mistakes(model, words, windows, message):
     for texts in (["the cat"], []):
         with pytest.raises(ValueError, match=message):
-            model.embed(texts, **words)
+            model.embed(texts, windows=WindowConfig(**windows), **words)
     with pytest.raises(ValueError, match="not a list of strings"):
-        model.embed("the cat", long="windows")
+        model.embed("the cat", windows=WindowConfig())
     with pytest.raises(ValueError, match="text 1 is None"):
-        model.embed(["the cat", None], long="windows")
+        model.embed(["the cat", None], windows=WindowConfig())
     with pytest.raises(ValueError, match="came without a tokenizer"):
-        dataclasses.replace(model, tokenizer=None).embed(["the cat"], long="windows")
+        dataclasses.replace(model, tokenizer=None).embed(["the cat"], windows=WindowConfig())
 
 
-@pytest.mark.parametrize("long", ["truncate", "windows"])
-def test_a_mistake_in_a_text_is_found_behind_a_prompt(model, long):
+@pytest.mark.parametrize("windows", [None, WindowConfig()])
+def test_a_mistake_in_a_text_is_found_behind_a_prompt(model, windows):
     with pytest.raises(ValueError, match="text 1 has a lone surrogate .* at character 4,"):
-        model.embed(["the cat", "a ma\udc00t"], prompt="paris and ", long=long)
+        model.embed(["the cat", "a ma\udc00t"], prompt="paris and ", windows=windows)
     with pytest.raises(ValueError, match="text 1 is None"):
-        model.embed(["the cat", None], prompt="paris and ", long=long)
+        model.embed(["the cat", None], prompt="paris and ", windows=windows)
 
 
 def test_no_texts(model):
-    assert model.embed([], long="windows").shape == (0, 32)
-    hidden, mask, offsets = model.tokens([], long="windows", offsets=True)
+    assert model.embed([], windows=WindowConfig()).shape == (0, 32)
+    hidden, mask, offsets = model.tokens([], windows=WindowConfig(), offsets=True)
     assert hidden.shape == (0, 0, 32) and mask.shape == (0, 0) and offsets.shape == (0, 0, 2)

@@ -21,7 +21,7 @@ def test_lists_that_are_empty_in_the_first_records(tmp_path, chunks):
 
 
 def test_what_is_not_text_must_be_said(tmp_path):
-    with pytest.raises(ValueError, match="do not make one table"), open_writer(tmp_path / "a.parquet") as write:
+    with pytest.raises(ValueError, match="do not form one table"), open_writer(tmp_path / "a.parquet") as write:
         for chunk in CHUNKS:
             write(chunk)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Inputs of attention, and softmax written out in numpy: what every backend must equal."""
+"""Inputs of attention, and softmax attention in numpy, the reference of every backend."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ TERMS = ("keys", "queries", "bias")
 
 
 def segments(T: int) -> np.ndarray:
-    """One document; two or more with borders off any block; many short ones before padding; mostly padding."""
+    """One document; several with borders inside blocks; many short ones before padding; mostly padding."""
     at = np.arange(T)
     rows = [at * 0 + 1, 1 + at // 50, np.where(at < 2 * T // 3, 1 + at // 7, 0), at < max(T // 3, 1)]
     return np.stack(rows).astype(np.int32)
@@ -30,7 +30,7 @@ def inputs(T: int, dtype: str = "float32", seed: int = 0) -> list[jax.Array]:
 
 
 def tables(T: int, terms: Sequence[str] = TERMS, dtype: str = "float32") -> RelativeTerms | None:
-    """What distances add; None without terms."""
+    """Terms by distance; None for no terms."""
     rng = np.random.default_rng(1)
     shape = (2 * T - 1, N, H)
     drawn = {name: rng.standard_normal(shape[:2] if name == "bias" else shape) for name in terms}
@@ -47,7 +47,7 @@ def reference(
     relative: RelativeTerms | None = None,
     kept: np.ndarray | None = None,
 ) -> np.ndarray:
-    """[B, T, N, H] float64; `kept` [B, N, T, S] are the weights that dropout keeps, divided by its rate already."""
+    """[B, T, N, H] float64; `kept` [B, N, T, S] holds the factors of dropout."""
     T = q.shape[1]
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     keys, queries, bias = relative or (None, None, None)

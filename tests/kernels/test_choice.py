@@ -1,4 +1,4 @@
-"""The choice of a backend: by the window, the length and the device; forced for the layers that it is meant for."""
+"""The choice of a backend by window, length and device; a request holds for the layers that it supports."""
 
 import logging
 

@@ -32,10 +32,10 @@ def test_equals_log_softmax(chunk: int) -> None:
     assert float(value) == pytest.approx(float(expected), rel=1e-6)
     for name, ours, theirs in zip(("hidden", "table", "bias"), gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
-    total, found = jax.jit(cross_entropy, static_argnums=5)(*arrays, *rest, chunk)  # the path without gradients
-    np.testing.assert_allclose((total, (rest[1] * found.correct).sum()), plain(*arrays, *rest), rtol=1e-6)
-    np.testing.assert_allclose((rest[1] * found.losses).sum(), total, rtol=1e-6)
-    assert found.samples is None
+    total, predictions = jax.jit(cross_entropy, static_argnums=5)(*arrays, *rest, chunk)  # the path without gradients
+    np.testing.assert_allclose((total, (rest[1] * predictions.correct).sum()), plain(*arrays, *rest), rtol=1e-6)
+    np.testing.assert_allclose((rest[1] * predictions.losses).sum(), total, rtol=1e-6)
+    assert predictions.samples is None
 
 
 def test_tells_correct_predictions() -> None:
@@ -54,8 +54,8 @@ def test_samples_follow_the_softmax(V: int) -> None:
     uniforms = jnp.asarray(np.r_[0.0, np.nextafter(np.float32(1), np.float32(0)), rng.random(n)], jnp.float32)[None]
     K = uniforms.shape[1]
     arrays = (jnp.ones((1, K, 1)), logits[:, None], jnp.zeros(V), jnp.zeros((1, K), jnp.int32), jnp.ones((1, K)))
-    _, found = jax.jit(cross_entropy, static_argnums=5)(*arrays, 4096, uniforms)
-    samples = np.asarray(found.samples)[0]
+    _, predictions = jax.jit(cross_entropy, static_argnums=5)(*arrays, 4096, uniforms)
+    samples = np.asarray(predictions.samples)[0]
     assert samples[0] == 0 and samples[1] == V - 2 and samples.max() < V - 1
     expected = n * np.asarray(jax.nn.softmax(logits))
     often = expected > 5

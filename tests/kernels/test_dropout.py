@@ -64,7 +64,7 @@ def test_the_hash_drops_the_rate_everywhere(rate):
 
 @pytest.mark.parametrize("axis", range(4))
 @pytest.mark.parametrize("distance", [1, 2, 16, 128])
-def test_neighbours_in_the_hash_are_independent(axis, distance):
+def test_neighbors_in_the_hash_are_independent(axis, distance):
     shape = [4, 4, 32, 32]
     shape[axis] = 160
     kept = _kept(0.5, 3, *shape)
@@ -90,7 +90,7 @@ def test_seeds_of_the_hash_are_independent():
             assert abs((a * b).mean()) <= 4 / a.size**0.5
 
 
-def test_a_block_of_the_hash_is_that_of_the_whole():
-    whole = _kept()
-    np.testing.assert_array_equal(_kept(T=64, S=64, first_query=128, first_key=192), whole[..., 128:192, 192:256])
+def test_a_block_of_the_hash_is_a_part_of_the_full_mask():
+    full = _kept()
+    np.testing.assert_array_equal(_kept(T=64, S=64, first_query=128, first_key=192), full[..., 128:192, 192:256])
     assert (_kept(0.0)).all()

@@ -1,4 +1,4 @@
-"""The compiler of NVIDIA GPUs takes every backend that is chosen for them, forward and backward."""
+"""The compiler for NVIDIA GPUs accepts every backend chosen for them, forward and backward."""
 
 import importlib
 import os
@@ -20,7 +20,7 @@ B, N, LONG = 2, 2, 8192
 
 @pytest.fixture(scope="session")
 def compiler() -> None:
-    """In a folder of its own: where jax finds it by itself, every process that starts says that there is no GPU."""
+    """Load it from a separate folder: if jax finds it by itself, every process warns that there is no GPU."""
     folder = os.environ.get("JAXENCODER_GPU_COMPILER")
     if not folder:
         pytest.skip("JAXENCODER_GPU_COMPILER names no folder with jax-cuda12-pjrt and jax-cuda12-plugin")

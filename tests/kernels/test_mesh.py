@@ -1,4 +1,4 @@
-"""Attention whose rows, heads and queries are split over devices equals that of one, packed and with dropout."""
+"""Attention with rows, heads and queries split over devices equals that of one device, packed and with dropout."""
 
 import contextlib
 import json

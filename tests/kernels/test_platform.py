@@ -1,4 +1,4 @@
-"""The platform is that of the mesh in use, whose devices need not be here."""
+"""The platform is that of the mesh in use, whose devices need not be attached."""
 
 from types import SimpleNamespace
 
@@ -28,7 +28,7 @@ def test_of_the_mesh_or_of_the_process():
         ("cpu", "cpu", False),
     ],
 )
-def test_gpus_before_ampere_by_name_where_they_are_not_here(kind: str, platform: str, old: bool) -> None:
+def test_gpus_before_ampere_by_name_if_not_attached(kind: str, platform: str, old: bool) -> None:
     mesh = AbstractMesh((), (), abstract_device=AbstractDevice(kind, None, platform))
     with jax.sharding.use_abstract_mesh(mesh):
         assert before_ampere() == old
@@ -38,7 +38,7 @@ def test_gpus_before_ampere_by_name_where_they_are_not_here(kind: str, platform:
     ("kind", "capability", "old"),
     [("NVIDIA GeForce RTX 2080 Ti", "7.5", True), ("NVIDIA H100", "9.0", False), ("AMD MI250", "gfx90a", False)],
 )
-def test_gpus_before_ampere_by_capability_where_they_are(kind, capability, old, monkeypatch) -> None:
+def test_gpus_before_ampere_by_capability_if_attached(kind, capability, old, monkeypatch) -> None:
     device = SimpleNamespace(device_kind=kind, compute_capability=capability)
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -1,4 +1,4 @@
-"""Tables of distances: the skew, the parts of a table, and the scores of queries and keys of different numbers."""
+"""Terms by distance: the skew, parts of a table, and scores of different numbers of queries and keys."""
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +37,8 @@ def test_scores(T: int, S: int) -> None:
 
 def test_rows_outside_are_zero() -> None:
     relative = RelativeTerms(bias=jnp.arange(1.0, 6.0)[:, None])
-    cut = lambda start, size: relative.rows(start, size).bias[:, 0].tolist()  # noqa: E731
-    assert cut(1, 3) == [2, 3, 4] and cut(-2, 4) == [0, 0, 1, 2] and cut(3, 4) == [4, 5, 0, 0]
-    assert cut(-1, 7) == [0, 1, 2, 3, 4, 5, 0] and cut(7, 2) == [0, 0]
+    part = lambda start, size: relative.rows(start, size).bias[:, 0].tolist()  # noqa: E731
+    assert part(1, 3) == [2, 3, 4] and part(-2, 4) == [0, 0, 1, 2] and part(3, 4) == [4, 5, 0, 0]
+    assert part(-1, 7) == [0, 1, 2, 3, 4, 5, 0] and part(7, 2) == [0, 0]
     assert relative.rows(jnp.asarray(2), 3).bias[:, 0].tolist() == [3, 4, 5]
     assert relative.keys is None and relative.rows(0, 1).queries is None

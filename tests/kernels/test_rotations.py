@@ -6,13 +6,13 @@ from jaxencoder.kernels.rotations import reverse, skew, unskew
 C, b = 16, 40
 
 
-def test_rows_move_a_place_further_each() -> None:
+def test_each_row_moves_one_step_further() -> None:
     x = np.random.default_rng(0).standard_normal((C, C + b)).astype(np.float32)
     i, j = np.indices((C, b))
     np.testing.assert_array_equal(jax.jit(skew)(x), x[i, C + j - i])
 
 
-def test_the_way_back_is_the_transpose_reversed() -> None:
+def test_unskew_is_the_reversed_transpose() -> None:
     x = np.random.default_rng(0).standard_normal((C, b)).astype(np.float32)
     expected = np.zeros((C, C + b), np.float32)
     i, j = np.indices((C, b))

@@ -27,17 +27,17 @@ MODERNBERT = dataclasses.replace(
 )  # fmt: skip
 LONGFORMER = dataclasses.replace(BERT, num_layers=3, windows=(3, 5), global_tokens=True)
 DEBERTA = dataclasses.replace(
-    BERT, positions="none", disentangled=("c2p", "p2c"), position_buckets=6, max_distance=20, relative_embedding_norm=True,
-    conv_kernel_size=3, token_types=0,
+    BERT, positions="none", disentangled=("c2p", "p2c"), position_buckets=6, max_distance=20,
+    relative_embedding_norm=True, conv_kernel_size=3, token_types=0,
 )  # fmt: skip
 CONFIGS = {"bert": BERT, "modernbert": MODERNBERT, "deberta": DEBERTA}
-# Combinations that no published family has.
+# Combinations of no published family.
 COMBINED = {
     "alibi": dataclasses.replace(MODERNBERT, positions="alibi"),
     "deberta in windows": dataclasses.replace(DEBERTA, windows=(0, 4)),
     "mpnet in windows": dataclasses.replace(BERT, relative_bias_buckets=8, windows=(5,)),
 }
-# For tests that differentiate, which is what compiles slowly: a stack, and layers beside it.
+# For tests that differentiate, which compile slowly: a stack, and layers outside it.
 SMALL = {
     "bert": dataclasses.replace(BERT, num_layers=2),
     "modernbert": dataclasses.replace(MODERNBERT, windows=(0, 8), num_layers=3),
@@ -46,7 +46,7 @@ SMALL = {
 
 
 class Vocabulary:
-    """Stands for a tokenizer: ids 0 ... 3 are special, and two of three others begin a word."""
+    """A fake tokenizer: ids 0 ... 3 are special, and two of three other ids begin a word."""
 
     def __init__(self, vocab_size: int = VOCABULARY) -> None:
         self.vocab_size = vocab_size
@@ -59,9 +59,9 @@ class Vocabulary:
 
 
 def mlm(config: EncoderConfig, compute: ComputeConfig = FLOAT32, **settings: Any) -> Objective:
-    """Masked language modelling; what is no setting of it is one of its masking."""
-    own = {name: settings.pop(name) for name in ("pairs", "chunk") if name in settings}
-    return MaskedLM(Masking(**settings), **own).build(config, compute, Vocabulary(config.vocab_size))
+    """Masked language modeling; settings that it does not have go to its masking."""
+    objective_settings = {name: settings.pop(name) for name in ("pairs", "chunk") if name in settings}
+    return MaskedLM(Masking(**settings), **objective_settings).build(config, compute, Vocabulary(config.vocab_size))
 
 
 def rows(lengths: list[list[int]], T: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -80,7 +80,7 @@ def rows(lengths: list[list[int]], T: int, seed: int = 0) -> dict[str, np.ndarra
 
 
 def one_per_row(batch: dict[str, np.ndarray], T: int) -> tuple[dict[str, np.ndarray], list[tuple[int, int]]]:
-    """The documents of a packed batch, each in a row of its own, and for each the (row, segment) it came from."""
+    """The documents of a packed batch, one per row, and the (row, segment) that each came from."""
     segments = batch["segment_ids"]
     origins = [(b, s) for b in range(len(segments)) for s in range(1, segments[b].max() + 1)]
     keys = [key for key in batch if batch[key].shape == segments.shape]
@@ -108,7 +108,7 @@ def randomized_params(init: Any, seed: int = 0) -> Any:
 
 
 def assert_trees_close(ours: Any, theirs: Any, tolerance: float) -> None:
-    """Every leaf within `tolerance` of the leaf's largest value, named when it is not."""
+    """Assert that every leaf is within `tolerance` of the leaf's largest value; name the first that is not."""
 
     def check(path: tuple, a: Any, b: Any) -> None:
         a, b = np.asarray(a), np.asarray(b)

@@ -1,4 +1,4 @@
-"""Models of transformers (torch) with random weights, and the table that names the same weights in our parameters."""
+"""Models of transformers (torch) with random weights, and the table of their names in our parameters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -91,21 +91,21 @@ def converted(family: str, theirs: Mapping[str, np.ndarray], shapes: Any, missin
     Args:
         theirs: name -> weight or gradient.
         shapes: a tree of our parameters or of their shapes.
-        missing: fills what they do not have: the first layer's norm where `first_attention_norm` is off.
+        missing: value of arrays that they lack: the first layer's norm without `first_attention_norm`.
     """
     names, windows = NAMES[family], CONFIGS[family].windows
     repeats = CONFIGS[family].repeats
 
     def find(name: str, layer: int | None, shape: tuple[int, ...]) -> np.ndarray:
-        whole = names.get(name)
-        if whole is None:  # a module: its leaf is called weight or bias there
+        torch_name = names.get(name)
+        if torch_name is None:  # a module: in torch its leaf is called weight or bias
             module, leaf = name.rsplit("/", 1)
             path, _, part = names[module].partition("@")
-            whole = f"{path}.{'bias' if leaf == 'bias' else 'weight'}@{part}"
-        whole, _, part = whole.format(layer).partition("@")
-        if whole not in theirs and layer == 0 and name == "layer/attention_norm/scale":
+            torch_name = f"{path}.{'bias' if leaf == 'bias' else 'weight'}@{part}"
+        torch_name, _, part = torch_name.format(layer).partition("@")
+        if torch_name not in theirs and layer == 0 and name == "layer/attention_norm/scale":
             return np.full(shape, missing, np.float32)
-        x = theirs[whole]
+        x = theirs[torch_name]
         if part:
             i, n = map(int, part.split("/"))
             x = np.split(x, n)[i]

@@ -1,4 +1,4 @@
-"""The attention block: its parameters, its projections, and which layers its settings reach."""
+"""The attention block: parameters, projections, and the layers that its settings affect."""
 
 import dataclasses
 
@@ -56,15 +56,15 @@ def test_no_biases() -> None:
 @pytest.mark.parametrize("projection", ["separate", "shared"])
 def test_distances_are_compared_with_keys_that_several_queries_share(projection: str) -> None:
     choices = {"disentangled": ("c2p", "p2c"), "position_buckets": 4, "relative_projection": projection}
-    whole = dataclasses.replace(BERT, num_heads=4, **choices)
-    few = dataclasses.replace(whole, num_kv_heads=2)  # a single one would pass for all of them
+    full = dataclasses.replace(BERT, num_heads=4, **choices)
+    few = dataclasses.replace(full, num_kv_heads=2)  # a single one would broadcast
     arguments = (X, IDS, None, None, jnp.asarray(np.random.default_rng(1).standard_normal((8, D)), jnp.float32))
     params = linen_params(Attention(few, FLOAT32, 0, False), *arguments)
     repeated = {
         name: {part: np.repeat(x, 2, axis=-2) for part, x in module.items()} if name in ("key", "value") else module
         for name, module in params.items()
     }
-    found, expected = (
-        Attention(c, FLOAT32, 0, False).apply({"params": p}, *arguments) for c, p in ((few, params), (whole, repeated))
+    outputs, expected = (
+        Attention(c, FLOAT32, 0, False).apply({"params": p}, *arguments) for c, p in ((few, params), (full, repeated))
     )
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)

@@ -18,7 +18,7 @@ from jaxencoder.model.config import EncoderConfig
         ({"num_layer_groups": 5}, "num_layer_groups 5 does not divide the 12 repetitions"),
         ({"num_layer_groups": 1, "windows": (0,) * 5}, "num_layer_groups 1 does not divide the 2.4 repetitions"),
         ({"relative_bias_buckets": 6}, "relative_bias_buckets 6 must be a multiple of 4"),
-        ({"relative_bias_buckets": 8, "positions": "alibi"}, "two biases of distance; choose one"),
+        ({"relative_bias_buckets": 8, "positions": "alibi"}, "both biases by distance; choose one"),
         ({"global_tokens": True, "windows": (4, 0)}, r"global_tokens needs a window in every layer .*, got \(4, 0\)"),
         ({"global_tokens": True, "windows": (4,), "positions": "rotary"}, "learned positions .* rotary"),
         ({"global_tokens": True, "windows": (4,), "num_kv_heads": 6}, "model.num_kv_heads 0, .* and 6"),

@@ -1,4 +1,4 @@
-"""The encoder: equal to transformers in torch, to itself under remat and packing, and its layers truly stacked."""
+"""The encoder: equal to transformers in torch, unchanged by remat and packing, with stacked layers."""
 
 import dataclasses
 import operator
@@ -17,12 +17,12 @@ from jaxencoder.objectives.mlm import Masked
 from tests.model import examples
 from tests.model.examples import BERT, COMBINED, CONFIGS, FLOAT32, LONGFORMER, MODERNBERT, assert_trees_close, rows
 
-T = 33  # longer than a window of 8 to either side, and no multiple of anything
+T = 33  # longer than a window of 8 to either side, and no multiple of a block
 FAMILIES = sorted(CONFIGS)
 
 
 def encode(config: EncoderConfig, params: dict, batch: dict, compute: ComputeConfig = FLOAT32, seed: int | None = None):
-    """Contextual embeddings [B, T, D]; with a seed those of training."""
+    """Contextual embeddings [B, T, D]; with a seed, in training mode."""
     return np.asarray(_encode(config, compute, seed is not None, params, batch, jax.random.key(seed or 0)))
 
 
@@ -56,20 +56,20 @@ def test_equals_transformers(family: str, monkeypatch: pytest.MonkeyPatch) -> No
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
     params = reference.converted(family, reference.weights(theirs), shapes, missing=1.7)
     batch = rows([[T], [20], [3]], T)
-    there = batch["segment_ids"] > 0
-    inputs = {"input_ids": torch.tensor(batch["token_ids"]).long(), "attention_mask": torch.tensor(there).long()}
+    is_token = batch["segment_ids"] > 0
+    inputs = {"input_ids": torch.tensor(batch["token_ids"]).long(), "attention_mask": torch.tensor(is_token).long()}
     if config.token_types:
         batch["token_type_ids"] = (batch["positions"] > 7).astype(np.int32)
         inputs["token_type_ids"] = torch.tensor(batch["token_type_ids"]).long()
 
     hidden = encode(config, params["encoder"], batch)
     expected = (theirs.bert if family == "bert" else theirs.model)(**inputs).last_hidden_state.detach().numpy()
-    np.testing.assert_allclose(hidden[there], expected[there], atol=1e-4)
+    np.testing.assert_allclose(hidden[is_token], expected[is_token], atol=1e-4)
 
     slots = np.array([[1, 5, 32, 9], [2, 19, 3, 0], [1, 0, 0, 0]])
     used = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]], np.float32)
     targets = np.random.default_rng(0).integers(4, examples.VOCABULARY, slots.shape)
-    labels = np.full(there.shape, -100)
+    labels = np.full(is_token.shape, -100)
     for b, k in np.argwhere(used):
         labels[b, slots[b, k]] = targets[b, k]
     output = theirs(**inputs, labels=torch.tensor(labels))
@@ -77,7 +77,7 @@ def test_equals_transformers(family: str, monkeypatch: pytest.MonkeyPatch) -> No
 
     head, bias = MlmHead(config).apply({"params": params["mlm_head"]}, hidden)
     logits = np.asarray(head) @ params["encoder"]["embeddings"]["token_embedding"].T + np.asarray(bias)
-    np.testing.assert_allclose(logits[there], output.logits.detach().numpy()[there], atol=1e-4)
+    np.testing.assert_allclose(logits[is_token], output.logits.detach().numpy()[is_token], atol=1e-4)
 
     masked = Masked(*map(jnp.asarray, (batch["token_ids"], slots, targets, used)))
     monkeypatch.setattr(mlm_module, "mask_tokens", lambda *_: masked)
@@ -87,7 +87,7 @@ def test_equals_transformers(family: str, monkeypatch: pytest.MonkeyPatch) -> No
     expected = reference.converted(family, reference.gradients(theirs), shapes, missing=0.0)
     if family == "modernbert":  # ... and the unused norm has no gradient at all
         assert not np.any(gradients["encoder"]["layers"]["block_0"]["attention_norm"]["scale"][0])
-    # Keys' biases shift all scores of a query alike: their true gradient is 0, and both sides hold rounding.
+    # Biases of keys shift all scores of a query equally: their gradients are 0 up to rounding.
     for tree in (gradients, expected):
         for block in tree["encoder"]["layers"].values():
             block["attention"]["key"].pop("bias", None)
@@ -95,7 +95,7 @@ def test_equals_transformers(family: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("config", (CONFIGS | COMBINED).values(), ids=CONFIGS | COMBINED)
-def test_documents_of_a_row_do_not_meet(config: EncoderConfig) -> None:
+def test_documents_of_a_row_do_not_interact(config: EncoderConfig) -> None:
     lengths = [[9, 12, 7], [28, 2, 1]]
     params = random_params(config)
     batch = rows(lengths, T)
@@ -108,8 +108,8 @@ def test_documents_of_a_row_do_not_meet(config: EncoderConfig) -> None:
 
     changed = batch | {"token_ids": np.where(batch["segment_ids"] == 2, 5, batch["token_ids"])}
     other = encode(config, params, changed)
-    others = (batch["segment_ids"] > 0) & (batch["segment_ids"] != 2)
-    np.testing.assert_array_equal(other[others], hidden[others])
+    unchanged = (batch["segment_ids"] > 0) & (batch["segment_ids"] != 2)
+    np.testing.assert_array_equal(other[unchanged], hidden[unchanged])
     assert np.abs(other - hidden)[batch["segment_ids"] == 2].max() > 0.1
 
 
@@ -144,7 +144,7 @@ def test_remat_changes_nothing(config: EncoderConfig) -> None:
 
 
 def saved_bytes(config: EncoderConfig, remat: str) -> int:
-    """Bytes that the backward pass keeps of the forward pass, parameters not counted."""
+    """Bytes that the forward pass keeps for the backward pass, without parameters."""
     params, batch = random_params(config), rows([[T]], T)
     inputs = (batch["token_ids"], batch["segment_ids"], batch["positions"])
     encoder = Encoder(config, ComputeConfig("float32", remat))
@@ -159,7 +159,7 @@ def test_remat_saves_memory() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bfloat16_is_near(family: str) -> None:
+def test_bfloat16_is_close(family: str) -> None:
     config, batch = CONFIGS[family], rows([[T], [9, 12]], T)
     params = init(config)
     exact = encode(config, params, batch)
@@ -172,12 +172,12 @@ def test_bfloat16_is_near(family: str) -> None:
 @pytest.mark.parametrize("config", [MODERNBERT, *COMBINED.values()], ids=["modernbert", *COMBINED])
 def test_backends_agree_in_the_model(config: EncoderConfig) -> None:
     params, batch = random_params(config), rows([[T], [9, 12]], T)
-    there = (batch["segment_ids"] > 0)[..., None]
-    dense, *others = (
-        there * encode(config, params, batch, dataclasses.replace(FLOAT32, attention=backend))
+    is_token = (batch["segment_ids"] > 0)[..., None]
+    dense, *outputs = (
+        is_token * encode(config, params, batch, dataclasses.replace(FLOAT32, attention=backend))
         for backend in ("dense", "banded", "chunked")
     )
-    for other in others:
+    for other in outputs:
         np.testing.assert_allclose(other, dense, atol=5e-5)
 
 
@@ -193,8 +193,8 @@ def test_global_tokens_reach_all_of_their_document_and_no_other() -> None:
         here = batch["segment_ids"][b] == s
         np.testing.assert_allclose(hidden[b, here], alone[i, : here.sum()], atol=2e-5)
     banded = encode(config, params, batch, dataclasses.replace(FLOAT32, attention="banded"))
-    there = batch["segment_ids"] > 0
-    np.testing.assert_allclose(banded[there], hidden[there], atol=2e-5)
+    is_token = batch["segment_ids"] > 0
+    np.testing.assert_allclose(banded[is_token], hidden[is_token], atol=2e-5)
 
     def moved(at: int) -> list[int]:
         """The tokens of row 0 that see this one, by a single layer."""
@@ -207,7 +207,7 @@ def test_global_tokens_reach_all_of_their_document_and_no_other() -> None:
     assert moved(14) == list(range(14, 31)) and moved(25) == [14, *range(22, 29)]
 
 
-def test_global_tokens_are_refused_where_nothing_reads_them() -> None:
+def test_global_tokens_are_refused_by_models_without_them() -> None:
     with pytest.raises(ValueError, match=r"global_slots are given, but model\.global_tokens is false"):
         encode(BERT, random_params(BERT), rows([[T]], T) | {"global_slots": np.zeros((1, 1), np.int32)})
 
@@ -243,7 +243,7 @@ def test_layers_start_differently() -> None:
     matrices = [matrix.ravel() for kernel in kernels for matrix in kernel]
     assert len(matrices) == 4 * 6 and all(x.dtype == np.float32 for x in jax.tree.leaves(params))
     for i, a in enumerate(matrices):
-        # A normal of 0.02 cut at two deviations has a deviation of 0.0176.
+        # A normal distribution of 0.02 truncated at two deviations has a deviation of 0.0176.
         assert a.std() == pytest.approx(0.0176, rel=0.1) and np.abs(a).max() <= 0.04
         for b in matrices[:i]:
             if a.size == b.size:

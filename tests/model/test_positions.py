@@ -1,4 +1,4 @@
-"""Rotary positions: rotations of the complex plane, so that products depend on distances alone; rows of distances."""
+"""Rotary positions: rotations of the complex plane, so that products depend on distances only; rows of distances."""
 
 import dataclasses
 import math
@@ -61,7 +61,7 @@ def test_bfloat16_is_rounded_once() -> None:
 def test_distance_rows() -> None:
     assert distance_rows(3, 2, 0).tolist() == [3, 3, 2, 1, 0]
     assert distance_rows(1, 7, 20).tolist() == [7]
-    rows = distance_rows(100, 8, 20) - 8  # exact up to 4; 19 is the last with a row of its own range
+    rows = distance_rows(100, 8, 20) - 8  # exact up to 4; 19 is the last with its own range
     after, before = rows[:99][::-1], rows[100:]
     assert after[:4].tolist() == [1, 2, 3, 4] and after[4:18].min() == 5 and after[17] == after[50] == 7
     assert np.all(np.diff(after) >= 0) and np.array_equal(before[:18], -after[:18]) and before[-1] == -8
@@ -90,7 +90,7 @@ def scaled(scaling: str, positions: np.ndarray, segments: np.ndarray | None = No
     return np.arctan2(sin, cos)[:, :, 0], np.hypot(cos, sin)[:, :, 0]
 
 
-SHORT = np.arange(3)[None]  # angles small enough to be told apart from those of a turn more
+SHORT = np.arange(3)[None]  # angles below a full turn
 
 
 def test_linear_scaling_reads_positions_between_the_trained_ones() -> None:
@@ -117,7 +117,7 @@ def test_ntk_keeps_the_shortest_wavelength_and_stretches_the_longest() -> None:
 
 
 def test_dynamic_scaling_goes_by_the_length_of_each_text() -> None:
-    """Three texts in a row: of the trained length, of twice that, and padding; beside that, each in its own row."""
+    """Texts of the trained length and of twice that, and padding: packed, and one per row."""
     positions = np.concatenate([np.arange(100), np.arange(200), np.zeros(4, int)])[None]
     segments = np.repeat([1, 2, 0], [100, 200, 4])[None]
     packed, _ = scaled("dynamic", positions, segments)
@@ -163,7 +163,7 @@ def test_longer_tables() -> None:
 
 
 def test_far_distances_share_a_row() -> None:
-    """So that rows longer than those of pretraining meet nothing new."""
+    """Rows longer than those of pretraining meet no new distances."""
     assert len(set(distance_buckets(np.arange(128, 5000), 32))) == 1
     for span, furthest in ((64, 0), (64, 256)):
         rows = distance_rows(4096, span, furthest)

@@ -35,9 +35,9 @@ def test_packed_documents_have_the_vectors_of_each_alone(skip: int | None) -> No
 def test_shapes_and_sizes() -> None:
     assert PARAMS["0"].keys() == {"kernel", "bias", "residual"} and PARAMS["3"].keys() == {"kernel"}
     assert SETTINGS.size(6) == 5 and SentenceConfig().size(6) == 6
-    with pytest.raises(ValueError, match="Dense takes vectors of 12 numbers, but with pooling by mean gets 6"):
+    with pytest.raises(ValueError, match="Dense takes vectors of size 12, but gets size 6 with mean pooling"):
         SentenceConfig(modules=MODULES).size(6)
-    with pytest.raises(ValueError, match="LayerNorm takes vectors of 4 numbers, but with pooling by mean gets 5"):
+    with pytest.raises(ValueError, match="LayerNorm takes vectors of size 4, but gets size 5 with mean pooling"):
         SentenceConfig(modules=(Dense(6, 5), LayerNorm(4))).size(6)
 
 
@@ -62,7 +62,7 @@ def test_prompt(asked: str | None, text: str) -> None:
 
 @pytest.mark.parametrize("asked", ["passages", "s2p_query", "retrieval.query", "InstructionRetrieval-x"])
 def test_an_unknown_name_is_not_a_prompt(asked: str) -> None:
-    with pytest.raises(ValueError, match=rf"prompt '{asked}' is none of the model's \(query\); give one of them"):
+    with pytest.raises(ValueError, match=rf"The model has no prompt '{asked}' \(query\); give one of its prompts"):
         SentenceConfig(prompts=(("query", "query: "),)).prompt(asked)
     with pytest.raises(ValueError, match="it has none"):
         SentenceConfig().prompt(asked)

@@ -1,4 +1,4 @@
-"""The corruption of masked language modelling: its distributions, its groups, and what it never touches."""
+"""The corruption of masked language modeling: distributions, groups, and tokens that stay unchanged."""
 
 from functools import partial
 
@@ -65,7 +65,7 @@ def test_rate_and_split(settings: dict) -> None:
     original = np.take_along_axis(ids, np.asarray(masked.slots), 1)
     np.testing.assert_array_equal(np.asarray(masked.targets)[used], original[used])
 
-    n /= 4 if settings.get("spans") == "geometric" else 1  # whole spans are shown alike
+    n /= 4 if settings.get("spans") == "geometric" else 1  # all tokens of a span are shown in the same way
     hidden = (shown == 3)[picked].mean()
     assert hidden == pytest.approx(0.8, abs=4 * np.sqrt(0.8 * 0.2 / n))
     # A random token is the old one once in V - 4 draws.
@@ -90,7 +90,7 @@ def test_uniform() -> None:
     assert abs(chi_square(picked.sum(0)[1:41])) < 5, "every place is equally likely"
     tokens = np.bincount(np.asarray(masked.token_ids)[picked], minlength=VOCABULARY)
     assert not tokens[:SPECIAL].any() and abs(chi_square(tokens[SPECIAL:])) < 5, "so is every random token"
-    pairs = (picked[:, 1:40] & picked[:, 2:41]).mean()  # neighbours: 12 of 40, without replacement
+    pairs = (picked[:, 1:40] & picked[:, 2:41]).mean()  # neighbors: 12 of 40, without replacement
     assert pairs == pytest.approx(12 / 40 * 11 / 39, abs=0.003)
 
 
@@ -156,11 +156,11 @@ def test_span_lengths(spans: str, longest: int, expected: np.ndarray) -> None:
     np.testing.assert_allclose(Masking(**settings).span_lengths(), expected / expected.sum())
     _, picked, _ = draw(rows([[T]] * B, T), **settings)
     assert ((picked[:, 1:] & ~picked[:, :-1]).sum(1) <= 1).all()
-    picked = picked[~picked[:, T - 2]]  # the row's last span may have been cut
+    picked = picked[~picked[:, T - 2]]  # the row's last span may be truncated
     counts = np.bincount(picked.sum(1), minlength=longest + 1)[1:]
-    wanted = expected / np.arange(1, longest + 1)
-    wanted *= counts.sum() / wanted.sum()
-    assert counts.sum() > 800 and ((counts - wanted) ** 2 / wanted).sum() < longest + 5 * np.sqrt(2 * longest)
+    scaled = expected / np.arange(1, longest + 1)
+    scaled *= counts.sum() / scaled.sum()
+    assert counts.sum() > 800 and ((counts - scaled) ** 2 / scaled).sum() < longest + 5 * np.sqrt(2 * longest)
 
 
 def test_spans_are_shown_alike_and_stay_inside_documents() -> None:

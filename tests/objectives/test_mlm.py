@@ -1,4 +1,4 @@
-"""Masked language modelling: a loss that packing does not change, its parts, and the pairs of texts."""
+"""Masked language modeling: a loss that packing does not change, its parts, and pairs of texts."""
 
 import dataclasses
 
@@ -59,7 +59,7 @@ def test_packing_changes_neither_loss_nor_gradients(family: str, monkeypatch: py
     assert_trees_close(gradients, gradients_alone, 1e-5)
 
 
-def test_loss_is_told_apart_by_what_was_shown() -> None:
+def test_loss_by_the_way_tokens_were_shown() -> None:
     objective = examples.mlm(SMALL["bert"], rate=0.5, mask_probability=0.4, random_probability=0.3)
     params = examples.randomized_params(objective.init)
     batch = rows([[33]] * 8, 33)
@@ -71,7 +71,7 @@ def test_loss_is_told_apart_by_what_was_shown() -> None:
     np.testing.assert_allclose(shares, [0.4, 0.3, 0.3], atol=0.12)
 
 
-def test_pairs_in_packed_rows_are_pairs_in_rows_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_pairs_equal_one_pair_per_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss, pair loss and gradients, with one [CLS] a pair; a document without a pair does not count."""
     objective = examples.mlm(SMALL["bert"], pairs=True)
     params = examples.randomized_params(objective.init)

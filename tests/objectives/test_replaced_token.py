@@ -1,4 +1,4 @@
-"""Replaced-token detection: equal to ELECTRA's loss written in torch, and what each way of sharing lets through."""
+"""Replaced-token detection: equal to ELECTRA's loss written in torch, and the gradients of each kind of sharing."""
 
 import dataclasses
 from typing import Any
@@ -27,12 +27,12 @@ def build(sharing: str = "shared", **settings: Any):
 
 def gradients(objective, params: dict, key: int = 0, batch: dict = BATCH) -> tuple[dict, dict]:
     run = jax.jit(jax.value_and_grad(lambda p: objective.loss(p, batch, jax.random.key(key), True), has_aux=True))
-    (_, metrics), found = run(params)
-    return metrics, found
+    (_, metrics), grads = run(params)
+    return metrics, grads
 
 
 def test_equals_the_papers_loss_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ELECTRA, section 2: min L_MLM(x, G) + 50 L_Disc(x, D); torch differentiates what stands behind the encoders.
+    """ELECTRA, section 2: min L_MLM(x, G) + 50 L_Disc(x, D); torch differentiates the losses after the encoders.
 
     The encoders are those of tests/model (equal to torch's); here both hidden states go to torch, whose losses and
     gradients come back through them.
@@ -66,7 +66,7 @@ def test_equals_the_papers_loss_in_torch(monkeypatch: pytest.MonkeyPatch) -> Non
         value, metrics = objective.loss(params, BATCH, jax.random.key(0), True)
         return value, (metrics, dict(states), dict(seen))
 
-    (value, (_, hidden, told)), (d_params, d_hidden) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
+    (value, (_, hidden, captured)), (d_params, d_hidden) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
         params, dict(deltas)
     )
 
@@ -78,7 +78,7 @@ def test_equals_the_papers_loss_in_torch(monkeypatch: pytest.MonkeyPatch) -> Non
     out_bias = t(params["generator"]["mlm_head"]["bias"]).requires_grad_()
     rtd = {k: {n: t(x).requires_grad_() for n, x in v.items()} for k, v in params["rtd_head"].items()}
 
-    masked = told["masked"]
+    masked = captured["masked"]
     used = np.argwhere(np.asarray(masked.weights) > 0)
     at = np.asarray(masked.slots)[used[:, 0], used[:, 1]]
     truth = t(BATCH["token_ids"]).long()
@@ -90,21 +90,23 @@ def test_equals_the_papers_loss_in_torch(monkeypatch: pytest.MonkeyPatch) -> Non
     mlm = torch.nn.functional.cross_entropy(x @ table.T + out_bias, truth[used[:, 0], at])
 
     filled = truth.clone()
-    filled[used[:, 0], at] = t(told["samples"]).long()[used[:, 0], used[:, 1]]
-    assert torch.equal(filled, t(told["discriminator tokens"]).long())
-    assert (t(told["generator tokens"])[used[:, 0], at] == 3).all()
+    filled[used[:, 0], at] = t(captured["samples"]).long()[used[:, 0], used[:, 1]]
+    assert torch.equal(filled, t(captured["discriminator tokens"]).long())
+    assert (t(captured["generator tokens"])[used[:, 0], at] == 3).all()
     y = torch.nn.functional.gelu(leaf["discriminator"] @ rtd["dense"]["kernel"] + rtd["dense"]["bias"])
     scores = (y @ rtd["output"]["kernel"] + rtd["output"]["bias"])[..., 0]
-    there = t(BATCH["segment_ids"] > 0)
-    disc = torch.nn.functional.binary_cross_entropy_with_logits(scores[there], (filled != truth)[there].float())
+    is_token = t(BATCH["segment_ids"] > 0)
+    disc = torch.nn.functional.binary_cross_entropy_with_logits(scores[is_token], (filled != truth)[is_token].float())
     total = mlm + 50 * disc
     assert float(value) == pytest.approx(total.item(), rel=1e-5)
     total.backward()
     for name, tensor in leaf.items():
         np.testing.assert_allclose(d_hidden[name], tensor.grad, atol=1e-5, err_msg=name)
     assert_trees_close(d_params["rtd_head"], jax.tree.map(lambda x: x.grad.numpy(), rtd), 1e-4)
-    own = {name: d_params["generator"]["mlm_head"][name] for name in ("dense", "norm")}
-    assert_trees_close(own, jax.tree.map(lambda x: x.grad.numpy(), {name: head[name] for name in own}), 1e-4)
+    head_gradients = {name: d_params["generator"]["mlm_head"][name] for name in ("dense", "norm")}
+    assert_trees_close(
+        head_gradients, jax.tree.map(lambda x: x.grad.numpy(), {name: head[name] for name in head_gradients}), 1e-4
+    )
 
 
 def test_no_gradient_flows_through_the_samples() -> None:
@@ -127,16 +129,16 @@ def test_gradient_disentangled_sharing() -> None:
     delta = params["encoder"]["embeddings"]["token_embedding"]
     np.testing.assert_array_equal(together["discriminator"]["encoder"]["embeddings"]["token_embedding"], table + delta)
 
-    _, found = gradients(objective, params)
+    _, grads = gradients(objective, params)
     _, generator_alone = gradients(build("gdes", weight=0.0)[0], params)
-    ours = found["generator"]["encoder"]["embeddings"]["token_embedding"]
+    ours = grads["generator"]["encoder"]["embeddings"]["token_embedding"]
     assert_trees_close(ours, generator_alone["generator"]["encoder"]["embeddings"]["token_embedding"], 1e-6)
     assert not np.any(generator_alone["encoder"]["embeddings"]["token_embedding"])
 
-    # The same models with tables of their own: the difference learns what the discriminator's table would.
+    # The same models with separate tables: the difference gets the gradient of the discriminator's table.
     apart = params | {"encoder": together["discriminator"]["encoder"]}
     _, independent = gradients(build("none")[0], apart)
-    assert_trees_close(found["encoder"], independent["encoder"], 1e-5)
+    assert_trees_close(grads["encoder"], independent["encoder"], 1e-5)
     fresh = objective.init(jax.random.key(0))
     assert not np.any(fresh["encoder"]["embeddings"]["token_embedding"])
     assert np.any(fresh["generator"]["encoder"]["embeddings"]["token_embedding"])
@@ -146,12 +148,12 @@ def test_shared_embeddings_learn_from_both() -> None:
     objective, params = build("shared")
     assert set(params["generator"]["encoder"]["embeddings"]) == {"projection"}
     both = objective.models(params)
-    _, found = gradients(objective, params)
+    _, grads = gradients(objective, params)
     apart = {**both["discriminator"], "generator": both["generator"]}
     _, independent = gradients(build("none")[0], apart)
     for name in ("token_embedding", "position_embedding"):
         parts = [tree["embeddings"][name] for tree in (independent["encoder"], independent["generator"]["encoder"])]
-        assert_trees_close(found["encoder"]["embeddings"][name], parts[0] + parts[1], 1e-4)
+        assert_trees_close(grads["encoder"]["embeddings"][name], parts[0] + parts[1], 1e-4)
 
 
 def test_the_generators_shape() -> None:

@@ -56,8 +56,8 @@ def read_settings(file: Path) -> tuple[str, dict, dict[str, str]]:
     """Read the settings in the folder of a tokenizer's file.
 
     Returns:
-        family: names the steps that apply. It is tokenizer_class, else config.json's model_type, in lower case without
-            hyphens, Tokenizer and Fast ("debertav2"); else the name of the file decides, and "" stands for no family.
+        family: decides which steps apply. It is tokenizer_class, or else config.json's model_type, in lower case and
+            without hyphens, "Tokenizer" and "Fast"; or else follows from the name of the file; or "".
         options: the keys of tokenizer_config.json, over those of special_tokens_map.json.
         names: role -> special token, for the roles that these two files name.
 

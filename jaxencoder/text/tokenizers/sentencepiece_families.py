@@ -9,7 +9,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
-from jaxencoder.text.tokenizers.encoding import special_tokens
+from jaxencoder.text.tokenizers.encoding import ROLES, special_tokens
 from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend, add_special_tokens, pair_template
 from jaxencoder.text.tokenizers.sentencepiece_backend import SentencePieceBackend
 from jaxencoder.text.tokenizers.sentencepiece_file import CONTROL, UNIGRAM, USER_DEFINED, Model, read_model
@@ -19,13 +19,12 @@ _SHIFTED = {
     "xlmroberta": (("<s>", "<pad>", "</s>", "<unk>"), 3),
     "camembert": (("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"), 1),
 }
-_FAIRSEQ = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
-_BRACKETED = {"cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+# Family -> its special tokens, in the order of ROLES.
 _SPECIAL_TOKENS = {
-    "xlmroberta": _FAIRSEQ,
-    "camembert": _FAIRSEQ,
-    "albert": {"pad": "<pad>", "unk": "<unk>", **_BRACKETED},
-    "debertav2": {"pad": "[PAD]", "unk": "[UNK]", **_BRACKETED},
+    "xlmroberta": ("<pad>", "<unk>", "<s>", "</s>", "<mask>"),
+    "camembert": ("<pad>", "<unk>", "<s>", "</s>", "<mask>"),
+    "albert": ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"),
+    "debertav2": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
 }
 # Family by the name of its published file.
 FILE_FAMILIES = {"sentencepiece.bpe.model": "xlmroberta", "spiece.model": "albert"}
@@ -57,20 +56,25 @@ def load_sentencepiece(
     model = read_model(content, str(file))
     if model.algorithm != UNIGRAM:
         raise ValueError(f"{file} is not a unigram model, as {family} has; load its tokenizer.json instead")
-    names = _SPECIAL_TOKENS[family] | names
-    return HuggingFaceBackend(_build(model, family, options, names, str(file)), names, str(file))
-
-
-def _build(model: Model, family: str, options: dict, names: dict[str, str], source: str) -> tokenizers.Tokenizer:
+    names = dict(zip(ROLES, _SPECIAL_TOKENS[family], strict=True)) | names
     vocab = _vocabulary(model, family, names["mask"])
+    # A file without the mask gets it as the last id.
+    special_tokens({token for token, _ in vocab} | {names["mask"]}, names, str(file))
+    return HuggingFaceBackend(_build(model, vocab, family, options, names), names, str(file))
+
+
+def _build(
+    model: Model, vocab: list[tuple[str, float]], family: str, options: dict, names: dict[str, str]
+) -> tokenizers.Tokenizer:
     pieces = {token: index for index, (token, _) in enumerate(vocab)}
-    ids = {names["mask"]: len(vocab)} | pieces
-    special_tokens(ids, names, source)
-    roles = {role: ids[token] for role, token in names.items()}
+    roles = {role: pieces.get(token, len(vocab)) for role, token in names.items()}
     # Among these families only DeBERTa v3 has bytes. transformers writes [UNK] there, but the model saw bytes.
     tokenizer = tokenizers.Tokenizer(models.Unigram(vocab, roles["unk"], model.byte_fallback))
     tokenizer.normalizer = normalizers.Sequence(_normalizers(family, options, model.charsmap))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_pre_tokenizers(family, options))
+    splits = [] if family == "debertav2" else [pre_tokenizers.WhitespaceSplit()]
+    if family == "debertav2" and options.get("split_by_punct"):
+        splits = [pre_tokenizers.Punctuation("isolated")]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, pre_tokenizers.Metaspace(prepend_scheme="always")])
     decoder = decoders.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoder]) if model.byte_fallback else decoder
     add_special_tokens(tokenizer, names, mask_takes_space=family != "debertav2")
@@ -115,10 +119,3 @@ def _normalizers(family: str, options: dict, charsmap: bytes) -> list:
         single_space = normalizers.Replace(Regex(" {2,}"), " ")
         return [*lower * bool(options.get("do_lower_case", False)), normalizers.Strip(), *compiled, single_space]
     return compiled
-
-
-def _pre_tokenizers(family: str, options: dict) -> list:
-    metaspace = pre_tokenizers.Metaspace(prepend_scheme="always")
-    if family != "debertav2":
-        return [pre_tokenizers.WhitespaceSplit(), metaspace]
-    return [pre_tokenizers.Punctuation("isolated"), metaspace] if options.get("split_by_punct") else [metaspace]

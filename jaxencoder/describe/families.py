@@ -1,4 +1,4 @@
-"""What there is to know of each family: its published settings in words, their sizes counted, and its `About`."""
+"""Descriptions of the families: architectures in words, counted parameters, and the facts of `About`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,19 +10,16 @@ from jaxencoder.families.family import Family, Release
 from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 
-_GATED = {"gelu": "GeGLU", "silu": "SwiGLU"}
-
 
 @dataclass(frozen=True)
 class Size:
-    """A published checkpoint.
+    """The size of a published checkpoint.
 
     Attributes:
-        name: on the hub.
-        layers, hidden_size, mlp_size, heads, vocab_size: of its architecture.
-        max_length: tokens of a text.
-        parameters: of the encoder and, where the family has one, its pooler; no other head.
-        embeddings: of these, those of the embeddings.
+        name: repository on the Hugging Face hub.
+        layers, hidden_size, mlp_size, heads, vocab_size, max_length: from its architecture.
+        parameters: number of parameters of the encoder and, if the family has one, its pooler; no other head.
+        embeddings: how many of them are embeddings.
     """
 
     name: str
@@ -38,19 +35,15 @@ class Size:
 
 @dataclass(frozen=True)
 class Entry:
-    """A family.
+    """The description of a family.
 
     Attributes:
-        model_type: of config.json, and its name here.
-        title: as its paper writes it.
-        choose_for: what it is a good choice for.
-        architecture: what about it -> in words; where its checkpoints differ, all of it, with "or".
-        special: of these words, those that are not BERT's.
-        max_lengths: tokens of a text, ascending; several where its checkpoints differ.
-        tokenizer, objective, text: as in `About`.
-        heads: those that can be loaded.
-        papers: what they are about -> arXiv number.
-        sizes: of its checkpoints, from few parameters to many.
+        model_type, title, choose_for, tokenizer, objective, text, papers: as in `Family` and `About`.
+        architecture: aspect -> description; all descriptions, joined by "or", if the checkpoints differ.
+        special: the descriptions that differ from BERT's.
+        max_lengths: the checkpoints' maximum lengths in tokens, ascending.
+        heads: names of the heads that can be loaded.
+        sizes: sizes of the checkpoints, from few parameters to many.
     """
 
     model_type: str
@@ -68,42 +61,42 @@ class Entry:
 
 
 def family_named(name: str) -> Family:
-    """The family of a model_type or a title, in any case; ValueError for another name."""
+    """The family with this model_type or title, in any case; ValueError for an unknown name."""
     for family in FAMILIES:
         if name.lower() in (family.model_type, family.about.title.lower()):
             return family
-    known = ", ".join(family.model_type for family in FAMILIES)
-    raise ValueError(f"no family is called {name!r}; there are {known}")
+    raise ValueError(f"unknown family {name!r}; choose one of {', '.join(family.model_type for family in FAMILIES)}")
 
 
 def overview() -> list[Entry]:
-    """Every family, with the sizes of its smallest and its largest checkpoint."""
+    """All families, each with the sizes of its smallest and its largest checkpoint."""
     ends = ((family, family.about.releases) for family in FAMILIES)
     return [entry(family, (*releases[:1], *releases[1:][-1:])) for family, releases in ends]
 
 
 def everything() -> list[Entry]:
-    """Every family, with the sizes of all its checkpoints."""
+    """All families, with the sizes of all checkpoints."""
     return [entry(family) for family in FAMILIES]
 
 
 def entry(family: Family, releases: Iterable[Release] | None = None) -> Entry:
-    """What there is to know of a family.
+    """Describe a family.
 
     Args:
         family: one of FAMILIES.
-        releases: whose sizes are counted, which takes a fifth of a second each; None: all.
+        releases: the checkpoints to count the parameters of, 0.2 seconds each; None: all.
     """
     about = family.about
     configs = [family.encoder_config(release.settings) for release in about.releases]
-    words = _joined([architecture(config) for config in configs])
-    baseline = architecture(EncoderConfig())
+    descriptions = [architecture(config) for config in configs]
+    words = {aspect: ", or ".join(dict.fromkeys(d[aspect] for d in descriptions)) for aspect in _ASPECTS}
+    bert = architecture(EncoderConfig())
     return Entry(
         model_type=family.model_type,
         title=about.title,
         choose_for=about.choose_for,
         architecture=words,
-        special=tuple(text for name, text in words.items() if text != baseline[name]),
+        special=tuple(text for aspect, text in words.items() if text != bert[aspect]),
         max_lengths=tuple(sorted({config.max_length for config in configs})),
         tokenizer=about.tokenizer,
         objective=about.objective,
@@ -115,15 +108,14 @@ def entry(family: Family, releases: Iterable[Release] | None = None) -> Entry:
 
 
 def architecture(config: EncoderConfig) -> dict[str, str]:
-    """An architecture in words: what about it -> how it is. Sizes and lengths are not among them."""
-    return {name: say(config) for name, say in _WORDS.items()}
+    """An architecture in words, without sizes and lengths: aspect -> description."""
+    return {aspect: describe(config) for aspect, describe in _ASPECTS.items()}
 
 
 def _size(family: Family, release: Release) -> Size:
     config = family.encoder_config(release.settings)
     heads = family.heads(config, release.settings)
-    pooler = {name: table.config for name, table in heads.items() if name == "pooler"}
-    shapes = parameter_shapes(config, False, pooler)
+    shapes = parameter_shapes(config, False, {name: heads[name].config for name in ("pooler",) if name in heads})
     return Size(
         name=release.name,
         layers=config.num_layers,
@@ -137,14 +129,10 @@ def _size(family: Family, release: Release) -> Size:
     )
 
 
-def _joined(descriptions: list[dict[str, str]]) -> dict[str, str]:
-    return {name: ", or ".join(dict.fromkeys(words[name] for words in descriptions)) for name in descriptions[0]}
-
-
 def _positions(c: EncoderConfig) -> str:
-    words = "no positions of its own" if c.positions == "none" else f"{c.positions} positions"
+    words = "no positions" if c.positions == "none" else f"{c.positions} positions"
     if c.positions == "rotary" and c.rotary_values:
-        words += ", of values too"
+        words += ", also of values"
     if c.rope_scaling != "none":
         words += f", scaled for longer texts ({c.rope_scaling}, {c.rope_factor:g} times)"
     return words + (f" and {c.relative_bias_buckets} buckets of relative biases" if c.relative_bias_buckets else "")
@@ -153,15 +141,15 @@ def _positions(c: EncoderConfig) -> str:
 def _attention(c: EncoderConfig) -> str:
     if c.disentangled:
         names = {"c2p": "contents with distances", "p2c": "distances with contents"}
-        terms, furthest = " and ".join(names[term] for term in c.disentangled), c.max_distance
-        span = f"{c.position_buckets} buckets up to {furthest}" if furthest else f"{c.position_buckets} distances"
-        return f"global attention that compares {terms}, {span} to either side"
+        span = f"buckets up to {c.max_distance}" if c.max_distance else "distances"
+        terms = " and ".join(names[term] for term in c.disentangled)
+        return f"global attention that compares {terms}, {c.position_buckets} {span} to either side"
     near = " or ".join(str(side) for side in sorted(set(c.windows) - {0})) + " tokens to either side"
-    whole, every = c.windows.count(0), len(c.windows)
-    if whole == every:
+    num_global, period = c.windows.count(0), len(c.windows)
+    if num_global == period:
         return "global attention"
-    if whole:
-        return f"global attention in {whole} of {every} layers, else {near}"
+    if num_global:
+        return f"global attention in {num_global} of {period} layers, else {near}"
     return f"attention to {near}" + (" and to global tokens, which attend to all" if c.global_tokens else "")
 
 
@@ -171,23 +159,23 @@ def _keys_and_values(c: EncoderConfig) -> str:
 
 
 def _norm(c: EncoderConfig) -> str:
-    words = f"{c.norm_placement}-norm" + (" by RMS norm" if c.norm == "rms" else "")
-    words += "" if c.first_attention_norm else ", none before the first"
-    words += ", one of the distances" if c.relative_embedding_norm else ""
+    words = f"{c.norm_placement}-norm" + (" with RMS norm" if c.norm == "rms" else "")
+    words += "" if c.first_attention_norm else ", none before the first attention"
+    words += ", also of the distances" if c.relative_embedding_norm else ""
     return words + ("" if c.embedding_norm else ", none of the embeddings")
 
 
 def _mlp(c: EncoderConfig) -> str:
-    name = {"gelu": "GELU", "gelu_tanh": "GELU by tanh"}.get(c.activation, c.activation.replace("_", " "))
-    return _GATED.get(c.activation, f"gated {name}") if c.gated_mlp else name
+    name = {"gelu": "GELU", "gelu_tanh": "GELU (tanh)"}.get(c.activation, c.activation.replace("_", " "))
+    return {"gelu": "GeGLU", "silu": "SwiGLU"}.get(c.activation, f"gated {name}") if c.gated_mlp else name
 
 
 def _biases(c: EncoderConfig) -> str:
-    places = {"attention": c.attention_bias, "MLP": c.mlp_bias, "norms": c.norm_bias}
-    there = [name for name, bias in places.items() if bias]
-    if len(there) == len(places):
+    flags = {"attention": c.attention_bias, "MLP": c.mlp_bias, "norms": c.norm_bias}
+    biased = [name for name, bias in flags.items() if bias]
+    if len(biased) == len(flags):
         return "biases everywhere" + ("" if c.key_bias else " but in keys")
-    return f"biases in {' and '.join(there)} only" if there else "no biases"
+    return f"biases in {' and '.join(biased)} only" if biased else "no biases"
 
 
 def _token_types(c: EncoderConfig) -> str:
@@ -195,24 +183,23 @@ def _token_types(c: EncoderConfig) -> str:
 
 
 def _embeddings(c: EncoderConfig) -> str:
-    return f"embeddings {c.embedding_size} wide" if c.embedding_size else "embeddings as wide as the layers"
+    return f"embeddings of {c.embedding_size} dimensions" if c.embedding_size else "embeddings as wide as the layers"
 
 
 def _layers(c: EncoderConfig) -> str:
     if c.conv_kernel_size:
-        return f"a convolution over {c.conv_kernel_size} tokens beside the first layer"
+        return f"a convolution over {c.conv_kernel_size} tokens parallel to the first layer"
     if not c.num_layer_groups:
         return "each layer has its own parameters"
-    return "all layers share " + (
-        "their parameters" if c.num_layer_groups == 1 else f"{c.num_layer_groups} sets of parameters"
-    )
+    sets = "their parameters" if c.num_layer_groups == 1 else f"{c.num_layer_groups} sets of parameters"
+    return f"all layers share {sets}"
 
 
 def _output(c: EncoderConfig) -> str:
-    return "output table is the token table" if c.tied_output else "output table of its own"
+    return "output table is the token table" if c.tied_output else "separate output table"
 
 
-_WORDS: dict[str, Callable[[EncoderConfig], str]] = {
+_ASPECTS: dict[str, Callable[[EncoderConfig], str]] = {
     "positions": _positions,
     "attention": _attention,
     "keys and values": _keys_and_values,

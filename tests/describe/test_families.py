@@ -1,12 +1,13 @@
-"""What is said of the families: each has an entry, every choice has its words, and the counts are the published."""
+"""Descriptions of the families: every family and every choice has one, and the counts are the published counts."""
 
 import dataclasses
 import re
 
 import pytest
 
-from jaxencoder.families import FAMILIES, about
-from jaxencoder.families.about import Entry, architecture, entry, family_named, overview
+from jaxencoder.describe import families
+from jaxencoder.describe.families import Entry, architecture, entry, family_named, overview
+from jaxencoder.families import FAMILIES
 from jaxencoder.families.family import About
 from jaxencoder.model.config import EncoderConfig
 
@@ -65,14 +66,14 @@ PUBLISHED = {
     "junnyu/roformer_chinese_char_base": 94_273_536,
     "junnyu/roformer_chinese_base": 123_457_536,
 }
-# What the families count differently, as a function of the width: positions behind the padding that nothing reads, the
-# first layer's norm that ModernBERT does not have, and the poolers that AutoModel leaves out.
+# Differences from those counts as a function of the width: positions that the model never reads, the first layer's norm
+# that ModernBERT does not have, and the poolers that AutoModel leaves out.
 DIFFERENCES = dict.fromkeys(("roberta", "xlm-roberta", "camembert", "mpnet", "longformer"), lambda D: -2 * D) | {
     "modernbert": lambda D: D,
     **dict.fromkeys(("nomic_bert", "deberta", "deberta-v2"), lambda D: D * D + D),
 }
-# What an architecture's words leave to its numbers, and what concerns heads and training alone.
-UNSAID = {
+# Fields without a description: sizes, and those of heads and training.
+NOT_DESCRIBED = {
     *("vocab_size", "num_layers", "hidden_size", "mlp_size", "num_heads", "max_length", "norm_epsilon"),
     *("rope_theta", "rope_theta_local", "rope_factor", "rope_original_length", "rope_betas", "rope_attention_factor"),
     *("rope_scaling_local", "head_transform", "head_activation", "head_bias", "output_bias"),
@@ -80,7 +81,7 @@ UNSAID = {
     *("relative_projection", "conv_groups", "conv_activation"),
     *("bottleneck", "bottleneck_sublayers"),
 }
-SAID = {
+DESCRIBED = {
     "num_kv_heads": 4,
     "embedding_size": 128,
     "num_layer_groups": 1,
@@ -115,16 +116,16 @@ def entries() -> list[Entry]:
     return [entry(family, family.about.releases[-1:]) for family in FAMILIES]
 
 
-def check_sizes(found: Entry) -> None:
-    difference = DIFFERENCES.get(found.model_type, lambda D: 0)
-    for size in found.sizes:
+def check_sizes(described: Entry) -> None:
+    difference = DIFFERENCES.get(described.model_type, lambda D: 0)
+    for size in described.sizes:
         assert size.parameters == PUBLISHED[size.name] + difference(size.hidden_size), size.name
         assert 0 < size.embeddings < size.parameters
 
 
 def test_counts_are_the_published(entries: list[Entry]) -> None:
-    for found in entries:
-        check_sizes(found)
+    for described in entries:
+        check_sizes(described)
 
 
 @pytest.mark.parametrize("name", ["google-bert/bert-base-uncased", "FacebookAI/roberta-base"])
@@ -134,20 +135,20 @@ def test_the_best_known_counts(name: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
-def test_every_family_is_told_of(family) -> None:
-    told = family.about
+def test_every_family_has_facts(family) -> None:
+    about = family.about
     for name in ("title", "choose_for", "tokenizer", "objective", "text"):
-        text = getattr(told, name)
+        text = getattr(about, name)
         assert text.strip() == text and text and not text.endswith("."), name
-    assert told.papers and all(re.fullmatch(r"\d{4}\.\d{5}", number) for number in told.papers.values())
-    names = [release.name for release in told.releases]
+    assert about.papers and all(re.fullmatch(r"\d{4}\.\d{5}", number) for number in about.papers.values())
+    names = [release.name for release in about.releases]
     assert names and all(re.fullmatch(r"[\w.-]+/[\w.-]+", name) for name in names)
     # A new release needs a published number to be compared with; the table goes from few parameters to many.
     numbers = [PUBLISHED[name] for name in names]
     assert numbers == sorted(numbers)
 
 
-def test_a_family_cannot_be_added_without() -> None:
+def test_facts_are_required() -> None:
     from jaxencoder.families.family import Family
 
     required = {part.name for part in dataclasses.fields(Family) if part.default is dataclasses.MISSING}
@@ -155,10 +156,10 @@ def test_a_family_cannot_be_added_without() -> None:
 
 
 def test_every_choice_has_words() -> None:
-    """A new setting is either put into words in families/about.py or counted among the unsaid ones here."""
+    """A new setting is either described in describe/families.py or listed in NOT_DESCRIBED."""
     names = {part.name for part in dataclasses.fields(EncoderConfig)}
-    assert names == SAID.keys() | UNSAID
-    for name, value in SAID.items():
+    assert names == DESCRIBED.keys() | NOT_DESCRIBED
+    for name, value in DESCRIBED.items():
         before = EncoderConfig(positions="rotary" if name in ("rotary_values", "rope_scaling") else "learned")
         if name == "global_tokens":
             before = dataclasses.replace(before, windows=(64,))
@@ -170,7 +171,7 @@ def test_every_choice_has_words() -> None:
 
 
 def test_words_come_from_the_published_settings(entries: list[Entry]) -> None:
-    by_name = {found.model_type: found for found in entries}
+    by_name = {described.model_type: described for described in entries}
     assert by_name["bert"].special == ()
     assert by_name["modernbert"].architecture["attention"] == (
         "global attention in 1 of 3 layers, else 64 tokens to either side"
@@ -178,16 +179,16 @@ def test_words_come_from_the_published_settings(entries: list[Entry]) -> None:
     assert {"rotary positions", "GeGLU", "no biases"} <= set(by_name["modernbert"].special)
     assert by_name["albert"].architecture["layers"] == "all layers share their parameters"
     assert by_name["mpnet"].special[0] == "learned positions and 32 buckets of relative biases"
-    # Where checkpoints differ, all is said.
+    # If checkpoints differ, all descriptions are given.
     assert by_name["eurobert"].architecture["keys and values"].endswith(", or 3 heads share keys and values")
     assert by_name["xlm-roberta"].max_lengths == (512, 8192)
     assert by_name["electra"].heads[:2] == ("mlm_head", "rtd_head")
 
 
 def test_overview_has_the_smallest_and_the_largest(monkeypatch) -> None:
-    monkeypatch.setattr(about, "FAMILIES", (family_named("bert"),))
-    (found,) = overview()
-    assert [size.name for size in found.sizes] == [
+    monkeypatch.setattr(families, "FAMILIES", (family_named("bert"),))
+    (described,) = overview()
+    assert [size.name for size in described.sizes] == [
         "google/bert_uncased_L-2_H-128_A-2",
         "google-bert/bert-large-uncased",
     ]
@@ -196,5 +197,5 @@ def test_overview_has_the_smallest_and_the_largest(monkeypatch) -> None:
 def test_names() -> None:
     assert family_named("ModernBERT") is family_named("modernbert")
     assert family_named("nomic bert").model_type == "nomic_bert"
-    with pytest.raises(ValueError, match="no family is called 'gpt2'; there are bert, "):
+    with pytest.raises(ValueError, match="unknown family 'gpt2'; choose one of bert, "):
         family_named("gpt2")
