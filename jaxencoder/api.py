@@ -14,10 +14,9 @@ from jaxencoder.inference import load as opening
 from jaxencoder.inference import score as scoring
 from jaxencoder.inference.fill_mask import FilledMask
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.options import EmbedOptions, WindowConfig
+from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.score import PseudoLikelihood
 from jaxencoder.inference.tokens import TokenChunk
-from jaxencoder.inference.windows import Long
 from jaxencoder.model.heads import Pooling
 from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.classification.classify import Prediction, Threshold

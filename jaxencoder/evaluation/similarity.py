@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxencoder.inference.embed import embed
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.model.heads import Pooling
+from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.tasks.classification.metrics import correlations
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.schema import TEXTS

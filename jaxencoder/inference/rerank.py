@@ -53,9 +53,9 @@ def score_pairs(
     Raises:
         ValueError: a model that is no cross-encoder, or no lists of strings.
     """
-    check_scores_pairs(model)
+    check_cross_encoder(model)
     found = classify.score(model, queries, texts, batch_tokens=batch_tokens)
-    buckets.warn_of_cuts(found.truncated, len(found.tokens), classify.row_length(model))
+    buckets.warn_truncated(found.truncated, len(found.tokens), classify.row_length(model))
     return found.scores[:, -1] - (found.scores[:, 0] if model.config.objective.labels == 2 else 0)
 
 

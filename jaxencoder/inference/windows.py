@@ -3,21 +3,16 @@
 Long texts in overlapping segments: Pappagari et al. 2019, arXiv:1910.10781.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, TypeVar, get_args
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
 
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.options import WindowPooling
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text import buckets
-from jaxencoder.text.windows import TextWindow
-
-W = TypeVar("W")
-
-GROUP_TOKENS = 1 << 17  # tokens of windows that are sorted by length together, whatever the length of a text
+from jaxencoder.text.window_config import WindowPooling
+from jaxencoder.text.windows import TextWindow, group_windows
 
 
 def run_windows(
@@ -55,19 +50,6 @@ def run_windows(
             yield group, plan, values
 
 
-def group_windows(windows: Iterable[W], tokens: int) -> Iterator[list[W]]:
-    """Group windows, or anything with `ids`, into lists that end once they have this many tokens."""
-    group, size = [], 0
-    for window in windows:
-        group.append(window)
-        size += len(window.ids)
-        if size >= tokens:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
-
-
 class WindowPooler:
     """Vectors [N, size] of texts, updated by their windows in any order.
 
@@ -97,41 +79,3 @@ class WindowPooler:
         if np.isfinite(total):
             self.vectors[text] += np.float32(np.exp(weight - total)) * (vector[:size] - self.vectors[text])
             self._log_weights[text] = total
-
-
-Long = Literal["truncate", "windows"]
-GROUP, grouped = GROUP_TOKENS, group_windows
-
-
-class Reading(NamedTuple):
-    """How a classifier reads long texts; replaced by WindowConfig once its call sites have moved."""
-
-    long: Long = "truncate"
-    stride: int | None = None
-    pooling: WindowPooling = "length"
-
-    @classmethod
-    def of(
-        cls,
-        long: Long,
-        stride: int | None = None,
-        pooling: WindowPooling | None = None,
-        default: WindowPooling = "length",
-        known: Sequence[WindowPooling] = get_args(WindowPooling),
-    ) -> "Reading":
-        """Checked; ValueError for a word that is not known, or for a setting that would do nothing."""
-        if long not in get_args(Long):
-            raise ValueError(f"long is {long!r}; give one of {', '.join(get_args(Long))}")
-        if pooling is not None and pooling not in known:
-            raise ValueError(f"window_pooling is {pooling!r}; give one of {', '.join(known)}")
-        if long == "truncate" and (stride is not None or pooling is not None):
-            name, value = ("stride", stride) if stride is not None else ("window_pooling", pooling)
-            raise ValueError(f"{name} is {value!r}, but long texts are cut; give long='windows', or leave it out")
-        if pooling == "first" and stride is not None:
-            raise ValueError(f"stride is {stride}, but of window_pooling 'first' there is one window; leave it out")
-        return cls(long, stride, pooling or default)
-
-    @property
-    def whole(self) -> bool:
-        """Whether more is read of a long text than its first window."""
-        return self.long == "windows" and self.pooling != "first"

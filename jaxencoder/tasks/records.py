@@ -54,7 +54,7 @@ def with_words(record: Record, name: str, where: str) -> Record:
 def check_new_fields(records: Sequence[Record], names: Sequence[str], otherwise: str = "drop it") -> None:
     """Raise ValueError if a record already has a field that is to be added."""
     if present := [name for name in names if any(name in record for record in records)]:
-        raise ValueError(f"the records have a field {present[0]!r} already; rename it, or {otherwise}")
+        raise ValueError(f"the records already have a field {present[0]!r}; rename it, or {otherwise}")
 
 
 def chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:

@@ -10,7 +10,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.objectives.objective import Batch, Objective, ObjectiveConfig, Params, encode
 from jaxencoder.tasks.task import TaskModel
-from jaxencoder.text.buckets import Plan, texts_in_a_row
+from jaxencoder.text.buckets import BatchPlan, max_texts_per_row
 
 Scores = Callable[[Params, Batch], jax.Array]  # (params, packed rows) -> [B, ...]
 
@@ -45,19 +45,19 @@ def score_texts(
         progress: called with the number of texts of each batch.
     """
 
-    def extra(plan: Plan) -> Batch:
+    def extra(plan: BatchPlan) -> Batch:
         # The objective reads the number of texts in a row from the shape of the labels.
-        arrays = {"labels": np.zeros((plan.rows, texts_in_a_row(plan.length)), np.int32)}
+        arrays = {"labels": np.zeros((plan.rows, max_texts_per_row(plan.length)), np.int32)}
         return arrays if type_ids is None else arrays | {"token_type_ids": packed_type_ids(plan, type_ids)}
 
     result = np.zeros((len(ids), outputs))
     for plan, values in model.run(scores, ids, batch_tokens, limit, extra):
-        result[plan.texts] = values[plan.row, plan.place]
+        result[plan.texts] = values[plan.row, plan.segment]
         progress(len(plan.texts))
     return result
 
 
-def packed_type_ids(plan: Plan, type_ids: Sequence[np.ndarray]) -> np.ndarray:
+def packed_type_ids(plan: BatchPlan, type_ids: Sequence[np.ndarray]) -> np.ndarray:
     """Token type ids [B, T] int32 of the texts in a batch."""
     types = np.zeros((plan.rows, plan.length), np.int32)
     for i, row, start in zip(plan.texts, plan.row, plan.start, strict=True):

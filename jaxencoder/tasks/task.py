@@ -23,7 +23,7 @@ import numpy as np
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Batch, ObjectiveConfig, Params
-from jaxencoder.text.buckets import Plan
+from jaxencoder.text.buckets import BatchPlan
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.schema import Schema
 from jaxencoder.text.sources.records import Record
@@ -121,8 +121,8 @@ class TaskModel(Protocol):
         ids: Sequence[np.ndarray],
         batch_tokens: int | None = None,
         max_length: int | None = None,
-        extra: Callable[[Plan], Batch] | None = None,
-    ) -> Iterator[tuple[Plan, np.ndarray]]: ...
+        extra: Callable[[BatchPlan], Batch] | None = None,
+    ) -> Iterator[tuple[BatchPlan, np.ndarray]]: ...
 
 
 class Evaluation(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 from jaxencoder.api import load
 from jaxencoder.evaluation.evaluate import evaluate_task
 from jaxencoder.evaluation.probing import answer_ranks, evaluate_probing
-from jaxencoder.text.buckets import Plan
+from jaxencoder.text.buckets import BatchPlan
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 

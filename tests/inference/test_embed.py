@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxencoder.inference import embed as embed_module
-from jaxencoder.inference.embed import chunks, embed_file
+from jaxencoder.inference.embed import embed_file
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.records import chunks
 
 from .conftest import SENTENCES
 

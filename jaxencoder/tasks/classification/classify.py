@@ -4,7 +4,7 @@ Windows over long texts: Pappagari et al. 2019, arXiv:1910.10781. Here the windo
 weighted by the number of tokens that belong to it, or pooled otherwise.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -16,16 +16,16 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import HeadConfig, apply_heads, first_tokens
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.classification.objective import ONE_CLASS, SEVERAL_CLASSES, VALUE, Classification
-from jaxencoder.tasks.classification.windows import Part, pair_parts, text_parts
+from jaxencoder.tasks.classification.windows import pair_parts, text_parts
 from jaxencoder.tasks.running import Scores, encoder_output, objective_scores, row_length, score_texts
 from jaxencoder.tasks.task import TaskModel
 from jaxencoder.text import buckets
 from jaxencoder.text.window_config import WindowConfig
+from jaxencoder.text.windows import GROUP_TOKENS, group_windows
 
 Threshold = float | Mapping[str, float]
 
 PUBLISHED_HEAD = "sequence_head"  # its name among the parameters of a published classifier
-_GROUP_TOKENS = 1 << 17  # tokens of parts that are sorted by length together, whatever the length of a text
 
 
 class Prediction(NamedTuple):
@@ -103,7 +103,7 @@ def classify(
     """
     minimum = thresholds(model, threshold)
     result = score(model, texts, pairs, windows, batch_tokens)
-    buckets.warn_of_cuts(result.truncated, len(result.tokens), row_length(model))
+    buckets.warn_truncated(result.truncated, len(result.tokens), row_length(model))
     return decide(result.scores, class_names(model), minimum)
 
 
@@ -168,14 +168,17 @@ def score(
     head, limit = _head(model), row_length(model)
     if windows is not None and windows.pooling == "learned":
         raise ValueError("window pooling is 'learned', which is for embeddings; give length, mean, max or first")
-    tokenizer, texts = buckets.readable(model.tokenizer), texts if isinstance(texts, str | bytes) else list(texts)
+    tokenizer, texts = (
+        buckets.require_tokenizer(model.tokenizer),
+        texts if isinstance(texts, str | bytes) else list(texts),
+    )
     if pairs is None:
         parts = text_parts(tokenizer, texts, limit, windows)
     else:
         parts = pair_parts(tokenizer, texts, pairs, limit, windows)
     tokens, truncated, owners, weights = np.zeros(len(texts), np.int64), 0, [], []
     scores = [np.zeros((0, head.outputs))]
-    for group in _groups(parts):
+    for group in group_windows(parts, GROUP_TOKENS):
         types = None if pairs is None else [part.type_ids for part in group]
         ids = [part.ids for part in group]
         scores.append(score_texts(model, head.scores, head.outputs, ids, types, batch_tokens, limit))
@@ -189,18 +192,6 @@ def score(
     return ClassScores(
         _pool(np.concatenate(scores), owners, weights, len(texts), head.kind, pooling), tokens, truncated
     )
-
-
-def _groups(parts: Iterable[Part]) -> Iterator[list[Part]]:
-    group, size = [], 0
-    for part in parts:
-        group.append(part)
-        size += len(part.ids)
-        if size >= _GROUP_TOKENS:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
 
 
 class _ClassifierHead(NamedTuple):
@@ -251,7 +242,7 @@ def _published_scores(
 ) -> jax.Array:
     """Scores [B, E, outputs] float32 of the sequence head, which follows its pooler, if any, in `heads`."""
     segment_ids = rows["segment_ids"]
-    texts = buckets.texts_in_a_row(segment_ids.shape[1])
+    texts = buckets.max_texts_per_row(segment_ids.shape[1])
     if any(head.global_tokens == "first" for _, head in heads):
         rows = rows | {"global_slots": first_tokens(segment_ids, texts)}
     hidden = encoder_output(encoder, compute, params, rows)

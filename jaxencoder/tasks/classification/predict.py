@@ -26,7 +26,7 @@ from jaxencoder.tasks.classification.metrics import (
 )
 from jaxencoder.tasks.records import check_new_fields, chunks, numbered, with_texts
 from jaxencoder.tasks.task import Evaluation, TaskModel
-from jaxencoder.text.buckets import warn_of_cuts
+from jaxencoder.text.buckets import warn_truncated
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.sources.fields import infer_source_fields
@@ -77,7 +77,7 @@ def predict_classes(
         decisions = decide(result.scores, names, minimum)
         yield [record | _fields(x, probabilities) for record, x in zip(chunk, decisions, strict=True)]
         count, truncated = count + len(chunk), truncated + result.truncated
-    warn_of_cuts(truncated, count, row_length(model))
+    warn_truncated(truncated, count, row_length(model))
 
 
 def _texts(record: Record, text_field: str, pair_field: str) -> list[str]:
@@ -174,7 +174,7 @@ def predictions(model: TaskModel, source: str | None = None, windows: WindowConf
     for chunk in chunks(records, lambda record: sum(map(len, _texts(record, data.text_field, data.pair_field)))):
         results.append(score(model, *_columns(chunk, data.text_field, data.pair_field), windows))
     truncated = sum(result.truncated for result in results)
-    warn_of_cuts(truncated, len(records), row_length(model))
+    warn_truncated(truncated, len(records), row_length(model))
     if several:
         table = np.zeros((len(labels), len(names)), np.int64)
         for row, ids in zip(table, labels, strict=True):

@@ -18,7 +18,7 @@ from jaxencoder.tasks.question_answering.objective import HEAD, QuestionAnswerin
 from jaxencoder.tasks.records import check_new_fields, chunks, numbered, with_texts
 from jaxencoder.tasks.running import encoder_output, global_slots, packed_type_ids
 from jaxencoder.tasks.task import Evaluation, TaskModel
-from jaxencoder.text.buckets import Plan
+from jaxencoder.text.buckets import BatchPlan
 from jaxencoder.text.sources.records import Record
 
 ADDED = ("prediction", "start", "end", "probability", "predictions")
@@ -71,7 +71,7 @@ def answer_questions(
     ids, type_ids = [window.ids for window in windows], [window.type_ids for window in windows]
     head = model.heads[HEAD]
 
-    def extra(plan: Plan) -> Batch:
+    def extra(plan: BatchPlan) -> Batch:
         arrays = {"token_type_ids": packed_type_ids(plan, type_ids)} if model.config.model.token_types > 1 else {}
         if head.global_tokens == "question":
             is_question = np.zeros((plan.rows, plan.length), bool)
