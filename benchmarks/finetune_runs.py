@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 from train_step import DATA  # sets JAX_PLATFORMS
 
-from jaxencoder.checkpoints.initial import find_start
+from jaxencoder.checkpoints.initial import open_initial_model
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load
@@ -85,7 +85,7 @@ def recipe(
     words += [] if task.recipe == "finetune_question_answering" else ["--objective.dropout", dropout]
     config = load(task.recipe, [str(word) for word in words])
     with contextlib.redirect_stdout(sys.stderr):
-        (store,) = prepare(config.data, find_start(args.model).tokenizer, "train")
+        (store,) = prepare(config.data, open_initial_model(args.model).tokenizer, "train")
     batch = max(1, round(args.examples * store.meta["rows"] / store.meta["pieces"]))
     steps = steps or round(args.epochs * store.meta["rows"] / batch)
     return dataclasses.replace(

@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from jaxencoder.checkpoints import adapter, save
+from jaxencoder.checkpoints import opening, save
 from jaxencoder.inference import embed, fill_mask, rerank, tokens
-from jaxencoder.inference import load as opening
+from jaxencoder.inference import load as loading
 from jaxencoder.inference import score as scoring
 from jaxencoder.inference.fill_mask import FilledMask
 from jaxencoder.inference.model import OpenedModel
@@ -187,7 +187,7 @@ class Model(OpenedModel):
             ValueError: the adapter was trained on another model or other weights, or is of an unsupported kind.
             OSError: the folder cannot be read.
         """
-        return adapter.with_adapter(self, folder)
+        return opening.with_adapter(self, folder)
 
     def save(self, folder: str | Path, format: Literal["hf", "sentence-transformers"] = "hf") -> None:
         """Write a folder that transformers loads: config.json, model.safetensors and the tokenizer.
@@ -231,7 +231,7 @@ def load(
         FileNotFoundError: no such folder or name, or no checkpoint in it.
         ValueError: not a model, one that cannot be loaded, a damaged one, or a revision of a local folder.
     """
-    return _as_model(opening.load(name_or_folder, dtype, step, revision))
+    return _as_model(loading.load(name_or_folder, dtype, step, revision))
 
 
 def _as_model(opened: OpenedModel) -> Model:

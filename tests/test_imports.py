@@ -19,8 +19,7 @@ DIRECTIONS = {
     "__main__.py": ("cli",),
     "cli/*": ("",),
     "arguments.py": (),
-    "reports.py": ("describe", "inference"),
-    "describe/*": ("families", "model"),
+    "reports.py": ("families", "inference"),
     "settings.py": ("arguments",),
     "files.py": (),
     "config.py": (
@@ -77,19 +76,8 @@ DIRECTIONS = {
     ),
     "checkpoints/orbax.py": (),
     "checkpoints/*": (
-        *(
-            "adapters",
-            "config",
-            "config_io",
-            "families",
-            "inference",
-            "kernels",
-            "model",
-            "objectives",
-            "parameters",
-            "text",
-        ),
-        *("training.layerwise", "files"),
+        *("adapters", "config", "config_io", "families", "files", "model", "objectives", "parameters", "tasks"),
+        *("text", "training.layerwise"),
     ),
     "inference/*": (
         *("checkpoints",),

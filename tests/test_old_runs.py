@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import jaxencoder
-from jaxencoder.checkpoints.initial import find_start
+from jaxencoder.checkpoints.initial import open_initial_model
 from jaxencoder.cli import main
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import to_json
@@ -47,6 +47,6 @@ def test_old_runs_are_refused(old_run: Path, tmp_path: Path, monkeypatch, capsys
 
 
 def test_old_runs_are_refused_from_python(old_run: Path) -> None:
-    for open_run in (jaxencoder.load, lambda folder: find_start(str(folder))):
+    for open_run in (jaxencoder.load, lambda folder: open_initial_model(str(folder))):
         with pytest.raises(ValueError, match="was written by jaxencoder 0.1, whose runs"):
             open_run(old_run)

@@ -1,23 +1,24 @@
-"""A model for longer texts than it was trained on, without training: what its way of knowing places allows.
+"""A model for longer texts than it was trained on, without training, by the methods that its positions allow.
 
-Which way is best, and what each costs, is measured in docs/studies/length.md; some steps of training at the new length
-(recipe `extend_length`) are worth more than the choice.
+docs/studies/length.md measures the methods and their costs. Some steps of training at the new length (recipe
+`extend_length`) matter more than the choice of method.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
 from jaxencoder.checkpoints.checkpoint import Checkpoint
-from jaxencoder.checkpoints.convert import check_new, write_run
+from jaxencoder.checkpoints.convert import check_new
+from jaxencoder.checkpoints.opening import open_checkpoint
+from jaxencoder.checkpoints.run import write_run
 from jaxencoder.checkpoints.save import save
 from jaxencoder.families.longformer import LONGFORMER
 from jaxencoder.families.published import Published, can_hold
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
-from jaxencoder.inference.load import load
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.positions import interpolate_positions, ntk_theta, repeat_positions
 from jaxencoder.model.sentence import SentenceConfig
@@ -28,7 +29,7 @@ Method = Literal["interpolate", "tile", "linear", "ntk", "dynamic", "yarn", "non
 Written = Literal["hf", "sentence-transformers", "run"]
 
 _TABLES = {"interpolate": interpolate_positions, "tile": repeat_positions}
-_NEAR_LONGFORMER = (ROBERTA, XLM_ROBERTA, CAMEMBERT)  # whose heads and padding id are its own
+_LIKE_LONGFORMER = (ROBERTA, XLM_ROBERTA, CAMEMBERT)  # families with Longformer's heads and padding id
 
 
 def extend(
@@ -40,29 +41,29 @@ def extend(
     window: int = 0,
     global_tokens: bool = False,
 ) -> Written:
-    """Write a model that reads longer texts; see `extended`.
+    """Write a model for longer texts; see `extended`.
 
     Args:
-        source: anything that `load` takes.
-        folder: to write; empty, or not there yet.
+        source: a folder of any kind, or a name on the Hugging Face hub.
+        folder: the folder to write; empty or missing.
 
     Returns:
-        As what: a folder of transformers or of sentence-transformers, where the source is one and a config.json can say
-        the new architecture; else a run. `load` and `init_from` take each of them.
+        The format: that of the source if it is published and a family can hold the new architecture, else a run. `load`
+        and `init_from` take all of them.
 
     Raises:
-        ValueError: as `extended`; a folder that holds something; a run without a tokenizer.
+        ValueError: see `extended`; a folder that is not empty; a run without a tokenizer.
         OSError: the source cannot be read, or the folder cannot be written.
     """
     folder = Path(folder)
     check_new(folder)
-    model = extended(load(source), max_length, method, factor, window, global_tokens)
+    model = extended(open_checkpoint(source), max_length, method, factor, window, global_tokens)
     if model.published is None:
         write_run(model, folder)
         return "run"
-    form = "hf" if model.sentence == SentenceConfig() else "sentence-transformers"
-    save(model, folder, form)
-    return form
+    format = "hf" if model.sentence == SentenceConfig() else "sentence-transformers"
+    save(model, folder, format)
+    return format
 
 
 def extended(
@@ -73,72 +74,63 @@ def extended(
     window: int = 0,
     global_tokens: bool = False,
 ) -> M:
-    """A model that reads longer texts.
+    """Extend a model to longer texts.
 
     Args:
-        model: of a run, or published.
-        max_length: tokens that it is to read, more than it was trained on.
-        method: of learned positions `interpolate` (new rows between the old ones) or `tile` (copies of them); of rotary
-            ones `linear`, `dynamic`, `yarn` (see `EncoderConfig.rope_scaling`), `ntk` (a larger base) or `none` (as
-            they are); of ALiBi, biases and distances `none`, and `interpolate` where far distances share rows in
-            ranges that grow (DeBERTa-v2): these then reach as much further.
-        factor: of rotary scaling and of the ranges of distances; None: max_length over the length of training.
-        window: tokens to either side that layers now see which saw the whole text; 0: as they are.
-        global_tokens: with windows in all layers, projections for tokens that see all and are seen by all, which begin
-            as copies of the others (Longformer: Beltagy et al. 2020, arXiv:2004.05150, section 5).
+        model: a run, or a published model.
+        max_length: tokens of a text, more than in training.
+        method: for learned positions `interpolate` (new rows between the old ones) or `tile` (copies of them); for
+            rotary ones `linear`, `dynamic`, `yarn` (see `EncoderConfig.rope_scaling`), `ntk` (a larger base) or `none`
+            (unchanged); for ALiBi and relative positions `none`, and `interpolate` if far distances share buckets that
+            grow (DeBERTa-v2), which then reach further.
+        factor: of rotary scaling and of the buckets; None: max_length over the length of training.
+        window: tokens to either side for the layers with full attention; 0: they keep full attention.
+        global_tokens: with windows in all layers, add projections for tokens with global attention, initialized as
+            copies of the others (Longformer: Beltagy et al. 2020, arXiv:2004.05150, section 5).
 
     Returns:
-        The model, `published` only if its family's config.json (or, of RoBERTa's relatives with global tokens,
-        Longformer's) can say it.
+        The model. It stays `published` only if its family's config.json can hold the architecture, or, for RoBERTa's
+        relatives with global tokens, Longformer's.
 
     Raises:
-        ValueError: a method that does not fit the model, which names those that do; a model that is scaled already; a
-            length, factor or window that makes no sense.
+        ValueError: a method that does not fit the model (the message names those that do), a model that is scaled
+            already, or a length, factor or window out of range.
     """
-    old = model.config.model
+    config = model.config
     trained = trained_length(model)
     if max_length <= trained:
         raise ValueError(f"max_length is {max_length}, but the model was trained on {trained} tokens; give more")
-    _check(old, method, factor)
-    architecture = dataclasses.replace(old, max_length=max_length)
+    _check(config.model, method, factor)
+    architecture = dataclasses.replace(config.model, max_length=max_length)
     if window:
         architecture = _with_window(architecture, window)
-    stretch = max_length / trained if factor is None else factor
+    architecture = _with_method(architecture, method, max_length / trained if factor is None else factor, trained)
     params = model.params
-    if method in ("linear", "dynamic", "yarn"):
-        original = 0 if method == "linear" else trained
-        scaling = {"rope_scaling": method, "rope_factor": float(stretch), "rope_original_length": original}
-        architecture = dataclasses.replace(architecture, **scaling)
-    elif method == "ntk":
-        theta = ntk_theta(old.rope_theta, old.head_size, stretch)
-        architecture = dataclasses.replace(architecture, rope_theta=theta)
-    if method == "interpolate" and old.max_distance:
-        furthest = round(old.max_distance * stretch)
-        architecture = dataclasses.replace(architecture, max_distance=furthest)
-    if old.positions == "learned":
-        params = _with_table(params, _TABLES[method], trained, max_length)
-    if global_tokens and not old.global_tokens:
+    if architecture.positions == "learned":
+        params = _with_positions(params, method, trained, max_length)
+    if global_tokens and not architecture.global_tokens:
         architecture = dataclasses.replace(architecture, global_tokens=True)
         params = params | {"encoder": _with_global_projections(params["encoder"])}
-    config = dataclasses.replace(
-        model.config,
-        model=architecture,
-        data=dataclasses.replace(model.config.data, row_length=max_length),
-        phases=(),
+    data = dataclasses.replace(config.data, row_length=max_length)
+    return dataclasses.replace(
+        model,
+        config=dataclasses.replace(config, model=architecture, data=data, phases=()),
+        params=params,
+        published=_published(model, architecture),
+        generator=None,
+        base=None,
     )
-    published = _published(model, architecture)
-    return dataclasses.replace(model, config=config, params=params, published=published, generator=None, base=None)
 
 
 def trained_length(model: Checkpoint) -> int:
-    """Tokens of the longest row of its training; of a published model as its config.json has it."""
+    """Tokens of the longest row in training; for a published model, those in its config.json."""
     length = model.config.model.max_length
     rows = max(part.data.row_length for part in model.config.phase_configs)
     return length if model.published else min(length, rows)
 
 
 def methods(config: EncoderConfig) -> tuple[Method, ...]:
-    """Those that fit an architecture."""
+    """The methods that fit an architecture."""
     if config.positions == "learned":
         return "interpolate", "tile"
     if config.positions == "rotary":
@@ -150,10 +142,10 @@ def _check(config: EncoderConfig, method: str, factor: float | None) -> None:
     if method not in get_args(Method):
         raise ValueError(f"method {method!r} is unknown; give one of {', '.join(get_args(Method))}")
     if method not in (fit := methods(config)):
-        kind = {"none": "positions by distance alone"}.get(config.positions, f"{config.positions} positions")
-        raise ValueError(f"the model has {kind}, which {method} does not extend; take {' or '.join(fit)}")
+        kind = {"none": "relative positions only"}.get(config.positions, f"{config.positions} positions")
+        raise ValueError(f"the model has {kind}, which {method} does not extend; give {' or '.join(fit)}")
     if config.rope_scaling != "none" and method != "none":
-        raise ValueError(f"the model is scaled already ({config.rope_scaling}); take none, or extend what it came from")
+        raise ValueError(f"the model is scaled already ({config.rope_scaling}); give none, or extend its original")
     scaled = method in ("linear", "ntk", "dynamic", "yarn") or (method == "interpolate" and config.max_distance)
     if factor is not None and not scaled:
         raise ValueError(f"factor is {factor}, but {method} takes none here; leave it out")
@@ -161,48 +153,57 @@ def _check(config: EncoderConfig, method: str, factor: float | None) -> None:
         raise ValueError(f"factor is {factor}; give at least 1")
 
 
+def _with_method(c: EncoderConfig, method: Method, factor: float, trained: int) -> EncoderConfig:
+    """The architecture with its rotary positions or distance buckets scaled."""
+    if method in ("linear", "dynamic", "yarn"):
+        original = 0 if method == "linear" else trained
+        scaling = {"rope_scaling": method, "rope_factor": float(factor), "rope_original_length": original}
+        return dataclasses.replace(c, **scaling)
+    if method == "ntk":
+        return dataclasses.replace(c, rope_theta=ntk_theta(c.rope_theta, c.head_size, factor))
+    if method == "interpolate" and c.max_distance:
+        return dataclasses.replace(c, max_distance=round(c.max_distance * factor))
+    return c
+
+
 def _with_window(c: EncoderConfig, window: int) -> EncoderConfig:
     if all(c.windows) or window < 0:
-        raise ValueError(f"window is {window}, for layers that see the whole text, but model.windows is {c.windows}")
+        raise ValueError(f"window is {window}, for layers with full attention, but model.windows is {c.windows}")
     scaled = c.rope_scaling != "none"
-    alike = c.rope_theta == c.rope_theta_local and scaled == c.rope_scaling_local
-    if c.positions == "rotary" and any(c.windows) and not alike:
+    same_angles = c.rope_theta == c.rope_theta_local and scaled == c.rope_scaling_local
+    if c.positions == "rotary" and any(c.windows) and not same_angles:
         raise ValueError(
-            f"layers that see the whole text turn by other angles (rope_theta {c.rope_theta:g}) than those with a "
-            f"window ({c.rope_theta_local:g}), so that these cannot become those; leave window out"
+            f"layers with full attention rotate by other angles (rope_theta {c.rope_theta:g}) than layers with a "
+            f"window ({c.rope_theta_local:g}), so they cannot get one; leave window out"
         )
     windows = tuple(side or window for side in c.windows)
     return dataclasses.replace(c, windows=windows, rope_theta_local=c.rope_theta, rope_scaling_local=scaled)
 
 
-def _with_table(params: Params, stretched: Callable[..., np.ndarray], trained: int, length: int) -> Params:
+def _with_positions(params: Params, method: Method, trained: int, length: int) -> Params:
+    """The parameters with a longer table of learned positions."""
     embeddings = params["encoder"]["embeddings"]
-    table = np.asarray(embeddings["position_embedding"])[:trained]
-    embeddings = embeddings | {"position_embedding": stretched(table, length)}
+    table = np.asarray(embeddings["position_embedding"])[:trained]  # later rows were never trained
+    embeddings = embeddings | {"position_embedding": _TABLES[method](table, length)}
     return params | {"encoder": params["encoder"] | {"embeddings": embeddings}}
 
 
 def _with_global_projections(params: Mapping[str, Any]) -> dict[str, Any]:
     """Each attention with copies of its projections for global tokens."""
-    found = {
-        name: _with_global_projections(part) if isinstance(part, Mapping) else part for name, part in params.items()
-    }
-    if "attention" in found:
-        own = found["attention"]
-        found["attention"] = own | {f"global_{name}": own[name] for name in ("query", "key", "value")}
-    return found
+    copy = {name: _with_global_projections(x) if isinstance(x, Mapping) else x for name, x in params.items()}
+    if attention := copy.get("attention"):
+        copy["attention"] = attention | {f"global_{name}": attention[name] for name in ("query", "key", "value")}
+    return copy
 
 
 def _published(model: Checkpoint, architecture: EncoderConfig) -> Published | None:
-    """The family that can say the architecture, with its heads; None if there is none, or the model is a run's."""
+    """The published form in a family that can hold the architecture; None if there is none, or for a run."""
     if model.published is None:
         return None
-    own = model.published.family
-    families = (own, LONGFORMER) if own in _NEAR_LONGFORMER else (own,)
+    family, settings, heads = model.published
+    families = (family, LONGFORMER) if family in _LIKE_LONGFORMER else (family,)
     family = next((family for family in families if can_hold(family, architecture)), None)
     if family is None:
         return None
-    settings = model.published.settings
-    known = family.heads(architecture, {**settings, **family.settings(architecture)})
-    heads = {name: known[name].config for name in model.published.heads if name in known}
-    return Published(family, settings, heads)
+    tables = family.heads(architecture, {**settings, **family.settings(architecture)})
+    return Published(family, settings, {name: tables[name].config for name in heads if name in tables})

@@ -1,10 +1,10 @@
-"""What a run starts from: another run, a folder of transformers or sentence-transformers, or a name of the hub."""
+"""The model that a run starts from: another run, a published folder, or a name of the Hugging Face hub."""
 
 import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,12 @@ import numpy as np
 
 from jaxencoder.adapters.bottleneck import add_missing_bottlenecks
 from jaxencoder.adapters.lora import merge_lora
-from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.hub import resolve
-from jaxencoder.checkpoints.orbax import restore_step
-from jaxencoder.checkpoints.tokenizer import published_tokenizer
-from jaxencoder.checkpoints.transformers import read_model, read_settings
+from jaxencoder.checkpoints.kind import kind_of
+from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, read_params, saved_config
+from jaxencoder.checkpoints.sentence_transformers import encoder_folder
+from jaxencoder.checkpoints.transformers import read_model, read_tokenizer
 from jaxencoder.config import RunConfig, check_positions
-from jaxencoder.config_io import CONFIG_FILE, read
 from jaxencoder.families import classifier
 from jaxencoder.families.published import Published
 from jaxencoder.families.shapes import parameter_shapes
@@ -30,52 +29,59 @@ from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.training.layerwise import layer_heights
 
-TOKENIZER_FOLDER = "tokenizer"
-ADAPTER_FILE, PEFT_CONFIG = "adapter.safetensors", "adapter_config.json"  # of a folder without its base
-CHECKPOINT_FOLDER = "checkpoints"
 
-
-class Start(NamedTuple):
-    """A model to go on from: its architecture, its tokenizer, and how a configuration names that tokenizer."""
+class InitialModel(NamedTuple):
+    """The architecture and tokenizer of a model to start from, and the settings that name the tokenizer."""
 
     model: EncoderConfig
     tokenizer: Tokenizer
     tokenizer_config: TokenizerConfig
 
 
-def find_start(init_from: str) -> Start:
-    """What there is at `init_from`, without its weights.
+def open_initial_model(init_from: str) -> InitialModel:
+    """Open the model at `init_from`, without its weights.
 
     Raises:
-        ValueError: not a model, one that cannot be loaded, or one without a tokenizer.
+        ValueError: no model, one that is not supported, or one without a tokenizer.
         OSError: no such folder or name.
     """
     folder = resolve(init_from)
-    if (folder / ADAPTER_FILE).is_file() or (folder / PEFT_CONFIG).is_file():
-        raise ValueError(f"{folder} is an adapter without its base; write both with convert --to run, and start there")
-    if not is_published(folder):
-        config = saved_config(folder)
-        path = folder / TOKENIZER_FOLDER
-        choice = dataclasses.replace(config.tokenizer, path=str(path))
-        return Start(config.model, Tokenizer.load(path), choice)
-    transformer, lowercase = transformer_of(folder)
-    model = read_model(transformer, weights=False).config
-    tokenizer = published_tokenizer(transformer, model.vocab_size)
+    match kind_of(folder):
+        case "run":
+            config = saved_config(folder)
+            path = folder / TOKENIZER_FOLDER
+            choice = dataclasses.replace(config.tokenizer, path=str(path))
+            return InitialModel(config.model, Tokenizer.load(path), choice)
+        case "adapter" | "peft":
+            raise ValueError(
+                f"{folder} is an adapter without its base; write both with convert --to run, and start there"
+            )
+    encoder, lowercase = encoder_folder(folder)
+    model = read_model(encoder, weights=False).config
+    tokenizer = read_tokenizer(encoder, model.vocab_size)
     if tokenizer is None:
-        raise ValueError(f"{transformer} has no tokenizer, and training needs one; put one into the folder")
+        raise ValueError(f"{encoder} has no tokenizer, and training needs one; add one to the folder")
     tokenizer = tokenizer.lowercased() if lowercase else tokenizer
-    return Start(model, tokenizer, TokenizerConfig(path=str(transformer)))
+    return InitialModel(model, tokenizer, TokenizerConfig(path=str(encoder)))
 
 
-def started_from(config: RunConfig) -> Published | None:
-    """The published checkpoint that a run goes back to, over other runs; None if there is none, or it is gone."""
+def read_published(folder: Path) -> tuple[Path, Published] | None:
+    """The folder of a published model's encoder, and its published form; None for other kinds."""
+    if kind_of(folder) not in ("transformers", "sentence_transformers"):
+        return None
+    encoder, _ = encoder_folder(folder)
+    return encoder, read_model(encoder, weights=False).published
+
+
+def published_origin(config: RunConfig) -> Published | None:
+    """The published model that a run started from, perhaps through other runs; None if there is none on disk."""
     seen = set()
     while config.init_from and config.init_from not in seen:
         seen.add(config.init_from)
         try:
             folder = resolve(config.init_from, weights=False)
-            if is_published(folder):
-                return read_model(transformer_of(folder)[0], weights=False).published
+            if origin := read_published(folder):
+                return origin[1]
             config = saved_config(folder)
         except (OSError, ValueError):
             return None
@@ -83,189 +89,149 @@ def started_from(config: RunConfig) -> Published | None:
 
 
 def initial_params(init_from: str, params: Params, objective: ObjectiveConfig, reinitialize: int = 0) -> Params:
-    """The encoder of `init_from`, its heads where `params` has the same ones, and the rest of `params`.
+    """The parameters of a new run: from `init_from` where the shapes match, else fresh. Prints which.
 
-    A classifier of texts takes what the family's head of texts has of it: of BERT the pooler, and the projection too
-    where that has as many classes.
+    A classifier of texts reuses the parts of the family's classification head that match: BERT's pooler, and its
+    projection if it has as many classes. Of a run of replaced-token detection, it is the discriminator that is used;
+    both models if the new run trains such a generator and shares embeddings in the same way.
 
-    Bottleneck adapters are those of `params` where `init_from` has none.
-
-    Of a run of replaced-token detection it is the discriminator, or both models where `objective`, what the new run
-    trains, has such a generator and shares embeddings in the same way. The layers that are to be initialised anew, so
-    many from the top, are those of `params`.
+    Args:
+        init_from: a folder, or a name on the Hugging Face hub.
+        params: the new run's parameters, freshly initialized.
+        objective: the new run's.
+        reinitialize: how many layers, from the top, to keep as in `params`.
 
     Raises:
-        ValueError: the encoders do not have the same shapes, or not so many layers.
+        ValueError: the encoders differ in shape, or have fewer layers than `reinitialize`.
         OSError: the weights are missing or cannot be read.
     """
-    folder = resolve(init_from)
-    wanted = jax.tree.map(np.shape, params)
-    if is_published(folder):
-        opened = read_model(transformer_of(folder)[0], extra_heads=("pooler",) if classifier.NAME in params else ())
-        source = opened.params
-        known = opened.published.family.heads(opened.config, opened.published.settings)
-        known = {name: table.config for name, table in known.items()}
-    else:
-        config = saved_config(folder)
-        _, source = run_weights(folder, config)
-        known = config.objective.heads(config.model)
-        alike = getattr(objective, "sharing", None) == getattr(config.objective, "sharing", None)
-        alike &= jax.tree.map(np.shape, source.get("generator")) == wanted.get("generator")
-        if "generator" in source and not alike:
-            built = config.objective.build(config.model, config.compute, Tokenizer.load(folder / TOKENIZER_FOLDER))
-            source = built.models(source)["discriminator"]
+    source, heads = _source_params(init_from, params, objective)
     encoder = add_missing_bottlenecks(source["encoder"], params["encoder"])
-    adapters = len(jax.tree.leaves(encoder)) > len(jax.tree.leaves(source["encoder"]))
+    has_new_adapters = len(jax.tree.leaves(encoder)) > len(jax.tree.leaves(source["encoder"]))
     source = source | {"encoder": encoder}
-    shapes = {name: jax.tree.map(np.shape, part) for name, part in source.items()}
-    taken = [name for name in params if shapes.get(name) == wanted[name]]
-    if "encoder" not in taken:
+    matched = [name for name in params if name in source and _shapes(source[name]) == _shapes(params[name])]
+    if "encoder" not in matched:
         raise ValueError(f"the encoder of init_from {init_from} has other shapes than this model's; start a new run.")
-    found = {name: source[name] if name in taken else part for name, part in params.items()}
-    new = [*["adapters"] * adapters, *(name for name in params if name not in taken)]
-    if classifier.NAME in new and (parts := _parts_of_classifier(source, params[classifier.NAME], objective, known)):
-        own = params[classifier.NAME]
-        found[classifier.NAME] = own | {part: arrays for part, (_, arrays) in parts.items()}
-        taken += [f"{path} as {classifier.NAME}/{part}" for part, (path, _) in parts.items()]
-        rest = [f"{classifier.NAME}/{part}" for part in own if part not in parts]
-        new[new.index(classifier.NAME) : new.index(classifier.NAME) + 1] = rest
+    result = params | {name: source[name] for name in matched}
+    new = [*["adapters"] * has_new_adapters, *(name for name in params if name not in matched)]
+    fresh = params.get(classifier.NAME, {})
+    if classifier.NAME in new and (parts := _classifier_parts(source, fresh, objective, heads)):
+        result[classifier.NAME] = fresh | {part: arrays for part, (_, arrays) in parts.items()}
+        matched += [f"{path} as {classifier.NAME}/{part}" for part, (path, _) in parts.items()]
+        position = new.index(classifier.NAME)
+        new[position : position + 1] = [f"{classifier.NAME}/{part}" for part in fresh if part not in parts]
     if jax.process_index() == 0:
         top = f", and {reinitialize} layers from the top" if reinitialize else ""
-        print(f"Starting from {init_from}: {', '.join(taken)}; new: {', '.join(new) or 'nothing'}{top}", flush=True)
-    return with_new_top(found, params, reinitialize) if reinitialize else found
+        print(f"Starting from {init_from}: {', '.join(matched)}; new: {', '.join(new) or 'nothing'}{top}", flush=True)
+    return reinitialize_top(result, params, reinitialize) if reinitialize else result
 
 
-def _parts_of_classifier(
-    source: Params, own: Params, objective: ObjectiveConfig, heads: Mapping[str, HeadConfig]
+def _source_params(
+    init_from: str, params: Params, objective: ObjectiveConfig
+) -> tuple[Params, Mapping[str, HeadConfig]]:
+    """The parameters at `init_from`, and the heads that they may have."""
+    folder = resolve(init_from)
+    if kind_of(folder) != "run":
+        extra = ("pooler",) if classifier.NAME in params else ()
+        model = read_model(encoder_folder(folder)[0], extra_heads=extra)
+        tables = model.published.family.heads(model.config, model.published.settings)
+        return model.params, {name: table.config for name, table in tables.items()}
+    config = saved_config(folder)
+    source = merge_lora(config.adapter, read_params(folder, config)[1])
+    same_generator = getattr(objective, "sharing", None) == getattr(config.objective, "sharing", None)
+    same_generator &= _shapes(source.get("generator")) == _shapes(params.get("generator"))
+    if "generator" in source and not same_generator:
+        built = config.objective.build(config.model, config.compute, Tokenizer.load(folder / TOKENIZER_FOLDER))
+        source = built.models(source)["discriminator"]
+    return source, config.objective.heads(config.model)
+
+
+def _classifier_parts(
+    source: Params, fresh: Params, objective: ObjectiveConfig, heads: Mapping[str, HeadConfig]
 ) -> dict[str, tuple[str, Params]]:
-    """The parts of a new classifier that heads of the same shapes hold; see `classifier.from_heads`."""
-    found = classifier.from_heads(source, getattr(objective, "pooling", ""), heads)
-    shapes = jax.tree.map(np.shape, own)
-    return {part: x for part, x in found.items() if jax.tree.map(np.shape, x[1]) == shapes.get(part)}
+    """The parts of a new classifier that the source's heads have in the same shapes; see `classifier.from_heads`."""
+    parts = classifier.from_heads(source, getattr(objective, "pooling", ""), heads)
+    return {name: part for name, part in parts.items() if name in fresh and _shapes(part[1]) == _shapes(fresh[name])}
 
 
-def with_new_top(params: Params, new: Params, layers: int) -> Params:
-    """Parameters whose top layers are taken from others: those of every encoder, in its stack and beside it.
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(np.shape, tree)
+
+
+def reinitialize_top(params: Params, new: Params, layers: int) -> Params:
+    """Take the top layers of every encoder from other parameters.
 
     Args:
         params, new: trees of the same shapes.
-        layers: how many, at least 1.
+        layers: how many layers, at least 1.
 
     Raises:
-        ValueError: an encoder has fewer layers of its own.
+        ValueError: an encoder has fewer layers with parameters of their own.
 
     References:
         Zhang et al. 2021, Revisiting few-sample BERT fine-tuning, arXiv:2006.05987, section 4.
     """
-    height, there = layer_heights(params)
-    for encoder, count in there.items():
+    height, counts = layer_heights(params)
+    for encoder, count in counts.items():
         if layers > count:
-            raise ValueError(f"reinitialize is {layers}, but {encoder} has {count} layers of its own")
+            raise ValueError(f"reinitialize is {layers}, but {encoder} has only {count} layers with parameters")
 
     def choose(path: tuple[Any, ...], old: Any, fresh: Any) -> jax.Array:
         above = height(path, old)[1]
         return jnp.where((above > 0) & (above <= layers), fresh, old)
 
-    # Compiled, because in a run on several hosts `new` is not whole on any of them.
+    # Compiled, because in a run on several hosts no host has all of `new`.
     return jax.jit(lambda old, fresh: jax.tree.map_with_path(choose, old, fresh))(params, new)
 
 
-def saved_config(run_dir: Path) -> RunConfig:
-    """The configuration in a run's folder; ValueError if it holds none."""
-    path = run_dir / CONFIG_FILE
-    if not path.is_file():
-        raise ValueError(f"{run_dir} is not a run: it has no {CONFIG_FILE}")
-    return read(path)
-
-
-def run_weights(
-    run_dir: Path, config: RunConfig, step: int | Literal["latest", "best"] = "latest"
-) -> tuple[int, Params]:
-    """The step and the parameters of a run's checkpoint as they are used.
-
-    They are averaged, where the run keeps an average, and an adapter is merged into them.
-
-    Raises:
-        FileNotFoundError: there is no checkpoint, or not that one.
-        ValueError: none can be read, or none has the metric by which one is the best.
-    """
-    number, params = raw_weights(run_dir, config, step)
-    return number, merge_lora(config.adapter, params)
-
-
-def raw_weights(
-    run_dir: Path, config: RunConfig, step: int | Literal["latest", "best"] = "latest", average: bool = True
-) -> tuple[int, Params]:
-    """As `run_weights`, an adapter apart; without `average` the weights as they were trained."""
-    return restore_step(
-        run_dir / CHECKPOINT_FOLDER,
-        step=step,
-        part="ema" if config.training.ema_decay and average else "params",
-        metric=config.training.best_metric,
-        higher_is_better=config.training.best_mode == "max",
-    )
-
-
 def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
-    """A configuration with the architecture of what it starts from; its rates of dropout stay, and its new adapters.
+    """A configuration with the architecture of its initial model, but its own dropout and new bottleneck adapters.
 
-    Where it learns from labels, rows have no more tokens than the model has learned positions; see `shortened`.
+    If it is supervised, its rows are shortened to the model's learned positions; see `row_length_note`.
 
     Raises:
-        ValueError: it asks for other adapters than there are already, for new ones that would not learn, or, to be
-            pretrained, for longer rows than there are learned positions.
+        ValueError: bottleneck adapters that differ from the model's or would not be trained, or, for pretraining, rows
+            longer than the learned positions.
     """
-    own = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
+    kept = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
     if config.model.bottleneck:
-        own |= {name: getattr(config.model, name) for name in ("bottleneck", "bottleneck_sublayers")}
-        for name in ("bottleneck", "bottleneck_sublayers"):
-            if model.bottleneck and own[name] != getattr(model, name):
+        bottleneck = {name: getattr(config.model, name) for name in ("bottleneck", "bottleneck_sublayers")}
+        for name, value in bottleneck.items():
+            if model.bottleneck and value != getattr(model, name):
                 raise ValueError(
-                    f"model.{name} is {own[name]}, but what the run starts from has adapters already, with "
-                    f"{getattr(model, name)}; leave it out to go on with those"
+                    f"model.{name} is {value}, but the model that the run starts from has adapters with "
+                    f"{getattr(model, name)}; leave it out to train those"
                 )
-    config = dataclasses.replace(config, model=dataclasses.replace(model, **own))
+        kept |= bottleneck
+    config = dataclasses.replace(config, model=dataclasses.replace(model, **kept))
     if config.is_supervised and model.positions == "learned":
-        config = _with_rows_of_at_most(config, model.max_length)
+        data, *phases = (
+            dataclasses.replace(part, row_length=min(part.row_length, model.max_length))
+            for part in (config.data, *config.phases)
+        )
+        config = dataclasses.replace(config, data=data, phases=tuple(phases))
     for part in config.phase_configs:
         check_positions(part)
-    if config.model.bottleneck > model.bottleneck and config.optimizer.trainable:
-        shapes = {"encoder": parameter_shapes(config.model, False)["encoder"]}
-        paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(shapes)]
-        new = [path for path in paths if "_bottleneck/" in path]
-        if not any(re.search(pattern, path) for pattern in config.optimizer.trainable for path in new):
-            raise ValueError(
-                f"optimizer.trainable {list(config.optimizer.trainable)} leaves the new adapters out, which would "
-                'learn nothing; add "_bottleneck/", or set model.bottleneck to 0'
-            )
+    if config.model.bottleneck > model.bottleneck:
+        _check_trains_bottlenecks(config)
     return config
 
 
-def _with_rows_of_at_most(config: RunConfig, length: int) -> RunConfig:
-    data, *phases = (
-        dataclasses.replace(part, row_length=min(part.row_length, length)) for part in (config.data, *config.phases)
-    )
-    return dataclasses.replace(config, data=data, phases=tuple(phases))
+def _check_trains_bottlenecks(config: RunConfig) -> None:
+    patterns = config.optimizer.trainable
+    shapes = {"encoder": parameter_shapes(config.model, False)["encoder"]}
+    paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(shapes)]
+    new = [path for path in paths if "_bottleneck/" in path]
+    if patterns and not any(re.search(pattern, path) for pattern in patterns for path in new):
+        raise ValueError(
+            f"optimizer.trainable {list(patterns)} leaves the new adapters out, so they would not be trained; "
+            'add "_bottleneck/", or set model.bottleneck to 0'
+        )
 
 
-def shortened(asked: RunConfig, config: RunConfig) -> str:
-    """One line on rows that `with_architecture` has made shorter than was asked for; empty if it has not."""
-    before, after = (max(x.data.row_length for x in (run, *run.phase_configs)) for run in (asked, config))
+def row_length_note(requested: RunConfig, config: RunConfig) -> str:
+    """One line on rows that `with_architecture` has shortened; empty if it has not."""
+    before, after = (max(x.data.row_length for x in (run, *run.phase_configs)) for run in (requested, config))
     if before == after:
         return ""
     return f"Rows of at most {after} tokens, not {before}: {config.init_from} has no more positions"
-
-
-def is_published(folder: Path) -> bool:
-    """Whether transformers or sentence-transformers wrote the folder; ValueError for a config.json that is none."""
-    if (folder / sentence_transformers.MODULES_FILE).is_file():
-        return True
-    return (folder / CONFIG_FILE).is_file() and "model_type" in read_settings(folder)
-
-
-def transformer_of(folder: Path) -> tuple[Path, bool]:
-    """The folder of the encoder alone, and whether texts are lowercased for it."""
-    if not (folder / sentence_transformers.MODULES_FILE).is_file():
-        return folder, False
-    found = sentence_transformers.read(folder, weights=False)
-    return found.transformer, found.lowercase

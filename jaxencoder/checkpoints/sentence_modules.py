@@ -1,12 +1,13 @@
-"""The modules that may follow the Pooling of a sentence-transformers folder: their settings and weights, both ways.
+"""The modules after the Pooling of a sentence-transformers folder: settings and weights, read and written.
 
-Each has a folder of its own with a config.json and, if it has parameters, weights.
+Each has a folder with a config.json and, if it has parameters, weights.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxencoder.checkpoints.json_files import flag, positive
@@ -23,7 +24,7 @@ _ACTIVATIONS = {
     "torch.nn.modules.activation.SiLU": "silu",
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
 }
-# Our names of a module's parameters -> names of its tensors; a matrix of torch has its outputs first.
+# Our names of a module's parameters -> names of its tensors. A matrix of torch is [outputs, inputs].
 _TENSORS = {
     "Dense": {"kernel": "linear.weight", "bias": "linear.bias", "residual": "residual.weight"},
     "LayerNorm": {"scale": "norm.weight", "bias": "norm.bias"},
@@ -38,9 +39,7 @@ def _dense(file: Path) -> Dense:
     short = {path.rpartition(".")[2]: ours for path, ours in _ACTIVATIONS.items()}
     package, _, kind = str(name).rpartition(".")
     if kind not in short or not f"{package}.".startswith("torch.nn."):
-        raise ValueError(
-            f"{file} has activation_function {name!r}; those that can be loaded: torch's {', '.join(short)}"
-        )
+        raise ValueError(f"{file} has activation_function {name!r}; supported are torch's {', '.join(short)}")
     sizes = [positive(config.get(key), file, key) for key in ("in_features", "out_features")]
     return Dense(*sizes, flag(config, "bias", file), short[kind], flag(config, "use_residual", file, False))
 
@@ -56,22 +55,30 @@ def _normalize(file: Path) -> Normalize:
 
 
 _READERS: dict[str, Callable[[Path], Module]] = {"Dense": _dense, "LayerNorm": _layer_norm, "Normalize": _normalize}
-
-
 KINDS = tuple(_READERS)
 
 
-def read_module(kind: str, folder: Path, weights: bool = True) -> tuple[Module, dict[str, np.ndarray]]:
-    """A module of one of KINDS, and its parameters float32 by name (none if no weights are asked for).
+def read_module(kind: str, folder: Path, weights: bool = True) -> tuple[Module, dict[str, Any]]:
+    """Read a module.
+
+    Args:
+        kind: one of KINDS.
+        folder: the module's.
+        weights: read the weights; without, their shapes.
+
+    Returns:
+        The module, and its parameters by name: float32 arrays, or ShapeDtypeStructs.
 
     Raises:
-        ValueError: a setting that cannot be loaded, or weights that its settings do not ask for.
+        ValueError: an unsupported setting, or weights that do not fit the settings.
         OSError: a file is missing or cannot be read.
     """
     module = _READERS[kind](folder / CONFIG_FILE)
     shapes, names = module.shapes(), _TENSORS[kind]
-    if not shapes or not weights:
+    if not shapes:
         return module, {}
+    if not weights:
+        return module, {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
     tensors = open_weights(folder)
     expected = {names[name] for name in shapes}
     if set(tensors) != expected:
@@ -83,21 +90,23 @@ def read_module(kind: str, folder: Path, weights: bool = True) -> tuple[Module, 
     for name, shape in shapes.items():
         tensor = np.asarray(tensors[names[name]])
         if tensor.shape != shape[::-1]:
-            found, asked = list(tensor.shape), list(shape[::-1])
-            raise ValueError(f"{folder}: {names[name]} has the shape {found}, but {CONFIG_FILE} asks for {asked}")
+            raise ValueError(
+                f"{folder}: {names[name]} has the shape {list(tensor.shape)}, but {CONFIG_FILE} asks for "
+                f"{list(shape[::-1])}"
+            )
         params[name] = np.ascontiguousarray(tensor.T, np.float32)
     return module, params
 
 
 def write_module(module: Module, params: Mapping[str, Any], folder: Path) -> None:
-    """Write what `read_module` reads."""
+    """Write the files of `read_module`."""
     config = {}
     if isinstance(module, LayerNorm):
         config = {"dimension": module.inputs}
     elif isinstance(module, Dense):
         name = next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == module.activation)
         config = {"in_features": module.inputs, "out_features": module.outputs, "bias": module.bias}
-        # Older versions do not know use_residual, and refuse what they do not know.
+        # Older versions refuse a use_residual, as any unknown setting.
         config |= {"activation_function": name} | ({"use_residual": True} if module.residual else {})
     write_json(folder / CONFIG_FILE, config)
     if module.shapes():
@@ -109,4 +118,4 @@ def write_module(module: Module, params: Mapping[str, Any], folder: Path) -> Non
 def _only_vectors(config: Mapping[str, Any], file: Path) -> None:
     for name in ("module_input_name", "module_output_name"):
         if config.get(name) not in (None, "sentence_embedding"):
-            raise ValueError(f"{file} has {name} {config[name]!r}; only 'sentence_embedding' can be loaded")
+            raise ValueError(f"{file} has {name} {config[name]!r}; only 'sentence_embedding' is supported")

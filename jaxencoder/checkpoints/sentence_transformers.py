@@ -1,7 +1,7 @@
-"""Folders of sentence-transformers, read and written: what follows the encoder, prompts and lengths.
+"""Folders of sentence-transformers: the encoder, the modules after it, prompts and lengths.
 
-Reimers and Gurevych 2019, arXiv:1908.10084. Of its modules a Transformer, a Pooling and, after them, those of
-`sentence_modules` can be loaded; any other is refused by name.
+Reimers and Gurevych 2019, arXiv:1908.10084. Supported modules are a Transformer, a Pooling and, after them, those of
+`sentence_modules`; others are refused by name.
 """
 
 from collections.abc import Mapping
@@ -9,21 +9,23 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.json_files import flag, positive
+from jaxencoder.checkpoints.kind import MODULES_FILE
 from jaxencoder.checkpoints.sentence_modules import CONFIG_FILE, KINDS, read_module, write_module
+from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.files import read_json, write_json
 from jaxencoder.model.sentence import Normalize, SentenceConfig
 
 Params = dict[str, Any]
 
-MODULES_FILE = "modules.json"
 SETTINGS_FILE = "config_sentence_transformers.json"
-# Where older versions wrote what concerns the Transformer.
+# Where older versions wrote the settings of the Transformer.
 _TRANSFORMER_FILES = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-# Their names of poolings -> ours, in the order in which the flags of older versions stand one after the other.
+# Their names of poolings -> ours, in the order in which the flags of older versions are concatenated.
 _POOLINGS = {
     "cls": "cls",
     "max": "max",
@@ -43,15 +45,15 @@ _FLAGS = {
 
 
 class SentenceFolder(NamedTuple):
-    """What a folder says beside its encoder.
+    """The contents of a folder, without the encoder.
 
     Attributes:
         transformer: folder of the encoder and its tokenizer.
-        settings: how a vector is made.
-        params: of the settings' modules, by number; float32.
-        hidden_size: of the encoder, as the Pooling has it.
-        max_length: tokens; 0: as many as the encoder reads.
-        lowercase: whether texts are put in lower case before they are tokenised.
+        settings: the settings of embeddings.
+        params: of the settings' modules, by number; float32 arrays, or ShapeDtypeStructs if read without weights.
+        hidden_size: the encoder's, as the Pooling has it.
+        max_length: limit on the tokens of a text; 0: the encoder's own.
+        lowercase: whether texts are lowercased before tokenization.
     """
 
     transformer: Path
@@ -62,29 +64,52 @@ class SentenceFolder(NamedTuple):
     lowercase: bool
 
 
+def open_sentence_transformers(folder: Path, weights: bool = True) -> Checkpoint:
+    """Open a folder of sentence-transformers.
+
+    Raises:
+        ValueError, OSError: see `read` and `open_transformers`.
+    """
+    contents = read(folder, weights)
+    checkpoint = open_transformers(contents.transformer, weights, contents.max_length)
+    size = checkpoint.config.model.hidden_size
+    if size != contents.hidden_size:
+        raise ValueError(f"{folder} pools vectors of size {contents.hidden_size}, but the encoder's have size {size}")
+    tokenizer = checkpoint.tokenizer
+    if contents.lowercase and tokenizer is not None:
+        tokenizer = tokenizer.lowercased()
+    params = checkpoint.params | ({"sentence": contents.params} if contents.params else {})
+    config = replace(checkpoint.config, name=folder.name)
+    return replace(checkpoint, config=config, params=params, tokenizer=tokenizer, sentence=contents.settings)
+
+
+def encoder_folder(folder: Path) -> tuple[Path, bool]:
+    """The folder of a published model's encoder, and whether texts are lowercased for it."""
+    if not (folder / MODULES_FILE).is_file():
+        return folder, False
+    contents = read(folder, weights=False)
+    return contents.transformer, contents.lowercase
+
+
 def read(folder: Path, weights: bool = True) -> SentenceFolder:
     """Read a folder with a modules.json, all but its encoder.
 
-    Args:
-        folder: with a modules.json.
-        weights: read those of the modules; without, `params` is empty.
-
     Raises:
-        ValueError: a module, pooling, activation or setting that cannot be loaded, by name; sizes that do not fit; a
-            file that is not JSON.
+        ValueError: an unsupported module, pooling, activation or setting; sizes that do not fit; a file that is not
+            JSON.
         OSError: a file is missing or cannot be read.
     """
     folder = Path(folder)
-    kinds, places = _modules(folder)
-    file = places[1] / CONFIG_FILE
+    kinds, folders = _modules(folder)
+    file = folders[1] / CONFIG_FILE
     pooling = read_json(file, dict)
     size = pooling.get("embedding_dimension", pooling.get("word_embedding_dimension"))
     hidden_size = positive(size, file, "embedding_dimension")
     settings = _prompts(folder / SETTINGS_FILE)
     settings = replace(settings, pooling=_pooling(pooling, file), include_prompt=flag(pooling, "include_prompt", file))
     modules, params = [], {}
-    for kind, place in zip(kinds[2:], places[2:], strict=True):
-        module, arrays = read_module(kind, place, weights)
+    for kind, module_folder in zip(kinds[2:], folders[2:], strict=True):
+        module, arrays = read_module(kind, module_folder, weights)
         if arrays:
             params[str(len(modules))] = arrays
         modules.append(module)
@@ -92,23 +117,26 @@ def read(folder: Path, weights: bool = True) -> SentenceFolder:
         try:
             settings.size(hidden_size)
         except ValueError as error:
-            raise ValueError(f"{place / CONFIG_FILE}: {error}") from None
+            raise ValueError(f"{module_folder / CONFIG_FILE}: {error}") from None
     while modules and modules[-1] == Normalize():
         modules.pop()
         settings = replace(settings, modules=tuple(modules), normalize=True)
-    return SentenceFolder(places[0], settings, params, hidden_size, *_lengths(places[0]))
+    return SentenceFolder(folders[0], settings, params, hidden_size, *_lengths(folders[0]))
 
 
 def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: int, max_length: int) -> None:
-    """Write what `read` reads; modules.json last.
+    """Write the files of `read`; modules.json last.
 
-    The encoder and its tokenizer go into the same folder afterwards: its config.json, which is removed here and written
-    there after all else, makes the folder whole. (The other way round an unfinished folder would be a whole one of
-    transformers, and silently have other vectors.)
+    The encoder and its tokenizer go into the same folder afterwards. Their config.json, which is removed here, comes
+    last and completes the folder: an interrupted save must not look like a folder of transformers, which would give
+    other vectors.
 
     Args:
         folder: created when missing.
+        settings: the settings of embeddings.
         params: of the settings' modules, by number.
+        hidden_size: the encoder's.
+        max_length: limit on the tokens of a text.
 
     Raises:
         ValueError: a pooling that sentence-transformers does not have.
@@ -116,7 +144,7 @@ def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: i
     """
     names = {ours: theirs for theirs, ours in _POOLINGS.items()}
     if unknown := [name for name in settings.pooling if name not in names]:
-        raise ValueError(f"pooling {unknown[0]!r} is none of sentence-transformers'; give {', '.join(names)}")
+        raise ValueError(f"sentence-transformers has no pooling {unknown[0]!r}; give {', '.join(names)}")
     settings.size(hidden_size)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,8 +153,8 @@ def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: i
     kinds, paths = ["Transformer", "Pooling"], ["", "1_Pooling"]
     modes = [names[name] for name in settings.pooling]
     pooling = {"word_embedding_dimension": hidden_size, "include_prompt": settings.include_prompt}
-    pooling |= {name: mode in modes for name, mode in _FLAGS.items()}  # which every version reads
-    if modes != [mode for mode in _FLAGS.values() if mode in modes]:  # but which cannot say an order
+    pooling |= {name: mode in modes for name, mode in _FLAGS.items()}  # read by every version
+    if modes != [mode for mode in _FLAGS.values() if mode in modes]:  # flags cannot express another order
         pooling["pooling_mode"] = modes
     write_json(folder / paths[1] / CONFIG_FILE, pooling)
     for number, module in enumerate((*settings.modules, *[Normalize()] * settings.normalize)):
@@ -149,24 +177,24 @@ def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: i
 
 
 def _modules(folder: Path) -> tuple[list[str], list[Path]]:
-    """The kinds and folders of the modules, the first two of which are a Transformer and a Pooling."""
+    """The kinds and folders of the modules. The first two are a Transformer and a Pooling."""
     file = folder / MODULES_FILE
-    kinds, places = [], []
+    kinds, folders = [], []
     for number, module in enumerate(read_json(file, list)):
         if not isinstance(module, dict) or not isinstance(module.get("path", ""), str):
             raise ValueError(f"{file} has {module!r} for a module; check the file")
         name, path = str(module.get("type", "")), module.get("path", "")
         package, _, kind = name.rpartition(".")
-        known = (("Transformer",), ("Pooling",))[number] if number < 2 else KINDS
-        if kind not in known or package.partition(".")[0] != "sentence_transformers":
-            raise ValueError(f"{file} has a module {kind!r} ({name}) where only {' or '.join(known)} can be loaded")
+        supported = (("Transformer",), ("Pooling",))[number] if number < 2 else KINDS
+        if kind not in supported or package.partition(".")[0] != "sentence_transformers":
+            raise ValueError(f"{file} has a module {kind!r} ({name}); only {' or '.join(supported)} is supported there")
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-            raise ValueError(f"{file} has a module in {path!r}, which lies outside the folder")
+            raise ValueError(f"{file} has a module in {path!r}, which is outside the folder")
         kinds.append(kind)
-        places.append(folder / path)
+        folders.append(folder / path)
     if len(kinds) < 2:
         raise ValueError(f"{file} has the modules {', '.join(kinds) or 'none'}; a Transformer and a Pooling are needed")
-    return kinds, places
+    return kinds, folders
 
 
 def _pooling(config: Mapping[str, Any], file: Path) -> tuple[str, ...]:
@@ -175,15 +203,15 @@ def _pooling(config: Mapping[str, Any], file: Path) -> tuple[str, ...]:
         modes = [mode for name, mode in _FLAGS.items() if config.get(name)] or ["mean"]
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or not modes or any(mode not in _POOLINGS for mode in map(str, modes)):
-        raise ValueError(f"{file} has pooling_mode {modes!r}; those that can be loaded: {', '.join(_POOLINGS)}")
+        raise ValueError(f"{file} has pooling_mode {modes!r}; supported are: {', '.join(_POOLINGS)}")
     return tuple(_POOLINGS[mode] for mode in modes)
 
 
 def _prompts(file: Path) -> SentenceConfig:
-    """The settings that hold what config_sentence_transformers.json says; it may be missing."""
+    """The settings in config_sentence_transformers.json, which may be missing."""
     config = read_json(file, dict) if file.is_file() else {}
     if (kind := config.get("model_type", "SentenceTransformer")) != "SentenceTransformer":
-        raise ValueError(f"{file} is of a {kind}; only a SentenceTransformer can be loaded")
+        raise ValueError(f"{file} is of a {kind}; only SentenceTransformer is supported")
     prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise ValueError(f"{file} has prompts {prompts!r}; names and texts are needed")
@@ -203,20 +231,20 @@ def _prompts(file: Path) -> SentenceConfig:
 
 
 def _lengths(folder: Path) -> tuple[int, bool]:
-    """The tokens that a text may have (0: not said), and whether texts are put in lower case."""
+    """The limit on the tokens of a text (0: none is given), and whether texts are lowercased."""
     file = next((folder / name for name in _TRANSFORMER_FILES if (folder / name).is_file()), None)
     config = read_json(file, dict) if file is not None else {}
     for name, value in (("transformer_task", "feature-extraction"), ("module_output_name", "token_embeddings")):
         if config.get(name, value) != value:
-            raise ValueError(f"{file} has {name} {config[name]!r}; only {value!r} can be loaded")
+            raise ValueError(f"{file} has {name} {config[name]!r}; only {value!r} is supported")
     if config.get("processing_kwargs"):
-        raise ValueError(f"{file} has processing_kwargs, which cannot be loaded: {config['processing_kwargs']!r}")
-    length, where = config.get("max_seq_length"), file
-    if length is None:  # sentence-transformers 6 leaves it to the tokenizer
-        where = folder / "tokenizer_config.json"
-        length = read_json(where, dict).get("model_max_length") if where.is_file() else None
+        raise ValueError(f"{file} has processing_kwargs, which are not supported: {config['processing_kwargs']!r}")
+    length, source = config.get("max_seq_length"), file
+    if length is None:  # sentence-transformers 6 keeps it in the tokenizer's settings
+        source = folder / "tokenizer_config.json"
+        length = read_json(source, dict).get("model_max_length") if source.is_file() else None
         if length is None or (isinstance(length, int | float) and length > 1e9):  # transformers writes 1e30 for none
             length = 0
-    if length != 0 and positive(length, where, "a maximal length of") < 3:
-        raise ValueError(f"{where} has a maximal length of {length}; at least 3 tokens are needed: [CLS], one, [SEP]")
+    if length != 0 and positive(length, source, "a maximal length of") < 3:
+        raise ValueError(f"{source} has a maximal length of {length}; at least 3 tokens are needed: [CLS], one, [SEP]")
     return length, flag(config, "do_lower_case", file, False)

@@ -1,4 +1,4 @@
-"""Folders of transformers: config.json and weights, read into an architecture and parameters, and written."""
+"""Folders of transformers: config.json, weights and a tokenizer, read into a checkpoint and written."""
 
 import logging
 import os
@@ -9,17 +9,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.weights import open_weights, save_weights
+from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
 from jaxencoder.families.published import Published, check_publishable, family_of, parse_settings
 from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.families.tables import Params, Weight, from_tensors, renamed, to_tensors
 from jaxencoder.files import read_json, write_json
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "merges.txt", "*.model")
 _SPECIAL_IDS = tuple(f"{name}_token_id" for name in ("pad", "bos", "eos", "cls", "sep"))
 _BUFFERS = re.compile(r"(position_ids|token_type_ids|inv_freq|embed_positions\.weight)$")
 
@@ -33,14 +37,44 @@ class PublishedModel(NamedTuple):
         params: {"encoder": ..., "mlm_head": ..., ...}, the heads that the folder has; float32 arrays, or
             ShapeDtypeStructs if it was read without weights.
         unused: names of the tensors that no parameter is read from.
-        has_weights: False if the folder has none; its heads are then those of the class that config.json names.
     """
 
     published: Published
     config: EncoderConfig
     params: Params
     unused: tuple[str, ...] = ()
-    has_weights: bool = True
+
+
+def open_transformers(folder: Path, weights: bool = True, max_length: int = 0) -> Checkpoint:
+    """Open a folder that transformers can read.
+
+    Args:
+        folder: with config.json, and perhaps a tokenizer.
+        weights: as in `read_model`.
+        max_length: limit on the tokens of a text; 0: the model's own.
+
+    Raises:
+        ValueError: see `read_model`; a tokenizer of another model.
+        OSError: a file is missing or cannot be read.
+    """
+    model = read_model(folder, weights)
+    tokenizer = read_tokenizer(folder, model.config.vocab_size)
+    length = min(max_length or model.config.max_length, model.config.max_length)
+    config = RunConfig(name=folder.name, model=model.config, data=DataConfig(row_length=length))
+    return Checkpoint(config, model.params, tokenizer, model.published)
+
+
+def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
+    """The tokenizer in a folder, or None; ValueError if it has more tokens than the model."""
+    if not any(any(folder.glob(name)) for name in _TOKENIZER_FILES):
+        return None
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, but a model of {vocab_size}; "
+            "the tokenizer belongs to another model"
+        )
+    return tokenizer
 
 
 def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
@@ -56,7 +90,8 @@ def read_model(folder: str | os.PathLike, weights: bool = True, extra_heads: Col
 
     Args:
         folder: with config.json and weights.
-        weights: read the weights; without, only their names, and the folder may lack them.
+        weights: read the weights; without, only their names. A folder that lacks them then has the heads of the class
+            that config.json names.
         extra_heads: heads to read if the file has them, though the class that config.json names does not.
 
     Raises:
@@ -79,7 +114,7 @@ def read_model(folder: str | os.PathLike, weights: bool = True, extra_heads: Col
     shapes = parameter_shapes(config, has_mlm_head, heads)
     published = Published(family, settings, heads)
     if not weights:
-        return PublishedModel(published, config, shapes, has_weights=tensors is not None)
+        return PublishedModel(published, config, shapes)
     rows = _rows(family, config, has_mlm_head, tables)
     if has_mlm_head and not config.tied_output:
         # The bias has two names, and files that hold equal tensors only once leave one of them out.

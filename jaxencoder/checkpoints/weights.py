@@ -60,6 +60,15 @@ def open_weights(folder: str | os.PathLike) -> Weights:
     raise FileNotFoundError(f"{folder} has no {WHOLE}, no {TORCH_WHOLE} and no index of shards; give a model's folder")
 
 
+def has_weights(folder: str | os.PathLike) -> bool:
+    """Whether a folder has weights that can be opened."""
+    try:
+        open_weights(folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def save_weights(
     tensors: Mapping[str, np.ndarray], folder: str | os.PathLike, max_shard_bytes: int = 5_000_000_000
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.checkpoints.initial import CHECKPOINT_FOLDER, saved_config
+from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER, saved_config
 from jaxencoder.config import RunConfig
 from jaxencoder.evaluation.calibration import calibration, calibration_of_decisions
 from jaxencoder.evaluation.probing import evaluate_probing

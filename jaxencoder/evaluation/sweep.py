@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxencoder.checkpoints.initial import saved_config
+from jaxencoder.checkpoints.run import saved_config
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import CONFIG_FILE, override
 from jaxencoder.evaluation.suite import Outcome, Run, markdown, perform, spread, told

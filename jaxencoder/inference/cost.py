@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from jaxencoder.checkpoints.target import AnyVocabulary, Kind, open_target
+from jaxencoder.checkpoints.description import Kind, PlaceholderVocabulary, describe_model
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.inference.inspect import Bytes, LayerKind, layer_kinds, state_memory
 from jaxencoder.model.encoder import Encoder
@@ -130,10 +130,10 @@ def cost(
         overrides: command-line words for a recipe.
 
     Raises:
-        ValueError: what `open_target` raises, a setting that no model has, or a mesh that does not fit.
+        ValueError: what `describe_model` raises, a setting that no model has, or a mesh that does not fit.
         OSError: a file is missing or cannot be read.
     """
-    found = open_target(str(target), overrides, "cost")
+    found = describe_model(str(target), overrides, "cost")
     lengths = sorted(set(lengths))
     if not lengths or lengths[0] < 1:
         raise ValueError(f"lengths are {lengths}; give one or more, each at least 1 token")
@@ -269,7 +269,7 @@ def _compiled(
 
 def _objective(config: RunConfig, model: EncoderConfig, compute: ComputeConfig) -> Objective:
     """As `training.loop` builds it."""
-    built = dataclasses.replace(config, model=model, compute=compute).build(AnyVocabulary(model.vocab_size))
+    built = dataclasses.replace(config, model=model, compute=compute).build(PlaceholderVocabulary(model.vocab_size))
     return (
         stop_frozen_gradients(built, trainable_mask(config.trainable_patterns)) if config.trainable_patterns else built
     )

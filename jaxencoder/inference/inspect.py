@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
-from jaxencoder.checkpoints.target import Kind, open_target
+from jaxencoder.checkpoints.description import Kind, describe_model
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.families.published import family_of
 from jaxencoder.kernels.choice import choose_backend
@@ -126,7 +126,7 @@ def inspect(
         ValueError: none of these, a setting that cannot be read, or a length that the model does not have.
         OSError: a file is missing or cannot be read.
     """
-    found = open_target(str(target), overrides)
+    found = describe_model(str(target), overrides)
     model, length = found.config.model, found.config.data.row_length if length is None else length
     if length < 1 or (model.positions == "learned" and length > model.max_length):
         raise ValueError(f"length is {length}; {target} takes rows of 1 to {model.max_length} tokens")

@@ -56,7 +56,7 @@ def attention(
     scale = (q.shape[-1] * (1 + (relative.num_products if relative else 0))) ** -0.5
     if relative is not None and relative.queries is not None:
         relative = relative._replace(queries=relative.queries * scale)
-    shards = length_shards()
+    shards = length_shards()  # devices along the length of a row
     name = choose_backend(
         options,
         T,

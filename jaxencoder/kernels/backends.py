@@ -3,6 +3,7 @@
 import jax
 
 from jaxencoder.kernels.banded import banded
+from jaxencoder.kernels.choice import KERNELS
 from jaxencoder.kernels.chunked import chunked
 from jaxencoder.kernels.dense import dense
 from jaxencoder.kernels.inputs import AttentionInputs, AttentionOptions, Name
@@ -11,19 +12,10 @@ from jaxencoder.kernels.splash import splash
 from jaxencoder.kernels.tiled import tiled
 from jaxencoder.kernels.triton import triton
 
+_ATTEND = {"dense": dense, "banded": banded, "chunked": chunked, "splash": splash, "tiled": tiled, "triton": triton}
+
 
 def run_backend(name: Name, options: AttentionOptions, inputs: AttentionInputs) -> jax.Array:
     """Attention by one backend, [B, T, N, H]; a kernel requested on another kind of device is interpreted."""
-    match name:
-        case "dense":
-            return dense(inputs, options)
-        case "banded":
-            return banded(inputs, options)
-        case "chunked":
-            return chunked(inputs, options)
-        case "triton":
-            return triton(inputs, interpret=platform() != "gpu")
-        case "splash":
-            return splash(inputs, options, interpret=platform() != "tpu")
-        case "tiled":
-            return tiled(inputs, options, interpret=platform() != "tpu")
+    interpreted = {"interpret": platform() != KERNELS[name]} if name in KERNELS else {}
+    return _ATTEND[name](inputs, options, **interpreted)

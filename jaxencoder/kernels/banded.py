@@ -34,44 +34,38 @@ class GlobalKeys(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Rows of T queries split into blocks of m chunks of C tokens.
+    """Rows of T queries split into X blocks of m chunks of C tokens, the last block padded.
 
     C is no shorter than the window, so that a block needs exactly m + 2 chunks of keys: its own and one to either side.
     """
 
+    C: int
+    m: int
+    X: int
+    padding: int
     T: int
-    chunk: int
-    chunks: int
     offset: int
 
     @property
     def block(self) -> int:
-        return self.chunks * self.chunk
+        return self.m * self.C
 
     @property
     def band(self) -> int:
-        return (self.chunks + 2) * self.chunk
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.T // self.block)
-
-    @property
-    def padding(self) -> int:
-        return self.blocks * self.block - self.T
+        return (self.m + 2) * self.C
 
     def query_blocks(self, x: jax.Array) -> jax.Array:
         """[B, T, ...] -> [B, X, block, ...]"""
         x = jnp.pad(x, [(0, 0), (0, self.padding)] + [(0, 0)] * (x.ndim - 2))
-        return x.reshape(len(x), self.blocks, self.block, *x.shape[2:])
+        return x.reshape(len(x), self.X, self.block, *x.shape[2:])
 
     def key_bands(self, x: jax.Array, fill: int = 0) -> jax.Array:
         """[B, S, ...] -> [B, X, band, ...], with `fill` outside the row."""
-        C, m, X = self.chunk, self.chunks, self.blocks
+        C, m, X = self.C, self.m, self.X
         start, edge = max(self.offset - C, 0), C - min(self.offset, C)
         x = x[:, start : start + self.T + 2 * min(self.offset, C)]
         x = jnp.pad(x, [(0, 0), (edge, edge + self.padding)] + [(0, 0)] * (x.ndim - 2), constant_values=fill)
-        x = x.reshape(len(x), X * m + 2, C, *x.shape[2:])
+        x = x.reshape(len(x), X * m + 2, C, *x.shape[2:])  # chunks; a band is m + 2 neighbors
         return jnp.concatenate([x[:, i : i + (X - 1) * m + 1 : m] for i in range(m + 2)], axis=2)
 
 
@@ -89,13 +83,13 @@ def banded(inputs: AttentionInputs, options: AttentionOptions, global_keys: Glob
     q, k, v, relative, q_segments, k_segments, offset, seed = inputs
     B, T, N, H = q.shape
     layout = _layout(T, options.window, offset)
-    block, band, C = layout.block, layout.band, layout.chunk
+    block, band, C = layout.block, layout.band, layout.C
     queries, query_segments = layout.query_blocks(q), layout.query_blocks(q_segments)
     distance = jnp.arange(band) - C - jnp.arange(block)[:, None]  # of a key from a query, [block, band]
     # Keys outside the row get segment -1, which no query has.
     same = query_segments[..., :, None] == layout.key_bands(k_segments, -1)[..., None, :]
     mask = (same & (jnp.abs(distance) <= options.window))[:, :, None]  # [B, X, 1, block, band]
-    keys = layout.key_bands(k)
+    keys = layout.key_bands(k)  # [B, X, band, N, H]
     scores = jnp.einsum("BXTNH,BXSNH->BXNTS", queries, keys, preferred_element_type=jnp.float32)
     if relative is not None:
         # Distance 0 is row T - 1 + offset of the table, and row block - 1 + C of a block's part of it.
@@ -107,15 +101,15 @@ def banded(inputs: AttentionInputs, options: AttentionOptions, global_keys: Glob
         # A global key inside the band counts once, in its own column.
         in_band = mask & ~layout.key_bands(global_keys.is_global)[:, :, None, None, :]
         mask = jnp.concatenate([in_band, same[:, :, None]], axis=-1)
-    weights = masked_softmax(scores, mask)
+    weights = masked_softmax(scores, mask)  # [B, X, N, block, band + G]
     if options.dropout:
         indices = _indices(layout, seed, (B, N), distance, global_keys)
         weights = hashed_dropout(weights, options.dropout, seed, *indices)
-    weights = weights.astype(v.dtype)
+    weights = weights.astype(v.dtype)  # products in the compute dtype
     out = jnp.einsum("BXNTS,BXSNH->BXTNH", weights[..., :band], layout.key_bands(v), preferred_element_type=jnp.float32)
     if global_keys is not None:
         out += jnp.einsum("BXNTG,BGNH->BXTNH", weights[..., band:], global_keys.v, preferred_element_type=jnp.float32)
-    return out.astype(v.dtype).reshape(B, layout.blocks * block, N, H)[:, :T]
+    return out.astype(v.dtype).reshape(B, layout.X * block, N, H)[:, :T]
 
 
 def band_size(window: int) -> int:
@@ -124,15 +118,17 @@ def band_size(window: int) -> int:
 
 
 def _layout(T: int, window: int, offset: int) -> _Layout:
-    chunk = max(window, 32)
-    return _Layout(T, chunk, max(1, _BLOCK // chunk), offset)
+    C = max(window, 32)
+    m = max(1, _BLOCK // C)
+    X = -(-T // (m * C))
+    return _Layout(C, m, X, X * m * C - T, T, offset)
 
 
 def _indices(
     layout: _Layout, seed: jax.Array, sizes: tuple[int, int], distance: jax.Array, global_keys: GlobalKeys | None
 ) -> tuple[jax.Array, ...]:
     """Batch, head, query and key indices that broadcast to the weights [B, X, N, block, band + G]."""
-    X, block = layout.blocks, layout.block
+    X, block = layout.X, layout.block
     batch, head, query, _ = weight_indices(seed, (*sizes, X * block, 0))
     query = query.reshape(X, 1, block, 1)
     keys = query + distance.astype(jnp.uint32)  # [X, 1, block, band]

@@ -12,7 +12,8 @@ log = logging.getLogger(__name__)
 
 LOCAL = {"dense", "banded", "splash"}  # backends that a layer with a window can request
 GLOBAL = {"dense", "chunked", "splash", "tiled", "triton"}
-KERNELS = {"splash", "tiled", "triton"}  # Pallas kernels: XLA's partitioner cannot split them over a mesh
+# Pallas kernels and their platforms; XLA's partitioner cannot split them over a mesh.
+KERNELS = {"splash": "tpu", "tiled": "tpu", "triton": "gpu"}
 _PLAIN = {"splash", "triton"}  # neither terms by distance nor dropout
 # Row lengths up to which all scores in memory are as fast: without and with terms by distance.
 _SHORT, _SHORT_RELATIVE = 256, 128

@@ -84,7 +84,7 @@ def _forward(inputs: AttentionInputs, block: int, window: int, dropout: float):
         scores = jnp.where(_mask(indices, i, block, window), scores, FLOOR)
         top = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - top)
-        total = weights.sum(-1, keepdims=True)
+        total = weights.sum(-1, keepdims=True)  # [N, B, block, 1]
         if dropout:
             weights *= _dropout_factors(weights.shape, indices, i, dropout)
         out = _product("NBTS,NBHS->NBTH", weights.astype(v.dtype), v)
@@ -105,14 +105,14 @@ def _backward(block: int, window: int, dropout: float, residuals, d_out: jax.Arr
     blocks = T // block
     tables, pull = jax.vjp(lambda relative, k: blocked_bias(relative, k, T, block), relative, inputs.k)
     k, v = _length_last(inputs.k), _length_last(inputs.v)
-    means = _product("NBTH,NBTH->NBT", out, d_out)
+    means = _product("NBTH,NBTH->NBT", out, d_out)  # sums of weight times its gradient
 
     def differentiate(sums, i):
         dk, dv, d_tables = sums
         q_i, d_out_i, part = _block(q, i, block), _block(d_out, i, block), tables.at_block(i, blocks, block)
         exp = jnp.exp(_scores(q_i, k, part) - _block(log_sums, i, block)[..., None])
         weights = jnp.where(_mask(inputs, i, block, window), exp, 0)
-        d_weights = _product("NBTH,NBHS->NBTS", d_out_i, v)
+        d_weights = _product("NBTH,NBHS->NBTS", d_out_i, v)  # [N, B, block, S]
         dropped = weights
         if dropout:
             factors = _dropout_factors(weights.shape, inputs, i, dropout)
@@ -125,10 +125,10 @@ def _backward(block: int, window: int, dropout: float, residuals, d_out: jax.Arr
         dq_i, d_tables = dq_i + dq_relative, d_tables.add_at_block(d_part, i, blocks, block)
         return (dk, dv, d_tables), dq_i.astype(q.dtype)
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (k, v, tables))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (k, v, tables))  # float32 sums
     (dk, dv, d_tables), dq = jax.lax.scan(differentiate, zeros, jnp.arange(blocks))
     d_relative, dk_relative = pull(jax.tree.map(lambda d, x: d.astype(x.dtype), d_tables, tables))
-    dq = jnp.moveaxis(dq, 0, 2).reshape(q.shape)
+    dq = jnp.moveaxis(dq, 0, 2).reshape(q.shape)  # [blocks, N, B, block, H] -> [N, B, T, H]
     dk, dv = _length_last(dk).astype(k.dtype) + dk_relative, _length_last(dv).astype(v.dtype)
     return (AttentionInputs(dq, dk, dv, d_relative, None, None, None, None),)
 

@@ -80,13 +80,13 @@ def _scan(hidden, table, bias, targets, weights, uniforms, chunk, gradient):
         """[C, B, chunk, ...] -> [B, K, ...]"""
         return jnp.moveaxis(x, 0, 1).reshape(B, C * chunk, *x.shape[3:])[:, :K]
 
-    cast = table.astype(hidden.dtype)
+    cast = table.astype(hidden.dtype)  # products in the compute dtype
 
     def body(carry, xs):
         loss, d_table, d_bias = carry
         h, t, w, u = xs
         logits = jnp.einsum("BKD,VD->BKV", h, cast, preferred_element_type=jnp.float32) + bias
-        top = logits.max(-1)
+        top = logits.max(-1)  # keeps the exponentials finite
         target = jnp.take_along_axis(logits, t[..., None], -1)[..., 0]
         exp = jnp.exp(logits - top[..., None])
         total = exp.sum(-1)
@@ -128,10 +128,10 @@ def _draw(probabilities, uniforms):
     B, K, V = probabilities.shape
     size = 1 << (max(V - 1, 1).bit_length() // 2)
     blocks = jnp.pad(probabilities, [(0, 0), (0, 0), (0, -V % size)]).reshape(B, K, -1, size)
-    ends = blocks.sum(-1).cumsum(-1)
+    ends = blocks.sum(-1).cumsum(-1)  # [B, K, blocks]
     goal = (uniforms * (1 - 1e-6))[..., None] * ends[..., -1:]  # below the end despite rounding
     block = jnp.minimum((ends <= goal).sum(-1, keepdims=True), ends.shape[-1] - 1)
-    inside = jnp.take_along_axis(blocks, block[..., None], axis=2)[..., 0, :]
+    inside = jnp.take_along_axis(blocks, block[..., None], axis=2)[..., 0, :]  # [B, K, size]
     goal -= jnp.take_along_axis(ends - blocks.sum(-1), block, axis=-1)
     offset = (inside.cumsum(-1) <= goal).sum(-1)
     last = size - 1 - (inside[..., ::-1] > 0).argmax(-1)

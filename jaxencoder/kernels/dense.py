@@ -35,12 +35,12 @@ def dense(inputs: AttentionInputs, options: AttentionOptions = PLAIN, is_global:
         weights = jnp.exp(scores - scores.max(-1, keepdims=True))
         out = jnp.einsum("BNTS,BSNH->BNTH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
         return jnp.swapaxes(out / weights.sum(-1, keepdims=True), 1, 2).astype(v.dtype)
-    weights = masked_softmax(scores, mask)
+    weights = masked_softmax(scores, mask)  # [B, N, T, S] float32
     if options.dropout:
         batch, head, query, key = weight_indices(seed, weights.shape, offset)
         indices = batch[:, None, None, None], head[:, None, None], query[:, None], key
         weights = hashed_dropout(weights, options.dropout, seed, *indices)
-    weights = weights.astype(v.dtype)
+    weights = weights.astype(v.dtype)  # products in the compute dtype
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v, preferred_element_type=jnp.float32).astype(v.dtype)
 
 

@@ -74,16 +74,10 @@ def random_seed(key: jax.Array | None, *first: jax.typing.ArrayLike) -> jax.Arra
 def weight_indices(
     seed: jax.Array, sizes: tuple[int, ...], offset: jax.typing.ArrayLike = 0, first: jax.typing.ArrayLike = 0
 ) -> tuple[jax.Array, ...]:
-    """Global indices of attention weights on this device.
+    """Global indices of attention weights on this device: batch [B], head [N], query [T] and key [S], uint32.
 
-    Args:
-        seed: from `random_seed`.
-        sizes: (B, N, T, S).
-        offset: index of the key at the device's first query.
-        first: index on this device of query 0.
-
-    Returns:
-        (batch [B], head [N], query [T], key [S]), uint32.
+    `seed` is from `random_seed`, `sizes` (B, N, T, S), `offset` the index of the key at the device's first query, and
+    `first` the device's index of query 0.
     """
     batch, head, query, key = (jnp.arange(size) for size in sizes)
     # The key at the first query's position, `offset`, has the global index seed[3].

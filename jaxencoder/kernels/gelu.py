@@ -18,7 +18,7 @@ def gelu(x: jax.Array) -> jax.Array:
 def _backward(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     # Behind the barrier erf is recomputed; otherwise XLA stores it in the forward pass, as large as x.
     y = jax.lax.optimization_barrier(x).astype(jnp.float32)
-    density = jnp.exp(-0.5 * y * y) * (2 * math.pi) ** -0.5
+    density = jnp.exp(-0.5 * y * y) * (2 * math.pi) ** -0.5  # of the normal distribution
     return ((dy * (_normal_cdf(y) + y * density)).astype(x.dtype),)
 
 

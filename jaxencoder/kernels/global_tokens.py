@@ -55,7 +55,7 @@ def global_attention(
         raise ValueError(f"Attention dropout {options.dropout} needs a key.")
     T = segment_ids.shape[1]
     seed = random_seed(key)
-    used, indices = global_slots >= 0, jnp.maximum(global_slots, 0)
+    used, indices = global_slots >= 0, jnp.maximum(global_slots, 0)  # [B, G]
     targets = jnp.where(used, global_slots, T)  # unused slots point behind the row, where writes are dropped
     write = jax.vmap(lambda row, index, values: row.at[index].set(values, mode="drop"))
     is_global = write(jnp.zeros(segment_ids.shape, bool), targets, used)  # [B, T]

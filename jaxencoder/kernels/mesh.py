@@ -27,9 +27,8 @@ def on_mesh(
 ) -> jax.Array:
     """Result of `attend` [B, T, N, H], computed on each device of the mesh in use, or here without a mesh.
 
-    A mesh axis that does not divide rows, heads or queries does not split them: its devices compute the same. However
-    they are split, dropout drops the same weights. Each device gets an `offset` of 0 or, where the length of a row is
-    split, the number of keys before its first query.
+    Devices along an axis that does not divide rows, heads or queries compute the same. Any split drops the same
+    weights. Where the length of a row is split, `offset` is the number of keys before a device's first query.
 
     Args:
         attend: one backend.
@@ -39,7 +38,7 @@ def on_mesh(
         kernel: whether `attend` is a Pallas kernel.
     """
     q, k, v, relative, segment_ids, *_ = inputs
-    mesh = jax.sharding.get_abstract_mesh()
+    mesh = jax.sharding.get_abstract_mesh()  # empty outside of jax.set_mesh
     B, T, N, _ = q.shape
     split = partial(splitting_axes, mesh)
     rows, heads, context = split(B, ROWS), split(N, ("tensor",)), split(T, ("context",))
@@ -47,7 +46,7 @@ def on_mesh(
         return attend(inputs._replace(seed=random_seed(key)))
 
     def local(q, k, v, segments, relative, key):
-        b, t, n, _ = q.shape
+        b, t, n, _ = q.shape  # this device's part
         row, head, part = (jax.lax.axis_index(axes) if axes else 0 for axes in (rows, heads, context))
         k_segments, offset = segments, 0
         if context:

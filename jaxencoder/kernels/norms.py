@@ -38,8 +38,8 @@ def _backward(
     y, factor = _unscaled(x, epsilon, centered)
     y *= factor
     dy = dy.astype(jnp.float32)
-    rows = tuple(range(dy.ndim - 1))
-    d = dy * scale
+    rows = tuple(range(dy.ndim - 1))  # all axes but D
+    d = dy * scale  # gradient of the normalized values
     dx = d - y * (d * y).mean(-1, keepdims=True)
     if centered:
         dx -= d.mean(-1, keepdims=True)

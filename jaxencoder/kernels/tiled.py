@@ -34,8 +34,7 @@ _FLOOR = -1e20  # lowest maximum, above _MASKED: exponentials of masked scores a
 
 
 def fits(T: int, S: int, H: int, dtype: jnp.dtype) -> bool:
-    """Whether the backward pass of `tiled` fits the memory of a TPU (v5e or later), for T queries and S keys of size
-    H."""
+    """Whether `tiled` fits the memory of a TPU (v5e or later), for T queries and S keys of size H."""
     return _vmem(T, S, H, dtype) <= _VMEM_BYTES
 
 
@@ -160,9 +159,9 @@ def _forward_kernel(visible, seed, inputs, out, lse, *sums, grid):
     @pl.when(grid.is_visible(visible, b, i, j))
     def _():
         scores = _scores(inputs, _read(inputs.relative))
-        highest = jnp.maximum(top[...], scores.max(0, keepdims=True))
+        highest = jnp.maximum(top[...], scores.max(0, keepdims=True))  # [1, queries]
         weights = jnp.exp(scores - highest)
-        shrink = jnp.exp(top[...] - highest)
+        shrink = jnp.exp(top[...] - highest)  # rescales earlier tiles
         top[...] = highest
         total[...] = total[...] * shrink + weights.sum(0, keepdims=True)
         if grid.dropout:
@@ -174,7 +173,7 @@ def _forward_kernel(visible, seed, inputs, out, lse, *sums, grid):
         any_visible = total[...] > 0
         sums = jnp.where(any_visible, total[...], 1)
         out[...] = (acc[...] / (sums * (1 - grid.dropout))).T.astype(out.dtype)
-        lse[...] = jnp.where(any_visible, top[...] + jnp.log(sums), 0)
+        lse[...] = jnp.where(any_visible, top[...] + jnp.log(sums), 0)  # log of the softmax's sum
 
 
 def _backward_kernel(visible, seed, inputs, residuals, *outputs, grid):
@@ -200,7 +199,7 @@ def _backward_kernel(visible, seed, inputs, residuals, *outputs, grid):
     @pl.when(grid.is_visible(visible, b, i, j))
     def _():
         parts = _read(tables)
-        weights = jnp.exp(_scores(inputs, parts) - lse[...])
+        weights = jnp.exp(_scores(inputs, parts) - lse[...])  # [keys, queries]
         d_weights = _dot(v[...], d_out[...], 1, 1)
         dropped = weights
         if grid.dropout:
@@ -215,7 +214,7 @@ def _backward_kernel(visible, seed, inputs, residuals, *outputs, grid):
             rows, part = pl.ds(start, LANES), band(start, grid.block)
             if parts.queries is not None or parts.bias is not None:
                 columns = grid.columns(grid.blocks[1] - 1 + i - j, part)
-                back = unskew(d_scores[start : start + LANES])
+                back = unskew(d_scores[start : start + LANES])  # by distance, rows reversed
                 if parts.bias is not None:
                     d_tables.bias[:, columns] += back.sum(0, keepdims=True)
                 if parts.queries is not None:

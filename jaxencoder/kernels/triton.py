@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from jaxencoder.kernels.inputs import AttentionInputs
+from jaxencoder.kernels.inputs import PLAIN, AttentionInputs, AttentionOptions
 from jaxencoder.kernels.platform import before_ampere
 
 _MODULE = "jax.experimental.pallas.ops.gpu.attention"
@@ -24,11 +24,12 @@ def runs() -> bool:
     return importlib.util.find_spec(_MODULE) is not None and not before_ampere()
 
 
-def triton(inputs: AttentionInputs, *, interpret: bool = False) -> jax.Array:
+def triton(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interpret: bool = False) -> jax.Array:
     """Attention as in `dense`, without a window, in tiles of up to 64 x 64 scores.
 
     Args:
         inputs: of equal numbers of queries and keys; only q, k, v and q_segments are read.
+        options: not read.
         interpret: run on any device, slowly.
 
     Returns:

@@ -16,9 +16,11 @@ from jaxencoder.model.positions import distance_rows, rotate
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention within documents (Vaswani et al. 2017, arXiv:1706.03762).
+    """Multi-head self-attention within documents: [B, T, D] -> [B, T, D].
 
-    `window` is 0 for a global layer.
+    Vaswani et al. 2017, arXiv:1706.03762. `window` is 0 for a global layer; `rotary` is this layer's table of angles,
+    `bias` [2 T - 1, N] terms of the scores by distance, `distances` [R, D] relative-position embeddings for
+    `config.disentangled`, and `global_slots` [B, G] the positions of a row's global tokens.
     """
 
     config: EncoderConfig
@@ -36,23 +38,10 @@ class Attention(nn.Module):
         distances: jax.Array | None = None,
         global_slots: jax.Array | None = None,
     ) -> jax.Array:
-        """Attention output.
-
-        Args:
-            x: [B, T, D].
-            segment_ids: [B, T], the document of each token.
-            rotary: this layer's table of angles.
-            bias: [2 T - 1, N], terms of the scores by distance.
-            distances: [R, D], relative-position embeddings for `config.disentangled`.
-            global_slots: [B, G], positions in the row of its global tokens.
-
-        Returns:
-            [B, T, D].
-        """
         c = self.config
         N, H, D = c.num_heads, c.head_size, c.hidden_size
         query, key, value = self._projections("", c.kv_heads)
-        q, k, v = query(x), key(x), value(x)
+        q, k, v = query(x), key(x), value(x)  # [B, T, N, H], or K heads
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
             v = rotate(v, rotary) if c.rotary_values else v
@@ -63,6 +52,7 @@ class Attention(nn.Module):
             y = distances.astype(x.dtype)[None]  # [1, R, D]
             y = dropout(y, c.dropout, self.make_rng("dropout")) if self.train and c.dropout else y
             rows = distance_rows(x.shape[1], c.position_buckets, c.max_distance)
+            # [2 T - 1, N, H] each
             relative = RelativeTerms(
                 keys=self._repeat_heads(key(y))[0, rows] if "c2p" in c.disentangled else None,
                 queries=query(y)[0, rows] if "p2c" in c.disentangled else None,

@@ -156,16 +156,12 @@ class EncoderConfig:
             raise ValueError(
                 f"model.windows must hold at least one number >= 0 (0 = the whole document), got {self.windows}."
             )
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}; "
-                "change one of them."
-            )
-        if self.num_heads % self.kv_heads:
-            raise ValueError(
-                f"model.num_heads {self.num_heads} is not a multiple of model.num_kv_heads {self.num_kv_heads}; "
-                "change one of them."
-            )
+        for name, factor in (("hidden_size", "num_heads"), ("num_heads", "num_kv_heads")):
+            value, divisor = getattr(self, name), getattr(self, factor)
+            if divisor and value % divisor:
+                raise ValueError(
+                    f"model.{name} {value} is not a multiple of model.{factor} {divisor}; change one of them."
+                )
         if self.num_layer_groups and (self.remainder or self.repeats % self.num_layer_groups):
             raise ValueError(
                 f"model.num_layer_groups {self.num_layer_groups} does not divide the "
@@ -264,13 +260,13 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How the arithmetic is done; changes speed, memory and rounding, never the model."""
+    """Settings of the arithmetic: they change speed, memory and rounding, never the model."""
 
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Dtype of activations and matrix products; parameters, norms, softmax and losses stay float32. Training in float32
     lets XLA round the factors of products on GPUs (to TF32) and TPUs (to bfloat16); inference does not."""
     remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass recomputes: nothing, everything except products and attention (dots), or every layer from
+    """Recomputation in the backward pass: nothing, everything except products and attention (dots), or every layer from
     its input (full)."""
     attention: Literal["auto", "dense", "banded", "chunked", "splash", "tiled", "triton"] = "auto"
     """Attention backend; `auto` takes the fastest for the layer, the row length and the device. Another one applies to

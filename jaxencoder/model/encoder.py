@@ -67,7 +67,7 @@ class Block(nn.Module):
             return constrain(x + adapter(drop(f(normalized))))
 
         attention = Attention(c, self.compute, self.window, self.train, name="attention")
-        rotary = inputs.rotary[bool(self.window)]
+        rotary = inputs.rotary[bool(self.window)]  # local layers can have another theta
         terms = (inputs.bias, inputs.distances, inputs.global_slots)
         x = residual(x, lambda h: attention(h, inputs.segment_ids, rotary, *terms), "attention", skip_norm)
         return residual(x, Mlp(c, name="mlp"), "mlp", None)
@@ -168,7 +168,7 @@ class Encoder(nn.Module):
                 length=c.stack,
                 unroll=_unroll(c, self.compute),
             )
-            repetitions = jnp.arange(c.repeats).reshape(c.stack, -1)
+            repetitions = jnp.arange(c.repeats).reshape(c.stack, -1)  # [stack, repetitions per set]
             x, _ = layers(c, self.compute, c.windows, train, name="layers")(x, repetitions, inputs)
         if c.remainder:
             x, _ = Pattern(c, self.compute, c.remainder, train, name="last")(x, jnp.full(1, c.repeats), inputs)

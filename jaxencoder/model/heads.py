@@ -72,10 +72,10 @@ def pool(
     Returns:
         [B, E, D] float32; zeros for documents without tokens.
     """
-    hidden = hidden.astype(jnp.float32)
+    hidden = hidden.astype(jnp.float32)  # pooling sums in float32
     member = _members(segment_ids, documents)
     if skip is not None or method == "weightedmean":
-        position = member.cumsum(-1)
+        position = member.cumsum(-1)  # [B, E, T], from 1 in each document
         member &= position > (0 if skip is None else skip)
     is_document = member.any(-1, keepdims=True)
     if method == "max":
@@ -90,7 +90,7 @@ def pool(
         weights = jnp.where(is_document, jax.nn.softmax(jnp.where(member, scores, -1e30), axis=-1), 0)
     else:
         weights = member * position if method == "weightedmean" else member
-        total = jnp.maximum(weights.sum(-1, keepdims=True), 1)
+        total = jnp.maximum(weights.sum(-1, keepdims=True), 1)  # avoids 0 / 0
         weights = weights / (jnp.sqrt(total) if method == "mean_sqrt_len" else total)
     return jnp.einsum("BET,BTD->BED", weights, hidden, precision="highest")
 
@@ -142,7 +142,7 @@ class Head(nn.Module):
         shape, std = x.shape[:-1], self.encoder.initializer_std
         if c.add_first_token:
             x = Norm(self.encoder, name="norm")(x + x[..., :1, :])
-        x = x.reshape(1, -1, D)
+        x = x.reshape(1, -1, D)  # Linear sums over all axes after the first two
         if c.activation is not None:
             x = ACTIVATIONS[c.activation](Linear("BTD,DE->BTE", (D, D), c.transform_bias, std, name="dense")(x))
             x = Norm(self.encoder, name="norm")(x) if c.norm and not c.add_first_token else x

@@ -49,7 +49,7 @@ class Linear(nn.Module):
             inputs, outputs = self.spec.split("->")
             axes = inputs.split(",")[1]
             shape = tuple(size for axis, size in zip(axes, self.shape, strict=True) if axis in outputs)
-            y = y + self.param("bias", nn.initializers.zeros, shape).astype(y.dtype)
+            y = y + self.param("bias", nn.initializers.zeros, shape).astype(y.dtype)  # float32 on a CPU
         return y.astype(x.dtype)
 
 
@@ -108,15 +108,15 @@ class Convolution(nn.Module):
         c = self.config
         D, G, T, side = c.hidden_size, c.conv_groups, x.shape[1], c.conv_kernel_size // 2
         kernel = self.param("kernel", init_table(c), (c.conv_kernel_size, D // G, D)).astype(x.dtype)
-        y = jnp.zeros((*x.shape[:2], G, D // G), jnp.float32)
+        y = jnp.zeros((*x.shape[:2], G, D // G), jnp.float32)  # float32 sums over the taps
         for tap in range(-side, side + 1):
             index = jnp.clip(jnp.arange(T) + tap, 0, T - 1)
             same_document = (jnp.arange(T) + tap == index) & (jnp.take(segment_ids, index, axis=1) == segment_ids)
             neighbors = jnp.where(same_document[..., None], x[:, index], 0).reshape(*x.shape[:2], G, D // G)
-            weights = kernel[tap + side].reshape(D // G, G, D // G)
+            weights = kernel[tap + side].reshape(D // G, G, D // G)  # [I, G, O]
             y += jnp.einsum("BTGI,IGO->BTGO", neighbors, weights, preferred_element_type=jnp.float32)
         y = y.reshape(x.shape) + self.param("bias", nn.initializers.zeros, (D,))
-        y = jnp.where(segment_ids[..., None] > 0, y, 0).astype(x.dtype)
+        y = jnp.where(segment_ids[..., None] > 0, y, 0).astype(x.dtype)  # padding stays 0
         if train and c.dropout:
             y = dropout(y, c.dropout, self.make_rng("dropout"))
         return ConvolutionOutput(ACTIVATIONS[c.conv_activation](y), NormParams(c, name="norm")(D))
@@ -137,7 +137,7 @@ class Embeddings(nn.Module):
         def table(name: str, rows: int) -> jax.Array:
             return replicate_rows(self.param(name, init_table(c), (rows, c.embedding_width)))
 
-        x = table("token_embedding", c.vocab_size)[token_ids]
+        x = table("token_embedding", c.vocab_size)[token_ids]  # [B, T, E]
         if c.positions == "learned":
             x += table("position_embedding", c.max_length)[positions]
         if c.token_types:

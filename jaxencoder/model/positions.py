@@ -38,17 +38,14 @@ def rotary_table(
         (cos, sin), each [B, T, 1, H / 2] float32.
     """
     frequencies = theta ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size) * scale
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies  # [B, T, 1, H / 2]
     return jnp.cos(angles), jnp.sin(angles)
 
 
 def rotary_table_for(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Array, local: bool) -> Table:
     """The `rotary_table` of the layers with a window (`local`) or of the global layers, scaled by `rope_scaling`.
 
-    Args:
-        c: the architecture.
-        positions, segment_ids: [B, T] int; a text's length is its largest position + 1, whatever else is in the row.
-        local: layers with a window.
+    `positions` and `segment_ids` are [B, T] int; a text's length is its largest position + 1.
     """
     theta = c.rope_theta_local if local else c.rope_theta
     scaling = "none" if local and not c.rope_scaling_local else c.rope_scaling
@@ -91,14 +88,14 @@ def _yarn_scale(c: EncoderConfig, theta: float) -> np.ndarray:
 
     first, last = (index(turns) for turns in c.rope_betas)
     first, last = max(math.floor(first), 0), min(math.ceil(last), H - 1)
-    ramp = np.clip((np.arange(H // 2) - first) / max(last - first, 1e-3), 0, 1)
+    ramp = np.clip((np.arange(H // 2) - first) / max(last - first, 1e-3), 0, 1)  # 0 keeps a wavelength
     return (1 - ramp + ramp / c.rope_factor).astype(np.float32)
 
 
 def rotate(x: jax.Array, table: Table) -> jax.Array:
     """Rotate queries or keys [B, T, N, H] by their positions' angles; computed in float32, returned in x's dtype."""
     cos, sin = table
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)  # the pairs (i, i + H / 2)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
@@ -152,8 +149,8 @@ def alibi(T: int, heads: int) -> jax.Array:
         [2 T - 1, N] float32, row T - 1 + d for a key d tokens after the query.
     """
     below = 1 << (heads.bit_length() - 1)
-    slopes = 2.0 ** (-8 / below * np.arange(1, below + 1))
-    between = 2.0 ** (-4 / below * np.arange(1, 2 * below + 1, 2))
+    slopes = 2.0 ** (-8 / below * np.arange(1, below + 1))  # those of the power of two below
+    between = 2.0 ** (-4 / below * np.arange(1, 2 * below + 1, 2))  # every second one of the power above
     slopes = np.concatenate([slopes, between[: heads - below]])
     return jnp.asarray(-np.abs(np.arange(1 - T, T))[:, None] * slopes, jnp.float32)
 
@@ -165,7 +162,7 @@ def distance_buckets(distances: np.ndarray, buckets: int, max_distance: int = 12
     other for logarithmic ranges up to `max_distance`; distances beyond share the last row.
     """
     half = buckets // 2
-    exact = half // 2
+    exact = half // 2  # distances with their own row
     away = np.abs(distances)
     # float32, as the reference computes it: at a range's edge the rounding decides.
     ratio = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / np.float32(

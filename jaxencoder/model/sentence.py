@@ -86,7 +86,7 @@ Module = Dense | LayerNorm | Normalize
 
 @dataclass(frozen=True)
 class SentenceConfig:
-    """How a model turns a text into one vector.
+    """Steps from a text to its vector.
 
     Attributes:
         pooling: one or more methods, whose vectors are concatenated.
@@ -178,7 +178,7 @@ def finish_vectors(config: SentenceConfig, params: dict[str, Any], x: jax.Array)
         config, params: as in `sentence_vectors`.
         x: float32, the concatenated poolings.
     """
-    for number, module in enumerate(config.modules):
+    for number, module in enumerate(config.modules):  # Normalize has no parameters
         x = module(params.get(str(number), {}), x)
     x = x[..., : config.dimensions]
     return Normalize()({}, x) if config.normalize else x

@@ -1,1 +1,1 @@
-"""What an encoder is trained for: each objective turns (params, batch, key) into (loss, metrics)."""
+"""Pretraining objectives: each maps (params, batch, key) to (loss, metrics)."""

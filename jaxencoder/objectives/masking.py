@@ -104,7 +104,7 @@ def mask_tokens(batch: Batch, key: jax.Array, masking: Masking, vocabulary: Voca
     if masking.static:
         keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(0), row))(batch["row_ids"])
     else:
-        keys = jax.random.split(key, B)
+        keys = jax.random.split(key, B)  # rows are masked independently
     keys = jax.vmap(lambda key: jax.random.split(key, 5))(keys)  # [B, 5]
 
     def uniform(number: int, *shape: int) -> jax.Array:
@@ -119,16 +119,16 @@ def mask_tokens(batch: Batch, key: jax.Array, masking: Masking, vocabulary: Voca
     order = jnp.argsort(noise, axis=1)  # stable: the tokens of a group stay together
     before = groups.first_of(jnp.argsort(order, axis=1))  # tokens drawn before this group
     limit = _rate(masking, batch) * ordinary.sum(-1, keepdims=True)
-    K = masking.slots(T)
+    K = masking.slots(T)  # static, so that shapes are
     accepted = uniform(1, 1) * groups.length < limit - before
     chosen = ordinary & accepted & (before + groups.length <= K)
 
     slots = order[:, :K]
     weights = jnp.take_along_axis(chosen, slots, axis=1).astype(jnp.float32)
-    targets = jnp.take_along_axis(token_ids, slots, axis=1)
+    targets = jnp.take_along_axis(token_ids, slots, axis=1)  # [B, K]
 
     candidates = jnp.asarray(np.flatnonzero(~is_special), jnp.int32)
-    random_ids = candidates[(uniform(2, T) * len(candidates)).astype(jnp.int32)]
+    random_ids = candidates[(uniform(2, T) * len(candidates)).astype(jnp.int32)]  # [B, T]
     draw = uniform(3, T)
     draw = groups.first_of(draw) if masking.spans == "geometric" else draw
     shown = jnp.where(draw < masking.mask_probability + masking.random_probability, random_ids, token_ids)
@@ -166,7 +166,7 @@ def _groups(token_ids, segment_ids, ordinary, masking: Masking, vocabulary: Voca
     starts = boundary | (jnp.asarray(vocabulary.word_starts())[token_ids] if masking.whole_words else True)
     if masking.spans != "none":
         edges = jnp.asarray(np.cumsum(masking.span_lengths())[:-1], jnp.float32)
-        lengths = jnp.searchsorted(edges, uniform(), side="right") + 1
+        lengths = jnp.searchsorted(edges, uniform(), side="right") + 1  # [B, T], in units
         starts = _span_starts(starts, boundary, lengths, masking.max_span_length)
     start = jax.lax.cummax(jnp.where(starts, position, 0), axis=1)
     next_start = jnp.pad(jnp.where(starts, position, T), [(0, 0), (0, 1)], constant_values=T)[:, 1:]

@@ -86,7 +86,7 @@ class MaskedLM(ObjectiveConfig):
                 "pair_accuracy": ((is_pair & (scores.argmax(-1) == labels)).sum().astype(jnp.float32), weight),
             }
             total = mean(metrics) + mean(pair_metrics, "pair_loss")
-            tokens = metrics["loss"][1]
+            tokens = metrics["loss"][1]  # weights the total over rows and devices
             return total, metrics | pair_metrics | {"mlm_loss": metrics["loss"], "loss": (total * tokens, tokens)}
 
         return Objective(init, loss)
@@ -115,13 +115,8 @@ def predict(
 ) -> tuple[jax.Array, Predictions]:
     """The summed loss of the masked tokens, and the predictions at each slot; see `cross_entropy`.
 
-    Args:
-        head: the masked-language-model head.
-        params: "mlm_head", and "encoder" for a shared output table.
-        hidden: [B, T, D].
-        masked: the corruption.
-        chunk: tokens on one device whose logits are in memory at once.
-        uniforms: [B, K] random numbers, to draw a token at each slot.
+    `params` has "mlm_head", and "encoder" for a shared output table; `hidden` is [B, T, D]; `chunk` counts the tokens
+    on one device whose logits are in memory at once; `uniforms` [B, K] draw a token at each slot.
     """
     B, K = masked.slots.shape
     x = jnp.take_along_axis(hidden, masked.slots[..., None], axis=1)  # [B, K, D]

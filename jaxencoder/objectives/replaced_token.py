@@ -47,7 +47,7 @@ class ReplacedToken(ObjectiveConfig):
     def __post_init__(self) -> None:
         for name in ("generator_width", "generator_depth"):
             if not 0 < getattr(self, name) <= 4:
-                raise ValueError(f"objective.{name} is {getattr(self, name)}; give a share above 0 and at most 4.")
+                raise ValueError(f"objective.{name} is {getattr(self, name)}; use a fraction above 0 and at most 4.")
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"objective.weight is {self.weight}; give 0 or a positive number.")
         if self.chunk < 1:
@@ -100,9 +100,9 @@ class ReplacedToken(ObjectiveConfig):
 
         def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
             mask_key, sample_key, *dropout_keys = jax.random.split(key, 4)
-            both = models(params)
+            both = models(params)  # with shared embeddings in both
             masked = mask_tokens(batch, mask_key, self.masking, vocabulary)
-            uniforms = jax.random.uniform(sample_key, masked.slots.shape)
+            uniforms = jax.random.uniform(sample_key, masked.slots.shape)  # for the generator's samples
             inputs = batch | {"token_ids": masked.token_ids}
             hidden = encode(generator, both["generator"]["encoder"], inputs, dropout_keys[0], train)
             total, predictions = predict(mlm_head, both["generator"], hidden, masked, self.chunk, uniforms)
@@ -137,7 +137,7 @@ class ReplacedToken(ObjectiveConfig):
 
 
 def _share_embeddings(params: Params, sharing: Sharing) -> Params:
-    """Initial parameters of both models without what they share."""
+    """Initial parameters of both models without the generator's copy of shared ones."""
     encoder, generator = params["encoder"], params["generator"]["encoder"]
     if sharing == "shared":
         generator["embeddings"] = {name: x for name, x in generator["embeddings"].items() if name == "projection"}

@@ -20,8 +20,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.adapters.lora import with_lora
-from jaxencoder.checkpoints.initial import CHECKPOINT_FOLDER, initial_params
+from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER
 from jaxencoder.config import RunConfig
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.model.config import EncoderConfig

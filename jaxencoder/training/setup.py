@@ -13,15 +13,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxencoder.checkpoints.initial import (
-    CHECKPOINT_FOLDER,
-    TOKENIZER_FOLDER,
-    Start,
-    find_start,
-    saved_config,
-    shortened,
-    with_architecture,
-)
+from jaxencoder.checkpoints.initial import InitialModel, open_initial_model, row_length_note, with_architecture
+from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER, TOKENIZER_FOLDER, saved_config
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import CONFIG_FILE, save, to_json
 from jaxencoder.files import write_atomic
@@ -101,7 +94,7 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
             "give another --run-dir, or the run's own settings to continue it."
         )
     progress = jax.process_index() == 0
-    if progress and (said := shortened(asked, config)):
+    if progress and (said := row_length_note(asked, config)):
         print(said, flush=True)
     train = training_rows(config, tokenizer, progress)
     validation = prepare(config.data, tokenizer, "validation", progress, config.schema)
@@ -157,9 +150,9 @@ def with_start(
         ValueError, OSError: no model to start from, or another tokenizer than its own.
     """
     if saved:
-        start = Start(saved.model, Tokenizer.load(run_dir / TOKENIZER_FOLDER), saved.tokenizer)
+        start = InitialModel(saved.model, Tokenizer.load(run_dir / TOKENIZER_FOLDER), saved.tokenizer)
     elif config.init_from:
-        start = find_start(config.init_from)
+        start = open_initial_model(config.init_from)
     else:
         return config, load_or_train(config.tokenizer, config.data, config.schema)
     given, known = config.tokenizer.path, start.tokenizer_config.path

@@ -11,7 +11,8 @@ import pytest
 import jaxencoder
 from jaxencoder.adapters.lora import LoraConfig, init_lora, merge_lora
 from jaxencoder.adapters.peft import from_peft, to_peft
-from jaxencoder.checkpoints.adapter import Learned, fingerprint, write_peft
+from jaxencoder.checkpoints.adapter import Adapter, fingerprint
+from jaxencoder.checkpoints.peft import write_peft
 from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.families import FAMILIES
 from jaxencoder.families.family import Family
@@ -195,7 +196,7 @@ def test_peft_loads_what_is_written(base: tuple[str, dict, Path], options: dict,
     params["lora"] = random_adapter(lora, params)
     config = RunConfig(init_from=str(folder), model=plain.config.model, adapter=lora, data=DataConfig(row_length=8))
     paths = frozenset(f"lora/{path}" for path in arrays(params["lora"]))
-    assert write_peft(Learned(config, params, paths, fingerprint(params["encoder"])), tmp_path / "adapter") == []
+    assert write_peft(Adapter(config, params, paths, fingerprint(params["encoder"])), tmp_path / "adapter") == []
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager")
     adapted = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
     batch = peers.accepted(model, peers.padded_batch(settings), "Model")

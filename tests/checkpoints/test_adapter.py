@@ -11,9 +11,9 @@ import pytest
 import jaxencoder
 from jaxencoder.adapters.lora import LoraConfig
 from jaxencoder.api import Model
-from jaxencoder.checkpoints import adapter
+from jaxencoder.checkpoints import adapter, peft
 from jaxencoder.checkpoints.adapter import fingerprint
-from jaxencoder.checkpoints.initial import find_start
+from jaxencoder.checkpoints.initial import open_initial_model
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.checkpoints.weights import read_tensors
 from jaxencoder.cli import main
@@ -118,7 +118,7 @@ def test_several_share_one_base(folders: dict[str, Path]) -> None:
     }
     assert own == {f"layers/block_0/attention/{name}/kernel" for name in ("query", "output")}
     np.testing.assert_array_equal(base.embed(TEXTS), before)
-    with pytest.raises(ValueError, match="was trained on other weights than this model's; put it on .*base"):
+    with pytest.raises(ValueError, match="was trained on other weights than this model's; add it to .*base"):
         first.with_adapter(folders["other-adapter"])
 
 
@@ -163,13 +163,13 @@ def test_what_is_no_adapter(folders: dict[str, Path], model: Model, tmp_path: Pa
 
     fails(folders["base"], "adapter", "did not start from a model")
     config, params = tuned(folders["base"], model, 5)
-    fails(keep(tmp_path / "full", model, config, params=params), "adapter", "so it is no adapter on a base")
+    fails(keep(tmp_path / "full", model, config, params=params), "adapter", "so it is no adapter of a base")
     fails(folders["bottleneck"], "peft", "model.bottleneck is 4, and PEFT has no bottleneck adapters")
     fails(folders["bitfit"], "peft", "adapter.rank is 0; write an adapter")
     with pytest.raises(ValueError, match="is an adapter without its base; inspect .*base"):
         inspect(folders["lora-adapter"])
     with pytest.raises(ValueError, match="is an adapter without its base; write both with convert --to run"):
-        find_start(str(folders["lora-adapter"]))
+        open_initial_model(str(folders["lora-adapter"]))
 
 
 def test_whole_or_not_at_all(folders: dict[str, Path], tmp_path: Path, monkeypatch) -> None:
@@ -178,7 +178,7 @@ def test_whole_or_not_at_all(folders: dict[str, Path], tmp_path: Path, monkeypat
 
     monkeypatch.setattr(adapter, "save", full)
     with pytest.raises(OSError, match="no space left"):
-        adapter.write_adapter(adapter.learned(folders["lora"]), tmp_path / "a")
+        adapter.write_adapter(adapter.trained_adapter(folders["lora"]), tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -228,7 +228,7 @@ def test_peft_gives_the_logits_of_a_run(folders: dict[str, Path], tmp_path: Path
     np.testing.assert_allclose(scores, expected["logits"], rtol=1e-5, atol=1e-5)
     again = jaxencoder.load(tmp_path / "peft")
     np.testing.assert_allclose(peers.ours(again, batch)["logits"], scores, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="peft was trained on other weights than this model's; put it on .*hf"):
+    with pytest.raises(ValueError, match="peft was trained on other weights than this model's; add it to .*hf"):
         again.with_adapter(tmp_path / "peft")
 
 
@@ -247,5 +247,5 @@ def test_heads_that_peft_cannot_hold(folders: dict[str, Path], model: Model, tmp
     config, params = tuned(folders["base"], model, 8, adapter=LORA)
     config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, trainable=("bias$", "^lora/")))
     source = keep(tmp_path / "biases-run", model, config, params=params)
-    with pytest.raises(ValueError, match="encoder/.*/bias has learned besides the low-rank adapter, which PEFT's"):
-        adapter.write_peft(adapter.learned(source), tmp_path / "biases")
+    with pytest.raises(ValueError, match="encoder/.*/bias was trained besides the low-rank adapter; PEFT's"):
+        peft.write_peft(adapter.trained_adapter(source), tmp_path / "biases")

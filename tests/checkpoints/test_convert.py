@@ -9,7 +9,7 @@ import pytest
 import jaxencoder
 from jaxencoder.api import Model
 from jaxencoder.checkpoints.convert import convert
-from jaxencoder.checkpoints.initial import find_start, initial_params
+from jaxencoder.checkpoints.initial import initial_params, open_initial_model
 from jaxencoder.checkpoints.orbax import Checkpoints
 from jaxencoder.cli import main
 from jaxencoder.config_io import save
@@ -66,7 +66,7 @@ def test_training_starts_from_any_of_them(folder: Path, converted: Path, tmp_pat
     assert main(["convert", str(folder), str(tmp_path / "st"), "--to", "sentence-transformers"]) == 0
     run = jaxencoder.load(folder)
     for source in (folder, converted / "hf", converted / "run", tmp_path / "st"):
-        start = find_start(str(source))
+        start = open_initial_model(str(source))
         assert start.model == run.config.model
         assert start.tokenizer.fingerprint == run.tokenizer.fingerprint
         assert Tokenizer.load(start.tokenizer_config.path).fingerprint == run.tokenizer.fingerprint
@@ -75,7 +75,7 @@ def test_training_starts_from_any_of_them(folder: Path, converted: Path, tmp_pat
         (tmp_path / "away").mkdir(exist_ok=True)
         file.rename(tmp_path / "away" / file.name)
     with pytest.raises(ValueError, match="hf has no tokenizer, and training needs one"):
-        find_start(str(converted / "hf"))
+        open_initial_model(str(converted / "hf"))
     for file in (tmp_path / "away").iterdir():
         file.rename(converted / "hf" / file.name)
 
@@ -108,7 +108,7 @@ def test_sentence_transformers_gives_a_runs_vectors(folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("to", "message"), [("onnx", "format 'onnx' is unknown"), ("hf", "is there already; name a new folder")]
+    ("to", "message"), [("onnx", "format 'onnx' is unknown"), ("hf", "exists already; name a new folder")]
 )
 def test_one_clear_sentence(folder: Path, to: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -9,9 +9,9 @@ import pytest
 
 import jaxencoder
 from jaxencoder.api import Model
-from jaxencoder.checkpoints.convert import write_run
 from jaxencoder.checkpoints.extend import extend, extended
-from jaxencoder.checkpoints.initial import find_start, initial_params, with_architecture
+from jaxencoder.checkpoints.initial import initial_params, open_initial_model, with_architecture
+from jaxencoder.checkpoints.run import write_run
 from jaxencoder.cli import main
 from jaxencoder.config import RunConfig
 from jaxencoder.training.config import Phase, TrainingConfig
@@ -131,14 +131,14 @@ def test_windows_of_the_whole_text_change_nothing(short) -> None:
 @pytest.mark.parametrize(
     ("kind", "words", "message"),
     [
-        ("learned", (128, "yarn"), "has learned positions, which yarn does not extend; take interpolate or tile"),
-        ("learned", (128, "none"), "take interpolate or tile"),
+        ("learned", (128, "yarn"), "has learned positions, which yarn does not extend; give interpolate or tile"),
+        ("learned", (128, "none"), "give interpolate or tile"),
         (
             "rotary",
             (128, "tile"),
             "rotary positions, which tile does not extend; take linear or ntk or dynamic",
         ),
-        ("distances", (128, "linear"), "positions by distance alone, which linear .* take none or interpolate"),
+        ("distances", (128, "linear"), "relative positions only, which linear .* give none or interpolate"),
         ("buckets", (128, "interpolate"), "take none$"),
         ("alibi", (128, "linear"), "has alibi positions, which linear does not extend; take none$"),
         ("rotary", (128, "stretch"), "method 'stretch' is unknown; give one of interpolate, tile"),
@@ -182,14 +182,14 @@ def test_a_run_goes_on(short, kind: str, method: str, tmp_path: Path, capsys) ->
     expected = extended(short[kind], 200, method)
     assert model.config.model == expected.config.model and model.max_length == 200
     np.testing.assert_allclose(model.embed([LONG]), expected.embed([LONG]), atol=1e-6)
-    start = find_start(str(tmp_path / "long"))
+    start = open_initial_model(str(tmp_path / "long"))
     recipe = RunConfig(init_from=str(tmp_path / "long"))  # the rest comes from what it starts from
     config = dataclasses.replace(with_architecture(recipe, start.model), data=model.config.data)
     assert dataclasses.replace(config.model, dropout=0.1, attention_dropout=0.1) == model.config.model
     fresh = jax.tree.map(np.zeros_like, model.params)
     assert_trees_close(initial_params(str(tmp_path / "long"), fresh, config.objective), model.params, 0)
     assert main(["extend", *words]) == 2
-    assert "is there already; name a new folder" in capsys.readouterr().err
+    assert "exists already; name a new folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

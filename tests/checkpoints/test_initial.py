@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxencoder.checkpoints.initial import initial_params, started_from, with_new_top
+from jaxencoder.checkpoints.initial import initial_params, published_origin, reinitialize_top
 from jaxencoder.checkpoints.transformers import read_model, write_model
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import save
@@ -33,7 +33,7 @@ def renewed(objective, layers: int) -> dict[str, np.ndarray]:
     """Of each parameter 1 where it is new, 0 where it is old."""
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
     old, new = (jax.tree.map(lambda s, x=x: np.full(s.shape, x, np.float32), shapes) for x in (0, 1))
-    found = with_new_top(old, new, layers)
+    found = reinitialize_top(old, new, layers)
     assert jax.tree.all(jax.tree.map(lambda x, s: (x.shape, x.dtype) == (s.shape, s.dtype), found, shapes))
     return {path_of(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(found)}
 
@@ -58,7 +58,7 @@ def test_two_models() -> None:
     name = "layers/block_0/mlp/up/kernel"
     stacks = [found[f"{model}encoder/{name}"] for model in ("", "generator/")]
     assert [x.reshape(len(x), -1)[:, 0].tolist() for x in stacks] == [[0, 1], [1]]
-    with pytest.raises(ValueError, match="reinitialize is 3, but generator/encoder has 2 layers of its own"):
+    with pytest.raises(ValueError, match="reinitialize is 3, but generator/encoder has only 2 layers with parameters"):
         renewed(objective, 3)
 
 
@@ -155,7 +155,9 @@ def test_where_a_run_comes_from(tmp_path: Path) -> None:
     save(first, tmp_path / "run")
     second = RunConfig(init_from=str(tmp_path / "run"))
     for config in (first, second):
-        assert started_from(config).family is ROBERTA
-    assert started_from(RunConfig()) is None and started_from(RunConfig(init_from=str(tmp_path / "gone"))) is None
+        assert published_origin(config).family is ROBERTA
+    assert (
+        published_origin(RunConfig()) is None and published_origin(RunConfig(init_from=str(tmp_path / "gone"))) is None
+    )
     save(RunConfig(init_from=str(tmp_path / "run")), tmp_path / "run")  # in a circle
-    assert started_from(second) is None
+    assert published_origin(second) is None

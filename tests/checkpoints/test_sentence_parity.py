@@ -264,7 +264,7 @@ def test_a_run_becomes_a_folder(encoder, tmp_path: Path) -> None:
         np.testing.assert_allclose(model.embed(SHORT), expected, atol=1e-5)
         assert jaxencoder.load(tmp_path / name).sentence == settings
     learned = dataclasses.replace(model, sentence=SentenceConfig(("learned",)))
-    with pytest.raises(ValueError, match="pooling 'learned' is none of sentence-transformers'; give cls, max, mean"):
+    with pytest.raises(ValueError, match="sentence-transformers has no pooling 'learned'; give cls, max, mean"):
         learned.save(tmp_path / "learned", format="sentence-transformers")
     with pytest.raises(ValueError, match="has no tokenizer; sentence-transformers needs one"):
         dataclasses.replace(model, tokenizer=None).save(tmp_path / "learned", format="sentence-transformers")
@@ -318,7 +318,7 @@ def test_convert(encoder, tmp_path: Path, capsys, caplog) -> None:
     assert main(["convert", str(encoder("bert")), target + "2", "--to", "sentence-transformers", *choice]) == 0
     assert jaxencoder.load(target + "2").sentence == SentenceConfig(("lasttoken",), normalize=True)
     assert main(["convert", source, target + "3", "--to", "hf", *choice]) == 2
-    assert "format 'hf' says nothing of pooling" in capsys.readouterr().err and not Path(target + "3").exists()
+    assert "format 'hf' has no pooling" in capsys.readouterr().err and not Path(target + "3").exists()
     assert main(["convert", source, run, "--to", "run"]) == 0
     assert "a run keeps the encoder and its heads, but no pooling, modules or prompts" in caplog.text
     opened = jaxencoder.load(run)

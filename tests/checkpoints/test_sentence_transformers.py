@@ -62,7 +62,7 @@ def test_pooling_is_read_as_they_read_it(tmp_path: Path, config, expected) -> No
         (["CLIPModel", "Pooling"], {}, "module 'CLIPModel' .* where only Transformer"),
         (["Transformer", "Dense", "Pooling"], {}, "module 'Dense' .* where only Pooling"),
         (["Transformer", "Pooling", "CNN"], {}, "module 'CNN' .* where only Dense or LayerNorm or Normalize can be"),
-        (["Transformer", "Pooling"], {"pooling_mode": "first"}, r"pooling_mode \['first'\]; those that can be loaded"),
+        (["Transformer", "Pooling"], {"pooling_mode": "first"}, r"pooling_mode \['first'\]; supported are"),
         (["Transformer", "Pooling"], {"pooling_mode": []}, r"pooling_mode \[\]"),
         (["Transformer", "Pooling"], {"pooling_mode": [["cls"]]}, r"pooling_mode \[\['cls'\]\]"),
         (["Transformer", "Pooling"], {"word_embedding_dimension": "24"}, "embedding_dimension '24'; a whole number"),
@@ -166,5 +166,5 @@ def test_pooling_of_another_size(tmp_path: Path) -> None:
     params = randomized_params(lambda key: Encoder(BERT).init(key, *[np.ones((1, 1), np.int32)] * 3)["params"])
     write_model(tmp_path, BERT, {"encoder": params})
     write(tmp_path, ["Transformer", "Pooling"], {"word_embedding_dimension": 12})
-    with pytest.raises(ValueError, match="pools vectors of 12 numbers, but its encoder's have 24"):
+    with pytest.raises(ValueError, match="pools vectors of size 12, but the encoder's have size 24"):
         jaxencoder.load(tmp_path)

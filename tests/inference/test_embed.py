@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jaxencoder.inference import embed as embed_module
 from jaxencoder.inference.embed import embed_file
 from jaxencoder.inference.options import EmbedOptions
-from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks import records as records_module
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.records import chunks
 
 from .conftest import SENTENCES

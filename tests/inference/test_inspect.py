@@ -11,10 +11,9 @@ import pytest
 from jaxencoder.api import Model
 from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.transformers import read_model, write_model
-from jaxencoder.checkpoints.weights import Weights
-from jaxencoder.config import save
-from jaxencoder.families.published import Published, family_of
-from jaxencoder.families.shapes import parameter_shapes
+from jaxencoder.checkpoints.weights import Weights, has_weights
+from jaxencoder.config_io import save
+from jaxencoder.families.published import Published, family_of, parameter_shapes
 from jaxencoder.files import write_json
 from jaxencoder.inference.inspect import Inspection, inspect
 from jaxencoder.model.config import EncoderConfig
@@ -192,13 +191,13 @@ def test_a_published_folder_as_it_is_loaded(config: EncoderConfig, heads: tuple[
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Weights, "__getitem__", lambda self, name: pytest.fail(f"read {name}"))
         found = read_model(folder, weights=False)
-    assert found.config == loaded.config and found.has_weights
+    assert found.config == loaded.config and has_weights(folder)
     assert found.published.heads == loaded.published.heads and set(found.published.heads) == set(heads) - {"mlm_head"}
     assert shapes_of(found.params) == shapes_of(loaded.params)
     # The class that config.json names tells the same without any weights.
     (folder / "model.safetensors").unlink()
     alone = read_model(folder, weights=False)
-    assert not alone.has_weights and shapes_of(alone.params) == shapes_of(loaded.params)
+    assert not has_weights(folder) and shapes_of(alone.params) == shapes_of(loaded.params)
 
 
 def test_a_published_folder(tmp_path: Path, no_reading) -> None:
@@ -206,7 +205,7 @@ def test_a_published_folder(tmp_path: Path, no_reading) -> None:
     assert (found.kind, found.family, found.length) == ("transformers", "bert", BERT.max_length)
     assert found.tokenizer == {} and found.sentence == {} and not found.notes
     (tmp_path / "model.safetensors").unlink()
-    assert "no weights are here" in inspect(tmp_path).notes[0]
+    assert "the folder has no weights" in inspect(tmp_path).notes[0]
     settings = json.loads((tmp_path / "config.json").read_text())
     write_json(tmp_path / "config.json", settings | {"architectures": None})
     assert inspect(tmp_path).heads == {}

@@ -90,7 +90,7 @@ def test_gpus_before_ampere_compute_in_float32(run, old, dtype, monkeypatch):
 def test_load_says_what_is_wrong(tmp_path, run, make_model):
     with pytest.raises(FileNotFoundError, match="no such run: .*absent"):
         load(tmp_path / "absent")
-    with pytest.raises(ValueError, match=r"is not a run: it has no config\.json"):
+    with pytest.raises(ValueError, match=r"is not a run or a model: it has no config\.json"):
         load(tmp_path)
     small = make_model(vocab_size=50)
     save(small.config, run)

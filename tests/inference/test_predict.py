@@ -59,7 +59,7 @@ def test_parquet_and_less(model, tmp_path):
     table = pq.read_table(tmp_path / "b.parquet")
     assert table.column_names == ["text", "label", "prediction", "probability"]
     assert table.to_pylist() == list(predict(model, source))
-    with pytest.raises(ValueError, match="have a field 'prediction' already"):
+    with pytest.raises(ValueError, match="already have a field 'prediction'"):
         predict_file(model, str(tmp_path / "b.parquet"), tmp_path / "c.jsonl")
     assert not (tmp_path / "c.jsonl").exists()
 
@@ -70,7 +70,7 @@ def test_values(regressor, tmp_path):
 
 
 def test_other_fields_and_several_chunks(model, monkeypatch):
-    monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 2)
+    monkeypatch.setattr("jaxencoder.tasks.records._CHUNK_TEXTS", 2)
     records = [{"body": text, "text": 7} for text in TEXTS]
     found = list(predict(model, iter(records), text_field="body"))
     assert [record["body"] for record in found] == TEXTS
@@ -89,13 +89,13 @@ def test_usual_names_of_fields(model, tmp_path):
 
 
 def test_long_texts_with_one_warning(model, monkeypatch, caplog):
-    monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 2)
+    monkeypatch.setattr("jaxencoder.tasks.records._CHUNK_TEXTS", 2)
     texts = ["the film was " * 20 + "great", "great", "the plot was " * 30 + "bad sad " * 30, "the plot was bad"]
     records = [{"text": text} for text in texts]
     with caplog.at_level(logging.WARNING):
         cut = list(predict(model, records))
     assert [record.getMessage() for record in caplog.records] == [
-        "2 of 4 texts are longer than 32 tokens and were cut there."
+        "2 of 4 texts are longer than 32 tokens and were truncated."
     ]
     caplog.clear()
     read = list(predict(model, records, windows=WindowConfig(10)))
@@ -112,9 +112,8 @@ def test_long_texts_with_one_warning(model, monkeypatch, caplog):
         ([{"text": "a"}, {"text": None}], {}, "field 'text' is NoneType, not text"),
         ([{"text": "a"}], {"pair_field": "b"}, r"a\.jsonl:1: no field 'b' among text"),
         ([{"text": "a", "b": 7}], {"pair_field": "b"}, "record 1: field 'b' is int, not text"),
-        ([{"text": "a", "prediction": 1}], {}, "have a field 'prediction' already; rename it, or drop it"),
-        ([{"text": "a"}], {"stride": 99}, "stride is 99, but long texts are cut"),
-        ([{"text": "a"}], {"stride": 99, "long": "windows"}, "stride is 99; windows with room for 30 tokens"),
+        ([{"text": "a", "prediction": 1}], {}, "already have a field 'prediction'; rename it, or drop it"),
+        ([{"text": "a"}], {"windows": WindowConfig(99)}, "stride is 99; windows with room for 30 tokens"),
     ],
 )
 def test_mistakes_leave_no_file(model, tmp_path, records, options, message):

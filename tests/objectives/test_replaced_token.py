@@ -174,7 +174,7 @@ def test_fill() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"generator_width": 0.0}, "objective.generator_width is 0.0; give a share above 0"),
+        ({"generator_width": 0.0}, "objective.generator_width is 0.0; use a fraction above 0"),
         ({"generator_depth": 5.0}, "objective.generator_depth is 5.0"),
         ({"weight": -1.0}, "objective.weight is -1.0"),
         ({"chunk": 0}, "objective.chunk must be at least 1, got 0"),

@@ -20,6 +20,7 @@ from jaxencoder.text.sources import formats
 from jaxencoder.text.sources.formats import EXTENSIONS, RawRecord, Record, every_line, utf8
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
+_READABLE = f"{listed(EXTENSIONS)}, plain or with {listed(COMPRESSIONS)}"
 _BUFFER = 1 << 20  # bytes
 _MAX_DIGESTED_BYTES = 1 << 30  # about a second of reading
 
@@ -39,7 +40,7 @@ def find_files(source: str) -> list[str]:
         if fs.isdir(inner):
             paths = [path for path in fs.find(inner) if not _hidden(path, inner) and _extension(path)[0] in EXTENSIONS]
             if not paths:
-                raise ValueError(f"folder {source} holds no {listed(EXTENSIONS)} file, plain or {listed(COMPRESSIONS)}")
+                raise ValueError(f"folder {source} holds no file of {_READABLE}")
         elif fs.exists(inner):
             paths = [inner]
         elif any(letter in source for letter in "*?["):
@@ -51,9 +52,7 @@ def find_files(source: str) -> list[str]:
             raise FileNotFoundError(f"no such file or folder: {source}{hint}")
     for path in paths:
         if _extension(path)[0] not in EXTENSIONS:
-            raise ValueError(
-                f"{path}: unknown extension; write {listed(EXTENSIONS)}, plain or with {listed(COMPRESSIONS)}"
-            )
+            raise ValueError(f"{path}: unknown extension; write {_READABLE}")
     return sorted(fs.unstrip_protocol(path) if "://" in source else path for path in paths)
 
 

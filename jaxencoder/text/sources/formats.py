@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 from jaxencoder.text.messages import first_line, listed
@@ -192,14 +193,6 @@ def _squad(where: str, article: Record, parse: Callable[[Record, str], Record]) 
         raise ValueError(f"{where} does not have SQuAD's structure ({type(error).__name__}: {error})") from None
 
 
-def _csv(path: str, stream: BinaryIO) -> Iterator[RawRecord]:
-    return _separated(path, stream, delimiter=",")
-
-
-def _tsv(path: str, stream: BinaryIO) -> Iterator[RawRecord]:
-    return _separated(path, stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
 def _separated(path: str, stream: BinaryIO, **dialect: Any) -> Iterator[RawRecord]:
     """The rows below a header of column names."""
     csv.field_size_limit(MAX_DOCUMENT_BYTES)
@@ -312,8 +305,8 @@ def _parquet(path: str, stream: BinaryIO, seekable: bool) -> Iterator[RawRecord]
 _READERS = {
     ".jsonl": _json_lines,
     ".json": _json,
-    ".csv": _csv,
-    ".tsv": _tsv,
+    ".csv": partial(_separated, delimiter=","),
+    ".tsv": partial(_separated, delimiter="\t", quoting=csv.QUOTE_NONE),
     ".conll": _conll,
     ".conllu": _conllu,
 }

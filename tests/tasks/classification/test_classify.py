@@ -152,7 +152,7 @@ def test_a_first_text_that_leaves_no_room_is_cut(classifier, caplog, pair, cut):
         (found,) = classifier.classify([pair[0]], [pair[1]], windows=WindowConfig())
     assert sum(found.probabilities.values()) == pytest.approx(1)
     messages = [record.getMessage() for record in caplog.records]
-    assert messages == [f"1 of 1 texts are longer than {LENGTH} tokens and were cut there."] * cut
+    assert messages == [f"1 of 1 texts are longer than {LENGTH} tokens and were truncated."] * cut
 
 
 def test_a_stride_beyond_the_room_beside_a_first_text_is_refused(classifier):

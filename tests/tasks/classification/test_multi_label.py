@@ -133,7 +133,7 @@ def test_predictions_for_records(labeller, tmp_path):
 
 
 def test_a_table_whose_first_records_have_no_class(labeller, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 1)
+    monkeypatch.setattr("jaxencoder.tasks.records._CHUNK_TEXTS", 1)
     source = tmp_path / "a.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a river", "the Oder in the Oder")))
     model = load(labeller.folder)

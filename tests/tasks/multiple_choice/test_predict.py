@@ -62,7 +62,7 @@ def test_long_ones_with_one_warning(chooser, caplog):
         ({"context": 3, "choices": ["a", "b"]}, "record 1: field 'context' is int, not text"),
         ({"context": "the Elbe"}, "record 1: the choices 'None' are no list of texts"),
         ({"context": "the Elbe", "choices": ["a"]}, "record 1: there is nothing to choose among"),
-        ({"context": "the Elbe", "choices": ["a", "b"], "choice": 1}, "have a field 'choice' already"),
+        ({"context": "the Elbe", "choices": ["a", "b"], "choice": 1}, "already have a field 'choice'"),
     ],
 )
 def test_mistakes(chooser, record, message):

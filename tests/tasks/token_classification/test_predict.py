@@ -142,7 +142,7 @@ def test_records_without_words(tagger, record, message):
 
 
 def test_a_table_whose_first_records_have_no_entity(tagger, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 1)
+    monkeypatch.setattr("jaxencoder.tasks.records._CHUNK_TEXTS", 1)
     source = tmp_path / "a.jsonl"
     texts = ([], ["the", "river"], ["the", "Elbe"])
     source.write_text("".join(json.dumps({"tokens": words}) + "\n" for words in texts))

@@ -44,17 +44,6 @@ def lines() -> bytes:
 CONTENT = {".jsonl": jsonl, ".json": jsonl, ".txt": lines, ".parquet": parquet}
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name: str, content: bytes | str) -> str:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return str(path)
-
-    return write
-
-
 def texts(source: str, **options) -> list[str]:
     return [record["text"] for record in read(source, **options)]
 
@@ -299,7 +288,7 @@ def test_sources_that_are_not_understood(source, message) -> None:
 
 def test_a_folder_without_documents(write, tmp_path) -> None:
     write("README.md", "x")
-    with pytest.raises(ValueError, match=r"holds no \.jsonl"):
+    with pytest.raises(ValueError, match=r"holds no file of \.jsonl"):
         read(str(tmp_path))
 
 

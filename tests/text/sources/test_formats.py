@@ -28,16 +28,6 @@ SQUAD = {
 }
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name: str, content: bytes | str) -> str:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return str(path)
-
-    return write
-
-
 @pytest.mark.parametrize("indent", [None, 1])
 def test_squad(write, indent):
     records = list(read(write("a.json", json.dumps(SQUAD, indent=indent)), text_field="question"))

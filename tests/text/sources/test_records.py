@@ -12,17 +12,6 @@ from jaxencoder.text.config import DataConfig
 from jaxencoder.text.sources import fingerprint, pair_fields, read
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name: str, content: bytes | str) -> str:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return str(path)
-
-    return write
-
-
 def test_pydocs() -> None:
     records = list(read("pydocs"))
     assert {"text", "name"} == set(records[0])

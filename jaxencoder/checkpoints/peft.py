@@ -1,0 +1,116 @@
+"""Folders of PEFT (https://github.com/huggingface/peft): low-rank adapters and heads, read and written."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TypeVar
+
+from jaxencoder.adapters.lora import NAME as LORA
+from jaxencoder.adapters.lora import merge_lora
+from jaxencoder.adapters.peft import PREFIX, from_peft, to_peft
+from jaxencoder.adapters.peft_heads import SEQUENCE, classifier_to_peft, heads_from_peft
+from jaxencoder.checkpoints.adapter import FINGERPRINT, Adapter, fingerprint, write_folder
+from jaxencoder.checkpoints.checkpoint import Checkpoint
+from jaxencoder.checkpoints.hub import resolve
+from jaxencoder.checkpoints.initial import read_published
+from jaxencoder.checkpoints.kind import PEFT_CONFIG
+from jaxencoder.checkpoints.weights import read_tensors, write_tensors
+from jaxencoder.config import RunConfig
+from jaxencoder.families.published import Published, check_publishable, family_of
+from jaxencoder.families.tables import renamed
+from jaxencoder.files import read_json, write_json
+from jaxencoder.tasks.classification.classify import PUBLISHED_HEAD
+from jaxencoder.tasks.table import task_of
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Checkpoint)
+
+PEFT_FILE = "adapter_model.safetensors"
+
+
+def add_peft(model: M, folder: Path) -> M:
+    """The model with a PEFT adapter; arrays that the adapter does not change are shared.
+
+    Raises:
+        ValueError: the adapter was trained on another model, or holds more than low-rank adapters and heads.
+        OSError: the folder cannot be read.
+    """
+    settings = read_json(folder / PEFT_CONFIG, dict)
+    arrays, metadata = read_tensors(folder / PEFT_FILE)
+    config, base = model.config.model, model.params
+    if FINGERPRINT in metadata and fingerprint(base["encoder"]) != metadata[FINGERPRINT]:
+        name = settings.get("base_model_name_or_path")
+        raise ValueError(f"{folder} was trained on other weights than this model's; add it to {name}")
+    published = model.published
+    if published is None:
+        check_publishable(config)
+        family = family_of(config, base)
+        published = Published(family, family.settings(config), model.heads)
+    family = published.family
+    short = {name.removeprefix(PREFIX): x for name, x in arrays.items()}
+    tensors = {standard: short[name] for standard, name in renamed(short, family.prefix, family.aliases).items()}
+    published, heads, head_tensors = heads_from_peft(tensors, settings, published, base, config, str(folder))
+    params = base | heads
+    lora, adapter, lora_tensors = from_peft(tensors, settings, params, published, config, str(folder))
+    if unused := sorted(tensors.keys() - head_tensors - lora_tensors):
+        raise ValueError(f"{folder} holds {unused[0]}, which this model has no use for; only LoRA and heads are read")
+    return dataclasses.replace(
+        model, params=merge_lora(lora, params | {LORA: adapter}), published=published, base=model
+    )
+
+
+def write_peft(adapter: Adapter, folder: Path) -> list[str]:
+    """Write a folder atomically that PEFT loads onto transformers' model of the same base.
+
+    Returns:
+        The names of the heads that the format cannot hold.
+
+    Raises:
+        ValueError: the trained part is no low-rank adapter, or more than one.
+    """
+    config, params = adapter.config, adapter.params
+    if config.model.bottleneck:
+        raise ValueError(f"model.bottleneck is {config.model.bottleneck}, and PEFT has no bottleneck adapters")
+    if not config.adapter.rank:
+        raise ValueError("PEFT's format holds low-rank adapters, and adapter.rank is 0; write an adapter instead")
+    if trained := sorted(path for path in adapter.paths if path.startswith("encoder/")):
+        raise ValueError(f"{trained[0]} was trained besides the low-rank adapter; PEFT's format cannot hold it")
+    published, base = _base(config)
+    tensors, settings = to_peft(config.adapter, params[LORA], params, published.family, config.model)
+    heads, left_out = None, [name for name in params if name not in ("encoder", LORA)]
+    task = task_of(config.objective)
+    if task is not None and task.published_head == PUBLISHED_HEAD:
+        heads = classifier_to_peft(params["classifier"], config.objective.pooling, published, config.model)
+    if heads:
+        tensors |= heads.tensors
+        left_out.remove("classifier")
+    else:  # transformers' class of the encoder alone has names without the prefix
+        tensors = {name.removeprefix(published.family.prefix): x for name, x in tensors.items()}
+    settings |= {
+        "base_model_name_or_path": base,
+        "task_type": SEQUENCE if heads else "FEATURE_EXTRACTION",
+        "modules_to_save": heads.modules if heads else None,
+    }
+
+    def write(part: Path) -> None:
+        named = {PREFIX + name: x for name, x in tensors.items()}
+        write_tensors(part / PEFT_FILE, named, {"format": "pt", FINGERPRINT: adapter.base})
+        write_json(part / PEFT_CONFIG, dict(sorted(settings.items())))
+
+    write_folder(folder, write)
+    return left_out
+
+
+def _base(config: RunConfig) -> tuple[Published, str]:
+    """The published form of a run's initial model, and the folder or name under which transformers loads it."""
+    try:
+        folder = resolve(config.init_from, weights=False)
+    except OSError:
+        folder = None
+    if folder is not None and (origin := read_published(folder)):
+        encoder, published = origin
+        return published, config.init_from if encoder == folder else str(encoder)
+    family = family_of(config.model)
+    log.warning("transformers cannot load %s itself: convert it with --to hf, and name that folder", config.init_from)
+    return Published(family, family.settings(config.model), {}), config.init_from

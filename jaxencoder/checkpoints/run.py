@@ -1,0 +1,119 @@
+"""Folders of runs: settings, tokenizer and checkpoints, as training writes them."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Literal
+
+from jaxencoder.adapters.lora import LoraConfig, merge_lora
+from jaxencoder.checkpoints.checkpoint import Checkpoint
+from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
+from jaxencoder.config import RunConfig, TokenizerConfig
+from jaxencoder.config_io import CONFIG_FILE, read, save
+from jaxencoder.families.family import HEADS
+from jaxencoder.model.sentence import SentenceConfig
+from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.objectives.objective import Params
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+Step = int | Literal["latest", "best"]
+TOKENIZER_FOLDER = "tokenizer"
+CHECKPOINT_FOLDER = "checkpoints"
+
+
+def saved_config(run_dir: Path) -> RunConfig:
+    """The configuration in a run's folder; ValueError if there is none."""
+    path = run_dir / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{run_dir} is not a run: it has no {CONFIG_FILE}")
+    return read(path)
+
+
+def read_params(run_dir: Path, config: RunConfig, step: Step = "latest", average: bool = True) -> tuple[int, Params]:
+    """The parameters of a run's checkpoint, with a low-rank adapter apart, under "lora".
+
+    Args:
+        run_dir: the run's folder.
+        config: its configuration.
+        step: which checkpoint; "best" by `training.best_metric`.
+        average: read the moving average if the run keeps one; else the weights that were trained.
+
+    Returns:
+        The checkpoint's step, and its parameters.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint, or not that one.
+        ValueError: none can be read, or none has the metric that decides which is the best.
+    """
+    return restore_step(
+        run_dir / CHECKPOINT_FOLDER,
+        step=step,
+        part="ema" if config.training.ema_decay and average else "params",
+        metric=config.training.best_metric,
+        higher_is_better=config.training.best_mode == "max",
+    )
+
+
+def open_run(folder: Path, step: Step = "latest") -> Checkpoint:
+    """Open a run at a checkpoint: averaged weights if the run keeps them, with its adapter merged.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_params`; a tokenizer of another run.
+    """
+    config = saved_config(folder)
+    tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise ValueError(
+            f"{folder / TOKENIZER_FOLDER} has {tokenizer.vocab_size} tokens, "
+            f"but the model has only {config.model.vocab_size}; it belongs to another run"
+        )
+    number, params = read_params(folder, config, step)
+    params = merge_lora(config.adapter, params)
+    config = config.at_step(number)
+    if "generator" not in params:  # the discriminator of replaced-token detection may have been written alone
+        return Checkpoint(config, params, tokenizer, step=number)
+    models = config.objective.build(config.model, config.compute, tokenizer).models(params)
+    generator = dataclasses.replace(config, model=config.objective.generator(config.model), objective=MaskedLM())
+    return Checkpoint(
+        config,
+        models["discriminator"],
+        tokenizer,
+        generator=Checkpoint(generator, models["generator"], tokenizer),
+        step=number,
+    )
+
+
+def write_run(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write a model as a run that has taken no step, for `init_from`. config.json comes last and makes it a run.
+
+    Raises:
+        ValueError: the model has no tokenizer.
+        OSError: the folder cannot be written.
+    """
+    config = checkpoint.config
+    if checkpoint.tokenizer is None:
+        raise ValueError(f"{config.name or 'the model'} has no tokenizer, and a run needs one")
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.tokenizer.save(folder / TOKENIZER_FOLDER)
+    if checkpoint.sentence != SentenceConfig():
+        log.warning("%s: a run keeps the encoder and its heads, but no pooling, modules or prompts.", folder)
+    usable = {*config.objective.heads(config.model), *HEADS["ForPreTraining"]}
+    if unused := sorted(checkpoint.heads.keys() - usable):
+        log.warning(
+            "%s: a run has only the heads of its objective, so it cannot use %s; use or fine-tune the published model "
+            "for that.", folder, " and ".join(unused),
+        )  # fmt: skip
+    checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, keep=1)
+    params = {name: part for name, part in checkpoint.params.items() if name != "sentence"}
+    checkpoints.save(0, {"params": params}, wait=True)
+    checkpoints.close()
+    config = dataclasses.replace(
+        config,
+        name=folder.name,
+        tokenizer=TokenizerConfig(path=str(folder / TOKENIZER_FOLDER)),
+        adapter=LoraConfig(),  # the weights are merged, and averaged
+        training=dataclasses.replace(config.training, ema_decay=0.0),
+    )
+    save(config, folder)
