@@ -20,8 +20,9 @@ from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load
 from jaxencoder.sharding import make_mesh
 from jaxencoder.text.row_cache import prepare
-from jaxencoder.training.loop import compile_steps, feed_after
+from jaxencoder.training.feed import batches_after
 from jaxencoder.training.setup import Setup, set_up
+from jaxencoder.training.updates import compile_updates
 
 
 class Task(NamedTuple):
@@ -115,6 +116,6 @@ def started(config: RunConfig) -> Iterator[Started]:
             mesh = make_mesh(config.mesh)
         with jax.set_mesh(mesh), contextlib.closing(Checkpoints(Path(folder) / "checkpoints")) as checkpoints:
             with contextlib.redirect_stdout(sys.stderr):
-                (update,), state = compile_steps(setup, mesh, checkpoints)
-            with contextlib.closing(feed_after(0, setup, mesh, lambda phase: None)) as feed:
+                (update,), state = compile_updates(setup, mesh, checkpoints)
+            with contextlib.closing(batches_after(0, setup, mesh, lambda phase: None)) as feed:
                 yield Started(setup, mesh, update, state, (batch for _, batch in feed))

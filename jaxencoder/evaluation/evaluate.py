@@ -34,7 +34,7 @@ from jaxencoder.tasks.task import Evaluation, Task
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.store import Store
-from jaxencoder.training.loop import evaluator
+from jaxencoder.training.evaluator import evaluator
 from jaxencoder.training.setup import Setup, training_rows
 from jaxencoder.training.step import TrainState
 

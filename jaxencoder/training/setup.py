@@ -114,7 +114,15 @@ def training_rows(config: RunConfig, tokenizer: Tokenizer, progress: bool = True
     return tuple(found[data] for data in wanted)
 
 
-def distinct(stores: tuple[tuple[Store, ...], ...]) -> tuple[Store, ...]:
+def prepare_all(config: RunConfig) -> Iterator[tuple[str, Store]]:
+    """Prepare the tokenizer and all rows of a run ahead of its training; yields each store with its split."""
+    config, tokenizer = with_start(dataclasses.replace(config, data=infer_fields(config.data)))
+    splits = [*((phase.data, "train") for phase in config.phase_configs), (config.data, "validation")]
+    for data, split in dict.fromkeys(splits):
+        yield from ((split, store) for store in prepare(data, tokenizer, split))
+
+
+def unique_stores(stores: tuple[tuple[Store, ...], ...]) -> tuple[Store, ...]:
     """The stores of all phases, each once."""
     return tuple(dict.fromkeys(store for phase in stores for store in phase))
 
@@ -179,12 +187,12 @@ def _counted(config: RunConfig, stores: tuple[Store, ...], begun: bool) -> RunCo
         shape = make_mesh(config.mesh).shape
         shares = shape["data"] * shape["fsdp"]
     training = dataclasses.replace(training, batch_examples=0 if begun else training.batch_examples)
-    training = training.resolve(sum(map(len, stores)), labelled(config, stores), shares)
+    training = training.resolve(sum(map(len, stores)), labeled_examples(config, stores), shares)
     training = dataclasses.replace(training, batch_examples=config.training.batch_examples)
     return dataclasses.replace(config, training=training)
 
 
-def labelled(config: RunConfig, stores: tuple[Store, ...]) -> int:
+def labeled_examples(config: RunConfig, stores: tuple[Store, ...]) -> int:
     """How many labelled examples there are in rows; 0 where the text is not labelled."""
     return sum(store.meta["pieces"] for store in stores) if config.data.label_field else 0
 
@@ -255,7 +263,7 @@ def _contents(setup: Setup) -> dict[str, str]:
     data = dataclasses.replace(setup.config.data, cache="", workers=0)
     choice = dataclasses.replace(setup.config.tokenizer, path="")  # where a host keeps its copy
     settings = to_json(dataclasses.replace(setup.config, data=data, tokenizer=choice))
-    stores = (_described(distinct(setup.train)), _described(setup.validation))
+    stores = (_described(unique_stores(setup.train)), _described(setup.validation))
     texts = (settings, setup.tokenizer.fingerprint, *(json.dumps(metas, sort_keys=True) for metas in stores))
     return {name: _digest(text) for name, text in zip(_CONTENTS, texts, strict=True)}
 
@@ -337,10 +345,3 @@ def _past(old: RunConfig, new: RunConfig, done: int) -> Iterator[tuple[str, Any,
             other = dataclasses.replace(other, steps=phase.steps)
         yield from _differences(phase, other, f"phases.{number}.")
         start = end
-
-
-def unigram_loss(train: tuple[Store, ...], validation: tuple[Store, ...]) -> float:
-    """Cross-entropy (nats a token) of the held-out tokens under the training tokens' frequencies, each count plus 1."""
-    counts = sum(np.asarray(store.meta["token_counts"], np.float64) for store in train) + 1
-    held_out = sum(np.asarray(store.meta["token_counts"], np.float64) for store in validation)
-    return float(-(held_out * np.log(counts / counts.sum())).sum() / max(held_out.sum(), 1))

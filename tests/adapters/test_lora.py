@@ -148,7 +148,7 @@ def test_a_run_with_an_adapter(pretrained: Path, labelled: RunConfig, tmp_path: 
     capsys.readouterr()
     result = train(longer, tmp_path / "tuned")
     said = "".join(capsys.readouterr())
-    assert "Continuing" in said and ", of which 434 learn;" in said  # 2 x (16 x 2 + 2 x 16), 17 x 16 and 17 x 2
+    assert "Continuing" in said and ", 434 of them trainable;" in said  # 2 x (16 x 2 + 2 x 16), 17 x 16 and 17 x 2
     assert (
         load(tmp_path / "tuned").trainable_patterns == (r"^(?!encoder/)",) and load(pretrained).trainable_patterns == ()
     )

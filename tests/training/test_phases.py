@@ -17,7 +17,8 @@ from jaxencoder.config_io import save
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.training import setup as setups
 from jaxencoder.training.config import Phase, batch_warmup
-from jaxencoder.training.loop import phase_batches, train
+from jaxencoder.training.feed import phase_batches
+from jaxencoder.training.loop import train
 from jaxencoder.training.setup import set_up
 
 from .conftest import interrupted, losses

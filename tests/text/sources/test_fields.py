@@ -1,4 +1,4 @@
-"""Fields of published sets are found by their usual names, and never where the settings name others."""
+"""Usual names of fields are inferred, and never replace fields that the settings name."""
 
 import json
 
@@ -33,15 +33,15 @@ def found(tmp_path, names, schema=TEXTS, **settings):
     ],
 )
 def test_usual_names(tmp_path, names, want):
-    assert found(tmp_path, names) == want
+    assert inferred(tmp_path, names) == want
 
 
 def test_named_fields_stay(tmp_path):
     names = ["sentence1", "sentence2", "label", "gold"]
-    assert found(tmp_path, names, text_field="sentence2") == ("sentence2", "", "label")
-    assert found(tmp_path, names, text_field="sentence2", pair_field="sentence1")[:2] == ("sentence2", "sentence1")
-    assert found(tmp_path, names, label_field="gold")[2] == "gold"
-    assert found(tmp_path, ["sentence"], label_field="")[0] == "text"  # unlabelled
+    assert inferred(tmp_path, names, text_field="sentence2") == ("sentence2", "", "label")
+    assert inferred(tmp_path, names, text_field="sentence2", pair_field="sentence1")[:2] == ("sentence2", "sentence1")
+    assert inferred(tmp_path, names, label_field="gold")[2] == "gold"
+    assert inferred(tmp_path, ["sentence"], label_field="")[0] == "text"  # unlabeled
 
 
 def test_words_and_answers(tmp_path):
