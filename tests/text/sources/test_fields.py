@@ -11,7 +11,7 @@ from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.sources.fields import format_fields, infer_fields, infer_source_fields
 
 
-def found(tmp_path, names, schema=TEXTS, **settings):
+def inferred(tmp_path, names, schema=TEXTS, **settings):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(dict.fromkeys(names, "x")) + "\n")
     data = infer_fields(DataConfig(train=(str(path),), **{"label_field": "label"} | settings), schema)
@@ -45,10 +45,10 @@ def test_named_fields_stay(tmp_path):
 
 
 def test_words_and_answers(tmp_path):
-    fields = found(tmp_path, ["words", "upos"], WORDS, text_field="tokens", label_field="ner_tags")
+    fields = inferred(tmp_path, ["words", "upos"], WORDS, text_field="tokens", label_field="ner_tags")
     assert fields == ("words", "", "upos")
     names = {"text_field": "question", "pair_field": "context"}
-    assert found(tmp_path, ["question", "context", "answers"], ANSWERS, **names)[2] == "answers"
+    assert inferred(tmp_path, ["question", "context", "answers"], ANSWERS, **names)[2] == "answers"
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,12 @@ def test_another_source_may_have_other_names(tmp_path, caplog, names, read, want
     path = tmp_path / "b.jsonl"
     path.write_text(json.dumps(dict.fromkeys(names, "x")) + "\n")
     data = DataConfig(train=("absent.jsonl",), **{"text_field": "sentence", "label_field": "label"} | read)
-    found = infer_source_fields(str(path), data, schema)
-    assert (found.text_field, found.pair_field, found.label_field) == want
-    changed = sum(getattr(data, name) != getattr(found, name) for name in ("text_field", "pair_field", "label_field"))
+    fields = infer_source_fields(str(path), data, schema)
+    assert (fields.text_field, fields.pair_field, fields.label_field) == want
+    changed = sum(getattr(data, name) != getattr(fields, name) for name in ("text_field", "pair_field", "label_field"))
     assert len(caplog.records) == changed
-    given = infer_source_fields(str(path), data, schema, ["text_field", "label_field"])
-    assert given == data
+    unchanged = infer_source_fields(str(path), data, schema, ["text_field", "label_field"])
+    assert unchanged == data
 
 
 def test_another_source_says_what_is_read(tmp_path, caplog):
