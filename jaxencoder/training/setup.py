@@ -116,10 +116,10 @@ def training_rows(config: RunConfig, tokenizer: Tokenizer, progress: bool = True
 
 def prepare_all(config: RunConfig) -> Iterator[tuple[str, Store]]:
     """Prepare the tokenizer and all rows of a run ahead of its training; yields each store with its split."""
-    config, tokenizer = with_start(dataclasses.replace(config, data=infer_fields(config.data)))
+    config, tokenizer = with_start(dataclasses.replace(config, data=infer_fields(config.data, config.schema)))
     splits = [*((phase.data, "train") for phase in config.phase_configs), (config.data, "validation")]
     for data, split in dict.fromkeys(splits):
-        yield from ((split, store) for store in prepare(data, tokenizer, split))
+        yield from ((split, store) for store in prepare(data, tokenizer, split, schema=config.schema))
 
 
 def unique_stores(stores: tuple[tuple[Store, ...], ...]) -> tuple[Store, ...]:
@@ -210,7 +210,7 @@ def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, 
         )
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
     if config.is_supervised:
-        names, *others = (tuple(store.meta["labels"]) for store in distinct(train))
+        names, *others = (tuple(store.meta["labels"]) for store in unique_stores(train))
         if any(other != names for other in others):
             raise ValueError(
                 f"the phases have the classes {list(names)} and {list(next(x for x in others if x != names))}; "
@@ -233,7 +233,7 @@ def _training_labels(config: RunConfig, names: tuple[str, ...], train: tuple[Sto
     kind, counts = train[0].meta["label_kind"], ()
     if names and kind in ("class", "classes"):
         counts = tuple(sum(store.label_counts() for store in train).tolist())
-        _warn_of_rare(names, counts, labelled(config, train))
+        _warn_of_rare(names, counts, labeled_examples(config, train))
     return TrainingLabels(config.data.label_field, kind, names, counts)
 
 
