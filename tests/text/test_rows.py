@@ -1,4 +1,4 @@
-"""Prepared rows hold the documents exactly, whoever prepares them and however it is interrupted."""
+"""Prepared rows hold the documents exactly, whatever the labels and the number of workers."""
 
 import dataclasses
 import itertools
@@ -22,7 +22,7 @@ def tokenizer() -> Tokenizer:
 
 def pieces(stores):
     """[(ids, labels or None)] of every segment of every row."""
-    found = []
+    segments_of_rows = []
     for store in stores:
         rows = store.read(np.arange(len(store)))
         for r in range(len(store)):
@@ -33,8 +33,8 @@ def pieces(stores):
                 assert (np.diff(places) == 1).all()
                 assert rows["positions"][r][inside].tolist() == list(range(len(places)))
                 label = rows["labels"][r][s - 1] if "labels" in rows else None
-                found.append((tuple(rows["token_ids"][r][inside].tolist()), label))
-    return found
+                segments_of_rows.append((tuple(rows["token_ids"][r][inside].tolist()), label))
+    return segments_of_rows
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -127,8 +127,8 @@ def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
         several = [int(name in label) for name in names] if isinstance(label, list) else None
         want.append((tuple(window.ids.tolist()), several or (names.index(label) if names else label)))
     assert len(want) == 4 + 3 and store.meta["documents"] == 4
-    found = [(ids, label.tolist()) for ids, label in pieces([store])]
-    assert sorted(found) == sorted(want)
+    labeled = [(ids, label.tolist()) for ids, label in pieces([store])]
+    assert sorted(labeled) == sorted(want)
     assert content(prepare(dataclasses.replace(data, workers=2), tokenizer, "train")) == content([store])
     cut = prepare(dataclasses.replace(data, long_texts="truncate", overlap=128), tokenizer, "train")
     assert cut[0].path != store.path and len(pieces(cut)) == 4
@@ -138,7 +138,7 @@ def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
 @pytest.mark.parametrize(
     "settings", [{}, {"label_field": "y", "pair_field": "b"}, {"label_field": "y", "label_unit": "word"}]
 )
-def test_windows_are_for_labelled_single_texts(settings):
+def test_windows_are_for_labeled_single_texts(settings):
     with pytest.raises(ValueError, match="data.long_texts is 'windows', which is for labels of single texts"):
         DataConfig(long_texts="windows", **settings)
 
@@ -175,8 +175,8 @@ def test_pairs(tmp_path, tokenizer):
     assert rows["token_type_ids"].sum() == sum(e.type_ids.sum() for e in want)
 
 
-def test_translations_beside_single_texts(tmp_path, tokenizer):
-    """Of aligned texts a hash says which comes first; rows of single texts have type ids too, all 0."""
+def test_translations_mixed_with_single_texts(tmp_path, tokenizer):
+    """A hash decides the order of aligned texts; rows of single texts have type ids of 0."""
     first = [" ".join(words) for words in itertools.islice(itertools.product(WORDS, repeat=3), 400)]
     second = [f"beta {text} beta" for text in first]
     (tmp_path / "a.txt").write_text("".join(f"{line}\n" for line in first))
@@ -186,9 +186,9 @@ def test_translations_beside_single_texts(tmp_path, tokenizer):
     stores, held = prepare(data, tokenizer, "train"), prepare(data, tokenizer, "validation")
     ways = tokenizer.encode_batch(first, second), tokenizer.encode_batch(second, first)
     ids = [[tuple(example.ids.tolist()) for example in way] for way in ways]
-    found = {ids for ids, _ in pieces([stores[0], held[0]])}
-    assert all((a in found) != (b in found) for a, b in zip(*ids, strict=True))
-    assert 0.4 < np.mean([a in found for a in ids[0]]) < 0.6
+    rows = {ids for ids, _ in pieces([stores[0], held[0]])}
+    assert all((a in rows) != (b in rows) for a, b in zip(*ids, strict=True))
+    assert 0.4 < np.mean([a in rows for a in ids[0]]) < 0.6
     assert stores[0].meta["segments"] > 1
     rows = [store.read(np.arange(len(store))) for store in stores]
     assert rows[0]["token_type_ids"].any() and not rows[1]["token_type_ids"].any()
@@ -270,7 +270,7 @@ def test_lists_of_classes(tmp_path, tokenizer, capsys):
     assert store.meta["labels"] == names and store.meta["label_kind"] == "classes"
     assert store.label_counts().tolist() == [sum(n in y for y in lists) for n in names]
     want = [(tuple(tokenizer.encode_batch([t])[0].ids), y) for t, y in zip(texts, lists, strict=True)]
-    got = [(ids, [n for n, there in zip(names, label, strict=True) if there]) for ids, label in pieces(stores)]
+    got = [(ids, [n for n, is_set in zip(names, label, strict=True) if is_set]) for ids, label in pieces(stores)]
     assert sorted(got) == sorted(want)
     batch = Batches((store,), data, len(store) + 1, shuffle=False).batch(0)
     assert batch["labels"].dtype == np.int8 and (batch["labels"][-1] == -1).all()

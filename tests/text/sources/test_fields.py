@@ -1,4 +1,4 @@
-"""Fields of published sets are found by their usual names, and never where the settings name others."""
+"""Usual names of fields are inferred, and never replace fields that the settings name."""
 
 import json
 
@@ -8,7 +8,7 @@ from jaxencoder.text.config import DataConfig
 from jaxencoder.text.sources.fields import format_fields, infer_fields, infer_source_fields
 
 
-def found(tmp_path, names, **settings):
+def inferred(tmp_path, names, **settings):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(dict.fromkeys(names, "x")) + "\n")
     data = infer_fields(DataConfig(train=(str(path),), **{"label_field": "label"} | settings))
@@ -30,25 +30,25 @@ def found(tmp_path, names, **settings):
     ],
 )
 def test_usual_names(tmp_path, names, want):
-    assert found(tmp_path, names) == want
+    assert inferred(tmp_path, names) == want
 
 
 def test_named_fields_stay(tmp_path):
     names = ["sentence1", "sentence2", "label", "gold"]
-    assert found(tmp_path, names, text_field="sentence2") == ("sentence2", "", "label")
-    assert found(tmp_path, names, text_field="sentence2", pair_field="sentence1")[:2] == ("sentence2", "sentence1")
-    assert found(tmp_path, names, label_field="gold")[2] == "gold"
-    assert found(tmp_path, ["sentence"], label_field="")[0] == "text"  # unlabelled
+    assert inferred(tmp_path, names, text_field="sentence2") == ("sentence2", "", "label")
+    assert inferred(tmp_path, names, text_field="sentence2", pair_field="sentence1")[:2] == ("sentence2", "sentence1")
+    assert inferred(tmp_path, names, label_field="gold")[2] == "gold"
+    assert inferred(tmp_path, ["sentence"], label_field="")[0] == "text"  # unlabeled
 
 
 def test_words_and_answers(tmp_path):
     word, span = {"label_unit": "word"}, {"label_unit": "span", "text_field": "question", "pair_field": "context"}
-    assert found(tmp_path, ["words", "upos"], text_field="tokens", label_field="ner_tags", **word) == (
+    assert inferred(tmp_path, ["words", "upos"], text_field="tokens", label_field="ner_tags", **word) == (
         "words",
         "",
         "upos",
     )
-    assert found(tmp_path, ["question", "context", "answers"], **span)[2] == "answers"
+    assert inferred(tmp_path, ["question", "context", "answers"], **span)[2] == "answers"
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_another_source_may_have_other_names(tmp_path, caplog, names, read, want
     path = tmp_path / "b.jsonl"
     path.write_text(json.dumps(dict.fromkeys(names, "x")) + "\n")
     data = DataConfig(train=("absent.jsonl",), **{"text_field": "sentence", "label_field": "label"} | read)
-    found = infer_source_fields(str(path), data)
-    assert (found.text_field, found.pair_field, found.label_field) == want
-    changed = sum(getattr(data, name) != getattr(found, name) for name in ("text_field", "pair_field", "label_field"))
+    fields = infer_source_fields(str(path), data)
+    assert (fields.text_field, fields.pair_field, fields.label_field) == want
+    changed = sum(getattr(data, name) != getattr(fields, name) for name in ("text_field", "pair_field", "label_field"))
     assert len(caplog.records) == changed
-    given = infer_source_fields(str(path), data, ["text_field", "label_field"])
-    assert given == data
+    unchanged = infer_source_fields(str(path), data, ["text_field", "label_field"])
+    assert unchanged == data
 
 
 def test_another_source_says_what_is_read(tmp_path, caplog):
@@ -91,7 +91,7 @@ def test_another_source_says_what_is_read(tmp_path, caplog):
     assert infer_source_fields(source, tagger, ["label_field"]).text_field == "text"  # which is cut into words
     assert (
         infer_source_fields(str(tmp_path / "c.txt"), data, ["label_field"]) == data
-    )  # a text has the name that it is given
+    )  # a .txt file takes any field name
     assert len(caplog.messages) == 2
 
 
