@@ -92,8 +92,8 @@ def read(path: Path) -> RunConfig:
     numbers = re.match(r"(\d+)\.(\d+)", written_by)
     if numbers is None or tuple(map(int, numbers.groups())) < OLDEST_READABLE:
         raise ValueError(
-            f"{path} was written by jaxencoder {written_by}, whose runs {__version__} cannot read; convert the run with "
-            f"version {written_by} (jaxencoder convert RUN FOLDER --to hf) and use that folder, or train again"
+            f"{path} was written by jaxencoder {written_by}, whose runs {__version__} cannot read; convert the run "
+            f"with version {written_by} (jaxencoder convert RUN FOLDER --to hf), or train again"
         )
     return settings.from_tree(tree, RunConfig, ObjectiveConfig, objectives(), str(path))
 

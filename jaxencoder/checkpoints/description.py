@@ -81,7 +81,9 @@ def describe_model(target: str, overrides: Sequence[str] = (), verb: str = "insp
     if path.suffix == ".py" or (target in recipes and not path.is_dir()):
         return _recipe(config_io.load(target, overrides, prog=f"jaxencoder {verb}"))
     if overrides:
-        raise ValueError(f"{overrides[0]} is no option of {verb}, and {target} is no recipe with settings to change")
+        raise ValueError(
+            f"{overrides[0]} is not an option of {verb}; only a recipe has settings to change, not {target}"
+        )
     if not path.exists() and "/" not in target:
         names = ", ".join(recipes)
         raise ValueError(f"{target} is neither a folder nor a recipe ({names}); a name on the hub has a slash")

@@ -67,7 +67,7 @@ def write_peft(adapter: Adapter, folder: Path) -> list[str]:
         The names of the heads that the format cannot hold.
 
     Raises:
-        ValueError: the trained part is no low-rank adapter, or more than one.
+        ValueError: the trained part is not a low-rank adapter, or more than one.
     """
     config, params = adapter.config, adapter.params
     if config.model.bottleneck:

@@ -130,7 +130,7 @@ def test_settings_out_of_range(settings: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("attention/query$", "'attention/query.', which is in no path, such as encoder/"),
+        ("attention/query$", "'attention/query.', which matches no path, such as encoder/"),
         ("embeddings", "finds encoder/embeddings/.*; only kernels can be adapted"),
     ],
 )

@@ -13,7 +13,8 @@ from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.transformers import read_model, write_model
 from jaxencoder.checkpoints.weights import Weights, has_weights
 from jaxencoder.config_io import save
-from jaxencoder.families.published import Published, family_of, parameter_shapes
+from jaxencoder.families.published import Published, family_of
+from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.files import write_json
 from jaxencoder.inference.inspect import Inspection, inspect
 from jaxencoder.model.config import EncoderConfig
@@ -245,7 +246,10 @@ def test_a_name_of_the_hub_needs_no_weights(tmp_path: Path, monkeypatch) -> None
         ({"length": 65}, "length is 65; .* takes rows of 1 to 64 tokens"),
         ({"length": 0}, "length is 0"),
         ({"mesh": {"fsdp": 0}}, "must be positive"),
-        ({"overrides": ["--model.num-layers", "3"]}, "--model.num-layers is no option of inspect, and .* is no recipe"),
+        (
+            {"overrides": ["--model.num-layers", "3"]},
+            "--model.num-layers is not an option of inspect, and .* is no recipe",
+        ),
     ],
 )
 def test_mistakes(arguments: dict, message: str, make_model, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.config import RunConfig
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.mlm import MaskedLM
@@ -75,7 +75,7 @@ def untrained(config: RunConfig, folder: Path) -> dict[str, float]:
     random = np.random.default_rng(0)
     shapes = jax.eval_shape(setup.objective.init, jax.random.key(0))
     params = jax.tree.map(lambda x: random.normal(0, 0.3, x.shape).astype(np.float32), shapes)
-    with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+    with contextlib.closing(CheckpointManager(folder / "checkpoints")) as checkpoints:
         checkpoints.save(1, {"params": params}, wait=True)
     batch = setup.validation[0].read(np.arange(len(setup.validation[0])))
     loss, _ = jax.jit(setup.objective.loss, static_argnums=3)(params, batch, jax.random.key(0), False)
