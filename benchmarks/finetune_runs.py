@@ -15,13 +15,14 @@ from jax.sharding import Mesh
 from train_step import DATA  # sets JAX_PLATFORMS
 
 from jaxencoder.checkpoints.initial import open_initial_model
-from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load
 from jaxencoder.sharding import make_mesh
 from jaxencoder.text.row_cache import prepare
-from jaxencoder.training.loop import compile_steps, feed_after
+from jaxencoder.training.feed import batches_after
 from jaxencoder.training.setup import Setup, set_up
+from jaxencoder.training.updates import compile_updates
 
 
 class Task(NamedTuple):
@@ -113,8 +114,8 @@ def started(config: RunConfig) -> Iterator[Started]:
         with contextlib.redirect_stdout(sys.stderr):
             setup = set_up(config, Path(folder))
             mesh = make_mesh(config.mesh)
-        with jax.set_mesh(mesh), contextlib.closing(Checkpoints(Path(folder) / "checkpoints")) as checkpoints:
+        with jax.set_mesh(mesh), contextlib.closing(CheckpointManager(Path(folder) / "checkpoints")) as checkpoints:
             with contextlib.redirect_stdout(sys.stderr):
-                (update,), state = compile_steps(setup, mesh, checkpoints)
-            with contextlib.closing(feed_after(0, setup, mesh, lambda phase: None)) as feed:
+                (update,), state = compile_updates(setup, mesh, checkpoints)
+            with contextlib.closing(batches_after(0, setup, mesh, lambda phase: None)) as feed:
                 yield Started(setup, mesh, update, state, (batch for _, batch in feed))

@@ -295,12 +295,9 @@ def _batch(config: RunConfig, rows: int, length: int) -> Batch:
     batch["row_ids"] = jax.ShapeDtypeStruct((rows,), jnp.uint32)
     for name in ("labels", "groups"):
         batch[name] = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
-    if isinstance(config.objective, Classification):
-        labels = config.objective.labels
-        if config.objective.multi_label:
-            batch["labels"] = jax.ShapeDtypeStruct((rows, 1, labels), jnp.int8)
-        elif labels == 1:
-            batch["labels"] = jax.ShapeDtypeStruct((rows, 1), jnp.float32)
+    if config.is_supervised:
+        shape, dtype = config.objective.label_array
+        batch["labels"] = jax.ShapeDtypeStruct((rows, 1, *shape), dtype)
     return batch
 
 

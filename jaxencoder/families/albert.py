@@ -3,6 +3,7 @@
 from jaxencoder.families.bert import POSITIONS, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, Heads, Release, head, labels, plain_heads
 from jaxencoder.families.settings import Entry, Fields, Settings, read_value, same, sizes
+from jaxencoder.families.tables import mlm_head
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -37,20 +38,15 @@ _ENCODER = {
     f"{_GROUP}.ffn_output": "encoder/layer/mlp/down",
     f"{_GROUP}.full_layer_layer_norm": "encoder/layer/mlp_norm",
 }
-_MLM_HEAD = {
-    "predictions.dense": "mlm_head/dense",
-    "predictions.LayerNorm": "mlm_head/norm",
-    "predictions.bias": "mlm_head/bias",
-}
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    order = HeadConfig("pooled", labels(settings))  # sentence-order prediction instead of NSP
-    return {
-        "pooler": head("pooler", HeadConfig("cls", activation="tanh"), "albert.pooler"),
-        "nsp_head": head("nsp_head", order, output="sop_classifier.classifier"),
-        **plain_heads(settings),
-    }
+    sentence_order = HeadConfig("pooled", labels(settings))  # instead of BERT's next-sentence prediction
+    return (
+        head("pooler", HeadConfig("cls", activation="tanh"), "albert.pooler")
+        | head("nsp_head", sentence_order, output="sop_classifier.classifier")
+        | plain_heads(settings)
+    )
 
 
 ALBERT = Family(
@@ -62,7 +58,7 @@ ALBERT = Family(
     ),
     entries=_ENTRIES,
     encoder_table=_ENCODER,
-    mlm_head_table=_MLM_HEAD,
+    mlm_head_table=mlm_head("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
     heads=_heads,
     tied="predictions.decoder.weight",
     about=About(

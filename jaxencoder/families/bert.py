@@ -1,7 +1,8 @@
 """BERT: post-norm, learned positions, biases everywhere. Devlin et al. 2019, arXiv:1810.04805."""
 
-from jaxencoder.families.family import About, Family, Heads, Release, head, plain_heads, pooler
-from jaxencoder.families.settings import SIZES, Settings, choice, same, sizes
+from jaxencoder.families.family import About, Family, Release, head, plain_heads, pooler
+from jaxencoder.families.settings import SIZES, choice, same, sizes
+from jaxencoder.families.tables import mlm_head
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -30,19 +31,6 @@ _ENCODER = {
     "bert.encoder.layer.{layer}.output.dense": "encoder/layer/mlp/down",
     "bert.encoder.layer.{layer}.output.LayerNorm": "encoder/layer/mlp_norm",
 }
-_MLM_HEAD = {
-    "cls.predictions.transform.dense": "mlm_head/dense",
-    "cls.predictions.transform.LayerNorm": "mlm_head/norm",
-    "cls.predictions.bias": "mlm_head/bias",
-}
-
-
-def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    return {
-        "pooler": pooler("bert.pooler.dense"),
-        "nsp_head": head("nsp_head", HeadConfig("pooled", 2), output="cls.seq_relationship"),
-        **plain_heads(settings),
-    }
 
 
 BERT = Family(
@@ -52,8 +40,14 @@ BERT = Family(
     architecture=EncoderConfig(),
     entries=(*SETTINGS, POSITIONS, TOKEN_TYPES),
     encoder_table=_ENCODER,
-    mlm_head_table=_MLM_HEAD,
-    heads=_heads,
+    mlm_head_table=mlm_head(
+        "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"
+    ),
+    heads=lambda c, settings: (
+        pooler("bert.pooler.dense")
+        | head("nsp_head", HeadConfig("pooled", 2), output="cls.seq_relationship")
+        | plain_heads(settings)
+    ),
     tied="cls.predictions.decoder.weight",
     about=About(
         title="BERT",

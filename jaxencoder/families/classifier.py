@@ -1,7 +1,7 @@
-"""A run's classifier of texts among a family's heads, both ways, where those compute the same.
+"""A run's text classifier as the heads of a family, in both directions, if those compute the same.
 
-It pools, transforms by tanh and projects. Where it pools the first token, that is BERT's pooler and classifier, or
-RoBERTa's classifier; the heads of other families have another activation or a norm.
+The classifier pools, applies a projection and tanh, and projects to classes. With the first token's vector that is
+BERT's pooler and classifier, or RoBERTa's classifier. The heads of other families have another activation or a norm.
 """
 
 import dataclasses
@@ -10,46 +10,43 @@ from collections.abc import Mapping
 from jaxencoder.families.tables import Params
 from jaxencoder.model.heads import HeadConfig
 
-NAME = "classifier"  # among the parameters: {"dense": ..., "classifier": ...}
+NAME = "classifier"  # of its parameters: {"dense": ..., "classifier": ...}
 
 
-def places(heads: Mapping[str, HeadConfig], pooling: str) -> dict[str, tuple[str, str]] | None:
-    """Where the classifier's parts stand among a family's heads, or None where no head computes what it does.
+def head_slots(heads: Mapping[str, HeadConfig], pooling: str) -> dict[str, tuple[str, str]] | None:
+    """The (head, projection) that corresponds to each part of the classifier; None if no head computes the same.
 
     BERT: {"dense": ("pooler", "dense"), "classifier": ("sequence_head", "output")}.
-
-    Args:
-        heads: of the family, or of what has them.
-        pooling: of the classifier.
     """
-    transform = HeadConfig(pooling, activation="tanh")
-    projection = "sequence_head", "output"
-    if _alone(heads.get("sequence_head")) == transform:
+    transform, projection = HeadConfig(pooling, activation="tanh"), ("sequence_head", "output")
+    pooler, sequence_head = (_transform(heads.get(name)) for name in ("pooler", "sequence_head"))
+    if sequence_head == transform:
         return {"dense": ("sequence_head", "dense"), "classifier": projection}
-    if _alone(heads.get("sequence_head")) in (None, HeadConfig("pooled")) and _alone(heads.get("pooler")) == transform:
+    if sequence_head in (None, HeadConfig("pooled")) and pooler == transform:
         return {"dense": ("pooler", "dense"), "classifier": projection}
     return None
 
 
 def to_heads(classifier: Params, pooling: str, heads: Mapping[str, HeadConfig]) -> Params | None:
-    """The parameters of the family's heads, or None where the family has no such classifier."""
-    found: Params = {}
-    for part, (name, place) in (places(heads, pooling) or {}).items():
-        found.setdefault(name, {})[place] = classifier[part]
-    return found if found.keys() and found.keys() <= heads.keys() else None
+    """The parameters of the family's heads; None if the family has no equivalent classifier."""
+    params: Params = {}
+    for part, (head, projection) in (head_slots(heads, pooling) or {}).items():
+        params.setdefault(head, {})[projection] = classifier[part]
+    return params if params and params.keys() <= heads.keys() else None
 
 
 def from_heads(params: Params, pooling: str, heads: Mapping[str, HeadConfig]) -> dict[str, tuple[str, Params]]:
-    """The classifier's parts that heads hold: name of each -> (the path that it has there, its arrays).
+    """The parts of the classifier that heads hold: name -> (path among the heads, arrays).
 
     Args:
-        params: of the heads that are there; a pooler alone gives "dense" alone.
-        pooling, heads: as in `places`.
+        params: of the available heads; a pooler alone gives "dense" alone.
+        pooling: of the classifier.
+        heads: of the family.
     """
-    found = (places(heads, pooling) or {}).items()
-    return {part: (f"{name}/{place}", params[name][place]) for part, (name, place) in found if name in params}
+    slots = (head_slots(heads, pooling) or {}).items()
+    return {part: (f"{head}/{name}", params[head][name]) for part, (head, name) in slots if head in params}
 
 
-def _alone(head: HeadConfig | None) -> HeadConfig | None:
-    """The head as it is before its projection; its global tokens are those of a run that pools the first token."""
+def _transform(head: HeadConfig | None) -> HeadConfig | None:
+    # Without the projection; global tokens agree, because a run that pools the first token makes it global.
     return head and dataclasses.replace(head, outputs=0, global_tokens="none", separator=None)

@@ -1,7 +1,7 @@
 """DeBERTa: attention that compares contents with distances. He et al. 2021, arXiv:2006.03654."""
 
 from jaxencoder.families.bert import BERT, POSITIONS, SETTINGS
-from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, pooler
+from jaxencoder.families.family import About, Family, Release, plain_heads, pooler
 from jaxencoder.families.settings import Entry, Fields, Settings, choice, implied, read_choice, read_value, same, sizes
 from jaxencoder.families.tables import QKV, Module
 from jaxencoder.model.config import EncoderConfig
@@ -77,14 +77,6 @@ _ENCODER = COMMON | {
 }
 
 
-def heads(c: EncoderConfig, settings: Settings) -> Heads:
-    """The heads of transformers' classes: a pooler with its activation in config.json, and single projections."""
-    return {
-        "pooler": pooler("pooler.dense", read_choice(settings, "pooler_hidden_act", "gelu")),
-        **plain_heads(settings),
-    }
-
-
 DEBERTA = Family(
     model_type="deberta",
     name="Deberta",
@@ -93,7 +85,9 @@ DEBERTA = Family(
     entries=ENTRIES,
     encoder_table=_ENCODER,
     mlm_head_table=BERT.mlm_head_table,
-    heads=heads,
+    heads=lambda c, settings: (
+        pooler("pooler.dense", read_choice(settings, "pooler_hidden_act", "gelu")) | plain_heads(settings)
+    ),
     tied=BERT.tied,
     about=About(
         title="DeBERTa",

@@ -62,10 +62,8 @@ _ENCODER = COMMON | {
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     config = HeadConfig("tokens", 1, c.activation, norm=True, add_first_token=True)
-    prefix = "mask_predictions"
-    return DEBERTA.heads(c, settings) | {
-        "rtd_head": head("rtd_head", config, f"{prefix}.dense", f"{prefix}.classifier", f"{prefix}.LayerNorm")
-    }
+    names = (f"mask_predictions.{name}" for name in ("dense", "classifier", "LayerNorm"))
+    return DEBERTA.heads(c, settings) | head("rtd_head", config, *names)
 
 
 DEBERTA_V2 = dataclasses.replace(

@@ -2,6 +2,7 @@
 
 from jaxencoder.families.family import About, Family, Heads, Release, head, labels, plain_heads
 from jaxencoder.families.settings import Settings, choice, same, size
+from jaxencoder.families.tables import mlm_head
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -30,22 +31,14 @@ _ENCODER = {
     "distilbert.transformer.layer.{layer}.ffn.lin2": "encoder/layer/mlp/down",
     "distilbert.transformer.layer.{layer}.output_layer_norm": "encoder/layer/mlp_norm",
 }
-_MLM_HEAD = {
-    "vocab_transform": "mlm_head/dense",
-    "vocab_layer_norm": "mlm_head/norm",
-    "vocab_projector.bias": "mlm_head/bias",
-}
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    def pooled(name: str, outputs: int):
+    def pooled(name: str, outputs: int) -> Heads:
         return head(name, HeadConfig("cls", outputs, "relu"), "pre_classifier", "classifier")
 
-    return {
-        "sequence_head": pooled("sequence_head", labels(settings)),
-        "choice_head": pooled("choice_head", 1),
-        **plain_heads(settings, "token_head", "span_head"),
-    }
+    heads = pooled("sequence_head", labels(settings)) | pooled("choice_head", 1)
+    return heads | plain_heads(settings, "token_head", "span_head")
 
 
 def _sizes(vocab_size: int) -> Settings:
@@ -59,7 +52,7 @@ DISTILBERT = Family(
     architecture=EncoderConfig(token_types=0),
     entries=_ENTRIES,
     encoder_table=_ENCODER,
-    mlm_head_table=_MLM_HEAD,
+    mlm_head_table=mlm_head("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
     heads=_heads,
     tied="vocab_projector.weight",
     about=About(

@@ -6,17 +6,12 @@ Clark et al. 2020, arXiv:2003.10555. Both are BERT's encoder.
 from jaxencoder.families.bert import BERT, POSITIONS, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, Heads, Release, head, plain_heads, two_layer_classifier
 from jaxencoder.families.settings import Settings, inherited, sizes
-from jaxencoder.families.tables import Names, with_prefix
+from jaxencoder.families.tables import Names, mlm_head, with_prefix
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
 # BERT's, with embeddings that are projected where their width is not that of the layers.
 NARROW_SETTINGS = (*SETTINGS, POSITIONS, TOKEN_TYPES, inherited("embedding_size", "embedding_size", "hidden_size"))
-_MLM_HEAD = {
-    "generator_predictions.dense": "mlm_head/dense",
-    "generator_predictions.LayerNorm": "mlm_head/norm",
-    "generator_lm_head.bias": "mlm_head/bias",
-}
 # The only pooling that its multiple-choice head is loaded with.
 _SUMMARY = {"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
 
@@ -28,19 +23,11 @@ def narrow_encoder(prefix: str) -> Names:
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    heads = {
-        "rtd_head": head(
-            "rtd_head",
-            HeadConfig("tokens", 1, c.activation),
-            "discriminator_predictions.dense",
-            "discriminator_predictions.dense_prediction",
-        ),
-        "sequence_head": two_layer_classifier(settings, "gelu"),
-        **plain_heads(settings, "token_head", "span_head"),
-    }
+    prefix = "discriminator_predictions"
+    heads = head("rtd_head", HeadConfig("tokens", 1, c.activation), f"{prefix}.dense", f"{prefix}.dense_prediction")
+    heads |= two_layer_classifier(settings, "gelu") | plain_heads(settings, "token_head", "span_head")
     if all(settings.get(name, value) == value for name, value in _SUMMARY.items()):
-        config = HeadConfig("cls", 1, "gelu")
-        heads["choice_head"] = head("choice_head", config, "sequence_summary.summary", "classifier")
+        heads |= head("choice_head", HeadConfig("cls", 1, "gelu"), "sequence_summary.summary", "classifier")
     return heads
 
 
@@ -51,7 +38,7 @@ ELECTRA = Family(
     architecture=EncoderConfig(embedding_size=128, head_activation="gelu"),
     entries=NARROW_SETTINGS,
     encoder_table=narrow_encoder("electra."),
-    mlm_head_table=_MLM_HEAD,
+    mlm_head_table=mlm_head("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
     heads=_heads,
     tied="generator_lm_head.weight",
     about=About(

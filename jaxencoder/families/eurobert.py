@@ -61,10 +61,7 @@ _ENCODER = {
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     inputs, pool_after = read_choice(settings, "classifier_pooling", "late", _POOLINGS)
     config = HeadConfig(inputs, labels(settings), "gelu", pool_after_transform=pool_after)
-    return {
-        "sequence_head": head("sequence_head", config, "dense", "classifier"),
-        **plain_heads(settings, "token_head"),
-    }
+    return head("sequence_head", config, "dense", "classifier") | plain_heads(settings, "token_head")
 
 
 _LARGER = {"num_key_value_heads": 6, "rope_theta": 250_000.0}

@@ -170,9 +170,9 @@ def with_labels(settings: Settings, count: int, names: Sequence[str] = ()) -> di
 
 
 def head(
-    name: str, config: HeadConfig, dense: str = "", output: str = "", norm_name: str = "", norm_bias: bool = True
-) -> HeadTable:
-    """The table of a head: tensor names of its transform, its projection and its norm, as far as it has them."""
+    name: str, config: HeadConfig, dense: str = "", output: str = "", norm: str = "", norm_bias: bool = True
+) -> Heads:
+    """A head, with the tensor names of its transform, its projection and its norm, as far as it has them."""
 
     def module(theirs: str, ours: str, leaf: str, bias: bool = True) -> list[Weight]:
         leaves = {"weight": leaf, "bias": "bias"} if bias else {"weight": leaf}
@@ -180,27 +180,27 @@ def head(
 
     weights = module(dense, "dense", "kernel", config.transform_bias) if config.activation is not None else []
     weights += module(output, "output", "kernel") if config.outputs else []
-    return HeadTable(config, weights + (module(norm_name, "norm", "scale", norm_bias) if config.norm else []))
+    return {name: HeadTable(config, weights + (module(norm, "norm", "scale", norm_bias) if config.norm else []))}
 
 
-def pooler(dense: str, activation: str = "tanh") -> HeadTable:
+def pooler(dense: str, activation: str = "tanh") -> Heads:
     """BERT's pooler: a transform of the first token's vector."""
     return head("pooler", HeadConfig("cls", activation=activation), dense)
 
 
-def plain_heads(settings: Settings, *kinds: str) -> Heads:
+def plain_heads(settings: Settings, *names: str) -> Heads:
     """BERT's heads that are a single projection, of the pooled vector or of each token; by default all."""
     count = labels(settings)
-    heads = {
-        "sequence_head": head("sequence_head", HeadConfig("pooled", count), output="classifier"),
-        "choice_head": head("choice_head", HeadConfig("pooled", 1), output="classifier"),
-        "token_head": head("token_head", HeadConfig("tokens", count), output="classifier"),
-        "span_head": head("span_head", HeadConfig("tokens", 2), output="qa_outputs"),
-    }
-    return {kind: heads[kind] for kind in kinds or heads}
+    heads = (
+        head("sequence_head", HeadConfig("pooled", count), output="classifier")
+        | head("choice_head", HeadConfig("pooled", 1), output="classifier")
+        | head("token_head", HeadConfig("tokens", count), output="classifier")
+        | head("span_head", HeadConfig("tokens", 2), output="qa_outputs")
+    )
+    return {name: heads[name] for name in names or heads}
 
 
-def two_layer_classifier(settings: Settings, activation: str) -> HeadTable:
+def two_layer_classifier(settings: Settings, activation: str) -> Heads:
     """RoBERTa's classifier of texts: two projections of the first token with an activation between."""
     config = HeadConfig("cls", labels(settings), activation)
     return head("sequence_head", config, "classifier.dense", "classifier.out_proj")

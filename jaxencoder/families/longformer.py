@@ -45,7 +45,7 @@ def _heads(c: EncoderConfig, settings: Settings) -> Heads:
         "span_head": {"global_tokens": "question", "separator": separator},
         "choice_head": {"global_tokens": "answer", "separator": separator},
     }
-    heads = ROBERTA.heads(c, settings) | {"pooler": pooler("longformer.pooler.dense")}
+    heads = ROBERTA.heads(c, settings) | pooler("longformer.pooler.dense")
     return {
         name: table._replace(config=dataclasses.replace(table.config, **global_tokens.get(name, {})))
         for name, table in heads.items()

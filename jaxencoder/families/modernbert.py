@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxencoder.families.family import About, Family, Heads, HeadTable, Release, head, labels
+from jaxencoder.families.family import About, Family, Heads, Release, head, labels
 from jaxencoder.families.rotary import rope_parameters, rotary_fields, rotary_settings
 from jaxencoder.families.settings import (
     SIZES,
@@ -10,7 +10,6 @@ from jaxencoder.families.settings import (
     Fields,
     Settings,
     choice,
-    head_size,
     read_choice,
     read_value,
     same,
@@ -49,7 +48,7 @@ def _read_rotary(settings: Settings, fields: Fields) -> Fields:
     def rotary(kind: str, theta_name: str, theta: float) -> dict[str, Any]:
         rope = (settings.get("rope_parameters") or {}).get(kind) or {}
         rope = {**rope, **(settings.get("rope_scaling") or {})}
-        return rotary_fields(rope, settings.get(theta_name) or theta, fields["max_length"], head_size(fields))
+        return rotary_fields(rope, settings.get(theta_name) or theta, fields)
 
     everywhere = rotary(_GLOBAL, "global_rope_theta", fields["rope_theta"])
     local = rotary(_LOCAL, "local_rope_theta", fields["rope_theta_local"])
@@ -122,17 +121,13 @@ _MLM_HEAD = {"head.dense": "mlm_head/dense", "head.norm": "mlm_head/norm", "deco
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     pooling = read_choice(settings, "classifier_pooling", "cls", {"cls": "cls", "mean": "mean"})
 
-    def table(name: str, inputs: str, outputs: int) -> HeadTable:
+    def classifier(name: str, inputs: str, outputs: int) -> Heads:
         activation = c.activation if c.head_activation == "same" else c.head_activation
         config = HeadConfig(inputs, outputs, activation, c.head_bias, norm=True)
         return head(name, config, "head.dense", "classifier", "head.norm", c.norm_bias)
 
-    return {
-        "sequence_head": table("sequence_head", pooling, labels(settings)),
-        "choice_head": table("choice_head", pooling, 1),
-        "token_head": table("token_head", "tokens", labels(settings)),
-        "span_head": table("span_head", "tokens", 2),
-    }
+    heads = classifier("sequence_head", pooling, labels(settings)) | classifier("choice_head", pooling, 1)
+    return heads | classifier("token_head", "tokens", labels(settings)) | classifier("span_head", "tokens", 2)
 
 
 _ETTIN = {"max_position_embeddings": 7999, "local_rope_theta": 160_000.0}

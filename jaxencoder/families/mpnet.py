@@ -4,9 +4,9 @@ Song et al. 2020, arXiv:2004.09297.
 """
 
 from jaxencoder.families.bert import SETTINGS
-from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, pooler, two_layer_classifier
+from jaxencoder.families.family import About, Family, Release, plain_heads, pooler, two_layer_classifier
 from jaxencoder.families.roberta import PAD, ROBERTA, SHIFTED_POSITIONS
-from jaxencoder.families.settings import Settings, sizes, written
+from jaxencoder.families.settings import sizes, written
 from jaxencoder.families.tables import Module
 from jaxencoder.model.config import EncoderConfig
 
@@ -27,14 +27,6 @@ _ENCODER = {
 }
 
 
-def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    return {
-        **plain_heads(settings),
-        "pooler": pooler("mpnet.pooler.dense"),
-        "sequence_head": two_layer_classifier(settings, "tanh"),
-    }
-
-
 _SIZES = sizes(12, 768, 3072, 12, 30527, max_position_embeddings=514, layer_norm_eps=1e-5)
 MPNET = Family(
     model_type="mpnet",
@@ -44,7 +36,9 @@ MPNET = Family(
     entries=(*SETTINGS, *SHIFTED_POSITIONS, written("relative_attention_num_buckets", _BUCKETS)),
     encoder_table=_ENCODER,
     mlm_head_table=ROBERTA.mlm_head_table,
-    heads=_heads,
+    heads=lambda c, settings: (
+        plain_heads(settings) | pooler("mpnet.pooler.dense") | two_layer_classifier(settings, "tanh")
+    ),
     tied=ROBERTA.tied,
     about=About(
         title="MPNet",

@@ -6,7 +6,7 @@ Published with its code as https://huggingface.co/chandar-lab/NeoBERT.
 import dataclasses
 
 from jaxencoder.families.eurobert import EUROBERT
-from jaxencoder.families.family import About, Family, Heads, Release, head, labels
+from jaxencoder.families.family import About, Family, Release, head, labels
 from jaxencoder.families.settings import SIZES, Entry, Fields, Settings, choice, implied, same, sizes, written
 from jaxencoder.families.tables import QKV, Module
 from jaxencoder.model.config import EncoderConfig
@@ -62,11 +62,6 @@ _ENCODER = {
 }
 
 
-def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    config = HeadConfig("cls", labels(settings), "tanh")
-    return {"sequence_head": head("sequence_head", config, "dense", "classifier")}
-
-
 NEOBERT = Family(
     model_type="neobert",
     name="NeoBERT",
@@ -75,7 +70,7 @@ NEOBERT = Family(
     entries=_ENTRIES,
     encoder_table=_ENCODER,
     mlm_head_table={"decoder.bias": "mlm_head/bias"},
-    heads=_heads,
+    heads=lambda c, settings: head("sequence_head", HeadConfig("cls", labels(settings), "tanh"), "dense", "classifier"),
     tied="decoder.weight",
     about=About(
         title="NeoBERT",

@@ -1,10 +1,10 @@
 """Nomic BERT: BERT with rotary positions, a gated MLP and few biases. Nussbaum et al. 2024, arXiv:2402.01613."""
 
 from jaxencoder.families.bert import POSITIONS, SETTINGS, TOKEN_TYPES
-from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, pooler
+from jaxencoder.families.family import About, Family, Release, plain_heads, pooler
 from jaxencoder.families.rotary import ROTARY, rotary_fields, rotary_settings
-from jaxencoder.families.settings import Entry, Fields, Settings, choice, head_size, read_value, sizes
-from jaxencoder.families.tables import QKV
+from jaxencoder.families.settings import Entry, Fields, Settings, choice, read_value, sizes
+from jaxencoder.families.tables import QKV, mlm_head
 from jaxencoder.model.config import EncoderConfig
 
 # GPT-2's names, which published configurations still have, and one of the published code.
@@ -31,9 +31,9 @@ def _read_rotary(settings: Settings, fields: Fields) -> Fields:
     if not (factor := settings.get("rotary_scaling_factor")):
         return ROTARY.read(settings, fields)
     rope = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
-    theta = rope.get("rope_theta") or settings.get("rope_theta") or fields["rope_theta"]
+    theta = rope.get("rope_theta") or settings.get("rope_theta")
     length = read_value(settings, "max_trained_positions", int, 2048)
-    dynamic = rotary_fields({"rope_type": "dynamic", "factor": factor}, theta, length, head_size(fields))
+    dynamic = rotary_fields({"rope_type": "dynamic", "factor": factor}, theta, {**fields, "max_length": length})
     return dynamic | {"max_length": settings.get("n_positions", fields["max_length"])}
 
 
@@ -57,11 +57,6 @@ _ENTRIES = (
     Entry(_read_vocab_size, lambda c: {}),
     Entry(_read_rotary, _write_rotary),
 )
-_MLM_HEAD = {
-    "cls.predictions.transform.dense": "mlm_head/dense",
-    "cls.predictions.transform.layer_norm": "mlm_head/norm",
-    "cls.predictions.bias": "mlm_head/bias",
-}
 _ENCODER = {
     "nomic_bert.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
     "nomic_bert.embeddings.token_type_embeddings": "encoder/embeddings/token_type_embedding",
@@ -74,13 +69,6 @@ _ENCODER = {
     "nomic_bert.encoder.layers.{layer}.mlp.fc2": "encoder/layer/mlp/down",
     "nomic_bert.encoder.layers.{layer}.norm2": "encoder/layer/mlp_norm",
 }
-
-
-def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    return {
-        "pooler": pooler("nomic_bert.pooler.dense"),
-        **plain_heads(settings, "sequence_head", "token_head"),
-    }
 
 
 NOMIC_BERT = Family(
@@ -100,8 +88,10 @@ NOMIC_BERT = Family(
     ),
     entries=_ENTRIES,
     encoder_table=_ENCODER,
-    mlm_head_table=_MLM_HEAD,
-    heads=_heads,
+    mlm_head_table=mlm_head(
+        "cls.predictions.transform.dense", "cls.predictions.transform.layer_norm", "cls.predictions.bias"
+    ),
+    heads=lambda c, settings: pooler("nomic_bert.pooler.dense") | plain_heads(settings, "sequence_head", "token_head"),
     tied="cls.predictions.decoder.weight",
     about=About(
         title="Nomic BERT",
@@ -117,16 +107,8 @@ NOMIC_BERT = Family(
     ),
     older_names=_OLDER_NAMES,
     fixed={
-        "prenorm": False,
-        "use_rms_norm": False,
-        "qkv_proj_bias": False,
-        "mlp_fc1_bias": False,
-        "mlp_fc2_bias": False,
-        "causal": False,
-        "parallel_block": False,
-        "rotary_emb_fraction": 1.0,
-        "rotary_emb_interleaved": False,
-        "rotary_emb_scale_base": None,
-        "num_experts": 0,
+        **dict.fromkeys(("prenorm", "use_rms_norm", "causal", "parallel_block", "rotary_emb_interleaved"), False),
+        **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), False),
+        **{"rotary_emb_fraction": 1.0, "rotary_emb_scale_base": None, "num_experts": 0},
     },
 )

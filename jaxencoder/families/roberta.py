@@ -6,9 +6,9 @@ Liu et al. 2019, arXiv:1907.11692; Conneau et al. 2020, arXiv:1911.02116; Martin
 import dataclasses
 
 from jaxencoder.families.bert import BERT, SETTINGS, TOKEN_TYPES
-from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, pooler, two_layer_classifier
-from jaxencoder.families.settings import Entry, Settings, read_value, sizes, written
-from jaxencoder.families.tables import Module, with_prefix
+from jaxencoder.families.family import About, Family, Release, plain_heads, pooler, two_layer_classifier
+from jaxencoder.families.settings import Entry, read_value, sizes, written
+from jaxencoder.families.tables import Module, mlm_head, with_prefix
 from jaxencoder.model.config import EncoderConfig
 
 PAD = 1  # in all published models; the first token has the position after it
@@ -22,19 +22,6 @@ SHIFTED_POSITIONS = (
 _ENCODER = with_prefix(BERT.encoder_table, "bert.", "roberta.") | {
     "roberta.embeddings.position_embeddings": Module("encoder/embeddings/position_embedding", skip=PAD + 1)
 }
-_MLM_HEAD = {
-    "lm_head.dense": "mlm_head/dense",
-    "lm_head.layer_norm": "mlm_head/norm",
-    "lm_head.bias": "mlm_head/bias",
-}
-
-
-def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    return {
-        **plain_heads(settings),
-        "pooler": pooler("roberta.pooler.dense"),
-        "sequence_head": two_layer_classifier(settings, "tanh"),
-    }
 
 
 def _release(name: str, *shape: int, max_length: int = 512) -> Release:
@@ -49,8 +36,10 @@ ROBERTA = Family(
     architecture=EncoderConfig(),
     entries=(*SETTINGS, *SHIFTED_POSITIONS, TOKEN_TYPES),
     encoder_table=_ENCODER,
-    mlm_head_table=_MLM_HEAD,
-    heads=_heads,
+    mlm_head_table=mlm_head("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
+    heads=lambda c, settings: (
+        plain_heads(settings) | pooler("roberta.pooler.dense") | two_layer_classifier(settings, "tanh")
+    ),
     tied="lm_head.decoder.weight",
     about=About(
         title="RoBERTa",

@@ -2,8 +2,8 @@
 
 from jaxencoder.families.bert import BERT
 from jaxencoder.families.electra import NARROW_SETTINGS, narrow_encoder
-from jaxencoder.families.family import About, Family, Heads, Release, plain_heads, two_layer_classifier
-from jaxencoder.families.settings import Settings, same, sizes
+from jaxencoder.families.family import About, Family, Release, plain_heads, two_layer_classifier
+from jaxencoder.families.settings import same, sizes
 from jaxencoder.families.tables import Module, Names
 from jaxencoder.model.config import EncoderConfig
 
@@ -16,13 +16,6 @@ def _encoder(c: EncoderConfig) -> Names:
     return {name: Module(ours, interleaved=True) if ours in rotated else ours for name, ours in names.items()}
 
 
-def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    return {
-        "sequence_head": two_layer_classifier(settings, c.activation),
-        **plain_heads(settings, "token_head", "span_head"),
-    }
-
-
 ROFORMER = Family(
     model_type="roformer",
     name="RoFormer",
@@ -31,7 +24,9 @@ ROFORMER = Family(
     entries=(*NARROW_SETTINGS, same("rotary_value", "rotary_values")),
     encoder_table=_encoder,
     mlm_head_table=BERT.mlm_head_table,
-    heads=_heads,
+    heads=lambda c, settings: (
+        two_layer_classifier(settings, c.activation) | plain_heads(settings, "token_head", "span_head")
+    ),
     tied=BERT.tied,
     about=About(
         title="RoFormer",

@@ -11,15 +11,14 @@ from jaxencoder.model.positions import ntk_theta
 _KINDS = ("default", "linear", "ntk", "dynamic", "yarn")
 
 
-def rotary_fields(rope: Settings | None, theta: float, max_length: int, head_size: int) -> dict[str, Any]:
+def rotary_fields(rope: Settings | None, theta: float | None, fields: Fields) -> dict[str, Any]:
     """The fields of an EncoderConfig that describe rotary positions.
 
     Args:
         rope: rope_parameters or rope_scaling of config.json; None if it has neither.
-        theta: the base, unless `rope` has it.
-        max_length: max_position_embeddings. For `dynamic` this is the length of pretraining, and the model reaches
-            `factor` times as far; for the other kinds it is how far the model reaches.
-        head_size: H.
+        theta: the base, unless `rope` has it; None: that of `fields`.
+        fields: the sizes, rope_theta, and max_length as in max_position_embeddings. For `dynamic` that is the length
+            of pretraining, and the model reaches `factor` times as far; for the other kinds the model reaches that far.
 
     Raises:
         ValueError: a kind or a setting that cannot be loaded, or one that is missing.
@@ -32,10 +31,11 @@ def rotary_fields(rope: Settings | None, theta: float, max_length: int, head_siz
         raise ValueError(f"config.json has rope_type {kind!r}; only {', '.join(_KINDS)} can be loaded")
     if (part := rope.get("partial_rotary_factor", 1.0)) != 1:
         raise ValueError(f"config.json has partial_rotary_factor {part}; only 1 can be loaded")
-    theta = float(rope.get("rope_theta") or theta)
-    fields = {"rope_theta": theta, "max_length": max_length}
+    theta = float(rope.get("rope_theta") or theta or fields["rope_theta"])
+    max_length = fields["max_length"]
+    rotary = {"rope_theta": theta, "max_length": max_length}
     if kind == "default":
-        return fields
+        return rotary
     original = rope.get("original_max_position_embeddings") or max_length
     factor = rope.get("factor", max_length / original if kind == "yarn" else None)
     if factor is None:
@@ -43,16 +43,16 @@ def rotary_fields(rope: Settings | None, theta: float, max_length: int, head_siz
     if kind == "ntk":
         if not factor >= 1:
             raise ValueError(f"config.json has factor {factor} for rope_type 'ntk'; it must be at least 1")
-        return fields | {"rope_theta": ntk_theta(theta, head_size, factor)}
-    fields |= {"rope_scaling": kind, "rope_factor": float(factor)}
+        return rotary | {"rope_theta": ntk_theta(theta, head_size(fields), factor)}
+    rotary |= {"rope_scaling": kind, "rope_factor": float(factor)}
     if kind == "dynamic":
         if original != max_length:
             raise ValueError(
                 f"config.json has original_max_position_embeddings {original}, but max_position_embeddings "
                 f"{max_length}, from which rope_type 'dynamic' counts; make them equal"
             )
-        return fields | {"rope_original_length": original, "max_length": max(max_length, round(original * factor))}
-    return fields if kind == "linear" else fields | _yarn(rope, factor, original)
+        return rotary | {"rope_original_length": original, "max_length": max(max_length, round(original * factor))}
+    return rotary if kind == "linear" else rotary | _yarn(rope, factor, original)
 
 
 def _yarn(rope: Settings, factor: float, original: int) -> dict[str, Any]:
@@ -90,10 +90,8 @@ def rotary_settings(c: EncoderConfig, rope: Settings | None = None) -> dict[str,
     }
 
 
-def _read(settings: Settings, fields: Fields) -> Fields:
-    rope, theta = settings.get("rope_scaling") or settings.get("rope_parameters"), settings.get("rope_theta")
-    return rotary_fields(rope, theta or fields["rope_theta"], fields["max_length"], head_size(fields))
-
-
 # Follows the entries of max_length and of the sizes.
-ROTARY = Entry(_read, rotary_settings)
+ROTARY = Entry(
+    lambda c, fields: rotary_fields(c.get("rope_scaling") or c.get("rope_parameters"), c.get("rope_theta"), fields),
+    rotary_settings,
+)

@@ -79,6 +79,11 @@ def rows(names: Names, shapes: Params, prefix: str) -> list[Weight]:
     return weights
 
 
+def mlm_head(dense: str, norm: str, bias: str) -> Names:
+    """The table of BERT's masked-language-model head."""
+    return {dense: "mlm_head/dense", norm: "mlm_head/norm", bias: "mlm_head/bias"}
+
+
 def with_prefix(names: Names, old: str, new: str) -> Names:
     """The table of another family: module names that start with `old` start with `new` instead."""
     return {new + name.removeprefix(old) if name.startswith(old) else name: ours for name, ours in names.items()}

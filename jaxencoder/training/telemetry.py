@@ -1,6 +1,6 @@
-"""What a run says about itself: metrics.jsonl, TensorBoard, a progress bar, profiler traces.
+"""Telemetry of a run: metrics.jsonl, TensorBoard, a progress bar, profiler traces.
 
-Numbers are fetched one step late, while the next step runs, so that looking does not slow the run down.
+Metrics are fetched one step late, while the next step runs, so that logging does not slow the run down.
 """
 
 import json
@@ -32,10 +32,10 @@ class Diverged(ValueError):
 
 
 class MetricsFile:
-    """One JSON object a line, in order of steps; numbers that are not finite are null."""
+    """One JSON object per line, in order of steps; numbers that are not finite are null."""
 
     def __init__(self, path: Path, start: int):
-        """Opens the file after dropping the lines of steps past `start` and what an interruption left half-written."""
+        """Open the file and drop the lines of steps after `start` and any half-written line."""
         if path.exists():
             _keep_until(path, start)
         self._file = path.open("a", encoding="utf-8")
@@ -50,9 +50,9 @@ class MetricsFile:
 
 
 def _keep_until(path: Path, step: int) -> None:
-    before = path.read_bytes()
-    kept = b"".join(line for line in before.splitlines(keepends=True) if _step_of(line) <= step)
-    if kept != before:
+    content = path.read_bytes()
+    kept = b"".join(line for line in content.splitlines(keepends=True) if _step_of(line) <= step)
+    if kept != content:
         temporary = path.with_name(path.name + ".tmp")
         with temporary.open("wb") as file:
             file.write(kept)
@@ -69,7 +69,7 @@ def _step_of(line: bytes) -> float:
 
 
 class CompileCounter:
-    """Counts what XLA compiles while it is open; a number that keeps growing means shapes that keep changing."""
+    """Number of programs that XLA compiles while it is open; if it keeps growing, shapes keep changing."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -85,24 +85,24 @@ class CompileCounter:
 class _Phase(NamedTuple):
     steps: int
     last: int  # step of the run
-    rows: int  # of a batch
-    length: int  # of a row
-    flops: float  # of a token
+    rows: int  # per batch
+    length: int  # tokens per row
+    flops: float  # per token
 
     @property
     def work(self) -> float:
-        """FLOPs of a step in which no place of a row is empty."""
+        """FLOPs of a step without padding."""
         return self.rows * self.length * self.flops
 
 
 def _phases(config: RunConfig) -> list[_Phase]:
-    found, last = [], 0
-    for part in config.phase_configs:
-        steps, length = part.training.steps, part.data.row_length
+    phases, last = [], 0
+    for phase in config.phase_configs:
+        steps, length = phase.training.steps, phase.data.row_length
         last += steps
-        flops = part.objective.flops(part.model, length)
-        found.append(_Phase(steps, last, part.training.batch_size, length, flops))
-    return found
+        flops = phase.objective.flops(phase.model, length)
+        phases.append(_Phase(steps, last, phase.training.batch_size, length, flops))
+    return phases
 
 
 class Telemetry:
@@ -110,26 +110,26 @@ class Telemetry:
 
     def __init__(self, run_dir: str | os.PathLike[str], config: RunConfig, params: Any, start: int = 0):
         """Args:
-        run_dir: the run's folder, made when missing.
-        config: the run; its training section says what is written and when.
-        params: the parameters, to tell their number.
-        start: steps done before; what the files hold of later ones is dropped.
+        run_dir: the run's folder, created if missing.
+        config: the run; its training section sets what is written and when.
+        params: the parameters, to count them.
+        start: steps done before; records of later steps are dropped from the files.
         """
         self._folder, self._training = Path(run_dir), config.training
         self._writes = jax.process_index() == 0
         self._start, self._pending = start, []
         self._clock: float | None = None
-        self._forget()
+        self._reset_counts()
         self._tracing = False
-        self._rate = jax.jit(
+        self._learning_rate = jax.jit(
             learning_rate_schedule(config.optimizer, config.training.steps, config.phase_learning_rates)
         )
         self._phases, self._number = _phases(config), 0
         self._dtype = config.compute.dtype
-        self._parameters = self._learning = sum(x.size for x in jax.tree.leaves(params))
+        self._parameters = self._trainable = sum(x.size for x in jax.tree.leaves(params))
         if patterns := config.trainable_patterns:
             pairs = zip(jax.tree.leaves(params), jax.tree.leaves(trainable_mask(patterns)(params)), strict=True)
-            self._learning = sum(x.size for x, learns in pairs if learns)
+            self._trainable = sum(x.size for x, trainable in pairs if trainable)
 
     def __enter__(self) -> "Telemetry":
         self._compiles = CompileCounter()
@@ -144,8 +144,8 @@ class Telemetry:
         self._bar = tqdm(
             total=self._training.steps, initial=self._start, disable=not shown, unit="step", dynamic_ncols=True
         )
-        learn = f", of which {self._learning:,} learn" if self._learning < self._parameters else ""
-        self.say(f"{self._parameters:,} parameters{learn}; peak {self._peak:.3g} FLOP/s")
+        trainable = f", {self._trainable:,} of them trainable" if self._trainable < self._parameters else ""
+        self.print(f"{self._parameters:,} parameters{trainable}; peak {self._peak:.3g} FLOP/s")
         self._trace_around(self._start)
         return self
 
@@ -166,31 +166,31 @@ class Telemetry:
 
     @property
     def compiles(self) -> int:
-        """Programs compiled since the context was entered."""
+        """Number of programs compiled since the context was entered."""
         return self._compiles.count
 
-    def say(self, text: str) -> None:
-        """A line for the person watching, on stderr, above the progress bar if there is one."""
+    def print(self, text: str) -> None:
+        """Print a line on stderr, above the progress bar if there is one."""
         if self._writes:
             tqdm.write(text, file=sys.stderr)
 
-    def begin(self, number: int) -> None:
-        """A phase begins, or is continued: the steps to come are its own. Raises Diverged as `flush` does."""
+    def begin_phase(self, number: int) -> None:
+        """Begin or continue a phase; the following steps belong to it. Raises Diverged as `flush` does."""
         self.flush()
-        self._forget()
+        self._reset_counts()
         self._number = number
         steps, last, rows, length, flops = self._phases[number]
-        self.say(
+        self.print(
             f"Phase {number}, steps {last - steps + 1} to {last}: "
-            f"{rows} rows of {length} tokens, {flops:.3g} FLOPs a token"
+            f"{rows} rows of {length} tokens, {flops:.3g} FLOPs per token"
         )
 
     def step(self, step: int, metrics: Metrics) -> None:
-        """Takes note of an update that has been dispatched.
+        """Record an update that has been dispatched.
 
         Args:
-            step: updates done, this one included.
-            metrics: (sum, weight) pairs on the device; "filled" counts tokens and places, "finite" must be 1.
+            step: updates done, including this one.
+            metrics: (sum, weight) pairs on the device; "filled" counts tokens and positions, "finite" must be 1.
 
         Raises:
             Diverged: an earlier step was not finite.
@@ -200,22 +200,22 @@ class Telemetry:
         self._pending.append((step, metrics))
         self._bar.update(step - self._bar.n)
         if self._clock is None:
-            # The first step after a pause may have compiled or waited for data; the clock starts when it is done.
+            # The first step after a pause may compile or wait for data, so the clock starts when it is done.
             jax.block_until_ready(metrics)
             self._drain()
             self._clock = time.perf_counter()
         self._trace_around(step, metrics)
 
     def evaluation(self, step: int, result: dict[str, float]) -> None:
-        """Writes held-out metrics as validation_NAME. Call `flush` before evaluating, to keep its time apart."""
+        """Write held-out metrics as validation_NAME. Call `flush` before the evaluation, to exclude its time."""
         self._clock = None
         self._drain()
         if result:
             self._write({"step": step} | {f"validation_{name}": value for name, value in result.items()})
-            self.say(f"step {step}: held-out " + ", ".join(f"{name} {value:.4g}" for name, value in result.items()))
+            self.print(f"step {step}: held-out " + ", ".join(f"{name} {value:.4g}" for name, value in result.items()))
 
     def flush(self) -> None:
-        """Writes all there is and stops the clock until the next step; raises Diverged if a step was not finite."""
+        """Write all records and stop the clock until the next step; raises Diverged if a step was not finite."""
         self._drain()
         self._clock = None
 
@@ -244,26 +244,26 @@ class Telemetry:
     def _log(self, step: int, values: dict[str, float]) -> None:
         record = {"step": step, "phase": self._number}
         record |= {name: value for name, value in values.items() if name not in ("filled", "finite")}
-        record["learning_rate"] = float(self._rate(step - 1))
+        record["learning_rate"] = float(self._learning_rate(step - 1))
         if "filled" in values:
             record["padding"] = 1.0 - values["filled"]
         if self._seconds and self._steps:
-            phase, rate = self._phases[self._number], self._tokens / self._seconds
-            record["tokens_per_second"] = rate
-            record["mfu"] = rate * phase.flops / self._peak
-            left = sum(min(p.steps, max(p.last - step, 0)) * p.work for p in self._phases)
-            record["seconds_left"] = left / phase.work * self._seconds / self._steps
-            self._forget()
+            phase, tokens_per_second = self._phases[self._number], self._tokens / self._seconds
+            record["tokens_per_second"] = tokens_per_second
+            record["mfu"] = tokens_per_second * phase.flops / self._peak
+            work_left = sum(min(p.steps, max(p.last - step, 0)) * p.work for p in self._phases)
+            record["seconds_left"] = work_left / phase.work * self._seconds / self._steps
+            self._reset_counts()
         record["compiles"] = self.compiles
         self._write(record)
         words = _summary(record)
         if self._bar.disable:
-            self.say(f"step {step}/{self._training.steps}  {words}")
+            self.print(f"step {step}/{self._training.steps}  {words}")
         else:
             self._bar.set_postfix_str(words)
 
-    def _forget(self) -> None:
-        """Begin anew with what is counted between two records."""
+    def _reset_counts(self) -> None:
+        """Reset what is counted between two records."""
         self._seconds = self._tokens = 0.0
         self._steps = 0
 
@@ -277,16 +277,16 @@ class Telemetry:
             self._board.flush()
 
     def _trace_around(self, step: int, metrics: Metrics | None = None) -> None:
-        """Starts or stops the profiler between `step` and the next, with nothing else in flight."""
-        wanted = self._writes and step + 1 in self._training.profile_steps
-        if wanted == self._tracing:
+        """Start or stop the profiler between `step` and the next, with nothing else in flight."""
+        trace_next = self._writes and step + 1 in self._training.profile_steps
+        if trace_next == self._tracing:
             return
         jax.block_until_ready(metrics)
-        if wanted:
+        if trace_next:
             jax.profiler.start_trace(str(self._folder / "profile"))
         else:
             jax.profiler.stop_trace()
-        self._tracing = wanted
+        self._tracing = trace_next
 
 
 def _summary(record: dict[str, Any]) -> str:

@@ -150,7 +150,7 @@ def test_a_run_with_them(pretrained: Path, labelled: RunConfig, tmp_path: Path, 
     train(tuned, tmp_path / "tuned")
     said = "".join(capsys.readouterr())
     assert "encoder; new: adapters, classifier" in said
-    assert ", of which 536 learn;" in said  # 2 x (16 x 3 + 3 + 3 x 16 + 16), 17 x 16 and 17 x 2
+    assert ", 536 of them trainable;" in said  # 2 x (16 x 3 + 3 + 3 x 16 + 16), 17 x 16 and 17 x 2
     before = restore_step(pretrained / "checkpoints")[1]["encoder"]
     after = restore_step(tmp_path / "tuned" / "checkpoints")[1]["encoder"]
     assert_trees_close(add_missing_bottlenecks(before, after), after, 0)

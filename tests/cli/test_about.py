@@ -65,7 +65,10 @@ def test_cost(recipe, capsys, monkeypatch):
         (["bert_small", "--mesh.fdsp", "2"], "unknown setting --mesh.fdsp; did you mean --mesh.fsdp?"),
         (["bert_small", "--lenght", "9"], "unknown option --lenght; did you mean --length?"),
         (["some/run", "--lenght=9"], "unknown option --lenght; did you mean --length?"),
-        (["run", "--colour", "9"], "--colour is no option of inspect, and run is no recipe with settings to change"),
+        (
+            ["run", "--colour", "9"],
+            "--colour is not an option of inspect; only a recipe has settings to change, not run",
+        ),
     ],
 )
 def test_inspect_mistakes(words, line, capsys):

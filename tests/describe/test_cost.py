@@ -180,12 +180,10 @@ def test_a_published_model_and_a_run(compiled: list, make_model, tmp_path: Path)
     ],
 )
 def test_every_objective_finds_its_batch(objective) -> None:
-    units = {TokenClassification: "word", QuestionAnswering: "span", MultipleChoice: "choice"}
     data = RunConfig().data
     if not isinstance(objective, ReplacedToken):
-        unit = units.get(type(objective), "text")
-        pair = "other" if unit in ("span", "choice") else ""
-        data = dataclasses.replace(data, label_field="label", label_unit=unit, pair_field=pair)
+        pair = "other" if isinstance(objective, QuestionAnswering | MultipleChoice) else ""
+        data = dataclasses.replace(data, label_field="label", pair_field=pair)
     config = RunConfig(model=dataclasses.replace(BERT, max_length=512), objective=objective, data=data)
     built = module._objective(config, config.model, config.compute)
     params, batch = jax.eval_shape(built.init, jax.random.key(0)), module._batch(config, 2, 16)

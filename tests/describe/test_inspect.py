@@ -246,7 +246,10 @@ def test_a_name_of_the_hub_needs_no_weights(tmp_path: Path, monkeypatch) -> None
         ({"length": 65}, "length is 65; .* takes rows of 1 to 64 tokens"),
         ({"length": 0}, "length is 0"),
         ({"mesh": {"fsdp": 0}}, "must be positive"),
-        ({"overrides": ["--model.num-layers", "3"]}, "--model.num-layers is no option of inspect, and .* is no recipe"),
+        (
+            {"overrides": ["--model.num-layers", "3"]},
+            "--model.num-layers is not an option of inspect, and .* is no recipe",
+        ),
     ],
 )
 def test_mistakes(arguments: dict, message: str, make_model, tmp_path: Path) -> None:

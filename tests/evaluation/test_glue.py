@@ -13,7 +13,7 @@ from jaxencoder.config_io import load
 from jaxencoder.evaluation import suite
 from jaxencoder.evaluation.glue import FROM_MNLI, TASKS, Sources, find_sources, glue, report_of, settings, summary_of
 from jaxencoder.text.sources import field_names
-from jaxencoder.training.loop import Interrupted
+from jaxencoder.training.preemption import Interrupted
 from jaxencoder.training.telemetry import Telemetry
 
 

@@ -265,7 +265,7 @@ def test_side_by_side_and_killed(classifier, tmp_path: Path, monkeypatch, capsys
     report = sweep(config, folder, seeds=(0, 1), jobs=2)
     for log in begun:
         text = log.read_text()
-        assert "Stopping after step" in text and f"Continuing {log.parent} after step" in text, text
+        assert "Stopped after step" in text and f"Continuing {log.parent} after step" in text, text
     found = written(folder)
     assert list(found["runs"]) == ["seed_0", "seed_1"]
     assert all(one["steps"] == 300 and one["tokens_per_second"] > 0 for one in found["runs"].values())

@@ -126,8 +126,9 @@ def test_nomics_own_names() -> None:
 
 
 def test_a_fixed_ntk_factor_is_another_base() -> None:
-    found = rotary_fields({"rope_type": "ntk", "factor": 4.0}, 100.0, 32, 8)
-    assert found == {"rope_theta": pytest.approx(100.0 * 4 ** (8 / 6)), "max_length": 32}
+    fields = {"max_length": 32, "hidden_size": 16, "num_heads": 2}
+    rope = {"rope_type": "ntk", "factor": 4.0}
+    assert rotary_fields(rope, 100.0, fields) == {"rope_theta": pytest.approx(100.0 * 4 ** (8 / 6)), "max_length": 32}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Rare classes come up more often, each example as often as another of its class, or once more."""
+"""Examples of rare classes are repeated, each as often as others of its class or once more."""
 
 from collections import Counter
 from dataclasses import replace
@@ -33,26 +33,26 @@ def tokenizer() -> Tokenizer:
 def test_classes_grow_towards_the_largest(power: float, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(balance, "_MAX_BUFFERED", kept)
     reads = []
-    found = list(oversample(lambda: reads.append(1) or iter(EXAMPLES), power))
-    times = Counter(example.texts[0] for example in found)
+    oversampled = list(oversample(lambda: reads.append(1) or iter(EXAMPLES), power))
+    times = Counter(example.texts[0] for example in oversampled)
     for label, size in enumerate(SIZES):
         of_class = [times[example.texts[0]] for example in EXAMPLES if example.label == label]
-        wanted = (600 / size) ** power
-        assert set(of_class) <= {int(wanted), int(np.ceil(wanted))}
+        expected = (600 / size) ** power
+        assert set(of_class) <= {int(expected), int(np.ceil(expected))}
         # Which examples have one more is by chance: 4 standard deviations of a binomial.
-        part = wanted - int(wanted)
-        assert abs(sum(of_class) - size * wanted) <= 4 * (size * part * (1 - part)) ** 0.5 + 1e-6
+        part = expected - int(expected)
+        assert abs(sum(of_class) - size * expected) <= 4 * (size * part * (1 - part)) ** 0.5 + 1e-6
     # One to count, one for each repetition until those that are still to be repeated are few.
     rounds = [1, *(int(np.ceil((600 / size) ** power)) for size in SIZES)]
     assert len(reads) == 1 + {0: rounds[3], 7: rounds[2], 1000: 1}[kept]
-    assert found[: len(EXAMPLES)] == EXAMPLES  # each once before any twice
+    assert oversampled[: len(EXAMPLES)] == EXAMPLES  # each once before any twice
 
 
 def test_nothing_to_balance() -> None:
     assert list(oversample(lambda: iter(()), 1.0)) == []
 
 
-def test_rows_are_balanced_and_what_is_held_out_is_not(tmp_path, tokenizer) -> None:
+def test_training_rows_are_balanced_and_validation_rows_are_not(tmp_path, tokenizer) -> None:
     records = [
         {"text": " ".join(np.random.default_rng(i).choice(WORDS, 3)), "label": "rare" if i % 10 == 0 else "common"}
         for i in range(200)

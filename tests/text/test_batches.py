@@ -20,7 +20,7 @@ LENGTH = 8
 
 
 def make_store(folder, rows, first_id=0, labels=None, segments=2):
-    """Row i holds the token id first_id + i in all places."""
+    """Row i holds the token id first_id + i at all positions."""
     folder.mkdir()
     writer = Writer(folder, LENGTH, 70000, False, labels)
     for i in range(rows):
@@ -61,10 +61,10 @@ def test_batch_is_a_pure_function(store, tmp_path):
 def test_parts_of_hosts_make_the_batch(store):
     batches = Batches([store], DataConfig(), 8, seed=0)
     for step in (0, 7):
-        whole = batches.batch(step)
+        global_batch = batches.batch(step)
         parts = [batches.batch(step, slice(i, i + 2)) for i in range(0, 8, 2)]
-        for name in whole:
-            np.testing.assert_array_equal(whole[name], np.concatenate([part[name] for part in parts]))
+        for name in global_batch:
+            np.testing.assert_array_equal(global_batch[name], np.concatenate([part[name] for part in parts]))
 
 
 def test_evaluation_is_in_order_and_padded(store):

@@ -1,4 +1,4 @@
-"""What is held out by a share, as records and as rows, is the same."""
+"""The same records are held out as records and as rows."""
 
 import json
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.held_out import is_held_out, text_digest, validation_records
+from jaxencoder.text.held_out import is_held_out, text_digest
 from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.tokenizers.training import train_tokenizer
 
 WORDS = ["alpha", "beta", "gamma", "delta", "kappa"]
@@ -23,18 +24,18 @@ def source(tmp_path_factory) -> str:
 
 
 @pytest.mark.parametrize("pair_field", ["", "b"])
-def test_records_are_those_of_the_rows(source, tmp_path, pair_field):
+def test_records_equal_the_rows(source, tmp_path, pair_field):
     data = DataConfig(
         train=(source,), validation_fraction=0.2, label_field="label", pair_field=pair_field, row_length=16, workers=1
     )
     tokenizer = train_tokenizer(WORDS * 5, TokenizerConfig(vocab_size=60))
     (store,) = prepare(data, tokenizer, "validation", progress=False)
-    found = list(validation_records(data))
+    held_out = list(TEXTS.validation_records(data))
     rows = store.read(np.arange(len(store)))
     labels = rows["labels"][rows["labels"] >= 0]
-    assert store.meta["documents"] == len(found) and 30 < len(found) < 90
-    assert sorted(labels.tolist()) == sorted(record["label"] for _, record in found)
-    texts = [(record["text"], record["b"]) for _, record in found]
+    assert store.meta["documents"] == len(held_out) and 30 < len(held_out) < 90
+    assert sorted(labels.tolist()) == sorted(record["label"] for _, record in held_out)
+    texts = [(record["text"], record["b"]) for _, record in held_out]
     pairs = [x if pair_field else (x[0], None) for x in texts]
     encoded = tokenizer.encode_batch([a for a, _ in pairs], [b for _, b in pairs] if pair_field else None)
     expected = sorted(tuple(encoding.ids.tolist()) for encoding in encoded)
@@ -44,24 +45,24 @@ def test_records_are_those_of_the_rows(source, tmp_path, pair_field):
         for s in range(1, segments.max() + 1)
     ]
     assert sorted(ids) == expected
-    for where, record in found:
+    for where, record in held_out:
         assert where == f"{source}, record {record['id'] + 1}"
 
 
-def test_equal_texts_are_on_one_side():
+def test_equal_texts_have_equal_digests():
     digests = [text_digest(text, "") for text in ("a", "b", "a")]
     assert digests[0] == digests[2] != digests[1] and text_digest("a", "b") != text_digest("ab", "")
     assert not any(is_held_out(digest, 0.0) for digest in digests) and all(is_held_out(d, 1.0) for d in digests)
 
 
-def test_validation_sources_are_read_whole(source):
+def test_validation_sources_are_read_completely(source):
     data = DataConfig(train=("absent.jsonl",), validation=(source, source), label_field="label")
-    found = [record["id"] for _, record in validation_records(data)]
-    assert found == [*range(300), *range(300)]
+    held_out = [record["id"] for _, record in TEXTS.validation_records(data)]
+    assert held_out == [*range(300), *range(300)]
 
 
-def test_nothing_is_held_out_or_a_field_is_missing(source):
+def test_errors(source):
     with pytest.raises(ValueError, match="held nothing out"):
-        list(validation_records(DataConfig(train=(source,), validation_fraction=0.0, label_field="label")))
+        list(TEXTS.validation_records(DataConfig(train=(source,), validation_fraction=0.0, label_field="label")))
     with pytest.raises(ValueError, match="a.jsonl:1: no field 'labl'.*did you mean 'label'"):
-        list(validation_records(DataConfig(train=(source,), validation=(source,), label_field="labl")))
+        list(TEXTS.validation_records(DataConfig(train=(source,), validation=(source,), label_field="labl")))

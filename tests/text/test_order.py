@@ -18,7 +18,7 @@ def test_permutations(size):
 
 
 def test_permutations_look_random():
-    """Every row is equally likely at every position, and neighbours do not stay together."""
+    """Every row is equally likely at every position, and neighbors are separated."""
     size, epochs = 10, 4000
     positions, numbers = np.tile(np.arange(size), epochs), np.repeat(np.arange(epochs), size)
     orders = permute(positions, size, 5, numbers).reshape(epochs, size)
@@ -54,9 +54,9 @@ def test_interleaving(weights):
     ],
 )
 def test_mixture_weights(sizes, weights, temperature, expected) -> None:
-    found = mixture_weights(sizes, weights, temperature)
-    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-300)
-    assert found.dtype == np.float64
+    probabilities = mixture_weights(sizes, weights, temperature)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-12, atol=1e-300)
+    assert probabilities.dtype == np.float64
 
 
 @pytest.mark.parametrize(

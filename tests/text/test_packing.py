@@ -1,4 +1,4 @@
-"""Packing loses nothing, splits nothing, keeps the order, and fills the rows."""
+"""Packing keeps every piece, splits none, keeps the order, and fills the rows."""
 
 import numpy as np
 import pytest
@@ -18,19 +18,19 @@ def pack(packer, pieces, **kwargs):
     lengths=st.lists(st.integers(2, 16), max_size=200),
     open_rows=st.sampled_from([1, 2, 5, 64]),
 )
-def test_every_piece_is_whole_in_one_row(lengths, open_rows):
-    # Every token is unique, so that a piece is recognised wherever it lands.
+def test_no_piece_is_split(lengths, open_rows):
+    # Every token is unique, so that a piece is recognized wherever it lands.
     ends = np.cumsum(lengths)
     pieces = [np.arange(end - n, end) for n, end in zip(lengths, ends, strict=True)]
     rows = pack(Packer(16, open_rows, shortest=2), pieces)
-    found = []
+    packed = []
     for row in rows:
         assert 0 < len(row.token_ids) <= 16
         assert sum(row.lengths) == len(row.token_ids)
         inside = np.split(row.token_ids, np.cumsum(row.lengths)[:-1])
         assert [p[0] for p in inside] == sorted(p[0] for p in inside)
-        found += [tuple(piece) for piece in inside]
-    assert sorted(found) == [tuple(piece) for piece in pieces]
+        packed += [tuple(piece) for piece in inside]
+    assert sorted(packed) == [tuple(piece) for piece in pieces]
     if open_rows == 1:
         assert all(len(row.lengths) == 1 for row in rows)
 
@@ -58,12 +58,12 @@ def test_types_and_labels_stay_with_their_piece():
 
 
 @pytest.mark.parametrize("n", [0, 9])
-def test_a_piece_that_cannot_fit_is_refused(n):
+def test_piece_that_cannot_fit(n):
     with pytest.raises(ValueError, match=f"a piece has {n} tokens; it must have 1 to 8"):
         Packer(8).add(np.zeros(n, int))
 
 
-def test_pieces_that_stay_together():
+def test_grouped_pieces_share_a_row():
     packer = Packer(8, shortest=2)
     assert packer.add(np.arange(5), labels=[0, 1], lengths=[2, 3]) is None
     assert packer.add(np.arange(4), labels=[1, 0], lengths=[2, 2]) is None  # no room for it beside the first

@@ -1,4 +1,4 @@
-"""Pairs say the truth about their texts, half of the time each, and nothing of a document is left out."""
+"""Labels of pairs are correct and balanced, and no part of a document is left out."""
 
 import dataclasses
 import json
@@ -9,9 +9,9 @@ import pytest
 
 from jaxencoder.text import rows
 from jaxencoder.text.config import ALIGNED, DataConfig
-from jaxencoder.text.examples import Example
 from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.schema import Example
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -27,7 +27,7 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
 
 
 def documents(count: int, seed: int = 0, sentences: tuple[int, int] = (1, 15), words: tuple[int, int] = (1, 15)):
-    """Documents in which no word comes twice: a token tells where it is from."""
+    """Documents without a repeated word, so that a token identifies its position."""
     random, word, texts = np.random.default_rng(seed), iter(range(WORDS)), []
     for _ in range(count):
         lengths = random.integers(*words, random.integers(*sentences))
@@ -36,27 +36,27 @@ def documents(count: int, seed: int = 0, sentences: tuple[int, int] = (1, 15), w
 
 
 def made(tokenizer: Tokenizer, texts: list[str], row_length: int = 32, kind: str = "sop", short: float = 0.1):
-    """[(a, b or None, label)], each text a list of ids, after a look at the special tokens and the type ids."""
-    pieces, found, start = sentence_pairs(tokenizer, texts, row_length, kind, short), [], 0
+    """Make [(a, b or None, label)] with lists of ids, and check the special tokens and type ids."""
+    pieces, pair_list, start = sentence_pairs(tokenizer, texts, row_length, kind, short), [], 0
     assert len(pieces.ids) == len(pieces.type_ids) == pieces.lengths.sum()
-    for length, label in zip(pieces.lengths.tolist(), pieces.labels.tolist(), strict=True):
+    for length, label in zip(pieces.lengths.tolist(), pieces.labels, strict=True):
         ids = pieces.ids[start : start + length].tolist()
         types = pieces.type_ids[start : start + length].tolist()
         start += length
         assert length <= row_length and ids[0] == tokenizer.cls_id and ids[-1] == tokenizer.sep_id
         if label < 0:
             assert length == 3 and not any(types)
-            found.append(([ids[1]], None, label))
+            pair_list.append(([ids[1]], None, label))
         else:
             middle = ids.index(tokenizer.sep_id)
             assert types == [0] * (middle + 1) + [1] * (length - middle - 1)
-            found.append((ids[1:middle], ids[middle + 1 : -1], label))
-            assert all(found[-1][:2])
-    return found
+            pair_list.append((ids[1:middle], ids[middle + 1 : -1], label))
+            assert all(pair_list[-1][:2])
+    return pair_list
 
 
 def places(tokenizer: Tokenizer, texts: list[str]):
-    """Of each word's id: (its document, its place there)."""
+    """Map the id of each word to (document, position in it)."""
     where = {}
     for number, text in enumerate(texts):
         for place, index in enumerate(tokenizer.encode_ids([text])[0].tolist()):
@@ -66,12 +66,12 @@ def places(tokenizer: Tokenizer, texts: list[str]):
 
 
 def span(ids: list[int], where: dict) -> tuple[int, int, int]:
-    """(document, start, end) of ids that follow each other in a text."""
-    known = [(where[index], i) for i, index in enumerate(ids) if index in where]
-    if not known:
+    """(document, start, end) of consecutive ids of a text."""
+    origins = [(where[index], i) for i, index in enumerate(ids) if index in where]
+    if not origins:
         return (-1, 0, 1)  # a full stop alone
-    assert len({(document, place - i) for (document, place), i in known}) == 1
-    (document, place), i = known[0]
+    assert len({(document, place - i) for (document, place), i in origins}) == 1
+    (document, place), i = origins[0]
     return document, place - i, place - i + len(ids)
 
 
@@ -82,14 +82,14 @@ def assert_share(count: int, of: int, probability: float) -> None:
 
 @pytest.mark.parametrize("kind", ["nsp", "sop"])
 @pytest.mark.parametrize("row_length", [8, 32, 4096])
-def test_labels_are_true_and_nothing_is_lost(tokenizer: Tokenizer, kind: str, row_length: int) -> None:
+def test_labels_are_correct_and_no_token_is_missing(tokenizer: Tokenizer, kind: str, row_length: int) -> None:
     texts = documents(300)
     where = places(tokenizer, texts)
     lengths = tokenizer.encode_ids(texts)[1]
     covered = [np.zeros(length, int) for length in lengths]
-    found = made(tokenizer, texts, row_length, kind)
-    for a, b, label in found:
-        whole = len(a) + len(b or ()) + 3 < row_length
+    pair_list = made(tokenizer, texts, row_length, kind)
+    for a, b, label in pair_list:
+        complete = len(a) + len(b or ()) + 3 < row_length
         document, start, end = span(a, where)
         if label == 1 and kind == "sop":
             (document, start, end), (other, middle, last) = span(b, where), span(a, where)
@@ -98,22 +98,22 @@ def test_labels_are_true_and_nothing_is_lost(tokenizer: Tokenizer, kind: str, ro
         if label == 1 and kind == "nsp":
             assert other != document or -1 in (document, other)
         elif -1 not in (document, other):
-            assert document == other and (middle == end if whole else middle >= end)
+            assert document == other and (middle == end if complete else middle >= end)
             end = last
         if document >= 0:
             covered[document][start:end] += 1
     if row_length == 4096:  # nothing is truncated: every token is there, and once, full stops standing alone aside
         ends = [(text == 0).sum() for text in covered]
-        assert sum(ends) <= sum(1 for a, b, _ in found if span(a, where)[0] < 0 or (b and span(b, where)[0] < 0))
+        assert sum(ends) <= sum(1 for a, b, _ in pair_list if span(a, where)[0] < 0 or (b and span(b, where)[0] < 0))
         assert max(map(max, covered)) == 1
-    told = [label for *_, label in found if label >= 0]
-    assert len(told) >= 0.9 * len(texts)
-    assert_share(sum(told), len(told), 0.5)
+    labels = [label for *_, label in pair_list if label >= 0]
+    assert len(labels) >= 0.9 * len(texts)
+    assert_share(sum(labels), len(labels), 0.5)
 
 
 @pytest.mark.parametrize("kind", ["nsp", "sop"])
-def test_no_sentence_is_passed_over(tokenizer: Tokenizer, kind: str) -> None:
-    """Each pair begins where the one before ended, but for what was cut off those that fill a row."""
+def test_no_sentence_is_skipped(tokenizer: Tokenizer, kind: str) -> None:
+    """Each pair begins where the one before ended, except for tokens truncated from pairs that fill a row."""
     texts = documents(40, sentences=(20, 30))
     where = places(tokenizer, texts)
     gaps, kept, before = {True: [], False: []}, 0, (-1, 0, False)
@@ -131,15 +131,15 @@ def test_no_sentence_is_passed_over(tokenizer: Tokenizer, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nsp", "sop"])
-def test_labels_are_even_where_documents_are_one_sentence(tokenizer: Tokenizer, kind: str) -> None:
-    """The false second text begins inside a sentence as the true one does, or its first token would tell."""
+def test_labels_are_balanced_for_single_sentences(tokenizer: Tokenizer, kind: str) -> None:
+    """A wrong second text begins within a sentence as a right one does, or its first token would reveal it."""
     texts = documents(1500, sentences=(1, 2), words=(4, 15))
     where = places(tokenizer, texts)
-    found = [pair for pair in made(tokenizer, texts, 64, kind) if pair[1]]
-    told = [label for *_, label in found]
-    assert_share(sum(told), len(told), 0.5)
+    pair_list = [pair for pair in made(tokenizer, texts, 64, kind) if pair[1]]
+    labels = [label for *_, label in pair_list]
+    assert_share(sum(labels), len(labels), 0.5)
     if kind == "nsp":
-        starts = [[span(b, where)[1] > 0 for _, b, label in found if label == k and len(b) > 1] for k in (0, 1)]
+        starts = [[span(b, where)[1] > 0 for _, b, label in pair_list if label == k and len(b) > 1] for k in (0, 1)]
         assert all(starts[0]) and all(starts[1])
 
 
@@ -147,9 +147,9 @@ def test_labels_are_even_where_documents_are_one_sentence(tokenizer: Tokenizer, 
 def test_short_pairs(tokenizer: Tokenizer, short: float) -> None:
     texts = documents(20, sentences=(100, 101), words=(2, 8))
     where = places(tokenizer, texts)
-    found = made(tokenizer, texts, 128, "sop", short)
-    documents_of = [span(a, where)[0] for a, *_ in found]
-    lengths = [len(a) + len(b or ()) for a, b, _ in found]
+    pair_list = made(tokenizer, texts, 128, "sop", short)
+    documents_of = [span(a, where)[0] for a, *_ in pair_list]
+    lengths = [len(a) + len(b or ()) for a, b, _ in pair_list]
     # The last pair of a document is shorter anyhow.
     inner = [
         n for n, this, following in zip(lengths, documents_of, documents_of[1:], strict=False) if this == following
@@ -162,7 +162,7 @@ def test_short_pairs(tokenizer: Tokenizer, short: float) -> None:
         assert min(inner) < 20 and 45 < np.mean(inner) < 85
 
 
-def test_choices_depend_on_the_text_alone(tokenizer: Tokenizer) -> None:
+def test_pairs_depend_on_the_text_only(tokenizer: Tokenizer) -> None:
     texts = documents(30)
     once = made(tokenizer, texts)
     assert once == made(tokenizer, texts)
@@ -192,13 +192,13 @@ def test_pairs_of_many_languages(language: str, shared_data) -> None:
     texts = [space.join(lines[start : start + 20]) for start in range(0, 800, 20)]
     ids, lengths = tokenizer.encode_ids(texts)
     held = [f" {' '.join(map(str, part.tolist()))} " for part in np.split(ids, np.cumsum(lengths)[:-1])]
-    found = made(tokenizer, texts, 128, "sop", 0.1)
-    for a, b, label in found:
+    pair_list = made(tokenizer, texts, 128, "sop", 0.1)
+    for a, b, label in pair_list:
         one, two = (f" {' '.join(map(str, part))} " for part in ((b, a) if label == 1 else (a, b or a)))
         assert any(one in text and two in text and (text.find(one) < text.rfind(two) or not b) for text in held)
-    kept = sum(len(a) + len(b or ()) for a, b, _ in found)
+    kept = sum(len(a) + len(b or ()) for a, b, _ in pair_list)
     assert 0.8 * len(ids) < kept <= len(ids)
-    assert_share(sum(label == 1 for *_, label in found), sum(label >= 0 for *_, label in found), 0.5)
+    assert_share(sum(label == 1 for *_, label in pair_list), sum(label >= 0 for *_, label in pair_list), 0.5)
 
 
 @pytest.mark.parametrize("kind", ["nsp", "sop"])
@@ -215,12 +215,12 @@ def test_pairs_of_many_languages(language: str, shared_data) -> None:
     ],
 )
 def test_hostile_documents(tokenizer: Tokenizer, kind: str, text: str, tokens: int) -> None:
-    others = documents(2, seed=1) if kind == "nsp" else []
-    found = made(tokenizer, [text, *others], 32, kind, 0.0)
-    own = made(tokenizer, [text], 32, "sop", 0.0)
-    assert sum(len(a) + len(b or ()) for a, b, _ in own) == tokens
-    assert [label for *_, label in own] == [-1] if tokens == 1 else all(label >= 0 for *_, label in own)
-    assert len(found) >= len(own)
+    more_texts = documents(2, seed=1) if kind == "nsp" else []
+    pair_list = made(tokenizer, [text, *more_texts], 32, kind, 0.0)
+    single = made(tokenizer, [text], 32, "sop", 0.0)
+    assert sum(len(a) + len(b or ()) for a, b, _ in single) == tokens
+    assert [label for *_, label in single] == [-1] if tokens == 1 else all(label >= 0 for *_, label in single)
+    assert len(pair_list) >= len(single)
 
 
 def test_no_other_document(tokenizer: Tokenizer) -> None:
@@ -269,7 +269,7 @@ def test_rows_of_pairs(source, tokenizer: Tokenizer, kind: str, monkeypatch: pyt
         assert (unpacked["labels"] == label).sum() == (packed["labels"] == label).sum() > 100
 
 
-def test_settings_are_part_of_the_address(source, tokenizer: Tokenizer) -> None:
+def test_settings_are_part_of_the_cache_key(source, tokenizer: Tokenizer) -> None:
     base = config(source)
     changes = [{}, {"pairs": "sop"}, {"pairs": "none"}, {"short_pair_probability": 0.2}]
     paths = {content(dataclasses.replace(base, **change), tokenizer)[0].path for change in changes}
@@ -303,6 +303,6 @@ def test_tasks_have_enough_documents(count: int, want: list[int], monkeypatch: p
         ({"pairs": "nsp", "validation": (f"{ALIGNED}a|b",)}, "makes pairs out of documents; leave out aligned:a|b"),
     ],
 )
-def test_settings_that_contradict(settings: dict, message: str) -> None:
+def test_contradicting_settings(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message.replace("|", r"\|")):
         DataConfig(**settings)

@@ -1,4 +1,4 @@
-"""Prepared rows hold the documents exactly, whoever prepares them and however it is interrupted."""
+"""Prepared rows hold the documents exactly, whatever the labels and the number of workers."""
 
 import dataclasses
 import itertools
@@ -6,11 +6,13 @@ import itertools
 import numpy as np
 import pytest
 
+from jaxencoder.tasks.question_answering.data import SCHEMA as ANSWERS
+from jaxencoder.tasks.token_classification.data import SCHEMA as WORD_TAGS
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.row_cache import prepare
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
-from jaxencoder.text.tokenizers.training import train_tokenizer
+from jaxencoder.text.schema import TEXTS
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer, train_tokenizer
 from jaxencoder.text.windows import text_windows
 from tests.text.corpus import WORDS, config, content, documents, write
 
@@ -22,7 +24,7 @@ def tokenizer() -> Tokenizer:
 
 def pieces(stores):
     """[(ids, labels or None)] of every segment of every row."""
-    found = []
+    segments_of_rows = []
     for store in stores:
         rows = store.read(np.arange(len(store)))
         for r in range(len(store)):
@@ -33,8 +35,8 @@ def pieces(stores):
                 assert (np.diff(places) == 1).all()
                 assert rows["positions"][r][inside].tolist() == list(range(len(places)))
                 label = rows["labels"][r][s - 1] if "labels" in rows else None
-                found.append((tuple(rows["token_ids"][r][inside].tolist()), label))
-    return found
+                segments_of_rows.append((tuple(rows["token_ids"][r][inside].tolist()), label))
+    return segments_of_rows
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -127,26 +129,25 @@ def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
         several = [int(name in label) for name in names] if isinstance(label, list) else None
         want.append((tuple(window.ids.tolist()), several or (names.index(label) if names else label)))
     assert len(want) == 4 + 3 and store.meta["documents"] == 4
-    found = [(ids, label.tolist()) for ids, label in pieces([store])]
-    assert sorted(found) == sorted(want)
+    labeled = [(ids, label.tolist()) for ids, label in pieces([store])]
+    assert sorted(labeled) == sorted(want)
     assert content(prepare(dataclasses.replace(data, workers=2), tokenizer, "train")) == content([store])
     cut = prepare(dataclasses.replace(data, long_texts="truncate", overlap=128), tokenizer, "train")
     assert cut[0].path != store.path and len(pieces(cut)) == 4
     assert prepare(dataclasses.replace(data, overlap=0), tokenizer, "train")[0].path != store.path
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"label_field": "y", "pair_field": "b"}, {"label_field": "y", "label_unit": "word"}]
-)
+@pytest.mark.parametrize("settings", [{}, {"label_field": "y", "pair_field": "b"}])
 def test_windows_are_for_labelled_single_texts(settings):
     with pytest.raises(ValueError, match="data.long_texts is 'windows', which is for labels of single texts"):
         DataConfig(long_texts="windows", **settings)
 
 
-@pytest.mark.parametrize("settings", [{}, {"label_field": "y"}, {"label_field": "y", "label_unit": "word"}])
-def test_an_overlap_where_nothing_overlaps(settings):
-    with pytest.raises(ValueError, match="data.overlap is 4, but no texts are split into windows"):
-        DataConfig(overlap=4, **settings)
+@pytest.mark.parametrize("settings", [{}, {"label_field": "y"}])
+@pytest.mark.parametrize("schema", [TEXTS, WORD_TAGS])
+def test_an_overlap_where_nothing_overlaps(settings, schema):
+    with pytest.raises(ValueError, match="data.overlap is 4, but no text is split into pieces that overlap"):
+        schema.check(DataConfig(overlap=4, **settings))
 
 
 def test_validation_takes_the_classes_of_training(tmp_path, tokenizer):
@@ -175,8 +176,8 @@ def test_pairs(tmp_path, tokenizer):
     assert rows["token_type_ids"].sum() == sum(e.type_ids.sum() for e in want)
 
 
-def test_translations_beside_single_texts(tmp_path, tokenizer):
-    """Of aligned texts a hash says which comes first; rows of single texts have type ids too, all 0."""
+def test_translations_mixed_with_single_texts(tmp_path, tokenizer):
+    """A hash decides the order of aligned texts; rows of single texts have type ids of 0."""
     first = [" ".join(words) for words in itertools.islice(itertools.product(WORDS, repeat=3), 400)]
     second = [f"beta {text} beta" for text in first]
     (tmp_path / "a.txt").write_text("".join(f"{line}\n" for line in first))
@@ -186,9 +187,9 @@ def test_translations_beside_single_texts(tmp_path, tokenizer):
     stores, held = prepare(data, tokenizer, "train"), prepare(data, tokenizer, "validation")
     ways = tokenizer.encode_batch(first, second), tokenizer.encode_batch(second, first)
     ids = [[tuple(example.ids.tolist()) for example in way] for way in ways]
-    found = {ids for ids, _ in pieces([stores[0], held[0]])}
-    assert all((a in found) != (b in found) for a, b in zip(*ids, strict=True))
-    assert 0.4 < np.mean([a in found for a in ids[0]]) < 0.6
+    rows = {ids for ids, _ in pieces([stores[0], held[0]])}
+    assert all((a in rows) != (b in rows) for a, b in zip(*ids, strict=True))
+    assert 0.4 < np.mean([a in rows for a in ids[0]]) < 0.6
     assert stores[0].meta["segments"] > 1
     rows = [store.read(np.arange(len(store))) for store in stores]
     assert rows[0]["token_type_ids"].any() and not rows[1]["token_type_ids"].any()
@@ -220,8 +221,8 @@ def test_hostile_records_leave_nothing(tmp_path, tokenizer, records, settings, m
 
 def test_words_and_spans_keep_their_labels(tmp_path, tokenizer):
     records = [{"text": ["alpha", "beta"] * n, "tags": ["O", "B-x"] * n} for n in (1, 9, 2)]
-    data = config(write(tmp_path / "a.jsonl", records), label_field="tags", label_unit="word")
-    (store,) = prepare(data, tokenizer, "train")
+    data = config(write(tmp_path / "a.jsonl", records), label_field="tags")
+    (store,) = prepare(data, tokenizer, "train", schema=WORD_TAGS)
     assert store.meta["labels"] == ["B-x", "O"] and store.label_counts().tolist() == [12, 12]
     rows = store.read(np.arange(len(store)))
     words = rows["token_labels"] >= 0
@@ -232,8 +233,8 @@ def test_words_and_spans_keep_their_labels(tmp_path, tokenizer):
 
     answers = [{"text": ["gamma"], "answer_start": [30]}, {"text": [], "answer_start": []}]
     records = [{"text": "beta", "c": "alpha " * 5 + "gamma" + " beta" * 9, "a": a} for a in answers]
-    data = config(write(tmp_path / "b.jsonl", records), pair_field="c", label_field="a", label_unit="span", overlap=2)
-    (store,) = prepare(data, tokenizer, "train")
+    data = config(write(tmp_path / "b.jsonl", records), pair_field="c", label_field="a", overlap=2)
+    (store,) = prepare(data, tokenizer, "train", schema=ANSWERS)
     rows = store.read(np.arange(len(store)))
     at = rows["token_labels"] == store.meta["labels"].index("both")
     ids = rows["token_ids"][at]
@@ -256,7 +257,7 @@ def test_words_and_spans_keep_their_labels(tmp_path, tokenizer):
 def test_hostile_words(tmp_path, tokenizer, record, settings, message):
     source = write(tmp_path / "a.jsonl", [record])
     with pytest.raises(ValueError, match=message):
-        prepare(config(source, label_field="t", label_unit="word", **settings), tokenizer, "train")
+        prepare(config(source, label_field="t", **settings), tokenizer, "train", schema=WORD_TAGS)
 
 
 def test_lists_of_classes(tmp_path, tokenizer, capsys):
@@ -270,7 +271,7 @@ def test_lists_of_classes(tmp_path, tokenizer, capsys):
     assert store.meta["labels"] == names and store.meta["label_kind"] == "classes"
     assert store.label_counts().tolist() == [sum(n in y for y in lists) for n in names]
     want = [(tuple(tokenizer.encode_batch([t])[0].ids), y) for t, y in zip(texts, lists, strict=True)]
-    got = [(ids, [n for n, there in zip(names, label, strict=True) if there]) for ids, label in pieces(stores)]
+    got = [(ids, [n for n, is_set in zip(names, label, strict=True) if is_set]) for ids, label in pieces(stores)]
     assert sorted(got) == sorted(want)
     batch = Batches((store,), data, len(store) + 1, shuffle=False).batch(0)
     assert batch["labels"].dtype == np.int8 and (batch["labels"][-1] == -1).all()

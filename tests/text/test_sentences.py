@@ -1,4 +1,4 @@
-"""Sentences join to the text they came from, whatever it holds, and are found in every script."""
+"""Sentences join to their text, whatever its characters, and are split in every script."""
 
 import itertools
 
@@ -36,7 +36,7 @@ def test_split(sentences: list[str]) -> None:
 @given(
     st.text(st.sampled_from("ab .!?\n\r\t\"'()[]。！？।؟😀\u200b\u0301\0\x1c\x85\u2028\u00a0\u3000ABr1-…“”กข\ufeff"))
 )
-def test_nothing_is_lost(text: str) -> None:
+def test_sentences_join_to_the_text(text: str) -> None:
     sentences = split_sentences(text)
     assert "".join(sentences) == text
     assert all(sentence.strip() and not sentence[-1].isspace() for sentence in sentences[:-1])
@@ -45,7 +45,7 @@ def test_nothing_is_lost(text: str) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_sentences_of_many_languages(language: str, shared_data) -> None:
-    """Of lines that are mostly one sentence each, put one after the other, most ends are found, and few others.
+    """Lines that are mostly one sentence each, joined: most of their ends are detected, and few other positions.
 
     Thai has clauses, and where a number or a foreign name is beside the space, none.
     """
@@ -55,20 +55,20 @@ def test_sentences_of_many_languages(language: str, shared_data) -> None:
     text = "".join(parts)
     sentences = split_sentences(text)
     assert "".join(sentences) == text
-    ends, found = (set(itertools.accumulate(map(len, some))) for some in (parts, sentences))
-    assert len(ends & found) > (0.5 if language == "tha" else 0.8) * len(ends)
-    assert len(ends & found) > (0.2 if language == "tha" else 0.7) * len(found)
+    ends, spans = (set(itertools.accumulate(map(len, some))) for some in (parts, sentences))
+    assert len(ends & spans) > (0.5 if language == "tha" else 0.8) * len(ends)
+    assert len(ends & spans) > (0.2 if language == "tha" else 0.7) * len(spans)
 
 
-def test_half_a_character() -> None:
+def test_lone_surrogate() -> None:
     with pytest.raises(ValueError, match="lone surrogate .U.D800. at character 2, which is not valid Unicode; decode"):
         split_sentences("a.\ud800")
 
 
 def test_words_of_any_script() -> None:
     text = "हिन्दी में, Elbe's 你好世界 ไทยนี้ naïve 👩‍👩‍👧!\n"
-    found = word_spans(text)
-    assert [text[a:b] for a, b in found] == [
+    spans = word_spans(text)
+    assert [text[a:b] for a, b in spans] == [
         *("हिन्दी", "में", ",", "Elbe's", "你好", "世界", "ไทย", "นี้"),
         *("naïve", "👩‍👩‍👧", "!"),
     ]

@@ -1,4 +1,4 @@
-"""A store gives back the rows that were written, for any vocabulary, and says when it is damaged."""
+"""A store gives back the rows that were written, for any vocabulary, and reports damage."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def write(folder, rows, length, vocab_size=1000, types=False, labels=None):
 
 
 def expected(row, length, most, labels):
-    """The row by a plain loop."""
+    """The arrays of a row, made in a plain loop."""
     out = {name: [] for name in ("segment_ids", "positions")}
     for segment, n in enumerate(row.lengths, 1):
         out["segment_ids"] += [segment] * n
@@ -80,7 +80,7 @@ def test_round_trip(tmp_path, length, vocab_size, types, labels, monkeypatch):
 
 
 def test_digest_of_the_content(tmp_path, monkeypatch):
-    """Of the rows in their order, whatever they were written in; a difference that no count shows is one."""
+    """The digest depends on the rows and their order, not on shards; differences that no count shows change it."""
     rows = list(random_rows(40, 8, 100, True, "class"))
     tagged = [Row(r.token_ids, r.lengths, None, [], np.arange(len(r.token_ids), dtype=np.int32)) for r in rows]
 
@@ -97,9 +97,9 @@ def test_digest_of_the_content(tmp_path, monkeypatch):
     assert digest(rows) != digest(other(rows, type_ids=1 - rows[1].type_ids))
     assert digest(rows) != digest(other(rows, labels=[(label + 1) % 3 for label in rows[1].labels]))
     assert digest(tagged, "token") != digest(other(tagged, token_labels=tagged[1].token_labels[::-1]), "token")
-    whole = digest(rows)
+    expected_digest = digest(rows)
     monkeypatch.setattr(store_module, "_SHARD_BYTES", 256)
-    assert digest(rows) == whole
+    assert digest(rows) == expected_digest
 
 
 def test_padding_looks_like_rows(tmp_path):
@@ -129,9 +129,9 @@ def test_unfinished_is_no_store(tmp_path):
 def test_label_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, "_LABEL_ROWS", 7)
     rows = list(random_rows(50, 16, 100, False, "class"))
-    found = np.concatenate([row.labels for row in rows])
+    labels = np.concatenate([row.labels for row in rows])
     counts = write(tmp_path / "classes", rows, 16, labels="class").label_counts()
-    assert counts.tolist() == [(found == c).sum() for c in range(4)] and counts[3] == 0
+    assert counts.tolist() == [(labels == c).sum() for c in range(4)] and counts[3] == 0
     assert write(tmp_path / "none", random_rows(3, 16, 100, False, None), 16).label_counts().tolist() == []
 
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a run: trained once, kept, and never taken half-written."""
+"""The tokenizer of a run: trained once, kept, and never read half-written."""
 
 import json
 import threading
@@ -44,8 +44,8 @@ def test_pairs_are_read_too(data: DataConfig) -> None:
     assert load_or_train(CONFIG, both).fingerprint != load_or_train(CONFIG, data).fingerprint
 
 
-def test_aligned_texts_are_read_beside_single_ones(data: DataConfig, tmp_path: Path) -> None:
-    """And so are the texts of a source that has no second ones."""
+def test_aligned_texts_are_mixed_with_single_ones(data: DataConfig, tmp_path: Path) -> None:
+    """Both texts of a pair train the tokenizer, and the texts of a source without pairs."""
     for name, text in (("a.txt", "a quick fox\n" * 9), ("b.txt", "ein flinker Fuchs\n" * 9)):
         (tmp_path / name).write_text(text)
     aligned = f"aligned:{tmp_path}/a.txt|{tmp_path}/b.txt"
@@ -64,10 +64,10 @@ def test_other_text_or_settings_give_another(data: DataConfig, trainings) -> Non
 
 
 def test_a_path_is_loaded(data: DataConfig, tmp_path: Path, trainings) -> None:
-    given = train_tokenizer(["something else"] * 9, CONFIG)
-    given.save(tmp_path / "given")
-    path = TokenizerConfig(path=str(tmp_path / "given"))
-    assert load_or_train(path, data).fingerprint == given.fingerprint and not trainings
+    loaded = train_tokenizer(["something else"] * 9, CONFIG)
+    loaded.save(tmp_path / "loaded")
+    path = TokenizerConfig(path=str(tmp_path / "loaded"))
+    assert load_or_train(path, data).fingerprint == loaded.fingerprint and not trainings
     with pytest.raises(OSError, match="nowhere"):
         load_or_train(TokenizerConfig(path="nowhere"), data)
 
@@ -101,7 +101,7 @@ def test_cache_that_is_a_file(data: DataConfig, tmp_path: Path) -> None:
 
 
 def test_remote_cache(data: DataConfig, tmp_path: Path, monkeypatch) -> None:
-    """Rows go to an object store; a tokenizer is small, and stays here."""
+    """Rows go to an object store; a tokenizer stays on the local disk."""
     monkeypatch.setenv("JAXENCODER_CACHE", str(tmp_path / "local"))
     monkeypatch.chdir(tmp_path)
     load_or_train(CONFIG, DataConfig(train=data.train, cache="gs://bucket/prefix"))

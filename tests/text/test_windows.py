@@ -1,4 +1,4 @@
-"""Windows hold every token, know of each which has most around it, and where it stands in the original text."""
+"""Windows cover all tokens, assign each to the one with most context, and keep its place in the original text."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_the_documented_windows():
 
 @pytest.mark.parametrize("room", [1, 2, 5, 10])
 @pytest.mark.parametrize("tokens", [0, 1, 4, 5, 6, 10, 11, 23])
-def test_each_token_belongs_to_the_window_with_most_around_it(room, tokens):
+def test_tokens_belong_to_the_window_with_most_context(room, tokens):
     for stride in range(1, room + 1):
         spans = list(sliding_windows([tokens], room, stride))
         assert (
@@ -44,7 +44,7 @@ def test_each_token_belongs_to_the_window_with_most_around_it(room, tokens):
     assert max_context_windows([]) == []
 
 
-def test_a_part_is_asked_for_only_when_it_decides_something():
+def test_blocks_are_read_lazily():
     asked = []
 
     def sizes():
@@ -58,7 +58,7 @@ def test_a_part_is_asked_for_only_when_it_decides_something():
 
 
 @pytest.mark.parametrize(("room", "stride", "message"), [(4, 5, "stride is 5"), (4, 0, "1 to 4"), (0, 1, "room for 0")])
-def test_strides_that_leave_tokens_out(room, stride, message):
+def test_bad_strides(room, stride, message):
     with pytest.raises(ValueError, match=message):
         list(sliding_windows([9], room, stride))
 
@@ -69,26 +69,26 @@ def tokenizer(request, shared_data) -> Tokenizer:
 
 
 @pytest.mark.parametrize("stride", [None, 7, 20])
-def test_windows_have_the_encoding_of_the_text_each_token_once(tokenizer, monkeypatch, stride):
+def test_windows_join_to_the_encoding(tokenizer, monkeypatch, stride):
     monkeypatch.setattr(streams, "_CHARACTERS", 1500)
     around = sum(map(len, special_tokens(tokenizer)))
     texts = ["", "the cat", " ", hostile(3, 300), "x" * 10_000, " the  cat \n sat ", "the cat " * 2000]
-    found = list(text_windows(tokenizer, texts, 20 + around, stride, offsets=True))
-    whole = tokenizer.encode_batch(texts, offsets=True)
-    for number, (text, encoding) in enumerate(zip(texts, whole, strict=True)):
-        own = [window for window in found if window.text == number]
-        assert np.concatenate([w.ids[w.first : w.last] for w in own]).tolist() == encoding.ids.tolist()
-        assert np.concatenate([w.offsets for w in own]).tolist() == encoding.offsets.tolist()
-        assert [w.is_last for w in own] == [False] * (len(own) - 1) + [True]
+    all_windows = list(text_windows(tokenizer, texts, 20 + around, stride, offsets=True))
+    expected = tokenizer.encode_batch(texts, offsets=True)
+    for number, (text, encoding) in enumerate(zip(texts, expected, strict=True)):
+        windows = [window for window in all_windows if window.text == number]
+        assert np.concatenate([w.ids[w.first : w.last] for w in windows]).tolist() == encoding.ids.tolist()
+        assert np.concatenate([w.offsets for w in windows]).tolist() == encoding.offsets.tolist()
+        assert [w.is_last for w in windows] == [False] * (len(windows) - 1) + [True]
         before, behind = special_tokens(tokenizer)
-        for w in own:
+        for w in windows:
             assert len(w.ids) <= 20 + around
             assert w.ids[: len(before)].tolist() == before.tolist()
             assert w.ids[len(w.ids) - len(behind) :].tolist() == behind.tolist()
             assert (w.offsets <= len(text)).all() and (w.offsets[:, 0] <= w.offsets[:, 1]).all()
 
 
-def test_offsets_are_into_the_original_text(shared_data):
+def test_offsets_refer_to_the_original_text(shared_data):
     """A tokenizer that lowercases and strips accents, on a text that it changes."""
     tokenizer = Tokenizer.load(shared_data / "tokenizers" / "bert-base-uncased")
     text = "  Éte\u0301 ﬁ 🐈 İSTANBUL Ελλάδα \n naïve  "
@@ -102,29 +102,31 @@ def test_offsets_are_into_the_original_text(shared_data):
 
 
 @pytest.mark.parametrize(("tokens", "windows"), [(6, 1), (7, 2), (9, 2), (10, 3)])
-def test_what_just_fits_and_one_token_more(shared_data, tokens, windows):
+def test_number_of_windows(shared_data, tokens, windows):
     tokenizer = Tokenizer.load(shared_data / "tokenizers" / "bert-base-uncased")
     assert len(list(text_windows(tokenizer, ["the " * tokens], 8))) == windows
 
 
-def test_a_prompt_stands_in_every_window_and_is_the_first_ones(tokenizer):
+def test_prompt_is_in_every_window_and_belongs_to_the_first(tokenizer):
     prompt, text = "query: ", "the cat sat on a mat while men walked slowly"
-    (whole,) = tokenizer.encode_batch([prompt + text])
+    (expected,) = tokenizer.encode_batch([prompt + text])
     windows = list(text_windows(tokenizer, [text], 10, prompt=prompt, offsets=True))
     assert len(windows) > 2
-    assert np.concatenate([w.ids[w.first : w.last] for w in windows]).tolist() == whole.ids.tolist()
+    assert np.concatenate([w.ids[w.first : w.last] for w in windows]).tolist() == expected.ids.tolist()
     plain = next(text_windows(tokenizer, [text], 100, offsets=True)).offsets.tolist()
     offsets = np.concatenate([w.offsets for w in windows]).tolist()
     assert [x for x in offsets if x != [0, 0]][1:] == [x for x in plain if x != [0, 0]][1:]
     assert all(w.first > 3 for w in windows[1:])  # [CLS] and the prompt count in the first window alone
-    assert {len(w.ids) for w in windows[:-1]} == {10} and {tuple(w.ids[:3]) for w in windows} == {tuple(whole.ids[:3])}
+    assert {len(w.ids) for w in windows[:-1]} == {10} and {tuple(w.ids[:3]) for w in windows} == {
+        tuple(expected.ids[:3])
+    }
     with pytest.raises(ValueError, match="leaves none of 4 for a text"):
         list(text_windows(tokenizer, [text], 4, prompt="a long prompt: "))
     with pytest.raises(ValueError, match="leaves none of 4"):
         list(text_windows(tokenizer, [], 4, prompt="a long prompt: "))
 
 
-def test_mistakes(tokenizer):
+def test_errors(tokenizer):
     with pytest.raises(ValueError, match="stride is 7; windows with room for 6"):
         list(text_windows(tokenizer, ["a"], 8, 7))
     with pytest.raises(ValueError, match="stride is 0"):
@@ -135,7 +137,7 @@ def test_mistakes(tokenizer):
         list(text_windows(tokenizer, ["the cat", "ab\ud800"], 8, prompt="query: "))
 
 
-def test_special_tokens_of_a_tokenizer_that_knows_no_letter():
+def test_special_tokens_without_letters_in_the_vocabulary():
     tokenizer = train_tokenizer(["猫 犬 鳥"] * 3, TokenizerConfig(vocab_size=16, kind="unigram"))
     before, behind = special_tokens(tokenizer)
     assert (before.tolist(), behind.tolist()) == ([tokenizer.cls_id], [tokenizer.sep_id])

@@ -1,4 +1,4 @@
-"""Tags follow their words to the first token, whatever the tokenizer, and nothing is lost where rows are short."""
+"""Labels of words move to their first tokens with every tokenizer; short rows drop no token."""
 
 from itertools import pairwise
 
@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxencoder.tasks.token_classification.data import word_pieces
 from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
-from jaxencoder.text.tokenizers.training import train_tokenizer
-from jaxencoder.text.words import encode_words, labeled_words, word_windows
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.words import encode_words, word_windows
 
 TEXT = ["the soldier was killed in Sonmarg , said a spokesman .", "über Größe 你好 世界"] * 5
 KINDS = ["wordpiece", "bpe", "unigram", "sentencepiece-unigram"]
@@ -23,46 +23,46 @@ def tokenizer(request) -> Tokenizer:
     )
 
 
-def test_every_word_has_its_tokens(tokenizer):
-    given_words = ["Sonmarg", ",", "said", "the", "soldier", "Größe", "."]
-    (found,) = encode_words(tokenizer, [given_words])
-    assert found.word[found.first].tolist() == list(range(len(given_words)))
-    assert found.ids.tolist() == tokenizer.encode_batch([" ".join(given_words)], special=False)[0].ids.tolist()
-    for i, word in enumerate(given_words):
-        written = tokenizer.decode(found.ids[found.word == i]).replace(" ", "")
+def test_tokens_of_words(tokenizer):
+    words = ["Sonmarg", ",", "said", "the", "soldier", "Größe", "."]
+    (encoded_words,) = encode_words(tokenizer, [words])
+    assert encoded_words.word[encoded_words.first].tolist() == list(range(len(words)))
+    assert encoded_words.ids.tolist() == tokenizer.encode_batch([" ".join(words)], special=False)[0].ids.tolist()
+    for i, word in enumerate(words):
+        written = tokenizer.decode(encoded_words.ids[encoded_words.word == i]).replace(" ", "")
         assert written.lower() in (word.lower(), word.lower().replace("ö", "o").replace("ß", "ß"))
 
 
-def test_like_pretokenised_words_of_bert(shared_data):
+def test_equals_pretokenized_words_of_transformers(shared_data):
     transformers = pytest.importorskip("transformers")
     folder = shared_data / "tokenizers" / "bert-base-cased"
     theirs = transformers.BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=False)
-    given_words = ["@paulwalk", "It", "'s", "Zürich", "", "a\u200bb", "\u0007", "你好", "U.S."]
-    (found,) = encode_words(Tokenizer.load(folder), [given_words])
-    encoded = theirs(given_words, is_split_into_words=True, add_special_tokens=False)
-    assert found.ids.tolist() == encoded["input_ids"] and found.word.tolist() == encoded.word_ids()
+    words = ["@paulwalk", "It", "'s", "Zürich", "", "a\u200bb", "\u0007", "你好", "U.S."]
+    (encoded_words,) = encode_words(Tokenizer.load(folder), [words])
+    encoded = theirs(words, is_split_into_words=True, add_special_tokens=False)
+    assert encoded_words.ids.tolist() == encoded["input_ids"] and encoded_words.word.tolist() == encoded.word_ids()
 
 
-def test_blank_words_take_no_token_of_others(tokenizer):
+def test_blank_words_take_no_tokens(tokenizer):
     """SentencePiece makes one space of several, and its token may begin with all of them."""
-    for given_words in (["the", "", "soldier"], ["", "said", " ", "", "a"]):
-        (found,) = encode_words(tokenizer, [given_words])
-        for i, word in enumerate(given_words):
-            assert tokenizer.decode(found.ids[found.word == i]).strip() == word.strip()
+    for words in (["the", "", "soldier"], ["", "said", " ", "", "a"]):
+        (encoded_words,) = encode_words(tokenizer, [words])
+        for i, word in enumerate(words):
+            assert tokenizer.decode(encoded_words.ids[encoded_words.word == i]).strip() == word.strip()
 
 
-def test_spaces_between_words_are_no_part_of_one(shared_data):
-    """Where they are a token of their own, the word's first token is the one behind it."""
+def test_space_tokens_belong_to_no_word(shared_data):
+    """If a space is a separate token, the first token of the word is the next one."""
     tokenizer = Tokenizer.load(shared_data / "tokenizers" / "modernbert")
-    (found,) = encode_words(tokenizer, [["Anna", "", "Smith"]])
-    assert tokenizer.tokens(found.ids) == ["Anna", "  ", "Smith"] and found.word.tolist() == [0, 1, 2]
+    (encoded_words,) = encode_words(tokenizer, [["Anna", "", "Smith"]])
+    assert tokenizer.tokens(encoded_words.ids) == ["Anna", "  ", "Smith"] and encoded_words.word.tolist() == [0, 1, 2]
     tokenizer = Tokenizer.load(shared_data / "tokenizers" / "bigbird")
     assert encode_words(tokenizer, [["Anna", "", "Smith"]])[0].word.tolist() == [0, 2]
 
 
-def test_labels_stand_at_first_tokens():
+def test_first_tokens_carry_labels():
     tokenizer = train_tokenizer(["ab abc abcd"] * 3, TokenizerConfig(vocab_size=20))
-    pieces = labeled_words(tokenizer, [["ab", "xab", "abcd"], [], ["abc"]], [[3, 4, 5], [], [6]], 32)
+    pieces = word_pieces(tokenizer, [["ab", "xab", "abcd"], [], ["abc"]], [[3, 4, 5], [], [6]], 32)
     assert len(pieces.lengths) == 2  # of no words there is nothing to learn
     first = pieces.token_labels[: pieces.lengths[0]]
     assert first[first >= 0].tolist() == [3, 4, 5] and first[0] == first[-1] == -1

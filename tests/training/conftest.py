@@ -12,7 +12,8 @@ from jaxencoder.config import RunConfig
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.config import OptimizerConfig, TrainingConfig
-from jaxencoder.training.loop import Interrupted, train
+from jaxencoder.training.loop import train
+from jaxencoder.training.preemption import Interrupted
 from jaxencoder.training.telemetry import Telemetry
 
 CLOCK = ("tokens_per_second", "mfu", "seconds_left", "compiles")

@@ -8,14 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.config import RunConfig
 from jaxencoder.objectives.objective import mean
 from jaxencoder.sharding import make_mesh
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.training.config import OptimizerConfig
-from jaxencoder.training.loop import compile_steps, feed_after
+from jaxencoder.training.feed import batches_after
 from jaxencoder.training.setup import set_up
+from jaxencoder.training.updates import compile_updates
 
 pytest.importorskip("torch", reason="needs torch (pip install -e '.[peers]')")
 pytest.importorskip("transformers", reason="needs transformers (pip install -e '.[peers]')")
@@ -61,10 +62,10 @@ def test_losses_equal_torchs(config: RunConfig, kind: str, tmp_path) -> None:
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     setup = set_up(config, tmp_path / "run")
     ours, theirs, shared = [], [], []
-    with jax.set_mesh(mesh), contextlib.closing(Checkpoints(tmp_path / "run" / "checkpoints")) as checkpoints:
-        (update,), state = compile_steps(setup, mesh, checkpoints)
+    with jax.set_mesh(mesh), contextlib.closing(CheckpointManager(tmp_path / "run" / "checkpoints")) as checkpoints:
+        (update,), state = compile_updates(setup, mesh, checkpoints)
         step = peer.updates(peer.model_of(setup, jax.device_get(state.params)), config.optimizer, STEPS)
-        with contextlib.closing(feed_after(0, setup, mesh, lambda phase: None)) as feed:
+        with contextlib.closing(batches_after(0, setup, mesh, lambda phase: None)) as feed:
             for _, batch in feed:
                 found = peer.examples(jax.device_get(batch))
                 state, metrics = update(state, batch)

@@ -20,14 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
+from jaxencoder.checkpoints.orbax import CheckpointManager, restore_step
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, ComputeConfig, RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.sharding import MeshConfig, make_mesh
-from jaxencoder.training import loop
-from jaxencoder.training.loop import compile_steps, evaluator, train
+from jaxencoder.text.batches import prefetch
+from jaxencoder.training import evaluator, feed, loop, updates
+from jaxencoder.training.loop import train
 from jaxencoder.training.setup import set_up
 from jaxencoder.training.step import TrainState
 from jaxencoder.training.telemetry import Diverged
@@ -125,7 +126,7 @@ CHILD = """
     owner, name = {
         "tokenizer": (tokenizer_cache, "train_tokenizer"),
         "rows": (store.Writer, "close"),
-        "save": (checkpoint.Checkpoints, "save"),
+        "save": (checkpoint.CheckpointManager, "save"),
         "step": (telemetry.Telemetry, "step"),
         "none": (telemetry.Telemetry, "__enter__"),
     }[moment]
@@ -260,7 +261,8 @@ def test_more_steps(reference: Path, config: RunConfig, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("depth", [1, 7])
 def test_depth_of_prefetching(depth: int, reference: Path, config: RunConfig, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(loop, "prefetch", partial(loop.prefetch, depth=depth))
+    for module in (feed, evaluator):
+        monkeypatch.setattr(module, "prefetch", partial(prefetch, depth=depth))
     train(config, tmp_path)
     assert losses(tmp_path) == losses(reference)
 
@@ -276,13 +278,13 @@ def test_divergence(reference: Path, tmp_path: Path, capsys) -> None:
 def test_divergence_keeps_the_last_good_checkpoint(config: RunConfig, tmp_path: Path, sigterm, monkeypatch) -> None:
     sigterm([5])
     interrupted(config, tmp_path)
-    before = loop._restored
+    before = updates.restore_state
 
     def poisoned(*args):
         state = before(*args)
         return state._replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
 
-    monkeypatch.setattr(loop, "_restored", poisoned)
+    monkeypatch.setattr(updates, "restore_state", poisoned)
     with pytest.raises(Diverged, match="step 6 .* last good checkpoint is kept"):
         train(config, tmp_path)
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())[-1] == 5
@@ -303,7 +305,7 @@ def test_moving_average_is_what_is_evaluated(reference: Path, config: RunConfig)
     params, ema = (restore_step(reference / "checkpoints", part=part)[1] for part in ("params", "ema"))
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        evaluate = evaluator(set_up(config, reference), mesh)
+        evaluate = evaluator.evaluator(set_up(config, reference), mesh)
         averaged, plain = (evaluate(TrainState(jnp.int32(0), tree, None, None)) for tree in (ema, params))
     assert averaged["loss"] == losses(reference)[-1]["validation_loss"] != plain["loss"]
 
@@ -350,7 +352,7 @@ def test_no_room(reference: Path, tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(("dtype", "old"), [("bfloat16", True), ("bfloat16", False), ("float32", True)])
 def test_bfloat16_on_gpus_that_have_none(config: RunConfig, dtype: str, old: bool, monkeypatch, caplog) -> None:
     monkeypatch.setattr(loop, "before_ampere", lambda: old)
-    loop._check_dtype(replace(config, compute=ComputeConfig(dtype=dtype)))
+    loop.check_dtype(replace(config, compute=ComputeConfig(dtype=dtype)))
     assert len(caplog.records) == (old and dtype == "bfloat16")
 
 
@@ -361,8 +363,8 @@ def test_fine_tuning_from_random_weights_says_so(config: RunConfig, tmp_path: Pa
         for name, run in (("labelled", labelled), ("plain", config)):
             setup = set_up(run, tmp_path / name)
             capsys.readouterr()
-            with contextlib.closing(Checkpoints(tmp_path / name / "checkpoints")) as checkpoints:
-                compile_steps(setup, mesh, checkpoints)
+            with contextlib.closing(CheckpointManager(tmp_path / name / "checkpoints")) as checkpoints:
+                updates.compile_updates(setup, mesh, checkpoints)
             said = "Starting from random weights: no --init-from\n"
             assert capsys.readouterr().out == (said if run is labelled else "")
 
@@ -370,5 +372,5 @@ def test_fine_tuning_from_random_weights_says_so(config: RunConfig, tmp_path: Pa
 def test_rows_that_the_devices_do_not_share(config: RunConfig) -> None:
     axes = ("data", "fsdp", "tensor", "context")
     mesh = jax.sharding.AbstractMesh((8, 1, 1, 1), axes, axis_types=(jax.sharding.AxisType.Auto,) * 4)
-    with pytest.raises(ValueError, match=r"batch_size 8 in 2 part\(s\) does not divide into the 8 shares"):
-        loop._check_shares(config, mesh)
+    with pytest.raises(ValueError, match=r"batch_size 8 in 2 part\(s\) is not divisible by the 8 data shards"):
+        loop.check_shards(config, mesh)

@@ -20,8 +20,9 @@ from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.tokenizers.training import train_tokenizer
 from jaxencoder.training import setup as module
 from jaxencoder.training.config import OptimizerConfig, Phase, TrainingConfig
+from jaxencoder.training.evaluator import unigram_loss
 from jaxencoder.training.loop import train
-from jaxencoder.training.setup import set_up, unigram_loss
+from jaxencoder.training.setup import set_up
 
 WORDS = ["red", "green", "blue", "big", "small", "cat", "dog", "bird", "runs", "sleeps"]
 

@@ -102,7 +102,7 @@ def test_a_run_that_gains_no_more(config: RunConfig, tmp_path: Path, sigterm, mo
     config = replace(config, training=settings)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert train(config, whole) == {"loss": 3.0}
-    assert "No better loss in 3 evaluations: the run ends here" in capsys.readouterr().err
+    assert "Stopping early: 3 evaluations without a better loss" in capsys.readouterr().err
     assert {path.name for path in (whole / "checkpoints").iterdir()} == {"2", "5"}
     sigterm([1, 4])
     interrupted(config, cut)
@@ -123,5 +123,5 @@ def test_nothing_to_gain_by(config: RunConfig, tmp_path: Path) -> None:
         data=replace(config.data, validation_fraction=0.0),
         training=replace(config.training, patience=1),
     )
-    with pytest.raises(ValueError, match="patience is 1, but nothing is held out; set it to 0"):
+    with pytest.raises(ValueError, match="patience is 1, but no data is held out; set it to 0"):
         train(config, tmp_path / "run")

@@ -110,7 +110,7 @@ def test_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     with Telemetry(tmp_path, config, {}) as telemetry:
         for step in range(1, 21):
             if step in (1, 11):
-                telemetry.begin(step // 11)
+                telemetry.begin_phase(step // 11)
                 clock[0] += 100.0  # compiles
             clock[0] += work[step // 11] / 1e6  # a device that does a million FLOPs a second
             telemetry.step(step, metrics(step))

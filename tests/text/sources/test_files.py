@@ -1,4 +1,4 @@
-"""The same records whatever file holds them, wherever it lies; what cannot be read is named in one sentence."""
+"""The same records from every format, compression and file system; one sentence for a file that cannot be read."""
 
 import gzip
 import itertools
@@ -92,8 +92,8 @@ def test_shard_out_of_range(write, shard) -> None:
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_text_units(write, unit, expected, end) -> None:
     content = "\ufeff  one\ntwo\n\n \t\nthree\n\nfour\n\n".replace("\n", end)
-    found = texts(write("a.txt", content), text_unit=unit)
-    assert [text.replace("\r", "") for text in found] == expected
+    records = texts(write("a.txt", content), text_unit=unit)
+    assert [text.replace("\r", "") for text in records] == expected
 
 
 def test_the_text_field_can_have_another_name(write) -> None:
@@ -103,8 +103,8 @@ def test_the_text_field_can_have_another_name(write) -> None:
 
 
 def test_only_the_named_fields_are_kept(write) -> None:
-    found = list(read(write("a.parquet", parquet()), fields=("label",)))
-    assert found == [{"text": record["text"], "label": record["label"]} for record in RECORDS]
+    records = list(read(write("a.parquet", parquet()), fields=("label",)))
+    assert records == [{"text": record["text"], "label": record["label"]} for record in RECORDS]
 
 
 def test_parquet_text_stored_as_bytes(write) -> None:
@@ -232,8 +232,8 @@ def test_one_clear_sentence(write, name, content, message) -> None:
 @pytest.mark.parametrize("compression", [".gz", ".xz", ".zst"])
 @pytest.mark.parametrize("share", [0.3, 0.999])
 def test_a_truncated_file_is_never_taken_for_whole(write, kind, compression, share) -> None:
-    whole = COMPRESS[compression](CONTENT[kind]() * (2000 if kind == ".txt" else 1))
-    path = write(f"a{kind}{compression}", whole[: int(len(whole) * share)])
+    complete = COMPRESS[compression](CONTENT[kind]() * (2000 if kind == ".txt" else 1))
+    path = write(f"a{kind}{compression}", complete[: int(len(complete) * share)])
     with pytest.raises(ValueError, match="is damaged or truncated"):
         list(read(path))
 
@@ -253,7 +253,7 @@ def test_the_line_of_a_bad_byte_is_right_in_every_unit(write, unit, line) -> Non
         list(read(path, text_unit=unit))
 
 
-def test_a_missing_field_beside_the_text(write) -> None:
+def test_a_missing_field_other_than_the_text(write) -> None:
     path = write("a.jsonl", '{"text": "a", "labels": 1}')
     with pytest.raises(ValueError, match=r"no field 'label' among text, labels; did you mean 'labels'\?") as error:
         list(read(path, fields=("label",)))
@@ -299,6 +299,6 @@ def test_unknown_text_unit(write) -> None:
 
 def test_real_files(shared_data) -> None:
     for name in ("novels", "reviews", "textbooks"):
-        found = list(itertools.islice(read(f"{shared_data}/text/{name}.jsonl.xz"), 20))
-        assert len(found) == 20 and all(record["text"] for record in found)
+        records = list(itertools.islice(read(f"{shared_data}/text/{name}.jsonl.xz"), 20))
+        assert len(records) == 20 and all(record["text"] for record in records)
     assert len(texts(f"{shared_data}/text/wikitext2/*.txt")) > 1000

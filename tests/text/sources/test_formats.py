@@ -1,4 +1,4 @@
-"""Published formats give the records that they hold, and what is damaged is named with its place."""
+"""Published formats give their records, and errors name the place of the damage."""
 
 import csv
 import gzip
@@ -37,7 +37,7 @@ def test_squad(write, indent):
 
 
 def test_half_characters_in_squad(write):
-    """The question that has one is named, and two halves are a character."""
+    """The error names the question with half a character; two halves are a character."""
     text = json.dumps(SQUAD).replace("What is short?", r"What is \ud83d\ude00?")
     questions = [record["question"] for record in read(write("a.json", text), text_field="question")]
     assert questions == ["What is long?", "What is \N{GRINNING FACE}?"]
@@ -75,8 +75,8 @@ def test_tsv_has_no_quotation_marks(write):
 
 def test_conll(write):
     text = "-DOCSTART- -X- O O\n# id 7 domain=en\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\n\nPeter NNP B-NP B-PER\n"
-    found = list(read(write("a.conll", text), text_field="tokens", words=True))
-    assert found == [
+    sentences = list(read(write("a.conll", text), text_field="tokens", words=True))
+    assert sentences == [
         {"tokens": ["EU", "rejects"], "ner_tags": ["B-ORG", "O"]},
         {"tokens": ["Peter"], "ner_tags": ["B-PER"]},
     ]
@@ -85,8 +85,9 @@ def test_conll(write):
 def test_conllu(write):
     rows = ["1-2\tzum" + "\t_" * 8, "1\tzu\tzu\tADP\tAPPR\t_\t3\tcase\t_\t_", "2\tdem\tder\tDET\tART\t_\t3\tdet\t_\t_"]
     text = "# text = zum\n" + "\n".join(rows) + "\n\n"
-    (found,) = read(write("a.conllu", text), text_field="tokens", words=True)
-    assert found["tokens"] == ["zu", "dem"] and found["upos"] == ["ADP", "DET"] and found["deprel"] == ["case", "det"]
+    (sentence,) = read(write("a.conllu", text), text_field="tokens", words=True)
+    columns = [sentence[name] for name in ("tokens", "upos", "deprel")]
+    assert columns == [["zu", "dem"], ["ADP", "DET"], ["case", "det"]]
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,10 @@ from jaxencoder.text.sources import pydocs
 digest = hashlib.sha256(repr(pydocs.documents()).encode()).hexdigest()
 print(digest, [name for name in ("turtle", "antigravity", "this", "tkinter", "jax") if name in sys.modules])
 """
-    here = hashlib.sha256(repr(pydocs.documents()).encode()).hexdigest()
+    digest = hashlib.sha256(repr(pydocs.documents()).encode()).hexdigest()
     command, root = [sys.executable, "-c", code], Path(__file__).parents[3]
-    there = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout
-    assert there.split(maxsplit=1) == [here, "[]\n"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout
+    assert output.split(maxsplit=1) == [digest, "[]\n"]
 
 
 def test_interpreter_without_sources(tmp_path, monkeypatch) -> None:

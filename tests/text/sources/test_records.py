@@ -34,13 +34,13 @@ def test_fingerprint_follows_the_content(write, tmp_path) -> None:
 
 
 def test_fingerprint_of_the_content(write, tmp_path, monkeypatch) -> None:
-    """A copy and a touch have the same, whatever the size and the time; what is too large is not read."""
+    """A copy has the same fingerprint, whatever its path and time; files too large to digest are not read."""
     path, other = write("a.txt", "one\ntwo\n"), write("b.txt", "one\ntow\n")
     copy = write("c.txt", "one\ntwo\n")
     os.utime(copy, (1, 1))
     for form in ("{}", "{}[:1]", "aligned:{}|{}"):
-        found, same, not_same = (fingerprint(form.format(p, p), content=True) for p in (path, copy, other))
-        assert found == same != not_same
+        original, same, not_same = (fingerprint(form.format(p, p), content=True) for p in (path, copy, other))
+        assert original == same != not_same
     assert fingerprint(f"{tmp_path}/[ac].txt", content=True) != fingerprint(path, content=True)
     monkeypatch.setattr("jaxencoder.text.sources.files._MAX_DIGESTED_BYTES", 7)
     assert fingerprint(path, content=True) == fingerprint(path) != fingerprint(copy, content=True)
@@ -165,8 +165,8 @@ def test_tfds_prepares_an_archive_without_tensorflow(tfds_folder, write, tmp_pat
         for name in ("one", "two"):
             tar.add(write(name, f"The text of {name}."), name)
     monkeypatch.setattr(tiny_dataset.ArchivedSentences, "archive", tmp_path / "a.tar.gz")
-    found = {record["note"]: record["text"] for record in read("tfds:archived_sentences/plain:train")}
-    assert found == {"one": "The text of one.", "two": "The text of two."}
+    texts = {record["note"]: record["text"] for record in read("tfds:archived_sentences/plain:train")}
+    assert texts == {"one": "The text of one.", "two": "The text of two."}
     assert "tensorflow" not in sys.modules
 
 

@@ -70,10 +70,10 @@ def trained(request, shared_data, tmp_path_factory):
         "bos": ("[CLS]", "<s>"),
         "eos": ("[SEP]", "</s>"),
     }.items():
-        found = [token for token in tokens if token in control]
-        ids[f"{key}_id"] = control.index(found[0]) if found else -1
-        if found:
-            ids[f"{key}_piece"] = found[0]
+        present = [token for token in tokens if token in control]
+        ids[f"{key}_id"] = control.index(present[0]) if present else -1
+        if present:
+            ids[f"{key}_piece"] = present[0]
     with (folder / name).open("wb") as writer:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=lines(shared_data, 120),
@@ -105,8 +105,8 @@ def same(ours, theirs, texts, pairs=None, skip=()):
                 return_offsets_mapping=True,
                 return_token_type_ids=True,
             )
-        found = ours.encode_batch(texts, pairs, offsets=True, max_length=length)
-        for i, encoding in enumerate(found):
+        encodings = ours.encode_batch(texts, pairs, offsets=True, max_length=length)
+        for i, encoding in enumerate(encodings):
             if i not in skip:
                 assert encoding.ids.tolist() == reference["input_ids"][i], texts[i][:80]
                 assert encoding.type_ids.tolist() == reference["token_type_ids"][i]
@@ -142,8 +142,8 @@ def test_published(shared_data, name, tmp_path):
     if not folder.is_dir():
         pytest.skip(f"needs the published files of {name}")
     ours = Tokenizer.load(folder)
-    maker = transformers.RobertaTokenizer if name == "roberta-base" else transformers.BertTokenizer
-    theirs = maker.from_pretrained(str(folder), do_lower_case="uncased" in name)
+    peer_class = transformers.RobertaTokenizer if name == "roberta-base" else transformers.BertTokenizer
+    theirs = peer_class.from_pretrained(str(folder), do_lower_case="uncased" in name)
     texts = [*lines(shared_data, 60), *HOSTILE]
     same(ours, theirs, texts)
     same(ours, theirs, texts[:100], texts[-100:])
@@ -172,7 +172,7 @@ def test_roformer_is_refused(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-def test_unknown_steps_are_refused(tmp_path):
+def test_unsupported_family(tmp_path):
     (tmp_path / "sentencepiece.bpe.model").write_bytes(field(1, field(1, b"a") + field(2, -1.0) + field(3, 1)))
     (tmp_path / "config.json").write_text('{"model_type": "mbart"}')
     with pytest.raises(ValueError, match="needs the steps of 'mbart'"):
@@ -180,7 +180,7 @@ def test_unknown_steps_are_refused(tmp_path):
 
 
 def test_deberta_equals_its_sentencepiece_model(shared_data):
-    """The model itself is the reference: transformers 5 replaces its normalisation by NFC and its bytes by [UNK]."""
+    """The model itself is the reference: transformers 5 replaces its normalization by NFC and its bytes by [UNK]."""
     sentencepiece = pytest.importorskip("sentencepiece")
     file = shared_data / "tokenizers" / "deberta-v3" / "spm.model"
     if not file.is_file():
