@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from jaxencoder.checkpoints.description import Kind, PlaceholderVocabulary, describe_model
-from jaxencoder.config import Classification, ComputeConfig, EncoderConfig, MeshConfig, RunConfig
+from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.describe.inspect import LayerKind, MemoryUse, layer_kinds, state_memory
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.objectives.objective import Batch, Objective
