@@ -86,11 +86,8 @@ def test_conllu(write):
     rows = ["1-2\tzum" + "\t_" * 8, "1\tzu\tzu\tADP\tAPPR\t_\t3\tcase\t_\t_", "2\tdem\tder\tDET\tART\t_\t3\tdet\t_\t_"]
     text = "# text = zum\n" + "\n".join(rows) + "\n\n"
     (sentence,) = read(write("a.conllu", text), text_field="tokens", words=True)
-    assert (
-        sentence["tokens"] == ["zu", "dem"]
-        and sentence["upos"] == ["ADP", "DET"]
-        and sentence["deprel"] == ["case", "det"]
-    )
+    columns = [sentence[name] for name in ("tokens", "upos", "deprel")]
+    assert columns == [["zu", "dem"], ["ADP", "DET"], ["case", "det"]]
 
 
 @pytest.mark.parametrize(
