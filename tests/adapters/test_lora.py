@@ -15,9 +15,9 @@ from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load
+from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
-from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.training.loop import train
 from tests.model.examples import SMALL, assert_trees_close, mlm, randomized_params, rows
 
