@@ -126,7 +126,7 @@ def test_the_metric_is_that_of_the_run(tmp_path: Path, monkeypatch) -> None:
 
     found: list[str] = []
     monkeypatch.setattr(module, "perform", perform)
-    data = replace(CONFIG.data, text_field="tokens", label_unit="word")
+    data = replace(CONFIG.data, text_field="tokens")
     config = replace(CONFIG, objective=TokenClassification(), data=data)
     report = sweep(config, tmp_path, vary=["optimizer.learning_rate=1e-4,3e-4"])
     assert found == ["f1", "learning_rate=3e-4"]

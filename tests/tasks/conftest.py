@@ -128,7 +128,7 @@ def tagger(home: Path) -> Trained:
         words = random.choice(["the", "a", "river", "in", "Elbe", "Spree", "Oder"], 7).tolist()
         return {"tokens": words, "tags": ["B-x" if word[0].isupper() else "O" for word in words]}
 
-    data = DataConfig(text_field="tokens", label_field="tags", label_unit="word", row_length=32, workers=1)
+    data = DataConfig(text_field="tokens", label_field="tags", row_length=32, workers=1)
     return run_on_records(home, "tagger", TokenClassification(dropout=0.0), data, make, steps=30)
 
 
@@ -153,9 +153,7 @@ def chooser(home: Path) -> Trained:
         right = int(random.integers(len(rivers)))
         return {"context": f"the {rivers[right]}", "choices": [f"a {river}" for river in rivers], "label": right}
 
-    data = DataConfig(
-        text_field="context", pair_field="choices", label_field="label", label_unit="choice", row_length=32, workers=1
-    )
+    data = DataConfig(text_field="context", pair_field="choices", label_field="label", row_length=32, workers=1)
     return run_on_records(home, "chooser", MultipleChoice(dropout=0.0), data, make, steps=160, rate=4e-3)
 
 
@@ -173,7 +171,7 @@ def reader(home: Path) -> Trained:
         }
 
     data = DataConfig(
-        text_field="question", pair_field="context", label_field="answers", label_unit="span", row_length=32,
+        text_field="question", pair_field="context", label_field="answers", row_length=32,
         overlap=4, workers=1,
     )  # fmt: skip
     return run_on_records(home, "reader", QuestionAnswering(), data, make, steps=0)
