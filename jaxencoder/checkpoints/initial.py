@@ -17,7 +17,7 @@ from jaxencoder.checkpoints.kind import kind_of
 from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, read_params, saved_config
 from jaxencoder.checkpoints.sentence_transformers import encoder_folder
 from jaxencoder.checkpoints.transformers import open_transformers
-from jaxencoder.config import AnyObjective, RunConfig, check_positions
+from jaxencoder.config import RunConfig, check_positions
 from jaxencoder.families import classifier
 from jaxencoder.families.published import Published
 from jaxencoder.families.shapes import parameter_shapes

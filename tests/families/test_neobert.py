@@ -149,7 +149,7 @@ def same_when_written(loaded: Any, tmp_path: Path) -> dict[str, Any]:
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value, err_msg=name)
     again = open_transformers(tmp_path / "ours")
-    assert again.config.model == found.config.model and again.published.heads == found.published.heads
+    assert again.config.model == loaded.config.model and again.published.heads == loaded.published.heads
     return again.published.settings
 
 

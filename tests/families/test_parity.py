@@ -57,7 +57,7 @@ def test_gradients_equal_torchs(family: str, chosen: bool, tmp_path: Path) -> No
     grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
     expected = {name: grad.numpy() for name, grad in grads.items()}
 
-    found = open_transformers(saved(model, tmp_path))
+    loaded = open_transformers(saved(model, tmp_path))
     T = batch["input_ids"].shape[1]
     rows = {
         "token_ids": jnp.asarray(batch["input_ids"]),
@@ -73,13 +73,13 @@ def test_gradients_equal_torchs(family: str, chosen: bool, tmp_path: Path) -> No
     @jax.jit
     @jax.grad
     def gradient(params):
-        return (outputs(found.config.model, compute, (), params, rows)["mlm_logits"] * weights).sum()
+        return (outputs(loaded.config.model, compute, (), params, rows)["mlm_logits"] * weights).sum()
 
-    family_ = found.published.family
-    table = [*family_.encoder(found.config.model), *family_.mlm_head(found.config.model)]
-    if not found.config.model.tied_output:
+    family_ = loaded.published.family
+    table = [*family_.encoder(loaded.config.model), *family_.mlm_head(loaded.config.model)]
+    if not loaded.config.model.tied_output:
         table.append(Weight(family_.tied, ("mlm_head/table",)))
-    got = to_tensors(table, gradient(found.params), found.config.model)
+    got = to_tensors(table, gradient(loaded.params), loaded.config.model)
     embeddings = next(row.theirs for row in table if row.ours == ("encoder/embeddings/token_embedding",))
     if embeddings not in expected:  # torch names a tied table once
         expected[embeddings] = expected.pop(family_.tied)

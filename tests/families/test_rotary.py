@@ -75,7 +75,7 @@ def test_outputs_equal_transformers(family: str, kind: str, local: bool, tmp_pat
     loaded.save(tmp_path / "ours")
     again = type(model).from_pretrained(tmp_path / "ours", attn_implementation="eager")
     np.testing.assert_allclose(theirs(again, batch(), "ForMaskedLM")["hidden"], expected["hidden"], atol=1e-5)
-    assert open_transformers(tmp_path / "ours", weights=False).config.model == found.config.model
+    assert open_transformers(tmp_path / "ours", weights=False).config.model == loaded.config.model
 
 
 def with_architecture(model: Model, architecture: EncoderConfig) -> Model:
