@@ -19,7 +19,7 @@ from jaxencoder.checkpoints.weights import read_tensors
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, MaskedLM, RunConfig
 from jaxencoder.config_io import save
-from jaxencoder.inference.inspect import inspect
+from jaxencoder.describe.inspect import inspect
 from jaxencoder.parameters import path_of
 from tests.families import peers
 from tests.model.examples import assert_trees_close

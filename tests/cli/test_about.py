@@ -42,7 +42,7 @@ def test_inspect(recipe, capsys):
 
 
 def test_cost(recipe, capsys, monkeypatch):
-    from jaxencoder.inference import cost
+    from jaxencoder.describe import cost
     from jaxencoder.training.program import Program
 
     monkeypatch.setattr(cost, "_compiled", lambda *given: Program(1e6 * given[-1], 0, 0, 2**20))
@@ -54,7 +54,7 @@ def test_cost(recipe, capsys, monkeypatch):
     found = json.loads(capsys.readouterr().out)
     assert [line["length"] for line in found["lines"]] == [64, 128] * 4 and found["lines"][1]["flops_growth"] == 1
     assert main(["cost", recipe, "--backend", "quick"]) == 2
-    assert capsys.readouterr().err.startswith("jaxencoder: backend is 'quick'; choose of auto, dense")
+    assert capsys.readouterr().err.startswith("jaxencoder: backend is 'quick'; give one of auto, dense")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""What rows of some lengths cost a model, with its own attention and with others: compiled, and never run.
+"""Cost of a model for rows of several lengths, with its own attention and with others: compiled but never run.
 
-FLOPs are counted in the traced program and bytes read from the compiled one, as `training.program` says. No array of
-the model's size is ever made: a model that does not fit this machine can be looked at all the same.
+FLOPs are counted in the traced program and memory is read from the compiled one; see `training.program`. No array of
+the model's size is allocated, so that models larger than this machine can be described.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from jaxencoder.checkpoints.description import Kind, PlaceholderVocabulary, describe_model
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
-from jaxencoder.inference.inspect import Bytes, LayerKind, layer_kinds, state_memory
+from jaxencoder.describe.inspect import LayerKind, MemoryUse, layer_kinds, state_memory
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.objectives.objective import Batch, Objective
 from jaxencoder.sharding import ROWS, batch_sharding, make_mesh, shardings
@@ -31,24 +31,23 @@ from jaxencoder.training.program import Program, program
 
 Use = Literal["training", "inference"]
 Attention = Literal["own", "global", "local", "dense"]
-WINDOW = 64  # tokens to either side in ModernBERT's local layers, for models that have none
+WINDOW = 64  # tokens to either side, as in ModernBERT's local layers; for models without local layers
 
 
 @dataclass(frozen=True)
-class Line:
+class CostLine:
     """One program.
 
     Attributes:
-        use: training is the objective's forward and backward pass, without the update (elementwise work, whose memory
-            is `Cost.state`); inference is the encoder's forward pass, without heads.
-        attention: whose.
+        use: training is the objective's forward and backward pass without the update, whose work is elementwise and
+            whose memory is `Cost.state`. Inference is the encoder's forward pass, without heads.
+        attention: the variant.
         length: tokens in a row.
-        layers: its kinds of layers, with their backends.
+        layers: kinds of layers, with their backends.
         flops: of the matrix products of a row; see `training.program.Program`.
-        flops_growth: the exponent of `flops` in the length, from the line before with the same attention; None: there
-            is none before.
-        activations: bytes on one device for all that is neither argument nor result: parameters and gradients are not
-            counted.
+        flops_growth: exponent of `flops` in the length, from the previous line of the same attention; None for its
+            first line.
+        activations: bytes on one device besides arguments and results, thus without parameters and gradients.
         activations_growth: as flops_growth.
     """
 
@@ -68,19 +67,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Cost:
-    """What rows cost.
+    """Cost of a model's rows.
 
     Attributes:
-        name, kind: what was asked for.
+        name, kind: as in Inspection.
         rows: in a batch, on all devices.
         mesh: axis -> devices.
-        device: what it was compiled for.
+        device: kind of device that the programs are compiled for.
         dtype: of activations.
-        windows: of each attention, the pattern of its layers.
-        state: what training holds whatever the length, in float32: parameters, gradients, and the optimiser's.
+        windows: attention variant -> pattern of its layers.
+        state: memory of training that does not depend on the length; see `state_memory`.
         optimizer: its name.
         lines: by use, attention and length.
-        notes: what was not as asked, in words.
+        notes: deviations from the request, one sentence each.
     """
 
     name: str
@@ -90,9 +89,9 @@ class Cost:
     device: str
     dtype: str
     windows: Mapping[str, tuple[int, ...]]
-    state: Mapping[str, Bytes]
+    state: Mapping[str, MemoryUse]
     optimizer: str
-    lines: tuple[Line, ...]
+    lines: tuple[CostLine, ...]
     notes: tuple[str, ...]
 
 
@@ -113,70 +112,47 @@ def cost(
     backend: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Cost:
-    """Compile a model's training and inference for rows of some lengths.
+    """Compile a model's training and inference for rows of several lengths.
 
     A run and a recipe train with their own objective, a published model as a masked language model. Each row is one
     document.
 
     Args:
-        target: as of `inspect`.
+        target: as for `inspect`.
         lengths: tokens in a row.
         rows: in a batch, over all devices; None: one for each share of the rows.
-        mesh: devices on each axis, which must be there (as `pretend_devices` makes them); 1 where not given.
-        attention: which to compare: the model's own, all its layers global, all local, and its own pattern with the
-            backend that holds all scores.
-        window: of the local one; None: the model's narrowest, or 64.
-        backend: of attention, but for `dense`; None: the run's or recipe's.
+        mesh: devices on each axis, which must exist (see `pretend_devices`); axes left out have 1.
+        attention: variants to compare: the model's own layers, all layers global, all layers local, and its own layers
+            with the backend that holds all scores in memory.
+        window: of the local variant; None: the model's narrowest, or 64.
+        backend: of attention, except for `dense`; None: that of the run or recipe.
         overrides: command-line words for a recipe.
 
     Raises:
-        ValueError: what `describe_model` raises, a setting that no model has, or a mesh that does not fit.
+        ValueError: as `describe_model`, an unknown setting, or rows that the mesh does not divide.
         OSError: a file is missing or cannot be read.
     """
-    found = describe_model(str(target), overrides, "cost")
+    described = describe_model(str(target), overrides, "cost")
     lengths = sorted(set(lengths))
-    if not lengths or lengths[0] < 1:
-        raise ValueError(f"lengths are {lengths}; give one or more, each at least 1 token")
-    if window is not None and window < 1:
-        raise ValueError(f"window is {window}; give how many tokens to either side, at least 1")
-    backends = get_args(typing.get_type_hints(ComputeConfig)["attention"])
-    if backend is not None and backend not in backends:
-        raise ValueError(f"backend is {backend!r}; choose of {', '.join(backends)}")
+    _check(lengths, window, backend)
     devices = _mesh(dict(mesh or {}))
-    shares = math.prod(devices.shape[axis] for axis in ROWS)
-    rows = shares if rows is None else rows
-    if rows < 1 or rows % shares:
-        raise ValueError(f"{rows} row(s) do not divide into the {shares} share(s) of the mesh; change one of them")
-    if odd := [length for length in lengths if length % devices.shape["context"]]:
-        raise ValueError(
-            f"rows of {odd[0]} tokens do not divide into {devices.shape['context']} parts of context; take multiples"
-        )
-    config, notes = found.config, list(found.notes)
+    rows = _rows(rows, lengths, devices)
+    config, notes = described.config, list(described.notes)
     if config.model.positions == "learned" and lengths[-1] > config.model.max_length:
         notes.append(
-            f"the model has {config.model.max_length} positions; it is taken to have {lengths[-1]}, as it would need"
+            f"the model has {config.model.max_length} positions; its cost is that of one with {lengths[-1]} positions"
         )
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, max_length=lengths[-1]))
     if backend is not None:
         config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, attention=backend))
-    if found.family is not None:
+    if described.family is not None:
         notes.append("a published model is trained as a masked language model here")
     variants = list(_variants(config, attention, window, notes))
-    compiled = functools.cache(functools.partial(_compiled, config, devices, rows))
-    lines: list[Line] = []
-    every = list(itertools.product(get_args(Use), variants, lengths))
-    for use, variant, length in tqdm(every, "compiling", leave=False, disable=None):
-        kinds = layer_kinds(variant.model, variant.compute, length, train=use == "training")
-        # Where `auto` comes to dense for every layer, so that what is the same is compiled once.
-        dense = {kind.backend for kind in kinds} == {"dense"}
-        compute = dataclasses.replace(variant.compute, attention="dense") if dense else variant.compute
-        made = compiled(use, variant.model, compute, length)
-        line = Line(use, variant.name, length, kinds, made.flops / rows, None, made.temporaries, None)
-        lines.append(line if length == lengths[0] else _after(line, lines[-1]))
+    lines = _lines(config, devices, rows, variants, lengths)
     shapes = jax.eval_shape(_objective(config, config.model, config.compute).init, jax.random.key(0))
     return Cost(
         name=str(target),
-        kind=found.kind,
+        kind=described.kind,
         rows=rows,
         mesh=dict(devices.shape),
         device=devices.devices.flat[0].device_kind,
@@ -189,8 +165,46 @@ def cost(
     )
 
 
+def _check(lengths: Sequence[int], window: int | None, backend: str | None) -> None:
+    if not lengths or lengths[0] < 1:
+        raise ValueError(f"lengths are {lengths}; give one or more, each at least 1 token")
+    if window is not None and window < 1:
+        raise ValueError(f"window is {window}; give the tokens to either side, at least 1")
+    backends = get_args(typing.get_type_hints(ComputeConfig)["attention"])
+    if backend is not None and backend not in backends:
+        raise ValueError(f"backend is {backend!r}; give one of {', '.join(backends)}")
+
+
+def _rows(rows: int | None, lengths: Sequence[int], mesh: Mesh) -> int:
+    """Rows of a batch; ValueError for rows or lengths that the mesh does not divide."""
+    shares, parts = math.prod(mesh.shape[axis] for axis in ROWS), mesh.shape["context"]
+    rows = shares if rows is None else rows
+    if rows < 1 or rows % shares:
+        raise ValueError(f"{rows} row(s) do not divide into the {shares} share(s) of the mesh; change one of them")
+    if odd := [length for length in lengths if length % parts]:
+        raise ValueError(f"rows of {odd[0]} tokens do not divide into {parts} parts of context; give multiples")
+    return rows
+
+
+def _lines(
+    config: RunConfig, mesh: Mesh, rows: int, variants: Sequence[_Variant], lengths: Sequence[int]
+) -> list[CostLine]:
+    compiled = functools.cache(functools.partial(_compiled, config, mesh, rows))
+    lines: list[CostLine] = []
+    combinations = list(itertools.product(get_args(Use), variants, lengths))
+    for use, variant, length in tqdm(combinations, "compiling", leave=False, disable=None):
+        kinds = layer_kinds(variant.model, variant.compute, length, train=use == "training")
+        # Where `auto` chooses dense for every layer, name it so that equal programs are compiled once.
+        dense = {kind.backend for kind in kinds} == {"dense"}
+        compute = dataclasses.replace(variant.compute, attention="dense") if dense else variant.compute
+        made = compiled(use, variant.model, compute, length)
+        line = CostLine(use, variant.name, length, kinds, made.flops / rows, None, made.temporaries, None)
+        lines.append(line if length == lengths[0] else _with_growth(line, lines[-1]))
+    return lines
+
+
 def pretend_devices(number: int) -> None:
-    """Let a CPU pass for so many devices; before jax has started, and without effect where XLA_FLAGS says how many."""
+    """Make a CPU act as this many devices. Call before jax starts; XLA_FLAGS takes precedence."""
     if number > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", number)
 
@@ -203,8 +217,8 @@ def _mesh(axes: dict[str, int]) -> Mesh:
     number = math.prod(sizes.values())
     if number > len(jax.devices()):
         raise ValueError(
-            f"a mesh of {number} devices does not fit the {len(jax.devices())} that are here; take fewer, or "
-            "JAX_PLATFORMS=cpu, where devices are pretended"
+            f"a mesh of {number} devices does not fit the {len(jax.devices())} of this machine; use fewer, or set "
+            "JAX_PLATFORMS=cpu, where devices are simulated"
         )
     return make_mesh(config, jax.devices()[:number])
 
@@ -212,27 +226,27 @@ def _mesh(axes: dict[str, int]) -> Mesh:
 def _variants(
     config: RunConfig, names: Sequence[Attention], window: int | None, notes: list[str]
 ) -> Iterator[_Variant]:
-    """Those that the model can have; notes say why others are left out."""
+    """Yield the variants of a model, without duplicates; adds a note for each variant left out."""
     model, compute = config.model, config.compute
     windows = {"global": 0, "local": window or min(filter(None, model.windows), default=WINDOW)}
     seen: dict[tuple[EncoderConfig, ComputeConfig], str] = {}
     for name in dict.fromkeys(names):
-        other, how = model, compute
+        variant = _Variant(name, model, compute)
         if name in windows:
-            lost = {"global_tokens": False} if name == "global" else {}
-            other = dataclasses.replace(model, windows=(windows[name],), **lost)
+            changes = {"global_tokens": False} if name == "global" else {}
+            variant = variant._replace(model=dataclasses.replace(model, windows=(windows[name],), **changes))
         elif name == "dense":
-            how = dataclasses.replace(compute, attention="dense")
+            variant = variant._replace(compute=dataclasses.replace(compute, attention="dense"))
         elif name != "own":
-            raise ValueError(f"attention is {name!r}; choose of {', '.join(get_args(Attention))}")
-        if (same := seen.setdefault((_pattern(other), how), name)) != name:
-            notes.append(f"{name} is left out: it is what {same} is")
+            raise ValueError(f"attention is {name!r}; give one of {', '.join(get_args(Attention))}")
+        if (first := seen.setdefault((_pattern(variant.model), variant.compute), name)) != name:
+            notes.append(f"{name} is left out: it equals {first}")
             continue
-        yield _Variant(name, other, how)
+        yield variant
 
 
 def _pattern(model: EncoderConfig) -> EncoderConfig:
-    """With the shortest pattern that gives the same layers, so that models are equal when all their layers are."""
+    """The model with the shortest equal pattern of windows, so that models with equal layers compare equal."""
     return dataclasses.replace(model, windows=model.windows[:1]) if len(set(model.windows)) == 1 else model
 
 
@@ -242,8 +256,8 @@ def _compiled(
     objective = _objective(config, model, compute)
     params = jax.eval_shape(objective.init, jax.random.key(0))
     batch = _batch(config, rows, length)
-    everywhere, places = NamedSharding(mesh, PartitionSpec()), shardings(params, mesh)
-    places_of_rows = {
+    replicated, param_shardings = NamedSharding(mesh, PartitionSpec()), shardings(params, mesh)
+    row_shardings = {
         name: batch_sharding(mesh, 2 if x.ndim == 2 and x.shape[1] == length else 1) for name, x in batch.items()
     }
     with jax.set_mesh(mesh):
@@ -254,29 +268,28 @@ def _compiled(
                 inputs = (batch[name] for name in ("token_ids", "segment_ids", "positions"))
                 return encoder.apply({"params": params["encoder"]}, *inputs)
 
-            return program(jax.jit(forward, in_shardings=(places, places_of_rows)), params, batch)
+            return program(jax.jit(forward, in_shardings=(param_shardings, row_shardings)), params, batch)
 
-        def differentiated(params, batch, key):
+        def loss_and_gradients(params, batch, key):
             return jax.value_and_grad(objective.loss, has_aux=True)(params, batch, key, True)
 
         step = jax.jit(
-            differentiated,
-            in_shardings=(places, places_of_rows, everywhere),
-            out_shardings=((everywhere, everywhere), places),
+            loss_and_gradients,
+            in_shardings=(param_shardings, row_shardings, replicated),
+            out_shardings=((replicated, replicated), param_shardings),
         )
         return program(step, params, batch, jax.eval_shape(jax.random.key, 0))
 
 
 def _objective(config: RunConfig, model: EncoderConfig, compute: ComputeConfig) -> Objective:
-    """As `training.loop` builds it."""
+    """The objective as `training.loop` builds it."""
     built = dataclasses.replace(config, model=model, compute=compute).build(PlaceholderVocabulary(model.vocab_size))
-    return (
-        stop_frozen_gradients(built, trainable_mask(config.trainable_patterns)) if config.trainable_patterns else built
-    )
+    patterns = config.trainable_patterns
+    return stop_frozen_gradients(built, trainable_mask(patterns)) if patterns else built
 
 
 def _batch(config: RunConfig, rows: int, length: int) -> Batch:
-    """The shapes of rows of one document each, with whatever an objective may look for."""
+    """Shapes of rows of one document each, with the arrays of every objective."""
     tokens = ("token_ids", "segment_ids", "positions", "token_labels")
     batch = {name: jax.ShapeDtypeStruct((rows, length), jnp.int32) for name in tokens}
     batch["row_ids"] = jax.ShapeDtypeStruct((rows,), jnp.uint32)
@@ -288,8 +301,8 @@ def _batch(config: RunConfig, rows: int, length: int) -> Batch:
     return batch
 
 
-def _after(line: Line, before: Line) -> Line:
-    """With the exponents of its growth."""
+def _with_growth(line: CostLine, before: CostLine) -> CostLine:
+    """The line with its exponents of growth."""
 
     def growth(name: str) -> float:
         now, then = getattr(line, name), getattr(before, name)
