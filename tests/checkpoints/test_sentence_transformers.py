@@ -131,7 +131,11 @@ def test_damaged_dense(tmp_path: Path, config, weights, message) -> None:
         ("config_sentence_transformers.json", {"default_prompt_name": "q"}, "'q', but its prompts are none"),
         ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim 0; an integer"),
         ("config_sentence_transformers.json", {"similarity_fn_name": 1}, "similarity_fn_name 1"),
-        ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "is of a SparseEncoder; only SentenceTransformer"),
+        (
+            "config_sentence_transformers.json",
+            {"model_type": "SparseEncoder"},
+            "is of a SparseEncoder; only SentenceTransformer",
+        ),
         ("sentence_bert_config.json", {"max_seq_length": "77"}, "maximal length of '77'; an integer"),
         ("sentence_bert_config.json", {"max_seq_length": 2}, "maximal length of 2; at least 3"),
         ("sentence_bert_config.json", {"do_lower_case": 1}, "do_lower_case 1; true or false"),

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.special
-from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.tasks.predict import predict
 
 from jaxencoder.api import load
 from jaxencoder.cli.main import main
+from jaxencoder.evaluation.evaluate import evaluate
+from jaxencoder.inference.predict import predict
 from jaxencoder.tasks.question_answering.predict import answer_questions
 from jaxencoder.tasks.token_classification.predict import tag_words
 from jaxencoder.text.sources import read
