@@ -52,12 +52,7 @@ class Adapter(NamedTuple):
 
 
 def trained_adapter(run: Path, step: Step = "latest") -> Adapter:
-    """Read the adapter of a run.
-
-    Raises:
-        ValueError: the run did not start from a model, or trained all of the encoder; see also `read_params`.
-        OSError: the run cannot be read.
-    """
+    """Read the adapter of a run; ValueError if it did not start from a model, or trained all of the encoder."""
     if kind_of(run) != "run":
         raise ValueError(f"{run} is not a run, so it has no trained adapter")
     config = saved_config(run)
@@ -77,11 +72,7 @@ def trained_adapter(run: Path, step: Step = "latest") -> Adapter:
 
 
 def read_adapter(folder: Path, base: Checkpoint) -> Adapter:
-    """Read a folder of `write_adapter`.
-
-    Raises:
-        ValueError: the base is another model, or the folder is damaged.
-    """
+    """Read a folder of `write_adapter`; ValueError for another base, or a damaged folder."""
     config = saved_config(folder)
     arrays, metadata = read_tensors(folder / ADAPTER_FILE)
     _check_architecture(config.model, base.config.model, folder, config.init_from)
