@@ -158,7 +158,7 @@ def test_a_run_with_them(pretrained: Path, labelled: RunConfig, tmp_path: Path, 
     model = open_model(tmp_path / "tuned")
     assert model.config.model.bottleneck == 3
     with pytest.raises(ValueError, match="no published family has bottleneck adapters"):
-        convert(tmp_path / "tuned", tmp_path / "hf", "hf")
+        convert(tmp_path / "tuned", tmp_path / "hf", "transformers")
     convert(tmp_path / "tuned", tmp_path / "whole", "run")
     started = initial_params(str(tmp_path / "whole"), jax.tree.map(np.zeros_like, model.params), Classification())
     assert_trees_close(started, model.params, 0)

@@ -34,7 +34,7 @@ def folder(model: Model, tmp_path_factory) -> Path:
 def converted(folder: Path, tmp_path_factory) -> Path:
     """The run as a folder of transformers, and that as a run again."""
     home = tmp_path_factory.mktemp("converted")
-    assert main(["convert", str(folder), str(home / "hf"), "--to", "hf"]) == 0
+    assert main(["convert", str(folder), str(home / "hf"), "--to", "transformers"]) == 0
     assert main(["convert", str(home / "hf"), str(home / "run"), "--to", "run"]) == 0
     return home
 
@@ -108,7 +108,7 @@ def test_sentence_transformers_gives_a_runs_vectors(folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("to", "message"), [("onnx", "format 'onnx' is unknown"), ("hf", "exists already; name a new folder")]
+    ("to", "message"), [("onnx", "format 'onnx' is unknown"), ("transformers", "exists already; name a new folder")]
 )
 def test_one_clear_sentence(folder: Path, to: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -33,7 +33,7 @@ def converted(classifier, labeller, tagger, reader, regressor, tmp_path_factory)
     home = tmp_path_factory.mktemp("hf")
     runs = {"classifier": classifier, "labeller": labeller, "tagger": tagger, "reader": reader, "regressor": regressor}
     for name, run in runs.items():
-        assert main(["convert", str(run.folder), str(home / name), "--to", "hf"]) == 0
+        assert main(["convert", str(run.folder), str(home / name), "--to", "transformers"]) == 0
     return {name: (run.folder, home / name) for name, run in runs.items()}
 
 
