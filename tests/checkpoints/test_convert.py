@@ -11,7 +11,7 @@ from jaxencoder.api import Model
 from jaxencoder.checkpoints.convert import convert
 from jaxencoder.checkpoints.initial import initial_params, open_initial_model
 from jaxencoder.checkpoints.orbax import CheckpointManager
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.config_io import save
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from tests.inference.published import published

@@ -12,7 +12,7 @@ from jaxencoder.api import Model
 from jaxencoder.checkpoints.extend import extend, extended
 from jaxencoder.checkpoints.initial import initial_params, open_initial_model, with_architecture
 from jaxencoder.checkpoints.run import write_run
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.config import RunConfig
 from jaxencoder.training.config import Phase, TrainingConfig
 from tests.inference.published import published, torch_outputs
