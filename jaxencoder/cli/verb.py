@@ -33,6 +33,7 @@ def default_is(text: str, metavar: str | None = None) -> Any:
 BatchTokens = Annotated[int | None, default_is("1024 on a CPU, else 8192", "N")]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Verb:
     """A command: a dataclass of options whose docstring is its help."""
 

@@ -11,7 +11,7 @@ import pytest
 
 import jaxencoder
 from jaxencoder.checkpoints.orbax import restore_step
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.config import EncoderConfig, MaskedLM, Masking, RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.evaluation.evaluate import evaluate

@@ -11,7 +11,7 @@ import pytest
 
 from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import restore_step
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load, save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
