@@ -53,6 +53,9 @@ ORDER = [
     "__main__",
 ]
 
+# Tasks whose encoding runs in worker processes, which must start fast.
+WITH_DATA = [path.parent.name for path in sorted(PACKAGE.glob("tasks/*/data.py"))]
+
 # Library -> the files that may import it.
 HOMES = {
     "flax": ("model/*", "objectives/*", "tasks/*", "adapters/*"),
@@ -187,6 +190,7 @@ def test_every_folder_is_a_package():
         ("import jaxencoder", {"jax", "numpy", "flax", "tyro"}),
         ("import jaxencoder.cli.main", {"jax", "numpy", "flax"}),
         ("import jaxencoder.text.config, jaxencoder.settings", {"jax", "flax"}),
+        *((f"import jaxencoder.tasks.{task}.data", {"jax", "flax"}) for task in WITH_DATA),
     ],
 )
 def test_import_stays_light(statement, absent):
