@@ -47,7 +47,7 @@ import torch
 import transformers
 from train_step import Side, line, machine, measure  # sets JAX_PLATFORMS
 
-from jaxencoder.checkpoints.transformers import read_model
+from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.inputs import AttentionOptions
 from jaxencoder.kernels.relative import RelativeTerms
@@ -161,9 +161,9 @@ def random_ids(rows: int, length: int) -> np.ndarray:
 
 def our_step(folder: str, rows: int, length: int, backend: str) -> tuple[Callable, tuple]:
     """The jitted gradients, and their arguments but for the key."""
-    loaded = read_model(folder)
-    encoder = Encoder(loaded.config, ComputeConfig(dtype="float32", attention=backend))
-    train = bool(loaded.config.dropout)
+    loaded = open_transformers(folder)
+    encoder = Encoder(loaded.config.model, ComputeConfig(dtype="float32", attention=backend))
+    train = bool(loaded.config.model.dropout)
 
     def loss(params, ids, weights, key):
         inputs = ids, jnp.ones_like(ids), jnp.broadcast_to(jnp.arange(length), ids.shape)
@@ -210,8 +210,8 @@ def check(folder: str, length: int, implementation: str, backend: str) -> float:
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation=implementation).eval()
     with torch.no_grad():
         expected = model(input_ids=torch.from_numpy(ids)).last_hidden_state.numpy()
-    loaded = read_model(folder)
-    encoder = Encoder(loaded.config, ComputeConfig(dtype="float32", attention=backend))
+    loaded = open_transformers(folder)
+    encoder = Encoder(loaded.config.model, ComputeConfig(dtype="float32", attention=backend))
     ids = jnp.asarray(ids, jnp.int32)
     positions = jnp.arange(length)[None]
     found = jax.jit(encoder.apply)({"params": loaded.params["encoder"]}, ids, jnp.ones_like(ids), positions)

@@ -7,7 +7,7 @@ import pytest
 
 import jaxencoder
 from jaxencoder.checkpoints.initial import open_initial_model
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import to_json
 

@@ -10,9 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from jaxencoder.checkpoints.checkpoint import Checkpoint
-from jaxencoder.checkpoints.json_files import flag, positive
 from jaxencoder.checkpoints.kind import MODULES_FILE
-from jaxencoder.checkpoints.sentence_modules import CONFIG_FILE, KINDS, read_module, write_module
+from jaxencoder.checkpoints.sentence_modules import CONFIG_FILE, KINDS, flag, positive, read_module, write_module
 from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.files import read_json, write_json
 from jaxencoder.model.sentence import Normalize, SentenceConfig

@@ -16,7 +16,7 @@ from jaxencoder.checkpoints.adapter import fingerprint
 from jaxencoder.checkpoints.initial import open_initial_model
 from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.checkpoints.weights import read_tensors
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.config import Classification, MaskedLM, RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.describe.inspect import inspect

@@ -11,7 +11,7 @@ from jaxencoder.api import Model
 from jaxencoder.checkpoints.convert import convert
 from jaxencoder.checkpoints.initial import initial_params, open_initial_model
 from jaxencoder.checkpoints.orbax import CheckpointManager
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.config_io import save
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from tests.inference.published import published
@@ -86,7 +86,7 @@ def test_a_published_classifier_as_a_run_says_what_it_loses(tokenizer: Tokenizer
         caplog.clear()
         published("bert", kind, tokenizer, tmp_path / kind)
         convert(tmp_path / kind, tmp_path / f"{kind} run", "run")
-        assert ("sequence_head cannot be used there" in caplog.text) == (kind == "ForSequenceClassification")
+        assert ("it cannot use sequence_head" in caplog.text) == (kind == "ForSequenceClassification")
 
 
 def test_transformers_gives_the_same_ids(folder: Path, converted: Path) -> None:

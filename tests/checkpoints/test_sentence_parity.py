@@ -14,7 +14,7 @@ import pytest
 import jaxencoder
 from jaxencoder.api import Model
 from jaxencoder.checkpoints.weights import open_weights
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.model.sentence import Dense, LayerNorm, Normalize, SentenceConfig
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer

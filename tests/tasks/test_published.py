@@ -9,7 +9,7 @@ import pytest
 import scipy.special
 
 from jaxencoder.api import load
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.inference.predict import predict
 from jaxencoder.tasks.question_answering.predict import answer_questions
