@@ -143,7 +143,7 @@ CHILD = """
         return result
 
     setattr(owner, name, hook)
-    from jaxencoder.cli import main
+    from jaxencoder.cli.main import main
     sys.exit(main(["train", target, "--run-dir", run_dir, *sys.argv[5:]]))
 """
 
