@@ -189,7 +189,9 @@ class Model(OpenedModel):
         """
         return opening.with_adapter(self, folder)
 
-    def save(self, folder: str | Path, format: Literal["transformers", "sentence-transformers"] = "transformers") -> None:
+    def save(
+        self, folder: str | Path, format: Literal["transformers", "sentence-transformers"] = "transformers"
+    ) -> None:
         """Write a folder that transformers loads: config.json, model.safetensors and the tokenizer.
 
         A fine-tuned run is written as transformers' class for its task, with the names of its labels. A head that this

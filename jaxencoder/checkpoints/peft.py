@@ -106,5 +106,7 @@ def _base(config: RunConfig) -> tuple[Published, str]:
         encoder, published = origin
         return published, config.init_from if encoder == folder else str(encoder)
     family = family_of(config.model)
-    log.warning("transformers cannot load %s itself: convert it with --to transformers, and name that folder", config.init_from)
+    log.warning(
+        "transformers cannot load %s itself: convert it with --to transformers, and name that folder", config.init_from
+    )
     return Published(family, family.settings(config.model), {}), config.init_from
