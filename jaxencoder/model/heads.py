@@ -1,5 +1,6 @@
 """Heads on the encoder: masked language model, pooling of documents, published heads and the classifier."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.model.config import Activation, EncoderConfig
-from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm, init_table
+from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm, apply, init_table
 
 Pooling = Literal["cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken"]
 
@@ -37,7 +38,7 @@ class MlmHead(nn.Module):
         return x, self.param("bias", nn.initializers.zeros, (c.vocab_size,))
 
 
-def output_table(params: dict[str, Any]) -> jax.Array:
+def output_table(params: Mapping[str, Any]) -> jax.Array:
     """The output table [V, E]: its products with the vectors of `MlmHead` are the tokens' scores."""
     head = params["mlm_head"]
     return head["table"] if "table" in head else params["encoder"]["embeddings"]["token_embedding"]
@@ -86,6 +87,8 @@ def pool(
         index = member.argmax(-1) if method == "cls" else member.shape[-1] - 1 - member[..., ::-1].argmax(-1)
         return jnp.where(is_document, jnp.take_along_axis(hidden, index[..., None], axis=1), 0)
     if method == "learned":
+        if query is None:
+            raise ValueError("Learned pooling needs a query vector; give the one of the trained head.")
         scores = (hidden @ query)[:, None, :]  # [B, 1, T]
         weights = jnp.where(is_document, jax.nn.softmax(jnp.where(member, scores, -1e30), axis=-1), 0)
     else:
@@ -154,7 +157,7 @@ class Head(nn.Module):
 def apply_heads(
     encoder: EncoderConfig,
     heads: tuple[tuple[str, HeadConfig], ...],
-    params: dict[str, Any],
+    params: Mapping[str, Any],
     hidden: jax.Array,
     segment_ids: jax.Array,
     documents: int,
@@ -177,7 +180,7 @@ def apply_heads(
             x = hidden
         else:
             x = pool(hidden, segment_ids, documents, head.inputs)
-        y = Head(encoder, head).apply({"params": params[name]}, x.astype(hidden.dtype))
+        y = apply(Head(encoder, head), params[name], x.astype(hidden.dtype))
         out[name] = pool(y, segment_ids, documents, "mean") if head.pool_after_transform else y
     return out
 
