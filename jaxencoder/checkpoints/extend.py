@@ -26,7 +26,7 @@ from jaxencoder.objectives.objective import Params
 
 M = TypeVar("M", bound=Checkpoint)
 Method = Literal["interpolate", "tile", "linear", "ntk", "dynamic", "yarn", "none"]
-Written = Literal["hf", "sentence-transformers", "run"]
+Written = Literal["transformers", "sentence-transformers", "run"]
 
 _TABLES = {"interpolate": interpolate_positions, "tile": repeat_positions}
 _LIKE_LONGFORMER = (ROBERTA, XLM_ROBERTA, CAMEMBERT)  # families with Longformer's heads and padding id
@@ -61,7 +61,7 @@ def extend(
     if model.published is None:
         write_run(model, folder)
         return "run"
-    format = "hf" if model.sentence == SentenceConfig() else "sentence-transformers"
+    format = "transformers" if model.sentence == SentenceConfig() else "sentence-transformers"
     save(model, folder, format)
     return format
 
