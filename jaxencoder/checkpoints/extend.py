@@ -48,12 +48,7 @@ def extend(
         folder: the folder to write; empty or missing.
 
     Returns:
-        The format: that of the source if it is published and a family can hold the new architecture, else a run. `load`
-        and `init_from` take all of them.
-
-    Raises:
-        ValueError: see `extended`; a folder that is not empty; a run without a tokenizer.
-        OSError: the source cannot be read, or the folder cannot be written.
+        The format: that of the source if it is published and a family can hold the new architecture, else a run.
     """
     folder = Path(folder)
     check_new(folder)

@@ -271,7 +271,7 @@ def test_a_run_becomes_a_folder(encoder, tmp_path: Path) -> None:
     assert not (tmp_path / "learned").exists()
     with pytest.raises(ValueError, match=r"holds a modules\.json, which would stay"):
         model.save(tmp_path / "cls")
-    with pytest.raises(ValueError, match="format is 'onnx'; give hf or sentence-transformers"):
+    with pytest.raises(ValueError, match="format is 'onnx'; give transformers or sentence-transformers"):
         model.save(tmp_path / "onnx", format="onnx")
 
 
