@@ -11,8 +11,7 @@ from jaxencoder.api import load
 from jaxencoder.evaluation import evaluate as module
 from jaxencoder.evaluation.evaluate import data_name, evaluate, evaluate_task
 from jaxencoder.evaluation.tables import summary
-
-from .conftest import write_data
+from tests.tasks.conftest import write_data
 
 
 def results(folder) -> dict:
