@@ -1,7 +1,6 @@
 """A readable report of what a classifier or regressor was measured to do: Markdown, drawings, and each prediction."""
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ import scipy.special
 from jaxencoder.config import RunConfig
 from jaxencoder.evaluation import plots
 from jaxencoder.evaluation.calibration import reliability
+from jaxencoder.evaluation.tables import one_line
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.tasks.classification.classify import classified
 from jaxencoder.tasks.classification.multi_label import as_decisions
@@ -22,7 +22,6 @@ from jaxencoder.text.sources import Record
 
 PREDICTIONS_FILE = "predictions.jsonl"
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _WRONG = 10  # examples that are shown
 _TEXT = 160  # characters of a text that are shown
 _CONFUSIONS = 15  # pairs of classes that are listed
@@ -190,11 +189,6 @@ def _wrong(found: Predictions, text_field: str, pair_field: str) -> Iterable[str
             rows.append((*row, text))
     yield from ("", f"## {title}", "")
     yield from _table(head, rows) if rows else ("None.",)
-
-
-def one_line(text: str) -> str:
-    """A text as a table has room for it: with a space for line breaks and for all that moves a terminal's cursor."""
-    return " ".join(_CONTROL.sub(" ", text).split())
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:

@@ -126,7 +126,7 @@ def permutation(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = RE
     return float(found.pvalue)
 
 
-def in_words(found: Difference, a: str, b: str) -> str:
+def describe_difference(found: Difference, a: str, b: str) -> str:
     """One sentence."""
     name, points = found.metric.replace("_", " "), 100 * found.difference
     numbers = f"{points:+.2f} points, 95% interval {100 * found.low:+.2f} to {100 * found.high:+.2f}, p = {found.p:.3g}"

@@ -4,7 +4,7 @@ import scipy.stats
 from sklearn import metrics
 
 from jaxencoder.evaluation import significance
-from jaxencoder.evaluation.significance import compare_classes, compare_values, in_words, mcnemar, permutation
+from jaxencoder.evaluation.significance import compare_classes, compare_values, describe_difference, mcnemar, permutation
 
 
 def predicted(labels: np.ndarray, accuracy: float, classes: int, seed: int) -> np.ndarray:
@@ -136,6 +136,6 @@ def test_neither_memory_nor_the_seed_decides(monkeypatch):
 def test_in_words():
     labels = np.arange(100) % 2
     found = compare_classes(labels, labels[None] * 0, labels[None], 2)[0]
-    said = in_words(found, "A", "B")
+    said = describe_difference(found, "A", "B")
     assert said.startswith("B has a higher accuracy than A (+50.00 points, 95% interval +") and "McNemar" in said
-    assert in_words(found._replace(p=0.3), "A", "B").startswith("That B and A differ in accuracy may be chance (+50.00")
+    assert describe_difference(found._replace(p=0.3), "A", "B").startswith("That B and A differ in accuracy may be chance (+50.00")
