@@ -35,7 +35,7 @@ from train_step import DATA, cpu_seconds, line, machine  # sets JAX_PLATFORMS
 
 import jaxencoder
 from jaxencoder.evaluation.similarity import Fields, read_pairs
-from jaxencoder.tasks.classification.predict import correlations
+from jaxencoder.tasks.classification.metrics import correlations
 from jaxencoder.text.sources import read
 from jaxencoder.training.memory import keep_freed_memory
 

@@ -57,9 +57,8 @@ from train_step import Side, line, machine, measure
 from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.api import Model
 from jaxencoder.config import RunConfig
+from jaxencoder.evaluation.evaluate import evaluate_model
 from jaxencoder.objectives.objective import Params, mean
-from jaxencoder.tasks.classification.objective import Classification
-from jaxencoder.tasks.evaluate import evaluate_classifier, evaluate_words
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.training.memory import keep_freed_memory
 from jaxencoder.training.setup import Setup
@@ -245,9 +244,7 @@ def dev_scores(setup: Setup, params: Params) -> dict[str, float]:
         dense, projection = params["pooler"]["dense"], params["sequence_head"]["output"]
         params = {"encoder": params["encoder"], "classifier": {"dense": dense, "classifier": projection}}
     model = Model(setup.config, params, setup.tokenizer, compute=setup.config.compute)
-    if isinstance(setup.config.objective, Classification):
-        return evaluate_classifier(model)[0]
-    return evaluate_words(model)
+    return evaluate_model(model).metrics
 
 
 def asked(side: str, name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from train_step import DATA  # sets JAX_PLATFORMS
 
 from jaxencoder.checkpoints.initial import open_initial_model
-from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load
 from jaxencoder.sharding import make_mesh
@@ -114,7 +114,7 @@ def started(config: RunConfig) -> Iterator[Started]:
         with contextlib.redirect_stdout(sys.stderr):
             setup = set_up(config, Path(folder))
             mesh = make_mesh(config.mesh)
-        with jax.set_mesh(mesh), contextlib.closing(Checkpoints(Path(folder) / "checkpoints")) as checkpoints:
+        with jax.set_mesh(mesh), contextlib.closing(CheckpointManager(Path(folder) / "checkpoints")) as checkpoints:
             with contextlib.redirect_stdout(sys.stderr):
                 (update,), state = compile_updates(setup, mesh, checkpoints)
             with contextlib.closing(batches_after(0, setup, mesh, lambda phase: None)) as feed:

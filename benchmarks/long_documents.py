@@ -24,11 +24,11 @@ def measure(tokenizer: Path, what: str, tokens: int) -> None:
 
     from jaxencoder.api import Model
     from jaxencoder.config import RunConfig
-    from jaxencoder.inference.options import WindowConfig
     from jaxencoder.model.config import ComputeConfig, EncoderConfig
     from jaxencoder.objectives.mlm import MaskedLM
     from jaxencoder.text.config import DataConfig
     from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+    from jaxencoder.text.window_config import WindowConfig
 
     words = Tokenizer.load(tokenizer)
     shape = EncoderConfig(

@@ -34,9 +34,7 @@ def get_config() -> RunConfig:
         model=EncoderConfig(dropout=0.1, attention_dropout=0.1),  # the rest comes from --init-from
         compute=ComputeConfig(dtype="float32"),
         objective=MultipleChoice(),
-        data=DataConfig(
-            text_field="context", pair_field="choices", label_field="label", label_unit="choice", row_length=512
-        ),
+        data=DataConfig(text_field="context", pair_field="choices", label_field="label", row_length=512),
         optimizer=OptimizerConfig(
             name="adamw", learning_rate=1e-4, b2=0.999, weight_decay=0.01, schedule="linear", warmup_ratio=0.1
         ),

@@ -35,7 +35,6 @@ def get_config() -> RunConfig:
             text_field="question",
             pair_field="context",
             label_field="answers",
-            label_unit="span",
             row_length=384,
             overlap=128,
         ),

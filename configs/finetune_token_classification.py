@@ -30,7 +30,7 @@ def get_config() -> RunConfig:
         model=EncoderConfig(dropout=0.1, attention_dropout=0.1),  # the rest comes from --init-from
         compute=ComputeConfig(dtype="float32"),
         objective=TokenClassification(),
-        data=DataConfig(text_field="tokens", label_field="ner_tags", label_unit="word", row_length=128),
+        data=DataConfig(text_field="tokens", label_field="ner_tags", row_length=128),
         optimizer=OptimizerConfig(
             name="adamw", learning_rate=2e-4, b2=0.999, weight_decay=0.01, schedule="linear", warmup_ratio=0.1
         ),

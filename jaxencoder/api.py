@@ -14,12 +14,13 @@ from jaxencoder.inference import load as loading
 from jaxencoder.inference import score as scoring
 from jaxencoder.inference.fill_mask import FilledMask
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.options import EmbedOptions, WindowConfig
+from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.score import PseudoLikelihood
 from jaxencoder.inference.tokens import TokenChunk
 from jaxencoder.model.heads import Pooling
 from jaxencoder.tasks.classification import classify
-from jaxencoder.tasks.classification.classify import Classified, Threshold
+from jaxencoder.tasks.classification.classify import Prediction, Threshold
+from jaxencoder.text.window_config import WindowConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,29 +140,23 @@ class Model(OpenedModel):
         windows: WindowConfig | None = None,
         batch_tokens: int | None = None,
         threshold: Threshold | None = None,
-    ) -> list[Classified]:
-        """Classify texts or pairs of texts, with a fine-tuned run or a published classifier.
+    ) -> list[Prediction]:
+        """The prediction of a text classifier for each text, or pair of texts.
 
         Args:
-            texts: any number, any lengths. Those with more tokens than the rows of training are truncated, with one
-                warning, or read in `windows`.
-            pairs: the second text of each pair, for a model of pairs.
-            windows: the probabilities (or values) of a text's windows are pooled; there is no learned pooling. "max"
-                takes the largest probability of each class; for one class per text the result is scaled to sum to 1.
-                Windows of a pair cover the second text. Each contains the first text, which is truncated if it leaves
-                less than a quarter of a row; a stride of at most a quarter of a row therefore always fits.
-            batch_tokens: as for `embed`.
-            threshold: probability from which on a text has a class, for runs with several classes per text; one for
-                all classes, or by name. None: 0.5.
+            texts: any number, any lengths.
+            pairs: the second text of each, for a model of pairs.
+            windows: how to split texts longer than the rows of training; None truncates them, with one warning.
+            batch_tokens: as in `embed`.
+            threshold: with several classes per text, the probability from which a text has a class; see
+                `jaxencoder.tasks.classification.classify.thresholds`.
 
         Returns:
-            For each text (prediction, probability, probabilities by class). For a model of values the prediction is a
-            number, the probability nan and the probabilities empty. For several classes per text the prediction and
-            the probability are lists, the most probable class first.
+            For each text (prediction, probability, probabilities by class). For values the prediction is a number,
+            probability nan and probabilities empty; with several classes per text the first two are lists.
 
         Raises:
-            ValueError: not a list of strings, a model that is no classifier, a stride that skips tokens, or an unknown
-                threshold.
+            ValueError: as `jaxencoder.tasks.classification.classify.classify`.
         """
         return classify.classify(self, texts, pairs, windows, batch_tokens, threshold)
 

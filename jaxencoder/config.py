@@ -11,15 +11,18 @@ from jaxencoder.adapters.lora import LoraConfig, with_lora
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.masking import Masking
 from jaxencoder.objectives.mlm import MaskedLM
-from jaxencoder.objectives.objective import Objective, Vocabulary
+from jaxencoder.objectives.objective import Objective, ObjectiveConfig, Vocabulary
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.sharding import MeshConfig
+from jaxencoder.tasks import table
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.training.config import OptimizerConfig, Phase, TrainingConfig, batch_warmup
+from jaxencoder.text.schema import Schema
+from jaxencoder.training.config import Phase, TrainingConfig, batch_warmup
+from jaxencoder.training.optimizers import OptimizerConfig
 
 __all__ = [
     "Classification",
@@ -42,14 +45,6 @@ __all__ = [
     "batch_warmup",
 ]
 
-AnyObjective = MaskedLM | ReplacedToken | Classification | TokenClassification | QuestionAnswering | MultipleChoice
-# The unit that each supervised objective has labels for, as data.label_unit names it.
-_LABEL_UNITS = {
-    Classification: "text",
-    TokenClassification: "word",
-    QuestionAnswering: "span",
-    MultipleChoice: "choice",
-}
 DEFAULT_STEPS = 1000
 
 
@@ -71,7 +66,7 @@ class RunConfig:
     layers are specialized in pretraining (Zhang et al. 2021, arXiv:2006.05987, section 4)."""
     model: EncoderConfig = field(default_factory=EncoderConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
-    objective: AnyObjective = field(default_factory=MaskedLM)
+    objective: ObjectiveConfig = field(default_factory=MaskedLM)
     adapter: LoraConfig = field(default_factory=LoraConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -109,7 +104,12 @@ class RunConfig:
     @property
     def is_supervised(self) -> bool:
         """Whether the run trains on labeled examples."""
-        return type(self.objective) in _LABEL_UNITS
+        return table.task_of(self.objective) is not None
+
+    @property
+    def schema(self) -> Schema:
+        """Fields and encoding of the records."""
+        return table.schema_of(self.objective)
 
     @property
     def trainable_patterns(self) -> tuple[str, ...]:
@@ -192,14 +192,15 @@ def _check_mesh(config: RunConfig) -> None:
 
 def _check_labels(config: RunConfig) -> None:
     """The data has the labels that the objective needs."""
-    objective, unit = type(config.objective).__name__, _LABEL_UNITS.get(type(config.objective), "text")
     if config.is_supervised and not config.data.label_field:
-        raise ValueError(f"the objective {objective} needs data.label_field: the field that holds the label")
-    if config.data.label_unit != unit:
-        raise ValueError(
-            f"the objective {objective} needs labels for each {unit}, but data.label_unit is "
-            f"{config.data.label_unit!r}; change one of them"
-        )
+        name = type(config.objective).__name__
+        raise ValueError(f"the objective {name} needs data.label_field: the field that holds the label")
+    config.schema.check(config.data)
+
+
+def objectives() -> tuple[type[ObjectiveConfig], ...]:
+    """All objectives: pretraining, and one for each task."""
+    return (MaskedLM, ReplacedToken, *(task.objective for task in table.TASKS))
 
 
 def _total_steps(config: RunConfig) -> int:
@@ -257,7 +258,7 @@ def _phase_config(config: RunConfig, number: int) -> RunConfig:
         raise ValueError(f"phases.{number}: {error}") from None
 
 
-def _phase_objective(objective: AnyObjective, phase: Phase) -> AnyObjective:
+def _phase_objective(objective: ObjectiveConfig, phase: Phase) -> ObjectiveConfig:
     if not phase.rate:
         return objective
     if not objective.masked_loss:

@@ -10,11 +10,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from jaxencoder import __version__, settings
-from jaxencoder.config import AnyObjective, RunConfig
+from jaxencoder.config import RunConfig, objectives
 from jaxencoder.files import read_json, write_atomic
+from jaxencoder.objectives.objective import ObjectiveConfig
 
 CONFIG_FILE = "config.json"
 OLDEST_READABLE = (0, 2)  # the first version whose config.json this version reads
@@ -57,7 +58,7 @@ def override(config: RunConfig, words: Sequence[str], prog: str = "jaxencoder tr
 
 def to_json(config: RunConfig) -> str:
     """The configuration as indented JSON; `from_json` returns an equal value."""
-    return _dumps(settings.to_tree(config, AnyObjective))
+    return _dumps(settings.to_tree(config, ObjectiveConfig, objectives()))
 
 
 def from_json(text: str, where: str = CONFIG_FILE) -> RunConfig:
@@ -70,12 +71,12 @@ def from_json(text: str, where: str = CONFIG_FILE) -> RunConfig:
         tree = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not JSON: {error}") from None
-    return settings.from_tree(tree, RunConfig, AnyObjective, where)
+    return settings.from_tree(tree, RunConfig, ObjectiveConfig, objectives(), where)
 
 
 def save(config: RunConfig, run_dir: str | Path) -> None:
     """Write `run_dir`/config.json atomically, with the version that writes it; the folder must exist."""
-    tree = {"version": __version__} | settings.to_tree(config, AnyObjective)
+    tree = {"version": __version__} | settings.to_tree(config, ObjectiveConfig, objectives())
     write_atomic(Path(run_dir) / CONFIG_FILE, _dumps(tree))
 
 
@@ -91,10 +92,10 @@ def read(path: Path) -> RunConfig:
     numbers = re.match(r"(\d+)\.(\d+)", written_by)
     if numbers is None or tuple(map(int, numbers.groups())) < OLDEST_READABLE:
         raise ValueError(
-            f"{path} was written by jaxencoder {written_by}, whose runs {__version__} cannot read; convert the run with "
-            f"version {written_by} (jaxencoder convert RUN FOLDER --to hf) and use that folder, or train again"
+            f"{path} was written by jaxencoder {written_by}, whose runs {__version__} cannot read; convert the run "
+            f"with version {written_by} (jaxencoder convert RUN FOLDER --to hf), or train again"
         )
-    return settings.from_tree(tree, RunConfig, AnyObjective, str(path))
+    return settings.from_tree(tree, RunConfig, ObjectiveConfig, objectives(), str(path))
 
 
 def recipes() -> dict[str, Path]:
@@ -149,4 +150,6 @@ def _unknown_argument(path: Path, error: TypeError) -> Exception:
 def _sections() -> Iterator[type]:
     yield RunConfig
     for field in dataclasses.fields(RunConfig):
-        yield from (kind for kind in get_args(field.type) or (field.type,) if dataclasses.is_dataclass(kind))
+        if dataclasses.is_dataclass(field.type):
+            yield field.type
+    yield from objectives()

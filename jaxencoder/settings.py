@@ -5,6 +5,8 @@ Every mistake becomes one sentence that names the setting. Imports no jax, so th
 
 import dataclasses
 import difflib
+import functools
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -23,7 +25,7 @@ def apply(settings: T, words: Sequence[str], prog: str) -> T:
     Hyphens and underscores are equivalent. "--help" prints every setting with its current value and exits.
 
     Args:
-        settings: a dataclass; its values are the defaults, and each union keeps its current member.
+        settings: a dataclass; its values are the defaults; a field keeps the class of its value.
         words: command-line words.
         prog: the command that the help names.
 
@@ -78,30 +80,35 @@ def _dotted_names(settings: Any, prefix: str = "") -> list[str]:
     return names
 
 
-def to_tree(value: Any, union: Any) -> dict[str, Any]:
-    """A dataclass as nested dicts, for JSON; a member of the union of dataclasses is named under "type"."""
-    return _converter(union).unstructure(value)
+def to_tree(value: Any, base: type, members: Sequence[type]) -> dict[str, Any]:
+    """A dataclass as nested dicts, for JSON.
+
+    Args:
+        base: annotation of fields that hold one of several dataclasses, whose name is written under "type".
+        members: these dataclasses.
+    """
+    return _converter(base, members).unstructure(value)
 
 
-def from_tree(tree: Any, kind: type[T], union: Any, where: str) -> T:
+def from_tree(tree: Any, kind: type[T], base: type, members: Sequence[type], where: str) -> T:
     """Build a `kind` from nested dicts as of `to_tree`; missing settings take their defaults.
 
     Args:
         tree: what JSON held.
         kind: the dataclass to build.
-        union: as for `to_tree`.
+        base, members: as for `to_tree`.
         where: the file, for messages.
 
     Raises:
         ValueError: a setting is unknown, of the wrong type, or refused by its section; names `where`.
     """
     try:
-        return _converter(union).structure(tree, kind)
+        return _converter(base, members).structure(tree, kind)
     except (ValueError, cattrs.BaseValidationError) as error:
         raise ValueError(f"{where}: {_sentence(error)}") from None
 
 
-def _converter(union: Any) -> cattrs.Converter:
+def _converter(base: type, members: Sequence[type]) -> cattrs.Converter:
     """cattrs without conversions: "3" is no int, 1 is no bool, and unknown keys are errors."""
     converter = cattrs.Converter(forbid_extra_keys=True)
     for kind, accepted in ((bool, bool), (int, int), (float, int | float), (str, str)):
@@ -111,9 +118,14 @@ def _converter(union: Any) -> cattrs.Converter:
         lambda kind: get_origin(kind) is tuple, lambda value, kind: _structure_tuple(converter, value, kind)
     )
     converter.register_structure_hook_factory(dataclasses.is_dataclass, _section_hook)
+    union = functools.reduce(operator.or_, members)
     configure_tagged_union(union, converter, tag_name="type")
-    tagged = converter.get_structure_hook(union)
-    converter.register_structure_hook(union, lambda value, kind: tagged(_checked_type(value, union), kind))
+    converter.register_structure_hook_func(
+        lambda kind: kind is base, lambda value, kind: converter.structure(_checked_type(value, members), union)
+    )
+    converter.register_unstructure_hook_func(
+        lambda kind: kind is base, lambda value: converter.unstructure(value, unstructure_as=union)
+    )
     return converter
 
 
@@ -128,8 +140,8 @@ def _section_hook(kind: type, converter: cattrs.Converter) -> Any:
     return structure_dict
 
 
-def _checked_type(value: Any, union: Any) -> dict[str, Any]:
-    names = [kind.__name__ for kind in get_args(union)]
+def _checked_type(value: Any, members: Sequence[type]) -> dict[str, Any]:
+    names = [kind.__name__ for kind in members]
     if not isinstance(value, dict) or value.get("type") not in names:
         raise ValueError(f"is {value!r}; give an object of settings whose type is one of {', '.join(names)}")
     return value

@@ -19,7 +19,7 @@ DIRECTIONS = {
     "__main__.py": ("cli",),
     "cli/*": ("",),
     "arguments.py": (),
-    "reports.py": ("families", "inference"),
+    "describe/*": ("",),
     "settings.py": ("arguments",),
     "files.py": (),
     "config.py": (
@@ -111,7 +111,7 @@ HOMES = {
     "optax": ("training/*",),
     "safetensors": ("checkpoints/weights.py",),
     "huggingface_hub": ("checkpoints/hub.py",),
-    "rich": ("reports.py",),
+    "rich": ("describe/format.py",),
     "matplotlib": ("evaluation/plots.py",),
 }
 

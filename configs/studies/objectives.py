@@ -41,8 +41,8 @@ from jaxencoder.config import (
     TokenizerConfig,
     TrainingConfig,
 )
+from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.files import write_atomic, write_table
-from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.training.loop import train

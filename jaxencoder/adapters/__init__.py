@@ -1,1 +1,1 @@
-"""Small parameters beside those of a model that stays as it is: merged into it, before it computes."""
+"""Adapters: small trainable parameters for a frozen model, which are merged into it before it computes."""

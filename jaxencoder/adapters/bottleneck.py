@@ -1,20 +1,20 @@
-"""Bottleneck adapters among the parameters: where they stand, and how a model that has none comes by them.
+"""Bottleneck adapters: their trainable parameters, and adding them to a model without any.
 
-Houlsby et al. 2019, arXiv:1902.00751; Pfeiffer et al. 2021, arXiv:2005.00247. The module itself is
-`model.layers.Bottleneck`; `model.bottleneck` asks for it.
+Houlsby et al. 2019, arXiv:1902.00751; Pfeiffer et al. 2021, arXiv:2005.00247. The module is `model.layers.Bottleneck`;
+`model.bottleneck` sets its size.
 """
 
 from jaxencoder.objectives.objective import Params
 
-TRAINABLE = (r"^(?!encoder/)", r"_bottleneck/")  # what learns in an encoder with them: the heads and the adapters
+TRAINABLE = (r"^(?!encoder/)", r"_bottleneck/")  # the heads and the adapters; the rest of the encoder is frozen
 
 
 def add_missing_bottlenecks(params: Params, fresh: Params) -> Params:
-    """Parameters with the adapters of `fresh`, where they have none themselves; all else as it is.
+    """Parameters with the adapters of `fresh` added; existing adapters and all other parameters stay.
 
     Args:
-        params: of an encoder, with or without adapters.
-        fresh: of one with adapters; what else it holds does not matter.
+        params: parameters of an encoder, with or without adapters.
+        fresh: parameters of an encoder with adapters; only the adapters are used.
     """
     result = dict(params)
     for name, part in fresh.items():

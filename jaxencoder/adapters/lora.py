@@ -1,7 +1,7 @@
-"""Low-rank adaptation: instead of a kernel, two small matrices are trained whose product is added to it.
+"""Low-rank adaptation: for each kernel, train two small matrices whose product is added to it.
 
 Hu et al. 2021 (LoRA), arXiv:2106.09685; scaled by the root of the rank: Kalajdzievski 2023, arXiv:2312.03732; with a
-magnitude of its own for each output: Liu et al. 2024 (DoRA), arXiv:2402.09353.
+trained magnitude for each output: Liu et al. 2024 (DoRA), arXiv:2402.09353.
 """
 
 import math
@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params
-from jaxencoder.parameters import is_stacked, matrix_axes, path_of
+from jaxencoder.parameters import flatten, is_stacked, matrix_axes, set_path
 
 NAME = "lora"  # of the adapter among the parameters
-TRAINABLE = (r"^(?!encoder/)",)  # what learns beside a frozen encoder: the adapter and the heads
+TRAINABLE = (r"^(?!encoder/)",)  # the adapter and the heads; the encoder is frozen
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class LoraConfig:
     """
 
     rank: int = 0
-    """Of the product; 0: no adapter. With one, the encoder itself stays, unless optimizer.trainable says otherwise."""
+    """Rank of the product. 0: no adapter. With an adapter the encoder is frozen, unless optimizer.trainable is set."""
     alpha: float = 16.0
     """The product is scaled by alpha / rank."""
     targets: tuple[str, ...] = (r"^encoder/.*attention/(query|value)/kernel$",)
-    """Regular expressions, searched in a parameter's path, of the kernels that are adapted."""
+    """Regular expressions, searched in parameter paths, of the kernels to adapt."""
     rank_stabilized: bool = False
-    """Scale by alpha / sqrt(rank) instead, so that a larger rank does not learn more slowly."""
+    """Scale by alpha / sqrt(rank) instead, so that larger ranks do not train more slowly."""
     dora: bool = False
-    """Learn the size of each output's weights apart from their direction."""
+    """Train the magnitude of each output's weights separately from their direction."""
 
     def __post_init__(self) -> None:
         if self.rank < 0:
@@ -54,14 +54,14 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
-        """What the product of the two matrices is multiplied by."""
+        """The factor of the product of the two matrices."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
 
 def with_lora(lora: LoraConfig, objective: Objective) -> Objective:
-    """The objective with an adapter beside its parameters, under "lora"; it starts as if there were none.
+    """The objective with an adapter among its parameters, under "lora"; unchanged if the rank is 0.
 
-    Its loss, scores and models take parameters with an adapter or without.
+    A new adapter does not change the loss. Loss, scores and models take parameters with or without an adapter.
     """
     if not lora.rank:
         return objective
@@ -83,79 +83,76 @@ def with_lora(lora: LoraConfig, objective: Objective) -> Objective:
 
 
 def init_lora(lora: LoraConfig, params: Params, key: jax.Array) -> Params:
-    """An adapter that changes nothing yet: {path of the kernel: {"a", "b"}}, nested as the kernels are.
+    """A new adapter that does not change the model: {path of the kernel: {"a", "b"}}, nested as the kernels are.
 
-    With I numbers read and O written by a kernel, "a" is [I, rank], uniform in +-1 / sqrt(I), and "b" [rank, O], zero;
-    with `dora` there is "size" [O], zero, what is added to the size of each output's weights. Stacked kernels have them
-    for each layer, [L, ...].
+    For a kernel of I inputs and O outputs, "a" is [I, rank], uniform in +-1 / sqrt(I), and "b" [rank, O], zero; with
+    `dora` also "size" [O], zero, which is added to the norm of each output's weights. Stacked kernels have a leading
+    axis of layers, [L, ...].
 
     Raises:
-        ValueError: a pattern of the targets finds no kernel, or something that is none.
+        ValueError: a target pattern matches no kernel, or another parameter.
     """
-    flat = {path_of(path): x for path, x in jax.tree.leaves_with_path(params)}
-    found: dict[str, Params] = {}
+    leaves = flatten(params)
+    targets: dict[str, jax.Array] = {}
     for pattern in lora.targets:
-        paths = [path for path in flat if re.search(pattern, path)]
+        paths = [path for path in leaves if re.search(pattern, path)]
         if not paths:
-            kernels = [path for path, x in flat.items() if matrix_axes(path, x.ndim)]
-            raise ValueError(f"adapter.targets holds {pattern!r}, which is in no path, such as {kernels[0]}")
+            kernels = [path for path, x in leaves.items() if matrix_axes(path, x.ndim)]
+            raise ValueError(f"adapter.targets holds {pattern!r}, which matches no path, such as {kernels[0]}")
         for path in paths:
-            if matrix_axes(path, flat[path].ndim) is None:
-                raise ValueError(f"adapter.targets holds {pattern!r}, which finds {path}; only kernels can be adapted")
-            found[path] = flat[path]
+            if matrix_axes(path, leaves[path].ndim) is None:
+                raise ValueError(
+                    f"adapter.targets holds {pattern!r}, which matches {path}; only kernels can be adapted"
+                )
+            targets[path] = leaves[path]
     tree: Params = {}
-    for number, (path, kernel) in enumerate(sorted(found.items())):
-        *layers, size_in, size_out = _matrix(path, kernel).shape
-        bound = 1 / math.sqrt(size_in)
+    for number, (path, kernel) in enumerate(sorted(targets.items())):
+        *layers, inputs, outputs = _as_matrix(path, kernel).shape
+        bound = 1 / math.sqrt(inputs)
         a = jax.random.uniform(
-            jax.random.fold_in(key, number), (*layers, size_in, lora.rank), minval=-bound, maxval=bound
+            jax.random.fold_in(key, number), (*layers, inputs, lora.rank), minval=-bound, maxval=bound
         )
-        adapter = {"a": a, "b": jnp.zeros((*layers, lora.rank, size_out))}
+        adapter = {"a": a, "b": jnp.zeros((*layers, lora.rank, outputs))}
         if lora.dora:
-            adapter["size"] = jnp.zeros((*layers, size_out))
-        _put(tree, path, adapter)
+            adapter["size"] = jnp.zeros((*layers, outputs))
+        set_path(tree, path, adapter)
     return tree
 
 
 def merge_lora(lora: LoraConfig, params: Params) -> Params:
-    """Parameters without an adapter that compute what these do with theirs; others as they are."""
+    """Equivalent parameters without an adapter; parameters without one are returned unchanged."""
     if NAME not in params:
         return params
     base = {name: part for name, part in params.items() if name != NAME}
-    return _merged(lora, base, params[NAME], "")
+    return _merge(lora, base, params[NAME], "")
 
 
-def _merged(lora: LoraConfig, params: Params, adapter: Params, prefix: str) -> Params:
-    result = dict(params)
+def _merge(lora: LoraConfig, params: Params, adapter: Params, prefix: str) -> Params:
+    merged = dict(params)
     for name, part in adapter.items():
         path = f"{prefix}{name}"
         if "a" in part and not isinstance(part["a"], dict):
-            result[name] = _kernel(lora, path, params[name], part)
+            merged[name] = _merge_kernel(lora, path, params[name], part)
         else:
-            result[name] = _merged(lora, params[name], part, f"{path}/")
-    return result
+            merged[name] = _merge(lora, params[name], part, f"{path}/")
+    return merged
 
 
-def _kernel(lora: LoraConfig, path: str, kernel: jax.Array, adapter: Params) -> jax.Array:
-    weights = _matrix(path, kernel)
-    changed = weights + lora.scale * (adapter["a"] @ adapter["b"])
+def _merge_kernel(lora: LoraConfig, path: str, kernel: jax.Array, adapter: Params) -> jax.Array:
+    weights = _as_matrix(path, kernel)
+    merged = weights + lora.scale * (adapter["a"] @ adapter["b"])
     if "size" in adapter:
         size = jnp.linalg.norm(weights, axis=-2) + adapter["size"]
-        # The paper's section 4.3: the norm is taken for a constant, which saves memory and changes little.
-        norm = jax.lax.stop_gradient(jnp.linalg.norm(changed, axis=-2))
-        changed *= (size / jnp.where(norm > 0, norm, 1))[..., None, :]
-    return changed.reshape(kernel.shape).astype(kernel.dtype)
+        # The paper's section 4.3: no gradient through the norm saves memory and changes little.
+        norm = jax.lax.stop_gradient(jnp.linalg.norm(merged, axis=-2))
+        merged *= (size / jnp.where(norm > 0, norm, 1))[..., None, :]
+    return merged.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _matrix(path: str, kernel: jax.Array) -> jax.Array:
-    """A kernel as [I, O], or as [L, I, O] where layers are stacked."""
-    read, write = matrix_axes(path, kernel.ndim)
+def _as_matrix(path: str, kernel: jax.Array) -> jax.Array:
+    """A kernel as [I, O], or as [L, I, O] if layers are stacked."""
+    inputs, outputs = matrix_axes(path, kernel.ndim)
     layers = kernel.shape[: int(is_stacked(path))]
-    return kernel.reshape(*layers, math.prod(kernel.shape[i] for i in read), math.prod(kernel.shape[i] for i in write))
-
-
-def _put(tree: Params, path: str, value: Params) -> None:
-    *parents, name = path.split("/")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-    tree[name] = value
+    return kernel.reshape(
+        *layers, math.prod(kernel.shape[i] for i in inputs), math.prod(kernel.shape[i] for i in outputs)
+    )

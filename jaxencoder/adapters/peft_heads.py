@@ -1,4 +1,4 @@
-"""The heads that PEFT's adapters keep whole (modules_to_save), both ways, where a family's own is the same."""
+"""Heads in PEFT's adapters (modules_to_save), read and written for families that have the same head."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,11 +18,11 @@ _TASKS = {SEQUENCE: "sequence_head", "TOKEN_CLS": "token_head", "QUESTION_ANS": 
 
 
 class Saved(NamedTuple):
-    """Heads as PEFT keeps them.
+    """Heads in PEFT's format.
 
     Attributes:
         tensors: by name, without PREFIX.
-        modules: for modules_to_save.
+        modules: the names in modules_to_save.
     """
 
     tensors: dict[str, np.ndarray]
@@ -30,13 +30,13 @@ class Saved(NamedTuple):
 
 
 def classifier_to_peft(classifier: Params, pooling: str, published: Published, config: EncoderConfig) -> Saved | None:
-    """The classifier of a run as the family's own, or None where the family's computes something else.
+    """The classifier of a run as the family's head, or None if that computes something else.
 
     Args:
-        classifier: {"dense", "classifier"}, of `model.heads.Classifier`.
-        pooling: how it pools.
-        published: family and settings of the model that it stands on.
-        config: of the encoder.
+        classifier: {"dense", "classifier"}, parameters of `model.heads.Classifier`.
+        pooling: the classifier's pooling.
+        published: family and settings of the base model.
+        config: the encoder's.
     """
     labels = classifier["classifier"]["bias"].shape[-1]
     heads = published.family.heads(config, with_labels(published.settings, labels))
@@ -46,8 +46,8 @@ def classifier_to_peft(classifier: Params, pooling: str, published: Published, c
     rows = [row for name in params for row in heads[name].weights]
     tensors = to_tensors(rows, params, config)
     modules = dict.fromkeys(name.rpartition(".")[0].removeprefix(published.family.prefix) for name in tensors)
-    whole = dict.fromkeys("classifier" if name.startswith("classifier.") else name for name in modules)
-    return Saved(tensors, list(whole))
+    saved = dict.fromkeys("classifier" if name.startswith("classifier.") else name for name in modules)
+    return Saved(tensors, list(saved))
 
 
 def heads_from_peft(
@@ -56,57 +56,58 @@ def heads_from_peft(
     published: Published,
     params: Params,
     config: EncoderConfig,
-    where: str,
+    source: str,
 ) -> tuple[Published, Params, set[str]]:
-    """The heads that an adapter brings.
+    """Read the heads in an adapter.
 
     Args:
-        tensors: by name, without PREFIX; those of the encoder do not matter.
-        settings: of adapter_config.json, which says what the adapter is for.
-        published: the model that it is put on, and its heads.
-        params: of that model.
-        config: of the encoder.
-        where: the folder, for messages.
+        tensors: by name, without PREFIX; tensors of the encoder are ignored.
+        settings: content of adapter_config.json, which names the task.
+        published: the base model and its heads.
+        params: the base model's parameters.
+        config: the encoder's.
+        source: the folder, for messages.
 
     Returns:
-        (the model with its heads, their parameters, the names of the tensors that they were read from).
+        (the model with its heads, their parameters, names of the tensors that were read).
 
     Raises:
-        ValueError: it is not said which head it is, or a tensor is missing or of another shape.
+        ValueError: the family has no head for the task, or a tensor is missing or of another shape.
     """
     family = published.family
     if not settings.get("modules_to_save"):
         return published, {}, set()
     name = _head_name(settings, published)
-    known = family.heads(config, published.settings)
-    if name not in known:
-        raise ValueError(f"{where} is for {settings.get('task_type')!r}, of which {family.name} has no head here")
-    outputs = next(row.theirs for row in known[name].weights if row.ours == (f"{name}/output/kernel",))
-    count = len(tensors[outputs]) if outputs in tensors else None
-    own = published.settings if count is None else with_labels(published.settings, count)
-    heads = family.heads(config, own)
-    wanted = {name: heads[name]}
-    if heads[name].config.inputs == "pooled":
-        wanted = {"pooler": heads["pooler"], **wanted}
-    rows = [row for table in wanted.values() for row in table.weights]
+    base_heads = family.heads(config, published.settings)
+    if name not in base_heads:
+        raise ValueError(
+            f"{source} has task_type {settings.get('task_type')!r}, for which {family.name} has no head here"
+        )
+    output = next(row.theirs for row in base_heads[name].weights if row.ours == (f"{name}/output/kernel",))
+    model_settings = published.settings
+    if output in tensors:
+        model_settings = with_labels(model_settings, len(tensors[output]))
+    heads = family.heads(config, model_settings)
+    names = ["pooler", name] if heads[name].config.inputs == "pooled" else [name]
+    rows = [row for part in names for row in heads[part].weights]
     used = {row.theirs for row in rows} & tensors.keys()
-    # What PEFT has not kept is the base's: its own head's, or of the same name in its masked-language-model head.
-    there = [table.weights for part, table in known.items() if part in published.heads]
-    there += [family.mlm_head(config)] if "mlm_head" in params else []
-    base = to_tensors([row for table in there for row in table], params, config)
-    shapes = parameter_shapes(config, False, {part: table.config for part, table in wanted.items()})
+    # Parts that PEFT has not saved are the base's: of its own head, or of the same name in its MLM head.
+    base_rows = [row for part, head in base_heads.items() if part in published.heads for row in head.weights]
+    base_rows += family.mlm_head(config) if "mlm_head" in params else []
+    configs = {part: heads[part].config for part in names}
+    shapes = parameter_shapes(config, False, configs)
     del shapes["encoder"]
-    found, _ = from_tensors(rows, base | {key: tensors[key] for key in used}, shapes, config, where)
-    configs = {part: table.config for part, table in wanted.items()}
-    rest = {part: head for part, head in published.heads.items() if part not in configs}
-    return published._replace(settings=own, heads=configs | rest), found, used
+    values = to_tensors(base_rows, params, config) | {key: tensors[key] for key in used}
+    head_params, _ = from_tensors(rows, values, shapes, config, source)
+    kept = {part: head for part, head in published.heads.items() if part not in configs}
+    return published._replace(settings=model_settings, heads=configs | kept), head_params, used
 
 
 def _head_name(settings: Mapping[str, Any], published: Published) -> str:
-    """Which head the adapter's are: what its task says, else its class, else what the base has."""
+    """The head of the adapter: by its task, else by its base class, else by the heads of the base."""
     if head := _TASKS.get(settings.get("task_type")):
         return head
-    own = (settings.get("auto_mapping") or {}).get("base_model_class")
-    kinds = [kind for kind in HEADS if published.family.class_name(kind) == own]
+    class_name = (settings.get("auto_mapping") or {}).get("base_model_class")
+    kinds = [kind for kind in HEADS if published.family.class_name(kind) == class_name]
     names = [*(name for kind in kinds for name in HEADS[kind]), *published.heads]
     return next((name for name in names if name in ("choice_head", *_TASKS.values())), "sequence_head")

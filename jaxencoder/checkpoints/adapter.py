@@ -59,7 +59,7 @@ def trained_adapter(run: Path, step: Step = "latest") -> Adapter:
         OSError: the run cannot be read.
     """
     if kind_of(run) != "run":
-        raise ValueError(f"{run} is no run, so it has no trained adapter")
+        raise ValueError(f"{run} is not a run, so it has no trained adapter")
     config = saved_config(run)
     if not config.init_from:
         raise ValueError(f"{run} did not start from a model; an adapter needs a base, write it as a run or hf")
@@ -69,7 +69,7 @@ def trained_adapter(run: Path, step: Step = "latest") -> Adapter:
     trainable = _flat(trainable_mask(patterns)(params)) if patterns else {}
     frozen = {path for path in _flat(params) if path.startswith("encoder/") and not trainable.get(path, True)}
     if not frozen:
-        raise ValueError(f"{run} trained all of the encoder, so it is no adapter of a base; write it as a run or hf")
+        raise ValueError(f"{run} trained all of the encoder, so it is not an adapter of a base; write a run or hf")
     # In an average, frozen weights are the base's only up to rounding.
     exact = read_params(run, config, number, average=False)[1] if config.training.ema_decay else params
     paths = frozenset(_flat(params)) - frozen

@@ -10,9 +10,8 @@ from jaxencoder.families.published import Published
 from jaxencoder.model.heads import HeadConfig, Pooling
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
+from jaxencoder.tasks.table import task_of_model
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
-
-_LABELED_HEADS = {"sequence_head", "token_head"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +49,10 @@ class Checkpoint:
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names of a text or token classifier, in order of id; empty for other models and unnamed classes."""
-        if self.published is None:
-            objective = self.config.objective
-            return getattr(objective, "tags", ()) or getattr(objective, "class_names", ())
-        return label_names(self.published.settings) if self.published.heads.keys() & _LABELED_HEADS else ()
+        task = task_of_model(self)
+        if task is None or not task.schema.names_classes:
+            return ()
+        return self.config.objective.class_labels if self.published is None else label_names(self.published.settings)
 
     @property
     def max_length(self) -> int:

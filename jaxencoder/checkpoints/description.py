@@ -20,7 +20,7 @@ from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, saved_config
 from jaxencoder.checkpoints.sentence_transformers import encoder_folder, open_sentence_transformers
 from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.checkpoints.weights import has_weights
-from jaxencoder.config import Classification, RunConfig, TokenClassification
+from jaxencoder.config import RunConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
@@ -81,7 +81,9 @@ def describe_model(target: str, overrides: Sequence[str] = (), verb: str = "insp
     if path.suffix == ".py" or (target in recipes and not path.is_dir()):
         return _recipe(config_io.load(target, overrides, prog=f"jaxencoder {verb}"))
     if overrides:
-        raise ValueError(f"{overrides[0]} is no option of {verb}, and {target} is no recipe with settings to change")
+        raise ValueError(
+            f"{overrides[0]} is not an option of {verb}; only a recipe has settings to change, not {target}"
+        )
     if not path.exists() and "/" not in target:
         names = ", ".join(recipes)
         raise ValueError(f"{target} is neither a folder nor a recipe ({names}); a name on the hub has a slash")
@@ -112,14 +114,12 @@ def _recipe(config: RunConfig) -> ModelDescription:
     if not config.model.vocab_size:
         model = dataclasses.replace(config.model, vocab_size=tokenizer["vocab_size"])
         config = dataclasses.replace(config, model=model)
-    objective, labels = config.objective, config.data.labels
-    if isinstance(objective, Classification) and not objective.labels:
-        objective = dataclasses.replace(objective, labels=len(labels) or 2)
-        notes += [] if labels else ["the number of classes depends on the data; this assumes two"]
-    elif isinstance(objective, TokenClassification) and not objective.tags:
-        objective = dataclasses.replace(objective, tags=labels or ("O", "B"))
-        notes += [] if labels else ["the number of tags depends on the data; this assumes two"]
-    return _trained(dataclasses.replace(config, objective=objective), "recipe", tokenizer, tuple(notes))
+    if config.is_supervised:
+        objective = config.objective.with_assumed_labels(config.data.labels)
+        if objective != config.objective and not config.data.labels:
+            notes.append("the number of classes depends on the data; this assumes two")
+        config = dataclasses.replace(config, objective=objective)
+    return _trained(config, "recipe", tokenizer, tuple(notes))
 
 
 def _trained(

@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder, or a copy of a repository of the Hugging Face hub."""
+"""The folder of a model: a local one, or the cached copy of a repository of the Hugging Face hub."""
 
 import os
 from pathlib import Path
@@ -9,19 +9,19 @@ _TORCH_FILES = ("pytorch_model*.bin", "*/pytorch_model*.bin")
 
 
 def resolve(name_or_folder: str | os.PathLike, revision: str | None = None, weights: bool = True) -> Path:
-    """An existing folder as it is, a name of the hub as the folder of its cached copy.
+    """Find the folder of a model, downloading it from the hub if necessary.
 
     Args:
-        name_or_folder: a folder, or "organisation/name".
-        revision: branch, tag or commit of a hub's repository.
-        weights: fetch them too; without, settings and tokenizer alone.
+        name_or_folder: a folder, or "organization/name".
+        revision: branch, tag or commit of a repository on the hub.
+        weights: download the weights too; without, only settings and tokenizer.
 
     Returns:
-        The folder. Of a hub's repository it holds settings, tokenizer and safetensors (where there are none,
-        pytorch_model.bin), fetched at the first call; HF_HUB_OFFLINE=1 takes what is there.
+        The folder itself, or the cached copy of the repository: settings, tokenizer and safetensors, or
+        pytorch_model.bin if there are none. With HF_HUB_OFFLINE=1 nothing is downloaded.
 
     Raises:
-        FileNotFoundError: neither a folder nor a name that can be fetched.
+        FileNotFoundError: neither a folder nor a name that can be downloaded.
         NotADirectoryError: a file.
         ValueError: a revision of a folder.
     """
@@ -44,7 +44,7 @@ def resolve(name_or_folder: str | os.PathLike, revision: str | None = None, weig
             huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_TORCH_FILES)
         return folder
     except HFValidationError:
-        raise FileNotFoundError(f"no such run: {name}; it is no folder, and no name that the hub could have") from None
+        raise FileNotFoundError(f"no such run: {name}; it is neither a folder nor a valid name on the hub") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FileNotFoundError(f"no folder {name}, and it could not be fetched from the hub: {reason}") from None
+        raise FileNotFoundError(f"no folder {name}, and it could not be downloaded from the hub: {reason}") from None

@@ -17,13 +17,13 @@ from jaxencoder.checkpoints.kind import kind_of
 from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, read_params, saved_config
 from jaxencoder.checkpoints.sentence_transformers import encoder_folder
 from jaxencoder.checkpoints.transformers import read_model, read_tokenizer
-from jaxencoder.config import AnyObjective, RunConfig, check_positions
+from jaxencoder.config import RunConfig, check_positions
 from jaxencoder.families import classifier
 from jaxencoder.families.published import Published
 from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
-from jaxencoder.objectives.objective import Params
+from jaxencoder.objectives.objective import ObjectiveConfig, Params
 from jaxencoder.parameters import path_of
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
@@ -88,7 +88,7 @@ def published_origin(config: RunConfig) -> Published | None:
     return None
 
 
-def initial_params(init_from: str, params: Params, objective: AnyObjective, reinitialize: int = 0) -> Params:
+def initial_params(init_from: str, params: Params, objective: ObjectiveConfig, reinitialize: int = 0) -> Params:
     """The parameters of a new run: from `init_from` where the shapes match, else fresh. Prints which.
 
     A classifier of texts reuses the parts of the family's classification head that match: BERT's pooler, and its
@@ -126,7 +126,9 @@ def initial_params(init_from: str, params: Params, objective: AnyObjective, rein
     return reinitialize_top(result, params, reinitialize) if reinitialize else result
 
 
-def _source_params(init_from: str, params: Params, objective: AnyObjective) -> tuple[Params, Mapping[str, HeadConfig]]:
+def _source_params(
+    init_from: str, params: Params, objective: ObjectiveConfig
+) -> tuple[Params, Mapping[str, HeadConfig]]:
     """The parameters at `init_from`, and the heads that they may have."""
     folder = resolve(init_from)
     if kind_of(folder) != "run":
@@ -145,7 +147,7 @@ def _source_params(init_from: str, params: Params, objective: AnyObjective) -> t
 
 
 def _classifier_parts(
-    source: Params, fresh: Params, objective: AnyObjective, heads: Mapping[str, HeadConfig]
+    source: Params, fresh: Params, objective: ObjectiveConfig, heads: Mapping[str, HeadConfig]
 ) -> dict[str, tuple[str, Params]]:
     """The parts of a new classifier that the source's heads have in the same shapes; see `classifier.from_heads`."""
     parts = classifier.from_heads(source, getattr(objective, "pooling", ""), heads)

@@ -6,9 +6,9 @@ from typing import Any
 
 
 def positive(value: Any, file: Path, name: str) -> int:
-    """A whole number of at least 1, as it is; ValueError for anything else."""
+    """Check for an integer of at least 1; ValueError for anything else."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{file} has {name} {value!r}; a whole number of at least 1 is needed")
+        raise ValueError(f"{file} has {name} {value!r}; an integer of at least 1 is needed")
     return value
 
 

@@ -16,7 +16,7 @@ MODULES_FILE = "modules.json"
 def kind_of(folder: Path) -> Kind:
     """The kind of a folder.
 
-    Adapters come first: PEFT leaves its adapter_config.json beside the files of the model that it was saved with.
+    Adapters come first: PEFT leaves its adapter_config.json among the files of the model that it was saved with.
 
     Raises:
         ValueError: the folder holds no model, or its config.json cannot be read.

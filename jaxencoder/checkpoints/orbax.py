@@ -1,13 +1,13 @@
-"""Checkpoints of a run: saved in the background, whole or not at all, read back onto any mesh.
+"""Checkpoints of a run: saved atomically in the background, and restored onto any mesh.
 
 Orbax (https://orbax.readthedocs.io) writes into a temporary folder and renames it when every process is done. It does
-not notice a flipped bit nor an array of another shape, so each array is saved with a checksum and compared on reading.
+not notice a flipped bit or an array of another shape, so each array has a checksum that is compared on reading.
 """
 
 import gc
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -27,23 +27,23 @@ CHECKSUMS = "checksums"
 
 
 class MismatchError(ValueError):
-    """The checkpoint is sound, but of another model."""
+    """A checkpoint of another model."""
 
 
 class DamagedError(ValueError):
-    """The checkpoint cannot be read, or not as it was written."""
+    """A checkpoint that cannot be read, or that differs from what was written."""
 
 
-class Checkpoints:
+class CheckpointManager:
     """The checkpoints in one folder. Every process calls every method, in the same order."""
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2, best: str = "", higher_is_better: bool = False):
-        """Opens the folder, creating it when missing and removing what an interrupted save left behind.
+        """Open the folder. Creates it when missing, and removes the remains of an interrupted save.
 
         Args:
             folder: a local path or gs:// address.
             keep: how many of the newest checkpoints to keep.
-            best: name of the metric whose best checkpoint is kept besides; empty: none.
+            best: a metric whose best checkpoint is kept as well; empty: none.
             higher_is_better: whether the best value is the highest.
         """
         if keep < 1:
@@ -51,45 +51,47 @@ class Checkpoints:
         self.folder = _address(folder)
         self._best, self._sign = best, 1.0 if higher_is_better else -1.0
         policies = ocp.training.preservation_policies
-        kept: list[Any] = [policies.LatestN(keep)]
+        preserved: list[Any] = [policies.LatestN(keep)]
         if best:
-            kept.append(policies.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False))
+            preserved.append(policies.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False))
         with _quiet():
             self._checkpointer = ocp.training.Checkpointer(
-                self.folder, preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
+                self.folder, preservation_policy=policies.AnyPreservationPolicy(preserved), cleanup_tmp_directories=True
             )
 
     def _rank(self, metrics: dict[str, float]) -> float:
         value = self._sign * metrics.get(self._best, np.nan)
         return value if np.isfinite(value) else -np.inf
 
+    def _rated(self) -> dict[int, float]:
+        checkpoints = self._checkpointer.checkpoints
+        return {c.step: self._rank(c.metrics) for c in checkpoints if self._best and self._best in (c.metrics or {})}
+
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending."""
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
     def best(self) -> int | None:
-        """The step whose checkpoint has the best metric, or None when none has it."""
-        rated = [c for c in self._checkpointer.checkpoints if self._best and self._best in (c.metrics or {})]
-        return max(rated, key=lambda c: self._rank(c.metrics)).step if rated else None
+        """The step whose checkpoint has the best metric, or None if no checkpoint has the metric."""
+        rated = self._rated()
+        return max(rated, key=rated.__getitem__) if rated else None
 
     def improves(self, metrics: dict[str, float]) -> bool:
-        """Whether these metrics are better than those of every checkpoint so far."""
-        if self._best not in metrics:
-            return False
-        rated = [self._rank(c.metrics) for c in self._checkpointer.checkpoints if c.metrics and self._best in c.metrics]
-        return not rated or self._rank(metrics) > max(rated)
+        """Whether these metrics are better than those of all checkpoints."""
+        rated = self._rated().values()
+        return self._best in metrics and (not rated or self._rank(metrics) > max(rated))
 
     def save(self, step: int, state: State, metrics: dict[str, float] | None = None, wait: bool = False) -> None:
-        """Starts to save; returns once the arrays may be donated or changed. Waits for the save before, if any.
+        """Start to save. Returns once the arrays may be donated or changed; waits for the previous save first.
 
         Args:
-            step: names the checkpoint; one that exists is replaced.
-            state: pytrees of arrays by part, such as {"params": ..., "optimizer": ...}; parts can be read alone.
-            metrics: numbers to choose the best checkpoint by; saved with it.
+            step: names the checkpoint; an existing one is replaced.
+            state: pytrees of arrays by part, such as {"params": ..., "optimizer": ...}; each part can be read alone.
+            metrics: numbers that choose the best checkpoint; saved with it.
             wait: return only when the checkpoint is finished.
 
         Raises:
-            OSError: this save, or the one before, could not be written.
+            OSError: this save, or the previous one, could not be written.
         """
         self.wait()
         sums = {part: _checksums(tree) for part, tree in state.items()}
@@ -101,18 +103,18 @@ class Checkpoints:
                 force=True,
                 overwrite=step in self.steps(),
                 metrics=metrics,
-                custom_metadata={"metrics": metrics},  # Orbax reads `metrics` back through a Checkpointer alone
+                custom_metadata={"metrics": metrics},  # only a Checkpointer reads `metrics` back
             )
         if wait:
             self.wait()
 
     def wait(self) -> None:
-        """Returns when the save in progress, if any, is finished; raises OSError when it failed."""
+        """Wait for the save in progress, if any; raises OSError if it failed."""
         with self._writing():
             self._checkpointer.wait()
 
     def close(self) -> None:
-        """Waits, and releases what Orbax holds."""
+        """Wait, and release the resources of Orbax."""
         with self._writing():
             self._checkpointer.close()
 
@@ -127,33 +129,26 @@ class Checkpoints:
             ) from error
 
     def restore(self, abstract: State) -> tuple[int, State] | None:
-        """Reads the newest sound checkpoint; damaged newer ones are set aside as STEP.damaged, with one warning each.
+        """Read the newest sound checkpoint. Damaged newer ones are renamed to STEP.damaged, with a warning each.
 
         Args:
-            abstract: the parts to read, as trees of `jax.ShapeDtypeStruct` with shardings (or arrays like them).
+            abstract: the parts to read, as trees of `jax.ShapeDtypeStruct` with shardings, or arrays like them.
 
         Returns:
-            The step and the state, each array with the sharding asked for; None when there is no checkpoint.
+            The step and the state, each array with the sharding asked for; None if there is no checkpoint.
 
         Raises:
             ValueError: no checkpoint can be read, or shapes differ (the first parameter that differs is named).
         """
         steps = self.steps()
-        damaged: dict[int, DamagedError] = {}
-        for step in reversed(steps):
-            try:
-                state = _read(self.folder / str(step), abstract)
-            except DamagedError as error:
-                damaged[step] = error
-                continue
-            for bad, error in damaged.items():
-                # Left under its name it would count as the newest, and push sound ones out.
-                self._set_aside(bad)
-                log.warning("Checkpoint %d in %s is damaged (%s); going on from %d.", bad, self.folder, error, step)
-            return step, state
-        if damaged:
-            raise ValueError(_none_sound(self.folder, damaged))
-        return None
+        if not steps:
+            return None
+        step, state, damaged = _first_sound(self.folder, reversed(steps), abstract)
+        for bad, error in damaged.items():
+            # Under its name it would count as the newest, and push sound ones out.
+            self._set_aside(bad)
+            log.warning("Checkpoint %d in %s is damaged (%s); going on from %d.", bad, self.folder, error, step)
+        return step, state
 
     def _set_aside(self, step: int) -> None:
         if jax.process_index() == 0:
@@ -175,48 +170,60 @@ def restore_step(
     metric: str = "loss",
     higher_is_better: bool = False,
 ) -> tuple[int, Tree]:
-    """Reads one part of a checkpoint, and only that; nothing need be known of the run that wrote it.
+    """Read one part of a checkpoint, and no other. Needs no knowledge of the run.
 
     Args:
         folder: the folder of checkpoints.
-        abstract: what to read, with shardings as in `Checkpoints.restore`, and cast to its dtypes; None: everything, as
-            numpy arrays.
-        step: which checkpoint; a damaged one is passed over with a warning, unless asked for by number.
+        abstract: the tree to read, with shardings as in `CheckpointManager.restore`, and cast to its dtypes; None: all
+            of it, as numpy arrays.
+        step: which checkpoint. A damaged one is skipped with a warning, unless it is asked for by number.
         part: the part to read.
-        metric, higher_is_better: what "best" means.
+        metric, higher_is_better: the meaning of "best".
 
     Returns:
-        The step, and the tree of parameters.
+        The step, and the tree.
 
     Raises:
         FileNotFoundError: there is no checkpoint, or not that one.
         ValueError: none can be read, none has the metric, or shapes differ.
     """
     folder = _address(folder)
-    found = (
-        sorted((int(p.name) for p in folder.iterdir() if p.name.isdecimal()), reverse=True) if folder.exists() else []
-    )
-    if not found:
+    numbers = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.exists() else []
+    steps = sorted(numbers, reverse=True)
+    if not steps:
         raise FileNotFoundError(f"No checkpoint in {folder}; train first, or give the folder of a run that has one.")
-    if isinstance(step, int) and step not in found:
-        raise FileNotFoundError(f"No checkpoint {step} in {folder}; there are {', '.join(map(str, sorted(found)))}.")
     if isinstance(step, int):
-        found = [step]
+        if step not in steps:
+            numbers = ", ".join(map(str, sorted(steps)))
+            raise FileNotFoundError(f"No checkpoint {step} in {folder}; there are {numbers}.")
+        steps = [step]
     elif step == "best":
         sign = 1.0 if higher_is_better else -1.0
-        rated = {s: value for s in found if (value := _metric(folder / str(s), metric)) is not None}
+        rated = {s: value for s in steps if (value := _metric(folder / str(s), metric)) is not None}
         if not rated:
             raise ValueError(f'No checkpoint in {folder} was saved with the metric "{metric}"; ask for "latest".')
-        found = sorted(rated, key=lambda s: sign * rated[s], reverse=True)
+        steps = sorted(rated, key=lambda s: sign * rated[s], reverse=True)
+    number, state, damaged = _first_sound(folder, steps, {part: abstract})
+    for bad, error in damaged.items():
+        log.warning("Checkpoint %d in %s is damaged (%s); using %d.", bad, folder, error, number)
+    return number, state[part]
+
+
+def _first_sound(
+    folder: epath.Path, steps: Iterable[int], abstract: State
+) -> tuple[int, State, dict[int, DamagedError]]:
+    """The first sound checkpoint of these steps, its state, and the errors of the damaged ones before it."""
     damaged: dict[int, DamagedError] = {}
-    for number in found:
+    for step in steps:
         try:
-            return number, _read(folder / str(number), {part: abstract})[part]
+            return step, _read(folder / str(step), abstract), damaged
         except DamagedError as error:
-            damaged[number] = error
-            if number != found[-1]:
-                log.warning("Checkpoint %d in %s is damaged (%s); trying another.", number, folder, error)
-    raise ValueError(_none_sound(folder, damaged))
+            damaged[step] = error
+    newest = max(damaged)
+    raise ValueError(
+        f"No checkpoint in {folder} can be read (tried {', '.join(map(str, damaged))}; {newest}: {damaged[newest]}); "
+        "restore the folder from a copy, or move it away to start again."
+    )
 
 
 def _address(folder: str | os.PathLike[str]) -> epath.Path:
@@ -233,22 +240,14 @@ def _metric(path: epath.Path, name: str) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _none_sound(folder: epath.Path, damaged: dict[int, DamagedError]) -> str:
-    newest = max(damaged)
-    return (
-        f"No checkpoint in {folder} can be read (tried {', '.join(map(str, damaged))}; {newest}: {damaged[newest]}); "
-        "restore the folder from a copy, or move it away to start again."
-    )
-
-
 def _read(path: epath.Path, abstract: State) -> State:
-    """Reads parts of one checkpoint, None standing for a whole part as numpy arrays; DamagedError or MismatchError."""
+    """Read parts of one checkpoint; a part of None completely, as numpy arrays. DamagedError or MismatchError."""
     try:
         with _quiet():
             saved = ocp.checkpointables_metadata(path).metadata
             written = saved.get(CHECKSUMS)
             if not written:
-                raise DamagedError("it was not written, or not deleted, to the end")
+                raise DamagedError("it was not completely written, or not completely deleted")
             plans = {CHECKSUMS: _plan(path, CHECKSUMS, written, None)}
             for part, tree in abstract.items():
                 if part not in written:
@@ -266,7 +265,7 @@ def _read(path: epath.Path, abstract: State) -> State:
     sums = state.pop(CHECKSUMS)
     for part, tree in state.items():
         if not np.array_equal(sums[part], _checksums(tree)):
-            raise DamagedError(f"the arrays of {part!r} are not those that were written")
+            raise DamagedError(f"the arrays of {part!r} differ from those that were written")
         if abstract[part] is not None:
             state[part] = jax.tree.map(
                 lambda x, like: x.astype(like.dtype) if hasattr(like, "dtype") else x, tree, abstract[part]
@@ -274,34 +273,34 @@ def _read(path: epath.Path, abstract: State) -> State:
     return state
 
 
-def _plan(path: epath.Path, part: str, saved: Tree, wanted: Tree | None) -> Tree:
-    """The tree to ask Orbax for: names and shapes compared with what is saved, dtypes as they are saved."""
+def _plan(path: epath.Path, part: str, saved: Tree, abstract: Tree | None) -> Tree:
+    """The tree to ask Orbax for: names and shapes checked against the saved ones, dtypes as saved."""
 
     def plan(leaf: Any, like: Any) -> Any:
         if not hasattr(leaf, "shape"):
             return leaf
         sharding = getattr(like, "sharding", None)
         if sharding is None:
-            # One zero seen everywhere: a shape and a dtype without the memory.
+            # A broadcast zero has the shape and dtype without the memory.
             return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    if wanted is None:
+    if abstract is None:
         return jax.tree.map(lambda leaf: plan(leaf, None), saved)
     leaves = {_name(key): leaf for key, leaf in jax.tree.leaves_with_path(saved)}
-    likes = {_name(key): like for key, like in jax.tree.leaves_with_path(wanted)}
+    likes = {_name(key): like for key, like in jax.tree.leaves_with_path(abstract)}
     for name, like in likes.items():
         if name not in leaves:
             raise MismatchError(f"Checkpoint {path} has no {part} {name!r}; it belongs to another configuration.")
-        if (there := getattr(leaves[name], "shape", ())) != (here := np.shape(like)):
+        saved_shape, shape = tuple(getattr(leaves[name], "shape", ())), np.shape(like)
+        if saved_shape != shape:
             raise MismatchError(
-                f"Checkpoint {path} has {part} {name!r} of shape {tuple(there)}, not {tuple(here)}; "
-                "it belongs to another configuration."
+                f"Checkpoint {path} has {part} {name!r} of shape {saved_shape}, not {shape}; it belongs to another "
+                "configuration."
             )
-    for name in leaves:
-        if name not in likes:
-            raise MismatchError(f"Checkpoint {path} has {part} {name!r}, which this configuration has not.")
-    return jax.tree.map_with_path(lambda key, like: plan(leaves[_name(key)], like), wanted)
+    if extra := [name for name in leaves if name not in likes]:
+        raise MismatchError(f"Checkpoint {path} has {part} {extra[0]!r}, which this configuration has not.")
+    return jax.tree.map_with_path(lambda key, like: plan(leaves[_name(key)], like), abstract)
 
 
 def _name(key: tuple[Any, ...]) -> str:
@@ -309,7 +308,7 @@ def _name(key: tuple[Any, ...]) -> str:
 
 
 def _checksums(tree: Tree) -> np.ndarray:
-    """One uint32 per array, in the tree's order; the same however the array is spread over devices."""
+    """One uint32 per array, in the tree's order, whatever the sharding."""
     leaves = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array | np.ndarray)]
     on_device = iter(_device_checksums([x for x in leaves if isinstance(x, jax.Array)]))
     sums = [next(on_device) if isinstance(x, jax.Array) else _checksum(np, x) for x in leaves]
@@ -324,7 +323,7 @@ def _device_checksums(leaves: list[jax.Array]) -> list[jax.Array]:
 def _checksum(xp: Any, x: Any) -> Any:
     """The sum of the bits as integers, each times an odd number of its index, modulo 2^32.
 
-    Integer sums do not depend on their order, hence not on the mesh; odd weights let no single changed element through.
+    Integer sums do not depend on their order, and so not on the mesh. Odd weights detect every single changed element.
     """
     x = x.reshape(1) if x.ndim == 0 else x
     bits = x.view(np.dtype(f"uint{8 * x.dtype.itemsize}"))
@@ -340,13 +339,13 @@ def _not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in Path(record.pathname).parts
 
 
-# Its threads log whole tracebacks of failures that are raised here, in one sentence, when the save is awaited.
+# Threads of Orbax log whole tracebacks of failures that are raised here, in one sentence, when the save is awaited.
 logging.getLogger("absl").addFilter(_not_from_orbax)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences what asyncio logs about a failure that is reported here."""
+    """Silence what asyncio logs about a failure that is reported here."""
     logger = logging.getLogger("asyncio")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -365,5 +364,5 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     text = " ".join(str(error).split()).partition(" [")[0]
     if len(text) > 200:
-        text = "... " + text[-200:]  # the cause stands last
+        text = "... " + text[-200:]  # the cause comes last
     return (text or type(error).__name__).rstrip(".")

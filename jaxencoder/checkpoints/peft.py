@@ -15,10 +15,12 @@ from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.initial import read_published
 from jaxencoder.checkpoints.kind import PEFT_CONFIG
 from jaxencoder.checkpoints.weights import read_tensors, write_tensors
-from jaxencoder.config import Classification, RunConfig
+from jaxencoder.config import RunConfig
 from jaxencoder.families.published import Published, check_publishable, family_of
 from jaxencoder.families.tables import renamed
 from jaxencoder.files import read_json, write_json
+from jaxencoder.tasks.classification.classify import PUBLISHED_HEAD
+from jaxencoder.tasks.table import task_of
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def write_peft(adapter: Adapter, folder: Path) -> list[str]:
         The names of the heads that the format cannot hold.
 
     Raises:
-        ValueError: the trained part is no low-rank adapter, or more than one.
+        ValueError: the trained part is not a low-rank adapter, or more than one.
     """
     config, params = adapter.config, adapter.params
     if config.model.bottleneck:
@@ -77,7 +79,8 @@ def write_peft(adapter: Adapter, folder: Path) -> list[str]:
     published, base = _base(config)
     tensors, settings = to_peft(config.adapter, params[LORA], params, published.family, config.model)
     heads, left_out = None, [name for name in params if name not in ("encoder", LORA)]
-    if isinstance(config.objective, Classification):
+    task = task_of(config.objective)
+    if task is not None and task.published_head == PUBLISHED_HEAD:
         heads = classifier_to_peft(params["classifier"], config.objective.pooling, published, config.model)
     if heads:
         tensors |= heads.tensors

@@ -7,7 +7,7 @@ from typing import Literal
 
 from jaxencoder.adapters.lora import LoraConfig, merge_lora
 from jaxencoder.checkpoints.checkpoint import Checkpoint
-from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
+from jaxencoder.checkpoints.orbax import CheckpointManager, restore_step
 from jaxencoder.config import RunConfig, TokenizerConfig
 from jaxencoder.config_io import CONFIG_FILE, read, save
 from jaxencoder.families.family import HEADS
@@ -105,7 +105,7 @@ def write_run(checkpoint: Checkpoint, folder: Path) -> None:
             "%s: a run has only the heads of its objective, so it cannot use %s; use or fine-tune the published model "
             "for that.", folder, " and ".join(unused),
         )  # fmt: skip
-    checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, keep=1)
+    checkpoints = CheckpointManager(folder / CHECKPOINT_FOLDER, keep=1)
     params = {name: part for name, part in checkpoint.params.items() if name != "sentence"}
     checkpoints.save(0, {"params": params}, wait=True)
     checkpoints.close()

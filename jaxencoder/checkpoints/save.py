@@ -16,7 +16,7 @@ from jaxencoder.families.family import Family, with_labels
 from jaxencoder.families.published import Published, can_hold, check_publishable, family_of
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
-from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.table import task_of_model
 from jaxencoder.tasks.token_classification import objective as tokens
 
 log = logging.getLogger(__name__)
@@ -82,8 +82,9 @@ def _exported(model: Checkpoint, published: Published) -> _Exported:
 
     result = _Exported({name: model.params[name] for name in ("encoder", "mlm_head") if name in model.params}, {}, {})
     if classifier.NAME in model.params:
-        if isinstance(model.config.objective, MultipleChoice):
-            result.skipped[classifier.NAME] = "multiple-choice heads cannot be written yet"
+        task = task_of_model(model)
+        if task is None or not task.published_head:
+            result.skipped[classifier.NAME] = f"{task.name if task else 'its'} heads cannot be written yet"
         else:
             labels = _text_labels(model) | family.classifier
             pooling, heads = model.config.objective.pooling, family_heads(labels)
@@ -95,7 +96,7 @@ def _exported(model: Checkpoint, published: Published) -> _Exported:
                 transform = heads["pooler"] if head and head.inputs == "pooled" else head
                 result.skipped[classifier.NAME] = _difference(transform, HeadConfig(pooling, activation="tanh"))
     for name, head in model.heads.items():
-        is_token_run = model.published is None and name == tokens.NAME
+        is_token_run = model.published is None and name == tokens.HEAD
         labels = with_labels({}, head.outputs, model.labels) if is_token_run else {}
         family_head = family_heads(labels).get(name)
         if family_head == head:
@@ -109,11 +110,7 @@ def _exported(model: Checkpoint, published: Published) -> _Exported:
 def _text_labels(model: Checkpoint) -> dict[str, Any]:
     """The settings of config.json for a run's classes, or for its regression."""
     count = model.params[classifier.NAME]["classifier"]["bias"].shape[-1]
-    if count == 1:
-        return with_labels({}, 1) | {"problem_type": "regression"}
-    multi_label = getattr(model.config.objective, "multi_label", False)
-    problem = "multi_label_classification" if multi_label else "single_label_classification"
-    return with_labels({}, count, model.labels) | {"problem_type": problem}
+    return with_labels({}, count, model.labels) | {"problem_type": model.config.objective.problem_type}
 
 
 def _difference(theirs: HeadConfig | None, ours: HeadConfig) -> str:

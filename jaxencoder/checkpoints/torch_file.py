@@ -57,7 +57,7 @@ class TorchFile(Mapping[str, np.ndarray]):
             raise ValueError(f"{path} {refusal}") from None
         except _DAMAGE as error:
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{path} is damaged, truncated or not of torch.save ({reason}); fetch it again") from None
+            raise ValueError(f"{path} is damaged, truncated or not from torch.save ({reason}); replace it") from None
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._tensors[name]
@@ -82,10 +82,10 @@ def _check(name: str, tensor: Tensor, ranges: Mapping[str, _Range], file_size: i
     """Refuse a tensor that reaches outside its storage, or that has more elements than the file has bytes."""
     storage = tensor.storage
     if storage.key not in ranges:
-        raise Refusal(f"lacks the storage {shown(storage.key)} of {shown(name)}; fetch it again")
+        raise Refusal(f"lacks the storage {shown(storage.key)} of {shown(name)}; download it again")
     size = storage.count * storage.dtype.itemsize
     if ranges[storage.key][1] != size:
-        raise Refusal(f"has {ranges[storage.key][1]} bytes for {shown(name)}, which asks for {size}; fetch it again")
+        raise Refusal(f"has {ranges[storage.key][1]} bytes for {shown(name)}, which asks for {size}; download it again")
     if math.prod(max(n, 1) for n in tensor.shape) > file_size:
         raise Refusal(f"repeats the elements of {shown(name)} beyond its own size; save a contiguous tensor")
     last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
@@ -119,7 +119,7 @@ def _members(file: Any, data: mmap.mmap) -> dict[str, _Range]:
 def _read_zip(members: Mapping[str, _Range], data: mmap.mmap) -> tuple[dict[str, Tensor], dict[str, _Range]]:
     roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
-        raise Refusal(f"is a zip with {len(roots)} data.pkl, not one, so torch.save did not write it; fetch it again")
+        raise Refusal(f"is a zip with {len(roots)} data.pkl, not one, so it is not from torch.save; replace it")
     start, size = members.get(f"{roots[0]}byteorder", (0, 0))
     if data[start : start + size] not in (b"little", b""):
         raise Refusal("was written on a big-endian machine; save it again on a little-endian one")

@@ -53,7 +53,7 @@ def state_dict(value: Any) -> dict[str, Tensor]:
     storages: dict[str, Storage] = {}
     for name, tensor in value.items():
         if not isinstance(tensor, Tensor):
-            raise Refusal(f"holds {shown(name)}, which is no tensor; save model.state_dict()")
+            raise Refusal(f"holds {shown(name)}, which is not a tensor; save model.state_dict()")
         if storages.setdefault(tensor.storage.key, tensor.storage) != tensor.storage:
             raise Refusal(f"describes the storage of {shown(name)} in two ways; do not trust this file")
     return value
@@ -112,7 +112,7 @@ class _Unpickler(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Storage:
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
-            raise Refusal("asks for a persistent object that is no storage; do not trust this file")
+            raise Refusal("asks for a persistent object that is not a storage; do not trust this file")
         _, dtype, key, _, count, *view = pid
         if view not in ([], [None]):
             raise Refusal("has a storage that is a view of another; save it again with a newer torch")
@@ -123,7 +123,7 @@ class _Unpickler(pickle._Unpickler):
     def load_reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
         if not any(function is allowed for allowed in _FUNCTIONS) or not isinstance(arguments, tuple):
-            raise Refusal("calls something else than torch's functions of tensors; do not trust this file")
+            raise Refusal("calls something other than torch's functions of tensors; do not trust this file")
         # A short pickle can ask for many copies of a long list.
         self.count(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple)))
         self.append(function(*arguments))
@@ -132,7 +132,7 @@ class _Unpickler(pickle._Unpickler):
         """Skip the _metadata of a state dict: versions of modules, which are not needed."""
         self.stack.pop()
         if not isinstance(self.stack[-1], dict):
-            raise Refusal("sets the state of an object that is no dict; do not trust this file")
+            raise Refusal("sets the state of an object that is not a dict; do not trust this file")
 
     def load_setitem(self) -> None:
         value, name = self.stack.pop(), self.stack.pop()
@@ -145,7 +145,7 @@ class _Unpickler(pickle._Unpickler):
 
 def _set_items(target: Any, items: Any) -> None:
     if type(target) is not dict:
-        raise EOFError("a pickle sets an item of an object that is no dict")
+        raise EOFError("a pickle sets an item of an object that is not a dict")
     for name, value in items:
         # Hashing a tuple of tuples of ... may take forever; a string is hashed once.
         if not isinstance(name, str):
@@ -164,7 +164,7 @@ def _rebuild_tensor(
     if not is_tensor or not len(shape) == len(strides) <= _MAX_AXES:
         raise Refusal("describes a tensor as torch does not; do not trust this file")
     if not all(map(_is_length, (offset, *shape, *strides))):
-        raise Refusal("has a tensor with an offset, shape or strides that are no lengths; do not trust this file")
+        raise Refusal("has a tensor with an offset, shape or strides that are not lengths; do not trust this file")
     if metadata:
         raise Refusal("has a tensor that is negated or conjugated only when it is read; save it resolved")
     return Tensor(storage, offset, shape, strides)
@@ -172,14 +172,14 @@ def _rebuild_tensor(
 
 def _rebuild_parameter(tensor: Any, requires_grad: Any, hooks: Any) -> Tensor:
     if not isinstance(tensor, Tensor):
-        raise Refusal("has a parameter that is no tensor; do not trust this file")
+        raise Refusal("has a parameter that is not a tensor; do not trust this file")
     return tensor
 
 
 def _ordered_dict(pairs: Any = ()) -> dict[str, Any]:
     is_pairs = isinstance(pairs, list | tuple) and all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs)
     if not is_pairs:
-        raise Refusal("makes an OrderedDict of an object that is no list of pairs; do not trust this file")
+        raise Refusal("makes an OrderedDict of an object that is not a list of pairs; do not trust this file")
     items: dict[str, Any] = {}
     _set_items(items, pairs)
     return items

@@ -143,7 +143,7 @@ def write_model(
     settings: Settings | None = None,
     published: Published | None = None,
 ) -> None:
-    """Write a folder that transformers can read. config.json comes last, so that an interrupted save is no model.
+    """Write a folder that transformers can read. config.json comes last, so an interrupted save is not a model.
 
     Args:
         folder: created when missing.

@@ -1,7 +1,7 @@
-"""A checkpoint's weight files, whole or in shards, read one tensor at a time from mapped memory.
+"""Weight files, single or sharded, read one tensor at a time from mapped memory.
 
-Read are safetensors (https://github.com/huggingface/safetensors) and, where there are none, the pytorch_model.bin of
-torch.save; written are safetensors.
+Reads safetensors (https://github.com/huggingface/safetensors) or, without them, pytorch_model.bin of torch.save. Writes
+safetensors.
 """
 
 import json
@@ -9,20 +9,20 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-import ml_dtypes  # noqa: F401  numpy learns bfloat16 from it
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jaxencoder.checkpoints.torch_file import TorchFile
 
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-TORCH_WHOLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _SHARD, _ANY_SHARD = "model-{:05d}-of-{:05d}.safetensors", "model-?????-of-?????.safetensors"
 
 
 class Weights(Mapping[str, np.ndarray]):
-    """The tensors of a folder by name; each is read when it is asked for, and those of torch are read-only."""
+    """The tensors of a folder by name; each is read on access, and those of torch are read-only."""
 
     def __init__(self, readers: Mapping[str, Callable[[str], np.ndarray]]):
         self._readers = dict(readers)
@@ -38,26 +38,27 @@ class Weights(Mapping[str, np.ndarray]):
 
 
 def open_weights(folder: str | os.PathLike) -> Weights:
-    """The weights of a folder, by the first of these that is there.
+    """Open the weights of a folder: the first of these files.
 
-    model.safetensors; the shards that model.safetensors.index.json names; pytorch_model.bin; the shards that
-    pytorch_model.bin.index.json names.
+    model.safetensors; model.safetensors.index.json with its shards; pytorch_model.bin; pytorch_model.bin.index.json
+    with its shards.
 
     Raises:
-        FileNotFoundError: none is there, or a shard is missing.
-        ValueError: a file is damaged or cut short, a pickle asks for more than tensors, or an index is not what it
-            should be.
+        FileNotFoundError: there is none, or a shard is missing.
+        ValueError: a file is damaged or truncated, a pickle asks for more than tensors, or an index is malformed.
     """
     folder = Path(folder)
-    for whole, index, open_file in ((WHOLE, INDEX, _safetensors), (TORCH_WHOLE, TORCH_INDEX, _torch)):
-        if (folder / whole).is_file():
-            names, read = open_file(folder / whole)
+    for single, index, open_file in ((SINGLE, INDEX, _safetensors), (TORCH_SINGLE, TORCH_INDEX, _torch)):
+        if (folder / single).is_file():
+            names, read = open_file(folder / single)
             return Weights(dict.fromkeys(names, read))
         if (folder / index).is_file():
             return Weights(_shards(folder / index, open_file))
-        if whole == WHOLE and (parts := sorted(folder.glob(_ANY_SHARD))):
-            raise FileNotFoundError(f"{folder} has {parts[0].name} but no {INDEX}; fetch it, or save the model again")
-    raise FileNotFoundError(f"{folder} has no {WHOLE}, no {TORCH_WHOLE} and no index of shards; give a model's folder")
+        if single == SINGLE and (shards := sorted(folder.glob(_ANY_SHARD))):
+            raise FileNotFoundError(f"{folder} has {shards[0].name} but no {INDEX}; add it, or save the model again")
+    raise FileNotFoundError(
+        f"{folder} has no {SINGLE}, no {TORCH_SINGLE} and no index of shards; give a model's folder"
+    )
 
 
 def has_weights(folder: str | os.PathLike) -> bool:
@@ -72,15 +73,15 @@ def has_weights(folder: str | os.PathLike) -> bool:
 def save_weights(
     tensors: Mapping[str, np.ndarray], folder: str | os.PathLike, max_shard_bytes: int = 5_000_000_000
 ) -> None:
-    """Write weights as transformers reads them: model.safetensors or, beyond a size, shards and then their index.
+    """Write model.safetensors or, beyond a size, shards and their index.
 
-    All of it is written under other names first. A reader finds the former weights, the new ones, or (while shards
-    replace shards of the same names) none; never some of each. What is left of the former ones goes last.
+    All files are written under temporary names first. A reader finds the previous weights, the new ones, or none (while
+    shards replace shards of the same names), but never a mixture. Files of the previous weights are deleted last.
 
     Args:
         tensors: name -> array.
         folder: an existing folder.
-        max_shard_bytes: most that one file holds; a larger tensor has a file of its own. 5 GB, as on the hub.
+        max_shard_bytes: limit of a file; a larger tensor has its own file. 5 GB, as on the hub.
 
     Raises:
         ValueError: `max_shard_bytes` is not positive.
@@ -90,7 +91,7 @@ def save_weights(
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}; give at least 1")
     folder = Path(folder)
     groups = _groups({name: tensor.nbytes for name, tensor in tensors.items()}, max_shard_bytes)
-    names = [_SHARD.format(i + 1, len(groups)) for i in range(len(groups))] if len(groups) > 1 else [WHOLE]
+    names = [_SHARD.format(i + 1, len(groups)) for i in range(len(groups))] if len(groups) > 1 else [SINGLE]
     files = [*names, INDEX] if len(groups) > 1 else names
     parts = [folder / f".{file}.{os.getpid()}" for file in files]
     try:
@@ -101,7 +102,7 @@ def save_weights(
             total = sum(tensor.nbytes for tensor in tensors.values())
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
             parts[-1].write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-            # Under the former index, a shard replaced would stand beside one that is not.
+            # The previous index would name new shards as well as old ones.
             if any((folder / name).exists() for name in names):
                 (folder / INDEX).unlink(missing_ok=True)
         for part, file in zip(parts, files, strict=True):
@@ -111,14 +112,14 @@ def save_weights(
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
-    stale = [folder / INDEX, folder / WHOLE, *sorted(folder.glob(_ANY_SHARD))]
+    stale = [folder / INDEX, folder / SINGLE, *sorted(folder.glob(_ANY_SHARD))]
     for path in stale:  # the index before its shards
         if path.name not in files:
             path.unlink(missing_ok=True)
 
 
 def write_tensors(file: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write arrays and some words about them into one safetensors file; OSError if it cannot be written."""
+    """Write arrays and metadata into one safetensors file; OSError if it cannot be written."""
     try:
         save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, file, metadata=dict(metadata))
     except SafetensorError as error:
@@ -126,29 +127,29 @@ def write_tensors(file: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
 
 
 def read_tensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """All arrays of a safetensors file, and the words about them.
+    """Read all arrays and the metadata of a safetensors file.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is damaged or cut short.
+        ValueError: it is damaged or truncated.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing, so the folder is not whole; fetch it again")
+        raise FileNotFoundError(f"{file} is missing, so the folder is incomplete; copy or download it again")
     names, read = _safetensors(file)
     with safe_open(file, "np") as opened:
         return {name: read(name) for name in names}, opened.metadata() or {}
 
 
 def _groups(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Names in their order, in groups of at most `limit` bytes; at least one group."""
+    """Names in order, in groups of at most `limit` bytes; at least one group."""
     groups: list[list[str]] = [[]]
-    held = 0
+    total = 0
     for name, size in sizes.items():
-        if groups[-1] and held + size > limit:
+        if groups[-1] and total + size > limit:
             groups.append([])
-            held = 0
+            total = 0
         groups[-1].append(name)
-        held += size
+        total += size
     return groups
 
 
@@ -159,21 +160,19 @@ def _shards(index: Path, open_file: Callable[[Path], _Opened]) -> dict[str, Call
     try:
         files = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"].items())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{index} is not an index of shards ({error}); fetch it again") from None
+        raise ValueError(f"{index} is not an index of shards ({error}); copy or download it again") from None
     for file in files.values():
         if not isinstance(file, str) or file in ("", ".", "..") or any(mark in file for mark in "/\\:\0"):
-            raise ValueError(f"{index} names {str(file)[:100]!r}, which is no file beside it; do not trust this folder")
+            raise ValueError(f"{index} names {str(file)[:100]!r}, which is not a file name; do not trust this folder")
     opened = {}
     for file in sorted(set(files.values())):
         if not (index.parent / file).is_file():
-            raise FileNotFoundError(f"{index.parent / file} is missing, though {index.name} names it; fetch it again")
+            raise FileNotFoundError(f"{index.parent / file} is missing, but {index.name} names it; add the file")
         names, read = open_file(index.parent / file)
         opened[file] = set(names), read
     for name, file in files.items():
         if name not in opened[file][0]:
-            raise ValueError(
-                f"{index.parent / file} has no tensor {name}, which the index says it holds; fetch it again"
-            )
+            raise ValueError(f"{index.parent / file} lacks the tensor {name} of the index; copy or download it again")
     return {name: opened[file][1] for name, file in files.items()}
 
 
@@ -181,7 +180,7 @@ def _safetensors(path: Path) -> _Opened:
     try:
         file = safe_open(path, "np")
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again") from None
+        raise ValueError(f"{path} is damaged or truncated ({error}); copy or download it again") from None
     return file.keys(), file.get_tensor
 
 

@@ -26,7 +26,8 @@ class Families(Verb):
 
     def run(self) -> None:
         from jaxencoder.describe import families
-        from jaxencoder.describe.format import as_json, format_families, format_family
+        from jaxencoder.describe.format import as_json
+        from jaxencoder.describe.format_families import format_families, format_family
 
         if self.name:
             entry = families.entry(families.family_named(self.name))
@@ -69,7 +70,8 @@ class Inspect(RecipeVerb):
     """Print JSON."""
 
     def run(self) -> None:
-        from jaxencoder.describe.format import as_json, format_inspection
+        from jaxencoder.describe.format import as_json
+        from jaxencoder.describe.format_inspection import format_inspection
         from jaxencoder.describe.inspect import inspect
 
         inspection = inspect(self.target, self.mesh.sizes(), self.length, self.settings)
@@ -103,7 +105,8 @@ class Cost(RecipeVerb):
 
     def run(self) -> None:
         from jaxencoder.describe.cost import cost, pretend_devices
-        from jaxencoder.describe.format import as_json, format_costs
+        from jaxencoder.describe.format import as_json
+        from jaxencoder.describe.format_cost import format_cost
 
         mesh = self.mesh.sizes()
         pretend_devices(math.prod(mesh.values()))
@@ -117,4 +120,4 @@ class Cost(RecipeVerb):
             backend=self.backend,
             overrides=self.settings,
         )
-        print(as_json(result) if self.json else format_costs(result))
+        print(as_json(result) if self.json else format_cost(result))

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from jaxencoder.cli.verb import RecipeVerb, Verb, default_is, load_recipe
-from jaxencoder.text.config import TokenizerConfig
+from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.memory import keep_freed_memory
 
 Recipe = Positional[
@@ -65,6 +65,7 @@ class Prepare(RecipeVerb):
         from jaxencoder.training.setup import with_start
 
         config, tokenizer = with_start(replace(config, data=infer_fields(config.data)))
+        sections: list[tuple[DataConfig, Literal["train", "validation"]]]
         sections = [*((phase.data, "train") for phase in config.phase_configs), (config.data, "validation")]
         for data, split in dict.fromkeys(sections):  # phases may share their rows
             for store in prepare(data, tokenizer, split):

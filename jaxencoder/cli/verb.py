@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 from tyro.conf import Positional, Suppress, arg
 
 from jaxencoder.arguments import parse
+from jaxencoder.text.window_config import WindowConfig, WindowPooling
 
 ModelName = Positional[
     Annotated[
@@ -21,7 +22,6 @@ Source = Annotated[str, arg(metavar="SOURCE")]
 TopCount = Annotated[int, arg(aliases=("-k",), metavar="N")]
 Step = int | Literal["latest", "best"]
 Pooling = Literal["cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken"]
-WindowPooling = Literal["mean", "max", "first", "length", "learned"]
 HELP = {"-h", "--help"}
 
 
@@ -33,6 +33,7 @@ def default_is(text: str, metavar: str | None = None) -> Any:
 BatchTokens = Annotated[int | None, default_is("1024 on a CPU, else 8192", "N")]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Verb:
     """A command: a dataclass of options whose docstring is its help."""
 
@@ -113,14 +114,12 @@ class LongTextOptions:
     window_pooling: Annotated[WindowPooling | None, default_is("length, or learned with --pooling learned")] = None
     """How the windows of a text are combined; length: mean weighted by tokens."""
 
-    def window_config(self) -> Any:
+    def window_config(self) -> WindowConfig | None:
         """The WindowConfig that the options give; None truncates.
 
         Raises:
             ValueError: an option of windows without --windows.
         """
-        from jaxencoder.inference.options import WindowConfig  # loads jax
-
         if self.windows:
             return WindowConfig(self.stride, self.window_pooling)
         for name, value in given(self, "stride", "window_pooling").items():

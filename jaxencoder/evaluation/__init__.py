@@ -1,1 +1,1 @@
-"""What a model is worth: published sets, reports, significance, and many runs in one command."""
+"""Metrics of runs and of published models: reports, calibration, slices, significance, published sets."""

@@ -92,3 +92,20 @@ def calibration(scores: np.ndarray, labels: np.ndarray, fit: tuple[np.ndarray, n
         "temperature": factor,
         "scaled_ece": scaled.ece,
     }
+
+
+def calibration_of_decisions(
+    scores: np.ndarray, labels: np.ndarray, fit: tuple[np.ndarray, np.ndarray]
+) -> dict[str, float]:
+    """`calibration` of all yes-or-no decisions together, for texts with any number of classes.
+
+    Args:
+        scores: [N, C] logits. labels: [N, C] int, 1 for a class that a text has. fit: the same of other texts.
+    """
+    return calibration(*as_decisions(scores, labels), as_decisions(*fit))
+
+
+def as_decisions(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[N, C] logits and labels as those of N * C examples of two classes: [N * C, 2] and [N * C]."""
+    flat = scores.astype(np.float64).ravel()
+    return np.stack([np.zeros_like(flat), flat], axis=-1), labels.astype(np.int64).ravel()

@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from jaxencoder.evaluation.evaluate import open_run
 from jaxencoder.evaluation.report import PREDICTIONS_FILE, lines
 from jaxencoder.evaluation.significance import RESAMPLES, Difference, compare_classes, compare_values
 from jaxencoder.tasks.classification.predict import predictions
-from jaxencoder.tasks.evaluate import open_run
 
 
 class Comparison(NamedTuple):

@@ -15,10 +15,9 @@ from jaxencoder.evaluation import plots
 from jaxencoder.evaluation.calibration import reliability
 from jaxencoder.evaluation.tables import one_line
 from jaxencoder.inference.writers import open_writer
-from jaxencoder.tasks.classification.classify import classified
-from jaxencoder.tasks.classification.multi_label import as_decisions
+from jaxencoder.tasks.classification.classify import decide
 from jaxencoder.tasks.classification.predict import Predictions
-from jaxencoder.text.sources import Record
+from jaxencoder.text.sources.records import Record
 
 PREDICTIONS_FILE = "predictions.jsonl"
 
@@ -34,7 +33,7 @@ def write_report(
 
     Args:
         folder: created when missing; files of an older report are replaced.
-        found, result: of `evaluate_classifier`.
+        found, result: of `evaluate_model`.
         title: what was measured on what.
         config, step: of the run, and the checkpoint that was measured.
 
@@ -46,7 +45,7 @@ def write_report(
     try:
         with open_writer(part / PREDICTIONS_FILE, vectors=False) as write:
             write(lines(found))
-        if found.several:
+        if found.is_multi_label:
             scores, labels = as_decisions(found.scores, found.labels)
             plots.reliability(part / "reliability.png", reliability(scipy.special.softmax(scores, axis=-1), labels))
         elif found.names:
@@ -64,9 +63,9 @@ def write_report(
 
 def lines(found: Predictions) -> list[Record]:
     """For each record {"record", "truth", "prediction"} and, of classes, "probability" and "probabilities"."""
-    least = np.full(len(found.names), 0.5) if found.several else None
+    least = np.full(len(found.names), 0.5) if found.is_multi_label else None
     truths = [_truth(found, i) for i in range(len(found.records))]
-    both = zip(found.records, truths, classified(found.scores, found.names, least), strict=True)
+    both = zip(found.records, truths, decide(found.scores, found.names, least), strict=True)
     return [
         {"record": record, "truth": truth, "prediction": one.prediction}
         | ({"probability": one.probability, "probabilities": one.probabilities} if found.names else {})
@@ -75,7 +74,7 @@ def lines(found: Predictions) -> list[Record]:
 
 
 def _truth(found: Predictions, i: int) -> str | list[str] | float:
-    if found.several:
+    if found.is_multi_label:
         return [found.names[c] for c in np.flatnonzero(found.labels[i])]
     return found.names[found.labels[i]] if found.names else float(found.labels[i])
 
@@ -93,13 +92,15 @@ def _report(
     data = config.data
     long = int((found.tokens > data.row_length).sum())
     kind = f"{len(found.names)} classes" if found.names else "values"
-    kind = f"any of {kind}" if found.several else kind
+    kind = f"any of {kind}" if found.is_multi_label else kind
     fields = " and ".join(filter(None, (data.text_field, data.pair_field)))
     yield f"# {title}"
     yield ""
     yield f"{len(found.records)} records, {kind}; checkpoint: {step}. Texts: {fields}; labels: {data.label_field}."
     ways = (
-        f"{number} {what}" for number, what in ((found.cut, "cut"), (long - found.cut, "read in windows")) if number
+        f"{number} {what}"
+        for number, what in ((found.truncated, "cut"), (long - found.truncated, "read in windows"))
+        if number
     )
     if long:
         yield f"{long} records are longer than the {data.row_length} tokens of a row: {', '.join(ways)}."
@@ -122,7 +123,7 @@ def _classes(found: Predictions, result: dict[str, Any]) -> Iterable[str]:
     classes = result["classes"]
     yield from ("", "## Classes", "")
     yield from _table(("class", *next(iter(classes.values()))), ((name, *x.values()) for name, x in classes.items()))
-    if found.several:
+    if found.is_multi_label:
         yield from ("", "A record has any number of classes, so that there is no confusion matrix.")
     else:
         yield from _confusions(found)
@@ -163,9 +164,9 @@ def _tuned(result: dict[str, Any]) -> Iterable[str]:
 
 
 def _wrong(found: Predictions, text_field: str, pair_field: str) -> Iterable[str]:
-    if found.several:
+    if found.is_multi_label:
         # Of each record the decision that is furthest off.
-        off = np.where(found.chosen != found.true, np.abs(found.probabilities - 0.5) + 0.5, 0)
+        off = np.where(found.predicted != found.true, np.abs(found.probabilities - 0.5) + 0.5, 0)
         wrong = off.max(-1)
         head, title = ("class", "true", "probability", "text"), "Most confidently wrong"
     elif found.names:
@@ -179,7 +180,7 @@ def _wrong(found: Predictions, text_field: str, pair_field: str) -> Iterable[str
     for i in np.argsort(-wrong, kind="stable")[:_WRONG].tolist():
         if wrong[i]:
             text = found.records[i][text_field] + (f" | {found.records[i][pair_field]}" if pair_field else "")
-            if found.several:
+            if found.is_multi_label:
                 c = int(off[i].argmax())
                 row = (found.names[c], "yes" if found.labels[i, c] else "no", float(found.probabilities[i, c]))
             elif found.names:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.inference.search import rank
-from jaxencoder.text.sources import Record, listed, read
+from jaxencoder.text.sources.records import Record, listed, read
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ import numpy as np
 from jaxencoder.inference.embed import embed
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
-from jaxencoder.tasks.classification.predict import correlations
+from jaxencoder.tasks.classification.metrics import correlations
 from jaxencoder.text.labels import Labels
+from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.sources import field_names, listed, read
-from jaxencoder.text.sources.fields import PAIR_FIELDS
 
 # How published sets name the score; the first that is there counts.
 _SCORES = ("score", "similarity_score", "similarity", "relatedness_score", "label")
@@ -49,7 +49,7 @@ def find_fields(names: Sequence[str], text: str = "", pair: str = "", score: str
     Raises:
         ValueError: a field that is not named cannot be found.
     """
-    a, b = next(((a, b) for a, b in PAIR_FIELDS if a in names and b in names), ("", ""))
+    a, b = next(((a, b) for a, b in TEXTS.pair_names if a in names and b in names), ("", ""))
     fields = Fields(text or a, pair or b, score or next((name for name in _SCORES if name in names), ""))
     if not fields.text or not fields.pair:
         raise ValueError(

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxencoder.tasks.classification.multi_label import metrics_of_decisions
-from jaxencoder.tasks.classification.predict import Predictions, correlations, metrics_of_classes
+from jaxencoder.tasks.classification.metrics import correlations, metrics_of_classes, metrics_of_decisions
+from jaxencoder.tasks.classification.predict import Predictions
 from jaxencoder.text.sources import closest, listed
 
 LENGTH = "length in tokens"
@@ -45,8 +45,8 @@ def _of_column(found: Predictions, values: list[Any], quarters: bool) -> dict[st
     result = {}
     for key in dict.fromkeys(sorted(keys, key=lambda key: key[0])):
         at = np.array([key == other for other in keys])
-        if found.several:
-            result[key[1]] = {"examples": int(at.sum())} | metrics_of_decisions(found.chosen[at], found.true[at])
+        if found.is_multi_label:
+            result[key[1]] = {"examples": int(at.sum())} | metrics_of_decisions(found.predicted[at], found.true[at])
         elif found.names:
             labels, chosen = found.labels[at], found.scores[at].argmax(-1)
             metrics = metrics_of_classes(chosen, labels, len(found.names))

@@ -29,9 +29,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import CONFIG_FILE, from_json, read, to_json
+from jaxencoder.evaluation.evaluate import evaluate, kept_step
 from jaxencoder.evaluation.results import RESULTS_FILE
 from jaxencoder.files import write_atomic
-from jaxencoder.tasks.evaluate import evaluate, kept_step
 from jaxencoder.text.sources import fingerprint
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import computes_on_cpu, keep_freed_memory

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxencoder.tasks.classification.multi_label import metrics_of_decisions
-from jaxencoder.tasks.classification.predict import Predictions, metrics_of_classes
+from jaxencoder.tasks.classification.metrics import metrics_of_classes, metrics_of_decisions
+from jaxencoder.tasks.classification.predict import Predictions
 
 
 def best_threshold(probabilities: np.ndarray, positive: np.ndarray) -> float:
@@ -44,10 +44,10 @@ def tuned(measured: Predictions, tuning: Predictions) -> dict[str, Any]:
     """
     from sklearn.metrics import precision_recall_fscore_support
 
-    binary = len(measured.names) == 2 and not measured.several
+    binary = len(measured.names) == 2 and not measured.is_multi_label
     options = {"average": "binary", "zero_division": 0}
-    classes, shares, chosen = {}, measured.probabilities, measured.chosen
-    before, decided = "half_f1" if measured.several else "argmax_f1", chosen.copy()
+    classes, shares, chosen = {}, measured.probabilities, measured.predicted
+    before, decided = "half_f1" if measured.is_multi_label else "argmax_f1", chosen.copy()
     for c in range(1 if binary else 0, len(measured.names)):
         if not tuning.true[:, c].any():
             continue
@@ -65,6 +65,6 @@ def tuned(measured: Predictions, tuning: Predictions) -> dict[str, Any]:
     result: dict[str, Any] = {"classes": classes}
     if binary and classes:
         result |= metrics_of_classes(above.astype(np.int64), measured.labels, 2)
-    if measured.several:
+    if measured.is_multi_label:
         result |= metrics_of_decisions(decided, measured.true)
     return result

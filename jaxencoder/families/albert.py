@@ -14,7 +14,7 @@ def _read_layers(settings: Settings, fields: Fields) -> Fields:
     return {"num_layers": fields["num_layers"] * layers, "windows": (0,) * layers}
 
 
-_ENTRIES = (
+_SETTINGS = (
     *SETTINGS,
     POSITIONS,
     TOKEN_TYPES,
@@ -56,7 +56,7 @@ ALBERT = Family(
     architecture=EncoderConfig(
         activation="gelu_tanh", embedding_size=128, num_layer_groups=1, dropout=0.0, attention_dropout=0.0
     ),
-    entries=_ENTRIES,
+    settings_table=_SETTINGS,
     encoder_table=_ENCODER,
     mlm_head_table=mlm_head("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
     heads=_heads,

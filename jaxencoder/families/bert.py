@@ -38,7 +38,7 @@ BERT = Family(
     name="Bert",
     prefix="bert.",
     architecture=EncoderConfig(),
-    entries=(*SETTINGS, POSITIONS, TOKEN_TYPES),
+    settings_table=(*SETTINGS, POSITIONS, TOKEN_TYPES),
     encoder_table=_ENCODER,
     mlm_head_table=mlm_head(
         "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"

@@ -43,7 +43,7 @@ def max_relative_positions(settings: Settings, fields: Fields) -> int:
     return span if span >= 1 else fields["max_length"]
 
 
-ENTRIES = (
+_SETTINGS = (
     *SETTINGS,
     POSITIONS,
     same("type_vocab_size", "token_types"),
@@ -82,7 +82,7 @@ DEBERTA = Family(
     name="Deberta",
     prefix="deberta.",
     architecture=EncoderConfig(norm_epsilon=1e-7, token_types=0, key_bias=False),
-    entries=ENTRIES,
+    settings_table=_SETTINGS,
     encoder_table=_ENCODER,
     mlm_head_table=BERT.mlm_head_table,
     heads=lambda c, settings: (

@@ -40,8 +40,8 @@ def _write_distances(c: EncoderConfig) -> Settings:
     }
 
 
-_ENTRIES = (
-    *deberta.ENTRIES,
+_SETTINGS = (
+    *DEBERTA.settings_table,
     Entry(_read_distances, _write_distances),
     same("conv_kernel_size"),
     same("conv_groups"),
@@ -71,7 +71,7 @@ DEBERTA_V2 = dataclasses.replace(
     model_type="deberta-v2",
     name="DebertaV2",
     architecture=dataclasses.replace(DEBERTA.architecture, key_bias=True),
-    entries=_ENTRIES,
+    settings_table=_SETTINGS,
     encoder_table=_ENCODER,
     heads=_heads,
     about=About(

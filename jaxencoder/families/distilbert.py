@@ -6,7 +6,7 @@ from jaxencoder.families.tables import mlm_head
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
-_ENTRIES = (
+_SETTINGS = (
     same("vocab_size", required=True),
     size("n_layers", "num_layers"),
     size("dim", "hidden_size"),
@@ -50,7 +50,7 @@ DISTILBERT = Family(
     name="DistilBert",
     prefix="distilbert.",
     architecture=EncoderConfig(token_types=0),
-    entries=_ENTRIES,
+    settings_table=_SETTINGS,
     encoder_table=_ENCODER,
     mlm_head_table=mlm_head("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
     heads=_heads,

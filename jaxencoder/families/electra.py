@@ -36,7 +36,7 @@ ELECTRA = Family(
     name="Electra",
     prefix="electra.",
     architecture=EncoderConfig(embedding_size=128, head_activation="gelu"),
-    entries=NARROW_SETTINGS,
+    settings_table=NARROW_SETTINGS,
     encoder_table=narrow_encoder("electra."),
     mlm_head_table=mlm_head("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
     heads=_heads,

@@ -29,7 +29,7 @@ _ARCHITECTURE = EncoderConfig(
     dropout=0.0,
     attention_dropout=0.0,
 )
-_ENTRIES = (
+_SETTINGS = (
     *SIZES,
     inherited("num_key_value_heads", "num_kv_heads", "num_heads"),
     implied("head_dim", "head_size"),
@@ -70,7 +70,7 @@ EUROBERT = Family(
     name="EuroBert",
     prefix="model.",
     architecture=_ARCHITECTURE,
-    entries=_ENTRIES,
+    settings_table=_SETTINGS,
     encoder_table=_ENCODER,
     mlm_head_table={"lm_head.bias": "mlm_head/bias"},
     heads=_heads,

@@ -82,7 +82,7 @@ class Family:
         name: start of its class names in config.json, such as Bert in BertForMaskedLM.
         prefix: start of the names of the encoder's tensors, in a checkpoint with heads.
         architecture: the family's fixed choices, and the defaults of settings that config.json leaves out.
-        entries: table of settings: config.json <-> the fields of EncoderConfig that vary within the family.
+        settings_table: table of settings: config.json <-> the fields of EncoderConfig that vary within the family.
         encoder_table: table of the encoder's weights, names with the prefix; or a function that builds it.
         mlm_head_table: table of the masked-language-model head's weights.
         heads: (architecture, config.json) -> the other heads.
@@ -100,7 +100,7 @@ class Family:
     name: str
     prefix: str
     architecture: EncoderConfig
-    entries: tuple[Entry, ...]
+    settings_table: tuple[Entry, ...]
     encoder_table: Names | Callable[[EncoderConfig], Names]
     mlm_head_table: Names
     heads: Callable[[EncoderConfig, Settings], Heads]
@@ -119,7 +119,7 @@ class Family:
                 raise ValueError(f"config.json has {name} {settings[name]!r}; only {value!r} can be loaded")
         settings = {new: settings[old] for old, new in self.older_names.items() if old in settings} | dict(settings)
         fields = dict(vars(self.architecture))
-        for entry in (*self.entries, _TIED):
+        for entry in (*self.settings_table, _TIED):
             fields |= entry.read(settings, fields)
         if fields["head_activation"] == fields["activation"]:
             fields["head_activation"] = "same"  # so that equal architectures are equal configs
@@ -133,7 +133,7 @@ class Family:
         if config.head_activation == "same":
             config = dataclasses.replace(config, head_activation=config.activation)
         settings: dict[str, Any] = {}
-        for entry in (*self.entries, _TIED):
+        for entry in (*self.settings_table, _TIED):
             settings |= entry.write(config)
         return settings
 

@@ -60,7 +60,7 @@ LONGFORMER = dataclasses.replace(
     prefix="longformer.",
     # The head's activation is gelu regardless of hidden_act.
     architecture=EncoderConfig(windows=(256,), global_tokens=True, head_activation="gelu"),
-    entries=(*ROBERTA.entries, Entry(_read_windows, _write_windows)),
+    settings_table=(*ROBERTA.settings_table, Entry(_read_windows, _write_windows)),
     encoder_table=_ENCODER,
     heads=_heads,
     about=About(

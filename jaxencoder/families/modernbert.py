@@ -84,7 +84,7 @@ def _write_windows(c: EncoderConfig) -> Settings:
     return {"local_attention": 2 * max(sides, default=64), "layer_types": kinds}
 
 
-_ENTRIES = (
+_SETTINGS = (
     *SIZES,
     same("max_position_embeddings", "max_length"),
     Entry(_read_rotary, _write_rotary),
@@ -136,7 +136,7 @@ MODERNBERT = Family(
     name="ModernBert",
     prefix="model.",
     architecture=_ARCHITECTURE,
-    entries=_ENTRIES,
+    settings_table=_SETTINGS,
     encoder_table=_ENCODER,
     mlm_head_table=_MLM_HEAD,
     heads=_heads,

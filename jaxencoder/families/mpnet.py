@@ -33,7 +33,7 @@ MPNET = Family(
     name="MPNet",
     prefix="mpnet.",
     architecture=EncoderConfig(token_types=0, relative_bias_buckets=_BUCKETS),
-    entries=(*SETTINGS, *SHIFTED_POSITIONS, written("relative_attention_num_buckets", _BUCKETS)),
+    settings_table=(*SETTINGS, *SHIFTED_POSITIONS, written("relative_attention_num_buckets", _BUCKETS)),
     encoder_table=_ENCODER,
     mlm_head_table=ROBERTA.mlm_head_table,
     heads=lambda c, settings: (

@@ -33,7 +33,7 @@ def _write_mlp_size(c: EncoderConfig) -> Settings:
     return {"intermediate_size": c.mlp_size * 3 // 2}
 
 
-_ENTRIES = (
+_SETTINGS = (
     written("auto_map", _CLASSES),
     *SIZES,
     Entry(_read_mlp_size, _write_mlp_size),
@@ -67,7 +67,7 @@ NEOBERT = Family(
     name="NeoBERT",
     prefix="model.",
     architecture=dataclasses.replace(EUROBERT.architecture, max_length=1024, norm_epsilon=1e-6, output_bias=True),
-    entries=_ENTRIES,
+    settings_table=_SETTINGS,
     encoder_table=_ENCODER,
     mlm_head_table={"decoder.bias": "mlm_head/bias"},
     heads=lambda c, settings: head("sequence_head", HeadConfig("cls", labels(settings), "tanh"), "dense", "classifier"),

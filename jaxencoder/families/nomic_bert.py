@@ -49,7 +49,7 @@ def _write_rotary(c: EncoderConfig) -> Settings:
     return settings
 
 
-_ENTRIES = (
+_SETTINGS = (
     Entry(choice("activation_function", "activation", {"swiglu": "silu", "geglu": "gelu"}).read, lambda c: {}),
     *SETTINGS,
     POSITIONS,
@@ -86,7 +86,7 @@ NOMIC_BERT = Family(
         dropout=0.0,
         attention_dropout=0.0,
     ),
-    entries=_ENTRIES,
+    settings_table=_SETTINGS,
     encoder_table=_ENCODER,
     mlm_head_table=mlm_head(
         "cls.predictions.transform.dense", "cls.predictions.transform.layer_norm", "cls.predictions.bias"

@@ -21,7 +21,7 @@ ROFORMER = Family(
     name="RoFormer",
     prefix="roformer.",
     architecture=EncoderConfig(positions="rotary", max_length=1536),
-    entries=(*NARROW_SETTINGS, same("rotary_value", "rotary_values")),
+    settings_table=(*NARROW_SETTINGS, same("rotary_value", "rotary_values")),
     encoder_table=_encoder,
     mlm_head_table=BERT.mlm_head_table,
     heads=lambda c, settings: (

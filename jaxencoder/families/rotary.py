@@ -81,7 +81,7 @@ def rope_parameters(c: EncoderConfig, local: bool = False) -> dict[str, Any]:
 
 
 def rotary_settings(c: EncoderConfig, rope: Settings | None = None) -> dict[str, Any]:
-    """The settings of rotary positions; `rope` replaces the rope_parameters of a model whose layers are all alike."""
+    """The settings of rotary positions; `rope` is given if layers differ in their rope_parameters."""
     return {
         # With `dynamic` this is the length of pretraining.
         "max_position_embeddings": c.rope_original_length if c.rope_scaling == "dynamic" else c.max_length,

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,23 +19,20 @@ from jaxencoder.inference.devices import compute_context
 from jaxencoder.inference.global_tokens import with_first_tokens
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions, WindowPooling
+from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.inference.outputs import encode
-from jaxencoder.inference.windows import GROUP_TOKENS, WindowPooler, run_windows
+from jaxencoder.inference.windows import WindowPooler, run_windows
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import pool
 from jaxencoder.model.sentence import SentenceConfig, finish_vectors, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.tasks.records import chunks
 from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
-from jaxencoder.text.windows import text_windows
-
-T = TypeVar("T")
-
-_CHUNK_TEXTS = 16384  # texts that are sorted by length together ...
-_CHUNK_CHARACTERS = 1 << 24  # ... and their characters at most, so that memory does not depend on the file
+from jaxencoder.text.window_config import WindowPooling
+from jaxencoder.text.windows import GROUP_TOKENS, text_windows
 
 
 def embed(model: OpenedModel, texts: Sequence[str], options: EmbedOptions = DEFAULT_OPTIONS) -> np.ndarray:
@@ -98,24 +94,6 @@ def embed_file(
             write(chunk, vectors)
             count += len(chunk)
     return count
-
-
-def chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
-    """Group items, such as records, into lists of bounded size; one list is in memory at a time.
-
-    Args:
-        size: gives the characters of an item's texts.
-    """
-    chunk: list[T] = []
-    characters = 0
-    for item in items:
-        chunk.append(item)
-        characters += size(item)
-        if len(chunk) >= _CHUNK_TEXTS or characters >= _CHUNK_CHARACTERS:
-            yield chunk
-            chunk, characters = [], 0
-    if chunk:
-        yield chunk
 
 
 @dataclass(frozen=True)

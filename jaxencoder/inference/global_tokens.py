@@ -8,25 +8,10 @@ import numpy as np
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.model.heads import HeadConfig, first_tokens
 from jaxencoder.objectives.objective import Batch
+from jaxencoder.tasks.running import global_slots
 from jaxencoder.text.buckets import max_texts_per_row
 
 _SEPARATORS = 3  # in a question and its text: <s> question </s></s> text </s>
-
-
-def global_slots(mask: np.ndarray) -> np.ndarray | None:
-    """Positions of the nonzero tokens of a mask [B, T], padded with -1: int32 [B, G], or None if all are 0.
-
-    G is a power of two (at most T), so that few programs are compiled.
-
-    [[1, 0, 1, 1], [0, 0, 1, 0]] -> [[0, 2, 3, -1], [2, -1, -1, -1]]
-    """
-    counts = (mask != 0).sum(-1)
-    most = int(counts.max(initial=0))
-    if not most:
-        return None
-    slots = np.full((len(mask), min(1 << (most - 1).bit_length(), mask.shape[1])), -1, np.int32)
-    slots[np.arange(slots.shape[1]) < counts[:, None]] = np.nonzero(mask)[1]
-    return slots
 
 
 def head_mask(heads: Iterable[HeadConfig], token_ids: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The encoder and its heads on a batch: all outputs of padded rows, or the scores of texts in packed rows."""
+"""Outputs of the encoder and of published heads for padded rows."""
 
 from functools import partial
 
@@ -7,9 +7,8 @@ import jax.numpy as jnp
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import Head, HeadConfig, MlmHead, first_tokens, output_table, pool, vocabulary_scores
+from jaxencoder.model.heads import HeadConfig, MlmHead, apply_heads, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.text.buckets import max_texts_per_row
 
 
 def encode(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
@@ -52,55 +51,12 @@ def _heads(
     if "mlm_head" in params:
         x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, hidden)
         out["mlm_logits"] = vocabulary_scores(x, bias, output_table(params))
-    for name, y in _apply_heads(encoder, heads, params, hidden, mask, 1).items():
-        out |= _output(name, y if dict(heads)[name].inputs == "tokens" else y[:, 0])
+    for name, y in apply_heads(encoder, heads, params, hidden, mask, 1).items():
+        out |= _named(name, y if dict(heads)[name].inputs == "tokens" else y[:, 0])
     return out
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def text_scores(
-    encoder: EncoderConfig,
-    compute: ComputeConfig,
-    heads: tuple[tuple[str, HeadConfig], ...],
-    params: Params,
-    rows: Batch,
-) -> jax.Array:
-    """The sequence head's scores [B, E, outputs] float32 of packed rows with up to E texts (`max_texts_per_row`).
-
-    Args:
-        heads: the sequence head, after its pooler if it has one.
-    """
-    segment_ids = rows["segment_ids"]
-    documents = max_texts_per_row(segment_ids.shape[1])
-    if any(head.global_tokens == "first" for _, head in heads):
-        rows = rows | {"global_slots": first_tokens(segment_ids, documents)}
-    hidden = encode(encoder, compute, params, rows)
-    return _apply_heads(encoder, heads, params, hidden, segment_ids, documents)["sequence_head"]
-
-
-def _apply_heads(
-    encoder: EncoderConfig,
-    heads: tuple[tuple[str, HeadConfig], ...],
-    params: Params,
-    hidden: jax.Array,
-    segment_ids: jax.Array,
-    documents: int,
-) -> dict[str, jax.Array]:
-    """The output of each head: [B, T, outputs] for tokens, [B, E, outputs] for the documents of each row."""
-    out: dict[str, jax.Array] = {}
-    for name, head in heads:
-        if head.inputs == "pooled":
-            x = out["pooler"]
-        elif head.inputs == "tokens" or head.pool_after_transform:
-            x = hidden
-        else:
-            x = pool(hidden, segment_ids, documents, head.inputs)
-        y = Head(encoder, head).apply({"params": params[name]}, x.astype(hidden.dtype))
-        out[name] = pool(y, segment_ids, documents, "mean") if head.pool_after_transform else y
-    return out
-
-
-def _output(name: str, y: jax.Array) -> dict[str, jax.Array]:
+def _named(name: str, y: jax.Array) -> dict[str, jax.Array]:
     match name:
         case "pooler":
             return {"pooled": y}

@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.tasks.classification import classify
-from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text import buckets
 
 
@@ -24,12 +23,8 @@ class Ranked(NamedTuple):
 def check_cross_encoder(model: OpenedModel) -> None:
     """Raise ValueError unless the model is a run on pairs that predicts a value or one of two classes."""
     objective = model.config.objective
-    if (
-        not isinstance(objective, Classification)
-        or "classifier" not in model.params
-        or not model.config.data.pair_field
-    ):
-        raise ValueError("this model does not score pairs; use a run of finetune_classification with data.pair_field")
+    if model.published is not None or not classify.is_classifier(model) or not model.config.data.pair_field:
+        raise ValueError("this model scores no pairs; use a run of finetune_classification with data.pair_field")
     if objective.labels > 2 or objective.multi_label:
         raise ValueError(
             f"this run has {objective.labels} classes, which give no single score; train it on classes 0 and 1, or on "
@@ -59,9 +54,9 @@ def score_pairs(
         ValueError: a model that is no cross-encoder, or no lists of strings.
     """
     check_cross_encoder(model)
-    scored = classify.score(model, queries, texts, batch_tokens=batch_tokens)
-    buckets.warn_truncated(scored.cut, len(scored.tokens), classify.row_length(model))
-    return scored.scores[:, -1] - (scored.scores[:, 0] if model.config.objective.labels == 2 else 0)
+    found = classify.score(model, queries, texts, batch_tokens=batch_tokens)
+    buckets.warn_truncated(found.truncated, len(found.tokens), classify.row_length(model))
+    return found.scores[:, -1] - (found.scores[:, 0] if model.config.objective.labels == 2 else 0)
 
 
 def rerank(

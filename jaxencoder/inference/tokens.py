@@ -14,12 +14,12 @@ import numpy as np
 
 from jaxencoder.inference.global_tokens import with_first_tokens
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.options import WindowConfig
 from jaxencoder.inference.outputs import encode
 from jaxencoder.inference.windows import run_windows
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.objective import Batch
 from jaxencoder.text import buckets
+from jaxencoder.text.window_config import WindowConfig
 from jaxencoder.text.windows import text_windows
 
 _GROUP_TOKENS = 1 << 14  # tokens of windows that are computed together

@@ -4,20 +4,15 @@ Long texts in overlapping segments: Pappagari et al. 2019, arXiv:1910.10781.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
 
 import jax
 import numpy as np
 
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.options import WindowPooling
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text import buckets
-from jaxencoder.text.windows import TextWindow
-
-W = TypeVar("W")
-
-GROUP_TOKENS = 1 << 17  # tokens of windows that are sorted by length together, whatever the length of a text
+from jaxencoder.text.window_config import WindowPooling
+from jaxencoder.text.windows import TextWindow, group_windows
 
 
 def run_windows(
@@ -53,19 +48,6 @@ def run_windows(
 
         for plan, values in model.run(function, [window.ids for window in group], batch_tokens, max_length, kept_ids):
             yield group, plan, values
-
-
-def group_windows(windows: Iterable[W], tokens: int) -> Iterator[list[W]]:
-    """Group windows, or anything with `ids`, into lists that end once they have this many tokens."""
-    group, size = [], 0
-    for window in windows:
-        group.append(window)
-        size += len(window.ids)
-        if size >= tokens:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
 
 
 class WindowPooler:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxencoder.tasks.records import check_new_fields
 from jaxencoder.text.sources import Record
 
 COLUMN = "embedding"
@@ -156,12 +157,6 @@ class JsonWriter:
 
     def close(self) -> None:
         self._file.close()
-
-
-def check_new_fields(records: Sequence[Record], names: Sequence[str], otherwise: str = "drop it") -> None:
-    """Raise ValueError if a record already has a field that is to be added."""
-    if existing := [name for name in names if any(name in record for record in records)]:
-        raise ValueError(f"the records already have a field {existing[0]!r}; rename it, or {otherwise}")
 
 
 def _fill_nulls(kind, item):

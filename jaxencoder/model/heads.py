@@ -151,6 +151,37 @@ class Head(nn.Module):
         return x.astype(jnp.float32).reshape(*shape, -1)
 
 
+def apply_heads(
+    encoder: EncoderConfig,
+    heads: tuple[tuple[str, HeadConfig], ...],
+    params: dict[str, Any],
+    hidden: jax.Array,
+    segment_ids: jax.Array,
+    documents: int,
+) -> dict[str, jax.Array]:
+    """Outputs of published heads, float32: [B, T, outputs] of tokens, [B, E, outputs] of the documents of each row.
+
+    Args:
+        encoder: its architecture.
+        heads: names among the parameters, and settings; a pooler precedes the heads that use it.
+        params: of the heads.
+        hidden: [B, T, D].
+        segment_ids: [B, T].
+        documents: E, the most documents in a row.
+    """
+    out: dict[str, jax.Array] = {}
+    for name, head in heads:
+        if head.inputs == "pooled":
+            x = out["pooler"]
+        elif head.inputs == "tokens" or head.late:
+            x = hidden
+        else:
+            x = pool(hidden, segment_ids, documents, head.inputs)
+        y = Head(encoder, head).apply({"params": params[name]}, x.astype(hidden.dtype))
+        out[name] = pool(y, segment_ids, documents, "mean") if head.late else y
+    return out
+
+
 class Classifier(nn.Module):
     """Scores [B, E, labels] float32 of documents: pooling, BERT's tanh transform, dropout and a projection."""
 

@@ -1,33 +1,85 @@
-"""Records of which a task reads some fields: what they must hold is there."""
+"""Records that tasks read and add predictions to: checked, and in chunks of bounded size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
-from jaxencoder.text.sources import Record, closest, listed
+from jaxencoder.text.sources.records import Record, closest, listed, read
+
+T = TypeVar("T")
+
+_CHUNK_TEXTS = 16384  # texts that are sorted by length together ...
+_CHUNK_CHARACTERS = 1 << 24  # ... and their characters at most, which bounds memory
+
+
+def numbered(
+    source: str | Iterable[Record],
+    text_field: str,
+    required: Sequence[str] = (),
+    text_unit: str = "line",
+    words: bool | None = False,
+) -> Iterator[tuple[str, Record]]:
+    """Yield the records of a source, each with its name for messages.
+
+    Args:
+        source: as in `jaxencoder.text.sources`, or records.
+        text_field, required, text_unit, words: as in `jaxencoder.text.sources.read`.
+    """
+    where = "record"
+    if isinstance(source, str):
+        where = f"{source}, record"
+        source = read(source, text_field=text_field, required=required, text_unit=text_unit, words=words)
+    for number, record in enumerate(source, 1):
+        yield f"{where} {number}", record
 
 
 def with_texts(record: Record, names: Sequence[str], where: str) -> Record:
-    """The record, if each field of these names holds a text; an empty name is none.
+    """Return the record if each field of these names holds a text; an empty name is none.
 
     Raises:
-        ValueError: it does not; names the record by `where`.
+        ValueError: a field is missing or holds something else; names the record by `where`.
     """
     for name in filter(None, names):
-        _refuse(record, name, where, isinstance(record.get(name), str), "text")
+        _check(record, name, where, isinstance(record.get(name), str), "text")
     return record
 
 
 def with_words(record: Record, name: str, where: str) -> Record:
-    """The record, if the field holds a text or a list of words; raises as `with_texts`."""
+    """Return the record if the field holds a text or a list of words; raises as `with_texts`."""
     value = record.get(name)
-    fine = isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(word, str) for word in value))
-    _refuse(record, name, where, fine, "text or a list of words")
+    is_list = isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
+    _check(record, name, where, isinstance(value, str) or is_list, "text or a list of words")
     return record
 
 
-def _refuse(record: Record, name: str, where: str, fine: bool, kind: str) -> None:
+def check_new_fields(records: Sequence[Record], names: Sequence[str], otherwise: str = "drop it") -> None:
+    """Raise ValueError if a record already has a field that is to be added."""
+    if present := [name for name in names if any(name in record for record in records)]:
+        raise ValueError(f"the records already have a field {present[0]!r}; rename it, or {otherwise}")
+
+
+def chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield the items, such as records, in lists of bounded size; only one list is in memory.
+
+    Args:
+        size: number of characters in an item's texts.
+    """
+    chunk: list[T] = []
+    characters = 0
+    for item in items:
+        chunk.append(item)
+        characters += size(item)
+        if len(chunk) >= _CHUNK_TEXTS or characters >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _check(record: Record, name: str, where: str, is_valid: bool, kind: str) -> None:
     if name not in record:
         near = closest(name, record) or "; give its name as text_field or pair_field"
         raise ValueError(f"{where}: no field {name!r} among {listed(record)}{near}")
-    if not fine:
-        found = type(record[name]).__name__
-        raise ValueError(f"{where}: field {name!r} is {found}, not {kind}; name another field or drop the record")
+    if not is_valid:
+        raise ValueError(
+            f"{where}: field {name!r} is {type(record[name]).__name__}, not {kind}; name another field or drop the record"
+        )

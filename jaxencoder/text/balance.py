@@ -6,7 +6,7 @@ Sampling by class frequency to a power between 0 and 1: Mahajan et al. 2018, arX
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from jaxencoder.text.examples import Example
+from jaxencoder.text.schema import Example
 
 _MAX_BUFFERED = 1 << 14  # examples kept in memory instead of being read again
 

@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 TokenizerKind = Literal["wordpiece", "bpe", "unigram", "sentencepiece-unigram", "sentencepiece-bpe"]
 TextUnit = Literal["line", "paragraph", "file"]
 Pairs = Literal["none", "nsp", "sop"]
-LabelUnit = Literal["text", "word", "span", "choice"]
 LongTexts = Literal["truncate", "windows"]
 
 OVERLAP = 128
@@ -109,21 +108,19 @@ class DataConfig:
     """Field of the second text of a pair. Empty: single texts. Without labels, a source whose first record lacks this
     field holds single texts, and may be mixed with sources of pairs."""
     label_field: str = ""
-    """Field of the label, or of a list of classes, which may be empty. If set, each record is one labeled example,
-    truncated to a row or split into windows (data.long_texts). Fields missing from labeled records are replaced by
-    usual names, which are printed."""
-    label_unit: LabelUnit = "text"
-    """What has a label. text: each text or pair. word: each word; text_field holds a list of words and label_field a
-    tag for each. span: the answer to the first text in the second one (pair_field); label_field has SQuAD's structure.
-    choice: one text of the list in pair_field; label_field holds its number from 0, its letter or its text. Words and
-    spans are never truncated: longer texts are split into pieces."""
+    """Field of the label, as the objective's task needs it: for a text a class, a list of classes, which may be empty,
+    or a value; for a list of words (text_field) a tag for each; for a question (text_field) and a text (pair_field) its
+    answers in SQuAD's structure; for a context (text_field) and a list of choices (pair_field) the right one's number
+    from 0, letter or text. Each record is one example. Texts are truncated to a row or split into windows
+    (data.long_texts); words and texts with answers are split into several pieces. Fields missing from labeled records
+    are replaced by usual names, which are printed."""
     long_texts: LongTexts = "truncate"
     """How to handle labeled single texts longer than a row: truncate, or split into overlapping windows, each an
     example with the text's label. Held-out metrics in training are then those of windows; evaluate and predict read
     whole texts with --long windows."""
     overlap: int = OVERLAP
-    """Tokens that successive windows of a text share, at most half a window. For long_texts windows and label_unit
-    span."""
+    """Tokens that successive windows of a text share, at most half a window: with long_texts windows, and in question
+    answering."""
     labels: tuple[str, ...] = ()
     """Class names in order of id. Empty: those of the training data, sorted, whole numbers in numeric order."""
     balance: float = 0.0
@@ -160,8 +157,9 @@ class DataConfig:
         _check_range(self, "data", limits)
         self._check_sources()
         self._check_fields()
-        self._check_label_unit()
-        self._check_long_texts()
+        is_single = self.label_field != "" and not self.pair_field
+        rule = "data.long_texts is 'windows', which is for labels of single texts; leave it out"
+        _check(self.long_texts == "truncate" or is_single, rule)
 
     def _check_sources(self) -> None:
         _check(len(self.train) > 0, "data.train is empty; name at least one source, for example pydocs")
@@ -187,26 +185,6 @@ class DataConfig:
             conflicts += [source for source in (*self.train, *self.validation) if source.startswith(ALIGNED)]
             rule = f"data.pairs is {self.pairs!r}, which makes pairs out of documents; leave out {', '.join(conflicts)}"
             _check(not conflicts, rule)
-
-    def _check_label_unit(self) -> None:
-        if self.label_unit == "text":
-            return
-        unit = f"data.label_unit is {self.label_unit!r}"
-        _check(self.label_field != "", f"{unit}, but data.label_field is empty; name the field")
-        _check(not self.balance, f"{unit}, and data.balance is for labels of whole texts; set it to 0")
-        advice = {"span": "name the field of the text with the answer", "choice": "name the field of the choices"}
-        needs_pair = self.label_unit in advice
-        rule = f"but data.pair_field is {self.pair_field!r}; {advice.get(self.label_unit, 'leave it out')}"
-        _check(bool(self.pair_field) == needs_pair, f"{unit}, {rule}")
-        _check(not (needs_pair and self.labels), f"{unit}, which has no classes; leave data.labels out")
-
-    def _check_long_texts(self) -> None:
-        if self.long_texts == "windows":
-            single = self.label_field != "" and self.label_unit == "text" and not self.pair_field
-            _check(single, "data.long_texts is 'windows', which is for labels of single texts; leave it out")
-        elif self.label_unit != "span":
-            unused = f"data.overlap is {self.overlap}, but no texts are split into windows"
-            _check(self.overlap == OVERLAP, f"{unused}; set it to {OVERLAP}, or data.long_texts to windows")
 
     @property
     def paired(self) -> bool:

@@ -69,7 +69,7 @@ def sentence_pairs(tokenizer: Tokenizer, texts: list[str], row_length: int, kind
     ids = np.concatenate(parts)
     lengths = np.array(sizes, np.int64).reshape(-1, 2)
     types = np.repeat(np.tile(np.array([0, 1], np.uint8), len(lengths)), lengths.ravel())
-    return Pieces(ids, lengths.sum(axis=1), types, counts(ids, tokenizer), np.array(labels, np.int64))
+    return Pieces(ids, lengths.sum(axis=1), types, counts(ids, tokenizer), labels)
 
 
 def _documents(tokenizer: Tokenizer, texts: list[str], room: int) -> list[_Document]:

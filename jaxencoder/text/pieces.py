@@ -1,6 +1,7 @@
 """Texts as token sequences with their special tokens, none longer than a row."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,27 +10,51 @@ from jaxencoder.text.windows import special_tokens, text_windows
 
 
 class Pieces(NamedTuple):
-    """Token sequences with their special tokens.
+    """Token sequences with their special tokens, concatenated.
 
-    ids: uint32 [n], one sequence after the other. lengths: int64 [pieces]. type_ids: uint8 [n], or None.
-    counts: int64 [V], how often each token is there, special tokens 0. labels: int64 [pieces], -1 for none; or None
-    where the text has no say in it. token_labels: int32 [n], -1 for none; or None. groups: int64, how many pieces each
-    group has that must be in one row; or None, where each may be anywhere. windows: int64 [texts], how many pieces each
-    text has, all with its label; or None, where each has one.
+    Attributes:
+        ids: uint32 [n].
+        lengths: int64 [pieces].
+        type_ids: uint8 [n]; None if all are 0.
+        counts: int64 [V], how often each token occurs, special tokens 0.
+        labels: one a piece, as `segment_labels` encodes them; None without labels of texts.
+        token_labels: int32 [n], -1 at tokens without a label; None without labels of tokens.
+        groups: int64 [groups], numbers of consecutive pieces that must share a row; None if each may be anywhere.
     """
 
     ids: np.ndarray
     lengths: np.ndarray
     type_ids: np.ndarray | None
     counts: np.ndarray
-    labels: np.ndarray | None = None
+    labels: list | None = None
     token_labels: np.ndarray | None = None
     groups: np.ndarray | None = None
-    windows: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: Tokenizer,
+        ids: Sequence[np.ndarray],
+        type_ids: Sequence[np.ndarray] | None = None,
+        labels: list | None = None,
+        token_labels: Sequence[np.ndarray] | None = None,
+        groups: Sequence[int] | None = None,
+    ) -> "Pieces":
+        """Pieces from the arrays of each sequence."""
+        flat = np.concatenate([np.empty(0, np.uint32), *ids]).astype(np.uint32)
+        return cls(
+            flat,
+            np.array([len(piece) for piece in ids], np.int64),
+            None if type_ids is None else np.concatenate(type_ids).astype(np.uint8),
+            counts(flat, tokenizer),
+            labels,
+            None if token_labels is None else np.concatenate([np.empty(0, np.int32), *token_labels]).astype(np.int32),
+            None if groups is None else np.array(groups, np.int64),
+        )
 
 
 def documents(tokenizer: Tokenizer, texts: list[str], row_length: int) -> Pieces:
-    """Each text cut into pieces [CLS] ... [SEP] of at most row_length tokens; a text without tokens gives none.
+    """Each text as pieces [CLS] ... [SEP] of at most row_length tokens; a text without tokens gives none.
 
     With row_length 4, ids [5 6 7] of one text give [CLS 5 6 SEP] [CLS 7 SEP].
     """
@@ -44,23 +69,20 @@ def documents(tokenizer: Tokenizer, texts: list[str], row_length: int) -> Pieces
     return Pieces(out, lengths + 2, None, counts(out, tokenizer))
 
 
-def examples(tokenizer: Tokenizer, texts: list[str], pairs: list[str] | None, row_length: int) -> Pieces:
-    """Each text, or pair of texts, as one piece, cut to row_length (longest text first); none is left out."""
+def examples(
+    tokenizer: Tokenizer, texts: list[str], pairs: list[str] | None, labels: list[Any] | None, row_length: int
+) -> Pieces:
+    """Each text, or pair of texts, as one piece, truncated to row_length, longest text first."""
     encoded = tokenizer.encode_batch(texts, pairs, max_length=row_length)
-    ids = np.concatenate([item.ids for item in encoded]).astype(np.uint32)
-    lengths = np.array([len(item.ids) for item in encoded], np.int64)
-    types = np.concatenate([item.type_ids for item in encoded]).astype(np.uint8) if pairs is not None else None
-    return Pieces(ids, lengths, types, counts(ids, tokenizer))
+    types = None if pairs is None else [encoding.type_ids for encoding in encoded]
+    return Pieces.of(tokenizer, [encoding.ids for encoding in encoded], types, labels)
 
 
-def windows(tokenizer: Tokenizer, texts: list[str], row_length: int, overlap: int) -> Pieces:
-    """Each text as the windows over it, which have `overlap` tokens in common, at most half of their own."""
+def windows(tokenizer: Tokenizer, texts: list[str], labels: list[Any], row_length: int, overlap: int) -> Pieces:
+    """Each text as windows that share `overlap` tokens, at most half of a window, and all have the text's label."""
     room = row_length - sum(map(len, special_tokens(tokenizer)))
-    found = list(text_windows(tokenizer, texts, row_length, room - min(overlap, room // 2)))
-    ids = np.concatenate([window.ids for window in found]).astype(np.uint32)
-    lengths = np.array([len(window.ids) for window in found], np.int64)
-    sizes = np.bincount([window.text for window in found], minlength=len(texts))
-    return Pieces(ids, lengths, None, counts(ids, tokenizer), windows=sizes)
+    parts = list(text_windows(tokenizer, texts, row_length, room - min(overlap, room // 2)))
+    return Pieces.of(tokenizer, [part.ids for part in parts], labels=[labels[part.text] for part in parts])
 
 
 def cut(sizes: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +96,7 @@ def cut(sizes: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def counts(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """How often each token is there: int64 [V], special tokens 0."""
-    found = np.bincount(ids, minlength=tokenizer.vocab_size)
-    found[list(tokenizer.special_ids)] = 0
-    return found
+    """How often each token occurs: int64 [V], special tokens 0."""
+    occurrences = np.bincount(ids, minlength=tokenizer.vocab_size)
+    occurrences[list(tokenizer.special_ids)] = 0
+    return occurrences

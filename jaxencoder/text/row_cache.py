@@ -14,15 +14,17 @@ import tqdm
 from jaxencoder.text import sentences
 from jaxencoder.text.cache import cache_folder, entry_lock, publish, temporary_entry
 from jaxencoder.text.config import DataConfig
-from jaxencoder.text.examples import find_labels
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.rows import RowBuilder, SourceSplit, Split, label_kind
+from jaxencoder.text.schema import TEXTS, Schema
 from jaxencoder.text.sources import fingerprint, pair_fields
 from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore, storage_errors
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
-def prepare(data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool = True) -> tuple[Store, ...]:
+def prepare(
+    data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool = True, schema: Schema = TEXTS
+) -> tuple[Store, ...]:
     """Load the rows of a split from the cache, or make and cache them.
 
     A document becomes [CLS] tokens [SEP], split into several pieces if it is longer than row_length. With a label or a
@@ -39,6 +41,7 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool
         split: "train", or "validation": the validation sources, or the held-out fraction of the training documents,
             chosen by a hash of the text so that equal texts are on the same side.
         progress: show a bar on a terminal, and print one line per source.
+        schema: fields and encoding of the task's records; of texts or pairs by default.
 
     Returns:
         One store per source that has rows in the split; empty if nothing is to be held out.
@@ -54,7 +57,7 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, split: Split, progress: bool
     sources = data.validation if split == "validation" and data.validation else data.train
     held_out = 0.0 if data.validation else data.validation_fraction
     fields = pair_fields(data)
-    parts = [SourceSplit(data, source, fields[source], split, held_out) for source in sources]
+    parts = [SourceSplit(data, schema, source, fields[source], split, held_out) for source in sources]
     stores = tuple(store for store in [_prepare(part, tokenizer, progress) for part in parts] if len(store))
     if not stores:
         raise ValueError(
@@ -76,7 +79,7 @@ def _prepare(part: SourceSplit, tokenizer: Tokenizer, progress: bool) -> Store:
 
     def reuse() -> Store:
         store = Store(target)
-        report(f"Reusing {len(store)} rows of {what} in {target}{_format_labels(part.data, store)}")
+        report(f"Reusing {len(store)} rows of {what} in {target}{_format_labels(part, store)}")
         return store
 
     if exists(target):
@@ -99,7 +102,7 @@ def _prepare(part: SourceSplit, tokenizer: Tokenizer, progress: bool) -> Store:
             f"cannot write prepared rows to {folder}: {reason}; set data.cache to a folder with room"
         ) from error
     store = Store(target)
-    report(f"Prepared {what}: {len(store)} rows in {target}{_format_labels(part.data, store)}")
+    report(f"Prepared {what}: {len(store)} rows in {target}{_format_labels(part, store)}")
     return store
 
 
@@ -120,8 +123,8 @@ def _address(part: SourceSplit, tokenizer: Tokenizer) -> str:
     }
     if data.pairs != "none":
         identity["pairs"] = [data.pairs, data.short_pair_probability, sentences.icu_version()]
-    if data.label_unit != "text":
-        identity["label_unit"] = [data.label_unit, data.overlap if data.label_unit == "span" else 0]
+    if part.schema.name:
+        identity["schema"] = [part.schema.name, data.overlap]
     if data.long_texts != "truncate":
         identity["long"] = [data.long_texts, data.overlap]
     if part.is_balanced:
@@ -142,8 +145,8 @@ def _is_cache_error(error: OSError, folder: Path) -> bool:
     return path == folder or folder in path.parents or path in folder.parents
 
 
-def _format_labels(data: DataConfig, store: Store) -> str:
-    if not data.label_field or data.label_unit in ("span", "choice"):
+def _format_labels(part: SourceSplit, store: Store) -> str:
+    if not part.data.label_field or not part.schema.names_classes:
         return ""
     kind = store.meta["label_kind"]
     return f"; {Labels('class' if kind == 'token' else kind, tuple(store.meta['labels'])).described()}"
@@ -160,8 +163,8 @@ def _upload(folder: Path, target: str) -> None:
 
 def _write(part: SourceSplit, tokenizer: Tokenizer, folder: Path, progress: bool) -> None:
     data = part.data
-    labels = find_labels(data)
-    kind, names = label_kind(data, labels)
+    labels = part.schema.find_labels(data)
+    kind, names = label_kind(data, part.schema, labels)
     if part.is_balanced and kind != "class":
         unbalanced = "lists of classes" if kind == "classes" else "values"
         raise ValueError(

@@ -6,7 +6,6 @@ cross-contamination", arXiv:2107.02027.
 
 import contextlib
 import os
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,15 +13,13 @@ from typing import Literal
 
 import numpy as np
 
-from jaxencoder.tasks.multiple_choice import data as choices
-from jaxencoder.tasks.question_answering import data as spans
-from jaxencoder.text import pairs, pieces, segment_labels, words, workers
+from jaxencoder.text import pairs, workers
 from jaxencoder.text.balance import oversample
 from jaxencoder.text.config import DataConfig
-from jaxencoder.text.examples import Example, examples
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.packing import Packer, Row
 from jaxencoder.text.pieces import Pieces
+from jaxencoder.text.schema import Example, Schema
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 Split = Literal["train", "validation"]
@@ -39,6 +36,7 @@ class SourceSplit:
 
     Attributes:
         data: settings.
+        schema: fields and encoding of the records.
         source: as in `sources`.
         pair_field: field of the second text in this source; empty for single texts.
         split: train or validation.
@@ -46,6 +44,7 @@ class SourceSplit:
     """
 
     data: DataConfig
+    schema: Schema
     source: str
     pair_field: str
     split: Split
@@ -72,77 +71,50 @@ class RowBuilder:
 
     def rows(self) -> Iterator[Row]:
         """The rows, equal whatever the number of worker processes."""
-        data = self._part.data
-        one_piece = bool(data.label_field or self._part.pair_field)  # examples, which may be [CLS] [SEP] alone
-        has_token_labels = data.label_unit in ("word", "span")
+        part, data = self._part, self._part.data
+        one_piece = bool(data.label_field or part.pair_field)  # examples, which may be [CLS] [SEP] alone
         packer = Packer(
-            data.row_length, _OPEN_ROWS if data.packing else 1, 2 if one_piece else 3, data.paired, has_token_labels
+            data.row_length,
+            _OPEN_ROWS if data.packing else 1,
+            2 if one_piece else 3,
+            data.paired,
+            part.schema.labels_tokens,
         )
-        waiting: deque[list | None] = deque()  # labels of the tasks under way
-
-        def tasks() -> Iterator[tuple]:
-            for batch in _batches(self._examples(), _NSP_DOCUMENTS if data.pairs == "nsp" else 1):
-                task, labels = self._encoding(batch)
-                waiting.append(labels)
-                yield task
-
-        with contextlib.closing(workers.encode(self._tokenizer, tasks(), data.workers or _cores())) as results:
+        batches = _batches(self._examples(), _NSP_DOCUMENTS if data.pairs == "nsp" else 1)
+        tasks = ((part.schema.encode, batch, data, bool(part.pair_field)) for batch in batches)
+        with contextlib.closing(workers.encode(self._tokenizer, tasks, data.workers or _cores())) as results:
             for encoded in results:
                 self.token_counts += encoded.counts
-                labels = waiting.popleft()
-                if encoded.labels is not None:
-                    labels = encoded.labels.tolist()
-                elif encoded.windows is not None and labels is not None:
-                    labels = [x for x, count in zip(labels, encoded.windows, strict=True) for _ in range(count)]
-                yield from _packed(packer, encoded, labels)
+                yield from _packed(packer, encoded)
         yield from packer.flush()
 
     def _examples(self) -> Iterator[Example]:
         part = self._part
-        read = partial(examples, part.data, part.source, part.pair_field, self._labels, part.split, part.held_out)
+        settings = (part.data, part.source, part.pair_field, self._labels, part.split, part.held_out)
+        read = partial(part.schema.examples, *settings)
         for example in oversample(read, part.data.balance) if part.is_balanced else read():
             self.documents += 1
             yield example
 
-    def _encoding(self, batch: list[Example]) -> tuple[tuple, list | None]:
-        """The task that encodes some examples, and the labels of the pieces or texts, None if the task gives them."""
-        data, length = self._part.data, self._part.data.row_length
-        texts, seconds = map(list, zip(*(example.texts for example in batch), strict=True))
-        labels = [example.label for example in batch]
-        if data.pairs != "none":
-            return (pairs.sentence_pairs, texts, length, data.pairs, data.short_pair_probability), None
-        if data.label_unit == "word":
-            return (words.labeled_words, texts, labels, length), None
-        if data.label_unit == "span":
-            return (spans.spans, texts, seconds, labels, length, data.overlap), None
-        if data.label_unit == "choice":
-            numbers = map(segment_labels.of_choices, labels, map(len, seconds))
-            return (choices.choices, texts, seconds, length), [number for example in numbers for number in example]
-        labels = labels if self._labels else None
-        if data.long_texts == "windows":
-            return (pieces.windows, texts, length, data.overlap), labels
-        if data.label_field or self._part.pair_field:
-            return (pieces.examples, texts, seconds if self._part.pair_field else None, length), labels
-        return (pieces.documents, texts, length), None
 
-
-def label_kind(data: DataConfig, labels: Labels | None) -> tuple[str | None, tuple[str, ...]]:
+def label_kind(data: DataConfig, schema: Schema, labels: Labels | None) -> tuple[str | None, tuple[str, ...]]:
     """The kind of the labels in rows, as in `store.Writer`, and the class names."""
     if data.pairs != "none":
         return "class", pairs.LABEL_NAMES[data.pairs]
     if labels is None:
         return None, ()
-    return (labels.kind if data.label_unit in ("text", "choice") else "token"), labels.names
+    return ("token" if schema.labels_tokens else labels.kind), labels.names
 
 
-def _packed(packer: Packer, encoded: Pieces, labels: list | None) -> Iterator[Row]:
+def _packed(packer: Packer, encoded: Pieces) -> Iterator[Row]:
     """The rows that some pieces finish; the pieces of a group go into one row."""
     lengths, piece, token = encoded.lengths.tolist(), 0, 0
     for size in [1] * len(lengths) if encoded.groups is None else encoded.groups.tolist():
         group = slice(piece, piece + size)
         tokens = slice(token, token + sum(lengths[group]))
         types, token_labels = (x if x is None else x[tokens] for x in (encoded.type_ids, encoded.token_labels))
-        row = packer.add(encoded.ids[tokens], types, labels[group] if labels else (), token_labels, lengths[group])
+        labels = encoded.labels[group] if encoded.labels else ()
+        row = packer.add(encoded.ids[tokens], types, labels, token_labels, lengths[group])
         if row is not None:
             yield row
         piece, token = group.stop, tokens.stop

@@ -7,12 +7,13 @@ from dataclasses import asdict
 
 from jaxencoder.text.cache import cache_folder, entry_lock, publish, temporary_entry
 from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.text.schema import TEXTS, Schema
 from jaxencoder.text.sources import fingerprint, pair_fields, read
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.tokenizers.training import train_tokenizer
 
 
-def load_or_train(config: TokenizerConfig, data: DataConfig) -> Tokenizer:
+def load_or_train(config: TokenizerConfig, data: DataConfig, schema: Schema = TEXTS) -> Tokenizer:
     """Load the tokenizer at `config.path`, or train one on the training sources unless the cache has it.
 
     Raises:
@@ -34,17 +35,16 @@ def load_or_train(config: TokenizerConfig, data: DataConfig) -> Tokenizer:
                     flush=True,
                 )
                 with temporary_entry(folder, name) as part:
-                    train_tokenizer(_texts(data), config).save(part)
+                    train_tokenizer(_texts(data, schema), config).save(part)
                     publish(part, target)
     return Tokenizer.load(target)
 
 
-def _texts(data: DataConfig) -> Iterator[str]:
+def _texts(data: DataConfig, schema: Schema) -> Iterator[str]:
     pairs = pair_fields(data)
     for source in data.train:
         fields = [data.text_field, *([pairs[source]] if pairs[source] else [])]
-        words = data.label_unit == "word"
-        for record in read(source, text_field=data.text_field, text_unit=data.text_unit, words=words):
+        for record in read(source, text_field=data.text_field, text_unit=data.text_unit, words=schema.reads_words):
             for field in fields:
-                value = " ".join(record[field]) if words else record[field]
+                value = " ".join(record[field]) if schema.reads_words else record[field]
                 yield from value if isinstance(value, list) else (value,)  # each choice is a text

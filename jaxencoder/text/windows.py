@@ -5,12 +5,16 @@ Devlin et al. 2019 (BERT), arXiv:1810.04805, and "maximum context" in its code's
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from jaxencoder.text.streams import TokenBlock, stream_tokens
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+
+W = TypeVar("W")
+
+GROUP_TOKENS = 1 << 17  # tokens of windows that are sorted by length together, whatever the length of a text
 
 
 class TokenWindow(NamedTuple):
@@ -197,3 +201,16 @@ class _TokenBuffer:
     def is_last(self, window: TokenWindow) -> bool:
         """Whether a window, the one returned last, reaches the end of the text."""
         return self._exhausted and window.end - self._start == len(self._ids)
+
+
+def group_windows(windows: Iterable[W], tokens: int) -> Iterator[list[W]]:
+    """Group windows, or anything with `ids`, into lists that end once they have this many tokens."""
+    group, size = [], 0
+    for window in windows:
+        group.append(window)
+        size += len(window.ids)
+        if size >= tokens:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.text.pieces import Pieces, counts
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
@@ -43,23 +42,6 @@ def encode_words(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[W
         word = np.searchsorted(ends, position, side="right").clip(max=max(len(words) - 1, 0))
         results.append(WordTokens(encoding.ids, word, np.diff(word, prepend=-1) > 0))
     return results
-
-
-def labeled_words(tokenizer: Tokenizer, texts: list[list[str]], labels: list[list[int]], row_length: int) -> Pieces:
-    """Encode texts with a label per word as pieces [CLS] ... [SEP] of at most row_length tokens.
-
-    Tokens after the first of a word have label -1. A long text is split between words, a word longer than a row within.
-
-    Words "a" and "bcd" with labels 3 and 4, where "bcd" has two tokens: ids [CLS a b ##cd SEP], labels [-1 3 4 -1 -1].
-    """
-    ids, token_labels = [np.empty(0, np.uint32)], [np.empty(0, np.int32)]
-    for tokens, word_labels in zip(encode_words(tokenizer, texts), labels, strict=True):
-        first_labels = np.where(tokens.first, np.array(word_labels or [0], np.int32)[tokens.word], -1)
-        for start, end in word_windows(tokens, row_length - 2):
-            ids.append(np.array([tokenizer.cls_id, *tokens.ids[start:end], tokenizer.sep_id], np.uint32))
-            token_labels.append(np.array([-1, *first_labels[start:end], -1], np.int32))
-    lengths, flat = np.array([len(piece) for piece in ids[1:]], np.int64), np.concatenate(ids)
-    return Pieces(flat, lengths, None, counts(flat, tokenizer), None, np.concatenate(token_labels))
 
 
 def word_windows(tokens: WordTokens, room: int, overlap: int = 0) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER
 from jaxencoder.config import RunConfig
 from jaxencoder.kernels.platform import before_ampere
@@ -44,7 +44,9 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
     run_dir, mesh = Path(run_dir), make_mesh(config.mesh)
     setup = _checked_setup(config, run_dir, mesh)
     settings, metric = setup.config.training, best_metric(setup)
-    kept = Checkpoints(run_dir / CHECKPOINT_FOLDER, settings.keep_checkpoints, metric, settings.best_mode == "max")
+    kept = CheckpointManager(
+        run_dir / CHECKPOINT_FOLDER, settings.keep_checkpoints, metric, settings.best_mode == "max"
+    )
     with jax.set_mesh(mesh), SigtermHandler() as sigterm, contextlib.closing(kept) as checkpoints:
         updates, state = compile_updates(setup, mesh, checkpoints)
         step = int(state.step)

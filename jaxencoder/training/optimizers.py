@@ -96,7 +96,7 @@ class _Result(NamedTuple):
 
 
 def _scale_by_factored_rms(min_dim_size_to_factor: int) -> optax.GradientTransformation:
-    """Adafactor's second moment with each kernel as one matrix per layer, as an axis of heads is too small to factor."""
+    """Adafactor's second moment, each kernel as one matrix per layer: an axis of heads is too small to factor."""
     inner = optax.scale_by_factored_rms(min_dim_size_to_factor=min_dim_size_to_factor)
     axes = optax.FactoredState(count=None, v_row=0, v_col=0, v=0)
 

@@ -20,8 +20,8 @@ from jaxencoder.config_io import CONFIG_FILE, save, to_json
 from jaxencoder.files import write_atomic
 from jaxencoder.objectives.objective import Objective
 from jaxencoder.sharding import make_mesh
-from jaxencoder.tasks.classification.objective import Classification
-from jaxencoder.tasks.token_classification.objective import TokenClassification
+from jaxencoder.tasks import table
+from jaxencoder.tasks.task import TrainingLabels
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.sources.fields import format_fields, infer_fields
 from jaxencoder.text.store import Store
@@ -41,9 +41,6 @@ _MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers"
         *("keep_checkpoints", "keep_best", "best_metric", "best_mode", "patience", "profile_steps", "tensorboard"),
     )
 }
-# Choices that the data makes where the user has left them at 0 or empty.
-_OF_CLASSES = ("labels", "class_names", "class_counts", "multi_label", "tags")
-_OPEN = ("model.vocab_size", *(f"objective.{name}" for name in _OF_CLASSES))
 _RARE = 0.1  # of what a class would have if all had as many examples; one with less is warned of
 _CONTENTS = ("settings", "tokenizer", "training rows", "held-out rows")
 
@@ -87,7 +84,7 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     _check_writable(run_dir)
     done = _newest(run_dir)
     saved = saved_config(run_dir) if done else None
-    asked = dataclasses.replace(config, data=infer_fields(config.data))
+    asked = dataclasses.replace(config, data=infer_fields(config.data, config.schema))
     config, tokenizer = with_start(asked, run_dir, saved)
     if saved and config.training.batch_examples:  # counted when the run began
         config = _with_training(config, batch_size=saved.training.batch_size)
@@ -100,10 +97,10 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
     if progress and (said := row_length_note(asked, config)):
         print(said, flush=True)
     train = training_rows(config, tokenizer, progress)
-    validation = prepare(config.data, tokenizer, "validation", progress)
+    validation = prepare(config.data, tokenizer, "validation", progress, config.schema)
     if progress and config.data.label_field:
         print(format_fields(config.data), flush=True)
-    config = _counted(_resolve(_with_counts(config, saved), tokenizer, train), train[0], bool(saved))
+    config = _counted(_resolve(_resumed(config, saved), tokenizer, train), train[0], bool(saved))
     setup = Setup(config, tokenizer, train, validation, config.build(tokenizer))
     if saved:
         _check_same_rows(run_dir, _digests(setup, len(saved.at_step(done).phase_configs)))
@@ -113,16 +110,16 @@ def _prepare(config: RunConfig, run_dir: Path) -> Setup:
 def training_rows(config: RunConfig, tokenizer: Tokenizer, progress: bool = True) -> tuple[tuple[Store, ...], ...]:
     """The prepared rows of each phase, one store a source; phases of the same data share them. See `prepare`."""
     wanted = [part.data for part in config.phase_configs]
-    found = {data: prepare(data, tokenizer, "train", progress) for data in dict.fromkeys(wanted)}
+    found = {data: prepare(data, tokenizer, "train", progress, config.schema) for data in dict.fromkeys(wanted)}
     return tuple(found[data] for data in wanted)
 
 
 def prepare_all(config: RunConfig) -> Iterator[tuple[str, Store]]:
     """Prepare the tokenizer and all rows of a run ahead of its training; yields each store with its split."""
-    config, tokenizer = with_start(dataclasses.replace(config, data=infer_fields(config.data)))
+    config, tokenizer = with_start(dataclasses.replace(config, data=infer_fields(config.data, config.schema)))
     splits = [*((phase.data, "train") for phase in config.phase_configs), (config.data, "validation")]
     for data, split in dict.fromkeys(splits):
-        yield from ((split, store) for store in prepare(data, tokenizer, split))
+        yield from ((split, store) for store in prepare(data, tokenizer, split, schema=config.schema))
 
 
 def unique_stores(stores: tuple[tuple[Store, ...], ...]) -> tuple[Store, ...]:
@@ -165,7 +162,7 @@ def with_start(
     elif config.init_from:
         start = open_initial_model(config.init_from)
     else:
-        return config, load_or_train(config.tokenizer, config.data)
+        return config, load_or_train(config.tokenizer, config.data, config.schema)
     given, known = config.tokenizer.path, start.tokenizer_config.path
     if given and given != known and Tokenizer.load(given).fingerprint != start.tokenizer.fingerprint:
         source = run_dir if saved else config.init_from
@@ -176,12 +173,11 @@ def with_start(
     return config, start.tokenizer
 
 
-def _with_counts(config: RunConfig, saved: RunConfig | None) -> RunConfig:
-    """With the counts of classes that a continued run has begun with, whatever sources its other phases have now."""
-    if not saved or not isinstance(config.objective, Classification) or config.objective.class_counts:
+def _resumed(config: RunConfig, saved: RunConfig | None) -> RunConfig:
+    """The configuration of a continued run, with what the data decided when it began."""
+    if saved is None or not config.is_supervised:
         return config
-    objective = dataclasses.replace(config.objective, class_counts=saved.objective.class_counts)
-    return dataclasses.replace(config, objective=objective)
+    return dataclasses.replace(config, objective=config.objective.resumed(saved.objective))
 
 
 def _counted(config: RunConfig, stores: tuple[Store, ...], begun: bool) -> RunConfig:
@@ -213,61 +209,35 @@ def _resolve(config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, 
             "set it to 0 to take the tokenizer's size, or name another tokenizer.path."
         )
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
-    if isinstance(config.objective, Classification | TokenClassification):
-        labels, *others = (store.meta["labels"] for store in unique_stores(train))
-        if any(other != labels for other in others):
+    if config.is_supervised:
+        names, *others = (tuple(store.meta["labels"]) for store in unique_stores(train))
+        if any(other != names for other in others):
             raise ValueError(
-                f"the phases have the classes {labels} and {next(other for other in others if other != labels)}; "
+                f"the phases have the classes {list(names)} and {list(next(x for x in others if x != names))}; "
                 "name those of all in data.labels."
             )
-        if len(labels) == 1:
+        if len(names) == 1:
             raise ValueError(
-                f"field {config.data.label_field!r} of the training data holds no class but {labels[0]!r}; "
+                f"field {config.data.label_field!r} of the training data holds no class but {names[0]!r}; "
                 "there is nothing to classify, name another data.label_field."
             )
-        config = dataclasses.replace(config, objective=_with_labels(config, labels, train[0]))
+        objective = config.objective.with_labels(_training_labels(config, names, train[0]))
+        config = dataclasses.replace(config, objective=objective)
     if not config.training.best_metric:
         metric, mode = config.objective.best
         config = _with_training(config, best_metric=metric, best_mode=mode)
     return config
 
 
-def _with_labels(
-    config: RunConfig, labels: list[str], train: tuple[Store, ...]
-) -> Classification | TokenClassification:
-    """The objective, told of the classes that the training data has."""
-    objective = config.objective
-    if isinstance(objective, TokenClassification):
-        if objective.tags not in ((), tuple(labels)):
-            raise ValueError(
-                f"objective.tags is {', '.join(objective.tags)}, but the training data has {', '.join(labels)}; "
-                "leave it out, or name them in data.labels."
-            )
-        return dataclasses.replace(objective, tags=tuple(labels))
-    found = len(labels) or 1
-    if objective.labels not in (0, found):
-        raise ValueError(f"objective.labels is {objective.labels}, but the training data has {found}; set it to 0.")
-    if objective.class_names not in ((), tuple(labels)):
-        raise ValueError(
-            f"objective.class_names is {', '.join(objective.class_names)}, but the training data has "
-            f"{', '.join(labels)}; leave it out, and give data.labels their order."
-        )
-    several = train[0].meta["label_kind"] == "classes"
-    if objective.multi_label and not several:
-        raise ValueError(
-            f"objective.multi_label is set, but field {config.data.label_field!r} of the training data holds no lists "
-            "of classes; leave it out."
-        )
-    objective = dataclasses.replace(objective, labels=found, class_names=tuple(labels), multi_label=several)
-    if labels:
-        counts = sum(store.label_counts() for store in train).tolist()
-        _warn_of_rare(labels, counts, labeled_examples(config, train))
-        if objective.counts_classes and not objective.class_counts:
-            objective = dataclasses.replace(objective, class_counts=tuple(counts))
-    return objective
+def _training_labels(config: RunConfig, names: tuple[str, ...], train: tuple[Store, ...]) -> TrainingLabels:
+    kind, counts = train[0].meta["label_kind"], ()
+    if names and kind in ("class", "classes"):
+        counts = tuple(sum(store.label_counts() for store in train).tolist())
+        _warn_of_rare(names, counts, labeled_examples(config, train))
+    return TrainingLabels(config.data.label_field, kind, names, counts)
 
 
-def _warn_of_rare(labels: list[str], counts: list[int], examples: int) -> None:
+def _warn_of_rare(labels: tuple[str, ...], counts: tuple[int, ...], examples: int) -> None:
     """One warning of the classes that have few examples, or none, beside the others."""
     rare = {label: n for label, n in zip(labels, counts, strict=True) if n * len(counts) < _RARE * sum(counts)}
     if rare and jax.process_index() == 0:
@@ -346,10 +316,15 @@ def _open(setup: Setup, run_dir: Path) -> None:
     save(setup.config, run_dir)  # last: a folder with a configuration is a run
 
 
+def _from_data() -> set[str]:
+    """Settings that the training data decides if they are left at 0 or empty."""
+    return {"model.vocab_size"} | {f"objective.{name}" for task in table.TASKS for name in task.objective.from_data}
+
+
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     for field in dataclasses.fields(old):
         name, a, b = prefix + field.name, getattr(old, field.name), getattr(new, field.name)
-        if a == b or name in _MAY_CHANGE or (name in _OPEN and not b):
+        if a == b or name in _MAY_CHANGE or (name in _from_data() and not b):
             continue
         if dataclasses.is_dataclass(a) and type(a) is type(b):
             yield from _differences(a, b, f"{name}.")

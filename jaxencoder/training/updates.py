@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.adapters.lora import with_lora
 from jaxencoder.checkpoints.initial import initial_params
-from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Metrics
 from jaxencoder.sharding import shardings
@@ -23,7 +23,7 @@ from jaxencoder.training.step import TrainState, init_state, train_step
 Update = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
 
 
-def compile_updates(setup: Setup, mesh: Mesh, checkpoints: Checkpoints) -> tuple[tuple[Update, ...], TrainState]:
+def compile_updates(setup: Setup, mesh: Mesh, checkpoints: CheckpointManager) -> tuple[tuple[Update, ...], TrainState]:
     """The jitted update of each phase, and the state of the newest intact checkpoint or of step 0."""
     config, settings = setup.config, setup.config.training
     optimizer = make_optimizer(config.optimizer, settings.steps, config.phase_learning_rates, config.trainable_patterns)
@@ -63,7 +63,7 @@ def _with_initial_params(state: TrainState, setup: Setup, placement: TrainState)
     return state._replace(params=params, ema=jax.tree.map(jnp.copy, params) if state.ema is not None else None)
 
 
-def restore_state(checkpoints: Checkpoints, shapes: TrainState, placement: TrainState) -> TrainState | None:
+def restore_state(checkpoints: CheckpointManager, shapes: TrainState, placement: TrainState) -> TrainState | None:
     """The state of the newest intact checkpoint on the devices of `placement`; None if there is no checkpoint."""
     abstract = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, placement)
     restored = checkpoints.restore(checkpoint_parts(abstract))

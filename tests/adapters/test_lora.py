@@ -15,9 +15,9 @@ from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load
+from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
-from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.training.loop import train
 from tests.model.examples import SMALL, assert_trees_close, mlm, randomized_params, rows
 
@@ -130,7 +130,7 @@ def test_settings_out_of_range(settings: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("attention/query$", "'attention/query.', which is in no path, such as encoder/"),
+        ("attention/query$", "'attention/query.', which matches no path, such as encoder/"),
         ("embeddings", "finds encoder/embeddings/.*; only kernels can be adapted"),
     ],
 )

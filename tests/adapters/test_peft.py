@@ -124,13 +124,13 @@ def test_settings_that_cannot_be_read(change: dict, message: str) -> None:
     missing = dict(tensors)
     name = next(name for name in tensors if name.endswith("lora_B.weight"))
     del missing[name]
-    with pytest.raises(ValueError, match=f"folder has no {name}; it is not whole"):
+    with pytest.raises(ValueError, match=f"folder has no {name}; the adapter is incomplete"):
         from_peft(missing, settings, base, published, config, "folder")
     with pytest.raises(ValueError, match=f"{name} has the shape"):
         from_peft(tensors | {name: tensors[name][1:]}, settings, base, published, config, "folder")
     first = name.replace("lora_B", "lora_A")
     for broken in (tensors[first][:0], tensors[first][0]):
-        with pytest.raises(ValueError, match=f"{first} has the shape .*, and an adapter a row for each"):
+        with pytest.raises(ValueError, match=f"{first} has the shape .*; an adapter has one row for each"):
             from_peft(tensors | {first: broken}, settings, base, published, config, "folder")
     with pytest.raises(ValueError, match="adapts no projection of this model"):
         from_peft({}, settings, base, published, config, "folder")

@@ -14,12 +14,12 @@ from jaxencoder.api import Model
 from jaxencoder.checkpoints import adapter, peft
 from jaxencoder.checkpoints.adapter import fingerprint
 from jaxencoder.checkpoints.initial import open_initial_model
-from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.checkpoints.weights import read_tensors
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, MaskedLM, RunConfig
 from jaxencoder.config_io import save
-from jaxencoder.inference.inspect import inspect
+from jaxencoder.describe.inspect import inspect
 from jaxencoder.parameters import path_of
 from tests.families import peers
 from tests.model.examples import assert_trees_close
@@ -35,7 +35,7 @@ def flat(tree: dict) -> dict[str, np.ndarray]:
 def keep(folder: Path, model: Model, config: RunConfig, **parts: dict) -> Path:
     """A run of one checkpoint."""
     model.tokenizer.save(folder / "tokenizer")
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = CheckpointManager(folder / "checkpoints")
     checkpoints.save(3, parts, wait=True)
     checkpoints.close()
     save(config, folder)
@@ -163,7 +163,7 @@ def test_what_is_no_adapter(folders: dict[str, Path], model: Model, tmp_path: Pa
 
     fails(folders["base"], "adapter", "did not start from a model")
     config, params = tuned(folders["base"], model, 5)
-    fails(keep(tmp_path / "full", model, config, params=params), "adapter", "so it is no adapter of a base")
+    fails(keep(tmp_path / "full", model, config, params=params), "adapter", "so it is not an adapter of a base")
     fails(folders["bottleneck"], "peft", "model.bottleneck is 4, and PEFT has no bottleneck adapters")
     fails(folders["bitfit"], "peft", "adapter.rank is 0; write an adapter")
     with pytest.raises(ValueError, match="is an adapter without its base; inspect .*base"):

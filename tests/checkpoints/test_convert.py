@@ -10,7 +10,7 @@ import jaxencoder
 from jaxencoder.api import Model
 from jaxencoder.checkpoints.convert import convert
 from jaxencoder.checkpoints.initial import initial_params, open_initial_model
-from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.cli import main
 from jaxencoder.config_io import save
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ def folder(model: Model, tmp_path_factory) -> Path:
     """A run."""
     folder = tmp_path_factory.mktemp("run")
     model.tokenizer.save(folder / "tokenizer")
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = CheckpointManager(folder / "checkpoints")
     checkpoints.save(3, {"params": model.params}, wait=True)
     checkpoints.close()
     save(model.config, folder)

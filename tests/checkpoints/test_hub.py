@@ -60,11 +60,11 @@ def test_what_cannot_be_fetched(error: Exception, monkeypatch) -> None:
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(FileNotFoundError, match="no folder someone/model, and it could not be fetched") as found:
+    with pytest.raises(FileNotFoundError, match="no folder someone/model, and it could not be downloaded") as found:
         resolve("someone/model")
     assert "\n" not in str(found.value)
 
 
 def test_a_name_that_there_cannot_be() -> None:
-    with pytest.raises(FileNotFoundError, match="no name that the hub could have"):
+    with pytest.raises(FileNotFoundError, match="nor a valid name on the hub"):
         resolve("a b/c..d")

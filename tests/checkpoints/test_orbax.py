@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from jaxencoder.checkpoints import orbax
-from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
+from jaxencoder.checkpoints.orbax import CheckpointManager, restore_step
 from jaxencoder.training.config import OptimizerConfig
 from jaxencoder.training.optimizers import make_optimizer
 
@@ -46,7 +46,7 @@ def assert_same(a: dict, b: dict) -> None:
 
 
 def save_all(folder: Path, steps: list[int], **settings: object) -> None:
-    checkpoints = Checkpoints(folder, **settings)
+    checkpoints = CheckpointManager(folder, **settings)
     for step in steps:
         checkpoints.save(step, state(step))
     checkpoints.close()
@@ -55,11 +55,11 @@ def save_all(folder: Path, steps: list[int], **settings: object) -> None:
 @pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor", "muon", "stable_adamw"])
 def test_round_trip_is_exact(tmp_path: Path, name: str) -> None:
     saved = state(1, name)
-    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints = CheckpointManager(tmp_path / "c")
     assert checkpoints.restore(abstract(saved)) is None
     checkpoints.save(3, saved)
     checkpoints.close()
-    step, restored = Checkpoints(tmp_path / "c").restore(abstract(saved))
+    step, restored = CheckpointManager(tmp_path / "c").restore(abstract(saved))
     assert step == 3
     assert_same(restored, saved)
     assert isinstance(restored["optimizer"], type(saved["optimizer"]))
@@ -68,7 +68,7 @@ def test_round_trip_is_exact(tmp_path: Path, name: str) -> None:
 def test_training_goes_on_while_saving(tmp_path: Path) -> None:
     advance = jax.jit(lambda tree: jax.tree.map(lambda x: x * 1.5 + 1, tree), donate_argnums=0)
     tree = {"big": jnp.arange(2_000_000, dtype=jnp.float32), "small": jnp.ones((3,))}
-    checkpoints = Checkpoints(tmp_path, keep=9)
+    checkpoints = CheckpointManager(tmp_path, keep=9)
     expected = {}
     for step in range(4):
         expected[step] = jax.tree.map(lambda x: np.array(x, copy=True), tree)
@@ -81,7 +81,7 @@ def test_training_goes_on_while_saving(tmp_path: Path) -> None:
 
 
 def test_keeps_newest_and_best(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=2, best="loss")
+    checkpoints = CheckpointManager(tmp_path, keep=2, best="loss")
     losses = {1: 3.0, 2: 1.0, 3: None, 4: 2.0, 5: float("nan"), 6: None}
     for step, loss in losses.items():
         checkpoints.save(step, {"params": params(step)}, None if loss is None else {"loss": loss})
@@ -89,7 +89,7 @@ def test_keeps_newest_and_best(tmp_path: Path) -> None:
     assert checkpoints.steps() == [2, 5, 6]
     assert checkpoints.best() == 2
     checkpoints.close()
-    again = Checkpoints(tmp_path, keep=2, best="loss")
+    again = CheckpointManager(tmp_path, keep=2, best="loss")
     assert (again.steps(), again.best()) == ([2, 5, 6], 2)
     assert_same(restore_step(tmp_path, step="best")[1], jax.tree.map(np.asarray, params(2)))
     assert_same(restore_step(tmp_path)[1], jax.tree.map(np.asarray, params(6)))
@@ -98,7 +98,7 @@ def test_keeps_newest_and_best(tmp_path: Path) -> None:
 
 
 def test_higher_is_better(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=1, best="accuracy", higher_is_better=True)
+    checkpoints = CheckpointManager(tmp_path, keep=1, best="accuracy", higher_is_better=True)
     for step, accuracy in enumerate([0.1, 0.9, 0.5, 0.4]):
         checkpoints.save(step, {"params": params(step)}, {"accuracy": accuracy})
     checkpoints.wait()
@@ -109,7 +109,7 @@ def test_higher_is_better(tmp_path: Path) -> None:
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     save_all(tmp_path, [1, 2])
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointManager(tmp_path)
     checkpoints.save(2, state(7), wait=True)
     assert checkpoints.steps() == [1, 2]
     assert_same(checkpoints.restore(abstract(state()))[1], state(7))
@@ -174,7 +174,7 @@ def test_damaged_newest_is_passed_over(
     assert_same(got, jax.tree.map(np.asarray, params(10)))
     assert [record.name for record in caplog.records] == [orbax.__name__]
     caplog.clear()
-    checkpoints = Checkpoints(folder)
+    checkpoints = CheckpointManager(folder)
     with caplog.at_level(logging.WARNING):
         step, restored = checkpoints.restore(abstract(state()))
     assert step == 10
@@ -195,7 +195,7 @@ def test_all_damaged(tmp_path: Path) -> None:
     save_all(tmp_path, [1, 2])
     for step in "12":
         damage(files(tmp_path / step)["data"], "flipped")
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointManager(tmp_path)
     for read in (lambda: checkpoints.restore(abstract(state())), lambda: restore_step(tmp_path)[1]):
         with pytest.raises(ValueError, match=r"No checkpoint in .* can be read") as error:
             read()
@@ -206,7 +206,7 @@ def test_all_damaged(tmp_path: Path) -> None:
 
 def test_mismatch_names_the_parameter(tmp_path: Path) -> None:
     save_all(tmp_path, [1])
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointManager(tmp_path)
     wanted = abstract(state())
     wanted["params"]["encoder"]["norm"]["scale"] = jax.ShapeDtypeStruct((17,), jnp.bfloat16)
     with pytest.raises(ValueError, match=r"params 'encoder/norm/scale' of shape \(16,\), not \(17,\)"):
@@ -233,7 +233,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there are 4"):
         restore_step(tmp_path, step=5)[1]
     with pytest.raises(ValueError, match="at least 1"):
-        Checkpoints(tmp_path, keep=0)
+        CheckpointManager(tmp_path, keep=0)
 
 
 def test_restored_parts_are_cast(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_restored_parts_are_cast(tmp_path: Path) -> None:
 
 
 def test_failed_save_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointManager(tmp_path)
     monkeypatch.setattr(
         checkpoints._checkpointer, "wait", lambda: (_ for _ in ()).throw(ValueError("ENOSPC [spec={}]"))
     )
@@ -280,7 +280,7 @@ def test_optimizer_continues_exactly(tmp_path: Path) -> None:
     straight = {"params": params(), "optimizer": optimizer.init(params())}
     for step in range(6):
         if step == 3:
-            checkpoints = Checkpoints(tmp_path)
+            checkpoints = CheckpointManager(tmp_path)
             checkpoints.save(3, straight, wait=True)
             _, resumed = checkpoints.restore(abstract(straight))
             checkpoints.close()

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
+from jaxencoder.checkpoints.orbax import CheckpointManager, restore_step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,8 +35,8 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 SAVER = """
     import sys, jax, jax.numpy as jnp
-    from jaxencoder.checkpoints.orbax import Checkpoints
-    checkpoints = Checkpoints(sys.argv[1], keep=3)
+    from jaxencoder.checkpoints.orbax import CheckpointManager
+    checkpoints = CheckpointManager(sys.argv[1], keep=3)
     step = 0
     while True:
         step += 1
@@ -58,7 +58,7 @@ def test_sigkill_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        checkpoints = Checkpoints(folder, keep=3)
+        checkpoints = CheckpointManager(folder, keep=3)
         tree = {f"w{i}": jax.ShapeDtypeStruct((300, 400), jnp.float32) for i in range(8)}
         steps = checkpoints.steps()
         assert steps[-1] >= 3
@@ -77,7 +77,7 @@ def test_sigkill_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
 
 MESHES = """
     import sys, jax, jax.numpy as jnp, numpy as np
-    from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
+    from jaxencoder.checkpoints.orbax import CheckpointManager, restore_step
     def mesh(*shape):
         return jax.make_mesh(shape, ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     def place(mesh, spec):
@@ -85,7 +85,7 @@ MESHES = """
     x = jax.random.normal(jax.random.key(0), (16, 24))
     folder, phase = sys.argv[1:]
     if phase == "write":
-        checkpoints = Checkpoints(folder)
+        checkpoints = CheckpointManager(folder)
         state = {"params": {"w": jax.device_put(x, place(mesh(4, 2), ("a", "b")))}}
         checkpoints.save(1, state, wait=True)
         for shape, spec in (((2, 4), ("b", "a")), ((8, 1), (None, "a")), ((1, 8), ())):
@@ -112,13 +112,13 @@ TWO = """
     import sys, jax, jax.numpy as jnp, numpy as np
     folder, port, index = sys.argv[1], sys.argv[2], int(sys.argv[3])
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
-    from jaxencoder.checkpoints.orbax import Checkpoints
+    from jaxencoder.checkpoints.orbax import CheckpointManager
     from pathlib import Path
     mesh = jax.make_mesh((2,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.NamedSharding(mesh, jax.P("a"))
     x = np.arange(32, dtype=np.float32).reshape(4, 8)
     w = jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
-    checkpoints = Checkpoints(folder)
+    checkpoints = CheckpointManager(folder)
     for step in (1, 2):
         checkpoints.save(step, {"params": {"w": w * step}}, {"loss": 1.0})
     checkpoints.wait()

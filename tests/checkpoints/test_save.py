@@ -41,9 +41,8 @@ def make_run(tmp_path_factory):
         start = jaxencoder.load(folders[family])
         data = DataConfig(row_length=24, label_field="label")
         if not isinstance(objective, Classification):
-            units = {QuestionAnswering: ("span", "context"), MultipleChoice: ("choice", "choices")}
-            unit, pair = units.get(type(objective), ("word", ""))
-            data = dataclasses.replace(data, pair_field=pair, label_unit=unit)
+            pairs = {QuestionAnswering: "context", MultipleChoice: "choices"}
+            data = dataclasses.replace(data, pair_field=pairs.get(type(objective), ""))
         model = dataclasses.replace(start.config.model, dropout=0.0, **settings)
         config = RunConfig(init_from=str(folders[family]), model=model, objective=objective, data=data)
         compute = ComputeConfig(dtype="float32")

@@ -149,7 +149,7 @@ def test_what_torch_saves_and_we_refuse(path: Path, legacy: bool) -> None:
     torch = pytest.importorskip("torch")
     for value, message in [
         ({"a": torch.nn.Linear(1, 1)}, r"asks for torch\.nn\.modules\.linear\.Linear"),
-        ({"a": torch.zeros(1), "epoch": 3}, "holds epoch, which is no tensor"),
+        ({"a": torch.zeros(1), "epoch": 3}, "holds epoch, which is not a tensor"),
         ([torch.zeros(1)], "holds no state dict"),
         ({1: torch.zeros(1)}, "has a dict with a key of type int"),
         ({"a": torch.float32}, r"asks for torch\.float32"),
@@ -226,7 +226,7 @@ ATTACKS = {
         Raw(op(("storage", ORDERED, "0", "cpu", 6)) + b"Q"), "describes a storage as torch does not",
     ),
     "build on a function": (
-        Raw(ORDERED + op((None, {"__defaults__": ()})) + b"b"), "sets the state of an object that is no dict",
+        Raw(ORDERED + op((None, {"__defaults__": ()})) + b"b"), "sets the state of an object that is not a dict",
     ),
     "build on a dtype": (Raw(glob("torch", "FloatStorage") + op({"__setstate__": SYSTEM}) + b"b"), r"os\.system"),
     "build with __setstate__": (Raw(call(ORDERED) + op({"__setstate__": SYSTEM}) + b"b"), r"asks for os\.system"),
@@ -238,9 +238,9 @@ ATTACKS = {
     "torch.hub": (glob("torch.hub", "load"), r"asks for torch\.hub\.load"),
     "a type of torch": (glob("torch._utils", "_rebuild_wrapper_subclass"), "torch._utils._rebuild_wrapper_subclass"),
     "torch's own os": (glob("torch.serialization", "os.system"), r"asks for torch\.serialization\.os\.system"),
-    "calls a storage": (call(glob("torch", "FloatStorage"), 3), "calls something else than torch's functions"),
-    "calls a string": (call(Raw(op("_rebuild_tensor")), 3), "calls something else than torch's functions"),
-    "calls with a list": (Raw(ORDERED + op([]) + b"R"), "calls something else than torch's functions"),
+    "calls a storage": (call(glob("torch", "FloatStorage"), 3), "calls something other than torch's functions"),
+    "calls a string": (call(Raw(op("_rebuild_tensor")), 3), "calls something other than torch's functions"),
+    "calls with a list": (Raw(ORDERED + op([]) + b"R"), "calls something other than torch's functions"),
     "a key that is never hashed": (Raw(b"})" + b"2\x86" * 3 + b"Ns"), "the pickle opcode DUP"),
     "a key of nested tuples": (Raw(b"})" + b"q\x00h\x00\x86" * 60 + b"Ns"), "a key of type tuple"),
     "an escaped name": (Raw(b"ccollections\nOrdered\\x44ict\n"), r"asks for collections\.Ordered\\"),
@@ -249,8 +249,8 @@ ATTACKS = {
     "bytes of any length": (Raw(b"\x8e" + b"\xff" * 7 + b"\x7f"), "the pickle opcode BINBYTES8"),
     "a bytearray of any length": (Raw(b"\x96" + b"\xff" * 7 + b"\x7f"), "the pickle opcode BYTEARRAY8"),
     "a buffer": (Raw(b"\x97"), "the pickle opcode NEXT_BUFFER"),
-    "ordered dict of a string": (call(ORDERED, "abc"), "no list of pairs"),
-    "ordered dict of strings": (call(ORDERED, ["ab", "cd"]), "no list of pairs"),
+    "ordered dict of a string": (call(ORDERED, "abc"), "not a list of pairs"),
+    "ordered dict of strings": (call(ORDERED, ["ab", "cd"]), "not a list of pairs"),
 }  # fmt: skip
 
 
@@ -271,13 +271,13 @@ OUTSIDE = {
     "by a stride": ((storage(), 0, (2, 3), (4, 1)), "reaches outside its storage"),
     "offset alone": ((storage(), 6, (), ()), "reaches outside its storage"),
     "huge stride": ((storage(), 0, (2,), (2**55,)), "reaches outside its storage"),
-    "stride that wraps": ((storage(), 0, (2,), (2**62,)), "are no lengths"),
-    "offset that wraps": ((storage(), 2**64, (1,), (1,)), "are no lengths"),
-    "negative offset": ((storage(), -1, (2,), (1,)), "are no lengths"),
-    "negative stride": ((storage(), 5, (6,), (-1,)), "are no lengths"),
-    "negative size": ((storage(), 0, (-2, -3), (3, 1)), "are no lengths"),
-    "a size of True": ((storage(), 0, (True,), (1,)), "are no lengths"),
-    "a size that is text": ((storage(), 0, ("6",), (1,)), "are no lengths"),
+    "stride that wraps": ((storage(), 0, (2,), (2**62,)), "are not lengths"),
+    "offset that wraps": ((storage(), 2**64, (1,), (1,)), "are not lengths"),
+    "negative offset": ((storage(), -1, (2,), (1,)), "are not lengths"),
+    "negative stride": ((storage(), 5, (6,), (-1,)), "are not lengths"),
+    "negative size": ((storage(), 0, (-2, -3), (3, 1)), "are not lengths"),
+    "a size of True": ((storage(), 0, (True,), (1,)), "are not lengths"),
+    "a size that is text": ((storage(), 0, ("6",), (1,)), "are not lengths"),
     "fewer strides": ((storage(), 0, (2, 3), (1,)), "describes a tensor as torch does not"),
     "many axes": ((storage(), 0, (1,) * 65, (1,) * 65), "describes a tensor as torch does not"),
     "a list for a shape": ((storage(), 0, [6], (1,)), "describes a tensor as torch does not"),
@@ -333,7 +333,7 @@ def test_archives_that_torch_does_not_write(path: Path) -> None:
     ],
 )  # fmt: skip
 def test_storages_behind_a_pickle_that_do_not_fit(path: Path, wrong: dict) -> None:
-    refused(write_rows(path, GOOD, **wrong), "is damaged, truncated or not of torch.save")
+    refused(write_rows(path, GOOD, **wrong), "is damaged, truncated or not from torch.save")
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_storages_behind_a_pickle_that_do_not_fit(path: Path, wrong: dict) -> No
 )  # fmt: skip
 def test_files_that_are_something_else(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    refused(path, "is damaged, truncated or not of torch.save")
+    refused(path, "is damaged, truncated or not from torch.save")
 
 
 def test_a_pickle_that_never_seems_to_end(path: Path, monkeypatch) -> None:

@@ -39,9 +39,9 @@ def test_one_file_with_words(tmp_path: Path) -> None:
         assert found[name].dtype == value.dtype
         np.testing.assert_array_equal(found[name], value)
     file.write_bytes(file.read_bytes()[:-3])
-    with pytest.raises(ValueError, match="some.safetensors is damaged or cut short"):
+    with pytest.raises(ValueError, match="some.safetensors is damaged or truncated"):
         read_tensors(file)
-    with pytest.raises(FileNotFoundError, match="other.safetensors is missing, so the folder is not whole"):
+    with pytest.raises(FileNotFoundError, match="other.safetensors is missing, so the folder is incomplete"):
         read_tensors(tmp_path / "other.safetensors")
     with pytest.raises(OSError, match="could not be written"):
         write_tensors(tmp_path / "none" / "x.safetensors", turned, {})
@@ -71,7 +71,7 @@ def test_a_shard_that_is_missing(shards: Path) -> None:
 def test_an_index_that_promises_too_much(shards: Path) -> None:
     index = {"weight_map": {"a": "1.safetensors", "z": "2.safetensors"}}
     (shards / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"2\.safetensors has no tensor z"):
+    with pytest.raises(ValueError, match=r"2\.safetensors lacks the tensor z"):
         open_weights(shards)
 
 
@@ -87,7 +87,7 @@ def test_a_file_that_is_cut_short(tmp_path: Path, share: float) -> None:
     save_weights(TENSORS, tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(ValueError, match="is damaged or cut short"):
+    with pytest.raises(ValueError, match="is damaged or truncated"):
         open_weights(tmp_path)
 
 
@@ -243,7 +243,7 @@ def test_safetensors_before_torch(tmp_path: Path) -> None:
 
 def test_a_pickle_in_the_place_of_a_shard_is_not_read_as_one(shards: Path) -> None:
     write(shards / "2.safetensors", pickled({"c": tensor()}))
-    with pytest.raises(ValueError, match=r"2\.safetensors is damaged or cut short"):
+    with pytest.raises(ValueError, match=r"2\.safetensors is damaged or truncated"):
         open_weights(shards)
 
 
@@ -256,6 +256,6 @@ def test_an_index_that_names_what_is_not_beside_it(tmp_path: Path, kind: str, na
     folder.mkdir()
     save_file({"a": TENSORS["a"]}, tmp_path / "out")
     (folder / f"{kind}.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
-    with pytest.raises(ValueError, match="index.json names .* no file beside it; do not trust") as error:
+    with pytest.raises(ValueError, match="index.json names .* not a file name; do not trust") as error:
         open_weights(folder)
     assert "\n" not in str(error.value)

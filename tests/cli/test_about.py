@@ -42,7 +42,7 @@ def test_inspect(recipe, capsys):
 
 
 def test_cost(recipe, capsys, monkeypatch):
-    from jaxencoder.inference import cost
+    from jaxencoder.describe import cost
     from jaxencoder.training.program import Program
 
     monkeypatch.setattr(cost, "_compiled", lambda *given: Program(1e6 * given[-1], 0, 0, 2**20))
@@ -54,7 +54,7 @@ def test_cost(recipe, capsys, monkeypatch):
     found = json.loads(capsys.readouterr().out)
     assert [line["length"] for line in found["lines"]] == [64, 128] * 4 and found["lines"][1]["flops_growth"] == 1
     assert main(["cost", recipe, "--backend", "quick"]) == 2
-    assert capsys.readouterr().err.startswith("jaxencoder: backend is 'quick'; choose of auto, dense")
+    assert capsys.readouterr().err.startswith("jaxencoder: backend is 'quick'; give one of auto, dense")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,10 @@ def test_cost(recipe, capsys, monkeypatch):
         (["bert_small", "--mesh.fdsp", "2"], "unknown setting --mesh.fdsp; did you mean --mesh.fsdp?"),
         (["bert_small", "--lenght", "9"], "unknown option --lenght; did you mean --length?"),
         (["some/run", "--lenght=9"], "unknown option --lenght; did you mean --length?"),
-        (["run", "--colour", "9"], "--colour is no option of inspect, and run is no recipe with settings to change"),
+        (
+            ["run", "--colour", "9"],
+            "--colour is not an option of inspect; only a recipe has settings to change, not run",
+        ),
     ],
 )
 def test_inspect_mistakes(words, line, capsys):

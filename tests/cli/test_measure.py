@@ -9,7 +9,8 @@ import pytest
 
 from jaxencoder.cli import measure
 from jaxencoder.cli.main import main
-from jaxencoder.inference.options import EmbedOptions, WindowConfig
+from jaxencoder.inference.options import EmbedOptions
+from jaxencoder.text.window_config import WindowConfig
 
 
 def test_evaluate(calls, capsys):

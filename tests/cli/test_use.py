@@ -6,7 +6,8 @@ import pytest
 
 from jaxencoder import api
 from jaxencoder.cli.main import main
-from jaxencoder.inference.options import EmbedOptions, WindowConfig
+from jaxencoder.inference.options import EmbedOptions
+from jaxencoder.text.window_config import WindowConfig
 
 
 def test_fill_mask(monkeypatch, capsys):

@@ -5,10 +5,10 @@ import pytest
 
 from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.config_io import save
+from jaxencoder.evaluation import evaluate as module
 from jaxencoder.evaluation.compare import compare, table
+from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.evaluation.significance import compare_classes, compare_values
-from jaxencoder.tasks import evaluate as module
-from jaxencoder.tasks.evaluate import evaluate
 from jaxencoder.training.config import TrainingConfig
 from tests.tasks.conftest import write_data
 

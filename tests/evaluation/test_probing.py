@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxencoder.api import load
+from jaxencoder.evaluation.evaluate import evaluate_task
 from jaxencoder.evaluation.probing import answer_ranks, evaluate_probing
-from jaxencoder.tasks.evaluate import evaluate_task
 from jaxencoder.text.buckets import BatchPlan
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 

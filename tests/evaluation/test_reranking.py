@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from jaxencoder.api import load
+from jaxencoder.evaluation.evaluate import evaluate_task
 from jaxencoder.evaluation.reranking import evaluate_reranking
 from jaxencoder.evaluation.retrieval import evaluate_retrieval, ranking_metrics, read_corpus, search_folder
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.rerank import score_pairs
-from jaxencoder.tasks.evaluate import evaluate_task
 
 WORDS = ["lovely", "film", "plot", "great", "awful", "cast", "bad", "sad"]
 

@@ -99,7 +99,7 @@ def test_the_document_with_the_text_of_the_query_is_found_first(model, folder, c
 
 def test_more_documents_than_are_searched_at_once(model, folder, monkeypatch):
     whole = evaluate_retrieval(model, folder)
-    monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 1)
+    monkeypatch.setattr("jaxencoder.tasks.records._CHUNK_TEXTS", 1)
     assert evaluate_retrieval(model, folder) == pytest.approx(whole)
 
 

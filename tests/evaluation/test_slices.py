@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from jaxencoder.evaluation.slices import slices
-from jaxencoder.tasks.classification.predict import Predictions, metrics_of_classes
+from jaxencoder.tasks.classification.metrics import metrics_of_classes
+from jaxencoder.tasks.classification.predict import Predictions
 
 
 def predicted(records: list[dict], tokens: list[int], labels: list[float], scores: list, names="ab") -> Predictions:

@@ -1,4 +1,4 @@
-"""Golden fixtures: what transformers computes of weights that numpy alone can make again, a small file for each family.
+"""Golden fixtures: outputs of transformers for weights that numpy alone can reproduce, a small file for each family.
 
 `make_golden.py` writes them. Of each case (a family, the number of its model in `peers.MODELS`, a class) a file holds
 config.json, the names and shapes of the saved tensors, and the outputs, of the large ones every n-th number.
@@ -49,17 +49,17 @@ def weights(shapes: Shapes, prefix: str) -> dict[str, np.ndarray]:
         shapes: name -> shape.
         prefix: a name means the same with and without it.
     """
-    found = {}
+    tensors = {}
     for name, shape in shapes.items():
         seed = zlib.crc32(name.removeprefix(prefix).encode())
-        centre = float(len(shape) == 1 and name.endswith("weight"))  # a norm's
+        mean = float(len(shape) == 1 and name.endswith("weight"))  # a norm's
         # RandomState, old as it is, because numpy keeps its numbers the same for ever.
-        found[name] = (0.2 * np.random.RandomState(seed).standard_normal(shape) + centre).astype(np.float32)
-    return found
+        tensors[name] = (0.2 * np.random.RandomState(seed).standard_normal(shape) + mean).astype(np.float32)
+    return tensors
 
 
 def sample(value: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-    """An output at the tokens that there are: its shape and every n-th number, few enough for a small file."""
+    """The shape of an output and every n-th number at tokens, few enough for a small file."""
     numbers = at_tokens(value, mask)
     step = next(step for step in STEPS if numbers.size / step <= MOST)
     return {"shape": list(value.shape), "step": step, "values": [round(float(x), DIGITS) for x in numbers[::step]]}
@@ -71,7 +71,7 @@ def at_tokens(value: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def assert_golden(got: Mapping[str, np.ndarray], case: Case, atol: float, message: str = "") -> None:
-    """Outputs equal to those of a fixture, all of them, wherever there is a token."""
+    """Check that all outputs at tokens equal those of a fixture."""
     assert case.outputs.keys() <= got.keys() <= case.outputs.keys() | {"pooled"}
     for name, expected in case.outputs.items():
         assert list(got[name].shape) == expected["shape"], name
@@ -79,12 +79,12 @@ def assert_golden(got: Mapping[str, np.ndarray], case: Case, atol: float, messag
         np.testing.assert_allclose(numbers, expected["values"], atol=atol, rtol=0, err_msg=f"{name} {message}")
 
 
-# Files: what the classes of a model have in common stands there once.
+# Files: the common parts of a model's classes are stored once.
 
 
 @cache
 def read(family: str) -> dict[str, Any]:
-    """A family's file, as it stands there."""
+    """The content of a family's file."""
     path = FOLDER / f"{family}.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run python -m tests.families.make_golden")
@@ -92,17 +92,17 @@ def read(family: str) -> dict[str, Any]:
 
 
 def golden(family: str, number: int, kind: str) -> Case:
-    """A case of its fixture."""
+    """A case of the fixtures."""
     model = read(family)["models"][number]
-    own = model["classes"][kind]
-    config = merged(model["config"], own["config"])
-    shapes = expanded(model["tensors"] | own["tensors"])
-    if own["bare"]:
+    case = model["classes"][kind]
+    config = merged(model["config"], case["config"])
+    shapes = expanded(model["tensors"] | case["tensors"])
+    if case["bare"]:
         shapes = {name.removeprefix(model["prefix"]): shape for name, shape in shapes.items()}
     batch = {name: np.array(x) for name, x in model["batch"].items()}
     outputs = {
         name: model["classes"][output]["outputs"][name] if isinstance(output, str) else output
-        for name, output in own["outputs"].items()
+        for name, output in case["outputs"].items()
     }
     return Case(model["prefix"], config, shapes, choices(batch, kind), outputs)
 
@@ -133,13 +133,13 @@ def entry(settings: dict[str, Any], cases: Mapping[str, Case]) -> dict[str, Any]
     classes = {}
     for kind, case in cases.items():
         shapes, bare = named[kind]
-        own = {name: shape for name, shape in shapes.items() if name not in shared}
+        specific = {name: shape for name, shape in shapes.items() if name not in shared}
         outputs = {}
         for name, value in case.outputs.items():
             same = (other for other in classes if close(classes[other]["outputs"].get(name), value))
             outputs[name] = next(same, value)
         changes = difference(first.config, case.config)
-        classes[kind] = {"bare": bare, "config": changes, "tensors": collapsed(own), "outputs": outputs}
+        classes[kind] = {"bare": bare, "config": changes, "tensors": collapsed(specific), "outputs": outputs}
     return {
         "settings": settings,
         "prefix": prefix,
@@ -169,29 +169,29 @@ def collapsed(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     for name, shape in shapes.items():
         pattern = re.sub(r"\.\d+\.", ".#.", name)
         groups.setdefault((pattern, shape), []).append(tuple(map(int, re.findall(r"\.(\d+)\.", name))))
-    found = {}
+    names = {}
     for (pattern, shape), numbers in groups.items():
         ranges = [(min(axis), max(axis)) for axis in zip(*numbers, strict=True)]
-        whole = math.prod(last - first + 1 for first, last in ranges) == len(numbers)
-        for one in [ranges] if whole else [[(n, n) for n in at] for at in numbers]:
+        is_product = math.prod(last - first + 1 for first, last in ranges) == len(numbers)
+        for one in [ranges] if is_product else [[(n, n) for n in at] for at in numbers]:
             name = pattern
             for first, last in one:
                 name = name.replace("#", str(first) if first == last else f"{{{first}-{last}}}", 1)
-            found[name] = shape
-    assert expanded(found) == shapes
-    return found
+            names[name] = shape
+    assert expanded(names) == shapes
+    return names
 
 
 def expanded(names: Mapping[str, Iterable[int]]) -> Shapes:
     """The names and shapes that `collapsed` wrote."""
-    found = {}
+    shapes = {}
     for name, shape in names.items():
         *parts, end = re.split(r"\{(\d+-\d+)\}", name)
         ranges = [range(int(a), int(b) + 1) for a, b in (part.split("-") for part in parts[1::2])]
         for numbers in product(*ranges):
             pairs = zip(parts[::2], numbers, strict=True)
-            found["".join(f"{part}{number}" for part, number in pairs) + end] = tuple(shape)
-    return found
+            shapes["".join(f"{part}{number}" for part, number in pairs) + end] = tuple(shape)
+    return shapes
 
 
 def close(a: Any, b: Any) -> bool:
@@ -208,7 +208,7 @@ def close(a: Any, b: Any) -> bool:
 
 
 def write(family: str, content: dict[str, Any]) -> bool:
-    """Write a family's file unless the one that is there says the same; whether it was written."""
+    """Write a family's file unless an equal one exists; True if it was written."""
     path, content = FOLDER / f"{family}.json", json.loads(json.dumps(content))
     if path.exists() and close(read(family), content):
         return False
@@ -218,7 +218,7 @@ def write(family: str, content: dict[str, Any]) -> bool:
 
 
 def formatted(content: Any, indent: str = "") -> str:
-    """JSON with each setting, tensor and output on a line of its own."""
+    """JSON with each setting, tensor and output on a separate line."""
     if isinstance(content, dict) and "values" not in content and content:
         deeper = indent + " "
         items = [f"{deeper}{json.dumps(name)}: {formatted(value, deeper)}" for name, value in content.items()]

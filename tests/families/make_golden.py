@@ -21,9 +21,9 @@ BUFFERS = re.compile(r"embed_positions\.weight$")  # RoFormer's table of sines, 
 def rebuilt(family: str, number: int, kind: str, folder: Path) -> tuple[Any, Shapes]:
     """A model of transformers with the fixtures' weights, left in a folder as transformers saves it, and its shapes."""
     model = torch_model(family, MODELS[family][number], kind)
-    found = open_weights(saved(model, folder))
-    shapes = {name: found[name].shape for name in sorted(found) if not BUFFERS.search(name)}
-    save_weights(dict(found) | weights(shapes, prefix(family)), folder)
+    tensors = open_weights(saved(model, folder))
+    shapes = {name: tensors[name].shape for name in sorted(tensors) if not BUFFERS.search(name)}
+    save_weights(dict(tensors) | weights(shapes, prefix(family)), folder)
     return reloaded(model, folder), shapes
 
 

@@ -1,4 +1,4 @@
-"""Torch models of every family with random weights, unusual sizes and switches, and what they compute."""
+"""Torch models of every family with random weights, unusual sizes and options, and their outputs."""
 
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ NONE = {  # classes that a family does not have, or whose head is named in its f
     "ForQuestionAnswering": {"nomic_bert", "eurobert"},
     "ForMultipleChoice": {"nomic_bert", "eurobert", "roformer", "deberta"},
 }
-RELATED = {"xlm-roberta", "camembert"}  # RoBERTa under another name: its heads are tried there
+RELATED = {"xlm-roberta", "camembert"}  # RoBERTa under another name: its heads are tested with RoBERTa
 
 
 def kinds(family: str) -> list[str]:
@@ -160,8 +160,8 @@ def randomized(model, torch):
         for name, weight in model.named_parameters():
             if "embed_positions" in name:
                 continue  # RoFormer's table of sines, which is no parameter
-            centre = float("norm" in name.lower() and name.endswith("weight"))
-            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator) + centre)
+            mean = float("norm" in name.lower() and name.endswith("weight"))
+            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator) + mean)
     return model.eval()
 
 
@@ -191,15 +191,15 @@ def theirs(model, batch: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarr
 
     inputs = {name: torch.tensor(x) for name, x in batch.items()}
     encoded = []
-    hook = model.base_model.register_forward_hook(lambda module, given, out: encoded.append(out.last_hidden_state))
+    hook = model.base_model.register_forward_hook(lambda module, args, out: encoded.append(out.last_hidden_state))
     with torch.no_grad():
         out = model(**inputs)
-        found = {"hidden": encoded[0].reshape(*batch["input_ids"].shape, -1).numpy()}
+        outputs = {"hidden": encoded[0].reshape(*batch["input_ids"].shape, -1).numpy()}
         for name, ours in OUTPUTS[kind].items():
             if getattr(out, name, None) is not None:
-                found[ours] = getattr(out, name).numpy()
+                outputs[ours] = getattr(out, name).numpy()
     hook.remove()
-    return found
+    return outputs
 
 
 def ours(model, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -209,12 +209,12 @@ def ours(model, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def assert_outputs(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], mask: np.ndarray, atol: float) -> None:
-    """Equal outputs, all of them, wherever there is a token."""
+    """Check that all outputs are equal at all tokens."""
     assert expected.keys() <= got.keys() <= expected.keys() | {"pooled"}
     for name, value in expected.items():
         assert got[name].shape == value.shape, name
-        there = mask.astype(bool) if value.shape[: mask.ndim] == mask.shape else np.s_[:]
-        np.testing.assert_allclose(got[name][there], value[there], atol=atol, err_msg=name)
+        tokens = mask.astype(bool) if value.shape[: mask.ndim] == mask.shape else np.s_[:]
+        np.testing.assert_allclose(got[name][tokens], value[tokens], atol=atol, err_msg=name)
 
 
 def saved(model, folder: Path) -> Path:

@@ -21,10 +21,10 @@ RESTATED = {"max_relative_positions", "pos_att_type", "legacy"}  # DeBERTa's set
 @pytest.mark.parametrize("family", MODELS)
 def test_fixtures_are_of_the_models(family: str) -> None:
     models = fixtures.read(family)["models"]
-    found = [(family, number, kind) for number, model in enumerate(models) for kind in model["classes"]]
+    cases = [(family, number, kind) for number, model in enumerate(models) for kind in model["classes"]]
     stale = "peers.py has changed: run python -m tests.families.make_golden"
     assert [model["settings"] for model in models] == json.loads(json.dumps(MODELS[family])), stale
-    assert found == [case for case in CASES if case[0] == family], stale
+    assert cases == [case for case in CASES if case[0] == family], stale
 
 
 @pytest.mark.parametrize(("family", "number", "kind"), CASES)
@@ -48,7 +48,7 @@ def test_equals_transformers_and_is_written_back(family: str, number: int, kind:
 
 
 def as_written(model: Model, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same tensors but for what nothing reads, under the first of their names if a family has several."""
+    """The tensors as we write them: zeros in rows that the model never reads, and the standard names."""
     family, config = model.published.family, model.config.model
     names = renamed(tensors, family.prefix, family.aliases)
     expected = {standard: tensors[name] for standard, name in names.items()}
@@ -56,9 +56,9 @@ def as_written(model: Model, tensors: dict[str, np.ndarray]) -> dict[str, np.nda
         if row.skip:  # positions that no token can have
             table = expected[row.theirs]
             expected[row.theirs] = np.concatenate([np.zeros_like(table[: row.skip]), table[row.skip :]])
-    own = family.tied.removesuffix("weight") + "bias"
+    table_bias = family.tied.removesuffix("weight") + "bias"
     for row in family.mlm_head(config):
-        if row.ours == ("mlm_head/bias",) and own in expected:  # a table of its own, whose bias counts instead
-            expected[row.theirs] = expected[own]
+        if row.ours == ("mlm_head/bias",) and table_bias in expected:  # a separate table's bias counts
+            expected[row.theirs] = expected[table_bias]
     bare = not any(name.startswith(family.prefix) for name in tensors)
     return {name.removeprefix(family.prefix) if bare else name: value for name, value in expected.items()}

@@ -20,37 +20,39 @@ def test_any_tokens_can_be_global(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     T = 31  # no multiple of the window: transformers fills the rows up
     model = torch_model("longformer", SETTINGS, "Model")
-    found = jaxencoder.load(saved(model, tmp_path), dtype="float32")
+    loaded = jaxencoder.load(saved(model, tmp_path), dtype="float32")
     batch = accepted(model, padded_batch(SETTINGS, T), "Model")
-    there = batch["attention_mask"]
-    chosen = np.zeros_like(there)
+    mask = batch["attention_mask"]
+    chosen = np.zeros_like(mask)
     chosen[0, [0, 5, 13, 14, 30]] = chosen[1, [8, 9, 20]] = 1  # of the second row, one is no padding
     with torch.no_grad():
         out = model(**{name: torch.tensor(x) for name, x in (batch | {"global_attention_mask": chosen}).items()})
     expected = {"hidden": out.last_hidden_state.numpy(), "pooled": out.pooler_output.numpy()}
-    inputs = (batch["input_ids"], there, batch["token_type_ids"])
-    assert_outputs({name: np.asarray(x) for name, x in found(*inputs, chosen).items()}, expected, there, 1e-4)
+    inputs = (batch["input_ids"], mask, batch["token_type_ids"])
+    assert_outputs({name: np.asarray(x) for name, x in loaded(*inputs, chosen).items()}, expected, mask, 1e-4)
 
-    banded = dataclasses.replace(found, compute=ComputeConfig(dtype="float32", attention="banded"))
+    banded = dataclasses.replace(loaded, compute=ComputeConfig(dtype="float32", attention="banded"))
     longer = [np.pad(x, [(0, 0), (0, 9)]) for x in (*inputs, chosen)]
     again = {name: np.asarray(x)[:, :T] if name == "hidden" else np.asarray(x) for name, x in banded(*longer).items()}
-    assert_outputs(again, expected, there, 1e-4)
+    assert_outputs(again, expected, mask, 1e-4)
 
-    local = ours(found, batch)  # without any, each row is another
+    local = ours(loaded, batch)  # without global tokens all rows differ
     assert np.abs(local["hidden"] - expected["hidden"])[0].max() > 0.1
     np.testing.assert_allclose(local["hidden"][2, :3], expected["hidden"][2, :3], atol=1e-4)
 
 
-def test_what_transformers_calls_a_question_is_asked_for(tmp_path: Path) -> None:
+def test_a_missing_question_is_named(tmp_path: Path) -> None:
     settings = MODELS["longformer"][0]
-    found = jaxencoder.load(saved(torch_model("longformer", settings, "ForQuestionAnswering"), tmp_path))
+    loaded = jaxencoder.load(saved(torch_model("longformer", settings, "ForQuestionAnswering"), tmp_path))
     ids = np.array([[0, 7, 2, 2, 8, 9, 2], [0, 7, 8, 9, 9, 9, 2]])
     with pytest.raises(
         ValueError, match=r"row 1 has 1 separators \(token id 2\), not the 3 of a question and its text"
     ):
-        found(ids)
+        loaded(ids)
     question = (np.arange(7) < 2) * np.ones((2, 1))
-    np.testing.assert_array_equal(found(ids, None, None, question)["start_logits"][:1], found(ids[:1])["start_logits"])
+    np.testing.assert_array_equal(
+        loaded(ids, None, None, question)["start_logits"][:1], loaded(ids[:1])["start_logits"]
+    )
 
 
 @pytest.mark.parametrize(

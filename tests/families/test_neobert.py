@@ -56,8 +56,8 @@ def reference(settings: dict[str, Any], mlp_size: int, top: dict[str, tuple[int,
     model = nn.ModuleDict(dict(model=nn.ModuleDict(body), **heads))
     generator = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
-        centre = float("norm" in name)
-        weight.data.copy_(0.2 * torch.randn(weight.shape, generator=generator) + centre)
+        mean = float("norm" in name)
+        weight.data.copy_(0.2 * torch.randn(weight.shape, generator=generator) + mean)
 
     def turned(x: Any) -> Any:
         """Neighbouring dimensions are the parts of a complex number, which a position turns."""
@@ -98,25 +98,25 @@ def test_outputs_and_gradients_equal_torchs(number: int, tmp_path: Path) -> None
     ids, mask = (torch.tensor(batch[name]) for name in ("input_ids", "attention_mask"))
     hidden = encode(ids, mask)
     logits = model["decoder"](hidden)
-    found = jaxencoder.load(folder_of(model, settings, tmp_path / "theirs"), dtype="float32")
-    got, there = ours(found, batch), batch["attention_mask"] > 0
-    np.testing.assert_allclose(got["hidden"][there], hidden.detach().numpy()[there], atol=1e-4)
-    np.testing.assert_allclose(got["mlm_logits"][there], logits.detach().numpy()[there], atol=1e-4)
+    loaded = jaxencoder.load(folder_of(model, settings, tmp_path / "theirs"), dtype="float32")
+    got, mask = ours(loaded, batch), batch["attention_mask"] > 0
+    np.testing.assert_allclose(got["hidden"][mask], hidden.detach().numpy()[mask], atol=1e-4)
+    np.testing.assert_allclose(got["mlm_logits"][mask], logits.detach().numpy()[mask], atol=1e-4)
 
-    weights = np.random.default_rng(1).standard_normal(logits.shape) * there[..., None]
+    weights = np.random.default_rng(1).standard_normal(logits.shape) * mask[..., None]
     (logits * torch.tensor(weights)).sum().backward()
-    places = np.broadcast_to(np.arange(17), there.shape)
-    rows = {"token_ids": batch["input_ids"], "segment_ids": batch["attention_mask"], "positions": places}
+    positions = np.broadcast_to(np.arange(17), mask.shape)
+    rows = {"token_ids": batch["input_ids"], "segment_ids": batch["attention_mask"], "positions": positions}
     rows = {name: jnp.asarray(x) for name, x in rows.items()}
-    config = found.config.model
+    config = loaded.config.model
 
     @jax.grad
     def gradient(params):
-        return (outputs(config, found.compute, (), params, rows)["mlm_logits"] * weights).sum()
+        return (outputs(config, loaded.compute, (), params, rows)["mlm_logits"] * weights).sum()
 
     table = [*NEOBERT.encoder(config), *NEOBERT.mlm_head(config), Weight("decoder.weight", ("mlm_head/table",))]
     expected = {name: weight.grad.numpy() for name, weight in model.named_parameters()}
-    assert_trees_close(to_tensors(table, gradient(found.params), config), expected, 1e-4)
+    assert_trees_close(to_tensors(table, gradient(loaded.params), config), expected, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -131,25 +131,25 @@ def test_other_classes(architecture: str, top: dict[str, tuple[int, int]], tmp_p
     folder_of(model if top else model["model"], settings, tmp_path / "theirs")
     batch = padded_batch(settings)
     hidden = encode(*(torch.tensor(batch[name]) for name in ("input_ids", "attention_mask")))
-    found = jaxencoder.load(tmp_path / "theirs", dtype="float32")
-    got = ours(found, batch)
+    loaded = jaxencoder.load(tmp_path / "theirs", dtype="float32")
+    got = ours(loaded, batch)
     np.testing.assert_allclose(got["hidden"][0], hidden.detach().numpy()[0], atol=1e-4)
     assert got.keys() == ({"hidden", "logits"} if top else {"hidden"})
     if top:
         logits = model["classifier"](torch.tanh(model["dense"](hidden[:, 0])))
         np.testing.assert_allclose(got["logits"], logits.detach().numpy(), atol=1e-4)
-    same_when_written(found, tmp_path)
+    same_when_written(loaded, tmp_path)
 
 
-def same_when_written(found: Any, tmp_path: Path) -> dict[str, Any]:
+def same_when_written(loaded: Any, tmp_path: Path) -> dict[str, Any]:
     """A folder written back holds the same tensors and describes the same model; its config.json."""
-    found.save(tmp_path / "ours")
+    loaded.save(tmp_path / "ours")
     before, after = open_weights(tmp_path / "theirs"), open_weights(tmp_path / "ours")
     assert set(before) == set(after)
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value, err_msg=name)
     again = read_model(tmp_path / "ours")
-    assert again.config == found.config.model and again.published.heads == found.published.heads
+    assert again.config == loaded.config.model and again.published.heads == loaded.published.heads
     return again.published.settings
 
 
@@ -157,9 +157,9 @@ def same_when_written(found: Any, tmp_path: Path) -> dict[str, Any]:
 def test_written_back(number: int, tmp_path: Path) -> None:
     settings = PUBLISHED | SIZES[number]
     model, _ = reference(settings, MLP[number], {"decoder": (settings["hidden_size"], 67)})
-    found = jaxencoder.load(folder_of(model, settings, tmp_path / "theirs"))
-    written = same_when_written(found, tmp_path)
-    assert written["architectures"] == ["NeoBERTLMHead"] and written["dim_head"] == found.config.model.head_size
+    loaded = jaxencoder.load(folder_of(model, settings, tmp_path / "theirs"))
+    written = same_when_written(loaded, tmp_path)
+    assert written["architectures"] == ["NeoBERTLMHead"] and written["dim_head"] == loaded.config.model.head_size
     assert written["auto_map"]["AutoModel"] == "chandar-lab/NeoBERT--model.NeoBERT"
 
 
@@ -175,13 +175,13 @@ def test_written_back(number: int, tmp_path: Path) -> None:
         ({"dim_head": 16}, "dim_head 16; only the implied 8"),
     ],
 )
-def test_what_cannot_be_loaded_is_named(wrong: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_unsupported_settings_are_named(wrong: dict[str, Any], message: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED | SIZES[0] | wrong))
     with pytest.raises(ValueError, match=message):
         jaxencoder.load(tmp_path)
 
 
-def test_a_run_of_this_architecture_is_written_as_it() -> None:
+def test_a_run_of_this_architecture_is_written_as_neobert() -> None:
     config = NEOBERT.encoder_config(PUBLISHED | SIZES[1] | {"hidden_act": "SwiGLU", "dropout": 0.1})
     assert config.dropout == config.attention_dropout == 0.1
     assert family_of(config) is NEOBERT

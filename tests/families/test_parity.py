@@ -21,7 +21,7 @@ from tests.families.peers import CASES, MODELS, accepted, assert_outputs, padded
 def test_transformers_computes_the_fixture_and_reads_ours(
     family: str, number: int, kind: str, tmp_path: Path, caplog
 ) -> None:
-    """`test_golden.py` compares what we compute with the fixture; here transformers stands on its other side."""
+    """`test_golden.py` compares what we compute with the fixture; here the other side is transformers."""
     pytest.importorskip("torch")
     case = fixtures.golden(family, number, kind)
     model, shapes = rebuilt(family, number, kind, tmp_path / "theirs")
@@ -30,13 +30,13 @@ def test_transformers_computes_the_fixture_and_reads_ours(
     assert shapes == case.shapes, stale
     fixtures.assert_golden(expected, case, 2e-5, stale)
 
-    found = jaxencoder.load(tmp_path / "theirs", dtype="float32")
-    assert found.tokenizer is None
+    loaded = jaxencoder.load(tmp_path / "theirs", dtype="float32")
+    assert loaded.tokenizer is None
     assert "not used" not in caplog.text and "left out" not in caplog.text
-    config, encoder_config = found.published.settings, found.published.family.encoder_config
+    config, encoder_config = loaded.published.settings, loaded.published.family.encoder_config
     assert encoder_config(config) == encoder_config(case.config), stale
 
-    found.save(tmp_path / "ours")
+    loaded.save(tmp_path / "ours")
     again = reloaded(model, tmp_path / "ours")
     assert_outputs(theirs(again, case.batch, kind), expected, case.batch["attention_mask"], 1e-5)
 
@@ -57,7 +57,7 @@ def test_gradients_equal_torchs(family: str, chosen: bool, tmp_path: Path) -> No
     grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
     expected = {name: grad.numpy() for name, grad in grads.items()}
 
-    found = read_model(saved(model, tmp_path))
+    loaded = read_model(saved(model, tmp_path))
     T = batch["input_ids"].shape[1]
     rows = {
         "token_ids": jnp.asarray(batch["input_ids"]),
@@ -73,13 +73,13 @@ def test_gradients_equal_torchs(family: str, chosen: bool, tmp_path: Path) -> No
     @jax.jit
     @jax.grad
     def gradient(params):
-        return (outputs(found.config, compute, (), params, rows)["mlm_logits"] * weights).sum()
+        return (outputs(loaded.config, compute, (), params, rows)["mlm_logits"] * weights).sum()
 
-    family_ = found.published.family
-    table = [*family_.encoder(found.config), *family_.mlm_head(found.config)]
-    if not found.config.tied_output:
+    family_ = loaded.published.family
+    table = [*family_.encoder(loaded.config), *family_.mlm_head(loaded.config)]
+    if not loaded.config.tied_output:
         table.append(Weight(family_.tied, ("mlm_head/table",)))
-    got = to_tensors(table, gradient(found.params), found.config)
+    got = to_tensors(table, gradient(loaded.params), loaded.config)
     embeddings = next(row.theirs for row in table if row.ours == ("encoder/embeddings/token_embedding",))
     if embeddings not in expected:  # torch names a tied table once
         expected[embeddings] = expected.pop(family_.tied)
@@ -88,7 +88,7 @@ def test_gradients_equal_torchs(family: str, chosen: bool, tmp_path: Path) -> No
     largest = max(np.abs(x).max() for x in expected.values())
     for name, value in got.items():
         if name.endswith(("key.bias", "key_global.bias", "k.bias", "k_lin.bias", "k_proj.bias")):
-            continue  # shifts all scores of a query alike: the true gradient is 0, and both sides hold rounding
+            continue  # shifts all scores of a query equally: the true gradient is 0, and both sides hold rounding
         error = np.abs(value - expected[name]).max()
         assert error <= 1e-4 * max(np.abs(expected[name]).max(), 1e-2 * largest), f"{name}: {error:.2e}"
     unused = expected.keys() - got.keys()
@@ -101,12 +101,12 @@ def as_published(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "up_proj": "fc11", "gate_proj": "fc12", "down_proj": "fc2", "post_attention_layernorm": "norm1",
         "post_mlp_layernorm": "norm2",
     }  # fmt: skip
-    found = {}
+    renamed = {}
     for name, tensor in tensors.items():
         for new, old in names.items():
             name = name.replace(new, old)
-        found[name] = tensor
-    for name in [name for name in found if "self_attn.q_proj" in name]:
-        parts = [found.pop(name.replace("q_proj", f"{letter}_proj")) for letter in "qkv"]
-        found[name.replace("self_attn.q_proj", "attn.Wqkv")] = np.concatenate(parts)
-    return found
+        renamed[name] = tensor
+    for name in [name for name in renamed if "self_attn.q_proj" in name]:
+        parts = [renamed.pop(name.replace("q_proj", f"{letter}_proj")) for letter in "qkv"]
+        renamed[name.replace("self_attn.q_proj", "attn.Wqkv")] = np.concatenate(parts)
+    return renamed

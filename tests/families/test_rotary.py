@@ -1,4 +1,4 @@
-"""Rotary scaling in config.json: what transformers computes with it, and that what is written says the same again."""
+"""Rotary scaling in config.json: equal to transformers, and read again after writing."""
 
 import copy
 import dataclasses
@@ -64,26 +64,26 @@ def test_outputs_equal_transformers(family: str, kind: str, local: bool, tmp_pat
     pytest.importorskip("torch")
     model = torch_model(family, copy.deepcopy(settings(family, KINDS[kind], local)))
     expected = theirs(model, batch(), "ForMaskedLM")
-    found = jaxencoder.load(saved(model, tmp_path / "theirs"), dtype="float32")
-    assert found.config.model.rope_scaling == kind.split(",")[0]
-    assert found.max_length == (2 if kind == "dynamic" else 4) * TRAINED
-    got = ours(found, batch())
+    loaded = jaxencoder.load(saved(model, tmp_path / "theirs"), dtype="float32")
+    assert loaded.config.model.rope_scaling == kind.split(",")[0]
+    assert loaded.max_length == (2 if kind == "dynamic" else 4) * TRAINED
+    got = ours(loaded, batch())
     np.testing.assert_allclose(got["mlm_logits"], expected["mlm_logits"], atol=1e-4)
-    plain = dataclasses.replace(found.config.model, rope_scaling="none")
-    assert np.abs(ours(with_architecture(found, plain), batch())["hidden"] - expected["hidden"]).max() > 1e-2
+    plain = dataclasses.replace(loaded.config.model, rope_scaling="none")
+    assert np.abs(ours(with_architecture(loaded, plain), batch())["hidden"] - expected["hidden"]).max() > 1e-2
 
-    found.save(tmp_path / "ours")
+    loaded.save(tmp_path / "ours")
     again = type(model).from_pretrained(tmp_path / "ours", attn_implementation="eager")
     np.testing.assert_allclose(theirs(again, batch(), "ForMaskedLM")["hidden"], expected["hidden"], atol=1e-5)
-    assert read_model(tmp_path / "ours", weights=False).config == found.config.model
+    assert read_model(tmp_path / "ours", weights=False).config == loaded.config.model
 
 
 def with_architecture(model: Model, architecture: EncoderConfig) -> Model:
     return dataclasses.replace(model, config=dataclasses.replace(model.config, model=architecture))
 
 
-def test_what_is_short_is_not_stretched_by_what_is_long() -> None:
-    """transformers stretches all rows of a batch with its padding; here a text is what it is alone."""
+def test_long_texts_do_not_change_short_ones_in_their_batch() -> None:
+    """transformers stretches all rows of a batch with its padding; here a text does not depend on the others."""
     config = dataclasses.replace(
         EUROBERT.encoder_config(FAMILIES["eurobert"]), rope_scaling="dynamic", rope_factor=2.0, rope_original_length=8
     )
@@ -106,23 +106,28 @@ def test_older_names() -> None:
     plain = dataclasses.replace(config, rope_scaling="none", rope_factor=1.0, rope_scaling_local=False)
     for one in (config, plain):
         written = {"rope_scaling": old, **MODERNBERT.settings(one)}
-        assert MODERNBERT.encoder_config(written) == one  # what stood there before does not count
+        assert MODERNBERT.encoder_config(written) == one  # the older setting is overridden
 
 
-def test_nomics_own_names() -> None:
+def test_names_of_nomics_code() -> None:
     """As nomic-embed-text has them, whose code stretches texts of more than max_trained_positions."""
-    own = {"n_positions": 64, "max_trained_positions": TRAINED, "rotary_scaling_factor": 2, "rotary_emb_base": 500.0}
-    config = NOMIC_BERT.encoder_config({**FAMILIES["nomic_bert"], **own})
+    names = {
+        "n_positions": 64,
+        "max_trained_positions": TRAINED,
+        "rotary_scaling_factor": 2,
+        "rotary_emb_base": 500.0,
+    }
+    config = NOMIC_BERT.encoder_config({**FAMILIES["nomic_bert"], **names})
     assert (config.max_length, config.rope_original_length, config.rope_scaling) == (64, TRAINED, "dynamic")
     rope = KINDS["dynamic"]
     same = NOMIC_BERT.encoder_config(settings("nomic_bert", rope) | {"rotary_scaling_factor": None})
     assert dataclasses.replace(same, max_length=64) == config
     written = NOMIC_BERT.settings(config)
     assert written["max_position_embeddings"] == TRAINED and written["rope_parameters"] == rope
-    assert {name: written[name] for name in own} == own
-    assert NOMIC_BERT.encoder_config(own | written) == config
+    assert {name: written[name] for name in names} == names
+    assert NOMIC_BERT.encoder_config(names | written) == config
     plain = dataclasses.replace(config, rope_scaling="none", rope_factor=1.0, rope_original_length=0)
-    assert NOMIC_BERT.encoder_config(own | NOMIC_BERT.settings(plain)) == plain
+    assert NOMIC_BERT.encoder_config(names | NOMIC_BERT.settings(plain)) == plain
 
 
 def test_a_fixed_ntk_factor_is_another_base() -> None:
@@ -145,14 +150,14 @@ def test_a_fixed_ntk_factor_is_another_base() -> None:
         ("linear", "'linear' for rope_parameters or rope_scaling; only an object"),
     ],
 )
-def test_what_cannot_be_loaded_is_named(rope: Any, message: str, tmp_path: Path) -> None:
+def test_unsupported_settings_are_named(rope: Any, message: str, tmp_path: Path) -> None:
     content = settings("eurobert", {"rope_type": "default"}) | {"model_type": "eurobert", "rope_parameters": rope}
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         read_model(tmp_path, weights=False)
 
 
-def test_local_layers_that_are_scaled_otherwise_are_refused() -> None:
+def test_local_layers_with_another_scaling_are_refused() -> None:
     content = settings("modernbert", KINDS["linear"])
     content["rope_parameters"]["sliding_attention"] = {"rope_type": "linear", "factor": 2.0}
     with pytest.raises(ValueError, match="scales sliding_attention differently from full_attention"):

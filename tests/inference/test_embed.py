@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jaxencoder.inference import embed as embed_module
-from jaxencoder.inference.embed import chunks, embed_file
+from jaxencoder.inference.embed import embed_file
 from jaxencoder.inference.options import EmbedOptions
+from jaxencoder.tasks import records as records_module
 from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.records import chunks
 
 from .conftest import SENTENCES
 
@@ -103,7 +104,7 @@ def test_batch_tokens_is_checked(model):
 
 @pytest.mark.parametrize("extension", ["parquet", "jsonl", "npy"])
 def test_file_holds_every_record_with_its_vector(model, source, tmp_path, monkeypatch, extension):
-    monkeypatch.setattr(embed_module, "_CHUNK_TEXTS", 50)
+    monkeypatch.setattr(records_module, "_CHUNK_TEXTS", 50)
     output = tmp_path / f"out.{extension}"
     assert embed_file(model, source, output, text_field="body") == len(RECORDS)
     if extension == "npy":
@@ -122,7 +123,7 @@ def test_file_holds_every_record_with_its_vector(model, source, tmp_path, monkey
 
 
 def test_one_warning_for_all_chunks(model, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(embed_module, "_CHUNK_TEXTS", 2)
+    monkeypatch.setattr(records_module, "_CHUNK_TEXTS", 2)
     (tmp_path / "in.txt").write_text("the cat\n" + "the cat sat \n" * 4)
     with caplog.at_level(logging.WARNING):
         embed_file(model, str(tmp_path / "in.txt"), tmp_path / "out.npy", options=EmbedOptions(max_length=4))
@@ -132,15 +133,15 @@ def test_one_warning_for_all_chunks(model, tmp_path, monkeypatch, caplog):
 
 
 def test_chunks_are_bounded_in_number_and_size(monkeypatch):
-    monkeypatch.setattr(embed_module, "_CHUNK_TEXTS", 3)
-    monkeypatch.setattr(embed_module, "_CHUNK_CHARACTERS", 10)
+    monkeypatch.setattr(records_module, "_CHUNK_TEXTS", 3)
+    monkeypatch.setattr(records_module, "_CHUNK_CHARACTERS", 10)
     records = [{"t": "x" * n} for n in (1, 1, 1, 1, 50, 4, 4, 4, 1)]
     sizes = [[len(record["t"]) for record in chunk] for chunk in chunks(iter(records), lambda record: len(record["t"]))]
     assert sizes == [[1, 1, 1], [1, 50], [4, 4, 4], [1]]
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed_module, "_CHUNK_TEXTS", 2)
+    monkeypatch.setattr(records_module, "_CHUNK_TEXTS", 2)
     (tmp_path / "in.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n{"text": "c"}\nnot json\n')
     for extension in ("parquet", "jsonl", "npy"):
         output = tmp_path / f"out.{extension}"
@@ -175,7 +176,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(model, tmp_path, extension):
     ],
 )
 def test_records_that_make_no_table(model, tmp_path, monkeypatch, lines, message):
-    monkeypatch.setattr(embed_module, "_CHUNK_TEXTS", 1)
+    monkeypatch.setattr(records_module, "_CHUNK_TEXTS", 1)
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(ValueError, match=message):
         embed_file(model, str(tmp_path / "in.jsonl"), tmp_path / "out.parquet")

@@ -12,7 +12,7 @@ import jaxencoder
 from jaxencoder.api import Model
 from jaxencoder.checkpoints.convert import convert
 from jaxencoder.checkpoints.initial import initial_params
-from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, MaskedLM, ReplacedToken, RunConfig
 from jaxencoder.config_io import save
@@ -35,7 +35,7 @@ def run(request, tokenizer, tmp_path_factory) -> tuple[Path, RunConfig, dict]:
     config = RunConfig(model=encoder, objective=objective, compute=compute, data=DataConfig(row_length=64))
     params = randomized_params(objective.build(encoder, compute, tokenizer).init)
     tokenizer.save(folder / "tokenizer")
-    with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+    with contextlib.closing(CheckpointManager(folder / "checkpoints")) as checkpoints:
         checkpoints.save(1, {"params": params}, wait=True)
     save(config, folder)
     return folder, config, params

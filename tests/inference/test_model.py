@@ -6,7 +6,7 @@ import pytest
 
 import jaxencoder
 from jaxencoder.api import Model, load
-from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.config_io import save
 from jaxencoder.inference import embed
 from jaxencoder.tasks.classification.objective import Classification
@@ -29,7 +29,7 @@ def run(tmp_path, model):
 def write_run(folder, model, params=None):
     folder.mkdir()
     model.tokenizer.save(folder / "tokenizer")
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = CheckpointManager(folder / "checkpoints")
     checkpoints.save(3, params or {"params": model.params}, wait=True)
     checkpoints.close()
     save(model.config, folder)

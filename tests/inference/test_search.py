@@ -4,7 +4,6 @@ import json
 import numpy as np
 import pytest
 
-from jaxencoder.inference import embed
 from jaxencoder.inference import search as search_module
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.search import Nearest, rank, search
@@ -79,7 +78,7 @@ def test_queries_and_documents_have_their_own_prompts(model):
 
 @pytest.mark.parametrize("chunk", [7, 1000])
 def test_search_finds_the_nearest_whatever_the_chunks(model, tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(embed, "_CHUNK_TEXTS", chunk)
+    monkeypatch.setattr("jaxencoder.tasks.records._CHUNK_TEXTS", chunk)
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps({"text": text, "n": n}) + "\n" for n, text in enumerate(SENTENCES)))
     found = search(model, str(path), SENTENCES[50], k=6)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxencoder.inference.options import WindowConfig
+from jaxencoder.text.window_config import WindowConfig
 from jaxencoder.text.windows import text_windows
 
 from .conftest import SENTENCES, WORDS

@@ -94,7 +94,7 @@ def one_per_row(batch: dict[str, np.ndarray], T: int) -> tuple[dict[str, np.ndar
 
 
 def randomized_params(init: Any, seed: int = 0) -> Any:
-    """Random parameters, norms and biases too, larger than any initialization, so that each part matters."""
+    """Parameters drawn larger than any model starts from, norms and biases too, so that each part matters."""
     shapes = jax.eval_shape(init, jax.random.key(0))
     leaves, tree = jax.tree.flatten_with_path(shapes)
     rng = np.random.default_rng(seed)

@@ -69,7 +69,7 @@ def torch_config(family: str) -> transformers.PreTrainedConfig:
 
 
 def randomized(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Redraw every weight, norms and biases too, large enough that each part matters."""
+    """Every weight drawn anew, norms and biases too, large enough that each part matters."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.config import RunConfig
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.mlm import MaskedLM
@@ -75,7 +75,7 @@ def untrained(config: RunConfig, folder: Path) -> dict[str, float]:
     random = np.random.default_rng(0)
     shapes = jax.eval_shape(setup.objective.init, jax.random.key(0))
     params = jax.tree.map(lambda x: random.normal(0, 0.3, x.shape).astype(np.float32), shapes)
-    with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+    with contextlib.closing(CheckpointManager(folder / "checkpoints")) as checkpoints:
         checkpoints.save(1, {"params": params}, wait=True)
     batch = setup.validation[0].read(np.arange(len(setup.validation[0])))
     loss, _ = jax.jit(setup.objective.loss, static_argnums=3)(params, batch, jax.random.key(0), False)
@@ -128,7 +128,7 @@ def tagger(home: Path) -> Trained:
         words = random.choice(["the", "a", "river", "in", "Elbe", "Spree", "Oder"], 7).tolist()
         return {"tokens": words, "tags": ["B-x" if word[0].isupper() else "O" for word in words]}
 
-    data = DataConfig(text_field="tokens", label_field="tags", label_unit="word", row_length=32, workers=1)
+    data = DataConfig(text_field="tokens", label_field="tags", row_length=32, workers=1)
     return run_on_records(home, "tagger", TokenClassification(dropout=0.0), data, make, steps=30)
 
 
@@ -153,9 +153,7 @@ def chooser(home: Path) -> Trained:
         right = int(random.integers(len(rivers)))
         return {"context": f"the {rivers[right]}", "choices": [f"a {river}" for river in rivers], "label": right}
 
-    data = DataConfig(
-        text_field="context", pair_field="choices", label_field="label", label_unit="choice", row_length=32, workers=1
-    )
+    data = DataConfig(text_field="context", pair_field="choices", label_field="label", row_length=32, workers=1)
     return run_on_records(home, "chooser", MultipleChoice(dropout=0.0), data, make, steps=160, rate=4e-3)
 
 
@@ -173,7 +171,7 @@ def reader(home: Path) -> Trained:
         }
 
     data = DataConfig(
-        text_field="question", pair_field="context", label_field="answers", label_unit="span", row_length=32,
+        text_field="question", pair_field="context", label_field="answers", row_length=32,
         overlap=4, workers=1,
     )  # fmt: skip
     return run_on_records(home, "reader", QuestionAnswering(), data, make, steps=0)

@@ -10,11 +10,10 @@ import scipy.special
 
 from jaxencoder.api import load
 from jaxencoder.cli import main
-from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.tasks.predict import predict
+from jaxencoder.evaluation.evaluate import evaluate
+from jaxencoder.inference.predict import predict
 from jaxencoder.tasks.question_answering.predict import answer_questions
 from jaxencoder.tasks.token_classification.predict import tag_words
-from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.sources import read
 from tests.inference.published import published, torch_outputs
 
@@ -23,7 +22,8 @@ from .conftest import write_data
 
 def records_of(folder: Path) -> list[dict]:
     """What a run has held out, texts short enough for one window: of several, a run has an overlap of its own."""
-    records = [record for _, record in validation_records(load(folder).config.data)]
+    config = load(folder).config
+    records = [record for _, record in config.schema.validation_records(config.data)]
     return [x | {"context": x["context"][:60]} for x in records] if "context" in records[0] else records
 
 

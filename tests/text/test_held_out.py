@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.held_out import is_held_out, text_digest, validation_records
+from jaxencoder.text.held_out import is_held_out, text_digest
 from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.tokenizers.training import train_tokenizer
 
 WORDS = ["alpha", "beta", "gamma", "delta", "kappa"]
@@ -29,7 +30,7 @@ def test_records_equal_the_rows(source, tmp_path, pair_field):
     )
     tokenizer = train_tokenizer(WORDS * 5, TokenizerConfig(vocab_size=60))
     (store,) = prepare(data, tokenizer, "validation", progress=False)
-    held_out = list(validation_records(data))
+    held_out = list(TEXTS.validation_records(data))
     rows = store.read(np.arange(len(store)))
     labels = rows["labels"][rows["labels"] >= 0]
     assert store.meta["documents"] == len(held_out) and 30 < len(held_out) < 90
@@ -56,12 +57,12 @@ def test_equal_texts_have_equal_digests():
 
 def test_validation_sources_are_read_completely(source):
     data = DataConfig(train=("absent.jsonl",), validation=(source, source), label_field="label")
-    held_out = [record["id"] for _, record in validation_records(data)]
+    held_out = [record["id"] for _, record in TEXTS.validation_records(data)]
     assert held_out == [*range(300), *range(300)]
 
 
 def test_errors(source):
     with pytest.raises(ValueError, match="held nothing out"):
-        list(validation_records(DataConfig(train=(source,), validation_fraction=0.0, label_field="label")))
+        list(TEXTS.validation_records(DataConfig(train=(source,), validation_fraction=0.0, label_field="label")))
     with pytest.raises(ValueError, match="a.jsonl:1: no field 'labl'.*did you mean 'label'"):
-        list(validation_records(DataConfig(train=(source,), validation=(source,), label_field="labl")))
+        list(TEXTS.validation_records(DataConfig(train=(source,), validation=(source,), label_field="labl")))

@@ -9,9 +9,9 @@ import pytest
 
 from jaxencoder.text import rows
 from jaxencoder.text.config import ALIGNED, DataConfig
-from jaxencoder.text.examples import Example
 from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.schema import Example
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -39,7 +39,7 @@ def made(tokenizer: Tokenizer, texts: list[str], row_length: int = 32, kind: str
     """Make [(a, b or None, label)] with lists of ids, and check the special tokens and type ids."""
     pieces, pair_list, start = sentence_pairs(tokenizer, texts, row_length, kind, short), [], 0
     assert len(pieces.ids) == len(pieces.type_ids) == pieces.lengths.sum()
-    for length, label in zip(pieces.lengths.tolist(), pieces.labels.tolist(), strict=True):
+    for length, label in zip(pieces.lengths.tolist(), pieces.labels, strict=True):
         ids = pieces.ids[start : start + length].tolist()
         types = pieces.type_ids[start : start + length].tolist()
         start += length

@@ -6,11 +6,13 @@ import itertools
 import numpy as np
 import pytest
 
+from jaxencoder.tasks.question_answering.data import SCHEMA as ANSWERS
+from jaxencoder.tasks.token_classification.data import SCHEMA as WORD_TAGS
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.row_cache import prepare
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
-from jaxencoder.text.tokenizers.training import train_tokenizer
+from jaxencoder.text.schema import TEXTS
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer, train_tokenizer
 from jaxencoder.text.windows import text_windows
 from tests.text.corpus import WORDS, config, content, documents, write
 
@@ -135,18 +137,17 @@ def test_windows_have_the_label_of_their_text(tmp_path, tokenizer, labels):
     assert prepare(dataclasses.replace(data, overlap=0), tokenizer, "train")[0].path != store.path
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"label_field": "y", "pair_field": "b"}, {"label_field": "y", "label_unit": "word"}]
-)
-def test_windows_are_for_labeled_single_texts(settings):
+@pytest.mark.parametrize("settings", [{}, {"label_field": "y", "pair_field": "b"}])
+def test_windows_are_for_labelled_single_texts(settings):
     with pytest.raises(ValueError, match="data.long_texts is 'windows', which is for labels of single texts"):
         DataConfig(long_texts="windows", **settings)
 
 
-@pytest.mark.parametrize("settings", [{}, {"label_field": "y"}, {"label_field": "y", "label_unit": "word"}])
-def test_an_overlap_where_nothing_overlaps(settings):
-    with pytest.raises(ValueError, match="data.overlap is 4, but no texts are split into windows"):
-        DataConfig(overlap=4, **settings)
+@pytest.mark.parametrize("settings", [{}, {"label_field": "y"}])
+@pytest.mark.parametrize("schema", [TEXTS, WORD_TAGS])
+def test_an_overlap_where_nothing_overlaps(settings, schema):
+    with pytest.raises(ValueError, match="data.overlap is 4, but no text is split into pieces that overlap"):
+        schema.check(DataConfig(overlap=4, **settings))
 
 
 def test_validation_takes_the_classes_of_training(tmp_path, tokenizer):
@@ -220,8 +221,8 @@ def test_hostile_records_leave_nothing(tmp_path, tokenizer, records, settings, m
 
 def test_words_and_spans_keep_their_labels(tmp_path, tokenizer):
     records = [{"text": ["alpha", "beta"] * n, "tags": ["O", "B-x"] * n} for n in (1, 9, 2)]
-    data = config(write(tmp_path / "a.jsonl", records), label_field="tags", label_unit="word")
-    (store,) = prepare(data, tokenizer, "train")
+    data = config(write(tmp_path / "a.jsonl", records), label_field="tags")
+    (store,) = prepare(data, tokenizer, "train", schema=WORD_TAGS)
     assert store.meta["labels"] == ["B-x", "O"] and store.label_counts().tolist() == [12, 12]
     rows = store.read(np.arange(len(store)))
     words = rows["token_labels"] >= 0
@@ -232,8 +233,8 @@ def test_words_and_spans_keep_their_labels(tmp_path, tokenizer):
 
     answers = [{"text": ["gamma"], "answer_start": [30]}, {"text": [], "answer_start": []}]
     records = [{"text": "beta", "c": "alpha " * 5 + "gamma" + " beta" * 9, "a": a} for a in answers]
-    data = config(write(tmp_path / "b.jsonl", records), pair_field="c", label_field="a", label_unit="span", overlap=2)
-    (store,) = prepare(data, tokenizer, "train")
+    data = config(write(tmp_path / "b.jsonl", records), pair_field="c", label_field="a", overlap=2)
+    (store,) = prepare(data, tokenizer, "train", schema=ANSWERS)
     rows = store.read(np.arange(len(store)))
     at = rows["token_labels"] == store.meta["labels"].index("both")
     ids = rows["token_ids"][at]
@@ -256,7 +257,7 @@ def test_words_and_spans_keep_their_labels(tmp_path, tokenizer):
 def test_hostile_words(tmp_path, tokenizer, record, settings, message):
     source = write(tmp_path / "a.jsonl", [record])
     with pytest.raises(ValueError, match=message):
-        prepare(config(source, label_field="t", label_unit="word", **settings), tokenizer, "train")
+        prepare(config(source, label_field="t", **settings), tokenizer, "train", schema=WORD_TAGS)
 
 
 def test_lists_of_classes(tmp_path, tokenizer, capsys):

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxencoder.tasks.token_classification.data import word_pieces
 from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
-from jaxencoder.text.tokenizers.training import train_tokenizer
-from jaxencoder.text.words import encode_words, labeled_words, word_windows
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.words import encode_words, word_windows
 
 TEXT = ["the soldier was killed in Sonmarg , said a spokesman .", "über Größe 你好 世界"] * 5
 KINDS = ["wordpiece", "bpe", "unigram", "sentencepiece-unigram"]
@@ -62,8 +62,8 @@ def test_space_tokens_belong_to_no_word(shared_data):
 
 def test_first_tokens_carry_labels():
     tokenizer = train_tokenizer(["ab abc abcd"] * 3, TokenizerConfig(vocab_size=20))
-    pieces = labeled_words(tokenizer, [["ab", "xab", "abcd"], [], ["abc"]], [[3, 4, 5], [], [6]], 32)
-    assert len(pieces.lengths) == 2  # an empty text gives no piece
+    pieces = word_pieces(tokenizer, [["ab", "xab", "abcd"], [], ["abc"]], [[3, 4, 5], [], [6]], 32)
+    assert len(pieces.lengths) == 2  # of no words there is nothing to learn
     first = pieces.token_labels[: pieces.lengths[0]]
     assert first[first >= 0].tolist() == [3, 4, 5] and first[0] == first[-1] == -1
     assert pieces.token_labels[pieces.lengths[0] :][1] == 6

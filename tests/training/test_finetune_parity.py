@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxencoder.checkpoints.orbax import Checkpoints
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.config import RunConfig
 from jaxencoder.objectives.objective import mean
 from jaxencoder.sharding import make_mesh
@@ -62,7 +62,7 @@ def test_losses_equal_torchs(config: RunConfig, kind: str, tmp_path) -> None:
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     setup = set_up(config, tmp_path / "run")
     ours, theirs, shared = [], [], []
-    with jax.set_mesh(mesh), contextlib.closing(Checkpoints(tmp_path / "run" / "checkpoints")) as checkpoints:
+    with jax.set_mesh(mesh), contextlib.closing(CheckpointManager(tmp_path / "run" / "checkpoints")) as checkpoints:
         (update,), state = compile_updates(setup, mesh, checkpoints)
         step = peer.updates(peer.model_of(setup, jax.device_get(state.params)), config.optimizer, STEPS)
         with contextlib.closing(batches_after(0, setup, mesh, lambda phase: None)) as feed:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.checkpoints.orbax import Checkpoints, restore_step
+from jaxencoder.checkpoints.orbax import CheckpointManager, restore_step
 from jaxencoder.cli import main
 from jaxencoder.config import Classification, ComputeConfig, RunConfig
 from jaxencoder.config_io import save
@@ -126,7 +126,7 @@ CHILD = """
     owner, name = {
         "tokenizer": (tokenizer_cache, "train_tokenizer"),
         "rows": (store.Writer, "close"),
-        "save": (checkpoint.Checkpoints, "save"),
+        "save": (checkpoint.CheckpointManager, "save"),
         "step": (telemetry.Telemetry, "step"),
         "none": (telemetry.Telemetry, "__enter__"),
     }[moment]
@@ -363,7 +363,7 @@ def test_fine_tuning_from_random_weights_says_so(config: RunConfig, tmp_path: Pa
         for name, run in (("labelled", labelled), ("plain", config)):
             setup = set_up(run, tmp_path / name)
             capsys.readouterr()
-            with contextlib.closing(Checkpoints(tmp_path / name / "checkpoints")) as checkpoints:
+            with contextlib.closing(CheckpointManager(tmp_path / name / "checkpoints")) as checkpoints:
                 updates.compile_updates(setup, mesh, checkpoints)
             said = "Starting from random weights: no --init-from\n"
             assert capsys.readouterr().out == (said if run is labelled else "")

@@ -14,7 +14,7 @@ from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.cli import main
 from jaxencoder.config import EncoderConfig, MaskedLM, Masking, RunConfig
 from jaxencoder.config_io import save
-from jaxencoder.tasks.evaluate import evaluate
+from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.training import setup as setups
 from jaxencoder.training.config import Phase, batch_warmup
 from jaxencoder.training.feed import phase_batches

@@ -1,40 +1,37 @@
-"""What a classifier says of texts or pairs of any length: long ones are cut, or read in overlapping windows.
+"""Scores and predictions of a classifier for texts or pairs of any length.
 
-Long texts in overlapping segments: Pappagari et al. 2019, arXiv:1910.10781; here the segments' probabilities are
-averaged, each weighted by the number of tokens of which it knows most, or pooled otherwise.
+Windows over long texts: Pappagari et al. 2019, arXiv:1910.10781. Here the windows' probabilities are averaged, each
+weighted by the number of tokens that belong to it, or pooled otherwise.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import scipy.special
 
-from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.options import WindowConfig
-from jaxencoder.inference.outputs import text_scores
-from jaxencoder.inference.windows import GROUP_TOKENS, group_windows
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.objectives.objective import Batch, Objective, ObjectiveConfig, Params
-from jaxencoder.tasks.classification.objective import Classification
-from jaxencoder.tasks.classification.windows import parts_of_pairs, parts_of_texts
+from jaxencoder.model.heads import HeadConfig, apply_heads, first_tokens
+from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.tasks.classification.objective import ONE_CLASS, SEVERAL_CLASSES, VALUE, Classification
+from jaxencoder.tasks.classification.windows import pair_parts, text_parts
+from jaxencoder.tasks.running import Scores, encoder_output, objective_scores, row_length, score_texts
+from jaxencoder.tasks.task import TaskModel
 from jaxencoder.text import buckets
+from jaxencoder.text.window_config import WindowConfig
+from jaxencoder.text.windows import GROUP_TOKENS, group_windows
 
 Threshold = float | Mapping[str, float]
 
-SEQUENCE_HEAD = "sequence_head"  # of a published classifier, among the parameters
-# config.json's problem_type
-_CLASSES, _SEVERAL, _VALUES = "single_label_classification", "multi_label_classification", "regression"
+PUBLISHED_HEAD = "sequence_head"  # its name among the parameters of a published classifier
 
 
-class Classified(NamedTuple):
-    """The name of the most probable class, its probability, and those of all by name; or a value, nan and nothing.
+class Prediction(NamedTuple):
+    """The most probable class, its probability, and those of all classes by name; or a value, nan and no classes.
 
-    Of a run that gives a text any number of classes: lists of those above the threshold, the most probable one first.
+    With multi_label, the classes above the threshold and their probabilities are lists, the most probable first.
     """
 
     prediction: str | list[str] | float
@@ -42,287 +39,252 @@ class Classified(NamedTuple):
     probabilities: dict[str, float]
 
 
-class Scored(NamedTuple):
-    """What the classifier gives for N texts.
+class ClassScores(NamedTuple):
+    """A classifier's scores of N texts.
 
-    scores: float64 [N, labels]: logits, or log-probabilities where windows were averaged, so that a softmax makes
-    probabilities of both (a sigmoid, of a run with several classes for a text); of values, [N, 1], the values.
-    tokens: int64 [N], of each text or pair before anything was cut, special tokens included.
-    cut: how many lost tokens.
+    Attributes:
+        scores: float64 [N, labels]: logits, or log-probabilities of pooled windows, so that a softmax gives
+            probabilities of both (a sigmoid with multi_label); values [N, 1].
+        tokens: int64 [N], of each text or pair before truncation, special tokens included.
+        truncated: number of texts that lost tokens.
     """
 
     scores: np.ndarray
     tokens: np.ndarray
-    cut: int
+    truncated: int
 
 
-def class_names(model: OpenedModel) -> tuple[str, ...]:
-    """Of the classes that a model tells apart, in order of id; none for one that predicts values.
+def is_classifier(model: TaskModel) -> bool:
+    """Whether a model classifies texts or predicts values of them."""
+    return _is_published(model) or (
+        model.published is None and isinstance(model.config.objective, Classification) and "classifier" in model.params
+    )
+
+
+def class_names(model: TaskModel) -> tuple[str, ...]:
+    """Names of a classifier's classes, in order of id; empty for values.
 
     Raises:
         ValueError: the model has no classifier.
     """
-    if _is_published(model):
-        return () if _head(model).values else model.labels
-    if not classifies(model):
-        raise ValueError(_no_classifier(model))
-    objective = model.config.objective
-    if objective.labels == 1 or objective.class_names:
-        return objective.class_names
-    from jaxencoder.training.setup import training_rows
+    head = _head(model)
+    return () if head.kind == VALUE else model.labels or tuple(map(str, range(head.outputs)))
 
-    # A run that was trained before its configuration had the names.
-    return tuple(training_rows(model.config, model.tokenizer)[0][0].meta["labels"])
+
+def is_multi_label(model: TaskModel) -> bool:
+    """Whether a text may have several classes; ValueError for a model without a classifier."""
+    return _head(model).kind == SEVERAL_CLASSES
 
 
 def classify(
-    model: OpenedModel,
+    model: TaskModel,
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
     windows: WindowConfig | None = None,
     batch_tokens: int | None = None,
     threshold: Threshold | None = None,
-) -> list[Classified]:
-    """The prediction for each text; see `Model.classify`."""
-    names = class_names(model)
-    least = thresholds(model, threshold)
-    found = score(model, texts, pairs, windows, batch_tokens)
-    buckets.warn_truncated(found.cut, len(found.tokens), row_length(model))
-    return classified(found.scores, names, least)
+) -> list[Prediction]:
+    """The prediction for each text, or pair of texts.
+
+    Args:
+        model: a run with the objective Classification, or a published classifier.
+        texts: any number, any lengths.
+        pairs: the second text of each, for a model of pairs.
+        windows: how to split texts longer than the rows of training, of a pair the second one; None truncates them,
+            with one warning. In a pair each window has the first text, unless that leaves less than a quarter of a row.
+            A stride of at most a quarter of a row fits after any first text. Probabilities (or values) of windows are
+            pooled; "max" normalizes those of exclusive classes again.
+        batch_tokens: as in `Model.embed`.
+        threshold: see `thresholds`.
+
+    Raises:
+        ValueError: no list of strings, no classifier, "learned" pooling of windows, a stride that skips tokens, or an
+            unknown threshold.
+    """
+    minimum = thresholds(model, threshold)
+    result = score(model, texts, pairs, windows, batch_tokens)
+    buckets.warn_truncated(result.truncated, len(result.tokens), row_length(model))
+    return decide(result.scores, class_names(model), minimum)
 
 
-def thresholds(model: OpenedModel, threshold: Threshold | None) -> np.ndarray | None:
-    """The probability from which on a text has each class, float64 [labels]; None for a run that predicts but one.
+def thresholds(model: TaskModel, threshold: Threshold | None) -> np.ndarray | None:
+    """The probability from which a text has each class, float64 [labels]; None for exclusive classes and values.
 
     Args:
         threshold: one for all classes, or some by their names; 0.5 for others, and for None.
 
     Raises:
-        ValueError: a threshold for such a run, of an unknown class, or outside [0, 1].
+        ValueError: a threshold without multi_label, for an unknown class, or outside [0, 1].
     """
     names = class_names(model)
-    if not decides_several(model):
+    if not is_multi_label(model):
         if threshold is not None:
             raise ValueError(f"threshold is {threshold}, but this run predicts one class or a value; leave it out")
         return None
-    given = (
-        threshold if isinstance(threshold, Mapping) else dict.fromkeys(names, 0.5 if threshold is None else threshold)
-    )
-    for name, value in given.items():
+    by_name = threshold
+    if not isinstance(threshold, Mapping):
+        by_name = dict.fromkeys(names, 0.5 if threshold is None else threshold)
+    for name, value in by_name.items():
         if name not in names:
             raise ValueError(f"there is a threshold for {name!r}, which is none of the classes {', '.join(names[:20])}")
         if not 0 <= value <= 1:
             raise ValueError(f"threshold is {value}; give a probability from 0 to 1")
-    return np.array([given.get(name, 0.5) for name in names])
+    return np.array([by_name.get(name, 0.5) for name in names])
 
 
-def classified(scores: np.ndarray, names: Sequence[str], least: np.ndarray | None = None) -> list[Classified]:
-    """The prediction for each of N scores [N, labels], by the names of the classes, or of values by none.
+def decide(scores: np.ndarray, names: Sequence[str], minimum: np.ndarray | None = None) -> list[Prediction]:
+    """The predictions of N scores [N, labels].
 
     Args:
-        least: of `thresholds`.
+        names: of the classes; empty for values.
+        minimum: of `thresholds`.
     """
     if not names:
-        return [Classified(float(value), float("nan"), {}) for value in scores[:, 0]]
-    if least is not None:
-        return [_several(share, names, least) for share in scipy.special.expit(scores)]
-    shares = scipy.special.softmax(scores, axis=-1)
+        return [Prediction(float(value), float("nan"), {}) for value in scores[:, 0]]
+    if minimum is not None:
+        return [_above(row, names, minimum) for row in scipy.special.expit(scores)]
+    probabilities = scipy.special.softmax(scores, axis=-1)
     return [
-        Classified(names[best], share[best], dict(zip(names, share, strict=True)))
-        for best, share in zip(scores.argmax(-1).tolist(), shares.tolist(), strict=True)
+        Prediction(names[best], row[best], dict(zip(names, row, strict=True)))
+        for best, row in zip(scores.argmax(-1).tolist(), probabilities.tolist(), strict=True)
     ]
 
 
-def _several(shares: np.ndarray, names: Sequence[str], least: np.ndarray) -> Classified:
-    above = [i for i in np.argsort(-shares, kind="stable").tolist() if shares[i] >= least[i]]
-    chosen = [names[i] for i in above], shares[above].tolist()
-    return Classified(*chosen, dict(zip(names, shares.tolist(), strict=True)))
-
-
-def row_length(model: OpenedModel) -> int:
-    """Tokens of a text or pair, special ones included, that a classifier reads at once, as it was trained to."""
-    return model.limit(model.config.data.row_length)
+def _above(probabilities: np.ndarray, names: Sequence[str], minimum: np.ndarray) -> Prediction:
+    ranked = np.argsort(-probabilities, kind="stable").tolist()
+    above = [i for i in ranked if probabilities[i] >= minimum[i]]
+    by_name = dict(zip(names, probabilities.tolist(), strict=True))
+    return Prediction([names[i] for i in above], probabilities[above].tolist(), by_name)
 
 
 def score(
-    model: OpenedModel,
+    model: TaskModel,
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
     windows: WindowConfig | None = None,
     batch_tokens: int | None = None,
-) -> Scored:
-    """What the classifier gives for each text; see `Model.classify`. No warning is given of texts that were cut."""
+) -> ClassScores:
+    """The scores of each text; arguments and errors as in `classify`, without a warning of truncated texts."""
     head, limit = _head(model), row_length(model)
     if windows is not None and windows.pooling == "learned":
-        raise ValueError("window pooling is 'learned', but a classifier has none; give mean, max, first or length")
-    pooling = "length" if windows is None or windows.pooling is None else windows.pooling
+        raise ValueError("window pooling is 'learned', which is for embeddings; give length, mean, max or first")
     tokenizer, texts = (
         buckets.require_tokenizer(model.tokenizer),
         texts if isinstance(texts, str | bytes) else list(texts),
     )
     if pairs is None:
-        parts = parts_of_texts(tokenizer, texts, limit, windows)
+        parts = text_parts(tokenizer, texts, limit, windows)
     else:
-        parts = parts_of_pairs(tokenizer, texts, pairs, limit, windows)
-    tokens, cut, owners, weights, found = np.zeros(len(texts), np.int64), 0, [], [], [np.zeros((0, head.outputs))]
+        parts = pair_parts(tokenizer, texts, pairs, limit, windows)
+    tokens, truncated, owners, weights = np.zeros(len(texts), np.int64), 0, [], []
+    scores = [np.zeros((0, head.outputs))]
     for group in group_windows(parts, GROUP_TOKENS):
         types = None if pairs is None else [part.type_ids for part in group]
         ids = [part.ids for part in group]
-        found.append(document_scores(model, head.scores, head.outputs, ids, types, batch_tokens, limit))
+        scores.append(score_texts(model, head.scores, head.outputs, ids, types, batch_tokens, limit))
         for part in group:
             owners.append(part.text)
             weights.append(part.weight)
             tokens[part.text] += part.tokens
-            cut += part.cut
-    scores, owners, weights = np.concatenate(found), np.array(owners, np.int64), np.array(weights, np.int64)
-    if pooling == "max":
-        logs = scipy.special.log_softmax(scores, axis=-1) if not (head.values or head.several) else scores
-        most = np.full((len(tokens), scores.shape[1]), -np.inf)
-        np.maximum.at(most, owners, logs)
-        return Scored(most if head.values else _with_whole(most, scores, owners), tokens, cut)
-    weights = weights if pooling == "length" else np.ones_like(weights)
-    average = _mean_value if head.values else _mean_odds if head.several else _mean_probability
-    return Scored(average(scores, owners, weights, len(tokens)), tokens, cut)
-
-
-def document_scores(
-    model: OpenedModel,
-    function: Callable[[Params, Batch], jax.Array],
-    outputs: int,
-    ids: Sequence[np.ndarray],
-    type_ids: Sequence[np.ndarray] | None,
-    batch_tokens: int | None = None,
-    limit: int | None = None,
-    progress: Callable[[int], object] = lambda number: None,
-) -> np.ndarray:
-    """The scores of documents, float64 [N, outputs].
-
-    Args:
-        function: gives them, [B, E, outputs], for packed rows; `run_scores` is that of a run.
-        ids, type_ids: of the tokens of each document, special ones included; no type_ids for single texts.
-        limit: the most tokens of one.
-    """
-
-    def more(plan: buckets.BatchPlan) -> Batch:
-        found = {
-            "labels": np.zeros((plan.rows, buckets.max_texts_per_row(plan.length)), np.int32)
-        }  # for its shape alone
-        if type_ids is not None:
-            types = np.zeros((plan.rows, plan.length), np.int32)
-            for i, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
-                types[row, start : start + len(ids[i])] = type_ids[i]
-            found["token_type_ids"] = types
-        return found
-
-    scores = np.zeros((len(ids), outputs))
-    for plan, values in model.run(function, ids, batch_tokens, limit, more):
-        scores[plan.texts] = values[plan.row, plan.segment]
-        progress(len(plan.texts))
-    return scores
-
-
-def classifies(model: OpenedModel) -> bool:
-    """Whether a model has a classifier of texts: a run's, or a published one."""
-    is_run = model.published is None and isinstance(model.config.objective, Classification)
-    return _is_published(model) or (is_run and "classifier" in model.params)
-
-
-def decides_several(model: OpenedModel) -> bool:
-    """Whether a text may have several of the classes; ValueError for a model without a classifier."""
-    return _head(model).several
-
-
-def _is_published(model: OpenedModel) -> bool:
-    return model.published is not None and SEQUENCE_HEAD in model.heads
-
-
-def run_scores(model: OpenedModel) -> Callable[[Params, Batch], jax.Array]:
-    """The scores(params, rows) -> [B, E, outputs] of a run's objective."""
-    return partial(_scores, model.config.model, model.compute, model.config.objective)
-
-
-class _Head(NamedTuple):
-    """A classifier: how many numbers it gives, and scores(params, rows) -> [B, E, outputs].
-
-    Either they are values, or of one class for a text, or of several.
-    """
-
-    outputs: int
-    values: bool
-    several: bool
-    scores: Callable[[Params, Batch], jax.Array]
-
-
-def _head(model: OpenedModel) -> _Head:
-    """The model's classifier.
-
-    Raises:
-        ValueError: it has none, or one that tells neither classes apart nor predicts one value.
-    """
-    if not classifies(model):
-        raise ValueError(_no_classifier(model))
-    encoder, compute, objective = model.config.model, model.compute, model.config.objective
-    if not _is_published(model):
-        return _Head(objective.labels, objective.labels == 1, objective.multi_label, run_scores(model))
-    heads = tuple((name, head) for name, head in model.heads.items() if name in ("pooler", SEQUENCE_HEAD))
-    outputs = model.heads[SEQUENCE_HEAD].outputs
-    kind = model.published.settings.get("problem_type") or (_CLASSES if outputs > 1 else _VALUES)
-    if kind not in (_CLASSES, _SEVERAL, _VALUES) or (kind == _VALUES and outputs > 1):
-        raise ValueError(
-            f"this model's config.json has problem_type {kind!r} and {outputs} labels; only {_CLASSES}, {_SEVERAL}, or "
-            f"{_VALUES} of one value, can be predicted"
-        )
-    return _Head(outputs, kind == _VALUES, kind == _SEVERAL, partial(text_scores, encoder, compute, heads))
-
-
-def _no_classifier(model: OpenedModel) -> str:
-    kind = f"trained for {type(model.config.objective).__name__}" if model.published is None else "no run"
-    return (
-        f"this model is {kind} and has no classifier; use a run of finetune_classification, or a published model for "
-        "sequence classification"
+            truncated += part.is_truncated
+    pooling = "length" if windows is None else windows.pooling or "length"
+    owners, weights = np.array(owners, np.int64), np.array(weights, np.int64)
+    return ClassScores(
+        _pool(np.concatenate(scores), owners, weights, len(texts), head.kind, pooling), tokens, truncated
     )
 
 
-def _mean_value(scores: np.ndarray, owners: np.ndarray, weights: np.ndarray, texts: int) -> np.ndarray:
-    total, weight = np.zeros((texts, 1)), np.zeros((texts, 1))
-    np.add.at(total, owners, scores * weights[:, None])
-    np.add.at(weight, owners, weights[:, None])
-    return total / weight
+class _ClassifierHead(NamedTuple):
+    """A classifier: its number of outputs, its kind (a value of problem_type) and its scores [B, E, outputs]."""
+
+    outputs: int
+    kind: str
+    scores: Scores
 
 
-def _mean_probability(scores: np.ndarray, owners: np.ndarray, weights: np.ndarray, texts: int) -> np.ndarray:
-    """Logits of texts in one part as they are, of others the log of the parts' average probabilities."""
-    mean = _log_mean(scipy.special.log_softmax(scores, axis=-1), owners, weights, texts)
-    return _with_whole(mean, scores, owners)
+def _is_published(model: TaskModel) -> bool:
+    return model.published is not None and PUBLISHED_HEAD in model.heads
 
 
-def _mean_odds(scores: np.ndarray, owners: np.ndarray, weights: np.ndarray, texts: int) -> np.ndarray:
-    """Logits of texts in one part as they are, of others those of the parts' average probability of each class."""
-    sides = (_log_mean(scipy.special.log_expit(x), owners, weights, texts) for x in (scores, -scores))
-    return _with_whole(np.subtract(*sides), scores, owners)
+def _head(model: TaskModel) -> _ClassifierHead:
+    """The model's classifier.
+
+    Raises:
+        ValueError: there is none, or its config.json names a problem_type that cannot be predicted.
+    """
+    if not is_classifier(model):
+        kind = f"trained for {type(model.config.objective).__name__}" if model.published is None else "no run"
+        raise ValueError(
+            f"this model is {kind} and has no classifier; use a run of finetune_classification, or a published model "
+            "for sequence classification"
+        )
+    objective = model.config.objective
+    if not _is_published(model):
+        return _ClassifierHead(objective.labels, objective.problem_type, objective_scores(model))
+    heads = tuple((name, head) for name, head in model.heads.items() if name in ("pooler", PUBLISHED_HEAD))
+    outputs = model.heads[PUBLISHED_HEAD].outputs
+    kind = model.published.settings.get("problem_type") or (ONE_CLASS if outputs > 1 else VALUE)
+    if kind not in (ONE_CLASS, SEVERAL_CLASSES, VALUE) or (kind == VALUE and outputs > 1):
+        raise ValueError(
+            f"this model's config.json has problem_type {kind!r} and {outputs} labels; only {ONE_CLASS}, "
+            f"{SEVERAL_CLASSES}, or {VALUE} of one value, can be predicted"
+        )
+    return _ClassifierHead(outputs, kind, partial(_published_scores, model.config.model, model.compute, heads))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _published_scores(
+    encoder: EncoderConfig,
+    compute: ComputeConfig,
+    heads: tuple[tuple[str, HeadConfig], ...],
+    params: Params,
+    rows: Batch,
+) -> jax.Array:
+    """Scores [B, E, outputs] float32 of the sequence head, which follows its pooler, if any, in `heads`."""
+    segment_ids = rows["segment_ids"]
+    texts = buckets.max_texts_per_row(segment_ids.shape[1])
+    if any(head.global_tokens == "first" for _, head in heads):
+        rows = rows | {"global_slots": first_tokens(segment_ids, texts)}
+    hidden = encoder_output(encoder, compute, params, rows)
+    return apply_heads(encoder, heads, params, hidden, segment_ids, texts)[PUBLISHED_HEAD]
+
+
+def _pool(
+    scores: np.ndarray, owners: np.ndarray, weights: np.ndarray, texts: int, kind: str, pooling: str
+) -> np.ndarray:
+    """Scores of texts [texts, labels] from those of their parts [parts, labels]; a single part keeps its scores.
+
+    Args:
+        owners: int [parts], the text of each part.
+        weights: int [parts].
+        kind: of the classifier.
+        pooling: see `WindowConfig`.
+    """
+    if pooling == "max":
+        logs = scipy.special.log_softmax(scores, axis=-1) if kind == ONE_CLASS else scores
+        pooled = np.full((texts, scores.shape[1]), -np.inf)
+        np.maximum.at(pooled, owners, logs)
+    else:
+        weights = weights if pooling == "length" else np.ones_like(weights)
+        if kind == VALUE:
+            total, weight = np.zeros((texts, 1)), np.zeros((texts, 1))
+            np.add.at(total, owners, scores * weights[:, None])
+            np.add.at(weight, owners, weights[:, None])
+            return total / weight
+        if kind == SEVERAL_CLASSES:  # logits of the average probability of each class
+            sides = (_log_mean(scipy.special.log_expit(x), owners, weights, texts) for x in (scores, -scores))
+            pooled = np.subtract(*sides)
+        else:
+            pooled = _log_mean(scipy.special.log_softmax(scores, axis=-1), owners, weights, texts)
+    if kind != VALUE:
+        is_single = np.bincount(owners, minlength=texts)[owners] == 1
+        pooled[owners[is_single]] = scores[is_single]
+    return pooled
 
 
 def _log_mean(logs: np.ndarray, owners: np.ndarray, weights: np.ndarray, texts: int) -> np.ndarray:
+    """Logarithms of the weighted means of probabilities given as logarithms."""
     total = np.bincount(owners, weights, texts)
     mean = np.full((texts, logs.shape[1]), -np.inf)
     np.logaddexp.at(mean, owners, logs + np.log(weights / total[owners])[:, None])
     return mean
-
-
-def _with_whole(mean: np.ndarray, scores: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """The means [texts, labels], with the scores of texts in one part in their places."""
-    alone = np.bincount(owners, minlength=len(mean))[owners] == 1
-    mean[owners[alone]] = scores[alone]
-    return mean
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _scores(
-    encoder: EncoderConfig, compute: ComputeConfig, objective: ObjectiveConfig, params: Params, rows: Batch
-) -> jax.Array:
-    return _built(encoder, compute, objective).scores(params, rows, jax.random.key(0), False)
-
-
-@lru_cache
-def _built(encoder: EncoderConfig, compute: ComputeConfig, objective: ObjectiveConfig) -> Objective:
-    return objective.build(encoder, compute, None)  # a classifier asks nothing of the vocabulary

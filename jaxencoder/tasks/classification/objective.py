@@ -1,101 +1,98 @@
-"""Classification and regression of documents, on packed rows: one prediction for each document of a row.
+"""Classification and regression of texts on packed rows: one prediction for each text of a row.
 
 The fine-tuning recipe of Devlin et al. 2019, arXiv:1810.04805, section 4.1. For rare classes: the focal loss of Lin et
 al. 2017, arXiv:1708.02002; weights by the effective number of examples, Cui et al. 2019, arXiv:1901.05555; scores
-adjusted by the classes' frequencies, Menon et al. 2021, arXiv:2007.07314.
+adjusted by the class frequencies, Menon et al. 2021, arXiv:2007.07314.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import Classifier, Pooling, first_tokens
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, encode, mean
-from jaxencoder.tasks.classification.multi_label_loss import multi_label_metrics
+from jaxencoder.model.heads import Pooling
+from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, mean
+from jaxencoder.tasks.scores import check_dropout, text_scores
+from jaxencoder.tasks.task import TaskObjective, TrainingLabels
 
 Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
 ClassWeights = Literal["none", "balanced", "effective"]
 
-_ALMOST_SURE = -1e-6  # log p from which the focal factor falls no further, so that its gradient stays finite
+# Values of problem_type in transformers' config.json.
+ONE_CLASS, SEVERAL_CLASSES, VALUE = "single_label_classification", "multi_label_classification", "regression"
+
+_ALMOST_SURE = -1e-6  # log p above which the focal factor stays constant, so that its gradient is finite
 
 
 @dataclass(frozen=True)
-class Classification(ObjectiveConfig):
-    """Settings of sequence classification.
+class Classification(TaskObjective):
+    """Settings of text classification and regression.
 
     Raises:
         ValueError: a setting lies outside its range.
     """
 
+    from_data: ClassVar[tuple[str, ...]] = ("labels", "class_names", "class_counts", "multi_label")
+
     labels: int = 0
-    """Number of classes; 1 is regression by squared error; 0 takes what the training data holds."""
+    """Number of classes; 1 is regression by squared error; 0 takes the number in the training data."""
     pooling: Pooling = "cls"
-    """How a document becomes one vector; `cls` makes its first token a global one, in a model that has such."""
+    """How a text becomes one vector. With `cls`, a model with global tokens makes the first token global."""
     dropout: float = 0.1
-    """Before the last projection."""
+    """Rate before the last projection."""
     loss: Loss = "cross_entropy"
-    """Of classes. focal: little is lost on what is all but sure; logit_adjusted: the scores learn what tells classes
-    apart beyond their frequencies, as balanced accuracy and macro-F1 want it."""
+    """Loss of classes. focal: reduces the loss of examples that are almost certain; logit_adjusted: fits scores
+    relative to the class frequencies, which favors balanced accuracy and macro-F1."""
     focal_gamma: float = 2.0
-    """How little: the cross-entropy times (1 - p) ** focal_gamma; 0: no less than it is."""
+    """Strength of the focal loss: the cross-entropy is multiplied by (1 - p) ** focal_gamma; 0 leaves it unchanged."""
     adjustment: float = 1.0
-    """Of logit_adjusted: this times the log of a class's frequency is added to its score for the loss, in training and
-    held-out; never for a prediction."""
+    """Strength of logit_adjusted: this times the log of a class's frequency is added to its score in the loss, in
+    training and held-out; never in a prediction."""
     class_weights: ClassWeights = "none"
-    """Weight of an example in the mean: 1 / n for a class of n examples (balanced), or less steep, 1 over their
-    effective number (1 - beta ** n) / (1 - beta). Of multi_label, the weight of a class in the mean over them."""
+    """Weight of an example in the mean: 1 / n for a class of n examples (balanced), or the less steep 1 over their
+    effective number (1 - beta ** n) / (1 - beta). With multi_label, the weight of a class in the mean over classes."""
     effective_beta: float = 0.999
-    """The beta of effective weights, in [0, 1): 0 weighs all alike, towards 1 they become balanced."""
+    """The beta of effective weights, in [0, 1): 0 gives equal weights, values near 1 approach balanced."""
     class_counts: tuple[int, ...] = ()
-    """Training examples of each class, where loss or weights ask for them; empty: counted in the sources of the first
+    """Training examples of each class, if the loss or the weights use them; empty: counted in the sources of the first
     phase, whatever their data.weights."""
     class_names: tuple[str, ...] = ()
-    """Of the classes in order of id, as predictions are written; empty: those of the training data, as data.labels."""
+    """Names of the classes in order of id, as predictions are written; empty: those of the training data."""
     multi_label: bool = False
-    """A document has any number of the classes, each a yes or no of its own; set where the labels of the training data
-    are lists."""
+    """A text has any number of the classes, each a separate yes or no; set by training data with lists of labels."""
 
     def __post_init__(self) -> None:
         if self.labels < 0:
             raise ValueError(f"objective.labels must not be negative, got {self.labels}.")
         if self.class_names and self.labels not in (0, len(self.class_names)):
             raise ValueError(f"objective.class_names has {len(self.class_names)} names of {self.labels} classes.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"objective.dropout must be in [0, 1), got {self.dropout}.")
+        check_dropout(self.dropout)
         for name, kind in (("loss", Loss), ("class_weights", ClassWeights)):
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(
                     f"objective.{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(kind))}."
                 )
-        if not 0 <= self.focal_gamma < float("inf"):
-            raise ValueError(f"objective.focal_gamma must be 0 or a positive number, got {self.focal_gamma}.")
-        if not 0 <= self.adjustment < float("inf"):
-            raise ValueError(f"objective.adjustment must be 0 or a positive number, got {self.adjustment}.")
+        for name in ("focal_gamma", "adjustment"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"objective.{name} must be 0 or a positive number, got {getattr(self, name)}.")
         if not 0 <= self.effective_beta < 1:
             raise ValueError(f"objective.effective_beta must be in [0, 1), got {self.effective_beta}.")
         if min(self.class_counts, default=0) < 0:
             raise ValueError(f"objective.class_counts must not be negative, got {self.class_counts}.")
 
-    @property
-    def counts_classes(self) -> bool:
-        """Whether the loss depends on how frequent the classes are."""
-        return self.loss == "logit_adjusted" or self.class_weights != "none"
-
     def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
-        """The pure functions; see `Objective`.
+        """The pure functions; see `Objective`. Scores are [B, E, labels] float32.
 
-        Metrics: loss (nats or squared error, its weight the sum of the examples' weights) and, for classes, accuracy;
-        of several classes for a document those of `multi_label_metrics`.
+        Metrics: loss (nats or squared error, weighted by the examples' weights) and, for classes, accuracy; with
+        multi_label those of `multi_label_metrics`.
 
         Raises:
-            ValueError: a loss or weights of classes for values, or counts of other classes, or a loss that is not for
-                several classes of one document.
+            ValueError: a loss or weights of classes for values, counts for another number of classes, or a loss that
+                does not support multi_label.
         """
         classes = self.labels if self.labels > 1 else 0
         if not classes and (self.loss != "cross_entropy" or self.class_weights != "none"):
@@ -104,47 +101,47 @@ class Classification(ObjectiveConfig):
                 "but the labels are values; leave them out."
             )
         if self.multi_label and (not classes or self.loss == "logit_adjusted"):
-            what = f"objective.loss is {self.loss}" if classes else f"objective.labels is {self.labels}"
-            raise ValueError(f"{what}, which is not for several classes of a document; change it or multi_label.")
+            setting = f"objective.loss is {self.loss}" if classes else f"objective.labels is {self.labels}"
+            raise ValueError(f"{setting}, which is not for several classes of a document; change it or multi_label.")
         if self.class_counts and len(self.class_counts) != classes:
             raise ValueError(f"objective.class_counts counts {len(self.class_counts)} classes of {classes}.")
-        # A class that training never sees counts as one that it saw once.
+        # A class without training examples counts as having one.
         counts = np.maximum(self.class_counts or (1,) * classes, 1).astype(np.float64)
         prior = self.adjustment * np.log(counts / counts.sum()) if self.loss == "logit_adjusted" else 0.0
         class_weights = self._class_weights(counts)
-        init, class_scores = document_scores(encoder, compute, self.labels, self.pooling, self.dropout)
+        init, scores = text_scores(encoder, compute, self.labels, self.pooling, self.dropout)
 
-        def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
-            scores = class_scores(params, batch, key, train)
-            labels = batch["labels"]  # [B, E], or [B, E, C]
-            if self.multi_label:
-                gamma = self.focal_gamma if self.loss == "focal" else 0.0
-                metrics = multi_label_metrics(scores, labels, jnp.asarray(class_weights, jnp.float32), gamma)
-                return mean(metrics), metrics
-            if not classes:
-                there = ~jnp.isnan(labels)
-                losses = jnp.square(scores[..., 0] - jnp.where(there, labels, 0))
-                metrics = {"loss": (jnp.where(there, losses, 0).sum(), there.sum().astype(jnp.float32))}
-                return mean(metrics), metrics
-            there = labels >= 0
-            target = jnp.where(there, labels, 0)
-            log_p = jax.nn.log_softmax(scores + jnp.asarray(prior, jnp.float32))
+        def class_metrics(logits: jax.Array, labels: jax.Array) -> Metrics:
+            is_labeled = labels >= 0  # [B, E]
+            target = jnp.where(is_labeled, labels, 0)
+            log_p = jax.nn.log_softmax(logits + jnp.asarray(prior, jnp.float32))
             log_p = jnp.take_along_axis(log_p, target[..., None], -1)[..., 0]
             losses = -log_p
             if self.loss == "focal" and self.focal_gamma:
                 losses *= jnp.exp(self.focal_gamma * jnp.log1p(-jnp.exp(jnp.minimum(log_p, _ALMOST_SURE))))
-            weights = jnp.where(there, jnp.asarray(class_weights, jnp.float32)[target], 0)
-            right = there & (scores.argmax(-1) == labels)
-            metrics = {
+            weights = jnp.where(is_labeled, jnp.asarray(class_weights, jnp.float32)[target], 0)
+            is_right = is_labeled & (logits.argmax(-1) == labels)
+            return {
                 "loss": ((weights * losses).sum(), weights.sum()),
-                "accuracy": tuple(x.sum().astype(jnp.float32) for x in (right, there)),
+                "accuracy": tuple(x.sum().astype(jnp.float32) for x in (is_right, is_labeled)),
             }
+
+        def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
+            logits = scores(params, batch, key, train)
+            labels = batch["labels"]  # [B, E], with multi_label [B, E, C]
+            if self.multi_label:
+                gamma = self.focal_gamma if self.loss == "focal" else 0.0
+                metrics = multi_label_metrics(logits, labels, jnp.asarray(class_weights, jnp.float32), gamma)
+            elif classes:
+                metrics = class_metrics(logits, labels)
+            else:
+                metrics = _value_metrics(logits[..., 0], labels)
             return mean(metrics), metrics
 
-        return Objective(init, loss, class_scores)
+        return Objective(init, loss, scores)
 
     def _class_weights(self, counts: np.ndarray) -> np.ndarray:
-        """Of each class, on average 1 over the training examples; of multi_label, over the classes."""
+        """Weight of each class, on average 1 over the training examples; with multi_label, over the classes."""
         if self.class_weights == "none":
             return np.ones_like(counts)
         if self.class_weights == "balanced":
@@ -157,40 +154,83 @@ class Classification(ObjectiveConfig):
 
     @property
     def best(self) -> tuple[str, Literal["min", "max"]]:
-        """Accuracy of classes, F1 of several for a text, squared error of values."""
+        """Accuracy of classes, F1 with multi_label, squared error of values."""
         if self.labels == 1:
             return "loss", "min"
         return ("micro_f1" if self.multi_label else "accuracy"), "max"
 
+    @property
+    def class_labels(self) -> tuple[str, ...]:
+        return self.class_names
 
-def document_scores(
-    encoder: EncoderConfig, compute: ComputeConfig, labels: int, pooling: Pooling, dropout: float
-) -> tuple[Callable, Callable]:
-    """The functions `init` and `scores` of an objective that pools each document and scores its vector.
+    @property
+    def problem_type(self) -> str:
+        return VALUE if self.labels == 1 else SEVERAL_CLASSES if self.multi_label else ONE_CLASS
+
+    @property
+    def label_array(self) -> tuple[tuple[int, ...], type]:
+        if self.multi_label:
+            return (self.labels,), np.int8
+        return (), np.float32 if self.labels == 1 else np.int32
+
+    def with_labels(self, labels: TrainingLabels) -> Self:
+        number = len(labels.names) or 1
+        if self.labels not in (0, number):
+            raise ValueError(f"objective.labels is {self.labels}, but the training data has {number}; set it to 0.")
+        if self.class_names not in ((), labels.names):
+            raise ValueError(
+                f"objective.class_names is {', '.join(self.class_names)}, but the training data has "
+                f"{', '.join(labels.names)}; leave it out, and give data.labels their order."
+            )
+        has_lists = labels.kind == "classes"
+        if self.multi_label and not has_lists:
+            raise ValueError(
+                f"objective.multi_label is set, but field {labels.field!r} of the training data holds no lists "
+                "of classes; leave it out."
+            )
+        uses_counts = self.loss == "logit_adjusted" or self.class_weights != "none"
+        counts = labels.counts if labels.names and uses_counts and not self.class_counts else self.class_counts
+        return replace(self, labels=number, class_names=labels.names, multi_label=has_lists, class_counts=counts)
+
+    def with_assumed_labels(self, names: Sequence[str]) -> Self:
+        return self if self.labels else replace(self, labels=len(names) or 2)
+
+    def resumed(self, saved: Self) -> Self:
+        """Keep the counts of classes that the run began with, whatever the sources of its other phases are now."""
+        return self if self.class_counts else replace(self, class_counts=saved.class_counts)
+
+
+def _value_metrics(predicted: jax.Array, labels: jax.Array) -> Metrics:
+    """Squared error of values [B, E], NaN where there is no text."""
+    is_labeled = ~jnp.isnan(labels)
+    losses = jnp.square(predicted - jnp.where(is_labeled, labels, 0))
+    return {"loss": (jnp.where(is_labeled, losses, 0).sum(), is_labeled.sum().astype(jnp.float32))}
+
+
+def multi_label_metrics(scores: jax.Array, labels: jax.Array, weights: jax.Array, focal_gamma: float = 0.0) -> Metrics:
+    """Metrics of texts with any number of classes, each a separate yes or no, summed over packed rows.
 
     Args:
-        labels: how many scores.
-        pooling, dropout: of the classifier, "classifier" among the parameters.
+        scores: [B, E, C] float32, logits.
+        labels: [B, E, C] int, 1 for a class of a text and 0 for others, -1 where there is no text.
+        weights: [C] float32, of the classes.
+        focal_gamma: strength of the focal loss, see `Classification`.
+
+    Returns:
+        loss: cross-entropy in nats, for each text the weighted mean over the classes; micro_f1, over all decisions
+        together; accuracy, of texts whose classes are all predicted correctly. A class is predicted if its logit is
+        above 0.
     """
-    module = Encoder(encoder, compute)
-    head = Classifier(encoder, labels, pooling, dropout)
-
-    def init(key: jax.Array) -> Params:
-        body, top = jax.random.split(key)
-        one = jnp.ones((1, 1), jnp.int32)
-        hidden = jnp.zeros((1, 1, encoder.hidden_size))
-        return {
-            "encoder": module.init(body, one, one, one * 0)["params"],
-            "classifier": head.init(top, hidden, one, 1, False)["params"],
-        }
-
-    def scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
-        body, top = jax.random.split(key)
-        documents = batch["labels"].shape[1]
-        if "global_slots" not in batch and encoder.global_tokens and pooling == "cls":
-            batch = batch | {"global_slots": first_tokens(batch["segment_ids"], documents)}
-        hidden = encode(module, params["encoder"], batch, body, train)
-        inputs = (hidden, batch["segment_ids"], documents, train)
-        return head.apply({"params": params["classifier"]}, *inputs, rngs={"dropout": top})
-
-    return init, scores
+    is_text = labels[..., 0] >= 0  # [B, E]
+    is_true, is_predicted = labels > 0, scores > 0
+    log_p = jax.nn.log_sigmoid(jnp.where(is_true, scores, -scores))
+    losses = -log_p
+    if focal_gamma:
+        losses *= jnp.exp(focal_gamma * (log_p - jnp.where(is_true, scores, -scores)))  # 1 - p is p / exp(logit)
+    losses = jnp.where(is_text, (losses * weights).mean(-1), 0)
+    is_predicted &= is_text[..., None]
+    is_exact = is_text & (is_predicted == is_true).all(-1)
+    hits, predicted, true, exact, texts = (
+        x.sum().astype(jnp.float32) for x in (is_predicted & is_true, is_predicted, is_true, is_exact, is_text)
+    )
+    return {"loss": (losses.sum(), texts), "micro_f1": (2 * hits, predicted + true), "accuracy": (exact, texts)}

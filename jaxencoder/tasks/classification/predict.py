@@ -1,44 +1,43 @@
-"""Classifiers and regressors of documents: predictions for records, and the metrics of GLUE.
-
-Wang et al. 2018, arXiv:1804.07461: accuracy, F1 and Matthews correlation of classes, Pearson and Spearman correlation
-of values; and for rare classes average precision and the metrics of each class. All by scikit-learn and scipy.
-"""
+"""Classes and values for records, and their evaluation."""
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
-import scipy.stats
 
-from jaxencoder.inference.embed import chunks
-from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.options import WindowConfig
-from jaxencoder.inference.writers import check_new_fields
 from jaxencoder.tasks.classification.classify import (
-    Classified,
+    Prediction,
     Threshold,
     class_names,
-    classified,
-    decides_several,
+    decide,
+    is_multi_label,
     row_length,
     score,
     thresholds,
 )
-from jaxencoder.tasks.records import with_texts
+from jaxencoder.tasks.classification.metrics import (
+    class_metrics,
+    multi_label_metrics,
+    per_class,
+    per_label,
+    value_metrics,
+)
+from jaxencoder.tasks.records import check_new_fields, chunks, numbered, with_texts
+from jaxencoder.tasks.task import Evaluation, TaskModel
 from jaxencoder.text.buckets import warn_truncated
-from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.labels import Labels
-from jaxencoder.text.sources import Record, read
+from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.sources.fields import infer_source_fields
+from jaxencoder.text.sources.records import Record
+from jaxencoder.text.window_config import WindowConfig
 
 ADDED = ("prediction", "probability", "probabilities")
 
 
 def predict_classes(
-    model: OpenedModel,
+    model: TaskModel,
     source: str | Iterable[Record],
     text_field: str | None = None,
     pair_field: str | None = None,
@@ -47,157 +46,67 @@ def predict_classes(
     batch_tokens: int | None = None,
     threshold: Threshold | None = None,
 ) -> Iterator[list[Record]]:
-    """Records with "prediction", the name of a class or a value, and of classes "probability".
+    """Add to records "prediction", the name of a class or a value, and for classes "probability".
 
-    Of a run that gives a text any number of classes both are lists, the most probable class first.
+    With multi_label both are lists, the most probable class first.
 
     Args:
-        model: a classifier, as `Model.classify` takes it.
-        source: as in `jaxencoder.text.sources`, or records; without labels.
+        model: as in `classify`.
+        source: as in `jaxencoder.text.sources`, or records; labels are not needed.
         text_field, pair_field: None for both: those of the run, of a published model text and no pairs, or, in a source
             that lacks them, usual names for them; None for one: that of the run.
-        probabilities: also those of all classes by name, as "probabilities".
-        windows, batch_tokens, threshold: as in `Model.classify`.
+        probabilities: also add those of all classes by name, as "probabilities".
+        windows, batch_tokens, threshold: as in `classify`.
 
     Raises:
-        ValueError: a record that lacks a text or has a field of one of these names, or what `Model.classify` raises.
+        ValueError: a record that lacks a text or has one of these fields, or as `classify`.
     """
-    data, names, least = model.config.data, class_names(model), thresholds(model, threshold)
+    data, names, minimum = model.config.data, class_names(model), thresholds(model, threshold)
     if isinstance(source, str) and text_field is None and pair_field is None:
-        data = infer_source_fields(source, data, ["label_field"])
+        data = infer_source_fields(source, data, TEXTS, ["label_field"])
     text_field = text_field or data.text_field
     pair_field = data.pair_field if pair_field is None else pair_field
-    where = "record"
-    if isinstance(source, str):
-        required = [pair_field] if pair_field else []
-        where = f"{source}, record"
-        source = read(source, text_field=text_field, required=required, text_unit=data.text_unit)
-    count = cut = 0
-    records = (with_texts(record, (text_field, pair_field), f"{where} {i}") for i, record in enumerate(source, 1))
-    for chunk in chunks(records, lambda record: sum(map(len, _own(record, text_field, pair_field)))):
+    records = (
+        with_texts(record, (text_field, pair_field), where)
+        for where, record in numbered(source, text_field, [pair_field] if pair_field else [], data.text_unit)
+    )
+    count = truncated = 0
+    for chunk in chunks(records, lambda record: sum(map(len, _texts(record, text_field, pair_field)))):
         check_new_fields(chunk, ADDED)
-        texts, pairs = _texts(chunk, text_field, pair_field)
-        found = score(model, texts, pairs, windows, batch_tokens)
-        yield [
-            record | _added(one, probabilities)
-            for record, one in zip(chunk, classified(found.scores, names, least), strict=True)
-        ]
-        count, cut = count + len(chunk), cut + found.cut
-    warn_truncated(cut, count, row_length(model))
+        result = score(model, *_columns(chunk, text_field, pair_field), windows, batch_tokens)
+        decisions = decide(result.scores, names, minimum)
+        yield [record | _fields(x, probabilities) for record, x in zip(chunk, decisions, strict=True)]
+        count, truncated = count + len(chunk), truncated + result.truncated
+    warn_truncated(truncated, count, row_length(model))
 
 
-def _own(record: Record, text_field: str, pair_field: str) -> list[str]:
+def _texts(record: Record, text_field: str, pair_field: str) -> list[str]:
     return [record[name] for name in (text_field, pair_field) if name]
 
 
-def _texts(records: Sequence[Record], text_field: str, pair_field: str) -> tuple[list[str], list[str] | None]:
+def _columns(records: Sequence[Record], text_field: str, pair_field: str) -> tuple[list[str], list[str] | None]:
     pairs = [record[pair_field] for record in records] if pair_field else None
     return [record[text_field] for record in records], pairs
 
 
-def _added(found: Classified, probabilities: bool) -> Record:
-    if not found.probabilities:
-        return {"prediction": found.prediction}
-    more = {"probabilities": found.probabilities} if probabilities else {}
-    return {"prediction": found.prediction, "probability": found.probability} | more
-
-
-def class_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """How well scores tell classes.
-
-    Args:
-        scores: [N, C] logits.
-        labels: [N] int, ids of the true classes.
-
-    Returns:
-        loss (nats), accuracy, macro_f1 (over the classes that are true or predicted somewhere), matthews (0 where it is
-        not defined), auprc (area under the curve of precision over recall, as average precision: the mean over the
-        classes that are true somewhere; of two classes that of class 1, 0 if it is nowhere true), f1 of class 1 when
-        there are two classes, and examples, their number.
-    """
-    log_probabilities = scipy.special.log_softmax(scores.astype(np.float64), axis=-1)
-    loss = float(-np.take_along_axis(log_probabilities, labels[:, None].astype(np.int64), axis=1).mean())
-    result = {"loss": loss} | metrics_of_classes(scores.argmax(-1), labels, scores.shape[1])
-    classes = per_class(scores, labels)
-    classes = classes[1:] if len(classes) == 2 else [x for x in classes if x["examples"]]
-    return result | {"auprc": float(np.mean([x["auprc"] for x in classes])), "examples": len(labels)}
-
-
-def metrics_of_classes(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, float]:
-    """Those of `class_metrics` for which the classes that were predicted are enough.
-
-    Args:
-        predictions, labels: [N] int, ids of classes.
-        classes: how many there are.
-    """
-    from sklearn import metrics  # a second to import
-
-    several = len(np.union1d(labels, predictions)) > 1  # scikit-learn warns of one
-    result = {
-        "accuracy": float(metrics.accuracy_score(labels, predictions)),
-        "macro_f1": float(metrics.f1_score(labels, predictions, average="macro", zero_division=0)),
-        "matthews": float(metrics.matthews_corrcoef(labels, predictions)) if several else 0.0,
-    }
-    if classes == 2:
-        result["f1"] = float(metrics.f1_score(labels, predictions, pos_label=1, zero_division=0))
-    return result
-
-
-def per_class(scores: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
-    """For each class how well scores tell it from all others.
-
-    Args:
-        scores: [N, C] logits.
-        labels: [N] int, ids of the true classes.
-
-    Returns:
-        Of each class precision, recall and f1 (0 where they are not defined), auprc (average precision; 0 for a class
-        that is nowhere true) and examples, the number that are of it.
-    """
-    from sklearn import metrics
-
-    classes = np.arange(scores.shape[1])
-    options = {"labels": classes, "zero_division": 0}
-    found = metrics.precision_recall_fscore_support(labels, scores.argmax(-1), **options)
-    shares = scipy.special.softmax(scores.astype(np.float64), axis=-1)
-    result = []
-    for c, precision, recall, f1, examples in zip(classes, *found, strict=True):
-        auprc = float(metrics.average_precision_score(labels == c, shares[:, c])) if examples else 0.0
-        values = {"precision": float(precision), "recall": float(recall), "f1": float(f1), "auprc": auprc}
-        result.append(values | {"examples": int(examples)})
-    return result
-
-
-def value_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """How well scores predict values.
-
-    Args:
-        scores, labels: [N] float.
-
-    Returns:
-        loss (mean squared error), pearson, spearman (0 where either side is constant), and examples, their number.
-    """
-    scores, labels = scores.astype(np.float64), labels.astype(np.float64)
-    loss = float(np.square(scores - labels).mean())
-    return {"loss": loss, **correlations(scores, labels), "examples": len(labels)}
-
-
-def correlations(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """pearson and spearman of two lists of numbers, float64 [N] each; 0 where either is constant."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", (scipy.stats.ConstantInputWarning, scipy.stats.NearConstantInputWarning))
-        functions = {"pearson": scipy.stats.pearsonr, "spearman": scipy.stats.spearmanr}
-        if len(labels) < 2:
-            return dict.fromkeys(functions, 0.0)
-        return {name: float(np.nan_to_num(f(scores, labels).statistic)) for name, f in functions.items()}
+def _fields(decision: Prediction, probabilities: bool) -> Record:
+    if not decision.probabilities:
+        return {"prediction": decision.prediction}
+    number = len(ADDED) if probabilities else len(ADDED) - 1
+    return dict(zip(ADDED[:number], decision, strict=False))
 
 
 class Predictions(NamedTuple):
-    """What a run predicts for N labelled records.
+    """A model's scores of N labeled records.
 
-    records: as they were read. scores: float64 [N, labels] of `jaxencoder.tasks.classification.classify`. labels: int64 [N], ids
-    of classes, [N, labels], 1 for each class that a record has, or float64 [N], values. tokens: int64 [N], of each
-    before it was cut. names: of the classes; none of values. cut: how many records lost tokens.
+    Attributes:
+        records: as they were read.
+        scores: float64 [N, labels], see `ClassScores`.
+        labels: int64 [N], ids of classes; with multi_label int64 [N, labels], 1 for each class that a record has; or
+            float64 [N], values.
+        tokens: int64 [N], of each text before truncation.
+        names: of the classes; empty for values.
+        truncated: number of records that lost tokens.
     """
 
     records: list[Record]
@@ -205,42 +114,47 @@ class Predictions(NamedTuple):
     labels: np.ndarray
     tokens: np.ndarray
     names: tuple[str, ...]
-    cut: int
+    truncated: int
 
     @property
     def probabilities(self) -> np.ndarray:
-        """Of the classes, float64 [N, labels]."""
-        return scipy.special.expit(self.scores) if self.several else scipy.special.softmax(self.scores, axis=-1)
+        """Probabilities of the classes, float64 [N, labels]."""
+        return scipy.special.expit(self.scores) if self.is_multi_label else scipy.special.softmax(self.scores, axis=-1)
 
     @property
-    def several(self) -> bool:
+    def is_multi_label(self) -> bool:
         """Whether a record has any number of classes."""
         return self.labels.ndim == 2
 
     @property
     def true(self) -> np.ndarray:
-        """Which classes each record has: bool [N, labels]."""
-        return self.labels > 0 if self.several else np.arange(len(self.names)) == self.labels[:, None]
+        """The classes of each record: bool [N, labels]."""
+        return self.labels > 0 if self.is_multi_label else np.arange(len(self.names)) == self.labels[:, None]
 
     @property
-    def chosen(self) -> np.ndarray:
-        """Which classes each record is predicted to have: bool [N, labels]."""
-        if self.several:
+    def predicted(self) -> np.ndarray:
+        """The predicted classes of each record: bool [N, labels]."""
+        if self.is_multi_label:
             return self.scores > 0
         return np.arange(len(self.names)) == self.scores.argmax(-1)[:, None]
 
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """`value_metrics`, or `class_metrics` or `multi_label_metrics` with "classes", the metrics of each by name."""
+        if not self.names:
+            return value_metrics(self.scores[:, 0], self.labels)
+        overall, each = (multi_label_metrics, per_label) if self.is_multi_label else (class_metrics, per_class)
+        classes = dict(zip(self.names, each(self.scores, self.labels), strict=True))
+        return overall(self.scores, self.labels) | {"classes": classes}
 
-def predictions(
-    model: OpenedModel,
-    source: str | None = None,
-    windows: WindowConfig | None = None,
-) -> Predictions:
-    """What a model predicts for its own validation data, or for another source with the same fields.
+
+def predictions(model: TaskModel, source: str | None = None, windows: WindowConfig | None = None) -> Predictions:
+    """A model's predictions for its validation data, or for another source with the same fields.
 
     Args:
-        model: a classifier, as `Model.classify` takes it.
-        source: as in `jaxencoder.text.sources`; None: what the run has held out.
-        windows: as in `Model.classify`.
+        model: as in `classify`.
+        source: as in `jaxencoder.text.sources`; None: the data that the run has held out.
+        windows: as in `classify`.
 
     Raises:
         ValueError: a record that lacks a text or a label, or whose label is none of the run's.
@@ -249,24 +163,29 @@ def predictions(
     data, names = model.config.data, class_names(model)
     if source is not None:
         data = dataclasses.replace(data, validation=(source,))
-    several = decides_several(model)
+    several = is_multi_label(model)
     kinds = Labels("classes" if several else "class" if names else "value", names)
-    records, labels, found = [], [], []
-    for where, record in validation_records(data):
+    records, labels, results = [], [], []
+    for where, record in TEXTS.validation_records(data):
         records.append(with_texts(record, (data.text_field, data.pair_field), where))
         labels.append(kinds.encode(record[data.label_field], where))
     if not records:
         raise ValueError(f"data.validation_fraction {data.validation_fraction} has held no record out; name a source")
-    for chunk in chunks(records, lambda record: sum(map(len, _own(record, data.text_field, data.pair_field)))):
-        texts = _texts(chunk, data.text_field, data.pair_field)
-        found.append(score(model, *texts, windows))
-    cut = sum(part.cut for part in found)
-    warn_truncated(cut, len(records), row_length(model))
-    scores, tokens = (np.concatenate([part[i] for part in found]) for i in (0, 1))
+    for chunk in chunks(records, lambda record: sum(map(len, _texts(record, data.text_field, data.pair_field)))):
+        results.append(score(model, *_columns(chunk, data.text_field, data.pair_field), windows))
+    truncated = sum(result.truncated for result in results)
+    warn_truncated(truncated, len(records), row_length(model))
     if several:
         table = np.zeros((len(labels), len(names)), np.int64)
         for row, ids in zip(table, labels, strict=True):
             row[list(ids)] = 1
     else:
         table = np.array(labels, np.int64 if names else np.float64)
-    return Predictions(records, scores, table, tokens, names, cut)
+    scores, tokens = (np.concatenate([getattr(result, name) for result in results]) for name in ("scores", "tokens"))
+    return Predictions(records, scores, table, tokens, names, truncated)
+
+
+def evaluate_classes(model: TaskModel, source: str | None = None, windows: WindowConfig | None = None) -> Evaluation:
+    """The metrics of `Predictions`, and the predictions; arguments and errors as in `predictions`."""
+    result = predictions(model, source, windows)
+    return Evaluation(result.metrics, result)

@@ -1,62 +1,128 @@
-"""A context and some choices of which one is right, as pieces [CLS] context [SEP] choice [SEP] that stay together.
+"""A context and its choices as token sequences [CLS] context [SEP] choice [SEP] that stay in one row.
 
-The form of Radford et al. 2018 and of SWAG's task in Devlin et al. 2019 (BERT), arXiv:1810.04805, section 4.4.
+The form of Radford et al. 2018 and of SWAG in Devlin et al. 2019 (BERT), arXiv:1810.04805, section 4.4.
 """
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
-import numpy as np
-
-from jaxencoder.text.pieces import Pieces, counts
+from jaxencoder.text import segment_labels
+from jaxencoder.text.config import DataConfig
+from jaxencoder.text.labels import Labels, whole
+from jaxencoder.text.pieces import Pieces
+from jaxencoder.text.schema import Example, Schema, check_structured
 from jaxencoder.text.tokenizers.tokenizer import Encoding, Tokenizer
+
+
+class MultipleChoiceSchema(Schema):
+    """A context, a list of choices, and the right one by its number from 0, its letter or its text."""
+
+    name = "choice"
+    fields: ClassVar = {"text_field": "context", "pair_field": "choices", "label_field": "label"}
+    text_names, pair_names, label_names = (), (), ("label", "answer", "gold")
+    names_classes = False
+
+    def check(self, data: DataConfig) -> None:
+        check_structured(data, "multiple choice", "the choices")
+        super().check(data)
+
+    def find_labels(self, data: DataConfig) -> Labels:
+        return Labels("choice", ())
+
+    def check_texts(self, text: str, pair: Any, pair_field: str, where: str) -> None:
+        check_choices(pair, where)
+
+    def encode_label(self, label: Any, texts: tuple[str, list[str]], labels: Labels, where: str) -> int:
+        return choice_index(label, texts[1], where)
+
+    def encode(self, tokenizer: Tokenizer, examples: list[Example], data: DataConfig, has_pairs: bool) -> Pieces:
+        contexts, choices = zip(*(example.texts for example in examples), strict=True)
+        groups, _ = encode_choices(tokenizer, contexts, choices, data.row_length)
+        encoded = [encoding for group in groups for encoding in group]
+        labels = [segment_labels.of_choices(example.label, len(example.texts[1])) for example in examples]
+        return Pieces.of(
+            tokenizer,
+            [encoding.ids for encoding in encoded],
+            [encoding.type_ids for encoding in encoded],
+            [number for numbers in labels for number in numbers],
+            groups=[len(group) for group in groups],
+        )
+
+
+def check_choices(value: Any, where: str) -> list[str]:
+    """Return a record's choices; ValueError unless they are a list of at least two texts."""
+    if not isinstance(value, list) or not all(isinstance(choice, str) for choice in value):
+        raise ValueError(f"{where}: the choices {str(value)[:60]!r} are no list of texts; name another data.pair_field")
+    if len(value) < 2:
+        raise ValueError(f"{where}: there is nothing to choose among {value}; give two choices or more, or drop it")
+    return value
+
+
+def choice_index(label: Any, choices: Sequence[str], where: str) -> int:
+    """Index of the right choice.
+
+    Args:
+        label: the choice's text, its index, its letter (A is the first), or the index as text; the first that fits.
+
+    Raises:
+        ValueError: the label is none of them.
+    """
+    if isinstance(label, str) and choices.count(label) == 1:
+        return choices.index(label)
+    number = label
+    if isinstance(label, str):
+        letter = label.strip().upper()
+        number = ord(letter) - ord("A") if len(letter) == 1 and "A" <= letter <= "Z" else whole(letter)
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(choices):
+        raise ValueError(
+            f"{where}: label {str(label)[:60]!r} is none of the {len(choices)} choices; give its number from 0, its "
+            "letter or its text"
+        )
+    return number
 
 
 def encode_choices(
     tokenizer: Tokenizer, contexts: Sequence[str], choices: Sequence[Sequence[str]], row_length: int
 ) -> tuple[list[list[Encoding]], int]:
-    """The pieces of each example, all of which together fit into a row, and how many examples lost tokens for it.
+    """Encode each example so that its sequences fit into one row together.
 
-    Pieces longer than what a row has for each are cut there, longer text first, and shorter ones stay as they are.
+    If they do not fit, the longest sequences are truncated to one length, the longer text of each first.
+
+    Returns:
+        (encodings of each example's choices, number of truncated examples).
 
     Raises:
-        ValueError: no room for so many choices in rows so short, or a text is not valid Unicode.
+        ValueError: the rows are too short for an example's choices, or a text is not valid Unicode.
     """
-    firsts = [context for context, own in zip(contexts, choices, strict=True) for _ in own]
-    seconds = [choice for own in choices for choice in own]
+    firsts = [context for context, group in zip(contexts, choices, strict=True) for _ in group]
+    seconds = [choice for group in choices for choice in group]
     encoded = tokenizer.encode_batch(firsts, seconds)
     least = len(tokenizer.encode_batch([""], [""])[0].ids) + 2 if encoded else 0  # a token of each text
-    found, end, cut = [], 0, 0
-    for own in choices:
-        start, end = end, end + len(own)
+    groups, end, truncated = [], 0, 0
+    for group in choices:
+        start, end = end, end + len(group)
         lengths = [len(encoding.ids) for encoding in encoded[start:end]]
         if sum(lengths) > row_length:
-            most = _share(lengths, row_length)
-            if most < least:
-                raise ValueError(f"rows of {row_length} tokens have no room for {len(own)} choices; make them longer")
-            long = [i for i, n in enumerate(lengths, start) if n > most]
-            shorter = tokenizer.encode_batch([firsts[i] for i in long], [seconds[i] for i in long], max_length=most)
+            limit = _shared_limit(lengths, row_length)
+            if limit < least:
+                raise ValueError(f"rows of {row_length} tokens have no room for {len(group)} choices; make them longer")
+            long = [i for i, n in enumerate(lengths, start) if n > limit]
+            shorter = tokenizer.encode_batch([firsts[i] for i in long], [seconds[i] for i in long], max_length=limit)
             for i, encoding in zip(long, shorter, strict=True):
                 encoded[i] = encoding
-            cut += 1
-        found.append(encoded[start:end])
-    return found, cut
+            truncated += 1
+        groups.append(encoded[start:end])
+    return groups, truncated
 
 
-def choices(tokenizer: Tokenizer, contexts: list[str], choices: list[list[str]], row_length: int) -> Pieces:
-    """What `encode_choices` gives as pieces, of which those of an example are a group."""
-    groups, _ = encode_choices(tokenizer, contexts, choices, row_length)
-    encoded = [encoding for group in groups for encoding in group]
-    ids = np.concatenate([encoding.ids for encoding in encoded]).astype(np.uint32)
-    types = np.concatenate([encoding.type_ids for encoding in encoded]).astype(np.uint8)
-    lengths, sizes = (np.array(list(map(len, x)), np.int64) for x in ([e.ids for e in encoded], groups))
-    return Pieces(ids, lengths, types, counts(ids, tokenizer), groups=sizes)
-
-
-def _share(lengths: Sequence[int], room: int) -> int:
-    """The most tokens that each may have, so that all fit: [9, 9, 2] with room 14 -> 6."""
+def _shared_limit(lengths: Sequence[int], room: int) -> int:
+    """The largest length to which all can be truncated so that they fit: [9, 9, 2] with room 14 -> 6."""
     left = len(lengths)
     for n in sorted(lengths):
         if n * left > room:
             break
         room, left = room - n, left - 1
     return room // max(left, 1)
+
+
+SCHEMA = MultipleChoiceSchema()

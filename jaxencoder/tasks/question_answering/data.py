@@ -1,31 +1,100 @@
-"""A question and a text that may answer it, as pieces that overlap where the text is longer than a row.
+"""A question and a text that may answer it, as token sequences that overlap if the text is longer than a row.
 
-Devlin et al. 2019 (BERT), arXiv:1810.04805, section 4.2, and its code's run_squad.py for long texts.
+Devlin et al. 2019 (BERT), arXiv:1810.04805, section 4.2, and run_squad.py of its code for long texts.
 """
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from jaxencoder.text.examples import NO_ANSWER, SPAN_CLASSES
-from jaxencoder.text.pieces import Pieces, counts
+from jaxencoder.text.config import DataConfig
+from jaxencoder.text.labels import Labels
+from jaxencoder.text.pieces import Pieces
+from jaxencoder.text.schema import Example, Schema, check_structured
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.windows import sliding_windows
 
+SPAN_CLASSES = ("start", "end", "both")  # labels of an answer's first and last token; one token may be both
+START, END, BOTH = range(len(SPAN_CLASSES))
+NO_ANSWER = (-1, -1)
 _QUESTION = 64  # tokens of a question that are read, and at most half a row
-_START, _END, _BOTH = range(len(SPAN_CLASSES))
+
+
+class QuestionAnsweringSchema(Schema):
+    """A question, a text, and its answers as in SQuAD: {"text": [...], "answer_start": [...]}, empty for none."""
+
+    name = "span"
+    fields: ClassVar = {"text_field": "question", "pair_field": "context", "label_field": "answers"}
+    text_names, pair_names, label_names = (), (), ("answers",)
+    labels_tokens = True
+    names_classes = False
+    overlaps = True
+
+    def check(self, data: DataConfig) -> None:
+        check_structured(data, "question answering", "the text that answers")
+        super().check(data)
+
+    def find_labels(self, data: DataConfig) -> Labels:
+        return Labels("class", SPAN_CLASSES)
+
+    def encode_label(self, label: Any, texts: tuple[str, str], labels: Labels, where: str) -> tuple[int, int]:
+        return answer_span(label, texts[1], where)
+
+    def encode(self, tokenizer: Tokenizer, examples: list[Example], data: DataConfig, has_pairs: bool) -> Pieces:
+        questions, texts = zip(*(example.texts for example in examples), strict=True)
+        answers = [example.label for example in examples]
+        return answer_pieces(tokenizer, questions, texts, answers, data.row_length, data.overlap)
+
+
+def answer_texts(value: Any, where: str) -> list[str]:
+    """The texts of a record's answers; ValueError if it does not have SQuAD's form."""
+    texts = value.get("text") if isinstance(value, dict) else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f'{where}: the answers {str(value)[:60]!r} are not {{"text": [...]}} as SQuAD has them')
+    return texts
+
+
+def answer_span(value: Any, text: str, where: str) -> tuple[int, int]:
+    """The characters [start, end) of a record's first answer in its text, or NO_ANSWER.
+
+    Args:
+        value: {"text": [...], "answer_start": [...]} as in SQuAD. If the answer does not begin there, which happens in
+            some data sets, the nearest occurrence counts.
+
+    Raises:
+        ValueError: another form, or an answer that is not in the text.
+    """
+    try:
+        texts, starts = value["text"], value["answer_start"]
+        is_valid = isinstance(texts, list) and isinstance(starts, list)
+        if is_valid and (not texts or texts[0] == ""):
+            return NO_ANSWER
+        words, start = texts[0], int(starts[0])
+        is_valid = is_valid and isinstance(words, str)
+    except (TypeError, KeyError, IndexError, ValueError, OverflowError):
+        is_valid = False
+    if not is_valid:
+        raise ValueError(
+            f'{where}: the answer {str(value)[:60]!r} is not {{"text": [...], "answer_start": [...]}} as SQuAD has it'
+        )
+    is_exact = start >= 0 and text.startswith(words, start)
+    positions = [start] if is_exact else [i for i in range(len(text)) if text.startswith(words, i)]
+    if not positions:
+        raise ValueError(f"{where}: the answer {words[:60]!r} is not in the text; correct or drop the record")
+    start = min(positions, key=lambda position: abs(position - start))
+    return start, start + len(words)
 
 
 class Window(NamedTuple):
-    """A piece [CLS] question [SEP] part of the text [SEP].
+    """A sequence [CLS] question [SEP] part of the text [SEP].
 
     Attributes:
-        example: number of the question.
+        example: index of the question.
         ids, type_ids: int32 [n].
-        first: where the part of the text begins among the tokens.
-        offsets: int32 [m, 2], the characters of the text that each of its m tokens stands for.
+        first: index of the part's first token.
+        offsets: int32 [m, 2], the characters of the text that each of the part's m tokens stands for.
     """
 
     example: int
@@ -35,88 +104,88 @@ class Window(NamedTuple):
     offsets: np.ndarray
 
 
-def windows(
+def question_windows(
     tokenizer: Tokenizer, questions: Sequence[str], texts: Sequence[str], row_length: int, overlap: int
 ) -> Iterator[Window]:
-    """The windows over each text, in order; a text without tokens has one, of the question alone.
+    """The windows over each text, in order; a text without tokens has one, with the question alone.
 
     Args:
-        row_length: tokens of a window at most.
-        overlap: of the text's tokens that a window has in common with the one before it; at most half of them.
+        row_length: most tokens of a window.
+        overlap: tokens of the text that a window shares with the one before it; at most half of them.
 
     Raises:
-        ValueError: no room for a text in rows so short, or a text is not valid Unicode.
+        ValueError: the rows are too short for a question and a text, or a text is not valid Unicode.
     """
     encoded = tokenizer.encode_batch(questions, texts, offsets=True)
-    for number, encoding in enumerate(encoded):
-        asked, answering = (np.flatnonzero(encoding.sequence == part) for part in (0, 1))
-        kept = np.ones(len(encoding.ids), bool)
-        kept[asked[min(_QUESTION, row_length // 2) :]] = False
-        kept[answering] = False
-        around = np.flatnonzero(kept)
-        # Of an empty text, its place: behind all but the last special token.
-        place = int(np.searchsorted(around, answering[0])) if len(answering) else len(around) - 1
+    for example, encoding in enumerate(encoded):
+        question, answering = (np.flatnonzero(encoding.sequence == part) for part in (0, 1))
+        is_kept = np.ones(len(encoding.ids), bool)
+        is_kept[question[min(_QUESTION, row_length // 2) :]] = False
+        is_kept[answering] = False
+        around = np.flatnonzero(is_kept)
+        # An empty text would stand before the last special token.
+        first = int(np.searchsorted(around, answering[0])) if len(answering) else len(around) - 1
         room = row_length - len(around)
         if room < 1:
             raise ValueError(f"rows of {row_length} tokens leave no room for a text after a question; make them longer")
         for span in sliding_windows([len(answering)], room, room - min(overlap, room // 2)):
             part = answering[span.start : span.end]
-            chosen = np.concatenate([around[:place], part, around[place:]])
-            yield Window(number, encoding.ids[chosen], encoding.type_ids[chosen], place, encoding.offsets[part])
+            at = np.concatenate([around[:first], part, around[first:]])
+            yield Window(example, encoding.ids[at], encoding.type_ids[at], first, encoding.offsets[part])
 
 
-def spans(
+def answer_pieces(
     tokenizer: Tokenizer,
-    questions: list[str],
-    texts: list[str],
-    answers: list[tuple[int, int]],
+    questions: Sequence[str],
+    texts: Sequence[str],
+    answers: Sequence[tuple[int, int]],
     row_length: int,
     overlap: int,
 ) -> Pieces:
-    """The windows over each text, with the tokens labelled at which the answer begins and ends.
+    """The windows over each text, with labels of SPAN_CLASSES at the first and last token of the answer.
 
-    The classes are those of SPAN_CLASSES. A window that does not hold the whole answer has [CLS] for both ends. What of
-    an answer has no token, such as a space or a mark that the tokenizer strips, no window needs to hold.
+    In a window that does not hold the whole answer, [CLS] is both. Characters of an answer without a token, such as
+    stripped spaces or marks, need not be in the window.
 
     Args:
         answers: characters [start, end) of each text, or NO_ANSWER.
     """
-    ids, types, labels, lengths = [], [], [], []
-    every = windows(tokenizer, questions, texts, row_length, overlap)
-    for example, found in groupby(every, lambda window: window.example):
-        over = list(found)
-        answer = _with_tokens(over, answers[example])
-        for window in over:
+    windows, token_labels = [], []
+    every = question_windows(tokenizer, questions, texts, row_length, overlap)
+    for example, group in groupby(every, lambda window: window.example):
+        of_text = list(group)
+        answer = _characters_with_tokens(of_text, answers[example])
+        for window in of_text:
             label = np.full(len(window.ids), -1, np.int32)
-            first, last = _tokens_of(window, answer)
-            label[last] = _END
-            label[first] = _BOTH if first == last else _START
-            ids.append(window.ids)
-            types.append(window.type_ids)
-            labels.append(label)
-            lengths.append(len(label))
-    flat = np.concatenate(ids).astype(np.uint32)
-    type_ids, token_labels = np.concatenate(types).astype(np.uint8), np.concatenate(labels)
-    return Pieces(flat, np.array(lengths, np.int64), type_ids, counts(flat, tokenizer), None, token_labels)
+            first, last = _answer_tokens(window, answer)
+            label[last] = END
+            label[first] = BOTH if first == last else START
+            windows.append(window)
+            token_labels.append(label)
+    ids, types = [window.ids for window in windows], [window.type_ids for window in windows]
+    return Pieces.of(tokenizer, ids, types, token_labels=token_labels)
 
 
-def _with_tokens(over: Sequence[Window], answer: tuple[int, int]) -> tuple[int, int]:
-    """The characters that the tokens of an answer stand for, of all windows over a text; NO_ANSWER if it has none."""
-    offsets = np.concatenate([window.offsets for window in over])
-    inside = offsets[_within(offsets, answer)]
+def _characters_with_tokens(windows: Sequence[Window], answer: tuple[int, int]) -> tuple[int, int]:
+    """The characters that the answer's tokens in all windows stand for; NO_ANSWER if it has none."""
+    offsets = np.concatenate([window.offsets for window in windows])
+    inside = offsets[_is_inside(offsets, answer)]
     return (int(inside[:, 0].min()), int(inside[:, 1].max())) if len(inside) else NO_ANSWER
 
 
-def _tokens_of(window: Window, answer: tuple[int, int]) -> tuple[int, int]:
-    """The first and the last token of an answer in a window, or those of [CLS]."""
+def _answer_tokens(window: Window, answer: tuple[int, int]) -> tuple[int, int]:
+    """The first and last token of an answer in a window, or those of [CLS]."""
     start, end = answer
     offsets = window.offsets
     if answer == NO_ANSWER or not len(offsets) or offsets[0, 0] > start or offsets[-1, 1] < end:
         return 0, 0
-    inside = np.flatnonzero(_within(offsets, answer))
+    inside = np.flatnonzero(_is_inside(offsets, answer))
     return window.first + int(inside[0]), window.first + int(inside[-1])
 
 
-def _within(offsets: np.ndarray, answer: tuple[int, int]) -> np.ndarray:
-    """Which tokens, bool [n], have a character of an answer."""
+def _is_inside(offsets: np.ndarray, answer: tuple[int, int]) -> np.ndarray:
+    """Mark tokens with a character of the answer, bool [n]."""
     return (offsets[:, 1] > answer[0]) & (offsets[:, 0] < answer[1])
+
+
+SCHEMA = QuestionAnsweringSchema()

@@ -10,11 +10,11 @@ import pytest
 import scipy.special
 
 import jaxencoder
-from jaxencoder.inference.options import WindowConfig
 from jaxencoder.tasks.classification.classify import class_names, score
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.classification.windows import _windows
 from jaxencoder.text.tokenizers.tokenizer import Encoding
+from jaxencoder.text.window_config import WindowConfig
 from tests.inference.conftest import SENTENCES, WORDS
 from tests.inference.published import published, torch_outputs
 
@@ -52,7 +52,7 @@ def test_scores_are_those_of_the_objective(classifier, paired):
     found = score(classifier, texts, pairs)
     expected = by_hand(classifier, classifier.tokenizer.encode_batch(texts, pairs, max_length=LENGTH))
     np.testing.assert_allclose(found.scores, expected, atol=1e-4)
-    assert found.cut == sum(found.tokens > LENGTH) > 0
+    assert found.truncated == sum(found.tokens > LENGTH) > 0
     whole = classifier.tokenizer.encode_batch(texts, pairs)
     assert found.tokens.tolist() == [len(encoding.ids) for encoding in whole]
     assert np.ptp(found.scores, axis=0).min() > 0.1  # the model tells texts apart
@@ -122,7 +122,7 @@ def test_ways_to_pool_windows(make_model, classifier, regressor, way):
 def test_what_fits_is_the_same_either_way(classifier):
     texts, pairs = SENTENCES[:20], ["the cat"] * 20
     for second in (None, pairs):
-        both = [score(classifier, texts, second, windows=windows) for windows in (None, WindowConfig())]
+        both = [score(classifier, texts, second, windows) for windows in (None, WindowConfig())]
         fits = both[0].tokens <= LENGTH
         assert fits.sum() > 5
         np.testing.assert_allclose(both[0].scores[fits], both[1].scores[fits], atol=1e-5)
@@ -193,7 +193,7 @@ def test_nothing_to_classify(classifier):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"windows": WindowConfig(pooling="learned")}, "'learned', but a classifier has none; give mean, max, first"),
+        ({"windows": WindowConfig(pooling="learned")}, "window pooling is 'learned', which is for embeddings"),
         ({"windows": WindowConfig(0)}, "stride is 0; windows with room for 14 tokens of a text move by 1 to 14"),
         ({"windows": WindowConfig(15)}, "stride is 15; windows with room for 14"),
         ({"windows": WindowConfig(14), "pairs": ["a mat"]}, "stride is 14; windows with room for 13"),

@@ -10,19 +10,14 @@ import scipy.special
 from sklearn import metrics
 
 from jaxencoder.api import load
+from jaxencoder.evaluation.calibration import as_decisions, calibration_of_decisions
 from jaxencoder.evaluation.compare import compare
+from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.evaluation.tables import summary
-from jaxencoder.inference.options import WindowConfig
-from jaxencoder.tasks.classification.multi_label import (
-    as_decisions,
-    calibration_of_decisions,
-    metrics_of_decisions,
-    multi_label_metrics,
-    per_label,
-)
+from jaxencoder.inference.predict import predict, predict_file
+from jaxencoder.tasks.classification.metrics import metrics_of_decisions, multi_label_metrics, per_label
 from jaxencoder.tasks.classification.predict import predictions
-from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.tasks.predict import predict, predict_file
+from jaxencoder.text.window_config import WindowConfig
 
 NAMES = ["Elbe", "Oder", "Spree"]
 
@@ -106,7 +101,7 @@ def test_thresholds(labeller, tmp_path):
     true = held_out.true[:25]
     for c, name in enumerate(NAMES):
         assert tuned["classes"][name]["f1"] == pytest.approx(metrics.f1_score(true[:, c], above[:, c]))
-        half = metrics.f1_score(true[:, c], held_out.chosen[:25, c], zero_division=0)
+        half = metrics.f1_score(true[:, c], held_out.predicted[:25, c], zero_division=0)
         assert tuned["classes"][name]["half_f1"] == pytest.approx(half)
     assert tuned["accuracy"] == pytest.approx(metrics.accuracy_score(true, above))
     assert tuned["micro_f1"] == pytest.approx(metrics.f1_score(true, above, average="micro"))
@@ -138,7 +133,7 @@ def test_predictions_for_records(labeller, tmp_path):
 
 
 def test_a_table_whose_first_records_have_no_class(labeller, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 1)
+    monkeypatch.setattr("jaxencoder.tasks.records._CHUNK_TEXTS", 1)
     source = tmp_path / "a.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a river", "the Oder in the Oder")))
     model = load(labeller.folder)

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from jaxencoder.tasks.classification.multi_label_loss import multi_label_metrics
-from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.classification.objective import Classification, multi_label_metrics
 from tests.model import examples
 from tests.model.examples import FLOAT32, SMALL, Vocabulary, assert_trees_close, rows
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxencoder.api import load
-from jaxencoder.tasks.classification.predict import class_metrics, per_class, predictions, value_metrics
+from jaxencoder.tasks.classification.metrics import class_metrics, per_class, value_metrics
+from jaxencoder.tasks.classification.predict import predictions
 from jaxencoder.text.row_cache import prepare
 
 
@@ -107,7 +108,7 @@ def test_records_are_predicted_as_the_rows_that_were_prepared(classifier, regres
         columns = lambda labels, scores: sorted(zip(labels.tolist(), scores[:, -1].tolist(), strict=True))  # noqa: E731
         expected = columns(rows["labels"][there], scores[there])
         np.testing.assert_allclose(columns(found.labels, found.scores), expected, atol=1e-4)
-        assert found.tokens.min() > 2 and found.cut == 0
+        assert found.tokens.min() > 2 and found.truncated == 0
 
 
 def write(path, records):
@@ -175,7 +176,7 @@ def test_empty_and_long_texts(model, tmp_path, caplog):
     source = write(tmp_path / "a.jsonl", records)
     with caplog.at_level(logging.WARNING):
         found = predictions(model, source)
-    assert [record.args for record in caplog.records] == [(1, 2, 32)] and found.cut == 1
+    assert [record.args for record in caplog.records] == [(1, 2, 32)] and found.truncated == 1
     windows = predictions(model, source, "windows")
-    assert windows.cut == 0 and windows.tokens.tolist() == found.tokens.tolist()
+    assert windows.truncated == 0 and windows.tokens.tolist() == found.tokens.tolist()
     np.testing.assert_allclose(windows.probabilities.sum(-1), 1)

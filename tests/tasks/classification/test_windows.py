@@ -5,9 +5,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from jaxencoder.inference.options import WindowConfig
-from jaxencoder.tasks.classification.windows import _windows, parts_of_pairs, parts_of_texts
+from jaxencoder.tasks.classification.windows import _windows, pair_parts, text_parts
 from jaxencoder.text.tokenizers.tokenizer import Encoding
+from jaxencoder.text.window_config import WindowConfig
 from tests.inference.conftest import SENTENCES, WORDS
 
 LENGTH = 16
@@ -26,7 +26,7 @@ def test_windows_reach_every_token(tokenizer, stride, words):
     text = " ".join((WORDS * 3)[:words])
     (whole,) = tokenizer.encode_batch([text])
     length, body = len(whole.ids), whole.ids[1:-1].tolist()
-    parts = list(parts_of_texts(tokenizer, [text], LENGTH, WindowConfig(stride)))
+    parts = list(text_parts(tokenizer, [text], LENGTH, WindowConfig(stride)))
     assert [x.ids.tolist() for x in parts] == [x.ids.tolist() for x in _windows(0, whole, 1, LENGTH, stride)]
     assert all(part.ids[0] == whole.ids[0] and part.ids[-1] == whole.ids[-1] for part in parts)
     assert [len(part.ids) for part in parts[:-1]] == [LENGTH] * (len(parts) - 1) and len(parts[-1].ids) <= LENGTH
@@ -38,7 +38,7 @@ def test_windows_reach_every_token(tokenizer, stride, words):
         seen = body[: number * step + len(inner)]
     assert seen == body
     assert sum(part.weight for part in parts) == length - 2  # each token counts once
-    assert sum(part.tokens for part in parts) == length and not any(part.cut for part in parts)
+    assert sum(part.tokens for part in parts) == length and not any(part.is_truncated for part in parts)
 
 
 @pytest.mark.parametrize("paired", [False, True])
@@ -46,15 +46,15 @@ def test_windows_reach_every_token(tokenizer, stride, words):
 def test_tokens_and_what_was_cut(tokenizer, paired, windows):
     texts = [*SENTENCES[::20], "", LONG]
     pairs = [*SENTENCES[::20], LONG, LONG] if paired else None
-    parts = (parts_of_texts, parts_of_pairs)[paired]
+    parts = (text_parts, pair_parts)[paired]
     found = list(parts(tokenizer, *filter(None, (texts, pairs)), LENGTH, windows))
     for number, encoding in enumerate(tokenizer.encode_batch(texts, pairs)):
         own = [part for part in found if part.text == number]
         assert sum(part.tokens for part in own) == len(encoding.ids)
         fits = len(encoding.ids) <= LENGTH
         lost = windows is None or (paired and number == len(texts) - 1)  # of a first text that is too long
-        assert sum(part.cut for part in own) == (not fits and lost)
-        assert (len(own) > 1) == (not fits and windows is not None and windows.reads_all)
+        assert sum(part.is_truncated for part in own) == (not fits and lost)
+        assert (len(own) > 1) == (not fits and (windows is not None and windows.pooling != "first"))
         if fits:
             assert own[0].ids.tolist() == encoding.ids.tolist()
 
@@ -64,7 +64,7 @@ def test_memory_is_that_of_a_part_of_the_text(tokenizer, windows):
     def peak(words: int) -> int:
         text = "the cat sat " * words
         tracemalloc.start()
-        assert sum(part.tokens for part in parts_of_texts(tokenizer, [text], LENGTH, windows)) == 3 * words + 2
+        assert sum(part.tokens for part in text_parts(tokenizer, [text], LENGTH, windows)) == 3 * words + 2
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found

@@ -5,17 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from jaxencoder.tasks.multiple_choice.data import _share, encode_choices
+from jaxencoder.tasks.multiple_choice.data import SCHEMA, _shared_limit, choice_index, encode_choices
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.examples import right_choice
-from jaxencoder.text.held_out import validation_records
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.tokenizers.training import train_tokenizer
 
 WORDS = ["alpha", "beta", "gamma", "delta", "kappa", "omega", "sigma", "theta"]
-FIELDS = {"pair_field": "choices", "label_field": "label", "label_unit": "choice"}
+FIELDS = {"pair_field": "choices", "label_field": "label"}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +59,7 @@ def groups_of(store):
 def test_examples_stay_together(tmp_path, tokenizer, packing):
     examples = records(200, longest=5)
     data = config(tmp_path / "a.jsonl", examples, packing=packing, row_length=64)
-    (store,) = prepare(data, tokenizer, "train")
+    (store,) = prepare(data, tokenizer, "train", schema=SCHEMA)
     want = []
     for record in examples:
         pieces = tokenizer.encode_batch([record["text"]] * len(record["choices"]), record["choices"])
@@ -79,9 +77,9 @@ def test_examples_stay_together(tmp_path, tokenizer, packing):
 def test_workers_and_held_out_examples(tmp_path, tokenizer):
     examples = records(120)
     data = config(tmp_path / "a.jsonl", examples, row_length=96, validation_fraction=0.2)
-    found = [groups_of(prepare(data, tokenizer, split)[0]) for split in ("train", "validation")]
+    found = [groups_of(prepare(data, tokenizer, split, schema=SCHEMA)[0]) for split in ("train", "validation")]
     assert sum(map(len, found)) == 120 and len(found[1]) > 5
-    assert len(list(validation_records(data))) == len(found[1])
+    assert len(list(SCHEMA.validation_records(data))) == len(found[1])
 
 
 def test_long_examples_are_cut_to_their_shares(tokenizer):
@@ -100,14 +98,14 @@ def test_long_examples_are_cut_to_their_shares(tokenizer):
 
 
 def test_shares():
-    assert _share([9, 9, 2], 14) == 6 and _share([5, 5], 9) == 4 and _share([1, 2, 30], 20) == 17
+    assert _shared_limit([9, 9, 2], 14) == 6 and _shared_limit([5, 5], 9) == 4 and _shared_limit([1, 2, 30], 20) == 17
 
 
 @pytest.mark.parametrize(
     ("label", "number"), [(1, 1), ("B", 1), ("b", 1), ("1", 1), ("two", 1), (0, 0), ("C", 2), ("3", 2), (" a", 0)]
 )
 def test_which_one_is_right(label, number):
-    assert right_choice(label, ["one", "two", "3"], "record 1") == number
+    assert choice_index(label, ["one", "two", "3"], "record 1") == number
 
 
 @pytest.mark.parametrize(
@@ -136,12 +134,14 @@ def test_which_one_is_right(label, number):
 def test_hostile_records(tmp_path, tokenizer, change, message):
     record = {"text": "alpha", "choices": ["alpha", "beta"], "label": 1} | change
     with pytest.raises(ValueError, match=message):
-        prepare(config(tmp_path / "a.jsonl", [record]), tokenizer, "train")
+        prepare(config(tmp_path / "a.jsonl", [record]), tokenizer, "train", schema=SCHEMA)
 
 
 def test_a_text_of_a_megabyte(tmp_path, tokenizer):
     record = {"text": "alpha beta " * 100_000, "choices": ["alpha", "", "gamma"], "label": 1}
-    ((pieces, right),) = groups_of(prepare(config(tmp_path / "a.jsonl", [record]), tokenizer, "train")[0])
+    ((pieces, right),) = groups_of(
+        prepare(config(tmp_path / "a.jsonl", [record]), tokenizer, "train", schema=SCHEMA)[0]
+    )
     assert [len(ids) for ids in pieces] == [16] * 3 and right == 1
 
 
@@ -149,11 +149,10 @@ def test_a_text_of_a_megabyte(tmp_path, tokenizer):
     ("settings", "message"),
     [
         ({"pair_field": ""}, "name the field of the choices"),
-        ({"labels": ("a", "b")}, "which has no classes; leave data.labels out"),
-        ({"balance": 1.0}, "data.balance is for labels of whole texts"),
-        ({"label_field": ""}, "data.label_field is empty"),
+        ({"labels": ("a", "b")}, "the task has no classes; leave it out"),
+        ({"balance": 1.0}, "data.balance is 1.0, which is for labels of whole texts"),
     ],
 )
 def test_settings(settings, message):
     with pytest.raises(ValueError, match=message):
-        DataConfig(**(FIELDS | settings))
+        SCHEMA.check(DataConfig(**(FIELDS | settings)))

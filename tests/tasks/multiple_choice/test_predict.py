@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from jaxencoder.api import load
-from jaxencoder.inference.options import WindowConfig
-from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.tasks.multiple_choice.predict import choice_metrics, choose
-from jaxencoder.tasks.predict import predict
+from jaxencoder.evaluation.evaluate import evaluate
+from jaxencoder.inference.predict import predict
+from jaxencoder.tasks.multiple_choice.metrics import choice_metrics
+from jaxencoder.tasks.multiple_choice.predict import choice_probabilities
+from jaxencoder.text.window_config import WindowConfig
 
 
 def test_metrics_by_hand():
@@ -41,15 +42,15 @@ def test_predictions_for_records(chooser):
         assert sum(line["probabilities"]) == pytest.approx(1) and len(line["probabilities"]) == len(record["choices"])
     # The order of the choices and of the records changes nothing.
     model = load(chooser.folder)
-    (turned,) = choose(model, ["the Oder"], [["a Elbe", "a Spree", "a Oder"]])
+    (turned,) = choice_probabilities(model, ["the Oder"], [["a Elbe", "a Spree", "a Oder"]])
     assert turned[::-1].tolist() == pytest.approx(found[1]["probabilities"], abs=1e-5)
-    assert choose(model, [], []) == []
+    assert choice_probabilities(model, [], []) == []
 
 
 def test_long_ones_with_one_warning(chooser, caplog):
     model = load(chooser.folder)
     with caplog.at_level(logging.WARNING):
-        (found,) = choose(model, ["the river " * 40], [["a Elbe", "a Oder"]])
+        (found,) = choice_probabilities(model, ["the river " * 40], [["a Elbe", "a Oder"]])
     assert found.sum() == pytest.approx(1)
     assert [x.getMessage() for x in caplog.records] == ["1 of 1 examples are longer than 32 tokens and were cut."]
 
@@ -71,6 +72,6 @@ def test_mistakes(chooser, record, message):
 
 def test_what_cannot_choose_or_has_no_such_option(chooser, classifier):
     with pytest.raises(ValueError, match="has not learned to choose"):
-        choose(load(classifier.folder), ["a"], [["b", "c"]])
-    with pytest.raises(ValueError, match="windows is WindowConfig.*, which means nothing to this model"):
+        choice_probabilities(load(classifier.folder), ["a"], [["b", "c"]])
+    with pytest.raises(ValueError, match="long is 'windows', which means nothing to this model"):
         list(predict(chooser.folder, [{"context": "a", "choices": ["b", "c"]}], windows=WindowConfig()))

@@ -5,8 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from jaxencoder.tasks.question_answering.data import _BOTH, _END, _START, spans, windows
-from jaxencoder.text.examples import answer
+from jaxencoder.tasks.question_answering.data import (
+    BOTH,
+    END,
+    NO_ANSWER,
+    START,
+    answer_pieces,
+    answer_span,
+    answer_texts,
+    question_windows,
+)
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
@@ -26,8 +34,10 @@ def test_windows_and_labels_equal_those_of_transformers(tokenizer, questions, sh
     transformers = pytest.importorskip("transformers")
     theirs = transformers.BertTokenizerFast(str(shared_data / "tokenizers" / "bert-base-uncased" / "vocab.txt"))
     asked, texts = [q["question"] for q, _ in questions], [text for _, text in questions]
-    answers = [answer({k: [a[k] for a in q["answers"]] for k in ("text", "answer_start")}, t, "") for q, t in questions]
-    pieces = spans(tokenizer, asked, texts, answers, 96, 32)
+    answers = [
+        answer_span({k: [a[k] for a in q["answers"]] for k in ("text", "answer_start")}, t, "") for q, t in questions
+    ]
+    pieces = answer_pieces(tokenizer, asked, texts, answers, 96, 32)
     encoded = theirs(
         asked, texts, truncation="only_second", max_length=96, stride=32,
         return_overflowing_tokens=True, return_offsets_mapping=True,
@@ -46,8 +56,8 @@ def test_windows_and_labels_equal_those_of_transformers(tokenizer, questions, sh
         if places[inside[0]][0] <= a and places[inside[-1]][1] >= b:
             want = max(j for j in inside if places[j][0] <= a), min(j for j in inside if places[j][1] >= b)
         label = pieces.token_labels[start:end]
-        first = int(np.flatnonzero(np.isin(label, (_START, _BOTH)))[0])
-        last = int(np.flatnonzero(np.isin(label, (_END, _BOTH)))[0])
+        first = int(np.flatnonzero(np.isin(label, (START, BOTH)))[0])
+        last = int(np.flatnonzero(np.isin(label, (END, BOTH)))[0])
         assert (first, last) == want and (label >= 0).sum() == len({first, last})
         sizes.append(last - first + bool(first))
     assert {0, 1} <= set(sizes) and max(sizes) > 3  # no answer, one token, several
@@ -67,21 +77,23 @@ def test_windows_and_labels_equal_those_of_transformers(tokenizer, questions, sh
 )
 def test_edges_of_an_answer_without_tokens(tokenizer, text, words, tokens):
     start = text.index(words)
-    pieces = spans(tokenizer, ["where"], [text], [(start, start + len(words))], 32, 8)
+    pieces = answer_pieces(tokenizer, ["where"], [text], [(start, start + len(words))], 32, 8)
     found = np.flatnonzero(pieces.token_labels >= 0)
     assert tokenizer.tokens(pieces.ids[found[0] : found[-1] + 1]) == tokens
 
 
 def test_a_window_that_ends_within_an_answer_but_with_its_last_token(tokenizer):
     """Windows of 6 tokens, 2 of them those of the one before: the space behind Rome need not be in one."""
-    pieces = spans(tokenizer, ["why"], ["a b c d e Rome \n f g h i j"], [(10, 16)], 10, 2)
-    ends = tokenizer.tokens(pieces.ids[pieces.token_labels == _BOTH])
+    pieces = answer_pieces(tokenizer, ["why"], ["a b c d e Rome \n f g h i j"], [(10, 16)], 10, 2)
+    ends = tokenizer.tokens(pieces.ids[pieces.token_labels == BOTH])
     assert ends == ["rome", "rome", "[CLS]"] and (pieces.token_labels >= 0).sum() == 3
     assert pieces.lengths.tolist() == [10, 10, 7]
 
 
 def test_a_short_text_a_long_question_and_no_text(tokenizer):
-    found = list(windows(tokenizer, ["why " * 100, "why?", "why?"], ["because so", "", "because " * 40], 24, 4))
+    found = list(
+        question_windows(tokenizer, ["why " * 100, "why?", "why?"], ["because so", "", "because " * 40], 24, 4)
+    )
     assert [w.example for w in found] == [0, 1] + [2] * (len(found) - 2) and len(found) > 4
     assert len(found[0].ids) == 12 + 3 + 2  # half of the row for the question
     assert found[1].ids[0] == tokenizer.cls_id and found[1].ids[-1] == tokenizer.sep_id and not len(found[1].offsets)
@@ -90,4 +102,34 @@ def test_a_short_text_a_long_question_and_no_text(tokenizer):
         inside = window.ids[window.first : window.first + len(window.offsets)]
         assert not np.isin(inside, tokenizer.special_ids).any()
     with pytest.raises(ValueError, match="rows of 6 tokens leave no room"):
-        list(windows(tokenizer, ["why is that so"], ["because"], 6, 0))
+        list(question_windows(tokenizer, ["why is that so"], ["because"], 6, 0))
+
+
+def test_answers():
+    text = "Elbe, the Elbe"
+    assert answer_span({"text": ["Elbe"], "answer_start": [10]}, text, "") == (10, 14)
+    assert answer_span({"text": ["Elbe"], "answer_start": [9]}, text, "") == (10, 14)  # one off, as in some sets
+    assert answer_span({"text": ["Elbe"], "answer_start": [-4]}, text, "") == (0, 4)  # not counted from the end
+    assert answer_span({"text": [], "answer_start": []}, text, "") == NO_ANSWER
+    for value in (
+        {"text": ["Rhine"], "answer_start": [0]},
+        {"text": ["Elbe"]},
+        None,
+        {"text": [3], "answer_start": [0]},
+        {"text": "Elbe", "answer_start": [0]},
+        {"text": ["Elbe"], "answer_start": "0"},
+        {"text": "", "answer_start": []},
+        {"text": ["Elbe"], "answer_start": [float("inf")]},
+    ):
+        with pytest.raises(ValueError, match="record 7: the answer"):
+            answer_span(value, text, "record 7")
+
+
+def test_every_answer_of_a_record():
+    assert (
+        answer_texts({"text": ["a", "b"], "answer_start": [0, 1]}, "") == ["a", "b"]
+        and answer_texts({"text": []}, "") == []
+    )
+    for value in (None, {}, {"text": [1]}, {"text": "Rome"}):
+        with pytest.raises(ValueError, match="record 7: the answers"):
+            answer_texts(value, "record 7")

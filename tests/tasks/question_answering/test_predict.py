@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from jaxencoder.api import load
-from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.tasks.predict import predict
+from jaxencoder.evaluation.evaluate import evaluate
+from jaxencoder.inference.predict import predict
 from jaxencoder.tasks.question_answering import predict as module
-from jaxencoder.tasks.question_answering.data import Window, windows
-from jaxencoder.tasks.question_answering.predict import answer_metrics, answer_questions, normalised
-from jaxencoder.text.held_out import validation_records
+from jaxencoder.tasks.question_answering.data import SCHEMA, Window, question_windows
+from jaxencoder.tasks.question_answering.metrics import answer_metrics, normalize
+from jaxencoder.tasks.question_answering.predict import answer_questions
 
 
 def test_metrics_by_hand():
@@ -20,7 +20,7 @@ def test_metrics_by_hand():
     assert found["exact"] == pytest.approx(2 / 4)
     assert found["f1"] == pytest.approx((1 + 0 + 1 + 2 * 1 / 4) / 4)
     assert found["no_answer_exact"] == 1 and found["has_answer_exact"] == pytest.approx(1 / 3)
-    assert normalised("The  Cat's,\ta hat") == "cats hat"
+    assert normalize("The  Cat's,\ta hat") == "cats hat"
 
 
 def test_equal_to_torchmetrics():
@@ -38,7 +38,7 @@ def test_equal_to_torchmetrics():
 
 def test_answers_are_in_their_texts(reader):
     model = load(reader.folder)
-    held_out = [record for _, record in validation_records(model.config.data)]
+    held_out = [record for _, record in SCHEMA.validation_records(model.config.data)]
     questions, texts = [x["question"] for x in held_out], [x["context"] for x in held_out]
     found = answer_questions(model, questions, texts, k=3)
     for text, answers in zip(texts, found, strict=True):
@@ -53,7 +53,7 @@ def test_answers_are_in_their_texts(reader):
 def test_where_the_best_window_is(reader):
     """The answer out of a long text is the best of what its windows give."""
     model = load(reader.folder)
-    example = next(iter(validation_records(model.config.data)))[1]
+    example = next(iter(SCHEMA.validation_records(model.config.data)))[1]
     text = " ".join([example["context"]] * 6)
     ((best,),) = answer_questions(model, [example["question"]], [text])
     assert text[best.start : best.end] == best.text and best.end - best.start < 200
@@ -89,11 +89,11 @@ def test_answers_are_characters_of_the_original_text(reader, text):
 def test_the_best_of_all_windows_by_hand(reader):
     """Each answer has the best score that any window gives it, and the order is that of these scores."""
     model = load(reader.folder)
-    example = next(iter(validation_records(model.config.data)))[1]
+    example = next(iter(SCHEMA.validation_records(model.config.data)))[1]
     question, text = example["question"], " ".join([example["context"]] * 4)
     length = min(model.max_length, model.config.data.row_length)
     expected = {}
-    parts = list(windows(model.tokenizer, [question], [text], length, model.config.data.overlap))
+    parts = list(question_windows(model.tokenizer, [question], [text], length, model.config.data.overlap))
     for window in parts:
         types = window.type_ids[None] if model.config.model.token_types > 1 else None
         out = model(window.ids[None], None, types)
@@ -116,7 +116,7 @@ def test_a_model_that_does_not_read(masked):
 
 
 def test_predictions_for_records(reader):
-    held_out = [record for _, record in validation_records(load(reader.folder).config.data)][:3]
+    held_out = [record for _, record in SCHEMA.validation_records(load(reader.folder).config.data)][:3]
     found = list(predict(reader.folder, held_out, k=2))
     for record, line in zip(held_out, found, strict=True):
         assert line["prediction"] == record["context"][line["start"] : line["end"]]
@@ -140,10 +140,10 @@ def test_a_context_that_is_no_text(reader, tmp_path, context):
 def test_an_answer_has_no_spaces_around_it(reader, monkeypatch):
     """Tokens of metaspace and byte-level models have the space before a word with them."""
     model = load(reader.folder)
-    example = next(iter(validation_records(model.config.data)))[1]
+    example = next(iter(SCHEMA.validation_records(model.config.data)))[1]
 
     def spaced(*given):
-        for window in windows(*given):
+        for window in question_windows(*given):
             yield window._replace(offsets=np.maximum(window.offsets - [1, 0], 0))
 
     monkeypatch.setattr(module, "windows", spaced)
@@ -155,7 +155,7 @@ def test_spaces_alone_are_no_answer(reader, monkeypatch):
     """Some tokenizers have tokens of nothing but spaces."""
 
     def blank(*given):
-        for window in windows(*given):
+        for window in question_windows(*given):
             yield window._replace(offsets=np.tile([4, 5], (len(window.offsets), 1)))
 
     monkeypatch.setattr(module, "windows", blank)

@@ -9,12 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxencoder.api import load
-from jaxencoder.inference.options import WindowConfig
-from jaxencoder.tasks.evaluate import evaluate
-from jaxencoder.tasks.predict import predict, predict_file
+from jaxencoder.evaluation.evaluate import evaluate
+from jaxencoder.inference.predict import predict, predict_file
 from jaxencoder.tasks.token_classification import predict as module
-from jaxencoder.tasks.token_classification.predict import entities, tag_metrics, tag_name, tag_words
-from jaxencoder.text.held_out import validation_records
+from jaxencoder.tasks.token_classification.data import SCHEMA
+from jaxencoder.tasks.token_classification.entities import entities
+from jaxencoder.tasks.token_classification.metrics import tag_metrics
+from jaxencoder.tasks.token_classification.predict import tag_name, tag_words
+from jaxencoder.text.window_config import WindowConfig
 
 SCHEMES = {
     "BIO": ("O", "B-x", "I-x", "B-y", "I-y"),
@@ -78,7 +80,7 @@ def test_a_run_is_evaluated_as_it_was_trained(tagger):
 
 def test_long_texts_and_words_of_nothing(tagger):
     model = load(tagger.folder)
-    words = next(iter(validation_records(model.config.data)))[1]["tokens"]
+    words = next(iter(SCHEMA.validation_records(model.config.data)))[1]["tokens"]
     long = words * 12
     assert len(long) > model.max_length
     one, two, three = tag_words(model, [words, long, []])
@@ -140,7 +142,7 @@ def test_records_without_words(tagger, record, message):
 
 
 def test_a_table_whose_first_records_have_no_entity(tagger, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 1)
+    monkeypatch.setattr("jaxencoder.tasks.records._CHUNK_TEXTS", 1)
     source = tmp_path / "a.jsonl"
     texts = ([], ["the", "river"], ["the", "Elbe"])
     source.write_text("".join(json.dumps({"tokens": words}) + "\n" for words in texts))

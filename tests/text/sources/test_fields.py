@@ -4,14 +4,17 @@ import json
 
 import pytest
 
+from jaxencoder.tasks.question_answering.data import SCHEMA as ANSWERS
+from jaxencoder.tasks.token_classification.data import SCHEMA as WORDS
 from jaxencoder.text.config import DataConfig
+from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.sources.fields import format_fields, infer_fields, infer_source_fields
 
 
-def inferred(tmp_path, names, **settings):
+def inferred(tmp_path, names, schema=TEXTS, **settings):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(dict.fromkeys(names, "x")) + "\n")
-    data = infer_fields(DataConfig(train=(str(path),), **{"label_field": "label"} | settings))
+    data = infer_fields(DataConfig(train=(str(path),), **{"label_field": "label"} | settings), schema)
     return data.text_field, data.pair_field, data.label_field
 
 
@@ -42,42 +45,40 @@ def test_named_fields_stay(tmp_path):
 
 
 def test_words_and_answers(tmp_path):
-    word, span = {"label_unit": "word"}, {"label_unit": "span", "text_field": "question", "pair_field": "context"}
-    assert inferred(tmp_path, ["words", "upos"], text_field="tokens", label_field="ner_tags", **word) == (
-        "words",
-        "",
-        "upos",
-    )
-    assert inferred(tmp_path, ["question", "context", "answers"], **span)[2] == "answers"
+    fields = inferred(tmp_path, ["words", "upos"], WORDS, text_field="tokens", label_field="ner_tags")
+    assert fields == ("words", "", "upos")
+    names = {"text_field": "question", "pair_field": "context"}
+    assert inferred(tmp_path, ["question", "context", "answers"], ANSWERS, **names)[2] == "answers"
 
 
 @pytest.mark.parametrize(
-    ("names", "read", "want"),
+    ("names", "read", "want", "schema"),
     [
-        (["sentence", "label"], {}, ("sentence", "", "label")),
-        (["text", "class"], {}, ("text", "", "class")),
-        (["text"], {}, ("text", "", "label")),  # without labels
-        (["label", "content"], {"label_field": "content"}, ("sentence", "", "content")),
-        (["a", "b"], {}, ("sentence", "", "label")),  # reading says what is missing
+        (["sentence", "label"], {}, ("sentence", "", "label"), TEXTS),
+        (["text", "class"], {}, ("text", "", "class"), TEXTS),
+        (["text"], {}, ("text", "", "label"), TEXTS),  # without labels
+        (["label", "content"], {"label_field": "content"}, ("sentence", "", "content"), TEXTS),
+        (["a", "b"], {}, ("sentence", "", "label"), TEXTS),  # reading says what is missing
         (
             ["premise", "hypothesis", "label"],
             {"text_field": "a", "pair_field": "b"},
             ("premise", "hypothesis", "label"),
+            TEXTS,
         ),
-        (["words", "upos"], {"label_unit": "word", "text_field": "tokens"}, ("words", "", "upos")),
-        (["text", "upos"], {"label_unit": "word", "text_field": "tokens"}, ("tokens", "", "upos")),
-        (["text"], {"label_unit": "span", "text_field": "q", "pair_field": "c"}, ("q", "c", "label")),
+        (["words", "upos"], {"text_field": "tokens"}, ("words", "", "upos"), WORDS),
+        (["text", "upos"], {"text_field": "tokens"}, ("tokens", "", "upos"), WORDS),
+        (["text"], {"text_field": "q", "pair_field": "c"}, ("q", "c", "label"), ANSWERS),
     ],
 )
-def test_another_source_may_have_other_names(tmp_path, caplog, names, read, want):
+def test_another_source_may_have_other_names(tmp_path, caplog, names, read, want, schema):
     path = tmp_path / "b.jsonl"
     path.write_text(json.dumps(dict.fromkeys(names, "x")) + "\n")
     data = DataConfig(train=("absent.jsonl",), **{"text_field": "sentence", "label_field": "label"} | read)
-    fields = infer_source_fields(str(path), data)
+    fields = infer_source_fields(str(path), data, schema)
     assert (fields.text_field, fields.pair_field, fields.label_field) == want
     changed = sum(getattr(data, name) != getattr(fields, name) for name in ("text_field", "pair_field", "label_field"))
     assert len(caplog.records) == changed
-    unchanged = infer_source_fields(str(path), data, ["text_field", "label_field"])
+    unchanged = infer_source_fields(str(path), data, schema, ["text_field", "label_field"])
     assert unchanged == data
 
 
@@ -85,13 +86,13 @@ def test_another_source_says_what_is_read(tmp_path, caplog):
     (tmp_path / "b.jsonl").write_text('{"text": "x"}\n')
     (tmp_path / "c.txt").write_text("x\n")
     source, data = str(tmp_path / "b.jsonl"), DataConfig(text_field="sentence", label_field="label")
-    assert infer_source_fields(source, data, ["label_field"]).text_field == "text"
+    assert infer_source_fields(source, data, TEXTS, ["label_field"]).text_field == "text"
     assert caplog.messages == [f"{source} has no field 'sentence'; reading 'text' instead."]
-    tagger = DataConfig(text_field="tokens", label_field="tags", label_unit="word")
-    assert infer_source_fields(source, tagger, ["label_field"]).text_field == "text"  # which is cut into words
+    tagger = DataConfig(text_field="tokens", label_field="tags")
+    assert infer_source_fields(source, tagger, WORDS, ["label_field"]).text_field == "text"  # which is cut into words
     assert (
-        infer_source_fields(str(tmp_path / "c.txt"), data, ["label_field"]) == data
-    )  # a .txt file takes any field name
+        infer_source_fields(str(tmp_path / "c.txt"), data, TEXTS, ["label_field"]) == data
+    )  # a text has the name that it is given
     assert len(caplog.messages) == 2
 
 

@@ -4,13 +4,18 @@ import json
 
 import pytest
 
-from jaxencoder import reports
+from jaxencoder.describe.cost import Cost, CostLine
 from jaxencoder.describe.families import Entry, Size
-from jaxencoder.inference.cost import Cost, Line
-from jaxencoder.inference.inspect import Bytes, Inspection, LayerKind, Parameter
+from jaxencoder.describe.format import as_json, format_count, format_memory
+from jaxencoder.describe.format_cost import format_cost
+from jaxencoder.describe.format_families import format_families, format_family
+from jaxencoder.describe.format_inspection import format_inspection
+from jaxencoder.describe.inspect import Inspection, LayerKind, MemoryUse, Parameter
 
 SMALL = Size("someone/small", 2, 128, 512, 2, 30522, 512, 4_385_920, 3_972_864)
-KERNEL = Parameter("encoder/layers/block_0/mlp/up/kernel", (4, 8, 32), 1024, Bytes(4096, 512), (None, "fsdp", "tensor"))
+KERNEL = Parameter(
+    "encoder/layers/block_0/mlp/up/kernel", (4, 8, 32), 1024, MemoryUse(4096, 512), (None, "fsdp", "tensor")
+)
 LARGE = Size("someone/large", 24, 1024, 4096, 16, 30522, 8192, 335_141_888, 31_782_912)
 ENTRY = Entry(
     model_type="newbert",
@@ -38,7 +43,7 @@ INSPECTION = Inspection(
     parameters=(KERNEL,),
     parts={"embeddings": 0, "layers": 1024},
     mesh={"data": 1, "fsdp": 4, "tensor": 2, "context": 1},
-    memory={"parameters": Bytes(4096, 512), "gradients": Bytes(4096, 512), "optimizer": Bytes(8196, 1028)},
+    memory={"parameters": MemoryUse(4096, 512), "gradients": MemoryUse(4096, 512), "optimizer": MemoryUse(8196, 1028)},
     optimizer="adamw",
     length=1024,
     flops={"encoder": 251_308_032.0, "mlm_head": 78_544_896.0},
@@ -55,12 +60,16 @@ COST = Cost(
     device="cpu",
     dtype="bfloat16",
     windows={"own": (0, 64), "global": (0,)},
-    state={"parameters": Bytes(2**22, 2**20), "gradients": Bytes(2**22, 2**20), "optimizer": Bytes(2**23, 2**21)},
+    state={
+        "parameters": MemoryUse(2**22, 2**20),
+        "gradients": MemoryUse(2**22, 2**20),
+        "optimizer": MemoryUse(2**23, 2**21),
+    },
     optimizer="adamw",
     lines=(
-        Line("training", "own", 512, LAYERS, 512e6, None, 2**20, None),
-        Line("training", "own", 2048, LAYERS, 4096e6, 1.5, 2**24, 2.0),
-        Line("inference", "own", 512, LAYERS, 128e6, None, 2**10, None),
+        CostLine("training", "own", 512, LAYERS, 512e6, None, 2**20, None),
+        CostLine("training", "own", 2048, LAYERS, 4096e6, 1.5, 2**24, 2.0),
+        CostLine("inference", "own", 512, LAYERS, 128e6, None, 2**10, None),
     ),
     notes=("something is not known",),
 )
@@ -76,34 +85,34 @@ def _wide(monkeypatch) -> None:
     [(0, "0"), (999, "999"), (1000, "1.0K"), (999_949, "1.0M"), (109_482_240, "109M"), (2_107_590_912, "2.1B")],
 )
 def test_count(number: int, text: str) -> None:
-    assert reports.count(number) == text
+    assert format_count(number) == text
 
 
 @pytest.mark.parametrize(
     ("number", "text"), [(512, "512 B"), (1536, "1.5 KiB"), (437_928_960, "418 MiB"), (2**30, "1.0 GiB")]
 )
 def test_memory(number: int, text: str) -> None:
-    assert reports.memory(number) == text
+    assert format_memory(number) == text
 
 
 def test_families_fit_the_terminal(monkeypatch) -> None:
-    wide = reports.families([ENTRY])
+    wide = format_families([ENTRY])
     assert "4.4M to 335M" in wide and "512 to 8,192" in wide and "WordPiece [cased]" in wide
     assert "global attention" not in wide  # as BERT
     monkeypatch.setenv("COLUMNS", "70")
-    narrow = reports.families([ENTRY])
+    narrow = format_families([ENTRY])
     assert max(map(len, narrow.splitlines()[:-1])) <= 70 < max(map(len, wide.splitlines()))
     assert all(line == line.rstrip() for line in narrow.splitlines())
 
 
 def test_family() -> None:
-    text = reports.family(ENTRY)
+    text = format_family(ENTRY)
     for words in ("NewBERT (newbert)", "as in BERT     global attention", "arXiv:2412.13663 (NewBERT)", "24 x 1024"):
         assert words in text
 
 
 def test_inspection() -> None:
-    text = reports.inspection(INSPECTION)
+    text = format_inspection(INSPECTION)
     for words in (
         "run, of no published family",
         "mlm_head; pooler (inputs cls)",
@@ -120,11 +129,11 @@ def test_inspection() -> None:
     ):
         assert words in text, words
     assert "num_layers" not in text and "dropout" not in text
-    assert "num_layers  4" in reports.inspection(INSPECTION, every_setting=True)
+    assert "num_layers  4" in format_inspection(INSPECTION, every_setting=True)
 
 
 def test_costs() -> None:
-    text = reports.costs(COST)
+    text = format_cost(COST)
     for words in (
         "4 row(s), bfloat16, attention own (windows none, 64), global (no windows)",
         "cpu, mesh data 1, fsdp 4,",
@@ -140,8 +149,8 @@ def test_costs() -> None:
 
 
 def test_json() -> None:
-    assert json.loads(reports.as_json(COST))["lines"][1]["activations_growth"] == 2.0
-    assert json.loads(reports.as_json([ENTRY]))[0]["sizes"][1]["parameters"] == 335_141_888
-    found = json.loads(reports.as_json(INSPECTION))
+    assert json.loads(as_json(COST))["lines"][1]["activations_growth"] == 2.0
+    assert json.loads(as_json([ENTRY]))[0]["sizes"][1]["parameters"] == 335_141_888
+    found = json.loads(as_json(INSPECTION))
     assert found["parameters"][0]["spec"] == [None, "fsdp", "tensor"]
     assert found["memory"]["optimizer"] == {"total": 8196, "device": 1028}

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import jaxencoder
-from jaxencoder.inference.options import WindowConfig
-from jaxencoder.tasks.predict import predict, predict_file
+from jaxencoder.inference.predict import predict, predict_file
+from jaxencoder.text.window_config import WindowConfig
 
 TEXTS = ["lovely film", "awful plot", "", "the cast was great", "a bad bad film"]
 
@@ -70,7 +70,7 @@ def test_values(regressor, tmp_path):
 
 
 def test_other_fields_and_several_chunks(model, monkeypatch):
-    monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 2)
+    monkeypatch.setattr("jaxencoder.tasks.records._CHUNK_TEXTS", 2)
     records = [{"body": text, "text": 7} for text in TEXTS]
     found = list(predict(model, iter(records), text_field="body"))
     assert [record["body"] for record in found] == TEXTS
@@ -89,7 +89,7 @@ def test_usual_names_of_fields(model, tmp_path):
 
 
 def test_long_texts_with_one_warning(model, monkeypatch, caplog):
-    monkeypatch.setattr("jaxencoder.inference.embed._CHUNK_TEXTS", 2)
+    monkeypatch.setattr("jaxencoder.tasks.records._CHUNK_TEXTS", 2)
     texts = ["the film was " * 20 + "great", "great", "the plot was " * 30 + "bad sad " * 30, "the plot was bad"]
     records = [{"text": text} for text in texts]
     with caplog.at_level(logging.WARNING):

@@ -14,8 +14,8 @@ import pytest
 
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load
-from jaxencoder.inference import cost as module
-from jaxencoder.inference.cost import Cost, cost
+from jaxencoder.describe import cost as module
+from jaxencoder.describe.cost import Cost, cost
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import forward_flops, training_flops
@@ -25,7 +25,7 @@ from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.training.program import Program, product_flops
-from tests.inference.test_inspect import published_folder, run_folder
+from tests.describe.test_inspect import published_folder, run_folder
 from tests.model.examples import BERT, mlm
 
 SIZES = "num_layers=2, hidden_size=32, mlp_size=48, num_heads=2, max_length=128, vocab_size=99"
@@ -144,7 +144,7 @@ def test_each_attention(compiled: list, tmp_path: Path) -> None:
 def test_what_is_the_same_is_left_out(compiled: list, tmp_path: Path) -> None:
     found = cost(recipe(tmp_path), (16,), window=4)
     assert found.windows == {"own": (0,), "local": (4,), "dense": (0,)}
-    assert "global is left out: it is what own is" in found.notes
+    assert "global is left out: it equals own" in found.notes
     assert cost(recipe(tmp_path), (16,), attention=("local",)).windows == {"local": (64,)}
 
 
@@ -155,7 +155,7 @@ def test_global_tokens_become_global_layers(compiled: list, tmp_path: Path) -> N
 
 def test_rows_longer_than_the_positions(compiled: list, tmp_path: Path) -> None:
     found = cost(recipe(tmp_path), (512,), attention=("own",))
-    assert "the model has 128 positions; it is taken to have 512, as it would need" in found.notes
+    assert "the model has 128 positions; its cost is that of one with 512 positions" in found.notes
     shorter = cost(recipe(tmp_path), (128,), attention=("own",))
     assert found.state["parameters"].total - shorter.state["parameters"].total == 4 * 32 * (512 - 128)
 
@@ -180,12 +180,10 @@ def test_a_published_model_and_a_run(compiled: list, make_model, tmp_path: Path)
     ],
 )
 def test_every_objective_finds_its_batch(objective) -> None:
-    units = {TokenClassification: "word", QuestionAnswering: "span", MultipleChoice: "choice"}
     data = RunConfig().data
     if not isinstance(objective, ReplacedToken):
-        unit = units.get(type(objective), "text")
-        pair = "other" if unit in ("span", "choice") else ""
-        data = dataclasses.replace(data, label_field="label", label_unit=unit, pair_field=pair)
+        pair = "other" if isinstance(objective, QuestionAnswering | MultipleChoice) else ""
+        data = dataclasses.replace(data, label_field="label", pair_field=pair)
     config = RunConfig(model=dataclasses.replace(BERT, max_length=512), objective=objective, data=data)
     built = module._objective(config, config.model, config.compute)
     params, batch = jax.eval_shape(built.init, jax.random.key(0)), module._batch(config, 2, 16)
@@ -215,7 +213,7 @@ def test_memory_on_each_of_several_devices(tmp_path: Path) -> None:
         ({"rows": 0}, "0 row"),
         ({"mesh": {"fsdp": 64}}, "a mesh of 64 devices does not fit the 1"),
         ({"mesh": {"data": -1}}, "give a number of devices in place of -1"),
-        ({"attention": ("sparse",)}, "attention is 'sparse'; choose of own, global"),
+        ({"attention": ("sparse",)}, "attention is 'sparse'; give one of own, global"),
         ({"backend": "fast"}, "backend is 'fast'"),
         ({"window": 0}, "window is 0"),
         ({"target": "nothing"}, "neither a folder nor a recipe"),

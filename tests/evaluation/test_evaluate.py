@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from jaxencoder.api import load
+from jaxencoder.evaluation import evaluate as module
+from jaxencoder.evaluation.evaluate import data_name, evaluate, evaluate_task
 from jaxencoder.evaluation.tables import summary
-from jaxencoder.tasks import evaluate as module
-from jaxencoder.tasks.evaluate import data_name, evaluate, evaluate_task
 
 from .conftest import write_data
 

@@ -1,4 +1,4 @@
-"""What a model or a recipe is made of, and what it takes: read from its settings, without its weights."""
+"""The parts of a model or a recipe and what they need: read from its settings, without its weights."""
 
 import dataclasses
 import itertools
@@ -26,8 +26,8 @@ from jaxencoder.training.optimizers import make_optimizer
 
 
 @dataclass(frozen=True)
-class Bytes:
-    """Of an array or of many: all of it, and what one device of the mesh holds."""
+class MemoryUse:
+    """Bytes of arrays: in total, and on one device of the mesh."""
 
     total: int
     device: int
@@ -38,28 +38,28 @@ class Parameter:
     """One array.
 
     Attributes:
-        path: among the parameters.
-        shape: of the whole array.
-        number: of its elements.
+        path: names in the parameter tree, joined by "/".
+        shape: of the array over all devices.
+        number: of elements.
         bytes: in float32.
-        spec: the axis or axes of the mesh that split each of its axes.
+        spec: for each axis the axis or axes of the mesh that split it.
     """
 
     path: str
     shape: tuple[int, ...]
     number: int
-    bytes: Bytes
+    bytes: MemoryUse
     spec: tuple[str | tuple[str, ...] | None, ...]
 
 
 @dataclass(frozen=True)
 class LayerKind:
-    """Layers that attend alike.
+    """Layers with the same attention.
 
     Attributes:
-        window: how many tokens to either side a token sees; 0: its whole text.
-        layers: how many of this kind there are.
-        backend: of attention, for rows of the length that is asked about.
+        window: tokens to either side that a token attends to; 0: its whole text.
+        layers: number of layers of this kind.
+        backend: of attention, for the inspected length.
     """
 
     window: int
@@ -72,23 +72,23 @@ class Inspection:
     """A model or a recipe.
 
     Attributes:
-        name: what was asked for.
-        kind: what it is.
-        family: the model_type that it is published under, or could be; None: no family has this architecture.
+        name: the inspected target.
+        kind: recipe, or kind of folder.
+        family: its model_type as a published model; None: no family has this architecture.
         settings: of its EncoderConfig.
-        changed: names of the settings that are not the default.
+        changed: names of the settings that differ from the default.
         heads: name -> settings; the masked-language-model head's are the encoder's.
-        tokenizer: name -> value; empty if there is none.
-        sentence: how a vector is made of a text; empty unless the folder says it.
+        tokenizer: name -> value; empty without a tokenizer.
+        sentence: settings of embeddings; empty if the folder has none.
         parameters: every array, the encoder's first.
-        parts: numbers of parameters: embeddings, layers, adapters, and each head.
+        parts: number of parameters of embeddings, layers, adapters and each head.
         mesh: axis -> devices.
-        memory: parameters, gradients, and the optimiser's state, in float32.
+        memory: see `state_memory`.
         optimizer: its name.
-        length: tokens in a row, for what follows.
-        flops: of a forward pass for each token of the encoder, and for each token that `mlm_head` predicts.
+        length: tokens in a row, for `flops` and `attention`.
+        flops: of a forward pass, per token of the encoder and per token that `mlm_head` predicts.
         attention: the kinds of layers.
-        notes: what could not be known, in words.
+        notes: what could not be determined, one sentence each.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Inspection:
     parameters: tuple[Parameter, ...]
     parts: Mapping[str, int]
     mesh: Mapping[str, int]
-    memory: Mapping[str, Bytes]
+    memory: Mapping[str, MemoryUse]
     optimizer: str
     length: int
     flops: Mapping[str, float]
@@ -113,56 +113,56 @@ class Inspection:
 def inspect(
     target: str | Path, mesh: Mapping[str, int] | None = None, length: int | None = None, overrides: Sequence[str] = ()
 ) -> Inspection:
-    """Look into a model or a recipe.
+    """Inspect a model or a recipe.
 
     Args:
-        target: folder of a run, of transformers or of sentence-transformers, a name of the hub (whose weights are not
-            fetched), or a recipe as `train` takes it.
-        mesh: devices on each axis, which need not be there; an axis that is not given is the recipe's or run's, or 1.
-        length: tokens in a row; None: the recipe's or run's, or the model's longest.
+        target: folder of a run, of transformers or of sentence-transformers, a name on the hub (whose weights are not
+            fetched), or a recipe as for `train`.
+        mesh: devices on each axis, which need not exist; axes left out are those of the recipe or run, or 1.
+        length: tokens in a row; None: that of the recipe or run, or the model's maximum.
         overrides: command-line words for a recipe.
 
     Raises:
-        ValueError: none of these, a setting that cannot be read, or a length that the model does not have.
+        ValueError: an unknown target, a setting that cannot be read, or a length that the model does not have.
         OSError: a file is missing or cannot be read.
     """
-    found = describe_model(str(target), overrides)
-    model, length = found.config.model, found.config.data.row_length if length is None else length
+    described = describe_model(str(target), overrides)
+    model, length = described.config.model, described.config.data.row_length if length is None else length
     if length < 1 or (model.positions == "learned" and length > model.max_length):
         raise ValueError(f"length is {length}; {target} takes rows of 1 to {model.max_length} tokens")
-    axes = abstract_mesh(MeshConfig(**dataclasses.asdict(found.config.mesh) | dict(mesh or {})))
-    parameters = tuple(_parameters(found.shapes, axes))
+    axes = abstract_mesh(MeshConfig(**dataclasses.asdict(described.config.mesh) | dict(mesh or {})))
+    parameters = tuple(_parameters(described.shapes, axes))
     parts: Counter[str] = Counter()
     for parameter in parameters:
         parts[_part(parameter.path)] += parameter.number
     encoder = forward_flops(model, length)
     flops = {"encoder": encoder}
-    if "mlm_head" in found.shapes:
+    if "mlm_head" in described.shapes:
         flops["mlm_head"] = forward_flops(model, length, predicted=1) - encoder
     defaults = EncoderConfig()
     return Inspection(
         name=str(target),
-        kind=found.kind,
-        family=found.family or _family(model),
+        kind=described.kind,
+        family=described.family or _family(model),
         settings=dataclasses.asdict(model),
         changed=tuple(name for name, value in vars(model).items() if value != getattr(defaults, name)),
-        heads=found.heads,
-        tokenizer=found.tokenizer,
-        sentence=found.sentence,
+        heads=described.heads,
+        tokenizer=described.tokenizer,
+        sentence=described.sentence,
         parameters=parameters,
         parts=dict(parts),
         mesh=dict(axes.shape),
-        memory=state_memory(found.config, found.shapes, axes),
-        optimizer=found.config.optimizer.name,
+        memory=state_memory(described.config, described.shapes, axes),
+        optimizer=described.config.optimizer.name,
         length=length,
         flops=flops,
-        attention=layer_kinds(model, found.config.compute, length),
-        notes=found.notes,
+        attention=layer_kinds(model, described.config.compute, length),
+        notes=described.notes,
     )
 
 
 def layer_kinds(model: EncoderConfig, compute: ComputeConfig, length: int, train: bool = True) -> tuple[LayerKind, ...]:
-    """The kinds of layers of a model in rows of so many tokens, on devices such as this process has."""
+    """The kinds of layers of a model, for rows of `length` tokens on this process's kind of device."""
     windows = Counter(model.windows[layer % len(model.windows)] for layer in range(model.num_layers))
     relative = bool(model.disentangled or model.relative_bias_buckets) or model.positions == "alibi"
     dropout = model.attention_dropout if train else 0.0
@@ -174,25 +174,16 @@ def layer_kinds(model: EncoderConfig, compute: ComputeConfig, length: int, train
     return tuple(LayerKind(window, layers, backend(window)) for window, layers in windows.items())
 
 
-def state_memory(config: RunConfig, shapes: Params, mesh: Mesh | AbstractMesh) -> dict[str, Bytes]:
-    """What training holds throughout, in float32: parameters, gradients, optimizer, and average where one is kept.
-
-    Args:
-        config: of the run.
-        shapes: of its parameters.
-        mesh: whose devices share them.
-    """
+def state_memory(config: RunConfig, shapes: Params, mesh: Mesh | AbstractMesh) -> dict[str, MemoryUse]:
+    """Memory of the training state in float32: parameters, gradients, optimizer, and the average if one is kept."""
     optimizer = make_optimizer(config.optimizer, max(config.training.steps, 1), trainable=config.trainable_patterns)
     state = jax.eval_shape(optimizer.init, shapes)
-    learns = (
-        jax.tree.leaves(trainable_mask(config.trainable_patterns)(shapes))
-        if config.trainable_patterns
-        else itertools.repeat(True)
-    )
-    leaves, places = (jax.tree.leaves(tree) for tree in (shapes, shardings(shapes, mesh)))
+    patterns = config.trainable_patterns
+    trainable = jax.tree.leaves(trainable_mask(patterns)(shapes)) if patterns else itertools.repeat(True)
+    leaves, placements = (jax.tree.leaves(tree) for tree in (shapes, shardings(shapes, mesh)))
     memory = {
-        "parameters": (parameters := _bytes(leaves, places)),
-        "gradients": _bytes(*(list(itertools.compress(x, learns)) for x in (leaves, places))),
+        "parameters": (parameters := _bytes(leaves, placements)),
+        "gradients": _bytes(*(list(itertools.compress(x, trainable)) for x in (leaves, placements))),
         "optimizer": _bytes(jax.tree.leaves(state), jax.tree.leaves(shardings(state, mesh))),
     }
     return memory | ({"average": parameters} if config.training.ema_decay else {})
@@ -208,9 +199,9 @@ def _family(model: EncoderConfig) -> str | None:
 def _parameters(shapes: Params, mesh: AbstractMesh) -> Iterator[Parameter]:
     for part in sorted(shapes, key=lambda name: name != "encoder"):
         tree = {part: shapes[part]}
-        placed = jax.tree.leaves(shardings(tree, mesh))
-        for (path, leaf), place in zip(jax.tree.leaves_with_path(tree), placed, strict=True):
-            yield Parameter(path_of(path), leaf.shape, leaf.size, _bytes([leaf], [place]), tuple(place.spec))
+        placements = jax.tree.leaves(shardings(tree, mesh))
+        for (path, leaf), sharding in zip(jax.tree.leaves_with_path(tree), placements, strict=True):
+            yield Parameter(path_of(path), leaf.shape, leaf.size, _bytes([leaf], [sharding]), tuple(sharding.spec))
 
 
 def _part(path: str) -> str:
@@ -222,9 +213,10 @@ def _part(path: str) -> str:
     return "embeddings" if second == "embeddings" else "layers"
 
 
-def _bytes(leaves: Sequence[Any], placed: Sequence[Any]) -> Bytes:
+def _bytes(leaves: Sequence[Any], placements: Sequence[Any]) -> MemoryUse:
     total = sum(x.size * x.dtype.itemsize for x in leaves)
     device = sum(
-        int(np.prod(place.shard_shape(x.shape))) * x.dtype.itemsize for x, place in zip(leaves, placed, strict=True)
+        int(np.prod(sharding.shard_shape(x.shape))) * x.dtype.itemsize
+        for x, sharding in zip(leaves, placements, strict=True)
     )
-    return Bytes(total, device)
+    return MemoryUse(total, device)

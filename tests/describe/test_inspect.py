@@ -13,9 +13,10 @@ from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.transformers import read_model, write_model
 from jaxencoder.checkpoints.weights import Weights, has_weights
 from jaxencoder.config_io import save
-from jaxencoder.families.published import Published, family_of, parameter_shapes
+from jaxencoder.describe.inspect import Inspection, inspect
+from jaxencoder.families.published import Published, family_of
+from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.files import write_json
-from jaxencoder.inference.inspect import Inspection, inspect
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.flops import forward_flops, training_flops
 from jaxencoder.model.sentence import Dense, SentenceConfig
@@ -121,7 +122,7 @@ def test_a_recipe_that_starts_from_a_run(make_model, tmp_path: Path) -> None:
     found = inspect(path, overrides=["--init-from", str(source), "--model.dropout", "0.3"])
     assert found.settings["hidden_size"] == 32 and found.settings["dropout"] == 0.3
     assert found_shapes(found)["classifier/classifier/kernel"] == (32, 2)
-    assert len(found.notes) == 1 and "how many classes" in found.notes[0]
+    assert len(found.notes) == 1 and "number of classes" in found.notes[0]
     longest = found.settings["max_length"]
     words = ["--init-from", str(source), "--data.row-length", str(longest + 1)]
     found = inspect(path, overrides=words)
@@ -245,7 +246,10 @@ def test_a_name_of_the_hub_needs_no_weights(tmp_path: Path, monkeypatch) -> None
         ({"length": 65}, "length is 65; .* takes rows of 1 to 64 tokens"),
         ({"length": 0}, "length is 0"),
         ({"mesh": {"fsdp": 0}}, "must be positive"),
-        ({"overrides": ["--model.num-layers", "3"]}, "--model.num-layers is no option of inspect, and .* is no recipe"),
+        (
+            {"overrides": ["--model.num-layers", "3"]},
+            "--model.num-layers is not an option of inspect, and .* is no recipe",
+        ),
     ],
 )
 def test_mistakes(arguments: dict, message: str, make_model, tmp_path: Path) -> None:
@@ -257,7 +261,7 @@ def test_mistakes(arguments: dict, message: str, make_model, tmp_path: Path) -> 
 def test_nothing_of_that_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"neither a folder nor a recipe \(.*bert_small"):
         inspect("bert_smal")
-    with pytest.raises(FileNotFoundError, match="no config.json"):
+    with pytest.raises(ValueError, match="no config.json"):
         inspect(tmp_path)
 
 

@@ -1,0 +1,311 @@
+"""Cost of a model for rows of several lengths, with its own attention and with others: compiled but never run.
+
+FLOPs are counted in the traced program and memory is read from the compiled one; see `training.program`. No array of
+the model's size is allocated, so that models larger than this machine can be described.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+import os
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from jaxencoder.checkpoints.description import Kind, PlaceholderVocabulary, describe_model
+from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
+from jaxencoder.describe.inspect import LayerKind, MemoryUse, layer_kinds, state_memory
+from jaxencoder.model.encoder import Encoder
+from jaxencoder.objectives.objective import Batch, Objective
+from jaxencoder.sharding import ROWS, batch_sharding, make_mesh, shardings
+from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
+from jaxencoder.training.program import Program, program
+
+Use = Literal["training", "inference"]
+Attention = Literal["own", "global", "local", "dense"]
+WINDOW = 64  # tokens to either side, as in ModernBERT's local layers; for models without local layers
+
+
+@dataclass(frozen=True)
+class CostLine:
+    """One program.
+
+    Attributes:
+        use: training is the objective's forward and backward pass without the update, whose work is elementwise and
+            whose memory is `Cost.state`. Inference is the encoder's forward pass, without heads.
+        attention: the variant.
+        length: tokens in a row.
+        layers: kinds of layers, with their backends.
+        flops: of the matrix products of a row; see `training.program.Program`.
+        flops_growth: exponent of `flops` in the length, from the previous line of the same attention; None for its
+            first line.
+        activations: bytes on one device besides arguments and results, thus without parameters and gradients.
+        activations_growth: as flops_growth.
+    """
+
+    use: Use
+    attention: Attention
+    length: int
+    layers: tuple[LayerKind, ...]
+    flops: float
+    flops_growth: float | None
+    activations: int
+    activations_growth: float | None
+
+    @property
+    def flops_token(self) -> float:
+        return self.flops / self.length
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a model's rows.
+
+    Attributes:
+        name, kind: as in Inspection.
+        rows: in a batch, on all devices.
+        mesh: axis -> devices.
+        device: kind of device that the programs are compiled for.
+        dtype: of activations.
+        windows: attention variant -> pattern of its layers.
+        state: memory of training that does not depend on the length; see `state_memory`.
+        optimizer: its name.
+        lines: by use, attention and length.
+        notes: deviations from the request, one sentence each.
+    """
+
+    name: str
+    kind: Kind
+    rows: int
+    mesh: Mapping[str, int]
+    device: str
+    dtype: str
+    windows: Mapping[str, tuple[int, ...]]
+    state: Mapping[str, MemoryUse]
+    optimizer: str
+    lines: tuple[CostLine, ...]
+    notes: tuple[str, ...]
+
+
+class _Variant(NamedTuple):
+    name: Attention
+    model: EncoderConfig
+    compute: ComputeConfig
+
+
+def cost(
+    target: str | Path,
+    lengths: Sequence[int] = (512, 2048, 8192),
+    *,
+    rows: int | None = None,
+    mesh: Mapping[str, int] | None = None,
+    attention: Sequence[Attention] = get_args(Attention),
+    window: int | None = None,
+    backend: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Cost:
+    """Compile a model's training and inference for rows of several lengths.
+
+    A run and a recipe train with their own objective, a published model as a masked language model. Each row is one
+    document.
+
+    Args:
+        target: as for `inspect`.
+        lengths: tokens in a row.
+        rows: in a batch, over all devices; None: one for each share of the rows.
+        mesh: devices on each axis, which must exist (see `pretend_devices`); axes left out have 1.
+        attention: variants to compare: the model's own layers, all layers global, all layers local, and its own layers
+            with the backend that holds all scores in memory.
+        window: of the local variant; None: the model's narrowest, or 64.
+        backend: of attention, except for `dense`; None: that of the run or recipe.
+        overrides: command-line words for a recipe.
+
+    Raises:
+        ValueError: as `describe_model`, an unknown setting, or rows that the mesh does not divide.
+        OSError: a file is missing or cannot be read.
+    """
+    described = describe_model(str(target), overrides, "cost")
+    lengths = sorted(set(lengths))
+    _check(lengths, window, backend)
+    devices = _mesh(dict(mesh or {}))
+    rows = _rows(rows, lengths, devices)
+    config, notes = described.config, list(described.notes)
+    if config.model.positions == "learned" and lengths[-1] > config.model.max_length:
+        notes.append(
+            f"the model has {config.model.max_length} positions; its cost is that of one with {lengths[-1]} positions"
+        )
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, max_length=lengths[-1]))
+    if backend is not None:
+        config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, attention=backend))
+    if described.family is not None:
+        notes.append("a published model is trained as a masked language model here")
+    variants = list(_variants(config, attention, window, notes))
+    lines = _lines(config, devices, rows, variants, lengths)
+    shapes = jax.eval_shape(_objective(config, config.model, config.compute).init, jax.random.key(0))
+    return Cost(
+        name=str(target),
+        kind=described.kind,
+        rows=rows,
+        mesh=dict(devices.shape),
+        device=devices.devices.flat[0].device_kind,
+        dtype=config.compute.dtype,
+        windows={variant.name: variant.model.windows for variant in variants},
+        state=state_memory(config, shapes, devices),
+        optimizer=config.optimizer.name,
+        lines=tuple(lines),
+        notes=tuple(notes),
+    )
+
+
+def _check(lengths: Sequence[int], window: int | None, backend: str | None) -> None:
+    if not lengths or lengths[0] < 1:
+        raise ValueError(f"lengths are {lengths}; give one or more, each at least 1 token")
+    if window is not None and window < 1:
+        raise ValueError(f"window is {window}; give the tokens to either side, at least 1")
+    backends = get_args(typing.get_type_hints(ComputeConfig)["attention"])
+    if backend is not None and backend not in backends:
+        raise ValueError(f"backend is {backend!r}; give one of {', '.join(backends)}")
+
+
+def _rows(rows: int | None, lengths: Sequence[int], mesh: Mesh) -> int:
+    """Rows of a batch; ValueError for rows or lengths that the mesh does not divide."""
+    shares, parts = math.prod(mesh.shape[axis] for axis in ROWS), mesh.shape["context"]
+    rows = shares if rows is None else rows
+    if rows < 1 or rows % shares:
+        raise ValueError(f"{rows} row(s) do not divide into the {shares} share(s) of the mesh; change one of them")
+    if odd := [length for length in lengths if length % parts]:
+        raise ValueError(f"rows of {odd[0]} tokens do not divide into {parts} parts of context; give multiples")
+    return rows
+
+
+def _lines(
+    config: RunConfig, mesh: Mesh, rows: int, variants: Sequence[_Variant], lengths: Sequence[int]
+) -> list[CostLine]:
+    compiled = functools.cache(functools.partial(_compiled, config, mesh, rows))
+    lines: list[CostLine] = []
+    combinations = list(itertools.product(get_args(Use), variants, lengths))
+    for use, variant, length in tqdm(combinations, "compiling", leave=False, disable=None):
+        kinds = layer_kinds(variant.model, variant.compute, length, train=use == "training")
+        # Where `auto` chooses dense for every layer, name it so that equal programs are compiled once.
+        dense = {kind.backend for kind in kinds} == {"dense"}
+        compute = dataclasses.replace(variant.compute, attention="dense") if dense else variant.compute
+        made = compiled(use, variant.model, compute, length)
+        line = CostLine(use, variant.name, length, kinds, made.flops / rows, None, made.temporaries, None)
+        lines.append(line if length == lengths[0] else _with_growth(line, lines[-1]))
+    return lines
+
+
+def pretend_devices(number: int) -> None:
+    """Make a CPU act as this many devices. Call before jax starts; XLA_FLAGS takes precedence."""
+    if number > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", number)
+
+
+def _mesh(axes: dict[str, int]) -> Mesh:
+    config = MeshConfig(**{"data": 1} | axes)
+    sizes = dataclasses.asdict(config)
+    if -1 in sizes.values():
+        raise ValueError(f"mesh is {sizes}; give a number of devices in place of -1")
+    number = math.prod(sizes.values())
+    if number > len(jax.devices()):
+        raise ValueError(
+            f"a mesh of {number} devices does not fit the {len(jax.devices())} of this machine; use fewer, or set "
+            "JAX_PLATFORMS=cpu, where devices are simulated"
+        )
+    return make_mesh(config, jax.devices()[:number])
+
+
+def _variants(
+    config: RunConfig, names: Sequence[Attention], window: int | None, notes: list[str]
+) -> Iterator[_Variant]:
+    """Yield the variants of a model, without duplicates; adds a note for each variant left out."""
+    model, compute = config.model, config.compute
+    windows = {"global": 0, "local": window or min(filter(None, model.windows), default=WINDOW)}
+    seen: dict[tuple[EncoderConfig, ComputeConfig], str] = {}
+    for name in dict.fromkeys(names):
+        variant = _Variant(name, model, compute)
+        if name in windows:
+            changes = {"global_tokens": False} if name == "global" else {}
+            variant = variant._replace(model=dataclasses.replace(model, windows=(windows[name],), **changes))
+        elif name == "dense":
+            variant = variant._replace(compute=dataclasses.replace(compute, attention="dense"))
+        elif name != "own":
+            raise ValueError(f"attention is {name!r}; give one of {', '.join(get_args(Attention))}")
+        if (first := seen.setdefault((_pattern(variant.model), variant.compute), name)) != name:
+            notes.append(f"{name} is left out: it equals {first}")
+            continue
+        yield variant
+
+
+def _pattern(model: EncoderConfig) -> EncoderConfig:
+    """The model with the shortest equal pattern of windows, so that models with equal layers compare equal."""
+    return dataclasses.replace(model, windows=model.windows[:1]) if len(set(model.windows)) == 1 else model
+
+
+def _compiled(
+    config: RunConfig, mesh: Mesh, rows: int, use: Use, model: EncoderConfig, compute: ComputeConfig, length: int
+) -> Program:
+    objective = _objective(config, model, compute)
+    params = jax.eval_shape(objective.init, jax.random.key(0))
+    batch = _batch(config, rows, length)
+    replicated, param_shardings = NamedSharding(mesh, PartitionSpec()), shardings(params, mesh)
+    row_shardings = {
+        name: batch_sharding(mesh, 2 if x.ndim == 2 and x.shape[1] == length else 1) for name, x in batch.items()
+    }
+    with jax.set_mesh(mesh):
+        if use == "inference":
+            encoder = Encoder(model, compute)
+
+            def forward(params, batch):
+                inputs = (batch[name] for name in ("token_ids", "segment_ids", "positions"))
+                return encoder.apply({"params": params["encoder"]}, *inputs)
+
+            return program(jax.jit(forward, in_shardings=(param_shardings, row_shardings)), params, batch)
+
+        def loss_and_gradients(params, batch, key):
+            return jax.value_and_grad(objective.loss, has_aux=True)(params, batch, key, True)
+
+        step = jax.jit(
+            loss_and_gradients,
+            in_shardings=(param_shardings, row_shardings, replicated),
+            out_shardings=((replicated, replicated), param_shardings),
+        )
+        return program(step, params, batch, jax.eval_shape(jax.random.key, 0))
+
+
+def _objective(config: RunConfig, model: EncoderConfig, compute: ComputeConfig) -> Objective:
+    """The objective as `training.loop` builds it."""
+    built = dataclasses.replace(config, model=model, compute=compute).build(PlaceholderVocabulary(model.vocab_size))
+    patterns = config.trainable_patterns
+    return stop_frozen_gradients(built, trainable_mask(patterns)) if patterns else built
+
+
+def _batch(config: RunConfig, rows: int, length: int) -> Batch:
+    """Shapes of rows of one document each, with the arrays of every objective."""
+    tokens = ("token_ids", "segment_ids", "positions", "token_labels")
+    batch = {name: jax.ShapeDtypeStruct((rows, length), jnp.int32) for name in tokens}
+    batch["row_ids"] = jax.ShapeDtypeStruct((rows,), jnp.uint32)
+    for name in ("labels", "groups"):
+        batch[name] = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
+    if config.is_supervised:
+        shape, dtype = config.objective.label_array
+        batch["labels"] = jax.ShapeDtypeStruct((rows, 1, *shape), dtype)
+    return batch
+
+
+def _with_growth(line: CostLine, before: CostLine) -> CostLine:
+    """The line with its exponents of growth."""
+
+    def growth(name: str) -> float:
+        now, then = getattr(line, name), getattr(before, name)
+        return math.log(now / then) / math.log(line.length / before.length)
+
+    return dataclasses.replace(line, flops_growth=growth("flops"), activations_growth=growth("activations"))

@@ -1,0 +1,79 @@
+"""Text for the terminal: tables as wide as it is, and numbers in three digits."""
+
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_WIDTH = 120  # without a terminal
+
+
+def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = (), gap: int = 0) -> str:
+    """Columns of text, wrapped to the width of the terminal.
+
+    Args:
+        header: names of the columns; empty for none.
+        rows: of cells.
+        right: numbers of the columns that are aligned to the right.
+        gap: empty lines between rows.
+    """
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, gap, 0), show_header=any(header))
+    for number, name in enumerate(header):
+        grid.add_column(name, justify="right" if number in right else "left")
+    for row in rows:
+        grid.add_row(*row)
+    width = shutil.get_terminal_size((_WIDTH, 24)).columns
+    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, highlight=False, emoji=False)
+    console.print(grid)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().rstrip().splitlines())
+
+
+def format_pairs(facts: Mapping[str, str]) -> str:
+    """Names and values, one per line."""
+    return format_table(("", ""), facts.items())
+
+
+def format_mesh(mesh: Mapping[str, int]) -> str:
+    """{"data": 1, "fsdp": 4} -> data 1, fsdp 4"""
+    return ", ".join(f"{name} {size}" for name, size in mesh.items())
+
+
+def format_state(name: str, optimizer: str) -> str:
+    """The name of an entry of `state_memory`."""
+    return {"optimizer": f"state of {optimizer}", "average": "average of parameters"}.get(name, name)
+
+
+def join_blocks(blocks: Iterable[str], notes: Iterable[str]) -> str:
+    """Blocks with empty lines between them, notes last."""
+    return "\n\n".join((*blocks, *(f"Note: {note}." for note in notes)))
+
+
+def format_count(number: float) -> str:
+    """A large number in three digits: 109482240 -> 109M"""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size * 0.9995:
+            return _three_digits(number / size) + letter
+    return f"{number:.0f}"
+
+
+def format_memory(number: int) -> str:
+    """Bytes in three digits: 437928960 -> 418 MiB"""
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if number >= 2**power * 0.9995:
+            return f"{_three_digits(number / 2**power)} {unit}"
+    return f"{number} B"
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.0f}" if number >= 99.95 else f"{number:.1f}"
+
+
+def as_json(value: Any) -> str:
+    """A dataclass, or a list of them, as indented JSON."""
+    plain = [dataclasses.asdict(part) for part in value] if isinstance(value, list) else dataclasses.asdict(value)
+    return json.dumps(plain, indent=2, ensure_ascii=False)

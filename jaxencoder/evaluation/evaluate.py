@@ -1,0 +1,319 @@
+"""Metrics of a run, or of a published model, on labeled data, and of any model's vectors, kept as JSON."""
+
+import dataclasses
+import inspect
+import logging
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER, saved_config
+from jaxencoder.config import RunConfig
+from jaxencoder.evaluation.calibration import calibration, calibration_of_decisions
+from jaxencoder.evaluation.probing import evaluate_probing
+from jaxencoder.evaluation.report import write_report
+from jaxencoder.evaluation.reranking import evaluate_reranking
+from jaxencoder.evaluation.results import read_results, results_file, write_results
+from jaxencoder.evaluation.retrieval import evaluate_retrieval, qrels_file
+from jaxencoder.evaluation.similarity import evaluate_similarity
+from jaxencoder.evaluation.slices import slices
+from jaxencoder.evaluation.thresholds import tuned
+from jaxencoder.inference import devices
+from jaxencoder.inference.load import load
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.sharding import MeshConfig, make_mesh
+from jaxencoder.tasks.classification.predict import Predictions
+from jaxencoder.tasks.table import task_of_model
+from jaxencoder.tasks.task import Evaluation, Task
+from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.sources.fields import infer_source_fields
+from jaxencoder.text.store import Store
+from jaxencoder.training.evaluator import evaluator
+from jaxencoder.training.setup import Setup, training_rows
+from jaxencoder.training.step import TrainState
+
+log = logging.getLogger(__name__)
+
+REPORT_FOLDER = "report"
+VALIDATION = "validation"  # names the data that a run holds out
+
+
+def evaluate(
+    run: str | Path,
+    data: str | None = None,
+    step: int | Literal["latest", "best"] = "latest",
+    report: str | Path | None = None,
+    output: str | Path | None = None,
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    label_field: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measure a run on the data that it held out or on another source, or a published model with the head of a task.
+
+    Args:
+        run: folder of the run, or of transformers with the head of a task, or its name on the hub.
+        data: source to measure on; None: the run's validation data.
+        step: which checkpoint; "best" by the run's own `training.best_metric`.
+        report: folder for a readable report of classes or values; None: report/NAME in the run's folder, and none for a
+            published model.
+        output: JSON file for the result; None: the run's results.json, and none for a published model.
+        text_field, pair_field, label_field: of the source; None: those of the run, or of the task for a published model;
+            or usual names.
+        options: of `evaluate_model`.
+
+    Returns:
+        The metrics of `evaluate_model`. They are also put into the JSON file, under "validation" or the source's
+        `data_name`.
+
+    Raises:
+        ValueError: nothing was held out, or a published model has no head of a task.
+        OSError: the run or the data cannot be read, or the result cannot be written.
+    """
+    name = data_name(data) if data else VALIDATION
+    model = load(run, step=step)
+    task = task_of_model(model)
+    if model.published is None:
+        model = _as_trained(model)
+    elif data is None or task is None:
+        raise ValueError(
+            f"{run} is no run and has held nothing out; measure it with --task similarity or retrieval, or on labelled "
+            "--data where it has a head for classes, tags or answers"
+        )
+    named = {"text_field": text_field, "pair_field": pair_field, "label_field": label_field}
+    model = _with_fields(model, task, data, {name: value for name, value in named.items() if value is not None})
+    header, output = results_file(run, model, output)
+    if output is not None:
+        read_results(output)  # fails now, not after minutes, if nothing can be added
+    if report is not None and not (task and task.scores_classes):
+        raise ValueError(f"{run} is no classifier of texts, and for other models there is no report; leave it out")
+    result, predictions = evaluate_model(model, data, **options)
+    if report is None and model.published is None:
+        report = Path(run) / REPORT_FOLDER / _folder_name(name)
+    if predictions is not None and report is not None:
+        result["report"] = str(report)
+        write_report(Path(report), predictions, result, f"{Path(run).name} on {name}", model.config, step)
+    if output is not None:
+        write_results(output, header | read_results(output) | {name: result | _checkpoint(model, step)})
+    return result
+
+
+def evaluate_model(
+    model: OpenedModel,
+    data: str | None = None,
+    slice_by: Sequence[str] = (),
+    tune_threshold: str | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Measure an opened model on labeled records, or a masked language model on text.
+
+    Args:
+        model: its data settings name the fields.
+        data: source to measure on; None: the data that the run held out.
+        slice_by: for classes and values, fields of the records by whose values the metrics are shown too.
+        tune_threshold: for classes, source on which their thresholds are chosen; "validation" for the run's own.
+        options: of the task's evaluation, such as `windows` of `evaluate_classes`.
+
+    Returns:
+        For masked language models the metrics loss (nats per masked token), accuracy, perplexity (exp(loss): the
+        "pseudo-perplexity" of Salazar et al. 2020, arXiv:1910.14659, but with many tokens masked at once) and
+        unigram_loss, the loss of predicting each token by its frequency in the training data. For a task those of its
+        evaluation; for classes also "calibration" (see `calibration`; "fitted_on" names the data of the temperature)
+        and, if asked for, "tuned" (see `tuned`; "on" names the data); for classes and values also "slices" (see
+        `slices`).
+
+    Raises:
+        ValueError: nothing was held out, a record or a label is invalid, an option is for another task, thresholds
+            would be tuned on the data to measure on, or no record has a field of slice_by.
+        OSError: a source cannot be read.
+    """
+    task = task_of_model(model)
+    accepted = inspect.signature(task.evaluate).parameters if task else {}
+    options = {name: value for name, value in options.items() if value is not None}
+    if ((slice_by or tune_threshold) and not (task and task.scores_classes)) or options.keys() - accepted:
+        raise ValueError("this model is no classifier of texts; leave the options of classifiers out")
+    if task is None:
+        return Evaluation(_evaluate_masked(model, *_stores(model, data)))
+    if tune_threshold:
+        _check_tuning(model, data or VALIDATION, tune_threshold)
+    evaluation = task.evaluate(model, data, **options)
+    predictions = evaluation.predictions
+    if predictions is None:
+        return evaluation
+    result = dict(evaluation.metrics)
+    if predictions.names:
+        _warn_of_missing(predictions, data or VALIDATION)
+        tuning = predictions
+        if tune_threshold:
+            source = None if tune_threshold == VALIDATION else tune_threshold
+            tuning = task.evaluate(model, source, **options).predictions
+        calibrate = calibration_of_decisions if predictions.is_multi_label else calibration
+        result["calibration"] = calibrate(predictions.scores, predictions.labels, (tuning.scores, tuning.labels))
+        result["calibration"]["fitted_on"] = data_name(tune_threshold or data or VALIDATION)
+        if tune_threshold:
+            result["tuned"] = tuned(predictions, tuning) | {"on": data_name(tune_threshold)}
+    elif tune_threshold:
+        raise ValueError("this model predicts values, which have no threshold; leave --tune-threshold out")
+    return Evaluation(result | {"slices": slices(predictions, slice_by)}, predictions)
+
+
+def _check_tuning(model: OpenedModel, data: str, tune_threshold: str) -> None:
+    held_out = ",".join(model.config.data.validation) or VALIDATION
+    if model.published is not None and tune_threshold == VALIDATION:
+        raise ValueError("a published model has held nothing out; name the source of --tune-threshold")
+    if len({data_name(held_out if x == VALIDATION else x) for x in (data, tune_threshold)}) == 1:
+        raise ValueError(f"thresholds tuned on {data} cannot be measured on it; name other data with --data")
+
+
+def _warn_of_missing(predictions: Predictions, source: str) -> None:
+    missing = [name for name, occurs in zip(predictions.names, predictions.true.any(0), strict=True) if not occurs]
+    if missing:
+        which = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        number = len(predictions.names)
+        log.warning("%s holds no example of %d of the %d classes: %s.", source, len(missing), number, which)
+
+
+def _checkpoint(model: OpenedModel, step: int | str) -> dict[str, Any]:
+    """The checkpoint of a result: how it was asked for, and its step; empty for a published model."""
+    return {"checkpoint": step, "step": model.step} if model.published is None else {}
+
+
+def _with_fields(model: OpenedModel, task: Task | None, source: str | None, named: dict[str, str]) -> OpenedModel:
+    """The model with the fields of the records to measure on; a published one with the settings of its task."""
+    config, fields = model.config, named
+    if model.published is not None:
+        fields = {**task.schema.fields, **named}
+        # Both at once, for they are checked together.
+        data = dataclasses.replace(config.data, **fields)
+        config = dataclasses.replace(config, objective=task.objective(), data=data)
+    data = dataclasses.replace(config.data, **fields)
+    if source is not None and data.label_field:
+        data = infer_source_fields(source, data, config.schema, named)
+    return dataclasses.replace(model, config=dataclasses.replace(config, data=data))
+
+
+def kept_step(config: RunConfig) -> Literal["latest", "best"]:
+    """The checkpoint that a run is judged by: its best, where it holds something out and keeps the best."""
+    holds_out = config.data.validation or config.data.validation_fraction
+    return "best" if config.training.keep_best and holds_out else "latest"
+
+
+def open_run(folder: str | Path, step: int | Literal["latest", "best"] | None = None) -> OpenedModel:
+    """A run that computes as it did in training.
+
+    Args:
+        folder: of the run.
+        step: which checkpoint; None: see `kept_step`.
+
+    Raises:
+        ValueError: no run.
+        OSError: there is none, or not that checkpoint.
+    """
+    if step is None and (Path(folder) / CHECKPOINT_FOLDER).is_dir():
+        step = kept_step(saved_config(Path(folder)))
+    model = load(folder, step="latest" if step is None else step)
+    if model.published is not None:
+        raise ValueError(f"{folder} is no run and has held nothing out; measure it with a --task")
+    return _as_trained(model)
+
+
+def _as_trained(model: OpenedModel) -> OpenedModel:
+    return dataclasses.replace(model, compute=dataclasses.replace(model.config.compute, remat="none"))
+
+
+def evaluate_task(
+    model: str | Path,
+    task: Literal["similarity", "retrieval", "reranking", "probing"],
+    data: Sequence[str],
+    output: str | Path | None = None,
+    step: int | Literal["latest", "best"] = "latest",
+    **options: Any,
+) -> dict[str, dict[str, Any]]:
+    """Measure a model on published sets: its vectors of texts, its scores of pairs, or the words that it fills in.
+
+    Args:
+        model: folder of a run, of transformers or of sentence-transformers, or a name of the hub.
+        task: "similarity" of pairs, "retrieval" of documents, "reranking" of what another model retrieves, or
+            "probing" with masked words.
+        data: one or more sets. For similarity each is a source as in `jaxencoder.text.sources`, or several with commas
+            between; for retrieval and reranking the folder of a BEIR set; for probing a source.
+        output: JSON file for the results; None: a run's results.json, and for other models none.
+        step: which checkpoint of a run.
+        options: of `evaluate_similarity`, `evaluate_retrieval`, `evaluate_reranking` or `evaluate_probing`.
+
+    Returns:
+        The result for each of `data`. It is written as soon as it is known, to {task: {name: result}}, beside those of
+        other data and in place of an older one; the name is the `data_name` of the source or of the relevances. In a
+        file of one's own "model" says whose results they are.
+
+    Raises:
+        ValueError: not a model, data that it cannot be measured on, or a file with results of another model.
+        OSError: something cannot be read or written.
+    """
+    opened = load(model, step=step)
+    header, output = results_file(model, opened, output)
+    entry = _checkpoint(opened, step)
+    if task == "reranking":
+        if not (first := str(options.get("first") or "")):
+            raise ValueError("reranking needs a model that searches; name it as first")
+        options["first"] = load(first)
+        entry["first"] = data_name(first) if Path(first).is_dir() else first
+    results = {}
+    for words in data:
+        if task == "similarity":
+            result, name = evaluate_similarity(opened, words.split(","), **options), data_name(words)
+        elif task == "probing":
+            result, name = evaluate_probing(opened, words, **options), data_name(words)
+        else:
+            result = (evaluate_reranking if task == "reranking" else evaluate_retrieval)(opened, words, **options)
+            name = data_name(str(qrels_file(Path(words), options.get("split", "test"))))
+        results[words] = result
+        if output is not None:
+            there = header | read_results(output)
+            write_results(output, there | {task: there.get(task, {}) | {name: result | entry}})
+    return results
+
+
+def data_name(source: str) -> str:
+    """The name of a source among results, the same wherever it is named from: paths are made absolute.
+
+    sts12/test.jsonl -> /data/sts12/test.jsonl; tfds:glue/stsb:test, s3://bucket/a.jsonl and pydocs stay.
+    """
+    named = re.compile(rf"pydocs$|{VALIDATION}$|\w+:")
+    return ",".join(x if named.match(x) else os.path.abspath(os.path.expanduser(x)) for x in source.split(","))
+
+
+def _folder_name(name: str) -> str:
+    """A folder's name of a source's: /data/sst2/test.jsonl -> data-sst2-test-jsonl, its end where it is long."""
+    return re.sub(r"[^\w.]+", "-", name)[-80:].strip("-.")
+
+
+def _stores(model: OpenedModel, source: str | None) -> tuple[tuple[tuple[Store, ...], ...], tuple[Store, ...]]:
+    """The rows of training, for the frequencies of tokens, and the rows to measure on."""
+    data = model.config.data
+    train = training_rows(model.config, model.tokenizer)
+    if source is not None:
+        data = dataclasses.replace(data, validation=(source,))
+    validation = prepare(data, model.tokenizer, "validation", schema=model.config.schema)
+    if not validation:
+        raise ValueError("this run has held nothing out; name a source with --data")
+    return train, validation
+
+
+def _evaluate_masked(
+    model: OpenedModel, train: tuple[tuple[Store, ...], ...], validation: tuple[Store, ...]
+) -> dict[str, float]:
+    config = model.config
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, eval_batches=0))
+    objective = config.objective.build(config.model, model.compute, model.tokenizer)
+    setup = Setup(config, model.tokenizer, train, validation, objective)
+    shards = math.gcd(config.training.batch_size, jax.local_device_count())
+    mesh = make_mesh(MeshConfig(), jax.local_devices()[:shards])
+    with devices.compute_context(mesh, model.compute):
+        return evaluator(setup, mesh)(TrainState(jnp.int32(config.training.steps), model.params, None, None))

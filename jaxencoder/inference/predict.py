@@ -1,0 +1,81 @@
+"""Predictions of a fine-tuned model for the records of a source, in their order."""
+
+import inspect
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from jaxencoder.inference.load import opened
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.writers import open_writer
+from jaxencoder.tasks.table import TASKS, task_of_model
+from jaxencoder.tasks.task import Task
+from jaxencoder.text.sources.records import Record
+
+
+def predict(run: str | Path | OpenedModel, source: str | Iterable[Record], **options: Any) -> Iterator[Record]:
+    """Add a model's predictions to records, in bounded memory.
+
+    Args:
+        run: folder of a run or of transformers, a name of the hub, or an open model.
+        source: as in `jaxencoder.text.sources`, or records. Labels are not needed, and not read.
+        options: of the task; see the predict.py in its folder, such as `predict_classes`.
+
+    Raises:
+        ValueError: an invalid source or record, an option of another task, or a model without the head of a task.
+        OSError: the run or the source cannot be read.
+    """
+    model = opened(run)
+    for chunk in _predictions(_task(model), model, source, options):
+        yield from chunk
+
+
+def predict_file(run: str | Path | OpenedModel, input: str, output: str | Path, **options: Any) -> int:
+    """Write the records of a source with predictions to a file, which appears once it is complete.
+
+    Args:
+        run, options: as in `predict`.
+        input: source of records, as in `jaxencoder.text.sources`.
+        output: .jsonl or .parquet.
+
+    Returns:
+        The number of records.
+
+    Raises:
+        ValueError: as in `predict`, or an unknown extension, or records that do not make one table.
+        OSError: also where the output cannot be written.
+    """
+    model = opened(run)
+    task, count = _task(model), 0
+    with (
+        open_writer(Path(output), vectors=False, items=dict(task.list_items)) as write,
+        tqdm(unit=" records", disable=None) as bar,
+    ):
+        for chunk in _predictions(task, model, input, options):
+            write(chunk)
+            count += len(chunk)
+            bar.update(len(chunk))
+    return count
+
+
+def _task(model: OpenedModel) -> Task:
+    task = task_of_model(model)
+    if task is None:
+        objective = type(model.config.objective).__name__
+        reason = "has no head for it" if model.published else f"was trained for {objective}"
+        names = ", ".join(task.name for task in TASKS)
+        raise ValueError(
+            f"this model {reason} and predicts nothing of a record; use a run, or a published model, for one of: {names}"
+        )
+    return task
+
+
+def _predictions(
+    task: Task, model: OpenedModel, source: str | Iterable[Record], options: dict[str, Any]
+) -> Iterator[list[Record]]:
+    if unknown := options.keys() - inspect.signature(task.predict).parameters:
+        name = min(unknown)
+        raise ValueError(f"{name} is {options[name]!r}, which is no option of {task.name}; leave it out")
+    return task.predict(model, source, **options)

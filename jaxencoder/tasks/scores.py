@@ -1,0 +1,114 @@
+"""Scores that objectives give to the texts and tokens of packed rows, and a softmax within segments."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxencoder.kernels.dropout import dropout
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.encoder import Encoder
+from jaxencoder.model.heads import Classifier, Head, HeadConfig, Pooling, first_tokens
+from jaxencoder.objectives.objective import Batch, Params, encode
+
+
+def text_scores(
+    encoder: EncoderConfig, compute: ComputeConfig, labels: int, pooling: Pooling, rate: float
+) -> tuple[Callable, Callable]:
+    """The functions `init` and `scores` of an objective that pools each text and projects its vector.
+
+    The head is "classifier" among the parameters. `scores` gives [B, E, labels] float32, where E is the number of
+    columns of batch["labels"].
+
+    Args:
+        labels: number of scores of a text.
+        pooling: how a text becomes one vector.
+        rate: of dropout before the projection.
+    """
+    module = Encoder(encoder, compute)
+    head = Classifier(encoder, labels, pooling, rate)
+
+    def init(key: jax.Array) -> Params:
+        encoder_key, head_key = jax.random.split(key)
+        one = jnp.ones((1, 1), jnp.int32)
+        hidden = jnp.zeros((1, 1, encoder.hidden_size))
+        return {
+            "encoder": module.init(encoder_key, one, one, one * 0)["params"],
+            "classifier": head.init(head_key, hidden, one, 1, False)["params"],
+        }
+
+    def scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
+        encoder_key, head_key = jax.random.split(key)
+        texts = batch["labels"].shape[1]
+        if "global_slots" not in batch and encoder.global_tokens and pooling == "cls":
+            batch = batch | {"global_slots": first_tokens(batch["segment_ids"], texts)}
+        hidden = encode(module, params["encoder"], batch, encoder_key, train)
+        inputs = (hidden, batch["segment_ids"], texts, train)
+        return head.apply({"params": params["classifier"]}, *inputs, rngs={"dropout": head_key})
+
+    return init, scores
+
+
+def token_scores(
+    encoder: EncoderConfig, compute: ComputeConfig, name: str, config: HeadConfig, rate: float
+) -> tuple[Callable, Callable]:
+    """The functions `init` and `scores` of an objective that projects each token's vector.
+
+    `scores` gives [B, T, config.outputs] float32.
+
+    Args:
+        name: of the head among the parameters.
+        config: of the head.
+        rate: of dropout before the head.
+    """
+    module = Encoder(encoder, compute)
+    head = Head(encoder, config)
+
+    def init(key: jax.Array) -> Params:
+        encoder_key, head_key = jax.random.split(key)
+        one = jnp.ones((1, 1), jnp.int32)
+        return {
+            "encoder": module.init(encoder_key, one, one, one * 0)["params"],
+            name: head.init(head_key, jnp.zeros((1, 1, encoder.hidden_size)))["params"],
+        }
+
+    def scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
+        encoder_key, dropout_key = jax.random.split(key)
+        hidden = encode(module, params["encoder"], batch, encoder_key, train)
+        return head.apply({"params": params[name]}, dropout(hidden, rate if train else 0, dropout_key))
+
+    return init, scores
+
+
+def segment_log_softmax(scores: jax.Array, segment_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A log-softmax over the entries of each segment.
+
+    Args:
+        scores: [B, T, C] float32.
+        segment_ids: [B, T] int, from 0 to T.
+
+    Returns:
+        (log-probabilities [B, T, C], whether an entry has the largest score of its segment, of several the first,
+        bool [B, T, C]).
+    """
+    segments = segment_ids.shape[1] + 1
+
+    def row(z: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        largest = jax.lax.stop_gradient(jax.ops.segment_max(z, ids, segments))[ids]
+        total = jax.ops.segment_sum(jnp.exp(z - largest), ids, segments)[ids]
+        position = jnp.where(z >= largest, jnp.arange(len(z))[:, None], segments)
+        first = jax.ops.segment_min(position, ids, segments)[ids]
+        return z - largest - jnp.log(total), position == first
+
+    return jax.vmap(row)(scores, segment_ids)
+
+
+def segment_sums(values: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    """Sums over each segment: [B, T] to [B, T + 1], segment 0 the padding."""
+    return jax.vmap(lambda x, ids: jax.ops.segment_sum(x, ids, len(ids) + 1))(values, segment_ids)
+
+
+def check_dropout(rate: float) -> None:
+    """Raise ValueError for a rate outside [0, 1)."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"objective.dropout must be in [0, 1), got {rate}.")

@@ -1,0 +1,167 @@
+"""The record of a task: everything that fine-tuning, prediction and evaluation need to know about it.
+
+A task is one record and one folder. To add one, write
+
+    data.py       a `Schema`: the fields of its records and their encoding as tokens; without jax, for worker processes
+    objective.py  a `TaskObjective`: settings, head and loss
+    predict.py    predictions for records, computed by an opened model, and their evaluation
+    metrics.py    metrics of predictions, without a model
+    task.py       TASK, the record
+
+and name the record in table.py. Nothing else distinguishes tasks: the settings, the trainer, `predict` and `evaluate`
+ask the record. A folder may use what is below it (text, model, objectives), but not the settings of a run or
+inference, which use the tasks. So functions take the opened model by the protocol `TaskModel`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
+
+import jax
+import numpy as np
+
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.heads import HeadConfig
+from jaxencoder.objectives.objective import Batch, ObjectiveConfig, Params
+from jaxencoder.text.buckets import BatchPlan
+from jaxencoder.text.config import DataConfig
+from jaxencoder.text.schema import Schema
+from jaxencoder.text.sources.records import Record
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+
+
+class TrainingLabels(NamedTuple):
+    """The labels in the training rows.
+
+    Attributes:
+        field: the records' field.
+        kind: as in `segment_labels`, or "token".
+        names: of the classes, in order of id; empty for values and choices.
+        counts: training examples of each class; empty if labels of texts are not classes.
+    """
+
+    field: str
+    kind: str
+    names: tuple[str, ...]
+    counts: tuple[int, ...] = ()
+
+
+class TaskObjective(ObjectiveConfig):
+    """Base of a task's objective; a subclass is a frozen dataclass.
+
+    Attributes:
+        from_data: settings that the training data decides if they are left at 0 or empty.
+    """
+
+    from_data: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def class_labels(self) -> tuple[str, ...]:
+        """Names of the classes, in order of id; empty without classes, or before the data is read."""
+        return ()
+
+    @property
+    def problem_type(self) -> str:
+        """The value of problem_type in transformers' config.json; empty if the task has none."""
+        return ""
+
+    @property
+    def label_array(self) -> tuple[tuple[int, ...], type]:
+        """Shape and dtype of an example's label in batch["labels"]."""
+        return (), np.int32
+
+    def with_labels(self, labels: TrainingLabels) -> Self:
+        """The objective with the settings of `from_data` filled in.
+
+        Raises:
+            ValueError: a setting contradicts the training data.
+        """
+        return self
+
+    def with_assumed_labels(self, names: Sequence[str]) -> Self:
+        """The objective with classes assumed, for estimates without data; equal to itself if it has them.
+
+        Args:
+            names: of the classes; two are assumed if empty.
+        """
+        return self
+
+    def resumed(self, saved: Self) -> Self:
+        """The objective of a continued run, with what the data decided when the run began."""
+        return self
+
+
+class TaskConfig(Protocol):
+    """The settings of a run that tasks use; `jaxencoder.config.RunConfig` is one."""
+
+    model: EncoderConfig
+    objective: ObjectiveConfig
+    data: DataConfig
+
+
+class TaskModel(Protocol):
+    """An opened model as tasks use it; see `jaxencoder.inference.model.OpenedModel`."""
+
+    config: Any  # TaskConfig
+    params: Params
+    tokenizer: Tokenizer
+    compute: ComputeConfig
+    published: Any  # None for a run
+
+    @property
+    def heads(self) -> Mapping[str, HeadConfig]: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def max_length(self) -> int: ...
+    def limit(self, max_length: int | None) -> int: ...
+    def run(
+        self,
+        function: Callable[[Params, Batch], jax.Array],
+        ids: Sequence[np.ndarray],
+        batch_tokens: int | None = None,
+        max_length: int | None = None,
+        extra: Callable[[BatchPlan], Batch] | None = None,
+    ) -> Iterator[tuple[BatchPlan, np.ndarray]]: ...
+
+
+class Evaluation(NamedTuple):
+    """Metrics of a model on labeled records.
+
+    Attributes:
+        metrics: by name; "classes" holds those of each class.
+        predictions: scores of classes or values with the records, from which slices, calibration, thresholds and
+            reports are made; None for tasks without them.
+    """
+
+    metrics: dict[str, Any]
+    predictions: Any = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task.
+
+    Attributes:
+        name: in messages, such as "text classification".
+        schema: fields of its records and their encoding; jax-free and picklable.
+        objective: class of its objective's settings.
+        head: name of its head in the parameters of a run.
+        predict: (model, source or records, **options) -> lists of records with predictions added.
+        evaluate: (model, source or None for the held-out records, **options) -> Evaluation. The settings of the model's
+            data name the fields.
+        published_head: name of the head in published checkpoints; empty if such models are not supported.
+        scores_classes: whether `evaluate` returns predictions of classes or values.
+        list_items: an item of each list that predictions add to records, from which Parquet gets its type when all
+            lists are empty; lists of text need none.
+    """
+
+    name: str
+    schema: Schema
+    objective: type[TaskObjective]
+    head: str
+    predict: Callable[..., Iterator[list[Record]]]
+    evaluate: Callable[..., Evaluation]
+    published_head: str = ""
+    scores_classes: bool = False
+    list_items: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,87 @@
+"""Words with their tags as token sequences; the first token of a word has its label.
+
+Devlin et al. 2019 (BERT), arXiv:1810.04805, section 5.3.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jaxencoder.text.config import DataConfig
+from jaxencoder.text.labels import Labels
+from jaxencoder.text.pieces import Pieces
+from jaxencoder.text.schema import Example, Schema, check_structured
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.words import encode_words, word_windows
+
+
+class TokenClassificationSchema(Schema):
+    """A list of words and a list with a tag for each."""
+
+    name = "word"
+    fields: ClassVar = {"text_field": "tokens", "label_field": "tags"}
+    text_names, pair_names = ("tokens", "words"), ()
+    label_names = ("ner_tags", "tags", "labels", "upos", "pos_tags")
+    reads_words = True
+    labels_tokens = True
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Plain text is split into words."""
+        return (*self.text_names, *Schema.text_names)
+
+    def check(self, data: DataConfig) -> None:
+        check_structured(data, "token classification")
+        super().check(data)
+
+    def find_labels(self, data: DataConfig) -> Labels:
+        labels = super().find_labels(data)
+        if labels.kind != "class":
+            values = "fractional numbers" if labels.kind == "value" else "lists"
+            raise ValueError(f"the tags in field {data.label_field!r} are {values}; give text or whole numbers")
+        return labels
+
+    def kind_of(self, label: Any) -> str:
+        return "class"
+
+    def single_labels(self, label: Any, text: Sequence[str], where: str) -> list[Any]:
+        return check_tags(label, text, where)
+
+    def encode_label(self, label: Any, texts: tuple[list[str], str], labels: Labels, where: str) -> list[int]:
+        return [labels.encode(tag, where) for tag in check_tags(label, texts[0], where)]
+
+    def encode(self, tokenizer: Tokenizer, examples: list[Example], data: DataConfig, has_pairs: bool) -> Pieces:
+        texts, tags = [example.texts[0] for example in examples], [example.label for example in examples]
+        return word_pieces(tokenizer, texts, tags, data.row_length)
+
+
+def check_tags(value: Any, words: Sequence[str], where: str) -> list[Any]:
+    """Return a record's tags; ValueError unless they are a list with one for each word."""
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: the tags are {type(value).__name__}, not a list; name another data.label_field")
+    if len(value) != len(words):
+        raise ValueError(f"{where}: {len(words)} words, but {len(value)} tags; give each word one, or drop the record")
+    return value
+
+
+def word_pieces(
+    tokenizer: Tokenizer, texts: Sequence[Sequence[str]], tags: Sequence[Sequence[int]], row_length: int
+) -> Pieces:
+    """Each text as sequences [CLS] ... [SEP] of at most row_length tokens, split between words.
+
+    A word's tag is the label of its first token; other tokens have none. A word longer than a row is split within.
+
+    With words "a", "bcd" of tags 3 and 4, where "bcd" is two tokens: ids [CLS a b ##cd SEP], labels [-1 3 4 -1 -1].
+    """
+    ids, token_labels = [], []
+    cls, sep = np.array([tokenizer.cls_id]), np.array([tokenizer.sep_id])
+    for tokens, word_tags in zip(encode_words(tokenizer, texts), tags, strict=True):
+        labels = np.where(tokens.first, np.array(word_tags or [0], np.int32)[tokens.word], -1)
+        for start, end in word_windows(tokens, row_length - 2):
+            ids.append(np.concatenate([cls, tokens.ids[start:end], sep]))
+            token_labels.append(np.pad(labels[start:end], 1, constant_values=-1))
+    return Pieces.of(tokenizer, ids, token_labels=token_labels)
+
+
+SCHEMA = TokenClassificationSchema()

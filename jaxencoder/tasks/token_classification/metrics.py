@@ -1,0 +1,65 @@
+"""Metrics of tagged words: entities are correct if their words and their type are, as in conlleval.
+
+Tjong Kim Sang and De Meulder 2003, arXiv:cs/0306050.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxencoder.tasks.token_classification.entities import Scheme, entities
+
+
+def tag_metrics(
+    true: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]], names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Accuracy of words, and precision, recall and F1 of entities or of tags.
+
+    Args:
+        true, predicted: tags of the words of each text.
+        names: of all tags that can be predicted, which decide whether tags mark entities; empty: those that occur. A
+            true tag that is not among them is never predicted, and is outside of entities unless it marks one.
+
+    Returns:
+        accuracy of words; words and examples, their numbers. If the tags mark entities: precision, recall and f1 of all
+        entities (0 if undefined), entities, their number, macro_f1, the mean over the types that are true or predicted
+        somewhere, and "classes", the same for each type. Otherwise macro_f1 over the tags, and "classes" with
+        precision, recall, f1 and examples of each tag.
+    """
+    true, predicted = [list(tags) for tags in true], [list(tags) for tags in predicted]
+    right = sum(a == b for x, y in zip(true, predicted, strict=True) for a, b in zip(x, y, strict=True))
+    words = sum(map(len, true))
+    result: dict[str, Any] = {"accuracy": right / max(words, 1)}
+    occurring = sorted({tag for tags in (*true, *predicted) for tag in tags})
+    names = names or occurring
+    hits, positives, actual = Counter(), Counter(), Counter()
+    if Scheme.of(names) is not None or set(names) <= {"O"}:
+        entity_tag = {tag: tag if Scheme.of([tag]) else "O" for tag in occurring}
+        names = list(dict.fromkeys(entity_tag.values()))
+        scheme = Scheme.of(names)
+        for x, y in zip(true, predicted, strict=True):
+            a, b = (set(entities([entity_tag[tag] for tag in tags], scheme, names)) for tags in (x, y))
+            for counter, part in ((hits, a & b), (positives, b), (actual, a)):
+                counter.update(entity.kind for entity in part)
+        result |= _f1_scores(hits.total(), positives.total(), actual.total()) | {"entities": actual.total()}
+    else:
+        for x, y in zip(true, predicted, strict=True):
+            hits.update(a for a, b in zip(x, y, strict=True) if a == b)
+            positives.update(y)
+            actual.update(x)
+    classes = {
+        kind: _f1_scores(hits[kind], positives[kind], actual[kind]) | {"examples": actual[kind]}
+        for kind in sorted(positives.keys() | actual.keys())
+    }
+    result["macro_f1"] = float(np.mean([scores["f1"] for scores in classes.values()])) if classes else 0.0
+    return result | {"words": words, "examples": len(true), "classes": classes}
+
+
+def _f1_scores(hits: int, positives: int, actual: int) -> dict[str, float]:
+    return {
+        "precision": hits / positives if positives else 0.0,
+        "recall": hits / actual if actual else 0.0,
+        "f1": 2 * hits / (positives + actual) if positives + actual else 0.0,
+    }

@@ -1,0 +1,219 @@
+"""How records become labeled examples, and examples token sequences.
+
+`Schema` itself reads texts or pairs of texts, each with at most one label: pretraining and text classification. A task
+whose records differ overrides its methods. Worker processes run `encode`, so no file that defines a schema may import
+jax.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from jaxencoder.text import labels as label_kinds
+from jaxencoder.text import pieces
+from jaxencoder.text.config import ALIGNED, OVERLAP, DataConfig
+from jaxencoder.text.held_out import is_held_out, text_digest
+from jaxencoder.text.labels import Labels
+from jaxencoder.text.pairs import sentence_pairs
+from jaxencoder.text.pieces import Pieces
+from jaxencoder.text.sources.records import Record, read
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+
+
+class Example(NamedTuple):
+    """A document of a data set.
+
+    Attributes:
+        texts: first and second text, as the task has them; the second is "" for a single text.
+        label: as the task encodes it; 0 without labels.
+        digest: 64 bits of the texts.
+    """
+
+    texts: tuple[Any, Any]
+    label: Any
+    digest: int
+
+
+class Schema:
+    """The fields of a task's records and their encoding.
+
+    Attributes:
+        name: part of the address of prepared rows; empty for texts, whose settings are in the address anyway.
+        fields: fields of `DataConfig` for data that no run names, such as that of a published model.
+        text_names, pair_names, label_names: usual names of fields, tried where a record lacks the configured one.
+        input_names: usual names of the text field in records without labels.
+        reads_words: whether the text field holds a list of words.
+        labels_tokens: whether tokens have labels, not texts.
+        names_classes: whether the labels are classes of the data set, whose names `data.labels` may give.
+        overlaps: whether sequences of a long text overlap by `data.overlap` tokens.
+    """
+
+    name = ""
+    fields: ClassVar[Mapping[str, str]] = {"text_field": "text", "label_field": "label"}
+    text_names: tuple[str, ...] = ("text", "sentence", "content", "review", "document", "body")
+    pair_names: tuple[tuple[str, str], ...] = (
+        ("sentence1", "sentence2"),
+        ("sentence_1", "sentence_2"),
+        ("sentence_A", "sentence_B"),
+        ("premise", "hypothesis"),
+        ("text1", "text2"),
+        ("text_a", "text_b"),
+        ("question1", "question2"),
+        ("question", "sentence"),
+        ("question", "passage"),
+        ("text", "text_pair"),
+    )
+    label_names: tuple[str, ...] = (
+        *("label", "labels", "class", "category", "target", "score", "sentiment", "intent", "topic", "rating", "stars"),
+    )
+    reads_words = False
+    labels_tokens = False
+    names_classes = True
+    overlaps = False
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return self.text_names
+
+    def check(self, data: DataConfig) -> None:
+        """Raise ValueError for settings that contradict the task."""
+        if data.labels and not self.names_classes:
+            raise ValueError(f"data.labels is {', '.join(data.labels)}, but the task has no classes; leave it out")
+        if data.overlap != OVERLAP and data.long_texts != "windows" and not self.overlaps:
+            raise ValueError(
+                f"data.overlap is {data.overlap}, but no text is split into pieces that overlap; set it to {OVERLAP}, "
+                "or data.long_texts to windows"
+            )
+
+    def find_labels(self, data: DataConfig) -> Labels | None:
+        """Return the classes named in the settings, or those of the training data; None without labels.
+
+        Raises:
+            ValueError: a label is missing or invalid, or labels are of different kinds.
+        """
+        if not data.label_field:
+            return None
+        if data.labels:
+            record = next(_read(self, data, data.train[0], data.pair_field))
+            return Labels(self.kind_of(record[data.label_field]), data.labels)
+        return label_kinds.infer(self._training_labels(data))
+
+    def kind_of(self, label: Any) -> str:
+        """Kind of the named classes, by a record's label: "classes" for lists, else "class"."""
+        return "classes" if isinstance(label, list) else "class"
+
+    def single_labels(self, label: Any, text: Any, where: str) -> Iterable[Any]:
+        """The labels that a record's label field holds."""
+        return (label,)
+
+    def check_texts(self, text: Any, pair: Any, pair_field: str, where: str) -> None:
+        """Raise ValueError if the second text is not as the task needs it."""
+        if not isinstance(pair, str):
+            raise ValueError(
+                f"{where}: field {pair_field!r} is {type(pair).__name__}, not text; "
+                "name another field or drop the record"
+            )
+
+    def encode_label(self, label: Any, texts: tuple[Any, Any], labels: Labels, where: str) -> Any:
+        """A record's label as `encode` takes it."""
+        return labels.encode(label, where)
+
+    def encode(self, tokenizer: Tokenizer, examples: list[Example], data: DataConfig, has_pairs: bool) -> Pieces:
+        """Token sequences of some examples; runs in worker processes.
+
+        Args:
+            has_pairs: whether examples have a second text.
+        """
+        texts, seconds = map(list, zip(*(example.texts for example in examples), strict=True))
+        if data.pairs != "none":
+            return sentence_pairs(tokenizer, texts, data.row_length, data.pairs, data.short_pair_probability)
+        labels = [example.label for example in examples] if data.label_field else None
+        if data.long_texts == "windows":
+            return pieces.windows(tokenizer, texts, labels, data.row_length, data.overlap)
+        if has_pairs or labels is not None:
+            return pieces.examples(tokenizer, texts, seconds if has_pairs else None, labels, data.row_length)
+        return pieces.documents(tokenizer, texts, data.row_length)
+
+    def examples(
+        self, data: DataConfig, source: str, pair_field: str, labels: Labels | None, split: str, fraction: float
+    ) -> Iterator[Example]:
+        """The examples of one source.
+
+        Args:
+            pair_field: of this source; empty for single texts.
+            labels: of `find_labels`.
+            split: "train" or "validation".
+            fraction: of the examples held out, chosen by a hash of the texts; 0 takes all, whatever the split.
+
+        Raises:
+            ValueError: a text or a label is invalid; names the record.
+            OSError: the source cannot be read.
+        """
+        for number, record in enumerate(_read(self, data, source, pair_field), 1):
+            where = f"{source}, record {number}"
+            text = record[data.text_field]
+            pair = record[pair_field] if pair_field else ""
+            self.check_texts(text, pair, pair_field, where)
+            digest = text_digest(text, str(pair))
+            if fraction and (split == "validation") != is_held_out(digest, fraction):
+                continue
+            label = 0 if labels is None else self.encode_label(record[data.label_field], (text, pair), labels, where)
+            # The lowest bit has no part in what is held out.
+            is_swapped = source.startswith(ALIGNED) and digest & 1
+            yield Example((pair, text) if is_swapped else (text, pair), label, digest)
+
+    def validation_records(self, data: DataConfig) -> Iterator[tuple[str, Record]]:
+        """The records of the validation rows of a labeled data set, with all fields, and where each stands.
+
+        Raises:
+            ValueError: nothing is held out, or a record cannot be read or lacks a field that the settings name.
+            OSError: a source cannot be read.
+        """
+        fraction = 0.0 if data.validation else data.validation_fraction
+        sources = data.validation or (data.train if fraction else ())
+        if not sources:
+            raise ValueError("this run has held nothing out; name a source with --data")
+        required = [name for name in (data.pair_field, data.label_field) if name]
+        options = {"text_field": data.text_field, "text_unit": data.text_unit, "words": self.reads_words}
+        for source in sources:
+            for number, record in enumerate(read(source, required=required, **options), 1):
+                pair = str(record[data.pair_field]) if data.pair_field else ""
+                if not fraction or is_held_out(text_digest(record[data.text_field], pair), fraction):
+                    yield f"{source}, record {number}", record
+
+    def _training_labels(self, data: DataConfig) -> Iterator[tuple[Any, str]]:
+        fraction = 0.0 if data.validation else data.validation_fraction
+        for source in data.train:
+            for number, record in enumerate(_read(self, data, source, data.pair_field), 1):
+                where, text = f"{source}, record {number}", record[data.text_field]
+                pair = str(record[data.pair_field]) if data.pair_field else ""
+                if not (fraction and is_held_out(text_digest(text, pair), fraction)):
+                    for label in self.single_labels(record[data.label_field], text, where):
+                        yield label, where
+
+
+def check_structured(data: DataConfig, task: str, pair: str = "") -> None:
+    """Refuse settings that are for labels of whole texts.
+
+    Args:
+        task: its name, for messages.
+        pair: what data.pair_field must hold; empty for a task without a second text.
+
+    Raises:
+        ValueError: a setting contradicts the task.
+    """
+    if data.balance:
+        raise ValueError(f"data.balance is {data.balance}, which is for labels of whole texts, not {task}; set it to 0")
+    if bool(data.pair_field) != bool(pair):
+        advice = f"name the field of {pair}" if pair else "leave it out"
+        raise ValueError(f"data.pair_field is {data.pair_field!r}, but the task is {task}; {advice}")
+    if data.long_texts == "windows":
+        raise ValueError(f"data.long_texts is 'windows', which is for labels of single texts, not {task}; leave it out")
+
+
+def _read(schema: Schema, data: DataConfig, source: str, pair_field: str) -> Iterator[Record]:
+    fields = [name for name in (pair_field, data.label_field) if name]
+    options = {"text_unit": data.text_unit, "words": schema.reads_words}
+    return read(source, text_field=data.text_field, fields=fields, **options)
+
+
+TEXTS = Schema()
