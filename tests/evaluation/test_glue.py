@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from jaxencoder.config_io import load
 from jaxencoder.evaluation import suite
 from jaxencoder.evaluation.glue import (

@@ -45,11 +45,11 @@ def test_measures_by_hand(pairs, masked, folder, k, prompts):
     found = search_folder(first, folder, "test", 100, **prompts)
     texts = {record["_id"]: record["text"] for record in read_corpus(folder)}
     orders = []
-    for query, ranked in zip(found.queries.texts, found.ranked, strict=True):
+    for query, ranked in zip(found.queries.texts, found.rankings, strict=True):
         own = ranked[:k]
         scores = [score_pairs(model, [query], [texts[i]])[0] for i in own]
         orders.append([i for _, i in sorted(zip(scores, own, strict=True), reverse=True)] + ranked[k:])
-    assert orders != found.ranked
+    assert orders != found.rankings
     expected = ranking_metrics(orders, found.queries.relevances)
     assert {name: result[name] for name in expected} == pytest.approx(expected)
     assert result["candidates"] == 5 * min(k, 12) and (result["queries"], result["documents"]) == (5, 12)

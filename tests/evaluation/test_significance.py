@@ -4,7 +4,13 @@ import scipy.stats
 from sklearn import metrics
 
 from jaxencoder.evaluation import significance
-from jaxencoder.evaluation.significance import compare_classes, compare_values, describe_difference, mcnemar, permutation
+from jaxencoder.evaluation.significance import (
+    compare_classes,
+    compare_values,
+    describe_difference,
+    mcnemar,
+    permutation,
+)
 
 
 def predicted(labels: np.ndarray, accuracy: float, classes: int, seed: int) -> np.ndarray:
@@ -126,7 +132,7 @@ def test_neither_memory_nor_the_seed_decides(monkeypatch):
     found = compare_classes(labels, a, b, 3)
     assert compare_classes(labels, a, b, 3) == found
     other = compare_classes(labels, a, b, 3, seed=5)
-    monkeypatch.setattr(significance, "_CELLS", 1000)
+    monkeypatch.setattr(significance, "_MAX_CELLS", 1000)
     parts = compare_classes(labels, a, b, 3)
     for x, y, z in zip(found, other, parts, strict=True):
         np.testing.assert_allclose(x[5:8], y[5:8], atol=0.02)
@@ -138,4 +144,6 @@ def test_in_words():
     found = compare_classes(labels, labels[None] * 0, labels[None], 2)[0]
     said = describe_difference(found, "A", "B")
     assert said.startswith("B has a higher accuracy than A (+50.00 points, 95% interval +") and "McNemar" in said
-    assert describe_difference(found._replace(p=0.3), "A", "B").startswith("That B and A differ in accuracy may be chance (+50.00")
+    assert describe_difference(found._replace(p=0.3), "A", "B").startswith(
+        "That B and A differ in accuracy may be chance (+50.00"
+    )

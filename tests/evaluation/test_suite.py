@@ -224,15 +224,6 @@ def test_aggregate() -> None:
     assert mean_and_sd([0.5, inf]) == {"mean": inf, "sd": None, "runs": 2}
 
 
-def test_markdown() -> None:
-    assert markdown(["a", "metric"], [["one", "1.5"], ["three", "22"]]).splitlines() == [
-        "| a     | metric |",
-        "| ----- | -----: |",
-        "| one   |    1.5 |",
-        "| three |     22 |",
-    ]
-
-
 # Real processes
 
 PARENT = """

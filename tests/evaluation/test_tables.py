@@ -1,6 +1,6 @@
 """Results as lines of text: each name has its own line, whatever characters it holds."""
 
-from jaxencoder.evaluation.tables import format_results
+from jaxencoder.evaluation.tables import format_results, markdown_table
 
 
 def test_table():
@@ -18,3 +18,12 @@ def test_a_table_has_a_line_for_each_name():
     found = format_results({name: {"f1": 0.5, "fields": [name]} for name in names}).split("\n")[1:]
     shown = ("line break", "nul", "[2Jescape", "tab and line", "سلام\u200cها")  # what joins letters stays
     assert found == [f"{name:<12}  50.00  {name:>12}" for name in shown]
+
+
+def test_markdown_table():
+    assert markdown_table(["a", "metric"], [["one", "1.5"], ["three", "22"]]).splitlines() == [
+        "| a     | metric |",
+        "| ----- | -----: |",
+        "| one   |    1.5 |",
+        "| three |     22 |",
+    ]
