@@ -11,7 +11,6 @@ from jaxencoder.api import load
 from jaxencoder.evaluation import evaluate as module
 from jaxencoder.evaluation.evaluate import data_name, evaluate, evaluate_task
 from jaxencoder.evaluation.tables import format_metrics
-
 from tests.tasks.conftest import write_data
 
 

@@ -142,8 +142,10 @@ def test_neither_memory_nor_the_seed_decides(monkeypatch):
 def test_in_words():
     labels = np.arange(100) % 2
     found = compare_classes(labels, labels[None] * 0, labels[None], 2)[0]
-    said = describe_difference(found, "A", "B")
-    assert said.startswith("B has a higher accuracy than A (+50.00 points, 95% interval +") and "McNemar" in said
+    sentence = describe_difference(found, "A", "B")
+    assert (
+        sentence.startswith("B has a higher accuracy than A (+50.00 points, 95% interval +") and "McNemar" in sentence
+    )
     assert describe_difference(found._replace(p=0.3), "A", "B").startswith(
         "That B and A differ in accuracy may be chance (+50.00"
     )
