@@ -86,7 +86,7 @@ def task_config(
     options += [] if task.recipe == "finetune_question_answering" else ["--objective.dropout", dropout]
     config = load(task.recipe, [str(option) for option in options])
     with contextlib.redirect_stdout(sys.stderr):
-        (store,) = prepare(config.data, open_initial_model(args.model).tokenizer, "train")
+        (store,) = prepare(config.data, open_initial_model(args.model).tokenizer, "train", schema=config.schema)
     batch = max(1, round(args.examples * store.meta["rows"] / store.meta["pieces"]))
     steps = steps or round(args.epochs * store.meta["rows"] / batch)
     return dataclasses.replace(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
-def mean_and_sd(values: Sequence[float]) -> dict[str, float]:
+def mean_and_sd(values: Sequence[float]) -> dict[str, Any]:
     """The mean, the sample standard deviation and the number of values, as "mean", "sd" and "runs".
 
     The deviation is None for a single value, or if a value is not finite.
@@ -17,7 +17,7 @@ def mean_and_sd(values: Sequence[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "sd": sd, "runs": len(values)}
 
 
-def aggregate(outcomes: Iterable[Mapping[str, Any]], name: str = "validation") -> dict[str, dict[str, float]]:
+def aggregate(outcomes: Iterable[Mapping[str, Any]], name: str = "validation") -> dict[str, dict[str, Any]]:
     """The `mean_and_sd` of each metric over the outcomes with results.
 
     Returns:
@@ -27,7 +27,7 @@ def aggregate(outcomes: Iterable[Mapping[str, Any]], name: str = "validation") -
     return {metric: mean_and_sd([x[metric] for x in results]) for metric in (results[0] if results else {})}
 
 
-def format_mean(mean: Mapping[str, float] | None, scale: float = 1.0, digits: int = 4) -> str:
+def format_mean(mean: Mapping[str, Any] | None, scale: float = 1.0, digits: int = 4) -> str:
     """A mean with its deviation, "0.8312 ± 0.0041"; empty for None."""
     if mean is None:
         return ""

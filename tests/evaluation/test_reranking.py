@@ -102,7 +102,7 @@ def test_what_scores_no_pairs(classifier, labeller, masked, pairs, folder):
             evaluate_reranking(load(run.folder), folder, masked.folder)
     model = load(pairs.folder)
     many = dataclasses.replace(model.config.objective, labels=3, class_names=("0", "1", "2"))
-    with pytest.raises(ValueError, match="tells 3 classes apart, which is no score"):
+    with pytest.raises(ValueError, match="has 3 classes, which give no single score"):
         score_pairs(dataclasses.replace(model, config=dataclasses.replace(model.config, objective=many)), ["a"], ["b"])
     named = dataclasses.replace(model.config.objective, labels=2, class_names=("entailment", "not_entailment"))
     with pytest.raises(ValueError, match="classes are entailment and not_entailment, and which one is better is not"):

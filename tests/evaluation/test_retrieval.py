@@ -192,4 +192,4 @@ def test_nothing_is_relevant(model, folder):
 def test_relevant_documents_that_are_not_there_count_as_missed(model, folder, caplog):
     (folder / "qrels" / "test.tsv").write_text("q2\td2\t1\nq2\tabsent\t1\n")
     assert evaluate_retrieval(model, folder)["recall@100"] == 0.5
-    assert "1 relevant documents are not in" in caplog.text
+    assert "1 relevant documents are missing from" in caplog.text

@@ -47,7 +47,7 @@ def test_names() -> None:
         (["optimizer.b1=0.9,,0.8"], "is not NAME=VALUE"),
         (["optimizer.b1=0.9,0.9"], "repeats a setting or a value"),
         (["optimizer.b1=0.9", "optimizer.b1=0.8"], "repeats a setting"),
-        (["training.seed=1,2"], "varies the seed; name seeds as such"),
+        (["training.seed=1,2"], "varies the seed; give seeds as such"),
         (["optimizer.lerning_rate=1"], "unknown setting --optimizer.lerning_rate; did you mean"),
         (["optimizer.learning_rate=fast"], "fast"),
         (["optimizer.learning_rate=-1"], "optimizer.learning_rate is -1.0; give a positive number"),
@@ -127,7 +127,7 @@ def test_the_metric_is_that_of_the_run(tmp_path: Path, monkeypatch) -> None:
 
     found: list[str] = []
     monkeypatch.setattr(module, "run_suite", run_suite)
-    data = replace(CONFIG.data, text_field="tokens", label_unit="word")
+    data = replace(CONFIG.data, text_field="tokens")
     config = replace(CONFIG, objective=TokenClassification(), data=data)
     report = run_sweep(config, tmp_path, vary=["optimizer.learning_rate=1e-4,3e-4"])
     assert found == ["f1", "learning_rate=3e-4"]
