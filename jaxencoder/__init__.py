@@ -6,6 +6,8 @@ The names below are the public API. Each is imported at its first use, so that `
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from jaxencoder.version import __version__
+
 if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ imports the same names
     from jaxencoder.api import Model, load
     from jaxencoder.config import (
@@ -29,7 +31,6 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ impo
     )
     from jaxencoder.training.loop import train
 
-__version__ = "0.2.0"
 __all__ = [
     "Classification",
     "ComputeConfig",

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxencoder import __version__, settings
+from jaxencoder import settings
 from jaxencoder.config import RunConfig, objectives
 from jaxencoder.files import read_json, write_atomic
 from jaxencoder.objectives.objective import ObjectiveConfig
+from jaxencoder.version import __version__
 
 CONFIG_FILE = "config.json"
 OLDEST_READABLE = (0, 2)  # the first version whose config.json this version reads

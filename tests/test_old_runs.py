@@ -7,7 +7,7 @@ import pytest
 
 import jaxencoder
 from jaxencoder.checkpoints.initial import open_initial_model
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import to_json
 
@@ -32,7 +32,7 @@ def old_run(tmp_path: Path) -> Path:
         ["predict", "RUN", "--input", "texts.jsonl", "--output", "out.jsonl"],
         ["embed", "RUN", "--input", "texts.jsonl", "--output", "out.npy"],
         ["fill-mask", "RUN", "a [MASK]."],
-        ["convert", "RUN", "other", "--to", "hf"],
+        ["convert", "RUN", "other", "--to", "transformers"],
         ["inspect", "RUN"],
     ],
     ids=lambda words: " ".join(words[:2]),

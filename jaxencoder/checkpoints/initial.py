@@ -16,7 +16,7 @@ from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.kind import kind_of
 from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, read_params, saved_config
 from jaxencoder.checkpoints.sentence_transformers import encoder_folder
-from jaxencoder.checkpoints.transformers import read_model, read_tokenizer
+from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.config import RunConfig, check_positions
 from jaxencoder.families import classifier
 from jaxencoder.families.published import Published
@@ -57,12 +57,11 @@ def open_initial_model(init_from: str) -> InitialModel:
                 f"{folder} is an adapter without its base; write both with convert --to run, and start there"
             )
     encoder, lowercase = encoder_folder(folder)
-    model = read_model(encoder, weights=False).config
-    tokenizer = read_tokenizer(encoder, model.vocab_size)
-    if tokenizer is None:
+    checkpoint = open_transformers(encoder, weights=False)
+    if checkpoint.tokenizer is None:
         raise ValueError(f"{encoder} has no tokenizer, and training needs one; add one to the folder")
-    tokenizer = tokenizer.lowercased() if lowercase else tokenizer
-    return InitialModel(model, tokenizer, TokenizerConfig(path=str(encoder)))
+    tokenizer = checkpoint.tokenizer.lowercased() if lowercase else checkpoint.tokenizer
+    return InitialModel(checkpoint.config.model, tokenizer, TokenizerConfig(path=str(encoder)))
 
 
 def read_published(folder: Path) -> tuple[Path, Published] | None:
@@ -70,7 +69,7 @@ def read_published(folder: Path) -> tuple[Path, Published] | None:
     if kind_of(folder) not in ("transformers", "sentence_transformers"):
         return None
     encoder, _ = encoder_folder(folder)
-    return encoder, read_model(encoder, weights=False).published
+    return encoder, open_transformers(encoder, weights=False).published
 
 
 def published_origin(config: RunConfig) -> Published | None:
@@ -133,8 +132,8 @@ def _source_params(
     folder = resolve(init_from)
     if kind_of(folder) != "run":
         extra = ("pooler",) if classifier.NAME in params else ()
-        model = read_model(encoder_folder(folder)[0], extra_heads=extra)
-        tables = model.published.family.heads(model.config, model.published.settings)
+        model = open_transformers(encoder_folder(folder)[0], extra_heads=extra)
+        tables = model.published.family.heads(model.config.model, model.published.settings)
         return model.params, {name: table.config for name, table in tables.items()}
     config = saved_config(folder)
     source = merge_lora(config.adapter, read_params(folder, config)[1])
@@ -159,14 +158,7 @@ def _shapes(tree: Any) -> Any:
 
 
 def reinitialize_top(params: Params, new: Params, layers: int) -> Params:
-    """Take the top layers of every encoder from other parameters.
-
-    Args:
-        params, new: trees of the same shapes.
-        layers: how many layers, at least 1.
-
-    Raises:
-        ValueError: an encoder has fewer layers with parameters of their own.
+    """Take the top layers of every encoder from `new`; ValueError if one has fewer. Trees of the same shapes.
 
     References:
         Zhang et al. 2021, Revisiting few-sample BERT fine-tuning, arXiv:2006.05987, section 4.

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxencoder.checkpoints.json_files import flag, positive
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.files import read_json, write_json
 from jaxencoder.model.sentence import Dense, LayerNorm, Module, Normalize
@@ -59,15 +58,7 @@ KINDS = tuple(_READERS)
 
 
 def read_module(kind: str, folder: Path, weights: bool = True) -> tuple[Module, dict[str, Any]]:
-    """Read a module.
-
-    Args:
-        kind: one of KINDS.
-        folder: the module's.
-        weights: read the weights; without, their shapes.
-
-    Returns:
-        The module, and its parameters by name: float32 arrays, or ShapeDtypeStructs.
+    """Read a module of one of KINDS, and its parameters by name: float32 arrays, or without weights their shapes.
 
     Raises:
         ValueError: an unsupported setting, or weights that do not fit the settings.
@@ -119,3 +110,18 @@ def _only_vectors(config: Mapping[str, Any], file: Path) -> None:
     for name in ("module_input_name", "module_output_name"):
         if config.get(name) not in (None, "sentence_embedding"):
             raise ValueError(f"{file} has {name} {config[name]!r}; only 'sentence_embedding' is supported")
+
+
+def positive(value: Any, file: Path, name: str) -> int:
+    """Check for an integer of at least 1; ValueError for anything else."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{file} has {name} {value!r}; an integer of at least 1 is needed")
+    return value
+
+
+def flag(config: Mapping[str, Any], name: str, file: Path | None, default: bool = True) -> bool:
+    """The truth value under a name; ValueError for anything else."""
+    value = config.get(name, default)
+    if not isinstance(value, bool):
+        raise ValueError(f"{file} has {name} {value!r}; true or false is needed")
+    return value

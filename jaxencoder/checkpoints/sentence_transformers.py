@@ -10,9 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from jaxencoder.checkpoints.checkpoint import Checkpoint
-from jaxencoder.checkpoints.json_files import flag, positive
 from jaxencoder.checkpoints.kind import MODULES_FILE
-from jaxencoder.checkpoints.sentence_modules import CONFIG_FILE, KINDS, read_module, write_module
+from jaxencoder.checkpoints.sentence_modules import CONFIG_FILE, KINDS, flag, positive, read_module, write_module
 from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.files import read_json, write_json
 from jaxencoder.model.sentence import Normalize, SentenceConfig
@@ -65,11 +64,7 @@ class SentenceFolder(NamedTuple):
 
 
 def open_sentence_transformers(folder: Path, weights: bool = True) -> Checkpoint:
-    """Open a folder of sentence-transformers.
-
-    Raises:
-        ValueError, OSError: see `read` and `open_transformers`.
-    """
+    """Open a folder of sentence-transformers; errors as of `read` and `open_transformers`."""
     contents = read(folder, weights)
     checkpoint = open_transformers(contents.transformer, weights, contents.max_length)
     size = checkpoint.config.model.hidden_size
@@ -133,10 +128,7 @@ def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: i
 
     Args:
         folder: created when missing.
-        settings: the settings of embeddings.
-        params: of the settings' modules, by number.
-        hidden_size: the encoder's.
-        max_length: limit on the tokens of a text.
+        settings, params, hidden_size, max_length: as in `SentenceFolder`.
 
     Raises:
         ValueError: a pooling that sentence-transformers does not have.

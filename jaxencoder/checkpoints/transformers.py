@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -28,43 +28,80 @@ _SPECIAL_IDS = tuple(f"{name}_token_id" for name in ("pad", "bos", "eos", "cls",
 _BUFFERS = re.compile(r"(position_ids|token_type_ids|inv_freq|embed_positions\.weight)$")
 
 
-class PublishedModel(NamedTuple):
-    """The model in a folder.
-
-    Attributes:
-        published: family, config.json and heads.
-        config: the architecture.
-        params: {"encoder": ..., "mlm_head": ..., ...}, the heads that the folder has; float32 arrays, or
-            ShapeDtypeStructs if it was read without weights.
-        unused: names of the tensors that no parameter is read from.
-    """
-
-    published: Published
-    config: EncoderConfig
-    params: Params
-    unused: tuple[str, ...] = ()
-
-
-def open_transformers(folder: Path, weights: bool = True, max_length: int = 0) -> Checkpoint:
+def open_transformers(
+    folder: str | os.PathLike, weights: bool = True, max_length: int = 0, extra_heads: Collection[str] = ()
+) -> Checkpoint:
     """Open a folder that transformers can read.
 
     Args:
-        folder: with config.json, and perhaps a tokenizer.
-        weights: as in `read_model`.
+        folder: with config.json, weights and perhaps a tokenizer.
+        weights: read the weights; without, only their names, and `params` are ShapeDtypeStructs. A folder that lacks
+            them then has the heads of the class that config.json names.
         max_length: limit on the tokens of a text; 0: the model's own.
+        extra_heads: heads to read if the file has them, though the class that config.json names does not.
 
     Raises:
-        ValueError: see `read_model`; a tokenizer of another model.
+        ValueError: an unsupported family or setting, a weight that is missing or has another shape, or a tokenizer of
+            another model.
         OSError: a file is missing or cannot be read.
     """
-    model = read_model(folder, weights)
-    tokenizer = read_tokenizer(folder, model.config.vocab_size)
-    length = min(max_length or model.config.max_length, model.config.max_length)
-    config = RunConfig(name=folder.name, model=model.config, data=DataConfig(row_length=length))
-    return Checkpoint(config, model.params, tokenizer, model.published)
+    folder = Path(folder)
+    settings = read_settings(folder)
+    family, config = parse_settings(settings, str(folder))
+    tensors: Mapping[str, np.ndarray] | None = None
+    try:
+        tensors = open_weights(folder)
+        names = renamed(tensors, family.prefix, family.aliases)
+        tensors = {standard: tensors[name] for standard, name in names.items()} if weights else names
+    except FileNotFoundError:
+        if weights:
+            raise
+    has_mlm_head = _has_mlm_head(family, config, settings, tensors)
+    tables = _heads(family, config, settings, tensors, str(folder), extra_heads)
+    heads = {name: table.config for name, table in tables.items()}
+    params = parameter_shapes(config, has_mlm_head, heads)
+    if weights:
+        rows = _rows(family, config, has_mlm_head, tables)
+        params = _read_params(folder, family, config, rows, tensors, params)
+    run = RunConfig(
+        name=folder.name,
+        model=config,
+        data=DataConfig(row_length=min(max_length or config.max_length, config.max_length)),
+    )
+    return Checkpoint(run, params, _tokenizer(folder, config.vocab_size), Published(family, settings, heads))
 
 
-def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
+def _read_params(
+    folder: Path,
+    family: Family,
+    config: EncoderConfig,
+    rows: list[Weight],
+    tensors: Mapping[str, np.ndarray],
+    shapes: Params,
+) -> Params:
+    """The parameters of the rows; warns of tensors that are not used."""
+    has_mlm_head = "mlm_head" in shapes
+    if has_mlm_head and not config.tied_output:
+        # The bias has two names, and files that hold equal tensors only once leave one of them out.
+        biases = {row.theirs for row in rows if row.ours == ("mlm_head/bias",)}
+        if biases & tensors.keys():
+            rows = [row for row in rows if row.theirs not in biases or row.theirs in tensors]
+    params, used = from_tensors(rows, tensors, shapes, config, str(folder))
+    if has_mlm_head:
+        used.add(_output_bias(family))  # with a tied table, the same numbers as the head's bias
+        if config.tied_output and family.tied in tensors:
+            used.add(family.tied)
+            if not np.array_equal(tensors[family.tied], params["encoder"]["embeddings"]["token_embedding"]):
+                raise ValueError(
+                    f"{folder}: {family.tied} differs from the token table, but config.json has tie_word_embeddings"
+                )
+    unused = tuple(name for name in tensors if name not in used and not _BUFFERS.search(name))
+    if unused:
+        log.warning("%s: %d weights are not used: %s", folder, len(unused), ", ".join(unused[:8]))
+    return params
+
+
+def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
     """The tokenizer in a folder, or None; ValueError if it has more tokens than the model."""
     if not any(any(folder.glob(name)) for name in _TOKENIZER_FILES):
         return None
@@ -83,57 +120,6 @@ def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG_FILE}; give the folder of a model")
     return read_json(path, dict)
-
-
-def read_model(folder: str | os.PathLike, weights: bool = True, extra_heads: Collection[str] = ()) -> PublishedModel:
-    """Read a folder that transformers can read.
-
-    Args:
-        folder: with config.json and weights.
-        weights: read the weights; without, only their names. A folder that lacks them then has the heads of the class
-            that config.json names.
-        extra_heads: heads to read if the file has them, though the class that config.json names does not.
-
-    Raises:
-        ValueError: an unsupported family or setting, or a weight that is missing or has another shape.
-        OSError: a file is missing or cannot be read.
-    """
-    settings = read_settings(folder)
-    family, config = parse_settings(settings, str(folder))
-    tensors: Mapping[str, np.ndarray] | None = None
-    try:
-        tensors = open_weights(folder)
-        names = renamed(tensors, family.prefix, family.aliases)
-        tensors = {standard: tensors[name] for standard, name in names.items()} if weights else names
-    except FileNotFoundError:
-        if weights:
-            raise
-    has_mlm_head = _has_mlm_head(family, config, settings, tensors)
-    tables = _heads(family, config, settings, tensors, str(folder), extra_heads)
-    heads = {name: table.config for name, table in tables.items()}
-    shapes = parameter_shapes(config, has_mlm_head, heads)
-    published = Published(family, settings, heads)
-    if not weights:
-        return PublishedModel(published, config, shapes)
-    rows = _rows(family, config, has_mlm_head, tables)
-    if has_mlm_head and not config.tied_output:
-        # The bias has two names, and files that hold equal tensors only once leave one of them out.
-        biases = {row.theirs for row in rows if row.ours == ("mlm_head/bias",)}
-        if biases & tensors.keys():
-            rows = [row for row in rows if row.theirs not in biases or row.theirs in tensors]
-    params, used = from_tensors(rows, tensors, shapes, config, str(folder))
-    if has_mlm_head:
-        used.add(_output_bias(family))  # with a tied table, the same numbers as the head's bias
-        if config.tied_output and family.tied in tensors:
-            used.add(family.tied)
-            if not np.array_equal(tensors[family.tied], params["encoder"]["embeddings"]["token_embedding"]):
-                raise ValueError(
-                    f"{folder}: {family.tied} differs from the token table, but config.json has tie_word_embeddings"
-                )
-    unused = tuple(name for name in tensors if name not in used and not _BUFFERS.search(name))
-    if unused:
-        log.warning("%s: %d weights are not used: %s", folder, len(unused), ", ".join(unused[:8]))
-    return PublishedModel(published, config, params, unused)
 
 
 def write_model(

@@ -1,13 +1,13 @@
 """Verbs that train: tokenizer train, prepare, train, sweep, glue."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from jaxencoder.cli.verb import RecipeVerb, Verb, default_is, load_recipe
-from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.training.memory import keep_freed_memory
 
 Recipe = Positional[
@@ -60,17 +60,11 @@ class Prepare(RecipeVerb):
 
     def run(self) -> None:
         config = load_recipe(self.recipe, self.settings)
-        from jaxencoder.text.row_cache import prepare
-        from jaxencoder.text.sources.fields import infer_fields
-        from jaxencoder.training.setup import with_start
+        from jaxencoder.training.setup import prepare_all
 
-        config, tokenizer = with_start(replace(config, data=infer_fields(config.data)))
-        sections: list[tuple[DataConfig, Literal["train", "validation"]]]
-        sections = [*((phase.data, "train") for phase in config.phase_configs), (config.data, "validation")]
-        for data, split in dict.fromkeys(sections):  # phases may share their rows
-            for store in prepare(data, tokenizer, split):
-                padding = store.meta["padding_fraction"]
-                print(f"{split}: {len(store)} rows of {store.meta['row_length']} tokens, {padding:.1%} padding")
+        for split, store in prepare_all(config):
+            padding = store.meta["padding_fraction"]
+            print(f"{split}: {len(store)} rows of {store.meta['row_length']} tokens, {padding:.1%} padding")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from jaxencoder.checkpoints.description import Kind, PlaceholderVocabulary, describe_model
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
+from jaxencoder.describe.description import Kind, PlaceholderVocabulary, describe_model
 from jaxencoder.describe.inspect import LayerKind, MemoryUse, layer_kinds, state_memory
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.objectives.objective import Batch, Objective

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
-from jaxencoder.checkpoints.description import Kind, describe_model
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
+from jaxencoder.describe.description import Kind, describe_model
 from jaxencoder.families.published import family_of
 from jaxencoder.kernels.choice import choose_backend
 from jaxencoder.kernels.inputs import AttentionOptions

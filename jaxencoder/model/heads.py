@@ -7,10 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.model.config import Activation, EncoderConfig
+from jaxencoder.model.config import Activation, EncoderConfig, Pooling
 from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm, init_table
-
-Pooling = Literal["cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken"]
 
 
 class MlmHead(nn.Module):
@@ -173,12 +171,12 @@ def apply_heads(
     for name, head in heads:
         if head.inputs == "pooled":
             x = out["pooler"]
-        elif head.inputs == "tokens" or head.late:
+        elif head.inputs == "tokens" or head.pool_after_transform:
             x = hidden
         else:
             x = pool(hidden, segment_ids, documents, head.inputs)
         y = Head(encoder, head).apply({"params": params[name]}, x.astype(hidden.dtype))
-        out[name] = pool(y, segment_ids, documents, "mean") if head.late else y
+        out[name] = pool(y, segment_ids, documents, "mean") if head.pool_after_transform else y
     return out
 
 

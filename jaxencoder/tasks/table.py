@@ -1,14 +1,60 @@
-"""The table of tasks, and which of them a model was trained for."""
+"""The table of tasks, and the task that a model was trained for."""
 
 from jaxencoder.objectives.objective import ObjectiveConfig
-from jaxencoder.tasks.classification.task import TASK as CLASSIFICATION
-from jaxencoder.tasks.multiple_choice.task import TASK as MULTIPLE_CHOICE
-from jaxencoder.tasks.question_answering.task import TASK as QUESTION_ANSWERING
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.classification.predict import evaluate_classes, predict_classes
+from jaxencoder.tasks.multiple_choice import data as choices
+from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
+from jaxencoder.tasks.multiple_choice.predict import evaluate_choices, predict_choices
+from jaxencoder.tasks.question_answering import data as answers
+from jaxencoder.tasks.question_answering.objective import QuestionAnswering
+from jaxencoder.tasks.question_answering.predict import evaluate_answers, predict_answers
 from jaxencoder.tasks.task import Task, TaskModel
-from jaxencoder.tasks.token_classification.task import TASK as TOKEN_CLASSIFICATION
+from jaxencoder.tasks.token_classification import data as tags
+from jaxencoder.tasks.token_classification.objective import TokenClassification
+from jaxencoder.tasks.token_classification.predict import evaluate_tags, predict_tags
 from jaxencoder.text.schema import TEXTS, Schema
 
-TASKS = (CLASSIFICATION, TOKEN_CLASSIFICATION, QUESTION_ANSWERING, MULTIPLE_CHOICE)
+TASKS = (
+    Task(
+        name="text classification",
+        schema=TEXTS,
+        objective=Classification,
+        head="classifier",
+        published_head="sequence_head",
+        predict=predict_classes,
+        evaluate=evaluate_classes,
+        scores_classes=True,
+        list_items={"probability": 0.0},
+    ),
+    Task(
+        name="token classification",
+        schema=tags.SCHEMA,
+        objective=TokenClassification,
+        head="token_head",
+        published_head="token_head",
+        predict=predict_tags,
+        evaluate=evaluate_tags,
+        list_items={"entities": {"type": "", "text": "", "start": 0, "end": 0, "probability": 0.0}},
+    ),
+    Task(
+        name="question answering",
+        schema=answers.SCHEMA,
+        objective=QuestionAnswering,
+        head="span_head",
+        published_head="span_head",
+        predict=predict_answers,
+        evaluate=evaluate_answers,
+    ),
+    Task(
+        name="multiple choice",
+        schema=choices.SCHEMA,
+        objective=MultipleChoice,
+        head="classifier",
+        predict=predict_choices,
+        evaluate=evaluate_choices,
+    ),
+)
 
 
 def task_of(objective: ObjectiveConfig) -> Task | None:

@@ -6,9 +6,8 @@ A task is one record and one folder. To add one, write
     objective.py  a `TaskObjective`: settings, head and loss
     predict.py    predictions for records, computed by an opened model, and their evaluation
     metrics.py    metrics of predictions, without a model
-    task.py       TASK, the record
 
-and name the record in table.py. Nothing else distinguishes tasks: the settings, the trainer, `predict` and `evaluate`
+and add its record to table.py. Nothing else distinguishes tasks: the settings, the trainer, `predict` and `evaluate`
 ask the record. A folder may use what is below it (text, model, objectives), but not the settings of a run or
 inference, which use the tasks. So functions take the opened model by the protocol `TaskModel`.
 """

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.objectives.objective import Batch
 from jaxencoder.text.tokenizers.encoding import raise_invalid_text
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
@@ -146,7 +145,7 @@ def warn_truncated(truncated: int, texts: int, max_length: int) -> None:
         log.warning("%d of %d texts are longer than %d tokens and were truncated.", truncated, texts, max_length)
 
 
-def batch(ids: Sequence[np.ndarray], plan: BatchPlan, pad_id: int) -> Batch:
+def batch(ids: Sequence[np.ndarray], plan: BatchPlan, pad_id: int) -> dict[str, np.ndarray]:
     """The encoder's input for a batch.
 
     With ids [[2, 7, 3], [2, 3], [2, 8, 9, 3]], texts 0 and 1 in row 0 of length 6 and text 2 in row 1:

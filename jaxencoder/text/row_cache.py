@@ -69,7 +69,6 @@ def prepare(
 
 def _prepare(part: SourceSplit, tokenizer: Tokenizer, progress: bool) -> Store:
     name = _address(part, tokenizer)
-    what = f"{part.source} ({part.split})"
     folder = cache_folder(part.data) / "rows"  # rows for an object store are made here and copied when complete
     target = join(join(part.data.cache, "rows"), name) if is_remote(part.data.cache) else str(folder / name)
 
@@ -79,13 +78,13 @@ def _prepare(part: SourceSplit, tokenizer: Tokenizer, progress: bool) -> Store:
 
     def reuse() -> Store:
         store = Store(target)
-        report(f"Reusing {len(store)} rows of {what} in {target}{_format_labels(part, store)}")
+        report(f"Reusing {len(store)} rows of {part} in {target}{_format_labels(part, store)}")
         return store
 
     if exists(target):
         return reuse()
     try:
-        with entry_lock(folder, name, lambda: report(f"Waiting for another process that prepares {what}")):
+        with entry_lock(folder, name, lambda: report(f"Waiting for another process that prepares {part}")):
             if exists(target):
                 return reuse()
             with temporary_entry(folder, name) as temporary:
@@ -102,7 +101,7 @@ def _prepare(part: SourceSplit, tokenizer: Tokenizer, progress: bool) -> Store:
             f"cannot write prepared rows to {folder}: {reason}; set data.cache to a folder with room"
         ) from error
     store = Store(target)
-    report(f"Prepared {what}: {len(store)} rows in {target}{_format_labels(part, store)}")
+    report(f"Prepared {part}: {len(store)} rows in {target}{_format_labels(part, store)}")
     return store
 
 
@@ -173,7 +172,7 @@ def _write(part: SourceSplit, tokenizer: Tokenizer, folder: Path, progress: bool
     builder = RowBuilder(part, tokenizer, labels)
     writer = Writer(folder, data.row_length, tokenizer.vocab_size, data.paired, kind, len(names))
     quiet = not progress or not sys.stderr.isatty()
-    with tqdm.tqdm(desc=f"{part.source} ({part.split})", unit=" documents", disable=quiet) as bar:
+    with tqdm.tqdm(desc=str(part), unit=" documents", disable=quiet) as bar:
         for row in builder.rows():
             writer.add(row)
             bar.update(builder.documents - bar.n)

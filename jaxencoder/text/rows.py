@@ -50,6 +50,9 @@ class SourceSplit:
     split: Split
     held_out: float
 
+    def __str__(self) -> str:
+        return f"{self.source} ({self.split})"
+
     @property
     def is_balanced(self) -> bool:
         """Whether examples of rare classes are repeated."""

@@ -1,1 +1,1 @@
-"""Training: the optimiser, the pure step, the loop that does the I/O, checkpoints and telemetry."""
+"""Training: the pure step, the loop around it, optimizers, schedules and telemetry."""

@@ -18,7 +18,8 @@ from jaxencoder.objectives.objective import Metrics
 from jaxencoder.sharding import batch_sharding
 from jaxencoder.text.batches import Batches, prefetch
 from jaxencoder.text.store import Store
-from jaxencoder.training.setup import Setup, unique_stores
+from jaxencoder.training.resolve import unique_stores
+from jaxencoder.training.setup import Setup
 from jaxencoder.training.step import TrainState, eval_step
 
 

@@ -1,4 +1,4 @@
-"""How much arithmetic a device can do: the one half of MFU, whose other half is `model.flops`."""
+"""Peak FLOP/s of devices, for model FLOPs utilization (MFU); `model.flops` counts the model's FLOPs."""
 
 import functools
 import re
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 # Dense bfloat16 (float16 on cards without it) with float32 accumulation, from the vendors' data sheets, per JAX device:
-# a core of TPU v2, v3 and v7, else a chip. The first name that stands in the device's kind counts.
+# a core of TPU v2, v3 and v7, else a chip. The first name found in the device's kind counts.
 PEAK_FLOPS = (
     ("TPU v2", 22.5e12),
     ("TPU v3", 61.5e12),
@@ -59,11 +59,11 @@ PEAK_FLOPS = (
 
 
 def peak_flops(device: jax.Device, dtype: str = "bfloat16") -> float:
-    """FLOP/s of one device at its best: from the data sheet, or measured (0.2 s, once) where there is none.
+    """Peak FLOP/s of one device: from the data sheet, or measured once in 0.2 s for unlisted devices.
 
     Args:
         device: a JAX device.
-        dtype: of the matrix products that are measured; the data sheets' numbers are for 16 bits whatever it is.
+        dtype: dtype of the measured matrix products; the data sheets' numbers are for 16 bits in any case.
     """
     kind = device.device_kind.lower()
     for name, flops in PEAK_FLOPS:
@@ -74,11 +74,11 @@ def peak_flops(device: jax.Device, dtype: str = "bfloat16") -> float:
 
 @functools.cache
 def _measured(platform: str, dtype: str, seconds: float = 0.2) -> float:
-    size = 1024 if platform == "cpu" else 8192  # work enough to hide what it takes to start it
+    size = 1024 if platform == "cpu" else 8192  # large enough to hide the start-up time
     device = jax.local_devices(backend=platform)[0]
     x = jax.device_put(np.ones((size, size), dtype), device)
     multiply = jax.jit(lambda x: jnp.matmul(x, x, preferred_element_type=jnp.float32))
-    # The mesh in use is of all devices, and this is about one.
+    # The current mesh has all devices; the measurement needs one.
     with jax.set_mesh(jax.make_mesh((1,), ("one",), axis_types=(jax.sharding.AxisType.Auto,), devices=[device])):
         multiply(x).block_until_ready()
         best, end = float("inf"), time.perf_counter() + seconds

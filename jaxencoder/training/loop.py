@@ -16,7 +16,8 @@ from jaxencoder.sharding import make_mesh
 from jaxencoder.training.evaluator import best_metric, evaluator
 from jaxencoder.training.feed import batches_after
 from jaxencoder.training.preemption import Interrupted, SigtermHandler
-from jaxencoder.training.setup import Setup, labeled_examples, set_up
+from jaxencoder.training.resolve import labeled_examples
+from jaxencoder.training.setup import Setup, set_up
 from jaxencoder.training.stopping import past_evaluations, should_stop
 from jaxencoder.training.telemetry import Telemetry
 from jaxencoder.training.updates import checkpoint_parts, compile_updates

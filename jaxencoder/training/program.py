@@ -1,8 +1,8 @@
-"""What a jitted function takes, told before it runs: matrix products of its traced form, bytes of its compiled form.
+"""The cost of a jitted function before it runs: FLOPs of its matrix products, and bytes of its compiled form.
 
-XLA's own count of FLOPs (`cost_analysis`) takes the body of a loop once, however often it runs: a scan over 12 layers
-has those of one. So the products are counted in the jaxpr, where a scan's length is known. They are those of any
-platform; bytes are of the one that it is compiled for.
+XLA's own count of FLOPs (`cost_analysis`) counts the body of a loop once, so that a scan over 12 layers has the FLOPs
+of one. Here products are counted in the jaxpr, where a scan's length is known. FLOPs do not depend on the platform;
+bytes are for the platform that the function is compiled for.
 """
 
 import math
@@ -13,10 +13,10 @@ import jax
 from jax.extend import core
 
 _ON_CPU = {
-    # A product fused with a softmax into one call of a library keeps the scores where XLA's account of memory does not
-    # see them: 27 MiB instead of 149 for the scores and weights of 4 heads and 2,048 tokens.
+    # A product that is fused with a softmax into one library call keeps the scores where XLA's memory analysis misses
+    # them: 27 MiB instead of 149 for the scores and weights of 4 heads and 2,048 tokens.
     "xla_cpu_experimental_ynn_fusion_type": "",
-    # What LLVM makes of the compiled loops changes no buffer, and is 40% of the time to compile.
+    # LLVM's optimizations change no buffer, and take 40% of the compile time.
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
 }
@@ -26,12 +26,11 @@ class Program(NamedTuple):
     """A compiled function.
 
     Attributes:
-        flops: of its matrix products on all devices, two for a multiplication and an addition; what is recomputed
-            counts again. Elementwise work, sums and lookups are left out.
-        arguments: bytes of its arguments, on one device.
-        outputs: bytes of its results, likewise; those that take the place of a donated argument are counted too.
-        temporaries: bytes that XLA sets aside for everything in between, likewise; on a CPU as if no products were
-            fused with what follows them.
+        flops: FLOPs of the matrix products on all devices, two for a multiplication and an addition; recomputed
+            products count again. Elementwise operations, sums and lookups are excluded.
+        arguments: bytes of the arguments, per device.
+        outputs: bytes of the results, per device, including those that reuse a donated argument.
+        temporaries: bytes of temporary buffers, per device; on a CPU without the fusion of products.
     """
 
     flops: float
@@ -44,7 +43,7 @@ def program(function: Callable, *arguments: Any) -> Program:
     """Trace and compile a function of `jax.jit`, without running it.
 
     Args:
-        function: what `jax.jit` returned.
+        function: a result of `jax.jit`.
         arguments: arrays or ShapeDtypeStructs.
     """
     traced = function.trace(*arguments)
@@ -61,9 +60,9 @@ def program(function: Callable, *arguments: Any) -> Program:
 def product_flops(jaxpr: core.Jaxpr) -> float:
     """FLOPs of the matrix products and convolutions of a jaxpr.
 
-    The body of a scan counts as often as it runs, that of a `shard_map` on each of its devices, and that of a kernel
-    at each place of its grid, unless the kernel says itself what it takes; of branches the dearest counts. The body of
-    a `while`, whose rounds only the data tells, counts once.
+    The body of a scan counts once per iteration, of a `shard_map` once per device, and of a kernel once per point of
+    its grid, unless the kernel has its own cost estimate. Of branches the most expensive counts. The body of a `while`
+    counts once, as the number of iterations depends on the data.
     """
     return sum(map(_flops, jaxpr.eqns))
 
@@ -80,14 +79,14 @@ def _flops(equation: core.JaxprEqn) -> float:
         return 2.0 * equation.outvars[0].aval.size * products
     if name == "pallas_call" and params.get("cost_estimate") is not None:
         return float(params["cost_estimate"].flops)
-    inner = [product_flops(jaxpr) for jaxpr in _inner(params)]
+    inner = [product_flops(jaxpr) for jaxpr in _inner_jaxprs(params)]
     if name == "cond":
         return max(inner)
-    return _times(name, params) * sum(inner)
+    return _repetitions(name, params) * sum(inner)
 
 
-def _times(name: str, params: dict[str, Any]) -> int:
-    """How often the body of an equation runs."""
+def _repetitions(name: str, params: dict[str, Any]) -> int:
+    """How many times the body of an equation runs."""
     if name == "scan":
         return params["length"]
     if name == "shard_map":
@@ -97,7 +96,7 @@ def _times(name: str, params: dict[str, Any]) -> int:
     return 1
 
 
-def _inner(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
+def _inner_jaxprs(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
     for value in params.values():
         for part in value if isinstance(value, tuple | list) else (value,):
             if isinstance(part, core.ClosedJaxpr):

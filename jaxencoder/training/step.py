@@ -1,8 +1,9 @@
 """One update and one evaluation as pure functions: state and batch in, state and metrics out.
 
-No I/O here and no Python state: the loop compiles these once and calls them.
+There is no I/O and no Python state: the loop compiles these functions once and calls them.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes; `ema` is None unless a moving average is kept."""
+    """Everything that a step changes; `ema` is None without a moving average."""
 
     step: jax.Array  # int32 [], updates done
     params: Params
@@ -43,15 +44,15 @@ def train_step(
 
     Args:
         batch: arrays with leading dimension B.
-        key: the run's key; the step's own is folded from it and the step number.
-        steps: of the whole run; where given, the objective is told what share of them is done ("progress").
-        accumulation: parts of the batch that are differentiated one after the other; their gradients are weighted by
-            what they predict (`metrics["loss"][1]`), so that the update is that of the whole batch.
+        key: the run's key; the step number is folded into it.
+        steps: steps of the run; if given, the batch gets "progress" [B], the fraction of steps done.
+        accumulation: parts of the batch that are differentiated in sequence. Their gradients are weighted by the
+            number of predictions (`metrics["loss"][1]`), so that the update is that of the complete batch.
 
     Returns:
-        The new state, and the batch's metrics with these added: "gradient_norm" (unclipped), also of each part of the
-        parameters ("gradient_norm_embeddings", "..._layers", "..._mlm_head"), "finite" (1 when loss, gradients and new
-        parameters are), and "filled", how many of the batch's places hold a token.
+        The new state, and the batch's metrics with these added: "gradient_norm" (unclipped), also for each part of the
+        parameters ("gradient_norm_embeddings", "..._layers", "..._mlm_head"), "finite" (1 if loss, gradients and new
+        parameters are finite), and "filled", the number of tokens in the batch's positions.
     """
     key = jax.random.fold_in(key, state.step)
     if steps:
@@ -77,14 +78,17 @@ def train_step(
 
 
 def _parts(params: Params) -> dict[str, Params]:
-    """The parts of an encoder, its heads, and whatever else is trained beside it."""
+    """The parts of the encoder, the heads, and any other model that is trained."""
     return params.get("encoder", {}) | {
         name: part for name, part in params.items() if name != "encoder" and jax.tree.leaves(part)
     }
 
 
-def _accumulate(differentiate, params, batch, key, parts):
-    # Interleaved parts, so that each device's rows of every part are rows it already holds.
+def _accumulate(
+    differentiate: Callable, params: Params, batch: Batch, key: jax.Array, parts: int
+) -> tuple[Params, Metrics]:
+    """The mean gradients of a batch and its summed metrics, part by part in a scan."""
+    # [B, ...] -> [parts, B / parts, ...], interleaved so that each device already holds its rows of every part.
     split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
 
     def body(carry, xs):
@@ -103,5 +107,5 @@ def _accumulate(differentiate, params, batch, key, parts):
 
 
 def eval_step(objective: Objective, params: Params, batch: Batch, key: jax.Array) -> Metrics:
-    """The metrics of a batch without dropout; the key drives the corruption only, so that it is the same every time."""
+    """The metrics of a batch without dropout; `key` only draws the corruption, such as masks."""
     return objective.loss(params, batch, key, False)[1]

@@ -16,7 +16,7 @@ from jaxencoder.checkpoints.adapter import fingerprint
 from jaxencoder.checkpoints.initial import open_initial_model
 from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.checkpoints.weights import read_tensors
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.config import Classification, MaskedLM, RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.describe.inspect import inspect
@@ -200,7 +200,7 @@ def test_with_its_base_again(folders: dict[str, Path], tmp_path: Path) -> None:
 def test_peft_gives_the_logits_of_a_run(folders: dict[str, Path], tmp_path: Path, caplog) -> None:
     """A classifier that pools the first token is BERT's own; the whole way from a run to logits in torch and back."""
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
-    hf, run = tmp_path / "hf", jaxencoder.load(folders["base"])
+    hf, run = tmp_path / "transformers", jaxencoder.load(folders["base"])
     run.save(hf)
     base = jaxencoder.load(hf)
     config, params = tuned(hf, dataclasses.replace(base, config=run.config), 6, adapter=LORA)

@@ -12,7 +12,7 @@ from jaxencoder.api import Model
 from jaxencoder.checkpoints.extend import extend, extended
 from jaxencoder.checkpoints.initial import initial_params, open_initial_model, with_architecture
 from jaxencoder.checkpoints.run import write_run
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.config import RunConfig
 from jaxencoder.training.config import Phase, TrainingConfig
 from tests.inference.published import published, torch_outputs
@@ -136,11 +136,11 @@ def test_windows_of_the_whole_text_change_nothing(short) -> None:
         (
             "rotary",
             (128, "tile"),
-            "rotary positions, which tile does not extend; take linear or ntk or dynamic",
+            "rotary positions, which tile does not extend; give linear or ntk or dynamic",
         ),
         ("distances", (128, "linear"), "relative positions only, which linear .* give none or interpolate"),
-        ("buckets", (128, "interpolate"), "take none$"),
-        ("alibi", (128, "linear"), "has alibi positions, which linear does not extend; take none$"),
+        ("buckets", (128, "interpolate"), "give none$"),
+        ("alibi", (128, "linear"), "has alibi positions, which linear does not extend; give none$"),
         ("rotary", (128, "stretch"), "method 'stretch' is unknown; give one of interpolate, tile"),
         ("rotary", (128, "none", 2.0), "factor is 2.0, but none takes none here"),
         ("learned", (128, "interpolate", 2.0), "factor is 2.0, but interpolate takes none here"),
@@ -156,14 +156,14 @@ def test_one_clear_sentence(short, kind: str, words: tuple, message: str) -> Non
 
 def test_what_is_scaled_is_not_scaled_again(short) -> None:
     model = extended(short["rotary"], 128, "yarn")
-    with pytest.raises(ValueError, match=r"scaled already \(yarn\); take none"):
+    with pytest.raises(ValueError, match=r"scaled already \(yarn\); give none"):
         extended(model, 256, "linear")
     assert extended(model, 256, "none").config.model.rope_factor == 2
 
 
 def test_other_bases_of_local_layers_are_no_windows_for_global_ones(make_model) -> None:
     model = make_model(positions="rotary", windows=(0, 4), rope_theta=500.0)
-    with pytest.raises(ValueError, match=r"other angles \(rope_theta 500\) than those with a window \(10000\)"):
+    with pytest.raises(ValueError, match=r"other angles \(rope_theta 500\) than layers with a window \(10000\)"):
         extended(model, 128, "none", window=8)
     whole = make_model(positions="rotary", rope_theta=500.0)
     assert extended(whole, 128, "ntk", window=8).config.model.rope_theta_local == 500
@@ -209,7 +209,7 @@ def test_a_published_model_stays_one_where_it_can(
     published(family, "ForMaskedLM", tokenizer, tmp_path / "short")
     form = extend(tmp_path / "short", tmp_path / "long", 200, method, **options)
     model = jaxencoder.load(tmp_path / "long", dtype="float32")
-    assert form == ("hf" if kind else "run") and model.max_length == 200
+    assert form == ("transformers" if kind else "run") and model.max_length == 200
     before = extended(jaxencoder.load(tmp_path / "short", dtype="float32"), 200, method, **options)
     assert model.config.model == before.config.model
     np.testing.assert_allclose(model.embed([LONG]), before.embed([LONG]), atol=1e-6)

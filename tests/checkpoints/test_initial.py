@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.checkpoints.initial import initial_params, published_origin, reinitialize_top
-from jaxencoder.checkpoints.transformers import read_model, write_model
+from jaxencoder.checkpoints.transformers import open_transformers, write_model
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.families.bert import BERT
@@ -80,7 +80,7 @@ def published(folder: Path, family: str, *heads: str, labels: int = 3, mlm_head:
 
 def started(folder: Path, objective, capsys) -> tuple[dict, dict, str]:
     """The parameters of a new run, as it draws them and as it starts, and what is said."""
-    model = read_model(folder, weights=False).config
+    model = open_transformers(folder, weights=False).config.model
     fresh = drawn(jax.eval_shape(objective.build(model, FLOAT32, Vocabulary()).init, jax.random.key(0)), 1)
     found = initial_params(str(folder), fresh, objective)
     assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, fresh)
@@ -103,7 +103,7 @@ def test_a_pooler_beside_a_head_of_masked_words(tmp_path: Path, capsys) -> None:
     source = published(tmp_path, "bert", "pooler", "nsp_head", mlm_head=True)
     settings = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(settings | {"architectures": ["BertForMaskedLM"]}))
-    assert "pooler" not in read_model(tmp_path).params
+    assert "pooler" not in open_transformers(tmp_path).params
     _, found, said = started(tmp_path, Classification(labels=2), capsys)
     assert said == "encoder, pooler/dense as classifier/dense; new: classifier/classifier"
     assert_trees_close(found["classifier"]["dense"], source["pooler"]["dense"], 0)

@@ -59,13 +59,13 @@ def test_pooling_is_read_as_they_read_it(tmp_path: Path, config, expected) -> No
     ("kinds", "pooling", "message"),
     [
         (["Transformer"], {}, "has the modules Transformer; a Transformer and a Pooling are needed"),
-        (["CLIPModel", "Pooling"], {}, "module 'CLIPModel' .* where only Transformer"),
-        (["Transformer", "Dense", "Pooling"], {}, "module 'Dense' .* where only Pooling"),
-        (["Transformer", "Pooling", "CNN"], {}, "module 'CNN' .* where only Dense or LayerNorm or Normalize can be"),
+        (["CLIPModel", "Pooling"], {}, "module 'CLIPModel' .* only Transformer is supported"),
+        (["Transformer", "Dense", "Pooling"], {}, "module 'Dense' .* only Pooling is supported"),
+        (["Transformer", "Pooling", "CNN"], {}, "module 'CNN' .* only Dense or LayerNorm or Normalize is"),
         (["Transformer", "Pooling"], {"pooling_mode": "first"}, r"pooling_mode \['first'\]; supported are"),
         (["Transformer", "Pooling"], {"pooling_mode": []}, r"pooling_mode \[\]"),
         (["Transformer", "Pooling"], {"pooling_mode": [["cls"]]}, r"pooling_mode \[\['cls'\]\]"),
-        (["Transformer", "Pooling"], {"word_embedding_dimension": "24"}, "embedding_dimension '24'; a whole number"),
+        (["Transformer", "Pooling"], {"word_embedding_dimension": "24"}, "embedding_dimension '24'; an integer"),
         (["Transformer", "Pooling"], {"include_prompt": "no"}, "include_prompt 'no'; true or false"),
     ],
 )
@@ -98,13 +98,13 @@ DENSE_WEIGHTS = {"linear.weight": (3, D), "linear.bias": (3,)}
             {"linear.weight": (3, 7), "linear.bias": (3,)},
             "takes vectors of size 7.* gets size 24",
         ),
-        (DENSE | {"out_features": 0}, {}, "out_features 0; a whole number"),
+        (DENSE | {"out_features": 0}, {}, "out_features 0; an integer"),
         (DENSE | {"module_input_name": "token_embeddings"}, {}, "module_input_name 'token_embeddings'; only"),
         (DENSE, {"linear.weight": (D, 3), "linear.bias": (3,)}, r"linear.weight has the shape \[24, 3\], .* \[3, 24\]"),
         (DENSE, {"linear.weight": (3, D)}, "has the weights linear.weight, but .* asks for linear.bias, linear.weight"),
         (DENSE | {"bias": False}, DENSE_WEIGHTS, "has the weights linear.bias, linear.weight, but .* linear.weight$"),
         (DENSE | {"use_residual": True}, DENSE_WEIGHTS, "asks for linear.bias, linear.weight, residual.weight"),
-        ([], {}, "holds no JSON object"),
+        ([], {}, "does not hold a JSON object"),
         (DENSE, None, "2_Dense has no "),
         (None, {}, "config.json is missing, so the folder is incomplete"),
     ],
@@ -124,15 +124,19 @@ def test_damaged_dense(tmp_path: Path, config, weights, message) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("modules.json", {}, "holds no JSON list"),
+        ("modules.json", {}, "does not hold a JSON list"),
         ("modules.json", ["Transformer"], "has 'Transformer' for a module"),
         ("config_sentence_transformers.json", {"prompts": ["query: "]}, "has prompts .*; names and texts are needed"),
         ("config_sentence_transformers.json", {"prompts": {"q": 1}}, "has prompts"),
         ("config_sentence_transformers.json", {"default_prompt_name": "q"}, "'q', but its prompts are none"),
-        ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim 0; a whole number"),
+        ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim 0; an integer"),
         ("config_sentence_transformers.json", {"similarity_fn_name": 1}, "similarity_fn_name 1"),
-        ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "is of a SparseEncoder; only a"),
-        ("sentence_bert_config.json", {"max_seq_length": "77"}, "maximal length of '77'; a whole number"),
+        (
+            "config_sentence_transformers.json",
+            {"model_type": "SparseEncoder"},
+            "is of a SparseEncoder; only SentenceTransformer",
+        ),
+        ("sentence_bert_config.json", {"max_seq_length": "77"}, "maximal length of '77'; an integer"),
         ("sentence_bert_config.json", {"max_seq_length": 2}, "maximal length of 2; at least 3"),
         ("sentence_bert_config.json", {"do_lower_case": 1}, "do_lower_case 1; true or false"),
         ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task 'fill-mask'; only"),
@@ -158,7 +162,7 @@ def test_modules_stay_in_the_folder_and_in_the_package(tmp_path: Path) -> None:
             for kind, at in (("Transformer", ""), ("Pooling", path))
         ]
         (tmp_path / "modules.json").write_text(json.dumps(modules))
-        with pytest.raises(ValueError, match="lies outside the folder"):
+        with pytest.raises(ValueError, match="is outside the folder"):
             sentence_transformers.read(tmp_path)
 
 

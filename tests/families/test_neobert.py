@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxencoder
-from jaxencoder.checkpoints.transformers import read_model
+from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families.neobert import NEOBERT
 from jaxencoder.families.published import family_of
@@ -148,8 +148,8 @@ def same_when_written(loaded: Any, tmp_path: Path) -> dict[str, Any]:
     assert set(before) == set(after)
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value, err_msg=name)
-    again = read_model(tmp_path / "ours")
-    assert again.config == loaded.config.model and again.published.heads == loaded.published.heads
+    again = open_transformers(tmp_path / "ours")
+    assert again.config.model == loaded.config.model and again.published.heads == loaded.published.heads
     return again.published.settings
 
 

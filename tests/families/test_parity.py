@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxencoder
-from jaxencoder.checkpoints.transformers import read_model
+from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.families.tables import Weight, to_tensors
 from jaxencoder.inference.global_tokens import global_slots
 from jaxencoder.inference.outputs import outputs
@@ -57,7 +57,7 @@ def test_gradients_equal_torchs(family: str, chosen: bool, tmp_path: Path) -> No
     grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
     expected = {name: grad.numpy() for name, grad in grads.items()}
 
-    loaded = read_model(saved(model, tmp_path))
+    loaded = open_transformers(saved(model, tmp_path))
     T = batch["input_ids"].shape[1]
     rows = {
         "token_ids": jnp.asarray(batch["input_ids"]),
@@ -73,13 +73,13 @@ def test_gradients_equal_torchs(family: str, chosen: bool, tmp_path: Path) -> No
     @jax.jit
     @jax.grad
     def gradient(params):
-        return (outputs(loaded.config, compute, (), params, rows)["mlm_logits"] * weights).sum()
+        return (outputs(loaded.config.model, compute, (), params, rows)["mlm_logits"] * weights).sum()
 
     family_ = loaded.published.family
-    table = [*family_.encoder(loaded.config), *family_.mlm_head(loaded.config)]
-    if not loaded.config.tied_output:
+    table = [*family_.encoder(loaded.config.model), *family_.mlm_head(loaded.config.model)]
+    if not loaded.config.model.tied_output:
         table.append(Weight(family_.tied, ("mlm_head/table",)))
-    got = to_tensors(table, gradient(loaded.params), loaded.config)
+    got = to_tensors(table, gradient(loaded.params), loaded.config.model)
     embeddings = next(row.theirs for row in table if row.ours == ("encoder/embeddings/token_embedding",))
     if embeddings not in expected:  # torch names a tied table once
         expected[embeddings] = expected.pop(family_.tied)

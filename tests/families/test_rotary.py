@@ -12,7 +12,7 @@ import pytest
 
 import jaxencoder
 from jaxencoder.api import Model
-from jaxencoder.checkpoints.transformers import read_model
+from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.config import RunConfig
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.modernbert import MODERNBERT
@@ -75,7 +75,7 @@ def test_outputs_equal_transformers(family: str, kind: str, local: bool, tmp_pat
     loaded.save(tmp_path / "ours")
     again = type(model).from_pretrained(tmp_path / "ours", attn_implementation="eager")
     np.testing.assert_allclose(theirs(again, batch(), "ForMaskedLM")["hidden"], expected["hidden"], atol=1e-5)
-    assert read_model(tmp_path / "ours", weights=False).config == loaded.config.model
+    assert open_transformers(tmp_path / "ours", weights=False).config.model == loaded.config.model
 
 
 def with_architecture(model: Model, architecture: EncoderConfig) -> Model:
@@ -154,7 +154,7 @@ def test_unsupported_settings_are_named(rope: Any, message: str, tmp_path: Path)
     content = settings("eurobert", {"rope_type": "default"}) | {"model_type": "eurobert", "rope_parameters": rope}
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
-        read_model(tmp_path, weights=False)
+        open_transformers(tmp_path, weights=False)
 
 
 def test_local_layers_with_another_scaling_are_refused() -> None:

@@ -13,7 +13,7 @@ from jaxencoder.api import Model
 from jaxencoder.checkpoints.convert import convert
 from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import CheckpointManager
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.config import Classification, MaskedLM, ReplacedToken, RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig

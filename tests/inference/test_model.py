@@ -94,7 +94,7 @@ def test_load_says_what_is_wrong(tmp_path, run, make_model):
         load(tmp_path)
     small = make_model(vocab_size=50)
     save(small.config, run)
-    with pytest.raises(ValueError, match=r"has \d+ tokens, but the model only 50"):
+    with pytest.raises(ValueError, match=r"has \d+ tokens, but the model has only 50"):
         load(run)
 
 

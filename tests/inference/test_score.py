@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.inference import score as score_module
 from jaxencoder.inference.score import PseudoLikelihood, score_source
 

@@ -12,7 +12,8 @@ from jaxencoder.text.batches import Batches
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.schema import TEXTS
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 from jaxencoder.text.windows import text_windows
 from tests.text.corpus import WORDS, config, content, documents, write
 

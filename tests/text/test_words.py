@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from jaxencoder.tasks.token_classification.data import word_pieces
 from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer, train_tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 from jaxencoder.text.words import encode_words, word_windows
 
 TEXT = ["the soldier was killed in Sonmarg , said a spokesman .", "über Größe 你好 世界"] * 5

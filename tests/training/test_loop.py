@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.checkpoints.orbax import CheckpointManager, restore_step
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.config import Classification, ComputeConfig, RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.objectives.mlm import MaskedLM
@@ -143,7 +143,7 @@ CHILD = """
         return result
 
     setattr(owner, name, hook)
-    from jaxencoder.cli import main
+    from jaxencoder.cli.main import main
     sys.exit(main(["train", target, "--run-dir", run_dir, *sys.argv[5:]]))
 """
 

@@ -11,13 +11,14 @@ import pytest
 
 from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import restore_step
-from jaxencoder.cli import main
+from jaxencoder.cli.main import main
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load, save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.tokenizers.training import train_tokenizer
+from jaxencoder.training import agreement
 from jaxencoder.training import setup as module
 from jaxencoder.training.config import OptimizerConfig, Phase, TrainingConfig
 from jaxencoder.training.evaluator import unigram_loss
@@ -103,7 +104,7 @@ def test_settings_that_may_change_exist(config: RunConfig) -> None:
         if dataclasses.is_dataclass(value := getattr(config, part.name))
         for f in dataclasses.fields(value)
     }
-    assert names >= module._MAY_CHANGE and "model.vocab_size" in names
+    assert names >= agreement._MAY_CHANGE and "model.vocab_size" in names
 
 
 @pytest.mark.parametrize(
@@ -186,16 +187,11 @@ def test_changed_labels_and_order_are_refused(config: RunConfig, pretrained: Pat
         before = path.read_text().splitlines(keepends=True)
         for lines in (list(map(flip, before)), before[::-1]):
             path.write_text("".join(lines))
-            with pytest.raises(ValueError, match=f"the contents of the {name} are not those .* the data has changed"):
+            with pytest.raises(ValueError, match=f"the {name} are not those .* the data has changed"):
                 set_up(config, run)
             assert json.loads((run / "data.json").read_text()) == digests
         path.write_text("".join(before))
         set_up(config, run)
-    # A run that began before there were digests of contents goes on, and has them from then on.
-    older = {name: digest for name, digest in digests.items() if not name.startswith("contents")}
-    (run / "data.json").write_text(json.dumps(older))
-    set_up(config, run)
-    assert len(older) == 2 and json.loads((run / "data.json").read_text()) == digests
 
 
 def test_vocabulary_of_the_model(config: RunConfig, tmp_path: Path) -> None:
@@ -227,7 +223,7 @@ def test_classes_are_counted(config: RunConfig, pretrained: Path, tmp_path: Path
     assert counts == ((labels == 0).sum(), (labels == 1).sum()) and sum(counts) == found.train[0][0].meta["pieces"]
     assert not caplog.records
     begun = replace(weighted, objective=replace(weighted.objective, class_counts=(5, 6)))
-    assert module._with_counts(weighted, begun).objective.class_counts == (5, 6)  # a run goes on with its own
+    assert weighted.objective.resumed(begun.objective).class_counts == (5, 6)  # a run goes on with its own
     source = tmp_path / "rare.jsonl"
     with source.open("w") as file:
         for i in range(60):
@@ -359,7 +355,7 @@ def test_init_from_that_is_no_run(config: RunConfig, pretrained: Path, tmp_path:
     other.save(tmp_path / "tokenizer")
     wrong = TokenizerConfig(path=str(tmp_path / "tokenizer"))
     for folder, init_from in ((tmp_path / "run", str(pretrained)), (pretrained, "")):
-        with pytest.raises(ValueError, match="is not the tokenizer that .* was trained with; leave it out"):
+        with pytest.raises(ValueError, match="is not the tokenizer of .*; leave it out"):
             set_up(replace(config, init_from=init_from, tokenizer=wrong), folder)
     assert not (tmp_path / "run").exists()
 
@@ -380,22 +376,22 @@ def test_folders_that_are_none(config: RunConfig, tmp_path: Path, monkeypatch) -
 
 @pytest.mark.parametrize("part", range(4))
 def test_processes_that_disagree(part: int, monkeypatch) -> None:
-    contents = dict.fromkeys(module._CONTENTS, "a")
-    monkeypatch.setattr(module.jax, "process_count", lambda: 2)
+    digests = ["a"] * 4
+    monkeypatch.setattr(agreement.jax, "process_count", lambda: 2)
 
-    def agree(mine, other):
+    def compare(mine, other):
         rows = []
-        monkeypatch.setattr(module.multihost_utils, "process_allgather", lambda x: rows.append(x) or _twice(x, x))
-        module._agree(other)
-        monkeypatch.setattr(module.multihost_utils, "process_allgather", lambda x: _twice(x, rows[0]))
-        module._agree(mine)
+        monkeypatch.setattr(agreement.multihost_utils, "process_allgather", lambda x: rows.append(x) or _twice(x, x))
+        agreement.check_processes(other)
+        monkeypatch.setattr(agreement.multihost_utils, "process_allgather", lambda x: _twice(x, rows[0]))
+        agreement.check_processes(mine)
 
-    agree(contents, contents)
-    name = module._CONTENTS[part]
+    compare(digests, digests)
+    name = agreement._PARTS[part]
     with pytest.raises(ValueError, match=f"do not have the same {name}"):
-        agree(contents, contents | {name: "b"})
+        compare(digests, ["b" if i == part else "a" for i in range(4)])
     with pytest.raises(ValueError, match="process 1 of this run has failed"):
-        agree(contents, None)
+        compare(digests, None)
 
 
 def _twice(mine, other):

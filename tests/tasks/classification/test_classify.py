@@ -159,7 +159,7 @@ def test_a_stride_beyond_the_room_beside_a_first_text_is_refused(classifier):
     first = " ".join(WORDS[:8])
     room = LENGTH - len(classifier.tokenizer.encode_batch([first], [""])[0].ids)
     assert LENGTH // 4 <= room < LENGTH - 4
-    with pytest.raises(ValueError, match=f"beside the first text 'the cat.* room for {room} tokens.* at most 4, which"):
+    with pytest.raises(ValueError, match=f"after the first text 'the cat.* room for {room} tokens.* at most 4, which"):
         classifier.classify([first], [LONG], windows=WindowConfig(room + 1))
     # What fits needs no window, and a quarter of a row is there beside any first text.
     assert len(classifier.classify([first], ["a mat"], windows=WindowConfig(room + 1))) == 1

@@ -1,0 +1,108 @@
+"""Open choices of a configuration, resolved from the data: vocabulary size, classes, steps and batch size."""
+
+import dataclasses
+import logging
+from typing import Any
+
+import jax
+
+from jaxencoder.config import RunConfig
+from jaxencoder.sharding import make_mesh
+from jaxencoder.tasks.task import TrainingLabels
+from jaxencoder.text.store import Store
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+_RARE = 0.1  # warn of a class with less than this fraction of the average number of examples
+
+
+def resolve_from_data(
+    config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, ...], ...], saved: RunConfig | None
+) -> RunConfig:
+    """The configuration with every choice made that was left open.
+
+    Args:
+        config: the configuration of the command.
+        tokenizer: the run's tokenizer.
+        train: the prepared rows of each phase.
+        saved: the configuration of the run that is continued; its choices stay.
+
+    Raises:
+        ValueError: a choice of the configuration contradicts the tokenizer or the data.
+    """
+    if saved and config.is_supervised:
+        config = dataclasses.replace(config, objective=config.objective.resumed(saved.objective))
+    config = _resolve_vocabulary(config, tokenizer)
+    if config.is_supervised:
+        config = dataclasses.replace(config, objective=config.objective.with_labels(_training_labels(config, train)))
+    if not config.training.best_metric:
+        metric, mode = config.objective.best
+        config = with_training(config, best_metric=metric, best_mode=mode)
+    return _resolve_counts(config, train[0], is_continued=saved is not None)
+
+
+def labeled_examples(config: RunConfig, stores: tuple[Store, ...]) -> int:
+    """The number of labeled examples in the rows; 0 for unlabeled text."""
+    return sum(store.meta["pieces"] for store in stores) if config.data.label_field else 0
+
+
+def unique_stores(stores: tuple[tuple[Store, ...], ...]) -> tuple[Store, ...]:
+    """The stores of all phases, each once."""
+    return tuple(dict.fromkeys(store for phase in stores for store in phase))
+
+
+def with_training(config: RunConfig, **settings: Any) -> RunConfig:
+    """The configuration with settings of its training section replaced."""
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **settings))
+
+
+def _resolve_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
+    size = config.model.vocab_size or tokenizer.vocab_size
+    if size < tokenizer.vocab_size:
+        raise ValueError(
+            f"model.vocab_size is {size}, but the tokenizer has {tokenizer.vocab_size} tokens; "
+            "set it to 0 to take the tokenizer's size, or name another tokenizer.path."
+        )
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+
+
+def _resolve_counts(config: RunConfig, stores: tuple[Store, ...], is_continued: bool) -> RunConfig:
+    """The configuration with steps for epochs, and with a batch size unless the run already has one."""
+    settings, shards = config.training, 1
+    if is_continued:
+        settings = dataclasses.replace(settings, batch_examples=0)
+    elif settings.batch_examples:
+        shape = make_mesh(config.mesh).shape
+        shards = shape["data"] * shape["fsdp"]
+    settings = settings.resolve(sum(map(len, stores)), labeled_examples(config, stores), shards)
+    settings = dataclasses.replace(settings, batch_examples=config.training.batch_examples)
+    return dataclasses.replace(config, training=settings)
+
+
+def _training_labels(config: RunConfig, train: tuple[tuple[Store, ...], ...]) -> TrainingLabels:
+    names, *later = (tuple(store.meta["labels"]) for store in unique_stores(train))
+    if different := [x for x in later if x != names]:
+        raise ValueError(
+            f"the phases have the classes {list(names)} and {list(different[0])}; name those of all in data.labels."
+        )
+    if len(names) == 1:
+        raise ValueError(
+            f"field {config.data.label_field!r} of the training data holds no class but {names[0]!r}; "
+            "there is nothing to classify, name another data.label_field."
+        )
+    kind, counts = train[0][0].meta["label_kind"], ()
+    if names and kind in ("class", "classes"):
+        counts = tuple(sum(store.label_counts() for store in train[0]).tolist())
+        _warn_of_rare(names, counts, labeled_examples(config, train[0]))
+    return TrainingLabels(config.data.label_field, kind, names, counts)
+
+
+def _warn_of_rare(labels: tuple[str, ...], counts: tuple[int, ...], examples: int) -> None:
+    rare = {label: n for label, n in zip(labels, counts, strict=True) if n * len(counts) < _RARE * sum(counts)}
+    if rare and jax.process_index() == 0:
+        names = ", ".join(f"{label!r} ({n})" for label, n in sorted(rare.items(), key=lambda item: item[1])[:8])
+        log.warning(
+            "Rare among %d training examples: %s. Accuracy will not show them: watch macro_f1 and auprc, and see "
+            "objective.loss and objective.class_weights.", examples, names,
+        )  # fmt: skip
