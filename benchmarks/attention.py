@@ -160,9 +160,9 @@ def random_ids(rows: int, length: int) -> np.ndarray:
 
 def our_step(folder: str, rows: int, length: int, backend: str) -> tuple[Callable, tuple]:
     """The jitted gradients, and their arguments without the key."""
-    loaded = read_model(folder)
-    encoder = Encoder(loaded.config, ComputeConfig(dtype="float32", attention=backend))
-    train = bool(loaded.config.dropout)
+    loaded = open_transformers(folder)
+    encoder = Encoder(loaded.config.model, ComputeConfig(dtype="float32", attention=backend))
+    train = bool(loaded.config.model.dropout)
 
     def loss(params, ids, weights, key):
         inputs = ids, jnp.ones_like(ids), jnp.broadcast_to(jnp.arange(length), ids.shape)
