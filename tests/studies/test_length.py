@@ -1,4 +1,4 @@
-"""The study of lengths: results of other settings are refused, and so is a novel that does not fill the rows."""
+"""The study of lengths refuses results of other settings and a novel that is too short."""
 
 import importlib.util
 import json
