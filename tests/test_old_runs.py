@@ -32,7 +32,7 @@ def old_run(tmp_path: Path) -> Path:
         ["predict", "RUN", "--input", "texts.jsonl", "--output", "out.jsonl"],
         ["embed", "RUN", "--input", "texts.jsonl", "--output", "out.npy"],
         ["fill-mask", "RUN", "a [MASK]."],
-        ["convert", "RUN", "other", "--to", "hf"],
+        ["convert", "RUN", "other", "--to", "transformers"],
         ["inspect", "RUN"],
     ],
     ids=lambda words: " ".join(words[:2]),
