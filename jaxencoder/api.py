@@ -17,7 +17,7 @@ from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.score import PseudoLikelihood
 from jaxencoder.inference.tokens import TokenChunk
-from jaxencoder.model.heads import Pooling
+from jaxencoder.model.config import Pooling
 from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.classification.classify import Prediction, Threshold
 from jaxencoder.text.window_config import WindowConfig
@@ -189,7 +189,9 @@ class Model(OpenedModel):
         """
         return opening.with_adapter(self, folder)
 
-    def save(self, folder: str | Path, format: Literal["hf", "sentence-transformers"] = "hf") -> None:
+    def save(
+        self, folder: str | Path, format: Literal["transformers", "sentence-transformers"] = "transformers"
+    ) -> None:
         """Write a folder that transformers loads: config.json, model.safetensors and the tokenizer.
 
         A fine-tuned run is written as transformers' class for its task, with the names of its labels. A head that this

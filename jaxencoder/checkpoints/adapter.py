@@ -52,24 +52,23 @@ class Adapter(NamedTuple):
 
 
 def trained_adapter(run: Path, step: Step = "latest") -> Adapter:
-    """Read the adapter of a run.
-
-    Raises:
-        ValueError: the run did not start from a model, or trained all of the encoder; see also `read_params`.
-        OSError: the run cannot be read.
-    """
+    """Read the adapter of a run; ValueError if it did not start from a model, or trained all of the encoder."""
     if kind_of(run) != "run":
         raise ValueError(f"{run} is not a run, so it has no trained adapter")
     config = saved_config(run)
     if not config.init_from:
-        raise ValueError(f"{run} did not start from a model; an adapter needs a base, write it as a run or hf")
+        raise ValueError(
+            f"{run} did not start from a model; an adapter needs a base, write it as a run or transformers"
+        )
     number, params = read_params(run, config, step)
     config = config.at_step(number)
     patterns = config.trainable_patterns
     trainable = _flat(trainable_mask(patterns)(params)) if patterns else {}
     frozen = {path for path in _flat(params) if path.startswith("encoder/") and not trainable.get(path, True)}
     if not frozen:
-        raise ValueError(f"{run} trained all of the encoder, so it is not an adapter of a base; write a run or hf")
+        raise ValueError(
+            f"{run} trained all of the encoder, so it is not an adapter of a base; write a run or transformers"
+        )
     # In an average, frozen weights are the base's only up to rounding.
     exact = read_params(run, config, number, average=False)[1] if config.training.ema_decay else params
     paths = frozenset(_flat(params)) - frozen
@@ -77,11 +76,7 @@ def trained_adapter(run: Path, step: Step = "latest") -> Adapter:
 
 
 def read_adapter(folder: Path, base: Checkpoint) -> Adapter:
-    """Read a folder of `write_adapter`.
-
-    Raises:
-        ValueError: the base is another model, or the folder is damaged.
-    """
+    """Read a folder of `write_adapter`; ValueError for another base, or a damaged folder."""
     config = saved_config(folder)
     arrays, metadata = read_tensors(folder / ADAPTER_FILE)
     _check_architecture(config.model, base.config.model, folder, config.init_from)

@@ -12,9 +12,9 @@ from jaxencoder.checkpoints.opening import open_base, open_checkpoint
 from jaxencoder.checkpoints.peft import write_peft
 from jaxencoder.checkpoints.run import write_run
 from jaxencoder.checkpoints.save import save
-from jaxencoder.model.heads import Pooling
+from jaxencoder.model.config import Pooling
 
-Format = Literal["hf", "sentence-transformers", "run", "adapter", "peft"]
+Format = Literal["transformers", "sentence-transformers", "run", "adapter", "peft"]
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def convert(
     Args:
         source: a folder of any kind, or a name on the Hugging Face hub.
         folder: the folder to write; empty or missing.
-        to: "hf" for transformers; "sentence-transformers" for that and its embeddings; "run" for a folder that
+        to: "transformers" for transformers; "sentence-transformers" for that and its embeddings; "run" for a folder that
             `init_from` takes; "adapter" for the trained arrays of a run without the frozen base; "peft" for a low-rank
             adapter in PEFT's format.
         pooling, normalize: settings of embeddings for "sentence-transformers"; None: the model's. A run's `learned`

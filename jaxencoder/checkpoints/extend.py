@@ -26,7 +26,7 @@ from jaxencoder.objectives.objective import Params
 
 M = TypeVar("M", bound=Checkpoint)
 Method = Literal["interpolate", "tile", "linear", "ntk", "dynamic", "yarn", "none"]
-Written = Literal["hf", "sentence-transformers", "run"]
+Written = Literal["transformers", "sentence-transformers", "run"]
 
 _TABLES = {"interpolate": interpolate_positions, "tile": repeat_positions}
 _LIKE_LONGFORMER = (ROBERTA, XLM_ROBERTA, CAMEMBERT)  # families with Longformer's heads and padding id
@@ -48,12 +48,7 @@ def extend(
         folder: the folder to write; empty or missing.
 
     Returns:
-        The format: that of the source if it is published and a family can hold the new architecture, else a run. `load`
-        and `init_from` take all of them.
-
-    Raises:
-        ValueError: see `extended`; a folder that is not empty; a run without a tokenizer.
-        OSError: the source cannot be read, or the folder cannot be written.
+        The format: that of the source if it is published and a family can hold the new architecture, else a run.
     """
     folder = Path(folder)
     check_new(folder)
@@ -61,7 +56,7 @@ def extend(
     if model.published is None:
         write_run(model, folder)
         return "run"
-    format = "hf" if model.sentence == SentenceConfig() else "sentence-transformers"
+    format = "transformers" if model.sentence == SentenceConfig() else "sentence-transformers"
     save(model, folder, format)
     return format
 

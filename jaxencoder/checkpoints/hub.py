@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-_SETTINGS = ("*.json", "*.txt", "*.model", "*/config.json")
-_WEIGHTS = ("*.safetensors", "*/*.safetensors")
-_TORCH_FILES = ("pytorch_model*.bin", "*/pytorch_model*.bin")
+_SETTINGS = ["*.json", "*.txt", "*.model", "*/config.json"]
+_WEIGHTS = ["*.safetensors", "*/*.safetensors"]
+_TORCH_FILES = ["pytorch_model*.bin", "*/pytorch_model*.bin"]
 
 
 def resolve(name_or_folder: str | os.PathLike, revision: str | None = None, weights: bool = True) -> Path:

@@ -158,14 +158,7 @@ def _shapes(tree: Any) -> Any:
 
 
 def reinitialize_top(params: Params, new: Params, layers: int) -> Params:
-    """Take the top layers of every encoder from other parameters.
-
-    Args:
-        params, new: trees of the same shapes.
-        layers: how many layers, at least 1.
-
-    Raises:
-        ValueError: an encoder has fewer layers with parameters of their own.
+    """Take the top layers of every encoder from `new`; ValueError if one has fewer. Trees of the same shapes.
 
     References:
         Zhang et al. 2021, Revisiting few-sample BERT fine-tuning, arXiv:2006.05987, section 4.

@@ -109,7 +109,7 @@ class CheckpointManager:
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the save in progress, if any; raises OSError if it failed."""
+        """Wait for the save in progress, if any; OSError if it failed."""
         with self._writing():
             self._checkpointer.wait()
 

@@ -32,9 +32,7 @@ PEFT_FILE = "adapter_model.safetensors"
 def add_peft(model: M, folder: Path) -> M:
     """The model with a PEFT adapter; arrays that the adapter does not change are shared.
 
-    Raises:
-        ValueError: the adapter was trained on another model, or holds more than low-rank adapters and heads.
-        OSError: the folder cannot be read.
+    Raises ValueError if it was trained on another model, or holds more than low-rank adapters and heads.
     """
     settings = read_json(folder / PEFT_CONFIG, dict)
     arrays, metadata = read_tensors(folder / PEFT_FILE)
@@ -61,13 +59,9 @@ def add_peft(model: M, folder: Path) -> M:
 
 
 def write_peft(adapter: Adapter, folder: Path) -> list[str]:
-    """Write a folder atomically that PEFT loads onto transformers' model of the same base.
+    """Write a folder for PEFT atomically; returns the names of the heads that the format cannot hold.
 
-    Returns:
-        The names of the heads that the format cannot hold.
-
-    Raises:
-        ValueError: the trained part is not a low-rank adapter, or more than one.
+    Raises ValueError if anything else than a low-rank adapter was trained in the encoder.
     """
     config, params = adapter.config, adapter.params
     if config.model.bottleneck:
@@ -112,5 +106,7 @@ def _base(config: RunConfig) -> tuple[Published, str]:
         encoder, published = origin
         return published, config.init_from if encoder == folder else str(encoder)
     family = family_of(config.model)
-    log.warning("transformers cannot load %s itself: convert it with --to hf, and name that folder", config.init_from)
+    log.warning(
+        "transformers cannot load %s itself: convert it with --to transformers, and name that folder", config.init_from
+    )
     return Published(family, family.settings(config.model), {}), config.init_from

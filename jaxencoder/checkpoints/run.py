@@ -32,20 +32,15 @@ def saved_config(run_dir: Path) -> RunConfig:
 
 
 def read_params(run_dir: Path, config: RunConfig, step: Step = "latest", average: bool = True) -> tuple[int, Params]:
-    """The parameters of a run's checkpoint, with a low-rank adapter apart, under "lora".
+    """The step and the parameters of a run's checkpoint, with a low-rank adapter apart, under "lora".
 
     Args:
-        run_dir: the run's folder.
-        config: its configuration.
+        run_dir, config: the run's folder and configuration.
         step: which checkpoint; "best" by `training.best_metric`.
-        average: read the moving average if the run keeps one; else the weights that were trained.
-
-    Returns:
-        The checkpoint's step, and its parameters.
+        average: read the moving average if the run keeps one, else the trained weights.
 
     Raises:
-        FileNotFoundError: there is no checkpoint, or not that one.
-        ValueError: none can be read, or none has the metric that decides which is the best.
+        FileNotFoundError, ValueError: as of `restore_step`.
     """
     return restore_step(
         run_dir / CHECKPOINT_FOLDER,
@@ -57,11 +52,7 @@ def read_params(run_dir: Path, config: RunConfig, step: Step = "latest", average
 
 
 def open_run(folder: Path, step: Step = "latest") -> Checkpoint:
-    """Open a run at a checkpoint: averaged weights if the run keeps them, with its adapter merged.
-
-    Raises:
-        FileNotFoundError, ValueError: see `read_params`; a tokenizer of another run.
-    """
+    """Open a run at a checkpoint: averaged weights if the run keeps them, with its adapter merged."""
     config = saved_config(folder)
     tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
     if tokenizer.vocab_size > config.model.vocab_size:
@@ -76,22 +67,12 @@ def open_run(folder: Path, step: Step = "latest") -> Checkpoint:
         return Checkpoint(config, params, tokenizer, step=number)
     models = config.objective.build(config.model, config.compute, tokenizer).models(params)
     generator = dataclasses.replace(config, model=config.objective.generator(config.model), objective=MaskedLM())
-    return Checkpoint(
-        config,
-        models["discriminator"],
-        tokenizer,
-        generator=Checkpoint(generator, models["generator"], tokenizer),
-        step=number,
-    )
+    generator = Checkpoint(generator, models["generator"], tokenizer)
+    return Checkpoint(config, models["discriminator"], tokenizer, generator=generator, step=number)
 
 
 def write_run(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a model as a run that has taken no step, for `init_from`. config.json comes last and makes it a run.
-
-    Raises:
-        ValueError: the model has no tokenizer.
-        OSError: the folder cannot be written.
-    """
+    """Write a model with a tokenizer as a run at step 0, for `init_from`. config.json comes last and makes it a run."""
     config = checkpoint.config
     if checkpoint.tokenizer is None:
         raise ValueError(f"{config.name or 'the model'} has no tokenizer, and a run needs one")

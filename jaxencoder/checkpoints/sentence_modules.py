@@ -58,15 +58,7 @@ KINDS = tuple(_READERS)
 
 
 def read_module(kind: str, folder: Path, weights: bool = True) -> tuple[Module, dict[str, Any]]:
-    """Read a module.
-
-    Args:
-        kind: one of KINDS.
-        folder: the module's.
-        weights: read the weights; without, their shapes.
-
-    Returns:
-        The module, and its parameters by name: float32 arrays, or ShapeDtypeStructs.
+    """Read a module of one of KINDS, and its parameters by name: float32 arrays, or without weights their shapes.
 
     Raises:
         ValueError: an unsupported setting, or weights that do not fit the settings.

@@ -64,11 +64,7 @@ class SentenceFolder(NamedTuple):
 
 
 def open_sentence_transformers(folder: Path, weights: bool = True) -> Checkpoint:
-    """Open a folder of sentence-transformers.
-
-    Raises:
-        ValueError, OSError: see `read` and `open_transformers`.
-    """
+    """Open a folder of sentence-transformers; errors as of `read` and `open_transformers`."""
     contents = read(folder, weights)
     checkpoint = open_transformers(contents.transformer, weights, contents.max_length)
     size = checkpoint.config.model.hidden_size
@@ -132,10 +128,7 @@ def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: i
 
     Args:
         folder: created when missing.
-        settings: the settings of embeddings.
-        params: of the settings' modules, by number.
-        hidden_size: the encoder's.
-        max_length: limit on the tokens of a text.
+        settings, params, hidden_size, max_length: as in `SentenceFolder`.
 
     Raises:
         ValueError: a pooling that sentence-transformers does not have.

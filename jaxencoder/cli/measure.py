@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from jaxencoder.cli.verb import BatchTokens, LongTextOptions, ModelName, Pooling, Step, Verb, default_is, given
+from jaxencoder.cli.verb import BatchTokens, LongTextOptions, ModelName, Step, Verb, default_is, given
+from jaxencoder.model.config import Pooling
 from jaxencoder.training.memory import keep_freed_memory
 
 

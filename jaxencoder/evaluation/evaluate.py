@@ -83,8 +83,8 @@ def evaluate(
         model = _as_trained(model)
     elif data is None or task is None:
         raise ValueError(
-            f"{run} is no run and has held nothing out; measure it with --task similarity or retrieval, or on labelled "
-            "--data where it has a head for classes, tags or answers"
+            f"{run} is no run and has held nothing out; measure it with evaluate similarity or retrieval, or on labeled "
+            "--data if it has the head of a task"
         )
     named = {"text_field": text_field, "pair_field": pair_field, "label_field": label_field}
     model = _with_fields(model, task, data, {name: value for name, value in named.items() if value is not None})
@@ -92,7 +92,7 @@ def evaluate(
     if output is not None:
         read_results(output)  # fails now, not after minutes, if nothing can be added
     if report is not None and not (task and task.scores_classes):
-        raise ValueError(f"{run} is no classifier of texts, and for other models there is no report; leave it out")
+        raise ValueError(f"{run} is no classifier of texts, so it has no report; leave its options out")
     result, predictions = evaluate_model(model, data, **options)
     if report is None and model.published is None:
         report = Path(run) / REPORT_FOLDER / _folder_name(name)
@@ -137,7 +137,7 @@ def evaluate_model(
     accepted = inspect.signature(task.evaluate).parameters if task else {}
     options = {name: value for name, value in options.items() if value is not None}
     if ((slice_by or tune_threshold) and not (task and task.scores_classes)) or options.keys() - accepted:
-        raise ValueError("this model is no classifier of texts; leave the options of classifiers out")
+        raise ValueError("this model is no classifier of texts, so it has no report; leave its options out")
     if task is None:
         return Evaluation(_evaluate_masked(model, *_stores(model, data)))
     if tune_threshold:

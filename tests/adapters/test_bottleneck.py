@@ -117,8 +117,8 @@ def test_places_that_are_none(places: tuple[str, ...]) -> None:
 def test_no_published_family_has_them(tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL["bert"], bottleneck=3)
     with pytest.raises(ValueError, match="model.bottleneck is 3, and no published family has bottleneck adapters"):
-        write_model(tmp_path / "hf", config, randomized_params(mlm(config).init))
-    assert not (tmp_path / "hf").exists()
+        write_model(tmp_path / "transformers", config, randomized_params(mlm(config).init))
+    assert not (tmp_path / "transformers").exists()
 
 
 def test_architecture_of_a_start() -> None:
@@ -158,7 +158,7 @@ def test_a_run_with_them(pretrained: Path, labeled: RunConfig, tmp_path: Path, c
     model = open_model(tmp_path / "tuned")
     assert model.config.model.bottleneck == 3
     with pytest.raises(ValueError, match="no published family has bottleneck adapters"):
-        convert(tmp_path / "tuned", tmp_path / "hf", "hf")
+        convert(tmp_path / "tuned", tmp_path / "transformers", "transformers")
     convert(tmp_path / "tuned", tmp_path / "whole", "run")
     started = initial_params(str(tmp_path / "whole"), jax.tree.map(np.zeros_like, model.params), Classification())
     assert_trees_close(started, model.params, 0)

@@ -209,7 +209,7 @@ def test_a_published_model_stays_one_where_it_can(
     published(family, "ForMaskedLM", tokenizer, tmp_path / "short")
     form = extend(tmp_path / "short", tmp_path / "long", 200, method, **options)
     model = jaxencoder.load(tmp_path / "long", dtype="float32")
-    assert form == ("hf" if kind else "run") and model.max_length == 200
+    assert form == ("transformers" if kind else "run") and model.max_length == 200
     before = extended(jaxencoder.load(tmp_path / "short", dtype="float32"), 200, method, **options)
     assert model.config.model == before.config.model
     np.testing.assert_allclose(model.embed([LONG]), before.embed([LONG]), atol=1e-6)

@@ -49,7 +49,7 @@ def test_pickles_are_fetched_where_there_is_no_safetensors(tmp_path: Path, monke
     )
     assert resolve("someone/model", revision="v1") == tmp_path
     assert [given["revision"] for given in asked] == ["v1", "v1"]
-    assert asked[1]["allow_patterns"] == ("pytorch_model*.bin", "*/pytorch_model*.bin")
+    assert asked[1]["allow_patterns"] == ["pytorch_model*.bin", "*/pytorch_model*.bin"]
 
 
 @pytest.mark.parametrize(

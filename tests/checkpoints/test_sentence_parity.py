@@ -271,7 +271,7 @@ def test_a_run_becomes_a_folder(encoder, tmp_path: Path) -> None:
     assert not (tmp_path / "learned").exists()
     with pytest.raises(ValueError, match=r"holds a modules\.json, which would stay"):
         model.save(tmp_path / "cls")
-    with pytest.raises(ValueError, match="format is 'onnx'; give hf or sentence-transformers"):
+    with pytest.raises(ValueError, match="format is 'onnx'; give transformers or sentence-transformers"):
         model.save(tmp_path / "onnx", format="onnx")
 
 
@@ -317,8 +317,8 @@ def test_convert(encoder, tmp_path: Path, capsys, caplog) -> None:
     choice = ["--pooling", "lasttoken", "--normalize"]
     assert main(["convert", str(encoder("bert")), target + "2", "--to", "sentence-transformers", *choice]) == 0
     assert jaxencoder.load(target + "2").sentence == SentenceConfig(("lasttoken",), normalize=True)
-    assert main(["convert", source, target + "3", "--to", "hf", *choice]) == 2
-    assert "format 'hf' has no pooling" in capsys.readouterr().err and not Path(target + "3").exists()
+    assert main(["convert", source, target + "3", "--to", "transformers", *choice]) == 2
+    assert "format 'transformers' has no pooling" in capsys.readouterr().err and not Path(target + "3").exists()
     assert main(["convert", source, run, "--to", "run"]) == 0
     assert "a run keeps the encoder and its heads, but no pooling, modules or prompts" in caplog.text
     opened = jaxencoder.load(run)

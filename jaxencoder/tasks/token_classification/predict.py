@@ -108,7 +108,7 @@ def predict_tags(
         check_new_fields(chunk, ("tags", "entities"))
         check_new_fields([record for record in chunk if isinstance(record[text_field], str)], ("words",))
         texts = [record[text_field] for record in chunk]
-        spans = [sentences.words(text) if isinstance(text, str) else None for text in texts]
+        spans = [sentences.word_spans(text) if isinstance(text, str) else None for text in texts]
         words = [[t[a:b] for a, b in at] if at is not None else t for t, at in zip(texts, spans, strict=True)]
         for i, (record, tagged) in enumerate(zip(chunk, tag_words(model, words, batch_tokens), strict=True)):
             added: Record = {} if spans[i] is None else {"words": words[i]}

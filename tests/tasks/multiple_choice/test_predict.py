@@ -71,7 +71,7 @@ def test_mistakes(chooser, record, message):
 
 
 def test_what_cannot_choose_or_has_no_such_option(chooser, classifier):
-    with pytest.raises(ValueError, match="has not learned to choose"):
+    with pytest.raises(ValueError, match="was not trained for multiple choice"):
         choice_probabilities(load(classifier.folder), ["a"], [["b", "c"]])
-    with pytest.raises(ValueError, match="long is 'windows', which means nothing to this model"):
+    with pytest.raises(ValueError, match="windows is WindowConfig.*, which is no option of multiple choice"):
         list(predict(chooser.folder, [{"context": "a", "choices": ["b", "c"]}], windows=WindowConfig()))

@@ -111,7 +111,7 @@ def test_the_best_of_all_windows_by_hand(reader):
 
 
 def test_a_model_that_does_not_read(masked):
-    with pytest.raises(ValueError, match="has not learned to answer"):
+    with pytest.raises(ValueError, match="was not trained for question answering"):
         answer_questions(load(masked.folder), ["a"], ["b"])
 
 
@@ -146,7 +146,7 @@ def test_an_answer_has_no_spaces_around_it(reader, monkeypatch):
         for window in question_windows(*given):
             yield window._replace(offsets=np.maximum(window.offsets - [1, 0], 0))
 
-    monkeypatch.setattr(module, "windows", spaced)
+    monkeypatch.setattr(module, "question_windows", spaced)
     ((*found,),) = answer_questions(model, [example["question"]], [example["context"]], k=20)
     assert all(a.text == a.text.strip() == example["context"][a.start : a.end] for a in found) and len(found) > 5
 
@@ -158,7 +158,7 @@ def test_spaces_alone_are_no_answer(reader, monkeypatch):
         for window in question_windows(*given):
             yield window._replace(offsets=np.tile([4, 5], (len(window.offsets), 1)))
 
-    monkeypatch.setattr(module, "windows", blank)
+    monkeypatch.setattr(module, "question_windows", blank)
     ((*found,),) = answer_questions(load(reader.folder), ["where?"], ["here     and there"], k=20)
     assert [(a.text, a.start, a.end) for a in found] == [("", 0, 0)]
 
@@ -166,5 +166,5 @@ def test_spaces_alone_are_no_answer(reader, monkeypatch):
 def test_spans_of_a_window_by_hand():
     ends = np.array([[9, 9], [0, 0], [5, 0], [0, 2], [1, 4]], np.float32)  # [CLS] question a b c: the text from 2 on
     window = Window(0, np.arange(5), np.zeros(5, int), 2, np.array([[0, 1], [2, 3], [4, 6]]))
-    assert module._spans(ends, window, 3)[:3] == [(9, 0, 6), (7, 0, 3), (5, 4, 6)]
-    assert {end - start for _, start, end in module._spans(ends, window, 1)} == {1, 2}  # single tokens alone
+    assert module._best_spans(ends, window, 3)[:3] == [(9, 0, 6), (7, 0, 3), (5, 4, 6)]
+    assert {end - start for _, start, end in module._best_spans(ends, window, 1)} == {1, 2}  # single tokens alone

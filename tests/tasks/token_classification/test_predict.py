@@ -92,7 +92,7 @@ def test_long_texts_and_words_of_nothing(tagger):
 
 
 def test_a_model_without_tags(masked):
-    with pytest.raises(ValueError, match="has learned to tag no words"):
+    with pytest.raises(ValueError, match="was not trained for token classification"):
         tag_words(load(masked.folder), [["a"]])
 
 
@@ -113,7 +113,7 @@ def test_predictions_for_records(tagger, tmp_path):
         assert text[entity["start"] : entity["end"]] == entity["text"] and 0.2 < entity["probability"] <= 1
     assert {"Elbe", "Spree"} <= {entity["text"] for entity in two["entities"]}
     assert three["tags"] == three["entities"] == []
-    with pytest.raises(ValueError, match="long is 'windows', which means nothing to this model"):
+    with pytest.raises(ValueError, match="windows is WindowConfig.*, which is no option of token classification"):
         list(predict(tagger.folder, records, windows=WindowConfig()))
     with pytest.raises(ValueError, match="field 'tokens' is int, not text"):
         source.write_text('{"tokens": 3}\n')

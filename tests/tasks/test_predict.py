@@ -148,11 +148,3 @@ def test_a_run_needs_its_training_data_no_more(classifier, tmp_path):
     config["data"] |= {"train": ["absent.jsonl"], "validation": ["absent.jsonl"]}
     (copy / "config.json").write_text(json.dumps(config))
     assert next(predict(copy, [{"text": "lovely"}]))["prediction"] in ("no", "yes")
-
-
-def test_a_run_whose_configuration_names_no_classes(classifier, tmp_path):
-    copy = shutil.copytree(classifier.folder, tmp_path / "copy")
-    config = json.loads((copy / "config.json").read_text())
-    del config["objective"]["class_names"]
-    (copy / "config.json").write_text(json.dumps(config))
-    assert next(predict(copy, [{"text": "lovely"}]))["prediction"] in ("no", "yes")
