@@ -98,7 +98,7 @@ def test_a_subset_of_scifact(pairs, masked, shared_data, tmp_path):
 
 def test_what_scores_no_pairs(classifier, labeller, masked, pairs, folder):
     for run in (classifier, labeller, masked):
-        with pytest.raises(ValueError, match="this model scores no pairs"):
+        with pytest.raises(ValueError, match="this model does not score pairs"):
             evaluate_reranking(load(run.folder), folder, masked.folder)
     model = load(pairs.folder)
     many = dataclasses.replace(model.config.objective, labels=3, class_names=("0", "1", "2"))
