@@ -105,7 +105,9 @@ def test_what_scores_no_pairs(classifier, labeller, masked, pairs, folder):
     with pytest.raises(ValueError, match="has 3 classes, which give no single score"):
         score_pairs(dataclasses.replace(model, config=dataclasses.replace(model.config, objective=many)), ["a"], ["b"])
     named = dataclasses.replace(model.config.objective, labels=2, class_names=("entailment", "not_entailment"))
-    with pytest.raises(ValueError, match="classes are entailment and not_entailment, which do not say which one is better"):
+    with pytest.raises(
+        ValueError, match="classes are entailment and not_entailment, which do not say which one is better"
+    ):
         score_pairs(dataclasses.replace(model, config=dataclasses.replace(model.config, objective=named)), ["a"], ["b"])
     with pytest.raises(ValueError, match="k is 0"):
         evaluate_reranking(model, folder, masked.folder, k=0)
