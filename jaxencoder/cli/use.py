@@ -11,13 +11,13 @@ from jaxencoder.cli.verb import (
     EmbeddingOptions,
     LongTextOptions,
     ModelName,
-    Pooling,
     Source,
     TopCount,
     Verb,
     default_is,
     given,
 )
+from jaxencoder.model.config import Pooling
 from jaxencoder.training.memory import keep_freed_memory
 
 

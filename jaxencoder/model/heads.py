@@ -7,10 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.model.config import Activation, EncoderConfig
+from jaxencoder.model.config import Activation, EncoderConfig, Pooling
 from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm, init_table
-
-Pooling = Literal["cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken"]
 
 
 class MlmHead(nn.Module):

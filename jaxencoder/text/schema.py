@@ -126,12 +126,13 @@ class Schema:
         texts, seconds = map(list, zip(*(example.texts for example in examples), strict=True))
         if data.pairs != "none":
             return sentence_pairs(tokenizer, texts, data.row_length, data.pairs, data.short_pair_probability)
-        labels = [example.label for example in examples] if data.label_field else None
+        if not data.label_field and not has_pairs:
+            return pieces.documents(tokenizer, texts, data.row_length)
+        labels = [example.label for example in examples]
         if data.long_texts == "windows":
             return pieces.windows(tokenizer, texts, labels, data.row_length, data.overlap)
-        if has_pairs or labels is not None:
-            return pieces.examples(tokenizer, texts, seconds if has_pairs else None, labels, data.row_length)
-        return pieces.documents(tokenizer, texts, data.row_length)
+        optional = (seconds if has_pairs else None, labels if data.label_field else None)
+        return pieces.examples(tokenizer, texts, *optional, data.row_length)
 
     def examples(
         self, data: DataConfig, source: str, pair_field: str, labels: Labels | None, split: str, fraction: float
