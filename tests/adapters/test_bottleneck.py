@@ -1,4 +1,4 @@
-"""Adapters within the layers change nothing at first, learn alone, and are refused where no family can hold them."""
+"""Bottleneck adapters: no change at first, training of them alone, refusal by families without them."""
 
 import dataclasses
 import json
@@ -142,10 +142,10 @@ def test_architecture_of_a_start() -> None:
         with_architecture(config, dataclasses.replace(plain, bottleneck=8, bottleneck_sublayers=("mlp",)))
 
 
-def test_a_run_with_them(pretrained: Path, labelled: RunConfig, tmp_path: Path, capsys) -> None:
-    """Started from a model without any, trained, opened, refused as a published model, and started from."""
+def test_a_run_with_them(pretrained: Path, labeled: RunConfig, tmp_path: Path, capsys) -> None:
+    """A run from a model without adapters: trained, opened, refused as a published model, and used as init_from."""
     tuned = dataclasses.replace(
-        labelled, init_from=str(pretrained), model=EncoderConfig(bottleneck=3, dropout=0.0, attention_dropout=0.0)
+        labeled, init_from=str(pretrained), model=EncoderConfig(bottleneck=3, dropout=0.0, attention_dropout=0.0)
     )
     train(tuned, tmp_path / "tuned")
     said = "".join(capsys.readouterr())

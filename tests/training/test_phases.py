@@ -1,4 +1,4 @@
-"""Phases of a run: what each computes with, which rows it sees, and that stopping at its borders changes nothing."""
+"""Phases of a run: settings and rows of each, and interruption at their borders."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ from .conftest import interrupted, losses
 
 @pytest.fixture(scope="module")
 def phased(home: Path, config: RunConfig) -> RunConfig:
-    """Length, batch and sources change, and with them what is masked, the learning rate and the wavelengths."""
+    """Length, batch and sources change, and with them the masking rate, learning rate and rotary wavelengths."""
     lines = (home / "text.jsonl").read_text().splitlines(keepends=True)
     (home / "other.jsonl").write_text("".join(lines[:60]))
     return replace(
@@ -139,7 +139,7 @@ def test_the_third_phase_computes_with_its_own_settings(reference: Path, phased:
 
 
 def test_rows_of_phases(reference: Path, phased: RunConfig, tmp_path: Path) -> None:
-    """Phases of the same data share one stream; other data has an order of its own."""
+    """Phases of the same data share one stream; different data has another order."""
     sizes = (Phase(steps=3, batch_size=2), Phase(steps=1, row_length=8), Phase(steps=2, batch_size=4), Phase(steps=1))
     config = replace(phased, phases=sizes, training=replace(phased.training, steps=0))
     first, short, second, third = phase_batches(set_up(config, tmp_path / "run"))
