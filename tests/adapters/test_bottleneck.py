@@ -136,7 +136,9 @@ def test_architecture_of_a_start() -> None:
             with_architecture(chosen, small)
         # Those that have learned already may stay.
         assert with_architecture(chosen, dataclasses.replace(small, bottleneck=8)).trainable_patterns == patterns
-    with pytest.raises(ValueError, match="model.bottleneck is 8, but the model that the run starts from has adapters w"):
+    with pytest.raises(
+        ValueError, match="model.bottleneck is 8, but the model that the run starts from has adapters w"
+    ):
         with_architecture(config, dataclasses.replace(plain, bottleneck=4))
     with pytest.raises(ValueError, match="model.bottleneck_sublayers is .*leave it out to train those"):
         with_architecture(config, dataclasses.replace(plain, bottleneck=8, bottleneck_sublayers=("mlp",)))
