@@ -42,10 +42,10 @@ from jaxencoder.config import (
 )
 from jaxencoder.files import write_atomic, write_table
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.outputs import encode
 from jaxencoder.model.heads import MlmHead
 from jaxencoder.objectives.masking import Masked
 from jaxencoder.objectives.mlm import predict
+from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text.sources import read
 from jaxencoder.text.tokenizer_cache import load_or_train
 from jaxencoder.training.loop import train
@@ -174,7 +174,7 @@ def held_out(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
 @partial(jax.jit, static_argnums=(0, 1))
 def row_losses(config: EncoderConfig, compute: ComputeConfig, params, rows, masked: Masked) -> jax.Array:
     """Cross-entropy in nats of each slot [B, K]."""
-    x = encode(config, compute, params, rows)
+    x = encoder_output(config, compute, params, rows)
     return predict(MlmHead(config), params, x, masked, 512)[1].losses
 
 

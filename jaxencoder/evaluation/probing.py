@@ -13,10 +13,10 @@ import numpy as np
 
 from jaxencoder.inference.fill_mask import check_mlm_head, excluded_tokens
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.outputs import encode
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text.buckets import BatchPlan, max_texts_per_row
 from jaxencoder.text.sources import read
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
@@ -155,8 +155,8 @@ def _answer_tokens(
 def _ranks(
     encoder: EncoderConfig, compute: ComputeConfig, excluded: tuple[int, ...], params: Params, rows: Batch
 ) -> jax.Array:
-    """Ranks int32 [B, E] of the tokens rows["answers"] [B, E] at rows["slots"] [B, E]; ties rank by id."""
-    x = jnp.take_along_axis(encode(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
+    """Ranks int32 [B, E] of the tokens rows["answers"] [B, E] at rows["slots"] [B, E]; of equals the first counts."""
+    x = jnp.take_along_axis(encoder_output(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
     x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, x)
     scores = vocabulary_scores(x, bias, output_table(params)).at[..., jnp.array(excluded)].set(-jnp.inf)
     answers = rows["answers"][..., None]
