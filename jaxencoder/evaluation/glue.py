@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load, override
-from jaxencoder.evaluation.seeds import aggregate, format_failures, format_mean, mean_and_sd
+from jaxencoder.evaluation.seeds import format_failures, format_mean, mean_and_sd
 from jaxencoder.evaluation.suite import Outcome, Run, run_suite
 from jaxencoder.evaluation.tables import markdown_table
 
@@ -226,15 +226,14 @@ def summarize_tasks(
 
 
 def _task_scores(task: Task, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    scores, values_of_runs = {}, [[] for _ in outcomes]
-    for part in ("validation", MISMATCHED):
-        for metric in task.metrics if aggregate(outcomes, part) else ():
-            label = metric if part == "validation" else f"{metric}, {part}"
-            values = [100 * outcome["results"][part][metric] for outcome in outcomes]
-            scores[label] = mean_and_sd(values)
-            for run_values, value in zip(values_of_runs, values, strict=True):
-                run_values.append(value)
-    scores["score"] = mean_and_sd([statistics.fmean(values) for values in values_of_runs])
+    values_by_metric = {
+        metric if part == "validation" else f"{metric}, {part}": [100 * x["results"][part][metric] for x in outcomes]
+        for part in ("validation", MISMATCHED)
+        if part in outcomes[0]["results"]
+        for metric in task.metrics
+    }
+    scores: dict[str, Any] = {label: mean_and_sd(values) for label, values in values_by_metric.items()}
+    scores["score"] = mean_and_sd([statistics.fmean(values) for values in zip(*values_by_metric.values(), strict=True)])
     for name in ("seconds", "tokens_per_second"):
         values = [outcome[name] for outcome in outcomes if name in outcome]
         scores[name] = statistics.fmean(values) if values else None

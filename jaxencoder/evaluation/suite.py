@@ -298,8 +298,9 @@ def _run_in_process(run: Run, folder: Path, cores: Sequence[int], children: set[
     folder.mkdir(parents=True, exist_ok=True)
     request = {"name": run.name, "config": to_json(run.config), "data": dict(run.data)}
     request |= {"folder": str(folder), "cores": list(cores)}
-    with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
-        child = subprocess.Popen(
+    with (
+        (folder / LOG_FILE).open("a", encoding="utf-8") as log,
+        subprocess.Popen(
             [sys.executable, "-m", "jaxencoder.evaluation.suite"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -307,21 +308,17 @@ def _run_in_process(run: Run, folder: Path, cores: Sequence[int], children: set[
             env=os.environ | {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir},
             text=True,
             start_new_session=True,  # Ctrl-C must not kill it before it has saved
-        )
-    children.add(child)
-    try:
+        ) as child,
+    ):
+        children.add(child)
         print(f"{run.name} begins, see {folder / LOG_FILE}", flush=True)
         child.stdin.write(json.dumps(request) + "\n")
         child.stdin.flush()
         answer = child.stdout.read()
-        code = child.wait()
-    finally:
-        children.discard(child)
-        child.stdout.close()
-        child.stdin.close()
+    children.discard(child)
     if answer:
         return json.loads(answer)
-    return {"failed": f"its process ended with exit code {code}; see {folder / LOG_FILE}"}
+    return {"failed": f"its process ended with exit code {child.returncode}; see {folder / LOG_FILE}"}
 
 
 def _child_main() -> None:

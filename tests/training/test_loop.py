@@ -117,7 +117,7 @@ CHILD = """
     import os, signal, sys, threading, time
     from pathlib import Path
     from jaxencoder.config_io import load
-    from jaxencoder.text import prepare, store
+    from jaxencoder.text import store, tokenizer_cache
     from jaxencoder.checkpoints import orbax as checkpoint
     from jaxencoder.training import telemetry
 

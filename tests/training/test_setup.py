@@ -349,7 +349,7 @@ def test_fine_tuning(field: str, config: RunConfig, pretrained: Path, tmp_path: 
 def test_init_from_that_is_no_run(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such run: nowhere"):
         set_up(replace(config, init_from="nowhere"), tmp_path / "run")
-    with pytest.raises(ValueError, match=f"{tmp_path} is not a run: it has no config.json"):
+    with pytest.raises(ValueError, match=f"{tmp_path} is not a run or a model: it has no config.json"):
         set_up(replace(config, init_from=str(tmp_path)), tmp_path / "run")
     other = train_tokenizer(["one two three"] * 20, TokenizerConfig(vocab_size=30))
     other.save(tmp_path / "tokenizer")
