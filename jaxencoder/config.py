@@ -152,7 +152,9 @@ def _check_types(config: RunConfig) -> None:
     for section in dataclasses.fields(config):
         kind = tuple if section.name == "phases" else section.type
         if not isinstance(value := getattr(config, section.name), kind):
-            raise ValueError(f"{section.name} is {value!r}; give {getattr(section.type, '__name__', section.type)}")
+            kinds = objectives() if kind is ObjectiveConfig else (section.type,)
+            names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+            raise ValueError(f"{section.name} is {value!r}; give {names}")
     for number, phase in enumerate(config.phases):
         if not isinstance(phase, Phase):
             raise ValueError(f"phases.{number} is {phase!r}; give a Phase")

@@ -28,9 +28,10 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: It
     for row in rows:
         grid.add_row(*row)
     width = shutil.get_terminal_size((_WIDTH, 24)).columns
-    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, highlight=False, emoji=False)
+    text = io.StringIO()
+    console = Console(file=text, width=width, color_system=None, markup=False, highlight=False, emoji=False)
     console.print(grid)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().rstrip().splitlines())
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
 
 def format_pairs(facts: Mapping[str, str]) -> str:

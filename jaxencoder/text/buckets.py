@@ -95,13 +95,16 @@ def _packed(lengths: Sequence[int], row_lengths: Sequence[int]) -> list[tuple[in
 
 
 def _batch_of(packed: list[list[int]], lengths: Sequence[int], rows: int, length: int) -> BatchPlan:
-    positions = []
-    for row, texts in enumerate(packed):
-        start = 0
-        for segment, text in enumerate(texts):
-            positions.append((text, row, segment, start))
-            start += lengths[text]
-    texts, row, segment, start = np.array(positions, np.int64).T
+    texts, row, segment, start = [], [], [], []
+    for i, members in enumerate(packed):
+        used = 0
+        for j, text in enumerate(members):
+            texts.append(text)
+            row.append(i)
+            segment.append(j)
+            start.append(used)
+            used += lengths[text]
+    texts, row, segment, start = (np.array(x, np.int64) for x in (texts, row, segment, start))
     return BatchPlan(texts, row, segment, start, rows, length)
 
 

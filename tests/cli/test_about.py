@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from jaxencoder.cli.about import Cost
 from jaxencoder.cli.main import main
 
 
@@ -78,7 +79,6 @@ def test_inspect_mistakes(words, line, capsys):
 
 
 @pytest.mark.parametrize(("option", "value"), [("--length", "512"), ("--attention", "own")])
-def test_a_model_behind_the_values_of_an_option(option, value, capsys):
-    assert main(["cost", option, value, "bert_small"]) == 2
-    line = capsys.readouterr().err
-    assert line.startswith(f"jaxencoder: {option} ") and "bert_small" in line and line.count("\n") == 1
+def test_a_model_may_follow_the_values_of_an_option(option, value):
+    verb = Cost.read([option, value, "bert_small"], "jaxencoder cost")
+    assert verb.target == "bert_small" and str(getattr(verb, option.strip("-"))[0]) == value
