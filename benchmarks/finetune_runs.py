@@ -1,4 +1,4 @@
-"""The fine-tunings that are compared: data sets, their runs, and a run before its first update."""
+"""The tasks of the fine-tuning benchmarks, their configurations, and a run before its first update."""
 
 import argparse
 import contextlib
@@ -26,15 +26,15 @@ from jaxencoder.training.updates import compile_updates
 
 
 class Task(NamedTuple):
-    """A data set, and the metrics by which it is judged.
+    """A data set and its metrics.
 
     Attributes:
-        metrics: of `jaxencoder.evaluation`.
-        fields: of the records, where they are not the recipe's.
-        recipe: which says what a label belongs to.
-        files: to train on and to measure on, in the folder of data sets, {} the task's name; without the second one, a
-            tenth of the first is held out.
-        row_length: in tokens, where it is not that of the command line.
+        metrics: names in the results of `jaxencoder.evaluation`.
+        fields: of the records, if they differ from the recipe's.
+        recipe: of the kind of task.
+        files: of training and validation, in the folder of data sets, with {} for the task's name; without the second
+            one, a tenth of the first is held out.
+        row_length: tokens; 0: that of the command line.
     """
 
     metrics: tuple[str, ...]
@@ -53,40 +53,40 @@ TASKS = {
     "rte": Task(("accuracy",), TWO),
     "stsb": Task(("pearson", "spearman"), TWO),
     "wnut17": Task(("f1",), recipe="finetune_token_classification", files=WORDS),
-    # The published development file holds no answers here.
+    # This copy of the published development file has no answers.
     "tydiqa": Task(
         ("f1", "exact"), recipe="finetune_question_answering", files=("qa/{}/en.train.json", ""), row_length=384
     ),
 }
 
 
-def recipe(
+def task_config(
     name: str, args: argparse.Namespace, *, dropout: float, steps: int = 0, seed: int = 0, rank: int = 0
 ) -> RunConfig:
-    """The run of a task.
+    """The configuration of a task's run.
 
     Args:
         name: of the task.
-        args: model, rate, lora_rate, limit, row_length, epochs, and examples: about as many are in an update's rows.
-        dropout: everywhere.
-        steps: updates; 0: as many as make args.epochs.
+        args: model, rate, lora_rate, limit, row_length, epochs, and examples, the approximate number per update.
+        dropout: for all kinds of dropout.
+        steps: number of updates; 0: args.epochs.
         seed: of the classifier's weights, the order of the rows and dropout.
-        rank: of an adapter; 0: all is trained.
+        rank: of LoRA; 0: all parameters are trained.
     """
     task = TASKS[name]
     train, validation = (DATA / path.format(name) if path else None for path in task.files)
     rate = args.lora_rate if rank else args.rate
-    words = ["--init-from", args.model, "--adapter.rank", rank, "--training.seed", seed]
-    words += ["--data.train", f"{train}[:{args.limit}]" if args.limit else train, "--optimizer.learning-rate", rate]
-    words += ["--data.validation", validation] if validation else ["--data.validation-fraction", 0.1]
-    words += ["--data.row-length", task.row_length or args.row_length]
-    words += [word for field, value in task.fields.items() for word in (f"--data.{field}", value)]
-    words += ["--model.dropout", dropout, "--model.attention-dropout", dropout]
-    # transformers drops nothing before the projection of a reader.
-    words += [] if task.recipe == "finetune_question_answering" else ["--objective.dropout", dropout]
-    config = load(task.recipe, [str(word) for word in words])
+    options = ["--init-from", args.model, "--adapter.rank", rank, "--training.seed", seed]
+    options += ["--data.train", f"{train}[:{args.limit}]" if args.limit else train, "--optimizer.learning-rate", rate]
+    options += ["--data.validation", validation] if validation else ["--data.validation-fraction", 0.1]
+    options += ["--data.row-length", task.row_length or args.row_length]
+    options += [x for field, value in task.fields.items() for x in (f"--data.{field}", value)]
+    options += ["--model.dropout", dropout, "--model.attention-dropout", dropout]
+    # transformers has no dropout before the projection of a question-answering model.
+    options += [] if task.recipe == "finetune_question_answering" else ["--objective.dropout", dropout]
+    config = load(task.recipe, [str(option) for option in options])
     with contextlib.redirect_stdout(sys.stderr):
-        (store,) = prepare(config.data, open_initial_model(args.model).tokenizer, "train")
+        (store,) = prepare(config.data, open_initial_model(args.model).tokenizer, "train", schema=config.schema)
     batch = max(1, round(args.examples * store.meta["rows"] / store.meta["pieces"]))
     steps = steps or round(args.epochs * store.meta["rows"] / batch)
     return dataclasses.replace(
@@ -94,8 +94,8 @@ def recipe(
     )
 
 
-class Started(NamedTuple):
-    """A run before its first update, by the parts of the trainer; `feed` gives its batches."""
+class StartedRun(NamedTuple):
+    """The trainer's parts of a run before its first update; `feed` yields its batches."""
 
     setup: Setup
     mesh: Mesh
@@ -109,7 +109,7 @@ class Started(NamedTuple):
 
 
 @contextlib.contextmanager
-def started(config: RunConfig) -> Iterator[Started]:
+def start_run(config: RunConfig) -> Iterator[StartedRun]:
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(sys.stderr):
             setup = set_up(config, Path(folder))
@@ -118,4 +118,4 @@ def started(config: RunConfig) -> Iterator[Started]:
             with contextlib.redirect_stdout(sys.stderr):
                 (update,), state = compile_updates(setup, mesh, checkpoints)
             with contextlib.closing(batches_after(0, setup, mesh, lambda phase: None)) as feed:
-                yield Started(setup, mesh, update, state, (batch for _, batch in feed))
+                yield StartedRun(setup, mesh, update, state, (batch for _, batch in feed))

@@ -1,7 +1,7 @@
-"""The fine-tuning of Hugging Face transformers in torch, from our weights, on our rows' examples, with our settings.
+"""Fine-tuning with Hugging Face transformers in torch, with the weights, examples and settings of a jaxencoder run.
 
-What `Trainer` does (transformers 5), without its bookkeeping: batches padded to their longest example, scaled
-dot-product attention, the fused AdamW without decay of biases and norms, clipping, a linear schedule.
+The steps are those of `Trainer` (transformers 5) without its bookkeeping: batches padded to their longest example,
+scaled dot-product attention, fused AdamW without decay of biases and norms, clipping, a linear schedule.
 """
 
 import tempfile
@@ -25,46 +25,47 @@ Batch = dict[str, torch.Tensor]
 
 
 def use_threads(threads: int) -> None:
-    """Threads of torch, which take numbers below 1e-38 for 0 as XLA's do: AdamW's old moments would slow them down."""
+    """Set torch's threads, and flush subnormals to zero as XLA does: old moments of AdamW would slow torch down."""
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
 
 
 class Example(NamedTuple):
-    """One labelled text or pair, or one with a label for each token."""
+    """A text or pair with a label, or with a label for each token."""
 
     token_ids: np.ndarray  # int32 [T], special tokens included
     token_type_ids: np.ndarray  # int32 [T]
     label: int | float | np.ndarray  # int32 [T], -1 for none
 
 
-def examples(rows: dict[str, np.ndarray]) -> list[Example]:
-    """The labelled examples of packed rows, in the order of the rows.
+def unpack(rows: dict[str, np.ndarray]) -> list[Example]:
+    """The examples of packed rows, in the order of the rows.
 
     Args:
         rows: token_ids and segment_ids [B, T], labels [B, E] or token_labels [B, T], token_type_ids [B, T] of pairs.
     """
-    found = []
+    examples = []
     types = rows.get("token_type_ids", np.zeros_like(rows["token_ids"]))
-    every = rows["token_labels"] if "token_labels" in rows else rows["labels"]
-    for ids, kinds, segments, labels in zip(rows["token_ids"], types, rows["segment_ids"], every, strict=True):
+    all_labels = rows["token_labels"] if "token_labels" in rows else rows["labels"]
+    for ids, kinds, segments, labels in zip(rows["token_ids"], types, rows["segment_ids"], all_labels, strict=True):
         for number in range(1, segments.max() + 1):
-            mine = segments == number
-            label = labels[mine] if "token_labels" in rows else labels[number - 1].item()
-            found.append(Example(ids[mine], kinds[mine], label))
-    return found
+            is_example = segments == number
+            label = labels[is_example] if "token_labels" in rows else labels[number - 1].item()
+            examples.append(Example(ids[is_example], kinds[is_example], label))
+    return examples
 
 
-def examples_of(stores: Sequence[Store]) -> list[Example]:
+def read_examples(stores: Sequence[Store]) -> list[Example]:
     """All examples of prepared rows."""
-    return [example for store in stores for example in examples(store.read(np.arange(len(store))))]
+    return [example for store in stores for example in unpack(store.read(np.arange(len(store))))]
 
 
-def padded(batch: Sequence[Example], spans: bool = False) -> Batch:
-    """The inputs of transformers' models: each example as long as the longest.
+def pad(batch: Sequence[Example], spans: bool = False) -> Batch:
+    """Inputs of transformers' models, padded to the longest example.
 
     Args:
-        spans: the labels of tokens are 0 for an answer's first one, 1 for its last one and 2 for both.
+        batch: the examples.
+        spans: whether labels of tokens are 0 for the first token of an answer, 1 for its last and 2 for both.
     """
     length = max(len(example.token_ids) for example in batch)
     shape = (len(batch), length)
@@ -75,8 +76,8 @@ def padded(batch: Sequence[Example], spans: bool = False) -> Batch:
     inputs = {"input_ids": ids, "token_type_ids": types, "attention_mask": mask}
     if spans:
         for name, end in (("start_positions", 0), ("end_positions", 1)):
-            places = [np.flatnonzero((example.label == end) | (example.label == 2)) for example in batch]
-            inputs[name] = np.concatenate(places)
+            indices = [np.flatnonzero((example.label == end) | (example.label == 2)) for example in batch]
+            inputs[name] = np.concatenate(indices)
     elif isinstance(batch[0].label, np.ndarray):
         inputs["labels"] = np.full(shape, -100, np.int64)
         for row, example in zip(inputs["labels"], batch, strict=True):
@@ -87,32 +88,32 @@ def padded(batch: Sequence[Example], spans: bool = False) -> Batch:
     return {name: torch.from_numpy(x) for name, x in inputs.items()}
 
 
-def shuffled(given: Sequence[Example], size: int, updates: int, seed: int) -> Iterator[list[Example]]:
-    """That many batches: epochs in a new order each, an epoch may end within a batch, as our batches do."""
+def shuffled_batches(examples: Sequence[Example], size: int, updates: int, seed: int) -> Iterator[list[Example]]:
+    """Batches for a number of updates: each epoch has a new order and may end within a batch, as in jaxencoder."""
     rng = np.random.default_rng(seed)
-    waiting: list[int] = []
+    pending: list[int] = []
     for _ in range(updates):
-        while len(waiting) < size:
-            waiting += rng.permutation(len(given)).tolist()
-        yield [given[i] for i in waiting[:size]]
-        waiting = waiting[size:]
+        while len(pending) < size:
+            pending += rng.permutation(len(examples)).tolist()
+        yield [examples[i] for i in pending[:size]]
+        pending = pending[size:]
 
 
-def grouped_by_length(given: Sequence[Example], size: int, seed: int) -> list[list[Example]]:
-    """An epoch as `Trainer` makes it with group_by_length: 50 batches at random, those sorted by length, and so on."""
-    order, mega = np.random.default_rng(seed).permutation(len(given)), 50 * size
-    parts = [order[i : i + mega].tolist() for i in range(0, len(order), mega)]
-    grouped = [i for part in parts for i in sorted(part, key=lambda i: -len(given[i].token_ids))]
-    return [[given[i] for i in grouped[start : start + size]] for start in range(0, len(grouped), size)]
+def grouped_batches(examples: Sequence[Example], size: int, seed: int) -> list[list[Example]]:
+    """An epoch of `Trainer` with group_by_length: groups of 50 random batches, each sorted by length."""
+    order, group_size = np.random.default_rng(seed).permutation(len(examples)), 50 * size
+    groups = [order[i : i + group_size].tolist() for i in range(0, len(order), group_size)]
+    indices = [i for group in groups for i in sorted(group, key=lambda i: -len(examples[i].token_ids))]
+    return [[examples[i] for i in indices[start : start + size]] for start in range(0, len(indices), size)]
 
 
-def model_of(setup: Setup, params: Params) -> torch.nn.Module:
-    """The model of transformers for a run's objective, with its weights and its rates of dropout.
+def torch_model(setup: Setup, params: Params) -> torch.nn.Module:
+    """The model of transformers for the objective of a run, with its weights and dropout.
 
-    The classifier's tanh layer is BERT's pooler, its projection the classifier. Regression is by squared error.
+    The tanh layer of the classifier is BERT's pooler. Regression has the squared error as its loss.
     """
     config, objective = setup.config.model, setup.config.objective
-    parts, more, count = {"encoder": params["encoder"]}, {}, 2
+    parts, options, count = {"encoder": params["encoder"]}, {}, 2
     if isinstance(objective, TokenClassification):
         kind, count = transformers.BertForTokenClassification, len(objective.tags)
         parts["token_head"] = params["token_head"]
@@ -121,61 +122,62 @@ def model_of(setup: Setup, params: Params) -> torch.nn.Module:
     else:
         kind, count, head = transformers.BertForSequenceClassification, objective.labels, params["classifier"]
         parts |= {"pooler": {"dense": head["dense"]}, "sequence_head": {"output": head["classifier"]}}
-        more = {"problem_type": "regression" if count == 1 else "single_label_classification"}
+        options = {"problem_type": "regression" if count == 1 else "single_label_classification"}
     settings = {"num_labels": count, "classifier_dropout": objective.dropout}
     published = Published(family_of(config), settings, {})
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         write_model(folder, config, parts, {"pad_token_id": setup.tokenizer.pad_id}, published)
-        return kind.from_pretrained(folder, attn_implementation="sdpa", **more)
+        return kind.from_pretrained(folder, attn_implementation="sdpa", **options)
 
 
 def params_of(model: torch.nn.Module) -> Params:
-    """Its weights as ours."""
+    """The weights of a model of transformers as parameters of jaxencoder."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return open_transformers(folder).params
 
 
 def loss_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """The model's own loss; of answers, without the padding, which transformers lets compete for the ends of a span."""
+    """The model's loss; for answers without the padding, which transformers includes among candidates for span ends."""
     if "start_positions" not in batch:
         return model(**batch).loss
     inputs = {name: x for name, x in batch.items() if not name.endswith("_positions")}
-    output, there = model(**inputs), batch["attention_mask"] == 1
+    output, is_token = model(**inputs), batch["attention_mask"] == 1
     losses = [
-        torch.nn.functional.cross_entropy(logits.masked_fill(~there, float("-inf")), batch[f"{name}_positions"])
+        torch.nn.functional.cross_entropy(logits.masked_fill(~is_token, float("-inf")), batch[f"{name}_positions"])
         for name, logits in (("start", output.start_logits), ("end", output.end_logits))
     ]
     return sum(losses) / 2
 
 
-def updates(model: torch.nn.Module, config: OptimizerConfig, steps: int) -> Callable[[Batch], torch.Tensor]:
-    """A function that does one update and gives the loss before it.
+def make_update(model: torch.nn.Module, config: OptimizerConfig, steps: int) -> Callable[[Batch], torch.Tensor]:
+    """A function that performs one update and returns the loss before it.
 
     Args:
-        config: of AdamW with a linear schedule; its warm-up reaches the peak in the last step of it, as ours does.
-        steps: of the whole run.
+        model: to train.
+        config: of AdamW with a linear schedule; the last step of the warmup has the peak rate, as in jaxencoder.
+        steps: of the run.
 
     Raises:
-        ValueError: another optimiser or schedule.
+        ValueError: another optimizer or schedule.
     """
     if (config.name, config.schedule, config.final_lr_ratio) != ("adamw", "linear", 0):
         raise ValueError(
-            f"{config.name} with the schedule {config.schedule} to {config.final_lr_ratio} is not done here"
+            f"{config.name} with the schedule {config.schedule} to {config.final_lr_ratio} is not supported here"
         )
     named = list(model.named_parameters())
-    plain = {name for name, _ in named if name.endswith("bias") or "LayerNorm" in name}
+    undecayed = {name for name, _ in named if name.endswith("bias") or "LayerNorm" in name}
     groups = [
-        {"params": [p for name, p in named if name not in plain], "weight_decay": config.weight_decay},
-        {"params": [p for name, p in named if name in plain], "weight_decay": 0.0},
+        {"params": [p for name, p in named if name not in undecayed], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in named if name in undecayed], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=(config.b1, config.b2), eps=config.eps, fused=True
     )
     warmup = round(config.warmup_ratio * steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda done: min((done + 1) / max(warmup, 1), (steps - done) / max(steps - warmup, 1))
+        optimizer, lambda step: min((step + 1) / max(warmup, 1), (steps - step) / max(steps - warmup, 1))
     )
     model.train()
 

@@ -1,7 +1,6 @@
-"""Memory of a text of 100,000 and of a million tokens, read in windows: peak resident set of a process for each.
+"""Peak memory of reading texts of 100,000 and of a million tokens in windows, each in its own process.
 
-A random encoder of one layer stands for any: what could grow with the text are tokens, windows and vectors, while
-activations are those of a batch.
+The encoder is random and has one layer: tokens, windows and vectors grow with the text, activations do not.
 
 Run: python benchmarks/long_documents.py TOKENIZER    (a folder or file)
 """
@@ -14,11 +13,11 @@ import time
 from pathlib import Path
 
 WORDS = "The cat sat on a mat while seven old men walked slowly through Paris and Rome looking for bread. "
-WHAT = ("nothing", "embed", "token_chunks")
+METHODS = ("nothing", "embed", "token_chunks")
 
 
-def measure(tokenizer: Path, what: str, tokens: int) -> None:
-    """Print the peak resident set of this process in MiB and the seconds that the text took."""
+def measure(tokenizer: Path, method: str, tokens: int) -> None:
+    """Print the peak resident set size of this process in MiB and the seconds for the text."""
     import jax
     import numpy as np
 
@@ -43,17 +42,17 @@ def measure(tokenizer: Path, what: str, tokens: int) -> None:
     for _ in model.token_chunks([WORDS * 100]):
         pass
     one, many = (len(words.encode_ids([WORDS * times])[0]) for times in (1, 101))
-    sentence = (many - one) / 100  # tokens that the tokenizer makes of one sentence more
+    sentence = (many - one) / 100  # tokens of one sentence
     times = round(tokens / sentence)
     text, start = WORDS * times, time.monotonic()
-    if what == "embed" and not np.isfinite(model.embed([text], windows=WindowConfig())).all():
+    if method == "embed" and not np.isfinite(model.embed([text], windows=WindowConfig())).all():
         raise SystemExit("embed gives numbers that are not finite")
-    if what == "token_chunks":
+    if method == "token_chunks":
         seen = sum(len(chunk.hidden) for chunk in model.token_chunks([text]))
         if abs(seen - times * sentence) > sentence:
-            raise SystemExit(f"token_chunks gives {seen} tokens of a text that has about {times * sentence:.0f}")
+            raise SystemExit(f"token_chunks gives {seen} tokens for a text of about {times * sentence:.0f}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"| {what} | {tokens:,} | {peak:,.0f} | {time.monotonic() - start:.1f} |", flush=True)
+    print(f"| {method} | {tokens:,} | {peak:,.0f} | {time.monotonic() - start:.1f} |", flush=True)
 
 
 def main() -> None:
@@ -64,10 +63,10 @@ def main() -> None:
     if args.one:
         measure(args.tokenizer, args.one[0], int(args.one[1]))
         return
-    print("| what | tokens | peak MiB | seconds |\n|---|---:|---:|---:|", flush=True)
-    for what in WHAT:
+    print("| method | tokens | peak MiB | seconds |\n|---|---:|---:|---:|", flush=True)
+    for method in METHODS:
         for tokens in (100_000, 1_000_000):
-            subprocess.run([sys.executable, __file__, args.tokenizer, "--one", what, str(tokens)], check=True)
+            subprocess.run([sys.executable, __file__, args.tokenizer, "--one", method, str(tokens)], check=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What each pretraining objective costs beside plain masked language modelling, with the same encoder on this machine.
+"""Cost of each pretraining objective relative to plain masked language modeling, with the same encoder.
 
     python benchmarks/objectives.py                        # 4 layers x 256, rows of 512 tokens, a few minutes
     python benchmarks/objectives.py --length 128 --batch 16
 
-Every step is the training step as `jaxencoder train` runs it, on packed rows of random tokens. The steps of all
-objectives take turns in short blocks, and the median of the blocks counts, so that other work on the machine falls on
-all alike. The second table is the corruption alone, compiled by itself, as a share of the plain step.
+Each step is the training step of `jaxencoder train`, on packed rows of random tokens. The objectives alternate in short
+blocks of steps, so that other load on the machine affects all of them; the result is the median of the blocks. The
+second table is the corruption alone, compiled separately, as a fraction of the plain step.
 """
 
 import argparse
@@ -46,7 +46,7 @@ OBJECTIVES = {f"MLM, {name}": MaskedLM(masking) for name, masking in MASKINGS.it
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Stands for a WordPiece tokenizer: one of four tokens goes on with the word before it."""
+    """A stand-in for a WordPiece tokenizer: every fourth token continues a word."""
 
     vocab_size: int
     mask_id: int = 103
@@ -57,7 +57,7 @@ class Vocabulary:
 
 
 def batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Packed rows: documents of 20 to 200 tokens until a row is full."""
+    """Rows filled with documents of 20 to 200 tokens."""
     rng = np.random.default_rng(0)
     B, T = args.batch, args.length
     rows = {name: np.zeros((B, T), np.int32) for name in ("segment_ids", "positions", "token_type_ids")}
@@ -70,8 +70,8 @@ def batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
             start, segment = end, segment + 1
     rows["token_ids"] = rng.integers(1000, args.vocabulary, (B, T)).astype(np.int32)
     E = int(rows["segment_ids"].max())
-    there = np.arange(1, E + 1) <= rows["segment_ids"].max(1, keepdims=True)
-    rows["labels"] = np.where(there, rng.integers(0, 2, (B, E)), -1).astype(np.int32)
+    is_document = np.arange(1, E + 1) <= rows["segment_ids"].max(1, keepdims=True)
+    rows["labels"] = np.where(is_document, rng.integers(0, 2, (B, E)), -1).astype(np.int32)
     return rows | {"row_ids": np.arange(B, dtype=np.uint32)}
 
 
@@ -107,16 +107,16 @@ def corrupter(masking: Masking, args: argparse.Namespace, rows: dict[str, np.nda
 
 
 def medians(runs: dict[str, Callable[[int], None]], blocks: int, steps: int) -> dict[str, float]:
-    """Seconds of one step of each, taking turns."""
+    """Median seconds of one step of each, in alternating blocks."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
-        run(2)  # compile, and settle
+        run(2)  # compile and warm up
     for _ in range(blocks):
         for name, run in runs.items():
             start = time.perf_counter()
             run(steps)
             seconds[name].append((time.perf_counter() - start) / steps)
-    return {name: statistics.median(found) for name, found in seconds.items()}
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def main() -> None:
@@ -124,22 +124,25 @@ def main() -> None:
     for name, value in (("layers", 4), ("hidden", 256), ("length", 512), ("batch", 8), ("vocabulary", 30_522)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--blocks", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=3, help="in a block")
+    parser.add_argument("--steps", type=int, default=3, help="steps in a block")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     args = parser.parse_args()
     keep_freed_memory()
     rows = jax.device_put(batch(args))
     tokens = args.batch * args.length
 
-    found = medians({name: stepper(o, args, rows) for name, o in OBJECTIVES.items()}, args.blocks, args.steps)
-    plain = found["MLM, single tokens"]
-    print(f"\n| objective ({args.dtype}, {args.batch} x {args.length}) | tokens/s | time of a step |\n|---|---:|---:|")
-    for name, seconds in found.items():
+    step_seconds = medians({name: stepper(o, args, rows) for name, o in OBJECTIVES.items()}, args.blocks, args.steps)
+    plain = step_seconds["MLM, single tokens"]
+    print(
+        f"\n| objective ({args.dtype}, {args.batch} x {args.length}) | tokens/s | relative step time |\n|---|---:|---:|"
+    )
+    for name, seconds in step_seconds.items():
         print(f"| {name} | {tokens / seconds:,.0f} | {seconds / plain:.2f} |")
 
-    found = medians({name: corrupter(m, args, rows) for name, m in MASKINGS.items()}, args.blocks, 10 * args.steps)
-    print("\n| corruption alone | ms | share of the plain step |\n|---|---:|---:|")
-    for name, seconds in found.items():
+    corrupters = {name: corrupter(masking, args, rows) for name, masking in MASKINGS.items()}
+    corruption_seconds = medians(corrupters, args.blocks, 10 * args.steps)
+    print("\n| corruption alone | ms | fraction of the plain step |\n|---|---:|---:|")
+    for name, seconds in corruption_seconds.items():
         print(f"| {name} | {1000 * seconds:.2f} | {seconds / plain:.1%} |")
 
 

@@ -1,9 +1,9 @@
-"""Random reads of prepared rows: array_record against TensorStore zarr3 (and a memory-mapped file as the floor).
+"""Random reads of prepared rows: array_record against TensorStore zarr3, with a memory-mapped file as the lower bound.
 
     python benchmarks/store.py --rows 200000 --length 512
 
-Each format holds the same rows of `length` uint16 token ids. Batches of random rows are read and turned into one [B, T]
-array; the table gives rows per second (median of the batches, file cache warm), writing time and size on disk.
+Each format holds the same rows of `length` uint16 token ids. Batches of random rows are read into one [B, T] array; the
+table has rows per second (median of the batches, warm file cache), writing time and size on disk.
 Formats: https://github.com/google/array_record and https://zarr-specs.readthedocs.io (v3, sharding codec).
 """
 
@@ -81,21 +81,21 @@ def main():
     for name, write in formats.items():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows"
-            began = time.perf_counter()
+            start = time.perf_counter()
             read = write(path)
-            written = time.perf_counter() - began
+            write_seconds = time.perf_counter() - start
             speeds = []
             for batch in (64, 256):
                 seconds = []
                 for _ in range(arguments.batches):
                     indices = rng.integers(0, len(rows), batch)
-                    began = time.perf_counter()
-                    got = read(indices)
-                    seconds.append(time.perf_counter() - began)
-                    assert np.array_equal(got, rows[indices])
+                    start = time.perf_counter()
+                    values = read(indices)
+                    seconds.append(time.perf_counter() - start)
+                    assert np.array_equal(values, rows[indices])
                 speeds.append(batch / statistics.median(seconds))
             size = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file()) / 2**20
-            print(f"| {name} | {speeds[0]:,.0f} | {speeds[1]:,.0f} | {written:.1f} | {size:.0f} |", flush=True)
+            print(f"| {name} | {speeds[0]:,.0f} | {speeds[1]:,.0f} | {write_seconds:.1f} | {size:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
-"""Speed of one masked-language-model training step beside Hugging Face transformers in torch, on this machine.
+"""Speed of one masked-language-model training step against Hugging Face transformers in torch.
 
     python benchmarks/train_step.py                 # both tables, about 15 minutes on 2 cores
     python benchmarks/train_step.py --families bert --dtypes float32 --dropout 0.1 --no-documents
 
-Both sides do the same work: the same architecture and sizes, AdamW, clipping at norm 1, 15% of the tokens masked anew
-in every step (inside the step). torch runs as its users run it: eager, scaled_dot_product_attention (but in DeBERTa,
-which has its own), the fused AdamW that `Trainer` takes by default, bfloat16 by autocast; jaxencoder as `jaxencoder
-train` runs it. Each side is a process of its own that sleeps while the other one works. Short blocks of steps alternate
-and the median of the blocks counts, so that other work on the machine falls on both; CPU seconds per step are a second
-measure. Batches are made beforehand, of random token ids. The second table takes documents of real lengths: ours packed
-into rows, theirs padded to the longest of a batch, with the same documents in a step; tokens per second count text,
-never padding. Real documents are glue/sst2/train.jsonl and text/reviews.jsonl.xz of the folder JAXENCODER_SHARED_DATA
-(default: data); without it there are random lengths alone.
+Both sides do the same work: the same architecture and sizes, AdamW, clipping at norm 1, 15% of the tokens masked inside
+each step. torch runs as its users run it: eagerly, with scaled_dot_product_attention (except DeBERTa, which has its own
+attention), the fused AdamW of `Trainer`, and bfloat16 by autocast; jaxencoder runs as in `jaxencoder train`. Each side
+is a process that sleeps while the other one works. Short blocks of steps alternate, so that other load on the machine
+affects both, and the result is the median of the blocks; CPU seconds per step are a second measure. Batches of random
+token ids are made in advance. The second table has documents of real lengths: packed into rows by jaxencoder, padded to
+the longest of a batch for torch, with the same documents in a step; tokens per second exclude padding. Real documents
+are glue/sst2/train.jsonl and text/reviews.jsonl.xz in the folder JAXENCODER_SHARED_DATA (default: data); without it
+lengths are random.
 
-Run it on a machine that does nothing else: with its cores taken, torch's OpenMP threads wait for one another, its
-time grows far more than ours and its CPU seconds include the waiting; OMP_WAIT_POLICY=passive takes the waiting out
-of the latter.
+Run it on an idle machine: if other programs use its cores, torch's OpenMP threads wait for one another, so that its
+time increases far more than jaxencoder's and its CPU seconds include the waiting. OMP_WAIT_POLICY=passive excludes the
+waiting from CPU seconds.
 """
 
 import argparse
@@ -50,7 +50,7 @@ from jaxencoder.training.memory import keep_freed_memory
 from jaxencoder.training.optimizers import make_optimizer
 from jaxencoder.training.step import init_state, train_step
 
-DATA = Path(os.environ.get("JAXENCODER_SHARED_DATA") or "data")  # the folder of published sets, as the tests take it
+DATA = Path(os.environ.get("JAXENCODER_SHARED_DATA") or "data")  # published sets, as in the tests
 PAD, UNK, CLS, SEP, MASK = 0, 100, 101, 102, 103
 
 
@@ -61,7 +61,7 @@ class Vocabulary(NamedTuple):
 
 
 class Side(NamedTuple):
-    """One library: a function that runs a number of steps to their end, and the tokens of text in one step."""
+    """One library: a function that runs a number of steps and waits for them, and the tokens of text per step."""
 
     run: Callable[[int], None]
     tokens: float
@@ -139,11 +139,11 @@ def theirs(family: str, args: argparse.Namespace, dtype: str, dropout: float, ba
     stream = itertools.cycle([{name: torch.from_numpy(x) for name, x in batch.items()} for batch in batches])
 
     def mask(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As DataCollatorForLanguageModeling does it."""
-        chosen = torch.bernoulli((ids > MASK) * 0.15).bool()
-        labels = ids.masked_fill(~chosen, -100)
-        masked = torch.bernoulli(torch.full(ids.shape, 0.8)).bool() & chosen
-        random = torch.bernoulli(torch.full(ids.shape, 0.5)).bool() & chosen & ~masked
+        """Mask as DataCollatorForLanguageModeling."""
+        predicted = torch.bernoulli((ids > MASK) * 0.15).bool()
+        labels = ids.masked_fill(~predicted, -100)
+        masked = torch.bernoulli(torch.full(ids.shape, 0.8)).bool() & predicted
+        random = torch.bernoulli(torch.full(ids.shape, 0.5)).bool() & predicted & ~masked
         ids = ids.masked_fill(masked, MASK)
         return torch.where(random, torch.randint(args.vocabulary, ids.shape), ids), labels
 
@@ -164,12 +164,12 @@ def theirs(family: str, args: argparse.Namespace, dtype: str, dropout: float, ba
 
 
 class Measured(NamedTuple):
-    rate: float  # tokens of text a second, median of the blocks
-    cpu: float  # CPU seconds a step, of all threads
+    rate: float  # tokens of text per second, median of the blocks
+    cpu: float  # CPU seconds per step, all threads
 
 
 def serve(pipe: Connection, build: Callable[..., Side], *arguments: object) -> None:
-    """A side's process: sends the tokens of a step, then runs as many steps as it is told, until 0."""
+    """Process of a side: sends the tokens of a step, then runs the received numbers of steps, until 0."""
     torch.set_num_threads(os.cpu_count() or 1)
     transformers.logging.set_verbosity_error()
     side = build(*arguments)
@@ -181,13 +181,13 @@ def serve(pipe: Connection, build: Callable[..., Side], *arguments: object) -> N
 
 
 def measure(sides: dict[str, tuple], steps: int, rounds: int) -> dict[str, Measured]:
-    """Alternate blocks of `steps` steps, after one block of each to compile and to warm up."""
+    """Alternate blocks of `steps` steps, after one block of each to compile and warm up."""
     spawn = multiprocessing.get_context("spawn")
     pipes, tokens, blocks = {}, {}, {}
     for name, side in sides.items():
         pipes[name], end = spawn.Pipe()
         spawn.Process(target=serve, args=(end, *side), daemon=True).start()
-        end.close()  # so that a side that dies is an EOFError here, not a wait for ever
+        end.close()  # so that recv raises EOFError if a side dies
         tokens[name], blocks[name] = pipes[name].recv(), []
     for i in range(rounds + 1):
         for name, pipe in pipes.items():
@@ -204,49 +204,49 @@ def measure(sides: dict[str, tuple], steps: int, rounds: int) -> dict[str, Measu
 
 
 def cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
-def padded(documents: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """One document a row, as long as the longest."""
+def pad(documents: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of one document, padded to the longest."""
     length = max(len(d) for d in documents)
     ids = np.stack([np.pad(d, (0, length - len(d)), constant_values=PAD) for d in documents])
     mask = np.stack([np.arange(length) < len(d) for d in documents])
     return {"input_ids": ids.astype(np.int64), "attention_mask": mask.astype(np.int64)}
 
 
-def packed(documents: list[np.ndarray], length: int, rows: int) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-    """`rows` rows filled by first fit, and the documents that went in: those before the first that fits nowhere."""
+def pack(documents: list[np.ndarray], length: int, rows: int) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    """Rows filled by first fit, and their documents: all before the first one that does not fit."""
     batch = {name: np.zeros((rows, length), np.int32) for name in ("token_ids", "segment_ids", "positions")}
     used, count = np.zeros(rows, int), np.zeros(rows, int)
-    taken = []
+    packed = []
     for document in documents:
         n = len(document)
         fits = np.flatnonzero(used + n <= length)
         if not len(fits):
             break
         r = fits[0]
-        place = slice(used[r], used[r] + n)
+        span = slice(used[r], used[r] + n)
         used[r], count[r] = used[r] + n, count[r] + 1
-        batch["token_ids"][r, place], batch["segment_ids"][r, place] = document, count[r]
-        batch["positions"][r, place] = np.arange(n)
-        taken.append(document)
-    return batch, taken
+        batch["token_ids"][r, span], batch["segment_ids"][r, span] = document, count[r]
+        batch["positions"][r, span] = np.arange(n)
+        packed.append(document)
+    return batch, packed
 
 
-def make_document(length: int, rng: np.random.Generator, vocabulary: int) -> np.ndarray:
+def random_document(length: int, rng: np.random.Generator, vocabulary: int) -> np.ndarray:
     return np.concatenate([[CLS], rng.integers(1000, vocabulary, length - 2), [SEP]])
 
 
-def lengths_of(source: str, rng: np.random.Generator) -> np.ndarray:
-    """Lengths in tokens of 20,000 documents; a word counts as 1.1 WordPiece tokens, a punctuation mark as one."""
+def document_lengths(source: str, rng: np.random.Generator) -> np.ndarray:
+    """Lengths in tokens of 20,000 documents, with 1.1 WordPiece tokens per word and 1 per punctuation mark."""
     files = {"SST-2 training texts": DATA / "glue/sst2/train.jsonl", "film reviews": DATA / "text/reviews.jsonl.xz"}
     if source not in files:
         return rng.lognormal(np.log(48), 0.8, 20_000)
     field = "sentence" if source.startswith("SST") else "text"
-    opened = lzma.open if files[source].suffix == ".xz" else open
-    with opened(files[source], "rt", encoding="utf-8") as f:
+    open_file = lzma.open if files[source].suffix == ".xz" else open
+    with open_file(files[source], "rt", encoding="utf-8") as f:
         texts = [json.loads(line)[field] for line in itertools.islice(f, 20_000)]
     words = np.array([[len(re.findall(r"\w+", t)), len(re.findall(r"[^\w\s]", t))] for t in texts])
     return rng.permutation(words @ [1.1, 1.0])
@@ -279,13 +279,13 @@ COLUMNS = ("torch tokens/s", "jaxencoder tokens/s", "ratio", "torch CPU s/step",
 
 def full_rows(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
-    documents = [[make_document(args.length, rng, args.vocabulary) for _ in range(args.batch)] for _ in range(4)]
-    our_batches = [packed(d, args.length, args.batch)[0] for d in documents]
+    documents = [[random_document(args.length, rng, args.vocabulary) for _ in range(args.batch)] for _ in range(4)]
+    our_batches = [pack(d, args.length, args.batch)[0] for d in documents]
     line("model", "dtype", "dropout", *COLUMNS)
     line(*["---"] * 3, *["---:"] * len(COLUMNS))
     for family, dtype, dropout in itertools.product(args.families, args.dtypes, args.dropout):
         sides = {
-            "theirs": (theirs, family, args, dtype, dropout, [padded(d) for d in documents]),
+            "theirs": (theirs, family, args, dtype, dropout, [pad(d) for d in documents]),
             "ours": (ours, family, args, dtype, dropout, our_batches),
         }
         compare((family, dtype, dropout), sides, args)
@@ -294,18 +294,18 @@ def full_rows(args: argparse.Namespace) -> None:
 def documents_of_real_lengths(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
     sources = {"SST-2 training texts": 128, "film reviews": 512} if DATA.is_dir() else {}
-    line("model", "documents", "row", "mean length", "padding theirs", "padding ours", *COLUMNS)
+    line("model", "documents", "row", "mean length", "padding torch", "padding jaxencoder", *COLUMNS)
     line(*["---"] * 3, *["---:"] * (3 + len(COLUMNS)))
     for source, length in (sources | {"log-normal, median 48": 128}).items():
-        lengths = np.clip(lengths_of(source, rng), 4, length).astype(int)
-        stream = [make_document(n, rng, args.vocabulary) for n in lengths]
+        lengths = np.clip(document_lengths(source, rng), 4, length).astype(int)
+        stream = [random_document(n, rng, args.vocabulary) for n in lengths]
         rows = args.batch * args.length // length
         our_batches, their_batches = [], []
         for _ in range(8):
-            batch, taken = packed(stream, length, rows)
-            stream = stream[len(taken) :]
+            batch, packed = pack(stream, length, rows)
+            stream = stream[len(packed) :]
             our_batches.append(batch)
-            their_batches.append(padded(taken))
+            their_batches.append(pad(packed))
         padding = [
             1 - statistics.mean(b[name].astype(bool).mean() for b in batches)
             for name, batches in (("attention_mask", their_batches), ("segment_ids", our_batches))
@@ -327,7 +327,7 @@ def main() -> None:
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.1, 0.0])
     parser.add_argument("--documents", action=argparse.BooleanOptionalAction, default=True, help="the second table")
     parser.add_argument("--rows", action=argparse.BooleanOptionalAction, default=True, help="the first table")
-    parser.add_argument("--rounds", type=int, default=5, help="alternated blocks of each side")
+    parser.add_argument("--rounds", type=int, default=5, help="number of blocks of each side")
     parser.add_argument("--steps", type=int, default=2, help="steps in a block")
     sizes = dict(batch=16, length=128, layers=4, hidden=256, heads=4, mlp=1024, vocabulary=30522)
     for name, default in sizes.items():

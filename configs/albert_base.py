@@ -1,16 +1,16 @@
-"""ALBERT-base: twelve layers that share their parameters, n-grams masked, and the order of sentences in place of NSP.
+"""ALBERT-base: twelve layers with shared parameters, masked n-grams, and sentence order instead of NSP.
 
 Paper: Lan et al. 2020, arXiv:1909.11942: 125k steps of 4,096 rows of 512 tokens, LAMB at 1.76e-3 with 3,125 steps of
-warm-up, n-grams of up to three words masked, embeddings of 128; without dropout, as in its second version.
-11.7M parameters, at BERT-base's cost of a step.
+warmup, masked n-grams of up to three words, embeddings of size 128; no dropout, as in its second version.
+11.7M parameters, at the cost per step of BERT-base.
 
 Cost: 125k steps x 4,096 rows x 512 tokens = 262B tokens, 1.5e20 FLOPs: 13 hours on 8 H100 at 40% of their peak.
 Expected: the published second version has MNLI 84.6, SST-2 92.9 (dev).
 
 Run: jaxencoder train albert_base --data.train gs://BUCKET/text/*.jsonl.zst --mesh.data 8 --training.accumulation 16
 
-Status: the model is checked against the reference implementation and the recipe takes its first steps on a CPU; the
-whole run has not been done, so the expected scores are the published ones, not ours.
+Status: the model is checked against the reference implementation, and the recipe takes its first steps on a CPU. The
+complete run has not been done: the expected scores are the published ones, not ours.
 """
 
 from jaxencoder.config import (

@@ -1,24 +1,24 @@
-"""BERT-base, pretrained as BERT was: masked words and next sentences, on rows of 128 tokens and then of 512.
+"""BERT-base as published: masked words and next sentences, on rows of 128 tokens and then of 512.
 
-Paper: Devlin et al. 2019, arXiv:1810.04805: a million steps of 256 rows, nine tenths of them on short rows, Adam with a
-linear schedule (A.2). What differs: the pairs of a row are packed, and masks are drawn anew in every epoch
-(--objective.masking.static: as BERT's prepared data). 110M parameters with a vocabulary of 30,522.
+Paper: Devlin et al. 2019, arXiv:1810.04805: a million steps of 256 rows, 90% of them on short rows, Adam with a linear
+schedule (A.2). Two differences: sentence pairs are packed into rows, and masks are drawn anew in every epoch
+(--objective.masking.static gives the fixed masks of BERT's prepared data). 110M parameters with a vocabulary of 30,522.
 
-Pairs that follow each other hardly helped later models (Liu et al. 2019, RoBERTa): `roberta_base` leaves them out, as
---data.pairs none --objective.no-pairs does here.
+Next-sentence prediction hardly helped later models (Liu et al. 2019, RoBERTa). `roberta_base` omits it, as do
+--data.pairs none --objective.no-pairs here.
 
 Cost: 900k steps x 256 rows x 128 tokens + 100k steps x 256 rows x 512 tokens = 43B tokens, 2.4e19 FLOPs of training: 7
 hours on 8 A100 at 40% of their peak.
 Expected: BERT-base itself reports GLUE (test) 79.6.
 
-The held-out rows have 512 tokens from the start: their loss falls once more when the second phase trains the positions
-that short rows do not reach.
+Held-out rows have 512 tokens from the start. Their loss drops again when the second phase trains the positions that
+short rows do not reach.
 
 Run: jaxencoder train bert_base --data.train gs://BUCKET/text/*.jsonl.zst --tokenizer.path PATH/TO/vocab.txt
-     On a slice of devices: --mesh.fsdp 8; where memory is short: --phases.1.accumulation 4 or --compute.remat dots
+     Several devices: --mesh.fsdp 8. Less memory: --phases.1.accumulation 4 or --compute.remat dots
 
-Status: the model is checked against the reference implementation and the recipe takes its first steps on a CPU; the
-whole run has not been done, so the expected score is the paper's, not ours.
+Status: the model is checked against the reference implementation, and the recipe takes its first steps on a CPU. The
+complete run has not been done: the expected score is the paper's, not ours.
 """
 
 from jaxencoder.config import (

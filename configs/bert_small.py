@@ -1,11 +1,11 @@
-"""BERT-small: 4 layers of 256, rows of 128 tokens; the size for experiments on one machine.
+"""BERT-small: 4 layers of 256, rows of 128 tokens; a size for experiments on one machine.
 
-Paper: Turc et al. 2019, arXiv:1908.08962, name this size BERT-mini. The recipe departs from BERT where that pays in a
-short run: packed rows, 20% of the tokens predicted, Muon (Jordan 2024) for the matrices, and a WSD schedule, so that a
+Paper: Turc et al. 2019, arXiv:1908.08962, call this size BERT-mini. The recipe departs from BERT where a short run
+gains: packed rows, 20% of the tokens predicted, Muon (Jordan 2024) for the matrices, and a WSD schedule, so that a
 longer run shares all but its last steps with a shorter one. 7.5M parameters.
 
 Cost: 2,000 steps x 32 rows x 128 tokens = 8.2M tokens, 2.0e14 FLOPs: about 30 minutes on 2 CPU cores.
-Expected: not run to its end yet; its first 500 steps stay near the unigram baseline, as post-norm encoders do at first.
+Expected: not run to the end yet. Its first 500 steps stay near the unigram baseline, as usual for post-norm encoders.
 
 Run: jaxencoder train bert_small --data.train "corpus/*.jsonl.xz" --run-dir runs/small
 """

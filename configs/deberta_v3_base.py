@@ -1,20 +1,20 @@
-"""DeBERTa-v3-base: disentangled attention, trained on replaced tokens with embeddings whose gradients are kept apart.
+"""DeBERTa-v3-base: disentangled attention and replaced-token detection with gradient-disentangled embeddings.
 
-Paper: He et al. 2021, arXiv:2111.09543. The attention compares contents with distances in 256 buckets to either side;
-the generator has the encoder's width and half its layers; the discriminator's token table is the generator's, through
-which no gradient flows, plus a difference of its own. The numbers are those of the paper's comparison on Wikipedia and
-books: 125k steps of 2,048 rows of 512 tokens, learning rate 5e-4 with 10k steps of warm-up; the published model was
-trained on 160 GB of text for longer. 184M parameters with the vocabulary of 128,100, and 142M of the generator.
+Paper: He et al. 2021, arXiv:2111.09543. Attention compares contents with distances in 256 buckets to either side. The
+generator has the encoder's width and half its layers. The discriminator's token table is the generator's, without a
+gradient, plus a trained difference. The settings are those of the paper's comparison on Wikipedia and books: 125k steps
+of 2,048 rows of 512 tokens, learning rate 5e-4 with 10k steps of warmup. The published model was trained longer, on
+160 GB of text. 184M parameters with the vocabulary of 128,100, and 142M in the generator.
 
 Cost: 125k steps x 2,048 rows x 512 tokens = 131B tokens, 1.4e20 FLOPs: 12 hours on 8 H100 at 40% of their peak.
-Expected: the paper reports MNLI 90.6 (dev, matched) of the published model.
+Expected: the paper reports MNLI 90.6 (dev, matched) for the published model.
 
 Run: jaxencoder train deberta_v3_base --data.train gs://BUCKET/text/*.jsonl.zst --tokenizer.path PATH/TO/spm.model \\
          --mesh.fsdp 8 --training.accumulation 4
 
-Status: the model is checked against the reference implementation, the objective against the paper's equations; the
-whole run has not been done, so the expected score is the paper's, not ours. The paper's second decoder for the
-generator, which sees absolute positions, is left out.
+Status: the model is checked against the reference implementation, and the objective against the paper's equations. The
+complete run has not been done: the expected score is the paper's, not ours. The generator's second decoder, which sees
+absolute positions in the paper, is omitted.
 """
 
 from jaxencoder.config import (

@@ -1,7 +1,7 @@
 """DeBERTa-v3-small: DeBERTa-v3-base with 6 layers, and a generator of 3.
 
-Paper: He et al. 2021, arXiv:2111.09543; see `deberta_v3_base` for what is particular in it. 141M parameters, of which
-98M are the token table of the vocabulary of 128,100.
+Paper: He et al. 2021, arXiv:2111.09543; `deberta_v3_base` describes the method. 141M parameters, of which 98M are the
+token table of the vocabulary of 128,100.
 
 Cost: 125k steps x 2,048 rows x 512 tokens = 131B tokens, 7.3e19 FLOPs: 7 hours on 8 H100 at 40% of their peak.
 Expected: the published model has MNLI 88.2 (dev, matched), after more text.
@@ -9,7 +9,7 @@ Expected: the published model has MNLI 88.2 (dev, matched), after more text.
 Run: jaxencoder train deberta_v3_small --data.train gs://BUCKET/text/*.jsonl.zst --tokenizer.path PATH/TO/spm.model \\
          --mesh.fsdp 8 --training.accumulation 4
 
-Status: as `deberta_v3_base`: checked, not run to its end.
+Status: as `deberta_v3_base`: checked, not run to the end.
 """
 
 from jaxencoder.config import (

@@ -1,7 +1,7 @@
-"""ELECTRA-base: BERT-base's encoder, trained to tell which tokens a generator a third as wide has replaced.
+"""ELECTRA-base: BERT-base's encoder, trained to detect tokens that a generator of a third its width has replaced.
 
 Paper: Clark et al. 2020, arXiv:2003.10555, table 6: 766k steps of 256 rows of 512 tokens, learning rate 2e-4 with 10k
-steps of warm-up, dropout 0.1, the discriminator's loss counting 50 times. 109M parameters, and 10M of the generator.
+steps of warmup, dropout 0.1, weight 50 for the discriminator's loss. 109M parameters, and 10M in the generator.
 
 Cost: 766k steps x 256 rows x 512 tokens = 100B tokens, 6.7e19 FLOPs, a twentieth of RoBERTa's: 6 hours on 8 H100 at
 40% of their peak.
@@ -9,7 +9,7 @@ Expected: the paper reports GLUE (dev) 85.1.
 
 Run: jaxencoder train electra_base --data.train gs://BUCKET/text/*.jsonl.zst --mesh.fsdp 8
 
-Status: loss and gradients are checked against the paper's equations in torch; the whole run has not been done, so the
+Status: loss and gradients are checked against the paper's equations in torch. The complete run has not been done: the
 expected score is the paper's, not ours.
 """
 

@@ -1,8 +1,8 @@
-"""ELECTRA-small: a small encoder that learns from every token, by telling which ones a generator replaced.
+"""ELECTRA-small: a small encoder with a loss on every token, which detects tokens that a generator has replaced.
 
-Paper: Clark et al. 2020, arXiv:2003.10555, table 6: 12 layers of 256, embeddings of 128, a generator a quarter as wide,
-learning rate 5e-4 with 10k steps of warm-up, dropout 0.1, rows of 128 tokens in batches of 128, 1M steps. The
-discriminator's loss counts 50 times. 13.5M parameters, and 0.6M of the generator.
+Paper: Clark et al. 2020, arXiv:2003.10555, table 6: 12 layers of 256, embeddings of 128, a generator of a quarter of
+the width, learning rate 5e-4 with 10k steps of warmup, dropout 0.1, rows of 128 tokens in batches of 128, 1M steps,
+weight 50 for the discriminator's loss. 13.5M parameters, and 0.6M in the generator.
 
 Cost: 1M steps x 128 rows x 128 tokens = 16B tokens, 1.2e18 FLOPs: four days on one V100 in the paper, an hour
 on one H100 at 40% of its peak.
@@ -12,8 +12,8 @@ Run: jaxencoder train electra_small --data.train "corpus/*.jsonl.zst" --run-dir 
      jaxencoder embed runs/electra --input texts.jsonl --output vectors.parquet     # the discriminator
      jaxencoder fill-mask runs/electra "The capital of France is [MASK]."           # the generator
 
-Status: loss and gradients are checked against the paper's equations in torch; the whole run has not been done, so the
-expected scores are the paper's, not ours. docs/studies/objectives.md compares it with masked language modelling at a
+Status: loss and gradients are checked against the paper's equations in torch. The complete run has not been done: the
+expected scores are the paper's, not ours. docs/studies/objectives.md compares it with masked language modeling at a
 small scale.
 """
 

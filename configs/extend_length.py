@@ -1,16 +1,15 @@
-"""Go on pretraining at a longer length, from a model that `jaxencoder extend` has made for it.
+"""Continued pretraining at a greater length, from a model that `jaxencoder extend` has prepared.
 
-Paper: Chen et al. 2023, arXiv:2306.15595, and Peng et al. 2023, arXiv:2309.00071: a few hundred steps at the new length
-are enough for a model whose rotary positions were scaled; Beltagy et al. 2020, arXiv:2004.05150, section 5, for copied
-tables of positions. The learning rate is low and constant after a short warm-up, as the model only has to get used to
-it. Architecture, tokenizer and how positions are extended come from what --init-from names, which must allow as many
-tokens as --data.row-length says.
+Papers: Chen et al. 2023, arXiv:2306.15595, and Peng et al. 2023, arXiv:2309.00071: a few hundred steps at the new
+length suffice for scaled rotary positions; Beltagy et al. 2020, arXiv:2004.05150, section 5, for copied position
+tables. The learning rate is low and constant after a short warmup, as the model only has to adapt. Architecture,
+tokenizer and the extension of positions come from --init-from, which must allow --data.row-length tokens.
 
 Data: long documents. Texts shorter than a row teach nothing about long ones, however they are packed.
 
 Cost: 200 steps x 8 rows x 2,048 tokens = 3.3M tokens.
-Expected: not measured yet. What the methods of `extend` give before any training is in docs/studies/length.md; the aim
-is a held-out loss at the new length that is no higher than the old model's at the old one.
+Expected: not measured yet. docs/studies/length.md has the results of `extend` without training. The goal is a held-out
+loss at the new length that is no higher than the old model's at the old length.
 
 Run: jaxencoder extend runs/small runs/small_long --max-length 2048 --method tile
      jaxencoder train extend_length --init-from runs/small_long --run-dir runs/small_2048 \\

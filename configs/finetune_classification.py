@@ -1,20 +1,20 @@
-"""Fine-tune a pretrained run to classify texts, on packed rows.
+"""Fine-tune a pretrained model to classify texts, on packed rows.
 
 Paper: Devlin et al. 2019, arXiv:1810.04805, section 4.1: a tanh layer and a projection on [CLS], all weights trained.
-The examples of a row are packed and predicted together, so that nothing is spent on padding.
+The examples of a row are packed and predicted together, so that no computation is spent on padding.
 
-Data: records with a text and a label; classes may be strings or whole numbers, and floats make it a regression. Lists
-of classes, such as {"text": ..., "label": ["sport", "local"]} or [] for none, make each class a yes or no of its own.
-(A vector of 0 and 1 is no such list: write which classes there are.)
-The architecture and the tokenizer come from what --init-from names: a run, a published folder, or a name of the hub.
+Data: records with a text and a label. Strings and whole numbers are classes; fractional numbers make it a regression.
+Lists of classes, such as {"text": ..., "label": ["sport", "local"]} or [] for none, make it multi-label: each class is
+predicted independently. Vectors of 0 and 1 are not supported: list the names of the classes instead.
+Architecture and tokenizer come from --init-from: a run, a published folder, or a name on the hub.
 
-For reranking (a cross-encoder), pairs of a query and a text with a label 0 or 1, or a grade as a fractional number:
-{"query": ..., "text": ..., "label": 1}, a few texts that do not answer for each one that does, best those that a search
-finds. Train with --data.text-field query --data.pair-field text, then: jaxencoder evaluate RUN --task reranking
---data BEIR_FOLDER --first MODEL.
+For reranking (a cross-encoder), give pairs of a query and a text with a label 0 or 1, or a fractional grade:
+{"query": ..., "text": ..., "label": 1}, with a few irrelevant texts for each relevant one, preferably search results.
+Train with --data.text-field query --data.pair-field text, then: jaxencoder evaluate reranking RUN BEIR_FOLDER
+--first MODEL.
 
 Cost: one pass over SST-2 (67k sentences, 0.9M tokens) with a 4 x 256 encoder is about five minutes on 2 CPU cores.
-Expected: with a well pretrained run, its published accuracy; see "Results" in README.md for what has been measured.
+Expected: the published accuracy of the pretrained model; docs/results.md has the measured results.
 
 Run: jaxencoder train finetune_classification --init-from runs/small --run-dir runs/sst2 \\
          --data.train sst2/train.jsonl --data.validation sst2/validation.jsonl

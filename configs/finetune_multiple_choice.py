@@ -1,14 +1,14 @@
-"""Fine-tune a pretrained model to choose the right one of some texts, such as the end of a story or an answer.
+"""Fine-tune a pretrained model to choose the right text among several, such as the end of a story or an answer.
 
-Paper: Zellers et al. 2018 (SWAG), arXiv:1808.05326, as Devlin et al. 2019, arXiv:1810.04805, section 4.4, learn it:
-each choice after the context has a score, and the softmax over the scores is trained. The choices of an example are
-read side by side in one row; where they are too long for it, each is cut to its share.
+Paper: Zellers et al. 2018 (SWAG), arXiv:1808.05326, fine-tuned as in Devlin et al. 2019, arXiv:1810.04805, section 4.4:
+each choice after the context gets a score, and the softmax over the scores is trained. The choices of an example are
+encoded side by side in one row; if they are too long, each is truncated to its share of the row.
 
-Data: records with a context, a list of choices (two or more, as many as an example needs), and which one is right, by
-its number from 0, its letter or its text: {"context": "She opened the door", "choices": ["I left.", "It flew."],
-"label": 0}. RACE's article and question are one context. The model comes from what --init-from names.
+Data: records with a context, a list of two or more choices, and the right one by its number from 0, its letter or its
+text: {"context": "She opened the door", "choices": ["I left.", "It flew."], "label": 0}. For RACE, join article and
+question into one context. Architecture and tokenizer come from --init-from.
 
-Cost: SWAG (73,546 examples of 4 choices, some 30 tokens each) is 9M tokens an epoch: minutes on one GPU, an hour or two
+Cost: SWAG (73,546 examples of 4 choices of about 30 tokens) is 9M tokens per epoch: minutes on one GPU, an hour or two
 with all-MiniLM-L6-v2 on 2 CPU cores.
 Expected: BERT-base reaches 81.6 on SWAG's dev set in its paper; nothing has been measured with this code yet.
 

@@ -1,14 +1,14 @@
-"""Fine-tune a pretrained model to answer questions out of a text that holds the answer.
+"""Fine-tune a pretrained model for extractive question answering: the answer is a span of the context.
 
-Paper: Devlin et al. 2019, arXiv:1810.04805, section 4.2: two projections of each token, for an answer's first and last
-one. Texts longer than a row are read in windows that overlap; windows without the answer point at [CLS].
+Paper: Devlin et al. 2019, arXiv:1810.04805, section 4.2: two projections of each token, for the first and the last one
+of an answer. Contexts longer than a row are split into overlapping windows; windows without the answer point to [CLS].
 
-Data: SQuAD's JSON, or records with the fields question, context and answers as TFDS and the hub have them. With
---objective.no-answer questions may have none (SQuAD 2.0). The model comes from what --init-from names.
+Data: SQuAD's JSON, or records with the fields question, context and answers, as in TFDS and on the hub. With
+--objective.no-answer questions may have no answer (SQuAD 2.0). Architecture and tokenizer come from --init-from.
 
-Cost: an epoch of TyDi QA in English (3,696 questions, 1.0M tokens) with all-MiniLM-L6-v2 is some twenty minutes on 2
+Cost: an epoch of TyDi QA in English (3,696 questions, 1.0M tokens) with all-MiniLM-L6-v2 is about twenty minutes on 2
 CPU cores.
-Expected: see docs/results.md for what has been measured.
+Expected: docs/results.md has the measured results.
 
 Run: jaxencoder train finetune_question_answering --init-from runs/small --run-dir runs/qa \\
          --data.train qa/train.json --data.validation qa/dev.json

@@ -1,13 +1,13 @@
-"""Fine-tune a pretrained model to tag words, such as with named entities, on packed rows.
+"""Fine-tune a pretrained model to label words, such as with named entities, on packed rows.
 
 Paper: Devlin et al. 2019, arXiv:1810.04805, section 5.3: a projection on the first token of each word, all weights
-trained. Texts longer than a row are cut between words and nothing is left out.
+trained. Texts longer than a row are split between words, and nothing is dropped.
 
-Data: records with a list of words and a list of as many tags (BIO, IOB1, BIOES, or any classes), as .jsonl or .parquet
-has them, or the columns of .conll. The model's architecture and tokenizer come from what --init-from names.
+Data: records with a list of words and a list of equally many tags (BIO, IOB1, BIOES, or any classes) in .jsonl or
+.parquet, or the columns of .conll. Architecture and tokenizer come from --init-from.
 
 Cost: an epoch of WNUT17 (3,394 texts, 90k tokens) with all-MiniLM-L6-v2 is about two minutes on 2 CPU cores.
-Expected: see docs/results.md for what has been measured.
+Expected: docs/results.md has the measured results.
 
 Run: jaxencoder train finetune_token_classification --init-from runs/small --run-dir runs/ner \\
          --data.train ner/train.jsonl --data.validation ner/validation.jsonl

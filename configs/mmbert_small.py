@@ -1,20 +1,20 @@
-"""A multilingual ModernBERT after mmBERT-small: three stages with fewer masks, longer rows and flatter mixtures.
+"""A multilingual ModernBERT as mmBERT-small: three stages with fewer masks, longer rows and flatter mixtures.
 
-Paper: Marone et al. 2025, arXiv:2509.06888. 22 layers of 384 and a vocabulary of 256,000; 2.3T tokens at 1,024 a row
-with 30% masked, 600B at 8,192 with 15%, 100B of decay with 5%; languages drawn by their size to the power 0.7, then
-0.5, then 0.3. 140M parameters, 98M of them the token table.
+Paper: Marone et al. 2025, arXiv:2509.06888. 22 layers of 384 and a vocabulary of 256,000; 2.3T tokens in rows of 1,024
+with 30% masked, 600B in rows of 8,192 with 15%, 100B of decay with 5%; languages sampled by their size to the power
+0.7, then 0.5, then 0.3. 140M parameters, 98M of them in the token table.
 
-The stages here have the paper's shares of 20B tokens, a size that a single node trains in hours: set the phases' steps
-for more. Name your languages' sources, one each, with --data.train: the held-out loss is given for each of them. The
-paper adds languages from stage to stage: --phases.1.train, --phases.2.train.
+The stages divide 20B tokens as in the paper, a size that a single node trains in hours: set the phases' steps for more.
+Give --data.train one source per language; each gets its own held-out loss. The paper adds languages from stage to
+stage: --phases.1.train, --phases.2.train.
 
 Cost: 20B tokens, 1.1e19 FLOPs: an hour and a half on 8 H100 at 25% of their peak.
-Expected: the paper reports XTREME and MTEB above XLM-R's after 3T tokens; nothing is known of so short a run.
+Expected: the paper reports XTREME and MTEB above XLM-R's after 3T tokens; there is no result for so short a run.
 
 Run: jaxencoder train mmbert_small --data.train corpus/eng.jsonl.zst corpus/deu.jsonl.zst corpus/swa.jsonl.zst \\
          --tokenizer.path PATH/TO/tokenizer.json --mesh.fsdp 8
 
-Status: the recipe takes its first steps on a CPU; it has not been run to its end.
+Status: the recipe takes its first steps on a CPU; it has not been run to the end.
 """
 
 from jaxencoder.config import (

@@ -1,27 +1,28 @@
 """ModernBERT-base in its three stages: rows of 1,024 tokens, the extension to 8,192, and the decay.
 
 Paper: Warner et al. 2024, arXiv:2412.13663. Rotary positions, GeGLU, pre-norm, no biases, global attention in every
-third layer and 64 tokens to either side in between; StableAdamW, 30% masked. 149M parameters.
+third layer and 64 tokens to either side in the others; StableAdamW, 30% masked. 149M parameters.
 
-The numbers are the paper's (section 2.2) and those of the configurations published with it, in steps instead of tokens:
-    1,024 tokens  1,719B  batch from 768 to 4,608 rows over the first 50B, 8e-4 after a warm-up of 3B
-    8,192 tokens    250B  576 rows, 3e-4, global layers turn by theta 160,000 instead of 10,000
+The settings are the paper's (section 2.2) and those of its published configurations, in steps instead of tokens:
+    1,024 tokens  1,719B  batch from 768 to 4,608 rows over the first 50B, 8e-4 after a warmup of 3B
+    8,192 tokens    250B  576 rows, 3e-4, rotary theta 160,000 instead of 10,000 in global layers
     8,192 tokens     50B  the same, while the learning rate falls as 1 - sqrt
-What differs: the batch grows in 5 sizes, where the paper's grows by one row a device at a time; the optimiser's moments
-are kept at the borders; weights start from one normal distribution, not Megatron's; there is no dropout behind the
-attention (0.1 there). The paper's third stage draws on a better mixture: give it with --phases.7.train.
+Differences: the batch grows in 5 sizes, where the paper's grows by one row per device at a time; the optimizer's
+moments are kept between phases; weights start from one normal distribution, not Megatron's; there is no dropout after
+the attention (0.1 in the paper). The paper's third stage uses a better mixture: give it with --phases.7.train.
 
 Cost: 438,500 steps, 2.0T tokens, 1.8e21 FLOPs of training: 21 days on 8 A100 at 40% of their peak.
 Expected: the paper reports GLUE (dev) 88.4.
 
-The held-out rows have 1,024 tokens in all stages: they show what the extension costs on short texts, not what it gives
-on long ones.
+Held-out rows have 1,024 tokens in all stages: they show the cost of the extension on short texts, not its gain on long
+ones.
 
 Run: jaxencoder train modernbert_base --data.train gs://BUCKET/text/*.jsonl.zst --tokenizer.path PATH/TO/tokenizer.json
-     On a TPU slice: --mesh.fsdp 16; --compute.remat dots where memory is short
+     TPU slice: --mesh.fsdp 16. Less memory: --compute.remat dots
 
-Status: the model is checked against the reference implementation and the recipe takes its first steps on a CPU; the
-whole run has not been done, so the expected score is the paper's, not ours. Wikipedia, the default, is far too small.
+Status: the model is checked against the reference implementation, and the recipe takes its first steps on a CPU. The
+complete run has not been done: the expected score is the paper's, not ours. Wikipedia,
+the default data, is far too small.
 """
 
 from jaxencoder.config import (

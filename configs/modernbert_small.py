@@ -1,10 +1,10 @@
-"""ModernBERT's choices at 4 layers of 256, rows of 128 tokens: the size for experiments on one machine.
+"""ModernBERT's architecture at 4 layers of 256, rows of 128 tokens: a size for experiments on one machine.
 
-Paper: Warner et al. 2024, arXiv:2412.13663, for the architecture. Muon (Jordan 2024) trains the matrices, and a WSD
-schedule lets a longer run share all but its last steps with a shorter one. `bert_small` has the choices of BERT.
+Paper: Warner et al. 2024, arXiv:2412.13663, for the architecture. Muon (Jordan 2024) trains the matrices, and with the
+WSD schedule a longer run shares all but its last steps with a shorter one. `bert_small` has BERT's architecture.
 
 Cost: 2,400 steps x 16 rows x 128 tokens = 4.9M tokens: under half an hour on 2 CPU cores.
-Expected: see "Results" in README.md for what was measured, and with which data.
+Expected: docs/results.md has the measured results and their data.
 
 Run: jaxencoder train modernbert_small --data.train "corpus/*.jsonl.xz" --run-dir runs/small
 """

@@ -1,17 +1,17 @@
-"""The best encoder of an hour on one GPU: ModernBERT's choices in a small size, Muon, short rows, 30% masked.
+"""The best encoder from one hour on one GPU: ModernBERT's architecture in a small size, Muon, short rows, 30% masked.
 
-Papers: Geiping and Goldstein 2023 (Cramming, arXiv:2212.14034) for the question, there of one day; Portes et al. 2023
+Papers: Geiping and Goldstein 2023 (Cramming, arXiv:2212.14034) for the question, with one day; Portes et al. 2023
 (MosaicBERT, arXiv:2312.17482) for packed short rows; Warner et al. 2024 (ModernBERT, arXiv:2412.13663) for the
-architecture; Jordan 2024 for the optimiser. 12 layers of 512, 48M parameters, 17M of them the token table.
+architecture; Jordan 2024 for the optimizer. 12 layers of 512, 48M parameters, 17M of them in the token table.
 
 Cost: 30,000 steps x 512 rows x 256 tokens = 3.9B tokens, 9.1e17 FLOPs: an hour on an H100 at 25% of its peak, three on
 an A100.
 Expected: between compact BERT-small's GLUE of 71 and BERT-base's of 79; not run yet.
 
 Run: jaxencoder train one_hour --data.train "corpus/*.jsonl.zst" --run-dir runs/hour
-     For less time: --training.steps 8000. The WSD schedule shares all but its last steps with a longer run's.
+     Less time: --training.steps 8000. With the WSD schedule it shares all but its last steps with a longer run.
 
-Status: the recipe takes its first steps on a CPU; it has not been run to its end.
+Status: the recipe takes its first steps on a CPU; it has not been run to the end.
 """
 
 from jaxencoder.config import (

@@ -1,12 +1,12 @@
-"""The whole way in minutes on two CPU cores, with nothing to download: a small encoder learns Python's documentation.
+"""A complete pretraining in minutes on two CPU cores, without downloads: a small encoder of Python's documentation.
 
 The data is `pydocs`, the running interpreter's own documentation: about 2 MB of English on every machine. The model is
-BERT (Devlin et al. 2019, arXiv:1810.04805) made very small: 2 layers of 192, a vocabulary of 4,096 word pieces. Muon
-(Jordan 2024) trains the matrices: in runs this short it needs far fewer steps than AdamW to leave the plateau of word
+a very small BERT (Devlin et al. 2019, arXiv:1810.04805): 2 layers of 192, a vocabulary of 4,096 word pieces. Muon
+(Jordan 2024) trains the matrices: in such short runs it needs far fewer steps than AdamW to leave the plateau of word
 frequencies.
 
 Cost: 900 steps x 32 rows x 64 tokens = 1.8M tokens, about 2 minutes on 2 CPU cores.
-Expected: a held-out loss well below the unigram baseline that the run prints (see README.md, "Results").
+Expected: a held-out loss well below the unigram baseline that the run prints; docs/results.md has the measured ones.
 
 Run: make quickstart
      or, for this stage alone: jaxencoder train configs/quickstart.py --training.steps 200

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.score import PseudoLikelihood
 from jaxencoder.inference.tokens import TokenChunk
-from jaxencoder.model.heads import Pooling
+from jaxencoder.model.config import Pooling
 from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.classification.classify import Prediction, Threshold
 from jaxencoder.text.window_config import WindowConfig
@@ -238,5 +238,8 @@ def load(
 
 def _as_model(opened: OpenedModel) -> Model:
     """The same model, its generator and its base as `Model`."""
-    values = {part.name: getattr(opened, part.name) for part in dataclasses.fields(opened)}
-    return Model(**{name: _as_model(x) if isinstance(x, OpenedModel) else x for name, x in values.items()})
+    values: dict[str, Any] = {}
+    for part in dataclasses.fields(opened):
+        value = getattr(opened, part.name)
+        values[part.name] = _as_model(value) if isinstance(value, OpenedModel) else value
+    return Model(**values)

@@ -80,7 +80,7 @@ def _dotted_names(settings: Any, prefix: str = "") -> list[str]:
     return names
 
 
-def to_tree(value: Any, base: type, members: Sequence[type]) -> dict[str, Any]:
+def to_tree(value: Any, base: type, members: tuple[type, ...]) -> dict[str, Any]:
     """A dataclass as nested dicts, for JSON.
 
     Args:
@@ -90,7 +90,7 @@ def to_tree(value: Any, base: type, members: Sequence[type]) -> dict[str, Any]:
     return _converter(base, members).unstructure(value)
 
 
-def from_tree(tree: Any, kind: type[T], base: type, members: Sequence[type], where: str) -> T:
+def from_tree(tree: Any, kind: type[T], base: type, members: tuple[type, ...], where: str) -> T:
     """Build a `kind` from nested dicts as of `to_tree`; missing settings take their defaults.
 
     Args:
@@ -108,7 +108,8 @@ def from_tree(tree: Any, kind: type[T], base: type, members: Sequence[type], whe
         raise ValueError(f"{where}: {_sentence(error)}") from None
 
 
-def _converter(base: type, members: Sequence[type]) -> cattrs.Converter:
+@functools.cache
+def _converter(base: type, members: tuple[type, ...]) -> cattrs.Converter:
     """cattrs without conversions: "3" is no int, 1 is no bool, and unknown keys are errors."""
     converter = cattrs.Converter(forbid_extra_keys=True)
     for kind, accepted in ((bool, bool), (int, int), (float, int | float), (str, str)):

@@ -1,4 +1,4 @@
-"""Recipes, JSON and overrides give the same checked value; every mistake is one sentence that says what was meant."""
+"""Recipes, JSON and overrides give the same checked value; every mistake is one sentence with a suggestion."""
 
 import dataclasses
 import io
@@ -23,7 +23,7 @@ from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.config import Phase, TrainingConfig
 
 PAIRS = DataConfig(pairs="sop")
-LABELLED = DataConfig(label_field="label", labels=("no", "yes"))
+LABELED = DataConfig(label_field="label", labels=("no", "yes"))
 
 RECIPE = """
 from jaxencoder.config import RunConfig
@@ -53,7 +53,7 @@ def recipe(tmp_path):
     [
         RunConfig(),
         RunConfig(name="ünïcode", objective=MaskedLM(Masking(rate=0.1 + 0.2, whole_words=True))),
-        RunConfig(data=LABELLED, objective=Classification()),
+        RunConfig(data=LABELED, objective=Classification()),
         RunConfig(model=EncoderConfig(windows=(0, 64, 64), norm_epsilon=1e-300, positions="rotary")),
         RunConfig(data=DataConfig(train=('a "b" \\c', "tfds:x/y:train"), weights=(1 / 3, 2.0))),
         RunConfig(phases=(Phase(steps=3, train=("a", "b"), weights=(1.0, 2.0)), Phase(steps=4, rate=0.1 + 0.2))),
@@ -74,7 +74,7 @@ def test_json_round_trip_of_any_value(rate, steps, source):
 
 
 def test_json_names_the_objective_and_every_section():
-    tree = json.loads(to_json(RunConfig(data=LABELLED, objective=Classification())))
+    tree = json.loads(to_json(RunConfig(data=LABELED, objective=Classification())))
     assert tree["objective"]["type"] == "Classification"
     assert set(tree) == {field.name for field in dataclasses.fields(RunConfig)}
 
@@ -322,7 +322,7 @@ def test_unknown_targets(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("layout", ["wheel", "checkout"])
 def test_recipes_are_found_by_name(tmp_path, monkeypatch, recipe, layout):
-    """A wheel has them in jaxencoder/recipes, a checkout in configs/ beside the package."""
+    """A wheel has recipes in jaxencoder/recipes, a checkout in configs/."""
     package = tmp_path / "somewhere" / "jaxencoder"
     folder = package / "recipes" if layout == "wheel" else package.parent / "configs"
     folder.mkdir(parents=True)
@@ -379,7 +379,7 @@ def phases(**settings):
         (phases(train=("a", "b"), weights=(1.0,)), "^phases.1: data.weights has 1 numbers for 2 training sources"),
         (phases(rate=1.5), "^phases.1: objective.masking.rate must lie between 0 and 1"),
         (phases(rope_theta=9.0), "^phases.1: rope_theta is 9.0, but model.positions is 'learned'"),
-        (phases(rate=0.3) | {"objective": Classification(), "data": LABELLED}, "^phases.1: .* masks no tokens"),
+        (phases(rate=0.3) | {"objective": Classification(), "data": LABELED}, "^phases.1: .* masks no tokens"),
         (phases() | {"training": TrainingConfig(steps=3)}, "steps is 3, but the steps of the phases add up to 2"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A file is written whole, or what was there before stays."""
+"""Writes are atomic: a failed one leaves the previous file."""
 
 import os
 

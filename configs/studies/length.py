@@ -1,18 +1,16 @@
-"""What each way of reading beyond the trained length costs: small encoders, a held-out novel, no more training.
+"""Study of reading beyond the trained length: small encoders, a held-out novel, no further training.
 
     python configs/studies/length.py --text novels.jsonl.xz
 
-The encoders differ in nothing but how a token knows its place: learned positions, rotary ones, ALiBi or disentangled
-distances. They are pretrained on rows of 256 tokens of all novels but the last, of which each then reads the beginning
-in rows of up to 4,096 tokens, by every method of `jaxencoder extend` that fits it. The same 15% of the tokens are shown
-as [MASK] at every length and for every method: each number is the loss of the same tokens with more or less text around
-them.
+The encoders differ only in their positions: learned, rotary, ALiBi or disentangled. They are pretrained on rows of 256
+tokens from all novels but the last. Each then reads the beginning of the last novel in rows of up to 4,096 tokens, with
+every applicable method of `jaxencoder extend`. The same 15% of the tokens are masked at every length and for every
+method, so that each number is the loss of the same tokens with more or less context.
 
-What is measured is a file of its own in --runs, so that the command goes on where it was stopped, with the settings
-that it was begun with: for others, name another folder. Whenever one is done, length.md and length.png in --output are
-written anew.
+Each result is one file in --runs, so that an interrupted command continues with the same settings; name another folder
+for other settings. After each result length.md and length.png in --output are rewritten.
 
-Cost: as it stands about an hour on one CPU core (an estimate), most of it pretraining.
+Cost: about an hour on one CPU core with the defaults (an estimate), most of it pretraining.
 """
 
 import argparse
@@ -44,10 +42,10 @@ from jaxencoder.config import (
 )
 from jaxencoder.files import write_atomic, write_table
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.outputs import encode
 from jaxencoder.model.heads import MlmHead
 from jaxencoder.objectives.masking import Masked
 from jaxencoder.objectives.mlm import predict
+from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text.sources import read
 from jaxencoder.text.tokenizer_cache import load_or_train
 from jaxencoder.training.loop import train
@@ -55,14 +53,14 @@ from jaxencoder.training.memory import keep_freed_memory
 
 TRAINED = 256  # tokens in a row of pretraining
 LENGTHS = (256, 512, 1024, 2048, 4096)
-SHORT_AFTER = "256 after"  # rows of 256 tokens, read by the model that was extended to the longest
-WINDOW = 127  # to either side: what a row of pretraining has on average
+SHORT_AFTER = "256 after"  # rows of 256 tokens, read by the model with the longest extension
+WINDOW = 127  # tokens to either side, the average context in a row of pretraining
 
 
 class Variant(NamedTuple):
-    """How a token knows its place: settings of the encoder, the methods that fit, and times how many steps it learns.
+    """A kind of positions: settings of the encoder, the applicable methods, and a factor on the training steps.
 
-    Each is compared with itself alone, and learned positions take longest to leave the plateau of frequencies of words.
+    Variants are compared only with themselves; learned positions take longest to leave the plateau of word frequencies.
     """
 
     settings: dict
@@ -121,25 +119,25 @@ def pretraining(name: str, args: argparse.Namespace) -> RunConfig:
 
 
 def settings(args: argparse.Namespace) -> dict[str, str | int | float]:
-    """What decides the results.
+    """The settings that the results depend on.
 
     Raises:
-        ValueError: the results that are there were made with others.
+        ValueError: existing results have other settings.
     """
-    found = {name: value for name, value in vars(args).items() if name not in ("text", "runs", "output", "only")}
-    found["text"] = hashlib.sha256(Path(args.text).read_bytes()).hexdigest()
+    values = {name: value for name, value in vars(args).items() if name not in ("text", "runs", "output", "only")}
+    values["text"] = hashlib.sha256(Path(args.text).read_bytes()).hexdigest()
     file = args.runs / SETTINGS
     kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     begun = bool(kept) or any(args.runs.glob("*.npy"))
-    for name in found if begun else ():
-        if kept.get(name) != found[name]:
-            was = f"{name} {kept[name]}, not {found[name]}" if name in kept else "settings that it does not tell"
-            raise ValueError(f"{args.runs} was begun with {was}; name another folder with --runs")
-    return found
+    for name in values if begun else ():
+        if kept.get(name) != values[name]:
+            other = f"{name} {kept[name]}, not {values[name]}" if name in kept else "unknown settings"
+            raise ValueError(f"{args.runs} was begun with {other}; name another folder with --runs")
+    return values
 
 
 def split(args: argparse.Namespace) -> None:
-    """All novels but the last to train on, and the last to read, as two files beside the runs."""
+    """Write all novels but the last, to train on, and the last one, to read, as two files in the runs' folder."""
     if (args.runs / SETTINGS).exists():
         return
     with lzma.open(args.text, "rt", encoding="utf-8") as file:
@@ -149,17 +147,17 @@ def split(args: argparse.Namespace) -> None:
 
 
 def pretrained(name: str, args: argparse.Namespace) -> Path:
-    """The folder of a finished run; one that was stopped goes on."""
+    """Train a run, or finish an interrupted one, and return its folder."""
     folder = args.runs / name
     train(pretraining(name, args), folder)
     return folder
 
 
 def held_out(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """The beginning of the novel, ids int32 [S], and which of its tokens are hidden, bool [S]; alike for all models.
+    """The beginning of the novel, ids int32 [S], and its masked tokens, bool [S]; the same for all models.
 
     Raises:
-        ValueError: a novel that does not fill the rows.
+        ValueError: the novel does not fill the rows.
     """
     (record,) = read(str(args.runs / NOVEL))
     config = pretraining(next(iter(MODELS)), args)
@@ -176,22 +174,22 @@ def held_out(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
 @partial(jax.jit, static_argnums=(0, 1))
 def row_losses(config: EncoderConfig, compute: ComputeConfig, params, rows, masked: Masked) -> jax.Array:
     """Cross-entropy in nats of each slot [B, K]."""
-    x = encode(config, compute, params, rows)
+    x = encoder_output(config, compute, params, rows)
     return predict(MlmHead(config), params, x, masked, 512)[1].losses
 
 
 def losses(model: OpenedModel, T: int, ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Cross-entropy in nats of each hidden token, float32 [M], read in rows of T; nan behind the last whole row."""
+    """Cross-entropy in nats of each masked token, float32 [M], read in rows of T; NaN after the last full row."""
     tokenizer, S = model.tokenizer, T - 2
     B = len(ids) // S
-    found = np.full(len(ids), np.nan, np.float32)
+    result = np.full(len(ids), np.nan, np.float32)
 
     def framed(x: np.ndarray, first: int, last: int) -> np.ndarray:
         return np.pad(x[: B * S].reshape(B, S), ((0, 0), (1, 1)), constant_values=((0, 0), (first, last)))
 
     targets, hide = framed(ids, tokenizer.cls_id, tokenizer.sep_id), framed(chosen, False, False)
     slots = np.argsort(~hide, axis=1, kind="stable")[:, : hide.sum(1).max()]
-    there = np.take_along_axis(hide, slots, 1)
+    is_used = np.take_along_axis(hide, slots, 1)
     at = np.arange(B)[:, None] * S + slots - 1
     step = max(LENGTHS) // T
     for start in range(0, B, step):
@@ -199,38 +197,38 @@ def losses(model: OpenedModel, T: int, ids: np.ndarray, chosen: np.ndarray) -> n
         shown = np.where(hide, tokenizer.mask_id, targets)[part]
         rows = {"token_ids": shown, "segment_ids": np.ones_like(shown)}
         rows["positions"] = np.broadcast_to(np.arange(T, dtype=np.int32), shown.shape)
-        weights = there[part].astype(np.float32)
+        weights = is_used[part].astype(np.float32)
         masked = Masked(shown, slots[part], np.take_along_axis(targets, slots, 1)[part], weights)
         values = row_losses(model.config.model, model.compute, model.params, rows, jax.tree.map(jnp.asarray, masked))
-        found[at[part][there[part]]] = np.asarray(values)[there[part]]
-    return found[chosen]
+        result[at[part][is_used[part]]] = np.asarray(values)[is_used[part]]
+    return result[chosen]
 
 
 def measured(model: OpenedModel, method: str, ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The losses [lengths and `SHORT_AFTER`, M] of one way to read the novel."""
+    """The losses [lengths and `SHORT_AFTER`, M] of one method."""
     name, _, windows = method.partition(", ")
 
     def longer(T: int) -> OpenedModel:
         return extended(model, T, name, window=WINDOW if windows else 0)
 
-    found = [losses(longer(T) if T > TRAINED else model, T, ids, chosen) for T in LENGTHS]
-    return np.stack([*found, losses(longer(max(LENGTHS)), TRAINED, ids, chosen)])
+    values = [losses(longer(T) if T > TRAINED else model, T, ids, chosen) for T in LENGTHS]
+    return np.stack([*values, losses(longer(max(LENGTHS)), TRAINED, ids, chosen)])
 
 
 def results(args: argparse.Namespace) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-    """(model, method, losses [lengths and `SHORT_AFTER`, M'], places in the longest rows [M']) of all that there is.
+    """(model, method, losses [lengths and `SHORT_AFTER`, M'], positions in the longest rows [M']) of each result.
 
-    Of the tokens that rows of all lengths have.
+    Only tokens in rows of all lengths are included.
     """
     for name, variant in MODELS.items():
         for method in variant.methods:
             if (file := result_file(name, method, args)).exists():
-                found = np.load(file)
-                there = ~np.isnan(found[:-1]).any(0)
+                values = np.load(file)
+                in_all = ~np.isnan(values[:-1]).any(0)
                 longest = max(LENGTHS) - 2
                 S = args.rows * longest
-                places = np.flatnonzero(np.random.default_rng(0).random(S) < 0.15) % longest + 1
-                yield name, method, found[:, there], places[there]
+                positions = np.flatnonzero(np.random.default_rng(0).random(S) < 0.15) % longest + 1
+                yield name, method, values[:, in_all], positions[in_all]
 
 
 def result_file(name: str, method: str, args: argparse.Namespace) -> Path:
@@ -238,36 +236,37 @@ def result_file(name: str, method: str, args: argparse.Namespace) -> Path:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Tables and plot of all results that there are."""
-    found = list(results(args))
-    write_table(args.output / "length.md", "\n".join(tables(found, args)), "# Length")
-    plot(found, args.output / "length.png")
+    """Write the tables and the plot of all results so far."""
+    measurements = list(results(args))
+    write_table(args.output / "length.md", "\n".join(tables(measurements, args)), "# Length")
+    plot(measurements, args.output / "length.png")
 
 
-def tables(found: list, args: argparse.Namespace) -> Iterator[str]:
+def tables(measurements: list, args: argparse.Namespace) -> Iterator[str]:
     columns = [*map(str, LENGTHS), SHORT_AFTER]
     size = (
         f"{args.layers} layers of {args.hidden}, vocabulary {args.vocabulary}, {args.steps} steps of {args.batch} rows"
     )
-    yield f"{size} of {TRAINED} tokens; {found[0][2].shape[1] if found else 0} hidden tokens. Masked loss (nats):\n"
+    count = measurements[0][2].shape[1] if measurements else 0
+    yield f"{size} of {TRAINED} tokens; {count} masked tokens. Masked loss (nats):\n"
     yield f"| positions | method | {' | '.join(columns)} |"
     yield f"|---|---|{'---:|' * len(columns)}"
-    for name, method, values, _ in found:
+    for name, method, values, _ in measurements:
         yield f"| {name} | {method} | {' | '.join(f'{np.nanmean(row):.3f}' for row in values)} |"
     edges = (0, *LENGTHS)
     names = [f"to {end}" for end in LENGTHS]
-    yield f"\nIn rows of {max(LENGTHS)}, by place in the row: more than in rows of {TRAINED}, ± standard error:\n"
+    yield f"\nIn rows of {max(LENGTHS)}, by position: loss above that in rows of {TRAINED}, ± standard error:\n"
     yield f"| positions | method | {' | '.join(names)} |"
     yield f"|---|---|{'---:|' * len(names)}"
-    for name, method, values, places in found:
+    for name, method, values, positions in measurements:
         more = values[LENGTHS.index(max(LENGTHS))] - values[0]
-        parts = [more[(places >= start) & (places < end)] for start, end in zip(edges, LENGTHS, strict=False)]
+        parts = [more[(positions >= start) & (positions < end)] for start, end in zip(edges, LENGTHS, strict=False)]
         cells = (f"{part.mean():+.2f} ± {part.std() / len(part) ** 0.5:.2f}" for part in parts)
         yield f"| {name} | {method} | {' | '.join(cells)} |"
     yield ""
 
 
-def plot(found: list, file: Path) -> None:
+def plot(measurements: list, file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -275,17 +274,17 @@ def plot(found: list, file: Path) -> None:
 
     figure, axes = plt.subplots(1, len(MODELS), figsize=(14, 4.2), sharey=True, layout="constrained", squeeze=False)
     for axis, name in zip(axes[0], MODELS, strict=True):
-        for model, method, values, places in found:
+        for model, method, values, positions in measurements:
             if model != name:
                 continue
-            bins = places // 256
+            bins = positions // 256
             loss = [values[len(LENGTHS) - 1, bins == i].mean() for i in range(bins.max() + 1)]
             axis.plot(256 * np.arange(len(loss)) + 128, loss, label=method)
             if method == MODELS[name].methods[0]:
                 base = [values[0, bins == i].mean() for i in range(bins.max() + 1)]
                 axis.plot(256 * np.arange(len(base)) + 128, base, "k:", label=f"rows of {TRAINED}")
         axis.set_title(f"{name}: rows of {max(LENGTHS)}")
-        axis.set_xlabel("place in the row (tokens)")
+        axis.set_xlabel("position in the row (tokens)")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     axes[0, 0].set_ylabel("masked loss (nats)")
@@ -302,7 +301,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--learning-rate", type=float, default=4e-3)
-    parser.add_argument("--rows", type=int, default=8, help="of the longest length, that the novel is read in")
+    parser.add_argument("--rows", type=int, default=8, help="number of rows of the longest length to read")
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS), metavar="MODEL")
     args = parser.parse_args()
     keep_freed_memory()
@@ -320,10 +319,10 @@ def main() -> None:
         for method in MODELS[name].methods:
             file = result_file(name, method, args)
             if not file.exists():
-                found = measured(jaxencoder.load(run), method, ids, chosen)
-                np.save(file.with_suffix(".part.npy"), found)
+                values = measured(jaxencoder.load(run), method, ids, chosen)
+                np.save(file.with_suffix(".part.npy"), values)
                 os.replace(file.with_suffix(".part.npy"), file)
-                print(f"{name}, {method}: {np.nanmean(found, 1).round(3).tolist()}", flush=True)
+                print(f"{name}, {method}: {np.nanmean(values, 1).round(3).tolist()}", flush=True)
                 report(args)
     report(args)
 

@@ -1,18 +1,17 @@
-"""What each pretraining objective is worth at equal compute: a small encoder, real text, several seeds.
+"""Study of pretraining objectives at equal compute: a small encoder, real text, several seeds.
 
     python configs/studies/objectives.py --text novels.jsonl.xz textbooks.jsonl.xz reviews.jsonl.xz --glue GLUE_FOLDER
 
-Every variant is pretrained with the same number of FLOPs (counted by `model.flops`, not by steps), from the same seeds
-and with the same settings otherwise. It is then measured by the held-out loss on the same masks for all (15% of single
-tokens; for replaced tokens, of the generator), and by fine-tuning on SST-2, CoLA and RTE. GLUE_FOLDER holds
-sst2/train.jsonl, sst2/validation.jsonl and so on, with the fields of the GLUE data sets.
+Every variant is pretrained with the same number of FLOPs (counted by `model.flops`), seeds and other settings. It is
+measured by the held-out loss on the same masks (15% of single tokens; for replaced tokens, the generator's loss), and
+by fine-tuning on SST-2, CoLA and RTE. GLUE_FOLDER holds sst2/train.jsonl, sst2/validation.jsonl and so on, with the
+fields of the GLUE data sets.
 
-Each result is a file of its own in --runs, so that the command goes on where it was stopped. Whenever one is done,
-objectives.md and objectives.png in --output are written anew: mean and standard deviation over the seeds.
+Each result is one file in --runs, so that an interrupted command continues. After each result objectives.md and
+objectives.png in --output are rewritten: mean and standard deviation over the seeds.
 
-Cost: as it stands about two hours on 2 CPU cores; --flops, --seeds and the sizes make it larger. So small a model uses
-two cores better as two commands, each pinned to one (taskset -c 0 and -c 1) and given its part of the variants with
---only; the same results come of it.
+Cost: about two hours on 2 CPU cores with the defaults; --flops, --seeds and the sizes increase it. Two commands, each
+pinned to one core (taskset -c 0 and -c 1) with half of the variants in --only, are faster and give the same results.
 """
 
 import argparse
@@ -51,7 +50,7 @@ from jaxencoder.training.step import eval_step
 
 
 class Variant(NamedTuple):
-    """An objective, the pairs that its data needs, and which share of the FLOPs it gets."""
+    """An objective, the sentence pairs that it needs, and the fraction of the FLOPs that it gets."""
 
     objective: MaskedLM | ReplacedToken
     pairs: str = "none"
@@ -76,12 +75,12 @@ TASKS = {
     "cola": ("sentence", "", "matthews", 100),
     "rte": ("sentence1", "sentence2", "accuracy", 75),
 }
-HELD_OUT_BATCHES = 64  # of 64 rows, drawn from all sources alike
-MEASURES = {"loss": "held-out loss", "masked": "of [MASK] alone", "sst2": "SST-2", "cola": "CoLA", "rte": "RTE"}
+HELD_OUT_BATCHES = 64  # of 64 rows, drawn equally from all sources
+MEASURES = {"loss": "held-out loss", "masked": "[MASK] only", "sst2": "SST-2", "cola": "CoLA", "rte": "RTE"}
 
 
 def pretraining(name: str, seed: int, args: argparse.Namespace) -> RunConfig:
-    """The run of a variant, as long as its FLOPs allow."""
+    """The run of a variant, with as many steps as its FLOPs allow."""
     objective, pairs, share = VARIANTS[name]
     model = EncoderConfig(
         vocab_size=args.vocabulary,
@@ -144,8 +143,8 @@ def fine_tuning(run: Path, task: str, seed: int, args: argparse.Namespace) -> Ru
 def held_out_loss(run: Path) -> dict[str, float]:
     """Cross-entropy (nats) of the predicted tokens of held-out rows, the same rows and masks for every variant.
 
-    Of all of them ("loss"; 80% are shown as [MASK], 10% as another token, 10% as they are) and of those shown as [MASK]
-    ("masked"), which every variant has met in its training.
+    "loss" is over all of them (80% replaced by [MASK], 10% by another token, 10% unchanged), "masked" over those
+    replaced by [MASK], which every variant was trained on.
     """
     model = jaxencoder.load(run)
     model = model.generator or model
@@ -154,28 +153,28 @@ def held_out_loss(run: Path) -> dict[str, float]:
     batches = Batches(stores, dataclasses.replace(config.data, weights=()), 64)
     objective = MaskedLM().build(config.model, model.compute, model.tokenizer)
     measure = jax.jit(lambda params, batch, key: eval_step(objective, params, batch, key))
-    found = np.zeros((2, 2))
+    totals = np.zeros((2, 2))
     for number in range(min(batches.steps_per_epoch, HELD_OUT_BATCHES)):
         key = jax.random.fold_in(jax.random.key(0), number)
         metrics = measure(model.params, batches.batch(number), key)
-        found += np.array([metrics["loss"], metrics["loss_masked"]])
-    return dict(zip(("loss", "masked"), (found[:, 0] / found[:, 1]).tolist(), strict=True))
+        totals += np.array([metrics["loss"], metrics["loss_masked"]])
+    return dict(zip(("loss", "masked"), (totals[:, 0] / totals[:, 1]).tolist(), strict=True))
 
 
 def measured(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
-    """Pretrain a variant, and measure it."""
+    """Pretrain and measure a variant."""
     folder = Path(args.runs) / f"{list(VARIANTS).index(name)}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     config = pretraining(name, seed, args)
     train(config, folder / "pretrained")
-    found = {"steps": config.training.steps}
+    result = {"steps": config.training.steps}
     if VARIANTS[name].share:
-        found |= held_out_loss(folder / "pretrained")
+        result |= held_out_loss(folder / "pretrained")
     for task, (_, _, metric, _) in TASKS.items():
         train(fine_tuning(folder / "pretrained", task, seed, args), folder / task)
-        found[task] = 100 * evaluate(folder / task)[metric]
+        result[task] = 100 * evaluate(folder / task)[metric]
     shutil.rmtree(folder)
-    return found
+    return result
 
 
 def result_file(name: str, seed: int, args: argparse.Namespace) -> Path:
@@ -183,7 +182,7 @@ def result_file(name: str, seed: int, args: argparse.Namespace) -> Path:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Table and plot of all results that there are."""
+    """Write the table and the plot of all results so far."""
     results = {}
     for name in VARIANTS:
         files = [file for seed in range(args.seeds) if (file := result_file(name, seed, args)).exists()]
@@ -201,7 +200,7 @@ def text_report(results: dict[str, list[dict[str, float]]], args: argparse.Names
     for name, seeds in results.items():
         cells = []
         for measure in MEASURES:
-            values = [found[measure] for found in seeds if measure in found]
+            values = [result[measure] for result in seeds if measure in result]
             spread = statistics.stdev(values) if len(values) > 1 else math.nan
             digits = 1 if measure in TASKS else 3
             cells.append(f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}" if values else "")
@@ -223,7 +222,7 @@ def plot(results: dict[str, list[dict[str, float]]], file: Path) -> None:
     figure, axes = plt.subplots(1, len(MEASURES), figsize=(15, 4.2), sharey=True, layout="constrained")
     for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
         for row, seeds in enumerate(results.values()):
-            values = [found[measure] for found in seeds if measure in found]
+            values = [result[measure] for result in seeds if measure in result]
             axis.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.5)
             axis.plot([statistics.mean(values)] if values else [], [row] * bool(values), "|", color="black", ms=18)
         axis.set_title(title)
@@ -259,9 +258,9 @@ def main() -> None:
         for name in args.only:
             file = result_file(name, seed, args)
             if not file.exists():
-                found = measured(name, seed, args)
-                write_atomic(file, json.dumps(found) + "\n")
-                print(f"\n{name}, seed {seed}: {found}\n", flush=True)
+                result = measured(name, seed, args)
+                write_atomic(file, json.dumps(result) + "\n")
+                print(f"\n{name}, seed {seed}: {result}\n", flush=True)
                 report(args)
     report(args)
 

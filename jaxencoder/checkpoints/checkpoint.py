@@ -7,7 +7,8 @@ from typing import Any, get_args
 from jaxencoder.config import RunConfig
 from jaxencoder.families.family import label_names
 from jaxencoder.families.published import Published
-from jaxencoder.model.heads import HeadConfig, Pooling
+from jaxencoder.model.config import Pooling
+from jaxencoder.model.heads import HeadConfig
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.tasks.table import task_of_model

@@ -12,7 +12,7 @@ from jaxencoder.checkpoints.opening import open_base, open_checkpoint
 from jaxencoder.checkpoints.peft import write_peft
 from jaxencoder.checkpoints.run import write_run
 from jaxencoder.checkpoints.save import save
-from jaxencoder.model.heads import Pooling
+from jaxencoder.model.config import Pooling
 
 Format = Literal["transformers", "sentence-transformers", "run", "adapter", "peft"]
 

@@ -204,7 +204,7 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
         config = dataclasses.replace(config, data=data, phases=tuple(phases))
     for part in config.phase_configs:
         check_positions(part)
-    if config.model.bottleneck > model.bottleneck:
+    if config.model.bottleneck > model.bottleneck and config.optimizer.trainable:
         _check_trains_bottlenecks(config)
     return config
 
@@ -214,7 +214,7 @@ def _check_trains_bottlenecks(config: RunConfig) -> None:
     shapes = {"encoder": parameter_shapes(config.model, False)["encoder"]}
     paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(shapes)]
     new = [path for path in paths if "_bottleneck/" in path]
-    if patterns and not any(re.search(pattern, path) for pattern in patterns for path in new):
+    if not any(re.search(pattern, path) for pattern in patterns for path in new):
         raise ValueError(
             f"optimizer.trainable {list(patterns)} leaves the new adapters out, so they would not be trained; "
             'add "_bottleneck/", or set model.bottleneck to 0'

@@ -118,8 +118,8 @@ def _field_advice(error: ValueError | OSError, verb: Verb | None) -> str:
     if isinstance(verb, RecipeVerb):
         names = [f"--data.{name}" for name in settings]
     else:
-        own = {field.name for field in fields(verb)} if verb else set()
-        names = [f"--{name}" for name in settings if name in own]
+        options = {field.name for field in fields(verb)} if verb else set()
+        names = [f"--{name}" for name in settings if name in options]
     if not names:
         return ""
     return f"{' Name' if str(error).endswith('?') else '; name'} it with {' or '.join(names).replace('_', '-')}"

@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from jaxencoder.cli.verb import BatchTokens, LongTextOptions, ModelName, Pooling, Step, Verb, default_is, given
+from jaxencoder.cli.verb import BatchTokens, LongTextOptions, ModelName, Step, Verb, default_is, given
+from jaxencoder.model.config import Pooling
 from jaxencoder.training.memory import keep_freed_memory
 
 
@@ -43,14 +44,14 @@ class Evaluate(Verb):
     def run(self) -> None:
         keep_freed_memory()
         from jaxencoder.evaluation.evaluate import evaluate
-        from jaxencoder.evaluation.tables import summary
+        from jaxencoder.evaluation.tables import format_metrics
 
         options = given(self, "report", "output", "text_field", "pair_field", "label_field", "tune_threshold")
         if self.slice_by:
             options["slice_by"] = self.slice_by
         if windows := self.long_texts.window_config():
             options["windows"] = windows
-        print(summary(evaluate(self.model, self.data, self.step, **options)))
+        print(format_metrics(evaluate(self.model, self.data, self.step, **options)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +84,10 @@ class _PublishedSets(Verb):
             raise ValueError("name the DATA to evaluate on")
         keep_freed_memory()
         from jaxencoder.evaluation.evaluate import evaluate_task
-        from jaxencoder.evaluation.tables import table
+        from jaxencoder.evaluation.tables import format_results
 
         options = self.task_options()
-        print(table(evaluate_task(self.model, self.task, self.data, self.output, self.step, **options)))
+        print(format_results(evaluate_task(self.model, self.task, self.data, self.output, self.step, **options)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +188,9 @@ class Compare(Verb):
 
     def run(self) -> None:
         keep_freed_memory()
-        from jaxencoder.evaluation.compare import compare, table
-        from jaxencoder.evaluation.significance import in_words
+        from jaxencoder.evaluation.compare import compare, format_comparison
+        from jaxencoder.evaluation.significance import describe_difference
 
         result = compare(self.a.split(","), self.b.split(","), self.data, self.seed, step=self.step)
-        print(f"{result.examples} examples; A: {self.a}; B: {self.b}\n\n{table(result)}\n")
-        print(in_words(result.differences[0], "A", "B"))
+        print(f"{result.examples} examples; A: {self.a}; B: {self.b}\n\n{format_comparison(result)}\n")
+        print(describe_difference(result.differences[0], "A", "B"))

@@ -120,9 +120,9 @@ class Sweep(_ManyRuns):
     def run(self) -> None:
         config = load_recipe(self.recipe, self.settings)
         keep_freed_memory()
-        from jaxencoder.evaluation.sweep import sweep
+        from jaxencoder.evaluation.sweep import run_sweep
 
-        print(sweep(config, self.run_dir, self.seeds, self.vary, self.jobs))
+        print(run_sweep(config, self.run_dir, self.seeds, self.vary, self.jobs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ class Glue(_ManyRuns):
 
     def run(self) -> None:
         keep_freed_memory()
-        from jaxencoder.evaluation.glue import glue
+        from jaxencoder.evaluation.glue import GlueOptions, run_glue
 
-        options = {name: getattr(self, name) for name in ("tasks", "limit", "from_mnli", "jobs")}
-        print(glue(self.data, self.init_from, self.run_dir, self.seeds or (0,), words=self.settings, **options))
+        options = GlueOptions(self.seeds or (0,), self.tasks, self.settings, self.limit, self.from_mnli)
+        print(run_glue(self.data, self.init_from, self.run_dir, options, self.jobs))

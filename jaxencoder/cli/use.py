@@ -11,13 +11,13 @@ from jaxencoder.cli.verb import (
     EmbeddingOptions,
     LongTextOptions,
     ModelName,
-    Pooling,
     Source,
     TopCount,
     Verb,
     default_is,
     given,
 )
+from jaxencoder.model.config import Pooling
 from jaxencoder.training.memory import keep_freed_memory
 
 
@@ -185,7 +185,7 @@ class Predict(Verb):
 class Convert(Verb):
     """Write a model in another format.
 
-    Example: jaxencoder convert runs/sst2 sst2-hf --to transformers
+    Example: jaxencoder convert runs/sst2 sst2-transformers --to transformers
     """
 
     model: ModelName

@@ -10,6 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 from tyro.conf import Positional, Suppress, arg
 
 from jaxencoder.arguments import parse
+from jaxencoder.inference.options import EmbedOptions
+from jaxencoder.model.config import Pooling
 from jaxencoder.text.window_config import WindowConfig, WindowPooling
 
 ModelName = Positional[
@@ -21,7 +23,6 @@ ModelName = Positional[
 Source = Annotated[str, arg(metavar="SOURCE")]
 TopCount = Annotated[int, arg(aliases=("-k",), metavar="N")]
 Step = int | Literal["latest", "best"]
-Pooling = Literal["cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken"]
 HELP = {"-h", "--help"}
 
 
@@ -137,8 +138,6 @@ class EmbeddingOptions(LongTextOptions):
     batch_tokens: BatchTokens = None
     """Tokens in one batch."""
 
-    def embed_options(self, **more: Any) -> Any:
+    def embed_options(self, **more: Any) -> EmbedOptions:
         """The EmbedOptions that the options give."""
-        from jaxencoder.inference.options import EmbedOptions  # loads jax
-
         return EmbedOptions(pooling=self.pooling, batch_tokens=self.batch_tokens, windows=self.window_config(), **more)

@@ -1,1 +1,1 @@
-"""Metrics of runs and of published models: reports, calibration, slices, significance, published sets."""
+"""Metrics of runs and published models: reports, calibration, slices, significance, published sets, suites."""

@@ -1,4 +1,4 @@
-"""Two sides, each of one or more runs or files of predictions, on the same examples: is one better, or is it chance?"""
+"""Comparison of two sides, each of one or more runs or files of predictions, on the same examples."""
 
 import json
 from collections.abc import Sequence
@@ -9,20 +9,22 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxencoder.evaluation.evaluate import open_run
-from jaxencoder.evaluation.report import PREDICTIONS_FILE, lines
+from jaxencoder.evaluation.report import PREDICTIONS_FILE, prediction_records
+from jaxencoder.evaluation.seeds import format_mean
 from jaxencoder.evaluation.significance import RESAMPLES, Difference, compare_classes, compare_values
+from jaxencoder.evaluation.tables import text_table
 from jaxencoder.tasks.classification.predict import predictions
 
 
 class Comparison(NamedTuple):
-    """What the runs of two sides differ in: examples, their number, and each metric, the main one first."""
+    """The number of examples, and the difference of each metric, the main one first."""
 
     examples: int
     differences: list[Difference]
 
 
-class _Predicted(NamedTuple):
-    """Of each example what tells it from others, what is true, and what one run predicts."""
+class _RunPredictions(NamedTuple):
+    """A run's predictions; each example is its record as JSON."""
 
     name: str
     examples: list[str]
@@ -41,99 +43,90 @@ def compare(
     """Test whether two sides differ by more than chance.
 
     Args:
-        a, b: of each side one run's folder, or those of several seeds; or files predictions.jsonl, as `evaluate` writes
-            them.
-        data: source on which the runs predict; None: what each has held out, which must be the same.
+        a, b: the folders of runs, of one or several seeds, or their predictions.jsonl files as `evaluate` writes them.
+        data: source on which the runs predict; None: their validation data, which must be the same.
         seed, resamples: of the tests.
-        step: which checkpoint of the runs; None: as `kept_step`, the one that `sweep` and `glue` measure.
+        step: checkpoint of the runs; None: as for `kept_step`, which `run_sweep` and `run_glue` measure.
 
     Returns:
-        Of classes accuracy, macro_f1 and matthews; of values spearman and pearson. See `Difference`.
+        For classes accuracy, macro_f1 and matthews; for values spearman and pearson. See `Difference`.
 
     Raises:
-        ValueError: the examples are not the same, some are of classes and some values, or the seed is negative.
+        ValueError: the examples differ, some runs predict classes and some values, or the seed is negative.
         OSError: a run, a file or the data cannot be read.
     """
     if seed < 0:
         raise ValueError(f"seed is {seed}; give 0 or a positive whole number")
-    sides = [[_predicted(Path(name), data, step) for name in side] for side in (a, b)]
-    everyone = [run for side in sides for run in side]
-    first = everyone[0]
-    for other in everyone[1:]:
-        _check_same(first, other)
-    columns = [first.truths, *(run.predictions for run in everyone)]
+    all_runs = [_read_predictions(Path(name), data, step) for name in (*a, *b)]
+    for run in all_runs[1:]:
+        _check_same_examples(all_runs[0], run)
+    columns = [all_runs[0].truths, *(run.predictions for run in all_runs)]
     if any(isinstance(x, list) for column in columns for x in column):
         raise ValueError("these predict lists of classes; compare runs that predict one class or a value for a record")
-    kinds = {isinstance(x, str) for column in columns for x in column}
-    if len(kinds) > 1:
+    is_class = {isinstance(x, str) for column in columns for x in column}
+    if len(is_class) > 1:
         raise ValueError("some of these predict classes, and some values; compare those of one kind")
-    if kinds == {True}:
-        names = {name: i for i, name in enumerate(sorted({x for column in columns for x in column}))}
-        labels, *runs = np.array([[names[x] for x in column] for column in columns], np.int64)
-        test = partial(compare_classes, classes=len(names))
+    if is_class == {True}:
+        ids = {name: i for i, name in enumerate(sorted({x for column in columns for x in column}))}
+        labels, *runs = np.array([[ids[x] for x in column] for column in columns], np.int64)
+        test = partial(compare_classes, classes=len(ids))
     else:
         labels, *runs = np.array(columns, np.float64)
         test = compare_values
         if not np.isfinite(runs).all():
-            raise ValueError("some predictions are not finite, and nothing can be said of them; is a model damaged?")
-    both = (np.array(part) for part in (runs[: len(a)], runs[len(a) :]))
-    return Comparison(len(labels), test(labels, *both, seed=seed, resamples=resamples))
+            raise ValueError("some predictions are not finite, so they cannot be compared; is a model damaged?")
+    sides = (np.array(side) for side in (runs[: len(a)], runs[len(a) :]))
+    return Comparison(len(labels), test(labels, *sides, seed=seed, resamples=resamples))
 
 
-def table(found: Comparison) -> str:
-    """Lines of text: one for each metric, times 100, with the spread of each side's runs where there are several."""
-    head = ("metric", "A", "B", "B - A", "95% interval", "p", "test")
-    rows = [head]
-    for x in found.differences:
-        sides = (_mean(x.a, x.a_std), _mean(x.b, x.b_std))
+def format_comparison(comparison: Comparison) -> str:
+    """A text table with a row for each metric, times 100, and deviations over the runs of a side."""
+    rows = [("metric", "A", "B", "B - A", "95% interval", "p", "test")]
+    for x in comparison.differences:
+        sides = (format_mean({"mean": mean, "sd": sd}, 100, 2) for mean, sd in ((x.a, x.a_std), (x.b, x.b_std)))
         interval = f"{100 * x.low:+.2f} to {100 * x.high:+.2f}"
         rows.append((x.metric, *sides, f"{100 * x.difference:+.2f}", interval, f"{x.p:.4f}", x.test))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(x.ljust(n) for x, n in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return text_table(rows, str.ljust)
 
 
-def _mean(value: float, deviation: float | None) -> str:
-    return f"{100 * value:.2f}" if deviation is None else f"{100 * value:.2f} ± {100 * deviation:.2f}"
-
-
-def _predicted(path: Path, data: str | None, step: int | str | None) -> _Predicted:
+def _read_predictions(path: Path, data: str | None, step: int | str | None) -> _RunPredictions:
     if path.suffix == ".jsonl":
         if data is not None:
-            raise ValueError(f"{path} holds predictions, which are of no other data; leave --data out, or name a run")
-        found = _read(path)
+            raise ValueError(f"{path} holds predictions for its own data; leave --data out, or name a run")
+        records = _read_file(path)
     else:
-        found = lines(predictions(open_run(path, step), data))
-    examples = [json.dumps(line["record"], sort_keys=True, default=str) for line in found]
-    return _Predicted(str(path), examples, [x["truth"] for x in found], [x["prediction"] for x in found])
+        records = prediction_records(predictions(open_run(path, step), data))
+    examples = [json.dumps(x["record"], sort_keys=True, default=str) for x in records]
+    return _RunPredictions(str(path), examples, [x["truth"] for x in records], [x["prediction"] for x in records])
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file that `evaluate` has written."""
-    found = []
-    with path.open(encoding="utf-8") as file:  # whose lines, unlike those of str.splitlines, end at no U+2028 of a text
-        for number, text in enumerate(file, 1):
+def _read_file(path: Path) -> list[dict[str, Any]]:
+    records = []
+    with path.open(encoding="utf-8") as file:  # str.splitlines would also split at the U+2028 of a text
+        for number, line in enumerate(file, 1):
             try:
-                line = json.loads(text)
+                record = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}:{number}: not JSON ({error})") from None
-            values = (line.get("truth"), line.get("prediction")) if isinstance(line, dict) and "record" in line else ()
-            if not values or not all(isinstance(value, str | list | int | float) for value in values):
+            is_prediction = isinstance(record, dict) and "record" in record
+            values = (record.get("truth"), record.get("prediction")) if is_prediction else (None,)
+            if not all(isinstance(value, str | list | int | float) for value in values):
                 raise ValueError(f"{path}:{number}: not a line of a {PREDICTIONS_FILE}, as evaluate writes it")
-            found.append(line)
-    if not found:
+            records.append(record)
+    if not records:
         raise ValueError(f"{path} is empty: it holds no predictions")
-    return found
+    return records
 
 
-def _check_same(a: _Predicted, b: _Predicted) -> None:
+def _check_same_examples(a: _RunPredictions, b: _RunPredictions) -> None:
     if len(a.examples) != len(b.examples):
         raise ValueError(
             f"{a.name} predicts {len(a.examples)} examples and {b.name} {len(b.examples)}; they must be the same ones: "
             "name them with --data"
         )
-    pairs = zip(zip(a.examples, a.truths, strict=True), zip(b.examples, b.truths, strict=True), strict=True)
-    for number, (one, other) in enumerate(pairs, 1):
-        if one != other:
+    pairs = (zip(run.examples, run.truths, strict=True) for run in (a, b))
+    for number, (example_a, example_b) in enumerate(zip(*pairs, strict=True), 1):
+        if example_a != example_b:
             raise ValueError(
                 f"example {number} of {a.name} is not that of {b.name}; they must be the same ones, in the same order"
             )

@@ -22,8 +22,8 @@ from jaxencoder.evaluation.reranking import evaluate_reranking
 from jaxencoder.evaluation.results import read_results, results_file, write_results
 from jaxencoder.evaluation.retrieval import evaluate_retrieval, qrels_file
 from jaxencoder.evaluation.similarity import evaluate_similarity
-from jaxencoder.evaluation.slices import slices
-from jaxencoder.evaluation.thresholds import tuned
+from jaxencoder.evaluation.slices import slice_metrics
+from jaxencoder.evaluation.thresholds import tuned_metrics
 from jaxencoder.inference import devices
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import OpenedModel
@@ -157,10 +157,10 @@ def evaluate_model(
         result["calibration"] = calibrate(predictions.scores, predictions.labels, (tuning.scores, tuning.labels))
         result["calibration"]["fitted_on"] = data_name(tune_threshold or data or VALIDATION)
         if tune_threshold:
-            result["tuned"] = tuned(predictions, tuning) | {"on": data_name(tune_threshold)}
+            result["tuned"] = tuned_metrics(predictions, tuning) | {"on": data_name(tune_threshold)}
     elif tune_threshold:
         raise ValueError("this model predicts values, which have no threshold; leave --tune-threshold out")
-    return Evaluation(result | {"slices": slices(predictions, slice_by)}, predictions)
+    return Evaluation(result | {"slices": slice_metrics(predictions, slice_by)}, predictions)
 
 
 def _check_tuning(model: OpenedModel, data: str, tune_threshold: str) -> None:

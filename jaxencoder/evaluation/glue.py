@@ -1,21 +1,23 @@
-"""GLUE: its nine tasks fine-tuned and measured in one command, by the metrics of its leaderboard.
+"""GLUE: fine-tune a model on its nine tasks and evaluate it by the leaderboard's metrics, in one command.
 
-Wang et al. 2018, arXiv:1804.07461. The numbers of epochs are those of ELECTRA (Clark et al. 2020, arXiv:2003.10555,
-appendix B: 3, and 10 for RTE and STS-B) but for small tasks, which want more updates than that (Mosbach et al. 2021,
+Wang et al. 2018, arXiv:1804.07461. Numbers of epochs are those of ELECTRA (Clark et al. 2020, arXiv:2003.10555,
+appendix B: 3, and 10 for RTE and STS-B), but for small tasks, which need more updates (Mosbach et al. 2021,
 arXiv:2006.04884; Zhang et al. 2021, arXiv:2006.05987).
 """
 
-import dataclasses
 import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load, override
-from jaxencoder.evaluation.suite import Outcome, Run, markdown, mean_and_sd, perform, spread, told
+from jaxencoder.evaluation.seeds import format_failures, format_mean, mean_and_sd
+from jaxencoder.evaluation.suite import Outcome, Run, run_suite
+from jaxencoder.evaluation.tables import markdown_table
 
 RECIPE = "finetune_classification"
 MISMATCHED = "mismatched"
@@ -24,10 +26,10 @@ MISMATCHED = "mismatched"
 class Task(NamedTuple):
     """One of the tasks.
 
-    text, pair: fields; no pair: single texts.
+    text, pair: names of the fields; pair is empty for single texts.
     metrics: the official ones, whose mean is the score.
-    epochs: passes over the training data; with 32 examples an update.
-    row_length: long enough for all but the longest examples; the rest is truncated.
+    epochs: passes over the training data, with 32 examples per update.
+    row_length: tokens; only the longest examples are truncated.
     """
 
     text: str
@@ -37,8 +39,8 @@ class Task(NamedTuple):
     row_length: int = 128
 
     @property
-    def words(self) -> tuple[str, ...]:
-        """The task as settings of the recipe."""
+    def options(self) -> tuple[str, ...]:
+        """Command-line options of the recipe."""
         return (
             *("--data.text-field", self.text, "--data.pair-field", self.pair, "--data.label-field", "label"),
             *("--data.row-length", str(self.row_length), "--training.epochs", str(self.epochs)),
@@ -48,10 +50,9 @@ class Task(NamedTuple):
         )
 
 
-# From the fastest to the slowest, so that the table says much early. RTE, MRPC, CoLA and STS-B have 2,490 to 8,551
-# examples and are given more epochs than the large ones. WNLI's pairs come again in its other split with other labels:
-# no small encoder beats the more frequent class there, and more epochs would be for nothing. RTE and QNLI have
-# paragraphs among their texts.
+# The fastest first, so that the table fills early. RTE, MRPC, CoLA and STS-B have 2,490 to 8,551 examples and get more
+# epochs than the large tasks. WNLI does not: its validation pairs repeat training pairs with other labels, and no small
+# encoder beats the majority class. RTE and QNLI contain paragraphs.
 TASKS = {
     "wnli": Task("sentence1", "sentence2", ("accuracy",), 3),
     "rte": Task("sentence1", "sentence2", ("accuracy",), 10, row_length=256),
@@ -63,109 +64,113 @@ TASKS = {
     "qqp": Task("question1", "question2", ("f1", "accuracy"), 3),
     "mnli": Task("premise", "hypothesis", ("accuracy",), 3),
 }
-FROM_MNLI = ("rte", "mrpc", "stsb")  # as RoBERTa has it, Liu et al. 2019, arXiv:1907.11692, section 5.1
+FROM_MNLI = ("rte", "mrpc", "stsb")  # as for RoBERTa, Liu et al. 2019, arXiv:1907.11692, section 5.1
 
 
 class Sources(NamedTuple):
-    """Of a task what to train and to measure on; `mismatched` is MNLI's second set, empty if there is none."""
+    """Sources of a task; `mismatched` is the second validation set of MNLI, empty for other tasks."""
 
     train: str
     validation: str
     mismatched: str = ""
 
 
-def glue(
-    data: str | Path,
-    init_from: str,
-    folder: str | Path,
-    seeds: Sequence[int] = (0,),
-    tasks: Sequence[str] = (),
-    words: Sequence[str] = (),
-    limit: int = 0,
-    from_mnli: bool = False,
-    jobs: int = 1,
+@dataclass(frozen=True)
+class GlueOptions:
+    """How to fine-tune on GLUE.
+
+    Attributes:
+        seeds: each task is trained once with each.
+        tasks: names in `TASKS`; empty: all. Tasks without data are skipped and reported as missing.
+        overrides: command-line options for all tasks, such as ["--optimizer.learning-rate", "3e-4"].
+        limit: number of training examples per task, the first ones of its file; 0: all.
+        from_mnli: initialize RTE, MRPC and STS-B from the MNLI run with the same seed.
+    """
+
+    seeds: Sequence[int] = (0,)
+    tasks: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+    limit: int = 0
+    from_mnli: bool = False
+
+
+def run_glue(
+    data: str | Path, init_from: str, folder: str | Path, options: GlueOptions = GlueOptions(), jobs: int = 1
 ) -> str:
-    """Fine-tune and measure a model on GLUE.
+    """Fine-tune and evaluate a model on GLUE.
 
     Args:
-        data: a folder with TASK/train.jsonl and TASK/validation.jsonl (of MNLI also validation_matched.jsonl and
-            validation_mismatched.jsonl), as .parquet too, with the fields and labels of TFDS's `glue`; or "tfds".
-        init_from: the model, as RunConfig.init_from.
-        folder: TASK/seed_N/ are the runs; results.json and report.md are kept up to date.
-        seeds: each task is trained once with each.
-        tasks: some of `TASKS`; empty: all. One without data is skipped and said to be missing.
-        words: command-line words for all tasks, such as ["--optimizer.learning-rate", "3e-4"].
-        limit: train on so many examples of each task, the first of its file; 0: all.
-        from_mnli: RTE, MRPC and STS-B start from the run on MNLI with the same seed.
-        jobs: runs at a time, see `perform`.
+        data: a folder with TASK/train.jsonl and TASK/validation.jsonl (for MNLI validation_matched.jsonl and
+            validation_mismatched.jsonl), or .parquet, with the fields and labels of TFDS's `glue`; or "tfds".
+        init_from: the model, as for RunConfig.init_from.
+        folder: has the runs TASK/seed_N/ and the suite's results.json and report.md.
+        options: seeds, tasks and overrides.
+        jobs: as for `run_suite`.
 
     Returns:
         The report: a table with each task's scores x 100 (mean and standard deviation over the seeds), seconds and
-        tokens a second, and the average over the tasks that have run.
+        tokens per second, and the average over the tasks with results.
 
     Raises:
-        ValueError: a task or a setting is unknown, no task has data, or every run has failed.
+        ValueError: an unknown task or setting, no task has data, or every run has failed.
         OSError: the data cannot be found, or the folder cannot be written.
     """
-    if limit < 0:
-        raise ValueError(f"limit is {limit}; give a number of examples, or 0 for all")
-    chosen = _chosen(tasks)
-    if from_mnli and "mnli" not in chosen:
-        raise ValueError("to start from MNLI needs a run on MNLI; put mnli among the tasks")
-    folder, began = Path(os.path.abspath(folder)), time.perf_counter()
-    init_from = os.path.abspath(init_from) if os.path.isdir(init_from) else str(init_from)  # the same from anywhere
-    missing: dict[str, str] = {}
-    runs: dict[tuple[str, int], Run] = {}
-    for name in chosen:
-        found = find_sources(str(data), name, limit)
-        if isinstance(found, str):
-            missing[name] = found
-            print(f"Skipping {name}: {found}", flush=True)
-            continue
-        for seed in dict.fromkeys(seeds):
-            start = str(folder / "mnli" / f"seed_{seed}") if from_mnli and name in FROM_MNLI else init_from
-            config = settings(TASKS[name], found, start, seed, words)
-            others = {MISMATCHED: found.mismatched} if found.mismatched else {}
-            runs[name, seed] = Run(f"{name}/seed_{seed}", config, others)
-    if not runs:
-        raise ValueError(
-            f"there is nothing to train on in {data}: " + "; ".join(f"{n}: {w}" for n, w in missing.items())
-        )
-    if from_mnli and "mnli" in missing:
-        raise ValueError(f"to start from MNLI needs a run on MNLI, but {missing['mnli']}")
-    groups: dict[str, list[str]] = {}
-    for (name, _), run in runs.items():
-        groups.setdefault(name, []).append(run.name)
-    report = ""
+    folder, start_time = Path(os.path.abspath(folder)), time.perf_counter()
+    init_from = os.path.abspath(init_from) if os.path.isdir(init_from) else str(init_from)  # as results.json names it
+    runs, missing = plan_runs(str(data), init_from, folder, options)
+    groups = {name: [run.name for run in runs[name]] for name in TASKS if name in runs}
 
     def summarize(outcomes: dict[str, Outcome]) -> tuple[dict[str, Any], str]:
-        nonlocal report
-        summary = summary_of(outcomes, groups, missing)
-        report = report_of(summary, outcomes, init_from)
-        return summary, report
+        summary = summarize_tasks(outcomes, groups, missing)
+        return summary, format_report(summary, outcomes, init_from)
 
-    def order(key: tuple[str, int]) -> int:
-        return -1 if from_mnli and key[0] == "mnli" else list(TASKS).index(key[0])
-
-    ordered = [runs[key] for key in sorted(runs, key=order)]
-    if from_mnli:  # those that others start from come to their end before
-        perform([run for run in ordered if run.name.startswith("mnli/")], folder, summarize, jobs)
-    perform(ordered, folder, summarize, jobs)
-    return f"{report}\n\n{time.perf_counter() - began:.0f} seconds this time, all included."
+    if options.from_mnli:  # the other runs start from these
+        run_suite(runs["mnli"], folder, summarize, jobs)
+    outcomes = run_suite([run for group in runs.values() for run in group], folder, summarize, jobs)
+    return f"{summarize(outcomes)[1]}\n\n{time.perf_counter() - start_time:.0f} seconds this time, all included."
 
 
-def _chosen(tasks: Sequence[str]) -> list[str]:
-    unknown = [name for name in tasks if name not in TASKS]
-    if unknown:
+def plan_runs(
+    data: str, init_from: str, folder: Path, options: GlueOptions
+) -> tuple[dict[str, list[Run]], dict[str, str]]:
+    """The runs of each task, in the order of training, and the reasons why tasks are missing; see `run_glue`."""
+    if options.limit < 0:
+        raise ValueError(f"limit is {options.limit}; give a number of examples, or 0 for all")
+    if unknown := [name for name in options.tasks if name not in TASKS]:
         raise ValueError(f"no task of GLUE is called {unknown[0]!r}; they are {', '.join(TASKS)}")
-    return [name for name in TASKS if name in tasks or not tasks]
+    tasks = [name for name in TASKS if name in options.tasks or not options.tasks]
+    if options.from_mnli:
+        if "mnli" not in tasks:
+            raise ValueError("to start from MNLI needs a run on MNLI; put mnli among the tasks")
+        tasks.sort(key=lambda name: name != "mnli")
+    runs: dict[str, list[Run]] = {}
+    missing: dict[str, str] = {}
+    for name in tasks:
+        sources = find_sources(data, name, options.limit)
+        if isinstance(sources, str):
+            missing[name] = sources
+            print(f"Skipping {name}: {sources}", flush=True)
+            continue
+        extra_data = {MISMATCHED: sources.mismatched} if sources.mismatched else {}
+        runs[name] = []
+        for seed in dict.fromkeys(options.seeds):
+            from_mnli = options.from_mnli and name in FROM_MNLI
+            initial = str(folder / "mnli" / f"seed_{seed}") if from_mnli else init_from
+            config = task_config(TASKS[name], sources, initial, seed, options.overrides)
+            runs[name].append(Run(f"{name}/seed_{seed}", config, extra_data))
+    if not runs:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise ValueError(f"there is nothing to train on in {data}: {reasons}")
+    if options.from_mnli and "mnli" in missing:
+        raise ValueError(f"to start from MNLI needs a run on MNLI, but {missing['mnli']}")
+    return runs, missing
 
 
 def find_sources(data: str, task: str, limit: int = 0) -> Sources | str:
-    """The sources of a task, or a sentence that says what is missing.
+    """The sources of a task, or a sentence that names the missing one.
 
     Raises:
-        FileNotFoundError: no such folder.
+        FileNotFoundError: `data` is no folder.
     """
     first = f"[:{limit}]" if limit else ""
     if data == "tfds":
@@ -175,90 +180,79 @@ def find_sources(data: str, task: str, limit: int = 0) -> Sources | str:
         return Sources(f"{name}:train{first}", f"{name}:validation")
     if not Path(data).is_dir():
         raise FileNotFoundError(f"no folder {data}; name one with a folder for each task, or tfds")
-    data = os.path.abspath(data)
-    there = {}
-    for split in ("train", "validation", "validation_matched", "validation_mismatched"):
-        paths = (Path(data) / task / f"{split}{ending}" for ending in (".jsonl", ".parquet"))
-        there[split] = next((str(path) for path in paths if path.is_file()), "")
-    validation = there["validation_matched"] or there["validation"]
-    for split, path in (("train", there["train"]), ("validation", validation)):
-        if not path:
-            return f"no {Path(data) / task / split}.jsonl"
-    return Sources(there["train"] + first, validation, there["validation_mismatched"])
+    folder = Path(os.path.abspath(data)) / task
+
+    def find(*splits: str) -> str:
+        paths = (folder / f"{split}{ending}" for split in splits for ending in (".jsonl", ".parquet"))
+        return next((str(path) for path in paths if path.is_file()), "")
+
+    train, validation = find("train"), find("validation_matched", "validation")
+    if not (train and validation):
+        return f"no {folder / ('validation' if train else 'train')}.jsonl"
+    return Sources(train + first, validation, find("validation_mismatched"))
 
 
-def settings(task: Task, sources: Sources, init_from: str, seed: int, words: Sequence[str] = ()) -> RunConfig:
-    """The run of a task: the recipe, the task's settings, and over both the user's words."""
-    config = load(RECIPE, task.words)
-    data = dataclasses.replace(config.data, train=(sources.train,), validation=(sources.validation,))
-    training = dataclasses.replace(config.training, seed=seed)
-    return override(
-        dataclasses.replace(config, init_from=init_from, data=data, training=training), words, "jaxencoder glue"
-    )
+def task_config(task: Task, sources: Sources, init_from: str, seed: int, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of a task's run: the recipe, then the task's options, then the user's overrides."""
+    config = load(RECIPE, task.options)
+    data = replace(config.data, train=(sources.train,), validation=(sources.validation,))
+    training = replace(config.training, seed=seed)
+    return override(replace(config, init_from=init_from, data=data, training=training), overrides, "jaxencoder glue")
 
 
-def summary_of(
+def summarize_tasks(
     outcomes: Mapping[str, Outcome], groups: Mapping[str, Sequence[str]], missing: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What results.json says of the tasks, scores x 100.
+    """Scores x 100, as in results.json.
+
+    Args:
+        outcomes: by the names of runs.
+        groups: names of the runs of each task.
+        missing: reasons why tasks have no runs.
 
     Returns:
-        "tasks": {name: {metric: {"mean", "sd", "runs"}, ..., "score": the same of their mean, "seconds",
-        "tokens_per_second": means of the runs}}, "average" of the scores, None if there are none, and "missing".
+        "tasks": {name: {metric: {"mean", "sd", "runs"}, ..., "score": the same for the mean of the metrics, "seconds",
+        "tokens_per_second": means over the runs}}, "average" over the scores, None without scores, and "missing".
     """
     tasks = {}
     for name, runs in groups.items():
-        ended = [outcomes[run] for run in runs if "results" in outcomes.get(run, {})]
-        if ended:
-            tasks[name] = _scores(TASKS[name], ended)
+        finished = [outcomes[run] for run in runs if "results" in outcomes.get(run, {})]
+        if finished:
+            tasks[name] = _task_scores(TASKS[name], finished)
     means = [task["score"]["mean"] for task in tasks.values()]
-    why = {name: why for name, why in missing.items()}
-    for name in TASKS:
-        if name not in tasks and name not in why:
-            why[name] = "no run has ended" if name in groups else "not asked for"
-    return {"average": statistics.fmean(means) if means else None, "tasks": tasks, "missing": why}
+    reasons = {name: "no run has ended" if name in groups else "not asked for" for name in TASKS if name not in tasks}
+    reasons = dict(missing) | {name: reason for name, reason in reasons.items() if name not in missing}
+    return {"average": statistics.fmean(means) if means else None, "tasks": tasks, "missing": reasons}
 
 
-def _scores(task: Task, ended: Sequence[Outcome]) -> dict[str, Any]:
-    found, by_seed = {}, [[] for _ in ended]
-    for part in ("validation", MISMATCHED):
-        metrics = spread(ended, part)
-        for metric in task.metrics if metrics else ():
-            label = metric if part == "validation" else f"{metric}, {part}"
-            values = [100 * one["results"][part][metric] for one in ended]
-            found[label] = mean_and_sd(values)
-            for scores, value in zip(by_seed, values, strict=True):
-                scores.append(value)
-    found["score"] = mean_and_sd([statistics.fmean(scores) for scores in by_seed])
+def _task_scores(task: Task, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    values_by_metric = {
+        metric if part == "validation" else f"{metric}, {part}": [100 * x["results"][part][metric] for x in outcomes]
+        for part in ("validation", MISMATCHED)
+        if part in outcomes[0]["results"]
+        for metric in task.metrics
+    }
+    scores: dict[str, Any] = {label: mean_and_sd(values) for label, values in values_by_metric.items()}
+    scores["score"] = mean_and_sd([statistics.fmean(values) for values in zip(*values_by_metric.values(), strict=True)])
     for name in ("seconds", "tokens_per_second"):
-        values = [one[name] for one in ended if name in one]
-        found[name] = statistics.fmean(values) if values else None
-    return found
+        values = [outcome[name] for outcome in outcomes if name in outcome]
+        scores[name] = statistics.fmean(values) if values else None
+    return scores
 
 
-def report_of(summary: Mapping[str, Any], outcomes: Mapping[str, Outcome], init_from: str) -> str:
-    """The table, the average and what is missing, as Markdown."""
+def format_report(summary: Mapping[str, Any], outcomes: Mapping[str, Outcome], init_from: str) -> str:
+    """The table of tasks, the average and the missing tasks, as Markdown."""
     rows = []
-    for name, found in summary["tasks"].items():
-        metrics = "; ".join(
-            f"{metric} {told(part, digits=1)}"
-            for metric, part in found.items()
-            if isinstance(part, dict) and metric != "score"
-        )
-        speed = [f"{found[x]:,.0f}" if found[x] is not None else "" for x in ("seconds", "tokens_per_second")]
-        rows.append([name, metrics, told(found["score"], digits=1), str(found["score"]["runs"]), *speed])
+    for name, scores in summary["tasks"].items():
+        metrics = {key: value for key, value in scores.items() if isinstance(value, dict) and key != "score"}
+        formatted = "; ".join(f"{metric} {format_mean(mean, digits=1)}" for metric, mean in metrics.items())
+        speed = ["" if scores[key] is None else f"{scores[key]:,.0f}" for key in ("seconds", "tokens_per_second")]
+        rows.append([name, formatted, format_mean(scores["score"], digits=1), str(scores["score"]["runs"]), *speed])
     lines = [f"GLUE of {init_from}, validation data, x 100"]
     if rows:
-        lines.append(markdown(["task", "metrics", "score", "seeds", "seconds", "tokens/s"], rows))
-        count = len(rows)
-        average = f"Average of {count} of the {len(TASKS)} tasks: {summary['average']:.1f}"
-        lines.append(average + ("." if count == len(TASKS) else "; without the others it is no GLUE score."))
+        lines.append(markdown_table(["task", "metrics", "score", "seeds", "seconds", "tokens/s"], rows))
+        average = f"Average of {len(rows)} of the {len(TASKS)} tasks: {summary['average']:.1f}"
+        lines.append(average + ("." if len(rows) == len(TASKS) else "; without the others it is no GLUE score."))
     if summary["missing"]:
-        lines.append("Missing: " + "; ".join(f"{name} ({why})" for name, why in summary["missing"].items()))
-    lines += [
-        f"{name} has {how}: {one[how]}"
-        for name, one in outcomes.items()
-        for how in ("diverged", "failed")
-        if how in one
-    ]
-    return "\n\n".join(lines)
+        lines.append("Missing: " + "; ".join(f"{name} ({reason})" for name, reason in summary["missing"].items()))
+    return "\n\n".join(lines + format_failures(outcomes))

@@ -1,6 +1,6 @@
-"""Masked-word probing: what does a masked language model know, that has been told nothing of it?
+"""Probing of masked language models: how high they rank the masked word of a sentence that states a fact.
 
-Petroni et al. 2019 (LAMA), arXiv:1909.01066: sentences with one word masked, and how far up the model ranks that word.
+Petroni et al. 2019 (LAMA), arXiv:1909.01066.
 """
 
 import logging
@@ -13,18 +13,18 @@ import numpy as np
 
 from jaxencoder.inference.fill_mask import check_mlm_head, excluded_tokens
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.outputs import encode
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text.buckets import BatchPlan, max_texts_per_row
 from jaxencoder.text.sources import read
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-MASKS = ("[MASK]", "<mask>")  # as published sets write the gap, whatever the tokenizer
-_NAMED = 20  # answers that a warning names
+MASKS = ("[MASK]", "<mask>")  # in published sets, whatever the tokenizer
+_MAX_NAMED = 20  # answers in a warning
 
 
 def evaluate_probing(
@@ -34,23 +34,23 @@ def evaluate_probing(
     label_field: str = "answer",
     batch_tokens: int | None = None,
 ) -> dict[str, float]:
-    """How far up a model ranks the words that are missing in some sentences.
+    """Measure how high a model ranks the masked words of sentences.
 
-    An answer that is not one token where it stands is left out, and one warning counts and names them.
+    Answers that are not a single token in their sentence are left out, and one warning counts and names them.
 
     Args:
-        model: one that `Model.fill_mask` takes.
-        source: of records with a text that holds one mask, the tokenizer's own or one of MASKS, and an answer.
-        text_field, label_field: of the text and of the answer.
+        model: as for `Model.fill_mask`.
+        source: records with a text that holds one mask, the tokenizer's or one of MASKS, and an answer.
+        text_field, label_field: of the text and the answer.
         batch_tokens: as in `Model.embed`.
 
     Returns:
-        precision@1 and precision@10, the shares of answers that are the best and among the ten best of all tokens but
-        the special ones, mrr, the mean of 1 / rank, examples, their number, and left_out, that of the others.
+        precision@1 and precision@10, the fractions of answers that rank first and among the first ten of all but the
+        special tokens; mrr, the mean of 1 / rank; examples and left_out, the numbers of ranked and other answers.
 
     Raises:
-        ValueError: a model that fills no masks, a text without its one mask or longer than the model reads, an answer
-            that is no text, or no answer that is one token.
+        ValueError: the model has no masked-language-model head, a text has not exactly one mask or exceeds the model's
+            length, an answer is not text, or no answer is a single token.
         OSError: the source cannot be read.
     """
     model = model.generator or model
@@ -61,37 +61,37 @@ def evaluate_probing(
         answers.append(record[label_field])
         if not isinstance(answers[-1], str) or not answers[-1].strip():
             raise ValueError(f"{source}, record {number}: the answer {str(answers[-1])[:60]!r} is no word; drop it")
-    found = answer_ranks(model, texts, answers, batch_tokens)
-    ranks = found[found > 0]
-    others = [answer for answer, rank in zip(answers, found, strict=True) if not rank]
-    if others:
-        named = dict.fromkeys(others)
-        which = ", ".join(list(named)[:_NAMED]) + (", ..." if len(named) > _NAMED else "")
-        log.warning("%d of %d answers are not one token and were left out: %s.", len(others), len(found), which)
+    all_ranks = answer_ranks(model, texts, answers, batch_tokens)
+    ranks = all_ranks[all_ranks > 0]
+    left_out = [answer for answer, rank in zip(answers, all_ranks, strict=True) if not rank]
+    if left_out:
+        names = list(dict.fromkeys(left_out))
+        listing = ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
+        log.warning("%d of %d answers are not one token and were left out: %s.", len(left_out), len(answers), listing)
     if not len(ranks):
-        raise ValueError(f"none of the {len(found)} answers of {source} is one token of this model's; take another")
+        raise ValueError(f"none of the {len(answers)} answers of {source} is one token of this model's; take another")
     return {
         "precision@1": float((ranks == 1).mean()),
         "precision@10": float((ranks <= 10).mean()),
         "mrr": float((1 / ranks).mean()),
         "examples": len(ranks),
-        "left_out": len(others),
+        "left_out": len(left_out),
     }
 
 
 def answer_ranks(
     model: OpenedModel, texts: Sequence[str], answers: Sequence[str], batch_tokens: int | None = None
 ) -> np.ndarray:
-    """The rank of each answer among all tokens but the special ones, at the mask of its text.
+    """The rank of each answer among all but the special tokens, at the mask of its text.
 
     Args:
         model: with a masked-language-model head.
-        texts: each with the tokenizer's mask token once.
-        answers: as many.
+        texts: N texts, each with the tokenizer's mask token once.
+        answers: N answers.
         batch_tokens: as in `Model.embed`.
 
     Returns:
-        int64 [N], 1 for the most probable token; 0 for an answer that is not one token there.
+        int64 [N], 1 for the most probable token; 0 for an answer that is not a single token.
     """
     tokenizer, length = model.tokenizer, model.max_length
     masked = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
@@ -100,27 +100,27 @@ def answer_ranks(
             f"{len(long)} texts have more than the {length} tokens that are read; shorten {long[0][:60]!r}"
         )
     slots = np.array([int(np.flatnonzero(ids == tokenizer.mask_id)[0]) for ids in masked], np.int64)
-    targets = _tokens_of(tokenizer, texts, answers, masked, slots)
+    targets = _answer_tokens(tokenizer, texts, answers, masked, slots)
     excluded = excluded_tokens(tokenizer, model.config.model.vocab_size)
     targets[excluded[targets]] = -1
-    chosen = np.flatnonzero(targets >= 0)
-    ids = [masked[i] for i in chosen]
+    rankable = np.flatnonzero(targets >= 0)
+    ids = [masked[i] for i in rankable]
 
     def extra(plan: BatchPlan) -> Batch:
-        places = np.zeros((2, plan.rows, max_texts_per_row(plan.length)), np.int32)
-        own = chosen[plan.texts]
-        places[0, plan.row, plan.segment], places[1, plan.row, plan.segment] = slots[own] + plan.start, targets[own]
-        return {"slots": places[0], "answers": places[1]}
+        values = np.zeros((2, plan.rows, max_texts_per_row(plan.length)), np.int32)
+        examples = rankable[plan.texts]
+        values[:, plan.row, plan.segment] = slots[examples] + plan.start, targets[examples]
+        return {"slots": values[0], "answers": values[1]}
 
     ranks = np.zeros(len(texts), np.int64)
     function = partial(_ranks, model.config.model, model.compute, tuple(np.flatnonzero(excluded).tolist()))
     for plan, values in model.run(function, ids, batch_tokens, extra=extra):
-        ranks[chosen[plan.texts]] = values[plan.row, plan.segment]
+        ranks[rankable[plan.texts]] = values[plan.row, plan.segment]
     return ranks
 
 
 def _with_mask(tokenizer: Tokenizer, text: str, where: str) -> str:
-    """The text with the tokenizer's own mask; ValueError unless there is one."""
+    """The text with the tokenizer's mask; ValueError unless there is exactly one."""
     for mask in MASKS:
         text = text.replace(mask, tokenizer.mask_token)
     if (number := text.count(tokenizer.mask_token)) != 1:
@@ -128,27 +128,27 @@ def _with_mask(tokenizer: Tokenizer, text: str, where: str) -> str:
     return text
 
 
-def _tokens_of(
+def _answer_tokens(
     tokenizer: Tokenizer, texts: Sequence[str], answers: Sequence[str], masked: list[np.ndarray], slots: np.ndarray
 ) -> np.ndarray:
-    """The token that each answer is in place of the mask, int64 [N]; -1 where it is not one.
+    """The id of each answer in place of the mask, int64 [N]; -1 for an answer that is not a single token.
 
     Args:
-        masked, slots: of each text the ids, and where among them the mask stands.
+        masked, slots: for each text its ids, and the index of the mask among them.
     """
-    mask, found = tokenizer.mask_token, np.full(len(texts), -1, np.int64)
+    mask, tokens = tokenizer.mask_token, np.full(len(texts), -1, np.int64)
     filled = tokenizer.encode_batch([text.replace(mask, word) for text, word in zip(texts, answers, strict=True)])
-    # Some vocabularies write what is around a mask in other tokens than around a word: there, as a word after another.
+    # Some vocabularies tokenize the text around a mask and around a word differently. There, an answer that begins a
+    # word has its token after another word, "a".
     ids, sizes = tokenizer.encode_ids([f"a {answer}" for answer in answers])
     last, before = np.cumsum(sizes) - 1, tokenizer.encode_ids(["a"])[1].item()
-    for i, (text, own, other) in enumerate(zip(texts, masked, filled, strict=True)):
-        with_word = other.ids
-        alike = len(own) == len(with_word) and (np.delete(own, slots[i]) == np.delete(with_word, slots[i])).all()
-        if alike:
-            found[i] = with_word[slots[i]]
+    for i, (text, with_mask, encoding) in enumerate(zip(texts, masked, filled, strict=True)):
+        same_length = len(with_mask) == len(encoding.ids)
+        if same_length and (np.delete(with_mask, slots[i]) == np.delete(encoding.ids, slots[i])).all():
+            tokens[i] = encoding.ids[slots[i]]
         elif sizes[i] == before + 1 and (text.startswith(mask) or " " + mask in text):
-            found[i] = ids[last[i]]
-    return found
+            tokens[i] = ids[last[i]]
+    return tokens
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -156,9 +156,9 @@ def _ranks(
     encoder: EncoderConfig, compute: ComputeConfig, excluded: tuple[int, ...], params: Params, rows: Batch
 ) -> jax.Array:
     """Ranks int32 [B, E] of the tokens rows["answers"] [B, E] at rows["slots"] [B, E]; of equals the first counts."""
-    x = jnp.take_along_axis(encode(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
+    x = jnp.take_along_axis(encoder_output(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
     x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, x)
     scores = vocabulary_scores(x, bias, output_table(params)).at[..., jnp.array(excluded)].set(-jnp.inf)
     answers = rows["answers"][..., None]
-    own, ids = jnp.take_along_axis(scores, answers, axis=-1), jnp.arange(scores.shape[-1])
-    return 1 + ((scores > own) | ((scores == own) & (ids < answers))).sum(-1)
+    answer_scores, ids = jnp.take_along_axis(scores, answers, axis=-1), jnp.arange(scores.shape[-1])
+    return 1 + ((scores > answer_scores) | ((scores == answer_scores) & (ids < answers))).sum(-1)

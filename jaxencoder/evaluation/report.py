@@ -1,7 +1,6 @@
-"""A readable report of what a classifier or regressor was measured to do: Markdown, drawings, and each prediction."""
+"""A readable report on a classifier or regressor: Markdown, plots, and each prediction."""
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,8 @@ import scipy.special
 
 from jaxencoder.config import RunConfig
 from jaxencoder.evaluation import plots
-from jaxencoder.evaluation.calibration import as_decisions, reliability
+from jaxencoder.evaluation.calibration import as_decisions, reliability_bins
+from jaxencoder.evaluation.tables import one_line
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.tasks.classification.classify import decide
 from jaxencoder.tasks.classification.predict import Predictions
@@ -21,22 +21,21 @@ from jaxencoder.text.sources.records import Record
 
 PREDICTIONS_FILE = "predictions.jsonl"
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_WRONG = 10  # examples that are shown
-_TEXT = 160  # characters of a text that are shown
-_CONFUSIONS = 15  # pairs of classes that are listed
+_MAX_ERRORS = 10  # examples shown
+_MAX_CHARACTERS = 160  # of a text
+_MAX_CONFUSIONS = 15  # pairs of classes listed
 
 
 def write_report(
-    folder: Path, found: Predictions, result: dict[str, Any], title: str, config: RunConfig, step: int | str
+    folder: Path, predictions: Predictions, result: dict[str, Any], title: str, config: RunConfig, step: int | str
 ) -> None:
-    """Write report.md, its drawings and predictions.jsonl into a folder, each file whole or not at all.
+    """Write report.md, its plots and predictions.jsonl into a folder, each file atomically.
 
     Args:
-        folder: created when missing; files of an older report are replaced.
-        found, result: of `evaluate_model`.
-        title: what was measured on what.
-        config, step: of the run, and the checkpoint that was measured.
+        folder: created if missing; files of an older report are replaced.
+        predictions, result: from `evaluate_model`.
+        title: names the model and the data.
+        config, step: of the run and its checkpoint.
 
     Raises:
         OSError: the folder cannot be written.
@@ -45,16 +44,18 @@ def write_report(
     part = Path(tempfile.mkdtemp(prefix=".part.", dir=folder))
     try:
         with open_writer(part / PREDICTIONS_FILE, vectors=False) as write:
-            write(lines(found))
-        if found.is_multi_label:
-            scores, labels = as_decisions(found.scores, found.labels)
-            plots.reliability(part / "reliability.png", reliability(scipy.special.softmax(scores, axis=-1), labels))
-        elif found.names:
-            plots.confusion(part / "confusion.png", confusion_matrix(found), found.names)
-            plots.reliability(part / "reliability.png", reliability(found.probabilities, found.labels))
+            write(prediction_records(predictions))
+        if predictions.is_multi_label:
+            scores, labels = as_decisions(predictions.scores, predictions.labels)
+            bins = reliability_bins(scipy.special.softmax(scores, axis=-1), labels)
+            plots.plot_reliability(part / "reliability.png", bins)
+        elif predictions.names:
+            plots.plot_confusion(part / "confusion.png", confusion_matrix(predictions), predictions.names)
+            bins = reliability_bins(predictions.probabilities, predictions.labels)
+            plots.plot_reliability(part / "reliability.png", bins)
         else:
-            plots.scatter(part / "scatter.png", found.labels, found.scores[:, 0])
-        text = "\n".join(_report(found, result, title, config, step)) + "\n"
+            plots.plot_values(part / "scatter.png", predictions.labels, predictions.scores[:, 0])
+        text = "\n".join(_report(predictions, result, title, config, step)) + "\n"
         (part / "report.md").write_text(text, encoding="utf-8")
         for path in sorted(part.iterdir()):
             os.replace(path, folder / path.name)
@@ -62,159 +63,148 @@ def write_report(
         shutil.rmtree(part, ignore_errors=True)
 
 
-def lines(found: Predictions) -> list[Record]:
-    """For each record {"record", "truth", "prediction"} and, of classes, "probability" and "probabilities"."""
-    least = np.full(len(found.names), 0.5) if found.is_multi_label else None
-    truths = [_truth(found, i) for i in range(len(found.records))]
-    both = zip(found.records, truths, decide(found.scores, found.names, least), strict=True)
+def prediction_records(predictions: Predictions) -> list[Record]:
+    """Records {"record", "truth", "prediction"}, for classes also with "probability" and "probabilities"."""
+    minimum = np.full(len(predictions.names), 0.5) if predictions.is_multi_label else None
+    decisions = decide(predictions.scores, predictions.names, minimum)
     return [
-        {"record": record, "truth": truth, "prediction": one.prediction}
-        | ({"probability": one.probability, "probabilities": one.probabilities} if found.names else {})
-        for record, truth, one in both
+        {"record": record, "truth": _truth(predictions, i), "prediction": decision.prediction}
+        | ({"probability": decision.probability, "probabilities": decision.probabilities} if predictions.names else {})
+        for i, (record, decision) in enumerate(zip(predictions.records, decisions, strict=True))
     ]
 
 
-def _truth(found: Predictions, i: int) -> str | list[str] | float:
-    if found.is_multi_label:
-        return [found.names[c] for c in np.flatnonzero(found.labels[i])]
-    return found.names[found.labels[i]] if found.names else float(found.labels[i])
+def _truth(predictions: Predictions, i: int) -> str | list[str] | float:
+    names, label = predictions.names, predictions.labels[i]
+    if predictions.is_multi_label:
+        return [names[c] for c in np.flatnonzero(label)]
+    return names[label] if names else float(label)
 
 
-def confusion_matrix(found: Predictions) -> np.ndarray:
+def confusion_matrix(predictions: Predictions) -> np.ndarray:
     """How often each class (rows: true) was predicted as each: int64 [C, C]."""
     from sklearn import metrics
 
-    return metrics.confusion_matrix(found.labels, found.scores.argmax(-1), labels=np.arange(len(found.names)))
+    classes = np.arange(len(predictions.names))
+    return metrics.confusion_matrix(predictions.labels, predictions.scores.argmax(-1), labels=classes)
 
 
 def _report(
-    found: Predictions, result: dict[str, Any], title: str, config: RunConfig, step: int | str
+    predictions: Predictions, result: dict[str, Any], title: str, config: RunConfig, step: int | str
 ) -> Iterable[str]:
-    data = config.data
-    long = int((found.tokens > data.row_length).sum())
-    kind = f"{len(found.names)} classes" if found.names else "values"
-    kind = f"any of {kind}" if found.is_multi_label else kind
+    data, truncated = config.data, predictions.truncated
+    kind = f"{len(predictions.names)} classes" if predictions.names else "values"
+    kind = f"any of {kind}" if predictions.is_multi_label else kind
     fields = " and ".join(filter(None, (data.text_field, data.pair_field)))
-    yield f"# {title}"
-    yield ""
-    yield f"{len(found.records)} records, {kind}; checkpoint: {step}. Texts: {fields}; labels: {data.label_field}."
-    ways = (
-        f"{number} {what}"
-        for number, what in ((found.truncated, "cut"), (long - found.truncated, "read in windows"))
-        if number
-    )
-    if long:
-        yield f"{long} records are longer than the {data.row_length} tokens of a row: {', '.join(ways)}."
-    yield ""
-    yield "## Metrics"
-    yield ""
-    numbers = {name: value for name, value in result.items() if isinstance(value, int | float)}
-    yield from _table(("metric", "value"), numbers.items())
-    if found.names:
-        yield from _classes(found, result)
+    yield from (f"# {title}", "")
+    count = len(predictions.records)
+    yield f"{count} records, {kind}; checkpoint: {step}. Texts: {fields}; labels: {data.label_field}."
+    if long := int((predictions.tokens > data.row_length).sum()):
+        treatments = {"truncated": truncated, "read in windows": long - truncated}
+        counts = ", ".join(f"{count} {treatment}" for treatment, count in treatments.items() if count)
+        yield f"{long} records are longer than the {data.row_length} tokens of a row: {counts}."
+    yield from ("", "## Metrics", "")
+    yield from _table(("metric", "value"), _numbers(result, int | float))
+    if predictions.names:
+        yield from _classes(predictions, result)
     else:
         yield from ("", "![Predicted and true values](scatter.png)")
-    for name, parts in result["slices"].items():
+    for name, slices in result["slices"].items():
         yield from ("", f"## By {name}", "")
-        yield from _table(("slice", *next(iter(parts.values()))), ((key, *x.values()) for key, x in parts.items()))
-    yield from _wrong(found, data.text_field, data.pair_field)
+        yield from _named_table("slice", slices)
+    yield from _errors(predictions, data.text_field, data.pair_field)
 
 
-def _classes(found: Predictions, result: dict[str, Any]) -> Iterable[str]:
-    classes = result["classes"]
+def _classes(predictions: Predictions, result: dict[str, Any]) -> Iterable[str]:
     yield from ("", "## Classes", "")
-    yield from _table(("class", *next(iter(classes.values()))), ((name, *x.values()) for name, x in classes.items()))
-    if found.is_multi_label:
+    yield from _named_table("class", result["classes"])
+    if predictions.is_multi_label:
         yield from ("", "A record has any number of classes, so that there is no confusion matrix.")
     else:
-        yield from _confusions(found)
-    measured = result["calibration"]
+        yield from _confusions(predictions)
+    calibration = result["calibration"]
     yield from ("", "## Calibration", "")
-    yield "Expected and maximum calibration error of 15 bins, Brier score, and the temperature by which scores are to"
-    yield f"be divided, fitted on {measured['fitted_on']}, with the expected error that is left."
+    yield "Expected and maximum calibration error of 15 bins, Brier score, the temperature by which to divide scores,"
+    yield f"fitted on {calibration['fitted_on']}, and the expected error at that temperature."
     yield ""
-    yield from _table(("metric", "value"), ((k, v) for k, v in measured.items() if k != "fitted_on"))
+    yield from _table(("metric", "value"), _numbers(calibration, int | float))
     yield from ("", "![Reliability](reliability.png)")
     if "tuned" in result:
-        yield from _tuned(result["tuned"])
+        yield from _thresholds(result["tuned"])
 
 
-def _confusions(found: Predictions) -> Iterable[str]:
+def _confusions(predictions: Predictions) -> Iterable[str]:
     yield from ("", "![Confusion matrix](confusion.png)", "")
-    matrix = confusion_matrix(found)
-    wrong = matrix - np.diag(np.diag(matrix))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_CONFUSIONS]
-    pairs = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i]]
+    names, matrix = predictions.names, confusion_matrix(predictions)
+    np.fill_diagonal(matrix, 0)
+    order = np.argsort(-matrix, axis=None, kind="stable")[:_MAX_CONFUSIONS]
+    pairs = [np.unravel_index(i, matrix.shape) for i in order if matrix.flat[i]]
     if pairs:
-        rows = ((found.names[i], found.names[j], int(wrong[i, j])) for i, j in pairs)
-        yield from _table(("true", "predicted as", "times"), rows)
+        yield from _table(
+            ("true", "predicted as", "times"), ((names[i], names[j], int(matrix[i, j])) for i, j in pairs)
+        )
 
 
-def _tuned(result: dict[str, Any]) -> Iterable[str]:
+def _thresholds(tuned: dict[str, Any]) -> Iterable[str]:
     yield from ("", "## Thresholds", "")
-    yield f"With the best F1 on {result['on']}, each class against the rest; argmax_f1 is that of the largest"
-    yield "probability, half_f1 that of a threshold of one half."
+    yield f"Thresholds of the best F1 on {tuned['on']}, each class against the rest. argmax_f1 is the F1 of predicting"
+    yield "the most probable class, half_f1 that of a threshold of one half."
     yield ""
-    rows = result["classes"]
-    if rows:
-        yield from _table(("class", *next(iter(rows.values()))), ((name, *x.values()) for name, x in rows.items()))
-    numbers = {name: value for name, value in result.items() if isinstance(value, float)}
-    if numbers:
+    if tuned["classes"]:
+        yield from _named_table("class", tuned["classes"])
+    if numbers := _numbers(tuned, float):
         yield ""
-        yield from _table(("metric with the threshold", "value"), numbers.items())
+        yield from _table(("metric with the threshold", "value"), numbers)
 
 
-def _wrong(found: Predictions, text_field: str, pair_field: str) -> Iterable[str]:
-    if found.is_multi_label:
-        # Of each record the decision that is furthest off.
-        off = np.where(found.predicted != found.true, np.abs(found.probabilities - 0.5) + 0.5, 0)
-        wrong = off.max(-1)
-        head, title = ("class", "true", "probability", "text"), "Most confidently wrong"
-    elif found.names:
-        confidence = found.probabilities.max(-1)
-        wrong = np.where(found.scores.argmax(-1) != found.labels, confidence, 0)
-        head, title = ("true", "predicted", "probability", "text"), "Most confidently wrong"
+def _errors(predictions: Predictions, text_field: str, pair_field: str) -> Iterable[str]:
+    """The most confident wrong predictions, or the values furthest from the truth."""
+    names, labels, scores = predictions.names, predictions.labels, predictions.scores
+    header, title = ("true", "predicted", "probability", "text"), "Most confidently wrong"
+    if predictions.is_multi_label:  # each record counts by its worst decision
+        is_wrong = predictions.predicted != predictions.true
+        decision_errors = np.where(is_wrong, np.abs(predictions.probabilities - 0.5) + 0.5, 0)
+        errors, header = decision_errors.max(-1), ("class", "true", "probability", "text")
+    elif names:
+        errors = np.where(scores.argmax(-1) != labels, predictions.probabilities.max(-1), 0)
     else:
-        wrong = np.abs(found.scores[:, 0] - found.labels)
-        head, title = ("true", "predicted", "error", "text"), "Furthest from the truth"
+        errors = np.abs(scores[:, 0] - labels)
+        header, title = ("true", "predicted", "error", "text"), "Furthest from the truth"
     rows = []
-    for i in np.argsort(-wrong, kind="stable")[:_WRONG].tolist():
-        if wrong[i]:
-            text = found.records[i][text_field] + (f" | {found.records[i][pair_field]}" if pair_field else "")
-            if found.is_multi_label:
-                c = int(off[i].argmax())
-                row = (found.names[c], "yes" if found.labels[i, c] else "no", float(found.probabilities[i, c]))
-            elif found.names:
-                row = (found.names[found.labels[i]], found.names[found.scores[i].argmax()], float(wrong[i]))
-            else:
-                row = (float(found.labels[i]), float(found.scores[i, 0]), float(wrong[i]))
-            rows.append((*row, text))
+    for i in filter(lambda i: errors[i], np.argsort(-errors, kind="stable")[:_MAX_ERRORS].tolist()):
+        if predictions.is_multi_label:
+            c = int(decision_errors[i].argmax())
+            row = (names[c], "yes" if labels[i, c] else "no", float(predictions.probabilities[i, c]))
+        elif names:
+            row = (names[labels[i]], names[scores[i].argmax()], float(errors[i]))
+        else:
+            row = (float(labels[i]), float(scores[i, 0]), float(errors[i]))
+        record = predictions.records[i]
+        rows.append((*row, record[text_field] + (f" | {record[pair_field]}" if pair_field else "")))
     yield from ("", f"## {title}", "")
-    yield from _table(head, rows) if rows else ("None.",)
+    yield from _table(header, rows) if rows else ("None.",)
 
 
-def one_line(text: str) -> str:
-    """A text as a table has room for it: with a space for line breaks and for all that moves a terminal's cursor."""
-    return " ".join(_CONTROL.sub(" ", text).split())
+def _numbers(result: dict[str, Any], kind: Any) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in result.items() if isinstance(value, kind)]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:
-    """A table of Markdown."""
-    rows = [[_cell(value) for value in row] for row in rows]
-    yield _row(head)
-    yield _row(["---"] * len(head))
-    yield from map(_row, rows)
+def _named_table(kind: str, rows: dict[str, dict[str, Any]]) -> Iterable[str]:
+    """A table with a row for each name."""
+    return _table((kind, *next(iter(rows.values()))), ((name, *row.values()) for name, row in rows.items()))
 
 
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:
+    """Lines of a Markdown table."""
+    for cells in (header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)):
+        yield f"| {' | '.join(cells)} |"
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     text = one_line(str(value))
-    text = text if len(text) <= _TEXT else text[:_TEXT] + "…"
+    text = text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + "…"
     for character in "\\|<*`[":
         text = text.replace(character, "\\" + character)
     return text

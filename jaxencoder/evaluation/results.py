@@ -1,4 +1,4 @@
-"""Files of results: JSON, whole or not at all, a run's own or one that says whose results it holds."""
+"""JSON files of results, written atomically: a run's own, or one that names its model."""
 
 import json
 from pathlib import Path
@@ -11,26 +11,31 @@ RESULTS_FILE = "results.json"
 
 
 def results_file(run: str | Path, model: OpenedModel, output: str | Path | None) -> tuple[dict[str, Any], Path | None]:
-    """What stands first in a file of results, and the file: a run's own where none is named.
+    """The header and the path of a model's file of results.
+
+    Args:
+        run: folder or name of the model, as it was opened.
+        model: the opened model.
+        output: path; None: the run's results.json, which needs no header, and no file for other models.
 
     Raises:
         ValueError: the file holds results of another model.
-        OSError: it cannot be read, or its folder is not there.
+        OSError: the file cannot be read, or its folder is missing.
     """
     if output is None:
         return {}, Path(run) / RESULTS_FILE if model.published is None else None
     header = {"model": str(Path(run).absolute()) if Path(run).is_dir() else str(run)}
     output = Path(output)
-    there = read_results(output)
-    if there and there.get("model") != header["model"]:
-        raise ValueError(f"{output} holds results of {there.get('model', 'a run')}; give another --output")
+    previous = read_results(output)
+    if previous and previous.get("model") != header["model"]:
+        raise ValueError(f"{output} holds results of {previous.get('model', 'a run')}; give another --output")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
     return header, output
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The results that are there."""
+    """The results in a file; empty if it is missing."""
     try:
         results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
@@ -41,5 +46,5 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
-    """The results, whole or not at all."""
+    """Replace a file of results."""
     write_atomic(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")

@@ -1,7 +1,7 @@
-"""Retrieval: are the documents that answer a query among those whose vectors are nearest to it?
+"""Retrieval: how well a model's vectors rank the documents that answer a query.
 
-Thakur et al. 2021 (BEIR), arXiv:2104.08663: its folders, and its measures as trec_eval computes them; normalised
-discounted cumulative gain is Järvelin and Kekäläinen 2002.
+Folders and metrics are those of BEIR, Thakur et al. 2021, arXiv:2104.08663, computed as in trec_eval; nDCG is that of
+Järvelin and Kekäläinen 2002.
 """
 
 import logging
@@ -19,74 +19,73 @@ from jaxencoder.text.sources.records import Record, listed, read
 
 log = logging.getLogger(__name__)
 
-DEEPEST = 100  # the furthest rank that a measure looks at
-_WHOLE = re.compile(r"\s*-?\d+\s*")
+MAX_RANK = 100  # lower ranks do not affect the metrics
+_INTEGER = re.compile(r"\s*-?\d+\s*")
 Relevances = dict[str, dict[str, int]]  # query -> document -> relevance
 
 
-class Judged(NamedTuple):
-    """Queries that people have judged documents for: ids, texts, and for each the relevance of some documents."""
+class JudgedQueries(NamedTuple):
+    """Queries with relevance judgments: ids, texts, and the relevances of the judged documents by id."""
 
     ids: list[str]
     texts: list[str]
     relevances: list[dict[str, int]]
 
 
-def ranking_metrics(found: Sequence[Sequence[str]], relevances: Sequence[Mapping[str, int]]) -> dict[str, float]:
-    """Measures of rankings, each the mean over the queries.
+def ranking_metrics(rankings: Sequence[Sequence[str]], relevances: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    """Means over queries of the metrics of rankings.
 
     Args:
-        found: for each query the documents, best first; at least 100 of them, or all that there are.
-        relevances: for each query the relevance of the documents that were judged: 0 and less is not relevant, like
-            documents that were not judged.
+        rankings: for each query the documents, best first: at least 100, or all.
+        relevances: for each query the relevances of the judged documents; 0 and less is not relevant, like documents
+            without a judgment.
 
     Returns:
-        ndcg@10 (gain is the relevance, discount log2(rank + 1), the ideal order of all judged documents is 1), map@10
-        (precision at the ranks of relevant documents, summed up to rank 10, over the number of relevant documents),
-        recall@10, recall@100, mrr@10 (1 / rank of the first relevant document). A query without a relevant document
-        counts as 0, as in trec_eval.
+        ndcg@10 (gain: the relevance; discount: log2(rank + 1)), map@10 (precision at the ranks of relevant documents,
+        summed up to rank 10, over the number of relevant documents), recall@10, recall@100, mrr@10 (1 / rank of the
+        first relevant document). A query without relevant documents counts as 0, as in trec_eval.
     """
-    gains, ideal = np.zeros((len(found), DEEPEST)), np.zeros((len(found), DEEPEST))
-    relevant = np.zeros(len(found))
-    for i, (documents, judged) in enumerate(zip(found, relevances, strict=True)):
-        ranked = [max(0, judged.get(document, 0)) for document in documents[:DEEPEST]]
+    gains, ideal = np.zeros((len(rankings), MAX_RANK)), np.zeros((len(rankings), MAX_RANK))
+    relevant = np.zeros(len(rankings))
+    for i, (documents, judged) in enumerate(zip(rankings, relevances, strict=True)):
+        ranked = [max(0, judged.get(document, 0)) for document in documents[:MAX_RANK]]
         best = sorted((x for x in judged.values() if x > 0), reverse=True)
-        gains[i, : len(ranked)], ideal[i, : len(best)] = ranked, best[:DEEPEST]
+        gains[i, : len(ranked)], ideal[i, : len(best)] = ranked, best[:MAX_RANK]
         relevant[i] = len(best)
-    hits, ranks = gains > 0, np.arange(1, DEEPEST + 1)
+    hits, ranks = gains > 0, np.arange(1, MAX_RANK + 1)
     discounts = 1 / np.log2(ranks + 1)
-    whole = np.maximum(relevant, 1)
+    num_relevant = np.maximum(relevant, 1)
 
     def at_ten(values: np.ndarray) -> np.ndarray:
         return values[:, :10].sum(1)
 
     metrics = {
         "ndcg@10": at_ten(gains * discounts) / np.where(relevant > 0, at_ten(ideal * discounts), 1),
-        "map@10": at_ten(hits * hits.cumsum(1) / ranks) / whole,
-        "recall@10": at_ten(hits) / whole,
-        "recall@100": hits.sum(1) / whole,
+        "map@10": at_ten(hits * hits.cumsum(1) / ranks) / num_relevant,
+        "recall@10": at_ten(hits) / num_relevant,
+        "recall@100": hits.sum(1) / num_relevant,
         "mrr@10": (hits / ranks)[:, :10].max(1),
     }
     return {name: float(values.mean()) for name, values in metrics.items()}
 
 
 def qrels_file(folder: Path, split: str) -> Path:
-    """The file of relevances of a split: qrels/SPLIT.tsv, or for test qrels.tsv; FileNotFoundError without one."""
+    """The relevances of a split: qrels/SPLIT.tsv, or qrels.tsv for test; FileNotFoundError if missing."""
     file = folder / "qrels" / f"{split}.tsv"
-    if split == "test" and not file.exists():
-        file = folder / "qrels.tsv" if (folder / "qrels.tsv").exists() else file
-    if not file.exists():
-        there = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
-        hint = f"the splits there are {listed(there)}" if there else "a BEIR folder has relevances there"
-        raise FileNotFoundError(f"no file {file}; {hint}")
-    return file
+    if file.exists():
+        return file
+    if split == "test" and (folder / "qrels.tsv").exists():
+        return folder / "qrels.tsv"
+    splits = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
+    hint = f"its splits are {listed(splits)}" if splits else "a BEIR folder has relevances there"
+    raise FileNotFoundError(f"no file {file}; {hint}")
 
 
 def read_qrels(file: Path) -> Relevances:
-    """Relevances from lines "query, document, relevance" with tabs between; one line of headings may stand first.
+    """Relevances from lines "query, document, relevance" with tabs between; the first line may be a header.
 
     Raises:
-        ValueError: a line that is not one of these, or no line at all.
+        ValueError: an invalid line, or no lines.
     """
     relevances: Relevances = {}
     try:
@@ -97,7 +96,7 @@ def read_qrels(file: Path) -> Relevances:
         if not line.strip():
             continue
         match line.split("\t"):
-            case [query, document, relevance] if _WHOLE.fullmatch(relevance):
+            case [query, document, relevance] if _INTEGER.fullmatch(relevance):
                 relevances.setdefault(query, {})[document] = int(relevance)
             case [_, _, _] if number == 1:
                 pass
@@ -110,30 +109,30 @@ def read_qrels(file: Path) -> Relevances:
     return relevances
 
 
-def read_queries(folder: Path, relevances: Relevances) -> Judged:
-    """The queries of a folder that were judged, in the order of queries.jsonl; ValueError if one is missing there."""
-    found = {i: record["text"] for i, record in _with_ids(folder / "queries.jsonl") if i in relevances}
-    missing = [query for query in relevances if query not in found]
+def read_queries(folder: Path, relevances: Relevances) -> JudgedQueries:
+    """The judged queries, in the order of queries.jsonl; ValueError if the file lacks one."""
+    texts = {i: record["text"] for i, record in _read_with_ids(folder / "queries.jsonl") if i in relevances}
+    missing = [query for query in relevances if query not in texts]
     if missing:
         raise ValueError(
             f"{folder / 'queries.jsonl'} lacks {len(missing)} of the {len(relevances)} queries that were judged, "
             f"such as {missing[0]!r}; both files must be of the same set"
         )
-    return Judged(list(found), list(found.values()), [relevances[query] for query in found])
+    return JudgedQueries(list(texts), list(texts.values()), [relevances[query] for query in texts])
 
 
 def read_corpus(folder: Path) -> Iterator[Record]:
-    """Records {"_id", "text"} of the documents; the text has the title, if there is one, and a space before it."""
-    for i, record in _with_ids(folder / "corpus.jsonl"):
+    """Records {"_id", "text"} of the documents; a title and a space precede the text."""
+    for i, record in _read_with_ids(folder / "corpus.jsonl"):
         title = record.get("title") or ""
         yield {"_id": i, "text": f"{title} {record['text']}".strip()}
 
 
-class Searched(NamedTuple):
-    """What a search has found: the queries, for each the ids of documents, best first, and how many there are."""
+class SearchResult(NamedTuple):
+    """The queries, for each the ids of its documents, best first, and the number of documents in the corpus."""
 
-    queries: Judged
-    ranked: list[list[str]]
+    queries: JudgedQueries
+    rankings: list[list[str]]
     documents: int
 
 
@@ -146,25 +145,24 @@ def evaluate_retrieval(
 ) -> dict[str, float]:
     """Search the documents of a BEIR folder for each of its judged queries, exactly and in one pass.
 
-    A document with the id of the query is left out of what is found for it, as in BEIR: in some sets the queries are
-    documents themselves.
+    A document with the id of its query does not count as a result, as in BEIR: in some sets queries are documents.
 
     Args:
-        model: an open model.
+        model: an opened model.
         folder: with corpus.jsonl, queries.jsonl, and qrels/SPLIT.tsv or qrels.tsv.
-        split: which judgements.
+        split: of the relevance judgments.
         options, query_prompt: as for `rank`.
 
     Returns:
-        queries and documents, their numbers, and the measures of `ranking_metrics`.
+        queries and documents, their numbers, and `ranking_metrics`.
 
     Raises:
-        ValueError: a file is not as it must be, or no query has a relevant document.
+        ValueError: a file is invalid, or no query has a relevant document.
         OSError: a file is missing or cannot be read.
     """
-    found = search_folder(model, folder, split, DEEPEST, options, query_prompt)
-    metrics = ranking_metrics(found.ranked, found.queries.relevances)
-    return {"queries": len(found.queries.ids), "documents": found.documents, **metrics}
+    result = search_folder(model, folder, split, MAX_RANK, options, query_prompt)
+    metrics = ranking_metrics(result.rankings, result.queries.relevances)
+    return {"queries": len(result.queries.ids), "documents": result.documents, **metrics}
 
 
 def search_folder(
@@ -174,38 +172,38 @@ def search_folder(
     k: int,
     options: EmbedOptions = DEFAULT_OPTIONS,
     query_prompt: str | None = None,
-) -> Searched:
-    """The k documents of a BEIR folder that are nearest to each of its judged queries; see `evaluate_retrieval`."""
+) -> SearchResult:
+    """The k documents of a BEIR folder nearest to each of its judged queries; see `evaluate_retrieval`."""
     folder = Path(folder)
     relevances = read_qrels(qrels_file(folder, split))
     queries = read_queries(folder, relevances)
     if not any(relevance > 0 for judged in queries.relevances for relevance in judged.values()):
         raise ValueError(f"{qrels_file(folder, split)} calls no document relevant; a relevance must be above 0")
     ids, indices = [], np.zeros((0, 0), np.int32)
-    # One more than asked for, for the document that may be left out.
-    for chunk, found in rank(model, queries.texts, read_corpus(folder), k + 1, "text", options, query_prompt):
+    # k + 1, because the document with the query's id is dropped.
+    for chunk, nearest in rank(model, queries.texts, read_corpus(folder), k + 1, "text", options, query_prompt):
         ids += [record["_id"] for record in chunk]
-        indices = found.indices
-    known = set(ids)
-    missing = sum(document not in known for judged in queries.relevances for document, x in judged.items() if x > 0)
+        indices = nearest.indices
+    corpus_ids = set(ids)
+    missing = sum(i not in corpus_ids for judged in queries.relevances for i, x in judged.items() if x > 0)
     if missing:
-        log.warning("%d relevant documents are not in %s, and cannot be found.", missing, folder / "corpus.jsonl")
+        log.warning("%d relevant documents are missing from %s.", missing, folder / "corpus.jsonl")
     ranked = [[ids[i] for i in row if i >= 0] for row in indices.tolist()]
-    others = [[i for i in row if i != query] for row, query in zip(ranked, queries.ids, strict=True)]
-    if left_out := sum(map(len, ranked)) - sum(map(len, others)):
+    rankings = [[i for i in row if i != query] for row, query in zip(ranked, queries.ids, strict=True)]
+    if left_out := sum(map(len, ranked)) - sum(map(len, rankings)):
         log.warning("%d documents have the id of the query that found them and were left out, as in BEIR.", left_out)
-    return Searched(queries, [row[:k] for row in others], len(ids))
+    return SearchResult(queries, [row[:k] for row in rankings], len(ids))
 
 
-def _with_ids(file: Path) -> Iterator[tuple[str, Record]]:
-    """(id, record) of each line; ValueError where an id is missing or stands twice."""
+def _read_with_ids(file: Path) -> Iterator[tuple[str, Record]]:
+    """(id, record) of each line; ValueError if an id is missing or not unique."""
     seen = set()
     for number, record in enumerate(read(str(file)), 1):
-        found = record.get("_id")
-        if not isinstance(found, str | int) or found == "":
-            raise ValueError(f'{file}, record {number}: "_id" is {found!r}; BEIR gives each record one, as text')
-        i = str(found)
+        value = record.get("_id")
+        if not isinstance(value, str | int) or value == "":
+            raise ValueError(f'{file}, record {number}: "_id" is {value!r}; BEIR gives each record one, as text')
+        i = str(value)
         if i in seen:
-            raise ValueError(f"{file}, record {number}: the id {i!r} stands twice; give each record its own")
+            raise ValueError(f"{file}, record {number}: the id {i!r} is not unique; give each record another")
         seen.add(i)
         yield i, record

@@ -1,9 +1,9 @@
-"""Is one run better than another, or was it chance: tests on the same examples, and the spread over several seeds.
+"""Significance tests of the difference between runs on the same examples, with one or several seeds.
 
-Which test for which metric: Dror et al. 2018, "The Hitchhiker's Guide to Testing Statistical Significance in Natural
-Language Processing". Accuracy of two runs by the exact test of McNemar 1947, of several seeds by swapping the sides of
-each example's mean; other metrics by the paired bootstrap, with the p-value of Berg-Kirkpatrick et al. 2012, "An
-Empirical Investigation of Statistical Significance in NLP".
+The choice of tests follows Dror et al. 2018, "The Hitchhiker's Guide to Testing Statistical Significance in Natural
+Language Processing": for accuracy the exact test of McNemar 1947, or with several seeds a permutation test on the means
+per example; for other metrics the paired bootstrap, with the p-value of Berg-Kirkpatrick et al. 2012, "An Empirical
+Investigation of Statistical Significance in NLP".
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +14,8 @@ import scipy.sparse
 import scipy.stats
 
 RESAMPLES = 9_999
-_CELLS = 1 << 24  # numbers of resamples in memory at once
-_LEVEL = 0.05
+_MAX_CELLS = 1 << 24  # numbers of resamples in memory at once
+_LEVEL = 0.05  # of significance
 
 Metric = Callable[[np.ndarray], np.ndarray]
 
@@ -23,9 +23,8 @@ Metric = Callable[[np.ndarray], np.ndarray]
 class Difference(NamedTuple):
     """A metric of two sides, each of one or more runs.
 
-    a, b: the means over the runs of a side. a_std, b_std: the standard deviations over its runs; None of one run.
-    low, high: of b - a the interval that holds 95% of the resamples. p: how probable so large a difference, either way,
-    is by chance. test: which one.
+    a, b: means over the runs of a side. a_std, b_std: standard deviations over its runs; None for one run. low, high:
+    95% interval of b - a over the resamples. p: two-sided p-value. test: its name.
     """
 
     metric: str
@@ -51,46 +50,47 @@ def compare_classes(
 
     Args:
         labels: int [N], ids of the true classes.
-        a, b: int [runs, N], what the runs of each side predict; as many or not.
-        classes: C, how many there are.
+        a, b: int [runs, N], predicted classes of each side; their numbers of runs may differ.
+        classes: number of classes, C.
         seed: of the resampling.
-        resamples: how often it is done.
+        resamples: number of resamples.
     """
     N = len(labels)
-    # Examples that all runs treat alike are one cell: to draw examples is to draw how many of each cell there are.
+    # Examples with the same label and predictions share a cell; drawing examples is drawing the counts of cells.
     cells, counts = np.unique(np.vstack([labels[None], a, b]), axis=1, return_counts=True)
     columns = np.arange(cells.shape[1])
-    place = [
+    to_confusion = [  # of each run, [cells, C * C]
         scipy.sparse.csr_array((np.ones(len(columns)), (columns, cells[0] * classes + run)), (len(columns), classes**2))
         for run in cells[1:]
     ]
 
     def values(weights: np.ndarray) -> np.ndarray:
-        """Each metric of each run [metrics, runs, R] on examples whose cells have the weights [R, cells]."""
-        confusions = (np.reshape(weights @ one, (-1, classes, classes)) for one in place)
-        return np.stack([[metric(x) for metric in _OF_CLASSES.values()] for x in confusions], axis=1)
+        """Metrics [metrics, runs, R] for the counts of cells [R, cells]."""
+        confusions = (np.reshape(weights @ matrix, (-1, classes, classes)) for matrix in to_confusion)
+        return np.stack([[metric(x) for metric in _CLASS_METRICS.values()] for x in confusions], axis=1)
 
     random = np.random.default_rng(seed)
-    size = max(1, _CELLS // max(classes**2, len(columns)))
-    sizes = [min(size, resamples - done) for done in range(0, resamples, size)]
-    drawn = [values(random.multinomial(N, counts / N, n).astype(np.float64)) for n in sizes]
-    found = _differences(tuple(_OF_CLASSES), values(counts[None].astype(np.float64)), np.concatenate(drawn, -1), len(a))
-    right_a, right_b = (side == labels for side in (a, b))
+    sizes = _chunk_sizes(resamples, max(classes**2, len(columns)))
+    resampled = [values(random.multinomial(N, counts / N, size).astype(np.float64)) for size in sizes]
+    measured = values(counts[None].astype(np.float64))
+    accuracy, *rest = _differences(tuple(_CLASS_METRICS), measured, np.concatenate(resampled, -1), len(a))
+    correct_a, correct_b = (side == labels for side in (a, b))
     if len(a) == len(b) == 1:
-        exact = {"p": mcnemar(right_a[0], right_b[0]), "test": "McNemar's exact test"}
+        accuracy = accuracy._replace(p=mcnemar(correct_a[0], correct_b[0]), test="McNemar's exact test")
     else:
-        exact = {"p": permutation(right_a.mean(0), right_b.mean(0), seed, resamples), "test": "permutation test"}
-    return [found[0]._replace(**exact), *found[1:]]
+        p = permutation(correct_a.mean(0), correct_b.mean(0), seed, resamples)
+        accuracy = accuracy._replace(p=p, test="permutation test")
+    return [accuracy, *rest]
 
 
 def compare_values(
     labels: np.ndarray, a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
 ) -> list[Difference]:
-    """Spearman's and Pearson's correlation of two sides; as `compare_classes`, with values float [N] and [runs, N]."""
+    """Spearman's and Pearson's correlations of two sides; as `compare_classes`, with values float [N] and [runs, N]."""
     runs, N = np.vstack([a, b]), len(labels)
 
     def values(examples: np.ndarray) -> np.ndarray:
-        """[metrics, runs, R] on examples [R, N]."""
+        """Metrics [metrics, runs, R] for indices of examples [R, N]."""
         true = labels[examples]
         ranks = scipy.stats.rankdata(true, axis=1)
         return np.array([
@@ -99,58 +99,66 @@ def compare_values(
         ])  # fmt: skip
 
     random = np.random.default_rng(seed)
-    size = max(1, _CELLS // (8 * N))
-    drawn = [values(random.integers(N, size=(min(size, resamples - done), N))) for done in range(0, resamples, size)]
-    return _differences(("spearman", "pearson"), values(np.arange(N)[None]), np.concatenate(drawn, -1), len(a))
+    resampled = [values(random.integers(N, size=(size, N))) for size in _chunk_sizes(resamples, 8 * N)]
+    return _differences(("spearman", "pearson"), values(np.arange(N)[None]), np.concatenate(resampled, -1), len(a))
+
+
+def _chunk_sizes(resamples: int, cells: int) -> list[int]:
+    """Numbers of resamples that fit into memory at once, each of `cells` numbers."""
+    size = max(1, _MAX_CELLS // cells)
+    return [min(size, resamples - start) for start in range(0, resamples, size)]
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
-    """The p-value of McNemar's exact test, two-sided, of which examples two runs have right, bool [N] each."""
+    """The two-sided p-value of McNemar's exact test, from the correct examples of two runs, bool [N] each."""
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     return float(scipy.stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
 def permutation(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> float:
-    """The p-value, two-sided, of the difference of means of paired numbers, float [N] each, by swapping pairs."""
-    if len(a) < 2:  # swapped or not, one pair differs by as much
+    """The two-sided p-value of the difference of means of paired numbers, float [N] each, by swapping pairs."""
+    if len(a) < 2:  # swapping a single pair leaves the size of the difference unchanged
         return 1.0
-    found = scipy.stats.permutation_test(
+    result = scipy.stats.permutation_test(
         (a, b),
         lambda a, b, axis: np.mean(a, axis) - np.mean(b, axis),
         permutation_type="samples",
         vectorized=True,
         n_resamples=resamples,
-        batch=max(1, _CELLS // (4 * len(a))),
+        batch=max(1, _MAX_CELLS // (4 * len(a))),
         rng=np.random.default_rng(seed),
     )
-    return float(found.pvalue)
+    return float(result.pvalue)
 
 
-def in_words(found: Difference, a: str, b: str) -> str:
-    """One sentence."""
-    name, points = found.metric.replace("_", " "), 100 * found.difference
-    numbers = f"{points:+.2f} points, 95% interval {100 * found.low:+.2f} to {100 * found.high:+.2f}, p = {found.p:.3g}"
-    if found.p >= _LEVEL:
-        return f"That {b} and {a} differ in {name} may be chance ({numbers}, {found.test})."
-    return f"{b} has a {'higher' if points > 0 else 'lower'} {name} than {a} ({numbers}, {found.test})."
+def describe_difference(x: Difference, a: str, b: str) -> str:
+    """One sentence on whether sides named a and b differ by more than chance."""
+    name, points = x.metric.replace("_", " "), 100 * x.difference
+    numbers = f"{points:+.2f} points, 95% interval {100 * x.low:+.2f} to {100 * x.high:+.2f}, p = {x.p:.3g}, {x.test}"
+    if x.p >= _LEVEL:
+        return f"That {b} and {a} differ in {name} may be chance ({numbers})."
+    return f"{b} has a {'higher' if points > 0 else 'lower'} {name} than {a} ({numbers})."
 
 
-def _differences(names: Sequence[str], exact: np.ndarray, drawn: np.ndarray, first: int) -> list[Difference]:
-    """Of each metric, from its value [metrics, runs, 1] and those of the resamples [metrics, runs, R]."""
-    found = []
-    for name, runs, resampled in zip(names, exact[..., 0], drawn, strict=True):
-        a, b = runs[:first], runs[first:]
+def _differences(names: Sequence[str], measured: np.ndarray, resampled: np.ndarray, num_a: int) -> list[Difference]:
+    """Differences by metric, from values [metrics, runs, 1] and resampled ones [metrics, runs, R].
+
+    The first `num_a` runs are those of side a.
+    """
+    differences = []
+    for name, runs, resamples in zip(names, measured[..., 0], resampled, strict=True):
+        a, b = runs[:num_a], runs[num_a:]
         difference = b.mean() - a.mean()
-        changes = resampled[first:].mean(0) - resampled[:first].mean(0)
-        low, high = np.quantile(changes, [_LEVEL / 2, 1 - _LEVEL / 2])
-        # Resamples scatter around the difference as chance would around none; of one example, or of such as are all
-        # alike, they do not, and nothing is known of chance.
-        extreme = (np.abs(changes - difference) >= abs(difference) - 1e-12).sum()
-        p = float((extreme + 1) / (len(changes) + 1)) if np.ptp(changes) else 1.0
+        resampled_differences = resamples[num_a:].mean(0) - resamples[:num_a].mean(0)
+        low, high = np.quantile(resampled_differences, [_LEVEL / 2, 1 - _LEVEL / 2])
+        # Resamples scatter around the measured difference as chance does around zero. They do not scatter for a single
+        # example or for equal ones, which cannot show significance.
+        extreme = (np.abs(resampled_differences - difference) >= abs(difference) - 1e-12).sum()
+        p = float((extreme + 1) / (len(resampled_differences) + 1)) if np.ptp(resampled_differences) else 1.0
         deviations = (float(side.std(ddof=1)) if len(side) > 1 else None for side in (a, b))
         means = (float(a.mean()), float(b.mean()))
-        found.append(Difference(name, *means, *deviations, float(low), float(high), p, "paired bootstrap"))
-    return found
+        differences.append(Difference(name, *means, *deviations, float(low), float(high), p, "paired bootstrap"))
+    return differences
 
 
 def _accuracy(confusion: np.ndarray) -> np.ndarray:
@@ -158,26 +166,26 @@ def _accuracy(confusion: np.ndarray) -> np.ndarray:
 
 
 def _macro_f1(confusion: np.ndarray) -> np.ndarray:
-    """Over the classes that are true or predicted somewhere, as scikit-learn's."""
+    """The mean over the classes that are true or predicted somewhere, as in scikit-learn."""
     both = confusion.sum(1) + confusion.sum(2)
     f1 = 2 * np.diagonal(confusion, axis1=1, axis2=2) / np.maximum(both, 1)
     return f1.sum(-1) / (both > 0).sum(-1)
 
 
 def _matthews(confusion: np.ndarray) -> np.ndarray:
-    """Of many classes: Gorodkin 2004; 0 where it is not defined, as scikit-learn's."""
-    total, right = confusion.sum((1, 2)), np.trace(confusion, axis1=1, axis2=2)
+    """The multi-class correlation of Gorodkin 2004; 0 where it is undefined, as in scikit-learn."""
+    total, correct = confusion.sum((1, 2)), np.trace(confusion, axis1=1, axis2=2)
     predicted, true = confusion.sum(1), confusion.sum(2)
-    covariance = right * total - (predicted * true).sum(-1)
+    covariance = correct * total - (predicted * true).sum(-1)
     variances = (total**2 - (predicted**2).sum(-1)) * (total**2 - (true**2).sum(-1))
     return np.where(variances > 0, covariance / np.sqrt(np.maximum(variances, 1)), 0.0)
 
 
-_OF_CLASSES: dict[str, Metric] = {"accuracy": _accuracy, "macro_f1": _macro_f1, "matthews": _matthews}
+_CLASS_METRICS: dict[str, Metric] = {"accuracy": _accuracy, "macro_f1": _macro_f1, "matthews": _matthews}
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's, of each row of [R, N] and [R, N]: [R]; 0 where either is constant."""
+    """Pearson's correlation by row of [R, N] and [R, N]: [R]; 0 if either is constant."""
     x, y = (z - z.mean(-1, keepdims=True) for z in (x, y))
-    spread = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
-    return np.where(spread > 0, (x * y).sum(-1) / np.where(spread > 0, spread, 1), 0.0)
+    scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+    return np.where(scale > 0, (x * y).sum(-1) / np.where(scale > 0, scale, 1), 0.0)

@@ -1,7 +1,7 @@
-"""Semantic textual similarity: do the cosines of two texts' vectors grow with the scores that people gave the texts?
+"""Semantic textual similarity: the correlation of cosine similarities with human scores of pairs of texts.
 
-Agirre et al. 2012, SemEval-2012 task 6; measured as in Reimers and Gurevych 2019 (Sentence-BERT), arXiv:1908.10084, by
-Spearman's rank correlation over all pairs together.
+Agirre et al. 2012, SemEval-2012 task 6; Spearman's rank correlation over all pairs together, as in Reimers and Gurevych
+2019 (Sentence-BERT), arXiv:1908.10084.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ from jaxencoder.text.labels import Labels
 from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.sources import field_names, listed, read
 
-# How published sets name the score; the first that is there counts.
+# Usual names of the score in published sets, in the order in which they are tried.
 _SCORES = ("score", "similarity_score", "similarity", "relatedness_score", "label")
 
 
 class Fields(NamedTuple):
-    """Names of the fields of a record: its two texts and the score of their similarity."""
+    """Names of the fields of a record: two texts, and the score of their similarity."""
 
     text: str
     pair: str
@@ -31,7 +31,7 @@ class Fields(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """The records of a set, column by column: N texts, N texts, float64 [N]."""
+    """The columns of a set: N texts, N texts, scores float64 [N]."""
 
     texts: list[str]
     pairs: list[str]
@@ -39,15 +39,15 @@ class Pairs(NamedTuple):
 
 
 def find_fields(names: Sequence[str], text: str = "", pair: str = "", score: str = "", source: str = "data") -> Fields:
-    """The fields of a set, those that are not named from among the usual ones.
+    """The fields of a set.
 
     Args:
-        names: fields that there are.
-        text, pair, score: names that are known; empty: to be found.
-        source: for the message.
+        names: fields of its records.
+        text, pair, score: the names to use; empty: a usual name.
+        source: for error messages.
 
     Raises:
-        ValueError: a field that is not named cannot be found.
+        ValueError: no field has a usual name.
     """
     a, b = next(((a, b) for a, b in TEXTS.pair_names if a in names and b in names), ("", ""))
     fields = Fields(text or a, pair or b, score or next((name for name in _SCORES if name in names), ""))
@@ -66,15 +66,15 @@ def find_fields(names: Sequence[str], text: str = "", pair: str = "", score: str
 
 
 def read_pairs(sources: Sequence[str], fields: Fields) -> Pairs:
-    """All pairs of a set.
+    """The pairs of a set.
 
     Args:
         sources: as in `jaxencoder.text.sources`; together they are one set.
-        fields: which hold the texts and the score.
+        fields: of the texts and the score.
 
     Raises:
-        ValueError: a record without one of the fields, a text that is no text, a score that is no finite number, or
-            scores that are too few or all the same, with which nothing can correlate.
+        ValueError: a record lacks a field, a text is not a string, a score is not a finite number, or all scores are
+            equal, so that a correlation is undefined.
         OSError: a source cannot be read.
     """
     texts, pairs, scores = [], [], []
@@ -88,8 +88,8 @@ def read_pairs(sources: Sequence[str], fields: Fields) -> Pairs:
             pairs.append(record[fields.pair])
             scores.append(Labels("value", ()).encode(record[fields.score], where))
     if len(set(scores)) < 2:
-        what = "1 pair" if len(scores) == 1 else f"{len(scores)} pairs, all with the score {scores[0]:g}"
-        raise ValueError(f"{listed(sources)} holds {what}; a correlation needs pairs of different scores")
+        content = "1 pair" if len(scores) == 1 else f"{len(scores)} pairs, all with the score {scores[0]:g}"
+        raise ValueError(f"{listed(sources)} holds {content}; a correlation needs pairs of different scores")
     return Pairs(texts, pairs, np.array(scores, np.float64))
 
 
@@ -101,20 +101,21 @@ def evaluate_similarity(
     label_field: str = "",
     options: EmbedOptions = DEFAULT_OPTIONS,
 ) -> dict[str, float | list[str]]:
-    """How the cosine similarity of a model's vectors goes with the scores of a set of pairs.
+    """Correlate the cosine similarities of a model's vectors with the scores of a set of pairs.
+
+    Each distinct text is embedded once.
 
     Args:
-        model: an open model.
-        sources: as in `jaxencoder.text.sources`; together they are one set.
-        text_field, pair_field, label_field: of the texts and the score; empty: found among the usual names.
+        model: an opened model.
+        sources: as in `read_pairs`.
+        text_field, pair_field, label_field: of the texts and the score; empty: usual names.
         options: of the vectors, which are always normalized.
 
     Returns:
-        pairs, their number; spearman and pearson, in [-1, 1]; fields, the three names. Each different text is embedded
-        once.
+        pairs, their number; spearman and pearson, in [-1, 1]; fields, the three names.
 
     Raises:
-        ValueError, OSError: as `find_fields` and `read_pairs` do.
+        ValueError, OSError: as `find_fields` and `read_pairs`.
     """
     fields = find_fields(field_names(sources[0]), text_field, pair_field, label_field, sources[0])
     texts, pairs, scores = read_pairs(sources, fields)
@@ -123,5 +124,5 @@ def evaluate_similarity(
     if not np.isfinite(vectors).all():
         raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
     a, b = (vectors[[numbers[text] for text in side]].astype(np.float64) for side in (texts, pairs))
-    found = correlations(np.einsum("ND,ND->N", a, b), scores)
-    return {"pairs": len(scores), "spearman": found["spearman"], "pearson": found["pearson"], "fields": list(fields)}
+    result = correlations(np.einsum("ND,ND->N", a, b), scores)
+    return {"pairs": len(scores), "spearman": result["spearman"], "pearson": result["pearson"], "fields": list(fields)}

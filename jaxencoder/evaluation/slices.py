@@ -1,4 +1,4 @@
-"""Metrics of parts of a data set: by length, and by any field of its records."""
+"""Metrics of slices of a data set: by length, and by the fields of its records."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,71 +11,70 @@ from jaxencoder.tasks.classification.predict import Predictions
 from jaxencoder.text.sources import closest, listed
 
 LENGTH = "length in tokens"
-_MOST = 30  # slices of a field; the values of the rarest are one slice
-_PARTS = 4  # of numbers, with about as many examples each
-_ABSENT, _OTHERS = "(none)", "(others)"
+_MAX_SLICES = 30  # per field; the rarest values share one slice
+_QUANTILES = 4  # slices of numbers, with about equally many examples
+_ABSENT, _OTHER = "(none)", "(others)"
 
 
-def slices(found: Predictions, fields: Sequence[str] = ()) -> dict[str, dict[str, dict[str, float]]]:
-    """The main metrics of each part of a data set.
+def slice_metrics(predictions: Predictions, fields: Sequence[str] = ()) -> dict[str, dict[str, dict[str, float]]]:
+    """The main metrics of each slice of a data set.
 
     Args:
-        found: what a run predicts.
-        fields: of the records. Each value is a slice, of many values the 29 most frequent; numbers of many values are
-            cut into quarters, as the lengths always are.
+        predictions: what a run predicts.
+        fields: of the records. Each value is a slice; of more than 30 values the 29 most frequent, or quartiles if they
+            are numbers, as for the length.
 
     Returns:
-        {"length in tokens" or the field: {the slice: metrics}}: examples, and of classes accuracy, macro_f1 and
-        matthews, of several classes for each record `metrics_of_decisions`, of values pearson and spearman.
+        {"length in tokens" or the field: {name of the slice: metrics}}: examples, and for classes accuracy, macro_f1
+        and matthews, for multi-label predictions `metrics_of_decisions`, for values pearson and spearman.
 
     Raises:
-        ValueError: a field that no record has.
+        ValueError: no record has one of the fields.
     """
-    columns: dict[str, list[Any]] = {LENGTH: found.tokens.tolist()}
+    slices = {LENGTH: _quartiles(predictions.tokens.tolist())}
     for name in fields:
-        if not any(name in record for record in found.records):
-            there = found.records[0]
-            raise ValueError(f"no record has the field {name!r}, but {listed(there)}{closest(name, there)}")
-        columns[name] = [record.get(name) for record in found.records]
-    return {name: _of_column(found, values, name == LENGTH) for name, values in columns.items()}
+        if not any(name in record for record in predictions.records):
+            first = predictions.records[0]
+            raise ValueError(f"no record has the field {name!r}, but {listed(first)}{closest(name, first)}")
+        slices[name] = _slices_of_values([record.get(name) for record in predictions.records])
+    return {name: _metrics_by_slice(predictions, keys) for name, keys in slices.items()}
 
 
-def _of_column(found: Predictions, values: list[Any], quarters: bool) -> dict[str, dict[str, float]]:
-    keys = _quarters(values) if quarters else _values(values)
+def _metrics_by_slice(predictions: Predictions, keys: list[tuple[int, str]]) -> dict[str, dict[str, float]]:
+    """Metrics by the name of a slice; keys are the rank and the name of each record's slice."""
     result = {}
-    for key in dict.fromkeys(sorted(keys, key=lambda key: key[0])):
-        at = np.array([key == other for other in keys])
-        if found.is_multi_label:
-            result[key[1]] = {"examples": int(at.sum())} | metrics_of_decisions(found.predicted[at], found.true[at])
-        elif found.names:
-            labels, chosen = found.labels[at], found.scores[at].argmax(-1)
-            metrics = metrics_of_classes(chosen, labels, len(found.names))
+    for key in sorted(set(keys)):
+        rows = np.array([key == other for other in keys])
+        if predictions.is_multi_label:
+            metrics = metrics_of_decisions(predictions.predicted[rows], predictions.true[rows])
+        elif predictions.names:
+            classes = predictions.scores[rows].argmax(-1)
+            metrics = metrics_of_classes(classes, predictions.labels[rows], len(predictions.names))
             metrics = {name: metrics[name] for name in ("accuracy", "macro_f1", "matthews")}
-            result[key[1]] = {"examples": int(at.sum())} | metrics
         else:
-            metrics = correlations(found.scores[at, 0], found.labels[at])
-            result[key[1]] = {"examples": int(at.sum())} | metrics
+            metrics = correlations(predictions.scores[rows, 0], predictions.labels[rows])
+        result[key[1]] = {"examples": int(rows.sum())} | metrics
     return result
 
 
-def _quarters(values: list[float]) -> list[tuple[float, str]]:
-    """Of each number its place in the order of slices, and the slice's name, such as "3 to 17"."""
+def _quartiles(values: list[float]) -> list[tuple[int, str]]:
+    """The rank and the name of each number's slice, such as (0, "3 to 17")."""
     numbers = np.asarray(values)
-    bounds = np.unique(np.quantile(numbers, np.arange(1, _PARTS) / _PARTS, method="lower"))
-    parts = np.searchsorted(bounds, numbers)
+    bounds = np.unique(np.quantile(numbers, np.arange(1, _QUANTILES) / _QUANTILES, method="lower"))
+    ranks = np.searchsorted(bounds, numbers)
     names = {}
-    for part in np.unique(parts).tolist():
-        low, high = numbers[parts == part].min(), numbers[parts == part].max()
-        names[part] = f"{low:.15g}" if low == high else f"{low:.15g} to {high:.15g}"
-    return [(part, names[part]) for part in parts.tolist()]
+    for rank in np.unique(ranks).tolist():
+        low, high = numbers[ranks == rank].min(), numbers[ranks == rank].max()
+        names[rank] = f"{low:.15g}" if low == high else f"{low:.15g} to {high:.15g}"
+    return [(rank, names[rank]) for rank in ranks.tolist()]
 
 
-def _values(values: list[Any]) -> list[tuple[float, str]]:
-    counts = Counter(_ABSENT if value is None else str(value) for value in values)
-    if len(counts) > _MOST and all(isinstance(x, int | float) and np.isfinite(x) for x in values):
-        return _quarters(values)
-    order = [name for name, _ in counts.most_common()]
-    kept = order if len(order) <= _MOST else order[: _MOST - 1]
-    places = {name: place for place, name in enumerate(kept)}
-    names = (_ABSENT if value is None else str(value) for value in values)
-    return [(places[name], name) if name in places else (_MOST, _OTHERS) for name in names]
+def _slices_of_values(values: list[Any]) -> list[tuple[int, str]]:
+    names = [_ABSENT if value is None else str(value) for value in values]
+    frequent = [name for name, _ in Counter(names).most_common()]
+    if len(frequent) > _MAX_SLICES:
+        if all(isinstance(x, int | float) and np.isfinite(x) for x in values):
+            return _quartiles(values)
+        frequent = frequent[: _MAX_SLICES - 1]
+    ranks = {name: rank for rank, name in enumerate(frequent)}
+    return [(ranks[name], name) if name in ranks else (_MAX_SLICES, _OTHER) for name in names]

@@ -1,7 +1,7 @@
-"""Many runs in one command: each trained and measured in a folder of its own, those that are finished never again.
+"""Suites of runs: each is trained and evaluated in its own folder, and finished runs are never repeated.
 
-What is known lies in the suite's results.json, whole at any moment. A run that was interrupted is continued, and gives
-what an uninterrupted one gives; so a suite that was killed goes on with the same command.
+All results are in the suite's results.json, which is replaced atomically. An interrupted run continues and gives the
+results of an uninterrupted one, so the same command continues a suite that was killed.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,16 +41,17 @@ REPORT_FILE = "report.md"
 LOG_FILE = "log.txt"
 
 Outcome = dict[str, Any]
+Summarize = Callable[[dict[str, Outcome]], tuple[dict[str, Any], str]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One of the runs of a suite.
+    """One run of a suite.
 
     Attributes:
-        name: of its folder within that of the suite.
-        config: what is trained.
-        data: sources to measure besides what the run holds out, by the names of their results.
+        name: its folder within the suite's.
+        config: configuration to train.
+        data: sources to evaluate on besides the validation data, by the names of their results.
     """
 
     name: str
@@ -59,57 +60,71 @@ class Run:
 
     @property
     def sources(self) -> list[str]:
-        """Of all phases those to train and to validate on, and those to measure."""
-        data = [part.data for part in self.config.phase_configs]
-        return [*(source for one in data for source in (*one.train, *one.validation)), *self.data.values()]
+        """Sources of training and validation in all phases, and of `data`."""
+        phases = [phase.data for phase in self.config.phase_configs]
+        return [*(source for data in phases for source in (*data.train, *data.validation)), *self.data.values()]
 
 
 def identities(runs: Sequence[Run]) -> dict[str, str]:
-    """By name a digest of what decides the outcome of each run: its settings, and the `fingerprint` of its sources.
+    """Digests, by name, of all that decides a run's results: its settings, and the `fingerprint` of its sources.
 
-    Of local files, up to a GiB a source, what they hold counts: to copy or touch them changes nothing. Of larger and
-    remote ones the size and time of change count, or the ETag; of a source that is missing its name alone.
+    The content of local files counts, up to a GiB per source, so that copying or touching them changes nothing. For
+    larger and remote files the size and modification time or the ETag count; for a missing source only its name.
     """
 
     @functools.cache
-    def held(source: str) -> str:
+    def content_of(source: str) -> str:
         try:
             return fingerprint(source, content=True)
         except (ValueError, OSError):
-            return ""  # the run itself will say what is wrong
+            return ""  # the run itself reports the error
 
-    found = {}
+    digests = {}
     for run in runs:
-        parts = [to_json(run.config), *run.data.items(), *map(held, run.sources)]
-        found[run.name] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-    return found
+        parts = [to_json(run.config), *run.data.items(), *map(content_of, run.sources)]
+        digests[run.name] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return digests
 
 
-def perform(
-    runs: Sequence[Run],
-    folder: Path,
-    summarize: Callable[[dict[str, Outcome]], tuple[dict[str, Any], str]],
-    jobs: int = 1,
-) -> dict[str, Outcome]:
-    """Train and measure runs, and keep the suite's results and report up to date.
+def run_suite(runs: Sequence[Run], folder: Path, summarize: Summarize, jobs: int = 1) -> dict[str, Outcome]:
+    """Train and evaluate runs, and keep the suite's results and report up to date.
 
     Args:
-        runs: each with a name of its own.
-        folder: of the suite; NAME/ are the runs, results.json and report.md what came of them.
-        summarize: from the outcomes so far, by name, to what results.json has besides "runs", and the report.
-        jobs: runs at a time; more than one are processes, each on its share of the cores, with NAME/log.txt.
+        runs: with distinct names.
+        folder: of the suite, with a folder NAME per run, results.json and report.md.
+        summarize: maps the outcomes so far, by name, to the entries of results.json besides "runs", and the report.
+        jobs: runs at a time; with more than one, each is a process on its share of the cores and logs to NAME/log.txt.
 
     Returns:
-        By name, in the order of `runs`: "results" ({"validation": metrics, ...}), "steps", "tokens_per_second" and
-        "seconds" of training without compiling and measuring; or "diverged" or "failed", why there are none. What has
-        failed, unlike what has diverged, is tried again by the next call.
+        Outcomes by name, in the order of `runs`: "results" ({"validation": metrics, ...}), "steps",
+        "tokens_per_second" and "seconds" of training without compilation and evaluation; or the reason as "diverged" or
+        "failed". The next call repeats failed runs, but not diverged ones.
 
     Raises:
-        ValueError: jobs are more than cores, or not for this machine; several hosts would do the runs; another suite
-            is at work in the folder, or its results are of other settings or data, see `identities`; or each of the
-            runs has failed.
+        ValueError: jobs exceed the cores, or 1 on an accelerator; several hosts are configured; another suite is
+            running in the folder, or its results have another identity, see `identities`; or every run has failed.
         OSError: the folder cannot be written.
     """
+    cores = _usable_cores(jobs)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _exclusive(folder), _shared_compilation_cache():
+        results = _SuiteResults(runs, folder, summarize)
+        pending = [run for run in runs if run.name not in results.finished]
+        if jobs > 1:
+            shares = [cores[i * len(cores) // jobs : (i + 1) * len(cores) // jobs] for i in range(jobs)]
+            _run_in_processes(pending, folder, shares, results.add)
+        else:
+            for run in pending:
+                results.add(run, _train_and_evaluate(run, folder / run.name))
+                jax.clear_caches()  # programs that later runs share are on disk
+    outcomes = results.ordered
+    if runs and all("failed" in outcome for outcome in outcomes.values()):
+        raise ValueError(f"every run has failed; {runs[0].name}: {outcomes[runs[0].name]['failed']}")
+    return outcomes
+
+
+def _usable_cores(jobs: int) -> list[int]:
+    """Cores of this process; ValueError if they do not allow this number of jobs."""
     if os.environ.get("JAXENCODER_DISTRIBUTED") or jax.distributed.is_initialized():
         raise ValueError("a suite is for one host; unset JAXENCODER_DISTRIBUTED, and train large runs one by one")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -117,67 +132,74 @@ def perform(
         raise ValueError(f"jobs is {jobs}; give at least 1 and at most {max(len(cores), 1)}, the number of cores")
     if jobs > 1 and not computes_on_cpu():
         raise ValueError(f"jobs is {jobs}, but an accelerator does one run at a time; set it to 1")
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        return _perform(runs, folder, summarize, cores, jobs)
+    return cores
 
 
-def _perform(
-    runs: Sequence[Run],
-    folder: Path,
-    summarize: Callable[[dict[str, Outcome]], tuple[dict[str, Any], str]],
-    cores: Sequence[int],
-    jobs: int,
-) -> dict[str, Outcome]:
-    path = folder / RESULTS_FILE
-    known, identity = _known(path), identities(runs)
-    for run in runs:
-        if "results" in (there := known.get(run.name, {})) and there.get("identity") != identity[run.name]:
-            raise ValueError(
-                f"{path} has results of {run.name} with other settings or data; name another folder for these"
-            )
-    ended = {
-        run.name: known[run.name]
-        for run in runs
-        if known.get(run.name, {}).get("identity") == identity[run.name] and "failed" not in known[run.name]
-    }
+class _SuiteResults:
+    """Outcomes of a suite, in results.json and report.md.
 
-    def write() -> None:
-        ordered = {run.name: ended[run.name] for run in runs if run.name in ended}
-        summary, report = summarize(ordered)
-        write_atomic(path, json.dumps(summary | {"runs": known | ordered}, indent=2, ensure_ascii=False) + "\n")
-        write_atomic(folder / REPORT_FILE, report + "\n")
+    Attributes:
+        finished: outcomes of `runs` by name, without those that have failed before.
+        previous: outcomes in the file when the suite was started, which may be of other runs.
+    """
 
-    def end(run: Run, outcome: Outcome) -> None:
-        ended[run.name] = {"identity": identity[run.name]} | outcome
-        write()
-        print(f"{run.name} ({len(ended)} of {len(runs)}): {_said(outcome)}", flush=True)
+    def __init__(self, runs: Sequence[Run], folder: Path, summarize: Summarize):
+        self.runs, self.folder, self.summarize = runs, folder, summarize
+        path = folder / RESULTS_FILE
+        self.previous, self.identity = _read_outcomes(path), identities(runs)
+        self.finished: dict[str, Outcome] = {}
+        for run in runs:
+            outcome = self.previous.get(run.name, {})
+            if outcome.get("identity") == self.identity[run.name]:
+                if "failed" not in outcome:
+                    self.finished[run.name] = outcome
+            elif "results" in outcome:
+                raise ValueError(f"{path} has results of {run.name} with other settings or data; name another folder")
+        if self.finished:
+            print(f"Finished before: {', '.join(self.finished)}", flush=True)
+        self.write()
 
-    if ended:
-        print(f"Finished before: {', '.join(run.name for run in runs if run.name in ended)}", flush=True)
-    write()
-    waiting = [run for run in runs if run.name not in ended]
-    with _shared_programs():
-        if jobs > 1:
-            shares = [cores[i * len(cores) // jobs : (i + 1) * len(cores) // jobs] for i in range(jobs)]
-            _side_by_side(waiting, folder, shares, end)
-        else:
-            for run in waiting:
-                end(run, _outcome(run, folder / run.name))
-                jax.clear_caches()  # what the next can use is on disk
-    if runs and all("failed" in outcome for outcome in ended.values()):
-        raise ValueError(f"every run has failed; {runs[0].name}: {ended[runs[0].name]['failed']}")
-    return {run.name: ended[run.name] for run in runs}
+    @property
+    def ordered(self) -> dict[str, Outcome]:
+        """The outcomes so far, in the order of the runs."""
+        return {run.name: self.finished[run.name] for run in self.runs if run.name in self.finished}
+
+    def add(self, run: Run, outcome: Outcome) -> None:
+        self.finished[run.name] = {"identity": self.identity[run.name]} | outcome
+        self.write()
+        print(f"{run.name} ({len(self.finished)} of {len(self.runs)}): {_format_outcome(outcome)}", flush=True)
+
+    def write(self) -> None:
+        summary, report = self.summarize(self.ordered)
+        content = summary | {"runs": self.previous | self.ordered}
+        write_atomic(self.folder / RESULTS_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_atomic(self.folder / REPORT_FILE, report + "\n")
+
+
+def _read_outcomes(path: Path) -> dict[str, Outcome]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["runs"]) if path.exists() else {}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} holds no results of a suite; name another folder, or delete it") from None
+
+
+def _format_outcome(outcome: Outcome) -> str:
+    if "results" not in outcome:
+        return next(f"{status}: {reason}" for status, reason in outcome.items())
+    return "; ".join(
+        f"{name} " + ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
+        for name, metrics in outcome["results"].items()
+    )
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Iterator[None]:
     """Keeps other suites out of the folder."""
     lock = filelock.FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise ValueError(f"another suite is at work in {folder}; wait for it, or name another folder") from None
+        raise ValueError(f"another suite is running in {folder}; wait for it, or name another folder") from None
     try:
         yield
     finally:
@@ -185,40 +207,23 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _shared_programs() -> Iterator[None]:
-    """Keeps what is compiled on disk for a while, where jax does not already: other seeds need the same programs."""
+def _shared_compilation_cache() -> Iterator[None]:
+    """Keeps compiled programs on disk during the suite, unless jax already does: all seeds need the same ones."""
     if jax.config.jax_compilation_cache_dir:
         yield
         return
     with tempfile.TemporaryDirectory(prefix="jaxencoder-programs-") as folder:
         try:
             jax.config.update("jax_compilation_cache_dir", folder)
-            compilation_cache.reset_cache()  # it would not look at the setting a second time
+            compilation_cache.reset_cache()  # jax reads the setting only once otherwise
             yield
         finally:
             jax.config.update("jax_compilation_cache_dir", None)
             compilation_cache.reset_cache()
 
 
-def _known(path: Path) -> dict[str, Outcome]:
-    """The outcomes that an earlier call has written."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["runs"]) if path.exists() else {}
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} holds no results of a suite; name another folder, or delete it") from None
-
-
-def _said(outcome: Outcome) -> str:
-    if "results" not in outcome:
-        return next(f"{how}: {why}" for how, why in outcome.items())
-    return "; ".join(
-        f"{name} " + ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
-        for name, metrics in outcome["results"].items()
-    )
-
-
-def _outcome(run: Run, folder: Path) -> Outcome:
-    """Train and measure one run, from wherever it stands."""
+def _train_and_evaluate(run: Run, folder: Path) -> Outcome:
+    """Train one run, or continue it, and evaluate it."""
     folder.mkdir(parents=True, exist_ok=True)
     step = kept_step(run.config)
     try:
@@ -231,25 +236,24 @@ def _outcome(run: Run, folder: Path) -> Outcome:
         return {"diverged": str(error)}
     except (ValueError, OSError) as error:
         return {"failed": " ".join(str(error).split()) or type(error).__name__}
-    except jax.errors.JaxRuntimeError as error:  # such as too little memory, of which the other lines tell in detail
+    except jax.errors.JaxRuntimeError as error:  # such as out of memory, where the other lines list allocations
         return {"failed": str(error).partition("\n")[0]}
     numbers = {
-        name: {metric: value for metric, value in found.items() if isinstance(value, int | float)}
-        for name, found in results.items()
+        name: {metric: value for metric, value in result.items() if isinstance(value, int | float)}
+        for name, result in results.items()
     }
-    return {"results": numbers} | _speed(folder)
+    return {"results": numbers} | _training_speed(folder)
 
 
-def _speed(folder: Path) -> dict[str, float]:
-    """Steps of a run, its tokens a second, and seconds of training, whatever interruptions it has had."""
-    config = read(folder / CONFIG_FILE)
-    parts = config.phase_configs
+def _training_speed(folder: Path) -> dict[str, float]:
+    """Steps, tokens per second and seconds of training, without the interruptions of a run."""
+    phases = read(folder / CONFIG_FILE).phase_configs
     step, tokens, rates = 0, 0.0, []
     for record in map(json.loads, (folder / METRICS_FILE).read_text(encoding="utf-8").split("\n")[:-1]):
         if "padding" in record:
-            part = parts[record["phase"]]
-            places = part.training.batch_size * part.data.row_length
-            tokens += (record["step"] - step) * places * (1 - record["padding"])
+            phase = phases[record["phase"]]
+            positions = phase.training.batch_size * phase.data.row_length
+            tokens += (record["step"] - step) * positions * (1 - record["padding"])
             step = record["step"]
         rates += [record["tokens_per_second"]] if "tokens_per_second" in record else []
     rate = statistics.median(rates) if rates else math.nan
@@ -257,131 +261,86 @@ def _speed(folder: Path) -> dict[str, float]:
     return {"steps": step} | speed
 
 
-# Several at a time
+# Several runs at a time. A pool of processes (concurrent.futures, loky) would end all runs when one is killed, and has
+# no way to let the others save; so each run has its own process, which its standard input controls.
 
 
-def _side_by_side(
-    runs: Sequence[Run], folder: Path, shares: Sequence[Sequence[int]], end: Callable[[Run, Outcome], None]
+def _run_in_processes(
+    runs: Sequence[Run], folder: Path, shares: Sequence[Sequence[int]], add: Callable[[Run, Outcome], None]
 ) -> None:
-    """Each run in a process of its own, as many at a time as there are shares of the cores."""
+    """Run each in its own process, at most one per share of the cores at a time."""
     free: queue.Queue = queue.Queue()
     for share in shares:
         free.put(share)
     children: set[subprocess.Popen] = set()
 
-    def one(run: Run) -> Outcome:
+    def run_on_free_cores(run: Run) -> Outcome:
         cores = free.get()
         try:
-            return _in_process(run, folder / run.name, cores, children)
+            return _run_in_process(run, folder / run.name, cores, children)
         finally:
             free.put(cores)
 
     executor = ThreadPoolExecutor(len(shares), "suite")
-    futures = {executor.submit(one, run): run for run in runs}
+    futures = {executor.submit(run_on_free_cores, run): run for run in runs}
     try:
         for future in as_completed(futures):
-            end(futures[future], future.result())
+            add(futures[future], future.result())
     finally:
         for future in futures:
             future.cancel()
         for child in list(children):
-            child.stdin.close()  # it saves, and leaves
+            child.stdin.close()  # it saves and exits, see _exit_with_parent
         executor.shutdown()
 
 
-def _in_process(run: Run, folder: Path, cores: Sequence[int], children: set[subprocess.Popen]) -> Outcome:
+def _run_in_process(run: Run, folder: Path, cores: Sequence[int], children: set[subprocess.Popen]) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     request = {"name": run.name, "config": to_json(run.config), "data": dict(run.data)}
     request |= {"folder": str(folder), "cores": list(cores)}
-    with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
-        child = subprocess.Popen(
+    with (
+        (folder / LOG_FILE).open("a", encoding="utf-8") as log,
+        subprocess.Popen(
             [sys.executable, "-m", "jaxencoder.evaluation.suite"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             env=os.environ | {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir},
             text=True,
-            start_new_session=True,  # Ctrl-C is told to it through its input
-        )
-    children.add(child)
-    try:
+            start_new_session=True,  # Ctrl-C must not kill it before it has saved
+        ) as child,
+    ):
+        children.add(child)
         print(f"{run.name} begins, see {folder / LOG_FILE}", flush=True)
         child.stdin.write(json.dumps(request) + "\n")
         child.stdin.flush()
         answer = child.stdout.read()
-        code = child.wait()
-    finally:
-        children.discard(child)
-        child.stdout.close()
-        child.stdin.close()
+    children.discard(child)
     if answer:
         return json.loads(answer)
-    return {"failed": f"its process ended with exit code {code}; see {folder / LOG_FILE}"}
+    return {"failed": f"its process ended with exit code {child.returncode}; see {folder / LOG_FILE}"}
 
 
-def _child() -> None:
-    """Performs the run that is asked for on the standard input; what is printed goes to stderr, the log."""
+def _child_main() -> None:
+    """Perform the run that standard input describes; all output but its outcome goes to stderr, the log."""
     request = json.loads(sys.stdin.readline())
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     if request["cores"]:
         os.sched_setaffinity(0, request["cores"])  # before jax counts them
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     keep_freed_memory()
     run = Run(request["name"], from_json(request["config"]), request["data"])
-    outcome = _outcome(run, Path(request["folder"]))
+    outcome = _train_and_evaluate(run, Path(request["folder"]))
     with answer:
         json.dump(outcome, answer)
 
 
-def _leave_with_parent() -> None:
-    """The end of the input is that of the parent, however it came: save and leave, as at any SIGTERM."""
+def _exit_with_parent() -> None:
+    """Save and exit, as after any SIGTERM, when the input ends: the parent has closed it or has died."""
     os.read(0, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-# What the runs of one setting come to
-
-
-def spread(outcomes: Iterable[Outcome], name: str = "validation") -> dict[str, dict[str, float]]:
-    """Of each metric what `mean_and_sd` says of the runs that have results.
-
-    Returns:
-        {"accuracy": {"mean": 0.8, "sd": 0.01, "runs": 3}, ...}; empty if none has results.
-    """
-    found = [outcome["results"][name] for outcome in outcomes if name in outcome.get("results", {})]
-    return {metric: mean_and_sd([metrics[metric] for metrics in found]) for metric in (found[0] if found else {})}
-
-
-def mean_and_sd(values: Sequence[float]) -> dict[str, float]:
-    """The mean, the standard deviation of a sample, and the number of values.
-
-    The deviation is None of one value, and where one is not finite.
-    """
-    if not all(map(math.isfinite, values)):
-        return {"mean": sum(values) / len(values), "sd": None, "runs": len(values)}
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "sd": sd, "runs": len(values)}
-
-
-def told(part: Mapping[str, float] | None, scale: float = 1.0, digits: int = 4) -> str:
-    """A mean with its deviation: "0.8312 ± 0.0041"."""
-    if part is None:
-        return ""
-    sd = "" if part["sd"] is None else f" ± {scale * part['sd']:.{digits}f}"
-    return f"{scale * part['mean']:.{digits}f}{sd}"
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of Markdown that reads well as it is: first column to the left, numbers to the right."""
-    cells = [list(header), *map(list, rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        [row[0].ljust(widths[0]), *(x.rjust(n) for x, n in zip(row[1:], widths[1:], strict=True))] for row in cells
-    ]
-    lines.insert(1, ["-" * widths[0], *("-" * (n - 1) + ":" for n in widths[1:])])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 if __name__ == "__main__":
-    _child()
+    _child_main()

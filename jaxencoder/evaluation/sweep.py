@@ -1,6 +1,6 @@
-"""A grid of settings and seeds, each trained and measured, and the table that says which setting is the best.
+"""Sweeps: train and evaluate a grid of settings with several seeds, and rank the settings.
 
-Small data sets need several seeds, because one says little: Dodge et al. 2020, arXiv:2002.06305.
+Small data sets need several seeds, because results vary much between them: Dodge et al. 2020, arXiv:2002.06305.
 """
 
 import dataclasses
@@ -15,139 +15,133 @@ from typing import Any
 from jaxencoder.checkpoints.run import saved_config
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import CONFIG_FILE, override
-from jaxencoder.evaluation.suite import Outcome, Run, markdown, perform, spread, told
+from jaxencoder.evaluation.seeds import aggregate, format_failures, format_mean
+from jaxencoder.evaluation.suite import Outcome, Run, run_suite
+from jaxencoder.evaluation.tables import markdown_table
 
-# Metrics that settings are ranked by where that of training is not among the results, and which way.
-_USUAL = (("accuracy", "max"), ("f1", "max"), ("micro_f1", "max"), ("exact", "max"), ("loss", "min"))
+# Metrics to rank settings by if training.best_metric is not among the results, and whether more or less is better.
+_COMMON_METRICS = {"accuracy": "max", "f1": "max", "micro_f1": "max", "exact": "max", "loss": "min"}
 
 
-def sweep(
+def run_sweep(
     config: RunConfig, folder: str | Path, seeds: Sequence[int] = (), vary: Sequence[str] = (), jobs: int = 1
 ) -> str:
-    """Train and measure every combination of settings with every seed.
+    """Train and evaluate every combination of settings with every seed.
 
     Args:
-        config: what all of them share.
-        folder: SETTING/seed_N/ are the runs; results.json and report.md are kept up to date.
-        seeds: of training.seed; none: the one of `config`.
-        vary: "NAME=VALUE,VALUE": a dotted setting and its values; one of several words is given in quotes.
-        jobs: runs at a time, see `perform`.
+        config: settings that all runs share.
+        folder: has the runs SETTING/seed_N/ and the suite's results.json and report.md.
+        seeds: values of training.seed; empty: the one in `config`.
+        vary: "NAME=VALUE,VALUE": a dotted setting and its values; a value of several words is quoted.
+        jobs: as for `run_suite`.
 
     Returns:
-        The report: a table with the mean and the standard deviation over the seeds, the best setting by the runs' own
-        training.best_metric, and what has failed.
+        The report: a table of means and standard deviations over the seeds, the best setting by the runs'
+        training.best_metric, and the runs that have failed.
 
     Raises:
         ValueError: a setting is unknown, malformed or contradicts another, or every run has failed.
         OSError: the folder cannot be written.
     """
-    settings = grid(config, vary)
+    folder, settings = Path(folder), grid(config, vary)
     seeds = tuple(dict.fromkeys(seeds)) or (config.training.seed,)
-    runs = {}
-    for name, changed in settings.items():
+    groups: dict[str, list[str]] = {name: [] for name in settings}
+    runs = []
+    for name, setting in settings.items():
         for seed in seeds:
-            training = dataclasses.replace(changed.training, seed=seed)
             path = f"{name}/seed_{seed}" if vary else f"seed_{seed}"
-            runs[name, seed] = Run(path, dataclasses.replace(changed, training=training))
-    groups = {name: [runs[name, seed].name for seed in seeds] for name in settings}
-    report = ""
+            training = dataclasses.replace(setting.training, seed=seed)
+            runs.append(Run(path, dataclasses.replace(setting, training=training)))
+            groups[name].append(path)
 
     def summarize(outcomes: dict[str, Outcome]) -> tuple[dict[str, Any], str]:
-        nonlocal report
-        summary = summary_of(outcomes, groups, _resolved(config, Path(folder), outcomes))
-        report = report_of(summary, outcomes, len(seeds))
-        return summary, report
+        summary = summarize_settings(outcomes, groups, _completed_config(config, folder, outcomes))
+        return summary, format_report(summary, outcomes, len(seeds))
 
-    perform(list(runs.values()), Path(folder), summarize, jobs)
-    return report
+    return summarize(run_suite(runs, folder, summarize, jobs))[1]
 
 
-def _resolved(config: RunConfig, folder: Path, outcomes: dict[str, Outcome]) -> RunConfig:
-    """The configuration as the data has completed it, where a run has ended: what is best may depend on the classes."""
-    ended = (folder / name for name, outcome in outcomes.items() if "results" in outcome)
-    return next((saved_config(run) for run in ended if (run / CONFIG_FILE).is_file()), config)
+def _completed_config(config: RunConfig, folder: Path, outcomes: dict[str, Outcome]) -> RunConfig:
+    """The configuration of a finished run, in which the data has set what the best metric may depend on: classes."""
+    finished = (folder / name for name, outcome in outcomes.items() if "results" in outcome)
+    return next((saved_config(run) for run in finished if (run / CONFIG_FILE).is_file()), config)
 
 
 def grid(config: RunConfig, vary: Sequence[str]) -> dict[str, RunConfig]:
-    """The combinations of settings by name, such as "learning_rate=1e-4,rank=8"; the last one varies fastest.
+    """All combinations of settings by name, such as "learning_rate=1e-4,rank=8"; the last setting varies fastest.
 
     Raises:
-        ValueError: not NAME=VALUE,VALUE, a setting that is named twice, or one that the configuration refuses.
+        ValueError: not NAME=VALUE,VALUE, a repeated setting, or a value that the configuration refuses.
     """
     axes: dict[str, list[str]] = {}
-    for words in vary:
-        name, _, values = words.partition("=")
+    for text in vary:
+        name, _, values = text.partition("=")
         name = name.lstrip("-").replace("-", "_")
         values = [value.strip() for value in values.split(",")]
         if not name or not all(values):
-            raise ValueError(f"{words!r} is not NAME=VALUE,VALUE, such as optimizer.learning_rate=1e-4,3e-4")
+            raise ValueError(f"{text!r} is not NAME=VALUE,VALUE, such as optimizer.learning_rate=1e-4,3e-4")
         if name == "training.seed":
-            raise ValueError(f"{words!r} varies the seed; name seeds as such, their results are averaged")
+            raise ValueError(f"{text!r} varies the seed; give seeds as such, so that their results are averaged")
         if name in axes or len(set(values)) < len(values):
-            raise ValueError(f"{words!r} names a setting or a value for the second time; name each once")
+            raise ValueError(f"{text!r} repeats a setting or a value; name each once")
         axes[name] = values
-    ends = [name.rpartition(".")[2] for name in axes]
-    short = [end if ends.count(end) == 1 else name for name, end in zip(axes, ends, strict=True)]
-    found: dict[str, RunConfig] = {}
+    last_parts = [name.rpartition(".")[2] for name in axes]
+    short = [end if last_parts.count(end) == 1 else name for name, end in zip(axes, last_parts, strict=True)]
+    settings: dict[str, RunConfig] = {}
     for values in itertools.product(*axes.values()):
-        words = [word for name, value in zip(axes, values, strict=True) for word in (f"--{name}", *shlex.split(value))]
-        name = ",".join(f"{name}={_plain(value)}" for name, value in zip(short, values, strict=True)) or "all"
-        if name in found:
+        options = [x for name, value in zip(axes, values, strict=True) for x in (f"--{name}", *shlex.split(value))]
+        # A folder has this name: runs/small becomes runs_small.
+        plain = [re.sub(r"[^\w.+-]+", "_", value) for value in values]
+        name = ",".join(f"{name}={value}" for name, value in zip(short, plain, strict=True)) or "all"
+        if name in settings:
             raise ValueError(f"two settings have the same name {name}; write one of their values in another way")
-        found[name] = override(config, words, "jaxencoder sweep")
-    return found
+        settings[name] = override(config, options, "jaxencoder sweep")
+    return settings
 
 
-def _plain(value: str) -> str:
-    """As a part of a folder's name: "runs/small" -> "runs_small"."""
-    return re.sub(r"[^\w.+-]+", "_", value)
+def summarize_settings(outcomes: dict[str, Outcome], groups: dict[str, list[str]], config: RunConfig) -> dict[str, Any]:
+    """Means over seeds and the best setting, as in results.json.
 
-
-def summary_of(outcomes: dict[str, Outcome], groups: dict[str, list[str]], config: RunConfig) -> dict[str, Any]:
-    """What results.json says of the settings, each a group of runs that differ in their seeds.
-
-    The best one is that by the training.best_metric of `config`, or by a usual metric where results lack that.
+    Args:
+        outcomes: by the names of runs.
+        groups: names of the runs of each setting.
+        config: its training.best_metric ranks the settings, or a common metric if the results lack it.
     """
-    settings = {name: spread(outcomes[run] for run in names if run in outcomes) for name, names in groups.items()}
-    settings = {name: found for name, found in settings.items() if found}
-    named = config.training.best_metric, config.training.best_mode
-    metric, mode = named if named[0] else config.objective.best
-    shared = [name for name, _ in ((metric, mode), *_USUAL) if all(name in found for found in settings.values())]
-    if not shared:
+    settings = {name: aggregate(outcomes[run] for run in runs if run in outcomes) for name, runs in groups.items()}
+    settings = {name: metrics for name, metrics in settings.items() if metrics}
+    best_metric, best_mode = config.training.best_metric, config.training.best_mode
+    if not best_metric:
+        best_metric, best_mode = config.objective.best
+    modes = {best_metric: best_mode} | {x: mode for x, mode in _COMMON_METRICS.items() if x != best_metric}
+    metric = next((name for name in modes if all(name in metrics for metrics in settings.values())), None)
+    if metric is None:
         return {"best": None, "by": None, "settings": settings}
-    if metric != shared[0]:
-        metric, mode = shared[0], dict(_USUAL)[shared[0]]
-    sign = 1 if mode == "max" else -1
+    sign = 1 if modes[metric] == "max" else -1
 
     def rank(name: str) -> tuple[int, float]:
-        """One with fewer results, because runs have diverged, comes after all others."""
-        mean = settings[name][metric]["mean"]
-        return settings[name][metric]["runs"], sign * mean if math.isfinite(mean) else -math.inf
+        """A setting with fewer results, because runs have diverged, comes after all others."""
+        result = settings[name][metric]
+        return result["runs"], sign * result["mean"] if math.isfinite(result["mean"]) else -math.inf
 
     return {"best": max(settings, key=rank, default=None), "by": metric, "settings": settings}
 
 
-def report_of(summary: dict[str, Any], outcomes: dict[str, Outcome], seeds: int) -> str:
-    """The table, the best setting and what has failed, as Markdown."""
-    settings = summary["settings"]
-    lines = []
+def format_report(summary: dict[str, Any], outcomes: dict[str, Outcome], seeds: int) -> str:
+    """The table of settings, the best one and the failures, as Markdown."""
+    settings, lines = summary["settings"], []
     if settings:
         metrics = [name for name in next(iter(settings.values())) if name != "examples"]
-        counted = any(found[metrics[0]]["runs"] < seeds for found in settings.values())
-        rows = [
-            [name, *([str(found[metrics[0]]["runs"])] if counted else []), *(told(found.get(m)) for m in metrics)]
-            for name, found in settings.items()
-        ]
-        lines.append(markdown(["setting", *(["runs"] if counted else []), *metrics], rows))
+        rows = [[name, *(format_mean(results.get(x)) for x in metrics)] for name, results in settings.items()]
+        header = ["setting", *metrics]
+        counts = [results[metrics[0]]["runs"] for results in settings.values()]
+        if min(counts) < seeds:
+            header.insert(1, "runs")
+            for row, count in zip(rows, counts, strict=True):
+                row.insert(1, str(count))
+        lines.append(markdown_table(header, rows))
     if summary["best"] is not None:
         best = settings[summary["best"]][summary["by"]]
         among = f", of {len(settings)} settings" if len(settings) > 1 else ""
         over = f"mean over {best['runs']} seeds" if best["runs"] > 1 else "one seed"
-        lines.append(f"Best: {summary['best']}, {summary['by']} {told(best)} ({over}{among})")
-    lines += [
-        f"{name} has {how}: {one[how]}"
-        for name, one in outcomes.items()
-        for how in ("diverged", "failed")
-        if how in one
-    ]
-    return "\n\n".join(lines or ["No run has ended yet."])
+        lines.append(f"Best: {summary['best']}, {summary['by']} {format_mean(best)} ({over}{among})")
+    return "\n\n".join((lines + format_failures(outcomes)) or ["No run has ended yet."])

@@ -1,25 +1,45 @@
-"""Results as lines of text, for a terminal."""
+"""Tables of results: plain text for a terminal, and Markdown."""
 
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from jaxencoder.evaluation.report import one_line
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """Lines of text: one for each set, with a column for each metric; fractions are given times 100."""
+def one_line(text: str) -> str:
+    """The text with a space in place of line breaks and of characters that move a terminal's cursor."""
+    return " ".join(_CONTROL.sub(" ", text).split())
+
+
+def text_table(rows: Iterable[Sequence[str]], justify: Callable[[str, int], str] = str.rjust) -> str:
+    """Lines of aligned columns; `justify` applies to all but the first, which is flush left."""
+    return "\n".join("  ".join(row).rstrip() for row in _align(rows, justify))
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns: the first one flush left, the others flush right."""
+    lines = _align([header, *rows], str.rjust, minimum=3)
+    first, *widths = map(len, lines[0])
+    lines.insert(1, ["-" * first, *("-" * (n - 1) + ":" for n in widths)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _align(rows: Iterable[Sequence[str]], justify: Callable[[str, int], str], minimum: int = 0) -> list[list[str]]:
+    rows = list(rows)
+    first, *widths = (max(minimum, *map(len, column)) for column in zip(*rows, strict=True))
+    return [[row[0].ljust(first), *(justify(x, n) for x, n in zip(row[1:], widths, strict=True))] for row in rows]
+
+
+def format_results(results: dict[str, dict[str, Any]]) -> str:
+    """A text table with a row for each set and a column for each metric; fractions are multiplied by 100."""
     columns = list(next(iter(results.values())))
-    rows = [["", *columns]] + [
-        [one_line(name), *(_cell(result[column]) for column in columns)] for name, result in results.items()
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(x.rjust(n) for x, n in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    )
+    rows = [[one_line(name), *(_cell(result[column]) for column in columns)] for name, result in results.items()]
+    return text_table([["", *columns], *rows])
 
 
-def summary(result: dict[str, Any]) -> str:
-    """Lines of text for what `evaluate` returns: its numbers, and a table for each group of them."""
+def format_metrics(result: dict[str, Any]) -> str:
+    """The result of `evaluate` as text: a line for each number, and a table for each group of numbers."""
     lines = [
         f"{name:<24} {value:.4f}" if isinstance(value, float) else f"{name:<24} {value}"
         for name, value in result.items()
@@ -32,11 +52,11 @@ def summary(result: dict[str, Any]) -> str:
     if "tuned" in result:
         tuned = result["tuned"]
         tables[f"with thresholds of the best F1 on {tuned['on']}"] = tuned["classes"]
-        tables["decided by them"] = {"": {name: x for name, x in tuned.items() if isinstance(x, float)}}
+        tables["overall with these thresholds"] = {"": {name: x for name, x in tuned.items() if isinstance(x, float)}}
     tables |= {f"by {name}": parts for name, parts in result.get("slices", {}).items()}
     for title, rows in tables.items():
         if rows and all(rows.values()):
-            lines += ["", *([title] if title else []), table(rows)]
+            lines += ["", *([title] if title else []), format_results(rows)]
     return "\n".join(lines)
 
 

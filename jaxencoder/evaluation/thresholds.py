@@ -1,4 +1,4 @@
-"""From which probability on a class is predicted, where the largest one is not the best rule: of rare classes.
+"""Probability thresholds of classes, for rare classes that are seldom the most probable one.
 
 The threshold of the best F1 on validation data, one class against the rest: Lipton et al. 2014, arXiv:1402.1892.
 """
@@ -12,12 +12,13 @@ from jaxencoder.tasks.classification.predict import Predictions
 
 
 def best_threshold(probabilities: np.ndarray, positive: np.ndarray) -> float:
-    """The threshold whose F1 is best; of equal ones the largest.
+    """The threshold with the best F1, and the largest of several.
 
-    It lies half way between two probabilities, so that either side has some room, unless they are neighbours.
+    It is the midpoint of two probabilities, or the upper one if no float lies between them.
 
     Args:
-        probabilities: float [N], of the class. positive: bool [N], where it is true, somewhere at least.
+        probabilities: float [N], of the class.
+        positive: bool [N], the examples of the class; at least one.
     """
     from sklearn.metrics import precision_recall_curve
 
@@ -29,42 +30,42 @@ def best_threshold(probabilities: np.ndarray, positive: np.ndarray) -> float:
     return float(middle if middle > below else thresholds[best])
 
 
-def tuned(measured: Predictions, tuning: Predictions) -> dict[str, Any]:
-    """Metrics of a classifier whose thresholds have the best F1 on other data.
+def tuned_metrics(measured: Predictions, tuning: Predictions) -> dict[str, Any]:
+    """Metrics of a classifier with the thresholds of the best F1 on other data.
 
     Args:
-        measured: what is measured. tuning: what the thresholds are chosen on, of the same run.
+        measured: predictions to measure.
+        tuning: predictions of the same model to choose the thresholds on.
 
     Returns:
-        "classes": of each class that is true somewhere in `tuning`, by name: its threshold and, one class against the
-        rest, precision, recall and f1 with that threshold, beside argmax_f1, that of the largest probability. Of two
-        classes only the second has a threshold, which decides for all: then also accuracy, macro_f1, matthews and f1.
-        Where a record has any number of classes, half_f1 is that of a threshold of one half, which stays for classes
-        that are nowhere true in `tuning`; then also micro_f1, macro_f1 and accuracy.
+        "classes", by name, for each class that occurs in `tuning`: threshold and, one class against the rest,
+        precision, recall and f1 with it, and argmax_f1, the f1 of predicting the most probable class. With two classes
+        only the second has a threshold, which decides all examples: then also accuracy, macro_f1, matthews and f1. With
+        multi-label predictions half_f1 replaces argmax_f1 and is the f1 of a threshold of one half, which classes that
+        do not occur in `tuning` keep: then also micro_f1, macro_f1 and accuracy.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
-    binary = len(measured.names) == 2 and not measured.is_multi_label
-    options = {"average": "binary", "zero_division": 0}
-    classes, shares, chosen = {}, measured.probabilities, measured.predicted
-    before, decided = "half_f1" if measured.is_multi_label else "argmax_f1", chosen.copy()
-    for c in range(1 if binary else 0, len(measured.names)):
-        if not tuning.true[:, c].any():
+    def scores(true: np.ndarray, predicted: np.ndarray) -> list[float]:
+        values = precision_recall_fscore_support(true, predicted, average="binary", zero_division=0)
+        return [float(x) for x in values[:3]]
+
+    is_binary = len(measured.names) == 2 and not measured.is_multi_label
+    untuned = "half_f1" if measured.is_multi_label else "argmax_f1"
+    predicted, probabilities, tuning_probabilities = measured.predicted, measured.probabilities, tuning.probabilities
+    classes, decisions = {}, predicted.copy()
+    for c in range(1 if is_binary else 0, len(measured.names)):
+        is_tuning, is_true = tuning.true[:, c], measured.true[:, c]
+        if not is_tuning.any():
             continue
-        threshold = best_threshold(tuning.probabilities[:, c], tuning.true[:, c])
-        decided[:, c] = above = shares[:, c] >= threshold
-        true = measured.true[:, c]
-        precision, recall, f1, _ = precision_recall_fscore_support(true, above, **options)
-        classes[measured.names[c]] = {
-            "threshold": threshold,
-            "precision": float(precision),
-            "recall": float(recall),
-            "f1": float(f1),
-            before: float(precision_recall_fscore_support(true, chosen[:, c], **options)[2]),
-        }
+        threshold = best_threshold(tuning_probabilities[:, c], is_tuning)
+        decisions[:, c] = probabilities[:, c] >= threshold
+        tuned = dict(zip(("precision", "recall", "f1"), scores(is_true, decisions[:, c]), strict=True))
+        before = {untuned: scores(is_true, predicted[:, c])[2]}
+        classes[measured.names[c]] = {"threshold": threshold} | tuned | before
     result: dict[str, Any] = {"classes": classes}
-    if binary and classes:
-        result |= metrics_of_classes(above.astype(np.int64), measured.labels, 2)
+    if is_binary and classes:
+        result |= metrics_of_classes(decisions[:, 1].astype(np.int64), measured.labels, 2)
     if measured.is_multi_label:
-        result |= metrics_of_decisions(decided, measured.true)
+        result |= metrics_of_decisions(decisions, measured.true)
     return result

@@ -20,7 +20,6 @@ from jaxencoder.inference.global_tokens import with_first_tokens
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
-from jaxencoder.inference.outputs import encode
 from jaxencoder.inference.windows import WindowPooler, run_windows
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
@@ -28,6 +27,7 @@ from jaxencoder.model.heads import pool
 from jaxencoder.model.sentence import SentenceConfig, finish_vectors, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.records import chunks
+from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
@@ -195,7 +195,7 @@ def _pooled(
     rows: Batch,
 ) -> jax.Array:
     """One vector per text of each packed row: [B, E, dimensions]."""
-    x = encode(encoder, compute, params, first_tokens(rows))
+    x = encoder_output(encoder, compute, params, first_tokens(rows))
     modules, texts = params.get("sentence", {}), buckets.max_texts_per_row(x.shape[1])
     return sentence_vectors(settings, modules, x, rows["segment_ids"], texts, skip, pooling_query(params))
 
@@ -214,7 +214,7 @@ def _pooled_windows(
 
     Learned pooling appends one number, the logarithm of the sum of the tokens' weights, by which windows are combined.
     """
-    x = encode(encoder, compute, params, first_tokens(rows))  # [B, T, D]
+    x = encoder_output(encoder, compute, params, first_tokens(rows))  # [B, T, D]
     texts, query, parts = buckets.max_texts_per_row(x.shape[1]), pooling_query(params), []
     for method in settings.pooling:
         # The first and last token are the window's; other methods pool only the tokens that belong to the window.

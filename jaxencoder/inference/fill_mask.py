@@ -10,10 +10,10 @@ import numpy as np
 
 from jaxencoder.inference.devices import compute_context
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.outputs import encode
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text import buckets
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
@@ -96,7 +96,7 @@ def _predict(
     excluded: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """The k best ids and their probabilities at slots [M] of a single row: int32 and float32 [M, k]."""
-    x = encode(encoder, compute, params, rows)[:, slots]
+    x = encoder_output(encoder, compute, params, rows)[:, slots]
     x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, x)
     probabilities = jax.nn.softmax(vocabulary_scores(x[0], bias, output_table(params)))
     values, best = jax.lax.top_k(jnp.where(excluded, -1, probabilities), k)

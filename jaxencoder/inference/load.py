@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -31,9 +31,9 @@ def opened(model: str | Path | OpenedModel) -> OpenedModel:
 
 
 def _opened(checkpoint: Checkpoint, compute: ComputeConfig) -> OpenedModel:
-    values = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
-    models = {name: _opened(value, compute) for name, value in values.items() if isinstance(value, Checkpoint)}
-    return OpenedModel(**(values | models), compute=compute)
+    values: dict[str, Any] = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
+    values |= {name: _opened(x, compute) for name, x in values.items() if isinstance(x, Checkpoint)}
+    return OpenedModel(**values, compute=compute)
 
 
 def _compute(config: RunConfig, dtype: str | None) -> ComputeConfig:

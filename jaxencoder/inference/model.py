@@ -108,14 +108,14 @@ class OpenedModel(Checkpoint):
         Yields:
             (the batch's texts and their positions in its rows, the function's values for the rows).
         """
-        limit = self.limit(max_length)
+        limit, tokenizer = self.limit(max_length), buckets.require_tokenizer(self.tokenizer)
         if batch_tokens is None:
             batch_tokens = devices.default_batch_tokens()
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens is {batch_tokens}; give at least 1")
         pending = None
         for plan in buckets.plan([len(x) for x in ids], buckets.row_lengths(limit), batch_tokens):
-            rows = buckets.batch(ids, plan, self.tokenizer.pad_id)
+            rows = buckets.batch(ids, plan, tokenizer.pad_id)
             rows |= extra(plan) if extra else {}
             with devices.compute_context(self.mesh, self.compute):
                 values = function(self.device_params, self.place(rows))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxencoder.model.heads import Pooling
+from jaxencoder.model.config import Pooling
 from jaxencoder.text.window_config import WindowConfig
 
 

@@ -6,16 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import HeadConfig, MlmHead, apply_heads, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
-
-
-def encode(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
-    """The encoder's output [B, T, D] for a batch, without dropout."""
-    inputs = (rows["token_ids"], rows["segment_ids"], rows["positions"], rows.get("token_type_ids"))
-    global_slots = rows.get("global_slots")
-    return Encoder(encoder, compute).apply({"params": params["encoder"]}, *inputs, global_slots=global_slots)
+from jaxencoder.tasks.running import encoder_output
 
 
 def outputs(
@@ -36,7 +29,7 @@ def outputs(
     return _heads(encoder, heads, params, hidden, rows["segment_ids"])
 
 
-_hidden = jax.jit(encode, static_argnums=(0, 1))
+_hidden = jax.jit(encoder_output, static_argnums=(0, 1))
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.tasks.classification import classify
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text import buckets
 
 
@@ -20,11 +21,12 @@ class Ranked(NamedTuple):
     score: float
 
 
-def check_cross_encoder(model: OpenedModel) -> None:
-    """Raise ValueError unless the model is a run on pairs that predicts a value or one of two classes."""
+def check_cross_encoder(model: OpenedModel) -> Classification:
+    """The objective of a run on pairs that predicts a value or one of two classes; ValueError for other models."""
     objective = model.config.objective
-    if model.published is not None or not classify.is_classifier(model) or not model.config.data.pair_field:
-        raise ValueError("this model scores no pairs; use a run of finetune_classification with data.pair_field")
+    is_run = model.published is None and isinstance(objective, Classification) and "classifier" in model.params
+    if not is_run or not model.config.data.pair_field:
+        raise ValueError("this model does not score pairs; use a run of finetune_classification with data.pair_field")
     if objective.labels > 2 or objective.multi_label:
         raise ValueError(
             f"this run has {objective.labels} classes, which give no single score; train it on classes 0 and 1, or on "
@@ -35,6 +37,7 @@ def check_cross_encoder(model: OpenedModel) -> None:
             f"this run's classes are {' and '.join(objective.class_names)}, which do not say which one is better; train "
             "it on 0 and 1"
         )
+    return objective
 
 
 def score_pairs(
@@ -53,10 +56,10 @@ def score_pairs(
     Raises:
         ValueError: a model that is no cross-encoder, or no lists of strings.
     """
-    check_cross_encoder(model)
-    found = classify.score(model, queries, texts, batch_tokens=batch_tokens)
-    buckets.warn_truncated(found.truncated, len(found.tokens), classify.row_length(model))
-    return found.scores[:, -1] - (found.scores[:, 0] if model.config.objective.labels == 2 else 0)
+    objective = check_cross_encoder(model)
+    scored = classify.score(model, queries, texts, batch_tokens=batch_tokens)
+    buckets.warn_truncated(scored.truncated, len(scored.tokens), classify.row_length(model))
+    return scored.scores[:, -1] - (scored.scores[:, 0] if objective.labels == 2 else 0)
 
 
 def rerank(

@@ -14,10 +14,10 @@ import numpy as np
 
 from jaxencoder.inference.global_tokens import with_first_tokens
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.outputs import encode
 from jaxencoder.inference.windows import run_windows
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.objective import Batch
+from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text import buckets
 from jaxencoder.text.window_config import WindowConfig
 from jaxencoder.text.windows import text_windows
@@ -85,7 +85,7 @@ def tokens(
     hidden, mask, spans = np.zeros((B, T, D), np.float32), np.zeros((B, T), bool), np.zeros((B, T, 2), np.int32)
     for i, (vectors, characters) in enumerate(rows):
         hidden[i, : len(vectors)], mask[i, : len(vectors)] = vectors, True
-        if offsets:
+        if characters is not None:
             spans[i, : len(vectors)] = characters
     return (hidden, mask, spans) if offsets else (hidden, mask)
 
@@ -97,9 +97,11 @@ def _truncated(
     ids = model.tokenize(texts, max_length)
     spans: list[np.ndarray | None] = [None] * len(ids)
     if offsets:
-        encodings = model.tokenizer.encode_batch(texts, offsets=True, max_length=model.limit(max_length))
+        encodings = buckets.require_tokenizer(model.tokenizer).encode_batch(
+            texts, offsets=True, max_length=model.limit(max_length)
+        )
         spans = [encoding.offsets for encoding in encodings]
-    rows = [(np.zeros(0), None)] * len(ids)
+    rows: list[tuple[np.ndarray, np.ndarray | None]] = [(np.zeros(0), None)] * len(ids)
     for plan, values in model.run(_function(model), ids, batch_tokens, max_length):
         for i, row, start in zip(plan.texts.tolist(), plan.row, plan.start, strict=True):
             rows[i] = values[row, start : start + len(ids[i])], spans[i]
@@ -114,4 +116,4 @@ def _function(model: OpenedModel) -> partial:
 def _hidden(
     encoder: EncoderConfig, compute: ComputeConfig, first_tokens: Any, params: dict[str, Any], rows: Batch
 ) -> jax.Array:
-    return encode(encoder, compute, params, first_tokens(rows)).astype(jnp.float32)
+    return encoder_output(encoder, compute, params, first_tokens(rows)).astype(jnp.float32)

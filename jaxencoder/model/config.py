@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu", "relu_squared"]
+Pooling = Literal["cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxencoder.model.config import Activation, EncoderConfig
 from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm, apply, init_table
 
-Pooling = Literal["cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken"]
+HeadInputs = Literal["tokens", "cls", "mean", "pooled"]
 
 
 class MlmHead(nn.Module):
@@ -113,7 +113,7 @@ def _members(segment_ids: jax.Array, documents: int) -> jax.Array:
 class HeadConfig:
     """A head of published checkpoints: an optional transform and an optional projection of some vectors."""
 
-    inputs: Literal["tokens", "cls", "mean", "pooled"] = "tokens"
+    inputs: HeadInputs = "tokens"
     """Each token's vector, the first one, their mean, or the output of the head named pooler."""
     outputs: int = 0
     """Outputs of the projection; 0 for no projection."""

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.model.heads import Pooling, pool
+from jaxencoder.model.config import Pooling
+from jaxencoder.model.heads import pool
 
 _EPSILON = 1e-5  # torch's default, which no published module changes
 

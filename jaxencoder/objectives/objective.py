@@ -14,7 +14,7 @@ from jaxencoder.model.heads import HeadConfig
 from jaxencoder.model.layers import apply
 
 Params = dict[str, Any]
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]  # name -> array: of jax on the devices, of numpy on the host
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight): they add up over rows, steps and devices
 
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.kernels.dropout import dropout
-from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import Classifier, Head, HeadConfig, Pooling, first_tokens
+from jaxencoder.model.heads import Classifier, Head, HeadConfig, first_tokens
 from jaxencoder.objectives.objective import Batch, Params, encode
 
 

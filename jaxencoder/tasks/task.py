@@ -101,12 +101,16 @@ class TaskConfig(Protocol):
 class TaskModel(Protocol):
     """An opened model as tasks use it; see `jaxencoder.inference.model.OpenedModel`."""
 
-    config: Any  # TaskConfig
-    params: Params
-    tokenizer: Tokenizer
-    compute: ComputeConfig
-    published: Any  # None for a run
-
+    @property
+    def config(self) -> Any: ...  # TaskConfig
+    @property
+    def params(self) -> Params: ...
+    @property
+    def tokenizer(self) -> Tokenizer | None: ...
+    @property
+    def compute(self) -> ComputeConfig: ...
+    @property
+    def published(self) -> Any: ...  # None for a run
     @property
     def heads(self) -> Mapping[str, HeadConfig]: ...
     @property

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -76,14 +77,14 @@ class Batches:
         stores, indices = self.locate(positions + self._skip)
         segments = max(store.meta["segments"] for store in self._stores)
 
-        def widened(fields: Batch) -> Batch:
+        def widen(fields: Batch) -> Batch:
             is_label = segment_labels.FIELDS
-            return {k: segment_labels.widened(x, segments) if k in is_label else x for k, x in fields.items()}
+            return {k: segment_labels.widen(x, segments) if k in is_label else x for k, x in fields.items()}
 
-        batch = widened(self._stores[0].padding(len(positions)))
+        batch = widen(self._stores[0].padding(len(positions)))
         batch["row_ids"] = (self._starts[stores] + indices).astype(np.uint32)
         for k in np.unique(stores[stores >= 0]):
-            for name, values in widened(self._stores[k].read(indices[stores == k])).items():
+            for name, values in widen(self._stores[k].read(indices[stores == k])).items():
                 batch[name][stores == k] = values
         return batch
 
@@ -145,16 +146,18 @@ def prefetch(
 
 
 def _on_devices(batches: Batches, step: int, shardings: dict[int, jax.sharding.Sharding]) -> dict[str, jax.Array]:
-    indices = shardings[1].addressable_devices_indices_map((batches.batch_size,)).values()
-    ranges = [index[0].indices(batches.batch_size) for index in indices]
-    first, last = min(start for start, _, _ in ranges), max(end for _, end, _ in ranges)
+    def rows_of(index: Any) -> tuple[int, int]:  # Any: jax's types admit None, which no sharding gives
+        return index[0].indices(batches.batch_size)[:2]
+
+    ranges = [rows_of(x) for x in shardings[1].addressable_devices_indices_map((batches.batch_size,)).values()]
+    first, last = min(start for start, _ in ranges), max(end for _, end in ranges)
     local = batches.batch(step, slice(first, last))
 
     def to_global(name: str, values: np.ndarray) -> jax.Array:
         shape = (batches.batch_size, *values.shape[1:])
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
-            start, end, _ = index[0].indices(batches.batch_size)
+        def part(index: Any) -> np.ndarray:
+            start, end = rows_of(index)
             return values[(slice(start - first, end - first), *index[1:])]
 
         sharded = 1 if name in ("row_ids", *segment_labels.FIELDS) else 2

@@ -104,7 +104,8 @@ def _batch_of(packed: list[list[int]], lengths: Sequence[int], rows: int, length
             segment.append(j)
             start.append(used)
             used += lengths[text]
-    return BatchPlan(*(np.array(x, np.int64) for x in (texts, row, segment, start)), rows, length)
+    texts, row, segment, start = (np.array(x, np.int64) for x in (texts, row, segment, start))
+    return BatchPlan(texts, row, segment, start, rows, length)
 
 
 def require_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:

@@ -6,16 +6,15 @@ once, whatever the size of the data, and the step is all the state that a run ne
 same for one index at a time, in 20 microseconds each: 80 ms for a batch of 4096.)
 """
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 _ROUNDS = 8
 # Draws before a mixture's pattern repeats: the resolution of its weights.
 _PERIOD = 1 << 16
 
 
-def mixture_weights(sizes: Sequence[float], weights: Sequence[float] = (), temperature: float = 1.0) -> np.ndarray:
+def mixture_weights(sizes: ArrayLike, weights: ArrayLike = (), temperature: float = 1.0) -> np.ndarray:
     """The probabilities with which a mixture draws from its sources.
 
     Args:
@@ -29,7 +28,7 @@ def mixture_weights(sizes: Sequence[float], weights: Sequence[float] = (), tempe
     Raises:
         ValueError: a number is out of range, or a weight is on an empty source.
     """
-    sizes = np.asarray(sizes, np.float64)
+    sizes, weights = np.asarray(sizes, np.float64), np.asarray(weights, np.float64)
     if not _is_distribution(sizes):
         raise ValueError(f"sizes of sources {sizes.tolist()} must be finite, not negative, and not all zero")
     if not temperature > 0:
@@ -38,19 +37,16 @@ def mixture_weights(sizes: Sequence[float], weights: Sequence[float] = (), tempe
         # Divided by the largest first so that no power overflows; an empty source stays at 0 at any temperature.
         scaled = np.where(sizes > 0, (sizes / sizes.max()) ** (1 / temperature), 0.0)
         return scaled / scaled.sum()
-    weights = np.asarray(weights, np.float64)
     if weights.shape != sizes.shape:
         raise ValueError(f"{len(weights)} weights for {len(sizes)} sources; give one weight per source")
     if not _is_distribution(weights):
         raise ValueError(f"weights {weights.tolist()} must be finite, not negative, and not all zero")
     if temperature != 1:
         raise ValueError(
-            f"temperature {temperature} has no effect on the weights {weights.tolist()}; set only one of them"
+            f"temperature {temperature} does not apply to weights {weights.tolist()}; set only one of them"
         )
     if (weights[sizes == 0] > 0).any():
-        raise ValueError(
-            f"weights {weights.tolist()} draw from a source without content: the sizes are {sizes.tolist()}"
-        )
+        raise ValueError(f"weights {weights.tolist()} draw from an empty source: the sizes are {sizes.tolist()}")
     return weights / weights.sum()
 
 
@@ -93,7 +89,7 @@ def permute(positions: np.ndarray, size: int, seed: int, epochs: np.ndarray) -> 
     """
     half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << half) - 1)
-    keys = _mix(_mix(np.uint64(seed & (2**64 - 1))) + np.asarray(epochs).astype(np.uint64))
+    keys = _mix(_mix(np.asarray(seed & (2**64 - 1), np.uint64)) + np.asarray(epochs).astype(np.uint64))
     out = np.asarray(positions).astype(np.uint64)
     walking = np.arange(len(out))
     while len(walking):

@@ -108,11 +108,11 @@ class Writer:
     def __init__(
         self, folder: Path, row_length: int, vocab_size: int, types: bool, labels: str | None, classes: int = 0
     ):
-        self._folder, self._kind, self._classes = folder, labels, classes
+        self._folder, self._types, self._kind, self._classes = folder, types, labels, classes
         self._length, self._word = row_length, np.dtype("<u2" if max(vocab_size, row_length + 1) <= 1 << 16 else "<u4")
         layout = _row_layout(row_length, self._word, types, labels == "token")
         self.rows = self.tokens = self._examples = self._segments = 0
-        self._labels = array.array({"value": "f", "classes": "I"}.get(labels, "i"))
+        self._labels = array.array("f" if labels == "value" else "I" if labels == "classes" else "i")
         self._label_counts = array.array("i")  # labels of each row
         self._content = hashlib.blake2b(digest_size=16)
         self._table, shard = self._create("rows", layout.itemsize // self._word.itemsize, self._word)
@@ -122,19 +122,19 @@ class Writer:
         """Append a row."""
         n, line = len(row.token_ids), self._buffer[self._filled]
         line["token_ids"][:n], line["used"] = row.token_ids, n
-        starts = np.zeros(self._length, bool)
-        starts[np.cumsum(row.lengths) - row.lengths] = True
+        lengths, starts = np.array(row.lengths), np.zeros(self._length, bool)
+        starts[lengths.cumsum() - lengths] = True
         for name, bits in (("starts", starts), ("types", row.type_ids)):
-            if name in line.dtype.names:
+            if bits is not None:
                 packed = np.packbits(bits, bitorder="little")
                 line[name][: len(packed)] = packed
-        if self._kind == "token":
+        if row.token_labels is not None:
             line["labels"][:n] = row.token_labels + 1
         elif self._kind:
-            self._labels.extend(segment_labels.encoded(self._kind, row.labels, self._classes))
+            self._labels.extend(segment_labels.encode(self._kind, row.labels, self._classes))
             self._label_counts.append(len(row.labels))
         self._segments = max(self._segments, len(row.lengths))
-        self._examples += segment_labels.examples(self._kind, row.labels, len(row.lengths))
+        self._examples += segment_labels.count_examples(self._kind, row.labels, len(row.lengths))
         self.rows, self.tokens, self._filled = self.rows + 1, self.tokens + n, self._filled + 1
         if self._filled == len(self._buffer):
             self._flush()
@@ -144,11 +144,11 @@ class Writer:
         if self._filled:
             self._flush()
         if self._kind not in (None, "token") and self.rows:
-            self._write_labels()
+            self._write_labels(self._kind)
         for labels in (self._labels, self._label_counts):
             self._content.update(labels)
         fields = ["token_ids", "segment_ids", "positions"]
-        fields += ["token_type_ids"] if "types" in self._buffer.dtype.names else []
+        fields += ["token_type_ids"] if self._types else []
         fields += ["token_labels"] if self._kind == "token" else segment_labels.fields(self._kind)
         meta = {
             "format": FORMAT,
@@ -194,12 +194,12 @@ class Writer:
             shape = [self.rows, lines.shape[1]]
             self._table = self._table.resize(exclusive_max=shape, resize_metadata_only=True).result()
             self._table[self.rows - self._filled :].write(lines).result()
-        self._content.update(lines)
+        self._content.update(lines.data)
         self._buffer[:], self._filled = 0, 0
 
-    def _write_labels(self) -> None:
+    def _write_labels(self, kind: str) -> None:
         counts = np.asarray(self._label_counts)
-        dtype, none, width = segment_labels.layout(self._kind, self._classes)
+        dtype, none, width = segment_labels.layout(kind, self._classes)
         columns = self._segments * width
         table, shard = self._create("labels", columns, dtype)
         labels, done = np.asarray(self._labels).reshape(-1, width), 0
@@ -239,9 +239,9 @@ class Store:
             if item.state != "value":
                 raise FileNotFoundError(f"{path} holds no prepared rows: it has no {META}")
             self.meta = json.loads(item.value)
-            rows, fields = self.meta["rows"], self.meta["fields"]
-            self._table = self._open("rows", context) if rows else None
-            self._labels = self._open("labels", context) if rows and "labels" in fields else None
+            fields = self.meta["fields"]
+            self._table = self._open("rows", context)
+            self._labels = self._open("labels", context) if self.meta["rows"] and "labels" in fields else None
             word = np.dtype(self.meta["dtype"]).newbyteorder("<")
             has_types, has_token_labels = "token_type_ids" in fields, "token_labels" in fields
             self._layout = _row_layout(self.meta["row_length"], word, has_types, has_token_labels)
@@ -327,14 +327,14 @@ class Store:
             "segment_ids": np.where(used, starts.cumsum(axis=1, dtype=np.int32), 0),
             "positions": np.where(used, column - first, 0).astype(np.int32),
         }
-        if "types" in lines.dtype.names:
+        if "token_type_ids" in self.meta["fields"]:
             rows["token_type_ids"] = _bits(lines["types"], length).astype(np.int32)
-        if "labels" in lines.dtype.names:
+        if "token_labels" in self.meta["fields"]:
             rows["token_labels"] = lines["labels"].astype(np.int32) - 1
         return rows
 
     def _decode_labels(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
-        return segment_labels.decoded(self.meta["label_kind"], numbers, len(self.meta["labels"]))
+        return segment_labels.decode(self.meta["label_kind"], numbers, len(self.meta["labels"]))
 
     def _read_errors(self) -> contextlib.AbstractContextManager:
         return storage_errors(f"{self.path} cannot be read")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.text.tokenizers.encoding import as_list, raise_invalid_text
+from jaxencoder.text.tokenizers.encoding import NO_OFFSETS, as_list, raise_invalid_text
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 _CHARACTERS = 1 << 16  # of a text tokenized in one call; shorter texts are grouped up to this size
@@ -17,12 +17,12 @@ class TokenBlock(NamedTuple):
     """Consecutive tokens of a text, without special tokens.
 
     text: index of the text. ids: int32 [n]. offsets: int32 [n, 2], [start, end) of each token in characters of the
-    text, or None.
+    text; empty unless requested.
     """
 
     text: int
     ids: np.ndarray
-    offsets: np.ndarray | None
+    offsets: np.ndarray
 
 
 def stream_tokens(
@@ -54,7 +54,7 @@ def stream_tokens(
             else:
                 ids, sizes = tokenizer.encode_ids(inputs[start:end])
                 split_ids = np.split(ids, np.cumsum(sizes)[:-1])
-                yield from (TokenBlock(i, text_ids, None) for i, text_ids in enumerate(split_ids, start))
+                yield from (TokenBlock(i, text_ids, NO_OFFSETS) for i, text_ids in enumerate(split_ids, start))
     except (TypeError, ValueError) as error:
         raise_invalid_text(texts, error)  # with the index among all texts, and the position without the prompt
 
@@ -93,9 +93,9 @@ def _stream_long(tokenizer: Tokenizer, number: int, text: str, offsets: bool) ->
             continue
         if seam is None:
             following, seam = _encode_piece(tokenizer, text, piece.end, piece.end + _CHARACTERS), (len(piece.ids), 0)
-        yield TokenBlock(number, piece.ids[first : seam[0]], piece.offsets[first : seam[0]] if offsets else None)
+        yield TokenBlock(number, piece.ids[first : seam[0]], piece.offsets[first : seam[0]] if offsets else NO_OFFSETS)
         piece, first = following, seam[1]
-    yield TokenBlock(number, piece.ids[first:], piece.offsets[first:] if offsets else None)
+    yield TokenBlock(number, piece.ids[first:], piece.offsets[first:] if offsets else NO_OFFSETS)
 
 
 def _encode_piece(tokenizer: Tokenizer, text: str, start: int, end: int) -> _Piece:

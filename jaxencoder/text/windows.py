@@ -5,15 +5,23 @@ Devlin et al. 2019 (BERT), arXiv:1810.04805, and "maximum context" in its code's
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from jaxencoder.text.streams import TokenBlock, stream_tokens
+from jaxencoder.text.tokenizers.encoding import NO_OFFSETS
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
-W = TypeVar("W")
 
+class HasIds(Protocol):
+    """A window with its tokens."""
+
+    @property
+    def ids(self) -> np.ndarray: ...
+
+
+W = TypeVar("W", bound=HasIds)
 GROUP_TOKENS = 1 << 17  # tokens of windows that are sorted by length together, whatever the length of a text
 
 
@@ -95,7 +103,7 @@ class TextWindow(NamedTuple):
         first, last: positions [first, last) belong to this window. The first window also has the prompt and the special
             tokens before it, the last one the special tokens at the end. Joined, these parts are the text's encoding.
         offsets: int32 [last - first, 2], [start, end) of these tokens in characters of the text, (0, 0) for special
-            tokens and the prompt; or None.
+            tokens and the prompt; empty unless requested.
         is_last: True for the last window of the text.
     """
 
@@ -103,7 +111,7 @@ class TextWindow(NamedTuple):
     ids: np.ndarray
     first: int
     last: int
-    offsets: np.ndarray | None
+    offsets: np.ndarray
     is_last: bool
 
 
@@ -141,10 +149,9 @@ def text_windows(
             is_last = buffer.is_last(window)
             first = len(head) + window.first - window.start if window.start else 0
             last = len(head) + window.last - window.start + is_last * len(suffix)
-            if offsets:
-                spans = np.pad(spans, ((len(head), len(suffix)), (0, 0)))[first:last]
             ids = np.concatenate([head, ids, suffix])
-            yield TextWindow(number, ids, first, last, spans if offsets else None, is_last)
+            spans = np.pad(spans, ((len(head), len(suffix)), (0, 0)))[first:last] if offsets else NO_OFFSETS
+            yield TextWindow(number, ids, first, last, spans, is_last)
 
 
 def _text_room(length: int, reserved: int, prompt: str) -> int:
@@ -171,7 +178,7 @@ class _TokenBuffer:
 
     def __init__(self, blocks: Iterator[TokenBlock], prompt_size: int):
         self._blocks, self._prompt_size, self._start, self._exhausted = blocks, prompt_size, 0, False
-        self._ids, self._offsets = np.empty(0, np.int32), np.empty((0, 2), np.int32)
+        self._ids, self._offsets = np.empty(0, np.int32), NO_OFFSETS
         block = next(blocks)
         # A token that spans the end of the prompt belongs to the text.
         n = int(np.searchsorted(block.offsets[:, 1], prompt_size, side="right")) if prompt_size else 0
@@ -180,9 +187,8 @@ class _TokenBuffer:
 
     def _append(self, block: TokenBlock, first: int = 0) -> None:
         self._ids = np.concatenate([self._ids, block.ids[first:]])
-        if block.offsets is not None:
-            offsets = np.maximum(block.offsets[first:] - np.int32(self._prompt_size), 0)
-            self._offsets = np.concatenate([self._offsets, offsets])
+        offsets = np.maximum(block.offsets[first:] - np.int32(self._prompt_size), 0)
+        self._offsets = np.concatenate([self._offsets, offsets])
 
     def sizes(self) -> Iterator[int]:
         """Yield the number of tokens of each block, after adding it to the buffer."""

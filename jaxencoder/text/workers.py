@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
@@ -22,7 +22,7 @@ from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 _tokenizer: Tokenizer | None = None  # of a worker
 
 
-def encode(tokenizer: Tokenizer, tasks: Iterable[tuple], workers: int) -> Iterator[Pieces]:
+def encode(tokenizer: Tokenizer, tasks: Iterable[tuple], workers: int) -> Generator[Pieces, None, None]:
     """The pieces of each task, in the order of the tasks.
 
     At most 2 tasks per worker are under way, so that a slow consumer holds the source back. One worker, or a single

@@ -1,4 +1,4 @@
-"""A tiny pretrained run, and how runs of few labelled texts are fine-tuned from it."""
+"""A tiny pretrained run, and fine-tuning from it on few labeled texts."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from jaxencoder.training.loop import train
 
 @pytest.fixture(scope="session")
 def pretraining(tmp_path_factory) -> RunConfig:
-    """One layer, one step of masked language modelling; the texts have labels too."""
+    """One layer, one step of masked language modeling; the texts also have labels."""
     folder = tmp_path_factory.mktemp("texts")
     random = np.random.default_rng(0)
     with (folder / "text.jsonl").open("w") as file:
@@ -49,8 +49,8 @@ def pretrained(pretraining: RunConfig, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def labelled(pretraining: RunConfig) -> RunConfig:
-    """Classification of the same texts; what it starts from is to be said."""
+def labeled(pretraining: RunConfig) -> RunConfig:
+    """Classification of the same texts; the test sets init_from."""
     data = dataclasses.replace(pretraining.data, label_field="label")
     training = dataclasses.replace(pretraining.training, steps=3)
     return dataclasses.replace(pretraining, objective=Classification(dropout=0.0), data=data, training=training)

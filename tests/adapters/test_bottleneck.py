@@ -1,4 +1,4 @@
-"""Adapters within the layers change nothing at first, learn alone, and are refused where no family can hold them."""
+"""Bottleneck adapters: no change at first, training of them alone, refusal by families without them."""
 
 import dataclasses
 import json
@@ -116,9 +116,9 @@ def test_places_that_are_none(places: tuple[str, ...]) -> None:
 
 def test_no_published_family_has_them(tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL["bert"], bottleneck=3)
-    with pytest.raises(ValueError, match="model.bottleneck is 3, and no published family has bottleneck adapters"):
-        write_model(tmp_path / "hf", config, randomized_params(mlm(config).init))
-    assert not (tmp_path / "hf").exists()
+    with pytest.raises(ValueError, match="model.bottleneck is 3, but no published family has bottleneck adapters"):
+        write_model(tmp_path / "transformers", config, randomized_params(mlm(config).init))
+    assert not (tmp_path / "transformers").exists()
 
 
 def test_architecture_of_a_start() -> None:
@@ -136,16 +136,18 @@ def test_architecture_of_a_start() -> None:
             with_architecture(chosen, small)
         # Those that have learned already may stay.
         assert with_architecture(chosen, dataclasses.replace(small, bottleneck=8)).trainable_patterns == patterns
-    with pytest.raises(ValueError, match="model.bottleneck is 8, but what the run starts from has adapters already, w"):
+    with pytest.raises(
+        ValueError, match="model.bottleneck is 8, but the model that the run starts from has adapters w"
+    ):
         with_architecture(config, dataclasses.replace(plain, bottleneck=4))
-    with pytest.raises(ValueError, match="model.bottleneck_sublayers is .*leave it out to go on with those"):
+    with pytest.raises(ValueError, match="model.bottleneck_sublayers is .*leave it out to train those"):
         with_architecture(config, dataclasses.replace(plain, bottleneck=8, bottleneck_sublayers=("mlp",)))
 
 
-def test_a_run_with_them(pretrained: Path, labelled: RunConfig, tmp_path: Path, capsys) -> None:
-    """Started from a model without any, trained, opened, refused as a published model, and started from."""
+def test_a_run_with_them(pretrained: Path, labeled: RunConfig, tmp_path: Path, capsys) -> None:
+    """A run from a model without adapters: trained, opened, refused as a published model, and used as init_from."""
     tuned = dataclasses.replace(
-        labelled, init_from=str(pretrained), model=EncoderConfig(bottleneck=3, dropout=0.0, attention_dropout=0.0)
+        labeled, init_from=str(pretrained), model=EncoderConfig(bottleneck=3, dropout=0.0, attention_dropout=0.0)
     )
     train(tuned, tmp_path / "tuned")
     said = "".join(capsys.readouterr())
@@ -158,7 +160,7 @@ def test_a_run_with_them(pretrained: Path, labelled: RunConfig, tmp_path: Path, 
     model = open_model(tmp_path / "tuned")
     assert model.config.model.bottleneck == 3
     with pytest.raises(ValueError, match="no published family has bottleneck adapters"):
-        convert(tmp_path / "tuned", tmp_path / "hf", "transformers")
+        convert(tmp_path / "tuned", tmp_path / "transformers", "transformers")
     convert(tmp_path / "tuned", tmp_path / "whole", "run")
     started = initial_params(str(tmp_path / "whole"), jax.tree.map(np.zeros_like, model.params), Classification())
     assert_trees_close(started, model.params, 0)

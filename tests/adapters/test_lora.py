@@ -1,4 +1,4 @@
-"""An adapter starts as nothing, computes what its papers say, and learns alone."""
+"""Low-rank adapters: no change at first, the papers' equations, and training of them alone."""
 
 import dataclasses
 from pathlib import Path
@@ -28,7 +28,7 @@ T = 20
 
 
 def randomized(lora: LoraConfig, params: dict) -> dict:
-    """Parameters with an adapter that changes something."""
+    """Parameters with an adapter that changes the output."""
     shapes = jax.eval_shape(lambda: init_lora(lora, params, KEY))
     rng = np.random.default_rng(1)
     return params | {"lora": jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.3, s.shape), jnp.float32), shapes)}
@@ -131,7 +131,7 @@ def test_settings_out_of_range(settings: dict, message: str) -> None:
     ("pattern", "message"),
     [
         ("attention/query$", "'attention/query.', which matches no path, such as encoder/"),
-        ("embeddings", "finds encoder/embeddings/.*; only kernels can be adapted"),
+        ("embeddings", "matches encoder/embeddings/.*; only kernels can be adapted"),
     ],
 )
 def test_targets_that_are_none(pattern: str, message: str) -> None:
@@ -139,10 +139,10 @@ def test_targets_that_are_none(pattern: str, message: str) -> None:
         jax.eval_shape(with_lora(LoraConfig(rank=2, targets=(pattern,)), mlm(CONFIG)).init, KEY)
 
 
-def test_a_run_with_an_adapter(pretrained: Path, labelled: RunConfig, tmp_path: Path, capsys) -> None:
-    """From pretraining through a stop to use: adapter and classifier learn alone, and are merged when it is opened."""
-    settings = dataclasses.replace(labelled.training, steps=1, ema_decay=0.5)
-    tuned = dataclasses.replace(labelled, init_from=str(pretrained), adapter=LoraConfig(rank=2), training=settings)
+def test_a_run_with_an_adapter(pretrained: Path, labeled: RunConfig, tmp_path: Path, capsys) -> None:
+    """From pretraining to inference: only adapter and classifier are trained, and they are merged on loading."""
+    settings = dataclasses.replace(labeled.training, steps=1, ema_decay=0.5)
+    tuned = dataclasses.replace(labeled, init_from=str(pretrained), adapter=LoraConfig(rank=2), training=settings)
     train(tuned, tmp_path / "tuned")
     longer = dataclasses.replace(tuned, training=dataclasses.replace(tuned.training, steps=3))
     capsys.readouterr()

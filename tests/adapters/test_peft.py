@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format: each product stands where the family's matrix has it, and torch computes the same."""
+"""Adapters in PEFT's format: merged matrices equal PEFT's, and torch computes the same."""
 
 import dataclasses
 import math
@@ -53,7 +53,7 @@ def arrays(tree: dict) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(("family", "config"), CASES, ids=NAMES)
 @pytest.mark.parametrize("settings", [{}, {"dora": True, "rank_stabilized": True}], ids=["lora", "dora"])
 def test_a_product_stands_where_the_matrix_does(family: Family, config: EncoderConfig, settings: dict) -> None:
-    """What PEFT would make of base matrix and adapter is our merged matrix; and read back, the merged kernels are."""
+    """PEFT's merged matrix equals ours, and so do the merged kernels after reading the adapter back."""
     lora = LoraConfig(rank=2, alpha=3.0, targets=PROJECTIONS, **settings)
     base = drawn({"encoder": parameter_shapes(config, False)["encoder"]}, 0.2, seed=0)
     adapter = random_adapter(lora, base)
@@ -141,7 +141,7 @@ TORCH = ["bert", "roberta", "albert", "distilbert", "modernbert", "deberta"]
 
 @pytest.fixture(scope="module", params=TORCH)
 def base(request, tmp_path_factory) -> tuple[str, dict, Path]:
-    """A family, its settings, and a folder of transformers' encoder and classifier of it."""
+    """A family, its settings, and a folder with encoder and classifier of transformers."""
     pytest.importorskip("peft")
     family = request.param
     settings = peers.MODELS[family][0] | {"num_labels": 3}

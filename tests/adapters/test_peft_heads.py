@@ -1,4 +1,4 @@
-"""A run's classifier is a family's own where both compute the same, and an adapter's heads are told by its task."""
+"""Heads in PEFT's format: a run's classifier as the family's head, and heads selected by the adapter's task."""
 
 import jax
 import numpy as np
@@ -66,7 +66,7 @@ def test_a_pooler_of_another_activation_is_another_head() -> None:
 
 
 def test_which_head_it_is() -> None:
-    """The same names of tensors are heads of texts, of tokens and of choices in BERT."""
+    """BERT's heads of texts, tokens and choices have the same tensor names."""
     published, config = opened("bert")
     tensors = {"classifier.weight": np.ones((6, config.hidden_size), np.float32), "classifier.bias": np.ones(6, "f")}
     base = drawn(parameter_shapes(config, False, {"pooler": published.family.heads(config, {})["pooler"].config}))
@@ -87,7 +87,7 @@ def test_which_head_it_is() -> None:
 
 
 def test_what_is_not_kept_is_the_bases() -> None:
-    """ModernBERT's classifier has the transform of its masked-language-model head, by the same name."""
+    """ModernBERT's classifier shares the transform of its MLM head by name."""
     published, config = opened("modernbert")
     base = drawn(parameter_shapes(config, True))
     tensors = {"classifier.weight": np.ones((2, config.hidden_size), np.float32), "classifier.bias": np.ones(2, "f")}

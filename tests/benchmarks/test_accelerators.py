@@ -1,4 +1,4 @@
-"""The compilation for TPUs and GPUs: what is compiled, which kernels are found in it, and when it fails."""
+"""The compilation for TPUs and GPUs: its cases, the kernels in the programs, and its failures."""
 
 import collections
 import sys
@@ -13,24 +13,24 @@ CALL = '  %{} = (bf16[2,64]{{1,0}}, f32[2]) custom-call(%a, %b), custom_call_tar
 
 def test_kernels_are_counted_by_name() -> None:
     calls = ("tiled_forward.4", "tpu_custom_call"), ("jvp_tiled_forward_.12.remat", "tpu_custom_call")
-    others = ("tiled_forward", "tpu_custom_call"), ("cholesky.1", "Sharding")
-    text = "".join(CALL.format(*call) for call in (*calls, *others))
+    no_kernels = ("tiled_forward", "tpu_custom_call"), ("cholesky.1", "Sharding")
+    text = "".join(CALL.format(*call) for call in (*calls, *no_kernels))
     gpu = '  %call.{} = f32[2] custom-call(%a), custom_call_target="__gpu$xla.gpu.triton", name = "{}", warps = 4\n'
     text += gpu.format(1, "mha_forward") + gpu.format(2, "mha_backward") + gpu.format(3, "mha_forward")
     counted = {"tiled_forward": 2, "jvp_tiled_forward_": 1, "mha_forward": 2, "mha_backward": 1}
-    assert bench.kernels(text) == counted
+    assert bench.count_kernels(text) == counted
 
 
-def test_what_is_expected_of_which_device() -> None:
+def test_expected_kernels_and_memory_of_devices() -> None:
     case = bench.CASES["modernbert_base/1024"]
-    assert [bench.expected(name, case) for name in ("v5e:4x4", "H100", "T4")] == [bench.SPLASH, bench.MHA, ()]
-    assert bench.memory_of("v6e:4x4") == 32 << 30 and bench.memory_of("T4") == 15 << 30
+    assert [bench.expected_kernels(name, case) for name in ("v5e:4x4", "H100", "T4")] == [bench.SPLASH, bench.MHA, ()]
+    assert bench.device_memory("v6e:4x4") == 32 << 30 and bench.device_memory("T4") == 15 << 30
 
 
 @pytest.mark.parametrize("case", bench.CASES)
-def test_a_case_is_its_recipe_in_parts(case: str) -> None:
+def test_a_case_is_its_recipe_in_microbatches(case: str) -> None:
     recipe, length = case.split("/")
-    config = bench.configured(bench.CASES[case], 16)
+    config = bench.case_config(bench.CASES[case], 16)
     assert (config.name, config.data.row_length, config.mesh.fsdp) == (recipe, int(length), 16)
     assert config.training.batch_size == bench.CASES[case].rows * 16 * config.training.accumulation
     assert config.compute.attention == "auto" and config.model.vocab_size == config.tokenizer.vocab_size
@@ -38,11 +38,11 @@ def test_a_case_is_its_recipe_in_parts(case: str) -> None:
 
 def test_rows_that_do_not_divide_the_batch_are_refused() -> None:
     with pytest.raises(ValueError, match="batches of 576 rows, no multiple of 5 on 16 device"):
-        bench.configured(bench.CASES["modernbert_base/8192"]._replace(rows=5), 16)
+        bench.case_config(bench.CASES["modernbert_base/8192"]._replace(rows=5), 16)
 
 
 @pytest.mark.parametrize(
-    ("memory", "kernel", "code", "said"),
+    ("memory", "kernel", "code", "output"),
     [
         (
             (3 << 30, 20 << 30, 15 << 30),
@@ -55,12 +55,12 @@ def test_rows_that_do_not_divide_the_batch_are_refused() -> None:
         (None, "tiled_backward", 1, "| ? | ? | too many | no |"),
     ],
 )
-def test_what_fails(memory, kernel, code, said, monkeypatch, capsys) -> None:
-    found = bench.Program(memory, collections.Counter(["tiled_forward", kernel]), 3.2)
+def test_failures(memory, kernel, code, output, monkeypatch, capsys) -> None:
+    program = bench.Program(memory, collections.Counter(["tiled_forward", kernel]), 3.2)
     slice_of_16 = types.SimpleNamespace(devices=[object()] * 16)
     monkeypatch.setattr(bench.topologies, "get_topology_desc", lambda **_: slice_of_16)
     monkeypatch.setattr(bench, "make_mesh", lambda config, devices: None)
-    monkeypatch.setattr(bench, "compiled", lambda config, mesh: found)
+    monkeypatch.setattr(bench, "compile_update", lambda config, mesh: program)
     monkeypatch.setattr(sys, "argv", ["accelerators.py", "--devices", "v5e:4x4", "--cases", "deberta_v3_base/512"])
     assert bench.main() == code
-    assert said in capsys.readouterr().out
+    assert output in capsys.readouterr().out

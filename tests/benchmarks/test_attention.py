@@ -1,4 +1,4 @@
-"""The comparison of attention in long rows: equal models on both sides, exponents, and memory that is really taken."""
+"""The benchmark of attention in long rows: equal models on both sides, exponents, and measured memory."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def bench(monkeypatch):
-    """The script, which finds its neighbours as scripts do."""
+    """The script, which imports its neighbors as scripts do."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import attention
 
@@ -28,7 +28,7 @@ def test_exponent(bench) -> None:
 @pytest.mark.parametrize("family", ["deberta", "modernbert"])
 def test_both_sides_are_one_model(bench, family: str, tmp_path: Path, monkeypatch) -> None:
     transformers.logging.disable_progress_bar()
-    transformers.AutoModel.from_config(bench.their_config(family, 2, 512, 0.0)).save_pretrained(tmp_path)
+    transformers.AutoModel.from_config(bench.torch_config(family, 2, 512, 0.0)).save_pretrained(tmp_path)
     assert 0 < bench.check(str(tmp_path), 24, "eager", "dense") < bench.TOLERANCE
     monkeypatch.setattr(bench, "TOLERANCE", 1e-9)
     with pytest.raises(ValueError, match="outputs of both sides differ"):
@@ -36,11 +36,11 @@ def test_both_sides_are_one_model(bench, family: str, tmp_path: Path, monkeypatc
 
 
 def test_memory_of_a_step(bench) -> None:
-    """64 MiB that a step takes and gives back, and nothing that was there before."""
+    """A step allocates and frees 64 MiB; memory allocated before it does not count."""
     kept, sent = np.ones(2**23), []
 
     class Pipe:
         send = sent.append
 
-    bench.risen(Pipe, lambda size: bench.Side(lambda steps: np.ones(size).sum(), kept[0]), 2**23)
+    bench.send_step_memory(Pipe, lambda size: bench.Side(lambda steps: np.ones(size).sum(), kept[0]), 2**23)
     assert 0.95 * 2**26 < sent[0] < 1.25 * 2**26

@@ -1,4 +1,4 @@
-"""The comparison of fine-tunings: batches for torch, scores that are not computed twice, and their table."""
+"""The fine-tuning benchmark: batches for torch, scores that are not computed twice, and their table."""
 
 import argparse
 import json
@@ -18,14 +18,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def finetune(monkeypatch):
-    """The script, which finds its neighbours as scripts do."""
+    """The script, which imports its neighbors as scripts do."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import finetune
 
     return finetune
 
 
-def made(lengths: list[int]) -> list[peer.Example]:
+def make_examples(lengths: list[int]) -> list[peer.Example]:
     return [peer.Example(np.full(n, 5, np.int32), np.zeros(n, np.int32), i) for i, n in enumerate(lengths)]
 
 
@@ -36,7 +36,7 @@ def test_examples_of_packed_rows_padded() -> None:
         "segment_ids": np.array([[1, 1, 1, 2, 2, 2, 2, 0], [1, 1, 1, 0, 0, 0, 0, 0]]),
         "labels": np.array([[1, 0], [2, -1]]),
     }
-    batch = peer.padded(peer.examples(rows))
+    batch = peer.pad(peer.unpack(rows))
     assert batch["input_ids"].tolist() == [[2, 7, 3, 0], [2, 8, 9, 3], [2, 6, 3, 0]]
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 0]]
@@ -44,17 +44,17 @@ def test_examples_of_packed_rows_padded() -> None:
 
 
 def test_epochs_take_each_example_once() -> None:
-    given = made([3] * 10)
-    batches = list(peer.shuffled(given, 4, 5, seed=0))
+    examples = make_examples([3] * 10)
+    batches = list(peer.shuffled_batches(examples, 4, 5, seed=0))
     assert [len(batch) for batch in batches] == [4] * 5
     labels = [example.label for batch in batches for example in batch]
     assert sorted(labels[:10]) == sorted(labels[10:]) == list(range(10))
     assert labels[:10] != labels[10:]
 
 
-def test_grouped_examples_are_alike_in_length() -> None:
-    given = made(np.random.default_rng(0).integers(3, 60, 250).tolist())
-    batches = peer.grouped_by_length(given, 2, seed=0)
+def test_grouped_examples_are_sorted_by_length() -> None:
+    examples = make_examples(np.random.default_rng(0).integers(3, 60, 250).tolist())
+    batches = peer.grouped_batches(examples, 2, seed=0)
     assert sorted(example.label for batch in batches for example in batch) == list(range(250))
     lengths = [len(example.token_ids) for batch in batches for example in batch]
     for group in (lengths[:100], lengths[100:200], lengths[200:]):  # 50 batches of 2
@@ -74,14 +74,16 @@ def test_finished_scores_are_not_computed_again(finetune, monkeypatch, tmp_path)
             computed.clear()
             raise KeyboardInterrupt
         computed.append((side, seed))
-        return finetune.asked(side, name, seed, args) | {"metrics": {"accuracy": 0.5}}
+        return finetune.line_key(side, name, seed, args) | {"metrics": {"accuracy": 0.5}}
 
     monkeypatch.setattr(finetune, "score", score)
     monkeypatch.setattr(finetune, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(finetune, "use_threads", lambda threads: None)
     with pytest.raises(KeyboardInterrupt):
         finetune.scores(args)
-    monkeypatch.setattr(finetune, "score", lambda *given: computed.append(given[:3]) or finetune.asked(*given))
+    monkeypatch.setattr(
+        finetune, "score", lambda *arguments: computed.append(arguments[:3]) or finetune.line_key(*arguments)
+    )
     finetune.scores(args)
     assert computed == [("jaxencoder-lora", "rte", 0), *((side, "rte", 1) for side in finetune.SIDES)]
     args.rate, args.sides = 2e-4, ["torch"]
@@ -96,8 +98,8 @@ def test_table_of_scores(finetune, tmp_path, capsys) -> None:
         settings
         | {"side": side, "seed": seed, "metrics": {"accuracy": x}, "seconds": 10 + seed}
         | {"tokens_per_second": 9}
-        for side, found in values.items()
-        for seed, x in enumerate(found)
+        for side, accuracies in values.items()
+        for seed, x in enumerate(accuracies)
     ]
     path = tmp_path / "scores.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))

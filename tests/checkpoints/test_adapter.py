@@ -200,7 +200,7 @@ def test_with_its_base_again(folders: dict[str, Path], tmp_path: Path) -> None:
 def test_peft_gives_the_logits_of_a_run(folders: dict[str, Path], tmp_path: Path, caplog) -> None:
     """A classifier that pools the first token is BERT's own; the whole way from a run to logits in torch and back."""
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
-    hf, run = tmp_path / "hf", jaxencoder.load(folders["base"])
+    hf, run = tmp_path / "transformers", jaxencoder.load(folders["base"])
     run.save(hf)
     base = jaxencoder.load(hf)
     config, params = tuned(hf, dataclasses.replace(base, config=run.config), 6, adapter=LORA)

@@ -34,14 +34,14 @@ def folder(model: Model, tmp_path_factory) -> Path:
 def converted(folder: Path, tmp_path_factory) -> Path:
     """The run as a folder of transformers, and that as a run again."""
     home = tmp_path_factory.mktemp("converted")
-    assert main(["convert", str(folder), str(home / "hf"), "--to", "transformers"]) == 0
-    assert main(["convert", str(home / "hf"), str(home / "run"), "--to", "run"]) == 0
+    assert main(["convert", str(folder), str(home / "transformers"), "--to", "transformers"]) == 0
+    assert main(["convert", str(home / "transformers"), str(home / "run"), "--to", "run"]) == 0
     return home
 
 
 def test_nothing_changes_on_the_way(folder: Path, converted: Path) -> None:
     run = jaxencoder.load(folder)
-    for name in ("hf", "run"):
+    for name in ("transformers", "run"):
         other = jaxencoder.load(converted / name)
         assert other.config.model == run.config.model
         assert_trees_close(other.params, run.params, 0)
@@ -53,31 +53,31 @@ def test_a_revision_of_the_hub(converted: Path, monkeypatch) -> None:
 
     def download(name: str, **given) -> str:
         asked.append((name, given["revision"]))
-        return str(converted / "hf")
+        return str(converted / "transformers")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     for revision in (None, "v1"):
         model = jaxencoder.load("someone/model", revision=revision)
-        assert_trees_close(model.params, jaxencoder.load(converted / "hf").params, 0)
+        assert_trees_close(model.params, jaxencoder.load(converted / "transformers").params, 0)
     assert asked == [("someone/model", None), ("someone/model", "v1")]
 
 
 def test_training_starts_from_any_of_them(folder: Path, converted: Path, tmp_path: Path) -> None:
     assert main(["convert", str(folder), str(tmp_path / "st"), "--to", "sentence-transformers"]) == 0
     run = jaxencoder.load(folder)
-    for source in (folder, converted / "hf", converted / "run", tmp_path / "st"):
+    for source in (folder, converted / "transformers", converted / "run", tmp_path / "st"):
         start = open_initial_model(str(source))
         assert start.model == run.config.model
         assert start.tokenizer.fingerprint == run.tokenizer.fingerprint
         assert Tokenizer.load(start.tokenizer_config.path).fingerprint == run.tokenizer.fingerprint
         assert_trees_close(initial_params(str(source), run.params, run.config.objective), run.params, 0)
-    for file in (converted / "hf").glob("tokenizer*"):
+    for file in (converted / "transformers").glob("tokenizer*"):
         (tmp_path / "away").mkdir(exist_ok=True)
         file.rename(tmp_path / "away" / file.name)
     with pytest.raises(ValueError, match="hf has no tokenizer, and training needs one"):
-        open_initial_model(str(converted / "hf"))
+        open_initial_model(str(converted / "transformers"))
     for file in (tmp_path / "away").iterdir():
-        file.rename(converted / "hf" / file.name)
+        file.rename(converted / "transformers" / file.name)
 
 
 def test_a_published_classifier_as_a_run_says_what_it_loses(tokenizer: Tokenizer, tmp_path: Path, caplog) -> None:
@@ -92,7 +92,7 @@ def test_a_published_classifier_as_a_run_says_what_it_loses(tokenizer: Tokenizer
 def test_transformers_gives_the_same_ids(folder: Path, converted: Path) -> None:
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("torch")
-    theirs = transformers.AutoTokenizer.from_pretrained(converted / "hf")
+    theirs = transformers.AutoTokenizer.from_pretrained(converted / "transformers")
     texts = ["a text of words", "", "naïve 🙂"]
     ours = jaxencoder.load(folder).tokenizer.encode_batch(texts)
     assert theirs(texts)["input_ids"] == [encoding.ids.tolist() for encoding in ours]

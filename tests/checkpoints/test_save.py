@@ -164,5 +164,5 @@ def test_the_family_of_the_start_if_it_is_there(make_run, tmp_path: Path) -> Non
 
 def test_choices_are_left_out(make_run, tmp_path: Path, caplog) -> None:
     make_run("bert", MultipleChoice()).save(tmp_path)
-    assert len(caplog.records) == 1 and "multiple-choice heads cannot be written yet" in caplog.text
+    assert len(caplog.records) == 1 and "multiple choice heads cannot be written yet" in caplog.text
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["BertModel"]

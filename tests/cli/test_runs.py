@@ -44,7 +44,7 @@ def test_train_help_lists_options_and_settings(recipe, capsys):
 
 
 def test_sweep(calls, capsys):
-    record = calls("evaluation.sweep", "sweep", result="report of sweep")
+    record = calls("evaluation.sweep", "run_sweep", result="report of sweep")
     words = ["--vary", "optimizer.learning_rate=1e-4,3e-4", "--seeds", "0", "1", "--training.steps", "7"]
     words += ["--vary", "optimizer.b1=0.8", "--jobs", "2"]
     assert main(["sweep", "quickstart", "--run-dir", "out", *words]) == 0
@@ -57,12 +57,13 @@ def test_sweep(calls, capsys):
 
 
 def test_glue(calls, capsys):
-    record = calls("evaluation.glue", "glue", result="report of glue")
+    record = calls("evaluation.glue", "run_glue", result="report of glue")
     words = ["--tasks", "rte", "cola", "--seeds", "0", "1", "--limit", "100", "--optimizer.learning-rate", "1e-3"]
     assert main(["glue", "data", "--init-from", "model", "--run-dir", "out", *words, "--from-mnli"]) == 0
-    options = {"tasks": ("rte", "cola"), "limit": 100, "from_mnli": True, "jobs": 1}
-    options["words"] = ("--optimizer.learning-rate", "1e-3")
-    assert record == [(("data", "model", Path("out"), (0, 1)), options)]
+    from jaxencoder.evaluation.glue import GlueOptions
+
+    options = GlueOptions((0, 1), ("rte", "cola"), ("--optimizer.learning-rate", "1e-3"), 100, from_mnli=True)
+    assert record == [(("data", "model", Path("out"), options, 1), {})]
     assert capsys.readouterr().out == "report of glue\n"
 
 

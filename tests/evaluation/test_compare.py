@@ -6,7 +6,7 @@ import pytest
 from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.evaluation import evaluate as module
-from jaxencoder.evaluation.compare import compare, table
+from jaxencoder.evaluation.compare import compare, format_comparison
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.evaluation.significance import compare_classes, compare_values
 from jaxencoder.training.config import TrainingConfig
@@ -135,7 +135,7 @@ def test_other_mistakes(tmp_path):
         compare([a], [a])
     with pytest.raises(ValueError, match="seed is -1; give 0 or a positive whole number"):
         compare([tmp_path / "absent.jsonl"], [a], seed=-1)  # before anything is read
-    with pytest.raises(ValueError, match="predictions, which are of no other data"):
+    with pytest.raises(ValueError, match="holds predictions for its own data"):
         compare([a], [a], data="test.jsonl")
     with pytest.raises(FileNotFoundError):
         compare([a], [tmp_path / "absent.jsonl"])
@@ -143,7 +143,7 @@ def test_other_mistakes(tmp_path):
 
 def test_table(sides):
     found = compare(sides[0][:2], sides[0][2:])
-    lines = table(found).splitlines()
+    lines = format_comparison(found).splitlines()
     assert len(lines) == 4 and lines[0].split() == ["metric", "A", "B", "B", "-", "A", "95%", "interval", "p", "test"]
     accuracy = found.differences[0]
     assert f"{100 * accuracy.a:.2f} ± {100 * accuracy.a_std:.2f}  {100 * accuracy.b:.2f}" in lines[1]

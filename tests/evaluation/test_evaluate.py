@@ -10,9 +10,8 @@ import pytest
 from jaxencoder.api import load
 from jaxencoder.evaluation import evaluate as module
 from jaxencoder.evaluation.evaluate import data_name, evaluate, evaluate_task
-from jaxencoder.evaluation.tables import summary
-
-from .conftest import write_data
+from jaxencoder.evaluation.tables import format_metrics
+from tests.tasks.conftest import write_data
 
 
 def results(folder) -> dict:
@@ -139,12 +138,12 @@ def test_what_has_no_thresholds_or_no_report(regressor, masked, tmp_path):
 def test_summary(classifier, tmp_path):
     test = write_data(tmp_path / "test.jsonl", 40, lambda positive, i: "yes" if positive else "no", seed=9)
     result = evaluate(classifier.folder, data=test, tune_threshold="validation")
-    lines = summary(result).splitlines()
+    lines = format_metrics(result).splitlines()
     assert f"accuracy                 {result['accuracy']:.4f}" in lines and "examples                 40" in lines
     for title in ("calibration", "with thresholds of the best F1 on validation", "by length in tokens"):
         assert title in lines
     assert any(line.startswith("yes ") for line in lines)
-    assert summary({"loss": 0.5}) == "loss                     0.5000"
+    assert format_metrics({"loss": 0.5}) == "loss                     0.5000"
 
 
 def test_says_what_is_wrong(masked, tmp_path):

@@ -7,20 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxencoder.cli_many import GLUE_TASKS
 
 from jaxencoder.config_io import load
 from jaxencoder.evaluation import suite
-from jaxencoder.evaluation.glue import FROM_MNLI, TASKS, Sources, find_sources, glue, report_of, settings, summary_of
+from jaxencoder.evaluation.glue import (
+    FROM_MNLI,
+    TASKS,
+    GlueOptions,
+    Sources,
+    find_sources,
+    format_report,
+    run_glue,
+    summarize_tasks,
+    task_config,
+)
 from jaxencoder.text.sources import field_names
 from jaxencoder.training.preemption import Interrupted
 from jaxencoder.training.telemetry import Telemetry
 
 
 def test_tasks() -> None:
-    assert tuple(TASKS) == GLUE_TASKS and len(TASKS) == 9 and set(FROM_MNLI) < set(TASKS)
+    assert len(TASKS) == 9 and set(FROM_MNLI) < set(TASKS)
     for task in TASKS.values():
-        config = settings(task, Sources("train.jsonl", "validation.jsonl"), "model", 5)
+        config = task_config(task, Sources("train.jsonl", "validation.jsonl"), "model", 5)
         assert (config.data.train, config.data.validation) == (("train.jsonl",), ("validation.jsonl",))
         assert (config.data.text_field, config.data.pair_field) == (task.text, task.pair)
         assert (config.training.epochs, config.training.steps) == (task.epochs, 0)
@@ -29,7 +38,7 @@ def test_tasks() -> None:
 
 def test_words_of_the_user_come_last() -> None:
     words = ["--optimizer.learning-rate", "3e-5", "--training.steps", "7", "--data.row-length", "64"]
-    config = settings(TASKS["stsb"], Sources("a", "b"), "model", 0, words)
+    config = task_config(TASKS["stsb"], Sources("a", "b"), "model", 0, words)
     assert (config.optimizer.learning_rate, config.training.steps, config.data.row_length) == (3e-5, 7, 64)
     assert config.training.epochs == 0
 
@@ -76,7 +85,7 @@ def test_sources_of_tfds() -> None:
 )
 def test_mistakes(options: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        glue(tmp_path, "model", tmp_path / "runs", **options)
+        run_glue(tmp_path, "model", tmp_path / "runs", GlueOptions(**options))
 
 
 OUTCOMES = {
@@ -90,7 +99,7 @@ GROUPS = {name: [f"{name}/seed_0", f"{name}/seed_1"] for name in ("rte", "mrpc",
 
 
 def test_summary() -> None:
-    summary = summary_of(OUTCOMES, GROUPS, {"qnli": "no file"})
+    summary = summarize_tasks(OUTCOMES, GROUPS, {"qnli": "no file"})
     one = {"sd": None, "runs": 1}
     rte = summary["tasks"]["rte"]
     assert rte["accuracy"] == rte["score"] == {"mean": pytest.approx(65), "sd": pytest.approx(50**0.5), "runs": 2}
@@ -102,11 +111,11 @@ def test_summary() -> None:
     assert mnli["score"]["mean"] == pytest.approx(55) and summary["average"] == pytest.approx((65 + 85 + 55) / 3)
     missing = {"qnli": "no file", "cola": "no run has ended", "wnli": "not asked for", "sst2": "not asked for"}
     assert summary["missing"] == missing | {"stsb": "not asked for", "qqp": "not asked for"}
-    assert summary_of({}, GROUPS, {})["average"] is None
+    assert summarize_tasks({}, GROUPS, {})["average"] is None
 
 
 def test_report() -> None:
-    lines = report_of(summary_of(OUTCOMES, GROUPS, {}), OUTCOMES, "model").splitlines()
+    lines = format_report(summarize_tasks(OUTCOMES, GROUPS, {}), OUTCOMES, "model").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     assert cells[2] == ["rte", "accuracy 65.0 ± 7.1", "65.0 ± 7.1", "2", "15", "60"]
     assert cells[3] == ["mrpc", "f1 90.0; accuracy 80.0", "85.0", "1", "", ""]
@@ -142,7 +151,7 @@ def test_a_suite_that_is_interrupted(masked, tmp_path: Path, monkeypatch, capsys
     words = ["--data.row-length", "32", "--training.epochs", "1", "--training.log-every", "1"]
     words += ["--model.dropout", "0", "--training.no-tensorboard", "--data.workers", "1"]
     words += ["--training.batch-examples", "8"]
-    options = {"tasks": ("rte", "mnli", "cola"), "words": words, "limit": 54, "from_mnli": True}
+    options = GlueOptions(tasks=("rte", "mnli", "cola"), overrides=words, limit=54, from_mnli=True)
     before, calls = Telemetry.step, []
 
     def step(self, number, metrics):
@@ -153,10 +162,10 @@ def test_a_suite_that_is_interrupted(masked, tmp_path: Path, monkeypatch, capsys
 
     monkeypatch.setattr(Telemetry, "step", step)
     with pytest.raises(Interrupted):
-        glue(data, str(masked.folder), folder, **options)
+        run_glue(data, str(masked.folder), folder, options)
     first = json.loads((folder / "results.json").read_text())
     assert list(first["runs"]) == ["mnli/seed_0"] and first["missing"]["rte"] == "no run has ended"
-    report = glue(data, str(masked.folder), folder, **options)
+    report = run_glue(data, str(masked.folder), folder, options)
     assert calls == [
         *range(1, found_steps(folder, "mnli") + 1),
         *range(1, found_steps(folder, "rte") + 1),
@@ -176,6 +185,6 @@ def test_a_suite_that_is_interrupted(masked, tmp_path: Path, monkeypatch, capsys
     assert (folder / "report.md").read_text().strip() in report
     monkeypatch.setattr(suite, "train", lambda *_: pytest.fail("a finished task is repeated"))
     capsys.readouterr()
-    again = glue(data, str(masked.folder), folder, **options)
+    again = run_glue(data, str(masked.folder), folder, options)
     assert again.rpartition("\n")[0] == report.rpartition("\n")[0]
     assert "Finished before: mnli/seed_0, rte/seed_0" in capsys.readouterr().out

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.config import RunConfig
-from jaxencoder.evaluation.report import confusion_matrix, lines, write_report
+from jaxencoder.evaluation.report import confusion_matrix, prediction_records, write_report
 from jaxencoder.tasks.classification.predict import Predictions
 from jaxencoder.text.config import DataConfig
 
@@ -37,7 +37,7 @@ def test_classes(tmp_path):
     assert names == ["confusion.png", "predictions.jsonl", "reliability.png", "report.md"]
     text = (folder / "report.md").read_text()
     assert text.startswith("# run on data\n\n4 records, 2 classes; checkpoint: latest. Texts: text; labels: label.\n")
-    assert "1 records are longer than the 16 tokens of a row: 1 cut." in text
+    assert "1 records are longer than the 16 tokens of a row: 1 truncated." in text
     for line in ("| loss | 0.2500 |", "| a | 0.5000 |", "| ece | 0.1250 |", "| de | 3 | 1.0000 |", "| b | 0.3000 |"):
         assert line in text.splitlines()
     assert "fitted on dev.jsonl" in text and "| accuracy | 0.7500 |" in text
@@ -46,7 +46,9 @@ def test_classes(tmp_path):
         "| a | b | 0.7311 | unsure"
     )
     assert len(rows) == 2
-    assert [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()] == lines(predicted())
+    assert [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()] == prediction_records(
+        predicted()
+    )
 
 
 def test_values(tmp_path):
@@ -55,7 +57,7 @@ def test_values(tmp_path):
     text = (tmp_path / "report.md").read_text()
     rows = text.split("## Furthest from the truth")[1].splitlines()[4:]
     assert [row[:30] for row in rows] == ["| 2.0000 | 9.0000 | 7.0000 | s", "| 3.0000 | 3.5000 | 0.5000 | u"]
-    assert "Confusion" not in text and lines(predicted(""))[1] == {
+    assert "Confusion" not in text and prediction_records(predicted(""))[1] == {
         "record": {"text": "sure and\0| wrong\n<b>", "id": 1},
         "truth": 2.0,
         "prediction": 9.0,
@@ -63,7 +65,7 @@ def test_values(tmp_path):
 
 
 def test_lines_and_confusions():
-    found = lines(predicted())
+    found = prediction_records(predicted())
     assert [line["truth"] for line in found] == list("abab") and [line["prediction"] for line in found] == list("aabb")
     assert found[2]["probabilities"] == pytest.approx({"a": 0.2689, "b": 0.7311}, abs=1e-4)
     assert found[2]["probability"] == found[2]["probabilities"]["b"]
@@ -82,7 +84,7 @@ def test_a_report_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypat
     def broken(*args):
         raise OSError("no space")
 
-    monkeypatch.setattr("jaxencoder.evaluation.plots.reliability", broken)
+    monkeypatch.setattr("jaxencoder.evaluation.plots.plot_reliability", broken)
     with pytest.raises(OSError, match="no space"):
         write_report(tmp_path, predicted(), result(), "run", CONFIG, "best")
     assert [path.name for path in tmp_path.iterdir()] == ["report.md"]

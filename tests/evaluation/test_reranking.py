@@ -45,11 +45,11 @@ def test_measures_by_hand(pairs, masked, folder, k, prompts):
     found = search_folder(first, folder, "test", 100, **prompts)
     texts = {record["_id"]: record["text"] for record in read_corpus(folder)}
     orders = []
-    for query, ranked in zip(found.queries.texts, found.ranked, strict=True):
+    for query, ranked in zip(found.queries.texts, found.rankings, strict=True):
         own = ranked[:k]
         scores = [score_pairs(model, [query], [texts[i]])[0] for i in own]
         orders.append([i for _, i in sorted(zip(scores, own, strict=True), reverse=True)] + ranked[k:])
-    assert orders != found.ranked
+    assert orders != found.rankings
     expected = ranking_metrics(orders, found.queries.relevances)
     assert {name: result[name] for name in expected} == pytest.approx(expected)
     assert result["candidates"] == 5 * min(k, 12) and (result["queries"], result["documents"]) == (5, 12)
@@ -98,14 +98,16 @@ def test_a_subset_of_scifact(pairs, masked, shared_data, tmp_path):
 
 def test_what_scores_no_pairs(classifier, labeller, masked, pairs, folder):
     for run in (classifier, labeller, masked):
-        with pytest.raises(ValueError, match="this model scores no pairs"):
+        with pytest.raises(ValueError, match="this model does not score pairs"):
             evaluate_reranking(load(run.folder), folder, masked.folder)
     model = load(pairs.folder)
     many = dataclasses.replace(model.config.objective, labels=3, class_names=("0", "1", "2"))
-    with pytest.raises(ValueError, match="tells 3 classes apart, which is no score"):
+    with pytest.raises(ValueError, match="has 3 classes, which give no single score"):
         score_pairs(dataclasses.replace(model, config=dataclasses.replace(model.config, objective=many)), ["a"], ["b"])
     named = dataclasses.replace(model.config.objective, labels=2, class_names=("entailment", "not_entailment"))
-    with pytest.raises(ValueError, match="classes are entailment and not_entailment, and which one is better is not"):
+    with pytest.raises(
+        ValueError, match="classes are entailment and not_entailment, which do not say which one is better"
+    ):
         score_pairs(dataclasses.replace(model, config=dataclasses.replace(model.config, objective=named)), ["a"], ["b"])
     with pytest.raises(ValueError, match="k is 0"):
         evaluate_reranking(model, folder, masked.folder, k=0)

@@ -20,8 +20,8 @@ def test_whose_they_are(masked, tmp_path: Path) -> None:
         results_file("organisation/name", run, output)
     with pytest.raises(FileNotFoundError, match=r"no folder .*gone to write a\.json to"):
         results_file(masked.folder, run, tmp_path / "gone" / "a.json")
-    run.save(tmp_path / "hf")
-    assert results_file(tmp_path / "hf", load(tmp_path / "hf"), None) == ({}, None)
+    run.save(tmp_path / "transformers")
+    assert results_file(tmp_path / "transformers", load(tmp_path / "transformers"), None) == ({}, None)
 
 
 def test_whole_or_not_at_all(tmp_path: Path) -> None:

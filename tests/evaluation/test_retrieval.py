@@ -111,10 +111,10 @@ def test_prompts(model, folder):
     queries = model.embed(found.queries.texts, prompt=before["query_prompt"], normalize=True)
     orders = np.argsort(-(queries @ vectors.T).round(5), axis=1, kind="stable")
     ids = [[documents[i]["_id"] for i in order] for order in orders]
-    assert found.ranked == [[i for i in row if i != query] for row, query in zip(ids, found.queries.ids, strict=True)]
-    assert found.ranked != search_folder(model, folder, "test", 4).ranked
+    assert found.rankings == [[i for i in row if i != query] for row, query in zip(ids, found.queries.ids, strict=True)]
+    assert found.rankings != search_folder(model, folder, "test", 4).rankings
     result = evaluate_retrieval(model, folder, **before)
-    assert result.items() >= ranking_metrics(found.ranked, found.queries.relevances).items()
+    assert result.items() >= ranking_metrics(found.rankings, found.queries.relevances).items()
 
 
 def test_title_and_text_are_one(folder):
@@ -129,7 +129,7 @@ def test_title_and_text_are_one(folder):
 def test_split(model, folder):
     (folder / "qrels" / "dev.tsv").write_text("q2\td3\t1\n")
     assert evaluate_retrieval(model, folder, "dev")["queries"] == 1
-    with pytest.raises(FileNotFoundError, match=r"qrels/train\.tsv; the splits there are dev, test"):
+    with pytest.raises(FileNotFoundError, match=r"qrels/train\.tsv; its splits are dev, test"):
         qrels_file(folder, "train")
     (folder / "qrels" / "test.tsv").rename(folder / "qrels.tsv")
     assert qrels_file(folder, "test") == folder / "qrels.tsv"
@@ -170,7 +170,7 @@ def test_hostile_relevances(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
-        ("queries.jsonl", '{"_id": "q1", "text": "twice"}', "record 4: the id 'q1' stands twice"),
+        ("queries.jsonl", '{"_id": "q1", "text": "twice"}', "record 4: the id 'q1' is not unique"),
         ("corpus.jsonl", '{"text": "no id"}', 'record 5: "_id" is None'),
         ("corpus.jsonl", '{"_id": "d9"}', "jsonl:5: no field 'text'"),
         ("qrels/test.tsv", "q9\td1\t1", "lacks 1 of the 3 queries that were judged, such as 'q9'"),
@@ -192,4 +192,4 @@ def test_nothing_is_relevant(model, folder):
 def test_relevant_documents_that_are_not_there_count_as_missed(model, folder, caplog):
     (folder / "qrels" / "test.tsv").write_text("q2\td2\t1\nq2\tabsent\t1\n")
     assert evaluate_retrieval(model, folder)["recall@100"] == 0.5
-    assert "1 relevant documents are not in" in caplog.text
+    assert "1 relevant documents are missing from" in caplog.text

@@ -4,7 +4,13 @@ import scipy.stats
 from sklearn import metrics
 
 from jaxencoder.evaluation import significance
-from jaxencoder.evaluation.significance import compare_classes, compare_values, in_words, mcnemar, permutation
+from jaxencoder.evaluation.significance import (
+    compare_classes,
+    compare_values,
+    describe_difference,
+    mcnemar,
+    permutation,
+)
 
 
 def predicted(labels: np.ndarray, accuracy: float, classes: int, seed: int) -> np.ndarray:
@@ -126,7 +132,7 @@ def test_neither_memory_nor_the_seed_decides(monkeypatch):
     found = compare_classes(labels, a, b, 3)
     assert compare_classes(labels, a, b, 3) == found
     other = compare_classes(labels, a, b, 3, seed=5)
-    monkeypatch.setattr(significance, "_CELLS", 1000)
+    monkeypatch.setattr(significance, "_MAX_CELLS", 1000)
     parts = compare_classes(labels, a, b, 3)
     for x, y, z in zip(found, other, parts, strict=True):
         np.testing.assert_allclose(x[5:8], y[5:8], atol=0.02)
@@ -136,6 +142,10 @@ def test_neither_memory_nor_the_seed_decides(monkeypatch):
 def test_in_words():
     labels = np.arange(100) % 2
     found = compare_classes(labels, labels[None] * 0, labels[None], 2)[0]
-    said = in_words(found, "A", "B")
-    assert said.startswith("B has a higher accuracy than A (+50.00 points, 95% interval +") and "McNemar" in said
-    assert in_words(found._replace(p=0.3), "A", "B").startswith("That B and A differ in accuracy may be chance (+50.00")
+    sentence = describe_difference(found, "A", "B")
+    assert (
+        sentence.startswith("B has a higher accuracy than A (+50.00 points, 95% interval +") and "McNemar" in sentence
+    )
+    assert describe_difference(found._replace(p=0.3), "A", "B").startswith(
+        "That B and A differ in accuracy may be chance (+50.00"
+    )

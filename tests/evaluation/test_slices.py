@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxencoder.evaluation.slices import slices
+from jaxencoder.evaluation.slices import slice_metrics
 from jaxencoder.tasks.classification.metrics import metrics_of_classes
 from jaxencoder.tasks.classification.predict import Predictions
 
@@ -13,18 +13,18 @@ def predicted(records: list[dict], tokens: list[int], labels: list[float], score
 
 def test_quarters_of_the_lengths():
     tokens = [9, 1, 2, 3, 4, 5, 6, 100]
-    found = slices(predicted([{}] * 8, tokens, [0, 1] * 4, [0] * 8))["length in tokens"]
+    found = slice_metrics(predicted([{}] * 8, tokens, [0, 1] * 4, [0] * 8))["length in tokens"]
     assert list(found) == ["1 to 2", "3 to 4", "5 to 6", "9 to 100"]
     assert all(part["examples"] == 2 for part in found.values())
     assert [part["accuracy"] for part in found.values()] == [0.5, 0.5, 0.5, 0.5]
-    same = slices(predicted([{}] * 4, [7] * 4, [0, 1, 0, 1], [0, 1, 0, 0]))["length in tokens"]
+    same = slice_metrics(predicted([{}] * 4, [7] * 4, [0, 1, 0, 1], [0, 1, 0, 0]))["length in tokens"]
     assert same == {"7": {"examples": 4} | {k: v for k, v in same["7"].items() if k != "examples"}}
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_lengths_are_shared_out(seed):
     tokens = np.random.default_rng(seed).lognormal(3, 1, 400).astype(int).tolist()
-    found = slices(predicted([{}] * 400, tokens, [0, 1] * 200, [0] * 400))["length in tokens"]
+    found = slice_metrics(predicted([{}] * 400, tokens, [0, 1] * 200, [0] * 400))["length in tokens"]
     assert len(found) == 4 and sum(part["examples"] for part in found.values()) == 400
     assert all(70 <= part["examples"] <= 130 for part in found.values())
 
@@ -32,7 +32,7 @@ def test_lengths_are_shared_out(seed):
 def test_fields_of_records():
     records = [{"lang": "de"}, {"lang": "en"}, {"lang": "de"}, {"lang": None}, {}, {"lang": "de"}]
     labels, chosen = [0, 1, 1, 0, 1, 1], [0, 1, 0, 0, 0, 1]
-    found = slices(predicted(records, [1] * 6, labels, chosen), ["lang"])["lang"]
+    found = slice_metrics(predicted(records, [1] * 6, labels, chosen), ["lang"])["lang"]
     assert {name: part["examples"] for name, part in found.items()} == {"de": 3, "(none)": 2, "en": 1}
     metrics = metrics_of_classes(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)
     expected = {"examples": 3, **{name: metrics[name] for name in ("accuracy", "macro_f1", "matthews")}}
@@ -41,18 +41,18 @@ def test_fields_of_records():
 
 def test_many_values():
     names = [{"id": f"n{i // 2}" if i < 40 else f"x{i}", "number": i / 10} for i in range(100)]
-    found = slices(predicted(names, [1] * 100, [0, 1] * 50, [0] * 100), ["id", "number"])
+    found = slice_metrics(predicted(names, [1] * 100, [0, 1] * 50, [0] * 100), ["id", "number"])
     assert len(found["id"]) == 30 and found["id"]["(others)"]["examples"] == 100 - 20 * 2 - 9
     assert list(found["number"]) == ["0 to 2.4", "2.5 to 4.9", "5 to 7.4", "7.5 to 9.9"]
 
     seconds = [{"at": 1_700_000_000 + i} for i in range(100)]
-    found = slices(predicted(seconds, [1] * 100, [0, 1] * 50, [0] * 100), ["at"])["at"]
+    found = slice_metrics(predicted(seconds, [1] * 100, [0, 1] * 50, [0] * 100), ["at"])["at"]
     assert sum(part["examples"] for part in found.values()) == 100 and "1700000000 to 1700000024" in found
 
 
 def test_values():
     records = [{"part": i // 4} for i in range(8)]
-    found = slices(predicted(records, [1] * 8, [1, 2, 3, 4, 1, 2, 3, 4], [1, 2, 3, 4, 4, 3, 2, 1], ""), ["part"])
+    found = slice_metrics(predicted(records, [1] * 8, [1, 2, 3, 4, 1, 2, 3, 4], [1, 2, 3, 4, 4, 3, 2, 1], ""), ["part"])
     assert found["part"] == {
         "0": pytest.approx({"examples": 4, "pearson": 1, "spearman": 1}),
         "1": pytest.approx({"examples": 4, "pearson": -1, "spearman": -1}),
@@ -61,4 +61,4 @@ def test_values():
 
 def test_a_field_that_is_not_there():
     with pytest.raises(ValueError, match="no record has the field 'lnag', but lang, text; did you mean 'lang'"):
-        slices(predicted([{"lang": "de", "text": ""}], [1], [0], [0]), ["lnag"])
+        slice_metrics(predicted([{"lang": "de", "text": ""}], [1], [0], [0]), ["lnag"])

@@ -15,8 +15,9 @@ import pytest
 from jaxencoder.config import Phase, RunConfig
 from jaxencoder.config_io import load, save, to_json
 from jaxencoder.evaluation import suite
-from jaxencoder.evaluation.suite import Run, identities, markdown, mean_and_sd, perform, spread, told
-from jaxencoder.evaluation.sweep import sweep
+from jaxencoder.evaluation.seeds import aggregate, format_mean, mean_and_sd
+from jaxencoder.evaluation.suite import Run, identities, run_suite
+from jaxencoder.evaluation.sweep import run_sweep
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.telemetry import Diverged
 
@@ -51,20 +52,20 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(suite, "train", train)
     monkeypatch.setattr(suite, "evaluate", evaluate)
-    monkeypatch.setattr(suite, "_speed", lambda folder: {"steps": 3})
+    monkeypatch.setattr(suite, "_training_speed", lambda folder: {"steps": 3})
     return names, events
 
 
 def test_finished_runs_are_not_repeated(trained, tmp_path: Path, capsys) -> None:
     names, _ = trained
-    found = perform(runs("a", "b"), tmp_path, summarize)
+    found = run_suite(runs("a", "b"), tmp_path, summarize)
     assert names == ["a", "b"] and list(found) == ["a", "b"]
     result = {"results": {"validation": {"loss": 0.5, "examples": 7}}, "steps": 3}
     assert found["a"] == {"identity": identities(runs("a"))["a"]} | result
     assert written(tmp_path) == {"count": 2, "runs": found}
     assert (tmp_path / "report.md").read_text() == "report of a, b\n"
     assert "a (1 of 2): validation loss 0.5, examples 7" in capsys.readouterr().out
-    perform(runs("b", "c"), tmp_path, summarize)
+    run_suite(runs("b", "c"), tmp_path, summarize)
     assert names == ["a", "b", "c"] and "Finished before: b\n" in capsys.readouterr().out
     assert list(written(tmp_path)["runs"]) == ["a", "b", "c"] and written(tmp_path)["count"] == 2
 
@@ -73,14 +74,14 @@ def test_finished_runs_are_not_repeated(trained, tmp_path: Path, capsys) -> None
 def test_results_are_kept_from_other_settings(trained, tmp_path: Path, change: dict) -> None:
     names, events = trained
     events["c"] = OSError("no room")
-    perform(runs("a", "b", "c"), tmp_path, summarize)
+    run_suite(runs("a", "b", "c"), tmp_path, summarize)
     before = written(tmp_path)
     a, b, c = runs("a", "b", "c")
     with pytest.raises(ValueError, match=r"results\.json has results of b with other settings or data; name another"):
-        perform([a, replace(b, **change)], tmp_path, summarize)
+        run_suite([a, replace(b, **change)], tmp_path, summarize)
     assert names == ["a", "b", "c"] and written(tmp_path) == before
     events.clear()
-    assert "results" in perform([replace(c, data={"other": "y"})], tmp_path, summarize)["c"]  # nothing would be lost
+    assert "results" in run_suite([replace(c, data={"other": "y"})], tmp_path, summarize)["c"]  # nothing would be lost
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "phase", "data"])
@@ -97,67 +98,67 @@ def test_results_are_kept_from_other_data(trained, tmp_path: Path, part: str) ->
     else:
         data = replace(run.config.data, validation_fraction=0.0, **{part: (str(source),)})
         run = replace(run, config=replace(run.config, data=data))
-    found = perform([run], folder, summarize)
+    found = run_suite([run], folder, summarize)
     os.utime(source, (1, 1))
-    assert perform([run], folder, summarize) == found and trained[0] == ["a"]
+    assert run_suite([run], folder, summarize) == found and trained[0] == ["a"]
     source.write_text('{"text": "a", "label": 1}\n')
     os.utime(source, (1, 1))
     before = written(folder)
     with pytest.raises(ValueError, match="has results of a with other settings or data; name another folder"):
-        perform([run], folder, summarize)
+        run_suite([run], folder, summarize)
     assert trained[0] == ["a"] and written(folder) == before
     source.unlink()
-    missing = perform([run], tmp_path / "others", summarize)
+    missing = run_suite([run], tmp_path / "others", summarize)
     assert missing["a"]["identity"] != found["a"]["identity"] and "results" in missing["a"]
 
 
 def test_one_suite_at_a_time(trained, tmp_path: Path) -> None:
     def second(outcomes: dict) -> tuple[dict, str]:
         if not outcomes:
-            with pytest.raises(ValueError, match="another suite is at work in .*; wait for it, or name another folder"):
-                perform(runs("b"), tmp_path, summarize)
+            with pytest.raises(ValueError, match="another suite is running in .*; wait for it, or name another folder"):
+                run_suite(runs("b"), tmp_path, summarize)
         return summarize(outcomes)
 
-    perform(runs("a"), tmp_path, second)
-    assert trained[0] == ["a"] and list(perform(runs("b"), tmp_path, summarize)) == ["b"]
+    run_suite(runs("a"), tmp_path, second)
+    assert trained[0] == ["a"] and list(run_suite(runs("b"), tmp_path, summarize)) == ["b"]
 
 
 def test_several_hosts(trained, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("JAXENCODER_DISTRIBUTED", "1")
     with pytest.raises(ValueError, match="a suite is for one host; unset JAXENCODER_DISTRIBUTED"):
-        perform(runs("a"), tmp_path / "runs", summarize)
+        run_suite(runs("a"), tmp_path / "runs", summarize)
     assert trained[0] == [] and not (tmp_path / "runs").exists()
 
 
 def test_what_fails_stops_no_other(trained, tmp_path: Path) -> None:
     names, events = trained
     events.update(a=Diverged("not finite"), b=OSError("no\n  room"))
-    found = perform(runs("a", "b", "c"), tmp_path, summarize)
+    found = run_suite(runs("a", "b", "c"), tmp_path, summarize)
     assert [set(one) - {"identity", "steps"} for one in found.values()] == [{"diverged"}, {"failed"}, {"results"}]
     assert found["b"]["failed"] == "no room" and written(tmp_path)["runs"] == found
     events.clear()
-    again = perform(runs("a", "b", "c"), tmp_path, summarize)
+    again = run_suite(runs("a", "b", "c"), tmp_path, summarize)
     assert names == ["a", "b", "c", "b"]  # what diverged would diverge again
     assert "results" in again["b"] and again["a"] == found["a"]
     events["d"] = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory.\nAllocations:\n1. 16 GiB")
-    last = perform(runs("d", "e"), tmp_path, summarize)
+    last = run_suite(runs("d", "e"), tmp_path, summarize)
     assert last["d"]["failed"] == "RESOURCE_EXHAUSTED: Out of memory." and "results" in last["e"]
 
 
 def test_every_run_fails(trained, tmp_path: Path) -> None:
     trained[1].update(a=ValueError("no such data"), b=ValueError("other"))
     with pytest.raises(ValueError, match="every run has failed; a: no such data"):
-        perform(runs("a", "b"), tmp_path, summarize)
+        run_suite(runs("a", "b"), tmp_path, summarize)
 
 
 def test_results_are_whole_at_any_moment(trained, tmp_path: Path) -> None:
     names, events = trained
     events["b"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        perform(runs("a", "b", "c"), tmp_path, summarize)
+        run_suite(runs("a", "b", "c"), tmp_path, summarize)
     assert list(written(tmp_path)["runs"]) == ["a"]
     events.clear()
-    perform(runs("a", "b", "c"), tmp_path, summarize)
+    run_suite(runs("a", "b", "c"), tmp_path, summarize)
     assert names == ["a", "b", "b", "c"] and list(written(tmp_path)["runs"]) == ["a", "b", "c"]
     assert {path.name for path in tmp_path.iterdir()} - {".lock"} == {"a", "b", "c", "report.md", "results.json"}
 
@@ -166,18 +167,18 @@ def test_results_of_something_else(trained, tmp_path: Path) -> None:
     for text in ("{", "[]", '{"validation": {}}'):
         (tmp_path / "results.json").write_text(text)
         with pytest.raises(ValueError, match=r"results\.json holds no results of a suite"):
-            perform(runs("a"), tmp_path, summarize)
+            run_suite(runs("a"), tmp_path, summarize)
         assert (tmp_path / "results.json").read_text() == text
 
 
 def test_jobs(tmp_path: Path, monkeypatch) -> None:
     for jobs in (0, 10_000):
         with pytest.raises(ValueError, match=f"jobs is {jobs}; give at least 1 and at most"):
-            perform(runs("a"), tmp_path, summarize, jobs)
+            run_suite(runs("a"), tmp_path, summarize, jobs)
     monkeypatch.setattr(suite, "computes_on_cpu", lambda: False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     with pytest.raises(ValueError, match="jobs is 2, but an accelerator does one run at a time"):
-        perform(runs("a"), tmp_path, summarize, 2)
+        run_suite(runs("a"), tmp_path, summarize, 2)
 
 
 def test_programs_are_shared(trained, tmp_path: Path, monkeypatch) -> None:
@@ -185,17 +186,17 @@ def test_programs_are_shared(trained, tmp_path: Path, monkeypatch) -> None:
     seen = []
     monkeypatch.setattr(suite, "train", lambda *_: seen.append(jax.config.jax_compilation_cache_dir))
     given = jax.config.jax_compilation_cache_dir
-    perform(runs("a"), tmp_path, summarize)
+    run_suite(runs("a"), tmp_path, summarize)
     assert seen == [given] == [jax.config.jax_compilation_cache_dir]
     jax.config.update("jax_compilation_cache_dir", None)
     try:
-        perform(runs("b", "c"), tmp_path, summarize)
+        run_suite(runs("b", "c"), tmp_path, summarize)
         assert seen[1] == seen[2] and not Path(seen[1]).exists() and jax.config.jax_compilation_cache_dir is None
     finally:
         jax.config.update("jax_compilation_cache_dir", given)
 
 
-def test_speed(tmp_path: Path) -> None:
+def test_training_speed(tmp_path: Path) -> None:
     """Two phases of 10 and 4 rows of 128 tokens, half of them padding: 640 tokens a step, then 256."""
     config = replace(CONFIG, training=TrainingConfig(), phases=(Phase(steps=4, batch_size=10), Phase(3, batch_size=4)))
     save(config, tmp_path)
@@ -207,29 +208,20 @@ def test_speed(tmp_path: Path) -> None:
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     tokens = 4 * 640 + 3 * 256
-    assert suite._speed(tmp_path) == {"steps": 7, "tokens_per_second": 200.0, "seconds": tokens / 200}
+    assert suite._training_speed(tmp_path) == {"steps": 7, "tokens_per_second": 200.0, "seconds": tokens / 200}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
-    assert suite._speed(tmp_path) == {"steps": 2}
+    assert suite._training_speed(tmp_path) == {"steps": 2}
 
 
-def test_spread() -> None:
+def test_aggregate() -> None:
     outcomes = [{"results": {"validation": {"f1": x}}} for x in (0.5, 0.7, 0.9)] + [{"diverged": "so"}]
-    assert spread(outcomes) == {"f1": {"mean": pytest.approx(0.7), "sd": pytest.approx(0.2), "runs": 3}}
-    assert spread(outcomes, "other") == spread([{"failed": "so"}]) == {}
-    assert told(spread(outcomes)["f1"], 100, 1) == "70.0 ± 20.0"
-    assert told(mean_and_sd([0.25])) == "0.2500" and told(None) == ""
+    assert aggregate(outcomes) == {"f1": {"mean": pytest.approx(0.7), "sd": pytest.approx(0.2), "runs": 3}}
+    assert aggregate(outcomes, "other") == aggregate([{"failed": "so"}]) == {}
+    assert format_mean(aggregate(outcomes)["f1"], 100, 1) == "70.0 ± 20.0"
+    assert format_mean(mean_and_sd([0.25])) == "0.2500" and format_mean(None) == ""
     inf, nan = float("inf"), float("nan")
-    assert [told(mean_and_sd(x)) for x in ([0.5, nan], [0.5, inf], [inf, -inf])] == ["nan", "inf", "nan"]
+    assert [format_mean(mean_and_sd(x)) for x in ([0.5, nan], [0.5, inf], [inf, -inf])] == ["nan", "inf", "nan"]
     assert mean_and_sd([0.5, inf]) == {"mean": inf, "sd": None, "runs": 2}
-
-
-def test_markdown() -> None:
-    assert markdown(["a", "metric"], [["one", "1.5"], ["three", "22"]]).splitlines() == [
-        "| a     | metric |",
-        "| ----- | -----: |",
-        "| one   |    1.5 |",
-        "| three |     22 |",
-    ]
 
 
 # Real processes
@@ -238,9 +230,9 @@ PARENT = """
     import sys
     from pathlib import Path
     from jaxencoder.config_io import from_json
-    from jaxencoder.evaluation.sweep import sweep
+    from jaxencoder.evaluation.sweep import run_sweep
 
-    sweep(from_json(Path(sys.argv[1]).read_text()), sys.argv[2], seeds=(0, 1), jobs=2)
+    run_sweep(from_json(Path(sys.argv[1]).read_text()), sys.argv[2], seeds=(0, 1), jobs=2)
 """
 
 
@@ -262,7 +254,7 @@ def test_side_by_side_and_killed(classifier, tmp_path: Path, monkeypatch, capsys
                 time.sleep(0.05)
         finally:
             parent.kill()
-    report = sweep(config, folder, seeds=(0, 1), jobs=2)
+    report = run_sweep(config, folder, seeds=(0, 1), jobs=2)
     for log in begun:
         text = log.read_text()
         assert "Stopped after step" in text and f"Continuing {log.parent} after step" in text, text

@@ -9,7 +9,7 @@ import pytest
 from jaxencoder.config import Classification, DataConfig, RunConfig, TokenClassification
 from jaxencoder.config_io import load, save
 from jaxencoder.evaluation import sweep as module
-from jaxencoder.evaluation.sweep import grid, report_of, summary_of, sweep
+from jaxencoder.evaluation.sweep import format_report, grid, run_sweep, summarize_settings
 from jaxencoder.training.config import TrainingConfig
 
 CONFIG = RunConfig(data=DataConfig(label_field="label"), objective=Classification())
@@ -45,9 +45,9 @@ def test_names() -> None:
         (["optimizer.learning_rate"], "'optimizer.learning_rate' is not NAME=VALUE,VALUE"),
         (["=1"], "is not NAME=VALUE"),
         (["optimizer.b1=0.9,,0.8"], "is not NAME=VALUE"),
-        (["optimizer.b1=0.9,0.9"], "a value for the second time"),
-        (["optimizer.b1=0.9", "optimizer.b1=0.8"], "for the second time"),
-        (["training.seed=1,2"], "varies the seed; name seeds as such"),
+        (["optimizer.b1=0.9,0.9"], "repeats a setting or a value"),
+        (["optimizer.b1=0.9", "optimizer.b1=0.8"], "repeats a setting"),
+        (["training.seed=1,2"], "varies the seed; give seeds as such"),
         (["optimizer.lerning_rate=1"], "unknown setting --optimizer.lerning_rate; did you mean"),
         (["optimizer.learning_rate=fast"], "fast"),
         (["optimizer.learning_rate=-1"], "optimizer.learning_rate is -1.0; give a positive number"),
@@ -74,7 +74,7 @@ OUTCOMES = {
 
 def test_the_best_has_not_diverged() -> None:
     by_loss = replace(CONFIG, training=TrainingConfig(best_metric="loss"))
-    summary = summary_of(OUTCOMES, GROUPS, CONFIG)
+    summary = summarize_settings(OUTCOMES, GROUPS, CONFIG)
     assert (summary["best"], summary["by"], list(summary["settings"])) == ("low", "accuracy", ["low", "high"])
     assert summary["settings"]["low"]["accuracy"] == {
         "mean": pytest.approx(0.75),
@@ -82,11 +82,11 @@ def test_the_best_has_not_diverged() -> None:
         "runs": 2,
     }
     all_ended = OUTCOMES | {"high/1": outcome(0.8, 3.0)}
-    assert summary_of(all_ended, GROUPS, CONFIG)["best"] == "high"  # by the accuracy, of classes
-    assert summary_of(all_ended, GROUPS, by_loss)["best"] == "low"
-    assert summary_of({}, GROUPS, CONFIG) == {"best": None, "by": "accuracy", "settings": {}}
+    assert summarize_settings(all_ended, GROUPS, CONFIG)["best"] == "high"  # by the accuracy, of classes
+    assert summarize_settings(all_ended, GROUPS, by_loss)["best"] == "low"
+    assert summarize_settings({}, GROUPS, CONFIG) == {"best": None, "by": "accuracy", "settings": {}}
     absent = replace(CONFIG, training=TrainingConfig(best_metric="f1", best_mode="max"))
-    assert summary_of(all_ended, GROUPS, absent)["by"] == "accuracy"
+    assert summarize_settings(all_ended, GROUPS, absent)["by"] == "accuracy"
 
 
 @pytest.mark.parametrize(
@@ -106,15 +106,15 @@ def test_results_without_the_metric_of_training(metrics: dict, by: str | None, b
         run: {"results": {"validation": {name: values[i] for name, values in metrics.items()}}}
         for i, run in enumerate("ab")
     }
-    summary = summary_of(outcomes, groups, config)
+    summary = summarize_settings(outcomes, groups, config)
     assert (summary["by"], summary["best"]) == (by, best)
-    assert ("Best: " in report_of(summary, outcomes, 1)) is (by is not None)
+    assert ("Best: " in format_report(summary, outcomes, 1)) is (by is not None)
 
 
 def test_the_metric_is_that_of_the_run(tmp_path: Path, monkeypatch) -> None:
     """Of tags, accuracy where they are no entities: known once the data is read, and written with the run."""
 
-    def perform(runs, folder, summarize, jobs):
+    def run_suite(runs, folder, summarize, jobs):
         resolved = replace(runs[0].config.training, best_metric="macro_f1", best_mode="max")
         for run in runs:
             (folder / run.name).mkdir(parents=True)
@@ -123,12 +123,13 @@ def test_the_metric_is_that_of_the_run(tmp_path: Path, monkeypatch) -> None:
         metrics = ({"accuracy": 0.5, "macro_f1": 0.2}, {"accuracy": 0.4, "macro_f1": 0.3})
         outcomes = {run.name: {"results": {"validation": x}} for run, x in zip(runs, metrics, strict=True)}
         found.append(summarize(outcomes)[0]["best"])
+        return outcomes
 
     found: list[str] = []
-    monkeypatch.setattr(module, "perform", perform)
+    monkeypatch.setattr(module, "run_suite", run_suite)
     data = replace(CONFIG.data, text_field="tokens")
     config = replace(CONFIG, objective=TokenClassification(), data=data)
-    report = sweep(config, tmp_path, vary=["optimizer.learning_rate=1e-4,3e-4"])
+    report = run_sweep(config, tmp_path, vary=["optimizer.learning_rate=1e-4,3e-4"])
     assert found == ["f1", "learning_rate=3e-4"]
     assert "Best: learning_rate=3e-4, macro_f1 0.3000" in report
 
@@ -138,12 +139,12 @@ def test_several_classes_are_ranked_by_their_f1() -> None:
     config = replace(CONFIG, objective=Classification(labels=3, multi_label=True))
     values = {"low": {"micro_f1": 0.2, "accuracy": 0.4}, "high": {"micro_f1": 0.9, "accuracy": 0.3}}
     ended = {f"{name}/seed_0": {"results": {"validation": x | {"loss": 1.0}}} for name, x in values.items()}
-    found = summary_of(ended, {name: [f"{name}/seed_0"] for name in values}, config)
+    found = summarize_settings(ended, {name: [f"{name}/seed_0"] for name in values}, config)
     assert (found["best"], found["by"]) == ("high", "micro_f1")
 
 
 def test_report() -> None:
-    lines = report_of(summary_of(OUTCOMES, GROUPS, CONFIG), OUTCOMES, 2).splitlines()
+    lines = format_report(summarize_settings(OUTCOMES, GROUPS, CONFIG), OUTCOMES, 2).splitlines()
     assert [cell.strip() for cell in lines[0].split("|")] == ["", "setting", "runs", "loss", "accuracy", ""]
     assert [cell.strip() for cell in lines[2].split("|")] == ["", "low", "2", "0.4500 ± 0.0707", "0.7500 ± 0.0707", ""]
     assert lines[-3:] == [
@@ -151,15 +152,15 @@ def test_report() -> None:
         "",
         "high/1 has diverged: not finite",
     ]
-    assert report_of(summary_of({}, GROUPS, CONFIG), {}, 2) == "No run has ended yet."
+    assert format_report(summarize_settings({}, GROUPS, CONFIG), {}, 2) == "No run has ended yet."
     alone = {name: outcome for name, outcome in OUTCOMES.items() if name == GROUPS["low"][0]}
-    assert report_of(summary_of(alone, GROUPS, CONFIG), alone, 1).endswith("(one seed)")
+    assert format_report(summarize_settings(alone, GROUPS, CONFIG), alone, 1).endswith("(one seed)")
 
 
 def test_a_sweep_of_which_a_part_diverges(classifier, tmp_path: Path) -> None:
     config = load(classifier.folder)
     config = replace(config, training=replace(config.training, steps=4))
-    report = sweep(config, tmp_path, seeds=(3,), vary=["optimizer.learning_rate=1e-2,1e30"])
+    report = run_sweep(config, tmp_path, seeds=(3,), vary=["optimizer.learning_rate=1e-2,1e30"])
     assert (
         "Best: learning_rate=1e-2, accuracy" in report and "learning_rate=1e30/seed_3 has diverged: The loss" in report
     )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from jaxencoder.evaluation.thresholds import best_threshold, tuned
+from jaxencoder.evaluation.thresholds import best_threshold, tuned_metrics
 from jaxencoder.tasks.classification.predict import Predictions
 
 
@@ -46,7 +46,7 @@ def test_two_classes_are_decided_by_one_threshold():
     tuning = predicted(np.stack([1 - of_b, of_b], axis=1), [0, 0, 1, 1], "ab")
     of_b = np.array([0.1, 0.27, 0.31, 0.2])
     measured = predicted(np.stack([1 - of_b, of_b], axis=1), [0, 1, 1, 1], "ab")
-    found = tuned(measured, tuning)
+    found = tuned_metrics(measured, tuning)
     assert found["classes"] == {
         "b": pytest.approx({"threshold": 0.25, "precision": 1, "recall": 2 / 3, "f1": 0.8, "argmax_f1": 0})
     }
@@ -56,17 +56,17 @@ def test_two_classes_are_decided_by_one_threshold():
 def test_each_class_against_the_rest():
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 60)
     labels = np.where(probabilities[:, 2] > 0.3, 2, np.arange(60) % 2).tolist()  # rarely the most probable
-    found = tuned(predicted(probabilities, labels, "abc"), predicted(probabilities, labels, "abc"))
+    found = tuned_metrics(predicted(probabilities, labels, "abc"), predicted(probabilities, labels, "abc"))
     assert set(found) == {"classes"} and list(found["classes"]) == ["a", "b", "c"]
     assert found["classes"]["c"]["f1"] == 1 > found["classes"]["c"]["argmax_f1"]
-    without = tuned(predicted(probabilities, labels, "abc"), predicted(probabilities[:4], [0, 1, 0, 1], "abc"))
+    without = tuned_metrics(predicted(probabilities, labels, "abc"), predicted(probabilities[:4], [0, 1, 0, 1], "abc"))
     assert list(without["classes"]) == ["a", "b"]  # nothing to tune the third on
 
 
 def test_no_positive_example_anywhere():
     measured = predicted(np.full((3, 2), 0.5), [0, 0, 0], "ab")
-    assert tuned(measured, measured) == {"classes": {}}
-    one = tuned(measured, predicted(np.array([[0.5, 0.5], [0.2, 0.8]]), [0, 1], "ab"))
+    assert tuned_metrics(measured, measured) == {"classes": {}}
+    one = tuned_metrics(measured, predicted(np.array([[0.5, 0.5], [0.2, 0.8]]), [0, 1], "ab"))
     assert one["classes"]["b"]["f1"] == 0 and one["accuracy"] == 1
 
 
@@ -75,7 +75,7 @@ def test_one_half_stays_for_a_class_that_is_not_there_to_tune_on():
     labels = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 1]])
     measured = predicted(np.ones((3, 3)), [0, 0, 0], "abc")._replace(scores=scores, labels=labels)
     tuning = measured._replace(labels=labels * [1, 1, 0])
-    found = tuned(measured, tuning)
+    found = tuned_metrics(measured, tuning)
     assert set(found["classes"]) == {"a", "b"} and found["classes"]["b"]["f1"] == 1
     said = np.array([[1, 1, 0], [0, 1, 1], [0, 1, 1]])  # c as from one half on
     assert found["micro_f1"] == pytest.approx(f1_score(labels, said, average="micro"))

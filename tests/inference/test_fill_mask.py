@@ -76,7 +76,7 @@ def test_every_tokenizer(make_model, kind):
         ("the cat", 5, r"'the cat' has no mask to fill; write \[MASK\]"),
         ("", 5, "has no mask"),
         ("<mask> [mask]", 5, "has no mask"),
-        ("the cat " * 100 + "[MASK]", 5, "1 of 1 masks lie beyond the first 64 tokens"),
+        ("the cat " * 100 + "[MASK]", 5, "1 of 1 masks lie beyond the 64 tokens"),
         ("[MASK] " * 100, 5, "38 of 100 masks lie beyond"),
         ("[MASK]", 0, "k is 0; give 1 to"),
         ("[MASK]", 10**6, "k is 1000000"),

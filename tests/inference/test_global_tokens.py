@@ -42,13 +42,15 @@ def test_what_a_head_wants(kind: str, expected: list[list[int]]) -> None:
 
 @pytest.mark.parametrize("separator", [8, None])
 def test_a_row_without_a_question(separator: int | None) -> None:
-    with pytest.raises(ValueError, match=f"row 0 has . separators .token id {separator}., not the 3 of a question"):
+    with pytest.raises(
+        ValueError, match=f"row 0 has . separators .token id {separator}., but a question with its text has 3"
+    ):
         head_mask([HeadConfig(global_tokens="question", separator=separator)], QUESTIONS)
 
 
 def test_what_cannot_be_asked_for(make_model) -> None:
     ids = np.ones((2, 5), int)
-    with pytest.raises(ValueError, match="knows no global tokens; leave global_attention_mask out"):
+    with pytest.raises(ValueError, match="has no global tokens; leave global_attention_mask out"):
         make_model()(ids, None, None, ids)
     with pytest.raises(ValueError, match=r"has the shape \[2, 4\], but token_ids \[2, 5\]"):
         make_model(windows=(2,), global_tokens=True)(ids, None, None, ids[:, :4])

@@ -49,7 +49,7 @@ def test_copies_of_one_text_come_in_lists_of_bounded_size(model, monkeypatch) ->
     text = SENTENCES[40]
     (n,) = (len(x) for x in model.tokenize([text]))
     (whole,), sizes, losses = model.score([text]), [], score_module._losses
-    monkeypatch.setattr(score_module, "_COPIES_TOKENS", 2 * n)
+    monkeypatch.setattr(score_module, "_COPY_TOKENS", 2 * n)
     monkeypatch.setattr(
         score_module, "_losses", lambda model, copies: sizes.append(len(copies)) or losses(model, copies)
     )

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.model.heads import Classifier, Head, HeadConfig, MlmHead, Pooling, first_tokens, pool
+from jaxencoder.model.config import Pooling
+from jaxencoder.model.heads import Classifier, Head, HeadConfig, MlmHead, first_tokens, pool
 from tests.model.examples import BERT, linen_params
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 3, 0], [1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]])

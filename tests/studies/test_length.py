@@ -1,4 +1,4 @@
-"""The study of lengths: results of other settings are refused, and so is a novel that does not fill the rows."""
+"""The study of lengths refuses results of other settings and a novel that is too short."""
 
 import importlib.util
 import json
@@ -57,7 +57,7 @@ def test_results_are_kept_for_their_settings_alone(run, capsys, tmp_path):
     assert "was begun with layers 4, not 2" in refused(run, capsys, 9000, "--rows", "1", "--layers", "2")
     assert "was begun with text " in refused(run, capsys, 9001, "--rows", "1")
     (tmp_path / "runs" / "settings.json").unlink()
-    assert "was begun with settings that it does not tell" in refused(run, capsys, 9000, "--rows", "1")
+    assert "was begun with unknown settings" in refused(run, capsys, 9000, "--rows", "1")
 
 
 def test_a_novel_that_does_not_fill_the_rows(run, capsys):

@@ -30,7 +30,7 @@ def records_of(folder: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def converted(classifier, labeller, tagger, reader, regressor, tmp_path_factory) -> dict[str, tuple[Path, Path]]:
     """Runs, and each as transformers loads it."""
-    home = tmp_path_factory.mktemp("hf")
+    home = tmp_path_factory.mktemp("transformers")
     runs = {"classifier": classifier, "labeller": labeller, "tagger": tagger, "reader": reader, "regressor": regressor}
     for name, run in runs.items():
         assert main(["convert", str(run.folder), str(home / name), "--to", "transformers"]) == 0
@@ -92,13 +92,13 @@ def test_labels_under_other_names(converted, tmp_path: Path, capsys) -> None:
 
 def test_what_has_no_head(masked, tmp_path: Path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
-        load(masked.folder).save(tmp_path / "hf")
+        load(masked.folder).save(tmp_path / "transformers")
     assert not caplog.records
     data = write_data(tmp_path / "a.jsonl", 5, lambda positive, i: i % 2, seed=3)
     with pytest.raises(ValueError, match="on labeled --data if it has the head of a task"):
-        evaluate(tmp_path / "hf", data=data)
+        evaluate(tmp_path / "transformers", data=data)
     with pytest.raises(ValueError, match="has no head for it and predicts nothing of a record"):
-        list(predict(tmp_path / "hf", data))
+        list(predict(tmp_path / "transformers", data))
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])

@@ -71,8 +71,8 @@ def test_mixture_weights(sizes, weights, temperature, expected) -> None:
         ([1, 2], (1,), 1.0, "1 weights for 2 sources"),
         ([1, 2], (1, -1), 1.0, "not negative"),
         ([1, 2], (0, 0), 1.0, "not all zero"),
-        ([1, 2], (1, 2), 2.0, "no effect"),
-        ([1, 0], (1, 2), 1.0, "without content"),
+        ([1, 2], (1, 2), 2.0, "does not apply"),
+        ([1, 0], (1, 2), 1.0, "empty source"),
     ],
 )
 def test_mixture_weights_out_of_range(sizes, weights, temperature, message) -> None:

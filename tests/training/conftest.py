@@ -1,4 +1,4 @@
-"""Tiny runs: their text, their configuration, and how they are stopped and read."""
+"""Tiny runs: text, configuration, interruption, and reading of their losses."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(home: Path) -> RunConfig:
-    """One of everything that a step may depend on: dropout, moving average, accumulation."""
+    """Everything that a step may depend on: dropout, moving average, accumulation."""
     return RunConfig(
         name="tiny",
         model=EncoderConfig(num_layers=2, hidden_size=16, mlp_size=32, num_heads=2, max_length=16, dropout=0.1),
@@ -68,7 +68,7 @@ def config(home: Path) -> RunConfig:
 
 @pytest.fixture
 def sigterm(monkeypatch):
-    """Sends this process SIGTERM, twice, while the given steps run."""
+    """Send this process SIGTERM twice while the given steps run."""
     waiting: list[int] = []
     before = Telemetry.step
 

@@ -1,4 +1,4 @@
-"""Trains tiny models on one and on eight devices and prints what came out as JSON; test_step.py runs and judges it."""
+"""Train tiny models on one and on eight devices and print the results as JSON, for test_step.py."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What epochs, examples and evaluations come to in steps and rows."""
+"""Epochs, examples and evaluations converted to steps and rows."""
 
 from dataclasses import replace
 

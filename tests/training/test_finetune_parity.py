@@ -1,4 +1,4 @@
-"""Fine-tuning on packed rows beside BertForSequenceClassification in torch on padded batches: the same losses."""
+"""Fine-tuning on packed rows has the losses of torch's BertForSequenceClassification on padded batches."""
 
 import contextlib
 import dataclasses
@@ -24,10 +24,10 @@ pytest.importorskip("transformers", reason="needs transformers (pip install -e '
 STEPS = 6
 
 
-def labelled(config: RunConfig, folder, kind: str) -> RunConfig:
-    """Pairs with classes, or single texts with values; settings of which each one changes the losses."""
+def labeled(config: RunConfig, folder, kind: str) -> RunConfig:
+    """Pairs with classes, or single texts with values; every setting changes the losses."""
     random = np.random.default_rng(0)
-    with open(config.data.train[0]) as source, (folder / "labelled.jsonl").open("w") as file:
+    with open(config.data.train[0]) as source, (folder / "labeled.jsonl").open("w") as file:
         for record in map(json.loads, source):
             words = record["text"].split()
             middle = int(random.integers(1, len(words)))
@@ -36,7 +36,7 @@ def labelled(config: RunConfig, folder, kind: str) -> RunConfig:
             file.write(json.dumps(pair | {"label": label}) + "\n")
     data = dataclasses.replace(
         config.data,
-        train=(str(folder / "labelled.jsonl"),),
+        train=(str(folder / "labeled.jsonl"),),
         pair_field="second" if kind == "class" else "",
         label_field="label",
         validation_fraction=0.0,
@@ -58,7 +58,7 @@ def labelled(config: RunConfig, folder, kind: str) -> RunConfig:
 def test_losses_equal_torchs(config: RunConfig, kind: str, tmp_path) -> None:
     from benchmarks import finetune_torch as peer
 
-    config = labelled(config, tmp_path, kind)
+    config = labeled(config, tmp_path, kind)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     setup = set_up(config, tmp_path / "run")
     ours, theirs, shared = [], [], []

@@ -1,4 +1,4 @@
-"""Which parameters learn and how fast, in stacks of layers, in the layers beside them, and in two models at once."""
+"""Trainable parameters and layer-wise learning rates, in stacks, in unstacked layers, and in two models at once."""
 
 import dataclasses
 import re
@@ -65,7 +65,7 @@ def test_what_stands_below_the_layers_and_two_models() -> None:
 
 
 def updates(loud: str = "^$", **settings) -> tuple[dict[str, np.ndarray], dict]:
-    """The first update of AdamW, whose size is the learning rate in each number; and the optimiser's state.
+    """The first update of AdamW, whose elements have the size of the learning rate, and the optimizer's state.
 
     All gradients are 1, but for parameters whose path holds `loud`: theirs are 1000.
     """
@@ -125,7 +125,7 @@ def test_a_pattern_that_names_nothing() -> None:
 
 
 def test_a_low_rank_adapter_has_the_place_of_its_kernel() -> None:
-    """Also where only one block of the pattern has one: by itself it would count fewer layers."""
+    """Also if only one block of the pattern has an adapter: counted alone it would give fewer layers."""
     lora = LoraConfig(rank=2, targets=("block_1/mlp/up/kernel$",))
     tree = jax.eval_shape(with_lora(lora, mlm(FIVE)).init, KEY)
     scales = by_path(layer_scales(tree, 0.5, 2))

@@ -1,4 +1,4 @@
-"""The whole loop on tiny runs: stopped and continued, on other meshes, diverging, damaged, without room to write."""
+"""The loop on tiny runs: stopped and continued, on other meshes, diverging, damaged, on a full disk."""
 
 import contextlib
 import json
@@ -67,7 +67,7 @@ def test_reference(reference: Path, config: RunConfig) -> None:
 
 
 def test_pairs(home: Path, config: RunConfig) -> None:
-    """Sentence order is learned beside the masked tokens: both are measured, on training and on held-out rows."""
+    """Sentence order and masked tokens are trained together and both measured, on training and held-out rows."""
     texts = [json.loads(line)["text"] for line in (home / "text.jsonl").read_text().splitlines()]
     path = home / "sentences.jsonl"
     groups = [". ".join(texts[start : start + 5]) for start in range(0, 150, 5)]
@@ -100,7 +100,7 @@ def test_sigterm(reference: Path, config: RunConfig, tmp_path: Path, sigterm) ->
 
 
 def test_sigterm_in_the_last_step(reference: Path, config: RunConfig, tmp_path: Path, sigterm) -> None:
-    """The run is whole, and whoever called it ends all the same."""
+    """The run is complete, and its caller still exits."""
     sigterm([12])
     interrupted(config, tmp_path)
     assert losses(tmp_path) == losses(reference)
@@ -117,7 +117,7 @@ CHILD = """
     import os, signal, sys, threading, time
     from pathlib import Path
     from jaxencoder.config_io import load
-    from jaxencoder.text import prepare, store
+    from jaxencoder.text import store, tokenizer_cache
     from jaxencoder.checkpoints import orbax as checkpoint
     from jaxencoder.training import telemetry
 
@@ -358,15 +358,15 @@ def test_bfloat16_on_gpus_that_have_none(config: RunConfig, dtype: str, old: boo
 
 def test_fine_tuning_from_random_weights_says_so(config: RunConfig, tmp_path: Path, capsys) -> None:
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    labelled = replace(config, objective=Classification(), data=replace(config.data, label_field="label"))
+    labeled = replace(config, objective=Classification(), data=replace(config.data, label_field="label"))
     with jax.set_mesh(mesh):
-        for name, run in (("labelled", labelled), ("plain", config)):
+        for name, run in (("labeled", labeled), ("plain", config)):
             setup = set_up(run, tmp_path / name)
             capsys.readouterr()
             with contextlib.closing(CheckpointManager(tmp_path / name / "checkpoints")) as checkpoints:
                 updates.compile_updates(setup, mesh, checkpoints)
             said = "Starting from random weights: no --init-from\n"
-            assert capsys.readouterr().out == (said if run is labelled else "")
+            assert capsys.readouterr().out == (said if run is labeled else "")
 
 
 def test_rows_that_the_devices_do_not_share(config: RunConfig) -> None:

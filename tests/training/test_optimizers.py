@@ -1,4 +1,4 @@
-"""Optimisers against references: torch, the papers in numpy, and the same optimiser on unstacked layers."""
+"""Optimizers against references: torch, the papers in numpy, and the same optimizer on unstacked layers."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ STEPS = 20
 
 
 def tree(seed: int, scale: float = 1.0) -> dict:
-    """A small encoder's parameters (or gradients); layers differ in size a hundredfold, so mixing them shows."""
+    """Parameters (or gradients) of a small encoder; the scale of layers differs a hundredfold, to detect mixing."""
     rng = np.random.default_rng(seed)
     sizes = np.array([0.01, 1.0, 1.0], np.float32) if LAYERS == 3 else None
 
@@ -70,7 +70,7 @@ def run(optimizer: optax.GradientTransformation, params: dict, grads, steps: int
 
 
 def unstack(tree: dict, matrices: bool) -> dict:
-    """Every layer under its own name, with no axis of layers; kernels as matrices on request."""
+    """Each layer under its own name without a layer axis; kernels optionally as matrices."""
     out = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         name = path_of(path)
@@ -118,7 +118,7 @@ def test_stack_equals_layers_apart(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lamb", "adafactor", "muon", "stable_adamw"])
-def test_a_layer_does_not_depend_on_its_neighbours(name: str) -> None:
+def test_a_layer_does_not_depend_on_its_neighbors(name: str) -> None:
     def louder(tree: dict) -> dict:
         return jax.tree.map_with_path(
             lambda path, x: x.at[1:].multiply(30.0) if "/layers/" in path_of(path) else x, tree

@@ -1,4 +1,4 @@
-"""Phases of a run: what each computes with, which rows it sees, and that stopping at its borders changes nothing."""
+"""Phases of a run: settings and rows of each, and interruption at their borders."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from jaxencoder.cli.main import main
 from jaxencoder.config import EncoderConfig, MaskedLM, Masking, RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.evaluation.evaluate import evaluate
-from jaxencoder.training import setup as setups
+from jaxencoder.training import agreement
 from jaxencoder.training.config import Phase, batch_warmup
 from jaxencoder.training.feed import phase_batches
 from jaxencoder.training.loop import train
@@ -26,7 +26,7 @@ from .conftest import interrupted, losses
 
 @pytest.fixture(scope="module")
 def phased(home: Path, config: RunConfig) -> RunConfig:
-    """Length, batch and sources change, and with them what is masked, the learning rate and the wavelengths."""
+    """Length, batch and sources change, and with them the masking rate, learning rate and rotary wavelengths."""
     lines = (home / "text.jsonl").read_text().splitlines(keepends=True)
     (home / "other.jsonl").write_text("".join(lines[:60]))
     return replace(
@@ -139,7 +139,7 @@ def test_the_third_phase_computes_with_its_own_settings(reference: Path, phased:
 
 
 def test_rows_of_phases(reference: Path, phased: RunConfig, tmp_path: Path) -> None:
-    """Phases of the same data share one stream; other data has an order of its own."""
+    """Phases of the same data share one stream; different data has another order."""
     sizes = (Phase(steps=3, batch_size=2), Phase(steps=1, row_length=8), Phase(steps=2, batch_size=4), Phase(steps=1))
     config = replace(phased, phases=sizes, training=replace(phased.training, steps=0))
     first, short, second, third = phase_batches(set_up(config, tmp_path / "run"))
@@ -182,7 +182,7 @@ def test_learned_positions_reach_as_far_as_the_rows(phased: RunConfig, reference
 
 def refused(old: RunConfig, done: int, *phases: Phase) -> list[str]:
     new = replace(old, phases=phases, training=replace(old.training, steps=0))
-    return [name for name, *_ in setups._past(old, new, done)]
+    return [name for name, *_ in agreement._phase_differences(old, new, done)]
 
 
 def test_what_has_begun_may_not_change(phased: RunConfig) -> None:
@@ -207,7 +207,7 @@ def test_one_more_phase(reference: Path, phased: RunConfig, tmp_path: Path) -> N
     config = replace(phased, phases=longer, training=replace(phased.training, steps=0))
     set_up(config, run)
     digests = json.loads((run / "data.json").read_text())
-    assert digests.items() > json.loads((reference / "data.json").read_text()).items() and len(digests) == 10
+    assert digests.items() > json.loads((reference / "data.json").read_text()).items() and len(digests) == 5
     (run / "data.json").write_text(json.dumps({"training rows of phase 3": "not begun", "held-out rows": "other"}))
     with pytest.raises(ValueError, match="the held-out rows are not those"):
         set_up(config, run)

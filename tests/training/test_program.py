@@ -40,7 +40,7 @@ def test_products(function, products: int) -> None:
 
 
 def test_products_on_every_device() -> None:
-    """What is split is counted once, what every device computes as often as there are devices."""
+    """Sharded products count once, replicated ones once per device."""
     mesh = AbstractMesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
     rows, whole = PartitionSpec("rows"), PartitionSpec()
 
@@ -53,7 +53,7 @@ def test_products_on_every_device() -> None:
 
 
 def test_products_of_a_kernel() -> None:
-    """At each place of the grid, unless the kernel says what it takes."""
+    """Once per point of the grid, unless the kernel has a cost estimate."""
 
     def multiply(x, w, **settings):
         def kernel(x, w, out):
@@ -88,7 +88,7 @@ def test_a_compiled_program() -> None:
 
 
 def test_scores_in_a_loop_are_seen() -> None:
-    """Those that a fused call of XLA's CPU backend hides from its account of memory."""
+    """Temporaries that a fused call of XLA's CPU backend hides from its memory analysis."""
     T, N, H = 1024, 4, 64
 
     def attend(x, _):
@@ -103,6 +103,6 @@ def test_scores_in_a_loop_are_seen() -> None:
 
 
 def test_a_program_larger_than_any_machine() -> None:
-    """2 PiB: it is compiled all the same."""
+    """2 PiB: it still compiles."""
     x = jax.ShapeDtypeStruct((2**24, 2**24), jnp.float32)
     assert program(jax.jit(lambda x: x @ x), x).outputs == 2**50

@@ -1,4 +1,4 @@
-"""What a run resolves before its first step, and what it refuses to go on with."""
+"""The setup of a run: resolved choices, and changes that prevent continuing it."""
 
 import dataclasses
 import json
@@ -69,7 +69,7 @@ def pretrained(home: Path, config: RunConfig) -> Path:
 
 
 def fine_tuning(config: RunConfig, pretrained: Path, field: str = "label", **objective) -> RunConfig:
-    """As a recipe has it: the model and the tokenizer are left to `init_from`."""
+    """As in a recipe: model and tokenizer come from `init_from`."""
     return replace(
         config,
         model=EncoderConfig(dropout=0.2),
@@ -170,7 +170,7 @@ def test_changed_text_is_refused(config: RunConfig, tmp_path: Path) -> None:
 
 
 def test_changed_labels_and_order_are_refused(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
-    """Everything that can be counted stays as it was."""
+    """All counts stay the same."""
     source, held_out, run = tmp_path / "text.jsonl", tmp_path / "held_out.jsonl", tmp_path / "run"
     write(source)
     write(held_out, 20)
@@ -349,7 +349,7 @@ def test_fine_tuning(field: str, config: RunConfig, pretrained: Path, tmp_path: 
 def test_init_from_that_is_no_run(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such run: nowhere"):
         set_up(replace(config, init_from="nowhere"), tmp_path / "run")
-    with pytest.raises(ValueError, match=f"{tmp_path} is not a run: it has no config.json"):
+    with pytest.raises(ValueError, match=f"{tmp_path} is not a run or a model: it has no config.json"):
         set_up(replace(config, init_from=str(tmp_path)), tmp_path / "run")
     other = train_tokenizer(["one two three"] * 20, TokenizerConfig(vocab_size=30))
     other.save(tmp_path / "tokenizer")

@@ -1,4 +1,4 @@
-"""Runs that end because they learn no more, however often they are interrupted before."""
+"""Early stopping, also of interrupted runs."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def test_processes_of_which_one_has_the_file(tmp_path: Path) -> None:
 
 
 def test_a_run_that_gains_no_more(config: RunConfig, tmp_path: Path, sigterm, monkeypatch, capsys) -> None:
-    """Evaluated after every step: the second is the best, so that with a patience of 3 the fifth is the last."""
+    """With an evaluation after every step, the second the best, and a patience of 3, the fifth step is the last."""
     monkeypatch.setattr(loop, "evaluator", lambda *_: lambda state: {"loss": abs(int(state.step) - 2.0)})
     settings = replace(config.training, eval_every=1, checkpoint_every=5, patience=3)
     config = replace(config, training=settings)

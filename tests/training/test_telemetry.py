@@ -1,4 +1,4 @@
-"""The run's record: exact, in order, cut at the step that a run is resumed from."""
+"""Telemetry: exact records in order, truncated to the step that a run resumes from."""
 
 import dataclasses
 import json
@@ -98,7 +98,7 @@ def test_speed_counts_only_training(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
-    """Rows four times as long: steps are slower, tokens cost more, and neither is taken for the other's."""
+    """With rows four times as long steps are slower and tokens cost more; phases are kept apart."""
     clock = [0.0]
     monkeypatch.setattr("jaxencoder.training.telemetry.time.perf_counter", lambda: clock[0])
     monkeypatch.setattr("jaxencoder.training.telemetry.peak_flops", lambda *_: 1e9)

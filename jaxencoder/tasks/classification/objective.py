@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.heads import Pooling
+from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, mean
 from jaxencoder.tasks.scores import check_dropout, text_scores
 from jaxencoder.tasks.task import TaskObjective, TrainingLabels

@@ -9,8 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.heads import Pooling
+from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, mean
 from jaxencoder.tasks.scores import check_dropout, segment_log_softmax, text_scores
 from jaxencoder.tasks.task import TaskObjective

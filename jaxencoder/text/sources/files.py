@@ -12,7 +12,7 @@ import lzma
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import Any
 
 from jaxencoder.text.config import ALIGNED
 from jaxencoder.text.messages import first_line, listed
@@ -168,13 +168,13 @@ def _remote_errors(path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _open(path: str) -> Iterator[BinaryIO]:
+def _open(path: str) -> Iterator[io.BufferedReader]:
     """The decompressed bytes of a file; a damaged file raises ValueError."""
     compression = _extension(path)[1]
     fs, inner = _filesystem(path)
     try:
         with _remote_errors(path), fs.open(inner, "rb") as raw:
-            stream = raw
+            stream: Any = raw
             if compression == ".gz":
                 stream = gzip.GzipFile(fileobj=raw)
             elif compression == ".xz":

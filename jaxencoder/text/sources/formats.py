@@ -48,7 +48,7 @@ class RawRecord(NamedTuple):
 
 
 def raw_records(
-    extension: str, path: str, stream: BinaryIO, seekable: bool, text_field: str, text_unit: str
+    extension: str, path: str, stream: io.BufferedReader, seekable: bool, text_field: str, text_unit: str
 ) -> Iterator[RawRecord]:
     """The records of a stream in order.
 
@@ -148,7 +148,7 @@ def _json_lines(path: str, stream: BinaryIO) -> Iterator[RawRecord]:
         yield RawRecord(f"{path}:{number}", raw, _parse_json)
 
 
-def _json(path: str, stream: BinaryIO) -> Iterator[RawRecord]:
+def _json(path: str, stream: io.BufferedReader) -> Iterator[RawRecord]:
     """A .json file: a list of records, SQuAD's nested lists, or JSON Lines after all."""
     if not _ONE_JSON_VALUE.match(stream.peek(256)[:256].removeprefix(_BOM)):
         yield from _json_lines(path, stream)

@@ -17,6 +17,7 @@ _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_tes
 _RULER = re.compile(r"^\s*([*=\-~^\"#+.])\1{2,}\s*$", re.MULTILINE)
 _ROLE = re.compile(r":[a-z]+(?::[a-z]+)?:`~?([^`<]+?)(?:\s*<[^`]*>)?`")
 _MIN_WORDS = 3
+_Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @functools.cache
@@ -77,11 +78,11 @@ def _docstrings() -> Iterator[tuple[str, str]]:
             yield from _docstrings_in(tree, name)
 
 
-def _docstrings_in(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+def _docstrings_in(node: _Documented, name: str) -> Iterator[tuple[str, str]]:
     """The docstring of a module, class or function, then those inside it, in source order."""
     text = ast.get_docstring(node)
     if text:
         yield name, text
     for child in node.body:
-        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(child, _Documented):
             yield from _docstrings_in(child, f"{name}.{child.name}")

@@ -9,6 +9,7 @@ import re
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jaxencoder.text.messages import closest, first_line, listed
 from jaxencoder.text.sources.formats import RawRecord
@@ -30,7 +31,7 @@ def version(source: str) -> list:
     return [builder.info.full_name, split, info.num_examples, [str(item) for item in info.file_instructions]]
 
 
-def _builder(source: str):
+def _builder(source: str) -> tuple[Any, str]:
     """(the builder of a dataset that is prepared on disk, the name of the split)."""
     match = _SOURCE.fullmatch(source)
     if match is None:
@@ -75,19 +76,17 @@ def _gfile_without_tensorflow() -> Iterator[None]:
         raise AttributeError(f"preparing this data set needs tf.{name}: install tensorflow once, to prepare it")
 
     tensorflow = types.ModuleType("tensorflow")
-    tensorflow.__getattr__ = missing
-    tensorflow.compat = types.SimpleNamespace(as_text=os.fsdecode)
-    tensorflow.io = types.SimpleNamespace(
-        gfile=types.SimpleNamespace(
-            GFile=lambda path, mode="r": Path(path).open(mode, encoding=None if "b" in mode else "utf-8"),  # noqa: SIM115 - TFDS closes it
-            exists=os.path.exists,
-            isdir=os.path.isdir,
-            listdir=os.listdir,
-            glob=glob.glob,
-            makedirs=functools.partial(os.makedirs, exist_ok=True),
-        )
+    gfile = types.SimpleNamespace(
+        GFile=lambda path, mode="r": Path(path).open(mode, encoding=None if "b" in mode else "utf-8"),  # noqa: SIM115 - TFDS closes it
+        exists=os.path.exists,
+        isdir=os.path.isdir,
+        listdir=os.listdir,
+        glob=glob.glob,
+        makedirs=functools.partial(os.makedirs, exist_ok=True),
     )
-    lazy_module = vars(lazy_imports_utils.tensorflow)
+    compat, io = types.SimpleNamespace(as_text=os.fsdecode), types.SimpleNamespace(gfile=gfile)
+    vars(tensorflow).update(__getattr__=missing, compat=compat, io=io)
+    lazy_module: dict[str, Any] = lazy_imports_utils.tensorflow.__dict__
     lazy_module["_module"] = tensorflow
     try:
         yield

@@ -22,18 +22,21 @@ _SPACELESS = (
 )
 
 
+NO_OFFSETS = np.empty((0, 2), np.int32)
+
+
 class Encoding(NamedTuple):
     """One encoded text or pair of texts.
 
     ids: int32 [n]. type_ids: int32 [n]. offsets: int32 [n, 2], [start, end) of each token in characters of its original
-    text, (0, 0) for added special tokens; None unless requested. sequence: int8 [n], 0 or 1 for tokens of the first or
-    second text, -1 for added special tokens; None without offsets.
+    text, (0, 0) for added special tokens. sequence: int8 [n], 0 or 1 for tokens of the first or second text, -1 for
+    added special tokens. The last two are empty unless offsets are requested.
     """
 
     ids: np.ndarray
     type_ids: np.ndarray
-    offsets: np.ndarray | None
-    sequence: np.ndarray | None = None
+    offsets: np.ndarray = NO_OFFSETS
+    sequence: np.ndarray = np.empty(0, np.int8)
 
 
 def as_list(texts: Sequence[str]) -> list[str]:
@@ -71,8 +74,8 @@ def special_tokens(vocab: Collection[str], names: Mapping[str, str], source: str
         ValueError: names the source and every special token that it lacks.
     """
     candidates = {role: (names[role],) if role in names else USUAL_NAMES[role] for role in ROLES}
-    tokens = {role: next((token for token in candidates[role] if token in vocab), None) for role in ROLES}
-    if missing := [" or ".join(candidates[role]) for role in ROLES if tokens[role] is None]:
+    tokens = {role: token for role in ROLES for token in reversed(candidates[role]) if token in vocab}
+    if missing := [" or ".join(candidates[role]) for role in ROLES if role not in tokens]:
         raise ValueError(
             f"{source} has no {', no '.join(missing)}; an encoder's tokenizer needs all five special tokens"
         )
@@ -98,7 +101,7 @@ def truncate(encoding: Encoding, sequence: np.ndarray, max_length: int) -> Encod
     keep = sequence == -1
     for part, limit in enumerate(limits):
         keep[np.flatnonzero(sequence == part)[:limit]] = True
-    return Encoding(*(None if field is None else field[keep] for field in encoding))
+    return Encoding(*(field[keep] for field in encoding if len(field)))
 
 
 def is_spaceless(text: str) -> bool:

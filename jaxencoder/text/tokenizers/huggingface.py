@@ -59,7 +59,13 @@ class HuggingFaceBackend:
         """This backend with lowercasing before all other steps; special tokens are matched as they are."""
         changed = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
         steps = changed.normalizer
-        steps = [] if steps is None else list(steps) if isinstance(steps, normalizers.Sequence) else [steps]
+        steps = (
+            [steps[i] for i in range(len(steps))]
+            if isinstance(steps, normalizers.Sequence)
+            else [steps]
+            if steps
+            else []
+        )
         if any(isinstance(step, normalizers.Lowercase) for step in steps):
             return self
         changed.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
@@ -148,14 +154,15 @@ def pair_template(names: dict[str, str], ids: dict[str, int], roberta: bool = Fa
 
 
 def _to_arrays(item: tokenizers.Encoding, offsets: bool, max_length: int | None) -> Encoding:
-    spans = np.array(item.offsets, np.int32).reshape(len(item), 2) if offsets else None
-    too_long = max_length is not None and len(item) > max_length
-    sequence = None
-    if too_long or offsets:
-        sequence = np.array([-1 if part is None else part for part in item.sequence_ids], np.int8)
-    ids, type_ids = np.array(item.ids, np.int32), np.array(item.type_ids, np.int32)
-    encoding = Encoding(ids, type_ids, spans, sequence if offsets else None)
-    return truncate(encoding, sequence, max_length) if too_long else encoding
+    encoding = Encoding(np.array(item.ids, np.int32), np.array(item.type_ids, np.int32))
+    limit = len(item) if max_length is None else max_length
+    if not offsets and len(item) <= limit:
+        return encoding
+    sequence = np.array([-1 if part is None else part for part in item.sequence_ids], np.int8)
+    if offsets:
+        spans = np.array(item.offsets, np.int32).reshape(len(item), 2)
+        encoding = encoding._replace(offsets=spans, sequence=sequence)
+    return truncate(encoding, sequence, limit) if len(item) > limit else encoding
 
 
 def _component_types(component: dict | None) -> set[str]:

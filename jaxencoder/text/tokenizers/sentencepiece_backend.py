@@ -87,9 +87,9 @@ class SentencePieceBackend:
             encoding = Encoding(
                 np.concatenate([ids for ids, *_ in blocks]).astype(np.int32),
                 np.repeat([type_id for _, _, type_id, _ in blocks], counts).astype(np.int32),
-                np.concatenate(spans) if offsets else None,
-                sequence if offsets else None,
             )
+            if offsets:
+                encoding = encoding._replace(offsets=np.concatenate(spans), sequence=sequence)
             if max_length is not None and len(encoding.ids) > max_length:
                 encoding = truncate(encoding, sequence, max_length)
             encodings.append(encoding)

@@ -5,7 +5,7 @@ The schema is sentencepiece_model.proto in https://github.com/google/sentencepie
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 UNIGRAM, CONTROL, USER_DEFINED = 1, 3, 4
 
@@ -48,7 +48,7 @@ def read_model(content: bytes, source: str) -> Model:
     return Model(pieces, algorithm, charsmap, byte_fallback)
 
 
-def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
+def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
     """Yield the fields of a protobuf message: number, and an integer or the bytes."""
     position = 0
 

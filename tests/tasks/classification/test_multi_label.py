@@ -13,7 +13,7 @@ from jaxencoder.api import load
 from jaxencoder.evaluation.calibration import as_decisions, calibration_of_decisions
 from jaxencoder.evaluation.compare import compare
 from jaxencoder.evaluation.evaluate import evaluate
-from jaxencoder.evaluation.tables import summary
+from jaxencoder.evaluation.tables import format_metrics
 from jaxencoder.inference.predict import predict, predict_file
 from jaxencoder.tasks.classification.metrics import metrics_of_decisions, multi_label_metrics, per_label
 from jaxencoder.tasks.classification.predict import predictions
@@ -88,7 +88,7 @@ def test_a_run_as_the_trainer_saw_it(labeller):
     exact = sum(sorted(line["prediction"]) == line["truth"] for line in lines)
     assert exact / 40 == pytest.approx(result["accuracy"])
     assert set(result["slices"]["length in tokens"].popitem()[1]) == {"examples", "micro_f1", "macro_f1", "accuracy"}
-    assert "micro_f1" in summary(result) and "Spree" in summary(result)
+    assert "micro_f1" in format_metrics(result) and "Spree" in format_metrics(result)
 
 
 def test_thresholds(labeller, tmp_path):

@@ -12,6 +12,7 @@ from jaxencoder.api import load
 from jaxencoder.tasks.classification.metrics import class_metrics, per_class, value_metrics
 from jaxencoder.tasks.classification.predict import predictions
 from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.window_config import WindowConfig
 
 
 def auprc_by_hand(scores, positive):
@@ -177,6 +178,6 @@ def test_empty_and_long_texts(model, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         found = predictions(model, source)
     assert [record.args for record in caplog.records] == [(1, 2, 32)] and found.truncated == 1
-    windows = predictions(model, source, "windows")
+    windows = predictions(model, source, WindowConfig())
     assert windows.truncated == 0 and windows.tokens.tolist() == found.tokens.tolist()
     np.testing.assert_allclose(windows.probabilities.sum(-1), 1)
