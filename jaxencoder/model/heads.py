@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.model.config import Activation, EncoderConfig
+from jaxencoder.model.config import Activation, EncoderConfig, Pooling
 from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm, apply, init_table
 
 HeadInputs = Literal["tokens", "cls", "mean", "pooled"]
