@@ -78,13 +78,8 @@ class RowBuilder:
         source_split, data = self._source_split, self._source_split.data
         # Labeled texts and pairs stay when they are empty, as [CLS] [SEP]. Other pieces have a token between these two.
         is_labeled_or_pair = bool(data.label_field or source_split.pair_field)
-        packer = Packer(
-            data.row_length,
-            _OPEN_ROWS if data.packing else 1,
-            2 if is_labeled_or_pair else 3,
-            data.paired,
-            source_split.schema.labels_tokens,
-        )
+        open_rows, shortest = _OPEN_ROWS if data.packing else 1, 2 if is_labeled_or_pair else 3
+        packer = Packer(data.row_length, open_rows, shortest, data.paired, source_split.schema.labels_tokens)
         batches = _batches(self._examples(), _NSP_DOCUMENTS if data.pairs == "nsp" else 1)
         schema, has_pairs = source_split.schema, bool(source_split.pair_field)
         tasks = ((schema.encode, batch, data, has_pairs) for batch in batches)
