@@ -150,8 +150,9 @@ def check_positions(config: RunConfig) -> None:
 
 def _check_types(config: RunConfig) -> None:
     for name, annotation in get_type_hints(RunConfig).items():
-        kinds = objectives() if name == "objective" else (get_origin(annotation) or annotation,)
-        if not isinstance(value := getattr(config, name), kinds):
+        kind = get_origin(annotation) or annotation
+        if not isinstance(value := getattr(config, name), kind):
+            kinds = objectives() if kind is ObjectiveConfig else (kind,)
             raise ValueError(f"{name} is {value!r}; give {' or '.join(kind.__name__ for kind in kinds)}")
     for number, phase in enumerate(config.phases):
         if not isinstance(phase, Phase):
@@ -261,11 +262,11 @@ def _phase_config(config: RunConfig, number: int) -> RunConfig:
 def _phase_objective(objective: ObjectiveConfig, phase: Phase) -> ObjectiveConfig:
     if not phase.rate:
         return objective
-    if not isinstance(objective, MaskedLM | ReplacedToken):
+    masking = getattr(objective, "masking", None)
+    if masking is None:
         name = type(objective).__name__
         raise ValueError(f"rate is {phase.rate}, but the objective {name} masks no tokens; leave it out")
-    masking = dataclasses.replace(objective.masking, rate=phase.rate, final_rate=0.0)
-    return dataclasses.replace(objective, masking=masking)
+    return dataclasses.replace(objective, masking=dataclasses.replace(masking, rate=phase.rate, final_rate=0.0))
 
 
 def _replace_given(section: Any, **settings: Any) -> Any:

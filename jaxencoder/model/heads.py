@@ -184,9 +184,9 @@ def apply_heads(
         elif head.inputs == "tokens" or head.pool_after_transform:
             x = hidden
         else:
-            x = pool(hidden, segment_ids, documents, head.inputs)
+            x = pool(hidden, segment_ids, max_documents, head.inputs)
         y = apply(Head(encoder, head), params[name], x.astype(hidden.dtype))
-        out[name] = pool(y, segment_ids, documents, "mean") if head.pool_after_transform else y
+        out[name] = pool(y, segment_ids, max_documents, "mean") if head.pool_after_transform else y
     return out
 
 
