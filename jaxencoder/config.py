@@ -167,7 +167,7 @@ def _check_name(config: RunConfig) -> None:
 
 def _check_pairs(config: RunConfig) -> None:
     """The objective and the data agree on sentence pairs."""
-    pairs = isinstance(config.objective, MaskedLM) and config.objective.pairs
+    pairs = getattr(config.objective, "pairs", False)
     if pairs and config.data.pairs == "none":
         raise ValueError("objective.pairs needs sentence pairs; set data.pairs to nsp or sop")
     if pairs and config.model.token_types < 2:
@@ -175,7 +175,7 @@ def _check_pairs(config: RunConfig) -> None:
     if config.data.pairs != "none" and not pairs:
         raise ValueError(
             f"data.pairs is {config.data.pairs!r}, but the objective does not use pairs; "
-            "use MaskedLM with objective.pairs, or set data.pairs to none"
+            "set objective.pairs of an objective that has it, such as MaskedLM, or set data.pairs to none"
         )
 
 

@@ -54,7 +54,10 @@ class ObjectiveConfig:
 
     @property
     def masked_loss(self) -> str:
-        """Name of the metric that is the cross-entropy of masked tokens; empty for none."""
+        """Name of the metric that is the cross-entropy of masked tokens; empty for none.
+
+        An objective that returns a name has a field `masking: Masking`, which phases replace.
+        """
         return ""
 
     @property
