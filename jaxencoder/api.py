@@ -100,7 +100,7 @@ class Model(OpenedModel):
             stride: see `WindowConfig`.
 
         Yields:
-            (index of the text, ids [n], offsets [n, 2], hidden [n, D]). Errors are those of `tokens`, at the first step.
+            (index of the text, ids [n], offsets [n, 2], hidden [n, D]). Errors are those of `tokens`.
         """
         return tokens.token_chunks(self, texts, stride, batch_tokens, max_length)
 
@@ -177,7 +177,7 @@ class Model(OpenedModel):
     def with_adapter(self, folder: str | Path) -> "Model":
         """This model with an adapter. The model itself does not change, and arrays without an adapter are shared.
 
-        A run's adapter (`jaxencoder convert RUN FOLDER --to adapter`) gives the same outputs as the run, heads included.
+        A run's adapter (`jaxencoder convert RUN FOLDER --to adapter`) gives the outputs of the run, with heads.
         PEFT's adapters may be LoRA, rank-stabilized LoRA or DoRA, with the heads of their modules_to_save.
 
         Args:

@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxencoder.evaluation.evaluate import open_run
+from jaxencoder.evaluation.evaluate import Step, open_run
 from jaxencoder.evaluation.report import PREDICTIONS_FILE, prediction_records
 from jaxencoder.evaluation.seeds import format_mean
 from jaxencoder.evaluation.significance import RESAMPLES, Difference, compare_classes, compare_values
@@ -38,7 +38,7 @@ def compare(
     data: str | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    step: int | Literal["latest", "best"] | None = None,
+    step: Step | None = None,
 ) -> Comparison:
     """Test whether two sides differ by more than chance.
 
@@ -81,7 +81,7 @@ def compare(
 
 def format_comparison(comparison: Comparison) -> str:
     """A text table with a row for each metric, times 100, and deviations over the runs of a side."""
-    rows = [("metric", "A", "B", "B - A", "95% interval", "p", "test")]
+    rows: list[Sequence[str]] = [("metric", "A", "B", "B - A", "95% interval", "p", "test")]
     for x in comparison.differences:
         sides = (format_mean({"mean": mean, "sd": sd}, 100, 2) for mean, sd in ((x.a, x.a_std), (x.b, x.b_std)))
         interval = f"{100 * x.low:+.2f} to {100 * x.high:+.2f}"
@@ -89,7 +89,7 @@ def format_comparison(comparison: Comparison) -> str:
     return text_table(rows, str.ljust)
 
 
-def _read_predictions(path: Path, data: str | None, step: int | str | None) -> _RunPredictions:
+def _read_predictions(path: Path, data: str | None, step: Step | None) -> _RunPredictions:
     if path.suffix == ".jsonl":
         if data is not None:
             raise ValueError(f"{path} holds predictions for its own data; leave --data out, or name a run")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER, saved_config
 from jaxencoder.config import RunConfig
@@ -31,6 +32,7 @@ from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.tasks.classification.predict import Predictions
 from jaxencoder.tasks.table import task_of_model
 from jaxencoder.tasks.task import Evaluation, Task
+from jaxencoder.text.buckets import require_tokenizer
 from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.store import Store
@@ -40,6 +42,8 @@ from jaxencoder.training.step import TrainState
 
 log = logging.getLogger(__name__)
 
+Step = int | Literal["latest", "best"]  # a checkpoint of a run
+
 REPORT_FOLDER = "report"
 VALIDATION = "validation"  # names the data that a run holds out
 
@@ -47,7 +51,7 @@ VALIDATION = "validation"  # names the data that a run holds out
 def evaluate(
     run: str | Path,
     data: str | None = None,
-    step: int | Literal["latest", "best"] = "latest",
+    step: Step = "latest",
     report: str | Path | None = None,
     output: str | Path | None = None,
     text_field: str | None = None,
@@ -154,8 +158,8 @@ def evaluate_model(
             source = None if tune_threshold == VALIDATION else tune_threshold
             tuning = task.evaluate(model, source, **options).predictions
         calibrate = calibration_of_decisions if predictions.is_multi_label else calibration
-        result["calibration"] = calibrate(predictions.scores, predictions.labels, (tuning.scores, tuning.labels))
-        result["calibration"]["fitted_on"] = data_name(tune_threshold or data or VALIDATION)
+        calibrated = calibrate(predictions.scores, predictions.labels, (tuning.scores, tuning.labels))
+        result["calibration"] = calibrated | {"fitted_on": data_name(tune_threshold or data or VALIDATION)}
         if tune_threshold:
             result["tuned"] = tuned_metrics(predictions, tuning) | {"on": data_name(tune_threshold)}
     elif tune_threshold:
@@ -172,7 +176,9 @@ def _check_tuning(model: OpenedModel, data: str, tune_threshold: str) -> None:
 
 
 def _warn_of_missing(predictions: Predictions, source: str) -> None:
-    missing = [name for name, occurs in zip(predictions.names, predictions.true.any(0), strict=True) if not occurs]
+    missing = [
+        name for name, occurs in zip(predictions.names, np.any(predictions.true, axis=0), strict=True) if not occurs
+    ]
     if missing:
         which = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
         number = len(predictions.names)
@@ -187,7 +193,7 @@ def _checkpoint(model: OpenedModel, step: int | str) -> dict[str, Any]:
 def _with_fields(model: OpenedModel, task: Task | None, source: str | None, named: dict[str, str]) -> OpenedModel:
     """The model with the fields of the records to measure on; a published one with the settings of its task."""
     config, fields = model.config, named
-    if model.published is not None:
+    if model.published is not None and task is not None:
         fields = {**task.schema.fields, **named}
         # Both at once, for they are checked together.
         data = dataclasses.replace(config.data, **fields)
@@ -204,7 +210,7 @@ def kept_step(config: RunConfig) -> Literal["latest", "best"]:
     return "best" if config.training.keep_best and holds_out else "latest"
 
 
-def open_run(folder: str | Path, step: int | Literal["latest", "best"] | None = None) -> OpenedModel:
+def open_run(folder: str | Path, step: Step | None = None) -> OpenedModel:
     """A run that computes as it did in training.
 
     Args:
@@ -232,7 +238,7 @@ def evaluate_task(
     task: Literal["similarity", "retrieval", "reranking", "probing"],
     data: Sequence[str],
     output: str | Path | None = None,
-    step: int | Literal["latest", "best"] = "latest",
+    step: Step = "latest",
     **options: Any,
 ) -> dict[str, dict[str, Any]]:
     """Measure a model on published sets: its vectors of texts, its scores of pairs, or the words that it fills in.
@@ -298,10 +304,11 @@ def _folder_name(name: str) -> str:
 def _stores(model: OpenedModel, source: str | None) -> tuple[tuple[tuple[Store, ...], ...], tuple[Store, ...]]:
     """The rows of training, for the frequencies of tokens, and the rows to measure on."""
     data = model.config.data
-    train = training_rows(model.config, model.tokenizer)
+    tokenizer = require_tokenizer(model.tokenizer)
+    train = training_rows(model.config, tokenizer)
     if source is not None:
         data = dataclasses.replace(data, validation=(source,))
-    validation = prepare(data, model.tokenizer, "validation", schema=model.config.schema)
+    validation = prepare(data, tokenizer, "validation", schema=model.config.schema)
     if not validation:
         raise ValueError("this run has held nothing out; name a source with --data")
     return train, validation
@@ -310,10 +317,10 @@ def _stores(model: OpenedModel, source: str | None) -> tuple[tuple[tuple[Store, 
 def _evaluate_masked(
     model: OpenedModel, train: tuple[tuple[Store, ...], ...], validation: tuple[Store, ...]
 ) -> dict[str, float]:
-    config = model.config
+    config, tokenizer = model.config, require_tokenizer(model.tokenizer)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, eval_batches=0))
-    objective = config.objective.build(config.model, model.compute, model.tokenizer)
-    setup = Setup(config, model.tokenizer, train, validation, objective)
+    objective = config.objective.build(config.model, model.compute, tokenizer)
+    setup = Setup(config, tokenizer, train, validation, objective)
     shards = math.gcd(config.training.batch_size, jax.local_device_count())
     mesh = make_mesh(MeshConfig(), jax.local_devices()[:shards])
     with devices.compute_context(mesh, model.compute):

@@ -17,7 +17,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.running import encoder_output
-from jaxencoder.text.buckets import BatchPlan, max_texts_per_row
+from jaxencoder.text.buckets import BatchPlan, max_texts_per_row, require_tokenizer
 from jaxencoder.text.sources import read
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
@@ -55,9 +55,10 @@ def evaluate_probing(
     """
     model = model.generator or model
     check_mlm_head(model)
+    tokenizer = require_tokenizer(model.tokenizer)
     texts, answers = [], []
     for number, record in enumerate(read(source, text_field=text_field, required=(label_field,)), 1):
-        texts.append(_with_mask(model.tokenizer, record[text_field], f"{source}, record {number}"))
+        texts.append(_with_mask(tokenizer, record[text_field], f"{source}, record {number}"))
         answers.append(record[label_field])
         if not isinstance(answers[-1], str) or not answers[-1].strip():
             raise ValueError(f"{source}, record {number}: the answer {str(answers[-1])[:60]!r} is no word; drop it")
@@ -93,7 +94,7 @@ def answer_ranks(
     Returns:
         int64 [N], 1 for the most probable token; 0 for an answer that is not a single token.
     """
-    tokenizer, length = model.tokenizer, model.max_length
+    tokenizer, length = require_tokenizer(model.tokenizer), model.max_length
     masked = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
     if long := [text for text, ids in zip(texts, masked, strict=True) if len(ids) > length]:
         raise ValueError(

@@ -158,9 +158,11 @@ def _differences(names: Sequence[str], measured: np.ndarray, resampled: np.ndarr
         # example or for equal ones, which cannot show significance.
         extreme = (np.abs(resampled_differences - difference) >= abs(difference) - 1e-12).sum()
         p = float((extreme + 1) / (len(resampled_differences) + 1)) if np.ptp(resampled_differences) else 1.0
-        deviations = (float(side.std(ddof=1)) if len(side) > 1 else None for side in (a, b))
-        means = (float(a.mean()), float(b.mean()))
-        differences.append(Difference(name, *means, *deviations, float(low), float(high), p, "paired bootstrap"))
+        a_std, b_std = (float(side.std(ddof=1)) if len(side) > 1 else None for side in (a, b))
+        interval = float(low), float(high)
+        differences.append(
+            Difference(name, float(a.mean()), float(b.mean()), a_std, b_std, *interval, p, "paired bootstrap")
+        )
     return differences
 
 

@@ -206,10 +206,15 @@ def _exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def _compilation_cache_folder() -> str:
+    """The folder in which jax keeps compiled programs; empty for none."""
+    return jax.config.jax_compilation_cache_dir or ""  # pyright: ignore[reportAttributeAccessIssue]  # set at run time
+
+
 @contextlib.contextmanager
 def _shared_compilation_cache() -> Iterator[None]:
     """Keeps compiled programs on disk during the suite, unless jax already does: all seeds need the same ones."""
-    if jax.config.jax_compilation_cache_dir:
+    if _compilation_cache_folder():
         yield
         return
     with tempfile.TemporaryDirectory(prefix="jaxencoder-programs-") as folder:
@@ -290,7 +295,8 @@ def _run_in_processes(
         for future in futures:
             future.cancel()
         for child in list(children):
-            child.stdin.close()  # it saves and exits, see _exit_with_parent
+            if child.stdin:
+                child.stdin.close()  # it saves and exits, see _exit_with_parent
         executor.shutdown()
 
 
@@ -305,13 +311,14 @@ def _run_in_process(run: Run, folder: Path, cores: Sequence[int], children: set[
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir},
+            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": _compilation_cache_folder()},
             text=True,
             start_new_session=True,  # Ctrl-C must not kill it before it has saved
         ) as child,
     ):
         children.add(child)
         print(f"{run.name} begins, see {folder / LOG_FILE}", flush=True)
+        assert child.stdin and child.stdout  # both are pipes
         child.stdin.write(json.dumps(request) + "\n")
         child.stdin.flush()
         answer = child.stdout.read()

@@ -47,7 +47,7 @@ def tuned_metrics(measured: Predictions, tuning: Predictions) -> dict[str, Any]:
     from sklearn.metrics import precision_recall_fscore_support
 
     def scores(true: np.ndarray, predicted: np.ndarray) -> list[float]:
-        values = precision_recall_fscore_support(true, predicted, average="binary", zero_division=0)
+        values = precision_recall_fscore_support(true, predicted, average="binary", zero_division=0)  # pyright: ignore[reportArgumentType]  # 0 is allowed
         return [float(x) for x in values[:3]]
 
     is_binary = len(measured.names) == 2 and not measured.is_multi_label
