@@ -138,4 +138,4 @@ def _slot_losses(encoder: EncoderConfig, compute: ComputeConfig, params: Params,
     x = jnp.take_along_axis(encoder_output(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
     x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, x)
     weights = jnp.ones(rows["slots"].shape)
-    return cross_entropy(x, output_table(params), bias, rows["targets"], weights, 16)[1].losses
+    return cross_entropy(x, output_table(params), bias, rows["targets"], weights, 16)[1].losses  # pyright: ignore[reportIndexIssue]  # custom_vjp
