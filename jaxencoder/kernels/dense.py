@@ -37,9 +37,9 @@ def dense(inputs: AttentionInputs, options: AttentionOptions = PLAIN, is_global:
         return jnp.swapaxes(out / weights.sum(-1, keepdims=True), 1, 2).astype(v.dtype)
     weights = masked_softmax(scores, mask)  # [B, N, T, S] float32
     if options.dropout:
-        batch, head, query, key = weight_indices(seed, weights.shape, offset)
+        word, batch, head, query, key = weight_indices(seed, weights.shape, offset)
         indices = batch[:, None, None, None], head[:, None, None], query[:, None], key
-        weights = hashed_dropout(weights, options.dropout, seed, *indices)
+        weights = hashed_dropout(weights, options.dropout, word, *indices)
     weights = weights.astype(v.dtype)  # products in the compute dtype
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v, preferred_element_type=jnp.float32).astype(v.dtype)
 

@@ -1,5 +1,6 @@
 """Heads on the encoder: masked language model, pooling of documents, published heads and the classifier."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxencoder.kernels.dense import masked_softmax
 from jaxencoder.model.config import Activation, EncoderConfig, Pooling
-from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm, init_table
+from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm, apply, init_table
 
 HeadInputs = Literal["tokens", "cls", "mean", "pooled"]
 
@@ -38,7 +39,7 @@ class MlmHead(nn.Module):
         return x, self.param("bias", nn.initializers.zeros, (c.vocab_size,))
 
 
-def output_table(params: dict[str, Any]) -> jax.Array:
+def output_table(params: Mapping[str, Any]) -> jax.Array:
     """The output table [V, E]: its products with the vectors of `MlmHead` are the tokens' scores."""
     head = params["mlm_head"]
     return head["table"] if "table" in head else params["encoder"]["embeddings"]["token_embedding"]
@@ -91,6 +92,8 @@ def pool(
         index = member.argmax(-1) if method == "cls" else member.shape[-1] - 1 - member[..., ::-1].argmax(-1)
         return jnp.where(is_document, jnp.take_along_axis(hidden, index[..., None], axis=1), 0)
     if method == "learned":
+        if query is None:
+            raise ValueError("Learned pooling needs a query vector; give the one of the trained head.")
         scores = (hidden @ query)[:, None, :]  # [B, 1, T]
         weights = jnp.where(is_document, masked_softmax(scores, member), 0)  # [B, E, T]
     else:
@@ -159,7 +162,7 @@ class Head(nn.Module):
 def apply_heads(
     encoder: EncoderConfig,
     heads: tuple[tuple[str, HeadConfig], ...],
-    params: dict[str, Any],
+    params: Mapping[str, Any],
     hidden: jax.Array,
     segment_ids: jax.Array,
     max_documents: int,
@@ -182,7 +185,7 @@ def apply_heads(
             x = hidden
         else:
             x = pool(hidden, segment_ids, max_documents, head.inputs)
-        y = Head(encoder, head).apply({"params": params[name]}, x.astype(hidden.dtype))
+        y = apply(Head(encoder, head), params[name], x.astype(hidden.dtype))
         out[name] = pool(y, segment_ids, max_documents, "mean") if head.pool_after_transform else y
     return out
 
