@@ -93,26 +93,34 @@ class TaskObjective(ObjectiveConfig):
 class TaskConfig(Protocol):
     """The settings of a run that tasks use; `jaxencoder.config.RunConfig` is one."""
 
-    model: EncoderConfig
-    objective: ObjectiveConfig
-    data: DataConfig
+    @property
+    def model(self) -> EncoderConfig: ...
+    @property
+    def objective(self) -> ObjectiveConfig: ...
+    @property
+    def data(self) -> DataConfig: ...
 
 
-class TaskModel(Protocol):
-    """An opened model as tasks use it; see `jaxencoder.inference.model.OpenedModel`."""
+class TaskCheckpoint(Protocol):
+    """The parts of a checkpoint that tell its task."""
 
     @property
-    def config(self) -> Any: ...  # TaskConfig
+    def config(self) -> TaskConfig: ...
     @property
     def params(self) -> Params: ...
-    @property
-    def tokenizer(self) -> Tokenizer | None: ...
-    @property
-    def compute(self) -> ComputeConfig: ...
     @property
     def published(self) -> Any: ...  # None for a run
     @property
     def heads(self) -> Mapping[str, HeadConfig]: ...
+
+
+class TaskModel(TaskCheckpoint, Protocol):
+    """An opened model as tasks use it; see `jaxencoder.inference.model.OpenedModel`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None: ...
+    @property
+    def compute(self) -> ComputeConfig: ...
     @property
     def labels(self) -> tuple[str, ...]: ...
     @property

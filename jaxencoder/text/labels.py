@@ -31,12 +31,12 @@ class Labels(NamedTuple):
         if self.kind == "value":
             return _value(label, where)
         if self.kind == "classes":
-            found = [self._id(one, where) for one in _listed(label, where)]
-            if len(set(found)) < len(found):
+            ids = [self._id(one, where) for one in _listed(label, where)]
+            if len(set(ids)) < len(ids):
                 raise ValueError(
                     f"{where}: the labels {str(label)[:60]} name a class more than once; list the classes that it has"
                 )
-            return tuple(sorted(found))
+            return tuple(sorted(ids))
         return self._id(label, where)
 
     def described(self) -> str:

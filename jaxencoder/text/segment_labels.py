@@ -60,8 +60,8 @@ def decoded(kind: str, numbers: np.ndarray, classes: int) -> dict[str, np.ndarra
         numbers: [B, E * n], n as `layout` says.
     """
     if kind == "choice":
-        there, first = numbers >= 0, (numbers >= _FIRST).cumsum(axis=1, dtype=np.int32)
-        return {"labels": np.where(there, numbers % _FIRST, -1), "groups": np.where(there, first - 1, -1)}
+        is_choice, first = numbers >= 0, (numbers >= _FIRST).cumsum(axis=1, dtype=np.int32)
+        return {"labels": np.where(is_choice, numbers % _FIRST, -1), "groups": np.where(is_choice, first - 1, -1)}
     if kind != "classes":
         return {"labels": numbers}
     words = np.ascontiguousarray(numbers, "<u4").reshape(len(numbers), -1, layout(kind, classes)[2])
