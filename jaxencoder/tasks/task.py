@@ -55,16 +55,6 @@ class TaskObjective(ObjectiveConfig):
     from_data: ClassVar[tuple[str, ...]] = ()
 
     @property
-    def class_labels(self) -> tuple[str, ...]:
-        """Names of the classes, in order of id; empty without classes, or before the data is read."""
-        return ()
-
-    @property
-    def problem_type(self) -> str:
-        """The value of problem_type in transformers' config.json; empty if the task has none."""
-        return ""
-
-    @property
     def label_array(self) -> tuple[tuple[int, ...], type]:
         """Shape and dtype of an example's label in batch["labels"]."""
         return (), np.int32
