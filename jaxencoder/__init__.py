@@ -1,4 +1,4 @@
-"""Encoder-only transformers in JAX: pretrain, load, fine-tune, evaluate, embed and serve BERT's whole family.
+"""Encoder-only transformers in JAX: pretrain, load, fine-tune, evaluate, embed and export BERT and its successors.
 
 The names below are the public API. Each is imported at its first use, so that `import jaxencoder` itself is cheap.
 """

@@ -46,3 +46,10 @@ def matrix_axes(path: str, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]
     # Kernels [D,N,H] have one input axis and two output axes; the attention's output kernel [N,H,D] is the reverse.
     last_input = ndim - 1 if parts[-2:-1] == ["output"] else first + 1
     return tuple(range(first, last_input)), tuple(range(last_input, ndim))
+
+
+def kernel_axes(path: str, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """`matrix_axes` of a kernel; ValueError for another parameter."""
+    if (axes := matrix_axes(path, ndim)) is None:
+        raise ValueError(f"{path} is no kernel; only kernels can be adapted")
+    return axes

@@ -6,13 +6,15 @@ trained magnitude for each output: Liu et al. 2024 (DoRA), arXiv:2402.09353.
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params
-from jaxencoder.parameters import flatten, is_stacked, matrix_axes, set_path
+from jaxencoder.parameters import flatten, is_stacked, kernel_axes, matrix_axes, set_path
 
 NAME = "lora"  # of the adapter among the parameters
 TRAINABLE = (r"^(?!encoder/)",)  # the adapter and the heads; the encoder is frozen
@@ -73,13 +75,10 @@ def with_lora(lora: LoraConfig, objective: Objective) -> Objective:
     def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
         return objective.loss(merge_lora(lora, params), batch, key, train)
 
-    def scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
-        return objective.scores(merge_lora(lora, params), batch, key, train)
+    def merged(function: Callable[..., Any] | None) -> Callable[..., Any] | None:
+        return function and (lambda params, *inputs: function(merge_lora(lora, params), *inputs))
 
-    def models(params: Params) -> dict[str, Params]:
-        return objective.models(merge_lora(lora, params))
-
-    return Objective(init, loss, objective.scores and scores, objective.models and models)
+    return Objective(init, loss, merged(objective.scores), merged(objective.models))
 
 
 def init_lora(lora: LoraConfig, params: Params, key: jax.Array) -> Params:
@@ -151,7 +150,7 @@ def _merge_kernel(lora: LoraConfig, path: str, kernel: jax.Array, adapter: Param
 
 def _as_matrix(path: str, kernel: jax.Array) -> jax.Array:
     """A kernel as [I, O], or as [L, I, O] if layers are stacked."""
-    inputs, outputs = matrix_axes(path, kernel.ndim)
+    inputs, outputs = kernel_axes(path, kernel.ndim)
     layers = kernel.shape[: int(is_stacked(path))]
     return kernel.reshape(
         *layers, math.prod(kernel.shape[i] for i in inputs), math.prod(kernel.shape[i] for i in outputs)

@@ -19,7 +19,7 @@ from jaxencoder.families.published import Published
 from jaxencoder.families.tables import Weight, read_tensor, tensors_of, write_tensor
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Params
-from jaxencoder.parameters import flatten, matrix_axes, set_path
+from jaxencoder.parameters import flatten, kernel_axes, set_path
 
 PREFIX = "base_model.model."  # of every name
 _A, _B, _SIZE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
@@ -230,7 +230,7 @@ def _read_module(
     return parts
 
 
-def _stack(layers: dict[int, Params], count: int) -> Params:
+def _stack(layers: Mapping[Any, Params], count: int) -> Params:
     """The adapters of a stack's layers, with zeros for layers without an adapter and for missing ranks."""
     shapes = [{name: x.shape for name, x in layer.items()} for layer in layers.values()]
     result = {
@@ -259,7 +259,7 @@ def _rows(weight: Weight) -> tuple[Weight, Weight, Weight]:
 
 def _kernels(module: _Module, arrays: Mapping[str, np.ndarray]) -> _Kernels:
     values = [arrays[path] if row is None else arrays[path][row] for path, row in module.kernels]
-    axes = [matrix_axes(path, x.ndim) for path, x in zip(module.weight.ours, values, strict=True)]  # of one layer
+    axes = [kernel_axes(path, x.ndim) for path, x in zip(module.weight.ours, values, strict=True)]  # of one layer
     inputs = tuple(values[0].shape[i] for i in axes[0][0])
     return _Kernels(values, inputs, [tuple(x.shape[i] for i in out) for x, (_, out) in zip(values, axes, strict=True)])
 

@@ -105,7 +105,7 @@ def heads_from_peft(
 
 def _head_name(settings: Mapping[str, Any], published: Published) -> str:
     """The head of the adapter: by its task, else by its base class, else by the heads of the base."""
-    if head := _TASKS.get(settings.get("task_type")):
+    if head := _TASKS.get(settings.get("task_type", "")):
         return head
     class_name = (settings.get("auto_mapping") or {}).get("base_model_class")
     kinds = [kind for kind in HEADS if published.family.class_name(kind) == class_name]

@@ -185,7 +185,7 @@ class Predict(Verb):
 class Convert(Verb):
     """Write a model in another format.
 
-    Example: jaxencoder convert runs/sst2 sst2-hf --to transformers
+    Example: jaxencoder convert runs/sst2 sst2-transformers --to transformers
     """
 
     model: ModelName

@@ -17,7 +17,7 @@ SETTINGS = (
 )
 POSITIONS = same("max_position_embeddings", "max_length")
 TOKEN_TYPES = same("type_vocab_size", "token_types", minimum=1)
-_ENCODER = {
+ENCODER = {
     "bert.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
     "bert.embeddings.position_embeddings": "encoder/embeddings/position_embedding",
     "bert.embeddings.token_type_embeddings": "encoder/embeddings/token_type_embedding",
@@ -39,7 +39,7 @@ BERT = Family(
     prefix="bert.",
     architecture=EncoderConfig(),
     settings_table=(*SETTINGS, POSITIONS, TOKEN_TYPES),
-    encoder_table=_ENCODER,
+    encoder_table=ENCODER,
     mlm_head_table=mlm_head(
         "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"
     ),

@@ -6,9 +6,10 @@ BERT's pooler and classifier, or RoBERTa's classifier. The heads of other famili
 
 import dataclasses
 from collections.abc import Mapping
+from typing import cast
 
 from jaxencoder.families.tables import Params
-from jaxencoder.model.heads import HeadConfig
+from jaxencoder.model.heads import HeadConfig, HeadInputs
 
 NAME = "classifier"  # of its parameters: {"dense": ..., "classifier": ...}
 
@@ -18,7 +19,8 @@ def head_slots(heads: Mapping[str, HeadConfig], pooling: str) -> dict[str, tuple
 
     BERT: {"dense": ("pooler", "dense"), "classifier": ("sequence_head", "output")}.
     """
-    transform, projection = HeadConfig(pooling, activation="tanh"), ("sequence_head", "output")
+    # A pooling that heads do not have equals no head's inputs.
+    transform, projection = HeadConfig(cast(HeadInputs, pooling), activation="tanh"), ("sequence_head", "output")
     pooler, sequence_head = (_transform(heads.get(name)) for name in ("pooler", "sequence_head"))
     if sequence_head == transform:
         return {"dense": ("sequence_head", "dense"), "classifier": projection}

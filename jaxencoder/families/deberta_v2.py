@@ -62,8 +62,10 @@ _ENCODER = COMMON | {
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     config = HeadConfig("tokens", 1, c.activation, norm=True, add_first_token=True)
-    names = (f"mask_predictions.{name}" for name in ("dense", "classifier", "LayerNorm"))
-    return DEBERTA.heads(c, settings) | head("rtd_head", config, *names)
+    prefix = "mask_predictions"
+    return DEBERTA.heads(c, settings) | head(
+        "rtd_head", config, f"{prefix}.dense", f"{prefix}.classifier", f"{prefix}.LayerNorm"
+    )
 
 
 DEBERTA_V2 = dataclasses.replace(

@@ -3,7 +3,7 @@
 Clark et al. 2020, arXiv:2003.10555. Both are BERT's encoder.
 """
 
-from jaxencoder.families.bert import BERT, POSITIONS, SETTINGS, TOKEN_TYPES
+from jaxencoder.families.bert import BERT, ENCODER, POSITIONS, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, Heads, Release, head, plain_heads, two_layer_classifier
 from jaxencoder.families.settings import Settings, inherited, sizes
 from jaxencoder.families.tables import Names, mlm_head, with_prefix
@@ -18,7 +18,7 @@ _SUMMARY = {"summary_type": "first", "summary_use_proj": True, "summary_activati
 
 def narrow_encoder(prefix: str) -> Names:
     """BERT's table under another prefix, with the projection of the embeddings."""
-    names = with_prefix(BERT.encoder_table, "bert.", prefix)
+    names = with_prefix(ENCODER, "bert.", prefix)
     return names | {f"{prefix}embeddings_project": "encoder/embeddings/projection"}
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jaxencoder.families.settings import Entry, Settings, same
 from jaxencoder.families.shapes import parameter_shapes
 from jaxencoder.families.tables import Names, Weight, rows
-from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.config import Activation, EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
 # Settings of every family: those that must have one value, and how the output table is stored.
@@ -106,7 +106,7 @@ class Family:
     heads: Callable[[EncoderConfig, Settings], Heads]
     tied: str
     about: About
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
     older_names: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     classes: Mapping[str, str] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class Family:
 
     def encoder_config(self, settings: Settings) -> EncoderConfig:
         """The architecture that a config.json describes; ValueError for a setting that is missing or unsupported."""
-        for name, value in (_FIXED | dict(self.fixed)).items():
+        for name, value in (_FIXED | self.fixed).items():
             if settings.get(name, value) != value:
                 raise ValueError(f"config.json has {name} {settings[name]!r}; only {value!r} can be loaded")
         settings = {new: settings[old] for old, new in self.older_names.items() if old in settings} | dict(settings)
@@ -164,9 +164,9 @@ def label_names(settings: Settings) -> tuple[str, ...]:
 
 def with_labels(settings: Settings, count: int, names: Sequence[str] = ()) -> dict[str, Any]:
     """A config.json with this number of classes, and with their names if they are known."""
-    named = {"id2label": {str(i): name for i, name in enumerate(names)} or None}
-    named["label2id"] = {name: i for i, name in enumerate(names)} or None
-    return {**settings, **named, "num_labels": count}
+    id2label = {str(i): name for i, name in enumerate(names)} or None
+    label2id = {name: i for i, name in enumerate(names)} or None
+    return {**settings, "id2label": id2label, "label2id": label2id, "num_labels": count}
 
 
 def head(
@@ -183,7 +183,7 @@ def head(
     return {name: HeadTable(config, weights + (module(norm, "norm", "scale", norm_bias) if config.norm else []))}
 
 
-def pooler(dense: str, activation: str = "tanh") -> Heads:
+def pooler(dense: str, activation: Activation = "tanh") -> Heads:
     """BERT's pooler: a transform of the first token's vector."""
     return head("pooler", HeadConfig("cls", activation=activation), dense)
 
@@ -200,7 +200,7 @@ def plain_heads(settings: Settings, *names: str) -> Heads:
     return {name: heads[name] for name in names or heads}
 
 
-def two_layer_classifier(settings: Settings, activation: str) -> Heads:
+def two_layer_classifier(settings: Settings, activation: Activation) -> Heads:
     """RoBERTa's classifier of texts: two projections of the first token with an activation between."""
     config = HeadConfig("cls", labels(settings), activation)
     return head("sequence_head", config, "classifier.dense", "classifier.out_proj")

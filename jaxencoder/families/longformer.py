@@ -7,7 +7,7 @@ plain model, its embeddings and its masked-language-model head have none unless 
 import dataclasses
 
 from jaxencoder.families.family import About, Heads, Release, pooler
-from jaxencoder.families.roberta import ROBERTA
+from jaxencoder.families.roberta import ENCODER, ROBERTA
 from jaxencoder.families.settings import Entry, Fields, Settings, shortest_pattern, sizes
 from jaxencoder.families.tables import with_prefix
 from jaxencoder.model.config import EncoderConfig
@@ -31,7 +31,7 @@ def _write_windows(c: EncoderConfig) -> Settings:
     return {"attention_window": [2 * c.windows[i % len(c.windows)] for i in range(c.num_layers)]}
 
 
-_ENCODER = with_prefix(ROBERTA.encoder_table, "roberta.", "longformer.") | {
+_ENCODER = with_prefix(ENCODER, "roberta.", "longformer.") | {
     "longformer.encoder.layer.{layer}.attention.self.query_global": "encoder/layer/attention/global_query",
     "longformer.encoder.layer.{layer}.attention.self.key_global": "encoder/layer/attention/global_key",
     "longformer.encoder.layer.{layer}.attention.self.value_global": "encoder/layer/attention/global_value",

@@ -19,7 +19,7 @@ from jaxencoder.families.settings import (
 )
 from jaxencoder.families.tables import QKV, Module
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.heads import HeadConfig
+from jaxencoder.model.heads import HeadConfig, HeadInputs
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _ARCHITECTURE = EncoderConfig(
@@ -121,7 +121,7 @@ _MLM_HEAD = {"head.dense": "mlm_head/dense", "head.norm": "mlm_head/norm", "deco
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     pooling = read_choice(settings, "classifier_pooling", "cls", {"cls": "cls", "mean": "mean"})
 
-    def classifier(name: str, inputs: str, outputs: int) -> Heads:
+    def classifier(name: str, inputs: HeadInputs, outputs: int) -> Heads:
         activation = c.activation if c.head_activation == "same" else c.head_activation
         config = HeadConfig(inputs, outputs, activation, c.head_bias, norm=True)
         return head(name, config, "head.dense", "classifier", "head.norm", c.norm_bias)

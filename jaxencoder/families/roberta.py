@@ -5,6 +5,7 @@ Liu et al. 2019, arXiv:1907.11692; Conneau et al. 2020, arXiv:1911.02116; Martin
 
 import dataclasses
 
+from jaxencoder.families import bert
 from jaxencoder.families.bert import BERT, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, Release, plain_heads, pooler, two_layer_classifier
 from jaxencoder.families.settings import Entry, read_value, sizes, written
@@ -19,7 +20,7 @@ SHIFTED_POSITIONS = (
     ),
     written("pad_token_id", PAD),
 )
-_ENCODER = with_prefix(BERT.encoder_table, "bert.", "roberta.") | {
+ENCODER = with_prefix(bert.ENCODER, "bert.", "roberta.") | {
     "roberta.embeddings.position_embeddings": Module("encoder/embeddings/position_embedding", skip=PAD + 1)
 }
 
@@ -35,7 +36,7 @@ ROBERTA = Family(
     prefix="roberta.",
     architecture=EncoderConfig(),
     settings_table=(*SETTINGS, *SHIFTED_POSITIONS, TOKEN_TYPES),
-    encoder_table=_ENCODER,
+    encoder_table=ENCODER,
     mlm_head_table=mlm_head("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
     heads=lambda c, settings: (
         plain_heads(settings) | pooler("roberta.pooler.dense") | two_layer_classifier(settings, "tanh")

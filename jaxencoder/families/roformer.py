@@ -11,9 +11,8 @@ from jaxencoder.model.config import EncoderConfig
 def _encoder(c: EncoderConfig) -> Names:
     # With rotary values, the inputs of the output are ordered as the values.
     rotated = ("query", "key", "value", "output") if c.rotary_values else ("query", "key")
-    rotated = {f"encoder/layer/attention/{name}" for name in rotated}
-    names = narrow_encoder("roformer.")
-    return {name: Module(ours, interleaved=True) if ours in rotated else ours for name, ours in names.items()}
+    modules = {path: Module(path, interleaved=True) for path in (f"encoder/layer/attention/{name}" for name in rotated)}
+    return {name: modules.get(str(ours), ours) for name, ours in narrow_encoder("roformer.").items()}
 
 
 ROFORMER = Family(

@@ -59,10 +59,9 @@ def _yarn(rope: Settings, factor: float, original: int) -> dict[str, Any]:
     if not rope.get("truncate", True):
         raise ValueError("config.json has truncate false for rope_type 'yarn'; only true can be loaded")
     attention = rope.get("attention_factor") or 0.0
-    scales = rope.get("mscale"), rope.get("mscale_all_dim")
-    if not attention and all(scales):
-        above, below = (0.1 * scale * math.log(factor) + 1 for scale in scales)
-        attention = above / below
+    above, below = rope.get("mscale"), rope.get("mscale_all_dim")
+    if not attention and above and below:
+        attention = (0.1 * above * math.log(factor) + 1) / (0.1 * below * math.log(factor) + 1)
     betas = float(rope.get("beta_fast") or 32), float(rope.get("beta_slow") or 1)
     return {"rope_original_length": original, "rope_betas": betas, "rope_attention_factor": float(attention)}
 

@@ -53,7 +53,8 @@ class Module(NamedTuple):
 
 
 # Module in the checkpoint -> ours: an embedding table, norm, projection, several projections, or a lone bias.
-Names = Mapping[str, str | tuple[str, ...] | Module]
+Ours = str | tuple[str, ...] | Module
+Names = Mapping[str, Ours]
 
 
 def rows(names: Names, shapes: Params, prefix: str) -> list[Weight]:
@@ -84,7 +85,7 @@ def mlm_head(dense: str, norm: str, bias: str) -> Names:
     return {dense: "mlm_head/dense", norm: "mlm_head/norm", bias: "mlm_head/bias"}
 
 
-def with_prefix(names: Names, old: str, new: str) -> Names:
+def with_prefix(names: Names, old: str, new: str) -> dict[str, Ours]:
     """The table of another family: module names that start with `old` start with `new` instead."""
     return {new + name.removeprefix(old) if name.startswith(old) else name: ours for name, ours in names.items()}
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jaxencoder.model.config import Activation, EncoderConfig, Pooling
 from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm, init_table
 
+HeadInputs = Literal["tokens", "cls", "mean", "pooled"]
+
 
 class MlmHead(nn.Module):
     """The masked-language-model head up to its table, with BERT's transform if set: [B, K, D] -> ([B, K, E], bias [V]).
@@ -108,7 +110,7 @@ def _members(segment_ids: jax.Array, documents: int) -> jax.Array:
 class HeadConfig:
     """A head of published checkpoints: an optional transform and an optional projection of some vectors."""
 
-    inputs: Literal["tokens", "cls", "mean", "pooled"] = "tokens"
+    inputs: HeadInputs = "tokens"
     """Each token's vector, the first one, their mean, or the output of the head named pooler."""
     outputs: int = 0
     """Outputs of the projection; 0 for no projection."""

@@ -77,14 +77,14 @@ class Batches:
         stores, indices = self.locate(positions + self._skip)
         segments = max(store.meta["segments"] for store in self._stores)
 
-        def widened(fields: Batch) -> Batch:
+        def widen(fields: Batch) -> Batch:
             is_label = segment_labels.FIELDS
-            return {k: segment_labels.widened(x, segments) if k in is_label else x for k, x in fields.items()}
+            return {k: segment_labels.widen(x, segments) if k in is_label else x for k, x in fields.items()}
 
-        batch = widened(self._stores[0].padding(len(positions)))
+        batch = widen(self._stores[0].padding(len(positions)))
         batch["row_ids"] = (self._starts[stores] + indices).astype(np.uint32)
         for k in np.unique(stores[stores >= 0]):
-            for name, values in widened(self._stores[k].read(indices[stores == k])).items():
+            for name, values in widen(self._stores[k].read(indices[stores == k])).items():
                 batch[name][stores == k] = values
         return batch
 

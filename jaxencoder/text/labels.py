@@ -1,4 +1,4 @@
-"""Labels of examples: classes found in the training data, or numbers to predict."""
+"""Labels of examples: classes of the training data, or numbers to predict."""
 
 import itertools
 import math
@@ -7,27 +7,22 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 _SHOWN = 20  # classes in a message
-_MOST = (2 - 2**-23) * 2.0**127  # of values, which are learned in float32
-_APART = re.compile(r"[,\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what a line of names, commas between, cannot hold as it is
+_MAX_VALUE = (2 - 2**-23) * 2.0**127  # the largest float32
+_NEEDS_QUOTES = re.compile(r"[,\x00-\x1f\x7f-\x9f\u2028\u2029]")  # ambiguous in a line of names with commas
 
 
 class Labels(NamedTuple):
-    """What the labels of a data set are.
+    """The kind of a data set's labels, and the names of its classes.
 
-    kind: "class"; "classes", of which an example has any number; "value"; or "choice", of an example's own. names: of
-    the classes, in order of id; empty for values and choices.
+    kind: "class"; "classes", any number per example; "value"; or "choice", among the example's choices. names: in order
+    of id; empty for values and choices.
     """
 
     kind: str
     names: tuple[str, ...]
 
     def encode(self, label: Any, where: str) -> float | tuple[int, ...]:
-        """The id of a class, the ids of several in ascending order, or the value itself.
-
-        Raises:
-            ValueError: a label that is missing, or that is none of the classes; no list of several, or one that names
-                a class twice.
-        """
+        """The id of a class, the ascending ids of several, or the value; ValueError for an invalid label."""
         if self.kind == "value":
             return _value(label, where)
         if self.kind == "classes":
@@ -39,16 +34,15 @@ class Labels(NamedTuple):
             return tuple(sorted(ids))
         return self._id(label, where)
 
-    def described(self) -> str:
-        """In words, as a run shows what it has found."""
+    def describe(self) -> str:
+        """A phrase for the output of a run."""
         if self.kind == "value":
             return "labels are values"
-        return (
-            f"labels are {'any' if self.kind == 'classes' else 'one'} of {len(self.names)} classes: {self._classes()}"
-        )
+        count = "any" if self.kind == "classes" else "one"
+        return f"labels are {count} of {len(self.names)} classes: {self._classes()}"
 
     def _classes(self) -> str:
-        shown = [repr(name) if _APART.search(name) else name for name in self.names[:_SHOWN]]
+        shown = [repr(name) if _NEEDS_QUOTES.search(name) else name for name in self.names[:_SHOWN]]
         return ", ".join(shown) + (", ..." if len(self.names) > _SHOWN else "")
 
     def _id(self, label: Any, where: str) -> int:
@@ -57,8 +51,8 @@ class Labels(NamedTuple):
             return self.names.index(name)
         if isinstance(label, str) and _is_number(label) and str(int(label)) in self.names:
             return self.names.index(str(int(label)))
-        # TFDS and many a Parquet file, and CSV as text, give the number of a class whose name the settings give.
-        number = int(label) if _is_whole(label) else whole(label)
+        # TFDS, many Parquet files, and CSV as text hold the number of a class that the settings name.
+        number = int(label) if isinstance(label, int) else parse_integer(label)
         if number is not None and 0 <= number < len(self.names) and not all(map(_is_number, self.names)):
             return number
         raise ValueError(
@@ -67,21 +61,21 @@ class Labels(NamedTuple):
 
 
 def infer(labels: Iterable[tuple[Any, str]]) -> Labels:
-    """What these labels (each with where it stands) are.
+    """The kind and classes of labels, each given with its place for messages.
 
-    Strings and whole numbers are classes: strings sorted, numbers in their order. Numbers with a point are values.
-    Where every label that is text can be read as a number, as in CSV, they all count as numbers. Lists, which may be
-    empty, hold the classes of an example.
+    Strings and integers are classes: strings sorted, integers in numeric order. Numbers with a point are values. If all
+    texts can be read as numbers, as in CSV, they count as numbers. Lists, which may be empty, hold several classes.
 
     Raises:
-        ValueError: a label is missing, strings and numbers or lists and others are mixed, or all lists are empty.
+        ValueError: a label is missing, kinds are mixed, or all lists are empty.
     """
     labels = iter(labels)
     first = next(labels, None)
     several = first is not None and isinstance(first[0], list)
+    kind = "classes" if several else "class"
     labels = itertools.chain([first] if first else [], labels)
     if several:
-        labels = ((one, where) for label, where in labels for one in _listed(label, where))
+        labels = ((name, where) for label, where in labels for name in _as_list(label, where))
     texts: dict[str, str] = {}
     numbers: dict[int, str] = {}
     fractional = False
@@ -89,41 +83,37 @@ def infer(labels: Iterable[tuple[Any, str]]) -> Labels:
         if isinstance(label, float):
             _value(label, where)
             fractional = True
-        elif _is_whole(label):
+        elif isinstance(label, int):
             numbers.setdefault(int(label), where)
         else:
             texts.setdefault(_name(label, where), where)
-    counting = numbers or fractional or any(_number(text) is not None for text in texts)
-    for text, where in texts.items() if counting else ():
+    has_numbers = numbers or fractional or any(_number(text) is not None for text in texts)
+    for text, where in texts.items() if has_numbers else ():
         if _reads_as_number(text) and _number(text) is None:
-            raise ValueError(f"{where}: label {text!r} is not a finite number, as other labels are; drop the record")
+            raise ValueError(f"{where}: label {text!r} is not a finite number like the other labels; drop the record")
     word = next((text for text in texts if _number(text) is None), None)
     if word is None:
         fractional |= not all(map(_is_number, texts))
         numbers |= {} if fractional else {int(text): where for text, where in texts.items()}
         if several and (fractional or not numbers):
-            raise ValueError(
-                f"the lists of labels hold {'fractional numbers' if fractional else 'nothing'}, no classes"
-            )
-        kind = "classes" if several else "class"
+            content = "fractional numbers" if fractional else "nothing"
+            raise ValueError(f"the lists of labels hold {content}, no classes")
         return Labels("value", ()) if fractional else Labels(kind, tuple(map(str, sorted(numbers))))
     if fractional or numbers:
         raise ValueError(f"{texts[word]}: label {word!r} is text, but other labels are numbers; make them all one kind")
-    return Labels("classes" if several else "class", tuple(sorted(texts)))
+    return Labels(kind, tuple(sorted(texts)))
 
 
-def _listed(label: Any, where: str) -> list[Any]:
+def _as_list(label: Any, where: str) -> list[Any]:
     if not isinstance(label, list):
-        raise ValueError(f"{where}: label {repr(label)[:60]} is no list of classes, as others are; give [] for none")
+        raise ValueError(
+            f"{where}: label {repr(label)[:60]} is not a list of classes like the other labels; give [] for none"
+        )
     return label
 
 
-def _is_whole(label: Any) -> bool:
-    return isinstance(label, int)
-
-
-def whole(text: str) -> int | None:
-    """The whole number that a text stands for, or None."""
+def parse_integer(text: str) -> int | None:
+    """The integer that a text stands for, or None."""
     return int(text) if _is_number(text) else None
 
 
@@ -146,7 +136,7 @@ def _number(text: str) -> float | None:
 
 
 def _name(label: Any, where: str) -> str:
-    if _is_whole(label):
+    if isinstance(label, int):
         return str(int(label))
     if isinstance(label, str) and label:
         return label
@@ -156,8 +146,8 @@ def _name(label: Any, where: str) -> str:
 def _value(label: Any, where: str) -> float:
     try:
         number = _number(label) if isinstance(label, str) else float(label) if isinstance(label, int | float) else None
-    except OverflowError:  # of a whole number that is larger than any float
+    except OverflowError:  # an integer larger than any float
         number = None
-    if number is None or not abs(number) <= _MOST:
+    if number is None or not abs(number) <= _MAX_VALUE:
         raise ValueError(f"{where}: label {repr(label)[:60]} is not a finite number of float32; drop the record")
     return number

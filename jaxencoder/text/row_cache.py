@@ -148,7 +148,7 @@ def _format_labels(part: SourceSplit, store: Store) -> str:
     if not part.data.label_field or not part.schema.names_classes:
         return ""
     kind = store.meta["label_kind"]
-    return f"; {Labels('class' if kind == 'token' else kind, tuple(store.meta['labels'])).described()}"
+    return f"; {Labels('class' if kind == 'token' else kind, tuple(store.meta['labels'])).describe()}"
 
 
 def _upload(folder: Path, target: str) -> None:
@@ -181,20 +181,9 @@ def _write(part: SourceSplit, tokenizer: Tokenizer, folder: Path, progress: bool
             raise ValueError(
                 f"{part.source} leaves no document to train on; lower data.validation_fraction ({part.held_out})"
             )
-        raise ValueError(
-            f"{part.source} yields no tokens: its {builder.documents} documents are empty or hold nothing "
-            "that the tokenizer knows"
-        )
-    writer.close(
-        {
-            "documents": builder.documents,
-            "pad_id": tokenizer.pad_id,
-            "vocab_size": tokenizer.vocab_size,
-            "token_counts": builder.token_counts.tolist(),
-            "labels": list(names),
-            "label_kind": kind,
-            "source": part.source,
-            "split": part.split,
-            "tokenizer": tokenizer.fingerprint,
-        }
-    )
+        count = builder.documents
+        raise ValueError(f"{part.source} yields no tokens: its {count} documents hold nothing that the tokenizer knows")
+    counts = {"documents": builder.documents, "token_counts": builder.token_counts.tolist()}
+    vocabulary = {"tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id}
+    classes = {"labels": list(names), "label_kind": kind}
+    writer.close(counts | vocabulary | classes | {"source": part.source, "split": part.split})

@@ -76,13 +76,8 @@ class RowBuilder:
         """The rows, equal whatever the number of worker processes."""
         part, data = self._part, self._part.data
         one_piece = bool(data.label_field or part.pair_field)  # examples, which may be [CLS] [SEP] alone
-        packer = Packer(
-            data.row_length,
-            _OPEN_ROWS if data.packing else 1,
-            2 if one_piece else 3,
-            data.paired,
-            part.schema.labels_tokens,
-        )
+        open_rows, shortest = _OPEN_ROWS if data.packing else 1, 2 if one_piece else 3
+        packer = Packer(data.row_length, open_rows, shortest, data.paired, part.schema.labels_tokens)
         batches = _batches(self._examples(), _NSP_DOCUMENTS if data.pairs == "nsp" else 1)
         tasks = ((part.schema.encode, batch, data, bool(part.pair_field)) for batch in batches)
         with contextlib.closing(workers.encode(self._tokenizer, tasks, data.workers or _cores())) as results:

@@ -85,11 +85,7 @@ class Schema:
             )
 
     def find_labels(self, data: DataConfig) -> Labels | None:
-        """Return the classes named in the settings, or those of the training data; None without labels.
-
-        Raises:
-            ValueError: a label is missing or invalid, or labels are of different kinds.
-        """
+        """The classes named in the settings, or those of the training data (see `labels.infer`); None without labels."""
         if not data.label_field:
             return None
         if data.labels:
@@ -108,9 +104,9 @@ class Schema:
     def check_texts(self, text: Any, pair: Any, pair_field: str, where: str) -> None:
         """Raise ValueError if the second text is not as the task needs it."""
         if not isinstance(pair, str):
+            kind = type(pair).__name__
             raise ValueError(
-                f"{where}: field {pair_field!r} is {type(pair).__name__}, not text; "
-                "name another field or drop the record"
+                f"{where}: field {pair_field!r} is {kind}, not text; name another field or drop the record"
             )
 
     def encode_label(self, label: Any, texts: tuple[Any, Any], labels: Labels, where: str) -> Any:
@@ -118,11 +114,7 @@ class Schema:
         return labels.encode(label, where)
 
     def encode(self, tokenizer: Tokenizer, examples: list[Example], data: DataConfig, has_pairs: bool) -> Pieces:
-        """Token sequences of some examples; runs in worker processes.
-
-        Args:
-            has_pairs: whether examples have a second text.
-        """
+        """Token sequences of examples, which have a second text if `has_pairs`; runs in worker processes."""
         texts, seconds = map(list, zip(*(example.texts for example in examples), strict=True))
         if data.pairs != "none":
             return sentence_pairs(tokenizer, texts, data.row_length, data.pairs, data.short_pair_probability)
@@ -163,11 +155,10 @@ class Schema:
             yield Example((pair, text) if is_swapped else (text, pair), label, digest)
 
     def validation_records(self, data: DataConfig) -> Iterator[tuple[str, Record]]:
-        """The records of the validation rows of a labeled data set, with all fields, and where each stands.
+        """The records of the validation rows of a labeled data set: the place of each for messages, and all fields.
 
         Raises:
-            ValueError: nothing is held out, or a record cannot be read or lacks a field that the settings name.
-            OSError: a source cannot be read.
+            ValueError: nothing is held out, or a record cannot be read or lacks a configured field.
         """
         fraction = 0.0 if data.validation else data.validation_fraction
         sources = data.validation or (data.train if fraction else ())
@@ -193,14 +184,11 @@ class Schema:
 
 
 def check_structured(data: DataConfig, task: str, pair: str = "") -> None:
-    """Refuse settings that are for labels of whole texts.
+    """Raise ValueError for settings that only suit labels of complete texts.
 
     Args:
         task: its name, for messages.
-        pair: what data.pair_field must hold; empty for a task without a second text.
-
-    Raises:
-        ValueError: a setting contradicts the task.
+        pair: the content of data.pair_field; empty for a task without a second text.
     """
     if data.balance:
         raise ValueError(f"data.balance is {data.balance}, which is for labels of whole texts, not {task}; set it to 0")

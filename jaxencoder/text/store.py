@@ -131,10 +131,10 @@ class Writer:
         if row.token_labels is not None:
             line["labels"][:n] = row.token_labels + 1
         elif self._kind:
-            self._labels.extend(segment_labels.encoded(self._kind, row.labels, self._classes))
+            self._labels.extend(segment_labels.encode(self._kind, row.labels, self._classes))
             self._label_counts.append(len(row.labels))
         self._segments = max(self._segments, len(row.lengths))
-        self._examples += segment_labels.examples(self._kind, row.labels, len(row.lengths))
+        self._examples += segment_labels.count_examples(self._kind, row.labels, len(row.lengths))
         self.rows, self.tokens, self._filled = self.rows + 1, self.tokens + n, self._filled + 1
         if self._filled == len(self._buffer):
             self._flush()
@@ -334,7 +334,7 @@ class Store:
         return rows
 
     def _decode_labels(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
-        return segment_labels.decoded(self.meta["label_kind"], numbers, len(self.meta["labels"]))
+        return segment_labels.decode(self.meta["label_kind"], numbers, len(self.meta["labels"]))
 
     def _read_errors(self) -> contextlib.AbstractContextManager:
         return storage_errors(f"{self.path} cannot be read")

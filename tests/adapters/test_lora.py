@@ -131,7 +131,7 @@ def test_settings_out_of_range(settings: dict, message: str) -> None:
     ("pattern", "message"),
     [
         ("attention/query$", "'attention/query.', which matches no path, such as encoder/"),
-        ("embeddings", "finds encoder/embeddings/.*; only kernels can be adapted"),
+        ("embeddings", "matches encoder/embeddings/.*; only kernels can be adapted"),
     ],
 )
 def test_targets_that_are_none(pattern: str, message: str) -> None:

@@ -30,7 +30,7 @@ def test_kinds(labels, want):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["1.5", "2.0", "nan"], "record 3: label 'nan' is not a finite number, as other labels are"),
+        (["1.5", "2.0", "nan"], "record 3: label 'nan' is not a finite number like the other labels"),
         (["0", "NaN", "1"], "record 2: label 'NaN' is not a finite number"),
         (["0", "nan", "0"], "record 2: label 'nan' is not a finite number"),
         ([0.5, float("nan")], "record 2: label nan is not a finite number"),
@@ -67,9 +67,9 @@ def test_names_in_a_line():
     """Whatever the names hold, it stays one line that says where one ends and the next begins."""
     names = Labels("class", ("a b", "c, d", "e\nf", "g\0", "h\u2028", "é", "می\u200cخواهم"))
     listed = r"a b, 'c, d', 'e\nf', 'g\x00', 'h\u2028', é, می" + "\u200cخواهم"
-    assert names.described() == f"labels are one of 7 classes: {listed}"
+    assert names.describe() == f"labels are one of 7 classes: {listed}"
     with pytest.raises(ValueError) as error:
         names.encode("x", "record 4")
     assert f"among the classes {listed};" in str(error.value)
-    many = Labels("classes", tuple(map(str, range(21)))).described()
+    many = Labels("classes", tuple(map(str, range(21)))).describe()
     assert many.startswith("labels are any of 21 classes: 0, 1, ") and many.endswith(", 18, 19, ...")

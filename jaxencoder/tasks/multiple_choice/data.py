@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from jaxencoder.text import segment_labels
 from jaxencoder.text.config import DataConfig
-from jaxencoder.text.labels import Labels, whole
+from jaxencoder.text.labels import Labels, parse_integer
 from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.schema import Example, Schema, check_structured
 from jaxencoder.text.tokenizers.tokenizer import Encoding, Tokenizer
@@ -39,7 +39,7 @@ class MultipleChoiceSchema(Schema):
         contexts, choices = zip(*(example.texts for example in examples), strict=True)
         groups, _ = encode_choices(tokenizer, contexts, choices, data.row_length)
         encoded = [encoding for group in groups for encoding in group]
-        labels = [segment_labels.of_choices(example.label, len(example.texts[1])) for example in examples]
+        labels = [segment_labels.choice_labels(example.label, len(example.texts[1])) for example in examples]
         return Pieces.of(
             tokenizer,
             [encoding.ids for encoding in encoded],
@@ -72,7 +72,7 @@ def choice_index(label: Any, choices: Sequence[str], where: str) -> int:
     number = label
     if isinstance(label, str):
         letter = label.strip().upper()
-        number = ord(letter) - ord("A") if len(letter) == 1 and "A" <= letter <= "Z" else whole(letter)
+        number = ord(letter) - ord("A") if len(letter) == 1 and "A" <= letter <= "Z" else parse_integer(letter)
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(choices):
         raise ValueError(
             f"{where}: label {str(label)[:60]!r} is none of the {len(choices)} choices; give its number from 0, its "
