@@ -26,11 +26,9 @@ class Labels(NamedTuple):
         if self.kind == "value":
             return _value(label, where)
         if self.kind == "classes":
-            ids = [self._id(one, where) for one in _listed(label, where)]
+            ids = [self._id(name, where) for name in _as_list(label, where)]
             if len(set(ids)) < len(ids):
-                raise ValueError(
-                    f"{where}: the labels {str(label)[:60]} name a class more than once; list the classes that it has"
-                )
+                raise ValueError(f"{where}: the labels {str(label)[:60]} name a class more than once; name each once")
             return tuple(sorted(ids))
         return self._id(label, where)
 

@@ -52,8 +52,8 @@ def encode(kind: str, labels: list, classes: int) -> list:
 def decode(kind: str, numbers: np.ndarray, classes: int) -> dict[str, np.ndarray]:
     """The fields of a batch, [B, E] or [B, E, C], from numbers [B, E * n] with n of `layout`."""
     if kind == "choice":
-        is_choice, first = numbers >= 0, (numbers >= _FIRST).cumsum(axis=1, dtype=np.int32)
-        return {"labels": np.where(is_choice, numbers % _FIRST, -1), "groups": np.where(is_choice, first - 1, -1)}
+        exists, first = numbers >= 0, (numbers >= _FIRST).cumsum(axis=1, dtype=np.int32)
+        return {"labels": np.where(exists, numbers % _FIRST, -1), "groups": np.where(exists, first - 1, -1)}
     if kind != "classes":
         return {"labels": numbers}
     words = np.ascontiguousarray(numbers, "<u4").reshape(len(numbers), -1, layout(kind, classes)[2])
