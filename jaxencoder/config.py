@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from jaxencoder.adapters import bottleneck, lora
 from jaxencoder.adapters.lora import LoraConfig, with_lora
@@ -149,12 +149,11 @@ def check_positions(config: RunConfig) -> None:
 
 
 def _check_types(config: RunConfig) -> None:
-    for section in dataclasses.fields(config):
-        kind = tuple if section.name == "phases" else section.type
-        if not isinstance(value := getattr(config, section.name), kind):
-            kinds = objectives() if kind is ObjectiveConfig else (section.type,)
-            names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
-            raise ValueError(f"{section.name} is {value!r}; give {names}")
+    for name, annotation in get_type_hints(RunConfig).items():
+        kind = get_origin(annotation) or annotation
+        if not isinstance(value := getattr(config, name), kind):
+            kinds = objectives() if kind is ObjectiveConfig else (kind,)
+            raise ValueError(f"{name} is {value!r}; give {' or '.join(kind.__name__ for kind in kinds)}")
     for number, phase in enumerate(config.phases):
         if not isinstance(phase, Phase):
             raise ValueError(f"phases.{number} is {phase!r}; give a Phase")
@@ -167,7 +166,7 @@ def _check_name(config: RunConfig) -> None:
 
 def _check_pairs(config: RunConfig) -> None:
     """The objective and the data agree on sentence pairs."""
-    pairs = isinstance(config.objective, MaskedLM) and config.objective.pairs
+    pairs = getattr(config.objective, "pairs", False)
     if pairs and config.data.pairs == "none":
         raise ValueError("objective.pairs needs sentence pairs; set data.pairs to nsp or sop")
     if pairs and config.model.token_types < 2:
@@ -175,7 +174,7 @@ def _check_pairs(config: RunConfig) -> None:
     if config.data.pairs != "none" and not pairs:
         raise ValueError(
             f"data.pairs is {config.data.pairs!r}, but the objective does not use pairs; "
-            "use MaskedLM with objective.pairs, or set data.pairs to none"
+            "set objective.pairs of an objective that has it, such as MaskedLM, or set data.pairs to none"
         )
 
 
@@ -263,11 +262,11 @@ def _phase_config(config: RunConfig, number: int) -> RunConfig:
 def _phase_objective(objective: ObjectiveConfig, phase: Phase) -> ObjectiveConfig:
     if not phase.rate:
         return objective
-    if not objective.masked_loss:
+    masking = getattr(objective, "masking", None)
+    if masking is None:
         name = type(objective).__name__
         raise ValueError(f"rate is {phase.rate}, but the objective {name} masks no tokens; leave it out")
-    masking = dataclasses.replace(objective.masking, rate=phase.rate, final_rate=0.0)
-    return dataclasses.replace(objective, masking=masking)
+    return dataclasses.replace(objective, masking=dataclasses.replace(masking, rate=phase.rate, final_rate=0.0))
 
 
 def _replace_given(section: Any, **settings: Any) -> Any:

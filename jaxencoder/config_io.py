@@ -8,9 +8,9 @@ import dataclasses
 import importlib.util
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from jaxencoder import settings
 from jaxencoder.config import RunConfig, objectives
@@ -127,6 +127,7 @@ def _find(target: str) -> Path:
 
 def _run_recipe(path: Path) -> RunConfig:
     spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # as for any .py
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -140,17 +141,9 @@ def _run_recipe(path: Path) -> RunConfig:
 
 def _unknown_argument(path: Path, error: TypeError) -> Exception:
     """A clear error for a misspelled setting in a recipe; other errors are returned unchanged."""
+    sections = {kind.__name__: kind for kind in (RunConfig, *get_type_hints(RunConfig).values(), *objectives())}
     match = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-    section = next((kind for kind in _sections() if match and kind.__name__ == match[1]), None)
-    if section is None:
+    if match is None or not dataclasses.is_dataclass(sections.get(match[1])):
         return error
-    names = [field.name for field in dataclasses.fields(section)]
+    names = [field.name for field in dataclasses.fields(sections[match[1]])]
     return ValueError(f"{path}: {match[1]} has no setting {match[2]!r}{settings.suggestion(match[2], names)}")
-
-
-def _sections() -> Iterator[type]:
-    yield RunConfig
-    for field in dataclasses.fields(RunConfig):
-        if dataclasses.is_dataclass(field.type):
-            yield field.type
-    yield from objectives()

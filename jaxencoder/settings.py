@@ -182,7 +182,8 @@ def _structure_item(converter: cattrs.Converter, item: Any, kind: Any, number: i
         return converter.structure(item, kind)
     except (ValueError, cattrs.BaseValidationError) as error:
         error.add_note(cattrs.AttributeValidationNote(f"item {number}", str(number), kind))
-        raise cattrs.IterableValidationError(f"while reading item {number}", [error], kind) from None
+        group = cattrs.IterableValidationError("item", [error], kind)  # pyright: ignore[reportCallIssue]  # takes three
+        raise group from None
 
 
 def _sentence(error: BaseException, path: str = "") -> str:

@@ -5,6 +5,7 @@ Modules carry no sharding. XLA's SPMD partitioner (Xu et al. 2021, arXiv:2105.04
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -59,7 +60,7 @@ class MeshConfig:
             raise ValueError(f"Mesh axes must be positive, at most one of them -1, got {self}.")
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The device mesh with the axes data, fsdp, tensor and context.
 
     Raises:

@@ -362,7 +362,7 @@ def phases(**settings):
         ),
         (
             {"data": DataConfig(pairs="sop")},
-            "data.pairs is 'sop', but the objective does not use pairs; use MaskedLM",
+            "data.pairs is 'sop', but the objective does not use pairs; set objective.pairs",
         ),
         ({"data": DataConfig(pairs="nsp"), "objective": ReplacedToken()}, "data.pairs is 'nsp', but the objective"),
         (

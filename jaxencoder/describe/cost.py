@@ -24,8 +24,10 @@ from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfi
 from jaxencoder.describe.description import Kind, PlaceholderVocabulary, describe_model
 from jaxencoder.describe.inspect import LayerKind, MemoryUse, layer_kinds, state_memory
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.objectives.objective import Batch, Objective
+from jaxencoder.model.layers import apply
+from jaxencoder.objectives.objective import Objective
 from jaxencoder.sharding import ROWS, batch_sharding, make_mesh, shardings
+from jaxencoder.tasks.task import TaskObjective
 from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
 from jaxencoder.training.program import Program, program
 
@@ -266,7 +268,7 @@ def _compiled(
 
             def forward(params, batch):
                 inputs = (batch[name] for name in ("token_ids", "segment_ids", "positions"))
-                return encoder.apply({"params": params["encoder"]}, *inputs)
+                return apply(encoder, params["encoder"], *inputs)
 
             return program(jax.jit(forward, in_shardings=(param_shardings, row_shardings)), params, batch)
 
@@ -288,14 +290,14 @@ def _objective(config: RunConfig, model: EncoderConfig, compute: ComputeConfig) 
     return stop_frozen_gradients(built, trainable_mask(patterns)) if patterns else built
 
 
-def _batch(config: RunConfig, rows: int, length: int) -> Batch:
+def _batch(config: RunConfig, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of rows of one document each, with the arrays of every objective."""
     tokens = ("token_ids", "segment_ids", "positions", "token_labels")
     batch = {name: jax.ShapeDtypeStruct((rows, length), jnp.int32) for name in tokens}
     batch["row_ids"] = jax.ShapeDtypeStruct((rows,), jnp.uint32)
     for name in ("labels", "groups"):
         batch[name] = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
-    if config.is_supervised:
+    if isinstance(config.objective, TaskObjective):
         shape, dtype = config.objective.label_array
         batch["labels"] = jax.ShapeDtypeStruct((rows, 1, *shape), dtype)
     return batch

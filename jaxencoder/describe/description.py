@@ -22,6 +22,7 @@ from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.checkpoints.weights import has_weights
 from jaxencoder.config import RunConfig
 from jaxencoder.objectives.objective import Params
+from jaxencoder.tasks.task import TaskObjective
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 Kind = Literal["recipe", "run", "transformers", "sentence-transformers"]
@@ -114,7 +115,7 @@ def _recipe(config: RunConfig) -> ModelDescription:
     if not config.model.vocab_size:
         model = dataclasses.replace(config.model, vocab_size=tokenizer["vocab_size"])
         config = dataclasses.replace(config, model=model)
-    if config.is_supervised:
+    if isinstance(config.objective, TaskObjective):
         objective = config.objective.with_assumed_labels(config.data.labels)
         if objective != config.objective and not config.data.labels:
             notes.append("the number of classes depends on the data; this assumes two")
@@ -144,7 +145,7 @@ def _published(folder: Path, kind: Kind, checkpoint: Checkpoint) -> ModelDescrip
         heads,
         tokenizer,
         _sentence(checkpoint) if kind == "sentence-transformers" else {},
-        checkpoint.published.family.model_type,
+        checkpoint.published and checkpoint.published.family.model_type,
         () if is_complete else ("the folder has no weights; the heads are those of the class in config.json",),
     )
 

@@ -29,8 +29,7 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: It
         grid.add_row(*row)
     width = shutil.get_terminal_size((_WIDTH, 24)).columns
     text = io.StringIO()
-    console = Console(file=text, width=width, color_system=None, markup=False, highlight=False, emoji=False)
-    console.print(grid)
+    Console(file=text, width=width, color_system=None, markup=False, highlight=False, emoji=False).print(grid)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
 

@@ -64,8 +64,8 @@ def evaluate(
         report: folder for a readable report of classes or values; None: report/NAME in the run's folder, and none for a
             published model.
         output: JSON file for the result; None: the run's results.json, and none for a published model.
-        text_field, pair_field, label_field: of the source; None: those of the run, or of the task for a published model;
-            or usual names.
+        text_field, pair_field, label_field: of the source; None: those of the run, or of the task for a published
+            model; or usual names.
         options: of `evaluate_model`.
 
     Returns:
@@ -83,8 +83,8 @@ def evaluate(
         model = _as_trained(model)
     elif data is None or task is None:
         raise ValueError(
-            f"{run} is no run and has held nothing out; measure it with evaluate similarity or retrieval, or on labeled "
-            "--data if it has the head of a task"
+            f"{run} is no run and has held nothing out; measure it with evaluate similarity or retrieval, or on "
+            "labeled --data if it has the head of a task"
         )
     named = {"text_field": text_field, "pair_field": pair_field, "label_field": label_field}
     model = _with_fields(model, task, data, {name: value for name, value in named.items() if value is not None})
@@ -248,9 +248,9 @@ def evaluate_task(
         options: of `evaluate_similarity`, `evaluate_retrieval`, `evaluate_reranking` or `evaluate_probing`.
 
     Returns:
-        The result for each of `data`. It is written as soon as it is known, to {task: {name: result}}, beside those of
-        other data and in place of an older one; the name is the `data_name` of the source or of the relevances. In a
-        file of one's own "model" says whose results they are.
+        The result for each of `data`. Each is written as soon as it is computed, to {task: {name: result}}, where it
+        replaces an older one and keeps those of other data; the name is the `data_name` of the source or of the
+        relevances. A file other than a run's results.json also holds "model", the model's name.
 
     Raises:
         ValueError: not a model, data that it cannot be measured on, or a file with results of another model.
@@ -275,8 +275,9 @@ def evaluate_task(
             name = data_name(str(qrels_file(Path(words), options.get("split", "test"))))
         results[words] = result
         if output is not None:
-            there = header | read_results(output)
-            write_results(output, there | {task: there.get(task, {}) | {name: result | entry}})
+            stored_results = header | read_results(output)
+            task_results = stored_results.get(task, {}) | {name: result | entry}
+            write_results(output, stored_results | {task: task_results})
     return results
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import scipy.sparse
 import scipy.stats
 
-RESAMPLES = 9_999
-_MAX_CELLS = 1 << 24  # numbers of resamples in memory at once
-_LEVEL = 0.05  # of significance
+RESAMPLES = 9_999  # with the measured difference 10,000, so that p-values are multiples of 0.0001
+_MAX_CELLS = 1 << 24  # numbers in memory at once, over all resamples of a chunk
+_LEVEL = 0.05  # significance level; the intervals cover 1 - _LEVEL
 
 Metric = Callable[[np.ndarray], np.ndarray]
 
@@ -24,7 +24,7 @@ class Difference(NamedTuple):
     """A metric of two sides, each of one or more runs.
 
     a, b: means over the runs of a side. a_std, b_std: standard deviations over its runs; None for one run. low, high:
-    95% interval of b - a over the resamples. p: two-sided p-value. test: its name.
+    95% interval of b - a over the resamples. p: two-sided p-value of `test`.
     """
 
     metric: str
@@ -48,6 +48,9 @@ def compare_classes(
 ) -> list[Difference]:
     """The accuracy, macro-F1 and Matthews correlation of two sides.
 
+    The p-value of accuracy is that of McNemar's exact test for one run per side, else of the permutation test; those of
+    macro-F1 and Matthews correlation are of the paired bootstrap.
+
     Args:
         labels: int [N], ids of the true classes.
         a, b: int [runs, N], predicted classes of each side; their numbers of runs may differ.
@@ -69,9 +72,9 @@ def compare_classes(
         confusions = (np.reshape(weights @ matrix, (-1, classes, classes)) for matrix in to_confusion)
         return np.stack([[metric(x) for metric in _CLASS_METRICS.values()] for x in confusions], axis=1)
 
-    random = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     sizes = _chunk_sizes(resamples, max(classes**2, len(columns)))
-    resampled = [values(random.multinomial(N, counts / N, size).astype(np.float64)) for size in sizes]
+    resampled = [values(rng.multinomial(N, counts / N, size).astype(np.float64)) for size in sizes]
     measured = values(counts[None].astype(np.float64))
     accuracy, *rest = _differences(tuple(_CLASS_METRICS), measured, np.concatenate(resampled, -1), len(a))
     correct_a, correct_b = (side == labels for side in (a, b))
@@ -98,8 +101,8 @@ def compare_values(
             [_correlation(run[examples], true) for run in runs],
         ])  # fmt: skip
 
-    random = np.random.default_rng(seed)
-    resampled = [values(random.integers(N, size=(size, N))) for size in _chunk_sizes(resamples, 8 * N)]
+    rng = np.random.default_rng(seed)
+    resampled = [values(rng.integers(N, size=(size, N))) for size in _chunk_sizes(resamples, 8 * N)]
     return _differences(("spearman", "pearson"), values(np.arange(N)[None]), np.concatenate(resampled, -1), len(a))
 
 
@@ -136,7 +139,7 @@ def describe_difference(x: Difference, a: str, b: str) -> str:
     name, points = x.metric.replace("_", " "), 100 * x.difference
     numbers = f"{points:+.2f} points, 95% interval {100 * x.low:+.2f} to {100 * x.high:+.2f}, p = {x.p:.3g}, {x.test}"
     if x.p >= _LEVEL:
-        return f"That {b} and {a} differ in {name} may be chance ({numbers})."
+        return f"The difference in {name} between {b} and {a} may be chance ({numbers})."
     return f"{b} has a {'higher' if points > 0 else 'lower'} {name} than {a} ({numbers})."
 
 

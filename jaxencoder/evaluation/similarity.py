@@ -26,15 +26,15 @@ class Fields(NamedTuple):
     """Names of the fields of a record: two texts, and the score of their similarity."""
 
     text: str
-    pair: str
+    second_text: str
     score: str
 
 
 class Pairs(NamedTuple):
-    """The columns of a set: N texts, N texts, scores float64 [N]."""
+    """The columns of a set: N first texts, N second texts, scores float64 [N]."""
 
     texts: list[str]
-    pairs: list[str]
+    second_texts: list[str]
     scores: np.ndarray
 
 
@@ -51,7 +51,7 @@ def find_fields(names: Sequence[str], text: str = "", pair: str = "", score: str
     """
     a, b = next(((a, b) for a, b in TEXTS.pair_names if a in names and b in names), ("", ""))
     fields = Fields(text or a, pair or b, score or next((name for name in _SCORES if name in names), ""))
-    if not fields.text or not fields.pair:
+    if not fields.text or not fields.second_text:
         raise ValueError(
             f"{source} has the fields {listed(names)}, and no usual pair of texts such as sentence1 and sentence2; "
             "name them with --text-field and --pair-field"
@@ -77,20 +77,23 @@ def read_pairs(sources: Sequence[str], fields: Fields) -> Pairs:
             equal, so that a correlation is undefined.
         OSError: a source cannot be read.
     """
-    texts, pairs, scores = [], [], []
+    texts, second_texts, scores = [], [], []
     for source in sources:
         for number, record in enumerate(read(source, text_field=fields.text, fields=fields[1:]), 1):
             where = f"{source}, record {number}"
-            if not isinstance(record[fields.pair], str):
-                kind = type(record[fields.pair]).__name__
-                raise ValueError(f"{where}: field {fields.pair!r} is {kind}, not text; name another with --pair-field")
+            second_text = record[fields.second_text]
+            if not isinstance(second_text, str):
+                raise ValueError(
+                    f"{where}: field {fields.second_text!r} is {type(second_text).__name__}, not text; "
+                    "name another with --pair-field"
+                )
             texts.append(record[fields.text])
-            pairs.append(record[fields.pair])
+            second_texts.append(second_text)
             scores.append(Labels("value", ()).encode(record[fields.score], where))
     if len(set(scores)) < 2:
         content = "1 pair" if len(scores) == 1 else f"{len(scores)} pairs, all with the score {scores[0]:g}"
         raise ValueError(f"{listed(sources)} holds {content}; a correlation needs pairs of different scores")
-    return Pairs(texts, pairs, np.array(scores, np.float64))
+    return Pairs(texts, second_texts, np.array(scores, np.float64))
 
 
 def evaluate_similarity(
@@ -112,17 +115,18 @@ def evaluate_similarity(
         options: of the vectors, which are always normalized.
 
     Returns:
-        pairs, their number; spearman and pearson, in [-1, 1]; fields, the three names.
+        {"pairs": number of pairs, "spearman" and "pearson": correlations of the cosine similarities with the scores, in
+        [-1, 1], "fields": names of the fields of the first text, the second text and the score}.
 
     Raises:
         ValueError, OSError: as `find_fields` and `read_pairs`.
     """
     fields = find_fields(field_names(sources[0]), text_field, pair_field, label_field, sources[0])
-    texts, pairs, scores = read_pairs(sources, fields)
-    numbers = {text: i for i, text in enumerate(dict.fromkeys(texts + pairs))}
-    vectors = embed(model, list(numbers), dataclasses.replace(options, normalize=True))
+    texts, second_texts, scores = read_pairs(sources, fields)
+    rows = {text: row for row, text in enumerate(dict.fromkeys(texts + second_texts))}  # of `vectors`
+    vectors = embed(model, list(rows), dataclasses.replace(options, normalize=True))
     if not np.isfinite(vectors).all():
         raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
-    a, b = (vectors[[numbers[text] for text in side]].astype(np.float64) for side in (texts, pairs))
+    a, b = (vectors[[rows[text] for text in side]].astype(np.float64) for side in (texts, second_texts))
     result = correlations(np.einsum("ND,ND->N", a, b), scores)
     return {"pairs": len(scores), "spearman": result["spearman"], "pearson": result["pearson"], "fields": list(fields)}

@@ -21,8 +21,9 @@ def slice_metrics(predictions: Predictions, fields: Sequence[str] = ()) -> dict[
 
     Args:
         predictions: what a run predicts.
-        fields: of the records. Each value is a slice; of more than 30 values the 29 most frequent, or quartiles if they
-            are numbers, as for the length.
+        fields: names of fields of the records. A slice is the records with the same value of a field. A field of more
+            than 30 values has a slice for each quartile if all values are numbers; else one for each of the 29 most
+            frequent values and one for the others. The length in tokens always has quartiles.
 
     Returns:
         {"length in tokens" or the field: {name of the slice: metrics}}: examples, and for classes accuracy, macro_f1
@@ -37,14 +38,14 @@ def slice_metrics(predictions: Predictions, fields: Sequence[str] = ()) -> dict[
             first = predictions.records[0]
             raise ValueError(f"no record has the field {name!r}, but {listed(first)}{closest(name, first)}")
         slices[name] = _slices_of_values([record.get(name) for record in predictions.records])
-    return {name: _metrics_by_slice(predictions, keys) for name, keys in slices.items()}
+    return {name: _metrics_by_slice(predictions, record_slices) for name, record_slices in slices.items()}
 
 
-def _metrics_by_slice(predictions: Predictions, keys: list[tuple[int, str]]) -> dict[str, dict[str, float]]:
-    """Metrics by the name of a slice; keys are the rank and the name of each record's slice."""
+def _metrics_by_slice(predictions: Predictions, record_slices: list[tuple[int, str]]) -> dict[str, dict[str, float]]:
+    """Metrics by the name of a slice, by rank; record_slices holds the rank and the name of each record's slice."""
     result = {}
-    for key in sorted(set(keys)):
-        rows = np.array([key == other for other in keys])
+    for rank, slice_name in sorted(set(record_slices)):
+        rows = np.array([record_slice == (rank, slice_name) for record_slice in record_slices])
         if predictions.is_multi_label:
             metrics = metrics_of_decisions(predictions.predicted[rows], predictions.true[rows])
         elif predictions.names:
@@ -53,7 +54,7 @@ def _metrics_by_slice(predictions: Predictions, keys: list[tuple[int, str]]) -> 
             metrics = {name: metrics[name] for name in ("accuracy", "macro_f1", "matthews")}
         else:
             metrics = correlations(predictions.scores[rows, 0], predictions.labels[rows])
-        result[key[1]] = {"examples": int(rows.sum())} | metrics
+        result[slice_name] = {"examples": int(rows.sum())} | metrics
     return result
 
 
@@ -70,6 +71,7 @@ def _quartiles(values: list[float]) -> list[tuple[int, str]]:
 
 
 def _slices_of_values(values: list[Any]) -> list[tuple[int, str]]:
+    """The rank and the name of each value's slice, the most frequent first; missing values (None) share a slice."""
     names = [_ABSENT if value is None else str(value) for value in values]
     frequent = [name for name, _ in Counter(names).most_common()]
     if len(frequent) > _MAX_SLICES:

@@ -119,8 +119,8 @@ class _Embedder:
         self, texts: Sequence[str], progress: Callable[[int], object] = lambda number: None
     ) -> tuple[np.ndarray, int]:
         """Return vectors [N, dimensions] float32, and how many texts were truncated."""
-        if self.window_pooling not in (None, "first"):
-            return self._windows(texts, progress), 0
+        if (windows := self.options.windows) and self.window_pooling not in (None, "first"):
+            return self._windows(texts, windows.stride, self.window_pooling, progress), 0
         ids, truncated = buckets.tokenize(self.model.tokenizer, texts, self.limit, self.prompt)
         size = self.settings.size(self.model.config.model.hidden_size)
         vectors = np.zeros((len(ids), min(size, self.settings.dimensions or size)), np.float32)
@@ -129,14 +129,16 @@ class _Embedder:
             progress(len(plan.texts))
         return vectors, truncated if self.window_pooling is None else 0
 
-    def _windows(self, texts: Sequence[str], progress: Callable[[int], object]) -> np.ndarray:
+    def _windows(
+        self, texts: Sequence[str], stride: int | None, pooling: WindowPooling, progress: Callable[[int], object]
+    ) -> np.ndarray:
         """Return vectors [N, dimensions] float32 of texts read completely."""
         model, options, skip = self.model, self.options, self.skip or 0
         texts = texts if isinstance(texts, str | bytes) else list(texts)
         tokenizer = buckets.require_tokenizer(model.tokenizer)
-        windows = text_windows(tokenizer, texts, self.limit, options.windows.stride, self.prompt)
+        windows = text_windows(tokenizer, texts, self.limit, stride, self.prompt)
         size = len(self.settings.pooling) * model.config.model.hidden_size
-        pooler = WindowPooler(len(texts), size, self.window_pooling, skip)
+        pooler = WindowPooler(len(texts), size, pooling, skip)
         function = self._function(_pooled_windows)
         for group, plan, values in run_windows(
             model, function, windows, GROUP_TOKENS, options.batch_tokens, self.limit, skip
@@ -167,7 +169,7 @@ def _embedder(model: OpenedModel, options: EmbedOptions) -> _Embedder:
                 "'learned', in a run that has learned one"
             )
     limit, prompt = model.limit(options.max_length), settings.prompt(options.prompt)
-    prompt_tokens = _prompt_tokens(model.tokenizer, prompt, limit) if prompt else None
+    prompt_tokens = _prompt_tokens(buckets.require_tokenizer(model.tokenizer), prompt, limit) if prompt else None
     skip = None if settings.include_prompt else prompt_tokens
     settings = replace(settings, prompts=(), default_prompt=None)  # other prompts need no other program
     return _Embedder(model, options, settings, prompt, skip, limit, window_pooling)

@@ -60,9 +60,9 @@ def fill_mask(model: OpenedModel, text: str, k: int = 5) -> list[list[FilledMask
             excluded,
         )
     best, probabilities = np.asarray(best), np.asarray(probabilities)
-    starts = tokenizer.word_starts()
+    starts = tokenizer.word_starts()[best]
     return [
-        [_filled(tokenizer, text, spans[i], best[i, j], probabilities[i, j], starts[best[i, j]]) for j in range(k)]
+        [_filled(tokenizer, text, spans[i], best[i, j], probabilities[i, j], starts[i, j]) for j in range(k)]
         for i in range(len(spans))
     ]
 

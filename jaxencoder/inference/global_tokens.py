@@ -50,11 +50,11 @@ def model_global_slots(
     if global_mask is not None and np.shape(global_mask) != token_ids.shape:
         shapes = f"{list(np.shape(global_mask))}, but token_ids {list(token_ids.shape)}"
         raise ValueError(f"global_attention_mask has the shape {shapes}; give one number for each token")
-    token_ids, mask = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (token_ids, mask))
+    ids, is_token = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (token_ids, mask))
     if global_mask is None:
-        first = np.broadcast_to(np.arange(token_ids.shape[1]) == 0, token_ids.shape)
-        global_mask = first if _first_token_is_global(model) else head_mask(model.heads.values(), token_ids)
-    return global_slots((np.reshape(global_mask, mask.shape) != 0) & (mask != 0))
+        first = np.broadcast_to(np.arange(ids.shape[1]) == 0, ids.shape)
+        global_mask = first if _first_token_is_global(model) else head_mask(model.heads.values(), ids)
+    return global_slots((np.reshape(global_mask, is_token.shape) != 0) & (is_token != 0))
 
 
 def _first_token_is_global(model: Checkpoint) -> bool:

@@ -67,7 +67,8 @@ def _task(model: OpenedModel) -> Task:
         reason = "has no head for it" if model.published else f"was trained for {objective}"
         names = ", ".join(task.name for task in TASKS)
         raise ValueError(
-            f"this model {reason} and predicts nothing of a record; use a run, or a published model, for one of: {names}"
+            f"this model {reason} and predicts nothing of a record; use a run, or a published model, for one of: "
+            f"{names}"
         )
     return task
 

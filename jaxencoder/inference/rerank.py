@@ -24,8 +24,8 @@ class Ranked(NamedTuple):
 def check_cross_encoder(model: OpenedModel) -> Classification:
     """The objective of a run on pairs that predicts a value or one of two classes; ValueError for other models."""
     objective = model.config.objective
-    is_run = model.published is None and isinstance(objective, Classification) and "classifier" in model.params
-    if not is_run or not model.config.data.pair_field:
+    scores_pairs = model.published is None and "classifier" in model.params and model.config.data.pair_field
+    if not (isinstance(objective, Classification) and scores_pairs):
         raise ValueError("this model does not score pairs; use a run of finetune_classification with data.pair_field")
     if objective.labels > 2 or objective.multi_label:
         raise ValueError(
@@ -34,8 +34,8 @@ def check_cross_encoder(model: OpenedModel) -> Classification:
         )
     if objective.class_names not in ((), ("0", "1")):
         raise ValueError(
-            f"this run's classes are {' and '.join(objective.class_names)}, which do not say which one is better; train "
-            "it on 0 and 1"
+            f"this run's classes are {' and '.join(objective.class_names)}, which do not say which one is better; "
+            "train it on 0 and 1"
         )
     return objective
 

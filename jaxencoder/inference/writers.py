@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def open_writer(path: Path, vectors: bool = True, items: Record | None = None) -
     if path.suffix not in kinds:
         raise ValueError(f"{path} has no extension that can be written; use {', '.join(kinds)}")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    writer = None
+    writer: Any = None
 
     def write(records: Sequence[Record], vectors: np.ndarray | None = None) -> None:
         with _errors_name(path):

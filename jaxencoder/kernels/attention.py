@@ -8,14 +8,20 @@ from functools import partial
 
 import jax
 
-from jaxencoder.kernels.backends import run_backend
+from jaxencoder.kernels.banded import banded
 from jaxencoder.kernels.choice import KERNELS, choose_backend
+from jaxencoder.kernels.chunked import chunked
+from jaxencoder.kernels.dense import dense
 from jaxencoder.kernels.inputs import PLAIN, AttentionInputs, AttentionOptions
 from jaxencoder.kernels.mesh import on_mesh
+from jaxencoder.kernels.platform import platform
 from jaxencoder.kernels.relative import RelativeTerms
-from jaxencoder.kernels.tiled import fits
-from jaxencoder.kernels.triton import runs
+from jaxencoder.kernels.splash import splash
+from jaxencoder.kernels.tiled import fits, tiled
+from jaxencoder.kernels.triton import runs, triton
 from jaxencoder.sharding import length_shards
+
+_BACKENDS = {"dense": dense, "banded": banded, "chunked": chunked, "splash": splash, "tiled": tiled, "triton": triton}
 
 
 def attention(
@@ -66,5 +72,7 @@ def attention(
         triton_runs=runs(),
     )
     inputs = AttentionInputs(q * scale, k, v, relative, segment_ids, segment_ids)
-    attend = partial(run_backend, name, options)
+    # A kernel that is requested on another kind of device is interpreted.
+    interpreted = {"interpret": platform() != KERNELS[name]} if name in KERNELS else {}
+    attend = partial(_BACKENDS[name], options=options, **interpreted)
     return on_mesh(attend, inputs, key, window=options.window, kernel=name in KERNELS)

@@ -80,9 +80,9 @@ def banded(inputs: AttentionInputs, options: AttentionOptions, global_keys: Glob
     Returns:
         [B, T, N, H] in the dtype of v.
     """
-    q, k, v, relative, q_segments, k_segments, offset, seed = inputs
+    q, k, v, relative, q_segments, k_segments, _, seed = inputs
     B, T, N, H = q.shape
-    layout = _layout(T, options.window, offset)
+    layout = _layout(T, options.window, int(inputs.offset))
     block, band, C = layout.block, layout.band, layout.C
     queries, query_segments = layout.query_blocks(q), layout.query_blocks(q_segments)
     distance = jnp.arange(band) - C - jnp.arange(block)[:, None]  # of a key from a query, [block, band]
@@ -93,7 +93,7 @@ def banded(inputs: AttentionInputs, options: AttentionOptions, global_keys: Glob
     scores = jnp.einsum("BXTNH,BXSNH->BXNTS", queries, keys, preferred_element_type=jnp.float32)
     if relative is not None:
         # Distance 0 is row T - 1 + offset of the table, and row block - 1 + C of a block's part of it.
-        scores += relative.rows(T + offset - block - C, block + band - 1).scores(queries, keys)
+        scores += relative.rows(T + layout.offset - block - C, block + band - 1).scores(queries, keys)
     if global_keys is not None:
         more = jnp.einsum("BXTNH,BGNH->BXNTG", queries, global_keys.k, preferred_element_type=jnp.float32)
         scores = jnp.concatenate([scores, more], axis=-1)
@@ -104,7 +104,7 @@ def banded(inputs: AttentionInputs, options: AttentionOptions, global_keys: Glob
     weights = masked_softmax(scores, mask)  # [B, X, N, block, band + G]
     if options.dropout:
         indices = _indices(layout, seed, (B, N), distance, global_keys)
-        weights = hashed_dropout(weights, options.dropout, seed, *indices)
+        weights = hashed_dropout(weights, options.dropout, *indices)
     weights = weights.astype(v.dtype)  # products in the compute dtype
     out = jnp.einsum("BXNTS,BXSNH->BXTNH", weights[..., :band], layout.key_bands(v), preferred_element_type=jnp.float32)
     if global_keys is not None:
@@ -125,11 +125,11 @@ def _layout(T: int, window: int, offset: int) -> _Layout:
 
 
 def _indices(
-    layout: _Layout, seed: jax.Array, sizes: tuple[int, int], distance: jax.Array, global_keys: GlobalKeys | None
+    layout: _Layout, seed: jax.Array | None, sizes: tuple[int, int], distance: jax.Array, global_keys: GlobalKeys | None
 ) -> tuple[jax.Array, ...]:
-    """Batch, head, query and key indices that broadcast to the weights [B, X, N, block, band + G]."""
+    """`weight_indices` that broadcast to the weights [B, X, N, block, band + G]."""
     X, block = layout.X, layout.block
-    batch, head, query, _ = weight_indices(seed, (*sizes, X * block, 0))
+    word, batch, head, query, _ = weight_indices(seed, (*sizes, X * block, 0))
     query = query.reshape(X, 1, block, 1)
     keys = query + distance.astype(jnp.uint32)  # [X, 1, block, band]
     if global_keys is not None:
@@ -137,4 +137,4 @@ def _indices(
         indices = jnp.broadcast_to(global_keys.indices[:, None, None, None], (B, X, 1, block, G))
         keys = jnp.broadcast_to(keys, (B, *keys.shape))
         keys = jnp.concatenate([keys, indices.astype(jnp.uint32)], axis=-1)
-    return batch[:, None, None, None, None], head[:, None, None], query, keys
+    return word, batch[:, None, None, None, None], head[:, None, None], query, keys

@@ -33,20 +33,18 @@ class BlockedBias(NamedTuple):
         for name, x in (("keys", self.keys), ("bias", self.bias)):
             if x is not None:
                 slices[name] = (away * block, x.shape[-1] - (blocks - 1) * block, x.ndim - 1)
-        if self.queries is not None:
+        if self.queries is not None and self.tiles is not None:
             slices["queries"] = (away * (block // self.tiles.shape[3]), self.tiles.shape[1], 1)
         return slices
 
     def at_block(self, i: jax.Array, blocks: int, block: int) -> "BlockedBias":
         """The parts that block i needs."""
         slices = self._slices(i, blocks, block).items()
-        return self._replace(
-            **{name: jax.lax.dynamic_slice_in_dim(getattr(self, name), *place) for name, place in slices}
-        )
+        return self._replace(**{name: jax.lax.dynamic_slice_in_dim(getattr(self, name), *at) for name, at in slices})
 
     def add_at_block(self, part: "BlockedBias", i: jax.Array, blocks: int, block: int) -> "BlockedBias":
         """Add `part` to the parts of block i, in place: summing full tables would cost more than the products."""
-        sums = {} if self.tiles is None else {"tiles": self.tiles + part.tiles}
+        sums = {} if self.tiles is None or part.tiles is None else {"tiles": self.tiles + part.tiles}
         for name, (start, size, axis) in self._slices(i, blocks, block).items():
             table = getattr(self, name)
             added = jax.lax.dynamic_slice_in_dim(table, start, size, axis) + getattr(part, name)
@@ -61,7 +59,7 @@ class BlockedBias(NamedTuple):
             scores += skew(_product("NBTH,NHR->NBTR", q, self.keys))
         if self.bias is not None:
             scores += skew(jnp.broadcast_to(self.bias[:, None], (N, T, T + S)))[:, None]
-        if self.queries is not None:
+        if self.queries is not None and self.tiles is not None:
             # Seen from the keys, distances run in the other direction.
             y = skew(_product("NYBKH,NYHR->NYBKR", self.tiles, self.queries))  # [N, Y, B, K, T]
             scores += jnp.transpose(y, (0, 2, 4, 1, 3)).reshape(N, B, T, -1)[..., :S]
@@ -76,7 +74,7 @@ class BlockedBias(NamedTuple):
         if self.keys is not None:
             y = unskew(d)
             dq, keys = _product("NBTR,NHR->NBTH", y, self.keys), _product("NBTH,NBTR->NHR", q, y)
-        if self.queries is not None:
+        if self.queries is not None and self.tiles is not None:
             Y, K = self.tiles.shape[1], self.tiles.shape[3]
             d = jnp.pad(d, ((0, 0), (0, 0), (0, 0), (0, Y * K - S))).reshape(N, B, T, Y, K)
             y = unskew(jnp.transpose(d, (0, 3, 1, 4, 2)))  # [N, Y, B, K, block + K]
@@ -85,7 +83,7 @@ class BlockedBias(NamedTuple):
         return dq, BlockedBias(keys, queries, bias, tiles)
 
 
-def blocked_bias(relative: RelativeTerms, k: jax.Array, T: int, block: int) -> BlockedBias:
+def blocked_bias(relative: RelativeTerms | None, k: jax.Array, T: int, block: int) -> BlockedBias:
     """Tables for keys [N, B, S, H] and T queries in blocks.
 
     Args:
@@ -102,7 +100,7 @@ def blocked_bias(relative: RelativeTerms, k: jax.Array, T: int, block: int) -> B
             return None
         return jnp.moveaxis(jnp.pad(x, [(T + S - 1 - len(x), 1)] + [(0, 0)] * (x.ndim - 1)), 0, -1)
 
-    keys, queries, bias = (heads_first(x) for x in relative)
+    keys, queries, bias = (heads_first(x) for x in relative or RelativeTerms())
     if queries is None:
         return BlockedBias(keys, None, bias, None)
     K = block // 2 if block % 2 == 0 else block

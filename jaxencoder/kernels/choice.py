@@ -10,8 +10,8 @@ from jaxencoder.kernels.platform import platform
 
 log = logging.getLogger(__name__)
 
-LOCAL = {"dense", "banded", "splash"}  # backends that a layer with a window can request
-GLOBAL = {"dense", "chunked", "splash", "tiled", "triton"}
+LOCAL: set[Name] = {"dense", "banded", "splash"}  # backends that a layer with a window can request
+GLOBAL: set[Name] = {"dense", "chunked", "splash", "tiled", "triton"}
 # Pallas kernels and their platforms; XLA's partitioner cannot split them over a mesh.
 KERNELS = {"splash": "tpu", "tiled": "tpu", "triton": "gpu"}
 _PLAIN = {"splash", "triton"}  # neither terms by distance nor dropout
@@ -85,9 +85,7 @@ def _check_support(options: AttentionOptions, relative: bool, length_shards: int
         missing = "terms by distance" if relative else f"dropout {options.dropout} of attention weights"
         raise ValueError(f"The attention backend {backend!r} does not support {missing}; use auto.")
     if backend == "triton" and length_shards > 1:
-        raise ValueError(
-            f"The attention backend 'triton' needs whole rows, but mesh.context is {length_shards}; use auto."
-        )
+        raise ValueError(f"The attention backend 'triton' needs whole rows, not {length_shards} parts; use auto.")
     if backend == "triton" and not triton_runs:
         raise ValueError(
             "The attention backend 'triton' needs NVIDIA GPUs of compute capability 8.0 (Ampere) or higher and a jax "

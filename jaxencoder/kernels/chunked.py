@@ -15,7 +15,6 @@ from jaxencoder.kernels.dense import FLOOR
 from jaxencoder.kernels.dropout import hashed_keep, weight_indices
 from jaxencoder.kernels.inputs import ATTENDED, PLAIN, AttentionInputs, AttentionOptions
 from jaxencoder.kernels.platform import platform
-from jaxencoder.kernels.relative import RelativeTerms
 
 _product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 _MAX_SCORES = {"cpu": 1 << 20}  # of a block, over all rows and heads; 4 MiB of float32 stay in the caches of a CPU
@@ -41,12 +40,11 @@ def chunked(inputs: AttentionInputs, options: AttentionOptions = PLAIN, block: i
         q=jnp.pad(q, ((0, 0), (0, 0), (0, pad), (0, 0))),
         k=k,
         v=v,
-        relative=inputs.relative or RelativeTerms(),
         q_segments=jnp.pad(inputs.q_segments, ((0, 0), (0, pad))),
         offset=jnp.asarray(inputs.offset),
         seed=jnp.zeros(4, jnp.uint32) if inputs.seed is None else inputs.seed,
     )
-    out = _attend(inputs, block, options.window, options.dropout)
+    out: jax.Array = _attend(inputs, block, options.window, options.dropout)
     return jnp.moveaxis(out, 0, 2)[:, :T]
 
 
@@ -130,7 +128,7 @@ def _backward(block: int, window: int, dropout: float, residuals, d_out: jax.Arr
     d_relative, dk_relative = pull(jax.tree.map(lambda d, x: d.astype(x.dtype), d_tables, tables))
     dq = jnp.moveaxis(dq, 0, 2).reshape(q.shape)  # [blocks, N, B, block, H] -> [N, B, T, H]
     dk, dv = _length_last(dk).astype(k.dtype) + dk_relative, _length_last(dv).astype(v.dtype)
-    return (AttentionInputs(dq, dk, dv, d_relative, None, None, None, None),)
+    return (AttentionInputs._make((dq, dk, dv, d_relative, None, None, None, None)),)
 
 
 _attend.defvjp(_forward, _backward)
@@ -163,6 +161,6 @@ def _mask(inputs: AttentionInputs, i: jax.Array, block: int, window: int) -> jax
 def _dropout_factors(shape: tuple[int, ...], inputs: AttentionInputs, i: jax.Array, dropout: float) -> jax.Array:
     """Factors of the weights [N, B, block, S]: 0, or 1 / (1 - dropout)."""
     N, B, block, S = shape
-    batch, head, query, key = weight_indices(inputs.seed, (B, N, block, S), inputs.offset, i * block)
-    kept = hashed_keep(inputs.seed[0], batch[:, None, None], head[:, None, None, None], query[:, None], key, dropout)
+    word, batch, head, query, key = weight_indices(inputs.seed, (B, N, block, S), inputs.offset, i * block)
+    kept = hashed_keep(word, batch[:, None, None], head[:, None, None, None], query[:, None], key, dropout)
     return jnp.where(kept, 1 / (1 - dropout), 0)

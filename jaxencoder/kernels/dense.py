@@ -10,7 +10,7 @@ FLOOR = -1e30  # score of a masked key; finite, so that a query without visible 
 
 
 def dense(inputs: AttentionInputs, options: AttentionOptions = PLAIN, is_global: jax.Array | None = None) -> jax.Array:
-    """softmax(q k^T + relative + mask) v, through scores [B, N, T, S] float32.
+    """softmax(q k^T + relative + mask) v, through scores [B, N, T, S] float32; q is already scaled.
 
     Args:
         inputs: see `AttentionInputs`.
@@ -30,20 +30,25 @@ def dense(inputs: AttentionInputs, options: AttentionOptions = PLAIN, is_global:
     if relative is not None:
         scores += relative.scores(q, k)
     if options.defer_normalization and not options.dropout:
-        # An added mask is computed once for all heads.
+        # Adding [B, 1, T, S] costs less than selecting in [B, N, T, S]: its terms are computed once for all heads.
         scores += jnp.where(mask, 0.0, FLOOR)
         weights = jnp.exp(scores - scores.max(-1, keepdims=True))
         out = jnp.einsum("BNTS,BSNH->BNTH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
         return jnp.swapaxes(out / weights.sum(-1, keepdims=True), 1, 2).astype(v.dtype)
     weights = masked_softmax(scores, mask)  # [B, N, T, S] float32
     if options.dropout:
-        batch, head, query, key = weight_indices(seed, weights.shape, offset)
+        word, batch, head, query, key = weight_indices(seed, weights.shape, offset)
         indices = batch[:, None, None, None], head[:, None, None], query[:, None], key
-        weights = hashed_dropout(weights, options.dropout, seed, *indices)
+        weights = hashed_dropout(weights, options.dropout, word, *indices)
     weights = weights.astype(v.dtype)  # products in the compute dtype
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v, preferred_element_type=jnp.float32).astype(v.dtype)
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
-    """Softmax over the unmasked keys of the last axis; equal weights if all are masked."""
+    """Softmax over the unmasked keys of the last axis; equal weights if all are masked.
+
+    Args:
+        scores: [..., T, S] float32.
+        mask: bool, True for visible keys; broadcasts with scores.
+    """
     return jax.nn.softmax(jnp.where(mask, scores, FLOOR), axis=-1)

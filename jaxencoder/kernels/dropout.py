@@ -34,7 +34,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 def hashed_keep(
-    seed: jax.Array, batch: jax.Array, head: jax.Array, query: jax.Array, key: jax.Array, rate: float
+    word: jax.Array, batch: jax.Array, head: jax.Array, query: jax.Array, key: jax.Array, rate: float
 ) -> jax.Array:
     """Mask of the attention weights that dropout keeps, a function of their indices alone.
 
@@ -42,7 +42,7 @@ def hashed_keep(
     blocks drop the same weights. Only 32-bit integer arithmetic, so that it runs inside Pallas kernels.
 
     Args:
-        seed: uint32, different for every layer and step.
+        word: uint32, different for every layer and step.
         batch, head, query, key: integer arrays that broadcast against each other: indices in the global batch, over
             all heads and in the full row, however arrays are sharded.
         rate: the probability of being dropped, in [0, 1), rounded to 2**-24.
@@ -52,15 +52,15 @@ def hashed_keep(
     """
     # Each index is hashed before it is added, so that no row of weights is a shifted copy of another. Rows and columns
     # have few hashes: only the last hash is computed for every weight.
-    row = _mix(_mix(_mix(_mix(_word(seed)) + _mix(_word(batch))) + _mix(_word(head) ^ _ODD)) + _mix(_word(query)))
+    row = _mix(_mix(_mix(_mix(_word(word)) + _mix(_word(batch))) + _mix(_word(head) ^ _ODD)) + _mix(_word(query)))
     bits = _mix(row + _mix(_word(key) ^ _ODD))
     # Compared as signed integers: the vector units of TPUs cannot compare unsigned ones.
     return (bits >> np.uint32(8)).astype(jnp.int32) >= np.int32(round(rate * (1 << 24)))
 
 
-def hashed_dropout(weights: jax.Array, rate: float, seed: jax.Array, *indices: jax.Array) -> jax.Array:
-    """`dropout` of attention weights by `hashed_keep`, with seed[0] and the indices batch, head, query and key."""
-    return jnp.where(hashed_keep(seed[0], *indices, rate), weights / (1 - rate), 0)
+def hashed_dropout(weights: jax.Array, rate: float, *indices: jax.Array) -> jax.Array:
+    """`dropout` of attention weights by `hashed_keep`, whose first five arguments are `indices`."""
+    return jnp.where(hashed_keep(*indices, rate=rate), weights / (1 - rate), 0)
 
 
 def random_seed(key: jax.Array | None, *first: jax.typing.ArrayLike) -> jax.Array | None:
@@ -68,25 +68,36 @@ def random_seed(key: jax.Array | None, *first: jax.typing.ArrayLike) -> jax.Arra
     0). None without a key."""
     if key is None:
         return None
-    return jnp.stack([jax.random.bits(key, (), jnp.uint32), *map(_word, first or (0, 0, 0))])
+    return jnp.stack([jax.random.bits(key, (), jnp.uint32), *(_word(index) for index in first or (0, 0, 0))])
 
 
 def weight_indices(
-    seed: jax.Array, sizes: tuple[int, ...], offset: jax.typing.ArrayLike = 0, first: jax.typing.ArrayLike = 0
-) -> tuple[jax.Array, ...]:
-    """Global indices of attention weights on this device: batch [B], head [N], query [T] and key [S], uint32.
+    seed: jax.Array | None, sizes: tuple[int, ...], offset: int | jax.Array = 0, first: int | jax.Array = 0
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The seed's random word and the global indices of attention weights on this device, uint32.
 
-    `seed` is from `random_seed`, `sizes` (B, N, T, S), `offset` the index of the key at the device's first query, and
-    `first` the device's index of query 0.
+    Args:
+        seed: from `random_seed`.
+        sizes: (B, N, T, S).
+        offset: index of the key at the device's first query.
+        first: the device's index of query 0.
+
+    Returns:
+        word, batch [B], head [N], query [T] and key [S].
+
+    Raises:
+        ValueError: no seed.
     """
+    if seed is None:
+        raise ValueError("Dropout of attention weights needs a seed.")
     batch, head, query, key = (jnp.arange(size) for size in sizes)
     # The key at the first query's position, `offset`, has the global index seed[3].
     batch, head = seed[1] + batch.astype(jnp.uint32), seed[2] + head.astype(jnp.uint32)
     query, key = seed[3] + (first + query).astype(jnp.uint32), seed[3] + (key - offset).astype(jnp.uint32)
-    return batch, head, query, key
+    return seed[0], batch, head, query, key
 
 
-def _word(x: jax.Array) -> jax.Array:
+def _word(x: jax.typing.ArrayLike) -> jax.Array:
     return jnp.asarray(x).astype(jnp.uint32)
 
 

@@ -74,19 +74,14 @@ def global_attention(
 
 
 def _full_attention(
-    full: QKV,
-    slot_segments: jax.Array,
-    segment_ids: jax.Array,
-    slots: jax.Array,
-    dropout: float,
-    seed: jax.Array | None,
+    full: QKV, segments: jax.Array, segment_ids: jax.Array, slots: jax.Array, dropout: float, seed: jax.Array | None
 ) -> jax.Array:
     """Outputs of the global tokens, [B, G, N, H] float32."""
-    mask = slot_segments[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, G, S]
+    mask = segments[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, G, S]
     scores = jnp.einsum("BGNH,BSNH->BNGS", full.q, full.k, preferred_element_type=jnp.float32)
     weights = masked_softmax(scores, mask)
     if dropout:
-        batch, head, _, keys = weight_indices(seed, weights.shape)
+        word, batch, head, _, keys = weight_indices(seed, weights.shape)
         indices = batch[:, None, None, None], head[:, None, None], slots[:, None, :, None], keys
-        weights = hashed_dropout(weights, dropout, seed, *indices)
+        weights = hashed_dropout(weights, dropout, word, *indices)
     return jnp.einsum("BNGS,BSNH->BGNH", weights.astype(full.v.dtype), full.v, preferred_element_type=jnp.float32)

@@ -23,7 +23,7 @@ class AttentionInputs(NamedTuple):
         relative: terms of the scores by distance, tables of T + S - 1 rows, already scaled; or None.
         q_segments, k_segments: [B, T] and [B, S] int32, the document of each token, 0 for padding. A query sees the
             keys with its own number. Tokens of segment -1 are seen by no one.
-        offset: index of the key at the first query's position.
+        offset: index of the key at the first query's position; a number in a layer with a window.
         seed: uint32 [4] for dropout, from `random_seed`; or None.
     """
 
@@ -33,7 +33,7 @@ class AttentionInputs(NamedTuple):
     relative: RelativeTerms | None
     q_segments: jax.Array
     k_segments: jax.Array
-    offset: jax.typing.ArrayLike | None = 0
+    offset: int | jax.Array = 0
     seed: jax.Array | None = None
 
 

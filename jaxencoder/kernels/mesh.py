@@ -62,7 +62,7 @@ def on_mesh(
     array, ids = P(rows or None, context or None, heads or None, None), P(rows or None, context or None)
     tables = None
     if relative is not None:
-        tables = RelativeTerms(*(None if x is None else P(*(None, heads or None, None)[: x.ndim]) for x in relative))
+        tables = RelativeTerms._make(None if x is None else P(*(None, heads or None, None)[: x.ndim]) for x in relative)
     specs = (array, array, array, ids, tables, None if key is None else P())
     # Pallas kernels do not declare over which axes their results differ, which check_vma would verify.
     sharded = jax.shard_map(local, in_specs=specs, out_specs=array, check_vma=False)
@@ -74,7 +74,7 @@ def _all_gather(x: jax.Array) -> jax.Array:
     return jax.lax.all_gather(x, "context", axis=1, tiled=True)
 
 
-def _with_neighbors(x: jax.Array, window: int, part: jax.Array, T: int) -> jax.Array:
+def _with_neighbors(x: jax.Array, window: int, part: int | jax.Array, T: int) -> jax.Array:
     """[b, t, ...] -> [b, t + 2 window, ...], with the tokens before and after it in the row, 0 outside the row."""
     t = x.shape[1]
     if window > t:  # longer than the neighbors' parts

@@ -1,6 +1,6 @@
 """Attention without terms by distance on TPUs: JAX's splash attention, which skips the tiles outside a window."""
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,22 +38,21 @@ def splash(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interp
     tiles = tile_length(T, longest[0]), tile_length(S, longest[1])
     T_pad, S_pad = -T % tiles[0], -S % tiles[1]
     segments = splash_attention.SegmentIds(*pad_segments(q_segments, k_segments, T_pad, S_pad))
-    kernel = _kernel(N, (T + T_pad, S + S_pad), tiles, window, offset, interpret)
+    sizes = T + T_pad, S + S_pad
+    if window:
+        mask = splash_attention.LocalMask(sizes, (window, window), int(offset))
+    else:
+        mask = splash_attention.FullMask(sizes)
+    kernel = _kernel([mask] * N, tiles, interpret)
     out = jax.vmap(kernel)(heads_first(q, T_pad), heads_first(k, S_pad), heads_first(v, S_pad), segments)
     return jnp.swapaxes(out, 1, 2)[:, :T]
 
 
-def _kernel(
-    N: int, sizes: tuple[int, int], tiles: tuple[int, int], window: int, offset: int, interpret: bool
-) -> Callable[..., jax.Array]:
+def _kernel(masks: list[Any], tiles: tuple[int, int], interpret: bool) -> Any:
     """Kernel for one row's heads [N, T, H]; jax caches what it derives from equal masks."""
-    if window:
-        mask = splash_attention.LocalMask(sizes, (window, window), offset)
-    else:
-        mask = splash_attention.FullMask(sizes)
     queries, keys = tiles
     # The fused backward kernel holds a gradient of the queries per block of keys: use two kernels for several blocks.
-    fused = keys == sizes[1]
+    fused = keys == masks[0].shape[1]
     blocks = splash_attention.BlockSizes(
         block_q=queries,
         block_kv=keys,
@@ -64,7 +63,7 @@ def _kernel(
         use_fused_bwd_kernel=fused,
     )
     return splash_attention.make_splash_mha(
-        splash_attention.MultiHeadMask([mask] * N),
+        splash_attention.MultiHeadMask(masks),
         block_sizes=blocks,
         head_shards=1,
         q_seq_shards=1,

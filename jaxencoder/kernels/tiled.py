@@ -1,8 +1,8 @@
 """Attention with terms by distance on TPUs: flash attention (Dao et al. 2022, arXiv:2205.14135) for DeBERTa.
 
 A tile of b queries and b keys meets 2 b - 1 distances, which are adjacent in the table of distances. The products of
-its queries with that part of the table contain every score of a content with a distance; `rotations` aligns them with
-the keys, and gradients go the inverse way. There is no gather, and nothing grows as T x S.
+its queries with that part of the table contain every score of a content with a distance; `tiles.skew` aligns them
+with the keys, and gradients go the inverse way. There is no gather, and nothing grows as T x S.
 
 Tiles have their keys along the rows. Values per query (maximum, sum and gradient of its softmax) are then row vectors:
 small to store, fast to reduce and to broadcast.
@@ -23,8 +23,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxencoder.kernels.dropout import hashed_keep
 from jaxencoder.kernels.inputs import ATTENDED, PLAIN, AttentionInputs, AttentionOptions
 from jaxencoder.kernels.relative import RelativeTerms
-from jaxencoder.kernels.rotations import band, reverse, skew, unskew
-from jaxencoder.kernels.tiles import LANES, heads_first, pad_segments, tile_length
+from jaxencoder.kernels.tiles import LANES, band, heads_first, pad_segments, reverse, skew, tile_length, unskew
 
 _LONGEST = 512  # queries and keys of a tile
 _TILE_BYTES = 8 << 20  # for the values of one tile
@@ -71,7 +70,8 @@ def tiled(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interpr
         seed = jax.lax.bitcast_convert_type(seed, jnp.int32)
         seed = jnp.append(seed, seed[3] - offset)
     qkv = heads_first(q, T_pad), heads_first(k, S_pad), heads_first(v, S_pad)
-    out = _attend(AttentionInputs(*qkv, tables, q_segments, k_segments, None, seed), options.dropout, interpret)
+    padded = AttentionInputs._make((*qkv, tables, q_segments, k_segments, None, seed))
+    out: jax.Array = _attend(padded, options.dropout, interpret)
     return jnp.swapaxes(out, 1, 2)[:, :T]
 
 
@@ -140,7 +140,7 @@ def _backward(dropout, interpret, residuals, d_out):
         interpret=interpret,
     )(*grid.arguments(inputs), (d_out, lse, means))
     d_tables = jax.tree.map(lambda x, dx: dx.astype(x.dtype), tables, d_tables)
-    return (AttentionInputs(dq, dk, dv, d_tables, None, None, None, None),)
+    return (AttentionInputs._make((dq, dk, dv, d_tables, None, None, None, None)),)
 
 
 _attend.defvjp(_forward, _backward)
@@ -177,7 +177,7 @@ def _forward_kernel(visible, seed, inputs, out, lse, *sums, grid):
 
 
 def _backward_kernel(visible, seed, inputs, residuals, *outputs, grid):
-    q, k, v, tables, *_ = inputs
+    q, k, v, tables = inputs[:4]
     d_out, lse, means = residuals
     dq, dk, dv, d_tables, dq_sum, dk_sum, dv_sum = outputs
     h, b, j, i = (pl.program_id(axis) for axis in range(4))
@@ -308,14 +308,11 @@ class _Grid:
             return tuple(self._spec(shape, lambda h, b, i, j, n=n: (h, 0, first(i, j) + n)) for n in (0, 1))
 
         X, Y = self.blocks
-        parts = RelativeTerms(
-            halves(tables.keys, lambda i, j: X - 1 + j - i),
-            halves(tables.queries, lambda i, j: Y - 1 + i - j),
-            halves(tables.bias, lambda i, j: Y - 1 + i - j),
-        )
+        queries, bias = (halves(table, lambda i, j: Y - 1 + i - j) for table in (tables.queries, tables.bias))
+        parts = RelativeTerms._make((halves(tables.keys, lambda i, j: X - 1 + j - i), queries, bias))
         q_segments = self._spec((None, 1, self.block), lambda h, b, i, j: (b, 0, i))
         k_segments = self._spec((None, self.block, 1), lambda h, b, i, j: (b, j, 0))
-        return AttentionInputs(self.queries, self.keys, self.keys, parts, q_segments, k_segments, None, None)
+        return AttentionInputs._make((self.queries, self.keys, self.keys, parts, q_segments, k_segments, None, None))
 
     def arguments(self, inputs):
         """Arguments of a kernel: two scalar arrays (visible tiles and the seed), then the arrays to read tiles of."""
@@ -324,9 +321,9 @@ class _Grid:
         k_low, k_high = k_blocks.min(-1)[:, None, :], k_blocks.max(-1)[:, None, :]
         visible = (q_low <= k_high) & (k_low <= q_high)
         # A tile reads two neighboring blocks of a table: the table is passed twice.
-        twice = RelativeTerms(*(None if x is None else (x, x) for x in inputs.relative))
+        twice = RelativeTerms._make(None if x is None else (x, x) for x in inputs.relative)
         segments = inputs.q_segments[:, None], inputs.k_segments[..., None]
-        arrays = AttentionInputs(inputs.q, inputs.k, inputs.v, twice, *segments, None, None)
+        arrays = AttentionInputs._make((*inputs[:3], twice, *segments, None, None))
         return visible.astype(jnp.int32).ravel(), inputs.seed, arrays
 
     def is_visible(self, visible, b, i, j):

@@ -48,4 +48,5 @@ def triton(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interp
     # Smaller blocks: the backward pass holds more tiles.
     backward = dict.fromkeys(("block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq"), min(block, 32))
     blocks = BlockSizes(block_q=block, block_k=block, **backward)
-    return mha(q, k, v, segments, block_sizes=blocks, interpret=interpret)[:, :T, :, :H]
+    out: jax.Array = mha(q, k, v, segments, block_sizes=blocks, interpret=interpret)
+    return out[:, :T, :, :H]

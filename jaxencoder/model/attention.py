@@ -12,7 +12,7 @@ from jaxencoder.kernels.platform import platform
 from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import Linear
-from jaxencoder.model.positions import distance_rows, rotate
+from jaxencoder.model.positions import Table, distance_rows, rotate
 
 
 class Attention(nn.Module):
@@ -33,7 +33,7 @@ class Attention(nn.Module):
         self,
         x: jax.Array,
         segment_ids: jax.Array,
-        rotary: tuple[jax.Array, jax.Array] | None,
+        rotary: Table | None,
         bias: jax.Array | None = None,
         distances: jax.Array | None = None,
         global_slots: jax.Array | None = None,
@@ -75,15 +75,14 @@ class Attention(nn.Module):
 
     def _projections(self, prefix: str, kv_heads: int) -> tuple[Linear, Linear, Linear]:
         """Query, key and value projections [B, T, D] -> [B, T, heads, H]; unused ones have no parameters."""
-        c = self.config
-        key_bias = c.attention_bias and c.key_bias
-        parts = (
-            ("query", c.num_heads, c.attention_bias), ("key", kv_heads, key_bias), ("value", kv_heads, c.attention_bias)
-        )  # fmt: skip
-        return tuple(
-            Linear("BTD,DNH->BTNH", (c.hidden_size, heads, c.head_size), bias, c.initializer_std, name=prefix + name)
-            for name, heads, bias in parts
-        )
+        c, bias = self.config, self.config.attention_bias
+
+        def linear(name: str, heads: int, bias: bool) -> Linear:
+            shape = (c.hidden_size, heads, c.head_size)
+            return Linear("BTD,DNH->BTNH", shape, bias, c.initializer_std, name=prefix + name)
+
+        query, key = linear("query", c.num_heads, bias), linear("key", kv_heads, bias and c.key_bias)
+        return query, key, linear("value", kv_heads, bias)
 
     def _repeat_heads(self, y: jax.Array) -> jax.Array:
         """[B, S, K, H] or [B, S, N, H] -> [B, S, N, H], keys or values of K heads repeated for their query heads."""

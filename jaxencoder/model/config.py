@@ -103,6 +103,7 @@ class EncoderConfig:
     key_bias: bool = True
     """Bias of the keys, if attention_bias is set (DeBERTa has none)."""
     mlp_bias: bool = True
+    """Bias of the projections up, gate and down."""
     norm_bias: bool = True
     activation: Activation = "gelu"
     gated_mlp: bool = False

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.kernels.dropout import dropout
+from jaxencoder.kernels.gradients import PRODUCT
 from jaxencoder.kernels.inputs import ATTENDED
 from jaxencoder.kernels.platform import platform
-from jaxencoder.kernels.projection import PRODUCT
 from jaxencoder.model.attention import Attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import Bottleneck, Convolution, ConvolutionOutput, Embeddings, Mlp, Norm
-from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, alibi, rotary_table_for
+from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, Table, alibi, rotary_table_for
 from jaxencoder.sharding import constrain
 
 
@@ -35,7 +35,7 @@ class LayerInputs(NamedTuple):
     """
 
     segment_ids: jax.Array
-    rotary: dict[bool, tuple[jax.Array, jax.Array] | None]
+    rotary: dict[bool, Table | None]
     bias: jax.Array | None
     distances: jax.Array | None
     convolution: ConvolutionOutput | None
@@ -164,7 +164,7 @@ class Encoder(nn.Module):
                 Pattern,
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=(0, nn.broadcast),
+                in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]  # flax declares one axis only
                 length=c.stack,
                 unroll=_unroll(c, self.compute),
             )
@@ -178,7 +178,7 @@ class Encoder(nn.Module):
         self, x: jax.Array, segment_ids: jax.Array, positions: jax.Array, train: bool, global_slots: jax.Array | None
     ) -> LayerInputs:
         c, T = self.config, x.shape[1]
-        rotary = {False: None, True: None}
+        rotary: dict[bool, Table | None] = {False: None, True: None}
         if c.positions == "rotary":
             rotary = {local: rotary_table_for(c, positions, segment_ids, local) for local in rotary}
         bias = None

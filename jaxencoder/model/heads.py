@@ -1,5 +1,6 @@
 """Heads on the encoder: masked language model, pooling of documents, published heads and the classifier."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -7,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxencoder.kernels.dense import masked_softmax
 from jaxencoder.model.config import Activation, EncoderConfig, Pooling
-from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm, init_table
+from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm, apply, init_table
 
 HeadInputs = Literal["tokens", "cls", "mean", "pooled"]
 
@@ -37,7 +39,7 @@ class MlmHead(nn.Module):
         return x, self.param("bias", nn.initializers.zeros, (c.vocab_size,))
 
 
-def output_table(params: dict[str, Any]) -> jax.Array:
+def output_table(params: Mapping[str, Any]) -> jax.Array:
     """The output table [V, E]: its products with the vectors of `MlmHead` are the tokens' scores."""
     head = params["mlm_head"]
     return head["table"] if "table" in head else params["encoder"]["embeddings"]["token_embedding"]
@@ -51,7 +53,7 @@ def vocabulary_scores(x: jax.Array, bias: jax.Array, table: jax.Array) -> jax.Ar
 def pool(
     hidden: jax.Array,
     segment_ids: jax.Array,
-    documents: int,
+    max_documents: int,
     method: Pooling,
     query: jax.Array | None = None,
     skip: jax.typing.ArrayLike | None = None,
@@ -61,11 +63,15 @@ def pool(
     Args:
         hidden: [B, T, D].
         segment_ids: [B, T]; document e of a row has the segment id e + 1.
-        documents: E, the maximum number of documents in a row.
-        method: the first or the last token's vector, the mean, the sum divided by the square root of the number of
-            tokens, the mean weighted by the position in the document (1, 2, ...; Muennighoff 2022, arXiv:2202.08904),
-            the maximum of each dimension, or the mean with weights softmax(hidden @ query) (learned pooling, as in Yang
-            et al. 2016, HAN).
+        max_documents: E, the maximum number of documents in a row.
+        method:
+            cls: the first token's vector
+            lasttoken: the last token's vector
+            mean: the mean of the tokens' vectors
+            mean_sqrt_len: their sum / sqrt(number of tokens)
+            weightedmean: the mean weighted by position, 1, 2, ... in the document (Muennighoff 2022, arXiv:2202.08904)
+            max: the maximum of each dimension
+            learned: the mean with weights softmax(hidden @ query) (Yang et al. 2016, HAN)
         query: [D], for `learned` only.
         skip: tokens to ignore at the start of each document, such as those of a prompt.
 
@@ -73,7 +79,7 @@ def pool(
         [B, E, D] float32; zeros for documents without tokens.
     """
     hidden = hidden.astype(jnp.float32)  # pooling sums in float32
-    member = _members(segment_ids, documents)
+    member = _members(segment_ids, max_documents)
     if skip is not None or method == "weightedmean":
         position = member.cumsum(-1)  # [B, E, T], from 1 in each document
         member &= position > (0 if skip is None else skip)
@@ -86,8 +92,10 @@ def pool(
         index = member.argmax(-1) if method == "cls" else member.shape[-1] - 1 - member[..., ::-1].argmax(-1)
         return jnp.where(is_document, jnp.take_along_axis(hidden, index[..., None], axis=1), 0)
     if method == "learned":
+        if query is None:
+            raise ValueError("Learned pooling needs a query vector; give the one of the trained head.")
         scores = (hidden @ query)[:, None, :]  # [B, 1, T]
-        weights = jnp.where(is_document, jax.nn.softmax(jnp.where(member, scores, -1e30), axis=-1), 0)
+        weights = jnp.where(is_document, masked_softmax(scores, member), 0)  # [B, E, T]
     else:
         weights = member * position if method == "weightedmean" else member
         total = jnp.maximum(weights.sum(-1, keepdims=True), 1)  # avoids 0 / 0
@@ -95,15 +103,15 @@ def pool(
     return jnp.einsum("BET,BTD->BED", weights, hidden, precision="highest")
 
 
-def first_tokens(segment_ids: jax.Array, documents: int) -> jax.Array:
+def first_tokens(segment_ids: jax.Array, max_documents: int) -> jax.Array:
     """Index of each document's first token: [B, T] segment ids -> [B, E] int32, -1 for missing documents."""
-    member = _members(segment_ids, documents)
+    member = _members(segment_ids, max_documents)
     return jnp.where(member.any(-1), member.argmax(-1), -1)
 
 
-def _members(segment_ids: jax.Array, documents: int) -> jax.Array:
+def _members(segment_ids: jax.Array, max_documents: int) -> jax.Array:
     """bool [B, E, T], the tokens of each document."""
-    return segment_ids[:, None, :] == jnp.arange(1, documents + 1)[:, None]
+    return segment_ids[:, None, :] == jnp.arange(1, max_documents + 1)[:, None]
 
 
 @dataclass(frozen=True)
@@ -154,10 +162,10 @@ class Head(nn.Module):
 def apply_heads(
     encoder: EncoderConfig,
     heads: tuple[tuple[str, HeadConfig], ...],
-    params: dict[str, Any],
+    params: Mapping[str, Any],
     hidden: jax.Array,
     segment_ids: jax.Array,
-    documents: int,
+    max_documents: int,
 ) -> dict[str, jax.Array]:
     """Outputs of published heads, float32: [B, T, outputs] of tokens, [B, E, outputs] of the documents of each row.
 
@@ -167,7 +175,7 @@ def apply_heads(
         params: of the heads.
         hidden: [B, T, D].
         segment_ids: [B, T].
-        documents: E, the most documents in a row.
+        max_documents: E, the most documents in a row.
     """
     out: dict[str, jax.Array] = {}
     for name, head in heads:
@@ -176,9 +184,9 @@ def apply_heads(
         elif head.inputs == "tokens" or head.pool_after_transform:
             x = hidden
         else:
-            x = pool(hidden, segment_ids, documents, head.inputs)
-        y = Head(encoder, head).apply({"params": params[name]}, x.astype(hidden.dtype))
-        out[name] = pool(y, segment_ids, documents, "mean") if head.pool_after_transform else y
+            x = pool(hidden, segment_ids, max_documents, head.inputs)
+        y = apply(Head(encoder, head), params[name], x.astype(hidden.dtype))
+        out[name] = pool(y, segment_ids, max_documents, "mean") if head.pool_after_transform else y
     return out
 
 
@@ -191,11 +199,12 @@ class Classifier(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, segment_ids: jax.Array, documents: int, train: bool) -> jax.Array:
+    def __call__(self, hidden: jax.Array, segment_ids: jax.Array, max_documents: int, train: bool) -> jax.Array:
         c = self.config
         D = c.hidden_size
+        # zeros: starts as mean pooling
         query = self.param("pooling_query", nn.initializers.zeros, (D,)) if self.pooling == "learned" else None
-        x = pool(hidden, segment_ids, documents, self.pooling, query)
+        x = pool(hidden, segment_ids, max_documents, self.pooling, query)
         x = jnp.tanh(Linear("BED,DF->BEF", (D, D), True, c.initializer_std, name="dense")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return Linear("BED,DC->BEC", (D, self.labels), True, c.initializer_std, name="classifier")(x)

@@ -1,16 +1,14 @@
 """The parts of a block: projections, norms, embeddings and the (gated) MLP."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxencoder.kernels.dropout import dropout
-from jaxencoder.kernels.gelu import gelu
-from jaxencoder.kernels.norms import normalize
-from jaxencoder.kernels.projection import project
+from jaxencoder.kernels.gradients import gelu, normalize, project
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.sharding import replicate_rows
 
@@ -23,6 +21,11 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
 }
+
+
+def apply(module: nn.Module, params: Mapping[str, Any], *inputs: Any, **options: Any) -> Any:
+    """The output of a module with parameters `params`; `options` are those of `module.apply`, such as `rngs`."""
+    return module.apply({"params": params}, *inputs, **options)
 
 
 def init_table(config: EncoderConfig) -> nn.initializers.Initializer:

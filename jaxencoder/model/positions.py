@@ -11,6 +11,7 @@ Relative positions need no extension for longer texts: all distances beyond the 
 """
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -63,7 +64,7 @@ def rotary_table_for(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Ar
     return rotary_table(positions, c.head_size, theta)
 
 
-def ntk_theta(theta: float, head_size: int, factor: float | jax.Array) -> float | jax.Array:
+def ntk_theta(theta: float, head_size: int, factor: float | jax.Array) -> Any:  # a float or an array, as `factor`
     """The base that makes the longest wavelength `factor` times longer and keeps the shortest one (NTK-aware).
 
     Peng et al. 2023, arXiv:2309.00071, section 3.1.

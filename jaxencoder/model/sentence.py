@@ -38,7 +38,7 @@ class Dense:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parameters; kernels are [inputs, outputs]."""
-        shapes = {"kernel": (self.inputs, self.outputs)}
+        shapes: dict[str, tuple[int, ...]] = {"kernel": (self.inputs, self.outputs)}
         if self.bias:
             shapes["bias"] = (self.outputs,)
         if self.residual and self.inputs != self.outputs:

@@ -15,6 +15,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead, output_table, pool
+from jaxencoder.model.layers import apply
 from jaxencoder.objectives.masking import Masked, Masking, mask_tokens
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, encode, mean
 from jaxencoder.sharding import row_shards
@@ -77,7 +78,7 @@ class MaskedLM(ObjectiveConfig):
             labels = batch["labels"]  # [B, E], -1 for no pair
             scores = pool(hidden, batch["segment_ids"], labels.shape[1], "cls").astype(hidden.dtype)
             for name, pair_head in pair_heads.items():
-                scores = pair_head.apply({"params": params[name]}, scores)
+                scores = apply(pair_head, params[name], scores)
             is_pair = labels >= 0
             losses = -jnp.take_along_axis(jax.nn.log_softmax(scores), jnp.maximum(labels, 0)[..., None], -1)[..., 0]
             weight = is_pair.sum().astype(jnp.float32)
@@ -106,12 +107,7 @@ class MaskedLM(ObjectiveConfig):
 
 
 def predict(
-    head: MlmHead,
-    params: Params,
-    hidden: jax.Array,
-    masked: Masked,
-    chunk: int,
-    uniforms: jax.Array | None = None,
+    head: MlmHead, params: Params, hidden: jax.Array, masked: Masked, chunk: int, uniforms: jax.Array | None = None
 ) -> tuple[jax.Array, Predictions]:
     """The summed loss of the masked tokens, and the predictions at each slot; see `cross_entropy`.
 
@@ -120,7 +116,7 @@ def predict(
     """
     B, K = masked.slots.shape
     x = jnp.take_along_axis(hidden, masked.slots[..., None], axis=1)  # [B, K, D]
-    x, bias = head.apply({"params": params["mlm_head"]}, x)
+    x, bias = apply(head, params["mlm_head"], x)
     chunk = min(K, max(1, chunk * row_shards() // B))
     return cross_entropy(x, output_table(params), bias, masked.targets, masked.weights, chunk, uniforms)
 

@@ -1,14 +1,17 @@
 """The interface of objectives: pure functions in a record, as in optax's transformations."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import HeadConfig
+from jaxencoder.model.layers import apply
 
 Params = dict[str, Any]
 Batch = dict[str, Any]  # name -> array: of jax on the devices, of numpy on the host
@@ -37,16 +40,20 @@ class Objective(NamedTuple):
 class Vocabulary(Protocol):
     """The part of a tokenizer that objectives use."""
 
-    vocab_size: int
-    mask_id: int
-    special_ids: tuple[int, ...]
-
-    def word_starts(self) -> Any:
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def mask_id(self) -> int: ...
+    @property
+    def special_ids(self) -> tuple[int, ...]: ...
+    def word_starts(self) -> np.ndarray:
         """bool [V], True where a token begins a word."""
+        ...
 
 
+@dataclass(frozen=True)
 class ObjectiveConfig:
-    """Base of the objectives' settings, frozen dataclasses; the defaults suit objectives without masks."""
+    """Base of the objectives' settings; the defaults suit objectives without masks."""
 
     def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
         """The functions that train an encoder with this objective; see `Objective`."""
@@ -54,7 +61,10 @@ class ObjectiveConfig:
 
     @property
     def masked_loss(self) -> str:
-        """Name of the metric that is the cross-entropy of masked tokens; empty for none."""
+        """Name of the metric that is the cross-entropy of masked tokens; empty for none.
+
+        An objective that returns a name has a field `masking: Masking`, which phases replace.
+        """
         return ""
 
     @property
@@ -90,4 +100,4 @@ def mean(metrics: Metrics, name: str = "loss") -> jax.Array:
 def encode(module: Encoder, params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
     """The encoder's output [B, T, D] for a batch, with dropout when `train`."""
     inputs = (batch["token_ids"], batch["segment_ids"], batch["positions"], batch.get("token_type_ids"))
-    return module.apply({"params": params}, *inputs, train, batch.get("global_slots"), rngs={"dropout": key})
+    return apply(module, params, *inputs, train, batch.get("global_slots"), rngs={"dropout": key})

@@ -16,6 +16,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead
+from jaxencoder.model.layers import apply
 from jaxencoder.objectives.masking import Masking, mask_tokens
 from jaxencoder.objectives.mlm import masked_metrics, predict
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, encode, mean
@@ -109,10 +110,11 @@ class ReplacedToken(ObjectiveConfig):
             metrics = masked_metrics(masked, total, predictions, vocabulary.mask_id)
             metrics = {f"mlm_{name}": x for name, x in metrics.items()}
 
+            assert predictions.samples is not None  # drawn from `uniforms`
             token_ids, replaced = fill(batch["token_ids"], masked.slots, masked.weights, predictions.samples)
             inputs = batch | {"token_ids": token_ids}
             hidden = encode(discriminator, both["discriminator"]["encoder"], inputs, dropout_keys[1], train)
-            scores = rtd_head.apply({"params": params["rtd_head"]}, hidden)[..., 0]  # [B, T]
+            scores = apply(rtd_head, params["rtd_head"], hidden)[..., 0]  # [B, T]
             metrics |= _detection_metrics(scores, replaced, batch["segment_ids"] > 0)
             value = mean(metrics, "mlm_loss") + self.weight * mean(metrics, "rtd_loss")
             tokens = metrics["mlm_loss"][1]
@@ -165,12 +167,12 @@ def _detection_metrics(scores: jax.Array, replaced: jax.Array, is_token: jax.Arr
     """Loss, accuracy and recall of the discriminator, from [B, T] scores (logits of being replaced)."""
     losses = jax.nn.softplus(jnp.where(replaced, -scores, scores))
     weight = is_token.sum().astype(jnp.float32)
-    correct = is_token & ((scores > 0) == replaced)
-    return {
-        "rtd_loss": (jnp.where(is_token, losses, 0).sum(), weight),
-        "rtd_accuracy": (correct.sum().astype(jnp.float32), weight),
-        "rtd_recall": tuple(x.sum().astype(jnp.float32) for x in (correct & replaced, is_token & replaced)),
-    }
+    is_correct = is_token & ((scores > 0) == replaced)
+    correct, detected, to_detect = (
+        x.sum().astype(jnp.float32) for x in (is_correct, is_correct & replaced, is_token & replaced)
+    )
+    loss = jnp.where(is_token, losses, 0).sum()
+    return {"rtd_loss": (loss, weight), "rtd_accuracy": (correct, weight), "rtd_recall": (detected, to_detect)}
 
 
 def fill(token_ids: jax.Array, slots: jax.Array, weights: jax.Array, samples: jax.Array) -> tuple[jax.Array, jax.Array]:

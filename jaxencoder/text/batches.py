@@ -1,7 +1,7 @@
 """Batches as a pure function of (seed, step), and a thread that brings them onto the mesh ahead of time."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -114,7 +114,7 @@ class Batches:
 
 def prefetch(
     batches: Batches, steps: Iterable[int], sharding_of: Callable[[int], jax.sharding.Sharding], depth: int = 2
-) -> Iterator[dict[str, jax.Array]]:
+) -> Generator[dict[str, jax.Array], None, None]:
     """Global batches on the devices, made by a thread while earlier ones are in use.
 
     Each host reads only the rows of its devices.

@@ -24,10 +24,11 @@ from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 Split = Literal["train", "validation"]
 
+# A worker's task ends after this many characters or documents, whichever comes first.
 _TASK_CHARACTERS = 1 << 18
 _TASK_DOCUMENTS = 2048
-_NSP_DOCUMENTS = 8  # fewest in a task whose pairs take text from other documents
-_OPEN_ROWS = 256
+_NSP_DOCUMENTS = 8  # fewest documents in a task whose pairs take text from other documents of the task
+_OPEN_ROWS = 256  # rows that wait for a piece that fits
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,21 @@ class RowBuilder:
         token_counts: occurrences of each token so far, int64 [V], special tokens 0.
     """
 
-    def __init__(self, part: SourceSplit, tokenizer: Tokenizer, labels: Labels | None):
-        self._part, self._tokenizer, self._labels = part, tokenizer, labels
+    def __init__(self, source_split: SourceSplit, tokenizer: Tokenizer, labels: Labels | None):
+        self._source_split, self._tokenizer, self._labels = source_split, tokenizer, labels
         self.documents = 0
         self.token_counts = np.zeros(tokenizer.vocab_size, np.int64)
 
     def rows(self) -> Iterator[Row]:
         """The rows, equal whatever the number of worker processes."""
-        part, data = self._part, self._part.data
-        one_piece = bool(data.label_field or part.pair_field)  # examples, which may be [CLS] [SEP] alone
-        open_rows, shortest = _OPEN_ROWS if data.packing else 1, 2 if one_piece else 3
-        packer = Packer(data.row_length, open_rows, shortest, data.paired, part.schema.labels_tokens)
+        source_split, data = self._source_split, self._source_split.data
+        # Labeled texts and pairs stay when they are empty, as [CLS] [SEP]. Other pieces have a token between these two.
+        is_labeled_or_pair = bool(data.label_field or source_split.pair_field)
+        open_rows, shortest = _OPEN_ROWS if data.packing else 1, 2 if is_labeled_or_pair else 3
+        packer = Packer(data.row_length, open_rows, shortest, data.paired, source_split.schema.labels_tokens)
         batches = _batches(self._examples(), _NSP_DOCUMENTS if data.pairs == "nsp" else 1)
-        tasks = ((part.schema.encode, batch, data, bool(part.pair_field)) for batch in batches)
+        schema, has_pairs = source_split.schema, bool(source_split.pair_field)
+        tasks = ((schema.encode, batch, data, has_pairs) for batch in batches)
         with contextlib.closing(workers.encode(self._tokenizer, tasks, data.workers or _cores())) as results:
             for encoded in results:
                 self.token_counts += encoded.counts
@@ -87,10 +90,10 @@ class RowBuilder:
         yield from packer.flush()
 
     def _examples(self) -> Iterator[Example]:
-        part = self._part
-        settings = (part.data, part.source, part.pair_field, self._labels, part.split, part.held_out)
-        read = partial(part.schema.examples, *settings)
-        for example in oversample(read, part.data.balance) if part.is_balanced else read():
+        split = self._source_split
+        settings = (split.data, split.source, split.pair_field, self._labels, split.split, split.held_out)
+        read = partial(split.schema.examples, *settings)
+        for example in oversample(read, split.data.balance) if split.is_balanced else read():
             self.documents += 1
             yield example
 
@@ -118,17 +121,20 @@ def _packed(packer: Packer, encoded: Pieces) -> Iterator[Row]:
         piece, token = group.stop, tokens.stop
 
 
-def _batches(examples: Iterator[Example], least: int) -> Iterator[list[Example]]:
-    """Examples in batches of a task each, none with fewer than `least` unless the source has fewer."""
+def _batches(examples: Iterator[Example], min_documents: int) -> Iterator[list[Example]]:
+    """Examples in batches of a task each, none with fewer than `min_documents` unless the source has fewer.
+
+    A full batch waits in `ready` until the next one is full, so that a remainder that is too small can join it.
+    """
     ready, batch, size = [], [], 0
     for example in examples:
         batch.append(example)
         size += sum(map(len, example.texts))
-        if len(batch) >= least and (size >= _TASK_CHARACTERS or len(batch) >= _TASK_DOCUMENTS):
+        if len(batch) >= min_documents and (size >= _TASK_CHARACTERS or len(batch) >= _TASK_DOCUMENTS):
             if ready:
                 yield ready
             ready, batch, size = batch, [], 0
-    if len(batch) < least:
+    if len(batch) < min_documents:
         ready, batch = ready + batch, []
     yield from filter(None, (ready, batch))
 

@@ -19,7 +19,7 @@ from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
-_tokenizer: Tokenizer | None = None  # of a worker
+_tokenizer: Tokenizer | None = None  # set in worker processes only
 
 
 def encode(tokenizer: Tokenizer, tasks: Iterable[tuple], workers: int) -> Generator[Pieces, None, None]:
@@ -30,7 +30,8 @@ def encode(tokenizer: Tokenizer, tasks: Iterable[tuple], workers: int) -> Genera
 
     Args:
         tokenizer: also loaded in each worker.
-        tasks: a function of a module that does not import jax, and its arguments after the tokenizer.
+        tasks: tuples (function, *arguments), called as function(tokenizer, *arguments). The functions' modules must not
+            import jax.
         workers: number of processes.
 
     Raises:
@@ -47,14 +48,14 @@ def encode(tokenizer: Tokenizer, tasks: Iterable[tuple], workers: int) -> Genera
         tokenizer.save(folder)
         environment = {"TOKENIZERS_PARALLELISM": "false"}
         pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(folder, os.getpid()), env=environment)
-        waiting = collections.deque()
+        pending = collections.deque()
         try:
             for task in tasks:
-                waiting.append(pool.submit(_encode_task, *task))
-                if len(waiting) >= 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(_encode_task, *task))
+                if len(pending) >= 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         except BrokenProcessPool as error:
             status = re.search(r"exit codes.*", str(error))
             raise OSError(

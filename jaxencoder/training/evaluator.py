@@ -39,7 +39,7 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
         sources[name] = batches, min(limit or batches.steps_per_epoch, batches.steps_per_epoch)
     key = jax.random.key(settings.seed + 1)
     masked_loss = config.objective.masked_loss
-    baseline = unigram_loss(unique_stores(setup.train), setup.validation) if masked_loss else None
+    baseline = unigram_loss(unique_stores(setup.train), setup.validation) if masked_loss else math.nan
 
     @functools.cache
     def compiled(model: EncoderConfig) -> Callable:
@@ -100,8 +100,8 @@ def means(metrics: Metrics) -> dict[str, float]:
 
 def unigram_loss(train: tuple[Store, ...], validation: tuple[Store, ...]) -> float:
     """Cross-entropy (nats per token) of the held-out tokens under the training tokens' frequencies, plus-1 smoothed."""
-    counts = sum(np.asarray(store.meta["token_counts"], np.float64) for store in train) + 1
-    held_out = sum(np.asarray(store.meta["token_counts"], np.float64) for store in validation)
+    counts = sum((np.asarray(store.meta["token_counts"], np.float64) for store in train), np.float64(1))
+    held_out = sum((np.asarray(store.meta["token_counts"], np.float64) for store in validation), np.float64(0))
     return float(-(held_out * np.log(counts / counts.sum())).sum() / max(held_out.sum(), 1))
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 
 import jax
@@ -35,7 +35,7 @@ def phase_batches(setup: Setup) -> tuple[Batches, ...]:
 
 def batches_after(
     step: int, setup: Setup, mesh: Mesh, on_phase: Callable[[int], None]
-) -> Iterator[tuple[int, dict[str, jax.Array]]]:
+) -> Generator[tuple[int, dict[str, jax.Array]], None, None]:
     """The batches of the steps after `step`, each with the number of its phase.
 
     Args:

@@ -3,6 +3,7 @@
 import functools
 import re
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ PEAK_FLOPS = (
 )
 
 
-def peak_flops(device: jax.Device, dtype: str = "bfloat16") -> float:
+def peak_flops(device: Any, dtype: str = "bfloat16") -> float:
     """Peak FLOP/s of one device: from the data sheet, or measured once in 0.2 s for unlisted devices.
 
     Args:

@@ -65,7 +65,7 @@ def layer_scales(params: Params, decay: float, frozen: int) -> Params:
     """
     height, layers = layer_heights(params)
 
-    def scale(path: tuple[Any, ...], x: jax.Array) -> np.ndarray:
+    def scale(path: tuple[Any, ...], x: jax.Array) -> np.ndarray | np.float32:
         encoder, above = height(path, x)
         if encoder is None:
             return np.float32(1)
@@ -130,7 +130,7 @@ def _encoder_name(match: re.Match[str]) -> str:
 def scale_by_layer(decay: float, frozen: int) -> optax.GradientTransformation:
     """Multiply updates by `layer_scales`."""
 
-    def scale(updates: Params, params: Params) -> Params:
+    def scale(updates: Any, params: Any) -> Any:
         return jax.tree.map(lambda x, s: x * s, updates, layer_scales(updates, decay, frozen))
 
     return optax.stateless(scale)

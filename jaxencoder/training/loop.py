@@ -92,10 +92,9 @@ def initialize_distributed() -> None:
     """
     if not os.environ.get("JAXENCODER_DISTRIBUTED") or jax.distributed.is_initialized():
         return
-    numbers = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
-    jax.distributed.initialize(
-        os.environ.get("JAX_COORDINATOR_ADDRESS"), **{name: int(value) for name, value in numbers.items() if value}
-    )
+    numbers = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+    processes, process = (int(number) if number else None for number in numbers)
+    jax.distributed.initialize(os.environ.get("JAX_COORDINATOR_ADDRESS"), processes, process)
 
 
 def _checked_setup(config: RunConfig, run_dir: Path, mesh: Mesh) -> Setup:

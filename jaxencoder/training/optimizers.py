@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers
 
 from jaxencoder.parameters import is_stacked, map_with_paths, matrix_axes
 from jaxencoder.training.config import OptimizerConfig
@@ -78,8 +79,8 @@ def decay_mask(config: OptimizerConfig) -> Callable[[Params], Params]:
 def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransformation:
     """Apply a stateless transformation to each tensor alone, and to each layer of a stack alone."""
 
-    def update(updates: Params, state: Any, params: Params) -> tuple[Params, Any]:
-        def update_tensor(update: jax.Array, param: jax.Array) -> jax.Array:
+    def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
+        def update_tensor(update: jax.Array, param: jax.Array) -> Any:
             return transform.update(update, state, param)[0]
 
         def update_leaf(path: str, update: jax.Array, param: jax.Array) -> jax.Array:
@@ -98,7 +99,7 @@ class _Result(NamedTuple):
 def _scale_by_factored_rms(min_dim_size_to_factor: int) -> optax.GradientTransformation:
     """Adafactor's second moment, each kernel as one matrix per layer: an axis of heads is too small to factor."""
     inner = optax.scale_by_factored_rms(min_dim_size_to_factor=min_dim_size_to_factor)
-    axes = optax.FactoredState(count=None, v_row=0, v_col=0, v=0)
+    axes: Any = optax.FactoredState(None, 0, 0, 0)  # pyright: ignore[reportArgumentType]  # vmap's axes, no state
 
     def as_matrix(path: str, x: jax.Array) -> jax.Array:
         split = matrix_axes(path, x.ndim)
@@ -108,15 +109,15 @@ def _scale_by_factored_rms(min_dim_size_to_factor: int) -> optax.GradientTransfo
         return x.reshape(*x.shape[:first], -1, math.prod(x.shape[a] for a in split[1]))  # [(L,) inputs, outputs]
 
     def init(params: Params) -> optax.FactoredState:
-        def init_leaf(path: str, param: jax.Array) -> optax.FactoredState:
+        def init_leaf(path: str, param: jax.Array) -> Any:
             start = jax.vmap(inner.init, out_axes=axes) if is_stacked(path) else inner.init
             return start(as_matrix(path, param))
 
         return _tree_of_states(map_with_paths(init_leaf, params), jnp.zeros([], jnp.int32))
 
-    def update(updates: Params, state: optax.FactoredState, params: Params) -> tuple[Params, optax.FactoredState]:
+    def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, optax.FactoredState]:
         def update_leaf(path: str, update: jax.Array, param: jax.Array, *moments: jax.Array) -> _Result:
-            step = jax.vmap(inner.update, (0, axes, 0), (0, axes)) if is_stacked(path) else inner.update
+            step: Any = jax.vmap(inner.update, (0, axes, 0), (0, axes)) if is_stacked(path) else inner.update
             new, new_state = step(
                 as_matrix(path, update), optax.FactoredState(state.count, *moments), as_matrix(path, param)
             )
@@ -131,7 +132,7 @@ def _scale_by_factored_rms(min_dim_size_to_factor: int) -> optax.GradientTransfo
     return optax.GradientTransformation(init, update)
 
 
-def _tree_of_states(states: Params, count: jax.Array) -> optax.FactoredState:
+def _tree_of_states(states: Params, count: jax.typing.ArrayLike) -> optax.FactoredState:
     """Turn a tree of states into a state of trees, so that its leaves keep the parameters' paths for sharding."""
     pick = lambda field: jax.tree.map(  # noqa: E731
         lambda s: getattr(s, field), states, is_leaf=lambda x: isinstance(x, optax.FactoredState)
@@ -156,8 +157,8 @@ def scale_by_stable_adam(
     adam = optax.scale_by_adam(b1, b2, eps)
     decay = optax.add_decayed_weights(weight_decay, mask)
 
-    def update(grads: Params, state: optax.ScaleByAdamState, params: Params) -> tuple[Params, optax.ScaleByAdamState]:
-        steps, state = adam.update(grads, state, params)
+    def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
+        steps, state = adam.update(updates, state, params)
         steps, _ = decay.update(steps, decay.init(params), params)
         unbias = 1.0 - b2 ** state.count.astype(jnp.float32)
 
@@ -167,7 +168,7 @@ def scale_by_stable_adam(
             rms = jnp.sqrt(jnp.mean(squares, axis=axes, keepdims=True))
             return step / jnp.maximum(1.0, rms)
 
-        return map_with_paths(clip, steps, grads, state.nu), state
+        return map_with_paths(clip, steps, updates, state.nu), state
 
     return optax.GradientTransformation(adam.init, update)
 
@@ -177,14 +178,16 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
 
     def dimensions(params: Params) -> Params:
         # optax takes every array of two axes for a matrix, which is wrong for stacked biases and for [D,N,H] kernels.
-        return map_with_paths(lambda path, x: optax.contrib.MuonDimensionNumbers(*matrix_axes(path, x.ndim)), params)
+        return map_with_paths(
+            lambda path, x: (axes := matrix_axes(path, x.ndim)) and MuonDimensionNumbers(*axes), params
+        )
 
     def label(path: str, x: jax.Array) -> str:
         in_block = re.search(r"(^|/)block_\d+/", path) is not None
         return "muon" if in_block and matrix_axes(path, x.ndim) is not None else "adam"
 
     def scale(path: str, update: jax.Array) -> jax.Array:
-        sides = (math.prod(update.shape[a] for a in axes) for axes in matrix_axes(path, update.ndim))
+        sides = (math.prod(update.shape[a] for a in axes) for axes in matrix_axes(path, update.ndim) or ())
         return update * MUON_RMS * math.sqrt(max(sides))
 
     muon = optax.contrib.scale_by_muon(beta=config.muon_momentum, weight_dimension_numbers=dimensions)

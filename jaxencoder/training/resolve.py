@@ -8,7 +8,7 @@ import jax
 
 from jaxencoder.config import RunConfig
 from jaxencoder.sharding import make_mesh
-from jaxencoder.tasks.task import TrainingLabels
+from jaxencoder.tasks.task import TaskObjective, TrainingLabels
 from jaxencoder.text.store import Store
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
@@ -31,10 +31,10 @@ def resolve_from_data(
     Raises:
         ValueError: a choice of the configuration contradicts the tokenizer or the data.
     """
-    if saved and config.is_supervised:
+    if saved and isinstance(config.objective, TaskObjective) and isinstance(saved.objective, TaskObjective):
         config = dataclasses.replace(config, objective=config.objective.resumed(saved.objective))
     config = _resolve_vocabulary(config, tokenizer)
-    if config.is_supervised:
+    if isinstance(config.objective, TaskObjective):
         config = dataclasses.replace(config, objective=config.objective.with_labels(_training_labels(config, train)))
     if not config.training.best_metric:
         metric, mode = config.objective.best
@@ -93,7 +93,7 @@ def _training_labels(config: RunConfig, train: tuple[tuple[Store, ...], ...]) ->
         )
     kind, counts = train[0][0].meta["label_kind"], ()
     if names and kind in ("class", "classes"):
-        counts = tuple(sum(store.label_counts() for store in train[0]).tolist())
+        counts = tuple(map(sum, zip(*(store.label_counts().tolist() for store in train[0]), strict=True)))
         _warn_of_rare(names, counts, labeled_examples(config, train[0]))
     return TrainingLabels(config.data.label_field, kind, names, counts)
 

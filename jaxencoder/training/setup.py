@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -100,7 +100,7 @@ def training_rows(config: RunConfig, tokenizer: Tokenizer, progress: bool = True
 def prepare_all(config: RunConfig) -> Iterator[tuple[str, Store]]:
     """Prepare the tokenizer and all rows of a run ahead of its training; yields each store with its split."""
     config, tokenizer = with_initial_model(dataclasses.replace(config, data=infer_fields(config.data, config.schema)))
-    splits = [*((phase.data, "train") for phase in config.phase_configs), (config.data, "validation")]
+    splits: list[Any] = [*((phase.data, "train") for phase in config.phase_configs), (config.data, "validation")]
     for data, split in dict.fromkeys(splits):
         yield from ((split, store) for store in prepare(data, tokenizer, split, schema=config.schema))
 
@@ -117,7 +117,7 @@ def with_initial_model(
     Raises:
         ValueError, OSError: the initial model cannot be opened, or its tokenizer is another one.
     """
-    if saved:
+    if saved and run_dir:
         initial = InitialModel(saved.model, Tokenizer.load(run_dir / TOKENIZER_FOLDER), saved.tokenizer)
     elif config.init_from:
         initial = open_initial_model(config.init_from)

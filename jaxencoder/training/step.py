@@ -63,8 +63,8 @@ def train_step(
     else:
         gradients, metrics = _accumulate(differentiate, state.params, batch, key, accumulation)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = None if state.ema is None else optax.incremental_update(params, state.ema, 1 - ema_decay)
+    params: Any = optax.apply_updates(state.params, updates)
+    ema: Any = None if state.ema is None else optax.incremental_update(params, state.ema, 1 - ema_decay)
     norm, size = optax.tree.norm(gradients), optax.tree.norm(params)
     one = jnp.ones(())
     filled = batch["segment_ids"] > 0

@@ -1,13 +1,13 @@
 """The tiny runs of tests/tasks."""
 
 from tests.tasks.conftest import (  # noqa: F401
-    chooser,
     classifier,
     home,
-    labeller,
     masked,
+    multi_label_classifier,
+    multiple_choice_model,
     pairs,
-    reader,
+    question_answering_model,
     regressor,
-    tagger,
+    token_classifier,
 )

@@ -96,8 +96,8 @@ def test_a_subset_of_scifact(pairs, masked, shared_data, tmp_path):
     assert stored == result | {"checkpoint": "latest", "step": 1, "first": str(masked.folder)}
 
 
-def test_what_scores_no_pairs(classifier, labeller, masked, pairs, folder):
-    for run in (classifier, labeller, masked):
+def test_what_scores_no_pairs(classifier, multi_label_classifier, masked, pairs, folder):
+    for run in (classifier, multi_label_classifier, masked):
         with pytest.raises(ValueError, match="this model does not score pairs"):
             evaluate_reranking(load(run.folder), folder, masked.folder)
     model = load(pairs.folder)

@@ -139,7 +139,7 @@ def test_neither_memory_nor_the_seed_decides(monkeypatch):
         np.testing.assert_allclose(x[5:8], z[5:8], atol=0.02)
 
 
-def test_in_words():
+def test_describe_difference():
     labels = np.arange(100) % 2
     found = compare_classes(labels, labels[None] * 0, labels[None], 2)[0]
     sentence = describe_difference(found, "A", "B")
@@ -147,5 +147,5 @@ def test_in_words():
         sentence.startswith("B has a higher accuracy than A (+50.00 points, 95% interval +") and "McNemar" in sentence
     )
     assert describe_difference(found._replace(p=0.3), "A", "B").startswith(
-        "That B and A differ in accuracy may be chance (+50.00"
+        "The difference in accuracy between B and A may be chance (+50.00"
     )

@@ -123,17 +123,17 @@ def run_on_records(
 
 
 @pytest.fixture(scope="session")
-def tagger(home: Path) -> Trained:
+def token_classifier(home: Path) -> Trained:
     def make(random):
         words = random.choice(["the", "a", "river", "in", "Elbe", "Spree", "Oder"], 7).tolist()
         return {"tokens": words, "tags": ["B-x" if word[0].isupper() else "O" for word in words]}
 
     data = DataConfig(text_field="tokens", label_field="tags", row_length=32, workers=1)
-    return run_on_records(home, "tagger", TokenClassification(dropout=0.0), data, make, steps=30)
+    return run_on_records(home, "token_classifier", TokenClassification(dropout=0.0), data, make, steps=30)
 
 
 @pytest.fixture(scope="session")
-def labeller(home: Path) -> Trained:
+def multi_label_classifier(home: Path) -> Trained:
     """Texts that are of the classes whose rivers they name: none, or one, or several."""
 
     def make(random):
@@ -141,11 +141,11 @@ def labeller(home: Path) -> Trained:
         return {"text": " ".join(words), "label": [name for name in ("Elbe", "Oder", "Spree") if name in words]}
 
     data = DataConfig(label_field="label", row_length=32, workers=1)
-    return run_on_records(home, "labeller", Classification(dropout=0.0), data, make, steps=30)
+    return run_on_records(home, "multi_label_classifier", Classification(dropout=0.0), data, make, steps=30)
 
 
 @pytest.fixture(scope="session")
-def chooser(home: Path) -> Trained:
+def multiple_choice_model(home: Path) -> Trained:
     """The choice is right that names the river of the text; there are two of them to four."""
 
     def make(random):
@@ -154,11 +154,11 @@ def chooser(home: Path) -> Trained:
         return {"context": f"the {rivers[right]}", "choices": [f"a {river}" for river in rivers], "label": right}
 
     data = DataConfig(text_field="context", pair_field="choices", label_field="label", row_length=32, workers=1)
-    return run_on_records(home, "chooser", MultipleChoice(dropout=0.0), data, make, steps=160, rate=4e-3)
+    return run_on_records(home, "multiple_choice_model", MultipleChoice(dropout=0.0), data, make, steps=160, rate=4e-3)
 
 
 @pytest.fixture(scope="session")
-def reader(home: Path) -> Trained:
+def question_answering_model(home: Path) -> Trained:
     def make(random):
         words = random.choice(["the", "a", "river", "in", "of"], 30).tolist()
         place = int(random.integers(30))
@@ -174,7 +174,7 @@ def reader(home: Path) -> Trained:
         text_field="question", pair_field="context", label_field="answers", row_length=32,
         overlap=4, workers=1,
     )  # fmt: skip
-    return run_on_records(home, "reader", QuestionAnswering(), data, make, steps=0)
+    return run_on_records(home, "question_answering_model", QuestionAnswering(), data, make, steps=0)
 
 
 @pytest.fixture(scope="session")

@@ -28,20 +28,32 @@ def records_of(folder: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def converted(classifier, labeller, tagger, reader, regressor, tmp_path_factory) -> dict[str, tuple[Path, Path]]:
+def converted(
+    classifier, multi_label_classifier, token_classifier, question_answering_model, regressor, tmp_path_factory
+) -> dict[str, tuple[Path, Path]]:
     """Runs, and each as transformers loads it."""
     home = tmp_path_factory.mktemp("transformers")
-    runs = {"classifier": classifier, "labeller": labeller, "tagger": tagger, "reader": reader, "regressor": regressor}
+    runs = {
+        "classifier": classifier,
+        "multi_label_classifier": multi_label_classifier,
+        "token_classifier": token_classifier,
+        "question_answering_model": question_answering_model,
+        "regressor": regressor,
+    }
     for name, run in runs.items():
         assert main(["convert", str(run.folder), str(home / name), "--to", "transformers"]) == 0
     return {name: (run.folder, home / name) for name, run in runs.items()}
 
 
-@pytest.mark.parametrize("name", ["classifier", "labeller", "tagger", "reader", "regressor"])
+@pytest.mark.parametrize(
+    "name", ["classifier", "multi_label_classifier", "token_classifier", "question_answering_model", "regressor"]
+)
 def test_the_same_predictions_as_the_run(converted, name: str) -> None:
     run, hf = converted[name]
     data = load(run).config.data
-    fields = {"text_field": data.text_field} | ({"pair_field": data.pair_field} if name == "reader" else {})
+    fields = {"text_field": data.text_field} | (
+        {"pair_field": data.pair_field} if name == "question_answering_model" else {}
+    )
     records = [{key: x for key, x in record.items() if key != "tags"} for record in records_of(run)[:20]]
     ours, theirs = (list(predict(folder, records, **fields)) for folder in (run, hf))
     for a, b in zip(ours, theirs, strict=True):
@@ -51,7 +63,9 @@ def test_the_same_predictions_as_the_run(converted, name: str) -> None:
     assert load(hf).labels == load(run).labels or name == "regressor"
 
 
-@pytest.mark.parametrize("name", ["classifier", "labeller", "tagger", "reader", "regressor"])
+@pytest.mark.parametrize(
+    "name", ["classifier", "multi_label_classifier", "token_classifier", "question_answering_model", "regressor"]
+)
 def test_the_same_metrics_as_the_run(converted, name: str, tmp_path: Path) -> None:
     run, hf = converted[name]
     before = sorted(hf.iterdir())
@@ -102,8 +116,8 @@ def test_what_has_no_head(masked, tmp_path: Path, caplog) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
-def test_a_tagger_as_transformers_has_it(tagger, family: str, tmp_path: Path) -> None:
-    records, tokenizer = records_of(tagger.folder)[:8], load(tagger.folder).tokenizer
+def test_a_token_classifier_as_transformers_has_it(token_classifier, family: str, tmp_path: Path) -> None:
+    records, tokenizer = records_of(token_classifier.folder)[:8], load(token_classifier.folder).tokenizer
     theirs = published(family, "ForTokenClassification", tokenizer, tmp_path)
     texts = [record["tokens"] for record in records]
     encodings = tokenizer.encode_batch([" ".join(words) for words in texts])
@@ -116,10 +130,12 @@ def test_a_tagger_as_transformers_has_it(tagger, family: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "longformer"])
-def test_a_reader_as_transformers_has_it(reader, family: str, tmp_path: Path) -> None:
+def test_a_question_answering_model_as_transformers_has_it(
+    question_answering_model, family: str, tmp_path: Path
+) -> None:
     """The best span of each text; Longformer's question is global in packed rows too."""
-    theirs = published(family, "ForQuestionAnswering", load(reader.folder).tokenizer, tmp_path)
-    model, records = load(tmp_path), records_of(reader.folder)[:6]
+    theirs = published(family, "ForQuestionAnswering", load(question_answering_model.folder).tokenizer, tmp_path)
+    model, records = load(tmp_path), records_of(question_answering_model.folder)[:6]
     questions, texts = ["which one", "of", "in"] * 2, [record["context"] for record in records]
     encodings = model.tokenizer.encode_batch(questions, texts, offsets=True)
     found = torch_outputs(theirs, encodings, "ForQuestionAnswering")

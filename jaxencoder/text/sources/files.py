@@ -38,7 +38,9 @@ def find_files(source: str) -> list[str]:
     fs.invalidate_cache()  # an old listing would hide newer files
     with _remote_errors(source):
         if fs.isdir(inner):
-            paths = [path for path in fs.find(inner) if not _hidden(path, inner) and _extension(path)[0] in EXTENSIONS]
+            paths = [
+                path for path in fs.find(inner) if not _is_hidden(path, inner) and _extension(path)[0] in EXTENSIONS
+            ]
             if not paths:
                 raise ValueError(f"folder {source} holds no file of {_READABLE}")
         elif fs.exists(inner):
@@ -77,19 +79,21 @@ def aligned_files(source: str) -> tuple[str, str]:
 
 
 def file_version(path: str) -> list[str]:
-    """A file's path, size, and ETag or time of change: they change when its content does."""
+    """A file's path, size, and ETag or time of change, which change when its content does."""
     fs, inner = _filesystem(path)
     with _remote_errors(path):
         info = fs.info(inner)
+    # File systems differ in the keys that they have. The first two keys found, mostly the size and an ETag or a time,
+    # are enough.
     keys = ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
-    changes = [f"{key}={info[key]}" for key in keys if info.get(key) is not None]
-    return [path, *changes[:2]]
+    values = [f"{key}={info[key]}" for key in keys if info.get(key) is not None]
+    return [path, *values[:2]]
 
 
 def content_digests(paths: Sequence[str]) -> list[str] | list[list[str]]:
-    """A hash of each file's content, which a copy shares.
+    """A hash of each file's content, equal for copies: a list of strings.
 
-    Remote files, and files of more than a GiB together, are not read: they give their `file_version`.
+    If a file is remote, or all together exceed a GiB, none is read: a list with the `file_version` of each instead.
     """
     inner = [_filesystem(path)[1] for path in paths]
     if any("://" in path for path in paths) or sum(map(os.path.getsize, inner)) > _MAX_DIGESTED_BYTES:
@@ -132,8 +136,8 @@ def aligned_records(paths: tuple[str, str], fields: tuple[str, str]) -> Iterator
                 yield RawRecord(f"{paths[0]}:{number}", pair, parse)
 
 
-def _filesystem(path: str):
-    """(fsspec file system, the path inside it)."""
+def _filesystem(path: str) -> tuple[Any, str]:
+    """(fsspec.AbstractFileSystem, the path inside it)."""
     import fsspec  # late, for it is slow to import
 
     if "://" not in path:  # url_to_fs would interpret "::" in a name
@@ -150,7 +154,8 @@ def _extension(path: str) -> tuple[str, str]:
     return (os.path.splitext(stem)[1], last) if last in COMPRESSIONS else (last, "")
 
 
-def _hidden(path: str, root: str) -> bool:
+def _is_hidden(path: str, root: str) -> bool:
+    """Whether a name below the root begins with . or _, as those of temporary files do."""
     return any(part.startswith((".", "_")) for part in path.removeprefix(root).split("/"))
 
 
@@ -186,6 +191,7 @@ def _open(path: str) -> Iterator[io.BufferedReader]:
             with io.BufferedReader(stream, _BUFFER) as buffered:
                 yield buffered
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        # Errors of the operating system have an errno, those of decompressors have none.
         if not compression or getattr(error, "errno", None) is not None:
             raise
         raise ValueError(f"{path} is damaged or truncated ({first_line(error)}); fetch or compress it again") from error

@@ -74,6 +74,7 @@ def special_tokens(vocab: Collection[str], names: Mapping[str, str], source: str
         ValueError: names the source and every special token that it lacks.
     """
     candidates = {role: (names[role],) if role in names else USUAL_NAMES[role] for role in ROLES}
+    # reversed: a later item replaces an earlier one, so that the first candidate in the vocabulary wins.
     tokens = {role: token for role in ROLES for token in reversed(candidates[role]) if token in vocab}
     if missing := [" or ".join(candidates[role]) for role in ROLES if role not in tokens]:
         raise ValueError(
@@ -86,7 +87,7 @@ def truncate(encoding: Encoding, sequence: np.ndarray, max_length: int) -> Encod
     """Drop tokens at the end of the longer text until max_length tokens remain; added special tokens are kept.
 
     Args:
-        sequence: int8 [n], see `Encoding`.
+        sequence: int8 [n], see `Encoding`, which leaves its own empty when offsets are not requested.
 
     Raises:
         ValueError: max_length has no room for the special tokens.
@@ -96,8 +97,10 @@ def truncate(encoding: Encoding, sequence: np.ndarray, max_length: int) -> Encod
     if room < 0:
         raise ValueError(f"max_length is {max_length}, shorter than the special tokens alone; give a larger one")
     # The shorter text keeps up to half of the room, the longer one the rest. In a tie the second has the odd token.
-    least = min(int(counts.min()), room // 2)
-    limits = [least, room - least] if counts[0] <= counts[1] else [room - least, least]
+    shorter_limit = min(int(counts.min()), room // 2)
+    limits = [shorter_limit, room - shorter_limit]
+    if counts[0] > counts[1]:
+        limits.reverse()
     keep = sequence == -1
     for part, limit in enumerate(limits):
         keep[np.flatnonzero(sequence == part)[:limit]] = True

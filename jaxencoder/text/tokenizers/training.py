@@ -62,7 +62,10 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 
 
 class _Stream:
-    """At most `limit` characters of valid text, long words split. Keeps errors, which the libraries would wrap."""
+    """At most `limit` characters of valid text, with long words split; a limit of 0 is none.
+
+    An error ends the stream and is kept for `check`, since the libraries would wrap one that is raised.
+    """
 
     def __init__(self, texts: Iterable[str], limit: int):
         self._texts, self._limit = texts, limit
@@ -124,7 +127,7 @@ def _train_wordpiece(stream: _Stream, config: TokenizerConfig) -> tokenizers.Tok
 
 
 def _is_word(character: str) -> bool:
-    """Whether BERT makes the character a word: punctuation and Chinese characters."""
+    """Whether BERT's pre-tokenizer makes the character a word, so that it has no ## form: punctuation and Chinese."""
     code = ord(character)
     ascii_sign = code < 128 and not character.isalnum()
     chinese = 0x4E00 <= code <= 0x9FFF or 0x3400 <= code <= 0x4DBF or 0x20000 <= code <= 0x2CEAF
@@ -178,6 +181,10 @@ def _add_steps(
 def _train_sentencepiece(
     stream: _Stream, config: TokenizerConfig, kind: str, rule: str, normalize: Callable[[str], str] = str
 ) -> bytes:
+    """A serialized SentencePiece model of a kind, unigram or bpe; `rule` names its normalization.
+
+    `normalize` is applied to the lines before; the default, `str`, leaves them unchanged.
+    """
     writer = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -195,6 +202,7 @@ def _train_sentencepiece(
             num_threads=_THREADS,
             minloglevel=2,
             control_symbols=[_NAMES["mask"]],
+            # SentencePiece's bos and eos are the roles cls and sep.
             **{f"{role}_id": index for index, role in enumerate(("pad", "unk", "bos", "eos"))},
             **dict(zip(("pad_piece", "unk_piece", "bos_piece", "eos_piece"), _SPECIAL, strict=False)),
         )

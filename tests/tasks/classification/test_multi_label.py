@@ -70,14 +70,14 @@ def test_calibration_is_that_of_all_decisions():
     assert 0 < found["scaled_ece"] < 1 and found["temperature"] > 0
 
 
-def test_a_run_as_the_trainer_saw_it(labeller):
-    model = load(labeller.folder)
+def test_a_run_as_the_trainer_saw_it(multi_label_classifier):
+    model = load(multi_label_classifier.folder)
     objective = model.config.objective
     assert objective.multi_label and objective.class_names == tuple(NAMES)
-    result = evaluate(labeller.folder)
+    result = evaluate(multi_label_classifier.folder)
     assert result["examples"] == 40 and list(result["classes"]) == NAMES
     for ours, theirs in (("loss", "loss"), ("accuracy", "accuracy"), ("micro_f1", "micro_f1")):
-        assert result[ours] == pytest.approx(labeller.result[theirs], rel=1e-4)
+        assert result[ours] == pytest.approx(multi_label_classifier.result[theirs], rel=1e-4)
     assert result["micro_f1"] > 0.6  # it has learned something
     report = Path(result["report"])
     assert {path.name for path in report.iterdir()} == {"report.md", "reliability.png", "predictions.jsonl"}
@@ -91,11 +91,11 @@ def test_a_run_as_the_trainer_saw_it(labeller):
     assert "micro_f1" in format_metrics(result) and "Spree" in format_metrics(result)
 
 
-def test_thresholds(labeller, tmp_path):
-    held_out = predictions(load(labeller.folder))
+def test_thresholds(multi_label_classifier, tmp_path):
+    held_out = predictions(load(multi_label_classifier.folder))
     test = tmp_path / "test.jsonl"
     test.write_text("".join(json.dumps(record) + "\n" for record in held_out.records[:25]))
-    tuned = evaluate(labeller.folder, data=str(test), tune_threshold="validation")["tuned"]
+    tuned = evaluate(multi_label_classifier.folder, data=str(test), tune_threshold="validation")["tuned"]
     assert list(tuned["classes"]) == NAMES
     above = held_out.probabilities[:25] >= [tuned["classes"][name]["threshold"] for name in NAMES]
     true = held_out.true[:25]
@@ -107,17 +107,17 @@ def test_thresholds(labeller, tmp_path):
     assert tuned["micro_f1"] == pytest.approx(metrics.f1_score(true, above, average="micro"))
 
 
-def test_predictions_for_records(labeller, tmp_path):
+def test_predictions_for_records(multi_label_classifier, tmp_path):
     texts = ["the Elbe", "Oder in the Spree", "a river"]
-    plain = list(predict(labeller.folder, [{"text": text} for text in texts], probabilities=True))
+    plain = list(predict(multi_label_classifier.folder, [{"text": text} for text in texts], probabilities=True))
     for line in plain:
         expected = sorted((p, name) for name, p in line["probabilities"].items() if p >= 0.5)[::-1]
         assert line["prediction"] == [name for _, name in expected]
         assert line["probability"] == [p for p, _ in expected]
-    (everything,) = predict(labeller.folder, [{"text": texts[0]}], threshold=0.0)
+    (everything,) = predict(multi_label_classifier.folder, [{"text": texts[0]}], threshold=0.0)
     assert sorted(everything["prediction"]) == NAMES
     assert everything["probability"] == sorted(everything["probability"], reverse=True)
-    model = load(labeller.folder)
+    model = load(multi_label_classifier.folder)
     (found,) = model.classify([texts[0]], threshold={"Oder": 0.0, "Elbe": 1.0})
     assert "Oder" in found.prediction and "Elbe" not in found.prediction
     source = tmp_path / "a.jsonl"
@@ -132,11 +132,11 @@ def test_predictions_for_records(labeller, tmp_path):
         model.classify(texts, threshold=2)
 
 
-def test_a_table_whose_first_records_have_no_class(labeller, tmp_path, monkeypatch):
+def test_a_table_whose_first_records_have_no_class(multi_label_classifier, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxencoder.tasks.records._CHUNK_TEXTS", 1)
     source = tmp_path / "a.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a river", "the Oder in the Oder")))
-    model = load(labeller.folder)
+    model = load(multi_label_classifier.folder)
     none, most = (line["probabilities"]["Oder"] for line in predict(model, str(source), probabilities=True))
     threshold = {"Elbe": 1.0, "Spree": 1.0, "Oder": (none + most) / 2}
     predict_file(model, str(source), tmp_path / "b.parquet", threshold=threshold)
@@ -145,8 +145,8 @@ def test_a_table_whose_first_records_have_no_class(labeller, tmp_path, monkeypat
     assert [line["probability"] for line in lines] == [[], [pytest.approx(most)]]
 
 
-def test_what_has_no_threshold_or_no_comparison(labeller, classifier):
+def test_what_has_no_threshold_or_no_comparison(multi_label_classifier, classifier):
     with pytest.raises(ValueError, match="threshold is 0.5, but this run predicts one class or a value"):
         load(classifier.folder).classify(["a film"], threshold=0.5)
     with pytest.raises(ValueError, match="these predict lists of classes"):
-        compare([labeller.folder], [labeller.folder])
+        compare([multi_label_classifier.folder], [multi_label_classifier.folder])

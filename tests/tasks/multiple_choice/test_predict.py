@@ -20,35 +20,35 @@ def test_metrics_by_hand():
     )
 
 
-def test_a_run_as_the_trainer_saw_it(chooser, tmp_path):
-    result = evaluate(chooser.folder)
+def test_a_run_as_the_trainer_saw_it(multiple_choice_model, tmp_path):
+    result = evaluate(multiple_choice_model.folder)
     assert result["examples"] == 40 and result["accuracy"] > result["chance"] + 0.2
     for name in ("loss", "accuracy"):
-        assert result[name] == pytest.approx(chooser.result[name], rel=1e-4)
+        assert result[name] == pytest.approx(multiple_choice_model.result[name], rel=1e-4)
     with pytest.raises(ValueError, match="no report; leave its options out"):
-        evaluate(chooser.folder, report=tmp_path)
+        evaluate(multiple_choice_model.folder, report=tmp_path)
 
 
-def test_predictions_for_records(chooser):
+def test_predictions_for_records(multiple_choice_model):
     records = [
         {"context": "the Elbe", "choices": ["a Spree", "a Elbe"], "id": 3},
         {"context": "the Oder", "choices": ["a Oder", "a Spree", "a Elbe"]},
     ]
-    found = list(predict(chooser.folder, records))
+    found = list(predict(multiple_choice_model.folder, records))
     for record, line in zip(records, found, strict=True):
         assert {name: line[name] for name in record} == record
         assert line["choice"] == record["choices"][line["prediction"]]
         assert line["probability"] == max(line["probabilities"]) == line["probabilities"][line["prediction"]]
         assert sum(line["probabilities"]) == pytest.approx(1) and len(line["probabilities"]) == len(record["choices"])
     # The order of the choices and of the records changes nothing.
-    model = load(chooser.folder)
+    model = load(multiple_choice_model.folder)
     (turned,) = choice_probabilities(model, ["the Oder"], [["a Elbe", "a Spree", "a Oder"]])
     assert turned[::-1].tolist() == pytest.approx(found[1]["probabilities"], abs=1e-5)
     assert choice_probabilities(model, [], []) == []
 
 
-def test_long_ones_with_one_warning(chooser, caplog):
-    model = load(chooser.folder)
+def test_long_ones_with_one_warning(multiple_choice_model, caplog):
+    model = load(multiple_choice_model.folder)
     with caplog.at_level(logging.WARNING):
         (found,) = choice_probabilities(model, ["the river " * 40], [["a Elbe", "a Oder"]])
     assert found.sum() == pytest.approx(1)
@@ -65,13 +65,13 @@ def test_long_ones_with_one_warning(chooser, caplog):
         ({"context": "the Elbe", "choices": ["a", "b"], "choice": 1}, "already have a field 'choice'"),
     ],
 )
-def test_mistakes(chooser, record, message):
+def test_mistakes(multiple_choice_model, record, message):
     with pytest.raises(ValueError, match=message):
-        list(predict(chooser.folder, [record]))
+        list(predict(multiple_choice_model.folder, [record]))
 
 
-def test_what_cannot_choose_or_has_no_such_option(chooser, classifier):
+def test_what_cannot_choose_or_has_no_such_option(multiple_choice_model, classifier):
     with pytest.raises(ValueError, match="was not trained for multiple choice"):
         choice_probabilities(load(classifier.folder), ["a"], [["b", "c"]])
     with pytest.raises(ValueError, match="windows is WindowConfig.*, which is no option of multiple choice"):
-        list(predict(chooser.folder, [{"context": "a", "choices": ["b", "c"]}], windows=WindowConfig()))
+        list(predict(multiple_choice_model.folder, [{"context": "a", "choices": ["b", "c"]}], windows=WindowConfig()))

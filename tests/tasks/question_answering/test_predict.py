@@ -36,8 +36,8 @@ def test_equal_to_torchmetrics():
     assert 100 * found["f1"] == pytest.approx(float(theirs["f1"]))
 
 
-def test_answers_are_in_their_texts(reader):
-    model = load(reader.folder)
+def test_answers_are_in_their_texts(question_answering_model):
+    model = load(question_answering_model.folder)
     held_out = [record for _, record in SCHEMA.validation_records(model.config.data)]
     questions, texts = [x["question"] for x in held_out], [x["context"] for x in held_out]
     found = answer_questions(model, questions, texts, k=3)
@@ -46,13 +46,13 @@ def test_answers_are_in_their_texts(reader):
         assert all(a.text == text[a.start : a.end] and a.text for a in answers)
         assert len({(a.start, a.end) for a in answers}) == len(answers)
         assert 0 < sum(a.probability for a in answers) <= 1.0001
-    result = evaluate(reader.folder)
+    result = evaluate(question_answering_model.folder)
     assert result["examples"] == len(held_out) and 0 <= result["exact"] <= result["f1"] <= 1
 
 
-def test_where_the_best_window_is(reader):
+def test_where_the_best_window_is(question_answering_model):
     """The answer out of a long text is the best of what its windows give."""
-    model = load(reader.folder)
+    model = load(question_answering_model.folder)
     example = next(iter(SCHEMA.validation_records(model.config.data)))[1]
     text = " ".join([example["context"]] * 6)
     ((best,),) = answer_questions(model, [example["question"]], [text])
@@ -75,8 +75,8 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_answers_are_characters_of_the_original_text(reader, text):
-    model = load(reader.folder)
+def test_answers_are_characters_of_the_original_text(question_answering_model, text):
+    model = load(question_answering_model.folder)
     long = text * (1 if len(text) > 5000 else 12)
     ((*found,),) = answer_questions(model, ["where is the cat?"], [long], k=50)
     for answer in found:
@@ -86,9 +86,9 @@ def test_answers_are_characters_of_the_original_text(reader, text):
     assert sum(a.probability for a in found) <= 1.0001
 
 
-def test_the_best_of_all_windows_by_hand(reader):
+def test_the_best_of_all_windows_by_hand(question_answering_model):
     """Each answer has the best score that any window gives it, and the order is that of these scores."""
-    model = load(reader.folder)
+    model = load(question_answering_model.folder)
     example = next(iter(SCHEMA.validation_records(model.config.data)))[1]
     question, text = example["question"], " ".join([example["context"]] * 4)
     length = min(model.max_length, model.config.data.row_length)
@@ -115,31 +115,33 @@ def test_a_model_that_does_not_read(masked):
         answer_questions(load(masked.folder), ["a"], ["b"])
 
 
-def test_predictions_for_records(reader):
-    held_out = [record for _, record in SCHEMA.validation_records(load(reader.folder).config.data)][:3]
-    found = list(predict(reader.folder, held_out, k=2))
+def test_predictions_for_records(question_answering_model):
+    held_out = [record for _, record in SCHEMA.validation_records(load(question_answering_model.folder).config.data)][
+        :3
+    ]
+    found = list(predict(question_answering_model.folder, held_out, k=2))
     for record, line in zip(held_out, found, strict=True):
         assert line["prediction"] == record["context"][line["start"] : line["end"]]
         assert line["predictions"][0]["prediction"] == line["prediction"] and len(line["predictions"]) == 2
     with pytest.raises(ValueError, match="record 2: no field 'context' among question"):
-        list(predict(reader.folder, [held_out[0], {"question": "what?"}]))
+        list(predict(question_answering_model.folder, [held_out[0], {"question": "what?"}]))
 
 
 @pytest.mark.parametrize("context", [None, ["a", "b"], 3])
-def test_a_context_that_is_no_text(reader, tmp_path, context):
+def test_a_context_that_is_no_text(question_answering_model, tmp_path, context):
     source = tmp_path / "a.jsonl"
     records = [{"question": "what?", "context": x, "answers": {"text": [], "answer_start": []}} for x in ("a", context)]
     source.write_text("".join(json.dumps(record) + "\n" for record in records))
     message = rf"a\.jsonl, record 2: field 'context' is {type(context).__name__}, not text"
     with pytest.raises(ValueError, match=message):
-        evaluate(reader.folder, data=str(source))
+        evaluate(question_answering_model.folder, data=str(source))
     with pytest.raises(ValueError, match=message):
-        list(predict(reader.folder, str(source)))
+        list(predict(question_answering_model.folder, str(source)))
 
 
-def test_an_answer_has_no_spaces_around_it(reader, monkeypatch):
+def test_an_answer_has_no_spaces_around_it(question_answering_model, monkeypatch):
     """Tokens of metaspace and byte-level models have the space before a word with them."""
-    model = load(reader.folder)
+    model = load(question_answering_model.folder)
     example = next(iter(SCHEMA.validation_records(model.config.data)))[1]
 
     def spaced(*given):
@@ -151,7 +153,7 @@ def test_an_answer_has_no_spaces_around_it(reader, monkeypatch):
     assert all(a.text == a.text.strip() == example["context"][a.start : a.end] for a in found) and len(found) > 5
 
 
-def test_spaces_alone_are_no_answer(reader, monkeypatch):
+def test_spaces_alone_are_no_answer(question_answering_model, monkeypatch):
     """Some tokenizers have tokens of nothing but spaces."""
 
     def blank(*given):
@@ -159,7 +161,7 @@ def test_spaces_alone_are_no_answer(reader, monkeypatch):
             yield window._replace(offsets=np.tile([4, 5], (len(window.offsets), 1)))
 
     monkeypatch.setattr(module, "question_windows", blank)
-    ((*found,),) = answer_questions(load(reader.folder), ["where?"], ["here     and there"], k=20)
+    ((*found,),) = answer_questions(load(question_answering_model.folder), ["where?"], ["here     and there"], k=20)
     assert [(a.text, a.start, a.end) for a in found] == [("", 0, 0)]
 
 

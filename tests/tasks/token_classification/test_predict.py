@@ -71,15 +71,15 @@ def test_the_tags_of_a_model_decide_what_is_measured():
         assert "entities" not in found and found["classes"]["B-x"]["recall"] == (tags[0] == "B-x")
 
 
-def test_a_run_is_evaluated_as_it_was_trained(tagger):
-    result = evaluate(tagger.folder)
+def test_a_run_is_evaluated_as_it_was_trained(token_classifier):
+    result = evaluate(token_classifier.folder)
     for name in ("accuracy", "f1"):
-        assert result[name] == pytest.approx(tagger.result[name], abs=1e-6)
+        assert result[name] == pytest.approx(token_classifier.result[name], abs=1e-6)
     assert result["f1"] > 0.5 and set(result["classes"]) == {"x"}
 
 
-def test_long_texts_and_words_of_nothing(tagger):
-    model = load(tagger.folder)
+def test_long_texts_and_words_of_nothing(token_classifier):
+    model = load(token_classifier.folder)
     words = next(iter(SCHEMA.validation_records(model.config.data)))[1]["tokens"]
     long = words * 12
     assert len(long) > model.max_length
@@ -96,12 +96,12 @@ def test_a_model_without_tags(masked):
         tag_words(load(masked.folder), [["a"]])
 
 
-def test_predictions_for_records(tagger, tmp_path):
+def test_predictions_for_records(token_classifier, tmp_path):
     text = "Die Elbe, the Spree"
     records = [{"id": 1, "tokens": ["the", "Elbe", "in", "Oder"]}, {"id": 2, "tokens": text}, {"id": 3, "tokens": ""}]
     source = tmp_path / "a.jsonl"
     source.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert predict_file(tagger.folder, str(source), tmp_path / "b.jsonl") == 3
+    assert predict_file(token_classifier.folder, str(source), tmp_path / "b.jsonl") == 3
     one, two, three = (json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines())
     assert one["tags"] == ["O", "B-x", "O", "B-x"] and "words" not in one and one["id"] == 1
     assert [(x["type"], x["text"], x["start"], x["end"]) for x in one["entities"]] == [
@@ -114,10 +114,10 @@ def test_predictions_for_records(tagger, tmp_path):
     assert {"Elbe", "Spree"} <= {entity["text"] for entity in two["entities"]}
     assert three["tags"] == three["entities"] == []
     with pytest.raises(ValueError, match="windows is WindowConfig.*, which is no option of token classification"):
-        list(predict(tagger.folder, records, windows=WindowConfig()))
+        list(predict(token_classifier.folder, records, windows=WindowConfig()))
     with pytest.raises(ValueError, match="field 'tokens' is int, not text"):
         source.write_text('{"tokens": 3}\n')
-        list(predict(tagger.folder, str(source)))
+        list(predict(token_classifier.folder, str(source)))
 
 
 def test_tags_that_are_numbers():
@@ -136,40 +136,40 @@ def test_tags_that_are_numbers():
         ({"tokens": ["a", 5]}, "record 2: field 'tokens' is list, not text or a list of words"),
     ],
 )
-def test_records_without_words(tagger, record, message):
+def test_records_without_words(token_classifier, record, message):
     with pytest.raises(ValueError, match=message):
-        list(predict(tagger.folder, [{"tokens": ["a"]}, record]))
+        list(predict(token_classifier.folder, [{"tokens": ["a"]}, record]))
 
 
-def test_a_table_whose_first_records_have_no_entity(tagger, tmp_path, monkeypatch):
+def test_a_table_whose_first_records_have_no_entity(token_classifier, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxencoder.tasks.records._CHUNK_TEXTS", 1)
     source = tmp_path / "a.jsonl"
     texts = ([], ["the", "river"], ["the", "Elbe"])
     source.write_text("".join(json.dumps({"tokens": words}) + "\n" for words in texts))
-    assert predict_file(tagger.folder, str(source), tmp_path / "b.parquet") == 3
+    assert predict_file(token_classifier.folder, str(source), tmp_path / "b.parquet") == 3
     lines = pq.read_table(tmp_path / "b.parquet").to_pylist()
-    assert lines == list(predict(tagger.folder, str(source)))
+    assert lines == list(predict(token_classifier.folder, str(source)))
     assert [len(line["entities"]) for line in lines] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("tag", [None, 1.5, ["O"]])
-def test_tags_that_are_neither_text_nor_numbers(tagger, tmp_path, tag):
+def test_tags_that_are_neither_text_nor_numbers(token_classifier, tmp_path, tag):
     source = tmp_path / "a.jsonl"
     source.write_text("".join(json.dumps({"tokens": ["the", "Elbe"], "tags": [0, x]}) + "\n" for x in (1, tag)))
     with pytest.raises(ValueError, match=rf"a\.jsonl, record 2: tag {re.escape(str(tag))} is neither text nor"):
-        evaluate(tagger.folder, data=str(source))
+        evaluate(token_classifier.folder, data=str(source))
 
 
-def test_a_tag_that_training_never_saw(tagger, tmp_path):
+def test_a_tag_that_training_never_saw(token_classifier, tmp_path):
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps({"tokens": ["the", "Elbe", "a"], "tags": ["O", "B-x", "X"]}) + "\n")
-    result = evaluate(tagger.folder, data=str(source))
+    result = evaluate(token_classifier.folder, data=str(source))
     assert (result["entities"], result["f1"], result["accuracy"]) == (1, 1, pytest.approx(2 / 3))
 
 
-def test_a_word_is_tagged_where_most_is_around_it(tagger, monkeypatch):
+def test_a_word_is_tagged_where_most_is_around_it(token_classifier, monkeypatch):
     """Long texts are read in pieces; here what stands near the end of a piece is called an entity."""
-    model = load(tagger.folder)
+    model = load(token_classifier.folder)
     edge = 3
 
     def near_an_end(encoder, compute, head, params, rows):

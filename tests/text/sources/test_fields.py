@@ -88,8 +88,10 @@ def test_another_source_says_what_is_read(tmp_path, caplog):
     source, data = str(tmp_path / "b.jsonl"), DataConfig(text_field="sentence", label_field="label")
     assert infer_source_fields(source, data, TEXTS, ["label_field"]).text_field == "text"
     assert caplog.messages == [f"{source} has no field 'sentence'; reading 'text' instead."]
-    tagger = DataConfig(text_field="tokens", label_field="tags")
-    assert infer_source_fields(source, tagger, WORDS, ["label_field"]).text_field == "text"  # which is cut into words
+    token_data = DataConfig(text_field="tokens", label_field="tags")
+    assert (
+        infer_source_fields(source, token_data, WORDS, ["label_field"]).text_field == "text"
+    )  # which is cut into words
     assert (
         infer_source_fields(str(tmp_path / "c.txt"), data, TEXTS, ["label_field"]) == data
     )  # a text has the name that it is given

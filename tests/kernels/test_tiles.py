@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 
-from jaxencoder.kernels.rotations import reverse, skew, unskew
+from jaxencoder.kernels.tiles import reverse, skew, unskew
 
 C, b = 16, 40
 
