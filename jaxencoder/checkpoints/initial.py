@@ -14,7 +14,7 @@ from jaxencoder.adapters.bottleneck import add_missing_bottlenecks
 from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.kind import kind_of
-from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, read_params, saved_config
+from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, read_params, saved_config, separate_models
 from jaxencoder.checkpoints.sentence_transformers import encoder_folder
 from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.config import RunConfig, check_positions
@@ -69,7 +69,8 @@ def read_published(folder: Path) -> tuple[Path, Published] | None:
     if kind_of(folder) not in ("transformers", "sentence_transformers"):
         return None
     encoder, _ = encoder_folder(folder)
-    return encoder, open_transformers(encoder, weights=False).published
+    published = open_transformers(encoder, weights=False).published
+    return None if published is None else (encoder, published)
 
 
 def published_origin(config: RunConfig) -> Published | None:
@@ -133,6 +134,7 @@ def _source_params(
     if kind_of(folder) != "run":
         extra = ("pooler",) if classifier.NAME in params else ()
         model = open_transformers(encoder_folder(folder)[0], extra_heads=extra)
+        assert model.published is not None  # open_transformers sets it
         tables = model.published.family.heads(model.config.model, model.published.settings)
         return model.params, {name: table.config for name, table in tables.items()}
     config = saved_config(folder)
@@ -140,8 +142,7 @@ def _source_params(
     same_generator = getattr(objective, "sharing", None) == getattr(config.objective, "sharing", None)
     same_generator &= _shapes(source.get("generator")) == _shapes(params.get("generator"))
     if "generator" in source and not same_generator:
-        built = config.objective.build(config.model, config.compute, Tokenizer.load(folder / TOKENIZER_FOLDER))
-        source = built.models(source)["discriminator"]
+        source = separate_models(config, Tokenizer.load(folder / TOKENIZER_FOLDER), source)["discriminator"]
     return source, config.objective.heads(config.model)
 
 

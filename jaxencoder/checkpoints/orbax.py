@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ class CheckpointManager:
             raise ValueError(f"Checkpoints to keep: {keep}; keep at least 1.")
         self.folder = _address(folder)
         self._best, self._sign = best, 1.0 if higher_is_better else -1.0
-        policies = ocp.training.preservation_policies
+        policies = cast(Any, ocp.training.preservation_policies)  # declared for other metadata than Checkpointer's
         preserved: list[Any] = [policies.LatestN(keep)]
         if best:
             preserved.append(policies.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False))
@@ -59,7 +59,7 @@ class CheckpointManager:
                 self.folder, preservation_policy=policies.AnyPreservationPolicy(preserved), cleanup_tmp_directories=True
             )
 
-    def _rank(self, metrics: dict[str, float]) -> float:
+    def _rank(self, metrics: Any) -> float:
         value = self._sign * metrics.get(self._best, np.nan)
         return value if np.isfinite(value) else -np.inf
 
@@ -95,15 +95,15 @@ class CheckpointManager:
         """
         self.wait()
         sums = {part: _checksums(tree) for part, tree in state.items()}
-        metrics = {name: float(value) for name, value in metrics.items()} if metrics else None
+        numbers: dict[str, Any] | None = {name: float(value) for name, value in metrics.items()} if metrics else None
         with self._writing(), _quiet():
             self._checkpointer.save_checkpointables_async(
                 step,
                 {**state, CHECKSUMS: sums},
                 force=True,
                 overwrite=step in self.steps(),
-                metrics=metrics,
-                custom_metadata={"metrics": metrics},  # only a Checkpointer reads `metrics` back
+                metrics=numbers,
+                custom_metadata={"metrics": numbers},  # only a Checkpointer reads `metrics` back
             )
         if wait:
             self.wait()
@@ -234,7 +234,7 @@ def _address(folder: str | os.PathLike[str]) -> epath.Path:
 def _metric(path: epath.Path, name: str) -> float | None:
     try:
         with _quiet():
-            value = float(ocp.checkpointables_metadata(path).custom_metadata["metrics"][name])
+            value = float(cast(Any, ocp.checkpointables_metadata(path).custom_metadata)["metrics"][name])
     except Exception:
         return None
     return value if np.isfinite(value) else None
@@ -259,8 +259,9 @@ def _read(path: epath.Path, abstract: State) -> State:
     except (MismatchError, MemoryError, PermissionError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:
-        if isinstance(error.__cause__, PermissionError | MemoryError | jax.errors.JaxRuntimeError):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        if cause is not None and isinstance(cause, PermissionError | MemoryError | jax.errors.JaxRuntimeError):
+            raise cause from None
         raise DamagedError(_reason(error)) from error
     sums = state.pop(CHECKSUMS)
     for part, tree in state.items():

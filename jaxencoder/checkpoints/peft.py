@@ -19,8 +19,7 @@ from jaxencoder.config import RunConfig
 from jaxencoder.families.published import Published, check_publishable, family_of
 from jaxencoder.families.tables import renamed
 from jaxencoder.files import read_json, write_json
-from jaxencoder.tasks.classification.classify import PUBLISHED_HEAD
-from jaxencoder.tasks.table import task_of
+from jaxencoder.tasks.classification.objective import Classification
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +72,7 @@ def write_peft(adapter: Adapter, folder: Path) -> list[str]:
     published, base = _base(config)
     tensors, settings = to_peft(config.adapter, params[LORA], params, published.family, config.model)
     heads, left_out = None, [name for name in params if name not in ("encoder", LORA)]
-    task = task_of(config.objective)
-    if task is not None and task.published_head == PUBLISHED_HEAD:
+    if isinstance(config.objective, Classification):
         heads = classifier_to_peft(params["classifier"], config.objective.pooling, published, config.model)
     if heads:
         tensors |= heads.tensors

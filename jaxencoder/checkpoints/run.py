@@ -14,6 +14,7 @@ from jaxencoder.families.family import HEADS
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.objective import Params
+from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -63,12 +64,21 @@ def open_run(folder: Path, step: Step = "latest") -> Checkpoint:
     number, params = read_params(folder, config, step)
     params = merge_lora(config.adapter, params)
     config = config.at_step(number)
-    if "generator" not in params:  # the discriminator of replaced-token detection may have been written alone
+    objective = config.objective
+    # The discriminator of replaced-token detection may have been written alone.
+    if not isinstance(objective, ReplacedToken) or "generator" not in params:
         return Checkpoint(config, params, tokenizer, step=number)
-    models = config.objective.build(config.model, config.compute, tokenizer).models(params)
-    generator = dataclasses.replace(config, model=config.objective.generator(config.model), objective=MaskedLM())
+    models = separate_models(config, tokenizer, params)
+    generator = dataclasses.replace(config, model=objective.generator(config.model), objective=MaskedLM())
     generator = Checkpoint(generator, models["generator"], tokenizer)
     return Checkpoint(config, models["discriminator"], tokenizer, generator=generator, step=number)
+
+
+def separate_models(config: RunConfig, tokenizer: Tokenizer, params: Params) -> dict[str, Params]:
+    """The parameters of the "generator" and the "discriminator" of replaced-token detection."""
+    models = config.objective.build(config.model, config.compute, tokenizer).models
+    assert models is not None  # only replaced-token detection has a generator
+    return models(params)
 
 
 def write_run(checkpoint: Checkpoint, folder: Path) -> None:

@@ -2,9 +2,8 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.checkpoint import Checkpoint
@@ -14,8 +13,9 @@ from jaxencoder.checkpoints.transformers import write_model
 from jaxencoder.families import classifier
 from jaxencoder.families.family import Family, with_labels
 from jaxencoder.families.published import Published, can_hold, check_publishable, family_of
-from jaxencoder.model.heads import HeadConfig
+from jaxencoder.model.heads import HeadConfig, HeadInputs
 from jaxencoder.objectives.objective import Params
+from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.table import task_of_model
 from jaxencoder.tasks.token_classification import objective as tokens
 
@@ -77,24 +77,26 @@ def _exported(model: Checkpoint, published: Published) -> _Exported:
     config, family = model.config.model, published.family
     settings = {**published.settings, **family.settings(config)}
 
-    def family_heads(labels: Mapping[str, Any]) -> dict[str, HeadConfig]:
+    def family_heads(labels: dict[str, Any]) -> dict[str, HeadConfig]:
         return {name: table.config for name, table in family.heads(config, settings | labels).items()}
 
     result = _Exported({name: model.params[name] for name in ("encoder", "mlm_head") if name in model.params}, {}, {})
     if classifier.NAME in model.params:
-        task = task_of_model(model)
-        if task is None or not task.published_head:
+        task, objective = task_of_model(model), model.config.objective
+        if task is None or not isinstance(objective, Classification):
             result.skipped[classifier.NAME] = f"{task.name if task else 'its'} heads cannot be written yet"
         else:
-            labels = _text_labels(model) | family.classifier
-            pooling, heads = model.config.objective.pooling, family_heads(labels)
+            labels = {**_text_labels(model), **family.classifier}
+            pooling, heads = objective.pooling, family_heads(labels)
             if params := classifier.to_heads(model.params[classifier.NAME], pooling, heads):
                 result.params.update(params)
                 result.settings.update(labels)
             else:
                 head = heads.get("sequence_head")
                 transform = heads["pooler"] if head and head.inputs == "pooled" else head
-                result.skipped[classifier.NAME] = _difference(transform, HeadConfig(pooling, activation="tanh"))
+                result.skipped[classifier.NAME] = _difference(
+                    transform, HeadConfig(cast(HeadInputs, pooling), activation="tanh")
+                )
     for name, head in model.heads.items():
         is_token_run = model.published is None and name == tokens.HEAD
         labels = with_labels({}, head.outputs, model.labels) if is_token_run else {}

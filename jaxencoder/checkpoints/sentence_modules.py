@@ -39,8 +39,8 @@ def _dense(file: Path) -> Dense:
     package, _, kind = str(name).rpartition(".")
     if kind not in short or not f"{package}.".startswith("torch.nn."):
         raise ValueError(f"{file} has activation_function {name!r}; supported are torch's {', '.join(short)}")
-    sizes = [positive(config.get(key), file, key) for key in ("in_features", "out_features")]
-    return Dense(*sizes, flag(config, "bias", file), short[kind], flag(config, "use_residual", file, False))
+    inputs, outputs = (positive(config.get(key), file, key) for key in ("in_features", "out_features"))
+    return Dense(inputs, outputs, flag(config, "bias", file), short[kind], flag(config, "use_residual", file, False))
 
 
 def _layer_norm(file: Path) -> LayerNorm:

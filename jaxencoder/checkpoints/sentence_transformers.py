@@ -231,7 +231,7 @@ def _lengths(folder: Path) -> tuple[int, bool]:
             raise ValueError(f"{file} has {name} {config[name]!r}; only {value!r} is supported")
     if config.get("processing_kwargs"):
         raise ValueError(f"{file} has processing_kwargs, which are not supported: {config['processing_kwargs']!r}")
-    length, source = config.get("max_seq_length"), file
+    length, source = config.get("max_seq_length"), file or folder
     if length is None:  # sentence-transformers 6 keeps it in the tokenizer's settings
         source = folder / "tokenizer_config.json"
         length = read_json(source, dict).get("model_max_length") if source.is_file() else None
@@ -239,4 +239,4 @@ def _lengths(folder: Path) -> tuple[int, bool]:
             length = 0
     if length != 0 and positive(length, source, "a maximal length of") < 3:
         raise ValueError(f"{source} has a maximal length of {length}; at least 3 tokens are needed: [CLS], one, [SEP]")
-    return length, flag(config, "do_lower_case", file, False)
+    return int(length), flag(config, "do_lower_case", file, False)

@@ -48,7 +48,7 @@ def open_transformers(
     folder = Path(folder)
     settings = read_settings(folder)
     family, config = parse_settings(settings, str(folder))
-    tensors: Mapping[str, np.ndarray] | None = None
+    tensors: Mapping[str, Any] | None = None
     try:
         tensors = open_weights(folder)
         names = renamed(tensors, family.prefix, family.aliases)
@@ -60,7 +60,7 @@ def open_transformers(
     tables = _heads(family, config, settings, tensors, str(folder), extra_heads)
     heads = {name: table.config for name, table in tables.items()}
     params = parameter_shapes(config, has_mlm_head, heads)
-    if weights:
+    if weights and tensors is not None:
         rows = _rows(family, config, has_mlm_head, tables)
         params = _read_params(folder, family, config, rows, tensors, params)
     run = RunConfig(
@@ -76,7 +76,7 @@ def _read_params(
     family: Family,
     config: EncoderConfig,
     rows: list[Weight],
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Any],
     shapes: Params,
 ) -> Params:
     """The parameters of the rows; warns of tensors that are not used."""

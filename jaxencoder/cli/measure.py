@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from jaxencoder.cli.verb import BatchTokens, LongTextOptions, ModelName, Step, Verb, default_is, given
 from jaxencoder.model.config import Pooling
 from jaxencoder.training.memory import keep_freed_memory
+
+_Task = Literal["similarity", "retrieval", "reranking", "probing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ class Evaluate(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class _PublishedSets(Verb):
-    task: ClassVar[str]
+    task: ClassVar[_Task]
     options: ClassVar[tuple[str, ...]]  # those that the task's function takes
     model: ModelName
     data: Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
@@ -97,7 +99,7 @@ class EvaluateSimilarity(_PublishedSets):
     Example: jaxencoder evaluate similarity runs/small sts/test.jsonl
     """
 
-    task: ClassVar[str] = "similarity"
+    task: ClassVar[_Task] = "similarity"
     options: ClassVar[tuple[str, ...]] = ("text_field", "pair_field", "label_field", "prompt", "pooling")
     data: Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
     """Sources of scored pairs; sources joined by commas form one set."""
@@ -120,7 +122,7 @@ class EvaluateRetrieval(_PublishedSets):
     Example: jaxencoder evaluate retrieval runs/small scifact
     """
 
-    task: ClassVar[str] = "retrieval"
+    task: ClassVar[_Task] = "retrieval"
     options: ClassVar[tuple[str, ...]] = ("split", "query_prompt", "document_prompt", "pooling")
     split: Annotated[str | None, default_is("test")] = None
     """Split of the relevance judgments."""
@@ -141,7 +143,7 @@ class EvaluateReranking(EvaluateRetrieval):
     Example: jaxencoder evaluate reranking runs/pairs scifact --first runs/small
     """
 
-    task: ClassVar[str] = "reranking"
+    task: ClassVar[_Task] = "reranking"
     options: ClassVar[tuple[str, ...]] = ("first", "k", *EvaluateRetrieval.options)
     first: Annotated[str, arg(metavar="MODEL")]
     """The model that retrieves."""
@@ -156,7 +158,7 @@ class EvaluateProbing(_PublishedSets):
     Example: jaxencoder evaluate probing runs/small facts.jsonl
     """
 
-    task: ClassVar[str] = "probing"
+    task: ClassVar[_Task] = "probing"
     options: ClassVar[tuple[str, ...]] = ("text_field", "label_field")
     data: Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
     """Sources of texts with a mask, and their answers."""

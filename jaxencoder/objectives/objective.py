@@ -72,6 +72,16 @@ class ObjectiveConfig:
         """Metric that selects the best checkpoint, and whether it is minimized or maximized."""
         return "loss", "min"
 
+    @property
+    def class_labels(self) -> tuple[str, ...]:
+        """Names of the classes, in order of id; empty without classes, or before the data is read."""
+        return ()
+
+    @property
+    def problem_type(self) -> str:
+        """The value of problem_type in transformers' config.json; empty if the task has none."""
+        return ""
+
     def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
         """Trained heads that published checkpoints have, by parameter name, without the masked-language-model head."""
         return {}

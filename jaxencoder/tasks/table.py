@@ -9,7 +9,7 @@ from jaxencoder.tasks.multiple_choice.predict import evaluate_choices, predict_c
 from jaxencoder.tasks.question_answering import data as answers
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.question_answering.predict import evaluate_answers, predict_answers
-from jaxencoder.tasks.task import Task, TaskModel
+from jaxencoder.tasks.task import Task, TaskCheckpoint
 from jaxencoder.tasks.token_classification import data as tags
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.tasks.token_classification.predict import evaluate_tags, predict_tags
@@ -68,7 +68,7 @@ def schema_of(objective: ObjectiveConfig) -> Schema:
     return TEXTS if task is None else task.schema
 
 
-def task_of_model(model: TaskModel) -> Task | None:
+def task_of_model(model: TaskCheckpoint) -> Task | None:
     """The task whose head a model has; None for other models."""
     if model.published is not None:
         return next((task for task in TASKS if task.published_head and task.published_head in model.heads), None)

@@ -55,16 +55,6 @@ class TaskObjective(ObjectiveConfig):
     from_data: ClassVar[tuple[str, ...]] = ()
 
     @property
-    def class_labels(self) -> tuple[str, ...]:
-        """Names of the classes, in order of id; empty without classes, or before the data is read."""
-        return ()
-
-    @property
-    def problem_type(self) -> str:
-        """The value of problem_type in transformers' config.json; empty if the task has none."""
-        return ""
-
-    @property
     def label_array(self) -> tuple[tuple[int, ...], type]:
         """Shape and dtype of an example's label in batch["labels"]."""
         return (), np.int32
@@ -93,26 +83,34 @@ class TaskObjective(ObjectiveConfig):
 class TaskConfig(Protocol):
     """The settings of a run that tasks use; `jaxencoder.config.RunConfig` is one."""
 
-    model: EncoderConfig
-    objective: ObjectiveConfig
-    data: DataConfig
+    @property
+    def model(self) -> EncoderConfig: ...
+    @property
+    def objective(self) -> ObjectiveConfig: ...
+    @property
+    def data(self) -> DataConfig: ...
 
 
-class TaskModel(Protocol):
-    """An opened model as tasks use it; see `jaxencoder.inference.model.OpenedModel`."""
+class TaskCheckpoint(Protocol):
+    """The parts of a checkpoint that tell its task."""
 
     @property
-    def config(self) -> Any: ...  # TaskConfig
+    def config(self) -> TaskConfig: ...
     @property
     def params(self) -> Params: ...
-    @property
-    def tokenizer(self) -> Tokenizer | None: ...
-    @property
-    def compute(self) -> ComputeConfig: ...
     @property
     def published(self) -> Any: ...  # None for a run
     @property
     def heads(self) -> Mapping[str, HeadConfig]: ...
+
+
+class TaskModel(TaskCheckpoint, Protocol):
+    """An opened model as tasks use it; see `jaxencoder.inference.model.OpenedModel`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None: ...
+    @property
+    def compute(self) -> ComputeConfig: ...
     @property
     def labels(self) -> tuple[str, ...]: ...
     @property

@@ -121,9 +121,8 @@ def thresholds(model: TaskModel, threshold: Threshold | None) -> np.ndarray | No
         if threshold is not None:
             raise ValueError(f"threshold is {threshold}, but this run predicts one class or a value; leave it out")
         return None
-    by_name = threshold
-    if not isinstance(threshold, Mapping):
-        by_name = dict.fromkeys(names, 0.5 if threshold is None else threshold)
+    one = 0.5 if threshold is None else threshold
+    by_name = one if isinstance(one, Mapping) else dict.fromkeys(names, one)
     for name, value in by_name.items():
         if name not in names:
             raise ValueError(f"there is a threshold for {name!r}, which is none of the classes {', '.join(names[:20])}")
@@ -145,13 +144,13 @@ def decide(scores: np.ndarray, names: Sequence[str], minimum: np.ndarray | None 
         return [_above(row, names, minimum) for row in scipy.special.expit(scores)]
     probabilities = scipy.special.softmax(scores, axis=-1)
     return [
-        Prediction(names[best], row[best], dict(zip(names, row, strict=True)))
+        Prediction(names[int(best)], row[best], dict(zip(names, row, strict=True)))
         for best, row in zip(scores.argmax(-1).tolist(), probabilities.tolist(), strict=True)
     ]
 
 
 def _above(probabilities: np.ndarray, names: Sequence[str], minimum: np.ndarray) -> Prediction:
-    ranked = np.argsort(-probabilities, kind="stable").tolist()
+    ranked: list[int] = np.argsort(-probabilities, kind="stable").tolist()
     above = [i for i in ranked if probabilities[i] >= minimum[i]]
     by_name = dict(zip(names, probabilities.tolist(), strict=True))
     return Prediction([names[i] for i in above], probabilities[above].tolist(), by_name)
@@ -179,7 +178,7 @@ def score(
     tokens, truncated, owners, weights = np.zeros(len(texts), np.int64), 0, [], []
     scores = [np.zeros((0, head.outputs))]
     for group in group_windows(parts, GROUP_TOKENS):
-        types = None if pairs is None else [part.type_ids for part in group]
+        types = None if pairs is None else [part.type_ids for part in group if part.type_ids is not None]
         ids = [part.ids for part in group]
         scores.append(score_texts(model, head.scores, head.outputs, ids, types, batch_tokens, limit))
         for part in group:
@@ -219,7 +218,7 @@ def _head(model: TaskModel) -> _ClassifierHead:
             "for sequence classification"
         )
     objective = model.config.objective
-    if not _is_published(model):
+    if not _is_published(model) and isinstance(objective, Classification):
         return _ClassifierHead(objective.labels, objective.problem_type, objective_scores(model))
     heads = tuple((name, head) for name, head in model.heads.items() if name in ("pooler", PUBLISHED_HEAD))
     outputs = model.heads[PUBLISHED_HEAD].outputs

@@ -14,6 +14,8 @@ import scipy.special
 
 # scikit-learn and scipy.stats take a second to import, so the functions that need them import them.
 
+_UNDEFINED: Any = 0  # zero_division, declared by its default, a text
+
 
 def class_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Metrics of exclusive classes.
@@ -50,11 +52,11 @@ def metrics_of_classes(predictions: np.ndarray, labels: np.ndarray, classes: int
     is_defined = len(np.union1d(labels, predictions)) > 1  # scikit-learn warns of a single class
     result = {
         "accuracy": float(metrics.accuracy_score(labels, predictions)),
-        "macro_f1": float(metrics.f1_score(labels, predictions, average="macro", zero_division=0)),
+        "macro_f1": float(metrics.f1_score(labels, predictions, average="macro", zero_division=_UNDEFINED)),
         "matthews": float(metrics.matthews_corrcoef(labels, predictions)) if is_defined else 0.0,
     }
     if classes == 2:
-        result["f1"] = float(metrics.f1_score(labels, predictions, pos_label=1, zero_division=0))
+        result["f1"] = float(metrics.f1_score(labels, predictions, pos_label=1, zero_division=_UNDEFINED))
     return result
 
 
@@ -124,9 +126,9 @@ def metrics_of_decisions(predicted: np.ndarray, true: np.ndarray) -> dict[str, f
     from sklearn import metrics
 
     occurs = (predicted | true).any(0)
-    each = metrics.f1_score(true, predicted, average=None, zero_division=0)[occurs]
+    each = np.asarray(metrics.f1_score(true, predicted, average=None, zero_division=_UNDEFINED))[occurs]  # pyright: ignore[reportArgumentType]  # declared by its default
     return {
-        "micro_f1": float(metrics.f1_score(true, predicted, average="micro", zero_division=0)),
+        "micro_f1": float(metrics.f1_score(true, predicted, average="micro", zero_division=_UNDEFINED)),
         "macro_f1": float(each.mean()) if occurs.any() else 0.0,
         "accuracy": float(metrics.accuracy_score(true, predicted)),
     }
@@ -148,7 +150,7 @@ def _per_column(scores: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> 
     result = []
     for z, is_predicted, is_true in zip(scores.T, predicted.T, true.T, strict=True):
         precision, recall, f1, _ = metrics.precision_recall_fscore_support(
-            is_true, is_predicted, average="binary", zero_division=0
+            is_true, is_predicted, average="binary", zero_division=_UNDEFINED
         )
         auprc = float(metrics.average_precision_score(is_true, z)) if is_true.any() else 0.0
         values = {"precision": float(precision), "recall": float(recall), "f1": float(f1), "auprc": auprc}

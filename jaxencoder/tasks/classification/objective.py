@@ -122,7 +122,7 @@ class Classification(TaskObjective):
             is_right = is_labeled & (logits.argmax(-1) == labels)
             return {
                 "loss": ((weights * losses).sum(), weights.sum()),
-                "accuracy": tuple(x.sum().astype(jnp.float32) for x in (is_right, is_labeled)),
+                "accuracy": (is_right.sum().astype(jnp.float32), is_labeled.sum().astype(jnp.float32)),
             }
 
         def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:

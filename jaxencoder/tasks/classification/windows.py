@@ -125,4 +125,4 @@ def _with_short_first(tokenizer: Tokenizer, first: str, second: str, encoding: E
     if kept < 0:
         raise ValueError(f"rows of {limit} tokens have no room for windows of a second text; cut long texts instead")
     at = np.r_[: 1 + kept, 1 + sizes[0] : len(encoding.ids)]  # after [CLS]
-    return Encoding(encoding.ids[at], encoding.type_ids[at], None)
+    return Encoding(encoding.ids[at], encoding.type_ids[at])

@@ -16,6 +16,7 @@ from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.records import check_new_fields, chunks, numbered, with_texts
 from jaxencoder.tasks.running import objective_scores, row_length, score_texts
 from jaxencoder.tasks.task import Evaluation, TaskModel
+from jaxencoder.text.buckets import require_tokenizer
 from jaxencoder.text.sources.records import Record
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def choice_probabilities(
     for number, texts in enumerate(choices, 1):
         check_choices(texts, f"example {number}")
     length = row_length(model)
-    groups, truncated = encode_choices(model.tokenizer, contexts, choices, length)
+    groups, truncated = encode_choices(require_tokenizer(model.tokenizer), contexts, choices, length)
     if truncated:
         log.warning("%d of %d examples are longer than %d tokens and were cut.", truncated, len(groups), length)
     ids, types = ([getattr(x, name) for group in groups for x in group] for name in ("ids", "type_ids"))
@@ -83,7 +84,7 @@ def predict_choices(
         records, choices = zip(*chunk, strict=True)
         check_new_fields(records, ADDED)
         probabilities = choice_probabilities(model, [record[text_field] for record in records], choices, batch_tokens)
-        yield [record | _prediction(*x) for record, *x in zip(records, choices, probabilities, strict=True)]
+        yield [record | _prediction(x, p) for record, x, p in zip(records, choices, probabilities, strict=True)]
 
 
 def _prediction(choices: Sequence[str], probabilities: np.ndarray) -> Record:

@@ -55,7 +55,7 @@ class QuestionAnswering(TaskObjective):
             log_p, is_best = segment_log_softmax(scores(params, batch, key, train), segment_ids)
             ends = [(labels == end) | (labels == BOTH) for end in (START, END)]
             total = sum(jnp.where(end, log_p[..., i], 0).sum() for i, end in enumerate(ends))
-            hits = sum((end & is_best[..., i]).astype(jnp.int32) for i, end in enumerate(ends))
+            hits = jnp.asarray(sum((end & is_best[..., i]).astype(jnp.int32) for i, end in enumerate(ends)))
             is_exact = segment_sums(hits, segment_ids) == 2
             windows = ends[0].sum().astype(jnp.float32)
             metrics = {

@@ -18,7 +18,7 @@ from jaxencoder.tasks.question_answering.objective import HEAD, QuestionAnswerin
 from jaxencoder.tasks.records import check_new_fields, chunks, numbered, with_texts
 from jaxencoder.tasks.running import encoder_output, global_slots, packed_type_ids
 from jaxencoder.tasks.task import Evaluation, TaskModel
-from jaxencoder.text.buckets import BatchPlan
+from jaxencoder.text.buckets import BatchPlan, require_tokenizer
 from jaxencoder.text.sources.records import Record
 
 ADDED = ("prediction", "start", "end", "probability", "predictions")
@@ -66,10 +66,9 @@ def answer_questions(
         )
     objective = model.config.objective if isinstance(model.config.objective, QuestionAnswering) else QuestionAnswering()
     no_answer = objective.no_answer if no_answer is None else no_answer
-    length = min(model.max_length, model.config.data.row_length)
-    windows = list(question_windows(model.tokenizer, questions, texts, length, model.config.data.overlap))
-    ids, type_ids = [window.ids for window in windows], [window.type_ids for window in windows]
-    head = model.heads[HEAD]
+    tokenizer, length = require_tokenizer(model.tokenizer), min(model.max_length, model.config.data.row_length)
+    windows = list(question_windows(tokenizer, questions, texts, length, model.config.data.overlap))
+    head, ids, type_ids = model.heads[HEAD], [window.ids for window in windows], [window.type_ids for window in windows]
 
     def extra(plan: BatchPlan) -> Batch:
         arrays = {"token_type_ids": packed_type_ids(plan, type_ids)} if model.config.model.token_types > 1 else {}

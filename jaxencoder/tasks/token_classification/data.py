@@ -35,9 +35,9 @@ class TokenClassificationSchema(Schema):
         check_structured(data, "token classification")
         super().check(data)
 
-    def find_labels(self, data: DataConfig) -> Labels:
+    def find_labels(self, data: DataConfig) -> Labels | None:
         labels = super().find_labels(data)
-        if labels.kind != "class":
+        if labels is not None and labels.kind != "class":
             values = "fractional numbers" if labels.kind == "value" else "lists"
             raise ValueError(f"the tags in field {data.label_field!r} are {values}; give text or whole numbers")
         return labels
@@ -48,7 +48,7 @@ class TokenClassificationSchema(Schema):
     def single_labels(self, label: Any, text: Sequence[str], where: str) -> list[Any]:
         return check_tags(label, text, where)
 
-    def encode_label(self, label: Any, texts: tuple[list[str], str], labels: Labels, where: str) -> list[int]:
+    def encode_label(self, label: Any, texts: tuple[list[str], str], labels: Labels, where: str) -> list[Any]:
         return [labels.encode(tag, where) for tag in check_tags(label, texts[0], where)]
 
     def encode(self, tokenizer: Tokenizer, examples: list[Example], data: DataConfig, has_pairs: bool) -> Pieces:

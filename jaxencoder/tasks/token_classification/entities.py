@@ -5,7 +5,7 @@ Tjong Kim Sang and De Meulder 2003, arXiv:cs/0306050.
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,12 +79,12 @@ def entities(tags: Sequence[str], scheme: Scheme | None = None, names: Sequence[
     stops = np.flatnonzero(stops)
     ends = np.r_[stops, len(tags)][np.searchsorted(stops, np.flatnonzero(begins), side="right")]
     return [
-        Entity(tags[start].partition("-")[2], int(start), int(end))
+        Entity(tags[int(start)].partition("-")[2], int(start), int(end))
         for start, end in zip(np.flatnonzero(begins), ends, strict=True)
     ]
 
 
-def entity_starts(scheme: Scheme, tags: jax.Array, previous: jax.Array) -> tuple[jax.Array, jax.Array]:
+def entity_starts(scheme: Scheme, tags: Any, previous: Any) -> tuple[Any, Any]:
     """Mark words at which an entity begins, and words that continue none, both bool.
 
     Args:
@@ -99,7 +99,7 @@ def entity_starts(scheme: Scheme, tags: jax.Array, previous: jax.Array) -> tuple
 
 def count_entities(
     scheme: Scheme, predicted: jax.Array, labels: jax.Array, segment_ids: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, ...]:
     """Numbers of correct, predicted and true entities in packed rows, each float32 [].
 
     Args:

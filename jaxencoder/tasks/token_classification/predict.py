@@ -19,6 +19,7 @@ from jaxencoder.tasks.token_classification.entities import Entity, Scheme, entit
 from jaxencoder.tasks.token_classification.metrics import tag_metrics
 from jaxencoder.tasks.token_classification.objective import HEAD
 from jaxencoder.text import sentences
+from jaxencoder.text.buckets import require_tokenizer
 from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.sources.records import Record
 from jaxencoder.text.windows import max_context_windows
@@ -54,13 +55,14 @@ def tag_words(model: TaskModel, texts: Sequence[Sequence[str]], batch_tokens: in
             "this model was not trained for token classification; fine-tune it with the objective TokenClassification"
         )
     names, room = model.labels, min(model.max_length, model.config.data.row_length) - 2
-    encoded = encode_words(model.tokenizer, texts)
+    tokenizer = require_tokenizer(model.tokenizer)
+    encoded = encode_words(tokenizer, texts)
     windows = [
         (i, window)
         for i, tokens in enumerate(encoded)
         for window in max_context_windows(word_windows(tokens, room, OVERLAP))
     ]
-    cls, sep = np.array([model.tokenizer.cls_id]), np.array([model.tokenizer.sep_id])
+    cls, sep = np.array([tokenizer.cls_id]), np.array([tokenizer.sep_id])
     ids = [np.concatenate([cls, encoded[i].ids[window.start : window.end], sep]) for i, window in windows]
     probabilities = [np.zeros((len(words), len(names)), np.float32) for words in texts]
     has_token = [np.zeros(len(words), bool) for words in texts]
