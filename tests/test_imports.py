@@ -1,4 +1,4 @@
-"""The order of imports, read from the source: no cycles, each folder imports only earlier ones, a library has one home."""
+"""The order of imports, read from the source: no cycles, folders import earlier ones, a library has one home."""
 
 import ast
 import graphlib

@@ -15,6 +15,7 @@ from jaxencoder.inference.fill_mask import check_mlm_head, excluded_tokens
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
+from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text.buckets import BatchPlan, max_texts_per_row, require_tokenizer
@@ -158,7 +159,7 @@ def _ranks(
 ) -> jax.Array:
     """Ranks int32 [B, E] of the tokens rows["answers"] [B, E] at rows["slots"] [B, E]; of equals the first counts."""
     x = jnp.take_along_axis(encoder_output(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
-    x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, x)
+    x, bias = apply(MlmHead(encoder), params["mlm_head"], x)
     scores = vocabulary_scores(x, bias, output_table(params)).at[..., jnp.array(excluded)].set(-jnp.inf)
     answers = rows["answers"][..., None]
     answer_scores, ids = jnp.take_along_axis(scores, answers, axis=-1), jnp.arange(scores.shape[-1])

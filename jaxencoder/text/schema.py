@@ -85,7 +85,7 @@ class Schema:
             )
 
     def find_labels(self, data: DataConfig) -> Labels | None:
-        """The classes named in the settings, or those of the training data (see `labels.infer`); None without labels."""
+        """The classes of the settings, or of the training data (see `labels.infer`); None without labels."""
         if not data.label_field:
             return None
         if data.labels:

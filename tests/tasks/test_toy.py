@@ -1,4 +1,4 @@
-"""A task of its own in one file: which of two fields is longer. It trains, predicts and is evaluated like the others."""
+"""A task of its own in one file: which of two fields is longer. It is trained, predicts and is evaluated."""
 
 import dataclasses
 import json
