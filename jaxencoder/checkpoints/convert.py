@@ -31,9 +31,9 @@ def convert(
     Args:
         source: a folder of any kind, or a name on the Hugging Face hub.
         folder: the folder to write; empty or missing.
-        to: "transformers" for transformers; "sentence-transformers" for that and its embeddings; "run" for a folder that
-            `init_from` takes; "adapter" for the trained arrays of a run without the frozen base; "peft" for a low-rank
-            adapter in PEFT's format.
+        to: "transformers" for transformers; "sentence-transformers" for that and its embeddings; "run" for a folder
+            that `init_from` takes; "adapter" for the trained arrays of a run without the frozen base; "peft" for a
+            low-rank adapter in PEFT's format.
         pooling, normalize: settings of embeddings for "sentence-transformers"; None: the model's. A run's `learned`
             pooling cannot be written.
 

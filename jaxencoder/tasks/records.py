@@ -81,5 +81,6 @@ def _check(record: Record, name: str, where: str, is_valid: bool, kind: str) -> 
         raise ValueError(f"{where}: no field {name!r} among {listed(record)}{near}")
     if not is_valid:
         raise ValueError(
-            f"{where}: field {name!r} is {type(record[name]).__name__}, not {kind}; name another field or drop the record"
+            f"{where}: field {name!r} is {type(record[name]).__name__}, not {kind}; "
+            "name another field or drop the record"
         )
