@@ -12,6 +12,7 @@ from jaxencoder.inference.devices import compute_context
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
+from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text import buckets
@@ -97,7 +98,7 @@ def _predict(
 ) -> tuple[jax.Array, jax.Array]:
     """The k best ids and their probabilities at slots [M] of a single row: int32 and float32 [M, k]."""
     x = encoder_output(encoder, compute, params, rows)[:, slots]
-    x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, x)
+    x, bias = apply(MlmHead(encoder), params["mlm_head"], x)
     probabilities = jax.nn.softmax(vocabulary_scores(x[0], bias, output_table(params)))
     values, best = jax.lax.top_k(jnp.where(excluded, -1, probabilities), k)
     return best, values

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import HeadConfig, MlmHead, apply_heads, output_table, vocabulary_scores
+from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.running import encoder_output
 
@@ -42,7 +43,7 @@ def _heads(
 ) -> dict[str, jax.Array]:
     out = {"hidden": hidden.astype(jnp.float32)}
     if "mlm_head" in params:
-        x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, hidden)
+        x, bias = apply(MlmHead(encoder), params["mlm_head"], hidden)
         out["mlm_logits"] = vocabulary_scores(x, bias, output_table(params))
     for name, y in apply_heads(encoder, heads, params, hidden, mask, 1).items():
         out |= _named(name, y if dict(heads)[name].inputs == "tokens" else y[:, 0])

@@ -20,6 +20,7 @@ from jaxencoder.inference.model import OpenedModel
 from jaxencoder.kernels.cross_entropy import cross_entropy
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table
+from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text import buckets
@@ -136,6 +137,6 @@ def _losses(model: OpenedModel, copies: list[_Copy]) -> np.ndarray:
 def _slot_losses(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
     """Cross-entropy of rows["targets"] at rows["slots"], [B, E] each: float32 [B, E]."""
     x = jnp.take_along_axis(encoder_output(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
-    x, bias = MlmHead(encoder).apply({"params": params["mlm_head"]}, x)
+    x, bias = apply(MlmHead(encoder), params["mlm_head"], x)
     weights = jnp.ones(rows["slots"].shape)
-    return cross_entropy(x, output_table(params), bias, rows["targets"], weights, 16)[1].losses
+    return cross_entropy(x, output_table(params), bias, rows["targets"], weights, 16)[1].losses  # pyright: ignore[reportIndexIssue]  # custom_vjp
