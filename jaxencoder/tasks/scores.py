@@ -9,6 +9,7 @@ from jaxencoder.kernels.dropout import dropout
 from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Classifier, Head, HeadConfig, first_tokens
+from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Batch, Params, encode
 
 
@@ -44,7 +45,7 @@ def text_scores(
             batch = batch | {"global_slots": first_tokens(batch["segment_ids"], texts)}
         hidden = encode(module, params["encoder"], batch, encoder_key, train)
         inputs = (hidden, batch["segment_ids"], texts, train)
-        return head.apply({"params": params["classifier"]}, *inputs, rngs={"dropout": head_key})
+        return apply(head, params["classifier"], *inputs, rngs={"dropout": head_key})
 
     return init, scores
 
@@ -75,7 +76,7 @@ def token_scores(
     def scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
         encoder_key, dropout_key = jax.random.split(key)
         hidden = encode(module, params["encoder"], batch, encoder_key, train)
-        return head.apply({"params": params[name]}, dropout(hidden, rate if train else 0, dropout_key))
+        return apply(head, params[name], dropout(hidden, rate if train else 0, dropout_key))
 
     return init, scores
 

@@ -11,6 +11,7 @@ import scipy.special
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
+from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.question_answering.data import SCHEMA, Window, answer_texts, question_windows
 from jaxencoder.tasks.question_answering.metrics import answer_metrics
@@ -171,7 +172,7 @@ def _fields(answer: Answer) -> Record:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _scores(encoder: EncoderConfig, compute: ComputeConfig, head: HeadConfig, params: Params, rows: Batch) -> jax.Array:
-    return Head(encoder, head).apply({"params": params[HEAD]}, encoder_output(encoder, compute, params, rows))
+    return apply(Head(encoder, head), params[HEAD], encoder_output(encoder, compute, params, rows))
 
 
 def _best_spans(ends: np.ndarray, window: Window, max_length: int) -> list[tuple[float, int, int]]:

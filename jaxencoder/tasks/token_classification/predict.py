@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import Head, HeadConfig
+from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.records import check_new_fields, chunks, numbered, with_words
 from jaxencoder.tasks.running import encoder_output
@@ -176,5 +177,5 @@ def _fields(entity: Entity, words: Sequence[str], text: Any, spans: list[tuple[i
 def _probabilities(
     encoder: EncoderConfig, compute: ComputeConfig, head: HeadConfig, params: Params, rows: Batch
 ) -> jax.Array:
-    scores = Head(encoder, head).apply({"params": params[HEAD]}, encoder_output(encoder, compute, params, rows))
+    scores = apply(Head(encoder, head), params[HEAD], encoder_output(encoder, compute, params, rows))
     return jax.nn.softmax(scores)
