@@ -35,7 +35,7 @@ class _Exported(NamedTuple):
 def save(model: Checkpoint, folder: Path, format: str) -> None:
     """Write a model's folder; see `jaxencoder.api.Model.save`."""
     if format not in ("transformers", "sentence-transformers"):
-        raise ValueError(f"format is {format!r}; give hf or sentence-transformers")
+        raise ValueError(f"format is {format!r}; give transformers or sentence-transformers")
     config = model.config.model
     check_publishable(config)
     published = model.published or Published(_family(model), {}, {})

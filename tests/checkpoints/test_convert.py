@@ -74,7 +74,7 @@ def test_training_starts_from_any_of_them(folder: Path, converted: Path, tmp_pat
     for file in (converted / "transformers").glob("tokenizer*"):
         (tmp_path / "away").mkdir(exist_ok=True)
         file.rename(tmp_path / "away" / file.name)
-    with pytest.raises(ValueError, match="hf has no tokenizer, and training needs one"):
+    with pytest.raises(ValueError, match="transformers has no tokenizer, and training needs one"):
         open_initial_model(str(converted / "transformers"))
     for file in (tmp_path / "away").iterdir():
         file.rename(converted / "transformers" / file.name)

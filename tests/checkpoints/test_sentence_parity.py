@@ -311,7 +311,7 @@ def test_convert(encoder, tmp_path: Path, capsys, caplog) -> None:
     theirs.save(str(tmp_path / "theirs"))
     source, target, run = (str(tmp_path / name) for name in ("theirs", "ours", "run"))
     assert main(["convert", source, target, "--to", "sentence-transformers"]) == 0
-    assert capsys.readouterr().out == f"{source} in {target}, as sentence-transformers loads it\n"
+    assert capsys.readouterr().out == f"{source} in {target}, for sentence-transformers\n"
     expected = theirs.encode(SHORT, prompt_name="query")
     np.testing.assert_allclose(jaxencoder.load(target).embed(SHORT, prompt="query"), expected, atol=1e-5)
     choice = ["--pooling", "lasttoken", "--normalize"]

@@ -14,7 +14,7 @@ from jaxencoder.text.config import DataConfig, TokenizerConfig
         (TokenizerConfig, "vocab_size", 3, "at least 16"),
         (TokenizerConfig, "vocab_size", True, "whole number"),
         (TokenizerConfig, "lowercase", "yes", "True or False"),
-        (TokenizerConfig, "character_coverage", float("nan"), "from 0.9 to 1.0"),
+        (TokenizerConfig, "character_coverage", float("nan"), "give a finite number"),
         (TokenizerConfig, "byte_fallback", True, "needs a sentencepiece kind"),
         (TokenizerConfig, "training_characters", -1, "at least 0"),
         (DataConfig, "train", (), "is empty"),

@@ -64,13 +64,13 @@ def test_losses_equal_torchs(config: RunConfig, kind: str, tmp_path) -> None:
     ours, theirs, shared = [], [], []
     with jax.set_mesh(mesh), contextlib.closing(CheckpointManager(tmp_path / "run" / "checkpoints")) as checkpoints:
         (update,), state = compile_updates(setup, mesh, checkpoints)
-        step = peer.updates(peer.model_of(setup, jax.device_get(state.params)), config.optimizer, STEPS)
+        step = peer.make_update(peer.torch_model(setup, jax.device_get(state.params)), config.optimizer, STEPS)
         with contextlib.closing(batches_after(0, setup, mesh, lambda phase: None)) as feed:
             for _, batch in feed:
-                found = peer.examples(jax.device_get(batch))
+                found = peer.unpack(jax.device_get(batch))
                 state, metrics = update(state, batch)
                 ours.append(float(mean(metrics)))
-                theirs.append(step(peer.padded(found)).item())
+                theirs.append(step(peer.pad(found)).item())
                 shared.append(len(found) / len(batch["token_ids"]))
                 assert len(found) == metrics["loss"][1]
                 assert sum(len(example.token_ids) for example in found) == metrics["filled"][0]
