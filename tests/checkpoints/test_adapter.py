@@ -228,7 +228,7 @@ def test_peft_gives_the_logits_of_a_run(folders: dict[str, Path], tmp_path: Path
     np.testing.assert_allclose(scores, expected["logits"], rtol=1e-5, atol=1e-5)
     again = jaxencoder.load(tmp_path / "peft")
     np.testing.assert_allclose(peers.ours(again, batch)["logits"], scores, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="peft was trained on other weights than this model's; add it to .*transformers"):
+    with pytest.raises(ValueError, match="peft was trained on other weights than this model's; add it to .*trans"):
         again.with_adapter(tmp_path / "peft")
 
 
