@@ -8,15 +8,18 @@ from typing import Any
 _BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a UTF-8 text file; the previous content stays until all of the new text is written.
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8; the previous content stays until all of the new content is on disk.
 
     Raises:
         OSError: the folder is missing, read-only or full.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        part.write_text(text, encoding="utf-8")
+        with open(part, "wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -146,7 +146,7 @@ def test_no_cycles():
         ("text/rows.py", "def f():\n    import flax.linen as nn"),
         ("text/rows.py", "from jaxencoder.model.config import EncoderConfig"),
         ("text/rows.py", "from ..model import config"),
-        ("text/config.py", "from jaxencoder.text.row_cache import prepare"),
+        ("text/config.py", "from jaxencoder.text.cache import prepare"),
         ("text/workers.py", "from jaxencoder import config"),
         ("text/workers.py", "from jaxencoder import __version__"),
         ("model/layers.py", "from jaxencoder.model.attention import Attention"),

@@ -47,7 +47,7 @@ from jaxencoder.objectives.masking import Masked
 from jaxencoder.objectives.mlm import predict
 from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text.sources import read
-from jaxencoder.text.tokenizer_cache import load_or_train
+from jaxencoder.text.cache import load_or_train
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import keep_freed_memory
 

@@ -43,7 +43,7 @@ from jaxencoder.config import (
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.files import write_atomic, write_table
 from jaxencoder.text.batches import Batches
-from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.cache import prepare
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import keep_freed_memory
 from jaxencoder.training.step import eval_step

@@ -33,7 +33,7 @@ from jaxencoder.tasks.classification.predict import Predictions
 from jaxencoder.tasks.table import task_of_model
 from jaxencoder.tasks.task import Evaluation, Task
 from jaxencoder.text.buckets import require_tokenizer
-from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.cache import prepare
 from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.store import Store
 from jaxencoder.training.evaluator import evaluator

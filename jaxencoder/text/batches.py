@@ -27,7 +27,6 @@ class Batches:
         stores: sources of rows, prepared with equal settings.
         data: gives weights and temperature; without them all rows are drawn equally often.
         batch_size: rows of a global batch.
-        seed: of the order.
         shuffle: False for evaluation.
         skip: rows at the start of the stream that earlier batches have used.
 
@@ -51,9 +50,8 @@ class Batches:
         for name in ("row_length", "fields", "label_kind", "labels", "tokenizer", "pad_id"):
             first, *rest = (store.meta[name] for store in stores)
             if any(value != first for value in rest):
-                raise ValueError(
-                    f"the stores differ in {name}: {first!r} and {rest!r}; prepare them with equal settings"
-                )
+                problem = f"the stores differ in {name}: {first!r} and {rest!r}"
+                raise ValueError(f"{problem}; prepare them with equal settings")
         self._stores, self._seed, self._shuffle, self._skip = tuple(stores), seed, shuffle, skip
         self._sizes = np.array([len(store) for store in stores])
         self._starts = np.r_[0, np.cumsum(self._sizes)]  # the last one numbers rows of padding
@@ -76,10 +74,10 @@ class Batches:
         positions = np.arange(self.batch_size, dtype=np.int64)[rows or slice(None)] + step * self.batch_size
         stores, indices = self.locate(positions + self._skip)
         segments = max(store.meta["segments"] for store in self._stores)
+        labels = set(segment_labels.FIELDS) & set(self._stores[0].meta["fields"])
 
         def widen(fields: Batch) -> Batch:
-            is_label = segment_labels.FIELDS
-            return {k: segment_labels.widen(x, segments) if k in is_label else x for k, x in fields.items()}
+            return fields | {k: segment_labels.widen(fields[k], segments) for k in labels}
 
         batch = widen(self._stores[0].padding(len(positions)))
         batch["row_ids"] = (self._starts[stores] + indices).astype(np.uint32)
@@ -108,8 +106,7 @@ class Batches:
     def _in_order(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         stores = np.searchsorted(self._starts[1:], rows, side="right")
         inside = stores < len(self._stores)
-        stores = np.where(inside, stores, -1)
-        return stores, np.where(inside, rows - self._starts[stores], 0)
+        return np.where(inside, stores, -1), np.where(inside, rows - self._starts[stores], 0)
 
 
 def prefetch(
@@ -117,19 +114,15 @@ def prefetch(
 ) -> Generator[dict[str, jax.Array], None, None]:
     """Global batches on the devices, made by a thread while earlier ones are in use.
 
-    Each host reads only the rows of its devices.
+    Each host reads only the rows of its devices. An error of reading a batch is raised at that batch's turn.
 
     Args:
-        batches: makes the batches.
-        steps: their numbers, in order.
+        steps: numbers of the batches, in order.
         sharding_of: from a number of sharded dimensions to a sharding: 2 for arrays [B, T], 1 for row_ids and labels.
         depth: batches held ready, besides the one in use and the one being made.
 
     Yields:
         Dicts like those of `Batches.batch`, of global arrays.
-
-    Raises:
-        Whatever reading a batch raises, at that batch's turn.
     """
     shardings = {1: sharding_of(1), 2: sharding_of(2)}
     pool = ThreadPoolExecutor(1, "prefetch")

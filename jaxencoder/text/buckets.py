@@ -1,17 +1,18 @@
 """Pack texts of any length into rows of a few fixed lengths, so that a corpus needs only a few compiled programs.
 
-A text opens a row of the smallest length that holds it, and shorter texts fill the rest of the row: best fit, longest
-first (Johnson 1974, "Fast algorithms for bin packing"). Attention does not cross texts of a row (Krell et al. 2021,
-arXiv:2107.02027).
+A text opens a row of the smallest length that holds it, and shorter texts fill the rest: best fit, longest first
+(Johnson 1974). Attention does not cross texts of a row (Krell et al. 2021, arXiv:2107.02027).
 """
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.text.tokenizers.encoding import raise_invalid_text
+from jaxencoder.text.packing import OpenRows
+from jaxencoder.text.tokenizers.encoding import as_list, raise_invalid_text
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -33,16 +34,12 @@ class BatchPlan(NamedTuple):
 
 def row_lengths(max_length: int) -> tuple[int, ...]:
     """Powers of two from 32, and max_length last: 500 -> (32, 64, 128, 256, 500)"""
-    lengths = []
-    length = _MIN_LENGTH
-    while length < max_length:
-        lengths.append(length)
-        length *= 2
-    return (*lengths, max_length)
+    powers = (_MIN_LENGTH << i for i in range(max_length.bit_length()))
+    return (*(length for length in powers if length < max_length), max_length)
 
 
 def max_texts_per_row(length: int) -> int:
-    """Maximum number of texts in a row of `length` tokens."""
+    """The most texts that a row of `length` tokens may hold."""
     return max(1, length // _TOKENS_PER_TEXT)
 
 
@@ -71,41 +68,27 @@ def plan(lengths: Sequence[int], row_lengths: Sequence[int], batch_tokens: int) 
 def _packed(lengths: Sequence[int], row_lengths: Sequence[int]) -> list[tuple[int, list[int]]]:
     """(length, texts) of each row."""
     rows: list[tuple[int, list[int]]] = []
-    # Rows by the room that is left. `rooms` has one bit per room in use: the best fit for a text of n tokens is the
-    # lowest bit from n on, found without a search.
-    by_room: dict[int, list[int]] = {}
-    rooms = 0
+    open_rows = OpenRows()
     for text in np.argsort(-np.asarray(lengths, np.int64), kind="stable").tolist():
         n = lengths[text]
-        fitting = rooms >> n
-        if fitting:
-            room = n + (fitting & -fitting).bit_length() - 1
-            row = by_room[room].pop()
-            if not by_room[room]:
-                rooms ^= 1 << room
-        else:
-            row, room = len(rows), next(length for length in row_lengths if length >= n)
-            rows.append((room, []))
+        if (fitting := open_rows.take(at_least=n)) is None:
+            fitting = len(rows), next(length for length in row_lengths if length >= n)
+            rows.append((fitting[1], []))
+        row, room = fitting
         length, texts = rows[row]
         texts.append(text)
         if room > n and len(texts) < max_texts_per_row(length):
-            by_room.setdefault(room - n, []).append(row)
-            rooms |= 1 << (room - n)
+            open_rows.put(row, room - n)
     return rows
 
 
 def _batch_of(packed: list[list[int]], lengths: Sequence[int], rows: int, length: int) -> BatchPlan:
-    texts, row, segment, start = [], [], [], []
-    for i, members in enumerate(packed):
-        used = 0
-        for j, text in enumerate(members):
-            texts.append(text)
-            row.append(i)
-            segment.append(j)
-            start.append(used)
-            used += lengths[text]
-    texts, row, segment, start = (np.array(x, np.int64) for x in (texts, row, segment, start))
-    return BatchPlan(texts, row, segment, start, rows, length)
+    entries = []  # (text, row, segment, start)
+    for row, texts in enumerate(packed):
+        starts = itertools.accumulate((lengths[text] for text in texts), initial=0)
+        entries += zip(texts, itertools.repeat(row), itertools.count(), starts, strict=False)
+    columns = np.array(entries, np.int64).T
+    return BatchPlan(*columns, rows, length)
 
 
 def require_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
@@ -126,15 +109,13 @@ def tokenize(
     Raises:
         ValueError: not a list of valid strings, or no tokenizer.
     """
-    tokenizer = require_tokenizer(tokenizer)
-    if prompt and not isinstance(texts, str | bytes):
-        texts = list(texts)
-        try:
-            return tokenize(tokenizer, [prompt + text for text in texts], max_length)
-        except (TypeError, ValueError) as error:
-            raise_invalid_text(texts, error)  # names the position in the text without the prompt
-    # One more token than allowed shows which texts are too long.
-    encoded = [encoding.ids for encoding in tokenizer.encode_batch(texts, max_length=max_length + 1)]
+    tokenizer, texts = require_tokenizer(tokenizer), as_list(texts)
+    try:
+        inputs = [prompt + text for text in texts] if prompt else texts
+        # One more token than allowed shows which texts are too long.
+        encoded = [encoding.ids for encoding in tokenizer.encode_batch(inputs, max_length=max_length + 1)]
+    except (TypeError, ValueError) as error:
+        raise_invalid_text(texts, error)  # names the position in the text without the prompt
     truncated = sum(len(ids) > max_length for ids in encoded)
     # The last token is [SEP] and stays.
     return [np.delete(ids, -2) if len(ids) > max_length else ids for ids in encoded], truncated

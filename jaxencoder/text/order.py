@@ -15,15 +15,12 @@ _PERIOD = 1 << 16
 
 
 def mixture_weights(sizes: ArrayLike, weights: ArrayLike = (), temperature: float = 1.0) -> np.ndarray:
-    """The probabilities with which a mixture draws from its sources.
+    """The probabilities with which a mixture draws from its sources, float64 [sources] summing to 1.
 
     Args:
         sizes: rows or tokens of each source.
         weights: one per source; empty takes size ** (1 / temperature).
         temperature: 1 draws in proportion to size, larger is flatter (XLM-R, arXiv:1911.02116: alpha = 1/temperature).
-
-    Returns:
-        float64 [sources] summing to 1.
 
     Raises:
         ValueError: a number is out of range, or a weight is on an empty source.
@@ -42,9 +39,8 @@ def mixture_weights(sizes: ArrayLike, weights: ArrayLike = (), temperature: floa
     if not _is_distribution(weights):
         raise ValueError(f"weights {weights.tolist()} must be finite, not negative, and not all zero")
     if temperature != 1:
-        raise ValueError(
-            f"temperature {temperature} does not apply to weights {weights.tolist()}; set only one of them"
-        )
+        problem = f"temperature {temperature} does not apply to weights {weights.tolist()}"
+        raise ValueError(f"{problem}; set only one of them")
     if (weights[sizes == 0] > 0).any():
         raise ValueError(f"weights {weights.tolist()} draw from an empty source: the sizes are {sizes.tolist()}")
     return weights / weights.sum()
@@ -77,15 +73,12 @@ def interleave(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def permute(positions: np.ndarray, size: int, seed: int, epochs: np.ndarray) -> np.ndarray:
-    """The rows at some positions of shuffled epochs: for each epoch a permutation of 0 .. size - 1.
+    """The rows, int64 [n], at some positions of shuffled epochs: for each epoch a permutation of 0 .. size - 1.
 
     Args:
         positions: int64 [n], each below size.
         size: rows of an epoch.
         seed, epochs: choose the permutation; epochs is int64 [n].
-
-    Returns:
-        int64 [n].
     """
     half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << half) - 1)

@@ -4,6 +4,7 @@ Best fit on-line: Johnson, "Fast algorithms for bin packing" (1974). The bound k
 size; 256 open rows fill 99% of ordinary text.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -24,17 +25,38 @@ class Row(NamedTuple):
     token_labels: np.ndarray | None = None
 
 
+class OpenRows:
+    """Open rows by the room left in them, for best fit without a search."""
+
+    def __init__(self) -> None:
+        self._rows: defaultdict[int, list[int]] = defaultdict(list)
+        self._rooms = 0  # bit n is set if a row has room n: the best fit is the lowest bit at or above a length
+
+    def put(self, row: int, room: int) -> None:
+        self._rows[room].append(row)
+        self._rooms |= 1 << room
+
+    def take(self, at_least: int = 0) -> tuple[int, int] | None:
+        """Remove the row with the least room of at least so many tokens: (row, room), or None if there is none."""
+        rooms = self._rooms >> at_least
+        if not rooms:
+            return None
+        room = at_least + (rooms & -rooms).bit_length() - 1
+        row = self._rows[room].pop()
+        if not self._rows[room]:
+            self._rooms ^= 1 << room
+        return row, room
+
+
 class Packer:
     """Builds rows from pieces. A piece is never split, and a row keeps the order of arrival.
 
     With row_length 8, pieces of 5, 6 and 3 tokens give the rows [5, 3] and [6].
 
     Args:
-        row_length: tokens in a full row.
         open_rows: rows that may wait for a fitting piece; 1 puts each piece in a row by itself.
         shortest: length of the shortest possible piece; a row with less room is complete.
-        type_ids: rows have type ids.
-        token_labels: rows have a label for each token.
+        type_ids, token_labels: rows have them.
     """
 
     def __init__(
@@ -53,11 +75,7 @@ class Packer:
         self._columns = {name: np.zeros((open_rows, row_length), dtypes[name]) for name in dtypes if enabled[name]}
         self._lengths: list[list[int]] = [[] for _ in range(open_rows)]
         self._labels: list[list] = [[] for _ in range(open_rows)]
-        self._free = list(range(open_rows - 1, -1, -1))
-        # Open rows by the room left in them. Bit n of _rooms is set if a row has room n: the best fit for a piece is
-        # the lowest bit at or above its length.
-        self._by_room: list[list[int]] = [[] for _ in range(row_length + 1)]
-        self._rooms = 0
+        self._free, self._open = list(range(open_rows - 1, -1, -1)), OpenRows()
 
     def add(
         self,
@@ -78,12 +96,11 @@ class Packer:
         if not 0 < n <= self._row_length:
             raise ValueError(f"a piece has {n} tokens; it must have 1 to {self._row_length}")
         complete = None
-        if self._rooms >> n:
-            row, room = self._take(at_least=n)
-        else:
-            if not self._free:
-                complete = self._close(*self._take())
-            row, room = self._free.pop(), self._row_length
+        if (fitting := self._open.take(at_least=n)) is None:
+            if not self._free and (fullest := self._open.take()):
+                complete = self._close(*fullest)
+            fitting = self._free.pop(), self._row_length
+        row, room = fitting
         start = self._row_length - room
         values = {"token_ids": ids, "type_ids": 0 if type_ids is None else type_ids, "token_labels": token_labels}
         for name, column in self._columns.items():
@@ -94,23 +111,13 @@ class Packer:
         # One call completes at most one row: a row is closed to free a slot only if this piece has opened another.
         if complete is None and (self._open_rows == 1 or room < self._shortest):
             return self._close(row, room)
-        self._by_room[room].append(row)
-        self._rooms |= 1 << room
+        self._open.put(row, room)
         return complete
 
     def flush(self) -> Iterator[Row]:
         """Close the open rows, the fullest first."""
-        while self._rooms:
-            yield self._close(*self._take())
-
-    def _take(self, at_least: int = 0) -> tuple[int, int]:
-        """The open row with the least room of `at_least` or more tokens, and its room."""
-        rooms = self._rooms >> at_least
-        room = at_least + (rooms & -rooms).bit_length() - 1
-        row = self._by_room[room].pop()
-        if not self._by_room[room]:
-            self._rooms ^= 1 << room
-        return row, room
+        while fullest := self._open.take():
+            yield self._close(*fullest)
 
     def _close(self, row: int, room: int) -> Row:
         columns = {name: column[row, : self._row_length - room].copy() for name, column in self._columns.items()}

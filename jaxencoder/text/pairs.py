@@ -79,7 +79,7 @@ def _documents(tokenizer: Tokenizer, texts: list[str], room: int) -> list[_Docum
     ids = ids.astype(np.uint32)
     documents, first, start = [], 0, 0
     for text, group in zip(texts, sentences, strict=True):
-        lengths, _ = cut(sizes[first : first + len(group)], room)
+        lengths = cut(sizes[first : first + len(group)], room)
         first += len(group)
         if len(lengths):
             ends = np.cumsum(lengths).tolist()

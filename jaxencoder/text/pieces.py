@@ -41,16 +41,14 @@ class Pieces(NamedTuple):
         groups: Sequence[int] | None = None,
     ) -> "Pieces":
         """Pieces from the arrays of each sequence."""
-        flat = np.concatenate([np.empty(0, np.uint32), *ids]).astype(np.uint32)
-        return cls(
-            flat,
-            np.array([len(piece) for piece in ids], np.int64),
-            None if type_ids is None else np.concatenate(type_ids).astype(np.uint8),
-            counts(flat, tokenizer),
-            labels,
-            None if token_labels is None else np.concatenate([np.empty(0, np.int32), *token_labels]).astype(np.int32),
-            None if groups is None else np.array(groups, np.int64),
-        )
+
+        def join(arrays: Sequence[np.ndarray] | None, dtype: type) -> Any:
+            return None if arrays is None else np.concatenate([np.empty(0, dtype), *arrays]).astype(dtype)
+
+        flat, lengths = join(ids, np.uint32), np.array([len(piece) for piece in ids], np.int64)
+        types, token_labels = join(type_ids, np.uint8), join(token_labels, np.int32)
+        sizes = None if groups is None else np.array(groups, np.int64)
+        return cls(flat, lengths, types, counts(flat, tokenizer), labels, token_labels, sizes)
 
 
 def documents(tokenizer: Tokenizer, texts: list[str], row_length: int) -> Pieces:
@@ -59,7 +57,7 @@ def documents(tokenizer: Tokenizer, texts: list[str], row_length: int) -> Pieces
     With row_length 4, ids [5 6 7] of one text give [CLS 5 6 SEP] [CLS 7 SEP].
     """
     ids, sizes = tokenizer.encode_ids(texts)
-    lengths, _ = cut(sizes, row_length - 2)
+    lengths = cut(sizes, row_length - 2)
     out = np.empty(len(ids) + 2 * len(lengths), np.uint32)
     ends = np.cumsum(lengths + 2)
     inner = np.ones(len(out), bool)
@@ -85,14 +83,14 @@ def windows(tokenizer: Tokenizer, texts: list[str], labels: list[Any], row_lengt
     return Pieces.of(tokenizer, [part.ids for part in parts], labels=[labels[part.text] for part in parts])
 
 
-def cut(sizes: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes of parts of at most `room`, and how many each has: [5, 0, 2] with room 3 -> [3, 2, 2], [2, 0, 1]."""
+def cut(sizes: np.ndarray, room: int) -> np.ndarray:
+    """Sizes of parts of at most `room`: [5, 0, 2] with room 3 -> [3, 2, 2]."""
     full, rest = sizes // room, sizes % room
     parts = full + (rest > 0)
     lengths = np.full(parts.sum(), room, np.int64)
     last = np.cumsum(parts) - 1
     lengths[last[rest > 0]] = rest[rest > 0]
-    return lengths, parts
+    return lengths
 
 
 def counts(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:

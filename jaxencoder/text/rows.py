@@ -1,12 +1,13 @@
-"""Rows from the examples of one source: tokenized in parallel and packed into fixed-length rows.
+"""Rows from the examples of one source: oversampled, tokenized in parallel and packed into a fixed length.
 
-Packing documents without attention between them: Krell et al., "Efficient sequence packing without
-cross-contamination", arXiv:2107.02027.
+Packing documents without attention between them: Krell et al. 2021, arXiv:2107.02027. Sampling by class frequency to a
+power between 0 and 1: Mahajan et al. 2018, arXiv:1805.00932.
 """
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -14,7 +15,6 @@ from typing import Literal
 import numpy as np
 
 from jaxencoder.text import pairs, workers
-from jaxencoder.text.balance import oversample
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.packing import Packer, Row
@@ -29,6 +29,7 @@ _TASK_CHARACTERS = 1 << 18
 _TASK_DOCUMENTS = 2048
 _NSP_DOCUMENTS = 8  # fewest documents in a task whose pairs take text from other documents of the task
 _OPEN_ROWS = 256  # rows that wait for a piece that fits
+_MAX_BUFFERED = 1 << 14  # examples to repeat that are kept in memory instead of being read again
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,7 @@ class SourceSplit:
     """The split of one source that becomes rows.
 
     Attributes:
-        data: settings.
-        schema: fields and encoding of the records.
-        source: as in `sources`.
         pair_field: field of the second text in this source; empty for single texts.
-        split: train or validation.
         held_out: fraction of the documents held out by a hash of their text; 0 takes all, whatever the split.
     """
 
@@ -69,19 +66,17 @@ class RowBuilder:
     """
 
     def __init__(self, source_split: SourceSplit, tokenizer: Tokenizer, labels: Labels | None):
-        self._source_split, self._tokenizer, self._labels = source_split, tokenizer, labels
+        self._split, self._tokenizer, self._labels = source_split, tokenizer, labels
         self.documents = 0
         self.token_counts = np.zeros(tokenizer.vocab_size, np.int64)
 
     def rows(self) -> Iterator[Row]:
         """The rows, equal whatever the number of worker processes."""
-        source_split, data = self._source_split, self._source_split.data
+        data, schema, has_pairs = self._split.data, self._split.schema, bool(self._split.pair_field)
         # Labeled texts and pairs stay when they are empty, as [CLS] [SEP]. Other pieces have a token between these two.
-        is_labeled_or_pair = bool(data.label_field or source_split.pair_field)
-        open_rows, shortest = _OPEN_ROWS if data.packing else 1, 2 if is_labeled_or_pair else 3
-        packer = Packer(data.row_length, open_rows, shortest, data.paired, source_split.schema.labels_tokens)
+        open_rows, shortest = _OPEN_ROWS if data.packing else 1, 2 if data.label_field or has_pairs else 3
+        packer = Packer(data.row_length, open_rows, shortest, data.paired, schema.labels_tokens)
         batches = _batches(self._examples(), _NSP_DOCUMENTS if data.pairs == "nsp" else 1)
-        schema, has_pairs = source_split.schema, bool(source_split.pair_field)
         tasks = ((schema.encode, batch, data, has_pairs) for batch in batches)
         with contextlib.closing(workers.encode(self._tokenizer, tasks, data.workers or _cores())) as results:
             for encoded in results:
@@ -90,7 +85,7 @@ class RowBuilder:
         yield from packer.flush()
 
     def _examples(self) -> Iterator[Example]:
-        split = self._source_split
+        split = self._split
         settings = (split.data, split.source, split.pair_field, self._labels, split.split, split.held_out)
         read = partial(split.schema.examples, *settings)
         for example in oversample(read, split.data.balance) if split.is_balanced else read():
@@ -105,6 +100,33 @@ def label_kind(data: DataConfig, schema: Schema, labels: Labels | None) -> tuple
     if labels is None:
         return None, ()
     return ("token" if schema.labels_tokens else labels.kind), labels.names
+
+
+def oversample(examples: Callable[[], Iterable[Example]], power: float) -> Iterator[Example]:
+    """Repeat the examples of a class of n examples (m / n) ** power times, where m is the size of the largest class.
+
+    The source is read once to count and once for each repetition, so that copies of an example are far apart. Once
+    few examples remain to be repeated, they are buffered. An example's digest rounds a fractional count up or down.
+
+    Args:
+        examples: opens the source anew, with the same examples each time.
+        power: in [0, 1]; 1 makes the classes even.
+    """
+    sizes = Counter(example.label for example in examples())
+    largest = max(sizes.values(), default=0)
+    repeats = {label: (largest / n) ** power for label, n in sizes.items()}
+    buffer, done = None, 0
+    while any(count > done for count in repeats.values()):
+        unfinished = {label for label, count in repeats.items() if count > done + 1}
+        fill_buffer = buffer is None and sum(sizes[label] for label in unfinished) <= _MAX_BUFFERED
+        remaining = []
+        for example in examples() if buffer is None else buffer:
+            if fill_buffer and example.label in unfinished:
+                remaining.append(example)
+            # A number in [0, 1), independent of the comparison of digests that decides what is held out.
+            if example.digest * 0x9E3779B97F4A7C15 % 2**64 / 2**64 < repeats[example.label] - done:
+                yield example
+        buffer, done = remaining if fill_buffer else buffer, done + 1
 
 
 def _packed(packer: Packer, encoded: Pieces) -> Iterator[Row]:

@@ -5,13 +5,13 @@ whose records differ overrides its methods. Worker processes run `encode`, so no
 jax.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from jaxencoder.text import labels as label_kinds
 from jaxencoder.text import pieces
 from jaxencoder.text.config import ALIGNED, OVERLAP, DataConfig
-from jaxencoder.text.held_out import is_held_out, text_digest
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.pieces import Pieces
@@ -22,10 +22,8 @@ from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 class Example(NamedTuple):
     """A document of a data set.
 
-    Attributes:
-        texts: first and second text, as the task has them; the second is "" for a single text.
-        label: as the task encodes it; 0 without labels.
-        digest: 64 bits of the texts.
+    texts: first and second text, as the task has them; the second is "" for a single text. label: as the task encodes
+    it; 0 without labels. digest: of `text_digest`.
     """
 
     texts: tuple[Any, Any]
@@ -51,16 +49,9 @@ class Schema:
     fields: ClassVar[Mapping[str, str]] = {"text_field": "text", "label_field": "label"}
     text_names: tuple[str, ...] = ("text", "sentence", "content", "review", "document", "body")
     pair_names: tuple[tuple[str, str], ...] = (
-        ("sentence1", "sentence2"),
-        ("sentence_1", "sentence_2"),
-        ("sentence_A", "sentence_B"),
-        ("premise", "hypothesis"),
-        ("text1", "text2"),
-        ("text_a", "text_b"),
-        ("question1", "question2"),
-        ("question", "sentence"),
-        ("question", "passage"),
-        ("text", "text_pair"),
+        *(("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("sentence_A", "sentence_B")),
+        *(("premise", "hypothesis"), ("text1", "text2"), ("text_a", "text_b"), ("question1", "question2")),
+        *(("question", "sentence"), ("question", "passage"), ("text", "text_pair")),
     )
     label_names: tuple[str, ...] = (
         *("label", "labels", "class", "category", "target", "score", "sentiment", "intent", "topic", "rating", "stars"),
@@ -89,7 +80,7 @@ class Schema:
         if not data.label_field:
             return None
         if data.labels:
-            record = next(_read(self, data, data.train[0], data.pair_field))
+            _, record, _ = next(self._read(data, data.train[0], data.pair_field))
             return Labels(self.kind_of(record[data.label_field]), data.labels)
         return label_kinds.infer(self._training_labels(data))
 
@@ -104,10 +95,8 @@ class Schema:
     def check_texts(self, text: Any, pair: Any, pair_field: str, where: str) -> None:
         """Raise ValueError if the second text is not as the task needs it."""
         if not isinstance(pair, str):
-            kind = type(pair).__name__
-            raise ValueError(
-                f"{where}: field {pair_field!r} is {kind}, not text; name another field or drop the record"
-            )
+            problem = f"field {pair_field!r} is {type(pair).__name__}, not text"
+            raise ValueError(f"{where}: {problem}; name another field or drop the record")
 
     def encode_label(self, label: Any, texts: tuple[Any, Any], labels: Labels, where: str) -> Any:
         """A record's label as `encode` takes it."""
@@ -141,12 +130,9 @@ class Schema:
             ValueError: a text or a label is invalid; names the record.
             OSError: the source cannot be read.
         """
-        for number, record in enumerate(_read(self, data, source, pair_field), 1):
-            where = f"{source}, record {number}"
-            text = record[data.text_field]
-            pair = record[pair_field] if pair_field else ""
+        for where, record, digest in self._read(data, source, pair_field):
+            text, pair = record[data.text_field], record[pair_field] if pair_field else ""
             self.check_texts(text, pair, pair_field, where)
-            digest = text_digest(text, str(pair))
             if fraction and (split == "validation") != is_held_out(digest, fraction):
                 continue
             label = 0 if labels is None else self.encode_label(record[data.label_field], (text, pair), labels, where)
@@ -164,31 +150,46 @@ class Schema:
         sources = data.validation or (data.train if fraction else ())
         if not sources:
             raise ValueError("this run has held nothing out; name a source with --data")
-        required = [name for name in (data.pair_field, data.label_field) if name]
-        options = {"text_field": data.text_field, "text_unit": data.text_unit, "words": self.reads_words}
         for source in sources:
-            for number, record in enumerate(read(source, required=required, **options), 1):
-                pair = str(record[data.pair_field]) if data.pair_field else ""
-                if not fraction or is_held_out(text_digest(record[data.text_field], pair), fraction):
-                    yield f"{source}, record {number}", record
+            for where, record, digest in self._read(data, source, data.pair_field, all_fields=True):
+                if not fraction or is_held_out(digest, fraction):
+                    yield where, record
 
     def _training_labels(self, data: DataConfig) -> Iterator[tuple[Any, str]]:
         fraction = 0.0 if data.validation else data.validation_fraction
         for source in data.train:
-            for number, record in enumerate(_read(self, data, source, data.pair_field), 1):
-                where, text = f"{source}, record {number}", record[data.text_field]
-                pair = str(record[data.pair_field]) if data.pair_field else ""
-                if not (fraction and is_held_out(text_digest(text, pair), fraction)):
-                    for label in self.single_labels(record[data.label_field], text, where):
+            for where, record, digest in self._read(data, source, data.pair_field):
+                if not is_held_out(digest, fraction):
+                    for label in self.single_labels(record[data.label_field], record[data.text_field], where):
                         yield label, where
+
+    def _read(
+        self, data: DataConfig, source: str, pair_field: str, all_fields: bool = False
+    ) -> Iterator[tuple[str, Record, int]]:
+        """The place of each record for messages, its configured fields or all of them, and the digest of its texts."""
+        names = [name for name in (pair_field, data.label_field) if name]
+        fields = {"required": names} if all_fields else {"fields": names}
+        records = read(source, text_field=data.text_field, text_unit=data.text_unit, words=self.reads_words, **fields)
+        for number, record in enumerate(records, 1):
+            pair = str(record[pair_field]) if pair_field else ""
+            yield f"{source}, record {number}", record, text_digest(record[data.text_field], pair)
+
+
+def text_digest(text: str | Sequence[str], pair: str) -> int:
+    """Return a 64-bit hash; equal texts, or equal lists of words, land on the same side of the split."""
+    content = f"{text if isinstance(text, str) else ' '.join(text)}\0{pair}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def is_held_out(digest: int, fraction: float) -> bool:
+    """Whether a document with this digest is in the fraction held out for validation when no source is named."""
+    return digest < fraction * 2**64
 
 
 def check_structured(data: DataConfig, task: str, pair: str = "") -> None:
     """Raise ValueError for settings that only suit labels of complete texts.
 
-    Args:
-        task: its name, for messages.
-        pair: the content of data.pair_field; empty for a task without a second text.
+    `task` and `pair`, the content of data.pair_field or "" for a task without a second text, are words of the messages.
     """
     if data.balance:
         raise ValueError(f"data.balance is {data.balance}, which is for labels of whole texts, not {task}; set it to 0")
@@ -197,12 +198,6 @@ def check_structured(data: DataConfig, task: str, pair: str = "") -> None:
         raise ValueError(f"data.pair_field is {data.pair_field!r}, but the task is {task}; {advice}")
     if data.long_texts == "windows":
         raise ValueError(f"data.long_texts is 'windows', which is for labels of single texts, not {task}; leave it out")
-
-
-def _read(schema: Schema, data: DataConfig, source: str, pair_field: str) -> Iterator[Record]:
-    fields = [name for name in (pair_field, data.label_field) if name]
-    options = {"text_unit": data.text_unit, "words": schema.reads_words}
-    return read(source, text_field=data.text_field, fields=fields, **options)
 
 
 TEXTS = Schema()

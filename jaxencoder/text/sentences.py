@@ -25,16 +25,15 @@ def split_sentences(text: str) -> list[str]:
     """Split a text into sentences, each with the space before it; joined they are the text.
 
     A line break ends a sentence, but not in a text with blank lines between paragraphs, whose lines are wrapped. Thai
-    and Lao have no full stop; a space ends a clause, and the text is split there.
+    and Lao have no full stop; a space ends a clause, and the text is split there. Raises ValueError for a lone surrogate.
 
     >>> split_sentences("Is it? Mr. No says it is.")
     ['Is it?', ' Mr. No says it is.']
-
-    Raises:
-        ValueError: the text is not valid Unicode.
     """
+    # Line breaks within paragraphs become as many spaces, so that character positions stay.
+    unwrapped = _WRAP.sub(lambda match: " " * len(match[0]), text) if _BLANK_LINE.search(text) else text
     end, ends = 0, set()
-    for sentence in _segments(SentenceBreaker, _unwrap(text)):
+    for sentence in _segments(SentenceBreaker, unwrapped):
         if inked := len(sentence.rstrip().rstrip(_OPENING).rstrip()):
             ends.add(end + inked)
         end += len(sentence)
@@ -50,9 +49,6 @@ def word_spans(text: str) -> list[tuple[int, int]]:
 
     >>> word_spans("Is it?")
     [(0, 2), (3, 5), (5, 6)]
-
-    Raises:
-        ValueError: the text is not valid Unicode.
     """
     spans, end = [], 0
     for segment in _segments(WordBreaker, text):
@@ -71,12 +67,6 @@ def _segments(breaker: type, text: str) -> Iterator[str]:
     try:
         yield from breaker(text, _LOCALE)
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"a text has a lone surrogate (U+{ord(error.object[error.start]):04X}) at character {error.start}, which "
-            "is not valid Unicode; decode the source with errors='replace' or remove it"
-        ) from error
-
-
-def _unwrap(text: str) -> str:
-    """Replace line breaks within paragraphs by as many spaces, so that character positions stay."""
-    return _WRAP.sub(lambda match: " " * len(match[0]), text) if _BLANK_LINE.search(text) else text
+        problem = f"a text has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}"
+        advice = "decode the source with errors='replace' or remove it"
+        raise ValueError(f"{problem}, which is not valid Unicode; {advice}") from error

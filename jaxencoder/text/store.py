@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
+from jaxencoder.files import write_atomic
 from jaxencoder.text import segment_labels
 from jaxencoder.text.packing import Row
 
@@ -44,22 +45,19 @@ def kvstore(path: str | os.PathLike) -> dict:
     """
     if not is_remote(path):
         return {"driver": "file", "path": str(Path(path).absolute()) + "/"}
-    bucket, _, prefix = str(path)[len("gs://") :].partition("/")
-    spec = {"driver": "gcs", "bucket": bucket, "path": prefix.rstrip("/") + "/" if prefix else ""}
-    if str(path).startswith("s3://"):
-        spec["driver"] = "s3"
-        if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
-            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-            spec |= {"endpoint": endpoint, "aws_region": region or "us-east-1"}
+    scheme, _, place = str(path).partition("://")
+    bucket, _, prefix = place.partition("/")
+    spec = {"driver": {"gs": "gcs"}.get(scheme, scheme), "bucket": bucket}
+    spec["path"] = prefix.rstrip("/") + "/" if prefix else ""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if scheme == "s3" and endpoint:
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        spec |= {"endpoint": endpoint, "aws_region": region or "us-east-1"}
     return spec
 
 
 def exists(path: str | os.PathLike) -> bool:
-    """Whether there is a complete store: its metadata is written last.
-
-    Raises:
-        OSError: the place cannot be read.
-    """
+    """Whether there is a complete store, whose metadata is written last; OSError if the place cannot be read."""
     if not is_remote(path):
         return (Path(path) / META).is_file()
     with storage_errors(f"cannot read {path}"):
@@ -89,16 +87,10 @@ def _row_layout(length: int, word: np.dtype, types: bool, token_labels: bool) ->
     return np.dtype(fields)
 
 
-def _bits(values: np.ndarray, length: int) -> np.ndarray:
-    return np.unpackbits(values, axis=1, count=length, bitorder="little")
-
-
 class Writer:
-    """Writes a store into a local folder; `close` completes it.
+    """Writes a store into an existing, empty local folder; `close` completes it.
 
     Args:
-        folder: an existing, empty folder.
-        row_length: tokens per row.
         vocab_size: decides the width of a token id on disk.
         types: rows have type ids.
         labels: None, a kind of `segment_labels`, or "token" for a class of each token (int32, -1 for none).
@@ -119,7 +111,6 @@ class Writer:
         self._buffer, self._filled = np.zeros(shard, layout), 0
 
     def add(self, row: Row) -> None:
-        """Append a row."""
         n, line = len(row.token_ids), self._buffer[self._filled]
         line["token_ids"][:n], line["used"] = row.token_ids, n
         lengths, starts = np.array(row.lengths), np.zeros(self._length, bool)
@@ -163,13 +154,10 @@ class Writer:
             "content": self._content.hexdigest(),
             **meta,
         }
-        with open(self._folder / META, "w", encoding="utf-8") as file:
-            json.dump(meta, file)
-            file.flush()
-            os.fsync(file.fileno())
+        write_atomic(self._folder / META, json.dumps(meta))
 
-    def _create(self, name: str, width: int, dtype: np.dtype) -> tuple[ts.TensorStore, int]:
-        """A table without rows, and the rows of its shards."""
+    def _create(self, name: str, width: int, dtype: np.dtype, rows: int = 0) -> tuple[ts.TensorStore, int]:
+        """A table, and the rows of its shards."""
         row_bytes = width * dtype.itemsize
         chunk = max(1, _CHUNK_BYTES // row_bytes)
         shard = chunk * max(1, _SHARD_BYTES // (chunk * row_bytes))
@@ -179,7 +167,7 @@ class Writer:
             "driver": "zarr3",
             "kvstore": kvstore(self._folder / name),
             "metadata": {
-                "shape": [0, width],
+                "shape": [rows, width],
                 "data_type": dtype.name,
                 "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard, width]}},
                 "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
@@ -201,10 +189,9 @@ class Writer:
         counts = np.asarray(self._label_counts)
         dtype, none, width = segment_labels.layout(kind, self._classes)
         columns = self._segments * width
-        table, shard = self._create("labels", columns, dtype)
+        table, shard = self._create("labels", columns, dtype, self.rows)
         labels, done = np.asarray(self._labels).reshape(-1, width), 0
         with _write_errors():
-            table = table.resize(exclusive_max=[self.rows, columns], resize_metadata_only=True).result()
             for start in range(0, self.rows, shard):
                 part = counts[start : start + shard]
                 block = np.full((len(part), self._segments, width), none, dtype)
@@ -280,28 +267,21 @@ class Store:
         return rows if labels is None else rows | self._decode_labels(labels)
 
     def label_counts(self) -> np.ndarray:
-        """The number of segments (or tokens) of each class in all rows: int64 [classes of `meta["labels"]`].
-
-        Raises:
-            OSError: the store is damaged, or cannot be reached.
-        """
-        counts = np.zeros(len(self.meta["labels"]), np.int64)
-        of_tokens, is_multi_label = self.meta["label_kind"] == "token", self.meta["label_kind"] == "classes"
-        table = self._table if of_tokens else self._labels
+        """The number of segments (or tokens) of each class in all rows: int64 [classes of `meta["labels"]`]."""
+        kind, counts = self.meta["label_kind"], np.zeros(len(self.meta["labels"]), np.int64)
+        table = self._table if kind == "token" else self._labels
         if table is None or not len(counts):
             return counts
-        step = max(1, _LABEL_ROWS // (self.meta["row_length"] if of_tokens else len(counts) if is_multi_label else 1))
+        numbers_per_row = {"token": self.meta["row_length"], "classes": len(counts)}.get(kind, 1)
+        step = max(1, _LABEL_ROWS // numbers_per_row)
         for start in range(0, len(self), step):
             with self._read_errors():
                 values = table[start : min(start + step, len(self))].read().result()
-            if of_tokens:
-                labels = self._fields_of(values)["labels"].astype(np.int32) - 1
-            else:
-                labels = self._decode_labels(values)["labels"]
-            if is_multi_label:
-                counts += (labels > 0).sum((0, 1))
-            else:
-                counts += np.bincount(labels[labels >= 0], minlength=len(counts))
+            if kind == "classes":
+                counts += (self._decode_labels(values)["labels"] > 0).sum((0, 1))
+                continue
+            labels = self._fields_of(values)["labels"].astype(np.int32) - 1 if kind == "token" else values
+            counts += np.bincount(labels[labels >= 0], minlength=len(counts))
         return counts
 
     def padding(self, rows: int) -> dict[str, np.ndarray]:
@@ -320,7 +300,7 @@ class Store:
         length = self.meta["row_length"]
         column = np.arange(length, dtype=np.int32)
         used = column < lines["used"].astype(np.int32)[:, None]
-        starts = _bits(lines["starts"], length).astype(bool)
+        starts = np.unpackbits(lines["starts"], axis=1, count=length, bitorder="little").astype(bool)
         first = np.maximum.accumulate(np.where(starts, column, 0), axis=1)
         rows = {
             "token_ids": np.where(used, lines["token_ids"], self.meta["pad_id"]).astype(np.int32),
@@ -328,7 +308,8 @@ class Store:
             "positions": np.where(used, column - first, 0).astype(np.int32),
         }
         if "token_type_ids" in self.meta["fields"]:
-            rows["token_type_ids"] = _bits(lines["types"], length).astype(np.int32)
+            types = np.unpackbits(lines["types"], axis=1, count=length, bitorder="little")
+            rows["token_type_ids"] = types.astype(np.int32)
         if "token_labels" in self.meta["fields"]:
             rows["token_labels"] = lines["labels"].astype(np.int32) - 1
         return rows

@@ -35,9 +35,7 @@ def stream_tokens(
     Without a seam, as in a word of thousands of characters, the piece grows to at most a million characters; a longer
     word or run of spaces is split there. (Within thousands of equal characters, tokens may differ too.)
 
-    Args:
-        offsets: also yield offsets.
-        prompt: put before each text; its characters count in the offsets.
+    The prompt is put before each text, and its characters count in the offsets.
 
     Raises:
         ValueError: not a list of valid strings; the message has the index of the text and the position in it.

@@ -5,7 +5,7 @@ Devlin et al. 2019 (BERT), arXiv:1810.04805, and "maximum context" in its code's
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,15 +13,6 @@ from jaxencoder.text.streams import TokenBlock, stream_tokens
 from jaxencoder.text.tokenizers.encoding import NO_OFFSETS
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
-
-class HasIds(Protocol):
-    """A window with its tokens."""
-
-    @property
-    def ids(self) -> np.ndarray: ...
-
-
-W = TypeVar("W", bound=HasIds)
 GROUP_TOKENS = 1 << 17  # tokens of windows that are sorted by length together, whatever the length of a text
 
 
@@ -45,10 +36,7 @@ def sliding_windows(sizes: Iterable[int], room: int, stride: int) -> Iterator[To
     Args:
         sizes: tokens of each block; the next block is read only once a window depends on it.
         room: maximum tokens of a window.
-        stride: tokens from the start of a window to the start of the next, 1 to room.
-
-    Raises:
-        ValueError: see `check_stride`.
+        stride: tokens from the start of a window to the start of the next, 1 to room (see `check_stride`).
     """
     check_stride(stride, room)
     sizes, available, start, first = iter(sizes), 0, 0, 0
@@ -79,11 +67,7 @@ def default_stride(room: int) -> int:
 
 
 def max_context_windows(bounds: Sequence[tuple[int, int]]) -> list[TokenWindow]:
-    """Assign each token to one of the windows, which have been placed elsewhere.
-
-    Args:
-        bounds: [start, end) of each window, both ascending; together they cover all tokens.
-    """
+    """Assign each token to one of the windows [start, end), both ascending, that together cover all tokens."""
     boundaries = [_boundary(end, start) for (_, end), (start, _) in pairwise(bounds)]
     firsts, lasts = [0, *boundaries], [*boundaries, *(end for _, end in bounds[-1:])]
     return [TokenWindow(*window, first, last) for window, first, last in zip(bounds, firsts, lasts, strict=False)]
@@ -104,7 +88,7 @@ class TextWindow(NamedTuple):
             tokens before it, the last one the special tokens at the end. Joined, these parts are the text's encoding.
         offsets: int32 [last - first, 2], [start, end) of these tokens in characters of the text, (0, 0) for special
             tokens and the prompt; empty unless requested.
-        is_last: True for the last window of the text.
+        is_last: whether this is the last window of the text.
     """
 
     text: int
@@ -129,7 +113,6 @@ def text_windows(
         length: maximum tokens of a window, including special tokens and the prompt. A text that fits has one window.
         stride: tokens from the start of a window to the start of the next; None for half of the room for text.
         prompt: put before the text in every window.
-        offsets: also yield offsets.
 
     Raises:
         ValueError: not a list of valid strings, a prompt that leaves no room, or a bad stride (see `check_stride`).
@@ -157,10 +140,8 @@ def text_windows(
 def _text_room(length: int, reserved: int, prompt: str) -> int:
     """Tokens of a window that remain for text; ValueError if a prompt leaves none."""
     if prompt and length <= reserved:
-        raise ValueError(
-            f"the prompt {prompt[:40]!r} has {reserved} tokens, which leaves none of {length} for a text; "
-            "give a shorter prompt or a larger max_length"
-        )
+        problem = f"the prompt {prompt[:40]!r} has {reserved} tokens, which leaves none of {length} for a text"
+        raise ValueError(f"{problem}; give a shorter prompt or a larger max_length")
     return length - reserved
 
 
@@ -209,7 +190,7 @@ class _TokenBuffer:
         return self._exhausted and window.end - self._start == len(self._ids)
 
 
-def group_windows(windows: Iterable[W], tokens: int) -> Iterator[list[W]]:
+def group_windows(windows: Iterable[Any], tokens: int) -> Iterator[list[Any]]:
     """Group windows, or anything with `ids`, into lists that end once they have this many tokens."""
     group, size = [], 0
     for window in windows:

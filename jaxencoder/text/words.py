@@ -27,9 +27,6 @@ def encode_words(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[W
     """Tokenize lists of words, joined by spaces, as the tokenizer saw words in training.
 
     A word that the tokenizer drops, such as one of control characters only, has no token.
-
-    Raises:
-        ValueError: a word is not valid Unicode.
     """
     encodings = tokenizer.encode_batch([" ".join(words) for words in texts], special=False, offsets=True)
     results = []
@@ -47,8 +44,7 @@ def encode_words(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[W
 def word_windows(tokens: WordTokens, room: int, overlap: int = 0) -> list[tuple[int, int]]:
     """Split tokens into windows [start, end) of at most `room` tokens that begin at a word, if one fits.
 
-    Args:
-        overlap: tokens shared with the window before: at least this many if words allow, and at most half.
+    A window shares at least `overlap` tokens with the one before if words allow, and at most half.
     """
     starts, windows, start, n = np.flatnonzero(tokens.first), [], 0, len(tokens.ids)
     while start < n:

@@ -15,10 +15,9 @@ from jaxencoder.config import RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.files import write_atomic
 from jaxencoder.objectives.objective import Objective
-from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.cache import load_or_train, prepare
 from jaxencoder.text.sources.fields import format_fields, infer_fields
 from jaxencoder.text.store import Store
-from jaxencoder.text.tokenizer_cache import load_or_train
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.training.agreement import (
     DATA_FILE,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxencoder.text import rows
+from jaxencoder.text.cache import prepare
 from jaxencoder.text.config import ALIGNED, DataConfig
 from jaxencoder.text.pairs import sentence_pairs
-from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.schema import Example
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 

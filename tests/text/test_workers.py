@@ -9,17 +9,9 @@ import psutil
 import pytest
 
 from jaxencoder.text import pieces
-from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.row_cache import prepare
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
-from jaxencoder.text.tokenizers.training import train_tokenizer
+from jaxencoder.text.cache import prepare
 from jaxencoder.text.workers import encode
-from tests.text.corpus import WORDS, config, write
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return train_tokenizer([" ".join(WORDS)] * 5, TokenizerConfig(vocab_size=120))
+from tests.text.corpus import config, write
 
 
 def test_an_error_in_a_worker_is_the_same_sentence(tmp_path, tokenizer):

@@ -117,14 +117,14 @@ CHILD = """
     import os, signal, sys, threading, time
     from pathlib import Path
     from jaxencoder.config_io import load
-    from jaxencoder.text import store, tokenizer_cache
+    from jaxencoder.text import cache, store
     from jaxencoder.checkpoints import orbax as checkpoint
     from jaxencoder.training import telemetry
 
     target, run_dir, moment, number = sys.argv[1:5]
     signal_number = getattr(signal, os.environ.get("WITH", "SIGKILL"))
     owner, name = {
-        "tokenizer": (tokenizer_cache, "train_tokenizer"),
+        "tokenizer": (cache, "train_tokenizer"),
         "rows": (store.Writer, "close"),
         "save": (checkpoint.CheckpointManager, "save"),
         "step": (telemetry.Telemetry, "step"),

@@ -17,7 +17,7 @@ from typing import Any
 from jaxencoder.text.config import ALIGNED
 from jaxencoder.text.messages import first_line, listed
 from jaxencoder.text.sources import formats
-from jaxencoder.text.sources.formats import EXTENSIONS, RawRecord, Record, every_line, utf8
+from jaxencoder.text.sources.formats import EXTENSIONS, Records, every_line, utf8
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
 _READABLE = f"{listed(EXTENSIONS)}, plain or with {listed(COMPRESSIONS)}"
@@ -26,21 +26,15 @@ _MAX_DIGESTED_BYTES = 1 << 30  # about a second of reading
 
 
 def find_files(source: str) -> list[str]:
-    """The files of a path, glob or folder, sorted; folders are searched recursively for readable extensions.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: an unknown extension, a folder without a readable file, or an unknown file system.
-    """
+    """The files of a path, glob or folder, sorted; folders are searched recursively for readable extensions."""
     if not source:
         raise ValueError("a source is empty; name pydocs, tfds:NAME/CONFIG:SPLIT, or a file, glob or folder")
     fs, inner = _filesystem(source)
     fs.invalidate_cache()  # an old listing would hide newer files
     with _remote_errors(source):
         if fs.isdir(inner):
-            paths = [
-                path for path in fs.find(inner) if not _is_hidden(path, inner) and _extension(path)[0] in EXTENSIONS
-            ]
+            visible = (path for path in fs.find(inner) if not _is_hidden(path, inner))
+            paths = [path for path in visible if _extension(path)[0] in EXTENSIONS]
             if not paths:
                 raise ValueError(f"folder {source} holds no file of {_READABLE}")
         elif fs.exists(inner):
@@ -59,12 +53,7 @@ def find_files(source: str) -> list[str]:
 
 
 def aligned_files(source: str) -> tuple[str, str]:
-    """The two files of a source aligned:FILE|FILE, whatever their extensions.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not two files, or an unknown file system.
-    """
+    """The two files of a source aligned:FILE|FILE, whatever their extensions."""
     paths = source.removeprefix(ALIGNED).split("|")
     if len(paths) != 2 or not all(paths):
         raise ValueError(f"{source}: write {ALIGNED}FILE|FILE, two text files with the same number of lines")
@@ -98,42 +87,33 @@ def content_digests(paths: Sequence[str]) -> list[str] | list[list[str]]:
     inner = [_filesystem(path)[1] for path in paths]
     if any("://" in path for path in paths) or sum(map(os.path.getsize, inner)) > _MAX_DIGESTED_BYTES:
         return [file_version(path) for path in paths]
-    digests = []
-    for path in inner:
+
+    def digest(path: str) -> str:
         with open(path, "rb") as file:
-            digests.append(hashlib.file_digest(file, "blake2b").hexdigest())
-    return digests
+            return hashlib.file_digest(file, "blake2b").hexdigest()
+
+    return [digest(path) for path in inner]
 
 
-def raw_records(path: str, text_field: str, text_unit: str) -> Iterator[RawRecord]:
+def records(path: str, text_field: str, text_unit: str) -> Records:
     """The records of one file in order; only .txt files use `text_field` and `text_unit`."""
     extension, compression = _extension(path)
     with _open(path) as stream:
-        yield from formats.raw_records(extension, path, stream, not compression, text_field, text_unit)
+        yield from formats.records(extension, path, stream, not compression, text_field, text_unit)
 
 
-def aligned_records(paths: tuple[str, str], fields: tuple[str, str]) -> Iterator[RawRecord]:
-    """The lines of two files as pairs, under two field names; pairs with a blank line are skipped.
-
-    Raises:
-        ValueError: one file has more lines than the other.
-    """
-
-    def parse(lines: tuple[bytes, bytes], where: str) -> Record:
-        number = where.rpartition(":")[2]
-        return {f: utf8(line, f"{p}:{number}") for f, p, line in zip(fields, paths, lines, strict=True)}
-
+def aligned_records(paths: tuple[str, str], fields: tuple[str, str]) -> Records:
+    """The lines of two files as pairs, under two field names; pairs with a blank line are skipped."""
     with _open(paths[0]) as first, _open(paths[1]) as second:
         lines = itertools.zip_longest(every_line(paths[0], first), every_line(paths[1], second))
         for number, pair in enumerate(lines, 1):
             if None in pair:
                 shorter, longer = paths if pair[0] is None else paths[::-1]
-                raise ValueError(
-                    f"{shorter} ends after line {number - 1}, but {longer} goes on; "
-                    "aligned files have the same text in each line"
-                )
+                problem = f"{shorter} ends after line {number - 1}, but {longer} goes on"
+                raise ValueError(f"{problem}; aligned files have the same text in each line")
             if all(pair):
-                yield RawRecord(f"{paths[0]}:{number}", pair, parse)
+                places = [f"{path}:{number}" for path in paths]
+                yield places[0], dict(zip(fields, map(utf8, pair, places), strict=True))
 
 
 def _filesystem(path: str) -> tuple[Any, str]:

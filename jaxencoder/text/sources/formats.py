@@ -13,13 +13,14 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from jaxencoder.text.messages import first_line, listed
 
 Record = dict[str, Any]
+Records = Iterator[tuple[str, Record]]  # each with its place for messages
 TEXT_UNITS = ("line", "paragraph", "file")
 EXTENSIONS = (".jsonl", ".json", ".txt", ".parquet", ".csv", ".tsv", ".conll", ".conllu")
 
@@ -29,39 +30,21 @@ _BUFFER = 1 << 20  # bytes
 _PARQUET_ROWS = 256
 _BOM = b"\xef\xbb\xbf"  # written before UTF-8 by Windows editors
 _ONE_JSON_VALUE = re.compile(rb'\s*(\[|\{\s*"(data|version)"\s*:)')  # the beginning of a file that is one value
+_SURROGATE = re.compile(r"\\u[dD]")  # half of a surrogate pair, which JSON can write and UTF-8 cannot
 _CONLLU = {"tokens": 1, "lemmas": 2, "upos": 3, "xpos": 4, "deprel": 7}  # names of some of its ten columns
 
 
-def _unchanged(record: Record, where: str) -> Record:
-    return record
-
-
-class RawRecord(NamedTuple):
-    """A record before it is decoded, so that a shard parses only its own records.
-
-    `parse(raw, where)` gives the record; `where` is its place in messages.
-    """
-
-    where: str
-    raw: Any
-    parse: Callable[[Any, str], Record] = _unchanged
-
-
-def raw_records(
+def records(
     extension: str, path: str, stream: io.BufferedReader, seekable: bool, text_field: str, text_unit: str
-) -> Iterator[RawRecord]:
-    """The records of a stream in order.
+) -> Records:
+    """The records of a stream in order; ValueError, which names the line, for one that cannot be read.
 
     Args:
         extension: one of EXTENSIONS.
         path: for messages.
-        stream: buffered bytes.
         seekable: Parquet is copied first if its stream is not seekable.
         text_field: field of the text in .txt files.
         text_unit: one document of .txt files, one of TEXT_UNITS.
-
-    Raises:
-        ValueError: the stream cannot be read; names the line.
     """
     if extension in _READERS:
         yield from _READERS[extension](path, stream)
@@ -69,7 +52,8 @@ def raw_records(
         yield from _parquet(path, stream, seekable)
     else:
         for number, raw in _SPLITS[text_unit](path, stream):
-            yield RawRecord(f"{path}:{number}", raw, lambda raw, where: {text_field: utf8(raw, where)})
+            where = f"{path}:{number}"
+            yield where, {text_field: utf8(raw, where)}
 
 
 def every_line(path: str, stream: BinaryIO) -> Iterator[bytes]:
@@ -109,8 +93,7 @@ def _read_all(path: str, stream: BinaryIO) -> bytes:
 
 
 def _file(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    text = _read_all(path, stream).rstrip()
-    if text:
+    if text := _read_all(path, stream).rstrip():
         yield 1, text
 
 
@@ -124,11 +107,7 @@ def _check_size(size: int, path: str, number: int) -> None:
 
 
 def utf8(raw: bytes, where: str) -> str:
-    """Decode a text.
-
-    Raises:
-        ValueError: names the line and column of the first byte that is not UTF-8.
-    """
+    """Decode a text; ValueError names the line and column of the first byte that is not UTF-8."""
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -138,17 +117,33 @@ def utf8(raw: bytes, where: str) -> str:
             where = f"{path}:{line}"
         column = error.start - raw.rfind(b"\n", 0, error.start)
         problem = f"byte 0x{raw[error.start]:02x} at column {column} is not UTF-8"
-        raise ValueError(
-            f"{where}: {problem}; convert the text (iconv -f latin1 -t utf-8) or drop the record"
-        ) from None
+        advice = "convert the text (iconv -f latin1 -t utf-8) or drop the record"
+        raise ValueError(f"{where}: {problem}; {advice}") from None
 
 
-def _json_lines(path: str, stream: BinaryIO) -> Iterator[RawRecord]:
+def _json_lines(path: str, stream: BinaryIO) -> Records:
     for number, raw in _lines(path, stream):
-        yield RawRecord(f"{path}:{number}", raw, _parse_json)
+        where = f"{path}:{number}"
+        text = utf8(raw, where)
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where}: not JSON ({first_line(error)}); write one object on each line") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"{where}: a {type(record).__name__}, not a JSON object; write one object on each line")
+        if _SURROGATE.search(text):
+            _check_surrogates(where, record)
+        yield where, record
 
 
-def _json(path: str, stream: io.BufferedReader) -> Iterator[RawRecord]:
+def _check_surrogates(where: str, record: Record) -> None:
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: {error.object[error.start]!a} is half a character and not UTF-8; drop it") from None
+
+
+def _json(path: str, stream: io.BufferedReader) -> Records:
     """A .json file: a list of records, SQuAD's nested lists, or JSON Lines after all."""
     if not _ONE_JSON_VALUE.match(stream.peek(256)[:256].removeprefix(_BOM)):
         yield from _json_lines(path, stream)
@@ -164,18 +159,19 @@ def _json(path: str, stream: io.BufferedReader) -> Iterator[RawRecord]:
         return
     nested = value if isinstance(value, list) else value.get("data")
     records = nested if isinstance(nested, list) else [value]  # "data" may be an ordinary field
-    parse = _check_surrogates if _may_hold_surrogates(text) else _unchanged
+    has_surrogates = _SURROGATE.search(text)
     for number, record in enumerate(records, 1):
         where = f"{path}, record {number}"
         if not isinstance(record, dict):
             raise ValueError(f"{where}: {type(record).__name__}, not a JSON object; give a list of objects")
-        if isinstance(record.get("paragraphs"), list):
-            yield from _squad(where, record, parse)
-        else:
-            yield RawRecord(where, record, parse)
+        is_article = isinstance(record.get("paragraphs"), list)
+        for located in _squad(where, record) if is_article else [(where, record)]:
+            if has_surrogates:
+                _check_surrogates(*located)
+            yield located
 
 
-def _squad(where: str, article: Record, parse: Callable[[Record, str], Record]) -> Iterator[RawRecord]:
+def _squad(where: str, article: Record) -> Records:
     """The questions of an article, with the field names of TFDS."""
     try:
         for paragraph in article["paragraphs"]:
@@ -188,12 +184,12 @@ def _squad(where: str, article: Record, parse: Callable[[Record, str], Record]) 
                     "question": question["question"],
                     "answers": {name: [answer[name] for answer in answers] for name in ("text", "answer_start")},
                 }
-                yield RawRecord(f"{where}, question {record['id'] or record['question'][:40]!r}", record, parse)
+                yield f"{where}, question {record['id'] or record['question'][:40]!r}", record
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{where} does not have SQuAD's structure ({type(error).__name__}: {error})") from None
 
 
-def _separated(path: str, stream: BinaryIO, **dialect: Any) -> Iterator[RawRecord]:
+def _separated(path: str, stream: BinaryIO, **dialect: Any) -> Records:
     """The rows below a header of column names."""
     csv.field_size_limit(MAX_DOCUMENT_BYTES)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
@@ -206,32 +202,32 @@ def _separated(path: str, stream: BinaryIO, **dialect: Any) -> Iterator[RawRecor
             where = f"{path}:{rows.line_num}"
             if len(row) != len(names):
                 raise ValueError(f"{where}: {len(row)} columns, but {len(names)} names in the first line")
-            yield RawRecord(where, dict(zip(names, row, strict=True)))
+            yield where, dict(zip(names, row, strict=True))
     except UnicodeDecodeError as error:
-        message = f"text after line {rows.line_num} is not UTF-8 ({first_line(error)}); convert it"
-        raise ValueError(f"{path}: {message}") from None
+        problem = f"text after line {rows.line_num} is not UTF-8 ({first_line(error)})"
+        raise ValueError(f"{path}: {problem}; convert it") from None
     except csv.Error as error:
         raise ValueError(f"{path}:{rows.line_num}: not CSV ({first_line(error)})") from None
     finally:
         text.detach()  # leaves closing the stream to its owner
 
 
-def _conll(path: str, stream: BinaryIO) -> Iterator[RawRecord]:
+def _conll(path: str, stream: BinaryIO) -> Records:
     """Sentences separated by blank lines: a token in the first column of each line, its tag in the last."""
     for where, rows in _sentences(path, stream, None, b"# id "):  # MultiCoNER's line before a sentence
         rows = [row for row in rows if row[0] != "-DOCSTART-"]
         if rows:
-            yield RawRecord(where, {"tokens": [row[0] for row in rows], "ner_tags": [row[-1] for row in rows]})
+            yield where, {"tokens": [row[0] for row in rows], "ner_tags": [row[-1] for row in rows]}
 
 
-def _conllu(path: str, stream: BinaryIO) -> Iterator[RawRecord]:
+def _conllu(path: str, stream: BinaryIO) -> Records:
     """Sentences of Universal Dependencies, without the lines of multiword tokens and empty nodes."""
     for where, rows in _sentences(path, stream, b"\t", b"#"):
         words = [row for row in rows if row[0].isdigit()]
         if any(len(row) != 10 for row in words):
             raise ValueError(f"{where}: a line does not have the ten columns of CoNLL-U")
         if words:
-            yield RawRecord(where, {name: [row[column] for row in words] for name, column in _CONLLU.items()})
+            yield where, {name: [row[column] for row in words] for name, column in _CONLLU.items()}
 
 
 def _sentences(
@@ -252,31 +248,7 @@ def _sentences(
             yield f"{path}:{number}", rows
 
 
-def _parse_json(raw: bytes, where: str) -> Record:
-    text = utf8(raw, where)
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({first_line(error)}); write one object on each line") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{where}: a {type(record).__name__}, not a JSON object; write one object on each line")
-    return _check_surrogates(record, where) if _may_hold_surrogates(text) else record
-
-
-def _may_hold_surrogates(text: str) -> bool:
-    """Whether JSON may hold half of a surrogate pair, which JSON can write and UTF-8 cannot."""
-    return "\\ud" in text or "\\uD" in text
-
-
-def _check_surrogates(record: Record, where: str) -> Record:
-    try:
-        json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{where}: {error.object[error.start]!a} is half a character and not UTF-8; drop it") from None
-    return record
-
-
-def _parquet(path: str, stream: BinaryIO, seekable: bool) -> Iterator[RawRecord]:
+def _parquet(path: str, stream: BinaryIO, seekable: bool) -> Records:
     import pyarrow as pa  # late, for it is slow to import
     import pyarrow.parquet as pq
 
@@ -292,10 +264,10 @@ def _parquet(path: str, stream: BinaryIO, seekable: bool) -> Iterator[RawRecord]
                 names = batch.schema.names
                 for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     row += 1
-                    yield RawRecord(f"{path} row {row}", dict(zip(names, values, strict=True)))
+                    yield f"{path} row {row}", dict(zip(names, values, strict=True))
         except UnicodeDecodeError as error:
-            message = f"text after row {row} is not UTF-8 ({first_line(error)}); write it again"
-            raise ValueError(f"{path}: {message}") from None
+            problem = f"text after row {row} is not UTF-8 ({first_line(error)})"
+            raise ValueError(f"{path}: {problem}; write it again") from None
         except (pa.ArrowException, OSError) as error:
             if getattr(error, "errno", None) is not None:
                 raise

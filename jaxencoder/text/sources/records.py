@@ -15,7 +15,7 @@ import numpy as np
 from jaxencoder.text.config import ALIGNED, DataConfig
 from jaxencoder.text.messages import closest, listed
 from jaxencoder.text.sources import files, pydocs, tfds
-from jaxencoder.text.sources.formats import TEXT_UNITS, RawRecord, Record, utf8
+from jaxencoder.text.sources.formats import TEXT_UNITS, Record, Records, utf8
 
 _ALIGNED_FIELD = "pair"  # holds the second text of aligned files
 _FIRST_RECORDS = re.compile(r"(?!tfds:)(?P<source>.+)\[:(?P<number>[1-9]\d*)\]")
@@ -36,7 +36,6 @@ def read(
     fields: Sequence[str] | None = None,
     required: Sequence[str] = (),
     text_unit: str = "line",
-    shard: tuple[int, int] | None = None,
     words: bool | None = False,
 ) -> Iterator[Record]:
     """Stream the records of a source.
@@ -48,7 +47,6 @@ def read(
         fields: other fields that every record must have; all others are dropped. None keeps all fields.
         required: other fields that every record must have, for use with fields=None.
         text_unit: one document of a .txt file: a "line", a "paragraph" (between blank lines) or a "file".
-        shard: (i, n) gives records i, i + n, i + 2n, ...: n shards are disjoint and together make the source.
         words: the text field holds a list of words (True), text (False), or either (None).
 
     Returns:
@@ -62,17 +60,13 @@ def read(
     """
     if text_unit not in TEXT_UNITS:
         raise ValueError(f"text_unit {text_unit!r} is not one of {', '.join(TEXT_UNITS)}")
-    index, count = shard or (0, 1)
-    if not 0 <= index < count:
-        raise ValueError(f"shard {shard} is not (i, n) with 0 <= i < n")
     # Outside the generator: a missing file raises here and not at the first record.
-    raw = _raw_records(source, text_field, text_unit)
+    located = _located_records(source, text_field, text_unit)
     needed = (text_field, *(fields or ()), *required)
 
     def records() -> Iterator[Record]:
-        every = itertools.chain((_first(source, raw),), raw)
-        for item in itertools.islice(every, index, None, count):
-            record = _checked(item, needed, words)
+        for where, raw in itertools.chain((_first(source, located),), located):
+            record = _checked(where, raw, needed, words)
             yield record if fields is None else {name: record[name] for name in needed}
 
     return records()
@@ -80,8 +74,7 @@ def read(
 
 def field_names(source: str, text_field: str = "text") -> tuple[str, ...]:
     """The field names of the first record of a source; raises as `read` does."""
-    first = _first(source, _raw_records(source, text_field, "line"))
-    return tuple(first.parse(first.raw, first.where))
+    return tuple(_first(source, _located_records(source, text_field, "line"))[1])
 
 
 def pair_fields(data: DataConfig) -> dict[str, str]:
@@ -89,9 +82,6 @@ def pair_fields(data: DataConfig) -> dict[str, str]:
 
     Aligned files hold pairs, other sources if their first record has data.pair_field. All sources must have that field
     if there are labels, or if no training source has it.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read` does.
     """
 
     def field(source: str) -> str:
@@ -116,9 +106,6 @@ def fingerprint(source: str, content: bool = False) -> str:
 
     Args:
         content: digest the content of local files of at most a GiB instead, so that a copy has the same fingerprint.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read` does.
     """
     if first := _FIRST_RECORDS.fullmatch(source):
         version = [fingerprint(first["source"], content), first["number"]]
@@ -132,33 +119,30 @@ def fingerprint(source: str, content: bool = False) -> str:
     return hashlib.sha256(json.dumps(version).encode()).hexdigest()
 
 
-def _raw_records(source: str, text_field: str, text_unit: str) -> Iterator[RawRecord]:
+def _located_records(source: str, text_field: str, text_unit: str) -> Records:
     if first := _FIRST_RECORDS.fullmatch(source):
-        return itertools.islice(_raw_records(first["source"], text_field, text_unit), int(first["number"]))
+        return itertools.islice(_located_records(first["source"], text_field, text_unit), int(first["number"]))
     if source == "pydocs":
-        return (RawRecord(f"pydocs {name}", {text_field: text, "name": name}) for name, text in pydocs.documents())
+        return ((f"pydocs {name}", {text_field: text, "name": name}) for name, text in pydocs.documents())
     if source.startswith("tfds:"):
-        return tfds.raw_records(source)
+        return tfds.records(source)
     if source.startswith(ALIGNED):
         if text_field == _ALIGNED_FIELD:
             raise ValueError(f"{source}: the second text has the field {_ALIGNED_FIELD!r}; give another text_field")
         return files.aligned_records(files.aligned_files(source), (text_field, _ALIGNED_FIELD))
     paths = files.find_files(source)
-    return itertools.chain.from_iterable(files.raw_records(path, text_field, text_unit) for path in paths)
+    return itertools.chain.from_iterable(files.records(path, text_field, text_unit) for path in paths)
 
 
-def _first(source: str, records: Iterator[RawRecord]) -> RawRecord:
-    first = next(records, None)
-    if first is None:
-        raise ValueError(f"{source} is empty: it holds no document to read")
-    return first
+def _first(source: str, records: Records) -> tuple[str, Record]:
+    if first := next(records, None):
+        return first
+    raise ValueError(f"{source} is empty: it holds no document to read")
 
 
-def _checked(item: RawRecord, needed: Sequence[str], words: bool | None) -> Record:
-    """A record as Python objects, with all needed fields, the text field first."""
-    where = item.where
-    record = {name: _to_python(x, where, name in needed) for name, x in item.parse(item.raw, where).items()}
-    text_field = needed[0]
+def _checked(where: str, raw: Record, needed: Sequence[str], words: bool | None) -> Record:
+    """A record as Python objects; it must have all needed fields, the first of which is that of the text."""
+    record, text_field = {name: _to_python(x, where, name in needed) for name, x in raw.items()}, needed[0]
     for name in needed:
         if name not in record:
             raise MissingField(where, name, record, name == text_field)
@@ -166,9 +150,8 @@ def _checked(item: RawRecord, needed: Sequence[str], words: bool | None) -> Reco
     is_words = isinstance(text, list) and all(isinstance(x, str) for x in text)
     if not ((is_words and words is not False) or (isinstance(text, str) and not words)):
         kind = "a list of words" if words else "text"
-        raise ValueError(
-            f"{where}: field {text_field!r} is {type(text).__name__}, not {kind}; name another field or drop the record"
-        )
+        problem = f"field {text_field!r} is {type(text).__name__}, not {kind}"
+        raise ValueError(f"{where}: {problem}; name another field or drop the record")
     return record
 
 

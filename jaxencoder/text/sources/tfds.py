@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from jaxencoder.text.messages import closest, first_line, listed
-from jaxencoder.text.sources.formats import RawRecord
+from jaxencoder.text.sources.formats import Records
 
 _SOURCE = re.compile(r"tfds:(?P<name>[^:]+(?::\d[\w.*]*)?):(?P<split>.+)")
 
 
-def raw_records(source: str) -> Iterator[RawRecord]:
+def records(source: str) -> Records:
     """The records of a split in order."""
     builder, split = _builder(source)
     examples = builder.as_data_source(split)
-    return (RawRecord(f"{source}[{i}]", i, lambda i, _: dict(examples[i])) for i in range(len(examples)))
+    return ((f"{source}[{i}]", dict(examples[i])) for i in range(len(examples)))
 
 
 def version(source: str) -> list:

@@ -57,40 +57,29 @@ def raise_invalid_text(texts: Sequence[str], error: Exception, first: int = 0) -
             raise ValueError(f"text {number} is {text!r}, not a string; pass a list of strings") from error
         for position, character in enumerate(text):
             if "\ud800" <= character <= "\udfff":
-                raise ValueError(
-                    f"text {number} has a lone surrogate (U+{ord(character):04X}) at character {position}, which is "
-                    "not valid Unicode; decode the source with errors='replace' or remove it"
-                ) from error
+                problem = f"text {number} has a lone surrogate (U+{ord(character):04X}) at character {position}"
+                advice = "decode the source with errors='replace' or remove it"
+                raise ValueError(f"{problem}, which is not valid Unicode; {advice}") from error
     raise error
 
 
 def special_tokens(vocab: Collection[str], names: Mapping[str, str], source: str) -> dict[str, str]:
-    """Find the token of each of the five roles in a vocabulary.
+    """Find the token of each of the five roles in a vocabulary; ValueError for a vocabulary that lacks one.
 
-    Args:
-        names: role -> token, from a configuration; the usual names apply to other roles.
-
-    Raises:
-        ValueError: names the source and every special token that it lacks.
+    `names` has the tokens of some roles, from a configuration; the usual names apply to other roles.
     """
     candidates = {role: (names[role],) if role in names else USUAL_NAMES[role] for role in ROLES}
     # reversed: a later item replaces an earlier one, so that the first candidate in the vocabulary wins.
     tokens = {role: token for role in ROLES for token in reversed(candidates[role]) if token in vocab}
     if missing := [" or ".join(candidates[role]) for role in ROLES if role not in tokens]:
-        raise ValueError(
-            f"{source} has no {', no '.join(missing)}; an encoder's tokenizer needs all five special tokens"
-        )
+        raise ValueError(f"{source} has no {', no '.join(missing)}; an encoder needs all five special tokens")
     return tokens
 
 
 def truncate(encoding: Encoding, sequence: np.ndarray, max_length: int) -> Encoding:
     """Drop tokens at the end of the longer text until max_length tokens remain; added special tokens are kept.
 
-    Args:
-        sequence: int8 [n], see `Encoding`, which leaves its own empty when offsets are not requested.
-
-    Raises:
-        ValueError: max_length has no room for the special tokens.
+    `sequence` is that of `Encoding`, which is empty there unless offsets are requested.
     """
     counts = np.array([np.sum(sequence == part) for part in (0, 1)])
     room = max_length - int(np.sum(sequence == -1))

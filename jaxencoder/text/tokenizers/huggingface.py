@@ -52,20 +52,15 @@ class HuggingFaceBackend:
         self._tokenizer = tokenizer
         self._settings = json.loads(tokenizer.to_str())
         self.name = self._settings["model"]["type"].lower()
-        components = [self._settings["pre_tokenizer"], self._settings["decoder"]]
+        components = (self._settings["pre_tokenizer"], self._settings["decoder"])
         self._components = set().union(*map(_component_types, components))
 
     def lowercased(self) -> "HuggingFaceBackend":
         """This backend with lowercasing before all other steps; special tokens are matched as they are."""
         changed = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
-        steps = changed.normalizer
-        steps = (
-            [steps[i] for i in range(len(steps))]
-            if isinstance(steps, normalizers.Sequence)
-            else [steps]
-            if steps
-            else []
-        )
+        step = changed.normalizer
+        is_sequence = isinstance(step, normalizers.Sequence)
+        steps = [step[i] for i in range(len(step))] if is_sequence else [step] if step else []
         if any(isinstance(step, normalizers.Lowercase) for step in steps):
             return self
         changed.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
@@ -111,10 +106,8 @@ class HuggingFaceBackend:
             return token.startswith(("Ġ", "Ċ", "ĉ", "č")) or is_spaceless(_first_character(token))
         if "Metaspace" in self._components or self.name == "unigram":
             return token.startswith("▁") or is_spaceless(token)
-        raise ValueError(
-            f"cannot tell where words start in a {self.name} tokenizer with {sorted(self._components)}; "
-            "turn whole words off"
-        )
+        problem = f"cannot tell where words start in a {self.name} tokenizer with {sorted(self._components)}"
+        raise ValueError(f"{problem}; turn whole words off")
 
 
 def wordpiece(vocab: dict[str, int], unk: str, normalizer: normalizers.Normalizer) -> tokenizers.Tokenizer:

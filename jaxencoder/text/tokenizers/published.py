@@ -1,11 +1,11 @@
 """Loading of the tokenizer files that published encoders have: tokenizer.json, vocabularies, SentencePiece models."""
 
-import json
 from pathlib import Path
 
 import tokenizers
 from tokenizers import models, normalizers, processors
 
+from jaxencoder.files import read_json
 from jaxencoder.text.tokenizers.encoding import ROLES, special_tokens
 from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend, add_special_tokens, byte_level, wordpiece
 from jaxencoder.text.tokenizers.sentencepiece_backend import SentencePieceBackend
@@ -60,9 +60,6 @@ def read_settings(file: Path) -> tuple[str, dict, dict[str, str]]:
             without hyphens, "Tokenizer" and "Fast"; or else follows from the name of the file; or "".
         options: the keys of tokenizer_config.json, over those of special_tokens_map.json.
         names: role -> special token, for the roles that these two files name.
-
-    Raises:
-        ValueError: a file that is not a JSON object.
     """
     options = _read_object(file.with_name("special_tokens_map.json")) | _read_object(file.with_name(CONFIG))
     tokens = {role: options.get(f"{role}_token") for role in ROLES}
@@ -77,24 +74,13 @@ def read_settings(file: Path) -> tuple[str, dict, dict[str, str]]:
 
 
 def _read_object(file: Path) -> dict:
-    """The JSON object in a file; {} for no file."""
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON in UTF-8: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no JSON object; check the file")
-    return content
+    return read_json(file, dict) if file.is_file() else {}
 
 
 def _load_wordpiece(file: Path, family: str, options: dict, names: dict[str, str]) -> HuggingFaceBackend:
     """Load BERT's or MPNet's vocabulary, one token per line; without do_lower_case its capital letters decide."""
     if family == "roformer":
-        raise ValueError(
-            f"{file} is RoFormer's, whose words jieba splits before the vocabulary; load its tokenizer.json"
-        )
+        raise ValueError(f"{file} is RoFormer's, which needs jieba to split words; load its tokenizer.json")
     with file.open(encoding="utf-8") as lines:
         vocab = {line.rstrip("\n"): number for number, line in enumerate(lines)}
     # MPNet's vocabulary also has BERT's [CLS] and [SEP], as ordinary tokens.

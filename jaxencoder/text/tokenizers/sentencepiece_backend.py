@@ -19,14 +19,11 @@ from jaxencoder.text.tokenizers.encoding import (
 
 
 class SentencePieceBackend:
-    """A SentencePiece model. Special tokens written in a text become their ids, as in Hugging Face's library.
+    """A SentencePiece model, from its file's content, with the methods and arguments of `HuggingFaceBackend`.
 
-    A missing [MASK] gets the id after the last piece, as in DeBERTa. No other token is added: a family that shifts the
-    model's ids, such as XLM-R, would load with wrong ones.
-
-    Args:
-        model: the content of the model's file.
-        names, source: see `HuggingFaceBackend`.
+    Special tokens written in a text become their ids, as in Hugging Face's library. A missing [MASK] gets the id after
+    the last piece, as in DeBERTa. No other token is added: a family that shifts the model's ids, such as XLM-R, would
+    load with wrong ones.
     """
 
     file = "spm.model"
@@ -60,11 +57,9 @@ class SentencePieceBackend:
         raise ValueError("a SentencePiece model has no lowercasing step; give the tokenizer as tokenizer.json")
 
     def state(self) -> bytes:
-        """Everything that decides the ids of a text."""
         return self._bytes + json.dumps([self.tokens[-1], sorted(self.roles.items())]).encode()
 
     def content(self) -> bytes:
-        """The content of `file`."""
         return self._bytes
 
     def encode(
@@ -72,22 +67,18 @@ class SentencePieceBackend:
     ) -> list[Encoding]:
         first = self._encode_plain(texts, offsets)
         second = [None] * len(first) if pairs is None else self._encode_plain(pairs, offsets)
+        # Of each block of tokens: ids, offsets, type id, sequence.
         cls, sep = (np.array([self.roles[role]] if special else [], np.int32) for role in ("cls", "sep"))
+        no_text = np.zeros((len(sep), 2), np.int32)
         encodings = []
         for one, two in zip(first, second, strict=True):
-            # Blocks of (ids, offsets, type id, sequence).
-            blocks = [(cls, None, 0, -1), (*one, 0, 0), (sep, None, 0, -1)]
+            blocks = [(cls, no_text, 0, -1), (*one, 0, 0), (sep, no_text, 0, -1)]
             if two is not None:
-                blocks += [(*two, 1, 1), (sep, None, 1, -1)]
-            counts = [len(ids) for ids, *_ in blocks]
-            spans = [
-                np.zeros((n, 2), np.int32) if at is None else at for n, (_, at, *_) in zip(counts, blocks, strict=True)
-            ]
-            sequence = np.repeat([part for *_, part in blocks], counts).astype(np.int8)
-            encoding = Encoding(
-                np.concatenate([ids for ids, *_ in blocks]).astype(np.int32),
-                np.repeat([type_id for _, _, type_id, _ in blocks], counts).astype(np.int32),
-            )
+                blocks += [(*two, 1, 1), (sep, no_text, 1, -1)]
+            ids, spans, type_ids, sequences = zip(*blocks, strict=True)
+            counts = list(map(len, ids))
+            sequence = np.repeat(sequences, counts).astype(np.int8)
+            encoding = Encoding(np.concatenate(ids).astype(np.int32), np.repeat(type_ids, counts).astype(np.int32))
             if offsets:
                 encoding = encoding._replace(offsets=np.concatenate(spans), sequence=sequence)
             if max_length is not None and len(encoding.ids) > max_length:
@@ -101,7 +92,7 @@ class SentencePieceBackend:
         return np.concatenate([np.empty(0, np.int32), *arrays]), lengths
 
     def _encode_plain(self, texts: list[str], offsets: bool) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Encode texts without adding special tokens: ids int32 [n] and offsets int32 [n, 2] or None of each."""
+        """Ids int32 [n] and offsets int32 [n, 2] or None of each text, without added special tokens."""
         try:
             matches = [list(self._pattern.finditer(text)) for text in texts]
             # The text between special tokens goes through the model: (text, its first character).
@@ -153,7 +144,6 @@ class SentencePieceBackend:
         return " ".join(text for text in texts if text)
 
     def starts_word(self, token: str) -> bool:
-        """Whether a token begins a word: it starts with the metaspace, or its script writes no spaces."""
         return token.startswith("▁") or is_spaceless(token)
 
 

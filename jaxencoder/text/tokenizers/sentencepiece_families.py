@@ -1,10 +1,15 @@
 """Families that add steps of their own to a SentencePiece model: XLM-R, CamemBERT, ALBERT and DeBERTa.
 
 Each renumbers the pieces or normalizes the text outside the model, so the file alone is not the tokenizer. The backend
-made here equals the tokenizer.json published with the file.
+made here equals the tokenizer.json published with the file. The file's schema is sentencepiece_model.proto in
+https://github.com/google/sentencepiece; protobuf isn't used, since two copies of a schema in one process refuse each
+other.
 """
 
+import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
@@ -12,7 +17,6 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from jaxencoder.text.tokenizers.encoding import ROLES, special_tokens
 from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend, add_special_tokens, pair_template
 from jaxencoder.text.tokenizers.sentencepiece_backend import SentencePieceBackend
-from jaxencoder.text.tokenizers.sentencepiece_file import CONTROL, UNIGRAM, USER_DEFINED, Model, read_model
 
 # Family -> the tokens that precede the model's pieces, and how many of the pieces they replace; <mask> follows.
 _SHIFTED = {
@@ -28,6 +32,24 @@ _SPECIAL_TOKENS = {
 }
 # Family by the name of its published file.
 FILE_FAMILIES = {"sentencepiece.bpe.model": "xlmroberta", "spiece.model": "albert"}
+_UNIGRAM, _CONTROL, _USER_DEFINED = 1, 3, 4  # numbers of the file's schema
+
+
+class Piece(NamedTuple):
+    """A piece of the vocabulary; kind 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte."""
+
+    text: str
+    score: float
+    kind: int
+
+
+class Model(NamedTuple):
+    """The pieces, algorithm (1 unigram), compiled normalization rules and byte fallback of a SentencePiece file."""
+
+    pieces: list[Piece]
+    algorithm: int
+    charsmap: bytes
+    byte_fallback: bool
 
 
 def load_sentencepiece(
@@ -35,11 +57,8 @@ def load_sentencepiece(
 ) -> HuggingFaceBackend | SentencePieceBackend:
     """Load a SentencePiece model with the steps of its family, if there are any.
 
-    Args:
-        family, options, names: see `published.read_settings`.
-
-    Raises:
-        ValueError: a damaged file, a model that is not unigram, or a family whose steps are not supported.
+    `published.read_settings` gives family, options and names. ValueError for a damaged file, a model that is not
+    unigram, or a family whose steps are not supported.
     """
     content = file.read_bytes()
     if not family:
@@ -54,7 +73,7 @@ def load_sentencepiece(
             )
         return SentencePieceBackend(content, names, str(file))
     model = read_model(content, str(file))
-    if model.algorithm != UNIGRAM:
+    if model.algorithm != _UNIGRAM:
         raise ValueError(f"{file} is not a unigram model, as {family} has; load its tokenizer.json instead")
     names = dict(zip(ROLES, _SPECIAL_TOKENS[family], strict=True)) | names
     vocab = _vocabulary(model, family, names["mask"])
@@ -83,8 +102,8 @@ def _build(
         tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in unused])
     tokenizer.post_processor = pair_template(names, roles, roberta=family in _SHIFTED)
     ordinary = pieces.keys() - set(names.values())
-    more = [p for p in model.pieces if p.kind in (CONTROL, USER_DEFINED) and p.text in ordinary]
-    tokenizer.add_tokens([AddedToken(p.text, normalized=False, special=p.kind == CONTROL) for p in more])
+    more = [p for p in model.pieces if p.kind in (_CONTROL, _USER_DEFINED) and p.text in ordinary]
+    tokenizer.add_tokens([AddedToken(p.text, normalized=False, special=p.kind == _CONTROL) for p in more])
     return tokenizer
 
 
@@ -119,3 +138,51 @@ def _normalizers(family: str, options: dict, charsmap: bytes) -> list:
         single_space = normalizers.Replace(Regex(" {2,}"), " ")
         return [*lower * bool(options.get("do_lower_case", False)), normalizers.Strip(), *compiled, single_space]
     return compiled
+
+
+def read_model(content: bytes, source: str) -> Model:
+    """Parse a SentencePiece file; ValueError, which names the source, for anything else."""
+    pieces, algorithm, charsmap, byte_fallback = [], _UNIGRAM, b"", False
+    try:
+        for number, value in _fields(content):
+            if number == 1:
+                piece = dict(_fields(value))
+                score = struct.unpack("<f", piece[2])[0] if 2 in piece else 0.0
+                pieces.append(Piece(piece.get(1, b"").decode(), score, piece.get(3, 1)))
+            elif number == 2:
+                trainer = dict(_fields(value))
+                algorithm, byte_fallback = trainer.get(3, _UNIGRAM), bool(trainer.get(35, 0))
+            elif number == 3:
+                charsmap = dict(_fields(value)).get(2, b"")
+        if not pieces:
+            raise ValueError("no pieces")
+    except (ValueError, IndexError, KeyError, TypeError, struct.error) as error:
+        raise ValueError(f"{source} is not a SentencePiece model; check the file") from error
+    return Model(pieces, algorithm, charsmap, byte_fallback)
+
+
+def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
+    """The fields of a protobuf message: number, and an integer or the bytes."""
+    position = 0
+    while position < len(content):
+        key, position = _varint(content, position)
+        wire_type = key & 7
+        if wire_type == 0:
+            value, position = _varint(content, position)
+        else:
+            size, position = _varint(content, position) if wire_type == 2 else ({1: 8, 5: 4}[wire_type], position)
+            value, position = content[position : position + size], position + size
+            if position > len(content):
+                raise ValueError("the message ends early")
+        yield key >> 3, value
+
+
+def _varint(content: bytes, position: int) -> tuple[int, int]:
+    """An integer of 7 bits per byte, the lowest first, and the position after it."""
+    value = shift = 0
+    while True:
+        byte = content[position]
+        value |= (byte & 127) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 128:
+            return value, position

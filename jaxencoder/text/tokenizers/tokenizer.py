@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from jaxencoder.files import write_atomic
 from jaxencoder.text.tokenizers.encoding import ROLES, Encoding, as_list
 from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend
 from jaxencoder.text.tokenizers.published import CONFIG, load_backend
@@ -21,8 +21,8 @@ __all__ = ["Encoding", "Tokenizer"]
 class Tokenizer:
     """Converts text to ids and back, in the same way for every library and family.
 
-    A special token written in a text ("Paris is the [MASK] of France.") becomes its id. Text that is not valid Unicode
-    (a lone surrogate) raises ValueError.
+    A special token written in a text ("Paris is the [MASK] of France.") becomes its id. A lone surrogate raises
+    ValueError.
 
     Attributes:
         name: wordpiece, bpe, unigram, sentencepiece-unigram or sentencepiece-bpe.
@@ -58,8 +58,7 @@ class Tokenizer:
     def save(self, folder: str | os.PathLike) -> None:
         """Write the files from which `load(folder)` restores the same fingerprint, each atomically.
 
-        Raises:
-            ValueError: the folder already holds a tokenizer of the other library.
+        Raises ValueError if the folder already holds a tokenizer of the other library.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,8 +67,8 @@ class Tokenizer:
                 raise ValueError(f"{folder} already holds another tokenizer ({other}); save to an empty folder")
         names = {f"{role}_token": self.token(index) for role, index in self._backend.roles.items()}
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
-        _write(folder / CONFIG, json.dumps(settings, indent=2, ensure_ascii=False).encode())
-        _write(folder / self._backend.file, self._backend.content())
+        write_atomic(folder / CONFIG, json.dumps(settings, indent=2, ensure_ascii=False))
+        write_atomic(folder / self._backend.file, self._backend.content())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -104,11 +103,9 @@ class Tokenizer:
         Raises:
             ValueError: not valid strings, or a max_length without room for the special tokens.
         """
-        texts = as_list(texts)
-        if pairs is not None:
-            pairs = as_list(pairs)
-            if len(pairs) != len(texts):
-                raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs; give one second text for each first")
+        texts, pairs = as_list(texts), None if pairs is None else as_list(pairs)
+        if pairs is not None and len(pairs) != len(texts):
+            raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs; give one second text for each first")
         return self._backend.encode(texts, pairs, special, offsets, max_length)
 
     def encode_ids(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -135,9 +132,8 @@ class Tokenizer:
 
         A token begins a word if it has no ## (WordPiece), or begins with a space or line break (byte-level) or with the
         metaspace (SentencePiece, unigram). After a special token every token begins a word, whatever the table says:
-        byte-level BPE writes no space at the start of a text. In scripts without spaces between words (Chinese,
-        Japanese, Thai, Lao, Khmer, Burmese, Tibetan) each token counts as a word unless it begins with a vowel sign or
-        tone mark; otherwise a sentence would be one word.
+        byte-level BPE writes no space at the start of a text. In scripts without spaces (see `is_spaceless`) each token
+        counts as a word; otherwise a sentence would be one word.
         """
         special = set(self.special_ids)
         tokens = enumerate(self._backend.tokens)
@@ -148,16 +144,3 @@ class Tokenizer:
         if not 0 <= index < self.vocab_size:
             raise ValueError(f"id {index} is outside the vocabulary of {self.vocab_size} tokens")
         return int(index)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise

@@ -18,14 +18,8 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from jaxencoder.text.config import TokenizerConfig
+from jaxencoder.text.tokenizers import huggingface
 from jaxencoder.text.tokenizers.encoding import ROLES, USUAL_NAMES, raise_invalid_text
-from jaxencoder.text.tokenizers.huggingface import (
-    HuggingFaceBackend,
-    add_special_tokens,
-    byte_level,
-    pair_template,
-    wordpiece,
-)
 from jaxencoder.text.tokenizers.sentencepiece_backend import SentencePieceBackend
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
@@ -38,6 +32,7 @@ _THREADS = 8
 _MAX_SENTENCE = 4000
 # The time of both libraries grows faster than the length of a word, and a broken file may be one word of megabytes.
 _MAX_WORD = 1000
+_CHINESE = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2CEAF), (0x2F800, 0x2FA1F))
 _LONG_WORD = re.compile(rf"(\S{{{_MAX_WORD}}})(?=\S)")
 
 
@@ -58,7 +53,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
         model = _train_sentencepiece(stream, config, config.kind.removeprefix("sentencepiece-"), rule)
         return Tokenizer(SentencePieceBackend(model, {}, "the trained model"))
     train = {"wordpiece": _train_wordpiece, "bpe": _train_byte_level, "unigram": _train_unigram}[config.kind]
-    return Tokenizer(HuggingFaceBackend(train(stream, config), {}, "the trained tokenizer"))
+    return Tokenizer(huggingface.HuggingFaceBackend(train(stream, config), {}, "the trained tokenizer"))
 
 
 class _Stream:
@@ -92,7 +87,6 @@ class _Stream:
             self.error = error
 
     def check(self) -> None:
-        """Raise the error that ended the stream, if any."""
         if self.error is not None:
             raise self.error
 
@@ -123,20 +117,17 @@ def _train_wordpiece(stream: _Stream, config: TokenizerConfig) -> tokenizers.Tok
         spool.seek(0)
         tokenizer.train_from_iterator((line.translate(dropped) for line in spool), trainer)
     # Built anew, since the ## characters were special tokens only to be numbered.
-    return _add_steps(wordpiece(tokenizer.get_vocab(), _NAMES["unk"], normalizer), mask_takes_space=False)
+    return _add_steps(huggingface.wordpiece(tokenizer.get_vocab(), _NAMES["unk"], normalizer), mask_takes_space=False)
 
 
 def _is_word(character: str) -> bool:
     """Whether BERT's pre-tokenizer makes the character a word, so that it has no ## form: punctuation and Chinese."""
-    code = ord(character)
-    ascii_sign = code < 128 and not character.isalnum()
-    chinese = 0x4E00 <= code <= 0x9FFF or 0x3400 <= code <= 0x4DBF or 0x20000 <= code <= 0x2CEAF
-    chinese = chinese or 0xF900 <= code <= 0xFAFF or 0x2F800 <= code <= 0x2FA1F
-    return ascii_sign or chinese or unicodedata.category(character).startswith("P")
+    is_sign = (character.isascii() and not character.isalnum()) or unicodedata.category(character).startswith("P")
+    return is_sign or any(first <= ord(character) <= last for first, last in _CHINESE)
 
 
 def _train_byte_level(stream: _Stream, config: TokenizerConfig) -> tokenizers.Tokenizer:
-    tokenizer = byte_level(models.BPE())
+    tokenizer = huggingface.byte_level(models.BPE())
     if config.lowercase:
         tokenizer.normalizer = normalizers.Lowercase()
     trainer = trainers.BpeTrainer(
@@ -149,7 +140,7 @@ def _train_byte_level(stream: _Stream, config: TokenizerConfig) -> tokenizers.To
     tokenizer.train_from_iterator(iter(stream), trainer)
     stream.check()
     # Built anew, since the trainer has added the special tokens with other options.
-    trained = byte_level(tokenizer.model)
+    trained = huggingface.byte_level(tokenizer.model)
     trained.normalizer = tokenizer.normalizer
     return _add_steps(trained, trim_offsets=True)
 
@@ -170,21 +161,18 @@ def _train_unigram(stream: _Stream, config: TokenizerConfig) -> tokenizers.Token
 def _add_steps(
     tokenizer: tokenizers.Tokenizer, mask_takes_space: bool = True, trim_offsets: bool = False
 ) -> tokenizers.Tokenizer:
-    template = pair_template(_NAMES, _ROLE_IDS)
+    template = huggingface.pair_template(_NAMES, _ROLE_IDS)
     # Without trimming, the offsets of a byte-level token include the space before the word.
     steps = [processors.ByteLevel(trim_offsets=True), template]
     tokenizer.post_processor = processors.Sequence(steps) if trim_offsets else template
-    add_special_tokens(tokenizer, _NAMES, mask_takes_space)
+    huggingface.add_special_tokens(tokenizer, _NAMES, mask_takes_space)
     return tokenizer
 
 
 def _train_sentencepiece(
     stream: _Stream, config: TokenizerConfig, kind: str, rule: str, normalize: Callable[[str], str] = str
 ) -> bytes:
-    """A serialized SentencePiece model of a kind, unigram or bpe; `rule` names its normalization.
-
-    `normalize` is applied to the lines before; the default, `str`, leaves them unchanged.
-    """
+    """A serialized model of a kind, unigram or bpe; `rule` names its normalization, `normalize` comes before it."""
     writer = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -192,13 +180,11 @@ def _train_sentencepiece(
             model_writer=writer,
             model_type=kind,
             vocab_size=config.vocab_size,
-            # A small corpus has fewer pieces than requested.
-            hard_vocab_limit=False,
+            hard_vocab_limit=False,  # a small corpus has fewer pieces than requested
             character_coverage=config.character_coverage,
             byte_fallback=config.byte_fallback,
             normalization_rule_name=rule,
-            # The default leaves out every sentence above 4192 bytes.
-            max_sentence_length=1 << 24,
+            max_sentence_length=1 << 24,  # the default leaves out every sentence above 4192 bytes
             num_threads=_THREADS,
             minloglevel=2,
             control_symbols=[_NAMES["mask"]],
@@ -209,10 +195,8 @@ def _train_sentencepiece(
     except RuntimeError as error:
         stream.check()
         if "smaller than required_chars" in str(error):
-            raise ValueError(
-                f"tokenizer.vocab_size is {config.vocab_size}, too small for the characters of the texts; "
-                "make it larger, or lower tokenizer.character_coverage"
-            ) from error
+            problem = f"tokenizer.vocab_size is {config.vocab_size}, too small for the characters of the texts"
+            raise ValueError(f"{problem}; make it larger, or lower tokenizer.character_coverage") from error
         raise ValueError(f"SentencePiece cannot train on these texts: {str(error).splitlines()[0]}") from error
     stream.check()
     return writer.getvalue()
@@ -221,8 +205,7 @@ def _train_sentencepiece(
 def _short_lines(texts: Iterable[str], normalize: Callable[[str], str]) -> Iterator[str]:
     """Normalized lines, split before a space or else anywhere to at most _MAX_SENTENCE characters."""
     for text in texts:
-        for line in text.splitlines():
-            line = normalize(line)
+        for line in map(normalize, text.splitlines()):
             start = 0
             while len(line) - start > _MAX_SENTENCE:
                 space = line.rfind(" ", start + 1, start + _MAX_SENTENCE)

@@ -11,7 +11,7 @@ import pytest
 from jaxencoder.api import load
 from jaxencoder.tasks.classification.metrics import class_metrics, per_class, value_metrics
 from jaxencoder.tasks.classification.predict import predictions
-from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.cache import prepare
 from jaxencoder.text.window_config import WindowConfig
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from jaxencoder.tasks.multiple_choice.data import SCHEMA, _shared_limit, choice_index, encode_choices
 from jaxencoder.text.batches import Batches
+from jaxencoder.text.cache import prepare
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.row_cache import prepare
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.tokenizers.training import train_tokenizer
 

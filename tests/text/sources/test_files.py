@@ -66,21 +66,6 @@ def test_compressed_parts_one_after_another_are_all_read(write, compression) -> 
     assert list(read(write("a.jsonl" + compression, parts))) == RECORDS
 
 
-@pytest.mark.parametrize("kind", CONTENT)
-@pytest.mark.parametrize("count", [1, 2, 5, 40])
-def test_shards_are_disjoint_and_together_the_source(write, kind, count) -> None:
-    path = write("a" + kind, CONTENT[kind]())
-    shards = [texts(path, shard=(index, count)) for index in range(count)]
-    merged = [text for row in itertools.zip_longest(*shards) for text in row if text is not None]
-    assert merged == TEXTS
-
-
-@pytest.mark.parametrize("shard", [(1, 1), (-1, 2), (0, 0)])
-def test_shard_out_of_range(write, shard) -> None:
-    with pytest.raises(ValueError, match="is not"):
-        read(write("a.txt", "x"), shard=shard)
-
-
 @pytest.mark.parametrize(
     ("unit", "expected"),
     [

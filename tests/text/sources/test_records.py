@@ -57,7 +57,7 @@ def test_fingerprint_sees_a_change_that_keeps_the_size(write) -> None:
 def test_the_first_records(write, tmp_path) -> None:
     paths = [write(f"{name}.txt", f"{name}1\n{name}2\n{name}3\n") for name in "ab"]
     assert [record["text"] for record in read(f"{tmp_path}/[ab].txt[:4]")] == ["a1", "a2", "a3", "b1"]
-    assert [record["text"] for record in read(f"{paths[0]}[:9]", shard=(1, 2))] == ["a2"]
+    assert [record["text"] for record in read(f"{paths[0]}[:9]")] == ["a1", "a2", "a3"]
     assert [record["pair"] for record in read(f"aligned:{paths[0]}|{paths[1]}[:1]")] == ["b1"]
     prints = {fingerprint(f"{paths[0]}{end}") for end in ("", "[:1]", "[:2]")}
     assert len(prints) == 3
@@ -76,7 +76,6 @@ def test_aligned(write) -> None:
     source = f"aligned:{paths[0]}|{paths[1]}"
     texts = [("Ja.", "Yes."), ("Vielleicht.", "Maybe."), ("Nein.", "No.")]
     assert [(record["body"], record["pair"]) for record in read(source, text_field="body", fields=["pair"])] == texts
-    assert list(read(source, shard=(1, 2))) == [{"text": "Vielleicht.", "pair": "Maybe."}]
     first = fingerprint(source)
     assert first != fingerprint(f"aligned:{paths[1]}|{paths[0]}")
     write("news.en", "Yes.\nEh?\nMaybe!!\n\nNo.\n")
@@ -151,8 +150,6 @@ def test_tfds_reads_without_tensorflow(tfds_folder) -> None:
     assert sorted(record["text"] for record in records) == [f"Größe {i} 你好" for i in range(6)]
     assert all(record["note"].startswith("note") and type(record["label"]) is int for record in records)
     assert "tensorflow" not in sys.modules
-    shards = [list(read(source, shard=(i, 4))) for i in range(4)]
-    assert [record for row in itertools.zip_longest(*shards) for record in row if record] == records
     assert list(read("tfds:tiny_sentences/plain:1.0.0:train[:50%]")) == records[:3]
     assert len({fingerprint(f"tfds:tiny_sentences/plain:{s}") for s in ("train", "test", "train[:50%]")}) == 3
     assert fingerprint(source) == fingerprint(source)

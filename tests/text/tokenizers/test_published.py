@@ -6,7 +6,7 @@ from itertools import islice, pairwise
 
 import pytest
 
-from jaxencoder.text.tokenizers.sentencepiece_file import read_model
+from jaxencoder.text.tokenizers.sentencepiece_families import read_model
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 LANGUAGES = ("arb", "deu", "eng", "fra", "hin", "jpn", "kor", "rus", "spa", "swa", "tha", "zho-TW")
@@ -168,7 +168,7 @@ def test_mpnet(shared_data, tmp_path):
 def test_roformer_is_refused(tmp_path):
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
     (tmp_path / "config.json").write_text('{"model_type": "roformer"}')
-    with pytest.raises(ValueError, match="jieba splits before the vocabulary; load its tokenizer.json"):
+    with pytest.raises(ValueError, match="which needs jieba to split words; load its tokenizer.json"):
         Tokenizer.load(tmp_path)
 
 

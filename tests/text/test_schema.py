@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from jaxencoder.text.cache import prepare
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.held_out import is_held_out, text_digest
-from jaxencoder.text.row_cache import prepare
-from jaxencoder.text.schema import TEXTS
+from jaxencoder.text.schema import TEXTS, is_held_out, text_digest
 from jaxencoder.text.tokenizers.training import train_tokenizer
 
 WORDS = ["alpha", "beta", "gamma", "delta", "kappa"]
