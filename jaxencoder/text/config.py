@@ -76,11 +76,10 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         _check_types(self, "tokenizer")
         least = {"vocab_size": 16, "min_frequency": 1, "limit_alphabet": 1, "training_characters": 0}
-        _check_range(
-            self, "tokenizer", {k: (x, math.inf) for k, x in least.items()} | {"character_coverage": (0.9, 1.0)}
-        )
-        if self.byte_fallback and not self.kind.startswith("sentencepiece"):
-            raise ValueError(f"tokenizer.byte_fallback needs a sentencepiece kind, not {self.kind!r}; leave it off")
+        limits = {name: (low, math.inf) for name, low in least.items()}
+        _check_range(self, "tokenizer", limits | {"character_coverage": (0.9, 1.0)})
+        rule = f"tokenizer.byte_fallback needs a sentencepiece kind, not {self.kind!r}; leave it off"
+        _check(not self.byte_fallback or self.kind.startswith("sentencepiece"), rule)
         size = f"tokenizer.vocab_size is {self.vocab_size}"
         _check(self.kind != "bpe" or self.vocab_size >= 261, f"{size}; byte-level bpe needs at least 261 tokens")
         _check(not self.byte_fallback or self.vocab_size >= 300, f"{size}; with byte_fallback give at least 300")
@@ -173,8 +172,10 @@ class DataConfig:
         text, pair, label = self.text_field, self.pair_field, self.label_field
         _check(text != "", "data.text_field is empty; name the field that holds the text")
         _check(pair != text, f"data.pair_field is {pair!r}, as is text_field; name another")
-        repeats_text = label != "" and label in (text, pair)
-        _check(not repeats_text, f"data.label_field is {label!r}, which is also a text field; name another")
+        _check(
+            label == "" or label not in (text, pair),
+            f"data.label_field is {label!r}, which is also a text field; name another",
+        )
         repeated = sorted({name for name in self.labels if self.labels.count(name) > 1})
         _check(not repeated, f"data.labels names {', '.join(repeated)} more than once; give each class once")
         if not label:

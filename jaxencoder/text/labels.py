@@ -45,17 +45,15 @@ class Labels(NamedTuple):
 
     def _id(self, label: Any, where: str) -> int:
         name = _name(label, where)
-        if name in self.names:
-            return self.names.index(name)
-        if isinstance(label, str) and _is_number(label) and str(int(label)) in self.names:
-            return self.names.index(str(int(label)))
+        number = parse_integer(name)
+        for spelling in (name, str(number)) if number is not None else (name,):  # "07" is class 7
+            if spelling in self.names:
+                return self.names.index(spelling)
         # TFDS, many Parquet files, and CSV as text hold the number of a class that the settings name.
-        number = int(label) if isinstance(label, int) else parse_integer(label)
         if number is not None and 0 <= number < len(self.names) and not all(map(_is_number, self.names)):
             return number
-        raise ValueError(
-            f"{where}: label {label!r} is not among the classes {self._classes()}; drop the record or name data.labels"
-        )
+        problem = f"{where}: label {label!r} is not among the classes {self._classes()}"
+        raise ValueError(f"{problem}; drop the record or name data.labels")
 
 
 def infer(labels: Iterable[tuple[Any, str]]) -> Labels:
@@ -94,8 +92,9 @@ def infer(labels: Iterable[tuple[Any, str]]) -> Labels:
         fractional |= not all(map(_is_number, texts))
         numbers |= {} if fractional else {int(text): where for text, where in texts.items()}
         if several and (fractional or not numbers):
-            content = "fractional numbers" if fractional else "nothing"
-            raise ValueError(f"the lists of labels hold {content}, no classes")
+            raise ValueError(
+                f"the lists of labels hold {'fractional numbers' if fractional else 'nothing'}, no classes"
+            )
         return Labels("value", ()) if fractional else Labels(kind, tuple(map(str, sorted(numbers))))
     if fractional or numbers:
         raise ValueError(f"{texts[word]}: label {word!r} is text, but other labels are numbers; make them all one kind")
@@ -104,9 +103,8 @@ def infer(labels: Iterable[tuple[Any, str]]) -> Labels:
 
 def _as_list(label: Any, where: str) -> list[Any]:
     if not isinstance(label, list):
-        raise ValueError(
-            f"{where}: label {repr(label)[:60]} is not a list of classes like the other labels; give [] for none"
-        )
+        problem = f"label {repr(label)[:60]} is not a list of classes like the other labels"
+        raise ValueError(f"{where}: {problem}; give [] for none")
     return label
 
 

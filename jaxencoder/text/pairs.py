@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.text.pieces import Pieces, counts, cut
+from jaxencoder.text.pieces import Pieces, cut
 from jaxencoder.text.sentences import split_sentences
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
@@ -40,36 +40,25 @@ def sentence_pairs(tokenizer: Tokenizer, texts: list[str], row_length: int, kind
     If a and b exceed a row, random ends of the longer one are dropped. A single remaining token is a piece with label
     -1. A sentence longer than a row counts as several.
 
-    All choices are a function of the documents' texts and, for the other document, of their order.
-
-    Args:
-        texts: documents of one source; those without tokens give no pairs.
-        row_length: at least 8.
-        kind: "nsp" or "sop".
-        short: probability of a shorter pair.
-
-    Raises:
-        ValueError: nsp with fewer than two documents that have tokens, or a text that is not valid Unicode.
+    All choices are a function of the documents' texts and, for the other document, of their order. Texts without tokens
+    give no pairs; nsp needs two documents that have tokens.
     """
     separator = tokenizer.encode_batch([""], [""])[0].ids[1:-1].astype(np.uint32)
     room = row_length - 2 - len(separator)
     documents = _documents(tokenizer, texts, room)
     if kind == "nsp" and len(documents) == 1:
-        raise ValueError(
-            "data.pairs is nsp, which takes texts from other documents, but only one document holds text; "
-            "give more (a small data.validation_fraction may hold out one), or set data.pairs to sop"
-        )
+        problem = "data.pairs is nsp, which takes texts from other documents, but only one document holds text"
+        advice = "give more (a small data.validation_fraction may hold out one), or set data.pairs to sop"
+        raise ValueError(f"{problem}; {advice}")
     cls, sep = (np.array([token], np.uint32) for token in (tokenizer.cls_id, tokenizer.sep_id))
-    parts, sizes, labels = [np.empty(0, np.uint32)], [], []
+    ids, types, labels = [], [], []
     for index in range(len(documents)):
         for a, b, label in _document_pairs(documents, index, room, kind, short):
-            parts += [cls, a, sep] if b is None else [cls, a, separator, b, sep]
-            sizes.append((len(a) + 2, 0) if b is None else (1 + len(a) + len(separator), len(b) + 1))
+            first, second = [cls, a, sep if b is None else separator], [] if b is None else [b, sep]
+            ids.append(np.concatenate(first + second))
+            types.append(np.repeat([0, 1], [sum(map(len, first)), sum(map(len, second))]))
             labels.append(label)
-    ids = np.concatenate(parts)
-    lengths = np.array(sizes, np.int64).reshape(-1, 2)
-    types = np.repeat(np.tile(np.array([0, 1], np.uint8), len(lengths)), lengths.ravel())
-    return Pieces(ids, lengths.sum(axis=1), types, counts(ids, tokenizer), labels)
+    return Pieces.of(tokenizer, ids, types, labels)
 
 
 def _documents(tokenizer: Tokenizer, texts: list[str], room: int) -> list[_Document]:

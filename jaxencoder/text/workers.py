@@ -32,11 +32,7 @@ def encode(tokenizer: Tokenizer, tasks: Iterable[tuple], workers: int) -> Genera
         tokenizer: also loaded in each worker.
         tasks: tuples (function, *arguments), called as function(tokenizer, *arguments). The functions' modules must not
             import jax.
-        workers: number of processes.
-
-    Raises:
-        ValueError: a text that the tokenizer refuses.
-        OSError: a process died, or could not be started.
+        workers: number of processes; OSError if one dies or cannot be started.
     """
     tasks = iter(tasks)
     first = list(itertools.islice(tasks, workers))
@@ -58,10 +54,8 @@ def encode(tokenizer: Tokenizer, tasks: Iterable[tuple], workers: int) -> Genera
                 yield pending.popleft().result()
         except BrokenProcessPool as error:
             status = re.search(r"exit codes.*", str(error))
-            raise OSError(
-                f"a tokenizing process died ({status[0] if status else error}), often for lack of memory; "
-                "set data.workers to fewer processes"
-            ) from error
+            problem = f"a tokenizing process died ({status[0] if status else error}), often for lack of memory"
+            raise OSError(f"{problem}; set data.workers to fewer processes") from error
         finally:
             pool.shutdown(kill_workers=True)
 

@@ -18,9 +18,6 @@ def infer_fields(data: DataConfig, schema: Schema) -> DataConfig:
 
     Text fields are only replaced if text_field has a default. If the records have sentence1, sentence2 and label,
     text_field "text" becomes sentence1 and pair_field sentence2.
-
-    Raises:
-        ValueError, OSError: the first training source cannot be read.
     """
     if not data.label_field:
         return data
@@ -38,13 +35,8 @@ def infer_source_fields(source: str, data: DataConfig, schema: Schema, fixed: Co
     """Adapt the fields of labeled data to another source, whose names may differ, and warn of each change.
 
     Args:
-        source: replaces fields that its first record lacks.
         data: settings with which the training data was read.
-        schema: of the task.
         fixed: settings that stay. With "label_field" labels are not read, and a token classifier takes plain text too.
-
-    Raises:
-        ValueError, OSError: the source cannot be read.
     """
     names = field_names(source, data.text_field)
     text, pair, has_labels = data.text_field, data.pair_field, "label_field" not in fixed

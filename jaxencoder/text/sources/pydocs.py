@@ -24,11 +24,8 @@ _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 def documents() -> tuple[tuple[str, str], ...]:
     """(name, text) of every distinct document, ordered by source file.
 
-    Returns:
-        Pairs such as ("textwrap.dedent", "Remove any common leading ...") and ("topic lists", "List displays ...").
-
-    Raises:
-        ValueError: the sources of the standard library are not installed.
+    ("topic lists", "List displays ...") and ("textwrap.dedent", "Remove any common leading ...") are two of them.
+    ValueError if the sources of the standard library are not installed.
     """
     seen, documents = set(), []
     for name, raw in (*_topics(), *_docstrings()):
