@@ -46,8 +46,8 @@ from jaxencoder.model.heads import MlmHead
 from jaxencoder.objectives.masking import Masked
 from jaxencoder.objectives.mlm import predict
 from jaxencoder.tasks.running import encoder_output
-from jaxencoder.text.sources import read
 from jaxencoder.text.cache import load_or_train
+from jaxencoder.text.sources import read
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import keep_freed_memory
 
