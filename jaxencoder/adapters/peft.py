@@ -250,7 +250,7 @@ def _modules(rows: Sequence[Weight], config: EncoderConfig) -> Iterator[_Module]
 
 def _rows(weight: Weight) -> tuple[Weight, Weight, Weight]:
     """The table rows of A, which has the matrix's columns, and of B and the magnitudes, which have its rows."""
-    plain = Weight(weight.theirs, ("kernel",))
+    plain = Weight(("kernel",))
     outputs = weight._replace(ours=tuple(path.removesuffix("kernel") + "bias" for path in weight.ours))
     if weight.ours[0].endswith("attention/output/kernel"):  # its inputs are the heads
         return weight, plain, outputs._replace(by_head=False, interleaved=False)

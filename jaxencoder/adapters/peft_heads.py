@@ -8,8 +8,7 @@ import numpy as np
 from jaxencoder.families.classifier import to_heads
 from jaxencoder.families.family import HEADS, Settings, with_labels
 from jaxencoder.families.published import Published
-from jaxencoder.families.shapes import parameter_shapes
-from jaxencoder.families.tables import from_tensors, to_tensors
+from jaxencoder.families.tables import from_tensors, parameter_shapes, to_tensors
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Params
 

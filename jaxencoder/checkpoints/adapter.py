@@ -8,24 +8,24 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-import jax
 import numpy as np
 
 from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.kind import ADAPTER_FILE, kind_of
-from jaxencoder.checkpoints.run import Step, read_params, saved_config
+from jaxencoder.checkpoints.run import read_params, saved_config
 from jaxencoder.checkpoints.weights import read_tensors, write_tensors
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
-from jaxencoder.parameters import path_of
+from jaxencoder.parameters import flatten, set_path
 from jaxencoder.training.layerwise import trainable_mask
 
 M = TypeVar("M", bound=Checkpoint)
@@ -36,42 +36,31 @@ _FREE, _BOTTLENECK = ("dropout", "attention_dropout", "rope_theta"), ("bottlenec
 
 
 class Adapter(NamedTuple):
-    """The trained part of a run that started from a model, with its base.
-
-    Attributes:
-        config: of the run.
-        params: all parameters, with a low-rank adapter apart.
-        paths: of the parameters in an adapter's folder: trained ones of the encoder, and the heads.
-        base: fingerprint of the encoder's other parameters.
-    """
+    """The trained part of a run that started from a model, with its base."""
 
     config: RunConfig
-    params: Params
-    paths: frozenset[str]
-    base: str
+    params: Params  # all parameters, with a low-rank adapter apart
+    paths: frozenset[str]  # of the parameters in the adapter's folder: trained ones of the encoder, and the heads
+    base: str  # fingerprint of the encoder's other parameters
 
 
-def trained_adapter(run: Path, step: Step = "latest") -> Adapter:
+def trained_adapter(run: Path) -> Adapter:
     """Read the adapter of a run; ValueError if it did not start from a model, or trained all of the encoder."""
     if kind_of(run) != "run":
         raise ValueError(f"{run} is not a run, so it has no trained adapter")
     config = saved_config(run)
     if not config.init_from:
-        raise ValueError(
-            f"{run} did not start from a model; an adapter needs a base, write it as a run or transformers"
-        )
-    number, params = read_params(run, config, step)
+        raise ValueError(f"{run} did not start from a model; an adapter needs a base, write a run or transformers")
+    number, params = read_params(run, config)
     config = config.at_step(number)
     patterns = config.trainable_patterns
-    trainable = _flat(trainable_mask(patterns)(params)) if patterns else {}
-    frozen = {path for path in _flat(params) if path.startswith("encoder/") and not trainable.get(path, True)}
+    trainable = flatten(trainable_mask(patterns)(params)) if patterns else {}
+    frozen = {path for path, is_trained in trainable.items() if path.startswith("encoder/") and not is_trained}
     if not frozen:
-        raise ValueError(
-            f"{run} trained all of the encoder, so it is not an adapter of a base; write a run or transformers"
-        )
+        raise ValueError(f"{run} trained all of the encoder, so it is not an adapter of a base; write it as a run")
     # In an average, frozen weights are the base's only up to rounding.
     exact = read_params(run, config, number, average=False)[1] if config.training.ema_decay else params
-    paths = frozenset(_flat(params)) - frozen
+    paths = frozenset(flatten(params)) - frozen
     return Adapter(config, params, paths, fingerprint(exact["encoder"], paths))
 
 
@@ -82,19 +71,20 @@ def read_adapter(folder: Path, base: Checkpoint) -> Adapter:
     _check_architecture(config.model, base.config.model, folder, config.init_from)
     if fingerprint(base.params["encoder"], arrays.keys()) != metadata.get(FINGERPRINT):
         raise ValueError(f"{folder} was trained on other weights than this model's; add it to {config.init_from}")
-    params = {"encoder": base.params["encoder"]}
-    for path, x in arrays.items():
-        params = _replace(params, path.split("/"), x)
+    params: Params = {}
+    for path, x in (flatten({"encoder": base.params["encoder"]}) | arrays).items():
+        set_path(params, path, x)
     return Adapter(config, params, frozenset(arrays), metadata[FINGERPRINT])
 
 
 def add_adapter(model: M, folder: Path) -> M:
     """The model with the adapter in a folder of `write_adapter`; arrays that it does not change are shared."""
     adapter = read_adapter(folder, model)
+    params = merge_lora(adapter.config.adapter, adapter.params)
     return dataclasses.replace(
         model,
         config=adapter.config,
-        params=merge_lora(adapter.config.adapter, adapter.params),
+        params=params,
         published=None,
         sentence=SentenceConfig(),
         generator=None,
@@ -104,13 +94,10 @@ def add_adapter(model: M, folder: Path) -> M:
 
 def write_adapter(adapter: Adapter, folder: Path) -> None:
     """Write an adapter's folder atomically. It must be empty or missing."""
-    arrays = {path: np.asarray(x) for path, x in _flat(adapter.params).items() if path in adapter.paths}
-
-    def write(part: Path) -> None:
+    arrays = {path: np.asarray(x) for path, x in flatten(adapter.params).items() if path in adapter.paths}
+    with new_folder(folder) as part:
         write_tensors(part / ADAPTER_FILE, arrays, {FINGERPRINT: adapter.base})
         save(adapter.config, part)
-
-    write_folder(folder, write)
 
 
 def fingerprint(encoder: Params, without: Collection[str] = ()) -> str:
@@ -121,7 +108,7 @@ def fingerprint(encoder: Params, without: Collection[str] = ()) -> str:
         without: paths, from "encoder/", to leave out.
     """
     digest = hashlib.sha256()
-    for path, x in sorted(_flat({"encoder": encoder}).items()):
+    for path, x in sorted(flatten({"encoder": encoder}).items()):
         if path not in without:
             x = np.asarray(x, np.float32)
             # An update by 0 turns -0 and numbers that are too small for a device into 0.
@@ -131,13 +118,14 @@ def fingerprint(encoder: Params, without: Collection[str] = ()) -> str:
     return digest.hexdigest()
 
 
-def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder that appears only when all of its files are written."""
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which is renamed to `folder` when all of its files are written."""
     part = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}")
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
     try:
         part.mkdir()
-        write(part)
+        yield part
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -152,13 +140,3 @@ def _check_architecture(model: EncoderConfig, base: EncoderConfig, folder: Path,
                 f"{folder} is an adapter of a model whose {name} is {value}, and this model's is "
                 f"{getattr(base, name)}; add it to {base_name}"
             )
-
-
-def _replace(tree: Mapping[str, Any], names: list[str], value: Any) -> Params:
-    """The tree with another value at a path; all else is shared."""
-    first, *rest = names
-    return {**tree, first: _replace(tree.get(first, {}), rest, value) if rest else value}
-
-
-def _flat(tree: Params) -> dict[str, Any]:
-    return {path_of(path): x for path, x in jax.tree.leaves_with_path(tree)}

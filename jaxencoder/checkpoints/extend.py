@@ -22,12 +22,13 @@ from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.positions import interpolate_positions, ntk_theta, repeat_positions
 from jaxencoder.model.sentence import SentenceConfig
-from jaxencoder.objectives.objective import Params
 
 M = TypeVar("M", bound=Checkpoint)
 Method = Literal["interpolate", "tile", "linear", "ntk", "dynamic", "yarn", "none"]
 Written = Literal["transformers", "sentence-transformers", "run"]
 
+# Kind of positions -> the methods that fit.
+_METHODS = {"learned": ("interpolate", "tile"), "rotary": ("linear", "ntk", "dynamic", "yarn", "none")}
 _TABLES = {"interpolate": interpolate_positions, "tile": repeat_positions}
 _LIKE_LONGFORMER = (ROBERTA, XLM_ROBERTA, CAMEMBERT)  # families with Longformer's heads and padding id
 
@@ -41,7 +42,7 @@ def extend(
     window: int = 0,
     global_tokens: bool = False,
 ) -> Written:
-    """Write a model for longer texts; see `extended`.
+    """Write a model for longer texts; the other arguments are those of `extended`.
 
     Args:
         source: a folder of any kind, or a name on the Hugging Face hub.
@@ -92,7 +93,8 @@ def extended(
             already, or a length, factor or window out of range.
     """
     config = model.config
-    trained = trained_length(model)
+    row_length = max(part.data.row_length for part in config.phase_configs)
+    trained = config.model.max_length if model.published else min(config.model.max_length, row_length)
     if max_length <= trained:
         raise ValueError(f"max_length is {max_length}, but the model was trained on {trained} tokens; give more")
     _check(config.model, method, factor)
@@ -100,43 +102,25 @@ def extended(
     if window:
         architecture = _with_window(architecture, window)
     architecture = _with_method(architecture, method, max_length / trained if factor is None else factor, trained)
-    params = model.params
+    encoder = model.params["encoder"]
     if architecture.positions == "learned":
-        params = _with_positions(params, method, trained, max_length)
+        embeddings = encoder["embeddings"]
+        table = np.asarray(embeddings["position_embedding"])[:trained]  # later rows were never trained
+        encoder = encoder | {"embeddings": embeddings | {"position_embedding": _TABLES[method](table, max_length)}}
     if global_tokens and not architecture.global_tokens:
         architecture = dataclasses.replace(architecture, global_tokens=True)
-        params = params | {"encoder": _with_global_projections(params["encoder"])}
+        encoder = _with_global_projections(encoder)
     data = dataclasses.replace(config.data, row_length=max_length)
-    return dataclasses.replace(
-        model,
-        config=dataclasses.replace(config, model=architecture, data=data, phases=()),
-        params=params,
-        published=_published(model, architecture),
-        generator=None,
-        base=None,
-    )
-
-
-def trained_length(model: Checkpoint) -> int:
-    """Tokens of the longest row in training; for a published model, those in its config.json."""
-    length = model.config.model.max_length
-    rows = max(part.data.row_length for part in model.config.phase_configs)
-    return length if model.published else min(length, rows)
-
-
-def methods(config: EncoderConfig) -> tuple[Method, ...]:
-    """The methods that fit an architecture."""
-    if config.positions == "learned":
-        return "interpolate", "tile"
-    if config.positions == "rotary":
-        return "linear", "ntk", "dynamic", "yarn", "none"
-    return ("none", "interpolate") if config.max_distance else ("none",)
+    config = dataclasses.replace(config, model=architecture, data=data, phases=())
+    params, published = model.params | {"encoder": encoder}, _published(model, architecture)
+    return dataclasses.replace(model, config=config, params=params, published=published, generator=None, base=None)
 
 
 def _check(config: EncoderConfig, method: str, factor: float | None) -> None:
     if method not in get_args(Method):
         raise ValueError(f"method {method!r} is unknown; give one of {', '.join(get_args(Method))}")
-    if method not in (fit := methods(config)):
+    others = ("none", "interpolate") if config.max_distance else ("none",)
+    if method not in (fit := _METHODS.get(config.positions, others)):
         kind = {"none": "relative positions only"}.get(config.positions, f"{config.positions} positions")
         raise ValueError(f"the model has {kind}, which {method} does not extend; give {' or '.join(fit)}")
     if config.rope_scaling != "none" and method != "none":
@@ -152,8 +136,7 @@ def _with_method(c: EncoderConfig, method: Method, factor: float, trained: int) 
     """The architecture with its rotary positions or distance buckets scaled."""
     if method in ("linear", "dynamic", "yarn"):
         original = 0 if method == "linear" else trained
-        scaling = {"rope_scaling": method, "rope_factor": float(factor), "rope_original_length": original}
-        return dataclasses.replace(c, **scaling)
+        return dataclasses.replace(c, rope_scaling=method, rope_factor=float(factor), rope_original_length=original)
     if method == "ntk":
         return dataclasses.replace(c, rope_theta=ntk_theta(c.rope_theta, c.head_size, factor))
     if method == "interpolate" and c.max_distance:
@@ -173,14 +156,6 @@ def _with_window(c: EncoderConfig, window: int) -> EncoderConfig:
         )
     windows = tuple(side or window for side in c.windows)
     return dataclasses.replace(c, windows=windows, rope_theta_local=c.rope_theta, rope_scaling_local=scaled)
-
-
-def _with_positions(params: Params, method: Method, trained: int, length: int) -> Params:
-    """The parameters with a longer table of learned positions."""
-    embeddings = params["encoder"]["embeddings"]
-    table = np.asarray(embeddings["position_embedding"])[:trained]  # later rows were never trained
-    embeddings = embeddings | {"position_embedding": _TABLES[method](table, length)}
-    return params | {"encoder": params["encoder"] | {"embeddings": embeddings}}
 
 
 def _with_global_projections(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.config import RunConfig, check_positions
 from jaxencoder.families import classifier
 from jaxencoder.families.published import Published
-from jaxencoder.families.shapes import parameter_shapes
+from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import ObjectiveConfig, Params

@@ -19,6 +19,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from jaxencoder.parameters import flatten, map_with_paths
+
 log = logging.getLogger(__name__)
 
 Tree = Any
@@ -96,15 +98,10 @@ class CheckpointManager:
         self.wait()
         sums = {part: _checksums(tree) for part, tree in state.items()}
         numbers: dict[str, Any] | None = {name: float(value) for name, value in metrics.items()} if metrics else None
+        # Only a Checkpointer reads `metrics` back, so they are in the metadata too.
+        options = {"metrics": numbers, "custom_metadata": {"metrics": numbers}, "overwrite": step in self.steps()}
         with self._writing(), _quiet():
-            self._checkpointer.save_checkpointables_async(
-                step,
-                {**state, CHECKSUMS: sums},
-                force=True,
-                overwrite=step in self.steps(),
-                metrics=numbers,
-                custom_metadata={"metrics": numbers},  # only a Checkpointer reads `metrics` back
-            )
+            self._checkpointer.save_checkpointables_async(step, {**state, CHECKSUMS: sums}, force=True, **options)
         if wait:
             self.wait()
 
@@ -129,13 +126,12 @@ class CheckpointManager:
             ) from error
 
     def restore(self, abstract: State) -> tuple[int, State] | None:
-        """Read the newest sound checkpoint. Damaged newer ones are renamed to STEP.damaged, with a warning each.
+        """Read the newest sound checkpoint: its step and state, with the shardings asked for; None if there is none.
+
+        Damaged newer ones are renamed to STEP.damaged, with a warning each.
 
         Args:
             abstract: the parts to read, as trees of `jax.ShapeDtypeStruct` with shardings, or arrays like them.
-
-        Returns:
-            The step and the state, each array with the sharding asked for; None if there is no checkpoint.
 
         Raises:
             ValueError: no checkpoint can be read, or shapes differ (the first parameter that differs is named).
@@ -144,10 +140,9 @@ class CheckpointManager:
         if not steps:
             return None
         step, state, damaged = _first_sound(self.folder, reversed(steps), abstract)
-        for bad, error in damaged.items():
+        for bad in damaged:
             # Under its name it would count as the newest, and push sound ones out.
             self._set_aside(bad)
-            log.warning("Checkpoint %d in %s is damaged (%s); going on from %d.", bad, self.folder, error, step)
         return step, state
 
     def _set_aside(self, step: int) -> None:
@@ -170,7 +165,7 @@ def restore_step(
     metric: str = "loss",
     higher_is_better: bool = False,
 ) -> tuple[int, Tree]:
-    """Read one part of a checkpoint, and no other. Needs no knowledge of the run.
+    """Read one part of a checkpoint, and no other: its step, and the tree. Needs no knowledge of the run.
 
     Args:
         folder: the folder of checkpoints.
@@ -180,22 +175,18 @@ def restore_step(
         part: the part to read.
         metric, higher_is_better: the meaning of "best".
 
-    Returns:
-        The step, and the tree.
-
     Raises:
         FileNotFoundError: there is no checkpoint, or not that one.
         ValueError: none can be read, none has the metric, or shapes differ.
     """
     folder = _address(folder)
-    numbers = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.exists() else []
-    steps = sorted(numbers, reverse=True)
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    steps = sorted((int(name) for name in names if name.isdecimal()), reverse=True)
     if not steps:
         raise FileNotFoundError(f"No checkpoint in {folder}; train first, or give the folder of a run that has one.")
     if isinstance(step, int):
         if step not in steps:
-            numbers = ", ".join(map(str, sorted(steps)))
-            raise FileNotFoundError(f"No checkpoint {step} in {folder}; there are {numbers}.")
+            raise FileNotFoundError(f"No checkpoint {step} in {folder}; there are {', '.join(map(str, steps[::-1]))}.")
         steps = [step]
     elif step == "best":
         sign = 1.0 if higher_is_better else -1.0
@@ -203,22 +194,22 @@ def restore_step(
         if not rated:
             raise ValueError(f'No checkpoint in {folder} was saved with the metric "{metric}"; ask for "latest".')
         steps = sorted(rated, key=lambda s: sign * rated[s], reverse=True)
-    number, state, damaged = _first_sound(folder, steps, {part: abstract})
-    for bad, error in damaged.items():
-        log.warning("Checkpoint %d in %s is damaged (%s); using %d.", bad, folder, error, number)
+    number, state, _ = _first_sound(folder, steps, {part: abstract})
     return number, state[part]
 
 
-def _first_sound(
-    folder: epath.Path, steps: Iterable[int], abstract: State
-) -> tuple[int, State, dict[int, DamagedError]]:
-    """The first sound checkpoint of these steps, its state, and the errors of the damaged ones before it."""
+def _first_sound(folder: epath.Path, steps: Iterable[int], abstract: State) -> tuple[int, State, list[int]]:
+    """The first sound checkpoint of these steps, its state, and the damaged ones before it; warns of those."""
     damaged: dict[int, DamagedError] = {}
     for step in steps:
         try:
-            return step, _read(folder / str(step), abstract), damaged
+            state = _read(folder / str(step), abstract)
         except DamagedError as error:
             damaged[step] = error
+            continue
+        for bad, error in damaged.items():
+            log.warning("Checkpoint %d in %s is damaged (%s); going on from %d.", bad, folder, error, step)
+        return step, state, list(damaged)
     newest = max(damaged)
     raise ValueError(
         f"No checkpoint in {folder} can be read (tried {', '.join(map(str, damaged))}; {newest}: {damaged[newest]}); "
@@ -288,8 +279,7 @@ def _plan(path: epath.Path, part: str, saved: Tree, abstract: Tree | None) -> Tr
 
     if abstract is None:
         return jax.tree.map(lambda leaf: plan(leaf, None), saved)
-    leaves = {_name(key): leaf for key, leaf in jax.tree.leaves_with_path(saved)}
-    likes = {_name(key): like for key, like in jax.tree.leaves_with_path(abstract)}
+    leaves, likes = flatten(saved), flatten(abstract)
     for name, like in likes.items():
         if name not in leaves:
             raise MismatchError(f"Checkpoint {path} has no {part} {name!r}; it belongs to another configuration.")
@@ -301,11 +291,7 @@ def _plan(path: epath.Path, part: str, saved: Tree, abstract: Tree | None) -> Tr
             )
     if extra := [name for name in leaves if name not in likes]:
         raise MismatchError(f"Checkpoint {path} has {part} {extra[0]!r}, which this configuration has not.")
-    return jax.tree.map_with_path(lambda key, like: plan(leaves[_name(key)], like), abstract)
-
-
-def _name(key: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(key, simple=True, separator="/")
+    return map_with_paths(lambda name, like: plan(leaves[name], like), abstract)
 
 
 def _checksums(tree: Tree) -> np.ndarray:

@@ -9,14 +9,14 @@ from jaxencoder.adapters.lora import NAME as LORA
 from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.adapters.peft import PREFIX, from_peft, to_peft
 from jaxencoder.adapters.peft_heads import SEQUENCE, classifier_to_peft, heads_from_peft
-from jaxencoder.checkpoints.adapter import FINGERPRINT, Adapter, fingerprint, write_folder
+from jaxencoder.checkpoints.adapter import FINGERPRINT, Adapter, fingerprint, new_folder
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.initial import read_published
 from jaxencoder.checkpoints.kind import PEFT_CONFIG
 from jaxencoder.checkpoints.weights import read_tensors, write_tensors
 from jaxencoder.config import RunConfig
-from jaxencoder.families.published import Published, check_publishable, family_of
+from jaxencoder.families.published import Published, family_of
 from jaxencoder.families.tables import renamed
 from jaxencoder.files import read_json, write_json
 from jaxencoder.tasks.classification.objective import Classification
@@ -41,7 +41,6 @@ def add_peft(model: M, folder: Path) -> M:
         raise ValueError(f"{folder} was trained on other weights than this model's; add it to {name}")
     published = model.published
     if published is None:
-        check_publishable(config)
         family = family_of(config, base)
         published = Published(family, family.settings(config), model.heads)
     family = published.family
@@ -84,13 +83,10 @@ def write_peft(adapter: Adapter, folder: Path) -> list[str]:
         "task_type": SEQUENCE if heads else "FEATURE_EXTRACTION",
         "modules_to_save": heads.modules if heads else None,
     }
-
-    def write(part: Path) -> None:
+    with new_folder(folder) as part:
         named = {PREFIX + name: x for name, x in tensors.items()}
         write_tensors(part / PEFT_FILE, named, {"format": "pt", FINGERPRINT: adapter.base})
         write_json(part / PEFT_CONFIG, dict(sorted(settings.items())))
-
-    write_folder(folder, write)
     return left_out
 
 

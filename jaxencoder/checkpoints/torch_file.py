@@ -9,11 +9,10 @@ import io
 import math
 import mmap
 import os
-import pickle
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -21,15 +20,12 @@ import numpy as np
 from jaxencoder.checkpoints.torch_pickle import Refusal, Tensor, shown, state_dict, unpickle
 
 _ZIP, _MAGIC, _VERSION = b"PK\x03\x04", 0x1950A86A20F9469CFC6C, 1001
-_DAMAGE = (
-    *(pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError),
-    struct.error,
-)
+_DAMAGE = (UnpicklingError, struct.error, ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError)
 _Range = tuple[int, int]  # start and size in bytes
 
 
-class TorchFile(Mapping[str, np.ndarray]):
-    """The tensors of a state dict by name: read-only views of mapped memory, read only when they are used.
+def read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Map the tensors of a state dict by name: read-only views of memory, read from disk only when they are used.
 
     Args:
         path: a file that torch.save has written.
@@ -39,43 +35,32 @@ class TorchFile(Mapping[str, np.ndarray]):
             compressed or big-endian, or the file is damaged or truncated.
         OSError: the file cannot be read.
     """
+    try:
+        with open(path, "rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise EOFError("it is empty")
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            tensors, ranges = _read_zip(_members(file, data), data) if data[:4] == _ZIP else _read_rows(data)
+        for name, tensor in tensors.items():
+            _check(name, tensor, ranges, len(data))
+        return {name: _view(tensor, ranges, data) for name, tensor in tensors.items()}
+    except Refusal as refusal:
+        raise ValueError(f"{path} {refusal}") from None
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is damaged, truncated or not from torch.save ({reason}); replace it") from None
 
-    def __init__(self, path: str | os.PathLike):
-        path = Path(path)
-        try:
-            with open(path, "rb") as file:
-                if not os.fstat(file.fileno()).st_size:
-                    raise EOFError("it is empty")
-                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                if self._bytes[:4] == _ZIP:
-                    self._tensors, self._ranges = _read_zip(_members(file, self._bytes), self._bytes)
-                else:
-                    self._tensors, self._ranges = _read_rows(self._bytes)
-            for name, tensor in self._tensors.items():
-                _check(name, tensor, self._ranges, len(self._bytes))
-        except Refusal as refusal:
-            raise ValueError(f"{path} {refusal}") from None
-        except _DAMAGE as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{path} is damaged, truncated or not from torch.save ({reason}); replace it") from None
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        tensor = self._tensors[name]
-        dtype = tensor.storage.dtype
-        if 0 in tensor.shape:
-            return np.zeros(tensor.shape, dtype)
-        # The buffer ends where the storage does, so that numpy would refuse a tensor that `_check` had missed.
-        start, size = self._ranges[tensor.storage.key]
-        # An axis of one element may have any stride, even one that numpy cannot hold.
-        strides = [dtype.itemsize * step if n > 1 else 0 for n, step in zip(tensor.shape, tensor.strides, strict=True)]
-        buffer = memoryview(self._bytes)[start : start + size]
-        return np.ndarray(tensor.shape, dtype, buffer, dtype.itemsize * tensor.offset, strides)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+def _view(tensor: Tensor, ranges: Mapping[str, _Range], data: mmap.mmap) -> np.ndarray:
+    dtype = tensor.storage.dtype
+    if 0 in tensor.shape:
+        return np.zeros(tensor.shape, dtype)
+    # The buffer ends where the storage does, so that numpy would refuse a tensor that `_check` had missed.
+    start, size = ranges[tensor.storage.key]
+    # An axis of one element may have any stride, even one that numpy cannot hold.
+    strides = [dtype.itemsize * step if n > 1 else 0 for n, step in zip(tensor.shape, tensor.strides, strict=True)]
+    buffer = memoryview(data)[start : start + size]
+    return np.ndarray(tensor.shape, dtype, buffer, dtype.itemsize * tensor.offset, strides)
 
 
 def _check(name: str, tensor: Tensor, ranges: Mapping[str, _Range], file_size: int) -> None:
@@ -94,7 +79,6 @@ def _check(name: str, tensor: Tensor, ranges: Mapping[str, _Range], file_size: i
 
 
 def _members(file: Any, data: mmap.mmap) -> dict[str, _Range]:
-    """The members of a zip: name -> (start, size)."""
     try:
         with zipfile.ZipFile(file) as archive:
             infos = archive.infolist()

@@ -14,8 +14,7 @@ from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
 from jaxencoder.families.published import Published, check_publishable, family_of, parse_settings
-from jaxencoder.families.shapes import parameter_shapes
-from jaxencoder.families.tables import Params, Weight, from_tensors, renamed, to_tensors
+from jaxencoder.families.tables import Params, Weight, from_tensors, parameter_shapes, renamed, to_tensors
 from jaxencoder.files import read_json, write_json
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
@@ -173,7 +172,7 @@ def _rows(family: Family, config: EncoderConfig, mlm_head: bool, heads: Heads) -
         if not config.tied_output:
             # The table's bias counts; the head's is written only because transformers looks for it.
             head += [row._replace(theirs=_output_bias(family)) for row in head if row.ours == ("mlm_head/bias",)]
-            head.append(Weight(family.tied, ("mlm_head/table",)))
+            head.append(Weight(("mlm_head/table",), family.tied))
         rows += head
     return rows + [row for table in heads.values() for row in table.weights]
 

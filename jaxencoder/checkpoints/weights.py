@@ -11,20 +11,22 @@ from pathlib import Path
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jaxencoder.checkpoints.torch_file import TorchFile
+from jaxencoder.checkpoints.torch_file import read_torch
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-_SHARD, _ANY_SHARD = "model-{:05d}-of-{:05d}.safetensors", "model-?????-of-?????.safetensors"
+_ANY_SHARD = "model-?????-of-?????.safetensors"
+_Reader = Callable[[str], np.ndarray]  # name of a tensor -> the tensor
 
 
 class Weights(Mapping[str, np.ndarray]):
     """The tensors of a folder by name; each is read on access, and those of torch are read-only."""
 
-    def __init__(self, readers: Mapping[str, Callable[[str], np.ndarray]]):
+    def __init__(self, readers: Mapping[str, _Reader]):
         self._readers = dict(readers)
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -38,10 +40,7 @@ class Weights(Mapping[str, np.ndarray]):
 
 
 def open_weights(folder: str | os.PathLike) -> Weights:
-    """Open the weights of a folder: the first of these files.
-
-    model.safetensors; model.safetensors.index.json with its shards; pytorch_model.bin; pytorch_model.bin.index.json
-    with its shards.
+    """Open the weights of a folder: safetensors or else torch's, one file or else an index with its shards.
 
     Raises:
         FileNotFoundError: there is none, or a shard is missing.
@@ -90,30 +89,32 @@ def save_weights(
     if max_shard_bytes <= 0:
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}; give at least 1")
     folder = Path(folder)
-    groups = _groups({name: tensor.nbytes for name, tensor in tensors.items()}, max_shard_bytes)
-    names = [_SHARD.format(i + 1, len(groups)) for i in range(len(groups))] if len(groups) > 1 else [SINGLE]
-    files = [*names, INDEX] if len(groups) > 1 else names
-    parts = [folder / f".{file}.{os.getpid()}" for file in files]
+    split = split_state_dict_into_shards_factory(
+        dict(tensors),
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_bytes,
+    )
+    shards = split.filename_to_tensors or {SINGLE: []}
+    files = [*shards, INDEX] if split.is_sharded else [*shards]
+    parts = {file: folder / f".{file}.{os.getpid()}" for file in files}
     try:
-        for part, group in zip(parts, groups, strict=False):
-            save_file({name: tensors[name] for name in group}, part, metadata={"format": "pt"})
-        if len(groups) > 1:
-            weight_map = {name: file for file, group in zip(names, groups, strict=True) for name in group}
-            total = sum(tensor.nbytes for tensor in tensors.values())
-            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-            parts[-1].write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        for file, names in shards.items():
+            save_file({name: tensors[name] for name in names}, parts[file], metadata={"format": "pt"})
+        if split.is_sharded:
+            index = {"metadata": split.metadata, "weight_map": dict(sorted(split.tensor_to_filename.items()))}
+            parts[INDEX].write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
             # The previous index would name new shards as well as old ones.
-            if any((folder / name).exists() for name in names):
+            if any((folder / file).exists() for file in shards):
                 (folder / INDEX).unlink(missing_ok=True)
-        for part, file in zip(parts, files, strict=True):
+        for file, part in parts.items():
             os.replace(part, folder / file)
     except SafetensorError as error:
         raise OSError(f"{folder / files[0]} could not be written: {error}") from None
     finally:
-        for part in parts:
+        for part in parts.values():
             part.unlink(missing_ok=True)
-    stale = [folder / INDEX, folder / SINGLE, *sorted(folder.glob(_ANY_SHARD))]
-    for path in stale:  # the index before its shards
+    for path in [folder / INDEX, folder / SINGLE, *sorted(folder.glob(_ANY_SHARD))]:  # the index before its shards
         if path.name not in files:
             path.unlink(missing_ok=True)
 
@@ -140,23 +141,7 @@ def read_tensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         return {name: read(name) for name in names}, opened.metadata() or {}
 
 
-def _groups(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Names in order, in groups of at most `limit` bytes; at least one group."""
-    groups: list[list[str]] = [[]]
-    total = 0
-    for name, size in sizes.items():
-        if groups[-1] and total + size > limit:
-            groups.append([])
-            total = 0
-        groups[-1].append(name)
-        total += size
-    return groups
-
-
-_Opened = tuple[Iterable[str], Callable[[str], np.ndarray]]
-
-
-def _shards(index: Path, open_file: Callable[[Path], _Opened]) -> dict[str, Callable[[str], np.ndarray]]:
+def _shards(index: Path, open_file: Callable[[Path], tuple[Iterable[str], _Reader]]) -> dict[str, _Reader]:
     try:
         files = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"].items())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -176,7 +161,7 @@ def _shards(index: Path, open_file: Callable[[Path], _Opened]) -> dict[str, Call
     return {name: opened[file][1] for name, file in files.items()}
 
 
-def _safetensors(path: Path) -> _Opened:
+def _safetensors(path: Path) -> tuple[list[str], _Reader]:
     try:
         file = safe_open(path, "np")
     except SafetensorError as error:
@@ -184,6 +169,6 @@ def _safetensors(path: Path) -> _Opened:
     return file.keys(), file.get_tensor
 
 
-def _torch(path: Path) -> _Opened:
-    file = TorchFile(path)
-    return file, file.__getitem__
+def _torch(path: Path) -> tuple[Iterable[str], _Reader]:
+    tensors = read_torch(path)
+    return tensors, tensors.__getitem__

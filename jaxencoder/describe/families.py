@@ -7,7 +7,7 @@ import jax
 
 from jaxencoder.families import FAMILIES
 from jaxencoder.families.family import Family, Release
-from jaxencoder.families.shapes import parameter_shapes
+from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 
 

@@ -20,20 +20,6 @@ from jaxencoder.families.roformer import ROFORMER
 
 # A run that came from no family is published as the first that can express its architecture.
 FAMILIES = (
-    BERT,
-    DISTILBERT,
-    MODERNBERT,
-    ROBERTA,
-    XLM_ROBERTA,
-    CAMEMBERT,
-    ELECTRA,
-    ALBERT,
-    MPNET,
-    NOMIC_BERT,
-    EUROBERT,
-    ROFORMER,
-    DEBERTA,
-    DEBERTA_V2,
-    NEOBERT,
-    LONGFORMER,
-)
+    BERT, DISTILBERT, MODERNBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, MPNET, NOMIC_BERT, EUROBERT,
+    ROFORMER, DEBERTA, DEBERTA_V2, NEOBERT, LONGFORMER,
+)  # fmt: skip

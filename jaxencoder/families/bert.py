@@ -32,7 +32,6 @@ ENCODER = {
     "bert.encoder.layer.{layer}.output.LayerNorm": "encoder/layer/mlp_norm",
 }
 
-
 BERT = Family(
     model_type="bert",
     name="Bert",
@@ -43,10 +42,10 @@ BERT = Family(
     mlm_head_table=mlm_head(
         "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"
     ),
-    heads=lambda c, settings: (
+    heads=lambda c, s: (
         pooler("bert.pooler.dense")
         | head("nsp_head", HeadConfig("pooled", 2), output="cls.seq_relationship")
-        | plain_heads(settings)
+        | plain_heads(s)
     ),
     tied="cls.predictions.decoder.weight",
     about=About(

@@ -19,12 +19,11 @@ def head_slots(heads: Mapping[str, HeadConfig], pooling: str) -> dict[str, tuple
 
     BERT: {"dense": ("pooler", "dense"), "classifier": ("sequence_head", "output")}.
     """
-    # A pooling that heads do not have equals no head's inputs.
-    transform, projection = HeadConfig(cast(HeadInputs, pooling), activation="tanh"), ("sequence_head", "output")
-    pooler, sequence_head = (_transform(heads.get(name)) for name in ("pooler", "sequence_head"))
-    if sequence_head == transform:
+    projection = ("sequence_head", "output")
+    pooler, sequence_head = (_without_projection(heads.get(name)) for name in ("pooler", "sequence_head"))
+    if sequence_head == transform(pooling):
         return {"dense": ("sequence_head", "dense"), "classifier": projection}
-    if sequence_head in (None, HeadConfig("pooled")) and pooler == transform:
+    if sequence_head in (None, HeadConfig("pooled")) and pooler == transform(pooling):
         return {"dense": ("pooler", "dense"), "classifier": projection}
     return None
 
@@ -40,15 +39,17 @@ def to_heads(classifier: Params, pooling: str, heads: Mapping[str, HeadConfig]) 
 def from_heads(params: Params, pooling: str, heads: Mapping[str, HeadConfig]) -> dict[str, tuple[str, Params]]:
     """The parts of the classifier that heads hold: name -> (path among the heads, arrays).
 
-    Args:
-        params: of the available heads; a pooler alone gives "dense" alone.
-        pooling: of the classifier.
-        heads: of the family.
+    A pooler alone among `params` gives "dense" alone; `heads` are the family's.
     """
     slots = (head_slots(heads, pooling) or {}).items()
     return {part: (f"{head}/{name}", params[head][name]) for part, (head, name) in slots if head in params}
 
 
-def _transform(head: HeadConfig | None) -> HeadConfig | None:
-    # Without the projection; global tokens agree, because a run that pools the first token makes it global.
+def transform(pooling: str) -> HeadConfig:
+    """The classifier without its projection to classes. A pooling that heads do not have equals no head's inputs."""
+    return HeadConfig(cast(HeadInputs, pooling), activation="tanh")
+
+
+def _without_projection(head: HeadConfig | None) -> HeadConfig | None:
+    # Global tokens agree, because a run that pools the first token makes it global.
     return head and dataclasses.replace(head, outputs=0, global_tokens="none", separator=None)

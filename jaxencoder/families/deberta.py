@@ -1,9 +1,9 @@
 """DeBERTa: attention that compares contents with distances. He et al. 2021, arXiv:2006.03654."""
 
-from jaxencoder.families.bert import BERT, POSITIONS, SETTINGS
+from jaxencoder.families.bert import BERT, ENCODER, POSITIONS, SETTINGS
 from jaxencoder.families.family import About, Family, Release, plain_heads, pooler
 from jaxencoder.families.settings import Entry, Fields, Settings, choice, implied, read_choice, read_value, same, sizes
-from jaxencoder.families.tables import QKV, Module
+from jaxencoder.families.tables import QKV, Weight, with_prefix
 from jaxencoder.model.config import EncoderConfig
 
 # Settings of all published checkpoints.
@@ -53,29 +53,16 @@ _SETTINGS = (
     implied("attention_head_size", "head_size"),
     Entry(_read_distances, _write_distances),
 )
-
-
-# The rows that all versions share: all but the inputs of attention.
-COMMON = {
-    "deberta.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
-    "deberta.embeddings.position_embeddings": "encoder/embeddings/position_embedding",
-    "deberta.embeddings.token_type_embeddings": "encoder/embeddings/token_type_embedding",
-    "deberta.embeddings.LayerNorm": "encoder/embeddings/norm",
-    "deberta.encoder.rel_embeddings": "encoder/distance_embedding/table",
-    "deberta.encoder.layer.{layer}.attention.output.dense": "encoder/layer/attention/output",
-    "deberta.encoder.layer.{layer}.attention.output.LayerNorm": "encoder/layer/attention_norm",
-    "deberta.encoder.layer.{layer}.intermediate.dense": "encoder/layer/mlp/up",
-    "deberta.encoder.layer.{layer}.output.dense": "encoder/layer/mlp/down",
-    "deberta.encoder.layer.{layer}.output.LayerNorm": "encoder/layer/mlp_norm",
-}
+# The rows that all versions share: BERT's but for the inputs of attention.
+COMMON = with_prefix({name: x for name, x in ENCODER.items() if ".attention.self." not in name}, "bert.", "deberta.")
+COMMON["deberta.encoder.rel_embeddings"] = "encoder/distance_embedding/table"
 _ENCODER = COMMON | {
-    "deberta.encoder.layer.{layer}.attention.self.in_proj": Module(QKV, by_head=True),
+    "deberta.encoder.layer.{layer}.attention.self.in_proj": Weight(QKV, by_head=True),
     "deberta.encoder.layer.{layer}.attention.self.q_bias": "encoder/layer/attention/query/bias",
     "deberta.encoder.layer.{layer}.attention.self.v_bias": "encoder/layer/attention/value/bias",
     "deberta.encoder.layer.{layer}.attention.self.pos_proj": "encoder/layer/attention/distance_key",
     "deberta.encoder.layer.{layer}.attention.self.pos_q_proj": "encoder/layer/attention/distance_query",
 }
-
 
 DEBERTA = Family(
     model_type="deberta",
@@ -85,9 +72,7 @@ DEBERTA = Family(
     settings_table=_SETTINGS,
     encoder_table=_ENCODER,
     mlm_head_table=BERT.mlm_head_table,
-    heads=lambda c, settings: (
-        pooler("pooler.dense", read_choice(settings, "pooler_hidden_act", "gelu")) | plain_heads(settings)
-    ),
+    heads=lambda c, s: pooler("pooler.dense", read_choice(s, "pooler_hidden_act", "gelu")) | plain_heads(s),
     tied=BERT.tied,
     about=About(
         title="DeBERTa",

@@ -62,10 +62,8 @@ _ENCODER = COMMON | {
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     config = HeadConfig("tokens", 1, c.activation, norm=True, add_first_token=True)
-    prefix = "mask_predictions"
-    return DEBERTA.heads(c, settings) | head(
-        "rtd_head", config, f"{prefix}.dense", f"{prefix}.classifier", f"{prefix}.LayerNorm"
-    )
+    dense, output, norm = (f"mask_predictions.{part}" for part in ("dense", "classifier", "LayerNorm"))
+    return DEBERTA.heads(c, settings) | head("rtd_head", config, dense, output, norm)
 
 
 DEBERTA_V2 = dataclasses.replace(

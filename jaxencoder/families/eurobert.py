@@ -11,24 +11,11 @@ from jaxencoder.model.heads import HeadConfig
 
 _POOLINGS = {"bos": ("cls", False), "mean": ("mean", False), "late": ("mean", True)}
 _ARCHITECTURE = EncoderConfig(
-    max_length=8192,
-    positions="rotary",
-    token_types=0,
-    norm="rms",
-    norm_placement="pre",
-    norm_epsilon=1e-5,
-    norm_bias=False,
-    embedding_norm=False,
-    attention_bias=False,
-    mlp_bias=False,
-    activation="silu",
-    gated_mlp=True,
-    head_transform=False,
-    output_bias=False,
-    tied_output=False,
-    dropout=0.0,
-    attention_dropout=0.0,
-)
+    max_length=8192, positions="rotary", token_types=0, embedding_norm=False,
+    norm="rms", norm_placement="pre", norm_epsilon=1e-5, norm_bias=False,
+    attention_bias=False, mlp_bias=False, activation="silu", gated_mlp=True, dropout=0.0, attention_dropout=0.0,
+    head_transform=False, output_bias=False, tied_output=False,
+)  # fmt: skip
 _SETTINGS = (
     *SIZES,
     inherited("num_key_value_heads", "num_kv_heads", "num_heads"),

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jaxencoder.families.settings import Entry, Settings, same
-from jaxencoder.families.shapes import parameter_shapes
-from jaxencoder.families.tables import Names, Weight, rows
+from jaxencoder.families.tables import Names, Weight, parameter_shapes, rows
 from jaxencoder.model.config import Activation, EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -40,76 +39,45 @@ HEADS = {
 
 
 class Release(NamedTuple):
-    """A published checkpoint.
+    """A published checkpoint that can be loaded."""
 
-    Attributes:
-        name: repository on the Hugging Face hub.
-        settings: the entries of its config.json that decide the architecture and are not the family's defaults.
-    """
-
-    name: str
-    settings: Settings
+    name: str  # on the Hugging Face hub
+    settings: Settings  # of its config.json: those that decide the architecture and are not the family's defaults
 
 
 class About(NamedTuple):
-    """Facts for choosing a model that an EncoderConfig does not hold.
+    """Facts for choosing a model that an EncoderConfig does not hold."""
 
-    Attributes:
-        title: the family's name, spelled as in its paper.
-        choose_for: good uses, continuing "choose it for ...".
-        tokenizer: kind of tokenizer.
-        objective: pretraining objective.
-        text: pretraining data.
-        papers: subject -> arXiv number, the family's own paper first.
-        releases: published checkpoints that can be loaded, from few parameters to many.
-    """
-
-    title: str
-    choose_for: str
+    title: str  # spelled as in the paper
+    choose_for: str  # good uses, continuing "choose it for ..."
     tokenizer: str
-    objective: str
-    text: str
-    papers: Mapping[str, str]
-    releases: tuple[Release, ...]
+    objective: str  # of pretraining
+    text: str  # of pretraining
+    papers: Mapping[str, str]  # subject -> arXiv number, the family's own paper first
+    releases: tuple[Release, ...]  # from few parameters to many
 
 
 @dataclass(frozen=True)
 class Family:
-    """One family of encoders.
+    """One family of encoders. Names of tensors in its tables have the prefix."""
 
-    Attributes:
-        model_type: model_type in config.json.
-        name: start of its class names in config.json, such as Bert in BertForMaskedLM.
-        prefix: start of the names of the encoder's tensors, in a checkpoint with heads.
-        architecture: the family's fixed choices, and the defaults of settings that config.json leaves out.
-        settings_table: table of settings: config.json <-> the fields of EncoderConfig that vary within the family.
-        encoder_table: table of the encoder's weights, names with the prefix; or a function that builds it.
-        mlm_head_table: table of the masked-language-model head's weights.
-        heads: (architecture, config.json) -> the other heads.
-        tied: name of the output table, in checkpoints that store it again or have a separate one.
-        about: facts for choosing a model.
-        fixed: settings that can only be loaded with this value.
-        older_names: former names of settings -> the current ones.
-        aliases: other prefixes of tensor names in checkpoints -> those in the tables.
-        classes: class names that are not `name` plus a key of HEADS, by that key.
-        classifier: settings under which the family's classification head computes what a run's classifier does, if
-            its defaults do not.
-    """
-
-    model_type: str
-    name: str
-    prefix: str
-    architecture: EncoderConfig
-    settings_table: tuple[Entry, ...]
+    model_type: str  # in config.json
+    name: str  # start of its class names in config.json, such as Bert in BertForMaskedLM
+    prefix: str  # start of the names of the encoder's tensors, in a checkpoint with heads
+    architecture: EncoderConfig  # the family's fixed choices, and the defaults of settings that config.json leaves out
+    settings_table: tuple[Entry, ...]  # config.json <-> the fields of EncoderConfig that vary within the family
     encoder_table: Names | Callable[[EncoderConfig], Names]
     mlm_head_table: Names
-    heads: Callable[[EncoderConfig, Settings], Heads]
-    tied: str
+    heads: Callable[[EncoderConfig, Settings], Heads]  # the other heads
+    tied: str  # name of the output table, in checkpoints that store it again or have a separate one
     about: About
-    fixed: dict[str, Any] = field(default_factory=dict)
-    older_names: Mapping[str, str] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)  # settings that can only be loaded with this value
+    older_names: Mapping[str, str] = field(default_factory=dict)  # former names of settings -> the current ones
+    # Other prefixes of tensor names in checkpoints -> those in the tables.
     aliases: Mapping[str, str] = field(default_factory=dict)
+    # Key of HEADS -> the class name, where that is not `name` plus the key.
     classes: Mapping[str, str] = field(default_factory=dict)
+    # Settings under which the classification head computes what a run's classifier does, if the defaults do not.
     classifier: Settings = field(default_factory=dict)
 
     def encoder_config(self, settings: Settings) -> EncoderConfig:
@@ -176,7 +144,7 @@ def head(
 
     def module(theirs: str, ours: str, leaf: str, bias: bool = True) -> list[Weight]:
         leaves = {"weight": leaf, "bias": "bias"} if bias else {"weight": leaf}
-        return [Weight(f"{theirs}.{end}", (f"{name}/{ours}/{leaf}",)) for end, leaf in leaves.items()]
+        return [Weight((f"{name}/{ours}/{leaf}",), f"{theirs}.{end}") for end, leaf in leaves.items()]
 
     weights = module(dense, "dense", "kernel", config.transform_bias) if config.activation is not None else []
     weights += module(output, "output", "kernel") if config.outputs else []

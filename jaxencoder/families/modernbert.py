@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from jaxencoder.families.family import About, Family, Heads, Release, head, labels
+from jaxencoder.families.family import About, Family, Heads, Release, Settings, head, labels
 from jaxencoder.families.rotary import rope_parameters, rotary_fields, rotary_settings
 from jaxencoder.families.settings import (
     SIZES,
     Entry,
     Fields,
-    Settings,
     choice,
     read_choice,
     read_value,
@@ -17,29 +16,17 @@ from jaxencoder.families.settings import (
     sizes,
     written,
 )
-from jaxencoder.families.tables import QKV, Module
+from jaxencoder.families.tables import QKV, Weight, mlm_head
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig, HeadInputs
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _ARCHITECTURE = EncoderConfig(
-    max_length=8192,
-    positions="rotary",
-    rope_theta=160_000.0,
-    rope_theta_local=10_000.0,
-    token_types=0,
-    norm_placement="pre",
-    norm_epsilon=1e-5,
-    first_attention_norm=False,
-    attention_bias=False,
-    mlp_bias=False,
-    norm_bias=False,
-    gated_mlp=True,
-    head_activation="gelu",
-    head_bias=False,
-    dropout=0.0,
-    attention_dropout=0.0,
-)
+    max_length=8192, positions="rotary", rope_theta=160_000.0, rope_theta_local=10_000.0, token_types=0,
+    norm_placement="pre", norm_epsilon=1e-5, norm_bias=False, first_attention_norm=False,
+    attention_bias=False, mlp_bias=False, gated_mlp=True, dropout=0.0, attention_dropout=0.0,
+    head_activation="gelu", head_bias=False,
+)  # fmt: skip
 
 
 def _read_rotary(settings: Settings, fields: Fields) -> Fields:
@@ -102,20 +89,17 @@ _SETTINGS = (
     same("attention_dropout"),
     same("initializer_range", "initializer_std"),
 )
-
-
 _ENCODER = {
     "model.embeddings.tok_embeddings": "encoder/embeddings/token_embedding",
     "model.embeddings.norm": "encoder/embeddings/norm",
-    "model.layers.{layer}.attn.Wqkv": QKV,
+    "model.layers.{layer}.attn.Wqkv": Weight(QKV),
     "model.layers.{layer}.attn.Wo": "encoder/layer/attention/output",
-    "model.layers.{layer}.attn_norm": Module("encoder/layer/attention_norm", first_layer=1),
-    "model.layers.{layer}.mlp.Wi": ("encoder/layer/mlp/gate", "encoder/layer/mlp/up"),
+    "model.layers.{layer}.attn_norm": Weight(("encoder/layer/attention_norm",), first_layer=1),
+    "model.layers.{layer}.mlp.Wi": Weight(("encoder/layer/mlp/gate", "encoder/layer/mlp/up")),
     "model.layers.{layer}.mlp.Wo": "encoder/layer/mlp/down",
     "model.layers.{layer}.mlp_norm": "encoder/layer/mlp_norm",
     "model.final_norm": "encoder/final_norm",
 }
-_MLM_HEAD = {"head.dense": "mlm_head/dense", "head.norm": "mlm_head/norm", "decoder.bias": "mlm_head/bias"}
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
@@ -138,7 +122,7 @@ MODERNBERT = Family(
     architecture=_ARCHITECTURE,
     settings_table=_SETTINGS,
     encoder_table=_ENCODER,
-    mlm_head_table=_MLM_HEAD,
+    mlm_head_table=mlm_head("head.dense", "head.norm", "decoder.bias"),
     heads=_heads,
     tied="decoder.weight",
     about=About(

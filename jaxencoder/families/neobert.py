@@ -8,7 +8,7 @@ import dataclasses
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.family import About, Family, Release, head, labels
 from jaxencoder.families.settings import SIZES, Entry, Fields, Settings, choice, implied, same, sizes, written
-from jaxencoder.families.tables import QKV, Module
+from jaxencoder.families.tables import QKV, Weight
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -47,20 +47,17 @@ _SETTINGS = (
     same("decoder_init_range", "initializer_std"),
     written("embedding_init_range", lambda c: c.initializer_std),
 )
-
-
 _ENCODER = {
     "model.encoder": "encoder/embeddings/token_embedding",
     # Values are reordered within a head like queries and keys, and so are the inputs of the output.
-    "model.transformer_encoder.{layer}.qkv": Module(QKV, by_head=True, interleaved=True),
-    "model.transformer_encoder.{layer}.wo": Module("encoder/layer/attention/output", interleaved=True),
+    "model.transformer_encoder.{layer}.qkv": Weight(QKV, by_head=True, interleaved=True),
+    "model.transformer_encoder.{layer}.wo": Weight(("encoder/layer/attention/output",), interleaved=True),
     "model.transformer_encoder.{layer}.attention_norm": "encoder/layer/attention_norm",
-    "model.transformer_encoder.{layer}.ffn.w12": ("encoder/layer/mlp/gate", "encoder/layer/mlp/up"),
+    "model.transformer_encoder.{layer}.ffn.w12": Weight(("encoder/layer/mlp/gate", "encoder/layer/mlp/up")),
     "model.transformer_encoder.{layer}.ffn.w3": "encoder/layer/mlp/down",
     "model.transformer_encoder.{layer}.ffn_norm": "encoder/layer/mlp_norm",
     "model.layer_norm": "encoder/final_norm",
 }
-
 
 NEOBERT = Family(
     model_type="neobert",
@@ -70,7 +67,7 @@ NEOBERT = Family(
     settings_table=_SETTINGS,
     encoder_table=_ENCODER,
     mlm_head_table={"decoder.bias": "mlm_head/bias"},
-    heads=lambda c, settings: head("sequence_head", HeadConfig("cls", labels(settings), "tanh"), "dense", "classifier"),
+    heads=lambda c, s: head("sequence_head", HeadConfig("cls", labels(s), "tanh"), "dense", "classifier"),
     tied="decoder.weight",
     about=About(
         title="NeoBERT",

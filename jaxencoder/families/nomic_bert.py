@@ -4,21 +4,16 @@ from jaxencoder.families.bert import POSITIONS, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, Release, plain_heads, pooler
 from jaxencoder.families.rotary import ROTARY, rotary_fields, rotary_settings
 from jaxencoder.families.settings import Entry, Fields, Settings, choice, read_value, sizes
-from jaxencoder.families.tables import QKV, mlm_head
+from jaxencoder.families.tables import QKV, Weight, mlm_head
 from jaxencoder.model.config import EncoderConfig
 
 # GPT-2's names, which published configurations still have, and one of the published code.
 _OLDER_NAMES = {
-    "n_layer": "num_hidden_layers",
-    "n_embd": "hidden_size",
-    "n_inner": "intermediate_size",
-    "n_head": "num_attention_heads",
-    "n_positions": "max_position_embeddings",
+    "n_layer": "num_hidden_layers", "n_embd": "hidden_size", "n_inner": "intermediate_size",
+    "n_head": "num_attention_heads", "n_positions": "max_position_embeddings", "rotary_emb_base": "rope_theta",
+    "resid_pdrop": "hidden_dropout_prob", "attn_pdrop": "attention_probs_dropout_prob",
     "layer_norm_epsilon": "layer_norm_eps",
-    "resid_pdrop": "hidden_dropout_prob",
-    "attn_pdrop": "attention_probs_dropout_prob",
-    "rotary_emb_base": "rope_theta",
-}
+}  # fmt: skip
 
 
 def _read_vocab_size(settings: Settings, fields: Fields) -> Fields:
@@ -49,6 +44,10 @@ def _write_rotary(c: EncoderConfig) -> Settings:
     return settings
 
 
+_ARCHITECTURE = EncoderConfig(
+    max_length=2048, positions="rotary", rope_theta=1000.0, attention_bias=False, mlp_bias=False,
+    activation="silu", gated_mlp=True, dropout=0.0, attention_dropout=0.0,
+)  # fmt: skip
 _SETTINGS = (
     Entry(choice("activation_function", "activation", {"swiglu": "silu", "geglu": "gelu"}).read, lambda c: {}),
     *SETTINGS,
@@ -61,7 +60,7 @@ _ENCODER = {
     "nomic_bert.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
     "nomic_bert.embeddings.token_type_embeddings": "encoder/embeddings/token_type_embedding",
     "nomic_bert.emb_ln": "encoder/embeddings/norm",
-    "nomic_bert.encoder.layers.{layer}.attn.Wqkv": QKV,
+    "nomic_bert.encoder.layers.{layer}.attn.Wqkv": Weight(QKV),
     "nomic_bert.encoder.layers.{layer}.attn.out_proj": "encoder/layer/attention/output",
     "nomic_bert.encoder.layers.{layer}.norm1": "encoder/layer/attention_norm",
     "nomic_bert.encoder.layers.{layer}.mlp.fc11": "encoder/layer/mlp/up",
@@ -70,28 +69,17 @@ _ENCODER = {
     "nomic_bert.encoder.layers.{layer}.norm2": "encoder/layer/mlp_norm",
 }
 
-
 NOMIC_BERT = Family(
     model_type="nomic_bert",
     name="NomicBert",
     prefix="nomic_bert.",
-    architecture=EncoderConfig(
-        max_length=2048,
-        positions="rotary",
-        rope_theta=1000.0,
-        attention_bias=False,
-        mlp_bias=False,
-        activation="silu",
-        gated_mlp=True,
-        dropout=0.0,
-        attention_dropout=0.0,
-    ),
+    architecture=_ARCHITECTURE,
     settings_table=_SETTINGS,
     encoder_table=_ENCODER,
     mlm_head_table=mlm_head(
         "cls.predictions.transform.dense", "cls.predictions.transform.layer_norm", "cls.predictions.bias"
     ),
-    heads=lambda c, settings: pooler("nomic_bert.pooler.dense") | plain_heads(settings, "sequence_head", "token_head"),
+    heads=lambda c, s: pooler("nomic_bert.pooler.dense") | plain_heads(s, "sequence_head", "token_head"),
     tied="cls.predictions.decoder.weight",
     about=About(
         title="Nomic BERT",

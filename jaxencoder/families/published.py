@@ -10,25 +10,15 @@ from jaxencoder.model.heads import HeadConfig
 
 
 class Published(NamedTuple):
-    """The published form of a model: everything that its architecture does not say.
-
-    Attributes:
-        family: the family of config.json's model_type.
-        settings: all of config.json.
-        heads: the heads besides the masked-language-model head, by their names among the parameters.
-    """
+    """The published form of a model: everything that its architecture does not say."""
 
     family: Family
-    settings: Settings
-    heads: Mapping[str, HeadConfig]
+    settings: Settings  # all of config.json
+    heads: Mapping[str, HeadConfig]  # by name among the parameters, without the masked-language-model head
 
 
 def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfig]:
-    """The family and the architecture of a config.json.
-
-    Args:
-        settings: all of config.json.
-        where: the folder, for messages.
+    """The family and the architecture of a config.json in the folder `where`.
 
     Raises:
         ValueError: an unknown family, a missing setting, or a value that this package does not support.
@@ -47,15 +37,16 @@ def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfi
 
 
 def family_of(config: EncoderConfig, parts: Iterable[str] = ()) -> Family:
-    """The first family whose config.json can hold the architecture, and that has most of the given heads.
-
-    Args:
-        config: the architecture.
-        parts: names among the parameters; names that are not heads are ignored.
+    """The first family that can hold the architecture, and that has most of the heads among `parts`.
 
     Raises:
         ValueError: no family can hold it.
     """
+    if config.bottleneck:
+        raise ValueError(
+            f"model.bottleneck is {config.bottleneck}, but no published family has bottleneck adapters; "
+            "write the model as a run, or its adapters alone"
+        )
     families = [family for family in FAMILIES if can_hold(family, config)]
     if not families:
         raise ValueError(f"no published family has this architecture: {config}")
@@ -68,12 +59,3 @@ def can_hold(family: Family, config: EncoderConfig) -> bool:
         return family.encoder_config(family.settings(config)) == config
     except ValueError:
         return False
-
-
-def check_publishable(config: EncoderConfig) -> None:
-    """Raise ValueError for an architecture that no published family can hold, whatever its other settings."""
-    if config.bottleneck:
-        raise ValueError(
-            f"model.bottleneck is {config.bottleneck}, but no published family has bottleneck adapters; "
-            "write the model as a run, or its adapters alone"
-        )

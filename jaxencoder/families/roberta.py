@@ -9,7 +9,7 @@ from jaxencoder.families import bert
 from jaxencoder.families.bert import BERT, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, Release, plain_heads, pooler, two_layer_classifier
 from jaxencoder.families.settings import Entry, read_value, sizes, written
-from jaxencoder.families.tables import Module, mlm_head, with_prefix
+from jaxencoder.families.tables import Weight, mlm_head, with_prefix
 from jaxencoder.model.config import EncoderConfig
 
 PAD = 1  # in all published models; the first token has the position after it
@@ -21,7 +21,7 @@ SHIFTED_POSITIONS = (
     written("pad_token_id", PAD),
 )
 ENCODER = with_prefix(bert.ENCODER, "bert.", "roberta.") | {
-    "roberta.embeddings.position_embeddings": Module("encoder/embeddings/position_embedding", skip=PAD + 1)
+    "roberta.embeddings.position_embeddings": Weight(("encoder/embeddings/position_embedding",), skip=PAD + 1)
 }
 
 
@@ -38,9 +38,7 @@ ROBERTA = Family(
     settings_table=(*SETTINGS, *SHIFTED_POSITIONS, TOKEN_TYPES),
     encoder_table=ENCODER,
     mlm_head_table=mlm_head("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
-    heads=lambda c, settings: (
-        plain_heads(settings) | pooler("roberta.pooler.dense") | two_layer_classifier(settings, "tanh")
-    ),
+    heads=lambda c, s: plain_heads(s) | pooler("roberta.pooler.dense") | two_layer_classifier(s, "tanh"),
     tied="lm_head.decoder.weight",
     about=About(
         title="RoBERTa",

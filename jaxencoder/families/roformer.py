@@ -4,15 +4,16 @@ from jaxencoder.families.bert import BERT
 from jaxencoder.families.electra import NARROW_SETTINGS, narrow_encoder
 from jaxencoder.families.family import About, Family, Release, plain_heads, two_layer_classifier
 from jaxencoder.families.settings import same, sizes
-from jaxencoder.families.tables import Module, Names
+from jaxencoder.families.tables import Names, Weight
 from jaxencoder.model.config import EncoderConfig
 
 
 def _encoder(c: EncoderConfig) -> Names:
     # With rotary values, the inputs of the output are ordered as the values.
     rotated = ("query", "key", "value", "output") if c.rotary_values else ("query", "key")
-    modules = {path: Module(path, interleaved=True) for path in (f"encoder/layer/attention/{name}" for name in rotated)}
-    return {name: modules.get(str(ours), ours) for name, ours in narrow_encoder("roformer.").items()}
+    paths = {f"encoder/layer/attention/{name}" for name in rotated}
+    names = narrow_encoder("roformer.")
+    return {name: Weight((str(ours),), interleaved=True) if ours in paths else ours for name, ours in names.items()}
 
 
 ROFORMER = Family(
@@ -23,9 +24,7 @@ ROFORMER = Family(
     settings_table=(*NARROW_SETTINGS, same("rotary_value", "rotary_values")),
     encoder_table=_encoder,
     mlm_head_table=BERT.mlm_head_table,
-    heads=lambda c, settings: (
-        two_layer_classifier(settings, c.activation) | plain_heads(settings, "token_head", "span_head")
-    ),
+    heads=lambda c, s: two_layer_classifier(s, c.activation) | plain_heads(s, "token_head", "span_head"),
     tied=BERT.tied,
     about=About(
         title="RoFormer",

@@ -12,16 +12,13 @@ _KINDS = ("default", "linear", "ntk", "dynamic", "yarn")
 
 
 def rotary_fields(rope: Settings | None, theta: float | None, fields: Fields) -> dict[str, Any]:
-    """The fields of an EncoderConfig that describe rotary positions.
+    """The fields of an EncoderConfig that describe rotary positions; ValueError for a setting that cannot be loaded.
 
     Args:
         rope: rope_parameters or rope_scaling of config.json; None if it has neither.
         theta: the base, unless `rope` has it; None: that of `fields`.
         fields: the sizes, rope_theta, and max_length as in max_position_embeddings. For `dynamic` that is the length
             of pretraining, and the model reaches `factor` times as far; for the other kinds the model reaches that far.
-
-    Raises:
-        ValueError: a kind or a setting that cannot be loaded, or one that is missing.
     """
     rope = rope or {}
     if not isinstance(rope, Mapping):

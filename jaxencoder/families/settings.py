@@ -16,18 +16,10 @@ Fields = Mapping[str, Any]  # of an EncoderConfig
 
 # Names of activations in config.json -> ours. Of several names for one activation the first is written.
 ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
-    "quick_gelu": "quick_gelu",
-    "relu2": "relu_squared",
-}
+    "gelu": "gelu", "gelu_python": "gelu", "quick_gelu": "quick_gelu",
+    "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu", "relu2": "relu_squared", "silu": "silu", "swish": "silu", "tanh": "tanh",
+}  # fmt: skip
 _TYPES = {field.name: type(field.default) for field in dataclasses.fields(EncoderConfig)}
 _TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
@@ -35,13 +27,10 @@ _TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str:
 class Entry(NamedTuple):
     """One setting, or several that only make sense together.
 
-    Attributes:
-        read: (config.json, fields so far) -> fields that the entry sets. ValueError, naming the setting, for a value
-            that cannot be loaded.
-        write: architecture -> settings. ValueError for an architecture that the settings cannot express.
+    Both functions raise a ValueError, naming the setting or the field, for a value that the other side cannot express.
     """
 
-    read: Callable[[Settings, Fields], Fields]
+    read: Callable[[Settings, Fields], Fields]  # (config.json, fields so far) -> fields that the entry sets
     write: Callable[[EncoderConfig], Settings]
 
 
@@ -73,7 +62,14 @@ def choice(setting: str, field: str, values: Mapping[Any, Any] = ACTIVATIONS) ->
     def read(settings: Settings, fields: Fields) -> Fields:
         return {field: read_choice(settings, setting, values=values)} if setting in settings else {}
 
-    return Entry(read, lambda c: {setting: published_value(field, getattr(c, field), values)})
+    def write(c: EncoderConfig) -> Settings:
+        for published, ours in values.items():
+            if ours == getattr(c, field):
+                return {setting: published}
+        choices = ", ".join(map(str, values.values()))
+        raise ValueError(f"model.{field} is {getattr(c, field)!r}; config.json of this family can only say {choices}")
+
+    return Entry(read, write)
 
 
 def inherited(setting: str, field: str, source: str) -> Entry:
@@ -142,16 +138,6 @@ def read_choice(settings: Settings, setting: str, default: Any = None, values: M
     if value not in list(values):  # not every JSON value can be looked up in a dict
         raise ValueError(f"config.json has {setting} {value!r}; known are {', '.join(map(str, values))}")
     return values[value]
-
-
-def published_value(field: str, value: Any, values: Mapping[Any, Any]) -> Any:
-    """The first value in config.json that means `value`; ValueError if none does."""
-    for published, ours in values.items():
-        if ours == value:
-            return published
-    raise ValueError(
-        f"model.{field} is {value!r}; config.json of this family can only say {', '.join(map(str, values.values()))}"
-    )
 
 
 def shortest_pattern(windows: Sequence[int]) -> tuple[int, ...]:

@@ -17,8 +17,7 @@ from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.families import FAMILIES
 from jaxencoder.families.family import Family
 from jaxencoder.families.published import Published
-from jaxencoder.families.shapes import parameter_shapes
-from jaxencoder.families.tables import to_tensors
+from jaxencoder.families.tables import parameter_shapes, to_tensors
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.parameters import path_of
 from tests.families import peers

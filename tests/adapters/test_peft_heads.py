@@ -8,7 +8,7 @@ from jaxencoder.adapters.peft_heads import classifier_to_peft, heads_from_peft
 from jaxencoder.families import FAMILIES
 from jaxencoder.families.family import Family
 from jaxencoder.families.published import Published
-from jaxencoder.families.shapes import parameter_shapes
+from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import Classifier
 from tests.families import peers

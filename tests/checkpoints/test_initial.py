@@ -16,7 +16,7 @@ from jaxencoder.families.bert import BERT
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.published import Published
 from jaxencoder.families.roberta import ROBERTA
-from jaxencoder.families.shapes import parameter_shapes
+from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.parameters import path_of
 from jaxencoder.tasks.classification.objective import Classification

@@ -15,7 +15,7 @@ import pytest
 
 import jaxencoder
 from jaxencoder.checkpoints import torch_pickle
-from jaxencoder.checkpoints.torch_file import TorchFile
+from jaxencoder.checkpoints.torch_file import read_torch
 from jaxencoder.checkpoints.weights import open_weights
 
 FLOATS = np.arange(6, dtype="<f4")
@@ -90,7 +90,7 @@ def path(tmp_path: Path) -> Path:
 
 def refused(path: Path, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        TorchFile(path)
+        read_torch(path)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value) and error.value.__cause__ is None
 
 
@@ -107,7 +107,7 @@ def test_tensors_made_by_hand(path: Path, writer: Callable) -> None:
     rows += [["g", tensor(None, 4, (1, 2), (2**50, 1))]]
     state = call(glob("collections", "OrderedDict"), rows)  # as Python 2 wrote it
     metadata = {"_metadata": {"": {"version": 1}}}
-    found = TorchFile(writer(path, pickled(Raw(state + op(metadata) + b"b"))))
+    found = read_torch(writer(path, pickled(Raw(state + op(metadata) + b"b"))))
     assert list(found) == list("abcdefg") and len(found) == 7 and "z" not in found
     expected = {"a": [[0, 1, 2], [3, 4, 5]], "c": 5, "d": [[1, 3], [2, 4], [3, 5]], "e": [[2, 5]] * 4, "g": [[4, 5]]}
     for name, value in expected.items():
@@ -131,7 +131,7 @@ def test_equals_torch(path: Path, legacy: bool, protocol: int) -> None:
         "empty": torch.zeros(0, 3), "tied": floats, "parameter": torch.nn.Parameter(floats),
     }  # fmt: skip
     torch.save(state, path, _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol)
-    found = TorchFile(path)
+    found = read_torch(path)
     assert list(found) == list(state)
     for name, value in state.items():
         value = value.detach()
@@ -372,7 +372,7 @@ def test_damage_is_refused_or_harmless(path: Path, writer: Callable) -> None:
     for content in damaged:
         path.write_bytes(content)
         try:
-            for value in TorchFile(path).values():
+            for value in read_torch(path).values():
                 assert len(value.tobytes()) == value.nbytes
         except ValueError as error:
             assert str(error).startswith(str(path))

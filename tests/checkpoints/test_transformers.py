@@ -10,7 +10,7 @@ from jaxencoder.checkpoints.transformers import open_transformers, write_model
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families.deberta_v2 import DEBERTA_V2
 from jaxencoder.families.published import Published, family_of
-from jaxencoder.families.shapes import parameter_shapes
+from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from tests.model.examples import BERT, DEBERTA, MODERNBERT, assert_trees_close, randomized_params
 

@@ -15,7 +15,7 @@ from jaxencoder.checkpoints.weights import Weights, has_weights
 from jaxencoder.config_io import save
 from jaxencoder.describe.inspect import Inspection, inspect
 from jaxencoder.families.published import Published, family_of
-from jaxencoder.families.shapes import parameter_shapes
+from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.files import write_json
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.flops import forward_flops, training_flops

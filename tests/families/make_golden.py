@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jaxencoder.checkpoints.transformers import read_settings
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families import FAMILIES
+from jaxencoder.files import read_json
 from tests.families.fixtures import Case, Shapes, entry, sample, weights, write
 from tests.families.peers import CASES, MODELS, accepted, padded_batch, saved, theirs, torch_model
 
@@ -50,7 +50,7 @@ def main() -> None:
             for kind in [kind for name, i, kind in CASES if (name, i) == (family, number)]:
                 with tempfile.TemporaryDirectory() as folder:
                     model, shapes = rebuilt(family, number, kind, Path(folder))
-                    config = read_settings(folder)
+                    config = read_json(Path(folder) / "config.json", dict)
                 batch = accepted(model, padded_batch(settings), kind)
                 outputs = theirs(model, batch, kind)
                 outputs = {name: sample(x, batch["attention_mask"]) for name, x in outputs.items()}

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -206,6 +207,19 @@ def ours(model, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the model of a folder computes of the same batch."""
     out = model(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
     return {name: np.asarray(x) for name, x in out.items()}
+
+
+def of_a_run(run, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a run computes of padded rows, with the logits of its classifier of texts if it has one."""
+    outputs = ours(run, batch)
+    if "classifier" in run.params:
+        mask = batch["attention_mask"]
+        rows = {"token_ids": batch["input_ids"], "segment_ids": mask, "labels": np.zeros((len(mask), 1), np.int32)}
+        rows["positions"] = np.broadcast_to(np.arange(mask.shape[1]), mask.shape)
+        rows |= {"token_type_ids": batch["token_type_ids"]} if "token_type_ids" in batch else {}
+        objective = run.config.objective.build(run.config.model, run.compute, run.tokenizer)
+        outputs["logits"] = np.asarray(objective.scores(run.params, rows, jax.random.key(0), False))[:, 0]
+    return outputs
 
 
 def assert_outputs(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], mask: np.ndarray, atol: float) -> None:

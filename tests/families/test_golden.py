@@ -8,10 +8,9 @@ import pytest
 
 import jaxencoder
 from jaxencoder.api import Model
-from jaxencoder.checkpoints.transformers import read_settings
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families.tables import renamed
-from jaxencoder.files import write_json
+from jaxencoder.files import read_json, write_json
 from tests.families import fixtures
 from tests.families.peers import CASES, MODELS, ours
 
@@ -42,7 +41,7 @@ def test_equals_transformers_and_is_written_back(family: str, number: int, kind:
     assert written.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(written[name], value, err_msg=name)
-    config, encoder_config = read_settings(tmp_path / "ours"), model.published.family.encoder_config
+    config, encoder_config = read_json(tmp_path / "ours" / "config.json", dict), model.published.family.encoder_config
     assert {name for name, value in case.config.items() if config[name] != value} <= RESTATED
     assert encoder_config(config) == encoder_config(case.config)
 

@@ -49,9 +49,8 @@ def reference(settings: dict[str, Any], mlp_size: int, top: dict[str, tuple[int,
         )  # fmt: skip
 
     blocks = nn.ModuleList([block() for _ in range(settings["num_hidden_layers"])])
-    body = dict(
-        encoder=nn.Embedding(settings["vocab_size"], D), transformer_encoder=blocks, layer_norm=nn.RMSNorm(D, eps)
-    )
+    tokens = nn.Embedding(settings["vocab_size"], D)
+    body = dict(encoder=tokens, transformer_encoder=blocks, layer_norm=nn.RMSNorm(D, eps))
     heads = {name: nn.Linear(*shape) for name, shape in top.items()}
     model = nn.ModuleDict(dict(model=nn.ModuleDict(body), **heads))
     generator = torch.Generator().manual_seed(0)
@@ -114,7 +113,7 @@ def test_outputs_and_gradients_equal_torchs(number: int, tmp_path: Path) -> None
     def gradient(params):
         return (outputs(config, loaded.compute, (), params, rows)["mlm_logits"] * weights).sum()
 
-    table = [*NEOBERT.encoder(config), *NEOBERT.mlm_head(config), Weight("decoder.weight", ("mlm_head/table",))]
+    table = [*NEOBERT.encoder(config), *NEOBERT.mlm_head(config), Weight(("mlm_head/table",), "decoder.weight")]
     expected = {name: weight.grad.numpy() for name, weight in model.named_parameters()}
     assert_trees_close(to_tensors(table, gradient(loaded.params), config), expected, 1e-4)
 

@@ -18,7 +18,7 @@ from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.nomic_bert import NOMIC_BERT
 from jaxencoder.families.rotary import rotary_fields
-from jaxencoder.families.shapes import parameter_shapes
+from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from tests.families.peers import ENDS, SIZES, ours, saved, theirs, torch_model
 
@@ -111,12 +111,7 @@ def test_older_names() -> None:
 
 def test_names_of_nomics_code() -> None:
     """As nomic-embed-text has them, whose code stretches texts of more than max_trained_positions."""
-    names = {
-        "n_positions": 64,
-        "max_trained_positions": TRAINED,
-        "rotary_scaling_factor": 2,
-        "rotary_emb_base": 500.0,
-    }
+    names = {"n_positions": 64, "max_trained_positions": TRAINED, "rotary_scaling_factor": 2, "rotary_emb_base": 500.0}
     config = NOMIC_BERT.encoder_config({**FAMILIES["nomic_bert"], **names})
     assert (config.max_length, config.rope_original_length, config.rope_scaling) == (64, TRAINED, "dynamic")
     rope = KINDS["dynamic"]
