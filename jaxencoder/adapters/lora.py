@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params
-from jaxencoder.parameters import flatten, is_stacked, kernel_axes, matrix_axes, set_path
+from jaxencoder.parameters import flatten, is_stacked, kernel_axes, map_with_paths, matrix_axes, set_path
 
 NAME = "lora"  # of the adapter among the parameters
 TRAINABLE = (r"^(?!encoder/)",)  # the adapter and the heads; the encoder is frozen
@@ -45,9 +45,7 @@ class LoraConfig:
         if not 0 < self.alpha < float("inf"):
             raise ValueError(f"adapter.alpha is {self.alpha}; give a positive number.")
         if self.rank and not self.targets:
-            raise ValueError(
-                f"adapter.rank is {self.rank}, but adapter.targets is empty; name kernels, or set it to 0."
-            )
+            raise ValueError(f"adapter.rank is {self.rank}, but adapter.targets is empty; name kernels or set it to 0.")
         for pattern in self.targets:
             try:
                 re.compile(pattern)
@@ -100,17 +98,14 @@ def init_lora(lora: LoraConfig, params: Params, key: jax.Array) -> Params:
             raise ValueError(f"adapter.targets holds {pattern!r}, which matches no path, such as {kernels[0]}")
         for path in paths:
             if matrix_axes(path, leaves[path].ndim) is None:
-                raise ValueError(
-                    f"adapter.targets holds {pattern!r}, which matches {path}; only kernels can be adapted"
-                )
+                raise ValueError(f"adapter.targets holds {pattern!r}, which matches {path}; give kernels only")
             targets[path] = leaves[path]
     tree: Params = {}
     for number, (path, kernel) in enumerate(sorted(targets.items())):
         *layers, inputs, outputs = _as_matrix(path, kernel).shape
         bound = 1 / math.sqrt(inputs)
-        a = jax.random.uniform(
-            jax.random.fold_in(key, number), (*layers, inputs, lora.rank), minval=-bound, maxval=bound
-        )
+        shape = (*layers, inputs, lora.rank)
+        a = jax.random.uniform(jax.random.fold_in(key, number), shape, minval=-bound, maxval=bound)
         adapter = {"a": a, "b": jnp.zeros((*layers, lora.rank, outputs))}
         if lora.dora:
             adapter["size"] = jnp.zeros((*layers, outputs))
@@ -123,18 +118,17 @@ def merge_lora(lora: LoraConfig, params: Params) -> Params:
     if NAME not in params:
         return params
     base = {name: part for name, part in params.items() if name != NAME}
-    return _merge(lora, base, params[NAME], "")
+    adapters = by_kernel(params[NAME])
+    return map_with_paths(lambda path, x: _merge_kernel(lora, path, x, adapters[path]) if path in adapters else x, base)
 
 
-def _merge(lora: LoraConfig, params: Params, adapter: Params, prefix: str) -> Params:
-    merged = dict(params)
-    for name, part in adapter.items():
-        path = f"{prefix}{name}"
-        if "a" in part and not isinstance(part["a"], dict):
-            merged[name] = _merge_kernel(lora, path, params[name], part)
-        else:
-            merged[name] = _merge(lora, params[name], part, f"{path}/")
-    return merged
+def by_kernel(adapter: Params) -> dict[str, Params]:
+    """The matrices of an adapter, by path of the kernel."""
+    adapters: dict[str, Params] = {}
+    for path, x in flatten(adapter).items():
+        kernel, _, name = path.rpartition("/")
+        adapters.setdefault(kernel, {})[name] = x
+    return adapters
 
 
 def _merge_kernel(lora: LoraConfig, path: str, kernel: jax.Array, adapter: Params) -> jax.Array:
@@ -150,8 +144,6 @@ def _merge_kernel(lora: LoraConfig, path: str, kernel: jax.Array, adapter: Param
 
 def _as_matrix(path: str, kernel: jax.Array) -> jax.Array:
     """A kernel as [I, O], or as [L, I, O] if layers are stacked."""
-    inputs, outputs = kernel_axes(path, kernel.ndim)
     layers = kernel.shape[: int(is_stacked(path))]
-    return kernel.reshape(
-        *layers, math.prod(kernel.shape[i] for i in inputs), math.prod(kernel.shape[i] for i in outputs)
-    )
+    inputs, outputs = (math.prod(kernel.shape[i] for i in axes) for axes in kernel_axes(path, kernel.ndim))
+    return kernel.reshape(*layers, inputs, outputs)

@@ -8,15 +8,16 @@ complete "a".
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import EllipsisType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxencoder.adapters.lora import LoraConfig
+from jaxencoder.adapters.lora import LoraConfig, by_kernel
 from jaxencoder.families.family import Family, Settings
 from jaxencoder.families.published import Published
-from jaxencoder.families.tables import Weight, read_tensor, tensors_of, write_tensor
+from jaxencoder.families.tables import Slot, Weight, read_tensor, tensors_of, write_tensor
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import flatten, kernel_axes, set_path
@@ -25,33 +26,21 @@ PREFIX = "base_model.model."  # of every name
 _A, _B, _SIZE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
 # Settings that change the output and are not supported -> the only value that can be read.
 _FIXED = {
-    "peft_type": "LORA",
-    "bias": "none",
-    "fan_in_fan_out": False,
-    "lora_bias": False,
-    "use_qalora": False,
-    "layer_replication": None,
-    "alora_invocation_tokens": None,
-    "trainable_token_indices": None,
-    "target_parameters": None,
+    **{"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "lora_bias": False, "use_qalora": False},
+    **dict.fromkeys(("layer_replication", "alora_invocation_tokens", "trainable_token_indices", "target_parameters")),
 }
 _INITS = (True, False, None, "gaussian", "orthogonal", "eva")  # the other ones change the frozen weights
 
 
 class _Module(NamedTuple):
-    """A torch matrix, its name without ".weight", and its kernels, each with its row in a stack."""
+    """A torch matrix and the kernels that it concatenates."""
 
+    name: str  # without ".weight"
     weight: Weight
-    name: str
-    kernels: list[tuple[str, int | None]]
-
-
-class _Kernels(NamedTuple):
-    """The kernels of a module: their values, the shape of their common inputs, and the shape of each one's outputs."""
-
-    values: list[np.ndarray]
-    inputs: tuple[int, ...]
-    outputs: list[tuple[int, ...]]
+    slots: list[Slot]
+    kernels: list[np.ndarray]
+    inputs: tuple[int, ...]  # shape of the kernels' common inputs
+    outputs: list[tuple[int, ...]]  # shape of each one's outputs
 
 
 def to_peft(
@@ -60,8 +49,7 @@ def to_peft(
     """An adapter's tensors by PEFT's names, without PREFIX, and their settings.
 
     Args:
-        lora: the adapter's settings.
-        adapter: parameters as of `init_lora`, {"encoder": ...}.
+        lora, adapter: settings and parameters as of `init_lora`, {"encoder": ...}.
         base: the adapted parameters.
         family: names of the modules; they begin with its prefix.
         config: the encoder's.
@@ -69,20 +57,19 @@ def to_peft(
     Raises:
         ValueError: an adapted kernel is in no torch matrix of the family's encoder.
     """
-    adapters, kernels = _by_kernel(adapter), _arrays(base)
-    modules = [m for m in _modules(family.encoder(config), config) if any(path in adapters for path, _ in m.kernels)]
-    supported = {path for module in modules for path, _ in module.kernels}
+    adapters = by_kernel(adapter)
+    modules = _modules(family.encoder(config), base, config)
+    modules = [module for module in modules if any(path in adapters for path, _ in module.slots)]
+    supported = {path for module in modules for path, _ in module.slots}
     if unsupported := sorted(adapters.keys() - supported):
-        raise ValueError(
-            f"{unsupported[0]} has an adapter, which PEFT's format cannot hold; only projections of the encoder"
-        )
+        raise ValueError(f"{unsupported[0]} has an adapter, but PEFT's format holds only projections of the encoder")
     tensors, ranks = {}, {}
     for module in modules:
         parts = [
-            {name: x if row is None else x[row] for name, x in adapters[path].items()} if path in adapters else None
-            for path, row in module.kernels
+            {name: np.asarray(x)[row] for name, x in adapters[path].items()} if path in adapters else None
+            for path, row in module.slots
         ]
-        tensors |= _write_module(module, parts, _kernels(module, kernels), lora.dora, config)
+        tensors |= _write(module, parts, lora.dora, config)
         ranks[module.name.removeprefix(family.prefix)] = sum(part["a"].shape[-1] for part in parts if part)
     rank = Counter(ranks.values()).most_common(1)[0][0]
     rank_pattern = {name: total for name, total in ranks.items() if total != rank}
@@ -103,24 +90,22 @@ def to_peft(
     return tensors, settings
 
 
-def _write_module(
-    module: _Module, parts: list[Params | None], kernels: _Kernels, dora: bool, config: EncoderConfig
-) -> dict[str, np.ndarray]:
+def _write(module: _Module, parts: list[Params | None], dora: bool, config: EncoderConfig) -> dict[str, np.ndarray]:
     """The tensors of a module; `parts` is the adapter of each kernel or None."""
     rank = sum(part["a"].shape[-1] for part in parts if part)
-    a = np.concatenate([part["a"] for part in parts if part], -1).reshape(*kernels.inputs, rank)
-    b, used = [np.zeros((rank, math.prod(shape)), np.float32) for shape in kernels.outputs], 0
+    a = np.concatenate([part["a"] for part in parts if part], -1).reshape(*module.inputs, rank)
+    b, used = [np.zeros((rank, math.prod(shape)), np.float32) for shape in module.outputs], 0
     for block, part in zip(b, parts, strict=True):
         if part:
             block[used : used + len(part["b"])] = part["b"]
             used += len(part["b"])
-    b = [block.reshape(rank, *shape) for block, shape in zip(b, kernels.outputs, strict=True)]
+    b = [block.reshape(rank, *shape) for block, shape in zip(b, module.outputs, strict=True)]
     rows_a, rows_b, rows_size = _rows(module.weight)
     tensors = {_A: write_tensor([a], rows_a, config), _B: write_tensor(b, rows_b, config)}
     if dora:
         sizes = [
             _norms(value, shape) + (part["size"].reshape(shape) if part else 0)
-            for value, shape, part in zip(kernels.values, kernels.outputs, parts, strict=True)
+            for value, shape, part in zip(module.kernels, module.outputs, parts, strict=True)
         ]
         tensors[_SIZE] = write_tensor(sizes, rows_size, config)
     return {f"{module.name}.{name}": tensor for name, tensor in tensors.items()}
@@ -134,7 +119,7 @@ def from_peft(
     config: EncoderConfig,
     source: str,
 ) -> tuple[LoraConfig, Params, set[str]]:
-    """Read an adapter of the parameters `base` from PEFT's tensors and adapter_config.json.
+    """Read an adapter from PEFT's tensors and adapter_config.json.
 
     Args:
         tensors: by the names of `to_peft`.
@@ -152,27 +137,29 @@ def from_peft(
         ValueError: a setting that is not supported, or a tensor that is missing or of another shape.
     """
     lora, alphas = _read_settings(settings, source)
-    kernels = _arrays(base)
-    layers: dict[str, dict[int | None, Params]] = {}
+    family, heads = published.family, published.family.heads(config, published.settings)
+    rows = [*family.encoder(config), *(row for name in published.heads for row in heads[name].weights)]
+    rows += family.mlm_head(config) if "mlm_head" in base else []
+    layers: dict[str, dict[int | EllipsisType, Params]] = {}
     used: set[str] = set()
-    for module in _modules(_adaptable(base, published, config), config):
+    for module in _modules(rows, base, config):
         names = [f"{module.name}.{part}" for part in (_A, _B, *([_SIZE] if lora.dora else []))]
         if names[0] not in tensors:
             continue
         if missing := [name for name in names if name not in tensors]:
             raise ValueError(f"{source} has no {missing[0]}; the adapter is incomplete")
         used.update(names)
-        keys = (module.name, module.name.removeprefix(published.family.prefix))  # the latter in a model without heads
+        keys = (module.name, module.name.removeprefix(family.prefix))  # the latter in a model without heads
         alpha = next((x for pattern, x in alphas.items() if any(map(pattern.match, keys))), lora.alpha)
         arrays = {name: np.asarray(tensors[name]) for name in names}
-        parts = _read_module(module, arrays, _kernels(module, kernels), lora, alpha, config, source)
-        for (path, row), part in zip(module.kernels, parts, strict=True):
+        parts = _read(module, arrays, lora, alpha, config, source)
+        for (path, row), part in zip(module.slots, parts, strict=True):
             layers.setdefault(path, {})[row] = part
     if not layers:
         raise ValueError(f"{source} adapts no projection of this model; it belongs to another architecture")
-    tree: Params = {}
+    tree, kernels = {}, flatten(base)
     for path, by_row in layers.items():
-        set_path(tree, path, by_row[None] if None in by_row else _stack(by_row, len(kernels[path])))
+        set_path(tree, path, by_row[...] if ... in by_row else _stack(by_row, len(kernels[path])))
     return lora, tree, used
 
 
@@ -195,57 +182,51 @@ def _read_settings(settings: Settings, source: str) -> tuple[LoraConfig, dict[re
         raise ValueError(f"{source} has an adapter_config.json that cannot be read: {error}") from None
 
 
-def _adaptable(base: Params, published: Published, config: EncoderConfig) -> list[Weight]:
-    """The rows of all tables whose parameters `base` has."""
-    family = published.family
-    heads = family.heads(config, published.settings)
-    rows = [*family.encoder(config), *(row for name in published.heads for row in heads[name].weights)]
-    return rows + (family.mlm_head(config) if "mlm_head" in base else [])
-
-
-def _read_module(
-    module: _Module,
-    tensors: dict[str, np.ndarray],
-    kernels: _Kernels,
-    lora: LoraConfig,
-    alpha: float,
-    config: EncoderConfig,
-    source: str,
+def _read(
+    module: _Module, tensors: dict[str, np.ndarray], lora: LoraConfig, alpha: float, config: EncoderConfig, source: str
 ) -> list[Params]:
     """The adapter of each kernel of a module, from its tensors: A, B and, with DoRA, the magnitudes."""
     first, shape = next((name, x.shape) for name, x in tensors.items())
     if len(shape) != 2 or not shape[0]:
         raise ValueError(f"{source}: {first} has the shape {shape}; an adapter has one row for each of its ranks")
     rank = shape[0]
-    a = np.empty((*kernels.inputs, rank), np.float32)
-    b = [np.empty((rank, *shape), np.float32) for shape in kernels.outputs]
-    sizes = [np.empty(shape, np.float32) for shape in kernels.outputs]
+    a = np.empty((*module.inputs, rank), np.float32)
+    b = [np.empty((rank, *shape), np.float32) for shape in module.outputs]
+    sizes = [np.empty(shape, np.float32) for shape in module.outputs]
     for (name, tensor), targets, rows in zip(tensors.items(), ([a], b, sizes), _rows(module.weight), strict=False):
         read_tensor(tensor, targets, rows, config, f"{source}: {name}")
     scale = alpha / (math.sqrt(rank) if lora.rank_stabilized else rank) / lora.scale
     parts = [{"a": a.reshape(-1, rank), "b": scale * part.reshape(rank, -1)} for part in b]
     if lora.dora:
-        for part, value, size in zip(parts, kernels.values, sizes, strict=True):
-            part["size"] = (size - _norms(value, size.shape)).reshape(-1)
+        for part, kernel, size in zip(parts, module.kernels, sizes, strict=True):
+            part["size"] = (size - _norms(kernel, size.shape)).reshape(-1)
     return parts
 
 
 def _stack(layers: Mapping[Any, Params], count: int) -> Params:
     """The adapters of a stack's layers, with zeros for layers without an adapter and for missing ranks."""
     shapes = [{name: x.shape for name, x in layer.items()} for layer in layers.values()]
-    result = {
-        name: np.zeros((count, *np.max([shape[name] for shape in shapes], axis=0)), np.float32) for name in shapes[0]
-    }
+    largest = {name: np.max([shape[name] for shape in shapes], axis=0) for name in shapes[0]}
+    result = {name: np.zeros((count, *shape), np.float32) for name, shape in largest.items()}
     for row, layer in layers.items():
         for name, x in layer.items():
             result[name][(row, *(slice(size) for size in x.shape))] = x
     return result
 
 
-def _modules(rows: Sequence[Weight], config: EncoderConfig) -> Iterator[_Module]:
-    for weight, name, kernels in tensors_of(rows, config):
-        if weight.ours[0].endswith("kernel") and not weight.ours[0].endswith("convolution/kernel"):
-            yield _Module(weight, name.removesuffix(".weight"), kernels)
+def _modules(rows: Sequence[Weight], base: Params, config: EncoderConfig) -> Iterator[_Module]:
+    """The matrices of the rows, which can have an adapter."""
+    arrays = {path: np.asarray(x) for path, x in flatten(base).items()}
+    for weight, name, slots in tensors_of([row for row in rows if _is_matrix(row)], config):
+        kernels = [arrays[path][row] for path, row in slots]
+        axes = [kernel_axes(path, x.ndim) for path, x in zip(weight.ours, kernels, strict=True)]  # of one layer
+        inputs = tuple(kernels[0].shape[i] for i in axes[0][0])
+        outputs = [tuple(x.shape[i] for i in out) for x, (_, out) in zip(kernels, axes, strict=True)]
+        yield _Module(name.removesuffix(".weight"), weight, slots, kernels, inputs, outputs)
+
+
+def _is_matrix(row: Weight) -> bool:
+    return row.ours[0].endswith("kernel") and not row.ours[0].endswith("convolution/kernel")
 
 
 def _rows(weight: Weight) -> tuple[Weight, Weight, Weight]:
@@ -255,13 +236,6 @@ def _rows(weight: Weight) -> tuple[Weight, Weight, Weight]:
     if weight.ours[0].endswith("attention/output/kernel"):  # its inputs are the heads
         return weight, plain, outputs._replace(by_head=False, interleaved=False)
     return plain, weight, outputs
-
-
-def _kernels(module: _Module, arrays: Mapping[str, np.ndarray]) -> _Kernels:
-    values = [arrays[path] if row is None else arrays[path][row] for path, row in module.kernels]
-    axes = [kernel_axes(path, x.ndim) for path, x in zip(module.weight.ours, values, strict=True)]  # of one layer
-    inputs = tuple(values[0].shape[i] for i in axes[0][0])
-    return _Kernels(values, inputs, [tuple(x.shape[i] for i in out) for x, (_, out) in zip(values, axes, strict=True)])
 
 
 def _norms(kernel: np.ndarray, outputs: tuple[int, ...]) -> np.ndarray:
@@ -290,38 +264,17 @@ def _alpha_patterns(values: Mapping[str, float]) -> dict[re.Pattern, float]:
 
 def _target_modules(adapted: set[str], family: Family, config: EncoderConfig) -> list[str]:
     """The ends of names that match the adapted modules of all layers and no other module; else complete names."""
-    settings = family.settings(config)
-    rows = [
-        *family.mlm_head(config),
-        *(row for head in family.heads(config, settings).values() for row in head.weights),
-    ]
-    all_modules = {name.removesuffix(".weight") for _, name, _ in tensors_of([*family.encoder(config), *rows], config)}
-    by_row: dict[str, list[str]] = {}
-    for module in _modules(family.encoder(config), config):
-        by_row.setdefault(module.weight.theirs.removesuffix(".weight"), []).append(module.name)
+    encoder, heads = family.encoder(config), family.heads(config, family.settings(config))
+    rows = [*encoder, *family.mlm_head(config), *(row for head in heads.values() for row in head.weights)]
+    all_modules = {name.removesuffix(".weight") for _, name, _ in tensors_of(rows, config)}
     targets: list[str] = []
-    for row, names in by_row.items():
+    for row in filter(_is_matrix, encoder):
+        names = [name.removesuffix(".weight") for _, name, _ in tensors_of([row], config)]
         adapted_names = [name for name in (name.removeprefix(family.prefix) for name in names) if name in adapted]
-        parts = row.rpartition("}.")[2].removeprefix(family.prefix).split(".")
-        ends = (".".join(parts[start:]) for start in reversed(range(len(parts))))
-        end = next((end for end in ends if _matching(all_modules, end) == set(names)), None)
-        targets += [end] if end and len(adapted_names) == len(names) else adapted_names
+        parts = row.theirs.removesuffix(".weight").rpartition("}.")[2].removeprefix(family.prefix).split(".")
+        ends = [".".join(parts[start:]) for start in reversed(range(len(parts)))]
+        # PEFT adapts the modules with the name of a target, or with a name that ends with it.
+        matches = [{name for name in all_modules if f".{name}".endswith(f".{end}")} for end in ends]
+        is_complete = len(adapted_names) == len(names) and set(names) in matches
+        targets += [ends[matches.index(set(names))]] if is_complete else adapted_names
     return targets
-
-
-def _matching(names: Iterable[str], end: str) -> set[str]:
-    """The modules that PEFT adapts for a target: those with this name or with a name that ends with it."""
-    return {name for name in names if name == end or name.endswith(f".{end}")}
-
-
-def _by_kernel(adapter: Params) -> dict[str, Params]:
-    """Path of a kernel -> its matrices."""
-    adapters: dict[str, Params] = {}
-    for path, x in _arrays(adapter).items():
-        kernel, _, name = path.rpartition("/")
-        adapters.setdefault(kernel, {})[name] = x
-    return adapters
-
-
-def _arrays(tree: Params) -> dict[str, np.ndarray]:
-    return {path: np.asarray(x) for path, x in flatten(tree).items()}

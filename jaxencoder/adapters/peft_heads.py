@@ -1,7 +1,7 @@
 """Heads in PEFT's adapters (modules_to_save), read and written for families that have the same head."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,19 +16,9 @@ SEQUENCE = "SEQ_CLS"
 _TASKS = {SEQUENCE: "sequence_head", "TOKEN_CLS": "token_head", "QUESTION_ANS": "span_head"}
 
 
-class Saved(NamedTuple):
-    """Heads in PEFT's format.
-
-    Attributes:
-        tensors: by name, without PREFIX.
-        modules: the names in modules_to_save.
-    """
-
-    tensors: dict[str, np.ndarray]
-    modules: list[str]
-
-
-def classifier_to_peft(classifier: Params, pooling: str, published: Published, config: EncoderConfig) -> Saved | None:
+def classifier_to_peft(
+    classifier: Params, pooling: str, published: Published, config: EncoderConfig
+) -> tuple[dict[str, np.ndarray], list[str]] | None:
     """The classifier of a run as the family's head, or None if that computes something else.
 
     Args:
@@ -36,6 +26,9 @@ def classifier_to_peft(classifier: Params, pooling: str, published: Published, c
         pooling: the classifier's pooling.
         published: family and settings of the base model.
         config: the encoder's.
+
+    Returns:
+        (tensors by name, without PREFIX; the names in modules_to_save).
     """
     labels = classifier["classifier"]["bias"].shape[-1]
     heads = published.family.heads(config, with_labels(published.settings, labels))
@@ -46,7 +39,7 @@ def classifier_to_peft(classifier: Params, pooling: str, published: Published, c
     tensors = to_tensors(rows, params, config)
     modules = dict.fromkeys(name.rpartition(".")[0].removeprefix(published.family.prefix) for name in tensors)
     saved = dict.fromkeys("classifier" if name.startswith("classifier.") else name for name in modules)
-    return Saved(tensors, list(saved))
+    return tensors, list(saved)
 
 
 def heads_from_peft(
@@ -79,9 +72,8 @@ def heads_from_peft(
     name = _head_name(settings, published)
     base_heads = family.heads(config, published.settings)
     if name not in base_heads:
-        raise ValueError(
-            f"{source} has task_type {settings.get('task_type')!r}, for which {family.name} has no head here"
-        )
+        task = settings.get("task_type")
+        raise ValueError(f"{source} has task_type {task!r}, for which {family.name} has no head here")
     output = next(row.theirs for row in base_heads[name].weights if row.ours == (f"{name}/output/kernel",))
     model_settings = published.settings
     if output in tensors:

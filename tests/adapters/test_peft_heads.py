@@ -43,15 +43,16 @@ def test_the_familys_own_where_it_is_the_same(model_type: str) -> None:
     assert classifier_to_peft(params, "mean", published, config) is None
     if saved is None:
         return
+    tensors, modules = saved
     # Each module that is kept whole is named once, none inside another, and the arrays are the classifier's.
-    names = {name.removeprefix(published.family.prefix).rpartition(".")[0] for name in saved.tensors}
+    names = {name.removeprefix(published.family.prefix).rpartition(".")[0] for name in tensors}
     for name in names:
-        assert sum(name == module or name.startswith(f"{module}.") for module in saved.modules) == 1
-    sizes = sorted(x.size for x in saved.tensors.values())
+        assert sum(name == module or name.startswith(f"{module}.") for module in modules) == 1
+    sizes = sorted(x.size for x in tensors.values())
     assert sizes == sorted(x.size for x in jax.tree.leaves(params))
-    settings = {"task_type": "SEQ_CLS", "modules_to_save": saved.modules}
-    result, heads, used = heads_from_peft(saved.tensors, settings, published, {}, config, "folder")
-    assert used == saved.tensors.keys() and "sequence_head" in result.heads
+    settings = {"task_type": "SEQ_CLS", "modules_to_save": modules}
+    result, heads, used = heads_from_peft(tensors, settings, published, {}, config, "folder")
+    assert used == tensors.keys() and "sequence_head" in result.heads
     dense = heads.get("pooler", heads["sequence_head"])["dense"]
     for found, wanted in ((dense, params["dense"]), (heads["sequence_head"]["output"], params["classifier"])):
         np.testing.assert_array_equal(found["kernel"], wanted["kernel"])
