@@ -69,7 +69,7 @@ HOMES = {
     "tyro": ("arguments.py", "cli/*"),
     "optax": ("training/*",),
     "safetensors": ("checkpoints/weights.py",),
-    "huggingface_hub": ("checkpoints/hub.py",),
+    "huggingface_hub": ("checkpoints/hub.py", "checkpoints/weights.py"),
     "rich": ("describe/format.py",),
     "matplotlib": ("evaluation/plots.py",),
 }

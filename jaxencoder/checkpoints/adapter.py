@@ -80,15 +80,9 @@ def read_adapter(folder: Path, base: Checkpoint) -> Adapter:
 def add_adapter(model: M, folder: Path) -> M:
     """The model with the adapter in a folder of `write_adapter`; arrays that it does not change are shared."""
     adapter = read_adapter(folder, model)
-    params = merge_lora(adapter.config.adapter, adapter.params)
+    config, params = adapter.config, merge_lora(adapter.config.adapter, adapter.params)
     return dataclasses.replace(
-        model,
-        config=adapter.config,
-        params=params,
-        published=None,
-        sentence=SentenceConfig(),
-        generator=None,
-        base=model,
+        model, config=config, params=params, published=None, sentence=SentenceConfig(), generator=None, base=model
     )
 
 

@@ -17,27 +17,16 @@ from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A model's configuration, parameters and tokenizer, and where they come from.
+    """A model's configuration, parameters and tokenizer, and where they come from."""
 
-    Attributes:
-        config: of the run. For a published checkpoint only `model`, `name` and `data.row_length` are meaningful.
-        params: nested dict of float32 arrays, {"encoder": ..., "mlm_head": ...} or {"encoder": ..., "classifier": ...}.
-        tokenizer: None if the checkpoint came without one; the model can then only be called with token ids.
-        published: family, config.json and heads of a published checkpoint; None for a run.
-        sentence: default settings of embeddings. Their trained modules are params["sentence"].
-        generator: for replaced-token detection, the masked language model that filled the masks; otherwise None.
-        base: the model that an adapter was added to, whose arrays this one shares; otherwise None.
-        step: training step of a run's checkpoint; None for a published checkpoint.
-    """
-
-    config: RunConfig
-    params: Params
-    tokenizer: Tokenizer | None
-    published: Published | None = None
-    sentence: SentenceConfig = field(default_factory=SentenceConfig)
-    generator: "Checkpoint | None" = None
-    base: "Checkpoint | None" = field(default=None, repr=False)
-    step: int | None = None
+    config: RunConfig  # for a published checkpoint only `model`, `name` and `data.row_length` are meaningful
+    params: Params  # float32, {"encoder": ..., "mlm_head": ...} or {"encoder": ..., "classifier": ...}
+    tokenizer: Tokenizer | None  # None: the checkpoint came without one and can only be called with token ids
+    published: Published | None = None  # family, config.json and heads of a published checkpoint; None for a run
+    sentence: SentenceConfig = field(default_factory=SentenceConfig)  # of embeddings; its modules: params["sentence"]
+    generator: "Checkpoint | None" = None  # of replaced-token detection: the masked language model that fills the masks
+    base: "Checkpoint | None" = field(default=None, repr=False)  # that an adapter was added to; shares its arrays
+    step: int | None = None  # of training, of a run's checkpoint
 
     @property
     def heads(self) -> Mapping[str, HeadConfig]:

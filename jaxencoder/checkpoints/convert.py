@@ -20,11 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def convert(
-    source: str | Path,
-    folder: str | Path,
-    to: Format,
-    pooling: Pooling | None = None,
-    normalize: bool | None = None,
+    source: str | Path, folder: str | Path, to: Format, pooling: Pooling | None = None, normalize: bool | None = None
 ) -> None:
     """Write a model in another format.
 

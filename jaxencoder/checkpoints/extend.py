@@ -63,12 +63,7 @@ def extend(
 
 
 def extended(
-    model: M,
-    max_length: int,
-    method: Method,
-    factor: float | None = None,
-    window: int = 0,
-    global_tokens: bool = False,
+    model: M, max_length: int, method: Method, factor: float | None = None, window: int = 0, global_tokens: bool = False
 ) -> M:
     """Extend a model to longer texts.
 
@@ -119,8 +114,8 @@ def extended(
 def _check(config: EncoderConfig, method: str, factor: float | None) -> None:
     if method not in get_args(Method):
         raise ValueError(f"method {method!r} is unknown; give one of {', '.join(get_args(Method))}")
-    others = ("none", "interpolate") if config.max_distance else ("none",)
-    if method not in (fit := _METHODS.get(config.positions, others)):
+    relative = ("none", "interpolate") if config.max_distance else ("none",)
+    if method not in (fit := _METHODS.get(config.positions, relative)):
         kind = {"none": "relative positions only"}.get(config.positions, f"{config.positions} positions")
         raise ValueError(f"the model has {kind}, which {method} does not extend; give {' or '.join(fit)}")
     if config.rope_scaling != "none" and method != "none":
@@ -171,9 +166,8 @@ def _published(model: Checkpoint, architecture: EncoderConfig) -> Published | No
     if model.published is None:
         return None
     family, settings, heads = model.published
-    families = (family, LONGFORMER) if family in _LIKE_LONGFORMER else (family,)
-    family = next((family for family in families if can_hold(family, architecture)), None)
-    if family is None:
-        return None
-    tables = family.heads(architecture, {**settings, **family.settings(architecture)})
-    return Published(family, settings, {name: tables[name].config for name in heads if name in tables})
+    for candidate in (family, LONGFORMER) if family in _LIKE_LONGFORMER else (family,):
+        if can_hold(candidate, architecture):
+            tables = candidate.heads(architecture, {**settings, **candidate.settings(architecture)})
+            return Published(candidate, settings, {name: tables[name].config for name in heads if name in tables})
+    return None

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from jaxencoder.text.messages import first_line
+
 _SETTINGS = ["*.json", "*.txt", "*.model", "*/config.json"]
 _WEIGHTS = ["*.safetensors", "*/*.safetensors"]
 _TORCH_FILES = ["pytorch_model*.bin", "*/pytorch_model*.bin"]
@@ -46,5 +48,5 @@ def resolve(name_or_folder: str | os.PathLike, revision: str | None = None, weig
     except HFValidationError:
         raise FileNotFoundError(f"no such run: {name}; it is neither a folder nor a valid name on the hub") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FileNotFoundError(f"no folder {name}, and it could not be downloaded from the hub: {reason}") from None
+        message = f"no folder {name}, and it could not be downloaded from the hub: {first_line(error)}"
+        raise FileNotFoundError(message) from None

@@ -24,18 +24,18 @@ from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import ObjectiveConfig, Params
-from jaxencoder.parameters import path_of
+from jaxencoder.parameters import flatten
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.training.layerwise import layer_heights
 
 
 class InitialModel(NamedTuple):
-    """The architecture and tokenizer of a model to start from, and the settings that name the tokenizer."""
+    """The architecture and tokenizer of a model to start from."""
 
     model: EncoderConfig
     tokenizer: Tokenizer
-    tokenizer_config: TokenizerConfig
+    tokenizer_config: TokenizerConfig  # names the tokenizer
 
 
 def open_initial_model(init_from: str) -> InitialModel:
@@ -48,14 +48,11 @@ def open_initial_model(init_from: str) -> InitialModel:
     folder = resolve(init_from)
     match kind_of(folder):
         case "run":
-            config = saved_config(folder)
-            path = folder / TOKENIZER_FOLDER
-            choice = dataclasses.replace(config.tokenizer, path=str(path))
-            return InitialModel(config.model, Tokenizer.load(path), choice)
+            config, path = saved_config(folder), folder / TOKENIZER_FOLDER
+            tokenizer_config = dataclasses.replace(config.tokenizer, path=str(path))
+            return InitialModel(config.model, Tokenizer.load(path), tokenizer_config)
         case "adapter" | "peft":
-            raise ValueError(
-                f"{folder} is an adapter without its base; write both with convert --to run, and start there"
-            )
+            raise ValueError(f"{folder} is an adapter without its base; write both with convert --to run first")
     encoder, lowercase = encoder_folder(folder)
     checkpoint = open_transformers(encoder, weights=False)
     if checkpoint.tokenizer is None:
@@ -70,7 +67,7 @@ def read_published(folder: Path) -> tuple[Path, Published] | None:
         return None
     encoder, _ = encoder_folder(folder)
     published = open_transformers(encoder, weights=False).published
-    return None if published is None else (encoder, published)
+    return published and (encoder, published)
 
 
 def published_origin(config: RunConfig) -> Published | None:
@@ -105,7 +102,7 @@ def initial_params(init_from: str, params: Params, objective: ObjectiveConfig, r
         ValueError: the encoders differ in shape, or have fewer layers than `reinitialize`.
         OSError: the weights are missing or cannot be read.
     """
-    source, heads = _source_params(init_from, params, objective)
+    source, heads = _source(init_from, params, objective)
     encoder = add_missing_bottlenecks(source["encoder"], params["encoder"])
     has_new_adapters = len(jax.tree.leaves(encoder)) > len(jax.tree.leaves(source["encoder"]))
     source = source | {"encoder": encoder}
@@ -115,7 +112,9 @@ def initial_params(init_from: str, params: Params, objective: ObjectiveConfig, r
     result = params | {name: source[name] for name in matched}
     new = [*["adapters"] * has_new_adapters, *(name for name in params if name not in matched)]
     fresh = params.get(classifier.NAME, {})
-    if classifier.NAME in new and (parts := _classifier_parts(source, fresh, objective, heads)):
+    parts = classifier.from_heads(source, getattr(objective, "pooling", ""), heads)
+    parts = {part: x for part, x in parts.items() if part in fresh and _shapes(x[1]) == _shapes(fresh[part])}
+    if classifier.NAME in new and parts:
         result[classifier.NAME] = fresh | {part: arrays for part, (_, arrays) in parts.items()}
         matched += [f"{path} as {classifier.NAME}/{part}" for part, (path, _) in parts.items()]
         position = new.index(classifier.NAME)
@@ -126,9 +125,7 @@ def initial_params(init_from: str, params: Params, objective: ObjectiveConfig, r
     return reinitialize_top(result, params, reinitialize) if reinitialize else result
 
 
-def _source_params(
-    init_from: str, params: Params, objective: ObjectiveConfig
-) -> tuple[Params, Mapping[str, HeadConfig]]:
+def _source(init_from: str, params: Params, objective: ObjectiveConfig) -> tuple[Params, Mapping[str, HeadConfig]]:
     """The parameters at `init_from`, and the heads that they may have."""
     folder = resolve(init_from)
     if kind_of(folder) != "run":
@@ -144,14 +141,6 @@ def _source_params(
     if "generator" in source and not same_generator:
         source = separate_models(config, Tokenizer.load(folder / TOKENIZER_FOLDER), source)["discriminator"]
     return source, config.objective.heads(config.model)
-
-
-def _classifier_parts(
-    source: Params, fresh: Params, objective: ObjectiveConfig, heads: Mapping[str, HeadConfig]
-) -> dict[str, tuple[str, Params]]:
-    """The parts of a new classifier that the source's heads have in the same shapes; see `classifier.from_heads`."""
-    parts = classifier.from_heads(source, getattr(objective, "pooling", ""), heads)
-    return {name: part for name, part in parts.items() if name in fresh and _shapes(part[1]) == _shapes(fresh[name])}
 
 
 def _shapes(tree: Any) -> Any:
@@ -186,16 +175,15 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
         ValueError: bottleneck adapters that differ from the model's or would not be trained, or, for pretraining, rows
             longer than the learned positions.
     """
-    kept = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout")}
-    if config.model.bottleneck:
-        bottleneck = {name: getattr(config.model, name) for name in ("bottleneck", "bottleneck_sublayers")}
-        for name, value in bottleneck.items():
-            if model.bottleneck and value != getattr(model, name):
-                raise ValueError(
-                    f"model.{name} is {value}, but the model that the run starts from has adapters with "
-                    f"{getattr(model, name)}; leave it out to train those"
-                )
-        kept |= bottleneck
+    bottleneck = ("bottleneck", "bottleneck_sublayers") if config.model.bottleneck else ()
+    for name in bottleneck:
+        value, existing = getattr(config.model, name), getattr(model, name)
+        if model.bottleneck and value != existing:
+            raise ValueError(
+                f"model.{name} is {value}, but the model that the run starts from has adapters with {existing}; "
+                "leave it out to train those"
+            )
+    kept = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout", *bottleneck)}
     config = dataclasses.replace(config, model=dataclasses.replace(model, **kept))
     if config.is_supervised and model.positions == "learned":
         data, *phases = (
@@ -205,21 +193,15 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
         config = dataclasses.replace(config, data=data, phases=tuple(phases))
     for part in config.phase_configs:
         check_positions(part)
-    if config.model.bottleneck > model.bottleneck and config.optimizer.trainable:
-        _check_trains_bottlenecks(config)
-    return config
-
-
-def _check_trains_bottlenecks(config: RunConfig) -> None:
     patterns = config.optimizer.trainable
-    shapes = {"encoder": parameter_shapes(config.model, False)["encoder"]}
-    paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(shapes)]
-    new = [path for path in paths if "_bottleneck/" in path]
-    if not any(re.search(pattern, path) for pattern in patterns for path in new):
-        raise ValueError(
-            f"optimizer.trainable {list(patterns)} leaves the new adapters out, so they would not be trained; "
-            'add "_bottleneck/", or set model.bottleneck to 0'
-        )
+    if config.model.bottleneck > model.bottleneck and patterns:
+        new = [path for path in flatten(parameter_shapes(config.model, False)) if "_bottleneck/" in path]
+        if not any(re.search(pattern, path) for pattern in patterns for path in new):
+            raise ValueError(
+                f"optimizer.trainable {list(patterns)} leaves the new adapters out, so they would not be trained; "
+                'add "_bottleneck/", or set model.bottleneck to 0'
+            )
+    return config
 
 
 def row_length_note(requested: RunConfig, config: RunConfig) -> str:

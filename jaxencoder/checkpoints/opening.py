@@ -46,10 +46,8 @@ def open_base(folder: Path) -> Checkpoint:
     try:
         return open_checkpoint(name)
     except OSError as error:
-        raise FileNotFoundError(
-            f"{folder} adapts {name}, which cannot be opened ({error}); if it is elsewhere, "
-            f"load it from there and call its with_adapter({str(folder)!r})"
-        ) from None
+        advice = f"if it is elsewhere, load it from there and call its with_adapter({str(folder)!r})"
+        raise FileNotFoundError(f"{folder} adapts {name}, which cannot be opened ({error}); {advice}") from None
 
 
 def base_name(folder: Path) -> str:

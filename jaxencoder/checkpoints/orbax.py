@@ -258,10 +258,8 @@ def _read(path: epath.Path, abstract: State) -> State:
     for part, tree in state.items():
         if not np.array_equal(sums[part], _checksums(tree)):
             raise DamagedError(f"the arrays of {part!r} differ from those that were written")
-        if abstract[part] is not None:
-            state[part] = jax.tree.map(
-                lambda x, like: x.astype(like.dtype) if hasattr(like, "dtype") else x, tree, abstract[part]
-            )
+        if (like := abstract[part]) is not None:
+            state[part] = jax.tree.map(lambda x, y: x.astype(y.dtype) if hasattr(y, "dtype") else x, tree, like)
     return state
 
 
@@ -285,10 +283,8 @@ def _plan(path: epath.Path, part: str, saved: Tree, abstract: Tree | None) -> Tr
             raise MismatchError(f"Checkpoint {path} has no {part} {name!r}; it belongs to another configuration.")
         saved_shape, shape = tuple(getattr(leaves[name], "shape", ())), np.shape(like)
         if saved_shape != shape:
-            raise MismatchError(
-                f"Checkpoint {path} has {part} {name!r} of shape {saved_shape}, not {shape}; it belongs to another "
-                "configuration."
-            )
+            mismatch = f"{part} {name!r} of shape {saved_shape}, not {shape}"
+            raise MismatchError(f"Checkpoint {path} has {mismatch}; it belongs to another configuration.")
     if extra := [name for name in leaves if name not in likes]:
         raise MismatchError(f"Checkpoint {path} has {part} {extra[0]!r}, which this configuration has not.")
     return map_with_paths(lambda name, like: plan(leaves[name], like), abstract)
@@ -322,12 +318,8 @@ def _checksum(xp: Any, x: Any) -> Any:
     return xp.sum(bits * weight, dtype=np.uint32)
 
 
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in Path(record.pathname).parts
-
-
 # Threads of Orbax log whole tracebacks of failures that are raised here, in one sentence, when the save is awaited.
-logging.getLogger("absl").addFilter(_not_from_orbax)
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
 
 
 @contextmanager

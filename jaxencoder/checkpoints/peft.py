@@ -24,7 +24,6 @@ from jaxencoder.tasks.classification.objective import Classification
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Checkpoint)
-
 PEFT_FILE = "adapter_model.safetensors"
 
 
@@ -51,9 +50,8 @@ def add_peft(model: M, folder: Path) -> M:
     lora, adapter, lora_tensors = from_peft(tensors, settings, params, published, config, str(folder))
     if unused := sorted(tensors.keys() - head_tensors - lora_tensors):
         raise ValueError(f"{folder} holds {unused[0]}, which this model has no use for; only LoRA and heads are read")
-    return dataclasses.replace(
-        model, params=merge_lora(lora, params | {LORA: adapter}), published=published, base=model
-    )
+    params = merge_lora(lora, params | {LORA: adapter})
+    return dataclasses.replace(model, params=params, published=published, base=model)
 
 
 def write_peft(adapter: Adapter, folder: Path) -> list[str]:
@@ -70,23 +68,20 @@ def write_peft(adapter: Adapter, folder: Path) -> list[str]:
         raise ValueError(f"{trained[0]} was trained besides the low-rank adapter; PEFT's format cannot hold it")
     published, base = _base(config)
     tensors, settings = to_peft(config.adapter, params[LORA], params, published.family, config.model)
-    heads, left_out = None, [name for name in params if name not in ("encoder", LORA)]
+    head, left_out = None, [name for name in params if name not in ("encoder", LORA)]
     if isinstance(config.objective, Classification):
-        heads = classifier_to_peft(params["classifier"], config.objective.pooling, published, config.model)
-    if heads:
-        tensors |= heads.tensors
+        head = classifier_to_peft(params["classifier"], config.objective.pooling, published, config.model)
+    if head:
+        tensors |= head[0]
         left_out.remove("classifier")
+        settings |= {"task_type": SEQUENCE, "modules_to_save": head[1]}
     else:  # transformers' class of the encoder alone has names without the prefix
         tensors = {name.removeprefix(published.family.prefix): x for name, x in tensors.items()}
-    settings |= {
-        "base_model_name_or_path": base,
-        "task_type": SEQUENCE if heads else "FEATURE_EXTRACTION",
-        "modules_to_save": heads.modules if heads else None,
-    }
+        settings |= {"task_type": "FEATURE_EXTRACTION", "modules_to_save": None}
     with new_folder(folder) as part:
         named = {PREFIX + name: x for name, x in tensors.items()}
         write_tensors(part / PEFT_FILE, named, {"format": "pt", FINGERPRINT: adapter.base})
-        write_json(part / PEFT_CONFIG, dict(sorted(settings.items())))
+        write_json(part / PEFT_CONFIG, dict(sorted((settings | {"base_model_name_or_path": base}).items())))
     return left_out
 
 
@@ -94,13 +89,13 @@ def _base(config: RunConfig) -> tuple[Published, str]:
     """The published form of a run's initial model, and the folder or name under which transformers loads it."""
     try:
         folder = resolve(config.init_from, weights=False)
+        origin = read_published(folder)
     except OSError:
-        folder = None
-    if folder is not None and (origin := read_published(folder)):
+        folder = origin = None
+    if origin is not None:
         encoder, published = origin
         return published, config.init_from if encoder == folder else str(encoder)
     family = family_of(config.model)
-    log.warning(
-        "transformers cannot load %s itself: convert it with --to transformers, and name that folder", config.init_from
-    )
+    advice = "convert it with --to transformers, and name that folder"
+    log.warning("transformers cannot load %s itself: %s", config.init_from, advice)
     return Published(family, family.settings(config.model), {}), config.init_from

@@ -64,13 +64,12 @@ def open_run(folder: Path, step: Step = "latest") -> Checkpoint:
     number, params = read_params(folder, config, step)
     params = merge_lora(config.adapter, params)
     config = config.at_step(number)
-    objective = config.objective
     # The discriminator of replaced-token detection may have been written alone.
-    if not isinstance(objective, ReplacedToken) or "generator" not in params:
+    if not isinstance(config.objective, ReplacedToken) or "generator" not in params:
         return Checkpoint(config, params, tokenizer, step=number)
     models = separate_models(config, tokenizer, params)
-    generator = dataclasses.replace(config, model=objective.generator(config.model), objective=MaskedLM())
-    generator = Checkpoint(generator, models["generator"], tokenizer)
+    masked_lm = dataclasses.replace(config, model=config.objective.generator(config.model), objective=MaskedLM())
+    generator = Checkpoint(masked_lm, models["generator"], tokenizer)
     return Checkpoint(config, models["discriminator"], tokenizer, generator=generator, step=number)
 
 
@@ -91,20 +90,14 @@ def write_run(checkpoint: Checkpoint, folder: Path) -> None:
     if checkpoint.sentence != SentenceConfig():
         log.warning("%s: a run keeps the encoder and its heads, but no pooling, modules or prompts.", folder)
     usable = {*config.objective.heads(config.model), *HEADS["ForPreTraining"]}
-    if unused := sorted(checkpoint.heads.keys() - usable):
-        log.warning(
-            "%s: a run has only the heads of its objective, so it cannot use %s; use or fine-tune the published model "
-            "for that.", folder, " and ".join(unused),
-        )  # fmt: skip
+    if unused := " and ".join(sorted(checkpoint.heads.keys() - usable)):
+        reason = f"a run has only the heads of its objective, so it cannot use {unused}"
+        log.warning("%s: %s; use or fine-tune the published model for that.", folder, reason)
     checkpoints = CheckpointManager(folder / CHECKPOINT_FOLDER, keep=1)
     params = {name: part for name, part in checkpoint.params.items() if name != "sentence"}
     checkpoints.save(0, {"params": params}, wait=True)
     checkpoints.close()
-    config = dataclasses.replace(
-        config,
-        name=folder.name,
-        tokenizer=TokenizerConfig(path=str(folder / TOKENIZER_FOLDER)),
-        adapter=LoraConfig(),  # the weights are merged, and averaged
-        training=dataclasses.replace(config.training, ema_decay=0.0),
-    )
+    tokenizer = TokenizerConfig(path=str(folder / TOKENIZER_FOLDER))
+    training = dataclasses.replace(config.training, ema_decay=0.0)  # the weights are averaged, and merged
+    config = dataclasses.replace(config, name=folder.name, tokenizer=tokenizer, adapter=LoraConfig(), training=training)
     save(config, folder)

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.checkpoint import Checkpoint
@@ -12,8 +12,8 @@ from jaxencoder.checkpoints.kind import MODULES_FILE
 from jaxencoder.checkpoints.transformers import write_model
 from jaxencoder.families import classifier
 from jaxencoder.families.family import Family, with_labels
-from jaxencoder.families.published import Published, can_hold, check_publishable, family_of
-from jaxencoder.model.heads import HeadConfig, HeadInputs
+from jaxencoder.families.published import Published, can_hold, family_of
+from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.table import task_of_model
@@ -24,35 +24,24 @@ log = logging.getLogger(__name__)
 _SPECIAL = {"pad": "pad", "bos": "cls", "cls": "cls", "eos": "sep", "sep": "sep"}  # their names of ids -> ours
 
 
-class _Exported(NamedTuple):
-    """The parameters that a family's classes compute, settings for config.json, and skipped heads with the reason."""
-
-    params: Params
-    settings: dict[str, Any]
-    skipped: dict[str, str]
-
-
 def save(model: Checkpoint, folder: Path, format: str) -> None:
     """Write a model's folder; see `jaxencoder.api.Model.save`."""
     if format not in ("transformers", "sentence-transformers"):
         raise ValueError(f"format is {format!r}; give transformers or sentence-transformers")
-    config = model.config.model
-    check_publishable(config)
     published = model.published or Published(_family(model), {}, {})
+    params, settings, skipped = {"encoder": model.params["encoder"]}, {}, {}
     if format == "sentence-transformers":
         _write_sentence_modules(model, folder)
-        exported = _Exported({"encoder": model.params["encoder"]}, {}, {})
     elif (folder / MODULES_FILE).exists():
         raise ValueError(f"{folder} holds a {MODULES_FILE}, which would stay; save to an empty folder")
     else:
-        exported = _exported(model, published)
-    ids = {}
+        params, settings, skipped = _published_heads(model, published)
     if model.tokenizer is not None:
-        ids = {f"{theirs}_token_id": getattr(model.tokenizer, f"{ours}_id") for theirs, ours in _SPECIAL.items()}
+        settings |= {f"{theirs}_token_id": getattr(model.tokenizer, f"{ours}_id") for theirs, ours in _SPECIAL.items()}
         model.tokenizer.save(folder)
-    write_model(folder, config, exported.params, ids | exported.settings, published)
-    if exported.skipped:
-        reasons = "; ".join(f"{name} ({why})" for name, why in exported.skipped.items())
+    write_model(folder, model.config.model, params, settings, published)
+    if skipped:
+        reasons = "; ".join(f"{name} ({why})" for name, why in skipped.items())
         log.warning("%s: left out, as no class of %s computes it: %s", folder, published.family.name, reasons)
 
 
@@ -73,46 +62,42 @@ def _family(model: Checkpoint) -> Family:
     return family_of(model.config.model, parts)
 
 
-def _exported(model: Checkpoint, published: Published) -> _Exported:
+def _published_heads(model: Checkpoint, published: Published) -> tuple[Params, dict[str, Any], dict[str, str]]:
+    """The parameters that a family's classes compute, settings for config.json, and skipped heads with the reason."""
     config, family = model.config.model, published.family
-    settings = {**published.settings, **family.settings(config)}
+    params = {name: model.params[name] for name in ("encoder", "mlm_head") if name in model.params}
+    settings: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
 
     def family_heads(labels: dict[str, Any]) -> dict[str, HeadConfig]:
-        return {name: table.config for name, table in family.heads(config, settings | labels).items()}
+        tables = family.heads(config, {**published.settings, **family.settings(config), **labels})
+        return {name: table.config for name, table in tables.items()}
 
-    result = _Exported({name: model.params[name] for name in ("encoder", "mlm_head") if name in model.params}, {}, {})
     if classifier.NAME in model.params:
-        task, objective = task_of_model(model), model.config.objective
+        task, objective, trained = task_of_model(model), model.config.objective, model.params[classifier.NAME]
         if task is None or not isinstance(objective, Classification):
-            result.skipped[classifier.NAME] = f"{task.name if task else 'its'} heads cannot be written yet"
+            skipped[classifier.NAME] = f"{task.name if task else 'its'} heads cannot be written yet"
         else:
-            labels = {**_text_labels(model), **family.classifier}
-            pooling, heads = objective.pooling, family_heads(labels)
-            if params := classifier.to_heads(model.params[classifier.NAME], pooling, heads):
-                result.params.update(params)
-                result.settings.update(labels)
+            labels = with_labels({}, trained["classifier"]["bias"].shape[-1], model.labels)
+            labels |= {"problem_type": objective.problem_type, **family.classifier}
+            heads = family_heads(labels)
+            if converted := classifier.to_heads(trained, objective.pooling, heads):
+                params |= converted
+                settings |= labels
             else:
                 head = heads.get("sequence_head")
                 transform = heads["pooler"] if head and head.inputs == "pooled" else head
-                result.skipped[classifier.NAME] = _difference(
-                    transform, HeadConfig(cast(HeadInputs, pooling), activation="tanh")
-                )
+                skipped[classifier.NAME] = _difference(transform, classifier.transform(objective.pooling))
     for name, head in model.heads.items():
         is_token_run = model.published is None and name == tokens.HEAD
         labels = with_labels({}, head.outputs, model.labels) if is_token_run else {}
         family_head = family_heads(labels).get(name)
         if family_head == head:
-            result.params[name] = model.params[name]
-            result.settings.update(labels)
+            params[name] = model.params[name]
+            settings |= labels
         else:
-            result.skipped[name] = _difference(family_head, head)
-    return result
-
-
-def _text_labels(model: Checkpoint) -> dict[str, Any]:
-    """The settings of config.json for a run's classes, or for its regression."""
-    count = model.params[classifier.NAME]["classifier"]["bias"].shape[-1]
-    return with_labels({}, count, model.labels) | {"problem_type": model.config.objective.problem_type}
+            skipped[name] = _difference(family_head, head)
+    return params, settings, skipped
 
 
 def _difference(theirs: HeadConfig | None, ours: HeadConfig) -> str:

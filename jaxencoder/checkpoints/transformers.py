@@ -12,8 +12,9 @@ import numpy as np
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.config import DataConfig, RunConfig
+from jaxencoder.config_io import CONFIG_FILE
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
-from jaxencoder.families.published import Published, check_publishable, family_of, parse_settings
+from jaxencoder.families.published import Published, family_of, parse_settings
 from jaxencoder.families.tables import Params, Weight, from_tensors, parameter_shapes, renamed, to_tensors
 from jaxencoder.files import read_json, write_json
 from jaxencoder.model.config import EncoderConfig
@@ -21,7 +22,6 @@ from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "merges.txt", "*.model")
 _SPECIAL_IDS = tuple(f"{name}_token_id" for name in ("pad", "bos", "eos", "cls", "sep"))
 _BUFFERS = re.compile(r"(position_ids|token_type_ids|inv_freq|embed_positions\.weight)$")
@@ -45,7 +45,7 @@ def open_transformers(
         OSError: a file is missing or cannot be read.
     """
     folder = Path(folder)
-    settings = read_settings(folder)
+    settings = read_json(folder / CONFIG_FILE, dict)
     family, config = parse_settings(settings, str(folder))
     tensors: Mapping[str, Any] | None = None
     try:
@@ -55,28 +55,23 @@ def open_transformers(
     except FileNotFoundError:
         if weights:
             raise
-    has_mlm_head = _has_mlm_head(family, config, settings, tensors)
-    tables = _heads(family, config, settings, tensors, str(folder), extra_heads)
+    # The keys of HEADS whose classes config.json names, or None if it names none of the family's classes.
+    keys = {key for key in HEADS if family.class_name(key) in (settings.get("architectures") or ())} or None
+    tables = family.heads(config, settings)
+    has_mlm_head = _has_mlm_head(family, config, "rtd_head" in tables, keys, tensors)
+    tables = _heads(tables, keys, tensors, folder, extra_heads)
     heads = {name: table.config for name, table in tables.items()}
     params = parameter_shapes(config, has_mlm_head, heads)
     if weights and tensors is not None:
         rows = _rows(family, config, has_mlm_head, tables)
         params = _read_params(folder, family, config, rows, tensors, params)
-    run = RunConfig(
-        name=folder.name,
-        model=config,
-        data=DataConfig(row_length=min(max_length or config.max_length, config.max_length)),
-    )
+    data = DataConfig(row_length=min(max_length or config.max_length, config.max_length))
+    run = RunConfig(name=folder.name, model=config, data=data)
     return Checkpoint(run, params, _tokenizer(folder, config.vocab_size), Published(family, settings, heads))
 
 
 def _read_params(
-    folder: Path,
-    family: Family,
-    config: EncoderConfig,
-    rows: list[Weight],
-    tensors: Mapping[str, Any],
-    shapes: Params,
+    folder: Path, family: Family, config: EncoderConfig, rows: list[Weight], tensors: Mapping[str, Any], shapes: Params
 ) -> Params:
     """The parameters of the rows; warns of tensors that are not used."""
     has_mlm_head = "mlm_head" in shapes
@@ -91,9 +86,7 @@ def _read_params(
         if config.tied_output and family.tied in tensors:
             used.add(family.tied)
             if not np.array_equal(tensors[family.tied], params["encoder"]["embeddings"]["token_embedding"]):
-                raise ValueError(
-                    f"{folder}: {family.tied} differs from the token table, but config.json has tie_word_embeddings"
-                )
+                raise ValueError(f"{folder}: {family.tied} differs from the token table, but config.json ties them")
     unused = tuple(name for name in tensors if name not in used and not _BUFFERS.search(name))
     if unused:
         log.warning("%s: %d weights are not used: %s", folder, len(unused), ", ".join(unused[:8]))
@@ -111,14 +104,6 @@ def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
             "the tokenizer belongs to another model"
         )
     return tokenizer
-
-
-def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
-    """A folder's config.json; ValueError if it is not a JSON object, FileNotFoundError if it is missing."""
-    path = Path(folder) / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG_FILE}; give the folder of a model")
-    return read_json(path, dict)
 
 
 def write_model(
@@ -141,7 +126,6 @@ def write_model(
         ValueError: no published family has this architecture.
         OSError: the folder cannot be written.
     """
-    check_publishable(config)
     family = published.family if published else family_of(config, params)
     # Without a tokenizer the special ids are unknown, and a family's defaults may lie outside the vocabulary.
     content = dict.fromkeys(_SPECIAL_IDS) | (dict(published.settings) if published else {})
@@ -177,12 +161,12 @@ def _rows(family: Family, config: EncoderConfig, mlm_head: bool, heads: Heads) -
     return rows + [row for table in heads.values() for row in table.weights]
 
 
-def _has_mlm_head(family: Family, config: EncoderConfig, settings: Settings, tensors: Collection[str] | None) -> bool:
-    keys = _class_keys(family, settings)
+def _has_mlm_head(
+    family: Family, config: EncoderConfig, has_detector: bool, keys: set[str] | None, tensors: Collection[str] | None
+) -> bool:
     if tensors is None:
         # In ELECTRA and DeBERTa, ForPreTraining detects replaced tokens and lacks the generator's head.
-        detects = "rtd_head" in family.heads(config, settings)
-        return bool(keys and keys & ({"ForMaskedLM"} if detects else {"ForMaskedLM", "ForPreTraining"}))
+        return bool(keys and keys & ({"ForMaskedLM"} if has_detector else {"ForMaskedLM", "ForPreTraining"}))
     if keys is not None and not keys & {"ForMaskedLM", "ForPreTraining"}:
         return False
     rows = _rows(family, config, True, {})[len(family.encoder(config)) :]
@@ -192,18 +176,9 @@ def _has_mlm_head(family: Family, config: EncoderConfig, settings: Settings, ten
 
 
 def _heads(
-    family: Family,
-    config: EncoderConfig,
-    settings: Settings,
-    tensors: Collection[str] | None,
-    where: str,
-    extra: Collection[str] = (),
+    tables: Heads, keys: set[str] | None, tensors: Collection[str] | None, folder: Path, extra: Collection[str]
 ) -> Heads:
-    """The heads of the class that config.json names and those in `extra`, if the file holds weights of them.
-
-    Without a file, the heads of the class.
-    """
-    keys, tables = _class_keys(family, settings), family.heads(config, settings)
+    """The heads of the named classes and those in `extra` that the file has; without a file, those of the classes."""
     if keys is None:
         keys = {"ForPreTraining"} if tensors is not None else set()
     expected = {name for key in keys for name in HEADS[key]}
@@ -215,16 +190,10 @@ def _heads(
         if tensors is None or any(row.theirs in tensors for row in table.weights):
             heads[name] = table
         elif name in expected and (name != "pooler" or needs_pooler):
-            log.warning("%s has no weights of its %s, which is left out", where, name.replace("_", " "))
+            log.warning("%s has no weights of its %s, which is left out", folder, name.replace("_", " "))
     if "pooler" not in heads:
         return {name: table for name, table in heads.items() if table.config.inputs != "pooled"}
     return {"pooler": heads["pooler"], **heads}  # first: other heads use its output
-
-
-def _class_keys(family: Family, settings: Settings) -> set[str] | None:
-    """The keys of HEADS whose classes config.json names, or None if it names none of the family's classes."""
-    names = settings.get("architectures") or ()
-    return {key for key in HEADS if family.class_name(key) in names} or None
 
 
 def _class_key(mlm_head: bool, heads: Heads) -> str:

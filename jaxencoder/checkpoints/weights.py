@@ -6,8 +6,9 @@ safetensors.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
@@ -20,14 +21,14 @@ from jaxencoder.checkpoints.torch_file import read_torch
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _ANY_SHARD = "model-?????-of-?????.safetensors"
-_Reader = Callable[[str], np.ndarray]  # name of a tensor -> the tensor
+_Readers = dict[str, Callable[[str], np.ndarray]]  # name of a tensor -> a function that reads a tensor by name
 
 
 class Weights(Mapping[str, np.ndarray]):
     """The tensors of a folder by name; each is read on access, and those of torch are read-only."""
 
-    def __init__(self, readers: Mapping[str, _Reader]):
-        self._readers = dict(readers)
+    def __init__(self, readers: _Readers):
+        self._readers = readers
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._readers[name](name)
@@ -49,19 +50,16 @@ def open_weights(folder: str | os.PathLike) -> Weights:
     folder = Path(folder)
     for single, index, open_file in ((SINGLE, INDEX, _safetensors), (TORCH_SINGLE, TORCH_INDEX, _torch)):
         if (folder / single).is_file():
-            names, read = open_file(folder / single)
-            return Weights(dict.fromkeys(names, read))
+            return Weights(open_file(folder / single))
         if (folder / index).is_file():
             return Weights(_shards(folder / index, open_file))
         if single == SINGLE and (shards := sorted(folder.glob(_ANY_SHARD))):
             raise FileNotFoundError(f"{folder} has {shards[0].name} but no {INDEX}; add it, or save the model again")
-    raise FileNotFoundError(
-        f"{folder} has no {SINGLE}, no {TORCH_SINGLE} and no index of shards; give a model's folder"
-    )
+    raise FileNotFoundError(f"{folder} has no {SINGLE}, {TORCH_SINGLE} or index of shards; give a model's folder")
 
 
 def has_weights(folder: str | os.PathLike) -> bool:
-    """Whether a folder has weights that can be opened."""
+    """Whether a folder has weights."""
     try:
         open_weights(folder)
     except FileNotFoundError:
@@ -69,9 +67,7 @@ def has_weights(folder: str | os.PathLike) -> bool:
     return True
 
 
-def save_weights(
-    tensors: Mapping[str, np.ndarray], folder: str | os.PathLike, max_shard_bytes: int = 5_000_000_000
-) -> None:
+def save_weights(tensors: Mapping[str, np.ndarray], folder: Path, max_shard_bytes: int = 5_000_000_000) -> None:
     """Write model.safetensors or, beyond a size, shards and their index.
 
     All files are written under temporary names first. A reader finds the previous weights, the new ones, or none (while
@@ -88,7 +84,6 @@ def save_weights(
     """
     if max_shard_bytes <= 0:
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}; give at least 1")
-    folder = Path(folder)
     split = split_state_dict_into_shards_factory(
         dict(tensors),
         get_storage_size=lambda tensor: tensor.nbytes,
@@ -136,12 +131,12 @@ def read_tensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing, so the folder is incomplete; copy or download it again")
-    names, read = _safetensors(file)
-    with safe_open(file, "np") as opened:
-        return {name: read(name) for name in names}, opened.metadata() or {}
+    opened = _safe_open(file)
+    names = opened.keys()
+    return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
 
 
-def _shards(index: Path, open_file: Callable[[Path], tuple[Iterable[str], _Reader]]) -> dict[str, _Reader]:
+def _shards(index: Path, open_file: Callable[[Path], _Readers]) -> _Readers:
     try:
         files = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"].items())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -153,22 +148,26 @@ def _shards(index: Path, open_file: Callable[[Path], tuple[Iterable[str], _Reade
     for file in sorted(set(files.values())):
         if not (index.parent / file).is_file():
             raise FileNotFoundError(f"{index.parent / file} is missing, but {index.name} names it; add the file")
-        names, read = open_file(index.parent / file)
-        opened[file] = set(names), read
+        opened[file] = open_file(index.parent / file)
     for name, file in files.items():
-        if name not in opened[file][0]:
+        if name not in opened[file]:
             raise ValueError(f"{index.parent / file} lacks the tensor {name} of the index; copy or download it again")
-    return {name: opened[file][1] for name, file in files.items()}
+    return {name: opened[file][name] for name, file in files.items()}
 
 
-def _safetensors(path: Path) -> tuple[list[str], _Reader]:
+def _safe_open(path: Path) -> Any:
     try:
-        file = safe_open(path, "np")
+        return safe_open(path, "np")
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or truncated ({error}); copy or download it again") from None
-    return file.keys(), file.get_tensor
 
 
-def _torch(path: Path) -> tuple[Iterable[str], _Reader]:
+def _safetensors(path: Path) -> _Readers:
+    file = _safe_open(path)
+    names = file.keys()
+    return {name: file.get_tensor for name in names}
+
+
+def _torch(path: Path) -> _Readers:
     tensors = read_torch(path)
-    return tensors, tensors.__getitem__
+    return {name: tensors.__getitem__ for name in tensors}

@@ -20,16 +20,12 @@ from jaxencoder.cli.main import main
 from jaxencoder.config import Classification, MaskedLM, RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.describe.inspect import inspect
-from jaxencoder.parameters import path_of
+from jaxencoder.parameters import flatten, map_with_paths
 from tests.families import peers
 from tests.model.examples import assert_trees_close
 
 TEXTS = ["the cat sat on a mat", "seven old men"]
 LORA = LoraConfig(rank=2, targets=(r"attention/(query|output)/kernel$",), dora=True)
-
-
-def flat(tree: dict) -> dict[str, np.ndarray]:
-    return {path_of(path): x for path, x in jax.tree.leaves_with_path(tree)}
 
 
 def keep(folder: Path, model: Model, config: RunConfig, **parts: dict) -> Path:
@@ -51,11 +47,8 @@ def tuned(base: Path, start: Model, seed: int, **settings) -> tuple[RunConfig, d
     random = np.random.default_rng(seed)
     params = jax.tree.map(lambda x: random.normal(0, 0.3, x.shape).astype(np.float32), shapes)
 
-    def stays(path, x):
-        there = flat(start.params).get(path_of(path))
-        return x if there is None or not path_of(path).startswith("encoder/") else there.copy()
-
-    return config, jax.tree.map_with_path(stays, params)
+    frozen = {path: x.copy() for path, x in flatten(start.params).items() if path.startswith("encoder/")}
+    return config, map_with_paths(lambda path, x: frozen.get(path, x), params)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +65,7 @@ def folders(model: Model, tmp_path_factory) -> dict[str, Path]:
         "bottleneck": tuned(folders["base"], model, 3, model=wide),
         "bitfit": tuned(folders["base"], model, 4, optimizer=bitfit),
     }
-    for path, x in flat(runs["bitfit"][1]["encoder"]).items():
+    for path, x in flatten(runs["bitfit"][1]["encoder"]).items():
         if path.endswith("bias"):
             x += 0.1
     for name, (config, params) in runs.items():
@@ -100,10 +93,8 @@ def test_holds_what_learned_and_no_more(folders: dict[str, Path]) -> None:
         arrays, metadata = read_tensors(folders[f"{name}-adapter"] / "adapter.safetensors")
         assert all(path.startswith("classifier/") or pattern in path for path in arrays), name
         assert len(metadata["base"]) == 64
-        assert sorted(path.name for path in folders[f"{name}-adapter"].iterdir()) == [
-            "adapter.safetensors",
-            "config.json",
-        ]
+        names = {path.name for path in folders[f"{name}-adapter"].iterdir()}
+        assert names == {"adapter.safetensors", "config.json"}
 
 
 def test_several_share_one_base(folders: dict[str, Path]) -> None:
@@ -111,12 +102,9 @@ def test_several_share_one_base(folders: dict[str, Path]) -> None:
     before = base.embed(TEXTS)
     first, second = (base.with_adapter(folders[f"{name}-adapter"]) for name in ("lora", "other"))
     assert np.abs(first.embed(TEXTS) - second.embed(TEXTS)).max() > 0.01
-    own = {
-        path
-        for path, x in flat(first.device_params["encoder"]).items()
-        if x is not flat(base.device_params["encoder"])[path]
-    }
-    assert own == {f"layers/block_0/attention/{name}/kernel" for name in ("query", "output")}
+    shared = flatten(base.device_params["encoder"])
+    adapted = {path for path, x in flatten(first.device_params["encoder"]).items() if x is not shared[path]}
+    assert adapted == {f"layers/block_0/attention/{name}/kernel" for name in ("query", "output")}
     np.testing.assert_array_equal(base.embed(TEXTS), before)
     with pytest.raises(ValueError, match="was trained on other weights than this model's; add it to .*base"):
         first.with_adapter(folders["other-adapter"])
@@ -125,18 +113,15 @@ def test_several_share_one_base(folders: dict[str, Path]) -> None:
 def test_casts_as_the_base_does(folders: dict[str, Path]) -> None:
     base = jaxencoder.load(folders["base"], dtype="bfloat16")
     model = base.with_adapter(folders["lora-adapter"])
-    for path, x in flat(model.device_params["encoder"]).items():
+    for path, x in flatten(model.device_params["encoder"]).items():
         assert x.dtype == ("bfloat16" if path.endswith("kernel") else "float32"), path
 
 
 def test_another_base_is_refused(folders: dict[str, Path], make_model, tmp_path: Path) -> None:
     wrong = jaxencoder.load(folders["base"])
-    table = wrong.params["encoder"]["embeddings"]["token_embedding"].copy()
-    table[5, 3] += 1e-3
-    encoder = wrong.params["encoder"] | {
-        "embeddings": wrong.params["encoder"]["embeddings"] | {"token_embedding": table}
-    }
-    wrong = dataclasses.replace(wrong, params=wrong.params | {"encoder": encoder})
+    params = jax.tree.map(np.array, wrong.params)
+    params["encoder"]["embeddings"]["token_embedding"][5, 3] += 1e-3
+    wrong = dataclasses.replace(wrong, params=params)
     for name in ("lora", "bottleneck", "bitfit"):
         with pytest.raises(ValueError, match="was trained on other weights than this model's"):
             wrong.with_adapter(folders[f"{name}-adapter"])
@@ -213,18 +198,10 @@ def test_peft_gives_the_logits_of_a_run(folders: dict[str, Path], tmp_path: Path
         settings["base_model_name_or_path"], num_labels=3, attn_implementation="eager"
     )
     adapted = peft.PeftModel.from_pretrained(torch_model, tmp_path / "peft").eval()
-    T = 9
-    ids = np.random.default_rng(0).integers(5, base.config.model.vocab_size, (2, T))
+    ids = np.random.default_rng(0).integers(5, base.config.model.vocab_size, (2, 9))
     batch = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     expected = peers.theirs(adapted.base_model.model, batch, "ForSequenceClassification")
-    objective = config.objective.build(config.model, base.compute, base.tokenizer)
-    rows = {
-        "token_ids": ids,
-        "segment_ids": batch["attention_mask"],
-        "positions": np.tile(np.arange(T), (2, 1)),
-        "labels": np.zeros((2, 1), np.int32),
-    }
-    scores = objective.scores(jaxencoder.load(source).params, rows, jax.random.key(0), False)[:, 0]
+    scores = peers.of_a_run(jaxencoder.load(source), batch)["logits"]
     np.testing.assert_allclose(scores, expected["logits"], rtol=1e-5, atol=1e-5)
     again = jaxencoder.load(tmp_path / "peft")
     np.testing.assert_allclose(peers.ours(again, batch)["logits"], scores, rtol=1e-5, atol=1e-5)

@@ -1,5 +1,6 @@
 """Folders converted there and back, and trained on."""
 
+import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -10,9 +11,8 @@ import jaxencoder
 from jaxencoder.api import Model
 from jaxencoder.checkpoints.convert import convert
 from jaxencoder.checkpoints.initial import initial_params, open_initial_model
-from jaxencoder.checkpoints.orbax import CheckpointManager
+from jaxencoder.checkpoints.run import write_run
 from jaxencoder.cli.main import main
-from jaxencoder.config_io import save
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from tests.inference.published import published
 from tests.model.examples import assert_trees_close
@@ -22,11 +22,7 @@ from tests.model.examples import assert_trees_close
 def folder(model: Model, tmp_path_factory) -> Path:
     """A run."""
     folder = tmp_path_factory.mktemp("run")
-    model.tokenizer.save(folder / "tokenizer")
-    checkpoints = CheckpointManager(folder / "checkpoints")
-    checkpoints.save(3, {"params": model.params}, wait=True)
-    checkpoints.close()
-    save(model.config, folder)
+    write_run(model, folder)
     return folder
 
 
@@ -71,13 +67,9 @@ def test_training_starts_from_any_of_them(folder: Path, converted: Path, tmp_pat
         assert start.tokenizer.fingerprint == run.tokenizer.fingerprint
         assert Tokenizer.load(start.tokenizer_config.path).fingerprint == run.tokenizer.fingerprint
         assert_trees_close(initial_params(str(source), run.params, run.config.objective), run.params, 0)
-    for file in (converted / "transformers").glob("tokenizer*"):
-        (tmp_path / "away").mkdir(exist_ok=True)
-        file.rename(tmp_path / "away" / file.name)
-    with pytest.raises(ValueError, match="transformers has no tokenizer, and training needs one"):
-        open_initial_model(str(converted / "transformers"))
-    for file in (tmp_path / "away").iterdir():
-        file.rename(converted / "transformers" / file.name)
+    bare = shutil.copytree(converted / "transformers", tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(ValueError, match="bare has no tokenizer, and training needs one"):
+        open_initial_model(str(bare))
 
 
 def test_a_published_classifier_as_a_run_says_what_it_loses(tokenizer: Tokenizer, tmp_path: Path, caplog) -> None:

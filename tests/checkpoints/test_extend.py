@@ -22,9 +22,7 @@ LONG = "rome bread paris cat " * 40  # 160 words
 KINDS = {
     "learned": {},
     "rotary": {"positions": "rotary", "windows": (0, 4)},
-    "distances": {
-        **{"positions": "none", "disentangled": ("c2p", "p2c"), "position_buckets": 8, "max_distance": 64},
-    },
+    "distances": {**{"positions": "none", "disentangled": ("c2p", "p2c"), "position_buckets": 8, "max_distance": 64}},
     "buckets": {"positions": "none", "relative_bias_buckets": 8},
     "alibi": {"positions": "alibi"},
 }
@@ -99,9 +97,8 @@ def test_the_longest_rows_of_all_phases_count(short) -> None:
 
 def test_architectures(short) -> None:
     def changed(kind: str, *words, **settings) -> dict:
-        old, new = (
-            dataclasses.asdict(m.config.model) for m in (short[kind], extended(short[kind], *words, **settings))
-        )
+        models = (short[kind], extended(short[kind], *words, **settings))
+        old, new = (dataclasses.asdict(model.config.model) for model in models)
         return {name: value for name, value in new.items() if value != old[name]}
 
     scaled = {"max_length": 256, "rope_scaling": "linear", "rope_factor": 4.0}
@@ -133,11 +130,7 @@ def test_windows_of_the_whole_text_change_nothing(short) -> None:
     [
         ("learned", (128, "yarn"), "has learned positions, which yarn does not extend; give interpolate or tile"),
         ("learned", (128, "none"), "give interpolate or tile"),
-        (
-            "rotary",
-            (128, "tile"),
-            "rotary positions, which tile does not extend; give linear or ntk or dynamic",
-        ),
+        ("rotary", (128, "tile"), "rotary positions, which tile does not extend; give linear or ntk or dynamic"),
         ("distances", (128, "linear"), "relative positions only, which linear .* give none or interpolate"),
         ("buckets", (128, "interpolate"), "give none$"),
         ("alibi", (128, "linear"), "has alibi positions, which linear does not extend; give none$"),

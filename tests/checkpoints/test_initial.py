@@ -18,7 +18,7 @@ from jaxencoder.families.published import Published
 from jaxencoder.families.roberta import ROBERTA
 from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.objectives.replaced_token import ReplacedToken
-from jaxencoder.parameters import path_of
+from jaxencoder.parameters import flatten
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
@@ -35,7 +35,7 @@ def renewed(objective, layers: int) -> dict[str, np.ndarray]:
     old, new = (jax.tree.map(lambda s, x=x: np.full(s.shape, x, np.float32), shapes) for x in (0, 1))
     found = reinitialize_top(old, new, layers)
     assert jax.tree.all(jax.tree.map(lambda x, s: (x.shape, x.dtype) == (s.shape, s.dtype), found, shapes))
-    return {path_of(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(found)}
+    return {path: np.asarray(x) for path, x in flatten(found).items()}
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 5])
@@ -156,8 +156,7 @@ def test_where_a_run_comes_from(tmp_path: Path) -> None:
     second = RunConfig(init_from=str(tmp_path / "run"))
     for config in (first, second):
         assert published_origin(config).family is ROBERTA
-    assert (
-        published_origin(RunConfig()) is None and published_origin(RunConfig(init_from=str(tmp_path / "gone"))) is None
-    )
+    for missing in ("", str(tmp_path / "gone")):
+        assert published_origin(RunConfig(init_from=missing)) is None
     save(RunConfig(init_from=str(tmp_path / "run")), tmp_path / "run")  # in a circle
     assert published_origin(second) is None

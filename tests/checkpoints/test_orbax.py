@@ -246,9 +246,8 @@ def test_restored_parts_are_cast(tmp_path: Path) -> None:
 
 def test_failed_save_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = CheckpointManager(tmp_path)
-    monkeypatch.setattr(
-        checkpoints._checkpointer, "wait", lambda: (_ for _ in ()).throw(ValueError("ENOSPC [spec={}]"))
-    )
+    full = ValueError("ENOSPC [spec={}]")
+    monkeypatch.setattr(checkpoints._checkpointer, "wait", lambda: (_ for _ in ()).throw(full))
     with pytest.raises(OSError, match=r"Could not save a checkpoint in .*: ENOSPC; check") as error:
         checkpoints.save(1, state())
     assert "\n" not in str(error.value)

@@ -54,23 +54,6 @@ def make_run(tmp_path_factory):
     return make
 
 
-def logits(run: Model, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the run computes of padded rows."""
-    found = peers.ours(run, batch)
-    if "classifier" in run.params:
-        ids = batch["input_ids"]
-        rows = {
-            "token_ids": ids,
-            "segment_ids": batch["attention_mask"],
-            "positions": np.broadcast_to(np.arange(ids.shape[1]), ids.shape),
-            "labels": np.zeros((len(ids), 1), np.int32),
-        }
-        rows |= {"token_type_ids": batch["token_type_ids"]} if "token_type_ids" in batch else {}
-        objective = run.config.objective.build(run.config.model, run.compute, None)
-        found["logits"] = np.asarray(objective.scores(run.params, rows, jax.random.key(0), False))[:, 0]
-    return found
-
-
 @pytest.mark.parametrize("kind", OBJECTIVES)
 @pytest.mark.parametrize(("family", "name"), [("bert", "Bert"), ("roberta", "Roberta")])
 def test_transformers_computes_the_same(make_run, family: str, name: str, kind: str, tmp_path: Path, caplog) -> None:
@@ -81,7 +64,7 @@ def test_transformers_computes_the_same(make_run, family: str, name: str, kind: 
     assert type(model).__name__ == name + kind and not caplog.records
     batch = peers.accepted(model, peers.padded_batch(peers.MODELS[family][0]), kind)
     expected = peers.theirs(model, batch, kind)
-    peers.assert_outputs(logits(run, batch), expected, batch["attention_mask"], 1e-5)
+    peers.assert_outputs(peers.of_a_run(run, batch), expected, batch["attention_mask"], 1e-5)
     again = jaxencoder.load(tmp_path)
     peers.assert_outputs(peers.ours(again, batch), expected, batch["attention_mask"], 1e-5)
     assert again.labels == run.labels
@@ -100,7 +83,7 @@ def test_values(make_run, tmp_path: Path) -> None:
     assert (model.num_labels, model.config.problem_type) == (1, "regression")
     batch = peers.padded_batch(peers.MODELS["bert"][0])
     expected = peers.theirs(model.eval(), batch, "ForSequenceClassification")
-    peers.assert_outputs(logits(run, batch), expected, batch["attention_mask"], 1e-5)
+    peers.assert_outputs(peers.of_a_run(run, batch), expected, batch["attention_mask"], 1e-5)
 
 
 @pytest.mark.parametrize("family", ["deberta", "longformer", "albert"])
@@ -112,18 +95,13 @@ def test_other_classifiers_that_are_the_same(make_run, family: str, tmp_path: Pa
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, attn_implementation="eager")
     batch = peers.accepted(model, peers.padded_batch(peers.MODELS[family][0]), "ForSequenceClassification")
     expected = peers.theirs(model.eval(), batch, "ForSequenceClassification")
-    np.testing.assert_allclose(logits(run, batch)["logits"], expected["logits"], atol=1e-5)
+    np.testing.assert_allclose(peers.of_a_run(run, batch)["logits"], expected["logits"], atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("family", "objective", "head", "why"),
     [
-        (
-            "modernbert",
-            TAGS,
-            "token_head",
-            "activation gelu instead of None, transform_bias False instead of True, norm",
-        ),
+        ("modernbert", TAGS, "token_head", "activation gelu instead of None, transform_bias False instead of True, n"),
         ("modernbert", CLASSES, "classifier", "activation gelu instead of tanh, transform_bias False"),
         ("bert", dataclasses.replace(CLASSES, pooling="mean"), "classifier", "inputs cls instead of mean"),
         ("roberta", dataclasses.replace(CLASSES, pooling="learned"), "classifier", "inputs cls instead of learned"),

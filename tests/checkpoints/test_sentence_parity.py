@@ -298,7 +298,7 @@ def test_a_folder_that_is_half_written_is_not_loaded(encoder, tmp_path: Path, mo
             model.save(tmp_path, format="sentence-transformers")
             break
         except OSError:
-            with pytest.raises((ValueError, OSError), match=r"has no config\.json"):
+            with pytest.raises((ValueError, OSError), match=r"config\.json"):
                 jaxencoder.load(tmp_path)
         stop += 1
     assert len(done) == stop == 13 and done[-1] == "config.json"

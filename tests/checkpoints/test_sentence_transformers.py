@@ -71,13 +71,7 @@ def test_pooling_is_read_as_they_read_it(tmp_path: Path, config, expected) -> No
 )
 def test_what_cannot_be_loaded_is_named(tmp_path: Path, kinds, pooling, message) -> None:
     with pytest.raises(ValueError, match=message):
-        sentence_transformers.read(write(tmp_path, kinds, pooling) if len(kinds) > 1 else _alone(tmp_path, kinds[0]))
-
-
-def _alone(folder: Path, kind: str) -> Path:
-    modules = [{"idx": 0, "name": "0", "path": "", "type": f"sentence_transformers.models.{kind}"}]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    return folder
+        sentence_transformers.read(write(tmp_path, kinds, pooling))
 
 
 DENSE = {"in_features": D, "out_features": 3, "bias": True, "activation_function": "torch.nn.modules.activation.Tanh"}
@@ -93,11 +87,7 @@ DENSE_WEIGHTS = {"linear.weight": (3, D), "linear.bias": (3,)}
             "'torch.nn.modules.activation.Mish';",
         ),
         (DENSE | {"activation_function": "mine.Tanh"}, {}, "activation_function 'mine.Tanh'; .* Identity, Tanh, ReLU"),
-        (
-            DENSE | {"in_features": 7},
-            {"linear.weight": (3, 7), "linear.bias": (3,)},
-            "takes vectors of size 7.* gets size 24",
-        ),
+        (DENSE | {"in_features": 7}, DENSE_WEIGHTS | {"linear.weight": (3, 7)}, "vectors of size 7.* gets size 24"),
         (DENSE | {"out_features": 0}, {}, "out_features 0; an integer"),
         (DENSE | {"module_input_name": "token_embeddings"}, {}, "module_input_name 'token_embeddings'; only"),
         (DENSE, {"linear.weight": (D, 3), "linear.bias": (3,)}, r"linear.weight has the shape \[24, 3\], .* \[3, 24\]"),
@@ -131,11 +121,7 @@ def test_damaged_dense(tmp_path: Path, config, weights, message) -> None:
         ("config_sentence_transformers.json", {"default_prompt_name": "q"}, "'q', but its prompts are none"),
         ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim 0; an integer"),
         ("config_sentence_transformers.json", {"similarity_fn_name": 1}, "similarity_fn_name 1"),
-        (
-            "config_sentence_transformers.json",
-            {"model_type": "SparseEncoder"},
-            "is of a SparseEncoder; only SentenceTransformer",
-        ),
+        ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "SparseEncoder; only SentenceT"),
         ("sentence_bert_config.json", {"max_seq_length": "77"}, "maximal length of '77'; an integer"),
         ("sentence_bert_config.json", {"max_seq_length": 2}, "maximal length of 2; at least 3"),
         ("sentence_bert_config.json", {"do_lower_case": 1}, "do_lower_case 1; true or false"),

@@ -62,10 +62,12 @@ def storage(key="0", count=6, kind="FloatStorage", *view) -> Raw:
     return Raw(op(("storage", glob("torch", kind), key, "cpu", count, *view)) + b"Q")
 
 
+ORDERED = glob("collections", "OrderedDict")
+
+
 def tensor(of: Raw | None = None, offset=0, shape=(2, 3), strides=(3, 1), *more) -> Raw:
-    hooks = call(glob("collections", "OrderedDict"))
     of = storage() if of is None else of
-    return call(glob("torch._utils", "_rebuild_tensor_v2"), of, offset, shape, strides, False, hooks, *more)
+    return call(glob("torch._utils", "_rebuild_tensor_v2"), of, offset, shape, strides, False, call(ORDERED), *more)
 
 
 def write(path: Path, pickle: bytes, method: int = zipfile.ZIP_STORED, **members: bytes) -> Path:
@@ -99,13 +101,11 @@ def refused(path: Path, message: str) -> None:
 
 @pytest.mark.parametrize("writer", [write, write_rows])
 def test_tensors_made_by_hand(path: Path, writer: Callable) -> None:
-    parameter = call(
-        glob("torch._utils", "_rebuild_parameter"), tensor(), True, call(glob("collections", "OrderedDict"))
-    )
+    parameter = call(glob("torch._utils", "_rebuild_parameter"), tensor(), True, call(ORDERED))
     rows = [["a", tensor()], ["b", parameter], ["c", tensor(None, 5, (), ())], ["d", tensor(None, 1, (3, 2), (1, 2))]]
     rows += [["e", tensor(None, 2, (4, 2), (0, 3), None)], ["f", tensor(None, 0, (0, 7), (7, 1), {})]]
     rows += [["g", tensor(None, 4, (1, 2), (2**50, 1))]]
-    state = call(glob("collections", "OrderedDict"), rows)  # as Python 2 wrote it
+    state = call(ORDERED, rows)  # as Python 2 wrote it
     metadata = {"_metadata": {"": {"version": 1}}}
     found = read_torch(writer(path, pickled(Raw(state + op(metadata) + b"b"))))
     assert list(found) == list("abcdefg") and len(found) == 7 and "z" not in found
@@ -203,7 +203,6 @@ def alarm(monkeypatch) -> None:
 
 
 SYSTEM = glob("os", "system")
-ORDERED = glob("collections", "OrderedDict")
 ATTACKS = {
     "reduce": (call(SYSTEM, "true"), r"asks for os\.system, which no tensor needs"),
     "global only": (SYSTEM, r"asks for os\.system"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -20,13 +21,17 @@ TENSORS = {
 }
 
 
-def test_round_trip(tmp_path: Path) -> None:
-    save_weights(TENSORS, tmp_path)
-    found = open_weights(tmp_path)
-    assert set(found) == set(TENSORS) and len(found) == 4 and not list(tmp_path.glob(".*"))
-    for name, value in TENSORS.items():
+def same(found: Mapping[str, np.ndarray], tensors: dict) -> None:
+    assert set(found) == set(tensors)
+    for name, value in tensors.items():
         assert found[name].dtype == value.dtype
         np.testing.assert_array_equal(found[name], value)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    save_weights(TENSORS, tmp_path)
+    same(open_weights(tmp_path), TENSORS)
+    assert len(open_weights(tmp_path)) == 4 and not list(tmp_path.glob(".*"))
 
 
 def test_one_file_with_words(tmp_path: Path) -> None:
@@ -34,10 +39,8 @@ def test_one_file_with_words(tmp_path: Path) -> None:
     turned = TENSORS | {"a": TENSORS["a"].T}  # not contiguous
     write_tensors(file, turned, {"base": "x"})
     found, words = read_tensors(file)
-    assert words == {"base": "x"} and found.keys() == turned.keys()
-    for name, value in turned.items():
-        assert found[name].dtype == value.dtype
-        np.testing.assert_array_equal(found[name], value)
+    assert words == {"base": "x"}
+    same(found, turned)
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(ValueError, match="some.safetensors is damaged or truncated"):
         read_tensors(file)
@@ -68,17 +71,16 @@ def test_a_shard_that_is_missing(shards: Path) -> None:
         open_weights(shards)
 
 
-def test_an_index_that_promises_too_much(shards: Path) -> None:
-    index = {"weight_map": {"a": "1.safetensors", "z": "2.safetensors"}}
-    (shards / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"2\.safetensors lacks the tensor z"):
-        open_weights(shards)
-
-
-@pytest.mark.parametrize("content", ["[]", "{", '{"weight_map": 3}'])
-def test_an_index_that_is_none(shards: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        *((content, "is not an index of shards") for content in ("[]", "{", '{"weight_map": 3}')),
+        ('{"weight_map": {"a": "1.safetensors", "z": "2.safetensors"}}', r"2\.safetensors lacks the tensor z"),
+    ],
+)
+def test_an_index_that_is_wrong(shards: Path, content: str, message: str) -> None:
     (shards / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(ValueError, match="is not an index of shards"):
+    with pytest.raises(ValueError, match=message):
         open_weights(shards)
 
 
@@ -99,13 +101,6 @@ def test_nothing_there(tmp_path: Path) -> None:
 # Shards written
 
 
-def same(folder: Path, tensors: dict) -> None:
-    found = open_weights(folder)
-    assert set(found) == set(tensors)
-    for name, value in tensors.items():
-        np.testing.assert_array_equal(found[name], value)
-
-
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -113,7 +108,7 @@ def files(folder: Path) -> list[str]:
 @pytest.mark.parametrize(("limit", "shards"), [(1, 4), (24, 2), (32, 2), (37, 2), (38, 1), (10**9, 1)])
 def test_shards_round_trip(tmp_path: Path, limit: int, shards: int) -> None:
     save_weights(TENSORS, tmp_path, limit)
-    same(tmp_path, TENSORS)
+    same(open_weights(tmp_path), TENSORS)
     names = [f"model-{i:05d}-of-{shards:05d}.safetensors" for i in range(1, shards + 1)]
     assert files(tmp_path) == ([*names, "model.safetensors.index.json"] if shards > 1 else ["model.safetensors"])
     if shards > 1:
@@ -186,12 +181,12 @@ def test_a_save_that_is_cut_short_at_any_step(tmp_path: Path, before: int | None
         except FileNotFoundError:
             assert before is None or before == after != WHOLE  # as documented: shards that replace their namesakes
         else:
-            same(folder, OTHERS if first == OTHERS["a"][0, 0] else TENSORS)
+            same(open_weights(folder), OTHERS if first == OTHERS["a"][0, 0] else TENSORS)
         save_weights(OTHERS, folder, after)  # a second try mends it
-        same(folder, OTHERS)
+        same(open_weights(folder), OTHERS)
         step += 1
     assert step > 1
-    same(folder, OTHERS)
+    same(open_weights(folder), OTHERS)
     names = {WHOLE: 1, TWO: 3, FOUR: 5}
     assert len(files(folder)) == names[after]
 
@@ -211,16 +206,14 @@ def test_a_shard_that_cannot_be_written_leaves_the_former_weights(tmp_path: Path
     with pytest.raises(OSError, match="No space left"):
         save_weights(OTHERS, tmp_path, 1)
     assert files(tmp_path) == ["model.safetensors"]
-    same(tmp_path, TENSORS)
+    same(open_weights(tmp_path), TENSORS)
 
 
 def test_shards_without_their_index(tmp_path: Path) -> None:
     save_weights(TENSORS, tmp_path, TWO)
     (tmp_path / "model.safetensors.index.json").unlink()
     write(tmp_path / "pytorch_model.bin", pickled({"a": tensor()}))
-    with pytest.raises(
-        FileNotFoundError, match=r"has model-00001-of-00002\.safetensors but no model\.safetensors\.index"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"has model-00001-of-00002\.safetensors but no model\.safetensors"):
         open_weights(tmp_path)
 
 
@@ -236,7 +229,7 @@ def test_safetensors_before_torch(tmp_path: Path) -> None:
     write(tmp_path / "pytorch_model.bin", pickled({"whole": tensor()}))
     assert list(open_weights(tmp_path)) == ["whole"]
     save_weights(TENSORS, tmp_path, TWO)
-    same(tmp_path, TENSORS)
+    same(open_weights(tmp_path), TENSORS)
     save_file({"b": TENSORS["b"]}, tmp_path / "model.safetensors")
     assert list(open_weights(tmp_path)) == ["b"]
 
@@ -248,9 +241,7 @@ def test_a_pickle_in_the_place_of_a_shard_is_not_read_as_one(shards: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
-@pytest.mark.parametrize(
-    "name", ["../out", "/tmp/out", "sub/out", "..", ".", "", "..\\out", "C:out", "a\0b", 3, None, ["x"]]
-)
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "sub/o", "..", ".", "", "..\\o", "C:o", "a\0b", 3, None, ["x"]])
 def test_an_index_that_names_what_is_not_beside_it(tmp_path: Path, kind: str, name) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
