@@ -22,10 +22,8 @@ def classifier_to_peft(
     """The classifier of a run as the family's head, or None if that computes something else.
 
     Args:
-        classifier: {"dense", "classifier"}, parameters of `model.heads.Classifier`.
-        pooling: the classifier's pooling.
-        published: family and settings of the base model.
-        config: the encoder's.
+        classifier, pooling: parameters of `model.heads.Classifier`, {"dense", "classifier"}, and its pooling.
+        published, config: family and settings of the base model, and its encoder's architecture.
 
     Returns:
         (tensors by name, without PREFIX; the names in modules_to_save).

@@ -39,9 +39,6 @@ def read_params(run_dir: Path, config: RunConfig, step: Step = "latest", average
         run_dir, config: the run's folder and configuration.
         step: which checkpoint; "best" by `training.best_metric`.
         average: read the moving average if the run keeps one, else the trained weights.
-
-    Raises:
-        FileNotFoundError, ValueError: as of `restore_step`.
     """
     return restore_step(
         run_dir / CHECKPOINT_FOLDER,

@@ -62,16 +62,11 @@ def state_dict(value: Any) -> dict[str, Tensor]:
 def unpickle(stream: Any) -> Any:
     """Read the pickle at the position of a stream, and leave the stream behind it.
 
-    Args:
-        stream: a BytesIO or a mapped file. Its `read` must not allocate more than the file holds.
-
-    Returns:
-        None, a bool, int, float, str, tuple, list, dict with strings for keys, a dtype, Storage or Tensor.
+    The stream's `read` must not allocate more than the file holds. The result is None, a bool, int, float, str, tuple,
+    list, dict with strings for keys, a dtype, Storage or Tensor.
 
     Raises:
-        Refusal: it asks for anything else, or takes too many steps.
-        UnpicklingError, ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError, struct.error: the
-            pickle is damaged.
+        Refusal: it asks for anything else, or takes too many steps. Other errors: the pickle is damaged.
     """
     return _Unpickler(stream).load()
 

@@ -20,7 +20,7 @@ from jaxencoder.checkpoints.torch_file import read_torch
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-_ANY_SHARD = "model-?????-of-?????.safetensors"
+_PATTERN, _ANY_SHARD = "model{suffix}.safetensors", "model-?????-of-?????.safetensors"
 _Readers = dict[str, Callable[[str], np.ndarray]]  # name of a tensor -> a function that reads a tensor by name
 
 
@@ -79,16 +79,10 @@ def save_weights(tensors: Mapping[str, np.ndarray], folder: Path, max_shard_byte
         max_shard_bytes: limit of a file; a larger tensor has its own file. 5 GB, as on the hub.
 
     Raises:
-        ValueError: `max_shard_bytes` is not positive.
         OSError: a file cannot be written.
     """
-    if max_shard_bytes <= 0:
-        raise ValueError(f"max_shard_bytes is {max_shard_bytes}; give at least 1")
     split = split_state_dict_into_shards_factory(
-        dict(tensors),
-        get_storage_size=lambda tensor: tensor.nbytes,
-        filename_pattern="model{suffix}.safetensors",
-        max_shard_size=max_shard_bytes,
+        dict(tensors), get_storage_size=lambda x: x.nbytes, filename_pattern=_PATTERN, max_shard_size=max_shard_bytes
     )
     shards = split.filename_to_tensors or {SINGLE: []}
     files = [*shards, INDEX] if split.is_sharded else [*shards]
@@ -123,12 +117,7 @@ def write_tensors(file: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
 
 
 def read_tensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read all arrays and the metadata of a safetensors file.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged or truncated.
-    """
+    """Read all arrays and the metadata of a safetensors file; ValueError if it is damaged or truncated."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing, so the folder is incomplete; copy or download it again")
     opened = _safe_open(file)

@@ -137,9 +137,8 @@ def test_architecture_of_a_start() -> None:
 
 def test_a_run_with_them(pretrained: Path, labeled: RunConfig, tmp_path: Path, capsys) -> None:
     """A run from a model without adapters: trained, opened, refused as a published model, and used as init_from."""
-    tuned = dataclasses.replace(
-        labeled, init_from=str(pretrained), model=EncoderConfig(bottleneck=3, dropout=0.0, attention_dropout=0.0)
-    )
+    model = EncoderConfig(bottleneck=3, dropout=0.0, attention_dropout=0.0)
+    tuned = dataclasses.replace(labeled, init_from=str(pretrained), model=model)
     train(tuned, tmp_path / "tuned")
     said = "".join(capsys.readouterr())
     assert "encoder; new: adapters, classifier" in said

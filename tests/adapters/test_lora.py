@@ -50,7 +50,8 @@ def test_starts_as_nothing(settings: dict) -> None:
 def test_equals_the_papers_layer_by_layer(rank_stabilized: bool, dora: bool) -> None:
     lora = LoraConfig(rank=4, alpha=6.0, targets=ALL, rank_stabilized=rank_stabilized, dora=dora)
     params = randomized(lora, randomized_params(mlm(CONFIG).init))
-    before, after, adapter = flatten(params), flatten(merge_lora(lora, params)), flatten(params["lora"])
+    trees = jax.tree.map(np.asarray, (params, merge_lora(lora, params), params["lora"]))
+    before, after, adapter = map(flatten, trees)
     changed = {path for path in after if not np.array_equal(after[path], before[path])}
     assert changed == {path for path in after if path.startswith("encoder/") and path.endswith("/kernel")}
     scale = 6 / (2 if rank_stabilized else 4)

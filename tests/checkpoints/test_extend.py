@@ -85,10 +85,8 @@ def test_rows_that_training_never_reached_are_left_out(make_model) -> None:
 
 def test_the_longest_rows_of_all_phases_count(short) -> None:
     phases = tuple(Phase(steps=5, row_length=length) for length in (24, 48, 32))
-    training = TrainingConfig(steps=0)
-    model = dataclasses.replace(
-        short["learned"], config=dataclasses.replace(short["learned"].config, phases=phases, training=training)
-    )
+    config = dataclasses.replace(short["learned"].config, phases=phases, training=TrainingConfig(steps=0))
+    model = dataclasses.replace(short["learned"], config=config)
     longer = extended(model, 95, "tile")
     table = embedding(model)[:48]
     np.testing.assert_array_equal(embedding(longer), np.concatenate([table, table[1:]]))

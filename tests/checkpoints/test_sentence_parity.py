@@ -137,10 +137,8 @@ def test_pooling(encoder, tmp_path: Path, family: str, pooling, expected, includ
 @pytest.mark.parametrize("activation", ["Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid"])
 def test_dense(encoder, tmp_path: Path, activation: str) -> None:
     bias = activation != "ReLU"
-    theirs = build(
-        encoder("bert"),
-        tail=lambda m, torch: [m.Dense(D, 40, bias, activation_function=getattr(torch.nn, activation)())],
-    )
+    dense = lambda m, torch: [m.Dense(D, 40, bias, activation_function=getattr(torch.nn, activation)())]  # noqa: E731
+    theirs = build(encoder("bert"), tail=dense)
     model = both_ways(theirs, tmp_path)
     assert model.sentence.modules == (Dense(D, 40, bias, activation.lower()),)
     assert model.embed([]).shape == (0, 40)
@@ -151,22 +149,15 @@ def test_modules_in_any_order(encoder, tmp_path: Path) -> None:
         encoder("modernbert"),
         ("cls", "mean"),
         lambda m, torch: [
-            m.LayerNorm(2 * D),
-            m.Dense(2 * D, D, use_residual=True),
-            m.Normalize(),
-            m.Dense(D, D, use_residual=True),
-            m.Dense(D, 10, activation_function=None),
-            m.Normalize(),
+            *(m.LayerNorm(2 * D), m.Dense(2 * D, D, use_residual=True), m.Normalize()),
+            *(m.Dense(D, D, use_residual=True), m.Dense(D, 10, activation_function=None), m.Normalize()),
         ],
     )
     model = both_ways(theirs, tmp_path)
     assert [type(module) for module in model.sentence.modules] == [LayerNorm, Dense, Normalize, Dense, Dense]
     np.testing.assert_allclose(np.linalg.norm(model.embed(SHORT), axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(
-        model.embed(SHORT, normalize=False),
-        type(theirs)(modules=list(theirs)[:-1], device="cpu").encode(SHORT),
-        atol=1e-5,
-    )
+    expected = type(theirs)(modules=list(theirs)[:-1], device="cpu").encode(SHORT)
+    np.testing.assert_allclose(model.embed(SHORT, normalize=False), expected, atol=1e-5)
     with pytest.raises(ValueError, match="takes vectors of size 48, but gets size 24 with cls pooling"):
         model.embed(SHORT, pooling="cls")
 

@@ -221,12 +221,8 @@ ATTACKS = {
     "persistent id as text": (Raw(b"Pos.system\n"), "the pickle opcode PERSID"),
     "persistent id that is no storage": (Raw(op(("module", ORDERED, "x", "y", 1)) + b"Q"), "a persistent object"),
     "persistent id that is a string": (Raw(op("../../etc/passwd") + b"Q"), "a persistent object"),
-    "persistent id with a function": (
-        Raw(op(("storage", ORDERED, "0", "cpu", 6)) + b"Q"), "describes a storage as torch does not",
-    ),
-    "build on a function": (
-        Raw(ORDERED + op((None, {"__defaults__": ()})) + b"b"), "sets the state of an object that is not a dict",
-    ),
+    "persistent id with a function": (Raw(op(("storage", ORDERED, "0", "cpu", 6)) + b"Q"), "describes a storage as"),
+    "build on a function": (Raw(ORDERED + op((None, {"__defaults__": ()})) + b"b"), "sets the state of an object that"),
     "build on a dtype": (Raw(glob("torch", "FloatStorage") + op({"__setstate__": SYSTEM}) + b"b"), r"os\.system"),
     "build with __setstate__": (Raw(call(ORDERED) + op({"__setstate__": SYSTEM}) + b"b"), r"asks for os\.system"),
     "getattr": (call(call(glob("builtins", "getattr"), glob("os", ""), "system"), "x"), r"asks for builtins\.getattr"),

@@ -121,12 +121,6 @@ def test_no_tensors(tmp_path: Path) -> None:
     assert not open_weights(tmp_path) and files(tmp_path) == ["model.safetensors"]
 
 
-@pytest.mark.parametrize("limit", [0, -5])
-def test_no_room_in_a_shard(tmp_path: Path, limit: int) -> None:
-    with pytest.raises(ValueError, match=f"max_shard_bytes is {limit}; give at least 1"):
-        save_weights(TENSORS, tmp_path, limit)
-
-
 def test_transformers_reads_the_shards(tmp_path: Path) -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     sizes = dict(vocab_size=31, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=9)

@@ -84,9 +84,8 @@ def with_architecture(model: Model, architecture: EncoderConfig) -> Model:
 
 def test_long_texts_do_not_change_short_ones_in_their_batch() -> None:
     """transformers stretches all rows of a batch with its padding; here a text does not depend on the others."""
-    config = dataclasses.replace(
-        EUROBERT.encoder_config(FAMILIES["eurobert"]), rope_scaling="dynamic", rope_factor=2.0, rope_original_length=8
-    )
+    plain = EUROBERT.encoder_config(FAMILIES["eurobert"])
+    config = dataclasses.replace(plain, rope_scaling="dynamic", rope_factor=2.0, rope_original_length=8)
     rng = np.random.default_rng(0)
     shapes = parameter_shapes(config, False)
     params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
