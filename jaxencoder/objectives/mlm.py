@@ -21,10 +21,7 @@ from jaxencoder.objectives.objective import Batch, Metrics, Objective, Objective
 from jaxencoder.sharding import row_shards
 
 # BERT's head for pairs: the pooler's transform of [CLS], and a projection.
-PAIR_HEADS: Mapping[str, HeadConfig] = {
-    "pooler": HeadConfig("cls", activation="tanh"),
-    "nsp_head": HeadConfig("pooled", 2),
-}
+_PAIR_HEADS = {"pooler": HeadConfig("cls", activation="tanh"), "nsp_head": HeadConfig("pooled", 2)}
 
 
 @dataclass(frozen=True)
@@ -59,12 +56,11 @@ class MaskedLM(ObjectiveConfig):
         def init(key: jax.Array) -> Params:
             encoder_key, head_key, *pair_keys = jax.random.split(key, 2 + len(pair_heads))
             one, hidden = jnp.ones((1, 1), jnp.int32), jnp.zeros((1, 1, encoder.hidden_size))
-            params = {
-                "encoder": module.init(encoder_key, one, one, one * 0)["params"],
-                "mlm_head": head.init(head_key, hidden).get("params", {}),
-            }
-            heads = zip(pair_heads.items(), pair_keys, strict=True)
-            return params | {name: pair_head.init(key, hidden)["params"] for (name, pair_head), key in heads}
+            params = {"encoder": module.init(encoder_key, one, one, one * 0)["params"]}
+            params["mlm_head"] = head.init(head_key, hidden).get("params", {})  # none if it has no parameters
+            for (name, pair_head), pair_key in zip(pair_heads.items(), pair_keys, strict=True):
+                params[name] = pair_head.init(pair_key, hidden)["params"]
+            return params
 
         def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
             mask_key, dropout_key = jax.random.split(key)
@@ -94,15 +90,12 @@ class MaskedLM(ObjectiveConfig):
 
     @property
     def masked_loss(self) -> str:
-        """Name of the metric that is the cross-entropy of the masked tokens."""
         return "mlm_loss" if self.pairs else "loss"
 
     def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
-        """BERT's pooler and its head for pairs, if trained on pairs."""
-        return PAIR_HEADS if self.pairs else {}
+        return _PAIR_HEADS if self.pairs else {}
 
     def flops(self, encoder: EncoderConfig, row_length: int) -> float:
-        """FLOPs of forward and backward pass per token."""
         return training_flops(encoder, row_length, self.masking.mean_rate)
 
 
@@ -111,8 +104,8 @@ def predict(
 ) -> tuple[jax.Array, Predictions]:
     """The summed loss of the masked tokens, and the predictions at each slot; see `cross_entropy`.
 
-    `params` has "mlm_head", and "encoder" for a shared output table; `hidden` is [B, T, D]; `chunk` counts the tokens
-    on one device whose logits are in memory at once; `uniforms` [B, K] draw a token at each slot.
+    `params` has "mlm_head", and "encoder" for a shared output table; `hidden` is [B, T, D]; `uniforms` [B, K] draw a
+    token at each slot.
     """
     B, K = masked.slots.shape
     x = jnp.take_along_axis(hidden, masked.slots[..., None], axis=1)  # [B, K, D]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
@@ -25,8 +26,8 @@ class Objective(NamedTuple):
         init: key -> parameters, a nested dict of float32 arrays; those of the encoder under "encoder".
         loss: (params, batch, key, train) -> (scalar, metrics). `metrics["loss"]` is (sum, weight) and the scalar is
             sum / weight; `key` drives corruption and, when `train`, dropout.
-        scores: (params, batch, key, train) -> [B, E, labels] float32, for objectives that predict labels of documents;
-            None for others.
+        scores: (params, batch, key, train) -> float32 [B, E, labels] of documents or [B, T, labels] of tokens; None for
+            pretraining.
         models: parameters -> {name: parameters of one model, its encoder under "encoder"}, for objectives that train
             several models; None for others.
     """
@@ -56,15 +57,12 @@ class ObjectiveConfig:
     """Base of the objectives' settings; the defaults suit objectives without masks."""
 
     def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
-        """The functions that train an encoder with this objective; see `Objective`."""
+        """The functions that train an encoder with this objective."""
         raise NotImplementedError
 
     @property
     def masked_loss(self) -> str:
-        """Name of the metric that is the cross-entropy of masked tokens; empty for none.
-
-        An objective that returns a name has a field `masking: Masking`, which phases replace.
-        """
+        """Metric that is the cross-entropy of masked tokens; empty for objectives without a field `masking`."""
         return ""
 
     @property
@@ -94,7 +92,7 @@ class ObjectiveConfig:
 def mean(metrics: Metrics, name: str = "loss") -> jax.Array:
     """sum / weight of a metric; 0 if the weight is 0."""
     total, weight = metrics[name]
-    return total / jax.numpy.maximum(weight, 1e-9)
+    return total / jnp.maximum(weight, 1e-9)
 
 
 def encode(module: Encoder, params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:

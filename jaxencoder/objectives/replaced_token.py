@@ -4,9 +4,9 @@ Clark et al. 2020 (ELECTRA, arXiv:2003.10555); gradient-disentangled embedding s
 arXiv:2111.09543). Both models train in one step; the encoder is the discriminator.
 """
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import jax
@@ -58,7 +58,7 @@ class ReplacedToken(ObjectiveConfig):
         """The generator's architecture: the encoder's, with fewer or narrower layers."""
         heads = max(1, round(encoder.num_heads * self.generator_width))
         hidden_size = heads * encoder.head_size
-        return dataclasses.replace(
+        return replace(
             encoder,
             num_layers=max(1, round(encoder.num_layers * self.generator_depth)),
             num_heads=heads,
@@ -78,9 +78,9 @@ class ReplacedToken(ObjectiveConfig):
         rtd_recall over the replaced ones.
         """
         small = self.generator(encoder)
-        discriminator, generator = Encoder(encoder, compute), Encoder(small, compute)
-        mlm_head = MlmHead(small)
-        rtd_head = Head(encoder, self.heads(encoder)["rtd_head"])
+        discriminator, rtd_head = Encoder(encoder, compute), Head(encoder, self.heads(encoder)["rtd_head"])
+        generator, mlm_head = Encoder(small, compute), MlmHead(small)
+        models = partial(_separate_models, sharing=self.sharing)
 
         def init(key: jax.Array) -> Params:
             keys = jax.random.split(key, 4)
@@ -96,9 +96,6 @@ class ReplacedToken(ObjectiveConfig):
             }
             return _share_embeddings(params, self.sharing)
 
-        def models(params: Params) -> dict[str, Params]:
-            return _separate_models(params, self.sharing)
-
         def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
             mask_key, sample_key, *dropout_keys = jax.random.split(key, 4)
             both = models(params)  # with shared embeddings in both
@@ -107,14 +104,14 @@ class ReplacedToken(ObjectiveConfig):
             inputs = batch | {"token_ids": masked.token_ids}
             hidden = encode(generator, both["generator"]["encoder"], inputs, dropout_keys[0], train)
             total, predictions = predict(mlm_head, both["generator"], hidden, masked, self.chunk, uniforms)
-            metrics = masked_metrics(masked, total, predictions, vocabulary.mask_id)
-            metrics = {f"mlm_{name}": x for name, x in metrics.items()}
+            mlm_metrics = masked_metrics(masked, total, predictions, vocabulary.mask_id)
 
             assert predictions.samples is not None  # drawn from `uniforms`
             token_ids, replaced = fill(batch["token_ids"], masked.slots, masked.weights, predictions.samples)
             inputs = batch | {"token_ids": token_ids}
             hidden = encode(discriminator, both["discriminator"]["encoder"], inputs, dropout_keys[1], train)
             scores = apply(rtd_head, params["rtd_head"], hidden)[..., 0]  # [B, T]
+            metrics = {f"mlm_{name}": x for name, x in mlm_metrics.items()}
             metrics |= _detection_metrics(scores, replaced, batch["segment_ids"] > 0)
             value = mean(metrics, "mlm_loss") + self.weight * mean(metrics, "rtd_loss")
             tokens = metrics["mlm_loss"][1]
@@ -124,15 +121,12 @@ class ReplacedToken(ObjectiveConfig):
 
     @property
     def masked_loss(self) -> str:
-        """Name of the metric that is the cross-entropy of the generator's masked tokens."""
         return "mlm_loss"
 
     def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
-        """ELECTRA's head of the discriminator."""
         return {"rtd_head": HeadConfig("tokens", 1, encoder.activation)}
 
     def flops(self, encoder: EncoderConfig, row_length: int) -> float:
-        """FLOPs of both models' forward and backward passes per token."""
         head = 6.0 * encoder.hidden_size * (encoder.hidden_size + 1)
         generator = training_flops(self.generator(encoder), row_length, self.masking.mean_rate)
         return training_flops(encoder, row_length) + head + generator
@@ -176,15 +170,7 @@ def _detection_metrics(scores: jax.Array, replaced: jax.Array, is_token: jax.Arr
 
 
 def fill(token_ids: jax.Array, slots: jax.Array, weights: jax.Array, samples: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Replace masked tokens by samples.
-
-    Args:
-        token_ids: [B, T], the true tokens.
-        slots, weights, samples: [B, K]; slots of weight 0 change nothing.
-
-    Returns:
-        ([B, T] token ids, [B, T] bool: the token differs from the true one).
-    """
+    """Replace the true tokens [B, T] at slots [B, K] of weight 1 by samples: token ids, and where they differ, bool."""
     true = jnp.take_along_axis(token_ids, slots, axis=1)
     new = jnp.where(weights > 0, samples, true)
     filled = jnp.put_along_axis(token_ids, slots, new, axis=1, inplace=False)

@@ -1,9 +1,13 @@
-"""Records that tasks read and add predictions to: checked, and in chunks of bounded size."""
+"""Records that tasks read, add predictions to and evaluate on: checked, and in chunks of bounded size."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from jaxencoder.text.sources.records import Record, closest, listed, read
+from jaxencoder.text.config import DataConfig
+from jaxencoder.text.messages import closest, listed
+from jaxencoder.text.schema import Schema
+from jaxencoder.text.sources.records import Record, read
 
 T = TypeVar("T")
 
@@ -18,11 +22,10 @@ def numbered(
     text_unit: str = "line",
     words: bool | None = False,
 ) -> Iterator[tuple[str, Record]]:
-    """Yield the records of a source, each with its name for messages.
+    """Yield the records of a source, or records, each with its name for messages.
 
     Args:
-        source: as in `jaxencoder.text.sources`, or records.
-        text_field, required, text_unit, words: as in `jaxencoder.text.sources.read`.
+        source, text_field, required, text_unit, words: as in `jaxencoder.text.sources.read`.
     """
     where = "record"
     if isinstance(source, str):
@@ -30,6 +33,25 @@ def numbered(
         source = read(source, text_field=text_field, required=required, text_unit=text_unit, words=words)
     for number, record in enumerate(source, 1):
         yield f"{where} {number}", record
+
+
+def labeled_records(schema: Schema, data: DataConfig, source: str | None) -> Iterator[tuple[str, Record]]:
+    """Yield the records to evaluate on, each with its name for messages.
+
+    Args:
+        source: with the fields of `data`; None: the records that the run has held out.
+
+    Raises:
+        ValueError: there are no records, or as `Schema.validation_records`.
+    """
+    if source is not None:
+        data = dataclasses.replace(data, validation=(source,))
+    is_empty = True
+    for named_record in schema.validation_records(data):
+        is_empty = False
+        yield named_record
+    if is_empty:
+        raise ValueError(f"data.validation_fraction {data.validation_fraction} has held no record out; name a source")
 
 
 def with_texts(record: Record, names: Sequence[str], where: str) -> Record:
@@ -49,6 +71,15 @@ def with_words(record: Record, name: str, where: str) -> Record:
     is_list = isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
     _check(record, name, where, isinstance(value, str) or is_list, "text or a list of words")
     return record
+
+
+def _check(record: Record, name: str, where: str, is_valid: bool, kind: str) -> None:
+    if name not in record:
+        near = closest(name, record) or "; give its name as text_field or pair_field"
+        raise ValueError(f"{where}: no field {name!r} among {listed(record)}{near}")
+    if not is_valid:
+        actual = type(record[name]).__name__
+        raise ValueError(f"{where}: field {name!r} is {actual}, not {kind}; name another field or drop it")
 
 
 def check_new_fields(records: Sequence[Record], names: Sequence[str], otherwise: str = "drop it") -> None:
@@ -73,13 +104,3 @@ def chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
             chunk, characters = [], 0
     if chunk:
         yield chunk
-
-
-def _check(record: Record, name: str, where: str, is_valid: bool, kind: str) -> None:
-    if name not in record:
-        near = closest(name, record) or "; give its name as text_field or pair_field"
-        raise ValueError(f"{where}: no field {name!r} among {listed(record)}{near}")
-    if not is_valid:
-        raise ValueError(
-            f"{where}: field {name!r} is {type(record[name]).__name__}, not {kind}; name another field or drop it"
-        )

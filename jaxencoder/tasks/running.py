@@ -1,7 +1,7 @@
 """Scores of texts and tokens by an opened model, shared by the predictions of tasks."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
+from jaxencoder.model.heads import HeadConfig, apply_heads, first_tokens
 from jaxencoder.objectives.objective import Batch, ObjectiveConfig, Params, encode
 from jaxencoder.tasks.task import TaskModel
 from jaxencoder.text.buckets import BatchPlan, max_texts_per_row
@@ -23,7 +24,42 @@ def row_length(model: TaskModel) -> int:
 
 def objective_scores(model: TaskModel) -> Scores:
     """The scores of a run's objective, without dropout."""
-    return partial(_scores, model.config.model, model.compute, model.config.objective)
+    return partial(_objective_scores, model.config.model, model.compute, model.config.objective)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _objective_scores(
+    encoder: EncoderConfig, compute: ComputeConfig, objective: ObjectiveConfig, params: Params, rows: Batch
+) -> jax.Array:
+    scores = objective.build(encoder, compute, cast(Any, None)).scores  # tasks do not use the vocabulary
+    assert scores is not None  # every task has them
+    return scores(params, rows, jax.random.key(0), False)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def head_scores(
+    encoder: EncoderConfig,
+    compute: ComputeConfig,
+    heads: tuple[tuple[str, HeadConfig], ...],
+    params: Params,
+    rows: Batch,
+) -> jax.Array:
+    """The output of the last of some published heads, float32 [B, T, outputs] of tokens or [B, E, outputs] of texts.
+
+    Args:
+        heads: names in `params`, and settings; a pooler precedes the head that uses it.
+    """
+    segment_ids = rows["segment_ids"]
+    texts = max_texts_per_row(segment_ids.shape[1])
+    if any(head.global_tokens == "first" for _, head in heads):
+        rows = rows | {"global_slots": first_tokens(segment_ids, texts)}
+    hidden = encoder_output(encoder, compute, params, rows)
+    return apply_heads(encoder, heads, params, hidden, segment_ids, texts)[heads[-1][0]]
+
+
+def encoder_output(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
+    """The encoder's output [B, T, D] for packed rows, without dropout."""
+    return encode(Encoder(encoder, compute), params["encoder"], rows, jax.random.key(0), False)
 
 
 def score_texts(
@@ -34,7 +70,6 @@ def score_texts(
     type_ids: Sequence[np.ndarray] | None,
     batch_tokens: int | None = None,
     limit: int | None = None,
-    progress: Callable[[int], object] = lambda number: None,
 ) -> np.ndarray:
     """The scores of texts, float64 [N, outputs].
 
@@ -43,7 +78,6 @@ def score_texts(
         ids, type_ids: of each text, special tokens included; no type_ids for single texts.
         batch_tokens: as in `Model.embed`.
         limit: most tokens of a text.
-        progress: called with the number of texts of each batch.
     """
 
     def extra(plan: BatchPlan) -> Batch:
@@ -54,7 +88,6 @@ def score_texts(
     result = np.zeros((len(ids), outputs))
     for plan, values in model.run(scores, ids, batch_tokens, limit, extra):
         result[plan.texts] = values[plan.row, plan.segment]
-        progress(len(plan.texts))
     return result
 
 
@@ -66,36 +99,21 @@ def packed_type_ids(plan: BatchPlan, type_ids: Sequence[np.ndarray]) -> np.ndarr
     return types
 
 
-def encoder_output(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
-    """The encoder's output [B, T, D] for packed rows, without dropout."""
-    return encode(Encoder(encoder, compute), params["encoder"], rows, jax.random.key(0), False)
-
-
 def global_slots(mask: np.ndarray) -> np.ndarray | None:
     """Positions of the marked tokens: [B, T], 0 at other tokens, to [B, G] int32 with -1 in unused columns.
 
-    G is a power of two (at most T), so that few programs are compiled. None if nothing is marked.
+    G is `padded_size`, or T if that is less. None if nothing is marked.
 
     [[1, 0, 1, 1], [0, 0, 1, 0]] -> [[0, 2, 3, -1], [2, -1, -1, -1]]
     """
     counts = (mask != 0).sum(-1)
-    most = int(counts.max(initial=0))
-    if not most:
+    if not counts.any():
         return None
-    slots = np.full((len(mask), min(1 << (most - 1).bit_length(), mask.shape[1])), -1, np.int32)
+    slots = np.full((len(mask), min(padded_size(int(counts.max())), mask.shape[1])), -1, np.int32)
     slots[np.arange(slots.shape[1]) < counts[:, None]] = np.nonzero(mask)[1]
     return slots
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _scores(
-    encoder: EncoderConfig, compute: ComputeConfig, objective: ObjectiveConfig, params: Params, rows: Batch
-) -> jax.Array:
-    return _built(encoder, compute, objective)(params, rows, jax.random.key(0), False)
-
-
-@lru_cache
-def _built(encoder: EncoderConfig, compute: ComputeConfig, objective: ObjectiveConfig) -> Callable[..., jax.Array]:
-    scores = objective.build(encoder, compute, cast(Any, None)).scores  # tasks do not use the vocabulary
-    assert scores is not None  # every task has them
-    return scores
+def padded_size(number: int) -> int:
+    """The next power of two, so that arrays of any size need only a few compiled programs."""
+    return 1 << max(0, number - 1).bit_length()

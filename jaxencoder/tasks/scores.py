@@ -19,20 +19,13 @@ def text_scores(
     """The functions `init` and `scores` of an objective that pools each text and projects its vector.
 
     The head is "classifier" among the parameters. `scores` gives [B, E, labels] float32, where E is the number of
-    columns of batch["labels"].
-
-    Args:
-        labels: number of scores of a text.
-        pooling: how a text becomes one vector.
-        rate: of dropout before the projection.
+    columns of batch["labels"]. `rate` is that of dropout before the projection.
     """
-    module = Encoder(encoder, compute)
-    head = Classifier(encoder, labels, pooling, rate)
+    module, head = Encoder(encoder, compute), Classifier(encoder, labels, pooling, rate)
 
     def init(key: jax.Array) -> Params:
         encoder_key, head_key = jax.random.split(key)
-        one = jnp.ones((1, 1), jnp.int32)
-        hidden = jnp.zeros((1, 1, encoder.hidden_size))
+        one, hidden = jnp.ones((1, 1), jnp.int32), jnp.zeros((1, 1, encoder.hidden_size))
         return {
             "encoder": module.init(encoder_key, one, one, one * 0)["params"],
             "classifier": head.init(head_key, hidden, one, 1, False)["params"],
@@ -55,22 +48,17 @@ def token_scores(
 ) -> tuple[Callable, Callable]:
     """The functions `init` and `scores` of an objective that projects each token's vector.
 
-    `scores` gives [B, T, config.outputs] float32.
-
-    Args:
-        name: of the head among the parameters.
-        config: of the head.
-        rate: of dropout before the head.
+    The head is `name` among the parameters. `scores` gives [B, T, config.outputs] float32. `rate` is that of dropout
+    before the head.
     """
-    module = Encoder(encoder, compute)
-    head = Head(encoder, config)
+    module, head = Encoder(encoder, compute), Head(encoder, config)
 
     def init(key: jax.Array) -> Params:
         encoder_key, head_key = jax.random.split(key)
-        one = jnp.ones((1, 1), jnp.int32)
+        one, hidden = jnp.ones((1, 1), jnp.int32), jnp.zeros((1, 1, encoder.hidden_size))
         return {
             "encoder": module.init(encoder_key, one, one, one * 0)["params"],
-            name: head.init(head_key, jnp.zeros((1, 1, encoder.hidden_size)))["params"],
+            name: head.init(head_key, hidden)["params"],
         }
 
     def scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:

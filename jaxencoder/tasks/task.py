@@ -30,29 +30,18 @@ from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 class TrainingLabels(NamedTuple):
-    """The labels in the training rows.
+    """The labels in the training rows."""
 
-    Attributes:
-        field: the records' field.
-        kind: as in `segment_labels`, or "token".
-        names: of the classes, in order of id; empty for values and choices.
-        counts: training examples of each class; empty if labels of texts are not classes.
-    """
-
-    field: str
-    kind: str
-    names: tuple[str, ...]
-    counts: tuple[int, ...] = ()
+    field: str  # of the records
+    kind: str  # as in `segment_labels`, or "token"
+    names: tuple[str, ...]  # of the classes, in order of id; empty for values and choices
+    counts: tuple[int, ...] = ()  # training examples of each class; empty if labels of texts are not classes
 
 
 class TaskObjective(ObjectiveConfig):
-    """Base of a task's objective; a subclass is a frozen dataclass.
+    """Base of a task's objective; a subclass is a frozen dataclass."""
 
-    Attributes:
-        from_data: settings that the training data decides if they are left at 0 or empty.
-    """
-
-    from_data: ClassVar[tuple[str, ...]] = ()
+    from_data: ClassVar[tuple[str, ...]] = ()  # settings that the training data decides if they are left at 0 or empty
 
     @property
     def label_array(self) -> tuple[tuple[int, ...], type]:
@@ -68,11 +57,7 @@ class TaskObjective(ObjectiveConfig):
         return self
 
     def with_assumed_labels(self, names: Sequence[str]) -> Self:
-        """The objective with classes assumed, for estimates without data; equal to itself if it has them.
-
-        Args:
-            names: of the classes; two are assumed if empty.
-        """
+        """The objective for estimates without data: classes of these names, or two, unless it has some."""
         return self
 
     def resumed(self, saved: Self) -> Self:

@@ -8,16 +8,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import scipy.special
 
-from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.heads import HeadConfig, apply_heads, first_tokens
-from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.classification.objective import ONE_CLASS, SEVERAL_CLASSES, VALUE, Classification
 from jaxencoder.tasks.classification.windows import pair_parts, text_parts
-from jaxencoder.tasks.running import Scores, encoder_output, objective_scores, row_length, score_texts
+from jaxencoder.tasks.running import Scores, head_scores, objective_scores, row_length, score_texts
 from jaxencoder.tasks.task import TaskModel
 from jaxencoder.text import buckets
 from jaxencoder.text.window_config import WindowConfig
@@ -52,13 +48,6 @@ class ClassScores(NamedTuple):
     scores: np.ndarray
     tokens: np.ndarray
     truncated: int
-
-
-def is_classifier(model: TaskModel) -> bool:
-    """Whether a model classifies texts or predicts values of them."""
-    return _is_published(model) or (
-        model.published is None and isinstance(model.config.objective, Classification) and "classifier" in model.params
-    )
 
 
 def class_names(model: TaskModel) -> tuple[str, ...]:
@@ -121,8 +110,8 @@ def thresholds(model: TaskModel, threshold: Threshold | None) -> np.ndarray | No
         if threshold is not None:
             raise ValueError(f"threshold is {threshold}, but this run predicts one class or a value; leave it out")
         return None
-    one = 0.5 if threshold is None else threshold
-    by_name = one if isinstance(one, Mapping) else dict.fromkeys(names, one)
+    threshold = 0.5 if threshold is None else threshold
+    by_name = threshold if isinstance(threshold, Mapping) else dict.fromkeys(names, threshold)
     for name, value in by_name.items():
         if name not in names:
             raise ValueError(f"there is a threshold for {name!r}, which is none of the classes {', '.join(names[:20])}")
@@ -140,20 +129,17 @@ def decide(scores: np.ndarray, names: Sequence[str], minimum: np.ndarray | None 
     """
     if not names:
         return [Prediction(float(value), float("nan"), {}) for value in scores[:, 0]]
-    if minimum is not None:
-        return [_above(row, names, minimum) for row in scipy.special.expit(scores)]
-    probabilities = scipy.special.softmax(scores, axis=-1)
-    return [
-        Prediction(names[int(best)], row[best], dict(zip(names, row, strict=True)))
-        for best, row in zip(scores.argmax(-1).tolist(), probabilities.tolist(), strict=True)
-    ]
-
-
-def _above(probabilities: np.ndarray, names: Sequence[str], minimum: np.ndarray) -> Prediction:
-    ranked: list[int] = np.argsort(-probabilities, kind="stable").tolist()
-    above = [i for i in ranked if probabilities[i] >= minimum[i]]
-    by_name = dict(zip(names, probabilities.tolist(), strict=True))
-    return Prediction([names[i] for i in above], probabilities[above].tolist(), by_name)
+    probabilities = scipy.special.softmax(scores, axis=-1) if minimum is None else scipy.special.expit(scores)
+    predictions = []
+    for best, row in zip(scores.argmax(-1), probabilities, strict=True):
+        by_name = dict(zip(names, row.tolist(), strict=True))
+        if minimum is None:
+            predictions.append(Prediction(names[best], by_name[names[best]], by_name))
+        else:
+            ranked = np.argsort(-row, kind="stable")
+            above = [names[i] for i in ranked[row[ranked] >= minimum[ranked]]]
+            predictions.append(Prediction(above, [by_name[name] for name in above], by_name))
+    return predictions
 
 
 def score(
@@ -167,10 +153,8 @@ def score(
     head, limit = _head(model), row_length(model)
     if windows is not None and windows.pooling == "learned":
         raise ValueError("window pooling is 'learned', which is for embeddings; give length, mean, max or first")
-    tokenizer, texts = (
-        buckets.require_tokenizer(model.tokenizer),
-        texts if isinstance(texts, str | bytes) else list(texts),
-    )
+    tokenizer = buckets.require_tokenizer(model.tokenizer)
+    texts = texts if isinstance(texts, str | bytes) else list(texts)  # a string is refused, not read as letters
     if pairs is None:
         parts = text_parts(tokenizer, texts, limit, windows)
     else:
@@ -188,9 +172,8 @@ def score(
             truncated += part.is_truncated
     pooling = "length" if windows is None else windows.pooling or "length"
     owners, weights = np.array(owners, np.int64), np.array(weights, np.int64)
-    return ClassScores(
-        _pool(np.concatenate(scores), owners, weights, len(texts), head.kind, pooling), tokens, truncated
-    )
+    pooled = _pool(np.concatenate(scores), owners, weights, len(texts), head.kind, pooling)
+    return ClassScores(pooled, tokens, truncated)
 
 
 class _ClassifierHead(NamedTuple):
@@ -201,51 +184,30 @@ class _ClassifierHead(NamedTuple):
     scores: Scores
 
 
-def _is_published(model: TaskModel) -> bool:
-    return model.published is not None and PUBLISHED_HEAD in model.heads
-
-
 def _head(model: TaskModel) -> _ClassifierHead:
     """The model's classifier.
 
     Raises:
         ValueError: there is none, or its config.json names a problem_type that cannot be predicted.
     """
-    if not is_classifier(model):
-        kind = f"trained for {type(model.config.objective).__name__}" if model.published is None else "no run"
+    objective, published = model.config.objective, model.published
+    if published is None and isinstance(objective, Classification) and "classifier" in model.params:
+        return _ClassifierHead(objective.labels, objective.problem_type, objective_scores(model))
+    if published is None or PUBLISHED_HEAD not in model.heads:
+        kind = f"trained for {type(objective).__name__}" if published is None else "no run"
         raise ValueError(
             f"this model is {kind} and has no classifier; use a run of finetune_classification, or a published model "
             "for sequence classification"
         )
-    objective = model.config.objective
-    if not _is_published(model) and isinstance(objective, Classification):
-        return _ClassifierHead(objective.labels, objective.problem_type, objective_scores(model))
-    heads = tuple((name, head) for name, head in model.heads.items() if name in ("pooler", PUBLISHED_HEAD))
     outputs = model.heads[PUBLISHED_HEAD].outputs
-    kind = model.published.settings.get("problem_type") or (ONE_CLASS if outputs > 1 else VALUE)
+    kind = published.settings.get("problem_type") or (ONE_CLASS if outputs > 1 else VALUE)
     if kind not in (ONE_CLASS, SEVERAL_CLASSES, VALUE) or (kind == VALUE and outputs > 1):
         raise ValueError(
             f"this model's config.json has problem_type {kind!r} and {outputs} labels; only {ONE_CLASS}, "
             f"{SEVERAL_CLASSES}, or {VALUE} of one value, can be predicted"
         )
-    return _ClassifierHead(outputs, kind, partial(_published_scores, model.config.model, model.compute, heads))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _published_scores(
-    encoder: EncoderConfig,
-    compute: ComputeConfig,
-    heads: tuple[tuple[str, HeadConfig], ...],
-    params: Params,
-    rows: Batch,
-) -> jax.Array:
-    """Scores [B, E, outputs] float32 of the sequence head, which follows its pooler, if any, in `heads`."""
-    segment_ids = rows["segment_ids"]
-    texts = buckets.max_texts_per_row(segment_ids.shape[1])
-    if any(head.global_tokens == "first" for _, head in heads):
-        rows = rows | {"global_slots": first_tokens(segment_ids, texts)}
-    hidden = encoder_output(encoder, compute, params, rows)
-    return apply_heads(encoder, heads, params, hidden, segment_ids, texts)[PUBLISHED_HEAD]
+    heads = tuple((name, model.heads[name]) for name in ("pooler", PUBLISHED_HEAD) if name in model.heads)
+    return _ClassifierHead(outputs, kind, partial(head_scores, model.config.model, model.compute, heads))
 
 
 def _pool(
@@ -259,22 +221,19 @@ def _pool(
         kind: of the classifier.
         pooling: see `WindowConfig`.
     """
+    weights = weights if pooling == "length" else np.ones_like(weights)
+    logs = scipy.special.log_softmax(scores, axis=-1) if kind == ONE_CLASS else scores
     if pooling == "max":
-        logs = scipy.special.log_softmax(scores, axis=-1) if kind == ONE_CLASS else scores
         pooled = np.full((texts, scores.shape[1]), -np.inf)
         np.maximum.at(pooled, owners, logs)
-    else:
-        weights = weights if pooling == "length" else np.ones_like(weights)
-        if kind == VALUE:
-            total, weight = np.zeros((texts, 1)), np.zeros((texts, 1))
-            np.add.at(total, owners, scores * weights[:, None])
-            np.add.at(weight, owners, weights[:, None])
-            return total / weight
-        if kind == SEVERAL_CLASSES:  # logits of the average probability of each class
-            sides = (_log_mean(scipy.special.log_expit(x), owners, weights, texts) for x in (scores, -scores))
-            pooled = np.subtract(*sides)
-        else:
-            pooled = _log_mean(scipy.special.log_softmax(scores, axis=-1), owners, weights, texts)
+    elif kind == VALUE:
+        means = np.bincount(owners, weights * scores[:, 0], texts) / np.bincount(owners, weights, texts)
+        return means[:, None]
+    elif kind == ONE_CLASS:
+        pooled = _log_mean(logs, owners, weights, texts)
+    else:  # logits of the average probability of each class
+        sides = (_log_mean(scipy.special.log_expit(x), owners, weights, texts) for x in (scores, -scores))
+        pooled = np.subtract(*sides)
     if kind != VALUE:
         is_single = np.bincount(owners, minlength=texts)[owners] == 1
         pooled[owners[is_single]] = scores[is_single]

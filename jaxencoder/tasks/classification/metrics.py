@@ -4,9 +4,13 @@ Those of GLUE, Wang et al. 2018, arXiv:1804.07461: accuracy, F1 and Matthews cor
 Spearman correlation of values. For rare classes also average precision and the metrics of each class. With several
 classes per text, micro-F1 counts every decision equally, macro-F1 is the mean over the classes, and the accuracy needs
 all classes of a text to be right: Tsoumakas et al. 2010, "Mining multi-label data".
+
+Scores are logits [N, C]; labels are ids of the true classes, int [N], or with several classes per text int [N, C], 1
+for a class that the text has.
 """
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +23,6 @@ _UNDEFINED: Any = 0  # zero_division, declared by its default, a text
 
 def class_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Metrics of exclusive classes.
-
-    Args:
-        scores: [N, C] logits.
-        labels: [N] int, ids of the true classes.
 
     Returns:
         loss (nats), those of `metrics_of_classes`, auprc (average precision: the mean over the classes that are true
@@ -63,24 +63,17 @@ def metrics_of_classes(predictions: np.ndarray, labels: np.ndarray, classes: int
 def per_class(scores: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
     """Metrics of each of the exclusive classes against all others.
 
-    Args:
-        scores: [N, C] logits.
-        labels: [N] int, ids of the true classes.
-
     Returns:
         For each class precision, recall and f1 (0 if undefined), auprc (average precision; 0 for a class that is
         nowhere true) and examples, the number in that class.
     """
-    predicted = np.arange(scores.shape[1]) == scores.argmax(-1)[:, None]
-    true = np.arange(scores.shape[1]) == labels[:, None]
-    return _per_column(scipy.special.softmax(scores.astype(np.float64), axis=-1), predicted, true)
+    classes = np.arange(scores.shape[1])
+    probabilities = scipy.special.softmax(scores.astype(np.float64), axis=-1)
+    return _per_column(probabilities, classes == scores.argmax(-1)[:, None], classes == labels[:, None])
 
 
 def value_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Metrics of predicted values.
-
-    Args:
-        scores, labels: [N] float.
+    """Metrics of predicted values, float [N] each.
 
     Returns:
         loss (mean squared error), pearson, spearman (0 if either side is constant) and examples, their number.
@@ -105,10 +98,6 @@ def correlations(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def multi_label_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Metrics of texts with any number of classes, each with a threshold of one half.
 
-    Args:
-        scores: [N, C] logits.
-        labels: [N, C] int, 1 for a class that a text has.
-
     Returns:
         loss (nats, the mean over texts and classes), those of `metrics_of_decisions`, auprc (average precision, the
         mean over the classes that are true somewhere) and examples, their number.
@@ -125,22 +114,17 @@ def metrics_of_decisions(predicted: np.ndarray, true: np.ndarray) -> dict[str, f
     """micro_f1, macro_f1 (over the classes that are true or predicted somewhere) and accuracy, of bool [N, C] each."""
     from sklearn import metrics
 
-    occurs = (predicted | true).any(0)
-    each = np.asarray(metrics.f1_score(true, predicted, average=None, zero_division=_UNDEFINED))[occurs]  # pyright: ignore[reportArgumentType]  # declared by its default
+    occurring = np.flatnonzero((predicted | true).any(0))
+    f1_score = partial(metrics.f1_score, true, predicted, zero_division=_UNDEFINED)
     return {
-        "micro_f1": float(metrics.f1_score(true, predicted, average="micro", zero_division=_UNDEFINED)),
-        "macro_f1": float(each.mean()) if occurs.any() else 0.0,
+        "micro_f1": float(f1_score(average="micro")),
+        "macro_f1": float(f1_score(average="macro", labels=occurring)) if len(occurring) else 0.0,
         "accuracy": float(metrics.accuracy_score(true, predicted)),
     }
 
 
 def per_label(scores: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
-    """The metrics of `per_class` for texts with any number of classes, with a threshold of one half.
-
-    Args:
-        scores: [N, C] logits.
-        labels: [N, C] int, 1 for a class that a text has.
-    """
+    """The metrics of `per_class` for texts with any number of classes, with a threshold of one half."""
     return _per_column(scores, scores > 0, labels > 0)
 
 

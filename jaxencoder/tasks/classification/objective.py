@@ -70,14 +70,12 @@ class Classification(TaskObjective):
         if self.class_names and self.labels not in (0, len(self.class_names)):
             raise ValueError(f"objective.class_names has {len(self.class_names)} names of {self.labels} classes.")
         check_dropout(self.dropout)
-        for name, kind in (("loss", Loss), ("class_weights", ClassWeights)):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(
-                    f"objective.{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(kind))}."
-                )
-        for name in ("focal_gamma", "adjustment"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"objective.{name} must be 0 or a positive number, got {getattr(self, name)}.")
+        for name, value, choices in (("loss", self.loss, Loss), ("class_weights", self.class_weights, ClassWeights)):
+            if value not in get_args(choices):
+                raise ValueError(f"objective.{name} is {value!r}; choose one of {', '.join(get_args(choices))}.")
+        for name, value in (("focal_gamma", self.focal_gamma), ("adjustment", self.adjustment)):
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"objective.{name} must be 0 or a positive number, got {value}.")
         if not 0 <= self.effective_beta < 1:
             raise ValueError(f"objective.effective_beta must be in [0, 1), got {self.effective_beta}.")
         if min(self.class_counts, default=0) < 0:
@@ -95,10 +93,8 @@ class Classification(TaskObjective):
         """
         classes = self.labels if self.labels > 1 else 0
         if not classes and (self.loss != "cross_entropy" or self.class_weights != "none"):
-            raise ValueError(
-                f"objective.loss {self.loss} and class_weights {self.class_weights} are for classes, "
-                "but the labels are values; leave them out."
-            )
+            settings = f"objective.loss {self.loss} and class_weights {self.class_weights}"
+            raise ValueError(f"{settings} are for classes, but the labels are values; leave them out.")
         if self.multi_label and (not classes or self.loss == "logit_adjusted"):
             setting = f"objective.loss is {self.loss}" if classes else f"objective.labels is {self.labels}"
             raise ValueError(f"{setting}, which is not for several classes of a document; change it or multi_label.")
@@ -107,7 +103,8 @@ class Classification(TaskObjective):
         # A class without training examples counts as having one.
         counts = np.maximum(self.class_counts or (1,) * classes, 1).astype(np.float64)
         prior = self.adjustment * np.log(counts / counts.sum()) if self.loss == "logit_adjusted" else 0.0
-        class_weights = self._class_weights(counts)
+        class_weights = self._class_weights(counts).astype(np.float32)
+        gamma = self.focal_gamma if self.loss == "focal" else 0.0
         init, scores = text_scores(encoder, compute, self.labels, self.pooling, self.dropout)
 
         def class_metrics(logits: jax.Array, labels: jax.Array) -> Metrics:
@@ -116,9 +113,9 @@ class Classification(TaskObjective):
             log_p = jax.nn.log_softmax(logits + jnp.asarray(prior, jnp.float32))
             log_p = jnp.take_along_axis(log_p, target[..., None], -1)[..., 0]
             losses = -log_p
-            if self.loss == "focal" and self.focal_gamma:
-                losses *= jnp.exp(self.focal_gamma * jnp.log1p(-jnp.exp(jnp.minimum(log_p, _ALMOST_SURE))))
-            weights = jnp.where(is_labeled, jnp.asarray(class_weights, jnp.float32)[target], 0)
+            if gamma:
+                losses *= jnp.exp(gamma * jnp.log1p(-jnp.exp(jnp.minimum(log_p, _ALMOST_SURE))))
+            weights = jnp.where(is_labeled, jnp.asarray(class_weights)[target], 0)
             is_right = is_labeled & (logits.argmax(-1) == labels)
             return {
                 "loss": ((weights * losses).sum(), weights.sum()),
@@ -129,8 +126,7 @@ class Classification(TaskObjective):
             logits = scores(params, batch, key, train)
             labels = batch["labels"]  # [B, E], with multi_label [B, E, C]
             if self.multi_label:
-                gamma = self.focal_gamma if self.loss == "focal" else 0.0
-                metrics = multi_label_metrics(logits, labels, jnp.asarray(class_weights, jnp.float32), gamma)
+                metrics = multi_label_metrics(logits, labels, class_weights, gamma)
             elif classes:
                 metrics = class_metrics(logits, labels)
             else:
@@ -153,7 +149,6 @@ class Classification(TaskObjective):
 
     @property
     def best(self) -> tuple[str, Literal["min", "max"]]:
-        """Accuracy of classes, F1 with multi_label, squared error of values."""
         if self.labels == 1:
             return "loss", "min"
         return ("micro_f1" if self.multi_label else "accuracy"), "max"
@@ -183,10 +178,8 @@ class Classification(TaskObjective):
             )
         has_lists = labels.kind == "classes"
         if self.multi_label and not has_lists:
-            raise ValueError(
-                f"objective.multi_label is set, but field {labels.field!r} of the training data holds no lists "
-                "of classes; leave it out."
-            )
+            field = f"field {labels.field!r} of the training data"
+            raise ValueError(f"objective.multi_label is set, but {field} holds no lists of classes; leave it out.")
         uses_counts = self.loss == "logit_adjusted" or self.class_weights != "none"
         counts = labels.counts if labels.names and uses_counts and not self.class_counts else self.class_counts
         return replace(self, labels=number, class_names=labels.names, multi_label=has_lists, class_counts=counts)
@@ -213,7 +206,7 @@ def multi_label_metrics(scores: jax.Array, labels: jax.Array, weights: jax.Array
         scores: [B, E, C] float32, logits.
         labels: [B, E, C] int, 1 for a class of a text and 0 for others, -1 where there is no text.
         weights: [C] float32, of the classes.
-        focal_gamma: strength of the focal loss, see `Classification`.
+        focal_gamma: as in `Classification`.
 
     Returns:
         loss: cross-entropy in nats, for each text the weighted mean over the classes; micro_f1, over all decisions

@@ -1,30 +1,14 @@
 """Classes and values for records, and their evaluation."""
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
 
-from jaxencoder.tasks.classification.classify import (
-    Prediction,
-    Threshold,
-    class_names,
-    decide,
-    is_multi_label,
-    row_length,
-    score,
-    thresholds,
-)
-from jaxencoder.tasks.classification.metrics import (
-    class_metrics,
-    multi_label_metrics,
-    per_class,
-    per_label,
-    value_metrics,
-)
-from jaxencoder.tasks.records import check_new_fields, chunks, numbered, with_texts
+from jaxencoder.tasks.classification import classify, metrics
+from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
+from jaxencoder.tasks.running import row_length
 from jaxencoder.tasks.task import Evaluation, TaskModel
 from jaxencoder.text.buckets import warn_truncated
 from jaxencoder.text.labels import Labels
@@ -44,7 +28,7 @@ def predict_classes(
     probabilities: bool = False,
     windows: WindowConfig | None = None,
     batch_tokens: int | None = None,
-    threshold: Threshold | None = None,
+    threshold: classify.Threshold | None = None,
 ) -> Iterator[list[Record]]:
     """Add to records "prediction", the name of a class or a value, and for classes "probability".
 
@@ -61,35 +45,39 @@ def predict_classes(
     Raises:
         ValueError: a record that lacks a text or has one of these fields, or as `classify`.
     """
-    data, names, minimum = model.config.data, class_names(model), thresholds(model, threshold)
+    data, names, minimum = model.config.data, classify.class_names(model), classify.thresholds(model, threshold)
     if isinstance(source, str) and text_field is None and pair_field is None:
         data = infer_source_fields(source, data, TEXTS, ["label_field"])
-    text_field = text_field or data.text_field
-    pair_field = data.pair_field if pair_field is None else pair_field
+    fields = _text_fields(text_field or data.text_field, data.pair_field if pair_field is None else pair_field)
     records = (
-        with_texts(record, (text_field, pair_field), where)
-        for where, record in numbered(source, text_field, [pair_field] if pair_field else [], data.text_unit)
+        with_texts(record, fields, where) for where, record in numbered(source, fields[0], fields[1:], data.text_unit)
     )
     count = truncated = 0
-    for chunk in chunks(records, lambda record: sum(map(len, _texts(record, text_field, pair_field)))):
+    for chunk in chunks(records, lambda record: sum(len(record[name]) for name in fields)):
         check_new_fields(chunk, ADDED)
-        result = score(model, *_columns(chunk, text_field, pair_field), windows, batch_tokens)
-        decisions = decide(result.scores, names, minimum)
-        yield [record | _fields(x, probabilities) for record, x in zip(chunk, decisions, strict=True)]
+        result = _score(model, chunk, fields, windows, batch_tokens)
+        decisions = classify.decide(result.scores, names, minimum)
+        yield [record | _added(x, probabilities) for record, x in zip(chunk, decisions, strict=True)]
         count, truncated = count + len(chunk), truncated + result.truncated
     warn_truncated(truncated, count, row_length(model))
 
 
-def _texts(record: Record, text_field: str, pair_field: str) -> list[str]:
-    return [record[name] for name in (text_field, pair_field) if name]
+def _text_fields(text_field: str, pair_field: str) -> tuple[str, ...]:
+    return (text_field, pair_field) if pair_field else (text_field,)
 
 
-def _columns(records: Sequence[Record], text_field: str, pair_field: str) -> tuple[list[str], list[str] | None]:
-    pairs = [record[pair_field] for record in records] if pair_field else None
-    return [record[text_field] for record in records], pairs
+def _score(
+    model: TaskModel,
+    records: Sequence[Record],
+    fields: Sequence[str],
+    windows: WindowConfig | None,
+    batch_tokens: int | None = None,
+) -> classify.ClassScores:
+    columns = ([record[name] for record in records] for name in fields)
+    return classify.score(model, *columns, windows=windows, batch_tokens=batch_tokens)
 
 
-def _fields(decision: Prediction, probabilities: bool) -> Record:
+def _added(decision: classify.Prediction, probabilities: bool) -> Record:
     if not decision.probabilities:
         return {"prediction": decision.prediction}
     number = len(ADDED) if probabilities else len(ADDED) - 1
@@ -142,8 +130,10 @@ class Predictions(NamedTuple):
     def metrics(self) -> dict[str, Any]:
         """`value_metrics`, or `class_metrics` or `multi_label_metrics` with "classes", the metrics of each by name."""
         if not self.names:
-            return value_metrics(self.scores[:, 0], self.labels)
-        overall, each = (multi_label_metrics, per_label) if self.is_multi_label else (class_metrics, per_class)
+            return metrics.value_metrics(self.scores[:, 0], self.labels)
+        overall, each = metrics.class_metrics, metrics.per_class
+        if self.is_multi_label:
+            overall, each = metrics.multi_label_metrics, metrics.per_label
         classes = dict(zip(self.names, each(self.scores, self.labels), strict=True))
         return overall(self.scores, self.labels) | {"classes": classes}
 
@@ -160,22 +150,18 @@ def predictions(model: TaskModel, source: str | None = None, windows: WindowConf
         ValueError: a record that lacks a text or a label, or whose label is none of the run's.
         OSError: the source cannot be read.
     """
-    data, names = model.config.data, class_names(model)
-    if source is not None:
-        data = dataclasses.replace(data, validation=(source,))
-    several = is_multi_label(model)
-    kinds = Labels("classes" if several else "class" if names else "value", names)
-    records, labels, results = [], [], []
-    for where, record in TEXTS.validation_records(data):
-        records.append(with_texts(record, (data.text_field, data.pair_field), where))
+    data, names, is_multi_label = model.config.data, classify.class_names(model), classify.is_multi_label(model)
+    fields = _text_fields(data.text_field, data.pair_field)
+    kinds = Labels("classes" if is_multi_label else "class" if names else "value", names)
+    records, labels = [], []
+    for where, record in labeled_records(TEXTS, data, source):
+        records.append(with_texts(record, fields, where))
         labels.append(kinds.encode(record[data.label_field], where))
-    if not records:
-        raise ValueError(f"data.validation_fraction {data.validation_fraction} has held no record out; name a source")
-    for chunk in chunks(records, lambda record: sum(map(len, _texts(record, data.text_field, data.pair_field)))):
-        results.append(score(model, *_columns(chunk, data.text_field, data.pair_field), windows))
+    parts = chunks(records, lambda record: sum(len(record[name]) for name in fields))
+    results = [_score(model, chunk, fields, windows) for chunk in parts]
     truncated = sum(result.truncated for result in results)
     warn_truncated(truncated, len(records), row_length(model))
-    if several:
+    if is_multi_label:
         table = np.zeros((len(labels), len(names)), np.int64)
         for row, ids in zip(table, labels, strict=True):
             row[list(ids)] = 1

@@ -13,8 +13,7 @@ def choice_metrics(probabilities: Sequence[np.ndarray], right: Sequence[int]) ->
         right: index of the right choice of each example.
 
     Returns:
-        loss (nats per example), accuracy, chance (the accuracy of a random guess) and examples, their number; all 0
-        without any.
+        loss (nats per example), accuracy, chance (the accuracy of a random guess) and examples, their number.
     """
     pairs = list(zip(probabilities, right, strict=True))
     with np.errstate(divide="ignore"):
@@ -23,4 +22,4 @@ def choice_metrics(probabilities: Sequence[np.ndarray], right: Sequence[int]) ->
             "accuracy": [shares.argmax() == i for shares, i in pairs],
             "chance": [1 / len(shares) for shares, _ in pairs],
         }
-    return {name: float(np.mean(x)) if x else 0.0 for name, x in values.items()} | {"examples": len(pairs)}
+    return {name: float(np.mean(x)) for name, x in values.items()} | {"examples": len(pairs)}

@@ -55,5 +55,4 @@ class MultipleChoice(TaskObjective):
 
     @property
     def best(self) -> tuple[str, Literal["min", "max"]]:
-        """Accuracy."""
         return "accuracy", "max"

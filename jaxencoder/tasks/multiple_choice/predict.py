@@ -3,7 +3,6 @@
 Zellers et al. 2018 (SWAG), arXiv:1808.05326; Lai et al. 2017 (RACE), arXiv:1704.04683.
 """
 
-import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,7 +12,7 @@ import scipy.special
 from jaxencoder.tasks.multiple_choice.data import SCHEMA, check_choices, choice_index, encode_choices
 from jaxencoder.tasks.multiple_choice.metrics import choice_metrics
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
-from jaxencoder.tasks.records import check_new_fields, chunks, numbered, with_texts
+from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
 from jaxencoder.tasks.running import objective_scores, row_length, score_texts
 from jaxencoder.tasks.task import Evaluation, TaskModel
 from jaxencoder.text.buckets import require_tokenizer
@@ -96,11 +95,9 @@ def _prediction(choices: Sequence[str], probabilities: np.ndarray) -> Record:
 def evaluate_choices(model: TaskModel, source: str | None = None) -> Evaluation:
     """`choice_metrics` on the records held out by the run, or on a source with the same fields."""
     data = model.config.data
-    if source is not None:
-        data = dataclasses.replace(data, validation=(source,))
     examples = (
         (record[data.text_field], choices, choice_index(record[data.label_field], choices, where))
-        for where, record in SCHEMA.validation_records(data)
+        for where, record in labeled_records(SCHEMA, data, source)
         if (choices := check_choices(record[data.pair_field], where))
     )
     probabilities, right = [], []
@@ -108,6 +105,4 @@ def evaluate_choices(model: TaskModel, source: str | None = None) -> Evaluation:
         contexts, choices, numbers = zip(*chunk, strict=True)
         probabilities += choice_probabilities(model, contexts, choices)
         right += numbers
-    if not right:
-        raise ValueError("the data holds no choices to measure on; name other data with --data")
     return Evaluation(choice_metrics(probabilities, right))

@@ -1,23 +1,18 @@
 """Answers to questions: spans of the texts that hold them. Texts longer than a row are read in overlapping windows."""
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import scipy.special
 
-from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.heads import Head, HeadConfig
-from jaxencoder.model.layers import apply
-from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.objectives.objective import Batch
 from jaxencoder.tasks.question_answering.data import SCHEMA, Window, answer_texts, question_windows
 from jaxencoder.tasks.question_answering.metrics import answer_metrics
 from jaxencoder.tasks.question_answering.objective import HEAD, QuestionAnswering
-from jaxencoder.tasks.records import check_new_fields, chunks, numbered, with_texts
-from jaxencoder.tasks.running import encoder_output, global_slots, packed_type_ids
+from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
+from jaxencoder.tasks.running import global_slots, head_scores, packed_type_ids
 from jaxencoder.tasks.task import Evaluation, TaskModel
 from jaxencoder.text.buckets import BatchPlan, require_tokenizer
 from jaxencoder.text.sources.records import Record
@@ -83,7 +78,7 @@ def answer_questions(
 
     candidates: list[list[tuple[float, int, int]]] = [[] for _ in questions]
     no_answer_scores = np.full(len(questions), np.inf)
-    function = partial(_scores, model.config.model, model.compute, head)
+    function = partial(head_scores, model.config.model, model.compute, ((HEAD, head),))
     for plan, values in model.run(function, ids, batch_tokens, extra=extra):
         for number, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
             window = windows[number]
@@ -144,16 +139,13 @@ def predict_answers(
 
 def evaluate_answers(model: TaskModel, source: str | None = None) -> Evaluation:
     """`answer_metrics` on the records held out by the run, or on a source with the same fields."""
-    data = model.config.data
-    if source is not None:
-        data = dataclasses.replace(data, validation=(source,))
-    no_answer = None
+    data, no_answer = model.config.data, None
     if model.published is not None:  # whether such a model may leave questions open, only the data can tell
-        records = SCHEMA.validation_records(data)
+        records = labeled_records(SCHEMA, data, source)
         no_answer = any(not any(answer_texts(record[data.label_field], where)) for where, record in records)
     examples = (
         (record[data.text_field], record[data.pair_field], answer_texts(record[data.label_field], where))
-        for where, record in SCHEMA.validation_records(data)
+        for where, record in labeled_records(SCHEMA, data, source)
         if with_texts(record, (data.pair_field,), where)
     )
     predicted, true = [], []
@@ -161,18 +153,11 @@ def evaluate_answers(model: TaskModel, source: str | None = None) -> Evaluation:
         questions, texts, answers = zip(*chunk, strict=True)
         true += answers
         predicted += [best[0].text for best in answer_questions(model, questions, texts, no_answer=no_answer)]
-    if not true:
-        raise ValueError("the data holds no question to measure on; name other data with --data")
     return Evaluation(answer_metrics(predicted, true))
 
 
 def _fields(answer: Answer) -> Record:
     return {"prediction": answer.text, "start": answer.start, "end": answer.end, "probability": answer.probability}
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _scores(encoder: EncoderConfig, compute: ComputeConfig, head: HeadConfig, params: Params, rows: Batch) -> jax.Array:
-    return apply(Head(encoder, head), params[HEAD], encoder_output(encoder, compute, params, rows))
 
 
 def _best_spans(ends: np.ndarray, window: Window, max_length: int) -> list[tuple[float, int, int]]:

@@ -1,6 +1,5 @@
 """Tags of words, and the entities that they mark. Texts longer than a row are read in overlapping windows."""
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,12 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.heads import Head, HeadConfig
-from jaxencoder.model.layers import apply
-from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.tasks.records import check_new_fields, chunks, numbered, with_words
-from jaxencoder.tasks.running import encoder_output
+from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_words
+from jaxencoder.tasks.running import head_scores
 from jaxencoder.tasks.task import Evaluation, TaskModel
 from jaxencoder.tasks.token_classification.data import SCHEMA, check_tags
 from jaxencoder.tasks.token_classification.entities import Entity, Scheme, entities
@@ -67,7 +62,7 @@ def tag_words(model: TaskModel, texts: Sequence[Sequence[str]], batch_tokens: in
     ids = [np.concatenate([cls, encoded[i].ids[window.start : window.end], sep]) for i, window in windows]
     probabilities = [np.zeros((len(words), len(names)), np.float32) for words in texts]
     has_token = [np.zeros(len(words), bool) for words in texts]
-    function = partial(_probabilities, model.config.model, model.compute, model.heads[HEAD])
+    function = partial(_probabilities, model.config.model, model.compute, ((HEAD, model.heads[HEAD]),))
     for plan, values in model.run(function, ids, batch_tokens):
         for number, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
             i, window = windows[number]
@@ -129,11 +124,9 @@ def predict_tags(
 def evaluate_tags(model: TaskModel, source: str | None = None) -> Evaluation:
     """`tag_metrics` on the records held out by the run, or on a source with the same fields."""
     data = model.config.data
-    if source is not None:
-        data = dataclasses.replace(data, validation=(source,))
     examples = (
         (words, [tag_name(tag, model.labels, where) for tag in check_tags(record[data.label_field], words, where)])
-        for where, record in SCHEMA.validation_records(data)
+        for where, record in labeled_records(SCHEMA, data, source)
         if (words := record[data.text_field])
     )
     true, predicted = [], []
@@ -141,8 +134,6 @@ def evaluate_tags(model: TaskModel, source: str | None = None) -> Evaluation:
         texts, tags = zip(*chunk, strict=True)
         true += tags
         predicted += [tagged.tags for tagged in tag_words(model, texts)]
-    if not true:
-        raise ValueError("the data holds no words to measure on; name other data with --data")
     return Evaluation(tag_metrics(true, predicted, model.labels))
 
 
@@ -174,8 +165,5 @@ def _fields(entity: Entity, words: Sequence[str], text: Any, spans: list[tuple[i
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _probabilities(
-    encoder: EncoderConfig, compute: ComputeConfig, head: HeadConfig, params: Params, rows: Batch
-) -> jax.Array:
-    scores = apply(Head(encoder, head), params[HEAD], encoder_output(encoder, compute, params, rows))
-    return jax.nn.softmax(scores)
+def _probabilities(*arguments: Any) -> jax.Array:
+    return jax.nn.softmax(head_scores(*arguments))  # [B, T, tags]
