@@ -44,8 +44,3 @@ def replicate(params: Params, mesh: Mesh, dtype: str, shared: Mapping[int, jax.A
         return x.astype(dtype) if path[0].key == "encoder" and path[-1].key == "kernel" else x
 
     return jax.tree_util.tree_map_with_path(put, params)
-
-
-def default_batch_tokens() -> int:
-    """8192 tokens keep an accelerator busy; 1024 keep the activations in a CPU's cache."""
-    return 1024 if jax.default_backend() == "cpu" else 8192

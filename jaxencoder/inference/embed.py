@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from jaxencoder.checkpoints.checkpoint import pooling_query
 from jaxencoder.inference.devices import compute_context
-from jaxencoder.inference.global_tokens import with_first_tokens
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
@@ -27,7 +26,7 @@ from jaxencoder.model.heads import pool
 from jaxencoder.model.sentence import SentenceConfig, finish_vectors, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.records import chunks
-from jaxencoder.tasks.running import encoder_output
+from jaxencoder.tasks.running import encoder_output, padded_size
 from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
@@ -98,22 +97,15 @@ def embed_file(
 
 @dataclass(frozen=True)
 class _Embedder:
-    """A model and its resolved options: texts to vectors.
-
-    Attributes:
-        prompt: text put before each text.
-        limit: maximum tokens of a text or window.
-        window_pooling: None where long texts are truncated.
-        static: static arguments of the compiled functions.
-    """
+    """A model and its resolved options: texts to vectors."""
 
     model: OpenedModel
     options: EmbedOptions
     settings: SentenceConfig
-    prompt: str
+    prompt: str  # put before each text
     skip: int | None  # tokens of the prompt that are not pooled
-    limit: int
-    window_pooling: WindowPooling | None
+    limit: int  # maximum tokens of a text or window
+    window_pooling: WindowPooling | None  # None where long texts are truncated
 
     def __call__(
         self, texts: Sequence[str], progress: Callable[[int], object] = lambda number: None
@@ -124,7 +116,7 @@ class _Embedder:
         ids, truncated = buckets.tokenize(self.model.tokenizer, texts, self.limit, self.prompt)
         size = self.settings.size(self.model.config.model.hidden_size)
         vectors = np.zeros((len(ids), min(size, self.settings.dimensions or size)), np.float32)
-        for plan, values in self.model.run(self._function(_pooled), ids, self.options.batch_tokens, self.limit):
+        for plan, values in self.model.run(self._function, ids, self.options.batch_tokens, self.limit):
             vectors[plan.texts] = values[plan.row, plan.segment]
             progress(len(plan.texts))
         return vectors, truncated if self.window_pooling is None else 0
@@ -139,21 +131,18 @@ class _Embedder:
         windows = text_windows(tokenizer, texts, self.limit, stride, self.prompt)
         size = len(self.settings.pooling) * model.config.model.hidden_size
         pooler = WindowPooler(len(texts), size, pooling, skip)
-        function = self._function(_pooled_windows)
-        for group, plan, values in run_windows(
-            model, function, windows, GROUP_TOKENS, options.batch_tokens, self.limit, skip
-        ):
+        runs = run_windows(model, self._function, windows, GROUP_TOKENS, options.batch_tokens, self.limit, skip)
+        for group, plan, values in runs:
             for i, row, segment in zip(plan.texts, plan.row, plan.segment, strict=True):
                 pooler.add(group[i], values[row, segment])
             progress(sum(group[i].is_last for i in plan.texts))
-        padded_size = 1 << max(0, len(texts) - 1).bit_length()  # powers of two, so that few programs are compiled
-        padded = np.pad(pooler.vectors, ((0, padded_size - len(texts)), (0, 0)))
+        padded = np.pad(pooler.vectors, ((0, padded_size(len(texts)) - len(texts)), (0, 0)))
         with compute_context(model.mesh, model.compute):
             return np.asarray(_finished(self.settings, model.device_params.get("sentence", {}), padded))[: len(texts)]
 
-    def _function(self, compiled: Callable) -> partial:
-        model = self.model
-        return partial(compiled, model.config.model, model.compute, self.settings, self.skip, with_first_tokens(model))
+    @property
+    def _function(self) -> Callable[[Params, Batch], jax.Array]:
+        return partial(_pooled, self.model.config.model, self.model.compute, self.settings, self.skip)
 
 
 def _embedder(model: OpenedModel, options: EmbedOptions) -> _Embedder:
@@ -186,42 +175,29 @@ def _prompt_tokens(tokenizer: Tokenizer, prompt: str, limit: int) -> int:
     return len(ids) - int(ids[-1] in tokenizer.special_ids)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _pooled(
     encoder: EncoderConfig,
     compute: ComputeConfig,
     settings: SentenceConfig,
     skip: int | None,
-    first_tokens: Callable[[Batch], Batch],
     params: Params,
     rows: Batch,
 ) -> jax.Array:
-    """One vector per text of each packed row: [B, E, dimensions]."""
-    x = encoder_output(encoder, compute, params, first_tokens(rows))
-    modules, texts = params.get("sentence", {}), buckets.max_texts_per_row(x.shape[1])
-    return sentence_vectors(settings, modules, x, rows["segment_ids"], texts, skip, pooling_query(params))
+    """One vector per text of each packed row: [B, E, dimensions].
 
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _pooled_windows(
-    encoder: EncoderConfig,
-    compute: ComputeConfig,
-    settings: SentenceConfig,
-    skip: int | None,
-    first_tokens: Callable[[Batch], Batch],
-    params: Params,
-    rows: Batch,
-) -> jax.Array:
-    """The poolings of each packed window before the modules: [B, E, P * D].
-
-    Learned pooling appends one number, the logarithm of the sum of the tokens' weights, by which windows are combined.
+    Of windows, which have rows["kept_ids"], the poolings before the modules: [B, E, P * D]. Learned pooling appends one
+    number, the logarithm of the sum of the tokens' weights, by which windows are combined.
     """
-    x = encoder_output(encoder, compute, params, first_tokens(rows))  # [B, T, D]
-    texts, query, parts = buckets.max_texts_per_row(x.shape[1]), pooling_query(params), []
+    x = encoder_output(encoder, compute, params, rows)  # [B, T, D]
+    segment_ids, texts, query = rows["segment_ids"], buckets.max_texts_per_row(x.shape[1]), pooling_query(params)
+    if "kept_ids" not in rows:
+        return sentence_vectors(settings, params.get("sentence", {}), x, segment_ids, texts, skip, query)
+    parts = []
     for method in settings.pooling:
         # The first and last token are the window's; other methods pool only the tokens that belong to the window.
         ends = method in ("cls", "lasttoken")
-        ids, skipped = (rows["segment_ids"], skip) if ends else (rows["kept_ids"], None)
+        ids, skipped = (segment_ids, skip) if ends else (rows["kept_ids"], None)
         parts.append(pool(x, ids, texts, method, query, skipped))
     if settings.pooling == ("learned",):
         member = rows["kept_ids"][:, None, :] == jnp.arange(1, texts + 1)[:, None]  # [B, E, T]

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.inference.devices import compute_context
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.tasks.running import encoder_output
+from jaxencoder.tasks.running import encoder_output, padded_size
 from jaxencoder.text import buckets
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
@@ -44,28 +43,15 @@ def fill_mask(model: OpenedModel, text: str, k: int = 5) -> list[list[FilledMask
             f"{len(spans) - len(slots)} of {len(spans)} masks lie beyond the {model.max_length} tokens that this model "
             "reads; shorten the text before them"
         )
-
-    (plan,) = buckets.plan([len(ids)], buckets.row_lengths(model.max_length), 1)
-    rows = model.place(buckets.batch([ids], plan, tokenizer.pad_id))
-    excluded = excluded_tokens(tokenizer, model.config.model.vocab_size)
-    # Powers of two, so that another number of masks or of results needs no other program.
-    padded_slots = np.resize(slots, _power_of_two(len(slots)))
-    with compute_context(model.mesh, model.compute):
-        best, probabilities = _predict(
-            model.config.model,
-            model.compute,
-            min(ordinary, _power_of_two(k)),
-            model.device_params,
-            rows,
-            padded_slots,
-            excluded,
-        )
-    best, probabilities = np.asarray(best), np.asarray(probabilities)
-    starts = tokenizer.word_starts()[best]
-    return [
-        [_filled(tokenizer, text, spans[i], best[i, j], probabilities[i, j], starts[i, j]) for j in range(k)]
-        for i in range(len(spans))
-    ]
+    padded_slots = np.resize(slots, padded_size(len(slots)))[None]  # [1, M]
+    function = partial(_predict, model.config.model, model.compute)
+    ((_, probabilities),) = model.run(function, [ids], extra=lambda plan: {"slots": padded_slots})
+    excluded, starts = excluded_tokens(tokenizer, model.config.model.vocab_size), tokenizer.word_starts()
+    results = []
+    for span, row in zip(spans, probabilities[0], strict=False):  # [V]
+        best = np.argsort(np.where(excluded, 1, -row), kind="stable")[:k].tolist()
+        results.append([_filled(tokenizer, text, span, i, float(row[i]), starts[i]) for i in best])
+    return results
 
 
 def check_mlm_head(model: OpenedModel) -> None:
@@ -86,37 +72,29 @@ def excluded_tokens(tokenizer: Tokenizer, size: int) -> np.ndarray:
     return excluded
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _predict(
-    encoder: EncoderConfig,
-    compute: ComputeConfig,
-    k: int,
-    params: Params,
-    rows: Batch,
-    slots: jax.Array,
-    excluded: jax.Array,
+@partial(jax.jit, static_argnums=(0, 1))
+def _predict(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
+    """Probabilities of all tokens at rows["slots"] [B, M]: float32 [B, M, V]."""
+    x, bias = slot_vectors(encoder, compute, params, rows)
+    return jax.nn.softmax(vocabulary_scores(x, bias, output_table(params)))
+
+
+def slot_vectors(
+    encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch
 ) -> tuple[jax.Array, jax.Array]:
-    """The k best ids and their probabilities at slots [M] of a single row: int32 and float32 [M, k]."""
-    x = encoder_output(encoder, compute, params, rows)[:, slots]
-    x, bias = apply(MlmHead(encoder), params["mlm_head"], x)
-    probabilities = jax.nn.softmax(vocabulary_scores(x[0], bias, output_table(params)))
-    values, best = jax.lax.top_k(jnp.where(excluded, -1, probabilities), k)
-    return best, values
+    """The output of `MlmHead` at rows["slots"] [B, M]: [B, M, E] and the bias [V]."""
+    x = jnp.take_along_axis(encoder_output(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
+    return apply(MlmHead(encoder), params["mlm_head"], x)
 
 
 def _filled(
     tokenizer: Tokenizer, text: str, span: tuple[int, int], index: int, probability: float, starts: bool
 ) -> FilledMask:
-    index, probability = int(index), float(probability)
     token = tokenizer.decode([index]).strip() or tokenizer.token(index)
     before, after = text[: span[0]], text[span[1] :]
     if not starts:  # a piece that continues the word before it
         before = before.rstrip()
     return FilledMask(token, probability, before + token.removeprefix("##") + after)
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
 
 
 def _short(text: str) -> str:

@@ -1,15 +1,14 @@
 """Positions of the global tokens in a row: Beltagy et al. 2020 (Longformer, arXiv:2004.05150)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import jax
 import numpy as np
 
 from jaxencoder.checkpoints.checkpoint import Checkpoint
-from jaxencoder.model.heads import HeadConfig, first_tokens
-from jaxencoder.objectives.objective import Batch
+from jaxencoder.model.heads import HeadConfig
 from jaxencoder.tasks.running import global_slots
-from jaxencoder.text.buckets import max_texts_per_row
+from jaxencoder.text.buckets import BatchPlan, max_texts_per_row
 
 _SEPARATORS = 3  # in a question and its text: <s> question </s></s> text </s>
 
@@ -52,26 +51,19 @@ def model_global_slots(
         raise ValueError(f"global_attention_mask has the shape {shapes}; give one number for each token")
     ids, is_token = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (token_ids, mask))
     if global_mask is None:
-        first = np.broadcast_to(np.arange(ids.shape[1]) == 0, ids.shape)
-        global_mask = first if _first_token_is_global(model) else head_mask(model.heads.values(), ids)
+        heads = [HeadConfig(global_tokens="first")] if first_token_is_global(model) else model.heads.values()
+        global_mask = head_mask(heads, ids)
     return global_slots((np.reshape(global_mask, is_token.shape) != 0) & (is_token != 0))
 
 
-def _first_token_is_global(model: Checkpoint) -> bool:
+def packed_first_tokens(plan: BatchPlan) -> np.ndarray:
+    """Position of each text's first token in packed rows: int32 [B, E], -1 for missing texts."""
+    slots = np.full((plan.rows, max_texts_per_row(plan.length)), -1, np.int32)
+    slots[plan.row, plan.segment] = plan.start
+    return slots
+
+
+def first_token_is_global(model: Checkpoint) -> bool:
     """Whether a run was trained with a global first token: one that classifies by the first token of the text."""
     pools_first = model.published is None and getattr(model.config.objective, "pooling", None) == "cls"
     return pools_first and model.config.model.global_tokens
-
-
-def with_first_tokens(model: Checkpoint) -> Callable[[Batch], Batch]:
-    """A function of packed rows that makes each text's first token global if the run was trained so."""
-    return _add_first_tokens if _first_token_is_global(model) else _identity
-
-
-def _add_first_tokens(rows: Batch) -> Batch:
-    segment_ids = rows["segment_ids"]
-    return rows | {"global_slots": first_tokens(segment_ids, max_texts_per_row(segment_ids.shape[1]))}
-
-
-def _identity(rows: Batch) -> Batch:
-    return rows

@@ -8,7 +8,6 @@ import jax
 
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.opening import open_checkpoint
-from jaxencoder.config import RunConfig
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.model.config import ComputeConfig
@@ -19,10 +18,16 @@ def load(
     dtype: Literal["float32", "bfloat16"] | None = None,
     step: int | Literal["latest", "best"] = "latest",
     revision: str | None = None,
+    kind: type[OpenedModel] = OpenedModel,
 ) -> OpenedModel:
-    """Open a model; see `jaxencoder.api.load`."""
+    """Open a model as a `kind`; see `jaxencoder.api.load`."""
     checkpoint = open_checkpoint(path, step, revision)
-    return _opened(checkpoint, _compute((checkpoint.base or checkpoint).config, dtype))
+    config = (checkpoint.base or checkpoint).config
+    if dtype is None:
+        dtype = "float32" if jax.default_backend() == "cpu" or before_ampere() else config.compute.dtype
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype is {dtype!r}; give float32 or bfloat16")
+    return _opened(checkpoint, dataclasses.replace(config.compute, dtype=dtype, remat="none"), kind)
 
 
 def opened(model: str | Path | OpenedModel) -> OpenedModel:
@@ -30,15 +35,7 @@ def opened(model: str | Path | OpenedModel) -> OpenedModel:
     return model if isinstance(model, OpenedModel) else load(model)
 
 
-def _opened(checkpoint: Checkpoint, compute: ComputeConfig) -> OpenedModel:
+def _opened(checkpoint: Checkpoint, compute: ComputeConfig, kind: type[OpenedModel]) -> OpenedModel:
     values: dict[str, Any] = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
-    values |= {name: _opened(x, compute) for name, x in values.items() if isinstance(x, Checkpoint)}
-    return OpenedModel(**values, compute=compute)
-
-
-def _compute(config: RunConfig, dtype: str | None) -> ComputeConfig:
-    if dtype is None:
-        dtype = "float32" if jax.default_backend() == "cpu" or before_ampere() else config.compute.dtype
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype is {dtype!r}; give float32 or bfloat16")
-    return dataclasses.replace(config.compute, dtype=dtype, remat="none")
+    values |= {name: _opened(x, compute, kind) for name, x in values.items() if isinstance(x, Checkpoint)}
+    return kind(**values, compute=compute)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +11,19 @@ from jax.sharding import Mesh
 
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.inference import devices, global_tokens
-from jaxencoder.inference.outputs import outputs
-from jaxencoder.model.config import ComputeConfig
+from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
+from jaxencoder.model.heads import MlmHead, apply_heads, output_table, vocabulary_scores
+from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.sharding import MeshConfig, make_mesh
+from jaxencoder.tasks.running import NamedHeads, encoder_output
 from jaxencoder.text import buckets
 
 
 @dataclass(frozen=True, eq=False)
 class OpenedModel(Checkpoint):
-    """A checkpoint that runs on this process's devices.
-
-    Attributes:
-        compute: dtype and kernels used here, independent of what the run was trained with.
-        generator, base: as in Checkpoint, opened too.
-    """
+    """A checkpoint that runs on this process's devices, in the dtype and with the kernels of `compute`."""
 
     generator: "OpenedModel | None" = None
     base: "OpenedModel | None" = field(default=None, repr=False)
@@ -100,7 +97,8 @@ class OpenedModel(Checkpoint):
         """Apply a compiled function to texts in packed rows, batch by batch and over all devices.
 
         Args:
-            function: (params, batch) -> array with leading axis B.
+            function: (params, batch) -> array with leading axis B. In a run that was trained with a global first
+                token, the batch has "global_slots".
             ids: as from `tokenize`.
             batch_tokens, max_length: see `EmbedOptions`.
             extra: gives more arrays of a batch, with leading axis B.
@@ -109,25 +107,23 @@ class OpenedModel(Checkpoint):
             (the batch's texts and their positions in its rows, the function's values for the rows).
         """
         limit, tokenizer = self.limit(max_length), buckets.require_tokenizer(self.tokenizer)
-        if batch_tokens is None:
-            batch_tokens = devices.default_batch_tokens()
+        if batch_tokens is None:  # keeps an accelerator busy, or the activations in a CPU's cache
+            batch_tokens = 1024 if jax.default_backend() == "cpu" else 8192
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens is {batch_tokens}; give at least 1")
         pending = None
         for plan in buckets.plan([len(x) for x in ids], buckets.row_lengths(limit), batch_tokens):
             rows = buckets.batch(ids, plan, tokenizer.pad_id)
+            if global_tokens.first_token_is_global(self):
+                rows["global_slots"] = global_tokens.packed_first_tokens(plan)
             rows |= extra(plan) if extra else {}
             with devices.compute_context(self.mesh, self.compute):
-                values = function(self.device_params, self.place(rows))
+                values = function(self.device_params, devices.place(rows, self.mesh))
             if pending is not None:  # read only once the next batch is dispatched, so that the device never waits
                 yield pending[0], np.asarray(pending[1])
             pending = plan, values
         if pending is not None:
             yield pending[0], np.asarray(pending[1])
-
-    def place(self, rows: Batch) -> Batch:
-        """Put a batch on the devices; see `devices.place`."""
-        return devices.place(rows, self.mesh)
 
     def limit(self, max_length: int | None) -> int:
         """`max_length`, or the model's own for None; ValueError if the model cannot read that many tokens."""
@@ -148,10 +144,40 @@ class OpenedModel(Checkpoint):
     @cached_property
     def device_params(self) -> Params:
         """`params` on every device; see `devices.replicate`. Arrays of a base model are shared with it."""
-        shared = {} if self.base is None else self.base.device_arrays
+        shared = {}
+        if self.base is not None:
+            on_devices = jax.tree.leaves(self.base.device_params)
+            shared = dict(zip(map(id, jax.tree.leaves(self.base.params)), on_devices, strict=True))
         return devices.replicate(self.params, self.mesh, self.compute.dtype, shared)
 
-    @property
-    def device_arrays(self) -> dict[int, jax.Array]:
-        """The id() of each array in `params` -> that array on every device."""
-        return dict(zip(map(id, jax.tree.leaves(self.params)), jax.tree.leaves(self.device_params), strict=True))
+
+def outputs(
+    encoder: EncoderConfig, compute: ComputeConfig, heads: NamedHeads, params: Params, rows: Batch
+) -> dict[str, jax.Array]:
+    """The last layer and the outputs of the heads for rows [B, T] of one document each; see `OpenedModel.__call__`."""
+    # Two compiled programs, so that models with different heads share the encoder's.
+    hidden = _hidden(encoder, compute, {"encoder": params["encoder"]}, rows)
+    return _heads(encoder, heads, params, hidden, rows["segment_ids"])
+
+
+_hidden = jax.jit(encoder_output, static_argnums=(0, 1))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _heads(
+    encoder: EncoderConfig, heads: NamedHeads, params: Params, hidden: jax.Array, mask: jax.Array
+) -> dict[str, jax.Array]:
+    out = {"hidden": hidden.astype(jnp.float32)}
+    if "mlm_head" in params:
+        x, bias = apply(MlmHead(encoder), params["mlm_head"], hidden)
+        out["mlm_logits"] = vocabulary_scores(x, bias, output_table(params))
+    for name, y in apply_heads(encoder, heads, params, hidden, mask, 1).items():
+        out |= _named(name, y if dict(heads)[name].inputs == "tokens" else y[:, 0])
+    return out
+
+
+def _named(head: str, y: jax.Array) -> dict[str, jax.Array]:
+    if head == "span_head":
+        return {"start_logits": y[..., 0], "end_logits": y[..., 1]}
+    name = {"pooler": "pooled", "rtd_head": "rtd_logits", "nsp_head": "nsp_logits"}.get(head, "logits")
+    return {name: y[..., 0] if head in ("rtd_head", "choice_head") else y}

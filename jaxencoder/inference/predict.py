@@ -27,8 +27,8 @@ def predict(run: str | Path | OpenedModel, source: str | Iterable[Record], **opt
         ValueError: an invalid source or record, an option of another task, or a model without the head of a task.
         OSError: the run or the source cannot be read.
     """
-    model = opened(run)
-    for chunk in _predictions(_task(model), model, source, options):
+    _, chunks = _predictions(opened(run), source, options)
+    for chunk in chunks:
         yield from chunk
 
 
@@ -47,22 +47,24 @@ def predict_file(run: str | Path | OpenedModel, input: str, output: str | Path, 
         ValueError: as in `predict`, or an unknown extension, or records that do not make one table.
         OSError: also where the output cannot be written.
     """
-    model = opened(run)
-    task, count = _task(model), 0
+    task, chunks = _predictions(opened(run), input, options)
+    count = 0
     with (
         open_writer(Path(output), vectors=False, items=dict(task.list_items)) as write,
         tqdm(unit=" records", disable=None) as bar,
     ):
-        for chunk in _predictions(task, model, input, options):
+        for chunk in chunks:
             write(chunk)
             count += len(chunk)
             bar.update(len(chunk))
     return count
 
 
-def _task(model: OpenedModel) -> Task:
-    task = task_of_model(model)
-    if task is None:
+def _predictions(
+    model: OpenedModel, source: str | Iterable[Record], options: dict[str, Any]
+) -> tuple[Task, Iterator[list[Record]]]:
+    """The model's task, and chunks of records with predictions."""
+    if (task := task_of_model(model)) is None:
         objective = type(model.config.objective).__name__
         reason = "has no head for it" if model.published else f"was trained for {objective}"
         names = ", ".join(task.name for task in TASKS)
@@ -70,13 +72,7 @@ def _task(model: OpenedModel) -> Task:
             f"this model {reason} and predicts nothing of a record; use a run, or a published model, for one of: "
             f"{names}"
         )
-    return task
-
-
-def _predictions(
-    task: Task, model: OpenedModel, source: str | Iterable[Record], options: dict[str, Any]
-) -> Iterator[list[Record]]:
     if unknown := options.keys() - inspect.signature(task.predict).parameters:
         name = min(unknown)
         raise ValueError(f"{name} is {options[name]!r}, which is no option of {task.name}; leave it out")
-    return task.predict(model, source, **options)
+    return task, task.predict(model, source, **options)

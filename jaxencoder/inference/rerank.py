@@ -15,7 +15,7 @@ from jaxencoder.text import buckets
 
 
 class Ranked(NamedTuple):
-    """A text by its index in the input, and its score."""
+    """A text's index in the input, and its score."""
 
     index: int
     score: float
@@ -52,9 +52,6 @@ def score_pairs(
 
     Returns:
         float64 [N]; larger is better.
-
-    Raises:
-        ValueError: a model that is no cross-encoder, or no lists of strings.
     """
     objective = check_cross_encoder(model)
     scored = classify.score(model, queries, texts, batch_tokens=batch_tokens)

@@ -14,17 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.inference.embed import chunks
+from jaxencoder.inference.fill_mask import slot_vectors
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.kernels.cross_entropy import cross_entropy
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.heads import MlmHead, output_table
-from jaxencoder.model.layers import apply
+from jaxencoder.model.heads import output_table
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.tasks.running import encoder_output
+from jaxencoder.tasks.records import chunks
 from jaxencoder.text import buckets
 from jaxencoder.text.sources import Record, read
+from jaxencoder.text.windows import group_windows
 
 _COPY_TOKENS = 1 << 20  # tokens of masked copies in memory at once
 
@@ -46,10 +46,10 @@ def score(model: OpenedModel, texts: Sequence[str], whole_words: bool = True) ->
     if "mlm_head" not in model.params:
         raise ValueError("this model has no masked-language-model head and cannot score texts; use one that has")
     tokenizer = buckets.require_tokenizer(model.tokenizer)
-    starts, special = tokenizer.word_starts(), set(tokenizer.special_ids)
     ids = model.tokenize(texts)
     losses, counts = np.zeros(len(ids)), np.zeros(len(ids), np.int64)
-    for copies in _copies(ids, starts, special, tokenizer.mask_id, whole_words):
+    all_copies = _copies(ids, tokenizer.word_starts(), tokenizer.special_ids, tokenizer.mask_id, whole_words)
+    for copies in group_windows(all_copies, _COPY_TOKENS):
         texts_of_copies = np.array([copy.text for copy in copies])
         np.add.at(losses, texts_of_copies, _losses(model, copies))
         np.add.at(counts, texts_of_copies, 1)
@@ -84,7 +84,7 @@ def score_source(
 
 
 class _Copy(NamedTuple):
-    """A text with masked tokens; the one at position `slot` is predicted."""
+    """A text with masked tokens, of which the one at `slot` is predicted: `target`."""
 
     text: int
     ids: np.ndarray
@@ -93,27 +93,19 @@ class _Copy(NamedTuple):
 
 
 def _copies(
-    ids: Sequence[np.ndarray], starts: np.ndarray, special: set[int], mask_id: int, whole_words: bool
-) -> Iterator[list[_Copy]]:
-    """Yield the masked copies of all texts, in lists of bounded size."""
-    copies: list[_Copy] = []
-    size = 0
+    ids: Sequence[np.ndarray], starts: np.ndarray, special_ids: Sequence[int], mask_id: int, whole_words: bool
+) -> Iterator[_Copy]:
+    """Yield the masked copies of all texts."""
     for text, tokens in enumerate(ids):
-        ordinary = np.array([token not in special for token in tokens.tolist()], bool)
-        for slot in np.flatnonzero(ordinary):
+        is_ordinary = ~np.isin(tokens, special_ids)
+        for slot in np.flatnonzero(is_ordinary).tolist():
             copy = tokens.copy()
             copy[slot] = mask_id
             after = slot + 1
-            while whole_words and after < len(copy) and ordinary[after] and not starts[tokens[after]]:
+            while whole_words and after < len(copy) and is_ordinary[after] and not starts[tokens[after]]:
                 copy[after] = mask_id
                 after += 1
-            copies.append(_Copy(text, copy, int(slot), int(tokens[slot])))
-            size += len(copy)
-            if size >= _COPY_TOKENS:
-                yield copies
-                copies, size = [], 0
-    if copies:
-        yield copies
+            yield _Copy(text, copy, slot, int(tokens[slot]))
 
 
 def _losses(model: OpenedModel, copies: list[_Copy]) -> np.ndarray:
@@ -136,7 +128,6 @@ def _losses(model: OpenedModel, copies: list[_Copy]) -> np.ndarray:
 @partial(jax.jit, static_argnums=(0, 1))
 def _slot_losses(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
     """Cross-entropy of rows["targets"] at rows["slots"], [B, E] each: float32 [B, E]."""
-    x = jnp.take_along_axis(encoder_output(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
-    x, bias = apply(MlmHead(encoder), params["mlm_head"], x)
+    x, bias = slot_vectors(encoder, compute, params, rows)
     weights = jnp.ones(rows["slots"].shape)
     return cross_entropy(x, output_table(params), bias, rows["targets"], weights, 16)[1].losses  # pyright: ignore[reportIndexIssue]  # custom_vjp

@@ -13,6 +13,7 @@ from jaxencoder.inference import embed
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
+from jaxencoder.tasks.running import padded_size
 from jaxencoder.text.sources import Record, read
 
 # Names of the prompts that sentence-transformers uses for queries and for documents.
@@ -21,15 +22,10 @@ _SCORES = 1 << 24  # scores in memory at once, 64 MiB
 
 
 class Nearest(NamedTuple):
-    """The k nearest to each query among the first `seen` vectors of a stream, best first.
+    """The k nearest to each query among the first `seen` vectors of a stream, best first."""
 
-    Attributes:
-        scores: cosine similarities, float32 [Q, k], -inf where fewer than k vectors have been seen.
-        indices: positions in the stream, int32 [Q, k], -1 there.
-    """
-
-    scores: np.ndarray
-    indices: np.ndarray
+    scores: np.ndarray  # cosine similarities, float32 [Q, k], -inf where fewer than k vectors have been seen
+    indices: np.ndarray  # positions in the stream, int32 [Q, k], -1 there
     seen: int
 
     @classmethod
@@ -40,17 +36,12 @@ class Nearest(NamedTuple):
         return cls(np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int32), 0)
 
     def updated(self, query_vectors: np.ndarray, vectors: np.ndarray) -> "Nearest":
-        """The state after the next vectors [n, D] of the stream; on equal scores the earlier vector wins.
-
-        Raises:
-            ValueError: a value that is not finite.
-        """
+        """The state after the next vectors [n, D] of the stream; on equal scores the earlier vector wins."""
         if not (np.isfinite(query_vectors).all() and np.isfinite(vectors).all()):
             raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
         scores, indices, seen = self
         queries = _unit(np.asarray(query_vectors, np.float32))
-        # Powers of two, so that few shapes are compiled.
-        block = min(_power_of_two(len(vectors)), max(1, _SCORES // _power_of_two(len(queries))))
+        block = min(padded_size(len(vectors)), max(1, _SCORES // padded_size(len(queries))))
         for start in range(0, len(vectors), block):
             part = _unit(np.asarray(vectors[start : start + block], np.float32))
             padded = np.pad(part, ((0, block - len(part)), (0, 0)))
@@ -114,7 +105,7 @@ def search(
     Returns:
         (cosine similarity, record), best first.
     """
-    if k < 1:
+    if k < 1:  # before the model is loaded
         raise ValueError(f"k is {k}; give at least 1")
     records = read(source, text_field=text_field)
     best: dict[int, Record] = {}  # by position in the source, best first
@@ -138,10 +129,6 @@ def _merge(
     best, at = jax.lax.top_k(jnp.concatenate([scores, new], axis=1), scores.shape[1])
     numbers = jnp.broadcast_to(numbers + first, new.shape)
     return best, jnp.take_along_axis(jnp.concatenate([indices, numbers], axis=1), at, axis=1)
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << max(0, number - 1).bit_length()
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

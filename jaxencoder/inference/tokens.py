@@ -6,17 +6,16 @@ Windows over a long text overlap. A token's vector comes from the window with th
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.inference.global_tokens import with_first_tokens
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.windows import run_windows
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.objectives.objective import Batch
+from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text import buckets
 from jaxencoder.text.window_config import WindowConfig
@@ -26,19 +25,12 @@ _GROUP_TOKENS = 1 << 14  # tokens of windows that are computed together
 
 
 class TokenChunk(NamedTuple):
-    """Consecutive tokens of a text.
+    """Consecutive tokens of a text."""
 
-    Attributes:
-        text: index of the text.
-        ids: int32 [n].
-        offsets: int32 [n, 2], [start, end) in characters of the text, (0, 0) for special tokens.
-        hidden: float32 [n, D].
-    """
-
-    text: int
-    ids: np.ndarray
-    offsets: np.ndarray
-    hidden: np.ndarray
+    text: int  # its index
+    ids: np.ndarray  # int32 [n]
+    offsets: np.ndarray  # int32 [n, 2], [start, end) in characters of the text, (0, 0) for special tokens
+    hidden: np.ndarray  # float32 [n, D]
 
 
 def token_chunks(
@@ -52,7 +44,8 @@ def token_chunks(
     tokenizer, limit = buckets.require_tokenizer(model.tokenizer), model.limit(max_length)
     windows = text_windows(tokenizer, texts, limit, stride, offsets=True)
     vectors: dict[int, np.ndarray] = {}
-    for group, plan, values in run_windows(model, _function(model), windows, _GROUP_TOKENS, batch_tokens, max_length):
+    function = partial(_hidden, model.config.model, model.compute)
+    for group, plan, values in run_windows(model, function, windows, _GROUP_TOKENS, batch_tokens, max_length):
         for i, row, start in zip(plan.texts.tolist(), plan.row, plan.start, strict=True):
             window = group[i]
             vectors[i] = values[row, start + window.first : start + window.last].copy()  # frees the other rows
@@ -70,7 +63,7 @@ def tokens(
     max_length: int | None = None,
     offsets: bool = False,
 ) -> tuple[np.ndarray, ...]:
-    """(hidden, mask), or with `offsets` (hidden, mask, offsets); see `Model.tokens`."""
+    """The arrays of `Model.tokens`."""
     texts = texts if isinstance(texts, str | bytes) else list(texts)
     if windows is None:
         rows = _truncated(model, texts, batch_tokens, max_length, offsets)
@@ -97,23 +90,16 @@ def _truncated(
     ids = model.tokenize(texts, max_length)
     spans: list[np.ndarray | None] = [None] * len(ids)
     if offsets:
-        encodings = buckets.require_tokenizer(model.tokenizer).encode_batch(
-            texts, offsets=True, max_length=model.limit(max_length)
-        )
-        spans = [encoding.offsets for encoding in encodings]
+        tokenizer, limit = buckets.require_tokenizer(model.tokenizer), model.limit(max_length)
+        spans = [encoding.offsets for encoding in tokenizer.encode_batch(texts, offsets=True, max_length=limit)]
     rows: list[tuple[np.ndarray, np.ndarray | None]] = [(np.zeros(0), None)] * len(ids)
-    for plan, values in model.run(_function(model), ids, batch_tokens, max_length):
+    function = partial(_hidden, model.config.model, model.compute)
+    for plan, values in model.run(function, ids, batch_tokens, max_length):
         for i, row, start in zip(plan.texts.tolist(), plan.row, plan.start, strict=True):
             rows[i] = values[row, start : start + len(ids[i])], spans[i]
     return rows
 
 
-def _function(model: OpenedModel) -> partial:
-    return partial(_hidden, model.config.model, model.compute, with_first_tokens(model))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _hidden(
-    encoder: EncoderConfig, compute: ComputeConfig, first_tokens: Any, params: dict[str, Any], rows: Batch
-) -> jax.Array:
-    return encoder_output(encoder, compute, params, first_tokens(rows)).astype(jnp.float32)
+@partial(jax.jit, static_argnums=(0, 1))
+def _hidden(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
+    return encoder_output(encoder, compute, params, rows).astype(jnp.float32)

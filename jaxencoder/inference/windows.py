@@ -51,13 +51,7 @@ def run_windows(
 
 
 class WindowPooler:
-    """Vectors [N, size] of texts, updated by their windows in any order.
-
-    Args:
-        texts: number of texts, N.
-        pooling: see `WindowConfig`.
-        skip: as for `run_windows`.
-    """
+    """Vectors [N, size] of N texts, updated by their windows in any order; `skip` as for `run_windows`."""
 
     def __init__(self, texts: int, size: int, pooling: WindowPooling, skip: int = 0):
         self.vectors = np.zeros((texts, size), np.float32)

@@ -28,8 +28,8 @@ def open_writer(path: Path, vectors: bool = True, items: Record | None = None) -
 
     Args:
         vectors: whether records come with vectors; .npy needs them.
-        items: field -> example of the items of its lists, for Parquet's types if the first lists are empty. Not needed
-            for text.
+        items: field -> example of the items of its lists, unless they are texts: types for Parquet if the first lists
+            are empty.
 
     Raises:
         ValueError: an unknown extension.

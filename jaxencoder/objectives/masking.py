@@ -18,11 +18,7 @@ from jaxencoder.objectives.objective import Batch, Vocabulary
 
 @dataclass(frozen=True)
 class Masking:
-    """Settings of the corruption; the defaults are BERT's, redrawn in every step.
-
-    Raises:
-        ValueError: a rate or probability out of range, or a span length below 1.
-    """
+    """Settings of the corruption; the defaults are BERT's, redrawn in every step. ValueError for one out of range."""
 
     rate: float = 0.15
     """Fraction of the tokens to predict; special tokens are never predicted."""

@@ -26,11 +26,7 @@ _PAIR_HEADS = {"pooler": HeadConfig("cls", activation="tanh"), "nsp_head": HeadC
 
 @dataclass(frozen=True)
 class MaskedLM(ObjectiveConfig):
-    """Settings of masked language modeling.
-
-    Raises:
-        ValueError: a setting lies outside its range.
-    """
+    """Settings of masked language modeling; ValueError if one lies outside its range."""
 
     masking: Masking = field(default_factory=Masking)
     pairs: bool = False

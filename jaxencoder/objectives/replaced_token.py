@@ -26,11 +26,7 @@ Sharing = Literal["shared", "none", "gdes"]
 
 @dataclass(frozen=True)
 class ReplacedToken(ObjectiveConfig):
-    """Settings of replaced-token detection; the defaults are ELECTRA's.
-
-    Raises:
-        ValueError: a setting lies outside its range.
-    """
+    """Settings of replaced-token detection; the defaults are ELECTRA's. ValueError if one lies outside its range."""
 
     masking: Masking = field(default_factory=lambda: Masking(mask_probability=1.0, random_probability=0.0))
     generator_width: float = 0.25

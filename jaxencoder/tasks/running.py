@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import jax
 import numpy as np
@@ -10,11 +10,12 @@ import numpy as np
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import HeadConfig, apply_heads, first_tokens
-from jaxencoder.objectives.objective import Batch, ObjectiveConfig, Params, encode
-from jaxencoder.tasks.task import TaskModel
+from jaxencoder.objectives.objective import Batch, Params, encode
+from jaxencoder.tasks.task import TaskModel, TaskObjective
 from jaxencoder.text.buckets import BatchPlan, max_texts_per_row
 
 Scores = Callable[[Params, Batch], jax.Array]  # (params, packed rows) -> [B, ...]
+NamedHeads = tuple[tuple[str, HeadConfig], ...]  # names in `params`, and settings; a pooler precedes its users
 
 
 def row_length(model: TaskModel) -> int:
@@ -24,31 +25,22 @@ def row_length(model: TaskModel) -> int:
 
 def objective_scores(model: TaskModel) -> Scores:
     """The scores of a run's objective, without dropout."""
-    return partial(_objective_scores, model.config.model, model.compute, model.config.objective)
+    return partial(_objective_scores, model.config.model, model.compute, cast(TaskObjective, model.config.objective))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _objective_scores(
-    encoder: EncoderConfig, compute: ComputeConfig, objective: ObjectiveConfig, params: Params, rows: Batch
+    encoder: EncoderConfig, compute: ComputeConfig, objective: TaskObjective, params: Params, rows: Batch
 ) -> jax.Array:
-    scores = objective.build(encoder, compute, cast(Any, None)).scores  # tasks do not use the vocabulary
-    assert scores is not None  # every task has them
+    _, scores = objective.network(encoder, compute)
     return scores(params, rows, jax.random.key(0), False)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def head_scores(
-    encoder: EncoderConfig,
-    compute: ComputeConfig,
-    heads: tuple[tuple[str, HeadConfig], ...],
-    params: Params,
-    rows: Batch,
+    encoder: EncoderConfig, compute: ComputeConfig, heads: NamedHeads, params: Params, rows: Batch
 ) -> jax.Array:
-    """The output of the last of some published heads, float32 [B, T, outputs] of tokens or [B, E, outputs] of texts.
-
-    Args:
-        heads: names in `params`, and settings; a pooler precedes the head that uses it.
-    """
+    """The output of the last of some published heads, float32 [B, T, outputs] of tokens or [B, E, outputs] of texts."""
     segment_ids = rows["segment_ids"]
     texts = max_texts_per_row(segment_ids.shape[1])
     if any(head.global_tokens == "first" for _, head in heads):

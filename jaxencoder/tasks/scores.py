@@ -1,7 +1,5 @@
 """Scores that objectives give to the texts and tokens of packed rows, and a softmax within segments."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
@@ -11,11 +9,10 @@ from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import Classifier, Head, HeadConfig, first_tokens
 from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Batch, Params, encode
+from jaxencoder.tasks.task import Network
 
 
-def text_scores(
-    encoder: EncoderConfig, compute: ComputeConfig, labels: int, pooling: Pooling, rate: float
-) -> tuple[Callable, Callable]:
+def text_scores(encoder: EncoderConfig, compute: ComputeConfig, labels: int, pooling: Pooling, rate: float) -> Network:
     """The functions `init` and `scores` of an objective that pools each text and projects its vector.
 
     The head is "classifier" among the parameters. `scores` gives [B, E, labels] float32, where E is the number of
@@ -43,9 +40,7 @@ def text_scores(
     return init, scores
 
 
-def token_scores(
-    encoder: EncoderConfig, compute: ComputeConfig, name: str, config: HeadConfig, rate: float
-) -> tuple[Callable, Callable]:
+def token_scores(encoder: EncoderConfig, compute: ComputeConfig, name: str, config: HeadConfig, rate: float) -> Network:
     """The functions `init` and `scores` of an objective that projects each token's vector.
 
     The head is `name` among the parameters. `scores` gives [B, T, config.outputs] float32. `rate` is that of dropout

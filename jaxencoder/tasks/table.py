@@ -64,8 +64,7 @@ def task_of(objective: ObjectiveConfig) -> Task | None:
 
 def schema_of(objective: ObjectiveConfig) -> Schema:
     """The schema of an objective's records; texts or pairs for pretraining."""
-    task = task_of(objective)
-    return TEXTS if task is None else task.schema
+    return task.schema if (task := task_of(objective)) else TEXTS
 
 
 def task_of_model(model: TaskCheckpoint) -> Task | None:

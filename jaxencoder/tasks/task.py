@@ -7,9 +7,8 @@ A task is one record and one folder. To add one, write
     predict.py    predictions for records, computed by an opened model, and their evaluation
     metrics.py    metrics of predictions, without a model
 
-and add its record to table.py. Nothing else distinguishes tasks: the settings, the trainer, `predict` and `evaluate`
-ask the record. A folder may use what is below it (text, model, objectives), but not the settings of a run or
-inference, which use the tasks. So functions take the opened model by the protocol `TaskModel`.
+and add its record to table.py. The settings, the trainer, `predict` and `evaluate` ask the record. They use the tasks,
+so that a task cannot use them: its functions take the opened model by the protocol `TaskModel`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,12 +20,15 @@ import numpy as np
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import HeadConfig
-from jaxencoder.objectives.objective import Batch, ObjectiveConfig, Params
+from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, mean
 from jaxencoder.text.buckets import BatchPlan
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.schema import Schema
 from jaxencoder.text.sources.records import Record
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+
+# The functions `init` and `scores` of an `Objective`.
+Network = tuple[Callable[[jax.Array], Params], Callable[[Params, Batch, jax.Array, bool], jax.Array]]
 
 
 class TrainingLabels(NamedTuple):
@@ -43,17 +45,30 @@ class TaskObjective(ObjectiveConfig):
 
     from_data: ClassVar[tuple[str, ...]] = ()  # settings that the training data decides if they are left at 0 or empty
 
+    def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
+        """The functions `init` and `scores` of an `Objective`, such as those of `text_scores`."""
+        raise NotImplementedError
+
+    def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
+        """The metrics of the scores of a batch, with the "loss" to minimize."""
+        raise NotImplementedError
+
+    def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
+        init, scores = self.network(encoder, compute)
+
+        def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
+            metrics = self.metrics(scores(params, batch, key, train), batch)
+            return mean(metrics), metrics
+
+        return Objective(init, loss, scores)
+
     @property
     def label_array(self) -> tuple[tuple[int, ...], type]:
         """Shape and dtype of an example's label in batch["labels"]."""
         return (), np.int32
 
     def with_labels(self, labels: TrainingLabels) -> Self:
-        """The objective with the settings of `from_data` filled in.
-
-        Raises:
-            ValueError: a setting contradicts the training data.
-        """
+        """The objective with the settings of `from_data` filled in; ValueError if one contradicts the data."""
         return self
 
     def with_assumed_labels(self, names: Sequence[str]) -> Self:
@@ -112,12 +127,10 @@ class TaskModel(TaskCheckpoint, Protocol):
 
 
 class Evaluation(NamedTuple):
-    """Metrics of a model on labeled records.
+    """Metrics of a model on labeled records by name, "classes" those of each class.
 
-    Attributes:
-        metrics: by name; "classes" holds those of each class.
-        predictions: scores of classes or values with the records, from which slices, calibration, thresholds and
-            reports are made; None for tasks without them.
+    `predictions` are scores of classes or values with the records, from which slices, calibration, thresholds and
+    reports are made; None for tasks without them.
     """
 
     metrics: dict[str, Any]
@@ -130,8 +143,7 @@ class Task:
 
     Attributes:
         name: in messages, such as "text classification".
-        schema: fields of its records and their encoding; jax-free and picklable.
-        objective: class of its objective's settings.
+        schema: jax-free and picklable.
         head: name of its head in the parameters of a run.
         predict: (model, source or records, **options) -> lists of records with predictions added.
         evaluate: (model, source or None for the held-out records, **options) -> Evaluation. The settings of the model's

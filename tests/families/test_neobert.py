@@ -18,7 +18,7 @@ from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.families.neobert import NEOBERT
 from jaxencoder.families.published import family_of
 from jaxencoder.families.tables import Weight, to_tensors
-from jaxencoder.inference.outputs import outputs
+from jaxencoder.inference.model import outputs
 from tests.families.peers import ours, padded_batch
 from tests.model.examples import assert_trees_close
 

@@ -11,7 +11,7 @@ import jaxencoder
 from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.families.tables import Weight, to_tensors
 from jaxencoder.inference.global_tokens import global_slots
-from jaxencoder.inference.outputs import outputs
+from jaxencoder.inference.model import outputs
 from tests.families import fixtures
 from tests.families.make_golden import rebuilt, reloaded
 from tests.families.peers import CASES, MODELS, accepted, assert_outputs, padded_batch, saved, theirs, torch_model

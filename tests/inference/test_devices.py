@@ -22,6 +22,7 @@ import jax, numpy as np
 from tests.inference.conftest import SENTENCES
 from jaxencoder.config import RunConfig
 from jaxencoder.api import Model
+from jaxencoder.inference.devices import place
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.text.config import TokenizerConfig
@@ -31,11 +32,11 @@ shape = EncoderConfig(num_layers=1, hidden_size=16, mlp_size=16, num_heads=2, ma
 compute = ComputeConfig(dtype="float32")
 params = jax.jit(MaskedLM().build(shape, compute, tokenizer).init)(jax.random.key(0))
 model = Model(RunConfig(model=shape), params, tokenizer, compute=compute)
-placed = model.place({"token_ids": np.zeros((8, 16), np.int32)})["token_ids"]
+placed = place({"token_ids": np.zeros((8, 16), np.int32)}, model.mesh)["token_ids"]
 assert len(placed.sharding.device_set) == 4 and placed.sharding.shard_shape(placed.shape) == (2, 16)
 together = model.embed(SENTENCES[:21], batch_tokens=128)
 alone = np.concatenate([model.embed([s]) for s in SENTENCES[:21]])
-assert not model.place({"token_ids": np.zeros((1, 16), np.int32)})["token_ids"].sharding.spec[0]
+assert not place({"token_ids": np.zeros((1, 16), np.int32)}, model.mesh)["token_ids"].sharding.spec[0]
 np.testing.assert_allclose(together, alone, atol=1e-5)
 """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}

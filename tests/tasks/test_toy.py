@@ -1,6 +1,5 @@
 """A task of its own in one file: which of two fields is longer. It is trained, predicts and is evaluated."""
 
-import dataclasses
 import json
 from dataclasses import dataclass
 
@@ -11,9 +10,8 @@ import pytest
 from jaxencoder.config import ComputeConfig, DataConfig, EncoderConfig, RunConfig, TokenizerConfig, TrainingConfig
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.inference.predict import predict
-from jaxencoder.objectives.objective import Objective, mean
 from jaxencoder.tasks import table
-from jaxencoder.tasks.records import chunks, numbered
+from jaxencoder.tasks.records import chunks, labeled_records, numbered
 from jaxencoder.tasks.running import objective_scores, row_length, score_texts
 from jaxencoder.tasks.scores import text_scores
 from jaxencoder.tasks.task import Evaluation, Task, TaskObjective
@@ -40,17 +38,13 @@ class Longer(TaskObjective):
     margin: float = 1.0
     """Score from which an example has no loss."""
 
-    def build(self, encoder, compute, vocabulary):
-        init, scores = text_scores(encoder, compute, 1, "mean", 0.0)
+    def network(self, encoder, compute):
+        return text_scores(encoder, compute, 1, "mean", 0.0)
 
-        def loss(params, batch, key, train):
-            labels = jnp.nan_to_num(batch["labels"])  # [B, E], 1 or -1, 0 at padding
-            signed = scores(params, batch, key, train)[..., 0] * labels
-            losses = jnp.where(labels == 0, 0, jnp.maximum(self.margin - signed, 0))
-            metrics = {"loss": (losses.sum(), jnp.abs(labels).sum())}
-            return mean(metrics), metrics
-
-        return Objective(init, loss, scores)
+    def metrics(self, scores, batch):
+        labels = jnp.nan_to_num(batch["labels"])  # [B, E], 1 or -1, 0 at padding
+        losses = jnp.where(labels == 0, 0, jnp.maximum(self.margin - scores[..., 0] * labels, 0))
+        return {"loss": (losses.sum(), jnp.abs(labels).sum())}
 
 
 def predict_longer(model, source):
@@ -63,9 +57,7 @@ def predict_longer(model, source):
 
 
 def evaluate_longer(model, source=None):
-    data = model.config.data
-    data = dataclasses.replace(data, validation=(source,)) if source else data
-    records = [record for _, record in TOY.schema.validation_records(data)]
+    records = [record for _, record in labeled_records(TOY.schema, model.config.data, source)]
     predicted = [record["longer"] for chunk in predict_longer(model, records) for record in chunk]
     return Evaluation({"accuracy": float(np.mean([x == r["label"] for x, r in zip(predicted, records, strict=True)]))})
 

@@ -38,16 +38,13 @@ class Prediction(NamedTuple):
 class ClassScores(NamedTuple):
     """A classifier's scores of N texts.
 
-    Attributes:
-        scores: float64 [N, labels]: logits, or log-probabilities of pooled windows, so that a softmax gives
-            probabilities of both (a sigmoid with multi_label); values [N, 1].
-        tokens: int64 [N], of each text or pair before truncation, special tokens included.
-        truncated: number of texts that lost tokens.
+    `scores`, float64 [N, labels], are logits, or log-probabilities of pooled windows, so that a softmax gives
+    probabilities of both (a sigmoid with multi_label); values are [N, 1].
     """
 
     scores: np.ndarray
-    tokens: np.ndarray
-    truncated: int
+    tokens: np.ndarray  # int64 [N], of each text or pair before truncation, special tokens included
+    truncated: int  # number of texts that lost tokens
 
 
 def class_names(model: TaskModel) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, mean
+from jaxencoder.objectives.objective import Batch, Metrics
 from jaxencoder.tasks.scores import check_dropout, text_scores
-from jaxencoder.tasks.task import TaskObjective, TrainingLabels
+from jaxencoder.tasks.task import Network, TaskObjective, TrainingLabels
 
 Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
 ClassWeights = Literal["none", "balanced", "effective"]
@@ -29,11 +29,7 @@ _ALMOST_SURE = -1e-6  # log p above which the focal factor stays constant, so th
 
 @dataclass(frozen=True)
 class Classification(TaskObjective):
-    """Settings of text classification and regression.
-
-    Raises:
-        ValueError: a setting lies outside its range.
-    """
+    """Settings of text classification and regression; ValueError if one lies outside its range."""
 
     from_data: ClassVar[tuple[str, ...]] = ("labels", "class_names", "class_counts", "multi_label")
 
@@ -81,11 +77,8 @@ class Classification(TaskObjective):
         if min(self.class_counts, default=0) < 0:
             raise ValueError(f"objective.class_counts must not be negative, got {self.class_counts}.")
 
-    def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
-        """The pure functions; see `Objective`. Scores are [B, E, labels] float32.
-
-        Metrics: loss (nats or squared error, weighted by the examples' weights) and, for classes, accuracy; with
-        multi_label those of `multi_label_metrics`.
+    def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
+        """Scores are [B, E, labels] float32.
 
         Raises:
             ValueError: a loss or weights of classes for values, counts for another number of classes, or a loss that
@@ -100,49 +93,38 @@ class Classification(TaskObjective):
             raise ValueError(f"{setting}, which is not for several classes of a document; change it or multi_label.")
         if self.class_counts and len(self.class_counts) != classes:
             raise ValueError(f"objective.class_counts counts {len(self.class_counts)} classes of {classes}.")
+        return text_scores(encoder, compute, self.labels, self.pooling, self.dropout)
+
+    def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
+        """Loss (nats or squared error, a weighted mean) and accuracy of classes, or those of `multi_label_metrics`."""
+        labels = batch["labels"]  # [B, E], with multi_label [B, E, C]
+        if self.labels < 2:
+            return _value_metrics(scores[..., 0], labels)
         # A class without training examples counts as having one.
-        counts = np.maximum(self.class_counts or (1,) * classes, 1).astype(np.float64)
-        prior = self.adjustment * np.log(counts / counts.sum()) if self.loss == "logit_adjusted" else 0.0
-        class_weights = self._class_weights(counts).astype(np.float32)
+        counts = np.maximum(self.class_counts or (1,) * self.labels, 1).astype(np.float64)
+        class_weights = jnp.asarray(self._class_weights(counts), jnp.float32)
         gamma = self.focal_gamma if self.loss == "focal" else 0.0
-        init, scores = text_scores(encoder, compute, self.labels, self.pooling, self.dropout)
-
-        def class_metrics(logits: jax.Array, labels: jax.Array) -> Metrics:
-            is_labeled = labels >= 0  # [B, E]
-            target = jnp.where(is_labeled, labels, 0)
-            log_p = jax.nn.log_softmax(logits + jnp.asarray(prior, jnp.float32))
-            log_p = jnp.take_along_axis(log_p, target[..., None], -1)[..., 0]
-            losses = -log_p
-            if gamma:
-                losses *= jnp.exp(gamma * jnp.log1p(-jnp.exp(jnp.minimum(log_p, _ALMOST_SURE))))
-            weights = jnp.where(is_labeled, jnp.asarray(class_weights)[target], 0)
-            is_right = is_labeled & (logits.argmax(-1) == labels)
-            return {
-                "loss": ((weights * losses).sum(), weights.sum()),
-                "accuracy": (is_right.sum().astype(jnp.float32), is_labeled.sum().astype(jnp.float32)),
-            }
-
-        def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
-            logits = scores(params, batch, key, train)
-            labels = batch["labels"]  # [B, E], with multi_label [B, E, C]
-            if self.multi_label:
-                metrics = multi_label_metrics(logits, labels, class_weights, gamma)
-            elif classes:
-                metrics = class_metrics(logits, labels)
-            else:
-                metrics = _value_metrics(logits[..., 0], labels)
-            return mean(metrics), metrics
-
-        return Objective(init, loss, scores)
+        if self.multi_label:
+            return multi_label_metrics(scores, labels, class_weights, gamma)
+        is_labeled = labels >= 0
+        target = jnp.where(is_labeled, labels, 0)
+        prior = self.adjustment * np.log(counts / counts.sum()) if self.loss == "logit_adjusted" else 0.0
+        log_p = jax.nn.log_softmax(scores + jnp.asarray(prior, jnp.float32))
+        log_p = jnp.take_along_axis(log_p, target[..., None], -1)[..., 0]  # [B, E]
+        losses = -log_p
+        if gamma:
+            losses *= jnp.exp(gamma * jnp.log1p(-jnp.exp(jnp.minimum(log_p, _ALMOST_SURE))))
+        weights = jnp.where(is_labeled, class_weights[target], 0)
+        hits = (is_labeled & (scores.argmax(-1) == labels)).sum().astype(jnp.float32)
+        examples = is_labeled.sum().astype(jnp.float32)
+        return {"loss": ((weights * losses).sum(), weights.sum()), "accuracy": (hits, examples)}
 
     def _class_weights(self, counts: np.ndarray) -> np.ndarray:
         """Weight of each class, on average 1 over the training examples; with multi_label, over the classes."""
         if self.class_weights == "none":
             return np.ones_like(counts)
-        if self.class_weights == "balanced":
-            weights = 1 / counts
-        else:
-            weights = (1 - self.effective_beta) / (1 - self.effective_beta**counts)
+        beta = self.effective_beta
+        weights = 1 / counts if self.class_weights == "balanced" else (1 - beta) / (1 - beta**counts)
         if self.multi_label:
             return weights / weights.mean()
         return weights * counts.sum() / (weights * counts).sum()

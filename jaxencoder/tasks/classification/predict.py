@@ -87,22 +87,16 @@ def _added(decision: classify.Prediction, probabilities: bool) -> Record:
 class Predictions(NamedTuple):
     """A model's scores of N labeled records.
 
-    Attributes:
-        records: as they were read.
-        scores: float64 [N, labels], see `ClassScores`.
-        labels: int64 [N], ids of classes; with multi_label int64 [N, labels], 1 for each class that a record has; or
-            float64 [N], values.
-        tokens: int64 [N], of each text before truncation.
-        names: of the classes; empty for values.
-        truncated: number of records that lost tokens.
+    `labels` are ids of classes, int64 [N]; with multi_label int64 [N, labels], 1 for each class that a record has; or
+    values, float64 [N].
     """
 
     records: list[Record]
-    scores: np.ndarray
+    scores: np.ndarray  # float64 [N, labels], see `ClassScores`
     labels: np.ndarray
-    tokens: np.ndarray
-    names: tuple[str, ...]
-    truncated: int
+    tokens: np.ndarray  # int64 [N], of each text before truncation
+    names: tuple[str, ...]  # of the classes; empty for values
+    truncated: int  # number of records that lost tokens
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -111,7 +105,6 @@ class Predictions(NamedTuple):
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether a record has any number of classes."""
         return self.labels.ndim == 2
 
     @property

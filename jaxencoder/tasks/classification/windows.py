@@ -14,23 +14,14 @@ _MIN_SHARE = 4  # the second text of a pair that is split has at least 1 / 4 of 
 
 
 class Part(NamedTuple):
-    """A text or pair, its beginning, or a window over it.
+    """A text or pair, its beginning, or a window over it."""
 
-    Attributes:
-        text: index of the text.
-        ids: int32 [n], special tokens included.
-        type_ids: int32 [n]; None for a single text, where all are 0.
-        weight: number of tokens that belong to this window, special tokens excluded, so that each counts once.
-        tokens: summed over the parts of a text, its length before truncation, special tokens included.
-        is_truncated: true in one part of a text that lost tokens.
-    """
-
-    text: int
-    ids: np.ndarray
-    type_ids: np.ndarray | None
-    weight: int
-    tokens: int
-    is_truncated: bool
+    text: int  # its index
+    ids: np.ndarray  # int32 [n], special tokens included
+    type_ids: np.ndarray | None  # int32 [n]; None for a single text, where all are 0
+    weight: int  # number of tokens that belong to this window, special tokens excluded, so that each counts once
+    tokens: int  # summed over the parts of a text, its length before truncation, special tokens included
+    is_truncated: bool  # true in one part of a text that lost tokens
 
 
 def text_parts(
@@ -38,8 +29,7 @@ def text_parts(
 ) -> Iterator[Part]:
     """The parts of each text, of at most `limit` tokens, in memory that does not grow with its length.
 
-    Args:
-        windows: None truncates long texts.
+    Long texts are truncated without `windows`.
 
     Raises:
         ValueError: not a list of valid strings, or a stride that skips tokens.
@@ -63,9 +53,6 @@ def pair_parts(
     """The parts of each pair, of at most `limit` tokens: truncated as in training, or windows over the second text.
 
     Each window has the first text, or as much of it as leaves a quarter of the tokens for the second one.
-
-    Args:
-        windows: None truncates long pairs.
 
     Raises:
         ValueError: not lists of valid strings of one length, no room for two texts, or a stride that skips tokens.

@@ -10,18 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, mean
+from jaxencoder.objectives.objective import Batch, Metrics
 from jaxencoder.tasks.scores import check_dropout, segment_log_softmax, text_scores
-from jaxencoder.tasks.task import TaskObjective
+from jaxencoder.tasks.task import Network, TaskObjective
 
 
 @dataclass(frozen=True)
 class MultipleChoice(TaskObjective):
-    """Settings of multiple choice.
-
-    Raises:
-        ValueError: a setting lies outside its range.
-    """
+    """Settings of multiple choice; ValueError if one lies outside its range."""
 
     pooling: Pooling = "cls"
     """How a context with a choice becomes one vector, as in Classification."""
@@ -31,27 +27,21 @@ class MultipleChoice(TaskObjective):
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
 
-    def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
-        """The pure functions; see `Objective`. Scores are [B, E, 1] float32, one for each choice.
+    def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
+        """Scores are [B, E, 1] float32, one for each choice."""
+        return text_scores(encoder, compute, 1, self.pooling, self.dropout)
+
+    def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
+        """Loss (nats per example) and accuracy, of examples whose right choice has the largest score.
 
         The choices of an example share a number in batch["groups"] [B, E], -1 at padding. batch["labels"] is 1 for the
         right choice and 0 for others.
-
-        Metrics: loss (nats per example) and accuracy, of examples whose right choice has the largest score.
         """
-        init, scores = text_scores(encoder, compute, 1, self.pooling, self.dropout)
-
-        def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
-            is_right = batch["labels"] == 1
-            log_p, is_best = segment_log_softmax(scores(params, batch, key, train), batch["groups"] + 1)
-            examples = is_right.sum().astype(jnp.float32)
-            metrics = {
-                "loss": (-jnp.where(is_right, log_p[..., 0], 0).sum(), examples),
-                "accuracy": ((is_right & is_best[..., 0]).sum().astype(jnp.float32), examples),
-            }
-            return mean(metrics), metrics
-
-        return Objective(init, loss, scores)
+        is_right = batch["labels"] == 1
+        log_p, is_best = segment_log_softmax(scores, batch["groups"] + 1)
+        hits = (is_right & is_best[..., 0]).sum().astype(jnp.float32)
+        examples = is_right.sum().astype(jnp.float32)
+        return {"loss": (-jnp.where(is_right, log_p[..., 0], 0).sum(), examples), "accuracy": (hits, examples)}
 
     @property
     def best(self) -> tuple[str, Literal["min", "max"]]:

@@ -68,19 +68,16 @@ def answer_span(value: Any, text: str, where: str) -> tuple[int, int]:
     """
     try:
         texts, starts = value["text"], value["answer_start"]
-        is_valid = isinstance(texts, list) and isinstance(starts, list)
-        if is_valid and (not texts or texts[0] == ""):
+        if not isinstance(texts, list) or not isinstance(starts, list):
+            raise TypeError
+        if not texts or texts[0] == "":
             return NO_ANSWER
         words, start = texts[0], int(starts[0])
-        is_valid = is_valid and isinstance(words, str)
+        is_exact = text.startswith(words, start) and start >= 0
+        positions = [start] if is_exact else [i for i in range(len(text)) if text.startswith(words, i)]
     except (TypeError, KeyError, IndexError, ValueError, OverflowError):
-        is_valid = False
-    if not is_valid:
-        raise ValueError(
-            f'{where}: the answer {str(value)[:60]!r} is not {{"text": [...], "answer_start": [...]}} as SQuAD has it'
-        )
-    is_exact = start >= 0 and text.startswith(words, start)
-    positions = [start] if is_exact else [i for i in range(len(text)) if text.startswith(words, i)]
+        form = '{"text": [...], "answer_start": [...]}'
+        raise ValueError(f"{where}: the answer {str(value)[:60]!r} is not {form} as SQuAD has it") from None
     if not positions:
         raise ValueError(f"{where}: the answer {words[:60]!r} is not in the text; correct or drop the record")
     start = min(positions, key=lambda position: abs(position - start))
@@ -88,30 +85,21 @@ def answer_span(value: Any, text: str, where: str) -> tuple[int, int]:
 
 
 class Window(NamedTuple):
-    """A sequence [CLS] question [SEP] part of the text [SEP].
+    """A sequence [CLS] question [SEP] part of the text [SEP]."""
 
-    Attributes:
-        example: index of the question.
-        ids, type_ids: int32 [n].
-        first: index of the part's first token.
-        offsets: int32 [m, 2], the characters of the text that each of the part's m tokens stands for.
-    """
-
-    example: int
-    ids: np.ndarray
-    type_ids: np.ndarray
-    first: int
-    offsets: np.ndarray
+    example: int  # index of the question
+    ids: np.ndarray  # int32 [n]
+    type_ids: np.ndarray  # int32 [n]
+    first: int  # index of the part's first token
+    offsets: np.ndarray  # int32 [m, 2], the characters of the text that each of the part's m tokens stands for
 
 
 def question_windows(
     tokenizer: Tokenizer, questions: Sequence[str], texts: Sequence[str], row_length: int, overlap: int
 ) -> Iterator[Window]:
-    """The windows over each text, in order; a text without tokens has one, with the question alone.
+    """The windows of at most row_length tokens over each text; a text without tokens has one, with the question alone.
 
-    Args:
-        row_length: most tokens of a window.
-        overlap: tokens of the text that a window shares with the one before it; at most half of them.
+    A window shares `overlap` tokens of the text with the one before it, at most half of them.
 
     Raises:
         ValueError: the rows are too short for a question and a text, or a text is not valid Unicode.
@@ -144,25 +132,22 @@ def answer_pieces(
 ) -> Pieces:
     """The windows over each text, with labels of SPAN_CLASSES at the first and last token of the answer.
 
-    In a window that does not hold the whole answer, [CLS] is both. Characters of an answer without a token, such as
-    stripped spaces or marks, need not be in the window.
-
-    Args:
-        answers: characters [start, end) of each text, or NO_ANSWER.
+    `answers` are characters [start, end) of each text, or NO_ANSWER. In a window that does not hold the whole answer,
+    [CLS] is both. Characters of an answer without a token, such as stripped spaces or marks, need not be in the window.
     """
-    windows, token_labels = [], []
-    every = question_windows(tokenizer, questions, texts, row_length, overlap)
-    for example, group in groupby(every, lambda window: window.example):
-        of_text = list(group)
-        answer = _characters_with_tokens(of_text, answers[example])
-        for window in of_text:
+    ids, types, token_labels = [], [], []
+    all_windows = question_windows(tokenizer, questions, texts, row_length, overlap)
+    for example, group in groupby(all_windows, lambda window: window.example):
+        windows = list(group)
+        answer = _characters_with_tokens(windows, answers[example])
+        for window in windows:
             label = np.full(len(window.ids), -1, np.int32)
             first, last = _answer_tokens(window, answer)
             label[last] = END
             label[first] = BOTH if first == last else START
-            windows.append(window)
+            ids.append(window.ids)
+            types.append(window.type_ids)
             token_labels.append(label)
-    ids, types = [window.ids for window in windows], [window.type_ids for window in windows]
     return Pieces.of(tokenizer, ids, types, token_labels=token_labels)
 
 

@@ -22,18 +22,13 @@ _BEST = 20  # first and last tokens of a window that are combined
 
 
 class Answer(NamedTuple):
-    """Characters [start, end) of a text, the empty text for no answer.
-
-    Attributes:
-        score: sum of the scores of the first and the last token.
-        probability: softmax over all candidates that are kept.
-    """
+    """Characters [start, end) of a text, the empty text for no answer."""
 
     text: str
     start: int
     end: int
-    score: float
-    probability: float
+    score: float  # sum of the scores of the first and the last token
+    probability: float  # softmax over all candidates that are kept
 
 
 def answer_questions(

@@ -15,19 +15,12 @@ _TAG = re.compile(r"([BIESLU])-(.*)", re.DOTALL)
 
 
 class Scheme(NamedTuple):
-    """What each tag says of entities: arrays [tags].
+    """What each tag says of entities: arrays [tags]."""
 
-    Attributes:
-        outside: bool, part of no entity.
-        opens: bool, the first word of an entity, whatever precedes it.
-        closes: bool, the last word.
-        kind: int, the entity's type.
-    """
-
-    outside: np.ndarray
-    opens: np.ndarray
-    closes: np.ndarray
-    kind: np.ndarray
+    outside: np.ndarray  # bool, part of no entity
+    opens: np.ndarray  # bool, the first word of an entity, whatever precedes it
+    closes: np.ndarray  # bool, the last word of an entity
+    kind: np.ndarray  # int, the entity's type
 
     @classmethod
     def of(cls, tags: Sequence[str]) -> "Scheme | None":
@@ -38,12 +31,8 @@ class Scheme(NamedTuple):
             return None
         kinds = sorted({kind for _, kind in parts})
         marks = np.array([prefix for prefix, _ in parts])
-        return cls(
-            marks == "O",
-            np.isin(marks, ("B", "S", "U")),
-            np.isin(marks, ("E", "S", "L", "U")),
-            np.array([kinds.index(kind) for _, kind in parts]),
-        )
+        opens, closes = np.isin(marks, ("B", "S", "U")), np.isin(marks, ("E", "S", "L", "U"))
+        return cls(marks == "O", opens, closes, np.array([kinds.index(kind) for _, kind in parts]))
 
 
 class Entity(NamedTuple):
@@ -68,12 +57,10 @@ def entities(tags: Sequence[str], scheme: Scheme | None = None, names: Sequence[
     """
     names = names or sorted(set(tags))
     scheme = scheme or Scheme.of(names)
-    if scheme is None:
-        if set(names) <= {"O"}:
-            return []
-        raise ValueError(f"the tags {', '.join(names)[:80]} do not tell of entities, as B-PER, I-PER and O do")
-    if not tags:
+    if not tags or set(names) <= {"O"}:
         return []
+    if scheme is None:
+        raise ValueError(f"the tags {', '.join(names)[:80]} do not tell of entities, as B-PER, I-PER and O do")
     ids = np.array([names.index(tag) for tag in tags])
     begins, stops = (np.asarray(x) for x in entity_starts(scheme, ids, np.r_[-1, ids[:-1]]))
     stops = np.flatnonzero(stops)
@@ -88,8 +75,8 @@ def entity_starts(scheme: Scheme, tags: Any, previous: Any) -> tuple[Any, Any]:
     """Mark words at which an entity begins, and words that continue none, both bool.
 
     Args:
-        tags, previous: ids of the tags of words and of the words before them, int, of one shape; `previous` is -1 at
-            the first word. numpy and jax arrays alike.
+        tags, previous: ids of the tags of words and of the words before them, arrays of numpy or of jax, int of one
+            shape; `previous` is -1 at the first word.
     """
     outside, opens, closes, kind = map(jnp.asarray, scheme) if isinstance(tags, jax.Array) else scheme
     is_fresh = (previous < 0) | outside[previous] | closes[previous] | (kind[previous] != kind[tags])

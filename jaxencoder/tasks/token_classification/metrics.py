@@ -23,10 +23,10 @@ def tag_metrics(
             true tag that is not among them is never predicted, and is outside of entities unless it marks one.
 
     Returns:
-        accuracy of words; words and examples, their numbers. If the tags mark entities: precision, recall and f1 of all
-        entities (0 if undefined), entities, their number, macro_f1, the mean over the types that are true or predicted
-        somewhere, and "classes", the same for each type. Otherwise macro_f1 over the tags, and "classes" with
-        precision, recall, f1 and examples of each tag.
+        accuracy of words; words and examples, their numbers; "classes" with precision, recall, f1 (0 if undefined) and
+        examples of each type of entities, or of each tag if tags mark none; macro_f1, the mean over those that are true
+        or predicted somewhere. If the tags mark entities, also precision, recall and f1 of all, and entities, their
+        number.
     """
     true, predicted = [list(tags) for tags in true], [list(tags) for tags in predicted]
     right = sum(a == b for x, y in zip(true, predicted, strict=True) for a, b in zip(x, y, strict=True))

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import HeadConfig
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, mean
+from jaxencoder.objectives.objective import Batch, Metrics
 from jaxencoder.tasks.scores import check_dropout, token_scores
-from jaxencoder.tasks.task import TaskObjective, TrainingLabels
+from jaxencoder.tasks.task import Network, TaskObjective, TrainingLabels
 from jaxencoder.tasks.token_classification.entities import Scheme, count_entities
 
 HEAD = "token_head"  # its name among the parameters
@@ -22,11 +22,7 @@ HEAD = "token_head"  # its name among the parameters
 
 @dataclass(frozen=True)
 class TokenClassification(TaskObjective):
-    """Settings of token classification.
-
-    Raises:
-        ValueError: a setting lies outside its range.
-    """
+    """Settings of token classification; ValueError if one lies outside its range."""
 
     from_data: ClassVar[tuple[str, ...]] = ("tags",)
 
@@ -40,33 +36,22 @@ class TokenClassification(TaskObjective):
         if len(set(self.tags)) < len(self.tags):
             raise ValueError(f"objective.tags names a class more than once: {', '.join(self.tags)}.")
 
-    def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
-        """The pure functions; see `Objective`. Scores are [B, T, tags] float32.
+    def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
+        """Scores are [B, T, tags] float32."""
+        return token_scores(encoder, compute, HEAD, self._head, self.dropout)
 
-        Metrics: loss (nats per word), accuracy of words and, if the tags mark entities, f1 of entities: one is correct
-        if its words and its type are.
-        """
-        init, scores = token_scores(encoder, compute, HEAD, self._head, self.dropout)
-        scheme = Scheme.of(self.tags)
-
-        def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
-            labels = batch["token_labels"]  # [B, T]
-            is_word = labels >= 0
-            logits = scores(params, batch, key, train)
-            log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(labels, 0)[..., None], -1)[..., 0]
-            predicted = jnp.where(is_word, logits.argmax(-1), -1)
-            is_right = is_word & (predicted == labels)
-            count = is_word.sum().astype(jnp.float32)
-            metrics = {
-                "loss": (-jnp.where(is_word, log_p, 0).sum(), count),
-                "accuracy": (is_right.sum().astype(jnp.float32), count),
-            }
-            if scheme is not None:
-                correct, positives, true = count_entities(scheme, predicted, labels, batch["segment_ids"])
-                metrics["f1"] = (2.0 * correct, positives + true)
-            return mean(metrics), metrics
-
-        return Objective(init, loss, scores)
+    def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
+        """Loss (nats per word), accuracy of words and f1 of entities, correct if words and type are, if tags mark them."""
+        labels = batch["token_labels"]  # [B, T], -1 at tokens that are not a word's first
+        is_word = labels >= 0
+        log_p = jnp.take_along_axis(jax.nn.log_softmax(scores), jnp.maximum(labels, 0)[..., None], -1)[..., 0]
+        predicted = jnp.where(is_word, scores.argmax(-1), -1)
+        hits, words = (x.sum().astype(jnp.float32) for x in (is_word & (predicted == labels), is_word))
+        metrics = {"loss": (-jnp.where(is_word, log_p, 0).sum(), words), "accuracy": (hits, words)}
+        if (scheme := Scheme.of(self.tags)) is not None:
+            correct, positives, true = count_entities(scheme, predicted, labels, batch["segment_ids"])
+            metrics["f1"] = (2.0 * correct, positives + true)
+        return metrics
 
     @property
     def _head(self) -> HeadConfig:
@@ -74,11 +59,9 @@ class TokenClassification(TaskObjective):
 
     @property
     def best(self) -> tuple[str, Literal["min", "max"]]:
-        """The F1 of entities, or the accuracy of tags that mark none."""
         return ("accuracy" if self.tags and Scheme.of(self.tags) is None else "f1"), "max"
 
     def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
-        """One projection of each token, as most published token classifiers have."""
         return {HEAD: self._head}
 
     @property

@@ -74,7 +74,7 @@ def tag_words(model: TaskModel, texts: Sequence[Sequence[str]], batch_tokens: in
     default = names.index("O") if "O" in names else 0
     results = []
     for values, is_tagged in zip(probabilities, has_token, strict=True):
-        best = np.where(is_tagged, values.argmax(-1), default) if len(values) else np.zeros(0, int)
+        best = np.where(is_tagged, values.argmax(-1), default)
         results.append(WordTags([names[i] for i in best], values[np.arange(len(best)), best]))
     return results
 
@@ -113,7 +113,7 @@ def predict_tags(
             added["tags"] = tagged.tags
             if scheme is not None:
                 added["entities"] = [
-                    _fields(entity, words[i], texts[i], spans[i])
+                    _fields(entity, texts[i], spans[i])
                     | {"probability": float(tagged.probabilities[entity.start : entity.end].mean())}
                     for entity in entities(tagged.tags, scheme, model.labels)
                 ]
@@ -134,15 +134,13 @@ def evaluate_tags(model: TaskModel, source: str | None = None) -> Evaluation:
         texts, tags = zip(*chunk, strict=True)
         true += tags
         predicted += [tagged.tags for tagged in tag_words(model, texts)]
+    if not true:
+        raise ValueError("the data holds no words to measure on; name other data with --data")
     return Evaluation(tag_metrics(true, predicted, model.labels))
 
 
 def tag_name(tag: Any, names: Sequence[str], where: str) -> str:
-    """A record's tag as text; a number, as in TFDS and many Parquet files, is the id of a name.
-
-    Args:
-        names: of the model's tags, in order of id.
-        where: the record, for messages.
+    """A record's tag as text; a number, as in TFDS and many Parquet files, is the id of one of the model's names.
 
     Raises:
         ValueError: neither text nor a whole number.
@@ -153,15 +151,13 @@ def tag_name(tag: Any, names: Sequence[str], where: str) -> str:
     return names[int(text)] if text.isdecimal() and text not in names and int(text) < len(names) else text
 
 
-def _fields(entity: Entity, words: Sequence[str], text: Any, spans: list[tuple[int, int]] | None) -> Record:
+def _fields(entity: Entity, text: Any, spans: list[tuple[int, int]] | None) -> Record:
     """An entity by words of a list or, with the characters of the words, by characters of a text."""
-    start, end = entity.start, entity.end
-    if spans is None:
-        content = " ".join(words[start:end])
-    else:
+    kind, start, end = entity
+    if spans is not None:
         start, end = spans[start][0], spans[end - 1][1]
-        content = text[start:end]
-    return {"type": entity.kind, "text": content, "start": start, "end": end}
+    content = " ".join(text[start:end]) if spans is None else text[start:end]
+    return {"type": kind, "text": content, "start": start, "end": end}
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
