@@ -7,9 +7,10 @@ import pytest
 from jaxencoder.objectives.objective import Objective
 from jaxencoder.tasks.classification.objective import Classification
 from tests.model import examples
-from tests.model.examples import BERT, FLOAT32, LONGFORMER, SMALL, Vocabulary, assert_trees_close, rows
+from tests.model.examples import BERT, FLOAT32, LONGFORMER, SMALL, Vocabulary, rows
+from tests.objectives.comparisons import KEY, assert_close, from_transformers, loss_and_gradients
 
-T, KEY = 33, jax.random.key(0)
+T = 33
 LENGTHS = [[9, 12, 7], [28, 2], [5, 5, 5]]
 
 
@@ -19,15 +20,8 @@ def build(config=SMALL["bert"], **settings) -> Objective:
 
 def test_equals_transformers() -> None:
     torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    from tests.model import reference
-
-    config = reference.torch_config("bert")
-    config.num_labels = 3
-    theirs = reference.randomized(transformers.BertForSequenceClassification(config))
     objective = build(BERT, labels=3)
-    shapes = jax.eval_shape(objective.init, KEY)
-    params = reference.converted("bert", reference.weights(theirs), shapes, missing=0.0)
+    theirs, params = from_transformers("BertForSequenceClassification", objective, num_labels=3)
     batch = rows([[T], [20], [3]], T) | {"labels": np.array([[2], [0], [1]])}
     inputs = {
         "input_ids": torch.tensor(batch["token_ids"]).long(),
@@ -53,22 +47,12 @@ def test_packing_changes_neither_loss_nor_gradients(family: str, pooling: str, l
     packed = rows(LENGTHS, T) | {"labels": values.astype(np.int32 if labels > 1 else np.float32)}
     single, origins = examples.one_per_row(packed, T)
     single["labels"] = np.array([[packed["labels"][b, s - 1]] for b, s in origins])
-
-    def gradient(batch: dict) -> tuple:
-        run = jax.jit(jax.value_and_grad(lambda p: objective.loss(p, batch, KEY, True), has_aux=True))
-        return run(params)
-
-    (loss, metrics), gradients = gradient(packed)
-    (loss_alone, _), gradients_alone = gradient(single)
+    together, alone = (loss_and_gradients(objective, params, batch) for batch in (packed, single))
+    assert_close(together, alone)
+    _, metrics, gradients = together
     assert float(metrics["loss"][1]) == 6 and ("accuracy" in metrics) == (labels > 1)
-    assert float(loss) == pytest.approx(float(loss_alone), rel=1e-5)
-    for tree in (gradients, gradients_alone):  # a key's bias moves all scores of a query: its true gradient is 0
-        for block in (*tree["encoder"]["layers"].values(), *tree["encoder"].get("last", {}).values()):
-            for name in ("key", "global_key"):
-                block["attention"].get(name, {}).pop("bias", None)
-    assert_trees_close(gradients, gradients_alone, 2e-5)
     if family == "longformer":  # [CLS] is global
-        assert np.any(gradients["encoder"]["layers"]["block_0"]["attention"]["global_query"]["kernel"])
+        assert np.any(gradients["encoder/layers/block_0/attention/global_query/kernel"])
 
 
 @pytest.mark.parametrize("labels", [1, 4])

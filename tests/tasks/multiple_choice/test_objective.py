@@ -7,9 +7,10 @@ import pytest
 
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from tests.model import examples
-from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, assert_trees_close, rows
+from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, rows
+from tests.objectives.comparisons import KEY, KEY_BIASES, assert_close, from_transformers, loss_and_gradients
 
-T, KEY = 33, jax.random.key(0)
+T = 33
 # Two examples in the first row, one of each in the others; of 3, 2, 2 and 3 choices.
 LENGTHS = [[7, 5, 9, 4, 6], [15, 16], [9, 12, 7]]
 GROUPS = np.array([[0, 0, 0, 1, 1], [0, 0, -1, -1, -1], [0, 0, 0, -1, -1]], np.int32)
@@ -22,12 +23,8 @@ def build(config=SMALL["bert"]):
 
 def test_equals_transformers_though_packed():
     torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    from tests.model import reference
-
-    theirs = reference.randomized(transformers.BertForMultipleChoice(reference.torch_config("bert")))
     objective = build(BERT)
-    params = reference.converted("bert", reference.weights(theirs), jax.eval_shape(objective.init, KEY), missing=0.0)
+    theirs, params = from_transformers("BertForMultipleChoice", objective)
     batch = rows(LENGTHS, T) | {"groups": GROUPS, "labels": LABELS}
     types = (batch["positions"] > 3) & (batch["segment_ids"] > 0)
     batch["token_type_ids"] = types.astype(np.int32)
@@ -68,16 +65,12 @@ def test_where_the_examples_stand_changes_nothing():
         single["segment_ids"][i, : inside.sum()] -= at[0]
         single["groups"][i, : len(at)] = 0
         single["labels"][i, : len(at)] = LABELS[row, at]
-    run = jax.jit(jax.value_and_grad(lambda p, batch: objective.loss(p, batch, KEY, True), has_aux=True))
-    (loss, metrics), gradients = run(params, packed)
-    (alone, metrics_alone), gradients_alone = run(params, single)
-    assert float(metrics["loss"][1]) == 4 and float(loss) == pytest.approx(float(alone), rel=1e-5)
-    np.testing.assert_allclose(metrics["accuracy"], metrics_alone["accuracy"])
-    for tree in (gradients, gradients_alone):  # biases that move all scores alike have no gradient
-        tree["classifier"]["classifier"].pop("bias")
-        for block in tree["encoder"]["layers"].values():
-            block["attention"]["key"].pop("bias")
-    assert_trees_close(gradients, gradients_alone, 2e-5)
+    together, alone = (loss_and_gradients(objective, params, batch) for batch in (packed, single))
+    assert_close(
+        together, alone, without=f"{KEY_BIASES}|classifier/classifier/bias"
+    )  # it moves all scores: no gradient
+    assert float(together[1]["loss"][1]) == 4
+    np.testing.assert_allclose(together[1]["accuracy"], alone[1]["accuracy"])
 
 
 def test_equal_scores_are_no_hit_for_all():

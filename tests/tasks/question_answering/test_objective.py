@@ -6,9 +6,10 @@ import pytest
 
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from tests.model import examples
-from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, assert_trees_close, rows
+from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, rows
+from tests.objectives.comparisons import KEY, KEY_BIASES, assert_close, from_transformers, loss_and_gradients
 
-T, KEY = 33, jax.random.key(0)
+T = 33
 ENDS = {1: (3, 5), 2: (4, 4), 3: (0, 0)}  # of the segments of a row; one token, and [CLS]
 
 
@@ -30,12 +31,8 @@ def labelled(lengths):
 
 def test_equals_transformers():
     torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    from tests.model import reference
-
-    theirs = reference.randomized(transformers.BertForQuestionAnswering(reference.torch_config("bert")))
     objective = build(BERT)
-    params = reference.converted("bert", reference.weights(theirs), jax.eval_shape(objective.init, KEY), missing=0.0)
+    theirs, params = from_transformers("BertForQuestionAnswering", objective)
     batch = labelled([[T], [T], [T]])
     output = theirs(
         input_ids=torch.tensor(batch["token_ids"]).long(),
@@ -54,16 +51,10 @@ def test_packing_changes_neither_loss_nor_metrics():
     params = examples.randomized_params(objective.init)
     packed = labelled([[9, 12, 7], [28, 3], [6, 8, 10]])
     single, _ = examples.one_per_row(packed, T)
-    run = jax.jit(jax.value_and_grad(lambda p, batch: objective.loss(p, batch, KEY, True), has_aux=True))
-    (loss, metrics), gradients = run(params, packed)
-    (alone, metrics_alone), gradients_alone = run(params, single)
-    assert float(metrics["loss"][1]) == 8 and float(loss) == pytest.approx(float(alone), rel=1e-5)
-    for tree in (gradients, gradients_alone):  # a bias that moves all scores alike has no gradient
-        tree["span_head"]["output"].pop("bias")
-        for block in tree["encoder"]["layers"].values():
-            block["attention"]["key"].pop("bias")
-    assert_trees_close(gradients, gradients_alone, 2e-5)
-    np.testing.assert_allclose(metrics["exact"], metrics_alone["exact"])
+    together, alone = (loss_and_gradients(objective, params, batch) for batch in (packed, single))
+    assert_close(together, alone, without=f"{KEY_BIASES}|span_head/output/bias")  # it moves all scores: no gradient
+    assert float(together[1]["loss"][1]) == 8
+    np.testing.assert_allclose(together[1]["exact"], alone[1]["exact"])
 
 
 def test_both_ends_of_a_window_must_score_most():

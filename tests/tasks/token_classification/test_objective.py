@@ -9,9 +9,10 @@ import pytest
 from jaxencoder.tasks.token_classification.objective import Scheme, TokenClassification, count_entities
 from jaxencoder.tasks.token_classification.predict import entities
 from tests.model import examples
-from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, assert_trees_close, rows
+from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, rows
+from tests.objectives.comparisons import KEY, assert_close, from_transformers, loss_and_gradients
 
-T, KEY = 33, jax.random.key(0)
+T = 33
 TAGS = ("B-x", "B-y", "I-x", "I-y", "O")
 
 
@@ -29,14 +30,8 @@ def labelled(lengths, seed=0):
 
 def test_equals_transformers():
     torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    from tests.model import reference
-
-    config = reference.torch_config("bert")
-    config.num_labels = len(TAGS)
-    theirs = reference.randomized(transformers.BertForTokenClassification(config))
     objective = build(BERT)
-    params = reference.converted("bert", reference.weights(theirs), jax.eval_shape(objective.init, KEY), missing=0.0)
+    theirs, params = from_transformers("BertForTokenClassification", objective, num_labels=len(TAGS))
     batch = labelled([[T], [20], [3]])
     labels = torch.tensor(np.where(batch["token_labels"] < 0, -100, batch["token_labels"])).long()
     output = theirs(
@@ -55,16 +50,10 @@ def test_packing_changes_neither_loss_nor_metrics():
     params = examples.randomized_params(objective.init)
     packed = labelled([[9, 12, 7], [28, 2], [5, 5, 5]])
     single, _ = examples.one_per_row(packed, T)
-    run = jax.jit(jax.value_and_grad(lambda p, batch: objective.loss(p, batch, KEY, True), has_aux=True))
-    (loss, metrics), gradients = run(params, packed)
-    (alone, metrics_alone), gradients_alone = run(params, single)
-    assert float(loss) == pytest.approx(float(alone), rel=1e-5)
-    for tree in (gradients, gradients_alone):  # a key's bias moves all scores of a query: its true gradient is 0
-        for block in tree["encoder"]["layers"].values():
-            block["attention"]["key"].pop("bias")
-    assert_trees_close(gradients, gradients_alone, 2e-5)
+    together, alone = (loss_and_gradients(objective, params, batch) for batch in (packed, single))
+    assert_close(together, alone)
     for name in ("accuracy", "f1"):
-        np.testing.assert_allclose(metrics[name], metrics_alone[name])
+        np.testing.assert_allclose(together[1][name], alone[1][name])
 
 
 @pytest.mark.parametrize(
