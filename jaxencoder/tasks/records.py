@@ -22,11 +22,7 @@ def numbered(
     text_unit: str = "line",
     words: bool | None = False,
 ) -> Iterator[tuple[str, Record]]:
-    """Yield the records of a source, or records, each with its name for messages.
-
-    Args:
-        source, text_field, required, text_unit, words: as in `jaxencoder.text.sources.read`.
-    """
+    """Yield records, or those of a source (see `jaxencoder.text.sources.read`), each with its name for messages."""
     where = "record"
     if isinstance(source, str):
         where = f"{source}, record"
@@ -36,13 +32,9 @@ def numbered(
 
 
 def labeled_records(schema: Schema, data: DataConfig, source: str | None) -> Iterator[tuple[str, Record]]:
-    """Yield the records to evaluate on, each with its name for messages.
+    """Yield the records of a source with the fields of `data`, or for None those that the run has held out.
 
-    Args:
-        source: with the fields of `data`; None: the records that the run has held out.
-
-    Raises:
-        ValueError: there are no records, or as `Schema.validation_records`.
+    Each comes with its name for messages. Raises ValueError if there are none, or as `Schema.validation_records`.
     """
     if source is not None:
         data = dataclasses.replace(data, validation=(source,))
@@ -55,18 +47,14 @@ def labeled_records(schema: Schema, data: DataConfig, source: str | None) -> Ite
 
 
 def with_texts(record: Record, names: Sequence[str], where: str) -> Record:
-    """Return the record if each field of these names holds a text; an empty name is none.
-
-    Raises:
-        ValueError: a field is missing or holds something else; names the record by `where`.
-    """
+    """Return the record; ValueError unless each field of these names holds a text. An empty name is none."""
     for name in filter(None, names):
         _check(record, name, where, isinstance(record.get(name), str), "text")
     return record
 
 
 def with_words(record: Record, name: str, where: str) -> Record:
-    """Return the record if the field holds a text or a list of words; raises as `with_texts`."""
+    """Return the record; ValueError unless the field holds a text or a list of words."""
     value = record.get(name)
     is_list = isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
     _check(record, name, where, isinstance(value, str) or is_list, "text or a list of words")
@@ -89,11 +77,7 @@ def check_new_fields(records: Sequence[Record], names: Sequence[str], otherwise:
 
 
 def chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
-    """Yield the items, such as records, in lists of bounded size; only one list is in memory.
-
-    Args:
-        size: number of characters in an item's texts.
-    """
+    """Yield the items, such as records, in lists of bounded size; `size` is the number of characters of an item."""
     chunk: list[T] = []
     characters = 0
     for item in items:

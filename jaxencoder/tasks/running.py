@@ -68,8 +68,7 @@ def score_texts(
     Args:
         scores: gives [B, E, outputs] for packed rows, such as `objective_scores`.
         ids, type_ids: of each text, special tokens included; no type_ids for single texts.
-        batch_tokens: as in `Model.embed`.
-        limit: most tokens of a text.
+        batch_tokens, limit: tokens of a batch, and of a text; see `EmbedOptions`.
     """
 
     def extra(plan: BatchPlan) -> Batch:

@@ -65,15 +65,10 @@ def token_scores(encoder: EncoderConfig, compute: ComputeConfig, name: str, conf
 
 
 def segment_log_softmax(scores: jax.Array, segment_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A log-softmax over the entries of each segment.
-
-    Args:
-        scores: [B, T, C] float32.
-        segment_ids: [B, T] int, from 0 to T.
+    """A log-softmax of scores [B, T, C] over the entries of each segment, whose ids [B, T] are from 0 to T.
 
     Returns:
-        (log-probabilities [B, T, C], whether an entry has the largest score of its segment, of several the first,
-        bool [B, T, C]).
+        (log-probabilities, whether an entry is the first with the largest score of its segment), [B, T, C] each.
     """
     segments = segment_ids.shape[1] + 1
 

@@ -4,8 +4,7 @@ A task is one record and one folder. To add one, write
 
     data.py       a `Schema`: the fields of its records and their encoding as tokens; without jax, for worker processes
     objective.py  a `TaskObjective`: settings, head and loss
-    predict.py    predictions for records, computed by an opened model, and their evaluation
-    metrics.py    metrics of predictions, without a model
+    predict.py    predictions for records, computed by an opened model, and their evaluation by metrics
 
 and add its record to table.py. The settings, the trainer, `predict` and `evaluate` ask the record. They use the tasks,
 so that a task cannot use them: its functions take the opened model by the protocol `TaskModel`.

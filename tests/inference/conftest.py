@@ -14,7 +14,7 @@ from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.tokenizers.training import train_tokenizer
-from tests.tasks.conftest import classifier, home, regressor  # noqa: F401
+from tests.tasks.conftest import classifier, home, masked, regressor  # noqa: F401
 
 TEXT = "the cat sat on a mat while seven old men walked slowly through paris and rome looking for bread"
 WORDS = TEXT.split()

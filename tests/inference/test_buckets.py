@@ -3,15 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from jaxencoder.text.buckets import (
-    BatchPlan,
-    batch,
-    max_texts_per_row,
-    plan,
-    row_lengths,
-    tokenize,
-    warn_truncated,
-)
+from jaxencoder.text.buckets import BatchPlan, batch, max_texts_per_row, plan, row_lengths, tokenize, warn_truncated
 
 
 @pytest.mark.parametrize("longest", [3, 31, 32, 33, 64, 128, 500, 513, 8192])

@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,49 +25,47 @@ from jaxencoder.training.loop import train
 from jaxencoder.training.setup import set_up
 
 
-class Trained:
+class Trained(NamedTuple):
     """A run's folder, and what the trainer said of it last."""
 
-    def __init__(self, folder: Path, result: dict[str, float]):
-        self.folder, self.result = folder, result
+    folder: Path
+    result: dict[str, float]
 
 
-def write_data(path: Path, number: int, label: Callable[[bool, int], object], seed: int) -> str:
-    random = np.random.default_rng(seed)
-    good, bad, other = (
-        ["lovely", "great", "fine", "good"],
-        ["awful", "poor", "bad", "sad"],
-        ["film", "plot", "cast", "the", "a", "was"],
-    )
-    with path.open("w") as file:
-        for i in range(number):
-            positive = bool(random.integers(2))
-            words = [*random.choice(other, 4), random.choice(good if positive else bad)]
-            file.write(json.dumps({"text": " ".join(random.permutation(words)), "label": label(positive, i)}) + "\n")
+def write_records(path: Path, records: Iterable[dict]) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return str(path)
 
 
-def run(folder: Path, name: str, objective, label: Callable[[bool, int], object], steps: int) -> Trained:
-    data = DataConfig(
-        train=(write_data(folder / f"{name}_train.jsonl", 200, label, 0),),
-        validation=(write_data(folder / f"{name}_held_out.jsonl", 53, label, 1),),
-        label_field="label" if isinstance(objective, Classification) else "",
-        row_length=32,
-        cache=str(folder / "cache"),
-        workers=1,
-    )
+def write_data(path: Path, number: int, label: Callable[[bool, int], object], seed: int) -> str:
+    """Short texts of good or bad words, with labels by that and by their number."""
+    random, records = np.random.default_rng(seed), []
+    good, bad = ["lovely", "great", "fine", "good"], ["awful", "poor", "bad", "sad"]
+    for i in range(number):
+        positive = bool(random.integers(2))
+        words = [
+            *random.choice(["film", "plot", "cast", "the", "a", "was"], 4),
+            random.choice(good if positive else bad),
+        ]
+        records.append({"text": " ".join(random.permutation(words)), "label": label(positive, i)})
+    return write_records(path, records)
+
+
+def train_tiny(folder: Path, objective, data: DataConfig, steps: int, vocab_size: int = 80, **settings) -> Trained:
+    """A run of a few steps, or of random weights for none."""
     config = RunConfig(
-        name=name,
+        name=folder.name,
         model=EncoderConfig(
             num_layers=1, hidden_size=32, mlp_size=32, num_heads=2, max_length=32, dropout=0.0, attention_dropout=0.0
         ),
         compute=ComputeConfig(dtype="float32"),
         objective=objective,
-        tokenizer=TokenizerConfig(vocab_size=60),
-        data=data,
+        tokenizer=TokenizerConfig(vocab_size=vocab_size),
+        data=dataclasses.replace(data, row_length=32, workers=1, cache=str(folder.parent / "cache")),
         training=TrainingConfig(steps=max(steps, 1), batch_size=8, eval_batches=0, tensorboard=False),
+        **settings,
     )
-    return Trained(folder / name, train(config, folder / name) if steps else untrained(config, folder / name))
+    return Trained(folder, train(config, folder) if steps else untrained(config, folder))
 
 
 def untrained(config: RunConfig, folder: Path) -> dict[str, float]:
@@ -82,6 +81,30 @@ def untrained(config: RunConfig, folder: Path) -> dict[str, float]:
     return {"loss": float(loss)}
 
 
+def run(folder: Path, objective, label: Callable[[bool, int], object], steps: int) -> Trained:
+    """A run on `write_data`."""
+    sources = [
+        (write_data(folder.with_name(f"{folder.name}_{part}.jsonl"), number, label, seed),)
+        for part, number, seed in (("train", 200, 0), ("held_out", 53, 1))
+    ]
+    label_field = "label" if isinstance(objective, Classification) else ""
+    data = DataConfig(train=sources[0], validation=sources[1], label_field=label_field)
+    return train_tiny(folder, objective, data, steps, vocab_size=60)
+
+
+def run_on_records(
+    folder: Path, objective, data: DataConfig, make: Callable, steps: int, rate: float = 1e-2
+) -> Trained:
+    """A run on records of which `make` gives one from a random generator."""
+    sources = []
+    for part, number, seed in (("train", 150, 0), ("held_out", 40, 1)):
+        random = np.random.default_rng(seed)
+        records = [make(random) for _ in range(number)]
+        sources.append((write_records(folder.with_name(f"{folder.name}_{part}.jsonl"), records),))
+    data = dataclasses.replace(data, train=sources[0], validation=sources[1])
+    return train_tiny(folder, objective, data, steps, optimizer=OptimizerConfig(name="adamw", learning_rate=rate))
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("runs")
@@ -89,37 +112,17 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def masked(home: Path) -> Trained:
-    return run(home, "masked", MaskedLM(), lambda positive, i: 0, steps=3)
+    return run(home / "masked", MaskedLM(), lambda positive, i: 0, steps=3)
 
 
 @pytest.fixture(scope="session")
 def classifier(home: Path) -> Trained:
-    return run(home, "classifier", Classification(), lambda positive, i: "yes" if positive else "no", steps=30)
+    return run(home / "classifier", Classification(), lambda positive, i: "yes" if positive else "no", steps=30)
 
 
-def run_on_records(
-    folder: Path, name: str, objective, data: DataConfig, make: Callable, steps: int, rate: float = 1e-2
-) -> Trained:
-    """A run on records of which `make` gives one from a random generator."""
-    sources = []
-    for part, seed, number in (("train", 0, 150), ("held_out", 1, 40)):
-        random = np.random.default_rng(seed)
-        path = folder / f"{name}_{part}.jsonl"
-        path.write_text("".join(json.dumps(make(random)) + "\n" for _ in range(number)))
-        sources.append((str(path),))
-    config = RunConfig(
-        name=name,
-        model=EncoderConfig(
-            num_layers=1, hidden_size=32, mlp_size=32, num_heads=2, max_length=32, dropout=0.0, attention_dropout=0.0
-        ),
-        compute=ComputeConfig(dtype="float32"),
-        objective=objective,
-        tokenizer=TokenizerConfig(vocab_size=80),
-        data=dataclasses.replace(data, train=sources[0], validation=sources[1], cache=str(folder / "cache")),
-        optimizer=OptimizerConfig(name="adamw", learning_rate=rate),
-        training=TrainingConfig(steps=max(steps, 1), batch_size=8, eval_batches=0, tensorboard=False),
-    )
-    return Trained(folder / name, train(config, folder / name) if steps else untrained(config, folder / name))
+@pytest.fixture(scope="session")
+def regressor(home: Path) -> Trained:
+    return run(home / "regressor", Classification(), lambda positive, i: positive * 4 + 0.5, steps=0)
 
 
 @pytest.fixture(scope="session")
@@ -128,8 +131,8 @@ def token_classifier(home: Path) -> Trained:
         words = random.choice(["the", "a", "river", "in", "Elbe", "Spree", "Oder"], 7).tolist()
         return {"tokens": words, "tags": ["B-x" if word[0].isupper() else "O" for word in words]}
 
-    data = DataConfig(text_field="tokens", label_field="tags", row_length=32, workers=1)
-    return run_on_records(home, "token_classifier", TokenClassification(dropout=0.0), data, make, steps=30)
+    data = DataConfig(text_field="tokens", label_field="tags")
+    return run_on_records(home / "token_classifier", TokenClassification(dropout=0.0), data, make, steps=30)
 
 
 @pytest.fixture(scope="session")
@@ -140,8 +143,8 @@ def multi_label_classifier(home: Path) -> Trained:
         words = random.choice(["the", "a", "river", "in", "Elbe", "Spree", "Oder"], 5).tolist()
         return {"text": " ".join(words), "label": [name for name in ("Elbe", "Oder", "Spree") if name in words]}
 
-    data = DataConfig(label_field="label", row_length=32, workers=1)
-    return run_on_records(home, "multi_label_classifier", Classification(dropout=0.0), data, make, steps=30)
+    data, objective = DataConfig(label_field="label"), Classification(dropout=0.0)
+    return run_on_records(home / "multi_label_classifier", objective, data, make, steps=30)
 
 
 @pytest.fixture(scope="session")
@@ -153,28 +156,24 @@ def multiple_choice_model(home: Path) -> Trained:
         right = int(random.integers(len(rivers)))
         return {"context": f"the {rivers[right]}", "choices": [f"a {river}" for river in rivers], "label": right}
 
-    data = DataConfig(text_field="context", pair_field="choices", label_field="label", row_length=32, workers=1)
-    return run_on_records(home, "multiple_choice_model", MultipleChoice(dropout=0.0), data, make, steps=160, rate=4e-3)
+    data, objective = (
+        DataConfig(text_field="context", pair_field="choices", label_field="label"),
+        MultipleChoice(dropout=0.0),
+    )
+    return run_on_records(home / "multiple_choice_model", objective, data, make, steps=160, rate=4e-3)
 
 
 @pytest.fixture(scope="session")
 def question_answering_model(home: Path) -> Trained:
     def make(random):
         words = random.choice(["the", "a", "river", "in", "of"], 30).tolist()
-        place = int(random.integers(30))
-        words[place] = "Elbe"
+        words[int(random.integers(30))] = "Elbe"
         context = " ".join(words)
-        return {
-            "question": "which one",
-            "context": context,
-            "answers": {"text": ["Elbe"], "answer_start": [context.index("Elbe")]},
-        }
+        answers = {"text": ["Elbe"], "answer_start": [context.index("Elbe")]}
+        return {"question": "which one", "context": context, "answers": answers}
 
-    data = DataConfig(
-        text_field="question", pair_field="context", label_field="answers", row_length=32,
-        overlap=4, workers=1,
-    )  # fmt: skip
-    return run_on_records(home, "question_answering_model", QuestionAnswering(), data, make, steps=0)
+    data = DataConfig(text_field="question", pair_field="context", label_field="answers", overlap=4)
+    return run_on_records(home / "question_answering_model", QuestionAnswering(), data, make, steps=0)
 
 
 @pytest.fixture(scope="session")
@@ -185,10 +184,5 @@ def pairs(home: Path) -> Trained:
         words = random.choice(["lovely", "film", "plot", "great", "awful", "cast", "bad", "sad"], 6).tolist()
         return {"query": " ".join(words[:2]), "text": " ".join(words[2:]), "label": int(random.integers(2))}
 
-    data = DataConfig(text_field="query", pair_field="text", label_field="label", row_length=32, workers=1)
-    return run_on_records(home, "pairs", Classification(), data, make, steps=0)
-
-
-@pytest.fixture(scope="session")
-def regressor(home: Path) -> Trained:
-    return run(home, "regressor", Classification(), lambda positive, i: positive * 4 + 0.5, steps=0)
+    data = DataConfig(text_field="query", pair_field="text", label_field="label")
+    return run_on_records(home / "pairs", Classification(), data, make, steps=0)

@@ -17,7 +17,7 @@ from jaxencoder.tasks.token_classification.predict import tag_words
 from jaxencoder.text.sources import read
 from tests.inference.published import published, torch_outputs
 
-from .conftest import write_data
+from .conftest import write_data, write_records
 
 
 def records_of(folder: Path) -> list[dict]:
@@ -33,27 +33,21 @@ def converted(
 ) -> dict[str, tuple[Path, Path]]:
     """Runs, and each as transformers loads it."""
     home = tmp_path_factory.mktemp("transformers")
-    runs = {
-        "classifier": classifier,
-        "multi_label_classifier": multi_label_classifier,
-        "token_classifier": token_classifier,
-        "question_answering_model": question_answering_model,
-        "regressor": regressor,
-    }
-    for name, run in runs.items():
-        assert main(["convert", str(run.folder), str(home / name), "--to", "transformers"]) == 0
-    return {name: (run.folder, home / name) for name, run in runs.items()}
+    runs = classifier, multi_label_classifier, token_classifier, question_answering_model, regressor
+    for run in runs:
+        assert main(["convert", str(run.folder), str(home / run.folder.name), "--to", "transformers"]) == 0
+    return {run.folder.name: (run.folder, home / run.folder.name) for run in runs}
 
 
-@pytest.mark.parametrize(
-    "name", ["classifier", "multi_label_classifier", "token_classifier", "question_answering_model", "regressor"]
-)
+NAMES = ["classifier", "multi_label_classifier", "token_classifier", "question_answering_model", "regressor"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_same_predictions_as_the_run(converted, name: str) -> None:
     run, hf = converted[name]
     data = load(run).config.data
-    fields = {"text_field": data.text_field} | (
-        {"pair_field": data.pair_field} if name == "question_answering_model" else {}
-    )
+    fields = {"text_field": data.text_field}
+    fields |= {"pair_field": data.pair_field} if name == "question_answering_model" else {}
     records = [{key: x for key, x in record.items() if key != "tags"} for record in records_of(run)[:20]]
     ours, theirs = (list(predict(folder, records, **fields)) for folder in (run, hf))
     for a, b in zip(ours, theirs, strict=True):
@@ -63,14 +57,11 @@ def test_the_same_predictions_as_the_run(converted, name: str) -> None:
     assert load(hf).labels == load(run).labels or name == "regressor"
 
 
-@pytest.mark.parametrize(
-    "name", ["classifier", "multi_label_classifier", "token_classifier", "question_answering_model", "regressor"]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_same_metrics_as_the_run(converted, name: str, tmp_path: Path) -> None:
     run, hf = converted[name]
     before = sorted(hf.iterdir())
-    output, data = tmp_path / "all.json", str(tmp_path / "data.jsonl")
-    Path(data).write_text("".join(json.dumps(record) + "\n" for record in records_of(run)))
+    output, data = tmp_path / "all.json", write_records(tmp_path / "data.jsonl", records_of(run))
     found = evaluate(hf, data=data, output=output)  # the usual names of the fields
     expected = evaluate(run, data=data)
     expected.pop("report", None)
@@ -89,16 +80,16 @@ def test_labels_under_other_names(converted, tmp_path: Path, capsys) -> None:
     _, hf = converted["classifier"]
     source = write_data(tmp_path / "a.jsonl", 20, lambda positive, i: int(positive), seed=3)
     renamed = [{"body": record["text"], "class": record["label"]} for record in read(source)]
-    (tmp_path / "b.jsonl").write_text("".join(json.dumps(record) + "\n" for record in renamed))
-    words = ["--data", str(tmp_path / "b.jsonl"), "--text-field", "body", "--label-field", "class"]
+    data = write_records(tmp_path / "b.jsonl", renamed)
+    words = ["--data", data, "--text-field", "body", "--label-field", "class"]
     assert main(["evaluate", str(hf), *words, "--report", str(tmp_path / "report")]) == 0
     said = capsys.readouterr().out
     assert f"report                   {tmp_path / 'report'}" in said and (tmp_path / "report" / "report.md").is_file()
     accuracy = evaluate(hf, data=source)["accuracy"]
     assert f"accuracy                 {accuracy:.4f}" in said
-    assert evaluate(hf, data=str(tmp_path / "b.jsonl"))["accuracy"] == accuracy  # usual names
-    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"a": x["body"], "b": x["class"]}) + "\n" for x in renamed))
-    assert main(["evaluate", str(hf), "--data", str(tmp_path / "b.jsonl"), "--text-field", "a"]) == 2
+    assert evaluate(hf, data=data)["accuracy"] == accuracy  # usual names
+    write_records(tmp_path / "b.jsonl", [{"a": x["body"], "b": x["class"]} for x in renamed])
+    assert main(["evaluate", str(hf), "--data", data, "--text-field", "a"]) == 2
     assert "no field 'label' among a, b" in capsys.readouterr().err
     assert main(["predict", str(hf), "--input", source, "--output", str(tmp_path / "c.jsonl")]) == 0
     assert next(read(str(tmp_path / "c.jsonl")))["prediction"] in ("no", "yes")

@@ -1,6 +1,5 @@
 """A task of its own in one file: which of two fields is longer. It is trained, predicts and is evaluated."""
 
-import json
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from jaxencoder.text.labels import Labels
 from jaxencoder.text.schema import Schema
 from jaxencoder.training.loop import train
 from jaxencoder.training.optimizers import OptimizerConfig
+from tests.tasks.conftest import write_records
 
 
 class LongerSchema(Schema):
@@ -72,8 +72,7 @@ def test_a_task_in_one_file(tmp_path, monkeypatch):
         lengths = [(m, n) for m, n in random.integers(1, 12, (150, 2)) if abs(m - n) > 2]
         labels = ("first" if m > n else "second" for m, n in lengths)
         records = [{"a": "a " * m, "b": "b " * n, "label": x} for (m, n), x in zip(lengths, labels, strict=True)]
-        (tmp_path / name).with_suffix(".jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-        sources.append((str((tmp_path / name).with_suffix(".jsonl")),))
+        sources.append((write_records(tmp_path / f"{name}.jsonl", records),))
     data = DataConfig(*sources[:1], validation=sources[1], text_field="a", pair_field="b", label_field="label",
                       row_length=32, workers=1, cache=str(tmp_path))  # fmt: skip
     model = EncoderConfig(num_layers=1, hidden_size=16, mlp_size=16, num_heads=2, max_length=32, dropout=0.0)

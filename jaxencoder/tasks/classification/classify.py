@@ -48,17 +48,13 @@ class ClassScores(NamedTuple):
 
 
 def class_names(model: TaskModel) -> tuple[str, ...]:
-    """Names of a classifier's classes, in order of id; empty for values.
-
-    Raises:
-        ValueError: the model has no classifier.
-    """
+    """Names of a classifier's classes, in order of id; empty for values. ValueError for another model."""
     head = _head(model)
     return () if head.kind == VALUE else model.labels or tuple(map(str, range(head.outputs)))
 
 
 def is_multi_label(model: TaskModel) -> bool:
-    """Whether a text may have several classes; ValueError for a model without a classifier."""
+    """Whether a text may have several classes; ValueError for a model that is no classifier."""
     return _head(model).kind == SEVERAL_CLASSES
 
 
@@ -118,12 +114,7 @@ def thresholds(model: TaskModel, threshold: Threshold | None) -> np.ndarray | No
 
 
 def decide(scores: np.ndarray, names: Sequence[str], minimum: np.ndarray | None = None) -> list[Prediction]:
-    """The predictions of N scores [N, labels].
-
-    Args:
-        names: of the classes; empty for values.
-        minimum: of `thresholds`.
-    """
+    """The predictions of N scores [N, labels]; no names for values, and the result of `thresholds` as `minimum`."""
     if not names:
         return [Prediction(float(value), float("nan"), {}) for value in scores[:, 0]]
     probabilities = scipy.special.softmax(scores, axis=-1) if minimum is None else scipy.special.expit(scores)
@@ -182,11 +173,7 @@ class _ClassifierHead(NamedTuple):
 
 
 def _head(model: TaskModel) -> _ClassifierHead:
-    """The model's classifier.
-
-    Raises:
-        ValueError: there is none, or its config.json names a problem_type that cannot be predicted.
-    """
+    """The model's classifier; ValueError if there is none, or one of a problem_type that cannot be predicted."""
     objective, published = model.config.objective, model.published
     if published is None and isinstance(objective, Classification) and "classifier" in model.params:
         return _ClassifierHead(objective.labels, objective.problem_type, objective_scores(model))
@@ -212,11 +199,7 @@ def _pool(
 ) -> np.ndarray:
     """Scores of texts [texts, labels] from those of their parts [parts, labels]; a single part keeps its scores.
 
-    Args:
-        owners: int [parts], the text of each part.
-        weights: int [parts].
-        kind: of the classifier.
-        pooling: see `WindowConfig`.
+    `owners` [parts] is the text of each part, `weights` [parts] its number of tokens, `pooling` as in `WindowConfig`.
     """
     weights = weights if pooling == "length" else np.ones_like(weights)
     logs = scipy.special.log_softmax(scores, axis=-1) if kind == ONE_CLASS else scores

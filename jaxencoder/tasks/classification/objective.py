@@ -78,12 +78,7 @@ class Classification(TaskObjective):
             raise ValueError(f"objective.class_counts must not be negative, got {self.class_counts}.")
 
     def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
-        """Scores are [B, E, labels] float32.
-
-        Raises:
-            ValueError: a loss or weights of classes for values, counts for another number of classes, or a loss that
-                does not support multi_label.
-        """
+        """Scores are [B, E, labels] float32. ValueError for settings that do not suit the number or kind of labels."""
         classes = self.labels if self.labels > 1 else 0
         if not classes and (self.loss != "cross_entropy" or self.class_weights != "none"):
             settings = f"objective.loss {self.loss} and class_weights {self.class_weights}"
@@ -170,7 +165,7 @@ class Classification(TaskObjective):
         return self if self.labels else replace(self, labels=len(names) or 2)
 
     def resumed(self, saved: Self) -> Self:
-        """Keep the counts of classes that the run began with, whatever the sources of its other phases are now."""
+        """Keep the counts of classes that the run began with, whatever the sources of its phases are now."""
         return self if self.class_counts else replace(self, class_counts=saved.class_counts)
 
 

@@ -35,12 +35,11 @@ def predict_classes(
     With multi_label both are lists, the most probable class first.
 
     Args:
-        model: as in `classify`.
+        model, windows, batch_tokens, threshold: as in `classify`.
         source: as in `jaxencoder.text.sources`, or records; labels are not needed.
         text_field, pair_field: None for both: those of the run, of a published model text and no pairs, or, in a source
             that lacks them, usual names for them; None for one: that of the run.
         probabilities: also add those of all classes by name, as "probabilities".
-        windows, batch_tokens, threshold: as in `classify`.
 
     Raises:
         ValueError: a record that lacks a text or has one of these fields, or as `classify`.
@@ -135,9 +134,8 @@ def predictions(model: TaskModel, source: str | None = None, windows: WindowConf
     """A model's predictions for its validation data, or for another source with the same fields.
 
     Args:
-        model: as in `classify`.
+        model, windows: as in `classify`.
         source: as in `jaxencoder.text.sources`; None: the data that the run has held out.
-        windows: as in `classify`.
 
     Raises:
         ValueError: a record that lacks a text or a label, or whose label is none of the run's.

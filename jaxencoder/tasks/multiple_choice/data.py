@@ -59,13 +59,9 @@ def check_choices(value: Any, where: str) -> list[str]:
 
 
 def choice_index(label: Any, choices: Sequence[str], where: str) -> int:
-    """Index of the right choice.
+    """Index of the right choice; ValueError if there is none.
 
-    Args:
-        label: the choice's text, its index, its letter (A is the first), or the index as text; the first that fits.
-
-    Raises:
-        ValueError: the label is none of them.
+    `label` is its text, its index, its letter (A is the first), or the index as text; the first that fits.
     """
     if isinstance(label, str) and choices.count(label) == 1:
         return choices.index(label)
@@ -84,12 +80,9 @@ def choice_index(label: Any, choices: Sequence[str], where: str) -> int:
 def encode_choices(
     tokenizer: Tokenizer, contexts: Sequence[str], choices: Sequence[Sequence[str]], row_length: int
 ) -> tuple[list[list[Encoding]], int]:
-    """Encode each example so that its sequences fit into one row together.
+    """The encodings of each example's choices, which fit into one row together, and the number of truncated examples.
 
     If they do not fit, the longest sequences are truncated to one length, the longer text of each first.
-
-    Returns:
-        (encodings of each example's choices, number of truncated examples).
 
     Raises:
         ValueError: the rows are too short for an example's choices, or a text is not valid Unicode.

@@ -10,7 +10,6 @@ import numpy as np
 import scipy.special
 
 from jaxencoder.tasks.multiple_choice.data import SCHEMA, check_choices, choice_index, encode_choices
-from jaxencoder.tasks.multiple_choice.metrics import choice_metrics
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
 from jaxencoder.tasks.running import objective_scores, row_length, score_texts
@@ -65,10 +64,9 @@ def predict_choices(
     "probabilities" of all choices.
 
     Args:
-        model: as in `choice_probabilities`.
+        model, batch_tokens: as in `choice_probabilities`.
         source: as in `jaxencoder.text.sources`, or records; labels are not needed.
         text_field, pair_field: of the context and of the list of choices; None: those of the run.
-        batch_tokens: as in `Model.embed`.
 
     Raises:
         ValueError: a record without text or choices or that has one of these fields, or as `choice_probabilities`.
@@ -106,3 +104,23 @@ def evaluate_choices(model: TaskModel, source: str | None = None) -> Evaluation:
         probabilities += choice_probabilities(model, contexts, choices)
         right += numbers
     return Evaluation(choice_metrics(probabilities, right))
+
+
+def choice_metrics(probabilities: Sequence[np.ndarray], right: Sequence[int]) -> dict[str, float]:
+    """How often the right choice is the most probable one.
+
+    Args:
+        probabilities: float64 [choices] of each example.
+        right: index of the right choice of each example.
+
+    Returns:
+        loss (nats per example), accuracy, chance (the accuracy of a random guess) and examples, their number.
+    """
+    pairs = list(zip(probabilities, right, strict=True))
+    with np.errstate(divide="ignore"):
+        values = {
+            "loss": [-np.log(shares[i]) for shares, i in pairs],
+            "accuracy": [shares.argmax() == i for shares, i in pairs],
+            "chance": [1 / len(shares) for shares, _ in pairs],
+        }
+    return {name: float(np.mean(x)) for name, x in values.items()} | {"examples": len(pairs)}

@@ -59,12 +59,10 @@ def answer_texts(value: Any, where: str) -> list[str]:
 def answer_span(value: Any, text: str, where: str) -> tuple[int, int]:
     """The characters [start, end) of a record's first answer in its text, or NO_ANSWER.
 
-    Args:
-        value: {"text": [...], "answer_start": [...]} as in SQuAD. If the answer does not begin there, which happens in
-            some data sets, the nearest occurrence counts.
+    If the answer does not begin at its "answer_start", as in some data sets, the nearest occurrence counts.
 
     Raises:
-        ValueError: another form, or an answer that is not in the text.
+        ValueError: `value` does not have SQuAD's form, or the answer is not in the text.
     """
     try:
         texts, starts = value["text"], value["answer_start"]

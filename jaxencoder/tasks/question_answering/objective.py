@@ -43,7 +43,7 @@ class QuestionAnswering(TaskObjective):
         return token_scores(encoder, compute, HEAD, _HEAD_CONFIG, self.dropout)
 
     def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
-        """Loss (nats per window, the mean of both ends) and exact: windows in which both ends have the largest score."""
+        """Loss (nats per window, mean of both ends) and exact: windows in which both ends have the largest score."""
         labels, segment_ids = batch["token_labels"], batch["segment_ids"]
         log_p, is_best = segment_log_softmax(scores, segment_ids)
         is_end = jnp.stack([(labels == end) | (labels == BOTH) for end in (START, END)], -1)  # [B, T, 2]

@@ -1,5 +1,12 @@
-"""Answers to questions: spans of the texts that hold them. Texts longer than a row are read in overlapping windows."""
+"""Answers to questions: spans of the texts that hold them. Texts longer than a row are read in overlapping windows.
 
+The metrics are those of SQuAD's official script: Rajpurkar et al. 2016, arXiv:1606.05250, and 2018 (SQuAD 2.0, with
+questions that have no answer), arXiv:1806.03822.
+"""
+
+import re
+import string
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -9,7 +16,6 @@ import scipy.special
 
 from jaxencoder.objectives.objective import Batch
 from jaxencoder.tasks.question_answering.data import SCHEMA, Window, answer_texts, question_windows
-from jaxencoder.tasks.question_answering.metrics import answer_metrics
 from jaxencoder.tasks.question_answering.objective import HEAD, QuestionAnswering
 from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
 from jaxencoder.tasks.running import global_slots, head_scores, packed_type_ids
@@ -19,6 +25,8 @@ from jaxencoder.text.sources.records import Record
 
 ADDED = ("prediction", "start", "end", "probability", "predictions")
 _BEST = 20  # first and last tokens of a window that are combined
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class Answer(NamedTuple):
@@ -105,12 +113,10 @@ def predict_answers(
     """Add to records "prediction", the answer, its "start" and "end" (characters of the text) and its "probability".
 
     Args:
-        model: as in `answer_questions`.
+        model, batch_tokens, no_answer: as in `answer_questions`.
         source: as in `jaxencoder.text.sources`, or records.
-        text_field: of the question; None: that of the run, or question.
-        pair_field: of the text; None: that of the run, or context.
+        text_field, pair_field: of the question and of the text; None: those of the run, or question and context.
         k: if more than 1, the k best answers are added as "predictions".
-        batch_tokens: as in `Model.embed`. no_answer: as in `answer_questions`.
 
     Raises:
         ValueError: a record without a question or a text or that has one of these fields, or as `answer_questions`.
@@ -172,4 +178,42 @@ def _best_spans(ends: np.ndarray, window: Window, max_length: int) -> list[tuple
 def _strip(text: str, start: int, end: int) -> tuple[int, int]:
     """A span without the spaces at its ends; in many tokenizers the space before a word belongs to its token."""
     words = text[start:end]
-    return start + len(words) - len(words.lstrip()), end - len(words) + len(words.rstrip())
+    return end - len(words.lstrip()), start + len(words.rstrip())
+
+
+def answer_metrics(predicted: Sequence[str], true: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Exact match and F1 of words; with several true answers, the best match counts.
+
+    Args:
+        predicted: "" for no answer.
+        true: the annotators' answers to each question; empty, or with an empty text, for none.
+
+    Returns:
+        exact and f1, in [0, 1]; the same prefixed with has_answer_ and no_answer_ if there are questions of both kinds;
+        and examples, their number.
+    """
+    exact, f1 = [], []
+    for prediction, answers in zip(predicted, true, strict=True):
+        answers = [x for x in answers if normalize(x)] or [""]
+        exact.append(max(float(normalize(prediction) == normalize(answer)) for answer in answers))
+        f1.append(max(_f1(prediction, answer) for answer in answers))
+    has_answer = np.array([any(map(normalize, answers)) for answers in true], bool)
+    values = {"exact": np.array(exact), "f1": np.array(f1)}
+    result = {name: float(x.mean()) for name, x in values.items()}
+    if has_answer.any() and not has_answer.all():
+        for prefix, part in (("has_answer", has_answer), ("no_answer", ~has_answer)):
+            result |= {f"{prefix}_{name}": float(x[part].mean()) for name, x in values.items()}
+    return result | {"examples": len(exact)}
+
+
+def normalize(text: str) -> str:
+    """Remove case, punctuation, English articles and superfluous spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def _f1(predicted: str, true: str) -> float:
+    a, b = normalize(predicted).split(), normalize(true).split()
+    if not a or not b:
+        return float(a == b)
+    common = sum((Counter(a) & Counter(b)).values())
+    return 2 * common / (len(a) + len(b))

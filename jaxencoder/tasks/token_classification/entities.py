@@ -48,12 +48,7 @@ def entities(tags: Sequence[str], scheme: Scheme | None = None, names: Sequence[
 
     ["B-PER", "I-PER", "O", "I-LOC"] -> [PER 0:2, LOC 3:4], whatever the scheme.
 
-    Args:
-        tags: of its words.
-        scheme, names: of all tags of the data set; empty: of those that occur.
-
-    Raises:
-        ValueError: tags that do not mark entities.
+    `scheme` and `names` are of all tags of the data set; empty: of those that occur. ValueError if tags mark none.
     """
     names = names or sorted(set(tags))
     scheme = scheme or Scheme.of(names)
@@ -74,9 +69,7 @@ def entities(tags: Sequence[str], scheme: Scheme | None = None, names: Sequence[
 def entity_starts(scheme: Scheme, tags: Any, previous: Any) -> tuple[Any, Any]:
     """Mark words at which an entity begins, and words that continue none, both bool.
 
-    Args:
-        tags, previous: ids of the tags of words and of the words before them, arrays of numpy or of jax, int of one
-            shape; `previous` is -1 at the first word.
+    `tags` are ids of the tags of words, `previous` those of the words before them, -1 at the first; of numpy or jax.
     """
     outside, opens, closes, kind = map(jnp.asarray, scheme) if isinstance(tags, jax.Array) else scheme
     is_fresh = (previous < 0) | outside[previous] | closes[previous] | (kind[previous] != kind[tags])
@@ -89,9 +82,7 @@ def count_entities(
 ) -> tuple[jax.Array, ...]:
     """Numbers of correct, predicted and true entities in packed rows, each float32 [].
 
-    Args:
-        predicted, labels: int [B, T], -1 at tokens that are not a word's first.
-        segment_ids: [B, T].
+    `predicted` and `labels` are ids of tags, int [B, T], -1 at tokens that are not a word's first.
     """
     T = labels.shape[1]
     position = jnp.broadcast_to(jnp.arange(T), labels.shape)

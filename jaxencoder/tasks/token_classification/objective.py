@@ -41,7 +41,7 @@ class TokenClassification(TaskObjective):
         return token_scores(encoder, compute, HEAD, self._head, self.dropout)
 
     def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
-        """Loss (nats per word), accuracy of words and f1 of entities, correct if words and type are, if tags mark them."""
+        """Loss (nats per word), accuracy of words and, if the tags mark entities, f1 of entities by words and type."""
         labels = batch["token_labels"]  # [B, T], -1 at tokens that are not a word's first
         is_word = labels >= 0
         log_p = jnp.take_along_axis(jax.nn.log_softmax(scores), jnp.maximum(labels, 0)[..., None], -1)[..., 0]

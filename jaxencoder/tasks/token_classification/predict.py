@@ -89,10 +89,9 @@ def predict_tags(
     added as "words".
 
     Args:
-        model: as in `tag_words`.
+        model, batch_tokens: as in `tag_words`.
         source: as in `jaxencoder.text.sources`, or records; of lists of words or of texts.
         text_field: None: that of the run, or text, or, in a source that lacks it, a usual name for it.
-        batch_tokens: as in `Model.embed`.
 
     Raises:
         ValueError: a record that has neither words nor a text or that has one of these fields, or as `tag_words`.

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import logging
 import math
 import re
@@ -13,6 +12,7 @@ from jaxencoder.tasks.classification.metrics import class_metrics, per_class, va
 from jaxencoder.tasks.classification.predict import predictions
 from jaxencoder.text.cache import prepare
 from jaxencoder.text.window_config import WindowConfig
+from tests.tasks.conftest import write_records
 
 
 def auprc_by_hand(scores, positive):
@@ -112,15 +112,10 @@ def test_records_are_predicted_as_the_rows_that_were_prepared(classifier, regres
         assert found.tokens.min() > 2 and found.truncated == 0
 
 
-def write(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
-
 def test_labels_as_names_and_numbers(model, tmp_path):
     """A class may be given by the number that its name has, as TFDS does."""
     records = [{"text": "lovely", "label": label} for label in ("yes", "no", 1, 0, True)]
-    found = predictions(model, write(tmp_path / "a.jsonl", records))
+    found = predictions(model, write_records(tmp_path / "a.jsonl", records))
     assert found.labels.tolist() == [1, 0, 1, 0, 1] and found.records == records
 
 
@@ -128,7 +123,7 @@ def test_labels_as_names_and_numbers(model, tmp_path):
 def test_classes_that_are_numbers(model, tmp_path, label, number):
     names = dataclasses.replace(model.config.objective, class_names=("1", "2"))
     numbered = dataclasses.replace(model, config=dataclasses.replace(model.config, objective=names))
-    found = predictions(numbered, write(tmp_path / "a.jsonl", [{"text": "lovely", "label": label}]))
+    found = predictions(numbered, write_records(tmp_path / "a.jsonl", [{"text": "lovely", "label": label}]))
     assert found.labels.tolist() == [number]
 
 
@@ -148,18 +143,18 @@ def test_classes_that_are_numbers(model, tmp_path, label, number):
 )
 def test_hostile_records(model, tmp_path, records, message):
     with pytest.raises(ValueError, match=message):
-        predictions(model, write(tmp_path / "a.jsonl", records))
+        predictions(model, write_records(tmp_path / "a.jsonl", records))
 
 
 @pytest.mark.parametrize("label", [math.nan, math.inf, "high", None, 1e300, -1e39])
 def test_hostile_values(regressor, tmp_path, label):
-    source = write(tmp_path / "a.jsonl", [{"text": "a", "label": 1.5}, {"text": "a", "label": label}])
+    source = write_records(tmp_path / "a.jsonl", [{"text": "a", "label": 1.5}, {"text": "a", "label": label}])
     with pytest.raises(ValueError, match=f"record 2: label {re.escape(repr(label))} is not a finite number of float32"):
         predictions(load(regressor.folder), source)
 
 
 def test_the_largest_values(regressor, tmp_path):
-    most = write(tmp_path / "b.jsonl", [{"text": "a", "label": 1.5}, {"text": "a", "label": 3e38}])
+    most = write_records(tmp_path / "b.jsonl", [{"text": "a", "label": 1.5}, {"text": "a", "label": 3e38}])
     found = predictions(load(regressor.folder), most)
     assert math.isfinite(value_metrics(found.scores[:, 0], found.labels)["loss"])
 
@@ -167,14 +162,16 @@ def test_the_largest_values(regressor, tmp_path):
 def test_a_pair_must_be_text(model, tmp_path):
     data = dataclasses.replace(model.config.data, pair_field="b")
     paired = dataclasses.replace(model, config=dataclasses.replace(model.config, data=data))
-    source = write(tmp_path / "a.jsonl", [{"text": "a", "b": "c", "label": "no"}, {"text": "a", "b": 7, "label": "no"}])
+    source = write_records(
+        tmp_path / "a.jsonl", [{"text": "a", "b": "c", "label": "no"}, {"text": "a", "b": 7, "label": "no"}]
+    )
     with pytest.raises(ValueError, match="record 2: field 'b' is int, not text"):
         predictions(paired, source)
 
 
 def test_empty_and_long_texts(model, tmp_path, caplog):
     records = [{"text": "", "label": "no"}, {"text": "a film was " * 200, "label": "yes"}]
-    source = write(tmp_path / "a.jsonl", records)
+    source = write_records(tmp_path / "a.jsonl", records)
     with caplog.at_level(logging.WARNING):
         found = predictions(model, source)
     assert [record.args for record in caplog.records] == [(1, 2, 32)] and found.truncated == 1

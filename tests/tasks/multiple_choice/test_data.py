@@ -1,7 +1,5 @@
 """The pieces of an example stay together, whole where they fit, and cut to their shares where not."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -11,6 +9,7 @@ from jaxencoder.text.cache import prepare
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.tokenizers.training import train_tokenizer
+from tests.tasks.conftest import write_records
 
 WORDS = ["alpha", "beta", "gamma", "delta", "kappa", "omega", "sigma", "theta"]
 FIELDS = {"pair_field": "choices", "label_field": "label"}
@@ -22,9 +21,8 @@ def tokenizer() -> Tokenizer:
 
 
 def config(path, records, **changes) -> DataConfig:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     settings = {"row_length": 48, "workers": 1, "validation_fraction": 0.0} | FIELDS | changes
-    return DataConfig(train=(str(path),), **settings)
+    return DataConfig(train=(write_records(path, records),), **settings)
 
 
 def records(count, longest=6, seed=0):

@@ -1,7 +1,5 @@
 """Answers and their metrics: by the official script's rules, and found in long texts whatever the window."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -10,8 +8,8 @@ from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.inference.predict import predict
 from jaxencoder.tasks.question_answering import predict as module
 from jaxencoder.tasks.question_answering.data import SCHEMA, Window, question_windows
-from jaxencoder.tasks.question_answering.metrics import answer_metrics, normalize
-from jaxencoder.tasks.question_answering.predict import answer_questions
+from jaxencoder.tasks.question_answering.predict import answer_metrics, answer_questions, normalize
+from tests.tasks.conftest import write_records
 
 
 def test_metrics_by_hand():
@@ -116,9 +114,8 @@ def test_a_model_that_does_not_read(masked):
 
 
 def test_predictions_for_records(question_answering_model):
-    held_out = [record for _, record in SCHEMA.validation_records(load(question_answering_model.folder).config.data)][
-        :3
-    ]
+    data = load(question_answering_model.folder).config.data
+    held_out = [record for _, record in SCHEMA.validation_records(data)][:3]
     found = list(predict(question_answering_model.folder, held_out, k=2))
     for record, line in zip(held_out, found, strict=True):
         assert line["prediction"] == record["context"][line["start"] : line["end"]]
@@ -129,14 +126,13 @@ def test_predictions_for_records(question_answering_model):
 
 @pytest.mark.parametrize("context", [None, ["a", "b"], 3])
 def test_a_context_that_is_no_text(question_answering_model, tmp_path, context):
-    source = tmp_path / "a.jsonl"
     records = [{"question": "what?", "context": x, "answers": {"text": [], "answer_start": []}} for x in ("a", context)]
-    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    source = write_records(tmp_path / "a.jsonl", records)
     message = rf"a\.jsonl, record 2: field 'context' is {type(context).__name__}, not text"
     with pytest.raises(ValueError, match=message):
-        evaluate(question_answering_model.folder, data=str(source))
+        evaluate(question_answering_model.folder, data=source)
     with pytest.raises(ValueError, match=message):
-        list(predict(question_answering_model.folder, str(source)))
+        list(predict(question_answering_model.folder, source))
 
 
 def test_an_answer_has_no_spaces_around_it(question_answering_model, monkeypatch):

@@ -17,6 +17,7 @@ from jaxencoder.tasks.token_classification.entities import entities
 from jaxencoder.tasks.token_classification.metrics import tag_metrics
 from jaxencoder.tasks.token_classification.predict import tag_name, tag_words
 from jaxencoder.text.window_config import WindowConfig
+from tests.tasks.conftest import write_records
 
 SCHEMES = {
     "BIO": ("O", "B-x", "I-x", "B-y", "I-y"),
@@ -32,7 +33,8 @@ def test_equal_to_seqeval(tags):
     true = [[rng.choice(tags) for _ in range(rng.randrange(1, 12))] for _ in range(200)]
     said = [[t if rng.random() < 0.7 else rng.choice(tags) for t in text] for text in true]
     for text in true:
-        assert entities(text) == [tuple(x) for x in _shifted(seqeval.sequence_labeling.get_entities(text))]
+        theirs = seqeval.sequence_labeling.get_entities(text)
+        assert entities(text) == [(kind, start, end + 1) for kind, start, end in theirs]
     found = tag_metrics(true, said)
     report = seqeval.classification_report(true, said, output_dict=True, zero_division=0)
     for name, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
@@ -41,10 +43,6 @@ def test_equal_to_seqeval(tags):
             assert found["classes"][kind][name] == pytest.approx(report[kind][theirs])
     assert found["macro_f1"] == pytest.approx(report["macro avg"]["f1-score"])
     assert found["accuracy"] == pytest.approx(seqeval.accuracy_score(true, said))
-
-
-def _shifted(found):
-    return [(kind, start, end + 1) for kind, start, end in found]
 
 
 def test_tags_without_entities():
@@ -99,15 +97,12 @@ def test_a_model_without_tags(masked):
 def test_predictions_for_records(token_classifier, tmp_path):
     text = "Die Elbe, the Spree"
     records = [{"id": 1, "tokens": ["the", "Elbe", "in", "Oder"]}, {"id": 2, "tokens": text}, {"id": 3, "tokens": ""}]
-    source = tmp_path / "a.jsonl"
-    source.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert predict_file(token_classifier.folder, str(source), tmp_path / "b.jsonl") == 3
+    source = write_records(tmp_path / "a.jsonl", records)
+    assert predict_file(token_classifier.folder, source, tmp_path / "b.jsonl") == 3
     one, two, three = (json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines())
     assert one["tags"] == ["O", "B-x", "O", "B-x"] and "words" not in one and one["id"] == 1
-    assert [(x["type"], x["text"], x["start"], x["end"]) for x in one["entities"]] == [
-        ("x", "Elbe", 1, 2),
-        ("x", "Oder", 3, 4),
-    ]
+    listed = [(x["type"], x["text"], x["start"], x["end"]) for x in one["entities"]]
+    assert listed == [("x", "Elbe", 1, 2), ("x", "Oder", 3, 4)]
     assert two["words"] == ["Die", "Elbe", ",", "the", "Spree"] and len(two["tags"]) == 5
     for entity in two["entities"]:
         assert text[entity["start"] : entity["end"]] == entity["text"] and 0.2 < entity["probability"] <= 1
@@ -116,8 +111,7 @@ def test_predictions_for_records(token_classifier, tmp_path):
     with pytest.raises(ValueError, match="windows is WindowConfig.*, which is no option of token classification"):
         list(predict(token_classifier.folder, records, windows=WindowConfig()))
     with pytest.raises(ValueError, match="field 'tokens' is int, not text"):
-        source.write_text('{"tokens": 3}\n')
-        list(predict(token_classifier.folder, str(source)))
+        list(predict(token_classifier.folder, write_records(tmp_path / "a.jsonl", [{"tokens": 3}])))
 
 
 def test_tags_that_are_numbers():
@@ -143,27 +137,24 @@ def test_records_without_words(token_classifier, record, message):
 
 def test_a_table_whose_first_records_have_no_entity(token_classifier, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxencoder.tasks.records._CHUNK_TEXTS", 1)
-    source = tmp_path / "a.jsonl"
     texts = ([], ["the", "river"], ["the", "Elbe"])
-    source.write_text("".join(json.dumps({"tokens": words}) + "\n" for words in texts))
-    assert predict_file(token_classifier.folder, str(source), tmp_path / "b.parquet") == 3
+    source = write_records(tmp_path / "a.jsonl", [{"tokens": words} for words in texts])
+    assert predict_file(token_classifier.folder, source, tmp_path / "b.parquet") == 3
     lines = pq.read_table(tmp_path / "b.parquet").to_pylist()
-    assert lines == list(predict(token_classifier.folder, str(source)))
+    assert lines == list(predict(token_classifier.folder, source))
     assert [len(line["entities"]) for line in lines] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("tag", [None, 1.5, ["O"]])
 def test_tags_that_are_neither_text_nor_numbers(token_classifier, tmp_path, tag):
-    source = tmp_path / "a.jsonl"
-    source.write_text("".join(json.dumps({"tokens": ["the", "Elbe"], "tags": [0, x]}) + "\n" for x in (1, tag)))
+    source = write_records(tmp_path / "a.jsonl", [{"tokens": ["the", "Elbe"], "tags": [0, x]} for x in (1, tag)])
     with pytest.raises(ValueError, match=rf"a\.jsonl, record 2: tag {re.escape(str(tag))} is neither text nor"):
-        evaluate(token_classifier.folder, data=str(source))
+        evaluate(token_classifier.folder, data=source)
 
 
 def test_a_tag_that_training_never_saw(token_classifier, tmp_path):
-    source = tmp_path / "a.jsonl"
-    source.write_text(json.dumps({"tokens": ["the", "Elbe", "a"], "tags": ["O", "B-x", "X"]}) + "\n")
-    result = evaluate(token_classifier.folder, data=str(source))
+    source = write_records(tmp_path / "a.jsonl", [{"tokens": ["the", "Elbe", "a"], "tags": ["O", "B-x", "X"]}])
+    result = evaluate(token_classifier.folder, data=source)
     assert (result["entities"], result["f1"], result["accuracy"]) == (1, 1, pytest.approx(2 / 3))
 
 

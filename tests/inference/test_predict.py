@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,18 +13,11 @@ import pytest
 
 import jaxencoder
 from jaxencoder.inference.predict import predict, predict_file
+from jaxencoder.text.sources import read
 from jaxencoder.text.window_config import WindowConfig
+from tests.tasks.conftest import write_records
 
 TEXTS = ["lovely film", "awful plot", "", "the cast was great", "a bad bad film"]
-
-
-def write(path: Path, records: list) -> str:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +30,9 @@ def model(classifier):
 
 def test_records_in_order_with_their_fields(model, tmp_path):
     records = [{"id": i, "text": text, "meta": {"a": [i]}} for i, text in enumerate(TEXTS)]
-    source = write(tmp_path / "a.jsonl", records)
+    source = write_records(tmp_path / "a.jsonl", records)
     assert predict_file(model, source, tmp_path / "b.jsonl", probabilities=True) == 5
-    found = lines(tmp_path / "b.jsonl")
+    found = list(read(str(tmp_path / "b.jsonl")))
     assert [{name: line[name] for name in ("id", "text", "meta")} for line in found] == records
     for line, one in zip(found, model.classify(TEXTS), strict=True):
         assert (line["prediction"], line["probability"]) == (one.prediction, pytest.approx(one.probability, abs=1e-6))
@@ -54,7 +46,7 @@ def test_records_in_order_with_their_fields(model, tmp_path):
 
 
 def test_parquet_and_less(model, tmp_path):
-    source = write(tmp_path / "a.jsonl", [{"text": text, "label": "whatever"} for text in TEXTS])
+    source = write_records(tmp_path / "a.jsonl", [{"text": text, "label": "whatever"} for text in TEXTS])
     predict_file(model, source, tmp_path / "b.parquet")
     table = pq.read_table(tmp_path / "b.parquet")
     assert table.column_names == ["text", "label", "prediction", "probability"]
@@ -80,7 +72,7 @@ def test_other_fields_and_several_chunks(model, monkeypatch):
 def test_usual_names_of_fields(model, tmp_path):
     data = dataclasses.replace(model.config.data, text_field="sentence")
     other = dataclasses.replace(model, config=dataclasses.replace(model.config, data=data))
-    source = write(tmp_path / "a.jsonl", [{"text": text} for text in TEXTS])
+    source = write_records(tmp_path / "a.jsonl", [{"text": text} for text in TEXTS])
     assert list(predict(other, source)) == list(predict(model, source))
     with pytest.raises(ValueError, match="no field 'sentence' among text"):
         list(predict(other, source, text_field="sentence"))
@@ -94,14 +86,12 @@ def test_long_texts_with_one_warning(model, monkeypatch, caplog):
     records = [{"text": text} for text in texts]
     with caplog.at_level(logging.WARNING):
         cut = list(predict(model, records))
-    assert [record.getMessage() for record in caplog.records] == [
-        "2 of 4 texts are longer than 32 tokens and were truncated."
-    ]
+    assert caplog.messages == ["2 of 4 texts are longer than 32 tokens and were truncated."]
     caplog.clear()
-    read = list(predict(model, records, windows=WindowConfig(10)))
+    complete = list(predict(model, records, windows=WindowConfig(10)))
     assert not caplog.records
-    assert read[2]["probability"] != pytest.approx(cut[2]["probability"], abs=1e-4)
-    assert read[3]["probability"] == pytest.approx(cut[3]["probability"], abs=1e-5)
+    assert complete[2]["probability"] != pytest.approx(cut[2]["probability"], abs=1e-4)
+    assert complete[3]["probability"] == pytest.approx(cut[3]["probability"], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +107,7 @@ def test_long_texts_with_one_warning(model, monkeypatch, caplog):
     ],
 )
 def test_mistakes_leave_no_file(model, tmp_path, records, options, message):
-    source = write(tmp_path / "a.jsonl", records)
+    source = write_records(tmp_path / "a.jsonl", records)
     with pytest.raises(ValueError, match=message):
         predict_file(model, source, tmp_path / "b.jsonl", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
@@ -129,7 +119,7 @@ def test_records_that_lack_a_text(model):
 
 
 def test_what_cannot_be_written_or_read(model, masked, tmp_path):
-    source = write(tmp_path / "a.jsonl", [{"text": "a"}])
+    source = write_records(tmp_path / "a.jsonl", [{"text": "a"}])
     with pytest.raises(ValueError, match=r"b\.npy has no extension that can be written; use \.parquet, \.jsonl"):
         predict_file(model, source, tmp_path / "b.npy")
     with pytest.raises(FileNotFoundError):
