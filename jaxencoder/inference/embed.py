@@ -35,14 +35,7 @@ from jaxencoder.text.windows import GROUP_TOKENS, text_windows
 
 
 def embed(model: OpenedModel, texts: Sequence[str], options: EmbedOptions = DEFAULT_OPTIONS) -> np.ndarray:
-    """Embed texts.
-
-    Returns:
-        [N, dimensions] float32, in the order of `texts`.
-
-    Raises:
-        ValueError: not a list of strings, or options that do not fit the model or the texts.
-    """
+    """Vectors of texts, [N, dimensions] float32; see `Model.embed`."""
     embedder = _embedder(model, options)
     vectors, truncated = embedder(texts)
     buckets.warn_truncated(truncated, len(vectors), embedder.limit)
@@ -76,8 +69,6 @@ def embed_file(
         run: anything that `load` takes, or an open model.
         input: source of records, as in `jaxencoder.text.sources`.
         output: .parquet or .jsonl (the records' fields and "embedding"), or .npy ([N, D] float32, in order).
-        text_field: field of a record that holds the text.
-        options: as for `embed`.
 
     Returns:
         The number of texts.

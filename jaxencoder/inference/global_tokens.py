@@ -16,8 +16,7 @@ _SEPARATORS = 3  # in a question and its text: <s> question </s></s> text </s>
 def head_mask(heads: Iterable[HeadConfig], token_ids: np.ndarray) -> np.ndarray:
     """True at the tokens that a model's heads require to be global: bool [B, T].
 
-    Raises:
-        ValueError: a row that is not a question with its text, for a head that requires one.
+    Raises ValueError for a row that is not a question with its text, if a head requires one.
     """
     head = next((head for head in heads if head.global_tokens != "none"), None)
     position = np.broadcast_to(np.arange(token_ids.shape[1]), token_ids.shape)
@@ -39,11 +38,7 @@ def head_mask(heads: Iterable[HeadConfig], token_ids: np.ndarray) -> np.ndarray:
 def model_global_slots(
     model: Checkpoint, token_ids: jax.Array, mask: jax.Array, global_mask: jax.typing.ArrayLike | None
 ) -> np.ndarray | None:
-    """Positions of the global tokens of padded rows; see `OpenedModel.__call__`.
-
-    Raises:
-        ValueError: a mask of another shape, a model without global tokens, or as `head_mask`.
-    """
+    """Positions of the global tokens of padded rows; arguments and errors as in `OpenedModel.__call__`."""
     if not model.config.model.global_tokens:
         raise ValueError("the model has no global tokens; leave global_attention_mask out")
     if global_mask is not None and np.shape(global_mask) != token_ids.shape:

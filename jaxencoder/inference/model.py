@@ -143,7 +143,7 @@ class OpenedModel(Checkpoint):
 
     @cached_property
     def device_params(self) -> Params:
-        """`params` on every device; see `devices.replicate`. Arrays of a base model are shared with it."""
+        """`params` on every device; arrays of a base model are shared with it."""
         shared = {}
         if self.base is not None:
             on_devices = jax.tree.leaves(self.base.device_params)

@@ -67,10 +67,10 @@ def score_source(
     Args:
         run: anything that `load` takes, or an open model.
         source: as in `jaxencoder.text.sources`, or records.
-        fields: fields of a record that hold texts, such as an acceptable and an unacceptable sentence.
+        fields: of a record that hold texts, such as an acceptable and an unacceptable sentence.
 
     Raises:
-        ValueError: a broken source, a record without one of the texts, or a model without a masked-language-model head.
+        ValueError: a record without one of the texts, or a model without a masked-language-model head.
         OSError: the source cannot be read.
     """
     records = read(source, text_field=fields[0], fields=fields[1:]) if isinstance(source, str) else source

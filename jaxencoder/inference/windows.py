@@ -24,18 +24,17 @@ def run_windows(
     max_length: int | None = None,
     skip: int = 0,
 ) -> Iterator[tuple[list[TextWindow], buckets.BatchPlan, np.ndarray]]:
-    """Apply a function to windows in packed rows, in memory independent of their number.
+    """Apply a function to windows in packed rows, in memory independent of their number; see `OpenedModel.run`.
 
     Args:
-        function: as for `OpenedModel.run`. Its batch also has "kept_ids" [B, T] int32: the segment ids at the tokens
-            that belong to the window, 0 elsewhere.
+        function: its batch also has "kept_ids" [B, T] int32: the segment ids at the tokens that belong to the window, 0
+            elsewhere.
         windows: of texts in order.
         group_tokens: tokens of windows that are computed together.
         skip: tokens at the start of each text, such as those of a prompt, that kept_ids leave out.
 
     Yields:
-        (group of windows, plan of a batch with indices into the group, the function's values); all batches of a group
-        before the next group.
+        (group of windows, plan of a batch with indices into the group, values), group by group.
     """
     for group in group_windows(windows, group_tokens):
 
@@ -66,9 +65,11 @@ class WindowPooler:
             self._log_weights[text] = 0
             self.vectors[text] = vector if is_first else np.maximum(self.vectors[text], vector)
             return
-        tokens = max(window.last - (window.first or self._skip), 1)
-        weight = {"mean": 0.0, "length": np.log(tokens)}.get(self._pooling)
-        weight = float(vector[size]) if weight is None else weight
+        if self._pooling == "learned":
+            weight = float(vector[size])
+        else:
+            tokens = window.last - (window.first or self._skip)
+            weight = np.log(max(tokens, 1)) if self._pooling == "length" else 0.0
         total = np.logaddexp(self._log_weights[text], weight)
         if np.isfinite(total):
             self.vectors[text] += np.float32(np.exp(weight - total)) * (vector[:size] - self.vectors[text])

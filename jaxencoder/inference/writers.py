@@ -14,8 +14,6 @@ from jaxencoder.tasks.records import check_new_fields
 from jaxencoder.text.sources import Record
 
 COLUMN = "embedding"
-
-
 Write = Callable[..., None]
 
 
@@ -90,9 +88,8 @@ class ParquetWriter:
         if vectors is not None:
             check_new_fields(records, (COLUMN,), "write .npy")
             schema = schema and schema.remove(len(schema) - 1)
-        columns = set(schema.names) if schema is not None else set()
         names = dict.fromkeys(name for record in records for name in record)
-        if schema is not None and (new := [name for name in names if name not in columns]):
+        if schema is not None and (new := [name for name in names if name not in schema.names]):
             raise ValueError(f"field {new[0]!r} first appears late in the source; write .jsonl, or drop that field")
         try:
             if schema is None:
@@ -102,10 +99,8 @@ class ParquetWriter:
             else:
                 table = pa.Table.from_pylist(records, schema=schema)
         except (pa.ArrowException, OverflowError) as error:
-            problem = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"the records do not form one table ({problem}); write .jsonl, or give each field one type"
-            ) from error
+            problem = f"the records do not form one table ({' '.join(str(error).split())[:200]})"
+            raise ValueError(f"{problem}; write .jsonl, or give each field one type") from error
         if vectors is not None:
             flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
             table = table.append_column(COLUMN, pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))

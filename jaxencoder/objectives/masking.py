@@ -92,8 +92,6 @@ def mask_tokens(batch: Batch, key: jax.Array, masking: Masking, vocabulary: Voca
         batch: "token_ids" and "segment_ids" [B, T] int32; "row_ids" [B], identity of each row, for static masking;
             "progress" [B] float32, completed fraction of the training, 1 if missing.
         key: the only source of randomness; equal keys give equal masks on any number of devices.
-        masking: the settings.
-        vocabulary: special tokens, mask token and word starts.
     """
     token_ids, segment_ids = batch["token_ids"], batch["segment_ids"]
     B, T = token_ids.shape

@@ -47,9 +47,7 @@ class Vocabulary(Protocol):
     def mask_id(self) -> int: ...
     @property
     def special_ids(self) -> tuple[int, ...]: ...
-    def word_starts(self) -> np.ndarray:
-        """bool [V], True where a token begins a word."""
-        ...
+    def word_starts(self) -> np.ndarray: ...  # bool [V], True where a token begins a word
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,17 @@
 """Tiny random models over a tokenizer trained on a few sentences."""
 
+import contextlib
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from jaxencoder.api import Model
+from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.config import RunConfig
+from jaxencoder.config_io import save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.tasks.classification.objective import Classification
@@ -19,6 +23,14 @@ from tests.tasks.conftest import classifier, home, masked, regressor  # noqa: F4
 TEXT = "the cat sat on a mat while seven old men walked slowly through paris and rome looking for bread"
 WORDS = TEXT.split()
 SENTENCES = [" ".join(WORDS[i : i + n]) for n in range(1, 8) for i in range(len(WORDS) - n)]
+
+
+def write_run(folder: Path, config: RunConfig, tokenizer: Tokenizer, **trees) -> Path:
+    tokenizer.save(folder / "tokenizer")
+    with contextlib.closing(CheckpointManager(folder / "checkpoints")) as checkpoints:
+        checkpoints.save(3, trees, wait=True)
+    save(config, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -44,8 +44,6 @@ def torch_outputs(model: Any, encodings: list[Encoding], kind: str) -> list[dict
     for encoding in encodings:
         batch = {"input_ids": (encoding.ids, model.config.pad_token_id), "token_type_ids": (encoding.type_ids, 0)}
         batch |= {"attention_mask": (np.ones_like(encoding.ids), 0)}
-        rows = {
-            name: np.pad(x.astype(np.int64), (0, 5), constant_values=fill)[None] for name, (x, fill) in batch.items()
-        }
+        rows = {name: np.pad(x.astype(int), (0, 5), constant_values=pad)[None] for name, (x, pad) in batch.items()}
         found.append({name: x[0] for name, x in peers.theirs(model, peers.accepted(model, rows, kind), kind).items()})
     return found

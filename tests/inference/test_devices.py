@@ -40,10 +40,8 @@ assert not place({"token_ids": np.zeros((1, 16), np.int32)}, model.mesh)["token_
 np.testing.assert_allclose(together, alone, atol=1e-5)
 """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
+    run = subprocess.run([sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize(("dtype", "precise"), [("float32", True), ("bfloat16", False)])

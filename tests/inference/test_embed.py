@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import logging
 import resource
@@ -12,6 +11,7 @@ from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.tasks import records as records_module
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.records import chunks
+from tests.tasks.conftest import write_records
 
 from .conftest import SENTENCES
 
@@ -20,9 +20,7 @@ RECORDS = [{"body": text, "id": i, "tags": ["x"] * (i % 3)} for i, text in enume
 
 @pytest.fixture
 def source(tmp_path):
-    path = tmp_path / "in.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
-    return str(path)
+    return write_records(tmp_path / "in.jsonl", RECORDS)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
@@ -69,8 +67,7 @@ def test_order_and_company_change_nothing(model):
 
 
 def test_normalized_vectors_have_length_one(model):
-    vectors = model.embed(SENTENCES[:20], normalize=True)
-    plain = model.embed(SENTENCES[:20])
+    vectors, plain = (model.embed(SENTENCES[:20], normalize=x) for x in (True, False))
     np.testing.assert_allclose(vectors, plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-6)
 
 
@@ -82,19 +79,10 @@ def test_any_text_has_a_vector(model, caplog):
     assert len(caplog.records) == 1
 
 
-def test_no_texts(model):
-    assert model.embed([]).shape == (0, 32) and model.embed([]).dtype == np.float32
-
-
 @pytest.mark.parametrize("texts", ["one text", [None], ["fine", 3], ["\ud800"]])
 def test_what_is_no_list_of_texts(model, texts):
     with pytest.raises(ValueError):
         model.embed(texts)
-
-
-def test_no_tokenizer(model):
-    with pytest.raises(ValueError, match="came without a tokenizer"):
-        dataclasses.replace(model, tokenizer=None).embed(["the cat"])
 
 
 def test_batch_tokens_is_checked(model):
@@ -127,9 +115,7 @@ def test_one_warning_for_all_chunks(model, tmp_path, monkeypatch, caplog):
     (tmp_path / "in.txt").write_text("the cat\n" + "the cat sat \n" * 4)
     with caplog.at_level(logging.WARNING):
         embed_file(model, str(tmp_path / "in.txt"), tmp_path / "out.npy", options=EmbedOptions(max_length=4))
-    assert [record.getMessage() for record in caplog.records] == [
-        "4 of 5 texts are longer than 4 tokens and were truncated."
-    ]
+    assert caplog.messages == ["4 of 5 texts are longer than 4 tokens and were truncated."]
 
 
 def test_chunks_are_bounded_in_number_and_size(monkeypatch):

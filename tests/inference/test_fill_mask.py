@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -22,9 +20,7 @@ def all_probabilities(model, text: str) -> np.ndarray:
     return np.asarray(jax.nn.softmax(logits))[ids == model.tokenizer.mask_id]
 
 
-@pytest.mark.parametrize(
-    "text", ["the cat [MASK] on a mat", "[MASK]", "[MASK] [MASK] walked slowly [MASK].", "[MASK]x"]
-)
+@pytest.mark.parametrize("text", ["a cat [MASK] on a mat", "[MASK]", "[MASK] [MASK] walked slowly [MASK].", "[MASK]x"])
 @pytest.mark.parametrize("k", [1, 5])
 def test_the_best_tokens_of_every_mask(model, text, k):
     tokenizer = model.tokenizer
@@ -50,9 +46,8 @@ def test_only_its_own_mask_is_filled(model):
 
 
 def test_the_answer_is_of_plain_types(model):
-    (((token, probability, sentence),),) = model.fill_mask("a [MASK]", 1)
-    assert (type(token), type(probability), type(sentence)) == (str, float, str)
-    assert isinstance(model.fill_mask("a [MASK]", 1)[0][0], FilledMask)
+    ((filled,),) = model.fill_mask("a [MASK]", 1)
+    assert isinstance(filled, FilledMask) and [type(x) for x in filled] == [str, float, str]
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "sentencepiece-unigram", "sentencepiece-bpe"])
@@ -85,11 +80,6 @@ def test_every_tokenizer(make_model, kind):
 def test_says_what_is_wrong(model, text, k, message):
     with pytest.raises(ValueError, match=message):
         model.fill_mask(text, k)
-
-
-def test_a_model_without_a_tokenizer(model):
-    with pytest.raises(ValueError, match="came without a tokenizer"):
-        dataclasses.replace(model, tokenizer=None).fill_mask("[MASK]")
 
 
 def test_control_characters_and_long_text(model):

@@ -1,6 +1,5 @@
 """Runs of replaced-token detection: opened as two models, each of which can be used and written as ELECTRA."""
 
-import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -12,15 +11,13 @@ import jaxencoder
 from jaxencoder.api import Model
 from jaxencoder.checkpoints.convert import convert
 from jaxencoder.checkpoints.initial import initial_params
-from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.cli.main import main
 from jaxencoder.config import Classification, MaskedLM, ReplacedToken, RunConfig
-from jaxencoder.config_io import save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.text.config import DataConfig
 from tests.model.examples import assert_trees_close, randomized_params
 
-from .conftest import SENTENCES
+from .conftest import SENTENCES, write_run
 
 
 @pytest.fixture(scope="module", params=["shared", "gdes"])
@@ -34,11 +31,7 @@ def run(request, tokenizer, tmp_path_factory) -> tuple[Path, RunConfig, dict]:
     compute = ComputeConfig(dtype="float32")
     config = RunConfig(model=encoder, objective=objective, compute=compute, data=DataConfig(row_length=64))
     params = randomized_params(objective.build(encoder, compute, tokenizer).init)
-    tokenizer.save(folder / "tokenizer")
-    with contextlib.closing(CheckpointManager(folder / "checkpoints")) as checkpoints:
-        checkpoints.save(1, {"params": params}, wait=True)
-    save(config, folder)
-    return folder, config, params
+    return write_run(folder, config, tokenizer, params=params), config, params
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,8 @@ def test_what_a_head_wants(kind: str, expected: list[list[int]]) -> None:
 
 @pytest.mark.parametrize("separator", [8, None])
 def test_a_row_without_a_question(separator: int | None) -> None:
-    with pytest.raises(
-        ValueError, match=f"row 0 has . separators .token id {separator}., but a question with its text has 3"
-    ):
+    message = f"row 0 has . separators .token id {separator}., but a question with its text has 3"
+    with pytest.raises(ValueError, match=message):
         head_mask([HeadConfig(global_tokens="question", separator=separator)], QUESTIONS)
 
 

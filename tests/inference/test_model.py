@@ -6,12 +6,12 @@ import pytest
 
 import jaxencoder
 from jaxencoder.api import Model, load
-from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.config_io import save
 from jaxencoder.inference import embed
 from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.text.window_config import WindowConfig
 
-from .conftest import SENTENCES
+from .conftest import SENTENCES, write_run
 
 
 def one_by_one(model: Model, text: str) -> np.ndarray:
@@ -23,17 +23,7 @@ def one_by_one(model: Model, text: str) -> np.ndarray:
 
 @pytest.fixture
 def run(tmp_path, model):
-    return write_run(tmp_path / "run", model)
-
-
-def write_run(folder, model, params=None):
-    folder.mkdir()
-    model.tokenizer.save(folder / "tokenizer")
-    checkpoints = CheckpointManager(folder / "checkpoints")
-    checkpoints.save(3, params or {"params": model.params}, wait=True)
-    checkpoints.close()
-    save(model.config, folder)
-    return folder
+    return write_run(tmp_path / "run", model.config, model.tokenizer, params=model.params)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +40,19 @@ def test_tokens_are_those_of_each_text_alone(make_model, settings):
         assert (row[~there] == 0).all()
 
 
-def test_no_texts(model):
-    hidden, mask = model.tokens([])
-    assert hidden.shape == (0, 0, 32) and mask.shape == (0, 0)
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda model: model.embed(["the cat"]),
+        lambda model: model.embed(["the cat"], windows=WindowConfig()),
+        lambda model: next(model.token_chunks(["the cat"])),
+        lambda model: model.fill_mask("[MASK]"),
+        lambda model: model.score(["the cat"]),
+    ],
+)
+def test_no_tokenizer(model, ask):
+    with pytest.raises(ValueError, match="came without a tokenizer"):
+        ask(dataclasses.replace(model, tokenizer=None))
 
 
 def test_load_gives_back_what_was_saved(run, model):
@@ -66,9 +66,7 @@ def test_load_gives_back_what_was_saved(run, model):
 def test_load_takes_the_moving_average_when_there_is_one(tmp_path, model):
     config = dataclasses.replace(model.config, training=dataclasses.replace(model.config.training, ema_decay=0.9))
     averaged = jax.tree.map(lambda x: x + 1, model.params)
-    run = write_run(
-        tmp_path / "run", dataclasses.replace(model, config=config), {"params": model.params, "ema": averaged}
-    )
+    run = write_run(tmp_path / "run", config, model.tokenizer, params=model.params, ema=averaged)
     jax.tree.map(np.testing.assert_array_equal, load(run).params, averaged)
 
 

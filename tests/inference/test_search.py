@@ -1,5 +1,4 @@
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -7,6 +6,7 @@ import pytest
 from jaxencoder.inference import search as search_module
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.search import Nearest, rank, search
+from tests.tasks.conftest import write_records
 
 from .conftest import SENTENCES
 
@@ -79,16 +79,13 @@ def test_queries_and_documents_have_their_own_prompts(model):
 @pytest.mark.parametrize("chunk", [7, 1000])
 def test_search_finds_the_nearest_whatever_the_chunks(model, tmp_path, monkeypatch, chunk):
     monkeypatch.setattr("jaxencoder.tasks.records._CHUNK_TEXTS", chunk)
-    path = tmp_path / "in.jsonl"
-    path.write_text("".join(json.dumps({"text": text, "n": n}) + "\n" for n, text in enumerate(SENTENCES)))
-    found = search(model, str(path), SENTENCES[50], k=6)
+    path = write_records(tmp_path / "in.jsonl", [{"text": text, "n": n} for n, text in enumerate(SENTENCES)])
+    found = search(model, path, SENTENCES[50], k=6)
     scores, indices = nearest(model.embed([SENTENCES[50]]), model.embed(SENTENCES), 6)
     assert [record["n"] for _, record in found] == indices[0].tolist()
     assert found[0][1] == {"text": SENTENCES[50], "n": 50}
     np.testing.assert_allclose([score for score, _ in found], scores[0], atol=1e-5)
-    found = search(
-        model, str(path), SENTENCES[50], k=6, query_prompt="bread ", options=EmbedOptions(prompt="paris and ")
-    )
+    found = search(model, path, SENTENCES[50], k=6, query_prompt="bread ", options=EmbedOptions(prompt="paris and "))
     vectors = model.embed([SENTENCES[50]], prompt="bread "), model.embed(SENTENCES, prompt="paris and ")
     np.testing.assert_allclose([score for score, _ in found], nearest(*vectors, 6)[0][0], atol=1e-5)
 

@@ -192,8 +192,6 @@ def test_mistakes(model, words, windows, message):
         model.embed("the cat", windows=WindowConfig())
     with pytest.raises(ValueError, match="text 1 is None"):
         model.embed(["the cat", None], windows=WindowConfig())
-    with pytest.raises(ValueError, match="came without a tokenizer"):
-        dataclasses.replace(model, tokenizer=None).embed(["the cat"], windows=WindowConfig())
 
 
 @pytest.mark.parametrize("windows", [None, WindowConfig()])
@@ -204,7 +202,9 @@ def test_a_mistake_in_a_text_is_found_behind_a_prompt(model, windows):
         model.embed(["the cat", None], prompt="paris and ", windows=windows)
 
 
-def test_no_texts(model):
-    assert model.embed([], windows=WindowConfig()).shape == (0, 32)
-    hidden, mask, offsets = model.tokens([], windows=WindowConfig(), offsets=True)
+@pytest.mark.parametrize("windows", [None, WindowConfig()])
+def test_no_texts(model, windows):
+    vectors = model.embed([], windows=windows)
+    assert vectors.shape == (0, 32) and vectors.dtype == np.float32
+    hidden, mask, offsets = model.tokens([], windows=windows, offsets=True)
     assert hidden.shape == (0, 0, 32) and mask.shape == (0, 0) and offsets.shape == (0, 0, 2)

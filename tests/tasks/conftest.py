@@ -92,9 +92,7 @@ def run(folder: Path, objective, label: Callable[[bool, int], object], steps: in
     return train_tiny(folder, objective, data, steps, vocab_size=60)
 
 
-def run_on_records(
-    folder: Path, objective, data: DataConfig, make: Callable, steps: int, rate: float = 1e-2
-) -> Trained:
+def run_on_records(folder: Path, objective, data: DataConfig, make, steps: int, rate: float = 1e-2) -> Trained:
     """A run on records of which `make` gives one from a random generator."""
     sources = []
     for part, number, seed in (("train", 150, 0), ("held_out", 40, 1)):

@@ -121,18 +121,15 @@ def test_a_token_classifier_as_transformers_has_it(token_classifier, family: str
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "longformer"])
-def test_a_question_answering_model_as_transformers_has_it(
-    question_answering_model, family: str, tmp_path: Path
-) -> None:
+def test_a_question_answering_model_as_transformers_has_it(question_answering_model, family, tmp_path: Path) -> None:
     """The best span of each text; Longformer's question is global in packed rows too."""
     theirs = published(family, "ForQuestionAnswering", load(question_answering_model.folder).tokenizer, tmp_path)
     model, records = load(tmp_path), records_of(question_answering_model.folder)[:6]
     questions, texts = ["which one", "of", "in"] * 2, [record["context"] for record in records]
     encodings = model.tokenizer.encode_batch(questions, texts, offsets=True)
     found = torch_outputs(theirs, encodings, "ForQuestionAnswering")
-    for answers, out, encoding, text in zip(
-        answer_questions(model, questions, texts), found, encodings, texts, strict=True
-    ):
+    answered = answer_questions(model, questions, texts)
+    for answers, out, encoding, text in zip(answered, found, encodings, texts, strict=True):
         inside = np.flatnonzero(encoding.sequence == 1)
         sums = out["start_logits"][inside][:, None] + out["end_logits"][inside]
         sums[np.tril_indices(len(inside), -1)] = -np.inf

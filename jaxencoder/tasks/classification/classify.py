@@ -47,15 +47,38 @@ class ClassScores(NamedTuple):
     truncated: int  # number of texts that lost tokens
 
 
-def class_names(model: TaskModel) -> tuple[str, ...]:
-    """Names of a classifier's classes, in order of id; empty for values. ValueError for another model."""
-    head = _head(model)
-    return () if head.kind == VALUE else model.labels or tuple(map(str, range(head.outputs)))
+class ClassifierHead(NamedTuple):
+    """A model's classifier of texts."""
+
+    names: tuple[str, ...]  # of the classes, in order of id; empty for values
+    outputs: int
+    kind: str  # a value of problem_type
+    scores: Scores  # [B, E, outputs] for packed rows
 
 
-def is_multi_label(model: TaskModel) -> bool:
-    """Whether a text may have several classes; ValueError for a model that is no classifier."""
-    return _head(model).kind == SEVERAL_CLASSES
+def classifier_head(model: TaskModel) -> ClassifierHead:
+    """The model's classifier; ValueError if there is none, or one of a problem_type that cannot be predicted."""
+    objective, published = model.config.objective, model.published
+    if published is None and isinstance(objective, Classification) and "classifier" in model.params:
+        outputs, kind, scores = objective.labels, objective.problem_type, objective_scores(model)
+    elif published is not None and PUBLISHED_HEAD in model.heads:
+        outputs = model.heads[PUBLISHED_HEAD].outputs
+        kind = published.settings.get("problem_type") or (ONE_CLASS if outputs > 1 else VALUE)
+        if kind not in (ONE_CLASS, SEVERAL_CLASSES, VALUE) or (kind == VALUE and outputs > 1):
+            raise ValueError(
+                f"this model's config.json has problem_type {kind!r} and {outputs} labels; only {ONE_CLASS}, "
+                f"{SEVERAL_CLASSES}, or {VALUE} of one value, can be predicted"
+            )
+        heads = tuple((name, model.heads[name]) for name in ("pooler", PUBLISHED_HEAD) if name in model.heads)
+        scores = partial(head_scores, model.config.model, model.compute, heads)
+    else:
+        kind = f"trained for {type(objective).__name__}" if published is None else "no run"
+        raise ValueError(
+            f"this model is {kind} and has no classifier; use a run of finetune_classification, or a published model "
+            "for sequence classification"
+        )
+    names = () if kind == VALUE else model.labels or tuple(map(str, range(outputs)))
+    return ClassifierHead(names, outputs, kind, scores)
 
 
 def classify(
@@ -83,13 +106,14 @@ def classify(
         ValueError: no list of strings, no classifier, "learned" pooling of windows, a stride that skips tokens, or an
             unknown threshold.
     """
-    minimum = thresholds(model, threshold)
+    head = classifier_head(model)
+    minimum = thresholds(head, threshold)
     result = score(model, texts, pairs, windows, batch_tokens)
     buckets.warn_truncated(result.truncated, len(result.tokens), row_length(model))
-    return decide(result.scores, class_names(model), minimum)
+    return decide(result.scores, head.names, minimum)
 
 
-def thresholds(model: TaskModel, threshold: Threshold | None) -> np.ndarray | None:
+def thresholds(head: ClassifierHead, threshold: Threshold | None) -> np.ndarray | None:
     """The probability from which a text has each class, float64 [labels]; None for exclusive classes and values.
 
     Args:
@@ -98,19 +122,19 @@ def thresholds(model: TaskModel, threshold: Threshold | None) -> np.ndarray | No
     Raises:
         ValueError: a threshold without multi_label, for an unknown class, or outside [0, 1].
     """
-    names = class_names(model)
-    if not is_multi_label(model):
+    if head.kind != SEVERAL_CLASSES:
         if threshold is not None:
             raise ValueError(f"threshold is {threshold}, but this run predicts one class or a value; leave it out")
         return None
     threshold = 0.5 if threshold is None else threshold
-    by_name = threshold if isinstance(threshold, Mapping) else dict.fromkeys(names, threshold)
+    by_name = threshold if isinstance(threshold, Mapping) else dict.fromkeys(head.names, threshold)
     for name, value in by_name.items():
-        if name not in names:
-            raise ValueError(f"there is a threshold for {name!r}, which is none of the classes {', '.join(names[:20])}")
+        if name not in head.names:
+            classes = ", ".join(head.names[:20])
+            raise ValueError(f"there is a threshold for {name!r}, which is none of the classes {classes}")
         if not 0 <= value <= 1:
             raise ValueError(f"threshold is {value}; give a probability from 0 to 1")
-    return np.array([by_name.get(name, 0.5) for name in names])
+    return np.array([by_name.get(name, 0.5) for name in head.names])
 
 
 def decide(scores: np.ndarray, names: Sequence[str], minimum: np.ndarray | None = None) -> list[Prediction]:
@@ -138,7 +162,7 @@ def score(
     batch_tokens: int | None = None,
 ) -> ClassScores:
     """The scores of each text; arguments and errors as in `classify`, without a warning of truncated texts."""
-    head, limit = _head(model), row_length(model)
+    head, limit = classifier_head(model), row_length(model)
     if windows is not None and windows.pooling == "learned":
         raise ValueError("window pooling is 'learned', which is for embeddings; give length, mean, max or first")
     tokenizer = buckets.require_tokenizer(model.tokenizer)
@@ -162,36 +186,6 @@ def score(
     owners, weights = np.array(owners, np.int64), np.array(weights, np.int64)
     pooled = _pool(np.concatenate(scores), owners, weights, len(texts), head.kind, pooling)
     return ClassScores(pooled, tokens, truncated)
-
-
-class _ClassifierHead(NamedTuple):
-    """A classifier: its number of outputs, its kind (a value of problem_type) and its scores [B, E, outputs]."""
-
-    outputs: int
-    kind: str
-    scores: Scores
-
-
-def _head(model: TaskModel) -> _ClassifierHead:
-    """The model's classifier; ValueError if there is none, or one of a problem_type that cannot be predicted."""
-    objective, published = model.config.objective, model.published
-    if published is None and isinstance(objective, Classification) and "classifier" in model.params:
-        return _ClassifierHead(objective.labels, objective.problem_type, objective_scores(model))
-    if published is None or PUBLISHED_HEAD not in model.heads:
-        kind = f"trained for {type(objective).__name__}" if published is None else "no run"
-        raise ValueError(
-            f"this model is {kind} and has no classifier; use a run of finetune_classification, or a published model "
-            "for sequence classification"
-        )
-    outputs = model.heads[PUBLISHED_HEAD].outputs
-    kind = published.settings.get("problem_type") or (ONE_CLASS if outputs > 1 else VALUE)
-    if kind not in (ONE_CLASS, SEVERAL_CLASSES, VALUE) or (kind == VALUE and outputs > 1):
-        raise ValueError(
-            f"this model's config.json has problem_type {kind!r} and {outputs} labels; only {ONE_CLASS}, "
-            f"{SEVERAL_CLASSES}, or {VALUE} of one value, can be predicted"
-        )
-    heads = tuple((name, model.heads[name]) for name in ("pooler", PUBLISHED_HEAD) if name in model.heads)
-    return _ClassifierHead(outputs, kind, partial(head_scores, model.config.model, model.compute, heads))
 
 
 def _pool(

@@ -7,6 +7,7 @@ import numpy as np
 import scipy.special
 
 from jaxencoder.tasks.classification import classify, metrics
+from jaxencoder.tasks.classification.objective import SEVERAL_CLASSES
 from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
 from jaxencoder.tasks.running import row_length
 from jaxencoder.tasks.task import Evaluation, TaskModel
@@ -44,7 +45,8 @@ def predict_classes(
     Raises:
         ValueError: a record that lacks a text or has one of these fields, or as `classify`.
     """
-    data, names, minimum = model.config.data, classify.class_names(model), classify.thresholds(model, threshold)
+    data, head = model.config.data, classify.classifier_head(model)
+    minimum = classify.thresholds(head, threshold)
     if isinstance(source, str) and text_field is None and pair_field is None:
         data = infer_source_fields(source, data, TEXTS, ["label_field"])
     fields = _text_fields(text_field or data.text_field, data.pair_field if pair_field is None else pair_field)
@@ -55,7 +57,7 @@ def predict_classes(
     for chunk in chunks(records, lambda record: sum(len(record[name]) for name in fields)):
         check_new_fields(chunk, ADDED)
         result = _score(model, chunk, fields, windows, batch_tokens)
-        decisions = classify.decide(result.scores, names, minimum)
+        decisions = classify.decide(result.scores, head.names, minimum)
         yield [record | _added(x, probabilities) for record, x in zip(chunk, decisions, strict=True)]
         count, truncated = count + len(chunk), truncated + result.truncated
     warn_truncated(truncated, count, row_length(model))
@@ -141,7 +143,8 @@ def predictions(model: TaskModel, source: str | None = None, windows: WindowConf
         ValueError: a record that lacks a text or a label, or whose label is none of the run's.
         OSError: the source cannot be read.
     """
-    data, names, is_multi_label = model.config.data, classify.class_names(model), classify.is_multi_label(model)
+    data, head = model.config.data, classify.classifier_head(model)
+    names, is_multi_label = head.names, head.kind == SEVERAL_CLASSES
     fields = _text_fields(data.text_field, data.pair_field)
     kinds = Labels("classes" if is_multi_label else "class" if names else "value", names)
     records, labels = [], []

@@ -54,9 +54,8 @@ def test_metrics_by_scikit_learn():
 def test_classes_that_are_not_there():
     true = np.array([[True, False, False], [True, True, False]])
     found = np.array([[True, False, False], [False, True, False]])
-    assert metrics_of_decisions(found, true) == pytest.approx(
-        {"micro_f1": 4 / 5, "macro_f1": (2 / 3 + 1) / 2, "accuracy": 0.5}
-    )
+    expected = {"micro_f1": 4 / 5, "macro_f1": (2 / 3 + 1) / 2, "accuracy": 0.5}
+    assert metrics_of_decisions(found, true) == pytest.approx(expected)
     assert metrics_of_decisions(~np.ones((1, 2), bool), ~np.ones((1, 2), bool)) == {
         "micro_f1": 0, "macro_f1": 0, "accuracy": 1
     }  # fmt: skip

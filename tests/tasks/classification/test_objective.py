@@ -67,9 +67,8 @@ def test_losses(labels: int) -> None:
     if labels == 1:
         losses = (scores[..., 0] - batch["labels"]) ** 2
     else:
-        losses = (
-            np.log(np.exp(scores).sum(-1)) - np.take_along_axis(scores, np.maximum(values, 0)[..., None], -1)[..., 0]
-        )
+        true = np.take_along_axis(scores, np.maximum(values, 0)[..., None], -1)[..., 0]
+        losses = np.log(np.exp(scores).sum(-1)) - true
     loss, metrics = jax.jit(objective.loss, static_argnums=3)(params, batch, KEY, False)
     assert float(loss) == pytest.approx(losses[there].mean(), rel=1e-4)
     if labels > 1:
@@ -119,9 +118,7 @@ def test_what_is_sure_has_no_focal_gradient() -> None:
 
 
 def test_losses_of_classes_are_not_for_values() -> None:
-    with pytest.raises(
-        ValueError, match="loss focal and class_weights none are for classes, but the labels are values"
-    ):
+    with pytest.raises(ValueError, match="loss focal and class_weights none are for classes, but the labels are"):
         build(labels=1, loss="focal")
     with pytest.raises(ValueError, match="class_counts counts 2 classes of 3"):
         build(labels=3, class_counts=(1, 2))

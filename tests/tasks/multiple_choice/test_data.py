@@ -42,9 +42,8 @@ def groups_of(store):
         groups, labels = rows["groups"][r], rows["labels"][r]
         assert groups[0] == 0 and set(np.diff(groups[groups >= 0])) <= {0, 1}
         np.testing.assert_array_equal(groups < 0, labels < 0)
-        np.testing.assert_array_equal(
-            np.flatnonzero(groups >= 0) + 1, np.unique(rows["segment_ids"][r])[-sum(groups >= 0) :]
-        )
+        segments = np.unique(rows["segment_ids"][r])[-sum(groups >= 0) :]
+        np.testing.assert_array_equal(np.flatnonzero(groups >= 0) + 1, segments)
         for group in range(groups.max() + 1):
             at = np.flatnonzero(groups == group)
             ids = [tuple(rows["token_ids"][r][rows["segment_ids"][r] == s + 1].tolist()) for s in at]
@@ -137,9 +136,8 @@ def test_hostile_records(tmp_path, tokenizer, change, message):
 
 def test_a_text_of_a_megabyte(tmp_path, tokenizer):
     record = {"text": "alpha beta " * 100_000, "choices": ["alpha", "", "gamma"], "label": 1}
-    ((pieces, right),) = groups_of(
-        prepare(config(tmp_path / "a.jsonl", [record]), tokenizer, "train", schema=SCHEMA)[0]
-    )
+    (store,) = prepare(config(tmp_path / "a.jsonl", [record]), tokenizer, "train", schema=SCHEMA)
+    ((pieces, right),) = groups_of(store)
     assert [len(ids) for ids in pieces] == [16] * 3 and right == 1
 
 

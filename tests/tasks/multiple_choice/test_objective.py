@@ -32,9 +32,7 @@ def test_equals_transformers_though_packed():
     losses, right = [], 0
     for row, group in ((0, 0), (0, 1), (1, 0), (2, 0)):
         at = np.flatnonzero(GROUPS[row] == group)
-        inputs = {
-            name: np.zeros((1, len(at), T), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")
-        }
+        inputs = {name: np.zeros((1, len(at), T), int) for name in ("input_ids", "attention_mask", "token_type_ids")}
         for i, segment in enumerate(at + 1):
             inside = batch["segment_ids"][row] == segment
             inputs["input_ids"][0, i, : inside.sum()] = batch["token_ids"][row, inside]
@@ -66,9 +64,7 @@ def test_where_the_examples_stand_changes_nothing():
         single["groups"][i, : len(at)] = 0
         single["labels"][i, : len(at)] = LABELS[row, at]
     together, alone = (loss_and_gradients(objective, params, batch) for batch in (packed, single))
-    assert_close(
-        together, alone, without=f"{KEY_BIASES}|classifier/classifier/bias"
-    )  # it moves all scores: no gradient
+    assert_close(together, alone, without=f"{KEY_BIASES}|classifier/classifier/bias")  # it moves all scores
     assert float(together[1]["loss"][1]) == 4
     np.testing.assert_allclose(together[1]["accuracy"], alone[1]["accuracy"])
 

@@ -5,17 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from jaxencoder.tasks.question_answering.data import (
-    BOTH,
-    END,
-    NO_ANSWER,
-    START,
-    answer_pieces,
-    answer_span,
-    answer_texts,
-    question_windows,
-)
+from jaxencoder.tasks.question_answering.data import answer_pieces, answer_span, answer_texts, question_windows
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+
+START, END, BOTH, NO_ANSWER = 0, 1, 2, (-1, -1)
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +84,8 @@ def test_a_window_that_ends_within_an_answer_but_with_its_last_token(tokenizer):
 
 
 def test_a_short_text_a_long_question_and_no_text(tokenizer):
-    found = list(
-        question_windows(tokenizer, ["why " * 100, "why?", "why?"], ["because so", "", "because " * 40], 24, 4)
-    )
+    asked, texts = ["why " * 100, "why?", "why?"], ["because so", "", "because " * 40]
+    found = list(question_windows(tokenizer, asked, texts, 24, 4))
     assert [w.example for w in found] == [0, 1] + [2] * (len(found) - 2) and len(found) > 4
     assert len(found[0].ids) == 12 + 3 + 2  # half of the row for the question
     assert found[1].ids[0] == tokenizer.cls_id and found[1].ids[-1] == tokenizer.sep_id and not len(found[1].offsets)
@@ -126,10 +118,8 @@ def test_answers():
 
 
 def test_every_answer_of_a_record():
-    assert (
-        answer_texts({"text": ["a", "b"], "answer_start": [0, 1]}, "") == ["a", "b"]
-        and answer_texts({"text": []}, "") == []
-    )
+    assert answer_texts({"text": ["a", "b"], "answer_start": [0, 1]}, "") == ["a", "b"]
+    assert answer_texts({"text": []}, "") == []
     for value in (None, {}, {"text": [1]}, {"text": "Rome"}):
         with pytest.raises(ValueError, match="record 7: the answers"):
             answer_texts(value, "record 7")
