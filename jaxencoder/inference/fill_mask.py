@@ -35,7 +35,7 @@ def fill_mask(model: OpenedModel, text: str, k: int = 5) -> list[list[FilledMask
         raise ValueError(f"k is {k}; give 1 to {ordinary}, the tokens of the vocabulary")
     spans = [match.span() for match in re.finditer(re.escape(tokenizer.mask_token), text)]
     if not spans:
-        raise ValueError(f"{_short(text)} has no mask to fill; write {tokenizer.mask_token} in place of a word")
+        raise ValueError(f"{text[:60]!r} has no mask to fill; write {tokenizer.mask_token} in place of a word")
     (ids,) = model.tokenize([text])
     slots = np.flatnonzero(ids == tokenizer.mask_id)
     if len(slots) < len(spans):
@@ -50,7 +50,7 @@ def fill_mask(model: OpenedModel, text: str, k: int = 5) -> list[list[FilledMask
     results = []
     for span, row in zip(spans, probabilities[0], strict=False):  # [V]
         best = np.argsort(np.where(excluded, 1, -row), kind="stable")[:k].tolist()
-        results.append([_filled(tokenizer, text, span, i, float(row[i]), starts[i]) for i in best])
+        results.append([_filled(tokenizer, text, span, i, float(row[i]), bool(starts[i])) for i in best])
     return results
 
 
@@ -95,7 +95,3 @@ def _filled(
     if not starts:  # a piece that continues the word before it
         before = before.rstrip()
     return FilledMask(token, probability, before + token.removeprefix("##") + after)
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:60]}...")

@@ -59,9 +59,7 @@ def score_pairs(
     return scored.scores[:, -1] - (scored.scores[:, 0] if objective.labels == 2 else 0)
 
 
-def rerank(
-    model: OpenedModel, query: str, texts: Sequence[str], k: int | None = None, batch_tokens: int | None = None
-) -> list[Ranked]:
+def rerank(model: OpenedModel, query: str, texts: Sequence[str], k: int | None = None) -> list[Ranked]:
     """Sort texts by how well they answer a query, best first, and keep the first k (None: all); see `score_pairs`."""
-    scores = score_pairs(model, [query] * len(texts), texts, batch_tokens)
+    scores = score_pairs(model, [query] * len(texts), texts)
     return [Ranked(int(i), float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]

@@ -138,27 +138,18 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """A task.
+    """A task; `evaluate` measures on a source, or for None on the held-out records, by the fields of the model's data.
 
-    Attributes:
-        name: in messages, such as "text classification".
-        schema: jax-free and picklable.
-        head: name of its head in the parameters of a run.
-        predict: (model, source or records, **options) -> lists of records with predictions added.
-        evaluate: (model, source or None for the held-out records, **options) -> Evaluation. The settings of the model's
-            data name the fields.
-        published_head: name of the head in published checkpoints; empty if such models are not supported.
-        scores_classes: whether `evaluate` returns predictions of classes or values.
-        list_items: an item of each list that predictions add to records, from which Parquet gets its type when all
-            lists are empty; lists of text need none.
+    `list_items` has an item of each list that predictions add to records, from which Parquet gets its type when all
+    lists are empty; lists of text need none.
     """
 
-    name: str
-    schema: Schema
+    name: str  # in messages, such as "text classification"
+    schema: Schema  # jax-free and picklable
     objective: type[TaskObjective]
-    head: str
-    predict: Callable[..., Iterator[list[Record]]]
-    evaluate: Callable[..., Evaluation]
-    published_head: str = ""
-    scores_classes: bool = False
+    head: str  # its name in the parameters of a run
+    predict: Callable[..., Iterator[list[Record]]]  # (model, source or records, **options) -> records with predictions
+    evaluate: Callable[..., Evaluation]  # (model, source or None, **options)
+    published_head: str = ""  # its name in published checkpoints; empty if such models are not supported
+    scores_classes: bool = False  # whether `evaluate` returns predictions of classes or values
     list_items: Mapping[str, Any] = field(default_factory=dict)

@@ -27,11 +27,9 @@ def source(tmp_path):
 def test_pooling_is_that_of_the_tokens(model, pooling):
     texts = ["the cat sat", "", *SENTENCES[80:90]]
     hidden, mask = model.tokens(texts)
-    expected = {
-        "mean": (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True),
-        "cls": hidden[:, 0],
-        "max": np.where(mask[..., None], hidden, -np.inf).max(1),
-    }[pooling]
+    mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+    largest = np.where(mask[..., None], hidden, -np.inf).max(1)
+    expected = {"mean": mean, "cls": hidden[:, 0], "max": largest}[pooling]
     vectors = model.embed(texts, pooling=pooling)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, expected, atol=2e-5)

@@ -19,6 +19,8 @@ from tests.inference.published import published, torch_outputs
 
 from .conftest import write_data, write_records
 
+NAMES = ["classifier", "multi_label_classifier", "token_classifier", "question_answering_model", "regressor"]
+
 
 def records_of(folder: Path) -> list[dict]:
     """What a run has held out, texts short enough for one window: of several, a run has an overlap of its own."""
@@ -28,18 +30,13 @@ def records_of(folder: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def converted(
-    classifier, multi_label_classifier, token_classifier, question_answering_model, regressor, tmp_path_factory
-) -> dict[str, tuple[Path, Path]]:
+def converted(request, tmp_path_factory):
     """Runs, and each as transformers loads it."""
     home = tmp_path_factory.mktemp("transformers")
-    runs = classifier, multi_label_classifier, token_classifier, question_answering_model, regressor
+    runs = [request.getfixturevalue(name) for name in NAMES]
     for run in runs:
         assert main(["convert", str(run.folder), str(home / run.folder.name), "--to", "transformers"]) == 0
     return {run.folder.name: (run.folder, home / run.folder.name) for run in runs}
-
-
-NAMES = ["classifier", "multi_label_classifier", "token_classifier", "question_answering_model", "regressor"]
 
 
 @pytest.mark.parametrize("name", NAMES)

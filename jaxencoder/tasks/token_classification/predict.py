@@ -53,28 +53,22 @@ def tag_words(model: TaskModel, texts: Sequence[Sequence[str]], batch_tokens: in
     names, room = model.labels, min(model.max_length, model.config.data.row_length) - 2
     tokenizer = require_tokenizer(model.tokenizer)
     encoded = encode_words(tokenizer, texts)
-    windows = [
-        (i, window)
-        for i, tokens in enumerate(encoded)
-        for window in max_context_windows(word_windows(tokens, room, OVERLAP))
-    ]
+    spans = [max_context_windows(word_windows(tokens, room, OVERLAP)) for tokens in encoded]
+    windows = [(i, window) for i, text_windows in enumerate(spans) for window in text_windows]
     cls, sep = np.array([tokenizer.cls_id]), np.array([tokenizer.sep_id])
     ids = [np.concatenate([cls, encoded[i].ids[window.start : window.end], sep]) for i, window in windows]
     probabilities = [np.zeros((len(words), len(names)), np.float32) for words in texts]
-    has_token = [np.zeros(len(words), bool) for words in texts]
     function = partial(_probabilities, model.config.model, model.compute, ((HEAD, model.heads[HEAD]),))
     for plan, values in model.run(function, ids, batch_tokens):
         for number, row, start in zip(plan.texts, plan.row, plan.start, strict=True):
             i, window = windows[number]
             # The window with most context for a token decides.
             first = window.first + np.flatnonzero(encoded[i].first[window.first : window.last])
-            words = encoded[i].word[first]
-            has_token[i][words] = True
-            probabilities[i][words] = values[row, start + 1 + first - window.start]
+            probabilities[i][encoded[i].word[first]] = values[row, start + 1 + first - window.start]
     default = names.index("O") if "O" in names else 0
     results = []
-    for values, is_tagged in zip(probabilities, has_token, strict=True):
-        best = np.where(is_tagged, values.argmax(-1), default)
+    for values in probabilities:
+        best = np.where(values.any(-1), values.argmax(-1), default)  # all 0 for a word without a token
         results.append(WordTags([names[i] for i in best], values[np.arange(len(best)), best]))
     return results
 

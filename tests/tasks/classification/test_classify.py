@@ -98,13 +98,8 @@ def test_ways_to_pool_windows(make_model, classifier, regressor, way):
         logits = by_hand(model, [Encoding(part.ids, part.type_ids, None) for part in parts])
         to_share = {1: lambda x: x, 3: scipy.special.expit if model is several else scipy.special.softmax}
         shares = np.stack([to_share[logits.shape[1]](row) for row in logits.astype(np.float64)])
-        weights = [part.weight for part in parts]
-        expected = {
-            "mean": shares.mean(0),
-            "max": shares.max(0),
-            "first": shares[0],
-            "length": np.average(shares, axis=0, weights=weights),
-        }[way]
+        by_length = np.average(shares, axis=0, weights=[part.weight for part in parts])
+        expected = {"mean": shares.mean(0), "max": shares.max(0), "first": shares[0], "length": by_length}[way]
         if model is classifier:
             expected = expected / expected.sum()
         stride = None if way == "first" else 9

@@ -162,9 +162,7 @@ def test_the_largest_values(regressor, tmp_path):
 def test_a_pair_must_be_text(model, tmp_path):
     data = dataclasses.replace(model.config.data, pair_field="b")
     paired = dataclasses.replace(model, config=dataclasses.replace(model.config, data=data))
-    source = write_records(
-        tmp_path / "a.jsonl", [{"text": "a", "b": "c", "label": "no"}, {"text": "a", "b": 7, "label": "no"}]
-    )
+    source = write_records(tmp_path / "a.jsonl", [{"text": "a", "b": b, "label": "no"} for b in ("c", 7)])
     with pytest.raises(ValueError, match="record 2: field 'b' is int, not text"):
         predictions(paired, source)
 
