@@ -143,10 +143,11 @@ def decide(scores: np.ndarray, names: Sequence[str], minimum: np.ndarray | None 
         return [Prediction(float(value), float("nan"), {}) for value in scores[:, 0]]
     probabilities = scipy.special.softmax(scores, axis=-1) if minimum is None else scipy.special.expit(scores)
     predictions = []
-    for best, row in zip(scores.argmax(-1).tolist(), probabilities, strict=True):
+    for best, row in zip(scores.argmax(-1), probabilities, strict=True):
         by_name = dict(zip(names, row.tolist(), strict=True))
         if minimum is None:
-            predictions.append(Prediction(names[best], by_name[names[best]], by_name))
+            name = names[int(best)]
+            predictions.append(Prediction(name, by_name[name], by_name))
         else:
             ranked: list[int] = np.argsort(-row, kind="stable").tolist()
             above = [names[i] for i in ranked if row[i] >= minimum[i]]
