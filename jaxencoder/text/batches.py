@@ -45,8 +45,6 @@ class Batches:
     ):
         if not stores or not all(len(store) for store in stores):
             raise ValueError(f"there are {len(stores)} stores, or an empty one among them; prepare at least one row")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; give at least 1")
         for name in ("row_length", "fields", "label_kind", "labels", "tokenizer", "pad_id"):
             first, *rest = (store.meta[name] for store in stores)
             if any(value != first for value in rest):

@@ -6,6 +6,7 @@ A text opens a row of the smallest length that holds it, and shorter texts fill 
 
 import itertools
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -47,14 +48,13 @@ def plan(lengths: Sequence[int], row_lengths: Sequence[int], batch_tokens: int) 
     """Group texts into batches of few shapes, longest first, so that memory runs out at once or never.
 
     Args:
-        lengths: tokens of each text, at most row_lengths[-1].
-        row_lengths: ascending.
+        lengths: tokens of each text, at most row_lengths[-1], the last of the ascending lengths of rows.
         batch_tokens: tokens in a batch, padding included; a batch has batch_tokens // length rows, at least 1. Only the
             last batch of a length may have fewer, by a power of 4.
     """
-    by_length: dict[int, list[list[int]]] = {}
+    by_length = defaultdict(list)
     for length, texts in _packed(lengths, row_lengths):
-        by_length.setdefault(length, []).append(texts)
+        by_length[length].append(texts)
     for length, packed in by_length.items():
         start = 0
         while start < len(packed):
@@ -103,11 +103,7 @@ def tokenize(
 ) -> tuple[list[np.ndarray], int]:
     """Ids int32 [n] of each text with special tokens, n <= max_length, and the number of texts that were truncated.
 
-    Args:
-        prompt: put before each text.
-
-    Raises:
-        ValueError: not a list of valid strings, or no tokenizer.
+    The prompt is put before each text. ValueError for texts that are not a list of valid strings, or no tokenizer.
     """
     tokenizer, texts = require_tokenizer(tokenizer), as_list(texts)
     try:
@@ -136,10 +132,9 @@ def batch(ids: Sequence[np.ndarray], plan: BatchPlan, pad_id: int) -> dict[str, 
     """
     token_ids = np.full((plan.rows, plan.length), pad_id, np.int32)
     segment_ids, positions = np.zeros((2, plan.rows, plan.length), np.int32)
-    row_positions = np.arange(plan.length, dtype=np.int32)
     for text, row, segment, start in zip(*(x.tolist() for x in plan[:4]), strict=True):
         n = len(ids[text])
         token_ids[row, start : start + n] = ids[text]
         segment_ids[row, start : start + n] = segment + 1
-        positions[row, start : start + n] = row_positions[:n]
+        positions[row, start : start + n] = np.arange(n)
     return {"token_ids": token_ids, "segment_ids": segment_ids, "positions": positions}

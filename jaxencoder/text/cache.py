@@ -104,10 +104,8 @@ def prepare(
     parts = [SourceSplit(data, schema, source, fields[source], split, held_out) for source in sources]
     stores = tuple(store for store in [_prepare(part, tokenizer, progress) for part in parts] if len(store))
     if not stores:
-        raise ValueError(
-            f"data.validation_fraction {held_out} holds out none of the documents of {', '.join(sources)}; "
-            "raise it, or name data.validation sources"
-        )
+        problem = f"data.validation_fraction {held_out} holds out none of the documents of {', '.join(sources)}"
+        raise ValueError(f"{problem}; raise it, or name data.validation sources")
     return stores
 
 
@@ -236,10 +234,7 @@ def _digest(settings: Any, sort_keys: bool = False) -> str:
 
 @contextlib.contextmanager
 def _entry_lock(folder: Path, name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Let one process at a time build an entry, and remove the temporary folders of processes that died.
-
-    `on_wait` is called before waiting for another process.
-    """
+    """Let one process at a time build an entry, and remove the temporary folders of processes that died."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / f".{name}.lock")
     try:

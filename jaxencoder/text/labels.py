@@ -12,14 +12,10 @@ _NEEDS_QUOTES = re.compile(r"[,\x00-\x1f\x7f-\x9f\u2028\u2029]")  # ambiguous in
 
 
 class Labels(NamedTuple):
-    """The kind of a data set's labels, and the names of its classes.
+    """The kind of a data set's labels, and the names of its classes."""
 
-    kind: "class"; "classes", any number per example; "value"; or "choice", among the example's choices. names: in order
-    of id; empty for values and choices.
-    """
-
-    kind: str
-    names: tuple[str, ...]
+    kind: str  # "class"; "classes", any number per example; "value"; or "choice", among the example's choices
+    names: tuple[str, ...]  # in order of id; empty for values and choices
 
     def encode(self, label: Any, where: str) -> float | tuple[int, ...]:
         """The id of a class, the ascending ids of several, or the value; ValueError for an invalid label."""

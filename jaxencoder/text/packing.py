@@ -12,17 +12,13 @@ import numpy as np
 
 
 class Row(NamedTuple):
-    """One row of pieces, in the order of their arrival.
+    """One row of pieces, in the order of their arrival."""
 
-    token_ids: [n], n <= row_length, without padding. lengths: of each piece. type_ids: [n] or None.
-    labels: one per piece (an id, a value or ids), or empty. token_labels: [n] or None.
-    """
-
-    token_ids: np.ndarray
-    lengths: list[int]
-    type_ids: np.ndarray | None
-    labels: list
-    token_labels: np.ndarray | None = None
+    token_ids: np.ndarray  # [n], n <= row_length, without padding
+    lengths: list[int]  # of each piece
+    type_ids: np.ndarray | None  # [n]
+    labels: list  # one per piece (an id, a value or ids), or empty
+    token_labels: np.ndarray | None = None  # [n]
 
 
 class OpenRows:
@@ -60,15 +56,8 @@ class Packer:
     """
 
     def __init__(
-        self,
-        row_length: int,
-        open_rows: int = 256,
-        shortest: int = 3,
-        type_ids: bool = False,
-        token_labels: bool = False,
+        self, row_length: int, open_rows: int, shortest: int, type_ids: bool = False, token_labels: bool = False
     ):
-        if open_rows < 1:
-            raise ValueError(f"open_rows is {open_rows}; give at least 1")
         self._row_length, self._open_rows, self._shortest = row_length, open_rows, shortest
         dtypes = {"token_ids": np.uint32, "type_ids": np.uint8, "token_labels": np.int32}
         enabled = {"token_ids": True, "type_ids": type_ids, "token_labels": token_labels}
@@ -85,12 +74,9 @@ class Packer:
         token_labels: np.ndarray | None = None,
         lengths: Sequence[int] = (),
     ) -> Row | None:
-        """Place one piece, or several that must share a row; return the row that this completes, if any.
+        """Place one piece, or several of the given lengths that must share a row; return the row that this completes.
 
-        Args:
-            ids, type_ids, token_labels: [n], of all pieces.
-            labels: one per piece, or empty.
-            lengths: of each piece; empty for one piece.
+        Arrays are [n], of all pieces; labels have one entry per piece, or none.
         """
         n = len(ids)
         if not 0 < n <= self._row_length:

@@ -13,22 +13,18 @@ class Pieces(NamedTuple):
     """Token sequences with their special tokens, concatenated.
 
     Attributes:
-        ids: uint32 [n].
-        lengths: int64 [pieces].
-        type_ids: uint8 [n]; None if all are 0.
-        counts: int64 [V], how often each token occurs, special tokens 0.
+        counts: how often each token occurs, special tokens 0.
         labels: one a piece, as `segment_labels` encodes them; None without labels of texts.
-        token_labels: int32 [n], -1 at tokens without a label; None without labels of tokens.
-        groups: int64 [groups], numbers of consecutive pieces that must share a row; None if each may be anywhere.
+        groups: numbers of consecutive pieces that must share a row; None if each may be anywhere.
     """
 
-    ids: np.ndarray
-    lengths: np.ndarray
-    type_ids: np.ndarray | None
-    counts: np.ndarray
+    ids: np.ndarray  # uint32 [n]
+    lengths: np.ndarray  # int64 [pieces]
+    type_ids: np.ndarray | None  # uint8 [n]; None if all are 0
+    counts: np.ndarray  # int64 [V]
     labels: list | None = None
-    token_labels: np.ndarray | None = None
-    groups: np.ndarray | None = None
+    token_labels: np.ndarray | None = None  # int32 [n], -1 at tokens without a label
+    groups: np.ndarray | None = None  # int64 [groups]
 
     @classmethod
     def of(

@@ -34,19 +34,14 @@ _MAX_BUFFERED = 1 << 14  # examples to repeat that are kept in memory instead of
 
 @dataclass(frozen=True)
 class SourceSplit:
-    """The split of one source that becomes rows.
-
-    Attributes:
-        pair_field: field of the second text in this source; empty for single texts.
-        held_out: fraction of the documents held out by a hash of their text; 0 takes all, whatever the split.
-    """
+    """The split of one source that becomes rows."""
 
     data: DataConfig
     schema: Schema
     source: str
-    pair_field: str
+    pair_field: str  # of the second text in this source; empty for single texts
     split: Split
-    held_out: float
+    held_out: float  # fraction of the documents, chosen by a hash of their text; 0 takes all, whatever the split
 
     def __str__(self) -> str:
         return f"{self.source} ({self.split})"
@@ -58,17 +53,12 @@ class SourceSplit:
 
 
 class RowBuilder:
-    """Rows of a source, and what they were made of.
-
-    Attributes:
-        documents: number read so far.
-        token_counts: occurrences of each token so far, int64 [V], special tokens 0.
-    """
+    """Rows of a source, and what they were made of."""
 
     def __init__(self, source_split: SourceSplit, tokenizer: Tokenizer, labels: Labels | None):
         self._split, self._tokenizer, self._labels = source_split, tokenizer, labels
-        self.documents = 0
-        self.token_counts = np.zeros(tokenizer.vocab_size, np.int64)
+        self.documents = 0  # read so far
+        self.token_counts = np.zeros(tokenizer.vocab_size, np.int64)  # so far, special tokens 0
 
     def rows(self) -> Iterator[Row]:
         """The rows, equal whatever the number of worker processes."""

@@ -20,33 +20,20 @@ from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 class Example(NamedTuple):
-    """A document of a data set.
+    """A document of a data set."""
 
-    texts: first and second text, as the task has them; the second is "" for a single text. label: as the task encodes
-    it; 0 without labels. digest: of `text_digest`.
-    """
-
-    texts: tuple[Any, Any]
-    label: Any
-    digest: int
+    texts: tuple[Any, Any]  # first and second text, as the task has them; the second is "" for a single text
+    label: Any  # as the task encodes it; 0 without labels
+    digest: int  # of `text_digest`
 
 
 class Schema:
-    """The fields of a task's records and their encoding.
+    """The fields of a task's records and their encoding."""
 
-    Attributes:
-        name: part of the address of prepared rows; empty for texts, whose settings are in the address anyway.
-        fields: fields of `DataConfig` for data that no run names, such as that of a published model.
-        text_names, pair_names, label_names: usual names of fields, tried where a record lacks the configured one.
-        input_names: usual names of the text field in records without labels.
-        reads_words: whether the text field holds a list of words.
-        labels_tokens: whether tokens have labels, not texts.
-        names_classes: whether the labels are classes of the data set, whose names `data.labels` may give.
-        overlaps: whether sequences of a long text overlap by `data.overlap` tokens.
-    """
-
-    name = ""
+    name = ""  # part of the address of prepared rows; empty for texts, whose settings are in the address anyway
+    # Settings of data that no run names, such as that of a published model.
     fields: ClassVar[Mapping[str, str]] = {"text_field": "text", "label_field": "label"}
+    # Usual names of fields, tried where a record lacks the configured one.
     text_names: tuple[str, ...] = ("text", "sentence", "content", "review", "document", "body")
     pair_names: tuple[tuple[str, str], ...] = (
         *(("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("sentence_A", "sentence_B")),
@@ -56,13 +43,14 @@ class Schema:
     label_names: tuple[str, ...] = (
         *("label", "labels", "class", "category", "target", "score", "sentiment", "intent", "topic", "rating", "stars"),
     )
-    reads_words = False
-    labels_tokens = False
-    names_classes = True
-    overlaps = False
+    reads_words = False  # the text field holds a list of words
+    labels_tokens = False  # tokens have labels, not texts
+    names_classes = True  # the labels are classes of the data set, whose names `data.labels` may give
+    overlaps = False  # sequences of a long text overlap by `data.overlap` tokens
 
     @property
     def input_names(self) -> tuple[str, ...]:
+        """Usual names of the text field in records without labels."""
         return self.text_names
 
     def check(self, data: DataConfig) -> None:
@@ -70,10 +58,8 @@ class Schema:
         if data.labels and not self.names_classes:
             raise ValueError(f"data.labels is {', '.join(data.labels)}, but the task has no classes; leave it out")
         if data.overlap != OVERLAP and data.long_texts != "windows" and not self.overlaps:
-            raise ValueError(
-                f"data.overlap is {data.overlap}, but no text is split into pieces that overlap; set it to {OVERLAP}, "
-                "or data.long_texts to windows"
-            )
+            problem = f"data.overlap is {data.overlap}, but no text is split into pieces that overlap"
+            raise ValueError(f"{problem}; set it to {OVERLAP}, or data.long_texts to windows")
 
     def find_labels(self, data: DataConfig) -> Labels | None:
         """The classes of the settings, or of the training data (see `labels.infer`); None without labels."""
@@ -118,17 +104,13 @@ class Schema:
     def examples(
         self, data: DataConfig, source: str, pair_field: str, labels: Labels | None, split: str, fraction: float
     ) -> Iterator[Example]:
-        """The examples of one source.
+        """The examples of one source; ValueError, which names the record, for an invalid text or label.
 
         Args:
             pair_field: of this source; empty for single texts.
             labels: of `find_labels`.
             split: "train" or "validation".
             fraction: of the examples held out, chosen by a hash of the texts; 0 takes all, whatever the split.
-
-        Raises:
-            ValueError: a text or a label is invalid; names the record.
-            OSError: the source cannot be read.
         """
         for where, record, digest in self._read(data, source, pair_field):
             text, pair = record[data.text_field], record[pair_field] if pair_field else ""
@@ -141,11 +123,7 @@ class Schema:
             yield Example((pair, text) if is_swapped else (text, pair), label, digest)
 
     def validation_records(self, data: DataConfig) -> Iterator[tuple[str, Record]]:
-        """The records of the validation rows of a labeled data set: the place of each for messages, and all fields.
-
-        Raises:
-            ValueError: nothing is held out, or a record cannot be read or lacks a configured field.
-        """
+        """The records of the validation rows of a labeled data set: the place of each for messages, and all fields."""
         fraction = 0.0 if data.validation else data.validation_fraction
         sources = data.validation or (data.train if fraction else ())
         if not sources:

@@ -20,14 +20,11 @@ _MAX_PIECE = 1 << 20  # characters of a piece that grows for want of a seam
 
 
 class TokenBlock(NamedTuple):
-    """Consecutive tokens of a text, without special tokens.
+    """Consecutive tokens of a text, without special tokens."""
 
-    text: index of the text. ids: int32 [n]. offsets: int32 [n, 2], those of `Encoding`; empty unless requested.
-    """
-
-    text: int
-    ids: np.ndarray
-    offsets: np.ndarray
+    text: int  # index of the text
+    ids: np.ndarray  # int32 [n]
+    offsets: np.ndarray  # int32 [n, 2], those of `Encoding`; empty unless requested
 
 
 def stream_tokens(
@@ -194,24 +191,18 @@ def _boundary(end: int, start: int) -> int:
 
 
 class TextWindow(NamedTuple):
-    """A window of a text with special tokens around it.
+    """A window of a text with special tokens around it, of which the positions [first, last) belong to this window.
 
-    Attributes:
-        text: index of the text.
-        ids: int32 [n]: special tokens, the prompt, the tokens of the window, special tokens.
-        first, last: positions [first, last) belong to this window. The first window also has the prompt and the special
-            tokens before it, the last one the special tokens at the end. Joined, these parts are the text's encoding.
-        offsets: int32 [last - first, 2], [start, end) of these tokens in characters of the text, (0, 0) for special
-            tokens and the prompt; empty unless requested.
-        is_last: whether this is the last window of the text.
+    The first window also has the prompt and the special tokens before it, the last one the special tokens at the end.
+    Joined, these parts are the text's encoding.
     """
 
-    text: int
-    ids: np.ndarray
+    text: int  # index of the text
+    ids: np.ndarray  # int32 [n]: special tokens, the prompt, the tokens of the window, special tokens
     first: int
     last: int
-    offsets: np.ndarray
-    is_last: bool
+    offsets: np.ndarray  # int32 [last - first, 2] of these tokens, (0, 0) for the prompt; empty unless requested
+    is_last: bool  # whether this is the last window of the text
 
 
 def text_windows(

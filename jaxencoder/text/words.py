@@ -13,14 +13,11 @@ from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
 class WordTokens(NamedTuple):
-    """The tokens of a list of words, without special tokens.
+    """The tokens of a list of words, without special tokens."""
 
-    ids: int32 [n]. word: int64 [n], index of the token's word, ascending. first: bool [n], first token of its word.
-    """
-
-    ids: np.ndarray
-    word: np.ndarray
-    first: np.ndarray
+    ids: np.ndarray  # int32 [n]
+    word: np.ndarray  # int64 [n], index of the token's word, ascending
+    first: np.ndarray  # bool [n], whether the token is the first of its word
 
 
 def encode_words(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[WordTokens]:

@@ -111,8 +111,6 @@ def test_stores_that_do_not_go_together(tmp_path):
     stores = [make_store(tmp_path / "a", 4), make_store(tmp_path / "b", 4, labels="class")]
     with pytest.raises(ValueError, match="the stores differ in fields"):
         Batches(stores, DataConfig(), 8)
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        Batches(stores[:1], DataConfig(), 0)
     with pytest.raises(ValueError, match="0 stores"):
         Batches([], DataConfig(), 8)
 

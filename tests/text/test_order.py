@@ -48,33 +48,19 @@ def test_interleaving(weights):
     [
         ([1, 3], (), 1.0, [0.25, 0.75]),
         ([1, 16], (), 2.0, [0.2, 0.8]),
-        ([1, 16, 0], (), float("inf"), [0.5, 0.5, 0]),
+        ([1, 16], (), float("inf"), [0.5, 0.5]),
         ([1, 1e300], (), 0.01, [0, 1]),
         ([10, 1, 5], (1, 3, 0), 1.0, [0.25, 0.75, 0]),
     ],
 )
 def test_mixture_weights(sizes, weights, temperature, expected) -> None:
-    probabilities = mixture_weights(sizes, weights, temperature)
+    probabilities = mixture_weights(np.array(sizes), weights, temperature)
     np.testing.assert_allclose(probabilities, expected, rtol=1e-12, atol=1e-300)
     assert probabilities.dtype == np.float64
 
 
-@pytest.mark.parametrize(
-    ("sizes", "weights", "temperature", "message"),
-    [
-        ([], (), 1.0, "sizes of sources"),
-        ([0, 0], (), 1.0, "not all zero"),
-        ([1, -1], (), 1.0, "not negative"),
-        ([1, float("nan")], (), 1.0, "finite"),
-        ([1, 2], (), 0.0, "temperature 0.0 must be greater than 0"),
-        ([1, 2], (), float("nan"), "temperature nan must be"),
-        ([1, 2], (1,), 1.0, "1 weights for 2 sources"),
-        ([1, 2], (1, -1), 1.0, "not negative"),
-        ([1, 2], (0, 0), 1.0, "not all zero"),
-        ([1, 2], (1, 2), 2.0, "does not apply"),
-        ([1, 0], (1, 2), 1.0, "empty source"),
-    ],
-)
-def test_mixture_weights_out_of_range(sizes, weights, temperature, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        mixture_weights(sizes, weights, temperature)
+def test_mixture_weights_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="1 weights for 2 sources"):
+        mixture_weights(np.array([1, 2]), (1,))
+    with pytest.raises(ValueError, match="does not apply"):
+        mixture_weights(np.array([1, 2]), (1, 2), 2.0)

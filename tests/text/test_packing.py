@@ -44,12 +44,12 @@ def test_rows_are_filled(row_length, kind):
         "log-normal": np.clip(rng.lognormal(4, 1, 20000).astype(int), 3, row_length),
         "short": rng.integers(3, 20, 20000),
     }[kind]
-    rows = pack(Packer(row_length), [np.zeros(n, int) for n in lengths])
+    rows = pack(Packer(row_length, 256, shortest=3), [np.zeros(n, int) for n in lengths])
     assert lengths.sum() / (len(rows) * row_length) >= 0.98
 
 
 def test_types_and_labels_stay_with_their_piece():
-    packer = Packer(8, type_ids=True, shortest=2)
+    packer = Packer(8, 256, shortest=2, type_ids=True)
     packer.add(np.array([1, 2, 3]), np.array([0, 1, 1]), [7])
     row = packer.add(np.array([4, 5, 6, 9, 9]), np.array([0, 0, 1, 1, 1]), [8])
     assert row.type_ids.tolist() == [0, 1, 1, 0, 0, 1, 1, 1]
@@ -60,11 +60,11 @@ def test_types_and_labels_stay_with_their_piece():
 @pytest.mark.parametrize("n", [0, 9])
 def test_piece_that_cannot_fit(n):
     with pytest.raises(ValueError, match=f"a piece has {n} tokens; it must have 1 to 8"):
-        Packer(8).add(np.zeros(n, int))
+        Packer(8, 256, shortest=2).add(np.zeros(n, int))
 
 
 def test_grouped_pieces_share_a_row():
-    packer = Packer(8, shortest=2)
+    packer = Packer(8, 256, shortest=2)
     assert packer.add(np.arange(5), labels=[0, 1], lengths=[2, 3]) is None
     assert packer.add(np.arange(4), labels=[1, 0], lengths=[2, 2]) is None  # no room for it beside the first
     row = packer.add(np.arange(3), labels=[5])

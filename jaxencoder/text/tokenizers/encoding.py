@@ -20,22 +20,17 @@ _SPACELESS = (
     *((0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x31F0, 0x31FF)),
     *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x20000, 0x323AF)),
 )
-
-
 NO_OFFSETS = np.empty((0, 2), np.int32)
 
 
 class Encoding(NamedTuple):
-    """One encoded text or pair of texts.
+    """One encoded text or pair of texts; `offsets` and `sequence` are empty unless offsets are requested."""
 
-    ids: int32 [n]. type_ids: int32 [n]. offsets: int32 [n, 2], [start, end) of each token in characters of its original
-    text, (0, 0) for added special tokens. sequence: int8 [n], 0 or 1 for tokens of the first or second text, -1 for
-    added special tokens. The last two are empty unless offsets are requested.
-    """
-
-    ids: np.ndarray
-    type_ids: np.ndarray
+    ids: np.ndarray  # int32 [n]
+    type_ids: np.ndarray  # int32 [n]
+    # int32 [n, 2], [start, end) of each token in characters of its original text, (0, 0) for added special tokens
     offsets: np.ndarray = NO_OFFSETS
+    # int8 [n], 0 or 1 for tokens of the first or second text, -1 for added special tokens
     sequence: np.ndarray = np.empty(0, np.int8)
 
 
@@ -47,10 +42,9 @@ def as_list(texts: Sequence[str]) -> list[str]:
 
 
 def raise_invalid_text(texts: Sequence[str], error: Exception, first: int = 0) -> NoReturn:
-    """Raise ValueError that names the first text which is not valid Unicode, or else the error itself.
+    """Raise ValueError that names the first text, by its index from `first`, which is not valid Unicode.
 
-    Args:
-        first: index of the first text in the message.
+    If all are valid, the error itself is raised.
     """
     for number, text in enumerate(texts, first):
         if not isinstance(text, str):
