@@ -17,21 +17,16 @@ Batch = dict[str, np.ndarray]
 
 
 class Batches:
-    """Batches of the rows of one or more stores.
+    """Batches of the rows of one or more stores, prepared with equal settings.
 
     With shuffle, the endless stream of rows passes through all rows in a new order each epoch, and a batch may span two
     epochs. Stores mixed by weights are interleaved in a fixed pattern, and each has epochs of its own length. Without
-    shuffle, the rows come in order, and rows of padding fill the last batch.
+    shuffle, for evaluation, the rows come in order, and rows of padding fill the last batch.
 
     Args:
-        stores: sources of rows, prepared with equal settings.
         data: gives weights and temperature; without them all rows are drawn equally often.
         batch_size: rows of a global batch.
-        shuffle: False for evaluation.
         skip: rows at the start of the stream that earlier batches have used.
-
-    Raises:
-        ValueError: the stores differ in their settings, or the weights do not fit them.
     """
 
     def __init__(

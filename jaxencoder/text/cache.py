@@ -37,11 +37,7 @@ _ABANDONED_SECONDS = 7 * 24 * 3600
 
 
 def load_or_train(config: TokenizerConfig, data: DataConfig, schema: Schema = TEXTS) -> Tokenizer:
-    """Load the tokenizer at `config.path`, or train one on the training sources unless the cache has it.
-
-    Raises:
-        ValueError, OSError: there is no tokenizer at the path, or no text to train one on.
-    """
+    """Load the tokenizer at `config.path`, or train one on the training sources unless the cache has it."""
     if config.path:
         return Tokenizer.load(config.path)
     fields = (data.text_field, data.pair_field, data.text_unit)
@@ -77,9 +73,8 @@ def prepare(
     pair field each record is one example, truncated to row_length, or with data.long_texts split into windows that
     share its label; the order of aligned texts is decided by a hash. Labeled words are split between words, and the
     text that answers a question into overlapping pieces. The choices of an example share a row, each truncated to its
-    part of it. With data.pairs, documents become labeled pairs (see `pairs`).
-
-    Equal settings and content give equal bytes, whatever the number of workers.
+    part of it. With data.pairs, documents become labeled pairs (see `pairs`). Equal settings and content give equal
+    bytes, whatever the number of workers.
 
     Args:
         split: "train", or "validation": the validation sources, or the held-out fraction of the training documents,
@@ -92,7 +87,6 @@ def prepare(
 
     Raises:
         ValueError: a source, a record or a label is invalid, or nothing is left for the split.
-        OSError: a source cannot be read, or the cache cannot be written.
     """
     if split not in ("train", "validation"):
         raise ValueError(f"split is {split!r}; give train or validation")
@@ -157,7 +151,7 @@ def _address(part: SourceSplit, tokenizer: Tokenizer) -> str:
         "packing": data.packing,
     }
     if data.pairs != "none":
-        identity["pairs"] = [data.pairs, data.short_pair_probability, sentences.icu_version()]
+        identity["pairs"] = [data.pairs, data.short_pair_probability, sentences.ICU_VERSION]
     if part.schema.name:
         identity["schema"] = [part.schema.name, data.overlap]
     if data.long_texts != "truncate":

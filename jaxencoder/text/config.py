@@ -110,16 +110,12 @@ class DataConfig:
     """Field of the label, as the objective's task needs it: for a text a class, a list of classes, which may be empty,
     or a value; for a list of words (text_field) a tag for each; for a question (text_field) and a text (pair_field) its
     answers in SQuAD's structure; for a context (text_field) and a list of choices (pair_field) the right one's number
-    from 0, letter or text. Each record is one example. Texts are truncated to a row or split into windows
-    (data.long_texts); words and texts with answers are split into several pieces. Fields missing from labeled records
-    are replaced by usual names, which are printed."""
+    from 0, letter or text. Fields missing from labeled records are replaced by usual names, which are printed."""
     long_texts: LongTexts = "truncate"
-    """How to handle labeled single texts longer than a row: truncate, or split into overlapping windows, each an
-    example with the text's label. Held-out metrics in training are then those of windows; evaluate and predict read
-    whole texts with --long windows."""
+    """How to handle labeled single texts longer than a row: truncate, or split into windows, each an example with the
+    text's label, also in held-out metrics. Evaluate and predict read whole texts with --long windows."""
     overlap: int = OVERLAP
-    """Tokens that successive windows of a text share, at most half a window: with long_texts windows, and in question
-    answering."""
+    """Tokens that windows of a text share, at most half a window: with long_texts windows and in question answering."""
     labels: tuple[str, ...] = ()
     """Class names in order of id. Empty: those of the training data, sorted, whole numbers in numeric order."""
     balance: float = 0.0

@@ -1,6 +1,5 @@
 """Labels of examples: classes of the training data, or numbers to predict."""
 
-import itertools
 import math
 import re
 from collections.abc import Iterable
@@ -61,24 +60,20 @@ def infer(labels: Iterable[tuple[Any, str]]) -> Labels:
     Raises:
         ValueError: a label is missing, kinds are mixed, or all lists are empty.
     """
-    labels = iter(labels)
-    first = next(labels, None)
-    several = first is not None and isinstance(first[0], list)
-    kind = "classes" if several else "class"
-    labels = itertools.chain([first] if first else [], labels)
-    if several:
-        labels = ((name, where) for label, where in labels for name in _as_list(label, where))
+    kind, fractional = "class", False
     texts: dict[str, str] = {}
     numbers: dict[int, str] = {}
-    fractional = False
-    for label, where in labels:
-        if isinstance(label, float):
-            _value(label, where)
-            fractional = True
-        elif isinstance(label, int):
-            numbers.setdefault(int(label), where)
-        else:
-            texts.setdefault(_name(label, where), where)
+    for i, (label, where) in enumerate(labels):
+        if i == 0 and isinstance(label, list):
+            kind = "classes"
+        for item in _as_list(label, where) if kind == "classes" else (label,):
+            if isinstance(item, float):
+                _value(item, where)
+                fractional = True
+            elif isinstance(item, int):
+                numbers.setdefault(int(item), where)
+            else:
+                texts.setdefault(_name(item, where), where)
     has_numbers = numbers or fractional or any(_number(text) is not None for text in texts)
     for text, where in texts.items() if has_numbers else ():
         if _reads_as_number(text) and _number(text) is None:
@@ -87,10 +82,9 @@ def infer(labels: Iterable[tuple[Any, str]]) -> Labels:
     if word is None:
         fractional |= not all(map(_is_number, texts))
         numbers |= {} if fractional else {int(text): where for text, where in texts.items()}
-        if several and (fractional or not numbers):
-            raise ValueError(
-                f"the lists of labels hold {'fractional numbers' if fractional else 'nothing'}, no classes"
-            )
+        if kind == "classes" and (fractional or not numbers):
+            content = "fractional numbers" if fractional else "nothing"
+            raise ValueError(f"the lists of labels hold {content}, no classes")
         return Labels("value", ()) if fractional else Labels(kind, tuple(map(str, sorted(numbers))))
     if fractional or numbers:
         raise ValueError(f"{texts[word]}: label {word!r} is text, but other labels are numbers; make them all one kind")

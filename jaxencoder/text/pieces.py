@@ -43,8 +43,10 @@ class Pieces(NamedTuple):
 
         flat, lengths = join(ids, np.uint32), np.array([len(piece) for piece in ids], np.int64)
         types, token_labels = join(type_ids, np.uint8), join(token_labels, np.int32)
+        counts = np.bincount(flat, minlength=tokenizer.vocab_size)
+        counts[list(tokenizer.special_ids)] = 0
         sizes = None if groups is None else np.array(groups, np.int64)
-        return cls(flat, lengths, types, counts(flat, tokenizer), labels, token_labels, sizes)
+        return cls(flat, lengths, types, counts, labels, token_labels, sizes)
 
 
 def documents(tokenizer: Tokenizer, texts: list[str], row_length: int) -> Pieces:
@@ -54,13 +56,8 @@ def documents(tokenizer: Tokenizer, texts: list[str], row_length: int) -> Pieces
     """
     ids, sizes = tokenizer.encode_ids(texts)
     lengths = cut(sizes, row_length - 2)
-    out = np.empty(len(ids) + 2 * len(lengths), np.uint32)
-    ends = np.cumsum(lengths + 2)
-    inner = np.ones(len(out), bool)
-    inner[ends - 1] = inner[ends - lengths - 2] = False
-    out[inner] = ids
-    out[ends - 1], out[ends - lengths - 2] = tokenizer.sep_id, tokenizer.cls_id
-    return Pieces(out, lengths + 2, None, counts(out, tokenizer))
+    parts = np.split(ids, np.cumsum(lengths))[: len(lengths)]
+    return Pieces.of(tokenizer, [np.concatenate([[tokenizer.cls_id], part, [tokenizer.sep_id]]) for part in parts])
 
 
 def examples(
@@ -87,10 +84,3 @@ def cut(sizes: np.ndarray, room: int) -> np.ndarray:
     last = np.cumsum(parts) - 1
     lengths[last[rest > 0]] = rest[rest > 0]
     return lengths
-
-
-def counts(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """How often each token occurs: int64 [V], special tokens 0."""
-    occurrences = np.bincount(ids, minlength=tokenizer.vocab_size)
-    occurrences[list(tokenizer.special_ids)] = 0
-    return occurrences

@@ -5,13 +5,13 @@ power between 0 and 1: Mahajan et al. 2018, arXiv:1805.00932.
 """
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import joblib
 import numpy as np
 
 from jaxencoder.text import pairs, workers
@@ -68,7 +68,7 @@ class RowBuilder:
         packer = Packer(data.row_length, open_rows, shortest, data.paired, schema.labels_tokens)
         batches = _batches(self._examples(), _NSP_DOCUMENTS if data.pairs == "nsp" else 1)
         tasks = ((schema.encode, batch, data, has_pairs) for batch in batches)
-        with contextlib.closing(workers.encode(self._tokenizer, tasks, data.workers or _cores())) as results:
+        with contextlib.closing(workers.encode(self._tokenizer, tasks, data.workers or joblib.cpu_count())) as results:
             for encoded in results:
                 self.token_counts += encoded.counts
                 yield from _packed(packer, encoded)
@@ -149,7 +149,3 @@ def _batches(examples: Iterator[Example], min_documents: int) -> Iterator[list[E
     if len(batch) < min_documents:
         ready, batch = ready + batch, []
     yield from filter(None, (ready, batch))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import icu4py
 from icu4py.breakers import SentenceBreaker, WordBreaker
 
+ICU_VERSION = icu4py.icu_version  # boundaries may differ between versions
 # The rules are the same in all languages. Only English abbreviations are known to help in their language and to do no
 # harm in others.
 _LOCALE = "en@ss=standard"
@@ -25,7 +26,7 @@ def split_sentences(text: str) -> list[str]:
     """Split a text into sentences, each with the space before it; joined they are the text.
 
     A line break ends a sentence, but not in a text with blank lines between paragraphs, whose lines are wrapped. Thai
-    and Lao have no full stop; a space ends a clause, and the text is split there. Raises ValueError for a lone surrogate.
+    and Lao have no full stop; a space ends a clause, and the text is split there. ValueError for a lone surrogate.
 
     >>> split_sentences("Is it? Mr. No says it is.")
     ['Is it?', ' Mr. No says it is.']
@@ -56,11 +57,6 @@ def word_spans(text: str) -> list[tuple[int, int]]:
             spans.append((end, end + len(segment)))
         end += len(segment)
     return spans
-
-
-def icu_version() -> str:
-    """The version of the rules; boundaries may differ between versions."""
-    return icu4py.icu_version
 
 
 def _segments(breaker: type, text: str) -> Iterator[str]:

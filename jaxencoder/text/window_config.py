@@ -22,9 +22,6 @@ class WindowConfig:
             "mean" weights windows equally. "max" takes the largest values. "first" reads the first window only.
             "learned" applies a run's learned pooling to the tokens of all windows. None: "learned" for embeddings with
             pooling "learned", otherwise "length".
-
-    Raises:
-        ValueError: an unknown pooling, or a stride where only the first window is read.
     """
 
     stride: int | None = None

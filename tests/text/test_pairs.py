@@ -151,9 +151,8 @@ def test_short_pairs(tokenizer: Tokenizer, short: float) -> None:
     documents_of = [span(a, where)[0] for a, *_ in pair_list]
     lengths = [len(a) + len(b or ()) for a, b, _ in pair_list]
     # The last pair of a document is shorter anyhow.
-    inner = [
-        n for n, this, following in zip(lengths, documents_of, documents_of[1:], strict=False) if this == following
-    ]
+    neighbors = zip(lengths, documents_of, documents_of[1:], strict=False)
+    inner = [n for n, this, following in neighbors if this == following]
     cut = sum(n < 125 for n in inner)
     # A short target is met by whole sentences: a few tokens more, and so sometimes a whole row.
     assert short * 0.85 * len(inner) - 4 * math.sqrt(len(inner)) * (short > 0) <= cut
@@ -277,9 +276,8 @@ def test_settings_are_part_of_the_cache_key(source, tokenizer: Tokenizer) -> Non
 
 
 def test_held_out_documents_are_in_no_training_pair(source, tokenizer: Tokenizer) -> None:
-    held, train = (
-        content(config(source, validation_fraction=0.2), tokenizer, split)[1] for split in ("validation", "train")
-    )
+    data = config(source, validation_fraction=0.2)
+    held, train = (content(data, tokenizer, split)[1] for split in ("validation", "train"))
     words = [set(part["token_ids"].ravel()) - set(range(6)) for part in (held, train)]
     assert all(words) and not words[0] & words[1]
 

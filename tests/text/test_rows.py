@@ -59,9 +59,8 @@ def test_every_token_is_there_once(tmp_path, tokenizer, packing, row_length):
 def test_workers_do_not_change_the_rows(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr("jaxencoder.text.rows._TASK_DOCUMENTS", 40)
     source = write(tmp_path / "a.jsonl", documents(400))
-    stores = [
-        prepare(config(source, workers=n, cache=str(tmp_path / f"cache{n}")), tokenizer, "train") for n in (1, 2, 3)
-    ]
+    settings = [config(source, workers=n, cache=str(tmp_path / f"cache{n}")) for n in (1, 2, 3)]
+    stores = [prepare(data, tokenizer, "train") for data in settings]
     got = [content(store) for store in stores]
     assert got[0] == got[1] == got[2] and len({store.meta["content"] for (store,) in stores}) == 1
 
@@ -341,10 +340,7 @@ def test_training_rows_are_balanced_and_validation_rows_are_not(tmp_path, tokeni
         for i in range(200)
     ]
     data = config(write(tmp_path / "t.jsonl", records), label_field="label", validation_fraction=0.2)
-    plain, even = (
-        prepare(settings, tokenizer, split)
-        for settings, split in ((data, "train"), (dataclasses.replace(data, balance=1.0), "train"))
-    )
+    plain, even = (prepare(dataclasses.replace(data, balance=x), tokenizer, "train") for x in (0.0, 1.0))
     common, rare = plain[0].label_counts()
     times = common / rare
     assert even[0].label_counts()[0] == common and rare * int(times) <= even[0].label_counts()[1] <= rare * (times + 1)

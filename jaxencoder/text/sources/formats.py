@@ -24,8 +24,7 @@ Records = Iterator[tuple[str, Record]]  # each with its place for messages
 TEXT_UNITS = ("line", "paragraph", "file")
 EXTENSIONS = (".jsonl", ".json", ".txt", ".parquet", ".csv", ".tsv", ".conll", ".conllu")
 
-# A longer document means a damaged file: without a bound, one missing newline would fill the memory.
-MAX_DOCUMENT_BYTES = 1 << 28
+MAX_DOCUMENT_BYTES = 1 << 28  # a longer document means a damaged file: one missing newline would fill the memory
 _BUFFER = 1 << 20  # bytes
 _PARQUET_ROWS = 256
 _BOM = b"\xef\xbb\xbf"  # written before UTF-8 by Windows editors
@@ -59,10 +58,9 @@ def records(
 def every_line(path: str, stream: BinaryIO) -> Iterator[bytes]:
     """Lines without their ends; blank lines are empty."""
     for number in itertools.count(1):
-        line = stream.readline(MAX_DOCUMENT_BYTES + 1)
-        _check_size(len(line), path, number)
-        if not line:
+        if not (line := stream.readline(MAX_DOCUMENT_BYTES + 1)):
             return
+        _check_size(len(line), path, number)
         yield (line.removeprefix(_BOM) if number == 1 else line).rstrip()
 
 
@@ -72,18 +70,15 @@ def _lines(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def _paragraphs(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    start, lines, size = 0, [], 0
-    for number, line in _lines(path, stream):
-        if lines and number != start + len(lines):  # after a blank line
+    numbered = enumerate(every_line(path, stream), 1)
+    for has_text, group in itertools.groupby(numbered, lambda item: item[1] != b""):
+        start, lines, size = 0, [], 0
+        for number, line in group if has_text else ():
+            start, size = start or number, size + len(line) + 1
+            _check_size(size, path, start)
+            lines.append(line)
+        if lines:
             yield start, b"\n".join(lines)
-            lines, size = [], 0
-        if not lines:
-            start = number
-        lines.append(line)
-        size += len(line) + 1
-        _check_size(size, path, start)
-    if lines:
-        yield start, b"\n".join(lines)
 
 
 def _read_all(path: str, stream: BinaryIO) -> bytes:
@@ -102,8 +97,8 @@ _SPLITS = {"line": _lines, "paragraph": _paragraphs, "file": _file}
 
 def _check_size(size: int, path: str, number: int) -> None:
     if size > MAX_DOCUMENT_BYTES:
-        limit = MAX_DOCUMENT_BYTES >> 20
-        raise ValueError(f"{path}:{number}: a document of more than {limit} MiB; split it over several lines or files")
+        problem = f"a document of more than {MAX_DOCUMENT_BYTES >> 20} MiB"
+        raise ValueError(f"{path}:{number}: {problem}; split it over several lines or files")
 
 
 def utf8(raw: bytes, where: str) -> str:
@@ -116,9 +111,8 @@ def utf8(raw: bytes, where: str) -> str:
             line = int(number) + raw.count(b"\n", 0, error.start)
             where = f"{path}:{line}"
         column = error.start - raw.rfind(b"\n", 0, error.start)
-        problem = f"byte 0x{raw[error.start]:02x} at column {column} is not UTF-8"
-        advice = "convert the text (iconv -f latin1 -t utf-8) or drop the record"
-        raise ValueError(f"{where}: {problem}; {advice}") from None
+        problem = f"{where}: byte 0x{raw[error.start]:02x} at column {column} is not UTF-8"
+        raise ValueError(f"{problem}; convert the text (iconv -f latin1 -t utf-8) or drop the record") from None
 
 
 def _json_lines(path: str, stream: BinaryIO) -> Records:

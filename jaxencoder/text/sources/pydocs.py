@@ -77,8 +77,7 @@ def _docstrings() -> Iterator[tuple[str, str]]:
 
 def _docstrings_in(node: _Documented, name: str) -> Iterator[tuple[str, str]]:
     """The docstring of a module, class or function, then those inside it, in source order."""
-    text = ast.get_docstring(node)
-    if text:
+    if text := ast.get_docstring(node):
         yield name, text
     for child in node.body:
         if isinstance(child, _Documented):

@@ -23,12 +23,9 @@ _BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, b
 
 
 class HuggingFaceBackend:
-    """A `tokenizers.Tokenizer` whose special tokens are identified.
+    """A `tokenizers.Tokenizer`, changed in place, whose special tokens are identified.
 
-    Args:
-        tokenizer: changed in place.
-        names: role -> special token; the usual names apply to other roles.
-        source: named in errors.
+    `names` has the special tokens of some roles; the usual names apply to other roles. Errors name the source.
     """
 
     file = "tokenizer.json"
@@ -67,7 +64,7 @@ class HuggingFaceBackend:
         return HuggingFaceBackend(changed, self._names, "the tokenizer")
 
     def state(self) -> bytes:
-        """Everything that decides the ids of a text."""
+        """Everything that decides the ids of a text, for the fingerprint."""
         return json.dumps(self._settings, ensure_ascii=False, sort_keys=True).encode()
 
     def content(self) -> bytes:

@@ -13,8 +13,7 @@ from jaxencoder.text.tokenizers.sentencepiece_families import FILE_FAMILIES, loa
 
 CONFIG = "tokenizer_config.json"
 _MPNET = {"pad": "<pad>", "unk": "[UNK]", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
-# Families by a second name, as `read_settings` writes it.
-_ALIASES = {"xlmrobertaxl": "xlmroberta"}
+_ALIASES = {"xlmrobertaxl": "xlmroberta"}  # families by a second name, as `read_settings` writes it
 
 
 def load_backend(path: Path) -> HuggingFaceBackend | SentencePieceBackend:
@@ -61,20 +60,21 @@ def read_settings(file: Path) -> tuple[str, dict, dict[str, str]]:
         options: the keys of tokenizer_config.json, over those of special_tokens_map.json.
         names: role -> special token, for the roles that these two files name.
     """
-    options = _read_object(file.with_name("special_tokens_map.json")) | _read_object(file.with_name(CONFIG))
+
+    def content(name: str) -> dict:
+        path = file.with_name(name)
+        return read_json(path, dict) if path.is_file() else {}
+
+    options = content("special_tokens_map.json") | content(CONFIG)
     tokens = {role: options.get(f"{role}_token") for role in ROLES}
     tokens = {role: token.get("content") if isinstance(token, dict) else token for role, token in tokens.items()}
     names = {role: token for role, token in tokens.items() if isinstance(token, str)}
     name = str(options.get("tokenizer_class") or "")
     if name in ("PreTrainedTokenizerFast", "TokenizersBackend"):
         return name, options, names  # saved by this package, or a tokenizer.json: no steps around the model
-    name = name or str(_read_object(file.with_name("config.json")).get("model_type") or "")
+    name = name or str(content("config.json").get("model_type") or "")
     family = name.lower().replace("-", "").removesuffix("fast").removesuffix("tokenizer")
     return _ALIASES.get(family, family) or FILE_FAMILIES.get(file.name, ""), options, names
-
-
-def _read_object(file: Path) -> dict:
-    return read_json(file, dict) if file.is_file() else {}
 
 
 def _load_wordpiece(file: Path, family: str, options: dict, names: dict[str, str]) -> HuggingFaceBackend:

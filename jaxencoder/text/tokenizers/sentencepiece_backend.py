@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from itertools import chain
+from itertools import chain, groupby
 
 import numpy as np
 import sentencepiece
@@ -128,20 +128,14 @@ class SentencePieceBackend:
         ]
 
     def decode(self, ids: list[int], skip_special: bool) -> str:
-        # The model has no added [MASK] and drops control symbols, so special tokens are written here.
-        unk = self.roles["unk"]
         if skip_special:
             return self._model.decode([index for index in ids if index not in self.special_ids])
-        groups: list[list[int] | str] = [[]]
-        for index in ids:
-            if index in self.special_ids and index != unk:
-                groups.append(self.tokens[index])
-            elif isinstance(groups[-1], list):
-                groups[-1].append(index)
-            else:
-                groups.append([index])
-        texts = [group if isinstance(group, str) else self._model.decode(group) for group in groups]
-        return " ".join(text for text in texts if text)
+        # The model has no added [MASK] and drops control symbols, so special tokens are written here.
+        written, texts = self.special_ids - {self.roles["unk"]}, []
+        for is_written, group in groupby(ids, written.__contains__):
+            indices = list(group)
+            texts += [self.tokens[index] for index in indices] if is_written else [self._model.decode(indices)]
+        return " ".join(filter(None, texts))
 
     def starts_word(self, token: str) -> bool:
         return token.startswith("▁") or is_spaceless(token)

@@ -43,11 +43,8 @@ class Tokenizer:
         """Load a tokenizer from a file, or from the first of these files in a folder.
 
         tokenizer.json; vocab.txt (BERT, MPNet); vocab.json with merges.txt (RoBERTa's byte-level BPE); SentencePiece's
-        spm.model or *.model, with the steps that XLM-R, CamemBERT, ALBERT and DeBERTa put around it.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: the file is not a tokenizer, or lacks one of the five special tokens.
+        spm.model or *.model, with the steps that XLM-R, CamemBERT, ALBERT and DeBERTa put around it. ValueError for a
+        file that is not a tokenizer, or lacks one of the five special tokens.
         """
         return cls(load_backend(Path(path)))
 
@@ -99,9 +96,6 @@ class Tokenizer:
             offsets: also return the characters of each token. The space before a word is part of its first token in
                 metaspace models, and in byte-level models that do not trim it.
             max_length: truncate longer results at the end of the longer text; special tokens are kept.
-
-        Raises:
-            ValueError: not valid strings, or a max_length without room for the special tokens.
         """
         texts, pairs = as_list(texts), None if pairs is None else as_list(pairs)
         if pairs is not None and len(pairs) != len(texts):

@@ -26,10 +26,8 @@ from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 _ROLE_IDS = {role: index for index, role in enumerate(ROLES)}
 _NAMES = {role: USUAL_NAMES[role][0] for role in ROLES}
 _SPECIAL = tuple(_NAMES.values())
-# SentencePiece's sums over threads have a fixed order for a fixed number of them, however many cores there are.
-_THREADS = 8
-# SentencePiece's memory for a sentence grows with its length, and it splits at spaces anyway.
-_MAX_SENTENCE = 4000
+_THREADS = 8  # SentencePiece's sums have a fixed order for a fixed number of threads, however many cores there are
+_MAX_SENTENCE = 4000  # SentencePiece's memory for a sentence grows with its length, and it splits at spaces anyway
 # The time of both libraries grows faster than the length of a word, and a broken file may be one word of megabytes.
 _MAX_WORD = 1000
 _CHINESE = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2CEAF), (0x2F800, 0x2FA1F))
@@ -37,12 +35,9 @@ _LONG_WORD = re.compile(rf"(\S{{{_MAX_WORD}}})(?=\S)")
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
-    """Train a tokenizer.
+    """Train a tokenizer on a stream of texts, of which at most `config.training_characters` are read.
 
-    Args:
-        texts: a stream, of which at most `config.training_characters` are read. Memory holds counts of words (bpe) or
-            the text (unigram, sentencepiece); wordpiece writes a temporary file.
-        config: its path is ignored.
+    Memory holds counts of words (bpe) or the text (unigram, sentencepiece); wordpiece writes a temporary file.
 
     Raises:
         ValueError: no text, text that is not valid Unicode, or a vocabulary too small for its characters.
