@@ -124,12 +124,7 @@ def warn_truncated(truncated: int, texts: int, max_length: int) -> None:
 
 
 def batch(ids: Sequence[np.ndarray], plan: BatchPlan, pad_id: int) -> dict[str, np.ndarray]:
-    """The encoder's input for a batch.
-
-    With ids [[2, 7, 3], [2, 3], [2, 8, 9, 3]], texts 0 and 1 in row 0 of length 6 and text 2 in row 1:
-    token_ids [[2, 7, 3, 2, 3, 0], [2, 8, 9, 3, 0, 0]], segment_ids [[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 0, 0]],
-    positions [[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 0, 0]], each int32 [B, T].
-    """
+    """The encoder's input for a batch, as of `Store.read`: token_ids, segment_ids and positions, int32 [B, T]."""
     token_ids = np.full((plan.rows, plan.length), pad_id, np.int32)
     segment_ids, positions = np.zeros((2, plan.rows, plan.length), np.int32)
     for text, row, segment, start in zip(*(x.tolist() for x in plan[:4]), strict=True):

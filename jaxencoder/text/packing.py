@@ -52,7 +52,6 @@ class Packer:
     Args:
         open_rows: rows that may wait for a fitting piece; 1 puts each piece in a row by itself.
         shortest: length of the shortest possible piece; a row with less room is complete.
-        type_ids, token_labels: rows have them.
     """
 
     def __init__(

@@ -95,12 +95,9 @@ def label_kind(data: DataConfig, schema: Schema, labels: Labels | None) -> tuple
 def oversample(examples: Callable[[], Iterable[Example]], power: float) -> Iterator[Example]:
     """Repeat the examples of a class of n examples (m / n) ** power times, where m is the size of the largest class.
 
-    The source is read once to count and once for each repetition, so that copies of an example are far apart. Once
-    few examples remain to be repeated, they are buffered. An example's digest rounds a fractional count up or down.
-
-    Args:
-        examples: opens the source anew, with the same examples each time.
-        power: in [0, 1]; 1 makes the classes even.
+    `examples` opens the source anew, once to count and once for each repetition, so that copies of an example are far
+    apart. Once few examples remain to be repeated, they are buffered. An example's digest rounds a fractional count up
+    or down. A power of 1 makes the classes even.
     """
     sizes = Counter(example.label for example in examples())
     largest = max(sizes.values(), default=0)

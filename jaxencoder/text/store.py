@@ -39,10 +39,7 @@ def join(path: str | os.PathLike, name: str) -> str:
 
 
 def kvstore(path: str | os.PathLike) -> dict:
-    """TensorStore's spec of a folder, gs://bucket/prefix or s3://bucket/prefix.
-
-    $AWS_ENDPOINT_URL names a server of s3 other than Amazon's.
-    """
+    """TensorStore's spec of a folder, gs://bucket/prefix or s3://bucket/prefix; $AWS_ENDPOINT_URL names its server."""
     if not is_remote(path):
         return {"driver": "file", "path": str(Path(path).absolute()) + "/"}
     scheme, _, place = str(path).partition("://")
@@ -75,11 +72,8 @@ def storage_errors(problem: str, advice: str = "") -> Iterator[None]:
 
 
 def _row_layout(length: int, word: np.dtype, types: bool, token_labels: bool) -> np.dtype:
-    """The fields of a row on disk, whose table has words of one type: uint16, or uint32 for large vocabularies.
-
-    `starts` has a bit per token that is 1 where a document starts; segment ids and positions follow from it. `types`
-    are bits too, `labels` those of tokens plus 1.
-    """
+    """The fields of a row on disk, whose table has words of one type: uint16, or uint32 for large vocabularies."""
+    # `starts` has a 1 where a document starts, from which segment ids and positions follow; `labels` are plus 1.
     bits = -(-length // (8 * word.itemsize)) * word.itemsize
     fields = [("token_ids", word, length), ("used", word), ("starts", "u1", bits)]
     fields += [("types", "u1", bits)] if types else []
@@ -213,9 +207,6 @@ class Store:
             padding_fraction, segments (most in any row), token_counts (int64 [V], special tokens 0), pad_id, labels
             (class names), label_kind (None, one of `segment_labels`, or "token"), content (a digest of the rows with
             their labels, in order), source, split and tokenizer.
-
-    Raises:
-        OSError: there is no store, or it cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -246,11 +237,7 @@ class Store:
 
         Returns:
             int32 [B, T] under the names of `meta["fields"]`, token_labels -1 for none; labels [B, E] or [B, E, C] of
-            the segments 1 to E, as in `segment_labels`.
-
-        Raises:
-            IndexError: there is no such row.
-            OSError: the store is damaged, or cannot be reached.
+            the segments 1 to E, as in `segment_labels`. OSError if the store is damaged, or cannot be reached.
         """
         indices = np.asarray(indices, np.int64)
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):

@@ -38,9 +38,6 @@ def stream_tokens(
     word or run of spaces is split there. (Within thousands of equal characters, tokens may differ too.)
 
     The prompt is put before each text, and its characters count in the offsets.
-
-    Raises:
-        ValueError: not a list of valid strings; the message has the index of the text and the position in it.
     """
     texts = as_list(texts)
     try:
@@ -131,7 +128,7 @@ def _find_seam(piece: _Piece, following: _Piece) -> tuple[int, int] | None:
 class TokenWindow(NamedTuple):
     """Tokens [start, end) of a text; for tokens [first, last) no other window has more context.
 
-    Context is the number of tokens on the shorter side; the earlier window wins a tie. A token belongs to one window.
+    Context is the number of tokens on the shorter side; the earlier window wins a tie.
     """
 
     start: int
@@ -148,7 +145,7 @@ def sliding_windows(sizes: Iterable[int], room: int, stride: int) -> Iterator[To
     Args:
         sizes: tokens of each block; the next block is read only once a window depends on it.
         room: maximum tokens of a window.
-        stride: tokens from the start of a window to the start of the next, 1 to room (see `check_stride`).
+        stride: tokens from the start of a window to the start of the next.
     """
     check_stride(stride, room)
     sizes, available, start, first = iter(sizes), 0, 0, 0
@@ -219,9 +216,6 @@ def text_windows(
         length: maximum tokens of a window, including special tokens and the prompt. A text that fits has one window.
         stride: tokens from the start of a window to the start of the next; None for half of the room for text.
         prompt: put before the text in every window.
-
-    Raises:
-        ValueError: not a list of valid strings, a prompt that leaves no room, or a bad stride (see `check_stride`).
     """
     prefix, suffix = special_tokens(tokenizer)
     prompt_ids = tokenizer.encode_batch([prompt], special=False)[0].ids if prompt else ()

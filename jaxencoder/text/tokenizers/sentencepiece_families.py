@@ -67,10 +67,9 @@ def load_sentencepiece(
         family = "debertav2" if "[CLS]" in pieces and "[MASK]" not in pieces else ""
     if family not in _SPECIAL_TOKENS:
         if options.get("do_lower_case") is True or file.name in FILE_FAMILIES:
-            raise ValueError(
-                f"{file} needs the steps of {family!r} around the SentencePiece model, and only those of "
-                f"{', '.join(sorted(_SPECIAL_TOKENS))} are supported; load its tokenizer.json instead"
-            )
+            problem = f"{file} needs the steps of {family!r} around the SentencePiece model"
+            supported = f"only those of {', '.join(sorted(_SPECIAL_TOKENS))} are supported"
+            raise ValueError(f"{problem}, and {supported}; load its tokenizer.json instead")
         return SentencePieceBackend(content, names, str(file))
     model = read_model(content, str(file))
     if model.algorithm != _UNIGRAM:

@@ -53,10 +53,7 @@ class Tokenizer:
         return Tokenizer(self._backend.lowercased())
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write the files from which `load(folder)` restores the same fingerprint, each atomically.
-
-        Raises ValueError if the folder already holds a tokenizer of the other library.
-        """
+        """Write the files from which `load(folder)` restores the same fingerprint, each atomically."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for other in {HuggingFaceBackend.file, SentencePieceBackend.file} - {self._backend.file}:
