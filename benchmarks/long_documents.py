@@ -25,9 +25,8 @@ def measure(tokenizer: Path, method: str, tokens: int) -> None:
     from jaxencoder.config import RunConfig
     from jaxencoder.model.config import ComputeConfig, EncoderConfig
     from jaxencoder.objectives.mlm import MaskedLM
-    from jaxencoder.text.config import DataConfig
+    from jaxencoder.text.config import DataConfig, WindowConfig
     from jaxencoder.text.tokenizers.tokenizer import Tokenizer
-    from jaxencoder.text.window_config import WindowConfig
 
     words = Tokenizer.load(tokenizer)
     shape = EncoderConfig(

@@ -19,7 +19,7 @@ from jaxencoder.inference.tokens import TokenChunk
 from jaxencoder.model.config import Pooling
 from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.classification.classify import Prediction, Threshold
-from jaxencoder.text.window_config import WindowConfig
+from jaxencoder.text.config import WindowConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from tyro.conf import Positional, Suppress, arg
 from jaxencoder.arguments import parse
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.model.config import Pooling
-from jaxencoder.text.window_config import WindowConfig, WindowPooling
+from jaxencoder.text.config import WindowConfig, WindowPooling
 
 ModelName = Positional[
     Annotated[

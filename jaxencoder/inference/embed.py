@@ -28,9 +28,9 @@ from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.records import chunks
 from jaxencoder.tasks.running import encoder_output, padded_size
 from jaxencoder.text import buckets
+from jaxencoder.text.config import WindowPooling
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
-from jaxencoder.text.window_config import WindowPooling
 from jaxencoder.text.windows import GROUP_TOKENS, text_windows
 
 

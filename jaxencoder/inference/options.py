@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jaxencoder.model.config import Pooling
-from jaxencoder.text.window_config import WindowConfig
+from jaxencoder.text.config import WindowConfig
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text import buckets
-from jaxencoder.text.window_config import WindowConfig
+from jaxencoder.text.config import WindowConfig
 from jaxencoder.text.windows import text_windows
 
 _GROUP_TOKENS = 1 << 14  # tokens of windows that are computed together

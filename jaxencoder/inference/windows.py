@@ -11,7 +11,7 @@ import numpy as np
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.text import buckets
-from jaxencoder.text.window_config import WindowPooling
+from jaxencoder.text.config import WindowPooling
 from jaxencoder.text.windows import TextWindow, group_windows
 
 

@@ -10,7 +10,7 @@ import pytest
 from jaxencoder.cli import measure
 from jaxencoder.cli.main import main
 from jaxencoder.inference.options import EmbedOptions
-from jaxencoder.text.window_config import WindowConfig
+from jaxencoder.text.config import WindowConfig
 
 
 def test_evaluate(calls, capsys):

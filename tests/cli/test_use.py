@@ -7,7 +7,7 @@ import pytest
 from jaxencoder import api
 from jaxencoder.cli.main import main
 from jaxencoder.inference.options import EmbedOptions
-from jaxencoder.text.window_config import WindowConfig
+from jaxencoder.text.config import WindowConfig
 
 
 def test_fill_mask(monkeypatch, capsys):

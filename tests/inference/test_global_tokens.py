@@ -8,7 +8,7 @@ from jaxencoder.inference.global_tokens import global_slots, head_mask
 from jaxencoder.model.heads import Classifier, HeadConfig
 from jaxencoder.tasks.classification.classify import score
 from jaxencoder.tasks.classification.objective import Classification
-from jaxencoder.text.window_config import WindowConfig
+from jaxencoder.text.config import WindowConfig
 
 QUESTIONS = np.array([[0, 7, 8, 2, 2, 9, 9, 2, 1], [2, 7, 2, 8, 8, 8, 8, 8, 2]])  # separators are 2
 

@@ -13,9 +13,7 @@ import pytest
 
 import jaxencoder
 from jaxencoder.inference.predict import predict, predict_file
-from jaxencoder.text.sources import read
-from jaxencoder.text.window_config import WindowConfig
-from tests.tasks.conftest import write_records
+from jaxencoder.text.config import WindowConfig
 
 TEXTS = ["lovely film", "awful plot", "", "the cast was great", "a bad bad film"]
 

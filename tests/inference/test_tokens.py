@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxencoder.text.window_config import WindowConfig
+from jaxencoder.text.config import WindowConfig
 from jaxencoder.text.windows import text_windows
 
 from .conftest import SENTENCES, WORDS

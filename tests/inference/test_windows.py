@@ -12,7 +12,7 @@ from jaxencoder.inference.search import search
 from jaxencoder.inference.windows import WindowPooler, run_windows
 from jaxencoder.model.sentence import Dense
 from jaxencoder.tasks.classification.objective import Classification
-from jaxencoder.text.window_config import WindowConfig
+from jaxencoder.text.config import WindowConfig
 from jaxencoder.text.windows import TextWindow, text_windows
 
 from .conftest import SENTENCES, WORDS

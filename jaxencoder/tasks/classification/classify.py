@@ -16,7 +16,7 @@ from jaxencoder.tasks.classification.windows import pair_parts, text_parts
 from jaxencoder.tasks.running import Scores, head_scores, objective_scores, row_length, score_texts
 from jaxencoder.tasks.task import TaskModel
 from jaxencoder.text import buckets
-from jaxencoder.text.window_config import WindowConfig
+from jaxencoder.text.config import WindowConfig
 from jaxencoder.text.windows import GROUP_TOKENS, group_windows
 
 Threshold = float | Mapping[str, float]

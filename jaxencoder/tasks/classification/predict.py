@@ -12,11 +12,11 @@ from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, 
 from jaxencoder.tasks.running import row_length
 from jaxencoder.tasks.task import Evaluation, TaskModel
 from jaxencoder.text.buckets import warn_truncated
+from jaxencoder.text.config import WindowConfig
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.sources.records import Record
-from jaxencoder.text.window_config import WindowConfig
 
 ADDED = ("prediction", "probability", "probabilities")
 

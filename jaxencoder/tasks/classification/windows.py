@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxencoder.text.config import WindowConfig
 from jaxencoder.text.tokenizers.tokenizer import Encoding, Tokenizer
-from jaxencoder.text.window_config import WindowConfig
 from jaxencoder.text.windows import check_stride, default_stride, sliding_windows, special_tokens, text_windows
 
 _MIN_SHARE = 4  # the second text of a pair that is split has at least 1 / 4 of a row

@@ -13,8 +13,8 @@ import jaxencoder
 from jaxencoder.tasks.classification.classify import classifier_head, score
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.classification.windows import _windows
+from jaxencoder.text.config import WindowConfig
 from jaxencoder.text.tokenizers.tokenizer import Encoding
-from jaxencoder.text.window_config import WindowConfig
 from tests.inference.conftest import SENTENCES, WORDS
 from tests.inference.published import published, torch_outputs
 

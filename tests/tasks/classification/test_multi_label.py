@@ -17,8 +17,7 @@ from jaxencoder.evaluation.tables import format_metrics
 from jaxencoder.inference.predict import predict, predict_file
 from jaxencoder.tasks.classification.metrics import metrics_of_decisions, multi_label_metrics, per_label
 from jaxencoder.tasks.classification.predict import predictions
-from jaxencoder.text.window_config import WindowConfig
-from tests.tasks.conftest import write_records
+from jaxencoder.text.config import WindowConfig
 
 NAMES = ["Elbe", "Oder", "Spree"]
 

@@ -11,8 +11,7 @@ from jaxencoder.api import load
 from jaxencoder.tasks.classification.metrics import class_metrics, per_class, value_metrics
 from jaxencoder.tasks.classification.predict import predictions
 from jaxencoder.text.cache import prepare
-from jaxencoder.text.window_config import WindowConfig
-from tests.tasks.conftest import write_records
+from jaxencoder.text.config import WindowConfig
 
 
 def auprc_by_hand(scores, positive):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxencoder.tasks.classification.windows import _windows, pair_parts, text_parts
+from jaxencoder.text.config import WindowConfig
 from jaxencoder.text.tokenizers.tokenizer import Encoding
-from jaxencoder.text.window_config import WindowConfig
 from tests.inference.conftest import SENTENCES, WORDS
 
 LENGTH = 16

@@ -16,8 +16,7 @@ from jaxencoder.tasks.token_classification.data import SCHEMA
 from jaxencoder.tasks.token_classification.entities import entities
 from jaxencoder.tasks.token_classification.metrics import tag_metrics
 from jaxencoder.tasks.token_classification.predict import tag_name, tag_words
-from jaxencoder.text.window_config import WindowConfig
-from tests.tasks.conftest import write_records
+from jaxencoder.text.config import WindowConfig
 
 SCHEMES = {
     "BIO": ("O", "B-x", "I-x", "B-y", "I-y"),
