@@ -84,11 +84,11 @@ def _packed(lengths: Sequence[int], row_lengths: Sequence[int]) -> list[tuple[in
 
 def _batch_of(packed: list[list[int]], lengths: Sequence[int], rows: int, length: int) -> BatchPlan:
     entries = []  # (text, row, segment, start)
-    for row, texts in enumerate(packed):
-        starts = itertools.accumulate((lengths[text] for text in texts), initial=0)
-        entries += zip(texts, itertools.repeat(row), itertools.count(), starts, strict=False)
-    columns = np.array(entries, np.int64).T
-    return BatchPlan(*columns, rows, length)
+    for number, members in enumerate(packed):
+        starts = itertools.accumulate((lengths[text] for text in members), initial=0)
+        entries += zip(members, itertools.repeat(number), itertools.count(), starts, strict=False)
+    texts, row, segment, start = np.array(entries, np.int64).T
+    return BatchPlan(texts, row, segment, start, rows, length)
 
 
 def require_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:

@@ -42,11 +42,11 @@ class Pieces(NamedTuple):
             return None if arrays is None else np.concatenate([np.empty(0, dtype), *arrays]).astype(dtype)
 
         flat, lengths = join(ids, np.uint32), np.array([len(piece) for piece in ids], np.int64)
-        types, token_labels = join(type_ids, np.uint8), join(token_labels, np.int32)
+        types, labels_of_tokens = join(type_ids, np.uint8), join(token_labels, np.int32)
         counts = np.bincount(flat, minlength=tokenizer.vocab_size)
         counts[list(tokenizer.special_ids)] = 0
         sizes = None if groups is None else np.array(groups, np.int64)
-        return cls(flat, lengths, types, counts, labels, token_labels, sizes)
+        return cls(flat, lengths, types, counts, labels, labels_of_tokens, sizes)
 
 
 def documents(tokenizer: Tokenizer, texts: list[str], row_length: int) -> Pieces:
