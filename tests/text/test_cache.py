@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,16 +26,12 @@ def test_the_cache_knows_content_and_settings(tmp_path, tokenizer):
     first = prepare(base, tokenizer, "train")[0].path
     assert prepare(dataclasses.replace(base, workers=2, temperature=2.0), tokenizer, "train")[0].path == first
     other = train_tokenizer(documents(20), TokenizerConfig(vocab_size=120))
-    paths = {
-        first,
-        prepare(dataclasses.replace(base, row_length=17), tokenizer, "train")[0].path,
-        prepare(dataclasses.replace(base, packing=False), tokenizer, "train")[0].path,
-        prepare(dataclasses.replace(base, validation_fraction=0.3), tokenizer, "train")[0].path,
-        prepare(base, other, "train")[0].path,
-    }
+    changes = ({"row_length": 17}, {"packing": False}, {"validation_fraction": 0.3})
+    stores = [prepare(dataclasses.replace(base, **change), tokenizer, "train") for change in changes]
+    stores.append(prepare(base, other, "train"))
     write(tmp_path / "a.jsonl", documents(21))
-    paths.add(prepare(base, tokenizer, "train")[0].path)
-    assert len(paths) == 6
+    stores.append(prepare(base, tokenizer, "train"))
+    assert len({first, *(store.path for (store,) in stores)}) == 6
 
 
 @pytest.mark.parametrize("place", ["file/cache", "file", "/proc/nothing/cache"])
@@ -83,9 +79,8 @@ def test_killed_and_concurrent_preparations(tmp_path, tokenizer):
 
     def start(pause):
         command = [sys.executable, "-c", SLOW, source, str(cache), str(tmp_path / "tokenizer"), str(pause)]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
-        )
+        environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
     def folders():
         return [path.name for path in (cache / "rows").iterdir() if path.is_dir()]
@@ -173,11 +168,8 @@ def test_a_path_is_loaded(data: DataConfig, tmp_path: Path, trainings) -> None:
 
 
 def test_two_at_once_train_one(data: DataConfig, trainings) -> None:
-    threads = [threading.Thread(target=load_or_train, args=(CONFIG, data)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: load_or_train(CONFIG, data), range(4)))
     assert len(trainings) == 1
 
 

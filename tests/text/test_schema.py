@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from jaxencoder.text.cache import prepare
-from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.text.config import DataConfig
 from jaxencoder.text.schema import TEXTS, is_held_out, text_digest
-from jaxencoder.text.tokenizers.training import train_tokenizer
 
 WORDS = ["alpha", "beta", "gamma", "delta", "kappa"]
 
@@ -23,11 +22,9 @@ def source(tmp_path_factory) -> str:
 
 
 @pytest.mark.parametrize("pair_field", ["", "b"])
-def test_records_equal_the_rows(source, tmp_path, pair_field):
-    data = DataConfig(
-        train=(source,), validation_fraction=0.2, label_field="label", pair_field=pair_field, row_length=16, workers=1
-    )
-    tokenizer = train_tokenizer(WORDS * 5, TokenizerConfig(vocab_size=60))
+def test_records_equal_the_rows(source, tokenizer, pair_field):
+    fields = {"label_field": "label", "pair_field": pair_field}
+    data = DataConfig(train=(source,), validation_fraction=0.2, row_length=16, workers=1, **fields)
     (store,) = prepare(data, tokenizer, "validation", progress=False)
     held_out = list(TEXTS.validation_records(data))
     rows = store.read(np.arange(len(store)))

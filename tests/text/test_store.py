@@ -153,12 +153,10 @@ def test_damage_is_found(tmp_path, damage):
 
 
 def test_full_disk_is_one_sentence(tmp_path):
-    resource = pytest.importorskip("resource")
-    del resource
+    pytest.importorskip("resource")
     code = """
 import resource, sys, numpy as np
 from pathlib import Path
-from jaxencoder.text import store as store_module
 from jaxencoder.text.packing import Row
 from jaxencoder.text.store import Writer
 writer = Writer(Path(sys.argv[1]), 64, 100, False, None)
@@ -177,8 +175,8 @@ except OSError as error:
 
 
 def test_places(monkeypatch, tmp_path):
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
     assert kvstore("gs://bucket/a/b/") == {"driver": "gcs", "bucket": "bucket", "path": "a/b/"}
     assert kvstore("s3://bucket") == {"driver": "s3", "bucket": "bucket", "path": ""}
     assert kvstore(tmp_path) == {"driver": "file", "path": f"{tmp_path}/"}

@@ -153,11 +153,7 @@ def test_errors_name_the_text(tokenizer):
 
 
 def test_the_documented_windows():
-    assert list(sliding_windows([7], 4, 2)) == [
-        TokenWindow(0, 4, 0, 3),
-        TokenWindow(2, 6, 3, 5),
-        TokenWindow(4, 7, 5, 7),
-    ]
+    assert list(sliding_windows([7], 4, 2)) == [(0, 4, 0, 3), (2, 6, 3, 5), (4, 7, 5, 7)]
 
 
 @pytest.mark.parametrize("room", [1, 2, 5, 10])
@@ -165,11 +161,8 @@ def test_the_documented_windows():
 def test_tokens_belong_to_the_window_with_most_context(room, tokens):
     for stride in range(1, room + 1):
         spans = list(sliding_windows([tokens], room, stride))
-        assert (
-            list(sliding_windows([1] * tokens, room, stride))
-            == spans
-            == list(sliding_windows([0, tokens, 0], room, stride))
-        )
+        for sizes in ([1] * tokens, [0, tokens, 0]):
+            assert list(sliding_windows(sizes, room, stride)) == spans
         assert [span.start for span in spans] == [i * stride for i in range(len(spans))]
         assert all(span.end == min(span.start + room, tokens) for span in spans)
         assert len({span.end for span in spans}) == len(spans)  # each adds something

@@ -19,9 +19,8 @@ KINDS = ["wordpiece", "bpe", "unigram", "sentencepiece-unigram"]
 
 @pytest.fixture(scope="module", params=KINDS)
 def tokenizer(request) -> Tokenizer:
-    return train_tokenizer(
-        TEXT * 4, TokenizerConfig(kind=request.param, vocab_size=300 if "bpe" in request.param else 80)
-    )
+    config = TokenizerConfig(kind=request.param, vocab_size=300 if "bpe" in request.param else 80)
+    return train_tokenizer(TEXT * 4, config)
 
 
 def test_tokens_of_words(tokenizer):

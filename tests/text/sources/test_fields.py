@@ -59,12 +59,7 @@ def test_words_and_answers(tmp_path):
         (["text"], {}, ("text", "", "label"), TEXTS),  # without labels
         (["label", "content"], {"label_field": "content"}, ("sentence", "", "content"), TEXTS),
         (["a", "b"], {}, ("sentence", "", "label"), TEXTS),  # reading says what is missing
-        (
-            ["premise", "hypothesis", "label"],
-            {"text_field": "a", "pair_field": "b"},
-            ("premise", "hypothesis", "label"),
-            TEXTS,
-        ),
+        (["text1", "text2", "label"], {"text_field": "a", "pair_field": "b"}, ("text1", "text2", "label"), TEXTS),
         (["words", "upos"], {"text_field": "tokens"}, ("words", "", "upos"), WORDS),
         (["text", "upos"], {"text_field": "tokens"}, ("tokens", "", "upos"), WORDS),
         (["text"], {"text_field": "q", "pair_field": "c"}, ("q", "c", "label"), ANSWERS),

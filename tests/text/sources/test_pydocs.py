@@ -17,6 +17,9 @@ def test_about_two_megabytes_of_distinct_documents() -> None:
     assert 1_200_000 < sum(len(text.encode()) for text in texts) < 4_000_000
     assert len(documents) > 4_000
     assert len(set(texts)) == len(texts)
+    for name, text in documents:
+        assert text == text.strip() and len(text.split()) >= 3, name
+        assert "\n\n" not in text and not text.startswith(">>>"), name
 
 
 def test_names_lead_to_the_documentation() -> None:
@@ -25,13 +28,6 @@ def test_names_lead_to_the_documentation() -> None:
     assert by_name["json"].startswith("JSON (JavaScript Object Notation)")
     assert by_name["json.encoder.JSONEncoder.default"].startswith("Implement this method in a subclass")
     assert not any("site-packages" in name or ".test." in name for name in by_name)
-
-
-def test_text_is_clean_prose() -> None:
-    for name, text in pydocs.documents():
-        assert text == text.strip(), name
-        assert len(text.split()) >= 3, name
-        assert "\n\n" not in text and not text.startswith(">>>"), name
 
 
 @pytest.mark.parametrize(
@@ -62,19 +58,14 @@ print(digest, [name for name in ("turtle", "antigravity", "this", "tkinter", "ja
     assert output.split(maxsplit=1) == [digest, "[]\n"]
 
 
-def test_interpreter_without_sources(tmp_path, monkeypatch) -> None:
+def test_broken_and_template_sources_are_passed_over(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(pydocs, "_library", lambda: tmp_path)
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(ValueError, match="holds no Python source"):
         pydocs.documents.__wrapped__()
-
-
-def test_broken_and_template_sources_are_passed_over(tmp_path, monkeypatch) -> None:
     (tmp_path / "broken.py").write_text("def f(:\n")
     (tmp_path / "nul.py").write_bytes(b"x = 1\0")
     (tmp_path / "latin.py").write_bytes(b'# -*- coding: latin-1 -*-\n"""A caf\xe9 is a place."""\n')
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "t.py").write_text('"""A test of a thing."""')
-    monkeypatch.setattr(pydocs, "_library", lambda: tmp_path)
-    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     assert pydocs.documents.__wrapped__() == (("latin", "A café is a place."),)

@@ -90,11 +90,7 @@ def test_aligned_languages(shared_data) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        (
-            "a\nb\n",
-            "a\n",
-            "b.txt ends after line 1, but .*a.txt goes on; aligned files have the same text in each line",
-        ),
+        ("a\nb\n", "a\n", "b.txt ends after line 1, but .*a.txt goes on; aligned files have the same text in each"),
         ("a\n", "a\n\nb", "a.txt ends after line 1, but .*b.txt goes on"),
         ("a\nb", b"a\nb \xff", "b.txt:2: byte 0xff at column 3 is not UTF-8"),
         ("", "", "a.txt.*b.txt is empty"),
