@@ -9,7 +9,7 @@ from jaxencoder.api import Model, load
 from jaxencoder.config_io import save
 from jaxencoder.inference import embed
 from jaxencoder.tasks.classification.objective import Classification
-from jaxencoder.text.window_config import WindowConfig
+from jaxencoder.text.config import WindowConfig
 
 from .conftest import SENTENCES, write_run
 

@@ -14,6 +14,8 @@ import pytest
 import jaxencoder
 from jaxencoder.inference.predict import predict, predict_file
 from jaxencoder.text.config import WindowConfig
+from jaxencoder.text.sources import read
+from tests.tasks.conftest import write_records
 
 TEXTS = ["lovely film", "awful plot", "", "the cast was great", "a bad bad film"]
 

@@ -18,6 +18,7 @@ from jaxencoder.inference.predict import predict, predict_file
 from jaxencoder.tasks.classification.metrics import metrics_of_decisions, multi_label_metrics, per_label
 from jaxencoder.tasks.classification.predict import predictions
 from jaxencoder.text.config import WindowConfig
+from tests.tasks.conftest import write_records
 
 NAMES = ["Elbe", "Oder", "Spree"]
 

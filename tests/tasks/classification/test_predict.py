@@ -12,6 +12,7 @@ from jaxencoder.tasks.classification.metrics import class_metrics, per_class, va
 from jaxencoder.tasks.classification.predict import predictions
 from jaxencoder.text.cache import prepare
 from jaxencoder.text.config import WindowConfig
+from tests.tasks.conftest import write_records
 
 
 def auprc_by_hand(scores, positive):

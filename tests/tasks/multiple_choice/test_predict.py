@@ -8,8 +8,7 @@ import pytest
 from jaxencoder.api import load
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.inference.predict import predict
-from jaxencoder.tasks.multiple_choice.metrics import choice_metrics
-from jaxencoder.tasks.multiple_choice.predict import choice_probabilities
+from jaxencoder.tasks.multiple_choice.predict import choice_metrics, choice_probabilities
 from jaxencoder.text.config import WindowConfig
 
 

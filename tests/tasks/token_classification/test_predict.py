@@ -17,6 +17,7 @@ from jaxencoder.tasks.token_classification.entities import entities
 from jaxencoder.tasks.token_classification.metrics import tag_metrics
 from jaxencoder.tasks.token_classification.predict import tag_name, tag_words
 from jaxencoder.text.config import WindowConfig
+from tests.tasks.conftest import write_records
 
 SCHEMES = {
     "BIO": ("O", "B-x", "I-x", "B-y", "I-y"),
