@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
-from jaxencoder.cli.verb import RecipeVerb, Verb, default_is
+from jaxencoder.cli.verb import Json, RecipeVerb, Verb, default_is
 
 Target = Positional[Annotated[str, arg(metavar="MODEL", help="A model as for embed, or a recipe.")]]
 Devices = Annotated[int | None, arg(metavar="N")]
@@ -21,19 +21,19 @@ class Families(Verb):
 
     name: Positional[Annotated[str, arg(metavar="NAME")]] = ""
     """Print this family completely."""
-    json: bool = False
-    """Print JSON."""
+    json: Json = False
 
     def run(self) -> None:
         from jaxencoder.describe import families
         from jaxencoder.describe.format import as_json
-        from jaxencoder.describe.format_families import format_families, format_family
 
         if self.name:
             entry = families.entry(families.family_named(self.name))
-            print(as_json(entry) if self.json else format_family(entry))
+            print(as_json(entry) if self.json else families.format_family(entry))
+        elif self.json:
+            print(as_json([families.entry(family) for family in families.FAMILIES]))
         else:
-            print(as_json(families.everything()) if self.json else format_families(families.overview()))
+            print(families.format_families(families.overview()))
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,15 @@ class MeshAxes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspect(RecipeVerb):
+class _Description(RecipeVerb):
+    lists_settings: ClassVar[bool] = False
+    target: Target
+    mesh: MeshAxes = field(default_factory=MeshAxes)
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect(_Description):
     """Describe a model or a recipe: parameters, their sharding, memory, FLOPs.
 
     Settings of a recipe are options too, such as --model.num-layers 4. The devices need not exist.
@@ -59,27 +67,21 @@ class Inspect(RecipeVerb):
     Example: jaxencoder inspect bert_base --mesh.fsdp 8
     """
 
-    lists_settings: ClassVar[bool] = False
-    target: Target
     all: bool = False
     """Print every setting, not only those that differ from the default."""
     length: Annotated[int | None, default_is("the model's own", "N")] = None
     """Tokens in a row."""
-    mesh: MeshAxes = field(default_factory=MeshAxes)
-    json: bool = False
-    """Print JSON."""
 
     def run(self) -> None:
         from jaxencoder.describe.format import as_json
-        from jaxencoder.describe.format_inspection import format_inspection
-        from jaxencoder.describe.inspect import inspect
+        from jaxencoder.describe.inspect import format_inspection, inspect
 
         inspection = inspect(self.target, self.mesh.sizes(), self.length, self.settings)
         print(as_json(inspection) if self.json else format_inspection(inspection, self.all))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost(RecipeVerb):
+class Cost(_Description):
     """Print what rows of some lengths cost to train on and to encode: FLOPs and memory.
 
     Programs are compiled but not run. Settings of a recipe are options too.
@@ -87,8 +89,6 @@ class Cost(RecipeVerb):
     Example: jaxencoder cost modernbert_base --length 512 8192
     """
 
-    lists_settings: ClassVar[bool] = False
-    target: Target
     length: Annotated[tuple[int, ...], arg(metavar="N ...")] = (512, 2048, 8192)
     """Tokens in a row."""
     batch: Annotated[int | None, default_is("one for each share", "N")] = None
@@ -99,25 +99,13 @@ class Cost(RecipeVerb):
     """Tokens on either side in local layers."""
     backend: Annotated[str | None, default_is("the model's own")] = None
     """Attention backend, as compute.attention."""
-    mesh: MeshAxes = field(default_factory=MeshAxes)
-    json: bool = False
-    """Print JSON."""
 
     def run(self) -> None:
-        from jaxencoder.describe.cost import cost, pretend_devices
+        from jaxencoder.describe.cost import cost, format_cost, pretend_devices
         from jaxencoder.describe.format import as_json
-        from jaxencoder.describe.format_cost import format_cost
 
         mesh = self.mesh.sizes()
         pretend_devices(math.prod(mesh.values()))
-        result = cost(
-            self.target,
-            self.length,
-            rows=self.batch,
-            mesh=mesh,
-            attention=self.attention,
-            window=self.window,
-            backend=self.backend,
-            overrides=self.settings,
-        )
+        options = {"rows": self.batch, "window": self.window, "backend": self.backend, "overrides": self.settings}
+        result = cost(self.target, self.length, mesh=mesh, attention=self.attention, **options)
         print(as_json(result) if self.json else format_cost(result))

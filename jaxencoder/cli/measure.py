@@ -1,20 +1,20 @@
 """Verbs that measure models: evaluate and compare."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from jaxencoder.cli.verb import BatchTokens, LongTextOptions, ModelName, Step, Verb, default_is, given
-from jaxencoder.model.config import Pooling
+from jaxencoder.cli import verb
 from jaxencoder.training.memory import keep_freed_memory
 
 _Task = Literal["similarity", "retrieval", "reranking", "probing"]
+_Sets = Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Verb):
+class Evaluate(verb.Verb):
     """Evaluate a run on its own task, or a published model with a head.
 
     For any model on published sets: evaluate similarity, retrieval, reranking, probing.
@@ -22,59 +22,50 @@ class Evaluate(Verb):
     Example: jaxencoder evaluate runs/sst2 --data test.jsonl --slice-by lang
     """
 
-    model: ModelName
-    data: Annotated[str | None, default_is("what the run held out", "SOURCE")] = None
+    model: verb.ModelName
+    data: Annotated[str | None, verb.default_is("what the run held out", "SOURCE")] = None
     """Labeled records."""
-    step: Step = "latest"
-    """Checkpoint of a run."""
-    output: Annotated[Path | None, default_is("the run's results.json")] = None
+    step: verb.Step = "latest"
+    output: Annotated[Path | None, verb.default_is("the run's results.json")] = None
     """JSON file for the results."""
-    report: Annotated[Path | None, default_is("the run's report/NAME", "FOLDER")] = None
+    report: Annotated[Path | None, verb.default_is("the run's report/NAME", "FOLDER")] = None
     """Folder for a classifier's report."""
-    text_field: Annotated[str | None, default_is("the run's, or a usual name")] = None
-    """Field of the text."""
-    pair_field: Annotated[str | None, default_is("the run's, or a usual name")] = None
-    """Field of the second text."""
-    label_field: Annotated[str | None, default_is("the run's, or a usual name")] = None
-    """Field of the label."""
-    slice_by: Annotated[tuple[str, ...], default_is("none", "FIELD ...")] = ()
+    text_field: verb.TextField = None
+    pair_field: verb.PairField = None
+    label_field: verb.LabelField = None
+    slice_by: Annotated[tuple[str, ...], verb.default_is("none", "FIELD ...")] = ()
     """Also show a classifier's metrics by the values of these fields."""
-    tune_threshold: Annotated[str | None, default_is("none", "SOURCE")] = None
+    tune_threshold: Annotated[str | None, verb.default_is("none", "SOURCE")] = None
     """Choose a classifier's thresholds of best F1 on this source; "validation": what the run held out."""
-    long_texts: OmitArgPrefixes[LongTextOptions] = field(default_factory=LongTextOptions)
+    long_texts: OmitArgPrefixes[verb.LongTextOptions] = field(default_factory=verb.LongTextOptions)
 
     def run(self) -> None:
         keep_freed_memory()
         from jaxencoder.evaluation.evaluate import evaluate
         from jaxencoder.evaluation.tables import format_metrics
 
-        options = given(self, "report", "output", "text_field", "pair_field", "label_field", "tune_threshold")
-        if self.slice_by:
-            options["slice_by"] = self.slice_by
-        if windows := self.long_texts.window_config():
-            options["windows"] = windows
+        options = verb.given(self, "report", "output", "text_field", "pair_field", "label_field", "tune_threshold")
+        options |= {"slice_by": self.slice_by, "windows": self.long_texts.window_config()}
         print(format_metrics(evaluate(self.model, self.data, self.step, **options)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _PublishedSets(Verb):
+class _PublishedSets(verb.Verb):
     task: ClassVar[_Task]
-    options: ClassVar[tuple[str, ...]]  # those that the task's function takes
-    model: ModelName
-    data: Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
+    model: verb.ModelName
+    data: _Sets
     """BEIR folders."""
-    step: Step = "latest"
-    """Checkpoint of a run."""
-    output: Annotated[Path | None, default_is("a run's results.json")] = None
+    step: verb.Step = "latest"
+    output: Annotated[Path | None, verb.default_is("a run's results.json")] = None
     """JSON file for the results."""
-    batch_tokens: BatchTokens = None
-    """Tokens in one batch."""
+    batch_tokens: verb.BatchTokens = None
 
     def task_options(self) -> dict[str, Any]:
-        """The options of the task's function, those of vectors as one EmbedOptions."""
+        """The options of the task's function: those of a subclass and batch_tokens, of vectors as one EmbedOptions."""
         from jaxencoder.inference.options import EmbedOptions  # loads jax
 
-        options = given(self, "batch_tokens", *self.options)
+        common = {"model", "data", "step", "output"}
+        options = verb.given(self, *(option.name for option in fields(self) if option.name not in common))
         if self.task == "probing":
             return options
         embedding = {name for name in options if name in ("pooling", "prompt", "document_prompt", "batch_tokens")}
@@ -100,19 +91,17 @@ class EvaluateSimilarity(_PublishedSets):
     """
 
     task: ClassVar[_Task] = "similarity"
-    options: ClassVar[tuple[str, ...]] = ("text_field", "pair_field", "label_field", "prompt", "pooling")
-    data: Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
+    data: _Sets
     """Sources of scored pairs; sources joined by commas form one set."""
-    text_field: Annotated[str | None, default_is("a usual name")] = None
+    text_field: Annotated[str | None, verb.default_is("a usual name")] = None
     """Field of the text."""
-    pair_field: Annotated[str | None, default_is("a usual name")] = None
+    pair_field: Annotated[str | None, verb.default_is("a usual name")] = None
     """Field of the second text."""
-    label_field: Annotated[str | None, default_is("a usual name")] = None
+    label_field: Annotated[str | None, verb.default_is("a usual name")] = None
     """Field of the score."""
-    prompt: Annotated[str | None, default_is("the model's own")] = None
+    prompt: Annotated[str | None, verb.default_is("the model's own")] = None
     """Name of a stored prompt, or its text."""
-    pooling: Annotated[Pooling | None, default_is("the model's own, or mean")] = None
-    """How token vectors are pooled."""
+    pooling: verb.PoolingOption = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,15 +112,11 @@ class EvaluateRetrieval(_PublishedSets):
     """
 
     task: ClassVar[_Task] = "retrieval"
-    options: ClassVar[tuple[str, ...]] = ("split", "query_prompt", "document_prompt", "pooling")
-    split: Annotated[str | None, default_is("test")] = None
+    split: Annotated[str | None, verb.default_is("test")] = None
     """Split of the relevance judgments."""
-    query_prompt: Annotated[str | None, default_is("the stored one called query")] = None
-    """Name of a stored prompt for queries, or its text."""
-    document_prompt: Annotated[str | None, default_is("the stored one called document, passage or corpus")] = None
-    """The same for documents."""
-    pooling: Annotated[Pooling | None, default_is("the model's own, or mean")] = None
-    """How token vectors are pooled."""
+    query_prompt: verb.QueryPrompt = None
+    document_prompt: verb.DocumentPrompt = None
+    pooling: verb.PoolingOption = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +129,9 @@ class EvaluateReranking(EvaluateRetrieval):
     """
 
     task: ClassVar[_Task] = "reranking"
-    options: ClassVar[tuple[str, ...]] = ("first", "k", *EvaluateRetrieval.options)
     first: Annotated[str, arg(metavar="MODEL")]
     """The model that retrieves."""
-    k: Annotated[int, arg(aliases=("-k",), metavar="N")] = 100
+    k: verb.TopCount = 100
     """Documents that are reordered for each query."""
 
 
@@ -159,17 +143,16 @@ class EvaluateProbing(_PublishedSets):
     """
 
     task: ClassVar[_Task] = "probing"
-    options: ClassVar[tuple[str, ...]] = ("text_field", "label_field")
-    data: Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
+    data: _Sets
     """Sources of texts with a mask, and their answers."""
-    text_field: Annotated[str | None, default_is("text")] = None
+    text_field: Annotated[str | None, verb.default_is("text")] = None
     """Field of the text."""
-    label_field: Annotated[str | None, default_is("answer")] = None
+    label_field: Annotated[str | None, verb.default_is("answer")] = None
     """Field of the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(Verb):
+class Compare(verb.Verb):
     """Test whether a fine-tuned run is better than another, or whether the difference is chance.
 
     Each side is a run, the runs of several seeds joined by commas, or their predictions.jsonl files.
@@ -181,9 +164,9 @@ class Compare(Verb):
     """First side."""
     b: Positional[Annotated[str, arg(metavar="B")]]
     """Second side."""
-    data: Annotated[str | None, default_is("what the runs held out", "SOURCE")] = None
+    data: Annotated[str | None, verb.default_is("what the runs held out", "SOURCE")] = None
     """Labeled records to predict."""
-    step: Annotated[Step | None, default_is("the best where it is kept")] = None
+    step: Annotated[verb.Step | None, verb.default_is("the best where it is kept")] = None
     """Checkpoint of the runs."""
     seed: int = 0
     """Seed of the resampling."""

@@ -6,16 +6,12 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from jaxencoder.cli.verb import RecipeVerb, Verb, default_is, load_recipe
+from jaxencoder.cli.verb import RecipeVerb, RecordText, Verb, default_is, load_recipe
 from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.training.memory import keep_freed_memory
 
-Recipe = Positional[
-    Annotated[
-        str,
-        arg(metavar="RECIPE", help="Recipe (a path, or the name of a packaged one), run folder, or its config.json."),
-    ]
-]
+_RECIPE = "Recipe (a path, or the name of a packaged one), run folder, or its config.json."
+Recipe = Positional[Annotated[str, arg(metavar="RECIPE", help=_RECIPE)]]
 GlueTask = Literal["wnli", "rte", "mrpc", "cola", "stsb", "sst2", "qnli", "qqp", "mnli"]
 
 
@@ -78,8 +74,7 @@ class TrainTokenizer(Verb):
     """Texts, as in data.train: pydocs, files, folders, globs, or tfds:NAME/CONFIG:SPLIT."""
     output: Path
     """Folder to write."""
-    text_field: str = "text"
-    """Field of a record that holds the text."""
+    text_field: RecordText = "text"
     tokenizer: OmitArgPrefixes[TokenizerConfig] = field(default_factory=TokenizerConfig)
 
     def run(self) -> None:

@@ -6,32 +6,24 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from jaxencoder.cli.verb import (
-    BatchTokens,
-    EmbeddingOptions,
-    LongTextOptions,
-    ModelName,
-    Source,
-    TopCount,
-    Verb,
-    default_is,
-    given,
-)
+from jaxencoder.cli import verb
 from jaxencoder.model.config import Pooling
 from jaxencoder.training.memory import keep_freed_memory
 
+NewFolder = Positional[Annotated[Path, arg(metavar="FOLDER", help="New folder to write.")]]
+
 
 @dataclass(frozen=True, kw_only=True)
-class FillMask(Verb):
+class FillMask(verb.Verb):
     """Print the most probable tokens for each mask of a text.
 
     Example: jaxencoder fill-mask runs/small "The capital of France is [MASK]."
     """
 
-    model: ModelName
+    model: verb.ModelName
     text: Positional[Annotated[tuple[str, ...], arg(metavar="TEXT ...", help_behavior_hint="(required)")]]
     """Texts with a mask token."""
-    top: TopCount = 5
+    top: verb.TopCount = 5
     """Tokens for each mask."""
 
     def run(self) -> None:
@@ -47,20 +39,19 @@ class FillMask(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(Verb):
+class Score(verb.Verb):
     """Print the pseudo-log-likelihood of texts: each token is masked in turn.
 
     Example: jaxencoder score runs/small "Return a new list." "Return list new a."
     """
 
-    model: ModelName
+    model: verb.ModelName
     text: Positional[Annotated[tuple[str, ...], arg(metavar="TEXT ...", help_behavior_hint="")]] = ()
     """Texts, or name a source with --input."""
-    input: Annotated[str | None, default_is("none", "SOURCE")] = None
+    input: Annotated[str | None, verb.default_is("none", "SOURCE")] = None
     """Texts: .jsonl, .txt, .parquet, tfds:NAME, ..."""
-    text_field: str = "text"
-    """Field of a record that holds the text."""
-    pair_field: Annotated[str | None, default_is("none")] = None
+    text_field: verb.RecordText = "text"
+    pair_field: Annotated[str | None, verb.default_is("none")] = None
     """Field of a second text; counts how often the first is more probable."""
 
     def run(self) -> None:
@@ -81,26 +72,25 @@ class Score(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embed(Verb):
+class Embed(verb.Verb):
     """Write one vector for each text of a source.
 
     Example: jaxencoder embed runs/small --input texts.jsonl --output vectors.parquet
     """
 
-    model: ModelName
-    input: Source
+    model: verb.ModelName
+    input: verb.Source
     """Texts: .jsonl, .txt, .parquet, tfds:NAME, ..."""
     output: Path
     """File to write: .parquet, .jsonl or .npy."""
-    normalize: Annotated[bool, default_is("as the model does")] = False
+    normalize: Annotated[bool, verb.default_is("as the model does")] = False
     """Scale each vector to length 1."""
-    prompt: Annotated[str | None, default_is("the model's own")] = None
+    prompt: Annotated[str | None, verb.default_is("the model's own")] = None
     """Name of a stored prompt, or text to put before each text."""
-    dimensions: Annotated[int | None, default_is("all", "N")] = None
+    dimensions: Annotated[int | None, verb.default_is("all", "N")] = None
     """Keep the first N numbers of each vector (Matryoshka)."""
-    text_field: str = "text"
-    """Field of a record that holds the text."""
-    embedding: OmitArgPrefixes[EmbeddingOptions] = field(default_factory=EmbeddingOptions)
+    text_field: verb.RecordText = "text"
+    embedding: OmitArgPrefixes[verb.EmbeddingOptions] = field(default_factory=verb.EmbeddingOptions)
 
     def run(self) -> None:
         keep_freed_memory()
@@ -112,26 +102,23 @@ class Embed(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search(Verb):
+class Search(verb.Verb):
     """Print the texts of a source that are most similar to a query.
 
     Example: jaxencoder search runs/small pydocs "read the lines of a file"
     """
 
-    model: ModelName
-    source: Positional[Source]
+    model: verb.ModelName
+    source: Positional[verb.Source]
     """Texts: pydocs, .jsonl, .txt, .parquet, tfds:NAME, ..."""
     query: Positional[Annotated[str, arg(metavar="QUERY")]]
     """A text."""
-    top: TopCount = 5
+    top: verb.TopCount = 5
     """Texts to print."""
-    query_prompt: Annotated[str | None, default_is("the stored one called query")] = None
-    """Name of a stored prompt for the query, or its text."""
-    document_prompt: Annotated[str | None, default_is("the stored one called document, passage or corpus")] = None
-    """The same for documents."""
-    text_field: str = "text"
-    """Field of a record that holds the text."""
-    embedding: OmitArgPrefixes[EmbeddingOptions] = field(default_factory=EmbeddingOptions)
+    query_prompt: verb.QueryPrompt = None
+    document_prompt: verb.DocumentPrompt = None
+    text_field: verb.RecordText = "text"
+    embedding: OmitArgPrefixes[verb.EmbeddingOptions] = field(default_factory=verb.EmbeddingOptions)
 
     def run(self) -> None:
         keep_freed_memory()
@@ -144,36 +131,33 @@ class Search(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(Verb):
+class Predict(verb.Verb):
     """Write the records of a source with a fine-tuned model's predictions.
 
     Example: jaxencoder predict runs/sst2 --input texts.jsonl --output predictions.jsonl
     """
 
-    model: ModelName
-    input: Source
+    model: verb.ModelName
+    input: verb.Source
     """Records: .jsonl, .parquet, tfds:NAME, ..."""
     output: Path
     """File to write: .jsonl or .parquet."""
-    text_field: Annotated[str | None, default_is("the run's, or a usual name")] = None
-    """Field of the text."""
-    pair_field: Annotated[str | None, default_is("the run's, or a usual name")] = None
-    """Field of the second text."""
+    text_field: verb.TextField = None
+    pair_field: verb.PairField = None
     probabilities: bool = False
     """Write the probabilities of all classes."""
-    threshold: Annotated[float | None, default_is("0.5")] = None
+    threshold: Annotated[float | None, verb.default_is("0.5")] = None
     """For several classes per text: lowest probability of a predicted class."""
     no_answer: bool = False
     """For published question-answering models: a question may have no answer."""
-    batch_tokens: BatchTokens = None
-    """Tokens in one batch."""
-    long_texts: OmitArgPrefixes[LongTextOptions] = field(default_factory=LongTextOptions)
+    batch_tokens: verb.BatchTokens = None
+    long_texts: OmitArgPrefixes[verb.LongTextOptions] = field(default_factory=verb.LongTextOptions)
 
     def run(self) -> None:
         keep_freed_memory()
         from jaxencoder.inference.predict import predict_file
 
-        options = given(self, "text_field", "pair_field", "threshold", "batch_tokens")
+        options = verb.given(self, "text_field", "pair_field", "threshold", "batch_tokens")
         options |= {name: True for name in ("probabilities", "no_answer") if getattr(self, name)}
         if windows := self.long_texts.window_config():
             options["windows"] = windows
@@ -182,20 +166,19 @@ class Predict(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convert(Verb):
+class Convert(verb.Verb):
     """Write a model in another format.
 
     Example: jaxencoder convert runs/sst2 sst2-transformers --to transformers
     """
 
-    model: ModelName
-    folder: Positional[Annotated[Path, arg(metavar="FOLDER")]]
-    """New folder to write."""
+    model: verb.ModelName
+    folder: NewFolder
     to: Literal["transformers", "sentence-transformers", "run", "adapter", "peft"]
     """Library that loads it; run: for --init-from; adapter: the trained parameters without their base."""
-    pooling: Annotated[Pooling | None, default_is("the model's own, or mean")] = None
+    pooling: Annotated[Pooling | None, verb.default_is("the model's own, or mean")] = None
     """For sentence-transformers: its pooling."""
-    normalize: Annotated[bool, default_is("as the model does")] = False
+    normalize: Annotated[bool, verb.default_is("as the model does")] = False
     """For sentence-transformers: scale vectors to length 1."""
 
     def run(self) -> None:
@@ -206,7 +189,7 @@ class Convert(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extend(Verb):
+class Extend(verb.Verb):
     """Write a model that reads longer texts than it was trained on.
 
     Methods: interpolate or tile for learned positions; linear, ntk, dynamic, yarn or none for rotary ones; none, or
@@ -215,14 +198,13 @@ class Extend(Verb):
     Example: jaxencoder extend runs/small runs/small_long --max-length 2048 --method tile
     """
 
-    model: ModelName
-    folder: Positional[Annotated[Path, arg(metavar="FOLDER")]]
-    """New folder to write."""
+    model: verb.ModelName
+    folder: NewFolder
     max_length: Annotated[int, arg(metavar="N")]
     """Tokens that the new model reads."""
     method: Literal["interpolate", "tile", "linear", "ntk", "dynamic", "yarn", "none"]
     """How positions are extended."""
-    factor: Annotated[float | None, default_is("N over the trained length")] = None
+    factor: Annotated[float | None, verb.default_is("N over the trained length")] = None
     """Scaling factor."""
     window: Annotated[int, arg(metavar="W")] = 0
     """Restrict global layers to W tokens on either side; 0: keep them global."""

@@ -14,24 +14,30 @@ from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.model.config import Pooling
 from jaxencoder.text.config import WindowConfig, WindowPooling
 
-ModelName = Positional[
-    Annotated[
-        str,
-        arg(metavar="MODEL", help="Folder of a run, adapter, transformers or sentence-transformers, or a hub name."),
-    ]
-]
+_MODEL = "Folder of a run, adapter, transformers or sentence-transformers, or a hub name."
+ModelName = Positional[Annotated[str, arg(metavar="MODEL", help=_MODEL)]]
 Source = Annotated[str, arg(metavar="SOURCE")]
 TopCount = Annotated[int, arg(aliases=("-k",), metavar="N")]
-Step = int | Literal["latest", "best"]
+Json = Annotated[bool, arg(help="Print JSON.")]
 HELP = {"-h", "--help"}
 
 
-def default_is(text: str, metavar: str | None = None) -> Any:
+def default_is(text: str, metavar: str | None = None, help: str | None = None) -> Any:
     """An option whose help names its default in words; `metavar` stands for its value."""
-    return arg(metavar=metavar, help_behavior_hint=f"(default: {text})")
+    return arg(metavar=metavar, help=help, help_behavior_hint=f"(default: {text})")
 
 
-BatchTokens = Annotated[int | None, default_is("1024 on a CPU, else 8192", "N")]
+# Options that several verbs have, each with its help.
+RecordText = Annotated[str, arg(help="Field of a record that holds the text.")]
+TextField = Annotated[str | None, default_is("the run's, or a usual name", help="Field of the text.")]
+PairField = Annotated[str | None, default_is("the run's, or a usual name", help="Field of the second text.")]
+LabelField = Annotated[str | None, default_is("the run's, or a usual name", help="Field of the label.")]
+Step = Annotated[int | Literal["latest", "best"], arg(help="Checkpoint of a run.")]
+BatchTokens = Annotated[int | None, default_is("1024 on a CPU, else 8192", "N", "Tokens in one batch.")]
+PoolingOption = Annotated[Pooling | None, default_is("the model's own, or mean", help="How token vectors are pooled.")]
+_QUERY, _DOCUMENT = "the stored one called query", "the stored one called document, passage or corpus"
+QueryPrompt = Annotated[str | None, default_is(_QUERY, help="Name of a stored prompt for queries, or its text.")]
+DocumentPrompt = Annotated[str | None, default_is(_DOCUMENT, help="The same for documents.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +139,8 @@ class LongTextOptions:
 class EmbeddingOptions(LongTextOptions):
     """How texts become vectors. Texts longer than a row are truncated, or split into windows."""
 
-    pooling: Annotated[Pooling | None, default_is("the model's own, or mean")] = None
-    """How token vectors are pooled into one."""
+    pooling: PoolingOption = None
     batch_tokens: BatchTokens = None
-    """Tokens in one batch."""
 
     def embed_options(self, **more: Any) -> EmbedOptions:
         """The EmbedOptions that the options give."""

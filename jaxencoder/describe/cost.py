@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import typing
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ from tqdm import tqdm
 
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.describe.description import Kind, PlaceholderVocabulary, describe_model
-from jaxencoder.describe.inspect import LayerKind, MemoryUse, layer_kinds, state_memory
+from jaxencoder.describe.format import format_count, format_memory, format_mesh, format_pairs, format_table, join_blocks
+from jaxencoder.describe.inspect import LayerKind, MemoryUse, format_state, layer_kinds, state_memory
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Objective
@@ -34,6 +36,7 @@ from jaxencoder.training.program import Program, program
 Use = Literal["training", "inference"]
 Attention = Literal["own", "global", "local", "dense"]
 WINDOW = 64  # tokens to either side, as in ModernBERT's local layers; for models without local layers
+_HEADER = ("attention", "tokens", "layers", "FLOPs a row", "a token", "growth", "activations", "growth", "in all")
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,12 @@ class CostLine:
     Attributes:
         use: training is the objective's forward and backward pass without the update, whose work is elementwise and
             whose memory is `Cost.state`. Inference is the encoder's forward pass, without heads.
-        attention: the variant.
         length: tokens in a row.
         layers: kinds of layers, with their backends.
         flops: of the matrix products of a row; see `training.program.Program`.
-        flops_growth: exponent of `flops` in the length, from the previous line of the same attention; None for its
-            first line.
         activations: bytes on one device besides arguments and results, thus without parameters and gradients.
-        activations_growth: as flops_growth.
+        flops_growth, activations_growth: exponents in the length, from the previous line of the same attention; None
+            for its first line.
     """
 
     use: Use
@@ -72,14 +73,12 @@ class Cost:
     """Cost of a model's rows.
 
     Attributes:
-        name, kind: as in Inspection.
+        name, kind, mesh, optimizer: as in Inspection.
         rows: in a batch, on all devices.
-        mesh: axis -> devices.
         device: kind of device that the programs are compiled for.
         dtype: of activations.
         windows: attention variant -> pattern of its layers.
         state: memory of training that does not depend on the length; see `state_memory`.
-        optimizer: its name.
         lines: by use, attention and length.
         notes: deviations from the request, one sentence each.
     """
@@ -114,13 +113,12 @@ def cost(
     backend: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Cost:
-    """Compile a model's training and inference for rows of several lengths.
+    """Compile a model's training and inference for rows of several lengths, each of one document.
 
-    A run and a recipe train with their own objective, a published model as a masked language model. Each row is one
-    document.
+    A run and a recipe train with their own objective, a published model as a masked language model.
 
     Args:
-        target: as for `inspect`.
+        target, overrides: as for `inspect`.
         lengths: tokens in a row.
         rows: in a batch, over all devices; None: one for each share of the rows.
         mesh: devices on each axis, which must exist (see `pretend_devices`); axes left out have 1.
@@ -128,23 +126,17 @@ def cost(
             with the backend that holds all scores in memory.
         window: of the local variant; None: the model's narrowest, or 64.
         backend: of attention, except for `dense`; None: that of the run or recipe.
-        overrides: command-line words for a recipe.
 
     Raises:
         ValueError: as `describe_model`, an unknown setting, or rows that the mesh does not divide.
         OSError: a file is missing or cannot be read.
     """
-    described = describe_model(str(target), overrides, "cost")
     lengths = sorted(set(lengths))
     _check(lengths, window, backend)
+    described = describe_model(str(target), overrides, "cost")
     devices = _mesh(dict(mesh or {}))
-    rows = _rows(rows, lengths, devices)
-    config, notes = described.config, list(described.notes)
-    if config.model.positions == "learned" and lengths[-1] > config.model.max_length:
-        notes.append(
-            f"the model has {config.model.max_length} positions; its cost is that of one with {lengths[-1]} positions"
-        )
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, max_length=lengths[-1]))
+    rows, notes = _rows(rows, lengths, devices), list(described.notes)
+    config = _with_positions(described.config, lengths[-1], notes)
     if backend is not None:
         config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, attention=backend))
     if described.family is not None:
@@ -165,6 +157,14 @@ def cost(
         lines=tuple(lines),
         notes=tuple(notes),
     )
+
+
+def _with_positions(config: RunConfig, length: int, notes: list[str]) -> RunConfig:
+    """The config with learned positions for the longest row; adds a note if the model has fewer."""
+    if config.model.positions != "learned" or length <= config.model.max_length:
+        return config
+    notes.append(f"the model has {config.model.max_length} positions; its cost is that of one with {length} positions")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, max_length=length))
 
 
 def _check(lengths: Sequence[int], window: int | None, backend: str | None) -> None:
@@ -200,8 +200,11 @@ def _lines(
         dense = {kind.backend for kind in kinds} == {"dense"}
         compute = dataclasses.replace(variant.compute, attention="dense") if dense else variant.compute
         made = compiled(use, variant.model, compute, length)
-        line = CostLine(use, variant.name, length, kinds, made.flops / rows, None, made.temporaries, None)
-        lines.append(line if length == lengths[0] else _with_growth(line, lines[-1]))
+        flops, activations, growths = made.flops / rows, made.temporaries, (None, None)
+        if length != lengths[0]:
+            ratios = flops / lines[-1].flops, activations / lines[-1].activations
+            growths = tuple(math.log(ratio) / math.log(length / lines[-1].length) for ratio in ratios)
+        lines.append(CostLine(use, variant.name, length, kinds, flops, growths[0], activations, growths[1]))
     return lines
 
 
@@ -303,11 +306,48 @@ def _batch(config: RunConfig, rows: int, length: int) -> dict[str, jax.ShapeDtyp
     return batch
 
 
-def _with_growth(line: CostLine, before: CostLine) -> CostLine:
-    """The line with its exponents of growth."""
+def format_cost(cost: Cost) -> str:
+    """The cost of rows of each length with each attention."""
+    each = " on each device" if math.prod(cost.mesh.values()) > 1 else ""
+    patterns = ", ".join(f"{name} ({_windows(windows)})" for name, windows in cost.windows.items())
+    facts = {
+        "model": f"{cost.name} ({cost.kind})",
+        "batch": f"{cost.rows} row(s), {cost.dtype}, attention {patterns}",
+        "compiled for": f"{cost.device}, mesh {format_mesh(cost.mesh)}",
+    }
+    state = [(format_state(name, cost.optimizer), format_memory(part.device)) for name, part in cost.state.items()]
+    blocks = [format_pairs(facts), format_table((f"whatever the length{each}", "float32"), state, right=(1,))]
+    training = sum(part.device for part in cost.state.values())
+    for use, title, constant in (
+        ("training", "forward and backward pass", training),
+        ("inference", "the encoder's forward pass", cost.state["parameters"].device),
+    ):
+        rows = [_row(line, constant) for line in cost.lines if line.use == use]
+        table = format_table(_HEADER, rows, right=(1, *range(3, len(_HEADER))))
+        blocks.append(f"{use}: {title}, memory{each}\n{table}")
+    blocks.append("growth: exponent of the length, from the line above; in all: with parameters and training state.")
+    return join_blocks(blocks, cost.notes)
 
-    def growth(name: str) -> float:
-        now, then = getattr(line, name), getattr(before, name)
-        return math.log(now / then) / math.log(line.length / before.length)
 
-    return dataclasses.replace(line, flops_growth=growth("flops"), activations_growth=growth("activations"))
+def _row(line: CostLine, constant: int) -> tuple[str, ...]:
+    """The cells of a line; `constant` is the memory that does not depend on the length."""
+    backends: Counter[str] = Counter()
+    for kind in line.layers:
+        backends[kind.backend] += kind.layers
+    growths = ["" if x is None else f"{x:.2f}" for x in (line.flops_growth, line.activations_growth)]
+    return (
+        line.attention,
+        f"{line.length:,}",
+        ", ".join(f"{layers} {backend}" for backend, layers in backends.items()),
+        format_count(line.flops),
+        format_count(line.flops_token),
+        growths[0],
+        format_memory(line.activations),
+        growths[1],
+        format_memory(line.activations + constant),
+    )
+
+
+def _windows(windows: Sequence[int]) -> str:
+    """The pattern that the layers repeat."""
+    return f"windows {', '.join(str(window or 'none') for window in windows)}" if any(windows) else "no windows"

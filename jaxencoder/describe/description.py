@@ -26,7 +26,6 @@ from jaxencoder.tasks.task import TaskObjective
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 Kind = Literal["recipe", "run", "transformers", "sentence-transformers"]
-_ROLES = ("pad", "unk", "cls", "sep", "mask")
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,10 @@ class ModelDescription:
     """A model's settings and the shapes of its parameters.
 
     Attributes:
-        kind: a recipe, or the kind of folder.
         config: of the run. For a published model only `model`, `name` and `data.row_length` are meaningful.
         shapes: of its parameters, as ShapeDtypeStructs; for a run those in training, with a low-rank adapter apart.
         heads: name -> settings; empty for the masked-language-model head, whose settings are the encoder's.
-        tokenizer: name -> value; empty if there is none.
-        sentence: settings of embeddings; empty if the folder has none.
+        tokenizer, sentence: name -> value, of the tokenizer and of embeddings; empty if there is none.
         family: the model_type of a published model.
         notes: what could not be determined, one sentence each.
     """
@@ -66,25 +63,12 @@ class PlaceholderVocabulary(NamedTuple):
 
 
 def describe_model(target: str, overrides: Sequence[str] = (), verb: str = "inspect") -> ModelDescription:
-    """Describe a model from its settings.
-
-    Args:
-        target: folder of a run, of transformers or of sentence-transformers, a name on the Hugging Face hub (whose
-            weights are not downloaded), or a recipe as `train` takes it.
-        overrides: command-line words for a recipe.
-        verb: of the command line, for the help on a recipe's settings.
-
-    Raises:
-        ValueError: none of these, or a setting that is not supported.
-        OSError: a file is missing or cannot be read.
-    """
+    """Describe a model from its settings; arguments and errors are those of `inspect`, and `verb` is for messages."""
     path, recipes = Path(target), config_io.recipes()
     if path.suffix == ".py" or (target in recipes and not path.is_dir()):
         return _recipe(config_io.load(target, overrides, prog=f"jaxencoder {verb}"))
     if overrides:
-        raise ValueError(
-            f"{overrides[0]} is not an option of {verb}; only a recipe has settings to change, not {target}"
-        )
+        raise ValueError(f"{overrides[0]} is not an option of {verb}; only a recipe has settings, not {target}")
     if not path.exists() and "/" not in target:
         names = ", ".join(recipes)
         raise ValueError(f"{target} is neither a folder nor a recipe ({names}); a name on the hub has a slash")
@@ -134,19 +118,18 @@ def _trained(
 
 
 def _published(folder: Path, kind: Kind, checkpoint: Checkpoint) -> ModelDescription:
-    heads = {name: dataclasses.asdict(head) for name, head in checkpoint.heads.items()}
-    heads = ({"mlm_head": {}} if "mlm_head" in checkpoint.params else {}) | heads
-    tokenizer = {} if checkpoint.tokenizer is None else _tokenizer(checkpoint.tokenizer)
+    heads = {"mlm_head": {}} if "mlm_head" in checkpoint.params else {}
+    heads |= {name: dataclasses.asdict(head) for name, head in checkpoint.heads.items()}
     is_complete = has_weights(encoder_folder(folder)[0])
     return ModelDescription(
-        kind,
-        checkpoint.config,
-        checkpoint.params,
-        heads,
-        tokenizer,
-        _sentence(checkpoint) if kind == "sentence-transformers" else {},
-        checkpoint.published and checkpoint.published.family.model_type,
-        () if is_complete else ("the folder has no weights; the heads are those of the class in config.json",),
+        kind=kind,
+        config=checkpoint.config,
+        shapes=checkpoint.params,
+        heads=heads,
+        tokenizer={} if checkpoint.tokenizer is None else _tokenizer(checkpoint.tokenizer),
+        sentence=_sentence(checkpoint) if kind == "sentence-transformers" else {},
+        family=checkpoint.published and checkpoint.published.family.model_type,
+        notes=() if is_complete else ("the folder has no weights; the heads are those of the class in config.json",),
     )
 
 
@@ -162,5 +145,6 @@ def _sentence(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    special = {role: tokenizer.token(getattr(tokenizer, f"{role}_id")) for role in _ROLES}
+    roles = ("pad", "unk", "cls", "sep", "mask")
+    special = {role: tokenizer.token(getattr(tokenizer, f"{role}_id")) for role in roles}
     return {"kind": tokenizer.name, "vocab_size": tokenizer.vocab_size, "special": special}

@@ -1,10 +1,11 @@
 """Descriptions of the families: architectures in words, counted parameters, and the facts of `About`."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
 
+from jaxencoder.describe.format import format_count, format_pairs, format_table
 from jaxencoder.families import FAMILIES
 from jaxencoder.families.family import Family, Release
 from jaxencoder.families.tables import parameter_shapes
@@ -13,13 +14,9 @@ from jaxencoder.model.config import EncoderConfig
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a published checkpoint.
+    """The size of a published checkpoint, named by its repository on the Hugging Face hub.
 
-    Attributes:
-        name: repository on the Hugging Face hub.
-        layers, hidden_size, mlp_size, heads, vocab_size, max_length: from its architecture.
-        parameters: number of parameters of the encoder and, if the family has one, its pooler; no other head.
-        embeddings: how many of them are embeddings.
+    `parameters` counts the encoder and, if the family has one, its pooler; no other head.
     """
 
     name: str
@@ -35,15 +32,14 @@ class Size:
 
 @dataclass(frozen=True)
 class Entry:
-    """The description of a family.
+    """The description of a family, with the facts of its `About`.
 
     Attributes:
-        model_type, title, choose_for, tokenizer, objective, text, papers: as in `Family` and `About`.
         architecture: aspect -> description; all descriptions, joined by "or", if the checkpoints differ.
         special: the descriptions that differ from BERT's.
         max_lengths: the checkpoints' maximum lengths in tokens, ascending.
         heads: names of the heads that can be loaded.
-        sizes: sizes of the checkpoints, from few parameters to many.
+        sizes: of the checkpoints, from few parameters to many.
     """
 
     model_type: str
@@ -74,23 +70,12 @@ def overview() -> list[Entry]:
     return [entry(family, (*releases[:1], *releases[1:][-1:])) for family, releases in ends]
 
 
-def everything() -> list[Entry]:
-    """All families, with the sizes of all checkpoints."""
-    return [entry(family) for family in FAMILIES]
-
-
 def entry(family: Family, releases: Iterable[Release] | None = None) -> Entry:
-    """Describe a family.
-
-    Args:
-        family: one of FAMILIES.
-        releases: the checkpoints to count the parameters of, 0.2 seconds each; None: all.
-    """
+    """Describe a family, with the sizes of some releases (0.2 seconds each), or of all."""
     about = family.about
     configs = [family.encoder_config(release.settings) for release in about.releases]
-    descriptions = [architecture(config) for config in configs]
-    words = {aspect: ", or ".join(dict.fromkeys(d[aspect] for d in descriptions)) for aspect in _ASPECTS}
-    bert = architecture(EncoderConfig())
+    descriptions, bert = [architecture(config) for config in configs], architecture(EncoderConfig())
+    words = {aspect: ", or ".join(dict.fromkeys(x[aspect] for x in descriptions)) for aspect in bert}
     return Entry(
         model_type=family.model_type,
         title=about.title,
@@ -105,11 +90,6 @@ def entry(family: Family, releases: Iterable[Release] | None = None) -> Entry:
         papers=about.papers,
         sizes=tuple(_size(family, release) for release in (about.releases if releases is None else releases)),
     )
-
-
-def architecture(config: EncoderConfig) -> dict[str, str]:
-    """An architecture in words, without sizes and lengths: aspect -> description."""
-    return {aspect: describe(config) for aspect, describe in _ASPECTS.items()}
 
 
 def _size(family: Family, release: Release) -> Size:
@@ -127,6 +107,23 @@ def _size(family: Family, release: Release) -> Size:
         parameters=sum(x.size for x in jax.tree.leaves(shapes)),
         embeddings=sum(x.size for x in jax.tree.leaves(shapes["encoder"]["embeddings"])),
     )
+
+
+def architecture(c: EncoderConfig) -> dict[str, str]:
+    """An architecture in words, without sizes and lengths: aspect -> description."""
+    types, size, shared = c.token_types, c.embedding_size, c.num_heads // c.kv_heads
+    return {
+        "positions": _positions(c),
+        "attention": _attention(c),
+        "keys and values": (f"{shared} heads share" if shared > 1 else "each head has its own") + " keys and values",
+        "norm": _norm(c),
+        "MLP": _mlp(c),
+        "biases": _biases(c),
+        "token types": {0: "no token types", 1: "one token type"}.get(types, f"{types} token types"),
+        "embeddings": "embeddings " + (f"of {size} dimensions" if size else "as wide as the layers"),
+        "layers": _layers(c),
+        "output": "output table is the token table" if c.tied_output else "separate output table",
+    }
 
 
 def _positions(c: EncoderConfig) -> str:
@@ -153,11 +150,6 @@ def _attention(c: EncoderConfig) -> str:
     return f"attention to {near}" + (" and to global tokens, which attend to all" if c.global_tokens else "")
 
 
-def _keys_and_values(c: EncoderConfig) -> str:
-    shared = c.num_heads // c.kv_heads
-    return "each head has its own keys and values" if shared == 1 else f"{shared} heads share keys and values"
-
-
 def _norm(c: EncoderConfig) -> str:
     words = f"{c.norm_placement}-norm" + (" with RMS norm" if c.norm == "rms" else "")
     words += "" if c.first_attention_norm else ", none before the first attention"
@@ -178,36 +170,49 @@ def _biases(c: EncoderConfig) -> str:
     return f"biases in {' and '.join(biased)} only" if biased else "no biases"
 
 
-def _token_types(c: EncoderConfig) -> str:
-    return {0: "no token types", 1: "one token type"}.get(c.token_types, f"{c.token_types} token types")
-
-
-def _embeddings(c: EncoderConfig) -> str:
-    return f"embeddings of {c.embedding_size} dimensions" if c.embedding_size else "embeddings as wide as the layers"
-
-
 def _layers(c: EncoderConfig) -> str:
     if c.conv_kernel_size:
         return f"a convolution over {c.conv_kernel_size} tokens parallel to the first layer"
     if not c.num_layer_groups:
         return "each layer has its own parameters"
-    sets = "their parameters" if c.num_layer_groups == 1 else f"{c.num_layer_groups} sets of parameters"
-    return f"all layers share {sets}"
+    return f"all layers share {'their' if c.num_layer_groups == 1 else f'{c.num_layer_groups} sets of'} parameters"
 
 
-def _output(c: EncoderConfig) -> str:
-    return "output table is the token table" if c.tied_output else "separate output table"
+def format_families(entries: Sequence[Entry]) -> str:
+    """A table with one row per family."""
+    rows = []
+    for entry in entries:
+        parameters = _range(format_count(size.parameters) for size in entry.sizes)
+        lengths = _range(f"{length:,}" for length in entry.max_lengths)
+        special = "; ".join((*(entry.special or entry.architecture.values()), entry.tokenizer, entry.objective))
+        rows.append((entry.model_type, parameters, lengths, special, entry.choose_for))
+    header = ("family", "parameters", "tokens", "what is special", "choose it for")
+    return format_table(header, rows, gap=1) + "\n\njaxencoder families NAME shows one with its checkpoints and papers."
 
 
-_ASPECTS: dict[str, Callable[[EncoderConfig], str]] = {
-    "positions": _positions,
-    "attention": _attention,
-    "keys and values": _keys_and_values,
-    "norm": _norm,
-    "MLP": _mlp,
-    "biases": _biases,
-    "token types": _token_types,
-    "embeddings": _embeddings,
-    "layers": _layers,
-    "output": _output,
-}
+def format_family(entry: Entry) -> str:
+    """One family with its checkpoints and papers."""
+    common = "; ".join(text for text in entry.architecture.values() if text not in entry.special)
+    facts = {
+        "family": f"{entry.title} ({entry.model_type})",
+        "choose it for": entry.choose_for,
+        "architecture": "; ".join(entry.special) or common,
+        **({"as in BERT": common} if entry.special else {}),
+        "tokenizer": entry.tokenizer,
+        "objective": entry.objective,
+        "text": entry.text,
+        "heads": ", ".join(entry.heads),
+        "papers": ", ".join(f"arXiv:{number} ({paper})" for paper, number in entry.papers.items()),
+    }
+    header = ("checkpoint", "layers x width", "heads", "vocabulary", "tokens", "parameters", "embeddings")
+    rows = []
+    for x in entry.sizes:
+        sizes = (f"{x.layers} x {x.hidden_size}", str(x.heads), f"{x.vocab_size:,}", f"{x.max_length:,}")
+        rows.append((x.name, *sizes, format_count(x.parameters), format_count(x.embeddings)))
+    return format_pairs(facts) + "\n\n" + format_table(header, rows, right=range(1, len(header)))
+
+
+def _range(texts: Iterable[str]) -> str:
+    """The first to the last; only one if all are equal."""
+    texts = list(dict.fromkeys(texts))
+    return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"

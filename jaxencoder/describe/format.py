@@ -10,24 +10,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-_WIDTH = 120  # without a terminal
-
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = (), gap: int = 0) -> str:
     """Columns of text, wrapped to the width of the terminal.
 
-    Args:
-        header: names of the columns; empty for none.
-        rows: of cells.
-        right: numbers of the columns that are aligned to the right.
-        gap: empty lines between rows.
+    The header is empty for none; columns of the numbers `right` are flush right; `gap` empty lines are between rows.
     """
     grid = Table(box=None, pad_edge=False, padding=(0, 2, gap, 0), show_header=any(header))
     for number, name in enumerate(header):
         grid.add_column(name, justify="right" if number in right else "left")
     for row in rows:
         grid.add_row(*row)
-    width = shutil.get_terminal_size((_WIDTH, 24)).columns
+    width = shutil.get_terminal_size((120, 24)).columns
     text = io.StringIO()
     Console(file=text, width=width, color_system=None, markup=False, highlight=False, emoji=False).print(grid)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
@@ -41,11 +35,6 @@ def format_pairs(facts: Mapping[str, str]) -> str:
 def format_mesh(mesh: Mapping[str, int]) -> str:
     """{"data": 1, "fsdp": 4} -> data 1, fsdp 4"""
     return ", ".join(f"{name} {size}" for name, size in mesh.items())
-
-
-def format_state(name: str, optimizer: str) -> str:
-    """The name of an entry of `state_memory`."""
-    return {"optimizer": f"state of {optimizer}", "average": "average of parameters"}.get(name, name)
 
 
 def join_blocks(blocks: Iterable[str], notes: Iterable[str]) -> str:
@@ -63,9 +52,9 @@ def format_count(number: float) -> str:
 
 def format_memory(number: int) -> str:
     """Bytes in three digits: 437928960 -> 418 MiB"""
-    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if number >= 2**power * 0.9995:
-            return f"{_three_digits(number / 2**power)} {unit}"
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= size * 0.9995:
+            return f"{_three_digits(number / size)} {unit}"
     return f"{number} B"
 
 

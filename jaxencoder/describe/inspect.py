@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
 from jaxencoder.describe.description import Kind, describe_model
+from jaxencoder.describe.format import format_count, format_memory, format_mesh, format_pairs, format_table, join_blocks
 from jaxencoder.families.published import family_of
 from jaxencoder.kernels.choice import choose_backend
 from jaxencoder.kernels.inputs import AttentionOptions
@@ -35,14 +36,9 @@ class MemoryUse:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One array.
+    """One array: its path in the parameter tree, its shape over all devices, and its bytes in float32.
 
-    Attributes:
-        path: names in the parameter tree, joined by "/".
-        shape: of the array over all devices.
-        number: of elements.
-        bytes: in float32.
-        spec: for each axis the axis or axes of the mesh that split it.
+    `spec` names for each axis the axis or axes of the mesh that split it.
     """
 
     path: str
@@ -69,17 +65,12 @@ class LayerKind:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model or a recipe.
+    """A model or a recipe; kind, heads, tokenizer, sentence and notes are as in `ModelDescription`.
 
     Attributes:
-        name: the inspected target.
-        kind: recipe, or kind of folder.
         family: its model_type as a published model; None: no family has this architecture.
         settings: of its EncoderConfig.
         changed: names of the settings that differ from the default.
-        heads: name -> settings; the masked-language-model head's are the encoder's.
-        tokenizer: name -> value; empty without a tokenizer.
-        sentence: settings of embeddings; empty if the folder has none.
         parameters: every array, the encoder's first.
         parts: number of parameters of embeddings, layers, adapters and each head.
         mesh: axis -> devices.
@@ -88,7 +79,6 @@ class Inspection:
         length: tokens in a row, for `flops` and `attention`.
         flops: of a forward pass, per token of the encoder and per token that `mlm_head` predicts.
         attention: the kinds of layers.
-        notes: what could not be determined, one sentence each.
     """
 
     name: str
@@ -214,9 +204,90 @@ def _part(path: str) -> str:
 
 
 def _bytes(leaves: Sequence[Any], placements: Sequence[Any]) -> MemoryUse:
-    total = sum(x.size * x.dtype.itemsize for x in leaves)
-    device = sum(
-        int(np.prod(sharding.shard_shape(x.shape))) * x.dtype.itemsize
-        for x, sharding in zip(leaves, placements, strict=True)
-    )
-    return MemoryUse(total, device)
+    shapes = [sharding.shard_shape(x.shape) for x, sharding in zip(leaves, placements, strict=True)]
+    device = sum(math.prod(shape) * x.dtype.itemsize for x, shape in zip(leaves, shapes, strict=True))
+    return MemoryUse(sum(x.size * x.dtype.itemsize for x in leaves), device)
+
+
+def format_inspection(inspection: Inspection, every_setting: bool = False) -> str:
+    """All of a model or a recipe; `every_setting` includes settings of the architecture that have their default."""
+    devices, total = math.prod(inspection.mesh.values()), sum(inspection.parts.values())
+    names = inspection.settings if every_setting else inspection.changed
+    parts = {**inspection.parts, "together": total}
+    attention = [
+        (f"{kind.window} tokens to either side" if kind.window else "the whole text", str(kind.layers), kind.backend)
+        for kind in inspection.attention
+    ]
+    flop_names = {"encoder": "encoder, for each token", "mlm_head": "mlm_head, for each token that it predicts"}
+    flops = [(flop_names[name], format_count(number)) for name, number in inspection.flops.items()]
+    shares = [(name, f"{number:,}", f"{number / total:.1%}") for name, number in parts.items()]
+    blocks = [
+        format_pairs(_summary(inspection)),
+        format_table(("setting", "value"), [(name, _value(inspection.settings[name])) for name in names]),
+        _parameter_table(inspection, devices),
+        format_table(("part", "parameters", "share"), shares, right=(1, 2)),
+        _memory_table(inspection, devices),
+        format_table((f"attention in rows of {inspection.length:,}", "layers", "backend"), attention, right=(1,)),
+        format_table(("a forward pass takes", "FLOPs"), flops, right=(1,)),
+    ]
+    return join_blocks(blocks, inspection.notes)
+
+
+def _summary(inspection: Inspection) -> dict[str, str]:
+    family = f"family {inspection.family}" if inspection.family else "of no published family"
+    heads = (name + (f" ({_settings(values)})" if values else "") for name, values in inspection.heads.items())
+    tokenizer = "none"
+    if facts := inspection.tokenizer:
+        special = " ".join(facts.get("special", {}).values())
+        tokenizer = f"{facts['kind']}, {facts['vocab_size']:,} tokens {special}".rstrip()
+    return {
+        "model": inspection.name,
+        "kind": f"{inspection.kind}, {family}",
+        "heads": "; ".join(heads) or "none",
+        "tokenizer": tokenizer,
+        **({"sentence": _settings(inspection.sentence)} if inspection.sentence else {}),
+    }
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    """Settings with a value, on one line."""
+    return ", ".join(f"{name} {_value(value)}" for name, value in settings.items() if value)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_value, value))})"
+    if isinstance(value, Mapping):
+        return f"({_settings(value)})"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _parameter_table(inspection: Inspection, devices: int) -> str:
+    def spec(axes: Sequence[Any]) -> str:
+        return f"P({', '.join('-' if a is None else a if isinstance(a, str) else '+'.join(a) for a in axes)})"
+
+    rows = [
+        (x.path, ", ".join(map(str, x.shape)), f"{x.number:,}", *_sizes(x.bytes, devices), spec(x.spec))
+        for x in inspection.parameters
+    ]
+    on_each = ["on each"] if devices > 1 else []
+    header = ("parameter", "shape", "number", "float32", *on_each, "PartitionSpec")
+    return format_table(header, rows, right=range(1, len(header) - 1))
+
+
+def _memory_table(inspection: Inspection, devices: int) -> str:
+    state = inspection.memory.values()
+    total = MemoryUse(sum(part.total for part in state), sum(part.device for part in state))
+    memory = {format_state(name, inspection.optimizer): part for name, part in inspection.memory.items()}
+    rows = [(name, *_sizes(part, devices)) for name, part in (memory | {"together": total}).items()]
+    on_each = [f"on each of {devices} devices ({format_mesh(inspection.mesh)})"] if devices > 1 else []
+    return format_table(("memory to train, without activations", "float32", *on_each), rows, right=(1, 2))
+
+
+def format_state(name: str, optimizer: str) -> str:
+    """The name of an entry of `state_memory`."""
+    return {"optimizer": f"state of {optimizer}", "average": "average of parameters"}.get(name, name)
+
+
+def _sizes(part: MemoryUse, devices: int) -> list[str]:
+    return [format_memory(number) for number in ((part.total, part.device) if devices > 1 else (part.total,))]

@@ -12,7 +12,6 @@ import scipy.optimize
 import scipy.special
 
 BINS = 15
-_TEMPERATURES = (0.05, 20.0)
 
 Scored = tuple[np.ndarray, np.ndarray]  # logits [N, C] and true classes int [N]; or both [N, C] for multi-label
 
@@ -20,27 +19,15 @@ Scored = tuple[np.ndarray, np.ndarray]  # logits [N, C] and true classes int [N]
 class Reliability(NamedTuple):
     """Predictions in M bins of equal width by confidence, the probability of the predicted class.
 
-    examples: int64 [M]. confidence, accuracy: float64 [M], means per bin; NaN in empty bins.
+    examples: int64 [M]. confidence, accuracy: float64 [M], means per bin; NaN in empty bins. ece, mce: the expected and
+    the maximum calibration error, the mean gap between confidence and accuracy over the examples, and the largest gap.
     """
 
     examples: np.ndarray
     confidence: np.ndarray
     accuracy: np.ndarray
-
-    @property
-    def gaps(self) -> np.ndarray:
-        """Absolute differences of confidence and accuracy: float64 [M], 0 in empty bins."""
-        return np.nan_to_num(np.abs(self.accuracy - self.confidence))
-
-    @property
-    def ece(self) -> float:
-        """The expected calibration error: the mean gap, weighted by examples."""
-        return float(np.average(self.gaps, weights=self.examples))
-
-    @property
-    def mce(self) -> float:
-        """The maximum calibration error: the largest gap."""
-        return float(self.gaps.max())
+    ece: float
+    mce: float
 
 
 def reliability_bins(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Reliability:
@@ -51,8 +38,9 @@ def reliability_bins(probabilities: np.ndarray, labels: np.ndarray, bins: int = 
     index = np.clip(np.ceil(np.round(confidence * bins, 9)).astype(int) - 1, 0, bins - 1)
     examples = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):
-        means = (np.bincount(index, x, bins) / examples for x in (confidence, is_correct))
-        return Reliability(examples, *means)
+        confidence, accuracy = (np.bincount(index, x, bins) / examples for x in (confidence, is_correct))
+    gaps = np.nan_to_num(np.abs(accuracy - confidence))  # 0 in empty bins
+    return Reliability(examples, confidence, accuracy, float(np.average(gaps, weights=examples)), float(gaps.max()))
 
 
 def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -63,15 +51,15 @@ def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
         log_probabilities = scipy.special.log_softmax(scores / np.exp(log_temperature), axis=-1)
         return -np.take_along_axis(log_probabilities, labels[:, None], axis=1).mean()
 
-    minimum = scipy.optimize.minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
+    minimum = scipy.optimize.minimize_scalar(loss, bounds=np.log((0.05, 20.0)), method="bounded")
     return float(np.exp(minimum.x))
 
 
 def calibration(scores: np.ndarray, labels: np.ndarray, fit: Scored) -> dict[str, float]:
-    """Measure how well a classifier's probabilities are calibrated.
+    """Measure how well a classifier's probabilities are calibrated, multi-label over all its binary decisions.
 
     Args:
-        scores, labels: logits [N, C] and the true classes int [N].
+        scores, labels: logits [N, C] and the true classes int [N]; or both [N, C] for multi-label.
         fit: the same for fitting the temperature; if they are the measured ones, `scaled_ece` is slightly too low.
 
     Returns:
@@ -80,25 +68,18 @@ def calibration(scores: np.ndarray, labels: np.ndarray, fit: Scored) -> dict[str
     """
     from sklearn.metrics import brier_score_loss
 
+    scores, labels = as_decisions(scores, labels)
     probabilities = scipy.special.softmax(scores.astype(np.float64), axis=-1)
-    bins, temperature = reliability_bins(probabilities, labels), fit_temperature(*fit)
+    bins, temperature = reliability_bins(probabilities, labels), fit_temperature(*as_decisions(*fit))
     scaled = reliability_bins(scipy.special.softmax(scores / temperature, axis=-1), labels)
     normalized = probabilities / probabilities.sum(-1, keepdims=True)
-    return {
-        "ece": bins.ece,
-        "mce": bins.mce,
-        "brier": float(brier_score_loss(labels, normalized, labels=np.arange(scores.shape[1]))),
-        "temperature": temperature,
-        "scaled_ece": scaled.ece,
-    }
-
-
-def calibration_of_decisions(scores: np.ndarray, labels: np.ndarray, fit: Scored) -> dict[str, float]:
-    """The `calibration` over all binary decisions of a multi-label classifier; logits and labels [N, C]."""
-    return calibration(*as_decisions(scores, labels), as_decisions(*fit))
+    brier = float(brier_score_loss(labels, normalized, labels=np.arange(scores.shape[1])))
+    return {"ece": bins.ece, "mce": bins.mce, "brier": brier, "temperature": temperature, "scaled_ece": scaled.ece}
 
 
 def as_decisions(scores: np.ndarray, labels: np.ndarray) -> Scored:
-    """Logits and labels [N, C] as N * C examples of two classes: [N * C, 2] and [N * C]."""
+    """Multi-label logits and labels [N, C] as N * C examples of two classes, [N * C, 2] and [N * C]; others as is."""
+    if labels.ndim == 1:
+        return scores, labels
     flat = scores.astype(np.float64).ravel()
     return np.stack([np.zeros_like(flat), flat], axis=-1), labels.astype(np.int64).ravel()

@@ -4,16 +4,17 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.evaluation.evaluate import Step, open_run
+from jaxencoder.checkpoints.run import Step
+from jaxencoder.evaluation.evaluate import open_run
 from jaxencoder.evaluation.report import PREDICTIONS_FILE, prediction_records
-from jaxencoder.evaluation.seeds import format_mean
 from jaxencoder.evaluation.significance import RESAMPLES, Difference, compare_classes, compare_values
-from jaxencoder.evaluation.tables import text_table
+from jaxencoder.evaluation.tables import format_mean, text_table
 from jaxencoder.tasks.classification.predict import predictions
+from jaxencoder.text.sources.records import Record
 
 
 class Comparison(NamedTuple):
@@ -21,15 +22,6 @@ class Comparison(NamedTuple):
 
     examples: int
     differences: list[Difference]
-
-
-class _RunPredictions(NamedTuple):
-    """A run's predictions; each example is its record as JSON."""
-
-    name: str
-    examples: list[str]
-    truths: list[Any]
-    predictions: list[Any]
 
 
 def compare(
@@ -57,10 +49,10 @@ def compare(
     """
     if seed < 0:
         raise ValueError(f"seed is {seed}; give 0 or a positive whole number")
-    all_runs = [_read_predictions(Path(name), data, step) for name in (*a, *b)]
-    for run in all_runs[1:]:
-        _check_same_examples(all_runs[0], run)
-    columns = [all_runs[0].truths, *(run.predictions for run in all_runs)]
+    names = [str(name) for name in (*a, *b)]
+    all_runs = [_read_predictions(Path(name), data, step) for name in names]
+    _check_same_examples(names, all_runs)
+    columns = [[x["truth"] for x in all_runs[0]], *([x["prediction"] for x in run] for run in all_runs)]
     if any(isinstance(x, list) for column in columns for x in column):
         raise ValueError("these predict lists of classes; compare runs that predict one class or a value for a record")
     is_class = {isinstance(x, str) for column in columns for x in column}
@@ -89,18 +81,12 @@ def format_comparison(comparison: Comparison) -> str:
     return text_table(rows, str.ljust)
 
 
-def _read_predictions(path: Path, data: str | None, step: Step | None) -> _RunPredictions:
-    if path.suffix == ".jsonl":
-        if data is not None:
-            raise ValueError(f"{path} holds predictions for its own data; leave --data out, or name a run")
-        records = _read_file(path)
-    else:
-        records = prediction_records(predictions(open_run(path, step), data))
-    examples = [json.dumps(x["record"], sort_keys=True, default=str) for x in records]
-    return _RunPredictions(str(path), examples, [x["truth"] for x in records], [x["prediction"] for x in records])
-
-
-def _read_file(path: Path) -> list[dict[str, Any]]:
+def _read_predictions(path: Path, data: str | None, step: Step | None) -> list[Record]:
+    """Records as of `prediction_records`."""
+    if path.suffix != ".jsonl":
+        return prediction_records(predictions(open_run(path, step), data))
+    if data is not None:
+        raise ValueError(f"{path} holds predictions for its own data; leave --data out, or name a run")
     records = []
     with path.open(encoding="utf-8") as file:  # str.splitlines would also split at the U+2028 of a text
         for number, line in enumerate(file, 1):
@@ -118,15 +104,15 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _check_same_examples(a: _RunPredictions, b: _RunPredictions) -> None:
-    if len(a.examples) != len(b.examples):
-        raise ValueError(
-            f"{a.name} predicts {len(a.examples)} examples and {b.name} {len(b.examples)}; they must be the same ones: "
-            "name them with --data"
-        )
-    pairs = (zip(run.examples, run.truths, strict=True) for run in (a, b))
-    for number, (example_a, example_b) in enumerate(zip(*pairs, strict=True), 1):
-        if example_a != example_b:
-            raise ValueError(
-                f"example {number} of {a.name} is not that of {b.name}; they must be the same ones, in the same order"
-            )
+def _check_same_examples(names: Sequence[str], all_runs: Sequence[Sequence[Record]]) -> None:
+    first, *rest = (
+        [(json.dumps(x["record"], sort_keys=True, default=str), x["truth"]) for x in run] for run in all_runs
+    )
+    for name, examples in zip(names[1:], rest, strict=True):
+        if len(examples) != len(first):
+            counts = f"{names[0]} predicts {len(first)} examples and {name} {len(examples)}"
+            raise ValueError(f"{counts}; they must be the same ones: name them with --data")
+        for number, (example_a, example_b) in enumerate(zip(first, examples, strict=True), 1):
+            if example_a != example_b:
+                where = f"example {number} of {names[0]} is not that of {name}"
+                raise ValueError(f"{where}; they must be the same ones, in the same order")

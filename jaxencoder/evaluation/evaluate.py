@@ -1,4 +1,7 @@
-"""Metrics of a run, or of a published model, on labeled data, and of any model's vectors, kept as JSON."""
+"""Metrics of a run, or of a published model, on labeled data, and of any model's vectors, kept as JSON.
+
+A run has its own results.json; another file names the model that it is about.
+"""
 
 import dataclasses
 import inspect
@@ -14,17 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER, saved_config
+from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER, Step, saved_config
 from jaxencoder.config import RunConfig
-from jaxencoder.evaluation.calibration import calibration, calibration_of_decisions
+from jaxencoder.evaluation.calibration import calibration
 from jaxencoder.evaluation.probing import evaluate_probing
 from jaxencoder.evaluation.report import write_report
-from jaxencoder.evaluation.reranking import evaluate_reranking
-from jaxencoder.evaluation.results import read_results, results_file, write_results
-from jaxencoder.evaluation.retrieval import evaluate_retrieval, qrels_file
+from jaxencoder.evaluation.retrieval import evaluate_reranking, evaluate_retrieval, qrels_file
 from jaxencoder.evaluation.similarity import evaluate_similarity
 from jaxencoder.evaluation.slices import slice_metrics
 from jaxencoder.evaluation.thresholds import tuned_metrics
+from jaxencoder.files import read_json, write_json
 from jaxencoder.inference import devices
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import OpenedModel
@@ -35,16 +37,13 @@ from jaxencoder.tasks.task import Evaluation, Task
 from jaxencoder.text.buckets import require_tokenizer
 from jaxencoder.text.cache import prepare
 from jaxencoder.text.sources.fields import infer_source_fields
-from jaxencoder.text.store import Store
 from jaxencoder.training.evaluator import evaluator
 from jaxencoder.training.setup import Setup, training_rows
 from jaxencoder.training.step import TrainState
 
 log = logging.getLogger(__name__)
 
-Step = int | Literal["latest", "best"]  # a checkpoint of a run
-
-REPORT_FOLDER = "report"
+RESULTS_FILE = "results.json"
 VALIDATION = "validation"  # names the data that a run holds out
 
 
@@ -68,13 +67,11 @@ def evaluate(
         report: folder for a readable report of classes or values; None: report/NAME in the run's folder, and none for a
             published model.
         output: JSON file for the result; None: the run's results.json, and none for a published model.
-        text_field, pair_field, label_field: of the source; None: those of the run, or of the task for a published
-            model; or usual names.
+        text_field, pair_field, label_field: of the source; None: those of the run or of the task, or usual ones.
         options: of `evaluate_model`.
 
     Returns:
-        The metrics of `evaluate_model`. They are also put into the JSON file, under "validation" or the source's
-        `data_name`.
+        The metrics of `evaluate_model`, as also put into the JSON file under "validation" or the source's `data_name`.
 
     Raises:
         ValueError: nothing was held out, or a published model has no head of a task.
@@ -90,21 +87,22 @@ def evaluate(
             f"{run} is no run and has held nothing out; measure it with evaluate similarity or retrieval, or on "
             "labeled --data if it has the head of a task"
         )
-    named = {"text_field": text_field, "pair_field": pair_field, "label_field": label_field}
-    model = _with_fields(model, task, data, {name: value for name, value in named.items() if value is not None})
-    header, output = results_file(run, model, output)
+    fields = {"text_field": text_field, "pair_field": pair_field, "label_field": label_field}
+    model = _with_fields(model, task, data, {name: field for name, field in fields.items() if field is not None})
+    header, output = _results_file(run, model, output)
     if output is not None:
-        read_results(output)  # fails now, not after minutes, if nothing can be added
+        _read_results(output)  # fails now, not after minutes, if nothing can be added
     if report is not None and not (task and task.scores_classes):
         raise ValueError(f"{run} is no classifier of texts, so it has no report; leave its options out")
     result, predictions = evaluate_model(model, data, **options)
     if report is None and model.published is None:
-        report = Path(run) / REPORT_FOLDER / _folder_name(name)
+        # /data/sst2/test.jsonl -> data-sst2-test-jsonl, its end where it is long
+        report = Path(run) / "report" / re.sub(r"[^\w.]+", "-", name)[-80:].strip("-.")
     if predictions is not None and report is not None:
         result["report"] = str(report)
         write_report(Path(report), predictions, result, f"{Path(run).name} on {name}", model.config, step)
     if output is not None:
-        write_results(output, header | read_results(output) | {name: result | _checkpoint(model, step)})
+        write_json(output, header | _read_results(output) | {name: result | _checkpoint(model, step)})
     return result
 
 
@@ -125,12 +123,12 @@ def evaluate_model(
         options: of the task's evaluation, such as `windows` of `evaluate_classes`.
 
     Returns:
-        For masked language models the metrics loss (nats per masked token), accuracy, perplexity (exp(loss): the
+        For masked language models loss (nats per masked token), accuracy, perplexity (exp(loss): the
         "pseudo-perplexity" of Salazar et al. 2020, arXiv:1910.14659, but with many tokens masked at once) and
         unigram_loss, the loss of predicting each token by its frequency in the training data. For a task those of its
         evaluation; for classes also "calibration" (see `calibration`; "fitted_on" names the data of the temperature)
-        and, if asked for, "tuned" (see `tuned`; "on" names the data); for classes and values also "slices" (see
-        `slices`).
+        and, if asked for, "tuned" (see `tuned_metrics`; "on" names the data); for classes and values also "slices" (see
+        `slice_metrics`).
 
     Raises:
         ValueError: nothing was held out, a record or a label is invalid, an option is for another task, thresholds
@@ -143,7 +141,7 @@ def evaluate_model(
     if ((slice_by or tune_threshold) and not (task and task.scores_classes)) or options.keys() - accepted:
         raise ValueError("this model is no classifier of texts, so it has no report; leave its options out")
     if task is None:
-        return Evaluation(_evaluate_masked(model, *_stores(model, data)))
+        return Evaluation(_evaluate_masked(model, data))
     if tune_threshold:
         _check_tuning(model, data or VALIDATION, tune_threshold)
     evaluation = task.evaluate(model, data, **options)
@@ -157,8 +155,7 @@ def evaluate_model(
         if tune_threshold:
             source = None if tune_threshold == VALIDATION else tune_threshold
             tuning = task.evaluate(model, source, **options).predictions
-        calibrate = calibration_of_decisions if predictions.is_multi_label else calibration
-        calibrated = calibrate(predictions.scores, predictions.labels, (tuning.scores, tuning.labels))
+        calibrated = calibration(predictions.scores, predictions.labels, (tuning.scores, tuning.labels))
         result["calibration"] = calibrated | {"fitted_on": data_name(tune_threshold or data or VALIDATION)}
         if tune_threshold:
             result["tuned"] = tuned_metrics(predictions, tuning) | {"on": data_name(tune_threshold)}
@@ -176,13 +173,10 @@ def _check_tuning(model: OpenedModel, data: str, tune_threshold: str) -> None:
 
 
 def _warn_of_missing(predictions: Predictions, source: str) -> None:
-    missing = [
-        name for name, occurs in zip(predictions.names, np.any(predictions.true, axis=0), strict=True) if not occurs
-    ]
-    if missing:
-        which = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
-        number = len(predictions.names)
-        log.warning("%s holds no example of %d of the %d classes: %s.", source, len(missing), number, which)
+    occurs = np.any(predictions.true, axis=0)
+    if missing := [name for name, is_present in zip(predictions.names, occurs, strict=True) if not is_present]:
+        names = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        log.warning("%s holds no example of %d of the %d classes: %s.", source, len(missing), len(occurs), names)
 
 
 def _checkpoint(model: OpenedModel, step: int | str) -> dict[str, Any]:
@@ -190,17 +184,17 @@ def _checkpoint(model: OpenedModel, step: int | str) -> dict[str, Any]:
     return {"checkpoint": step, "step": model.step} if model.published is None else {}
 
 
-def _with_fields(model: OpenedModel, task: Task | None, source: str | None, named: dict[str, str]) -> OpenedModel:
+def _with_fields(model: OpenedModel, task: Task | None, source: str | None, fields: dict[str, str]) -> OpenedModel:
     """The model with the fields of the records to measure on; a published one with the settings of its task."""
-    config, fields = model.config, named
+    config, all_fields = model.config, fields
     if model.published is not None and task is not None:
-        fields = {**task.schema.fields, **named}
+        all_fields = {**task.schema.fields, **fields}
         # Both at once, for they are checked together.
-        data = dataclasses.replace(config.data, **fields)
+        data = dataclasses.replace(config.data, **all_fields)
         config = dataclasses.replace(config, objective=task.objective(), data=data)
-    data = dataclasses.replace(config.data, **fields)
+    data = dataclasses.replace(config.data, **all_fields)
     if source is not None and data.label_field:
-        data = infer_source_fields(source, data, config.schema, named)
+        data = infer_source_fields(source, data, config.schema, fields)
     return dataclasses.replace(model, config=dataclasses.replace(config, data=data))
 
 
@@ -211,21 +205,12 @@ def kept_step(config: RunConfig) -> Literal["latest", "best"]:
 
 
 def open_run(folder: str | Path, step: Step | None = None) -> OpenedModel:
-    """A run that computes as it did in training.
-
-    Args:
-        folder: of the run.
-        step: which checkpoint; None: see `kept_step`.
-
-    Raises:
-        ValueError: no run.
-        OSError: there is none, or not that checkpoint.
-    """
+    """A run that computes as it did in training; without a step see `kept_step`. ValueError for other models."""
     if step is None and (Path(folder) / CHECKPOINT_FOLDER).is_dir():
         step = kept_step(saved_config(Path(folder)))
     model = load(folder, step="latest" if step is None else step)
     if model.published is not None:
-        raise ValueError(f"{folder} is no run and has held nothing out; measure it with a --task")
+        raise ValueError(f"{folder} is no run, so it has held nothing out; name runs")
     return _as_trained(model)
 
 
@@ -244,26 +229,24 @@ def evaluate_task(
     """Measure a model on published sets: its vectors of texts, its scores of pairs, or the words that it fills in.
 
     Args:
-        model: folder of a run, of transformers or of sentence-transformers, or a name of the hub.
-        task: "similarity" of pairs, "retrieval" of documents, "reranking" of what another model retrieves, or
-            "probing" with masked words.
-        data: one or more sets. For similarity each is a source as in `jaxencoder.text.sources`, or several with commas
-            between; for retrieval and reranking the folder of a BEIR set; for probing a source.
+        model, step: as in `load`.
+        task: "similarity" of pairs, "retrieval" of documents, "reranking" of what another model retrieves, or "probing"
+            with masked words.
+        data: one or more sets: for retrieval and reranking folders of BEIR, else sources as in
+            `jaxencoder.text.sources`; for similarity commas join several to one set.
         output: JSON file for the results; None: a run's results.json, and for other models none.
-        step: which checkpoint of a run.
         options: of `evaluate_similarity`, `evaluate_retrieval`, `evaluate_reranking` or `evaluate_probing`.
 
     Returns:
-        The result for each of `data`. Each is written as soon as it is computed, to {task: {name: result}}, where it
-        replaces an older one and keeps those of other data; the name is the `data_name` of the source or of the
-        relevances. A file other than a run's results.json also holds "model", the model's name.
+        The result for each of `data`. Each is written as soon as it is computed, to {task: {name: result}}, and keeps
+        those of other data; the name is the `data_name` of the source or of the relevances.
 
     Raises:
         ValueError: not a model, data that it cannot be measured on, or a file with results of another model.
         OSError: something cannot be read or written.
     """
     opened = load(model, step=step)
-    header, output = results_file(model, opened, output)
+    header, output = _results_file(model, opened, output)
     entry = _checkpoint(opened, step)
     if task == "reranking":
         if not (first := str(options.get("first") or "")):
@@ -281,9 +264,8 @@ def evaluate_task(
             name = data_name(str(qrels_file(Path(words), options.get("split", "test"))))
         results[words] = result
         if output is not None:
-            stored_results = header | read_results(output)
-            task_results = stored_results.get(task, {}) | {name: result | entry}
-            write_results(output, stored_results | {task: task_results})
+            stored_results = header | _read_results(output)
+            write_json(output, stored_results | {task: stored_results.get(task, {}) | {name: result | entry}})
     return results
 
 
@@ -296,28 +278,34 @@ def data_name(source: str) -> str:
     return ",".join(x if named.match(x) else os.path.abspath(os.path.expanduser(x)) for x in source.split(","))
 
 
-def _folder_name(name: str) -> str:
-    """A folder's name of a source's: /data/sst2/test.jsonl -> data-sst2-test-jsonl, its end where it is long."""
-    return re.sub(r"[^\w.]+", "-", name)[-80:].strip("-.")
+def _results_file(run: str | Path, model: OpenedModel, output: str | Path | None) -> tuple[dict[str, Any], Path | None]:
+    """The header and the path of the JSON file of a model's results; ValueError if it holds those of another.
+
+    Without an output: a run's results.json, which needs no header, and no file for other models.
+    """
+    if output is None:
+        return {}, Path(run) / RESULTS_FILE if model.published is None else None
+    header = {"model": str(Path(run).absolute()) if Path(run).is_dir() else str(run)}
+    output = Path(output)
+    previous = _read_results(output)
+    if previous and previous.get("model") != header["model"]:
+        raise ValueError(f"{output} holds results of {previous.get('model', 'a run')}; give another --output")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    return header, output
 
 
-def _stores(model: OpenedModel, source: str | None) -> tuple[tuple[tuple[Store, ...], ...], tuple[Store, ...]]:
-    """The rows of training, for the frequencies of tokens, and the rows to measure on."""
-    data = model.config.data
-    tokenizer = require_tokenizer(model.tokenizer)
-    train = training_rows(model.config, tokenizer)
-    if source is not None:
-        data = dataclasses.replace(data, validation=(source,))
-    validation = prepare(data, tokenizer, "validation", schema=model.config.schema)
+def _read_results(path: Path) -> dict[str, Any]:
+    return read_json(path, dict) if path.exists() else {}
+
+
+def _evaluate_masked(model: OpenedModel, source: str | None) -> dict[str, float]:
+    config, tokenizer = model.config, require_tokenizer(model.tokenizer)
+    train = training_rows(config, tokenizer)  # for the frequencies of tokens
+    data = config.data if source is None else dataclasses.replace(config.data, validation=(source,))
+    validation = prepare(data, tokenizer, "validation", schema=config.schema)
     if not validation:
         raise ValueError("this run has held nothing out; name a source with --data")
-    return train, validation
-
-
-def _evaluate_masked(
-    model: OpenedModel, train: tuple[tuple[Store, ...], ...], validation: tuple[Store, ...]
-) -> dict[str, float]:
-    config, tokenizer = model.config, require_tokenizer(model.tokenizer)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, eval_batches=0))
     objective = config.objective.build(config.model, model.compute, tokenizer)
     setup = Setup(config, tokenizer, train, validation, objective)

@@ -15,11 +15,9 @@ from typing import Any, NamedTuple
 
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load, override
-from jaxencoder.evaluation.seeds import format_failures, format_mean, mean_and_sd
-from jaxencoder.evaluation.suite import Outcome, Run, run_suite
-from jaxencoder.evaluation.tables import markdown_table
+from jaxencoder.evaluation.suite import Outcome, Run, format_failures, run_suite
+from jaxencoder.evaluation.tables import format_mean, markdown_table, mean_and_sd
 
-RECIPE = "finetune_classification"
 MISMATCHED = "mismatched"
 
 
@@ -37,17 +35,6 @@ class Task(NamedTuple):
     metrics: tuple[str, ...]
     epochs: int
     row_length: int = 128
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Command-line options of the recipe."""
-        return (
-            *("--data.text-field", self.text, "--data.pair-field", self.pair, "--data.label-field", "label"),
-            *("--data.row-length", str(self.row_length), "--training.epochs", str(self.epochs)),
-            *("--training.num-evaluations", str(self.epochs), "--training.batch-examples", "32"),
-            *("--training.checkpoint-every", "1000", "--training.keep-checkpoints", "1"),
-            *("--optimizer.learning-rate", "1e-4"),
-        )
 
 
 # The fastest first, so that the table fills early. RTE, MRPC, CoLA and STS-B have 2,490 to 8,551 examples and get more
@@ -116,7 +103,7 @@ def run_glue(
         OSError: the data cannot be found, or the folder cannot be written.
     """
     folder, start_time = Path(os.path.abspath(folder)), time.perf_counter()
-    init_from = os.path.abspath(init_from) if os.path.isdir(init_from) else str(init_from)  # as results.json names it
+    init_from = os.path.abspath(init_from) if os.path.isdir(init_from) else init_from  # as results.json names it
     runs, missing = plan_runs(str(data), init_from, folder, options)
     groups = {name: [run.name for run in runs[name]] for name in TASKS if name in runs}
 
@@ -167,17 +154,12 @@ def plan_runs(
 
 
 def find_sources(data: str, task: str, limit: int = 0) -> Sources | str:
-    """The sources of a task, or a sentence that names the missing one.
-
-    Raises:
-        FileNotFoundError: `data` is no folder.
-    """
+    """The sources of a task, or a sentence that names the missing one; FileNotFoundError if `data` is no folder."""
     first = f"[:{limit}]" if limit else ""
     if data == "tfds":
-        name = f"tfds:glue/{task}"
-        if task == "mnli":
-            return Sources(f"{name}:train{first}", f"{name}:validation_matched", f"{name}:validation_mismatched")
-        return Sources(f"{name}:train{first}", f"{name}:validation")
+        name = f"tfds:glue/{task}:"
+        splits = ["validation_matched", "validation_mismatched"] if task == "mnli" else ["validation"]
+        return Sources(f"{name}train{first}", *(name + split for split in splits))
     if not Path(data).is_dir():
         raise FileNotFoundError(f"no folder {data}; name one with a folder for each task, or tfds")
     folder = Path(os.path.abspath(data)) / task
@@ -194,7 +176,13 @@ def find_sources(data: str, task: str, limit: int = 0) -> Sources | str:
 
 def task_config(task: Task, sources: Sources, init_from: str, seed: int, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration of a task's run: the recipe, then the task's options, then the user's overrides."""
-    config = load(RECIPE, task.options)
+    config = load("finetune_classification", [
+        *("--data.text-field", task.text, "--data.pair-field", task.pair, "--data.label-field", "label"),
+        *("--data.row-length", str(task.row_length), "--training.epochs", str(task.epochs)),
+        *("--training.num-evaluations", str(task.epochs), "--training.batch-examples", "32"),
+        *("--training.checkpoint-every", "1000", "--training.keep-checkpoints", "1"),
+        *("--optimizer.learning-rate", "1e-4"),
+    ])  # fmt: skip
     data = replace(config.data, train=(sources.train,), validation=(sources.validation,))
     training = replace(config.training, seed=seed)
     return override(replace(config, init_from=init_from, data=data, training=training), overrides, "jaxencoder glue")
@@ -211,17 +199,17 @@ def summarize_tasks(
         missing: reasons why tasks have no runs.
 
     Returns:
-        "tasks": {name: {metric: {"mean", "sd", "runs"}, ..., "score": the same for the mean of the metrics, "seconds",
+        "tasks": {name: {metric: `mean_and_sd`, ..., "score": that of the mean of the metrics, "seconds",
         "tokens_per_second": means over the runs}}, "average" over the scores, None without scores, and "missing".
     """
-    tasks = {}
+    tasks, reasons = {}, dict(missing)
     for name, runs in groups.items():
-        finished = [outcomes[run] for run in runs if "results" in outcomes.get(run, {})]
-        if finished:
+        if finished := [outcomes[run] for run in runs if "results" in outcomes.get(run, {})]:
             tasks[name] = _task_scores(TASKS[name], finished)
+    for name in TASKS:
+        if name not in tasks and name not in missing:
+            reasons[name] = "no run has ended" if name in groups else "not asked for"
     means = [task["score"]["mean"] for task in tasks.values()]
-    reasons = {name: "no run has ended" if name in groups else "not asked for" for name in TASKS if name not in tasks}
-    reasons = dict(missing) | {name: reason for name, reason in reasons.items() if name not in missing}
     return {"average": statistics.fmean(means) if means else None, "tasks": tasks, "missing": reasons}
 
 

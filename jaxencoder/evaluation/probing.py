@@ -17,14 +17,14 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Batch, Params
+from jaxencoder.tasks.records import numbered
 from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text.buckets import BatchPlan, max_texts_per_row, require_tokenizer
-from jaxencoder.text.sources import read
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-MASKS = ("[MASK]", "<mask>")  # in published sets, whatever the tokenizer
+_MASKS = ("[MASK]", "<mask>")  # in published sets, whatever the tokenizer
 _MAX_NAMED = 20  # answers in a warning
 
 
@@ -37,11 +37,11 @@ def evaluate_probing(
 ) -> dict[str, float]:
     """Measure how high a model ranks the masked words of sentences.
 
-    Answers that are not a single token in their sentence are left out, and one warning counts and names them.
+    Answers that are not a single token in their sentence are left out, with one warning.
 
     Args:
         model: as for `Model.fill_mask`.
-        source: records with a text that holds one mask, the tokenizer's or one of MASKS, and an answer.
+        source: records with a text that holds one mask, the tokenizer's or one of _MASKS, and an answer.
         text_field, label_field: of the text and the answer.
         batch_tokens: as in `Model.embed`.
 
@@ -58,15 +58,14 @@ def evaluate_probing(
     check_mlm_head(model)
     tokenizer = require_tokenizer(model.tokenizer)
     texts, answers = [], []
-    for number, record in enumerate(read(source, text_field=text_field, required=(label_field,)), 1):
-        texts.append(_with_mask(tokenizer, record[text_field], f"{source}, record {number}"))
-        answers.append(record[label_field])
-        if not isinstance(answers[-1], str) or not answers[-1].strip():
-            raise ValueError(f"{source}, record {number}: the answer {str(answers[-1])[:60]!r} is no word; drop it")
+    for where, record in numbered(source, text_field, (label_field,)):
+        texts.append(_with_mask(tokenizer, record[text_field], where))
+        answers.append(answer := record[label_field])
+        if not isinstance(answer, str) or not answer.strip():
+            raise ValueError(f"{where}: the answer {str(answer)[:60]!r} is no word; drop it")
     all_ranks = answer_ranks(model, texts, answers, batch_tokens)
     ranks = all_ranks[all_ranks > 0]
-    left_out = [answer for answer, rank in zip(answers, all_ranks, strict=True) if not rank]
-    if left_out:
+    if left_out := [answer for answer, rank in zip(answers, all_ranks, strict=True) if not rank]:
         names = list(dict.fromkeys(left_out))
         listing = ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
         log.warning("%d of %d answers are not one token and were left out: %s.", len(left_out), len(answers), listing)
@@ -84,13 +83,7 @@ def evaluate_probing(
 def answer_ranks(
     model: OpenedModel, texts: Sequence[str], answers: Sequence[str], batch_tokens: int | None = None
 ) -> np.ndarray:
-    """The rank of each answer among all but the special tokens, at the mask of its text.
-
-    Args:
-        model: with a masked-language-model head.
-        texts: N texts, each with the tokenizer's mask token once.
-        answers: N answers.
-        batch_tokens: as in `Model.embed`.
+    """The rank of each answer among all but the special tokens at the one mask of its text.
 
     Returns:
         int64 [N], 1 for the most probable token; 0 for an answer that is not a single token.
@@ -98,9 +91,7 @@ def answer_ranks(
     tokenizer, length = require_tokenizer(model.tokenizer), model.max_length
     masked = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
     if long := [text for text, ids in zip(texts, masked, strict=True) if len(ids) > length]:
-        raise ValueError(
-            f"{len(long)} texts have more than the {length} tokens that are read; shorten {long[0][:60]!r}"
-        )
+        raise ValueError(f"{len(long)} texts have more than the {length} tokens of a row; shorten {long[0][:60]!r}")
     slots = np.array([int(np.flatnonzero(ids == tokenizer.mask_id)[0]) for ids in masked], np.int64)
     targets = _answer_tokens(tokenizer, texts, answers, masked, slots)
     excluded = excluded_tokens(tokenizer, model.config.model.vocab_size)
@@ -123,7 +114,7 @@ def answer_ranks(
 
 def _with_mask(tokenizer: Tokenizer, text: str, where: str) -> str:
     """The text with the tokenizer's mask; ValueError unless there is exactly one."""
-    for mask in MASKS:
+    for mask in _MASKS:
         text = text.replace(mask, tokenizer.mask_token)
     if (number := text.count(tokenizer.mask_token)) != 1:
         raise ValueError(f"{where}: {text[:60]!r} has {number} masks; write {tokenizer.mask_token} once")
@@ -135,8 +126,7 @@ def _answer_tokens(
 ) -> np.ndarray:
     """The id of each answer in place of the mask, int64 [N]; -1 for an answer that is not a single token.
 
-    Args:
-        masked, slots: for each text its ids, and the index of the mask among them.
+    `masked` and `slots` are the ids of each text, and the index of the mask among them.
     """
     mask, tokens = tokenizer.mask_token, np.full(len(texts), -1, np.int64)
     filled = tokenizer.encode_batch([text.replace(mask, word) for text, word in zip(texts, answers, strict=True)])

@@ -36,23 +36,18 @@ def write_report(
         predictions, result: from `evaluate_model`.
         title: names the model and the data.
         config, step: of the run and its checkpoint.
-
-    Raises:
-        OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".part.", dir=folder))
     try:
         with open_writer(part / PREDICTIONS_FILE, vectors=False) as write:
             write(prediction_records(predictions))
-        if predictions.is_multi_label:
+        if predictions.names:
             scores, labels = as_decisions(predictions.scores, predictions.labels)
             bins = reliability_bins(scipy.special.softmax(scores, axis=-1), labels)
             plots.plot_reliability(part / "reliability.png", bins)
-        elif predictions.names:
-            plots.plot_confusion(part / "confusion.png", confusion_matrix(predictions), predictions.names)
-            bins = reliability_bins(predictions.probabilities, predictions.labels)
-            plots.plot_reliability(part / "reliability.png", bins)
+            if not predictions.is_multi_label:
+                plots.plot_confusion(part / "confusion.png", confusion_matrix(predictions), predictions.names)
         else:
             plots.plot_values(part / "scatter.png", predictions.labels, predictions.scores[:, 0])
         text = "\n".join(_report(predictions, result, title, config, step)) + "\n"
@@ -121,7 +116,13 @@ def _classes(predictions: Predictions, result: dict[str, Any]) -> Iterable[str]:
     if predictions.is_multi_label:
         yield from ("", "A record has any number of classes, so that there is no confusion matrix.")
     else:
-        yield from _confusions(predictions)
+        yield from ("", "![Confusion matrix](confusion.png)", "")
+        names, matrix = predictions.names, confusion_matrix(predictions)
+        np.fill_diagonal(matrix, 0)
+        order = np.argsort(-matrix, axis=None, kind="stable")[:_MAX_CONFUSIONS]
+        pairs = [np.unravel_index(i, matrix.shape) for i in order if matrix.flat[i]]
+        rows = [(names[i], names[j], int(matrix[i, j])) for i, j in pairs]
+        yield from _table(("true", "predicted as", "times"), rows) if rows else ()
     calibration = result["calibration"]
     yield from ("", "## Calibration", "")
     yield "Expected and maximum calibration error of 15 bins, Brier score, the temperature by which to divide scores,"
@@ -129,32 +130,15 @@ def _classes(predictions: Predictions, result: dict[str, Any]) -> Iterable[str]:
     yield ""
     yield from _table(("metric", "value"), _numbers(calibration, int | float))
     yield from ("", "![Reliability](reliability.png)")
-    if "tuned" in result:
-        yield from _thresholds(result["tuned"])
-
-
-def _confusions(predictions: Predictions) -> Iterable[str]:
-    yield from ("", "![Confusion matrix](confusion.png)", "")
-    names, matrix = predictions.names, confusion_matrix(predictions)
-    np.fill_diagonal(matrix, 0)
-    order = np.argsort(-matrix, axis=None, kind="stable")[:_MAX_CONFUSIONS]
-    pairs = [np.unravel_index(i, matrix.shape) for i in order if matrix.flat[i]]
-    if pairs:
-        yield from _table(
-            ("true", "predicted as", "times"), ((names[i], names[j], int(matrix[i, j])) for i, j in pairs)
-        )
-
-
-def _thresholds(tuned: dict[str, Any]) -> Iterable[str]:
-    yield from ("", "## Thresholds", "")
-    yield f"Thresholds of the best F1 on {tuned['on']}, each class against the rest. argmax_f1 is the F1 of predicting"
-    yield "the most probable class, half_f1 that of a threshold of one half."
-    yield ""
-    if tuned["classes"]:
-        yield from _named_table("class", tuned["classes"])
-    if numbers := _numbers(tuned, float):
+    if tuned := result.get("tuned"):
+        yield from ("", "## Thresholds", "")
+        yield f"Thresholds of the best F1 on {tuned['on']}, each class against the rest. argmax_f1 is the F1 of"
+        yield "predicting the most probable class, half_f1 that of a threshold of one half."
         yield ""
-        yield from _table(("metric with the threshold", "value"), numbers)
+        yield from _named_table("class", tuned["classes"]) if tuned["classes"] else ()
+        if numbers := _numbers(tuned, float):
+            yield ""
+            yield from _table(("metric with the threshold", "value"), numbers)
 
 
 def _errors(predictions: Predictions, text_field: str, pair_field: str) -> Iterable[str]:

@@ -1,35 +1,29 @@
-"""Retrieval: how well a model's vectors rank the documents that answer a query.
+"""Retrieval: how well a model's vectors rank the documents that answer a query, and reranking by a cross-encoder.
 
-Folders and metrics are those of BEIR, Thakur et al. 2021, arXiv:2104.08663, computed as in trec_eval; nDCG is that of
-Järvelin and Kekäläinen 2002.
+Folders and metrics are those of BEIR, Thakur et al. 2021, arXiv:2104.08663 (reranking: section 4), computed as in
+trec_eval; nDCG is that of Järvelin and Kekäläinen 2002. Reranking follows Nogueira and Cho 2019, arXiv:1901.04085.
 """
 
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
+from jaxencoder.inference.rerank import check_cross_encoder, score_pairs
 from jaxencoder.inference.search import rank
-from jaxencoder.text.sources.records import Record, listed, read
+from jaxencoder.tasks.records import numbered
+from jaxencoder.text.messages import listed
+from jaxencoder.text.sources.records import Record
 
 log = logging.getLogger(__name__)
 
 MAX_RANK = 100  # lower ranks do not affect the metrics
 _INTEGER = re.compile(r"\s*-?\d+\s*")
-Relevances = dict[str, dict[str, int]]  # query -> document -> relevance
-
-
-class JudgedQueries(NamedTuple):
-    """Queries with relevance judgments: ids, texts, and the relevances of the judged documents by id."""
-
-    ids: list[str]
-    texts: list[str]
-    relevances: list[dict[str, int]]
 
 
 def ranking_metrics(rankings: Sequence[Sequence[str]], relevances: Sequence[Mapping[str, int]]) -> dict[str, float]:
@@ -81,13 +75,13 @@ def qrels_file(folder: Path, split: str) -> Path:
     raise FileNotFoundError(f"no file {file}; {hint}")
 
 
-def read_qrels(file: Path) -> Relevances:
-    """Relevances from lines "query, document, relevance" with tabs between; the first line may be a header.
+def read_qrels(file: Path) -> dict[str, dict[str, int]]:
+    """The relevances of documents by query: lines of query, document and relevance with tabs between.
 
     Raises:
-        ValueError: an invalid line, or no lines.
+        ValueError: an invalid line, but for a header, or no lines.
     """
-    relevances: Relevances = {}
+    relevances: dict[str, dict[str, int]] = {}
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -109,18 +103,6 @@ def read_qrels(file: Path) -> Relevances:
     return relevances
 
 
-def read_queries(folder: Path, relevances: Relevances) -> JudgedQueries:
-    """The judged queries, in the order of queries.jsonl; ValueError if the file lacks one."""
-    texts = {i: record["text"] for i, record in _read_with_ids(folder / "queries.jsonl") if i in relevances}
-    missing = [query for query in relevances if query not in texts]
-    if missing:
-        raise ValueError(
-            f"{folder / 'queries.jsonl'} lacks {len(missing)} of the {len(relevances)} queries that were judged, "
-            f"such as {missing[0]!r}; both files must be of the same set"
-        )
-    return JudgedQueries(list(texts), list(texts.values()), [relevances[query] for query in texts])
-
-
 def read_corpus(folder: Path) -> Iterator[Record]:
     """Records {"_id", "text"} of the documents; a title and a space precede the text."""
     for i, record in _read_with_ids(folder / "corpus.jsonl"):
@@ -128,12 +110,74 @@ def read_corpus(folder: Path) -> Iterator[Record]:
         yield {"_id": i, "text": f"{title} {record['text']}".strip()}
 
 
-class SearchResult(NamedTuple):
-    """The queries, for each the ids of its documents, best first, and the number of documents in the corpus."""
+def _read_with_ids(file: Path) -> Iterator[tuple[str, Record]]:
+    """(id, record) of each line; ValueError if an id is missing or not unique."""
+    seen = set()
+    for where, record in numbered(str(file), "text"):
+        value = record.get("_id")
+        if not isinstance(value, str | int) or value == "":
+            raise ValueError(f'{where}: "_id" is {value!r}; BEIR gives each record one, as text')
+        i = str(value)
+        if i in seen:
+            raise ValueError(f"{where}: the id {i!r} is not unique; give each record another")
+        seen.add(i)
+        yield i, record
 
-    queries: JudgedQueries
+
+class SearchResult(NamedTuple):
+    """The result of a search for each judged query, in the order of queries.jsonl.
+
+    Attributes:
+        queries: id -> text.
+        relevances: those of the judged documents, for each query.
+        rankings: ids of documents, best first, for each query.
+        documents: their number in the corpus.
+    """
+
+    queries: dict[str, str]
+    relevances: list[dict[str, int]]
     rankings: list[list[str]]
     documents: int
+
+
+def search_folder(
+    model: OpenedModel,
+    folder: Path,
+    split: str,
+    k: int,
+    options: EmbedOptions = DEFAULT_OPTIONS,
+    query_prompt: str | None = None,
+) -> SearchResult:
+    """The k documents of a BEIR folder nearest to each of its judged queries, exactly and in one pass.
+
+    A document with the id of its query does not count as a result, as in BEIR: in some sets queries are documents.
+    Arguments and errors are those of `evaluate_retrieval`.
+    """
+    file = qrels_file(folder, split)
+    relevances = read_qrels(file)
+    queries = {i: record["text"] for i, record in _read_with_ids(folder / "queries.jsonl") if i in relevances}
+    if missing := [query for query in relevances if query not in queries]:
+        raise ValueError(
+            f"{folder / 'queries.jsonl'} lacks {len(missing)} of the {len(relevances)} queries that were judged, "
+            f"such as {missing[0]!r}; both files must be of the same set"
+        )
+    relevant = [document for judged in relevances.values() for document, relevance in judged.items() if relevance > 0]
+    if not relevant:
+        raise ValueError(f"{file} calls no document relevant; a relevance must be above 0")
+    ids, indices = [], np.zeros((0, 0), np.int32)
+    # k + 1, because the document with the query's id is dropped.
+    documents, texts = read_corpus(folder), list(queries.values())
+    for chunk, nearest in rank(model, texts, documents, k + 1, options=options, query_prompt=query_prompt):
+        ids += [record["_id"] for record in chunk]
+        indices = nearest.indices
+    corpus_ids = set(ids)
+    if absent := sum(document not in corpus_ids for document in relevant):
+        log.warning("%d relevant documents are missing from %s.", absent, folder / "corpus.jsonl")
+    ranked = [[ids[i] for i in row if i >= 0] for row in indices.tolist()]
+    rankings = [[i for i in row if i != query] for row, query in zip(ranked, queries, strict=True)]
+    if left_out := sum(map(len, ranked)) - sum(map(len, rankings)):
+        log.warning("%d documents have the id of the query that found them and were left out, as in BEIR.", left_out)
+    return SearchResult(queries, [relevances[query] for query in queries], [row[:k] for row in rankings], len(ids))
 
 
 def evaluate_retrieval(
@@ -143,9 +187,7 @@ def evaluate_retrieval(
     options: EmbedOptions = DEFAULT_OPTIONS,
     query_prompt: str | None = None,
 ) -> dict[str, float]:
-    """Search the documents of a BEIR folder for each of its judged queries, exactly and in one pass.
-
-    A document with the id of its query does not count as a result, as in BEIR: in some sets queries are documents.
+    """Evaluate a model's vectors on a BEIR folder by `search_folder`.
 
     Args:
         model: an opened model.
@@ -160,50 +202,53 @@ def evaluate_retrieval(
         ValueError: a file is invalid, or no query has a relevant document.
         OSError: a file is missing or cannot be read.
     """
-    result = search_folder(model, folder, split, MAX_RANK, options, query_prompt)
-    metrics = ranking_metrics(result.rankings, result.queries.relevances)
-    return {"queries": len(result.queries.ids), "documents": result.documents, **metrics}
+    result = search_folder(model, Path(folder), split, MAX_RANK, options, query_prompt)
+    metrics = ranking_metrics(result.rankings, result.relevances)
+    return {"queries": len(result.queries), "documents": result.documents, **metrics}
 
 
-def search_folder(
+def evaluate_reranking(
     model: OpenedModel,
     folder: str | Path,
-    split: str,
-    k: int,
+    first: OpenedModel,
+    k: int = 100,
+    split: str = "test",
     options: EmbedOptions = DEFAULT_OPTIONS,
     query_prompt: str | None = None,
-) -> SearchResult:
-    """The k documents of a BEIR folder nearest to each of its judged queries; see `evaluate_retrieval`."""
+) -> dict[str, Any]:
+    """Search a BEIR folder with one model, and reorder its first results by another's scores.
+
+    Args:
+        model: a cross-encoder, see `score_pairs`.
+        folder, split: as in `evaluate_retrieval`.
+        first: the model that searches.
+        k: number of documents to score per query; the others keep their order.
+        options, query_prompt: of the first model, as for `rank`. `options.batch_tokens` is for both models.
+
+    Returns:
+        queries, documents and candidates (the number of scored pairs), `ranking_metrics`, and the metrics of the search
+        alone with the prefix "first_".
+
+    Raises:
+        ValueError: the model is no cross-encoder, k is below 1, or as `evaluate_retrieval`.
+        OSError: a file is missing or cannot be read.
+    """
+    check_cross_encoder(model)
+    if k < 1:
+        raise ValueError(f"k is {k}; give at least 1")
     folder = Path(folder)
-    relevances = read_qrels(qrels_file(folder, split))
-    queries = read_queries(folder, relevances)
-    if not any(relevance > 0 for judged in queries.relevances for relevance in judged.values()):
-        raise ValueError(f"{qrels_file(folder, split)} calls no document relevant; a relevance must be above 0")
-    ids, indices = [], np.zeros((0, 0), np.int32)
-    # k + 1, because the document with the query's id is dropped.
-    for chunk, nearest in rank(model, queries.texts, read_corpus(folder), k + 1, "text", options, query_prompt):
-        ids += [record["_id"] for record in chunk]
-        indices = nearest.indices
-    corpus_ids = set(ids)
-    missing = sum(i not in corpus_ids for judged in queries.relevances for i, x in judged.items() if x > 0)
-    if missing:
-        log.warning("%d relevant documents are missing from %s.", missing, folder / "corpus.jsonl")
-    ranked = [[ids[i] for i in row if i >= 0] for row in indices.tolist()]
-    rankings = [[i for i in row if i != query] for row, query in zip(ranked, queries.ids, strict=True)]
-    if left_out := sum(map(len, ranked)) - sum(map(len, rankings)):
-        log.warning("%d documents have the id of the query that found them and were left out, as in BEIR.", left_out)
-    return SearchResult(queries, [row[:k] for row in rankings], len(ids))
-
-
-def _read_with_ids(file: Path) -> Iterator[tuple[str, Record]]:
-    """(id, record) of each line; ValueError if an id is missing or not unique."""
-    seen = set()
-    for number, record in enumerate(read(str(file)), 1):
-        value = record.get("_id")
-        if not isinstance(value, str | int) or value == "":
-            raise ValueError(f'{file}, record {number}: "_id" is {value!r}; BEIR gives each record one, as text')
-        i = str(value)
-        if i in seen:
-            raise ValueError(f"{file}, record {number}: the id {i!r} is not unique; give each record another")
-        seen.add(i)
-        yield i, record
+    result = search_folder(first, folder, split, max(k, MAX_RANK), options, query_prompt)
+    pairs = [(text, i) for text, ids in zip(result.queries.values(), result.rankings, strict=True) for i in ids[:k]]
+    candidates = {i for _, i in pairs}
+    texts = {record["_id"]: record["text"] for record in read_corpus(folder) if record["_id"] in candidates}
+    scores = score_pairs(model, [text for text, _ in pairs], [texts[i] for _, i in pairs], options.batch_tokens)
+    if not np.isfinite(scores).all():
+        raise ValueError("some scores are not finite: the run is damaged, or its training diverged")
+    reranked, start = [], 0
+    for ids in result.rankings:
+        order = np.argsort(-scores[start : start + len(ids[:k])], kind="stable")
+        reranked.append([ids[i] for i in order] + ids[k:])
+        start += len(order)
+    before, after = (ranking_metrics(rankings, result.relevances) for rankings in (result.rankings, reranked))
+    counts = {"queries": len(result.queries), "documents": result.documents, "candidates": len(scores)}
+    return counts | after | {f"first_{name}": value for name, value in before.items()}

@@ -6,7 +6,7 @@ per example; for other metrics the paired bootstrap, with the p-value of Berg-Ki
 Investigation of Statistical Significance in NLP".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +16,6 @@ import scipy.stats
 RESAMPLES = 9_999  # with the measured difference 10,000, so that p-values are multiples of 0.0001
 _MAX_CELLS = 1 << 24  # numbers in memory at once, over all resamples of a chunk
 _LEVEL = 0.05  # significance level; the intervals cover 1 - _LEVEL
-
-Metric = Callable[[np.ndarray], np.ndarray]
 
 
 class Difference(NamedTuple):
@@ -39,7 +37,6 @@ class Difference(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """b - a."""
         return self.b - self.a
 
 
@@ -54,9 +51,8 @@ def compare_classes(
     Args:
         labels: int [N], ids of the true classes.
         a, b: int [runs, N], predicted classes of each side; their numbers of runs may differ.
-        classes: number of classes, C.
-        seed: of the resampling.
-        resamples: number of resamples.
+        classes: their number, C.
+        seed, resamples: of the bootstrap and the permutation test.
     """
     N = len(labels)
     # Examples with the same label and predictions share a cell; drawing examples is drawing the counts of cells.
@@ -158,11 +154,9 @@ def _differences(names: Sequence[str], measured: np.ndarray, resampled: np.ndarr
         # example or for equal ones, which cannot show significance.
         extreme = (np.abs(resampled_differences - difference) >= abs(difference) - 1e-12).sum()
         p = float((extreme + 1) / (len(resampled_differences) + 1)) if np.ptp(resampled_differences) else 1.0
-        a_std, b_std = (float(side.std(ddof=1)) if len(side) > 1 else None for side in (a, b))
-        interval = float(low), float(high)
-        differences.append(
-            Difference(name, float(a.mean()), float(b.mean()), a_std, b_std, *interval, p, "paired bootstrap")
-        )
+        stds = [float(side.std(ddof=1)) if len(side) > 1 else None for side in (a, b)]
+        numbers = float(a.mean()), float(b.mean()), *stds, float(low), float(high)
+        differences.append(Difference(name, *numbers, p, "paired bootstrap"))
     return differences
 
 
@@ -186,7 +180,7 @@ def _matthews(confusion: np.ndarray) -> np.ndarray:
     return np.where(variances > 0, covariance / np.sqrt(np.maximum(variances, 1)), 0.0)
 
 
-_CLASS_METRICS: dict[str, Metric] = {"accuracy": _accuracy, "macro_f1": _macro_f1, "matthews": _matthews}
+_CLASS_METRICS = {"accuracy": _accuracy, "macro_f1": _macro_f1, "matthews": _matthews}
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ from jaxencoder.inference.embed import embed
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.tasks.classification.metrics import correlations
+from jaxencoder.tasks.records import numbered, with_texts
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.schema import TEXTS
-from jaxencoder.text.sources import field_names, listed, read
+from jaxencoder.text.sources import field_names, listed
 
 # Usual names of the score in published sets, in the order in which they are tried.
 _SCORES = ("score", "similarity_score", "similarity", "relatedness_score", "label")
@@ -30,21 +31,8 @@ class Fields(NamedTuple):
     score: str
 
 
-class Pairs(NamedTuple):
-    """The columns of a set: N first texts, N second texts, scores float64 [N]."""
-
-    texts: list[str]
-    second_texts: list[str]
-    scores: np.ndarray
-
-
 def find_fields(names: Sequence[str], text: str = "", pair: str = "", score: str = "", source: str = "data") -> Fields:
-    """The fields of a set.
-
-    Args:
-        names: fields of its records.
-        text, pair, score: the names to use; empty: a usual name.
-        source: for error messages.
+    """The fields of a set whose records have these names; empty text, pair or score: a usual name.
 
     Raises:
         ValueError: no field has a usual name.
@@ -65,8 +53,8 @@ def find_fields(names: Sequence[str], text: str = "", pair: str = "", score: str
     return fields
 
 
-def read_pairs(sources: Sequence[str], fields: Fields) -> Pairs:
-    """The pairs of a set.
+def read_pairs(sources: Sequence[str], fields: Fields) -> tuple[list[str], list[str], np.ndarray]:
+    """The N first texts, N second texts and scores float64 [N] of a set.
 
     Args:
         sources: as in `jaxencoder.text.sources`; together they are one set.
@@ -79,21 +67,14 @@ def read_pairs(sources: Sequence[str], fields: Fields) -> Pairs:
     """
     texts, second_texts, scores = [], [], []
     for source in sources:
-        for number, record in enumerate(read(source, text_field=fields.text, fields=fields[1:]), 1):
-            where = f"{source}, record {number}"
-            second_text = record[fields.second_text]
-            if not isinstance(second_text, str):
-                raise ValueError(
-                    f"{where}: field {fields.second_text!r} is {type(second_text).__name__}, not text; "
-                    "name another with --pair-field"
-                )
+        for where, record in numbered(source, fields.text, fields[1:]):
             texts.append(record[fields.text])
-            second_texts.append(second_text)
+            second_texts.append(with_texts(record, [fields.second_text], where)[fields.second_text])
             scores.append(Labels("value", ()).encode(record[fields.score], where))
     if len(set(scores)) < 2:
         content = "1 pair" if len(scores) == 1 else f"{len(scores)} pairs, all with the score {scores[0]:g}"
         raise ValueError(f"{listed(sources)} holds {content}; a correlation needs pairs of different scores")
-    return Pairs(texts, second_texts, np.array(scores, np.float64))
+    return texts, second_texts, np.array(scores, np.float64)
 
 
 def evaluate_similarity(
@@ -106,8 +87,6 @@ def evaluate_similarity(
 ) -> dict[str, float | list[str]]:
     """Correlate the cosine similarities of a model's vectors with the scores of a set of pairs.
 
-    Each distinct text is embedded once.
-
     Args:
         model: an opened model.
         sources: as in `read_pairs`.
@@ -115,15 +94,15 @@ def evaluate_similarity(
         options: of the vectors, which are always normalized.
 
     Returns:
-        {"pairs": number of pairs, "spearman" and "pearson": correlations of the cosine similarities with the scores, in
-        [-1, 1], "fields": names of the fields of the first text, the second text and the score}.
+        pairs, their number; spearman and pearson, the correlations; fields, the names of the fields of the first text,
+        the second text and the score.
 
     Raises:
         ValueError, OSError: as `find_fields` and `read_pairs`.
     """
     fields = find_fields(field_names(sources[0]), text_field, pair_field, label_field, sources[0])
     texts, second_texts, scores = read_pairs(sources, fields)
-    rows = {text: row for row, text in enumerate(dict.fromkeys(texts + second_texts))}  # of `vectors`
+    rows = {text: row for row, text in enumerate(dict.fromkeys(texts + second_texts))}  # each text is embedded once
     vectors = embed(model, list(rows), dataclasses.replace(options, normalize=True))
     if not np.isfinite(vectors).all():
         raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")

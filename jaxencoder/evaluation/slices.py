@@ -8,12 +8,9 @@ import numpy as np
 
 from jaxencoder.tasks.classification.metrics import correlations, metrics_of_classes, metrics_of_decisions
 from jaxencoder.tasks.classification.predict import Predictions
-from jaxencoder.text.sources import closest, listed
+from jaxencoder.text.messages import closest, listed
 
-LENGTH = "length in tokens"
 _MAX_SLICES = 30  # per field; the rarest values share one slice
-_QUANTILES = 4  # slices of numbers, with about equally many examples
-_ABSENT, _OTHER = "(none)", "(others)"
 
 
 def slice_metrics(predictions: Predictions, fields: Sequence[str] = ()) -> dict[str, dict[str, dict[str, float]]]:
@@ -32,51 +29,49 @@ def slice_metrics(predictions: Predictions, fields: Sequence[str] = ()) -> dict[
     Raises:
         ValueError: no record has one of the fields.
     """
-    slices = {LENGTH: _quartiles(predictions.tokens.tolist())}
+    slices = {"length in tokens": _quartiles(predictions.tokens)}
     for name in fields:
         if not any(name in record for record in predictions.records):
             first = predictions.records[0]
             raise ValueError(f"no record has the field {name!r}, but {listed(first)}{closest(name, first)}")
         slices[name] = _slices_of_values([record.get(name) for record in predictions.records])
-    return {name: _metrics_by_slice(predictions, record_slices) for name, record_slices in slices.items()}
+    return {
+        name: {slice_name: _metrics(predictions, rows) for slice_name, rows in rows_by_slice.items()}
+        for name, rows_by_slice in slices.items()
+    }
 
 
-def _metrics_by_slice(predictions: Predictions, record_slices: list[tuple[int, str]]) -> dict[str, dict[str, float]]:
-    """Metrics by the name of a slice, by rank; record_slices holds the rank and the name of each record's slice."""
-    result = {}
-    for rank, slice_name in sorted(set(record_slices)):
-        rows = np.array([record_slice == (rank, slice_name) for record_slice in record_slices])
-        if predictions.is_multi_label:
-            metrics = metrics_of_decisions(predictions.predicted[rows], predictions.true[rows])
-        elif predictions.names:
-            classes = predictions.scores[rows].argmax(-1)
-            metrics = metrics_of_classes(classes, predictions.labels[rows], len(predictions.names))
-            metrics = {name: metrics[name] for name in ("accuracy", "macro_f1", "matthews")}
-        else:
-            metrics = correlations(predictions.scores[rows, 0], predictions.labels[rows])
-        result[slice_name] = {"examples": int(rows.sum())} | metrics
-    return result
+def _metrics(predictions: Predictions, rows: np.ndarray) -> dict[str, float]:
+    if predictions.is_multi_label:
+        metrics = metrics_of_decisions(predictions.predicted[rows], predictions.true[rows])
+    elif predictions.names:
+        classes = predictions.scores[rows].argmax(-1)
+        metrics = metrics_of_classes(classes, predictions.labels[rows], len(predictions.names))
+        metrics = {name: metrics[name] for name in ("accuracy", "macro_f1", "matthews")}
+    else:
+        metrics = correlations(predictions.scores[rows, 0], predictions.labels[rows])
+    return {"examples": int(rows.sum())} | metrics
 
 
-def _quartiles(values: list[float]) -> list[tuple[int, str]]:
-    """The rank and the name of each number's slice, such as (0, "3 to 17")."""
-    numbers = np.asarray(values)
-    bounds = np.unique(np.quantile(numbers, np.arange(1, _QUANTILES) / _QUANTILES, method="lower"))
+def _quartiles(values: Sequence[float] | np.ndarray) -> dict[str, np.ndarray]:
+    """The rows of each slice of numbers, bool [N], by a name such as "3 to 17"."""
+    numbers, slices = np.asarray(values), {}
+    bounds = np.unique(np.quantile(numbers, (0.25, 0.5, 0.75), method="lower"))
     ranks = np.searchsorted(bounds, numbers)
-    names = {}
-    for rank in np.unique(ranks).tolist():
+    for rank in np.unique(ranks):
         low, high = numbers[ranks == rank].min(), numbers[ranks == rank].max()
-        names[rank] = f"{low:.15g}" if low == high else f"{low:.15g} to {high:.15g}"
-    return [(rank, names[rank]) for rank in ranks.tolist()]
+        slices[f"{low:.15g}" if low == high else f"{low:.15g} to {high:.15g}"] = ranks == rank
+    return slices
 
 
-def _slices_of_values(values: list[Any]) -> list[tuple[int, str]]:
-    """The rank and the name of each value's slice, the most frequent first; missing values (None) share a slice."""
-    names = [_ABSENT if value is None else str(value) for value in values]
-    frequent = [name for name, _ in Counter(names).most_common()]
+def _slices_of_values(values: list[Any]) -> dict[str, np.ndarray]:
+    """The rows of each value, bool [N], the most frequent first; missing values (None) share a slice."""
+    names = np.array(["(none)" if value is None else str(value) for value in values], object)
+    frequent = [name for name, _ in Counter(names.tolist()).most_common()]
     if len(frequent) > _MAX_SLICES:
         if all(isinstance(x, int | float) and np.isfinite(x) for x in values):
             return _quartiles(values)
         frequent = frequent[: _MAX_SLICES - 1]
-    ranks = {name: rank for rank, name in enumerate(frequent)}
-    return [(ranks[name], name) if name in ranks else (_MAX_SLICES, _OTHER) for name in names]
+        names[~np.isin(names, frequent)] = "(others)"
+        frequent.append("(others)")
+    return {name: names == name for name in frequent}

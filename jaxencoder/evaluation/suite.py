@@ -1,7 +1,7 @@
 """Suites of runs: each is trained and evaluated in its own folder, and finished runs are never repeated.
 
-All results are in the suite's results.json, which is replaced atomically. An interrupted run continues and gives the
-results of an uninterrupted one, so the same command continues a suite that was killed.
+All results are in the suite's results.json. An interrupted run continues and gives the results of an uninterrupted
+one, so the same command continues a suite that was killed.
 """
 
 import contextlib
@@ -29,17 +29,14 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import CONFIG_FILE, from_json, read, to_json
-from jaxencoder.evaluation.evaluate import evaluate, kept_step
-from jaxencoder.evaluation.results import RESULTS_FILE
-from jaxencoder.files import write_atomic
+from jaxencoder.evaluation.evaluate import RESULTS_FILE, evaluate, kept_step
+from jaxencoder.files import read_json, write_atomic, write_json
 from jaxencoder.text.sources import fingerprint
 from jaxencoder.training.loop import train
 from jaxencoder.training.memory import computes_on_cpu, keep_freed_memory
 from jaxencoder.training.telemetry import METRICS_FILE, Diverged
 
-REPORT_FILE = "report.md"
 LOG_FILE = "log.txt"
-
 Outcome = dict[str, Any]
 Summarize = Callable[[dict[str, Outcome]], tuple[dict[str, Any], str]]
 
@@ -58,12 +55,6 @@ class Run:
     config: RunConfig
     data: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def sources(self) -> list[str]:
-        """Sources of training and validation in all phases, and of `data`."""
-        phases = [phase.data for phase in self.config.phase_configs]
-        return [*(source for data in phases for source in (*data.train, *data.validation)), *self.data.values()]
-
 
 def identities(runs: Sequence[Run]) -> dict[str, str]:
     """Digests, by name, of all that decides a run's results: its settings, and the `fingerprint` of its sources.
@@ -79,11 +70,13 @@ def identities(runs: Sequence[Run]) -> dict[str, str]:
         except (ValueError, OSError):
             return ""  # the run itself reports the error
 
-    digests = {}
-    for run in runs:
-        parts = [to_json(run.config), *run.data.items(), *map(content_of, run.sources)]
-        digests[run.name] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-    return digests
+    def digest(run: Run) -> str:
+        phases = [phase.data for phase in run.config.phase_configs]
+        sources = [*(source for data in phases for source in (*data.train, *data.validation)), *run.data.values()]
+        parts = [to_json(run.config), *run.data.items(), *map(content_of, sources)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    return {run.name: digest(run) for run in runs}
 
 
 def run_suite(runs: Sequence[Run], folder: Path, summarize: Summarize, jobs: int = 1) -> dict[str, Outcome]:
@@ -103,7 +96,6 @@ def run_suite(runs: Sequence[Run], folder: Path, summarize: Summarize, jobs: int
     Raises:
         ValueError: jobs exceed the cores, or 1 on an accelerator; several hosts are configured; another suite is
             running in the folder, or its results have another identity, see `identities`; or every run has failed.
-        OSError: the folder cannot be written.
     """
     cores = _usable_cores(jobs)
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,18 +128,14 @@ def _usable_cores(jobs: int) -> list[int]:
 
 
 class _SuiteResults:
-    """Outcomes of a suite, in results.json and report.md.
-
-    Attributes:
-        finished: outcomes of `runs` by name, without those that have failed before.
-        previous: outcomes in the file when the suite was started, which may be of other runs.
-    """
+    """Outcomes of a suite, in results.json and report.md."""
 
     def __init__(self, runs: Sequence[Run], folder: Path, summarize: Summarize):
         self.runs, self.folder, self.summarize = runs, folder, summarize
         path = folder / RESULTS_FILE
-        self.previous, self.identity = _read_outcomes(path), identities(runs)
-        self.finished: dict[str, Outcome] = {}
+        self.previous = _read_outcomes(path)  # some may be of other runs
+        self.identity = identities(runs)
+        self.finished: dict[str, Outcome] = {}  # of `runs`, without those that have failed before
         for run in runs:
             outcome = self.previous.get(run.name, {})
             if outcome.get("identity") == self.identity[run.name]:
@@ -171,16 +159,21 @@ class _SuiteResults:
 
     def write(self) -> None:
         summary, report = self.summarize(self.ordered)
-        content = summary | {"runs": self.previous | self.ordered}
-        write_atomic(self.folder / RESULTS_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        write_atomic(self.folder / REPORT_FILE, report + "\n")
+        write_json(self.folder / RESULTS_FILE, summary | {"runs": self.previous | self.ordered})
+        write_atomic(self.folder / "report.md", report + "\n")
 
 
 def _read_outcomes(path: Path) -> dict[str, Outcome]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["runs"]) if path.exists() else {}
+        return dict(read_json(path, dict)["runs"]) if path.exists() else {}
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} holds no results of a suite; name another folder, or delete it") from None
+
+
+def format_failures(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """A line for each run without results."""
+    statuses = ("diverged", "failed")
+    return [f"{name} has {x}: {outcome[x]}" for name, outcome in outcomes.items() for x in statuses if x in outcome]
 
 
 def _format_outcome(outcome: Outcome) -> str:
@@ -192,18 +185,12 @@ def _format_outcome(outcome: Outcome) -> str:
     )
 
 
-@contextlib.contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> contextlib.AbstractContextManager:
     """Keeps other suites out of the folder."""
-    lock = filelock.FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        return filelock.FileLock(folder / ".lock").acquire(timeout=0)
     except filelock.Timeout:
         raise ValueError(f"another suite is running in {folder}; wait for it, or name another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _compilation_cache_folder() -> str:
@@ -235,19 +222,16 @@ def _train_and_evaluate(run: Run, folder: Path) -> Outcome:
         with filelock.FileLock(folder / ".lock"):  # a suite that was killed may leave a process that still saves
             train(run.config, folder)
             results = {"validation": evaluate(folder, step=step)}
-            for name, source in run.data.items():
-                results[name] = evaluate(folder, data=source, step=step)
+            results |= {name: evaluate(folder, data=source, step=step) for name, source in run.data.items()}
     except Diverged as error:
         return {"diverged": str(error)}
     except (ValueError, OSError) as error:
         return {"failed": " ".join(str(error).split()) or type(error).__name__}
     except jax.errors.JaxRuntimeError as error:  # such as out of memory, where the other lines list allocations
         return {"failed": str(error).partition("\n")[0]}
-    numbers = {
-        name: {metric: value for metric, value in result.items() if isinstance(value, int | float)}
-        for name, result in results.items()
-    }
-    return {"results": numbers} | _training_speed(folder)
+    for name, result in results.items():
+        results[name] = {metric: value for metric, value in result.items() if isinstance(value, int | float)}
+    return {"results": results} | _training_speed(folder)
 
 
 def _training_speed(folder: Path) -> dict[str, float]:
@@ -302,10 +286,11 @@ def _run_in_processes(
 
 def _run_in_process(run: Run, folder: Path, cores: Sequence[int], children: set[subprocess.Popen]) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
+    log_file = folder / LOG_FILE
     request = {"name": run.name, "config": to_json(run.config), "data": dict(run.data)}
     request |= {"folder": str(folder), "cores": list(cores)}
     with (
-        (folder / LOG_FILE).open("a", encoding="utf-8") as log,
+        log_file.open("a", encoding="utf-8") as log,
         subprocess.Popen(
             [sys.executable, "-m", "jaxencoder.evaluation.suite"],
             stdin=subprocess.PIPE,
@@ -317,7 +302,7 @@ def _run_in_process(run: Run, folder: Path, cores: Sequence[int], children: set[
         ) as child,
     ):
         children.add(child)
-        print(f"{run.name} begins, see {folder / LOG_FILE}", flush=True)
+        print(f"{run.name} begins, see {log_file}", flush=True)
         assert child.stdin and child.stdout  # both are pipes
         child.stdin.write(json.dumps(request) + "\n")
         child.stdin.flush()
@@ -325,7 +310,7 @@ def _run_in_process(run: Run, folder: Path, cores: Sequence[int], children: set[
     children.discard(child)
     if answer:
         return json.loads(answer)
-    return {"failed": f"its process ended with exit code {child.returncode}; see {folder / LOG_FILE}"}
+    return {"failed": f"its process ended with exit code {child.returncode}; see {log_file}"}
 
 
 def _child_main() -> None:

@@ -15,9 +15,8 @@ from typing import Any
 from jaxencoder.checkpoints.run import saved_config
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import CONFIG_FILE, override
-from jaxencoder.evaluation.seeds import aggregate, format_failures, format_mean
-from jaxencoder.evaluation.suite import Outcome, Run, run_suite
-from jaxencoder.evaluation.tables import markdown_table
+from jaxencoder.evaluation.suite import Outcome, Run, format_failures, run_suite
+from jaxencoder.evaluation.tables import format_mean, markdown_table, mean_and_sd
 
 # Metrics to rank settings by if training.best_metric is not among the results, and whether more or less is better.
 _COMMON_METRICS = {"accuracy": "max", "f1": "max", "micro_f1": "max", "exact": "max", "loss": "min"}
@@ -41,7 +40,6 @@ def run_sweep(
 
     Raises:
         ValueError: a setting is unknown, malformed or contradicts another, or every run has failed.
-        OSError: the folder cannot be written.
     """
     folder, settings = Path(folder), grid(config, vary)
     seeds = tuple(dict.fromkeys(seeds)) or (config.training.seed,)
@@ -107,8 +105,11 @@ def summarize_settings(outcomes: dict[str, Outcome], groups: dict[str, list[str]
         groups: names of the runs of each setting.
         config: its training.best_metric ranks the settings, or a common metric if the results lack it.
     """
-    settings = {name: aggregate(outcomes[run] for run in runs if run in outcomes) for name, runs in groups.items()}
-    settings = {name: metrics for name, metrics in settings.items() if metrics}
+    settings = {}
+    for name, runs in groups.items():
+        results = [outcomes[run]["results"]["validation"] for run in runs if "results" in outcomes.get(run, {})]
+        if results:
+            settings[name] = {metric: mean_and_sd([x[metric] for x in results]) for metric in results[0]}
     best_metric, best_mode = config.training.best_metric, config.training.best_mode
     if not best_metric:
         best_metric, best_mode = config.objective.best
@@ -131,14 +132,13 @@ def format_report(summary: dict[str, Any], outcomes: dict[str, Outcome], seeds: 
     settings, lines = summary["settings"], []
     if settings:
         metrics = [name for name in next(iter(settings.values())) if name != "examples"]
-        rows = [[name, *(format_mean(results.get(x)) for x in metrics)] for name, results in settings.items()]
-        header = ["setting", *metrics]
         counts = [results[metrics[0]]["runs"] for results in settings.values()]
-        if min(counts) < seeds:
-            header.insert(1, "runs")
-            for row, count in zip(rows, counts, strict=True):
-                row.insert(1, str(count))
-        lines.append(markdown_table(header, rows))
+        shows_runs = min(counts) < seeds
+        rows = [
+            [name, *([str(count)] if shows_runs else []), *(format_mean(results.get(x)) for x in metrics)]
+            for (name, results), count in zip(settings.items(), counts, strict=True)
+        ]
+        lines.append(markdown_table(["setting", *(["runs"] if shows_runs else []), *metrics], rows))
     if summary["best"] is not None:
         best = settings[summary["best"]][summary["by"]]
         among = f", of {len(settings)} settings" if len(settings) > 1 else ""

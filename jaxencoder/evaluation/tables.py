@@ -1,7 +1,9 @@
-"""Tables of results: plain text for a terminal, and Markdown."""
+"""Tables of results, plain text for a terminal and Markdown, and their cells: means over the runs of one setting."""
 
+import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -10,6 +12,25 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 def one_line(text: str) -> str:
     """The text with a space in place of line breaks and of characters that move a terminal's cursor."""
     return " ".join(_CONTROL.sub(" ", text).split())
+
+
+def mean_and_sd(values: Sequence[float]) -> dict[str, Any]:
+    """The mean, the sample standard deviation and the number of values, as "mean", "sd" and "runs".
+
+    The deviation is None for a single value, or if a value is not finite.
+    """
+    is_finite = all(map(math.isfinite, values))
+    mean = statistics.fmean(values) if is_finite else sum(values) / len(values)  # fmean raises for inf - inf
+    sd = statistics.stdev(values) if is_finite and len(values) > 1 else None
+    return {"mean": mean, "sd": sd, "runs": len(values)}
+
+
+def format_mean(mean: Mapping[str, Any] | None, scale: float = 1.0, digits: int = 4) -> str:
+    """A mean with its deviation, "0.8312 ± 0.0041"; empty for None."""
+    if mean is None:
+        return ""
+    sd = "" if mean["sd"] is None else f" ± {scale * mean['sd']:.{digits}f}"
+    return f"{scale * mean['mean']:.{digits}f}{sd}"
 
 
 def text_table(rows: Iterable[Sequence[str]], justify: Callable[[str, int], str] = str.rjust) -> str:

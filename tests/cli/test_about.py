@@ -66,10 +66,7 @@ def test_cost(recipe, capsys, monkeypatch):
         (["bert_small", "--mesh.fdsp", "2"], "unknown setting --mesh.fdsp; did you mean --mesh.fsdp?"),
         (["bert_small", "--lenght", "9"], "unknown option --lenght; did you mean --length?"),
         (["some/run", "--lenght=9"], "unknown option --lenght; did you mean --length?"),
-        (
-            ["run", "--colour", "9"],
-            "--colour is not an option of inspect; only a recipe has settings to change, not run",
-        ),
+        (["run", "--colour", "9"], "--colour is not an option of inspect; only a recipe has settings, not run"),
     ],
 )
 def test_inspect_mistakes(words, line, capsys):

@@ -4,13 +4,10 @@ import json
 
 import pytest
 
-from jaxencoder.describe.cost import Cost, CostLine
-from jaxencoder.describe.families import Entry, Size
+from jaxencoder.describe.cost import Cost, CostLine, format_cost
+from jaxencoder.describe.families import Entry, Size, format_families, format_family
 from jaxencoder.describe.format import as_json, format_count, format_memory
-from jaxencoder.describe.format_cost import format_cost
-from jaxencoder.describe.format_families import format_families, format_family
-from jaxencoder.describe.format_inspection import format_inspection
-from jaxencoder.describe.inspect import Inspection, LayerKind, MemoryUse, Parameter
+from jaxencoder.describe.inspect import Inspection, LayerKind, MemoryUse, Parameter, format_inspection
 
 SMALL = Size("someone/small", 2, 128, 512, 2, 30522, 512, 4_385_920, 3_972_864)
 KERNEL = Parameter(

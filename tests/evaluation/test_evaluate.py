@@ -58,7 +58,6 @@ def test_two_evaluations_at_a_time(own, monkeypatch):
         (own / "results.json").write_text('{"other": {"loss": 2.0}}')
         return {"loss": 1.0}
 
-    monkeypatch.setattr(module, "_stores", lambda *_: ((), ()))
     monkeypatch.setattr(module, "_evaluate_masked", measure)
     evaluate(own)
     assert results(own) == {"other": {"loss": 2.0}, "validation": {"loss": 1.0, "checkpoint": "latest", "step": 3}}
@@ -154,9 +153,10 @@ def test_says_what_is_wrong(masked, tmp_path):
     with pytest.raises(FileNotFoundError, match="No checkpoint 7"):
         evaluate(masked.folder, step=7)
     copy = shutil.copytree(masked.folder, tmp_path / "copy")
-    (copy / "results.json").write_text("{")
-    with pytest.raises(ValueError, match=r"results\.json is not JSON"):
-        evaluate(copy)
+    for content, message in (("{", r"results\.json is not JSON"), ("[]", r"results\.json does not hold a JSON object")):
+        (copy / "results.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            evaluate(copy)
     assert not list(copy.glob(".results*"))
 
 

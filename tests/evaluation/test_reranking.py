@@ -9,8 +9,13 @@ import pytest
 
 from jaxencoder.api import load
 from jaxencoder.evaluation.evaluate import evaluate_task
-from jaxencoder.evaluation.reranking import evaluate_reranking
-from jaxencoder.evaluation.retrieval import evaluate_retrieval, ranking_metrics, read_corpus, search_folder
+from jaxencoder.evaluation.retrieval import (
+    evaluate_reranking,
+    evaluate_retrieval,
+    ranking_metrics,
+    read_corpus,
+    search_folder,
+)
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.rerank import score_pairs
 
@@ -45,12 +50,12 @@ def test_measures_by_hand(pairs, masked, folder, k, prompts):
     found = search_folder(first, folder, "test", 100, **prompts)
     texts = {record["_id"]: record["text"] for record in read_corpus(folder)}
     orders = []
-    for query, ranked in zip(found.queries.texts, found.rankings, strict=True):
+    for query, ranked in zip(found.queries.values(), found.rankings, strict=True):
         own = ranked[:k]
         scores = [score_pairs(model, [query], [texts[i]])[0] for i in own]
         orders.append([i for _, i in sorted(zip(scores, own, strict=True), reverse=True)] + ranked[k:])
     assert orders != found.rankings
-    expected = ranking_metrics(orders, found.queries.relevances)
+    expected = ranking_metrics(orders, found.relevances)
     assert {name: result[name] for name in expected} == pytest.approx(expected)
     assert result["candidates"] == 5 * min(k, 12) and (result["queries"], result["documents"]) == (5, 12)
     assert result["recall@100"] == result["first_recall@100"] == 1

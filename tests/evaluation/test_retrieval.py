@@ -108,13 +108,13 @@ def test_prompts(model, folder):
     found = search_folder(model, folder, "test", 4, **before)
     documents = list(read_corpus(folder))
     vectors = model.embed([x["text"] for x in documents], prompt="awful awful bad ", normalize=True)
-    queries = model.embed(found.queries.texts, prompt=before["query_prompt"], normalize=True)
+    queries = model.embed(list(found.queries.values()), prompt=before["query_prompt"], normalize=True)
     orders = np.argsort(-(queries @ vectors.T).round(5), axis=1, kind="stable")
     ids = [[documents[i]["_id"] for i in order] for order in orders]
-    assert found.rankings == [[i for i in row if i != query] for row, query in zip(ids, found.queries.ids, strict=True)]
+    assert found.rankings == [[i for i in row if i != query] for row, query in zip(ids, found.queries, strict=True)]
     assert found.rankings != search_folder(model, folder, "test", 4).rankings
     result = evaluate_retrieval(model, folder, **before)
-    assert result.items() >= ranking_metrics(found.rankings, found.queries.relevances).items()
+    assert result.items() >= ranking_metrics(found.rankings, found.relevances).items()
 
 
 def test_title_and_text_are_one(folder):

@@ -15,7 +15,6 @@ import pytest
 from jaxencoder.config import Phase, RunConfig
 from jaxencoder.config_io import load, save, to_json
 from jaxencoder.evaluation import suite
-from jaxencoder.evaluation.seeds import aggregate, format_mean, mean_and_sd
 from jaxencoder.evaluation.suite import Run, identities, run_suite
 from jaxencoder.evaluation.sweep import run_sweep
 from jaxencoder.training.config import TrainingConfig
@@ -211,17 +210,6 @@ def test_training_speed(tmp_path: Path) -> None:
     assert suite._training_speed(tmp_path) == {"steps": 7, "tokens_per_second": 200.0, "seconds": tokens / 200}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
     assert suite._training_speed(tmp_path) == {"steps": 2}
-
-
-def test_aggregate() -> None:
-    outcomes = [{"results": {"validation": {"f1": x}}} for x in (0.5, 0.7, 0.9)] + [{"diverged": "so"}]
-    assert aggregate(outcomes) == {"f1": {"mean": pytest.approx(0.7), "sd": pytest.approx(0.2), "runs": 3}}
-    assert aggregate(outcomes, "other") == aggregate([{"failed": "so"}]) == {}
-    assert format_mean(aggregate(outcomes)["f1"], 100, 1) == "70.0 ± 20.0"
-    assert format_mean(mean_and_sd([0.25])) == "0.2500" and format_mean(None) == ""
-    inf, nan = float("inf"), float("nan")
-    assert [format_mean(mean_and_sd(x)) for x in ([0.5, nan], [0.5, inf], [inf, -inf])] == ["nan", "inf", "nan"]
-    assert mean_and_sd([0.5, inf]) == {"mean": inf, "sd": None, "runs": 2}
 
 
 # Real processes

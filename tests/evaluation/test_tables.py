@@ -1,6 +1,18 @@
 """Results as lines of text: each name has its own line, whatever characters it holds."""
 
-from jaxencoder.evaluation.tables import format_results, markdown_table
+import pytest
+
+from jaxencoder.evaluation.tables import format_mean, format_results, markdown_table, mean_and_sd
+
+
+def test_means() -> None:
+    mean = mean_and_sd([0.5, 0.7, 0.9])
+    assert mean == {"mean": pytest.approx(0.7), "sd": pytest.approx(0.2), "runs": 3}
+    assert format_mean(mean, 100, 1) == "70.0 ± 20.0"
+    assert format_mean(mean_and_sd([0.25])) == "0.2500" and format_mean(None) == ""
+    inf, nan = float("inf"), float("nan")
+    assert [format_mean(mean_and_sd(x)) for x in ([0.5, nan], [0.5, inf], [inf, -inf])] == ["nan", "inf", "nan"]
+    assert mean_and_sd([0.5, inf]) == {"mean": inf, "sd": None, "runs": 2}
 
 
 def test_table():

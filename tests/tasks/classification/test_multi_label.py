@@ -10,7 +10,7 @@ import scipy.special
 from sklearn import metrics
 
 from jaxencoder.api import load
-from jaxencoder.evaluation.calibration import as_decisions, calibration_of_decisions
+from jaxencoder.evaluation.calibration import as_decisions, calibration
 from jaxencoder.evaluation.compare import compare
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.evaluation.tables import format_metrics
@@ -64,7 +64,7 @@ def test_calibration_is_that_of_all_decisions():
     scores, labels = scores_and_labels(400)
     two, flat = as_decisions(scores, labels)
     np.testing.assert_allclose(scipy.special.softmax(two, axis=-1)[:, 1], scipy.special.expit(scores).ravel())
-    found = calibration_of_decisions(scores, labels, (scores, labels))
+    found = calibration(scores, labels, (scores, labels))
     assert found["brier"] == pytest.approx(metrics.brier_score_loss(flat, scipy.special.expit(scores).ravel()))
     assert 0 < found["scaled_ece"] < 1 and found["temperature"] > 0
 
