@@ -12,7 +12,6 @@ Target = Positional[Annotated[str, arg(metavar="MODEL", help="A model as for emb
 Devices = Annotated[int | None, arg(metavar="N")]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Families(Verb):
     """List the families of encoders: what is special, sizes, when to choose which.
 
@@ -50,7 +49,6 @@ class MeshAxes:
         return {axis: size for axis, size in asdict(self).items() if size is not None}
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Description(RecipeVerb):
     lists_settings: ClassVar[bool] = False
     target: Target
@@ -58,7 +56,6 @@ class _Description(RecipeVerb):
     json: Json = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class Inspect(_Description):
     """Describe a model or a recipe: parameters, their sharding, memory, FLOPs.
 
@@ -80,7 +77,6 @@ class Inspect(_Description):
         print(as_json(inspection) if self.json else format_inspection(inspection, self.all))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Cost(_Description):
     """Print what rows of some lengths cost to train on and to encode: FLOPs and memory.
 

@@ -40,10 +40,7 @@ VERBS: dict[str, type[Verb]] = {
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        words: of the command line; None: those of this process.
+    """Run the command of these words, or those of this process.
 
     Returns:
         The exit code: 0, 2 for a user's mistake, 130 after an interrupt.
@@ -91,15 +88,13 @@ def _sentence(error: ValueError | OSError) -> str:
 def _overview() -> str:
     width = max(map(len, VERBS))
     lines = [f"  {name:<{width}}  {(kind.__doc__ or '').splitlines()[0]}" for name, kind in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: jaxencoder COMMAND ...\n",
-            f"{(jaxencoder.__doc__ or '').splitlines()[0]}\n",
-            *lines,
-            "\n`jaxencoder COMMAND --help` lists the options of a command, and `jaxencoder train RECIPE --help` every",
-            f"setting of a recipe. Errors are one line; set {TRACEBACK}=1 for their traceback.",
-        ]
-    )
+    return "\n".join([
+        "usage: jaxencoder COMMAND ...\n",
+        f"{(jaxencoder.__doc__ or '').splitlines()[0]}\n",
+        *lines,
+        "\n`jaxencoder COMMAND --help` lists the options of a command, and `jaxencoder train RECIPE --help` every",
+        f"setting of a recipe. Errors are one line; set {TRACEBACK}=1 for their traceback.",
+    ])  # fmt: skip
 
 
 def _verb_name(words: Sequence[str]) -> str:
@@ -120,6 +115,5 @@ def _field_advice(error: ValueError | OSError, verb: Verb | None) -> str:
     else:
         options = {field.name for field in fields(verb)} if verb else set()
         names = [f"--{name}" for name in settings if name in options]
-    if not names:
-        return ""
-    return f"{' Name' if str(error).endswith('?') else '; name'} it with {' or '.join(names).replace('_', '-')}"
+    start = " Name" if str(error).endswith("?") else "; name"
+    return f"{start} it with {' or '.join(names).replace('_', '-')}" if names else ""

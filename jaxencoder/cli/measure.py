@@ -1,6 +1,6 @@
 """Verbs that measure models: evaluate and compare."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,7 +13,6 @@ _Task = Literal["similarity", "retrieval", "reranking", "probing"]
 _Sets = Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Evaluate(verb.Verb):
     """Evaluate a run on its own task, or a published model with a head.
 
@@ -49,7 +48,6 @@ class Evaluate(verb.Verb):
         print(format_metrics(evaluate(self.model, self.data, self.step, **options)))
 
 
-@dataclass(frozen=True, kw_only=True)
 class _PublishedSets(verb.Verb):
     task: ClassVar[_Task]
     model: verb.ModelName
@@ -83,7 +81,6 @@ class _PublishedSets(verb.Verb):
         print(format_results(evaluate_task(self.model, self.task, self.data, self.output, self.step, **options)))
 
 
-@dataclass(frozen=True, kw_only=True)
 class EvaluateSimilarity(_PublishedSets):
     """Evaluate vectors by their correlation with human similarity scores.
 
@@ -104,7 +101,6 @@ class EvaluateSimilarity(_PublishedSets):
     pooling: verb.PoolingOption = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class EvaluateRetrieval(_PublishedSets):
     """Evaluate vectors by the documents that they retrieve.
 
@@ -119,7 +115,6 @@ class EvaluateRetrieval(_PublishedSets):
     pooling: verb.PoolingOption = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class EvaluateReranking(EvaluateRetrieval):
     """Evaluate a cross-encoder on what another model retrieves.
 
@@ -135,7 +130,6 @@ class EvaluateReranking(EvaluateRetrieval):
     """Documents that are reordered for each query."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class EvaluateProbing(_PublishedSets):
     """Evaluate a masked language model by the facts that it completes.
 
@@ -151,7 +145,6 @@ class EvaluateProbing(_PublishedSets):
     """Field of the answer."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Compare(verb.Verb):
     """Test whether a fine-tuned run is better than another, or whether the difference is chance.
 

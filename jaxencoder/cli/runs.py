@@ -1,6 +1,6 @@
 """Verbs that train: tokenizer train, prepare, train, sweep, glue."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -15,7 +15,6 @@ Recipe = Positional[Annotated[str, arg(metavar="RECIPE", help=_RECIPE)]]
 GlueTask = Literal["wnli", "rte", "mrpc", "cola", "stsb", "sst2", "qnli", "qqp", "mnli"]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Train(RecipeVerb):
     """Train a recipe, or continue a run.
 
@@ -44,7 +43,6 @@ def _run_folder(target: str) -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Prepare(RecipeVerb):
     """Make the tokenizer and the rows of a recipe ahead of training.
 
@@ -63,7 +61,6 @@ class Prepare(RecipeVerb):
             print(f"{split}: {len(store)} rows of {store.meta['row_length']} tokens, {padding:.1%} padding")
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrainTokenizer(Verb):
     """Train a tokenizer on text.
 
@@ -91,7 +88,6 @@ class TrainTokenizer(Verb):
         print(f"{tokenizer.vocab_size} tokens in {self.output}")
 
 
-@dataclass(frozen=True, kw_only=True)
 class _ManyRuns(RecipeVerb):
     run_dir: Path
     """Folder of the runs, results.json and report.md."""
@@ -101,7 +97,6 @@ class _ManyRuns(RecipeVerb):
     """Runs at a time, each on its share of the cores; 1 on an accelerator."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Sweep(_ManyRuns):
     """Train and evaluate a recipe over a grid of settings and seeds.
 
@@ -120,7 +115,6 @@ class Sweep(_ManyRuns):
         print(run_sweep(config, self.run_dir, self.seeds, self.vary, self.jobs))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Glue(_ManyRuns):
     """Fine-tune a model on the tasks of GLUE and evaluate it.
 

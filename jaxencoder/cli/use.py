@@ -1,6 +1,6 @@
 """Verbs that use a model: fill-mask, score, embed, search, predict, convert, extend."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +13,6 @@ from jaxencoder.training.memory import keep_freed_memory
 NewFolder = Positional[Annotated[Path, arg(metavar="FOLDER", help="New folder to write.")]]
 
 
-@dataclass(frozen=True, kw_only=True)
 class FillMask(verb.Verb):
     """Print the most probable tokens for each mask of a text.
 
@@ -38,7 +37,6 @@ class FillMask(verb.Verb):
                     print(f"{probability:7.2%}  {token:<16} {sentence}")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Score(verb.Verb):
     """Print the pseudo-log-likelihood of texts: each token is masked in turn.
 
@@ -71,7 +69,6 @@ class Score(verb.Verb):
             print(f"{self.text_field} is more probable than {self.pair_field} in {wins / count:.1%} of {count} pairs")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Embed(verb.Verb):
     """Write one vector for each text of a source.
 
@@ -101,7 +98,6 @@ class Embed(verb.Verb):
         print(f"{count} texts in {self.output}")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Search(verb.Verb):
     """Print the texts of a source that are most similar to a query.
 
@@ -130,7 +126,6 @@ class Search(verb.Verb):
             print(f"{score:7.4f}  {' '.join(record[self.text_field].split())[:160]}")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Predict(verb.Verb):
     """Write the records of a source with a fine-tuned model's predictions.
 
@@ -165,7 +160,6 @@ class Predict(verb.Verb):
         print(f"{count} records in {self.output}")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Convert(verb.Verb):
     """Write a model in another format.
 
@@ -188,7 +182,6 @@ class Convert(verb.Verb):
         print(f"{self.model} in {self.folder}, for {self.to}")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Extend(verb.Verb):
     """Write a model that reads longer texts than it was trained on.
 
@@ -214,6 +207,6 @@ class Extend(verb.Verb):
     def run(self) -> None:
         from jaxencoder.checkpoints.extend import extend
 
-        options = (self.factor, self.window, self.global_tokens)
-        kind = extend(self.model, self.folder, self.max_length, self.method, *options)
+        options = self.max_length, self.method, self.factor, self.window, self.global_tokens
+        kind = extend(self.model, self.folder, *options)
         print(f"{self.model} for {self.max_length} tokens in {self.folder}, a folder of kind {kind}")

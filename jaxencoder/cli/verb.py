@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, dataclass_transform, get_type_hints
 
 from tyro.conf import Positional, Suppress, arg
 
@@ -40,11 +40,15 @@ QueryPrompt = Annotated[str | None, default_is(_QUERY, help="Name of a stored pr
 DocumentPrompt = Annotated[str | None, default_is(_DOCUMENT, help="The same for documents.")]
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
 @dataclass(frozen=True, kw_only=True)
 class Verb:
-    """A command: a dataclass of options whose docstring is its help."""
+    """A command: options whose docstrings are their help. Every subclass is a frozen dataclass with keywords only."""
 
     distributed: ClassVar[bool] = False  # whether several hosts may run it together
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
 
     @classmethod
     def read(cls, words: Sequence[str], prog: str) -> Self:
@@ -69,12 +73,11 @@ class Verb:
 def _option_names(kind: Any) -> Iterator[str]:
     """Names of the fields of a dataclass, with those of fields that are dataclasses."""
     for name, annotation in get_type_hints(kind).items():
+        yield name
         if dataclasses.is_dataclass(annotation):
             yield from _option_names(annotation)
-        yield name
 
 
-@dataclass(frozen=True, kw_only=True)
 class RecipeVerb(Verb):
     """A verb that passes every word that is not its own option to the settings of a recipe."""
 
@@ -122,11 +125,7 @@ class LongTextOptions:
     """How the windows of a text are combined; length: mean weighted by tokens."""
 
     def window_config(self) -> WindowConfig | None:
-        """The WindowConfig that the options give; None truncates.
-
-        Raises:
-            ValueError: an option of windows without --windows.
-        """
+        """The WindowConfig of the options, None to truncate; ValueError for an option of windows without --windows."""
         if self.windows:
             return WindowConfig(self.stride, self.window_pooling)
         for name, value in given(self, "stride", "window_pooling").items():
@@ -143,5 +142,4 @@ class EmbeddingOptions(LongTextOptions):
     batch_tokens: BatchTokens = None
 
     def embed_options(self, **more: Any) -> EmbedOptions:
-        """The EmbedOptions that the options give."""
         return EmbedOptions(pooling=self.pooling, batch_tokens=self.batch_tokens, windows=self.window_config(), **more)

@@ -19,13 +19,12 @@ import numpy as np
 
 from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER, Step, saved_config
 from jaxencoder.config import RunConfig
-from jaxencoder.evaluation.calibration import calibration
+from jaxencoder.evaluation.calibration import calibration, tuned_metrics
 from jaxencoder.evaluation.probing import evaluate_probing
 from jaxencoder.evaluation.report import write_report
 from jaxencoder.evaluation.retrieval import evaluate_reranking, evaluate_retrieval, qrels_file
 from jaxencoder.evaluation.similarity import evaluate_similarity
 from jaxencoder.evaluation.slices import slice_metrics
-from jaxencoder.evaluation.thresholds import tuned_metrics
 from jaxencoder.files import read_json, write_json
 from jaxencoder.inference import devices
 from jaxencoder.inference.load import load

@@ -191,12 +191,7 @@ def task_config(task: Task, sources: Sources, init_from: str, seed: int, overrid
 def summarize_tasks(
     outcomes: Mapping[str, Outcome], groups: Mapping[str, Sequence[str]], missing: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Scores x 100, as in results.json.
-
-    Args:
-        outcomes: by the names of runs.
-        groups: names of the runs of each task.
-        missing: reasons why tasks have no runs.
+    """Scores x 100, as in results.json, from outcomes of runs, names of the runs of each task, and reasons for no runs.
 
     Returns:
         "tasks": {name: {metric: `mean_and_sd`, ..., "score": that of the mean of the metrics, "seconds",

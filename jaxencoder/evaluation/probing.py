@@ -59,10 +59,15 @@ def evaluate_probing(
     tokenizer = require_tokenizer(model.tokenizer)
     texts, answers = [], []
     for where, record in numbered(source, text_field, (label_field,)):
-        texts.append(_with_mask(tokenizer, record[text_field], where))
-        answers.append(answer := record[label_field])
+        text, answer = record[text_field], record[label_field]
+        for mask in _MASKS:
+            text = text.replace(mask, tokenizer.mask_token)
+        if (number := text.count(tokenizer.mask_token)) != 1:
+            raise ValueError(f"{where}: {text[:60]!r} has {number} masks; write {tokenizer.mask_token} once")
         if not isinstance(answer, str) or not answer.strip():
             raise ValueError(f"{where}: the answer {str(answer)[:60]!r} is no word; drop it")
+        texts.append(text)
+        answers.append(answer)
     all_ranks = answer_ranks(model, texts, answers, batch_tokens)
     ranks = all_ranks[all_ranks > 0]
     if left_out := [answer for answer, rank in zip(answers, all_ranks, strict=True) if not rank]:
@@ -110,15 +115,6 @@ def answer_ranks(
     for plan, values in model.run(function, ids, batch_tokens, extra=extra):
         ranks[rankable[plan.texts]] = values[plan.row, plan.segment]
     return ranks
-
-
-def _with_mask(tokenizer: Tokenizer, text: str, where: str) -> str:
-    """The text with the tokenizer's mask; ValueError unless there is exactly one."""
-    for mask in _MASKS:
-        text = text.replace(mask, tokenizer.mask_token)
-    if (number := text.count(tokenizer.mask_token)) != 1:
-        raise ValueError(f"{where}: {text[:60]!r} has {number} masks; write {tokenizer.mask_token} once")
-    return text
 
 
 def _answer_tokens(

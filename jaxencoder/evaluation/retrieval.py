@@ -39,24 +39,19 @@ def ranking_metrics(rankings: Sequence[Sequence[str]], relevances: Sequence[Mapp
         summed up to rank 10, over the number of relevant documents), recall@10, recall@100, mrr@10 (1 / rank of the
         first relevant document). A query without relevant documents counts as 0, as in trec_eval.
     """
-    gains, ideal = np.zeros((len(rankings), MAX_RANK)), np.zeros((len(rankings), MAX_RANK))
-    relevant = np.zeros(len(rankings))
+    gains, ideal = np.zeros((2, len(rankings), MAX_RANK))
+    num_relevant = np.zeros(len(rankings))
     for i, (documents, judged) in enumerate(zip(rankings, relevances, strict=True)):
         ranked = [max(0, judged.get(document, 0)) for document in documents[:MAX_RANK]]
         best = sorted((x for x in judged.values() if x > 0), reverse=True)
         gains[i, : len(ranked)], ideal[i, : len(best)] = ranked, best[:MAX_RANK]
-        relevant[i] = len(best)
+        num_relevant[i] = max(1, len(best))
     hits, ranks = gains > 0, np.arange(1, MAX_RANK + 1)
-    discounts = 1 / np.log2(ranks + 1)
-    num_relevant = np.maximum(relevant, 1)
-
-    def at_ten(values: np.ndarray) -> np.ndarray:
-        return values[:, :10].sum(1)
-
+    ideal_dcg, dcg = ((x * (1 / np.log2(ranks + 1)))[:, :10].sum(1) for x in (ideal, gains))
     metrics = {
-        "ndcg@10": at_ten(gains * discounts) / np.where(relevant > 0, at_ten(ideal * discounts), 1),
-        "map@10": at_ten(hits * hits.cumsum(1) / ranks) / num_relevant,
-        "recall@10": at_ten(hits) / num_relevant,
+        "ndcg@10": dcg / np.where(ideal_dcg > 0, ideal_dcg, 1),
+        "map@10": (hits * hits.cumsum(1) / ranks)[:, :10].sum(1) / num_relevant,
+        "recall@10": hits[:, :10].sum(1) / num_relevant,
         "recall@100": hits.sum(1) / num_relevant,
         "mrr@10": (hits / ranks)[:, :10].max(1),
     }
@@ -65,22 +60,16 @@ def ranking_metrics(rankings: Sequence[Sequence[str]], relevances: Sequence[Mapp
 
 def qrels_file(folder: Path, split: str) -> Path:
     """The relevances of a split: qrels/SPLIT.tsv, or qrels.tsv for test; FileNotFoundError if missing."""
-    file = folder / "qrels" / f"{split}.tsv"
-    if file.exists():
-        return file
-    if split == "test" and (folder / "qrels.tsv").exists():
-        return folder / "qrels.tsv"
+    files = [folder / "qrels" / f"{split}.tsv", *([folder / "qrels.tsv"] if split == "test" else [])]
+    if present := [file for file in files if file.exists()]:
+        return present[0]
     splits = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
     hint = f"its splits are {listed(splits)}" if splits else "a BEIR folder has relevances there"
-    raise FileNotFoundError(f"no file {file}; {hint}")
+    raise FileNotFoundError(f"no file {files[0]}; {hint}")
 
 
 def read_qrels(file: Path) -> dict[str, dict[str, int]]:
-    """The relevances of documents by query: lines of query, document and relevance with tabs between.
-
-    Raises:
-        ValueError: an invalid line, but for a header, or no lines.
-    """
+    """The relevances of documents by query, from lines with tabs between the three; the first may be a header."""
     relevances: dict[str, dict[str, int]] = {}
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -125,13 +114,9 @@ def _read_with_ids(file: Path) -> Iterator[tuple[str, Record]]:
 
 
 class SearchResult(NamedTuple):
-    """The result of a search for each judged query, in the order of queries.jsonl.
+    """The texts of queries by id, and for each query the relevances of judged documents and the ranked ids, best first.
 
-    Attributes:
-        queries: id -> text.
-        relevances: those of the judged documents, for each query.
-        rankings: ids of documents, best first, for each query.
-        documents: their number in the corpus.
+    `documents` is the number of documents in the corpus.
     """
 
     queries: dict[str, str]
@@ -190,7 +175,6 @@ def evaluate_retrieval(
     """Evaluate a model's vectors on a BEIR folder by `search_folder`.
 
     Args:
-        model: an opened model.
         folder: with corpus.jsonl, queries.jsonl, and qrels/SPLIT.tsv or qrels.tsv.
         split: of the relevance judgments.
         options, query_prompt: as for `rank`.
@@ -231,7 +215,6 @@ def evaluate_reranking(
 
     Raises:
         ValueError: the model is no cross-encoder, k is below 1, or as `evaluate_retrieval`.
-        OSError: a file is missing or cannot be read.
     """
     check_cross_encoder(model)
     if k < 1:

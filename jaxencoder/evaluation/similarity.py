@@ -54,11 +54,7 @@ def find_fields(names: Sequence[str], text: str = "", pair: str = "", score: str
 
 
 def read_pairs(sources: Sequence[str], fields: Fields) -> tuple[list[str], list[str], np.ndarray]:
-    """The N first texts, N second texts and scores float64 [N] of a set.
-
-    Args:
-        sources: as in `jaxencoder.text.sources`; together they are one set.
-        fields: of the texts and the score.
+    """The N first texts, N second texts and scores float64 [N] of the set that the sources hold together.
 
     Raises:
         ValueError: a record lacks a field, a text is not a string, a score is not a finite number, or all scores are
@@ -88,8 +84,7 @@ def evaluate_similarity(
     """Correlate the cosine similarities of a model's vectors with the scores of a set of pairs.
 
     Args:
-        model: an opened model.
-        sources: as in `read_pairs`.
+        sources: as in `jaxencoder.text.sources`; together they are one set.
         text_field, pair_field, label_field: of the texts and the score; empty: usual names.
         options: of the vectors, which are always normalized.
 

@@ -16,11 +16,9 @@ _MAX_SLICES = 30  # per field; the rarest values share one slice
 def slice_metrics(predictions: Predictions, fields: Sequence[str] = ()) -> dict[str, dict[str, dict[str, float]]]:
     """The main metrics of each slice of a data set.
 
-    Args:
-        predictions: what a run predicts.
-        fields: names of fields of the records. A slice is the records with the same value of a field. A field of more
-            than 30 values has a slice for each quartile if all values are numbers; else one for each of the 29 most
-            frequent values and one for the others. The length in tokens always has quartiles.
+    A slice is the records with the same value of one of the fields. A field of more than 30 values has a slice for each
+    quartile if all values are numbers; else one for each of the 29 most frequent values and one for the others. The
+    length in tokens always has quartiles.
 
     Returns:
         {"length in tokens" or the field: {name of the slice: metrics}}: examples, and for classes accuracy, macro_f1

@@ -10,15 +10,14 @@ import hashlib
 import json
 import math
 import os
-import queue
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -258,40 +257,33 @@ def _run_in_processes(
     runs: Sequence[Run], folder: Path, shares: Sequence[Sequence[int]], add: Callable[[Run, Outcome], None]
 ) -> None:
     """Run each in its own process, at most one per share of the cores at a time."""
-    free: queue.Queue = queue.Queue()
-    for share in shares:
-        free.put(share)
-    children: set[subprocess.Popen] = set()
-
-    def run_on_free_cores(run: Run) -> Outcome:
-        cores = free.get()
-        try:
-            return _run_in_process(run, folder / run.name, cores, children)
-        finally:
-            free.put(cores)
-
-    executor = ThreadPoolExecutor(len(shares), "suite")
-    futures = {executor.submit(run_on_free_cores, run): run for run in runs}
+    pending, free = list(runs), list(shares)
+    running: dict[subprocess.Popen, tuple[Run, Sequence[int]]] = {}
     try:
-        for future in as_completed(futures):
-            add(futures[future], future.result())
+        while pending or running:
+            while pending and free:
+                run, cores = pending.pop(0), free.pop(0)
+                running[_start(run, folder / run.name, cores)] = run, cores
+            time.sleep(0.05)
+            for child in [child for child in running if child.poll() is not None]:
+                run, cores = running.pop(child)
+                free.append(cores)
+                add(run, _answer(child, folder / run.name))
     finally:
-        for future in futures:
-            future.cancel()
-        for child in list(children):
+        for child in running:
             if child.stdin:
                 child.stdin.close()  # it saves and exits, see _exit_with_parent
-        executor.shutdown()
+        for child in running:
+            _answer(child, folder)
 
 
-def _run_in_process(run: Run, folder: Path, cores: Sequence[int], children: set[subprocess.Popen]) -> Outcome:
+def _start(run: Run, folder: Path, cores: Sequence[int]) -> subprocess.Popen:
+    """The process of a run, whose standard output is its outcome."""
     folder.mkdir(parents=True, exist_ok=True)
-    log_file = folder / LOG_FILE
     request = {"name": run.name, "config": to_json(run.config), "data": dict(run.data)}
     request |= {"folder": str(folder), "cores": list(cores)}
-    with (
-        log_file.open("a", encoding="utf-8") as log,
-        subprocess.Popen(
+    with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+        child = subprocess.Popen(
             [sys.executable, "-m", "jaxencoder.evaluation.suite"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -299,18 +291,21 @@ def _run_in_process(run: Run, folder: Path, cores: Sequence[int], children: set[
             env=os.environ | {"JAX_COMPILATION_CACHE_DIR": _compilation_cache_folder()},
             text=True,
             start_new_session=True,  # Ctrl-C must not kill it before it has saved
-        ) as child,
-    ):
-        children.add(child)
-        print(f"{run.name} begins, see {log_file}", flush=True)
-        assert child.stdin and child.stdout  # both are pipes
-        child.stdin.write(json.dumps(request) + "\n")
-        child.stdin.flush()
-        answer = child.stdout.read()
-    children.discard(child)
-    if answer:
-        return json.loads(answer)
-    return {"failed": f"its process ended with exit code {child.returncode}; see {log_file}"}
+        )
+    print(f"{run.name} begins, see {folder / LOG_FILE}", flush=True)
+    assert child.stdin  # a pipe
+    child.stdin.write(json.dumps(request) + "\n")
+    child.stdin.flush()
+    return child
+
+
+def _answer(child: subprocess.Popen, folder: Path) -> Outcome:
+    """Wait for the outcome of a process."""
+    with child:
+        assert child.stdout  # a pipe
+        if answer := child.stdout.read():
+            return json.loads(answer)
+    return {"failed": f"its process ended with exit code {child.returncode}; see {folder / LOG_FILE}"}
 
 
 def _child_main() -> None:

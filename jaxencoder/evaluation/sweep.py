@@ -98,12 +98,9 @@ def grid(config: RunConfig, vary: Sequence[str]) -> dict[str, RunConfig]:
 
 
 def summarize_settings(outcomes: dict[str, Outcome], groups: dict[str, list[str]], config: RunConfig) -> dict[str, Any]:
-    """Means over seeds and the best setting, as in results.json.
+    """Means over seeds and the best setting, as in results.json, from outcomes and names of the runs of each setting.
 
-    Args:
-        outcomes: by the names of runs.
-        groups: names of the runs of each setting.
-        config: its training.best_metric ranks the settings, or a common metric if the results lack it.
+    The config's training.best_metric ranks the settings, or a common metric if the results lack it.
     """
     settings = {}
     for name, runs in groups.items():

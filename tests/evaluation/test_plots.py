@@ -6,7 +6,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from jaxencoder.evaluation import plots
+from jaxencoder.evaluation import report as plots
 from jaxencoder.evaluation.calibration import reliability_bins
 
 

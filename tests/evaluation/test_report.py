@@ -84,7 +84,7 @@ def test_a_report_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypat
     def broken(*args):
         raise OSError("no space")
 
-    monkeypatch.setattr("jaxencoder.evaluation.plots.plot_reliability", broken)
+    monkeypatch.setattr("jaxencoder.evaluation.report.plot_reliability", broken)
     with pytest.raises(OSError, match="no space"):
         write_report(tmp_path, predicted(), result(), "run", CONFIG, "best")
     assert [path.name for path in tmp_path.iterdir()] == ["report.md"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from jaxencoder.evaluation.thresholds import best_threshold, tuned_metrics
+from jaxencoder.evaluation.calibration import best_threshold, tuned_metrics
 from jaxencoder.tasks.classification.predict import Predictions
 
 
