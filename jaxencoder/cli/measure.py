@@ -166,8 +166,7 @@ class Compare(verb.Verb):
 
     def run(self) -> None:
         keep_freed_memory()
-        from jaxencoder.evaluation.compare import compare, format_comparison
-        from jaxencoder.evaluation.significance import describe_difference
+        from jaxencoder.evaluation.compare import compare, describe_difference, format_comparison
 
         result = compare(self.a.split(","), self.b.split(","), self.data, self.seed, step=self.step)
         print(f"{result.examples} examples; A: {self.a}; B: {self.b}\n\n{format_comparison(result)}\n")

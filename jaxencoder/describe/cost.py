@@ -221,10 +221,8 @@ def _mesh(axes: dict[str, int]) -> Mesh:
         raise ValueError(f"mesh is {sizes}; give a number of devices in place of -1")
     number = math.prod(sizes.values())
     if number > len(jax.devices()):
-        raise ValueError(
-            f"a mesh of {number} devices does not fit the {len(jax.devices())} of this machine; use fewer, or set "
-            "JAX_PLATFORMS=cpu, where devices are simulated"
-        )
+        count = f"a mesh of {number} devices does not fit the {len(jax.devices())} of this machine"
+        raise ValueError(f"{count}; use fewer, or set JAX_PLATFORMS=cpu, where devices are simulated")
     return make_mesh(config, jax.devices()[:number])
 
 

@@ -1,4 +1,10 @@
-"""Comparison of two sides, each of one or more runs or files of predictions, on the same examples."""
+"""Comparison of two sides, each of one or more runs or files of predictions, on the same examples.
+
+The choice of tests follows Dror et al. 2018, "The Hitchhiker's Guide to Testing Statistical Significance in Natural
+Language Processing": for accuracy the exact test of McNemar 1947, or with several seeds a permutation test on the means
+per example; for other metrics the paired bootstrap, with the p-value of Berg-Kirkpatrick et al. 2012, "An Empirical
+Investigation of Statistical Significance in NLP".
+"""
 
 import json
 from collections.abc import Sequence
@@ -7,14 +13,41 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse
+import scipy.stats
 
 from jaxencoder.checkpoints.run import Step
 from jaxencoder.evaluation.evaluate import open_run
 from jaxencoder.evaluation.report import PREDICTIONS_FILE, prediction_records
-from jaxencoder.evaluation.significance import RESAMPLES, Difference, compare_classes, compare_values
 from jaxencoder.evaluation.tables import format_mean, text_table
 from jaxencoder.tasks.classification.predict import predictions
 from jaxencoder.text.sources.records import Record
+
+RESAMPLES = 9_999  # with the measured difference 10,000, so that p-values are multiples of 0.0001
+_MAX_CELLS = 1 << 24  # numbers in memory at once, over all resamples of a chunk
+_LEVEL = 0.05  # significance level; the intervals cover 1 - _LEVEL
+
+
+class Difference(NamedTuple):
+    """A metric of two sides, each of one or more runs.
+
+    a, b: means over the runs of a side. a_std, b_std: standard deviations over its runs; None for one run. low, high:
+    95% interval of b - a over the resamples. p: two-sided p-value of `test`.
+    """
+
+    metric: str
+    a: float
+    b: float
+    a_std: float | None
+    b_std: float | None
+    low: float
+    high: float
+    p: float
+    test: str
+
+    @property
+    def difference(self) -> float:
+        return self.b - self.a
 
 
 class Comparison(NamedTuple):
@@ -81,6 +114,15 @@ def format_comparison(comparison: Comparison) -> str:
     return text_table(rows, str.ljust)
 
 
+def describe_difference(x: Difference, a: str, b: str) -> str:
+    """One sentence on whether sides named a and b differ by more than chance."""
+    name, points = x.metric.replace("_", " "), 100 * x.difference
+    numbers = f"{points:+.2f} points, 95% interval {100 * x.low:+.2f} to {100 * x.high:+.2f}, p = {x.p:.3g}, {x.test}"
+    if x.p >= _LEVEL:
+        return f"The difference in {name} between {b} and {a} may be chance ({numbers})."
+    return f"{b} has a {'higher' if points > 0 else 'lower'} {name} than {a} ({numbers})."
+
+
 def _read_predictions(path: Path, data: str | None, step: Step | None) -> list[Record]:
     """Records as of `prediction_records`."""
     if path.suffix != ".jsonl":
@@ -116,3 +158,144 @@ def _check_same_examples(names: Sequence[str], all_runs: Sequence[Sequence[Recor
             if example_a != example_b:
                 where = f"example {number} of {names[0]} is not that of {name}"
                 raise ValueError(f"{where}; they must be the same ones, in the same order")
+
+
+def compare_classes(
+    labels: np.ndarray, a: np.ndarray, b: np.ndarray, classes: int, seed: int = 0, resamples: int = RESAMPLES
+) -> list[Difference]:
+    """The accuracy, macro-F1 and Matthews correlation of two sides.
+
+    The p-value of accuracy is that of McNemar's exact test for one run per side, else of the permutation test; those of
+    macro-F1 and Matthews correlation are of the paired bootstrap.
+
+    Args:
+        labels: int [N], ids of the true classes.
+        a, b: int [runs, N], predicted classes of each side; their numbers of runs may differ.
+        classes: their number, C.
+        seed, resamples: of the bootstrap and the permutation test.
+    """
+    N = len(labels)
+    # Examples with the same label and predictions share a cell; drawing examples is drawing the counts of cells.
+    cells, counts = np.unique(np.vstack([labels[None], a, b]), axis=1, return_counts=True)
+    columns = np.arange(cells.shape[1])
+    to_confusion = [  # of each run, [cells, C * C]
+        scipy.sparse.csr_array((np.ones(len(columns)), (columns, cells[0] * classes + run)), (len(columns), classes**2))
+        for run in cells[1:]
+    ]
+
+    def values(weights: np.ndarray) -> np.ndarray:
+        """Metrics [metrics, runs, R] for the counts of cells [R, cells]."""
+        confusions = (np.reshape(weights @ matrix, (-1, classes, classes)) for matrix in to_confusion)
+        return np.stack([[metric(x) for metric in _CLASS_METRICS.values()] for x in confusions], axis=1)
+
+    rng = np.random.default_rng(seed)
+    sizes = _chunk_sizes(resamples, max(classes**2, len(columns)))
+    resampled = [values(rng.multinomial(N, counts / N, size).astype(np.float64)) for size in sizes]
+    measured = values(counts[None].astype(np.float64))
+    accuracy, *rest = _differences(tuple(_CLASS_METRICS), measured, np.concatenate(resampled, -1), len(a))
+    correct_a, correct_b = (side == labels for side in (a, b))
+    if len(a) == len(b) == 1:
+        accuracy = accuracy._replace(p=mcnemar(correct_a[0], correct_b[0]), test="McNemar's exact test")
+    else:
+        p = permutation(correct_a.mean(0), correct_b.mean(0), seed, resamples)
+        accuracy = accuracy._replace(p=p, test="permutation test")
+    return [accuracy, *rest]
+
+
+def compare_values(
+    labels: np.ndarray, a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
+) -> list[Difference]:
+    """Spearman's and Pearson's correlations of two sides; as `compare_classes`, with values float [N] and [runs, N]."""
+    runs, N = np.vstack([a, b]), len(labels)
+
+    def values(examples: np.ndarray) -> np.ndarray:
+        """Metrics [metrics, runs, R] for indices of examples [R, N]."""
+        true = labels[examples]
+        ranks = scipy.stats.rankdata(true, axis=1)
+        return np.array([
+            [_correlation(scipy.stats.rankdata(run[examples], axis=1), ranks) for run in runs],
+            [_correlation(run[examples], true) for run in runs],
+        ])  # fmt: skip
+
+    rng = np.random.default_rng(seed)
+    resampled = [values(rng.integers(N, size=(size, N))) for size in _chunk_sizes(resamples, 8 * N)]
+    return _differences(("spearman", "pearson"), values(np.arange(N)[None]), np.concatenate(resampled, -1), len(a))
+
+
+def _chunk_sizes(resamples: int, cells: int) -> list[int]:
+    """Numbers of resamples that fit into memory at once, each of `cells` numbers."""
+    size = max(1, _MAX_CELLS // cells)
+    return [min(size, resamples - start) for start in range(0, resamples, size)]
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
+    """The two-sided p-value of McNemar's exact test, from the correct examples of two runs, bool [N] each."""
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return float(scipy.stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def permutation(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> float:
+    """The two-sided p-value of the difference of means of paired numbers, float [N] each, by swapping pairs."""
+    if len(a) < 2:  # swapping a single pair leaves the size of the difference unchanged
+        return 1.0
+    result = scipy.stats.permutation_test(
+        (a, b),
+        lambda a, b, axis: np.mean(a, axis) - np.mean(b, axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, _MAX_CELLS // (4 * len(a))),
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def _differences(names: Sequence[str], measured: np.ndarray, resampled: np.ndarray, num_a: int) -> list[Difference]:
+    """Differences by metric, from values [metrics, runs, 1] and resampled ones [metrics, runs, R].
+
+    The first `num_a` runs are those of side a.
+    """
+    differences = []
+    for name, runs, resamples in zip(names, measured[..., 0], resampled, strict=True):
+        a, b = runs[:num_a], runs[num_a:]
+        difference = b.mean() - a.mean()
+        resampled_differences = resamples[num_a:].mean(0) - resamples[:num_a].mean(0)
+        low, high = np.quantile(resampled_differences, [_LEVEL / 2, 1 - _LEVEL / 2])
+        # Resamples scatter around the measured difference as chance does around zero. They do not scatter for a single
+        # example or for equal ones, which cannot show significance.
+        extreme = (np.abs(resampled_differences - difference) >= abs(difference) - 1e-12).sum()
+        p = float((extreme + 1) / (len(resampled_differences) + 1)) if np.ptp(resampled_differences) else 1.0
+        stds = [float(side.std(ddof=1)) if len(side) > 1 else None for side in (a, b)]
+        numbers = float(a.mean()), float(b.mean()), *stds, float(low), float(high)
+        differences.append(Difference(name, *numbers, p, "paired bootstrap"))
+    return differences
+
+
+def _accuracy(confusion: np.ndarray) -> np.ndarray:
+    return np.trace(confusion, axis1=1, axis2=2) / confusion.sum((1, 2))
+
+
+def _macro_f1(confusion: np.ndarray) -> np.ndarray:
+    """The mean over the classes that are true or predicted somewhere, as in scikit-learn."""
+    both = confusion.sum(1) + confusion.sum(2)
+    f1 = 2 * np.diagonal(confusion, axis1=1, axis2=2) / np.maximum(both, 1)
+    return f1.sum(-1) / (both > 0).sum(-1)
+
+
+def _matthews(confusion: np.ndarray) -> np.ndarray:
+    """The multi-class correlation of Gorodkin 2004; 0 where it is undefined, as in scikit-learn."""
+    total, correct = confusion.sum((1, 2)), np.trace(confusion, axis1=1, axis2=2)
+    predicted, true = confusion.sum(1), confusion.sum(2)
+    covariance = correct * total - (predicted * true).sum(-1)
+    variances = (total**2 - (predicted**2).sum(-1)) * (total**2 - (true**2).sum(-1))
+    return np.where(variances > 0, covariance / np.sqrt(np.maximum(variances, 1)), 0.0)
+
+
+_CLASS_METRICS = {"accuracy": _accuracy, "macro_f1": _macro_f1, "matthews": _matthews}
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pearson's correlation by row of [R, N] and [R, N]: [R]; 0 if either is constant."""
+    x, y = (z - z.mean(-1, keepdims=True) for z in (x, y))
+    scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+    return np.where(scale > 0, (x * y).sum(-1) / np.where(scale > 0, scale, 1), 0.0)

@@ -82,10 +82,7 @@ def evaluate(
     if model.published is None:
         model = _as_trained(model)
     elif data is None or task is None:
-        raise ValueError(
-            f"{run} is no run and has held nothing out; measure it with evaluate similarity or retrieval, or on "
-            "labeled --data if it has the head of a task"
-        )
+        raise ValueError(f"{run} is no run and has held nothing out; name labeled --data, or try evaluate similarity")
     fields = {"text_field": text_field, "pair_field": pair_field, "label_field": label_field}
     model = _with_fields(model, task, data, {name: field for name, field in fields.items() if field is not None})
     header, output = _results_file(run, model, output)
@@ -252,16 +249,17 @@ def evaluate_task(
             raise ValueError("reranking needs a model that searches; name it as first")
         options["first"] = load(first)
         entry["first"] = data_name(first) if Path(first).is_dir() else first
+    function = {
+        "similarity": evaluate_similarity,
+        "retrieval": evaluate_retrieval,
+        "reranking": evaluate_reranking,
+        "probing": evaluate_probing,
+    }[task]
     results = {}
     for words in data:
-        if task == "similarity":
-            result, name = evaluate_similarity(opened, words.split(","), **options), data_name(words)
-        elif task == "probing":
-            result, name = evaluate_probing(opened, words, **options), data_name(words)
-        else:
-            result = (evaluate_reranking if task == "reranking" else evaluate_retrieval)(opened, words, **options)
-            name = data_name(str(qrels_file(Path(words), options.get("split", "test"))))
-        results[words] = result
+        results[words] = result = function(opened, words.split(",") if task == "similarity" else words, **options)
+        is_beir = task in ("retrieval", "reranking")
+        name = data_name(str(qrels_file(Path(words), options.get("split", "test"))) if is_beir else words)
         if output is not None:
             stored_results = header | _read_results(output)
             write_json(output, stored_results | {task: stored_results.get(task, {}) | {name: result | entry}})

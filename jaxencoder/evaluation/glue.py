@@ -22,19 +22,13 @@ MISMATCHED = "mismatched"
 
 
 class Task(NamedTuple):
-    """One of the tasks.
-
-    text, pair: names of the fields; pair is empty for single texts.
-    metrics: the official ones, whose mean is the score.
-    epochs: passes over the training data, with 32 examples per update.
-    row_length: tokens; only the longest examples are truncated.
-    """
+    """One of the tasks: names of its fields, metrics, and training."""
 
     text: str
-    pair: str
-    metrics: tuple[str, ...]
-    epochs: int
-    row_length: int = 128
+    pair: str  # empty for single texts
+    metrics: tuple[str, ...]  # the official ones, whose mean is the score
+    epochs: int  # passes over the training data, with 32 examples per update
+    row_length: int = 128  # tokens; only the longest examples are truncated
 
 
 # The fastest first, so that the table fills early. RTE, MRPC, CoLA and STS-B have 2,490 to 8,551 examples and get more

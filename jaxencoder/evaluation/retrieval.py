@@ -84,9 +84,8 @@ def read_qrels(file: Path) -> dict[str, dict[str, int]]:
             case [_, _, _] if number == 1:
                 pass
             case _:
-                raise ValueError(
-                    f"{file}:{number}: {line[:80]!r} is not query, document and a whole number with tabs between"
-                )
+                wrong = f"{file}:{number}: {line[:80]!r}"
+                raise ValueError(f"{wrong} is not query, document and a whole number with tabs between")
     if not relevances:
         raise ValueError(f"{file} is empty: it judges no document")
     return relevances
@@ -142,10 +141,8 @@ def search_folder(
     relevances = read_qrels(file)
     queries = {i: record["text"] for i, record in _read_with_ids(folder / "queries.jsonl") if i in relevances}
     if missing := [query for query in relevances if query not in queries]:
-        raise ValueError(
-            f"{folder / 'queries.jsonl'} lacks {len(missing)} of the {len(relevances)} queries that were judged, "
-            f"such as {missing[0]!r}; both files must be of the same set"
-        )
+        lacks = f"{folder / 'queries.jsonl'} lacks {len(missing)} of the {len(relevances)} queries that were judged"
+        raise ValueError(f"{lacks}, such as {missing[0]!r}; both files must be of the same set")
     relevant = [document for judged in relevances.values() for document, relevance in judged.items() if relevance > 0]
     if not relevant:
         raise ValueError(f"{file} calls no document relevant; a relevance must be above 0")

@@ -39,15 +39,11 @@ def find_fields(names: Sequence[str], text: str = "", pair: str = "", score: str
     """
     a, b = next(((a, b) for a, b in TEXTS.pair_names if a in names and b in names), ("", ""))
     fields = Fields(text or a, pair or b, score or next((name for name in _SCORES if name in names), ""))
+    has = f"{source} has the fields {listed(names)}, and"
     if not fields.text or not fields.second_text:
-        raise ValueError(
-            f"{source} has the fields {listed(names)}, and no usual pair of texts such as sentence1 and sentence2; "
-            "name them with --text-field and --pair-field"
-        )
+        raise ValueError(f"{has} no usual pair of texts; name them with --text-field and --pair-field")
     if not fields.score:
-        raise ValueError(
-            f"{source} has the fields {listed(names)}, and none of {listed(_SCORES)}; name the score with --label-field"
-        )
+        raise ValueError(f"{has} none of {listed(_SCORES)}; name the score with --label-field")
     if len(set(fields)) < 3:
         raise ValueError(f"the two texts and the score are three fields, not {listed(fields)}; name others")
     return fields

@@ -42,12 +42,9 @@ Summarize = Callable[[dict[str, Outcome]], tuple[dict[str, Any], str]]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a suite.
+    """One run of a suite, in the folder of its name within the suite's.
 
-    Attributes:
-        name: its folder within the suite's.
-        config: configuration to train.
-        data: sources to evaluate on besides the validation data, by the names of their results.
+    `data` are sources to evaluate on besides the validation data, by the names of their results.
     """
 
     name: str

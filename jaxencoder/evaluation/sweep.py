@@ -53,16 +53,13 @@ def run_sweep(
             groups[name].append(path)
 
     def summarize(outcomes: dict[str, Outcome]) -> tuple[dict[str, Any], str]:
-        summary = summarize_settings(outcomes, groups, _completed_config(config, folder, outcomes))
+        # The data has set what the best metric of a finished run may depend on: classes.
+        finished = (folder / name for name, outcome in outcomes.items() if "results" in outcome)
+        completed = next((saved_config(run) for run in finished if (run / CONFIG_FILE).is_file()), config)
+        summary = summarize_settings(outcomes, groups, completed)
         return summary, format_report(summary, outcomes, len(seeds))
 
     return summarize(run_suite(runs, folder, summarize, jobs))[1]
-
-
-def _completed_config(config: RunConfig, folder: Path, outcomes: dict[str, Outcome]) -> RunConfig:
-    """The configuration of a finished run, in which the data has set what the best metric may depend on: classes."""
-    finished = (folder / name for name, outcome in outcomes.items() if "results" in outcome)
-    return next((saved_config(run) for run in finished if (run / CONFIG_FILE).is_file()), config)
 
 
 def grid(config: RunConfig, vary: Sequence[str]) -> dict[str, RunConfig]:

@@ -38,8 +38,8 @@ def test_inspect(recipe, capsys):
     assert main(["inspect", recipe, *words, "--all"]) == 0
     assert "gated_mlp " in capsys.readouterr().out
     assert main(["inspect", recipe, *words, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["mesh"]["fsdp"], found["settings"]["num_layers"], found["length"]) == (4, 2, 64)
+    actual = json.loads(capsys.readouterr().out)
+    assert (actual["mesh"]["fsdp"], actual["settings"]["num_layers"], actual["length"]) == (4, 2, 64)
 
 
 def test_cost(recipe, capsys, monkeypatch):
@@ -52,8 +52,8 @@ def test_cost(recipe, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "own (no windows), local (windows 9)" in out and "2 row(s)" in out and "2 dense" in out
     assert main(["cost", recipe, *words, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [line["length"] for line in found["lines"]] == [64, 128] * 4 and found["lines"][1]["flops_growth"] == 1
+    actual = json.loads(capsys.readouterr().out)
+    assert [line["length"] for line in actual["lines"]] == [64, 128] * 4 and actual["lines"][1]["flops_growth"] == 1
     assert main(["cost", recipe, "--backend", "quick"]) == 2
     assert capsys.readouterr().err.startswith("jaxencoder: backend is 'quick'; give one of auto, dense")
 

@@ -43,7 +43,7 @@ def recipe(folder: Path, model: str = "", rest: str = "") -> str:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Cost:
+def actual(tmp_path_factory: pytest.TempPathFactory) -> Cost:
     """Of one local layer and one global layer, compiled with all scores in memory."""
     return cost(recipe(tmp_path_factory.mktemp("cost"), ROTARY), LENGTHS, attention=("own",), rows=2, backend="dense")
 
@@ -95,8 +95,8 @@ def test_products_of_training(remat: str, times: int) -> None:
 
 
 @pytest.mark.parametrize("use", ["training", "inference"])
-def test_growth_with_all_scores_in_memory(found: Cost, use: str) -> None:
-    short, long = (line for line in found.lines if line.use == use)
+def test_growth_with_all_scores_in_memory(actual: Cost, use: str) -> None:
+    short, long = (line for line in actual.lines if line.use == use)
     assert (short.length, long.length) == LENGTHS
     assert short.flops_growth is None and short.activations_growth is None
     assert 1.5 < long.flops_growth < 2 and 1.7 < long.activations_growth < 2.1
@@ -114,50 +114,50 @@ def test_local_layers_alone_grow_with_the_length(tmp_path: Path) -> None:
     assert made[1].temporaries < 4.2 * made[0].temporaries and made[1].temporaries < 4 * LENGTHS[1] ** 2
 
 
-def test_training_holds_what_inference_does_not(found: Cost) -> None:
-    training, inference = (line for line in found.lines if line.length == LENGTHS[1])
+def test_training_holds_what_inference_does_not(actual: Cost) -> None:
+    training, inference = (line for line in actual.lines if line.length == LENGTHS[1])
     assert 2.5 < training.flops / inference.flops < 4
     assert training.activations > inference.activations
     # Of 2 layers, rows and heads, in two bytes at the very least.
     assert training.activations > 2 * 2 * 2 * LENGTHS[1] ** 2 * 2
-    assert (found.rows, found.kind, found.dtype) == (2, "recipe", "bfloat16")
-    assert found.state["optimizer"].device > found.state["parameters"].device == found.state["gradients"].device
+    assert (actual.rows, actual.kind, actual.dtype) == (2, "recipe", "bfloat16")
+    assert actual.state["optimizer"].device > actual.state["parameters"].device == actual.state["gradients"].device
 
 
-def backends(found: Cost, attention: str) -> set[str]:
-    return {kind.backend for line in found.lines if line.attention == attention for kind in line.layers}
+def backends(actual: Cost, attention: str) -> set[str]:
+    return {kind.backend for line in actual.lines if line.attention == attention for kind in line.layers}
 
 
 def test_each_attention(compiled: list, tmp_path: Path) -> None:
     path = recipe(tmp_path, ROTARY)
-    found = cost(path, (1024, 16), overrides=["--model.dropout", "0"])
-    assert found.windows == {"own": (0, 8), "global": (0,), "local": (8,), "dense": (0, 8)}
-    assert {(line.flops_growth, line.activations_growth) for line in found.lines if line.length > 16} == {(2, 3)}
-    assert found.lines[0].flops == 16**2
-    assert backends(found, "dense") == {"dense"} and backends(found, "global") == {"dense", "chunked"}
-    assert backends(found, "own") == {"dense", "chunked", "banded"}
+    actual = cost(path, (1024, 16), overrides=["--model.dropout", "0"])
+    assert actual.windows == {"own": (0, 8), "global": (0,), "local": (8,), "dense": (0, 8)}
+    assert {(line.flops_growth, line.activations_growth) for line in actual.lines if line.length > 16} == {(2, 3)}
+    assert actual.lines[0].flops == 16**2
+    assert backends(actual, "dense") == {"dense"} and backends(actual, "global") == {"dense", "chunked"}
+    assert backends(actual, "own") == {"dense", "chunked", "banded"}
     # At 16 tokens the model's own attention is dense too: that program is not compiled twice.
     assert compiled.count(("training", (0, 8), "dense", 16)) == 1
     assert len(compiled) == len(set(compiled))
 
 
 def test_what_is_the_same_is_left_out(compiled: list, tmp_path: Path) -> None:
-    found = cost(recipe(tmp_path), (16,), window=4)
-    assert found.windows == {"own": (0,), "local": (4,), "dense": (0,)}
-    assert "global is left out: it equals own" in found.notes
+    actual = cost(recipe(tmp_path), (16,), window=4)
+    assert actual.windows == {"own": (0,), "local": (4,), "dense": (0,)}
+    assert "global is left out: it equals own" in actual.notes
     assert cost(recipe(tmp_path), (16,), attention=("local",)).windows == {"local": (64,)}
 
 
 def test_global_tokens_become_global_layers(compiled: list, tmp_path: Path) -> None:
-    found = cost(recipe(tmp_path, "windows=(4,), global_tokens=True"), (16,), attention=("global",))
-    assert found.windows == {"global": (0,)} and not any("left out" in note for note in found.notes)
+    actual = cost(recipe(tmp_path, "windows=(4,), global_tokens=True"), (16,), attention=("global",))
+    assert actual.windows == {"global": (0,)} and not any("left out" in note for note in actual.notes)
 
 
 def test_rows_longer_than_the_positions(compiled: list, tmp_path: Path) -> None:
-    found = cost(recipe(tmp_path), (512,), attention=("own",))
-    assert "the model has 128 positions; its cost is that of one with 512 positions" in found.notes
+    actual = cost(recipe(tmp_path), (512,), attention=("own",))
+    assert "the model has 128 positions; its cost is that of one with 512 positions" in actual.notes
     shorter = cost(recipe(tmp_path), (128,), attention=("own",))
-    assert found.state["parameters"].total - shorter.state["parameters"].total == 4 * 32 * (512 - 128)
+    assert actual.state["parameters"].total - shorter.state["parameters"].total == 4 * 32 * (512 - 128)
 
 
 def test_a_published_model_and_a_run(compiled: list, make_model, tmp_path: Path) -> None:

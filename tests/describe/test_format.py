@@ -10,9 +10,7 @@ from jaxencoder.describe.format import as_json, format_count, format_memory
 from jaxencoder.describe.inspect import Inspection, LayerKind, MemoryUse, Parameter, format_inspection
 
 SMALL = Size("someone/small", 2, 128, 512, 2, 30522, 512, 4_385_920, 3_972_864)
-KERNEL = Parameter(
-    "encoder/layers/block_0/mlp/up/kernel", (4, 8, 32), 1024, MemoryUse(4096, 512), (None, "fsdp", "tensor")
-)
+KERNEL = Parameter("encoder/up/kernel", (4, 8, 32), 1024, MemoryUse(4096, 512), (None, "fsdp", "tensor"))
 LARGE = Size("someone/large", 24, 1024, 4096, 16, 30522, 8192, 335_141_888, 31_782_912)
 ENTRY = Entry(
     model_type="newbert",
@@ -57,11 +55,7 @@ COST = Cost(
     device="cpu",
     dtype="bfloat16",
     windows={"own": (0, 64), "global": (0,)},
-    state={
-        "parameters": MemoryUse(2**22, 2**20),
-        "gradients": MemoryUse(2**22, 2**20),
-        "optimizer": MemoryUse(2**23, 2**21),
-    },
+    state=dict.fromkeys(("parameters", "gradients"), MemoryUse(2**22, 2**20)) | {"optimizer": MemoryUse(2**23, 2**21)},
     optimizer="adamw",
     lines=(
         CostLine("training", "own", 512, LAYERS, 512e6, None, 2**20, None),
@@ -148,6 +142,6 @@ def test_costs() -> None:
 def test_json() -> None:
     assert json.loads(as_json(COST))["lines"][1]["activations_growth"] == 2.0
     assert json.loads(as_json([ENTRY]))[0]["sizes"][1]["parameters"] == 335_141_888
-    found = json.loads(as_json(INSPECTION))
-    assert found["parameters"][0]["spec"] == [None, "fsdp", "tensor"]
-    assert found["memory"]["optimizer"] == {"total": 8196, "device": 1028}
+    actual = json.loads(as_json(INSPECTION))
+    assert actual["parameters"][0]["spec"] == [None, "fsdp", "tensor"]
+    assert actual["memory"]["optimizer"] == {"total": 8196, "device": 1028}

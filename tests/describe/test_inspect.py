@@ -31,8 +31,8 @@ def shapes_of(params: dict) -> dict[str, tuple[int, ...]]:
     return {path_of(path): x.shape for path, x in jax.tree.leaves_with_path(params)}
 
 
-def found_shapes(found: Inspection) -> dict[str, tuple[int, ...]]:
-    return {parameter.path: parameter.shape for parameter in found.parameters}
+def found_shapes(actual: Inspection) -> dict[str, tuple[int, ...]]:
+    return {parameter.path: parameter.shape for parameter in actual.parameters}
 
 
 def recipe(folder: Path, body: str) -> str:
@@ -51,19 +51,19 @@ def run_folder(folder: Path, model: Model) -> Path:
 
 def test_a_run(make_model, tokenizer, tmp_path: Path) -> None:
     model = make_model(**WINDOWS)
-    found = inspect(run_folder(tmp_path / "run", model))
-    assert found.kind == "run" and found.heads == {"mlm_head": {}} and not found.notes
-    assert found_shapes(found) == shapes_of(model.params)
-    assert found.tokenizer["vocab_size"] == tokenizer.vocab_size and found.tokenizer["special"]["mask"] == "[MASK]"
-    assert {"windows", "positions", "num_layers"} <= set(found.changed) and "token_types" not in found.changed
+    actual = inspect(run_folder(tmp_path / "run", model))
+    assert actual.kind == "run" and actual.heads == {"mlm_head": {}} and not actual.notes
+    assert found_shapes(actual) == shapes_of(model.params)
+    assert actual.tokenizer["vocab_size"] == tokenizer.vocab_size and actual.tokenizer["special"]["mask"] == "[MASK]"
+    assert {"windows", "positions", "num_layers"} <= set(actual.changed) and "token_types" not in actual.changed
     sizes = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in model.params.items()}
-    assert found.parts["embeddings"] + found.parts["layers"] == sizes["encoder"]
-    assert found.parts["mlm_head"] == sizes["mlm_head"]
+    assert actual.parts["embeddings"] + actual.parts["layers"] == sizes["encoder"]
+    assert actual.parts["mlm_head"] == sizes["mlm_head"]
     number = sum(sizes.values())
-    assert found.memory["parameters"].total == found.memory["gradients"].total == 4 * number
+    assert actual.memory["parameters"].total == actual.memory["gradients"].total == 4 * number
     # AdamW's two moments, and a few counters.
-    assert 0 <= found.memory["optimizer"].total - 8 * number < 100
-    assert found.parameters[0].path.startswith("encoder/") and found.mesh == dict.fromkeys(found.mesh, 1)
+    assert 0 <= actual.memory["optimizer"].total - 8 * number < 100
+    assert actual.parameters[0].path.startswith("encoder/") and actual.mesh == dict.fromkeys(actual.mesh, 1)
 
 
 def test_bottleneck_adapters(make_model, tmp_path: Path) -> None:
@@ -71,69 +71,69 @@ def test_bottleneck_adapters(make_model, tmp_path: Path) -> None:
     plain, body = make_model(), 'init_from="{}", model=EncoderConfig(bottleneck=4, bottleneck_sublayers=("mlp",))'
     body += ", data=DataConfig(row_length=64)"
     base = run_folder(tmp_path / "run", plain)
-    before, found = inspect(base), inspect(recipe(tmp_path, body.format(base)))
-    assert found.parts["bottleneck"] == 2 * (2 * 32 * 4 + 4 + 32)
-    assert {name: n for name, n in found.parts.items() if name != "bottleneck"} == before.parts
-    learns = found.parts["bottleneck"] + found.parts["mlm_head"]
-    assert found.memory["gradients"].total == 4 * learns
-    assert 0 <= found.memory["optimizer"].total - 8 * learns < 100
-    assert found.flops["encoder"] - forward_flops(plain.config.model, found.length) == 2 * 2 * 2 * 32 * 4
-    assert found.family is None
+    before, actual = inspect(base), inspect(recipe(tmp_path, body.format(base)))
+    assert actual.parts["bottleneck"] == 2 * (2 * 32 * 4 + 4 + 32)
+    assert {name: n for name, n in actual.parts.items() if name != "bottleneck"} == before.parts
+    learns = actual.parts["bottleneck"] + actual.parts["mlm_head"]
+    assert actual.memory["gradients"].total == 4 * learns
+    assert 0 <= actual.memory["optimizer"].total - 8 * learns < 100
+    assert actual.flops["encoder"] - forward_flops(plain.config.model, actual.length) == 2 * 2 * 2 * 32 * 4
+    assert actual.family is None
 
 
 def test_flops_are_those_of_training(make_model, tmp_path: Path) -> None:
     model = make_model(**WINDOWS)
-    found = inspect(run_folder(tmp_path / "run", model), length=48)
-    per_token = found.flops["encoder"] + 0.15 * found.flops["mlm_head"]
+    actual = inspect(run_folder(tmp_path / "run", model), length=48)
+    per_token = actual.flops["encoder"] + 0.15 * actual.flops["mlm_head"]
     assert 3 * per_token == pytest.approx(training_flops(model.config.model, 48, 0.15))
 
 
 def test_a_classifier(make_model, tmp_path: Path) -> None:
     model = make_model(Classification(labels=3, pooling="learned"))
-    found = inspect(run_folder(tmp_path / "run", model))
-    assert found_shapes(found) == shapes_of(model.params)
-    assert found.heads["classifier"]["labels"] == 3 and "mlm_head" not in found.flops
+    actual = inspect(run_folder(tmp_path / "run", model))
+    assert found_shapes(actual) == shapes_of(model.params)
+    assert actual.heads["classifier"]["labels"] == 3 and "mlm_head" not in actual.flops
 
 
 def test_a_recipe(tmp_path: Path) -> None:
     body = 'model=EncoderConfig(num_layers=2, hidden_size=32, mlp_size=48, num_heads=4), name="x"'
     path = recipe(tmp_path, f"{body}, training=TrainingConfig(ema_decay=0.9), mesh=MeshConfig(fsdp=2)")
-    found = inspect(path, {"tensor": 2}, overrides=["--model.mlp-size", "64", "--data.row-length", "16"])
-    assert (found.kind, found.family, found.length) == ("recipe", "bert", 16)
-    assert found.settings["mlp_size"] == 64
-    assert found_shapes(found)["encoder/embeddings/token_embedding"] == (16384, 32)
-    assert len(found.notes) == 1 and "not trained yet" in found.notes[0]
-    assert found.mesh == {"data": 1, "fsdp": 2, "tensor": 2, "context": 1}
-    assert found.memory["average"] == found.memory["parameters"]
+    actual = inspect(path, {"tensor": 2}, overrides=["--model.mlp-size", "64", "--data.row-length", "16"])
+    assert (actual.kind, actual.family, actual.length) == ("recipe", "bert", 16)
+    assert actual.settings["mlp_size"] == 64
+    assert found_shapes(actual)["encoder/embeddings/token_embedding"] == (16384, 32)
+    assert len(actual.notes) == 1 and "not trained yet" in actual.notes[0]
+    assert actual.mesh == {"data": 1, "fsdp": 2, "tensor": 2, "context": 1}
+    assert actual.memory["average"] == actual.memory["parameters"]
 
 
 def test_what_stays_needs_neither_gradients_nor_state() -> None:
-    found = inspect("bert_base", overrides=["--adapter.rank", "8"])
-    learn = sum(x.number for x in found.parameters if not x.path.startswith("encoder/"))
-    assert 12 * 2 * 2 * 768 * 8 < learn < 0.02 * sum(x.number for x in found.parameters)
-    assert found.memory["gradients"].total == 4 * learn
-    assert 0 <= found.memory["optimizer"].total - 8 * learn < 100
-    assert "lora" not in found.heads
+    actual = inspect("bert_base", overrides=["--adapter.rank", "8"])
+    learn = sum(x.number for x in actual.parameters if not x.path.startswith("encoder/"))
+    assert 12 * 2 * 2 * 768 * 8 < learn < 0.02 * sum(x.number for x in actual.parameters)
+    assert actual.memory["gradients"].total == 4 * learn
+    assert 0 <= actual.memory["optimizer"].total - 8 * learn < 100
+    assert "lora" not in actual.heads
 
 
 def test_a_recipe_that_starts_from_a_run(make_model, tmp_path: Path) -> None:
     source = run_folder(tmp_path / "run", make_model())
     path = recipe(tmp_path, 'objective=Classification(), data=DataConfig(label_field="label", row_length=16)')
-    found = inspect(path, overrides=["--init-from", str(source), "--model.dropout", "0.3"])
-    assert found.settings["hidden_size"] == 32 and found.settings["dropout"] == 0.3
-    assert found_shapes(found)["classifier/classifier/kernel"] == (32, 2)
-    assert len(found.notes) == 1 and "number of classes" in found.notes[0]
-    longest = found.settings["max_length"]
+    actual = inspect(path, overrides=["--init-from", str(source), "--model.dropout", "0.3"])
+    assert actual.settings["hidden_size"] == 32 and actual.settings["dropout"] == 0.3
+    assert found_shapes(actual)["classifier/classifier/kernel"] == (32, 2)
+    assert len(actual.notes) == 1 and "number of classes" in actual.notes[0]
+    longest = actual.settings["max_length"]
     words = ["--init-from", str(source), "--data.row-length", str(longest + 1)]
-    found = inspect(path, overrides=words)
-    said = f"Rows of at most {longest} tokens, not {longest + 1}: {source} has no more positions"
-    assert found.length == longest and found.notes[0] == said
+    actual = inspect(path, overrides=words)
+    expected = f"Rows of at most {longest} tokens, not {longest + 1}: {source} has no more positions"
+    assert actual.length == longest and actual.notes[0] == expected
 
 
 def test_bytes_on_each_device(make_model, tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", make_model(num_heads=4, vocab_size=128))
-    found = inspect(folder, {"data": 3, "fsdp": 2, "tensor": 4})
-    by_path = {parameter.path: parameter for parameter in found.parameters}
+    actual = inspect(folder, {"data": 3, "fsdp": 2, "tensor": 4})
+    by_path = {parameter.path: parameter for parameter in actual.parameters}
 
     def parts(path: str) -> float:
         return by_path[path].bytes.total / by_path[path].bytes.device
@@ -142,21 +142,21 @@ def test_bytes_on_each_device(make_model, tmp_path: Path) -> None:
     assert by_path["encoder/embeddings/token_embedding"].spec == ("tensor", "fsdp")
     assert parts("encoder/layers/block_0/attention/query/kernel") == 8
     assert parts("encoder/layers/block_0/attention_norm/scale") == 1
-    assert all(math.prod(p.shape) == p.number == p.bytes.total // 4 for p in found.parameters)
-    assert found.memory["parameters"].device == sum(p.bytes.device for p in found.parameters)
-    assert found.memory["optimizer"].device == pytest.approx(2 * found.memory["parameters"].device, abs=100)
+    assert all(math.prod(p.shape) == p.number == p.bytes.total // 4 for p in actual.parameters)
+    assert actual.memory["parameters"].device == sum(p.bytes.device for p in actual.parameters)
+    assert actual.memory["optimizer"].device == pytest.approx(2 * actual.memory["parameters"].device, abs=100)
 
 
 def test_what_an_axis_does_not_divide_is_whole(make_model, tmp_path: Path) -> None:
-    found = inspect(run_folder(tmp_path / "run", make_model(num_heads=4)), {"tensor": 3})
-    query = next(p for p in found.parameters if p.path.endswith("query/kernel"))
+    actual = inspect(run_folder(tmp_path / "run", make_model(num_heads=4)), {"tensor": 3})
+    query = next(p for p in actual.parameters if p.path.endswith("query/kernel"))
     assert query.spec == (None, "fsdp", None, None) and query.bytes.total == query.bytes.device
 
 
 @pytest.mark.parametrize(("length", "whole", "local"), [(64, "dense", "dense"), (4096, "chunked", "banded")])
 def test_backends(length: int, whole: str, local: str, make_model, tmp_path: Path) -> None:
-    found = inspect(run_folder(tmp_path / "run", make_model(**WINDOWS)), length=length)
-    assert [(kind.window, kind.layers, kind.backend) for kind in found.attention] == [(0, 3, whole), (8, 2, local)]
+    actual = inspect(run_folder(tmp_path / "run", make_model(**WINDOWS)), length=length)
+    assert [(kind.window, kind.layers, kind.backend) for kind in actual.attention] == [(0, 3, whole), (8, 2, local)]
 
 
 @pytest.fixture
@@ -166,8 +166,8 @@ def no_reading(monkeypatch) -> None:
 
 def published_folder(folder: Path, config: EncoderConfig, *heads: str, settings=None) -> Path:
     family = family_of(config)
-    known = family.heads(config, {})
-    shapes = parameter_shapes(config, "mlm_head" in heads, {n: known[n].config for n in heads if n in known})
+    head_configs = {name: head.config for name, head in family.heads(config, {}).items() if name in heads}
+    shapes = parameter_shapes(config, "mlm_head" in heads, head_configs)
     params = jax.tree.map(lambda x: jax.numpy.zeros(x.shape), shapes)
     write_model(folder, config, params, published=Published(family, settings or {}, {}))
     return folder
@@ -191,10 +191,10 @@ def test_a_published_folder_as_it_is_loaded(config: EncoderConfig, heads: tuple[
     loaded = open_transformers(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Weights, "__getitem__", lambda self, name: pytest.fail(f"read {name}"))
-        found = open_transformers(folder, weights=False)
-    assert found.config.model == loaded.config.model and has_weights(folder)
-    assert found.published.heads == loaded.published.heads and set(found.published.heads) == set(heads) - {"mlm_head"}
-    assert shapes_of(found.params) == shapes_of(loaded.params)
+        actual = open_transformers(folder, weights=False)
+    assert actual.config.model == loaded.config.model and has_weights(folder)
+    assert actual.published.heads == loaded.published.heads and set(actual.published.heads) == set(heads) - {"mlm_head"}
+    assert shapes_of(actual.params) == shapes_of(loaded.params)
     # The class that config.json names tells the same without any weights.
     (folder / "model.safetensors").unlink()
     alone = open_transformers(folder, weights=False)
@@ -202,9 +202,9 @@ def test_a_published_folder_as_it_is_loaded(config: EncoderConfig, heads: tuple[
 
 
 def test_a_published_folder(tmp_path: Path, no_reading) -> None:
-    found = inspect(published_folder(tmp_path, BERT, "mlm_head"))
-    assert (found.kind, found.family, found.length) == ("transformers", "bert", BERT.max_length)
-    assert found.tokenizer == {} and found.sentence == {} and not found.notes
+    actual = inspect(published_folder(tmp_path, BERT, "mlm_head"))
+    assert (actual.kind, actual.family, actual.length) == ("transformers", "bert", BERT.max_length)
+    assert actual.tokenizer == {} and actual.sentence == {} and not actual.notes
     (tmp_path / "model.safetensors").unlink()
     assert "the folder has no weights" in inspect(tmp_path).notes[0]
     settings = json.loads((tmp_path / "config.json").read_text())
@@ -219,14 +219,14 @@ def test_a_sentence_folder(tokenizer, tmp_path: Path, no_reading) -> None:
     sentence_transformers.write(tmp_path, settings, arrays, D, 20)
     published_folder(tmp_path, dataclasses.replace(BERT, vocab_size=tokenizer.vocab_size), "pooler")
     tokenizer.save(tmp_path)
-    found = inspect(tmp_path)
-    assert (found.kind, found.family, found.length) == ("sentence-transformers", "bert", 20)
-    assert found.sentence["size"] == 10 and found.sentence["modules"][0]["kind"] == "Dense"
-    assert found_shapes(found)["sentence/0/kernel"] == (2 * D, 10)
-    assert found.parts["sentence"] == 2 * D * 10 + 10
+    actual = inspect(tmp_path)
+    assert (actual.kind, actual.family, actual.length) == ("sentence-transformers", "bert", 20)
+    assert actual.sentence["size"] == 10 and actual.sentence["modules"][0]["kind"] == "Dense"
+    assert found_shapes(actual)["sentence/0/kernel"] == (2 * D, 10)
+    assert actual.parts["sentence"] == 2 * D * 10 + 10
     for path in tmp_path.rglob("*.safetensors"):
         path.unlink()
-    assert found_shapes(inspect(tmp_path)) == found_shapes(found)
+    assert found_shapes(inspect(tmp_path)) == found_shapes(actual)
 
 
 def test_a_name_of_the_hub_needs_no_weights(tmp_path: Path, monkeypatch) -> None:
@@ -246,10 +246,7 @@ def test_a_name_of_the_hub_needs_no_weights(tmp_path: Path, monkeypatch) -> None
         ({"length": 65}, "length is 65; .* takes rows of 1 to 64 tokens"),
         ({"length": 0}, "length is 0"),
         ({"mesh": {"fsdp": 0}}, "must be positive"),
-        (
-            {"overrides": ["--model.num-layers", "3"]},
-            "--model.num-layers is not an option of inspect; only a recipe",
-        ),
+        ({"overrides": ["--model.num-layers", "3"]}, "--model.num-layers is not an option of inspect; only a recipe"),
     ],
 )
 def test_mistakes(arguments: dict, message: str, make_model, tmp_path: Path) -> None:

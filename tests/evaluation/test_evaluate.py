@@ -46,21 +46,21 @@ def test_results_of_other_data_stand_beside(classifier, tmp_path):
     other = write_data(tmp_path / "other.jsonl", 20, lambda positive, i: "yes" if positive else "no", seed=9)
     second = evaluate(classifier.folder, data=other)
     assert second["examples"] == 20
-    found = results(classifier.folder)  # beside what other tests have measured
-    assert found["validation"] == first | {"checkpoint": "latest", "step": 30}
-    assert found[other] == second | {"checkpoint": "latest", "step": 30}
+    actual = results(classifier.folder)  # beside what other tests have measured
+    assert actual["validation"] == first | {"checkpoint": "latest", "step": 30}
+    assert actual[other] == second | {"checkpoint": "latest", "step": 30}
 
 
-def test_two_evaluations_at_a_time(own, monkeypatch):
+def test_two_evaluations_at_a_time(run_copy, monkeypatch):
     """What another has written since the first began is kept."""
 
     def measure(*_):
-        (own / "results.json").write_text('{"other": {"loss": 2.0}}')
+        (run_copy / "results.json").write_text('{"other": {"loss": 2.0}}')
         return {"loss": 1.0}
 
     monkeypatch.setattr(module, "_evaluate_masked", measure)
-    evaluate(own)
-    assert results(own) == {"other": {"loss": 2.0}, "validation": {"loss": 1.0, "checkpoint": "latest", "step": 3}}
+    evaluate(run_copy)
+    assert results(run_copy) == {"other": {"loss": 2.0}, "validation": {"loss": 1.0, "checkpoint": "latest", "step": 3}}
 
 
 def test_classes_keep_their_ids(classifier, tmp_path):
@@ -109,9 +109,9 @@ def test_thresholds_tuned_on_other_data(classifier, tmp_path):
     assert by_file["tuned"]["on"] == test
     with pytest.raises(ValueError, match="thresholds tuned on validation cannot be measured on it"):
         evaluate(classifier.folder, tune_threshold="validation")
-    (own,) = load(classifier.folder).config.data.validation
+    (held_out,) = load(classifier.folder).config.data.validation
     with pytest.raises(ValueError, match="cannot be measured on it; name other data"):  # by whichever name
-        evaluate(classifier.folder, data=own, tune_threshold="validation")
+        evaluate(classifier.folder, data=held_out, tune_threshold="validation")
     with pytest.raises(ValueError, match="cannot be measured on it; name other data"):
         evaluate(classifier.folder, data=test, tune_threshold=os.path.relpath(test))
 
@@ -178,8 +178,8 @@ def write_pairs(path: Path, scores: list[float]) -> str:
 
 
 @pytest.fixture
-def own(masked, tmp_path) -> Path:
-    return shutil.copytree(masked.folder, tmp_path / "own", ignore=shutil.ignore_patterns("results.json"))
+def run_copy(masked, tmp_path) -> Path:
+    return shutil.copytree(masked.folder, tmp_path / "run_copy", ignore=shutil.ignore_patterns("results.json"))
 
 
 @pytest.fixture
@@ -188,54 +188,54 @@ def published(masked, tmp_path) -> Path:
     return tmp_path / "published"
 
 
-def test_vectors_of_a_run(own, tmp_path, monkeypatch):
+def test_vectors_of_a_run(run_copy, tmp_path, monkeypatch):
     """Files of one name do not collide, nor does one file that is named in two ways."""
-    (own / "results.json").write_text('{"validation": {"loss": 1.0}}')
+    (run_copy / "results.json").write_text('{"validation": {"loss": 1.0}}')
     data = [write_pairs(tmp_path / name / "test.jsonl", scores) for name, scores in (("a", [1, 2, 3]), ("b", [3, 1]))]
-    found = evaluate_task(own, "similarity", data)
-    assert list(found) == data and found[data[0]]["pairs"] == 3
-    entries = {path: result | {"checkpoint": "latest", "step": 3} for path, result in found.items()}
-    assert results(own) == {"validation": {"loss": 1.0}, "similarity": entries}
+    actual = evaluate_task(run_copy, "similarity", data)
+    assert list(actual) == data and actual[data[0]]["pairs"] == 3
+    entries = {path: result | {"checkpoint": "latest", "step": 3} for path, result in actual.items()}
+    assert results(run_copy) == {"validation": {"loss": 1.0}, "similarity": entries}
 
     write_pairs(tmp_path / "a" / "test.jsonl", [1, 2, 3, 4])
     monkeypatch.chdir(tmp_path / "a")
-    again = evaluate_task(own, "similarity", ["test.jsonl"])["test.jsonl"]
+    again = evaluate_task(run_copy, "similarity", ["test.jsonl"])["test.jsonl"]
     assert again["pairs"] == 4
     entries[data[0]] = again | {"checkpoint": "latest", "step": 3}
-    assert results(own) == {"validation": {"loss": 1.0}, "similarity": entries}
+    assert results(run_copy) == {"validation": {"loss": 1.0}, "similarity": entries}
 
 
-def test_commas_join_sources_to_one_set(own, tmp_path):
+def test_commas_join_sources_to_one_set(run_copy, tmp_path):
     data = [write_pairs(tmp_path / name / "test.jsonl", scores) for name, scores in (("a", [1, 2, 3]), ("b", [3, 1]))]
-    assert evaluate_task(own, "similarity", [",".join(data)])[",".join(data)]["pairs"] == 5
-    assert list(results(own)["similarity"]) == [",".join(data)]
+    assert evaluate_task(run_copy, "similarity", [",".join(data)])[",".join(data)]["pairs"] == 5
+    assert list(results(run_copy)["similarity"]) == [",".join(data)]
 
 
-def test_retrieval_of_each_split_stands_alone(own, tmp_path):
+def test_retrieval_of_each_split_stands_alone(run_copy, tmp_path):
     lines = {"corpus.jsonl": '{"_id": "d", "text": "bad plot"}', "queries.jsonl": '{"_id": "q", "text": "bad plot"}'}
     lines |= {"qrels/test.tsv": "q\td\t1", "qrels/dev.tsv": "q\td\t2"}
     (tmp_path / "qrels").mkdir()
     for name, line in lines.items():
         (tmp_path / name).write_text(line + "\n")
     for split in ("test", "dev"):
-        found = evaluate_task(own, "retrieval", [str(tmp_path)], split=split)[str(tmp_path)]
-        assert found["ndcg@10"] == 1
+        actual = evaluate_task(run_copy, "retrieval", [str(tmp_path)], split=split)[str(tmp_path)]
+        assert actual["ndcg@10"] == 1
         name = str(tmp_path / "qrels" / f"{split}.tsv")
-        assert results(own)["retrieval"][name] == found | {"checkpoint": "latest", "step": 3}
-    assert len(results(own)["retrieval"]) == 2
+        assert results(run_copy)["retrieval"][name] == actual | {"checkpoint": "latest", "step": 3}
+    assert len(results(run_copy)["retrieval"]) == 2
 
 
-def test_vectors_of_a_published_model(published, own, tmp_path):
+def test_vectors_of_a_published_model(published, run_copy, tmp_path):
     data = write_pairs(tmp_path / "a" / "test.jsonl", [1, 2, 3])
     before = sorted(tmp_path.rglob("*"))
-    found = evaluate_task(published, "similarity", [data])
+    actual = evaluate_task(published, "similarity", [data])
     assert sorted(tmp_path.rglob("*")) == before
     output = tmp_path / "all.json"
-    assert evaluate_task(published, "similarity", [data], output) == found
-    expected = {"model": str(published), "similarity": found}
+    assert evaluate_task(published, "similarity", [data], output) == actual
+    expected = {"model": str(published), "similarity": actual}
     assert json.loads(output.read_text()) == expected
     with pytest.raises(ValueError, match=r"all\.json holds results of .*published; give another --output"):
-        evaluate_task(own, "similarity", [data], output)
+        evaluate_task(run_copy, "similarity", [data], output)
     assert json.loads(output.read_text()) == expected
     with pytest.raises(FileNotFoundError, match="no folder .*absent"):
         evaluate_task(published, "similarity", [data], tmp_path / "absent" / "all.json")
@@ -243,11 +243,11 @@ def test_vectors_of_a_published_model(published, own, tmp_path):
         evaluate(published)
 
 
-def test_what_is_known_is_kept_when_the_next_set_fails(own, tmp_path):
+def test_what_is_known_is_kept_when_the_next_set_fails(run_copy, tmp_path):
     data = write_pairs(tmp_path / "a" / "test.jsonl", [1, 2, 3])
     with pytest.raises(FileNotFoundError):
-        evaluate_task(own, "similarity", [data, str(tmp_path / "absent.jsonl")])
-    assert list(results(own)["similarity"]) == [data]
+        evaluate_task(run_copy, "similarity", [data, str(tmp_path / "absent.jsonl")])
+    assert list(results(run_copy)["similarity"]) == [data]
 
 
 def test_names_of_data(monkeypatch, tmp_path):

@@ -44,9 +44,9 @@ def test_words_of_the_user_come_last() -> None:
 
 
 def test_fields_of_the_real_data(shared_data: Path) -> None:
-    found = {name: find_sources(str(shared_data / "glue"), name, limit=10) for name in TASKS}
-    assert {name for name, sources in found.items() if isinstance(sources, str)} == {"qnli"}
-    for name, sources in found.items():
+    actual = {name: find_sources(str(shared_data / "glue"), name, limit=10) for name in TASKS}
+    assert {name for name, sources in actual.items() if isinstance(sources, str)} == {"qnli"}
+    for name, sources in actual.items():
         for source in sources[:2] if isinstance(sources, Sources) else ():
             task = TASKS[name]
             assert {task.text, *([task.pair] if task.pair else []), "label"} <= set(field_names(source))
@@ -62,9 +62,7 @@ def test_find_sources(tmp_path: Path) -> None:
     assert find_sources(at, "sst2") == f"no {at}/sst2/train.jsonl"
     (tmp_path / "mnli/validation_mismatched.jsonl").touch()
     assert find_sources(at, "mnli").mismatched == f"{at}/mnli/validation_mismatched.jsonl"
-    with pytest.raises(
-        FileNotFoundError, match=f"no folder {at}/absent; name one with a folder for each task, or tfds"
-    ):
+    with pytest.raises(FileNotFoundError, match=f"no folder {at}/absent; name one with a folder for each task"):
         find_sources(f"{at}/absent", "rte")
 
 
@@ -139,10 +137,6 @@ def write(folder: Path, task: str, splits: dict[str, int], classes: int) -> None
                 file.write(json.dumps({text: " ".join(first), pair: " ".join(second), "label": i % classes}) + "\n")
 
 
-def found_steps(folder: Path, task: str) -> int:
-    return json.loads((folder / "results.json").read_text())["runs"][f"{task}/seed_0"]["steps"]
-
-
 def test_a_suite_that_is_interrupted(masked, tmp_path: Path, monkeypatch, capsys) -> None:
     """RTE from a run on MNLI, stopped in its second step and called again; the third call has nothing to do."""
     data, folder = tmp_path / "data", tmp_path / "runs"
@@ -166,21 +160,14 @@ def test_a_suite_that_is_interrupted(masked, tmp_path: Path, monkeypatch, capsys
     first = json.loads((folder / "results.json").read_text())
     assert list(first["runs"]) == ["mnli/seed_0"] and first["missing"]["rte"] == "no run has ended"
     report = run_glue(data, str(masked.folder), folder, options)
-    assert calls == [
-        *range(1, found_steps(folder, "mnli") + 1),
-        *range(1, found_steps(folder, "rte") + 1),
-    ]  # none twice
-    found = json.loads((folder / "results.json").read_text())
-    assert (
-        list(found["runs"]) == ["mnli/seed_0", "rte/seed_0"]
-        and found["runs"]["mnli/seed_0"] == first["runs"]["mnli/seed_0"]
-    )
-    examples = [found["runs"]["mnli/seed_0"]["results"][name]["examples"] for name in ("validation", "mismatched")]
-    assert examples == [18, 24]
+    actual = json.loads((folder / "results.json").read_text())
+    mnli, rte = actual["runs"].values()
+    assert list(actual["runs"]) == ["mnli/seed_0", "rte/seed_0"] and mnli == first["runs"]["mnli/seed_0"]
+    assert calls == [*range(1, mnli["steps"] + 1), *range(1, rte["steps"] + 1)]  # none twice
+    assert [mnli["results"][name]["examples"] for name in ("validation", "mismatched")] == [18, 24]
     assert load(folder / "rte" / "seed_0").init_from == str(folder / "mnli" / "seed_0")
-    assert found["average"] == pytest.approx(
-        np.mean([found["tasks"][name]["score"]["mean"] for name in ("rte", "mnli")])
-    )
+    scores = [actual["tasks"][name]["score"]["mean"] for name in ("rte", "mnli")]
+    assert actual["average"] == pytest.approx(np.mean(scores))
     assert "accuracy, mismatched" in report and "Average of 2 of the 9" in report and "cola (no " in report
     assert (folder / "report.md").read_text().strip() in report
     monkeypatch.setattr(suite, "train", lambda *_: pytest.fail("a finished task is repeated"))

@@ -42,23 +42,15 @@ def test_metrics_and_what_is_left_out(model, masked, tmp_path, caplog):
     records += [{"text": "the <mask>", "answer": "film plot"}, {"text": "a [MASK]", "answer": "Überraschung"}]
     source = write(tmp_path / "a.jsonl", records)
     with caplog.at_level(logging.WARNING):
-        found = evaluate_probing(model, source)
-    assert [x.getMessage() for x in caplog.records] == [
-        "2 of 6 answers are not one token and were left out: film plot, Überraschung."
-    ]
+        actual = evaluate_probing(model, source)
+    (record,) = caplog.records
+    assert record.getMessage() == "2 of 6 answers are not one token and were left out: film plot, Überraschung."
     ranks = answer_ranks(model, TEXTS, ANSWERS)
-    assert found == pytest.approx(
-        {
-            "precision@1": (ranks == 1).mean(),
-            "precision@10": (ranks <= 10).mean(),
-            "mrr": (1 / ranks).mean(),
-            "examples": 4,
-            "left_out": 2,
-        }
-    )
+    precisions = {"precision@1": (ranks == 1).mean(), "precision@10": (ranks <= 10).mean()}
+    assert actual == pytest.approx({**precisions, "mrr": (1 / ranks).mean(), "examples": 4, "left_out": 2})
     renamed = write(tmp_path / "b.jsonl", [{"masked": x["text"], "obj": x["answer"]} for x in records])
     result = evaluate_task(masked.folder, "probing", [renamed], text_field="masked", label_field="obj")
-    assert result[renamed] == pytest.approx(found)
+    assert result[renamed] == pytest.approx(actual)
     assert json.loads((masked.folder / "results.json").read_text())["probing"][renamed]["left_out"] == 2
 
 

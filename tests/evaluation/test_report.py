@@ -1,9 +1,15 @@
+"""Reports of classes and values: every file is complete, and the plots are images without warnings."""
+
+import contextlib
 import json
 
+import matplotlib.image
 import numpy as np
 import pytest
 
 from jaxencoder.config import RunConfig
+from jaxencoder.evaluation import report
+from jaxencoder.evaluation.calibration import reliability_bins
 from jaxencoder.evaluation.report import confusion_matrix, prediction_records, write_report
 from jaxencoder.tasks.classification.predict import Predictions
 from jaxencoder.text.config import DataConfig
@@ -42,13 +48,10 @@ def test_classes(tmp_path):
         assert line in text.splitlines()
     assert "fitted on dev.jsonl" in text and "| accuracy | 0.7500 |" in text
     rows = text.split("## Most confidently wrong")[1].splitlines()[4:]
-    assert rows[0] == "| b | a | 0.9999 | sure and \\| wrong \\<b> |" and rows[1].startswith(
-        "| a | b | 0.7311 | unsure"
-    )
-    assert len(rows) == 2
-    assert [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()] == prediction_records(
-        predicted()
-    )
+    assert rows[0] == "| b | a | 0.9999 | sure and \\| wrong \\<b> |" and len(rows) == 2
+    assert rows[1].startswith("| a | b | 0.7311 | unsure")
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == prediction_records(predicted())
 
 
 def test_values(tmp_path):
@@ -65,16 +68,16 @@ def test_values(tmp_path):
 
 
 def test_lines_and_confusions():
-    found = prediction_records(predicted())
-    assert [line["truth"] for line in found] == list("abab") and [line["prediction"] for line in found] == list("aabb")
-    assert found[2]["probabilities"] == pytest.approx({"a": 0.2689, "b": 0.7311}, abs=1e-4)
-    assert found[2]["probability"] == found[2]["probabilities"]["b"]
+    actual = prediction_records(predicted())
+    assert [(line["truth"], line["prediction"]) for line in actual] == [("a", "a"), ("b", "a"), ("a", "b"), ("b", "b")]
+    assert actual[2]["probabilities"] == pytest.approx({"a": 0.2689, "b": 0.7311}, abs=1e-4)
+    assert actual[2]["probability"] == actual[2]["probabilities"]["b"]
     assert confusion_matrix(predicted()).tolist() == [[1, 1], [1, 1]]
 
 
 def test_nothing_is_wrong(tmp_path):
-    found = predicted()._replace(labels=np.array([0, 0, 1, 1]))
-    write_report(tmp_path, found, result(), "run", CONFIG, "best")
+    actual = predicted()._replace(labels=np.array([0, 0, 1, 1]))
+    write_report(tmp_path, actual, result(), "run", CONFIG, "best")
     assert (tmp_path / "report.md").read_text().endswith("## Most confidently wrong\n\nNone.\n")
 
 
@@ -93,10 +96,75 @@ def test_a_report_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypat
 
 def test_of_several_classes_the_decision_that_is_furthest_off(tmp_path):
     scores = np.array([[5.0, -1.0], [3.0, 4.0], [-2.0, -2.0]])  # the second has no b, the third has both
-    found = predicted()._replace(scores=scores, labels=np.array([[1, 0], [1, 0], [1, 1]]))
-    found = found._replace(records=found.records[:3], tokens=found.tokens[:3])
+    actual = predicted()._replace(scores=scores, labels=np.array([[1, 0], [1, 0], [1, 1]]))
+    actual = actual._replace(records=actual.records[:3], tokens=actual.tokens[:3])
     several = {name: value for name, value in result().items() if name != "tuned"}
-    write_report(tmp_path, found, several, "run", CONFIG, "best")
+    write_report(tmp_path, actual, several, "run", CONFIG, "best")
     text = (tmp_path / "report.md").read_text()
     wrong = text[text.index("Most confidently wrong") :]
     assert "sure and \\| wrong" in wrong and "unsure and wrong" in wrong and "sure and right" not in wrong
+
+
+def drawn(path) -> np.ndarray:
+    image = matplotlib.image.imread(path)[..., :3]
+    assert np.ptp(image) > 0.5
+    return image
+
+
+def axes_of(monkeypatch, draw):
+    """What a function draws on."""
+    kept, figure = [], report._figure
+
+    @contextlib.contextmanager
+    def keeping(*given):
+        with figure(*given) as axes:
+            kept.append(axes)
+            yield axes
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "_figure", keeping)
+        draw()
+    return kept[0]
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("$x^$", "良い", "very " * 20), tuple(f"class {i}" for i in range(77))])
+def test_confusion(tmp_path, names):
+    matrix = np.random.default_rng(0).integers(50, size=(len(names),) * 2)
+    matrix[0] = 0  # a class without examples
+    report.plot_confusion(tmp_path / "a.png", matrix, names)
+    image = drawn(tmp_path / "a.png")
+    assert max(image.shape) <= 18 * 120
+
+
+def test_true_classes_are_rows(monkeypatch, tmp_path):
+    """Of two true a, one is taken for b; the three b are right."""
+    shown = axes_of(monkeypatch, lambda: report.plot_confusion(tmp_path / "a.png", np.array([[1, 1], [0, 3]]), "ab"))
+    assert shown.images[0].get_array().tolist() == [[0.5, 0.5], [0, 1]]
+    assert (shown.get_xlabel(), shown.get_ylabel()) == ("predicted", "true")
+    numbers = {text.get_position(): text.get_text() for text in shown.texts}  # at (predicted, true)
+    assert numbers == {(0, 0): "1", (1, 0): "1", (0, 1): "0", (1, 1): "3"}
+
+
+def test_bars_are_accuracies_and_points_true_values(monkeypatch, tmp_path):
+    probabilities = np.array([[0.7, 0.3]] * 4)
+    actual = reliability_bins(probabilities, np.array([0, 1, 1, 1]))  # sure to 70%, right in 25%
+    shown = axes_of(monkeypatch, lambda: report.plot_reliability(tmp_path / "a.png", actual))
+    (bar,) = shown.containers[0]
+    assert bar.get_height() == 0.25 and bar.get_x() <= 0.7 <= bar.get_x() + bar.get_width()
+    shown = axes_of(monkeypatch, lambda: report.plot_values(tmp_path / "a.png", np.array([1.0, 2]), np.array([5.0, 6])))
+    assert shown.lines[0].get_xdata().tolist() == [1, 2] and shown.lines[0].get_ydata().tolist() == [5, 6]
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_reliability_diagram(tmp_path, classes):
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(classes), 100)
+    report.plot_reliability(tmp_path / "a.png", reliability_bins(probabilities, np.arange(100) % classes))
+    drawn(tmp_path / "a.png")
+    report.plot_reliability(tmp_path / "b.png", reliability_bins(probabilities[:1], np.zeros(1, int)))
+    drawn(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("number", [1, 500])
+def test_scatter(tmp_path, number):
+    report.plot_values(tmp_path / "a.png", np.zeros(number), np.arange(number) / 2)
+    drawn(tmp_path / "a.png")

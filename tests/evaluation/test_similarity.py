@@ -86,16 +86,13 @@ def test_measures_by_hand(embedded, tmp_path):
 
 def test_several_sources_are_one_set(embedded, tmp_path):
     rows = pairs(("0", "10", 5), ("0", "90", 1), ("0", "30", 3), ("0", "60", 4))
-    whole = evaluate_similarity(None, [write(tmp_path / "whole.jsonl", rows)])
+    complete = evaluate_similarity(None, [write(tmp_path / "whole.jsonl", rows)])
     (tmp_path / "parts").mkdir()
     first = write(tmp_path / "parts" / "1.jsonl", rows[:1])
     pq.write_table(pa.Table.from_pylist(rows[1:]), tmp_path / "parts" / "2.parquet")
-    for sources in (
-        [first, str(tmp_path / "parts" / "2.parquet")],
-        [str(tmp_path / "parts")],
-        [str(tmp_path / "p*/*")],
-    ):
-        assert evaluate_similarity(None, sources) == whole
+    second = str(tmp_path / "parts" / "2.parquet")
+    for sources in ([first, second], [str(tmp_path / "parts")], [str(tmp_path / "p*/*")]):
+        assert evaluate_similarity(None, sources) == complete
 
 
 def test_equal_cosines_correlate_with_nothing(embedded, tmp_path):

@@ -13,10 +13,10 @@ def predicted(records: list[dict], tokens: list[int], labels: list[float], score
 
 def test_quarters_of_the_lengths():
     tokens = [9, 1, 2, 3, 4, 5, 6, 100]
-    found = slice_metrics(predicted([{}] * 8, tokens, [0, 1] * 4, [0] * 8))["length in tokens"]
-    assert list(found) == ["1 to 2", "3 to 4", "5 to 6", "9 to 100"]
-    assert all(part["examples"] == 2 for part in found.values())
-    assert [part["accuracy"] for part in found.values()] == [0.5, 0.5, 0.5, 0.5]
+    actual = slice_metrics(predicted([{}] * 8, tokens, [0, 1] * 4, [0] * 8))["length in tokens"]
+    assert list(actual) == ["1 to 2", "3 to 4", "5 to 6", "9 to 100"]
+    assert all(part["examples"] == 2 for part in actual.values())
+    assert [part["accuracy"] for part in actual.values()] == [0.5, 0.5, 0.5, 0.5]
     same = slice_metrics(predicted([{}] * 4, [7] * 4, [0, 1, 0, 1], [0, 1, 0, 0]))["length in tokens"]
     assert same == {"7": {"examples": 4} | {k: v for k, v in same["7"].items() if k != "examples"}}
 
@@ -24,39 +24,37 @@ def test_quarters_of_the_lengths():
 @pytest.mark.parametrize("seed", range(5))
 def test_lengths_are_shared_out(seed):
     tokens = np.random.default_rng(seed).lognormal(3, 1, 400).astype(int).tolist()
-    found = slice_metrics(predicted([{}] * 400, tokens, [0, 1] * 200, [0] * 400))["length in tokens"]
-    assert len(found) == 4 and sum(part["examples"] for part in found.values()) == 400
-    assert all(70 <= part["examples"] <= 130 for part in found.values())
+    actual = slice_metrics(predicted([{}] * 400, tokens, [0, 1] * 200, [0] * 400))["length in tokens"]
+    assert len(actual) == 4 and sum(part["examples"] for part in actual.values()) == 400
+    assert all(70 <= part["examples"] <= 130 for part in actual.values())
 
 
 def test_fields_of_records():
     records = [{"lang": "de"}, {"lang": "en"}, {"lang": "de"}, {"lang": None}, {}, {"lang": "de"}]
     labels, chosen = [0, 1, 1, 0, 1, 1], [0, 1, 0, 0, 0, 1]
-    found = slice_metrics(predicted(records, [1] * 6, labels, chosen), ["lang"])["lang"]
-    assert {name: part["examples"] for name, part in found.items()} == {"de": 3, "(none)": 2, "en": 1}
+    actual = slice_metrics(predicted(records, [1] * 6, labels, chosen), ["lang"])["lang"]
+    assert {name: part["examples"] for name, part in actual.items()} == {"de": 3, "(none)": 2, "en": 1}
     metrics = metrics_of_classes(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)
     expected = {"examples": 3, **{name: metrics[name] for name in ("accuracy", "macro_f1", "matthews")}}
-    assert found["de"] == pytest.approx(expected)
+    assert actual["de"] == pytest.approx(expected)
 
 
 def test_many_values():
     names = [{"id": f"n{i // 2}" if i < 40 else f"x{i}", "number": i / 10} for i in range(100)]
-    found = slice_metrics(predicted(names, [1] * 100, [0, 1] * 50, [0] * 100), ["id", "number"])
-    assert len(found["id"]) == 30 and found["id"]["(others)"]["examples"] == 100 - 20 * 2 - 9
-    assert list(found["number"]) == ["0 to 2.4", "2.5 to 4.9", "5 to 7.4", "7.5 to 9.9"]
+    actual = slice_metrics(predicted(names, [1] * 100, [0, 1] * 50, [0] * 100), ["id", "number"])
+    assert len(actual["id"]) == 30 and actual["id"]["(others)"]["examples"] == 100 - 20 * 2 - 9
+    assert list(actual["number"]) == ["0 to 2.4", "2.5 to 4.9", "5 to 7.4", "7.5 to 9.9"]
 
     seconds = [{"at": 1_700_000_000 + i} for i in range(100)]
-    found = slice_metrics(predicted(seconds, [1] * 100, [0, 1] * 50, [0] * 100), ["at"])["at"]
-    assert sum(part["examples"] for part in found.values()) == 100 and "1700000000 to 1700000024" in found
+    actual = slice_metrics(predicted(seconds, [1] * 100, [0, 1] * 50, [0] * 100), ["at"])["at"]
+    assert sum(part["examples"] for part in actual.values()) == 100 and "1700000000 to 1700000024" in actual
 
 
 def test_values():
     records = [{"part": i // 4} for i in range(8)]
-    found = slice_metrics(predicted(records, [1] * 8, [1, 2, 3, 4, 1, 2, 3, 4], [1, 2, 3, 4, 4, 3, 2, 1], ""), ["part"])
-    assert found["part"] == {
-        "0": pytest.approx({"examples": 4, "pearson": 1, "spearman": 1}),
-        "1": pytest.approx({"examples": 4, "pearson": -1, "spearman": -1}),
-    }
+    values = predicted(records, [1] * 8, [1, 2, 3, 4, 1, 2, 3, 4], [1, 2, 3, 4, 4, 3, 2, 1], "")
+    metrics = {sign: pytest.approx({"examples": 4, "pearson": sign, "spearman": sign}) for sign in (1, -1)}
+    assert slice_metrics(values, ["part"])["part"] == {"0": metrics[1], "1": metrics[-1]}
 
 
 def test_a_field_that_is_not_there():

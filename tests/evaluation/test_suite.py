@@ -57,11 +57,11 @@ def trained(monkeypatch):
 
 def test_finished_runs_are_not_repeated(trained, tmp_path: Path, capsys) -> None:
     names, _ = trained
-    found = run_suite(runs("a", "b"), tmp_path, summarize)
-    assert names == ["a", "b"] and list(found) == ["a", "b"]
+    actual = run_suite(runs("a", "b"), tmp_path, summarize)
+    assert names == ["a", "b"] and list(actual) == ["a", "b"]
     result = {"results": {"validation": {"loss": 0.5, "examples": 7}}, "steps": 3}
-    assert found["a"] == {"identity": identities(runs("a"))["a"]} | result
-    assert written(tmp_path) == {"count": 2, "runs": found}
+    assert actual["a"] == {"identity": identities(runs("a"))["a"]} | result
+    assert written(tmp_path) == {"count": 2, "runs": actual}
     assert (tmp_path / "report.md").read_text() == "report of a, b\n"
     assert "a (1 of 2): validation loss 0.5, examples 7" in capsys.readouterr().out
     run_suite(runs("b", "c"), tmp_path, summarize)
@@ -97,9 +97,9 @@ def test_results_are_kept_from_other_data(trained, tmp_path: Path, part: str) ->
     else:
         data = replace(run.config.data, validation_fraction=0.0, **{part: (str(source),)})
         run = replace(run, config=replace(run.config, data=data))
-    found = run_suite([run], folder, summarize)
+    actual = run_suite([run], folder, summarize)
     os.utime(source, (1, 1))
-    assert run_suite([run], folder, summarize) == found and trained[0] == ["a"]
+    assert run_suite([run], folder, summarize) == actual and trained[0] == ["a"]
     source.write_text('{"text": "a", "label": 1}\n')
     os.utime(source, (1, 1))
     before = written(folder)
@@ -108,7 +108,7 @@ def test_results_are_kept_from_other_data(trained, tmp_path: Path, part: str) ->
     assert trained[0] == ["a"] and written(folder) == before
     source.unlink()
     missing = run_suite([run], tmp_path / "others", summarize)
-    assert missing["a"]["identity"] != found["a"]["identity"] and "results" in missing["a"]
+    assert missing["a"]["identity"] != actual["a"]["identity"] and "results" in missing["a"]
 
 
 def test_one_suite_at_a_time(trained, tmp_path: Path) -> None:
@@ -132,13 +132,13 @@ def test_several_hosts(trained, tmp_path: Path, monkeypatch) -> None:
 def test_what_fails_stops_no_other(trained, tmp_path: Path) -> None:
     names, events = trained
     events.update(a=Diverged("not finite"), b=OSError("no\n  room"))
-    found = run_suite(runs("a", "b", "c"), tmp_path, summarize)
-    assert [set(one) - {"identity", "steps"} for one in found.values()] == [{"diverged"}, {"failed"}, {"results"}]
-    assert found["b"]["failed"] == "no room" and written(tmp_path)["runs"] == found
+    actual = run_suite(runs("a", "b", "c"), tmp_path, summarize)
+    assert [set(one) - {"identity", "steps"} for one in actual.values()] == [{"diverged"}, {"failed"}, {"results"}]
+    assert actual["b"]["failed"] == "no room" and written(tmp_path)["runs"] == actual
     events.clear()
     again = run_suite(runs("a", "b", "c"), tmp_path, summarize)
     assert names == ["a", "b", "c", "b"]  # what diverged would diverge again
-    assert "results" in again["b"] and again["a"] == found["a"]
+    assert "results" in again["b"] and again["a"] == actual["a"]
     events["d"] = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory.\nAllocations:\n1. 16 GiB")
     last = run_suite(runs("d", "e"), tmp_path, summarize)
     assert last["d"]["failed"] == "RESOURCE_EXHAUSTED: Out of memory." and "results" in last["e"]
@@ -246,9 +246,9 @@ def test_side_by_side_and_killed(classifier, tmp_path: Path, monkeypatch, capsys
     for log in begun:
         text = log.read_text()
         assert "Stopped after step" in text and f"Continuing {log.parent} after step" in text, text
-    found = written(folder)
-    assert list(found["runs"]) == ["seed_0", "seed_1"]
-    assert all(one["steps"] == 300 and one["tokens_per_second"] > 0 for one in found["runs"].values())
-    accuracies = [one["results"]["validation"]["accuracy"] for one in found["runs"].values()]
+    actual = written(folder)
+    assert list(actual["runs"]) == ["seed_0", "seed_1"]
+    assert all(one["steps"] == 300 and one["tokens_per_second"] > 0 for one in actual["runs"].values())
+    accuracies = [one["results"]["validation"]["accuracy"] for one in actual["runs"].values()]
     assert f"{sum(accuracies) / 2:.4f} ±" in report and (folder / "report.md").read_text() == report + "\n"
     assert "seed_0 begins, see" in capsys.readouterr().out

@@ -16,8 +16,8 @@ CONFIG = RunConfig(data=DataConfig(label_field="label"), objective=Classificatio
 
 
 def test_grid() -> None:
-    found = grid(CONFIG, ["optimizer.learning-rate=1e-4,3e-4", "--objective.pooling=mean,cls"])
-    assert {name: (one.optimizer.learning_rate, one.objective.pooling) for name, one in found.items()} == {
+    actual = grid(CONFIG, ["optimizer.learning-rate=1e-4,3e-4", "--objective.pooling=mean,cls"])
+    assert {name: (one.optimizer.learning_rate, one.objective.pooling) for name, one in actual.items()} == {
         "learning_rate=1e-4,pooling=mean": (1e-4, "mean"),
         "learning_rate=1e-4,pooling=cls": (1e-4, "cls"),
         "learning_rate=3e-4,pooling=mean": (3e-4, "mean"),
@@ -33,8 +33,8 @@ def test_names() -> None:
         "trainable=_bias_classifier_,init_from=runs_b",
     ]
     assert several["trainable=_bias_classifier_,init_from=runs_a"].optimizer.trainable == ("/bias$", "^classifier/")
-    alike = grid(CONFIG, ["objective.dropout=0.1", "model.dropout=0.2"])
-    assert list(alike) == ["objective.dropout=0.1,model.dropout=0.2"]
+    qualified = grid(CONFIG, ["objective.dropout=0.1", "model.dropout=0.2"])
+    assert list(qualified) == ["objective.dropout=0.1,model.dropout=0.2"]
     counted = grid(replace(CONFIG, training=TrainingConfig(steps=5)), ["training.epochs=1,2"])
     assert [(one.training.steps, one.training.epochs) for one in counted.values()] == [(0, 1), (0, 2)]
 
@@ -76,11 +76,8 @@ def test_the_best_has_not_diverged() -> None:
     by_loss = replace(CONFIG, training=TrainingConfig(best_metric="loss"))
     summary = summarize_settings(OUTCOMES, GROUPS, CONFIG)
     assert (summary["best"], summary["by"], list(summary["settings"])) == ("low", "accuracy", ["low", "high"])
-    assert summary["settings"]["low"]["accuracy"] == {
-        "mean": pytest.approx(0.75),
-        "sd": pytest.approx(0.5**0.5 / 10),
-        "runs": 2,
-    }
+    low = summary["settings"]["low"]["accuracy"]
+    assert low == {"mean": pytest.approx(0.75), "sd": pytest.approx(0.5**0.5 / 10), "runs": 2}
     all_ended = OUTCOMES | {"high/1": outcome(0.8, 3.0)}
     assert summarize_settings(all_ended, GROUPS, CONFIG)["best"] == "high"  # by the accuracy, of classes
     assert summarize_settings(all_ended, GROUPS, by_loss)["best"] == "low"
@@ -102,10 +99,8 @@ def test_the_best_has_not_diverged() -> None:
 def test_results_without_the_metric_of_training(metrics: dict, by: str | None, best: str | None) -> None:
     config = replace(CONFIG, training=TrainingConfig(best_metric="perplexity", best_mode="min"))
     groups = {"low": ["a"], "high": ["b"]}
-    outcomes = {
-        run: {"results": {"validation": {name: values[i] for name, values in metrics.items()}}}
-        for i, run in enumerate("ab")
-    }
+    columns = ({name: values[i] for name, values in metrics.items()} for i in range(2))
+    outcomes = {run: {"results": {"validation": column}} for run, column in zip("ab", columns, strict=True)}
     summary = summarize_settings(outcomes, groups, config)
     assert (summary["by"], summary["best"]) == (by, best)
     assert ("Best: " in format_report(summary, outcomes, 1)) is (by is not None)
@@ -119,18 +114,18 @@ def test_the_metric_is_that_of_the_run(tmp_path: Path, monkeypatch) -> None:
         for run in runs:
             (folder / run.name).mkdir(parents=True)
             save(replace(run.config, training=resolved), folder / run.name)
-        found.append(summarize({})[0]["by"])
+        actual.append(summarize({})[0]["by"])
         metrics = ({"accuracy": 0.5, "macro_f1": 0.2}, {"accuracy": 0.4, "macro_f1": 0.3})
         outcomes = {run.name: {"results": {"validation": x}} for run, x in zip(runs, metrics, strict=True)}
-        found.append(summarize(outcomes)[0]["best"])
+        actual.append(summarize(outcomes)[0]["best"])
         return outcomes
 
-    found: list[str] = []
+    actual: list[str] = []
     monkeypatch.setattr(module, "run_suite", run_suite)
     data = replace(CONFIG.data, text_field="tokens")
     config = replace(CONFIG, objective=TokenClassification(), data=data)
     report = run_sweep(config, tmp_path, vary=["optimizer.learning_rate=1e-4,3e-4"])
-    assert found == ["f1", "learning_rate=3e-4"]
+    assert actual == ["f1", "learning_rate=3e-4"]
     assert "Best: learning_rate=3e-4, macro_f1 0.3000" in report
 
 
@@ -139,19 +134,16 @@ def test_several_classes_are_ranked_by_their_f1() -> None:
     config = replace(CONFIG, objective=Classification(labels=3, multi_label=True))
     values = {"low": {"micro_f1": 0.2, "accuracy": 0.4}, "high": {"micro_f1": 0.9, "accuracy": 0.3}}
     ended = {f"{name}/seed_0": {"results": {"validation": x | {"loss": 1.0}}} for name, x in values.items()}
-    found = summarize_settings(ended, {name: [f"{name}/seed_0"] for name in values}, config)
-    assert (found["best"], found["by"]) == ("high", "micro_f1")
+    actual = summarize_settings(ended, {name: [f"{name}/seed_0"] for name in values}, config)
+    assert (actual["best"], actual["by"]) == ("high", "micro_f1")
 
 
 def test_report() -> None:
     lines = format_report(summarize_settings(OUTCOMES, GROUPS, CONFIG), OUTCOMES, 2).splitlines()
     assert [cell.strip() for cell in lines[0].split("|")] == ["", "setting", "runs", "loss", "accuracy", ""]
     assert [cell.strip() for cell in lines[2].split("|")] == ["", "low", "2", "0.4500 ± 0.0707", "0.7500 ± 0.0707", ""]
-    assert lines[-3:] == [
-        "Best: low, accuracy 0.7500 ± 0.0707 (mean over 2 seeds, of 2 settings)",
-        "",
-        "high/1 has diverged: not finite",
-    ]
+    best = "Best: low, accuracy 0.7500 ± 0.0707 (mean over 2 seeds, of 2 settings)"
+    assert lines[-3:] == [best, "", "high/1 has diverged: not finite"]
     assert format_report(summarize_settings({}, GROUPS, CONFIG), {}, 2) == "No run has ended yet."
     alone = {name: outcome for name, outcome in OUTCOMES.items() if name == GROUPS["low"][0]}
     assert format_report(summarize_settings(alone, GROUPS, CONFIG), alone, 1).endswith("(one seed)")
@@ -161,11 +153,10 @@ def test_a_sweep_of_which_a_part_diverges(classifier, tmp_path: Path) -> None:
     config = load(classifier.folder)
     config = replace(config, training=replace(config.training, steps=4))
     report = run_sweep(config, tmp_path, seeds=(3,), vary=["optimizer.learning_rate=1e-2,1e30"])
-    assert (
-        "Best: learning_rate=1e-2, accuracy" in report and "learning_rate=1e30/seed_3 has diverged: The loss" in report
-    )
+    for words in ("Best: learning_rate=1e-2, accuracy", "learning_rate=1e30/seed_3 has diverged: The loss"):
+        assert words in report
     assert load(tmp_path / "learning_rate=1e-2" / "seed_3").training.seed == 3
-    found = json.loads((tmp_path / "results.json").read_text())
-    own = json.loads((tmp_path / "learning_rate=1e-2" / "seed_3" / "results.json").read_text())["validation"]
-    mean = found["settings"]["learning_rate=1e-2"]["accuracy"]
-    assert mean == {"mean": own["accuracy"], "sd": None, "runs": 1} and own["checkpoint"] == "best"
+    actual = json.loads((tmp_path / "results.json").read_text())
+    result = json.loads((tmp_path / "learning_rate=1e-2" / "seed_3" / "results.json").read_text())["validation"]
+    mean = actual["settings"]["learning_rate=1e-2"]["accuracy"]
+    assert mean == {"mean": result["accuracy"], "sd": None, "runs": 1} and result["checkpoint"] == "best"

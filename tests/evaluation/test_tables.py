@@ -16,9 +16,9 @@ def test_means() -> None:
 
 
 def test_table():
-    found = {"a/test": {"pairs": 12, "spearman": 0.82034, "fields": ["x", "y"]}}
-    found["b"] = {"pairs": 3, "spearman": -1.0, "fields": ["text", "y"]}
-    assert format_results(found).splitlines() == [
+    actual = {"a/test": {"pairs": 12, "spearman": 0.82034, "fields": ["x", "y"]}}
+    actual["b"] = {"pairs": 3, "spearman": -1.0, "fields": ["text", "y"]}
+    assert format_results(actual).splitlines() == [
         "        pairs  spearman   fields",
         "a/test     12     82.03     x, y",
         "b           3   -100.00  text, y",
@@ -27,9 +27,9 @@ def test_table():
 
 def test_a_table_has_a_line_for_each_name():
     names = ("line\nbreak", "\0nul", "\x1b[2Jescape", "tab\tand\u2028line", "سلام\u200cها")
-    found = format_results({name: {"f1": 0.5, "fields": [name]} for name in names}).split("\n")[1:]
+    actual = format_results({name: {"f1": 0.5, "fields": [name]} for name in names}).split("\n")[1:]
     shown = ("line break", "nul", "[2Jescape", "tab and line", "سلام\u200cها")  # what joins letters stays
-    assert found == [f"{name:<12}  50.00  {name:>12}" for name in shown]
+    assert actual == [f"{name:<12}  50.00  {name:>12}" for name in shown]
 
 
 def test_markdown_table():
