@@ -71,7 +71,7 @@ HOMES = {
     "safetensors": ("checkpoints/weights.py",),
     "huggingface_hub": ("checkpoints/hub.py", "checkpoints/weights.py"),
     "rich": ("describe/format.py",),
-    "matplotlib": ("evaluation/plots.py",),
+    "matplotlib": ("evaluation/report.py",),
 }
 # Preparing text must start fast, and in many processes.
 WITHOUT_JAX, BATCHES = ("text/*", "arguments.py", "files.py", "settings.py"), "text/batches.py"

@@ -11,10 +11,10 @@ import math
 import os
 import typing
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ from jaxencoder.training.program import Program, program
 
 Use = Literal["training", "inference"]
 Attention = Literal["own", "global", "local", "dense"]
+Variant = tuple[EncoderConfig, ComputeConfig]
 WINDOW = 64  # tokens to either side, as in ModernBERT's local layers; for models without local layers
 _HEADER = ("attention", "tokens", "layers", "FLOPs a row", "a token", "growth", "activations", "growth", "in all")
 
@@ -96,12 +97,6 @@ class Cost:
     notes: tuple[str, ...]
 
 
-class _Variant(NamedTuple):
-    name: Attention
-    model: EncoderConfig
-    compute: ComputeConfig
-
-
 def cost(
     target: str | Path,
     lengths: Sequence[int] = (512, 2048, 8192),
@@ -141,7 +136,7 @@ def cost(
         config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, attention=backend))
     if described.family is not None:
         notes.append("a published model is trained as a masked language model here")
-    variants = list(_variants(config, attention, window, notes))
+    variants = _variants(config, attention, window, notes)
     lines = _lines(config, devices, rows, variants, lengths)
     shapes = jax.eval_shape(_objective(config, config.model, config.compute).init, jax.random.key(0))
     return Cost(
@@ -151,7 +146,7 @@ def cost(
         mesh=dict(devices.shape),
         device=devices.devices.flat[0].device_kind,
         dtype=config.compute.dtype,
-        windows={variant.name: variant.model.windows for variant in variants},
+        windows={name: model.windows for name, (model, _) in variants.items()},
         state=state_memory(config, shapes, devices),
         optimizer=config.optimizer.name,
         lines=tuple(lines),
@@ -189,22 +184,22 @@ def _rows(rows: int | None, lengths: Sequence[int], mesh: Mesh) -> int:
 
 
 def _lines(
-    config: RunConfig, mesh: Mesh, rows: int, variants: Sequence[_Variant], lengths: Sequence[int]
+    config: RunConfig, mesh: Mesh, rows: int, variants: dict[Attention, Variant], lengths: Sequence[int]
 ) -> list[CostLine]:
     compiled = functools.cache(functools.partial(_compiled, config, mesh, rows))
     lines: list[CostLine] = []
-    combinations = list(itertools.product(get_args(Use), variants, lengths))
-    for use, variant, length in tqdm(combinations, "compiling", leave=False, disable=None):
-        kinds = layer_kinds(variant.model, variant.compute, length, train=use == "training")
+    combinations = list(itertools.product(get_args(Use), variants.items(), lengths))
+    for use, (name, (model, compute)), length in tqdm(combinations, "compiling", leave=False, disable=None):
+        kinds = layer_kinds(model, compute, length, train=use == "training")
         # Where `auto` chooses dense for every layer, name it so that equal programs are compiled once.
-        dense = {kind.backend for kind in kinds} == {"dense"}
-        compute = dataclasses.replace(variant.compute, attention="dense") if dense else variant.compute
-        made = compiled(use, variant.model, compute, length)
+        if {kind.backend for kind in kinds} == {"dense"}:
+            compute = dataclasses.replace(compute, attention="dense")
+        made = compiled(use, model, compute, length)
         flops, activations, growths = made.flops / rows, made.temporaries, (None, None)
         if length != lengths[0]:
             ratios = flops / lines[-1].flops, activations / lines[-1].activations
             growths = tuple(math.log(ratio) / math.log(length / lines[-1].length) for ratio in ratios)
-        lines.append(CostLine(use, variant.name, length, kinds, flops, growths[0], activations, growths[1]))
+        lines.append(CostLine(use, name, length, kinds, flops, growths[0], activations, growths[1]))
     return lines
 
 
@@ -228,29 +223,31 @@ def _mesh(axes: dict[str, int]) -> Mesh:
 
 def _variants(
     config: RunConfig, names: Sequence[Attention], window: int | None, notes: list[str]
-) -> Iterator[_Variant]:
-    """Yield the variants of a model, without duplicates; adds a note for each variant left out."""
+) -> dict[Attention, Variant]:
+    """The variants of a model, without duplicates; adds a note for each variant left out."""
     model, compute = config.model, config.compute
-    windows = {"global": 0, "local": window or min(filter(None, model.windows), default=WINDOW)}
-    seen: dict[tuple[EncoderConfig, ComputeConfig], str] = {}
+    local = window or min(filter(None, model.windows), default=WINDOW)
+    variants: dict[Attention, Variant] = {}
+    seen: dict[Variant, str] = {}
     for name in dict.fromkeys(names):
-        variant = _Variant(name, model, compute)
-        if name in windows:
-            changes = {"global_tokens": False} if name == "global" else {}
-            variant = variant._replace(model=dataclasses.replace(model, windows=(windows[name],), **changes))
-        elif name == "dense":
-            variant = variant._replace(compute=dataclasses.replace(compute, attention="dense"))
-        elif name != "own":
-            raise ValueError(f"attention is {name!r}; give one of {', '.join(get_args(Attention))}")
-        if (first := seen.setdefault((_pattern(variant.model), variant.compute), name)) != name:
+        match name:
+            case "own":
+                variant = model, compute
+            case "global":
+                variant = dataclasses.replace(model, windows=(0,), global_tokens=False), compute
+            case "local":
+                variant = dataclasses.replace(model, windows=(local,)), compute
+            case "dense":
+                variant = model, dataclasses.replace(compute, attention="dense")
+            case _:
+                raise ValueError(f"attention is {name!r}; give one of {', '.join(get_args(Attention))}")
+        windows = variant[0].windows  # models with equal layers have the same shortest pattern
+        shortest = dataclasses.replace(variant[0], windows=windows[:1] if len(set(windows)) == 1 else windows)
+        if (first := seen.setdefault((shortest, variant[1]), name)) == name:
+            variants[name] = variant
+        else:
             notes.append(f"{name} is left out: it equals {first}")
-            continue
-        yield variant
-
-
-def _pattern(model: EncoderConfig) -> EncoderConfig:
-    """The model with the shortest equal pattern of windows, so that models with equal layers compare equal."""
-    return dataclasses.replace(model, windows=model.windows[:1]) if len(set(model.windows)) == 1 else model
+    return variants
 
 
 def _compiled(

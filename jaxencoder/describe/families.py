@@ -78,17 +78,12 @@ def entry(family: Family, releases: Iterable[Release] | None = None) -> Entry:
     words = {aspect: ", or ".join(dict.fromkeys(x[aspect] for x in descriptions)) for aspect in bert}
     return Entry(
         model_type=family.model_type,
-        title=about.title,
-        choose_for=about.choose_for,
         architecture=words,
         special=tuple(text for aspect, text in words.items() if text != bert[aspect]),
         max_lengths=tuple(sorted({config.max_length for config in configs})),
-        tokenizer=about.tokenizer,
-        objective=about.objective,
-        text=about.text,
         heads=("mlm_head", *family.heads(configs[0], about.releases[0].settings)),
-        papers=about.papers,
         sizes=tuple(_size(family, release) for release in (about.releases if releases is None else releases)),
+        **{name: getattr(about, name) for name in ("title", "choose_for", "tokenizer", "objective", "text", "papers")},
     )
 
 
@@ -99,13 +94,10 @@ def _size(family: Family, release: Release) -> Size:
     return Size(
         name=release.name,
         layers=config.num_layers,
-        hidden_size=config.hidden_size,
-        mlp_size=config.mlp_size,
         heads=config.num_heads,
-        vocab_size=config.vocab_size,
-        max_length=config.max_length,
         parameters=sum(x.size for x in jax.tree.leaves(shapes)),
         embeddings=sum(x.size for x in jax.tree.leaves(shapes["encoder"]["embeddings"])),
+        **{name: getattr(config, name) for name in ("hidden_size", "mlp_size", "vocab_size", "max_length")},
     )
 
 

@@ -132,13 +132,9 @@ def inspect(
     defaults = EncoderConfig()
     return Inspection(
         name=str(target),
-        kind=described.kind,
         family=described.family or _family(model),
         settings=dataclasses.asdict(model),
         changed=tuple(name for name, value in vars(model).items() if value != getattr(defaults, name)),
-        heads=described.heads,
-        tokenizer=described.tokenizer,
-        sentence=described.sentence,
         parameters=parameters,
         parts=dict(parts),
         mesh=dict(axes.shape),
@@ -147,7 +143,7 @@ def inspect(
         length=length,
         flops=flops,
         attention=layer_kinds(model, described.config.compute, length),
-        notes=described.notes,
+        **{name: getattr(described, name) for name in ("kind", "heads", "tokenizer", "sentence", "notes")},
     )
 
 

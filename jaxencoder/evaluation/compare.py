@@ -186,13 +186,14 @@ def compare_classes(
     def values(weights: np.ndarray) -> np.ndarray:
         """Metrics [metrics, runs, R] for the counts of cells [R, cells]."""
         confusions = (np.reshape(weights @ matrix, (-1, classes, classes)) for matrix in to_confusion)
-        return np.stack([[metric(x) for metric in _CLASS_METRICS.values()] for x in confusions], axis=1)
+        return np.stack([_class_metrics(x) for x in confusions], axis=1)
 
     rng = np.random.default_rng(seed)
     sizes = _chunk_sizes(resamples, max(classes**2, len(columns)))
     resampled = [values(rng.multinomial(N, counts / N, size).astype(np.float64)) for size in sizes]
     measured = values(counts[None].astype(np.float64))
-    accuracy, *rest = _differences(tuple(_CLASS_METRICS), measured, np.concatenate(resampled, -1), len(a))
+    names = ("accuracy", "macro_f1", "matthews")
+    accuracy, *rest = _differences(names, measured, np.concatenate(resampled, -1), len(a))
     correct_a, correct_b = (side == labels for side in (a, b))
     if len(a) == len(b) == 1:
         accuracy = accuracy._replace(p=mcnemar(correct_a[0], correct_b[0]), test="McNemar's exact test")
@@ -265,33 +266,26 @@ def _differences(names: Sequence[str], measured: np.ndarray, resampled: np.ndarr
         # example or for equal ones, which cannot show significance.
         extreme = (np.abs(resampled_differences - difference) >= abs(difference) - 1e-12).sum()
         p = float((extreme + 1) / (len(resampled_differences) + 1)) if np.ptp(resampled_differences) else 1.0
-        stds = [float(side.std(ddof=1)) if len(side) > 1 else None for side in (a, b)]
-        numbers = float(a.mean()), float(b.mean()), *stds, float(low), float(high)
-        differences.append(Difference(name, *numbers, p, "paired bootstrap"))
+        a_std, b_std = (float(side.std(ddof=1)) if len(side) > 1 else None for side in (a, b))
+        means, interval = (float(a.mean()), float(b.mean())), (float(low), float(high))
+        differences.append(Difference(name, *means, a_std, b_std, *interval, p, "paired bootstrap"))
     return differences
 
 
-def _accuracy(confusion: np.ndarray) -> np.ndarray:
-    return np.trace(confusion, axis1=1, axis2=2) / confusion.sum((1, 2))
+def _class_metrics(confusion: np.ndarray) -> np.ndarray:
+    """Accuracy, macro-F1 and Matthews correlation [3, R] of confusion matrices [R, C, C], as in scikit-learn.
 
-
-def _macro_f1(confusion: np.ndarray) -> np.ndarray:
-    """The mean over the classes that are true or predicted somewhere, as in scikit-learn."""
-    both = confusion.sum(1) + confusion.sum(2)
-    f1 = 2 * np.diagonal(confusion, axis1=1, axis2=2) / np.maximum(both, 1)
-    return f1.sum(-1) / (both > 0).sum(-1)
-
-
-def _matthews(confusion: np.ndarray) -> np.ndarray:
-    """The multi-class correlation of Gorodkin 2004; 0 where it is undefined, as in scikit-learn."""
+    Macro-F1 is over the classes that are true or predicted somewhere. The correlation is that of Gorodkin 2004 for
+    several classes; 0 where it is undefined.
+    """
     total, correct = confusion.sum((1, 2)), np.trace(confusion, axis1=1, axis2=2)
     predicted, true = confusion.sum(1), confusion.sum(2)
+    both = predicted + true
+    f1 = 2 * np.diagonal(confusion, axis1=1, axis2=2) / np.maximum(both, 1)
     covariance = correct * total - (predicted * true).sum(-1)
     variances = (total**2 - (predicted**2).sum(-1)) * (total**2 - (true**2).sum(-1))
-    return np.where(variances > 0, covariance / np.sqrt(np.maximum(variances, 1)), 0.0)
-
-
-_CLASS_METRICS = {"accuracy": _accuracy, "macro_f1": _macro_f1, "matthews": _matthews}
+    matthews = np.where(variances > 0, covariance / np.sqrt(np.maximum(variances, 1)), 0.0)
+    return np.stack([correct / total, f1.sum(-1) / (both > 0).sum(-1), matthews])
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ Reliability diagrams are those of Guo et al. 2017, arXiv:1706.04599, with the nu
 
 import contextlib
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -44,8 +43,8 @@ def write_report(
         config, step: of the run and its checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".part.", dir=folder))
-    try:
+    with tempfile.TemporaryDirectory(prefix=".part.", dir=folder, ignore_cleanup_errors=True) as name:
+        part = Path(name)
         with open_writer(part / PREDICTIONS_FILE, vectors=False) as write:
             write(prediction_records(predictions))
         if predictions.names:
@@ -60,26 +59,21 @@ def write_report(
         (part / "report.md").write_text(text, encoding="utf-8")
         for path in sorted(part.iterdir()):
             os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def prediction_records(predictions: Predictions) -> list[Record]:
     """Records {"record", "truth", "prediction"}, for classes also with "probability" and "probabilities"."""
-    minimum = np.full(len(predictions.names), 0.5) if predictions.is_multi_label else None
-    decisions = decide(predictions.scores, predictions.names, minimum)
-    return [
-        {"record": record, "truth": _truth(predictions, i), "prediction": decision.prediction}
-        | ({"probability": decision.probability, "probabilities": decision.probabilities} if predictions.names else {})
-        for i, (record, decision) in enumerate(zip(predictions.records, decisions, strict=True))
-    ]
-
-
-def _truth(predictions: Predictions, i: int) -> str | list[str] | float:
-    names, label = predictions.names, predictions.labels[i]
-    if predictions.is_multi_label:
-        return [names[c] for c in np.flatnonzero(label)]
-    return names[label] if names else float(label)
+    names, records = predictions.names, []
+    decisions = decide(predictions.scores, names, np.full(len(names), 0.5) if predictions.is_multi_label else None)
+    for record, label, decision in zip(predictions.records, predictions.labels, decisions, strict=True):
+        if predictions.is_multi_label:
+            truth = [names[c] for c in np.flatnonzero(label)]
+        else:
+            truth = names[label] if names else float(label)
+        records.append({"record": record, "truth": truth, "prediction": decision.prediction})
+        if names:
+            records[-1] |= {"probability": decision.probability, "probabilities": decision.probabilities}
+    return records
 
 
 def confusion_matrix(predictions: Predictions) -> np.ndarray:
