@@ -2,11 +2,12 @@
 
 from dataclasses import field, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from jaxencoder.cli import verb
+from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.training.memory import keep_freed_memory
 
 _Task = Literal["similarity", "retrieval", "reranking", "probing"]
@@ -58,18 +59,6 @@ class _PublishedSets(verb.Verb):
     """JSON file for the results."""
     batch_tokens: verb.BatchTokens = None
 
-    def task_options(self) -> dict[str, Any]:
-        """The options of the task's function: those of a subclass and batch_tokens, of vectors as one EmbedOptions."""
-        from jaxencoder.inference.options import EmbedOptions  # loads jax
-
-        common = {"model", "data", "step", "output"}
-        options = verb.given(self, *(option.name for option in fields(self) if option.name not in common))
-        if self.task == "probing":
-            return options
-        embedding = {name for name in options if name in ("pooling", "prompt", "document_prompt", "batch_tokens")}
-        embedding = {name.removeprefix("document_"): options.pop(name) for name in embedding}
-        return options | {"options": EmbedOptions(**embedding)}
-
     def run(self) -> None:
         if not self.data:
             raise ValueError("name the DATA to evaluate on")
@@ -77,7 +66,12 @@ class _PublishedSets(verb.Verb):
         from jaxencoder.evaluation.evaluate import evaluate_task
         from jaxencoder.evaluation.tables import format_results
 
-        options = self.task_options()
+        common = {"model", "data", "step", "output"}
+        options = verb.given(self, *(option.name for option in fields(self) if option.name not in common))
+        if self.task != "probing":  # those of vectors are one EmbedOptions
+            names = options.keys() & {"pooling", "prompt", "document_prompt", "batch_tokens"}
+            embedding = {name.removeprefix("document_"): options.pop(name) for name in names}
+            options["options"] = EmbedOptions(**embedding)
         print(format_results(evaluate_task(self.model, self.task, self.data, self.output, self.step, **options)))
 
 

@@ -78,7 +78,6 @@ def compare(
 
     Raises:
         ValueError: the examples differ, some runs predict classes and some values, or the seed is negative.
-        OSError: a run, a file or the data cannot be read.
     """
     if seed < 0:
         raise ValueError(f"seed is {seed}; give 0 or a positive whole number")

@@ -129,7 +129,6 @@ def evaluate_model(
     Raises:
         ValueError: nothing was held out, a record or a label is invalid, an option is for another task, thresholds
             would be tuned on the data to measure on, or no record has a field of slice_by.
-        OSError: a source cannot be read.
     """
     task = task_of_model(model)
     accepted = inspect.signature(task.evaluate).parameters if task else {}
@@ -239,7 +238,6 @@ def evaluate_task(
 
     Raises:
         ValueError: not a model, data that it cannot be measured on, or a file with results of another model.
-        OSError: something cannot be read or written.
     """
     opened = load(model, step=step)
     header, output = _results_file(model, opened, output)

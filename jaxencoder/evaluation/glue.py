@@ -94,7 +94,6 @@ def run_glue(
 
     Raises:
         ValueError: an unknown task or setting, no task has data, or every run has failed.
-        OSError: the data cannot be found, or the folder cannot be written.
     """
     folder, start_time = Path(os.path.abspath(folder)), time.perf_counter()
     init_from = os.path.abspath(init_from) if os.path.isdir(init_from) else init_from  # as results.json names it

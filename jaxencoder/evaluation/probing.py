@@ -52,7 +52,6 @@ def evaluate_probing(
     Raises:
         ValueError: the model has no masked-language-model head, a text has not exactly one mask or exceeds the model's
             length, an answer is not text, or no answer is a single token.
-        OSError: the source cannot be read.
     """
     model = model.generator or model
     check_mlm_head(model)

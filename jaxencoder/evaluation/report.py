@@ -145,27 +145,24 @@ def _errors(predictions: Predictions, text_field: str, pair_field: str) -> Itera
     names, labels, scores = predictions.names, predictions.labels, predictions.scores
     header, title = ("true", "predicted", "probability", "text"), "Most confidently wrong"
     if predictions.is_multi_label:  # each record counts by its worst decision
+        header, probabilities = ("class", "true", "probability", "text"), predictions.probabilities
         is_wrong = predictions.predicted != predictions.true
-        decision_errors = np.where(is_wrong, np.abs(predictions.probabilities - 0.5) + 0.5, 0)
-        errors, header = decision_errors.max(-1), ("class", "true", "probability", "text")
+        decision_errors = np.where(is_wrong, np.abs(probabilities - 0.5) + 0.5, 0)
+        errors, worst = decision_errors.max(-1), (np.arange(len(labels)), decision_errors.argmax(-1))
+        decided = [names[c] for c in worst[1]], ["yes" if label else "no" for label in labels[worst]]
+        columns = (*decided, probabilities[worst].tolist())
     elif names:
         errors = np.where(scores.argmax(-1) != labels, predictions.probabilities.max(-1), 0)
+        columns = [names[c] for c in labels], [names[c] for c in scores.argmax(-1)], errors.tolist()
     else:
-        errors = np.abs(scores[:, 0] - labels)
         header, title = ("true", "predicted", "error", "text"), "Furthest from the truth"
+        errors = np.abs(scores[:, 0] - labels)
+        columns = labels.tolist(), scores[:, 0].tolist(), errors.tolist()
     rows = []
-    for i in np.argsort(-errors, kind="stable")[:_MAX_ERRORS].tolist():
-        if not errors[i]:
-            break
-        if predictions.is_multi_label:
-            c = int(decision_errors[i].argmax())
-            row = (names[c], "yes" if labels[i, c] else "no", float(predictions.probabilities[i, c]))
-        elif names:
-            row = (names[labels[i]], names[scores[i].argmax()], float(errors[i]))
-        else:
-            row = (float(labels[i]), float(scores[i, 0]), float(errors[i]))
+    for i in [i for i in np.argsort(-errors, kind="stable")[:_MAX_ERRORS] if errors[i]]:
         record = predictions.records[i]
-        rows.append((*row, record[text_field] + (f" | {record[pair_field]}" if pair_field else "")))
+        text = record[text_field] + (f" | {record[pair_field]}" if pair_field else "")
+        rows.append((*(column[i] for column in columns), text))
     yield from (f"## {title}", _table(header, rows) if rows else "None.")
 
 

@@ -181,7 +181,6 @@ def evaluate_retrieval(
 
     Raises:
         ValueError: a file is invalid, or no query has a relevant document.
-        OSError: a file is missing or cannot be read.
     """
     result = search_folder(model, Path(folder), split, MAX_RANK, options, query_prompt)
     metrics = ranking_metrics(result.rankings, result.relevances)

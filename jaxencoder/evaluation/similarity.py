@@ -55,7 +55,6 @@ def read_pairs(sources: Sequence[str], fields: Fields) -> tuple[list[str], list[
     Raises:
         ValueError: a record lacks a field, a text is not a string, a score is not a finite number, or all scores are
             equal, so that a correlation is undefined.
-        OSError: a source cannot be read.
     """
     texts, second_texts, scores = [], [], []
     for source in sources:
@@ -87,9 +86,6 @@ def evaluate_similarity(
     Returns:
         pairs, their number; spearman and pearson, the correlations; fields, the names of the fields of the first text,
         the second text and the score.
-
-    Raises:
-        ValueError, OSError: as `find_fields` and `read_pairs`.
     """
     fields = find_fields(field_names(sources[0]), text_field, pair_field, label_field, sources[0])
     texts, second_texts, scores = read_pairs(sources, fields)

@@ -43,14 +43,12 @@ def run_sweep(
     """
     folder, settings = Path(folder), grid(config, vary)
     seeds = tuple(dict.fromkeys(seeds)) or (config.training.seed,)
-    groups: dict[str, list[str]] = {name: [] for name in settings}
-    runs = []
-    for name, setting in settings.items():
-        for seed in seeds:
-            path = f"{name}/seed_{seed}" if vary else f"seed_{seed}"
-            training = dataclasses.replace(setting.training, seed=seed)
-            runs.append(Run(path, dataclasses.replace(setting, training=training)))
-            groups[name].append(path)
+    groups = {name: [f"{name}/seed_{seed}" if vary else f"seed_{seed}" for seed in seeds] for name in settings}
+    runs = [
+        Run(path, dataclasses.replace(setting, training=dataclasses.replace(setting.training, seed=seed)))
+        for name, setting in settings.items()
+        for seed, path in zip(seeds, groups[name], strict=True)
+    ]
 
     def summarize(outcomes: dict[str, Outcome]) -> tuple[dict[str, Any], str]:
         # The data has set what the best metric of a finished run may depend on: classes.
