@@ -146,7 +146,7 @@ def test_other_mistakes(tmp_path):
         compare([a], [a])
     with pytest.raises(ValueError, match="seed is -1; give 0 or a positive whole number"):
         compare([tmp_path / "absent.jsonl"], [a], seed=-1)  # before anything is read
-    with pytest.raises(ValueError, match="holds predictions for its same data"):
+    with pytest.raises(ValueError, match="holds predictions for its own data"):
         compare([a], [a], data="test.jsonl")
     with pytest.raises(FileNotFoundError):
         compare([a], [tmp_path / "absent.jsonl"])
