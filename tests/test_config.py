@@ -88,10 +88,7 @@ def test_json_takes_defaults_for_what_is_not_named():
     [
         ('{"training": {"stepz": 3}}', r"unknown setting 'training.stepz'; did you mean steps\?"),
         ('{"trainin": {}}', r"unknown setting 'trainin'; did you mean training\?"),
-        (
-            '{"objective": {"type": "MaskedLM", "masking": {"rat": 0.2}}}',
-            r"masking.rat'; did you mean rate\?",
-        ),
+        ('{"objective": {"type": "MaskedLM", "masking": {"rat": 0.2}}}', r"masking.rat'; did you mean rate\?"),
         ('{"objective": {"type": "Masked"}}', "objective is .*type is one of MaskedLM, ReplacedToken, Class"),
         ('{"objective": {}}', "objective is .*type is one of MaskedLM"),
         ('{"training": {"steps": 3.5}}', "training.steps is 3.5; give a value of type int"),
@@ -193,10 +190,7 @@ def test_overrides_of_phases(recipe):
     path.write_text(path.read_text().replace("import TrainingConfig", "import Phase, TrainingConfig"))
     assert load(path).training.steps == 11
     found = load(path, ["--phases.1.steps", "9", "--phases.0.train", "a", "b", "--phases.1.learning-rate", "1e-5"])
-    assert found.phases == (
-        Phase(steps=5, train=("a", "b")),
-        Phase(steps=9, row_length=16, learning_rate=1e-5),
-    )
+    assert found.phases == (Phase(steps=5, train=("a", "b")), Phase(steps=9, row_length=16, learning_rate=1e-5))
     assert found.training.steps == 14
     assert load(path, ["--phases.1.steps", "9", "--training.steps", "14"]) == load(path, ["--phases.1.steps", "9"])
     for words, sentence in (
@@ -356,10 +350,7 @@ def phases(**settings):
         ({"training": TrainingConfig(batch_size=8, accumulation=4), "mesh": MeshConfig(fsdp=4)}, "in 4 part"),
         ({"mesh": MeshConfig(context=3)}, "row_length 128 is not a multiple of mesh.context 3"),
         ({"objective": Classification()}, "needs data.label_field"),
-        (
-            {"objective": MaskedLM(pairs=True)},
-            "objective.pairs needs sentence pairs; set data.pairs to nsp or sop",
-        ),
+        ({"objective": MaskedLM(pairs=True)}, "objective.pairs needs sentence pairs; set data.pairs to nsp or sop"),
         (
             {"data": DataConfig(pairs="sop")},
             "data.pairs is 'sop', but the objective does not use pairs; set objective.pairs",

@@ -13,15 +13,7 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from jaxencoder.parameters import path_of
-from jaxencoder.sharding import (
-    PARAMETER_TABLE,
-    MeshConfig,
-    batch_sharding,
-    constrain,
-    make_mesh,
-    row_shards,
-    shardings,
-)
+from jaxencoder.sharding import PARAMETER_TABLE, MeshConfig, batch_sharding, constrain, make_mesh, row_shards, shardings
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.training.config import OptimizerConfig
 from jaxencoder.training.optimizers import make_optimizer

@@ -104,10 +104,7 @@ def check_rows(run_dir: Path, digests: dict[str, str]) -> None:
 
 
 def run_digests(
-    config: RunConfig,
-    tokenizer: Tokenizer,
-    train: tuple[tuple[Store, ...], ...],
-    validation: tuple[Store, ...],
+    config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, ...], ...], validation: tuple[Store, ...]
 ) -> list[str]:
     """A digest of each of `_PARTS`, which all processes of a run must have in common."""
     data = dataclasses.replace(config.data, cache="", workers=0)

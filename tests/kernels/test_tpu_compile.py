@@ -55,8 +55,7 @@ def test_tiled(chip: SingleDeviceSharding, T: int, H: int, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("T", "H", "dtype", "window"),
-    [(512, 64, "bfloat16", 0), (300, 24, "float32", 64), (8192, 64, "bfloat16", 64)],
+    ("T", "H", "dtype", "window"), [(512, 64, "bfloat16", 0), (300, 24, "float32", 64), (8192, 64, "bfloat16", 64)]
 )
 def test_splash(chip: SingleDeviceSharding, T: int, H: int, dtype: str, window: int) -> None:
     text = program(splash, chip, T, H, dtype, terms=False, window=window)

@@ -37,10 +37,7 @@ def tree(seed: int, scale: float = 1.0) -> dict:
     }
     last = {"attention": {"output": {"kernel": draw(N, H, D)}}, "mlp": {"up": {"kernel": draw(D, F), "bias": draw(F)}}}
     encoder = {"embeddings": {"token_embedding": draw(V, D)}, "layers": {"block_0": block}, "last": {"block_0": last}}
-    return {
-        "encoder": encoder,
-        "mlm_head": {"dense": {"kernel": draw(D, D), "bias": draw(D)}},
-    }
+    return {"encoder": encoder, "mlm_head": {"dense": {"kernel": draw(D, D), "bias": draw(D)}}}
 
 
 def config(**changes: object) -> OptimizerConfig:

@@ -119,9 +119,7 @@ def test_a_run_that_gains_no_more(config: RunConfig, tmp_path: Path, sigterm, mo
 
 def test_nothing_to_gain_by(config: RunConfig, tmp_path: Path) -> None:
     config = replace(
-        config,
-        data=replace(config.data, validation_fraction=0.0),
-        training=replace(config.training, patience=1),
+        config, data=replace(config.data, validation_fraction=0.0), training=replace(config.training, patience=1)
     )
     with pytest.raises(ValueError, match="patience is 1, but no data is held out; set it to 0"):
         train(config, tmp_path / "run")
