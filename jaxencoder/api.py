@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 
@@ -48,8 +48,7 @@ class Model(OpenedModel):
 
         Args:
             texts: any number, any lengths. Those longer than `max_length` are truncated, with one warning, or read in
-                `windows`.
-            pooling, normalize, prompt, dimensions, windows, batch_tokens, max_length: see `EmbedOptions`.
+                `windows`. For the other arguments see `EmbedOptions`.
 
         Returns:
             [N, dimensions] float32, in the order of `texts`.
@@ -95,11 +94,8 @@ class Model(OpenedModel):
     ) -> Iterator[TokenChunk]:
         """Yield what `tokens` returns with windows, chunk by chunk, in memory independent of the length of a text.
 
-        Args:
-            stride: see `WindowConfig`.
-
         Yields:
-            (index of the text, ids [n], offsets [n, 2], hidden [n, D]). Errors are those of `tokens`.
+            (index of the text, ids [n], offsets [n, 2], hidden [n, D]). `stride` is as in `WindowConfig`.
         """
         return tokens.token_chunks(self, texts, stride, batch_tokens, max_length)
 
@@ -162,11 +158,8 @@ class Model(OpenedModel):
     def rerank(self, query: str, texts: Sequence[str], k: int | None = None) -> list[rerank.Ranked]:
         """Sort texts by how well they answer a query, with a run trained on pairs of texts (a cross-encoder).
 
-        Args:
-            k: keep only the k best texts; None: all.
-
         Returns:
-            (index in `texts`, score), best first.
+            (index in `texts`, score) of the k best texts, best first; with k None of all.
 
         Raises:
             ValueError: not a list of strings, or a model that does not score pairs.
@@ -232,4 +225,10 @@ def load(
         FileNotFoundError: no such folder or name, or no checkpoint in it.
         ValueError: not a model, one that cannot be loaded, a damaged one, or a revision of a local folder.
     """
-    return cast(Model, loading.load(name_or_folder, dtype, step, revision, Model))
+    return _as_model(loading.load(name_or_folder, dtype, step, revision))
+
+
+def _as_model(opened: OpenedModel) -> Model:
+    """The same model, its generator and its base as `Model`."""
+    values = {part.name: getattr(opened, part.name) for part in dataclasses.fields(opened)}
+    return Model(**{name: _as_model(x) if isinstance(x, OpenedModel) else x for name, x in values.items()})

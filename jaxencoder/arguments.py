@@ -54,6 +54,5 @@ def _sentence(event: _errors.ParseErrorEvent) -> str:
 
 def _name(argument: Any) -> str:
     """The option as users write it, or the name of a positional argument."""
-    if argument.is_positional():
-        return argument.lowered.metavar or argument.field.extern_name
-    return argument.lowered.name_or_flags[-1]
+    lowered = argument.lowered
+    return (lowered.metavar or argument.field.extern_name) if argument.is_positional() else lowered.name_or_flags[-1]

@@ -25,36 +25,17 @@ from jaxencoder.training.config import Phase, TrainingConfig, batch_warmup
 from jaxencoder.training.optimizers import OptimizerConfig
 
 __all__ = [
-    "Classification",
-    "ComputeConfig",
-    "DataConfig",
-    "EncoderConfig",
-    "LoraConfig",
-    "MaskedLM",
-    "Masking",
-    "MeshConfig",
-    "MultipleChoice",
-    "OptimizerConfig",
-    "Phase",
-    "QuestionAnswering",
-    "ReplacedToken",
-    "RunConfig",
-    "TokenClassification",
-    "TokenizerConfig",
-    "TrainingConfig",
-    "batch_warmup",
-]
+    "Classification", "ComputeConfig", "DataConfig", "EncoderConfig", "LoraConfig", "MaskedLM", "Masking", "MeshConfig",
+    "MultipleChoice", "OptimizerConfig", "Phase", "QuestionAnswering", "ReplacedToken", "RunConfig",
+    "TokenClassification", "TokenizerConfig", "TrainingConfig", "batch_warmup",
+]  # fmt: skip
 
 DEFAULT_STEPS = 1000
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a run.
-
-    Raises:
-        ValueError: two sections contradict each other, in the run or in one of its phases.
-    """
+    """Everything that decides a run; ValueError if sections, of the run or of one of its phases, contradict each other."""
 
     name: str = ""
     """Name of the run and of its default folder under runs/. Empty: the recipe's file name."""
@@ -79,15 +60,12 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _check_name(self)
         if not self.init_from:  # otherwise the architecture is still unknown
             check_positions(self)
-        _check_pairs(self)
+        _check_data(self)
         _check_mesh(self)
-        _check_labels(self)
         object.__setattr__(self, "training", dataclasses.replace(self.training, steps=_total_steps(self)))
-        _check_adapters(self)
-        _check_reinitialize(self)
+        _check_initial_model(self)
         for number in range(len(self.phases)):
             _phase_config(self, number)  # checks each phase as a run of its own
 
@@ -98,7 +76,7 @@ class RunConfig:
 
     @property
     def phase_learning_rates(self) -> tuple[tuple[int, float], ...]:
-        """The steps and the peak learning rate of each phase, for `training.schedules.learning_rate_schedule`."""
+        """The steps and the peak learning rate of each phase, for `learning_rate_schedule`."""
         return tuple((phase.training.steps, phase.optimizer.learning_rate) for phase in self.phase_configs)
 
     @property
@@ -113,10 +91,7 @@ class RunConfig:
 
     @property
     def trainable_patterns(self) -> tuple[str, ...]:
-        """Patterns of the trainable parameters, as optimizer.trainable; an encoder with adapters is frozen by default.
-
-        Empty: all parameters.
-        """
+        """Patterns of the trainable parameters, empty for all; an encoder with adapters is frozen by default."""
         if self.optimizer.trainable:
             return self.optimizer.trainable
         if self.model.bottleneck and self.init_from:
@@ -157,15 +132,12 @@ def _check_types(config: RunConfig) -> None:
     for number, phase in enumerate(config.phases):
         if not isinstance(phase, Phase):
             raise ValueError(f"phases.{number} is {phase!r}; give a Phase")
-
-
-def _check_name(config: RunConfig) -> None:
     if config.name in (".", "..") or re.search(r"[/\\\0]", config.name):
         raise ValueError(f"name is {config.name!r}; give a plain name, it becomes a folder under runs/")
 
 
-def _check_pairs(config: RunConfig) -> None:
-    """The objective and the data agree on sentence pairs."""
+def _check_data(config: RunConfig) -> None:
+    """The objective and the data agree on sentence pairs and labels."""
     pairs = getattr(config.objective, "pairs", False)
     if pairs and config.data.pairs == "none":
         raise ValueError("objective.pairs needs sentence pairs; set data.pairs to nsp or sop")
@@ -176,6 +148,10 @@ def _check_pairs(config: RunConfig) -> None:
             f"data.pairs is {config.data.pairs!r}, but the objective does not use pairs; "
             "set objective.pairs of an objective that has it, such as MaskedLM, or set data.pairs to none"
         )
+    if config.is_supervised and not config.data.label_field:
+        name = type(config.objective).__name__
+        raise ValueError(f"the objective {name} needs data.label_field: the field that holds the label")
+    config.schema.check(config.data)
 
 
 def _check_mesh(config: RunConfig) -> None:
@@ -189,14 +165,6 @@ def _check_mesh(config: RunConfig) -> None:
         )
     if mesh.context > 1 and config.data.row_length % mesh.context:
         raise ValueError(f"data.row_length {config.data.row_length} is not a multiple of mesh.context {mesh.context}")
-
-
-def _check_labels(config: RunConfig) -> None:
-    """The data has the labels that the objective needs."""
-    if config.is_supervised and not config.data.label_field:
-        name = type(config.objective).__name__
-        raise ValueError(f"the objective {name} needs data.label_field: the field that holds the label")
-    config.schema.check(config.data)
 
 
 def objectives() -> tuple[type[ObjectiveConfig], ...]:
@@ -221,13 +189,11 @@ def _total_steps(config: RunConfig) -> int:
     return steps
 
 
-def _check_adapters(config: RunConfig) -> None:
+def _check_initial_model(config: RunConfig) -> None:
+    """Adapters and reinitialized layers suit the model that they change."""
     for name, size in (("adapter.rank", config.adapter.rank), ("model.bottleneck", config.model.bottleneck)):
         if size and isinstance(config.objective, ReplacedToken):
             raise ValueError(f"{name} is {size}, but ReplacedToken trains two models; set it to 0")
-
-
-def _check_reinitialize(config: RunConfig) -> None:
     layers = config.reinitialize
     if layers < 0 or (layers and (not config.init_from or config.adapter.rank)):
         raise ValueError(
@@ -244,15 +210,14 @@ def _phase_config(config: RunConfig, number: int) -> RunConfig:
             data = dataclasses.replace(data, train=phase.train or data.train, weights=phase.weights)
         if phase.rope_theta and config.model.positions != "rotary":
             raise ValueError(f"rope_theta is {phase.rope_theta}, but model.positions is {config.model.positions!r}")
+        settings = {name: getattr(phase, name) for name in ("steps", "batch_size", "accumulation")}
         return dataclasses.replace(
             config,
             model=_replace_given(config.model, rope_theta=phase.rope_theta),
             objective=_phase_objective(config.objective, phase),
             data=data,
             optimizer=_replace_given(config.optimizer, learning_rate=phase.learning_rate),
-            training=_replace_given(
-                config.training, steps=phase.steps, batch_size=phase.batch_size, accumulation=phase.accumulation
-            ),
+            training=_replace_given(config.training, **settings),
             phases=(),
         )
     except ValueError as error:

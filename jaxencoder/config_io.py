@@ -63,11 +63,7 @@ def to_json(config: RunConfig) -> str:
 
 
 def from_json(text: str, where: str = CONFIG_FILE) -> RunConfig:
-    """Read the JSON of `to_json`; missing settings take their defaults.
-
-    Raises:
-        ValueError: not JSON, or a setting is unknown, of the wrong type, or refused by its section; names `where`.
-    """
+    """Read the JSON of `to_json`; missing settings take their defaults. A ValueError names the file `where`."""
     try:
         tree = json.loads(text)
     except json.JSONDecodeError as error:
@@ -82,12 +78,7 @@ def save(config: RunConfig, run_dir: str | Path) -> None:
 
 
 def read(path: Path) -> RunConfig:
-    """Read the config.json of a run.
-
-    Raises:
-        ValueError: a version before 0.2 wrote the file, or see `from_json`.
-        OSError: the file cannot be read.
-    """
+    """Read the config.json of a run; ValueError if a version before 0.2 wrote it, or as of `from_json`."""
     tree = read_json(path, dict)
     written_by = str(tree.pop("version", "0.1"))  # version 0.1 did not write the key
     numbers = re.match(r"(\d+)\.(\d+)", written_by)

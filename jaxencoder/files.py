@@ -8,12 +8,8 @@ from typing import Any
 _BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file, text as UTF-8; the previous content stays until all of the new content is on disk.
-
-    Raises:
-        OSError: the folder is missing, read-only or full.
-    """
+def write_atomic(path: Path, text: str) -> None:
+    """Write a UTF-8 text file; the previous content stays until all of the new text is written."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(part, "wb") as file:
@@ -50,16 +46,7 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def write_table(path: Path, table: str, title: str) -> None:
-    """Replace the Markdown between the two table marks of a file.
-
-    Args:
-        path: a file with the marks, or a new file.
-        table: the Markdown to insert.
-        title: the first line of a new file.
-
-    Raises:
-        OSError: see `write_atomic`.
-    """
+    """Replace the Markdown between the two table marks of a file; a new file begins with the title."""
     text = path.read_text(encoding="utf-8") if path.is_file() else f"{title}\n\n{_BEGIN}\n{_END}\n"
     before, after = text.split(_BEGIN)[0], text.split(_END)[1]
     write_atomic(path, f"{before}{_BEGIN}\n\n{table}\n{_END}{after}")

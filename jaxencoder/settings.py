@@ -22,12 +22,8 @@ T = TypeVar("T")
 def apply(settings: T, words: Sequence[str], prog: str) -> T:
     """A copy of a (nested) dataclass with settings replaced, such as ["--training.steps", "60", "--name=small"].
 
-    Hyphens and underscores are equivalent. "--help" prints every setting with its current value and exits.
-
-    Args:
-        settings: a dataclass; its values are the defaults; a field keeps the class of its value.
-        words: command-line words.
-        prog: the command that the help names.
+    Hyphens and underscores are equivalent; a field keeps the class of its value. "--help" prints every setting with its
+    current value and exits; it names `prog` as the command.
 
     Raises:
         ValueError: a word is not a setting, a value does not parse, or the dataclass refuses it.
@@ -47,19 +43,14 @@ def suggestion(word: str, names: Iterable[str], prefix: str = "") -> str:
     names = list(names)
     section, _, end = word.rpartition(".")
     ends = {name: name.rpartition(".")[2] for name in names}
-    if matches := [name for name in names if end in (ends[name], _initials(ends[name]))]:
+    initials = lambda name: "".join(part[:1] for part in name.split("_")) if "_" in name else ""  # noqa: E731
+    if matches := [name for name in names if end in (ends[name], initials(ends[name]))]:
         matches = difflib.get_close_matches(word, matches, n=1, cutoff=0) if section else matches
     else:
         candidates = [name for name in names if name.rpartition(".")[0] == section] if section else names
         near = difflib.get_close_matches(end, [ends[name] for name in candidates], n=1)
         matches = [name for name in candidates if ends[name] in near]
     return f"; did you mean {prefix}{matches[0]}?" if matches else ""
-
-
-def _initials(name: str) -> str:
-    """ "lr" for "learning_rate"; empty for a single word."""
-    parts = name.split("_")
-    return "".join(part[:1] for part in parts) if len(parts) > 1 else ""
 
 
 def _unknown_word(settings: Any, word: str) -> str:
@@ -83,9 +74,7 @@ def _dotted_names(settings: Any, prefix: str = "") -> list[str]:
 def to_tree(value: Any, base: type, members: tuple[type, ...]) -> dict[str, Any]:
     """A dataclass as nested dicts, for JSON.
 
-    Args:
-        base: annotation of fields that hold one of several dataclasses, whose name is written under "type".
-        members: these dataclasses.
+    Fields annotated with `base` hold one of the dataclasses `members`, whose name is written under "type".
     """
     return _converter(base, members).unstructure(value)
 
@@ -93,14 +82,8 @@ def to_tree(value: Any, base: type, members: tuple[type, ...]) -> dict[str, Any]
 def from_tree(tree: Any, kind: type[T], base: type, members: tuple[type, ...], where: str) -> T:
     """Build a `kind` from nested dicts as of `to_tree`; missing settings take their defaults.
 
-    Args:
-        tree: what JSON held.
-        kind: the dataclass to build.
-        base, members: as for `to_tree`.
-        where: the file, for messages.
-
     Raises:
-        ValueError: a setting is unknown, of the wrong type, or refused by its section; names `where`.
+        ValueError: a setting is unknown, of the wrong type, or refused by its section; names the file `where`.
     """
     try:
         return _converter(base, members).structure(tree, kind)
@@ -112,40 +95,36 @@ def from_tree(tree: Any, kind: type[T], base: type, members: tuple[type, ...], w
 def _converter(base: type, members: tuple[type, ...]) -> cattrs.Converter:
     """cattrs without conversions: "3" is no int, 1 is no bool, and unknown keys are errors."""
     converter = cattrs.Converter(forbid_extra_keys=True)
+    union, names = functools.reduce(operator.or_, members), [kind.__name__ for kind in members]
     for kind, accepted in ((bool, bool), (int, int), (float, int | float), (str, str)):
         converter.register_structure_hook(kind, _strict(kind, accepted))
     converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _structure_choice)
     converter.register_structure_hook_func(
-        lambda kind: get_origin(kind) is tuple, lambda value, kind: _structure_tuple(converter, value, kind)
+        lambda kind: get_origin(kind) is tuple, functools.partial(_structure_tuple, converter)
     )
-    converter.register_structure_hook_factory(dataclasses.is_dataclass, _section_hook)
-    union = functools.reduce(operator.or_, members)
+
+    @converter.register_structure_hook_factory(dataclasses.is_dataclass)
+    def section_hook(kind: type) -> Any:
+        structure = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
+
+        def structure_section(value: Any, _: Any) -> Any:
+            if not isinstance(value, dict):
+                raise ValueError(f"is {value!r}; give an object of settings")
+            return structure(value, kind)
+
+        return structure_section
+
+    def structure_member(value: Any, _: Any) -> Any:
+        if not isinstance(value, dict) or value.get("type") not in names:
+            raise ValueError(f"is {value!r}; give an object of settings whose type is one of {', '.join(names)}")
+        return converter.structure(value, union)
+
     configure_tagged_union(union, converter, tag_name="type")
-    converter.register_structure_hook_func(
-        lambda kind: kind is base, lambda value, kind: converter.structure(_checked_type(value, members), union)
-    )
+    converter.register_structure_hook_func(lambda kind: kind is base, structure_member)
     converter.register_unstructure_hook_func(
-        lambda kind: kind is base, lambda value: converter.unstructure(value, unstructure_as=union)
+        lambda kind: kind is base, functools.partial(converter.unstructure, unstructure_as=union)
     )
     return converter
-
-
-def _section_hook(kind: type, converter: cattrs.Converter) -> Any:
-    structure = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
-
-    def structure_dict(value: Any, _: Any) -> Any:
-        if not isinstance(value, dict):
-            raise ValueError(f"is {value!r}; give an object of settings")
-        return structure(value, kind)
-
-    return structure_dict
-
-
-def _checked_type(value: Any, members: Sequence[type]) -> dict[str, Any]:
-    names = [kind.__name__ for kind in members]
-    if not isinstance(value, dict) or value.get("type") not in names:
-        raise ValueError(f"is {value!r}; give an object of settings whose type is one of {', '.join(names)}")
-    return value
 
 
 def _strict(kind: type, accepted: Any) -> Any:
@@ -171,19 +150,15 @@ def _structure_tuple(converter: cattrs.Converter, value: Any, kind: Any) -> tupl
         kinds = (kinds[0],) * len(value)
     if len(kinds) != len(value):
         raise ValueError(f"is {value!r}; give a list of {len(kinds)}")
-    return tuple(
-        _structure_item(converter, item, item_kind, number)
-        for number, (item, item_kind) in enumerate(zip(value, kinds, strict=True))
-    )
-
-
-def _structure_item(converter: cattrs.Converter, item: Any, kind: Any, number: int) -> Any:
-    try:
-        return converter.structure(item, kind)
-    except (ValueError, cattrs.BaseValidationError) as error:
-        error.add_note(cattrs.AttributeValidationNote(f"item {number}", str(number), kind))
-        group = cattrs.IterableValidationError("item", [error], kind)  # pyright: ignore[reportCallIssue]  # takes three
-        raise group from None
+    items = []
+    for number, (item, item_kind) in enumerate(zip(value, kinds, strict=True)):
+        try:
+            items.append(converter.structure(item, item_kind))
+        except (ValueError, cattrs.BaseValidationError) as error:
+            error.add_note(cattrs.AttributeValidationNote(f"item {number}", str(number), item_kind))
+            group = cattrs.IterableValidationError("item", [error], kind)  # pyright: ignore[reportCallIssue]  # takes three
+            raise group from None
+    return tuple(items)
 
 
 def _sentence(error: BaseException, path: str = "") -> str:

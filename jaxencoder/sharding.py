@@ -6,7 +6,7 @@ Modules carry no sharding. XLA's SPMD partitioner (Xu et al. 2021, arXiv:2105.04
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import jax
@@ -39,11 +39,7 @@ PARAMETER_TABLE: tuple[tuple[str, PartitionSpec], ...] = (
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis of the mesh; the product must be the number of devices.
-
-    Raises:
-        ValueError: an axis is neither positive nor -1, or more than one is -1.
-    """
+    """Devices along each axis of the mesh; the product must be the number of devices."""
 
     data: int = -1
     """Copies of the model, each with different rows; -1 takes the remaining devices."""
@@ -55,23 +51,18 @@ class MeshConfig:
     """Devices that split the length of a row."""
 
     def __post_init__(self) -> None:
-        sizes = [getattr(self, f.name) for f in fields(self)]
+        sizes = astuple(self)
         if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
             raise ValueError(f"Mesh axes must be positive, at most one of them -1, got {self}.")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """The device mesh with the axes data, fsdp, tensor and context.
-
-    Raises:
-        ValueError: the axes do not multiply to the number of devices.
-    """
+    """The device mesh with the axes data, fsdp, tensor and context; ValueError if it does not fit the devices."""
     devices = jax.devices() if devices is None else devices
-    sizes = {f.name: getattr(config, f.name) for f in fields(config)}
-    fixed = math.prod(size for size in sizes.values() if size != -1)
-    sizes = {name: len(devices) // fixed if size == -1 else size for name, size in sizes.items()}
+    fixed = math.prod(size for size in astuple(config) if size != -1)
+    sizes = {name: len(devices) // fixed if size == -1 else size for name, size in asdict(config).items()}
     if math.prod(sizes.values()) != len(devices):
-        axes = ", ".join(f"{name} {getattr(config, name)}" for name in sizes)
+        axes = ", ".join(f"{name} {size}" for name, size in asdict(config).items())
         raise ValueError(
             f"A mesh of {axes} does not fit {len(devices)} device(s); make the axes multiply to {len(devices)}."
         )
@@ -80,7 +71,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 def abstract_mesh(config: MeshConfig) -> AbstractMesh:
     """A mesh without devices, to compute shardings for other machines; an axis of -1 has size 1."""
-    sizes = {f.name: max(getattr(config, f.name), 1) for f in fields(config)}
+    sizes = {name: max(size, 1) for name, size in asdict(config).items()}
     return AbstractMesh(tuple(sizes.values()), tuple(sizes))
 
 

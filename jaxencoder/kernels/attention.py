@@ -40,8 +40,8 @@ def attention(
         q, k, v: [B, T, N, H], any float dtype; the softmax is float32.
         segment_ids: [B, T] int, the document of each token, 0 for padding.
         relative: terms by distance, tables of 2 T - 1 rows. Scores are divided by the root of H times the number of
-            their products, 1 + `relative.num_products` (He et al. 2021); the bias is added unscaled.
-        options: see `AttentionOptions`. `dense` holds [B, N, T, T] scores, `banded` [B, N, T, about 2 * window + 128],
+            their products (He et al. 2021, equation 4); the bias is added unscaled.
+        options: `dense` holds [B, N, T, T] scores, `banded` [B, N, T, about 2 * window + 128],
             `chunked` [B, N, at most 512, T], the kernels (`splash`, `tiled`, `triton`) those of a tile.
         key: a PRNG key for dropout.
 
@@ -54,22 +54,17 @@ def attention(
     T = q.shape[1]
     if options.dropout and key is None:
         raise ValueError(f"Attention dropout {options.dropout} needs a key.")
-    if relative is not None:
-        if wrong := {len(table) for table in relative if table is not None} - {2 * T - 1}:
-            raise ValueError(f"Rows of {T} tokens have {2 * T - 1} distances, but a table has {wrong.pop()} rows.")
-        if all(table is None for table in relative):
-            relative = None
-    scale = (q.shape[-1] * (1 + (relative.num_products if relative else 0))) ** -0.5
-    if relative is not None and relative.queries is not None:
-        relative = relative._replace(queries=relative.queries * scale)
+    if wrong := {len(table) for table in relative or () if table is not None} - {2 * T - 1}:
+        raise ValueError(f"Rows of {T} tokens have {2 * T - 1} distances, but a table has {wrong.pop()} rows.")
+    # 1 / sqrt(3 H) with both of DeBERTa's terms: a sum of three products has three times the variance of one.
+    products = 1 + sum(table is not None for table in (relative.keys, relative.queries)) if relative else 1
+    scale = (q.shape[-1] * products) ** -0.5
+    if relative and relative.queries is not None:
+        relative = relative._replace(queries=relative.queries * scale)  # q brings the scale into the other products
     shards = length_shards()  # devices along the length of a row
+    has_terms, tiled_fits = relative is not None, fits(-(-T // shards), T, q.shape[-1], q.dtype)
     name = choose_backend(
-        options,
-        T,
-        relative=relative is not None,
-        length_shards=shards,
-        tiled_fits=fits(-(-T // shards), T, q.shape[-1], q.dtype),
-        triton_runs=runs(),
+        options, T, relative=has_terms, length_shards=shards, tiled_fits=tiled_fits, triton_runs=runs()
     )
     inputs = AttentionInputs(q * scale, k, v, relative, segment_ids, segment_ids)
     # A kernel that is requested on another kind of device is interpreted.

@@ -17,20 +17,13 @@ _BLOCK = 128  # queries that share one band of keys
 
 
 class GlobalKeys(NamedTuple):
-    """Keys that every block sees in addition to its band.
+    """Keys that every block sees in addition to its band (Longformer's global tokens)."""
 
-    Attributes:
-        k, v: [B, G, N, H].
-        segments: [B, G], -1 for unused slots.
-        indices: [B, G], positions in the row.
-        is_global: [B, S] bool, the keys of the row that are among them.
-    """
-
-    k: jax.Array
+    k: jax.Array  # [B, G, N, H], as v
     v: jax.Array
-    segments: jax.Array
-    indices: jax.Array
-    is_global: jax.Array
+    segments: jax.Array  # [B, G], -1 for unused slots
+    indices: jax.Array  # [B, G], positions in the row
+    is_global: jax.Array  # [B, S] bool, the keys of the row that are among them
 
 
 class _Layout(NamedTuple):
@@ -70,21 +63,15 @@ class _Layout(NamedTuple):
 
 
 def banded(inputs: AttentionInputs, options: AttentionOptions, global_keys: GlobalKeys | None = None) -> jax.Array:
-    """Windowed attention as in `dense`, through scores [B, N, T, band_size(window)] float32.
+    """Attention within a window, through scores [B, N, T, band_size(window)] float32.
 
-    Args:
-        inputs: of S = T + 2 offset keys, where offset is 0 or at least the window.
-        options: window and dropout.
-        global_keys: keys that are visible from outside the window too.
-
-    Returns:
-        [B, T, N, H] in the dtype of v.
+    There are S = T + 2 offset keys, where offset is 0 or at least the window; `global_keys` come in addition.
     """
     q, k, v, relative, q_segments, k_segments, _, seed = inputs
     B, T, N, H = q.shape
     layout = _layout(T, options.window, int(inputs.offset))
     block, band, C = layout.block, layout.band, layout.C
-    queries, query_segments = layout.query_blocks(q), layout.query_blocks(q_segments)
+    queries, query_segments = layout.query_blocks(q), layout.query_blocks(q_segments)  # [B, X, block, ...]
     distance = jnp.arange(band) - C - jnp.arange(block)[:, None]  # of a key from a query, [block, band]
     # Keys outside the row get segment -1, which no query has.
     same = query_segments[..., :, None] == layout.key_bands(k_segments, -1)[..., None, :]
@@ -129,7 +116,7 @@ def _indices(
 ) -> tuple[jax.Array, ...]:
     """`weight_indices` that broadcast to the weights [B, X, N, block, band + G]."""
     X, block = layout.X, layout.block
-    word, batch, head, query, _ = weight_indices(seed, (*sizes, X * block, 0))
+    word, batch, head, query, _ = weight_indices(seed, (*sizes, X * block, 0))  # [B, 1, 1, 1], [N, 1, 1], [T, 1]
     query = query.reshape(X, 1, block, 1)
     keys = query + distance.astype(jnp.uint32)  # [X, 1, block, band]
     if global_keys is not None:
@@ -137,4 +124,4 @@ def _indices(
         indices = jnp.broadcast_to(global_keys.indices[:, None, None, None], (B, X, 1, block, G))
         keys = jnp.broadcast_to(keys, (B, *keys.shape))
         keys = jnp.concatenate([keys, indices.astype(jnp.uint32)], axis=-1)
-    return word, batch[:, None, None, None, None], head[:, None, None], query, keys
+    return word, batch[:, None], head, query, keys

@@ -14,18 +14,14 @@ _product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 class BlockedBias(NamedTuple):
     """Tables for queries in blocks, heads first; or the parts of them that one block needs.
 
-    Attributes:
-        keys: [N, H, T + S], row T - 1 + j - i of `RelativeTerms`, and one more for `skew`.
-        queries: [N, W, H, block + K], reversed: the distances between a block of queries and a tile of K keys, for
-            each of their W relative positions. Without tiles, a block would need twice as many distances.
-        bias: [N, T + S].
-        tiles: [N, Y, B, K, H], the keys, for `queries`.
+    `queries` holds, reversed, the distances between a block of queries and a tile of K keys, for each of their W
+    relative positions. Without tiles, a block would need twice as many distances.
     """
 
-    keys: jax.Array | None
-    queries: jax.Array | None
-    bias: jax.Array | None
-    tiles: jax.Array | None
+    keys: jax.Array | None  # [N, H, T + S]: row T - 1 + j - i of `RelativeTerms`, and one more for `skew`
+    queries: jax.Array | None  # [N, W, H, block + K]
+    bias: jax.Array | None  # [N, T + S]
+    tiles: jax.Array | None  # [N, Y, B, K, H]: the keys, for `queries`
 
     def _slices(self, i: jax.Array, blocks: int, block: int) -> dict[str, tuple[jax.Array, int, int]]:
         """Start, size and axis of the part of each table that block i needs."""
@@ -43,7 +39,7 @@ class BlockedBias(NamedTuple):
         return self._replace(**{name: jax.lax.dynamic_slice_in_dim(getattr(self, name), *at) for name, at in slices})
 
     def add_at_block(self, part: "BlockedBias", i: jax.Array, blocks: int, block: int) -> "BlockedBias":
-        """Add `part` to the parts of block i, in place: summing full tables would cost more than the products."""
+        """Add `part` to that of block i, in place: summing full tables would cost more than the products."""
         sums = {} if self.tiles is None or part.tiles is None else {"tiles": self.tiles + part.tiles}
         for name, (start, size, axis) in self._slices(i, blocks, block).items():
             table = getattr(self, name)
@@ -62,7 +58,7 @@ class BlockedBias(NamedTuple):
         if self.queries is not None and self.tiles is not None:
             # Seen from the keys, distances run in the other direction.
             y = skew(_product("NYBKH,NYHR->NYBKR", self.tiles, self.queries))  # [N, Y, B, K, T]
-            scores += jnp.transpose(y, (0, 2, 4, 1, 3)).reshape(N, B, T, -1)[..., :S]
+            scores += jnp.transpose(y, (0, 2, 4, 1, 3)).reshape(N, B, T, -1)[..., :S]  # [N, B, T, Y K] up to S
         return scores
 
     def gradients(self, d: jax.Array, q: jax.Array) -> tuple[jax.Array, "BlockedBias"]:
@@ -84,14 +80,7 @@ class BlockedBias(NamedTuple):
 
 
 def blocked_bias(relative: RelativeTerms | None, k: jax.Array, T: int, block: int) -> BlockedBias:
-    """Tables for keys [N, B, S, H] and T queries in blocks.
-
-    Args:
-        relative: terms of at most T queries; the tables are padded for the rest.
-        k: keys, heads first.
-        T: a multiple of `block`.
-        block: queries of a block.
-    """
+    """Tables of at most T queries in blocks, T a multiple of `block`, and keys k [N, B, S, H]."""
     N, B, S, H = k.shape
 
     def heads_first(x: jax.Array | None) -> jax.Array | None:

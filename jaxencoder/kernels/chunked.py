@@ -21,25 +21,18 @@ _MAX_SCORES = {"cpu": 1 << 20}  # of a block, over all rows and heads; 4 MiB of 
 
 
 def chunked(inputs: AttentionInputs, options: AttentionOptions = PLAIN, block: int = 0) -> jax.Array:
-    """Attention as in `dense`, through scores [N, B, block, S] float32, forward and backward.
+    """Attention through scores [N, B, block, S] float32, forward and backward; 0 for a query that sees no key.
 
-    Args:
-        inputs: see `AttentionInputs`.
-        options: window and dropout.
-        block: queries of a block; 0 chooses a power of 2 from 32 to 512, by the size of its scores.
-
-    Returns:
-        [B, T, N, H] in the dtype of v; 0 for a query that sees no key.
+    `block` is the number of queries in a block; 0 chooses a power of 2 from 32 to 512, by the size of its scores.
     """
     B, T, N, _ = inputs.q.shape
     block = block or block_size(B, T, N, inputs.k.shape[1])
     pad = -T % block
     # Heads first, as the products leave them: [N, B, T, H].
-    q, k, v = (jnp.moveaxis(x, 2, 0) for x in (inputs.q, inputs.k, inputs.v))
+    q, k, v = (jnp.moveaxis(x, 2, 0) for x in inputs[:3])
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, pad), (0, 0)))
     inputs = inputs._replace(
-        q=jnp.pad(q, ((0, 0), (0, 0), (0, pad), (0, 0))),
-        k=k,
-        v=v,
+        **{"q": q, "k": k, "v": v},
         q_segments=jnp.pad(inputs.q_segments, ((0, 0), (0, pad))),
         offset=jnp.asarray(inputs.offset),
         seed=jnp.zeros(4, jnp.uint32) if inputs.seed is None else inputs.seed,
@@ -78,7 +71,8 @@ def _forward(inputs: AttentionInputs, block: int, window: int, dropout: float):
     k, v = _length_last(inputs.k), _length_last(inputs.v)
 
     def attend(_, i):
-        scores = _scores(_block(q, i, block), k, tables.at_block(i, blocks, block))
+        q_i, part = _block(q, i, block), tables.at_block(i, blocks, block)
+        scores = _product("NBTH,NBHS->NBTS", q_i, k) + part.scores(q_i, k.shape[3])
         scores = jnp.where(_mask(indices, i, block, window), scores, FLOOR)
         top = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - top)
@@ -103,12 +97,14 @@ def _backward(block: int, window: int, dropout: float, residuals, d_out: jax.Arr
     blocks = T // block
     tables, pull = jax.vjp(lambda relative, k: blocked_bias(relative, k, T, block), relative, inputs.k)
     k, v = _length_last(inputs.k), _length_last(inputs.v)
-    means = _product("NBTH,NBTH->NBT", out, d_out)  # sums of weight times its gradient
+    # Sums over the keys of weight times its gradient (Dao et al. 2022, appendix B.2): dropout is in `out` already.
+    means = _product("NBTH,NBTH->NBT", out, d_out)
 
     def differentiate(sums, i):
         dk, dv, d_tables = sums
         q_i, d_out_i, part = _block(q, i, block), _block(d_out, i, block), tables.at_block(i, blocks, block)
-        exp = jnp.exp(_scores(q_i, k, part) - _block(log_sums, i, block)[..., None])
+        scores = _product("NBTH,NBHS->NBTS", q_i, k) + part.scores(q_i, k.shape[3])
+        exp = jnp.exp(scores - _block(log_sums, i, block)[..., None])
         weights = jnp.where(_mask(inputs, i, block, window), exp, 0)
         d_weights = _product("NBTH,NBHS->NBTS", d_out_i, v)  # [N, B, block, S]
         dropped = weights
@@ -116,7 +112,7 @@ def _backward(block: int, window: int, dropout: float, residuals, d_out: jax.Arr
             factors = _dropout_factors(weights.shape, inputs, i, dropout)
             dropped, d_weights = weights * factors, d_weights * factors
         dv += _product("NBTH,NBTS->NBHS", d_out_i, dropped.astype(v.dtype))
-        d_scores = weights * (d_weights - _block(means, i, block)[..., None])
+        d_scores = weights * (d_weights - _block(means, i, block)[..., None])  # derivative of the softmax
         dk += _product("NBTH,NBTS->NBHS", q_i, d_scores.astype(q.dtype))
         dq_i = _product("NBTS,NBHS->NBTH", d_scores.astype(q.dtype), k)
         dq_relative, d_part = part.gradients(d_scores, q_i)
@@ -139,10 +135,6 @@ def _length_last(x: jax.Array) -> jax.Array:
     return jnp.swapaxes(x, 2, 3)
 
 
-def _scores(q, k, part):
-    return _product("NBTH,NBHS->NBTS", q, k) + part.scores(q, k.shape[3])
-
-
 def _block(x: jax.Array, i: jax.Array, block: int) -> jax.Array:
     """Block i of the queries of [N, B, T, ...]."""
     return jax.lax.dynamic_slice_in_dim(x, i * block, block, axis=2)
@@ -161,6 +153,6 @@ def _mask(inputs: AttentionInputs, i: jax.Array, block: int, window: int) -> jax
 def _dropout_factors(shape: tuple[int, ...], inputs: AttentionInputs, i: jax.Array, dropout: float) -> jax.Array:
     """Factors of the weights [N, B, block, S]: 0, or 1 / (1 - dropout)."""
     N, B, block, S = shape
-    word, batch, head, query, key = weight_indices(inputs.seed, (B, N, block, S), inputs.offset, i * block)
-    kept = hashed_keep(word, batch[:, None, None], head[:, None, None, None], query[:, None], key, dropout)
+    word, batch, head, *rest = weight_indices(inputs.seed, (B, N, block, S), inputs.offset, i * block)
+    kept = hashed_keep(word, batch[:, 0], head[:, None], *rest, dropout)  # heads first
     return jnp.where(kept, 1 / (1 - dropout), 0)

@@ -10,15 +10,9 @@ FLOOR = -1e30  # score of a masked key; finite, so that a query without visible 
 
 
 def dense(inputs: AttentionInputs, options: AttentionOptions = PLAIN, is_global: jax.Array | None = None) -> jax.Array:
-    """softmax(q k^T + relative + mask) v, through scores [B, N, T, S] float32; q is already scaled.
+    """Attention through scores [B, N, T, S] float32; a query without visible keys gets the mean of all values.
 
-    Args:
-        inputs: see `AttentionInputs`.
-        options: window, dropout and defer_normalization.
-        is_global: [B, S] bool, keys that are visible from outside the window too.
-
-    Returns:
-        [B, T, N, H] in the dtype of v. A query without visible keys gets the mean of all values.
+    `is_global` [B, S] bool marks keys that are visible from outside the window too.
     """
     q, k, v, relative, q_segments, k_segments, offset, seed = inputs
     T, S = q.shape[1], k.shape[1]
@@ -37,18 +31,11 @@ def dense(inputs: AttentionInputs, options: AttentionOptions = PLAIN, is_global:
         return jnp.swapaxes(out / weights.sum(-1, keepdims=True), 1, 2).astype(v.dtype)
     weights = masked_softmax(scores, mask)  # [B, N, T, S] float32
     if options.dropout:
-        word, batch, head, query, key = weight_indices(seed, weights.shape, offset)
-        indices = batch[:, None, None, None], head[:, None, None], query[:, None], key
-        weights = hashed_dropout(weights, options.dropout, word, *indices)
+        weights = hashed_dropout(weights, options.dropout, *weight_indices(seed, weights.shape, offset))
     weights = weights.astype(v.dtype)  # products in the compute dtype
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v, preferred_element_type=jnp.float32).astype(v.dtype)
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
-    """Softmax over the unmasked keys of the last axis; equal weights if all are masked.
-
-    Args:
-        scores: [..., T, S] float32.
-        mask: bool, True for visible keys; broadcasts with scores.
-    """
+    """Softmax of scores [..., T, S] float32 over the keys that the mask shows; equal weights if it shows none."""
     return jax.nn.softmax(jnp.where(mask, scores, FLOOR), axis=-1)

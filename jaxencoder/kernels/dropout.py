@@ -38,8 +38,8 @@ def hashed_keep(
 ) -> jax.Array:
     """Mask of the attention weights that dropout keeps, a function of their indices alone.
 
-    A backend that never holds all weights computes each block's part when it needs it, and backends with different
-    blocks drop the same weights. Only 32-bit integer arithmetic, so that it runs inside Pallas kernels.
+    A backend that never holds all weights computes each block's part when it needs it, and all backends drop the same
+    weights. Only 32-bit integer arithmetic, so that it runs inside Pallas kernels.
 
     Args:
         word: uint32, different for every layer and step.
@@ -73,20 +73,17 @@ def random_seed(key: jax.Array | None, *first: jax.typing.ArrayLike) -> jax.Arra
 
 def weight_indices(
     seed: jax.Array | None, sizes: tuple[int, ...], offset: int | jax.Array = 0, first: int | jax.Array = 0
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The seed's random word and the global indices of attention weights on this device, uint32.
+) -> tuple[jax.Array, ...]:
+    """The seed's random word and the global indices of attention weights on this device, for `hashed_keep`.
 
     Args:
-        seed: from `random_seed`.
+        seed: from `random_seed`; ValueError if it is None.
         sizes: (B, N, T, S).
         offset: index of the key at the device's first query.
         first: the device's index of query 0.
 
     Returns:
-        word, batch [B], head [N], query [T] and key [S].
-
-    Raises:
-        ValueError: no seed.
+        word, batch [B, 1, 1, 1], head [N, 1, 1], query [T, 1] and key [S], uint32.
     """
     if seed is None:
         raise ValueError("Dropout of attention weights needs a seed.")
@@ -94,7 +91,7 @@ def weight_indices(
     # The key at the first query's position, `offset`, has the global index seed[3].
     batch, head = seed[1] + batch.astype(jnp.uint32), seed[2] + head.astype(jnp.uint32)
     query, key = seed[3] + (first + query).astype(jnp.uint32), seed[3] + (key - offset).astype(jnp.uint32)
-    return seed[0], batch, head, query, key
+    return seed[0], batch[:, None, None, None], head[:, None, None], query[:, None], key
 
 
 def _word(x: jax.typing.ArrayLike) -> jax.Array:

@@ -13,7 +13,7 @@ from jaxencoder.kernels.inputs import AttentionInputs, AttentionOptions
 
 
 class QKV(NamedTuple):
-    """Queries, keys and values, [B, length, N, H] in any float dtype."""
+    """Queries, keys and values, [B, length, N, H] each."""
 
     q: jax.Array
     k: jax.Array
@@ -32,27 +32,22 @@ def global_attention(
     """Attention within a window, and from and to a few global tokens within their document.
 
     Every token sees its window and its document's global tokens, in one float32 softmax over `local` keys. The output
-    of a global token is softmax(q k^T / sqrt(H)) v of `full` instead, over its whole document.
+    of a global token is softmax(q k^T / sqrt(H)) v of `full` instead, over its whole document (section 3.1).
 
     Args:
         local: of all T tokens.
         full: queries of the G global tokens; keys and values of all T tokens.
         segment_ids: [B, T] int, the document of each token, 0 for padding.
         global_slots: [B, G] int, distinct positions of the global tokens in the row, -1 for unused slots.
-        options: see `AttentionOptions`. `dense` holds [B, N, T, T] scores, every other backend
-            [B, N, T, about 2 * window + 128 + 2 * G].
+        options: with a window. `dense` holds [B, N, T, T] scores, other backends [B, N, T, 2 * window + 128 + 2 * G].
         key: a PRNG key for dropout.
 
     Returns:
         [B, T, N, H] in the dtype of v.
 
     Raises:
-        ValueError: no window, or dropout without a key.
+        ValueError: dropout without a key.
     """
-    if not options.window:
-        raise ValueError("Global tokens need a window for the other tokens; without one every token is global.")
-    if options.dropout and key is None:
-        raise ValueError(f"Attention dropout {options.dropout} needs a key.")
     T = segment_ids.shape[1]
     seed = random_seed(key)
     used, indices = global_slots >= 0, jnp.maximum(global_slots, 0)  # [B, G]
@@ -68,20 +63,14 @@ def global_attention(
     else:
         k, v = (jnp.take_along_axis(x, indices[..., None, None], axis=1) for x in (local.k, local.v))
         out = banded(inputs, options, GlobalKeys(k, v, slot_segments, global_slots, is_global))
-    full = full._replace(q=global_q)
-    global_out = _full_attention(full, slot_segments, segment_ids, global_slots, options.dropout, seed)
-    return write(out, targets, global_out.astype(out.dtype))
-
-
-def _full_attention(
-    full: QKV, segments: jax.Array, segment_ids: jax.Array, slots: jax.Array, dropout: float, seed: jax.Array | None
-) -> jax.Array:
-    """Outputs of the global tokens, [B, G, N, H] float32."""
-    mask = segments[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, G, S]
-    scores = jnp.einsum("BGNH,BSNH->BNGS", full.q, full.k, preferred_element_type=jnp.float32)
+    # The outputs of the global tokens, [B, G, N, H].
+    mask = slot_segments[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, G, S]
+    scores = jnp.einsum("BGNH,BSNH->BNGS", global_q, full.k, preferred_element_type=jnp.float32)
     weights = masked_softmax(scores, mask)
-    if dropout:
-        word, batch, head, _, keys = weight_indices(seed, weights.shape)
-        indices = batch[:, None, None, None], head[:, None, None], slots[:, None, :, None], keys
-        weights = hashed_dropout(weights, dropout, word, *indices)
-    return jnp.einsum("BNGS,BSNH->BGNH", weights.astype(full.v.dtype), full.v, preferred_element_type=jnp.float32)
+    if options.dropout:
+        word, batch, head, _, key_index = weight_indices(seed, weights.shape)
+        slots = global_slots[:, None, :, None]  # as the indices of queries
+        weights = hashed_dropout(weights, options.dropout, word, batch, head, slots, key_index)
+    weights = weights.astype(full.v.dtype)
+    global_out = jnp.einsum("BNGS,BSNH->BGNH", weights, full.v, preferred_element_type=jnp.float32)
+    return write(out, targets, global_out.astype(out.dtype))

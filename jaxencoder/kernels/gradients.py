@@ -13,7 +13,7 @@ PRODUCT = "product"  # name of a projection's output for remat policies, which d
 
 
 def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Sum over the axes that x [B, T, ...] and the kernel share: x's after the first two, the kernel's first ones.
+    """Sum over the axes of x [B, T, ...] after the first two, which are the kernel's first ones.
 
     Accumulates in float32. The result is float32 on a CPU and has the dtype of x elsewhere.
     """
@@ -28,14 +28,14 @@ def _project(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.tensordot(x, kernel, x.ndim - 2, preferred_element_type=dtype)
 
 
-def _project_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _project_backward(residuals, dy):
     # XLA's CPU backend copies the left factor of the kernel's gradient into columns, together with the computation of
     # that factor. jax puts dy on the left: for ModernBERT, the derivative of the gated activation, read with strides of
     # a power of two, was 45% of a step. Here the narrower factor is on the left (BERT: 7% faster), and the barrier
     # keeps XLA from swapping the factors where the result needs a transpose.
     x, kernel = (factor.astype(dy.dtype) for factor in residuals)  # float32 on a CPU, as dy
     product = partial(jax.lax.dot_general, preferred_element_type=dy.dtype)
-    inputs, outputs = x.ndim - 2, dy.ndim - 2
+    inputs, outputs = x.ndim - 2, dy.ndim - 2  # numbers of the kernel's axes
     dx = product(dy, kernel, ((range(2, dy.ndim), range(inputs, kernel.ndim)), ((), ())))
     rows = (((0, 1), (0, 1)), ((), ()))  # sums over B and T
     if platform() != "cpu" or math.prod(x.shape[2:]) <= math.prod(dy.shape[2:]):
@@ -51,14 +51,8 @@ _project.defvjp(lambda x, kernel: (_project(x, kernel), (x, kernel)), _project_b
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float, centered: bool) -> jax.Array:
-    """Layer norm (Ba et al. 2016, arXiv:1607.06450) or RMS norm (Zhang and Sennrich 2019, arXiv:1910.07467).
-
-    Args:
-        x: [..., D]; computed in float32, returned in the dtype of x.
-        scale, bias: [D]; None for no bias.
-        epsilon: added to the variance.
-        centered: subtract the mean (layer norm) or not (RMS norm).
-    """
+    """Layer norm (Ba et al. 2016, arXiv:1607.06450) or, not centered, RMS norm (Zhang and Sennrich 2019,
+    arXiv:1910.07467) of x [..., D] with scale and bias [D], computed in float32, in the dtype of x."""
     y, factor = _unscaled(x, epsilon, centered)
     y *= factor * scale
     return (y if bias is None else y + bias).astype(x.dtype)
@@ -72,9 +66,7 @@ def _unscaled(x: jax.Array, epsilon: float, centered: bool) -> tuple[jax.Array, 
     return y, jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + epsilon)
 
 
-def _normalize_backward(
-    epsilon: float, centered: bool, residuals: tuple[jax.Array, jax.Array, jax.Array | None], dy: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+def _normalize_backward(epsilon, centered, residuals, dy):
     # Closed form from x alone. The gradient that jax derives keeps float32 values as large as x, and XLA's CPU backend
     # turns it into a library call that takes 4 to 10 times as long.
     x, scale, bias = residuals
@@ -104,7 +96,7 @@ def gelu(x: jax.Array) -> jax.Array:
     return (y * _normal_cdf(y)).astype(x.dtype)
 
 
-def _gelu_backward(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+def _gelu_backward(x, dy):
     # Behind the barrier erf is recomputed; otherwise XLA stores it in the forward pass, as large as x.
     y = jax.lax.optimization_barrier(x).astype(jnp.float32)
     density = jnp.exp(-0.5 * y * y) * (2 * math.pi) ** -0.5  # of the normal distribution

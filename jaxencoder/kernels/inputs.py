@@ -1,4 +1,8 @@
-"""Arguments that every attention backend takes: the arrays of one device, and the options compiled into the program."""
+"""Arguments that every attention backend takes: the arrays of one device, and the options compiled into the program.
+
+A backend maps them to softmax(q k^T + relative + mask) v, [B, T, N, H] in the dtype of v. Pallas kernels also take
+`interpret`, which runs them on any device, slowly.
+"""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -17,43 +21,32 @@ ATTENDED = "attended"
 class AttentionInputs(NamedTuple):
     """The queries of one device and the keys that they may see.
 
-    Attributes:
-        q: [B, T, N, H] float32 or bfloat16, already scaled.
-        k, v: [B, S, N, H] in the dtype of q.
-        relative: terms of the scores by distance, tables of T + S - 1 rows, already scaled; or None.
-        q_segments, k_segments: [B, T] and [B, S] int32, the document of each token, 0 for padding. A query sees the
-            keys with its own number. Tokens of segment -1 are seen by no one.
-        offset: index of the key at the first query's position; a number in a layer with a window.
-        seed: uint32 [4] for dropout, from `random_seed`; or None.
+    Segments are documents: a query sees the keys with its own number. Padding has 0; segment -1 is seen by no one.
     """
 
-    q: jax.Array
-    k: jax.Array
+    q: jax.Array  # [B, T, N, H] float32 or bfloat16, already scaled
+    k: jax.Array  # [B, S, N, H] in the dtype of q, as v
     v: jax.Array
-    relative: RelativeTerms | None
-    q_segments: jax.Array
-    k_segments: jax.Array
-    offset: int | jax.Array = 0
-    seed: jax.Array | None = None
+    relative: RelativeTerms | None  # terms of the scores by distance, tables of T + S - 1 rows, already scaled
+    q_segments: jax.Array  # [B, T] int32
+    k_segments: jax.Array  # [B, S] int32
+    offset: int | jax.Array = 0  # index of the key at the first query's position; a number in a layer with a window
+    seed: jax.Array | None = None  # uint32 [4] for dropout, from `random_seed`
 
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """Static options of an attention layer; hashable.
-
-    Attributes:
-        window: tokens to either side that a query sees; 0 for its whole document.
-        dropout: probability that an attention weight is dropped.
-        backend: requested backend, see `choose_backend`.
-        defer_normalization: divide by the softmax's sum after the product with v, as flash attention does (Dao et al.
-            2022, arXiv:2205.14135). The same up to rounding and twice as fast on a CPU. Only `dense` without dropout
-            reads it.
-    """
+    """Static options of an attention layer; hashable."""
 
     window: int = 0
+    """Tokens to either side that a query sees; 0 for its whole document."""
     dropout: float = 0.0
+    """Probability that an attention weight is dropped."""
     backend: Backend = "auto"
+    """Requested backend, see `choose_backend`."""
     defer_normalization: bool = False
+    """Divide by the softmax's sum after the product with v, as flash attention does (Dao et al. 2022,
+    arXiv:2205.14135): the same up to rounding, twice as fast on a CPU. Only `dense` without dropout reads it."""
 
 
 PLAIN = AttentionOptions()

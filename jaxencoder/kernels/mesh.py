@@ -25,13 +25,12 @@ def on_mesh(
     window: int,
     kernel: bool,
 ) -> jax.Array:
-    """Result of `attend` [B, T, N, H], computed on each device of the mesh in use, or here without a mesh.
+    """Result [B, T, N, H] of a backend, computed on each device of the mesh in use, or here without a mesh.
 
     Devices along an axis that does not divide rows, heads or queries compute the same. Any split drops the same
     weights. Where the length of a row is split, `offset` is the number of keys before a device's first query.
 
     Args:
-        attend: one backend.
         inputs: of the full rows, T queries and the same T keys, offset 0, no seed.
         key: a PRNG key for dropout, or None.
         window: keys to either side that a query sees, or 0.
@@ -46,11 +45,11 @@ def on_mesh(
         return attend(inputs._replace(seed=random_seed(key)))
 
     def local(q, k, v, segments, relative, key):
-        b, t, n, _ = q.shape  # this device's part
+        b, t, n, _ = q.shape  # this device's part of B, T, N
         row, head, part = (jax.lax.axis_index(axes) if axes else 0 for axes in (rows, heads, context))
         k_segments, offset = segments, 0
         if context:
-            take = partial(_with_neighbors, window=window, part=part, T=T) if window else _all_gather
+            take = partial(_with_neighbors, window=window, part=part, T=T) if window else _gather_row
             # Shifted by 1, so that the zeros outside the row become segment -1.
             k, v, k_segments = take(k), take(v), take(segments + 1) - 1
             offset = window or part * t
@@ -69,18 +68,17 @@ def on_mesh(
     return sharded(q, k, v, segment_ids, relative, key)
 
 
-def _all_gather(x: jax.Array) -> jax.Array:
-    """[b, t, ...] -> [b, T, ...]"""
-    return jax.lax.all_gather(x, "context", axis=1, tiled=True)
+_gather_row = partial(jax.lax.all_gather, axis_name="context", axis=1, tiled=True)  # [b, t, ...] -> [b, T, ...]
 
 
 def _with_neighbors(x: jax.Array, window: int, part: int | jax.Array, T: int) -> jax.Array:
     """[b, t, ...] -> [b, t + 2 window, ...], with the tokens before and after it in the row, 0 outside the row."""
     t = x.shape[1]
     if window > t:  # longer than the neighbors' parts
-        x = jnp.pad(_all_gather(x), [(0, 0), (window, window)] + [(0, 0)] * (x.ndim - 2))
+        x = jnp.pad(_gather_row(x), [(0, 0), (window, window)] + [(0, 0)] * (x.ndim - 2))
         return jax.lax.dynamic_slice_in_dim(x, part * t, t + 2 * window, axis=1)
     parts = T // t
+    # A device that receives nothing gets zeros: at the ends of the row.
     before = jax.lax.ppermute(x[:, t - window :], "context", [(i, i + 1) for i in range(parts - 1)])
     after = jax.lax.ppermute(x[:, :window], "context", [(i + 1, i) for i in range(parts - 1)])
     return jnp.concatenate([before, x, after], axis=1)

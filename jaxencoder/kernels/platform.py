@@ -4,7 +4,6 @@ import math
 from functools import cache
 
 import jax
-from jax.sharding import AbstractDevice
 
 
 def platform() -> str:
@@ -12,7 +11,7 @@ def platform() -> str:
 
     A mesh from `jax.experimental.topologies` describes a machine that need not be attached.
     """
-    device = _device()
+    device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 
 
@@ -23,12 +22,8 @@ def before_ampere() -> bool:
     """
     if platform() != "gpu":
         return False
-    device = _device()
+    device = jax.sharding.get_abstract_mesh().abstract_device
     return _compute_capability(jax.local_devices()[0].device_kind if device is None else device.device_kind) < 8
-
-
-def _device() -> AbstractDevice | None:
-    return jax.sharding.get_abstract_mesh().abstract_device
 
 
 @cache

@@ -12,22 +12,11 @@ import jax.numpy as jnp
 
 
 class RelativeTerms(NamedTuple):
-    """Terms of the score of query i and key j, from row T - 1 + j - i of tables with R = T + S - 1 rows.
+    """Terms of the score of query i and key j, from row T - 1 + j - i of tables with R = T + S - 1 rows."""
 
-    Attributes:
-        keys: for the term q_i . keys[row]; [R, N, H] in the dtype of q.
-        queries: for the term queries[row] . k_j; [R, N, H] in the dtype of q.
-        bias: for the term bias[row]; [R, N] float32.
-    """
-
-    keys: jax.Array | None = None
-    queries: jax.Array | None = None
-    bias: jax.Array | None = None
-
-    @property
-    def num_products(self) -> int:
-        """Number of terms that compare distances with contents."""
-        return (self.keys is not None) + (self.queries is not None)
+    keys: jax.Array | None = None  # [R, N, H] in the dtype of q: the term q_i . keys[row], content to position
+    queries: jax.Array | None = None  # [R, N, H] in the dtype of q: queries[row] . k_j, position to content
+    bias: jax.Array | None = None  # [R, N] float32: bias[row]
 
     def rows(self, start: jax.typing.ArrayLike, size: int) -> "RelativeTerms":
         """Rows start, ..., start + size - 1 of each table; 0 outside of it."""
@@ -47,12 +36,12 @@ class RelativeTerms(NamedTuple):
         scores = jnp.zeros((), jnp.float32)
         if self.keys is not None:
             y = jnp.einsum("...TNH,RNH->...NTR", q, _append_row(self.keys), preferred_element_type=jnp.float32)
-            scores += skew(y)
+            scores += skew(y)  # [..., N, T, R + 1] -> [..., N, T, S]
         if self.queries is not None:
             # Seen from the keys, distances run in the other direction.
             table = _append_row(self.queries[::-1])
             y = jnp.einsum("...SNH,RNH->...NSR", k, table, preferred_element_type=jnp.float32)
-            scores += jnp.swapaxes(skew(y), -1, -2)
+            scores += jnp.swapaxes(skew(y), -1, -2)  # [..., N, S, T] -> [..., N, T, S]
         if self.bias is not None:
             bias = _append_row(self.bias).T[:, None]  # [N, 1, R + 1]
             scores += skew(jnp.broadcast_to(bias, (N, T, bias.shape[-1])))

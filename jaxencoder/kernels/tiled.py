@@ -7,9 +7,8 @@ with the keys, and gradients go the inverse way. There is no gather, and nothing
 Tiles have their keys along the rows. Values per query (maximum, sum and gradient of its softmax) are then row vectors:
 small to store, fast to reduce and to broadcast.
 
-Inside this file `AttentionInputs` hold heads first: q, k and v are [B, N, T, H], and the tables of `relative` are
-[N, H, T + S], [N, 1, T + S] for the bias, in which the distance of query i and key j is column T + j - i for `keys` and
-column S + i - j for the other two.
+Inside this file arrays are heads first: q, k and v [B, N, T, H], the tables of `relative` [N, H, T + S], [N, 1, T + S]
+for the bias. The distance of query i and key j is their column T + j - i for `keys`, S + i - j for the other two.
 """
 
 from functools import partial
@@ -28,8 +27,8 @@ from jaxencoder.kernels.tiles import LANES, band, heads_first, pad_segments, rev
 _LONGEST = 512  # queries and keys of a tile
 _TILE_BYTES = 8 << 20  # for the values of one tile
 _VMEM_BYTES = 56 << 20  # of fast memory; chips have 64 MiB or more since v5e
-_MASKED = -1e30
-_FLOOR = -1e20  # lowest maximum, above _MASKED: exponentials of masked scores are 0 even if all scores are masked
+# Scores of masked keys, and the lowest maximum, above them: their exponentials are 0 even if all keys are masked.
+_MASKED, _FLOOR = -1e30, -1e20
 
 
 def fits(T: int, S: int, H: int, dtype: jnp.dtype) -> bool:
@@ -38,27 +37,9 @@ def fits(T: int, S: int, H: int, dtype: jnp.dtype) -> bool:
 
 
 def tiled(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interpret: bool = False) -> jax.Array:
-    """Bidirectional attention within documents with terms by distance.
-
-    Args:
-        inputs: see `AttentionInputs`; the offset matters for dropout only.
-        options: dropout.
-        interpret: run on any device, slowly.
-
-    Returns:
-        [B, T, N, H] in the dtype of q; 0 for a query that sees nothing. Gradients flow to q, k, v and relative.
-
-    Raises:
-        ValueError: dropout without a seed, or more tokens than fit (see `fits`).
-    """
+    """Attention with terms by distance, of rows that fit (see `fits`); 0 for a query that sees nothing."""
     q, k, v, relative, q_segments, k_segments, offset, seed = inputs
-    (_, T, _, H), S = q.shape, k.shape[1]
-    if options.dropout and seed is None:
-        raise ValueError(f"Attention dropout {options.dropout} needs a seed.")
-    if not fits(T, S, H, q.dtype):
-        raise ValueError(
-            f"{T} queries and {S} keys of size {H} are too many for tiled attention; use chunked attention."
-        )
+    T, S = q.shape[1], k.shape[1]
     block = tile_length(T, _LONGEST)
     T_pad, S_pad = -T % block, -S % block
     tables = _tables(relative or RelativeTerms(), q.dtype, T_pad, S_pad)
@@ -69,25 +50,24 @@ def tiled(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interpr
         # The fifth number is the global index of key 0.
         seed = jax.lax.bitcast_convert_type(seed, jnp.int32)
         seed = jnp.append(seed, seed[3] - offset)
-    qkv = heads_first(q, T_pad), heads_first(k, S_pad), heads_first(v, S_pad)
-    padded = AttentionInputs._make((*qkv, tables, q_segments, k_segments, None, seed))
+    q, k, v = heads_first(q, T_pad), heads_first(k, S_pad), heads_first(v, S_pad)
+    padded = AttentionInputs._make((q, k, v, tables, q_segments, k_segments, None, seed))
     out: jax.Array = _attend(padded, options.dropout, interpret)
-    return jnp.swapaxes(out, 1, 2)[:, :T]
+    return jnp.swapaxes(out, 1, 2)[:, :T]  # [B, N, T', H] -> [B, T, N, H]
 
 
-def _tables(relative: RelativeTerms, dtype: jnp.dtype, T_pad: int, S_pad: int) -> RelativeTerms:
-    def table(x, front, back):
-        """[R, N, H] -> [N, H, T' + S'], whose column T' (S' of a reversed table) is distance 0"""
+def _tables(relative, dtype, T_pad, S_pad):
+    def table(x, dtype, step):
+        """[R, N, H] or [R, N] -> [N, H or 1, T' + S'], whose column T' (S' if the step is -1) is distance 0."""
+        if x is None:
+            return None
+        x = x[::step].astype(dtype).reshape(*x.shape[:2], -1)
+        front, back = (T_pad, S_pad)[::step]
         return jnp.moveaxis(jnp.pad(x, [(front + 1, back), (0, 0), (0, 0)]), 0, -1)
 
+    # Tiles have their keys along the rows. Seen from the keys, distances run in the other direction.
     keys, queries, bias = relative
-    if keys is not None:
-        keys = table(keys.astype(dtype), T_pad, S_pad)
-    if queries is not None:  # seen from the keys, distances run in the other direction
-        queries = table(queries.astype(dtype)[::-1], S_pad, T_pad)
-    if bias is not None:
-        bias = table(bias.astype(jnp.float32)[::-1, :, None], S_pad, T_pad)
-    return RelativeTerms(keys, queries, bias)
+    return RelativeTerms(table(keys, dtype, 1), table(queries, dtype, -1), table(bias, jnp.float32, -1))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -121,6 +101,7 @@ def _backward(dropout, interpret, residuals, d_out):
     q, k, v, tables, *_ = inputs
     B, N, T, H = q.shape
     grid = _Grid(inputs, dropout, keys_first=True)
+    # Sums over the keys of weight times its gradient (Dao et al. 2022, appendix B.2), [B, N, 1, T].
     means = jnp.einsum("BNTH,BNTH->BNT", out, d_out, preferred_element_type=jnp.float32)[:, :, None]
     dq, dk, dv, d_tables = pl.pallas_call(
         partial(_backward_kernel, grid=grid),
@@ -159,14 +140,15 @@ def _forward_kernel(visible, seed, inputs, out, lse, *sums, grid):
     @pl.when(grid.is_visible(visible, b, i, j))
     def _():
         scores = _scores(inputs, _read(inputs.relative))
+        # Online softmax: the maximum so far rescales the sums of earlier tiles.
         highest = jnp.maximum(top[...], scores.max(0, keepdims=True))  # [1, queries]
-        weights = jnp.exp(scores - highest)
-        shrink = jnp.exp(top[...] - highest)  # rescales earlier tiles
+        weights = jnp.exp(scores - highest)  # [keys, queries]
+        shrink = jnp.exp(top[...] - highest)
         top[...] = highest
         total[...] = total[...] * shrink + weights.sum(0, keepdims=True)
-        if grid.dropout:
+        if grid.dropout:  # after the sum: dropout leaves the softmax's normalization as it is
             weights = jnp.where(grid.keep(seed, h, b, i, j), weights, 0)
-        acc[...] = acc[...] * shrink + _dot(inputs.v[...], weights.astype(inputs.v.dtype), 0, 0)
+        acc[...] = acc[...] * shrink + _dot(inputs.v[...], weights.astype(inputs.v.dtype), 0, 0)  # [H, queries]
 
     @pl.when(j == grid.blocks[1] - 1)
     def _():
@@ -182,7 +164,7 @@ def _backward_kernel(visible, seed, inputs, residuals, *outputs, grid):
     dq, dk, dv, d_tables, dq_sum, dk_sum, dv_sum = outputs
     h, b, j, i = (pl.program_id(axis) for axis in range(4))
 
-    @pl.when((b == 0) & (j == 0) & (i == 0))
+    @pl.when((b == 0) & (j == 0) & (i == 0))  # rows of the batch add to the same head's tables
     def _():
         for total in jax.tree.leaves(d_tables):
             total[...] = jnp.zeros_like(total)
@@ -206,7 +188,7 @@ def _backward_kernel(visible, seed, inputs, residuals, *outputs, grid):
             factors = jnp.where(grid.keep(seed, h, b, i, j), 1 / (1 - grid.dropout), 0)
             dropped, d_weights = weights * factors, d_weights * factors
         dv_sum[...] += _dot(dropped.astype(v.dtype), d_out[...], 1, 0)
-        d_scores = weights * (d_weights - means[...])
+        d_scores = weights * (d_weights - means[...])  # derivative of the softmax
         rounded = d_scores.astype(q.dtype)
         dk_sum[...] += _dot(rounded, q[...], 1, 0)
         dq_sum[grid.rows(i), :] += _dot(rounded, k[...], 0, 0)
@@ -240,7 +222,7 @@ def _backward_kernel(visible, seed, inputs, residuals, *outputs, grid):
 def _scores(inputs, tables):
     """Masked scores of a tile, [keys, queries] float32, with [H, 2 b] tables of its distances."""
     q, k = inputs.q[...], inputs.k[...]  # [b, H]
-    scores = _dot(k, q, 1, 1)
+    scores = _dot(k, q, 1, 1)  # [b, b]
     by_key, by_query = [], []
     for start in range(0, len(q), LANES):
         part = band(start, len(q))
@@ -250,9 +232,9 @@ def _scores(inputs, tables):
                 terms += _dot(k[start : start + LANES], tables.queries[:, part], 1, 0)
             if tables.bias is not None:
                 terms += tables.bias[:, part]
-            by_key.append(skew(terms))
+            by_key.append(skew(terms))  # [128, b]
         if tables.keys is not None:
-            by_query.append(skew(_dot(q[start : start + LANES], tables.keys[:, part], 1, 0)).T)
+            by_query.append(skew(_dot(q[start : start + LANES], tables.keys[:, part], 1, 0)).T)  # [b, 128]
     if by_key:
         scores += jnp.concatenate(by_key, axis=0)
     if by_query:
@@ -267,10 +249,8 @@ def _dot(x, y, i, j):
 
 
 def _read(tables):
-    """Join the halves of a tile's part of each table."""
-    return RelativeTerms(
-        *(None if halves is None else jnp.concatenate([x[...] for x in halves], axis=1) for halves in tables)
-    )
+    """A tile's part of each table, [H, 2 b] from its halves."""
+    return RelativeTerms._make(halves and jnp.concatenate([x[...] for x in halves], axis=1) for halves in tables)
 
 
 class _Grid:
@@ -279,9 +259,7 @@ class _Grid:
     def __init__(self, inputs, dropout, keys_first=False):
         (_, _, T, H), S = inputs.q.shape, inputs.k.shape[2]
         self.block = block = tile_length(T, _LONGEST)
-        self.blocks = T // block, S // block
-        self.dropout = dropout
-        self.keys_first = keys_first
+        self.blocks, self.dropout, self.keys_first = (T // block, S // block), dropout, keys_first
         self.vmem = _vmem(T, S, H, inputs.q.dtype)
         self.queries = self._spec((None, None, block, H), lambda h, b, i, j: (b, h, i, 0))
         self.keys = self._spec((None, None, block, H), lambda h, b, i, j: (b, h, j, 0))
@@ -294,14 +272,14 @@ class _Grid:
 
         return pl.BlockSpec(shape, index_map)
 
-    def table(self, x):
-        """Spec of a head's full table."""
+    def table(self, x):  # of a head, in full
         return self._spec((None, *x.shape[1:]), lambda h, b, i, j: (h, 0, 0))
 
     def inputs(self, tables):
         """Specs of the last of the `arguments`."""
 
         def halves(x, first):
+            """Two neighboring blocks, whose columns hold the distances of a tile."""
             if x is None:
                 return None
             shape = (None, x.shape[1], self.block)
@@ -309,7 +287,7 @@ class _Grid:
 
         X, Y = self.blocks
         queries, bias = (halves(table, lambda i, j: Y - 1 + i - j) for table in (tables.queries, tables.bias))
-        parts = RelativeTerms._make((halves(tables.keys, lambda i, j: X - 1 + j - i), queries, bias))
+        parts = RelativeTerms(halves(tables.keys, lambda i, j: X - 1 + j - i), queries, bias)
         q_segments = self._spec((None, 1, self.block), lambda h, b, i, j: (b, 0, i))
         k_segments = self._spec((None, self.block, 1), lambda h, b, i, j: (b, j, 0))
         return AttentionInputs._make((self.queries, self.keys, self.keys, parts, q_segments, k_segments, None, None))
@@ -317,9 +295,9 @@ class _Grid:
     def arguments(self, inputs):
         """Arguments of a kernel: two scalar arrays (visible tiles and the seed), then the arrays to read tiles of."""
         q_blocks, k_blocks = (x.reshape(len(x), -1, self.block) for x in (inputs.q_segments, inputs.k_segments))
-        q_low, q_high = q_blocks.min(-1)[:, :, None], q_blocks.max(-1)[:, :, None]
-        k_low, k_high = k_blocks.min(-1)[:, None, :], k_blocks.max(-1)[:, None, :]
-        visible = (q_low <= k_high) & (k_low <= q_high)
+        q_low, q_high = q_blocks.min(-1)[:, :, None], q_blocks.max(-1)[:, :, None]  # [B, X, 1]
+        k_low, k_high = k_blocks.min(-1)[:, None, :], k_blocks.max(-1)[:, None, :]  # [B, 1, Y]
+        visible = (q_low <= k_high) & (k_low <= q_high)  # whether a query and a key can be of one document
         # A tile reads two neighboring blocks of a table: the table is passed twice.
         twice = RelativeTerms._make(None if x is None else (x, x) for x in inputs.relative)
         segments = inputs.q_segments[:, None], inputs.k_segments[..., None]
@@ -327,7 +305,6 @@ class _Grid:
         return visible.astype(jnp.int32).ravel(), inputs.seed, arrays
 
     def is_visible(self, visible, b, i, j):
-        """Whether a query and a key of the tile can be of one document."""
         X, Y = self.blocks
         return visible[(b * X + i) * Y + j] != 0
 
@@ -338,7 +315,7 @@ class _Grid:
         return hashed_keep(seed[0], seed[1] + b, seed[2] + h, query, key, self.dropout)
 
     def rows(self, i, start=0, size=None):
-        """Slice of all queries: block i, or `size` of its rows from `start` on."""
+        """Block i of all queries, or `size` of its rows from `start` on."""
         return pl.ds(pl.multiple_of(i * self.block + start, LANES), size or self.block)
 
     def columns(self, n, band):

@@ -1,6 +1,6 @@
-"""Flash attention on NVIDIA GPUs: jax's own Pallas kernel for Triton, on packed rows.
+"""Flash attention (Dao et al. 2022, arXiv:2205.14135) on NVIDIA GPUs: jax's own Pallas kernel for Triton.
 
-Dao et al. 2022 (arXiv:2205.14135). It supports documents, but no windows, terms by distance or dropout.
+It supports documents, but no windows, terms by distance or dropout.
 """
 
 import importlib.util
@@ -25,16 +25,7 @@ def runs() -> bool:
 
 
 def triton(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interpret: bool = False) -> jax.Array:
-    """Attention as in `dense`, without a window, in tiles of up to 64 x 64 scores.
-
-    Args:
-        inputs: of equal numbers of queries and keys; only q, k, v and q_segments are read.
-        options: not read.
-        interpret: run on any device, slowly.
-
-    Returns:
-        [B, T, N, H] in the dtype of v.
-    """
+    """Attention in tiles of up to 64 x 64 scores, of as many queries as keys; the options are not read."""
     with warnings.catch_warnings():
         # Since jax 0.12 the import recommends tokamax instead, which has no stable release yet.
         warnings.filterwarnings("ignore", r"jax\.experimental\.pallas\.ops\.gpu\.attention is", DeprecationWarning)

@@ -34,13 +34,8 @@ _PARTS = ("settings", "tokenizer", "training rows", "held-out rows")
 
 
 def newest_step(run_dir: Path) -> int:
-    """The step of the newest checkpoint in a run's folder; 0 if there is none.
-
-    Raises:
-        ValueError: there are checkpoints, but no config.json.
-    """
-    checkpoints = run_dir / CHECKPOINT_FOLDER
-    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
+    """The step of the newest checkpoint in a run's folder, 0 if there is none; ValueError without a config.json."""
+    names = [path.name for path in run_dir.glob(f"{CHECKPOINT_FOLDER}/*")]
     newest = max((int(name) for name in names if name.isdecimal()), default=0)
     if newest and not (run_dir / CONFIG_FILE).is_file():
         raise ValueError(f"{run_dir} has checkpoints but no {CONFIG_FILE}; give another --run-dir, or delete it.")
@@ -58,12 +53,10 @@ def check_settings(run_dir: Path, saved: RunConfig, config: RunConfig, step: int
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     # Settings that the training data decides if they are left at 0 or empty.
-    from_data = {"model.vocab_size"} | {
-        f"objective.{name}" for task in table.TASKS for name in task.objective.from_data
-    }
+    from_data = {f"objective.{name}" for task in table.TASKS for name in task.objective.from_data}
     for field in dataclasses.fields(old):
         name, a, b = prefix + field.name, getattr(old, field.name), getattr(new, field.name)
-        if a == b or name in _MAY_CHANGE or (name in from_data and not b):
+        if a == b or name in _MAY_CHANGE or (name in from_data | {"model.vocab_size"} and not b):
             continue
         if dataclasses.is_dataclass(a) and type(a) is type(b):
             yield from _differences(a, b, f"{name}.")
@@ -122,6 +115,7 @@ def check_processes(digests: list[str] | None) -> None:
     """
     if jax.process_count() == 1:
         return
+    # Hashed again, as arrays of the same size also where a process has failed: [parts, 32].
     mine = np.array([list(hashlib.sha256(x.encode()).digest()) for x in digests or [""] * len(_PARTS)], np.uint8)
     everyone, ready = multihost_utils.process_allgather((mine, np.array(bool(digests))))
     if digests and not ready.all():

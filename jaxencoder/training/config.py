@@ -1,8 +1,10 @@
 """Settings of the training loop, of the optimizer, and of the phases of a run."""
 
 import dataclasses
+import itertools
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -60,12 +62,10 @@ class TrainingConfig:
     """Also write metrics for TensorBoard."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("steps", "seed", "batch_examples", "eval_every", "num_evaluations", "eval_batches", "patience"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"training.{name} must not be negative, got {getattr(self, name)}.")
+        at_least_1 = ("batch_size", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints")
+        not_negative = ("steps", "seed", "batch_examples", "eval_every", "num_evaluations", "eval_batches", "patience")
+        _check_least("training.{}", self, 1, at_least_1)
+        _check_least("training.{}", self, 0, not_negative)
         if not 0 <= self.epochs < math.inf:
             raise ValueError(f"training.epochs must be 0 or a positive number, got {self.epochs}.")
         if self.epochs and self.steps:
@@ -148,47 +148,36 @@ class OptimizerConfig:
     """Factor on the learning rate from each layer to the one below, from the heads down to the embeddings."""
 
     def __post_init__(self) -> None:
-        for field, kind in (("name", OptimizerName), ("schedule", ScheduleName)):
-            if getattr(self, field) not in get_args(kind):
-                raise ValueError(
-                    f"optimizer.{field} is {getattr(self, field)!r}; choose one of {', '.join(get_args(kind))}."
-                )
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; give a positive number.")
-        for field in ("b1", "b2", "muon_momentum"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(
-                    f"optimizer.{field} is {getattr(self, field)}; give a number from 0 up to, not with, 1."
-                )
-        for field in ("weight_decay", "clip_norm"):
-            if not 0 <= getattr(self, field) < float("inf"):
-                raise ValueError(f"optimizer.{field} is {getattr(self, field)}; give 0 or a positive number.")
-        if not self.eps > 0:
-            raise ValueError(f"optimizer.eps is {self.eps}; give a positive number.")
-        if self.min_dim_size_to_factor < 1:
-            raise ValueError(
-                f"optimizer.min_dim_size_to_factor is {self.min_dim_size_to_factor}; give a positive size."
-            )
-        for field in ("warmup_ratio", "decay_ratio", "final_lr_ratio"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"optimizer.{field} is {getattr(self, field)}; give a share from 0 to 1.")
+        checks = {
+            "name": (self.name in get_args(OptimizerName), f"one of {', '.join(get_args(OptimizerName))}"),
+            "schedule": (self.schedule in get_args(ScheduleName), f"one of {', '.join(get_args(ScheduleName))}"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "a positive number"),
+            "eps": (self.eps > 0, "a positive number"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or a positive number"),
+            "clip_norm": (0 <= self.clip_norm < math.inf, "0 or a positive number"),
+            "min_dim_size_to_factor": (self.min_dim_size_to_factor >= 1, "a positive size"),
+            "frozen_layers": (self.frozen_layers >= 0, "0 or a number of layers"),
+            "layer_decay": (0 < self.layer_decay <= 1, "a number above 0 and at most 1"),
+        }
+        for name in ("b1", "b2", "muon_momentum"):
+            checks[name] = 0 <= getattr(self, name) < 1, "a number of at least 0 and below 1"
+        for name in ("warmup_ratio", "decay_ratio", "final_lr_ratio"):
+            checks[name] = 0 <= getattr(self, name) <= 1, "a fraction from 0 to 1"
+        for name, (is_valid, advice) in checks.items():
+            if not is_valid:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)!r}; give {advice}.")
         if self.schedule == "wsd" and self.warmup_ratio + self.decay_ratio > 1:
             raise ValueError(
                 f"optimizer.warmup_ratio {self.warmup_ratio} and decay_ratio {self.decay_ratio} together exceed 1; "
                 "lower one of them."
             )
-        if self.frozen_layers < 0:
-            raise ValueError(f"optimizer.frozen_layers is {self.frozen_layers}; give 0 or a number of layers.")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"optimizer.layer_decay is {self.layer_decay}; give a number above 0 and at most 1.")
-        for field in ("no_decay", "trainable"):
-            for pattern in getattr(self, field):
+        for name in ("no_decay", "trainable"):
+            for pattern in getattr(self, name):
                 try:
                     re.compile(pattern)
                 except re.error as error:
-                    raise ValueError(
-                        f"optimizer.{field} holds {pattern!r}, not a regular expression: {error}."
-                    ) from None
+                    message = f"optimizer.{name} holds {pattern!r}, not a regular expression: {error}."
+                    raise ValueError(message) from None
 
 
 @dataclass(frozen=True)
@@ -224,17 +213,22 @@ class Phase:
     """Base of the rotary wavelengths in global layers during this phase. The run's own value is the final model's."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"the steps of a phase must be at least 1, got {self.steps}.")
-        for name in ("row_length", "batch_size", "accumulation", "temperature", "rate", "learning_rate", "rope_theta"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} of a phase must not be negative, got {getattr(self, name)}.")
+        numbers = [field.name for field in dataclasses.fields(self) if not isinstance(field.default, tuple)]
+        _check_least("the {} of a phase", self, 1, ["steps"])
+        _check_least("the {} of a phase", self, 0, numbers)
+
+
+def _check_least(title: str, settings: Any, least: int, names: Iterable[str]) -> None:
+    for name in names:
+        if (value := getattr(settings, name)) < least:
+            rule = f"be at least {least}" if least else "not be negative"
+            raise ValueError(f"{title.format(name)} must {rule}, got {value}.")
 
 
 def batch_warmup(first: int, last: int, parts: int, steps: int, **settings: Any) -> tuple[Phase, ...]:
     """Phases of equal length whose batch size grows linearly towards that of the following phase.
 
-    batch_warmup(64, 256, 3, 300) gives 100 steps each of 64, 128 and 192 rows.
+    batch_warmup(64, 256, 3, 300) gives 100 steps each of 64, 128 and 192 rows (Warner et al. 2024, section 2.2).
 
     Args:
         first: rows per batch in the first phase.
@@ -245,16 +239,10 @@ def batch_warmup(first: int, last: int, parts: int, steps: int, **settings: Any)
 
     Raises:
         ValueError: the batch cannot grow in equal parts, or a part would have no step.
-
-    References:
-        Warner et al. 2024, arXiv:2412.13663, section 2.2.
     """
     if parts < 1 or last <= first or (last - first) % parts:
-        raise ValueError(
-            f"a batch does not grow from {first} to {last} rows in {parts} equal parts; change one of them."
-        )
+        raise ValueError(f"a batch does not grow from {first} to {last} rows in {parts} equal parts; change one.")
     edges = [steps * part // parts for part in range(parts + 1)]
-    return tuple(
-        Phase(steps=edges[part + 1] - edges[part], batch_size=first + (last - first) // parts * part, **settings)
-        for part in range(parts)
-    )
+    sizes = range(first, last, (last - first) // parts)
+    pairs = zip(itertools.pairwise(edges), sizes, strict=True)
+    return tuple(Phase(steps=end - start, batch_size=size, **settings) for (start, end), size in pairs)

@@ -1,15 +1,17 @@
-"""Evaluation on the held-out rows during training, and the unigram baseline."""
+"""Evaluation on the held-out rows during training, the unigram baseline, and early stopping."""
 
 import functools
+import itertools
+import json
 import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxencoder.adapters.lora import with_lora
@@ -18,9 +20,11 @@ from jaxencoder.objectives.objective import Metrics
 from jaxencoder.sharding import batch_sharding
 from jaxencoder.text.batches import Batches, prefetch
 from jaxencoder.text.store import Store
+from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.resolve import unique_stores
 from jaxencoder.training.setup import Setup
-from jaxencoder.training.step import TrainState, eval_step
+from jaxencoder.training.step import TrainState, eval_step, means
+from jaxencoder.training.telemetry import METRICS_FILE
 
 
 def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, float]]:
@@ -46,20 +50,15 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
         objective = config.objective.build(model, config.compute, setup.tokenizer)
         return jax.jit(partial(eval_step, with_lora(config.adapter, objective)))
 
-    def measure(run: Callable, params: Any, batches: Batches, count: int, first: int) -> Metrics:
-        total: Any = None
-        for i, batch in enumerate(prefetch(batches, range(count), partial(batch_sharding, mesh)), first):
-            metrics = run(params, batch, jax.random.fold_in(key, i))
-            total = metrics if total is None else jax.tree.map(jnp.add, total, metrics)
-        return jax.device_get(total)
-
     def evaluate(state: TrainState) -> dict[str, float]:
         params = state.params if state.ema is None else state.ema
         run = compiled(config.at_step(int(state.step)).model)
-        totals, first = {}, 0
+        totals: dict[str, Metrics] = {}
+        number = itertools.count()  # of a batch, over all sources: the same masks every time
         for name, (batches, count) in sources.items():
-            totals[name] = measure(run, params, batches, count, first)
-            first += count
+            feed = prefetch(batches, range(count), partial(batch_sharding, mesh))
+            metrics = (run(params, batch, jax.random.fold_in(key, next(number))) for batch in feed)
+            totals[name] = jax.device_get(functools.reduce(partial(jax.tree.map, jnp.add), metrics))
         result = means(jax.tree.map(lambda *parts: sum(parts), *totals.values()))
         if masked_loss:
             result |= {"perplexity": math.exp(min(result[masked_loss], 700.0)), "unigram_loss": baseline}
@@ -71,11 +70,7 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
 
 
 def best_metric(setup: Setup) -> str:
-    """The metric that decides which checkpoint is the best; empty if none is kept.
-
-    Raises:
-        ValueError: the objective does not have training.best_metric, or training.patience has no held-out rows.
-    """
+    """The metric that decides which checkpoint is the best, empty if none is kept; ValueError for an unknown one."""
     settings = setup.config.training
     if not (settings.keep_best and setup.validation):
         if settings.patience:
@@ -93,11 +88,6 @@ def best_metric(setup: Setup) -> str:
     return settings.best_metric
 
 
-def means(metrics: Metrics) -> dict[str, float]:
-    """(sum, weight) pairs as weighted means."""
-    return {name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in metrics.items()}
-
-
 def unigram_loss(train: tuple[Store, ...], validation: tuple[Store, ...]) -> float:
     """Cross-entropy (nats per token) of the held-out tokens under the training tokens' frequencies, plus-1 smoothed."""
     counts = sum((np.asarray(store.meta["token_counts"], np.float64) for store in train), np.float64(1))
@@ -110,3 +100,41 @@ def _source_names(stores: tuple[Store, ...]) -> list[str]:
     files = [store.meta["source"].split("|") for store in stores]  # aligned texts have two files
     names = ["-".join(Path(path).name.partition(".")[0] or path for path in paths) for paths in files]
     return [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names)]
+
+
+def past_evaluations(run_dir: Path, step: int) -> list[dict[str, float]]:
+    """The held-out metrics of a run up to a step, in order, NaN where one was not finite. Every process must call it.
+
+    They are read from metrics.jsonl, so that an interrupted run stops at the same step as an uninterrupted one. Later
+    evaluations will be repeated.
+    """
+    evaluations = _read(run_dir / METRICS_FILE, step) if jax.process_index() == 0 else []
+    if jax.process_count() == 1:
+        return evaluations
+    # Only process 0 writes the file, and other hosts may not see it.
+    text = np.frombuffer(json.dumps(evaluations).encode(), np.uint8)
+    size = multihost_utils.broadcast_one_to_all(np.int32(text.size))
+    return json.loads(multihost_utils.broadcast_one_to_all(np.resize(text, int(size))).tobytes())
+
+
+def _read(path: Path, step: int) -> list[dict[str, float]]:
+    if not (step and path.is_file()):
+        return []
+    with path.open(encoding="utf-8") as file:
+        records = [json.loads(line) for line in file if '"validation_' in line and line.endswith("\n")]
+    return [
+        {name.removeprefix("validation_"): math.nan if x is None else x for name, x in record.items() if name != "step"}
+        for record in records
+        if record["step"] <= step
+    ]
+
+
+def should_stop(evaluations: list[dict[str, float]], settings: TrainingConfig) -> bool:
+    """Whether training.patience evaluations have passed since the best one (Prechelt 1998, Early Stopping, but when?).
+
+    Among equal results the first is the best; a result that is not finite is the worst.
+    """
+    sign = 1 if settings.best_mode == "max" else -1
+    values = [sign * result[settings.best_metric] for result in evaluations if settings.best_metric in result]
+    values = [x if math.isfinite(x) else -math.inf for x in values]
+    return 0 < settings.patience < len(values) - values.index(max(values)) if values else False

@@ -9,54 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Dense bfloat16 (float16 on cards without it) with float32 accumulation, from the vendors' data sheets, per JAX device:
-# a core of TPU v2, v3 and v7, else a chip. The first name found in the device's kind counts.
-PEAK_FLOPS = (
-    ("TPU v2", 22.5e12),
-    ("TPU v3", 61.5e12),
-    ("TPU v4 lite", 138e12),
-    ("TPU v4", 275e12),
-    ("TPU v5 lite", 197e12),
-    ("TPU v5e", 197e12),
-    ("TPU v5", 459e12),
-    ("TPU v6", 918e12),
-    ("TPU7", 1153.5e12),
-    ("TPU v7", 1153.5e12),
-    ("GB300", 2500e12),
-    ("GB200", 2500e12),
-    ("B300", 2250e12),
-    ("B200", 2250e12),
-    ("GH200", 989.4e12),
-    ("H200 NVL", 835.5e12),
-    ("H200", 989.4e12),
-    ("H100 PCIe", 756e12),
-    ("H100 NVL", 835.5e12),
-    ("H100", 989.4e12),
-    ("H800", 989.4e12),
-    ("H20", 148e12),
-    ("A100", 312e12),
-    ("A800", 312e12),
-    ("A30", 165e12),
-    ("A40", 149.7e12),
-    ("A10G", 70e12),
-    ("A10", 125e12),
-    ("L40S", 362e12),
-    ("L40", 181e12),
-    ("L20", 119.5e12),
-    ("L4", 121e12),
-    ("T4", 65e12),
-    ("V100S", 130e12),
-    ("V100-PCIE", 112e12),
-    ("V100", 125e12),
-    ("RTX 6000 Ada", 364.2e12),
-    ("RTX A6000", 154.8e12),
-    ("RTX 5090", 209.5e12),
-    ("RTX 5080", 112.6e12),
-    ("RTX 4090", 165.2e12),
-    ("RTX 3090", 71e12),
-    ("MI300X", 1307.4e12),
-    ("MI250", 191.5e12),
-)
+# TFLOP/s in dense bfloat16 (float16 on cards without it) with float32 accumulation, from the vendors' data sheets, per
+# JAX device: a core of TPU v2, v3 and v7, else a chip. The first name found in the device's kind counts.
+PEAK_TFLOPS = {
+    "TPU v2": 22.5, "TPU v3": 61.5, "TPU v4 lite": 138, "TPU v4": 275, "TPU v5 lite": 197, "TPU v5e": 197,
+    "TPU v5": 459, "TPU v6": 918, "TPU7": 1153.5, "TPU v7": 1153.5,
+    "GB300": 2500, "GB200": 2500, "B300": 2250, "B200": 2250,
+    "GH200": 989.4, "H200 NVL": 835.5, "H200": 989.4,
+    "H100 PCIe": 756, "H100 NVL": 835.5, "H100": 989.4, "H800": 989.4, "H20": 148,
+    "A100": 312, "A800": 312, "A30": 165, "A40": 149.7, "A10G": 70, "A10": 125,
+    "L40S": 362, "L40": 181, "L20": 119.5, "L4": 121,
+    "T4": 65, "V100S": 130, "V100-PCIE": 112, "V100": 125,
+    "RTX 6000 Ada": 364.2, "RTX A6000": 154.8, "RTX 5090": 209.5, "RTX 5080": 112.6, "RTX 4090": 165.2, "RTX 3090": 71,
+    "MI300X": 1307.4, "MI250": 191.5,
+}  # fmt: skip
 
 
 def peak_flops(device: Any, dtype: str = "bfloat16") -> float:
@@ -66,10 +32,9 @@ def peak_flops(device: Any, dtype: str = "bfloat16") -> float:
         device: a JAX device.
         dtype: dtype of the measured matrix products; the data sheets' numbers are for 16 bits in any case.
     """
-    kind = device.device_kind.lower()
-    for name, flops in PEAK_FLOPS:
-        if re.search(rf"(?<![a-z0-9]){name.lower()}(?![0-9])", kind):
-            return flops
+    for name, teraflops in PEAK_TFLOPS.items():
+        if re.search(rf"(?<![a-z0-9]){name}(?![0-9])", device.device_kind, re.IGNORECASE):
+            return teraflops * 1e12
     return _measured(device.platform, dtype) / (jax.local_device_count() if device.platform == "cpu" else 1)
 
 

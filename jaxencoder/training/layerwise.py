@@ -5,10 +5,12 @@ Biases only: Ben Zaken et al. 2022 (BitFit), arXiv:2106.10199.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -21,13 +23,9 @@ _BELOW = re.compile(r"^(?P<encoder>(?:.*/)?encoder)/(embeddings|relative_bias|di
 
 
 def trainable_mask(patterns: Sequence[str]) -> Callable[[Params], Params]:
-    """A function from parameters to the tree of bools that is true for trainable parameters.
+    """A function from parameters to the tree of bools that is true where a pattern is found in a parameter's path.
 
-    Args:
-        patterns: regular expressions, searched in a parameter's path.
-
-    Raises:
-        ValueError: (the function) no parameter matches a pattern, or no parameter of a low-rank adapter matches any.
+    It raises ValueError if no parameter matches a pattern, or no parameter of a low-rank adapter matches any.
     """
 
     def mask(params: Params) -> Params:
@@ -55,19 +53,13 @@ def layer_scales(params: Params, decay: float, frozen: int) -> Params:
     it `decay` ** 2, and the embeddings `decay` ** (n + 1). Layers that share their parameters count once. A low-rank
     adapter has the factor of its kernel.
 
-    Args:
-        params: arrays or shapes.
-        decay: in (0, 1].
-        frozen: number of bottom layers that get the factor 0, as do the embeddings; 0: none.
-
-    Raises:
-        ValueError: an encoder has fewer layers than `frozen`.
+    `frozen` bottom layers get the factor 0, as do the embeddings; ValueError if an encoder has fewer layers.
     """
     height, layers = layer_heights(params)
 
     def scale(path: tuple[Any, ...], x: jax.Array) -> np.ndarray | np.float32:
         encoder, above = height(path, x)
-        if encoder is None:
+        if encoder is None:  # heads, poolers, a last norm
             return np.float32(1)
         if frozen > layers[encoder]:
             raise ValueError(f"optimizer.frozen_layers is {frozen}, but {encoder} has only {layers[encoder]} layers")
@@ -80,29 +72,21 @@ def layer_scales(params: Params, decay: float, frozen: int) -> Params:
 def layer_heights(params: Params) -> tuple[Callable[[tuple[Any, ...], jax.Array], tuple[str | None, Any]], dict]:
     """The positions of parameters in the layers of their encoders, counted from the top.
 
-    Args:
-        params: arrays or shapes.
-
     Returns:
         (height, layers). `height` maps a leaf's key path and the leaf to its encoder's name, such as "encoder", and its
         height: 1.0 for the top layer, n for the lowest of n, n + 1 for the embeddings; for a stack float64 [L, 1, ...],
         which broadcasts against the leaf; (None, 0.0) for parameters above the layers. `layers` is the number of layers
         of each encoder; layers that share their parameters count once.
     """
-    counts: dict[str, int] = {}
-    widths: dict[str, int] = {}  # blocks per step of the scan
+    repeats, widths, last = Counter(), Counter(), Counter()  # by encoder; widths: blocks per step of the scan
     for path, x in flatten(params).items():
         if block := _BLOCK.match(path):
             name, number = _encoder_name(block), int(block["number"])
             if block["group"] == "layers":
-                widths[name] = max(widths.get(name, 0), number + 1)
-                counts[f"{name}/layers"] = x.shape[0]
+                repeats[name], widths[name] = x.shape[0], max(widths[name], number + 1)
             else:
-                counts[f"{name}/last"] = max(counts.get(f"{name}/last", 0), number + 1)
-
-    names = {name.rpartition("/")[0] for name in counts}
-    stacked = {name: counts.get(f"{name}/layers", 0) * widths.get(name, 0) for name in names}
-    layers = {name: stacked[name] + counts.get(f"{name}/last", 0) for name in names}
+                last[name] = max(last[name], number + 1)
+    layers = {name: repeats[name] * widths[name] + last[name] for name in repeats | last}
 
     def height(path: tuple[Any, ...], x: jax.Array) -> tuple[str | None, Any]:
         text = path_of(path)
@@ -116,7 +100,7 @@ def layer_heights(params: Params) -> tuple[Callable[[tuple[Any, ...], jax.Array]
             depth = 1.0 + int(match["number"]) + widths[encoder] * np.arange(x.shape[0])
             depth = depth.reshape(-1, *[1] * (x.ndim - 1))
         else:
-            depth = np.array(1.0 + stacked[encoder] + int(match["number"]))
+            depth = np.array(1.0 + repeats[encoder] * widths[encoder] + int(match["number"]))
         return encoder, layers[encoder] + 1 - depth
 
     return height, layers
@@ -130,10 +114,7 @@ def _encoder_name(match: re.Match[str]) -> str:
 def scale_by_layer(decay: float, frozen: int) -> optax.GradientTransformation:
     """Multiply updates by `layer_scales`."""
 
-    def scale(updates: Any, params: Any) -> Any:
-        return jax.tree.map(lambda x, s: x * s, updates, layer_scales(updates, decay, frozen))
-
-    return optax.stateless(scale)
+    return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, layer_scales(updates, decay, frozen)))
 
 
 def optimize_trainable(
@@ -141,9 +122,7 @@ def optimize_trainable(
 ) -> optax.GradientTransformation:
     """An optimizer for the trainable parameters; the others have no state and stay unchanged."""
 
-    def labels(params: Params) -> Params:
-        return jax.tree.map(lambda trainable: "trainable" if trainable else "frozen", mask(params))
-
+    labels = lambda params: jax.tree.map(lambda trains: "trainable" if trains else "frozen", mask(params))  # noqa: E731
     return optax.partition({"trainable": optimizer, "frozen": optax.set_to_zero()}, labels)
 
 

@@ -13,12 +13,11 @@ from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER
 from jaxencoder.config import RunConfig
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.sharding import make_mesh
-from jaxencoder.training.evaluator import best_metric, evaluator
+from jaxencoder.training.evaluator import best_metric, evaluator, past_evaluations, should_stop
 from jaxencoder.training.feed import batches_after
 from jaxencoder.training.preemption import Interrupted, SigtermHandler
 from jaxencoder.training.resolve import labeled_examples
 from jaxencoder.training.setup import Setup, set_up
-from jaxencoder.training.stopping import past_evaluations, should_stop
 from jaxencoder.training.telemetry import Telemetry
 from jaxencoder.training.updates import checkpoint_parts, compile_updates
 
@@ -45,9 +44,8 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
     run_dir, mesh = Path(run_dir), make_mesh(config.mesh)
     setup = _checked_setup(config, run_dir, mesh)
     settings, metric = setup.config.training, best_metric(setup)
-    kept = CheckpointManager(
-        run_dir / CHECKPOINT_FOLDER, settings.keep_checkpoints, metric, settings.best_mode == "max"
-    )
+    folder, higher_is_better = run_dir / CHECKPOINT_FOLDER, settings.best_mode == "max"
+    kept = CheckpointManager(folder, settings.keep_checkpoints, metric, higher_is_better)
     with jax.set_mesh(mesh), SigtermHandler() as sigterm, contextlib.closing(kept) as checkpoints:
         updates, state = compile_updates(setup, mesh, checkpoints)
         step = int(state.step)
@@ -98,12 +96,12 @@ def initialize_distributed() -> None:
 
 
 def _checked_setup(config: RunConfig, run_dir: Path, mesh: Mesh) -> Setup:
-    """The setup of a run that fits the devices; what can be checked before its data is prepared is checked first."""
     if not config.training.batch_examples:
-        check_shards(config, mesh)
+        check_shards(config, mesh)  # before minutes of preparing data, where it is possible
     setup = set_up(config, run_dir)
     check_shards(setup.config, mesh)
-    check_dtype(setup.config)
+    if setup.config.compute.dtype == "bfloat16" and before_ampere():
+        log.warning("These GPUs have no bfloat16 arithmetic; compute.dtype float32 is as fast.")
     return setup
 
 
@@ -118,32 +116,20 @@ def check_shards(config: RunConfig, mesh: Mesh) -> None:
             )
 
 
-def check_dtype(config: RunConfig) -> None:
-    """Warn of a dtype that the devices do not compute in."""
-    if config.compute.dtype == "bfloat16" and before_ampere():
-        log.warning("These GPUs have no bfloat16 arithmetic; compute.dtype float32 is as fast.")
-
-
 def _print_start(telemetry: Telemetry, setup: Setup, run_dir: Path, step: int) -> None:
+    """Rows, epochs and compiled programs of a fine-tuning run; with phases, of the first."""
     if examples := labeled_examples(setup.config, setup.train[0]):
-        telemetry.print(_describe_examples(setup, examples))
+        phases, rows = setup.config.phase_configs, sum(map(len, setup.train[0]))
+        sizes = [(phase.training.accumulation, phase.training.batch_size, phase.data.row_length) for phase in phases]
+        programs = len({(p.objective, p.model, *size) for p, size in zip(phases, sizes, strict=True)})
+        steps, (_, batch, length) = phases[0].training.steps, sizes[0]
+        telemetry.print(
+            f"{examples:,} examples in {rows:,} rows of {length} tokens, {examples / rows:.1f} per row; "
+            f"{batch * examples / rows:.1f} per update, {steps * batch / rows:.2f} epochs in {steps:,} steps; "
+            f"{programs + bool(setup.validation)} large programs to compile"
+        )
     if step:
         telemetry.print(f"Continuing {run_dir} after step {step} of {setup.config.training.steps}")
-
-
-def _describe_examples(setup: Setup, examples: int) -> str:
-    """Rows, epochs and compiled programs of a fine-tuning run; with phases, of the first."""
-    first, *later = setup.config.phase_configs
-    rows, size, steps = sum(map(len, setup.train[0])), first.training.batch_size, first.training.steps
-    shapes = {
-        (phase.objective, phase.model, phase.training.accumulation, phase.training.batch_size, phase.data.row_length)
-        for phase in (first, *later)
-    }
-    return (
-        f"{examples:,} examples in {rows:,} rows of {first.data.row_length} tokens, {examples / rows:.1f} per row; "
-        f"{size * examples / rows:.1f} per update, {steps * size / rows:.2f} epochs in {steps:,} steps; "
-        f"{len(shapes) + bool(setup.validation)} large programs to compile"
-    )
 
 
 def _report_finished(run_dir: Path, step: int, steps: int, evaluations: list[dict[str, float]]) -> dict[str, float]:

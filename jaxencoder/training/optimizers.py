@@ -1,4 +1,4 @@
-"""Optimizers that treat the layers of a scanned stack as separate tensors.
+"""Optimizers that treat the layers of a scanned stack as separate tensors, and learning-rate schedules.
 
 AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), LAMB (You et al. 2020, arXiv:1904.00962), Adafactor (Shazeer &
 Stern 2018, arXiv:1804.04235), Muon (Jordan 2024; scaled as in Liu et al. 2025, arXiv:2502.16982) and StableAdamW
@@ -8,17 +8,18 @@ Stern 2018, arXiv:1804.04235), Muon (Jordan 2024; scaled as in Liu et al. 2025, 
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers
 
 from jaxencoder.parameters import is_stacked, map_with_paths, matrix_axes
 from jaxencoder.training.config import OptimizerConfig
 from jaxencoder.training.layerwise import optimize_trainable, scale_by_layer, trainable_mask
-from jaxencoder.training.schedules import learning_rate_schedule
 
 Params = Any
 
@@ -80,20 +81,13 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
     """Apply a stateless transformation to each tensor alone, and to each layer of a stack alone."""
 
     def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
-        def update_tensor(update: jax.Array, param: jax.Array) -> Any:
-            return transform.update(update, state, param)[0]
-
         def update_leaf(path: str, update: jax.Array, param: jax.Array) -> jax.Array:
+            update_tensor = lambda update, param: transform.update(update, state, param)[0]  # noqa: E731
             return (jax.vmap(update_tensor) if is_stacked(path) else update_tensor)(update, param)
 
         return map_with_paths(update_leaf, updates, params), state
 
     return optax.GradientTransformation(transform.init, update)
-
-
-class _Result(NamedTuple):
-    update: jax.Array
-    state: optax.FactoredState
 
 
 def _scale_by_factored_rms(min_dim_size_to_factor: int) -> optax.GradientTransformation:
@@ -108,36 +102,30 @@ def _scale_by_factored_rms(min_dim_size_to_factor: int) -> optax.GradientTransfo
         first = split[0][0]
         return x.reshape(*x.shape[:first], -1, math.prod(x.shape[a] for a in split[1]))  # [(L,) inputs, outputs]
 
-    def init(params: Params) -> optax.FactoredState:
-        def init_leaf(path: str, param: jax.Array) -> Any:
-            start = jax.vmap(inner.init, out_axes=axes) if is_stacked(path) else inner.init
-            return start(as_matrix(path, param))
+    def init_leaf(path: str, param: jax.Array) -> Any:
+        start = jax.vmap(inner.init, out_axes=axes) if is_stacked(path) else inner.init
+        return start(as_matrix(path, param))
 
-        return _tree_of_states(map_with_paths(init_leaf, params), jnp.zeros([], jnp.int32))
+    def init(params: Params) -> optax.FactoredState:
+        return _unzip(params, map_with_paths(init_leaf, params))._replace(count=jnp.zeros([], jnp.int32))
 
     def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, optax.FactoredState]:
-        def update_leaf(path: str, update: jax.Array, param: jax.Array, *moments: jax.Array) -> _Result:
+        def update_leaf(path: str, update: jax.Array, param: jax.Array, *moments: jax.Array) -> tuple[jax.Array, Any]:
             step: Any = jax.vmap(inner.update, (0, axes, 0), (0, axes)) if is_stacked(path) else inner.update
-            new, new_state = step(
-                as_matrix(path, update), optax.FactoredState(state.count, *moments), as_matrix(path, param)
-            )
-            return _Result(new.reshape(update.shape), new_state)
+            arguments = as_matrix(path, update), optax.FactoredState(state.count, *moments), as_matrix(path, param)
+            new, new_state = step(*arguments)
+            return new.reshape(update.shape), new_state
 
         results = map_with_paths(update_leaf, updates, params, state.v_row, state.v_col, state.v)
-        is_result = lambda x: isinstance(x, _Result)  # noqa: E731
-        states = jax.tree.map(lambda r: r.state, results, is_leaf=is_result)
-        new = jax.tree.map(lambda r: r.update, results, is_leaf=is_result)
-        return new, _tree_of_states(states, optax.safe_increment(state.count))
+        new, new_state = _unzip(updates, results)
+        return new, new_state._replace(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformation(init, update)
 
 
-def _tree_of_states(states: Params, count: jax.typing.ArrayLike) -> optax.FactoredState:
-    """Turn a tree of states into a state of trees, so that its leaves keep the parameters' paths for sharding."""
-    pick = lambda field: jax.tree.map(  # noqa: E731
-        lambda s: getattr(s, field), states, is_leaf=lambda x: isinstance(x, optax.FactoredState)
-    )
-    return optax.FactoredState(count, pick("v_row"), pick("v_col"), pick("v"))
+def _unzip(like: Params, tree: Any) -> Any:
+    """Turn a tree of tuples into a tuple of trees, so that their leaves keep the parameters' paths for sharding."""
+    return jax.tree.transpose(jax.tree.structure(like), None, tree)
 
 
 def scale_by_stable_adam(
@@ -150,9 +138,6 @@ def scale_by_stable_adam(
         eps: added to the root; its square is the minimum of the second moment inside the RMS.
         weight_decay: added before the division, as in the paper, where the divided learning rate scales the decay too.
         mask: from parameters to bools: where weight decay applies.
-
-    References:
-        Wortsman et al. 2023, Stable and low-precision training for large-scale vision-language models, algorithm 2.
     """
     adam = optax.scale_by_adam(b1, b2, eps)
     decay = optax.add_decayed_weights(weight_decay, mask)
@@ -163,7 +148,7 @@ def scale_by_stable_adam(
         unbias = 1.0 - b2 ** state.count.astype(jnp.float32)
 
         def clip(path: str, step: jax.Array, grad: jax.Array, second: jax.Array) -> jax.Array:
-            axes = tuple(range(int(is_stacked(path)), grad.ndim))
+            axes = tuple(range(int(is_stacked(path)), grad.ndim))  # all but the layers'
             squares = jnp.square(grad) / jnp.maximum(second / unbias, eps**2)
             rms = jnp.sqrt(jnp.mean(squares, axis=axes, keepdims=True))
             return step / jnp.maximum(1.0, rms)
@@ -178,20 +163,62 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
 
     def dimensions(params: Params) -> Params:
         # optax takes every array of two axes for a matrix, which is wrong for stacked biases and for [D,N,H] kernels.
-        return map_with_paths(
-            lambda path, x: (axes := matrix_axes(path, x.ndim)) and MuonDimensionNumbers(*axes), params
-        )
+        axes = lambda path, x: (split := matrix_axes(path, x.ndim)) and MuonDimensionNumbers(*split)  # noqa: E731
+        return map_with_paths(axes, params)
 
     def label(path: str, x: jax.Array) -> str:
         in_block = re.search(r"(^|/)block_\d+/", path) is not None
         return "muon" if in_block and matrix_axes(path, x.ndim) is not None else "adam"
 
     def scale(path: str, update: jax.Array) -> jax.Array:
+        # Liu et al. 2025: 0.2 sqrt(max(inputs, outputs)), which gives every matrix the same root mean square.
         sides = (math.prod(update.shape[a] for a in axes) for axes in matrix_axes(path, update.ndim) or ())
         return update * MUON_RMS * math.sqrt(max(sides))
 
     muon = optax.contrib.scale_by_muon(beta=config.muon_momentum, weight_dimension_numbers=dimensions)
     scaled = optax.stateless(lambda updates, params: map_with_paths(scale, updates))
     adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
-    labels = lambda params: map_with_paths(label, params)  # noqa: E731
+    labels = partial(map_with_paths, label)
     return optax.partition({"muon": optax.chain(muon, scaled), "adam": adam}, labels)
+
+
+def learning_rate_schedule(
+    config: OptimizerConfig, steps: int, phase_learning_rates: Sequence[tuple[int, float]] = ()
+) -> optax.Schedule:
+    """The learning rate, with warmup, decay and one peak per phase, as a function of the updates done before this one.
+
+    The 1-sqrt decay of WSD: Haegele et al. 2024, arXiv:2405.18392.
+
+    Args:
+        config: the settings.
+        steps: updates in the run; the final value is reached at `steps`, one past the last update.
+        phase_learning_rates: (number of updates, peak) of each phase; empty: config.learning_rate throughout.
+
+    Returns:
+        A function from an int (or int array) to a float32 scalar. A warmup of W updates gives peak * (s + 1) / W, so
+        that the first update does not have a learning rate of 0.
+
+    Raises:
+        ValueError: there is no step.
+    """
+    if steps < 1:
+        raise ValueError(f"The schedule needs at least one step, not {steps}; raise training.steps.")
+    warmup = round(config.warmup_ratio * steps)
+    start = max(warmup, steps - round(config.decay_ratio * steps)) if config.schedule == "wsd" else warmup
+    lengths, peaks = zip(*(phase_learning_rates or [(steps, config.learning_rate)]), strict=True)
+    borders = jnp.asarray(np.cumsum(lengths)[:-1], jnp.float32)
+
+    def learning_rate(count: jax.typing.ArrayLike) -> jax.Array:
+        count = jnp.asarray(count, jnp.float32)
+        progress = jnp.clip((count - start) / max(steps - start, 1), 0.0, 1.0)
+        decay = {
+            "linear": 1.0 - progress,
+            "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * progress)),
+            "wsd": 1.0 - jnp.sqrt(progress),
+            "constant": jnp.ones_like(progress),
+        }[config.schedule]
+        factor = config.final_lr_ratio + (1.0 - config.final_lr_ratio) * decay
+        peak = jnp.asarray(peaks, jnp.float32)[jnp.searchsorted(borders, count, side="right")]
+        return peak * jnp.minimum(factor, (count + 1.0) / max(warmup, 1))
+
+    return learning_rate

@@ -6,7 +6,7 @@ bytes are for the platform that the function is compiled for.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,38 +23,21 @@ _ON_CPU = {
 
 
 class Program(NamedTuple):
-    """A compiled function.
+    """A compiled function: FLOPs of the matrix products on all devices, and bytes per device."""
 
-    Attributes:
-        flops: FLOPs of the matrix products on all devices, two for a multiplication and an addition; recomputed
-            products count again. Elementwise operations, sums and lookups are excluded.
-        arguments: bytes of the arguments, per device.
-        outputs: bytes of the results, per device, including those that reuse a donated argument.
-        temporaries: bytes of temporary buffers, per device; on a CPU without the fusion of products.
-    """
-
-    flops: float
+    flops: float  # two for a multiplication and an addition; recomputed products count again
     arguments: int
-    outputs: int
-    temporaries: int
+    outputs: int  # including those that reuse a donated argument
+    temporaries: int  # on a CPU without the fusion of products
 
 
 def program(function: Callable, *arguments: Any) -> Program:
-    """Trace and compile a function of `jax.jit`, without running it.
-
-    Args:
-        function: a result of `jax.jit`.
-        arguments: arrays or ShapeDtypeStructs.
-    """
+    """Trace and compile a function of `jax.jit` for arguments, arrays or their shapes, without running it."""
     traced = function.trace(*arguments)
     options = _ON_CPU if jax.default_backend() == "cpu" else None
     memory = traced.lower().compile(options).memory_analysis()
-    return Program(
-        product_flops(traced.jaxpr.jaxpr),
-        memory.argument_size_in_bytes,
-        memory.output_size_in_bytes,
-        memory.temp_size_in_bytes,
-    )
+    sizes = memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes
+    return Program(product_flops(traced.jaxpr.jaxpr), *sizes)
 
 
 def product_flops(jaxpr: core.Jaxpr) -> float:
@@ -79,7 +62,7 @@ def _flops(equation: Any) -> float:  # a JaxprEqn: jax's types have no shapes of
         return 2.0 * equation.outvars[0].aval.size * products
     if name == "pallas_call" and params.get("cost_estimate") is not None:
         return float(params["cost_estimate"].flops)
-    inner = [product_flops(jaxpr) for jaxpr in _inner_jaxprs(params)]
+    inner = [product_flops(jaxpr) for jaxpr in core.jaxprs_in_params(params)]
     if name == "cond":
         return max(inner)
     return _repetitions(name, params) * sum(inner)
@@ -94,12 +77,3 @@ def _repetitions(name: str, params: dict[str, Any]) -> int:
     if name == "pallas_call":
         return math.prod(size for size in params["grid_mapping"].grid if isinstance(size, int))
     return 1
-
-
-def _inner_jaxprs(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
-    for value in params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(part, core.ClosedJaxpr):
-                yield part.jaxpr
-            elif isinstance(part, core.Jaxpr):
-                yield part

@@ -24,18 +24,23 @@ def resolve_from_data(
 
     Args:
         config: the configuration of the command.
-        tokenizer: the run's tokenizer.
         train: the prepared rows of each phase.
         saved: the configuration of the run that is continued; its choices stay.
 
     Raises:
         ValueError: a choice of the configuration contradicts the tokenizer or the data.
     """
-    if saved and isinstance(config.objective, TaskObjective) and isinstance(saved.objective, TaskObjective):
-        config = dataclasses.replace(config, objective=config.objective.resumed(saved.objective))
-    config = _resolve_vocabulary(config, tokenizer)
-    if isinstance(config.objective, TaskObjective):
-        config = dataclasses.replace(config, objective=config.objective.with_labels(_training_labels(config, train)))
+    size = config.model.vocab_size or tokenizer.vocab_size
+    if size < tokenizer.vocab_size:
+        raise ValueError(
+            f"model.vocab_size is {size}, but the tokenizer has {tokenizer.vocab_size} tokens; "
+            "set it to 0 to take the tokenizer's size, or name another tokenizer.path."
+        )
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+    if isinstance(objective := config.objective, TaskObjective):
+        if saved and isinstance(saved.objective, TaskObjective):
+            objective = objective.resumed(saved.objective)
+        config = dataclasses.replace(config, objective=objective.with_labels(_training_labels(config, train)))
     if not config.training.best_metric:
         metric, mode = config.objective.best
         config = with_training(config, best_metric=metric, best_mode=mode)
@@ -55,16 +60,6 @@ def unique_stores(stores: tuple[tuple[Store, ...], ...]) -> tuple[Store, ...]:
 def with_training(config: RunConfig, **settings: Any) -> RunConfig:
     """The configuration with settings of its training section replaced."""
     return dataclasses.replace(config, training=dataclasses.replace(config.training, **settings))
-
-
-def _resolve_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
-    size = config.model.vocab_size or tokenizer.vocab_size
-    if size < tokenizer.vocab_size:
-        raise ValueError(
-            f"model.vocab_size is {size}, but the tokenizer has {tokenizer.vocab_size} tokens; "
-            "set it to 0 to take the tokenizer's size, or name another tokenizer.path."
-        )
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
 
 
 def _resolve_counts(config: RunConfig, stores: tuple[Store, ...], is_continued: bool) -> RunConfig:
@@ -99,9 +94,9 @@ def _training_labels(config: RunConfig, train: tuple[tuple[Store, ...], ...]) ->
 
 
 def _warn_of_rare(labels: tuple[str, ...], counts: tuple[int, ...], examples: int) -> None:
-    rare = {label: n for label, n in zip(labels, counts, strict=True) if n * len(counts) < _RARE * sum(counts)}
+    rare = [(n, label) for label, n in zip(labels, counts, strict=True) if n * len(counts) < _RARE * sum(counts)]
     if rare and jax.process_index() == 0:
-        names = ", ".join(f"{label!r} ({n})" for label, n in sorted(rare.items(), key=lambda item: item[1])[:8])
+        names = ", ".join(f"{label!r} ({n})" for n, label in sorted(rare)[:8])
         log.warning(
             "Rare among %d training examples: %s. Accuracy will not show them: watch macro_f1 and auprc, and see "
             "objective.loss and objective.class_weights.", examples, names,

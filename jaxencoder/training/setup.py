@@ -1,7 +1,6 @@
 """Setup of a run: prepare its data and tokenizer, resolve open choices, and open its folder."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,21 +12,13 @@ from jaxencoder.checkpoints.initial import InitialModel, open_initial_model, row
 from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, saved_config
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import save
-from jaxencoder.files import write_atomic
+from jaxencoder.files import write_json
 from jaxencoder.objectives.objective import Objective
 from jaxencoder.text.cache import load_or_train, prepare
 from jaxencoder.text.sources.fields import format_fields, infer_fields
 from jaxencoder.text.store import Store
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
-from jaxencoder.training.agreement import (
-    DATA_FILE,
-    check_processes,
-    check_rows,
-    check_settings,
-    newest_step,
-    row_digests,
-    run_digests,
-)
+from jaxencoder.training import agreement
 from jaxencoder.training.resolve import resolve_from_data, with_training
 
 
@@ -58,9 +49,10 @@ def set_up(config: RunConfig, run_dir: Path) -> Setup:
     try:
         setup = _prepare_run(config, run_dir)
     except (ValueError, OSError):
-        check_processes(None)  # the other processes are waiting
+        agreement.check_processes(None)  # the other processes are waiting
         raise
-    check_processes(run_digests(setup.config, setup.tokenizer, setup.train, setup.validation))
+    digests = agreement.run_digests(setup.config, setup.tokenizer, setup.train, setup.validation)
+    agreement.check_processes(digests)
     if jax.process_index() == 0:
         _open_folder(setup, run_dir)
     return setup
@@ -68,14 +60,14 @@ def set_up(config: RunConfig, run_dir: Path) -> Setup:
 
 def _prepare_run(config: RunConfig, run_dir: Path) -> Setup:
     _check_writable(run_dir)
-    step = newest_step(run_dir)
+    step = agreement.newest_step(run_dir)
     saved = saved_config(run_dir) if step else None  # without a checkpoint the saved settings do not matter
     requested = dataclasses.replace(config, data=infer_fields(config.data, config.schema))
     config, tokenizer = with_initial_model(requested, run_dir, saved)
     if saved and config.training.batch_examples:  # resolved when the run began
         config = with_training(config, batch_size=saved.training.batch_size)
     if saved:
-        check_settings(run_dir, saved, config, step)
+        agreement.check_settings(run_dir, saved, config, step)
     progress = jax.process_index() == 0
     if progress and (note := row_length_note(requested, config)):
         print(note, flush=True)
@@ -85,7 +77,8 @@ def _prepare_run(config: RunConfig, run_dir: Path) -> Setup:
         print(format_fields(config.data), flush=True)
     config = resolve_from_data(config, tokenizer, train, saved)
     if saved:
-        check_rows(run_dir, row_digests(train[: len(saved.at_step(step).phase_configs)], validation))
+        begun = train[: len(saved.at_step(step).phase_configs)]
+        agreement.check_rows(run_dir, agreement.row_digests(begun, validation))
     return Setup(config, tokenizer, train, validation, config.build(tokenizer))
 
 
@@ -107,14 +100,10 @@ def prepare_all(config: RunConfig) -> Iterator[tuple[str, Store]]:
 def with_initial_model(
     config: RunConfig, run_dir: Path | None = None, saved: RunConfig | None = None
 ) -> tuple[RunConfig, Tokenizer]:
-    """The configuration with the architecture of the model it starts from, and the tokenizer.
+    """The configuration of a command with the architecture of the model that it starts from, and the tokenizer.
 
-    Args:
-        config: the configuration of the command.
-        run_dir, saved: folder and configuration of the run to continue, if any.
-
-    Raises:
-        ValueError, OSError: the initial model cannot be opened, or its tokenizer is another one.
+    `run_dir` and `saved` are the folder and the configuration of the run to continue, if any. ValueError or OSError if
+    the initial model cannot be opened, or its tokenizer is another one.
     """
     if saved and run_dir:
         initial = InitialModel(saved.model, Tokenizer.load(run_dir / TOKENIZER_FOLDER), saved.tokenizer)
@@ -122,8 +111,11 @@ def with_initial_model(
         initial = open_initial_model(config.init_from)
     else:
         return config, load_or_train(config.tokenizer, config.data, config.schema)
-    path, paths = config.tokenizer.path, ("", initial.tokenizer_config.path)
-    if path not in paths and Tokenizer.load(path).fingerprint != initial.tokenizer.fingerprint:
+    path = config.tokenizer.path
+    if (
+        path not in ("", initial.tokenizer_config.path)
+        and Tokenizer.load(path).fingerprint != initial.tokenizer.fingerprint
+    ):
         source = run_dir if saved else config.init_from
         raise ValueError(f"tokenizer.path {path} is not the tokenizer of {source}; leave it out.")
     if not config.init_from:
@@ -143,7 +135,7 @@ def _check_writable(run_dir: Path) -> None:
 
 def _open_folder(setup: Setup, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
-    if not newest_step(run_dir):
+    if not agreement.newest_step(run_dir):
         setup.tokenizer.save(run_dir / TOKENIZER_FOLDER)
-    write_atomic(run_dir / DATA_FILE, json.dumps(row_digests(setup.train, setup.validation), indent=2) + "\n")
+    write_json(run_dir / agreement.DATA_FILE, agreement.row_digests(setup.train, setup.validation))
     save(setup.config, run_dir)  # last: a folder with a configuration is a run

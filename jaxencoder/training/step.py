@@ -109,3 +109,8 @@ def _accumulate(
 def eval_step(objective: Objective, params: Params, batch: Batch, key: jax.Array) -> Metrics:
     """The metrics of a batch without dropout; `key` only draws the corruption, such as masks."""
     return objective.loss(params, batch, key, False)[1]
+
+
+def means(metrics: Metrics) -> dict[str, float]:
+    """(sum, weight) pairs as weighted means, on the host."""
+    return {name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in metrics.items()}

@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
@@ -17,14 +16,15 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from jaxencoder.config import RunConfig
+from jaxencoder.files import write_atomic
+from jaxencoder.objectives.objective import Metrics
 from jaxencoder.training.flops import peak_flops
 from jaxencoder.training.layerwise import trainable_mask
-from jaxencoder.training.schedules import learning_rate_schedule
+from jaxencoder.training.optimizers import learning_rate_schedule
+from jaxencoder.training.step import means
 
 METRICS_FILE = "metrics.jsonl"
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-
-Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
 class Diverged(ValueError):
@@ -36,8 +36,10 @@ class MetricsFile:
 
     def __init__(self, path: Path, start: int):
         """Open the file and drop the lines of steps after `start` and any half-written line."""
-        if path.exists():
-            _keep_until(path, start)
+        content = path.read_bytes() if path.exists() else b""
+        kept = b"".join(line for line in content.splitlines(keepends=True) if _step_of(line) <= start)
+        if kept != content:
+            write_atomic(path, kept.decode())
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
@@ -47,18 +49,6 @@ class MetricsFile:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _keep_until(path: Path, step: int) -> None:
-    content = path.read_bytes()
-    kept = b"".join(line for line in content.splitlines(keepends=True) if _step_of(line) <= step)
-    if kept != content:
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
-            file.write(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
 
 
 def _step_of(line: bytes) -> float:
@@ -88,20 +78,15 @@ class _Phase(NamedTuple):
     rows: int  # per batch
     length: int  # tokens per row
     flops: float  # per token
-
-    @property
-    def work(self) -> float:
-        """FLOPs of a step without padding."""
-        return self.rows * self.length * self.flops
+    work: float  # FLOPs of a step without padding
 
 
 def _phases(config: RunConfig) -> list[_Phase]:
     phases, last = [], 0
     for phase in config.phase_configs:
-        steps, length = phase.training.steps, phase.data.row_length
-        last += steps
-        flops = phase.objective.flops(phase.model, length)
-        phases.append(_Phase(steps, last, phase.training.batch_size, length, flops))
+        steps, rows, length = phase.training.steps, phase.training.batch_size, phase.data.row_length
+        last, flops = last + steps, phase.objective.flops(phase.model, length)
+        phases.append(_Phase(steps, last, rows, length, flops, rows * length * flops))
     return phases
 
 
@@ -115,17 +100,14 @@ class Telemetry:
         params: the parameters, to count them.
         start: steps done before; records of later steps are dropped from the files.
         """
-        self._folder, self._training = Path(run_dir), config.training
-        self._writes = jax.process_index() == 0
+        self._folder, self._training, self._dtype = Path(run_dir), config.training, config.compute.dtype
+        self._writes, self._tracing = jax.process_index() == 0, False
         self._start, self._pending = start, []
         self._clock: float | None = None
         self._reset_counts()
-        self._tracing = False
-        self._learning_rate = jax.jit(
-            learning_rate_schedule(config.optimizer, config.training.steps, config.phase_learning_rates)
-        )
+        schedule = learning_rate_schedule(config.optimizer, config.training.steps, config.phase_learning_rates)
+        self._learning_rate = jax.jit(schedule)
         self._phases, self._number = _phases(config), 0
-        self._dtype = config.compute.dtype
         self._parameters = self._trainable = sum(x.size for x in jax.tree.leaves(params))
         if patterns := config.trainable_patterns:
             pairs = zip(jax.tree.leaves(params), jax.tree.leaves(trainable_mask(patterns)(params)), strict=True)
@@ -149,9 +131,7 @@ class Telemetry:
         self._trace_around(self._start)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self.flush()
@@ -164,11 +144,6 @@ class Telemetry:
                 if sink is not None:
                     sink.close()
 
-    @property
-    def compiles(self) -> int:
-        """Number of programs compiled since the context was entered."""
-        return self._compiles.count
-
     def print(self, text: str) -> None:
         """Print a line on stderr, above the progress bar if there is one."""
         if self._writes:
@@ -179,11 +154,9 @@ class Telemetry:
         self.flush()
         self._reset_counts()
         self._number = number
-        steps, last, rows, length, flops = self._phases[number]
-        self.print(
-            f"Phase {number}, steps {last - steps + 1} to {last}: "
-            f"{rows} rows of {length} tokens, {flops:.3g} FLOPs per token"
-        )
+        steps, last, rows, length, flops, _ = self._phases[number]
+        size = f"{rows} rows of {length} tokens, {flops:.3g} FLOPs per token"
+        self.print(f"Phase {number}, steps {last - steps + 1} to {last}: {size}")
 
     def step(self, step: int, metrics: Metrics) -> None:
         """Record an update that has been dispatched.
@@ -231,7 +204,7 @@ class Telemetry:
             self._tokens += sum(float(m["filled"][0]) for m in fetched if "filled" in m)
             self._steps += len(fetched)
         for (step, _), metrics in zip(pending, fetched, strict=True):
-            values = {name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in metrics.items()}
+            values = means(metrics)
             if self._is_logged(step) or values.get("finite", 1.0) < 1:
                 self._log(step, values)
             if values.get("finite", 1.0) < 1:
@@ -254,7 +227,7 @@ class Telemetry:
             work_left = sum(min(p.steps, max(p.last - step, 0)) * p.work for p in self._phases)
             record["seconds_left"] = work_left / phase.work * self._seconds / self._steps
             self._reset_counts()
-        record["compiles"] = self.compiles
+        record["compiles"] = self._compiles.count
         self._write(record)
         words = _summary(record)
         if self._bar.disable:

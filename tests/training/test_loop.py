@@ -14,6 +14,7 @@ import textwrap
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -352,7 +353,8 @@ def test_no_room(reference: Path, tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(("dtype", "old"), [("bfloat16", True), ("bfloat16", False), ("float32", True)])
 def test_bfloat16_on_gpus_that_have_none(config: RunConfig, dtype: str, old: bool, monkeypatch, caplog) -> None:
     monkeypatch.setattr(loop, "before_ampere", lambda: old)
-    loop.check_dtype(replace(config, compute=ComputeConfig(dtype=dtype)))
+    monkeypatch.setattr(loop, "set_up", lambda config, run_dir: SimpleNamespace(config=config))
+    loop._checked_setup(replace(config, compute=ComputeConfig(dtype=dtype)), Path(), make_mesh(config.mesh))
     assert len(caplog.records) == (old and dtype == "bfloat16")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from jaxencoder.config import EncoderConfig, Phase, RunConfig, TrainingConfig
 from jaxencoder.model.flops import training_flops
-from jaxencoder.training.flops import PEAK_FLOPS, peak_flops
+from jaxencoder.training.flops import PEAK_TFLOPS, peak_flops
 from jaxencoder.training.telemetry import METRICS_FILE, CompileCounter, Diverged, MetricsFile, Telemetry
 
 
@@ -240,8 +240,8 @@ def test_peak_by_kind(kind: str, teraflops: float) -> None:
 
 
 def test_no_name_is_hidden_by_one_before_it() -> None:
-    for name, flops in PEAK_FLOPS:
-        assert peak_flops(Device(name)) == flops, name
+    for name, teraflops in PEAK_TFLOPS.items():
+        assert peak_flops(Device(name)) == teraflops * 1e12, name
 
 
 @pytest.mark.parametrize(

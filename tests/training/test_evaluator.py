@@ -15,7 +15,7 @@ from jaxencoder.config import RunConfig
 from jaxencoder.training import loop
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.loop import train
-from jaxencoder.training.stopping import past_evaluations, should_stop
+from jaxencoder.training.evaluator import past_evaluations, should_stop
 
 from .conftest import interrupted, losses
 
@@ -61,7 +61,7 @@ TWO = """
     import jax
     folder, port, index = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
-    from jaxencoder.training.stopping import past_evaluations
+    from jaxencoder.training.evaluator import past_evaluations
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
         found = [past_evaluations(folder / str(index), done) for done in (0, 3, 5)]
