@@ -35,7 +35,7 @@ DEFAULT_STEPS = 1000
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a run; ValueError if sections, of the run or of one of its phases, contradict each other."""
+    """Everything that decides a run; ValueError if sections contradict each other, also in one of its phases."""
 
     name: str = ""
     """Name of the run and of its default folder under runs/. Empty: the recipe's file name."""

@@ -16,11 +16,11 @@ from jaxencoder.model.positions import Table, distance_rows, rotate
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention within documents: [B, T, D] -> [B, T, D].
+    """Multi-head self-attention within documents (Vaswani et al. 2017, arXiv:1706.03762): [B, T, D] -> [B, T, D].
 
-    Vaswani et al. 2017, arXiv:1706.03762. `window` is 0 for a global layer; `rotary` is this layer's table of angles,
-    `bias` [2 T - 1, N] terms of the scores by distance, `distances` [R, D] relative-position embeddings for
-    `config.disentangled`, and `global_slots` [B, G] the positions of a row's global tokens.
+    `window` is 0 for a global layer; `rotary` is this layer's table of angles, `bias` [2 T - 1, N] terms of the scores
+    by distance, `distances` [R, D] relative-position embeddings for `config.disentangled`, and `global_slots` [B, G]
+    the positions of a row's global tokens.
     """
 
     config: EncoderConfig
@@ -42,7 +42,7 @@ class Attention(nn.Module):
         N, H, D = c.num_heads, c.head_size, c.hidden_size
         query, key, value = self._projections("", c.kv_heads)
         q, k, v = query(x), key(x), value(x)  # [B, T, N, H], or K heads
-        if rotary is not None:
+        if rotary is not None:  # keys before they are repeated: fewer rotations
             q, k = rotate(q, rotary), rotate(k, rotary)
             v = rotate(v, rotary) if c.rotary_values else v
         relative = None if bias is None else RelativeTerms(bias=bias)
@@ -52,7 +52,7 @@ class Attention(nn.Module):
             y = distances.astype(x.dtype)[None]  # [1, R, D]
             y = dropout(y, c.dropout, self.make_rng("dropout")) if self.train and c.dropout else y
             rows = distance_rows(x.shape[1], c.position_buckets, c.max_distance)
-            # [2 T - 1, N, H] each
+            # [1, R, N, H] -> [2 T - 1, N, H] each: embeddings are projected once, then repeated for the distances.
             relative = RelativeTerms(
                 keys=self._repeat_heads(key(y))[0, rows] if "c2p" in c.disentangled else None,
                 queries=query(y)[0, rows] if "p2c" in c.disentangled else None,

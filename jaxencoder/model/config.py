@@ -3,7 +3,9 @@
 BERT (Devlin et al. 2019, arXiv:1810.04805) and ModernBERT (Warner et al. 2024, arXiv:2412.13663) are two values of it.
 """
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -130,107 +132,80 @@ class EncoderConfig:
     """Standard deviation of the initial weights, a normal distribution truncated at two standard deviations."""
 
     def __post_init__(self) -> None:
-        self._check_sizes()
-        self._check_layers()
-        self._check_relative_positions()
-        self._check_adapters()
-        if self.positions == "rotary" and self.head_size % 2:
-            raise ValueError(f"Rotary positions need an even head size, got {self.head_size}; change model.num_heads.")
-        if self.rope_scaling != "none":
-            self._check_scaling()
+        problems = itertools.chain(self._size_problems(), self._layer_problems(), self._scaling_problems())
+        if problem := next(problems, None):
+            raise ValueError(f"model.{problem}.")
 
-    def _check_sizes(self) -> None:
-        for name in ("num_layers", "hidden_size", "mlp_size", "num_heads", "max_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}.")
-        for name in (
-            *("vocab_size", "token_types", "num_kv_heads", "embedding_size", "num_layer_groups"),
-            *("relative_bias_buckets", "position_buckets", "max_distance", "conv_kernel_size", "bottleneck"),
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"model.{name} must not be negative, got {getattr(self, name)}.")
+    def _size_problems(self) -> Iterator[str]:
+        at_least_1 = ("num_layers", "hidden_size", "mlp_size", "num_heads", "max_length", "conv_groups")
+        not_negative = ("vocab_size", "token_types", "num_kv_heads", "embedding_size", "num_layer_groups", "bottleneck")
+        not_negative += ("relative_bias_buckets", "position_buckets", "max_distance", "conv_kernel_size")
+        for name in (*at_least_1, *not_negative):
+            value, rule = getattr(self, name), "be at least 1" if name in at_least_1 else "not be negative"
+            if value < (name in at_least_1):
+                yield f"{name} must {rule}, got {value}"
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be in [0, 1), got {getattr(self, name)}.")
-
-    def _check_layers(self) -> None:
-        if not self.windows or min(self.windows) < 0:
-            raise ValueError(
-                f"model.windows must hold at least one number >= 0 (0 = the whole document), got {self.windows}."
-            )
-        for name, factor in (("hidden_size", "num_heads"), ("num_heads", "num_kv_heads")):
+                yield f"{name} must be in [0, 1), got {getattr(self, name)}"
+        for name, factor in (
+            ("hidden_size", "num_heads"),
+            ("num_heads", "num_kv_heads"),
+            ("hidden_size", "conv_groups"),
+        ):
             value, divisor = getattr(self, name), getattr(self, factor)
             if divisor and value % divisor:
-                raise ValueError(
-                    f"model.{name} {value} is not a multiple of model.{factor} {divisor}; change one of them."
-                )
-        if self.num_layer_groups and (self.remainder or self.repeats % self.num_layer_groups):
-            raise ValueError(
-                f"model.num_layer_groups {self.num_layer_groups} does not divide the "
-                f"{self.num_layers / len(self.windows):g} repetitions of the layer pattern; change it or "
-                "model.num_layers."
-            )
-        if self.global_tokens and (not all(self.windows) or self.positions != "learned" or self.num_kv_heads):
-            raise ValueError(
-                "model.global_tokens needs a window in every layer of model.windows, learned positions and "
-                f"model.num_kv_heads 0, got {self.windows}, {self.positions} and {self.num_kv_heads}."
-            )
-
-    def _check_relative_positions(self) -> None:
+                yield f"{name} {value} is not a multiple of model.{factor} {divisor}; change one of them"
         if self.relative_bias_buckets % 4:
-            raise ValueError(f"model.relative_bias_buckets {self.relative_bias_buckets} must be a multiple of 4.")
-        if self.relative_bias_buckets and self.positions == "alibi":
-            raise ValueError(
-                "model.relative_bias_buckets and model.positions alibi are both biases by distance; choose one."
-            )
-        if bool(self.disentangled) != bool(self.position_buckets):
-            raise ValueError(
-                f"model.disentangled {self.disentangled} needs model.position_buckets, got {self.position_buckets}; "
-                "set both or neither."
-            )
-        if self.max_distance and not 2 <= self.position_buckets < 2 * (self.max_distance - 1):
-            raise ValueError(
-                f"model.max_distance {self.max_distance} must be above half of model.position_buckets "
-                f"{self.position_buckets} by more than 1; raise it, or set it to 0."
-            )
+            yield f"relative_bias_buckets {self.relative_bias_buckets} must be a multiple of 4"
         if self.conv_kernel_size and not self.conv_kernel_size % 2:
-            raise ValueError(f"model.conv_kernel_size must be odd, or 0 for none, got {self.conv_kernel_size}.")
-        if self.conv_groups < 1 or self.hidden_size % self.conv_groups:
-            raise ValueError(
-                f"model.conv_groups {self.conv_groups} does not divide model.hidden_size {self.hidden_size}; "
-                "change one of them."
-            )
+            yield f"conv_kernel_size must be odd, or 0 for none, got {self.conv_kernel_size}"
 
-    def _check_adapters(self) -> None:
+    def _layer_problems(self) -> Iterator[str]:
+        if not self.windows or min(self.windows) < 0:
+            yield f"windows must hold at least one number >= 0 (0 = the whole document), got {self.windows}"
+        if self.num_layer_groups and (self.remainder or self.repeats % self.num_layer_groups):
+            repetitions = f"{self.num_layers / len(self.windows):g} repetitions of the layer pattern"
+            yield f"num_layer_groups {self.num_layer_groups} does not divide the {repetitions}; change model.num_layers"
+        if self.global_tokens and (not all(self.windows) or self.positions != "learned" or self.num_kv_heads):
+            yield (
+                "global_tokens needs a window in every layer of model.windows, learned positions and "
+                f"model.num_kv_heads 0, got {self.windows}, {self.positions} and {self.num_kv_heads}"
+            )
+        if self.relative_bias_buckets and self.positions == "alibi":
+            yield "relative_bias_buckets and model.positions alibi are both biases by distance; choose one"
+        if bool(self.disentangled) != bool(self.position_buckets):
+            needed = f"needs model.position_buckets, got {self.position_buckets}; set both or neither"
+            yield f"disentangled {self.disentangled} {needed}"
+        if self.max_distance and not 2 <= self.position_buckets < 2 * (self.max_distance - 1):
+            bound = f"half of model.position_buckets {self.position_buckets} by more than 1; raise it, or set it to 0"
+            yield f"max_distance {self.max_distance} must be above {bound}"
         names = self.bottleneck_sublayers
-        unique = set(names)
-        if not unique <= {"attention", "mlp"} or len(unique) < len(names) or (self.bottleneck and not names):
-            raise ValueError(
-                f"model.bottleneck_sublayers is {names}; name attention, mlp or both once, or set model.bottleneck to "
-                "0."
-            )
+        if not {*names} <= {"attention", "mlp"} or len({*names}) < len(names) or (self.bottleneck and not names):
+            yield f"bottleneck_sublayers is {names}; name attention, mlp or both once, or set model.bottleneck to 0"
+        if self.positions == "rotary" and self.head_size % 2:
+            yield f"positions rotary needs an even head size, got {self.head_size}; change model.num_heads"
 
-    def _check_scaling(self) -> None:
+    def _scaling_problems(self) -> Iterator[str]:
+        if self.rope_scaling == "none":
+            return
         if self.positions != "rotary" or (self.rope_scaling == "dynamic" and self.head_size < 4):
-            raise ValueError(
-                f"model.rope_scaling {self.rope_scaling!r} needs rotary positions and heads of size 4 or more, got "
-                f"{self.positions!r} and {self.head_size}; set it to none."
+            yield (
+                f"rope_scaling {self.rope_scaling!r} needs rotary positions and heads of size 4 or more, got "
+                f"{self.positions!r} and {self.head_size}; set it to none"
             )
         if not 1 <= self.rope_factor < math.inf:
-            raise ValueError(f"model.rope_factor must be a number of at least 1, got {self.rope_factor}.")
+            yield f"rope_factor must be a number of at least 1, got {self.rope_factor}"
         if self.rope_original_length < (self.rope_scaling != "linear"):
-            raise ValueError(
-                f"model.rope_scaling {self.rope_scaling!r} needs model.rope_original_length, the tokens of a row in "
-                f"pretraining, got {self.rope_original_length}."
-            )
+            needed = f"model.rope_original_length, the tokens of a row in pretraining, got {self.rope_original_length}"
+            yield f"rope_scaling {self.rope_scaling!r} needs {needed}"
         fast, slow = self.rope_betas
         if not 0 < slow <= fast < math.inf or not 0 <= self.rope_attention_factor < math.inf:
-            raise ValueError(
-                "model.rope_betas must be two numbers above 0, the larger one first, and model.rope_attention_factor "
-                f"not negative, got {self.rope_betas} and {self.rope_attention_factor}."
+            yield (
+                "rope_betas must be two numbers above 0, the larger one first, and model.rope_attention_factor "
+                f"not negative, got {self.rope_betas} and {self.rope_attention_factor}"
             )
         if self.rope_scaling == "yarn" and self.rotary_values:
-            raise ValueError("model.rope_scaling 'yarn' would scale values too; set model.rotary_values to false.")
+            yield "rope_scaling 'yarn' would scale values too; set model.rotary_values to false"
 
     @property
     def head_size(self) -> int:

@@ -17,29 +17,20 @@ from jaxencoder.kernels.inputs import ATTENDED
 from jaxencoder.kernels.platform import platform
 from jaxencoder.model.attention import Attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.layers import Bottleneck, Convolution, ConvolutionOutput, Embeddings, Mlp, Norm
+from jaxencoder.model.layers import Bottleneck, Convolution, Embeddings, Mlp, Norm, apply_norm
 from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, Table, alibi, rotary_table_for
 from jaxencoder.sharding import constrain
 
 
 class LayerInputs(NamedTuple):
-    """Inputs of every layer in addition to x.
+    """Inputs of every layer in addition to x."""
 
-    Attributes:
-        segment_ids: [B, T] int32, the document of each token, 0 for padding.
-        rotary: the tables of global (False) and of local (True) layers.
-        bias: [2 T - 1, N] float32, terms of the scores by distance, or None.
-        distances: [R, D] float32, relative-position embeddings for disentangled attention, or None.
-        convolution: term that is added after the first layer, or None.
-        global_slots: [B, G] int32, positions of the global tokens of each row, -1 for unused slots, or None.
-    """
-
-    segment_ids: jax.Array
-    rotary: dict[bool, Table | None]
-    bias: jax.Array | None
-    distances: jax.Array | None
-    convolution: ConvolutionOutput | None
-    global_slots: jax.Array | None
+    segment_ids: jax.Array  # [B, T] int32, the document of each token, 0 for padding
+    rotary: dict[bool, Table | None]  # of global (False) and of local (True) layers
+    bias: jax.Array | None  # [2 T - 1, N] float32, terms of the scores by distance
+    distances: jax.Array | None  # [R, D] float32, relative-position embeddings for disentangled attention
+    convolution: tuple[jax.Array, dict[str, jax.Array]] | None  # term added after the first layer, and its norm
+    global_slots: jax.Array | None  # [B, G] int32, positions of each row's global tokens, -1 for unused slots
 
 
 class Block(nn.Module):
@@ -63,7 +54,7 @@ class Block(nn.Module):
             adapter = Bottleneck(c, name=f"{name}_bottleneck") if has_adapter else lambda y: y
             if c.norm_placement == "post":
                 return norm(constrain(x + adapter(drop(f(x)))))
-            normalized = norm(x) if skip is None else jnp.where(skip, x, norm(x))
+            normalized = norm(x) if skip is None else jnp.where(skip, x, norm(x))  # ModernBERT's first layer
             return constrain(x + adapter(drop(f(normalized))))
 
         attention = Attention(c, self.compute, self.window, self.train, name="attention")
@@ -97,14 +88,17 @@ class Pattern(nn.Module):
     def blocks(self, x: jax.Array, repetition: jax.Array, inputs: LayerInputs) -> jax.Array:
         block = Block
         if self.compute.remat != "none":
-            block = nn.remat(Block, policy=_policy(self.compute), prevent_cse=False)
+            saved = jax.checkpoint_policies.save_only_these_names(PRODUCT, ATTENDED)
+            policy = saved if self.compute.remat == "dots" else None  # None: nothing but the layer's input
+            block = nn.remat(Block, policy=policy, prevent_cse=False)
         for i, window in enumerate(self.windows):
             # The first layer's unused norm keeps its row among the stacked parameters.
             skip = repetition == 0 if i == 0 and not self.config.first_attention_norm else None
             layer = block(self.config, self.compute, window, self.train, name=f"block_{i}")
             x = layer(x, inputs, skip)
             if i == 0 and inputs.convolution is not None:
-                x = jnp.where(repetition == 0, inputs.convolution.add_to(x, self.config), x)
+                term, norm = inputs.convolution
+                x = jnp.where(repetition == 0, apply_norm(self.config, norm, x + term), x)
         return x
 
 
@@ -137,8 +131,7 @@ class Encoder(nn.Module):
             positions: [B, T] int32, restarting at 0 in each document.
             token_type_ids: [B, T] int32 or None for all 0.
             train: apply dropout, which needs `rngs={"dropout": key}`.
-            global_slots: [B, G] int32, distinct positions in the row of its global tokens, -1 for unused slots; None
-                for no global tokens. For a model with `global_tokens`.
+            global_slots: [B, G] int32, distinct positions of a row's global tokens, -1 for unused slots; None for none.
 
         Returns:
             [B, T, D] in `compute.dtype`; values at padding are meaningless.
@@ -178,14 +171,12 @@ class Encoder(nn.Module):
         self, x: jax.Array, segment_ids: jax.Array, positions: jax.Array, train: bool, global_slots: jax.Array | None
     ) -> LayerInputs:
         c, T = self.config, x.shape[1]
-        rotary: dict[bool, Table | None] = {False: None, True: None}
-        if c.positions == "rotary":
-            rotary = {local: rotary_table_for(c, positions, segment_ids, local) for local in rotary}
-        bias = None
+        rotates, bias = c.positions == "rotary", alibi(T, c.num_heads) if c.positions == "alibi" else None
+        rotary = {
+            local: rotary_table_for(c, positions, segment_ids, local) if rotates else None for local in (False, True)
+        }
         if c.relative_bias_buckets:
             bias = RelativeBias(c, name="relative_bias")(T)
-        elif c.positions == "alibi":
-            bias = alibi(T, c.num_heads)
         distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None
         convolution = Convolution(c, name="convolution")(x, segment_ids, train) if c.conv_kernel_size else None
         return LayerInputs(segment_ids, rotary, bias, distances, convolution, global_slots)
@@ -197,7 +188,3 @@ def _unroll(config: EncoderConfig, compute: ComputeConfig) -> int:
     # which keeps XLA from merging them with the originals.
     short = config.stack <= 6 and compute.remat == "none"
     return config.stack if short and platform() == "cpu" else 1
-
-
-def _policy(compute: ComputeConfig) -> Callable[..., bool] | None:
-    return jax.checkpoint_policies.save_only_these_names(PRODUCT, ATTENDED) if compute.remat == "dots" else None

@@ -16,17 +16,16 @@ HeadInputs = Literal["tokens", "cls", "mean", "pooled"]
 
 
 class MlmHead(nn.Module):
-    """The masked-language-model head up to its table, with BERT's transform if set: [B, K, D] -> ([B, K, E], bias [V]).
+    """The masked-language-model head up to its `output_table`, with BERT's transform if set.
 
-    E is the width of the embeddings; the table is `output_table`.
+    [B, K, D] -> ([B, K, E], bias [V]), where E is the width of the embeddings.
     """
 
     config: EncoderConfig
 
     @nn.compact
     def __call__(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
-        c = self.config
-        x = hidden
+        c, x = self.config, hidden
         if c.head_transform:
             shape = (c.hidden_size, c.embedding_width)
             x = Linear("BKD,DE->BKE", shape, c.head_bias, c.initializer_std, name="dense")(x)
@@ -64,14 +63,10 @@ def pool(
         hidden: [B, T, D].
         segment_ids: [B, T]; document e of a row has the segment id e + 1.
         max_documents: E, the maximum number of documents in a row.
-        method:
-            cls: the first token's vector
-            lasttoken: the last token's vector
-            mean: the mean of the tokens' vectors
-            mean_sqrt_len: their sum / sqrt(number of tokens)
-            weightedmean: the mean weighted by position, 1, 2, ... in the document (Muennighoff 2022, arXiv:2202.08904)
-            max: the maximum of each dimension
-            learned: the mean with weights softmax(hidden @ query) (Yang et al. 2016, HAN)
+        method: the vector of the first (cls) or the last token (lasttoken); the maximum (max) or the mean of each
+            dimension; mean_sqrt_len: the sum / sqrt(number of tokens); weightedmean: the mean weighted by position,
+            1, 2, ... in the document (Muennighoff 2022, arXiv:2202.08904); learned: the mean with weights
+            softmax(hidden @ query) (Yang et al. 2016, HAN).
         query: [D], for `learned` only.
         skip: tokens to ignore at the start of each document, such as those of a prompt.
 
@@ -79,7 +74,7 @@ def pool(
         [B, E, D] float32; zeros for documents without tokens.
     """
     hidden = hidden.astype(jnp.float32)  # pooling sums in float32
-    member = _members(segment_ids, max_documents)
+    member = _members(segment_ids, max_documents)  # [B, E, T]
     if skip is not None or method == "weightedmean":
         position = member.cumsum(-1)  # [B, E, T], from 1 in each document
         member &= position > (0 if skip is None else skip)
@@ -89,7 +84,7 @@ def pool(
         largest = jax.lax.map(lambda m: jnp.where(m[..., None], hidden, -jnp.inf).max(1), jnp.moveaxis(member, 1, 0))
         return jnp.where(is_document, jnp.moveaxis(largest, 0, 1), 0)
     if method in ("cls", "lasttoken"):
-        index = member.argmax(-1) if method == "cls" else member.shape[-1] - 1 - member[..., ::-1].argmax(-1)
+        index = member.argmax(-1) if method == "cls" else member.shape[-1] - 1 - member[..., ::-1].argmax(-1)  # [B, E]
         return jnp.where(is_document, jnp.take_along_axis(hidden, index[..., None], axis=1), 0)
     if method == "learned":
         if query is None:
@@ -169,13 +164,7 @@ def apply_heads(
 ) -> dict[str, jax.Array]:
     """Outputs of published heads, float32: [B, T, outputs] of tokens, [B, E, outputs] of the documents of each row.
 
-    Args:
-        encoder: its architecture.
-        heads: names among the parameters, and settings; a pooler precedes the heads that use it.
-        params: of the heads.
-        hidden: [B, T, D].
-        segment_ids: [B, T].
-        max_documents: E, the most documents in a row.
+    `heads` are names among the parameters, and settings; a pooler precedes the heads that use it.
     """
     out: dict[str, jax.Array] = {}
     for name, head in heads:
@@ -200,9 +189,8 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: jax.Array, segment_ids: jax.Array, max_documents: int, train: bool) -> jax.Array:
-        c = self.config
-        D = c.hidden_size
-        # zeros: starts as mean pooling
+        c, D = self.config, self.config.hidden_size
+        # A query of zeros weights all tokens equally: learned pooling starts as mean pooling.
         query = self.param("pooling_query", nn.initializers.zeros, (D,)) if self.pooling == "learned" else None
         x = pool(hidden, segment_ids, max_documents, self.pooling, query)
         x = jnp.tanh(Linear("BED,DF->BEF", (D, D), True, c.initializer_std, name="dense")(x))

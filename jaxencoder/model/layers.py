@@ -1,7 +1,7 @@
 """The parts of a block: projections, norms, embeddings and the (gated) MLP."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -29,7 +29,7 @@ def apply(module: nn.Module, params: Mapping[str, Any], *inputs: Any, **options:
 
 
 def init_table(config: EncoderConfig) -> nn.initializers.Initializer:
-    """Initializer of kernels and tables: a normal distribution truncated at two standard deviations."""
+    """Initializer of tables: a normal distribution truncated at two standard deviations, as for kernels."""
     return nn.initializers.truncated_normal(config.initializer_std)
 
 
@@ -63,24 +63,10 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return apply_norm(self.config, _norm_params(self, x.shape[-1]), x)
-
-
-class NormParams(nn.Module):
-    """Parameters of a `Norm` that another module applies with `apply_norm`: D -> {"scale": [D], "bias": [D]}."""
-
-    config: EncoderConfig
-
-    @nn.compact
-    def __call__(self, size: int) -> dict[str, jax.Array]:
-        return _norm_params(self, size)
-
-
-def _norm_params(module: Norm | NormParams, size: int) -> dict[str, jax.Array]:
-    params = {"scale": module.param("scale", nn.initializers.ones, (size,))}
-    if module.config.norm_bias:
-        params["bias"] = module.param("bias", nn.initializers.zeros, (size,))
-    return params
+        params = {"scale": self.param("scale", nn.initializers.ones, x.shape[-1:])}
+        if self.config.norm_bias:
+            params["bias"] = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return apply_norm(self.config, params, x)
 
 
 def apply_norm(config: EncoderConfig, params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
@@ -88,41 +74,34 @@ def apply_norm(config: EncoderConfig, params: dict[str, jax.Array], x: jax.Array
     return normalize(x, params["scale"], params.get("bias"), config.norm_epsilon, config.norm == "layer")
 
 
-class ConvolutionOutput(NamedTuple):
-    """Term that `Convolution` adds to the first layer's output, [B, T, D], and parameters of the norm after the sum."""
-
-    x: jax.Array
-    norm: dict[str, jax.Array]
-
-    def add_to(self, x: jax.Array, config: EncoderConfig) -> jax.Array:
-        return apply_norm(config, self.norm, x + self.x)
-
-
 class Convolution(nn.Module):
-    """A convolution over the embeddings of each document, parallel to the first layer (DeBERTa-v2): [B, T, D].
+    """A convolution over the embeddings of each document, parallel to the first layer (DeBERTa-v2).
 
-    The sum of shifted products: `conv_kernel_size` tokens around each token; those of other documents count as zeros.
+    [B, T, D] -> [B, T, D], the term to add to that layer's output, and the parameters of the norm after the sum. It is
+    a sum of shifted products: `conv_kernel_size` tokens around each token; those of other documents count as zeros.
     """
 
     config: EncoderConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, segment_ids: jax.Array, train: bool) -> ConvolutionOutput:
+    def __call__(self, x: jax.Array, segment_ids: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         c = self.config
         D, G, T, side = c.hidden_size, c.conv_groups, x.shape[1], c.conv_kernel_size // 2
         kernel = self.param("kernel", init_table(c), (c.conv_kernel_size, D // G, D)).astype(x.dtype)
-        y = jnp.zeros((*x.shape[:2], G, D // G), jnp.float32)  # float32 sums over the taps
+        y = jnp.zeros((*x.shape[:2], G, D // G), jnp.float32)  # [B, T, G, O], float32 sums over the taps
         for tap in range(-side, side + 1):
             index = jnp.clip(jnp.arange(T) + tap, 0, T - 1)
+            # A tap outside the row is clipped to its border, which is then another token than the one meant.
             same_document = (jnp.arange(T) + tap == index) & (jnp.take(segment_ids, index, axis=1) == segment_ids)
-            neighbors = jnp.where(same_document[..., None], x[:, index], 0).reshape(*x.shape[:2], G, D // G)
+            neighbors = jnp.where(same_document[..., None], x[:, index], 0).reshape(y.shape)  # [B, T, G, I]
             weights = kernel[tap + side].reshape(D // G, G, D // G)  # [I, G, O]
             y += jnp.einsum("BTGI,IGO->BTGO", neighbors, weights, preferred_element_type=jnp.float32)
         y = y.reshape(x.shape) + self.param("bias", nn.initializers.zeros, (D,))
         y = jnp.where(segment_ids[..., None] > 0, y, 0).astype(x.dtype)  # padding stays 0
         if train and c.dropout:
             y = dropout(y, c.dropout, self.make_rng("dropout"))
-        return ConvolutionOutput(ACTIVATIONS[c.conv_activation](y), NormParams(c, name="norm")(D))
+        norm = self.param("norm", lambda _: {"scale": jnp.ones(D)} | ({"bias": jnp.zeros(D)} if c.norm_bias else {}))
+        return ACTIVATIONS[c.conv_activation](y), norm
 
 
 class Embeddings(nn.Module):
@@ -160,10 +139,7 @@ class Embeddings(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """x + up(activation(down(x))), an adapter that starts as the identity: [B, T, D] -> [B, T, D].
-
-    Houlsby et al. 2019, arXiv:1902.00751.
-    """
+    """x + up(activation(down(x))), an adapter (Houlsby et al. 2019, arXiv:1902.00751): [B, T, D] -> [B, T, D]."""
 
     config: EncoderConfig
 
@@ -172,7 +148,7 @@ class Bottleneck(nn.Module):
         c = self.config
         D, M = c.hidden_size, c.bottleneck
         h = ACTIVATIONS[c.activation](Linear("BTD,DM->BTM", (D, M), True, c.initializer_std, name="down")(x))
-        return x + Linear("BTM,MD->BTD", (M, D), True, 0.0, name="up")(h)
+        return x + Linear("BTM,MD->BTD", (M, D), True, 0.0, name="up")(h)  # up starts at 0: the identity
 
 
 class Mlp(nn.Module):
@@ -183,8 +159,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
-        D, F = c.hidden_size, c.mlp_size
-        activate = ACTIVATIONS[c.activation]
+        D, F, activate = c.hidden_size, c.mlp_size, ACTIVATIONS[c.activation]
         h = Linear("BTD,DF->BTF", (D, F), c.mlp_bias, c.initializer_std, name="up")(x)
         if c.gated_mlp:
             h = activate(Linear("BTD,DF->BTF", (D, F), c.mlp_bias, c.initializer_std, name="gate")(x)) * h

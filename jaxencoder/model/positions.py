@@ -1,13 +1,7 @@
 """Rotary positions, relative biases and relative-position embeddings, and their extension to longer texts.
 
-Rotary: pairs of a head's dimensions are rotated by an angle that grows with the position (Su et al. 2021, RoFormer,
-arXiv:2104.09864); the pairs are (i, i + H/2), as in GPT-NeoX and ModernBERT. For texts longer than those of
-pretraining see `EncoderConfig.rope_scaling`.
-Relative bias: a learned number per distance, shared by long distances (Raffel et al. 2020, T5, arXiv:1910.10683), or a
-fixed one (Press et al. 2022, ALiBi, arXiv:2108.12409).
-Relative-position embedding: a learned vector per distance, which attention compares with contents (He et al. 2021,
-DeBERTa, arXiv:2006.03654).
-Relative positions need no extension for longer texts: all distances beyond the last row share it.
+Rotary positions (Su et al. 2021, RoFormer, arXiv:2104.09864) are extended by `EncoderConfig.rope_scaling`. Relative
+positions need no extension: all distances beyond the last row share it.
 """
 
 import math
@@ -27,16 +21,10 @@ Table = tuple[jax.Array, jax.Array]  # cosines and sines
 def rotary_table(
     positions: jax.Array, head_size: int, theta: float | jax.Array, scale: float | np.ndarray = 1.0
 ) -> Table:
-    """Cosines and sines of every position.
+    """Cosines and sines of positions [B, T], each [B, T, 1, H / 2] float32.
 
-    Args:
-        positions: [B, T] int.
-        head_size: H, even.
-        theta: base of the geometric series of wavelengths, 2 pi ... 2 pi theta (tokens); a scalar or [B, T, 1, 1].
-        scale: factor of the frequencies, a scalar or [H / 2].
-
-    Returns:
-        (cos, sin), each [B, T, 1, H / 2] float32.
+    `theta`, a scalar or [B, T, 1, 1], is the base of the geometric series of wavelengths, 2 pi ... 2 pi theta (tokens);
+    `scale`, a scalar or [H / 2], is a factor of the frequencies.
     """
     frequencies = theta ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size) * scale
     angles = positions[..., None, None].astype(jnp.float32) * frequencies  # [B, T, 1, H / 2]
@@ -44,10 +32,7 @@ def rotary_table(
 
 
 def rotary_table_for(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Array, local: bool) -> Table:
-    """The `rotary_table` of the layers with a window (`local`) or of the global layers, scaled by `rope_scaling`.
-
-    `positions` and `segment_ids` are [B, T] int; a text's length is its largest position + 1.
-    """
+    """The `rotary_table` of the layers with a window (`local`) or of the global layers, scaled by `rope_scaling`."""
     theta = c.rope_theta_local if local else c.rope_theta
     scaling = "none" if local and not c.rope_scaling_local else c.rope_scaling
     match scaling:
@@ -65,15 +50,13 @@ def rotary_table_for(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Ar
 
 
 def ntk_theta(theta: float, head_size: int, factor: float | jax.Array) -> Any:  # a float or an array, as `factor`
-    """The base that makes the longest wavelength `factor` times longer and keeps the shortest one (NTK-aware).
-
-    Peng et al. 2023, arXiv:2309.00071, section 3.1.
-    """
+    """The base that makes the longest wavelength `factor` times longer and keeps the shortest one (NTK-aware, Peng et
+    al. 2023, arXiv:2309.00071, section 3.1)."""
     return theta * factor ** (head_size / (head_size - 2))
 
 
 def _text_lengths(positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
-    """Length of the text that each token belongs to: [B, T] int."""
+    """Length of the text that each token belongs to, its largest position + 1: [B, T] int."""
     T = positions.shape[1]
     longest = jax.vmap(lambda x, ids: jax.ops.segment_max(x, ids, T + 1)[ids])
     return longest(positions, segment_ids) + 1
@@ -96,7 +79,7 @@ def _yarn_scale(c: EncoderConfig, theta: float) -> np.ndarray:
 def rotate(x: jax.Array, table: Table) -> jax.Array:
     """Rotate queries or keys [B, T, N, H] by their positions' angles; computed in float32, returned in x's dtype."""
     cos, sin = table
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)  # the pairs (i, i + H / 2)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)  # the pairs (i, i + H / 2), as in GPT-NeoX and ModernBERT
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
@@ -113,19 +96,18 @@ def interpolate_positions(table: np.ndarray, length: int) -> np.ndarray:
 
 
 def repeat_positions(table: np.ndarray, length: int) -> np.ndarray:
-    """Extend a table of learned positions [L, D] to [length, D] by copies.
+    """Extend a table of learned positions [L, D] to [length, D] by copies, as Longformer was made from RoBERTa.
 
-    As Longformer was made from RoBERTa (Beltagy et al. 2020, arXiv:2004.05150, section 5): except at the borders of the
-    copies, neighbors look as in pretraining. The first row, which [CLS] always has, is not copied: with L 3 and length
-    6 the rows are 0, 1, 2, 1, 2, 1.
+    Except at the borders of the copies, neighbors look as in pretraining (Beltagy et al. 2020, section 5). The first
+    row, which [CLS] always has, is not copied: with L 3 and length 6 the rows are 0, 1, 2, 1, 2, 1.
     """
     positions = np.arange(length)
     return table[np.where(positions > 0, (positions - 1) % (len(table) - 1) + 1, 0)]
 
 
 class RelativeBias(nn.Module):
-    """Learned terms of each head's attention scores by distance: T -> [2 T - 1, N] float32, row T - 1 + d for a key d
-    tokens after the query."""
+    """Learned terms of each head's attention scores by distance (Raffel et al. 2020, T5, arXiv:1910.10683): T ->
+    [2 T - 1, N] float32, row T - 1 + d for a key d tokens after the query."""
 
     config: EncoderConfig
 
@@ -137,17 +119,10 @@ class RelativeBias(nn.Module):
 
 
 def alibi(T: int, heads: int) -> jax.Array:
-    """ALiBi's terms of each head's attention scores: minus a slope times the distance, symmetric.
+    """ALiBi (Press et al. 2022, arXiv:2108.12409), symmetric: minus a slope times the distance, as of `RelativeBias`.
 
     The slopes are 2^(-8/N), 2^(-16/N), ..., 2^-8 if N is a power of two; otherwise those of the next lower power,
     and every second one of the next higher power, as in the paper's code.
-
-    Args:
-        T: tokens of a row.
-        heads: N.
-
-    Returns:
-        [2 T - 1, N] float32, row T - 1 + d for a key d tokens after the query.
     """
     below = 1 << (heads.bit_length() - 1)
     slopes = 2.0 ** (-8 / below * np.arange(1, below + 1))  # those of the power of two below
@@ -166,15 +141,15 @@ def distance_buckets(distances: np.ndarray, buckets: int, max_distance: int = 12
     exact = half // 2  # distances with their own row
     away = np.abs(distances)
     # float32, as the reference computes it: at a range's edge the rounding decides.
-    ratio = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / np.float32(
-        math.log(max_distance / exact)
-    )
+    span = np.float32(math.log(max_distance / exact))
+    ratio = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / span
     ranges = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int32), half - 1)
     return (np.where(away < exact, away, ranges) + half * (distances > 0)).astype(np.int32)
 
 
 class DistanceEmbedding(nn.Module):
-    """Relative-position embeddings, a vector for each row of `distance_rows`: [2 * position_buckets, D] float32."""
+    """Relative-position embeddings (He et al. 2021, DeBERTa, arXiv:2006.03654), a vector for each row of
+    `distance_rows`: [2 * position_buckets, D] float32."""
 
     config: EncoderConfig
 
@@ -188,12 +163,9 @@ class DistanceEmbedding(nn.Module):
 def distance_rows(T: int, buckets: int, max_distance: int) -> np.ndarray:
     """Rows of a table of distances, int32 [2 T - 1]: item T - 1 + d is for a key d tokens after the query.
 
-    The table begins with the keys furthest after the query. With 2 buckets and T 3: d = -2 ... 2 -> 3 3 2 1 0.
-
-    Args:
-        T: tokens of a row.
-        buckets: rows on either side; distances beyond share the last one.
-        max_distance: up to it, distances beyond buckets / 2 share rows in logarithmic ranges; 0 for no such ranges.
+    The table begins with the keys furthest after the query. With 2 buckets and T 3: d = -2 ... 2 -> 3 3 2 1 0. There
+    are `buckets` rows on either side; distances beyond share the last one. Up to `max_distance`, if it is not 0,
+    distances beyond buckets / 2 share rows in logarithmic ranges.
     """
     before = -np.arange(1 - T, T)  # of the key before the query
     if max_distance:

@@ -58,10 +58,6 @@ class LayerNorm:
 
     inputs: int
 
-    @property
-    def outputs(self) -> int:
-        return self.inputs
-
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"scale": (self.inputs,), "bias": (self.inputs,)}
 
@@ -87,34 +83,19 @@ Module = Dense | LayerNorm | Normalize
 
 @dataclass(frozen=True)
 class SentenceConfig:
-    """Steps from a text to its vector.
+    """Steps from a text to its vector."""
 
-    Attributes:
-        pooling: one or more methods, whose vectors are concatenated.
-        include_prompt: whether a prompt's tokens, including [CLS], are pooled.
-        modules: modules after pooling, in order; their parameters are params["sentence"], by number.
-        dimensions: leading dimensions of the vector to keep (Matryoshka); None for all.
-        normalize: scale the kept dimensions to length 1.
-        prompts: (name, text) of each prompt; the text is put before every text to embed.
-        default_prompt: name of the prompt used by default.
-        similarity: name of the function that compares two vectors; metadata only.
-    """
-
-    pooling: tuple[Pooling, ...] = ("mean",)
-    include_prompt: bool = True
-    modules: tuple[Module, ...] = ()
-    dimensions: int | None = None
-    normalize: bool = False
-    prompts: tuple[tuple[str, str], ...] = ()
+    pooling: tuple[Pooling, ...] = ("mean",)  # one or more methods, whose vectors are concatenated
+    include_prompt: bool = True  # whether a prompt's tokens, including [CLS], are pooled
+    modules: tuple[Module, ...] = ()  # after pooling, in order; their parameters are params["sentence"], by number
+    dimensions: int | None = None  # leading dimensions of the vector to keep (Matryoshka); None for all
+    normalize: bool = False  # scale the kept dimensions to length 1
+    prompts: tuple[tuple[str, str], ...] = ()  # (name, text) of each; the text is put before every text to embed
     default_prompt: str | None = None
-    similarity: str | None = None
+    similarity: str | None = None  # name of the function that compares two vectors; metadata only
 
     def size(self, hidden_size: int) -> int:
-        """Length of a vector before it is truncated to `dimensions`.
-
-        Raises:
-            ValueError: a module with another input size.
-        """
+        """Length of a vector before it is truncated to `dimensions`; ValueError if a module takes another length."""
         size = len(self.pooling) * hidden_size
         for module in self.modules:
             inputs = getattr(module, "inputs", size)
@@ -125,14 +106,9 @@ class SentenceConfig:
         return size
 
     def prompt(self, name_or_text: str | None) -> str:
-        """The text to put before every text.
+        """The text to put before every text: of a stored prompt or given itself; "" for none, None for the default one.
 
-        Args:
-            name_or_text: name of a stored prompt, or the text itself; "" for no prompt; None for the default one.
-                A text contains a space or punctuation (": "): a single word is always a name.
-
-        Raises:
-            ValueError: a single word that is not the name of a stored prompt.
+        A text contains a space or punctuation (": "): a single word is always a name, and a ValueError if not stored.
         """
         stored = dict(self.prompts)
         if name_or_text is None:
@@ -156,15 +132,9 @@ def sentence_vectors(
     skip: jax.typing.ArrayLike | None = None,
     query: jax.Array | None = None,
 ) -> jax.Array:
-    """One vector for each document of each row.
+    """One vector for each document of each row, [B, documents, size] float32: `pool`, then `finish_vectors`.
 
-    Args:
-        config: static under jit.
-        params: parameters of the modules, by number: {"0": {"kernel": [I, O], "bias": [O]}, ...}.
-        hidden, segment_ids, documents, skip, query: as in `pool`.
-
-    Returns:
-        [B, documents, size] float32; see `finish_vectors`.
+    The parameters of the modules are by number: {"0": {"kernel": [I, O], "bias": [O]}, ...}.
     """
     parts = [pool(hidden, segment_ids, documents, method, query, skip) for method in config.pooling]
     return finish_vectors(config, params, jnp.concatenate(parts, axis=-1))
@@ -174,10 +144,6 @@ def finish_vectors(config: SentenceConfig, params: dict[str, Any], x: jax.Array)
     """Steps after pooling, [..., P * D] -> [..., size]: modules, then truncation to `dimensions`, then length 1.
 
     Truncated vectors have length 1 too. (sentence-transformers truncates after Normalize, which makes them shorter.)
-
-    Args:
-        config, params: as in `sentence_vectors`.
-        x: float32, the concatenated poolings.
     """
     for number, module in enumerate(config.modules):  # Normalize has no parameters
         x = module(params.get(str(number), {}), x)

@@ -82,7 +82,8 @@ def _phase_differences(old: RunConfig, new: RunConfig, step: int) -> Iterator[tu
 def row_digests(train: tuple[tuple[Store, ...], ...], validation: tuple[Store, ...]) -> dict[str, str]:
     """A digest of the training rows of each phase and of the held-out rows, to recognize a run's data."""
     rows = {f"training rows of phase {i}" if i else "training rows": stores for i, stores in enumerate(train)}
-    return {name: _digest(_describe(stores)) for name, stores in (rows | {"held-out rows": validation}).items()}
+    rows |= {"held-out rows": validation}
+    return {name: hashlib.sha256(_describe(stores).encode()).hexdigest() for name, stores in rows.items()}
 
 
 def check_rows(run_dir: Path, digests: dict[str, str]) -> None:
@@ -96,32 +97,27 @@ def check_rows(run_dir: Path, digests: dict[str, str]) -> None:
             )
 
 
-def run_digests(
+def identity(
     config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, ...], ...], validation: tuple[Store, ...]
 ) -> list[str]:
-    """A digest of each of `_PARTS`, which all processes of a run must have in common."""
+    """A text for each of `_PARTS`, which all processes of a run must have in common."""
     data = dataclasses.replace(config.data, cache="", workers=0)
     choice = dataclasses.replace(config.tokenizer, path="")  # hosts may keep their copies in different places
     settings = to_json(dataclasses.replace(config, data=data, tokenizer=choice))
-    texts = (settings, tokenizer.fingerprint, _describe(unique_stores(train)), _describe(validation))
-    return [_digest(text) for text in texts]
+    return [settings, tokenizer.fingerprint, _describe(unique_stores(train)), _describe(validation)]
 
 
-def check_processes(digests: list[str] | None) -> None:
-    """Wait until every process is ready and compare them; None stands for a process that has failed.
-
-    Raises:
-        ValueError: another process has failed or has other digests.
-    """
+def check_processes(texts: list[str] | None) -> None:
+    """Wait until every process is ready; ValueError if one has failed, which gives None, or has other texts."""
     if jax.process_count() == 1:
         return
-    # Hashed again, as arrays of the same size also where a process has failed: [parts, 32].
-    mine = np.array([list(hashlib.sha256(x.encode()).digest()) for x in digests or [""] * len(_PARTS)], np.uint8)
-    everyone, ready = multihost_utils.process_allgather((mine, np.array(bool(digests))))
-    if digests and not ready.all():
+    # Hashes have the same size on every process, also on one that has failed: [parts, 32].
+    mine = np.array([list(hashlib.sha256(x.encode()).digest()) for x in texts or [""] * len(_PARTS)], np.uint8)
+    everyone, ready = multihost_utils.process_allgather((mine, np.array(bool(texts))))
+    if texts and not ready.all():
         raise ValueError(f"process {int(ready.argmin())} of this run has failed; see its output.")
     for i, name in enumerate(_PARTS):
-        if digests and (everyone[:, i] != everyone[0, i]).any():  # [processes, parts, 32]
+        if texts and (everyone[:, i] != everyone[0, i]).any():  # [processes, parts, 32]
             raise ValueError(
                 f"the processes of this run do not have the same {name}; give each the same command and the same files."
             )
@@ -130,7 +126,3 @@ def check_processes(digests: list[str] | None) -> None:
 def _describe(stores: tuple[Store, ...]) -> str:
     metas = [store.meta | {"token_counts": store.meta["token_counts"].tolist()} for store in stores]
     return json.dumps(metas, sort_keys=True)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -14,11 +14,7 @@ ScheduleName = Literal["linear", "cosine", "wsd", "constant"]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What the training loop does and when. A step is one update of the parameters.
-
-    Raises:
-        ValueError: a number is out of range, or the batch does not divide into its parts.
-    """
+    """What the training loop does and when. A step is one update of the parameters."""
 
     steps: int = 0
     """Updates in the run. 0: decided by epochs or phases, otherwise 1,000."""
@@ -85,11 +81,8 @@ class TrainingConfig:
 
         Args:
             rows: number of training rows. In a weighted mixture an epoch is this number of drawn rows.
-            examples: number of labeled examples in these rows.
+            examples: number of labeled examples in these rows; ValueError for 0 if batch_examples is set.
             shards: number of data shards, which the batch divides into.
-
-        Raises:
-            ValueError: batch_examples is set, but there are no labeled examples.
         """
         size = self.batch_size
         if self.batch_examples:
@@ -104,11 +97,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How parameters are updated. Weight decay is decoupled and multiplied by the learning rate, as in torch.
-
-    Raises:
-        ValueError: a setting is out of range.
-    """
+    """How parameters are updated. Weight decay is decoupled and multiplied by the learning rate, as in torch."""
 
     name: OptimizerName = "adamw"
     """Update rule; weight decay and schedule apply to each of them."""
@@ -186,9 +175,6 @@ class Phase:
 
     Two uses: BERT's short rows before long ones (Devlin et al. 2019, arXiv:1810.04805, A.2), and ModernBERT's growing
     batch and extension to long rows (Warner et al. 2024, arXiv:2412.13663).
-
-    Raises:
-        ValueError: a number is out of range.
     """
 
     steps: int = 0
@@ -231,14 +217,10 @@ def batch_warmup(first: int, last: int, parts: int, steps: int, **settings: Any)
     batch_warmup(64, 256, 3, 300) gives 100 steps each of 64, 128 and 192 rows (Warner et al. 2024, section 2.2).
 
     Args:
-        first: rows per batch in the first phase.
-        last: rows per batch in the phase after these.
-        parts: number of phases.
+        first, last: rows per batch in the first phase and in the phase after these.
+        parts: number of phases; ValueError if the batch cannot grow in equal parts, or a part would have no step.
         steps: steps of all phases together.
         settings: further settings of each phase, such as row_length=1024.
-
-    Raises:
-        ValueError: the batch cannot grow in equal parts, or a part would have no step.
     """
     if parts < 1 or last <= first or (last - first) % parts:
         raise ValueError(f"a batch does not grow from {first} to {last} rows in {parts} equal parts; change one.")

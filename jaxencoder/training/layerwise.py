@@ -107,8 +107,7 @@ def layer_heights(params: Params) -> tuple[Callable[[tuple[Any, ...], jax.Array]
 
 
 def _encoder_name(match: re.Match[str]) -> str:
-    """The encoder of a parameter; for a low-rank adapter the encoder of its kernel."""
-    return match["encoder"].removeprefix(f"{LORA}/")
+    return match["encoder"].removeprefix(f"{LORA}/")  # a low-rank adapter belongs to the encoder of its kernel
 
 
 def scale_by_layer(decay: float, frozen: int) -> optax.GradientTransformation:

@@ -14,12 +14,11 @@ from jaxencoder.config import RunConfig
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.sharding import make_mesh
 from jaxencoder.training.evaluator import best_metric, evaluator, past_evaluations, should_stop
-from jaxencoder.training.feed import batches_after
+from jaxencoder.training.phases import batches_after, checkpoint_parts, compile_updates
 from jaxencoder.training.preemption import Interrupted, SigtermHandler
 from jaxencoder.training.resolve import labeled_examples
 from jaxencoder.training.setup import Setup, set_up
 from jaxencoder.training.telemetry import Telemetry
-from jaxencoder.training.updates import checkpoint_parts, compile_updates
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,8 @@ def keep_freed_memory() -> bool:
     and the kernel clears it page by page: 110,000 page faults and 28% of the CPU time in a 4-layer encoder's step of
     2,048 tokens. The price is that the process keeps its peak memory until it ends.
 
-    Returns:
-        Whether malloc was changed. It is not with another C library, or where jax may find an accelerator, whose host
-        threads need an arena of malloc each.
+    Returns whether malloc was changed. It is not with another C library, or where jax may find an accelerator, whose
+    host threads need an arena of malloc each.
     """
     if not computes_on_cpu() or not sys.platform.startswith("linux"):
         return False

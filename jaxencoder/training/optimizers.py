@@ -36,8 +36,7 @@ def make_optimizer(
     """The complete update: clip, precondition, decay weights, and scale by the learning rate of each layer.
 
     Args:
-        config: the settings.
-        steps, phase_learning_rates: for the schedule of the run.
+        steps, phase_learning_rates: see `learning_rate_schedule`.
         trainable: patterns of the trainable parameters; empty: config.trainable.
 
     Returns:
@@ -190,16 +189,12 @@ def learning_rate_schedule(
     The 1-sqrt decay of WSD: Haegele et al. 2024, arXiv:2405.18392.
 
     Args:
-        config: the settings.
-        steps: updates in the run; the final value is reached at `steps`, one past the last update.
+        steps: updates in the run, at least 1; the final value is reached at `steps`, one past the last update.
         phase_learning_rates: (number of updates, peak) of each phase; empty: config.learning_rate throughout.
 
     Returns:
         A function from an int (or int array) to a float32 scalar. A warmup of W updates gives peak * (s + 1) / W, so
         that the first update does not have a learning rate of 0.
-
-    Raises:
-        ValueError: there is no step.
     """
     if steps < 1:
         raise ValueError(f"The schedule needs at least one step, not {steps}; raise training.steps.")

@@ -1,8 +1,7 @@
 """The cost of a jitted function before it runs: FLOPs of its matrix products, and bytes of its compiled form.
 
-XLA's own count of FLOPs (`cost_analysis`) counts the body of a loop once, so that a scan over 12 layers has the FLOPs
-of one. Here products are counted in the jaxpr, where a scan's length is known. FLOPs do not depend on the platform;
-bytes are for the platform that the function is compiled for.
+XLA's own `cost_analysis` counts the body of a loop once, so that a scan over 12 layers has the FLOPs of one. Here
+products are counted in the jaxpr, where a scan's length is known.
 """
 
 import math

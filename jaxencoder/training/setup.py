@@ -23,18 +23,13 @@ from jaxencoder.training.resolve import resolve_from_data, with_training
 
 
 class Setup(NamedTuple):
-    """A run before its first step: the resolved configuration, its data, and its pure functions.
-
-    Attributes:
-        train: the rows of each phase, one store per source.
-        objective: of the finished model; a phase may have another masking rate or other rotary wavelengths.
-    """
+    """A run before its first step: the resolved configuration, its data, and its pure functions."""
 
     config: RunConfig
     tokenizer: Tokenizer
-    train: tuple[tuple[Store, ...], ...]
+    train: tuple[tuple[Store, ...], ...]  # the rows of each phase, one store per source
     validation: tuple[Store, ...]
-    objective: Objective
+    objective: Objective  # of the finished model; a phase may have another masking rate or other rotary wavelengths
 
 
 def set_up(config: RunConfig, run_dir: Path) -> Setup:
@@ -51,8 +46,7 @@ def set_up(config: RunConfig, run_dir: Path) -> Setup:
     except (ValueError, OSError):
         agreement.check_processes(None)  # the other processes are waiting
         raise
-    digests = agreement.run_digests(setup.config, setup.tokenizer, setup.train, setup.validation)
-    agreement.check_processes(digests)
+    agreement.check_processes(agreement.identity(setup.config, setup.tokenizer, setup.train, setup.validation))
     if jax.process_index() == 0:
         _open_folder(setup, run_dir)
     return setup

@@ -65,9 +65,8 @@ def train_step(
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     ema: Any = None if state.ema is None else optax.incremental_update(params, state.ema, 1 - ema_decay)
-    norm, size = optax.tree.norm(gradients), optax.tree.norm(params)
-    one = jnp.ones(())
-    filled = batch["segment_ids"] > 0
+    norm, size, one = optax.tree.norm(gradients), optax.tree.norm(params), jnp.ones(())
+    filled = batch["segment_ids"] > 0  # [B, T], no padding
     metrics = metrics | {
         "filled": (filled.sum().astype(jnp.float32), jnp.float32(filled.size)),
         "gradient_norm": (norm, one),
@@ -94,7 +93,7 @@ def _accumulate(
     def body(carry, xs):
         part, i = xs
         (_, metrics), gradients = differentiate(params, part, jax.random.fold_in(key, i), True)
-        weight = metrics["loss"][1]
+        weight = metrics["loss"][1]  # number of predictions: parts with more of them count more
         scaled = jax.tree.map(lambda g: g * weight, gradients)
         return jax.tree.map(jnp.add, carry, (scaled, metrics)), None
 

@@ -94,12 +94,7 @@ class Telemetry:
     """A context around the training loop. Every process calls it; only process 0 writes."""
 
     def __init__(self, run_dir: str | os.PathLike[str], config: RunConfig, params: Any, start: int = 0):
-        """Args:
-        run_dir: the run's folder, created if missing.
-        config: the run; its training section sets what is written and when.
-        params: the parameters, to count them.
-        start: steps done before; records of later steps are dropped from the files.
-        """
+        """`params` are only counted. `start` is the number of steps done; records of later ones are dropped."""
         self._folder, self._training, self._dtype = Path(run_dir), config.training, config.compute.dtype
         self._writes, self._tracing = jax.process_index() == 0, False
         self._start, self._pending = start, []
@@ -122,10 +117,9 @@ class Telemetry:
             self._file = MetricsFile(self._folder / METRICS_FILE, self._start)
             if self._training.tensorboard:
                 self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._start + 1)
-        shown = self._writes and sys.stderr.isatty()
-        self._bar = tqdm(
-            total=self._training.steps, initial=self._start, disable=not shown, unit="step", dynamic_ncols=True
-        )
+        hidden = not (self._writes and sys.stderr.isatty())
+        total = self._training.steps
+        self._bar = tqdm(total=total, initial=self._start, disable=hidden, unit="step", dynamic_ncols=True)
         trainable = f", {self._trainable:,} of them trainable" if self._trainable < self._parameters else ""
         self.print(f"{self._parameters:,} parameters{trainable}; peak {self._peak:.3g} FLOP/s")
         self._trace_around(self._start)
@@ -159,14 +153,9 @@ class Telemetry:
         self.print(f"Phase {number}, steps {last - steps + 1} to {last}: {size}")
 
     def step(self, step: int, metrics: Metrics) -> None:
-        """Record an update that has been dispatched.
+        """Record an update that has been dispatched, the step-th; raises Diverged if an earlier one was not finite.
 
-        Args:
-            step: updates done, including this one.
-            metrics: (sum, weight) pairs on the device; "filled" counts tokens and positions, "finite" must be 1.
-
-        Raises:
-            Diverged: an earlier step was not finite.
+        In the metrics, (sum, weight) pairs on the device, "filled" counts tokens and positions, and "finite" must be 1.
         """
         if self._pending and self._is_logged(self._pending[-1][0]):
             self._drain()
@@ -235,31 +224,28 @@ class Telemetry:
         else:
             self._bar.set_postfix_str(words)
 
-    def _reset_counts(self) -> None:
-        """Reset what is counted between two records."""
-        self._seconds = self._tokens = 0.0
-        self._steps = 0
+    def _reset_counts(self) -> None:  # between two records
+        self._seconds, self._tokens, self._steps = 0.0, 0.0, 0
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._file is not None:
             self._file.write(record)
         if self._board is not None:
-            for name, value in record.items():
+            for name in record:
                 if name != "step":
-                    self._board.add_scalar(name, value, record["step"])
+                    self._board.add_scalar(name, record[name], record["step"])
             self._board.flush()
 
     def _trace_around(self, step: int, metrics: Metrics | None = None) -> None:
         """Start or stop the profiler between `step` and the next, with nothing else in flight."""
         trace_next = self._writes and step + 1 in self._training.profile_steps
-        if trace_next == self._tracing:
-            return
-        jax.block_until_ready(metrics)
-        if trace_next:
-            jax.profiler.start_trace(str(self._folder / "profile"))
-        else:
-            jax.profiler.stop_trace()
-        self._tracing = trace_next
+        if trace_next != self._tracing:
+            jax.block_until_ready(metrics)
+            if trace_next:
+                jax.profiler.start_trace(str(self._folder / "profile"))
+            else:
+                jax.profiler.stop_trace()
+            self._tracing = trace_next
 
 
 def _summary(record: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ from jaxencoder.model.config import EncoderConfig
         ({"position_buckets": 8}, "set both or neither"),
         ({"disentangled": ("p2c",), "position_buckets": 8, "max_distance": 5}, "max_distance 5 must be above"),
         ({"conv_kernel_size": 4}, "conv_kernel_size must be odd, or 0 for none, got 4"),
-        ({"conv_kernel_size": 3, "conv_groups": 5}, "conv_groups 5 does not divide"),
+        ({"conv_kernel_size": 3, "conv_groups": 5}, "hidden_size 768 is not a multiple of model.conv_groups 5"),
         ({"dropout": 1.0}, r"model.dropout must be in \[0, 1\), got 1.0"),
         ({"attention_dropout": -0.1}, "model.attention_dropout must be in"),
     ],

@@ -14,8 +14,8 @@ import pytest
 from jaxencoder.config import RunConfig
 from jaxencoder.training import loop
 from jaxencoder.training.config import TrainingConfig
-from jaxencoder.training.loop import train
 from jaxencoder.training.evaluator import past_evaluations, should_stop
+from jaxencoder.training.loop import train
 
 from .conftest import interrupted, losses
 

@@ -14,9 +14,8 @@ from jaxencoder.objectives.objective import mean
 from jaxencoder.sharding import make_mesh
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.training.config import OptimizerConfig
-from jaxencoder.training.feed import batches_after
+from jaxencoder.training.phases import batches_after, compile_updates
 from jaxencoder.training.setup import set_up
-from jaxencoder.training.updates import compile_updates
 
 pytest.importorskip("torch", reason="needs torch (pip install -e '.[peers]')")
 pytest.importorskip("transformers", reason="needs transformers (pip install -e '.[peers]')")

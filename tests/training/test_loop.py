@@ -28,7 +28,7 @@ from jaxencoder.config_io import save
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.text.batches import prefetch
-from jaxencoder.training import evaluator, feed, loop, updates
+from jaxencoder.training import evaluator, loop, phases
 from jaxencoder.training.loop import train
 from jaxencoder.training.setup import set_up
 from jaxencoder.training.step import TrainState
@@ -262,7 +262,7 @@ def test_more_steps(reference: Path, config: RunConfig, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("depth", [1, 7])
 def test_depth_of_prefetching(depth: int, reference: Path, config: RunConfig, tmp_path: Path, monkeypatch) -> None:
-    for module in (feed, evaluator):
+    for module in (phases, evaluator):
         monkeypatch.setattr(module, "prefetch", partial(prefetch, depth=depth))
     train(config, tmp_path)
     assert losses(tmp_path) == losses(reference)
@@ -279,13 +279,13 @@ def test_divergence(reference: Path, tmp_path: Path, capsys) -> None:
 def test_divergence_keeps_the_last_good_checkpoint(config: RunConfig, tmp_path: Path, sigterm, monkeypatch) -> None:
     sigterm([5])
     interrupted(config, tmp_path)
-    before = updates.restore_state
+    before = phases.restore_state
 
     def poisoned(*args):
         state = before(*args)
         return state._replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
 
-    monkeypatch.setattr(updates, "restore_state", poisoned)
+    monkeypatch.setattr(phases, "restore_state", poisoned)
     with pytest.raises(Diverged, match="step 6 .* last good checkpoint is kept"):
         train(config, tmp_path)
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())[-1] == 5
@@ -366,7 +366,7 @@ def test_fine_tuning_from_random_weights_says_so(config: RunConfig, tmp_path: Pa
             setup = set_up(run, tmp_path / name)
             capsys.readouterr()
             with contextlib.closing(CheckpointManager(tmp_path / name / "checkpoints")) as checkpoints:
-                updates.compile_updates(setup, mesh, checkpoints)
+                phases.compile_updates(setup, mesh, checkpoints)
             said = "Starting from random weights: no --init-from\n"
             assert capsys.readouterr().out == (said if run is labeled else "")
 

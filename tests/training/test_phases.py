@@ -17,8 +17,8 @@ from jaxencoder.config_io import save
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.training import agreement
 from jaxencoder.training.config import Phase, batch_warmup
-from jaxencoder.training.feed import phase_batches
 from jaxencoder.training.loop import train
+from jaxencoder.training.phases import phase_batches
 from jaxencoder.training.setup import set_up
 
 from .conftest import interrupted, losses

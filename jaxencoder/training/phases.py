@@ -1,7 +1,9 @@
-"""The jitted update of each phase, and the state that a run starts or continues from."""
+"""What the loop runs, phase by phase: batches, jitted updates, and the state that a run starts or continues from."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
@@ -14,13 +16,52 @@ from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Metrics
-from jaxencoder.sharding import shardings
+from jaxencoder.sharding import batch_sharding, shardings
+from jaxencoder.text.batches import Batches, prefetch
+from jaxencoder.text.config import DataConfig
 from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
 from jaxencoder.training.optimizers import make_optimizer
 from jaxencoder.training.setup import Setup
 from jaxencoder.training.step import TrainState, init_state, train_step
 
+STREAM = 0x632BE59BD9B4E019  # distance between the seeds of different data
+
 Update = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
+
+
+def phase_batches(setup: Setup) -> tuple[Batches, ...]:
+    """The batches of each phase, indexed by the step within the phase.
+
+    A phase continues with the rows where an earlier phase of the same data ended, so that a growing batch still sees
+    each row once per epoch. Different data has its own order.
+    """
+    streams: dict[DataConfig, int] = {}
+    rows_used: Counter[DataConfig] = Counter()
+    batches = []
+    for phase, stores in zip(setup.config.phase_configs, setup.train, strict=True):
+        data, size = phase.data, phase.training.batch_size
+        seed = phase.training.seed + STREAM * streams.setdefault(data, len(streams))
+        batches.append(Batches(stores, data, size, seed, skip=rows_used[data]))
+        rows_used[data] += phase.training.steps * size
+    return tuple(batches)
+
+
+def batches_after(
+    step: int, setup: Setup, mesh: Mesh, on_phase: Callable[[int], None]
+) -> Generator[tuple[int, dict[str, jax.Array]], None, None]:
+    """The batches of the steps after `step`, each with the number of its phase, placed on the devices of the mesh.
+
+    `on_phase` is called with the number of each phase before its first batch.
+    """
+    start = 0
+    for number, (phase, batches) in enumerate(zip(setup.config.phase_configs, phase_batches(setup), strict=True)):
+        steps = range(max(step - start, 0), phase.training.steps)
+        start += phase.training.steps
+        if steps:
+            on_phase(number)
+            with contextlib.closing(prefetch(batches, steps, partial(batch_sharding, mesh))) as feed:
+                for batch in feed:
+                    yield number, batch
 
 
 def compile_updates(setup: Setup, mesh: Mesh, checkpoints: CheckpointManager) -> tuple[tuple[Update, ...], TrainState]:
@@ -66,8 +107,7 @@ def _with_initial_params(state: TrainState, setup: Setup, placement: TrainState)
 def restore_state(checkpoints: CheckpointManager, shapes: TrainState, placement: TrainState) -> TrainState | None:
     """The state of the newest intact checkpoint on the devices of `placement`; None if there is no checkpoint."""
     abstract = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, placement)
-    restored = checkpoints.restore(checkpoint_parts(abstract))
-    if restored is None:
+    if (restored := checkpoints.restore(checkpoint_parts(abstract))) is None:
         return None
     step, parts = restored
     count = jax.device_put(jnp.int32(step), placement.step)
