@@ -35,12 +35,8 @@ def is_stacked(path: str) -> bool:
 
 
 def matrix_axes(path: str, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """The input axes and the output axes of a kernel, or None for other parameters.
-
-    The layer axis of a stacked kernel is in neither.
-    """
-    parts = path.split("/")
-    first = int(is_stacked(path))
+    """The input axes and the output axes of a kernel, or None for other parameters."""
+    parts, first = path.split("/"), int(is_stacked(path))  # the layer axis is in neither
     if parts[-1] != "kernel" or ndim - first < 2:
         return None
     # Kernels [D,N,H] have one input axis and two output axes; the attention's output kernel [N,H,D] is the reverse.

@@ -76,10 +76,7 @@ def abstract_mesh(config: MeshConfig) -> AbstractMesh:
 
 
 def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """NamedShardings by `PARAMETER_TABLE` for a tree of parameters or optimizer state (arrays or their shapes).
-
-    A dimension that its mesh axis does not divide is replicated.
-    """
+    """NamedShardings by `PARAMETER_TABLE` for a tree of parameters or optimizer state (arrays or their shapes)."""
 
     def sharding(path: tuple, leaf: jax.Array) -> NamedSharding:
         name = path_of(path)
@@ -88,6 +85,7 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
         if len(spec) > leaf.ndim - is_stacked(name):
             return NamedSharding(mesh, P())
         axes = (None,) * (leaf.ndim - len(spec)) + tuple(spec)
+        # A dimension that its mesh axis does not divide is replicated.
         fits = (a if a and size % mesh.shape[a] == 0 else None for a, size in zip(axes, leaf.shape, strict=True))
         return NamedSharding(mesh, P(*fits))
 
@@ -95,8 +93,7 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
 
 
 def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
-    """Sharding of a batch's arrays [B, T], ndim 2: rows over data and fsdp, tokens over context. Labels [B, E] count as
-    ndim 1."""
+    """Sharding of a batch's arrays [B, T], ndim 2: rows over data and fsdp, tokens over context; labels are ndim 1."""
     return NamedSharding(mesh, P(ROWS, "context") if ndim == 2 else P(ROWS))
 
 

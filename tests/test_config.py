@@ -22,7 +22,7 @@ from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.training.config import Phase, TrainingConfig
 
-PAIRS = DataConfig(pairs="sop")
+PAIRED = {"data": DataConfig(pairs="sop"), "objective": MaskedLM(pairs=True)}
 LABELED = DataConfig(label_field="label", labels=("no", "yes"))
 
 RECIPE = """
@@ -67,9 +67,8 @@ def test_json_round_trip_is_exact(config):
 
 @given(st.floats(0.01, 0.99), st.integers(1, 2**62), st.text(st.characters(blacklist_categories=["Cs"]), min_size=1))
 def test_json_round_trip_of_any_value(rate, steps, source):
-    config = RunConfig(
-        objective=MaskedLM(Masking(rate=rate)), training=TrainingConfig(steps=steps), data=DataConfig(train=(source,))
-    )
+    sections = {"training": TrainingConfig(steps=steps), "data": DataConfig(train=(source,))}
+    config = RunConfig(objective=MaskedLM(Masking(rate=rate)), **sections)
     assert from_json(to_json(config)) == config
 
 
@@ -77,10 +76,7 @@ def test_json_names_the_objective_and_every_section():
     tree = json.loads(to_json(RunConfig(data=LABELED, objective=Classification())))
     assert tree["objective"]["type"] == "Classification"
     assert set(tree) == {field.name for field in dataclasses.fields(RunConfig)}
-
-
-def test_json_takes_defaults_for_what_is_not_named():
-    assert from_json('{"training": {"steps": 7}}') == RunConfig(training=TrainingConfig(steps=7))
+    assert from_json('{"training": {"steps": 7}}') == RunConfig(training=TrainingConfig(steps=7))  # else defaults
 
 
 @pytest.mark.parametrize(
@@ -128,12 +124,6 @@ def test_save_is_whole_or_nothing(tmp_path, monkeypatch):
     assert config_io.read(tmp_path / "config.json").name == "first"
 
 
-def test_a_saved_configuration_has_the_version(tmp_path):
-    save(RunConfig(), tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["version"] == __version__
-    assert config_io.read(tmp_path / "config.json") == RunConfig()
-
-
 @pytest.mark.parametrize(
     ("version", "written_by"), [(None, "0.1"), ("0.1.0", "0.1.0"), ("0.1.7.dev3", "0.1.7.dev3"), (3, "3"), ("", "")]
 )
@@ -142,18 +132,19 @@ def test_a_run_of_an_older_version_is_refused(tmp_path, version, written_by):
     tree = {"training": {"evaluations": 3}, "optimizer": {"warmup_ratio": 0.1}}
     (tmp_path / "config.json").write_text(json.dumps(tree if version is None else {"version": version} | tree))
     for target in (tmp_path, tmp_path / "config.json"):
-        with pytest.raises(
-            ValueError, match=f"was written by jaxencoder {written_by}, whose runs {__version__}"
-        ) as caught:
+        sentence = f"was written by jaxencoder {written_by}, whose runs {__version__} .*convert the run.* train again"
+        with pytest.raises(ValueError, match=sentence) as caught:
             load(target, ["--training.steps", "3"])
-        assert "convert the run with" in str(caught.value) and "or train again" in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("version", ["0.2", "0.2.0", "0.10.1", "1.0"])
-def test_newer_versions_are_read(tmp_path, version):
-    (tmp_path / "config.json").write_text(json.dumps({"version": version, "name": "x"}))
-    assert config_io.read(tmp_path / "config.json").name == "x"
+def test_newer_versions_are_read(tmp_path):
+    save(RunConfig(name="x"), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["version"] == __version__
+    assert config_io.read(tmp_path / "config.json") == RunConfig(name="x")
+    for version in ("0.2", "0.2.0", "0.10.1", "1.0"):
+        (tmp_path / "config.json").write_text(json.dumps({"version": version, "name": "x"}))
+        assert config_io.read(tmp_path / "config.json").name == "x"
 
 
 # Overrides
@@ -189,9 +180,9 @@ def test_overrides_of_phases(recipe):
     path = recipe("phases=(Phase(steps=5), Phase(steps=6, row_length=16))")
     path.write_text(path.read_text().replace("import TrainingConfig", "import Phase, TrainingConfig"))
     assert load(path).training.steps == 11
-    found = load(path, ["--phases.1.steps", "9", "--phases.0.train", "a", "b", "--phases.1.learning-rate", "1e-5"])
-    assert found.phases == (Phase(steps=5, train=("a", "b")), Phase(steps=9, row_length=16, learning_rate=1e-5))
-    assert found.training.steps == 14
+    config = load(path, ["--phases.1.steps", "9", "--phases.0.train", "a", "b", "--phases.1.learning-rate", "1e-5"])
+    assert config.phases == (Phase(steps=5, train=("a", "b")), Phase(steps=9, row_length=16, learning_rate=1e-5))
+    assert config.training.steps == 14
     assert load(path, ["--phases.1.steps", "9", "--training.steps", "14"]) == load(path, ["--phases.1.steps", "9"])
     for words, sentence in (
         (["--training.steps", "12"], "training.steps is 12, but the steps of the phases add up to 11; set it to 0"),
@@ -208,12 +199,7 @@ def test_overrides_of_phases(recipe):
 
 def test_overrides_keep_the_recipe_s_objective(recipe):
     path = recipe('objective=Classification(), data=DataConfig(label_field="y")')
-    text = path.read_text().replace(
-        "\ndef ",
-        "\nfrom jaxencoder.tasks.classification.objective import Classification"
-        "\nfrom jaxencoder.text.config import DataConfig\n\ndef ",
-    )
-    path.write_text(text)
+    path.write_text("from jaxencoder.config import Classification, DataConfig\n" + path.read_text())
     assert load(path, ["--training.steps", "3"]).objective == Classification()
 
 
@@ -351,15 +337,9 @@ def phases(**settings):
         ({"mesh": MeshConfig(context=3)}, "row_length 128 is not a multiple of mesh.context 3"),
         ({"objective": Classification()}, "needs data.label_field"),
         ({"objective": MaskedLM(pairs=True)}, "objective.pairs needs sentence pairs; set data.pairs to nsp or sop"),
-        (
-            {"data": DataConfig(pairs="sop")},
-            "data.pairs is 'sop', but the objective does not use pairs; set objective.pairs",
-        ),
+        ({"data": DataConfig(pairs="sop")}, "data.pairs is 'sop', but the objective .* pairs; set objective.pairs"),
         ({"data": DataConfig(pairs="nsp"), "objective": ReplacedToken()}, "data.pairs is 'nsp', but the objective"),
-        (
-            {"data": PAIRS, "objective": MaskedLM(pairs=True), "model": EncoderConfig(token_types=0)},
-            "objective.pairs needs model.token_types 2, not 0",
-        ),
+        (PAIRED | {"model": EncoderConfig(token_types=0)}, "objective.pairs needs model.token_types 2, not 0"),
         ({"name": "a/b"}, "name is 'a/b'; give a plain name"),
         ({"phases": [Phase(steps=1)]}, "phases is .*; give tuple"),
         ({"phases": ("long",)}, "phases.0 is 'long'; give a Phase"),
@@ -387,7 +367,7 @@ def test_contradictions(sections, sentence):
         {"model": EncoderConfig(vocab_size=100), "tokenizer": TokenizerConfig(vocab_size=16384)},
         {"data": DataConfig(pair_field="b"), "model": EncoderConfig(token_types=0)},
         {"data": DataConfig(pair_field="b"), "model": EncoderConfig(token_types=1)},
-        {"data": PAIRS, "objective": MaskedLM(pairs=True)},
+        PAIRED,
         {"training": TrainingConfig(batch_size=8, accumulation=2), "mesh": MeshConfig(data=2, fsdp=2, tensor=-1)},
     ],
 )

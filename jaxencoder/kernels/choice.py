@@ -31,7 +31,8 @@ def choose_backend(
     """The backend of a layer for rows of T tokens.
 
     A requested backend holds for the layers that support it; for other layers the choice is that of `auto`. `banded`
-    is for layers with a window; `chunked`, `tiled` and `triton` for layers without one.
+    is for layers with a window; `chunked`, `tiled` and `triton` for layers without one. ValueError for an unknown
+    backend, or one that does not support what else the layer has.
 
     Args:
         relative: whether the scores have terms by distance.
@@ -39,9 +40,6 @@ def choose_backend(
         length_shards: devices that share the length of a row.
         tiled_fits: whether tiled attention has room for the row (`tiled.fits`).
         triton_runs: whether the Triton kernel runs on the GPUs in use (`triton.runs`).
-
-    Raises:
-        ValueError: an unknown backend, or one that does not support this layer.
     """
     backend, window = options.backend, options.window
     if backend not in get_args(Backend):

@@ -36,7 +36,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 def hashed_keep(
     word: jax.Array, batch: jax.Array, head: jax.Array, query: jax.Array, key: jax.Array, rate: float
 ) -> jax.Array:
-    """Mask of the attention weights that dropout keeps, a function of their indices alone.
+    """Mask (bool) of the attention weights that dropout keeps, a function of their indices alone.
 
     A backend that never holds all weights computes each block's part when it needs it, and all backends drop the same
     weights. Only 32-bit integer arithmetic, so that it runs inside Pallas kernels.
@@ -46,9 +46,6 @@ def hashed_keep(
         batch, head, query, key: integer arrays that broadcast against each other: indices in the global batch, over
             all heads and in the full row, however arrays are sharded.
         rate: the probability of being dropped, in [0, 1), rounded to 2**-24.
-
-    Returns:
-        bool in the broadcast shape; divide the kept weights by 1 - rate.
     """
     # Each index is hashed before it is added, so that no row of weights is a shifted copy of another. Rows and columns
     # have few hashes: only the last hash is computed for every weight.
@@ -64,8 +61,7 @@ def hashed_dropout(weights: jax.Array, rate: float, *indices: jax.Array) -> jax.
 
 
 def random_seed(key: jax.Array | None, *first: jax.typing.ArrayLike) -> jax.Array | None:
-    """Seed of hashed dropout, uint32 [4]: a random word, then this device's first batch row, head and query (default
-    0). None without a key."""
+    """Seed of hashed dropout, uint32 [4]: a random word, then this device's first batch row, head and query (or 0)."""
     if key is None:
         return None
     return jnp.stack([jax.random.bits(key, (), jnp.uint32), *(_word(index) for index in first or (0, 0, 0))])

@@ -29,7 +29,7 @@ def global_attention(
     options: AttentionOptions,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention within a window, and from and to a few global tokens within their document.
+    """Attention within a window, and from and to a few global tokens within their document: [B, T, N, H].
 
     Every token sees its window and its document's global tokens, in one float32 softmax over `local` keys. The output
     of a global token is softmax(q k^T / sqrt(H)) v of `full` instead, over its whole document (section 3.1).
@@ -41,12 +41,6 @@ def global_attention(
         global_slots: [B, G] int, distinct positions of the global tokens in the row, -1 for unused slots.
         options: with a window. `dense` holds [B, N, T, T] scores, other backends [B, N, T, 2 * window + 128 + 2 * G].
         key: a PRNG key for dropout.
-
-    Returns:
-        [B, T, N, H] in the dtype of v.
-
-    Raises:
-        ValueError: dropout without a key.
     """
     T = segment_ids.shape[1]
     seed = random_seed(key)

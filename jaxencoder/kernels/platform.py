@@ -7,10 +7,7 @@ import jax
 
 
 def platform() -> str:
-    """cpu, gpu or tpu: of the mesh in use (`jax.set_mesh`), else of this process.
-
-    A mesh from `jax.experimental.topologies` describes a machine that need not be attached.
-    """
+    """cpu, gpu or tpu: of the mesh in use (`jax.set_mesh`), which need not be attached, else of this process."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 

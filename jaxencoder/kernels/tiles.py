@@ -23,8 +23,8 @@ def heads_first(x: jax.Array, pad: int) -> jax.Array:
 
 
 def pad_segments(q_segments: jax.Array, k_segments: jax.Array, q_pad: int, k_pad: int) -> tuple[jax.Array, jax.Array]:
-    """Segments of padded queries and keys. Padding and segment -1 become -2 for queries and -1 for keys: equal numbers
-    would let them see each other."""
+    """Segments of padded queries and keys."""
+    # Padding and segment -1 become -2 for queries and -1 for keys: equal numbers would let them see each other.
     q_segments = jnp.pad(jnp.where(q_segments < 0, -2, q_segments), [(0, 0), (0, q_pad)], constant_values=-2)
     k_segments = jnp.pad(jnp.where(k_segments < 0, -1, k_segments), [(0, 0), (0, k_pad)], constant_values=-1)
     return q_segments, k_segments

@@ -73,16 +73,14 @@ class Attention(nn.Module):
             out = global_attention(QKV(q, k, v), full, segment_ids, global_slots, options=options, key=rng)
         return Linear("BTNH,NHD->BTD", (N, H, D), c.attention_bias, c.initializer_std, name="output")(out)
 
-    def _projections(self, prefix: str, kv_heads: int) -> tuple[Linear, Linear, Linear]:
+    def _projections(self, prefix: str, kv_heads: int) -> list[Linear]:
         """Query, key and value projections [B, T, D] -> [B, T, heads, H]; unused ones have no parameters."""
         c, bias = self.config, self.config.attention_bias
-
-        def linear(name: str, heads: int, bias: bool) -> Linear:
-            shape = (c.hidden_size, heads, c.head_size)
-            return Linear("BTD,DNH->BTNH", shape, bias, c.initializer_std, name=prefix + name)
-
-        query, key = linear("query", c.num_heads, bias), linear("key", kv_heads, bias and c.key_bias)
-        return query, key, linear("value", kv_heads, bias)
+        choices = ("query", c.num_heads, bias), ("key", kv_heads, bias and c.key_bias), ("value", kv_heads, bias)
+        return [
+            Linear("BTD,DNH->BTNH", (c.hidden_size, heads, c.head_size), bias, c.initializer_std, name=prefix + name)
+            for name, heads, bias in choices
+        ]
 
     def _repeat_heads(self, y: jax.Array) -> jax.Array:
         """[B, S, K, H] or [B, S, N, H] -> [B, S, N, H], keys or values of K heads repeated for their query heads."""

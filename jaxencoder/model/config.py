@@ -15,11 +15,7 @@ Pooling = Literal["cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmea
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The architecture of an encoder; the defaults are BERT-base.
-
-    Raises:
-        ValueError: a value out of range, or two choices that contradict each other.
-    """
+    """The architecture of an encoder; the defaults are BERT-base. ValueError for choices that contradict each other."""
 
     vocab_size: int = 0
     """Rows of the token table; 0 takes the tokenizer's size."""
@@ -167,10 +163,9 @@ class EncoderConfig:
             repetitions = f"{self.num_layers / len(self.windows):g} repetitions of the layer pattern"
             yield f"num_layer_groups {self.num_layer_groups} does not divide the {repetitions}; change model.num_layers"
         if self.global_tokens and (not all(self.windows) or self.positions != "learned" or self.num_kv_heads):
-            yield (
-                "global_tokens needs a window in every layer of model.windows, learned positions and "
-                f"model.num_kv_heads 0, got {self.windows}, {self.positions} and {self.num_kv_heads}"
-            )
+            values = f"{self.windows}, {self.positions} and {self.num_kv_heads}"
+            rule = "a window in every layer of model.windows, learned positions and model.num_kv_heads 0"
+            yield f"global_tokens needs {rule}, got {values}"
         if self.relative_bias_buckets and self.positions == "alibi":
             yield "relative_bias_buckets and model.positions alibi are both biases by distance; choose one"
         if bool(self.disentangled) != bool(self.position_buckets):
@@ -189,10 +184,8 @@ class EncoderConfig:
         if self.rope_scaling == "none":
             return
         if self.positions != "rotary" or (self.rope_scaling == "dynamic" and self.head_size < 4):
-            yield (
-                f"rope_scaling {self.rope_scaling!r} needs rotary positions and heads of size 4 or more, got "
-                f"{self.positions!r} and {self.head_size}; set it to none"
-            )
+            values = f"got {self.positions!r} and {self.head_size}; set it to none"
+            yield f"rope_scaling {self.rope_scaling!r} needs rotary positions and heads of size 4 or more, {values}"
         if not 1 <= self.rope_factor < math.inf:
             yield f"rope_factor must be a number of at least 1, got {self.rope_factor}"
         if self.rope_original_length < (self.rope_scaling != "linear"):
@@ -200,10 +193,8 @@ class EncoderConfig:
             yield f"rope_scaling {self.rope_scaling!r} needs {needed}"
         fast, slow = self.rope_betas
         if not 0 < slow <= fast < math.inf or not 0 <= self.rope_attention_factor < math.inf:
-            yield (
-                "rope_betas must be two numbers above 0, the larger one first, and model.rope_attention_factor "
-                f"not negative, got {self.rope_betas} and {self.rope_attention_factor}"
-            )
+            rule = "must be two numbers above 0, the larger one first, and model.rope_attention_factor not negative"
+            yield f"rope_betas {rule}, got {self.rope_betas} and {self.rope_attention_factor}"
         if self.rope_scaling == "yarn" and self.rotary_values:
             yield "rope_scaling 'yarn' would scale values too; set model.rotary_values to false"
 

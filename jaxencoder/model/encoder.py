@@ -135,9 +135,6 @@ class Encoder(nn.Module):
 
         Returns:
             [B, T, D] in `compute.dtype`; values at padding are meaningless.
-
-        Raises:
-            ValueError: T exceeds a learned position table, or global tokens for a model without them.
         """
         c, T = self.config, token_ids.shape[1]
         if global_slots is not None and not c.global_tokens:
@@ -155,13 +152,13 @@ class Encoder(nn.Module):
         if c.repeats:
             layers = nn.scan(
                 Pattern,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
+                variable_axes={"params": 0},  # stacked
+                split_rngs={"params": True, "dropout": True},  # layers start and drop differently
                 in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]  # flax declares one axis only
                 length=c.stack,
                 unroll=_unroll(c, self.compute),
             )
-            repetitions = jnp.arange(c.repeats).reshape(c.stack, -1)  # [stack, repetitions per set]
+            repetitions = jnp.arange(c.repeats).reshape(c.stack, -1)  # [stack, repetitions per set of parameters]
             x, _ = layers(c, self.compute, c.windows, train, name="layers")(x, repetitions, inputs)
         if c.remainder:
             x, _ = Pattern(c, self.compute, c.remainder, train, name="last")(x, jnp.full(1, c.repeats), inputs)

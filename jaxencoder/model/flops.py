@@ -1,7 +1,4 @@
-"""FLOPs per token of training and inference.
-
-Recomputed work is not counted, as in MFU: Chowdhery et al. 2022 (PaLM, arXiv:2204.02311, appendix B).
-"""
+"""FLOPs per token of training and inference, without recomputed work (Chowdhery et al. 2022, PaLM, appendix B)."""
 
 from jaxencoder.model.config import EncoderConfig
 
@@ -20,11 +17,12 @@ def forward_flops(model: EncoderConfig, row_length: int, predicted: float = 0.0)
         predicted: fraction of the tokens that a masked-language-model head predicts; 0 without the head.
     """
     D, E, V = model.hidden_size, model.embedding_width, model.vocab_size
-    attention = 2 * D * model.head_size * (model.num_heads + model.kv_heads)
+    attention = 2 * D * model.head_size * (model.num_heads + model.kv_heads)  # query and output, key and value
     weights = attention + (3 if model.gated_mlp else 2) * D * model.mlp_size
     weights += 2 * D * model.bottleneck * len(model.bottleneck_sublayers)
     windows = [model.windows[layer % len(model.windows)] for layer in range(model.num_layers)]
     keys = sum(min(2 * window + 1, row_length) if window else row_length for window in windows)
-    keys += len(model.disentangled) * model.num_layers * min(model.position_buckets, row_length)
+    keys += len(model.disentangled) * model.num_layers * min(model.position_buckets, row_length)  # as distances
     head = predicted * ((D * E if model.head_transform else 0) + E * V)
+    # 2 D for the scores of a key, and 2 D for adding its value.
     return 2.0 * (weights * model.num_layers + D * model.embedding_size + head) + 4 * D * keys

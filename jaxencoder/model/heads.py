@@ -57,7 +57,7 @@ def pool(
     query: jax.Array | None = None,
     skip: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """One vector for each document of each row.
+    """One vector for each document of each row, [B, E, D] float32; zeros for documents without tokens.
 
     Args:
         hidden: [B, T, D].
@@ -69,11 +69,8 @@ def pool(
             softmax(hidden @ query) (Yang et al. 2016, HAN).
         query: [D], for `learned` only.
         skip: tokens to ignore at the start of each document, such as those of a prompt.
-
-    Returns:
-        [B, E, D] float32; zeros for documents without tokens.
     """
-    hidden = hidden.astype(jnp.float32)  # pooling sums in float32
+    hidden = hidden.astype(jnp.float32)  # sums over hundreds of tokens lose digits in bfloat16
     member = _members(segment_ids, max_documents)  # [B, E, T]
     if skip is not None or method == "weightedmean":
         position = member.cumsum(-1)  # [B, E, T], from 1 in each document
@@ -95,7 +92,7 @@ def pool(
         weights = member * position if method == "weightedmean" else member
         total = jnp.maximum(weights.sum(-1, keepdims=True), 1)  # avoids 0 / 0
         weights = weights / (jnp.sqrt(total) if method == "mean_sqrt_len" else total)
-    return jnp.einsum("BET,BTD->BED", weights, hidden, precision="highest")
+    return jnp.einsum("BET,BTD->BED", weights, hidden, precision="highest")  # no TF32 or bfloat16 in vectors to compare
 
 
 def first_tokens(segment_ids: jax.Array, max_documents: int) -> jax.Array:

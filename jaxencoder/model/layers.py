@@ -94,7 +94,7 @@ class Convolution(nn.Module):
             # A tap outside the row is clipped to its border, which is then another token than the one meant.
             same_document = (jnp.arange(T) + tap == index) & (jnp.take(segment_ids, index, axis=1) == segment_ids)
             neighbors = jnp.where(same_document[..., None], x[:, index], 0).reshape(y.shape)  # [B, T, G, I]
-            weights = kernel[tap + side].reshape(D // G, G, D // G)  # [I, G, O]
+            weights = kernel[tap + side].reshape(D // G, G, D // G)  # [I, G O] -> [I, G, O]
             y += jnp.einsum("BTGI,IGO->BTGO", neighbors, weights, preferred_element_type=jnp.float32)
         y = y.reshape(x.shape) + self.param("bias", nn.initializers.zeros, (D,))
         y = jnp.where(segment_ids[..., None] > 0, y, 0).astype(x.dtype)  # padding stays 0

@@ -26,6 +26,7 @@ def rotary_table(
     `theta`, a scalar or [B, T, 1, 1], is the base of the geometric series of wavelengths, 2 pi ... 2 pi theta (tokens);
     `scale`, a scalar or [H / 2], is a factor of the frequencies.
     """
+    # Exact in float32 only: positions of some thousands, as bfloat16, would be off by dozens.
     frequencies = theta ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size) * scale
     angles = positions[..., None, None].astype(jnp.float32) * frequencies  # [B, T, 1, H / 2]
     return jnp.cos(angles), jnp.sin(angles)
@@ -44,15 +45,15 @@ def rotary_table_for(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Ar
             return rotary_table(positions, c.head_size, scaled_theta[..., None, None])
         case "yarn":
             cos, sin = rotary_table(positions, c.head_size, theta, _yarn_scale(c, theta))
-            size = c.rope_attention_factor or 0.1 * math.log(c.rope_factor) + 1
-            return cos * size, sin * size
+            size = c.rope_attention_factor or 0.1 * math.log(c.rope_factor) + 1  # the paper's sqrt(1 / t)
+            return cos * size, sin * size  # of queries and keys: scores grow by its square
     return rotary_table(positions, c.head_size, theta)
 
 
 def ntk_theta(theta: float, head_size: int, factor: float | jax.Array) -> Any:  # a float or an array, as `factor`
     """The base that makes the longest wavelength `factor` times longer and keeps the shortest one (NTK-aware, Peng et
     al. 2023, arXiv:2309.00071, section 3.1)."""
-    return theta * factor ** (head_size / (head_size - 2))
+    return theta * factor ** (head_size / (head_size - 2))  # the longest wavelength is 2 pi theta^((H - 2) / H)
 
 
 def _text_lengths(positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
@@ -71,7 +72,7 @@ def _yarn_scale(c: EncoderConfig, theta: float) -> np.ndarray:
         return H * math.log(c.rope_original_length / (2 * math.pi * turns)) / (2 * math.log(theta))
 
     first, last = (index(turns) for turns in c.rope_betas)
-    first, last = max(math.floor(first), 0), min(math.ceil(last), H - 1)
+    first, last = max(math.floor(first), 0), min(math.ceil(last), H - 1)  # as in the reference code
     ramp = np.clip((np.arange(H // 2) - first) / max(last - first, 1e-3), 0, 1)  # 0 keeps a wavelength
     return (1 - ramp + ramp / c.rope_factor).astype(np.float32)
 

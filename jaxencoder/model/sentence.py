@@ -112,7 +112,7 @@ class SentenceConfig:
         """
         stored = dict(self.prompts)
         if name_or_text is None:
-            return stored[self.default_prompt] if self.default_prompt is not None else ""
+            return "" if self.default_prompt is None else stored[self.default_prompt]
         if name_or_text in stored:
             return stored[name_or_text]
         if re.fullmatch(r"[\w.\-]+", name_or_text):

@@ -36,7 +36,7 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
     config, settings = setup.config, setup.config.training
     if not setup.validation:
         return lambda state: {}
-    limit = -(-settings.eval_batches // len(setup.validation))  # batches per source
+    limit = -(-settings.eval_batches // len(setup.validation))  # batches per source; 0: all
     sources = {}
     for name, store in zip(_source_names(setup.validation), setup.validation, strict=True):
         batches = Batches((store,), config.data, settings.batch_size, settings.seed, shuffle=False)

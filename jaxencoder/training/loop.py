@@ -132,7 +132,6 @@ def _print_start(telemetry: Telemetry, setup: Setup, run_dir: Path, step: int) -
 
 
 def _report_finished(run_dir: Path, step: int, steps: int, evaluations: list[dict[str, float]]) -> dict[str, float]:
-    """Print and return the last evaluation of a run that is already finished."""
     result = evaluations[-1] if evaluations else {}
     if jax.process_index() == 0:
         values = ", ".join(f"{name} {value:.4g}" for name, value in result.items())

@@ -144,7 +144,7 @@ def scale_by_stable_adam(
     def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
         steps, state = adam.update(updates, state, params)
         steps, _ = decay.update(steps, decay.init(params), params)
-        unbias = 1.0 - b2 ** state.count.astype(jnp.float32)
+        unbias = 1.0 - b2 ** state.count.astype(jnp.float32)  # Adam's correction of the second moment
 
         def clip(path: str, step: jax.Array, grad: jax.Array, second: jax.Array) -> jax.Array:
             axes = tuple(range(int(is_stacked(path)), grad.ndim))  # all but the layers'

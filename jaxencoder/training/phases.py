@@ -93,7 +93,6 @@ def compile_updates(setup: Setup, mesh: Mesh, checkpoints: CheckpointManager) ->
 
 
 def _with_initial_params(state: TrainState, setup: Setup, placement: TrainState) -> TrainState:
-    """A state of random weights, with those that init_from has replaced."""
     config = setup.config
     if not config.init_from:
         if config.is_supervised and jax.process_index() == 0:
@@ -101,6 +100,7 @@ def _with_initial_params(state: TrainState, setup: Setup, placement: TrainState)
         return state
     params = initial_params(config.init_from, state.params, config.objective, config.reinitialize)
     params = jax.device_put(params, placement.params)
+    # A copy: params and average are donated to the first update, which needs two buffers.
     return state._replace(params=params, ema=jax.tree.map(jnp.copy, params) if state.ema is not None else None)
 
 

@@ -2,7 +2,6 @@
 
 import signal
 import threading
-from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
@@ -27,7 +26,7 @@ class SigtermHandler:
         # With several processes jax listens to the signal itself; only the main thread may set a handler.
         self._listens = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
         if self._listens:
-            self._previous = signal.signal(signal.SIGTERM, self._record)
+            self._previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_received", True))
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -35,9 +34,6 @@ class SigtermHandler:
             signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
         if self._received and error is None:
             raise Interrupted
-
-    def _record(self, number: int, frame: FrameType | None) -> None:
-        self._received = True
 
     def should_stop(self, step: int) -> bool:
         """Whether to save and stop after this step. Every process must ask once per step."""

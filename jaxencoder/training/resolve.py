@@ -58,14 +58,13 @@ def unique_stores(stores: tuple[tuple[Store, ...], ...]) -> tuple[Store, ...]:
 
 
 def with_training(config: RunConfig, **settings: Any) -> RunConfig:
-    """The configuration with settings of its training section replaced."""
     return dataclasses.replace(config, training=dataclasses.replace(config.training, **settings))
 
 
 def _resolve_counts(config: RunConfig, stores: tuple[Store, ...], is_continued: bool) -> RunConfig:
-    """The configuration with steps for epochs, and with a batch size unless the run already has one."""
+    """The configuration with steps for epochs, and with a batch size for examples."""
     settings, shards = config.training, 1
-    if is_continued:
+    if is_continued:  # the run already has its batch size
         settings = dataclasses.replace(settings, batch_examples=0)
     elif settings.batch_examples:
         shape = make_mesh(config.mesh).shape

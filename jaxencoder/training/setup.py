@@ -36,10 +36,7 @@ def set_up(config: RunConfig, run_dir: Path) -> Setup:
     """Prepare tokenizer and rows of all phases, resolve open choices, and open the run's folder.
 
     Every process of the run calls this. Process 0 writes, once all processes have the same settings and data.
-
-    Raises:
-        ValueError: sections that contradict the data, the tokenizer, or the run that is already in the folder.
-        OSError: the folder cannot be written.
+    ValueError if sections contradict the data, the tokenizer, or the run that is already in the folder.
     """
     try:
         setup = _prepare_run(config, run_dir)

@@ -95,9 +95,7 @@ def test_division_after_the_product(T: int, window: int) -> None:
 
 @pytest.mark.parametrize(("backend", "window"), LAYERS)
 def test_a_document_does_not_see_another(backend: str, window: int) -> None:
-    T = 200
-    ids = jnp.asarray(segments(T))
-    qkv = inputs(T)
+    ids, qkv = jnp.asarray(segments(200)), inputs(200)
     changed = [jnp.where((ids == 2)[..., None, None], -30 * x, x) for x in qkv]
     before, after = (np.asarray(run(*x, ids, window=window, backend=backend)) for x in (qkv, changed))
     np.testing.assert_array_equal(after[ids != 2], before[ids != 2])
@@ -152,10 +150,8 @@ def test_all_scores_are_never_held(backend: str, window: int, terms: tuple[str, 
 
 
 def test_no_mask_of_all_pairs_is_held_in_a_scan_over_layers() -> None:
-    T = 8192
+    T, options = 8192, AttentionOptions(dropout=0.1, backend="chunked")
     x, ids = jax.ShapeDtypeStruct((1, T, 1, 8), jnp.float32), jax.ShapeDtypeStruct((1, T), jnp.int32)
-
-    options = AttentionOptions(dropout=0.1, backend="chunked")
 
     def loss(x: jax.Array, ids: jax.Array, keys: jax.Array) -> jax.Array:
         layer = lambda x, key: (attention(x, x, x, ids, key=key, options=options), None)  # noqa: E731
@@ -180,8 +176,7 @@ def test_a_policy_keeps_what_blocks_leave() -> None:
 
 
 def test_errors() -> None:
-    x = jnp.ones((1, 4, 1, 2))
-    ids = jnp.ones((1, 4), jnp.int32)
+    x, ids = jnp.ones((1, 4, 1, 2)), jnp.ones((1, 4), jnp.int32)
     with pytest.raises(ValueError, match="Rows of 4 tokens have 7 distances, but a table has 8 rows"):
         attention(x, x, x, ids, relative=RelativeTerms(bias=jnp.ones((8, 1))))
     with pytest.raises(ValueError, match=r"Attention dropout 0\.1 needs a key"):

@@ -42,15 +42,9 @@ def compiled(gpu: str, T: int, H: int, dtype: str, terms: bool = False, **option
         return jax.ShapeDtypeStruct(sizes, dtype, sharding=chip)
 
     def run(q, k, v, relative, ids, seed):
-        key = jax.random.key(seed)
-        return jax.value_and_grad(
-            lambda *x: (
-                attention(*x[:3], ids, relative=x[3], key=key, options=AttentionOptions(**options))
-                .astype(jnp.float32)
-                .sum()
-            ),
-            range(4),
-        )(q, k, v, relative)
+        settings = {"key": jax.random.key(seed), "options": AttentionOptions(**options)}
+        loss = lambda *x: attention(*x[:3], ids, relative=x[3], **settings).astype(jnp.float32).sum()  # noqa: E731
+        return jax.value_and_grad(loss, range(4))(q, k, v, relative)
 
     table = shape(2 * T - 1, N, H)
     relative = RelativeTerms(table, table, shape(2 * T - 1, N, dtype="float32")) if terms else None

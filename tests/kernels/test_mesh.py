@@ -1,11 +1,6 @@
 """Attention with rows, heads and queries split over devices equals that of one device, packed and with dropout."""
 
 import contextlib
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +9,14 @@ import numpy as np
 from jaxencoder.kernels.inputs import AttentionInputs
 from jaxencoder.kernels.mesh import on_mesh
 from jaxencoder.sharding import MeshConfig, make_mesh
+from tests.devices import results_on_eight
 from tests.kernels.eight_devices import CASES
 from tests.kernels.examples import inputs, segments
 
 
 def test_eight_devices_equal_one() -> None:
     """Output, and gradients of queries, keys, values and all tables: one process for all cases of eight_devices.py."""
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-W", "error", str(root / "tests/kernels/eight_devices.py")]
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(root)}
-    flags |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # warns about files that another process is still writing
-    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True)
-    assert not done.returncode, done.stderr
-    differences = json.loads(done.stdout)
+    differences = results_on_eight("tests/kernels/eight_devices.py")
     assert differences.keys() == CASES.keys()
     for case, values in differences.items():
         assert len(values) == 7 and max(values) < 1e-5, f"{case}: {values}"

@@ -11,7 +11,6 @@ from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.dense import dense
 from jaxencoder.kernels.inputs import AttentionInputs, AttentionOptions
 from jaxencoder.kernels.splash import splash
-from jaxencoder.kernels.tiles import tile_length
 from tests.kernels.test_tiled import compare, differentiated, documents, drawn
 
 
@@ -71,11 +70,3 @@ def test_queries_outside_the_keys_are_refused(offset: int) -> None:
     inputs = AttentionInputs(q, k, v, None, documents(8), documents(16), offset)
     with pytest.raises(ValueError, match=f"8 queries from key {offset} on must lie within the 16 keys"):
         splash(inputs, AttentionOptions(window=4), interpret=True)
-
-
-@pytest.mark.parametrize(
-    ("length", "longest", "expected"),
-    [(1, 512, 128), (128, 512, 128), (512, 512, 512), (513, 512, 384), (8192, 1024, 1024), (8320, 1024, 1024)],
-)
-def test_tiles_waste_little(length: int, longest: int, expected: int) -> None:
-    assert tile_length(length, longest) == expected

@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 
-from jaxencoder.kernels.tiles import reverse, skew, unskew
+from jaxencoder.kernels.tiles import reverse, skew, tile_length, unskew
 
 C, b = 16, 40
 
@@ -18,6 +18,11 @@ def test_unskew_is_the_reversed_transpose() -> None:
     i, j = np.indices((C, b))
     expected[C - 1 - i, C + j - i] = x
     np.testing.assert_array_equal(jax.jit(unskew)(x), expected)
+
+
+def test_tiles_waste_little() -> None:
+    lengths = {(1, 512): 128, (128, 512): 128, (512, 512): 512, (513, 512): 384, (8192, 1024): 1024, (8320, 1024): 1024}
+    assert {case: tile_length(*case) for case in lengths} == lengths
 
 
 def test_reverse() -> None:

@@ -98,13 +98,8 @@ def randomized_params(init: Any, seed: int = 0) -> Any:
     shapes = jax.eval_shape(init, jax.random.key(0))
     leaves, tree = jax.tree.flatten_with_path(shapes)
     rng = np.random.default_rng(seed)
-    return jax.tree.unflatten(
-        tree,
-        [
-            jnp.asarray(0.25 * rng.standard_normal(x.shape) + ("scale" in str(path[-1])), jnp.float32)
-            for path, x in leaves
-        ],
-    )
+    draw = lambda path, x: 0.25 * rng.standard_normal(x.shape) + ("scale" in str(path[-1]))  # noqa: E731
+    return jax.tree.unflatten(tree, [jnp.asarray(draw(path, x), jnp.float32) for path, x in leaves])
 
 
 def assert_trees_close(ours: Any, theirs: Any, tolerance: float) -> None:

@@ -94,17 +94,18 @@ def test_equals_transformers(family: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert_trees_close(gradients, expected, 1e-4)
 
 
-@pytest.mark.parametrize("config", (CONFIGS | COMBINED).values(), ids=CONFIGS | COMBINED)
-def test_documents_of_a_row_do_not_interact(config: EncoderConfig) -> None:
-    lengths = [[9, 12, 7], [28, 2, 1]]
-    params = random_params(config)
-    batch = rows(lengths, T)
-    hidden = encode(config, params, batch)
-    single, origins = examples.one_per_row(batch, 28)
-    alone = encode(config, params, single)
+def assert_documents_equal(batch: dict, hidden: np.ndarray, alone: np.ndarray, origins: list[tuple[int, int]]) -> None:
     for i, (b, s) in enumerate(origins):
         here = batch["segment_ids"][b] == s
         np.testing.assert_allclose(hidden[b, here], alone[i, : here.sum()], atol=2e-5)
+
+
+@pytest.mark.parametrize("config", (CONFIGS | COMBINED).values(), ids=CONFIGS | COMBINED)
+def test_documents_of_a_row_do_not_interact(config: EncoderConfig) -> None:
+    params, batch = random_params(config), rows([[9, 12, 7], [28, 2, 1]], T)
+    hidden = encode(config, params, batch)
+    single, origins = examples.one_per_row(batch, 28)
+    assert_documents_equal(batch, hidden, encode(config, params, single), origins)
 
     changed = batch | {"token_ids": np.where(batch["segment_ids"] == 2, 5, batch["token_ids"])}
     other = encode(config, params, changed)
@@ -115,9 +116,8 @@ def test_documents_of_a_row_do_not_interact(config: EncoderConfig) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_has_no_effect(family: str) -> None:
-    config = CONFIGS[family]
+    config, batch = CONFIGS[family], rows([[20]], T)
     params = random_params(config)
-    batch = rows([[20]], T)
     noise = batch | {"token_ids": np.where(batch["segment_ids"] > 0, batch["token_ids"], 7)}
     hidden = encode(config, params, batch)
     np.testing.assert_array_equal(encode(config, params, noise)[:, :20], hidden[:, :20])
@@ -189,9 +189,7 @@ def test_global_tokens_reach_all_of_their_document_and_no_other() -> None:
     hidden = encode(config, params, batch)
     single, origins = examples.one_per_row(batch, 20)
     alone = encode(config, params, single | {"global_slots": np.array([[0], [0], [-1], [2]])})
-    for i, (b, s) in enumerate(origins):
-        here = batch["segment_ids"][b] == s
-        np.testing.assert_allclose(hidden[b, here], alone[i, : here.sum()], atol=2e-5)
+    assert_documents_equal(batch, hidden, alone, origins)
     banded = encode(config, params, batch, dataclasses.replace(FLOAT32, attention="banded"))
     is_token = batch["segment_ids"] > 0
     np.testing.assert_allclose(banded[is_token], hidden[is_token], atol=2e-5)
@@ -214,7 +212,7 @@ def test_global_tokens_are_refused_by_models_without_them() -> None:
 
 @pytest.mark.parametrize(
     ("layers", "windows", "stacked", "last"), [(1, (0,), 1, 0), (5, (0, 8), 2, 1), (2, (0, 8, 8), 0, 2)]
-)  # fmt: skip
+)
 def test_layers_are_stacked(layers: int, windows: tuple[int, ...], stacked: int, last: int) -> None:
     config = dataclasses.replace(MODERNBERT, num_layers=layers, windows=windows)
     params = random_params(config)
@@ -225,15 +223,12 @@ def test_layers_are_stacked(layers: int, windows: tuple[int, ...], stacked: int,
     # The scan runs the layers in the order 0, 1, 2 ...: equal to a pattern written out in full, which is no scan.
     batch = rows([[T]], T)
     order = [(r, i) for r in range(stacked) for i in range(len(windows))]
-    flat = {}
-    for n, (r, i) in enumerate(order):
-        flat[f"block_{n}"] = jax.tree.map(operator.itemgetter(r), params["layers"][f"block_{i}"])
-    flat |= {f"block_{len(order) + i}": params["last"][f"block_{i}"] for i in range(last)}
-    unrolled = {k: v for k, v in params.items() if k not in ("layers", "last")} | {"last": flat}
-    long = (*(windows * layers)[:layers], 0)  # one window more than layers: nothing repeats
-    np.testing.assert_allclose(
-        encode(config, params, batch), encode(dataclasses.replace(config, windows=long), unrolled, batch), atol=1e-5
-    )
+    blocks = [jax.tree.map(operator.itemgetter(r), params["layers"][f"block_{i}"]) for r, i in order]
+    blocks += [params["last"][f"block_{i}"] for i in range(last)]
+    flat = {"last": {f"block_{n}": block for n, block in enumerate(blocks)}}
+    unrolled = {k: v for k, v in params.items() if k not in ("layers", "last")} | flat
+    long = dataclasses.replace(config, windows=(*(windows * layers)[:layers], 0))  # one window more: nothing repeats
+    np.testing.assert_allclose(encode(config, params, batch), encode(long, unrolled, batch), atol=1e-5)
 
 
 def test_layers_start_differently() -> None:
@@ -264,9 +259,8 @@ def test_dropout_follows_the_key(share: str) -> None:
 def test_dropout_differs_by_layer() -> None:
     # Only the MLPs' last biases are not 0, so x is the sum of five layers' dropout of ones, each 0 or 2: a variance of
     # 5 if the masks are independent, 7 or more if two layers share one. The huge epsilon makes the last norm x - mean.
-    config = dataclasses.replace(
-        BERT, num_layers=5, windows=(0, 8), norm_placement="pre", norm_epsilon=1e8, dropout=0.5
-    )
+    settings = {"num_layers": 5, "windows": (0, 8), "norm_placement": "pre", "norm_epsilon": 1e8, "dropout": 0.5}
+    config = dataclasses.replace(BERT, **settings)
 
     def fill(path: tuple, x: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(path, simple=True, separator="/")

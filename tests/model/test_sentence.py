@@ -11,13 +11,8 @@ HIDDEN = np.random.default_rng(0).standard_normal((2, 7, 6)).astype(np.float32)
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 3, 0], [1, 1, 1, 1, 1, 1, 1]])
 MODULES = (Dense(12, 6, residual=True), Normalize(), LayerNorm(6), Dense(6, 5, bias=False, activation="gelu"))
 SETTINGS = SentenceConfig(("weightedmean", "lasttoken"), modules=MODULES, dimensions=4, normalize=True)
-PARAMS = {
-    str(i): {
-        name: np.random.default_rng(i).standard_normal(shape).astype(np.float32)
-        for name, shape in module.shapes().items()
-    }
-    for i, module in enumerate(MODULES)
-}
+DRAW = lambda i, shape: np.random.default_rng(i).standard_normal(shape).astype(np.float32)  # noqa: E731
+PARAMS = {str(i): {name: DRAW(i, shape) for name, shape in m.shapes().items()} for i, m in enumerate(MODULES)}
 
 
 @pytest.mark.parametrize("skip", [None, 1])
@@ -43,15 +38,8 @@ def test_shapes_and_sizes() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "text"),
-    [
-        (None, "query: "),
-        ("", ""),
-        ("passage", "passage: "),
-        ("query: ", "query: "),
-        ("Find it:", "Find it:"),
-        ("为这个句子：", "为这个句子："),
-        ("a name", "with a space"),
-    ],
+    [(None, "query: "), ("passage", "passage: "), ("a name", "with a space")]
+    + [(text, text) for text in ("", "query: ", "Find it:", "为这个句子：")],
 )
 def test_prompt(asked: str | None, text: str) -> None:
     prompts = (("query", "query: "), ("passage", "passage: "), ("a name", "with a space"))

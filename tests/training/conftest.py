@@ -45,25 +45,14 @@ def config(home: Path) -> RunConfig:
         compute=ComputeConfig(dtype="float32"),
         tokenizer=TokenizerConfig(vocab_size=64),
         data=DataConfig(
-            train=(str(home / "text.jsonl"),),
-            validation_fraction=0.1,
-            row_length=16,
-            cache=str(home / "cache"),
-            workers=1,
+            (str(home / "text.jsonl"),), validation_fraction=0.1, row_length=16, cache=str(home / "cache"), workers=1
         ),
         optimizer=OptimizerConfig(learning_rate=1e-2),
         training=TrainingConfig(
-            steps=12,
-            batch_size=8,
-            accumulation=2,
-            ema_decay=0.9,
-            log_every=1,
-            eval_every=4,
-            eval_batches=2,
-            checkpoint_every=3,
-            tensorboard=False,
+            steps=12, batch_size=8, accumulation=2, ema_decay=0.9,
+            log_every=1, eval_every=4, eval_batches=2, checkpoint_every=3, tensorboard=False,
         ),
-    )
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -22,11 +22,10 @@ from jaxencoder.training.config import TrainingConfig
     ],
 )
 def test_counted(settings: dict, shares: int, counted: tuple[int, int, int]) -> None:
-    given = TrainingConfig(**settings)
-    steps, size, every = counted
-    found = given.resolve(100, 700, shares)
-    assert found == replace(given, steps=steps, batch_size=size, eval_every=every, epochs=0.0, num_evaluations=0)
-    assert found.resolve(100, 700, shares) == found
+    given, (steps, size, every) = TrainingConfig(**settings), counted
+    resolved = given.resolve(100, 700, shares)
+    assert resolved == replace(given, steps=steps, batch_size=size, eval_every=every, epochs=0.0, num_evaluations=0)
+    assert resolved.resolve(100, 700, shares) == resolved
 
 
 def test_examples_need_labels() -> None:

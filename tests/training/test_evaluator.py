@@ -76,14 +76,9 @@ def test_processes_of_which_one_has_the_file(tmp_path: Path) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    own = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", textwrap.dedent(TWO), str(tmp_path), str(port), index],
-            env=os.environ | own,
-        )
-        for index in "01"
-    ]
+    flags = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(TWO), str(tmp_path), str(port)]
+    both = [subprocess.Popen([*command, index], env=os.environ | flags) for index in "01"]
     try:
         assert [process.wait(120) for process in both] == [0, 0]
     finally:
@@ -118,8 +113,7 @@ def test_a_run_that_gains_no_more(config: RunConfig, tmp_path: Path, sigterm, mo
 
 
 def test_nothing_to_gain_by(config: RunConfig, tmp_path: Path) -> None:
-    config = replace(
-        config, data=replace(config.data, validation_fraction=0.0), training=replace(config.training, patience=1)
-    )
+    data = replace(config.data, validation_fraction=0.0)
+    config = replace(config, data=data, training=replace(config.training, patience=1))
     with pytest.raises(ValueError, match="patience is 1, but no data is held out; set it to 0"):
         train(config, tmp_path / "run")

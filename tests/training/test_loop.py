@@ -150,11 +150,8 @@ CHILD = """
 
 
 def start(target: Path, folder: Path, moment: str, number: int, *words: str, devices: int = 1, **environment: str):
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        **environment,
-    }
+    flags = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = os.environ | flags | environment
     command = [sys.executable, "-c", textwrap.dedent(CHILD), str(target), str(folder), moment, str(number), *words]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -206,12 +203,8 @@ def pair(target: Path, folder: Path, moment: str, number: int, *words: tuple[str
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
     several = {"JAXENCODER_DISTRIBUTED": "1", "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    return end(
-        *(
-            start(target, folder, moment, number, *words[i], JAX_PROCESS_ID=str(i), **several, **environment)
-            for i in range(2)
-        )
-    )
+    run = partial(start, target, folder, moment, number, **several, **environment)
+    return end(*(run(*words[i], JAX_PROCESS_ID=str(i)) for i in range(2)))
 
 
 def test_two_processes(reference: Path, config: RunConfig, tmp_path: Path) -> None:
@@ -240,9 +233,8 @@ def test_finished(reference: Path, config: RunConfig, capsys) -> None:
     before = files()
     last = losses(reference)[-1]
     capsys.readouterr()
-    assert train(config, reference) == {
-        name.removeprefix("validation_"): value for name, value in last.items() if name != "step"
-    }
+    result = {name.removeprefix("validation_"): value for name, value in last.items() if name != "step"}
+    assert train(config, reference) == result
     said = capsys.readouterr().out.splitlines()
     assert f"{reference} is finished: 12 of 12 steps" in said[-1] and "loss" in said[-1]
     assert files() == before
@@ -367,8 +359,8 @@ def test_fine_tuning_from_random_weights_says_so(config: RunConfig, tmp_path: Pa
             capsys.readouterr()
             with contextlib.closing(CheckpointManager(tmp_path / name / "checkpoints")) as checkpoints:
                 phases.compile_updates(setup, mesh, checkpoints)
-            said = "Starting from random weights: no --init-from\n"
-            assert capsys.readouterr().out == (said if run is labeled else "")
+            note = "Starting from random weights: no --init-from\n"
+            assert capsys.readouterr().out == (note if run is labeled else "")
 
 
 def test_rows_that_the_devices_do_not_share(config: RunConfig) -> None:

@@ -1,14 +1,12 @@
 """Optimizers against references: torch, the papers in numpy, and the same optimizer on unstacked layers."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxencoder.parameters import path_of
+from jaxencoder.parameters import flatten, map_with_paths
 from jaxencoder.training.config import OptimizerConfig
 from jaxencoder.training.optimizers import decay_mask, learning_rate_schedule, make_optimizer
 
@@ -19,7 +17,7 @@ STEPS = 20
 def tree(seed: int, scale: float = 1.0) -> dict:
     """Parameters (or gradients) of a small encoder; the scale of layers differs a hundredfold, to detect mixing."""
     rng = np.random.default_rng(seed)
-    sizes = np.array([0.01, 1.0, 1.0], np.float32) if LAYERS == 3 else None
+    sizes = np.array([0.01, 1.0, 1.0], np.float32)
 
     def draw(*shape: int) -> jnp.ndarray:
         x = scale * rng.standard_normal(shape).astype(np.float32)
@@ -40,15 +38,8 @@ def tree(seed: int, scale: float = 1.0) -> dict:
 
 
 def config(**changes: object) -> OptimizerConfig:
-    plain = OptimizerConfig(
-        learning_rate=0.05,
-        schedule="constant",
-        warmup_ratio=0.0,
-        clip_norm=0.0,
-        weight_decay=0.1,
-        min_dim_size_to_factor=8,
-    )
-    return dataclasses.replace(plain, **changes)
+    plain = {"learning_rate": 0.05, "schedule": "constant", "warmup_ratio": 0.0, "clip_norm": 0.0, "weight_decay": 0.1}
+    return OptimizerConfig(**plain | {"min_dim_size_to_factor": 8} | changes)
 
 
 def gradients(step: int) -> dict:
@@ -68,8 +59,7 @@ def run(optimizer: optax.GradientTransformation, params: dict, grads, steps: int
 def unstack(tree: dict, matrices: bool) -> dict:
     """Each layer under its own name without a layer axis; kernels optionally as matrices."""
     out = {}
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        name = path_of(path)
+    for name, leaf in flatten(tree).items():
         layers = dict(enumerate(leaf)) if "/layers/" in name else {"last": leaf}
         for layer, x in layers.items():
             if matrices and name.endswith("kernel"):
@@ -92,12 +82,11 @@ def unstacked_reference(cfg: OptimizerConfig) -> optax.GradientTransformation:
     if cfg.name == "adafactor":
         plain = optax.adafactor(None, min_dim_size_to_factor=cfg.min_dim_size_to_factor)
         return optax.chain(plain, optax.scale(-1), decay, rate)
-    if cfg.name == "muon":
-        labels = lambda p: {n: "muon" if "/layer_" in n and n.endswith("kernel") else "adam" for n in p}  # noqa: E731
-        muon = optax.contrib.muon(1.0, beta=cfg.muon_momentum, consistent_rms=0.2, muon_weight_dimension_numbers=None)
-        both = optax.partition({"muon": muon, "adam": optax.chain(adam, optax.scale(-1))}, labels)
-        return optax.chain(both, optax.scale(-1), decay, rate)
-    raise AssertionError(cfg.name)
+    assert cfg.name == "muon"
+    labels = lambda p: {n: "muon" if "/layer_" in n and n.endswith("kernel") else "adam" for n in p}  # noqa: E731
+    muon = optax.contrib.muon(1.0, beta=cfg.muon_momentum, consistent_rms=0.2, muon_weight_dimension_numbers=None)
+    both = optax.partition({"muon": muon, "adam": optax.chain(adam, optax.scale(-1))}, labels)
+    return optax.chain(both, optax.scale(-1), decay, rate)
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor", "muon"])
@@ -106,19 +95,16 @@ def test_stack_equals_layers_apart(name: str) -> None:
     stacked = run(make_optimizer(cfg, STEPS), tree(0), gradients)
     apart = run(unstacked_reference(cfg), unstack(tree(0), True), lambda step: unstack(gradients(step), True))
     moved = unstack(stacked, True)
+    # Newton-Schulz on another shape adds up in another order; its steep polynomial widens the difference.
+    tolerance = 2e-3 if name == "muon" else 2e-6
     for path, expected in apart.items():
-        # Newton-Schulz on another shape adds up in another order; its steep polynomial widens the difference.
-        np.testing.assert_allclose(
-            moved[path], expected, rtol=2e-4, atol=2e-3 if name == "muon" else 2e-6, err_msg=path
-        )
+        np.testing.assert_allclose(moved[path], expected, rtol=2e-4, atol=tolerance, err_msg=path)
 
 
 @pytest.mark.parametrize("name", ["lamb", "adafactor", "muon", "stable_adamw"])
 def test_a_layer_does_not_depend_on_its_neighbors(name: str) -> None:
     def louder(tree: dict) -> dict:
-        return jax.tree.map_with_path(
-            lambda path, x: x.at[1:].multiply(30.0) if "/layers/" in path_of(path) else x, tree
-        )
+        return map_with_paths(lambda path, x: x.at[1:].multiply(30.0) if "/layers/" in path else x, tree)
 
     optimizer = make_optimizer(config(name=name), STEPS)
     quiet = run(optimizer, tree(0), gradients, 5)
@@ -130,12 +116,10 @@ def test_a_layer_does_not_depend_on_its_neighbors(name: str) -> None:
 def numpy_reference(cfg: OptimizerConfig, params: dict, grads, steps: int) -> dict:
     """LAMB (arXiv:1904.00962, algorithm 2) and StableAdamW (arXiv:2304.13013, algorithm 2), in float64."""
     params = {name: np.asarray(x, np.float64) for name, x in params.items()}
-    first = {name: np.zeros_like(x) for name, x in params.items()}
-    second = {name: np.zeros_like(x) for name, x in params.items()}
+    first, second = ({name: np.zeros_like(x) for name, x in params.items()} for _ in range(2))
     for t in range(1, steps + 1):
         for name, x in params.items():
-            g = np.asarray(grads(t - 1)[name], np.float64)
-            decayed = not name.endswith(("bias", "scale"))
+            g, decayed = np.asarray(grads(t - 1)[name], np.float64), not name.endswith(("bias", "scale"))
             decay = cfg.weight_decay * decayed
             if cfg.name == "stable_adamw":
                 b1 = cfg.b1 * (1 - cfg.b1 ** (t - 1)) / (1 - cfg.b1**t)
@@ -233,14 +217,12 @@ def test_peaks_of_phases_scale_one_schedule() -> None:
             updates, state = optimizer.update(params, state, params)
         return np.asarray(updates["kernel"])
 
-    assert last(make_optimizer(cfg, 10, peaks)) == pytest.approx(
-        last(make_optimizer(cfg, 10)) * 2.0 / cfg.learning_rate
-    )
+    plain = last(make_optimizer(cfg, 10))
+    assert last(make_optimizer(cfg, 10, peaks)) == pytest.approx(plain * 2.0 / cfg.learning_rate)
 
 
 def test_decay_mask() -> None:
-    mask = decay_mask(OptimizerConfig())(tree(0))
-    flat = {path_of(path): value for path, value in jax.tree.leaves_with_path(mask)}
+    flat = flatten(decay_mask(OptimizerConfig())(tree(0)))
     assert {path.split("/")[-1] for path, decayed in flat.items() if decayed} == {"kernel", "token_embedding"}
     assert {path.split("/")[-1] for path, decayed in flat.items() if not decayed} == {"bias", "scale"}
     without = decay_mask(OptimizerConfig(no_decay=("embedding",)))(tree(0))
@@ -249,9 +231,8 @@ def test_decay_mask() -> None:
 
 def test_clip_norm_bounds_the_gradient() -> None:
     cfg = config(name="adamw", clip_norm=1.0, eps=10.0, learning_rate=1.0, weight_decay=0.0, b1=0.0, b2=0.0)
-    params, grads = tree(0), tree(1, 1e3)
-    state = make_optimizer(cfg, 1).init(params)
-    updates, _ = make_optimizer(cfg, 1).update(grads, state, params)
+    params, optimizer = tree(0), make_optimizer(cfg, 1)
+    updates, _ = optimizer.update(tree(1, 1e3), optimizer.init(params), params)
     # With eps far above the clipped gradient the update is gradient / eps, so its norm tells the gradient's.
     assert float(optax.tree.norm(updates)) == pytest.approx(0.1, rel=0.05)
 
@@ -259,14 +240,14 @@ def test_clip_norm_bounds_the_gradient() -> None:
 @pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor", "muon", "stable_adamw"])
 def test_state_keeps_the_paths_of_parameters(name: str) -> None:
     params = jax.eval_shape(lambda: tree(0))
-    shapes = {path_of(path): x.shape for path, x in jax.tree.leaves_with_path(params)}
+    shapes = {path: x.shape for path, x in flatten(params).items()}
     state = jax.eval_shape(make_optimizer(config(name=name), STEPS).init, params)
     seen = set()
-    for path, leaf in jax.tree.leaves_with_path(state):
-        owners = [name for name in shapes if path_of(path).endswith("/" + name)]
-        if leaf.ndim == 0 or path_of(path).endswith("ns_coeffs"):
+    for path, leaf in flatten(state).items():
+        owners = [name for name in shapes if path.endswith("/" + name)]
+        if leaf.ndim == 0 or path.endswith("ns_coeffs"):
             continue
-        assert len(owners) == 1, path_of(path)
+        assert len(owners) == 1, path
         seen.add(owners[0])
         if name != "adafactor":
             assert leaf.shape == shapes[owners[0]]
@@ -276,8 +257,7 @@ def test_state_keeps_the_paths_of_parameters(name: str) -> None:
 def test_adafactor_factors_attention_kernels() -> None:
     params = jax.eval_shape(lambda: tree(0))
     state = jax.eval_shape(make_optimizer(config(name="adafactor"), STEPS).init, params)
-    sizes = {path_of(path): leaf.size for path, leaf in jax.tree.leaves_with_path(state)}
-    moments = [size for path, size in sizes.items() if path.endswith("query/kernel")]
+    moments = [leaf.size for path, leaf in flatten(state).items() if path.endswith("query/kernel")]
     assert sum(moments) == LAYERS * (D + N * H + 1)
 
 

@@ -33,25 +33,17 @@ def phased(home: Path, config: RunConfig) -> RunConfig:
         config,
         # Few parts, to compile quickly; large weights, because small ones attend to all tokens alike.
         model=EncoderConfig(
-            **{"num_layers": 1, "hidden_size": 16, "mlp_size": 16, "num_heads": 2, "max_length": 16, "token_types": 0},
-            **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "head_transform", "output_bias"), False),
-            **{
-                "dropout": 0.0,
-                "attention_dropout": 0.0,
-                "initializer_std": 0.5,
-                "positions": "rotary",
-                "rope_theta": 1e5,
-            },
+            num_layers=1, hidden_size=16, mlp_size=16, num_heads=2, max_length=16, token_types=0,
+            attention_bias=False, mlp_bias=False, norm_bias=False, head_transform=False, output_bias=False,
+            dropout=0.0, attention_dropout=0.0, initializer_std=0.5, positions="rotary", rope_theta=1e5,
         ),
-        training=replace(
-            config.training, steps=0, accumulation=1, ema_decay=0.0, eval_batches=0, keep_checkpoints=9, log_every=1
-        ),
+        training=replace(config.training, steps=0, accumulation=1, ema_decay=0.0, eval_batches=0, keep_checkpoints=9),
         phases=(
             Phase(steps=3, row_length=8, batch_size=4, rope_theta=2.0),
             Phase(steps=3, batch_size=4, rope_theta=2.0),
             Phase(steps=2, train=(str(home / "other.jsonl"),), rate=0.4, learning_rate=1e-3),
         ),
-    )
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -208,12 +200,10 @@ def test_one_more_phase(reference: Path, phased: RunConfig, tmp_path: Path) -> N
     set_up(config, run)
     digests = json.loads((run / "data.json").read_text())
     assert digests.items() > json.loads((reference / "data.json").read_text()).items() and len(digests) == 5
-    (run / "data.json").write_text(json.dumps({"training rows of phase 3": "not begun", "held-out rows": "other"}))
-    with pytest.raises(ValueError, match="the held-out rows are not those"):
-        set_up(config, run)
-    (run / "data.json").write_text(json.dumps({"training rows of phase 2": "other"}))
-    with pytest.raises(ValueError, match="the training rows of phase 2 are not those"):
-        set_up(config, run)
+    for name in ("held-out rows", "training rows of phase 2"):
+        (run / "data.json").write_text(json.dumps({"training rows of phase 3": "not begun", name: "other"}))
+        with pytest.raises(ValueError, match=f"the {name} are not those"):
+            set_up(config, run)
 
 
 # The commands
@@ -224,9 +214,8 @@ def test_prepare(phased: RunConfig, tmp_path: Path, capsys) -> None:
     capsys.readouterr()
     assert main(["prepare", str(tmp_path)]) == 0
     made = [line.split(",")[0] for line in capsys.readouterr().out.splitlines() if line.endswith("padding")]
-    assert [line.split()[0] + line.rpartition(" of ")[2] for line in made] == [
-        *("train:8 tokens", "train:16 tokens", "train:16 tokens", "validation:16 tokens")
-    ]
+    sizes = ["train:8 tokens", "train:16 tokens", "train:16 tokens", "validation:16 tokens"]
+    assert [line.split()[0] + line.rpartition(" of ")[2] for line in made] == sizes
 
 
 def test_classes_of_all_phases(config: RunConfig, home: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -52,11 +53,7 @@ def config(home: Path) -> RunConfig:
         compute=ComputeConfig(dtype="float32"),
         tokenizer=TokenizerConfig(vocab_size=60),
         data=DataConfig(
-            train=(write(home / "text.jsonl"),),
-            validation_fraction=0.2,
-            row_length=16,
-            cache=str(home / "cache"),
-            workers=1,
+            (write(home / "text.jsonl"),), validation_fraction=0.2, row_length=16, cache=str(home / "cache"), workers=1
         ),
         training=TrainingConfig(steps=2, batch_size=4, eval_batches=1, log_every=1, tensorboard=False),
     )
@@ -98,12 +95,8 @@ def test_what_is_prepared_is_what_training_takes(config: RunConfig, pretrained: 
 
 
 def test_settings_that_may_change_exist(config: RunConfig) -> None:
-    names = {f.name for f in dataclasses.fields(config)} | {
-        f"{part.name}.{f.name}"
-        for part in dataclasses.fields(config)
-        if dataclasses.is_dataclass(value := getattr(config, part.name))
-        for f in dataclasses.fields(value)
-    }
+    sections = {name: value for name, value in vars(config).items() if dataclasses.is_dataclass(value)}
+    names = {*vars(config), *(f"{name}.{field}" for name, section in sections.items() for field in vars(section))}
     assert names >= agreement._MAY_CHANGE and "model.vocab_size" in names
 
 
@@ -129,16 +122,10 @@ def test_changed_settings_are_refused(name, value, shown, config: RunConfig, pre
     assert shown.replace("0.0001", repr(default)) in str(error.value) and "--run-dir" in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("training.steps", 9),
-        ("training.log_every", 5),
-        ("data.workers", 2),
-        ("name", "x"),
-        ("training.keep_best", False),
-    ],
-)
+OTHER = {"training.steps": 9, "training.log_every": 5, "data.workers": 2, "name": "x", "training.keep_best": False}
+
+
+@pytest.mark.parametrize(("name", "value"), OTHER.items())
 def test_other_settings_may_change(name, value, config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
     before = (pretrained / "config.json").read_bytes()
     try:
@@ -255,10 +242,9 @@ def test_epochs_and_examples(config: RunConfig, pretrained: Path, tmp_path: Path
 
 
 def test_one_class_is_none(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'same' of the training data holds no class but 'one'"):
-        set_up(fine_tuning(config, pretrained, "same"), tmp_path)
-    with pytest.raises(ValueError, match="'only' of the training data holds no class but 'one'"):
-        set_up(fine_tuning(config, pretrained, "only"), tmp_path)
+    for field in ("same", "only"):
+        with pytest.raises(ValueError, match=f"'{field}' of the training data holds no class but 'one'"):
+            set_up(fine_tuning(config, pretrained, field), tmp_path)
 
 
 def test_several_classes(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
@@ -301,11 +287,9 @@ def test_init_from(config: RunConfig, pretrained: Path, capsys) -> None:
 def test_fine_tuning_takes_rows_that_the_model_reads(
     config: RunConfig, pretrained: Path, tmp_path: Path, capsys
 ) -> None:
-    config = fine_tuning(config, pretrained)
-    phases = (Phase(steps=1, row_length=8), Phase(steps=1))
-    training = replace(config.training, steps=0)
+    config, run = fine_tuning(config, pretrained), tmp_path / "run"
+    phases, training = (Phase(steps=1, row_length=8), Phase(steps=1)), replace(config.training, steps=0)
     config = replace(config, data=replace(config.data, row_length=40), phases=phases, training=training)
-    run = tmp_path / "run"
     found = set_up(config, run)
     said = f"Rows of at most 16 tokens, not 40: {pretrained} has no more positions\n"
     assert said in capsys.readouterr().out
@@ -321,12 +305,11 @@ def test_fine_tuning_takes_rows_that_the_model_reads(
 
 
 def test_pretraining_takes_no_shorter_rows(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
-    data = replace(config.data, row_length=40)
+    longer = replace(config, init_from=str(pretrained), data=replace(config.data, row_length=40))
     advice = "only 16 positions; shorten --data.row-length to 16, or make the model longer with jaxencoder extend"
-    with pytest.raises(ValueError, match=advice):
-        set_up(replace(config, init_from=str(pretrained), data=data), tmp_path / "run")
-    with pytest.raises(ValueError, match=advice):
-        set_up(load("extend_length", ["--init-from", str(pretrained)]), tmp_path / "run")
+    for refused in (longer, load("extend_length", ["--init-from", str(pretrained)])):
+        with pytest.raises(ValueError, match=advice):
+            set_up(refused, tmp_path / "run")
 
 
 @pytest.mark.parametrize("field", ["label", "value"])
@@ -336,8 +319,8 @@ def test_fine_tuning(field: str, config: RunConfig, pretrained: Path, tmp_path: 
     assert set(first) == ({"loss", "accuracy"} if field == "label" else {"loss"})
     assert "new: classifier" in capsys.readouterr().out
     if field == "label":
-        pretrained_away = replace(config, training=replace(config.training, steps=3))
-        train(pretrained_away, tmp_path / "run")  # the saved settings say where the tokenizer was
+        longer = replace(config, training=replace(config.training, steps=3))
+        train(longer, tmp_path / "run")  # the saved settings say where the tokenizer was
         assert "Starting from" not in capsys.readouterr().out
         # A classifier of two classes is no start for one of three; its encoder is.
         three = fine_tuning(config, tmp_path / "run", "level")
@@ -399,10 +382,8 @@ def _twice(mine, other):
 
 
 def test_unigram_loss() -> None:
-    class Counted:
-        def __init__(self, *counts: int):
-            self.meta = {"token_counts": np.array(counts)}
-
-    # Training counts plus one: 4, 2 and 2 of 8.
-    loss = unigram_loss((Counted(1, 1, 0), Counted(2, 0, 1)), (Counted(3, 0, 1),))
+    one, two, held_out = (
+        SimpleNamespace(meta={"token_counts": np.array(counts)}) for counts in ([1, 1, 0], [2, 0, 1], [3, 0, 1])
+    )
+    loss = unigram_loss((one, two), (held_out,))  # training counts plus one: 4, 2 and 2 of 8
     assert loss == pytest.approx(-(3 * np.log(4 / 8) + np.log(2 / 8)) / 4)

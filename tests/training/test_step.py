@@ -1,12 +1,7 @@
 """The train step: accumulation, moving average and flags against plain optax, and any mesh against one device."""
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +11,7 @@ import pytest
 
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, mean
 from jaxencoder.training.step import TrainState, eval_step, init_state, train_step
+from tests.devices import results_on_eight
 from tests.model.examples import LONGFORMER, mlm, rows
 
 B, D = 8, 5
@@ -43,8 +39,8 @@ OBJECTIVE = Objective(init, loss)
 def batch(seed: int = 0, **more) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     data = {"x": rng.standard_normal((B, D)), "y": rng.standard_normal(B), "weight": np.array([3, 0, 1, 7, 2, 0, 5, 0])}
-    segments = {"segment_ids": np.repeat([[1, 1, 2, 0]], B, 0)}
-    return {k: np.asarray(v, np.float32) for k, v in (data | more).items()} | segments
+    data = {name: np.asarray(x, np.float32) for name, x in (data | more).items()}
+    return data | {"segment_ids": np.repeat([[1, 1, 2, 0]], B, 0)}
 
 
 def stepper(optimizer: optax.GradientTransformation, **options):
@@ -151,13 +147,7 @@ def test_evaluation_does_not_train() -> None:
 
 def test_any_mesh_trains_like_one_device() -> None:
     """Masks, losses of several steps with dropout, and parameters, in float32: see tests/training/eight_devices.py."""
-    root = Path(__file__).parents[2]
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
-    flags |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # warns of what another process has not written to its end
-    command = [sys.executable, "-W", "error", str(root / "tests/training/eight_devices.py")]
-    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for case, results in json.loads(done.stdout.splitlines()[-1]).items():
+    for case, results in results_on_eight("tests/training/eight_devices.py").items():
         one, eight = results["one"], results["eight"]
         assert one["losses"][-1] != one["losses"][0]
         np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-5, err_msg=case)
