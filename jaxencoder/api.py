@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -230,5 +230,6 @@ def load(
 
 def _as_model(opened: OpenedModel) -> Model:
     """The same model, its generator and its base as `Model`."""
-    values = {part.name: getattr(opened, part.name) for part in dataclasses.fields(opened)}
-    return Model(**{name: _as_model(x) if isinstance(x, OpenedModel) else x for name, x in values.items()})
+    values: dict[str, Any] = {part.name: getattr(opened, part.name) for part in dataclasses.fields(opened)}
+    values |= {name: _as_model(value) for name, value in values.items() if isinstance(value, OpenedModel)}
+    return Model(**values)

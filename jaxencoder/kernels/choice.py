@@ -64,7 +64,7 @@ def choose_backend(
         return backend
     if (band_size(window) if window else _SHORT_RELATIVE if relative else _SHORT) >= T:
         return "dense"
-    kernels = [name for name, kind in KERNELS.items() if kind == platform() and name in supporting]
+    kernels: list[Name] = [name for name, kind in KERNELS.items() if kind == platform() and name in supporting]
     for name in kernels:
         if not unsupported(name):
             return name

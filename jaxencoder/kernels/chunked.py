@@ -153,6 +153,6 @@ def _mask(inputs: AttentionInputs, i: jax.Array, block: int, window: int) -> jax
 def _dropout_factors(shape: tuple[int, ...], inputs: AttentionInputs, i: jax.Array, dropout: float) -> jax.Array:
     """Factors of the weights [N, B, block, S]: 0, or 1 / (1 - dropout)."""
     N, B, block, S = shape
-    word, batch, head, *rest = weight_indices(inputs.seed, (B, N, block, S), inputs.offset, i * block)
-    kept = hashed_keep(word, batch[:, 0], head[:, None], *rest, dropout)  # heads first
+    word, batch, head, query, key = weight_indices(inputs.seed, (B, N, block, S), inputs.offset, i * block)
+    kept = hashed_keep(word, batch[:, 0], head[:, None], query, key, dropout)  # heads first
     return jnp.where(kept, 1 / (1 - dropout), 0)

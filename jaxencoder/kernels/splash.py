@@ -40,11 +40,11 @@ def splash(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interp
     backward: dict[str, Any] = {"block_q_dkv": tiles[0], "block_kv_dkv": tiles[1], "use_fused_bwd_kernel": fused}
     if not fused:
         backward |= {"block_q_dq": tiles[0], "block_kv_dq": tiles[1]}
-    kernel = splash_attention.make_splash_mha_single_device(  # jax caches what it derives from equal masks
+    kernel: Any = splash_attention.make_splash_mha_single_device(  # jax caches what it derives from equal masks
         splash_attention.MultiHeadMask([mask] * N),
-        block_sizes=splash_attention.BlockSizes(*tiles, **backward),
+        block_sizes=splash_attention.BlockSizes(tiles[0], tiles[1], **backward),
         residual_checkpoint_name=ATTENDED,
         interpret=interpret,
     )
-    out = jax.vmap(kernel)(heads_first(q, T_pad), heads_first(k, S_pad), heads_first(v, S_pad), segments)
+    out: jax.Array = jax.vmap(kernel)(heads_first(q, T_pad), heads_first(k, S_pad), heads_first(v, S_pad), segments)
     return jnp.swapaxes(out, 1, 2)[:, :T]  # [B, N, T', H] -> [B, T, N, H]

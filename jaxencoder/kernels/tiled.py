@@ -287,7 +287,7 @@ class _Grid:
 
         X, Y = self.blocks
         queries, bias = (halves(table, lambda i, j: Y - 1 + i - j) for table in (tables.queries, tables.bias))
-        parts = RelativeTerms(halves(tables.keys, lambda i, j: X - 1 + j - i), queries, bias)
+        parts = RelativeTerms._make((halves(tables.keys, lambda i, j: X - 1 + j - i), queries, bias))
         q_segments = self._spec((None, 1, self.block), lambda h, b, i, j: (b, 0, i))
         k_segments = self._spec((None, self.block, 1), lambda h, b, i, j: (b, j, 0))
         return AttentionInputs._make((self.queries, self.keys, self.keys, parts, q_segments, k_segments, None, None))

@@ -96,7 +96,7 @@ def layer_heights(params: Params) -> tuple[Callable[[tuple[Any, ...], jax.Array]
         encoder = _encoder_name(match)
         if "group" not in match.groupdict():
             depth = np.zeros(())
-        elif match["group"] == "layers":
+        elif match["group"] == "layers":  # block b of repetition r is layer r * width + b
             depth = 1.0 + int(match["number"]) + widths[encoder] * np.arange(x.shape[0])
             depth = depth.reshape(-1, *[1] * (x.ndim - 1))
         else:
@@ -113,16 +113,10 @@ def _encoder_name(match: re.Match[str]) -> str:
 def scale_by_layer(decay: float, frozen: int) -> optax.GradientTransformation:
     """Multiply updates by `layer_scales`."""
 
-    return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, layer_scales(updates, decay, frozen)))
+    def scale(updates: Any, _: Any) -> Any:
+        return jax.tree.map(jnp.multiply, updates, layer_scales(updates, decay, frozen))
 
-
-def optimize_trainable(
-    mask: Callable[[Params], Params], optimizer: optax.GradientTransformation
-) -> optax.GradientTransformation:
-    """An optimizer for the trainable parameters; the others have no state and stay unchanged."""
-
-    labels = lambda params: jax.tree.map(lambda trains: "trainable" if trains else "frozen", mask(params))  # noqa: E731
-    return optax.partition({"trainable": optimizer, "frozen": optax.set_to_zero()}, labels)
+    return optax.stateless(scale)
 
 
 def stop_frozen_gradients(objective: Objective, mask: Callable[[Params], Params]) -> Objective:

@@ -19,7 +19,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from jaxencoder.parameters import is_stacked, map_with_paths, matrix_axes
 from jaxencoder.training.config import OptimizerConfig
-from jaxencoder.training.layerwise import optimize_trainable, scale_by_layer, trainable_mask
+from jaxencoder.training.layerwise import scale_by_layer, trainable_mask
 
 Params = Any
 
@@ -52,8 +52,8 @@ def make_optimizer(
         "lamb": lambda: [adam, decay, optax.masked(per_layer(optax.scale_by_trust_ratio()), mask)],
         "adafactor": lambda: [
             _scale_by_factored_rms(config.min_dim_size_to_factor),
-            per_layer(optax.clip_by_block_rms(1.0)),
-            per_layer(optax.scale_by_param_block_rms()),
+            per_layer(optax.clip_by_block_rms(1.0)),  # update clipping, the paper's section 6
+            per_layer(optax.scale_by_param_block_rms()),  # relative step size, section 8
             decay,
         ],
         "muon": lambda: [_muon(config), decay],
@@ -62,7 +62,10 @@ def make_optimizer(
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     inner = [*clip, *precondition]
     if trainable := (*trainable,) or config.trainable:
-        inner = [optimize_trainable(trainable_mask(trainable), optax.chain(*inner))]
+        # Frozen parameters have no state and stay unchanged.
+        is_trainable = trainable_mask(trainable)
+        labels = lambda params: jax.tree.map(lambda x: "trainable" if x else "frozen", is_trainable(params))  # noqa: E731
+        inner = [optax.partition({"trainable": optax.chain(*inner), "frozen": optax.set_to_zero()}, labels)]
     # Frozen layers are zeroed first, to leave the gradient's norm, and last, against weight decay.
     frozen = [scale_by_layer(1.0, config.frozen_layers)] if config.frozen_layers else []
     layers = [scale_by_layer(config.layer_decay, config.frozen_layers)] if config.layer_decay != 1 or frozen else []
@@ -80,7 +83,7 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
     """Apply a stateless transformation to each tensor alone, and to each layer of a stack alone."""
 
     def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
-        def update_leaf(path: str, update: jax.Array, param: jax.Array) -> jax.Array:
+        def update_leaf(path: str, update: jax.Array, param: jax.Array) -> Any:
             update_tensor = lambda update, param: transform.update(update, state, param)[0]  # noqa: E731
             return (jax.vmap(update_tensor) if is_stacked(path) else update_tensor)(update, param)
 
@@ -150,7 +153,7 @@ def scale_by_stable_adam(
             axes = tuple(range(int(is_stacked(path)), grad.ndim))  # all but the layers'
             squares = jnp.square(grad) / jnp.maximum(second / unbias, eps**2)
             rms = jnp.sqrt(jnp.mean(squares, axis=axes, keepdims=True))
-            return step / jnp.maximum(1.0, rms)
+            return step / jnp.maximum(1.0, rms)  # shrinks a step only where the second moment is out of date
 
         return map_with_paths(clip, steps, updates, state.nu), state
 
@@ -209,11 +212,11 @@ def learning_rate_schedule(
         decay = {
             "linear": 1.0 - progress,
             "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * progress)),
-            "wsd": 1.0 - jnp.sqrt(progress),
+            "wsd": 1.0 - jnp.sqrt(progress),  # constant until `start`, where progress is 0
             "constant": jnp.ones_like(progress),
         }[config.schedule]
         factor = config.final_lr_ratio + (1.0 - config.final_lr_ratio) * decay
-        peak = jnp.asarray(peaks, jnp.float32)[jnp.searchsorted(borders, count, side="right")]
+        peak = jnp.asarray(peaks, jnp.float32)[jnp.searchsorted(borders, count, side="right")]  # of the step's phase
         return peak * jnp.minimum(factor, (count + 1.0) / max(warmup, 1))
 
     return learning_rate

@@ -40,7 +40,7 @@ def phase_batches(setup: Setup) -> tuple[Batches, ...]:
     batches = []
     for phase, stores in zip(setup.config.phase_configs, setup.train, strict=True):
         data, size = phase.data, phase.training.batch_size
-        seed = phase.training.seed + STREAM * streams.setdefault(data, len(streams))
+        seed = phase.training.seed + STREAM * streams.setdefault(data, len(streams))  # 0, 1, ... for new data
         batches.append(Batches(stores, data, size, seed, skip=rows_used[data]))
         rows_used[data] += phase.training.steps * size
     return tuple(batches)

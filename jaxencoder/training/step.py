@@ -71,6 +71,7 @@ def train_step(
         "filled": (filled.sum().astype(jnp.float32), jnp.float32(filled.size)),
         "gradient_norm": (norm, one),
         **{f"gradient_norm_{name}": (optax.tree.norm(part), one) for name, part in _parts(gradients).items()},
+        # NaN and infinity survive addition: one number tells of all gradients and parameters.
         "finite": (jnp.isfinite(norm + size + metrics["loss"][0]).astype(jnp.float32), one),
     }
     return TrainState(state.step + 1, params, optimizer_state, ema), metrics
@@ -98,6 +99,7 @@ def _accumulate(
         return jax.tree.map(jnp.add, carry, (scaled, metrics)), None
 
     first = jax.tree.map(lambda x: x[0], split)
+    # The sums start with zeros in the shapes of one part's results.
     (_, metrics), gradients = jax.eval_shape(lambda p, b, k: differentiate(p, b, k, True), params, first, key)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (gradients, metrics))
     (total, metrics), _ = jax.lax.scan(body, zeros, (split, jnp.arange(parts)))
