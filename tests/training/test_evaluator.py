@@ -64,8 +64,8 @@ TWO = """
     from jaxencoder.training.evaluator import past_evaluations
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
-        found = [past_evaluations(folder / str(index), done) for done in (0, 3, 5)]
-    (folder / f"{index}.txt").write_text(str(found))
+        read = [past_evaluations(folder / str(index), done) for done in (0, 3, 5)]
+    (folder / f"{index}.txt").write_text(str(read))
 """
 
 
@@ -95,17 +95,17 @@ def test_a_run_that_gains_no_more(config: RunConfig, tmp_path: Path, sigterm, mo
     monkeypatch.setattr(loop, "evaluator", lambda *_: lambda state: {"loss": abs(int(state.step) - 2.0)})
     settings = replace(config.training, eval_every=1, checkpoint_every=5, patience=3)
     config = replace(config, training=settings)
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert train(config, whole) == {"loss": 3.0}
+    full, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train(config, full) == {"loss": 3.0}
     assert "Stopping early: 3 evaluations without a better loss" in capsys.readouterr().err
-    assert {path.name for path in (whole / "checkpoints").iterdir()} == {"2", "5"}
+    assert {path.name for path in (full / "checkpoints").iterdir()} == {"2", "5"}
     sigterm([1, 4])
     interrupted(config, cut)
     interrupted(config, cut)
     assert train(config, cut) == {"loss": 3.0}
-    assert losses(cut) == losses(whole) and losses(cut)[-1]["step"] == 5
+    assert losses(cut) == losses(full) and losses(cut)[-1]["step"] == 5
     capsys.readouterr()
-    for folder in (cut, whole):
+    for folder in (cut, full):
         assert train(config, folder) == {"loss": 3.0}
         assert f"{folder} is finished: 5 of 12 steps" in capsys.readouterr().out
     assert train(replace(config, training=replace(settings, patience=4)), cut) == {"loss": 4.0}

@@ -66,13 +66,13 @@ def test_losses_equal_torchs(config: RunConfig, kind: str, tmp_path) -> None:
         step = peer.make_update(peer.torch_model(setup, jax.device_get(state.params)), config.optimizer, STEPS)
         with contextlib.closing(batches_after(0, setup, mesh, lambda phase: None)) as feed:
             for _, batch in feed:
-                found = peer.unpack(jax.device_get(batch))
+                examples = peer.unpack(jax.device_get(batch))
                 state, metrics = update(state, batch)
                 ours.append(float(mean(metrics)))
-                theirs.append(step(peer.pad(found)).item())
-                shared.append(len(found) / len(batch["token_ids"]))
-                assert len(found) == metrics["loss"][1]
-                assert sum(len(example.token_ids) for example in found) == metrics["filled"][0]
+                theirs.append(step(peer.pad(examples)).item())
+                shared.append(len(examples) / len(batch["token_ids"]))
+                assert len(examples) == metrics["loss"][1]
+                assert sum(len(example.token_ids) for example in examples) == metrics["filled"][0]
     assert len(ours) == STEPS and np.ptp(ours) > 0.05
     assert min(shared) > 1.5  # examples a row: packed
     np.testing.assert_allclose(ours, theirs, rtol=2e-4)

@@ -78,8 +78,8 @@ def updates(loud: str = "^$", **settings) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def test_an_update_has_its_layers_rate() -> None:
-    found, scales = updates(layer_decay=0.5, frozen_layers=1)[0], by_path(layer_scales(shapes(), 0.5, 1))
-    for path, update in found.items():
+    result, scales = updates(layer_decay=0.5, frozen_layers=1)[0], by_path(layer_scales(shapes(), 0.5, 1))
+    for path, update in result.items():
         np.testing.assert_allclose(update, np.broadcast_to(-0.1 * scales[path], update.shape), rtol=1e-4, atol=1e-9)
 
 
@@ -93,9 +93,9 @@ def test_what_is_frozen_neither_clips_nor_decays() -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])
 def test_what_stays_costs_no_state(name: str) -> None:
-    found, state = updates(name=name, trainable=BITFIT, layer_decay=0.9)
-    assert 0 < sum(bool(x.any()) for x in found.values()) < len(found)
-    for path, update in found.items():
+    result, state = updates(name=name, trainable=BITFIT, layer_decay=0.9)
+    assert 0 < sum(bool(x.any()) for x in result.values()) < len(result)
+    for path, update in result.items():
         assert update.any() == (path.endswith("/bias") or path.startswith("mlm_head/")), path
         if name == "adamw":  # each at the depth that it has among all layers, not among those that learn
             scale = by_path(layer_scales(shapes(), 0.9, 0))[path]
@@ -133,5 +133,5 @@ def test_an_adapter_that_would_learn_nothing() -> None:
     tree = jax.eval_shape(with_lora(LoraConfig(rank=2), mlm(FIVE)).init, KEY)
     with pytest.raises(ValueError, match=r"trainable \['\^mlm_head/'\] excludes the adapter, .* add \"\^lora/\""):
         trainable_mask(("^mlm_head/",))(tree)
-    found = by_path(trainable_mask(("^mlm_head/", "/b$"))(tree))  # half of it is a choice
-    assert found["lora/encoder/layers/block_0/attention/query/kernel/b"]
+    result = by_path(trainable_mask(("^mlm_head/", "/b$"))(tree))  # half of it is a choice
+    assert result["lora/encoder/layers/block_0/attention/query/kernel/b"]

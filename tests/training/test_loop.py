@@ -41,9 +41,9 @@ EIGHT = MeshConfig(data=1, fsdp=2, tensor=2, context=2)
 
 
 def assert_close(folder: Path, reference: list[dict]) -> None:
-    found = losses(folder)
-    assert [sorted(line) for line in found] == [sorted(line) for line in reference]
-    for line, other in zip(found, reference, strict=True):
+    lines = losses(folder)
+    assert [sorted(line) for line in lines] == [sorted(line) for line in reference]
+    for line, other in zip(lines, reference, strict=True):
         for name in ("step", "loss", "accuracy", "validation_loss"):
             assert line.get(name, 0) == pytest.approx(other.get(name, 0), rel=1e-5), (name, line, other)
 

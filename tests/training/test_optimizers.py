@@ -207,8 +207,8 @@ def test_schedule_of_one_step_moves() -> None:
 def test_peaks_of_phases_scale_one_schedule() -> None:
     cfg = config(schedule="wsd", warmup_ratio=0.2, decay_ratio=0.4)
     peaks = ((3, 0.5), (3, 2.0), (4, 0.25))
-    found, plain = (np.array([learning_rate_schedule(cfg, 10, p)(step) for step in range(11)]) for p in (peaks, ()))
-    assert found == pytest.approx(plain / cfg.learning_rate * np.repeat([0.5, 2.0, 0.25], [3, 3, 5]), rel=1e-6)
+    scaled, plain = (np.array([learning_rate_schedule(cfg, 10, p)(step) for step in range(11)]) for p in (peaks, ()))
+    assert scaled == pytest.approx(plain / cfg.learning_rate * np.repeat([0.5, 2.0, 0.25], [3, 3, 5]), rel=1e-6)
     params = {"kernel": jnp.ones((2, 2))}
 
     def last(optimizer: optax.GradientTransformation) -> np.ndarray:

@@ -126,8 +126,8 @@ def test_the_third_phase_computes_with_its_own_settings(reference: Path, phased:
         objective = MaskedLM(Masking(rate=0.4)).build(model, phased.compute, setup.tokenizer)
         return float(jax.jit(objective.loss, static_argnums=3)(params, batch, key, True)[0])
 
-    (found,) = (line["loss"] for line in losses(reference) if line["step"] == 7 and "loss" in line)
-    assert loss(1e5) == pytest.approx(found, rel=1e-6) != pytest.approx(loss(2.0), rel=1e-4)
+    (logged,) = (line["loss"] for line in losses(reference) if line["step"] == 7 and "loss" in line)
+    assert loss(1e5) == pytest.approx(logged, rel=1e-6) != pytest.approx(loss(2.0), rel=1e-4)
 
 
 def test_rows_of_phases(reference: Path, phased: RunConfig, tmp_path: Path) -> None:
@@ -137,8 +137,8 @@ def test_rows_of_phases(reference: Path, phased: RunConfig, tmp_path: Path) -> N
     first, short, second, third = phase_batches(set_up(config, tmp_path / "run"))
     plain = phase_batches(set_up(replace(config, phases=()), tmp_path / "plain"))[0]
     cut = [first.batch(0), first.batch(1), first.batch(2), second.batch(0), second.batch(1), third.batch(0)]
-    whole = [plain.batch(step)["token_ids"] for step in range(3)]
-    assert np.array_equal(np.concatenate([batch["token_ids"] for batch in cut])[:22], np.concatenate(whole)[:22])
+    full = [plain.batch(step)["token_ids"] for step in range(3)]
+    assert np.array_equal(np.concatenate([batch["token_ids"] for batch in cut])[:22], np.concatenate(full)[:22])
     short_rows, rows = short.batch(0)["row_ids"], plain.batch(0)["row_ids"]
     assert not np.array_equal(short_rows, rows) and short.batch(0)["token_ids"].shape == (8, 8)
 
@@ -146,8 +146,8 @@ def test_rows_of_phases(reference: Path, phased: RunConfig, tmp_path: Path) -> N
 def test_a_run_stopped_early_opens_as_its_phase_left_it(reference: Path) -> None:
     thetas = [jaxencoder.load(reference, step=step).config.model.rope_theta for step in (6, "latest")]
     assert thetas == [2.0, 1e5]
-    (found,) = (line["validation_loss"] for line in losses(reference) if line["step"] == 4 and "loss" not in line)
-    assert evaluate(reference, step=4)["loss"] == pytest.approx(found, rel=1e-5)
+    (logged,) = (line["validation_loss"] for line in losses(reference) if line["step"] == 4 and "loss" not in line)
+    assert evaluate(reference, step=4)["loss"] == pytest.approx(logged, rel=1e-5)
 
 
 def test_until(phased: RunConfig) -> None:

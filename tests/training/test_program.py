@@ -42,14 +42,14 @@ def test_products(function, products: int) -> None:
 def test_products_on_every_device() -> None:
     """Sharded products count once, replicated ones once per device."""
     mesh = AbstractMesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
-    rows, whole = PartitionSpec("rows"), PartitionSpec()
+    rows, replicated = PartitionSpec("rows"), PartitionSpec()
 
     def multiply(places: PartitionSpec):
-        return jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(places, whole), out_specs=places)
+        return jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(places, replicated), out_specs=places)
 
     w = jax.ShapeDtypeStruct((B, C), jnp.float32)
     assert flops(multiply(rows), X, w) == ONE
-    assert flops(multiply(whole), X, w) == 4 * ONE
+    assert flops(multiply(replicated), X, w) == 4 * ONE
 
 
 def test_products_of_a_kernel() -> None:
@@ -65,8 +65,8 @@ def test_products_of_a_kernel() -> None:
 
     w = jax.ShapeDtypeStruct((B, C), jnp.float32)
     assert flops(multiply, X, w) == ONE
-    told = pl.CostEstimate(flops=7, bytes_accessed=0, transcendentals=0)
-    assert flops(lambda x, w: multiply(x, w, cost_estimate=told), X, w) == 7
+    estimate = pl.CostEstimate(flops=7, bytes_accessed=0, transcendentals=0)
+    assert flops(lambda x, w: multiply(x, w, cost_estimate=estimate), X, w) == 7
 
 
 @pytest.mark.parametrize("groups", [1, 4])

@@ -129,8 +129,8 @@ OTHER = {"training.steps": 9, "training.log_every": 5, "data.workers": 2, "name"
 def test_other_settings_may_change(name, value, config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
     before = (pretrained / "config.json").read_bytes()
     try:
-        found = set_up(changed(config, name, value), pretrained).config
-        assert load(pretrained) == found == changed(replace(found), name, value)
+        resolved = set_up(changed(config, name, value), pretrained).config
+        assert load(pretrained) == resolved == changed(replace(resolved), name, value)
     finally:
         (pretrained / "config.json").write_bytes(before)
 
@@ -138,8 +138,10 @@ def test_other_settings_may_change(name, value, config: RunConfig, pretrained: P
 def test_without_a_checkpoint_nothing_binds(config: RunConfig, tmp_path: Path) -> None:
     set_up(config, tmp_path / "run")
     other = changed(changed(config, "optimizer.learning_rate", 0.5), "tokenizer.vocab_size", 50)
-    found = set_up(other, tmp_path / "run")
-    assert load(tmp_path / "run") == found.config and found.config.model.vocab_size == found.tokenizer.vocab_size
+    resolved = set_up(other, tmp_path / "run")
+    assert (
+        load(tmp_path / "run") == resolved.config and resolved.config.model.vocab_size == resolved.tokenizer.vocab_size
+    )
 
 
 def test_changed_text_is_refused(config: RunConfig, tmp_path: Path) -> None:
@@ -192,8 +194,8 @@ def test_vocabulary_of_the_model(config: RunConfig, tmp_path: Path) -> None:
     ("field", "labels", "names"), [("label", 2, ("no", "yes")), ("level", 3, ("0", "1", "2")), ("value", 1, ())]
 )
 def test_labels(field: str, labels: int, names: tuple, config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
-    found = set_up(fine_tuning(config, pretrained, field), tmp_path).config.objective
-    assert (found.labels, found.class_names) == (labels, names)
+    resolved = set_up(fine_tuning(config, pretrained, field), tmp_path).config.objective
+    assert (resolved.labels, resolved.class_names) == (labels, names)
     with pytest.raises(ValueError, match=f"objective.labels is 7, but the training data has {labels}"):
         set_up(fine_tuning(config, pretrained, field, labels=7), tmp_path)
     with pytest.raises(ValueError, match="objective.class_names is .* leave it out, and give data.labels their order"):
@@ -202,12 +204,12 @@ def test_labels(field: str, labels: int, names: tuple, config: RunConfig, pretra
 
 def test_classes_are_counted(config: RunConfig, pretrained: Path, tmp_path: Path, caplog) -> None:
     plain = fine_tuning(config, pretrained)
-    found = set_up(plain, tmp_path / "plain")
-    assert found.config.objective.class_counts == ()
+    resolved = set_up(plain, tmp_path / "plain")
+    assert resolved.config.objective.class_counts == ()
     weighted = replace(plain, objective=replace(plain.objective, class_weights="balanced"))
     counts = set_up(weighted, tmp_path / "weighted").config.objective.class_counts
-    labels = found.train[0][0].read(np.arange(len(found.train[0][0])))["labels"]
-    assert counts == ((labels == 0).sum(), (labels == 1).sum()) and sum(counts) == found.train[0][0].meta["pieces"]
+    labels = resolved.train[0][0].read(np.arange(len(resolved.train[0][0])))["labels"]
+    assert counts == ((labels == 0).sum(), (labels == 1).sum()) and sum(counts) == resolved.train[0][0].meta["pieces"]
     assert not caplog.records
     begun = replace(weighted, objective=replace(weighted.objective, class_counts=(5, 6)))
     assert weighted.objective.resumed(begun.objective).class_counts == (5, 6)  # a run goes on with its own
@@ -225,16 +227,16 @@ def test_epochs_and_examples(config: RunConfig, pretrained: Path, tmp_path: Path
     counted = replace(config.training, steps=0, epochs=2.5, batch_examples=6, num_evaluations=2)
     config = replace(config, training=counted)
     run = tmp_path / "run"
-    found = set_up(config, run)
-    (store,) = found.train[0]
+    resolved = set_up(config, run)
+    (store,) = resolved.train[0]
     size = round(6 * len(store) / store.meta["pieces"])
     steps = -(-5 * len(store) // (2 * size))
-    wanted = replace(counted, steps=steps, epochs=0.0, batch_size=size, eval_every=-(-steps // 2), num_evaluations=0)
-    wanted = replace(wanted, best_metric="accuracy", best_mode="max")  # the objective's own
-    assert size > 1 and found.config.training == wanted == load(run).training
+    expected = replace(counted, steps=steps, epochs=0.0, batch_size=size, eval_every=-(-steps // 2), num_evaluations=0)
+    expected = replace(expected, best_metric="accuracy", best_mode="max")  # the objective's own
+    assert size > 1 and resolved.config.training == expected == load(run).training
     (run / "checkpoints" / "1").mkdir(parents=True)  # begun: the same words and the saved settings both continue it
     for same in (config, load(run)):
-        assert set_up(same, run).config == found.config
+        assert set_up(same, run).config == resolved.config
     longer = replace(config, training=replace(counted, epochs=5.0))
     assert set_up(longer, run).config.training.steps == -(-5 * len(store) // size)
     with pytest.raises(ValueError, match="already holds a run with training.batch_examples 6, not 7"):
@@ -250,10 +252,10 @@ def test_one_class_is_none(config: RunConfig, pretrained: Path, tmp_path: Path) 
 def test_several_classes(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
     given = fine_tuning(config, pretrained, "several", class_weights="balanced")
     setup = set_up(given, tmp_path / "run")
-    found = setup.config.objective
-    assert (found.labels, found.class_names, found.multi_label) == (3, ("a", "b", "c"), True)
-    assert found.class_counts == tuple(sum(s.label_counts() for s in setup.train[0]).tolist())
-    assert found.class_counts[0] > found.class_counts[1] > found.class_counts[2] > 0
+    resolved = setup.config.objective
+    assert (resolved.labels, resolved.class_names, resolved.multi_label) == (3, ("a", "b", "c"), True)
+    assert resolved.class_counts == tuple(sum(s.label_counts() for s in setup.train[0]).tolist())
+    assert resolved.class_counts[0] > resolved.class_counts[1] > resolved.class_counts[2] > 0
     (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True)  # begun: what was found stays
     assert set_up(given, tmp_path / "run").config == setup.config
     with pytest.raises(ValueError, match="multi_label is set, but field 'label' of the training data holds no lists"):
@@ -263,17 +265,17 @@ def test_several_classes(config: RunConfig, pretrained: Path, tmp_path: Path) ->
 
 
 def test_init_from(config: RunConfig, pretrained: Path, capsys) -> None:
-    found = set_up(fine_tuning(config, pretrained), pretrained.parent / "unused")
-    assert found.config.model == replace(load(pretrained).model, dropout=0.2)
-    assert found.config.tokenizer == replace(config.tokenizer, path=str(pretrained / "tokenizer"))
+    resolved = set_up(fine_tuning(config, pretrained), pretrained.parent / "unused")
+    assert resolved.config.model == replace(load(pretrained).model, dropout=0.2)
+    assert resolved.config.tokenizer == replace(config.tokenizer, path=str(pretrained / "tokenizer"))
     given = restore_step(pretrained / "checkpoints")[1]
-    params = found.objective.init(jax.random.key(1))
+    params = resolved.objective.init(jax.random.key(1))
     capsys.readouterr()
-    result = initial_params(str(pretrained), params, found.config.objective)
+    result = initial_params(str(pretrained), params, resolved.config.objective)
     assert capsys.readouterr().out == f"Starting from {pretrained}: encoder; new: classifier\n"
     assert jax.tree.all(jax.tree.map(np.array_equal, result["encoder"], given["encoder"]))
     assert result["classifier"] is params["classifier"]
-    anew = initial_params(str(pretrained), params, found.config.objective, reinitialize=1)
+    anew = initial_params(str(pretrained), params, resolved.config.objective, reinitialize=1)
     assert capsys.readouterr().out.endswith("new: classifier, and 1 layers from the top\n")
     layers, rest = (lambda tree: tree["encoder"]["layers"]), (lambda tree: tree["encoder"]["embeddings"])
     assert jax.tree.all(jax.tree.map(np.array_equal, layers(anew), layers(params)))  # this encoder has one layer
@@ -290,15 +292,15 @@ def test_fine_tuning_takes_rows_that_the_model_reads(
     config, run = fine_tuning(config, pretrained), tmp_path / "run"
     phases, training = (Phase(steps=1, row_length=8), Phase(steps=1)), replace(config.training, steps=0)
     config = replace(config, data=replace(config.data, row_length=40), phases=phases, training=training)
-    found = set_up(config, run)
+    resolved = set_up(config, run)
     said = f"Rows of at most 16 tokens, not 40: {pretrained} has no more positions\n"
     assert said in capsys.readouterr().out
-    assert load(run) == found.config and found.config.data.row_length == 16
-    assert [part.data.row_length for part in found.config.phase_configs] == [8, 16]
-    assert [stores[0].meta["row_length"] for stores in found.train] == [8, 16]
+    assert load(run) == resolved.config and resolved.config.data.row_length == 16
+    assert [part.data.row_length for part in resolved.config.phase_configs] == [8, 16]
+    assert [stores[0].meta["row_length"] for stores in resolved.train] == [8, 16]
     (run / "checkpoints" / "1").mkdir(parents=True)  # begun: the same words and the saved settings both continue it
-    assert set_up(config, run).config == found.config and said in capsys.readouterr().out
-    assert set_up(load(run), run).config == found.config and "Rows of" not in capsys.readouterr().out
+    assert set_up(config, run).config == resolved.config and said in capsys.readouterr().out
+    assert set_up(load(run), run).config == resolved.config and "Rows of" not in capsys.readouterr().out
     other = replace(config, data=replace(config.data, row_length=12))
     with pytest.raises(ValueError, match="already holds a run with data.row_length 16, not 12"):
         set_up(other, run)

@@ -69,11 +69,11 @@ def test_accumulation_gives_the_update_of_the_whole_batch(parts: int) -> None:
     # Rows 1 and 5 (of 4 parts: part 1) weigh nothing at all.
     optimizer = optax.sgd(0.1)
     state = init_state(OBJECTIVE, optimizer, KEY)
-    whole, metrics = stepper(optimizer)(state, batch(), KEY)
+    full, metrics = stepper(optimizer)(state, batch(), KEY)
     split, parts_metrics = stepper(optimizer, accumulation=parts)(state, batch(), KEY)
-    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), split.params, whole.params)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), split.params, full.params)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), parts_metrics, metrics)
-    assert float(jnp.abs(whole.params["w"] - state.params["w"]).max()) > 0.01
+    assert float(jnp.abs(full.params["w"] - state.params["w"]).max()) > 0.01
 
 
 def test_projections_of_global_tokens_wait_for_some() -> None:
