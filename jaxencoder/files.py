@@ -8,8 +8,8 @@ from typing import Any
 _BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a UTF-8 text file; the previous content stays until all of the new text is written."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8; the previous content stays until all of the new content is on disk."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(part, "wb") as file:

@@ -39,7 +39,7 @@ class MetricsFile:
         content = path.read_bytes() if path.exists() else b""
         kept = b"".join(line for line in content.splitlines(keepends=True) if _step_of(line) <= start)
         if kept != content:
-            write_atomic(path, kept.decode())
+            write_atomic(path, kept)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
