@@ -19,7 +19,7 @@ from jaxencoder.checkpoints.orbax import CheckpointManager
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load
 from jaxencoder.sharding import make_mesh
-from jaxencoder.text.row_cache import prepare
+from jaxencoder.text.cache import prepare
 from jaxencoder.training.phases import batches_after, compile_updates
 from jaxencoder.training.setup import Setup, set_up
 
