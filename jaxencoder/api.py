@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -225,11 +225,4 @@ def load(
         FileNotFoundError: no such folder or name, or no checkpoint in it.
         ValueError: not a model, one that cannot be loaded, a damaged one, or a revision of a local folder.
     """
-    return _as_model(loading.load(name_or_folder, dtype, step, revision))
-
-
-def _as_model(opened: OpenedModel) -> Model:
-    """The same model, its generator and its base as `Model`."""
-    values: dict[str, Any] = {part.name: getattr(opened, part.name) for part in dataclasses.fields(opened)}
-    values |= {name: _as_model(value) for name, value in values.items() if isinstance(value, OpenedModel)}
-    return Model(**values)
+    return cast(Model, loading.load(name_or_folder, dtype, step, revision, Model))
