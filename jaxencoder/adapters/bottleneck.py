@@ -10,12 +10,7 @@ TRAINABLE = (r"^(?!encoder/)", r"_bottleneck/")  # the heads and the adapters; t
 
 
 def add_missing_bottlenecks(params: Params, fresh: Params) -> Params:
-    """Parameters with the adapters of `fresh` added; existing adapters and all other parameters stay.
-
-    Args:
-        params: parameters of an encoder, with or without adapters.
-        fresh: parameters of an encoder with adapters; only the adapters are used.
-    """
+    """Parameters of an encoder with the adapters of `fresh` added; existing adapters and other parameters stay."""
     result = dict(params)
     for name, part in fresh.items():
         if name.endswith("_bottleneck"):

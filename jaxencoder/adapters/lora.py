@@ -22,11 +22,7 @@ TRAINABLE = (r"^(?!encoder/)",)  # the adapter and the heads; the encoder is fro
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Settings of low-rank adaptation.
-
-    Raises:
-        ValueError: a setting lies outside its range.
-    """
+    """Settings of low-rank adaptation."""
 
     rank: int = 0
     """Rank of the product. 0: no adapter. With an adapter the encoder is frozen, unless optimizer.trainable is set."""
@@ -84,10 +80,7 @@ def init_lora(lora: LoraConfig, params: Params, key: jax.Array) -> Params:
 
     For a kernel of I inputs and O outputs, "a" is [I, rank], uniform in +-1 / sqrt(I), and "b" [rank, O], zero; with
     `dora` also "size" [O], zero, which is added to the norm of each output's weights. Stacked kernels have a leading
-    axis of layers, [L, ...].
-
-    Raises:
-        ValueError: a target pattern matches no kernel, or another parameter.
+    axis of layers, [L, ...]. ValueError for a target pattern that matches no kernel, or another parameter.
     """
     leaves = flatten(params)
     targets: dict[str, jax.Array] = {}

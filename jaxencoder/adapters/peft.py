@@ -51,8 +51,7 @@ def to_peft(
     Args:
         lora, adapter: settings and parameters as of `init_lora`, {"encoder": ...}.
         base: the adapted parameters.
-        family: names of the modules; they begin with its prefix.
-        config: the encoder's.
+        family, config: of the base. Names of modules begin with the family's prefix.
 
     Raises:
         ValueError: an adapted kernel is in no torch matrix of the family's encoder.
@@ -124,9 +123,7 @@ def from_peft(
     Args:
         tensors: by the names of `to_peft`.
         settings: content of adapter_config.json.
-        base: the adapted parameters: the encoder's, and those of heads.
-        published: the family of the names, and the heads in `base`.
-        config: the encoder's.
+        base, published, config: the adapted parameters, their family and heads, and their encoder.
         source: the folder, for messages.
 
     Returns:

@@ -23,7 +23,7 @@ def classifier_to_peft(
 
     Args:
         classifier, pooling: parameters of `model.heads.Classifier`, {"dense", "classifier"}, and its pooling.
-        published, config: family and settings of the base model, and its encoder's architecture.
+        published, config: the base model and its encoder.
 
     Returns:
         (tensors by name, without PREFIX; the names in modules_to_save).
@@ -53,9 +53,7 @@ def heads_from_peft(
     Args:
         tensors: by name, without PREFIX; tensors of the encoder are ignored.
         settings: content of adapter_config.json, which names the task.
-        published: the base model and its heads.
-        params: the base model's parameters.
-        config: the encoder's.
+        published, params, config: the base model with its heads, its parameters and its encoder.
         source: the folder, for messages.
 
     Returns:

@@ -22,7 +22,6 @@ from jaxencoder.checkpoints.run import read_params, saved_config
 from jaxencoder.checkpoints.weights import read_tensors, write_tensors
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import save
-from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import flatten, set_path
@@ -68,7 +67,12 @@ def read_adapter(folder: Path, base: Checkpoint) -> Adapter:
     """Read a folder of `write_adapter`; ValueError for another base, or a damaged folder."""
     config = saved_config(folder)
     arrays, metadata = read_tensors(folder / ADAPTER_FILE)
-    _check_architecture(config.model, base.config.model, folder, config.init_from)
+    free = _FREE if base.config.model.bottleneck else _FREE + _BOTTLENECK
+    for name, value in vars(config.model).items():
+        base_value = getattr(base.config.model, name)
+        if name not in free and value != base_value:
+            difference = f"{name} is {value}, and this model's is {base_value}"
+            raise ValueError(f"{folder} is an adapter of a model whose {difference}; add it to {config.init_from}")
     if fingerprint(base.params["encoder"], arrays.keys()) != metadata.get(FINGERPRINT):
         raise ValueError(f"{folder} was trained on other weights than this model's; add it to {config.init_from}")
     params: Params = {}
@@ -95,12 +99,7 @@ def write_adapter(adapter: Adapter, folder: Path) -> None:
 
 
 def fingerprint(encoder: Params, without: Collection[str] = ()) -> str:
-    """A digest of an encoder's weights and their names, equal on every device and for every format on disk.
-
-    Args:
-        encoder: params["encoder"].
-        without: paths, from "encoder/", to leave out.
-    """
+    """A digest of an encoder's weights but those at the paths `without`, equal on every device and for every format."""
     digest = hashlib.sha256()
     for path, x in sorted(flatten({"encoder": encoder}).items()):
         if path not in without:
@@ -123,14 +122,3 @@ def new_folder(folder: Path) -> Iterator[Path]:
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _check_architecture(model: EncoderConfig, base: EncoderConfig, folder: Path, base_name: str) -> None:
-    free = _FREE if base.bottleneck else _FREE + _BOTTLENECK
-    base = dataclasses.replace(base, **{name: getattr(model, name) for name in free})
-    for name, value in vars(model).items():
-        if value != getattr(base, name):
-            raise ValueError(
-                f"{folder} is an adapter of a model whose {name} is {value}, and this model's is "
-                f"{getattr(base, name)}; add it to {base_name}"
-            )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, get_args
 
 from jaxencoder.config import RunConfig
@@ -61,12 +62,7 @@ class Checkpoint:
         normalize: bool | None = None,
         dimensions: int | None = None,
     ) -> SentenceConfig:
-        """The settings of embeddings, with those that are given replaced.
-
-        Raises:
-            ValueError: an unknown pooling, "learned" in a model without one, a pooling that does not fit the modules
-                after it, or more dimensions than the vectors have.
-        """
+        """The settings of embeddings, with those that are given replaced; ValueError for one that does not fit."""
         methods = (pooling,) if isinstance(pooling, str) else tuple(pooling or self.sentence.pooling)
         for method in methods:
             if method not in get_args(Pooling):
@@ -82,6 +78,17 @@ class Checkpoint:
             raise ValueError(f"dimensions is {dimensions}, but the vectors have {size}; give 1 to {size}")
         normalize = config.normalize if normalize is None else normalize
         return replace(config, normalize=normalize, dimensions=dimensions or config.dimensions)
+
+
+def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+    """The tokenizer in a folder; ValueError if it has more tokens than the model."""
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, but the model has only {vocab_size}; "
+            "the tokenizer belongs to another model"
+        )
+    return tokenizer
 
 
 def pooling_query(params: Params) -> Any:

@@ -45,7 +45,13 @@ def convert(
         raise ValueError(f"format {to!r} has no pooling and normalize; give sentence-transformers, or neither")
     match to:
         case "adapter" | "peft":
-            _convert_adapter(resolve(source), folder, to)
+            source = resolve(source)
+            is_adapter = kind_of(source) == "adapter"
+            adapter = read_adapter(source, open_base(source)) if is_adapter else trained_adapter(source)
+            if to == "adapter":
+                write_adapter(adapter, folder)
+            elif left_out := ", ".join(write_peft(adapter, folder)):
+                log.warning("%s: left out, as the family's heads compute something else: %s", folder, left_out)
         case "run":
             write_run(open_checkpoint(source), folder)
         case _:
@@ -59,13 +65,3 @@ def check_new(folder: Path) -> None:
     """Raise ValueError if a folder is not empty, or is a file."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists already; name a new folder")
-
-
-def _convert_adapter(source: Path, folder: Path, to: Format) -> None:
-    """Write the adapter of a run, or the adapter in a folder."""
-    is_adapter = kind_of(source) == "adapter"
-    adapter = read_adapter(source, open_base(source)) if is_adapter else trained_adapter(source)
-    if to == "adapter":
-        write_adapter(adapter, folder)
-    elif left_out := write_peft(adapter, folder):
-        log.warning("%s: left out, as the family's heads compute something else: %s", folder, ", ".join(left_out))

@@ -39,12 +39,7 @@ class InitialModel(NamedTuple):
 
 
 def open_initial_model(init_from: str) -> InitialModel:
-    """Open the model at `init_from`, without its weights.
-
-    Raises:
-        ValueError: no model, one that is not supported, or one without a tokenizer.
-        OSError: no such folder or name.
-    """
+    """Open the model at `init_from`, without its weights; ValueError if training cannot start from it."""
     folder = resolve(init_from)
     match kind_of(folder):
         case "run":
@@ -100,7 +95,6 @@ def initial_params(init_from: str, params: Params, objective: ObjectiveConfig, r
 
     Raises:
         ValueError: the encoders differ in shape, or have fewer layers than `reinitialize`.
-        OSError: the weights are missing or cannot be read.
     """
     source, heads = _source(init_from, params, objective)
     encoder = add_missing_bottlenecks(source["encoder"], params["encoder"])

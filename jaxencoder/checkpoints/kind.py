@@ -14,13 +14,8 @@ MODULES_FILE = "modules.json"
 
 
 def kind_of(folder: Path) -> Kind:
-    """The kind of a folder.
-
-    Adapters come first: PEFT leaves its adapter_config.json among the files of the model that it was saved with.
-
-    Raises:
-        ValueError: the folder holds no model, or its config.json cannot be read.
-    """
+    """The kind of a folder; ValueError if it holds no model, or its config.json cannot be read."""
+    # Adapters come first: PEFT leaves its adapter_config.json among the files of the model that it was saved with.
     files: dict[str, Kind] = {ADAPTER_FILE: "adapter", PEFT_CONFIG: "peft", MODULES_FILE: "sentence_transformers"}
     for name, kind in files.items():
         if (folder / name).is_file():

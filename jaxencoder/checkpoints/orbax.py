@@ -141,11 +141,11 @@ class CheckpointManager:
             return None
         step, state, damaged = _first_sound(self.folder, reversed(steps), abstract)
         for bad in damaged:
-            # Under its name it would count as the newest, and push sound ones out.
             self._set_aside(bad)
         return step, state
 
     def _set_aside(self, step: int) -> None:
+        """Rename a damaged checkpoint: under its name it would count as the newest, and push sound ones out."""
         if jax.process_index() == 0:
             target = self.folder / f"{step}.damaged"
             if target.exists():
@@ -189,11 +189,10 @@ def restore_step(
             raise FileNotFoundError(f"No checkpoint {step} in {folder}; there are {', '.join(map(str, steps[::-1]))}.")
         steps = [step]
     elif step == "best":
-        sign = 1.0 if higher_is_better else -1.0
         rated = {s: value for s in steps if (value := _metric(folder / str(s), metric)) is not None}
         if not rated:
             raise ValueError(f'No checkpoint in {folder} was saved with the metric "{metric}"; ask for "latest".')
-        steps = sorted(rated, key=lambda s: sign * rated[s], reverse=True)
+        steps = sorted(rated, key=rated.__getitem__, reverse=higher_is_better)
     number, state, _ = _first_sound(folder, steps, {part: abstract})
     return number, state[part]
 

@@ -87,15 +87,14 @@ def write_peft(adapter: Adapter, folder: Path) -> list[str]:
 
 def _base(config: RunConfig) -> tuple[Published, str]:
     """The published form of a run's initial model, and the folder or name under which transformers loads it."""
+    problem = "convert it with --to transformers, and name that folder"
     try:
         folder = resolve(config.init_from, weights=False)
-        origin = read_published(folder)
-    except OSError:
-        folder = origin = None
-    if origin is not None:
-        encoder, published = origin
-        return published, config.init_from if encoder == folder else str(encoder)
+        if origin := read_published(folder):
+            encoder, published = origin
+            return published, config.init_from if encoder == folder else str(encoder)
+    except OSError as error:  # it is elsewhere, or lacks a file
+        problem = str(error)
     family = family_of(config.model)
-    advice = "convert it with --to transformers, and name that folder"
-    log.warning("transformers cannot load %s itself: %s", config.init_from, advice)
+    log.warning("transformers cannot load %s itself: %s", config.init_from, problem)
     return Published(family, family.settings(config.model), {}), config.init_from

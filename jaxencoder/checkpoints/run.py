@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxencoder.adapters.lora import LoraConfig, merge_lora
-from jaxencoder.checkpoints.checkpoint import Checkpoint
+from jaxencoder.checkpoints.checkpoint import Checkpoint, load_tokenizer
 from jaxencoder.checkpoints.orbax import CheckpointManager, restore_step
 from jaxencoder.config import RunConfig, TokenizerConfig
 from jaxencoder.config_io import CONFIG_FILE, read, save
@@ -36,7 +36,6 @@ def read_params(run_dir: Path, config: RunConfig, step: Step = "latest", average
     """The step and the parameters of a run's checkpoint, with a low-rank adapter apart, under "lora".
 
     Args:
-        run_dir, config: the run's folder and configuration.
         step: which checkpoint; "best" by `training.best_metric`.
         average: read the moving average if the run keeps one, else the trained weights.
     """
@@ -52,12 +51,7 @@ def read_params(run_dir: Path, config: RunConfig, step: Step = "latest", average
 def open_run(folder: Path, step: Step = "latest") -> Checkpoint:
     """Open a run at a checkpoint: averaged weights if the run keeps them, with its adapter merged."""
     config = saved_config(folder)
-    tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
-    if tokenizer.vocab_size > config.model.vocab_size:
-        raise ValueError(
-            f"{folder / TOKENIZER_FOLDER} has {tokenizer.vocab_size} tokens, "
-            f"but the model has only {config.model.vocab_size}; it belongs to another run"
-        )
+    tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER, config.model.vocab_size)
     number, params = read_params(folder, config, step)
     params = merge_lora(config.adapter, params)
     config = config.at_step(number)

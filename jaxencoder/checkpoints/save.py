@@ -31,7 +31,11 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
     published = model.published or Published(_family(model), {}, {})
     params, settings, skipped = {"encoder": model.params["encoder"]}, {}, {}
     if format == "sentence-transformers":
-        _write_sentence_modules(model, folder)
+        if model.tokenizer is None or model.tokenizer.name.startswith("sentencepiece"):
+            kind = "no tokenizer" if model.tokenizer is None else f"a {model.tokenizer.name} tokenizer"
+            raise ValueError(f"the model has {kind}; sentence-transformers needs one that tokenizer.json can hold")
+        modules, hidden_size = model.params.get("sentence", {}), model.config.model.hidden_size
+        sentence_transformers.write(folder, model.sentence, modules, hidden_size, model.max_length)
     elif (folder / MODULES_FILE).exists():
         raise ValueError(f"{folder} holds a {MODULES_FILE}, which would stay; save to an empty folder")
     else:
@@ -43,14 +47,6 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
     if skipped:
         reasons = "; ".join(f"{name} ({why})" for name, why in skipped.items())
         log.warning("%s: left out, as no class of %s computes it: %s", folder, published.family.name, reasons)
-
-
-def _write_sentence_modules(model: Checkpoint, folder: Path) -> None:
-    if model.tokenizer is None or model.tokenizer.name.startswith("sentencepiece"):
-        kind = "no tokenizer" if model.tokenizer is None else f"a {model.tokenizer.name} tokenizer"
-        raise ValueError(f"the model has {kind}; sentence-transformers needs one that tokenizer.json can hold")
-    modules, hidden_size = model.params.get("sentence", {}), model.config.model.hidden_size
-    sentence_transformers.write(folder, model.sentence, modules, hidden_size, model.max_length)
 
 
 def _family(model: Checkpoint) -> Family:

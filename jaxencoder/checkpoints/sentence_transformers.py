@@ -86,13 +86,7 @@ def encoder_folder(folder: Path) -> tuple[Path, bool]:
 
 
 def read(folder: Path, weights: bool = True) -> SentenceFolder:
-    """Read a folder with a modules.json, all but its encoder.
-
-    Raises:
-        ValueError: an unsupported module, pooling, activation or setting; sizes that do not fit; a file that is not
-            JSON.
-        OSError: a file is missing or cannot be read.
-    """
+    """Read a folder with a modules.json, all but its encoder; ValueError for what is not supported or does not fit."""
     kinds, folders = _modules(folder)
     file = folders[1] / CONFIG_FILE
     pooling = read_json(file, dict)
@@ -118,19 +112,11 @@ def read(folder: Path, weights: bool = True) -> SentenceFolder:
 
 
 def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: int, max_length: int) -> None:
-    """Write the files of `read`; modules.json last.
+    """Write the files of `read`, modules.json last; ValueError for a pooling that sentence-transformers does not have.
 
     The encoder and its tokenizer go into the same folder afterwards. Their config.json, which is removed here, comes
     last and completes the folder: an interrupted save must not look like a folder of transformers, which would give
-    other vectors.
-
-    Args:
-        folder: created when missing.
-        settings, params, hidden_size, max_length: as in `SentenceFolder`.
-
-    Raises:
-        ValueError: a pooling that sentence-transformers does not have.
-        OSError: the folder cannot be written.
+    other vectors. The arguments are those of `SentenceFolder`.
     """
     names = {ours: theirs for theirs, ours in _POOLINGS.items()}
     if unknown := [name for name in settings.pooling if name not in names]:

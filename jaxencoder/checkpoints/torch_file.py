@@ -27,9 +27,6 @@ _Range = tuple[int, int]  # start and size in bytes
 def read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Map the tensors of a state dict by name: read-only views of memory, read from disk only when they are used.
 
-    Args:
-        path: a file that torch.save has written.
-
     Raises:
         ValueError: the pickle asks for anything but tensors, a tensor reaches outside its storage, a member is
             compressed or big-endian, or the file is damaged or truncated.

@@ -63,10 +63,8 @@ def unpickle(stream: Any) -> Any:
     """Read the pickle at the position of a stream, and leave the stream behind it.
 
     The stream's `read` must not allocate more than the file holds. The result is None, a bool, int, float, str, tuple,
-    list, dict with strings for keys, a dtype, Storage or Tensor.
-
-    Raises:
-        Refusal: it asks for anything else, or takes too many steps. Other errors: the pickle is damaged.
+    list, dict with strings for keys, a dtype, Storage or Tensor. A pickle that asks for anything else, or takes too
+    many steps, raises a Refusal; a damaged one raises other errors.
     """
     return _Unpickler(stream).load()
 

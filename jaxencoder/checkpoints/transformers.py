@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxencoder.checkpoints.checkpoint import Checkpoint
+from jaxencoder.checkpoints.checkpoint import Checkpoint, load_tokenizer
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.config_io import CONFIG_FILE
@@ -18,7 +18,6 @@ from jaxencoder.families.published import Published, family_of, parse_settings
 from jaxencoder.families.tables import Params, Weight, from_tensors, parameter_shapes, renamed, to_tensors
 from jaxencoder.files import read_json, write_json
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +29,16 @@ _BUFFERS = re.compile(r"(position_ids|token_type_ids|inv_freq|embed_positions\.w
 def open_transformers(
     folder: str | os.PathLike, weights: bool = True, max_length: int = 0, extra_heads: Collection[str] = ()
 ) -> Checkpoint:
-    """Open a folder that transformers can read.
+    """Open a folder of config.json, weights and perhaps a tokenizer.
 
     Args:
-        folder: with config.json, weights and perhaps a tokenizer.
         weights: read the weights; without, only their names, and `params` are ShapeDtypeStructs. A folder that lacks
             them then has the heads of the class that config.json names.
         max_length: limit on the tokens of a text; 0: the model's own.
         extra_heads: heads to read if the file has them, though the class that config.json names does not.
 
     Raises:
-        ValueError: an unsupported family or setting, a weight that is missing or has another shape, or a tokenizer of
-            another model.
-        OSError: a file is missing or cannot be read.
+        ValueError: an unsupported family or setting, or a weight or tokenizer that does not fit.
     """
     folder = Path(folder)
     settings = read_json(folder / CONFIG_FILE, dict)
@@ -67,7 +63,9 @@ def open_transformers(
         params = _read_params(folder, family, config, rows, tensors, params)
     data = DataConfig(row_length=min(max_length or config.max_length, config.max_length))
     run = RunConfig(name=folder.name, model=config, data=data)
-    return Checkpoint(run, params, _tokenizer(folder, config.vocab_size), Published(family, settings, heads))
+    has_tokenizer = any(any(folder.glob(name)) for name in _TOKENIZER_FILES)
+    tokenizer = load_tokenizer(folder, config.vocab_size) if has_tokenizer else None
+    return Checkpoint(run, params, tokenizer, Published(family, settings, heads))
 
 
 def _read_params(
@@ -93,19 +91,6 @@ def _read_params(
     return params
 
 
-def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
-    """The tokenizer in a folder, or None; ValueError if it has more tokens than the model."""
-    if not any(any(folder.glob(name)) for name in _TOKENIZER_FILES):
-        return None
-    tokenizer = Tokenizer.load(folder)
-    if tokenizer.vocab_size > vocab_size:
-        raise ValueError(
-            f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, but a model of {vocab_size}; "
-            "the tokenizer belongs to another model"
-        )
-    return tokenizer
-
-
 def write_model(
     folder: str | os.PathLike,
     config: EncoderConfig,
@@ -116,15 +101,12 @@ def write_model(
     """Write a folder that transformers can read. config.json comes last, so an interrupted save is not a model.
 
     Args:
-        folder: created when missing.
-        config: the architecture.
         params: {"encoder": ...} and heads as the family computes them; heads that the family does not have are skipped.
         settings: more of config.json, such as pad_token_id, cls_token_id, id2label.
         published: where the model comes from; None: a family that can hold the architecture.
 
     Raises:
         ValueError: no published family has this architecture.
-        OSError: the folder cannot be written.
     """
     family = published.family if published else family_of(config, params)
     # Without a tokenizer the special ids are unknown, and a family's defaults may lie outside the vocabulary.

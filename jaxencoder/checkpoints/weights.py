@@ -72,14 +72,7 @@ def save_weights(tensors: Mapping[str, np.ndarray], folder: Path, max_shard_byte
 
     All files are written under temporary names first. A reader finds the previous weights, the new ones, or none (while
     shards replace shards of the same names), but never a mixture. Files of the previous weights are deleted last.
-
-    Args:
-        tensors: name -> array.
-        folder: an existing folder.
-        max_shard_bytes: limit of a file; a larger tensor has its own file. 5 GB, as on the hub.
-
-    Raises:
-        OSError: a file cannot be written.
+    A tensor of more than `max_shard_bytes`, by default 5 GB as on the hub, has its own file.
     """
     split = split_state_dict_into_shards_factory(
         dict(tensors), get_storage_size=lambda x: x.nbytes, filename_pattern=_PATTERN, max_shard_size=max_shard_bytes

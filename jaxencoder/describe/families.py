@@ -7,7 +7,7 @@ import jax
 
 from jaxencoder.describe.format import format_count, format_pairs, format_table
 from jaxencoder.families import FAMILIES
-from jaxencoder.families.family import Family, Release
+from jaxencoder.families.family import Family
 from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 
@@ -66,14 +66,15 @@ def family_named(name: str) -> Family:
 
 def overview() -> list[Entry]:
     """All families, each with the sizes of its smallest and its largest checkpoint."""
-    ends = ((family, family.about.releases) for family in FAMILIES)
-    return [entry(family, (*releases[:1], *releases[1:][-1:])) for family, releases in ends]
+    families = [(family, list(family.about.releases)) for family in FAMILIES]
+    return [entry(family, dict.fromkeys((names[0], names[-1]))) for family, names in families]
 
 
-def entry(family: Family, releases: Iterable[Release] | None = None) -> Entry:
-    """Describe a family, with the sizes of some releases (0.2 seconds each), or of all."""
+def entry(family: Family, names: Iterable[str] | None = None) -> Entry:
+    """Describe a family, with the sizes of the named releases (0.2 seconds each), or of all."""
     about = family.about
-    configs = [family.encoder_config(release.settings) for release in about.releases]
+    settings = list(about.releases.values())
+    configs = [family.encoder_config(x) for x in settings]
     descriptions, bert = [architecture(config) for config in configs], architecture(EncoderConfig())
     words = {aspect: ", or ".join(dict.fromkeys(x[aspect] for x in descriptions)) for aspect in bert}
     return Entry(
@@ -81,18 +82,19 @@ def entry(family: Family, releases: Iterable[Release] | None = None) -> Entry:
         architecture=words,
         special=tuple(text for aspect, text in words.items() if text != bert[aspect]),
         max_lengths=tuple(sorted({config.max_length for config in configs})),
-        heads=("mlm_head", *family.heads(configs[0], about.releases[0].settings)),
-        sizes=tuple(_size(family, release) for release in (about.releases if releases is None else releases)),
+        heads=("mlm_head", *family.heads(configs[0], settings[0])),
+        sizes=tuple(_size(family, name) for name in (about.releases if names is None else names)),
         **{name: getattr(about, name) for name in ("title", "choose_for", "tokenizer", "objective", "text", "papers")},
     )
 
 
-def _size(family: Family, release: Release) -> Size:
-    config = family.encoder_config(release.settings)
-    heads = family.heads(config, release.settings)
+def _size(family: Family, name: str) -> Size:
+    settings = family.about.releases[name]
+    config = family.encoder_config(settings)
+    heads = family.heads(config, settings)
     shapes = parameter_shapes(config, False, {name: heads[name].config for name in ("pooler",) if name in heads})
     return Size(
-        name=release.name,
+        name=name,
         layers=config.num_layers,
         heads=config.num_heads,
         parameters=sum(x.size for x in jax.tree.leaves(shapes)),

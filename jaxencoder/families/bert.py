@@ -1,6 +1,6 @@
 """BERT: post-norm, learned positions, biases everywhere. Devlin et al. 2019, arXiv:1810.04805."""
 
-from jaxencoder.families.family import About, Family, Release, head, plain_heads, pooler
+from jaxencoder.families.family import About, Family, head, plain_heads, pooler
 from jaxencoder.families.settings import SIZES, choice, same, sizes
 from jaxencoder.families.tables import mlm_head
 from jaxencoder.model.config import EncoderConfig
@@ -56,14 +56,14 @@ BERT = Family(
         objective="masked words (15%), next-sentence prediction",
         text="English books and Wikipedia; the multilingual model: Wikipedia in 104 languages",
         papers={"BERT": "1810.04805", "the smaller sizes": "1908.08962", "MiniLM": "2002.10957"},
-        releases=(
-            Release("google/bert_uncased_L-2_H-128_A-2", sizes(2, 128, 512, 2, 30522)),
-            Release("sentence-transformers/all-MiniLM-L6-v2", sizes(6, 384, 1536, 12, 30522)),
-            Release("google/bert_uncased_L-4_H-512_A-8", sizes(4, 512, 2048, 8, 30522)),
-            Release("google-bert/bert-base-uncased", sizes(12, 768, 3072, 12, 30522)),
-            Release("google-bert/bert-base-multilingual-cased", sizes(12, 768, 3072, 12, 119547)),
-            Release("google-bert/bert-large-uncased", sizes(24, 1024, 4096, 16, 30522)),
-        ),
+        releases={
+            "google/bert_uncased_L-2_H-128_A-2": sizes(2, 128, 512, 2, 30522),
+            "sentence-transformers/all-MiniLM-L6-v2": sizes(6, 384, 1536, 12, 30522),
+            "google/bert_uncased_L-4_H-512_A-8": sizes(4, 512, 2048, 8, 30522),
+            "google-bert/bert-base-uncased": sizes(12, 768, 3072, 12, 30522),
+            "google-bert/bert-base-multilingual-cased": sizes(12, 768, 3072, 12, 119547),
+            "google-bert/bert-large-uncased": sizes(24, 1024, 4096, 16, 30522),
+        },
     ),
     fixed={"position_embedding_type": "absolute"},
 )

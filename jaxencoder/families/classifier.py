@@ -4,8 +4,8 @@ The classifier pools, applies a projection and tanh, and projects to classes. Wi
 BERT's pooler and classifier, or RoBERTa's classifier. The heads of other families have another activation or a norm.
 """
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 from jaxencoder.families.tables import Params
@@ -20,7 +20,9 @@ def head_slots(heads: Mapping[str, HeadConfig], pooling: str) -> dict[str, tuple
     BERT: {"dense": ("pooler", "dense"), "classifier": ("sequence_head", "output")}.
     """
     projection = ("sequence_head", "output")
-    pooler, sequence_head = (_without_projection(heads.get(name)) for name in ("pooler", "sequence_head"))
+    # Global tokens agree, because a run that pools the first token makes it global.
+    transforms = {name: replace(x, outputs=0, global_tokens="none", separator=None) for name, x in heads.items()}
+    pooler, sequence_head = transforms.get("pooler"), transforms.get("sequence_head")
     if sequence_head == transform(pooling):
         return {"dense": ("sequence_head", "dense"), "classifier": projection}
     if sequence_head in (None, HeadConfig("pooled")) and pooler == transform(pooling):
@@ -48,8 +50,3 @@ def from_heads(params: Params, pooling: str, heads: Mapping[str, HeadConfig]) ->
 def transform(pooling: str) -> HeadConfig:
     """The classifier without its projection to classes. A pooling that heads do not have equals no head's inputs."""
     return HeadConfig(cast(HeadInputs, pooling), activation="tanh")
-
-
-def _without_projection(head: HeadConfig | None) -> HeadConfig | None:
-    # Global tokens agree, because a run that pools the first token makes it global.
-    return head and dataclasses.replace(head, outputs=0, global_tokens="none", separator=None)

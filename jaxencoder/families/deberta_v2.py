@@ -7,7 +7,7 @@ import dataclasses
 
 from jaxencoder.families import deberta
 from jaxencoder.families.deberta import COMMON, DEBERTA, max_relative_positions
-from jaxencoder.families.family import About, Heads, Release, head
+from jaxencoder.families.family import About, Heads, head
 from jaxencoder.families.settings import Entry, Fields, Settings, choice, read_value, same, sizes, written
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
@@ -40,26 +40,6 @@ def _write_distances(c: EncoderConfig) -> Settings:
     }
 
 
-_SETTINGS = (
-    *DEBERTA.settings_table,
-    Entry(_read_distances, _write_distances),
-    same("conv_kernel_size"),
-    same("conv_groups"),
-    choice("conv_act", "conv_activation"),
-    written("legacy", True),  # names of the masked-language-model head that every version of transformers reads
-)
-_ENCODER = COMMON | {
-    "deberta.encoder.layer.{layer}.attention.self.query_proj": "encoder/layer/attention/query",
-    "deberta.encoder.layer.{layer}.attention.self.key_proj": "encoder/layer/attention/key",
-    "deberta.encoder.layer.{layer}.attention.self.value_proj": "encoder/layer/attention/value",
-    "deberta.encoder.layer.{layer}.attention.self.pos_key_proj": "encoder/layer/attention/distance_key",
-    "deberta.encoder.layer.{layer}.attention.self.pos_query_proj": "encoder/layer/attention/distance_query",
-    "deberta.encoder.LayerNorm": "encoder/distance_embedding/norm",
-    "deberta.encoder.conv.conv": "encoder/convolution",
-    "deberta.encoder.conv.LayerNorm": "encoder/convolution/norm",
-}
-
-
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     config = HeadConfig("tokens", 1, c.activation, norm=True, add_first_token=True)
     dense, output, norm = (f"mask_predictions.{part}" for part in ("dense", "classifier", "LayerNorm"))
@@ -71,8 +51,25 @@ DEBERTA_V2 = dataclasses.replace(
     model_type="deberta-v2",
     name="DebertaV2",
     architecture=dataclasses.replace(DEBERTA.architecture, key_bias=True),
-    settings_table=_SETTINGS,
-    encoder_table=_ENCODER,
+    settings_table=(
+        *DEBERTA.settings_table,
+        Entry(_read_distances, _write_distances),
+        same("conv_kernel_size"),
+        same("conv_groups"),
+        choice("conv_act", "conv_activation"),
+        written("legacy", True),  # names of the masked-language-model head that every version of transformers reads
+    ),
+    encoder_table={
+        **COMMON,
+        "deberta.encoder.layer.{layer}.attention.self.query_proj": "encoder/layer/attention/query",
+        "deberta.encoder.layer.{layer}.attention.self.key_proj": "encoder/layer/attention/key",
+        "deberta.encoder.layer.{layer}.attention.self.value_proj": "encoder/layer/attention/value",
+        "deberta.encoder.layer.{layer}.attention.self.pos_key_proj": "encoder/layer/attention/distance_key",
+        "deberta.encoder.layer.{layer}.attention.self.pos_query_proj": "encoder/layer/attention/distance_query",
+        "deberta.encoder.LayerNorm": "encoder/distance_embedding/norm",
+        "deberta.encoder.conv.conv": "encoder/convolution",
+        "deberta.encoder.conv.LayerNorm": "encoder/convolution/norm",
+    },
     heads=_heads,
     about=About(
         title="DeBERTa-v2 and v3",
@@ -81,14 +78,14 @@ DEBERTA_V2 = dataclasses.replace(
         objective="masked words (v2), replaced-token detection with gradient-disentangled embeddings (v3)",
         text="English: books, Wikipedia, news, stories and the web; mDeBERTa: CommonCrawl in 100 languages",
         papers={"DeBERTa-v3": "2111.09543", "DeBERTa": "2006.03654"},
-        releases=(
-            Release("microsoft/deberta-v3-xsmall", sizes(12, 384, 1536, 6, 128100, **_V3)),
-            Release("microsoft/deberta-v3-small", sizes(6, 768, 3072, 12, 128100, **_V3)),
-            Release("microsoft/deberta-v3-base", sizes(12, 768, 3072, 12, 128100, **_V3)),
-            Release("microsoft/mdeberta-v3-base", sizes(12, 768, 3072, 12, 251000, **_V3)),
-            Release("microsoft/deberta-v3-large", sizes(24, 1024, 4096, 16, 128100, **_V3)),
-            Release("microsoft/deberta-v2-xlarge", sizes(24, 1536, 6144, 24, 128100, **_V2)),
-            Release("microsoft/deberta-v2-xxlarge", sizes(48, 1536, 6144, 24, 128100, **_V2)),
-        ),
+        releases={
+            "microsoft/deberta-v3-xsmall": sizes(12, 384, 1536, 6, 128100, **_V3),
+            "microsoft/deberta-v3-small": sizes(6, 768, 3072, 12, 128100, **_V3),
+            "microsoft/deberta-v3-base": sizes(12, 768, 3072, 12, 128100, **_V3),
+            "microsoft/mdeberta-v3-base": sizes(12, 768, 3072, 12, 251000, **_V3),
+            "microsoft/deberta-v3-large": sizes(24, 1024, 4096, 16, 128100, **_V3),
+            "microsoft/deberta-v2-xlarge": sizes(24, 1536, 6144, 24, 128100, **_V2),
+            "microsoft/deberta-v2-xxlarge": sizes(48, 1536, 6144, 24, 128100, **_V2),
+        },
     ),
 )

@@ -4,7 +4,7 @@ Clark et al. 2020, arXiv:2003.10555. Both are BERT's encoder.
 """
 
 from jaxencoder.families.bert import BERT, ENCODER, POSITIONS, SETTINGS, TOKEN_TYPES
-from jaxencoder.families.family import About, Family, Heads, Release, head, plain_heads, two_layer_classifier
+from jaxencoder.families.family import About, Family, Heads, head, plain_heads, two_layer_classifier
 from jaxencoder.families.settings import Settings, inherited, sizes
 from jaxencoder.families.tables import Names, mlm_head, with_prefix
 from jaxencoder.model.config import EncoderConfig
@@ -48,11 +48,11 @@ ELECTRA = Family(
         objective="replaced-token detection",
         text="English: books, Wikipedia, news and the web",
         papers={"ELECTRA": "2003.10555"},
-        releases=(
-            Release("google/electra-small-discriminator", sizes(12, 256, 1024, 4, 30522, embedding_size=128)),
-            Release("google/electra-base-discriminator", sizes(12, 768, 3072, 12, 30522, embedding_size=768)),
-            Release("google/electra-large-discriminator", sizes(24, 1024, 4096, 16, 30522, embedding_size=1024)),
-        ),
+        releases={
+            "google/electra-small-discriminator": sizes(12, 256, 1024, 4, 30522, embedding_size=128),
+            "google/electra-base-discriminator": sizes(12, 768, 3072, 12, 30522, embedding_size=768),
+            "google/electra-large-discriminator": sizes(24, 1024, 4096, 16, 30522, embedding_size=1024),
+        },
     ),
     fixed=BERT.fixed,
 )

@@ -3,7 +3,7 @@
 Boizard et al. 2025, arXiv:2503.05500.
 """
 
-from jaxencoder.families.family import About, Family, Heads, Release, head, labels, plain_heads
+from jaxencoder.families.family import About, Family, Heads, head, labels, plain_heads
 from jaxencoder.families.rotary import ROTARY
 from jaxencoder.families.settings import SIZES, Settings, choice, implied, inherited, read_choice, same, sizes
 from jaxencoder.model.config import EncoderConfig
@@ -16,33 +16,6 @@ _ARCHITECTURE = EncoderConfig(
     attention_bias=False, mlp_bias=False, activation="silu", gated_mlp=True, dropout=0.0, attention_dropout=0.0,
     head_transform=False, output_bias=False, tied_output=False,
 )  # fmt: skip
-_SETTINGS = (
-    *SIZES,
-    inherited("num_key_value_heads", "num_kv_heads", "num_heads"),
-    implied("head_dim", "head_size"),
-    same("max_position_embeddings", "max_length"),
-    ROTARY,
-    same("rms_norm_eps", "norm_epsilon"),
-    same("attention_bias"),
-    same("mlp_bias", "output_bias"),
-    same("mlp_bias"),
-    choice("hidden_act", "activation"),
-    same("attention_dropout"),
-    same("initializer_range", "initializer_std"),
-)
-_ENCODER = {
-    "model.embed_tokens": "encoder/embeddings/token_embedding",
-    "model.layers.{layer}.input_layernorm": "encoder/layer/attention_norm",
-    "model.layers.{layer}.self_attn.q_proj": "encoder/layer/attention/query",
-    "model.layers.{layer}.self_attn.k_proj": "encoder/layer/attention/key",
-    "model.layers.{layer}.self_attn.v_proj": "encoder/layer/attention/value",
-    "model.layers.{layer}.self_attn.o_proj": "encoder/layer/attention/output",
-    "model.layers.{layer}.post_attention_layernorm": "encoder/layer/mlp_norm",
-    "model.layers.{layer}.mlp.gate_proj": "encoder/layer/mlp/gate",
-    "model.layers.{layer}.mlp.up_proj": "encoder/layer/mlp/up",
-    "model.layers.{layer}.mlp.down_proj": "encoder/layer/mlp/down",
-    "model.norm": "encoder/final_norm",
-}
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
@@ -57,8 +30,33 @@ EUROBERT = Family(
     name="EuroBert",
     prefix="model.",
     architecture=_ARCHITECTURE,
-    settings_table=_SETTINGS,
-    encoder_table=_ENCODER,
+    settings_table=(
+        *SIZES,
+        inherited("num_key_value_heads", "num_kv_heads", "num_heads"),
+        implied("head_dim", "head_size"),
+        same("max_position_embeddings", "max_length"),
+        ROTARY,
+        same("rms_norm_eps", "norm_epsilon"),
+        same("attention_bias"),
+        same("mlp_bias", "output_bias"),
+        same("mlp_bias"),
+        choice("hidden_act", "activation"),
+        same("attention_dropout"),
+        same("initializer_range", "initializer_std"),
+    ),
+    encoder_table={
+        "model.embed_tokens": "encoder/embeddings/token_embedding",
+        "model.layers.{layer}.input_layernorm": "encoder/layer/attention_norm",
+        "model.layers.{layer}.self_attn.q_proj": "encoder/layer/attention/query",
+        "model.layers.{layer}.self_attn.k_proj": "encoder/layer/attention/key",
+        "model.layers.{layer}.self_attn.v_proj": "encoder/layer/attention/value",
+        "model.layers.{layer}.self_attn.o_proj": "encoder/layer/attention/output",
+        "model.layers.{layer}.post_attention_layernorm": "encoder/layer/mlp_norm",
+        "model.layers.{layer}.mlp.gate_proj": "encoder/layer/mlp/gate",
+        "model.layers.{layer}.mlp.up_proj": "encoder/layer/mlp/up",
+        "model.layers.{layer}.mlp.down_proj": "encoder/layer/mlp/down",
+        "model.norm": "encoder/final_norm",
+    },
     mlm_head_table={"lm_head.bias": "mlm_head/bias"},
     heads=_heads,
     tied="lm_head.weight",
@@ -70,10 +68,10 @@ EUROBERT = Family(
         objective="masked words (50%, finally 10%)",
         text="5T tokens of 15 languages, code and mathematics",
         papers={"EuroBERT": "2503.05500"},
-        releases=(
-            Release("EuroBERT/EuroBERT-210m", sizes(12, 768, 3072, 12, 128256, rope_theta=250_000.0)),
-            Release("EuroBERT/EuroBERT-610m", sizes(26, 1152, 4096, 18, 128256, **_LARGER)),
-            Release("EuroBERT/EuroBERT-2.1B", sizes(32, 2304, 6144, 18, 128256, **_LARGER)),
-        ),
+        releases={
+            "EuroBERT/EuroBERT-210m": sizes(12, 768, 3072, 12, 128256, rope_theta=250_000.0),
+            "EuroBERT/EuroBERT-610m": sizes(26, 1152, 4096, 18, 128256, **_LARGER),
+            "EuroBERT/EuroBERT-2.1B": sizes(32, 2304, 6144, 18, 128256, **_LARGER),
+        },
     ),
 )

@@ -38,13 +38,6 @@ HEADS = {
 }
 
 
-class Release(NamedTuple):
-    """A published checkpoint that can be loaded."""
-
-    name: str  # on the Hugging Face hub
-    settings: Settings  # of its config.json: those that decide the architecture and are not the family's defaults
-
-
 class About(NamedTuple):
     """Facts for choosing a model that an EncoderConfig does not hold."""
 
@@ -54,7 +47,9 @@ class About(NamedTuple):
     objective: str  # of pretraining
     text: str  # of pretraining
     papers: Mapping[str, str]  # subject -> arXiv number, the family's own paper first
-    releases: tuple[Release, ...]  # from few parameters to many
+    # Published checkpoints, from few parameters to many: name on the Hugging Face hub -> the settings of its
+    # config.json that decide the architecture and are not the family's defaults.
+    releases: Mapping[str, Settings]
 
 
 @dataclass(frozen=True)
@@ -117,6 +112,12 @@ class Family:
     def class_name(self, kind: str) -> str:
         """The class name in config.json of a model with the heads of a key of HEADS."""
         return self.classes.get(kind, self.name + kind)
+
+
+def shortest_pattern(windows: Sequence[int]) -> tuple[int, ...]:
+    """The shortest pattern that repeats to the windows of all layers."""
+    periods = (n for n in range(1, len(windows) + 1) if all(w == windows[i % n] for i, w in enumerate(windows)))
+    return tuple(windows[: next(periods, 0)])
 
 
 def labels(settings: Settings) -> int:

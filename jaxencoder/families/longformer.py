@@ -6,9 +6,9 @@ plain model, its embeddings and its masked-language-model head have none unless 
 
 import dataclasses
 
-from jaxencoder.families.family import About, Heads, Release, pooler
+from jaxencoder.families.family import About, Heads, pooler, shortest_pattern
 from jaxencoder.families.roberta import ENCODER, ROBERTA
-from jaxencoder.families.settings import Entry, Fields, Settings, shortest_pattern, sizes
+from jaxencoder.families.settings import Entry, Fields, Settings, sizes
 from jaxencoder.families.tables import with_prefix
 from jaxencoder.model.config import EncoderConfig
 
@@ -29,13 +29,6 @@ def _write_windows(c: EncoderConfig) -> Settings:
     if not all(c.windows):
         raise ValueError(f"model.windows is {c.windows}; Longformer's config.json needs a window in every layer")
     return {"attention_window": [2 * c.windows[i % len(c.windows)] for i in range(c.num_layers)]}
-
-
-_ENCODER = with_prefix(ENCODER, "roberta.", "longformer.") | {
-    "longformer.encoder.layer.{layer}.attention.self.query_global": "encoder/layer/attention/global_query",
-    "longformer.encoder.layer.{layer}.attention.self.key_global": "encoder/layer/attention/global_key",
-    "longformer.encoder.layer.{layer}.attention.self.value_global": "encoder/layer/attention/global_value",
-}
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
@@ -61,7 +54,12 @@ LONGFORMER = dataclasses.replace(
     # The head's activation is gelu regardless of hidden_act.
     architecture=EncoderConfig(windows=(256,), global_tokens=True, head_activation="gelu"),
     settings_table=(*ROBERTA.settings_table, Entry(_read_windows, _write_windows)),
-    encoder_table=_ENCODER,
+    encoder_table={
+        **with_prefix(ENCODER, "roberta.", "longformer."),
+        "longformer.encoder.layer.{layer}.attention.self.query_global": "encoder/layer/attention/global_query",
+        "longformer.encoder.layer.{layer}.attention.self.key_global": "encoder/layer/attention/global_key",
+        "longformer.encoder.layer.{layer}.attention.self.value_global": "encoder/layer/attention/global_value",
+    },
     heads=_heads,
     about=About(
         title="Longformer",
@@ -71,10 +69,10 @@ LONGFORMER = dataclasses.replace(
         objective="masked words (15%), continued from RoBERTa",
         text="RoBERTa's, then 6.5B tokens of long English texts",
         papers={"Longformer": "2004.05150"},
-        releases=(
-            Release("allenai/longformer-base-4096", sizes(12, 768, 3072, 12, 50265, **_PUBLISHED)),
-            Release("allenai/longformer-large-4096", sizes(24, 1024, 4096, 16, 50265, **_PUBLISHED)),
-        ),
+        releases={
+            "allenai/longformer-base-4096": sizes(12, 768, 3072, 12, 50265, **_PUBLISHED),
+            "allenai/longformer-large-4096": sizes(24, 1024, 4096, 16, 50265, **_PUBLISHED),
+        },
     ),
     fixed={name: value for name, value in ROBERTA.fixed.items() if name != "hidden_act"},
 )

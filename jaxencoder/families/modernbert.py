@@ -2,20 +2,9 @@
 
 from typing import Any
 
-from jaxencoder.families.family import About, Family, Heads, Release, Settings, head, labels
+from jaxencoder.families.family import About, Family, Heads, Settings, head, labels, shortest_pattern
 from jaxencoder.families.rotary import rope_parameters, rotary_fields, rotary_settings
-from jaxencoder.families.settings import (
-    SIZES,
-    Entry,
-    Fields,
-    choice,
-    read_choice,
-    read_value,
-    same,
-    shortest_pattern,
-    sizes,
-    written,
-)
+from jaxencoder.families.settings import SIZES, Entry, Fields, choice, read_choice, read_value, same, sizes, written
 from jaxencoder.families.tables import QKV, Weight, mlm_head
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig, HeadInputs
@@ -71,37 +60,6 @@ def _write_windows(c: EncoderConfig) -> Settings:
     return {"local_attention": 2 * max(sides, default=64), "layer_types": kinds}
 
 
-_SETTINGS = (
-    *SIZES,
-    same("max_position_embeddings", "max_length"),
-    Entry(_read_rotary, _write_rotary),
-    Entry(_read_windows, _write_windows),
-    same("norm_eps", "norm_epsilon"),
-    same("norm_bias"),
-    same("attention_bias"),
-    same("mlp_bias"),
-    choice("hidden_activation", "activation"),
-    choice("classifier_activation", "head_activation"),
-    same("classifier_bias", "head_bias"),
-    same("decoder_bias", "output_bias"),
-    same("mlp_dropout", "dropout"),
-    written("embedding_dropout", lambda c: c.dropout),
-    same("attention_dropout"),
-    same("initializer_range", "initializer_std"),
-)
-_ENCODER = {
-    "model.embeddings.tok_embeddings": "encoder/embeddings/token_embedding",
-    "model.embeddings.norm": "encoder/embeddings/norm",
-    "model.layers.{layer}.attn.Wqkv": Weight(QKV),
-    "model.layers.{layer}.attn.Wo": "encoder/layer/attention/output",
-    "model.layers.{layer}.attn_norm": Weight(("encoder/layer/attention_norm",), first_layer=1),
-    "model.layers.{layer}.mlp.Wi": Weight(("encoder/layer/mlp/gate", "encoder/layer/mlp/up")),
-    "model.layers.{layer}.mlp.Wo": "encoder/layer/mlp/down",
-    "model.layers.{layer}.mlp_norm": "encoder/layer/mlp_norm",
-    "model.final_norm": "encoder/final_norm",
-}
-
-
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     pooling = read_choice(settings, "classifier_pooling", "cls", {"cls": "cls", "mean": "mean"})
 
@@ -120,8 +78,35 @@ MODERNBERT = Family(
     name="ModernBert",
     prefix="model.",
     architecture=_ARCHITECTURE,
-    settings_table=_SETTINGS,
-    encoder_table=_ENCODER,
+    settings_table=(
+        *SIZES,
+        same("max_position_embeddings", "max_length"),
+        Entry(_read_rotary, _write_rotary),
+        Entry(_read_windows, _write_windows),
+        same("norm_eps", "norm_epsilon"),
+        same("norm_bias"),
+        same("attention_bias"),
+        same("mlp_bias"),
+        choice("hidden_activation", "activation"),
+        choice("classifier_activation", "head_activation"),
+        same("classifier_bias", "head_bias"),
+        same("decoder_bias", "output_bias"),
+        same("mlp_dropout", "dropout"),
+        written("embedding_dropout", lambda c: c.dropout),
+        same("attention_dropout"),
+        same("initializer_range", "initializer_std"),
+    ),
+    encoder_table={
+        "model.embeddings.tok_embeddings": "encoder/embeddings/token_embedding",
+        "model.embeddings.norm": "encoder/embeddings/norm",
+        "model.layers.{layer}.attn.Wqkv": Weight(QKV),
+        "model.layers.{layer}.attn.Wo": "encoder/layer/attention/output",
+        "model.layers.{layer}.attn_norm": Weight(("encoder/layer/attention_norm",), first_layer=1),
+        "model.layers.{layer}.mlp.Wi": Weight(("encoder/layer/mlp/gate", "encoder/layer/mlp/up")),
+        "model.layers.{layer}.mlp.Wo": "encoder/layer/mlp/down",
+        "model.layers.{layer}.mlp_norm": "encoder/layer/mlp_norm",
+        "model.final_norm": "encoder/final_norm",
+    },
     mlm_head_table=mlm_head("head.dense", "head.norm", "decoder.bias"),
     heads=_heads,
     tied="decoder.weight",
@@ -133,13 +118,13 @@ MODERNBERT = Family(
         objective="masked words (30%)",
         text="2T tokens of English and code; mmBERT: 3T tokens, 1,800 languages",
         papers={"ModernBERT": "2412.13663", "Ettin": "2507.11412", "mmBERT": "2509.06888"},
-        releases=(
-            Release("jhu-clsp/ettin-encoder-17m", sizes(7, 256, 384, 4, 50368, **_ETTIN)),
-            Release("jhu-clsp/ettin-encoder-68m", sizes(19, 512, 768, 8, 50368, **_ETTIN)),
-            Release("jhu-clsp/mmBERT-small", sizes(22, 384, 1152, 6, 256000, local_rope_theta=160_000.0)),
-            Release("answerdotai/ModernBERT-base", sizes(22, 768, 1152, 12, 50368)),
-            Release("jhu-clsp/mmBERT-base", sizes(22, 768, 1152, 12, 256000, local_rope_theta=160_000.0)),
-            Release("answerdotai/ModernBERT-large", sizes(28, 1024, 2624, 16, 50368)),
-        ),
+        releases={
+            "jhu-clsp/ettin-encoder-17m": sizes(7, 256, 384, 4, 50368, **_ETTIN),
+            "jhu-clsp/ettin-encoder-68m": sizes(19, 512, 768, 8, 50368, **_ETTIN),
+            "jhu-clsp/mmBERT-small": sizes(22, 384, 1152, 6, 256000, local_rope_theta=160_000.0),
+            "answerdotai/ModernBERT-base": sizes(22, 768, 1152, 12, 50368),
+            "jhu-clsp/mmBERT-base": sizes(22, 768, 1152, 12, 256000, local_rope_theta=160_000.0),
+            "answerdotai/ModernBERT-large": sizes(28, 1024, 2624, 16, 50368),
+        },
     ),
 )

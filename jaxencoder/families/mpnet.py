@@ -4,28 +4,13 @@ Song et al. 2020, arXiv:2004.09297.
 """
 
 from jaxencoder.families.bert import SETTINGS
-from jaxencoder.families.family import About, Family, Release, plain_heads, pooler, two_layer_classifier
-from jaxencoder.families.roberta import PAD, ROBERTA, SHIFTED_POSITIONS
+from jaxencoder.families.family import About, Family, plain_heads, pooler, two_layer_classifier
+from jaxencoder.families.roberta import ENCODER, ROBERTA, SHIFTED_POSITIONS
 from jaxencoder.families.settings import sizes, written
-from jaxencoder.families.tables import Weight
+from jaxencoder.families.tables import with_prefix
 from jaxencoder.model.config import EncoderConfig
 
 _BUCKETS = 32  # transformers computes this many regardless of config.json
-_ENCODER = {
-    "mpnet.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
-    "mpnet.embeddings.position_embeddings": Weight(("encoder/embeddings/position_embedding",), skip=PAD + 1),
-    "mpnet.embeddings.LayerNorm": "encoder/embeddings/norm",
-    "mpnet.encoder.relative_attention_bias": "encoder/relative_bias/table",
-    "mpnet.encoder.layer.{layer}.attention.attn.q": "encoder/layer/attention/query",
-    "mpnet.encoder.layer.{layer}.attention.attn.k": "encoder/layer/attention/key",
-    "mpnet.encoder.layer.{layer}.attention.attn.v": "encoder/layer/attention/value",
-    "mpnet.encoder.layer.{layer}.attention.attn.o": "encoder/layer/attention/output",
-    "mpnet.encoder.layer.{layer}.attention.LayerNorm": "encoder/layer/attention_norm",
-    "mpnet.encoder.layer.{layer}.intermediate.dense": "encoder/layer/mlp/up",
-    "mpnet.encoder.layer.{layer}.output.dense": "encoder/layer/mlp/down",
-    "mpnet.encoder.layer.{layer}.output.LayerNorm": "encoder/layer/mlp_norm",
-}
-
 _SIZES = sizes(12, 768, 3072, 12, 30527, max_position_embeddings=514, layer_norm_eps=1e-5)
 MPNET = Family(
     model_type="mpnet",
@@ -33,7 +18,15 @@ MPNET = Family(
     prefix="mpnet.",
     architecture=EncoderConfig(token_types=0, relative_bias_buckets=_BUCKETS),
     settings_table=(*SETTINGS, *SHIFTED_POSITIONS, written("relative_attention_num_buckets", _BUCKETS)),
-    encoder_table=_ENCODER,
+    encoder_table={
+        **with_prefix(ENCODER, "roberta.", "mpnet.", without=".attention."),
+        "mpnet.encoder.relative_attention_bias": "encoder/relative_bias/table",
+        "mpnet.encoder.layer.{layer}.attention.attn.q": "encoder/layer/attention/query",
+        "mpnet.encoder.layer.{layer}.attention.attn.k": "encoder/layer/attention/key",
+        "mpnet.encoder.layer.{layer}.attention.attn.v": "encoder/layer/attention/value",
+        "mpnet.encoder.layer.{layer}.attention.attn.o": "encoder/layer/attention/output",
+        "mpnet.encoder.layer.{layer}.attention.LayerNorm": "encoder/layer/attention_norm",
+    },
     mlm_head_table=ROBERTA.mlm_head_table,
     heads=lambda c, s: plain_heads(s) | pooler("mpnet.pooler.dense") | two_layer_classifier(s, "tanh"),
     tied=ROBERTA.tied,
@@ -44,7 +37,7 @@ MPNET = Family(
         objective="masked words, predicted in a random order",
         text="160 GB of English",
         papers={"MPNet": "2004.09297"},
-        releases=(Release("microsoft/mpnet-base", _SIZES), Release("sentence-transformers/all-mpnet-base-v2", _SIZES)),
+        releases={"microsoft/mpnet-base": _SIZES, "sentence-transformers/all-mpnet-base-v2": _SIZES},
     ),
     fixed=ROBERTA.fixed | {"relative_attention_num_buckets": _BUCKETS},
 )

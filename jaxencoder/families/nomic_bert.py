@@ -1,7 +1,7 @@
 """Nomic BERT: BERT with rotary positions, a gated MLP and few biases. Nussbaum et al. 2024, arXiv:2402.01613."""
 
 from jaxencoder.families.bert import POSITIONS, SETTINGS, TOKEN_TYPES
-from jaxencoder.families.family import About, Family, Release, plain_heads, pooler
+from jaxencoder.families.family import About, Family, plain_heads, pooler
 from jaxencoder.families.rotary import ROTARY, rotary_fields, rotary_settings
 from jaxencoder.families.settings import Entry, Fields, Settings, choice, read_value, sizes
 from jaxencoder.families.tables import QKV, Weight, mlm_head
@@ -48,34 +48,31 @@ _ARCHITECTURE = EncoderConfig(
     max_length=2048, positions="rotary", rope_theta=1000.0, attention_bias=False, mlp_bias=False,
     activation="silu", gated_mlp=True, dropout=0.0, attention_dropout=0.0,
 )  # fmt: skip
-_SETTINGS = (
-    Entry(choice("activation_function", "activation", {"swiglu": "silu", "geglu": "gelu"}).read, lambda c: {}),
-    *SETTINGS,
-    POSITIONS,
-    TOKEN_TYPES,
-    Entry(_read_vocab_size, lambda c: {}),
-    Entry(_read_rotary, _write_rotary),
-)
-_ENCODER = {
-    "nomic_bert.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
-    "nomic_bert.embeddings.token_type_embeddings": "encoder/embeddings/token_type_embedding",
-    "nomic_bert.emb_ln": "encoder/embeddings/norm",
-    "nomic_bert.encoder.layers.{layer}.attn.Wqkv": Weight(QKV),
-    "nomic_bert.encoder.layers.{layer}.attn.out_proj": "encoder/layer/attention/output",
-    "nomic_bert.encoder.layers.{layer}.norm1": "encoder/layer/attention_norm",
-    "nomic_bert.encoder.layers.{layer}.mlp.fc11": "encoder/layer/mlp/up",
-    "nomic_bert.encoder.layers.{layer}.mlp.fc12": "encoder/layer/mlp/gate",
-    "nomic_bert.encoder.layers.{layer}.mlp.fc2": "encoder/layer/mlp/down",
-    "nomic_bert.encoder.layers.{layer}.norm2": "encoder/layer/mlp_norm",
-}
-
 NOMIC_BERT = Family(
     model_type="nomic_bert",
     name="NomicBert",
     prefix="nomic_bert.",
     architecture=_ARCHITECTURE,
-    settings_table=_SETTINGS,
-    encoder_table=_ENCODER,
+    settings_table=(
+        Entry(choice("activation_function", "activation", {"swiglu": "silu", "geglu": "gelu"}).read, lambda c: {}),
+        *SETTINGS,
+        POSITIONS,
+        TOKEN_TYPES,
+        Entry(_read_vocab_size, lambda c: {}),
+        Entry(_read_rotary, _write_rotary),
+    ),
+    encoder_table={
+        "nomic_bert.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
+        "nomic_bert.embeddings.token_type_embeddings": "encoder/embeddings/token_type_embedding",
+        "nomic_bert.emb_ln": "encoder/embeddings/norm",
+        "nomic_bert.encoder.layers.{layer}.attn.Wqkv": Weight(QKV),
+        "nomic_bert.encoder.layers.{layer}.attn.out_proj": "encoder/layer/attention/output",
+        "nomic_bert.encoder.layers.{layer}.norm1": "encoder/layer/attention_norm",
+        "nomic_bert.encoder.layers.{layer}.mlp.fc11": "encoder/layer/mlp/up",
+        "nomic_bert.encoder.layers.{layer}.mlp.fc12": "encoder/layer/mlp/gate",
+        "nomic_bert.encoder.layers.{layer}.mlp.fc2": "encoder/layer/mlp/down",
+        "nomic_bert.encoder.layers.{layer}.norm2": "encoder/layer/mlp_norm",
+    },
     mlm_head_table=mlm_head(
         "cls.predictions.transform.dense", "cls.predictions.transform.layer_norm", "cls.predictions.bias"
     ),
@@ -88,10 +85,10 @@ NOMIC_BERT = Family(
         objective="masked words (30%); the embedder: contrastive, on pairs of texts",
         text="English books and Wikipedia",
         papers={"Nomic Embed": "2402.01613", "Matryoshka": "2205.13147"},
-        releases=(
-            Release("nomic-ai/nomic-bert-2048", sizes(12, 768, 3072, 12, 30528)),
-            Release("nomic-ai/nomic-embed-text-v1.5", sizes(12, 768, 3072, 12, 30528, max_position_embeddings=8192)),
-        ),
+        releases={
+            "nomic-ai/nomic-bert-2048": sizes(12, 768, 3072, 12, 30528),
+            "nomic-ai/nomic-embed-text-v1.5": sizes(12, 768, 3072, 12, 30528, max_position_embeddings=8192),
+        },
     ),
     older_names=_OLDER_NAMES,
     fixed={

@@ -18,11 +18,7 @@ class Published(NamedTuple):
 
 
 def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfig]:
-    """The family and the architecture of a config.json in the folder `where`.
-
-    Raises:
-        ValueError: an unknown family, a missing setting, or a value that this package does not support.
-    """
+    """The family and the architecture of a config.json in the folder `where`; ValueError if they are not supported."""
     model_type = settings.get("model_type")
     family = next((family for family in FAMILIES if family.model_type == model_type), None)
     if family is None:
@@ -37,11 +33,7 @@ def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfi
 
 
 def family_of(config: EncoderConfig, parts: Iterable[str] = ()) -> Family:
-    """The first family that can hold the architecture, and that has most of the heads among `parts`.
-
-    Raises:
-        ValueError: no family can hold it.
-    """
+    """The first family that can hold the architecture and has most heads among `parts`; ValueError if none can."""
     if config.bottleneck:
         raise ValueError(
             f"model.bottleneck is {config.bottleneck}, but no published family has bottleneck adapters; "

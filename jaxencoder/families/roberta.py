@@ -4,10 +4,11 @@ Liu et al. 2019, arXiv:1907.11692; Conneau et al. 2020, arXiv:1911.02116; Martin
 """
 
 import dataclasses
+from typing import Any
 
 from jaxencoder.families import bert
 from jaxencoder.families.bert import BERT, SETTINGS, TOKEN_TYPES
-from jaxencoder.families.family import About, Family, Release, plain_heads, pooler, two_layer_classifier
+from jaxencoder.families.family import About, Family, plain_heads, pooler, two_layer_classifier
 from jaxencoder.families.settings import Entry, read_value, sizes, written
 from jaxencoder.families.tables import Weight, mlm_head, with_prefix
 from jaxencoder.model.config import EncoderConfig
@@ -25,9 +26,9 @@ ENCODER = with_prefix(bert.ENCODER, "bert.", "roberta.") | {
 }
 
 
-def _release(name: str, *shape: int, max_length: int = 512) -> Release:
+def _sizes(*shape: int, max_length: int = 512) -> dict[str, Any]:
     settings = {"max_position_embeddings": max_length + PAD + 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
-    return Release(name, sizes(*shape, **settings))
+    return sizes(*shape, **settings)
 
 
 ROBERTA = Family(
@@ -47,11 +48,11 @@ ROBERTA = Family(
         objective="masked words (15%), redrawn in every epoch",
         text="160 GB of English",
         papers={"RoBERTa": "1907.11692", "distilling": "1910.01108"},
-        releases=(
-            _release("distilbert/distilroberta-base", 6, 768, 3072, 12, 50265),
-            _release("FacebookAI/roberta-base", 12, 768, 3072, 12, 50265),
-            _release("FacebookAI/roberta-large", 24, 1024, 4096, 16, 50265),
-        ),
+        releases={
+            "distilbert/distilroberta-base": _sizes(6, 768, 3072, 12, 50265),
+            "FacebookAI/roberta-base": _sizes(12, 768, 3072, 12, 50265),
+            "FacebookAI/roberta-large": _sizes(24, 1024, 4096, 16, 50265),
+        },
     ),
     # The head's activation is gelu regardless of hidden_act.
     fixed=BERT.fixed | {"pad_token_id": PAD, "hidden_act": "gelu"},
@@ -68,11 +69,11 @@ XLM_ROBERTA = dataclasses.replace(
         objective="masked words (15%)",
         text="2.5 TB from the web, 100 languages",
         papers={"XLM-RoBERTa": "1911.02116", "BGE-M3": "2402.03216"},
-        releases=(
-            _release("FacebookAI/xlm-roberta-base", 12, 768, 3072, 12, 250002),
-            _release("FacebookAI/xlm-roberta-large", 24, 1024, 4096, 16, 250002),
-            _release("BAAI/bge-m3", 24, 1024, 4096, 16, 250002, max_length=8192),
-        ),
+        releases={
+            "FacebookAI/xlm-roberta-base": _sizes(12, 768, 3072, 12, 250002),
+            "FacebookAI/xlm-roberta-large": _sizes(24, 1024, 4096, 16, 250002),
+            "BAAI/bge-m3": _sizes(24, 1024, 4096, 16, 250002, max_length=8192),
+        },
     ),
 )
 CAMEMBERT = dataclasses.replace(
@@ -86,9 +87,9 @@ CAMEMBERT = dataclasses.replace(
         objective="masked whole words (15%)",
         text="135 to 138 GB from the web, French",
         papers={"CamemBERT": "1911.03894"},
-        releases=(
-            _release("almanach/camembert-base", 12, 768, 3072, 12, 32005),
-            _release("almanach/camembert-large", 24, 1024, 4096, 16, 32005),
-        ),
+        releases={
+            "almanach/camembert-base": _sizes(12, 768, 3072, 12, 32005),
+            "almanach/camembert-large": _sizes(24, 1024, 4096, 16, 32005),
+        },
     ),
 )

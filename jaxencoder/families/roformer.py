@@ -2,7 +2,7 @@
 
 from jaxencoder.families.bert import BERT
 from jaxencoder.families.electra import NARROW_SETTINGS, narrow_encoder
-from jaxencoder.families.family import About, Family, Release, plain_heads, two_layer_classifier
+from jaxencoder.families.family import About, Family, plain_heads, two_layer_classifier
 from jaxencoder.families.settings import same, sizes
 from jaxencoder.families.tables import Names, Weight
 from jaxencoder.model.config import EncoderConfig
@@ -33,11 +33,11 @@ ROFORMER = Family(
         objective="masked words",
         text="Chinese",
         papers={"RoFormer": "2104.09864"},
-        releases=(
-            Release("junnyu/roformer_chinese_small", sizes(6, 384, 1536, 6, 50000)),
-            Release("junnyu/roformer_chinese_char_base", sizes(12, 768, 3072, 12, 12000, max_position_embeddings=512)),
-            Release("junnyu/roformer_chinese_base", sizes(12, 768, 3072, 12, 50000)),
-        ),
+        releases={
+            "junnyu/roformer_chinese_small": sizes(6, 384, 1536, 6, 50000),
+            "junnyu/roformer_chinese_char_base": sizes(12, 768, 3072, 12, 12000, max_position_embeddings=512),
+            "junnyu/roformer_chinese_base": sizes(12, 768, 3072, 12, 50000),
+        },
     ),
     fixed=BERT.fixed,
 )

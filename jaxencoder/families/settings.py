@@ -6,7 +6,7 @@ config.json leaves out keeps the value of the family's `architecture`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jaxencoder.model.config import EncoderConfig
@@ -138,9 +138,3 @@ def read_choice(settings: Settings, setting: str, default: Any = None, values: M
     if value not in list(values):  # not every JSON value can be looked up in a dict
         raise ValueError(f"config.json has {setting} {value!r}; known are {', '.join(map(str, values))}")
     return values[value]
-
-
-def shortest_pattern(windows: Sequence[int]) -> tuple[int, ...]:
-    """The shortest pattern that repeats to the windows of all layers."""
-    periods = (n for n in range(1, len(windows) + 1) if all(w == windows[i % n] for i, w in enumerate(windows)))
-    return tuple(windows[: next(periods, 0)])

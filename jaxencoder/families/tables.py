@@ -89,25 +89,24 @@ def mlm_head(dense: str, norm: str, bias: str) -> Names:
     return {dense: "mlm_head/dense", norm: "mlm_head/norm", bias: "mlm_head/bias"}
 
 
-def with_prefix(names: Names, old: str, new: str) -> dict[str, str | Weight]:
-    """The table of another family: module names that start with `old` start with `new` instead."""
-    return {new + name.removeprefix(old) if name.startswith(old) else name: ours for name, ours in names.items()}
+def with_prefix(names: Names, old: str, new: str, without: str = "") -> dict[str, str | Weight]:
+    """The table of another family: `old` at the start of names becomes `new`; names with `without` are left out."""
+    return {new + name.removeprefix(old): ours for name, ours in names.items() if not without or without not in name}
 
 
 def from_tensors(
     weights: Sequence[Weight], tensors: Mapping[str, np.ndarray], shapes: Params, config: EncoderConfig, source: str
 ) -> tuple[Params, set[str]]:
-    """Read parameters from a checkpoint, each tensor once and straight into the stacked layers.
+    """Read parameters, float32, from a checkpoint, each tensor once and straight into the stacked layers.
 
     Args:
         weights: the rows of all parameters in `shapes`.
         tensors: name -> array of any float dtype.
-        shapes: tree of the parameters' shapes.
         config: decides which layer is where in the stacks.
         source: name of the checkpoint for error messages.
 
     Returns:
-        (parameters float32, names of the tensors that were read).
+        (parameters, names of the tensors that were read).
 
     Raises:
         ValueError: a tensor is missing or has another shape, or a parameter has no row.

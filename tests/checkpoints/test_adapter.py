@@ -226,3 +226,14 @@ def test_heads_that_peft_cannot_hold(folders: dict[str, Path], model: Model, tmp
     source = keep(tmp_path / "biases-run", model, config, params=params)
     with pytest.raises(ValueError, match="encoder/.*/bias was trained besides the low-rank adapter; PEFT's"):
         peft.write_peft(adapter.trained_adapter(source), tmp_path / "biases")
+
+
+def test_peft_names_what_a_base_lacks(folders: dict[str, Path], model: Model, tmp_path: Path, caplog) -> None:
+    base = tmp_path / "base"
+    jaxencoder.load(folders["base"]).save(base, format="sentence-transformers")
+    config, params = tuned(base, model, 9, adapter=LORA)
+    source = keep(tmp_path / "run", model, config, params=params)
+    (base / "1_Pooling" / "config.json").unlink()
+    peft.write_peft(adapter.trained_adapter(source), tmp_path / "peft")
+    assert f"cannot load {base} itself: {base / '1_Pooling' / 'config.json'} is missing" in caplog.text
+    assert json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
