@@ -23,7 +23,6 @@ def classifier_to_peft(
 
     Args:
         classifier, pooling: parameters of `model.heads.Classifier`, {"dense", "classifier"}, and its pooling.
-        published, config: the base model and its encoder.
 
     Returns:
         (tensors by name, without PREFIX; the names in modules_to_save).

@@ -83,10 +83,9 @@ class Checkpoint:
 def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer in a folder; ValueError if it has more tokens than the model."""
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.vocab_size > vocab_size:
+    if (size := tokenizer.vocab_size) > vocab_size:
         raise ValueError(
-            f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, but the model has only {vocab_size}; "
-            "the tokenizer belongs to another model"
+            f"the tokenizer in {folder} has {size} tokens, but the model {vocab_size}; add the model's own"
         )
     return tokenizer
 

@@ -8,10 +8,11 @@ from jaxencoder.model.heads import HeadConfig
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
-    heads = plain_heads(settings, "token_head", "span_head")
-    for name, outputs in (("sequence_head", labels(settings)), ("choice_head", 1)):
-        heads |= head(name, HeadConfig("cls", outputs, "relu"), "pre_classifier", "classifier")
-    return heads
+    def pooled(name: str, outputs: int) -> Heads:
+        return head(name, HeadConfig("cls", outputs, "relu"), "pre_classifier", "classifier")
+
+    heads = pooled("sequence_head", labels(settings)) | pooled("choice_head", 1)
+    return heads | plain_heads(settings, "token_head", "span_head")
 
 
 _SIZES = {"n_layers": 6, "dim": 768, "hidden_dim": 3072, "n_heads": 12}
