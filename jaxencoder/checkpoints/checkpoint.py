@@ -84,9 +84,8 @@ def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer in a folder; ValueError if it has more tokens than the model."""
     tokenizer = Tokenizer.load(folder)
     if (size := tokenizer.vocab_size) > vocab_size:
-        raise ValueError(
-            f"the tokenizer in {folder} has {size} tokens, but the model {vocab_size}; add the model's own"
-        )
+        mismatch = f"{size} tokens, but the model has only {vocab_size}"
+        raise ValueError(f"the tokenizer in {folder} has {mismatch}; it belongs to another model")
     return tokenizer
 
 
