@@ -87,14 +87,14 @@ def write_peft(adapter: Adapter, folder: Path) -> list[str]:
 
 def _base(config: RunConfig) -> tuple[Published, str]:
     """The published form of a run's initial model, and the folder or name under which transformers loads it."""
-    problem = "convert it with --to transformers, and name that folder"
+    advice = "convert it with --to transformers, and name that folder"
     try:
         folder = resolve(config.init_from, weights=False)
         if origin := read_published(folder):
             encoder, published = origin
             return published, config.init_from if encoder == folder else str(encoder)
     except OSError as error:  # it is elsewhere, or lacks a file
-        problem = str(error)
+        advice = str(error)
     family = family_of(config.model)
-    log.warning("transformers cannot load %s itself: %s", config.init_from, problem)
+    log.warning("transformers cannot load %s itself: %s", config.init_from, advice)
     return Published(family, family.settings(config.model), {}), config.init_from
