@@ -44,24 +44,18 @@ _HEADER = ("attention", "tokens", "layers", "FLOPs a row", "a token", "growth", 
 class CostLine:
     """One program.
 
-    Attributes:
-        use: training is the objective's forward and backward pass without the update, whose work is elementwise and
-            whose memory is `Cost.state`. Inference is the encoder's forward pass, without heads.
-        length: tokens in a row.
-        layers: kinds of layers, with their backends.
-        flops: of the matrix products of a row; see `training.program.Program`.
-        activations: bytes on one device besides arguments and results, thus without parameters and gradients.
-        flops_growth, activations_growth: exponents in the length, from the previous line of the same attention; None
-            for its first line.
+    Training is the objective's forward and backward pass without the update, whose work is elementwise and whose memory
+    is `Cost.state`. Inference is the encoder's forward pass, without heads. A growth is an exponent of the length, from
+    the previous line of the same attention; None for its first line.
     """
 
     use: Use
     attention: Attention
-    length: int
+    length: int  # tokens in a row
     layers: tuple[LayerKind, ...]
-    flops: float
+    flops: float  # of the matrix products of a row
     flops_growth: float | None
-    activations: int
+    activations: int  # bytes on one device besides arguments and results, thus without parameters and gradients
     activations_growth: float | None
 
     @property
@@ -71,30 +65,19 @@ class CostLine:
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a model's rows.
-
-    Attributes:
-        name, kind, mesh, optimizer: as in Inspection.
-        rows: in a batch, on all devices.
-        device: kind of device that the programs are compiled for.
-        dtype: of activations.
-        windows: attention variant -> pattern of its layers.
-        state: memory of training that does not depend on the length; see `state_memory`.
-        lines: by use, attention and length.
-        notes: deviations from the request, one sentence each.
-    """
+    """Cost of a model's rows; name, kind, mesh and optimizer are as in `Inspection`."""
 
     name: str
     kind: Kind
-    rows: int
+    rows: int  # in a batch, on all devices
     mesh: Mapping[str, int]
-    device: str
-    dtype: str
-    windows: Mapping[str, tuple[int, ...]]
-    state: Mapping[str, MemoryUse]
+    device: str  # kind of device that the programs are compiled for
+    dtype: str  # of activations
+    windows: Mapping[str, tuple[int, ...]]  # attention variant -> pattern of its layers
+    state: Mapping[str, MemoryUse]  # of training, whatever the length; see `state_memory`
     optimizer: str
-    lines: tuple[CostLine, ...]
-    notes: tuple[str, ...]
+    lines: tuple[CostLine, ...]  # by use, attention and length
+    notes: tuple[str, ...]  # deviations from the request, one sentence each
 
 
 def cost(
@@ -131,7 +114,12 @@ def cost(
     described = describe_model(str(target), overrides, "cost")
     devices = _mesh(dict(mesh or {}))
     rows, notes = _rows(rows, lengths, devices), list(described.notes)
-    config = _with_positions(described.config, lengths[-1], notes)
+    config, longest = described.config, lengths[-1]
+    if config.model.positions == "learned" and longest > config.model.max_length:
+        notes.append(
+            f"the model has {config.model.max_length} positions; its cost is that of one with {longest} positions"
+        )
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, max_length=longest))
     if backend is not None:
         config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, attention=backend))
     if described.family is not None:
@@ -152,14 +140,6 @@ def cost(
         lines=tuple(lines),
         notes=tuple(notes),
     )
-
-
-def _with_positions(config: RunConfig, length: int, notes: list[str]) -> RunConfig:
-    """The config with learned positions for the longest row; adds a note if the model has fewer."""
-    if config.model.positions != "learned" or length <= config.model.max_length:
-        return config
-    notes.append(f"the model has {config.model.max_length} positions; its cost is that of one with {length} positions")
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, max_length=length))
 
 
 def _check(lengths: Sequence[int], window: int | None, backend: str | None) -> None:
@@ -292,9 +272,8 @@ def _batch(config: RunConfig, rows: int, length: int) -> dict[str, jax.ShapeDtyp
     """Shapes of rows of one document each, with the arrays of every objective."""
     tokens = ("token_ids", "segment_ids", "positions", "token_labels")
     batch = {name: jax.ShapeDtypeStruct((rows, length), jnp.int32) for name in tokens}
+    batch |= {name: jax.ShapeDtypeStruct((rows, 1), jnp.int32) for name in ("labels", "groups")}
     batch["row_ids"] = jax.ShapeDtypeStruct((rows,), jnp.uint32)
-    for name in ("labels", "groups"):
-        batch[name] = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
     if isinstance(config.objective, TaskObjective):
         shape, dtype = config.objective.label_array
         batch["labels"] = jax.ShapeDtypeStruct((rows, 1, *shape), dtype)
@@ -329,18 +308,11 @@ def _row(line: CostLine, constant: int) -> tuple[str, ...]:
     backends: Counter[str] = Counter()
     for kind in line.layers:
         backends[kind.backend] += kind.layers
+    layers = ", ".join(f"{number} {backend}" for backend, number in backends.items())
     growths = ["" if x is None else f"{x:.2f}" for x in (line.flops_growth, line.activations_growth)]
-    return (
-        line.attention,
-        f"{line.length:,}",
-        ", ".join(f"{layers} {backend}" for backend, layers in backends.items()),
-        format_count(line.flops),
-        format_count(line.flops_token),
-        growths[0],
-        format_memory(line.activations),
-        growths[1],
-        format_memory(line.activations + constant),
-    )
+    flops = format_count(line.flops), format_count(line.flops_token), growths[0]
+    memory = format_memory(line.activations), growths[1], format_memory(line.activations + constant)
+    return line.attention, f"{line.length:,}", layers, *flops, *memory
 
 
 def _windows(windows: Sequence[int]) -> str:

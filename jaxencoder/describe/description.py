@@ -30,25 +30,16 @@ Kind = Literal["recipe", "run", "transformers", "sentence-transformers"]
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """A model's settings and the shapes of its parameters.
-
-    Attributes:
-        config: of the run. For a published model only `model`, `name` and `data.row_length` are meaningful.
-        shapes: of its parameters, as ShapeDtypeStructs; for a run those in training, with a low-rank adapter apart.
-        heads: name -> settings; empty for the masked-language-model head, whose settings are the encoder's.
-        tokenizer, sentence: name -> value, of the tokenizer and of embeddings; empty if there is none.
-        family: the model_type of a published model.
-        notes: what could not be determined, one sentence each.
-    """
+    """A model's settings and the shapes of its parameters."""
 
     kind: Kind
-    config: RunConfig
-    shapes: Params
-    heads: Mapping[str, Mapping[str, Any]]
-    tokenizer: Mapping[str, Any]
-    sentence: Mapping[str, Any] = field(default_factory=dict)
-    family: str | None = None
-    notes: tuple[str, ...] = ()
+    config: RunConfig  # for a published model only `model`, `name` and `data.row_length` are meaningful
+    shapes: Params  # ShapeDtypeStructs of its parameters; for a run those in training, with a low-rank adapter apart
+    heads: Mapping[str, Mapping[str, Any]]  # name -> settings; none for mlm_head, whose settings are the encoder's
+    tokenizer: Mapping[str, Any]  # name -> value; empty if there is none
+    sentence: Mapping[str, Any] = field(default_factory=dict)  # the same for embeddings
+    family: str | None = None  # the model_type of a published model
+    notes: tuple[str, ...] = ()  # what could not be determined, one sentence each
 
 
 class PlaceholderVocabulary(NamedTuple):

@@ -14,46 +14,35 @@ from jaxencoder.model.config import EncoderConfig
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a published checkpoint, named by its repository on the Hugging Face hub.
+    """The size of a published checkpoint."""
 
-    `parameters` counts the encoder and, if the family has one, its pooler; no other head.
-    """
-
-    name: str
+    name: str  # of its repository on the Hugging Face hub
     layers: int
     hidden_size: int
     mlp_size: int
     heads: int
     vocab_size: int
     max_length: int
-    parameters: int
+    parameters: int  # of the encoder and, if the family has one, its pooler; no other head
     embeddings: int
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The description of a family, with the facts of its `About`.
-
-    Attributes:
-        architecture: aspect -> description; all descriptions, joined by "or", if the checkpoints differ.
-        special: the descriptions that differ from BERT's.
-        max_lengths: the checkpoints' maximum lengths in tokens, ascending.
-        heads: names of the heads that can be loaded.
-        sizes: of the checkpoints, from few parameters to many.
-    """
+    """The description of a family, with the facts of its `About`."""
 
     model_type: str
     title: str
     choose_for: str
-    architecture: Mapping[str, str]
-    special: tuple[str, ...]
-    max_lengths: tuple[int, ...]
+    architecture: Mapping[str, str]  # aspect -> description; all of them, joined by "or", if the checkpoints differ
+    special: tuple[str, ...]  # the descriptions that differ from BERT's
+    max_lengths: tuple[int, ...]  # the checkpoints' maximum lengths in tokens, ascending
     tokenizer: str
     objective: str
     text: str
-    heads: tuple[str, ...]
+    heads: tuple[str, ...]  # names of those that can be loaded
     papers: Mapping[str, str]
-    sizes: tuple[Size, ...]
+    sizes: tuple[Size, ...]  # of the checkpoints, from few parameters to many
 
 
 def family_named(name: str) -> Family:

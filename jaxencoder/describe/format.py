@@ -44,22 +44,20 @@ def join_blocks(blocks: Iterable[str], notes: Iterable[str]) -> str:
 
 def format_count(number: float) -> str:
     """A large number in three digits: 109482240 -> 109M"""
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= size * 0.9995:
-            return _three_digits(number / size) + letter
-    return f"{number:.0f}"
+    return _three_digits(number, {"T": 1e12, "B": 1e9, "M": 1e6, "K": 1e3})
 
 
 def format_memory(number: int) -> str:
     """Bytes in three digits: 437928960 -> 418 MiB"""
-    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if number >= size * 0.9995:
-            return f"{_three_digits(number / size)} {unit}"
-    return f"{number} B"
+    return _three_digits(number, {" GiB": 2**30, " MiB": 2**20, " KiB": 2**10}, " B")
 
 
-def _three_digits(number: float) -> str:
-    return f"{number:.0f}" if number >= 99.95 else f"{number:.1f}"
+def _three_digits(number: float, units: Mapping[str, float], smallest: str = "") -> str:
+    """The number in the largest unit that it reaches after rounding, else in the smallest, whose size is 1."""
+    for unit, size in units.items():
+        if (quotient := number / size) >= 0.9995:
+            return f"{quotient:.{0 if quotient >= 99.95 else 1}f}{unit}"
+    return f"{number:.0f}{smallest}"
 
 
 def as_json(value: Any) -> str:

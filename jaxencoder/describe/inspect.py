@@ -36,66 +36,43 @@ class MemoryUse:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One array: its path in the parameter tree, its shape over all devices, and its bytes in float32.
-
-    `spec` names for each axis the axis or axes of the mesh that split it.
-    """
+    """One array of the parameter tree."""
 
     path: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # over all devices
     number: int
-    bytes: MemoryUse
-    spec: tuple[str | tuple[str, ...] | None, ...]
+    bytes: MemoryUse  # in float32
+    spec: tuple[str | tuple[str, ...] | None, ...]  # for each axis the axis or axes of the mesh that split it
 
 
 @dataclass(frozen=True)
 class LayerKind:
-    """Layers with the same attention.
+    """Layers with the same attention."""
 
-    Attributes:
-        window: tokens to either side that a token attends to; 0: its whole text.
-        layers: number of layers of this kind.
-        backend: of attention, for the inspected length.
-    """
-
-    window: int
-    layers: int
-    backend: str
+    window: int  # tokens to either side that a token attends to; 0: its whole text
+    layers: int  # their number
+    backend: str  # of attention, for the inspected length
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model or a recipe; kind, heads, tokenizer, sentence and notes are as in `ModelDescription`.
-
-    Attributes:
-        family: its model_type as a published model; None: no family has this architecture.
-        settings: of its EncoderConfig.
-        changed: names of the settings that differ from the default.
-        parameters: every array, the encoder's first.
-        parts: number of parameters of embeddings, layers, adapters and each head.
-        mesh: axis -> devices.
-        memory: see `state_memory`.
-        optimizer: its name.
-        length: tokens in a row, for `flops` and `attention`.
-        flops: of a forward pass, per token of the encoder and per token that `mlm_head` predicts.
-        attention: the kinds of layers.
-    """
+    """A model or a recipe; kind, heads, tokenizer, sentence and notes are as in `ModelDescription`."""
 
     name: str
     kind: Kind
-    family: str | None
-    settings: Mapping[str, Any]
-    changed: tuple[str, ...]
+    family: str | None  # its model_type as a published model; None: no family has this architecture
+    settings: Mapping[str, Any]  # of its EncoderConfig
+    changed: tuple[str, ...]  # names of the settings that differ from the default
     heads: Mapping[str, Mapping[str, Any]]
     tokenizer: Mapping[str, Any]
     sentence: Mapping[str, Any]
-    parameters: tuple[Parameter, ...]
-    parts: Mapping[str, int]
-    mesh: Mapping[str, int]
-    memory: Mapping[str, MemoryUse]
+    parameters: tuple[Parameter, ...]  # every array, the encoder's first
+    parts: Mapping[str, int]  # number of parameters of embeddings, layers, adapters and each head
+    mesh: Mapping[str, int]  # axis -> devices
+    memory: Mapping[str, MemoryUse]  # see `state_memory`
     optimizer: str
-    length: int
-    flops: Mapping[str, float]
+    length: int  # tokens in a row, for `flops` and `attention`
+    flops: Mapping[str, float]  # of a forward pass, per token of the encoder and per token that `mlm_head` predicts
     attention: tuple[LayerKind, ...]
     notes: tuple[str, ...]
 

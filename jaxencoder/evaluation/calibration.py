@@ -20,17 +20,13 @@ Scored = tuple[np.ndarray, np.ndarray]  # logits [N, C] and true classes int [N]
 
 
 class Reliability(NamedTuple):
-    """Predictions in M bins of equal width by confidence, the probability of the predicted class.
+    """Predictions in M bins of equal width by confidence, the probability of the predicted class."""
 
-    examples: int64 [M]. confidence, accuracy: float64 [M], means per bin; NaN in empty bins. ece, mce: the expected and
-    the maximum calibration error, the mean gap between confidence and accuracy over the examples, and the largest gap.
-    """
-
-    examples: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
-    ece: float
-    mce: float
+    examples: np.ndarray  # int64 [M]
+    confidence: np.ndarray  # float64 [M], means per bin; NaN in empty bins
+    accuracy: np.ndarray  # the same
+    ece: float  # expected calibration error: the mean gap between confidence and accuracy over the examples
+    mce: float  # maximum calibration error: the largest gap
 
 
 def reliability_bins(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Reliability:

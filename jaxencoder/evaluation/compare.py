@@ -21,6 +21,7 @@ from jaxencoder.evaluation.evaluate import open_run
 from jaxencoder.evaluation.report import PREDICTIONS_FILE, prediction_records
 from jaxencoder.evaluation.tables import format_mean, text_table
 from jaxencoder.tasks.classification.predict import predictions
+from jaxencoder.text.sources.formats import json_lines
 from jaxencoder.text.sources.records import Record
 
 RESAMPLES = 9_999  # with the measured difference 10,000, so that p-values are multiples of 0.0001
@@ -29,20 +30,16 @@ _LEVEL = 0.05  # significance level; the intervals cover 1 - _LEVEL
 
 
 class Difference(NamedTuple):
-    """A metric of two sides, each of one or more runs.
-
-    a, b: means over the runs of a side. a_std, b_std: standard deviations over its runs; None for one run. low, high:
-    95% interval of b - a over the resamples. p: two-sided p-value of `test`.
-    """
+    """A metric of two sides, each of one or more runs."""
 
     metric: str
-    a: float
+    a: float  # means over the runs of a side
     b: float
-    a_std: float | None
+    a_std: float | None  # standard deviations over the runs of a side; None for one run
     b_std: float | None
-    low: float
+    low: float  # 95% interval of b - a over the resamples
     high: float
-    p: float
+    p: float  # two-sided p-value of `test`
     test: str
 
     @property
@@ -129,16 +126,11 @@ def _read_predictions(path: Path, data: str | None, step: Step | None) -> list[R
     if data is not None:
         raise ValueError(f"{path} holds predictions for its own data; leave --data out, or name a run")
     records = []
-    with path.open(encoding="utf-8") as file:  # str.splitlines would also split at the U+2028 of a text
-        for number, line in enumerate(file, 1):
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}:{number}: not JSON ({error})") from None
-            is_prediction = isinstance(record, dict) and "record" in record
-            values = (record.get("truth"), record.get("prediction")) if is_prediction else (None,)
-            if not all(isinstance(value, str | list | int | float) for value in values):
-                raise ValueError(f"{path}:{number}: not a line of a {PREDICTIONS_FILE}, as evaluate writes it")
+    with path.open("rb") as stream:
+        for where, record in json_lines(str(path), stream):
+            values = record.get("truth"), record.get("prediction")
+            if "record" not in record or not all(isinstance(value, str | list | int | float) for value in values):
+                raise ValueError(f"{where}: not a line of a {PREDICTIONS_FILE}, as evaluate writes it")
             records.append(record)
     if not records:
         raise ValueError(f"{path} is empty: it holds no predictions")

@@ -109,11 +109,10 @@ def evaluate_model(
     tune_threshold: str | None = None,
     **options: Any,
 ) -> Evaluation:
-    """Measure an opened model on labeled records, or a masked language model on text.
+    """Measure an opened model, whose data settings name the fields, on labeled records or text.
 
     Args:
-        model: its data settings name the fields.
-        data: source to measure on; None: the data that the run held out.
+        data: as for `evaluate`.
         slice_by: for classes and values, fields of the records by whose values the metrics are shown too.
         tune_threshold: for classes, source on which their thresholds are chosen; "validation" for the run's own.
         options: of the task's evaluation, such as `windows` of `evaluate_classes`.
@@ -175,19 +174,16 @@ def _warn_of_missing(predictions: Predictions, source: str) -> None:
 
 
 def _checkpoint(model: OpenedModel, step: int | str) -> dict[str, Any]:
-    """The checkpoint of a result: how it was asked for, and its step; empty for a published model."""
+    """How the checkpoint of a result was asked for, and its step; empty for a published model."""
     return {"checkpoint": step, "step": model.step} if model.published is None else {}
 
 
 def _with_fields(model: OpenedModel, task: Task | None, source: str | None, fields: dict[str, str]) -> OpenedModel:
     """The model with the fields of the records to measure on; a published one with the settings of its task."""
-    config, all_fields = model.config, fields
-    if model.published is not None and task is not None:
-        all_fields = {**task.schema.fields, **fields}
-        # Both at once, for they are checked together.
-        data = dataclasses.replace(config.data, **all_fields)
-        config = dataclasses.replace(config, objective=task.objective(), data=data)
-    data = dataclasses.replace(config.data, **all_fields)
+    config, task = model.config, task if model.published is not None else None
+    data = dataclasses.replace(config.data, **{**(task.schema.fields if task else {}), **fields})
+    if task is not None:
+        config = dataclasses.replace(config, objective=task.objective(), data=data)  # which are checked together
     if source is not None and data.label_field:
         data = infer_source_fields(source, data, config.schema, fields)
     return dataclasses.replace(model, config=dataclasses.replace(config, data=data))
@@ -225,12 +221,10 @@ def evaluate_task(
 
     Args:
         model, step: as in `load`.
-        task: "similarity" of pairs, "retrieval" of documents, "reranking" of what another model retrieves, or "probing"
-            with masked words.
+        task, options: see `evaluate_similarity`, `evaluate_retrieval`, `evaluate_reranking` and `evaluate_probing`.
         data: one or more sets: for retrieval and reranking folders of BEIR, else sources as in
             `jaxencoder.text.sources`; for similarity commas join several to one set.
         output: JSON file for the results; None: a run's results.json, and for other models none.
-        options: of `evaluate_similarity`, `evaluate_retrieval`, `evaluate_reranking` or `evaluate_probing`.
 
     Returns:
         The result for each of `data`. Each is written as soon as it is computed, to {task: {name: result}}, and keeps

@@ -49,30 +49,22 @@ FROM_MNLI = ("rte", "mrpc", "stsb")  # as for RoBERTa, Liu et al. 2019, arXiv:19
 
 
 class Sources(NamedTuple):
-    """Sources of a task; `mismatched` is the second validation set of MNLI, empty for other tasks."""
+    """Sources of a task."""
 
     train: str
     validation: str
-    mismatched: str = ""
+    mismatched: str = ""  # the second validation set of MNLI; empty for other tasks
 
 
 @dataclass(frozen=True)
 class GlueOptions:
-    """How to fine-tune on GLUE.
+    """How to fine-tune on GLUE."""
 
-    Attributes:
-        seeds: each task is trained once with each.
-        tasks: names in `TASKS`; empty: all. Tasks without data are skipped and reported as missing.
-        overrides: command-line options for all tasks, such as ["--optimizer.learning-rate", "3e-4"].
-        limit: number of training examples per task, the first ones of its file; 0: all.
-        from_mnli: initialize RTE, MRPC and STS-B from the MNLI run with the same seed.
-    """
-
-    seeds: Sequence[int] = (0,)
-    tasks: Sequence[str] = ()
-    overrides: Sequence[str] = ()
-    limit: int = 0
-    from_mnli: bool = False
+    seeds: Sequence[int] = (0,)  # each task is trained once with each
+    tasks: Sequence[str] = ()  # names in `TASKS`; empty: all. Tasks without data are skipped and reported as missing
+    overrides: Sequence[str] = ()  # command-line options for all tasks, such as ["--optimizer.learning-rate", "3e-4"]
+    limit: int = 0  # number of training examples per task, the first ones of its file; 0: all
+    from_mnli: bool = False  # initialize RTE, MRPC and STS-B from the MNLI run with the same seed
 
 
 def run_glue(
@@ -85,7 +77,6 @@ def run_glue(
             validation_mismatched.jsonl), or .parquet, with the fields and labels of TFDS's `glue`; or "tfds".
         init_from: the model, as for RunConfig.init_from.
         folder: has the runs TASK/seed_N/ and the suite's results.json and report.md.
-        options: seeds, tasks and overrides.
         jobs: as for `run_suite`.
 
     Returns:

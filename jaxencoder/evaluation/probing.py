@@ -11,14 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.inference.fill_mask import check_mlm_head, excluded_tokens
+from jaxencoder.inference.fill_mask import check_mlm_head, excluded_tokens, slot_vectors
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
-from jaxencoder.model.layers import apply
+from jaxencoder.model.heads import output_table, vocabulary_scores
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.records import numbered
-from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text.buckets import BatchPlan, max_texts_per_row, require_tokenizer
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
@@ -87,10 +85,9 @@ def evaluate_probing(
 def answer_ranks(
     model: OpenedModel, texts: Sequence[str], answers: Sequence[str], batch_tokens: int | None = None
 ) -> np.ndarray:
-    """The rank of each answer among all but the special tokens at the one mask of its text.
+    """The rank of each answer among all but the special tokens at the one mask of its text: int64 [N].
 
-    Returns:
-        int64 [N], 1 for the most probable token; 0 for an answer that is not a single token.
+    1 is the most probable token, and 0 stands for an answer that is not a single token.
     """
     tokenizer, length = require_tokenizer(model.tokenizer), model.max_length
     masked = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
@@ -119,9 +116,9 @@ def answer_ranks(
 def _answer_tokens(
     tokenizer: Tokenizer, texts: Sequence[str], answers: Sequence[str], masked: list[np.ndarray], slots: np.ndarray
 ) -> np.ndarray:
-    """The id of each answer in place of the mask, int64 [N]; -1 for an answer that is not a single token.
+    """The id of each answer in place of the mask, at index `slots` of the ids `masked` of its text: int64 [N].
 
-    `masked` and `slots` are the ids of each text, and the index of the mask among them.
+    -1 stands for an answer that is not a single token.
     """
     mask, tokens = tokenizer.mask_token, np.full(len(texts), -1, np.int64)
     filled = tokenizer.encode_batch([text.replace(mask, word) for text, word in zip(texts, answers, strict=True)])
@@ -143,8 +140,7 @@ def _ranks(
     encoder: EncoderConfig, compute: ComputeConfig, excluded: tuple[int, ...], params: Params, rows: Batch
 ) -> jax.Array:
     """Ranks int32 [B, E] of the tokens rows["answers"] [B, E] at rows["slots"] [B, E]; of equals the first counts."""
-    x = jnp.take_along_axis(encoder_output(encoder, compute, params, rows), rows["slots"][..., None], axis=1)
-    x, bias = apply(MlmHead(encoder), params["mlm_head"], x)
+    x, bias = slot_vectors(encoder, compute, params, rows)
     scores = vocabulary_scores(x, bias, output_table(params)).at[..., jnp.array(excluded)].set(-jnp.inf)
     answers = rows["answers"][..., None]
     answer_scores, ids = jnp.take_along_axis(scores, answers, axis=-1), jnp.arange(scores.shape[-1])

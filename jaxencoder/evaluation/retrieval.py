@@ -113,24 +113,16 @@ def _read_with_ids(file: Path) -> Iterator[tuple[str, Record]]:
 
 
 class SearchResult(NamedTuple):
-    """The texts of queries by id, and for each query the relevances of judged documents and the ranked ids, best first.
+    """The documents that a model ranks for the queries of a set."""
 
-    `documents` is the number of documents in the corpus.
-    """
-
-    queries: dict[str, str]
-    relevances: list[dict[str, int]]
-    rankings: list[list[str]]
-    documents: int
+    queries: dict[str, str]  # texts by id
+    relevances: list[dict[str, int]]  # for each query, of judged documents
+    rankings: list[list[str]]  # for each query the ids of documents, best first
+    documents: int  # in the corpus
 
 
 def search_folder(
-    model: OpenedModel,
-    folder: Path,
-    split: str,
-    k: int,
-    options: EmbedOptions = DEFAULT_OPTIONS,
-    query_prompt: str | None = None,
+    model: OpenedModel, folder: Path, split: str, k: int, options: EmbedOptions, query_prompt: str | None
 ) -> SearchResult:
     """The k documents of a BEIR folder nearest to each of its judged queries, exactly and in one pass.
 
@@ -199,18 +191,15 @@ def evaluate_reranking(
     """Search a BEIR folder with one model, and reorder its first results by another's scores.
 
     Args:
-        model: a cross-encoder, see `score_pairs`.
+        model: a cross-encoder, see `score_pairs`; ValueError for others.
         folder, split: as in `evaluate_retrieval`.
         first: the model that searches.
-        k: number of documents to score per query; the others keep their order.
+        k: number of documents to score per query, at least 1; the others keep their order.
         options, query_prompt: of the first model, as for `rank`. `options.batch_tokens` is for both models.
 
     Returns:
         queries, documents and candidates (the number of scored pairs), `ranking_metrics`, and the metrics of the search
         alone with the prefix "first_".
-
-    Raises:
-        ValueError: the model is no cross-encoder, k is below 1, or as `evaluate_retrieval`.
     """
     check_cross_encoder(model)
     if k < 1:

@@ -32,11 +32,7 @@ class Fields(NamedTuple):
 
 
 def find_fields(names: Sequence[str], text: str = "", pair: str = "", score: str = "", source: str = "data") -> Fields:
-    """The fields of a set whose records have these names; empty text, pair or score: a usual name.
-
-    Raises:
-        ValueError: no field has a usual name.
-    """
+    """The fields of a set whose records have these names; empty text, pair or score: a usual name, or ValueError."""
     a, b = next(((a, b) for a, b in TEXTS.pair_names if a in names and b in names), ("", ""))
     fields = Fields(text or a, pair or b, score or next((name for name in _SCORES if name in names), ""))
     has = f"{source} has the fields {listed(names)}, and"

@@ -42,14 +42,11 @@ Summarize = Callable[[dict[str, Outcome]], tuple[dict[str, Any], str]]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a suite, in the folder of its name within the suite's.
+    """One run of a suite."""
 
-    `data` are sources to evaluate on besides the validation data, by the names of their results.
-    """
-
-    name: str
+    name: str  # of its folder within the suite's
     config: RunConfig
-    data: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)  # sources besides the validation data, by name of the result
 
 
 def identities(runs: Sequence[Run]) -> dict[str, str]:

@@ -61,11 +61,7 @@ def run_sweep(
 
 
 def grid(config: RunConfig, vary: Sequence[str]) -> dict[str, RunConfig]:
-    """All combinations of settings by name, such as "learning_rate=1e-4,rank=8"; the last setting varies fastest.
-
-    Raises:
-        ValueError: not NAME=VALUE,VALUE, a repeated setting, or a value that the configuration refuses.
-    """
+    """All combinations of settings by name, such as "learning_rate=1e-4,rank=8"; the last setting varies fastest."""
     axes: dict[str, list[str]] = {}
     for text in vary:
         name, _, values = text.partition("=")

@@ -34,6 +34,7 @@ QUERIES = [
     {"_id": "q2", "text": "awful cast a bad bad plot"},
     {"_id": "unjudged", "text": "the cast"},
 ]
+NO_PROMPTS = {"options": EmbedOptions(), "query_prompt": None}
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_prompts(model, folder):
     orders = np.argsort(-(queries @ vectors.T).round(5), axis=1, kind="stable")
     ids = [[documents[i]["_id"] for i in order] for order in orders]
     assert actual.rankings == [[i for i in row if i != query] for row, query in zip(ids, actual.queries, strict=True)]
-    assert actual.rankings != search_folder(model, folder, "test", 4).rankings
+    assert actual.rankings != search_folder(model, folder, "test", 4, **NO_PROMPTS).rankings
     result = evaluate_retrieval(model, folder, **before)
     assert result.items() >= ranking_metrics(actual.rankings, actual.relevances).items()
 
@@ -226,7 +227,7 @@ def test_reranking_by_hand(pairs, masked, reranking_folder, k, prompts):
     assert (alone == evaluate_retrieval(first, reranking_folder)) == (not prompts)
     ranking = {name: value for name, value in alone.items() if "@" in name}
     assert {name: result[f"first_{name}"] for name in ranking} == pytest.approx(ranking)
-    actual = search_folder(first, reranking_folder, "test", 100, **prompts)
+    actual = search_folder(first, reranking_folder, "test", 100, **NO_PROMPTS | prompts)
     texts = {record["_id"]: record["text"] for record in read_corpus(reranking_folder)}
     orders = []
     for query, ranked in zip(actual.queries.values(), actual.rankings, strict=True):

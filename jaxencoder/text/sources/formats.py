@@ -115,7 +115,8 @@ def utf8(raw: bytes, where: str) -> str:
         raise ValueError(f"{problem}; convert the text (iconv -f latin1 -t utf-8) or drop the record") from None
 
 
-def _json_lines(path: str, stream: BinaryIO) -> Records:
+def json_lines(path: str, stream: BinaryIO) -> Records:
+    """The records of JSON Lines, each with its place for messages; blank lines are none."""
     for number, raw in _lines(path, stream):
         where = f"{path}:{number}"
         text = utf8(raw, where)
@@ -140,7 +141,7 @@ def _check_surrogates(where: str, record: Record) -> None:
 def _json(path: str, stream: io.BufferedReader) -> Records:
     """A .json file: a list of records, SQuAD's nested lists, or JSON Lines after all."""
     if not _ONE_JSON_VALUE.match(stream.peek(256)[:256].removeprefix(_BOM)):
-        yield from _json_lines(path, stream)
+        yield from json_lines(path, stream)
         return
     raw = _read_all(path, stream)
     try:
@@ -149,7 +150,7 @@ def _json(path: str, stream: io.BufferedReader) -> Records:
     except (ValueError, RecursionError) as error:
         if b"\n" not in raw.strip() or isinstance(error, RecursionError) or "UTF-8" in str(error):
             raise ValueError(f"{path}: not JSON ({first_line(error)}); fetch it again") from None
-        yield from _json_lines(path, io.BytesIO(raw))
+        yield from json_lines(path, io.BytesIO(raw))
         return
     nested = value if isinstance(value, list) else value.get("data")
     records = nested if isinstance(nested, list) else [value]  # "data" may be an ordinary field
@@ -269,7 +270,7 @@ def _parquet(path: str, stream: BinaryIO, seekable: bool) -> Records:
 
 
 _READERS = {
-    ".jsonl": _json_lines,
+    ".jsonl": json_lines,
     ".json": _json,
     ".csv": partial(_separated, delimiter=","),
     ".tsv": partial(_separated, delimiter="\t", quoting=csv.QUOTE_NONE),
