@@ -49,8 +49,6 @@ FROM_MNLI = ("rte", "mrpc", "stsb")  # as for RoBERTa, Liu et al. 2019, arXiv:19
 
 
 class Sources(NamedTuple):
-    """Sources of a task."""
-
     train: str
     validation: str
     mismatched: str = ""  # the second validation set of MNLI; empty for other tasks
