@@ -32,8 +32,7 @@ def place(rows: Batch, mesh: Mesh) -> Batch:
 def replicate(params: Params, mesh: Mesh, dtype: str, shared: Mapping[int, jax.Array]) -> Params:
     """Put parameters on every device, the encoder's kernels in `dtype` so that calls need not cast them.
 
-    Args:
-        shared: arrays that are on the devices already, by the id() of the parameter.
+    `shared` are arrays that are on the devices already, by the id() of the parameter.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
 

@@ -30,6 +30,7 @@ from jaxencoder.tasks.running import encoder_output, padded_size
 from jaxencoder.text import buckets
 from jaxencoder.text.config import WindowPooling
 from jaxencoder.text.sources import Record, read
+from jaxencoder.text.tokenizers.encoding import as_list
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.windows import GROUP_TOKENS, text_windows
 
@@ -117,9 +118,8 @@ class _Embedder:
     ) -> np.ndarray:
         """Return vectors [N, dimensions] float32 of texts read completely."""
         model, options, skip = self.model, self.options, self.skip or 0
-        texts = texts if isinstance(texts, str | bytes) else list(texts)
-        tokenizer = buckets.require_tokenizer(model.tokenizer)
-        windows = text_windows(tokenizer, texts, self.limit, stride, self.prompt)
+        texts = as_list(texts)
+        windows = text_windows(buckets.require_tokenizer(model.tokenizer), texts, self.limit, stride, self.prompt)
         size = len(self.settings.pooling) * model.config.model.hidden_size
         pooler = WindowPooler(len(texts), size, pooling, skip)
         runs = run_windows(model, self._function, windows, GROUP_TOKENS, options.batch_tokens, self.limit, skip)

@@ -14,10 +14,7 @@ _SEPARATORS = 3  # in a question and its text: <s> question </s></s> text </s>
 
 
 def head_mask(heads: Iterable[HeadConfig], token_ids: np.ndarray) -> np.ndarray:
-    """True at the tokens that a model's heads require to be global: bool [B, T].
-
-    Raises ValueError for a row that is not a question with its text, if a head requires one.
-    """
+    """True at the tokens that a model's heads require to be global: bool [B, T]; ValueError for a row without them."""
     head = next((head for head in heads if head.global_tokens != "none"), None)
     position = np.broadcast_to(np.arange(token_ids.shape[1]), token_ids.shape)
     if head is None:

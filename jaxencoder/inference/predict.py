@@ -1,6 +1,7 @@
 """Predictions of a fine-tuned model for the records of a source, in their order."""
 
 import inspect
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,13 @@ def predict(run: str | Path | OpenedModel, source: str | Iterable[Record], **opt
         OSError: the run or the source cannot be read.
     """
     _, chunks = _predictions(opened(run), source, options)
-    for chunk in chunks:
-        yield from chunk
+    yield from itertools.chain.from_iterable(chunks)
 
 
 def predict_file(run: str | Path | OpenedModel, input: str, output: str | Path, **options: Any) -> int:
-    """Write the records of a source with predictions to a file, which appears once it is complete.
+    """Write what `predict` yields for the source `input` to a file, which appears once it is complete.
 
     Args:
-        run, options: as in `predict`.
-        input: source of records, as in `jaxencoder.text.sources`.
         output: .jsonl or .parquet.
 
     Returns:
@@ -45,7 +43,7 @@ def predict_file(run: str | Path | OpenedModel, input: str, output: str | Path, 
 
     Raises:
         ValueError: as in `predict`, or an unknown extension, or records that do not make one table.
-        OSError: also where the output cannot be written.
+        OSError: as in `predict`, or the output cannot be written.
     """
     task, chunks = _predictions(opened(run), input, options)
     count = 0

@@ -43,15 +43,10 @@ def check_cross_encoder(model: OpenedModel) -> Classification:
 def score_pairs(
     model: OpenedModel, queries: Sequence[str], texts: Sequence[str], batch_tokens: int | None = None
 ) -> np.ndarray:
-    """Score how well each text answers its query: the value that the run predicts, or the log-odds of class 1.
+    """How well each text answers its query, float64 [N]: the value that the run predicts, or the log-odds of class 1.
 
-    Args:
-        model: see `check_cross_encoder`; the query is the first text of its pairs.
-        queries, texts: N of each; pairs longer than a row are truncated as in training, with one warning.
-        batch_tokens: see `EmbedOptions`.
-
-    Returns:
-        float64 [N]; larger is better.
+    The query is the first text of the run's pairs; see `check_cross_encoder`. Pairs longer than a row are truncated as
+    in training, with one warning.
     """
     objective = check_cross_encoder(model)
     scored = classify.score(model, queries, texts, batch_tokens=batch_tokens)

@@ -62,16 +62,10 @@ def score_source(
     fields: Sequence[str] = ("text",),
     whole_words: bool = True,
 ) -> Iterator[tuple[Record, tuple[PseudoLikelihood, ...]]]:
-    """Yield each record of a source with the scores of its texts, in bounded memory.
+    """Yield each record of a source with the scores of its texts, in bounded memory; see `score`.
 
-    Args:
-        run: anything that `load` takes, or an open model.
-        source: as in `jaxencoder.text.sources`, or records.
-        fields: of a record that hold texts, such as an acceptable and an unacceptable sentence.
-
-    Raises:
-        ValueError: a record without one of the texts, or a model without a masked-language-model head.
-        OSError: the source cannot be read.
+    `run` is anything that `load` takes, or an open model; `source` is as in `jaxencoder.text.sources`, or records;
+    `fields` hold texts, such as an acceptable and an unacceptable sentence. ValueError for a record that lacks one.
     """
     records = read(source, text_field=fields[0], fields=fields[1:]) if isinstance(source, str) else source
     model = opened(run)

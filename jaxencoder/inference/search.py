@@ -59,12 +59,9 @@ def rank(
     options: EmbedOptions = DEFAULT_OPTIONS,
     query_prompt: str | None = None,
 ) -> Iterator[tuple[list[Record], Nearest]]:
-    """Search a stream of records for several queries at once, in bounded memory.
+    """Search a stream of records for several queries at once, in bounded memory, and find k for each.
 
     Args:
-        records: the documents.
-        k: number of records to find for each query.
-        text_field: field of a record that holds the text.
         options: for documents, and for queries apart from `prompt` and `windows`: queries are truncated.
         query_prompt: prompt of queries. None, here and for the documents' `options.prompt`: the model's stored prompt
             of that kind (query; document, passage or corpus), otherwise its default prompt.
@@ -95,15 +92,10 @@ def search(
     options: EmbedOptions = DEFAULT_OPTIONS,
     query_prompt: str | None = None,
 ) -> list[tuple[float, Record]]:
-    """Find the k records of a source whose texts are most similar to a query.
+    """Find the k records of a source whose texts are most similar to a query: (cosine similarity, record), best first.
 
-    Args:
-        run: anything that `load` takes, or an open model.
-        source: as in `jaxencoder.text.sources`; read once, in bounded memory.
-        text_field, options, query_prompt: as for `rank`.
-
-    Returns:
-        (cosine similarity, record), best first.
+    `run` is anything that `load` takes, or an open model. `source`, as in `jaxencoder.text.sources`, is read once, in
+    bounded memory. `options` and `query_prompt` are as for `rank`.
     """
     if k < 1:  # before the model is loaded
         raise ValueError(f"k is {k}; give at least 1")

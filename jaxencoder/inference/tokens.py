@@ -19,6 +19,7 @@ from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text import buckets
 from jaxencoder.text.config import WindowConfig
+from jaxencoder.text.tokenizers.encoding import as_list
 from jaxencoder.text.windows import text_windows
 
 _GROUP_TOKENS = 1 << 14  # tokens of windows that are computed together
@@ -64,7 +65,7 @@ def tokens(
     offsets: bool = False,
 ) -> tuple[np.ndarray, ...]:
     """The arrays of `Model.tokens`."""
-    texts = texts if isinstance(texts, str | bytes) else list(texts)
+    texts = as_list(texts)
     if windows is None:
         rows = _truncated(model, texts, batch_tokens, max_length, offsets)
     elif windows.pooling is not None:

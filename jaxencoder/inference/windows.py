@@ -26,15 +26,11 @@ def run_windows(
 ) -> Iterator[tuple[list[TextWindow], buckets.BatchPlan, np.ndarray]]:
     """Apply a function to windows in packed rows, in memory independent of their number; see `OpenedModel.run`.
 
-    Args:
-        function: its batch also has "kept_ids" [B, T] int32: the segment ids at the tokens that belong to the window, 0
-            elsewhere.
-        windows: of texts in order.
-        group_tokens: tokens of windows that are computed together.
-        skip: tokens at the start of each text, such as those of a prompt, that kept_ids leave out.
+    The function's batch also has "kept_ids" [B, T] int32: the segment ids at the tokens that belong to the window, 0
+    elsewhere. They leave out the first `skip` tokens of each text, such as those of a prompt.
 
     Yields:
-        (group of windows, plan of a batch with indices into the group, values), group by group.
+        (windows of `group_tokens` tokens that are computed together, plan of a batch of them, values of the batch).
     """
     for group in group_windows(windows, group_tokens):
 

@@ -14,12 +14,11 @@ from jaxencoder.tasks.records import check_new_fields
 from jaxencoder.text.sources import Record
 
 COLUMN = "embedding"
-Write = Callable[..., None]
 
 
 @contextlib.contextmanager
-def open_writer(path: Path, vectors: bool = True, items: Record | None = None) -> Iterator[Write]:
-    """Open a file in the format of its extension.
+def open_writer(path: Path, vectors: bool = True, items: Record | None = None) -> Iterator[Callable[..., None]]:
+    """Open a file in the format of its extension; ValueError for an unknown one, OSError that names `path`.
 
     Yields a function that appends n records, with vectors [n, D] float32 if any. A hidden file is written, which gets
     its name when the block ends without an error.
@@ -28,10 +27,6 @@ def open_writer(path: Path, vectors: bool = True, items: Record | None = None) -
         vectors: whether records come with vectors; .npy needs them.
         items: field -> example of the items of its lists, unless they are texts: types for Parquet if the first lists
             are empty.
-
-    Raises:
-        ValueError: an unknown extension.
-        OSError: the folder is missing, cannot be written or is full; names `path`.
     """
     kinds = {".parquet": partial(ParquetWriter, items=items or {}), ".jsonl": JsonWriter}
     kinds |= {".npy": NumpyWriter} if vectors else {}

@@ -4,8 +4,8 @@ Post-norm is BERT's x = norm(x + f(x)); pre-norm is x = x + f(norm(x)) with one 
 (Xiong et al. 2020, arXiv:2002.04745).
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -177,6 +177,15 @@ class Encoder(nn.Module):
         distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None
         convolution = Convolution(c, name="convolution")(x, segment_ids, train) if c.conv_kernel_size else None
         return LayerInputs(segment_ids, rotary, bias, distances, convolution, global_slots)
+
+
+def init_params(keys: jax.Array, module: Encoder, heads: Mapping[str, nn.Module], *inputs: Any) -> dict[str, Any]:
+    """Parameters of an encoder and its heads by name, from one key for each; `inputs` follow the vectors in a head."""
+    one, hidden = jnp.ones((1, 1), jnp.int32), jnp.zeros((1, 1, module.config.hidden_size))
+    params = {"encoder": module.init(keys[0], one, one, one * 0)["params"]}
+    for (name, head), key in zip(heads.items(), keys[1:], strict=True):
+        params[name] = head.init(key, hidden, *inputs).get("params", {})  # a masked-language-model head may have none
+    return params
 
 
 def _unroll(config: EncoderConfig, compute: ComputeConfig) -> int:

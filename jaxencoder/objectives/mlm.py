@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxencoder.kernels.cross_entropy import Predictions, cross_entropy
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.encoder import Encoder
+from jaxencoder.model.encoder import Encoder, init_params
 from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead, output_table, pool
 from jaxencoder.model.layers import apply
@@ -50,13 +50,7 @@ class MaskedLM(ObjectiveConfig):
         pair_heads = {name: Head(encoder, config) for name, config in self.heads(encoder).items()}
 
         def init(key: jax.Array) -> Params:
-            encoder_key, head_key, *pair_keys = jax.random.split(key, 2 + len(pair_heads))
-            one, hidden = jnp.ones((1, 1), jnp.int32), jnp.zeros((1, 1, encoder.hidden_size))
-            params = {"encoder": module.init(encoder_key, one, one, one * 0)["params"]}
-            params["mlm_head"] = head.init(head_key, hidden).get("params", {})  # none if it has no parameters
-            for (name, pair_head), pair_key in zip(pair_heads.items(), pair_keys, strict=True):
-                params[name] = pair_head.init(pair_key, hidden)["params"]
-            return params
+            return init_params(jax.random.split(key, 2 + len(pair_heads)), module, {"mlm_head": head, **pair_heads})
 
         def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
             mask_key, dropout_key = jax.random.split(key)

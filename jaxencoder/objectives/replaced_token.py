@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.encoder import Encoder
+from jaxencoder.model.encoder import Encoder, init_params
 from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead
 from jaxencoder.model.layers import apply
@@ -80,16 +80,8 @@ class ReplacedToken(ObjectiveConfig):
 
         def init(key: jax.Array) -> Params:
             keys = jax.random.split(key, 4)
-            one = jnp.ones((1, 1), jnp.int32)
-            wide, narrow = (jnp.zeros((1, 1, c.hidden_size)) for c in (encoder, small))
-            params = {
-                "encoder": discriminator.init(keys[0], one, one, one * 0)["params"],
-                "rtd_head": rtd_head.init(keys[1], wide)["params"],
-                "generator": {
-                    "encoder": generator.init(keys[2], one, one, one * 0)["params"],
-                    "mlm_head": mlm_head.init(keys[3], narrow).get("params", {}),
-                },
-            }
+            params = init_params(keys[:2], discriminator, {"rtd_head": rtd_head})
+            params["generator"] = init_params(keys[2:], generator, {"mlm_head": mlm_head})
             return _share_embeddings(params, self.sharing)
 
         def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:

@@ -46,28 +46,23 @@ def labeled_records(schema: Schema, data: DataConfig, source: str | None) -> Ite
         raise ValueError(f"data.validation_fraction {data.validation_fraction} has held no record out; name a source")
 
 
-def with_texts(record: Record, names: Sequence[str], where: str) -> Record:
-    """Return the record; ValueError unless each field of these names holds a text. An empty name is none."""
+def with_texts(record: Record, names: Sequence[str], where: str, words: bool = False) -> Record:
+    """Return the record; ValueError unless each field of these names holds a text or, with `words`, a list of words.
+
+    Empty names are ignored.
+    """
     for name in filter(None, names):
-        _check(record, name, where, isinstance(record.get(name), str), "text")
+        if name not in record:
+            near = closest(name, record) or "; give its name as text_field or pair_field"
+            raise ValueError(f"{where}: no field {name!r} among {listed(record)}{near}")
+        value = record[name]
+        is_list = isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
+        if not (isinstance(value, str) or (words and is_list)):
+            kind = "text or a list of words" if words else "text"
+            raise ValueError(
+                f"{where}: field {name!r} is {type(value).__name__}, not {kind}; name another field or drop it"
+            )
     return record
-
-
-def with_words(record: Record, name: str, where: str) -> Record:
-    """Return the record; ValueError unless the field holds a text or a list of words."""
-    value = record.get(name)
-    is_list = isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
-    _check(record, name, where, isinstance(value, str) or is_list, "text or a list of words")
-    return record
-
-
-def _check(record: Record, name: str, where: str, is_valid: bool, kind: str) -> None:
-    if name not in record:
-        near = closest(name, record) or "; give its name as text_field or pair_field"
-        raise ValueError(f"{where}: no field {name!r} among {listed(record)}{near}")
-    if not is_valid:
-        actual = type(record[name]).__name__
-        raise ValueError(f"{where}: field {name!r} is {actual}, not {kind}; name another field or drop it")
 
 
 def check_new_fields(records: Sequence[Record], names: Sequence[str], otherwise: str = "drop it") -> None:

@@ -63,12 +63,9 @@ def score_texts(
     batch_tokens: int | None = None,
     limit: int | None = None,
 ) -> np.ndarray:
-    """The scores of texts, float64 [N, outputs].
+    """The scores of texts, float64 [N, outputs], where `scores` gives [B, E, outputs] for packed rows.
 
-    Args:
-        scores: gives [B, E, outputs] for packed rows, such as `objective_scores`.
-        ids, type_ids: of each text, special tokens included; no type_ids for single texts.
-        batch_tokens, limit: tokens of a batch, and of a text; see `EmbedOptions`.
+    `ids` and `type_ids` are of each text, special tokens included; no type_ids for single texts.
     """
 
     def extra(plan: BatchPlan) -> Batch:
@@ -93,9 +90,7 @@ def packed_type_ids(plan: BatchPlan, type_ids: Sequence[np.ndarray]) -> np.ndarr
 def global_slots(mask: np.ndarray) -> np.ndarray | None:
     """Positions of the marked tokens: [B, T], 0 at other tokens, to [B, G] int32 with -1 in unused columns.
 
-    G is `padded_size`, or T if that is less. None if nothing is marked.
-
-    [[1, 0, 1, 1], [0, 0, 1, 0]] -> [[0, 2, 3, -1], [2, -1, -1, -1]]
+    [[1, 0, 1, 1], [0, 0, 1, 0]] -> [[0, 2, 3, -1], [2, -1, -1, -1]]; G is `padded_size`, at most T. None for no mark.
     """
     counts = (mask != 0).sum(-1)
     if not counts.any():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxencoder.kernels.dropout import dropout
 from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
-from jaxencoder.model.encoder import Encoder
+from jaxencoder.model.encoder import Encoder, init_params
 from jaxencoder.model.heads import Classifier, Head, HeadConfig, first_tokens
 from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Batch, Params, encode
@@ -13,20 +13,16 @@ from jaxencoder.tasks.task import Network
 
 
 def text_scores(encoder: EncoderConfig, compute: ComputeConfig, labels: int, pooling: Pooling, rate: float) -> Network:
-    """The functions `init` and `scores` of an objective that pools each text and projects its vector.
+    """The network of an objective that pools each text and projects its vector: parameters "encoder" and "classifier".
 
-    The head is "classifier" among the parameters. `scores` gives [B, E, labels] float32, where E is the number of
-    columns of batch["labels"]. `rate` is that of dropout before the projection.
+    `scores` gives [B, E, labels] float32, where E is the number of columns of batch["labels"]. `rate` is that of
+    dropout before the projection.
     """
     module, head = Encoder(encoder, compute), Classifier(encoder, labels, pooling, rate)
 
     def init(key: jax.Array) -> Params:
-        encoder_key, head_key = jax.random.split(key)
-        one, hidden = jnp.ones((1, 1), jnp.int32), jnp.zeros((1, 1, encoder.hidden_size))
-        return {
-            "encoder": module.init(encoder_key, one, one, one * 0)["params"],
-            "classifier": head.init(head_key, hidden, one, 1, False)["params"],
-        }
+        one_token = jnp.ones((1, 1), jnp.int32)
+        return init_params(jax.random.split(key), module, {"classifier": head}, one_token, 1, False)
 
     def scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
         encoder_key, head_key = jax.random.split(key)
@@ -41,20 +37,14 @@ def text_scores(encoder: EncoderConfig, compute: ComputeConfig, labels: int, poo
 
 
 def token_scores(encoder: EncoderConfig, compute: ComputeConfig, name: str, config: HeadConfig, rate: float) -> Network:
-    """The functions `init` and `scores` of an objective that projects each token's vector.
+    """The network of an objective that projects each token's vector: parameters "encoder" and `name`.
 
-    The head is `name` among the parameters. `scores` gives [B, T, config.outputs] float32. `rate` is that of dropout
-    before the head.
+    `scores` gives [B, T, config.outputs] float32. `rate` is that of dropout before the head.
     """
     module, head = Encoder(encoder, compute), Head(encoder, config)
 
     def init(key: jax.Array) -> Params:
-        encoder_key, head_key = jax.random.split(key)
-        one, hidden = jnp.ones((1, 1), jnp.int32), jnp.zeros((1, 1, encoder.hidden_size))
-        return {
-            "encoder": module.init(encoder_key, one, one, one * 0)["params"],
-            name: head.init(head_key, hidden)["params"],
-        }
+        return init_params(jax.random.split(key), module, {name: head})
 
     def scores(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
         encoder_key, dropout_key = jax.random.split(key)
@@ -65,10 +55,8 @@ def token_scores(encoder: EncoderConfig, compute: ComputeConfig, name: str, conf
 
 
 def segment_log_softmax(scores: jax.Array, segment_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A log-softmax of scores [B, T, C] over the entries of each segment, whose ids [B, T] are from 0 to T.
-
-    Returns:
-        (log-probabilities, whether an entry is the first with the largest score of its segment), [B, T, C] each.
+    """A log-softmax of scores [B, T, C] over the entries of each segment, whose ids [B, T] are from 0 to T, and whether
+    an entry is the first with the largest score of its segment, bool [B, T, C].
     """
     segments = segment_ids.shape[1] + 1
 

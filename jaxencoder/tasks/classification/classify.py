@@ -17,6 +17,7 @@ from jaxencoder.tasks.running import Scores, head_scores, objective_scores, row_
 from jaxencoder.tasks.task import TaskModel
 from jaxencoder.text import buckets
 from jaxencoder.text.config import WindowConfig
+from jaxencoder.text.tokenizers.encoding import as_list
 from jaxencoder.text.windows import GROUP_TOKENS, group_windows
 
 Threshold = float | Mapping[str, float]
@@ -89,17 +90,14 @@ def classify(
     batch_tokens: int | None = None,
     threshold: Threshold | None = None,
 ) -> list[Prediction]:
-    """The prediction for each text, or pair of texts.
+    """The prediction for each text, or pair of texts, by a run of Classification or a published classifier.
 
     Args:
-        model: a run with the objective Classification, or a published classifier.
-        texts: any number, any lengths.
-        pairs: the second text of each, for a model of pairs.
+        texts, pairs, batch_tokens: as in `Model.classify`.
         windows: how to split texts longer than the rows of training, of a pair the second one; None truncates them,
             with one warning. In a pair each window has the first text, unless that leaves less than a quarter of a row.
             A stride of at most a quarter of a row fits after any first text. Probabilities (or values) of windows are
             pooled; "max" normalizes those of exclusive classes again.
-        batch_tokens: as in `Model.embed`.
         threshold: see `thresholds`.
 
     Raises:
@@ -116,11 +114,8 @@ def classify(
 def thresholds(head: ClassifierHead, threshold: Threshold | None) -> np.ndarray | None:
     """The probability from which a text has each class, float64 [labels]; None for exclusive classes and values.
 
-    Args:
-        threshold: one for all classes, or some by their names; 0.5 for others, and for None.
-
-    Raises:
-        ValueError: a threshold without multi_label, for an unknown class, or outside [0, 1].
+    `threshold` is one for all classes, or some by their names; 0.5 for others, and for None. ValueError for one without
+    multi_label, of an unknown class, or outside [0, 1].
     """
     if head.kind != SEVERAL_CLASSES:
         if threshold is not None:
@@ -167,7 +162,7 @@ def score(
     if windows is not None and windows.pooling == "learned":
         raise ValueError("window pooling is 'learned', which is for embeddings; give length, mean, max or first")
     tokenizer = buckets.require_tokenizer(model.tokenizer)
-    texts = texts if isinstance(texts, str | bytes) else list(texts)  # a string is refused, not read as letters
+    texts = as_list(texts)
     if pairs is None:
         parts = text_parts(tokenizer, texts, limit, windows)
     else:
@@ -197,27 +192,24 @@ def _pool(
     `owners` [parts] is the text of each part, `weights` [parts] its number of tokens, `pooling` as in `WindowConfig`.
     """
     weights = weights if pooling == "length" else np.ones_like(weights)
-    logs = scipy.special.log_softmax(scores, axis=-1) if kind == ONE_CLASS else scores
+    total = np.bincount(owners, weights, texts)
+
+    def log_mean(log_p: np.ndarray) -> np.ndarray:
+        mean = np.full((texts, scores.shape[1]), -np.inf)
+        np.logaddexp.at(mean, owners, log_p + np.log(weights / total[owners])[:, None])
+        return mean
+
+    log_p = scipy.special.log_softmax(scores, axis=-1) if kind == ONE_CLASS else scores
     if pooling == "max":
         pooled = np.full((texts, scores.shape[1]), -np.inf)
-        np.maximum.at(pooled, owners, logs)
+        np.maximum.at(pooled, owners, log_p)
     elif kind == VALUE:
-        means = np.bincount(owners, weights * scores[:, 0], texts) / np.bincount(owners, weights, texts)
-        return means[:, None]
+        return (np.bincount(owners, weights * scores[:, 0], texts) / total)[:, None]
     elif kind == ONE_CLASS:
-        pooled = _log_mean(logs, owners, weights, texts)
+        pooled = log_mean(log_p)
     else:  # logits of the average probability of each class
-        sides = (_log_mean(scipy.special.log_expit(x), owners, weights, texts) for x in (scores, -scores))
-        pooled = np.subtract(*sides)
+        pooled = log_mean(scipy.special.log_expit(scores)) - log_mean(scipy.special.log_expit(-scores))
     if kind != VALUE:
         is_single = np.bincount(owners, minlength=texts)[owners] == 1
         pooled[owners[is_single]] = scores[is_single]
     return pooled
-
-
-def _log_mean(logs: np.ndarray, owners: np.ndarray, weights: np.ndarray, texts: int) -> np.ndarray:
-    """Logarithms of the weighted means of probabilities given as logarithms."""
-    total = np.bincount(owners, weights, texts)
-    mean = np.full((texts, logs.shape[1]), -np.inf)
-    np.logaddexp.at(mean, owners, logs + np.log(weights / total[owners])[:, None])
-    return mean

@@ -22,11 +22,9 @@ _UNDEFINED: Any = 0  # zero_division, declared by its default, a text
 
 
 def class_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Metrics of exclusive classes.
+    """Metrics of exclusive classes: loss (nats), those of `metrics_of_classes`, auprc and examples, their number.
 
-    Returns:
-        loss (nats), those of `metrics_of_classes`, auprc (average precision: the mean over the classes that are true
-        somewhere; of two classes that of class 1, 0 if it is nowhere true) and examples, their number.
+    auprc is the mean average precision over the classes that are true somewhere; of two classes, that of class 1.
     """
     log_probabilities = scipy.special.log_softmax(scores.astype(np.float64), axis=-1)
     loss = float(-np.take_along_axis(log_probabilities, labels[:, None].astype(np.int64), axis=1).mean())
@@ -37,15 +35,10 @@ def class_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def metrics_of_classes(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, float]:
-    """Metrics of predicted classes, without scores.
+    """Metrics of predicted classes, from ids int [N] of `classes` exclusive classes.
 
-    Args:
-        predictions, labels: [N] int, ids of classes.
-        classes: their number.
-
-    Returns:
-        accuracy, macro_f1 (over the classes that are true or predicted somewhere), matthews (0 if undefined), and f1 of
-        class 1 if there are two classes.
+    These are accuracy, macro_f1 (over the classes that are true or predicted somewhere), matthews (0 if undefined), and
+    f1 of class 1 if there are two classes.
     """
     from sklearn import metrics
 
@@ -63,9 +56,8 @@ def metrics_of_classes(predictions: np.ndarray, labels: np.ndarray, classes: int
 def per_class(scores: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
     """Metrics of each of the exclusive classes against all others.
 
-    Returns:
-        For each class precision, recall and f1 (0 if undefined), auprc (average precision; 0 for a class that is
-        nowhere true) and examples, the number in that class.
+    These are precision, recall and f1 (0 if undefined), auprc (average precision; 0 for a class that is nowhere true)
+    and examples, the number in that class.
     """
     classes = np.arange(scores.shape[1])
     probabilities = scipy.special.softmax(scores.astype(np.float64), axis=-1)
@@ -73,11 +65,7 @@ def per_class(scores: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
 
 
 def value_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Metrics of predicted values, float [N] each.
-
-    Returns:
-        loss (mean squared error), pearson, spearman (0 if either side is constant) and examples, their number.
-    """
+    """loss (mean squared error), those of `correlations` and examples, their number, of values, float [N] each."""
     scores, labels = scores.astype(np.float64), labels.astype(np.float64)
     loss = float(np.square(scores - labels).mean())
     return {"loss": loss, **correlations(scores, labels), "examples": len(labels)}
@@ -98,9 +86,8 @@ def correlations(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def multi_label_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Metrics of texts with any number of classes, each with a threshold of one half.
 
-    Returns:
-        loss (nats, the mean over texts and classes), those of `metrics_of_decisions`, auprc (average precision, the
-        mean over the classes that are true somewhere) and examples, their number.
+    These are loss (nats, the mean over texts and classes), those of `metrics_of_decisions`, auprc (the mean average
+    precision over the classes that are true somewhere) and examples, their number.
     """
     scores = scores.astype(np.float64)
     loss = -scipy.special.log_expit(np.where(labels > 0, scores, -scores)).mean()

@@ -177,18 +177,13 @@ def _value_metrics(predicted: jax.Array, labels: jax.Array) -> Metrics:
 
 
 def multi_label_metrics(scores: jax.Array, labels: jax.Array, weights: jax.Array, focal_gamma: float = 0.0) -> Metrics:
-    """Metrics of texts with any number of classes, each a separate yes or no, summed over packed rows.
+    """Metrics of texts with any number of classes, each a separate yes or no, predicted if its logit is above 0.
 
-    Args:
-        scores: [B, E, C] float32, logits.
-        labels: [B, E, C] int, 1 for a class of a text and 0 for others, -1 where there is no text.
-        weights: [C] float32, of the classes.
-        focal_gamma: as in `Classification`.
+    `scores` are logits [B, E, C]; `labels` int [B, E, C] are 1 for a class of a text, 0 for others and -1 where there
+    is no text; `weights` [C] are those of the classes.
 
-    Returns:
-        loss: cross-entropy in nats, for each text the weighted mean over the classes; micro_f1, over all decisions
-        together; accuracy, of texts whose classes are all predicted correctly. A class is predicted if its logit is
-        above 0.
+    loss is the cross-entropy in nats, for each text the weighted mean over the classes; micro_f1 is over all decisions
+    together; accuracy is of texts whose classes are all predicted correctly.
     """
     is_text = labels[..., 0] >= 0  # [B, E]
     is_true, is_predicted = labels > 0, scores > 0

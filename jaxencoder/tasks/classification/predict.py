@@ -43,46 +43,40 @@ def predict_classes(
         probabilities: also add those of all classes by name, as "probabilities".
 
     Raises:
-        ValueError: a record that lacks a text or has one of these fields, or as `classify`.
+        ValueError: as in `classify`, or a record that lacks a text or has one of these fields.
     """
     data, head = model.config.data, classify.classifier_head(model)
     minimum = classify.thresholds(head, threshold)
     if isinstance(source, str) and text_field is None and pair_field is None:
         data = infer_source_fields(source, data, TEXTS, ["label_field"])
-    fields = _text_fields(text_field or data.text_field, data.pair_field if pair_field is None else pair_field)
+    names = text_field or data.text_field, data.pair_field if pair_field is None else pair_field
+    fields = [name for name in names if name]
     records = (
         with_texts(record, fields, where) for where, record in numbered(source, fields[0], fields[1:], data.text_unit)
     )
-    count = truncated = 0
-    for chunk in chunks(records, lambda record: sum(len(record[name]) for name in fields)):
-        check_new_fields(chunk, ADDED)
-        result = _score(model, chunk, fields, windows, batch_tokens)
+    added = ADDED if head.names and probabilities else ADDED[:2] if head.names else ADDED[:1]
+    for chunk, result in _scored(model, records, fields, windows, batch_tokens, new_fields=ADDED):
         decisions = classify.decide(result.scores, head.names, minimum)
-        yield [record | _added(x, probabilities) for record, x in zip(chunk, decisions, strict=True)]
-        count, truncated = count + len(chunk), truncated + result.truncated
-    warn_truncated(truncated, count, row_length(model))
+        yield [record | dict(zip(added, x, strict=False)) for record, x in zip(chunk, decisions, strict=True)]
 
 
-def _text_fields(text_field: str, pair_field: str) -> tuple[str, ...]:
-    return (text_field, pair_field) if pair_field else (text_field,)
-
-
-def _score(
+def _scored(
     model: TaskModel,
-    records: Sequence[Record],
+    records: Iterable[Record],
     fields: Sequence[str],
     windows: WindowConfig | None,
     batch_tokens: int | None = None,
-) -> classify.ClassScores:
-    columns = ([record[name] for record in records] for name in fields)
-    return classify.score(model, *columns, windows=windows, batch_tokens=batch_tokens)
-
-
-def _added(decision: classify.Prediction, probabilities: bool) -> Record:
-    if not decision.probabilities:
-        return {"prediction": decision.prediction}
-    number = len(ADDED) if probabilities else len(ADDED) - 1
-    return dict(zip(ADDED[:number], decision, strict=False))
+    new_fields: Sequence[str] = (),
+) -> Iterator[tuple[list[Record], classify.ClassScores]]:
+    """Yield chunks of records with their scores; at the end, warn of truncated texts."""
+    count = truncated = 0
+    for chunk in chunks(records, lambda record: sum(len(record[name]) for name in fields)):
+        check_new_fields(chunk, new_fields)
+        columns = ([record[name] for record in chunk] for name in fields)
+        result = classify.score(model, *columns, windows=windows, batch_tokens=batch_tokens)
+        yield chunk, result
+        count, truncated = count + len(chunk), truncated + result.truncated
+    warn_truncated(truncated, count, row_length(model))
 
 
 class Predictions(NamedTuple):
@@ -135,26 +129,18 @@ class Predictions(NamedTuple):
 def predictions(model: TaskModel, source: str | None = None, windows: WindowConfig | None = None) -> Predictions:
     """A model's predictions for its validation data, or for another source with the same fields.
 
-    Args:
-        model, windows: as in `classify`.
-        source: as in `jaxencoder.text.sources`; None: the data that the run has held out.
-
-    Raises:
-        ValueError: a record that lacks a text or a label, or whose label is none of the run's.
-        OSError: the source cannot be read.
+    `source` is as in `jaxencoder.text.sources`; None: the data that the run has held out. ValueError for a record that
+    lacks a text or a label, or whose label is none of the run's.
     """
     data, head = model.config.data, classify.classifier_head(model)
     names, is_multi_label = head.names, head.kind == SEVERAL_CLASSES
-    fields = _text_fields(data.text_field, data.pair_field)
+    fields = [name for name in (data.text_field, data.pair_field) if name]
     kinds = Labels("classes" if is_multi_label else "class" if names else "value", names)
     records, labels = [], []
     for where, record in labeled_records(TEXTS, data, source):
         records.append(with_texts(record, fields, where))
         labels.append(kinds.encode(record[data.label_field], where))
-    parts = chunks(records, lambda record: sum(len(record[name]) for name in fields))
-    results = [_score(model, chunk, fields, windows) for chunk in parts]
-    truncated = sum(result.truncated for result in results)
-    warn_truncated(truncated, len(records), row_length(model))
+    results = [result for _, result in _scored(model, records, fields, windows)]
     if is_multi_label:
         table = np.zeros((len(labels), len(names)), np.int64)
         for row, ids in zip(table, labels, strict=True):
@@ -162,7 +148,7 @@ def predictions(model: TaskModel, source: str | None = None, windows: WindowConf
     else:
         table = np.array(labels, np.int64 if names else np.float64)
     scores, tokens = (np.concatenate([getattr(result, name) for result in results]) for name in ("scores", "tokens"))
-    return Predictions(records, scores, table, tokens, names, truncated)
+    return Predictions(records, scores, table, tokens, names, sum(result.truncated for result in results))
 
 
 def evaluate_classes(model: TaskModel, source: str | None = None, windows: WindowConfig | None = None) -> Evaluation:

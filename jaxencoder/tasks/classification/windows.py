@@ -29,10 +29,7 @@ def text_parts(
 ) -> Iterator[Part]:
     """The parts of each text, of at most `limit` tokens, in memory that does not grow with its length.
 
-    Long texts are truncated without `windows`.
-
-    Raises:
-        ValueError: not a list of valid strings, or a stride that skips tokens.
+    Without `windows` long texts are truncated.
     """
     before, behind = map(len, special_tokens(tokenizer))
     every = text_windows(tokenizer, texts, limit, None if windows is None else windows.stride)
@@ -52,10 +49,8 @@ def pair_parts(
 ) -> Iterator[Part]:
     """The parts of each pair, of at most `limit` tokens: truncated as in training, or windows over the second text.
 
-    Each window has the first text, or as much of it as leaves a quarter of the tokens for the second one.
-
-    Raises:
-        ValueError: not lists of valid strings of one length, no room for two texts, or a stride that skips tokens.
+    Each window has the first text, or as much of it as leaves a quarter of the tokens for the second one. ValueError
+    for a stride that skips tokens or no room for two texts.
     """
     specials = len(tokenizer.encode_batch([""], [""])[0].ids)
     stride = None if windows is None else windows.stride

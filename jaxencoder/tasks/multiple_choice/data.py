@@ -39,14 +39,10 @@ class MultipleChoiceSchema(Schema):
         contexts, choices = zip(*(example.texts for example in examples), strict=True)
         groups, _ = encode_choices(tokenizer, contexts, choices, data.row_length)
         encoded = [encoding for group in groups for encoding in group]
+        ids, type_ids = [encoding.ids for encoding in encoded], [encoding.type_ids for encoding in encoded]
         labels = [segment_labels.choice_labels(example.label, len(example.texts[1])) for example in examples]
-        return Pieces.of(
-            tokenizer,
-            [encoding.ids for encoding in encoded],
-            [encoding.type_ids for encoding in encoded],
-            [number for numbers in labels for number in numbers],
-            groups=[len(group) for group in groups],
-        )
+        flat_labels = [label for group in labels for label in group]
+        return Pieces.of(tokenizer, ids, type_ids, flat_labels, groups=[len(group) for group in groups])
 
 
 def check_choices(value: Any, where: str) -> list[str]:
@@ -83,9 +79,6 @@ def encode_choices(
     """The encodings of each example's choices, which fit into one row together, and the number of truncated examples.
 
     If they do not fit, the longest sequences are truncated to one length, the longer text of each first.
-
-    Raises:
-        ValueError: the rows are too short for an example's choices, or a text is not valid Unicode.
     """
     firsts = [context for context, group in zip(contexts, choices, strict=True) for _ in group]
     seconds = [choice for group in choices for choice in group]

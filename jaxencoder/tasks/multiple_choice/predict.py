@@ -25,17 +25,10 @@ ADDED = ("prediction", "choice", "probability", "probabilities")
 def choice_probabilities(
     model: TaskModel, contexts: Sequence[str], choices: Sequence[Sequence[str]], batch_tokens: int | None = None
 ) -> list[np.ndarray]:
-    """Probabilities of the choices of each context, float64 [choices], summing to 1.
+    """Probabilities of the choices of each context, float64 [choices], summing to 1, by a run of MultipleChoice.
 
-    Examples longer than a row are truncated as in training, with one warning.
-
-    Args:
-        model: a run with the objective MultipleChoice.
-        contexts, choices: at least two choices for each context.
-        batch_tokens: as in `Model.embed`.
-
-    Raises:
-        ValueError: another model, or choices that are not lists of texts or do not fit in a row.
+    Examples longer than a row are truncated as in training, with one warning; `batch_tokens` is as in `Model.embed`.
+    ValueError for another model, or choices that are not lists of at least two texts or do not fit in a row.
     """
     if not isinstance(model.config.objective, MultipleChoice) or "classifier" not in model.params:
         raise ValueError(
@@ -69,7 +62,7 @@ def predict_choices(
         text_field, pair_field: of the context and of the list of choices; None: those of the run.
 
     Raises:
-        ValueError: a record without text or choices or that has one of these fields, or as `choice_probabilities`.
+        ValueError: as in `choice_probabilities`, or a record that lacks its texts or has one of these fields.
     """
     data = model.config.data
     text_field, pair_field = text_field or data.text_field, pair_field or data.pair_field
@@ -107,14 +100,9 @@ def evaluate_choices(model: TaskModel, source: str | None = None) -> Evaluation:
 
 
 def choice_metrics(probabilities: Sequence[np.ndarray], right: Sequence[int]) -> dict[str, float]:
-    """How often the right choice is the most probable one.
+    """loss (nats per example), accuracy, chance (the accuracy of a random guess) and examples, their number.
 
-    Args:
-        probabilities: float64 [choices] of each example.
-        right: index of the right choice of each example.
-
-    Returns:
-        loss (nats per example), accuracy, chance (the accuracy of a random guess) and examples, their number.
+    `probabilities` are those of each example's choices, `right` is the index of its right one.
     """
     pairs = list(zip(probabilities, right, strict=True))
     with np.errstate(divide="ignore"):

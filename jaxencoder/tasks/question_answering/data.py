@@ -57,12 +57,9 @@ def answer_texts(value: Any, where: str) -> list[str]:
 
 
 def answer_span(value: Any, text: str, where: str) -> tuple[int, int]:
-    """The characters [start, end) of a record's first answer in its text, or NO_ANSWER.
+    """The characters [start, end) of a record's first answer in its text, or NO_ANSWER; ValueError if it is not there.
 
     If the answer does not begin at its "answer_start", as in some data sets, the nearest occurrence counts.
-
-    Raises:
-        ValueError: `value` does not have SQuAD's form, or the answer is not in the text.
     """
     try:
         texts, starts = value["text"], value["answer_start"]
@@ -98,12 +95,8 @@ def question_windows(
     """The windows of at most row_length tokens over each text; a text without tokens has one, with the question alone.
 
     A window shares `overlap` tokens of the text with the one before it, at most half of them.
-
-    Raises:
-        ValueError: the rows are too short for a question and a text, or a text is not valid Unicode.
     """
-    encoded = tokenizer.encode_batch(questions, texts, offsets=True)
-    for example, encoding in enumerate(encoded):
+    for example, encoding in enumerate(tokenizer.encode_batch(questions, texts, offsets=True)):
         question, answering = (np.flatnonzero(encoding.sequence == part) for part in (0, 1))
         is_kept = np.ones(len(encoding.ids), bool)
         is_kept[question[min(_QUESTION, row_length // 2) :]] = False
@@ -137,7 +130,10 @@ def answer_pieces(
     all_windows = question_windows(tokenizer, questions, texts, row_length, overlap)
     for example, group in groupby(all_windows, lambda window: window.example):
         windows = list(group)
-        answer = _characters_with_tokens(windows, answers[example])
+        # The characters that the answer's tokens stand for, in all windows together.
+        offsets = np.concatenate([window.offsets for window in windows])
+        offsets = offsets[_is_inside(offsets, answers[example])]
+        answer = (int(offsets[:, 0].min()), int(offsets[:, 1].max())) if len(offsets) else NO_ANSWER
         for window in windows:
             label = np.full(len(window.ids), -1, np.int32)
             first, last = _answer_tokens(window, answer)
@@ -147,13 +143,6 @@ def answer_pieces(
             types.append(window.type_ids)
             token_labels.append(label)
     return Pieces.of(tokenizer, ids, types, token_labels=token_labels)
-
-
-def _characters_with_tokens(windows: Sequence[Window], answer: tuple[int, int]) -> tuple[int, int]:
-    """The characters that the answer's tokens in all windows stand for; NO_ANSWER if it has none."""
-    offsets = np.concatenate([window.offsets for window in windows])
-    inside = offsets[_is_inside(offsets, answer)]
-    return (int(inside[:, 0].min()), int(inside[:, 1].max())) if len(inside) else NO_ANSWER
 
 
 def _answer_tokens(window: Window, answer: tuple[int, int]) -> tuple[int, int]:

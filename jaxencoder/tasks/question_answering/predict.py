@@ -47,17 +47,11 @@ def answer_questions(
     batch_tokens: int | None = None,
     no_answer: bool | None = None,
 ) -> list[list[Answer]]:
-    """The k best answers to each question from its text, best first.
+    """The k best answers to each question from its text, best first; fewer if the text has fewer spans.
 
-    Args:
-        model: a run with the objective QuestionAnswering, or a published question-answering model.
-        questions, texts: one text for each question.
-        k: number of answers; fewer if the text has fewer spans.
-        batch_tokens: as in `Model.embed`.
-        no_answer: whether the empty text is a candidate; None: as in training, and no for a published model.
-
-    Raises:
-        ValueError: another model, or a text that is not valid Unicode.
+    `model` is a run of QuestionAnswering or a published question-answering model; `batch_tokens` is as in
+    `Model.embed`. `no_answer` makes the empty text a candidate; None: as in training, and no for a published model.
+    ValueError for another model or a text that is not valid Unicode.
     """
     if HEAD not in model.heads:
         raise ValueError(
@@ -119,7 +113,7 @@ def predict_answers(
         k: if more than 1, the k best answers are added as "predictions".
 
     Raises:
-        ValueError: a record without a question or a text or that has one of these fields, or as `answer_questions`.
+        ValueError: as in `answer_questions`, or a record that lacks a question or text, or has one of these fields.
     """
     data = model.config.data
     question_field = text_field or (data.text_field if data.pair_field else SCHEMA.fields["text_field"])
@@ -182,15 +176,10 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def answer_metrics(predicted: Sequence[str], true: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Exact match and F1 of words; with several true answers, the best match counts.
+    """exact (match) and f1 (of words), in [0, 1], and examples, their number; of several true answers the best counts.
 
-    Args:
-        predicted: "" for no answer.
-        true: the annotators' answers to each question; empty, or with an empty text, for none.
-
-    Returns:
-        exact and f1, in [0, 1]; the same prefixed with has_answer_ and no_answer_ if there are questions of both kinds;
-        and examples, their number.
+    `predicted` is "" for no answer; `true` are the annotators' answers to each question, empty or with an empty text
+    for none. If there are questions of both kinds, also has_answer_exact, has_answer_f1, no_answer_exact, no_answer_f1.
     """
     exact, f1 = [], []
     for prediction, answers in zip(predicted, true, strict=True):

@@ -44,9 +44,7 @@ class Entity(NamedTuple):
 
 
 def entities(tags: Sequence[str], scheme: Scheme | None = None, names: Sequence[str] = ()) -> list[Entity]:
-    """The entities of a text, in order.
-
-    ["B-PER", "I-PER", "O", "I-LOC"] -> [PER 0:2, LOC 3:4], whatever the scheme.
+    """The entities of a text, in order: ["B-PER", "I-PER", "O", "I-LOC"] -> [PER 0:2, LOC 3:4], whatever the scheme.
 
     `scheme` and `names` are of all tags of the data set; empty: of those that occur. ValueError if tags mark none.
     """
@@ -57,13 +55,10 @@ def entities(tags: Sequence[str], scheme: Scheme | None = None, names: Sequence[
     if scheme is None:
         raise ValueError(f"the tags {', '.join(names)[:80]} do not tell of entities, as B-PER, I-PER and O do")
     ids = np.array([names.index(tag) for tag in tags])
-    begins, stops = (np.asarray(x) for x in entity_starts(scheme, ids, np.r_[-1, ids[:-1]]))
-    stops = np.flatnonzero(stops)
-    ends = np.r_[stops, len(tags)][np.searchsorted(stops, np.flatnonzero(begins), side="right")]
-    return [
-        Entity(tags[int(start)].partition("-")[2], int(start), int(end))
-        for start, end in zip(np.flatnonzero(begins), ends, strict=True)
-    ]
+    starts, stops = (np.flatnonzero(x) for x in entity_starts(scheme, ids, np.r_[-1, ids[:-1]]))
+    ends = np.r_[stops, len(tags)][np.searchsorted(stops, starts, side="right")]
+    spans = zip(starts.tolist(), ends.tolist(), strict=True)
+    return [Entity(tags[start].partition("-")[2], start, end) for start, end in spans]
 
 
 def entity_starts(scheme: Scheme, tags: Any, previous: Any) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_words
+from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
 from jaxencoder.tasks.running import head_scores
 from jaxencoder.tasks.task import Evaluation, TaskModel
 from jaxencoder.tasks.token_classification.data import SCHEMA, check_tags
@@ -32,19 +32,11 @@ class WordTags(NamedTuple):
 
 
 def tag_words(model: TaskModel, texts: Sequence[Sequence[str]], batch_tokens: int | None = None) -> list[WordTags]:
-    """The most probable tag of each word.
+    """The most probable tag of each word, with a run of TokenClassification or a published token classifier.
 
-    Args:
-        model: a run with the objective TokenClassification, or a published token classifier.
-        texts: lists of words.
-        batch_tokens: as in `Model.embed`.
-
-    Returns:
-        One for each text. A word that the tokenizer drops has the tag "O", or the first tag if there is no "O", with
-        probability 0.
-
-    Raises:
-        ValueError: another model, or a word that is not valid Unicode.
+    `texts` are lists of words; `batch_tokens` is as in `Model.embed`. A word that the tokenizer drops has the tag "O",
+    or the first tag if there is no "O", with probability 0. ValueError for another model or a word that is not valid
+    Unicode.
     """
     if HEAD not in model.heads or not model.labels:
         raise ValueError(
@@ -88,13 +80,14 @@ def predict_tags(
         text_field: None: that of the run, or text, or, in a source that lacks it, a usual name for it.
 
     Raises:
-        ValueError: a record that has neither words nor a text or that has one of these fields, or as `tag_words`.
+        ValueError: as in `tag_words`, or a record that has neither words nor a text, or has one of these fields.
     """
     if isinstance(source, str) and text_field is None:
         text_field = infer_source_fields(source, model.config.data, SCHEMA, ["label_field"]).text_field
     text_field = text_field or model.config.data.text_field
     scheme = Scheme.of(model.labels)
-    records = (with_words(record, text_field, where) for where, record in numbered(source, text_field, words=None))
+    numbered_records = numbered(source, text_field, words=None)
+    records = (with_texts(record, (text_field,), where, words=True) for where, record in numbered_records)
     for chunk in chunks(records, lambda record: sum(map(len, record[text_field]))):
         check_new_fields(chunk, ("tags", "entities"))
         check_new_fields([record for record in chunk if isinstance(record[text_field], str)], ("words",))
@@ -105,11 +98,8 @@ def predict_tags(
             added: Record = {} if spans[i] is None else {"words": words[i]}
             added["tags"] = tagged.tags
             if scheme is not None:
-                added["entities"] = [
-                    _fields(entity, texts[i], spans[i])
-                    | {"probability": float(tagged.probabilities[entity.start : entity.end].mean())}
-                    for entity in entities(tagged.tags, scheme, model.labels)
-                ]
+                tagged_entities = entities(tagged.tags, scheme, model.labels)
+                added["entities"] = [_fields(x, tagged.probabilities, texts[i], spans[i]) for x in tagged_entities]
             chunk[i] = record | added
         yield chunk
 
@@ -133,24 +123,21 @@ def evaluate_tags(model: TaskModel, source: str | None = None) -> Evaluation:
 
 
 def tag_name(tag: Any, names: Sequence[str], where: str) -> str:
-    """A record's tag as text; a number, as in TFDS and many Parquet files, is the id of one of the model's names.
-
-    Raises:
-        ValueError: neither text nor a whole number.
-    """
+    """A record's tag as text; a number, as in TFDS and many Parquet files, is the id of one of the model's names."""
     if not isinstance(tag, str | int):
         raise ValueError(f"{where}: tag {str(tag)[:60]} is neither text nor a whole number; drop the record")
     text = str(int(tag)) if isinstance(tag, bool) else str(tag)  # as in training
     return names[int(text)] if text.isdecimal() and text not in names and int(text) < len(names) else text
 
 
-def _fields(entity: Entity, text: Any, spans: list[tuple[int, int]] | None) -> Record:
+def _fields(entity: Entity, probabilities: np.ndarray, text: Any, spans: list[tuple[int, int]] | None) -> Record:
     """An entity by words of a list or, with the characters of the words, by characters of a text."""
     kind, start, end = entity
+    probability = float(probabilities[start:end].mean())
     if spans is not None:
         start, end = spans[start][0], spans[end - 1][1]
     content = " ".join(text[start:end]) if spans is None else text[start:end]
-    return {"type": kind, "text": content, "start": start, "end": end}
+    return {"type": kind, "text": content, "start": start, "end": end, "probability": probability}
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
