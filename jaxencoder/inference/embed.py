@@ -64,15 +64,12 @@ def embed_file(
     text_field: str = "text",
     options: EmbedOptions = DEFAULT_OPTIONS,
 ) -> int:
-    """Embed every text of a source into a file, which appears once it is complete.
+    """Embed every text of a source into a file, which appears once it is complete; return the number of texts.
 
     Args:
         run: anything that `load` takes, or an open model.
         input: source of records, as in `jaxencoder.text.sources`.
         output: .parquet or .jsonl (the records' fields and "embedding"), or .npy ([N, D] float32, in order).
-
-    Returns:
-        The number of texts.
 
     Raises:
         ValueError: an unknown extension, a broken source, or records that do not form one table.

@@ -91,7 +91,5 @@ def _filled(
     tokenizer: Tokenizer, text: str, span: tuple[int, int], index: int, probability: float, starts: bool
 ) -> FilledMask:
     token = tokenizer.decode([index]).strip() or tokenizer.token(index)
-    before, after = text[: span[0]], text[span[1] :]
-    if not starts:  # a piece that continues the word before it
-        before = before.rstrip()
-    return FilledMask(token, probability, before + token.removeprefix("##") + after)
+    before = text[: span[0]] if starts else text[: span[0]].rstrip()  # a later piece continues the word before it
+    return FilledMask(token, probability, before + token.removeprefix("##") + text[span[1] :])

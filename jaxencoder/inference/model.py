@@ -20,6 +20,8 @@ from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.tasks.running import NamedHeads, encoder_output
 from jaxencoder.text import buckets
 
+_OUTPUTS = {"pooler": "pooled", "rtd_head": "rtd_logits", "nsp_head": "nsp_logits"}  # of heads; others give "logits"
+
 
 @dataclass(frozen=True, eq=False)
 class OpenedModel(Checkpoint):
@@ -172,12 +174,9 @@ def _heads(
         x, bias = apply(MlmHead(encoder), params["mlm_head"], hidden)
         out["mlm_logits"] = vocabulary_scores(x, bias, output_table(params))
     for name, y in apply_heads(encoder, heads, params, hidden, mask, 1).items():
-        out |= _named(name, y if dict(heads)[name].inputs == "tokens" else y[:, 0])
+        y = y if dict(heads)[name].inputs == "tokens" else y[:, 0]
+        if name == "span_head":
+            out |= {"start_logits": y[..., 0], "end_logits": y[..., 1]}
+        else:
+            out[_OUTPUTS.get(name, "logits")] = y[..., 0] if name in ("rtd_head", "choice_head") else y
     return out
-
-
-def _named(head: str, y: jax.Array) -> dict[str, jax.Array]:
-    if head == "span_head":
-        return {"start_logits": y[..., 0], "end_logits": y[..., 1]}
-    name = {"pooler": "pooled", "rtd_head": "rtd_logits", "nsp_head": "nsp_logits"}.get(head, "logits")
-    return {name: y[..., 0] if head in ("rtd_head", "choice_head") else y}

@@ -33,13 +33,7 @@ def predict(run: str | Path | OpenedModel, source: str | Iterable[Record], **opt
 
 
 def predict_file(run: str | Path | OpenedModel, input: str, output: str | Path, **options: Any) -> int:
-    """Write what `predict` yields for the source `input` to a file, which appears once it is complete.
-
-    Args:
-        output: .jsonl or .parquet.
-
-    Returns:
-        The number of records.
+    """Write what `predict` yields to a .jsonl or .parquet file, which appears once it is complete; return their number.
 
     Raises:
         ValueError: as in `predict`, or an unknown extension, or records that do not make one table.
@@ -63,8 +57,7 @@ def _predictions(
 ) -> tuple[Task, Iterator[list[Record]]]:
     """The model's task, and chunks of records with predictions."""
     if (task := task_of_model(model)) is None:
-        objective = type(model.config.objective).__name__
-        reason = "has no head for it" if model.published else f"was trained for {objective}"
+        reason = "has no head for it" if model.published else f"was trained for {type(model.config.objective).__name__}"
         names = ", ".join(task.name for task in TASKS)
         raise ValueError(
             f"this model {reason} and predicts nothing of a record; use a run, or a published model, for one of: "

@@ -70,11 +70,6 @@ def segment_log_softmax(scores: jax.Array, segment_ids: jax.Array) -> tuple[jax.
     return jax.vmap(row)(scores, segment_ids)
 
 
-def segment_sums(values: jax.Array, segment_ids: jax.Array) -> jax.Array:
-    """Sums over each segment: [B, T] to [B, T + 1], segment 0 the padding."""
-    return jax.vmap(lambda x, ids: jax.ops.segment_sum(x, ids, len(ids) + 1))(values, segment_ids)
-
-
 def check_dropout(rate: float) -> None:
     """Raise ValueError for a rate outside [0, 1)."""
     if not 0 <= rate < 1:

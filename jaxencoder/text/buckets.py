@@ -117,10 +117,10 @@ def tokenize(
     return [np.delete(ids, -2) if len(ids) > max_length else ids for ids in encoded], truncated
 
 
-def warn_truncated(truncated: int, texts: int, max_length: int) -> None:
+def warn_truncated(truncated: int, texts: int, max_length: int, kind: str = "texts") -> None:
     """Warn once for all truncated texts."""
     if truncated:
-        log.warning("%d of %d texts are longer than %d tokens and were truncated.", truncated, texts, max_length)
+        log.warning("%d of %d %s are longer than %d tokens and were truncated.", truncated, texts, kind, max_length)
 
 
 def batch(ids: Sequence[np.ndarray], plan: BatchPlan, pad_id: int) -> dict[str, np.ndarray]:

@@ -54,7 +54,7 @@ def predict_classes(
     records = (
         with_texts(record, fields, where) for where, record in numbered(source, fields[0], fields[1:], data.text_unit)
     )
-    added = ADDED if head.names and probabilities else ADDED[:2] if head.names else ADDED[:1]
+    added = (ADDED if probabilities else ADDED[:2]) if head.names else ADDED[:1]  # a value has no probability
     for chunk, result in _scored(model, records, fields, windows, batch_tokens, new_fields=ADDED):
         decisions = classify.decide(result.scores, head.names, minimum)
         yield [record | dict(zip(added, x, strict=False)) for record, x in zip(chunk, decisions, strict=True)]

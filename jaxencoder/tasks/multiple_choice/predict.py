@@ -3,7 +3,6 @@
 Zellers et al. 2018 (SWAG), arXiv:1808.05326; Lai et al. 2017 (RACE), arXiv:1704.04683.
 """
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -14,10 +13,8 @@ from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
 from jaxencoder.tasks.running import objective_scores, row_length, score_texts
 from jaxencoder.tasks.task import Evaluation, TaskModel
-from jaxencoder.text.buckets import require_tokenizer
+from jaxencoder.text.buckets import require_tokenizer, warn_truncated
 from jaxencoder.text.sources.records import Record
-
-log = logging.getLogger(__name__)
 
 ADDED = ("prediction", "choice", "probability", "probabilities")
 
@@ -38,8 +35,7 @@ def choice_probabilities(
         check_choices(texts, f"example {number}")
     length = row_length(model)
     groups, truncated = encode_choices(require_tokenizer(model.tokenizer), contexts, choices, length)
-    if truncated:
-        log.warning("%d of %d examples are longer than %d tokens and were cut.", truncated, len(groups), length)
+    warn_truncated(truncated, len(groups), length, "examples")
     ids, types = ([getattr(x, name) for group in groups for x in group] for name in ("ids", "type_ids"))
     scores = score_texts(model, objective_scores(model), 1, ids, types, batch_tokens, length)[:, 0]
     ends = np.cumsum([len(group) for group in groups], dtype=np.int64)

@@ -15,7 +15,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Batch, Metrics
 from jaxencoder.tasks.question_answering.data import BOTH, END, START
-from jaxencoder.tasks.scores import check_dropout, segment_log_softmax, segment_sums, token_scores
+from jaxencoder.tasks.scores import check_dropout, segment_log_softmax, token_scores
 from jaxencoder.tasks.task import Network, TaskObjective
 
 HEAD = "span_head"  # its name among the parameters
@@ -48,9 +48,11 @@ class QuestionAnswering(TaskObjective):
         log_p, is_best = segment_log_softmax(scores, segment_ids)
         is_end = jnp.stack([(labels == end) | (labels == BOTH) for end in (START, END)], -1)  # [B, T, 2]
         total = jnp.where(is_end, log_p, 0).sum()
-        is_exact = segment_sums((is_end & is_best).astype(jnp.int32).sum(-1), segment_ids) == 2
+        hits = (is_end & is_best).astype(jnp.int32).sum(-1)  # [B, T]
+        # Hits of each window, [B, T + 1]: segment 0 is the padding.
+        hits = jax.vmap(lambda x, ids: jax.ops.segment_sum(x, ids, len(ids) + 1))(hits, segment_ids)
         windows = is_end[..., 0].sum().astype(jnp.float32)
-        return {"loss": (-total / 2, windows), "exact": (is_exact.sum().astype(jnp.float32), windows)}
+        return {"loss": (-total / 2, windows), "exact": ((hits == 2).sum().astype(jnp.float32), windows)}
 
     @property
     def best(self) -> tuple[str, Literal["min", "max"]]:

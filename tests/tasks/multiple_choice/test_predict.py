@@ -51,7 +51,7 @@ def test_long_ones_with_one_warning(multiple_choice_model, caplog):
     with caplog.at_level(logging.WARNING):
         (found,) = choice_probabilities(model, ["the river " * 40], [["a Elbe", "a Oder"]])
     assert found.sum() == pytest.approx(1)
-    assert caplog.messages == ["1 of 1 examples are longer than 32 tokens and were cut."]
+    assert caplog.messages == ["1 of 1 examples are longer than 32 tokens and were truncated."]
 
 
 @pytest.mark.parametrize(
