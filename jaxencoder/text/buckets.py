@@ -120,7 +120,7 @@ def tokenize(
 def warn_truncated(truncated: int, texts: int, max_length: int, kind: str = "texts") -> None:
     """Warn once for all truncated texts."""
     if truncated:
-        log.warning("%d of %d %s are longer than %d tokens and were truncated.", truncated, texts, kind, max_length)
+        log.warning(f"%d of %d {kind} are longer than %d tokens and were truncated.", truncated, texts, max_length)
 
 
 def batch(ids: Sequence[np.ndarray], plan: BatchPlan, pad_id: int) -> dict[str, np.ndarray]:
