@@ -1,7 +1,6 @@
 """Predictions of a fine-tuned model for the records of a source, in their order."""
 
 import inspect
-import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,12 @@ def predict(run: str | Path | OpenedModel, source: str | Iterable[Record], **opt
         OSError: the run or the source cannot be read.
     """
     _, chunks = _predictions(opened(run), source, options)
-    yield from itertools.chain.from_iterable(chunks)
+    for chunk in chunks:
+        yield from chunk
 
 
 def predict_file(run: str | Path | OpenedModel, input: str, output: str | Path, **options: Any) -> int:
-    """Write what `predict` yields to a .jsonl or .parquet file, which appears once it is complete; return their number.
+    """Write `predict`'s records to a .jsonl or .parquet file, which appears once it is complete; return their number.
 
     Raises:
         ValueError: as in `predict`, or an unknown extension, or records that do not make one table.
