@@ -20,7 +20,7 @@ from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.schema import Schema
+from jaxencoder.text.schema import TEXTS, Schema
 from jaxencoder.training.config import Phase, TrainingConfig, batch_warmup
 from jaxencoder.training.optimizers import OptimizerConfig
 
@@ -86,8 +86,8 @@ class RunConfig:
 
     @property
     def schema(self) -> Schema:
-        """Fields and encoding of the records."""
-        return table.schema_of(self.objective)
+        """Fields and encoding of the records; texts or pairs for pretraining."""
+        return task.schema if (task := table.task_of(self.objective)) else TEXTS
 
     @property
     def trainable_patterns(self) -> tuple[str, ...]:

@@ -94,13 +94,14 @@ def _size(family: Family, name: str) -> Size:
 
 def architecture(c: EncoderConfig) -> dict[str, str]:
     """An architecture in words, without sizes and lengths: aspect -> description."""
+    mlp = {"gelu": "GELU", "gelu_tanh": "GELU (tanh)"}.get(c.activation, c.activation.replace("_", " "))
     types, size, shared = c.token_types, c.embedding_size, c.num_heads // c.kv_heads
     return {
         "positions": _positions(c),
         "attention": _attention(c),
         "keys and values": (f"{shared} heads share" if shared > 1 else "each head has its own") + " keys and values",
         "norm": _norm(c),
-        "MLP": _mlp(c),
+        "MLP": {"gelu": "GeGLU", "silu": "SwiGLU"}.get(c.activation, f"gated {mlp}") if c.gated_mlp else mlp,
         "biases": _biases(c),
         "token types": {0: "no token types", 1: "one token type"}.get(types, f"{types} token types"),
         "embeddings": "embeddings " + (f"of {size} dimensions" if size else "as wide as the layers"),
@@ -138,11 +139,6 @@ def _norm(c: EncoderConfig) -> str:
     words += "" if c.first_attention_norm else ", none before the first attention"
     words += ", also of the distances" if c.relative_embedding_norm else ""
     return words + ("" if c.embedding_norm else ", none of the embeddings")
-
-
-def _mlp(c: EncoderConfig) -> str:
-    name = {"gelu": "GELU", "gelu_tanh": "GELU (tanh)"}.get(c.activation, c.activation.replace("_", " "))
-    return {"gelu": "GeGLU", "silu": "SwiGLU"}.get(c.activation, f"gated {name}") if c.gated_mlp else name
 
 
 def _biases(c: EncoderConfig) -> str:

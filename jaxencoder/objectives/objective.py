@@ -20,21 +20,16 @@ Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight): they 
 
 
 class Objective(NamedTuple):
-    """Functions that the trainer needs.
+    """Functions that the trainer needs."""
 
-    Attributes:
-        init: key -> parameters, a nested dict of float32 arrays; those of the encoder under "encoder".
-        loss: (params, batch, key, train) -> (scalar, metrics). `metrics["loss"]` is (sum, weight) and the scalar is
-            sum / weight; `key` drives corruption and, when `train`, dropout.
-        scores: (params, batch, key, train) -> float32 [B, E, labels] of documents or [B, T, labels] of tokens; None for
-            pretraining.
-        models: parameters -> {name: parameters of one model, its encoder under "encoder"}, for objectives that train
-            several models; None for others.
-    """
-
+    # key -> parameters, a nested dict of float32 arrays; those of the encoder under "encoder".
     init: Callable[[jax.Array], Params]
+    # (params, batch, key, train) -> (scalar, metrics); metrics["loss"] is (sum, weight) and the scalar sum / weight.
+    # The key drives corruption and, when training, dropout.
     loss: Callable[[Params, Batch, jax.Array, bool], tuple[jax.Array, Metrics]]
+    # The same arguments -> float32 [B, E, labels] of documents or [B, T, labels] of tokens; None for pretraining.
     scores: Callable[[Params, Batch, jax.Array, bool], jax.Array] | None = None
+    # parameters -> {name: parameters of one model}, for objectives that train several models.
     models: Callable[[Params], dict[str, Params]] | None = None
 
 

@@ -13,7 +13,7 @@ from jaxencoder.tasks.task import Task, TaskCheckpoint
 from jaxencoder.tasks.token_classification import data as tags
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.tasks.token_classification.predict import evaluate_tags, predict_tags
-from jaxencoder.text.schema import TEXTS, Schema
+from jaxencoder.text.schema import TEXTS
 
 TASKS = (
     Task(
@@ -60,11 +60,6 @@ TASKS = (
 def task_of(objective: ObjectiveConfig) -> Task | None:
     """The task of an objective; None for pretraining."""
     return next((task for task in TASKS if task.objective is type(objective)), None)
-
-
-def schema_of(objective: ObjectiveConfig) -> Schema:
-    """The schema of an objective's records; texts or pairs for pretraining."""
-    return task.schema if (task := task_of(objective)) else TEXTS
 
 
 def task_of_model(model: TaskCheckpoint) -> Task | None:

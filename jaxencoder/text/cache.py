@@ -70,11 +70,8 @@ def prepare(
     """Load the rows of a split from the cache, or make and cache them.
 
     A document becomes [CLS] tokens [SEP], split into several pieces if it is longer than row_length. With a label or a
-    pair field each record is one example, truncated to row_length, or with data.long_texts split into windows that
-    share its label; the order of aligned texts is decided by a hash. Labeled words are split between words, and the
-    text that answers a question into overlapping pieces. The choices of an example share a row, each truncated to its
-    part of it. With data.pairs, documents become labeled pairs (see `pairs`). Equal settings and content give equal
-    bytes, whatever the number of workers.
+    pair field each record is one example, see `Schema.encode` and the schemas of tasks; a hash decides the order of
+    aligned texts. Equal settings and content give equal bytes, whatever the number of workers.
 
     Args:
         split: "train", or "validation": the validation sources, or the held-out fraction of the training documents,

@@ -10,21 +10,15 @@ from jaxencoder.text.windows import special_tokens, text_windows
 
 
 class Pieces(NamedTuple):
-    """Token sequences with their special tokens, concatenated.
-
-    Attributes:
-        counts: how often each token occurs, special tokens 0.
-        labels: one a piece, as `segment_labels` encodes them; None without labels of texts.
-        groups: numbers of consecutive pieces that must share a row; None if each may be anywhere.
-    """
+    """Token sequences with their special tokens, concatenated."""
 
     ids: np.ndarray  # uint32 [n]
     lengths: np.ndarray  # int64 [pieces]
     type_ids: np.ndarray | None  # uint8 [n]; None if all are 0
-    counts: np.ndarray  # int64 [V]
-    labels: list | None = None
+    counts: np.ndarray  # int64 [V], how often each token occurs, special tokens 0
+    labels: list | None = None  # one a piece, as `segment_labels` encodes them; None without labels of texts
     token_labels: np.ndarray | None = None  # int32 [n], -1 at tokens without a label
-    groups: np.ndarray | None = None  # int64 [groups]
+    groups: np.ndarray | None = None  # int64 [groups], consecutive pieces that share a row; None: each anywhere
 
     @classmethod
     def of(

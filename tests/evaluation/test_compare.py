@@ -127,7 +127,7 @@ def test_sides_that_cannot_be_compared(tmp_path, truths, predictions, record, me
         ("", "is empty: it holds no predictions"),
         ("{", r"b\.jsonl:1: not JSON"),
         ('{"text": "a"}', r"b\.jsonl:1: not a line of a predictions\.jsonl"),
-        ("7", r"b\.jsonl:1: a int, not a JSON object"),
+        ("7", r"b\.jsonl:1: int, not a JSON object"),
         ("[" * 100_000, r"b\.jsonl:1: not JSON"),
         ('{"record": {}, "truth": {"a": 1}, "prediction": "a"}', r"b\.jsonl:1: not a line of"),
         ('{"record": {}, "truth": "a", "prediction": null}', r"b\.jsonl:1: not a line of"),

@@ -10,6 +10,7 @@ import io
 import itertools
 import lzma
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -33,7 +34,8 @@ def find_files(source: str) -> list[str]:
     fs.invalidate_cache()  # an old listing would hide newer files
     with _remote_errors(source):
         if fs.isdir(inner):
-            visible = (path for path in fs.find(inner) if not _is_hidden(path, inner))
+            # Names that begin with . or _, as those of temporary files do, are hidden.
+            visible = (path for path in fs.find(inner) if not re.search(r"/[._]", "/" + path.removeprefix(inner)))
             paths = [path for path in visible if _extension(path)[0] in EXTENSIONS]
             if not paths:
                 raise ValueError(f"folder {source} holds no file of {_READABLE}")
@@ -72,8 +74,7 @@ def file_version(path: str) -> list[str]:
     fs, inner = _filesystem(path)
     with _remote_errors(path):
         info = fs.info(inner)
-    # File systems differ in the keys that they have. The first two keys found, mostly the size and an ETag or a time,
-    # are enough.
+    # File systems differ in their keys; the first two, mostly the size and an ETag or a time, are enough.
     keys = ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
     values = [f"{key}={info[key]}" for key in keys if info.get(key) is not None]
     return [path, *values[:2]]
@@ -87,12 +88,11 @@ def content_digests(paths: Sequence[str]) -> list[str] | list[list[str]]:
     inner = [_filesystem(path)[1] for path in paths]
     if any("://" in path for path in paths) or sum(map(os.path.getsize, inner)) > _MAX_DIGESTED_BYTES:
         return [file_version(path) for path in paths]
-
-    def digest(path: str) -> str:
+    digests = []
+    for path in inner:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "blake2b").hexdigest()
-
-    return [digest(path) for path in inner]
+            digests.append(hashlib.file_digest(file, "blake2b").hexdigest())
+    return digests
 
 
 def records(path: str, text_field: str, text_unit: str) -> Records:
@@ -132,11 +132,6 @@ def _extension(path: str) -> tuple[str, str]:
     """(".jsonl", ".gz") of "a/b.JSONL.gz"."""
     stem, last = os.path.splitext(path.lower())
     return (os.path.splitext(stem)[1], last) if last in COMPRESSIONS else (last, "")
-
-
-def _is_hidden(path: str, root: str) -> bool:
-    """Whether a name below the root begins with . or _, as those of temporary files do."""
-    return any(part.startswith((".", "_")) for part in path.removeprefix(root).split("/"))
 
 
 @contextlib.contextmanager

@@ -125,7 +125,7 @@ def json_lines(path: str, stream: BinaryIO) -> Records:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not JSON ({first_line(error)}); write one object on each line") from None
         if not isinstance(record, dict):
-            raise ValueError(f"{where}: a {type(record).__name__}, not a JSON object; write one object on each line")
+            raise ValueError(f"{where}: {type(record).__name__}, not a JSON object; write one object on each line")
         if _SURROGATE.search(text):
             _check_surrogates(where, record)
         yield where, record

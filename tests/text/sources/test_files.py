@@ -190,7 +190,7 @@ UNREADABLE = [
     ("a.jsonl", b'{"text": "a"}\n{"text": "caf\xe9"}', r"a\.jsonl:2: byte 0xe9 .* is not UTF-8"),
     ("a.jsonl", '{"text": "a"}\n\n{"text": "b"', r"a\.jsonl:3: not JSON \(Expecting ',' delimiter"),
     ("a.jsonl", "[" * 100_000, r"a\.jsonl:1: not JSON"),
-    ("a.jsonl", '[{"text": "a"}]', r"a\.jsonl:1: a list, not a JSON object"),
+    ("a.jsonl", '[{"text": "a"}]', r"a\.jsonl:1: list, not a JSON object"),
     ("a.jsonl", '{"text": "\\ud83d"}', r"a\.jsonl:1: '\\ud83d' is half a character"),
     ("a.jsonl", '{"Text": "a", "id": 1}', r"a\.jsonl:1: no field 'text' among Text, id; did you mean 'Text'\?"),
     ("a.jsonl", '{"text": null}', r"a\.jsonl:1: field 'text' is NoneType, not text"),
