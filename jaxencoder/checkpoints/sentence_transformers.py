@@ -180,8 +180,8 @@ def _read_module(kind: str, folder: Path, weights: bool) -> tuple[Module, Params
         return module, {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
     tensors, expected = open_weights(folder), {names[name] for name in shapes}
     if set(tensors) != expected:
-        given, asked = listed(sorted(tensors)), listed(sorted(expected))
-        raise ValueError(f"{folder} has the weights {given}, but its {CONFIG_FILE} asks for {asked}")
+        present, required = listed(sorted(tensors)), listed(sorted(expected))
+        raise ValueError(f"{folder} has the weights {present}, but its {CONFIG_FILE} asks for {required}")
     params = {}
     for name, shape in shapes.items():
         tensor = np.asarray(tensors[names[name]])

@@ -33,7 +33,7 @@ class OpenRows:
         self._rooms |= 1 << room
 
     def take(self, at_least: int = 0) -> tuple[int, int] | None:
-        """Remove the row with the least room of at least so many tokens: (row, room), or None if there is none."""
+        """Remove the row with the least room for `at_least` tokens: (row, room), or None if no row fits."""
         rooms = self._rooms >> at_least
         if not rooms:
             return None
