@@ -174,7 +174,7 @@ def _pooled(
 ) -> jax.Array:
     """One vector per text of each packed row: [B, E, dimensions].
 
-    For windows, which have rows["kept_ids"], the poolings before the modules: [B, E, P * D]. Learned pooling appends one
+    For windows, which have rows["kept_ids"], the poolings before modules: [B, E, P * D]. Learned pooling appends one
     number, the logarithm of the sum of the tokens' weights, by which windows are combined.
     """
     x = encoder_output(encoder, compute, params, rows)  # [B, T, D]
