@@ -1,7 +1,6 @@
-"""Bottleneck adapters: their trainable parameters, and adding them to a model without any.
+"""Bottleneck adapters (`model.layers.Bottleneck`): their trainable parameters, and adding them to a model without any.
 
-Houlsby et al. 2019, arXiv:1902.00751; Pfeiffer et al. 2021, arXiv:2005.00247. The module is `model.layers.Bottleneck`;
-`model.bottleneck` sets its size.
+Houlsby et al. 2019, arXiv:1902.00751; Pfeiffer et al. 2021, arXiv:2005.00247.
 """
 
 from jaxencoder.objectives.objective import Params

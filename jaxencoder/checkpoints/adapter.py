@@ -30,17 +30,17 @@ from jaxencoder.training.layerwise import trainable_mask
 M = TypeVar("M", bound=Checkpoint)
 
 FINGERPRINT = "base"  # key of the base's fingerprint in the metadata of the arrays
-# Settings of the encoder that a run may change, and those that it may add.
-_FREE, _BOTTLENECK = ("dropout", "attention_dropout", "rope_theta"), ("bottleneck", "bottleneck_sublayers")
+_MAY_CHANGE = ("dropout", "attention_dropout", "rope_theta")  # settings of the encoder that a run may change
+_MAY_ADD = ("bottleneck", "bottleneck_sublayers")  # and those that it may add to a base without them
 
 
 class Adapter(NamedTuple):
     """The trained part of a run that started from a model, with its base."""
 
     config: RunConfig
-    params: Params  # all parameters, with a low-rank adapter apart
+    params: Params  # all parameters, with a low-rank adapter under "lora", not merged
     paths: frozenset[str]  # of the parameters in the adapter's folder: trained ones of the encoder, and the heads
-    base: str  # fingerprint of the encoder's other parameters
+    base_fingerprint: str  # of the encoder's other parameters
 
 
 def trained_adapter(run: Path) -> Adapter:
@@ -49,7 +49,7 @@ def trained_adapter(run: Path) -> Adapter:
         raise ValueError(f"{run} is not a run, so it has no trained adapter")
     config = saved_config(run)
     if not config.init_from:
-        raise ValueError(f"{run} did not start from a model; an adapter needs a base, write a run or transformers")
+        raise ValueError(f"{run} did not start from a model, and an adapter needs a base; write it as a run")
     number, params = read_params(run, config)
     config = config.at_step(number)
     patterns = config.trainable_patterns
@@ -57,7 +57,7 @@ def trained_adapter(run: Path) -> Adapter:
     frozen = {path for path, is_trained in trainable.items() if path.startswith("encoder/") and not is_trained}
     if not frozen:
         raise ValueError(f"{run} trained all of the encoder, so it is not an adapter of a base; write it as a run")
-    # In an average, frozen weights are the base's only up to rounding.
+    # The moving average of a frozen weight equals it only up to rounding, so the weights themselves are hashed.
     exact = read_params(run, config, number, average=False)[1] if config.training.ema_decay else params
     paths = frozenset(flatten(params)) - frozen
     return Adapter(config, params, paths, fingerprint(exact["encoder"], paths))
@@ -67,10 +67,11 @@ def read_adapter(folder: Path, base: Checkpoint) -> Adapter:
     """Read a folder of `write_adapter`; ValueError for another base, or a damaged folder."""
     config = saved_config(folder)
     arrays, metadata = read_tensors(folder / ADAPTER_FILE)
-    free = _FREE if base.config.model.bottleneck else _FREE + _BOTTLENECK
+    # On a base with bottleneck adapters, others would replace them.
+    may_differ = _MAY_CHANGE if base.config.model.bottleneck else _MAY_CHANGE + _MAY_ADD
     for name, value in vars(config.model).items():
         base_value = getattr(base.config.model, name)
-        if name not in free and value != base_value:
+        if name not in may_differ and value != base_value:
             difference = f"{name} is {value}, and this model's is {base_value}"
             raise ValueError(f"{folder} is an adapter of a model whose {difference}; add it to {config.init_from}")
     if fingerprint(base.params["encoder"], arrays.keys()) != metadata.get(FINGERPRINT):
@@ -93,18 +94,18 @@ def add_adapter(model: M, folder: Path) -> M:
 def write_adapter(adapter: Adapter, folder: Path) -> None:
     """Write an adapter's folder atomically. It must be empty or missing."""
     arrays = {path: np.asarray(x) for path, x in flatten(adapter.params).items() if path in adapter.paths}
-    with new_folder(folder) as part:
-        write_tensors(part / ADAPTER_FILE, arrays, {FINGERPRINT: adapter.base})
-        save(adapter.config, part)
+    with new_folder(folder) as temporary:
+        write_tensors(temporary / ADAPTER_FILE, arrays, {FINGERPRINT: adapter.base_fingerprint})
+        save(adapter.config, temporary)
 
 
 def fingerprint(encoder: Params, without: Collection[str] = ()) -> str:
-    """A digest of an encoder's weights but those at the paths `without`, equal on every device and for every format."""
+    """A digest of an encoder's weights except those at `without`, equal on every device and for every format."""
     digest = hashlib.sha256()
     for path, x in sorted(flatten({"encoder": encoder}).items()):
         if path not in without:
             x = np.asarray(x, np.float32)
-            # An update by 0 turns -0 and numbers that are too small for a device into 0.
+            # Adding an update of 0 turns -0 into 0, and some devices flush subnormal numbers: all are hashed as 0.
             x = np.where(np.abs(x) < np.finfo(np.float32).tiny, np.float32(0), x)
             digest.update(f"{path} {x.shape}\n".encode())
             digest.update(x.astype("<f4", copy=False).tobytes())
@@ -114,11 +115,11 @@ def fingerprint(encoder: Params, without: Collection[str] = ()) -> str:
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into, which is renamed to `folder` when all of its files are written."""
-    part = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}")
-    part.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}")
+    temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
-        part.mkdir()
-        yield part
-        os.replace(part, folder)
+        temporary.mkdir()
+        yield temporary
+        os.replace(temporary, folder)  # accepts an existing folder only if it is empty
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -80,7 +80,7 @@ def write_peft(adapter: Adapter, folder: Path) -> list[str]:
         settings |= {"task_type": "FEATURE_EXTRACTION", "modules_to_save": None}
     with new_folder(folder) as part:
         named = {PREFIX + name: x for name, x in tensors.items()}
-        write_tensors(part / PEFT_FILE, named, {"format": "pt", FINGERPRINT: adapter.base})
+        write_tensors(part / PEFT_FILE, named, {"format": "pt", FINGERPRINT: adapter.base_fingerprint})
         write_json(part / PEFT_CONFIG, dict(sorted((settings | {"base_model_name_or_path": base}).items())))
     return left_out
 

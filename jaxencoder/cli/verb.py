@@ -51,11 +51,12 @@ class Verb:
         dataclass(frozen=True, kw_only=True)(cls)
 
     @classmethod
-    def read(cls, words: Sequence[str], prog: str) -> Self:
-        """The verb with the options that the words give; ValueError for a word that is none."""
-        verb, unknown = parse(cls, words, prog)
+    def read(cls, arguments: Sequence[str], prog: str) -> Self:
+        """The verb with the options in these command-line arguments; ValueError for an unknown one."""
+        verb, unknown = parse(cls, arguments, prog)
         if unknown:
-            raise ValueError(f"unknown option {unknown[0]}{cls.closest_option(unknown[0]) or f'; see {prog} --help'}")
+            advice = cls.closest_option(unknown[0]) or f"; see {prog} --help"
+            raise ValueError(f"unknown option {unknown[0]}{advice}")
         return verb
 
     def run(self) -> None:
@@ -64,7 +65,7 @@ class Verb:
 
     @classmethod
     def closest_option(cls, word: str) -> str:
-        """ "; did you mean X?" for the option that is most like a word; empty if none is."""
+        """The hint "; did you mean X?" with the option most like a word; empty if none is close."""
         options = [f"--{name.replace('_', '-')}" for name in _option_names(cls)]
         close = difflib.get_close_matches(word.partition("=")[0], options, n=1, cutoff=0.8)
         return f"; did you mean {close[0]}?" if close else ""
@@ -79,21 +80,21 @@ def _option_names(kind: Any) -> Iterator[str]:
 
 
 class RecipeVerb(Verb):
-    """A verb that passes every word that is not its own option to the settings of a recipe."""
+    """A verb that passes arguments other than its own options to the settings of a recipe."""
 
     lists_settings: ClassVar[bool] = True  # whether --help after a recipe also lists its settings
     settings: Suppress[tuple[str, ...]] = ()
 
     @classmethod
-    def read(cls, words: Sequence[str], prog: str) -> Self:
-        """The verb, with the words that are none of its options as settings."""
-        if HELP & set(words):
+    def read(cls, arguments: Sequence[str], prog: str) -> Self:
+        """The verb, with the arguments that are none of its options as settings."""
+        if HELP & set(arguments):
             with contextlib.suppress(SystemExit):
                 parse(cls, ["--help"], prog)
-            if cls.lists_settings and not words[0].startswith("-"):
-                load_recipe(words[0], ["--help"], prog)
+            if cls.lists_settings and not arguments[0].startswith("-"):
+                load_recipe(arguments[0], ["--help"], prog)
             raise SystemExit(0)
-        verb, rest = parse(cls, words, prog)
+        verb, rest = parse(cls, arguments, prog)
         for word in rest:
             # Without this a mistyped option would be reported as an unknown setting of the recipe.
             if word.startswith("--") and "." not in word.partition("=")[0] and (hint := cls.closest_option(word)):

@@ -132,8 +132,11 @@ def evaluate_model(
     task = task_of_model(model)
     accepted = inspect.signature(task.evaluate).parameters if task else {}
     options = {name: value for name, value in options.items() if value is not None}
-    if ((slice_by or tune_threshold) and not (task and task.scores_classes)) or options.keys() - accepted:
-        raise ValueError("this model is no classifier of texts, so it has no report; leave its options out")
+    refused = sorted(options.keys() - accepted)
+    if not (task and task.scores_classes):
+        refused += [name for name, x in {"slice_by": slice_by, "tune_threshold": tune_threshold}.items() if x]
+    if refused:
+        raise ValueError(f"{refused[0]} is not an option for {task.name if task else 'pretraining'}; leave it out")
     if task is None:
         return Evaluation(_evaluate_masked(model, data))
     if tune_threshold:

@@ -19,23 +19,22 @@ _ARCHITECTURE = EncoderConfig(
 
 
 def _read_rotary(settings: Settings, fields: Fields) -> Fields:
-    """Both kinds of layers; the older name, rope_scaling, applies to both."""
+    """Rotary settings of global and local layers. The older rope_scaling applies to both and takes precedence."""
 
     def rotary(kind: str, theta_name: str, theta: float) -> dict[str, Any]:
         rope = (settings.get("rope_parameters") or {}).get(kind) or {}
         rope = {**rope, **(settings.get("rope_scaling") or {})}
         return rotary_fields(rope, settings.get(theta_name) or theta, fields)
 
-    everywhere = rotary(_GLOBAL, "global_rope_theta", fields["rope_theta"])
-    local = rotary(_LOCAL, "local_rope_theta", fields["rope_theta_local"])
-    theta = local.pop("rope_theta")
-    scaled = "rope_scaling" in local
-    if scaled and local != {name: value for name, value in everywhere.items() if name != "rope_theta"}:
+    global_layers = rotary(_GLOBAL, "global_rope_theta", fields["rope_theta"])
+    local_layers = rotary(_LOCAL, "local_rope_theta", fields["rope_theta_local"])
+    local_theta, is_scaled = local_layers.pop("rope_theta"), "rope_scaling" in local_layers
+    if is_scaled and local_layers != {name: x for name, x in global_layers.items() if name != "rope_theta"}:
         raise ValueError(
             f"config.json scales {_LOCAL} differently from {_GLOBAL}; only equal scaling, or none for {_LOCAL}, can be "
             "loaded"
         )
-    return everywhere | {"rope_theta_local": theta, "rope_scaling_local": scaled}
+    return global_layers | {"rope_theta_local": local_theta, "rope_scaling_local": is_scaled}
 
 
 def _write_rotary(c: EncoderConfig) -> Settings:
@@ -43,7 +42,7 @@ def _write_rotary(c: EncoderConfig) -> Settings:
 
 
 def _read_windows(settings: Settings, fields: Fields) -> Fields:
-    """Published windows count both sides, ours one."""
+    """local_attention counts both sides (128: 64 tokens to either side); our windows count one."""
     every = read_value(settings, "global_attn_every_n_layers", int, 3)
     side = read_value(settings, "local_attention", int, 128) // 2
     kinds = settings.get("layer_types") or [_LOCAL if i % every else _GLOBAL for i in range(fields["num_layers"])]
@@ -57,7 +56,7 @@ def _write_windows(c: EncoderConfig) -> Settings:
     if len(sides) > 1:
         raise ValueError(f"model.windows {c.windows} has several sizes; ModernBERT's config.json holds only one")
     kinds = [_LOCAL if c.windows[i % len(c.windows)] else _GLOBAL for i in range(c.num_layers)]
-    return {"local_attention": 2 * max(sides, default=64), "layer_types": kinds}
+    return {"local_attention": 2 * max(sides, default=64), "layer_types": kinds}  # 128 without local layers
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:
@@ -72,7 +71,7 @@ def _heads(c: EncoderConfig, settings: Settings) -> Heads:
     return heads | classifier("token_head", "tokens", labels(settings)) | classifier("span_head", "tokens", 2)
 
 
-_ETTIN = {"max_position_embeddings": 7999, "local_rope_theta": 160_000.0}
+_ETTIN = {"max_position_embeddings": 7999, "local_rope_theta": 160_000.0}  # local layers have the global theta
 MODERNBERT = Family(
     model_type="modernbert",
     name="ModernBert",
@@ -101,7 +100,7 @@ MODERNBERT = Family(
         "model.embeddings.norm": "encoder/embeddings/norm",
         "model.layers.{layer}.attn.Wqkv": Weight(QKV),
         "model.layers.{layer}.attn.Wo": "encoder/layer/attention/output",
-        "model.layers.{layer}.attn_norm": Weight(("encoder/layer/attention_norm",), first_layer=1),
+        "model.layers.{layer}.attn_norm": Weight(("encoder/layer/attention_norm",), first_layer=1),  # layer 0 has none
         "model.layers.{layer}.mlp.Wi": Weight(("encoder/layer/mlp/gate", "encoder/layer/mlp/up")),
         "model.layers.{layer}.mlp.Wo": "encoder/layer/mlp/down",
         "model.layers.{layer}.mlp_norm": "encoder/layer/mlp_norm",

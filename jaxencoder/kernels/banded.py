@@ -55,17 +55,21 @@ class _Layout(NamedTuple):
     def key_bands(self, x: jax.Array, fill: int = 0) -> jax.Array:
         """[B, S, ...] -> [B, X, band, ...], with `fill` outside the row."""
         C, m, X = self.C, self.m, self.X
-        start, edge = max(self.offset - C, 0), C - min(self.offset, C)
-        x = x[:, start : start + self.T + 2 * min(self.offset, C)]
-        x = jnp.pad(x, [(0, 0), (edge, edge + self.padding)] + [(0, 0)] * (x.ndim - 2), constant_values=fill)
-        x = x.reshape(len(x), X * m + 2, C, *x.shape[2:])  # chunks; a band is m + 2 neighbors
+        # C keys on either side of the queries: those of the neighbors on a split row, else padding.
+        start, present = max(self.offset - C, 0), min(self.offset, C)
+        x = x[:, start : start + self.T + 2 * present]
+        edges = (C - present, C - present + self.padding)
+        x = jnp.pad(x, [(0, 0), edges] + [(0, 0)] * (x.ndim - 2), constant_values=fill)
+        x = x.reshape(len(x), X * m + 2, C, *x.shape[2:])  # chunks; band b is chunks b m to b m + m + 1
+        # Slice i is chunk i of every band, [B, X, C, ...].
         return jnp.concatenate([x[:, i : i + (X - 1) * m + 1 : m] for i in range(m + 2)], axis=2)
 
 
 def banded(inputs: AttentionInputs, options: AttentionOptions, global_keys: GlobalKeys | None = None) -> jax.Array:
-    """Attention within a window, through scores [B, N, T, band_size(window)] float32.
+    """Attention within a window, through scores [B, X, N, block, band (+ G)] float32.
 
-    There are S = T + 2 offset keys, where offset is 0 or at least the window; `global_keys` come in addition.
+    Each of X blocks of queries is compared with one band of keys. There are S = T + 2 offset keys, where offset is 0 or
+    at least the window; `global_keys` come in addition.
     """
     q, k, v, relative, q_segments, k_segments, _, seed = inputs
     B, T, N, H = q.shape
@@ -82,12 +86,12 @@ def banded(inputs: AttentionInputs, options: AttentionOptions, global_keys: Glob
         # Distance 0 is row T - 1 + offset of the table, and row block - 1 + C of a block's part of it.
         scores += relative.rows(T + layout.offset - block - C, block + band - 1).scores(queries, keys)
     if global_keys is not None:
-        more = jnp.einsum("BXTNH,BGNH->BXNTG", queries, global_keys.k, preferred_element_type=jnp.float32)
-        scores = jnp.concatenate([scores, more], axis=-1)
-        same = query_segments[..., None] == global_keys.segments[:, None, None, :]  # [B, X, block, G]
+        to_global = jnp.einsum("BXTNH,BGNH->BXNTG", queries, global_keys.k, preferred_element_type=jnp.float32)
+        scores = jnp.concatenate([scores, to_global], axis=-1)
+        same_global = query_segments[..., None] == global_keys.segments[:, None, None, :]  # [B, X, block, G]
         # A global key inside the band counts once, in its own column.
         in_band = mask & ~layout.key_bands(global_keys.is_global)[:, :, None, None, :]
-        mask = jnp.concatenate([in_band, same[:, :, None]], axis=-1)
+        mask = jnp.concatenate([in_band, same_global[:, :, None]], axis=-1)
     weights = masked_softmax(scores, mask)  # [B, X, N, block, band + G]
     if options.dropout:
         indices = _indices(layout, seed, (B, N), distance, global_keys)
@@ -118,7 +122,7 @@ def _indices(
     X, block = layout.X, layout.block
     word, batch, head, query, _ = weight_indices(seed, (*sizes, X * block, 0))  # [B, 1, 1, 1], [N, 1, 1], [T, 1]
     query = query.reshape(X, 1, block, 1)
-    keys = query + distance.astype(jnp.uint32)  # [X, 1, block, band]
+    keys = query + distance.astype(jnp.uint32)  # [X, 1, block, band]; a negative distance wraps around, so does the sum
     if global_keys is not None:
         B, G = global_keys.indices.shape
         indices = jnp.broadcast_to(global_keys.indices[:, None, None, None], (B, X, 1, block, G))

@@ -26,7 +26,8 @@ class LayerInputs(NamedTuple):
     """Inputs of every layer in addition to x."""
 
     segment_ids: jax.Array  # [B, T] int32, the document of each token, 0 for padding
-    rotary: dict[bool, Table | None]  # of global (False) and of local (True) layers
+    rotary_global: Table | None  # of layers without a window; the thetas of the two kinds can differ
+    rotary_local: Table | None
     bias: jax.Array | None  # [2 T - 1, N] float32, terms of the scores by distance
     distances: jax.Array | None  # [R, D] float32, relative-position embeddings for disentangled attention
     convolution: tuple[jax.Array, dict[str, jax.Array]] | None  # term added after the first layer, and its norm
@@ -54,11 +55,12 @@ class Block(nn.Module):
             adapter = Bottleneck(c, name=f"{name}_bottleneck") if has_adapter else lambda y: y
             if c.norm_placement == "post":
                 return norm(constrain(x + adapter(drop(f(x)))))
-            normalized = norm(x) if skip is None else jnp.where(skip, x, norm(x))  # ModernBERT's first layer
+            # ModernBERT's first layer has no norm here. `skip` is traced, as all layers of a scan are one program.
+            normalized = norm(x) if skip is None else jnp.where(skip, x, norm(x))
             return constrain(x + adapter(drop(f(normalized))))
 
         attention = Attention(c, self.compute, self.window, self.train, name="attention")
-        rotary = inputs.rotary[bool(self.window)]  # local layers can have another theta
+        rotary = inputs.rotary_local if self.window else inputs.rotary_global
         terms = (inputs.bias, inputs.distances, inputs.global_slots)
         x = residual(x, lambda h: attention(h, inputs.segment_ids, rotary, *terms), "attention", skip_norm)
         return residual(x, Mlp(c, name="mlp"), "mlp", None)
@@ -74,6 +76,7 @@ class Pattern(nn.Module):
     compute: ComputeConfig
     windows: tuple[int, ...]
     train: bool
+    in_loop: bool  # of several iterations, where XLA cannot merge recomputed layers with the originals
 
     @nn.compact
     def __call__(self, x: jax.Array, repetitions: jax.Array, inputs: LayerInputs) -> tuple[jax.Array, None]:
@@ -82,6 +85,7 @@ class Pattern(nn.Module):
 
         if len(repetitions) == 1:
             return once(self, x, repetitions[0])
+        # ALBERT: every repetition has the same parameters, and its own dropout.
         repeated = nn.scan(once, variable_broadcast="params", split_rngs={"params": False, "dropout": True})
         return repeated(self, x, repetitions)
 
@@ -90,13 +94,13 @@ class Pattern(nn.Module):
         if self.compute.remat != "none":
             saved = jax.checkpoint_policies.save_only_these_names(PRODUCT, ATTENDED)
             policy = saved if self.compute.remat == "dots" else None  # None: nothing but the layer's input
-            block = nn.remat(Block, policy=policy, prevent_cse=False)
+            block = nn.remat(Block, policy=policy, prevent_cse=not self.in_loop)
         for i, window in enumerate(self.windows):
             # The first layer's unused norm keeps its row among the stacked parameters.
             skip = repetition == 0 if i == 0 and not self.config.first_attention_norm else None
             layer = block(self.config, self.compute, window, self.train, name=f"block_{i}")
             x = layer(x, inputs, skip)
-            if i == 0 and inputs.convolution is not None:
+            if i == 0 and inputs.convolution is not None:  # DeBERTa-v2: norm(first layer's output + convolution)
                 term, norm = inputs.convolution
                 x = jnp.where(repetition == 0, apply_norm(self.config, norm, x + term), x)
         return x
@@ -159,24 +163,24 @@ class Encoder(nn.Module):
                 unroll=_unroll(c, self.compute),
             )
             repetitions = jnp.arange(c.repeats).reshape(c.stack, -1)  # [stack, repetitions per set of parameters]
-            x, _ = layers(c, self.compute, c.windows, train, name="layers")(x, repetitions, inputs)
+            x, _ = layers(c, self.compute, c.windows, train, c.repeats > 1, name="layers")(x, repetitions, inputs)
         if c.remainder:
-            x, _ = Pattern(c, self.compute, c.remainder, train, name="last")(x, jnp.full(1, c.repeats), inputs)
+            last = Pattern(c, self.compute, c.remainder, train, False, name="last")
+            x, _ = last(x, jnp.full(1, c.repeats), inputs)
         return Norm(c, name="final_norm")(x) if c.norm_placement == "pre" else x
 
     def _layer_inputs(
         self, x: jax.Array, segment_ids: jax.Array, positions: jax.Array, train: bool, global_slots: jax.Array | None
     ) -> LayerInputs:
         c, T = self.config, x.shape[1]
-        rotates, bias = c.positions == "rotary", alibi(T, c.num_heads) if c.positions == "alibi" else None
-        rotary = {
-            local: rotary_table_for(c, positions, segment_ids, local) if rotates else None for local in (False, True)
-        }
+        rotates = c.positions == "rotary"
+        rotary = [rotary_table_for(c, positions, segment_ids, local) if rotates else None for local in (False, True)]
+        bias = alibi(T, c.num_heads) if c.positions == "alibi" else None
         if c.relative_bias_buckets:
             bias = RelativeBias(c, name="relative_bias")(T)
         distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None
         convolution = Convolution(c, name="convolution")(x, segment_ids, train) if c.conv_kernel_size else None
-        return LayerInputs(segment_ids, rotary, bias, distances, convolution, global_slots)
+        return LayerInputs(segment_ids, *rotary, bias, distances, convolution, global_slots)
 
 
 def init_params(keys: jax.Array, module: Encoder, heads: Mapping[str, nn.Module], *inputs: Any) -> dict[str, Any]:

@@ -120,10 +120,6 @@ def mixture_weights(sizes: np.ndarray, weights: Sequence[float] = (), temperatur
     if not weights:
         scaled = (sizes / sizes.max()) ** (1 / temperature)  # divided by the largest first so that no power overflows
         return scaled / scaled.sum()
-    if len(weights) != len(sizes):
-        raise ValueError(f"{len(weights)} weights for {len(sizes)} sources; give one weight per source")
-    if temperature != 1:
-        raise ValueError(f"temperature {temperature} does not apply to weights {weights}; set only one of them")
     return np.array(weights, np.float64) / np.sum(weights)
 
 
@@ -147,12 +143,9 @@ def interleave(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def permute(positions: np.ndarray, size: int, seed: int, epochs: np.ndarray) -> np.ndarray:
-    """The rows, int64 [n], at some positions of shuffled epochs: for each epoch a permutation of 0 .. size - 1.
+    """The rows, int64 [n], at positions (int64 [n]) of shuffled epochs: a permutation of 0 .. size - 1 for each epoch.
 
-    Args:
-        positions: int64 [n], each below size.
-        size: rows of an epoch.
-        seed, epochs: choose the permutation; epochs is int64 [n].
+    The seed and `epochs`, int64 [n], choose the permutation.
     """
     half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << half) - 1)
@@ -182,7 +175,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 def prefetch(
     batches: Batches, steps: Iterable[int], sharding_of: Callable[[int], jax.sharding.Sharding], depth: int = 2
 ) -> Generator[dict[str, jax.Array], None, None]:
-    """Global batches on the devices, made by a thread while earlier ones are in use.
+    """Global batches, as of `Batches.batch`, on the devices, made by a thread while earlier ones are in use.
 
     Each host reads only the rows of its devices. An error of reading a batch is raised at that batch's turn.
 
@@ -190,9 +183,6 @@ def prefetch(
         steps: numbers of the batches, in order.
         sharding_of: from a number of sharded dimensions to a sharding: 2 for arrays [B, T], 1 for row_ids and labels.
         depth: batches held ready, besides the one in use and the one being made.
-
-    Yields:
-        Dicts like those of `Batches.batch`, of global arrays.
     """
     shardings = {1: sharding_of(1), 2: sharding_of(2)}
     pool = ThreadPoolExecutor(1, "prefetch")

@@ -164,6 +164,8 @@ class DataConfig:
             _check(len(self.weights) == len(self.train), f"{count}; give one each")
             fits = min(self.weights) >= 0 and sum(self.weights) > 0
             _check(fits, f"data.weights is {self.weights}; give weights of at least 0, one of them above 0")
+            rule = f"data.temperature {self.temperature} does not apply to data.weights; set only one of them"
+            _check(self.temperature == 1, rule)
 
     def _check_fields(self) -> None:
         text, pair, label = self.text_field, self.pair_field, self.label_field

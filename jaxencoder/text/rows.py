@@ -27,7 +27,7 @@ Split = Literal["train", "validation"]
 # A worker's task ends after this many characters or documents, whichever comes first.
 _TASK_CHARACTERS = 1 << 18
 _TASK_DOCUMENTS = 2048
-_NSP_DOCUMENTS = 8  # fewest documents in a task whose pairs take text from other documents of the task
+_NSP_DOCUMENTS = 8  # fewest documents in a task for nsp, whose second texts come from other documents of the task
 _OPEN_ROWS = 256  # rows that wait for a piece that fits
 _MAX_BUFFERED = 1 << 14  # examples to repeat that are kept in memory instead of being read again
 
@@ -63,8 +63,9 @@ class RowBuilder:
     def rows(self) -> Iterator[Row]:
         """The rows, equal whatever the number of worker processes."""
         data, schema, has_pairs = self._split.data, self._split.schema, bool(self._split.pair_field)
+        open_rows = _OPEN_ROWS if data.packing else 1
         # Labeled texts and pairs stay when they are empty, as [CLS] [SEP]. Other pieces have a token between these two.
-        open_rows, shortest = _OPEN_ROWS if data.packing else 1, 2 if data.label_field or has_pairs else 3
+        shortest = 2 if data.label_field or has_pairs else 3
         packer = Packer(data.row_length, open_rows, shortest, data.paired, schema.labels_tokens)
         batches = _batches(self._examples(), _NSP_DOCUMENTS if data.pairs == "nsp" else 1)
         tasks = ((schema.encode, batch, data, has_pairs) for batch in batches)
@@ -102,24 +103,26 @@ def oversample(examples: Callable[[], Iterable[Example]], power: float) -> Itera
     sizes = Counter(example.label for example in examples())
     largest = max(sizes.values(), default=0)
     repeats = {label: (largest / n) ** power for label, n in sizes.items()}
-    buffer, done = None, 0
-    while any(count > done for count in repeats.values()):
-        unfinished = {label for label, count in repeats.items() if count > done + 1}
+    buffer, passes = None, 0
+    while any(count > passes for count in repeats.values()):
+        unfinished = {label for label, count in repeats.items() if count > passes + 1}
         fill_buffer = buffer is None and sum(sizes[label] for label in unfinished) <= _MAX_BUFFERED
         remaining = []
         for example in examples() if buffer is None else buffer:
             if fill_buffer and example.label in unfinished:
                 remaining.append(example)
-            # A number in [0, 1), independent of the comparison of digests that decides what is held out.
-            if example.digest * 0x9E3779B97F4A7C15 % 2**64 / 2**64 < repeats[example.label] - done:
+            # A number in [0, 1) by multiplicative hashing, independent of the comparison that decides what is held out.
+            if example.digest * 0x9E3779B97F4A7C15 % 2**64 / 2**64 < repeats[example.label] - passes:
                 yield example
-        buffer, done = remaining if fill_buffer else buffer, done + 1
+        buffer, passes = remaining if fill_buffer else buffer, passes + 1
 
 
 def _packed(packer: Packer, encoded: Pieces) -> Iterator[Row]:
     """The rows that some pieces finish; the pieces of a group go into one row."""
-    lengths, piece, token = encoded.lengths.tolist(), 0, 0
-    for size in [1] * len(lengths) if encoded.groups is None else encoded.groups.tolist():
+    lengths = encoded.lengths.tolist()
+    sizes = [1] * len(lengths) if encoded.groups is None else encoded.groups.tolist()  # pieces of each group
+    piece = token = 0  # where the next group starts
+    for size in sizes:
         group = slice(piece, piece + size)
         tokens = slice(token, token + sum(lengths[group]))
         types, token_labels = (x if x is None else x[tokens] for x in (encoded.type_ids, encoded.token_labels))

@@ -47,7 +47,8 @@ def train_step(
         key: the run's key; the step number is folded into it.
         steps: steps of the run; if given, the batch gets "progress" [B], the fraction of steps done.
         accumulation: parts of the batch that are differentiated in sequence. Their gradients are weighted by the
-            number of predictions (`metrics["loss"][1]`), so that the update is that of the complete batch.
+            weight of their loss (`metrics["loss"][1]`, such as the number of predictions), so that the update is that
+            of the complete batch.
 
     Returns:
         The new state, and the batch's metrics with these added: "gradient_norm" (unclipped), also for each part of the
@@ -65,14 +66,14 @@ def train_step(
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     ema: Any = None if state.ema is None else optax.incremental_update(params, state.ema, 1 - ema_decay)
-    norm, size, one = optax.tree.norm(gradients), optax.tree.norm(params), jnp.ones(())
+    gradient_norm, params_norm, one = optax.tree.norm(gradients), optax.tree.norm(params), jnp.ones(())
     filled = batch["segment_ids"] > 0  # [B, T], no padding
     metrics = metrics | {
         "filled": (filled.sum().astype(jnp.float32), jnp.float32(filled.size)),
-        "gradient_norm": (norm, one),
+        "gradient_norm": (gradient_norm, one),
         **{f"gradient_norm_{name}": (optax.tree.norm(part), one) for name, part in _parts(gradients).items()},
         # NaN and infinity survive addition: one number tells of all gradients and parameters.
-        "finite": (jnp.isfinite(norm + size + metrics["loss"][0]).astype(jnp.float32), one),
+        "finite": (jnp.isfinite(gradient_norm + params_norm + metrics["loss"][0]).astype(jnp.float32), one),
     }
     return TrainState(state.step + 1, params, optimizer_state, ema), metrics
 
@@ -94,7 +95,7 @@ def _accumulate(
     def body(carry, xs):
         part, i = xs
         (_, metrics), gradients = differentiate(params, part, jax.random.fold_in(key, i), True)
-        weight = metrics["loss"][1]  # number of predictions: parts with more of them count more
+        weight = metrics["loss"][1]  # undoes the mean over this part, so that sums of gradients add up
         scaled = jax.tree.map(lambda g: g * weight, gradients)
         return jax.tree.map(jnp.add, carry, (scaled, metrics)), None
 

@@ -128,7 +128,7 @@ def test_what_has_no_thresholds_or_no_report(regressor, masked, tmp_path):
     data = write_data(tmp_path / "a.jsonl", 5, lambda positive, i: i / 2, seed=9)
     with pytest.raises(ValueError, match="predicts values, which have no threshold"):
         evaluate(regressor.folder, data=data, tune_threshold="validation")
-    with pytest.raises(ValueError, match="is no classifier of texts, so it has no report"):
+    with pytest.raises(ValueError, match="slice_by is not an option for pretraining; leave it out"):
         evaluate(masked.folder, slice_by=["label"])
     with pytest.raises(ValueError, match="no report; leave its options out"):
         evaluate(masked.folder, report=tmp_path / "report")

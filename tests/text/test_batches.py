@@ -265,10 +265,3 @@ def test_mixture_weights(sizes, weights, temperature, expected) -> None:
     probabilities = mixture_weights(np.array(sizes), weights, temperature)
     np.testing.assert_allclose(probabilities, expected, rtol=1e-12, atol=1e-300)
     assert probabilities.dtype == np.float64
-
-
-def test_mixture_weights_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="1 weights for 2 sources"):
-        mixture_weights(np.array([1, 2]), (1,))
-    with pytest.raises(ValueError, match="does not apply"):
-        mixture_weights(np.array([1, 2]), (1, 2), 2.0)

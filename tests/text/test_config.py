@@ -38,3 +38,8 @@ def test_settings_are_checked(maker, field, value, message):
         maker(**{field: value})
     assert field in str(caught.value)
     assert dataclasses.replace(maker()) == maker()
+
+
+def test_a_mixture_has_weights_or_a_temperature():
+    with pytest.raises(ValueError, match=r"data\.temperature 2\.0 does not apply to data\.weights"):
+        DataConfig(train=("a", "b"), weights=(1.0, 3.0), temperature=2.0)

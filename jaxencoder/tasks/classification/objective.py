@@ -20,6 +20,7 @@ from jaxencoder.tasks.task import Network, TaskObjective, TrainingLabels
 
 Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
 ClassWeights = Literal["none", "balanced", "effective"]
+_MULTI_LABEL_LOSSES = ("cross_entropy", "focal")  # those that `multi_label_metrics` computes
 
 # Values of problem_type in transformers' config.json.
 ONE_CLASS, SEVERAL_CLASSES, VALUE = "single_label_classification", "multi_label_classification", "regression"
@@ -83,7 +84,7 @@ class Classification(TaskObjective):
         if not classes and (self.loss != "cross_entropy" or self.class_weights != "none"):
             settings = f"objective.loss {self.loss} and class_weights {self.class_weights}"
             raise ValueError(f"{settings} are for classes, but the labels are values; leave them out.")
-        if self.multi_label and (not classes or self.loss == "logit_adjusted"):
+        if self.multi_label and (not classes or self.loss not in _MULTI_LABEL_LOSSES):
             setting = f"objective.loss is {self.loss}" if classes else f"objective.labels is {self.labels}"
             raise ValueError(f"{setting}, which is not for several classes of a document; change it or multi_label.")
         if self.class_counts and len(self.class_counts) != classes:

@@ -39,11 +39,9 @@ def records(
     """The records of a stream in order; ValueError, which names the line, for one that cannot be read.
 
     Args:
-        extension: one of EXTENSIONS.
-        path: for messages.
+        extension, path: one of EXTENSIONS, and the name for messages.
         seekable: Parquet is copied first if its stream is not seekable.
-        text_field: field of the text in .txt files.
-        text_unit: one document of .txt files, one of TEXT_UNITS.
+        text_field, text_unit: of .txt files, the field of a text and what one document is (TEXT_UNITS).
     """
     if extension in _READERS:
         yield from _READERS[extension](path, stream)

@@ -23,20 +23,15 @@ class Tokenizer:
 
     A special token written in a text ("Paris is the [MASK] of France.") becomes its id. A lone surrogate raises
     ValueError.
-
-    Attributes:
-        name: wordpiece, bpe, unigram, sentencepiece-unigram or sentencepiece-bpe.
-        vocab_size: the largest id plus one.
-        pad_id, unk_id, cls_id, sep_id, mask_id: ids of the five special tokens, whatever the family calls them.
-        special_ids: all special ids, ascending.
     """
 
     def __init__(self, backend: HuggingFaceBackend | SentencePieceBackend):
         self._backend = backend
-        self.name: str = backend.name
-        self.vocab_size: int = len(backend.tokens)
+        self.name: str = backend.name  # wordpiece, bpe, unigram, sentencepiece-unigram or sentencepiece-bpe
+        self.vocab_size: int = len(backend.tokens)  # the largest id plus one
+        # Ids of the five special tokens, whatever the family calls them.
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (backend.roles[role] for role in ROLES)
-        self.special_ids: tuple[int, ...] = tuple(sorted(backend.special_ids))
+        self.special_ids: tuple[int, ...] = tuple(sorted(backend.special_ids))  # ascending
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
