@@ -174,13 +174,14 @@ class Encoder(nn.Module):
     ) -> LayerInputs:
         c, T = self.config, x.shape[1]
         rotates = c.positions == "rotary"
-        rotary = [rotary_table_for(c, positions, segment_ids, local) if rotates else None for local in (False, True)]
+        rotary_global = rotary_table_for(c, positions, segment_ids, local=False) if rotates else None
+        rotary_local = rotary_table_for(c, positions, segment_ids, local=True) if rotates else None
         bias = alibi(T, c.num_heads) if c.positions == "alibi" else None
         if c.relative_bias_buckets:
             bias = RelativeBias(c, name="relative_bias")(T)
         distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None
         convolution = Convolution(c, name="convolution")(x, segment_ids, train) if c.conv_kernel_size else None
-        return LayerInputs(segment_ids, *rotary, bias, distances, convolution, global_slots)
+        return LayerInputs(segment_ids, rotary_global, rotary_local, bias, distances, convolution, global_slots)
 
 
 def init_params(keys: jax.Array, module: Encoder, heads: Mapping[str, nn.Module], *inputs: Any) -> dict[str, Any]:
