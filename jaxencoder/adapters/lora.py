@@ -112,6 +112,8 @@ def merge_lora(lora: LoraConfig, params: Params) -> Params:
         return params
     base = {name: part for name, part in params.items() if name != NAME}
     adapters = by_kernel(params[NAME])
+    if unknown := sorted(adapters.keys() - flatten(base).keys()):
+        raise ValueError(f"the adapter is of {unknown[0]}, which the model does not have; it belongs to another model")
     return map_with_paths(lambda path, x: _merge_kernel(lora, path, x, adapters[path]) if path in adapters else x, base)
 
 

@@ -156,6 +156,7 @@ def from_peft(
         raise ValueError(f"{source} adapts no projection of this model; it belongs to another architecture")
     tree, kernels = {}, flatten(base)
     for path, by_row in layers.items():
+        # ... is the key outside a stack, as in Slot.
         set_path(tree, path, by_row[...] if ... in by_row else _stack(by_row, len(kernels[path])))
     return lora, tree, used
 
@@ -215,6 +216,8 @@ def _modules(rows: Sequence[Weight], base: Params, config: EncoderConfig) -> Ite
     """The matrices of the rows, which can have an adapter."""
     arrays = {path: np.asarray(x) for path, x in flatten(base).items()}
     for weight, name, slots in tensors_of([row for row in rows if _is_matrix(row)], config):
+        if not all(path in arrays for path, _ in slots):
+            continue  # of a head that the model computes in another way
         kernels = [arrays[path][row] for path, row in slots]
         axes = [kernel_axes(path, x.ndim) for path, x in zip(weight.ours, kernels, strict=True)]  # of one layer
         inputs = tuple(kernels[0].shape[i] for i in axes[0][0])

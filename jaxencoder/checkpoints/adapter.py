@@ -49,14 +49,16 @@ def trained_adapter(run: Path) -> Adapter:
         raise ValueError(f"{run} is not a run, so it has no trained adapter")
     config = saved_config(run)
     if not config.init_from:
-        raise ValueError(f"{run} did not start from a model, and an adapter needs a base; write it as a run")
+        raise ValueError(
+            f"{run} did not start from a model, so it is no adapter of a base; write it with --to transformers"
+        )
     number, params = read_params(run, config)
     config = config.at_step(number)
     patterns = config.trainable_patterns
     trainable = flatten(trainable_mask(patterns)(params)) if patterns else {}
     frozen = {path for path, is_trained in trainable.items() if path.startswith("encoder/") and not is_trained}
     if not frozen:
-        raise ValueError(f"{run} trained all of the encoder, so it is not an adapter of a base; write it as a run")
+        raise ValueError(f"{run} trained all of the encoder, so it is no adapter; write it with --to transformers")
     # The moving average of a frozen weight equals it only up to rounding, so the weights themselves are hashed.
     exact = read_params(run, config, number, average=False)[1] if config.training.ema_decay else params
     paths = frozenset(flatten(params)) - frozen

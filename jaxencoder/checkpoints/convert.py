@@ -50,8 +50,11 @@ def convert(
             adapter = read_adapter(source, open_base(source)) if is_adapter else trained_adapter(source)
             if to == "adapter":
                 write_adapter(adapter, folder)
-            elif left_out := ", ".join(write_peft(adapter, folder)):
-                log.warning("%s: left out, as the family's heads compute something else: %s", folder, left_out)
+            else:
+                left_out = write_peft(adapter, folder)
+                if left_out:
+                    names = ", ".join(left_out)
+                    log.warning("%s: left out, as the family's heads compute something else: %s", folder, names)
         case "run":
             write_run(open_checkpoint(source), folder)
         case _:

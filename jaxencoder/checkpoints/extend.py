@@ -27,7 +27,7 @@ M = TypeVar("M", bound=Checkpoint)
 Method = Literal["interpolate", "tile", "linear", "ntk", "dynamic", "yarn", "none"]
 Written = Literal["transformers", "sentence-transformers", "run"]
 
-# Kind of positions -> the methods that fit.
+# Kind of positions -> the methods that fit; for the other kinds see `_check`.
 _METHODS = {"learned": ("interpolate", "tile"), "rotary": ("linear", "ntk", "dynamic", "yarn", "none")}
 _TABLES = {"interpolate": interpolate_positions, "tile": repeat_positions}
 _LIKE_LONGFORMER = (ROBERTA, XLM_ROBERTA, CAMEMBERT)  # families with Longformer's heads and padding id
@@ -89,6 +89,7 @@ def extended(
     """
     config = model.config
     row_length = max(part.data.row_length for part in config.phase_configs)
+    # Tokens of the longest row in training; for a published model, those of its config.json.
     trained = config.model.max_length if model.published else min(config.model.max_length, row_length)
     if max_length <= trained:
         raise ValueError(f"max_length is {max_length}, but the model was trained on {trained} tokens; give more")

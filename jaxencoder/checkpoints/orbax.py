@@ -207,7 +207,7 @@ def _first_sound(folder: epath.Path, steps: Iterable[int], abstract: State) -> t
             damaged[step] = error
             continue
         for bad, error in damaged.items():
-            log.warning("Checkpoint %d in %s is damaged (%s); going on from %d.", bad, folder, error, step)
+            log.warning("Checkpoint %d in %s is damaged (%s); using %d.", bad, folder, error, step)
         return step, state, list(damaged)
     newest = max(damaged)
     raise ValueError(

@@ -72,29 +72,29 @@ def write_peft(adapter: Adapter, folder: Path) -> list[str]:
     if isinstance(config.objective, Classification):
         head = classifier_to_peft(params["classifier"], config.objective.pooling, published, config.model)
     if head:
-        tensors |= head[0]
+        head_tensors, modules = head
+        tensors |= head_tensors
         left_out.remove("classifier")
-        settings |= {"task_type": SEQUENCE, "modules_to_save": head[1]}
+        settings |= {"task_type": SEQUENCE, "modules_to_save": modules}
     else:  # transformers' class of the encoder alone has names without the prefix
         tensors = {name.removeprefix(published.family.prefix): x for name, x in tensors.items()}
         settings |= {"task_type": "FEATURE_EXTRACTION", "modules_to_save": None}
-    with new_folder(folder) as part:
+    with new_folder(folder) as temporary:
         named = {PREFIX + name: x for name, x in tensors.items()}
-        write_tensors(part / PEFT_FILE, named, {"format": "pt", FINGERPRINT: adapter.base_fingerprint})
-        write_json(part / PEFT_CONFIG, dict(sorted((settings | {"base_model_name_or_path": base}).items())))
+        write_tensors(temporary / PEFT_FILE, named, {"format": "pt", FINGERPRINT: adapter.base_fingerprint})
+        write_json(temporary / PEFT_CONFIG, dict(sorted((settings | {"base_model_name_or_path": base}).items())))
     return left_out
 
 
 def _base(config: RunConfig) -> tuple[Published, str]:
     """The published form of a run's initial model, and the folder or name under which transformers loads it."""
-    advice = "convert it with --to transformers, and name that folder"
     try:
         folder = resolve(config.init_from, weights=False)
-        if origin := read_published(folder):
-            encoder, published = origin
-            return published, config.init_from if encoder == folder else str(encoder)
-    except OSError as error:  # it is elsewhere, or lacks a file
-        advice = str(error)
-    family = family_of(config.model)
+    except OSError:
+        folder = None  # it has moved
+    if folder is not None and (origin := read_published(folder)):
+        encoder, published = origin
+        return published, config.init_from if encoder == folder else str(encoder)
+    family, advice = family_of(config.model), "convert it with --to transformers, and name that folder"
     log.warning("transformers cannot load %s itself: %s", config.init_from, advice)
     return Published(family, family.settings(config.model), {}), config.init_from

@@ -83,7 +83,7 @@ def _published_heads(model: Checkpoint, published: Published) -> tuple[Params, d
             else:
                 head = heads.get("sequence_head")
                 transform = heads["pooler"] if head and head.inputs == "pooled" else head
-                skipped[classifier.NAME] = _difference(transform, classifier.transform(objective.pooling))
+                skipped[classifier.NAME] = _difference(transform, classifier.transform_config(objective.pooling))
     for name, head in model.heads.items():
         is_token_run = model.published is None and name == tokens.HEAD
         labels = with_labels({}, head.outputs, model.labels) if is_token_run else {}

@@ -87,7 +87,7 @@ def encoder_folder(folder: Path) -> tuple[Path, bool]:
 
 def read(folder: Path, weights: bool = True) -> SentenceFolder:
     """Read a folder with a modules.json, all but its encoder; ValueError for what is not supported or does not fit."""
-    kinds, folders = _modules(folder)
+    kinds, folders = _kinds_and_folders(folder)
     file = folders[1] / CONFIG_FILE
     pooling = read_json(file, dict)
     size = pooling.get("embedding_dimension", pooling.get("word_embedding_dimension"))
@@ -151,7 +151,7 @@ def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: i
     write_json(folder / MODULES_FILE, entries)
 
 
-def _modules(folder: Path) -> tuple[list[str], list[Path]]:
+def _kinds_and_folders(folder: Path) -> tuple[list[str], list[Path]]:
     """The kinds and folders of the modules. The first two are a Transformer and a Pooling."""
     file = folder / MODULES_FILE
     kinds, folders = [], []
@@ -174,7 +174,7 @@ def _modules(folder: Path) -> tuple[list[str], list[Path]]:
 
 def _read_module(kind: str, folder: Path, weights: bool) -> tuple[Module, Params]:
     """A module and its parameters by name: float32 arrays, or without weights their shapes."""
-    module = _module(kind, folder / CONFIG_FILE)
+    module = _module_of_config(kind, folder / CONFIG_FILE)
     shapes, names = module.shapes(), _TENSORS[kind]
     if not weights or not shapes:
         return module, {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
@@ -192,7 +192,7 @@ def _read_module(kind: str, folder: Path, weights: bool) -> tuple[Module, Params
     return module, params
 
 
-def _module(kind: str, file: Path) -> Module:
+def _module_of_config(kind: str, file: Path) -> Module:
     """The module that a config.json describes."""
     config = read_json(file, dict) if kind != "Normalize" or file.is_file() else {}  # older versions write none
     if kind == "LayerNorm":

@@ -64,7 +64,7 @@ def unpickle(stream: Any) -> Any:
 
     The stream's `read` must not allocate more than the file holds. The result is None, a bool, int, float, str, tuple,
     list, dict with strings for keys, a dtype, Storage or Tensor. A pickle that asks for anything else, or takes too
-    many steps, raises a Refusal; a damaged one raises other errors.
+    many steps, raises a Refusal; a damaged one raises one of `torch_file._DAMAGE`.
     """
     return _Unpickler(stream).load()
 

@@ -84,7 +84,8 @@ def _read_params(
         if config.tied_output and family.tied in tensors:
             used.add(family.tied)
             if not np.array_equal(tensors[family.tied], params["encoder"]["embeddings"]["token_embedding"]):
-                raise ValueError(f"{folder}: {family.tied} differs from the token table, but config.json ties them")
+                differing = f"{family.tied} differs from the token table"
+                raise ValueError(f"{folder}: {differing}, but config.json has tie_word_embeddings true")
     unused = tuple(name for name in tensors if name not in used and not _BUFFERS.search(name))
     if unused:
         log.warning("%s: %d weights are not used: %s", folder, len(unused), ", ".join(unused[:8]))

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +35,15 @@ from jaxencoder.training.program import Program, program
 
 Use = Literal["training", "inference"]
 Attention = Literal["own", "global", "local", "dense"]
-Variant = tuple[EncoderConfig, ComputeConfig]
 WINDOW = 64  # tokens to either side, as in ModernBERT's local layers; for models without local layers
 _HEADER = ("attention", "tokens", "layers", "FLOPs a row", "a token", "growth", "activations", "growth", "in all")
+
+
+class Variant(NamedTuple):
+    """A model with one of the kinds of attention to compare."""
+
+    model: EncoderConfig
+    compute: ComputeConfig
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ def cost(
         mesh=dict(devices.shape),
         device=devices.devices.flat[0].device_kind,
         dtype=config.compute.dtype,
-        windows={name: model.windows for name, (model, _) in variants.items()},
+        windows={name: variant.model.windows for name, variant in variants.items()},
         state=state_memory(config, shapes, devices),
         optimizer=config.optimizer.name,
         lines=tuple(lines),
@@ -212,18 +218,18 @@ def _variants(
     for name in dict.fromkeys(names):
         match name:
             case "own":
-                variant = model, compute
+                variant = Variant(model, compute)
             case "global":
-                variant = dataclasses.replace(model, windows=(0,), global_tokens=False), compute
+                variant = Variant(dataclasses.replace(model, windows=(0,), global_tokens=False), compute)
             case "local":
-                variant = dataclasses.replace(model, windows=(local,)), compute
+                variant = Variant(dataclasses.replace(model, windows=(local,)), compute)
             case "dense":
-                variant = model, dataclasses.replace(compute, attention="dense")
+                variant = Variant(model, dataclasses.replace(compute, attention="dense"))
             case _:
                 raise ValueError(f"attention is {name!r}; give one of {', '.join(get_args(Attention))}")
-        windows = variant[0].windows  # models with equal layers have the same shortest pattern
-        shortest = dataclasses.replace(variant[0], windows=windows[:1] if len(set(windows)) == 1 else windows)
-        if (first := seen.setdefault((shortest, variant[1]), name)) == name:
+        windows = variant.model.windows  # models with equal layers have the same shortest pattern
+        shortest = dataclasses.replace(variant.model, windows=windows[:1] if len(set(windows)) == 1 else windows)
+        if (first := seen.setdefault(Variant(shortest, variant.compute), name)) == name:
             variants[name] = variant
         else:
             notes.append(f"{name} is left out: it equals {first}")

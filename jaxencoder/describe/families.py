@@ -73,7 +73,12 @@ def entry(family: Family, names: Iterable[str] | None = None) -> Entry:
         max_lengths=tuple(sorted({config.max_length for config in configs})),
         heads=("mlm_head", *family.heads(configs[0], settings[0])),
         sizes=tuple(_size(family, name) for name in (about.releases if names is None else names)),
-        **{name: getattr(about, name) for name in ("title", "choose_for", "tokenizer", "objective", "text", "papers")},
+        title=about.title,
+        choose_for=about.choose_for,
+        tokenizer=about.tokenizer,
+        objective=about.objective,
+        text=about.text,
+        papers=about.papers,
     )
 
 
@@ -88,7 +93,10 @@ def _size(family: Family, name: str) -> Size:
         heads=config.num_heads,
         parameters=sum(x.size for x in jax.tree.leaves(shapes)),
         embeddings=sum(x.size for x in jax.tree.leaves(shapes["encoder"]["embeddings"])),
-        **{name: getattr(config, name) for name in ("hidden_size", "mlp_size", "vocab_size", "max_length")},
+        hidden_size=config.hidden_size,
+        mlp_size=config.mlp_size,
+        vocab_size=config.vocab_size,
+        max_length=config.max_length,
     )
 
 

@@ -120,7 +120,11 @@ def inspect(
         length=length,
         flops=flops,
         attention=layer_kinds(model, described.config.compute, length),
-        **{name: getattr(described, name) for name in ("kind", "heads", "tokenizer", "sentence", "notes")},
+        kind=described.kind,
+        heads=described.heads,
+        tokenizer=described.tokenizer,
+        sentence=described.sentence,
+        notes=described.notes,
     )
 
 

@@ -81,8 +81,10 @@ def evaluate(
     task = task_of_model(model)
     if model.published is None:
         model = _as_trained(model)
-    elif data is None or task is None:
-        raise ValueError(f"{run} is no run and has held nothing out; name labeled --data, or try evaluate similarity")
+    elif task is None:
+        raise ValueError(f"{run} is no run and has no head of a task; try evaluate similarity or retrieval")
+    elif data is None:
+        raise ValueError(f"{run} is no run and has held nothing out; name labeled --data")
     fields = {"text_field": text_field, "pair_field": pair_field, "label_field": label_field}
     model = _with_fields(model, task, data, {name: field for name, field in fields.items() if field is not None})
     header, output = _results_file(run, model, output)
@@ -288,7 +290,10 @@ def _results_file(run: str | Path, model: OpenedModel, output: str | Path | None
 
 
 def _read_results(path: Path) -> dict[str, Any]:
-    return read_json(path, dict) if path.exists() else {}
+    try:
+        return read_json(path, dict) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{error}; delete it, or name another file") from None
 
 
 def _evaluate_masked(model: OpenedModel, source: str | None) -> dict[str, float]:

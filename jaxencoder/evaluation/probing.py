@@ -92,7 +92,9 @@ def answer_ranks(
     tokenizer, length = require_tokenizer(model.tokenizer), model.max_length
     masked = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
     if long := [text for text, ids in zip(texts, masked, strict=True) if len(ids) > length]:
-        raise ValueError(f"{len(long)} texts have more than the {length} tokens of a row; shorten {long[0][:60]!r}")
+        raise ValueError(
+            f"{len(long)} texts are longer than the {length} tokens that are read; shorten {long[0][:60]!r}"
+        )
     slots = np.array([int(np.flatnonzero(ids == tokenizer.mask_id)[0]) for ids in masked], np.int64)
     targets = _answer_tokens(tokenizer, texts, answers, masked, slots)
     excluded = excluded_tokens(tokenizer, model.config.model.vocab_size)

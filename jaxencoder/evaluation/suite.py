@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import filelock
 import jax
@@ -252,52 +252,67 @@ def _run_in_processes(
 ) -> None:
     """Run each in its own process, at most one per share of the cores at a time."""
     pending, free = list(runs), list(shares)
-    running: dict[subprocess.Popen, tuple[Run, Sequence[int]]] = {}
+    running: dict[subprocess.Popen, tuple[Run, Sequence[int], IO[str]]] = {}
     try:
         while pending or running:
             while pending and free:
                 run, cores = pending.pop(0), free.pop(0)
-                running[_start(run, folder / run.name, cores)] = run, cores
+                # Not a pipe, which would fill up while nobody reads it.
+                outcome = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed with the process
+                child = _start(folder / run.name, outcome)
+                running[child] = run, cores, outcome
+                _request(child, run, folder / run.name, cores)
             time.sleep(0.05)
             for child in [child for child in running if child.poll() is not None]:
-                run, cores = running.pop(child)
+                run, cores, outcome = running.pop(child)
                 free.append(cores)
-                add(run, _answer(child, folder / run.name))
+                add(run, _answer(child, outcome, folder / run.name))
     finally:
         for child in running:
-            if child.stdin:
-                child.stdin.close()  # it saves and exits, see _exit_with_parent
-        for child in running:
-            _answer(child, folder)
+            _close_input(child)
+        for child, (_, _, outcome) in running.items():
+            child.wait()
+            outcome.close()
 
 
-def _start(run: Run, folder: Path, cores: Sequence[int]) -> subprocess.Popen:
-    """The process of a run, whose standard output is its outcome."""
+def _start(folder: Path, outcome: IO[str]) -> subprocess.Popen:
+    """A process that waits for the request of a run, and writes the outcome into a file."""
     folder.mkdir(parents=True, exist_ok=True)
-    request = {"name": run.name, "config": to_json(run.config), "data": dict(run.data)}
-    request |= {"folder": str(folder), "cores": list(cores)}
     with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "jaxencoder.evaluation.suite"],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=outcome,
             stderr=log,
             env=os.environ | {"JAX_COMPILATION_CACHE_DIR": _compilation_cache_folder()},
             text=True,
             start_new_session=True,  # Ctrl-C must not kill it before it has saved
         )
-    print(f"{run.name} begins, see {folder / LOG_FILE}", flush=True)
+
+
+def _request(child: subprocess.Popen, run: Run, folder: Path, cores: Sequence[int]) -> None:
+    request = {"name": run.name, "config": to_json(run.config), "data": dict(run.data)}
+    request |= {"folder": str(folder), "cores": list(cores)}
     assert child.stdin  # a pipe
-    child.stdin.write(json.dumps(request) + "\n")
-    child.stdin.flush()
-    return child
+    with contextlib.suppress(BrokenPipeError):  # it has died, which `_answer` reports
+        child.stdin.write(json.dumps(request) + "\n")
+        child.stdin.flush()
+    print(f"{run.name} begins, see {folder / LOG_FILE}", flush=True)
 
 
-def _answer(child: subprocess.Popen, folder: Path) -> Outcome:
-    """Wait for the outcome of a process."""
-    with child:
-        assert child.stdout  # a pipe
-        if answer := child.stdout.read():
+def _close_input(child: subprocess.Popen) -> None:
+    """Let a process save and exit, see `_exit_with_parent`."""
+    with contextlib.suppress(BrokenPipeError):
+        assert child.stdin
+        child.stdin.close()
+
+
+def _answer(child: subprocess.Popen, outcome: IO[str], folder: Path) -> Outcome:
+    """The outcome of a process that has ended."""
+    _close_input(child)
+    with outcome:
+        outcome.seek(0)
+        if answer := outcome.read():
             return json.loads(answer)
     return {"failed": f"its process ended with exit code {child.returncode}; see {folder / LOG_FILE}"}
 

@@ -23,9 +23,9 @@ def head_slots(heads: Mapping[str, HeadConfig], pooling: str) -> dict[str, tuple
     # Global tokens agree, because a run that pools the first token makes it global.
     transforms = {name: replace(x, outputs=0, global_tokens="none", separator=None) for name, x in heads.items()}
     pooler, sequence_head = transforms.get("pooler"), transforms.get("sequence_head")
-    if sequence_head == transform(pooling):
+    if sequence_head == transform_config(pooling):
         return {"dense": ("sequence_head", "dense"), "classifier": projection}
-    if sequence_head in (None, HeadConfig("pooled")) and pooler == transform(pooling):
+    if sequence_head in (None, HeadConfig("pooled")) and pooler == transform_config(pooling):
         return {"dense": ("pooler", "dense"), "classifier": projection}
     return None
 
@@ -47,6 +47,6 @@ def from_heads(params: Params, pooling: str, heads: Mapping[str, HeadConfig]) ->
     return {part: (f"{head}/{name}", params[head][name]) for part, (head, name) in slots if head in params}
 
 
-def transform(pooling: str) -> HeadConfig:
+def transform_config(pooling: str) -> HeadConfig:
     """The classifier without its projection to classes. A pooling that heads do not have equals no head's inputs."""
     return HeadConfig(cast(HeadInputs, pooling), activation="tanh")

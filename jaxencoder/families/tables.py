@@ -91,7 +91,8 @@ def mlm_head(dense: str, norm: str, bias: str) -> Names:
 
 def with_prefix(names: Names, old: str, new: str, without: str = "") -> dict[str, str | Weight]:
     """The table of another family: `old` at the start of names becomes `new`; names with `without` are left out."""
-    return {new + name.removeprefix(old): ours for name, ours in names.items() if not without or without not in name}
+    kept = {name: ours for name, ours in names.items() if not without or without not in name}
+    return {new + name.removeprefix(old) if name.startswith(old) else name: ours for name, ours in kept.items()}
 
 
 def from_tensors(

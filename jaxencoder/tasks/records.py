@@ -60,7 +60,7 @@ def with_texts(record: Record, names: Sequence[str], where: str, words: bool = F
         if not (isinstance(value, str) or (words and is_list)):
             kind = "text or a list of words" if words else "text"
             raise ValueError(
-                f"{where}: field {name!r} is {type(value).__name__}, not {kind}; name another field or drop it"
+                f"{where}: field {name!r} is {type(value).__name__}, not {kind}; name another field or drop the record"
             )
     return record
 

@@ -40,7 +40,7 @@ def _objective_scores(
 def head_scores(
     encoder: EncoderConfig, compute: ComputeConfig, heads: NamedHeads, params: Params, rows: Batch
 ) -> jax.Array:
-    """The output of the last of some published heads, float32 [B, T, outputs] of tokens or [B, E, outputs] of texts."""
+    """The output of the last of these heads, float32 [B, T, outputs] of tokens or [B, E, outputs] of texts."""
     segment_ids = rows["segment_ids"]
     texts = max_texts_per_row(segment_ids.shape[1])
     if any(head.global_tokens == "first" for _, head in heads):

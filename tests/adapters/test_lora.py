@@ -44,6 +44,8 @@ def test_starts_as_nothing(settings: dict) -> None:
     assert_trees_close(jax.jit(lambda p: merge_lora(lora, p))(params), plain, 1e-6 if settings else 0)
     assert all(x.any() == path.endswith("/a") for path, x in flatten(params["lora"]).items())
     assert merge_lora(lora, plain) is plain
+    with pytest.raises(ValueError, match=r"the adapter is of encoder/layers/.*/kernel, which the model does not have"):
+        merge_lora(lora, {"encoder": {"embeddings": plain["encoder"]["embeddings"]}, "lora": params["lora"]})
 
 
 @pytest.mark.parametrize(("rank_stabilized", "dora"), [(False, False), (True, False), (False, True)])

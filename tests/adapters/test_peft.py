@@ -75,6 +75,20 @@ def test_a_product_stands_where_the_matrix_does(family: Family, config: EncoderC
         np.testing.assert_allclose(kernel, flatten(whole)[path], rtol=1e-4, atol=1e-5, err_msg=path)
 
 
+def test_heads_of_another_form_are_no_obstacle() -> None:
+    """A run's head may lack the layers of the family's head of the same name; an adapter of the encoder fits."""
+    family, config = next(case for case in CASES if case[0].model_type == "modernbert")
+    settings = family.settings(config)
+    base = drawn({"encoder": parameter_shapes(config, False)["encoder"]}, 0.2, seed=0)
+    lora = LoraConfig(rank=2, targets=PROJECTIONS)
+    adapter = random_adapter(lora, base)
+    tensors, peft = to_peft(lora, adapter, base, family, config)
+    base["token_head"] = {"output": {"kernel": np.zeros((config.hidden_size, 3)), "bias": np.zeros(3)}}
+    published = Published(family, settings, {"token_head": family.heads(config, settings)["token_head"].config})
+    _, read, used = from_peft(tensors, peft, base, published, config, "folder")
+    assert used == tensors.keys() and flatten(read).keys() == flatten(adapter).keys()
+
+
 def test_targets_name_what_is_adapted_and_nothing_else() -> None:
     family, config = next((f, c) for f, c in CASES if f.model_type == "bert")
     base = drawn({"encoder": parameter_shapes(config, False)["encoder"]}, 0.2, seed=0)

@@ -22,7 +22,7 @@ LONG = "rome bread paris cat " * 40  # 160 words
 KINDS = {
     "learned": {},
     "rotary": {"positions": "rotary", "windows": (0, 4)},
-    "distances": {**{"positions": "none", "disentangled": ("c2p", "p2c"), "position_buckets": 8, "max_distance": 64}},
+    "distances": {"positions": "none", "disentangled": ("c2p", "p2c"), "position_buckets": 8, "max_distance": 64},
     "buckets": {"positions": "none", "relative_bias_buckets": 8},
     "alibi": {"positions": "alibi"},
 }

@@ -148,7 +148,10 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("which", "how"),
     [
         *(("data", how) for how in ("deleted", "cut", "flipped")),
-        *(("manifest", "empty"), ("tree", "cut"), ("part", "deleted"), ("sums", "deleted")),
+        ("manifest", "empty"),
+        ("tree", "cut"),
+        ("part", "deleted"),
+        ("sums", "deleted"),
     ],
 )
 def test_damaged_newest_is_passed_over(two: Path, tmp_path: Path, caplog, which: str, how: str) -> None:

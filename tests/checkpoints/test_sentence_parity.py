@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -137,7 +138,10 @@ def test_pooling(encoder, tmp_path: Path, family: str, pooling, expected, includ
 @pytest.mark.parametrize("activation", ["Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid"])
 def test_dense(encoder, tmp_path: Path, activation: str) -> None:
     bias = activation != "ReLU"
-    dense = lambda m, torch: [m.Dense(D, 40, bias, activation_function=getattr(torch.nn, activation)())]  # noqa: E731
+
+    def dense(m, torch):
+        return [m.Dense(D, 40, bias, activation_function=getattr(torch.nn, activation)())]
+
     theirs = build(encoder("bert"), tail=dense)
     model = both_ways(theirs, tmp_path)
     assert model.sentence.modules == (Dense(D, 40, bias, activation.lower()),)
@@ -149,8 +153,12 @@ def test_modules_in_any_order(encoder, tmp_path: Path) -> None:
         encoder("modernbert"),
         ("cls", "mean"),
         lambda m, torch: [
-            *(m.LayerNorm(2 * D), m.Dense(2 * D, D, use_residual=True), m.Normalize()),
-            *(m.Dense(D, D, use_residual=True), m.Dense(D, 10, activation_function=None), m.Normalize()),
+            m.LayerNorm(2 * D),
+            m.Dense(2 * D, D, use_residual=True),
+            m.Normalize(),
+            m.Dense(D, D, use_residual=True),
+            m.Dense(D, 10, activation_function=None),
+            m.Normalize(),
         ],
     )
     model = both_ways(theirs, tmp_path)
@@ -289,7 +297,9 @@ def test_a_folder_that_is_half_written_is_not_loaded(encoder, tmp_path: Path, mo
             model.save(tmp_path, format="sentence-transformers")
             break
         except OSError:
-            with pytest.raises((ValueError, OSError), match=r"config\.json"):
+            with pytest.raises(
+                (ValueError, OSError), match=rf"has no config\.json|{re.escape(str(tmp_path))}/config\.json is missing"
+            ):
                 jaxencoder.load(tmp_path)
         stop += 1
     assert len(done) == stop == 13 and done[-1] == "config.json"

@@ -97,7 +97,7 @@ def test_an_output_table_of_its_own_is_refused(folder: Path, caplog) -> None:
     open_transformers(folder)
     assert not caplog.text  # no weight is unused
     save_weights(tensors | {"cls.predictions.decoder.weight": table + 1}, folder)
-    with pytest.raises(ValueError, match=r"cls\.predictions\.decoder\.weight differs from the token table"):
+    with pytest.raises(ValueError, match=r"decoder\.weight differs from the token table, .* tie_word_embeddings"):
         open_transformers(folder)
 
 

@@ -153,7 +153,10 @@ def test_says_what_is_wrong(masked, tmp_path):
     with pytest.raises(FileNotFoundError, match="No checkpoint 7"):
         evaluate(masked.folder, step=7)
     copy = shutil.copytree(masked.folder, tmp_path / "copy")
-    for content, message in (("{", r"results\.json is not JSON"), ("[]", r"results\.json does not hold a JSON object")):
+    for content, message in (
+        ("{", r"results\.json is not JSON.*; delete it"),
+        ("[]", "does not hold a JSON object.*; delete it"),
+    ):
         (copy / "results.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             evaluate(copy)
@@ -237,6 +240,9 @@ def test_vectors_of_a_published_model(published, run_copy, tmp_path):
     with pytest.raises(ValueError, match=r"all\.json holds results of .*published; give another --output"):
         evaluate_task(run_copy, "similarity", [data], output)
     assert json.loads(output.read_text()) == expected
+    other = write_pairs(tmp_path / "b" / "test.jsonl", [3, 1, 2])
+    added = evaluate_task(published, "similarity", [other], str(output))
+    assert json.loads(output.read_text()) == expected | {"similarity": actual | added}
     with pytest.raises(FileNotFoundError, match="no folder .*absent"):
         evaluate_task(published, "similarity", [data], tmp_path / "absent" / "all.json")
     with pytest.raises(ValueError, match="is no run and has held nothing out"):

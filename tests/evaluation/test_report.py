@@ -140,6 +140,7 @@ def test_true_classes_are_rows(monkeypatch, tmp_path):
     """Of two true a, one is taken for b; the three b are right."""
     shown = axes_of(monkeypatch, lambda: report.plot_confusion(tmp_path / "a.png", np.array([[1, 1], [0, 3]]), "ab"))
     assert shown.images[0].get_array().tolist() == [[0.5, 0.5], [0, 1]]
+    assert shown.images[0].get_cmap().name == "Blues" and shown.images[0].get_clim() == (0, 1)  # 1 is darkest
     assert (shown.get_xlabel(), shown.get_ylabel()) == ("predicted", "true")
     numbers = {text.get_position(): text.get_text() for text in shown.texts}  # at (predicted, true)
     assert numbers == {(0, 0): "1", (1, 0): "1", (0, 1): "0", (1, 1): "3"}

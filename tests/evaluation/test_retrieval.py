@@ -282,7 +282,7 @@ def test_a_subset_of_scifact(pairs, masked, shared_data, tmp_path):
 def test_what_scores_no_pairs(classifier, multi_label_classifier, masked, pairs, reranking_folder):
     for run in (classifier, multi_label_classifier, masked):
         with pytest.raises(ValueError, match="this model does not score pairs"):
-            evaluate_reranking(load(run.folder), reranking_folder, masked.folder)
+            evaluate_reranking(load(run.folder), reranking_folder, load(masked.folder))
     model = load(pairs.folder)
     many = dataclasses.replace(model.config.objective, labels=3, class_names=("0", "1", "2"))
     with pytest.raises(ValueError, match="has 3 classes, which give no single score"):
@@ -291,7 +291,7 @@ def test_what_scores_no_pairs(classifier, multi_label_classifier, masked, pairs,
     with pytest.raises(ValueError, match="classes are entailment and not_entailment, which do not say which one is"):
         score_pairs(dataclasses.replace(model, config=dataclasses.replace(model.config, objective=named)), ["a"], ["b"])
     with pytest.raises(ValueError, match="k is 0"):
-        evaluate_reranking(model, reranking_folder, masked.folder, k=0)
+        evaluate_reranking(model, reranking_folder, load(masked.folder), k=0)
     with pytest.raises(ValueError, match="1 texts but 2 pairs"):
         score_pairs(model, ["a"], ["b", "c"])
     with pytest.raises(ValueError, match="reranking needs a model that searches"):

@@ -17,6 +17,7 @@ from jaxencoder.config_io import load, save, to_json
 from jaxencoder.evaluation import suite
 from jaxencoder.evaluation.suite import Run, identities, run_suite
 from jaxencoder.evaluation.sweep import run_sweep
+from jaxencoder.text.config import DataConfig
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.telemetry import Diverged
 
@@ -224,7 +225,23 @@ PARENT = """
 """
 
 
-@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: ())(0)) < 2, reason="needs two cores to share")
+two_cores = pytest.mark.skipif(
+    len(getattr(os, "sched_getaffinity", lambda _: ())(0)) < 2, reason="needs two cores to share"
+)
+
+
+@two_cores
+def test_a_long_reason_side_by_side(tmp_path: Path, monkeypatch) -> None:
+    """An outcome larger than the buffer of a pipe, 64 KiB, arrives whole."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    source = "x" * 100_000
+    failing = [replace(run, config=replace(run.config, data=DataConfig(train=(source,)))) for run in runs("a", "b")]
+    with pytest.raises(ValueError, match=f"every run has failed; a: .*{source}"):
+        run_suite(failing, tmp_path, summarize, jobs=2)
+    assert source in written(tmp_path)["runs"]["b"]["failed"]
+
+
+@two_cores
 def test_side_by_side_and_killed(classifier, tmp_path: Path, monkeypatch, capsys) -> None:
     """The parent dies without a word: its children save and leave, and the next call goes on from there."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -97,7 +97,7 @@ def test_what_has_no_head(masked, tmp_path: Path, caplog) -> None:
         load(masked.folder).save(tmp_path / "transformers")
     assert not caplog.records
     data = write_data(tmp_path / "a.jsonl", 5, lambda positive, i: i % 2, seed=3)
-    with pytest.raises(ValueError, match="name labeled --data"):
+    with pytest.raises(ValueError, match="has no head of a task; try evaluate similarity"):
         evaluate(tmp_path / "transformers", data=data)
     with pytest.raises(ValueError, match="has no head for it and predicts nothing of a record"):
         list(predict(tmp_path / "transformers", data))

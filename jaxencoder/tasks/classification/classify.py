@@ -141,12 +141,11 @@ def decide(scores: np.ndarray, names: Sequence[str], minimum: np.ndarray | None 
     for best, row in zip(scores.argmax(-1), probabilities, strict=True):
         by_name = dict(zip(names, row.tolist(), strict=True))
         if minimum is None:
-            name = names[int(best)]
-            predictions.append(Prediction(name, by_name[name], by_name))
+            predictions.append(Prediction(names[int(best)], float(row[best]), by_name))
         else:
             ranked: list[int] = np.argsort(-row, kind="stable").tolist()
-            above = [names[i] for i in ranked if row[i] >= minimum[i]]
-            predictions.append(Prediction(above, [by_name[name] for name in above], by_name))
+            above = [i for i in ranked if row[i] >= minimum[i]]  # by index: two classes may have one name
+            predictions.append(Prediction([names[i] for i in above], row[above].tolist(), by_name))
     return predictions
 
 

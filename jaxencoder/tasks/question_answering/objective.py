@@ -47,7 +47,7 @@ class QuestionAnswering(TaskObjective):
         labels, segment_ids = batch["token_labels"], batch["segment_ids"]
         log_p, is_best = segment_log_softmax(scores, segment_ids)
         is_end = jnp.stack([(labels == end) | (labels == BOTH) for end in (START, END)], -1)  # [B, T, 2]
-        total = jnp.where(is_end, log_p, 0).sum()
+        total = sum((jnp.where(is_end[..., i], log_p[..., i], 0).sum() for i in range(2)), jnp.float32(0))
         hits = (is_end & is_best).astype(jnp.int32).sum(-1)  # [B, T]
         # Hits of each window, [B, T + 1]: segment 0 is the padding.
         hits = jax.vmap(lambda x, ids: jax.ops.segment_sum(x, ids, len(ids) + 1))(hits, segment_ids)

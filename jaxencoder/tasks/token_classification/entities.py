@@ -50,10 +50,12 @@ def entities(tags: Sequence[str], scheme: Scheme | None = None, names: Sequence[
     """
     names = names or sorted(set(tags))
     scheme = scheme or Scheme.of(names)
-    if not tags or set(names) <= {"O"}:
+    if set(names) <= {"O"}:
         return []
     if scheme is None:
         raise ValueError(f"the tags {', '.join(names)[:80]} do not tell of entities, as B-PER, I-PER and O do")
+    if not tags:
+        return []
     ids = np.array([names.index(tag) for tag in tags])
     starts, stops = (np.flatnonzero(x) for x in entity_starts(scheme, ids, np.r_[-1, ids[:-1]]))
     ends = np.r_[stops, len(tags)][np.searchsorted(stops, starts, side="right")]

@@ -141,5 +141,5 @@ def _fields(entity: Entity, probabilities: np.ndarray, text: Any, spans: list[tu
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _probabilities(*arguments: Any) -> jax.Array:
-    return jax.nn.softmax(head_scores(*arguments))  # [B, T, tags]
+def _probabilities(encoder, compute, heads, params, rows):
+    return jax.nn.softmax(head_scores(encoder, compute, heads, params, rows))  # [B, T, tags]

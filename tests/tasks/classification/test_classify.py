@@ -10,7 +10,7 @@ import pytest
 import scipy.special
 
 import jaxencoder
-from jaxencoder.tasks.classification.classify import classifier_head, score
+from jaxencoder.tasks.classification.classify import classifier_head, decide, score
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.classification.windows import _windows
 from jaxencoder.text.config import WindowConfig
@@ -177,6 +177,13 @@ def test_a_text_of_a_megabyte(classifier, windows):
     if windows is None:
         assert found.probabilities == pytest.approx(alone.probabilities, abs=1e-4)
     assert sum(found.probabilities.values()) == pytest.approx(1) and np.isfinite(empty.probability)
+
+
+def test_two_classes_of_one_name():
+    scores = np.array([[2.0, 0.0]])
+    assert decide(scores, ("x", "x"))[0][:2] == ("x", pytest.approx(1 / (1 + np.exp(-2))))
+    names, probabilities, _ = decide(scores, ("x", "x"), minimum=np.array([0.5, 0.5]))[0]
+    assert names == ["x", "x"] and probabilities == pytest.approx([1 / (1 + np.exp(-2)), 0.5])
 
 
 def test_nothing_to_classify(classifier):

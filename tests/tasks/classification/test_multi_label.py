@@ -56,6 +56,7 @@ def test_classes_that_are_not_there():
     found = np.array([[True, False, False], [False, True, False]])
     expected = {"micro_f1": 4 / 5, "macro_f1": (2 / 3 + 1) / 2, "accuracy": 0.5}
     assert metrics_of_decisions(found, true) == pytest.approx(expected)
+    assert metrics_of_decisions(found[:, 2:], true[:, 2:] | [[True], [False]])["macro_f1"] == 0  # a single class
     nothing = np.zeros((1, 2), bool)
     assert metrics_of_decisions(nothing, nothing) == {"micro_f1": 0, "macro_f1": 0, "accuracy": 1}
 

@@ -8,7 +8,7 @@ import pytest
 from jaxencoder.tasks.question_answering.data import answer_pieces, answer_span, answer_texts, question_windows
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
-START, END, BOTH, NO_ANSWER = 0, 1, 2, (-1, -1)
+START, END, BOTH, NO_ANSWER = 0, 1, 2, (-1, -1)  # as in prepared rows
 
 
 @pytest.fixture(scope="module")
