@@ -48,7 +48,8 @@ class Model(OpenedModel):
 
         Args:
             texts: any number, any lengths. Those longer than `max_length` are truncated, with one warning, or read in
-                `windows`. For the other arguments see `EmbedOptions`.
+                `windows`.
+            pooling, normalize, prompt, dimensions, windows, batch_tokens, max_length: see `EmbedOptions`.
 
         Returns:
             [N, dimensions] float32, in the order of `texts`.
@@ -94,8 +95,11 @@ class Model(OpenedModel):
     ) -> Iterator[TokenChunk]:
         """Yield what `tokens` returns with windows, chunk by chunk, in memory independent of the length of a text.
 
+        Args:
+            stride: see `WindowConfig`.
+
         Yields:
-            (index of the text, ids [n], offsets [n, 2], hidden [n, D]). `stride` is as in `WindowConfig`.
+            (the text's index, ids [n], offsets [n, 2], hidden [n, D]). Errors are those of `tokens`, at the first step.
         """
         return tokens.token_chunks(self, texts, stride, batch_tokens, max_length)
 

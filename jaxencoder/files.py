@@ -2,20 +2,26 @@
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
 _BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file, text as UTF-8; the previous content stays until all of the new content is on disk."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+def write_atomic(path: Path, content: str | bytes, mode: int | None = None) -> None:
+    """Write a file, text as UTF-8; the previous content stays until all of the new content is on disk.
+
+    `mode` is that of the file, whatever the umask; None leaves it to the umask.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with open(part, "wb") as file:
+        with open(part, "xb") as file:
             file.write(content if isinstance(content, bytes) else content.encode())
             file.flush()
             os.fsync(file.fileno())
+        if mode is not None:
+            part.chmod(mode)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -358,9 +358,17 @@ def test_contradictions(sections, sentence):
         RunConfig(**sections)
 
 
+def test_a_phase_has_a_mixture_of_its_own():
+    weighted = {"data": DataConfig(train=("a", "b"), weights=(1.0, 3.0)), "training": TrainingConfig(steps=2)}
+    config = RunConfig(**weighted, **phases(train=("c", "d"), temperature=2.0))
+    assert config.phase_configs[0].data == config.data
+    assert config.phase_configs[1].data == DataConfig(train=("c", "d"), temperature=2.0)
+
+
 @pytest.mark.parametrize(
     "sections",
     [
+        {"data": DataConfig(weights=(1.0,), temperature=2.0)},  # one source is no mixture
         {"data": DataConfig(row_length=1024), "model": EncoderConfig(positions="rotary")},
         # A small corpus gives a tokenizer smaller than it asks for; the saved run then holds its real size.
         {"model": EncoderConfig(vocab_size=100), "tokenizer": TokenizerConfig(vocab_size=16384)},

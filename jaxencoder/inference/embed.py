@@ -26,13 +26,12 @@ from jaxencoder.model.heads import pool
 from jaxencoder.model.sentence import SentenceConfig, finish_vectors, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.records import chunks
-from jaxencoder.tasks.running import encoder_output, padded_size
+from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text import buckets
 from jaxencoder.text.config import WindowPooling
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizers.encoding import as_list
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
-from jaxencoder.text.windows import GROUP_TOKENS, text_windows
+from jaxencoder.text.windows import GROUP_TOKENS, text_room, text_windows
 
 
 def embed(model: OpenedModel, texts: Sequence[str], options: EmbedOptions = DEFAULT_OPTIONS) -> np.ndarray:
@@ -51,9 +50,9 @@ def embed_source(
     truncated = count = 0
     with tqdm(unit=" texts", desc="Embedding", disable=None) as bar:
         for chunk in chunks(records, lambda record: len(record[text_field])):
-            vectors, more = embedder([record[text_field] for record in chunk], bar.update)
+            vectors, chunk_truncated = embedder([record[text_field] for record in chunk], bar.update)
             yield chunk, vectors
-            truncated, count = truncated + more, count + len(chunk)
+            truncated, count = truncated + chunk_truncated, count + len(chunk)
     buckets.warn_truncated(truncated, count, embedder.limit)
 
 
@@ -92,7 +91,7 @@ class _Embedder:
     options: EmbedOptions
     settings: SentenceConfig
     prompt: str  # put before each text
-    skip: int | None  # tokens of the prompt that are not pooled
+    skip: int | None  # tokens before the text, with [CLS] and the prompt, that are not pooled
     limit: int  # maximum tokens of a text or window
     window_pooling: WindowPooling | None  # None where long texts are truncated
 
@@ -105,7 +104,7 @@ class _Embedder:
         ids, truncated = buckets.tokenize(self.model.tokenizer, texts, self.limit, self.prompt)
         size = self.settings.size(self.model.config.model.hidden_size)
         vectors = np.zeros((len(ids), min(size, self.settings.dimensions or size)), np.float32)
-        for plan, values in self.model.run(self._function, ids, self.options.batch_tokens, self.limit):
+        for plan, values in self.model.run(self._function(windowed=False), ids, self.options.batch_tokens, self.limit):
             vectors[plan.texts] = values[plan.row, plan.segment]
             progress(len(plan.texts))
         return vectors, truncated if self.window_pooling is None else 0
@@ -119,18 +118,18 @@ class _Embedder:
         windows = text_windows(buckets.require_tokenizer(model.tokenizer), texts, self.limit, stride, self.prompt)
         size = len(self.settings.pooling) * model.config.model.hidden_size
         pooler = WindowPooler(len(texts), size, pooling, skip)
-        runs = run_windows(model, self._function, windows, GROUP_TOKENS, options.batch_tokens, self.limit, skip)
+        function = self._function(windowed=True)
+        runs = run_windows(model, function, windows, GROUP_TOKENS, options.batch_tokens, self.limit, skip)
         for group, plan, values in runs:
             for i, row, segment in zip(plan.texts, plan.row, plan.segment, strict=True):
                 pooler.add(group[i], values[row, segment])
             progress(sum(group[i].is_last for i in plan.texts))
-        padded = np.pad(pooler.vectors, ((0, padded_size(len(texts)) - len(texts)), (0, 0)))
+        padded = np.pad(pooler.vectors, ((0, buckets.padded_size(len(texts)) - len(texts)), (0, 0)))
         with compute_context(model.mesh, model.compute):
             return np.asarray(_finished(self.settings, model.device_params.get("sentence", {}), padded))[: len(texts)]
 
-    @property
-    def _function(self) -> Callable[[Params, Batch], jax.Array]:
-        return partial(_pooled, self.model.config.model, self.model.compute, self.settings, self.skip)
+    def _function(self, windowed: bool) -> Callable[[Params, Batch], jax.Array]:
+        return partial(_pooled, self.model.config.model, self.model.compute, self.settings, self.skip, windowed)
 
 
 def _embedder(model: OpenedModel, options: EmbedOptions) -> _Embedder:
@@ -141,54 +140,46 @@ def _embedder(model: OpenedModel, options: EmbedOptions) -> _Embedder:
         learned = settings.pooling == ("learned",)
         window_pooling = options.windows.pooling or ("learned" if learned else "length")
         if window_pooling == "learned" and not learned:
-            raise ValueError(
-                f"window pooling is 'learned', but pooling is {' and '.join(settings.pooling)}; use it with pooling "
-                "'learned', in a run that has learned one"
-            )
+            problem = f"window pooling is 'learned', but pooling is {' and '.join(settings.pooling)}"
+            raise ValueError(f"{problem}; use it with pooling 'learned', in a run that has learned one")
     limit, prompt = model.limit(options.max_length), settings.prompt(options.prompt)
-    prompt_tokens = _prompt_tokens(buckets.require_tokenizer(model.tokenizer), prompt, limit) if prompt else None
-    skip = None if settings.include_prompt else prompt_tokens
+    skip = None
+    if prompt:
+        tokenizer = buckets.require_tokenizer(model.tokenizer)
+        ids = tokenizer.encode_batch([prompt])[0].ids
+        text_room(limit, len(ids), prompt)  # refuses a prompt that leaves none
+        skip = None if settings.include_prompt else len(ids) - int(ids[-1] in tokenizer.special_ids)
     settings = replace(settings, prompts=(), default_prompt=None)  # other prompts need no other program
     return _Embedder(model, options, settings, prompt, skip, limit, window_pooling)
 
 
-def _prompt_tokens(tokenizer: Tokenizer, prompt: str, limit: int) -> int:
-    """Tokens before a text with this prompt, [CLS] included; ValueError if none remain for the text."""
-    ids = tokenizer.encode_batch([prompt])[0].ids
-    if len(ids) >= limit:
-        raise ValueError(
-            f"the prompt {prompt[:40]!r} has {len(ids)} tokens, which leaves none of {limit} for a text; "
-            "give a shorter prompt or a larger max_length"
-        )
-    return len(ids) - int(ids[-1] in tokenizer.special_ids)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _pooled(
     encoder: EncoderConfig,
     compute: ComputeConfig,
     settings: SentenceConfig,
     skip: int | None,
+    windowed: bool,
     params: Params,
     rows: Batch,
 ) -> jax.Array:
     """One vector per text of each packed row: [B, E, dimensions].
 
-    For windows, which have rows["kept_ids"], the poolings before modules: [B, E, P * D]. Learned pooling appends one
-    number, the logarithm of the sum of the tokens' weights, by which windows are combined.
+    Of windows, the poolings before modules: [B, E, P * D]. Learned pooling appends one number, the logarithm of the sum
+    of the tokens' weights, by which windows are combined.
     """
     x = encoder_output(encoder, compute, params, rows)  # [B, T, D]
-    segment_ids, texts, query = rows["segment_ids"], buckets.max_texts_per_row(x.shape[1]), pooling_query(params)
-    if "kept_ids" not in rows:
-        return sentence_vectors(settings, params.get("sentence", {}), x, segment_ids, texts, skip, query)
+    segment_ids, max_texts, query = rows["segment_ids"], buckets.max_texts_per_row(x.shape[1]), pooling_query(params)
+    if not windowed:
+        return sentence_vectors(settings, params.get("sentence", {}), x, segment_ids, max_texts, skip, query)
     parts = []
     for method in settings.pooling:
         # The first and last token are the window's; other methods pool only the tokens that belong to the window.
         ends = method in ("cls", "lasttoken")
         ids, skipped = (segment_ids, skip) if ends else (rows["kept_ids"], None)
-        parts.append(pool(x, ids, texts, method, query, skipped))
+        parts.append(pool(x, ids, max_texts, method, query, skipped))
     if settings.pooling == ("learned",):
-        member = rows["kept_ids"][:, None, :] == jnp.arange(1, texts + 1)[:, None]  # [B, E, T]
+        member = rows["kept_ids"][:, None, :] == jnp.arange(1, max_texts + 1)[:, None]  # [B, E, T]
         scores = (x.astype(jnp.float32) @ query)[:, None, :]  # [B, 1, T]
         parts.append(jax.nn.logsumexp(scores, axis=-1, where=member, keepdims=True))
     return jnp.concatenate(parts, axis=-1)

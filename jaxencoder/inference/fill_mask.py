@@ -13,7 +13,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import MlmHead, output_table, vocabulary_scores
 from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.tasks.running import encoder_output, padded_size
+from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text import buckets
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
@@ -35,23 +35,23 @@ def fill_mask(model: OpenedModel, text: str, k: int = 5) -> list[list[FilledMask
         raise ValueError(f"k is {k}; give 1 to {ordinary}, the tokens of the vocabulary")
     spans = [match.span() for match in re.finditer(re.escape(tokenizer.mask_token), text)]
     if not spans:
-        raise ValueError(f"{text[:60]!r} has no mask to fill; write {tokenizer.mask_token} in place of a word")
+        quoted = text if len(text) <= 60 else f"{text[:60]}..."
+        raise ValueError(f"{quoted!r} has no mask to fill; write {tokenizer.mask_token} in place of a word")
     (ids,) = model.tokenize([text])
     slots = np.flatnonzero(ids == tokenizer.mask_id)
     if len(slots) < len(spans):
-        raise ValueError(
-            f"{len(spans) - len(slots)} of {len(spans)} masks lie beyond the {model.max_length} tokens that this model "
-            "reads; shorten the text before them"
-        )
-    padded_slots = np.resize(slots, padded_size(len(slots)))[None]  # [1, M]
-    function = partial(_predict, model.config.model, model.compute)
-    ((_, probabilities),) = model.run(function, [ids], extra=lambda plan: {"slots": padded_slots})
-    excluded, starts = excluded_tokens(tokenizer, model.config.model.vocab_size), tokenizer.word_starts()
-    results = []
-    for span, row in zip(spans, probabilities[0], strict=False):  # [V]
-        best = np.argsort(np.where(excluded, 1, -row), kind="stable")[:k].tolist()
-        results.append([_filled(tokenizer, text, span, i, float(row[i]), bool(starts[i])) for i in best])
-    return results
+        problem = f"{len(spans) - len(slots)} of {len(spans)} masks lie beyond the {model.max_length} tokens"
+        raise ValueError(f"{problem} that this model reads; shorten the text before them")
+    # Powers of two, so that another number of masks or of results needs no other program.
+    slots = np.resize(slots, buckets.padded_size(len(slots)))
+    extra = {"slots": slots[None], "excluded": excluded_tokens(tokenizer, model.config.model.vocab_size)[None]}
+    function = partial(_predict, model.config.model, model.compute, min(ordinary, buckets.padded_size(k)))
+    ((_, (probabilities, best)),) = model.run(function, [ids], extra=lambda plan: extra)
+    starts = tokenizer.word_starts()
+    return [
+        [_filled(tokenizer, text, span, i, p, bool(starts[i])) for i, p in zip(tokens, values, strict=True)]
+        for span, tokens, values in zip(spans, best[0, :, :k].tolist(), probabilities[0, :, :k].tolist(), strict=False)
+    ]
 
 
 def check_mlm_head(model: OpenedModel) -> None:
@@ -72,11 +72,14 @@ def excluded_tokens(tokenizer: Tokenizer, size: int) -> np.ndarray:
     return excluded
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _predict(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:
-    """Probabilities of all tokens at rows["slots"] [B, M]: float32 [B, M, V]."""
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _predict(
+    encoder: EncoderConfig, compute: ComputeConfig, k: int, params: Params, rows: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """The k largest probabilities at rows["slots"] [B, M], and their ids: float32 and int32 [B, M, k]."""
     x, bias = slot_vectors(encoder, compute, params, rows)
-    return jax.nn.softmax(vocabulary_scores(x, bias, output_table(params)))
+    probabilities = jax.nn.softmax(vocabulary_scores(x, bias, output_table(params)))
+    return jax.lax.top_k(jnp.where(rows["excluded"][:, None], -1, probabilities), k)
 
 
 def slot_vectors(

@@ -8,7 +8,6 @@ import numpy as np
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.tasks.running import global_slots
-from jaxencoder.text.buckets import BatchPlan, max_texts_per_row
 
 _SEPARATORS = 3  # in a question and its text: <s> question </s></s> text </s>
 
@@ -46,13 +45,6 @@ def model_global_slots(
         heads = [HeadConfig(global_tokens="first")] if first_token_is_global(model) else model.heads.values()
         global_mask = head_mask(heads, ids)
     return global_slots((np.reshape(global_mask, is_token.shape) != 0) & (is_token != 0))
-
-
-def packed_first_tokens(plan: BatchPlan) -> np.ndarray:
-    """Position of each text's first token in packed rows: int32 [B, E], -1 for missing texts."""
-    slots = np.full((plan.rows, max_texts_per_row(plan.length)), -1, np.int32)
-    slots[plan.row, plan.segment] = plan.start
-    return slots
 
 
 def first_token_is_global(model: Checkpoint) -> bool:

@@ -13,7 +13,7 @@ from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.inference import devices, global_tokens
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.heads import MlmHead, apply_heads, output_table, vocabulary_scores
+from jaxencoder.model.heads import MlmHead, apply_heads, first_tokens, output_table, vocabulary_scores
 from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.sharding import MeshConfig, make_mesh
@@ -90,7 +90,7 @@ class OpenedModel(Checkpoint):
 
     def run(
         self,
-        function: Callable[[Params, Batch], jax.Array],
+        function: Callable[[Params, Batch], jax.Array | tuple[jax.Array, ...]],
         ids: Sequence[np.ndarray],
         batch_tokens: int | None = None,
         max_length: int | None = None,
@@ -99,8 +99,8 @@ class OpenedModel(Checkpoint):
         """Apply a compiled function to texts in packed rows, batch by batch and over all devices.
 
         Args:
-            function: (params, batch) -> array with leading axis B. In a run that was trained with a global first
-                token, the batch has "global_slots".
+            function: (params, batch) -> array, or tuple of arrays, with leading axis B. In a run that was trained with
+                a global first token, the batch has "global_slots".
             ids: as from `tokenize`.
             batch_tokens, max_length: see `EmbedOptions`.
             extra: gives more arrays of a batch, with leading axis B.
@@ -115,17 +115,17 @@ class OpenedModel(Checkpoint):
             raise ValueError(f"batch_tokens is {batch_tokens}; give at least 1")
         pending = None
         for plan in buckets.plan([len(x) for x in ids], buckets.row_lengths(limit), batch_tokens):
-            rows = buckets.batch(ids, plan, tokenizer.pad_id)
+            rows: Batch = {name: jnp.asarray(x) for name, x in buckets.batch(ids, plan, tokenizer.pad_id).items()}
             if global_tokens.first_token_is_global(self):
-                rows["global_slots"] = global_tokens.packed_first_tokens(plan)
+                rows["global_slots"] = first_tokens(rows["segment_ids"], buckets.max_texts_per_row(plan.length))
             rows |= extra(plan) if extra else {}
             with devices.compute_context(self.mesh, self.compute):
                 values = function(self.device_params, devices.place(rows, self.mesh))
             if pending is not None:  # read only once the next batch is dispatched, so that the device never waits
-                yield pending[0], np.asarray(pending[1])
+                yield pending[0], jax.device_get(pending[1])
             pending = plan, values
         if pending is not None:
-            yield pending[0], np.asarray(pending[1])
+            yield pending[0], jax.device_get(pending[1])
 
     def limit(self, max_length: int | None) -> int:
         """`max_length`, or the model's own for None; ValueError if the model cannot read that many tokens."""

@@ -59,10 +59,8 @@ def _predictions(
     if (task := task_of_model(model)) is None:
         reason = "has no head for it" if model.published else f"was trained for {type(model.config.objective).__name__}"
         names = ", ".join(task.name for task in TASKS)
-        raise ValueError(
-            f"this model {reason} and predicts nothing of a record; use a run, or a published model, for one of: "
-            f"{names}"
-        )
+        problem = f"this model {reason} and predicts nothing of a record"
+        raise ValueError(f"{problem}; use a run, or a published model, for one of: {names}")
     if unknown := options.keys() - inspect.signature(task.predict).parameters:
         name = min(unknown)
         raise ValueError(f"{name} is {options[name]!r}, which is no option of {task.name}; leave it out")

@@ -28,15 +28,11 @@ def check_cross_encoder(model: OpenedModel) -> Classification:
     if not (isinstance(objective, Classification) and scores_pairs):
         raise ValueError("this model does not score pairs; use a run of finetune_classification with data.pair_field")
     if objective.labels > 2 or objective.multi_label:
-        raise ValueError(
-            f"this run has {objective.labels} classes, which give no single score; train it on classes 0 and 1, or on "
-            "grades as fractional numbers"
-        )
+        problem = f"this run has {objective.labels} classes, which give no single score"
+        raise ValueError(f"{problem}; train it on classes 0 and 1, or on grades as fractional numbers")
     if objective.class_names not in ((), ("0", "1")):
-        raise ValueError(
-            f"this run's classes are {' and '.join(objective.class_names)}, which do not say which one is better; "
-            "train it on 0 and 1"
-        )
+        problem = f"this run's classes are {' and '.join(objective.class_names)}, which do not say which one is better"
+        raise ValueError(f"{problem}; train it on 0 and 1")
     return objective
 
 

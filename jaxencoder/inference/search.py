@@ -13,7 +13,7 @@ from jaxencoder.inference import embed
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
-from jaxencoder.tasks.running import padded_size
+from jaxencoder.text.buckets import padded_size
 from jaxencoder.text.sources import Record, read
 
 # Names of the prompts that sentence-transformers uses for queries and for documents.

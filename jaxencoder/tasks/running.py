@@ -12,7 +12,7 @@ from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import HeadConfig, apply_heads, first_tokens
 from jaxencoder.objectives.objective import Batch, Params, encode
 from jaxencoder.tasks.task import TaskModel, TaskObjective
-from jaxencoder.text.buckets import BatchPlan, max_texts_per_row
+from jaxencoder.text.buckets import BatchPlan, max_texts_per_row, padded_size
 
 Scores = Callable[[Params, Batch], jax.Array]  # (params, packed rows) -> [B, ...]
 NamedHeads = tuple[tuple[str, HeadConfig], ...]  # names in `params`, and settings; a pooler precedes its users
@@ -98,8 +98,3 @@ def global_slots(mask: np.ndarray) -> np.ndarray | None:
     slots = np.full((len(mask), min(padded_size(int(counts.max())), mask.shape[1])), -1, np.int32)
     slots[np.arange(slots.shape[1]) < counts[:, None]] = np.nonzero(mask)[1]
     return slots
-
-
-def padded_size(number: int) -> int:
-    """The next power of two, so that arrays of any size need only a few compiled programs."""
-    return 1 << max(0, number - 1).bit_length()

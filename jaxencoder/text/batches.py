@@ -120,6 +120,9 @@ def mixture_weights(sizes: np.ndarray, weights: Sequence[float] = (), temperatur
     if not weights:
         scaled = (sizes / sizes.max()) ** (1 / temperature)  # divided by the largest first so that no power overflows
         return scaled / scaled.sum()
+    if temperature != 1:
+        problem = f"data.temperature {temperature} does not apply to data.weights {weights}"
+        raise ValueError(f"{problem}; set only one of them")
     return np.array(weights, np.float64) / np.sum(weights)
 
 

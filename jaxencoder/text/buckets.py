@@ -44,6 +44,11 @@ def max_texts_per_row(length: int) -> int:
     return max(1, length // _TOKENS_PER_TEXT)
 
 
+def padded_size(number: int) -> int:
+    """The next power of two, so that arrays of any size need only a few compiled programs."""
+    return 1 << max(0, number - 1).bit_length()
+
+
 def plan(lengths: Sequence[int], row_lengths: Sequence[int], batch_tokens: int) -> Iterator[BatchPlan]:
     """Group texts into batches of few shapes, longest first, so that memory runs out at once or never.
 
@@ -120,7 +125,7 @@ def tokenize(
 def warn_truncated(truncated: int, texts: int, max_length: int, kind: str = "texts") -> None:
     """Warn once for all truncated texts."""
     if truncated:
-        log.warning(f"%d of %d {kind} are longer than %d tokens and were truncated.", truncated, texts, max_length)
+        log.warning("%d of %d %s are longer than %d tokens and were truncated.", truncated, texts, kind, max_length)
 
 
 def batch(ids: Sequence[np.ndarray], plan: BatchPlan, pad_id: int) -> dict[str, np.ndarray]:

@@ -70,8 +70,9 @@ def prepare(
     """Load the rows of a split from the cache, or make and cache them.
 
     A document becomes [CLS] tokens [SEP], split into several pieces if it is longer than row_length. With a label or a
-    pair field each record is one example, see `Schema.encode` and the schemas of tasks; a hash decides the order of
-    aligned texts. Equal settings and content give equal bytes, whatever the number of workers.
+    pair field each record is one example, truncated to row_length or split into windows (data.long_texts); words and
+    texts with answers are split into several pieces; choices share a row, each truncated to its part of it. A hash
+    decides the order of aligned texts. Equal settings and content give equal bytes, whatever the number of workers.
 
     Args:
         split: "train", or "validation": the validation sources, or the held-out fraction of the training documents,

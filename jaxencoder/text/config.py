@@ -111,10 +111,11 @@ class DataConfig:
     """Field of the label, as the objective's task needs it: for a text a class, a list of classes, which may be empty,
     or a value; for a list of words (text_field) a tag for each; for a question (text_field) and a text (pair_field) its
     answers in SQuAD's structure; for a context (text_field) and a list of choices (pair_field) the right one's number
-    from 0, letter or text. Fields missing from labeled records are replaced by usual names, which are printed."""
+    from 0, letter or text. Each record is one example; words and texts with answers are split into several pieces.
+    Fields missing from labeled records are replaced by usual names, which are printed."""
     long_texts: LongTexts = "truncate"
-    """How to handle labeled single texts longer than a row: truncate, or split into windows, each an example with the
-    text's label, also in held-out metrics. Evaluate and predict read whole texts with --long windows."""
+    """What to do with labeled single texts longer than a row: truncate, or split into overlapping windows, each an
+    example with the text's label, also in held-out metrics. To evaluate and predict whole texts, use --long windows."""
     overlap: int = OVERLAP
     """Tokens that windows of a text share, at most half a window: with long_texts windows and in question answering."""
     labels: tuple[str, ...] = ()
@@ -136,7 +137,7 @@ class DataConfig:
     cache: str = ""
     """Folder of prepared rows. Empty: $JAXENCODER_CACHE, or else ~/.cache/jaxencoder."""
     workers: int = 0
-    """Processes that tokenize. 0: one per core."""
+    """Processes that tokenize. 0: one per core that this process may use."""
 
     def __post_init__(self) -> None:
         _check_types(self, "data")
@@ -164,17 +165,13 @@ class DataConfig:
             _check(len(self.weights) == len(self.train), f"{count}; give one each")
             fits = min(self.weights) >= 0 and sum(self.weights) > 0
             _check(fits, f"data.weights is {self.weights}; give weights of at least 0, one of them above 0")
-            rule = f"data.temperature {self.temperature} does not apply to data.weights; set only one of them"
-            _check(self.temperature == 1, rule)
 
     def _check_fields(self) -> None:
         text, pair, label = self.text_field, self.pair_field, self.label_field
         _check(text != "", "data.text_field is empty; name the field that holds the text")
         _check(pair != text, f"data.pair_field is {pair!r}, as is text_field; name another")
-        _check(
-            label == "" or label not in (text, pair),
-            f"data.label_field is {label!r}, which is also a text field; name another",
-        )
+        rule = f"data.label_field is {label!r}, which is also a text field; name another"
+        _check(label == "" or label not in (text, pair), rule)
         repeated = sorted({name for name in self.labels if self.labels.count(name) > 1})
         _check(not repeated, f"data.labels names {', '.join(repeated)} more than once; give each class once")
         if not label:

@@ -36,13 +36,13 @@ class Schema:
     # Usual names of fields, tried where a record lacks the configured one.
     text_names: tuple[str, ...] = ("text", "sentence", "content", "review", "document", "body")
     pair_names: tuple[tuple[str, str], ...] = (
-        *(("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("sentence_A", "sentence_B")),
-        *(("premise", "hypothesis"), ("text1", "text2"), ("text_a", "text_b"), ("question1", "question2")),
-        *(("question", "sentence"), ("question", "passage"), ("text", "text_pair")),
-    )
+        ("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("sentence_A", "sentence_B"),
+        ("premise", "hypothesis"), ("text1", "text2"), ("text_a", "text_b"), ("question1", "question2"),
+        ("question", "sentence"), ("question", "passage"), ("text", "text_pair"),
+    )  # fmt: skip
     label_names: tuple[str, ...] = (
-        *("label", "labels", "class", "category", "target", "score", "sentiment", "intent", "topic", "rating", "stars"),
-    )
+        "label", "labels", "class", "category", "target", "score", "sentiment", "intent", "topic", "rating", "stars",
+    )  # fmt: skip
     reads_words = False  # the text field holds a list of words
     labels_tokens = False  # tokens have labels, not texts
     names_classes = True  # the labels are classes of the data set, whose names `data.labels` may give

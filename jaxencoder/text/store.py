@@ -39,7 +39,10 @@ def join(path: str | os.PathLike, name: str) -> str:
 
 
 def kvstore(path: str | os.PathLike) -> dict:
-    """TensorStore's spec of a folder, gs://bucket/prefix or s3://bucket/prefix; $AWS_ENDPOINT_URL names its server."""
+    """TensorStore's spec of a folder, gs://bucket/prefix or s3://bucket/prefix.
+
+    For s3, $AWS_ENDPOINT_URL names a server other than Amazon's.
+    """
     if not is_remote(path):
         return {"driver": "file", "path": str(Path(path).absolute()) + "/"}
     scheme, _, place = str(path).partition("://")

@@ -219,14 +219,14 @@ def text_windows(
     """
     prefix, suffix = special_tokens(tokenizer)
     prompt_ids = tokenizer.encode_batch([prompt], special=False)[0].ids if prompt else ()
-    room = _text_room(length, len(prefix) + len(prompt_ids) + len(suffix), prompt)
+    room = text_room(length, len(prefix) + len(prompt_ids) + len(suffix), prompt)
     check_stride(default_stride(room) if stride is None else stride, room)
     stream = stream_tokens(tokenizer, texts, offsets or bool(prompt), prompt)
     for number, blocks in groupby(stream, lambda block: block.text):
         buffer = _TokenBuffer(blocks, len(prompt))
         head = np.concatenate([prefix, buffer.prompt])
         # A prompt may have other tokens before another text, and so leave other room.
-        room = _text_room(length, len(head) + len(suffix), prompt)
+        room = text_room(length, len(head) + len(suffix), prompt)
         for window in sliding_windows(buffer.sizes(), room, min(stride or default_stride(room), room)):
             ids, spans = buffer.tokens(window)
             is_last = buffer.is_last(window)
@@ -237,7 +237,7 @@ def text_windows(
             yield TextWindow(number, ids, first, last, spans, is_last)
 
 
-def _text_room(length: int, reserved: int, prompt: str) -> int:
+def text_room(length: int, reserved: int, prompt: str) -> int:
     """Tokens of a window that remain for text; ValueError if a prompt leaves none."""
     if prompt and length <= reserved:
         problem = f"the prompt {prompt[:40]!r} has {reserved} tokens, which leaves none of {length} for a text"

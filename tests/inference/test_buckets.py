@@ -78,4 +78,4 @@ def test_long_texts_are_cut_with_one_warning(tokenizer, caplog, length):
         expected = all_of_it if len(all_of_it) <= length else [*all_of_it[: length - 1], tokenizer.sep_id]
         assert found.tolist() == list(expected)
     cut = sum(len(x) > length for x in whole)
-    assert [record.args for record in caplog.records] == ([(cut, 4, length)] if cut else [])
+    assert [record.args for record in caplog.records] == ([(cut, 4, "texts", length)] if cut else [])

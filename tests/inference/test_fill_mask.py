@@ -69,6 +69,7 @@ def test_every_tokenizer(make_model, kind):
     ("text", "k", "message"),
     [
         ("the cat", 5, r"'the cat' has no mask to fill; write \[MASK\]"),
+        ("the cat " * 100, 5, r"the cat the \.\.\.' has no mask"),
         ("", 5, "has no mask"),
         ("<mask> [mask]", 5, "has no mask"),
         ("the cat " * 100 + "[MASK]", 5, "1 of 1 masks lie beyond the 64 tokens"),
@@ -86,6 +87,13 @@ def test_control_characters_and_long_text(model):
     text = "\0\x1b a [MASK] \r\n" + "x" * 1_000_000
     (((_, _, sentence),),) = model.fill_mask(text, 1)
     assert sentence.startswith("\0\x1b a") and sentence.endswith(text[12:])
+
+
+def test_only_the_best_tokens_leave_the_device(model, monkeypatch):
+    outputs, predict = [], fill_mask._predict
+    monkeypatch.setattr(fill_mask, "_predict", lambda *arguments: outputs.append(predict(*arguments)) or outputs[-1])
+    model.fill_mask("[MASK] " * 3, 5)
+    assert [x.shape for x in jax.tree.leaves(outputs)] == [(1, 4, 8)] * 2
 
 
 def test_numbers_of_masks_and_answers_compile_little(make_model):

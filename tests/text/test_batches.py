@@ -179,7 +179,7 @@ def run(code, *arguments, devices=1):
 def test_interpreter_ends_with_an_open_prefetch(store):
     code = """
 import sys, jax
-from jaxencoder.text.batches import Batches, interleave, mixture_weights, permute, prefetch
+from jaxencoder.text.batches import Batches, prefetch
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.store import Store
 stream = prefetch(Batches([Store(sys.argv[1])], DataConfig(), 4), range(10**9),
@@ -196,7 +196,7 @@ def test_eight_devices_hold_the_same_batch(store):
     code = """
 import json, sys, jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from jaxencoder.text.batches import Batches, interleave, mixture_weights, permute, prefetch
+from jaxencoder.text.batches import Batches, prefetch
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.store import Store
 mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "context"), axis_types=(AxisType.Auto,) * 3)
@@ -265,3 +265,8 @@ def test_mixture_weights(sizes, weights, temperature, expected) -> None:
     probabilities = mixture_weights(np.array(sizes), weights, temperature)
     np.testing.assert_allclose(probabilities, expected, rtol=1e-12, atol=1e-300)
     assert probabilities.dtype == np.float64
+
+
+def test_a_mixture_has_weights_or_a_temperature() -> None:
+    with pytest.raises(ValueError, match=r"data\.temperature 2\.0 does not apply to data\.weights \(1, 3\)"):
+        mixture_weights(np.array([1, 2]), (1, 3), 2.0)

@@ -134,6 +134,16 @@ def test_trained_once(data: DataConfig, trainings) -> None:
     assert len(trainings) == 1
 
 
+def test_others_may_read_it(data: DataConfig) -> None:
+    before = os.umask(0o077)
+    try:
+        load_or_train(CONFIG, data)
+    finally:
+        os.umask(before)
+    (folder,) = (path for path in Path(data.cache, "tokenizers").iterdir() if path.is_dir())
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+
+
 def test_pairs_are_read_too(data: DataConfig) -> None:
     both = DataConfig(train=data.train, cache=data.cache, pair_field="other")
     assert load_or_train(CONFIG, both).fingerprint != load_or_train(CONFIG, data).fingerprint

@@ -15,6 +15,7 @@ from jaxencoder.text.config import DataConfig, TokenizerConfig
         (TokenizerConfig, "vocab_size", True, "whole number"),
         (TokenizerConfig, "lowercase", "yes", "True or False"),
         (TokenizerConfig, "character_coverage", float("nan"), "give a finite number"),
+        (TokenizerConfig, "character_coverage", 0.5, r"give a number from 0\.9 to 1\.0"),
         (TokenizerConfig, "byte_fallback", True, "needs a sentencepiece kind"),
         (TokenizerConfig, "training_characters", -1, "at least 0"),
         (DataConfig, "train", (), "is empty"),
@@ -40,6 +41,6 @@ def test_settings_are_checked(maker, field, value, message):
     assert dataclasses.replace(maker()) == maker()
 
 
-def test_a_mixture_has_weights_or_a_temperature():
-    with pytest.raises(ValueError, match=r"data\.temperature 2\.0 does not apply to data\.weights"):
-        DataConfig(train=("a", "b"), weights=(1.0, 3.0), temperature=2.0)
+def test_negative_weights_are_refused():
+    with pytest.raises(ValueError, match="give weights of at least 0"):
+        DataConfig(train=("a", "b"), weights=(2.0, -1.0))

@@ -72,7 +72,7 @@ def test_resumed_record_equals_the_uninterrupted(tmp_path: Path, killed: int, re
     same = ("step", "loss", "validation_loss", "learning_rate", "padding")
     pick = lambda records: [{k: r[k] for k in same if k in r} for r in records]  # noqa: E731
     assert pick(read(tmp_path / "broken")) == pick(read(tmp_path / "straight"))
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.fixture

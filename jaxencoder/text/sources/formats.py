@@ -151,9 +151,9 @@ def _json(path: str, stream: io.BufferedReader) -> Records:
         yield from json_lines(path, io.BytesIO(raw))
         return
     nested = value if isinstance(value, list) else value.get("data")
-    records = nested if isinstance(nested, list) else [value]  # "data" may be an ordinary field
+    items = nested if isinstance(nested, list) else [value]  # "data" may be an ordinary field
     has_surrogates = _SURROGATE.search(text)
-    for number, record in enumerate(records, 1):
+    for number, record in enumerate(items, 1):
         where = f"{path}, record {number}"
         if not isinstance(record, dict):
             raise ValueError(f"{where}: {type(record).__name__}, not a JSON object; give a list of objects")

@@ -50,7 +50,8 @@ def read(
         words: the text field holds a list of words (True), text (False), or either (None).
 
     Returns:
-        Dicts with a str, or a list of words, under `text_field`, of Python objects. Blank lines are skipped.
+        Dicts with a str, or a list of words, under `text_field`; other values as Python objects. Blank lines are
+        skipped.
 
     Raises:
         FileNotFoundError: no such file, folder or dataset, or no match of a glob; raised by the call itself.

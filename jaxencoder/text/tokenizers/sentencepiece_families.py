@@ -32,7 +32,8 @@ _SPECIAL_TOKENS = {
 }
 # Family by the name of its published file.
 FILE_FAMILIES = {"sentencepiece.bpe.model": "xlmroberta", "spiece.model": "albert"}
-_UNIGRAM, _CONTROL, _USER_DEFINED = 1, 3, 4  # numbers of the file's schema
+_UNIGRAM = 1  # an algorithm of the file's schema
+_CONTROL, _USER_DEFINED = 3, 4  # kinds of pieces there
 
 
 class Piece(NamedTuple):

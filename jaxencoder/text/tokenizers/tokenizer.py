@@ -56,8 +56,9 @@ class Tokenizer:
                 raise ValueError(f"{folder} already holds another tokenizer ({other}); save to an empty folder")
         names = {f"{role}_token": self.token(index) for role, index in self._backend.roles.items()}
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
-        write_atomic(folder / CONFIG, json.dumps(settings, indent=2, ensure_ascii=False))
-        write_atomic(folder / self._backend.file, self._backend.content())
+        # Readable for all, whatever the umask, since users may share a cache.
+        write_atomic(folder / CONFIG, json.dumps(settings, indent=2, ensure_ascii=False), 0o644)
+        write_atomic(folder / self._backend.file, self._backend.content(), 0o644)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -167,7 +167,10 @@ def _add_steps(
 def _train_sentencepiece(
     stream: _Stream, config: TokenizerConfig, kind: str, rule: str, normalize: Callable[[str], str] = str
 ) -> bytes:
-    """A serialized model of a kind, unigram or bpe; `rule` names its normalization, `normalize` comes before it."""
+    """A serialized model of a kind, unigram or bpe; `rule` names its normalization.
+
+    `normalize`, by default none, comes before it.
+    """
     writer = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

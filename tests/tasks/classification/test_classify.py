@@ -165,7 +165,7 @@ def test_one_warning_counts_what_was_cut(classifier, caplog):
     with caplog.at_level(logging.WARNING):
         classifier.classify(["the cat", LONG, LONG, ""])
         classifier.classify([LONG], windows=WindowConfig())
-    assert [record.args for record in caplog.records] == [(2, 4, LENGTH)]
+    assert [record.args for record in caplog.records] == [(2, 4, "texts", LENGTH)]
 
 
 @pytest.mark.parametrize("windows", [None, WindowConfig()])

@@ -172,7 +172,7 @@ def test_empty_and_long_texts(model, tmp_path, caplog):
     source = write_records(tmp_path / "a.jsonl", records)
     with caplog.at_level(logging.WARNING):
         found = predictions(model, source)
-    assert [record.args for record in caplog.records] == [(1, 2, 32)] and found.truncated == 1
+    assert [record.args for record in caplog.records] == [(1, 2, "texts", 32)] and found.truncated == 1
     windows = predictions(model, source, WindowConfig())
     assert windows.truncated == 0 and windows.tokens.tolist() == found.tokens.tolist()
     np.testing.assert_allclose(windows.probabilities.sum(-1), 1)

@@ -58,7 +58,7 @@ print(digest, [name for name in ("turtle", "antigravity", "this", "tkinter", "ja
     assert output.split(maxsplit=1) == [digest, "[]\n"]
 
 
-def test_broken_and_template_sources_are_passed_over(tmp_path, monkeypatch) -> None:
+def test_no_sources_are_an_error_and_broken_ones_are_passed_over(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(pydocs, "_library", lambda: tmp_path)
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(ValueError, match="holds no Python source"):
