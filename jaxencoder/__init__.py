@@ -7,6 +7,9 @@ from etils import epy
 
 from jaxencoder.version import __version__
 
+# A reload keeps the globals, and lazy_api_imports defines these two only where they are not defined.
+globals().pop("__getattr__", None)
+globals().pop("__dir__", None)
 with epy.lazy_api_imports(globals()):
     from jaxencoder.api import Model, load
     from jaxencoder.config import (
@@ -29,9 +32,14 @@ with epy.lazy_api_imports(globals()):
         TrainingConfig,
     )
     from jaxencoder.training.loop import train
+del epy
 
 __all__ = [
     "Classification", "ComputeConfig", "DataConfig", "EncoderConfig", "LoraConfig", "MaskedLM", "Masking", "MeshConfig",
     "Model", "MultipleChoice", "OptimizerConfig", "Phase", "QuestionAnswering", "ReplacedToken", "RunConfig",
     "TokenClassification", "TokenizerConfig", "TrainingConfig", "__version__", "load", "train",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -21,8 +21,7 @@ from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.schema import TEXTS, Schema
-from jaxencoder.training.config import Phase, TrainingConfig, batch_warmup
-from jaxencoder.training.optimizers import OptimizerConfig
+from jaxencoder.training.config import OptimizerConfig, Phase, TrainingConfig, batch_warmup
 
 __all__ = [
     "Classification", "ComputeConfig", "DataConfig", "EncoderConfig", "LoraConfig", "MaskedLM", "Masking", "MeshConfig",
@@ -59,7 +58,7 @@ class RunConfig:
     all phases, so that their losses are comparable."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        _check_types_and_name(self)
         if not self.init_from:  # otherwise the architecture is still unknown
             check_positions(self)
         _check_data(self)
@@ -76,7 +75,7 @@ class RunConfig:
 
     @property
     def phase_learning_rates(self) -> tuple[tuple[int, float], ...]:
-        """The steps and the peak learning rate of each phase, for `learning_rate_schedule`."""
+        """The steps and the peak learning rate of each phase, for `training.schedules.learning_rate_schedule`."""
         return tuple((phase.training.steps, phase.optimizer.learning_rate) for phase in self.phase_configs)
 
     @property
@@ -123,7 +122,7 @@ def check_positions(config: RunConfig) -> None:
         raise ValueError(f"data.row_length is {length}, but the model has only {model.max_length} positions; {advice}")
 
 
-def _check_types(config: RunConfig) -> None:
+def _check_types_and_name(config: RunConfig) -> None:
     for name, annotation in get_type_hints(RunConfig).items():
         kind = get_origin(annotation) or annotation
         if not isinstance(value := getattr(config, name), kind):

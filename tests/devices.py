@@ -13,9 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 def on_devices(count: int, *arguments: str, **environment: str) -> tuple[str, str]:
     """Standard output and standard error of a Python process that must succeed."""
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "PYTHONPATH": str(ROOT)}
+    flags |= {"JAX_PLATFORMS": "cpu"}
     flags |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # warns about files that another process is still writing
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, env=os.environ | flags | environment, capture_output=True, text=True, cwd=ROOT)
+    command, settings = [sys.executable, *arguments], os.environ | flags | environment
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert not done.returncode, done.stderr[-3000:]
     return done.stdout, done.stderr
 

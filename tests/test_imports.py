@@ -39,6 +39,7 @@ ORDER = [
     "tasks",
     "training.config",
     "training.layerwise",
+    "training.schedules",
     "training.optimizers",
     "config",
     "config_io",
@@ -202,8 +203,15 @@ def test_public_names():
     """Type checkers and users see the same names."""
     block = next(node for node in ast.parse((PACKAGE / "__init__.py").read_text()).body if isinstance(node, ast.With))
     typed = {alias.name: node.module for node in block.body for alias in node.names}
-    assert {*typed, "__version__"} == set(jaxencoder.__all__) <= set(dir(jaxencoder))
+    assert {*typed, "__version__"} == set(jaxencoder.__all__) == set(dir(jaxencoder))
     for name, module in typed.items():
         assert getattr(jaxencoder, name) is getattr(sys.modules[module], name)
     with pytest.raises(AttributeError, match="no attribute 'absent'"):
         _ = jaxencoder.absent
+
+
+def test_reload():
+    """Notebooks with autoreload do it."""
+    code = "import importlib, jaxencoder as j; j.MaskedLM; importlib.reload(j).MaskedLM; print(dir(j) == j.__all__)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "True", "")

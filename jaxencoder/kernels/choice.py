@@ -47,7 +47,7 @@ def choose_backend(
     if global_tokens:
         return "dense" if backend == "dense" or (backend == "auto" and band_size(window) >= T) else "banded"
 
-    def unsupported(name: Name) -> str:
+    def unsupported(name: Name, length: str = "this long") -> str:
         """What the layer has that a backend does not support; empty if it supports all."""
         if name in ("splash", "triton") and (relative or options.dropout):
             return "terms by distance" if relative else f"dropout {options.dropout} of attention weights"
@@ -55,11 +55,11 @@ def choose_backend(
             return f"rows that {length_shards} devices share"
         if name == "triton" and not triton_runs:
             return "these GPUs or this jax version: it needs compute capability 8.0 (Ampere) or higher"
-        return f"rows of {T} tokens" if name == "tiled" and not tiled_fits else ""
+        return f"rows {length}" if name == "tiled" and not tiled_fits else ""
 
     supporting = LOCAL if window else GLOBAL
     if backend in supporting:
-        if missing := unsupported(backend):
+        if missing := unsupported(backend, f"of {T} tokens"):
             raise ValueError(f"The attention backend {backend!r} does not support {missing}; use auto.")
         return backend
     if (band_size(window) if window else _SHORT_RELATIVE if relative else _SHORT) >= T:
@@ -74,6 +74,6 @@ def choose_backend(
     return slower
 
 
-@cache  # once for all layers
+@cache  # once for all layers, and for all row lengths
 def _warn_slower(backend: Name, reason: str) -> None:
     log.warning("Attention is computed by the slower backend %r: %s.", backend, reason)

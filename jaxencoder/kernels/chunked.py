@@ -25,18 +25,17 @@ def chunked(inputs: AttentionInputs, options: AttentionOptions = PLAIN, block: i
 
     `block` is the number of queries in a block; 0 chooses a power of 2 from 32 to 512, by the size of its scores.
     """
+    if options.dropout and inputs.seed is None:
+        raise ValueError(f"Attention dropout {options.dropout} needs a seed.")
     B, T, N, _ = inputs.q.shape
     block = block or block_size(B, T, N, inputs.k.shape[1])
     pad = -T % block
     # Heads first, as the products leave them: [N, B, T, H].
     q, k, v = (jnp.moveaxis(x, 2, 0) for x in inputs[:3])
     q = jnp.pad(q, ((0, 0), (0, 0), (0, pad), (0, 0)))
-    inputs = inputs._replace(
-        **{"q": q, "k": k, "v": v},
-        q_segments=jnp.pad(inputs.q_segments, ((0, 0), (0, pad))),
-        offset=jnp.asarray(inputs.offset),
-        seed=jnp.zeros(4, jnp.uint32) if inputs.seed is None else inputs.seed,
-    )
+    q_segments = jnp.pad(inputs.q_segments, ((0, 0), (0, pad)))
+    offset, seed = jnp.asarray(inputs.offset), jnp.zeros(4, jnp.uint32) if inputs.seed is None else inputs.seed
+    inputs = inputs._replace(q=q, k=k, v=v, q_segments=q_segments, offset=offset, seed=seed)
     out: jax.Array = _attend(inputs, block, options.window, options.dropout)
     return jnp.moveaxis(out, 0, 2)[:, :T]
 

@@ -106,8 +106,8 @@ def _scan(hidden, table, bias, targets, weights, uniforms, chunk, gradient):
     else:
         carry, ys = jax.lax.scan(body, start, xs)
         ys = jax.tree.map(join, ys)
-    (loss, *d_weights), (predictions, d_hidden) = carry, ys
-    return (loss, predictions), (d_hidden, *d_weights) if gradient else None
+    (loss, d_table, d_bias), (predictions, d_hidden) = carry, ys
+    return (loss, predictions), (d_hidden, d_table, d_bias) if gradient else None
 
 
 def _draw(probabilities, uniforms):

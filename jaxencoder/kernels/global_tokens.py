@@ -40,8 +40,10 @@ def global_attention(
         segment_ids: [B, T] int, the document of each token, 0 for padding.
         global_slots: [B, G] int, distinct positions of the global tokens in the row, -1 for unused slots.
         options: with a window. `dense` holds [B, N, T, T] scores, other backends [B, N, T, 2 * window + 128 + 2 * G].
-        key: a PRNG key for dropout.
+        key: a PRNG key for dropout; ValueError without one if there is dropout.
     """
+    if options.dropout and key is None:
+        raise ValueError(f"Attention dropout {options.dropout} needs a key.")
     T = segment_ids.shape[1]
     seed = random_seed(key)
     used, indices = global_slots >= 0, jnp.maximum(global_slots, 0)  # [B, G]

@@ -39,17 +39,15 @@ def fits(T: int, S: int, H: int, dtype: jnp.dtype) -> bool:
 def tiled(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interpret: bool = False) -> jax.Array:
     """Attention with terms by distance, of rows that fit (see `fits`); 0 for a query that sees nothing."""
     q, k, v, relative, q_segments, k_segments, offset, seed = inputs
+    if options.dropout and seed is None:
+        raise ValueError(f"Attention dropout {options.dropout} needs a seed.")
     T, S = q.shape[1], k.shape[1]
     block = tile_length(T, _LONGEST)
     T_pad, S_pad = -T % block, -S % block
     tables = _tables(relative or RelativeTerms(), q.dtype, T_pad, S_pad)
     q_segments, k_segments = pad_segments(q_segments, k_segments, T_pad, S_pad)
-    if seed is None:
-        seed = jnp.zeros(5, jnp.int32)
-    else:
-        # The fifth number is the global index of key 0.
-        seed = jax.lax.bitcast_convert_type(seed, jnp.int32)
-        seed = jnp.append(seed, seed[3] - offset)
+    seed = jax.lax.bitcast_convert_type(jnp.zeros(4, jnp.uint32) if seed is None else seed, jnp.int32)
+    seed = jnp.append(seed, seed[3] - offset)  # the fifth number is the global index of key 0
     q, k, v = heads_first(q, T_pad), heads_first(k, S_pad), heads_first(v, S_pad)
     padded = AttentionInputs._make((q, k, v, tables, q_segments, k_segments, None, seed))
     out: jax.Array = _attend(padded, options.dropout, interpret)

@@ -133,21 +133,19 @@ class EncoderConfig:
             raise ValueError(f"model.{problem}.")
 
     def _size_problems(self) -> Iterator[str]:
-        at_least_1 = ("num_layers", "hidden_size", "mlp_size", "num_heads", "max_length", "conv_groups")
+        for name in ("num_layers", "hidden_size", "mlp_size", "num_heads", "max_length", "conv_groups"):
+            if getattr(self, name) < 1:
+                yield f"{name} must be at least 1, got {getattr(self, name)}"
         not_negative = ("vocab_size", "token_types", "num_kv_heads", "embedding_size", "num_layer_groups", "bottleneck")
         not_negative += ("relative_bias_buckets", "position_buckets", "max_distance", "conv_kernel_size")
-        for name in (*at_least_1, *not_negative):
-            value, rule = getattr(self, name), "be at least 1" if name in at_least_1 else "not be negative"
-            if value < (name in at_least_1):
-                yield f"{name} must {rule}, got {value}"
+        for name in not_negative:
+            if getattr(self, name) < 0:
+                yield f"{name} must not be negative, got {getattr(self, name)}"
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 yield f"{name} must be in [0, 1), got {getattr(self, name)}"
-        for name, factor in (
-            ("hidden_size", "num_heads"),
-            ("num_heads", "num_kv_heads"),
-            ("hidden_size", "conv_groups"),
-        ):
+        multiples = ("hidden_size", "num_heads"), ("num_heads", "num_kv_heads"), ("hidden_size", "conv_groups")
+        for name, factor in multiples:
             value, divisor = getattr(self, name), getattr(self, factor)
             if divisor and value % divisor:
                 yield f"{name} {value} is not a multiple of model.{factor} {divisor}; change one of them"
@@ -161,13 +159,15 @@ class EncoderConfig:
             yield f"windows must hold at least one number >= 0 (0 = the whole document), got {self.windows}"
         if self.num_layer_groups and (self.remainder or self.repeats % self.num_layer_groups):
             repetitions = f"{self.num_layers / len(self.windows):g} repetitions of the layer pattern"
-            yield f"num_layer_groups {self.num_layer_groups} does not divide the {repetitions}; change model.num_layers"
+            yield f"num_layer_groups {self.num_layer_groups} does not divide the {repetitions}; change one of them"
         if self.global_tokens and (not all(self.windows) or self.positions != "learned" or self.num_kv_heads):
             values = f"{self.windows}, {self.positions} and {self.num_kv_heads}"
             rule = "a window in every layer of model.windows, learned positions and model.num_kv_heads 0"
             yield f"global_tokens needs {rule}, got {values}"
         if self.relative_bias_buckets and self.positions == "alibi":
             yield "relative_bias_buckets and model.positions alibi are both biases by distance; choose one"
+        if not {*self.disentangled} <= {"c2p", "p2c"}:
+            yield f"disentangled is {self.disentangled}; name c2p, p2c or both"
         if bool(self.disentangled) != bool(self.position_buckets):
             needed = f"needs model.position_buckets, got {self.position_buckets}; set both or neither"
             yield f"disentangled {self.disentangled} {needed}"

@@ -29,7 +29,7 @@ def apply(module: nn.Module, params: Mapping[str, Any], *inputs: Any, **options:
 
 
 def init_table(config: EncoderConfig) -> nn.initializers.Initializer:
-    """Initializer of tables: a normal distribution truncated at two standard deviations, as for kernels."""
+    """Initializer of kernels and tables: a normal distribution truncated at two standard deviations."""
     return nn.initializers.truncated_normal(config.initializer_std)
 
 

@@ -26,7 +26,7 @@ def rotary_table(
     `theta`, a scalar or [B, T, 1, 1], is the base of the geometric series of wavelengths, 2 pi ... 2 pi theta (tokens);
     `scale`, a scalar or [H / 2], is a factor of the frequencies.
     """
-    # Exact in float32 only: positions of some thousands, as bfloat16, would be off by dozens.
+    # Exact in float32 only: as bfloat16, positions below 8192 would be off by up to 16.
     frequencies = theta ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size) * scale
     angles = positions[..., None, None].astype(jnp.float32) * frequencies  # [B, T, 1, H / 2]
     return jnp.cos(angles), jnp.sin(angles)

@@ -35,7 +35,9 @@ _PARTS = ("settings", "tokenizer", "training rows", "held-out rows")
 
 def newest_step(run_dir: Path) -> int:
     """The step of the newest checkpoint in a run's folder, 0 if there is none; ValueError without a config.json."""
-    names = [path.name for path in run_dir.glob(f"{CHECKPOINT_FOLDER}/*")]
+    checkpoints = run_dir / CHECKPOINT_FOLDER
+    # `glob` would pass over a folder that cannot be read, and the run would begin anew.
+    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
     newest = max((int(name) for name in names if name.isdecimal()), default=0)
     if newest and not (run_dir / CONFIG_FILE).is_file():
         raise ValueError(f"{run_dir} has checkpoints but no {CONFIG_FILE}; give another --run-dir, or delete it.")
@@ -97,7 +99,7 @@ def check_rows(run_dir: Path, digests: dict[str, str]) -> None:
             )
 
 
-def identity(
+def common_texts(
     config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, ...], ...], validation: tuple[Store, ...]
 ) -> list[str]:
     """A text for each of `_PARTS`, which all processes of a run must have in common."""

@@ -26,7 +26,8 @@ class TrainingConfig:
     """Labeled examples per update on average, instead of batch_size. The number of rows follows from how many examples
     fit into a row: about 10 sentences of SST-2 or 2 pairs of RTE into 128 tokens. 0: use batch_size."""
     accumulation: int = 1
-    """Number of parts of a batch, computed in sequence to save memory. Each part draws its own masks and dropout."""
+    """Number of parts of a batch, computed in sequence to save memory. The update stays the same, except that each part
+    draws its own masks and dropout."""
     seed: int = 0
     """Seed of initial weights, row order, masks and dropout."""
     ema_decay: float = 0.0
@@ -111,7 +112,8 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     """Decoupled weight decay, as a factor of the learning rate."""
     no_decay: tuple[str, ...] = (r"(^|/)bias$", r"(^|/)scale$")
-    """Regular expressions, searched in parameter paths: parameters without weight decay and LAMB's trust ratio."""
+    """Regular expressions, searched in parameter paths: parameters without weight decay and, in LAMB, without trust
+    ratio."""
     clip_norm: float = 1.0
     """Maximum global norm of the gradient. 0: no clipping."""
     muon_momentum: float = 0.95

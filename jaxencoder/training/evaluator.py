@@ -1,12 +1,11 @@
 """Evaluation on the held-out rows during training, the unigram baseline, and early stopping."""
 
-import functools
-import itertools
 import json
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,6 @@ from jax.sharding import Mesh
 
 from jaxencoder.adapters.lora import with_lora
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.objectives.objective import Metrics
 from jaxencoder.sharding import batch_sharding
 from jaxencoder.text.batches import Batches, prefetch
 from jaxencoder.text.store import Store
@@ -45,7 +43,7 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
     masked_loss = config.objective.masked_loss
     baseline = unigram_loss(unique_stores(setup.train), setup.validation) if masked_loss else math.nan
 
-    @functools.cache
+    @cache
     def compiled(model: EncoderConfig) -> Callable:
         objective = config.objective.build(model, config.compute, setup.tokenizer)
         return jax.jit(partial(eval_step, with_lora(config.adapter, objective)))
@@ -53,12 +51,14 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
     def evaluate(state: TrainState) -> dict[str, float]:
         params = state.params if state.ema is None else state.ema
         run = compiled(config.at_step(int(state.step)).model)
-        totals: dict[str, Metrics] = {}
-        number = itertools.count()  # of a batch, over all sources: the same masks every time
+        totals, number = {}, 0  # batches are numbered over all sources: the same masks every time
         for name, (batches, count) in sources.items():
-            feed = prefetch(batches, range(count), partial(batch_sharding, mesh))
-            metrics = (run(params, batch, jax.random.fold_in(key, next(number))) for batch in feed)
-            totals[name] = jax.device_get(functools.reduce(partial(jax.tree.map, jnp.add), metrics))
+            total: Any = None
+            for batch in prefetch(batches, range(count), partial(batch_sharding, mesh)):
+                metrics = run(params, batch, jax.random.fold_in(key, number))
+                total = metrics if total is None else jax.tree.map(jnp.add, total, metrics)
+                number += 1
+            totals[name] = jax.device_get(total)
         result = means(jax.tree.map(lambda *parts: sum(parts), *totals.values()))
         if masked_loss:
             result |= {"perplexity": math.exp(min(result[masked_loss], 700.0)), "unigram_loss": baseline}
@@ -70,7 +70,10 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
 
 
 def best_metric(setup: Setup) -> str:
-    """The metric that decides which checkpoint is the best, empty if none is kept; ValueError for an unknown one."""
+    """The metric that decides which checkpoint is the best, empty if none is kept.
+
+    ValueError if it is unknown, or if training.patience is set without held-out rows.
+    """
     settings = setup.config.training
     if not (settings.keep_best and setup.validation):
         if settings.patience:

@@ -28,9 +28,7 @@ PEAK_TFLOPS = {
 def peak_flops(device: Any, dtype: str = "bfloat16") -> float:
     """Peak FLOP/s of one device: from the data sheet, or measured once in 0.2 s for unlisted devices.
 
-    Args:
-        device: a JAX device.
-        dtype: dtype of the measured matrix products; the data sheets' numbers are for 16 bits in any case.
+    `dtype` is that of the measured matrix products; the data sheets' numbers are for 16 bits in any case.
     """
     for name, teraflops in PEAK_TFLOPS.items():
         if re.search(rf"(?<![a-z0-9]){name}(?![0-9])", device.device_kind, re.IGNORECASE):

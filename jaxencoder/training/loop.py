@@ -14,10 +14,11 @@ from jaxencoder.config import RunConfig
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.sharding import make_mesh
 from jaxencoder.training.evaluator import best_metric, evaluator, past_evaluations, should_stop
-from jaxencoder.training.phases import batches_after, checkpoint_parts, compile_updates
+from jaxencoder.training.phases import batches_after, compile_updates
 from jaxencoder.training.preemption import Interrupted, SigtermHandler
 from jaxencoder.training.resolve import labeled_examples
 from jaxencoder.training.setup import Setup, set_up
+from jaxencoder.training.step import checkpoint_parts
 from jaxencoder.training.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def check_shards(config: RunConfig, mesh: Mesh) -> None:
 
 
 def _print_start(telemetry: Telemetry, setup: Setup, run_dir: Path, step: int) -> None:
-    """Rows, epochs and compiled programs of a fine-tuning run; with phases, of the first."""
+    """Rows, epochs and compiled programs of a fine-tuning run; with phases, of the first; and where a run continues."""
     if examples := labeled_examples(setup.config, setup.train[0]):
         phases, rows = setup.config.phase_configs, sum(map(len, setup.train[0]))
         sizes = [(phase.training.accumulation, phase.training.batch_size, phase.data.row_length) for phase in phases]

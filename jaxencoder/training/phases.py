@@ -1,10 +1,9 @@
 """What the loop runs, phase by phase: batches, jitted updates, and the state that a run starts or continues from."""
 
 import contextlib
-import functools
 from collections import Counter
 from collections.abc import Callable, Generator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from jaxencoder.text.config import DataConfig
 from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
 from jaxencoder.training.optimizers import make_optimizer
 from jaxencoder.training.setup import Setup
-from jaxencoder.training.step import TrainState, init_state, train_step
+from jaxencoder.training.step import TrainState, checkpoint_parts, init_state, train_step
 
 STREAM = 0x632BE59BD9B4E019  # distance between the seeds of different data
 
@@ -76,7 +75,7 @@ def compile_updates(setup: Setup, mesh: Mesh, checkpoints: CheckpointManager) ->
     if state is None:
         state = _with_initial_params(jax.jit(init, out_shardings=placement)(key), setup, placement)
 
-    @functools.cache  # phases that differ only in their rows share a function, and each shape is compiled once
+    @cache  # phases that differ only in their rows share a function, and each shape is compiled once
     def compiled(objective: Any, model: EncoderConfig, accumulation: int) -> Update:
         built = with_lora(config.adapter, objective.build(model, config.compute, setup.tokenizer))
         if config.trainable_patterns:
@@ -112,9 +111,3 @@ def restore_state(checkpoints: CheckpointManager, shapes: TrainState, placement:
     step, parts = restored
     count = jax.device_put(jnp.int32(step), placement.step)
     return TrainState(count, parts["params"], parts["optimizer"], parts.get("ema"))
-
-
-def checkpoint_parts(state: TrainState) -> dict[str, Any]:
-    """The parts of a state that a checkpoint holds, by name."""
-    parts = {"params": state.params, "optimizer": state.optimizer}
-    return parts if state.ema is None else parts | {"ema": state.ema}

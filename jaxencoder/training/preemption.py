@@ -26,7 +26,7 @@ class SigtermHandler:
         # With several processes jax listens to the signal itself; only the main thread may set a handler.
         self._listens = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
         if self._listens:
-            self._previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_received", True))
+            self._previous = signal.signal(signal.SIGTERM, self._record)
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -34,6 +34,9 @@ class SigtermHandler:
             signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
         if self._received and error is None:
             raise Interrupted
+
+    def _record(self, *_: object) -> None:
+        self._received = True
 
     def should_stop(self, step: int) -> bool:
         """Whether to save and stop after this step. Every process must ask once per step."""

@@ -95,7 +95,7 @@ def _training_labels(config: RunConfig, train: tuple[tuple[Store, ...], ...]) ->
 def _warn_of_rare(labels: tuple[str, ...], counts: tuple[int, ...], examples: int) -> None:
     rare = [(n, label) for label, n in zip(labels, counts, strict=True) if n * len(counts) < _RARE * sum(counts)]
     if rare and jax.process_index() == 0:
-        names = ", ".join(f"{label!r} ({n})" for n, label in sorted(rare)[:8])
+        names = ", ".join(f"{label!r} ({n})" for n, label in sorted(rare, key=lambda pair: pair[0])[:8])
         log.warning(
             "Rare among %d training examples: %s. Accuracy will not show them: watch macro_f1 and auprc, and see "
             "objective.loss and objective.class_weights.", examples, names,

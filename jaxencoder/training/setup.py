@@ -43,7 +43,7 @@ def set_up(config: RunConfig, run_dir: Path) -> Setup:
     except (ValueError, OSError):
         agreement.check_processes(None)  # the other processes are waiting
         raise
-    agreement.check_processes(agreement.identity(setup.config, setup.tokenizer, setup.train, setup.validation))
+    agreement.check_processes(agreement.common_texts(setup.config, setup.tokenizer, setup.train, setup.validation))
     if jax.process_index() == 0:
         _open_folder(setup, run_dir)
     return setup

@@ -30,6 +30,12 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), params if ema else None)
 
 
+def checkpoint_parts(state: TrainState) -> dict[str, Any]:
+    """The parts of a state that a checkpoint holds, by name."""
+    parts = {"params": state.params, "optimizer": state.optimizer}
+    return parts if state.ema is None else parts | {"ema": state.ema}
+
+
 def train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,

@@ -20,7 +20,7 @@ from jaxencoder.files import write_atomic
 from jaxencoder.objectives.objective import Metrics
 from jaxencoder.training.flops import peak_flops
 from jaxencoder.training.layerwise import trainable_mask
-from jaxencoder.training.optimizers import learning_rate_schedule
+from jaxencoder.training.schedules import learning_rate_schedule
 from jaxencoder.training.step import means
 
 METRICS_FILE = "metrics.jsonl"

@@ -140,5 +140,5 @@ def test_banded_never_holds_all_scores() -> None:
 
 def test_dropout_needs_a_key() -> None:
     x, slots = jnp.ones((1, 4, 1, 2)), jnp.zeros((1, 1), jnp.int32)
-    with pytest.raises(ValueError, match="Dropout of attention weights needs a seed"):
+    with pytest.raises(ValueError, match=r"Attention dropout 0\.1 needs a key"):
         attend(x, x, x, x[:, :1], x, x, jnp.ones((1, 4), jnp.int32), slots, window=1, dropout=0.1)

@@ -9,6 +9,7 @@ import pytest
 
 from jaxencoder.kernels import tiled as module
 from jaxencoder.kernels.attention import attention
+from jaxencoder.kernels.chunked import chunked
 from jaxencoder.kernels.dense import dense
 from jaxencoder.kernels.inputs import AttentionInputs, AttentionOptions
 from jaxencoder.kernels.relative import RelativeTerms
@@ -105,6 +106,13 @@ def test_attention_calls_it() -> None:
         for backend in ("tiled", "chunked")
     )
     np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", [tiled, chunked])
+def test_dropout_needs_a_seed(backend: Callable) -> None:
+    q, k, v, _ = drawn(8, 8, 8, ())
+    with pytest.raises(ValueError, match=r"0\.1 needs a seed"):
+        backend(AttentionInputs(q, k, v, None, documents(8), documents(8)), AttentionOptions(dropout=0.1))
 
 
 def test_fits() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import operator
+import re
 from functools import partial
 
 import jax
@@ -156,6 +157,26 @@ def test_remat_saves_memory() -> None:
     config = dataclasses.replace(BERT, num_layers=8)
     none, dots, full = (saved_bytes(config, remat) for remat in ("none", "dots", "full"))
     assert full < dots < none and full < none / 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"num_layers": 1}, {"True"}),
+        ({"num_layers": 8}, {"False"}),
+        ({"num_layers": 5, "windows": (0, 8)}, {"True", "False"}),
+        ({"num_layers": 3, "num_layer_groups": 1}, {"False"}),
+    ],
+)
+def test_rematerialized_layers_outside_a_loop_are_guarded(changes: dict, expected: set[str]) -> None:
+    """XLA would merge them with the originals, and keep what they should recompute."""
+    config, batch = dataclasses.replace(BERT, **changes), rows([[T]], T)
+
+    def loss(params: dict) -> jax.Array:
+        return _encode(config, ComputeConfig("float32", "full"), True, params, batch, jax.random.key(0)).sum()
+
+    program = str(jax.make_jaxpr(jax.grad(loss))(random_params(config)))
+    assert set(re.findall(r"prevent_cse=(\w+)", program)) == expected
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,9 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxencoder.model import positions as module
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.positions import distance_rows, ntk_theta, rotary_table, rotate
+from jaxencoder.model.positions import (
+    alibi,
+    distance_buckets,
+    distance_rows,
+    interpolate_positions,
+    ntk_theta,
+    repeat_positions,
+    rotary_table,
+    rotary_table_for,
+    rotate,
+)
 
 B, T, N, H, THETA = 2, 9, 3, 8, 100.0
 
@@ -40,7 +49,7 @@ def test_products_depend_on_distance(shift: int) -> None:
 
 
 def test_bfloat16_is_rounded_once() -> None:
-    positions = jnp.broadcast_to(jnp.arange(T) + 8000, (B, T))  # where bfloat16 positions would be off by dozens
+    positions = jnp.broadcast_to(jnp.arange(T) + 8000, (B, T))  # where bfloat16 positions would be off by up to 8
     table = rotary_table(positions, H, THETA)
     x = draw(0).astype(jnp.bfloat16)
     exact = rotate(x.astype(jnp.float32), table)
@@ -76,7 +85,7 @@ def scaled(scaling: str, positions: np.ndarray, segments: np.ndarray | None = No
         **({"rope_factor": 4.0, "rope_original_length": 100} | settings),
     )  # fmt: skip
     segments = np.ones_like(positions) if segments is None else segments
-    cos, sin = module.rotary_table_for(config, jnp.asarray(positions), jnp.asarray(segments), local)
+    cos, sin = rotary_table_for(config, jnp.asarray(positions), jnp.asarray(segments), local)
     return np.arctan2(sin, cos)[:, :, 0], np.hypot(cos, sin)[:, :, 0]
 
 
@@ -146,15 +155,15 @@ def test_scaling_that_makes_no_sense(settings: dict, message: str) -> None:
 
 def test_longer_tables() -> None:
     table = np.array([[9.0], [1.0], [3.0]], np.float32)
-    assert module.interpolate_positions(table, 5)[:, 0].tolist() == pytest.approx([9, 1, 5 / 3, 7 / 3, 3])
-    assert module.repeat_positions(table, 6)[:, 0].tolist() == [9, 1, 3, 1, 3, 1]
-    for stretched in (module.interpolate_positions, module.repeat_positions):
+    assert interpolate_positions(table, 5)[:, 0].tolist() == pytest.approx([9, 1, 5 / 3, 7 / 3, 3])
+    assert repeat_positions(table, 6)[:, 0].tolist() == [9, 1, 3, 1, 3, 1]
+    for stretched in (interpolate_positions, repeat_positions):
         np.testing.assert_array_equal(stretched(table, 3), table)
 
 
 def test_far_distances_share_a_row() -> None:
     """Rows longer than those of pretraining meet no new distances."""
-    assert len(set(module.distance_buckets(np.arange(128, 5000), 32))) == 1
+    assert len(set(distance_buckets(np.arange(128, 5000), 32))) == 1
     for span, furthest in ((64, 0), (64, 256)):
         rows = distance_rows(4096, span, furthest)
         assert len(set(rows[: 4095 - 300])) == len(set(rows[4095 + 300 :])) == 1
@@ -165,5 +174,5 @@ def test_far_distances_share_a_row() -> None:
     [(1, [2**-8]), (4, [2**-2, 2**-4, 2**-6, 2**-8]), (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3])],
 )
 def test_alibi(heads: int, slopes: list[float]) -> None:
-    bias = np.asarray(module.alibi(4, heads))
+    bias = np.asarray(alibi(4, heads))
     np.testing.assert_allclose(bias, -np.array([3, 2, 1, 0, 1, 2, 3])[:, None] * np.array(slopes), rtol=1e-6)

@@ -76,7 +76,7 @@ def test_processes_of_which_one_has_the_file(tmp_path: Path) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    flags = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    flags = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(TWO), str(tmp_path), str(port)]
     both = [subprocess.Popen([*command, index], env=os.environ | flags) for index in "01"]
     try:

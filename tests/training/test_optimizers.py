@@ -8,7 +8,8 @@ import pytest
 
 from jaxencoder.parameters import flatten, map_with_paths
 from jaxencoder.training.config import OptimizerConfig
-from jaxencoder.training.optimizers import decay_mask, learning_rate_schedule, make_optimizer
+from jaxencoder.training.optimizers import decay_mask, make_optimizer
+from jaxencoder.training.schedules import learning_rate_schedule
 
 LAYERS, D, N, H, F, V = 3, 12, 2, 6, 20, 17
 STEPS = 20

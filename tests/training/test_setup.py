@@ -217,9 +217,9 @@ def test_classes_are_counted(config: RunConfig, pretrained: Path, tmp_path: Path
     with source.open("w") as file:
         for i in range(60):
             file.write(json.dumps({"text": "red cat", "label": ["no", "yes"][i == 30]}) + "\n")
-    data = replace(plain.data, train=(str(source),), validation_fraction=0.0, labels=("yes", "no", "never"))
+    data = replace(plain.data, train=(str(source),), validation_fraction=0.0, labels=("yes", "no", "never", "ever"))
     set_up(replace(plain, data=data), tmp_path / "rare")
-    assert caplog.messages[0].startswith("Rare among 60 training examples: 'never' (0), 'yes' (1). Accuracy")
+    assert caplog.messages[0].startswith("Rare among 60 training examples: 'never' (0), 'ever' (0), 'yes' (1). ")
 
 
 def test_epochs_and_examples(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
@@ -357,6 +357,21 @@ def test_folders_that_are_none(config: RunConfig, tmp_path: Path, monkeypatch) -
     monkeypatch.setattr(module.os, "access", lambda *_: False)
     with pytest.raises(PermissionError, match="cannot be written"):
         set_up(config, tmp_path / "new")
+
+
+def test_checkpoints_that_cannot_be_read(tmp_path: Path, monkeypatch) -> None:
+    """Otherwise the run would look new, and its settings would be overwritten."""
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(path)
+
+    assert agreement.newest_step(tmp_path) == 0
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    (tmp_path / "config.json").touch()
+    assert agreement.newest_step(tmp_path) == 5
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(PermissionError):
+        agreement.newest_step(tmp_path)
 
 
 @pytest.mark.parametrize("part", range(4))

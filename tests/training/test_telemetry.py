@@ -211,7 +211,7 @@ TFLOPS = {
 def test_peak_by_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jaxencoder.training.flops._measured", lambda *_: 1e12)
     # No name of the table is hidden by one before it.
-    for kind, teraflops in (TFLOPS | PEAK_TFLOPS).items():
+    for kind, teraflops in (PEAK_TFLOPS | TFLOPS).items():
         assert peak_flops(SimpleNamespace(device_kind=kind, platform="gpu")) == teraflops * 1e12, kind
 
 
