@@ -31,15 +31,18 @@ def numbered(
         yield f"{where} {number}", record
 
 
-def labeled_records(schema: Schema, data: DataConfig, source: str | None) -> Iterator[tuple[str, Record]]:
+def labeled_records(
+    schema: Schema, data: DataConfig, source: str | None, classes: Sequence[str] | None = None
+) -> Iterator[tuple[str, Record]]:
     """Yield the records of a source with the fields of `data`, or for None those that the run has held out.
 
-    Each comes with its name for messages. Raises ValueError if there are none, or as `Schema.validation_records`.
+    `classes` are as in `Schema.validation_records`. Each record comes with its name for messages. Raises ValueError if
+    there are none, or as that method does.
     """
     if source is not None:
         data = dataclasses.replace(data, validation=(source,))
     is_empty = True
-    for named_record in schema.validation_records(data):
+    for named_record in schema.validation_records(data, classes):
         is_empty = False
         yield named_record
     if is_empty:

@@ -158,7 +158,7 @@ def _address(part: SourceSplit, tokenizer: Tokenizer) -> str:
         identity["balance"] = data.balance
     if data.label_field and not data.labels:
         # Classes are those of all training sources. The first word changes with the way labels are understood.
-        identity["labels"] = ["text that is all numbers", *map(fingerprint, data.train)]
+        identity["labels"] = ["names of the metadata", *map(fingerprint, data.train)]
     readable = re.sub(r"[^A-Za-z0-9]+", "-", part.source)[-40:].strip("-")
     return f"{readable}-{part.split}-{_digest(identity, sort_keys=True)}"
 

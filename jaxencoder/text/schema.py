@@ -15,7 +15,8 @@ from jaxencoder.text.config import ALIGNED, OVERLAP, DataConfig
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.pieces import Pieces
-from jaxencoder.text.sources.records import Record, read
+from jaxencoder.text.sources.class_names import spelled_as, with_names
+from jaxencoder.text.sources.records import Record, class_names, read
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
@@ -62,12 +63,16 @@ class Schema:
             raise ValueError(f"{problem}; set it to {OVERLAP}, or data.long_texts to windows")
 
     def find_labels(self, data: DataConfig) -> Labels | None:
-        """The classes of the settings, or of the training data (see `labels.infer`); None without labels."""
+        """The classes of the settings, of the metadata or of the training data (`labels.infer`); None without labels.
+
+        Metadata decides if all training sources have the same names for the classes of the label field.
+        """
         if not data.label_field:
             return None
-        if data.labels:
+        named = {self._class_names(data, source) for source in data.train}
+        if names := data.labels or (named.pop() if len(named) == 1 else ()):
             _, record, _ = next(self._read(data, data.train[0], data.pair_field))
-            return Labels(self.kind_of(record[data.label_field]), data.labels)
+            return Labels(self.kind_of(record[data.label_field]), names)
         return label_kinds.infer(self._training_labels(data))
 
     def kind_of(self, label: Any) -> str:
@@ -122,14 +127,20 @@ class Schema:
             is_swapped = source.startswith(ALIGNED) and digest & 1
             yield Example((pair, text) if is_swapped else (text, pair), label, digest)
 
-    def validation_records(self, data: DataConfig) -> Iterator[tuple[str, Record]]:
-        """The records of the validation rows of a labeled data set: the place of each for messages, and all fields."""
+    def validation_records(
+        self, data: DataConfig, classes: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, Record]]:
+        """The records of the validation rows of a labeled data set: the place of each for messages, and all fields.
+
+        `classes` are a model's, empty if it has none: numbers with names in the metadata are given by name, as the
+        model spells it, see `spelled_as`.
+        """
         fraction = 0.0 if data.validation else data.validation_fraction
         sources = data.validation or (data.train if fraction else ())
         if not sources:
             raise ValueError("this run has held nothing out; name a source with --data")
         for source in sources:
-            for where, record, digest in self._read(data, source, data.pair_field, all_fields=True):
+            for where, record, digest in self._read(data, source, data.pair_field, classes, all_fields=True):
                 if not fraction or is_held_out(digest, fraction):
                     yield where, record
 
@@ -141,16 +152,34 @@ class Schema:
                     for label in self.single_labels(record[data.label_field], record[data.text_field], where):
                         yield label, where
 
+    def _class_names(self, data: DataConfig, source: str) -> tuple[str, ...]:
+        """The names of the classes in the metadata of a source; empty if it has none."""
+        return class_names(source).get(data.label_field, ()) if data.label_field and self.names_classes else ()
+
     def _read(
-        self, data: DataConfig, source: str, pair_field: str, all_fields: bool = False
+        self,
+        data: DataConfig,
+        source: str,
+        pair_field: str,
+        classes: Sequence[str] | None = None,
+        all_fields: bool = False,
     ) -> Iterator[tuple[str, Record, int]]:
-        """The place of each record for messages, its configured fields or all of them, and the digest of its texts."""
+        """The place of each record for messages, its configured fields or all of them, and the digest of its texts.
+
+        Numbers of the label field whose names are in the metadata are replaced by these, spelled as in `classes`, the
+        classes of a model, or for None as in data.labels; they stay if `classes` is empty.
+        """
         names = [name for name in (pair_field, data.label_field) if name]
         fields = {"required": names} if all_fields else {"fields": names}
         records = read(source, text_field=data.text_field, text_unit=data.text_unit, words=self.reads_words, **fields)
+        label_names = self._class_names(data, source) if classes is None or classes else ()
+        if label_names and (spelling := classes or data.labels):
+            label_names = spelled_as(label_names, spelling, source)
         for number, record in enumerate(records, 1):
-            pair = str(record[pair_field]) if pair_field else ""
-            yield f"{source}, record {number}", record, text_digest(record[data.text_field], pair)
+            where, pair = f"{source}, record {number}", str(record[pair_field]) if pair_field else ""
+            if label_names:
+                record[data.label_field] = with_names(record[data.label_field], label_names, where)
+            yield where, record, text_digest(record[data.text_field], pair)
 
 
 def text_digest(text: str | Sequence[str], pair: str) -> int:

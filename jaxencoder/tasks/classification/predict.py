@@ -137,7 +137,7 @@ def predictions(model: TaskModel, source: str | None = None, windows: WindowConf
     fields = [name for name in (data.text_field, data.pair_field) if name]
     kinds = Labels("classes" if is_multi_label else "class" if names else "value", names)
     records, labels = [], []
-    for where, record in labeled_records(TEXTS, data, source):
+    for where, record in labeled_records(TEXTS, data, source, names):
         records.append(with_texts(record, fields, where))
         labels.append(kinds.encode(record[data.label_field], where))
     results = [result for _, result in _scored(model, records, fields, windows)]

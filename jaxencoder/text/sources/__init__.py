@@ -13,6 +13,16 @@ A source is one string:
 
 from jaxencoder.text.messages import closest, listed
 from jaxencoder.text.sources.formats import Record
-from jaxencoder.text.sources.records import MissingField, field_names, fingerprint, pair_fields, read
+from jaxencoder.text.sources.records import MissingField, class_names, field_names, fingerprint, pair_fields, read
 
-__all__ = ["MissingField", "Record", "closest", "field_names", "fingerprint", "listed", "pair_fields", "read"]
+__all__ = [
+    "MissingField",
+    "Record",
+    "class_names",
+    "closest",
+    "field_names",
+    "fingerprint",
+    "listed",
+    "pair_fields",
+    "read",
+]

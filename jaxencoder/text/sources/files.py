@@ -18,6 +18,7 @@ from typing import Any
 from jaxencoder.text.config import ALIGNED
 from jaxencoder.text.messages import first_line, listed
 from jaxencoder.text.sources import formats
+from jaxencoder.text.sources.class_names import ClassNames, check_same_names
 from jaxencoder.text.sources.formats import EXTENSIONS, Records, every_line, utf8
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
@@ -100,6 +101,19 @@ def records(path: str, text_field: str, text_unit: str) -> Records:
     extension, compression = _extension(path)
     with _open(path) as stream:
         yield from formats.records(extension, path, stream, not compression, text_field, text_unit)
+
+
+def class_names(paths: Sequence[str]) -> ClassNames:
+    """The class names in the metadata of Parquet files; ValueError if two disagree."""
+    found: ClassNames = {}
+    for path in paths:
+        extension, compression = _extension(path)
+        if extension == ".parquet":
+            with _open(path) as stream:
+                others = formats.parquet_class_names(path, stream, not compression)
+            check_same_names(found, others, path)
+            found |= others
+    return found
 
 
 def aligned_records(paths: tuple[str, str], fields: tuple[str, str]) -> Records:

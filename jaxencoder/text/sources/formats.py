@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from jaxencoder.text.messages import first_line, listed
+from jaxencoder.text.sources.class_names import ClassNames, schema_class_names
 
 Record = dict[str, Any]
 Records = Iterator[tuple[str, Record]]  # each with its place for messages
@@ -241,7 +242,9 @@ def _sentences(
             yield f"{path}:{number}", rows
 
 
-def _parquet(path: str, stream: BinaryIO, seekable: bool) -> Records:
+@contextlib.contextmanager
+def _parquet_file(path: str, stream: BinaryIO, seekable: bool) -> Iterator[Any]:
+    """An open pyarrow.parquet.ParquetFile; ValueError for a damaged file."""
     import pyarrow as pa  # late, for it is slow to import
     import pyarrow.parquet as pq
 
@@ -250,9 +253,24 @@ def _parquet(path: str, stream: BinaryIO, seekable: bool) -> Records:
             copy = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(stream, copy, _BUFFER)
             stream = copy
-        row = 0
         try:
-            table = stack.enter_context(pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False))
+            yield stack.enter_context(pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False))
+        except (pa.ArrowException, OSError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise
+            raise ValueError(f"{path} is not a complete Parquet file ({first_line(error)}); fetch it again") from error
+
+
+def parquet_class_names(path: str, stream: BinaryIO, seekable: bool) -> ClassNames:
+    """The class names in a Parquet file's metadata."""
+    with _parquet_file(path, stream, seekable) as table:
+        return schema_class_names(table.schema_arrow.metadata)
+
+
+def _parquet(path: str, stream: BinaryIO, seekable: bool) -> Records:
+    row = 0
+    with _parquet_file(path, stream, seekable) as table:
+        try:
             for batch in table.iter_batches(_PARQUET_ROWS):
                 names = batch.schema.names
                 for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
@@ -261,10 +279,6 @@ def _parquet(path: str, stream: BinaryIO, seekable: bool) -> Records:
         except UnicodeDecodeError as error:
             problem = f"text after row {row} is not UTF-8 ({first_line(error)})"
             raise ValueError(f"{path}: {problem}; write it again") from None
-        except (pa.ArrowException, OSError) as error:
-            if getattr(error, "errno", None) is not None:
-                raise
-            raise ValueError(f"{path} is not a complete Parquet file ({first_line(error)}); fetch it again") from error
 
 
 _READERS = {

@@ -15,6 +15,7 @@ import numpy as np
 from jaxencoder.text.config import ALIGNED, DataConfig
 from jaxencoder.text.messages import closest, listed
 from jaxencoder.text.sources import files, pydocs, tfds
+from jaxencoder.text.sources.class_names import ClassNames
 from jaxencoder.text.sources.formats import TEXT_UNITS, Record, Records, utf8
 
 _ALIGNED_FIELD = "pair"  # holds the second text of aligned files
@@ -75,6 +76,18 @@ def read(
 def field_names(source: str, text_field: str = "text") -> tuple[str, ...]:
     """The field names of the first record of a source; raises as `read` does."""
     return tuple(_first(source, _located_records(source, text_field, "line"))[1])
+
+
+def class_names(source: str) -> ClassNames:
+    """The names of the classes that numbers stand for, by field and in order of id, as a source's metadata has them.
+
+    Parquet files of Hugging Face's datasets and TFDS have them; other sources have none. Raises as `read` does.
+    """
+    if first := _FIRST_RECORDS.fullmatch(source):
+        return class_names(first["source"])
+    if source.startswith("tfds:"):
+        return tfds.class_names(source)
+    return {} if source == "pydocs" or source.startswith(ALIGNED) else files.class_names(files.find_files(source))
 
 
 def pair_fields(data: DataConfig) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxencoder.text.messages import closest, first_line, listed
+from jaxencoder.text.sources.class_names import ClassNames, is_named
 from jaxencoder.text.sources.formats import Records
 
 _SOURCE = re.compile(r"tfds:(?P<name>[^:]+(?::\d[\w.*]*)?):(?P<split>.+)")
@@ -22,6 +23,13 @@ def records(source: str) -> Records:
     builder, split = _builder(source)
     examples = builder.as_data_source(split)
     return ((f"{source}[{i}]", dict(examples[i])) for i in range(len(examples)))
+
+
+def class_names(source: str) -> ClassNames:
+    """The names of the classes of each field that holds classes or lists of them."""
+    features = dict(_builder(source)[0].info.features.items())
+    named = {name: getattr(getattr(feature, "feature", feature), "names", None) for name, feature in features.items()}
+    return {name: tuple(names) for name, names in named.items() if names and is_named(names)}
 
 
 def version(source: str) -> list:

@@ -9,7 +9,7 @@ import tarfile
 import pytest
 
 from jaxencoder.text.config import DataConfig
-from jaxencoder.text.sources import fingerprint, pair_fields, read
+from jaxencoder.text.sources import class_names, fingerprint, pair_fields, read
 
 
 def test_pydocs() -> None:
@@ -145,6 +145,7 @@ def test_tfds_reads_without_tensorflow(tfds_folder) -> None:
     records = list(read(source))
     assert sorted(record["text"] for record in records) == [f"Größe {i} 你好" for i in range(6)]
     assert all(record["note"].startswith("note") and type(record["label"]) is int for record in records)
+    assert class_names(f"{source}[:2]") == {"label": ("bad", "good")}
     assert "tensorflow" not in sys.modules
     assert list(read("tfds:tiny_sentences/plain:1.0.0:train[:50%]")) == records[:3]
     assert len({fingerprint(f"tfds:tiny_sentences/plain:{s}") for s in ("train", "test", "train[:50%]")}) == 3
