@@ -112,7 +112,9 @@ def architecture(c: EncoderConfig) -> dict[str, str]:
         "MLP": {"gelu": "GeGLU", "silu": "SwiGLU"}.get(c.activation, f"gated {mlp}") if c.gated_mlp else mlp,
         "biases": _biases(c),
         "token types": {0: "no token types", 1: "one token type"}.get(types, f"{types} token types"),
-        "embeddings": "embeddings " + (f"of {size} dimensions" if size else "as wide as the layers"),
+        "embeddings": "embeddings "
+        + (f"of {size} dimensions" if size else "as wide as the layers")
+        + (", times the root of that width" if c.scaled_embeddings else ""),
         "layers": _layers(c),
         "output": "output table is the token table" if c.tied_output else "separate output table",
     }
@@ -133,18 +135,21 @@ def _attention(c: EncoderConfig) -> str:
         span = f"buckets up to {c.max_distance}" if c.max_distance else "distances"
         terms = " and ".join(names[term] for term in c.disentangled)
         return f"global attention that compares {terms}, {c.position_buckets} {span} to either side"
-    near = " or ".join(str(side) for side in sorted(set(c.windows) - {0})) + " tokens to either side"
+    near = " or ".join(str(side) for side in sorted(set(c.windows) - {0}))
+    near += " tokens before it" if c.causal else " tokens to either side"
+    kind = "causal" if c.causal else "global"
     num_global, period = c.windows.count(0), len(c.windows)
     if num_global == period:
-        return "global attention"
+        return f"{kind} attention"
     if num_global:
-        return f"global attention in {num_global} of {period} layers, else {near}"
+        return f"{kind} attention in {num_global} of {period} layers, else {near}"
     return f"attention to {near}" + (" and to global tokens, which attend to all" if c.global_tokens else "")
 
 
 def _norm(c: EncoderConfig) -> str:
     words = f"{c.norm_placement}-norm" + (" with RMS norm" if c.norm == "rms" else "")
     words += "" if c.first_attention_norm else ", none before the first attention"
+    words += ", also of queries and keys" if c.qk_norm else ""
     words += ", also of the distances" if c.relative_embedding_norm else ""
     return words + ("" if c.embedding_norm else ", none of the embeddings")
 
@@ -153,7 +158,9 @@ def _biases(c: EncoderConfig) -> str:
     flags = {"attention": c.attention_bias, "MLP": c.mlp_bias, "norms": c.norm_bias}
     biased = [name for name, bias in flags.items() if bias]
     if len(biased) == len(flags):
-        return "biases everywhere" + ("" if c.key_bias else " but in keys")
+        missing = {"keys": c.key_bias, "the projections up and gate": c.mlp_input_bias}
+        without = " and ".join(name for name, bias in missing.items() if not bias)
+        return "biases everywhere" + (f" but in {without}" if without else "")
     return f"biases in {' and '.join(biased)} only" if biased else "no biases"
 
 

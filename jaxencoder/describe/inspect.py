@@ -191,8 +191,9 @@ def format_inspection(inspection: Inspection, every_setting: bool = False) -> st
     devices, total = math.prod(inspection.mesh.values()), sum(inspection.parts.values())
     names = inspection.settings if every_setting else inspection.changed
     parts = {**inspection.parts, "together": total}
+    side = "before it" if inspection.settings.get("causal") else "to either side"
     attention = [
-        (f"{kind.window} tokens to either side" if kind.window else "the whole text", str(kind.layers), kind.backend)
+        (f"{kind.window} tokens {side}" if kind.window else "the whole text", str(kind.layers), kind.backend)
         for kind in inspection.attention
     ]
     flop_names = {"encoder": "encoder, for each token", "mlm_head": "mlm_head, for each token that it predicts"}

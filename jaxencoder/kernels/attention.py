@@ -1,7 +1,8 @@
 """Attention over packed rows: one function, several backends, all equal to `dense`.
 
 Every backend computes softmax(q k^T / sqrt(H) + mask) v, where a query sees the keys of its own document
-(equal segment ids) within its window. Padding (segment 0) sees padding only, so no row of the softmax is empty.
+(equal segment ids) within its window and, if `causal`, none after it. Padding (segment 0) sees padding only, so no row
+of the softmax is empty.
 """
 
 from functools import partial
@@ -34,7 +35,7 @@ def attention(
     options: AttentionOptions = PLAIN,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """Bidirectional attention within documents, on the mesh in use (`jax.set_mesh`).
+    """Attention within documents, on the mesh in use (`jax.set_mesh`).
 
     Args:
         q, k, v: [B, T, N, H], any float dtype; the softmax is float32.
@@ -58,7 +59,7 @@ def attention(
         raise ValueError(f"Rows of {T} tokens have {2 * T - 1} distances, but a table has {wrong.pop()} rows.")
     # 1 / sqrt(3 H) with both of DeBERTa's terms: a sum of three products has three times the variance of one.
     products = 1 + sum(table is not None for table in (relative.keys, relative.queries)) if relative else 1
-    scale = (q.shape[-1] * products) ** -0.5
+    scale = options.scale * products**-0.5 if options.scale else (q.shape[-1] * products) ** -0.5
     if relative and relative.queries is not None:
         relative = relative._replace(queries=relative.queries * scale)  # q brings the scale into the other products
     shards = length_shards()  # devices along the length of a row

@@ -79,7 +79,9 @@ def banded(inputs: AttentionInputs, options: AttentionOptions, global_keys: Glob
     distance = jnp.arange(band) - C - jnp.arange(block)[:, None]  # of a key from a query, [block, band]
     # Keys outside the row get segment -1, which no query has.
     same = query_segments[..., :, None] == layout.key_bands(k_segments, -1)[..., None, :]
-    mask = (same & (jnp.abs(distance) <= options.window))[:, :, None]  # [B, X, 1, block, band]
+    near = jnp.abs(distance) <= options.window
+    near = near & (distance <= 0) if options.causal else near
+    mask = (same & near)[:, :, None]  # [B, X, 1, block, band]
     keys = layout.key_bands(k)  # [B, X, band, N, H]
     scores = jnp.einsum("BXTNH,BXSNH->BXNTS", queries, keys, preferred_element_type=jnp.float32)
     if relative is not None:

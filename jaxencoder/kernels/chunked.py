@@ -36,7 +36,7 @@ def chunked(inputs: AttentionInputs, options: AttentionOptions = PLAIN, block: i
     q_segments = jnp.pad(inputs.q_segments, ((0, 0), (0, pad)))
     offset, seed = jnp.asarray(inputs.offset), jnp.zeros(4, jnp.uint32) if inputs.seed is None else inputs.seed
     inputs = inputs._replace(q=q, k=k, v=v, q_segments=q_segments, offset=offset, seed=seed)
-    out: jax.Array = _attend(inputs, block, options.window, options.dropout)
+    out: jax.Array = _attend(inputs, block, options)
     return jnp.moveaxis(out, 0, 2)[:, :T]
 
 
@@ -52,13 +52,13 @@ def block_size(B: int, T: int, N: int, S: int) -> int:
     return block
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _attend(inputs: AttentionInputs, block: int, window: int, dropout: float) -> jax.Array:
-    return _forward(inputs, block, window, dropout)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _attend(inputs: AttentionInputs, block: int, options: AttentionOptions) -> jax.Array:
+    return _forward(inputs, block, options)[0]
 
 
-def _forward(inputs: AttentionInputs, block: int, window: int, dropout: float):
-    T = inputs.q.shape[2]
+def _forward(inputs: AttentionInputs, block: int, options: AttentionOptions):
+    dropout, T = options.dropout, inputs.q.shape[2]
     blocks = T // block
     # jax hoists whatever does not depend on the differentiated inputs out of the loop: without the barrier, the masks
     # of all blocks would be held at once.
@@ -72,7 +72,7 @@ def _forward(inputs: AttentionInputs, block: int, window: int, dropout: float):
     def attend(_, i):
         q_i, part = _block(q, i, block), tables.at_block(i, blocks, block)
         scores = _product("NBTH,NBHS->NBTS", q_i, k) + part.scores(q_i, k.shape[3])
-        scores = jnp.where(_mask(indices, i, block, window), scores, FLOOR)
+        scores = jnp.where(_mask(indices, i, block, options), scores, FLOOR)
         top = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - top)
         total = weights.sum(-1, keepdims=True)  # [N, B, block, 1]
@@ -88,10 +88,10 @@ def _forward(inputs: AttentionInputs, block: int, window: int, dropout: float):
     return out, (inputs, out, log_sums)
 
 
-def _backward(block: int, window: int, dropout: float, residuals, d_out: jax.Array):
+def _backward(block: int, options: AttentionOptions, residuals, d_out: jax.Array):
     # Without the barrier, XLA keeps the forward pass's scores instead of recomputing them.
     inputs, out, log_sums = jax.lax.optimization_barrier(residuals)
-    q, relative = inputs.q, inputs.relative
+    q, relative, dropout = inputs.q, inputs.relative, options.dropout
     T = q.shape[2]
     blocks = T // block
     tables, pull = jax.vjp(lambda relative, k: blocked_bias(relative, k, T, block), relative, inputs.k)
@@ -104,7 +104,7 @@ def _backward(block: int, window: int, dropout: float, residuals, d_out: jax.Arr
         q_i, d_out_i, part = _block(q, i, block), _block(d_out, i, block), tables.at_block(i, blocks, block)
         scores = _product("NBTH,NBHS->NBTS", q_i, k) + part.scores(q_i, k.shape[3])
         exp = jnp.exp(scores - _block(log_sums, i, block)[..., None])
-        weights = jnp.where(_mask(inputs, i, block, window), exp, 0)
+        weights = jnp.where(_mask(inputs, i, block, options), exp, 0)
         d_weights = _product("NBTH,NBHS->NBTS", d_out_i, v)  # [N, B, block, S]
         dropped = weights
         if dropout:
@@ -139,13 +139,15 @@ def _block(x: jax.Array, i: jax.Array, block: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, i * block, block, axis=2)
 
 
-def _mask(inputs: AttentionInputs, i: jax.Array, block: int, window: int) -> jax.Array:
+def _mask(inputs: AttentionInputs, i: jax.Array, block: int, options: AttentionOptions) -> jax.Array:
     """[B, block, S] bool"""
     segments = jax.lax.dynamic_slice_in_dim(inputs.q_segments, i * block, block, axis=1)
     mask = segments[:, :, None] == inputs.k_segments[:, None]
-    if window:
+    if options.window or options.causal:
         query, key = i * block + jnp.arange(block), jnp.arange(inputs.k_segments.shape[1]) - inputs.offset
-        mask &= jnp.abs(key - query[:, None]) <= window
+        if options.window:
+            mask &= jnp.abs(key - query[:, None]) <= options.window
+        mask = mask & (key <= query[:, None]) if options.causal else mask
     return mask
 
 

@@ -17,9 +17,12 @@ def dense(inputs: AttentionInputs, options: AttentionOptions = PLAIN, is_global:
     q, k, v, relative, q_segments, k_segments, offset, seed = inputs
     T, S = q.shape[1], k.shape[1]
     mask = q_segments[:, None, :, None] == k_segments[:, None, None, :]  # [B, 1, T, S]
-    if options.window:
-        near = jnp.abs(jnp.arange(S) - offset - jnp.arange(T)[:, None]) <= options.window  # [T, S]
-        mask &= near if is_global is None else near | is_global[:, None, None, :]
+    if options.window or options.causal:
+        distance = jnp.arange(S) - offset - jnp.arange(T)[:, None]  # of a key from a query, [T, S]
+        if options.window:
+            near = jnp.abs(distance) <= options.window
+            mask &= near if is_global is None else near | is_global[:, None, None, :]
+        mask = mask & (distance <= 0) if options.causal else mask
     scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32)
     if relative is not None:
         scores += relative.scores(q, k)

@@ -52,7 +52,7 @@ def global_attention(
     is_global = write(jnp.zeros(segment_ids.shape, bool), targets, used)  # [B, T]
     # Segment -1 is seen by no one.
     slot_segments = jnp.where(used, jnp.take_along_axis(segment_ids, indices, axis=1), -1)  # [B, G]
-    q, global_q = (x * (x.shape[-1] ** -0.5) for x in (local.q, full.q))
+    q, global_q = (x * (options.scale or x.shape[-1] ** -0.5) for x in (local.q, full.q))
     inputs = AttentionInputs(q, local.k, local.v, None, segment_ids, segment_ids, seed=seed)
     if choose_backend(options, T, global_tokens=True) == "dense":
         out = dense(inputs, options, is_global)

@@ -47,6 +47,10 @@ class AttentionOptions:
     defer_normalization: bool = False
     """Divide by the softmax's sum after the product with v, as flash attention does (Dao et al. 2022,
     arXiv:2205.14135): the same up to rounding, twice as fast on a CPU. Only `dense` without dropout reads it."""
+    causal: bool = False
+    """A query sees no keys after it."""
+    scale: float = 0.0
+    """Factor of the products of queries and keys, applied by `attention`; 0 for 1 / sqrt(H)."""
 
 
 PLAIN = AttentionOptions()

@@ -17,12 +17,12 @@ def splash(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interp
     """Attention without terms by distance or dropout; a query that sees nothing gets a finite value.
 
     Raises:
-        ValueError: a window and queries outside the range of the keys.
+        ValueError: a window or causal attention, and queries outside the range of the keys.
     """
     q, k, v, _, q_segments, k_segments, offset, _ = inputs
     window = options.window
     T, S, N = q.shape[1], k.shape[1], q.shape[2]
-    if window and not 0 <= offset <= S - T:
+    if (window or options.causal) and not 0 <= offset <= S - T:
         raise ValueError(
             f"With a window, {T} queries from key {offset} on must lie within the {S} keys; use offsets 0 to {S - T}."
         )
@@ -32,7 +32,9 @@ def splash(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interp
     sizes = T + T_pad, S + S_pad
     # A static mask of positions: its empty tiles are skipped. Documents are masked at run time, by segments.
     if window:
-        mask = splash_attention.LocalMask(sizes, (window, window), int(offset))
+        mask = splash_attention.LocalMask(sizes, (window, 0 if options.causal else window), int(offset))
+    elif options.causal:
+        mask = splash_attention.CausalMask(sizes, int(offset))
     else:
         mask = splash_attention.FullMask(sizes)
     # The fused backward kernel holds a gradient of the queries per block of keys: use two kernels for several blocks.

@@ -1,6 +1,6 @@
 """Flash attention (Dao et al. 2022, arXiv:2205.14135) on NVIDIA GPUs: jax's own Pallas kernel for Triton.
 
-It supports documents, but no windows, terms by distance or dropout.
+It supports documents and causal attention, but no windows, terms by distance or dropout.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ def runs() -> bool:
 
 
 def triton(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interpret: bool = False) -> jax.Array:
-    """Attention in tiles of up to 64 x 64 scores, of as many queries as keys; the options are not read."""
+    """Attention in tiles of up to 64 x 64 scores, of as many queries as keys; of the options `causal` is read."""
     with warnings.catch_warnings():
         # Since jax 0.12 the import recommends tokamax instead, which has no stable release yet.
         warnings.filterwarnings("ignore", r"jax\.experimental\.pallas\.ops\.gpu\.attention is", DeprecationWarning)
@@ -39,5 +39,5 @@ def triton(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interp
     # Smaller blocks: the backward pass holds more tiles.
     backward = dict.fromkeys(("block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq"), min(block, 32))
     blocks = BlockSizes(block_q=block, block_k=block, **backward)
-    out: jax.Array = mha(q, k, v, segments, block_sizes=blocks, interpret=interpret)
+    out: jax.Array = mha(q, k, v, segments, causal=options.causal, block_sizes=blocks, interpret=interpret)
     return out[:, :T, :, :H]

@@ -11,7 +11,7 @@ from jaxencoder.kernels.inputs import AttentionOptions
 from jaxencoder.kernels.platform import platform
 from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.layers import Linear
+from jaxencoder.model.layers import Linear, Norm
 from jaxencoder.model.positions import Table, distance_rows, rotate
 
 
@@ -42,6 +42,8 @@ class Attention(nn.Module):
         N, H, D = c.num_heads, c.head_size, c.hidden_size
         query, key, value = self._projections("", c.kv_heads)
         q, k, v = query(x), key(x), value(x)  # [B, T, N, H], or K heads
+        if c.qk_norm:
+            q, k = Norm(c, name="query_norm")(q), Norm(c, name="key_norm")(k)
         if rotary is not None:  # keys before they are repeated: fewer rotations
             q, k = rotate(q, rotary), rotate(k, rotary)
             v = rotate(v, rotary) if c.rotary_values else v
@@ -62,7 +64,9 @@ class Attention(nn.Module):
         rate = c.attention_dropout if self.train else 0.0
         # Without gradients, dividing after the product halves the time on a CPU.
         defer = not self.train and platform() == "cpu"
-        options = AttentionOptions(self.window, rate, self.compute.attention, defer and global_slots is None)
+        options = AttentionOptions(
+            self.window, rate, self.compute.attention, defer and global_slots is None, c.causal, c.attention_scale
+        )
         rng = self.make_rng("dropout") if rate else None
         if global_slots is None:
             out = attention(q, k, v, segment_ids, relative=relative, options=options, key=rng)

@@ -26,6 +26,8 @@ class EncoderConfig:
     num_kv_heads: int = 0
     """Heads of keys and values, each shared by several query heads (Ainslie et al. 2023, arXiv:2305.13245); 0 takes
     num_heads."""
+    head_dim: int = 0
+    """Size of a head; 0 takes hidden_size / num_heads."""
     embedding_size: int = 0
     """Width of the embeddings, which a projection widens to hidden_size (ALBERT, ELECTRA); 0 takes hidden_size and no
     projection."""
@@ -84,16 +86,29 @@ class EncoderConfig:
     them; some published checkpoints scale them nevertheless."""
     windows: tuple[int, ...] = (0,)
     """Attention windows, repeated over the layers: 0 sees the whole document, w sees w tokens to either side."""
+    causal: bool = False
+    """A token sees itself and the tokens before it in its document, as in decoders; with a window w, at most w tokens
+    before it."""
+    attention_scale: float = 0.0
+    """Factor of the products of queries and keys; 0 takes 1 / sqrt(head size)."""
+    qk_norm: bool = False
+    """Normalize each head of queries and of keys, before rotary positions (Dehghani et al. 2023, arXiv:2302.05442)."""
     global_tokens: bool = False
     """Tokens that a batch lists see their whole document and are seen by all of it, through separate projections
     (Longformer: Beltagy et al. 2020, arXiv:2004.05150)."""
     token_types: int = 2
     """Rows of the token-type (segment A/B) table; 0 for none."""
     norm: Literal["layer", "rms"] = "layer"
-    norm_placement: Literal["post", "pre"] = "post"
+    norm_placement: Literal["post", "pre", "sandwich"] = "post"
+    """Where a sublayer f is normalized: norm(x + f(x)) (post: BERT), x + f(norm(x)) (pre) or x + norm(f(norm(x)))
+    (sandwich: Gemma 3). The last two normalize the output of the encoder too."""
     norm_epsilon: float = 1e-12
+    norm_unit_offset: bool = False
+    """Scale by 1 + w instead of w, so that weight decay draws the scale to 1 (Gemma)."""
     embedding_norm: bool = True
     """Normalize the sum of the embeddings."""
+    scaled_embeddings: bool = False
+    """Multiply the token embeddings by sqrt(hidden_size) (Vaswani et al. 2017, arXiv:1706.03762; Gemma)."""
     first_attention_norm: bool = True
     """Normalize the attention input of the first layer too. False for ModernBERT, whose embeddings are already
     normalized."""
@@ -102,6 +117,8 @@ class EncoderConfig:
     """Bias of the keys, if attention_bias is set (DeBERTa has none)."""
     mlp_bias: bool = True
     """Bias of the projections up, gate and down."""
+    mlp_input_bias: bool = True
+    """Bias of up and gate, if mlp_bias is set (gte has none)."""
     norm_bias: bool = True
     activation: Activation = "gelu"
     gated_mlp: bool = False
@@ -137,14 +154,22 @@ class EncoderConfig:
             if getattr(self, name) < 1:
                 yield f"{name} must be at least 1, got {getattr(self, name)}"
         not_negative = ("vocab_size", "token_types", "num_kv_heads", "embedding_size", "num_layer_groups", "bottleneck")
-        not_negative += ("relative_bias_buckets", "position_buckets", "max_distance", "conv_kernel_size")
+        not_negative += (
+            "head_dim",
+            "attention_scale",
+            "relative_bias_buckets",
+            "position_buckets",
+            "max_distance",
+            "conv_kernel_size",
+        )
         for name in not_negative:
             if getattr(self, name) < 0:
                 yield f"{name} must not be negative, got {getattr(self, name)}"
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 yield f"{name} must be in [0, 1), got {getattr(self, name)}"
-        multiples = ("hidden_size", "num_heads"), ("num_heads", "num_kv_heads"), ("hidden_size", "conv_groups")
+        multiples = [("num_heads", "num_kv_heads"), ("hidden_size", "conv_groups")]
+        multiples += [] if self.head_dim else [("hidden_size", "num_heads")]
         for name, factor in multiples:
             value, divisor = getattr(self, name), getattr(self, factor)
             if divisor and value % divisor:
@@ -164,6 +189,8 @@ class EncoderConfig:
             values = f"{self.windows}, {self.positions} and {self.num_kv_heads}"
             rule = "a window in every layer of model.windows, learned positions and model.num_kv_heads 0"
             yield f"global_tokens needs {rule}, got {values}"
+        if self.causal and (self.global_tokens or self.conv_kernel_size):
+            yield "causal needs model.global_tokens false and model.conv_kernel_size 0: both see later tokens"
         if self.relative_bias_buckets and self.positions == "alibi":
             yield "relative_bias_buckets and model.positions alibi are both biases by distance; choose one"
         if not {*self.disentangled} <= {"c2p", "p2c"}:
@@ -200,7 +227,7 @@ class EncoderConfig:
 
     @property
     def head_size(self) -> int:
-        return self.hidden_size // self.num_heads
+        return self.head_dim or self.hidden_size // self.num_heads
 
     @property
     def kv_heads(self) -> int:

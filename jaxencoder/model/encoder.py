@@ -1,7 +1,7 @@
 """The encoder: embeddings, then one scan over the repeating pattern of layers.
 
 Post-norm is BERT's x = norm(x + f(x)); pre-norm is x = x + f(norm(x)) with one norm after the last layer
-(Xiong et al. 2020, arXiv:2002.04745).
+(Xiong et al. 2020, arXiv:2002.04745); sandwich norm also normalizes f's output (Ding et al. 2021, arXiv:2105.13290).
 """
 
 from collections.abc import Callable, Mapping
@@ -57,7 +57,8 @@ class Block(nn.Module):
                 return norm(constrain(x + adapter(drop(f(x)))))
             # ModernBERT's first layer has no norm here. `skip` is traced, as all layers of a scan are one program.
             normalized = norm(x) if skip is None else jnp.where(skip, x, norm(x))
-            return constrain(x + adapter(drop(f(normalized))))
+            y = adapter(drop(f(normalized)))
+            return constrain(x + (Norm(c, name=f"{name}_output_norm")(y) if c.norm_placement == "sandwich" else y))
 
         attention = Attention(c, self.compute, self.window, self.train, name="attention")
         rotary = inputs.rotary_local if self.window else inputs.rotary_global
@@ -167,7 +168,7 @@ class Encoder(nn.Module):
         if c.remainder:
             last = Pattern(c, self.compute, c.remainder, train, False, name="last")
             x, _ = last(x, jnp.full(1, c.repeats), inputs)
-        return Norm(c, name="final_norm")(x) if c.norm_placement == "pre" else x
+        return x if c.norm_placement == "post" else Norm(c, name="final_norm")(x)
 
     def _layer_inputs(
         self, x: jax.Array, segment_ids: jax.Array, positions: jax.Array, train: bool, global_slots: jax.Array | None

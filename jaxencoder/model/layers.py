@@ -1,5 +1,6 @@
 """The parts of a block: projections, norms, embeddings and the (gated) MLP."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,15 +64,21 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        params = {"scale": self.param("scale", nn.initializers.ones, x.shape[-1:])}
+        params = {"scale": self.param("scale", init_scale(self.config), x.shape[-1:])}
         if self.config.norm_bias:
             params["bias"] = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         return apply_norm(self.config, params, x)
 
 
+def init_scale(config: EncoderConfig) -> nn.initializers.Initializer:
+    """Initializer of a norm's scale, so that the norm starts with a factor of 1."""
+    return nn.initializers.zeros if config.norm_unit_offset else nn.initializers.ones
+
+
 def apply_norm(config: EncoderConfig, params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     """A `Norm` with the given parameters, scale and optionally bias [D]: [..., D] -> [..., D]."""
-    return normalize(x, params["scale"], params.get("bias"), config.norm_epsilon, config.norm == "layer")
+    scale = params["scale"] + 1 if config.norm_unit_offset else params["scale"]
+    return normalize(x, scale, params.get("bias"), config.norm_epsilon, config.norm == "layer")
 
 
 class Convolution(nn.Module):
@@ -100,7 +107,8 @@ class Convolution(nn.Module):
         y = jnp.where(segment_ids[..., None] > 0, y, 0).astype(x.dtype)  # padding stays 0
         if train and c.dropout:
             y = dropout(y, c.dropout, self.make_rng("dropout"))
-        norm = self.param("norm", lambda _: {"scale": jnp.ones(D)} | ({"bias": jnp.zeros(D)} if c.norm_bias else {}))
+        scale, bias = init_scale(c), {"bias": jnp.zeros(D)} if c.norm_bias else {}
+        norm = self.param("norm", lambda key: {"scale": scale(key, (D,))} | bias)
         return ACTIVATIONS[c.conv_activation](y), norm
 
 
@@ -120,6 +128,8 @@ class Embeddings(nn.Module):
             return replicate_rows(self.param(name, init_table(c), (rows, c.embedding_width)))
 
         x = table("token_embedding", c.vocab_size)[token_ids]  # [B, T, E]
+        if c.scaled_embeddings:
+            x *= math.sqrt(c.hidden_size)
         if c.positions == "learned":
             x += table("position_embedding", c.max_length)[positions]
         if c.token_types:
@@ -160,9 +170,10 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         D, F, activate = c.hidden_size, c.mlp_size, ACTIVATIONS[c.activation]
-        h = Linear("BTD,DF->BTF", (D, F), c.mlp_bias, c.initializer_std, name="up")(x)
+        bias = c.mlp_bias and c.mlp_input_bias
+        h = Linear("BTD,DF->BTF", (D, F), bias, c.initializer_std, name="up")(x)
         if c.gated_mlp:
-            h = activate(Linear("BTD,DF->BTF", (D, F), c.mlp_bias, c.initializer_std, name="gate")(x)) * h
+            h = activate(Linear("BTD,DF->BTF", (D, F), bias, c.initializer_std, name="gate")(x)) * h
         else:
             h = activate(h)
         return Linear("BTF,FD->BTD", (F, D), c.mlp_bias, c.initializer_std, name="down")(h)

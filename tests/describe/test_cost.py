@@ -69,6 +69,7 @@ def compiled(monkeypatch) -> list[tuple]:
         {"num_kv_heads": 2, "num_layers": 7},
         {"embedding_size": 16, "num_layer_groups": 1, "num_layers": 4},
         {"bottleneck": 8},
+        {"head_dim": 24, "num_kv_heads": 2, "causal": True},
     ],
 )
 def test_products_of_the_encoder_are_the_analytic_ones(settings: dict) -> None:

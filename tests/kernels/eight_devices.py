@@ -13,23 +13,28 @@ from jaxencoder.sharding import MeshConfig, batch_sharding, make_mesh
 from tests.kernels.examples import B, H, N, inputs, segments, tables
 
 T = 96
-# Mesh of data, fsdp, tensor and context; backend, window, dropout.
+# Mesh of data, fsdp, tensor and context; the arguments of `differentiated` after it.
 CASES = {
     "dense, context 2, heads split": (MeshConfig(2, 1, 2, 2), "dense", 0, 0.3),
     "chunked, context 4": (MeshConfig(2, 1, 1, 4), "chunked", 0, 0.3),
     "banded, context 4": (MeshConfig(1, 2, 1, 4), "banded", 16, 0.3),
     "banded, window longer than the neighbors' parts": (MeshConfig(1, 1, 1, 8), "banded", 30, 0.3),
     "tiled, all split": (MeshConfig(2, 1, 2, 2), "tiled", 0, 0.3),
+    "causal dense, context 4": (MeshConfig(2, 1, 1, 4), "dense", 0, 0.0, True),
+    "causal chunked, context 4": (MeshConfig(2, 1, 1, 4), "chunked", 0, 0.3, True),
+    "causal banded, context 4": (MeshConfig(1, 2, 1, 4), "banded", 16, 0.3, True),
 }
 
 
-def differentiated(mesh: jax.sharding.Mesh, backend: str, window: int, dropout: float, arrays: tuple) -> list:
+def differentiated(
+    mesh: jax.sharding.Mesh, arrays: tuple, backend: str, window: int, dropout: float, causal: bool = False
+) -> list:
     ids = segments(T)
     weight = np.random.default_rng(9).standard_normal((B, T, N, H)).astype(np.float32) * (ids > 0)[..., None, None]
 
     def loss(arrays: tuple, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
         *qkv, relative = arrays
-        options = AttentionOptions(window, dropout, backend)
+        options = AttentionOptions(window, dropout, backend, causal=causal)
         out = attention(*qkv, ids, relative=relative, options=options, key=jax.random.key(5))
         return (out * weight).sum(), out * weight
 
@@ -46,7 +51,7 @@ if __name__ == "__main__":
     single = make_mesh(MeshConfig(), jax.devices()[:1])
     for name, (mesh, *settings) in CASES.items():
         arrays = (*inputs(T), tables(T))
-        one, many = (differentiated(m, *settings, arrays) for m in (single, make_mesh(mesh)))
+        one, many = (differentiated(m, arrays, *settings) for m in (single, make_mesh(mesh)))
         differences[name] = [
             float(np.abs(a - b).max() / max(1, np.abs(a).max())) for a, b in zip(one, many, strict=True)
         ]

@@ -46,6 +46,7 @@ def reference(
     window: int,
     relative: RelativeTerms | None = None,
     kept: np.ndarray | None = None,
+    causal: bool = False,
 ) -> np.ndarray:
     """[B, T, N, H] float64; `kept` [B, N, T, S] holds the factors of dropout."""
     T = q.shape[1]
@@ -63,6 +64,8 @@ def reference(
     sees = ids[:, None, :, None] == ids[:, None, None, :]
     if window:
         sees = sees & (np.abs(np.arange(T)[:, None] - np.arange(T)) <= window)
+    if causal:
+        sees = sees & (np.arange(T)[:, None] >= np.arange(T))
     weights = np.where(sees, np.exp(scores - scores.max(-1, keepdims=True)), 0)
     weights /= weights.sum(-1, keepdims=True)
     return np.einsum("BNTS,BSNH->BTNH", weights if kept is None else weights * kept, v)

@@ -41,11 +41,32 @@ def test_equals_numpy(T: int, window: int) -> None:
         np.testing.assert_allclose(out, expected, atol=2e-5, err_msg=backend)
 
 
+@pytest.mark.parametrize(("T", "window"), [(1, 3), (161, 8), (300, 130), (300, 0)])
+def test_causal_equals_numpy(T: int, window: int) -> None:
+    q, k, v = inputs(T)
+    ids, relative = segments(T), tables(T)
+    expected = reference(q, k, v, ids, window, relative, causal=True)
+    for backend in ("dense", "banded", "auto") if window else ("dense", "chunked", "auto"):
+        out = run(q, k, v, jnp.asarray(ids), relative=relative, window=window, backend=backend, causal=True)
+        np.testing.assert_allclose(out, expected, atol=2e-5, err_msg=backend)
+
+
+def test_scale() -> None:
+    (q, k, v), ids = inputs(40), segments(40)
+    out = run(q, k, v, jnp.asarray(ids), scale=0.3)
+    np.testing.assert_allclose(out, reference(q * 0.3 * H**0.5, k, v, ids, 0), atol=2e-5)
+
+
 @pytest.mark.parametrize(
-    ("rows", "terms"), [*itertools.product(ROWS, [(), TERMS]), *(("packed", (term,)) for term in TERMS)]
+    ("rows", "terms", "causal"),
+    [
+        *itertools.product(ROWS, [(), TERMS], [False]),
+        *(("packed", (term,), False) for term in TERMS),
+        ("packed", TERMS, True),
+    ],
 )
 @pytest.mark.parametrize("window", [0, 64])
-def test_backends_equal_dense(window: int, rows: str, terms: tuple[str, ...]) -> None:
+def test_backends_equal_dense(window: int, causal: bool, rows: str, terms: tuple[str, ...]) -> None:
     """Values to 1e-5 and gradients, float32: without a window chunked, with one banded."""
     T, backend = 161, "banded" if window else "chunked"
     ids = ROWS[rows](T)
@@ -56,7 +77,7 @@ def test_backends_equal_dense(window: int, rows: str, terms: tuple[str, ...]) ->
     def differentiated(arrays: tuple, backend: str) -> tuple:
         def loss(arrays: tuple) -> tuple[jax.Array, jax.Array]:
             *qkv, relative = arrays
-            options = AttentionOptions(window, backend=backend)
+            options = AttentionOptions(window, backend=backend, causal=causal)
             out = attention(*qkv, jnp.asarray(ids), relative=relative, options=options)
             return (out * weight).sum(), out
 
@@ -65,7 +86,7 @@ def test_backends_equal_dense(window: int, rows: str, terms: tuple[str, ...]) ->
 
     arrays = (*inputs(T), tables(T, terms))
     (expected, expected_gradients), (out, gradients) = (differentiated(arrays, name) for name in ("dense", backend))
-    exact = reference(*arrays[:3], ids, window, arrays[3])
+    exact = reference(*arrays[:3], ids, window, arrays[3], causal=causal)
     np.testing.assert_allclose(np.where(is_token, out, 0), np.where(is_token, exact, 0), atol=1e-5)
     np.testing.assert_allclose(np.where(is_token, expected, 0), np.where(is_token, exact, 0), atol=1e-5)
     for a, b in zip(jax.tree.leaves(expected_gradients), jax.tree.leaves(gradients), strict=True):

@@ -7,8 +7,10 @@ from jaxencoder.kernels.choice import choose_backend as choose
 from jaxencoder.kernels.inputs import AttentionOptions, Backend, Name
 
 
-def choose_backend(backend: Backend, T: int, window: int = 0, dropout: float = 0.0, **layer) -> Name:
-    return choose(AttentionOptions(window, dropout, backend), T, **layer)
+def choose_backend(
+    backend: Backend, T: int, window: int = 0, dropout: float = 0.0, causal: bool = False, **layer
+) -> Name:
+    return choose(AttentionOptions(window, dropout, backend, causal=causal), T, **layer)
 
 
 def on(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +68,8 @@ def test_gpu_layers_that_triton_does_not_support(layer, monkeypatch, caplog):
         ("splash", {"relative": True}, "terms by distance"),
         ("splash", {"dropout": 0.1}, "dropout 0.1 of attention weights"),
         ("tiled", {"tiled_fits": False}, "rows of 512 tokens"),
+        ("tiled", {"causal": True}, "causal attention"),
+        ("splash", {"causal": True, "length_shards": 2}, "causal attention over rows that 2 devices share"),
         ("triton", {"relative": True}, "terms by distance"),
         ("triton", {"length_shards": 2}, "rows that 2 devices share"),
         ("triton", {"triton_runs": False}, "these GPUs or this jax version: it needs compute capability 8.0"),

@@ -14,12 +14,16 @@ from jaxencoder.kernels.splash import splash
 from tests.kernels.test_tiled import compare, differentiated, documents, drawn
 
 
-@pytest.mark.parametrize("window", [0, 64])
 @pytest.mark.parametrize(
-    ("T", "dtype", "tolerance"), [(300, "float32", 1e-5), (300, "bfloat16", 2e-2), (1, "float32", 1e-5)]
+    ("T", "dtype", "tolerance", "causal"),
+    [
+        *((300, "float32", 1e-5, causal) for causal in (False, True)),
+        *((300, "bfloat16", 2e-2, False), (1, "float32", 1e-5, False)),
+    ],
 )
-def test_equals_dense(T: int, window: int, dtype: str, tolerance: float) -> None:
-    arrays, ids, options = drawn(T, T, 24, (), dtype)[:3], documents(T), AttentionOptions(window)
+@pytest.mark.parametrize("window", [0, 64])
+def test_equals_dense(T: int, window: int, causal: bool, dtype: str, tolerance: float) -> None:
+    arrays, ids, options = drawn(T, T, 24, (), dtype)[:3], documents(T), AttentionOptions(window, causal=causal)
     cotangent = jnp.asarray(np.random.default_rng(1).standard_normal(arrays[0].shape), dtype)
     results, expected = (
         differentiated(lambda *x, f=f: f(AttentionInputs(*x, None, ids, ids), options), cotangent, *arrays)

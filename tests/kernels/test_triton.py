@@ -12,16 +12,18 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.dense import dense
-from jaxencoder.kernels.inputs import AttentionInputs
+from jaxencoder.kernels.inputs import AttentionInputs, AttentionOptions
 from jaxencoder.kernels.triton import runs, triton
 from tests.kernels.examples import inputs, padded, reference, segments
 
+CASES = [(1, "float32", 1e-5), (150, "float32", 1e-5), (150, "bfloat16", 2e-2)]
+
 
 @pytest.mark.parametrize(
-    ("T", "dtype", "tolerance"), [(1, "float32", 1e-5), (150, "float32", 1e-5), (150, "bfloat16", 2e-2)]
+    ("rows", "causal", "T", "dtype", "tolerance"),
+    [*((rows, False, *case) for rows in (segments, padded) for case in CASES), (segments, True, *CASES[1])],
 )
-@pytest.mark.parametrize("rows", [segments, padded])
-def test_equals_numpy_in_values_and_dense_in_gradients(rows, T: int, dtype: str, tolerance: float) -> None:
+def test_equals_numpy_in_values_and_dense_in_gradients(rows, causal, T: int, dtype: str, tolerance: float) -> None:
     q, k, v = (x[:2] / 2 for x in inputs(T, dtype))
     ids = rows(T)[[1, 2]]
     is_token = (ids > 0)[..., None, None]
@@ -35,14 +37,14 @@ def test_equals_numpy_in_values_and_dense_in_gradients(rows, T: int, dtype: str,
         (_, out), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
         return out, gradients
 
-    segments_ = jnp.asarray(ids)
+    segments_, options = jnp.asarray(ids), AttentionOptions(causal=causal)
 
     def attention_inputs(*arrays: jax.Array) -> AttentionInputs:
         return AttentionInputs(*arrays, None, segments_, segments_)
 
-    out, gradients = differentiated(lambda *x: triton(attention_inputs(*x), interpret=True))
-    _, expected = differentiated(lambda *x: dense(attention_inputs(*x)))
-    exact = reference(q, k, v, ids, 0)
+    out, gradients = differentiated(lambda *x: triton(attention_inputs(*x), options, interpret=True))
+    _, expected = differentiated(lambda *x: dense(attention_inputs(*x), options))
+    exact = reference(q, k, v, ids, 0, causal=causal)
     np.testing.assert_allclose(np.where(is_token, out, 0), np.where(is_token, exact, 0), atol=tolerance)
     for a, b in zip(expected, gradients, strict=True):
         a, b = (np.asarray(x, np.float32) for x in (a, b))

@@ -28,6 +28,10 @@ from jaxencoder.model.config import EncoderConfig
         ({"disentangled": ("p2c",), "position_buckets": 8, "max_distance": 5}, "max_distance 5 must be above"),
         ({"conv_kernel_size": 4}, "conv_kernel_size must be odd, or 0 for none, got 4"),
         ({"conv_kernel_size": 3, "conv_groups": 5}, "hidden_size 768 is not a multiple of model.conv_groups 5"),
+        ({"head_dim": -1}, "model.head_dim must not be negative, got -1"),
+        ({"head_dim": 7, "positions": "rotary"}, "positions rotary needs an even head size, got 7"),
+        ({"attention_scale": -0.5}, "model.attention_scale must not be negative, got -0.5"),
+        ({"causal": True, "conv_kernel_size": 3}, "causal needs model.global_tokens false and model.conv_kernel_size"),
         ({"dropout": 1.0}, r"model.dropout must be in \[0, 1\), got 1.0"),
         ({"attention_dropout": -0.1}, "model.attention_dropout must be in"),
     ],
@@ -36,6 +40,11 @@ def test_contradictions(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         EncoderConfig(**changes)
     assert "\n" not in str(error.value)
+
+
+def test_heads_may_be_larger_than_their_share_of_the_width() -> None:
+    config = EncoderConfig(hidden_size=50, num_heads=4, head_dim=16)
+    assert config.head_size == 16 and EncoderConfig(hidden_size=48, num_heads=4).head_size == 12
 
 
 @pytest.mark.parametrize(

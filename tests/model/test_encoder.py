@@ -226,6 +226,15 @@ def test_global_tokens_reach_all_of_their_document_and_no_other() -> None:
     assert moved(14) == list(range(14, 31)) and moved(25) == [14, *range(22, 29)]
 
 
+def test_causal_tokens_do_not_see_later_ones() -> None:
+    config, batch = COMBINED["causal gemma"], rows([[T]], T)
+    params = random_params(config)
+    changed = batch | {"token_ids": np.where(batch["positions"] == 20, 5, batch["token_ids"])}
+    before, after = encode(config, params, batch), encode(config, params, changed)
+    np.testing.assert_array_equal(after[:, :20], before[:, :20])
+    assert np.abs(after - before)[:, 20:].max(-1).min() > 1e-3
+
+
 def test_global_tokens_are_refused_by_models_without_them() -> None:
     with pytest.raises(ValueError, match=r"global_slots are given, but model\.global_tokens is false"):
         encode(BERT, random_params(BERT), rows([[T]], T) | {"global_slots": np.zeros((1, 1), np.int32)})

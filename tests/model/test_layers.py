@@ -70,6 +70,15 @@ def test_activations() -> None:
         np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(x, jnp.float32)), y, atol=1e-6, err_msg=name)
 
 
+def test_a_norm_with_a_unit_offset_starts_as_one_without() -> None:
+    norm = Norm(dataclasses.replace(BERT, norm="rms", norm_bias=False, norm_unit_offset=True))
+    params = norm.init(jax.random.key(0), X)["params"]
+    assert not params["scale"].any()
+    w = jnp.linspace(-1, 1, X.shape[-1])
+    plain = Norm(dataclasses.replace(BERT, norm="rms", norm_bias=False)).apply({"params": {"scale": 1 + w}}, X)
+    np.testing.assert_allclose(norm.apply({"params": {"scale": w}}, X), plain, rtol=1e-6)
+
+
 @pytest.mark.parametrize("gated", [False, True])
 def test_mlp(gated: bool) -> None:
     mlp = Mlp(dataclasses.replace(BERT, gated_mlp=gated, activation="relu"))
@@ -100,6 +109,9 @@ def test_embeddings() -> None:
     tokens, places, types = (params[f"{name}_embedding"] for name in ("token", "position", "token_type"))
     np.testing.assert_allclose(run(None), tokens[ids] + places[positions] + types[0], atol=1e-6)
     np.testing.assert_allclose(run(ids % 2), tokens[ids] + places[positions] + types[ids % 2], atol=1e-6)
+    scaled = Embeddings(dataclasses.replace(BERT, embedding_norm=False, scaled_embeddings=True), jnp.float32)
+    expected = tokens[ids] * math.sqrt(24) + places[positions] + types[0]
+    np.testing.assert_allclose(scaled.apply({"params": params}, ids, positions, None, False), expected, atol=1e-6)
     bare = dataclasses.replace(BERT, positions="rotary", token_types=0, embedding_norm=False)
     assert set(linen_params(Embeddings(bare, jnp.float32), ids, positions, None, False)) == {"token_embedding"}
     single = Embeddings(dataclasses.replace(BERT, token_types=1, embedding_norm=False), jnp.float32)

@@ -241,6 +241,8 @@ def test_windows_and_gates() -> None:
     assert every - flops(num_kv_heads=1) == 6 * 6 * 64 * 2 * 48
     assert flops(embedding_size=32) - every == 6 * 32 * 64
     assert flops(num_layer_groups=1) == every
+    assert every - flops(windows=(0, 64, 64), causal=True) == 12 * 64 * 4 * (1024 - 65)
+    assert flops(head_dim=32) - every == 6 * 6 * 4 * 64 * 4 * 16 + 12 * 6 * 4 * 16 * 1024
 
 
 def test_flops_equal_what_xla_counts() -> None:
