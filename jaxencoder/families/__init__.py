@@ -10,11 +10,15 @@ from jaxencoder.families.deberta_v2 import DEBERTA_V2
 from jaxencoder.families.distilbert import DISTILBERT
 from jaxencoder.families.electra import ELECTRA
 from jaxencoder.families.eurobert import EUROBERT
+from jaxencoder.families.gemma3 import GEMMA3
+from jaxencoder.families.gte import GTE, NEW
+from jaxencoder.families.llama import LLAMA, MISTRAL
 from jaxencoder.families.longformer import LONGFORMER
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.mpnet import MPNET
 from jaxencoder.families.neobert import NEOBERT
 from jaxencoder.families.nomic_bert import NOMIC_BERT
+from jaxencoder.families.qwen3 import QWEN3
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from jaxencoder.families.roformer import ROFORMER
 
@@ -22,4 +26,5 @@ from jaxencoder.families.roformer import ROFORMER
 FAMILIES = (
     BERT, DISTILBERT, MODERNBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, MPNET, NOMIC_BERT, EUROBERT,
     ROFORMER, DEBERTA, DEBERTA_V2, NEOBERT, LONGFORMER,
+    GTE, NEW, GEMMA3, QWEN3, LLAMA, MISTRAL,
 )  # fmt: skip

@@ -61,6 +61,16 @@ PUBLISHED = {
     "chandar-lab/NeoBERT": 221_665_536,
     "allenai/longformer-base-4096": 148_659_456,
     "allenai/longformer-large-4096": 434_600_960,
+    "Alibaba-NLP/gte-base-en-v1.5": 136_776_192,
+    "Alibaba-NLP/gte-multilingual-base": 305_368_320,
+    "Alibaba-NLP/gte-large-en-v1.5": 434_139_136,
+    "Snowflake/snowflake-arctic-embed-m-v2.0": 305_368_320,
+    "google/embeddinggemma-300m": 302_863_104,
+    "Qwen/Qwen3-Embedding-0.6B": 595_776_512,
+    "Qwen/Qwen3-Embedding-4B": 4_021_774_336,
+    "Qwen/Qwen3-Embedding-8B": 7_567_295_488,
+    "princeton-nlp/Sheared-LLaMA-1.3B": 1_279_887_360,
+    "intfloat/e5-mistral-7b-instruct": 7_110_660_096,
     "junnyu/roformer_chinese_small": 29_848_320,
     "junnyu/roformer_chinese_char_base": 94_273_536,
     "junnyu/roformer_chinese_base": 123_457_536,
@@ -69,7 +79,7 @@ PUBLISHED = {
 # that ModernBERT does not have, and the poolers that AutoModel leaves out.
 DIFFERENCES = dict.fromkeys(("roberta", "xlm-roberta", "camembert", "mpnet", "longformer"), lambda D: -2 * D) | {
     "modernbert": lambda D: D,
-    **dict.fromkeys(("nomic_bert", "deberta", "deberta-v2"), lambda D: D * D + D),
+    **dict.fromkeys(("gte", "new", "nomic_bert", "deberta", "deberta-v2"), lambda D: D * D + D),
 }
 # Fields without a description: sizes, and those of heads and training.
 NOT_DESCRIBED = {
@@ -77,7 +87,7 @@ NOT_DESCRIBED = {
     *("rope_theta", "rope_theta_local", "rope_factor", "rope_original_length", "rope_betas", "rope_attention_factor"),
     *("rope_scaling_local", "head_transform", "head_activation", "head_bias", "output_bias"),
     *("dropout", "attention_dropout", "initializer_std"),
-    *("relative_projection", "conv_groups", "conv_activation"),
+    *("head_dim", "attention_scale", "norm_unit_offset", "relative_projection", "conv_groups", "conv_activation"),
     *("bottleneck", "bottleneck_sublayers"),
 }
 DESCRIBED = {
@@ -98,11 +108,15 @@ DESCRIBED = {
     "token_types": 0,
     "norm": "rms",
     "norm_placement": "pre",
+    "causal": True,
+    "qk_norm": True,
+    "scaled_embeddings": True,
     "embedding_norm": False,
     "first_attention_norm": False,
     "attention_bias": False,
     "key_bias": False,
     "mlp_bias": False,
+    "mlp_input_bias": False,
     "norm_bias": False,
     "activation": "silu",
     "gated_mlp": True,

@@ -69,6 +69,52 @@ MODELS: dict[str, list[dict[str, Any]]] = {
             classifier_pooling="mean", rope_parameters=dict(rope_type="default", rope_theta=250_000.0),
         ),
     ],
+    "gte": [
+        dict(SIZES, num_attention_heads=2, type_vocab_size=2, **FIVE),
+        dict(SIZES, num_attention_heads=6, type_vocab_size=0, hidden_act="silu", layer_norm_eps=1e-5),
+        dict(SIZES, num_attention_heads=4, num_hidden_layers=1, type_vocab_size=1, intermediate_size=7,
+             rope_parameters=dict(rope_type="linear", rope_theta=77.0, factor=1.5), tie_word_embeddings=False),
+    ],
+    "gemma3_text": [
+        dict(
+            SIZES, **ENDS, num_hidden_layers=4, num_key_value_heads=1, head_dim=10, query_pre_attn_scalar=7,
+            sliding_window=8, sliding_window_pattern=3, use_bidirectional_attention=True,
+        ),
+        dict(
+            SIZES, **ENDS, num_key_value_heads=3, head_dim=8, sliding_window=4, sliding_window_pattern=2,
+            num_hidden_layers=3, attention_bias=True, hidden_activation="silu", rms_norm_eps=1e-4,
+        ),
+        dict(
+            SIZES, **ENDS, num_attention_heads=4, num_key_value_heads=2, head_dim=16, query_pre_attn_scalar=16,
+            sliding_window=5, use_bidirectional_attention=True, tie_word_embeddings=False,
+            layer_types=["full_attention", "sliding_attention"],
+            rope_parameters=dict(
+                full_attention=dict(rope_type="linear", rope_theta=500.0, factor=2.0),
+                sliding_attention=dict(rope_type="default", rope_theta=90.0),
+            ),
+        ),
+    ],
+    "qwen3": [
+        dict(SIZES, **ENDS, num_attention_heads=6, num_key_value_heads=2, head_dim=10, tie_word_embeddings=True),
+        dict(
+            SIZES, **ENDS, num_attention_heads=4, num_key_value_heads=1, head_dim=6, attention_bias=True,
+            is_causal=False, rope_parameters=dict(rope_type="default", rope_theta=1_000_000.0),
+        ),
+        dict(
+            SIZES, **ENDS, num_hidden_layers=3, num_key_value_heads=3, head_dim=8, use_sliding_window=True,
+            sliding_window=4, max_window_layers=1, hidden_act="gelu", rms_norm_eps=1e-4,
+        ),
+    ],
+    "llama": [
+        dict(SIZES, **ENDS, num_attention_heads=6, num_key_value_heads=2, is_causal=False),
+        dict(SIZES, **ENDS, num_attention_heads=4, head_dim=10, attention_bias=True, mlp_bias=True, is_causal=False),
+        dict(SIZES, **ENDS, num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True, hidden_act="gelu"),
+    ],
+    "mistral": [
+        dict(SIZES, **ENDS, num_attention_heads=6, num_key_value_heads=2, sliding_window=None, is_causal=False),
+        dict(SIZES, **ENDS, num_attention_heads=4, num_key_value_heads=4, head_dim=10, sliding_window=5),
+        dict(SIZES, **ENDS, num_key_value_heads=1, sliding_window=3, is_causal=False, tie_word_embeddings=True),
+    ],
     "roformer": [
         dict(SIZES, num_attention_heads=2, embedding_size=10, rotary_value=True, hidden_act="relu", **FIVE),
         dict(SIZES, num_attention_heads=6, embedding_size=24, num_hidden_layers=1),
@@ -120,11 +166,14 @@ OUTPUTS = {
     "ForQuestionAnswering": {"start_logits": "start_logits", "end_logits": "end_logits"},
     "ForMultipleChoice": {"logits": "logits"},
 }  # fmt: skip
+DECODERS = {"gemma3_text", "qwen3", "llama", "mistral"}  # their head of the vocabulary is that of a decoder
 NONE = {  # classes that a family does not have, or whose head is named in its file as not loaded
     "ForPreTraining": MODELS.keys() - {"bert", "albert", "electra"},
     "ForNextSentencePrediction": MODELS.keys() - {"bert"},
-    "ForQuestionAnswering": {"nomic_bert", "eurobert"},
-    "ForMultipleChoice": {"nomic_bert", "eurobert", "roformer", "deberta"},
+    "ForSequenceClassification": DECODERS,
+    "ForTokenClassification": DECODERS,
+    "ForQuestionAnswering": {"nomic_bert", "eurobert", "gte", *DECODERS},
+    "ForMultipleChoice": {*DECODERS, "nomic_bert", "eurobert", "gte", "roformer", "deberta"},
 }
 RELATED = {"xlm-roberta", "camembert"}  # RoBERTa under another name: its heads are tested with RoBERTa
 
@@ -151,6 +200,7 @@ def torch_model(family: str, settings: dict[str, Any], kind: str = "ForMaskedLM"
     if kind == "ForQuestionAnswering":
         settings = {name: value for name, value in settings.items() if name != "num_labels"}
     config = transformers.AutoConfig.for_model(family, **settings)
+    kind = "ForCausalLM" if family in DECODERS and kind == "ForMaskedLM" else kind
     auto = getattr(transformers, f"Auto{'Model' if kind == 'Model' else 'ModelFor' + kind.removeprefix('For')}")
     return randomized(auto.from_config(config, attn_implementation="eager"), torch)
 

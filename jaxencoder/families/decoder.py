@@ -1,0 +1,76 @@
+"""Settings and weights that families made from decoders share: Gemma 3, Qwen3, Llama and Mistral.
+
+transformers opens such a model with a causal mask, unless its config.json says otherwise.
+"""
+
+from typing import Any
+
+from jaxencoder.families.eurobert import EUROBERT
+from jaxencoder.families.family import shortest_pattern
+from jaxencoder.families.settings import Entry, Fields, Settings, inherited, read_value, same
+from jaxencoder.model.config import EncoderConfig
+
+GLOBAL, LOCAL = "full_attention", "sliding_attention"
+
+
+def _read_head_dim(settings: Settings, fields: Fields) -> Fields:
+    value = settings.get("head_dim", fields["head_dim"] or None)
+    if value is None:
+        return {"head_dim": 0}
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"config.json has head_dim {value!r}; an integer of at least 1 is needed")
+    return {"head_dim": 0 if value * fields["num_heads"] == fields["hidden_size"] else value}
+
+
+# Follows the sizes, and comes before rotary positions.
+HEADS = (
+    inherited("num_key_value_heads", "num_kv_heads", "num_heads"),
+    Entry(_read_head_dim, lambda c: {"head_dim": c.head_size}),
+)
+IS_CAUSAL = same("is_causal", "causal")
+COMMON = (
+    same("max_position_embeddings", "max_length"),
+    same("rms_norm_eps", "norm_epsilon"),
+    same("attention_dropout"),
+    same("initializer_range", "initializer_std"),
+)
+ENCODER: dict[str, Any] = {name: ours for name, ours in EUROBERT.encoder_table.items()}  # pyright: ignore[reportAttributeAccessIssue]
+QK_NORMS = {
+    "model.layers.{layer}.self_attn.q_norm": "encoder/layer/attention/query_norm",
+    "model.layers.{layer}.self_attn.k_norm": "encoder/layer/attention/key_norm",
+}
+
+
+def layer_windows(settings: Settings, fields: Fields, kinds: list[Any], side: int | None) -> Fields:
+    """`windows` from the kind of each layer; `side` are the tokens before a token, or to either side of it.
+
+    ValueError for an unknown kind, a number of kinds that is not that of the layers, or a sliding layer without a side.
+    """
+    if len(kinds) != fields["num_layers"] or set(map(str, kinds)) - {GLOBAL, LOCAL}:
+        raise ValueError(
+            f"config.json has layer_types {kinds}; one of {GLOBAL} and {LOCAL} is needed for each of the "
+            f"{fields['num_layers']} layers"
+        )
+    if LOCAL in kinds and (side is None or side < 1):
+        raise ValueError(f"config.json has sliding_window {settings.get('sliding_window')!r}, but {LOCAL} needs one")
+    return {"windows": shortest_pattern([side or 0 if kind == LOCAL else 0 for kind in kinds])}
+
+
+def layer_types(c: EncoderConfig) -> list[str]:
+    """The kind of each layer; ValueError for windows of several sizes."""
+    if len(set(c.windows) - {0}) > 1:
+        raise ValueError(f"model.windows {c.windows} has several sizes; config.json of this family holds only one")
+    return [LOCAL if c.windows[i % len(c.windows)] else GLOBAL for i in range(c.num_layers)]
+
+
+def sliding_side(settings: Settings, fields: Fields, default: int) -> int | None:
+    """Tokens that a sliding layer sees on a side: its window counts the token itself if it is causal."""
+    if settings.get("sliding_window", default) is None:
+        return None
+    return read_value(settings, "sliding_window", int, default) - int(fields["causal"])
+
+
+def sliding_window(c: EncoderConfig) -> int | None:
+    """The inverse of `sliding_side`; None without sliding layers."""
+    side = max(c.windows)
+    return side + int(c.causal) if side else None
