@@ -46,8 +46,7 @@ def open_transformers(
     tensors: Mapping[str, Any] | None = None
     try:
         tensors = open_weights(folder)
-        names = renamed(tensors, family.prefix, family.aliases)
-        tensors = {standard: tensors[name] for standard, name in names.items()} if weights else names
+        tensors = tensors.renamed(renamed(tensors, family.prefix, family.aliases))
     except FileNotFoundError:
         if weights:
             raise

@@ -1,16 +1,19 @@
-"""Weight files, single or sharded, read one tensor at a time from mapped memory.
+"""Weight files, single or sharded, read one tensor at a time.
 
 Reads safetensors (https://github.com/huggingface/safetensors) or, without them, pytorch_model.bin of torch.save. Writes
 safetensors.
 """
 
 import json
+import math
+import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
+import ml_dtypes
 import numpy as np
 from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
@@ -21,7 +24,12 @@ from jaxencoder.checkpoints.torch_file import read_torch
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _PATTERN, _ANY_SHARD = "model{suffix}.safetensors", "model-?????-of-?????.safetensors"
-_Readers = dict[str, Callable[[str], np.ndarray]]  # name of a tensor -> a function that reads a tensor by name
+_DTYPES = {
+    **{"BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16, "U32": np.uint32},
+    **{"I32": np.int32, "U64": np.uint64, "I64": np.int64, "F16": np.float16, "F32": np.float32, "F64": np.float64},
+    **{"BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2},
+}
+_Readers = dict[str, Callable[[], np.ndarray]]  # name of a tensor -> a function that reads it
 
 
 class Weights(Mapping[str, np.ndarray]):
@@ -31,13 +39,17 @@ class Weights(Mapping[str, np.ndarray]):
         self._readers = readers
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._readers[name](name)
+        return self._readers[name]()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._readers)
 
     def __len__(self) -> int:
         return len(self._readers)
+
+    def renamed(self, names: Mapping[str, str]) -> "Weights":
+        """The same tensors by new names; `names` maps new names to those of the file."""
+        return Weights({new: self._readers[name] for new, name in names.items()})
 
 
 def open_weights(folder: str | os.PathLike) -> Weights:
@@ -145,11 +157,27 @@ def _safe_open(path: Path) -> Any:
 
 
 def _safetensors(path: Path) -> _Readers:
-    file = _safe_open(path)
-    names = file.keys()
-    return {name: file.get_tensor for name in names}
+    """Readers of a mapped file, which a save in the meantime does not change. The library checks the header."""
+    names = _safe_open(path).keys()
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:begin])
+
+    def read(name: str) -> np.ndarray:
+        entry = header[name]
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"{path} holds {name} as {entry['dtype']}; save it again as F32, F16 or BF16")
+        shape, start = entry["shape"], begin + entry["data_offsets"][0]
+        tensor = np.frombuffer(data, _DTYPES[entry["dtype"]], math.prod(shape), start).reshape(shape).copy()
+        if hasattr(data, "madvise"):  # pages that stay mapped count as memory of the process
+            page = start // mmap.PAGESIZE * mmap.PAGESIZE
+            data.madvise(mmap.MADV_DONTNEED, page, start + tensor.nbytes - page)
+        return tensor
+
+    return {name: partial(read, name) for name in names}
 
 
 def _torch(path: Path) -> _Readers:
     tensors = read_torch(path)
-    return {name: tensors.__getitem__ for name in tensors}
+    return {name: partial(tensors.__getitem__, name) for name in tensors}
