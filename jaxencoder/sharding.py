@@ -20,7 +20,7 @@ ROWS = ("data", "fsdp")  # the axes that split a batch's rows
 # First match wins. Specs are aligned to the trailing axes, so that stacked layers need no separate rows.
 PARAMETER_TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(token_embedding|mlm_head/table)$", P("tensor", "fsdp")),
-    (r"((position|token_type)_embedding|distance_embedding/table)$", P(None, "fsdp")),
+    (r"((position|token_type|task_type)_embedding|distance_embedding/table)$", P(None, "fsdp")),
     (r"convolution/kernel$", P(None, "fsdp", "tensor")),
     (r"(query|key|value)/kernel$", P("fsdp", "tensor", None)),
     (r"(query|key|value)/bias$", P("tensor", None)),

@@ -111,7 +111,8 @@ def architecture(c: EncoderConfig) -> dict[str, str]:
         "norm": _norm(c),
         "MLP": {"gelu": "GeGLU", "silu": "SwiGLU"}.get(c.activation, f"gated {mlp}") if c.gated_mlp else mlp,
         "biases": _biases(c),
-        "token types": {0: "no token types", 1: "one token type"}.get(types, f"{types} token types"),
+        "token types": {0: "no token types", 1: "one token type"}.get(types, f"{types} token types")
+        + (f" and {c.task_types} tasks" if c.task_types else ""),
         "embeddings": "embeddings "
         + (f"of {size} dimensions" if size else "as wide as the layers")
         + (", times the root of that width" if c.scaled_embeddings else ""),

@@ -72,6 +72,8 @@ class Family:
     aliases: Mapping[str, str] = field(default_factory=dict)
     # Key of HEADS -> the class name, where that is not `name` plus the key.
     classes: Mapping[str, str] = field(default_factory=dict)
+    # Settings that tell the family from another one of the same model_type.
+    told_by: Settings = field(default_factory=dict)
     # Settings under which the classification head computes what a run's classifier does, if the defaults do not.
     classifier: Settings = field(default_factory=dict)
 

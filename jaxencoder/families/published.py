@@ -20,9 +20,10 @@ class Published(NamedTuple):
 def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfig]:
     """The family and the architecture of a config.json in the folder `where`; ValueError if they are not supported."""
     model_type = settings.get("model_type")
-    family = next((family for family in FAMILIES if family.model_type == model_type), None)
+    fitting = [family for family in FAMILIES if family.model_type == model_type and _is_told(family, settings)]
+    family = max(fitting, key=lambda family: len(family.told_by), default=None)
     if family is None:
-        supported = ", ".join(family.model_type for family in FAMILIES)
+        supported = ", ".join(dict.fromkeys(family.model_type for family in FAMILIES))
         raise ValueError(f"{where} has the unsupported model_type {model_type!r}; supported are: {supported}")
     try:
         config = family.encoder_config(settings)
@@ -30,6 +31,10 @@ def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfi
         return family, config
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _is_told(family: Family, settings: Settings) -> bool:
+    return all(settings.get(name) == value for name, value in family.told_by.items())
 
 
 def family_of(config: EncoderConfig, parts: Iterable[str] = ()) -> Family:

@@ -98,6 +98,8 @@ class EncoderConfig:
     (Longformer: Beltagy et al. 2020, arXiv:2004.05150)."""
     token_types: int = 2
     """Rows of the token-type (segment A/B) table; 0 for none."""
+    task_types: int = 0
+    """Rows of the table of tasks, of which the first is added to all embeddings (ERNIE); 0 for none."""
     norm: Literal["layer", "rms"] = "layer"
     norm_placement: Literal["post", "pre", "sandwich"] = "post"
     """Where a sublayer f is normalized: norm(x + f(x)) (post: BERT), x + f(norm(x)) (pre) or x + norm(f(norm(x)))
@@ -153,7 +155,15 @@ class EncoderConfig:
         for name in ("num_layers", "hidden_size", "mlp_size", "num_heads", "max_length", "conv_groups"):
             if getattr(self, name) < 1:
                 yield f"{name} must be at least 1, got {getattr(self, name)}"
-        not_negative = ("vocab_size", "token_types", "num_kv_heads", "embedding_size", "num_layer_groups", "bottleneck")
+        not_negative = (
+            "vocab_size",
+            "token_types",
+            "task_types",
+            "num_kv_heads",
+            "embedding_size",
+            "num_layer_groups",
+            "bottleneck",
+        )
         not_negative += (
             "head_dim",
             "attention_scale",

@@ -113,7 +113,7 @@ class Convolution(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """The sum of token, position and token-type embeddings, normalized and, if narrow, projected to D: [B, T, D]."""
+    """The sum of token, position, token-type and task embeddings, normalized and, if narrow, projected: [B, T, D]."""
 
     config: EncoderConfig
     dtype: jnp.dtype
@@ -137,6 +137,8 @@ class Embeddings(nn.Module):
             # RoBERTa has one type and marks pairs by separators alone.
             single = token_type_ids is None or c.token_types == 1
             x += types[0] if single else types[token_type_ids]
+        if c.task_types:
+            x += table("task_type_embedding", c.task_types)[0]
         if c.embedding_norm:
             x = Norm(c, name="norm")(x)
         x = x.astype(self.dtype)

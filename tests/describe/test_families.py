@@ -66,6 +66,16 @@ PUBLISHED = {
     "Alibaba-NLP/gte-large-en-v1.5": 434_139_136,
     "Snowflake/snowflake-arctic-embed-m-v2.0": 305_368_320,
     "google/embeddinggemma-300m": 302_863_104,
+    "sentence-transformers/gtr-t5-base": 109_628_544,
+    "sentence-transformers/gtr-t5-large": 334_939_648,
+    "google/mt5-small": 146_940_608,
+    "google/mt5-base": 277_040_256,
+    "jinaai/jina-embeddings-v2-small-en": 32_690_688,
+    "jinaai/jina-embeddings-v2-base-en": 137_368_320,
+    "facebook/xlm-roberta-xl": 3_475_929_600,
+    "andreasmadsen/efficient_mlm_m0.40": 355_361_792,
+    "UFNLP/gatortron-base": 355_267_584,
+    "nghuyong/ernie-3.0-base-zh": 117_944_832,
     "Qwen/Qwen3-Embedding-0.6B": 595_776_512,
     "Qwen/Qwen3-Embedding-4B": 4_021_774_336,
     "Qwen/Qwen3-Embedding-8B": 7_567_295_488,
@@ -77,7 +87,9 @@ PUBLISHED = {
 }
 # Differences from those counts as a function of the width: positions that the model never reads, the first layer's norm
 # that ModernBERT does not have, and the poolers that AutoModel leaves out.
-DIFFERENCES = dict.fromkeys(("roberta", "xlm-roberta", "camembert", "mpnet", "longformer"), lambda D: -2 * D) | {
+_SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "roberta-prelayernorm")
+DIFFERENCES = dict.fromkeys(_SHIFTED, lambda D: -2 * D) | {
+    "xlm-roberta-xl": lambda D: D * D - D,
     "modernbert": lambda D: D,
     **dict.fromkeys(("gte", "new", "nomic_bert", "deberta", "deberta-v2"), lambda D: D * D + D),
 }
@@ -106,6 +118,7 @@ DESCRIBED = {
     "windows": (0, 64),
     "global_tokens": True,
     "token_types": 0,
+    "task_types": 3,
     "norm": "rms",
     "norm_placement": "pre",
     "causal": True,
@@ -177,7 +190,7 @@ def test_every_choice_has_words() -> None:
 
 
 def test_words_come_from_the_published_settings(entries: list[Entry]) -> None:
-    by_name = {described.model_type: described for described in entries}
+    by_name = {described.title.lower(): described for described in entries}
     assert by_name["bert"].special == ()
     assert by_name["modernbert"].architecture["attention"] == (
         "global attention in 1 of 3 layers, else 64 tokens to either side"

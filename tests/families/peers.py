@@ -12,6 +12,7 @@ SHIFTED = dict(SIZES, bos_token_id=0, eos_token_id=2, pad_token_id=1)  # RoBERTa
 ENDS = dict(bos_token_id=1, cls_token_id=1, eos_token_id=2, sep_token_id=2, pad_token_id=0)
 DISTIL = dict(vocab_size=67, dim=24, n_heads=4, hidden_dim=20)
 FIVE = dict(num_labels=5)
+T5 = dict(vocab_size=67, d_model=24, d_ff=40, num_heads=3)
 
 # family -> its models' settings; the first of each is tried with every head.
 MODELS: dict[str, list[dict[str, Any]]] = {
@@ -115,6 +116,32 @@ MODELS: dict[str, list[dict[str, Any]]] = {
         dict(SIZES, **ENDS, num_attention_heads=4, num_key_value_heads=4, head_dim=10, sliding_window=5),
         dict(SIZES, **ENDS, num_key_value_heads=1, sliding_window=3, is_causal=False, tie_word_embeddings=True),
     ],
+    "t5": [
+        dict(T5, d_kv=10, num_layers=2),
+        dict(T5, d_kv=8, num_layers=1, feed_forward_proj="gated-gelu", relative_attention_num_buckets=8),
+        dict(T5, d_kv=4, num_layers=3, feed_forward_proj="gated-silu", layer_norm_epsilon=1e-4),
+    ],
+    "mt5": [dict(T5, d_kv=6, num_layers=1, feed_forward_proj="gated-gelu")],
+    "xlm-roberta-xl": [
+        dict(SHIFTED, max_position_embeddings=35, type_vocab_size=1, **FIVE),
+        dict(SHIFTED, num_hidden_layers=3, type_vocab_size=2, hidden_act="relu"),
+        dict(SHIFTED, num_attention_heads=4, intermediate_size=7, type_vocab_size=1, tie_word_embeddings=False),
+    ],
+    "roberta-prelayernorm": [
+        dict(SHIFTED, max_position_embeddings=35, type_vocab_size=1, **FIVE),
+        dict(SHIFTED, num_hidden_layers=1, type_vocab_size=2, layer_norm_eps=1e-5, hidden_act="silu"),
+        dict(SHIFTED, num_attention_heads=2, intermediate_size=7, tie_word_embeddings=False),
+    ],
+    "megatron-bert": [
+        dict(SIZES, max_position_embeddings=33, hidden_act="relu", layer_norm_eps=1e-5, **FIVE),
+        dict(SIZES, type_vocab_size=5, num_hidden_layers=1, hidden_act="gelu_new"),
+        dict(SIZES, num_attention_heads=1, intermediate_size=7, tie_word_embeddings=False),
+    ],
+    "ernie": [
+        dict(SIZES, use_task_id=True, max_position_embeddings=33, hidden_act="relu", **FIVE),
+        dict(SIZES, use_task_id=True, task_type_vocab_size=5, type_vocab_size=4, num_hidden_layers=1),
+        dict(SIZES, num_attention_heads=1, intermediate_size=7, tie_word_embeddings=False),
+    ],
     "roformer": [
         dict(SIZES, num_attention_heads=2, embedding_size=10, rotary_value=True, hidden_act="relu", **FIVE),
         dict(SIZES, num_attention_heads=6, embedding_size=24, num_hidden_layers=1),
@@ -167,13 +194,15 @@ OUTPUTS = {
     "ForMultipleChoice": {"logits": "logits"},
 }  # fmt: skip
 DECODERS = {"gemma3_text", "qwen3", "llama", "mistral"}  # their head of the vocabulary is that of a decoder
+ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}  # of encoder-decoders, without a head
 NONE = {  # classes that a family does not have, or whose head is named in its file as not loaded
-    "ForPreTraining": MODELS.keys() - {"bert", "albert", "electra"},
-    "ForNextSentencePrediction": MODELS.keys() - {"bert"},
-    "ForSequenceClassification": DECODERS,
-    "ForTokenClassification": DECODERS,
-    "ForQuestionAnswering": {"nomic_bert", "eurobert", "gte", *DECODERS},
-    "ForMultipleChoice": {*DECODERS, "nomic_bert", "eurobert", "gte", "roformer", "deberta"},
+    "ForMaskedLM": ENCODERS.keys(),
+    "ForPreTraining": MODELS.keys() - {"bert", "albert", "electra", "megatron-bert", "ernie"},
+    "ForNextSentencePrediction": MODELS.keys() - {"bert", "megatron-bert", "ernie"},
+    "ForSequenceClassification": DECODERS | ENCODERS.keys(),
+    "ForTokenClassification": DECODERS | ENCODERS.keys(),
+    "ForQuestionAnswering": {"nomic_bert", "eurobert", "gte", *DECODERS, *ENCODERS},
+    "ForMultipleChoice": {*DECODERS, *ENCODERS, "nomic_bert", "eurobert", "gte", "roformer", "deberta"},
 }
 RELATED = {"xlm-roberta", "camembert"}  # RoBERTa under another name: its heads are tested with RoBERTa
 
@@ -182,12 +211,20 @@ def kinds(family: str) -> list[str]:
     return [kind for kind in OUTPUTS if family not in NONE.get(kind, ()) and family not in RELATED]
 
 
+def first_kind(family: str) -> str:
+    """The class of all models of a family."""
+    return "Model" if family in ENCODERS else "ForMaskedLM"
+
+
 # (family, number of the model, class): every model with the masked-language-model head, the first with every head.
 CASES = [
     (family, number, kind)
     for family, models in MODELS.items()
     for number in range(len(models))
-    for kind in ["ForMaskedLM", *(kind for kind in kinds(family) if kind != "ForMaskedLM" and number == 0)]
+    for kind in [
+        first_kind(family),
+        *(kind for kind in kinds(family) if kind != first_kind(family) and number == 0),
+    ]
 ]
 # Their other models choose other poolings.
 CASES += [(family, number, "ForSequenceClassification") for family in ("modernbert", "eurobert") for number in (1, 2)]
@@ -201,6 +238,8 @@ def torch_model(family: str, settings: dict[str, Any], kind: str = "ForMaskedLM"
         settings = {name: value for name, value in settings.items() if name != "num_labels"}
     config = transformers.AutoConfig.for_model(family, **settings)
     kind = "ForCausalLM" if family in DECODERS and kind == "ForMaskedLM" else kind
+    if family in ENCODERS:
+        return randomized(getattr(transformers, ENCODERS[family])(config), torch)
     auto = getattr(transformers, f"Auto{'Model' if kind == 'Model' else 'ModelFor' + kind.removeprefix('For')}")
     return randomized(auto.from_config(config, attn_implementation="eager"), torch)
 

@@ -38,8 +38,8 @@ COMBINED = {
     "mpnet in windows": dataclasses.replace(BERT, relative_bias_buckets=8, windows=(5,)),
 }
 GEMMA = dataclasses.replace(
-    MODERNBERT, windows=(4, 4, 0), head_dim=10, num_kv_heads=1, qk_norm=True, attention_scale=0.4, norm="rms",
-    norm_placement="sandwich", norm_unit_offset=True, embedding_norm=False, scaled_embeddings=True,
+    MODERNBERT, windows=(4, 0), num_layers=3, head_dim=10, num_kv_heads=1, qk_norm=True, attention_scale=0.4,
+    norm="rms", norm_placement="sandwich", norm_unit_offset=True, embedding_norm=False, scaled_embeddings=True,
     first_attention_norm=True,
 )  # fmt: skip
 COMBINED |= {"gemma": GEMMA, "causal gemma": dataclasses.replace(GEMMA, causal=True)}

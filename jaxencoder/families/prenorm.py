@@ -1,0 +1,92 @@
+"""BERTs and RoBERTas with norms before each sublayer: XLM-RoBERTa-XL, RoBERTa-PreLayerNorm and Megatron-BERT.
+
+Goyal et al. 2021, arXiv:2105.00572; Ott et al. 2019 (fairseq), arXiv:1904.01038; Shoeybi et al. 2019, arXiv:1909.08053.
+"""
+
+import dataclasses
+
+from jaxencoder.families import bert, roberta
+from jaxencoder.families.bert import BERT
+from jaxencoder.families.family import About, plain_heads, pooler, two_layer_classifier
+from jaxencoder.families.roberta import ROBERTA
+from jaxencoder.families.settings import sizes
+from jaxencoder.families.tables import with_prefix
+
+_ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+_FIXED = {name: value for name, value in ROBERTA.fixed.items() if name != "hidden_act"}
+
+
+def _without_norms(table: dict, old: str, new: str) -> dict:
+    return {name: ours for name, ours in with_prefix(table, old, new).items() if "LayerNorm" not in name}
+
+
+XLM_ROBERTA_XL = dataclasses.replace(
+    ROBERTA,
+    model_type="xlm-roberta-xl",
+    name="XLMRobertaXL",
+    # The head's activation is gelu regardless of hidden_act.
+    architecture=dataclasses.replace(
+        ROBERTA.architecture, norm_placement="pre", embedding_norm=False, head_activation="gelu", norm_epsilon=1e-5
+    ),
+    encoder_table={
+        **_without_norms(roberta.ENCODER, "roberta.", "roberta."),
+        "roberta.encoder.layer.{layer}.attention.self_attn_layer_norm": "encoder/layer/attention_norm",
+        "roberta.encoder.layer.{layer}.LayerNorm": "encoder/layer/mlp_norm",
+        "roberta.encoder.LayerNorm": "encoder/final_norm",
+    },
+    about=About(
+        title="XLM-RoBERTa-XL",
+        choose_for="100 languages, where 3.5B parameters are affordable",
+        tokenizer="SentencePiece unigram, cased",
+        objective="masked words (15%)",
+        text="2.5 TB from the web, 100 languages",
+        papers={"XLM-RoBERTa-XL": "2105.00572"},
+        releases={"facebook/xlm-roberta-xl": sizes(36, 2560, 10240, 32, 250880, **_ROBERTA)},
+    ),
+    fixed=_FIXED,
+)
+ROBERTA_PRELAYERNORM = dataclasses.replace(
+    XLM_ROBERTA_XL,
+    model_type="roberta-prelayernorm",
+    name="RobertaPreLayerNorm",
+    prefix="roberta_prelayernorm.",
+    architecture=dataclasses.replace(XLM_ROBERTA_XL.architecture, embedding_norm=True, norm_epsilon=1e-12),
+    encoder_table={
+        **_without_norms(roberta.ENCODER, "roberta.", "roberta_prelayernorm."),
+        "roberta_prelayernorm.embeddings.LayerNorm": "encoder/embeddings/norm",
+        "roberta_prelayernorm.encoder.layer.{layer}.attention.LayerNorm": "encoder/layer/attention_norm",
+        "roberta_prelayernorm.encoder.layer.{layer}.intermediate.LayerNorm": "encoder/layer/mlp_norm",
+        "roberta_prelayernorm.LayerNorm": "encoder/final_norm",
+    },
+    about=About(
+        title="RoBERTa-PreLayerNorm",
+        choose_for="comparison of masking rates in pretraining: the models of Wettig et al. 2023",
+        tokenizer="byte-level BPE, cased",
+        objective="masked words (15% to 80%)",
+        text="English books and Wikipedia",
+        papers={"masking rates": "2202.08005"},
+        releases={"andreasmadsen/efficient_mlm_m0.40": sizes(24, 1024, 4096, 16, 50265, **_ROBERTA)},
+    ),
+    heads=lambda c, s: plain_heads(s) | pooler("roberta_prelayernorm.pooler.dense") | two_layer_classifier(s, "tanh"),
+)
+MEGATRON_BERT = dataclasses.replace(
+    BERT,
+    model_type="megatron-bert",
+    name="MegatronBert",
+    architecture=dataclasses.replace(BERT.architecture, norm_placement="pre", embedding_norm=False),
+    encoder_table={
+        **_without_norms(bert.ENCODER, "bert.", "bert."),
+        "bert.encoder.layer.{layer}.attention.ln": "encoder/layer/attention_norm",
+        "bert.encoder.layer.{layer}.ln": "encoder/layer/mlp_norm",
+        "bert.encoder.ln": "encoder/final_norm",
+    },
+    about=About(
+        title="Megatron-BERT",
+        choose_for="large BERTs of a field or a language, such as GatorTron for clinical English",
+        tokenizer="WordPiece",
+        objective="masked words (15%), next-sentence prediction",
+        text="English books, Wikipedia and the web; GatorTron: 82B words of clinical notes",
+        papers={"Megatron": "1909.08053", "GatorTron": "2203.03540"},
+        releases={"UFNLP/gatortron-base": sizes(24, 1024, 4096, 16, 50176)},
+    ),
+)
