@@ -47,6 +47,7 @@ def open_transformers(
     try:
         tensors = open_weights(folder)
         tensors = tensors.renamed(renamed(tensors, family.prefix, family.aliases))
+        config = family.refine(config, tensors)
     except FileNotFoundError:
         if weights:
             raise
@@ -85,7 +86,8 @@ def _read_params(
             if not np.array_equal(tensors[family.tied], params["encoder"]["embeddings"]["token_embedding"]):
                 differing = f"{family.tied} differs from the token table"
                 raise ValueError(f"{folder}: {differing}, but config.json has tie_word_embeddings true")
-    unused = tuple(name for name in tensors if name not in used and not _BUFFERS.search(name))
+    ignored = re.compile(f"{_BUFFERS.pattern}|{family.unused}")
+    unused = tuple(name for name in tensors if name not in used and not ignored.search(name))
     if unused:
         log.warning("%s: %d weights are not used: %s", folder, len(unused), ", ".join(unused[:8]))
     return params
@@ -117,7 +119,7 @@ def write_model(
     class_key = _class_key(has_mlm_head, heads)
     content |= {"architectures": [family.class_name(class_key)], "model_type": family.model_type, "dtype": "float32"}
     parts = {name: params[name] for name in ("encoder", "mlm_head", *heads) if name in params}
-    tensors = to_tensors(_rows(family, config, has_mlm_head, heads), parts, config)
+    tensors = to_tensors(_rows(family, config, has_mlm_head, heads), parts, config) | dict(family.buffers(config))
     if class_key == "Model":
         tensors = {name.removeprefix(family.prefix): tensor for name, tensor in tensors.items()}
     folder = Path(folder)

@@ -115,7 +115,8 @@ def architecture(c: EncoderConfig) -> dict[str, str]:
         + (f" and {c.task_types} tasks" if c.task_types else ""),
         "embeddings": "embeddings "
         + (f"of {size} dimensions" if size else "as wide as the layers")
-        + (", times the root of that width" if c.scaled_embeddings else ""),
+        + (", times the root of that width" if c.scaled_embeddings else "")
+        + (", zero for masked tokens" if c.zeroed_token else ""),
         "layers": _layers(c),
         "output": "output table is the token table" if c.tied_output else "separate output table",
     }

@@ -10,6 +10,7 @@ from jaxencoder.families.deberta_v2 import DEBERTA_V2
 from jaxencoder.families.distilbert import DISTILBERT
 from jaxencoder.families.electra import ELECTRA
 from jaxencoder.families.ernie import ERNIE
+from jaxencoder.families.esm import ESM
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.gemma3 import GEMMA3
 from jaxencoder.families.gte import GTE, NEW
@@ -31,5 +32,5 @@ FAMILIES = (
     BERT, DISTILBERT, MODERNBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, MPNET, NOMIC_BERT, EUROBERT,
     ROFORMER, DEBERTA, DEBERTA_V2, NEOBERT, LONGFORMER,
     GTE, NEW, GEMMA3, QWEN3, LLAMA, MISTRAL,
-    T5, MT5, JINA_BERT, XLM_ROBERTA_XL, ROBERTA_PRELAYERNORM, MEGATRON_BERT, ERNIE,
+    T5, MT5, JINA_BERT, XLM_ROBERTA_XL, ROBERTA_PRELAYERNORM, MEGATRON_BERT, ERNIE, ESM,
 )  # fmt: skip

@@ -72,6 +72,10 @@ class Family:
     aliases: Mapping[str, str] = field(default_factory=dict)
     # Key of HEADS -> the class name, where that is not `name` plus the key.
     classes: Mapping[str, str] = field(default_factory=dict)
+    # The architecture with what only a file's tensors say, by their names in the tables; and the tensors that say it.
+    refine: Callable[[EncoderConfig, Mapping[str, Any]], EncoderConfig] = lambda config, tensors: config
+    buffers: Callable[[EncoderConfig], Mapping[str, Any]] = lambda config: {}
+    unused: str = r"$^"  # pattern of tensors that belong to parts of the published model that are not read
     # Settings that tell the family from another one of the same model_type.
     told_by: Settings = field(default_factory=dict)
     # Settings under which the classification head computes what a run's classifier does, if the defaults do not.

@@ -117,6 +117,7 @@ T5 = Family(
     fixed={"relative_attention_max_distance": _MAX_DISTANCE},
     aliases={"encoder.embed_tokens.": "shared."},
     classes={"Model": "T5EncoderModel"},
+    unused=r"^decoder\.|^lm_head\.",
 )
 MT5 = dataclasses.replace(
     T5,

@@ -81,6 +81,8 @@ class EncoderConfig:
     rope_attention_factor: float = 0.0
     """YaRN: scale of queries and keys, which counters attention that spreads over more tokens; 0 takes
     0.1 ln(rope_factor) + 1."""
+    rope_half_precision: bool = False
+    """Round the frequencies to float16, in which published ESM-2 models have them."""
     rope_scaling_local: bool = False
     """Scale the layers with a window too. They never see a distance beyond it, so longer texts bring nothing new to
     them; some published checkpoints scale them nevertheless."""
@@ -109,6 +111,9 @@ class EncoderConfig:
     """Scale by 1 + w instead of w, so that weight decay draws the scale to 1 (Gemma)."""
     embedding_norm: bool = True
     """Normalize the sum of the embeddings."""
+    zeroed_token: int = 0
+    """Id of the mask token of ESM-2, whose embeddings are zeros; those of a document's other tokens are multiplied by
+    0.88 / (their share of the document), where 0.88 is their share in pretraining. 0 for none."""
     scaled_embeddings: bool = False
     """Multiply the token embeddings by sqrt(hidden_size) (Vaswani et al. 2017, arXiv:1706.03762; Gemma)."""
     first_attention_norm: bool = True
@@ -155,23 +160,9 @@ class EncoderConfig:
         for name in ("num_layers", "hidden_size", "mlp_size", "num_heads", "max_length", "conv_groups"):
             if getattr(self, name) < 1:
                 yield f"{name} must be at least 1, got {getattr(self, name)}"
-        not_negative = (
-            "vocab_size",
-            "token_types",
-            "task_types",
-            "num_kv_heads",
-            "embedding_size",
-            "num_layer_groups",
-            "bottleneck",
-        )
-        not_negative += (
-            "head_dim",
-            "attention_scale",
-            "relative_bias_buckets",
-            "position_buckets",
-            "max_distance",
-            "conv_kernel_size",
-        )
+        not_negative = ("vocab_size", "token_types", "task_types", "zeroed_token", "num_kv_heads", "embedding_size")
+        not_negative += ("num_layer_groups", "bottleneck", "head_dim", "attention_scale", "relative_bias_buckets")
+        not_negative += ("position_buckets", "max_distance", "conv_kernel_size")
         for name in not_negative:
             if getattr(self, name) < 0:
                 yield f"{name} must not be negative, got {getattr(self, name)}"
@@ -218,6 +209,8 @@ class EncoderConfig:
             yield f"positions rotary needs an even head size, got {self.head_size}; change model.num_heads"
 
     def _scaling_problems(self) -> Iterator[str]:
+        if self.rope_half_precision and (self.positions != "rotary" or self.rope_scaling != "none"):
+            yield "rope_half_precision needs rotary positions and model.rope_scaling none; set it to false"
         if self.rope_scaling == "none":
             return
         if self.positions != "rotary" or (self.rope_scaling == "dynamic" and self.head_size < 4):

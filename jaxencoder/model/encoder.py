@@ -152,7 +152,7 @@ class Encoder(nn.Module):
                 "or raise model.max_length."
             )
         embeddings = Embeddings(c, jnp.dtype(self.compute.dtype), name="embeddings")
-        x = constrain(embeddings(token_ids, positions, token_type_ids, train))
+        x = constrain(embeddings(token_ids, positions, token_type_ids, train, segment_ids))
         inputs = self._layer_inputs(x, segment_ids, positions, train, global_slots)
         if c.repeats:
             layers = nn.scan(

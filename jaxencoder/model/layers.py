@@ -120,7 +120,12 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(
-        self, token_ids: jax.Array, positions: jax.Array, token_type_ids: jax.Array | None, train: bool
+        self,
+        token_ids: jax.Array,
+        positions: jax.Array,
+        token_type_ids: jax.Array | None,
+        train: bool,
+        segment_ids: jax.Array | None = None,
     ) -> jax.Array:
         c = self.config
 
@@ -128,6 +133,9 @@ class Embeddings(nn.Module):
             return replicate_rows(self.param(name, init_table(c), (rows, c.embedding_width)))
 
         x = table("token_embedding", c.vocab_size)[token_ids]  # [B, T, E]
+        if c.zeroed_token:
+            documents = jnp.ones_like(token_ids) if segment_ids is None else segment_ids
+            x *= _zeroing_factors(token_ids == c.zeroed_token, documents)[..., None]
         if c.scaled_embeddings:
             x *= math.sqrt(c.hidden_size)
         if c.positions == "learned":
@@ -148,6 +156,14 @@ class Embeddings(nn.Module):
             shape = (c.embedding_size, c.hidden_size)
             x = Linear("BTE,ED->BTD", shape, True, c.initializer_std, name="projection")(x)
         return x
+
+
+def _zeroing_factors(is_zeroed: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    """Factors of embeddings: 0 for zeroed tokens, else 0.88 / (share of the others in the document): [B, T] float32."""
+    kept = 1.0 - is_zeroed
+    count = jax.vmap(lambda x, ids: jax.ops.segment_sum(x, ids, len(ids) + 1)[ids])
+    share = count(kept, segment_ids) / count(jnp.ones_like(kept), segment_ids)
+    return kept * 0.88 / jnp.where(is_zeroed, 1.0, share)
 
 
 class Bottleneck(nn.Module):

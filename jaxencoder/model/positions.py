@@ -32,6 +32,16 @@ def rotary_table(
     return jnp.cos(angles), jnp.sin(angles)
 
 
+def rotary_frequencies(head_size: int, theta: float) -> np.ndarray:
+    """Frequencies of the rotary wavelengths, [H / 2] float32."""
+    return (theta ** (-np.arange(0, head_size, 2) / head_size)).astype(np.float32)
+
+
+def half_precision_frequencies(head_size: int, theta: float) -> np.ndarray:
+    """The frequencies rounded to float16, [H / 2] float32."""
+    return rotary_frequencies(head_size, theta).astype(np.float16).astype(np.float32)
+
+
 def rotary_table_for(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Array, local: bool) -> Table:
     """The `rotary_table` of the layers with a window (`local`) or of the global layers, scaled by `rope_scaling`."""
     theta = c.rope_theta_local if local else c.rope_theta
@@ -47,6 +57,9 @@ def rotary_table_for(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Ar
             cos, sin = rotary_table(positions, c.head_size, theta, _yarn_scale(c, theta))
             size = c.rope_attention_factor or 0.1 * math.log(c.rope_factor) + 1  # the paper's sqrt(1 / t)
             return cos * size, sin * size  # of queries and keys: scores grow by its square
+    if c.rope_half_precision:
+        scale = half_precision_frequencies(c.head_size, theta) / rotary_frequencies(c.head_size, theta)
+        return rotary_table(positions, c.head_size, theta, scale)
     return rotary_table(positions, c.head_size, theta)
 
 

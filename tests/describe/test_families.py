@@ -65,6 +65,9 @@ PUBLISHED = {
     "Alibaba-NLP/gte-multilingual-base": 305_368_320,
     "Alibaba-NLP/gte-large-en-v1.5": 434_139_136,
     "Snowflake/snowflake-arctic-embed-m-v2.0": 305_368_320,
+    # Without the heads, and positions in the files that no version reads.
+    "facebook/esm2_t6_8M_UR50D": 7_840_794 - 103_514 - 328_320,
+    "facebook/esm2_t33_650M_UR50D": 652_356_534 - 1_642_934 - 1_313_280,
     "google/embeddinggemma-300m": 302_863_104,
     "sentence-transformers/gtr-t5-base": 109_628_544,
     "sentence-transformers/gtr-t5-large": 334_939_648,
@@ -91,7 +94,7 @@ _SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "rober
 DIFFERENCES = dict.fromkeys(_SHIFTED, lambda D: -2 * D) | {
     "xlm-roberta-xl": lambda D: D * D - D,
     "modernbert": lambda D: D,
-    **dict.fromkeys(("gte", "new", "nomic_bert", "deberta", "deberta-v2"), lambda D: D * D + D),
+    **dict.fromkeys(("esm", "gte", "new", "nomic_bert", "deberta", "deberta-v2"), lambda D: D * D + D),
 }
 # Fields without a description: sizes, and those of heads and training.
 NOT_DESCRIBED = {
@@ -99,7 +102,15 @@ NOT_DESCRIBED = {
     *("rope_theta", "rope_theta_local", "rope_factor", "rope_original_length", "rope_betas", "rope_attention_factor"),
     *("rope_scaling_local", "head_transform", "head_activation", "head_bias", "output_bias"),
     *("dropout", "attention_dropout", "initializer_std"),
-    *("head_dim", "attention_scale", "norm_unit_offset", "relative_projection", "conv_groups", "conv_activation"),
+    *(
+        "rope_half_precision",
+        "head_dim",
+        "attention_scale",
+        "norm_unit_offset",
+        "relative_projection",
+        "conv_groups",
+        "conv_activation",
+    ),
     *("bottleneck", "bottleneck_sublayers"),
 }
 DESCRIBED = {
@@ -124,6 +135,7 @@ DESCRIBED = {
     "causal": True,
     "qk_norm": True,
     "scaled_embeddings": True,
+    "zeroed_token": 3,
     "embedding_norm": False,
     "first_attention_norm": False,
     "attention_bias": False,

@@ -15,7 +15,8 @@ from jaxencoder.files import read_json
 from tests.families.fixtures import Case, Shapes, entry, sample, weights, write
 from tests.families.peers import CASES, MODELS, accepted, padded_batch, saved, theirs, torch_model
 
-BUFFERS = re.compile(r"embed_positions\.weight$")  # RoFormer's table of sines, which is no parameter
+# RoFormer's table of sines and ESM's frequencies, which are no parameters, and ESM's head of contacts.
+BUFFERS = re.compile(r"(embed_positions\.weight|inv_freq|contact_head\.regression\.(weight|bias))$")
 
 
 def rebuilt(family: str, number: int, kind: str, folder: Path) -> tuple[Any, Shapes]:

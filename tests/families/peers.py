@@ -12,6 +12,7 @@ SHIFTED = dict(SIZES, bos_token_id=0, eos_token_id=2, pad_token_id=1)  # RoBERTa
 ENDS = dict(bos_token_id=1, cls_token_id=1, eos_token_id=2, sep_token_id=2, pad_token_id=0)
 DISTIL = dict(vocab_size=67, dim=24, n_heads=4, hidden_dim=20)
 FIVE = dict(num_labels=5)
+PROTEINS = dict(SIZES, num_attention_heads=6, pad_token_id=1)
 T5 = dict(vocab_size=67, d_model=24, d_ff=40, num_heads=3)
 
 # family -> its models' settings; the first of each is tried with every head.
@@ -142,6 +143,14 @@ MODELS: dict[str, list[dict[str, Any]]] = {
         dict(SIZES, use_task_id=True, task_type_vocab_size=5, type_vocab_size=4, num_hidden_layers=1),
         dict(SIZES, num_attention_heads=1, intermediate_size=7, tie_word_embeddings=False),
     ],
+    "esm": [
+        dict(PROTEINS, position_embedding_type="rotary", token_dropout=True, mask_token_id=32, **FIVE),
+        dict(PROTEINS, emb_layer_norm_before=True, num_hidden_layers=1, max_position_embeddings=30),
+        dict(
+            PROTEINS, position_embedding_type="rotary", num_attention_heads=2, rope_theta=77.0, layer_norm_eps=1e-5,
+            emb_layer_norm_before=True, token_dropout=True, mask_token_id=5,
+        ),
+    ],
     "roformer": [
         dict(SIZES, num_attention_heads=2, embedding_size=10, rotary_value=True, hidden_act="relu", **FIVE),
         dict(SIZES, num_attention_heads=6, embedding_size=24, num_hidden_layers=1),
@@ -201,8 +210,8 @@ NONE = {  # classes that a family does not have, or whose head is named in its f
     "ForNextSentencePrediction": MODELS.keys() - {"bert", "megatron-bert", "ernie"},
     "ForSequenceClassification": DECODERS | ENCODERS.keys(),
     "ForTokenClassification": DECODERS | ENCODERS.keys(),
-    "ForQuestionAnswering": {"nomic_bert", "eurobert", "gte", *DECODERS, *ENCODERS},
-    "ForMultipleChoice": {*DECODERS, *ENCODERS, "nomic_bert", "eurobert", "gte", "roformer", "deberta"},
+    "ForQuestionAnswering": {"esm", "nomic_bert", "eurobert", "gte", *DECODERS, *ENCODERS},
+    "ForMultipleChoice": {"esm", *DECODERS, *ENCODERS, "nomic_bert", "eurobert", "gte", "roformer", "deberta"},
 }
 RELATED = {"xlm-roberta", "camembert"}  # RoBERTa under another name: its heads are tested with RoBERTa
 

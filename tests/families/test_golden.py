@@ -51,6 +51,7 @@ def as_written(model: Model, tensors: dict[str, np.ndarray]) -> dict[str, np.nda
     family, config = model.published.family, model.config.model
     names = renamed(tensors, family.prefix, family.aliases)
     expected = {standard: tensors[name] for standard, name in names.items()}
+    expected |= family.buffers(config)
     for row in family.encoder(config):
         if row.skip:  # positions that no token can have
             table = expected[row.theirs]

@@ -42,7 +42,10 @@ GEMMA = dataclasses.replace(
     norm="rms", norm_placement="sandwich", norm_unit_offset=True, embedding_norm=False, scaled_embeddings=True,
     first_attention_norm=True,
 )  # fmt: skip
-COMBINED |= {"gemma": GEMMA, "causal gemma": dataclasses.replace(GEMMA, causal=True)}
+ESM = dataclasses.replace(
+    BERT, positions="rotary", rope_half_precision=True, zeroed_token=5, norm_placement="pre", embedding_norm=False
+)
+COMBINED |= {"esm": ESM} | {"gemma": GEMMA, "causal gemma": dataclasses.replace(GEMMA, causal=True)}
 # For tests that differentiate, which compile slowly: a stack, and layers outside it.
 SMALL = {
     "bert": dataclasses.replace(BERT, num_layers=2),

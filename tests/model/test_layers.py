@@ -112,6 +112,12 @@ def test_embeddings() -> None:
     scaled = Embeddings(dataclasses.replace(BERT, embedding_norm=False, scaled_embeddings=True), jnp.float32)
     expected = tokens[ids] * math.sqrt(24) + places[positions] + types[0]
     np.testing.assert_allclose(scaled.apply({"params": params}, ids, positions, None, False), expected, atol=1e-6)
+    zeroing = Embeddings(dataclasses.replace(BERT, embedding_norm=False, zeroed_token=9), jnp.float32)
+    apply = lambda segments: zeroing.apply({"params": params}, ids, positions, None, False, jnp.array(segments))  # noqa: E731
+    factors = 0.88 * np.array([2, 0, 1, 1]), 0.88 * np.array([1.5, 0, 1.5, 1])  # a half and a third are zeroed
+    for segments, factor in zip(([[1, 1, 2, 2]], [[1, 1, 1, 0]]), factors, strict=True):
+        expected = tokens[ids] * factor[:, None] + places[positions] + types[0]
+        np.testing.assert_allclose(apply(segments), expected, atol=1e-6)
     bare = dataclasses.replace(BERT, positions="rotary", token_types=0, embedding_norm=False)
     assert set(linen_params(Embeddings(bare, jnp.float32), ids, positions, None, False)) == {"token_embedding"}
     single = Embeddings(dataclasses.replace(BERT, token_types=1, embedding_norm=False), jnp.float32)

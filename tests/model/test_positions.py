@@ -110,6 +110,16 @@ def test_yarn_scales_the_long_wavelengths_alone() -> None:
     np.testing.assert_allclose(scaled("yarn", SHORT, rope_attention_factor=0.5)[1], 0.5, atol=1e-6)
 
 
+def test_half_precision_rounds_the_frequencies() -> None:
+    config = EncoderConfig(hidden_size=24, num_heads=2, positions="rotary", rope_half_precision=True)
+    positions = jnp.arange(700)[None]
+    cos, sin = rotary_table_for(config, positions, jnp.ones_like(positions), False)
+    rounded = (10_000.0 ** (-np.arange(0, 12, 2) / 12)).astype(np.float16).astype(np.float64)
+    angles = np.arange(700)[:, None, None] * rounded
+    np.testing.assert_allclose(cos[0], np.cos(angles), atol=3e-4)
+    np.testing.assert_allclose(sin[0], np.sin(angles), atol=3e-4)
+
+
 def test_ntk_keeps_the_shortest_wavelength_and_stretches_the_longest() -> None:
     before, after = (theta ** (np.arange(8) / 8) for theta in (THETA, ntk_theta(THETA, 16, 4.0)))
     assert after[0] == before[0] and after[-1] == pytest.approx(4 * before[-1])
