@@ -11,8 +11,9 @@ from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.question_answering.predict import evaluate_answers, predict_answers
 from jaxencoder.tasks.task import Task, TaskCheckpoint
 from jaxencoder.tasks.token_classification import data as tags
+from jaxencoder.tasks.token_classification.evaluate import evaluate_tags
 from jaxencoder.tasks.token_classification.objective import TokenClassification
-from jaxencoder.tasks.token_classification.predict import evaluate_tags, predict_tags
+from jaxencoder.tasks.token_classification.predict import predict_tags
 from jaxencoder.text.schema import TEXTS
 
 TASKS = (

@@ -1,9 +1,8 @@
-"""Entities in the tags of words, in any of the schemes IOB1, BIO, BIOES and BILOU, as conlleval reads them.
+"""Entities in the tags of words, in any scheme, as conlleval reads them.
 
 Tjong Kim Sang and De Meulder 2003, arXiv:cs/0306050.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,28 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_TAG = re.compile(r"([BIESLU])-(.*)", re.DOTALL)
-
-
-class Scheme(NamedTuple):
-    """What each tag says of entities: arrays [tags]."""
-
-    outside: np.ndarray  # bool, part of no entity
-    opens: np.ndarray  # bool, the first word of an entity, whatever precedes it
-    closes: np.ndarray  # bool, the last word of an entity
-    kind: np.ndarray  # int, the entity's type
-
-    @classmethod
-    def of(cls, tags: Sequence[str]) -> "Scheme | None":
-        """The scheme of some tags; None if they do not mark entities, such as parts of speech."""
-        matches = [_TAG.fullmatch(tag) for tag in tags]
-        parts = [m.groups() if m else ("O" if tag == "O" else "", "") for tag, m in zip(tags, matches, strict=True)]
-        if all(prefix == "O" for prefix, _ in parts) or not all(prefix for prefix, _ in parts):
-            return None
-        kinds = sorted({kind for _, kind in parts})
-        marks = np.array([prefix for prefix, _ in parts])
-        opens, closes = np.isin(marks, ("B", "S", "U")), np.isin(marks, ("E", "S", "L", "U"))
-        return cls(marks == "O", opens, closes, np.array([kinds.index(kind) for _, kind in parts]))
+from jaxencoder.tasks.token_classification.scheme import Scheme
 
 
 class Entity(NamedTuple):
@@ -43,24 +21,24 @@ class Entity(NamedTuple):
     end: int
 
 
-def entities(tags: Sequence[str], scheme: Scheme | None = None, names: Sequence[str] = ()) -> list[Entity]:
+def entities(tags: Sequence[str], scheme: Scheme | None = None) -> list[Entity]:
     """The entities of a text, in order: ["B-PER", "I-PER", "O", "I-LOC"] -> [PER 0:2, LOC 3:4], whatever the scheme.
 
-    `scheme` and `names` are of all tags of the data set; empty: of those that occur. ValueError if tags mark none.
+    `scheme` is of all tags of the data set; None: of those that occur. ValueError if these mark no entities.
     """
-    names = names or sorted(set(tags))
-    scheme = scheme or Scheme.of(names)
-    if set(names) <= {"O"}:
-        return []
+    scheme = scheme or Scheme.of(sorted(set(tags)))
     if scheme is None:
-        raise ValueError(f"the tags {', '.join(names)[:80]} do not tell of entities, as B-PER, I-PER and O do")
+        if set(tags) <= {"O", "o"}:
+            return []
+        names = ", ".join(sorted(set(tags)))
+        raise ValueError(f"the tags {names[:80]} do not tell of entities, as B-PER, I-PER and O do")
     if not tags:
         return []
-    ids = np.array([names.index(tag) for tag in tags])
+    ids = np.array([scheme.ids[tag] for tag in tags])
     starts, stops = (np.flatnonzero(x) for x in entity_starts(scheme, ids, np.r_[-1, ids[:-1]]))
     ends = np.r_[stops, len(tags)][np.searchsorted(stops, starts, side="right")]
-    spans = zip(starts.tolist(), ends.tolist(), strict=True)
-    return [Entity(tags[start].partition("-")[2], start, end) for start, end in spans]
+    kinds = [scheme.kinds[kind] for kind in scheme.kind[ids[starts]]]
+    return [Entity(*entity) for entity in zip(kinds, starts.tolist(), ends.tolist(), strict=True)]
 
 
 def entity_starts(scheme: Scheme, tags: Any, previous: Any) -> tuple[Any, Any]:
@@ -68,7 +46,8 @@ def entity_starts(scheme: Scheme, tags: Any, previous: Any) -> tuple[Any, Any]:
 
     `tags` are ids of the tags of words, `previous` those of the words before them, -1 at the first; of numpy or jax.
     """
-    outside, opens, closes, kind = map(jnp.asarray, scheme) if isinstance(tags, jax.Array) else scheme
+    arrays = scheme.outside, scheme.opens, scheme.closes, scheme.kind
+    outside, opens, closes, kind = map(jnp.asarray, arrays) if isinstance(tags, jax.Array) else arrays
     is_fresh = (previous < 0) | outside[previous] | closes[previous] | (kind[previous] != kind[tags])
     begins = ~outside[tags] & (opens[tags] | is_fresh)
     return begins, begins | outside[tags]

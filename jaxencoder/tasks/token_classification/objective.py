@@ -15,7 +15,8 @@ from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Batch, Metrics
 from jaxencoder.tasks.scores import check_dropout, token_scores
 from jaxencoder.tasks.task import Network, TaskObjective, TrainingLabels
-from jaxencoder.tasks.token_classification.entities import Scheme, count_entities
+from jaxencoder.tasks.token_classification.entities import count_entities
+from jaxencoder.tasks.token_classification.scheme import Scheme, warn_of_strays
 
 HEAD = "token_head"  # its name among the parameters
 
@@ -74,6 +75,7 @@ class TokenClassification(TaskObjective):
                 f"objective.tags is {', '.join(self.tags)}, but the training data has {', '.join(labels.names)}; "
                 "leave it out, or name them in data.labels."
             )
+        warn_of_strays(labels.names)
         return replace(self, tags=labels.names)
 
     def with_assumed_labels(self, names: Sequence[str]) -> Self:

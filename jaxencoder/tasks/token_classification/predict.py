@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
+from jaxencoder.tasks.records import check_new_fields, chunks, numbered, with_texts
 from jaxencoder.tasks.running import head_scores
-from jaxencoder.tasks.task import Evaluation, TaskModel
-from jaxencoder.tasks.token_classification.data import SCHEMA, check_tags
-from jaxencoder.tasks.token_classification.entities import Entity, Scheme, entities
-from jaxencoder.tasks.token_classification.metrics import tag_metrics
+from jaxencoder.tasks.task import TaskModel
+from jaxencoder.tasks.token_classification.data import SCHEMA
+from jaxencoder.tasks.token_classification.entities import Entity, entities
 from jaxencoder.tasks.token_classification.objective import HEAD
+from jaxencoder.tasks.token_classification.scheme import OUTSIDE, warn_of_strays
 from jaxencoder.text import sentences
 from jaxencoder.text.buckets import require_tokenizer
 from jaxencoder.text.sources.fields import infer_source_fields
@@ -57,7 +57,7 @@ def tag_words(model: TaskModel, texts: Sequence[Sequence[str]], batch_tokens: in
             # The window with most context for a token decides.
             first = window.first + np.flatnonzero(encoded[i].first[window.first : window.last])
             probabilities[i][encoded[i].word[first]] = values[row, start + 1 + first - window.start]
-    default = names.index("O") if "O" in names else 0
+    default = next((i for i, name in enumerate(names) if name.upper() == OUTSIDE), 0)
     results = []
     for values in probabilities:
         best = np.where(values.any(-1), values.argmax(-1), default)  # all 0 for a word without a token
@@ -85,7 +85,7 @@ def predict_tags(
     if isinstance(source, str) and text_field is None:
         text_field = infer_source_fields(source, model.config.data, SCHEMA, ["label_field"]).text_field
     text_field = text_field or model.config.data.text_field
-    scheme = Scheme.of(model.labels)
+    scheme = warn_of_strays(model.labels)
     numbered_records = numbered(source, text_field, words=None)
     records = (with_texts(record, (text_field,), where, words=True) for where, record in numbered_records)
     for chunk in chunks(records, lambda record: sum(map(len, record[text_field]))):
@@ -98,36 +98,10 @@ def predict_tags(
             added: Record = {} if spans[i] is None else {"words": words[i]}
             added["tags"] = tagged.tags
             if scheme is not None:
-                tagged_entities = entities(tagged.tags, scheme, model.labels)
+                tagged_entities = entities(tagged.tags, scheme)
                 added["entities"] = [_fields(x, tagged.probabilities, texts[i], spans[i]) for x in tagged_entities]
             chunk[i] = record | added
         yield chunk
-
-
-def evaluate_tags(model: TaskModel, source: str | None = None) -> Evaluation:
-    """`tag_metrics` on the records held out by the run, or on a source with the same fields."""
-    data = model.config.data
-    examples = (
-        (words, [tag_name(tag, model.labels, where) for tag in check_tags(record[data.label_field], words, where)])
-        for where, record in labeled_records(SCHEMA, data, source)
-        if (words := record[data.text_field])
-    )
-    true, predicted = [], []
-    for chunk in chunks(examples, lambda example: sum(map(len, example[0]))):
-        texts, tags = zip(*chunk, strict=True)
-        true += tags
-        predicted += [tagged.tags for tagged in tag_words(model, texts)]
-    if not true:
-        raise ValueError("the data holds no words to measure on; name other data with --data")
-    return Evaluation(tag_metrics(true, predicted, model.labels))
-
-
-def tag_name(tag: Any, names: Sequence[str], where: str) -> str:
-    """A record's tag as text; a number, as in TFDS and many Parquet files, is the id of one of the model's names."""
-    if not isinstance(tag, str | int):
-        raise ValueError(f"{where}: tag {str(tag)[:60]} is neither text nor a whole number; drop the record")
-    text = str(int(tag)) if isinstance(tag, bool) else str(tag)  # as in training
-    return names[int(text)] if text.isdecimal() and text not in names and int(text) < len(names) else text
 
 
 def _fields(entity: Entity, probabilities: np.ndarray, text: Any, spans: list[tuple[int, int]] | None) -> Record:

@@ -41,6 +41,11 @@ def is_named(names: Sequence[str]) -> bool:
     return bool(names) and list(names) != [str(i) for i in range(len(names))]
 
 
+def are_unnamed(classes: Sequence[str]) -> bool:
+    """Whether a model's classes are LABEL_0, LABEL_1 and so on, as transformers calls those without names."""
+    return all(name == f"LABEL_{i}" for i, name in enumerate(classes))
+
+
 def with_names(label: Any, names: Sequence[str], where: str) -> Any:
     """A label with the names of classes for their ids; lists item by item.
 
@@ -66,7 +71,7 @@ def spelled_as(names: Sequence[str], classes: Sequence[str], source: str) -> tup
     spelled = tuple(name if name in classes else by_case.get(name.casefold(), name) for name in names)
     if not set(spelled).isdisjoint(classes) or len(names) != len(classes):
         return spelled
-    if any(name != f"LABEL_{i}" for i, name in enumerate(classes)):
+    if not are_unnamed(classes):
         pairs = ", ".join(f"{a} = {b}" for a, b in zip(names, classes, strict=True))
         log.warning("%s has classes of other names, matched by their numbers: %s.", source, pairs[:400])
     return tuple(classes)

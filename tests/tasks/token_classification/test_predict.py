@@ -1,79 +1,18 @@
-"""Entities and their metrics equal to seqeval's; long texts are tagged whole, and every word has its tag."""
+"""Long texts are tagged whole, and every word has its tag."""
 
 import json
-import random
-import re
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from jaxencoder.api import load
-from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.inference.predict import predict, predict_file
 from jaxencoder.tasks.token_classification import predict as module
 from jaxencoder.tasks.token_classification.data import SCHEMA
-from jaxencoder.tasks.token_classification.entities import entities
-from jaxencoder.tasks.token_classification.metrics import tag_metrics
-from jaxencoder.tasks.token_classification.predict import tag_name, tag_words
+from jaxencoder.tasks.token_classification.predict import tag_words
 from jaxencoder.text.config import WindowConfig
 from tests.tasks.conftest import write_records
-
-SCHEMES = {
-    "BIO": ("O", "B-x", "I-x", "B-y", "I-y"),
-    "IOB1": ("O", "I-x", "I-y", "B-x"),
-    "BIOES": ("O", "B-x", "I-x", "E-x", "S-x", "S-y"),
-}
-
-
-@pytest.mark.parametrize("tags", SCHEMES.values(), ids=SCHEMES)
-def test_equal_to_seqeval(tags):
-    seqeval = pytest.importorskip("seqeval.metrics")
-    rng = random.Random(0)
-    true = [[rng.choice(tags) for _ in range(rng.randrange(1, 12))] for _ in range(200)]
-    said = [[t if rng.random() < 0.7 else rng.choice(tags) for t in text] for text in true]
-    for text in true:
-        theirs = seqeval.sequence_labeling.get_entities(text)
-        assert entities(text) == [(kind, start, end + 1) for kind, start, end in theirs]
-    found = tag_metrics(true, said)
-    report = seqeval.classification_report(true, said, output_dict=True, zero_division=0)
-    for name, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
-        assert found[name] == pytest.approx(report["micro avg"][theirs])
-        for kind in ("x", "y"):
-            assert found["classes"][kind][name] == pytest.approx(report[kind][theirs])
-    assert found["macro_f1"] == pytest.approx(report["macro avg"]["f1-score"])
-    assert found["accuracy"] == pytest.approx(seqeval.accuracy_score(true, said))
-
-
-def test_tags_without_entities():
-    found = tag_metrics([["NOUN", "VERB"], ["NOUN"]], [["NOUN", "NOUN"], ["NOUN"]])
-    assert found["accuracy"] == pytest.approx(2 / 3) and "entities" not in found
-    assert found["classes"]["VERB"] == {"precision": 0, "recall": 0, "f1": 0, "examples": 1}
-    assert tag_metrics([["O", "O"]], [["O", "O"]])["f1"] == 0  # no entity to find
-    with pytest.raises(ValueError, match="the tags NOUN, VERB do not tell of entities"):
-        entities(["NOUN", "VERB"])
-
-
-def test_the_tags_of_a_model_decide_what_is_measured():
-    """Not those that happen to occur: of one model the metrics are always the same ones."""
-    names = ["O", "B-x", "I-x"]
-    true, said = [["B-x", "I-x", "O"], ["B-x"]], [["B-x", "I-x", "O"], ["O"]]
-    found = tag_metrics(true, said, names)
-    assert (found["precision"], found["recall"], found["entities"]) == (1, 0.5, 2)
-    stray = tag_metrics([["B-x", "I-x", "X"], ["B-x"]], said, names)  # a word that is wrong, and no entity
-    assert stray == found | {"accuracy": 0.5}
-    unseen = tag_metrics([["B-x", "I-x", "B-y"], ["B-x"]], said, names)
-    assert unseen["recall"] == pytest.approx(1 / 3) and unseen["classes"]["y"]["examples"] == 1
-    for tags in (["B-x", "O"], ["X", "O"], ["O", "O"]):
-        found = tag_metrics([["B-x", "O"]], [tags], [*names, "X"])
-        assert "entities" not in found and found["classes"]["B-x"]["recall"] == (tags[0] == "B-x")
-
-
-def test_a_run_is_evaluated_as_it_was_trained(token_classifier):
-    result = evaluate(token_classifier.folder)
-    for name in ("accuracy", "f1"):
-        assert result[name] == pytest.approx(token_classifier.result[name], abs=1e-6)
-    assert result["f1"] > 0.5 and set(result["classes"]) == {"x"}
 
 
 def test_long_texts_and_words_of_nothing(token_classifier):
@@ -114,13 +53,6 @@ def test_predictions_for_records(token_classifier, tmp_path):
         list(predict(token_classifier.folder, write_records(tmp_path / "a.jsonl", [{"tokens": 3}])))
 
 
-def test_tags_that_are_numbers():
-    names = ("O", "B-x")
-    tags = (1, True, "0", "B-x", "B-y", 7)
-    assert [tag_name(tag, names, "a") for tag in tags] == ["B-x", "B-x", "O", "B-x", "B-y", "7"]
-    assert tag_name(1, ("0", "1"), "a") == "1"
-
-
 @pytest.mark.parametrize(
     ("record", "message"),
     [
@@ -143,19 +75,6 @@ def test_a_table_whose_first_records_have_no_entity(token_classifier, tmp_path, 
     lines = pq.read_table(tmp_path / "b.parquet").to_pylist()
     assert lines == list(predict(token_classifier.folder, source))
     assert [len(line["entities"]) for line in lines] == [0, 0, 1]
-
-
-@pytest.mark.parametrize("tag", [None, 1.5, ["O"]])
-def test_tags_that_are_neither_text_nor_numbers(token_classifier, tmp_path, tag):
-    source = write_records(tmp_path / "a.jsonl", [{"tokens": ["the", "Elbe"], "tags": [0, x]} for x in (1, tag)])
-    with pytest.raises(ValueError, match=rf"a\.jsonl, record 2: tag {re.escape(str(tag))} is neither text nor"):
-        evaluate(token_classifier.folder, data=source)
-
-
-def test_a_tag_that_training_never_saw(token_classifier, tmp_path):
-    source = write_records(tmp_path / "a.jsonl", [{"tokens": ["the", "Elbe", "a"], "tags": ["O", "B-x", "X"]}])
-    result = evaluate(token_classifier.folder, data=source)
-    assert (result["entities"], result["f1"], result["accuracy"]) == (1, 1, pytest.approx(2 / 3))
 
 
 def test_a_word_is_tagged_where_most_is_around_it(token_classifier, monkeypatch):
