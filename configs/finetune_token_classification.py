@@ -3,8 +3,8 @@
 Paper: Devlin et al. 2019, arXiv:1810.04805, section 5.3: a projection on the first token of each word, all weights
 trained. Texts longer than a row are split between words, and nothing is dropped.
 
-Data: records with a list of words and a list of equally many tags (BIO, IOB1, BIOES, or any classes) in .jsonl or
-.parquet, or the columns of .conll. Architecture and tokenizer come from --init-from.
+Data: records with a list of words and a list of equally many tags (BIO, BIOES, or any classes; -100 for none) in .jsonl
+or .parquet, or the columns of .conll, see docs/data.md. Architecture and tokenizer come from --init-from.
 
 Cost: an epoch of WNUT17 (3,394 texts, 90k tokens) with all-MiniLM-L6-v2 is about two minutes on 2 CPU cores.
 Expected: docs/results.md has the measured results.

@@ -109,10 +109,11 @@ class DataConfig:
     field holds single texts, and may be mixed with sources of pairs."""
     label_field: str = ""
     """Field of the label, as the objective's task needs it: for a text a class, a list of classes, which may be empty,
-    or a value; for a list of words (text_field) a tag for each; for a question (text_field) and a text (pair_field) its
-    answers in SQuAD's structure; for a context (text_field) and a list of choices (pair_field) the right one's number
-    from 0, letter or text. Each record is one example; words and texts with answers are split into several pieces.
-    Fields missing from labeled records are replaced by usual names, which are printed."""
+    or a value; for a list of words (text_field) a tag for each, -100 for none; for a question (text_field) and a text
+    (pair_field) its answers in SQuAD's structure; for a context (text_field) and a list of choices (pair_field) the
+    right one's number from 0, letter or text. Each record is one example; words and texts with answers are split into
+    several pieces. Fields missing from labeled records are replaced by usual names, which are printed. In a file of
+    columns, column_2 is the second one."""
     long_texts: LongTexts = "truncate"
     """What to do with labeled single texts longer than a row: truncate, or split into overlapping windows, each an
     example with the text's label, also in held-out metrics. To evaluate and predict whole texts, use --long windows."""

@@ -17,13 +17,15 @@ from typing import Any
 
 from jaxencoder.text.config import ALIGNED
 from jaxencoder.text.messages import first_line, listed
-from jaxencoder.text.sources import formats
+from jaxencoder.text.sources import columns, formats
 from jaxencoder.text.sources.class_names import ClassNames, check_same_names
-from jaxencoder.text.sources.formats import EXTENSIONS, Records, every_line, utf8
+from jaxencoder.text.sources.formats import Records, every_line, utf8
 
+EXTENSIONS = (*formats.EXTENSIONS, *columns.EXTENSIONS)
 COMPRESSIONS = (".gz", ".xz", ".zst")
 _READABLE = f"{listed(EXTENSIONS)}, plain or with {listed(COMPRESSIONS)}"
 _BUFFER = 1 << 20  # bytes
+_PEEKED = 1 << 12  # bytes that tell a table from tagged words
 _MAX_DIGESTED_BYTES = 1 << 30  # about a second of reading
 
 
@@ -100,6 +102,9 @@ def records(path: str, text_field: str, text_unit: str) -> Records:
     """The records of one file in order; only .txt files use `text_field` and `text_unit`."""
     extension, compression = _extension(path)
     with _open(path) as stream:
+        if extension in columns.EXTENSIONS or (extension == ".tsv" and columns.is_columns(stream.peek(_PEEKED))):
+            yield from columns.records(extension, path, stream)
+            return
         yield from formats.records(extension, path, stream, not compression, text_field, text_unit)
 
 

@@ -1,8 +1,8 @@
 """Records of files in published formats: from an open stream to dictionaries.
 
 Text, JSON Lines (jsonlines.org), JSON lists, SQuAD's JSON (Rajpurkar et al. 2016, arXiv:1606.05250), CSV (RFC 4180),
-TSV, Parquet, and the columns of CoNLL-2003 and CoNLL-U. Bytes that cannot be decoded raise an error that names the
-line; they never become replacement characters.
+TSV and Parquet; `columns` has words with tags. Bytes that cannot be decoded raise an error that names the line; they
+never become replacement characters.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from jaxencoder.text.sources.class_names import ClassNames, schema_class_names
 Record = dict[str, Any]
 Records = Iterator[tuple[str, Record]]  # each with its place for messages
 TEXT_UNITS = ("line", "paragraph", "file")
-EXTENSIONS = (".jsonl", ".json", ".txt", ".parquet", ".csv", ".tsv", ".conll", ".conllu")
+EXTENSIONS = (".jsonl", ".json", ".txt", ".parquet", ".csv", ".tsv")
 
 MAX_DOCUMENT_BYTES = 1 << 28  # a longer document means a damaged file: one missing newline would fill the memory
 _BUFFER = 1 << 20  # bytes
@@ -31,7 +31,6 @@ _PARQUET_ROWS = 256
 _BOM = b"\xef\xbb\xbf"  # written before UTF-8 by Windows editors
 _ONE_JSON_VALUE = re.compile(rb'\s*(\[|\{\s*"(data|version)"\s*:)')  # the beginning of a file that is one value
 _SURROGATE = re.compile(r"\\u[dD]")  # half of a surrogate pair, which JSON can write and UTF-8 cannot
-_CONLLU = {"tokens": 1, "lemmas": 2, "upos": 3, "xpos": 4, "deprel": 7}  # names of some of its ten columns
 
 
 def records(
@@ -68,7 +67,8 @@ def _lines(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     return ((number, line) for number, line in enumerate(every_line(path, stream), 1) if line)
 
 
-def _paragraphs(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def paragraphs(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """(number of the first line, lines joined) of the lines between blank ones."""
     numbered = enumerate(every_line(path, stream), 1)
     for has_text, group in itertools.groupby(numbered, lambda item: item[1] != b""):
         start, lines, size = 0, [], 0
@@ -91,7 +91,7 @@ def _file(path: str, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
         yield 1, text
 
 
-_SPLITS = {"line": _lines, "paragraph": _paragraphs, "file": _file}
+_SPLITS = {"line": _lines, "paragraph": paragraphs, "file": _file}
 
 
 def _check_size(size: int, path: str, number: int) -> None:
@@ -206,42 +206,6 @@ def _separated(path: str, stream: BinaryIO, **dialect: Any) -> Records:
         text.detach()  # leaves closing the stream to its owner
 
 
-def _conll(path: str, stream: BinaryIO) -> Records:
-    """Sentences separated by blank lines: a token in the first column of each line, its tag in the last."""
-    for where, rows in _sentences(path, stream, None, b"# id "):  # MultiCoNER's line before a sentence
-        rows = [row for row in rows if row[0] != "-DOCSTART-"]
-        if rows:
-            yield where, {"tokens": [row[0] for row in rows], "ner_tags": [row[-1] for row in rows]}
-
-
-def _conllu(path: str, stream: BinaryIO) -> Records:
-    """Sentences of Universal Dependencies, without the lines of multiword tokens and empty nodes."""
-    for where, rows in _sentences(path, stream, b"\t", b"#"):
-        words = [row for row in rows if row[0].isdigit()]
-        if any(len(row) != 10 for row in words):
-            raise ValueError(f"{where}: a line does not have the ten columns of CoNLL-U")
-        if words:
-            yield where, {name: [row[column] for row in words] for name, column in _CONLLU.items()}
-
-
-def _sentences(
-    path: str, stream: BinaryIO, separator: bytes | None, comment: bytes
-) -> Iterator[tuple[str, list[list[str]]]]:
-    """(place, columns of each line) of every sentence."""
-    for number, raw in _paragraphs(path, stream):
-        rows = []
-        for offset, line in enumerate(raw.split(b"\n")):
-            if line.startswith(comment):
-                continue
-            where = f"{path}:{number + offset}"
-            row = [utf8(column, where) for column in line.split(separator)]  # bytes split at ASCII spaces only
-            if len(row) < 2:
-                raise ValueError(f"{where}: one column, {row[0]!r}; give a token and its tag on each line")
-            rows.append(row)
-        if rows:
-            yield f"{path}:{number}", rows
-
-
 @contextlib.contextmanager
 def _parquet_file(path: str, stream: BinaryIO, seekable: bool) -> Iterator[Any]:
     """An open pyarrow.parquet.ParquetFile; ValueError for a damaged file."""
@@ -286,6 +250,4 @@ _READERS = {
     ".json": _json,
     ".csv": partial(_separated, delimiter=","),
     ".tsv": partial(_separated, delimiter="\t", quoting=csv.QUOTE_NONE),
-    ".conll": _conll,
-    ".conllu": _conllu,
 }

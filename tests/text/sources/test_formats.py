@@ -73,23 +73,6 @@ def test_tsv_has_no_quotation_marks(write):
     assert [record["text"] for record in read(path)] == ['"so', 'it" goes']
 
 
-def test_conll(write):
-    text = "-DOCSTART- -X- O O\n# id 7 domain=en\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\n\nPeter NNP B-NP B-PER\n"
-    sentences = list(read(write("a.conll", text), text_field="tokens", words=True))
-    assert sentences == [
-        {"tokens": ["EU", "rejects"], "ner_tags": ["B-ORG", "O"]},
-        {"tokens": ["Peter"], "ner_tags": ["B-PER"]},
-    ]
-
-
-def test_conllu(write):
-    rows = ["1-2\tzum" + "\t_" * 8, "1\tzu\tzu\tADP\tAPPR\t_\t3\tcase\t_\t_", "2\tdem\tder\tDET\tART\t_\t3\tdet\t_\t_"]
-    text = "# text = zum\n" + "\n".join(rows) + "\n\n"
-    (sentence,) = read(write("a.conllu", text), text_field="tokens", words=True)
-    columns = [sentence[name] for name in ("tokens", "upos", "deprel")]
-    assert columns == [["zu", "dem"], ["ADP", "DET"], ["case", "det"]]
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -99,8 +82,6 @@ def test_conllu(write):
         ("a.csv", b"text\ncaf\xe9\n", r"a\.csv: text after line \d is not UTF-8"),
         ("a.csv", "text,label\n", r"a\.csv is empty"),
         ("a.csv", "", r"a\.csv is empty"),
-        ("a.conll", "EU B-ORG\nrejects\n", r"a\.conll:2: one column, 'rejects'"),
-        ("a.conllu", "1\tEU\tEU\n", r"a\.conllu:1: a line does not have the ten columns"),
         ("a.json", '[{"text": "a"}, 3]', r"a\.json, record 2: int, not a JSON object"),
         ("a.json", '[{"text": "a"}', r"a\.json: not JSON \(Expecting"),
         ("a.json", '{"data": 3}', r"a\.json, record 1: no field 'text' among data"),
