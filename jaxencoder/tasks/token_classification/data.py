@@ -30,7 +30,7 @@ class TokenClassificationSchema(Schema):
     name = "word"
     fields: ClassVar = {"text_field": "tokens", "label_field": "tags"}
     text_names, pair_names = ("tokens", "words"), ()
-    label_names = ("ner_tags", "tags", "labels", "upos", "pos_tags")
+    label_names = ("ner_tags", "ner", "tags", "labels", "upos", "pos_tags")
     reads_words = True
     labels_tokens = True
 
@@ -86,7 +86,7 @@ def check_tags(value: Any, words: Sequence[str], where: str) -> list[Any]:
 
 
 def _check_names(names: Sequence[str], subject: str) -> None:
-    """ValueError for names that stand for no class; a warning for "-", which may be one."""
+    """ValueError for names such as -1 and nan; a warning for "-", which may be one."""
     if absent := [name for name in names if name.casefold() == "nan" or (parse_integer(name) or 0) < 0]:
         problem = f"{subject} include {listed(absent)}, which is no class"
         raise ValueError(f"{problem}; write -100 for words to ignore, or name all classes in data.labels")

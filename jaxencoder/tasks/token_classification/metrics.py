@@ -56,8 +56,8 @@ def _count_entities(true: list[list[str]], predicted: list[list[str]], scheme: S
     counts = Counter(), Counter(), Counter()
     for x, y in zip(true, predicted, strict=True):
         a, b = (set(entities(tags, scheme)) for tags in (x, y))
-        for counter, found in zip(counts, (a & b, b, a), strict=True):
-            counter.update(entity.kind for entity in found)
+        for counter, part in zip(counts, (a & b, b, a), strict=True):
+            counter.update(entity.kind for entity in part)
     return counts
 
 

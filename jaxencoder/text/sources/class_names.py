@@ -28,12 +28,12 @@ def schema_class_names(metadata: Mapping[bytes, bytes] | None) -> ClassNames:
     return {field: names for field, names in named.items() if names}
 
 
-def check_same_names(found: ClassNames, others: ClassNames, path: str) -> None:
+def check_same_names(first: ClassNames, second: ClassNames, path: str) -> None:
     """Raise ValueError if two files of a source name the classes of a field differently."""
-    for field in found.keys() & others.keys():
-        if found[field] != others[field]:
-            problem = f"{path} names the classes of field {field!r} {', '.join(others[field])[:200]}"
-            raise ValueError(f"{problem}, but the file before it {', '.join(found[field])[:200]}; read them apart")
+    for field in first.keys() & second.keys():
+        if first[field] != second[field]:
+            problem = f"{path} names the classes of field {field!r} {', '.join(second[field])[:200]}"
+            raise ValueError(f"{problem}, but the file before it {', '.join(first[field])[:200]}; read them apart")
 
 
 def is_named(names: Sequence[str]) -> bool:
@@ -64,7 +64,7 @@ def spelled_as(names: Sequence[str], classes: Sequence[str], source: str) -> tup
     """The names of a source's classes as `classes`, those of a model or of settings, spell them.
 
     A name is matched by its text, or else by its letters in any case; others stay. If none matches and there are as
-    many, id i is classes[i]; a warning says so unless the classes are LABEL_0, LABEL_1 and so on.
+    many, id i is classes[i]; this is logged as a warning unless the classes are LABEL_0, LABEL_1 and so on.
     """
     folded = {name.casefold(): name for name in classes}
     by_case = folded if len(folded) == len(classes) else {}

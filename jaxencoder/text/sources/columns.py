@@ -134,8 +134,8 @@ def _find_layout(extension: str, sentences: Sequence[_Lines]) -> _Layout:
 
 def _are_numbered(tables: Iterable[Sequence[Sequence[str]]], column: int, start: int) -> bool:
     """Whether a column has the numbers of the words in most sentences of several words."""
-    found = [_is_numbered(rows, column, start) for rows in tables if len(rows) > 1]
-    return 2 * sum(found) > len(found)
+    numbered = [_is_numbered(rows, column, start) for rows in tables if len(rows) > 1]
+    return 2 * sum(numbered) > len(numbered)
 
 
 def _is_numbered(rows: Sequence[Sequence[str]], column: int, start: int) -> bool:

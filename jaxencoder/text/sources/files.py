@@ -110,15 +110,15 @@ def records(path: str, text_field: str, text_unit: str) -> Records:
 
 def class_names(paths: Sequence[str]) -> ClassNames:
     """The class names in the metadata of Parquet files; ValueError if two disagree."""
-    found: ClassNames = {}
+    names: ClassNames = {}
     for path in paths:
         extension, compression = _extension(path)
         if extension == ".parquet":
             with _open(path) as stream:
-                others = formats.parquet_class_names(path, stream, not compression)
-            check_same_names(found, others, path)
-            found |= others
-    return found
+                file_names = formats.parquet_class_names(path, stream, not compression)
+            check_same_names(names, file_names, path)
+            names |= file_names
+    return names
 
 
 def aligned_records(paths: tuple[str, str], fields: tuple[str, str]) -> Records:
