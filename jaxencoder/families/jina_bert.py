@@ -25,12 +25,12 @@ _MLP = choice("feed_forward_type", "activation", {"geglu": "gelu", "reglu": "rel
 def _read_mlp(settings: Settings, fields: Fields) -> Fields:
     """The activation of the MLP; hidden_act is that of the masked-language-model head."""
     read_value(settings, "feed_forward_type", str)
-    return {"head_activation": fields["activation"]} | _MLP.read(settings, fields)
+    return {"head_activation": fields["activation"], **_MLP.read(settings, fields)}
 
 
 def _write_mlp(c: EncoderConfig) -> Settings:
     head = dataclasses.replace(c, activation=c.activation if c.head_activation == "same" else c.head_activation)
-    return choice("hidden_act", "activation").write(head) | _MLP.write(c)
+    return {**choice("hidden_act", "activation").write(head), **_MLP.write(c)}
 
 
 _PUBLISHED = {"feed_forward_type": "geglu", "position_embedding_type": "alibi", "max_position_embeddings": 8192}

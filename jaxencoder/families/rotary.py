@@ -8,7 +8,7 @@ from jaxencoder.families.settings import Entry, Fields, Settings, head_size
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.positions import ntk_theta
 
-_KINDS = ("default", "linear", "ntk", "dynamic", "yarn")
+_KINDS = ("default", "linear", "ntk", "dynamic", "yarn", "llama3")
 
 
 def rotary_fields(rope: Settings | None, theta: float | None, fields: Fields) -> dict[str, Any]:
@@ -49,6 +49,9 @@ def rotary_fields(rope: Settings | None, theta: float | None, fields: Fields) ->
                 f"{max_length}, from which rope_type 'dynamic' counts; make them equal"
             )
         return rotary | {"rope_original_length": original, "max_length": max(max_length, round(original * factor))}
+    if kind == "llama3":
+        betas = float(rope.get("high_freq_factor") or 4), float(rope.get("low_freq_factor") or 1)
+        return rotary | {"rope_original_length": original, "rope_betas": betas}
     return rotary if kind == "linear" else rotary | _yarn(rope, factor, original)
 
 
@@ -69,6 +72,9 @@ def rope_parameters(c: EncoderConfig, local: bool = False) -> dict[str, Any]:
     if c.rope_scaling == "none" or (local and not c.rope_scaling_local):
         return {"rope_type": "default", "rope_theta": theta}
     rope = {"rope_type": c.rope_scaling, "rope_theta": theta, "factor": c.rope_factor}
+    if c.rope_scaling == "llama3":
+        rope |= {"original_max_position_embeddings": c.rope_original_length}
+        rope |= dict(zip(("high_freq_factor", "low_freq_factor"), c.rope_betas, strict=True))
     if c.rope_scaling == "yarn":
         rope |= {"original_max_position_embeddings": c.rope_original_length}
         rope |= dict(zip(("beta_fast", "beta_slow"), c.rope_betas, strict=True))

@@ -98,7 +98,7 @@ def implied(setting: str, field: str) -> Entry:
 
 def head_size(fields: Fields) -> int:
     """H, before there is an EncoderConfig."""
-    return fields["hidden_size"] // fields["num_heads"]
+    return fields.get("head_dim") or fields["hidden_size"] // fields["num_heads"]
 
 
 def written(setting: str, value: Callable[[EncoderConfig], Any] | Any) -> Entry:

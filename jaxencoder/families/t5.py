@@ -4,6 +4,7 @@ Raffel et al. 2020, arXiv:1910.10683; Xue et al. 2021 (mT5), arXiv:2010.11934. D
 """
 
 import dataclasses
+from typing import Any
 
 from jaxencoder.families.family import About, Family
 from jaxencoder.families.settings import ACTIVATIONS, Entry, Fields, Settings, read_value, same, size, written
@@ -34,7 +35,7 @@ def _read_head_dim(settings: Settings, fields: Fields) -> Fields:
     return {"head_dim": 0 if value * fields["num_heads"] == fields["hidden_size"] else value}
 
 
-def _sizes(layers: int, hidden_size: int, mlp_size: int, heads: int, vocab_size: int = 32128) -> Settings:
+def _sizes(layers: int, hidden_size: int, mlp_size: int, heads: int, vocab_size: int = 32128) -> dict[str, Any]:
     return {
         **{"num_layers": layers, "d_model": hidden_size, "d_ff": mlp_size, "num_heads": heads, "d_kv": 64},
         "vocab_size": vocab_size,

@@ -65,19 +65,19 @@ class EncoderConfig:
     """Base of the rotary wavelengths in global layers."""
     rope_theta_local: float = 10_000.0
     """Base of the rotary wavelengths in layers with a window."""
-    rope_scaling: Literal["none", "linear", "dynamic", "yarn"] = "none"
+    rope_scaling: Literal["none", "linear", "dynamic", "yarn", "llama3"] = "none"
     """Extension of rotary positions beyond the pretraining length: all wavelengths rope_factor times longer (linear:
     Chen et al. 2023, arXiv:2306.15595); a base that grows with each text longer than rope_original_length (dynamic
-    NTK); longer long wavelengths only (YaRN: Peng et al. 2023, arXiv:2309.00071). For NTK-aware scaling by a fixed
-    factor, raise rope_theta."""
+    NTK); longer long wavelengths only (YaRN: Peng et al. 2023, arXiv:2309.00071; llama3: Llama 3.1, with another ramp).
+    For NTK-aware scaling by a fixed factor, raise rope_theta."""
     rope_factor: float = 1.0
     """Length after extension as a multiple of the pretraining length; at least 1. For `dynamic`, the growth of the
     base: 1 follows the length of the text, larger values exceed it."""
     rope_original_length: int = 0
-    """Tokens of a row in pretraining, which dynamic and YaRN count from."""
+    """Tokens of a row in pretraining, which dynamic, YaRN and llama3 count from."""
     rope_betas: tuple[float, float] = (32.0, 1.0)
-    """YaRN: wavelengths with more turns than the first in rope_original_length tokens stay, those with fewer turns than
-    the second become rope_factor times longer, and those in between are interpolated."""
+    """YaRN and llama3: wavelengths with more turns than the first in rope_original_length tokens stay, those with fewer
+    turns than the second become rope_factor times longer, and those in between are interpolated."""
     rope_attention_factor: float = 0.0
     """YaRN: scale of queries and keys, which counters attention that spreads over more tokens; 0 takes
     0.1 ln(rope_factor) + 1."""

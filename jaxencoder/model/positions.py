@@ -57,6 +57,8 @@ def rotary_table_for(c: EncoderConfig, positions: jax.Array, segment_ids: jax.Ar
             cos, sin = rotary_table(positions, c.head_size, theta, _yarn_scale(c, theta))
             size = c.rope_attention_factor or 0.1 * math.log(c.rope_factor) + 1  # the paper's sqrt(1 / t)
             return cos * size, sin * size  # of queries and keys: scores grow by its square
+        case "llama3":
+            return rotary_table(positions, c.head_size, theta, _llama3_scale(c, theta))
     if c.rope_half_precision:
         scale = half_precision_frequencies(c.head_size, theta) / rotary_frequencies(c.head_size, theta)
         return rotary_table(positions, c.head_size, theta, scale)
@@ -88,6 +90,14 @@ def _yarn_scale(c: EncoderConfig, theta: float) -> np.ndarray:
     first, last = max(math.floor(first), 0), min(math.ceil(last), H - 1)  # as in the reference code
     ramp = np.clip((np.arange(H // 2) - first) / max(last - first, 1e-3), 0, 1)  # 0 keeps a wavelength
     return (1 - ramp + ramp / c.rope_factor).astype(np.float32)
+
+
+def _llama3_scale(c: EncoderConfig, theta: float) -> np.ndarray:
+    """Factor of each frequency, [H / 2] float32, from 1 to 1 / rope_factor, linear in the number of turns."""
+    fast, slow = c.rope_betas
+    turns = c.rope_original_length * rotary_frequencies(c.head_size, theta) / (2 * math.pi)
+    kept = np.clip((turns - slow) / max(fast - slow, 1e-6), 0, 1)
+    return (kept + (1 - kept) / c.rope_factor).astype(np.float32)
 
 
 def rotate(x: jax.Array, table: Table) -> jax.Array:

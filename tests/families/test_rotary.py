@@ -27,6 +27,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 KINDS = {
     "linear": {"rope_type": "linear", "factor": 3.0, "rope_theta": 500.0},
     "dynamic": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 500.0},
+    "llama3": YARN | {"rope_type": "llama3", "low_freq_factor": 0.5, "high_freq_factor": 2.5},
     "yarn": YARN,
     "yarn, all said": YARN | {"beta_fast": 3.0, "beta_slow": 0.5, "attention_factor": 0.7},
     "yarn, mscale": YARN | {"mscale": 0.5, "mscale_all_dim": 2.0},
@@ -133,7 +134,7 @@ def test_a_fixed_ntk_factor_is_another_base() -> None:
 @pytest.mark.parametrize(
     ("rope", "message"),
     [
-        ({"rope_type": "llama3", "factor": 8.0}, "rope_type 'llama3'; only default, linear, ntk, dynamic, yarn can"),
+        ({"rope_type": "mrope", "factor": 8.0}, "rope_type 'mrope'; only default, linear, ntk, dynamic, yarn, llama3"),
         ({"type": "longrope"}, "rope_type 'longrope'; only"),
         ({"rope_type": "linear"}, "config.json has no factor for rope_type 'linear'"),
         ({"rope_type": "linear", "factor": 0.5}, "rope_factor must be a number of at least 1, got 0.5"),
