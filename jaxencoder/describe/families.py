@@ -128,7 +128,8 @@ def _positions(c: EncoderConfig) -> str:
         words += ", also of values"
     if c.rope_scaling != "none":
         words += f", scaled for longer texts ({c.rope_scaling}, {c.rope_factor:g} times)"
-    return words + (f" and {c.relative_bias_buckets} buckets of relative biases" if c.relative_bias_buckets else "")
+    biases = f" and {c.relative_bias_buckets} buckets of relative biases" if c.relative_bias_buckets else ""
+    return words + biases + (" of each layer" if c.relative_bias_by_layer else "")
 
 
 def _attention(c: EncoderConfig) -> str:

@@ -25,12 +25,12 @@ from jaxencoder.families.prenorm import MEGATRON_BERT, ROBERTA_PRELAYERNORM, XLM
 from jaxencoder.families.qwen3 import QWEN3
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from jaxencoder.families.roformer import ROFORMER
-from jaxencoder.families.t5 import MT5, T5
+from jaxencoder.families.t5 import MT5, T5, UMT5
 
 # A run that came from no family is published as the first that can express its architecture.
 FAMILIES = (
     BERT, DISTILBERT, MODERNBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, MPNET, NOMIC_BERT, EUROBERT,
     ROFORMER, DEBERTA, DEBERTA_V2, NEOBERT, LONGFORMER,
     GTE, NEW, GEMMA3, QWEN3, LLAMA, MISTRAL,
-    T5, MT5, JINA_BERT, XLM_ROBERTA_XL, ROBERTA_PRELAYERNORM, MEGATRON_BERT, ERNIE, ESM,
+    T5, MT5, UMT5, JINA_BERT, XLM_ROBERTA_XL, ROBERTA_PRELAYERNORM, MEGATRON_BERT, ERNIE, ESM,
 )  # fmt: skip

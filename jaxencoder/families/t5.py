@@ -1,24 +1,27 @@
-"""Encoders of T5 and mT5, the bodies of GTR and Sentence-T5: relative biases, RMS norm, scores without a scale.
+"""Encoders of T5, mT5 and UMT5, the bodies of GTR and Sentence-T5: relative biases, RMS norm, scores without a scale.
 
-Raffel et al. 2020, arXiv:1910.10683; Xue et al. 2021 (mT5), arXiv:2010.11934. Decoders are not read.
+Raffel et al. 2020, arXiv:1910.10683; Xue et al. 2021 (mT5), arXiv:2010.11934; Chung et al. 2023 (UMT5),
+arXiv:2304.09151. Decoders are not read.
 """
 
 import dataclasses
 from typing import Any
 
 from jaxencoder.families.family import About, Family
-from jaxencoder.families.settings import ACTIVATIONS, Entry, Fields, Settings, read_value, same, size, written
+from jaxencoder.families.settings import ACTIVATIONS, Entry, Fields, Settings, read_value, same, size
 from jaxencoder.families.tables import Names
 from jaxencoder.model.config import EncoderConfig
 
 
 def _read_mlp(settings: Settings, fields: Fields) -> Fields:
     """feed_forward_proj is the name of an activation, after "gated-" if the MLP is gated."""
-    proj = read_value(settings, "feed_forward_proj", str, "relu")
+    if "feed_forward_proj" not in settings:
+        return {}
+    proj = read_value(settings, "feed_forward_proj", str)
     name = proj.removeprefix("gated-")
     if name not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise ValueError(f"config.json has feed_forward_proj {proj!r}; known are {known}, also after 'gated-'")
+        names = ", ".join(ACTIVATIONS)
+        raise ValueError(f"config.json has feed_forward_proj {proj!r}; known are {names}, also after 'gated-'")
     # The gated MLP of T5 1.1 has the approximate GELU.
     return {"activation": "gelu_tanh" if proj == "gated-gelu" else ACTIVATIONS[name], "gated_mlp": proj != name}
 
@@ -52,6 +55,7 @@ def _encoder(c: EncoderConfig) -> Names:
     return {
         "shared": "encoder/embeddings/token_embedding",
         "encoder.block.0.layer.0.SelfAttention.relative_attention_bias": "encoder/relative_bias/table",
+        f"{_LAYER}0.SelfAttention.relative_attention_bias": "encoder/layer/attention/relative_bias/table",
         f"{_LAYER}0.layer_norm": "encoder/layer/attention_norm",
         f"{_LAYER}0.SelfAttention.q": "encoder/layer/attention/query",
         f"{_LAYER}0.SelfAttention.k": "encoder/layer/attention/key",
@@ -69,6 +73,7 @@ T5 = Family(
     name="T5",
     prefix="",
     architecture=EncoderConfig(
+        activation="relu",
         positions="none",
         relative_bias_buckets=32,
         attention_scale=1.0,
@@ -96,8 +101,6 @@ T5 = Family(
         same("dropout_rate", "dropout"),
         same("dropout_rate", "attention_dropout"),
         same("layer_norm_epsilon", "norm_epsilon"),
-        written("is_encoder_decoder", False),
-        written("use_cache", False),
     ),
     encoder_table=_encoder,
     mlm_head_table={},
@@ -137,4 +140,25 @@ MT5 = dataclasses.replace(
         },
     ),
     classes={"Model": "MT5EncoderModel"},
+)
+UMT5 = dataclasses.replace(
+    T5,
+    model_type="umt5",
+    name="UMT5",
+    architecture=dataclasses.replace(
+        T5.architecture, relative_bias_by_layer=True, gated_mlp=True, activation="gelu_tanh"
+    ),
+    about=About(
+        title="UMT5",
+        choose_for="the encoders of multilingual T5 models, trained on more of the rarer languages than mT5",
+        tokenizer="SentencePiece unigram, cased",
+        objective="masked spans, which a decoder writes",
+        text="29T characters from the web, 107 languages",
+        papers={"UMT5": "2304.09151"},
+        releases={
+            "google/umt5-small": _sizes(8, 512, 1024, 6, 256384),
+            "google/umt5-base": _sizes(12, 768, 2048, 12, 256384),
+        },
+    ),
+    classes={"Model": "UMT5EncoderModel"},
 )

@@ -12,7 +12,7 @@ from jaxencoder.kernels.platform import platform
 from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import Linear, Norm
-from jaxencoder.model.positions import Table, distance_rows, rotate
+from jaxencoder.model.positions import RelativeBias, Table, distance_rows, rotate
 
 
 class Attention(nn.Module):
@@ -47,6 +47,8 @@ class Attention(nn.Module):
         if rotary is not None:  # keys before they are repeated: fewer rotations
             q, k = rotate(q, rotary), rotate(k, rotary)
             v = rotate(v, rotary) if c.rotary_values else v
+        if c.relative_bias_by_layer:
+            bias = RelativeBias(c, name="relative_bias")(x.shape[1])
         relative = None if bias is None else RelativeTerms(bias=bias)
         if distances is not None:
             if c.relative_projection == "separate":

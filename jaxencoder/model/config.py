@@ -56,7 +56,9 @@ class EncoderConfig:
     """Groups of channels that are convolved separately."""
     conv_activation: Activation = "tanh"
     relative_bias_buckets: int = 0
-    """Rows of a table of attention biases by distance that all layers share (MPNet, T5); 0 for none."""
+    """Rows of a table of attention biases by distance (MPNet, T5); 0 for none."""
+    relative_bias_by_layer: bool = False
+    """Give each layer its own table of these biases (UMT5); false shares one."""
     rotary_values: bool = False
     """Rotate values in addition to queries and keys (an option of RoFormer)."""
     max_length: int = 512
@@ -192,6 +194,8 @@ class EncoderConfig:
             yield f"global_tokens needs {rule}, got {values}"
         if self.causal and (self.global_tokens or self.conv_kernel_size):
             yield "causal needs model.global_tokens false and model.conv_kernel_size 0: both see later tokens"
+        if self.relative_bias_by_layer and not self.relative_bias_buckets:
+            yield "relative_bias_by_layer needs model.relative_bias_buckets, got 0; set both or neither"
         if self.relative_bias_buckets and self.positions == "alibi":
             yield "relative_bias_buckets and model.positions alibi are both biases by distance; choose one"
         if not {*self.disentangled} <= {"c2p", "p2c"}:

@@ -71,6 +71,8 @@ PUBLISHED = {
     "google/embeddinggemma-300m": 302_863_104,
     "sentence-transformers/gtr-t5-base": 109_628_544,
     "sentence-transformers/gtr-t5-large": 334_939_648,
+    "google/umt5-small": 150_153_216,
+    "google/umt5-base": 281_861_376,
     "google/mt5-small": 146_940_608,
     "google/mt5-base": 277_040_256,
     "jinaai/jina-embeddings-v2-small-en": 32_690_688,
@@ -124,6 +126,7 @@ DESCRIBED = {
     "relative_embedding_norm": True,
     "conv_kernel_size": 3,
     "relative_bias_buckets": 32,
+    "relative_bias_by_layer": True,
     "rotary_values": True,
     "rope_scaling": "linear",
     "windows": (0, 64),
@@ -194,6 +197,8 @@ def test_every_choice_has_words() -> None:
         before = EncoderConfig(positions="rotary" if name in ("rotary_values", "rope_scaling") else "learned")
         if name == "global_tokens":
             before = dataclasses.replace(before, windows=(64,))
+        if name == "relative_bias_by_layer":
+            before = dataclasses.replace(before, relative_bias_buckets=8)
         if name in ("disentangled", "position_buckets", "max_distance", "relative_embedding_norm"):
             before = dataclasses.replace(before, disentangled=("p2c",), position_buckets=8)
         changed = architecture(dataclasses.replace(before, **{name: value}))

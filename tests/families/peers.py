@@ -122,6 +122,11 @@ MODELS: dict[str, list[dict[str, Any]]] = {
         dict(T5, d_kv=8, num_layers=1, feed_forward_proj="gated-gelu", relative_attention_num_buckets=8),
         dict(T5, d_kv=4, num_layers=3, feed_forward_proj="gated-silu", layer_norm_epsilon=1e-4),
     ],
+    "umt5": [
+        dict(T5, d_kv=10, num_layers=2),
+        dict(T5, d_kv=8, num_layers=1, feed_forward_proj="relu"),
+        dict(T5, d_kv=4, num_layers=3, relative_attention_num_buckets=8, layer_norm_epsilon=1e-4),
+    ],
     "mt5": [dict(T5, d_kv=6, num_layers=1, feed_forward_proj="gated-gelu")],
     "xlm-roberta-xl": [
         dict(SHIFTED, max_position_embeddings=35, type_vocab_size=1, **FIVE),
@@ -203,7 +208,11 @@ OUTPUTS = {
     "ForMultipleChoice": {"logits": "logits"},
 }  # fmt: skip
 DECODERS = {"gemma3_text", "qwen3", "llama", "mistral"}  # their head of the vocabulary is that of a decoder
-ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}  # of encoder-decoders, without a head
+ENCODERS = {
+    "t5": "T5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "umt5": "UMT5EncoderModel",
+}  # of encoder-decoders, without a head
 NONE = {  # classes that a family does not have, or whose head is named in its file as not loaded
     "ForMaskedLM": ENCODERS.keys(),
     "ForPreTraining": MODELS.keys() - {"bert", "albert", "electra", "megatron-bert", "ernie"},

@@ -45,7 +45,8 @@ GEMMA = dataclasses.replace(
 ESM = dataclasses.replace(
     BERT, positions="rotary", rope_half_precision=True, zeroed_token=5, norm_placement="pre", embedding_norm=False
 )
-COMBINED |= {"esm": ESM} | {"gemma": GEMMA, "causal gemma": dataclasses.replace(GEMMA, causal=True)}
+UMT5 = dataclasses.replace(BERT, relative_bias_buckets=8, relative_bias_by_layer=True, positions="none")
+COMBINED |= {"esm": ESM, "umt5": UMT5} | {"gemma": GEMMA, "causal gemma": dataclasses.replace(GEMMA, causal=True)}
 # For tests that differentiate, which compile slowly: a stack, and layers outside it.
 SMALL = {
     "bert": dataclasses.replace(BERT, num_layers=2),

@@ -28,6 +28,7 @@ from jaxencoder.model.config import EncoderConfig
         ({"disentangled": ("p2c",), "position_buckets": 8, "max_distance": 5}, "max_distance 5 must be above"),
         ({"conv_kernel_size": 4}, "conv_kernel_size must be odd, or 0 for none, got 4"),
         ({"conv_kernel_size": 3, "conv_groups": 5}, "hidden_size 768 is not a multiple of model.conv_groups 5"),
+        ({"relative_bias_by_layer": True}, "relative_bias_by_layer needs model.relative_bias_buckets, got 0"),
         ({"rope_half_precision": True}, "rope_half_precision needs rotary positions"),
         ({"head_dim": -1}, "model.head_dim must not be negative, got -1"),
         ({"head_dim": 7, "positions": "rotary"}, "positions rotary needs an even head size, got 7"),
