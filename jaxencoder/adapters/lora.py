@@ -72,7 +72,7 @@ def with_lora(lora: LoraConfig, objective: Objective) -> Objective:
     def merged(function: Callable[..., Any] | None) -> Callable[..., Any] | None:
         return function and (lambda params, *inputs: function(merge_lora(lora, params), *inputs))
 
-    return Objective(init, loss, merged(objective.scores), merged(objective.models))
+    return objective._replace(init=init, loss=loss, scores=merged(objective.scores), models=merged(objective.models))
 
 
 def init_lora(lora: LoraConfig, params: Params, key: jax.Array) -> Params:

@@ -17,7 +17,17 @@ from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import Head, HeadConfig, MlmHead, output_table, pool
 from jaxencoder.model.layers import apply
 from jaxencoder.objectives.masking import Masked, Masking, mask_tokens
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, encode, mean
+from jaxencoder.objectives.objective import (
+    Batch,
+    Metrics,
+    Objective,
+    ObjectiveConfig,
+    Params,
+    Vocabulary,
+    encode,
+    mean,
+    terms,
+)
 from jaxencoder.sharding import row_shards
 
 # BERT's head for pairs: the pooler's transform of [CLS], and a projection.
@@ -72,11 +82,15 @@ class MaskedLM(ObjectiveConfig):
                 "pair_loss": (jnp.where(is_pair, losses, 0).sum(), weight),
                 "pair_accuracy": ((is_pair & (scores.argmax(-1) == labels)).sum().astype(jnp.float32), weight),
             }
-            total = mean(metrics) + mean(pair_metrics, "pair_loss")
-            tokens = metrics["loss"][1]  # weights the total over rows and devices
-            return total, metrics | pair_metrics | {"mlm_loss": metrics["loss"], "loss": (total * tokens, tokens)}
+            metrics = metrics | pair_metrics | {"mlm_loss": metrics["loss"]}
+            metrics["loss"] = terms(metrics, {"mlm_loss": 1.0, "pair_loss": 1.0})
+            return mean(metrics), metrics
 
-        return Objective(init, loss)
+        def loss_weights(batch: Batch, key: jax.Array) -> jax.Array:
+            masked = mask_tokens(batch, jax.random.split(key)[0], self.masking, vocabulary)
+            return jnp.stack([masked.weights.sum(), (batch["labels"] >= 0).sum().astype(jnp.float32)])
+
+        return Objective(init, loss, loss_weights=loss_weights if pair_heads else None)
 
     @property
     def masked_loss(self) -> str:

@@ -15,8 +15,11 @@ from jaxencoder.model.heads import HeadConfig
 from jaxencoder.model.layers import apply
 
 Params = dict[str, Any]
+MIN_WEIGHT = 1e-9  # stands for 0, so that a mean over nothing is 0
 Batch = dict[str, Any]  # name -> array: of jax on the devices, of numpy on the host
-Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight): they add up over rows, steps and devices
+# name -> (sum, weight): they add up over rows, steps and devices. A loss of several terms, each a mean by a weight of its
+# own, has arrays [terms] in place of numbers.
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
 class Objective(NamedTuple):
@@ -24,13 +27,15 @@ class Objective(NamedTuple):
 
     # key -> parameters, a nested dict of float32 arrays; those of the encoder under "encoder".
     init: Callable[[jax.Array], Params]
-    # (params, batch, key, train) -> (scalar, metrics); metrics["loss"] is (sum, weight) and the scalar sum / weight.
-    # The key drives corruption and, when training, dropout.
+    # (params, batch, key, train) -> (scalar, metrics); the scalar is the mean of metrics["loss"], see `mean`. The key
+    # drives corruption and, when training, dropout.
     loss: Callable[[Params, Batch, jax.Array, bool], tuple[jax.Array, Metrics]]
     # The same arguments -> float32 [B, E, labels] of documents or [B, T, labels] of tokens; None for pretraining.
     scores: Callable[[Params, Batch, jax.Array, bool], jax.Array] | None = None
     # parameters -> {name: parameters of one model}, for objectives that train several models.
     models: Callable[[Params], dict[str, Params]] | None = None
+    # (batch, key) -> the weights [terms] that `loss` has with these arguments, for losses of several terms.
+    loss_weights: Callable[[Batch, jax.Array], jax.Array] | None = None
 
 
 class Vocabulary(Protocol):
@@ -83,9 +88,15 @@ class ObjectiveConfig:
 
 
 def mean(metrics: Metrics, name: str = "loss") -> jax.Array:
-    """sum / weight of a metric; 0 if the weight is 0."""
+    """sum / weight of a metric, 0 if the weight is 0; of several terms the sum of their means."""
     total, weight = metrics[name]
-    return total / jnp.maximum(weight, 1e-9)
+    return (total / jnp.maximum(weight, MIN_WEIGHT)).sum()
+
+
+def terms(metrics: Metrics, coefficients: Mapping[str, float]) -> tuple[jax.Array, jax.Array]:
+    """The loss that is the sum of some metrics' means, times these coefficients: sums and weights, both [terms]."""
+    sums = [coefficient * metrics[name][0] for name, coefficient in coefficients.items()]
+    return jnp.stack(sums), jnp.stack([metrics[name][1] for name in coefficients])
 
 
 def encode(module: Encoder, params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:

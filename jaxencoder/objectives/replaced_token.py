@@ -19,7 +19,17 @@ from jaxencoder.model.heads import Head, HeadConfig, MlmHead
 from jaxencoder.model.layers import apply
 from jaxencoder.objectives.masking import Masking, mask_tokens
 from jaxencoder.objectives.mlm import masked_metrics, predict
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, encode, mean
+from jaxencoder.objectives.objective import (
+    Batch,
+    Metrics,
+    Objective,
+    ObjectiveConfig,
+    Params,
+    Vocabulary,
+    encode,
+    mean,
+    terms,
+)
 
 Sharing = Literal["shared", "none", "gdes"]
 
@@ -102,10 +112,13 @@ class ReplacedToken(ObjectiveConfig):
             metrics = {f"mlm_{name}": x for name, x in mlm_metrics.items()}
             metrics |= _detection_metrics(scores, replaced, batch["segment_ids"] > 0)
             value = mean(metrics, "mlm_loss") + self.weight * mean(metrics, "rtd_loss")
-            tokens = metrics["mlm_loss"][1]
-            return value, {"loss": (value * tokens, tokens)} | metrics
+            return value, {"loss": terms(metrics, {"mlm_loss": 1.0, "rtd_loss": self.weight})} | metrics
 
-        return Objective(init, loss, models=models)
+        def loss_weights(batch: Batch, key: jax.Array) -> jax.Array:
+            masked = mask_tokens(batch, jax.random.split(key, 4)[0], self.masking, vocabulary)
+            return jnp.stack([masked.weights.sum(), (batch["segment_ids"] > 0).sum().astype(jnp.float32)])
+
+        return Objective(init, loss, models=models, loss_weights=loss_weights)
 
     @property
     def masked_loss(self) -> str:

@@ -3,14 +3,15 @@
 There is no I/O and no Python state: the loop compiles these functions once and calls them.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params
+from jaxencoder.objectives.objective import MIN_WEIGHT, Batch, Metrics, Objective, Params, mean
 
 
 class TrainState(NamedTuple):
@@ -52,9 +53,9 @@ def train_step(
         batch: arrays with leading dimension B.
         key: the run's key; the step number is folded into it.
         steps: steps of the run; if given, the batch gets "progress" [B], the fraction of steps done.
-        accumulation: parts of the batch that are differentiated in sequence. Their gradients are weighted by the
-            weight of their loss (`metrics["loss"][1]`, such as the number of predictions), so that the update is that
-            of the complete batch.
+        accumulation: parts of the batch that are differentiated in sequence. Their losses, each term of them, are
+            weighted as in the complete batch (`metrics["loss"][1]`, such as the number of predictions), so that the
+            update is that of the complete batch.
 
     Returns:
         The new state, and the batch's metrics with these added: "gradient_norm" (unclipped), also for each part of the
@@ -64,11 +65,10 @@ def train_step(
     key = jax.random.fold_in(key, state.step)
     if steps:
         batch = batch | {"progress": jnp.full(len(batch["token_ids"]), state.step / steps, jnp.float32)}
-    differentiate = jax.value_and_grad(objective.loss, has_aux=True)
     if accumulation == 1:
-        (_, metrics), gradients = differentiate(state.params, batch, key, True)
+        (_, metrics), gradients = jax.value_and_grad(objective.loss, has_aux=True)(state.params, batch, key, True)
     else:
-        gradients, metrics = _accumulate(differentiate, state.params, batch, key, accumulation)
+        gradients, metrics = _accumulate(objective, state.params, batch, key, accumulation)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     ema: Any = None if state.ema is None else optax.incremental_update(params, state.ema, 1 - ema_decay)
@@ -79,7 +79,7 @@ def train_step(
         "gradient_norm": (gradient_norm, one),
         **{f"gradient_norm_{name}": (optax.tree.norm(part), one) for name, part in _parts(gradients).items()},
         # NaN and infinity survive addition: one number tells of all gradients and parameters.
-        "finite": (jnp.isfinite(gradient_norm + params_norm + metrics["loss"][0]).astype(jnp.float32), one),
+        "finite": (jnp.isfinite(gradient_norm + params_norm + mean(metrics)).astype(jnp.float32), one),
     }
     return TrainState(state.step + 1, params, optimizer_state, ema), metrics
 
@@ -92,26 +92,36 @@ def _parts(params: Params) -> dict[str, Params]:
 
 
 def _accumulate(
-    differentiate: Callable, params: Params, batch: Batch, key: jax.Array, parts: int
+    objective: Objective, params: Params, batch: Batch, key: jax.Array, parts: int
 ) -> tuple[Params, Metrics]:
     """The mean gradients of a batch and its summed metrics, part by part in a scan."""
     # [B, ...] -> [parts, B / parts, ...], interleaved so that each device already holds its rows of every part.
     split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(parts))
+    # The sum of one term is divided by its weight at the end. Several terms are added up in each part's loss, so that
+    # their weights in the complete batch have to be known before.
+    loss_weights, weights = objective.loss_weights, jnp.ones(())
+    if loss_weights is not None:
+        weights = jax.lax.map(lambda part: loss_weights(*part), (split, keys)).sum(0)  # [terms]
 
-    def body(carry, xs):
-        part, i = xs
-        (_, metrics), gradients = differentiate(params, part, jax.random.fold_in(key, i), True)
-        weight = metrics["loss"][1]  # undoes the mean over this part, so that sums of gradients add up
-        scaled = jax.tree.map(lambda g: g * weight, gradients)
-        return jax.tree.map(jnp.add, carry, (scaled, metrics)), None
+    def loss(params: Params, part: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        metrics = objective.loss(params, part, key, True)[1]
+        return (metrics["loss"][0] / jnp.maximum(weights, MIN_WEIGHT)).sum(), metrics
 
-    first = jax.tree.map(lambda x: x[0], split)
+    differentiate = jax.value_and_grad(loss, has_aux=True)
+
+    def body(carry, part):
+        (_, metrics), gradients = differentiate(params, *part)
+        return jax.tree.map(jnp.add, carry, (gradients, metrics)), None
+
+    first = jax.tree.map(lambda x: x[0], (split, keys))
     # The sums start with zeros in the shapes of one part's results.
-    (_, metrics), gradients = jax.eval_shape(lambda p, b, k: differentiate(p, b, k, True), params, first, key)
+    (_, metrics), gradients = jax.eval_shape(differentiate, params, *first)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (gradients, metrics))
-    (total, metrics), _ = jax.lax.scan(body, zeros, (split, jnp.arange(parts)))
-    weight = jnp.maximum(metrics["loss"][1], 1e-9)
-    return jax.tree.map(lambda g: g / weight, total), metrics
+    (total, metrics), _ = jax.lax.scan(body, zeros, (split, keys))
+    if loss_weights is None:
+        total = jax.tree.map(lambda g: g / jnp.maximum(metrics["loss"][1], MIN_WEIGHT), total)
+    return total, metrics
 
 
 def eval_step(objective: Objective, params: Params, batch: Batch, key: jax.Array) -> Metrics:
@@ -120,5 +130,8 @@ def eval_step(objective: Objective, params: Params, batch: Batch, key: jax.Array
 
 
 def means(metrics: Metrics) -> dict[str, float]:
-    """(sum, weight) pairs as weighted means, on the host."""
-    return {name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in metrics.items()}
+    """(sum, weight) pairs as weighted means, on the host; those of several terms are added up."""
+    return {
+        name: float((np.asarray(total, np.float64) / np.maximum(weight, MIN_WEIGHT)).sum())
+        for name, (total, weight) in metrics.items()
+    }

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxencoder.objectives.masking import Masking, mask_tokens
 from jaxencoder.objectives.mlm import MaskedLM
+from jaxencoder.objectives.objective import mean
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.sharding import MeshConfig, batch_sharding, make_mesh, shardings
 from jaxencoder.training.config import OptimizerConfig
@@ -58,7 +59,7 @@ def train(family: str, settings: MaskedLM | ReplacedToken, mesh: jax.sharding.Me
             masks = corrupt(batch, jax.random.key(step))
             masked.append(zlib.crc32(b"".join(np.asarray(x).tobytes() for x in masks)))
             state, metrics = run(state, batch, key)
-            losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
+            losses.append(float(mean(metrics)))
             norms.append(float(metrics["gradient_norm"][0]))
         kernel = state.params["encoder"]["layers"]["block_0"]["mlp"]["up"]["kernel"]
         split = 1 - kernel.addressable_shards[0].data.size / kernel.size
