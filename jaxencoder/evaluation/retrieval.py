@@ -23,7 +23,7 @@ from jaxencoder.text.sources.records import Record
 log = logging.getLogger(__name__)
 
 MAX_RANK = 100  # lower ranks do not affect the metrics
-_INTEGER = re.compile(r"\s*-?\d+\s*")
+_INTEGER = re.compile(r"\s*-?\d+(\.0*)?\s*")
 
 
 def ranking_metrics(rankings: Sequence[Sequence[str]], relevances: Sequence[Mapping[str, int]]) -> dict[str, float]:
@@ -58,6 +58,12 @@ def ranking_metrics(rankings: Sequence[Sequence[str]], relevances: Sequence[Mapp
     return {name: float(values.mean()) for name, values in metrics.items()}
 
 
+def in_order(ids: Sequence[str], scores: np.ndarray) -> list[str]:
+    """The ids of documents by their scores, best first; among equal ones in float32 by id, descending: trec_eval."""
+    pairs = zip(scores.astype(np.float32).tolist(), ids, strict=False)
+    return [i for _, i in sorted(pairs, reverse=True)]
+
+
 def qrels_file(folder: Path, split: str) -> Path:
     """The relevances of a split: qrels/SPLIT.tsv, or qrels.tsv for test; FileNotFoundError if missing."""
     files = [folder / "qrels" / f"{split}.tsv", *([folder / "qrels.tsv"] if split == "test" else [])]
@@ -69,7 +75,11 @@ def qrels_file(folder: Path, split: str) -> Path:
 
 
 def read_qrels(file: Path) -> dict[str, dict[str, int]]:
-    """The relevances of documents by query, from lines with tabs between the three; the first may be a header."""
+    """The relevances of documents by query.
+
+    Lines hold query, document and relevance as in BEIR, the first of which may be a header, or the four columns of
+    TREC, whose second one is not used and which may have spaces between them.
+    """
     relevances: dict[str, dict[str, int]] = {}
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -78,14 +88,17 @@ def read_qrels(file: Path) -> dict[str, dict[str, int]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        match line.split("\t"):
-            case [query, document, relevance] if _INTEGER.fullmatch(relevance):
-                relevances.setdefault(query, {})[document] = int(relevance)
-            case [_, _, _] if number == 1:
+        columns = line.split("\t")
+        match columns if len(columns) > 1 else line.split(maxsplit=3):
+            case [query, _, document, relevance] if _INTEGER.fullmatch(relevance):
+                relevances.setdefault(query, {})[document] = int(float(relevance))
+            case [query, document, relevance] if len(columns) > 1 and _INTEGER.fullmatch(relevance):
+                relevances.setdefault(query, {})[document] = int(float(relevance))
+            case [first, _, _] if len(columns) > 1 and number == 1 and not re.match("corpus|doc", first, re.IGNORECASE):
                 pass
             case _:
                 wrong = f"{file}:{number}: {line[:80]!r}"
-                raise ValueError(f"{wrong} is not query, document and a whole number with tabs between")
+                raise ValueError(f"{wrong} is not query, document and a whole number, nor TREC's four columns")
     if not relevances:
         raise ValueError(f"{file} is empty: it judges no document")
     return relevances
@@ -139,15 +152,18 @@ def search_folder(
     if not relevant:
         raise ValueError(f"{file} calls no document relevant; a relevance must be above 0")
     ids, indices = [], np.zeros((0, 0), np.int32)
-    # k + 1, because the document with the query's id is dropped.
-    documents, texts = read_corpus(folder), list(queries.values())
-    for chunk, nearest in rank(model, texts, documents, k + 1, options=options, query_prompt=query_prompt):
+    # More than k, because the document with the query's id is dropped, and among equals at the end ids decide.
+    documents, texts, scores = read_corpus(folder), list(queries.values()), np.zeros((0, 0), np.float32)
+    for chunk, nearest in rank(model, texts, documents, 2 * k, options=options, query_prompt=query_prompt):
         ids += [record["_id"] for record in chunk]
-        indices = nearest.indices
+        scores, indices = nearest.scores, nearest.indices
     corpus_ids = set(ids)
     if absent := sum(document not in corpus_ids for document in relevant):
         log.warning("%d relevant documents are missing from %s.", absent, folder / "corpus.jsonl")
-    ranked = [[ids[i] for i in row if i >= 0] for row in indices.tolist()]
+    ranked = [
+        in_order([ids[i] for i in row if i >= 0], row_scores)
+        for row, row_scores in zip(indices.tolist(), scores, strict=True)
+    ]
     rankings = [[i for i in row if i != query] for row, query in zip(ranked, queries, strict=True)]
     if left_out := sum(map(len, ranked)) - sum(map(len, rankings)):
         log.warning("%d documents have the id of the query that found them and were left out, as in BEIR.", left_out)
@@ -214,9 +230,9 @@ def evaluate_reranking(
         raise ValueError("some scores are not finite: the run is damaged, or its training diverged")
     reranked, start = [], 0
     for ids in result.rankings:
-        order = np.argsort(-scores[start : start + len(ids[:k])], kind="stable")
-        reranked.append([ids[i] for i in order] + ids[k:])
-        start += len(order)
+        scored = ids[:k]
+        reranked.append(in_order(scored, scores[start : start + len(scored)]) + ids[k:])
+        start += len(scored)
     before, after = (ranking_metrics(rankings, result.relevances) for rankings in (result.rankings, reranked))
     counts = {"queries": len(result.queries), "documents": result.documents, "candidates": len(scores)}
     return counts | after | {f"first_{name}": value for name, value in before.items()}

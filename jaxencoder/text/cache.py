@@ -156,9 +156,9 @@ def _address(part: SourceSplit, tokenizer: Tokenizer) -> str:
         identity["long"] = [data.long_texts, data.overlap]
     if part.is_balanced:
         identity["balance"] = data.balance
-    if data.label_field and not data.labels:
-        # Classes are those of all training sources. The first word changes with the way labels are understood.
-        identity["labels"] = ["names of the metadata", *map(fingerprint, data.train)]
+    if data.label_field:
+        # Without names, classes are those of all training sources. The first word changes with the way labels are read.
+        identity["labels"] = ["marks of no label", data.labels or [*map(fingerprint, data.train)]]
     readable = re.sub(r"[^A-Za-z0-9]+", "-", part.source)[-40:].strip("-")
     return f"{readable}-{part.split}-{_digest(identity, sort_keys=True)}"
 
@@ -174,8 +174,9 @@ def _is_cache_error(error: OSError, folder: Path) -> bool:
 def _format_labels(part: SourceSplit, store: Store) -> str:
     if not part.data.label_field or not part.schema.names_classes:
         return ""
-    kind = store.meta["label_kind"]
-    return f"; {Labels('class' if kind == 'token' else kind, tuple(store.meta['labels'])).describe()}"
+    kind, unlabeled = store.meta["label_kind"], store.meta.get("unlabeled", 0)
+    labels = Labels("class" if kind == "token" else kind, tuple(store.meta["labels"])).describe()
+    return f"; {labels}" + (f"; left out {unlabeled} records that have no label" if unlabeled else "")
 
 
 def _upload(folder: Path, target: str) -> None:
@@ -203,6 +204,8 @@ def _write(part: SourceSplit, tokenizer: Tokenizer, folder: Path, progress: bool
             writer.add(row)
             bar.update(builder.documents - bar.n)
     if not writer.rows and (part.split == "train" or not part.held_out):
+        if builder.unlabeled:
+            raise ValueError(f"none of the {builder.unlabeled} records of {part.source} has a label; name other data")
         if not builder.documents:
             advice = f"lower data.validation_fraction ({part.held_out})"
             raise ValueError(f"{part.source} leaves no document to train on; {advice}")
@@ -210,7 +213,9 @@ def _write(part: SourceSplit, tokenizer: Tokenizer, folder: Path, progress: bool
         raise ValueError(f"{part.source} yields no tokens: {problem}")
     counts = {"documents": builder.documents, "token_counts": builder.token_counts.tolist()}
     vocabulary = {"tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id}
-    classes = {"labels": list(names), "label_kind": kind}
+    classes: dict[str, Any] = {"labels": list(names), "label_kind": kind}
+    if builder.unlabeled:
+        classes["unlabeled"] = builder.unlabeled
     writer.close(counts | vocabulary | classes | {"source": part.source, "split": part.split})
 
 

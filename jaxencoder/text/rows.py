@@ -58,6 +58,7 @@ class RowBuilder:
     def __init__(self, source_split: SourceSplit, tokenizer: Tokenizer, labels: Labels | None):
         self._split, self._tokenizer, self._labels = source_split, tokenizer, labels
         self.documents = 0  # read so far
+        self.unlabeled = 0  # examples that the data set marks as such, which are left out
         self.token_counts = np.zeros(tokenizer.vocab_size, np.int64)  # so far, special tokens 0
 
     def rows(self) -> Iterator[Row]:
@@ -78,10 +79,19 @@ class RowBuilder:
     def _examples(self) -> Iterator[Example]:
         split = self._split
         settings = (split.data, split.source, split.pair_field, self._labels, split.split, split.held_out)
-        read = partial(split.schema.examples, *settings)
+        read = partial(self._labeled, partial(split.schema.examples, *settings))
         for example in oversample(read, split.data.balance) if split.is_balanced else read():
             self.documents += 1
             yield example
+
+    def _labeled(self, read: Callable[[], Iterable[Example]]) -> Iterator[Example]:
+        """The examples of one pass over the source that have a label."""
+        self.unlabeled = 0
+        for example in read():
+            if example.label is None:
+                self.unlabeled += 1
+            else:
+                yield example
 
 
 def label_kind(data: DataConfig, schema: Schema, labels: Labels | None) -> tuple[str | None, tuple[str, ...]]:

@@ -24,7 +24,7 @@ class Example(NamedTuple):
     """A document of a data set."""
 
     texts: tuple[Any, Any]  # first and second text, as the task has them; the second is "" for a single text
-    label: Any  # as the task encodes it; 0 without labels
+    label: Any  # as the task encodes it; 0 without labels, None if the data set marks the example as unlabeled
     digest: int  # of `text_digest`
 
 
@@ -47,6 +47,7 @@ class Schema:
     reads_words = False  # the text field holds a list of words
     labels_tokens = False  # tokens have labels, not texts
     names_classes = True  # the labels are classes of the data set, whose names `data.labels` may give
+    marks: tuple[str, ...] = label_kinds.MARKS  # labels of what has none
     overlaps = False  # sequences of a long text overlap by `data.overlap` tokens
 
     @property
@@ -72,8 +73,10 @@ class Schema:
         named = {self._class_names(data, source) for source in data.train}
         if names := data.labels or (named.pop() if len(named) == 1 else ()):
             _, record, _ = next(self._read(data, data.train[0], data.pair_field))
-            return Labels(self.kind_of(record[data.label_field]), names)
-        return label_kinds.infer(self._training_labels(data))
+            kind = self.kind_of(record[data.label_field])
+            labels = (label for label, _ in self._training_labels(data))
+            return Labels(kind, names, kind == "classes" and label_kinds.are_indicators(labels, len(names)))
+        return label_kinds.infer(self._training_labels(data), self.marks)
 
     def kind_of(self, label: Any) -> str:
         """Kind of the named classes, by a record's label: "classes" for lists, else "class"."""

@@ -14,6 +14,7 @@ from jaxencoder.evaluation.evaluate import evaluate_task
 from jaxencoder.evaluation.retrieval import (
     evaluate_reranking,
     evaluate_retrieval,
+    in_order,
     qrels_file,
     ranking_metrics,
     read_corpus,
@@ -94,6 +95,30 @@ def test_measures_are_those_of_trec_eval():
     assert result["mrr@10"] == pytest.approx(np.mean([values["recip_rank"] for values in expected.values()]))
 
 
+def test_equal_scores_are_in_the_order_of_trec_eval():
+    """By identifier, descending: 9 before 10, and scores count as equal if they are so in float32."""
+    assert in_order(["10", "zzz", "9", "b"], np.array([0.5, 0.1, 0.5 + 1e-9, 0.5])) == ["b", "9", "10", "zzz"]
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    random = np.random.default_rng(0)
+    ids = [str(i) for i in random.permutation(60)]
+    scores = {f"q{i}": random.integers(0, 4, len(ids)) / 3 for i in range(20)}
+    relevances = {q: {i: int(random.integers(0, 2)) for i in ids[:20]} for q in scores}
+    runs = {q: dict(zip(ids, x.tolist(), strict=True)) for q, x in scores.items()}
+    expected = pytrec_eval.RelevanceEvaluator(relevances, {"ndcg_cut.10"}).evaluate(runs)
+    result = ranking_metrics([in_order(ids, x) for x in scores.values()], list(relevances.values()))
+    assert result["ndcg@10"] == pytest.approx(np.mean([values["ndcg_cut_10"] for values in expected.values()]))
+
+
+@pytest.mark.parametrize("order", [["a", "b", "zzz"], ["b", "a", "zzz"], ["zzz", "b", "a"]])
+def test_documents_of_equal_texts_are_found_by_identifier(model, tmp_path, order):
+    corpus = [{"_id": i, "text": "awful" if i == "zzz" else "lovely film"} for i in order]
+    for name, records in (("corpus", corpus), ("queries", [{"_id": "1", "text": "lovely film"}])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for relevant, mrr in (("b", 1.0), ("a", 0.5)):
+        (tmp_path / "qrels.tsv").write_text(f"1\t{relevant}\t1\n")
+        assert evaluate_retrieval(model, tmp_path)["mrr@10"] == mrr
+
+
 def test_the_document_with_the_text_of_the_query_is_found_first(model, folder, caplog):
     with caplog.at_level(logging.WARNING):
         result = evaluate_retrieval(model, folder, options=EmbedOptions(batch_tokens=64))
@@ -148,6 +173,8 @@ def test_split(model, folder):
         ("query-id\tcorpus-id\tscore\n1\ta\t2\n", {"1": {"a": 2}}),
         ("1\ta\t2\r\n\r\n1\tb\t-1\r\n", {"1": {"a": 2, "b": -1}}),
         ("\ufeff1\ta b\t0\n", {"1": {"a b": 0}}),
+        ("1 0 a 2\n1  0  b 0\n2\tQ0\ta\t1\n", {"1": {"a": 2, "b": 0}, "2": {"a": 1}}),  # TREC
+        ("Query-ID\tCorpus-ID\tScore\n1\ta\t1.0\n", {"1": {"a": 1}}),
     ],
 )
 def test_relevances(tmp_path, text, expected):
@@ -162,7 +189,9 @@ def test_relevances(tmp_path, text, expected):
         (b"query-id\tcorpus-id\tscore\n", "is empty: it judges no document"),
         (b"1\ta\t1\n1 a 1\n", r"a\.tsv:2: '1 a 1' is not query"),
         (b"1\ta\t1\n1\tb\thigh\n", r"a\.tsv:2: "),
-        (b"1\ta\t0.5\n1\tb\t0.5\n", r"a\.tsv:2: "),
+        (b"1\ta\t1\n1\tb\t0.5\n", r"a\.tsv:2: "),
+        (b"corpus-id\tquery-id\tscore\na\t1\t1\n", r"a\.tsv:1: 'corpus-id"),
+        (b"1 0 a b 1\n", r"a\.tsv:1: '1 0 a b 1' is not query"),
         (b"1\ta\t1\n1\t\xe9\t1\n", r"is not UTF-8 \(byte 8\)"),
     ],
 )

@@ -18,13 +18,57 @@ def kinds(*labels):
         (["1.5", "2", "-3"], Labels("value", ())),
         ([0.5, 1, 2], Labels("value", ())),
         (["1", 2], Labels("class", ("1", "2"))),
-        (["nan", "inf", "none"], Labels("class", ("inf", "nan", "none"))),  # words like others
+        (["inf", "none", "NA"], Labels("class", ("NA", "inf", "none"))),  # words like others
         (["1", "x"], Labels("class", ("1", "x"))),
         (["2_1", "1_1", "1_2"], Labels("class", ("1_1", "1_2", "2_1"))),
+        ([1.0, 0.0], Labels("class", ("0", "1"))),  # as in scikit-learn
+        (["1.0", "0.0"], Labels("class", ("0", "1"))),  # pandas writes integers so if some are missing
+        (["1e3", "2e3"], Labels("value", ())),
+        (["01", "02"], Labels("class", ("01", "02"))),
+        (["+1", "-1"], Labels("class", ("-1", "+1"))),
+        ([" 0", "1", "1 "], Labels("class", ("0", "1"))),
+        (["pos ", "pos", "neg"], Labels("class", ("neg", "pos"))),
+        (["True", "False"], Labels("class", ("False", "True"))),
+        (["NA", "None", "null"], Labels("class", ("NA", "None", "null"))),
+        ([["a"], [], ["b", "a"]], Labels("classes", ("a", "b"))),
+        ([[0], [1, 2]], Labels("classes", ("0", "1", "2"))),
+        ([[0, 1], [1, 0]], Labels("classes", ("0", "1"), indicators=True)),
+        ([[0.0, 1.0, 1.0], [0, False, True]], Labels("classes", ("0", "1", "2"), indicators=True)),
+        ([[0, 1], []], Labels("classes", ("0", "1"))),  # numbers of classes after all
     ],
 )
 def test_kinds(labels, want):
     assert kinds(*labels) == want
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([0, 2, -1, 1], ("0", "1", "2")),  # SNLI
+        (["1", "-1", "0", "2"], ("0", "1", "2")),
+        ([0.0, 1.0, 2.0, -1.0], ("0", "1", "2")),
+        ([1, -100, 0], ("0", "1")),
+        (["yes", -1, "no"], ("no", "yes")),  # names of the metadata
+        (["entailment", "-", "neutral"], ("entailment", "neutral")),
+        (["nan", "pos", "neg"], ("neg", "pos")),
+        (["<NA>", "pos", "neg"], ("neg", "pos")),
+        (["+", "-"], ("+", "-")),  # a class after all
+        ([-1, 1], ("-1", "1")),
+        ([-2, -1, 0, 1, 2], ("-2", "-1", "0", "1", "2")),
+    ],
+)
+def test_marks_of_no_label(labels, names):
+    found = kinds(*labels)
+    assert found == Labels("class", names)
+    assert all(
+        (found.encode(x, "") is None) == (x in (-1, -100, "-1", "-", "nan", "<NA>") and str(x) not in names)
+        for x in labels
+    )
+
+
+def test_classes_that_differ_only_in_case(caplog):
+    assert kinds("pos", "Pos", "neg") == Labels("class", ("Pos", "neg", "pos"))
+    assert "The labels 'Pos' and 'pos' differ only in case; they count as two classes" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -37,6 +81,14 @@ def test_kinds(labels, want):
         ([1, "x"], "record 2: label 'x' is text, but other labels are numbers"),
         (["a", None], "record 2: label None is not a class"),
         (["a", ""], "record 2: label '' is not a class"),
+        ([-1, 0, 1], "the labels are -1, 0, 1, of which -1 may be a class .*; name the classes in data.labels"),
+        (["-1", "0"], "the labels are -1, 0, of which -1 may be a class"),
+        ([-1, -1], "no label is a class; name another data.label_field"),
+        (["-"], "no label is a class"),
+        ([[], []], "the lists of labels hold nothing"),
+        ([[0.5, 0.5]], "the lists of labels hold fractional numbers, no classes"),
+        (["1", "01"], "record 2: labels '1' and '01' are one number; spell them alike"),
+        ([1, "+1"], r"record 2: labels '1' and '\+1' are one number"),
     ],
 )
 def test_mistakes(labels, message):
@@ -51,7 +103,9 @@ def test_encode():
     names = Labels("class", ("neg", "pos"))
     assert names.encode("pos", "") == names.encode(1, "") == names.encode("1", "") == names.encode("01", "") == 1
     assert Labels("class", ("1", "neg")).encode("1", "") == 0  # a name before a number
-    for value in ("x", 2, "2", "-1", 1.0, None):
+    assert names.encode(1.0, "") == names.encode(" Pos", "") == names.encode("1.0", "") == names.encode([0, 1], "") == 1
+    assert names.encode("-1", "") is None and names.encode("nan", "") is None
+    for value in ("x", 2, "2", 0.5, None, "", [1, 1], [1]):
         with pytest.raises(ValueError, match="record 4: label"):
             names.encode(value, "record 4")
     with pytest.raises(ValueError, match="record 4: label '7' is not among the classes 2, 3"):
@@ -61,6 +115,40 @@ def test_encode():
         with pytest.raises(ValueError, match=expected) as error:
             Labels("value", ()).encode(value, "record 4")
         assert len(str(error.value)) < 150
+
+
+def test_case_and_spelling_of_names():
+    assert Labels("class", ("Pos", "pos")).encode("pos", "") == 1
+    with pytest.raises(ValueError, match="label 'POS' is not among the classes Pos, pos"):
+        Labels("class", ("Pos", "pos")).encode("POS", "")
+    assert Labels("class", ("01", "02")).encode(2, "") == Labels("class", ("-1", "+1")).encode("1", "") == 1
+    assert [Labels("class", ("yes", "True", "false")).encode(x, "") for x in (True, False)] == [1, 2]
+    assert [Labels("class", ("no", "yes")).encode(x, "") for x in (True, False)] == [1, 0]
+    assert Labels("class", ("-1", "0", "1")).encode(-1, "") == 0  # named by the settings
+
+
+def test_lists():
+    names = Labels("classes", ("a", "b", "c"))
+    assert names.encode(["c", "A"], "") == (0, 2) and names.encode([2, 1], "") == (1, 2) and names.encode([], "") == ()
+    indicators = names._replace(indicators=True)
+    assert indicators.encode([0, 1, 1.0], "") == (1, 2) and indicators.encode([0, 0, 0], "") == ()
+    for labels, value, message in (
+        (names, ["a", "A"], "name a class more than once"),
+        (names, [-1], "hold a mark of no class; give"),
+        (names, "a", "is not a list of classes"),
+        (indicators, [0, 1], "does not hold 0 or 1 for each of the 3 classes"),
+        (indicators, [0, 2, 1], "does not hold 0 or 1 for each of the 3 classes"),
+    ):
+        with pytest.raises(ValueError, match=f"record 4: .*{message}"):
+            labels.encode(value, "record 4")
+
+
+def test_numbers_that_are_taken_as_ids():
+    names = Labels("class", ("neg", "pos"))
+    assert all(map(names.are_ids, (1, "0", 1.0))) and not any(map(names.are_ids, ("pos", "-", [0, 1])))
+    assert not Labels("class", ("0", "1")).are_ids(1) and not Labels("value", ()).are_ids(1)
+    several = Labels("classes", ("a", "b"))
+    assert several.are_ids([1]) and not several.are_ids(["a"]) and not several._replace(indicators=True).are_ids([1, 0])
 
 
 def test_names_in_a_line():

@@ -277,6 +277,26 @@ def test_lists_of_classes(tmp_path, tokenizer, capsys):
     assert sorted(label.tolist() for _, label in pieces((store,))) == [[0, 0, 0], [1, 0, 1]]
     (store,) = prepare(config(numbers, label_field="label"), tokenizer, "train")
     assert store.meta["labels"] == ["0", "2"]
+    # 0 or 1 for each class.
+    indicators = write(tmp_path / "c.jsonl", [{"text": "alpha", "label": [0, 1]}, {"text": "beta", "label": [1.0, 0]}])
+    for settings, classes in (({}, ["0", "1"]), ({"labels": ("x", "y")}, ["x", "y"])):
+        (store,) = prepare(config(indicators, label_field="label", **settings), tokenizer, "train")
+        assert store.meta["labels"] == classes and store.meta["label_kind"] == "classes"
+        assert sorted(label.tolist() for _, label in pieces((store,))) == [[0, 1], [1, 0]]
+
+
+def test_unlabeled_examples_are_left_out(tmp_path, tokenizer, capsys):
+    records = [{"text": text, "label": [0, 1, 2, -1][i % 4]} for i, text in enumerate(documents(40, longest=5))]
+    source = write(tmp_path / "a.jsonl", records)
+    for settings in ({}, {"balance": 1.0}, {"labels": ("x", "y", "z")}):
+        (store,) = prepare(config(source, label_field="label", **settings), tokenizer, "train")
+        assert capsys.readouterr().out.endswith("; left out 10 records that have no label\n")
+        assert store.label_counts().tolist() == [10, 10, 10] and store.meta["documents"] == 30
+    (store,) = prepare(config(source, label_field="label", labels=("-1", "0", "1", "2")), tokenizer, "train")
+    assert "left out" not in capsys.readouterr().out and store.label_counts().tolist() == [10] * 4
+    unlabeled = write(tmp_path / "b.jsonl", [record | {"label": -1} for record in records])
+    with pytest.raises(ValueError, match="none of the 40 records of .*b.jsonl has a label; name other data"):
+        prepare(config(unlabeled, label_field="label", labels=("x", "y")), tokenizer, "train")
 
 
 @pytest.mark.parametrize(
@@ -287,7 +307,7 @@ def test_lists_of_classes(tmp_path, tokenizer, capsys):
         ([["a"], ["a", None]], {}, "record 2: label None is not a class"),
         ([["a"], [["b"]]], {}, r"record 2: label \['b'\] is not a class"),
         ([["a"], ["b", "b"]], {}, "record 2: the labels .*name a class more than once"),
-        ([[0, 1, 1], [1, 0, 0]], {}, "name a class more than once; name each once"),
+        ([[0, 1, 1], [1, 0, 2]], {}, "name a class more than once; name each once"),
         ([["a"], ["q"]], {"labels": ("a", "b")}, "record 2: label 'q' is not among the classes a, b"),
         ([["a"], {"b": 1}], {}, "record 2: label {'b': 1} is not a list"),
         ([["a"], None], {}, "record 2: label None is not a list"),

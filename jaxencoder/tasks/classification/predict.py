@@ -1,5 +1,6 @@
 """Classes and values for records, and their evaluation."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,10 +14,12 @@ from jaxencoder.tasks.running import row_length
 from jaxencoder.tasks.task import Evaluation, TaskModel
 from jaxencoder.text.buckets import warn_truncated
 from jaxencoder.text.config import WindowConfig
-from jaxencoder.text.labels import Labels
+from jaxencoder.text.labels import Labels, are_indicators
 from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.sources.records import Record
+
+log = logging.getLogger(__name__)
 
 ADDED = ("prediction", "probability", "probabilities")
 
@@ -129,17 +132,17 @@ class Predictions(NamedTuple):
 def predictions(model: TaskModel, source: str | None = None, windows: WindowConfig | None = None) -> Predictions:
     """A model's predictions for its validation data, or for another source with the same fields.
 
-    `source` is as in `jaxencoder.text.sources`; None: the data that the run has held out. ValueError for a record that
-    lacks a text or a label, or whose label is none of the run's.
+    `source` is as in `jaxencoder.text.sources`; None: the data that the run has held out. Records that their data set
+    marks as unlabeled are left out, with a warning; another tells of numbers that are taken as ids of named classes.
+    ValueError for a record that lacks a text or a label, or whose label is none of the run's.
     """
     data, head = model.config.data, classify.classifier_head(model)
     names, is_multi_label = head.names, head.kind == SEVERAL_CLASSES
     fields = [name for name in (data.text_field, data.pair_field) if name]
-    kinds = Labels("classes" if is_multi_label else "class" if names else "value", names)
-    records, labels = [], []
-    for where, record in labeled_records(TEXTS, data, source, names):
-        records.append(with_texts(record, fields, where))
-        labels.append(kinds.encode(record[data.label_field], where))
+    named_records = [
+        (where, with_texts(record, fields, where)) for where, record in labeled_records(TEXTS, data, source, names)
+    ]
+    records, labels = _labeled(named_records, data.label_field, names, is_multi_label)
     results = [result for _, result in _scored(model, records, fields, windows)]
     if is_multi_label:
         table = np.zeros((len(labels), len(names)), np.int64)
@@ -149,6 +152,26 @@ def predictions(model: TaskModel, source: str | None = None, windows: WindowConf
         table = np.array(labels, np.int64 if names else np.float64)
     scores, tokens = (np.concatenate([getattr(result, name) for result in results]) for name in ("scores", "tokens"))
     return Predictions(records, scores, table, tokens, names, sum(result.truncated for result in results))
+
+
+def _labeled(
+    named_records: list[tuple[str, Record]], field: str, names: tuple[str, ...], is_multi_label: bool
+) -> tuple[list[Record], list[Any]]:
+    """The records that have a label, and their labels as `Labels.encode` gives them."""
+    kind = "classes" if is_multi_label else "class" if names else "value"
+    values = [record[field] for _, record in named_records]
+    kinds = Labels(kind, names, is_multi_label and are_indicators(values, len(names)))
+    labels = [kinds.encode(value, where) for value, (where, _) in zip(values, named_records, strict=True)]
+    if any(name != f"LABEL_{i}" for i, name in enumerate(names)) and any(map(kinds.are_ids, values)):
+        ids = ", ".join(f"{i} = {name}" for i, name in enumerate(names))
+        log.warning("The labels in field %r are numbers, taken as ids of the model's classes: %s.", field, ids[:400])
+    if unlabeled := labels.count(None):
+        if unlabeled == len(labels):
+            raise ValueError(f"none of the {unlabeled} records has a label in field {field!r}; name other data")
+        marks = sorted({str(value) for value, label in zip(values, labels, strict=True) if label is None})
+        log.warning("Left out %d of %d records, which have no label but %s.", unlabeled, len(labels), ", ".join(marks))
+    kept = [(record, label) for (_, record), label in zip(named_records, labels, strict=True) if label is not None]
+    return [record for record, _ in kept], [label for _, label in kept]
 
 
 def evaluate_classes(model: TaskModel, source: str | None = None, windows: WindowConfig | None = None) -> Evaluation:

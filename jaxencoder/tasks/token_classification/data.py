@@ -33,6 +33,7 @@ class TokenClassificationSchema(Schema):
     label_names = ("ner_tags", "ner", "tags", "labels", "upos", "pos_tags")
     reads_words = True
     labels_tokens = True
+    marks = ()  # but for _IGNORED, which no tag may be
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -64,7 +65,10 @@ class TokenClassificationSchema(Schema):
         return [tag for tag in check_tags(label, text, where) if not is_ignored(tag)]
 
     def encode_label(self, label: Any, texts: tuple[list[str], str], labels: Labels, where: str) -> list[Any]:
-        return [-1 if is_ignored(tag) else labels.encode(tag, where) for tag in check_tags(label, texts[0], where)]
+        ids = [-1 if is_ignored(tag) else labels.encode(tag, where) for tag in check_tags(label, texts[0], where)]
+        if None in ids:
+            raise ValueError(f"{where}: tag {label[ids.index(None)]!r} is no class; write {_IGNORED} for words to ignore")
+        return ids
 
     def encode(self, tokenizer: Tokenizer, examples: list[Example], data: DataConfig, has_pairs: bool) -> Pieces:
         texts, tags = [example.texts[0] for example in examples], [example.label for example in examples]

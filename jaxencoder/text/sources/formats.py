@@ -6,7 +6,6 @@ never become replacement characters.
 """
 
 import contextlib
-import csv
 import io
 import itertools
 import json
@@ -17,7 +16,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, BinaryIO
 
-from jaxencoder.text.messages import first_line, listed
+from jaxencoder.text.messages import first_line
+from jaxencoder.text.sources import separated
 from jaxencoder.text.sources.class_names import ClassNames, schema_class_names
 
 Record = dict[str, Any]
@@ -171,39 +171,20 @@ def _squad(where: str, article: Record) -> Records:
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
                 answers = question.get("answers") or []
+                if isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers):
+                    answers = {name: [answer.get(name) for answer in answers] for name in ("text", "answer_start")}
                 record = {
                     "id": str(question.get("id", "")),
                     "title": article.get("title", ""),
                     "context": paragraph["context"],
                     "question": question["question"],
-                    "answers": {name: [answer[name] for answer in answers] for name in ("text", "answer_start")},
+                    "answers": answers,
                 }
+                if "is_impossible" in question:
+                    record["is_impossible"] = question["is_impossible"]
                 yield f"{where}, question {record['id'] or record['question'][:40]!r}", record
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{where} does not have SQuAD's structure ({type(error).__name__}: {error})") from None
-
-
-def _separated(path: str, stream: BinaryIO, **dialect: Any) -> Records:
-    """The rows below a header of column names."""
-    csv.field_size_limit(MAX_DOCUMENT_BYTES)
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-    rows = csv.reader(text, strict=True, **dialect)
-    try:
-        names = next(rows, [])
-        if len(set(names)) < len(names) or not all(names):
-            raise ValueError(f"{path}:1: the columns are {listed(names)}; give each a different name")
-        for row in filter(None, rows):
-            where = f"{path}:{rows.line_num}"
-            if len(row) != len(names):
-                raise ValueError(f"{where}: {len(row)} columns, but {len(names)} names in the first line")
-            yield where, dict(zip(names, row, strict=True))
-    except UnicodeDecodeError as error:
-        problem = f"text after line {rows.line_num} is not UTF-8 ({first_line(error)})"
-        raise ValueError(f"{path}: {problem}; convert it") from None
-    except csv.Error as error:
-        raise ValueError(f"{path}:{rows.line_num}: not CSV ({first_line(error)})") from None
-    finally:
-        text.detach()  # leaves closing the stream to its owner
 
 
 @contextlib.contextmanager
@@ -248,6 +229,6 @@ def _parquet(path: str, stream: BinaryIO, seekable: bool) -> Records:
 _READERS = {
     ".jsonl": json_lines,
     ".json": _json,
-    ".csv": partial(_separated, delimiter=","),
-    ".tsv": partial(_separated, delimiter="\t", quoting=csv.QUOTE_NONE),
+    ".csv": partial(separated.records, separator=","),
+    ".tsv": partial(separated.records, separator="\t"),
 }

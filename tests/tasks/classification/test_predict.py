@@ -112,11 +112,24 @@ def test_records_are_predicted_as_the_rows_that_were_prepared(classifier, regres
         assert found.tokens.min() > 2 and found.truncated == 0
 
 
-def test_labels_as_names_and_numbers(model, tmp_path):
-    """A class may be given by the number that its name has, as TFDS does."""
-    records = [{"text": "lovely", "label": label} for label in ("yes", "no", 1, 0, True)]
+def test_labels_as_names_and_numbers(model, tmp_path, caplog):
+    """A class may be given by the number that its name has, as TFDS does, which a warning tells."""
+    labels = ("yes", "no", 1, 0, True, "YES", " no", 1.0, "0.0", [1, 0])
+    records = [{"text": "lovely", "label": label} for label in labels]
     found = predictions(model, write_records(tmp_path / "a.jsonl", records))
-    assert found.labels.tolist() == [1, 0, 1, 0, 1] and found.records == records
+    assert found.labels.tolist() == [1, 0, 1, 0, 1, 1, 0, 1, 0, 0] and found.records == records
+    assert "numbers, taken as ids of the model's classes: 0 = no, 1 = yes." in caplog.text
+    caplog.clear()
+    predictions(model, write_records(tmp_path / "b.jsonl", records[:2]))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("mark", [-1, -100, "-", "nan"])
+def test_unlabeled_records_are_left_out(model, tmp_path, caplog, mark):
+    records = [{"text": "lovely", "label": label} for label in ("yes", mark, "no", mark)]
+    found = predictions(model, write_records(tmp_path / "a.jsonl", records))
+    assert found.labels.tolist() == [1, 0] and len(found.scores) == 2 and found.records == records[::2]
+    assert f"Left out 2 of 4 records, which have no label but {mark}." in caplog.text
 
 
 @pytest.mark.parametrize(("label", "number"), [("2", 1), (2, 1), ("1", 0)])
@@ -133,7 +146,8 @@ def test_classes_that_are_numbers(model, tmp_path, label, number):
         ([], "is empty"),
         ([{"text": "a", "label": "maybe"}], "record 1: label 'maybe' is not among the classes no, yes"),
         ([{"text": "a", "label": 2}], "label 2 is not among the classes"),
-        ([{"text": "a", "label": 1.0}], "label 1.0 is not a class; give text or a whole number"),
+        ([{"text": "a", "label": 0.5}], "label 0.5 is not a class; give text or a whole number"),
+        ([{"text": "a", "label": -1}], "none of the 1 records has a label in field 'label'; name other data"),
         ([{"text": "a", "label": None}], "label None is not a class"),
         ([{"text": "a", "label": ""}], "label '' is not a class"),
         ([{"text": "a", "label": "no"}, {"text": "a"}], "a.jsonl:2: no field 'label' among text"),

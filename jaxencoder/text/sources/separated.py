@@ -1,0 +1,106 @@
+"""Tables of CSV (RFC 4180) and TSV files as spreadsheets, pandas and published data sets write them.
+
+The beginning of a file decides what the formats leave open: the encoding, the separator, and how fields are quoted.
+"""
+
+import codecs
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxencoder.text.messages import first_line, listed
+
+_MAX_FIELD = 1 << 28  # characters
+_SAMPLE = 1 << 16  # bytes of the beginning
+_OTHER_SEPARATORS = ";\t|"  # of CSV whose header has no comma; spreadsheets write ; where the comma is decimal
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+Dialect = dict[str, Any]  # options of `csv.reader`
+
+
+def records(path: str, stream: io.BufferedReader, separator: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows below a header of column names, each with its place for messages.
+
+    Columns without a name are left out if they are the first one, pandas' index, or empty. ValueError, which names the
+    line, for what cannot be read.
+    """
+    csv.field_size_limit(_MAX_FIELD)
+    beginning = stream.peek(_SAMPLE)[:_SAMPLE]
+    encoding = "utf-16" if beginning.startswith(_UTF16) else "utf-8-sig"
+    sample = beginning.decode(encoding, errors="ignore")
+    text = io.TextIOWrapper(stream, encoding=encoding, newline="")
+    first = 0
+    if sample.startswith("sep="):  # a line that spreadsheets read as a setting
+        first, separator = 1, text.readline().rstrip("\r\n").removeprefix("sep=") or separator
+        sample = sample.partition("\n")[2]
+    rows = csv.reader(text, **_dialect(sample, separator))
+    try:
+        yield from _records(path, rows, first)
+    except UnicodeDecodeError as error:
+        name = "UTF-16" if encoding == "utf-16" else "UTF-8"
+        problem = f"text after line {rows.line_num + first} is not {name} ({first_line(error)})"
+        raise ValueError(f"{path}: {problem}; convert it") from None
+    except csv.Error as error:
+        raise ValueError(f"{path}:{rows.line_num + first}: not CSV ({first_line(error)})") from None
+    finally:
+        text.detach()  # leaves closing the stream to its owner
+
+
+def _records(path: str, rows: Any, first: int) -> Iterator[tuple[str, dict[str, str]]]:
+    names = [name.strip() for name in next(rows, [])]
+    named = [i for i, name in enumerate(names) if name]
+    unnamed = [i for i, name in enumerate(names) if not name and i > 0]
+    if len({names[i] for i in named}) < len(named) or (names and not named):
+        raise ValueError(f"{path}:{first + 1}: the columns are {listed(names)}; give each a different name")
+    for row in filter(None, rows):
+        where = f"{path}:{rows.line_num + first}"
+        if len(row) != len(names):
+            raise ValueError(f"{where}: {len(row)} columns, but {len(names)} names in the first line")
+        if row == names:
+            raise ValueError(f"{where}: the names of the columns again; two files were joined, leave this line out")
+        if filled := [row[i] for i in unnamed if row[i]]:
+            raise ValueError(f"{where}: {filled[0][:40]!r} is in a column without a name; give the column one")
+        yield where, {names[i]: row[i] for i in named}
+
+
+def _dialect(sample: str, separator: str) -> Dialect:
+    """Options of `csv.reader` for a file that begins with this text."""
+    header = sample.partition("\n")[0]
+    if separator == "," and "," not in header:
+        separator = next((other for other in _OTHER_SEPARATORS if other in header), separator)
+    plain: Dialect = {"delimiter": separator, "strict": True}
+    raw = plain | {"quoting": csv.QUOTE_NONE}
+    escaped = plain | {"escapechar": "\\", "doublequote": False}
+    if '\\"' in sample and _is_table(rows := _parsed(sample, escaped)) and len(rows) >= len(_parsed(sample, plain)):
+        return escaped
+    return raw if separator == "\t" and not _is_quoted(sample, plain, raw) else plain
+
+
+def _is_quoted(sample: str, plain: Dialect, raw: Dialect) -> bool:
+    """Whether quotes enclose fields, which in TSV are mostly ordinary characters."""
+    quoted, lines = _parsed(sample, plain), _parsed(sample, raw)
+    if not _is_table(quoted) or 2 * len(quoted) < len(lines):  # an ordinary quote would enclose the following lines
+        return False
+    if not _is_table(lines):
+        return True
+    enclosed = [[len(x) > 1 and x[0] == x[-1] == '"' and x for x in row] for row in lines]
+    if any(x and '""' in x[1:-1] for row in enclosed for x in row):
+        return True
+    return len(enclosed) > 2 and any(map(all, zip(*enclosed[1:], strict=True)))  # a column, as pandas quotes text
+
+
+def _parsed(sample: str, dialect: Dialect) -> list[list[str]]:
+    """The complete rows of a sample; none if the dialect does not fit."""
+    lines = io.StringIO(sample[: sample.rfind("\n") + 1] or sample, newline="")
+    reader, rows = csv.reader(lines, **dialect), []
+    try:
+        rows.extend(filter(None, reader))
+    except csv.Error as error:
+        if "unexpected end" not in str(error):  # of the sample, within a field
+            return []
+    return rows
+
+
+def _is_table(rows: Sequence[Sequence[str]]) -> bool:
+    return bool(rows) and len(set(map(len, rows))) == 1
