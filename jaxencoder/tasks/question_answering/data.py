@@ -3,6 +3,7 @@
 Devlin et al. 2019 (BERT), arXiv:1810.04805, section 4.2, and run_squad.py of its code for long texts.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, ClassVar, NamedTuple
@@ -13,17 +14,23 @@ from jaxencoder.text.config import DataConfig
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.schema import Example, Schema, check_structured
+from jaxencoder.text.sources.records import Record
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.windows import sliding_windows
 
 SPAN_CLASSES = ("start", "end", "both")  # labels of an answer's first and last token; one token may be both
 START, END, BOTH = range(len(SPAN_CLASSES))
 NO_ANSWER = (-1, -1)
+_IMPOSSIBLE = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "none": False, "": False}
+_WHOLE = re.compile(r"(\d+)(\.0*)?")
 _QUESTION = 64  # tokens of a question that are read, and at most half a row
 
 
 class QuestionAnsweringSchema(Schema):
-    """A question, a text, and its answers as in SQuAD: {"text": [...], "answer_start": [...]}, empty for none."""
+    """A question, a text, and its answers as in SQuAD: {"text": [...], "answer_start": [...]}, empty for none.
+
+    Questions whose field "is_impossible" is true have no answer, whatever answers are listed, as in SQuAD 2.0.
+    """
 
     name = "span"
     fields: ClassVar = {"text_field": "question", "pair_field": "context", "label_field": "answers"}
@@ -39,6 +46,20 @@ class QuestionAnsweringSchema(Schema):
     def find_labels(self, data: DataConfig) -> Labels:
         return Labels("class", SPAN_CLASSES)
 
+    def _read(
+        self,
+        data: DataConfig,
+        source: str,
+        pair_field: str,
+        classes: Sequence[str] | None = None,
+        all_fields: bool = True,
+    ) -> Iterator[tuple[str, Record, int]]:
+        # The flag is a field that only some data sets have.
+        for where, record, digest in super()._read(data, source, pair_field, classes, all_fields=True):
+            if _is_impossible(record.get("is_impossible", False), where):
+                record[data.label_field] = []
+            yield where, record, digest
+
     def encode_label(self, label: Any, texts: tuple[str, str], labels: Labels, where: str) -> tuple[int, int]:
         return answer_span(label, texts[1], where)
 
@@ -49,34 +70,58 @@ class QuestionAnsweringSchema(Schema):
 
 
 def answer_texts(value: Any, where: str) -> list[str]:
-    """The texts of a record's answers; ValueError if it does not have SQuAD's form."""
-    texts = value.get("text") if isinstance(value, dict) else None
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f'{where}: the answers {str(value)[:60]!r} are not {{"text": [...]}} as SQuAD has them')
-    return texts
+    """The texts of a record's answers; ValueError if it does not have one of the forms of `answer_span`."""
+    return [text for text, _ in _answers(value, where)]
 
 
 def answer_span(value: Any, text: str, where: str) -> tuple[int, int]:
-    """The characters [start, end) of a record's first answer in its text, or NO_ANSWER; ValueError if it is not there.
+    """The characters [start, end) of a record's first answer that is in its text, or NO_ANSWER.
 
-    If the answer does not begin at its "answer_start", as in some data sets, the nearest occurrence counts.
+    `value` is {"text": [...], "answer_start": [...]}, or a list of {"text": ..., "answer_start": ...} or of texts. If an
+    answer does not begin at its "answer_start", as in some data sets, the nearest occurrence counts; without a start,
+    the only one. ValueError if no answer is there.
     """
-    try:
-        texts, starts = value["text"], value["answer_start"]
-        if not isinstance(texts, list) or not isinstance(starts, list):
-            raise TypeError
-        if not texts or texts[0] == "":
-            return NO_ANSWER
-        words, start = texts[0], int(starts[0])
-        is_exact = text.startswith(words, start) and start >= 0
-        positions = [start] if is_exact else [i for i in range(len(text)) if text.startswith(words, i)]
-    except (TypeError, KeyError, IndexError, ValueError, OverflowError):
-        form = '{"text": [...], "answer_start": [...]}'
-        raise ValueError(f"{where}: the answer {str(value)[:60]!r} is not {form} as SQuAD has it") from None
-    if not positions:
-        raise ValueError(f"{where}: the answer {words[:60]!r} is not in the text; correct or drop the record")
-    start = min(positions, key=lambda position: abs(position - start))
-    return start, start + len(words)
+    answers = [(words, start) for words, start in _answers(value, where) if words]
+    for words, start in answers:
+        positions = [start] if isinstance(start, int) and start >= 0 and text.startswith(words, start) else None
+        positions = positions or [match.start() for match in re.finditer(f"(?={re.escape(words)})", text)]
+        if start is None and len(positions) > 1:
+            problem = f"the answer {words[:60]!r} is in the text {len(positions)} times, and has no answer_start"
+            raise ValueError(f"{where}: {problem}; add it, or drop the record")
+        if positions:
+            start = min(positions, key=lambda position: abs(position - (start or 0)))
+            return start, start + len(words)
+    if not answers:
+        return NO_ANSWER
+    raise ValueError(f"{where}: the answer {answers[0][0][:60]!r} is not in the text; correct or drop the record")
+
+
+def _answers(value: Any, where: str) -> list[tuple[str, int | None]]:
+    """The text and the start of each answer; the start is None if it is not given."""
+    items = [value] if isinstance(value, dict) and isinstance(value.get("text"), str) else value
+    if isinstance(items, dict):
+        texts, starts = items.get("text"), items.get("answer_start")
+        starts = [None] * len(texts) if isinstance(texts, list) and starts is None else starts
+        if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
+            items = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+    answers = []
+    for item in items if isinstance(items, list) else [None]:
+        words, start = (item.get("text"), item.get("answer_start")) if isinstance(item, dict) else (item, None)
+        if isinstance(start, str | float) and (whole := _WHOLE.fullmatch(str(start))):
+            start = int(whole[1])
+        if not isinstance(words, str) or not isinstance(start, int | None):
+            form = '{"text": [...], "answer_start": [...]}'
+            raise ValueError(f"{where}: the answers {str(value)[:60]!r} are not {form} as SQuAD has them")
+        answers.append((words, start))
+    return answers
+
+
+def _is_impossible(value: Any, where: str) -> bool:
+    """The value of SQuAD 2.0's "is_impossible"; none means that the answers decide."""
+    spelled = str(value).lower()
+    if spelled not in _IMPOSSIBLE:
+        raise ValueError(f"{where}: is_impossible is {str(value)[:60]!r}; give true or false")
+    return _IMPOSSIBLE[spelled]
 
 
 class Window(NamedTuple):

@@ -6,6 +6,7 @@ questions that have no answer), arXiv:1806.03822.
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -25,6 +26,11 @@ from jaxencoder.text.sources.records import Record
 
 ADDED = ("prediction", "start", "end", "probability", "predictions")
 _BEST = 20  # first and last tokens of a window that are combined
+# Thai, Lao, Myanmar, Khmer, kana and Chinese characters.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -176,7 +182,7 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def answer_metrics(predicted: Sequence[str], true: Sequence[Sequence[str]]) -> dict[str, float]:
-    """exact (match) and f1 (of words), in [0, 1], and examples, their number; of several true answers the best counts.
+    """exact (match) and f1 (of words, see `normalize`), in [0, 1], and examples, their number; of several true answers the best counts.
 
     `predicted` is "" for no answer; `true` are the annotators' answers to each question, empty or with an empty text
     for none. If there are questions of both kinds, also has_answer_exact, has_answer_f1, no_answer_exact, no_answer_f1.
@@ -196,8 +202,16 @@ def answer_metrics(predicted: Sequence[str], true: Sequence[Sequence[str]]) -> d
 
 
 def normalize(text: str) -> str:
-    """Remove case, punctuation, English articles and superfluous spaces."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    """Remove case, punctuation, English articles and superfluous spaces, as SQuAD's script.
+
+    A text with characters of scripts that have no spaces between words keeps articles, loses Unicode's punctuation too,
+    and each of these characters is a word, as in MLQA's script: Lewis et al. 2020, arXiv:1910.07475.
+    """
+    text = text.lower().translate(_PUNCTUATION)
+    if not _UNSPACED.search(text):
+        return " ".join(_ARTICLES.sub(" ", text).split())
+    text = "".join(c for c in text if not unicodedata.category(c).startswith("P"))
+    return " ".join(_UNSPACED.sub(r" \g<0> ", text).split())
 
 
 def _f1(predicted: str, true: str) -> float:

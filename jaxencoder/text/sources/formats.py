@@ -166,7 +166,7 @@ def _json(path: str, stream: io.BufferedReader) -> Records:
 
 
 def _squad(where: str, article: Record) -> Records:
-    """The questions of an article, with the field names of TFDS."""
+    """The questions of an article, with the field names of TFDS; "is_impossible" stays where SQuAD 2.0 has it."""
     try:
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:

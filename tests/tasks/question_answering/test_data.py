@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from jaxencoder.tasks.question_answering.data import answer_pieces, answer_span, answer_texts, question_windows
+from jaxencoder.tasks.question_answering.data import (
+    SCHEMA,
+    answer_pieces,
+    answer_span,
+    answer_texts,
+    question_windows,
+)
+from jaxencoder.text.config import DataConfig
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 START, END, BOTH, NO_ANSWER = 0, 1, 2, (-1, -1)  # as in prepared rows
@@ -99,27 +106,62 @@ def test_a_short_text_a_long_question_and_no_text(tokenizer):
 
 def test_answers():
     text = "Elbe, the Elbe"
-    assert answer_span({"text": ["Elbe"], "answer_start": [10]}, text, "") == (10, 14)
-    assert answer_span({"text": ["Elbe"], "answer_start": [9]}, text, "") == (10, 14)  # one off, as in some sets
-    assert answer_span({"text": ["Elbe"], "answer_start": [-4]}, text, "") == (0, 4)  # not counted from the end
-    assert answer_span({"text": [], "answer_start": []}, text, "") == NO_ANSWER
-    for value in (
-        {"text": ["Rhine"], "answer_start": [0]},
-        {"text": ["Elbe"]},
-        None,
-        {"text": [3], "answer_start": [0]},
-        {"text": "Elbe", "answer_start": [0]},
-        {"text": ["Elbe"], "answer_start": "0"},
-        {"text": "", "answer_start": []},
-        {"text": ["Elbe"], "answer_start": [float("inf")]},
+    for value, span in (
+        ({"text": ["Elbe"], "answer_start": [10]}, (10, 14)),
+        ({"text": ["Elbe"], "answer_start": [9]}, (10, 14)),  # one off, as in some sets
+        ({"text": ["Elbe"], "answer_start": [-4]}, (0, 4)),  # not counted from the end
+        ({"text": ["Elbe"], "answer_start": ["10"]}, (10, 14)),
+        ({"text": ["Elbe"], "answer_start": [10.0]}, (10, 14)),
+        ({"text": ["Rhine", "Elbe"], "answer_start": [0, 9]}, (10, 14)),  # the first that is there
+        ({"text": ["", "the"], "answer_start": [0, 6]}, (6, 9)),
+        ([{"text": "Elbe", "answer_start": 10}], (10, 14)),
+        ({"text": "Elbe", "answer_start": 10}, (10, 14)),
+        ({"text": ["the"]}, (6, 9)),
+        ({"text": ["the"], "answer_start": [None]}, (6, 9)),
+        (["the"], (6, 9)),
+        ({"text": [], "answer_start": []}, NO_ANSWER),
+        ({"text": [""], "answer_start": [0]}, NO_ANSWER),
+        ([], NO_ANSWER),
     ):
-        with pytest.raises(ValueError, match="record 7: the answer"):
+        assert answer_span(value, text, "") == span, value
+    for value, message in (
+        ({"text": ["Rhine"], "answer_start": [0]}, "'Rhine' is not in the text"),
+        ({"text": ["Elbe"]}, "'Elbe' is in the text 2 times, and has no answer_start; add it"),
+        (None, "are not {"),
+        ("Elbe", "are not {"),
+        ({"text": [3], "answer_start": [0]}, "are not {"),
+        ({"text": ["Elbe"], "answer_start": "0"}, "are not {"),
+        ({"text": ["Elbe"], "answer_start": [0, 10]}, "are not {"),
+        ({"text": ["Elbe"], "answer_start": [float("inf")]}, "are not {"),
+        ({"text": ["Elbe"], "answer_start": ["there"]}, "are not {"),
+    ):
+        with pytest.raises(ValueError, match=f"record 7: the answers? .*{message}"):
             answer_span(value, text, "record 7")
 
 
 def test_every_answer_of_a_record():
     assert answer_texts({"text": ["a", "b"], "answer_start": [0, 1]}, "") == ["a", "b"]
+    assert answer_texts([{"text": "a"}, {"text": "b", "answer_start": 9}], "") == ["a", "b"]
     assert answer_texts({"text": []}, "") == []
-    for value in (None, {}, {"text": [1]}, {"text": "Rome"}):
+    for value in (None, {}, {"text": [1]}, "Rome"):
         with pytest.raises(ValueError, match="record 7: the answers"):
             answer_texts(value, "record 7")
+
+
+@pytest.mark.parametrize("flag", [True, "True", 1, False, None, "", "missing", "perhaps"])
+def test_impossible_questions_have_no_answer(tmp_path, flag):
+    """Whatever answers are listed, as in the code that came with SQuAD 2.0."""
+    record = {"question": "what?", "context": "the Elbe", "answers": {"text": ["Elbe"], "answer_start": [4]}}
+    record |= {} if flag == "missing" else {"is_impossible": flag}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n")
+    data = DataConfig((str(tmp_path / "a.jsonl"),), validation=(str(tmp_path / "a.jsonl"),), text_field="question",
+                      pair_field="context", label_field="answers")  # fmt: skip
+    examples = SCHEMA.examples(data, data.train[0], "context", SCHEMA.find_labels(data), "train", 0.0)
+    if flag == "perhaps":
+        with pytest.raises(ValueError, match="record 1: is_impossible is 'perhaps'; give true or false"):
+            next(examples)
+        return
+    is_flagged = flag in (True, "True", 1)
+    assert next(examples).label == (NO_ANSWER if is_flagged else (4, 8))
+    ((where, read),) = SCHEMA.validation_records(data)
+    assert answer_texts(read["answers"], where) == ([] if is_flagged else ["Elbe"])

@@ -55,7 +55,12 @@ def test_backslashes_that_are_text(write):
 def test_pandas(tmp_path):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(ROWS)
-    for name, options in (("a.csv", {}), ("b.csv", {"index": False}), ("c.tsv", {"sep": "\t"}), ("d.csv", {"sep": ";"})):
+    for name, options in (
+        ("a.csv", {}),
+        ("b.csv", {"index": False}),
+        ("c.tsv", {"sep": "\t"}),
+        ("d.csv", {"sep": ";"}),
+    ):
         frame.to_csv(tmp_path / name, **options)
         assert list(read(str(tmp_path / name))) == ROWS
 
