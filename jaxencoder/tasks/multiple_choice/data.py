@@ -61,7 +61,7 @@ def choice_index(label: Any, choices: Sequence[str], where: str) -> int:
     """
     if isinstance(label, str) and choices.count(label) == 1:
         return choices.index(label)
-    number = label
+    number = int(label) if isinstance(label, float) and label.is_integer() else label
     if isinstance(label, str):
         letter = label.strip().upper()
         number = ord(letter) - ord("A") if len(letter) == 1 and "A" <= letter <= "Z" else parse_integer(letter)

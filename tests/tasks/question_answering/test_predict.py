@@ -21,6 +21,23 @@ def test_metrics_by_hand():
     assert normalize("The  Cat's,\ta hat") == "cats hat"
 
 
+@pytest.mark.parametrize(
+    ("predicted", "true", "exact", "f1"),
+    [
+        ("北京", "北京大学", 0, 2 * 2 / 6),  # by MLQA's script
+        ("北京 大学。", "《北京大学》", 1, 1),
+        ("在 iPhone 上", "iPhone", 0, 2 * 1 / 4),
+        ("東京", "東京タワー", 0, 2 * 2 / 7),
+        ("ไทย", "ไท", 0, 2 * 2 / 5),
+        ("서울 대학교", "서울", 0, 2 * 1 / 3),  # Korean has spaces
+        ("the Elbe", "an Elbe", 1, 1),
+    ],
+)
+def test_scripts_without_spaces_count_by_character(predicted, true, exact, f1):
+    found = answer_metrics([predicted], [[true]])
+    assert (found["exact"], found["f1"]) == (exact, pytest.approx(f1))
+
+
 def test_equal_to_torchmetrics():
     squad = pytest.importorskip("torchmetrics.functional.text").squad
     predicted = ["the Elbe", "a boat on it", "1910", "nothing at all"]
