@@ -115,6 +115,9 @@ def infer(labels: Iterable[tuple[Any, str]], marks: Sequence[str] = MARKS) -> La
         word, where = next(iter(classes.items()))
         raise ValueError(f"{where}: label {word!r} is text, but other labels are numbers; make them all one kind")
     names = sorted([*classes, *(text for text in numeric if text not in marks)])
+    if all(_number(name.replace(",", ".")) is not None for name in names):
+        word = next(iter(classes))
+        raise ValueError(f"{classes[word]}: label {word!r} has a decimal comma; write {word.replace(',', '.')}")
     _warn_of_case(names)
     return Labels(kind, tuple(names))
 
@@ -151,13 +154,13 @@ class _Seen:
 
 def _infer_numbers(seen: _Seen, numeric: dict[str, str], kind: str, marks: Sequence[str]) -> Labels:
     """The labels if no text is a class: `numeric` holds the texts that are numbers."""
-    whole = {text: number for text in numeric if (number := parse_integer(text)) is not None}
-    if seen.fractional or len(whole) < len(numeric):
+    integers = {text: number for text in numeric if (number := parse_integer(text)) is not None}
+    if seen.fractional or len(integers) < len(numeric):
         if kind == "classes":
             raise ValueError("the lists of labels hold fractional numbers, no classes")
         return Labels("value", ())
     names: dict[int, str] = {number: str(number) for number in seen.numbers}
-    for text, number in whole.items():
+    for text, number in integers.items():
         spelled = str(number) if "." in text else text
         if names.setdefault(number, spelled) != spelled:
             both = f"{names[number]!r} and {spelled!r}"
@@ -175,12 +178,12 @@ def _infer_numbers(seen: _Seen, numeric: dict[str, str], kind: str, marks: Seque
 def _marked(numbers: set[int], marks: Sequence[str]) -> set[int]:
     """The numbers that mark examples without a label; ValueError if -1 may as well be a class."""
     marked = {number for number in numbers if str(number) in marks}
-    others = numbers - marked
-    if not others:
+    unmarked = numbers - marked
+    if not unmarked:
         return marked
-    if min(others) < 0 or numbers == {-1, 1}:
+    if min(unmarked) < 0 or numbers == {-1, 1}:
         return marked - {-1}
-    if -1 in marked and others != set(range(max(len(others), 3))):
+    if -1 in marked and unmarked != set(range(max(len(unmarked), 3))):
         shown = ", ".join(map(str, sorted(numbers)[:_SHOWN]))
         raise ValueError(
             f"the labels are {shown}, of which -1 may be a class or mark examples without a label; name the classes in "

@@ -87,6 +87,7 @@ def test_classes_that_differ_only_in_case(caplog):
         (["-"], "no label is a class"),
         ([[], []], "the lists of labels hold nothing"),
         ([[0.5, 0.5]], "the lists of labels hold fractional numbers, no classes"),
+        (["3", "2,5"], "record 2: label '2,5' has a decimal comma; write 2.5"),
         (["1", "01"], "record 2: labels '1' and '01' are one number; spell them alike"),
         ([1, "+1"], r"record 2: labels '1' and '\+1' are one number"),
     ],

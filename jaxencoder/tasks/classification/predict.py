@@ -13,7 +13,7 @@ from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, 
 from jaxencoder.tasks.running import row_length
 from jaxencoder.tasks.task import Evaluation, TaskModel
 from jaxencoder.text.buckets import warn_truncated
-from jaxencoder.text.config import WindowConfig
+from jaxencoder.text.config import DataConfig, WindowConfig
 from jaxencoder.text.labels import Labels, are_indicators
 from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.sources.fields import infer_source_fields
@@ -142,7 +142,7 @@ def predictions(model: TaskModel, source: str | None = None, windows: WindowConf
     named_records = [
         (where, with_texts(record, fields, where)) for where, record in labeled_records(TEXTS, data, source, names)
     ]
-    records, labels = _labeled(named_records, data.label_field, names, is_multi_label)
+    records, labels = _labeled(named_records, data, names, is_multi_label)
     results = [result for _, result in _scored(model, records, fields, windows)]
     if is_multi_label:
         table = np.zeros((len(labels), len(names)), np.int64)
@@ -155,14 +155,15 @@ def predictions(model: TaskModel, source: str | None = None, windows: WindowConf
 
 
 def _labeled(
-    named_records: list[tuple[str, Record]], field: str, names: tuple[str, ...], is_multi_label: bool
+    named_records: list[tuple[str, Record]], data: DataConfig, names: tuple[str, ...], is_multi_label: bool
 ) -> tuple[list[Record], list[Any]]:
     """The records that have a label, and their labels as `Labels.encode` gives them."""
-    kind = "classes" if is_multi_label else "class" if names else "value"
+    kind, field = "classes" if is_multi_label else "class" if names else "value", data.label_field
     values = [record[field] for _, record in named_records]
     kinds = Labels(kind, names, is_multi_label and are_indicators(values, len(names)))
     labels = [kinds.encode(value, where) for value, (where, _) in zip(values, named_records, strict=True)]
-    if any(name != f"LABEL_{i}" for i, name in enumerate(names)) and any(map(kinds.are_ids, values)):
+    is_order_known = names == data.labels or all(name == f"LABEL_{i}" for i, name in enumerate(names))
+    if not is_order_known and any(map(kinds.are_ids, values)):
         ids = ", ".join(f"{i} = {name}" for i, name in enumerate(names))
         log.warning("The labels in field %r are numbers, taken as ids of the model's classes: %s.", field, ids[:400])
     if unlabeled := labels.count(None):

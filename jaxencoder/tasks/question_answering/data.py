@@ -107,8 +107,8 @@ def _answers(value: Any, where: str) -> list[tuple[str, int | None]]:
     answers = []
     for item in items if isinstance(items, list) else [None]:
         words, start = (item.get("text"), item.get("answer_start")) if isinstance(item, dict) else (item, None)
-        if isinstance(start, str | float) and (whole := _WHOLE.fullmatch(str(start))):
-            start = int(whole[1])
+        if isinstance(start, str | float) and (integer := _WHOLE.fullmatch(str(start))):
+            start = int(integer[1])
         if not isinstance(words, str) or not isinstance(start, int | None):
             form = '{"text": [...], "answer_start": [...]}'
             raise ValueError(f"{where}: the answers {str(value)[:60]!r} are not {form} as SQuAD has them")

@@ -6,6 +6,7 @@ The beginning of a file decides what the formats leave open: the encoding, the s
 import codecs
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxencoder.text.messages import first_line, listed
 _MAX_FIELD = 1 << 28  # characters
 _SAMPLE = 1 << 16  # bytes of the beginning
 _OTHER_SEPARATORS = ";\t|"  # of CSV whose header has no comma; spreadsheets write ; where the comma is decimal
+_ENCLOSED = re.compile('".*"', re.DOTALL)
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 Dialect = dict[str, Any]  # options of `csv.reader`
@@ -80,14 +82,15 @@ def _dialect(sample: str, separator: str) -> Dialect:
 def _is_quoted(sample: str, plain: Dialect, raw: Dialect) -> bool:
     """Whether quotes enclose fields, which in TSV are mostly ordinary characters."""
     quoted, lines = _parsed(sample, plain), _parsed(sample, raw)
-    if not _is_table(quoted) or 2 * len(quoted) < len(lines):  # an ordinary quote would enclose the following lines
+    if not _is_table(quoted) or not _is_table(lines):
+        return _is_table(quoted)
+    if 2 * len(quoted) < len(lines):  # an ordinary quote encloses the following lines
         return False
-    if not _is_table(lines):
+    columns = list(zip(*lines[1:], strict=True))
+    if any(_ENCLOSED.fullmatch(x) and '""' in x[1:-1] for column in columns for x in column):
         return True
-    enclosed = [[len(x) > 1 and x[0] == x[-1] == '"' and x for x in row] for row in lines]
-    if any(x and '""' in x[1:-1] for row in enclosed for x in row):
-        return True
-    return len(enclosed) > 2 and any(map(all, zip(*enclosed[1:], strict=True)))  # a column, as pandas quotes text
+    # pandas encloses all texts of a column, if it is told to.
+    return len(lines) > 2 and any(all(map(_ENCLOSED.fullmatch, column)) for column in columns)
 
 
 def _parsed(sample: str, dialect: Dialect) -> list[list[str]]:
