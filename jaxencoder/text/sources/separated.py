@@ -13,7 +13,7 @@ from typing import Any
 from jaxencoder.text.messages import first_line, listed
 
 _MAX_FIELD = 1 << 28  # characters
-_SAMPLE = 1 << 16  # bytes of the beginning
+_SAMPLE = 1 << 20  # bytes of the beginning
 _OTHER_SEPARATORS = ";\t|"  # of CSV whose header has no comma; spreadsheets write ; where the comma is decimal
 _ENCLOSED = re.compile('".*"', re.DOTALL)
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
