@@ -142,8 +142,8 @@ def test_prompts(model, folder):
     documents = list(read_corpus(folder))
     vectors = model.embed([x["text"] for x in documents], prompt="awful awful bad ", normalize=True)
     queries = model.embed(list(actual.queries.values()), prompt=before["query_prompt"], normalize=True)
-    orders = np.argsort(-(queries @ vectors.T).round(5), axis=1, kind="stable")
-    ids = [[documents[i]["_id"] for i in order] for order in orders]
+    names = [document["_id"] for document in documents]
+    ids = [in_order(names, scores) for scores in (queries @ vectors.T).round(5)]
     assert actual.rankings == [[i for i in row if i != query] for row, query in zip(ids, actual.queries, strict=True)]
     assert actual.rankings != search_folder(model, folder, "test", 4, **NO_PROMPTS).rankings
     result = evaluate_retrieval(model, folder, **before)
