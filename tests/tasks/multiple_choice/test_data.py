@@ -99,7 +99,8 @@ def test_shares():
 
 
 @pytest.mark.parametrize(
-    ("label", "number"), [(1, 1), ("B", 1), ("b", 1), ("1", 1), ("two", 1), (0, 0), ("C", 2), ("3", 2), (" a", 0)]
+    ("label", "number"),
+    [(1, 1), ("B", 1), ("b", 1), ("1", 1), ("two", 1), (0, 0), ("C", 2), ("3", 2), (" a", 0), (1.0, 1), ("1.0", 1)],
 )
 def test_which_one_is_right(label, number):
     assert choice_index(label, ["one", "two", "3"], "record 1") == number
@@ -114,7 +115,7 @@ def test_which_one_is_right(label, number):
         ({"label": "gamma"}, "label 'gamma' is none"),
         ({"label": True}, "label 'True' is none"),
         ({"label": None}, "label 'None' is none"),
-        ({"label": 0.0}, "label '0.0' is none"),
+        ({"label": 0.5}, "label '0.5' is none"),
         ({"label": [0]}, r"label '\[0\]' is none"),
         ({"label": float("nan")}, "label 'nan' is none"),
         ({"choices": []}, r"record 1: there is nothing to choose among \[\]; give two choices or more"),
