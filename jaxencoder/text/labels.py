@@ -15,8 +15,7 @@ _MAX_VALUE = (2 - 2**-23) * 2.0**127  # the largest float32
 _NEEDS_QUOTES = re.compile(r"[,\x00-\x1f\x7f-\x9f\u2028\u2029]")  # ambiguous in a line of names with commas
 _WHOLE = re.compile(r"(?P<integer>[+-]?\d+)(\.0*)?")
 # Marks of examples without a label, unless a class has that name: of SNLI, PyTorch's losses, and pandas.
-NUMBER_MARKS = ("-1", "-100")
-MARKS = (*NUMBER_MARKS, "-", "nan", "NaN", "<NA>")
+MARKS = ("-1", "-100", "-", "nan", "NaN", "<NA>")
 
 
 class Labels(NamedTuple):

@@ -67,7 +67,9 @@ class TokenClassificationSchema(Schema):
     def encode_label(self, label: Any, texts: tuple[list[str], str], labels: Labels, where: str) -> list[Any]:
         ids = [-1 if is_ignored(tag) else labels.encode(tag, where) for tag in check_tags(label, texts[0], where)]
         if None in ids:
-            raise ValueError(f"{where}: tag {label[ids.index(None)]!r} is no class; write {_IGNORED} for words to ignore")
+            raise ValueError(
+                f"{where}: tag {label[ids.index(None)]!r} is no class; write {_IGNORED} for words to ignore"
+            )
         return ids
 
     def encode(self, tokenizer: Tokenizer, examples: list[Example], data: DataConfig, has_pairs: bool) -> Pieces:
