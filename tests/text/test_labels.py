@@ -66,6 +66,26 @@ def test_marks_of_no_label(labels, names):
     )
 
 
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        ([0.0, 1.0], "binary"),
+        ([1, 2, 3, 5], "multiclass"),
+        ([1.0, 2.0, 3.0], "multiclass"),
+        ([0.5, 1.0, 2.0], "continuous"),
+        (["a", "b"], "binary"),
+        ([[0, 1], [1, 1]], "multilabel-indicator"),
+        ([[0.0, 1.0], [1.0, 0.0]], "multilabel-indicator"),
+    ],
+)
+def test_kinds_are_those_of_scikit_learn(labels, kind):
+    from sklearn.utils.multiclass import type_of_target
+
+    assert type_of_target(labels) == kind
+    ours = {"continuous": "value", "multilabel-indicator": "classes"}.get(kind, "class")
+    assert kinds(*labels).kind == ours
+
+
 def test_classes_that_differ_only_in_case(caplog):
     assert kinds("pos", "Pos", "neg") == Labels("class", ("Pos", "neg", "pos"))
     assert "The labels 'Pos' and 'pos' differ only in case; they count as two classes" in caplog.text
