@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from jaxencoder.families.classifier import to_heads
-from jaxencoder.families.family import HEADS, Settings, with_labels
+from jaxencoder.families.family import HEADS, Settings
+from jaxencoder.families.labels import labels, with_labels
 from jaxencoder.families.published import Published
 from jaxencoder.families.tables import from_tensors, parameter_shapes, to_tensors
 from jaxencoder.model.config import EncoderConfig
@@ -71,7 +72,7 @@ def heads_from_peft(
         raise ValueError(f"{source} has task_type {task!r}, for which {family.name} has no head here")
     output = next(row.theirs for row in base_heads[name].weights if row.ours == (f"{name}/output/kernel",))
     model_settings = published.settings
-    if output in tensors:
+    if output in tensors and len(tensors[output]) != labels(model_settings):  # else the base's names are kept
         model_settings = with_labels(model_settings, len(tensors[output]))
     heads = family.heads(config, model_settings)
     names = ["pooler", name] if heads[name].config.inputs == "pooled" else [name]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from jaxencoder.config import RunConfig
-from jaxencoder.families.family import label_names
+from jaxencoder.families.labels import label_names
 from jaxencoder.families.published import Published
 from jaxencoder.model.config import Pooling
 from jaxencoder.model.heads import HeadConfig

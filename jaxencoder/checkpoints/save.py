@@ -11,7 +11,8 @@ from jaxencoder.checkpoints.initial import published_origin
 from jaxencoder.checkpoints.kind import MODULES_FILE
 from jaxencoder.checkpoints.transformers import write_model
 from jaxencoder.families import classifier
-from jaxencoder.families.family import Family, with_labels
+from jaxencoder.families.family import Family
+from jaxencoder.families.labels import with_labels
 from jaxencoder.families.published import Published, can_hold, family_of
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params

@@ -1,19 +1,20 @@
 """Folders of transformers: config.json, weights and a tokenizer, read into a checkpoint and written."""
 
+import dataclasses
 import logging
 import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxencoder.checkpoints.checkpoint import Checkpoint, load_tokenizer
-from jaxencoder.checkpoints.weights import open_weights, save_weights
+from jaxencoder.checkpoints.heads import class_key, find_heads, has_mlm_head, mlm_rows, output_bias
+from jaxencoder.checkpoints.weights import Weights, open_weights, save_weights
 from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.config_io import CONFIG_FILE
-from jaxencoder.families.family import HEADS, Family, Heads, Settings
+from jaxencoder.families.family import Family, Heads, Settings
 from jaxencoder.families.published import Published, family_of, parse_settings
 from jaxencoder.families.tables import Params, Weight, from_tensors, parameter_shapes, renamed, to_tensors
 from jaxencoder.files import read_json, write_json
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "merges.txt", "*.model")
 _SPECIAL_IDS = tuple(f"{name}_token_id" for name in ("pad", "bos", "eos", "cls", "sep"))
+_TOKEN_TABLE = ("encoder/embeddings/token_embedding",)
 _BUFFERS = re.compile(r"(position_ids|token_type_ids|inv_freq|embed_positions\.weight)$")
 
 
@@ -43,24 +45,27 @@ def open_transformers(
     folder = Path(folder)
     settings = read_json(folder / CONFIG_FILE, dict)
     family, config = parse_settings(settings, str(folder))
-    tensors: Mapping[str, Any] | None = None
+    tensors = None
     try:
-        tensors = open_weights(folder)
-        tensors = tensors.renamed(renamed(tensors, family.prefix, family.aliases))
+        tensors = _standard_names(open_weights(folder), family, config, settings)
         config = family.refine(config, tensors)
     except FileNotFoundError:
         if weights:
             raise
-    # The keys of HEADS whose classes config.json names, or None if it names none of the family's classes.
-    keys = {key for key in HEADS if family.class_name(key) in (settings.get("architectures") or ())} or None
-    tables = family.heads(config, settings)
-    has_mlm_head = _has_mlm_head(family, config, "rtd_head" in tables, keys, tensors)
-    tables = _heads(tables, keys, tensors, folder, extra_heads)
+    has_head = has_mlm_head(family, config, settings, tensors)
+    if has_head and tensors is not None and not _is_tied(family, config, tensors):
+        config = dataclasses.replace(config, tied_output=False)
+        settings = {**settings, "tie_word_embeddings": False}
+    try:
+        tables, settings = find_heads(family, config, settings, tensors, str(folder), extra_heads)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
     heads = {name: table.config for name, table in tables.items()}
-    params = parameter_shapes(config, has_mlm_head, heads)
+    params = parameter_shapes(config, has_head, heads)
     if weights and tensors is not None:
-        rows = _rows(family, config, has_mlm_head, tables)
-        params = _read_params(folder, family, config, rows, tensors, params)
+        rows = _rows(family, config, has_head, tables)
+        params, used = from_tensors(rows, tensors, params, config, str(folder))
+        _warn_unused(folder, family, tensors.keys() - used - ({family.tied, output_bias(family)} if has_head else set()))
     data = DataConfig(row_length=min(max_length or config.max_length, config.max_length))
     run = RunConfig(name=folder.name, model=config, data=data)
     has_tokenizer = any(any(folder.glob(name)) for name in _TOKENIZER_FILES)
@@ -68,29 +73,35 @@ def open_transformers(
     return Checkpoint(run, params, tokenizer, Published(family, settings, heads))
 
 
-def _read_params(
-    folder: Path, family: Family, config: EncoderConfig, rows: list[Weight], tensors: Mapping[str, Any], shapes: Params
-) -> Params:
-    """The parameters of the rows; warns of tensors that are not used."""
-    has_mlm_head = "mlm_head" in shapes
-    if has_mlm_head and not config.tied_output:
-        # The bias has two names, and files that hold equal tensors only once leave one of them out.
-        biases = {row.theirs for row in rows if row.ours == ("mlm_head/bias",)}
-        if biases & tensors.keys():
-            rows = [row for row in rows if row.theirs not in biases or row.theirs in tensors]
-    params, used = from_tensors(rows, tensors, shapes, config, str(folder))
-    if has_mlm_head:
-        used.add(_output_bias(family))  # with a tied table, the same numbers as the head's bias
-        if config.tied_output and family.tied in tensors:
-            used.add(family.tied)
-            if not np.array_equal(tensors[family.tied], params["encoder"]["embeddings"]["token_embedding"]):
-                differing = f"{family.tied} differs from the token table"
-                raise ValueError(f"{folder}: {differing}, but config.json has tie_word_embeddings true")
+def _standard_names(weights: Weights, family: Family, config: EncoderConfig, settings: Settings) -> Weights:
+    """The weights by the names of the family's tables; of two names of one tensor a file may hold either."""
+    head_rows = [row for table in family.heads(config, settings).values() for row in table.weights]
+    rows = [*family.encoder(config), *mlm_rows(family, config), *head_rows]
+    names = renamed(weights, family.prefix, family.aliases, {row.theirs for row in rows})
+    table = next(row.theirs for row in rows if row.ours == _TOKEN_TABLE)
+    if config.tied_output and table not in names and family.tied in names:
+        names[table] = names[family.tied]
+    # The head has its bias under a name of its own, and under that of the output table, which counts.
+    for bias in {row.theirs for row in rows if row.ours == ("mlm_head/bias",)} - {output_bias(family)}:
+        for name, other in ((bias, output_bias(family)), (output_bias(family), bias)):
+            if other in names:
+                names[name] = names[other]
+    return weights.renamed(names)
+
+
+def _is_tied(family: Family, config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether config.json ties the output table to the token table, and both are not in the file with other values."""
+    table = next(row.theirs for row in family.encoder(config) if row.ours == _TOKEN_TABLE)
+    return config.tied_output and (
+        not {table, family.tied} <= tensors.keys() or np.array_equal(tensors[table], tensors[family.tied])
+    )
+
+
+def _warn_unused(folder: Path, family: Family, names: Collection[str]) -> None:
     ignored = re.compile(f"{_BUFFERS.pattern}|{family.unused}")
-    unused = tuple(name for name in tensors if name not in used and not ignored.search(name))
+    unused = sorted(name for name in names if not ignored.search(name))
     if unused:
         log.warning("%s: %d weights are not used: %s", folder, len(unused), ", ".join(unused[:8]))
-    return params
 
 
 def write_model(
@@ -115,12 +126,12 @@ def write_model(
     content = dict.fromkeys(_SPECIAL_IDS) | (dict(published.settings) if published else {})
     content |= family.settings(config) | dict(settings or {})
     heads = {name: table for name, table in family.heads(config, content).items() if name in params}
-    has_mlm_head = "mlm_head" in params
-    class_key = _class_key(has_mlm_head, heads)
-    content |= {"architectures": [family.class_name(class_key)], "model_type": family.model_type, "dtype": "float32"}
+    has_head = "mlm_head" in params
+    kind = class_key(has_head, heads)
+    content |= {"architectures": [family.class_name(kind)], "model_type": family.model_type, "dtype": "float32"}
     parts = {name: params[name] for name in ("encoder", "mlm_head", *heads) if name in params}
-    tensors = to_tensors(_rows(family, config, has_mlm_head, heads), parts, config) | dict(family.buffers(config))
-    if class_key == "Model":
+    tensors = to_tensors(_rows(family, config, has_head, heads), parts, config) | dict(family.buffers(config))
+    if kind == "Model":
         tensors = {name.removeprefix(family.prefix): tensor for name, tensor in tensors.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,63 +139,6 @@ def write_model(
     write_json(folder / CONFIG_FILE, content)
 
 
-def _output_bias(family: Family) -> str:
-    """The name of the output table's bias."""
-    return family.tied.removesuffix("weight") + "bias"
-
-
 def _rows(family: Family, config: EncoderConfig, mlm_head: bool, heads: Heads) -> list[Weight]:
-    rows = list(family.encoder(config))
-    if mlm_head:
-        head = family.mlm_head(config)
-        if not config.tied_output:
-            # The table's bias counts; the head's is written only because transformers looks for it.
-            head += [row._replace(theirs=_output_bias(family)) for row in head if row.ours == ("mlm_head/bias",)]
-            head.append(Weight(("mlm_head/table",), family.tied))
-        rows += head
+    rows = [*family.encoder(config), *(mlm_rows(family, config) if mlm_head else [])]
     return rows + [row for table in heads.values() for row in table.weights]
-
-
-def _has_mlm_head(
-    family: Family, config: EncoderConfig, has_detector: bool, keys: set[str] | None, tensors: Collection[str] | None
-) -> bool:
-    if tensors is None:
-        # In ELECTRA and DeBERTa, ForPreTraining detects replaced tokens and lacks the generator's head.
-        return bool(keys and keys & ({"ForMaskedLM"} if has_detector else {"ForMaskedLM", "ForPreTraining"}))
-    if keys is not None and not keys & {"ForMaskedLM", "ForPreTraining"}:
-        return False
-    rows = _rows(family, config, True, {})[len(family.encoder(config)) :]
-    names = [row.theirs for row in rows] or [family.tied]
-    # transformers leaves a tied table out of its files: a head of nothing else exists if its class is named.
-    return any(name in tensors for name in names) or (not rows and keys is not None and "ForMaskedLM" in keys)
-
-
-def _heads(
-    tables: Heads, keys: set[str] | None, tensors: Collection[str] | None, folder: Path, extra: Collection[str]
-) -> Heads:
-    """The heads of the named classes and those in `extra` that the file has; without a file, those of the classes."""
-    if keys is None:
-        keys = {"ForPreTraining"} if tensors is not None else set()
-    expected = {name for key in keys for name in HEADS[key]}
-    needs_pooler = any(table.config.inputs == "pooled" for name, table in tables.items() if name in expected)
-    heads = {}
-    for name, table in tables.items():
-        if name not in expected and name not in extra:
-            continue
-        if tensors is None or any(row.theirs in tensors for row in table.weights):
-            heads[name] = table
-        elif name in expected and (name != "pooler" or needs_pooler):
-            log.warning("%s has no weights of its %s, which is left out", folder, name.replace("_", " "))
-    if "pooler" not in heads:
-        return {name: table for name, table in heads.items() if table.config.inputs != "pooled"}
-    return {"pooler": heads["pooler"], **heads}  # first: other heads use its output
-
-
-def _class_key(mlm_head: bool, heads: Heads) -> str:
-    """The key of HEADS for a model with these heads."""
-    if mlm_head:
-        return "ForPreTraining" if heads.keys() & {"nsp_head", "rtd_head"} else "ForMaskedLM"
-    task_head = next((name for name in heads if name.endswith("_head") and name != "nsp_head"), None)
-    if task_head is None:
-        return "ForNextSentencePrediction" if "nsp_head" in heads else "Model"
-    return next(key for key, names in reversed(HEADS.items()) if task_head in names)

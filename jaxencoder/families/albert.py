@@ -1,7 +1,8 @@
 """ALBERT: layers that share their parameters, and narrow embeddings. Lan et al. 2020, arXiv:1909.11942."""
 
 from jaxencoder.families.bert import POSITIONS, SETTINGS, TOKEN_TYPES
-from jaxencoder.families.family import About, Family, head, labels, plain_heads, pooler
+from jaxencoder.families.family import About, Family, head, plain_heads, pooler
+from jaxencoder.families.labels import labels
 from jaxencoder.families.settings import Entry, Fields, Settings, read_value, same, sizes
 from jaxencoder.families.tables import mlm_head
 from jaxencoder.model.config import EncoderConfig

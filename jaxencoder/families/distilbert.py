@@ -1,6 +1,7 @@
 """DistilBERT: half of BERT's layers, no token types, no pooler. Sanh et al. 2019, arXiv:1910.01108."""
 
-from jaxencoder.families.family import About, Family, Heads, head, labels, plain_heads
+from jaxencoder.families.family import About, Family, Heads, head, plain_heads
+from jaxencoder.families.labels import labels
 from jaxencoder.families.settings import Settings, choice, same, size
 from jaxencoder.families.tables import mlm_head
 from jaxencoder.model.config import EncoderConfig

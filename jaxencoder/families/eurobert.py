@@ -3,7 +3,8 @@
 Boizard et al. 2025, arXiv:2503.05500.
 """
 
-from jaxencoder.families.family import About, Family, Heads, head, labels, plain_heads
+from jaxencoder.families.family import About, Family, Heads, head, plain_heads
+from jaxencoder.families.labels import labels
 from jaxencoder.families.rotary import ROTARY
 from jaxencoder.families.settings import SIZES, Settings, choice, implied, inherited, read_choice, same, sizes
 from jaxencoder.model.config import EncoderConfig

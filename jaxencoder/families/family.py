@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from jaxencoder.families.labels import labels
 from jaxencoder.families.settings import Entry, Settings, same
 from jaxencoder.families.tables import Names, Weight, parameter_shapes, rows
 from jaxencoder.model.config import Activation, EncoderConfig
@@ -124,24 +125,6 @@ def shortest_pattern(windows: Sequence[int]) -> tuple[int, ...]:
     """The shortest pattern that repeats to the windows of all layers."""
     periods = (n for n in range(1, len(windows) + 1) if all(w == windows[i % n] for i, w in enumerate(windows)))
     return tuple(windows[: next(periods, 0)])
-
-
-def labels(settings: Settings) -> int:
-    """The number of classes of a classifier: that of their names in config.json, which leaves out two."""
-    return len(settings.get("id2label") or ()) or settings.get("num_labels") or 2
-
-
-def label_names(settings: Settings) -> tuple[str, ...]:
-    """The class names in order of id; LABEL_0, LABEL_1, ... where config.json has none, as in transformers."""
-    names = settings.get("id2label") or {}
-    return tuple(names[key] for key in sorted(names, key=int)) or tuple(f"LABEL_{i}" for i in range(labels(settings)))
-
-
-def with_labels(settings: Settings, count: int, names: Sequence[str] = ()) -> dict[str, Any]:
-    """A config.json with this number of classes, and with their names if they are known."""
-    id2label = {str(i): name for i, name in enumerate(names)} or None
-    label2id = {name: i for i, name in enumerate(names)} or None
-    return {**settings, "id2label": id2label, "label2id": label2id, "num_labels": count}
 
 
 def head(

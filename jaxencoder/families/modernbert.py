@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jaxencoder.families.family import About, Family, Heads, Settings, head, labels, shortest_pattern
+from jaxencoder.families.family import About, Family, Heads, Settings, head, shortest_pattern
+from jaxencoder.families.labels import labels
 from jaxencoder.families.rotary import rope_parameters, rotary_fields, rotary_settings
 from jaxencoder.families.settings import SIZES, Entry, Fields, choice, read_choice, read_value, same, sizes, written
 from jaxencoder.families.tables import QKV, Weight, mlm_head

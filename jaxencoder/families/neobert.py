@@ -6,7 +6,8 @@ Published with its code as https://huggingface.co/chandar-lab/NeoBERT.
 import dataclasses
 
 from jaxencoder.families.eurobert import EUROBERT
-from jaxencoder.families.family import About, Family, head, labels
+from jaxencoder.families.family import About, Family, head
+from jaxencoder.families.labels import labels
 from jaxencoder.families.settings import SIZES, Entry, Fields, Settings, choice, implied, same, sizes, written
 from jaxencoder.families.tables import QKV, Weight
 from jaxencoder.model.config import EncoderConfig

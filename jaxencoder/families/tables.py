@@ -7,7 +7,7 @@ either side: [D, N, H] for a query.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import EllipsisType
@@ -222,21 +222,39 @@ def _copy_transposed(source: np.ndarray, target: np.ndarray) -> None:
             target[j : j + columns, i : i + rows] = source[i : i + rows, j : j + columns].T
 
 
-def renamed(tensors: Iterable[str], prefix: str, aliases: Mapping[str, str]) -> dict[str, str]:
+def renamed(
+    tensors: Iterable[str], prefix: str, aliases: Mapping[str, str], known: Collection[str] = ()
+) -> dict[str, str]:
     """Names in the tables -> names in the file.
 
-    Checkpoints of the encoder alone leave out the prefix, the oldest ones call a norm's weights gamma and beta, and
-    `aliases` maps a family's other prefixes to those in its tables.
+    Checkpoints of the encoder alone leave out the prefix, those of a model that holds this one have another prefix
+    before it, the oldest ones call a norm's weights gamma and beta, and `aliases` maps a family's other prefixes to
+    those in its tables.
+
+    Args:
+        known: the names in the tables; those of heads have no prefix.
     """
-    bare = not any(name.startswith(prefix) for name in tensors)
     names = {}
     for name in tensors:
         standard = re.sub(r"(LayerNorm|layer_norm)\.gamma$", r"\1.weight", name)
         standard = re.sub(r"(LayerNorm|layer_norm)\.beta$", r"\1.bias", standard)
         if alias := next((old for old in aliases if name.startswith(old)), None):
             standard = aliases[alias] + standard.removeprefix(alias)
-        names[prefix + standard if bare else standard] = name
-    return names
+        names[standard] = name
+    if any(name.startswith(prefix) for name in names):
+        return names
+    outer = _outer_prefix(names, prefix, known)
+    names = {name.removeprefix(outer): other for name, other in names.items()}
+    if any(name.startswith(prefix) for name in names):
+        return names
+    return {name if name in known else prefix + name: other for name, other in names.items()}
+
+
+def _outer_prefix(names: Collection[str], prefix: str, known: Collection[str]) -> str:
+    """What stands before the encoder's names, as `model.` or, instead of `bert.`, `encoder.`; empty if nothing does."""
+    ends = {name.removeprefix(prefix) for name in known if name.startswith(f"{prefix}embeddings.")}
+    outer = {name.removesuffix(end).removesuffix(prefix) for name in names for end in ends if name.endswith(f".{end}")}
+    return outer.pop() if len(outer) == 1 and not ends & set(names) else ""
 
 
 def _of_any_layer(path: str) -> str:

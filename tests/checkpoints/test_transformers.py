@@ -90,17 +90,6 @@ def test_missing_setting(folder: Path) -> None:
         open_transformers(folder)
 
 
-def test_an_output_table_of_its_own_is_refused(folder: Path, caplog) -> None:
-    tensors = dict(open_weights(folder))
-    table = tensors["bert.embeddings.word_embeddings.weight"]
-    save_weights(tensors | {"cls.predictions.decoder.weight": table}, folder)
-    open_transformers(folder)
-    assert not caplog.text  # no weight is unused
-    save_weights(tensors | {"cls.predictions.decoder.weight": table + 1}, folder)
-    with pytest.raises(ValueError, match=r"decoder\.weight differs from the token table, .* tie_word_embeddings"):
-        open_transformers(folder)
-
-
 def test_old_names_of_norms(folder: Path) -> None:
     tensors = dict(open_weights(folder))
     old = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
