@@ -6,7 +6,6 @@ complete "a".
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from types import EllipsisType
@@ -15,21 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxencoder.adapters.lora import LoraConfig, by_kernel
+from jaxencoder.adapters.peft_settings import PeftSettings, read_settings
 from jaxencoder.families.family import Family, Settings
 from jaxencoder.families.published import Published
 from jaxencoder.families.tables import Slot, Weight, read_tensor, tensors_of, write_tensor
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import flatten, kernel_axes, set_path
+from jaxencoder.text.messages import listed
 
 PREFIX = "base_model.model."  # of every name
 _A, _B, _SIZE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
-# Settings that change the output and are not supported -> the only value that can be read.
-_FIXED = {
-    **{"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "lora_bias": False, "use_qalora": False},
-    **dict.fromkeys(("layer_replication", "alora_invocation_tokens", "trainable_token_indices", "target_parameters")),
-}
-_INITS = (True, False, None, "gaussian", "orthogonal", "eva")  # the other ones change the frozen weights
 
 
 class _Module(NamedTuple):
@@ -117,6 +112,7 @@ def from_peft(
     published: Published,
     config: EncoderConfig,
     source: str,
+    names: Mapping[str, str] | None = None,
 ) -> tuple[LoraConfig, Params, set[str]]:
     """Read an adapter from PEFT's tensors and adapter_config.json.
 
@@ -125,6 +121,7 @@ def from_peft(
         settings: content of adapter_config.json.
         base, published, config: the adapted parameters, their family and heads, and their encoder.
         source: the folder, for messages.
+        names: names in `tensors` -> those in the file, by which PEFT finds the settings of a module; None: equal.
 
     Returns:
         (settings, an adapter as of `init_lora`, names of the tensors that were read). A module's own rank or alpha is
@@ -133,27 +130,30 @@ def from_peft(
     Raises:
         ValueError: a setting that is not supported, or a tensor that is missing or of another shape.
     """
-    lora, alphas = _read_settings(settings, source)
+    peft = read_settings(settings, source)
+    lora = peft.lora
     family, heads = published.family, published.family.heads(config, published.settings)
     rows = [*family.encoder(config), *(row for name in published.heads for row in heads[name].weights)]
     rows += family.mlm_head(config) if "mlm_head" in base else []
     layers: dict[str, dict[int | EllipsisType, Params]] = {}
     used: set[str] = set()
     for module in _modules(rows, base, config):
-        names = [f"{module.name}.{part}" for part in (_A, _B, *([_SIZE] if lora.dora else []))]
-        if names[0] not in tensors:
+        parts = [f"{module.name}.{part}" for part in (_A, _B, *([_SIZE] if lora.dora else []))]
+        if parts[0] not in tensors:
             continue
-        if missing := [name for name in names if name not in tensors]:
+        if missing := [name for name in parts if name not in tensors]:
             raise ValueError(f"{source} has no {missing[0]}; the adapter is incomplete")
-        used.update(names)
-        keys = (module.name, module.name.removeprefix(family.prefix))  # the latter in a model without heads
-        alpha = next((x for pattern, x in alphas.items() if any(map(pattern.match, keys))), lora.alpha)
-        arrays = {name: np.asarray(tensors[name]) for name in names}
-        parts = _read(module, arrays, lora, alpha, config, source)
+        used.update(parts)
+        path = (names or {}).get(parts[0], parts[0]).removesuffix(f".{_A}")
+        _check(peft, path, tensors[parts[0]].shape, source)
+        arrays = {name: np.asarray(tensors[name]) for name in parts}
+        parts = _read(module, arrays, lora, peft.alpha(path), config, source)
         for (path, row), part in zip(module.slots, parts, strict=True):
             layers.setdefault(path, {})[row] = part
     if not layers:
-        raise ValueError(f"{source} adapts no projection of this model; it belongs to another architecture")
+        adapted = sorted({(names or {}).get(x, x).partition(".lora_")[0] for x in tensors if ".lora_" in x})
+        targets = f"target_modules {settings.get('target_modules')!r}, weights of {listed(adapted)}"
+        raise ValueError(f"{source} adapts no projection of this model ({targets}); it belongs to another architecture")
     tree, kernels = {}, flatten(base)
     for path, by_row in layers.items():
         # ... is the key outside a stack, as in Slot.
@@ -161,23 +161,18 @@ def from_peft(
     return lora, tree, used
 
 
-def _read_settings(settings: Settings, source: str) -> tuple[LoraConfig, dict[re.Pattern, float]]:
-    """The adapter's settings, and the alpha of modules by pattern of their names."""
-    for name, value in _FIXED.items():
-        if settings.get(name) not in (value, None):
-            raise ValueError(f"{source} has {name} {settings[name]!r}; only {value!r} can be loaded")
-    if (init := settings.get("init_lora_weights", True)) not in _INITS:
-        raise ValueError(f"{source} has init_lora_weights {init!r}, which changes the base; convert it to LoRA first")
-    try:
-        stabilized, dora = bool(settings.get("use_rslora")), bool(settings.get("use_dora"))
-        if (rank := int(settings["r"])) < 1:
-            raise ValueError(f"r is {rank}, and an adapter has a rank of 1 or more")
-        lora = LoraConfig(rank, float(settings["lora_alpha"]), rank_stabilized=stabilized, dora=dora)
-        return lora, _alpha_patterns(settings.get("alpha_pattern") or {})
-    except KeyError as error:
-        raise ValueError(f"{source} has no {error.args[0]} in its adapter_config.json") from None
-    except (AttributeError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{source} has an adapter_config.json that cannot be read: {error}") from None
+def _check(peft: PeftSettings, path: str, shape: tuple[int, ...], source: str) -> None:
+    """Raise ValueError for a module that PEFT would leave out, or would give another rank."""
+    if setting := peft.excluded_by(path):
+        value = peft.settings.get(setting)
+        raise ValueError(
+            f"{source} has weights for {path}, which its {setting} {value!r} leaves out; correct one of them"
+        )
+    if len(shape) == 2 and shape[0] not in (0, peft.rank(path)):
+        setting = f"rank_pattern {dict(peft.ranks)}" if peft.ranks else "r"
+        raise ValueError(
+            f"{source} has {shape[0]} ranks for {path}, but {setting} asks for {peft.rank(path)}; correct one of them"
+        )
 
 
 def _read(
@@ -247,19 +242,6 @@ def _alpha(lora: LoraConfig, rank: int) -> float:
     """The alpha that gives a product of another rank the adapter's scale; an int if it is whole."""
     alpha = lora.scale * (math.sqrt(rank) if lora.rank_stabilized else rank)
     return round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-12) else alpha
-
-
-def _alpha_patterns(values: Mapping[str, float]) -> dict[re.Pattern, float]:
-    """Pattern of the end of a module's name -> its alpha."""
-    alphas = {}
-    for key, value in values.items():
-        try:
-            alphas[re.compile(rf"(.*\.)?({key})$")] = float(value)
-        except re.error as error:
-            raise ValueError(f"alpha_pattern holds {key!r}, not a regular expression: {error.msg}") from None
-        if not 0 < float(value) < math.inf:
-            raise ValueError(f"alpha_pattern has {value} for {key!r}, which is no positive number")
-    return alphas
 
 
 def _target_modules(adapted: set[str], family: Family, config: EncoderConfig) -> list[str]:

@@ -7,7 +7,10 @@ from jaxencoder.text.messages import first_line
 
 _SETTINGS = ["*.json", "*.txt", "*.model", "*/config.json"]
 _WEIGHTS = ["*.safetensors", "*/*.safetensors"]
-_TORCH_FILES = ["pytorch_model*.bin", "*/pytorch_model*.bin"]
+_MODELS = {  # what says that a folder may have weights -> the names of those of torch
+    "config.json": "pytorch_model*.bin",
+    "adapter_config.json": "adapter_model.bin",
+}
 
 
 def resolve(name_or_folder: str | os.PathLike, revision: str | None = None, weights: bool = True) -> Path:
@@ -19,8 +22,8 @@ def resolve(name_or_folder: str | os.PathLike, revision: str | None = None, weig
         weights: download the weights too; without, only settings and tokenizer.
 
     Returns:
-        The folder itself, or the cached copy of the repository: settings, tokenizer and safetensors, or
-        pytorch_model.bin if there are none. With HF_HUB_OFFLINE=1 nothing is downloaded.
+        The folder itself, or the cached copy of the repository: settings, tokenizer and safetensors, and of its folders
+        that have none, torch's files. With HF_HUB_OFFLINE=1 nothing is downloaded.
 
     Raises:
         FileNotFoundError: neither a folder nor a name that can be downloaded.
@@ -42,11 +45,22 @@ def resolve(name_or_folder: str | os.PathLike, revision: str | None = None, weig
     try:
         files = _SETTINGS + _WEIGHTS if weights else _SETTINGS
         folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files))
-        if weights and not any(folder.rglob("*.safetensors")):
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_TORCH_FILES)
+        if weights and (others := _torch_files(folder)):
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=others)
         return folder
     except HFValidationError:
         raise FileNotFoundError(f"no such run: {name}; it is neither a folder nor a valid name on the hub") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         message = f"no folder {name}, and it could not be downloaded from the hub: {first_line(error)}"
         raise FileNotFoundError(message) from None
+
+
+def _torch_files(folder: Path) -> list[str]:
+    """Patterns of the weights of the repository's models that have no safetensors."""
+    patterns = []
+    for settings, weights in _MODELS.items():
+        names = "adapter_model.safetensors" if settings.startswith("adapter") else "model*.safetensors"
+        for path in sorted(folder.rglob(settings)):
+            if "Pooling" not in path.parent.name and not any(path.parent.glob(names)):
+                patterns.append((path.parent / weights).relative_to(folder).as_posix())
+    return patterns

@@ -5,6 +5,8 @@ import logging
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from jaxencoder.adapters.lora import NAME as LORA
 from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.adapters.peft import PREFIX, from_peft, to_peft
@@ -14,6 +16,7 @@ from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.initial import read_published
 from jaxencoder.checkpoints.kind import PEFT_CONFIG
+from jaxencoder.checkpoints.torch_file import read_torch
 from jaxencoder.checkpoints.weights import read_tensors, write_tensors
 from jaxencoder.config import RunConfig
 from jaxencoder.families.published import Published, family_of
@@ -25,6 +28,7 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Checkpoint)
 PEFT_FILE = "adapter_model.safetensors"
+_TORCH_FILE = "adapter_model.bin"  # of PEFT before 0.7
 
 
 def add_peft(model: M, folder: Path) -> M:
@@ -33,7 +37,7 @@ def add_peft(model: M, folder: Path) -> M:
     Raises ValueError if it was trained on another model, or holds more than low-rank adapters and heads.
     """
     settings = read_json(folder / PEFT_CONFIG, dict)
-    arrays, metadata = read_tensors(folder / PEFT_FILE)
+    arrays, metadata = _read_arrays(folder)
     config, base = model.config.model, model.params
     if FINGERPRINT in metadata and fingerprint(base["encoder"]) != metadata[FINGERPRINT]:
         name = settings.get("base_model_name_or_path")
@@ -44,14 +48,25 @@ def add_peft(model: M, folder: Path) -> M:
         published = Published(family, family.settings(config), model.heads)
     family = published.family
     short = {name.removeprefix(PREFIX): x for name, x in arrays.items()}
-    tensors = {standard: short[name] for standard, name in renamed(short, family.prefix, family.aliases).items()}
+    names = renamed(short, family.prefix, family.aliases)
+    tensors = {standard: short[name] for standard, name in names.items()}
     published, heads, head_tensors = heads_from_peft(tensors, settings, published, base, config, str(folder))
     params = base | heads
-    lora, adapter, lora_tensors = from_peft(tensors, settings, params, published, config, str(folder))
+    lora, adapter, lora_tensors = from_peft(tensors, settings, params, published, config, str(folder), names)
     if unused := sorted(tensors.keys() - head_tensors - lora_tensors):
-        raise ValueError(f"{folder} holds {unused[0]}, which this model has no use for; only LoRA and heads are read")
+        saved = "" if settings.get("modules_to_save") is None else f" (modules_to_save {settings['modules_to_save']!r})"
+        raise ValueError(
+            f"{folder} holds {names[unused[0]]}{saved}, but only LoRA of projections and heads can be read"
+        )
     params = merge_lora(lora, params | {LORA: adapter})
     return dataclasses.replace(model, params=params, published=published, base=model)
+
+
+def _read_arrays(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors of an adapter, and the metadata of a safetensors file."""
+    if not (folder / PEFT_FILE).is_file() and (folder / _TORCH_FILE).is_file():
+        return read_torch(folder / _TORCH_FILE), {}
+    return read_tensors(folder / PEFT_FILE)
 
 
 def write_peft(adapter: Adapter, folder: Path) -> list[str]:

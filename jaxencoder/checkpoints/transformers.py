@@ -45,18 +45,19 @@ def open_transformers(
     folder = Path(folder)
     settings = read_json(folder / CONFIG_FILE, dict)
     family, config = parse_settings(settings, str(folder))
+    settings = family.current_settings(settings)
     tensors = None
     try:
         tensors = _standard_names(open_weights(folder), family, config, settings)
-        config = family.refine(config, tensors)
     except FileNotFoundError:
         if weights:
             raise
-    has_head = has_mlm_head(family, config, settings, tensors)
-    if has_head and tensors is not None and not _is_tied(family, config, tensors):
-        config = dataclasses.replace(config, tied_output=False)
-        settings = {**settings, "tie_word_embeddings": False}
     try:
+        config = config if tensors is None else family.refine(config, tensors)
+        has_head = has_mlm_head(family, config, settings, tensors)
+        if has_head and tensors is not None and not _is_tied(family, config, tensors):
+            config = dataclasses.replace(config, tied_output=False)
+            settings = {**settings, "tie_word_embeddings": False}
         tables, settings = find_heads(family, config, settings, tensors, str(folder), extra_heads)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
@@ -65,7 +66,8 @@ def open_transformers(
     if weights and tensors is not None:
         rows = _rows(family, config, has_head, tables)
         params, used = from_tensors(rows, tensors, params, config, str(folder))
-        _warn_unused(folder, family, tensors.keys() - used - ({family.tied, output_bias(family)} if has_head else set()))
+        used |= {family.tied, output_bias(family)} if has_head else set()
+        _warn_unused(folder, family, tensors.keys() - used)
     data = DataConfig(row_length=min(max_length or config.max_length, config.max_length))
     run = RunConfig(name=folder.name, model=config, data=data)
     has_tokenizer = any(any(folder.glob(name)) for name in _TOKENIZER_FILES)

@@ -7,25 +7,16 @@ from typing import Any
 
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.family import shortest_pattern
-from jaxencoder.families.settings import Entry, Fields, Settings, inherited, read_value, same
+from jaxencoder.families.settings import HEAD_DIM, Fields, Settings, inherited, read_value, same
 from jaxencoder.model.config import EncoderConfig
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
 
-def _read_head_dim(settings: Settings, fields: Fields) -> Fields:
-    value = settings.get("head_dim", fields["head_dim"] or None)
-    if value is None:
-        return {"head_dim": 0}
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"config.json has head_dim {value!r}; an integer of at least 1 is needed")
-    return {"head_dim": 0 if value * fields["num_heads"] == fields["hidden_size"] else value}
-
-
 # Follows the sizes, and comes before rotary positions.
 HEADS = (
     inherited("num_key_value_heads", "num_kv_heads", "num_heads"),
-    Entry(_read_head_dim, lambda c: {"head_dim": c.head_size}),
+    HEAD_DIM,
 )
 IS_CAUSAL = same("is_causal", "causal")
 COMMON = (

@@ -6,7 +6,7 @@ Boizard et al. 2025, arXiv:2503.05500.
 from jaxencoder.families.family import About, Family, Heads, head, plain_heads
 from jaxencoder.families.labels import labels
 from jaxencoder.families.rotary import ROTARY
-from jaxencoder.families.settings import SIZES, Settings, choice, implied, inherited, read_choice, same, sizes
+from jaxencoder.families.settings import HEAD_DIM, SIZES, Settings, choice, inherited, read_choice, same, sizes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -34,7 +34,7 @@ EUROBERT = Family(
     settings_table=(
         *SIZES,
         inherited("num_key_value_heads", "num_kv_heads", "num_heads"),
-        implied("head_dim", "head_size"),
+        HEAD_DIM,
         same("max_position_embeddings", "max_length"),
         ROTARY,
         same("rms_norm_eps", "norm_epsilon"),
@@ -75,4 +75,5 @@ EUROBERT = Family(
             "EuroBERT/EuroBERT-2.1B": sizes(32, 2304, 6144, 18, 128256, **_LARGER),
         },
     ),
+    older_names={"clf_pooling": "classifier_pooling"},  # of the published code
 )

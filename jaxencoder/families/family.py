@@ -82,12 +82,16 @@ class Family:
     # Settings under which the classification head computes what a run's classifier does, if the defaults do not.
     classifier: Settings = field(default_factory=dict)
 
+    def current_settings(self, settings: Settings) -> dict[str, Any]:
+        """A config.json with the current names of settings besides their former ones."""
+        return {new: settings[old] for old, new in self.older_names.items() if old in settings} | dict(settings)
+
     def encoder_config(self, settings: Settings) -> EncoderConfig:
         """The architecture that a config.json describes; ValueError for a setting that is missing or unsupported."""
         for name, value in (_FIXED | self.fixed).items():
             if settings.get(name, value) != value:
                 raise ValueError(f"config.json has {name} {settings[name]!r}; only {value!r} can be loaded")
-        settings = {new: settings[old] for old, new in self.older_names.items() if old in settings} | dict(settings)
+        settings = self.current_settings(settings)
         fields = dict(vars(self.architecture))
         for entry in (*self.settings_table, _TIED):
             fields |= entry.read(settings, fields)

@@ -74,5 +74,4 @@ LONGFORMER = dataclasses.replace(
             "allenai/longformer-large-4096": sizes(24, 1024, 4096, 16, 50265, **_PUBLISHED),
         },
     ),
-    fixed={name: value for name, value in ROBERTA.fixed.items() if name != "hidden_act"},
 )

@@ -28,7 +28,10 @@ def _read_rotary(settings: Settings, fields: Fields) -> Fields:
         return rotary_fields(rope, settings.get(theta_name) or theta, fields)
 
     global_layers = rotary(_GLOBAL, "global_rope_theta", fields["rope_theta"])
-    local_layers = rotary(_LOCAL, "local_rope_theta", fields["rope_theta_local"])
+    # null is the base of the global layers, as in the published code; only a missing one is the default.
+    is_shared = settings.get("local_rope_theta", 0) is None
+    theta = global_layers["rope_theta"] if is_shared else fields["rope_theta_local"]
+    local_layers = rotary(_LOCAL, "local_rope_theta", theta)
     local_theta, is_scaled = local_layers.pop("rope_theta"), "rope_scaling" in local_layers
     if is_scaled and local_layers != {name: x for name, x in global_layers.items() if name != "rope_theta"}:
         raise ValueError(
@@ -42,13 +45,23 @@ def _write_rotary(c: EncoderConfig) -> Settings:
     return rotary_settings(c, {_GLOBAL: rope_parameters(c), _LOCAL: rope_parameters(c, local=True)})
 
 
+def _at_least(minimum: int, settings: Settings, name: str, default: int | None = None) -> int:
+    if (value := read_value(settings, name, int, default)) < minimum:
+        raise ValueError(f"config.json has {name} {value}; at least {minimum} is needed")
+    return value
+
+
 def _read_windows(settings: Settings, fields: Fields) -> Fields:
-    """local_attention counts both sides (128: 64 tokens to either side); our windows count one."""
-    every = read_value(settings, "global_attn_every_n_layers", int, 3)
-    side = read_value(settings, "local_attention", int, 128) // 2
-    kinds = settings.get("layer_types") or [_LOCAL if i % every else _GLOBAL for i in range(fields["num_layers"])]
-    if unknown := set(kinds) - {_GLOBAL, _LOCAL}:
-        raise ValueError(f"config.json has layer_types {sorted(map(str, unknown))}; known are {_GLOBAL} and {_LOCAL}")
+    """local_attention counts both sides (128: 64 tokens to either side); our windows and sliding_window count one."""
+    every, layers = _at_least(1, settings, "global_attn_every_n_layers", 3), fields["num_layers"]
+    if settings.get("sliding_window") is None:
+        side = _at_least(2, settings, "local_attention", 128) // 2
+    else:
+        side = _at_least(1, settings, "sliding_window")
+    kinds = settings.get("layer_types") or [_LOCAL if i % every else _GLOBAL for i in range(layers)]
+    if not isinstance(kinds, list) or len(kinds) != layers or set(map(str, kinds)) - {_GLOBAL, _LOCAL}:
+        needed = f"{_GLOBAL} or {_LOCAL} for each of the {layers} layers is needed"
+        raise ValueError(f"config.json has layer_types {kinds}; {needed}")
     return {"windows": shortest_pattern([0 if kind == _GLOBAL else side for kind in kinds])}
 
 
@@ -57,7 +70,8 @@ def _write_windows(c: EncoderConfig) -> Settings:
     if len(sides) > 1:
         raise ValueError(f"model.windows {c.windows} has several sizes; ModernBERT's config.json holds only one")
     kinds = [_LOCAL if c.windows[i % len(c.windows)] else _GLOBAL for i in range(c.num_layers)]
-    return {"local_attention": 2 * max(sides, default=64), "layer_types": kinds}  # 128 without local layers
+    side = max(sides, default=64)  # the default without local layers
+    return {"local_attention": 2 * side, "sliding_window": side, "layer_types": kinds}
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:

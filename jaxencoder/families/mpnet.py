@@ -16,7 +16,8 @@ MPNET = Family(
     model_type="mpnet",
     name="MPNet",
     prefix="mpnet.",
-    architecture=EncoderConfig(token_types=0, relative_bias_buckets=_BUCKETS),
+    # The head's activation is gelu regardless of hidden_act.
+    architecture=EncoderConfig(token_types=0, relative_bias_buckets=_BUCKETS, head_activation="gelu"),
     settings_table=(*SETTINGS, *SHIFTED_POSITIONS, written("relative_attention_num_buckets", _BUCKETS)),
     encoder_table={
         **with_prefix(ENCODER, "roberta.", "mpnet.", without=".attention."),

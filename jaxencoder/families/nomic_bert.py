@@ -3,7 +3,7 @@
 from jaxencoder.families.bert import POSITIONS, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, plain_heads, pooler
 from jaxencoder.families.rotary import ROTARY, rotary_fields, rotary_settings
-from jaxencoder.families.settings import Entry, Fields, Settings, choice, read_value, sizes
+from jaxencoder.families.settings import Entry, Fields, Settings, choice, implied, read_value, sizes
 from jaxencoder.families.tables import QKV, Weight, mlm_head
 from jaxencoder.model.config import EncoderConfig
 
@@ -58,6 +58,7 @@ NOMIC_BERT = Family(
         *SETTINGS,
         POSITIONS,
         TOKEN_TYPES,
+        implied("head_dim", "head_size"),
         Entry(_read_vocab_size, lambda c: {}),
         Entry(_read_rotary, _write_rotary),
     ),

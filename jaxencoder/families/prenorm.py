@@ -13,7 +13,7 @@ from jaxencoder.families.settings import sizes
 from jaxencoder.families.tables import with_prefix
 
 _ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
-_FIXED = {name: value for name, value in ROBERTA.fixed.items() if name != "hidden_act"}
+_FIXED = ROBERTA.fixed
 
 
 def _without_norms(table: dict, old: str, new: str) -> dict:

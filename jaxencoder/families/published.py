@@ -27,7 +27,7 @@ def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfi
         raise ValueError(f"{where} has the unsupported model_type {model_type!r}; supported are: {supported}")
     try:
         config = family.encoder_config(settings)
-        family.heads(config, settings)
+        family.heads(config, family.current_settings(settings))
         return family, config
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from None

@@ -35,7 +35,7 @@ ROBERTA = Family(
     model_type="roberta",
     name="Roberta",
     prefix="roberta.",
-    architecture=EncoderConfig(),
+    architecture=EncoderConfig(head_activation="gelu"),  # regardless of hidden_act
     settings_table=(*SETTINGS, *SHIFTED_POSITIONS, TOKEN_TYPES),
     encoder_table=ENCODER,
     mlm_head_table=mlm_head("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
@@ -54,8 +54,7 @@ ROBERTA = Family(
             "FacebookAI/roberta-large": _sizes(24, 1024, 4096, 16, 50265),
         },
     ),
-    # The head's activation is gelu regardless of hidden_act.
-    fixed=BERT.fixed | {"pad_token_id": PAD, "hidden_act": "gelu"},
+    fixed=BERT.fixed | {"pad_token_id": PAD},
 )
 XLM_ROBERTA = dataclasses.replace(
     ROBERTA,

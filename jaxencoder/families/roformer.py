@@ -1,5 +1,11 @@
 """RoFormer: BERT with rotary positions, in neighboring pairs. Su et al. 2021, arXiv:2104.09864."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
 from jaxencoder.families.bert import BERT
 from jaxencoder.families.electra import NARROW_SETTINGS, narrow_encoder
 from jaxencoder.families.family import About, Family, plain_heads, two_layer_classifier
@@ -16,6 +22,36 @@ def _encoder(c: EncoderConfig) -> Names:
     return {name: Weight((str(ours),), interleaved=True) if ours in paths else ours for name, ours in names.items()}
 
 
+_TABLE = "roformer.encoder.embed_positions.weight"
+
+
+def _sinusoids(c: EncoderConfig) -> np.ndarray:
+    """Sines, then cosines of the angles of all positions, [max_length, H]."""
+    angles = np.arange(c.max_length)[:, None] * c.rope_theta ** (-np.arange(0, c.head_size, 2) / c.head_size)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+def _with_base(c: EncoderConfig, tensors: Mapping[str, Any]) -> EncoderConfig:
+    """The architecture with the base of a file's table of angles; ValueError for a table that no base gives."""
+    if _TABLE not in tensors:
+        return c
+    table = np.asarray(tensors[_TABLE])
+    tolerance = 1e-4 if table.dtype.itemsize >= 4 else 4e-3  # rounding of float16 and bfloat16
+    for config in (c, *_other_base(c, table)):
+        expected = _sinusoids(config)
+        if table.shape == expected.shape and np.allclose(np.float32(table), expected, rtol=0, atol=tolerance):
+            return config
+    raise ValueError(f"{_TABLE} is no table of sines and cosines of max_position_embeddings; only such can be loaded")
+
+
+def _other_base(c: EncoderConfig, table: np.ndarray) -> list[EncoderConfig]:
+    """The architecture with the base that the slowest angle of position 1 has, if the table can have one."""
+    if c.head_size < 4 or table.shape != (c.max_length, c.head_size) or c.max_length < 2:
+        return []
+    slowest = float(np.arctan2(*np.float64(table[1, [c.head_size // 2 - 1, c.head_size - 1]])))
+    return [replace(c, rope_theta=slowest ** (-c.head_size / (c.head_size - 2)))] if slowest > 0 else []
+
+
 ROFORMER = Family(
     model_type="roformer",
     name="RoFormer",
@@ -23,6 +59,8 @@ ROFORMER = Family(
     architecture=EncoderConfig(positions="rotary", max_length=1536),
     settings_table=(*NARROW_SETTINGS, same("rotary_value", "rotary_values")),
     encoder_table=_encoder,
+    refine=_with_base,
+    buffers=lambda c: {_TABLE: _sinusoids(c)},
     mlm_head_table=BERT.mlm_head_table,
     heads=lambda c, s: two_layer_classifier(s, c.activation) | plain_heads(s, "token_head", "span_head"),
     tied=BERT.tied,

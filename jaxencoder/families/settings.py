@@ -16,9 +16,11 @@ Fields = Mapping[str, Any]  # of an EncoderConfig
 
 # Names of activations in config.json -> ours. Of several names for one activation the first is written.
 ACTIVATIONS = {
-    "gelu": "gelu", "gelu_python": "gelu", "quick_gelu": "quick_gelu",
+    "gelu": "gelu", "gelu_python": "gelu", "gelu_10": "gelu_clipped", "quick_gelu": "quick_gelu",
     "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu", "relu2": "relu_squared", "silu": "silu", "swish": "silu", "tanh": "tanh",
+    "gelu_accurate": "gelu_tanh", "gelu_python_tanh": "gelu_tanh",
+    "relu": "relu", "relu2": "relu_squared", "relu6": "relu6",
+    "silu": "silu", "swish": "silu", "mish": "mish", "tanh": "tanh",
 }  # fmt: skip
 _TYPES = {field.name: type(field.default) for field in dataclasses.fields(EncoderConfig)}
 _TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
@@ -99,6 +101,18 @@ def implied(setting: str, field: str) -> Entry:
 def head_size(fields: Fields) -> int:
     """H, before there is an EncoderConfig."""
     return fields.get("head_dim") or fields["hidden_size"] // fields["num_heads"]
+
+
+def _read_head_dim(settings: Settings, fields: Fields) -> Fields:
+    value = settings.get("head_dim", fields["head_dim"] or None)
+    if value is None:
+        return {"head_dim": 0}
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"config.json has head_dim {value!r}; an integer of at least 1 is needed")
+    return {"head_dim": 0 if value * fields["num_heads"] == fields["hidden_size"] else value}
+
+
+HEAD_DIM = Entry(_read_head_dim, lambda c: {"head_dim": c.head_size})  # follows the sizes
 
 
 def written(setting: str, value: Callable[[EncoderConfig], Any] | Any) -> Entry:

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu", "relu_squared"]
+Activation = Literal[
+    "gelu", "gelu_tanh", "gelu_clipped", "relu", "relu6", "relu_squared", "silu", "mish", "tanh", "quick_gelu"
+]  # fmt: skip
 Pooling = Literal["cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken"]
 
 
@@ -33,7 +35,7 @@ class EncoderConfig:
     projection."""
     num_layer_groups: int = 0
     """Sets of parameters that consecutive repetitions of the layer pattern share: 1 is ALBERT (Lan et al. 2020,
-    arXiv:1909.11942); 0 gives each layer its own."""
+    arXiv:1909.11942); 0 gives each layer its own. Repetition i of R has set int(i / (R / sets))."""
     positions: Literal["learned", "rotary", "alibi", "none"] = "learned"
     """Position encoding. `alibi` lowers the scores of distant tokens (Press et al. 2022, arXiv:2108.12409), on either
     side; `none` is for `disentangled`, relative_bias_buckets, or no positions at all."""
@@ -185,9 +187,9 @@ class EncoderConfig:
     def _layer_problems(self) -> Iterator[str]:
         if not self.windows or min(self.windows) < 0:
             yield f"windows must hold at least one number >= 0 (0 = the whole document), got {self.windows}"
-        if self.num_layer_groups and (self.remainder or self.repeats % self.num_layer_groups):
-            repetitions = f"{self.num_layers / len(self.windows):g} repetitions of the layer pattern"
-            yield f"num_layer_groups {self.num_layer_groups} does not divide the {repetitions}; change one of them"
+        if self.num_layer_groups and self.remainder:
+            repetitions = f"{self.num_layers / len(self.windows):g} repetitions of model.windows"
+            yield f"num_layer_groups {self.num_layer_groups} has {repetitions} to share; make them a whole number"
         if self.global_tokens and (not all(self.windows) or self.positions != "learned" or self.num_kv_heads):
             values = f"{self.windows}, {self.positions} and {self.num_kv_heads}"
             rule = "a window in every layer of model.windows, learned positions and model.num_kv_heads 0"

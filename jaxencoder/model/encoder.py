@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxencoder.kernels.dropout import dropout
 from jaxencoder.kernels.gradients import PRODUCT
@@ -81,8 +82,11 @@ class Pattern(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, repetitions: jax.Array, inputs: LayerInputs) -> tuple[jax.Array, None]:
+        has_gaps = self.config.num_layer_groups and self.config.repeats % self.config.num_layer_groups
+
         def once(pattern: Pattern, x: jax.Array, repetition: jax.Array) -> tuple[jax.Array, None]:
-            return pattern.blocks(x, repetition, inputs), None
+            y = pattern.blocks(x, repetition, inputs)
+            return jnp.where(repetition < 0, x, y) if has_gaps else y, None
 
         if len(repetitions) == 1:
             return once(self, x, repetitions[0])
@@ -163,7 +167,7 @@ class Encoder(nn.Module):
                 length=c.stack,
                 unroll=_unroll(c, self.compute),
             )
-            repetitions = jnp.arange(c.repeats).reshape(c.stack, -1)  # [stack, repetitions per set of parameters]
+            repetitions = jnp.asarray(_repetitions(c))
             x, _ = layers(c, self.compute, c.windows, train, c.repeats > 1, name="layers")(x, repetitions, inputs)
         if c.remainder:
             last = Pattern(c, self.compute, c.remainder, train, False, name="last")
@@ -183,6 +187,14 @@ class Encoder(nn.Module):
         distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None
         convolution = Convolution(c, name="convolution")(x, segment_ids, train) if c.conv_kernel_size else None
         return LayerInputs(segment_ids, rotary_global, rotary_local, bias, distances, convolution, global_slots)
+
+
+def _repetitions(c: EncoderConfig) -> np.ndarray:
+    """Numbers of the repetitions that share each set of parameters, int32 [stack, most]; -1 where a set has fewer."""
+    sets = [int(i / (c.repeats / c.stack)) for i in range(c.repeats)]
+    members = [[i for i, number in enumerate(sets) if number == row] for row in range(c.stack)]
+    most = max(map(len, members))
+    return np.array([row + [-1] * (most - len(row)) for row in members], np.int32)
 
 
 def init_params(keys: jax.Array, module: Encoder, heads: Mapping[str, nn.Module], *inputs: Any) -> dict[str, Any]:

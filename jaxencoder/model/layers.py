@@ -16,8 +16,11 @@ from jaxencoder.sharding import replicate_rows
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_clipped": lambda x: jnp.clip(gelu(x), -10, 10),
     "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
     "silu": jax.nn.silu,
+    "mish": jax.nn.mish,
     "tanh": jnp.tanh,
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),

@@ -38,13 +38,20 @@ def test_no_name_of_the_hub(name: str, downloads: list[dict]) -> None:
 
 
 def test_pickles_are_fetched_where_there_is_no_safetensors(tmp_path: Path, downloads: list[dict]) -> None:
-    for _ in range(2):
+    for folder in (".", "1_Pooling", "2_Dense"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "config.json").write_text("{}")
+    for file in ("model.safetensors", "2_Dense/model.safetensors", "adapter_config.json"):
         assert resolve("someone/model", revision="v1") == tmp_path
-        (tmp_path / "model.safetensors").write_text("")
-    assert [(given["name"], given["revision"]) for given in downloads] == [("someone/model", "v1")] * 3
-    has_pickles = [any("bin" in pattern for pattern in given["allow_patterns"]) for given in downloads]
-    assert has_pickles == [False, True, False]
-    assert downloads[1]["allow_patterns"] == ["pytorch_model*.bin", "*/pytorch_model*.bin"]
+        (tmp_path / file).write_text("")
+    resolve("someone/model", weights=False)
+    patterns = [given["allow_patterns"] for given in downloads]
+    assert [x for x in patterns if any("bin" in pattern for pattern in x)] == [
+        ["2_Dense/pytorch_model*.bin", "pytorch_model*.bin"],
+        ["2_Dense/pytorch_model*.bin"],
+    ]
+    resolve("someone/model")
+    assert downloads[-1]["allow_patterns"] == ["adapter_model.bin"]
 
 
 @pytest.mark.parametrize("error", [LocalEntryNotFoundError("not in the cache\nand"), ConnectionError("no network")])
