@@ -67,9 +67,9 @@ def heads_from_peft(
         return published, {}, set()
     name = _head_name(settings, published)
     base_heads = family.heads(config, published.settings)
-    known = {row.theirs for table in base_heads.values() for row in table.weights}
-    if others := sorted(x for x in tensors if ".lora_" not in x and x not in known):
-        saved = f"modules_to_save {settings['modules_to_save']!r} and holds {others[0]}"
+    head_names = {row.theirs for table in base_heads.values() for row in table.weights}
+    if unreadable := sorted(x for x in tensors if ".lora_" not in x and x not in head_names):
+        saved = f"modules_to_save {settings['modules_to_save']!r} and holds {unreadable[0]}"
         raise ValueError(f"{source} has {saved}; only the family's heads can be read beside LoRA")
     if name not in base_heads:
         task = settings.get("task_type")

@@ -45,8 +45,8 @@ def resolve(name_or_folder: str | os.PathLike, revision: str | None = None, weig
     try:
         files = _SETTINGS + _WEIGHTS if weights else _SETTINGS
         folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files))
-        if weights and (others := _torch_files(folder)):
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=others)
+        if weights and (torch_files := _torch_files(folder)):
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=torch_files)
         return folder
     except HFValidationError:
         raise FileNotFoundError(f"no such run: {name}; it is neither a folder nor a valid name on the hub") from None

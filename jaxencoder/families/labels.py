@@ -47,8 +47,8 @@ def with_labels(settings: Settings, count: int, names: Sequence[str] = ()) -> di
     """A config.json with this number of classes, and with their names if they are known."""
     id2label = {str(i): name for i, name in enumerate(names)} or None
     label2id = {name: i for i, name in enumerate(names)} or None
-    others = {name: value for name, value in settings.items() if name not in _COUNTS}
-    return {**others, "id2label": id2label, "label2id": label2id, "num_labels": count}
+    kept = {name: value for name, value in settings.items() if name not in _COUNTS}
+    return {**kept, "id2label": id2label, "label2id": label2id, "num_labels": count}
 
 
 def fitted_labels(settings: Settings, outputs: int) -> dict[str, Any]:

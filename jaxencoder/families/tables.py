@@ -223,7 +223,7 @@ def _copy_transposed(source: np.ndarray, target: np.ndarray) -> None:
 
 
 def renamed(
-    tensors: Iterable[str], prefix: str, aliases: Mapping[str, str], known: Collection[str] = ()
+    tensors: Iterable[str], prefix: str, aliases: Mapping[str, str], table_names: Collection[str] = ()
 ) -> dict[str, str]:
     """Names in the tables -> names in the file.
 
@@ -232,7 +232,7 @@ def renamed(
     those in its tables.
 
     Args:
-        known: the names in the tables; those of heads have no prefix.
+        table_names: of the family's tensors; those of heads have no prefix.
     """
     names = {}
     for name in tensors:
@@ -243,16 +243,16 @@ def renamed(
         names[standard] = name
     if any(name.startswith(prefix) for name in names):
         return names
-    outer = _outer_prefix(names, prefix, known)
+    outer = _outer_prefix(names, prefix, table_names)
     names = {name.removeprefix(outer): other for name, other in names.items()}
     if any(name.startswith(prefix) for name in names):
         return names
-    return {name if name in known else prefix + name: other for name, other in names.items()}
+    return {name if name in table_names else prefix + name: other for name, other in names.items()}
 
 
-def _outer_prefix(names: Collection[str], prefix: str, known: Collection[str]) -> str:
-    """What stands before the encoder's names, as `model.` or, instead of `bert.`, `encoder.`; empty if nothing does."""
-    ends = {name.removeprefix(prefix) for name in known if name.startswith(f"{prefix}embeddings.")}
+def _outer_prefix(names: Collection[str], prefix: str, table_names: Collection[str]) -> str:
+    """The prefix before the encoder's names, such as `model.` or, instead of `bert.`, `encoder.`; perhaps empty."""
+    ends = {name.removeprefix(prefix) for name in table_names if name.startswith(f"{prefix}embeddings.")}
     outer = {name.removesuffix(end).removesuffix(prefix) for name in names for end in ends if name.endswith(f".{end}")}
     return outer.pop() if len(outer) == 1 and not ends & set(names) else ""
 

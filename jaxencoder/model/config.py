@@ -187,9 +187,9 @@ class EncoderConfig:
     def _layer_problems(self) -> Iterator[str]:
         if not self.windows or min(self.windows) < 0:
             yield f"windows must hold at least one number >= 0 (0 = the whole document), got {self.windows}"
-        if self.num_layer_groups and self.remainder:
+        if self.num_layer_groups and (self.remainder or self.num_layer_groups > self.repeats):
             repetitions = f"{self.num_layers / len(self.windows):g} repetitions of model.windows"
-            yield f"num_layer_groups {self.num_layer_groups} has {repetitions} to share; make them a whole number"
+            yield f"num_layer_groups {self.num_layer_groups} has {repetitions} to share; give a whole number of as many"
         if self.global_tokens and (not all(self.windows) or self.positions != "learned" or self.num_kv_heads):
             values = f"{self.windows}, {self.positions} and {self.num_kv_heads}"
             rule = "a window in every layer of model.windows, learned positions and model.num_kv_heads 0"

@@ -15,8 +15,11 @@ from jaxencoder.model.config import EncoderConfig
         ({"windows": (0, -1)}, r"got \(0, -1\)"),
         ({"vocab_size": -1}, "model.vocab_size must not be negative, got -1"),
         ({"num_heads": 12, "num_kv_heads": 5}, "num_heads 12 is not a multiple of model.num_kv_heads 5"),
-        ({"num_layer_groups": 5}, "num_layer_groups 5 does not divide the 12 repetitions .*; change one of them"),
-        ({"num_layer_groups": 1, "windows": (0,) * 5}, "num_layer_groups 1 does not divide the 2.4 repetitions"),
+        (
+            {"num_layer_groups": 13},
+            "num_layer_groups 13 has 12 repetitions of model.windows to share; give a whole number",
+        ),
+        ({"num_layer_groups": 1, "windows": (0,) * 5}, "num_layer_groups 1 has 2.4 repetitions"),
         ({"relative_bias_buckets": 6}, "relative_bias_buckets 6 must be a multiple of 4"),
         ({"relative_bias_buckets": 8, "positions": "alibi"}, "both biases by distance; choose one"),
         ({"global_tokens": True, "windows": (4, 0)}, r"global_tokens needs a window in every layer .*, got \(4, 0\)"),
