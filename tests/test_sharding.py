@@ -57,6 +57,16 @@ def test_stacked_and_single_layers_are_split_alike() -> None:
     assert tree["mlm_head/bias"] == P("tensor")
 
 
+def test_heads_of_another_size_are_split_and_single_keys_replicated() -> None:
+    choices = {"head_dim": 10, "num_kv_heads": 1, "qk_norm": True, "norm_placement": "sandwich", "bottleneck": 0}
+    tree = specs(parameters("modernbert", **choices))
+    layer = "encoder/layers/block_0/attention"
+    assert tree[f"{layer}/query/kernel"] == P(None, "fsdp", "tensor", None)
+    assert tree[f"{layer}/output/kernel"] == P(None, "tensor", None, "fsdp")
+    assert tree[f"{layer}/key/kernel"] == P(None, "fsdp", None, None)
+    assert not set(tree[f"{layer}/query_norm/scale"]) - {None}
+
+
 @pytest.mark.parametrize("name", ["adamw", "lamb", "muon", "adafactor"])
 def test_optimizer_state_is_sharded_like_its_parameter(name: str) -> None:
     params = parameters("bert")

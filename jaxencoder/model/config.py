@@ -275,4 +275,5 @@ class ComputeConfig:
     attention: Literal["auto", "dense", "banded", "chunked", "splash", "tiled", "triton"] = "auto"
     """Attention backend; `auto` takes the fastest for the layer, the row length and the device. Another one applies to
     the layers that it supports: `banded` to layers with a window, `chunked`, `tiled` and `triton` to layers without
-    one, `dense` and `splash` to both. `splash` and `tiled` are TPU kernels, `triton` is a GPU kernel."""
+    one, `dense` and `splash` to both. `splash` and `tiled` are TPU kernels, `triton` is a GPU kernel; `tiled` refuses
+    causal layers."""
