@@ -159,16 +159,23 @@ class Model(OpenedModel):
         """
         return classify.classify(self, texts, pairs, windows, batch_tokens, threshold)
 
-    def rerank(self, query: str, texts: Sequence[str], k: int | None = None) -> list[rerank.Ranked]:
-        """Sort texts by how well they answer a query, with a run trained on pairs of texts (a cross-encoder).
+    def rerank(
+        self, query: str, texts: Sequence[str], k: int | None = None, prompt: str | None = None
+    ) -> list[rerank.Ranked]:
+        """Sort texts by how well they answer a query, with a cross-encoder: published, or a run trained on pairs.
+
+        Args:
+            k: number of texts to return; None: all.
+            prompt: put before the query, a text or the name of a stored one; None: the model's default prompt.
 
         Returns:
-            (index in `texts`, score) of the k best texts, best first; with k None of all.
+            (index in `texts`, score) of the k best texts, best first. A published model's score has the activation that
+            its folder names, by default a sigmoid, as in sentence-transformers.
 
         Raises:
             ValueError: not a list of strings, or a model that does not score pairs.
         """
-        return rerank.rerank(self, query, texts, k)
+        return rerank.rerank(self, query, texts, k, prompt)
 
     def with_adapter(self, folder: str | Path) -> "Model":
         """This model with an adapter. The model itself does not change, and arrays without an adapter are shared.
@@ -195,8 +202,9 @@ class Model(OpenedModel):
 
         Args:
             folder: created if missing.
-            format: "sentence-transformers" adds its modules and leaves out the encoder's heads. To write another
-                pooling or normalization, replace the settings first: dataclasses.replace(model, sentence=...).
+            format: "sentence-transformers" adds its modules and leaves out the encoder's heads, but writes a published
+                cross-encoder as a CrossEncoder. To write another pooling or normalization, replace the settings first:
+                dataclasses.replace(model, sentence=...).
 
         Raises:
             ValueError: no published family has this architecture, or sentence-transformers lacks the pooling.

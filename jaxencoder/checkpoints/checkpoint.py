@@ -9,6 +9,7 @@ from jaxencoder.config import RunConfig
 from jaxencoder.families.labels import label_names
 from jaxencoder.families.published import Published
 from jaxencoder.model.config import Pooling
+from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
@@ -25,6 +26,7 @@ class Checkpoint:
     tokenizer: Tokenizer | None  # None: the checkpoint came without one and can only be called with token ids
     published: Published | None = None  # family, config.json and heads of a published checkpoint; None for a run
     sentence: SentenceConfig = field(default_factory=SentenceConfig)  # of embeddings; its modules: params["sentence"]
+    cross_encoder: CrossEncoderConfig | None = None  # of a published cross-encoder
     generator: "Checkpoint | None" = None  # of replaced-token detection: the masked language model that fills the masks
     base: "Checkpoint | None" = field(default=None, repr=False)  # that an adapter was added to; shares its arrays
     step: int | None = None  # of training, of a run's checkpoint
@@ -76,8 +78,11 @@ class Checkpoint:
         size = config.size(self.config.model.hidden_size)
         if dimensions is not None and not 1 <= dimensions <= size:
             raise ValueError(f"dimensions is {dimensions}, but the vectors have {size}; give 1 to {size}")
-        normalize = config.normalize if normalize is None else normalize
-        return replace(config, normalize=normalize, dimensions=dimensions or config.dimensions)
+        config = replace(config, dimensions=dimensions or config.dimensions)
+        if normalize is None:
+            return config
+        is_truncated = config.dimensions is not None
+        return replace(config, normalize=normalize, renormalize=normalize and is_truncated)
 
 
 def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxencoder.adapters.bottleneck import add_missing_bottlenecks
 from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.checkpoints.hub import resolve
-from jaxencoder.checkpoints.kind import kind_of
+from jaxencoder.checkpoints.kind import PEFT_CONFIG, kind_of
 from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, read_params, saved_config, separate_models
 from jaxencoder.checkpoints.sentence_transformers import encoder_folder
 from jaxencoder.checkpoints.transformers import open_transformers
@@ -49,6 +49,8 @@ def open_initial_model(init_from: str) -> InitialModel:
         case "adapter" | "peft":
             raise ValueError(f"{folder} is an adapter without its base; write both with convert --to run first")
     encoder, lowercase = encoder_folder(folder)
+    if (encoder / PEFT_CONFIG).is_file():
+        raise ValueError(f"{encoder} holds an adapter without its base; write both with convert --to run first")
     checkpoint = open_transformers(encoder, weights=False)
     if checkpoint.tokenizer is None:
         raise ValueError(f"{encoder} has no tokenizer, and training needs one; add one to the folder")
@@ -61,6 +63,8 @@ def read_published(folder: Path) -> tuple[Path, Published] | None:
     if kind_of(folder) not in ("transformers", "sentence_transformers"):
         return None
     encoder, _ = encoder_folder(folder)
+    if (encoder / PEFT_CONFIG).is_file():  # it names a base
+        return None
     published = open_transformers(encoder, weights=False).published
     return published and (encoder, published)
 

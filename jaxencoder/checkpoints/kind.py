@@ -15,8 +15,9 @@ MODULES_FILE = "modules.json"
 
 def kind_of(folder: Path) -> Kind:
     """The kind of a folder; ValueError if it holds no model, or its config.json cannot be read."""
-    # Adapters come first: PEFT leaves its adapter_config.json among the files of the model that it was saved with.
-    files: dict[str, Kind] = {ADAPTER_FILE: "adapter", PEFT_CONFIG: "peft", MODULES_FILE: "sentence_transformers"}
+    # Adapters come before config.json: PEFT leaves its adapter_config.json among the files of the model that it was
+    # saved with. In sentence-transformers the adapter is one of the modules.
+    files: dict[str, Kind] = {ADAPTER_FILE: "adapter", MODULES_FILE: "sentence_transformers", PEFT_CONFIG: "peft"}
     for name, kind in files.items():
         if (folder / name).is_file():
             return kind

@@ -1,17 +1,21 @@
 """Opening a folder of any kind, or a name of the Hugging Face hub."""
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from jaxencoder.checkpoints.adapter import add_adapter
-from jaxencoder.checkpoints.checkpoint import Checkpoint
+from jaxencoder.checkpoints.checkpoint import Checkpoint, load_tokenizer
+from jaxencoder.checkpoints.cross_encoder import with_activation
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.kind import ADAPTER_FILE, PEFT_CONFIG, kind_of
 from jaxencoder.checkpoints.peft import add_peft
 from jaxencoder.checkpoints.run import Step, open_run, saved_config
-from jaxencoder.checkpoints.sentence_transformers import open_sentence_transformers
-from jaxencoder.checkpoints.transformers import open_transformers
+from jaxencoder.checkpoints.sentence_transformers import assembled, encoder_folder, read_folder
+from jaxencoder.checkpoints.transformers import has_tokenizer, open_transformers
 from jaxencoder.files import read_json
+from jaxencoder.model.sentence import SentenceConfig
 
 M = TypeVar("M", bound=Checkpoint)
 
@@ -33,18 +37,53 @@ def open_checkpoint(name_or_folder: str | Path, step: Step = "latest", revision:
         case "run":
             return open_run(folder, step)
         case "transformers":
-            return open_transformers(folder)
+            return with_activation(_with_pooling(open_transformers(folder)), folder)
         case "sentence_transformers":
             return open_sentence_transformers(folder)
         case "adapter" | "peft":
             return with_adapter(open_base(folder), folder)
 
 
-def open_base(folder: Path) -> Checkpoint:
+def _with_pooling(model: Checkpoint) -> Checkpoint:
+    """A model of transformers with the pooling of sentence-transformers: of a causal language model the last token."""
+    settings = {} if model.published is None else model.published.settings
+    architectures = settings.get("architectures")
+    class_name = architectures[0] if isinstance(architectures, list) and architectures else ""
+    is_causal = str(class_name).endswith("ForCausalLM") and settings.get("is_causal", True)
+    return dataclasses.replace(model, sentence=SentenceConfig(("lasttoken",))) if is_causal else model
+
+
+def open_sentence_transformers(folder: Path, weights: bool = True) -> Checkpoint:
+    """Open a folder with a modules.json. Its Transformer may be an adapter of PEFT, which is added to its base.
+
+    Without weights, `params` are ShapeDtypeStructs, and of an adapter those of the base.
+    """
+    contents = read_folder(folder, weights)
+    if (contents.transformer / PEFT_CONFIG).is_file():
+        encoder = _adapted(contents.transformer, weights, contents.max_length)
+    else:
+        encoder = open_transformers(contents.transformer, weights, contents.max_length)
+    return assembled(folder, contents, encoder)
+
+
+def _adapted(folder: Path, weights: bool, max_length: int) -> Checkpoint:
+    """The encoder of an adapter's base, without the base's own pooling and prompts, with the adapter's tokenizer."""
+
+    def open_encoder(name: str) -> Checkpoint:
+        base, _ = encoder_folder(resolve(name, weights=weights))
+        return open_transformers(base, weights, max_length)
+
+    base = open_base(folder, open_encoder)
+    if has_tokenizer(folder):
+        base = dataclasses.replace(base, tokenizer=load_tokenizer(folder, base.config.model.vocab_size))
+    return add_peft(base, folder) if weights else base
+
+
+def open_base(folder: Path, open_model: Callable[[str], Checkpoint] = open_checkpoint) -> Checkpoint:
     """Open the model that an adapter's folder names as its base."""
     name = base_name(folder)
     try:
-        return open_checkpoint(name)
+        return open_model(name)
     except OSError as error:
         advice = f"if it is elsewhere, load it from there and call its with_adapter({str(folder)!r})"
         raise FileNotFoundError(f"{folder} adapts {name}, which cannot be opened ({error}); {advice}") from None
@@ -52,7 +91,7 @@ def open_base(folder: Path) -> Checkpoint:
 
 def base_name(folder: Path) -> str:
     """The model that an adapter's folder names as its base; ValueError if it names none."""
-    if kind_of(folder) == "adapter":
+    if (folder / ADAPTER_FILE).is_file():
         return saved_config(folder).init_from
     name = read_json(folder / PEFT_CONFIG, dict).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
@@ -63,10 +102,8 @@ def base_name(folder: Path) -> str:
 def with_adapter(model: M, folder: str | Path) -> M:
     """The model with the adapter in a folder, ours or PEFT's; see `jaxencoder.api.Model.with_adapter`."""
     folder = resolve(folder)
-    match kind_of(folder):
-        case "adapter":
-            return add_adapter(model, folder)
-        case "peft":
-            return add_peft(model, folder)
-        case _:
-            raise ValueError(f"{folder} holds no adapter: neither {ADAPTER_FILE} nor {PEFT_CONFIG}")
+    if (folder / ADAPTER_FILE).is_file():
+        return add_adapter(model, folder)
+    if (folder / PEFT_CONFIG).is_file():
+        return add_peft(model, folder)
+    raise ValueError(f"{folder} holds no adapter: neither {ADAPTER_FILE} nor {PEFT_CONFIG}")

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from jaxencoder.checkpoints import sentence_transformers
+from jaxencoder.checkpoints import cross_encoder, sentence_transformers
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.initial import published_origin
 from jaxencoder.checkpoints.kind import MODULES_FILE
@@ -16,7 +16,7 @@ from jaxencoder.families.labels import with_labels
 from jaxencoder.families.published import Published, can_hold, family_of
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
-from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.classification.objective import VALUE, Classification
 from jaxencoder.tasks.table import task_of_model
 from jaxencoder.tasks.token_classification import objective as tokens
 
@@ -31,16 +31,20 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
         raise ValueError(f"format is {format!r}; give transformers or sentence-transformers")
     published = model.published or Published(_family(model), {}, {})
     params, settings, skipped = {"encoder": model.params["encoder"]}, {}, {}
+    if format == "transformers" or model.cross_encoder is not None:
+        params, settings, skipped = _published_heads(model, published)
+        settings |= _activation(model)
     if format == "sentence-transformers":
         if model.tokenizer is None or model.tokenizer.name.startswith("sentencepiece"):
             kind = "no tokenizer" if model.tokenizer is None else f"a {model.tokenizer.name} tokenizer"
             raise ValueError(f"the model has {kind}; sentence-transformers needs one that tokenizer.json can hold")
-        modules, hidden_size = model.params.get("sentence", {}), model.config.model.hidden_size
-        sentence_transformers.write(folder, model.sentence, modules, hidden_size, model.max_length)
+        if model.cross_encoder is not None:
+            cross_encoder.write(folder, model.cross_encoder, model.max_length)
+        else:
+            modules, hidden_size = model.params.get("sentence", {}), model.config.model.hidden_size
+            sentence_transformers.write(folder, model.sentence, modules, hidden_size, model.max_length)
     elif (folder / MODULES_FILE).exists():
         raise ValueError(f"{folder} holds a {MODULES_FILE}, which would stay; save to an empty folder")
-    else:
-        params, settings, skipped = _published_heads(model, published)
     if model.tokenizer is not None:
         settings |= {f"{theirs}_token_id": getattr(model.tokenizer, f"{ours}_id") for theirs, ours in _SPECIAL.items()}
         model.tokenizer.save(folder)
@@ -48,6 +52,17 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
     if skipped:
         reasons = "; ".join(f"{name} ({why})" for name, why in skipped.items())
         log.warning("%s: left out, as no class of %s computes it: %s", folder, published.family.name, reasons)
+
+
+def _activation(model: Checkpoint) -> dict[str, Any]:
+    """The activation of a model that scores pairs, as config.json has it for CrossEncoder; empty for other models."""
+    objective = model.config.objective
+    if model.cross_encoder is not None:
+        return cross_encoder.activation_settings(model.cross_encoder.activation)
+    is_run = model.published is None and isinstance(objective, Classification)
+    predicts_value = is_run and objective.problem_type == VALUE
+    # A CrossEncoder of one label has a sigmoid otherwise.
+    return cross_encoder.activation_settings("identity") if predicts_value and model.config.data.pair_field else {}
 
 
 def _family(model: Checkpoint) -> Family:

@@ -70,9 +70,13 @@ def open_transformers(
         _warn_unused(folder, family, tensors.keys() - used)
     data = DataConfig(row_length=min(max_length or config.max_length, config.max_length))
     run = RunConfig(name=folder.name, model=config, data=data)
-    has_tokenizer = any(any(folder.glob(name)) for name in _TOKENIZER_FILES)
-    tokenizer = load_tokenizer(folder, config.vocab_size) if has_tokenizer else None
+    tokenizer = load_tokenizer(folder, config.vocab_size) if has_tokenizer(folder) else None
     return Checkpoint(run, params, tokenizer, Published(family, settings, heads))
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has the files of a tokenizer."""
+    return any(any(folder.glob(name)) for name in _TOKENIZER_FILES)
 
 
 def _standard_names(weights: Weights, family: Family, config: EncoderConfig, settings: Settings) -> Weights:

@@ -14,10 +14,10 @@ from jaxencoder.adapters.lora import NAME as LORA
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.initial import row_length_note, with_architecture
-from jaxencoder.checkpoints.kind import kind_of
-from jaxencoder.checkpoints.opening import base_name
+from jaxencoder.checkpoints.kind import PEFT_CONFIG, kind_of
+from jaxencoder.checkpoints.opening import base_name, open_sentence_transformers
 from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, saved_config
-from jaxencoder.checkpoints.sentence_transformers import encoder_folder, open_sentence_transformers
+from jaxencoder.checkpoints.sentence_transformers import encoder_folder
 from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.checkpoints.weights import has_weights
 from jaxencoder.config import RunConfig
@@ -111,14 +111,17 @@ def _trained(
 def _published(folder: Path, kind: Kind, checkpoint: Checkpoint) -> ModelDescription:
     heads = {"mlm_head": {}} if "mlm_head" in checkpoint.params else {}
     heads |= {name: dataclasses.asdict(head) for name, head in checkpoint.heads.items()}
-    is_complete = has_weights(encoder_folder(folder)[0])
+    if checkpoint.cross_encoder is not None:
+        heads["sequence_head"] |= dataclasses.asdict(checkpoint.cross_encoder)
+    encoder, _ = encoder_folder(folder)
+    is_complete = has_weights(encoder) or (encoder / PEFT_CONFIG).is_file()
     return ModelDescription(
         kind=kind,
         config=checkpoint.config,
         shapes=checkpoint.params,
         heads=heads,
         tokenizer={} if checkpoint.tokenizer is None else _tokenizer(checkpoint.tokenizer),
-        sentence=_sentence(checkpoint) if kind == "sentence-transformers" else {},
+        sentence=_sentence(checkpoint) if kind == "sentence-transformers" and not checkpoint.cross_encoder else {},
         family=checkpoint.published and checkpoint.published.family.model_type,
         notes=() if is_complete else ("the folder has no weights; the heads are those of the class in config.json",),
     )

@@ -1,10 +1,9 @@
-"""Semantic textual similarity: the correlation of cosine similarities with human scores of pairs of texts.
+"""Semantic textual similarity: the correlation of vectors' similarities with human scores of pairs of texts.
 
 Agirre et al. 2012, SemEval-2012 task 6; Spearman's rank correlation over all pairs together, as in Reimers and Gurevych
 2019 (Sentence-BERT), arXiv:1908.10084.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 from jaxencoder.inference.embed import embed
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
+from jaxencoder.inference.similarity import pair_similarities
 from jaxencoder.tasks.classification.metrics import correlations
 from jaxencoder.tasks.records import numbered, with_texts
 from jaxencoder.text.labels import Labels
@@ -71,24 +71,26 @@ def evaluate_similarity(
     pair_field: str = "",
     label_field: str = "",
     options: EmbedOptions = DEFAULT_OPTIONS,
-) -> dict[str, float | list[str]]:
-    """Correlate the cosine similarities of a model's vectors with the scores of a set of pairs.
+) -> dict[str, float | str | list[str]]:
+    """Correlate the similarities of a model's vectors, by its `sentence.similarity`, with the scores of a set of pairs.
 
     Args:
         sources: as in `jaxencoder.text.sources`; together they are one set.
         text_field, pair_field, label_field: of the texts and the score; empty: usual names.
-        options: of the vectors, which are always normalized.
+        options: of the vectors.
 
     Returns:
-        pairs, their number; spearman and pearson, the correlations; fields, the names of the fields of the first text,
-        the second text and the score.
+        pairs, their number; similarity, the name of the function; spearman and pearson, the correlations; fields, the
+        names of the fields of the first text, the second text and the score.
     """
     fields = find_fields(field_names(sources[0]), text_field, pair_field, label_field, sources[0])
     texts, second_texts, scores = read_pairs(sources, fields)
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts + second_texts))}  # each text is embedded once
-    vectors = embed(model, list(rows), dataclasses.replace(options, normalize=True))
+    vectors = embed(model, list(rows), options)
     if not np.isfinite(vectors).all():
         raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
-    a, b = (vectors[[rows[text] for text in side]].astype(np.float64) for side in (texts, second_texts))
-    result = correlations(np.einsum("ND,ND->N", a, b), scores)
-    return {"pairs": len(scores), "spearman": result["spearman"], "pearson": result["pearson"], "fields": list(fields)}
+    a, b = (vectors[[rows[text] for text in side]] for side in (texts, second_texts))
+    similarity = model.sentence.similarity
+    result = correlations(pair_similarities(similarity, a, b), scores)
+    metrics = {"spearman": result["spearman"], "pearson": result["pearson"]}
+    return {"pairs": len(scores), "similarity": similarity, **metrics, "fields": list(fields)}

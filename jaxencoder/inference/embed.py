@@ -165,8 +165,8 @@ def _pooled(
 ) -> jax.Array:
     """One vector per text of each packed row: [B, E, dimensions].
 
-    Of windows, the poolings before modules: [B, E, P * D]. Learned pooling appends one number, the logarithm of the sum
-    of the tokens' weights, by which windows are combined.
+    Windows give the poolings before modules: [B, E, P * D]. Learned pooling appends one number, the logarithm of the
+    sum of the tokens' weights, by which windows are combined.
     """
     x = encoder_output(encoder, compute, params, rows)  # [B, T, D]
     segment_ids, max_texts, query = rows["segment_ids"], buckets.max_texts_per_row(x.shape[1]), pooling_query(params)

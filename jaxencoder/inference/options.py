@@ -13,10 +13,11 @@ class EmbedOptions:
     Attributes:
         pooling: one method, or several whose vectors are concatenated: "cls" (the first token), "mean", "max",
             "learned" (a run's own learned pooling) or another of `jaxencoder.model.heads.pool`.
-        normalize: scale each vector to length 1, so that a dot product is the cosine similarity.
+        normalize: scale each vector to length 1, after truncation, so that a dot product is the cosine similarity.
         prompt: name of a stored prompt, or the text to put before each text; "" for no prompt. A single word without
             punctuation is taken as a name.
-        dimensions: keep this many leading numbers of each vector (Matryoshka), before normalization.
+        dimensions: keep this many leading numbers of each vector (Matryoshka). A vector that the model normalizes
+            becomes shorter than 1, as in sentence-transformers, unless `normalize` is True.
         windows: split texts longer than `max_length` into overlapping windows; None: truncate them, with one warning.
         batch_tokens: tokens per batch, padding included; memory grows with it. None: 1024 on a CPU, where activations
             should stay in the cache, and 8192 elsewhere.

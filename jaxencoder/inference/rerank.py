@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxencoder.inference.model import OpenedModel
+from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text import buckets
@@ -21,36 +22,56 @@ class Ranked(NamedTuple):
     score: float
 
 
-def check_cross_encoder(model: OpenedModel) -> Classification:
-    """The objective of a run on pairs that predicts a value or one of two classes; ValueError for other models."""
+def check_cross_encoder(model: OpenedModel) -> None:
+    """Raise ValueError for a model that gives pairs no single score.
+
+    A published classifier does with one label, a run on pairs with a value or one of two classes.
+    """
     objective = model.config.objective
-    scores_pairs = model.published is None and "classifier" in model.params and model.config.data.pair_field
-    if not (isinstance(objective, Classification) and scores_pairs):
-        raise ValueError("this model does not score pairs; use a run of finetune_classification with data.pair_field")
+    scores_pairs = isinstance(objective, Classification) and "classifier" in model.params
+    if model.published is not None and classify.PUBLISHED_HEAD in model.heads:
+        if (labels := model.heads[classify.PUBLISHED_HEAD].outputs) > 1:
+            raise ValueError(f"this model has {labels} labels, which give no single score; use a model with one label")
+        return
+    if not (isinstance(objective, Classification) and scores_pairs and model.config.data.pair_field):
+        advice = "use a run of finetune_classification with data.pair_field, or a published cross-encoder"
+        raise ValueError(f"this model does not score pairs; {advice}")
     if objective.labels > 2 or objective.multi_label:
         problem = f"this run has {objective.labels} classes, which give no single score"
         raise ValueError(f"{problem}; train it on classes 0 and 1, or on grades as fractional numbers")
     if objective.class_names not in ((), ("0", "1")):
         problem = f"this run's classes are {' and '.join(objective.class_names)}, which do not say which one is better"
         raise ValueError(f"{problem}; train it on 0 and 1")
-    return objective
 
 
 def score_pairs(
-    model: OpenedModel, queries: Sequence[str], texts: Sequence[str], batch_tokens: int | None = None
+    model: OpenedModel,
+    queries: Sequence[str],
+    texts: Sequence[str],
+    batch_tokens: int | None = None,
+    prompt: str | None = None,
 ) -> np.ndarray:
-    """How well each text answers its query, float64 [N]: the value that the run predicts, or the log-odds of class 1.
+    """How well each text answers its query, float64 [N].
 
-    The query is the first text of the run's pairs; see `check_cross_encoder`. Pairs longer than a row are truncated as
-    in training, with one warning.
+    A published cross-encoder gives the activation of its logit, by default a sigmoid, as in sentence-transformers. A
+    run gives the value that it predicts, or the log-odds of class 1. The query is the first text of a pair; see
+    `check_cross_encoder`. Pairs longer than a row are truncated as in training, with one warning.
+
+    Args:
+        prompt: put before each query, a text or the name of a stored one; None: the model's default prompt.
     """
-    objective = check_cross_encoder(model)
-    scored = classify.score(model, queries, texts, batch_tokens=batch_tokens)
+    check_cross_encoder(model)
+    scored = classify.score(model, queries, texts, batch_tokens=batch_tokens, prompt=prompt)
     buckets.warn_truncated(scored.truncated, len(scored.tokens), classify.row_length(model))
-    return scored.scores[:, -1] - (scored.scores[:, 0] if objective.labels == 2 else 0)
+    scores = scored.scores
+    if model.published is None:
+        return scores[:, -1] - scores[:, 0] if scores.shape[1] == 2 else scores[:, 0]
+    return scores[:, 0] if model.cross_encoder is not None else CrossEncoderConfig().scores(scores[:, 0])
 
 
-def rerank(model: OpenedModel, query: str, texts: Sequence[str], k: int | None = None) -> list[Ranked]:
+def rerank(
+    model: OpenedModel, query: str, texts: Sequence[str], k: int | None = None, prompt: str | None = None
+) -> list[Ranked]:
     """Sort texts by how well they answer a query, best first, and keep the first k (None: all); see `score_pairs`."""
-    scores = score_pairs(model, [query] * len(texts), texts)
+    scores = score_pairs(model, [query] * len(texts), texts, prompt=prompt)
     return [Ranked(int(i), float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]

@@ -1,7 +1,9 @@
-"""Exact nearest-neighbor search by cosine similarity over a stream, keeping only the best results so far."""
+"""Exact nearest-neighbor search over a stream by the model's similarity, keeping only the best results so far."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,18 +15,22 @@ from jaxencoder.inference import embed
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
+from jaxencoder.inference.similarity import similarity_matrix, unit
+from jaxencoder.model.sentence import Similarity
 from jaxencoder.text.buckets import padded_size
 from jaxencoder.text.sources import Record, read
 
-# Names of the prompts that sentence-transformers uses for queries and for documents.
-_QUERY_PROMPTS, _DOCUMENT_PROMPTS = ("query",), ("document", "passage", "corpus")
+log = logging.getLogger(__name__)
+
+# Names of prompts for documents beside "document", which sentence-transformers does not use by itself.
+_OTHER_DOCUMENT_PROMPTS = ("passage", "corpus")
 _SCORES = 1 << 24  # scores in memory at once, 64 MiB
 
 
 class Nearest(NamedTuple):
     """The k nearest to each query among the first `seen` vectors of a stream, best first."""
 
-    scores: np.ndarray  # cosine similarities, float32 [Q, k], -inf where fewer than k vectors have been seen
+    scores: np.ndarray  # similarities, float32 [Q, k], -inf where fewer than k vectors have been seen
     indices: np.ndarray  # positions in the stream, int32 [Q, k], -1 there
     seen: int
 
@@ -35,17 +41,19 @@ class Nearest(NamedTuple):
             raise ValueError(f"k is {k}; give at least 1")
         return cls(np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int32), 0)
 
-    def updated(self, query_vectors: np.ndarray, vectors: np.ndarray) -> "Nearest":
+    def updated(self, query_vectors: np.ndarray, vectors: np.ndarray, similarity: Similarity = "cosine") -> "Nearest":
         """The state after the next vectors [n, D] of the stream; on equal scores the earlier vector wins."""
         if not (np.isfinite(query_vectors).all() and np.isfinite(vectors).all()):
             raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
         scores, indices, seen = self
-        queries = _unit(np.asarray(query_vectors, np.float32))
+        queries, vectors = np.asarray(query_vectors, np.float32), np.asarray(vectors, np.float32)
+        if similarity == "cosine":
+            queries, vectors = unit(queries), unit(vectors)
         block = min(padded_size(len(vectors)), max(1, _SCORES // padded_size(len(queries))))
         for start in range(0, len(vectors), block):
-            part = _unit(np.asarray(vectors[start : start + block], np.float32))
+            part = vectors[start : start + block]
             padded = np.pad(part, ((0, block - len(part)), (0, 0)))
-            scores, indices = _merge(scores, indices, queries, padded, seen, len(part))
+            scores, indices = _merge(similarity, scores, indices, queries, padded, seen, len(part))
             seen += len(part)
         return Nearest(np.asarray(scores), np.asarray(indices), seen)
 
@@ -61,25 +69,28 @@ def rank(
 ) -> Iterator[tuple[list[Record], Nearest]]:
     """Search a stream of records for several queries at once, in bounded memory, and find k for each.
 
+    Vectors are compared by the model's `sentence.similarity`. A distance is a negative score.
+
     Args:
         options: for documents, and for queries apart from `prompt` and `windows`: queries are truncated.
         query_prompt: prompt of queries. None, here and for the documents' `options.prompt`: the model's stored prompt
-            of that kind (query; document, passage or corpus), otherwise its default prompt.
+            "query" or "document", otherwise none, as in sentence-transformers.
 
     Yields:
         (chunk of records, the nearest among all records so far); the last one is the result.
     """
-    stored = {name for name, _ in model.sentence.prompts}
-
-    def prompt(given: str | None, names: Sequence[str]) -> str | None:
-        return next((name for name in names if name in stored), None) if given is None else given
-
-    query_options = replace(options, prompt=prompt(query_prompt, _QUERY_PROMPTS), windows=None)
-    options = replace(options, prompt=prompt(options.prompt, _DOCUMENT_PROMPTS))
+    stored = dict(model.sentence.prompts)
+    query_prompt = stored.get("query", "") if query_prompt is None else query_prompt
+    query_options = replace(options, prompt=query_prompt, windows=None)
+    if options.prompt is None:
+        if unused := [name for name in _OTHER_DOCUMENT_PROMPTS if stored.get(name) and not stored.get("document")]:
+            advice = "as in sentence-transformers; name the prompt if they should have it"
+            log.warning("The model's prompt %r is not put before documents, %s.", unused[0], advice)
+        options = replace(options, prompt=stored.get("document", ""))
     nearest = Nearest.empty(len(queries), k)
     query_vectors = embed.embed(model, queries, query_options)
     for chunk, vectors in embed.embed_source(model, records, text_field, options):
-        nearest = nearest.updated(query_vectors, vectors)
+        nearest = nearest.updated(query_vectors, vectors, model.sentence.similarity)
         yield chunk, nearest
 
 
@@ -92,7 +103,7 @@ def search(
     options: EmbedOptions = DEFAULT_OPTIONS,
     query_prompt: str | None = None,
 ) -> list[tuple[float, Record]]:
-    """Find the k records of a source whose texts are most similar to a query: (cosine similarity, record), best first.
+    """Find the k records of a source whose texts are most similar to a query: (similarity, record), best first.
 
     `run` is anything that `load` takes, or an open model. `source`, as in `jaxencoder.text.sources`, is read once, in
     bounded memory. `options` and `query_prompt` are as for `rank`.
@@ -109,19 +120,21 @@ def search(
     return [(float(score), record) for score, record in zip(scores, best.values(), strict=False)]
 
 
-@jax.jit
+@partial(jax.jit, static_argnums=0)
 def _merge(
-    scores: jax.Array, indices: jax.Array, queries: jax.Array, vectors: jax.Array, first: int, count: int
+    similarity: Similarity,
+    scores: jax.Array,
+    indices: jax.Array,
+    queries: jax.Array,
+    vectors: jax.Array,
+    first: int,
+    count: int,
 ) -> tuple[jax.Array, jax.Array]:
     """The best of the earlier results [Q, k] and of `count` new vectors [N, D], padded to N."""
-    new = jnp.clip(jnp.einsum("QD,ND->QN", queries, vectors, precision=jax.lax.Precision.HIGHEST), -1, 1)
+    new = similarity_matrix(similarity, queries, vectors)
     numbers = jnp.arange(len(vectors), dtype=jnp.int32)
     new = jnp.where(numbers < count, new, -jnp.inf)
     # top_k prefers the first of equal scores: earlier results, then the earlier vector.
     best, at = jax.lax.top_k(jnp.concatenate([scores, new], axis=1), scores.shape[1])
     numbers = jnp.broadcast_to(numbers + first, new.shape)
     return best, jnp.take_along_axis(jnp.concatenate([indices, numbers], axis=1), at, axis=1)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -4,15 +4,18 @@ Reimers and Gurevych 2019 (Sentence-BERT), arXiv:1908.10084; Kusupati et al. 202
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxencoder.model.config import Pooling
 from jaxencoder.model.heads import pool
+
+# Functions of two vectors, greater for more similar ones; distances count as negative.
+Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
 _EPSILON = 1e-5  # torch's default, which no published module changes
 
@@ -88,11 +91,12 @@ class SentenceConfig:
     pooling: tuple[Pooling, ...] = ("mean",)  # one or more methods, whose vectors are concatenated
     include_prompt: bool = True  # whether a prompt's tokens, including [CLS], are pooled
     modules: tuple[Module, ...] = ()  # after pooling, in order; their parameters are params["sentence"], by number
+    normalize: bool = False  # scale the vector to length 1, before it is truncated
     dimensions: int | None = None  # leading dimensions of the vector to keep (Matryoshka); None for all
-    normalize: bool = False  # scale the kept dimensions to length 1
+    renormalize: bool = False  # scale the kept dimensions to length 1
     prompts: tuple[tuple[str, str], ...] = ()  # (name, text) of each; the text is put before every text to embed
     default_prompt: str | None = None
-    similarity: str | None = None  # name of the function that compares two vectors; metadata only
+    similarity: Similarity = "cosine"  # compares two vectors
 
     def size(self, hidden_size: int) -> int:
         """Length of a vector before it is truncated to `dimensions`; ValueError if a module takes another length."""
@@ -106,21 +110,25 @@ class SentenceConfig:
         return size
 
     def prompt(self, name_or_text: str | None) -> str:
-        """The text to put before every text: of a stored prompt or given itself; "" for none, None for the default one.
+        """The text to put before every text; see `prompt_text`."""
+        return prompt_text(dict(self.prompts), self.default_prompt, name_or_text)
 
-        A text contains a space or punctuation (": "): a single word is always a name, and a ValueError if not stored.
-        """
-        stored = dict(self.prompts)
-        if name_or_text is None:
-            return "" if self.default_prompt is None else stored[self.default_prompt]
-        if name_or_text in stored:
-            return stored[name_or_text]
-        if re.fullmatch(r"[\w.\-]+", name_or_text):
-            raise ValueError(
-                f"The model has no prompt {name_or_text!r} ({', '.join(stored) or 'it has none'}); give one of its "
-                "prompts, or a prompt's text, which has a space or a colon."
-            )
-        return name_or_text
+
+def prompt_text(prompts: Mapping[str, str], default: str | None, name_or_text: str | None) -> str:
+    """The text of a stored prompt, or the text itself; "" for no prompt, None for the default one.
+
+    A text contains a space or punctuation (": "): a single word is always a name, and a ValueError if not stored.
+    """
+    if name_or_text is None:
+        return "" if default is None else prompts[default]
+    if name_or_text in prompts:
+        return prompts[name_or_text]
+    if re.fullmatch(r"[\w.\-]+", name_or_text):
+        raise ValueError(
+            f"The model has no prompt {name_or_text!r} ({', '.join(prompts) or 'it has none'}); give one of its "
+            "prompts, or a prompt's text, which has a space or a colon."
+        )
+    return name_or_text
 
 
 def sentence_vectors(
@@ -141,11 +149,13 @@ def sentence_vectors(
 
 
 def finish_vectors(config: SentenceConfig, params: dict[str, Any], x: jax.Array) -> jax.Array:
-    """Steps after pooling, [..., P * D] -> [..., size]: modules, then truncation to `dimensions`, then length 1.
+    """Steps after pooling, [..., P * D] -> [..., size]: modules, length 1, truncation to `dimensions`, length 1 again.
 
-    Truncated vectors have length 1 too. (sentence-transformers truncates after Normalize, which makes them shorter.)
+    As in sentence-transformers, truncation makes vectors of length 1 shorter unless the model says `renormalize`.
     """
     for number, module in enumerate(config.modules):  # Normalize has no parameters
         x = module(params.get(str(number), {}), x)
+    if config.normalize:
+        x = Normalize()({}, x)
     x = x[..., : config.dimensions]
-    return Normalize()({}, x) if config.normalize else x
+    return Normalize()({}, x) if config.renormalize else x

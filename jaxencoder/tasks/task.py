@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, mean
 from jaxencoder.text.buckets import BatchPlan
@@ -112,6 +113,8 @@ class TaskModel(TaskCheckpoint, Protocol):
     def compute(self) -> ComputeConfig: ...
     @property
     def labels(self) -> tuple[str, ...]: ...
+    @property
+    def cross_encoder(self) -> CrossEncoderConfig | None: ...
     @property
     def max_length(self) -> int: ...
     def limit(self, max_length: int | None) -> int: ...

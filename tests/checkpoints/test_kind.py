@@ -15,8 +15,8 @@ from jaxencoder.checkpoints.kind import kind_of
         ({"config.json": '{"model_type": "bert"}', "modules.json": "[]"}, "sentence_transformers"),
         ({"config.json": "{}", "adapter.safetensors": ""}, "adapter"),
         ({"adapter_config.json": "{}"}, "peft"),
-        # PEFT in sentence-transformers writes its adapter among the modules.
-        ({"adapter_config.json": "{}", "modules.json": "[]"}, "peft"),
+        # In sentence-transformers the first module may be an adapter.
+        ({"adapter_config.json": "{}", "modules.json": "[]"}, "sentence_transformers"),
     ],
 )
 def test_kinds(tmp_path: Path, files: dict[str, str], kind: str) -> None:

@@ -1,10 +1,12 @@
 """Folders of sentence-transformers: the vectors of theirs read here, and of ours read there."""
 
 import dataclasses
+import functools
 import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,63 +19,15 @@ from jaxencoder.api import Model
 from jaxencoder.checkpoints.weights import open_weights
 from jaxencoder.cli.main import main
 from jaxencoder.model.sentence import Dense, LayerNorm, Normalize, SentenceConfig
-from jaxencoder.text.config import TokenizerConfig
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
-from jaxencoder.text.tokenizers.training import train_tokenizer
 
-D = 24
-TEXTS = ["A man is playing a guitar.", "", "Zwei Hunde laufen im Schnee. " * 60, "naïve café — 東京 🙂 ΣΟΦΟΣ İ"]
-SHORT = ["A man is playing a Guitar.", "", "two dogs run [MASK] in the Snow", "the man"]
-SIZES = dict(hidden_size=D, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40)
-FAMILIES = {
-    "bert": ("wordpiece", dict(max_position_embeddings=64)),
-    "modernbert": ("bpe", dict(local_attention=8)),
-    "xlm-roberta": ("unigram", dict(max_position_embeddings=70, type_vocab_size=1)),
-}
+from .peers import FAMILIES, SHORT, SIZES, TEXTS, D, save_peer
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> Callable[[str], Path]:
     """Name of a family -> a folder of transformers with random weights and a tokenizer that keeps upper case."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     pytest.importorskip("sentence_transformers")
-    folders = {}
-
-    def make(name: str) -> Path:
-        if name in folders:
-            return folders[name]
-        kind, settings = FAMILIES[name]
-        config = TokenizerConfig(kind=kind, vocab_size=300, lowercase=False, min_frequency=1)
-        tokenizer = train_tokenizer([*SHORT, *TEXTS, "query: passage: Represent this sentence: "] * 3, config)
-        folders[name] = tmp_path_factory.mktemp(name)
-        tokenizer.save(folders[name])
-        if name == "xlm-roberta":
-            tokenizer = with_padding_second(folders[name])
-        ids = dict(pad_token_id=tokenizer.pad_id, bos_token_id=tokenizer.cls_id, eos_token_id=tokenizer.sep_id)
-        ids |= dict(cls_token_id=tokenizer.cls_id, sep_token_id=tokenizer.sep_id) if name == "modernbert" else {}
-        config = transformers.AutoConfig.for_model(name, **SIZES, **settings, **ids, vocab_size=tokenizer.vocab_size)
-        model = transformers.AutoModel.from_config(config)
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for weight_name, weight in model.named_parameters():
-                centre = float("norm" in weight_name.lower() and weight_name.endswith("weight"))
-                weight.copy_(0.2 * torch.randn(weight.shape, generator=generator) + centre)
-        model.save_pretrained(folders[name])
-        return folders[name]
-
-    return make
-
-
-def with_padding_second(folder: Path) -> Tokenizer:
-    """XLM-R counts positions from the padding's id, which is 1; here 0 and 1 change places."""
-    content = json.loads((folder / "tokenizer.json").read_text())
-    content["model"]["vocab"][:2] = content["model"]["vocab"][1::-1]
-    content["model"]["unk_id"] = {0: 1, 1: 0}[content["model"]["unk_id"]]
-    for token in content["added_tokens"]:
-        token["id"] = {0: 1, 1: 0}.get(token["id"], token["id"])
-    content["added_tokens"].sort(key=lambda token: token["id"])
-    (folder / "tokenizer.json").write_text(json.dumps(content))
-    return Tokenizer.load(folder)
+    return functools.cache(lambda name: save_peer(name, tmp_path_factory.mktemp(name)))
 
 
 def build(folder: Path, pooling="mean", tail=lambda modules, torch: [], include_prompt=True, length=60, **options):
@@ -105,6 +59,9 @@ def both_ways(theirs, folder: Path, texts=SHORT, ours=None, **options) -> Model:
     model.save(folder / "ours", format="sentence-transformers")
     again = SentenceTransformer(str(folder / "ours"), device="cpu")
     np.testing.assert_allclose(again.encode(texts, **options), expected, atol=1e-5)
+    for name in ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim"):
+        assert getattr(again, name) == getattr(theirs, name), name
+    assert again.max_seq_length == model.max_length
     back = jaxencoder.load(folder / "ours")
     assert back.sentence == model.sentence and back.max_length == model.max_length
     np.testing.assert_array_equal(back.embed(texts, **ours), model.embed(texts, **ours))
@@ -171,15 +128,17 @@ def test_modules_in_any_order(encoder, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_dimensions(encoder, tmp_path: Path, stored: bool) -> None:
-    """With its own Normalize theirs cuts a unit vector and leaves it shorter; asked again it makes it one."""
+@pytest.mark.parametrize("again", [True, False])
+def test_dimensions(encoder, tmp_path: Path, stored: bool, again: bool) -> None:
+    """Truncation makes the vectors of a Normalize shorter than 1, unless they are normalized again."""
     folder = encoder("bert")
     theirs = build(folder, tail=lambda m, torch: [m.Normalize()], truncate_dim=10 if stored else None)
     cut = {} if stored else {"truncate_dim": 10}
-    ours = {} if stored else {"dimensions": 10}
-    model = both_ways(theirs, tmp_path, ours=ours, normalize_embeddings=True, **cut)
+    ours = ({} if stored else {"dimensions": 10}) | ({"normalize": True} if again else {})
+    model = both_ways(theirs, tmp_path, ours=ours, normalize_embeddings=again, **cut)
     assert model.sentence.dimensions == (10 if stored else None)
-    np.testing.assert_allclose(np.linalg.norm(model.embed(SHORT, **ours), axis=1), 1, atol=1e-6)
+    lengths = np.linalg.norm(model.embed(SHORT, **ours), axis=1)
+    assert np.allclose(lengths, 1, atol=1e-6) if again else (lengths < 0.99).all()
     plain = build(folder).encode(SHORT, truncate_dim=7)
     np.testing.assert_allclose(model.embed(SHORT, normalize=False, dimensions=7), plain, atol=1e-5)
     for number in (0, -1, D + 1):
@@ -209,6 +168,21 @@ def test_prompts(encoder, tmp_path: Path) -> None:
         model.embed("text")
     with pytest.raises(ValueError, match="text 0 is 7, not a string"):
         model.embed([7])
+
+
+@pytest.mark.parametrize("class_name", ["Qwen3ForCausalLM", "Qwen3Model"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_decoder_without_modules(encoder, class_name: str, causal: bool, tmp_path: Path) -> None:
+    """A causal language model pools its last token by default, other models of transformers the mean."""
+    from sentence_transformers import SentenceTransformer
+
+    transformers = pytest.importorskip("transformers")
+    shutil.copytree(encoder("bert"), tmp_path, dirs_exist_ok=True)
+    sizes = SIZES | {"num_key_value_heads": 3, "head_dim": 8, "max_position_embeddings": 64, "vocab_size": 300}
+    model = getattr(transformers, class_name)(transformers.Qwen3Config(**sizes, is_causal=causal))
+    model.save_pretrained(tmp_path)
+    expected = SentenceTransformer(str(tmp_path), device="cpu").encode(SHORT)
+    np.testing.assert_allclose(jaxencoder.load(tmp_path).embed(SHORT), expected, atol=1e-5)
 
 
 def test_search_takes_the_prompts(encoder, tmp_path: Path) -> None:
@@ -254,17 +228,21 @@ def test_a_run_becomes_a_folder(encoder, tmp_path: Path) -> None:
     assert model.sentence == SentenceConfig()
     for name, settings in {
         "mean": SentenceConfig(),
-        "cls": SentenceConfig(("cls",), normalize=True, dimensions=9),
+        "cls": SentenceConfig(("cls",), normalize=True, dimensions=9, similarity="manhattan"),
     }.items():
         model = dataclasses.replace(model, sentence=settings)
         model.save(tmp_path / name, format="sentence-transformers")
         theirs = SentenceTransformer(str(tmp_path / name), device="cpu")
-        expected = theirs.encode(SHORT, normalize_embeddings=settings.normalize)
+        assert theirs.similarity_fn_name == settings.similarity and theirs.max_seq_length == model.max_length
+        expected = theirs.encode(SHORT)
         np.testing.assert_allclose(model.embed(SHORT), expected, atol=1e-5)
         assert jaxencoder.load(tmp_path / name).sentence == settings
     learned = dataclasses.replace(model, sentence=SentenceConfig(("learned",)))
     with pytest.raises(ValueError, match="sentence-transformers has no pooling 'learned'; give cls, max, mean"):
         learned.save(tmp_path / "learned", format="sentence-transformers")
+    again = dataclasses.replace(model, sentence=model.sentence_config(normalize=True))
+    with pytest.raises(ValueError, match="stores no normalization after truncation to 9 dimensions; leave normalize"):
+        again.save(tmp_path / "again", format="sentence-transformers")
     with pytest.raises(ValueError, match="has no tokenizer; sentence-transformers needs one"):
         dataclasses.replace(model, tokenizer=None).save(tmp_path / "learned", format="sentence-transformers")
     assert not (tmp_path / "learned").exists()

@@ -61,7 +61,18 @@ def test_pooling_is_read_as_they_read_it(tmp_path: Path, config, expected) -> No
         (["Transformer"], {}, "has the modules Transformer; a Transformer and a Pooling are needed"),
         (["CLIPModel", "Pooling"], {}, "module 'CLIPModel' .* only Transformer is supported"),
         (["Transformer", "Dense", "Pooling"], {}, "module 'Dense' .* only Pooling is supported"),
-        (["Transformer", "Pooling", "CNN"], {}, "module 'CNN' .* only Dense or LayerNorm or Normalize is"),
+        (["Transformer", "Pooling", "CNN"], {}, "module 'CNN' .* only Dense or LayerNorm or Normalize or Dropout is"),
+        (["Transformer", "WordWeights", "Pooling"], {}, "module 'WordWeights' .* only Pooling is supported"),
+        (["Transformer", "SpladePooling"], {}, "module 'SpladePooling' .* only Pooling is supported"),
+        (["Router", "Pooling"], {}, "module 'Router' .* only Transformer is supported"),
+        (["Transformer", "Pooling"], {"pooling_mode": None}, "pooling_mode None"),
+        (
+            ["Transformer", "Pooling"],
+            {"pooling_mode_cls_token": "true"},
+            "pooling_mode_cls_token 'true'; true or false",
+        ),
+        (["Transformer", "Pooling"], {"embedding_dimension": 12}, "embedding_dimension 12 and word_embedding_dimen"),
+        (["Transformer", "Pooling"], {"pooling_mod": "cls"}, "pooling_mod 'cls', a setting .* mean 'pooling_mode'?"),
         (["Transformer", "Pooling"], {"pooling_mode": "first"}, r"pooling_mode \['first'\]; supported are"),
         (["Transformer", "Pooling"], {"pooling_mode": []}, r"pooling_mode \[\]"),
         (["Transformer", "Pooling"], {"pooling_mode": [["cls"]]}, r"pooling_mode \[\['cls'\]\]"),
@@ -90,6 +101,9 @@ DENSE_WEIGHTS = {"linear.weight": (3, D), "linear.bias": (3,)}
         (DENSE | {"in_features": 7}, DENSE_WEIGHTS | {"linear.weight": (3, 7)}, "vectors of size 7.* gets size 24"),
         (DENSE | {"out_features": 0}, {}, "out_features 0; an integer"),
         (DENSE | {"module_input_name": "token_embeddings"}, {}, "module_input_name 'token_embeddings'; only"),
+        (DENSE | {"module_input_name": None}, {}, "module_input_name None; only 'sentence_embedding' is"),
+        (DENSE | {"scale": 2}, {}, "2_Dense/config.json has scale 2, a setting that is not supported; remove it"),
+        (DENSE | {"bias": None}, {}, "bias None; true or false"),
         (DENSE, {"linear.weight": (D, 3), "linear.bias": (3,)}, r"linear.weight has the shape \[24, 3\], .* \[3, 24\]"),
         (DENSE, {"linear.weight": (3, D)}, "has the weights linear.weight, but .* asks for linear.bias, linear.weight"),
         (DENSE | {"bias": False}, DENSE_WEIGHTS, "has the weights linear.bias, linear.weight, but .* linear.weight$"),
@@ -118,24 +132,82 @@ def test_damaged_dense(tmp_path: Path, config, weights, message) -> None:
         ("modules.json", ["Transformer"], "has 'Transformer' for a module"),
         ("config_sentence_transformers.json", {"prompts": ["query: "]}, "has prompts .*; names and texts are needed"),
         ("config_sentence_transformers.json", {"prompts": {"q": 1}}, "has prompts"),
+        ("config_sentence_transformers.json", {"prompts": None}, "has prompts None"),
         ("config_sentence_transformers.json", {"default_prompt_name": "q"}, "'q', but its prompts are none"),
+        ("config_sentence_transformers.json", {"default_prompt_name": ["q"]}, r"\['q'\], but its prompts"),
+        (
+            "config_sentence_transformers.json",
+            {"similarity_fn": "dot"},
+            "has similarity_fn 'dot', .* 'similar",
+        ),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "maxsim"}, "'maxsim'; supported are: cosine, dot"),
         ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim 0; an integer"),
         ("config_sentence_transformers.json", {"similarity_fn_name": 1}, "similarity_fn_name 1"),
-        ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "SparseEncoder; only SentenceT"),
+        ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "'SparseEncoder'; only SentenceT"),
+        ("config_sentence_transformers.json", {"model_type": "MultiVectorEncoder"}, "'MultiVectorEncoder'; only"),
+        ("modules.json", [{"path": "", "type": "a.b", "kwargs": ["task"]}], r"has kwargs \['task'\], not supported"),
         ("sentence_bert_config.json", {"max_seq_length": "77"}, "maximal length of '77'; an integer"),
         ("sentence_bert_config.json", {"max_seq_length": 2}, "maximal length of 2; at least 3"),
         ("sentence_bert_config.json", {"do_lower_case": 1}, "do_lower_case 1; true or false"),
         ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task 'fill-mask'; only"),
         ("sentence_bert_config.json", {"processing_kwargs": {"text": {}}}, "has processing_kwargs"),
+        ("sentence_bert_config.json", {"max_length": 7}, "has max_length 7, a setting that is not supported"),
+        ("sentence_bert_config.json", {"query_length": 7}, "has query_length 7, not supported"),
+        ("sentence_bert_config.json", {"modality_config": {"image": {}}}, "has modality_config"),
+        ("sentence_bert_config.json", {"tokenizer_args": None}, "has tokenizer_args None; a JSON object"),
+        ("sentence_bert_config.json", {"tokenizer_args": {"do_lower_case": True}}, "tokenizer_args in .*do_lower_case"),
+        (
+            "sentence_bert_config.json",
+            {"processor_kwargs": {"padding_side": "left"}},
+            "'left'; only 'right' is supported",
+        ),
+        (
+            "sentence_bert_config.json",
+            {"config_args": {"hidden_act": "relu"}},
+            "config_args in .* has hidden_act 'relu'",
+        ),
+        ("sentence_bert_config.json", {"model_args": {"rotary_scaling_factor": 2}}, "has rotary_scaling_factor 2"),
         ("tokenizer_config.json", {"model_max_length": "long"}, "maximal length of 'long'"),
     ],
 )
 def test_damaged_settings(tmp_path: Path, file: str, content, message: str) -> None:
     write(tmp_path, ["Transformer", "Pooling"], {})
-    assert sentence_transformers.read(tmp_path).max_length == 0
+    assert sentence_transformers.read_folder(tmp_path).max_length == 0
     (tmp_path / file).write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
-        sentence_transformers.read(tmp_path)
+        sentence_transformers.read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "length"),
+    [
+        ({"model_args": {"torch_dtype": "float16", "trust_remote_code": True}, "unpad_inputs": False}, 20),
+        ({"max_seq_length": 9, "query_length": None, "tokenizer_args": {}}, 9),
+        ({"max_seq_length": 9, "tokenizer_args": {"model_max_length": 7, "use_fast": True}}, 7),
+        ({"processor_kwargs": {"model_max_length": 7, "do_lower_case": True}}, 7),  # as in tokenizer_config.json
+        ({"config_kwargs": {"hidden_act": "relu"}}, 20),  # as in config.json
+        ({}, 20),
+    ],
+)
+def test_arguments_without_effect(tmp_path: Path, settings, length: int) -> None:
+    write(tmp_path, ["Transformer", "Pooling"], {})
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_act": "relu"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 20, "do_lower_case": True}))
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps(settings))
+    (tmp_path / "sentence_roberta_config.json").write_text(json.dumps({"max_seq_length": 20}))
+    assert sentence_transformers.read(tmp_path).max_length == length
+
+
+def test_every_model_has_a_prompt_for_queries_and_documents(tmp_path: Path) -> None:
+    write(tmp_path, ["Transformer", "Pooling", "Dropout"], {})
+    (tmp_path / "2_Dropout").mkdir()
+    (tmp_path / "2_Dropout" / "config.json").write_text(json.dumps({"dropout": 0.2}))
+    settings = {"default_prompt_name": "document", "prompts": {"query": None}, "similarity_fn_name": "euclidean"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    expected = SentenceConfig(
+        prompts=(("query", ""), ("document", "")), default_prompt="document", similarity="euclidean"
+    )
+    assert sentence_transformers.read(tmp_path).settings == expected
 
 
 def test_modules_stay_in_the_folder_and_in_the_package(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@ import json
 import math
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,9 @@ import pytest
 import jaxencoder
 from jaxencoder.evaluation import similarity
 from jaxencoder.evaluation.similarity import Fields, evaluate_similarity, find_fields, read_pairs
+from jaxencoder.model.sentence import SentenceConfig
+
+MODEL: Any = SimpleNamespace(sentence=SentenceConfig())
 
 
 @pytest.fixture
@@ -19,7 +24,6 @@ def embedded(monkeypatch):
     seen = []
 
     def embed(model, texts, options):
-        assert options.normalize
         seen.extend(texts)
         angles = np.radians([float(text) for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
@@ -76,7 +80,7 @@ def test_fields_that_are_not_there(names, named, message):
 def test_measures_by_hand(embedded, tmp_path):
     angles, scores = [10, 50, 20, 80], [4.5, 3.0, 1.0, 0.5]
     source = write(tmp_path / "a.jsonl", pairs(*(("0", str(a), s) for a, s in zip(angles, scores, strict=True))))
-    result = evaluate_similarity(None, [source])
+    result = evaluate_similarity(MODEL, [source])
     assert sorted(embedded) == ["0", "10", "20", "50", "80"]
     # Ranks of the cosines are 4 2 3 1, those of the scores 4 3 2 1: 1 - 6 * 2 / (4 * 15).
     assert result["spearman"] == pytest.approx(0.8)
@@ -84,20 +88,28 @@ def test_measures_by_hand(embedded, tmp_path):
     assert (result["pairs"], result["fields"]) == (4, ["sentence1", "sentence2", "score"])
 
 
+@pytest.mark.parametrize("name", ["dot", "euclidean", "manhattan"])
+def test_the_similarity_of_the_model(embedded, name, tmp_path):
+    source = write(tmp_path / "a.jsonl", pairs(("0", "10", 4.5), ("0", "50", 3), ("0", "20", 1), ("0", "80", 0.5)))
+    model: Any = SimpleNamespace(sentence=SentenceConfig(similarity=name))
+    result = evaluate_similarity(model, [source])
+    assert result["similarity"] == name and result["spearman"] == pytest.approx(0.8)
+
+
 def test_several_sources_are_one_set(embedded, tmp_path):
     rows = pairs(("0", "10", 5), ("0", "90", 1), ("0", "30", 3), ("0", "60", 4))
-    complete = evaluate_similarity(None, [write(tmp_path / "whole.jsonl", rows)])
+    complete = evaluate_similarity(MODEL, [write(tmp_path / "whole.jsonl", rows)])
     (tmp_path / "parts").mkdir()
     first = write(tmp_path / "parts" / "1.jsonl", rows[:1])
     pq.write_table(pa.Table.from_pylist(rows[1:]), tmp_path / "parts" / "2.parquet")
     second = str(tmp_path / "parts" / "2.parquet")
     for sources in ([first, second], [str(tmp_path / "parts")], [str(tmp_path / "p*/*")]):
-        assert evaluate_similarity(None, sources) == complete
+        assert evaluate_similarity(MODEL, sources) == complete
 
 
 def test_equal_cosines_correlate_with_nothing(embedded, tmp_path):
     source = write(tmp_path / "a.jsonl", pairs(("0", "10", 1), ("0", "10", 2)))
-    result = evaluate_similarity(None, [source])
+    result = evaluate_similarity(MODEL, [source])
     assert (result["spearman"], result["pearson"]) == (0, 0)
 
 
@@ -123,14 +135,14 @@ def test_hostile_records(tmp_path, records, message):
 def test_a_model_that_diverged(embedded, tmp_path):
     source = write(tmp_path / "a.jsonl", pairs(("0", "10", 1), ("0", "nan", 2)))
     with pytest.raises(ValueError, match="not finite"):
-        evaluate_similarity(None, [source])
+        evaluate_similarity(MODEL, [source])
 
 
 def test_no_records(embedded, tmp_path):
     with pytest.raises(ValueError, match="is empty"):
-        evaluate_similarity(None, [write(tmp_path / "a.jsonl", [])])
+        evaluate_similarity(MODEL, [write(tmp_path / "a.jsonl", [])])
     with pytest.raises(FileNotFoundError, match="absent"):
-        evaluate_similarity(None, [str(tmp_path / "absent.jsonl")])
+        evaluate_similarity(MODEL, [str(tmp_path / "absent.jsonl")])
 
 
 def test_all_minilm_on_the_sts_benchmark(shared_data):

@@ -6,6 +6,7 @@ import pytest
 from jaxencoder.inference import search as search_module
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.search import Nearest, rank, search
+from jaxencoder.inference.similarity import pair_similarities
 from tests.tasks.conftest import write_records
 
 from .conftest import SENTENCES
@@ -59,7 +60,7 @@ def test_nearest_of_a_stream_are_those_of_the_whole():
 
 
 def test_queries_and_documents_have_their_own_prompts(model):
-    prompts = (("query", "paris and "), ("passage", "bread "))
+    prompts = (("query", "paris and "), ("document", "bread "))
     prompted = dataclasses.replace(model, sentence=dataclasses.replace(model.sentence, prompts=prompts))
     records, queries = [{"text": text} for text in SENTENCES[20:60]], SENTENCES[:3]
     ((chunk, found),) = rank(prompted, queries, records, 4)
@@ -70,10 +71,42 @@ def test_queries_and_documents_have_their_own_prompts(model):
     without, _ = nearest(model.embed(queries), model.embed(SENTENCES[20:60]), 4)
     assert np.abs(scores - without).max() > 1e-4
     # Asked for, a prompt is a stored one's name or a text, with or without stored ones; "" is none.
-    for asked, one in (("passage", prompted), ("bread ", model)):
+    for asked, one in (("document", prompted), ("bread ", model)):
         ((_, found),) = rank(one, queries, records, 4, query_prompt=asked, options=EmbedOptions(prompt=""))
         expected, _ = nearest(model.embed(queries, prompt="bread "), model.embed(SENTENCES[20:60]), 4)
         np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+
+
+def test_prompts_that_are_no_document_prompt(model, caplog):
+    """As in sentence-transformers, neither "passage" nor the default prompt is put before documents."""
+    settings = dataclasses.replace(model.sentence, prompts=(("passage", "bread "),), default_prompt="passage")
+    prompted = dataclasses.replace(model, sentence=settings)
+    records, queries = [{"text": text} for text in SENTENCES[20:60]], SENTENCES[:3]
+    results = [list(rank(one, queries, records, 4))[-1][1] for one in (model, prompted)]
+    np.testing.assert_array_equal(results[0].scores, results[1].scores)
+    assert "prompt 'passage' is not put before documents, as in sentence-transformers; name the prompt" in caplog.text
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean", "manhattan"])
+def test_similarities_of_the_model(model, similarity):
+    """In the ranking of a stream and for pairs, as sentence-transformers computes them."""
+    torch_similarity = pytest.importorskip("sentence_transformers.util.similarity").SimilarityFunction
+    random = np.random.default_rng(4)
+    queries, vectors = random.normal(size=(3, 8)), random.normal(size=(30, 8)) * random.uniform(0.1, 9, (30, 1))
+    expected = torch_similarity.to_similarity_fn(similarity)(queries, vectors).numpy()
+    found = Nearest.empty(3, 30)
+    for part in (vectors[:13], vectors[13:]):
+        found = found.updated(queries, part, similarity)
+    order = np.argsort(-expected, axis=1)
+    assert found.indices.tolist() == order.tolist()
+    np.testing.assert_allclose(found.scores, np.take_along_axis(expected, order, 1), rtol=1e-5, atol=1e-5)
+    pairs = pair_similarities(similarity, queries, vectors[:3])
+    np.testing.assert_allclose(pairs, np.diag(expected[:, :3]), rtol=1e-5)
+    settings = dataclasses.replace(model.sentence, similarity=similarity)
+    trained = dataclasses.replace(model, sentence=settings)
+    ((_, found),) = rank(trained, SENTENCES[:2], [{"text": text} for text in SENTENCES[20:60]], 40)
+    expected = torch_similarity.to_similarity_fn(similarity)(model.embed(SENTENCES[:2]), model.embed(SENTENCES[20:60]))
+    np.testing.assert_allclose(found.scores, -np.sort(-expected.numpy(), axis=1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("chunk", [7, 1000])

@@ -1,16 +1,18 @@
 """From hidden states to vectors: packed documents, prompts and sizes. What the modules compute is compared with
 sentence-transformers in tests/families/test_sentence_parity.py."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 
-from jaxencoder.model.sentence import Dense, LayerNorm, Normalize, SentenceConfig, sentence_vectors
+from jaxencoder.model.sentence import Dense, LayerNorm, Normalize, SentenceConfig, finish_vectors, sentence_vectors
 
 HIDDEN = np.random.default_rng(0).standard_normal((2, 7, 6)).astype(np.float32)
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 3, 0], [1, 1, 1, 1, 1, 1, 1]])
 MODULES = (Dense(12, 6, residual=True), Normalize(), LayerNorm(6), Dense(6, 5, bias=False, activation="gelu"))
-SETTINGS = SentenceConfig(("weightedmean", "lasttoken"), modules=MODULES, dimensions=4, normalize=True)
+SETTINGS = SentenceConfig(("weightedmean", "lasttoken"), modules=MODULES, dimensions=4, renormalize=True)
 DRAW = lambda i, shape: np.random.default_rng(i).standard_normal(shape).astype(np.float32)  # noqa: E731
 PARAMS = {str(i): {name: DRAW(i, shape) for name, shape in m.shapes().items()} for i, m in enumerate(MODULES)}
 
@@ -25,6 +27,17 @@ def test_packed_documents_have_the_vectors_of_each_alone(skip: int | None) -> No
         vector = run(SETTINGS, PARAMS, alone, np.ones(alone.shape[:2], np.int32), 1, skip)[0, 0]
         np.testing.assert_allclose(together[row, number - 1], vector, atol=1e-6)
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+
+
+def test_normalized_vectors_are_truncated_and_normalized_again() -> None:
+    config = SentenceConfig(normalize=True)
+    whole, shorter, again = (
+        np.asarray(finish_vectors(x, {}, HIDDEN))
+        for x in (config, replace(config, dimensions=4), replace(config, dimensions=4, renormalize=True))
+    )
+    np.testing.assert_allclose(np.linalg.norm(whole, axis=-1), 1, atol=1e-6)
+    np.testing.assert_array_equal(shorter, whole[..., :4])
+    np.testing.assert_allclose(again, shorter / np.linalg.norm(shorter, axis=-1, keepdims=True), atol=1e-6)
 
 
 def test_shapes_and_sizes() -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.special
 
+from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.tasks.classification.objective import ONE_CLASS, SEVERAL_CLASSES, VALUE, Classification
 from jaxencoder.tasks.classification.windows import pair_parts, text_parts
 from jaxencoder.tasks.running import Scores, head_scores, objective_scores, row_length, score_texts
@@ -65,6 +66,8 @@ def classifier_head(model: TaskModel) -> ClassifierHead:
     elif published is not None and PUBLISHED_HEAD in model.heads:
         outputs = model.heads[PUBLISHED_HEAD].outputs
         kind = published.settings.get("problem_type") or (ONE_CLASS if outputs > 1 else VALUE)
+        if outputs == 1 and model.cross_encoder is not None:
+            kind = VALUE  # whatever loss it was trained with
         if kind not in (ONE_CLASS, SEVERAL_CLASSES, VALUE) or (kind == VALUE and outputs > 1):
             raise ValueError(
                 f"this model's config.json has problem_type {kind!r} and {outputs} labels; only {ONE_CLASS}, "
@@ -155,8 +158,13 @@ def score(
     pairs: Sequence[str] | None = None,
     windows: WindowConfig | None = None,
     batch_tokens: int | None = None,
+    prompt: str | None = None,
 ) -> ClassScores:
-    """The scores of each text; arguments and errors as in `classify`, without a warning of truncated texts."""
+    """The scores of each text; arguments and errors as in `classify`, without a warning of truncated texts.
+
+    A cross-encoder's activation is applied to its values. `prompt`, a text or the name of a stored one, precedes the
+    first text of a pair; None: the cross-encoder's default prompt, if it has one.
+    """
     head, limit = classifier_head(model), row_length(model)
     if windows is not None and windows.pooling == "learned":
         raise ValueError("window pooling is 'learned', which is for embeddings; give length, mean, max or first")
@@ -165,6 +173,9 @@ def score(
     if pairs is None:
         parts = text_parts(tokenizer, texts, limit, windows)
     else:
+        prefix = (model.cross_encoder or CrossEncoderConfig()).prompt(prompt)
+        if prefix:  # what is no string is refused below
+            texts = [prefix + text if isinstance(text, str) else text for text in texts]
         parts = pair_parts(tokenizer, texts, pairs, limit, windows)
     tokens, truncated, owners, weights = np.zeros(len(texts), np.int64), 0, [], []
     scores = [np.zeros((0, head.outputs))]
@@ -180,6 +191,8 @@ def score(
     pooling = "length" if windows is None else windows.pooling or "length"
     owners, weights = np.array(owners, np.int64), np.array(weights, np.int64)
     pooled = _pool(np.concatenate(scores), owners, weights, len(texts), head.kind, pooling)
+    if head.kind == VALUE and model.cross_encoder is not None:
+        pooled = model.cross_encoder.scores(pooled)
     return ClassScores(pooled, tokens, truncated)
 
 

@@ -1,0 +1,143 @@
+"""The settings of a folder of sentence-transformers: its modules, its prompts, and how its Transformer reads texts."""
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+from jaxencoder.checkpoints.kind import MODULES_FILE
+from jaxencoder.checkpoints.sentence_keys import check_keys, flag, positive
+from jaxencoder.config_io import CONFIG_FILE
+from jaxencoder.files import read_json
+from jaxencoder.text.messages import listed
+
+SETTINGS_FILE = "config_sentence_transformers.json"
+TRANSFORMER_FILE = "sentence_bert_config.json"
+# Where older versions wrote the settings of the Transformer. The first file that is not empty counts.
+_TRANSFORMER_FILES = (
+    TRANSFORMER_FILE,
+    *(f"sentence_{name}_config.json" for name in ("roberta", "distilbert", "camembert", "albert")),
+    *(f"sentence_{name}_config.json" for name in ("xlm-roberta", "xlnet")),
+)
+_TOKENIZER_FILE = "tokenizer_config.json"
+
+Task = Literal["feature-extraction", "sequence-classification"]
+# Task -> the output of transformers' class, and its name for the next module.
+_OUTPUTS = {
+    "feature-extraction": ("last_hidden_state", "token_embeddings"),
+    "sequence-classification": ("logits", "scores"),
+}
+# Arguments for transformers -> their older name, and the file whose keys they override.
+_ARGUMENTS = {
+    "model_kwargs": ("model_args", CONFIG_FILE),
+    "config_kwargs": ("config_args", CONFIG_FILE),
+    "processor_kwargs": ("tokenizer_args", _TOKENIZER_FILE),
+}
+
+
+class TextLimits(NamedTuple):
+    """How the Transformer reads a text."""
+
+    max_length: int  # limit on its tokens; 0: the encoder's own
+    lowercase: bool  # whether it is lowercased before tokenization
+
+
+class ModuleEntry(NamedTuple):
+    """An entry of modules.json."""
+
+    kind: str  # name of the class, such as "Pooling"
+    path: str  # of the class, for messages
+    folder: Path
+
+
+def model_type(folder: Path) -> str:
+    """The class of sentence-transformers that a folder with a modules.json is of."""
+    file = folder / SETTINGS_FILE
+    config = read_json(file, dict) if file.is_file() else {}
+    value = config.get("model_type", "SentenceTransformer")
+    if value not in ("SentenceTransformer", "CrossEncoder"):
+        raise ValueError(f"{file} has model_type {value!r}; only SentenceTransformer and CrossEncoder are supported")
+    return value
+
+
+def read_modules(folder: Path) -> list[ModuleEntry]:
+    """The entries of modules.json, all of sentence-transformers' own classes; the first one is a Transformer."""
+    file = folder / MODULES_FILE
+    entries = []
+    for module in read_json(file, list):
+        if not isinstance(module, dict) or not isinstance(module.get("path", ""), str):
+            raise ValueError(f"{file} has {module!r} for a module; check the file")
+        check_keys(module, "module", file)
+        name, path = str(module.get("type", "")), module.get("path", "")
+        package, _, kind = name.rpartition(".")
+        if package.partition(".")[0] != "sentence_transformers":
+            raise ValueError(f"{file} has a module {kind!r} ({name}), which is not of sentence-transformers itself")
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise ValueError(f"{file} has a module in {path!r}, which is outside the folder")
+        entries.append(ModuleEntry(kind, name, folder / path))
+    if not entries:
+        raise ValueError(f"{file} has no modules; check the file")
+    if entries[0].kind != "Transformer":
+        first = f"{entries[0].kind!r} ({entries[0].path})"
+        raise ValueError(f"{file} has a module {first}; only Transformer is supported there")
+    return entries
+
+
+def read_prompts(
+    config: Mapping[str, Any], file: Path, implied: tuple[str, ...] = ()
+) -> tuple[tuple[tuple[str, str], ...], str | None]:
+    """The stored prompts, (name, text) of each, and the name of the default one.
+
+    A default prompt of an `implied` name need not be stored, and is empty then.
+    """
+    prompts, default = config.get("prompts", {}), config.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise ValueError(f"{file} has prompts {prompts!r}; names and texts are needed")
+    if default in implied and default not in prompts:
+        prompts = prompts | {default: ""}
+    if default is not None and (not isinstance(default, str) or default not in prompts):
+        raise ValueError(f"{file} has default_prompt_name {default!r}, but its prompts are {listed(prompts)}")
+    return tuple((name, text or "") for name, text in prompts.items()), default
+
+
+def text_limits(folder: Path, task: Task) -> TextLimits:
+    """How the Transformer in a folder reads texts; ValueError for another task, or a setting that is not supported."""
+    files = [
+        (folder / name, read_json(folder / name, dict)) for name in _TRANSFORMER_FILES if (folder / name).is_file()
+    ]
+    file, config = next((pair for pair in files if pair[1]), (folder / TRANSFORMER_FILE, {}))
+    check_keys(config, "Transformer", file)
+    output, output_name = _OUTPUTS[task]
+    expected = {
+        "transformer_task": task,
+        "modality_config": {"text": {"method": "forward", "method_output_name": output}},
+        "module_output_name": output_name,
+    }
+    if task != "feature-extraction":
+        config = {"transformer_task": "feature-extraction"} | config  # sentence-transformers' default
+    for name, value in expected.items():
+        if config.get(name, value) != value:
+            raise ValueError(f"{file} has {name} {config[name]!r}; only {value!r} is supported")
+    arguments = {name: _arguments(config, name, file) for name in _ARGUMENTS}
+    length, source = arguments["processor_kwargs"].get("model_max_length", config.get("max_seq_length")), file
+    if length is None:  # sentence-transformers 6 keeps it in the tokenizer's settings
+        source = folder / _TOKENIZER_FILE
+        length = read_json(source, dict).get("model_max_length") if source.is_file() else None
+        if length is None or (isinstance(length, int | float) and length > 1e9):  # transformers writes 1e30 for none
+            length = 0
+    if length != 0 and positive(length, source, "a maximal length of") < 3:
+        raise ValueError(f"{source} has a maximal length of {length}; at least 3 tokens are needed: [CLS], one, [SEP]")
+    return TextLimits(int(length), flag(config, "do_lower_case", file, False))
+
+
+def _arguments(config: Mapping[str, Any], name: str, file: Path) -> Mapping[str, Any]:
+    """Arguments for transformers; ValueError for one that changes what the folder's other files say."""
+    older_name, overridden = _ARGUMENTS[name]
+    key = older_name if older_name in config else name
+    arguments = config.get(key, {})
+    if not isinstance(arguments, dict):
+        raise ValueError(f"{file} has {key} {arguments!r}; a JSON object is needed")
+    target = file.parent / overridden
+    stored = read_json(target, dict) if target.is_file() else {}
+    changed = {x: value for x, value in arguments.items() if x not in stored or stored[x] != value}
+    check_keys(changed, name, f"{key} in {file}")
+    return arguments
