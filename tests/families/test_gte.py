@@ -18,7 +18,7 @@ from tests.families.peers import assert_outputs, ours, padded_batch, saved, thei
 
 SIZES = dict(vocab_size=67, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40)
 # As in the config.json of gte-base-en-v1.5.
-PUBLISHED = {
+PUBLISHED: dict[str, Any] = {
     "model_type": "new", "hidden_act": "gelu", "layer_norm_eps": 1e-12, "layer_norm_type": "layer_norm",
     "logn_attention_clip1": False, "logn_attention_scale": False, "max_position_embeddings": 8192, "pack_qkv": True,
     "pad_token_id": 0, "position_embedding_type": "rope", "rope_theta": 500_000,
