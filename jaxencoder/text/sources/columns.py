@@ -33,7 +33,7 @@ _DOCUMENT_START = b"-DOCSTART-"
 _GLOBAL_COLUMNS = re.compile(rb"# *global\.columns *= *(.+)")
 # Comments in a file whose words may begin with "#": of MultiCoNER, CoNLL-2012 and CoNLL-U.
 _COMMENT = re.compile(rb"#( id |(begin|end) document| ?[\w.:]+( [\w.:]+)* =( |$))")
-_TAG = re.compile(r"O|[BIESLUMW]-\S+")
+_TAG = re.compile(r"O|[BIESLUMW][-_]\S+", re.IGNORECASE)
 _ID = re.compile(r"\d+([-.]\d+)?")
 # The first lines of a .tsv file that has no names of columns: GermEval's comment, or a row whose last column is a tag.
 _TAGGED_ROW = re.compile(rb"(\xef\xbb\xbf)?(#[^\n]*\n1\t|([^\t\r\n]+\t)+(O|[BIES]-[\w-]+)\r?\n)")
@@ -81,7 +81,7 @@ def _rows(
     """(place, columns) of each line that is neither a comment nor the start of a document."""
     for where, line in lines:
         if line.startswith(b"#"):
-            is_text = separator is not None and separator not in line
+            is_text = separator is not None and separator not in line and line[:2] in (b"#", b"# ")
             if is_numbered or is_text or _COMMENT.match(line):
                 continue
         if line.startswith(_DOCUMENT_START) and line.split()[0] == _DOCUMENT_START:
@@ -152,7 +152,9 @@ def _numbered_names(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
     if len(names) == len(_CONLLU) and not tags:
         return _CONLLU
     names[:2] = "", _TOKENS
-    for i, name in zip(sorted(tags), (_TAGS, _INNER_TAGS), strict=False):
+    if len(names) == 3:
+        names[2] = _TAGS
+    for i, name in zip((i for i in tags if i > 1), (_TAGS, _INNER_TAGS), strict=False):
         names[i] = name
     return tuple(names)
 
@@ -160,7 +162,7 @@ def _numbered_names(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
 def _plain_names(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Names of columns of which one has words, one tags."""
     names, tags = _column_names(rows)
-    marked = [i for i in tags if tags[i] != {"O"}]
+    marked = [i for i in tags if {tag.upper() for tag in tags[i]} != {"O"}]
     token, tag, last = 0, len(names) - 1, {row[-1] for row in rows}
     if tag not in tags and len(marked) == 1 and (len(names) == 2 or len(last) == 1):
         tag = marked[0]

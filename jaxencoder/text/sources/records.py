@@ -164,7 +164,8 @@ def _checked(where: str, raw: Record, needed: Sequence[str], words: bool | None)
     if not ((is_words and words is not False) or (isinstance(text, str) and not words)):
         kind = "a list of words" if words else "text"
         problem = f"field {text_field!r} is {type(text).__name__}, not {kind}"
-        raise ValueError(f"{where}: {problem}; name another field or drop the record")
+        advice = ", or rename a file of columns to .conll" if words else ""
+        raise ValueError(f"{where}: {problem}; name another field or drop the record{advice}")
     return record
 
 

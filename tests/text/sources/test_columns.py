@@ -77,6 +77,8 @@ def test_germeval(write):
 def test_numbered_columns(write):
     uner = "# sent_id = 1\n# text = Peter sleeps\n1\tPeter\tB-PER\t-\tann\n2\tsleeps\tO\t-\tann\n"
     assert tagged(write("a.conll", uner)) == [(["Peter", "sleeps"], ["B-PER", "O"])]
+    assert tagged(write("a.conll", "1\ta cat\tNN\n2\tran\tVBD\n")) == [(["a cat", "ran"], ["NN", "VBD"])]
+    assert tagged(write("a.conll", "1 a DT b_x\n2 b NN o\n")) == [(["a", "b"], ["b_x", "o"])]
     (sentence,) = sentences(write("a.conll", "1\ta cat\tcat\tNN\n2\tran\trun\tVBD\n"))  # none is known for tags
     assert sentence == {"tokens": ["a cat", "ran"], "column_3": ["cat", "run"], "column_4": ["NN", "VBD"]}
 
@@ -156,6 +158,7 @@ def test_conllu_plus(write):
         ("a.conll", "the DT O\nNew York NNP B-LOC\n", r"a\.conll:2: 4 columns, but 3 in other lines; separate them by"),
         ("a.conll", "the DT O\n\ncat O\n", r"a\.conll:3: 2 columns, but 3 in other lines"),
         ("a.conll", "the\tO\ncat O\n", r"a\.conll:2: one column, 'cat O'"),
+        ("a.conll", "the\tO\n#cat O\n", r"a\.conll:2: one column, '#cat O'"),
         ("a.conll", "the\tDT\tO\ncat\tNN\t\n", r"a\.conll:2: 2 columns, but 3 in other lines; give each line as many"),
         ("a.conll", "1\ta\tO\tO\n2\tb\tO\tO\n\nc\td\tO\tO\n", r"a\.conll:4: the first column is 'c', not the number"),
         ("a.conll", b"caf\xe9 O\n", r"a\.conll:1: byte 0xe9 at column 4 is not UTF-8"),
@@ -168,6 +171,11 @@ def test_one_clear_sentence(write, name, content, message):
     with pytest.raises(ValueError, match=message) as error:
         sentences(write(name, content))
     assert "\n" not in str(error.value)
+
+
+def test_columns_in_a_text_file(write):
+    with pytest.raises(ValueError, match=r"a\.txt:1: field 'tokens' is str, .* or rename a file of columns to \.conll"):
+        sentences(write("a.txt", "the O\n"))
 
 
 def test_a_long_file(write):
