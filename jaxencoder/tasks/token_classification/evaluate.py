@@ -77,7 +77,7 @@ class _TagReader:
         if is_ignored(tag):
             return None
         name = tag_name(tag, self.names, where)
-        self._uses_ids |= isinstance(tag, int) and str(int(tag)) not in self.names
+        self._uses_ids |= isinstance(tag, int | float) and str(int(tag)) not in self.names
         self.counts[name] += 1
         return name
 
@@ -106,6 +106,8 @@ def tag_name(tag: Any, names: Sequence[str], where: str) -> str:
 
     ValueError for what is no tag, and for a number that is no id.
     """
+    if isinstance(tag, float) and tag.is_integer():  # as pandas writes a column that lacks some
+        tag = int(tag)
     if not isinstance(tag, str | int) or tag == "":
         raise ValueError(f"{where}: tag {str(tag)[:60]!r} is neither text nor a whole number; drop the record")
     text = str(int(tag)) if isinstance(tag, bool) else str(tag)  # as in training

@@ -40,8 +40,8 @@ def test_a_run_is_evaluated_as_it_was_trained(token_classifier):
 
 def test_tags_that_are_numbers():
     names = ("O", "B-x")
-    tags = (1, True, "0", "B-x", "B-y")
-    assert [tag_name(tag, names, "a") for tag in tags] == ["B-x", "B-x", "O", "B-x", "B-y"]
+    tags = (1, True, "0", "B-x", "B-y", 1.0)
+    assert [tag_name(tag, names, "a") for tag in tags] == ["B-x", "B-x", "O", "B-x", "B-y", "B-x"]
     assert tag_name(1, ("0", "1"), "a") == "1"
 
 
