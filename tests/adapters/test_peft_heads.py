@@ -13,8 +13,21 @@ from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import Classifier
 from tests.families import peers
 
-SAME = {"bert", "roberta", "xlm-roberta", "camembert", "albert", "mpnet", "longformer", "nomic_bert"}
-BY_TYPE = {family.model_type: family for family in FAMILIES}
+SAME = {
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "albert",
+    "mpnet",
+    "longformer",
+    "nomic_bert",
+    "gte",
+    "ernie",
+    "esm",
+}
+SAME |= {"megatron-bert", "roberta-prelayernorm", "xlm-roberta-xl"}
+BY_TYPE = {family.model_type: family for family in reversed(FAMILIES)}
 
 
 def opened(model_type: str, **settings) -> tuple[Published, EncoderConfig]:

@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
         (BERT, {"model_type": "gpt2"}, "unsupported model_type 'gpt2'; supported are: bert"),
         (BERT, {"position_embedding_type": "relative_key"}, "has position_embedding_type 'relative_key'"),
         (BERT, {"is_decoder": True}, "has is_decoder True"),
-        (BERT, {"hidden_act": "mish"}, "hidden_act 'mish'; known are gelu"),
+        (BERT, {"hidden_act": "laplace"}, "hidden_act 'laplace'; known are gelu"),
         (BERT, {"num_hidden_layers": 4}, r"has no weight bert\.encoder\.layer\.3\."),
         (
             BERT,
@@ -70,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
         (DEBERTA, {"embedding_size": 12}, "embedding_size 12; only the implied 24"),
         (DEBERTA, {"attention_head_size": 12}, "attention_head_size 12; only the implied 8"),
         (DEBERTA, {"norm_rel_ebd": "batch_norm"}, r"norm_rel_ebd \['batch_norm'\]"),
-        (DEBERTA, {"conv_act": "mish"}, "conv_act 'mish'"),
+        (DEBERTA, {"conv_act": "laplace"}, "conv_act 'laplace'"),
         (DEBERTA, {"talking_head": True}, "has talking_head True"),
     ],
 )
@@ -126,6 +126,8 @@ def test_original_deberta_v3(tmp_path: Path, caplog) -> None:
 
 
 def test_an_architecture_that_nobody_has_published() -> None:
-    config = EncoderConfig(vocab_size=9, num_layers=1, hidden_size=8, num_heads=1, norm_placement="pre")
+    config = EncoderConfig(
+        vocab_size=9, num_layers=1, hidden_size=8, num_heads=1, norm_placement="pre", positions="alibi"
+    )
     with pytest.raises(ValueError, match="no published family has this architecture"):
         family_of(config)
