@@ -93,9 +93,13 @@ def base_name(folder: Path) -> str:
     """The model that an adapter's folder names as its base; ValueError if it names none."""
     if (folder / ADAPTER_FILE).is_file():
         return saved_config(folder).init_from
-    name = read_json(folder / PEFT_CONFIG, dict).get("base_model_name_or_path")
+    settings = read_json(folder / PEFT_CONFIG, dict)
+    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     if not isinstance(name, str) or not name:
         raise ValueError(f"{folder} does not name its base; load the base, and call with_adapter({str(folder)!r})")
+    if revision not in (None, "main") and not Path(name).is_dir():
+        advice = f"load {name} with it, and call with_adapter({str(folder)!r})"
+        raise ValueError(f"{folder} has revision {revision!r}, of its base; {advice}")
     return name
 
 

@@ -137,3 +137,12 @@ def test_every_setting_of_peft_is_known() -> None:
             read_settings(settings | {name: value or "other"}, "folder")
         except ValueError as error:
             assert "unknown" not in str(error)
+
+
+def test_a_revision_of_the_base(base: Path, tmp_path: Path) -> None:
+    written(base, tmp_path)
+    edit(tmp_path, revision="v2")
+    jaxencoder.load(tmp_path)  # a folder has no revisions
+    edit(tmp_path, base_model_name_or_path="someone/model")
+    with pytest.raises(ValueError, match="has revision 'v2', of its base; load someone/model with it"):
+        jaxencoder.load(tmp_path)
