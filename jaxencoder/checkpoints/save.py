@@ -47,7 +47,9 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
         raise ValueError(f"{folder} holds a {MODULES_FILE}, which would stay; save to an empty folder")
     if model.tokenizer is not None:
         settings |= {f"{theirs}_token_id": getattr(model.tokenizer, f"{ours}_id") for theirs, ours in _SPECIAL.items()}
-        model.tokenizer.save(folder)
+        if model.config.model.position_pad_id >= 0:
+            del settings["pad_token_id"]  # says from which id the model counts positions, which is not the tokenizer's
+        model.tokenizer.save(folder, _tokenizer_settings(model))
     write_model(folder, model.config.model, params, settings, published)
     if skipped:
         reasons = "; ".join(f"{name} ({why})" for name, why in skipped.items())
@@ -72,6 +74,17 @@ def _family(model: Checkpoint) -> Family:
         return origin.family
     parts = {"sequence_head"} if classifier.NAME in model.params else model.params.keys()
     return family_of(model.config.model, parts)
+
+
+def _tokenizer_settings(model: Checkpoint) -> dict[str, Any]:
+    """Settings by which tokenizers of transformers feed the model.
+
+    Without them they leave out the token types of pairs, and truncate nothing.
+    """
+    names = ["input_ids", "attention_mask"]
+    if model.config.model.token_types > 1:
+        names.insert(1, "token_type_ids")
+    return {"model_input_names": names, "model_max_length": model.max_length}
 
 
 def _published_heads(model: Checkpoint, published: Published) -> tuple[Params, dict[str, Any], dict[str, str]]:

@@ -7,7 +7,7 @@ plain model, its embeddings and its masked-language-model head have none unless 
 import dataclasses
 
 from jaxencoder.families.family import About, Heads, pooler, shortest_pattern
-from jaxencoder.families.roberta import ENCODER, ROBERTA
+from jaxencoder.families.roberta import ROBERTA, encoder_table
 from jaxencoder.families.settings import Entry, Fields, Settings, sizes
 from jaxencoder.families.tables import with_prefix
 from jaxencoder.model.config import EncoderConfig
@@ -54,8 +54,8 @@ LONGFORMER = dataclasses.replace(
     # The head's activation is gelu regardless of hidden_act.
     architecture=EncoderConfig(windows=(256,), global_tokens=True, head_activation="gelu"),
     settings_table=(*ROBERTA.settings_table, Entry(_read_windows, _write_windows)),
-    encoder_table={
-        **with_prefix(ENCODER, "roberta.", "longformer."),
+    encoder_table=lambda c: {
+        **with_prefix(encoder_table(c), "roberta.", "longformer."),
         "longformer.encoder.layer.{layer}.attention.self.query_global": "encoder/layer/attention/global_query",
         "longformer.encoder.layer.{layer}.attention.self.key_global": "encoder/layer/attention/global_key",
         "longformer.encoder.layer.{layer}.attention.self.value_global": "encoder/layer/attention/global_value",

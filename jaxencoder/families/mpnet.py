@@ -5,7 +5,7 @@ Song et al. 2020, arXiv:2004.09297.
 
 from jaxencoder.families.bert import SETTINGS
 from jaxencoder.families.family import About, Family, plain_heads, pooler, two_layer_classifier
-from jaxencoder.families.roberta import ENCODER, ROBERTA, SHIFTED_POSITIONS
+from jaxencoder.families.roberta import PAD, ROBERTA, encoder_table, shifted_positions
 from jaxencoder.families.settings import sizes, written
 from jaxencoder.families.tables import with_prefix
 from jaxencoder.model.config import EncoderConfig
@@ -18,9 +18,10 @@ MPNET = Family(
     prefix="mpnet.",
     # The head's activation is gelu regardless of hidden_act.
     architecture=EncoderConfig(token_types=0, relative_bias_buckets=_BUCKETS, head_activation="gelu"),
-    settings_table=(*SETTINGS, *SHIFTED_POSITIONS, written("relative_attention_num_buckets", _BUCKETS)),
-    encoder_table={
-        **with_prefix(ENCODER, "roberta.", "mpnet.", without=".attention."),
+    # Its code takes the published padding id, whatever config.json says.
+    settings_table=(*SETTINGS, shifted_positions(PAD), written("relative_attention_num_buckets", _BUCKETS)),
+    encoder_table=lambda c: {
+        **with_prefix(encoder_table(c), "roberta.", "mpnet.", without=".attention."),
         "mpnet.encoder.relative_attention_bias": "encoder/relative_bias/table",
         "mpnet.encoder.layer.{layer}.attention.attn.q": "encoder/layer/attention/query",
         "mpnet.encoder.layer.{layer}.attention.attn.k": "encoder/layer/attention/key",

@@ -9,21 +9,47 @@ from typing import Any
 from jaxencoder.families import bert
 from jaxencoder.families.bert import BERT, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, plain_heads, pooler, two_layer_classifier
-from jaxencoder.families.settings import Entry, read_value, sizes, written
-from jaxencoder.families.tables import Weight, mlm_head, with_prefix
+from jaxencoder.families.settings import Entry, Fields, Settings, read_value, sizes
+from jaxencoder.families.tables import Names, Weight, mlm_head, with_prefix
 from jaxencoder.model.config import EncoderConfig
 
-PAD = 1  # in all published models; the first token has the position after it
-SHIFTED_POSITIONS = (
-    Entry(
-        lambda c, _: {"max_length": read_value(c, "max_position_embeddings", int, 512) - PAD - 1},
-        lambda c: {"max_position_embeddings": c.max_length + PAD + 1},
-    ),
-    written("pad_token_id", PAD),
-)
-ENCODER = with_prefix(bert.ENCODER, "bert.", "roberta.") | {
-    "roberta.embeddings.position_embeddings": Weight(("encoder/embeddings/position_embedding",), skip=PAD + 1)
-}
+PAD = 1  # the default of all published families; the first token has the position after it
+
+
+def shifted_positions(pad_id: int | None = None) -> Entry:
+    """Positions from ids: a padding token has the row of its id, other tokens the rows after it, in their order.
+
+    `pad_id` is for a family whose code does not ask config.json for it.
+    """
+
+    def read(settings: Settings, fields: Fields) -> Fields:
+        pad = read_value(settings, "pad_token_id", int, PAD) if pad_id is None else pad_id
+        rows = read_value(settings, "max_position_embeddings", int, 512)
+        if not 0 <= pad < fields["vocab_size"]:
+            raise ValueError(f"config.json has pad_token_id {pad}; positions need one below {fields['vocab_size']}")
+        if rows < pad + 2:
+            raise ValueError(f"config.json has max_position_embeddings {rows}; none follows that of padding, {pad}")
+        return {"position_pad_id": pad, "max_length": rows - pad - 1}
+
+    def write(c: EncoderConfig) -> Settings:
+        pad = c.position_pad_id
+        if pad < 0 or pad_id not in (None, pad):
+            needed = "an id" if pad_id is None else pad_id
+            raise ValueError(f"model.position_pad_id is {pad}; this family needs {needed}")
+        return {"max_position_embeddings": c.max_length + pad + 1, "pad_token_id": pad}
+
+    return Entry(read, write)
+
+
+def position_table(c: EncoderConfig, prefix: str) -> Names:
+    """The row of the positions, of which the first that counts is that of padding."""
+    rows = ("encoder/embeddings/padding_position", "encoder/embeddings/position_embedding")
+    return {f"{prefix}embeddings.position_embeddings": Weight(rows, skip=c.position_pad_id)}
+
+
+def encoder_table(c: EncoderConfig) -> Names:
+    """The table of the encoder's weights."""
+    return with_prefix(bert.ENCODER, "bert.", "roberta.") | position_table(c, "roberta.")
 
 
 def _sizes(*shape: int, max_length: int = 512) -> dict[str, Any]:
@@ -36,8 +62,8 @@ ROBERTA = Family(
     name="Roberta",
     prefix="roberta.",
     architecture=EncoderConfig(head_activation="gelu"),  # regardless of hidden_act
-    settings_table=(*SETTINGS, *SHIFTED_POSITIONS, TOKEN_TYPES),
-    encoder_table=ENCODER,
+    settings_table=(*SETTINGS, shifted_positions(), TOKEN_TYPES),
+    encoder_table=encoder_table,
     mlm_head_table=mlm_head("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
     heads=lambda c, s: plain_heads(s) | pooler("roberta.pooler.dense") | two_layer_classifier(s, "tanh"),
     tied="lm_head.decoder.weight",
@@ -54,7 +80,7 @@ ROBERTA = Family(
             "FacebookAI/roberta-large": _sizes(24, 1024, 4096, 16, 50265),
         },
     ),
-    fixed=BERT.fixed | {"pad_token_id": PAD},
+    fixed=BERT.fixed,
 )
 XLM_ROBERTA = dataclasses.replace(
     ROBERTA,

@@ -33,6 +33,8 @@ def fill_mask(model: OpenedModel, text: str, k: int = 5) -> list[list[FilledMask
     ordinary = tokenizer.vocab_size - len(tokenizer.special_ids)
     if not 1 <= k <= ordinary:
         raise ValueError(f"k is {k}; give 1 to {ordinary}, the tokens of the vocabulary")
+    if not isinstance(text, str):
+        raise ValueError(f"text is {text!r:.60}, not a string; fill the masks of one text at a time")
     spans = [match.span() for match in re.finditer(re.escape(tokenizer.mask_token), text)]
     if not spans:
         quoted = text if len(text) <= 60 else f"{text[:60]}..."

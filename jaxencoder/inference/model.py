@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.inference import devices, global_tokens
+from jaxencoder.inference.padded import padded_rows
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.heads import MlmHead, apply_heads, first_tokens, output_table, vocabulary_scores
@@ -56,22 +57,16 @@ class OpenedModel(Checkpoint):
             [B, T].
 
         Raises:
-            ValueError: a global_attention_mask of another shape or for a model without global tokens; no mask for a row
-                that is not a question with its text, if the model requires one.
+            ValueError: arrays of another type or shape, ids that the model does not have, a mask with padding before
+                tokens; a global_attention_mask for a model without global tokens; no such mask for a row that is not a
+                question with its text, if the model requires one.
         """
-        token_ids = jnp.asarray(token_ids, jnp.int32)
-        mask = jnp.ones_like(token_ids) if attention_mask is None else jnp.asarray(attention_mask, jnp.int32)
-        rows = {
-            "token_ids": token_ids,
-            "segment_ids": mask,
-            "positions": jnp.broadcast_to(jnp.arange(token_ids.shape[-1], dtype=jnp.int32), token_ids.shape),
-        }
-        if token_type_ids is not None:
-            rows["token_type_ids"] = jnp.asarray(token_type_ids, jnp.int32)
-        choices = token_ids.shape[:-1]
+        rows = padded_rows(self.config.model, token_ids, attention_mask, token_type_ids)
+        ids, mask = rows["token_ids"], rows["segment_ids"]
+        choices = ids.shape[:-1]
         rows = {name: x.reshape(-1, x.shape[-1]) for name, x in rows.items()}
         if self.config.model.global_tokens or global_attention_mask is not None:
-            slots = global_tokens.model_global_slots(self, token_ids, mask, global_attention_mask)
+            slots = global_tokens.model_global_slots(self, ids, mask, global_attention_mask)
             rows |= {} if slots is None else {"global_slots": slots}
         with devices.compute_context(self.mesh, self.compute):
             out = outputs(self.config.model, self.compute, tuple(self.heads.items()), self.device_params, rows)

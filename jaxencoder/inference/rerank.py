@@ -13,6 +13,7 @@ from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text import buckets
+from jaxencoder.text.tokenizers.encoding import as_list
 
 
 class Ranked(NamedTuple):
@@ -73,5 +74,8 @@ def rerank(
     model: OpenedModel, query: str, texts: Sequence[str], k: int | None = None, prompt: str | None = None
 ) -> list[Ranked]:
     """Sort texts by how well they answer a query, best first, and keep the first k (None: all); see `score_pairs`."""
+    if not isinstance(query, str):
+        raise ValueError(f"query is {query!r:.60}, not a string; rank texts for one query at a time")
+    texts = as_list(texts)
     scores = score_pairs(model, [query] * len(texts), texts, prompt=prompt)
     return [Ranked(int(i), float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]

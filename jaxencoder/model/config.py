@@ -63,6 +63,9 @@ class EncoderConfig:
     """Give each layer its own table of these biases (UMT5); false shares one."""
     rotary_values: bool = False
     """Rotate values in addition to queries and keys (an option of RoFormer)."""
+    position_pad_id: int = -1
+    """Token id that learned positions do not count (RoBERTa's padding): it has one vector of its own wherever it
+    stands, and the tokens after it have the positions that they would have without it; -1 counts all tokens."""
     max_length: int = 512
     """Rows of the learned position table, or the length that rotary positions are meant for (tokens)."""
     rope_theta: float = 10_000.0
@@ -198,6 +201,8 @@ class EncoderConfig:
             yield "causal needs model.global_tokens false and model.conv_kernel_size 0: both see later tokens"
         if self.relative_bias_by_layer and not self.relative_bias_buckets:
             yield "relative_bias_by_layer needs model.relative_bias_buckets, got 0; set both or neither"
+        if self.position_pad_id >= 0 and self.positions != "learned":
+            yield f"position_pad_id {self.position_pad_id} needs learned positions, got {self.positions}; set it to -1"
         if self.relative_bias_buckets and self.positions == "alibi":
             yield "relative_bias_buckets and model.positions alibi are both biases by distance; choose one"
         if not {*self.disentangled} <= {"c2p", "p2c"}:

@@ -142,7 +142,13 @@ class Embeddings(nn.Module):
         if c.scaled_embeddings:
             x *= math.sqrt(c.hidden_size)
         if c.positions == "learned":
-            x += table("position_embedding", c.max_length)[positions]
+            vectors = table("position_embedding", c.max_length)
+            if c.position_pad_id < 0:
+                x += vectors[positions]
+            else:
+                is_pad = token_ids == c.position_pad_id
+                padding = self.param("padding_position", nn.initializers.zeros, (1, c.embedding_width))
+                x += jnp.where(is_pad[..., None], padding, vectors[_positions_without(is_pad, positions)])
         if c.token_types:
             types = table("token_type_embedding", c.token_types)
             # RoBERTa has one type and marks pairs by separators alone.
@@ -167,6 +173,13 @@ def _zeroing_factors(is_zeroed: jax.Array, segment_ids: jax.Array) -> jax.Array:
     count = jax.vmap(lambda x, ids: jax.ops.segment_sum(x, ids, len(ids) + 1)[ids])
     share = count(kept, segment_ids) / count(jnp.ones_like(kept), segment_ids)
     return kept * 0.88 / jnp.where(is_zeroed, 1.0, share)
+
+
+def _positions_without(skipped: jax.Array, positions: jax.Array) -> jax.Array:
+    """Positions [B, T], which restart in each document, as if the skipped tokens (bool [B, T]) were not there."""
+    before = jnp.cumsum(skipped, axis=1) - skipped  # skipped tokens of the row before each token
+    first = jnp.maximum(jnp.arange(skipped.shape[1]) - positions, 0)  # of the token's document
+    return positions - before + jnp.take_along_axis(before, first, axis=1)
 
 
 class Bottleneck(nn.Module):

@@ -10,12 +10,13 @@ from jaxencoder.text.tokenizers.tokenizer import Encoding, Tokenizer
 from tests.families import peers
 
 PAD = 1  # of RoBERTa's relatives
+SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 
 
 def published(family: str, kind: str, tokenizer: Tokenizer, folder: Path, **settings: Any) -> Any:
     """The torch model of a class such as ForSequenceClassification, which is in the folder too, with a tokenizer."""
     tokenizer.save(folder)
-    if family in ("roberta", "longformer"):
+    if family in SHIFTED:
         as_roberta(folder / "tokenizer.json")
     found = Tokenizer.load(folder)
     ids = {"pad_token_id": found.pad_id, "sep_token_id": found.sep_id, "vocab_size": found.vocab_size}

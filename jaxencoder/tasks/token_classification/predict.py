@@ -18,6 +18,7 @@ from jaxencoder.text import sentences
 from jaxencoder.text.buckets import require_tokenizer
 from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.sources.records import Record
+from jaxencoder.text.tokenizers.encoding import as_list
 from jaxencoder.text.windows import max_context_windows
 from jaxencoder.text.words import encode_words, word_windows
 
@@ -38,6 +39,7 @@ def tag_words(model: TaskModel, texts: Sequence[Sequence[str]], batch_tokens: in
     or the first tag if there is no "O", with probability 0. ValueError for another model or a word that is not valid
     Unicode.
     """
+    texts = [as_list(words, f"text {number} of words") for number, words in enumerate(texts)]
     if HEAD not in model.heads or not model.labels:
         raise ValueError(
             "this model was not trained for token classification; fine-tune it with the objective TokenClassification"

@@ -1,7 +1,7 @@
 """Encoded texts, and what both tokenizer libraries share: special tokens, truncation, input errors, word starts."""
 
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -34,11 +34,21 @@ class Encoding(NamedTuple):
     sequence: np.ndarray = np.empty(0, np.int8)
 
 
-def as_list(texts: Sequence[str]) -> list[str]:
-    """The texts as a list; ValueError for a single string."""
+def as_list(texts: Iterable[str], name: str = "texts") -> list[str]:
+    """The texts as a list; ValueError, which has the argument's name, for anything but an ordered series of strings.
+
+    The libraries would take a tuple of two texts for a pair, and each character of a string for a text.
+    """
     if isinstance(texts, str | bytes):
-        raise ValueError(f"texts is one {type(texts).__name__}, not a list of strings; put it in a list")
-    return list(texts)
+        raise ValueError(f"{name} is one {type(texts).__name__}, not a list of strings; put it in a list")
+    if not isinstance(texts, Iterable) or isinstance(texts, Mapping | Set):
+        raise ValueError(f"{name} is {texts!r:.60}, not a list of strings; give a list")
+    listed = list(texts)
+    for number, text in enumerate(listed):
+        if not isinstance(text, str):
+            advice = "give second texts as pairs" if isinstance(text, list | tuple) else "pass a list of strings"
+            raise ValueError(f"{name.removesuffix('s')} {number} is {text!r:.60}, not a string; {advice}")
+    return listed
 
 
 def raise_invalid_text(texts: Sequence[str], error: Exception, first: int = 0) -> NoReturn:

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,17 +48,20 @@ class Tokenizer:
         """This tokenizer with lowercasing of texts; ValueError for a SentencePiece model, which has no such step."""
         return Tokenizer(self._backend.lowercased())
 
-    def save(self, folder: str | os.PathLike) -> None:
-        """Write the files from which `load(folder)` restores the same fingerprint, each atomically."""
+    def save(self, folder: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> None:
+        """Write the files from which `load(folder)` restores the same fingerprint, each atomically.
+
+        `settings` are more keys of tokenizer_config.json, for other software: model_input_names, model_max_length.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for other in {HuggingFaceBackend.file, SentencePieceBackend.file} - {self._backend.file}:
             if (folder / other).exists():
                 raise ValueError(f"{folder} already holds another tokenizer ({other}); save to an empty folder")
         names = {f"{role}_token": self.token(index) for role, index in self._backend.roles.items()}
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+        content = {"tokenizer_class": "PreTrainedTokenizerFast", **names, **(settings or {})}
         # Readable for all, whatever the umask, since users may share a cache.
-        write_atomic(folder / CONFIG, json.dumps(settings, indent=2, ensure_ascii=False), 0o644)
+        write_atomic(folder / CONFIG, json.dumps(content, indent=2, ensure_ascii=False), 0o644)
         write_atomic(folder / self._backend.file, self._backend.content(), 0o644)
 
     @cached_property
@@ -90,7 +94,7 @@ class Tokenizer:
                 metaspace models, and in byte-level models that do not trim it.
             max_length: truncate longer results at the end of the longer text; special tokens are kept.
         """
-        texts, pairs = as_list(texts), None if pairs is None else as_list(pairs)
+        texts, pairs = as_list(texts), None if pairs is None else as_list(pairs, "pairs")
         if pairs is not None and len(pairs) != len(texts):
             raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs; give one second text for each first")
         return self._backend.encode(texts, pairs, special, offsets, max_length)
