@@ -10,7 +10,7 @@ from jaxencoder.families import bert
 from jaxencoder.families.bert import BERT, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, plain_heads, pooler, two_layer_classifier
 from jaxencoder.families.settings import Entry, Fields, Settings, read_value, sizes
-from jaxencoder.families.tables import Names, Weight, mlm_head, with_prefix
+from jaxencoder.families.tables import Weight, mlm_head, with_prefix
 from jaxencoder.model.config import EncoderConfig
 
 PAD = 1  # the default of all published families; the first token has the position after it
@@ -41,13 +41,13 @@ def shifted_positions(pad_id: int | None = None) -> Entry:
     return Entry(read, write)
 
 
-def position_table(c: EncoderConfig, prefix: str) -> Names:
+def position_table(c: EncoderConfig, prefix: str) -> dict[str, str | Weight]:
     """The row of the positions, of which the first that counts is that of padding."""
     rows = ("encoder/embeddings/padding_position", "encoder/embeddings/position_embedding")
     return {f"{prefix}embeddings.position_embeddings": Weight(rows, skip=c.position_pad_id)}
 
 
-def encoder_table(c: EncoderConfig) -> Names:
+def encoder_table(c: EncoderConfig) -> dict[str, str | Weight]:
     """The table of the encoder's weights."""
     return with_prefix(bert.ENCODER, "bert.", "roberta.") | position_table(c, "roberta.")
 

@@ -67,9 +67,9 @@ class HuggingFaceBackend:
         """Everything that decides the ids of a text, for the fingerprint."""
         return json.dumps(self._settings, ensure_ascii=False, sort_keys=True).encode()
 
-    def content(self) -> bytes:
-        """The content of `file`."""
-        return self._tokenizer.to_str(pretty=True).encode()
+    def files(self) -> dict[str, bytes]:
+        """The files that restore it, by name."""
+        return {self.file: self._tokenizer.to_str(pretty=True).encode()}
 
     def encode(
         self, texts: list, pairs: list | None, special: bool, offsets: bool, max_length: int | None

@@ -10,6 +10,7 @@ from jaxencoder.text.tokenizers.encoding import ROLES, special_tokens
 from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend, add_special_tokens, byte_level, wordpiece
 from jaxencoder.text.tokenizers.sentencepiece_backend import SentencePieceBackend
 from jaxencoder.text.tokenizers.sentencepiece_families import FILE_FAMILIES, load_sentencepiece
+from jaxencoder.text.tokenizers.sentencepiece_text import MODEL_FILE, SentencePieceText
 
 CONFIG = "tokenizer_config.json"
 _MPNET = {"pad": "<pad>", "unk": "[UNK]", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
@@ -30,6 +31,8 @@ def load_backend(path: Path) -> HuggingFaceBackend | SentencePieceBackend:
         if file.name in ("vocab.json", "merges.txt"):
             return _load_byte_level(file.parent, options, names)
         tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        if (model := file.with_name(MODEL_FILE)).is_file():
+            return SentencePieceText(tokenizer, names, str(file), model.read_bytes())
         return HuggingFaceBackend(tokenizer, names, str(file))
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 (byte {error.start}); check the file") from error

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from jaxencoder.text.tokenizers.encoding import ROLES, special_tokens
 from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend, add_special_tokens, pair_template
 from jaxencoder.text.tokenizers.sentencepiece_backend import SentencePieceBackend
+from jaxencoder.text.tokenizers.sentencepiece_text import SentencePieceText
 
 # Family -> the tokens that precede the model's pieces, and how many of the pieces they replace; <mask> follows.
 _SHIFTED = {
@@ -33,7 +34,7 @@ _SPECIAL_TOKENS = {
 # Family by the name of its published file.
 FILE_FAMILIES = {"sentencepiece.bpe.model": "xlmroberta", "spiece.model": "albert"}
 _UNIGRAM = 1  # an algorithm of the file's schema
-_CONTROL, _USER_DEFINED = 3, 4  # kinds of pieces there
+_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5  # kinds of pieces there
 
 
 class Piece(NamedTuple):
@@ -72,6 +73,8 @@ def load_sentencepiece(
             supported = f"only those of {', '.join(sorted(_SPECIAL_TOKENS))} are supported"
             raise ValueError(f"{problem}, and {supported}; load its tokenizer.json instead")
         return SentencePieceBackend(content, names, str(file))
+    if family == "albert":
+        content = _without_numbers_and_commas(content)
     model = read_model(content, str(file))
     if model.algorithm != _UNIGRAM:
         raise ValueError(f"{file} is not a unigram model, as {family} has; load its tokenizer.json instead")
@@ -79,7 +82,7 @@ def load_sentencepiece(
     vocab = _vocabulary(model, family, names["mask"])
     # A file without the mask gets it as the last id.
     special_tokens({token for token, _ in vocab} | {names["mask"]}, names, str(file))
-    return HuggingFaceBackend(_build(model, vocab, family, options, names), names, str(file))
+    return SentencePieceText(_build(model, vocab, family, options, names), names, str(file), content)
 
 
 def _build(
@@ -109,19 +112,26 @@ def _build(
 
 def _vocabulary(model: Model, family: str, mask: str) -> list[tuple[str, float]]:
     """Tokens and scores by id, as the family numbers them."""
-    # Nine digits distinguish all float32 values, and tokenizer.json restores them exactly, unlike seventeen digits.
-    vocab = [(piece.text, float(f"{piece.score:.9g}")) for piece in model.pieces]
+    # Nine digits distinguish all float32 values, and tokenizer.json restores them exactly, unlike seventeen digits. It
+    # has no unused pieces: a score 100 lower has the same effect.
+    scores = [piece.score - 100 * (piece.kind == _UNUSED) for piece in model.pieces]
+    vocab = [(piece.text, float(f"{score:.9g}")) for piece, score in zip(model.pieces, scores, strict=True)]
     if family in _SHIFTED:
         first, replaced = _SHIFTED[family]
         head = [(token, -100.0 if token == "<unk>NOTUSED" else 0.0) for token in first]
         return [*head, *vocab[replaced:], (mask, 0.0)]
-    if family == "albert":
-        # ALBERT splits "2," in two although its model has a piece for it. A score 100 lower has the same effect.
-        return [
-            (token, score - 100 if len(token) > 1 and token[-1] == "," and token[-2].isdigit() else score)
-            for token, score in vocab
-        ]
     return vocab
+
+
+def _without_numbers_and_commas(content: bytes) -> bytes:
+    """The model with which ALBERT splits "2," in two although it has a piece for it: the piece is unused."""
+    fields = []
+    for number, value in _fields(content):
+        text = dict(_fields(value)).get(1, b"").decode() if number == 1 else ""
+        if len(text) > 1 and text[-1] == "," and text[-2].isdigit():
+            value += bytes([3 << 3, _UNUSED])
+        fields += [_as_varint(number << 3 | 2), _as_varint(len(value)), value]
+    return b"".join(fields)
 
 
 def _normalizers(family: str, options: dict, charsmap: bytes) -> list:
@@ -186,3 +196,11 @@ def _varint(content: bytes, position: int) -> tuple[int, int]:
         position, shift = position + 1, shift + 7
         if byte < 128:
             return value, position
+
+
+def _as_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])

@@ -15,6 +15,7 @@ from jaxencoder.text.tokenizers.encoding import ROLES, Encoding, as_list
 from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend
 from jaxencoder.text.tokenizers.published import CONFIG, load_backend
 from jaxencoder.text.tokenizers.sentencepiece_backend import SentencePieceBackend
+from jaxencoder.text.tokenizers.sentencepiece_text import MODEL_FILE
 
 __all__ = ["Encoding", "Tokenizer"]
 
@@ -55,14 +56,16 @@ class Tokenizer:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for other in {HuggingFaceBackend.file, SentencePieceBackend.file} - {self._backend.file}:
+        files = self._backend.files()
+        for other in {HuggingFaceBackend.file, SentencePieceBackend.file, MODEL_FILE} - files.keys():
             if (folder / other).exists():
                 raise ValueError(f"{folder} already holds another tokenizer ({other}); save to an empty folder")
         names = {f"{role}_token": self.token(index) for role, index in self._backend.roles.items()}
         content = {"tokenizer_class": "PreTrainedTokenizerFast", **names, **(settings or {})}
         # Readable for all, whatever the umask, since users may share a cache.
         write_atomic(folder / CONFIG, json.dumps(content, indent=2, ensure_ascii=False), 0o644)
-        write_atomic(folder / self._backend.file, self._backend.content(), 0o644)
+        for name, data in reversed(files.items()):  # the one that `load` looks for comes last
+            write_atomic(folder / name, data, 0o644)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,0 +1,150 @@
+"""A SentencePiece model run on the text between special tokens, and special tokens put around the result."""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import sentencepiece
+from tokenizers import AddedToken
+
+from jaxencoder.text.tokenizers.encoding import Encoding, raise_invalid_text, truncate
+
+_CHARACTERS = re.compile("``|''|.", re.DOTALL)  # the first two are one character to a step of ALBERT
+
+Tokens = tuple[np.ndarray, np.ndarray | None]  # ids int32 [n], and offsets int32 [n, 2] if they are requested
+
+
+class Block(NamedTuple):
+    """A part of an encoding: an added special token, or the first (0) or second (1) text."""
+
+    sequence: int  # -1 for a special token
+    type_id: int
+    id: int = -1
+
+
+class Segments:
+    """A SentencePiece model and the special tokens that may be written in a text.
+
+    Args:
+        processor: the model.
+        special: tokens that are matched in the text itself, with their ids. The text between two of them is normalized
+            and split into pieces on its own.
+        ids: int32 [pieces], the id of each piece of the model, if it is another than the model's.
+        prepare: a step before the model, for one character (or two equal quotation marks).
+        isolates: mark of a character that is split off before the model.
+    """
+
+    def __init__(
+        self,
+        processor: sentencepiece.SentencePieceProcessor,
+        special: Mapping[str, tuple[AddedToken, int]],
+        ids: np.ndarray | None = None,
+        prepare: Callable[[str], str] | None = None,
+        isolates: Callable[[str], bool] | None = None,
+    ):
+        self._processor, self._ids, self._isolates = processor, ids, isolates
+        self._prepares = prepare is not None
+        self._prepare = lru_cache(1 << 16)(prepare or str)
+        longest_first = sorted(special, key=lambda token: (-len(token), token))
+        self._special_ids = [special[token][1] for token in longest_first]
+        self._pattern = re.compile("|".join(_pattern(special[token][0]) for token in longest_first) or r"(?!)")
+
+    def encode(self, texts: Sequence[str], offsets: bool) -> list[Tokens]:
+        """Ids and offsets of each text, without added special tokens; ValueError for invalid Unicode."""
+        try:
+            parts = [self._parts(text) for text in texts]
+            segments = [part for text_parts in parts for part in text_parts if isinstance(part[0], str)]
+            encoded = iter(self._run(segments, offsets) if segments else ())
+        except (TypeError, UnicodeEncodeError) as error:
+            raise_invalid_text(texts, error)
+        results: list[Tokens] = []
+        for text_parts in parts:
+            tokens = [next(encoded) if isinstance(part[0], str) else _token(*part) for part in text_parts]
+            ids, spans = zip(*tokens, strict=True)
+            results.append((np.concatenate(ids), np.concatenate(spans) if offsets else None))
+        return results
+
+    def _parts(self, text: str) -> list[tuple]:
+        """The segments of a text, (segment, first character), and its special tokens, (id, first, last + 1)."""
+        parts, end = [], 0
+        for match in self._pattern.finditer(text):
+            special = self._special_ids[(match.lastindex or 1) - 1]
+            parts += [*self._split(text[end : match.start()], end), (special, *match.span())]
+            end = match.end()
+        return [*parts, *self._split(text[end:], end)]
+
+    def _split(self, text: str, start: int) -> list[tuple[str, int]]:
+        if self._isolates is None:
+            return [(text, start)]
+        edges = [i + side for i, c in enumerate(text) if self._isolates(c) for side in (0, 1)]
+        edges = sorted({0, len(text), *edges})
+        return [(text[a:b], start + a) for a, b in pairwise(edges)] or [(text, start)]
+
+    def _run(self, segments: Sequence[tuple[str, int]], offsets: bool) -> list[Tokens]:
+        # Worker processes set this switch for the other library; it stands for both.
+        threads = 1 if os.environ.get("TOKENIZERS_PARALLELISM", "").lower() in ("false", "0", "off") else -1
+        texts = [text for text, _ in segments]
+        if self._prepares:
+            texts = ["".join(map(self._prepare, _CHARACTERS.findall(text))) for text in texts]
+        if not offsets:
+            encoded = self._processor.encode(texts, num_threads=threads, return_type="numpy")
+            return [(self._tokens(ids), None) for ids in encoded]
+        encoded = self._processor.encode(texts, num_threads=threads, return_type="offset_mapping")
+        results: list[Tokens] = []
+        for item, (text, start) in zip(encoded, segments, strict=True):
+            spans = np.array(item["offsets"], np.int32).reshape(-1, 2)
+            if self._prepares:
+                spans = self._sources(text)[spans]
+            results.append((self._tokens(item["ids"]), _widen_empty(spans, len(text)) + np.int32(start)))
+        return results
+
+    def _tokens(self, pieces: Sequence[int] | np.ndarray) -> np.ndarray:
+        indices = np.asarray(pieces, np.int32)
+        return indices if self._ids is None else self._ids[indices]
+
+    def _sources(self, text: str) -> np.ndarray:
+        """The character that each prepared character comes from, and the text's length at the end: int32 [n + 1]."""
+        matches = list(_CHARACTERS.finditer(text))
+        counts = [len(self._prepare(match[0])) for match in matches]
+        return np.append(np.repeat([match.start() for match in matches], counts), len(text)).astype(np.int32)
+
+
+def join(blocks: Sequence[Block], texts: Sequence[Tokens], max_length: int | None) -> Encoding:
+    """One encoding of special tokens and texts; empty offsets if those of the texts are None."""
+    parts = [_token(block.id, 0, 0) if block.sequence < 0 else texts[block.sequence] for block in blocks]
+    counts = [len(ids) for ids, _ in parts]
+    sequence = np.repeat([block.sequence for block in blocks], counts).astype(np.int8)
+    type_ids = np.repeat([block.type_id for block in blocks], counts).astype(np.int32)
+    encoding = Encoding(np.concatenate([ids for ids, _ in parts]).astype(np.int32), type_ids)
+    if texts[0][1] is not None:
+        spans = [np.zeros((len(ids), 2), np.int32) if x is None else x for ids, x in parts]
+        encoding = encoding._replace(offsets=np.concatenate(spans), sequence=sequence)
+    if max_length is not None and len(encoding.ids) > max_length:
+        return truncate(encoding, sequence, max_length)
+    return encoding
+
+
+def _token(index: int, start: int, end: int) -> Tokens:
+    return np.array([index], np.int32), np.array([[start, end]], np.int32)
+
+
+def _pattern(token: AddedToken) -> str:
+    """The regular expression of a special token, as its flags have it."""
+    content = re.escape(token.content)
+    content = rf"(?<!\w){content}(?!\w)" if token.single_word else content
+    return (r"\s*" if token.lstrip else "") + f"({content})" + (r"\s*" if token.rstrip else "")
+
+
+def _widen_empty(spans: np.ndarray, length: int) -> np.ndarray:
+    """Give each piece made from one character (a byte, or a part of what NFKC makes of it) the span of the character.
+
+    [(2, 2), (2, 2), (2, 3)] -> [[2, 3], [2, 3], [2, 3]]: the library gives the character to the last piece only. A
+    metaspace added before the text spans the first character, as in Hugging Face's library.
+    """
+    empty = spans[:, 0] == spans[:, 1]
+    spans[empty, 1] = np.minimum(spans[empty, 0] + 1, length)
+    return spans
