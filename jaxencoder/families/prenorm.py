@@ -5,10 +5,10 @@ Goyal et al. 2021, arXiv:2105.00572; Ott et al. 2019 (fairseq), arXiv:1904.01038
 
 import dataclasses
 
-from jaxencoder.families import bert, roberta
+from jaxencoder.families import bert
 from jaxencoder.families.bert import BERT
 from jaxencoder.families.family import About, plain_heads, pooler, two_layer_classifier
-from jaxencoder.families.roberta import ROBERTA
+from jaxencoder.families.roberta import ROBERTA, encoder_table
 from jaxencoder.families.settings import sizes
 from jaxencoder.families.tables import with_prefix
 
@@ -28,8 +28,8 @@ XLM_ROBERTA_XL = dataclasses.replace(
     architecture=dataclasses.replace(
         ROBERTA.architecture, norm_placement="pre", embedding_norm=False, head_activation="gelu", norm_epsilon=1e-5
     ),
-    encoder_table={
-        **_without_norms(roberta.ENCODER, "roberta.", "roberta."),
+    encoder_table=lambda c: {
+        **_without_norms(encoder_table(c), "roberta.", "roberta."),
         "roberta.encoder.layer.{layer}.attention.self_attn_layer_norm": "encoder/layer/attention_norm",
         "roberta.encoder.layer.{layer}.LayerNorm": "encoder/layer/mlp_norm",
         "roberta.encoder.LayerNorm": "encoder/final_norm",
@@ -51,8 +51,8 @@ ROBERTA_PRELAYERNORM = dataclasses.replace(
     name="RobertaPreLayerNorm",
     prefix="roberta_prelayernorm.",
     architecture=dataclasses.replace(XLM_ROBERTA_XL.architecture, embedding_norm=True, norm_epsilon=1e-12),
-    encoder_table={
-        **_without_norms(roberta.ENCODER, "roberta.", "roberta_prelayernorm."),
+    encoder_table=lambda c: {
+        **_without_norms(encoder_table(c), "roberta.", "roberta_prelayernorm."),
         "roberta_prelayernorm.embeddings.LayerNorm": "encoder/embeddings/norm",
         "roberta_prelayernorm.encoder.layer.{layer}.attention.LayerNorm": "encoder/layer/attention_norm",
         "roberta_prelayernorm.encoder.layer.{layer}.intermediate.LayerNorm": "encoder/layer/mlp_norm",

@@ -15,7 +15,7 @@ from jaxencoder.families.published import can_hold, family_of, parse_settings
 from jaxencoder.model.encoder import Encoder
 from tests.families import peers
 
-SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
+SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xlm-roberta-xl", "roberta-prelayernorm")
 PARITY = [(family, pad) for family in SHIFTED for pad in (0, 1, 7)]
 
 

@@ -16,7 +16,7 @@ from jaxencoder.text.tokenizers.encoding import Encoding
 from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend
 from jaxencoder.text.tokenizers.sentencepiece_segments import Block, Segments, join
 
-MODEL_FILE = "sentencepiece.model"
+MODEL_FILE = "tokenizer_pieces.model"
 
 
 class SentencePieceText(HuggingFaceBackend):
