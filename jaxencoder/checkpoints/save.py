@@ -22,6 +22,10 @@ from jaxencoder.tasks.token_classification import objective as tokens
 
 log = logging.getLogger(__name__)
 
+_APPROXIMATE = (
+    "other software reads tokenizer.json alone, which imitates SentencePiece: it splits half-width katakana with "
+    "voicing marks, decomposed Hangul, marks after ligatures and rare spaces otherwise than this package"
+)
 _SPECIAL = {"pad": "pad", "bos": "cls", "cls": "cls", "eos": "sep", "sep": "sep"}  # their names of ids -> ours
 
 
@@ -31,13 +35,13 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
         raise ValueError(f"format is {format!r}; give transformers or sentence-transformers")
     published = model.published or Published(_family(model), {}, {})
     params, settings, skipped = {"encoder": model.params["encoder"]}, {}, {}
+    tokenizer = None if model.tokenizer is None else model.tokenizer.with_tokenizer_json()
     if format == "transformers" or model.cross_encoder is not None:
         params, settings, skipped = _published_heads(model, published)
         settings |= _activation(model)
     if format == "sentence-transformers":
-        if model.tokenizer is None or model.tokenizer.name.startswith("sentencepiece"):
-            kind = "no tokenizer" if model.tokenizer is None else f"a {model.tokenizer.name} tokenizer"
-            raise ValueError(f"the model has {kind}; sentence-transformers needs one that tokenizer.json can hold")
+        if tokenizer is None:
+            raise ValueError("the model has no tokenizer, which sentence-transformers needs; add one to its folder")
         if model.cross_encoder is not None:
             cross_encoder.write(folder, model.cross_encoder, model.max_length)
         else:
@@ -45,11 +49,13 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
             sentence_transformers.write(folder, model.sentence, modules, hidden_size, model.max_length)
     elif (folder / MODULES_FILE).exists():
         raise ValueError(f"{folder} holds a {MODULES_FILE}, which would stay; save to an empty folder")
-    if model.tokenizer is not None:
-        settings |= {f"{theirs}_token_id": getattr(model.tokenizer, f"{ours}_id") for theirs, ours in _SPECIAL.items()}
+    if tokenizer is not None:
+        settings |= {f"{theirs}_token_id": getattr(tokenizer, f"{ours}_id") for theirs, ours in _SPECIAL.items()}
         if model.config.model.position_pad_id >= 0:
             del settings["pad_token_id"]  # says from which id the model counts positions, which is not the tokenizer's
-        model.tokenizer.save(folder, _tokenizer_settings(model))
+        tokenizer.save(folder, _tokenizer_settings(model))
+        if tokenizer.is_approximate:
+            log.warning("%s: %s", folder, _APPROXIMATE)
     write_model(folder, model.config.model, params, settings, published)
     if skipped:
         reasons = "; ".join(f"{name} ({why})" for name, why in skipped.items())

@@ -9,8 +9,11 @@ import pytest
 import jaxencoder
 from jaxencoder.api import Model
 from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.text.config import TokenizerConfig
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
 from tests.families import peers
+from tests.inference.conftest import SENTENCES
 from tests.inference.published import published
 
 pytest.importorskip("torch")
@@ -124,4 +127,29 @@ def test_pairs_of_a_run(make_model, tmp_path: Path) -> None:
         list(zip(texts, pairs, strict=True)), apply_softmax=True
     )
     np.testing.assert_allclose(scores[:, 1], [prediction.probabilities["good"] for prediction in ours], atol=1e-5)
-    assert jaxencoder.load(tmp_path).max_length == 24
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path).model_max_length == 24
+
+
+def test_a_run_with_a_sentencepiece_model(make_model, tmp_path: Path, caplog) -> None:
+    """Its tokenizer.json gives the same ids for usual texts, and a warning names those for which it does not."""
+    settings = TokenizerConfig(kind="sentencepiece-unigram", vocab_size=120)
+    run = make_model(Classification(labels=2), tokenizer=train_tokenizer(SENTENCES, settings))
+    run.save(tmp_path / "saved")
+    assert "tokenizer.json alone, which imitates SentencePiece" in caplog.text
+    classifier = transformers.pipeline("text-classification", model=str(tmp_path / "saved"), top_k=None)
+    texts, pairs = ["old men walked", "naïve [MASK] bread"], ["through rome", "a cat"]
+    rows = [{"text": a, "text_pair": b} for a, b in zip(texts, pairs, strict=True)]
+    for theirs, prediction in zip(classifier(rows), run.classify(texts, pairs), strict=True):
+        shares = {answer["label"].removeprefix("LABEL_"): answer["score"] for answer in theirs}
+        assert shares == pytest.approx(prediction.probabilities, abs=1e-5)
+    again, odd = jaxencoder.load(tmp_path / "saved"), ["ｶﾞ ﬁ\u0301 \u1100\u1161\u200b"]
+    np.testing.assert_allclose(again.embed(texts + odd), run.embed(texts + odd), atol=1e-6)
+
+
+def test_a_sentencepiece_model_that_no_tokenizer_json_holds(make_model, tmp_path: Path) -> None:
+    settings = TokenizerConfig(kind="sentencepiece-bpe", vocab_size=120)
+    run = make_model(tokenizer=train_tokenizer(SENTENCES, settings))
+    for form in ("transformers", "sentence-transformers"):
+        with pytest.raises(ValueError, match="is a sentencepiece-bpe, which no tokenizer.json can hold"):
+            run.save(tmp_path / form, form)
+        assert not (tmp_path / form).exists()

@@ -85,6 +85,17 @@ def load_sentencepiece(
     return SentencePieceText(_build(model, vocab, family, options, names), names, str(file), content)
 
 
+def with_tokenizer_json(backend: SentencePieceBackend) -> SentencePieceText:
+    """The backend with a tokenizer.json, for other software; ValueError for a model that is not unigram."""
+    (content,) = backend.files().values()
+    model, source = read_model(content, "the tokenizer"), "the SentencePiece tokenizer"
+    if model.algorithm != _UNIGRAM:
+        raise ValueError(f"{source} is a {backend.name}, which no tokenizer.json can hold; write the model as a run")
+    names = {role: backend.tokens[index] for role, index in backend.roles.items()}
+    tokenizer = _build(model, _vocabulary(model, "", names["mask"]), "", {}, names)
+    return SentencePieceText(tokenizer, names, source, content)
+
+
 def _build(
     model: Model, vocab: list[tuple[str, float]], family: str, options: dict, names: dict[str, str]
 ) -> tokenizers.Tokenizer:

@@ -15,7 +15,8 @@ from jaxencoder.text.tokenizers.encoding import ROLES, Encoding, as_list
 from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend
 from jaxencoder.text.tokenizers.published import CONFIG, load_backend
 from jaxencoder.text.tokenizers.sentencepiece_backend import SentencePieceBackend
-from jaxencoder.text.tokenizers.sentencepiece_text import MODEL_FILE
+from jaxencoder.text.tokenizers.sentencepiece_families import with_tokenizer_json
+from jaxencoder.text.tokenizers.sentencepiece_text import MODEL_FILE, SentencePieceText
 
 __all__ = ["Encoding", "Tokenizer"]
 
@@ -48,6 +49,16 @@ class Tokenizer:
     def lowercased(self) -> "Tokenizer":
         """This tokenizer with lowercasing of texts; ValueError for a SentencePiece model, which has no such step."""
         return Tokenizer(self._backend.lowercased())
+
+    def with_tokenizer_json(self) -> "Tokenizer":
+        """A tokenizer of equal ids that other software can load; ValueError if no tokenizer.json can hold it."""
+        is_bare = isinstance(self._backend, SentencePieceBackend)
+        return Tokenizer(with_tokenizer_json(self._backend)) if is_bare else self
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether other software, which reads tokenizer.json alone, splits some rare characters otherwise."""
+        return isinstance(self._backend, SentencePieceText)
 
     def save(self, folder: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> None:
         """Write the files from which `load(folder)` restores the same fingerprint, each atomically.
