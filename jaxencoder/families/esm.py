@@ -10,13 +10,26 @@ import numpy as np
 
 from jaxencoder.families.bert import ENCODER
 from jaxencoder.families.family import About, Family, plain_heads, pooler, two_layer_classifier
+from jaxencoder.families.roberta import position_table, shifted_positions
 from jaxencoder.families.settings import SIZES, Entry, Fields, Settings, choice, read_value, same, sizes
-from jaxencoder.families.tables import Weight, mlm_head, with_prefix
+from jaxencoder.families.tables import mlm_head, with_prefix
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.positions import half_precision_frequencies, rotary_frequencies
 
 _PAD, _FIRST = 1, 2  # id of the padding, and the position of the first token
+_LEARNED = shifted_positions()
 _FREQUENCIES = "rotary_embeddings.inv_freq"  # of all layers; in older files, of each layer
+
+
+def _read_positions(settings: Settings, fields: Fields) -> Fields:
+    """Learned positions leave out the padding's id, as in RoBERTa; rotary ones count all tokens."""
+    if settings.get("position_embedding_type") == "rotary":
+        return {"max_length": read_value(settings, "max_position_embeddings", int, 1026) - _FIRST}
+    return _LEARNED.read(settings, fields)
+
+
+def _write_positions(c: EncoderConfig) -> Settings:
+    return _LEARNED.write(c) if c.positions == "learned" else {"max_position_embeddings": c.max_length + _FIRST}
 
 
 def _read_zeroed_token(settings: Settings, fields: Fields) -> Fields:
@@ -70,10 +83,7 @@ ESM = Family(
     architecture=EncoderConfig(max_length=1024, token_types=0, norm_placement="pre", embedding_norm=False),
     settings_table=(
         *SIZES,
-        Entry(
-            lambda settings, _: {"max_length": read_value(settings, "max_position_embeddings", int, 1026) - _FIRST},
-            lambda c: {"max_position_embeddings": c.max_length + _FIRST},
-        ),
+        Entry(_read_positions, _write_positions),
         choice("position_embedding_type", "positions", {"absolute": "learned", "rotary": "rotary"}),
         same("rope_theta"),
         Entry(_read_precision, lambda c: {"rope_half_precision": True} if c.rope_half_precision else {}),
@@ -87,9 +97,9 @@ ESM = Family(
         same("attention_probs_dropout_prob", "attention_dropout"),
         same("initializer_range", "initializer_std"),
     ),
-    encoder_table={
+    encoder_table=lambda c: {
         **{name: ours for name, ours in with_prefix(ENCODER, "bert.", "esm.").items() if "LayerNorm" not in name},
-        "esm.embeddings.position_embeddings": Weight(("encoder/embeddings/position_embedding",), skip=_FIRST),
+        **position_table(c, "esm."),
         "esm.embeddings.layer_norm": "encoder/embeddings/norm",
         "esm.encoder.layer.{layer}.attention.LayerNorm": "encoder/layer/attention_norm",
         "esm.encoder.layer.{layer}.LayerNorm": "encoder/layer/mlp_norm",

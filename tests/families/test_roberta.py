@@ -15,7 +15,16 @@ from jaxencoder.families.published import can_hold, family_of, parse_settings
 from jaxencoder.model.encoder import Encoder
 from tests.families import peers
 
-SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xlm-roberta-xl", "roberta-prelayernorm")
+SHIFTED = (
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "mpnet",
+    "longformer",
+    "xlm-roberta-xl",
+    "roberta-prelayernorm",
+    "esm",
+)
 PARITY = [(family, pad) for family in SHIFTED for pad in (0, 1, 7)]
 
 
@@ -23,6 +32,8 @@ PARITY = [(family, pad) for family in SHIFTED for pad in (0, 1, 7)]
 def test_padding_within_a_row(family: str, pad: int, tmp_path: Path) -> None:
     """As a text has it that contains <pad>, or a body whose pad_token_id is a token of every text."""
     settings = peers.MODELS[family][0] | {"pad_token_id": pad}
+    if family == "esm":
+        settings |= {"position_embedding_type": "absolute", "token_dropout": False}
     model = peers.torch_model(family, settings, "Model")
     peers.saved(model, tmp_path / "published")
     batch = peers.accepted(model, peers.padded_batch(settings), "Model")
