@@ -87,7 +87,7 @@ class Checkpoint:
 
 def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer in a folder; ValueError if it has more tokens than the model."""
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = Tokenizer.load(folder, vocab_size)
     if (size := tokenizer.vocab_size) > vocab_size:
         mismatch = f"{size} tokens, but the model has only {vocab_size}"
         raise ValueError(f"the tokenizer in {folder} has {mismatch}; it belongs to another model")

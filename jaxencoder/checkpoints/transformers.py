@@ -36,7 +36,7 @@ def open_transformers(
     Args:
         weights: read the weights; without, only their names, and `params` are ShapeDtypeStructs. A folder that lacks
             them then has the heads of the class that config.json names.
-        max_length: limit on the tokens of a text; 0: the model's own.
+        max_length: limit on the tokens of a text; 0: the tokenizer's model_max_length, or else the model's own.
         extra_heads: heads to read if the file has them, though the class that config.json names does not.
 
     Raises:
@@ -68,9 +68,9 @@ def open_transformers(
         params, used = from_tensors(rows, tensors, params, config, str(folder))
         used |= {family.tied, output_bias(family)} if has_head else set()
         _warn_unused(folder, family, tensors.keys() - used)
-    data = DataConfig(row_length=min(max_length or config.max_length, config.max_length))
-    run = RunConfig(name=folder.name, model=config, data=data)
     tokenizer = load_tokenizer(folder, config.vocab_size) if has_tokenizer(folder) else None
+    limit = max_length or (tokenizer.max_length if tokenizer else 0) or config.max_length
+    run = RunConfig(name=folder.name, model=config, data=DataConfig(row_length=min(limit, config.max_length)))
     return Checkpoint(run, params, tokenizer, Published(family, settings, heads))
 
 

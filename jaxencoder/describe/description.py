@@ -139,6 +139,4 @@ def _sentence(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    roles = ("pad", "unk", "cls", "sep", "mask")
-    special = {role: tokenizer.token(getattr(tokenizer, f"{role}_id")) for role in roles}
-    return {"kind": tokenizer.name, "vocab_size": tokenizer.vocab_size, "special": special}
+    return {"kind": tokenizer.name, "vocab_size": tokenizer.vocab_size, "special": tokenizer.special_tokens}

@@ -113,13 +113,10 @@ def tokenize(
     tokenizer, texts = require_tokenizer(tokenizer), as_list(texts)
     try:
         inputs = [prompt + text for text in texts] if prompt else texts
-        # One more token than allowed shows which texts are too long.
-        encoded = [encoding.ids for encoding in tokenizer.encode_batch(inputs, max_length=max_length + 1)]
+        encoded = tokenizer.encode_batch(inputs, max_length=max_length)
     except (TypeError, ValueError) as error:
         raise_invalid_text(texts, error)  # names the position in the text without the prompt
-    truncated = sum(len(ids) > max_length for ids in encoded)
-    # The last token is [SEP] and stays.
-    return [np.delete(ids, -2) if len(ids) > max_length else ids for ids in encoded], truncated
+    return [encoding.ids for encoding in encoded], sum(encoding.is_truncated for encoding in encoded)
 
 
 def warn_truncated(truncated: int, texts: int, max_length: int, kind: str = "texts") -> None:

@@ -32,6 +32,7 @@ class Encoding(NamedTuple):
     offsets: np.ndarray = NO_OFFSETS
     # int8 [n], 0 or 1 for tokens of the first or second text, -1 for added special tokens
     sequence: np.ndarray = np.empty(0, np.int8)
+    is_truncated: bool = False
 
 
 def as_list(texts: Iterable[str], name: str = "texts") -> list[str]:
@@ -67,23 +68,30 @@ def raise_invalid_text(texts: Sequence[str], error: Exception, first: int = 0) -
     raise error
 
 
-def special_tokens(vocab: Collection[str], names: Mapping[str, str], source: str) -> dict[str, str]:
-    """Find the token of each of the five roles in a vocabulary; ValueError for a vocabulary that lacks one.
+def special_tokens(
+    vocab: Collection[str], names: Mapping[str, str | None], source: str, required: Collection[str] = ()
+) -> dict[str, str]:
+    """Find the token of each role in a vocabulary; ValueError for a vocabulary that lacks one of the required roles.
 
-    `names` has the tokens of some roles, from a configuration; the usual names apply to other roles.
+    `names` has the tokens of some roles, from a configuration, or None for a role without a token; the usual names
+    apply to other roles.
     """
     candidates = {role: (names[role],) if role in names else USUAL_NAMES[role] for role in ROLES}
     # reversed: a later item replaces an earlier one, so that the first candidate in the vocabulary wins.
     tokens = {role: token for role in ROLES for token in reversed(candidates[role]) if token in vocab}
-    if missing := [" or ".join(candidates[role]) for role in ROLES if role not in tokens]:
-        raise ValueError(f"{source} has no {', no '.join(missing)}; an encoder needs all five special tokens")
+    missing = [role for role in ROLES if role in required and role not in tokens]
+    if missing:
+        descriptions = [" or ".join(map(str, candidates[role])) for role in missing]
+        keys = ", ".join(f"{role}_token" for role in missing)
+        raise ValueError(f"{source} has no {', no '.join(descriptions)}; name it as {keys} in tokenizer_config.json")
     return tokens
 
 
-def truncate(encoding: Encoding, sequence: np.ndarray, max_length: int) -> Encoding:
-    """Drop tokens at the end of the longer text until max_length tokens remain; added special tokens are kept.
+def truncate(encoding: Encoding, sequence: np.ndarray, max_length: int, side: str = "right") -> Encoding:
+    """Drop tokens of the longer text until max_length tokens remain; added special tokens are kept.
 
-    `sequence` is that of `Encoding`, which is empty there unless offsets are requested.
+    `side` is the end of the text that is dropped, right or left. `sequence` is that of `Encoding`, which is empty there
+    unless offsets are requested.
     """
     counts = np.array([np.sum(sequence == part) for part in (0, 1)])
     room = max_length - int(np.sum(sequence == -1))
@@ -96,8 +104,9 @@ def truncate(encoding: Encoding, sequence: np.ndarray, max_length: int) -> Encod
         limits.reverse()
     keep = sequence == -1
     for part, limit in enumerate(limits):
-        keep[np.flatnonzero(sequence == part)[:limit]] = True
-    return Encoding(*(field[keep] for field in encoding if len(field)))
+        positions = np.flatnonzero(sequence == part)
+        keep[positions[max(0, len(positions) - limit) :] if side == "left" else positions[:limit]] = True
+    return Encoding(*(field[keep] for field in encoding[:4] if len(field)), is_truncated=True)
 
 
 def is_spaceless(text: str) -> bool:

@@ -1,6 +1,7 @@
 """The backend of `Tokenizer` over Hugging Face's library, https://github.com/huggingface/tokenizers."""
 
 import json
+from collections.abc import Mapping
 from itertools import chain
 
 import numpy as np
@@ -25,28 +26,36 @@ _BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, b
 class HuggingFaceBackend:
     """A `tokenizers.Tokenizer`, changed in place, whose special tokens are identified.
 
-    `names` has the special tokens of some roles; the usual names apply to other roles. Errors name the source.
+    `names` has the special tokens of some roles, or None for a role without one; the usual names apply to other roles.
+    Long texts are truncated at `truncation_side`. Errors name the source.
     """
 
     file = "tokenizer.json"
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, names: dict[str, str], source: str):
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        names: Mapping[str, str | None],
+        source: str,
+        truncation_side: str = "right",
+    ):
+        self.truncation_side = truncation_side
         # A published tokenizer.json often truncates and pads to the length of its model. Rows decide that here.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         vocab = tokenizer.get_vocab(with_added_tokens=True)
-        self._names = special_tokens(vocab, names, source)
-        self.roles = {role: vocab[token] for role, token in self._names.items()}
+        self.names: dict[str, str] = special_tokens(vocab, names, source)
+        self.roles = {role: vocab[token] for role, token in self.names.items()}
         self.tokens = [""] * (max(vocab.values()) + 1)
         for token, index in vocab.items():
             self.tokens[index] = token
         added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-        tokenizer.add_special_tokens([token for token in self._names.values() if token not in added])
-        if tokenizer.post_processor is None:
-            tokenizer.post_processor = pair_template(self._names, self.roles)
+        tokenizer.add_special_tokens([token for token in self.names.values() if token not in added])
+        if tokenizer.post_processor is None and {"cls", "sep"} <= self.roles.keys():
+            tokenizer.post_processor = pair_template(self.names, self.roles)
         decoder = tokenizer.get_added_tokens_decoder()
         self.special_ids = {index for index, token in decoder.items() if token.special} | set(self.roles.values())
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._settings = json.loads(tokenizer.to_str())
         self.name = self._settings["model"]["type"].lower()
         components = (self._settings["pre_tokenizer"], self._settings["decoder"])
@@ -54,14 +63,15 @@ class HuggingFaceBackend:
 
     def lowercased(self) -> "HuggingFaceBackend":
         """This backend with lowercasing before all other steps; special tokens are matched as they are."""
-        changed = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        changed = tokenizers.Tokenizer.from_str(self.tokenizer.to_str())
         step = changed.normalizer
         is_sequence = isinstance(step, normalizers.Sequence)
         steps = [step[i] for i in range(len(step))] if is_sequence else [step] if step else []
         if any(isinstance(step, normalizers.Lowercase) for step in steps):
             return self
         changed.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
-        return HuggingFaceBackend(changed, self._names, "the tokenizer")
+        names = {role: self.names.get(role) for role in ROLES}
+        return HuggingFaceBackend(changed, names, "the tokenizer", self.truncation_side)
 
     def state(self) -> bytes:
         """Everything that decides the ids of a text, for the fingerprint."""
@@ -69,29 +79,29 @@ class HuggingFaceBackend:
 
     def files(self) -> dict[str, bytes]:
         """The files that restore it, by name."""
-        return {self.file: self._tokenizer.to_str(pretty=True).encode()}
+        return {self.file: self.tokenizer.to_str(pretty=True).encode()}
 
     def encode(
         self, texts: list, pairs: list | None, special: bool, offsets: bool, max_length: int | None
     ) -> list[Encoding]:
-        run = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
+        run = self.tokenizer.encode_batch if offsets else self.tokenizer.encode_batch_fast
         try:
             encoded = run(texts if pairs is None else list(zip(texts, pairs, strict=True)), add_special_tokens=special)
-        except (TypeError, UnicodeEncodeError) as error:
-            raise_invalid_text(texts if pairs is None else [*texts, *pairs], error)
-        return [_to_arrays(item, offsets, max_length) for item in encoded]
+        except Exception as error:
+            raise_invalid_text(texts if pairs is None else [*texts, *pairs], _as_value_error(error))
+        return [_to_arrays(item, offsets, max_length, self.truncation_side) for item in encoded]
 
     def encode_ids(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         try:
-            encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except (TypeError, UnicodeEncodeError) as error:
-            raise_invalid_text(texts, error)
+            encoded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:
+            raise_invalid_text(texts, _as_value_error(error))
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         ids = np.fromiter(chain.from_iterable(item.ids for item in encoded), np.int32, int(lengths.sum()))
         return ids, lengths
 
     def decode(self, ids: list[int], skip_special: bool) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
+        return self.tokenizer.decode(ids, skip_special_tokens=skip_special)
 
     def starts_word(self, token: str) -> bool:
         """Whether a token begins a word, by the marker of its family or because its script writes no spaces."""
@@ -124,10 +134,20 @@ def byte_level(model: models.BPE, add_prefix_space: bool = False) -> tokenizers.
     return tokenizer
 
 
+def end_of_word(vocab: dict[str, int], merges: list[tuple[str, str]], unk: str | None) -> tokenizers.Tokenizer:
+    """HerBERT's steps around a BPE that marks the ends of words with </w>."""
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token=unk, end_of_word_suffix="</w>"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+    return tokenizer
+
+
 def add_special_tokens(tokenizer: tokenizers.Tokenizer, names: dict[str, str], mask_takes_space: bool = True) -> None:
-    """Register the five special tokens; by default a mask includes the space before it, as in the original RoBERTa."""
+    """Register the special tokens; by default a mask includes the space before it, as in the original RoBERTa."""
+    present = (role for role in ROLES if role in names)
     tokenizer.add_special_tokens(
-        [AddedToken(names[role], lstrip=mask_takes_space and role == "mask", normalized=False) for role in ROLES]
+        [AddedToken(names[role], lstrip=mask_takes_space and role == "mask", normalized=False) for role in present]
     )
 
 
@@ -143,7 +163,12 @@ def pair_template(names: dict[str, str], ids: dict[str, int], roberta: bool = Fa
     return processors.TemplateProcessing(single=single, pair=f"{single} {second}", special_tokens=tokens)
 
 
-def _to_arrays(item: tokenizers.Encoding, offsets: bool, max_length: int | None) -> Encoding:
+def _as_value_error(error: Exception) -> Exception:
+    """The library's bare Exception, such as that of an unknown word without an unknown token, as a ValueError."""
+    return ValueError(f"the tokenizer cannot encode these texts: {error}") if type(error) is Exception else error
+
+
+def _to_arrays(item: tokenizers.Encoding, offsets: bool, max_length: int | None, side: str) -> Encoding:
     encoding = Encoding(np.array(item.ids, np.int32), np.array(item.type_ids, np.int32))
     limit = len(item) if max_length is None else max_length
     if not offsets and len(item) <= limit:
@@ -152,7 +177,7 @@ def _to_arrays(item: tokenizers.Encoding, offsets: bool, max_length: int | None)
     if offsets:
         spans = np.array(item.offsets, np.int32).reshape(len(item), 2)
         encoding = encoding._replace(offsets=spans, sequence=sequence)
-    return truncate(encoding, sequence, limit) if len(item) > limit else encoding
+    return truncate(encoding, sequence, limit, side) if len(item) > limit else encoding
 
 
 def _component_types(component: dict | None) -> set[str]:

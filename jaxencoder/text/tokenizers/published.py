@@ -1,39 +1,53 @@
 """Loading of the tokenizer files that published encoders have: tokenizer.json, vocabularies, SentencePiece models."""
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 
 import tokenizers
 from tokenizers import models, normalizers, processors
 
-from jaxencoder.files import read_json
-from jaxencoder.text.tokenizers.encoding import ROLES, special_tokens
-from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend, add_special_tokens, byte_level, wordpiece
+from jaxencoder.text.tokenizers.added_tokens import add_tokens, without_segments
+from jaxencoder.text.tokenizers.classes import CLASS_TOKENS
+from jaxencoder.text.tokenizers.encoding import special_tokens
+from jaxencoder.text.tokenizers.huggingface import (
+    HuggingFaceBackend,
+    add_special_tokens,
+    byte_level,
+    end_of_word,
+    pair_template,
+    wordpiece,
+)
+from jaxencoder.text.tokenizers.japanese import japanese
 from jaxencoder.text.tokenizers.sentencepiece_backend import SentencePieceBackend
 from jaxencoder.text.tokenizers.sentencepiece_families import FILE_FAMILIES, load_sentencepiece
 from jaxencoder.text.tokenizers.sentencepiece_text import MODEL_FILE, SentencePieceText
+from jaxencoder.text.tokenizers.settings import TokenizerSettings, read_settings
+from jaxencoder.text.tokenizers.tokenizer_json import parse_tokenizer_json
 
-CONFIG = "tokenizer_config.json"
-_MPNET = {"pad": "<pad>", "unk": "[UNK]", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
-_ALIASES = {"xlmrobertaxl": "xlmroberta"}  # families by a second name, as `read_settings` writes it
+log = logging.getLogger(__name__)
+
+# Families by the kind of their files; "" is that of no class.
+_LINES_FAMILIES = ("", "bert", "mpnet", "japanese")
+_BPE_FAMILIES = ("", "roberta", "deberta", "herbert")
+_SENTENCEPIECE_FAMILIES = ("", "xlmroberta", "camembert", "albert", "debertav2")
 
 
-def load_backend(path: Path) -> HuggingFaceBackend | SentencePieceBackend:
-    """See `Tokenizer.load`."""
+def load_backend(path: Path, table_size: int | None) -> tuple[HuggingFaceBackend | SentencePieceBackend, int]:
+    """The backend and the limit on the tokens of a text, 0 for none; see `Tokenizer.load`."""
     if not path.exists():
         raise FileNotFoundError(f"no tokenizer at {path}; give a folder or file that exists")
     file = _find_file(path) if path.is_dir() else path
-    family, options, names = read_settings(file)
-    if file.suffix == ".model" or file.name == "spm":
-        return load_sentencepiece(file, family, options, names)
+    kind = _kind(file)
+    settings = read_settings(file.parent, kind == "tokenizer.json")
     try:
-        if file.suffix == ".txt" and file.name != "merges.txt":
-            return _load_wordpiece(file, family, options, names)
-        if file.name in ("vocab.json", "merges.txt"):
-            return _load_byte_level(file.parent, options, names)
-        tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
-        if (model := file.with_name(MODEL_FILE)).is_file():
-            return SentencePieceText(tokenizer, names, str(file), model.read_bytes())
-        return HuggingFaceBackend(tokenizer, names, str(file))
+        if kind == "sentencepiece":
+            return _load_sentencepiece(file, settings, table_size), settings.max_length
+        load = {"tokenizer.json": parse_tokenizer_json, "vocab.txt": _load_vocabulary, "bpe": _load_bpe}[kind]
+        tokenizer, settings = load(file, settings)
+        model_file = file.with_name(MODEL_FILE)
+        model = model_file.read_bytes() if kind == "tokenizer.json" and model_file.is_file() else None
+        return _with_settings(tokenizer, settings, file, table_size, model), settings.max_length
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 (byte {error.start}); check the file") from error
     except (ValueError, OSError):
@@ -54,79 +68,142 @@ def _find_file(folder: Path) -> Path:
     raise FileNotFoundError(f"{folder} holds no tokenizer.json, vocab.txt, vocab.json with merges.txt, or *.model")
 
 
-def read_settings(file: Path) -> tuple[str, dict, dict[str, str]]:
-    """Read the settings in the folder of a tokenizer's file.
-
-    Returns:
-        family: decides which steps apply. It is tokenizer_class, or else config.json's model_type, in lower case and
-            without hyphens, "Tokenizer" and "Fast"; or else follows from the name of the file; or "".
-        options: the keys of tokenizer_config.json, over those of special_tokens_map.json.
-        names: role -> special token, for the roles that these two files name.
-    """
-
-    def content(name: str) -> dict:
-        path = file.with_name(name)
-        return read_json(path, dict) if path.is_file() else {}
-
-    options = content("special_tokens_map.json") | content(CONFIG)
-    tokens = {role: options.get(f"{role}_token") for role in ROLES}
-    tokens = {role: token.get("content") if isinstance(token, dict) else token for role, token in tokens.items()}
-    names = {role: token for role, token in tokens.items() if isinstance(token, str)}
-    name = str(options.get("tokenizer_class") or "")
-    if name in ("PreTrainedTokenizerFast", "TokenizersBackend"):
-        return name, options, names  # saved by this package, or a tokenizer.json: no steps around the model
-    name = name or str(content("config.json").get("model_type") or "")
-    family = name.lower().replace("-", "").removesuffix("fast").removesuffix("tokenizer")
-    return _ALIASES.get(family, family) or FILE_FAMILIES.get(file.name, ""), options, names
+def _kind(file: Path) -> str:
+    if file.suffix == ".model" or file.name == "spm":
+        return "sentencepiece"
+    if file.name in ("vocab.json", "merges.txt"):
+        return "bpe"
+    return "vocab.txt" if file.suffix == ".txt" else "tokenizer.json"
 
 
-def _load_wordpiece(file: Path, family: str, options: dict, names: dict[str, str]) -> HuggingFaceBackend:
-    """Load BERT's or MPNet's vocabulary, one token per line; without do_lower_case its capital letters decide."""
-    if family == "roformer":
-        raise ValueError(f"{file} is RoFormer's, which needs jieba to split words; load its tokenizer.json")
+def _with_settings(
+    tokenizer: tokenizers.Tokenizer,
+    settings: TokenizerSettings,
+    file: Path,
+    table_size: int | None,
+    model: bytes | None,
+) -> HuggingFaceBackend:
+    """The backend with the added tokens, segments and side of the settings; `model` is of SentencePiece."""
+    add_tokens(tokenizer, settings, table_size)
+    if not settings.has_segments:
+        tokenizer = without_segments(tokenizer)
+    side = settings.truncation_side or "right"
+    if model is None:
+        return HuggingFaceBackend(tokenizer, settings.names, str(file), side)
+    return SentencePieceText(tokenizer, settings.names, str(file), model, side)
+
+
+def _load_sentencepiece(
+    file: Path, settings: TokenizerSettings, table_size: int | None
+) -> HuggingFaceBackend | SentencePieceBackend:
+    _check_family(file, settings, _SENTENCEPIECE_FAMILIES, "a SentencePiece model")
+    family = settings.family or FILE_FAMILIES.get(file.name, "")
+    names = {role: token for role, token in settings.names.items() if token is not None}
+    backend = load_sentencepiece(file, family, dict(settings.options), names)
+    if isinstance(backend, SentencePieceBackend):
+        backend.truncation_side = settings.truncation_side or "right"
+        tokens = [*settings.added_tokens.values(), *(item.token for item in settings.special_tokens)]
+        special = {backend.tokens[index] for index in backend.special_ids}
+        if unread := sorted({token.content for token in tokens} - special):
+            problem = f"{settings.source} adds {unread[0]!r} to a SentencePiece model, which is not supported"
+            raise ValueError(f"{problem} without a class that has steps for it; load its tokenizer.json instead")
+        return backend
+    settings = replace(settings, names=backend.names | dict(settings.names))
+    model = backend.model if isinstance(backend, SentencePieceText) else None
+    return _with_settings(backend.tokenizer, settings, file, table_size, model)
+
+
+def _check_family(file: Path, settings: TokenizerSettings, families: tuple[str, ...], description: str) -> None:
+    """ValueError if the class has other files than this one."""
+    if settings.family not in families:
+        problem = f"{settings.source} needs {settings.class_name}, which does not read {description} ({file.name})"
+        raise ValueError(f"{problem}; name the right tokenizer_class in tokenizer_config.json, or add a tokenizer.json")
+
+
+def _load_vocabulary(file: Path, settings: TokenizerSettings) -> tuple[tokenizers.Tokenizer, TokenizerSettings]:
+    """Load the vocabulary of BERT, MPNet or a Japanese BERT, one token per line."""
+    _check_family(file, settings, _LINES_FAMILIES, "a vocabulary of lines")
     with file.open(encoding="utf-8") as lines:
         vocab = {line.rstrip("\n"): number for number, line in enumerate(lines)}
     # MPNet's vocabulary also has BERT's [CLS] and [SEP], as ordinary tokens.
-    mpnet = family == "mpnet" or (not family and all(vocab.get(t) == i for i, t in enumerate(("<s>", "<pad>", "</s>"))))
+    looks_like_mpnet = all(vocab.get(token) == i for i, token in enumerate(("<s>", "<pad>", "</s>")))
+    mpnet = settings.family == "mpnet" or (not settings.family and looks_like_mpnet)
+    names = (CLASS_TOKENS["mpnet"] if mpnet else {}) | dict(settings.names)
+    tokens = special_tokens(vocab, names, str(file), required=("unk", "cls", "sep"))
+    if settings.family == "japanese":
+        tokenizer = japanese(vocab, tokens["unk"], settings)
+    else:
+        tokenizer = wordpiece(vocab, tokens["unk"], _bert_normalizer(file, vocab, tokens, settings))
     if mpnet:
-        names = _MPNET | names
-    tokens = special_tokens(vocab, names, str(file))
+        _add_roberta_steps(tokenizer, tokens, vocab)
+    else:
+        tokenizer.post_processor = _bert_template(tokens, vocab)
+    return tokenizer, replace(settings, names=names)
+
+
+def _bert_normalizer(
+    file: Path, vocab: dict[str, int], tokens: dict[str, str], settings: TokenizerSettings
+) -> normalizers.Normalizer:
+    """BERT's normalization; without do_lower_case the capital letters of the vocabulary decide."""
+    options = settings.options
     lowercase = options.get("do_lower_case")
     if lowercase is None:
         # An uncased vocabulary has capital letters only in special tokens such as [CLS] and [unused1].
         ordinary = (t for t in vocab if t not in tokens.values() and not (t.startswith("[") and t.endswith("]")))
         lowercase = all(token == token.lower() for token in ordinary)
-    normalizer = normalizers.BertNormalizer(
+        if not lowercase and settings.class_name:
+            log.warning(
+                "%s has capital letters and no do_lower_case, so case is kept; transformers would lowercase texts", file
+            )
+    return normalizers.BertNormalizer(
         handle_chinese_chars=options.get("tokenize_chinese_chars", True),
         strip_accents=options.get("strip_accents"),
         lowercase=lowercase,
     )
-    tokenizer = wordpiece(vocab, tokens["unk"], normalizer)
-    if mpnet:
-        _add_roberta_steps(tokenizer, tokens, vocab)
-    return HuggingFaceBackend(tokenizer, names, str(file))
 
 
-def _load_byte_level(folder: Path, options: dict, names: dict[str, str]) -> HuggingFaceBackend:
-    """Load RoBERTa's byte-level BPE from vocab.json and merges.txt."""
+def _load_bpe(file: Path, settings: TokenizerSettings) -> tuple[tokenizers.Tokenizer, TokenizerSettings]:
+    """Load a BPE from vocab.json and merges.txt: RoBERTa's or DeBERTa's on bytes, or HerBERT's with </w>."""
+    folder = file.parent
+    _check_family(file, settings, _BPE_FAMILIES, "a BPE of vocab.json and merges.txt")
     files = folder / "vocab.json", folder / "merges.txt"
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(f"{folder} has no {file.name}; a byte-level BPE needs vocab.json and merges.txt")
+    for part in files:
+        if not part.is_file():
+            raise FileNotFoundError(f"{folder} has no {part.name}; a byte-level BPE needs vocab.json and merges.txt")
     try:
         vocab, merges = models.BPE.read_file(*map(str, files))
     except Exception as error:  # the library's bare Exception
         raise ValueError(f"{folder} has a vocab.json or merges.txt that cannot be read: {error}") from error
-    tokens = special_tokens(vocab, names, str(files[0]))
-    prefix = bool(options.get("add_prefix_space", False))
+    tokens = special_tokens(vocab, settings.names, str(files[0]), required=("cls", "sep"))
+    if settings.family == "herbert":
+        tokenizer = end_of_word(vocab, merges, tokens.get("unk"))
+        tokenizer.post_processor = _bert_template(tokens, vocab)
+        return tokenizer, settings
+    if sum(token.endswith("</w>") for token in vocab) > len(vocab) // 4:
+        problem = f"{files[0]} marks the ends of words with </w>, as HerbertTokenizer does"
+        raise ValueError(f"{problem}; name the tokenizer_class in tokenizer_config.json")
+    prefix = settings.options.get("add_prefix_space", False)
     tokenizer = byte_level(models.BPE(vocab, merges), prefix)
-    _add_roberta_steps(tokenizer, tokens, vocab, prefix)
-    return HuggingFaceBackend(tokenizer, names, str(folder))
+    if settings.family == "deberta" or (not settings.family and tokens["cls"] == "[CLS]"):
+        # As DeBERTa's authors have it, with one [SEP] between the texts; transformers 5 writes two.
+        tokenizer.post_processor = _bert_template(tokens, vocab)
+        add_special_tokens(tokenizer, tokens)
+    else:
+        _add_roberta_steps(tokenizer, tokens, vocab, prefix, settings.options.get("trim_offsets", True))
+    return tokenizer, settings
+
+
+def _bert_template(tokens: dict[str, str], vocab: dict[str, int]) -> processors.TemplateProcessing:
+    return pair_template(tokens, {role: vocab[token] for role, token in tokens.items()})
 
 
 def _add_roberta_steps(
-    tokenizer: tokenizers.Tokenizer, tokens: dict[str, str], vocab: dict[str, int], prefix: bool = False
+    tokenizer: tokenizers.Tokenizer,
+    tokens: dict[str, str],
+    vocab: dict[str, int],
+    prefix: bool = False,
+    trim_offsets: bool = True,
 ) -> None:
     sep, cls = ((tokens[role], vocab[tokens[role]]) for role in ("sep", "cls"))
-    tokenizer.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets=True, add_prefix_space=prefix)
+    tokenizer.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets, prefix)
     add_special_tokens(tokenizer, tokens)

@@ -20,6 +20,7 @@ class SentencePieceBackend:
     """
 
     file = "spm.model"
+    truncation_side = "right"
 
     def __init__(self, model: bytes, names: dict[str, str], source: str):
         self._bytes = model
@@ -34,7 +35,8 @@ class SentencePieceBackend:
             # Without a configuration, <mask> or [MASK] as the other special tokens are written.
             self.tokens = [*pieces, masks[0] if "[CLS]" in pieces else masks[-1]]
         ids = {token: index for index, token in enumerate(self.tokens)}
-        self.roles = {role: ids[token] for role, token in special_tokens(ids, names, source).items()}
+        named = special_tokens(ids, names, source, required=("unk", "cls", "sep"))
+        self.roles = {role: ids[token] for role, token in named.items()}
         controls = {index for index in range(len(pieces)) if self._model.is_control(index)}
         self.special_ids = controls | set(self.roles.values())
         special = {self.tokens[index]: (AddedToken(self.tokens[index]), index) for index in self.special_ids}
@@ -63,7 +65,7 @@ class SentencePieceBackend:
         columns = [self._segments.encode(column, offsets) for column in (texts, pairs) if column is not None]
         blocks = self._single if pairs is None else self._pair
         blocks = blocks if special else [block for block in blocks if block.sequence >= 0]
-        return [join(blocks, row, max_length) for row in zip(*columns, strict=True)]
+        return [join(blocks, row, max_length, self.truncation_side) for row in zip(*columns, strict=True)]
 
     def encode_ids(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         arrays = [ids for ids, _ in self._segments.encode(texts, False)]

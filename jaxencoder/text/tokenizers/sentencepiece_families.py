@@ -34,7 +34,7 @@ _SPECIAL_TOKENS = {
 # Family by the name of its published file.
 FILE_FAMILIES = {"sentencepiece.bpe.model": "xlmroberta", "spiece.model": "albert"}
 _UNIGRAM = 1  # an algorithm of the file's schema
-_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5  # kinds of pieces there
+_UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5  # kinds of pieces there
 
 
 class Piece(NamedTuple):
@@ -59,7 +59,7 @@ def load_sentencepiece(
 ) -> HuggingFaceBackend | SentencePieceBackend:
     """Load a SentencePiece model with the steps of its family, if there are any.
 
-    `published.read_settings` gives family, options and names. ValueError for a damaged file, a model that is not
+    `settings.read_settings` gives family, options and names. ValueError for a damaged file, a model that is not
     unigram, or a family whose steps are not supported.
     """
     content = file.read_bytes()
@@ -81,7 +81,10 @@ def load_sentencepiece(
     names = dict(zip(ROLES, _SPECIAL_TOKENS[family], strict=True)) | names
     vocab = _vocabulary(model, family, names["mask"])
     # A file without the mask gets it as the last id.
-    special_tokens({token for token, _ in vocab} | {names["mask"]}, names, str(file))
+    special_tokens({token for token, _ in vocab} | {names["mask"]}, names, str(file), required=("unk", "cls", "sep"))
+    if family in _SHIFTED and model.pieces[0].kind != _UNKNOWN:
+        problem = f"{file} begins with {model.pieces[0].text!r}, not with the unknown token, as {family} has it"
+        raise ValueError(f"{problem}; name the right tokenizer_class in tokenizer_config.json")
     return SentencePieceText(_build(model, vocab, family, options, names), names, str(file), content)
 
 

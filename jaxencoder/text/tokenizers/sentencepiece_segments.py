@@ -113,7 +113,7 @@ class Segments:
         return np.append(np.repeat([match.start() for match in matches], counts), len(text)).astype(np.int32)
 
 
-def join(blocks: Sequence[Block], texts: Sequence[Tokens], max_length: int | None) -> Encoding:
+def join(blocks: Sequence[Block], texts: Sequence[Tokens], max_length: int | None, side: str = "right") -> Encoding:
     """One encoding of special tokens and texts; empty offsets if those of the texts are None."""
     parts = [_token(block.id, 0, 0) if block.sequence < 0 else texts[block.sequence] for block in blocks]
     counts = [len(ids) for ids, _ in parts]
@@ -124,7 +124,7 @@ def join(blocks: Sequence[Block], texts: Sequence[Tokens], max_length: int | Non
         spans = [np.zeros((len(ids), 2), np.int32) if x is None else x for ids, x in parts]
         encoding = encoding._replace(offsets=np.concatenate(spans), sequence=sequence)
     if max_length is not None and len(encoding.ids) > max_length:
-        return truncate(encoding, sequence, max_length)
+        return truncate(encoding, sequence, max_length, side)
     return encoding
 
 

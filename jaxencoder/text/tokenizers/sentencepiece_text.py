@@ -6,13 +6,13 @@ Hangul, marks after ligatures, some kinds of spaces, and splits whose scores are
 
 import json
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import sentencepiece
 import tokenizers
 
-from jaxencoder.text.tokenizers.encoding import Encoding
+from jaxencoder.text.tokenizers.encoding import ROLES, Encoding
 from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend
 from jaxencoder.text.tokenizers.sentencepiece_segments import Block, Segments, join
 
@@ -26,9 +26,16 @@ class SentencePieceText(HuggingFaceBackend):
     those of SentencePiece: the space before a word belongs to its first token.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, names: dict[str, str], source: str, model: bytes):
-        super().__init__(tokenizer, names, source)
-        self._model = model
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        names: Mapping[str, str | None],
+        source: str,
+        model: bytes,
+        truncation_side: str = "right",
+    ):
+        super().__init__(tokenizer, names, source, truncation_side)
+        self.model = model
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except (RuntimeError, OSError) as error:
@@ -48,20 +55,21 @@ class SentencePieceText(HuggingFaceBackend):
 
     def _layout(self, pair: bool) -> list[Block]:
         """What the tokenizer puts around one text, or two."""
-        token = self._names["unk"]  # one token, whatever the other steps are
-        encoding = self._tokenizer.encode(token, token if pair else None)
+        token = self.names["unk"]  # one token, whatever the other steps are
+        encoding = self.tokenizer.encode(token, token if pair else None)
         rows = zip(encoding.sequence_ids, encoding.type_ids, encoding.ids, strict=True)
         return [Block(-1 if sequence is None else sequence, type_id, index) for sequence, type_id, index in rows]
 
     def lowercased(self) -> HuggingFaceBackend:
         changed = super().lowercased()
-        return SentencePieceText(changed._tokenizer, self._names, "the tokenizer", self._model)
+        names = {role: self.names.get(role) for role in ROLES}
+        return SentencePieceText(changed.tokenizer, names, "the tokenizer", self.model, self.truncation_side)
 
     def state(self) -> bytes:
-        return super().state() + self._model
+        return super().state() + self.model
 
     def files(self) -> dict[str, bytes]:
-        return super().files() | {MODEL_FILE: self._model}
+        return super().files() | {MODEL_FILE: self.model}
 
     def encode(
         self, texts: list, pairs: list | None, special: bool, offsets: bool, max_length: int | None
@@ -69,7 +77,7 @@ class SentencePieceText(HuggingFaceBackend):
         columns = [self._segments.encode(column, offsets) for column in (texts, pairs) if column is not None]
         blocks = self._single if pairs is None else self._pair
         blocks = blocks if special else [block for block in blocks if block.sequence >= 0]
-        return [join(blocks, row, max_length) for row in zip(*columns, strict=True)]
+        return [join(blocks, row, max_length, self.truncation_side) for row in zip(*columns, strict=True)]
 
     def encode_ids(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         arrays = [ids for ids, _ in self._segments.encode(texts, False)]

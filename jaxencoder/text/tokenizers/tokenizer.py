@@ -13,10 +13,11 @@ import numpy as np
 from jaxencoder.files import write_atomic
 from jaxencoder.text.tokenizers.encoding import ROLES, Encoding, as_list
 from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend
-from jaxencoder.text.tokenizers.published import CONFIG, load_backend
+from jaxencoder.text.tokenizers.published import load_backend
 from jaxencoder.text.tokenizers.sentencepiece_backend import SentencePieceBackend
 from jaxencoder.text.tokenizers.sentencepiece_families import with_tokenizer_json
 from jaxencoder.text.tokenizers.sentencepiece_text import MODEL_FILE, SentencePieceText
+from jaxencoder.text.tokenizers.settings import CONFIG
 
 __all__ = ["Encoding", "Tokenizer"]
 
@@ -32,19 +33,58 @@ class Tokenizer:
         self._backend = backend
         self.name: str = backend.name  # wordpiece, bpe, unigram, sentencepiece-unigram or sentencepiece-bpe
         self.vocab_size: int = len(backend.tokens)  # the largest id plus one
-        # Ids of the five special tokens, whatever the family calls them.
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (backend.roles[role] for role in ROLES)
+        # Role (pad, unk, cls, sep, mask) -> the special token, for the roles that the vocabulary has.
+        self.special_tokens: dict[str, str] = {role: backend.tokens[index] for role, index in backend.roles.items()}
+        self.max_length = 0  # limit on the tokens of a text that the tokenizer's files give; 0 for none
         self.special_ids: tuple[int, ...] = tuple(sorted(backend.special_ids))  # ascending
 
+    @property
+    def pad_id(self) -> int:
+        """The id of padding; 0 for a tokenizer without one, since padding is masked."""
+        return self._backend.roles.get("pad", 0)
+
+    @property
+    def unk_id(self) -> int:
+        """The id of unknown tokens; ValueError if there is none, as for the other roles below."""
+        return self._role_id("unk")
+
+    @property
+    def cls_id(self) -> int:
+        return self._role_id("cls")
+
+    @property
+    def sep_id(self) -> int:
+        return self._role_id("sep")
+
+    @property
+    def mask_id(self) -> int:
+        return self._role_id("mask")
+
+    def _role_id(self, role: str) -> int:
+        if role not in self._backend.roles:
+            problem = f"the tokenizer has no {role} token, which is needed here"
+            raise ValueError(f"{problem}; name it as {role}_token in tokenizer_config.json")
+        return self._backend.roles[role]
+
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Tokenizer":
+    def load(cls, path: str | os.PathLike, table_size: int | None = None) -> "Tokenizer":
         """Load a tokenizer from a file, or from the first of these files in a folder.
 
-        tokenizer.json; vocab.txt (BERT, MPNet); vocab.json with merges.txt (RoBERTa's byte-level BPE); SentencePiece's
-        spm.model or *.model, with the steps that XLM-R, CamemBERT, ALBERT and DeBERTa put around it. ValueError for a
-        file that is not a tokenizer, or lacks one of the five special tokens.
+        tokenizer.json; vocab.txt (BERT, MPNet, Japanese BERT); vocab.json with merges.txt (RoBERTa's and DeBERTa's
+        byte-level BPE, HerBERT's BPE); SentencePiece's spm.model or *.model, with the steps that XLM-R, CamemBERT,
+        ALBERT and DeBERTa put around it. The settings beside the file count; see `settings.read_settings`.
+
+        Args:
+            table_size: rows of the model's token table; special tokens without room in it are left out.
+
+        Raises:
+            FileNotFoundError: no tokenizer there.
+            ValueError: a file that is not a tokenizer, or a class or setting that is not supported.
         """
-        return cls(load_backend(Path(path)))
+        backend, max_length = load_backend(Path(path), table_size)
+        tokenizer = cls(backend)
+        tokenizer.max_length = max_length
+        return tokenizer
 
     def lowercased(self) -> "Tokenizer":
         """This tokenizer with lowercasing of texts; ValueError for a SentencePiece model, which has no such step."""
@@ -71,8 +111,11 @@ class Tokenizer:
         for other in {HuggingFaceBackend.file, SentencePieceBackend.file, MODEL_FILE} - files.keys():
             if (folder / other).exists():
                 raise ValueError(f"{folder} already holds another tokenizer ({other}); save to an empty folder")
-        names = {f"{role}_token": self.token(index) for role, index in self._backend.roles.items()}
+        # null keeps a usual name in the vocabulary from being taken for a role that the tokenizer does not have.
+        names = {f"{role}_token": self.special_tokens.get(role) for role in ROLES}
         content = {"tokenizer_class": "PreTrainedTokenizerFast", **names, **(settings or {})}
+        if self._backend.truncation_side != "right":
+            content["truncation_side"] = self._backend.truncation_side
         # Readable for all, whatever the umask, since users may share a cache.
         write_atomic(folder / CONFIG, json.dumps(content, indent=2, ensure_ascii=False), 0o644)
         for name, data in reversed(files.items()):  # the one that `load` looks for comes last
@@ -81,7 +124,8 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of everything that decides the ids of a text."""
-        return hashlib.sha256(self.name.encode() + b"\0" + self._backend.state()).hexdigest()
+        side = b"" if self._backend.truncation_side == "right" else b"\0left"
+        return hashlib.sha256(self.name.encode() + b"\0" + self._backend.state() + side).hexdigest()
 
     @property
     def mask_token(self) -> str:
@@ -106,7 +150,8 @@ class Tokenizer:
             special: add the special tokens.
             offsets: also return the characters of each token. The space before a word is part of its first token in
                 metaspace models, and in byte-level models that do not trim it.
-            max_length: truncate longer results at the end of the longer text; special tokens are kept.
+            max_length: truncate longer results at the end of the longer text, or at its beginning if the tokenizer's
+                truncation_side is left; special tokens are kept.
         """
         texts, pairs = as_list(texts), None if pairs is None else as_list(pairs, "pairs")
         if pairs is not None and len(pairs) != len(texts):

@@ -173,7 +173,7 @@ def test_mpnet(shared_data, tmp_path):
 def test_roformer_is_refused(tmp_path):
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
     (tmp_path / "config.json").write_text('{"model_type": "roformer"}')
-    with pytest.raises(ValueError, match="which needs jieba to split words; load its tokenizer.json"):
+    with pytest.raises(ValueError, match="which needs jieba to split words; tokenize with it and pass token ids"):
         Tokenizer.load(tmp_path)
 
 

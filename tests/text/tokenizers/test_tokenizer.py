@@ -471,8 +471,8 @@ def test_special_tokens_named_by_the_configuration(tmp_path):
 
 
 def test_missing_special_tokens(tmp_path):
-    (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\na\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"vocab.txt has no \[PAD\] or <pad>, no \[MASK\] or <mask>"):
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[PAD]\na\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"vocab.txt has no \[CLS\] or <s> or <cls>, no \[SEP\] or </s> or <sep>"):
         Tokenizer.load(tmp_path)
 
 

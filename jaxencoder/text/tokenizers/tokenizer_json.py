@@ -1,0 +1,238 @@
+"""Reading of tokenizer.json, and what the settings beside it change or contradict.
+
+transformers 5 rebuilds the steps of its classes around the file's vocabulary. So a key of the settings replaces the
+file's value, and a file with other steps than its class is refused. Steps are compared by what they make of a text.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, processors
+
+from jaxencoder.text.tokenizers.encoding import USUAL_NAMES, special_tokens
+from jaxencoder.text.tokenizers.huggingface import pair_template
+from jaxencoder.text.tokenizers.settings import TokenizerSettings
+
+log = logging.getLogger(__name__)
+
+_ADVICE = 'set tokenizer_class to "PreTrainedTokenizerFast" in tokenizer_config.json to take the file as it is'
+# Keys of the settings -> those of BertNormalizer in the file.
+_BERT_KEYS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+# Defaults of the classes, which win over the file in transformers.
+_CLASS_DEFAULTS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+# What each step of normalization and splitting changes: case, accents, widths, spaces, controls, scripts, punctuation.
+_PROBE = "Don't  PASS\tCafé cafe\u0301 ﬁ １２ İ ß\u00a0x\u200by\x07 東京に住む 한국어 naïve,“q”…€5.0 a_b <c> 👍\nend "
+
+
+def parse_tokenizer_json(file: Path, settings: TokenizerSettings) -> tuple[tokenizers.Tokenizer, TokenizerSettings]:
+    """The tokenizer of a file with the changes of the settings, and these with the file's side of truncation."""
+    text = file.read_text(encoding="utf-8")
+    tokenizer = tokenizers.Tokenizer.from_str(text)
+    side = (tokenizer.truncation or {}).get("direction", "")
+    # Published files often truncate and pad to some length. Rows decide that here.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    content = json.loads(text) | {"truncation": None, "padding": None}
+    model = json.loads(tokenizer.to_str())["model"] if "type" not in content["model"] else content["model"]
+    if model.get("dropout"):
+        raise ValueError(f"{file} has the model's dropout {model['dropout']!r}, which makes ids random; set it to null")
+    family = settings.family
+    if settings.model not in ("", model["type"]):
+        problem = f"{settings.source} needs {settings.class_name}, a class of {settings.model} models"
+        raise ValueError(f"{problem}, but {file.name} holds a {model['type']} model; {_ADVICE}")
+    if family == "japanese":
+        raise ValueError(f"{file} cannot hold the words of {settings.class_name}; remove it to load vocab.txt")
+    if family in ("bert", "mpnet"):
+        tokenizer = _with_bert_flags(tokenizer, content, settings, file)
+        if unk := settings.names.get("unk"):
+            tokenizer.model.unk_token = unk
+    tokenizer = _with_prefix_space(tokenizer, content, settings, file)
+    _check_flags(content, settings, file)
+    names = _names(tokenizer, settings, file)
+    for role in ("cls", "sep"):
+        if family != "file" and settings.names.get(role) and role not in names:
+            problem = f"{settings.source} has {role}_token {settings.names[role]!r}, which is not in the vocabulary"
+            raise ValueError(f"{problem} of {file.name}; make them agree")
+    _add_template(tokenizer, names, settings, family)
+    _check_steps(tokenizer, model, names, family, settings, file)
+    _check_added(tokenizer, settings, family, file)
+    return tokenizer, replace(settings, truncation_side=settings.truncation_side or side)
+
+
+def _names(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, file: Path) -> dict[str, str]:
+    candidates = {*filter(None, settings.names.values()), *chain.from_iterable(USUAL_NAMES.values())}
+    vocab = {token for token in candidates if tokenizer.token_to_id(token) is not None}
+    return special_tokens(vocab, settings.names, str(file))
+
+
+def _with_bert_flags(
+    tokenizer: tokenizers.Tokenizer, content: dict[str, Any], settings: TokenizerSettings, file: Path
+) -> tokenizers.Tokenizer:
+    """Set the flags of the file's BertNormalizer that the settings name."""
+    step = content.get("normalizer") or {}
+    if step.get("type") != "BertNormalizer":
+        return tokenizer  # `_check_steps` compares what it does
+    changed = {name: settings.options[key] for key, name in _BERT_KEYS.items() if key in settings.options}
+    for key, name in _BERT_KEYS.items():
+        if name not in changed and step.get(name) != _CLASS_DEFAULTS[key] and settings.class_name:
+            log.warning(
+                "%s has %s %s, which counts; transformers would take its default of %s, since the settings have no %s",
+                *(file, name, json.dumps(step.get(name)), json.dumps(_CLASS_DEFAULTS[key]), key),
+            )
+    flags = {"clean_text": True} | {name: step.get(name) for name in _BERT_KEYS.values()} | changed
+    tokenizer.normalizer = normalizers.BertNormalizer(**flags)
+    return tokenizer
+
+
+def _with_prefix_space(
+    tokenizer: tokenizers.Tokenizer, content: dict[str, Any], settings: TokenizerSettings, file: Path
+) -> tokenizers.Tokenizer:
+    """Set add_prefix_space of the file's byte-level steps."""
+    prefix = settings.options.get("add_prefix_space")
+    steps = [step for step in _steps(content.get("pre_tokenizer")) if step["type"] == "ByteLevel"]
+    if not steps:
+        return tokenizer
+    if prefix is None:
+        if settings.family == "roberta" and any(step.get("add_prefix_space") for step in steps):
+            log.warning("%s has add_prefix_space true, which counts; transformers would take its default, false", file)
+        return tokenizer
+    more = [step for step in _steps(content.get("post_processor")) if step["type"] == "RobertaProcessing"]
+    if all(step.get("add_prefix_space") == prefix for step in (*steps, *more)):
+        return tokenizer
+    for step in (*steps, *more):
+        step["add_prefix_space"] = prefix
+    return tokenizers.Tokenizer.from_str(json.dumps(content))
+
+
+def _steps(step: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """A step of the file and those inside it."""
+    if step is None:
+        return
+    yield step
+    for key in ("normalizers", "pretokenizers", "processors", "decoders"):
+        for part in step.get(key, ()):
+            yield from _steps(part)
+
+
+def _check_flags(content: dict[str, Any], settings: TokenizerSettings, file: Path) -> None:
+    """ValueError for a key of the settings that contradicts the steps of a unigram model, which aren't rebuilt here."""
+    if settings.model != "Unigram" or settings.family == "file":
+        return
+    kinds = {step["type"] for name in ("normalizer", "pre_tokenizer") for step in _steps(content.get(name))}
+    schemes = [step.get("prepend_scheme", "always") for step in _steps(content.get("pre_tokenizer"))]
+    values = {
+        "do_lower_case": "Lowercase" in kinds,
+        "keep_accents": "StripAccents" not in kinds,
+        "split_by_punct": "Punctuation" in kinds,
+        "add_prefix_space": "never" not in schemes,
+    }
+    for key, value in values.items():
+        if settings.options.get(key, value) != value:
+            problem = f"{settings.source} has {key} {json.dumps(settings.options[key])} in tokenizer_config.json"
+            raise ValueError(
+                f"{problem}, but the steps of {file.name} are those of {json.dumps(value)}; make them agree"
+            )
+
+
+def _add_template(
+    tokenizer: tokenizers.Tokenizer, names: dict[str, str], settings: TokenizerSettings, family: str
+) -> None:
+    """Add the class's special tokens to a file without a post-processor; with a generic class, none are added."""
+    if tokenizer.post_processor is not None or not settings.class_name:
+        return  # the backend adds BERT's to a file that nothing describes
+    if family == "file" or not {"cls", "sep"} <= names.keys():
+        tokenizer.post_processor = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
+    else:
+        tokenizer.post_processor = _template(tokenizer, names, family)
+
+
+def _template(tokenizer: tokenizers.Tokenizer, names: dict[str, str], family: str) -> processors.PostProcessor:
+    roberta = family in ("roberta", "mpnet", "xlmroberta", "camembert")
+    return pair_template(names, {role: tokenizer.token_to_id(token) for role, token in names.items()}, roberta)
+
+
+def _check_steps(
+    tokenizer: tokenizers.Tokenizer,
+    model: dict[str, Any],
+    names: dict[str, str],
+    family: str,
+    settings: TokenizerSettings,
+    file: Path,
+) -> None:
+    """ValueError for a file whose steps are not those of its class."""
+    if family in ("bert", "mpnet"):
+        flags = {name: settings.options.get(key, _CLASS_DEFAULTS[key]) for key, name in _BERT_KEYS.items()}
+        is_standard = isinstance(tokenizer.normalizer, normalizers.BertNormalizer)
+        normalizer = tokenizer.normalizer if is_standard else normalizers.BertNormalizer(**flags)
+        splitter = pre_tokenizers.BertPreTokenizer()
+    elif family in ("roberta", "deberta"):
+        prefix = getattr(tokenizer.pre_tokenizer, "add_prefix_space", False)
+        normalizer, splitter = None, pre_tokenizers.ByteLevel(add_prefix_space=bool(prefix))
+    elif family in ("xlmroberta", "camembert"):
+        normalizer, splitter = _compiled(tokenizer.normalizer), pre_tokenizers.WhitespaceSplit()
+    else:
+        return
+    differing = []
+    normalized, own = _normalized(normalizer), _normalized(tokenizer.normalizer)
+    if _characters(own) != _characters(normalized):
+        differing.append("normalizer")
+    elif _words(tokenizer.pre_tokenizer, own) != _words(splitter, normalized):
+        differing.append("pre_tokenizer")
+    if family != "deberta" and {"cls", "sep"} <= names.keys() and not _has_template(tokenizer, names, family):
+        differing.append("post_processor")
+    if settings.model == "WordPiece" and model.get("continuing_subword_prefix", "##") != "##":
+        differing.append("continuing_subword_prefix")
+    if differing:
+        problem = f"{file} has another {' and '.join(differing)} than {settings.class_name}, which replaces it"
+        raise ValueError(f"{problem}; {_ADVICE}")
+
+
+def _has_template(tokenizer: tokenizers.Tokenizer, names: dict[str, str], family: str) -> bool:
+    standard = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    standard.post_processor = _template(tokenizer, names, family)
+    ours, theirs = (x.encode("", "") for x in (standard, tokenizer))
+    # XLM-R's files differ in their type ids, which its models do not read.
+    return ours.ids == theirs.ids and (ours.type_ids == theirs.type_ids or family in ("xlmroberta", "camembert"))
+
+
+def _compiled(step: normalizers.Normalizer | None) -> normalizers.Normalizer | None:
+    """SentencePiece's rules among the steps of a normalizer."""
+    if isinstance(step, normalizers.Sequence):
+        return next((x for x in (step[i] for i in range(len(step))) if isinstance(x, normalizers.Precompiled)), None)
+    return step if isinstance(step, normalizers.Precompiled) else None
+
+
+def _characters(text: str) -> str:
+    """The text without spaces, which unigram files write in several equal ways."""
+    return "".join(text.replace("▁", " ").split())
+
+
+def _normalized(step: normalizers.Normalizer | None) -> str:
+    return _PROBE if step is None else step.normalize_str(_PROBE)
+
+
+def _words(step: pre_tokenizers.PreTokenizer | None, text: str) -> list[str]:
+    parts = [text] if step is None else [part for part, _ in step.pre_tokenize_str(text)]
+    return [word for part in parts for word in part.replace("▁", " ").split()]
+
+
+def _check_added(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, family: str, file: Path) -> None:
+    """ValueError for added tokens of the file that added_tokens_decoder leaves out: classes with steps drop them."""
+    if family == "file" or not settings.class_name or not settings.has_decoder:
+        return
+    listed = {token.content for token in settings.added_tokens.values()}
+    listed |= {item.token.content for item in settings.special_tokens} | set(_names(tokenizer, settings, file).values())
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    if missing := sorted(added - listed):
+        problem = f"{file} adds {missing[0]!r}, which added_tokens_decoder in tokenizer_config.json leaves out"
+        raise ValueError(f'{problem}; make them agree, or set tokenizer_class to "PreTrainedTokenizerFast"')
