@@ -50,7 +50,7 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
     elif (folder / MODULES_FILE).exists():
         raise ValueError(f"{folder} holds a {MODULES_FILE}, which would stay; save to an empty folder")
     if tokenizer is not None:
-        settings |= {f"{theirs}_token_id": getattr(tokenizer, f"{ours}_id") for theirs, ours in _SPECIAL.items()}
+        settings |= {f"{theirs}_token_id": tokenizer.role_ids.get(ours) for theirs, ours in _SPECIAL.items()}
         if model.config.model.position_pad_id >= 0:
             del settings["pad_token_id"]  # says from which id the model counts positions, which is not the tokenizer's
         tokenizer.save(folder, _tokenizer_settings(model))

@@ -33,7 +33,8 @@ class Tokenizer:
         self._backend = backend
         self.name: str = backend.name  # wordpiece, bpe, unigram, sentencepiece-unigram or sentencepiece-bpe
         self.vocab_size: int = len(backend.tokens)  # the largest id plus one
-        # Role (pad, unk, cls, sep, mask) -> the special token, for the roles that the vocabulary has.
+        # Role (pad, unk, cls, sep, mask) -> the special token's id, for the roles that the vocabulary has.
+        self.role_ids: dict[str, int] = dict(backend.roles)
         self.special_tokens: dict[str, str] = {role: backend.tokens[index] for role, index in backend.roles.items()}
         self.max_length = 0  # limit on the tokens of a text that the tokenizer's files give; 0 for none
         self.special_ids: tuple[int, ...] = tuple(sorted(backend.special_ids))  # ascending
@@ -41,7 +42,7 @@ class Tokenizer:
     @property
     def pad_id(self) -> int:
         """The id of padding; 0 for a tokenizer without one, since padding is masked."""
-        return self._backend.roles.get("pad", 0)
+        return self.role_ids.get("pad", 0)
 
     @property
     def unk_id(self) -> int:
@@ -61,10 +62,10 @@ class Tokenizer:
         return self._role_id("mask")
 
     def _role_id(self, role: str) -> int:
-        if role not in self._backend.roles:
+        if role not in self.role_ids:
             problem = f"the tokenizer has no {role} token, which is needed here"
             raise ValueError(f"{problem}; name it as {role}_token in tokenizer_config.json")
-        return self._backend.roles[role]
+        return self.role_ids[role]
 
     @classmethod
     def load(cls, path: str | os.PathLike, table_size: int | None = None) -> "Tokenizer":
