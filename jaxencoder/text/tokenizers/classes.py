@@ -41,7 +41,8 @@ CLASSES = {
     # transformers 5 gives ALBERT no segments; its authors do.
     "Albert": TokenizerClass("albert", ("do_lower_case", "keep_accents", "add_prefix_space"), "Unigram"),
     "DebertaV2": TokenizerClass("debertav2", ("do_lower_case", "split_by_punct", "add_prefix_space"), "Unigram"),
-    "BertJapanese": TokenizerClass("japanese", _JAPANESE_KEYS),
+    "BertJapanese": TokenizerClass("japanese", _JAPANESE_KEYS, has_segments=False),
+    "Esm": TokenizerClass("esm", has_segments=False),
     **dict.fromkeys(["T5", "BigBird", "RemBert"], GENERIC._replace(model="Unigram")),
     **dict.fromkeys(["Gemma", "GPTNeoX", "Cohere"], GENERIC._replace(model="BPE")),
     **dict.fromkeys(["Qwen2", "GPT2", "Llama"], GENERIC._replace(model="BPE", reads=("add_prefix_space",))),
@@ -84,6 +85,7 @@ CLASS_TOKENS = {
         **dict.fromkeys(("bert", "deberta", "japanese"), _BERT_TOKENS),
         **dict.fromkeys(("roberta", "herbert"), ("<pad>", "<unk>", "<s>", "</s>", "<mask>")),
         "mpnet": ("<pad>", "[UNK]", "<s>", "</s>", "<mask>"),
+        "esm": ("<pad>", "<unk>", "<cls>", "<eos>", "<mask>"),
     }.items()
 }
 # Families whose classes fix these tokens, or take them from other roles than the template here -> the only ones.
@@ -95,6 +97,7 @@ FIXED_TOKENS = {
     "albert": _ALBERT_TOKENS,
     "debertav2": _ALBERT_TOKENS | {"unk": "[UNK]"},
     "herbert": {"cls": "<s>", "sep": "</s>"},
+    "esm": {"eos": "<eos>", "sep": "<eos>"},
 }
 
 

@@ -19,6 +19,7 @@ from jaxencoder.text.tokenizers.huggingface import (
     wordpiece,
 )
 from jaxencoder.text.tokenizers.japanese import japanese
+from jaxencoder.text.tokenizers.protein import protein
 from jaxencoder.text.tokenizers.sentencepiece_backend import SentencePieceBackend
 from jaxencoder.text.tokenizers.sentencepiece_families import FILE_FAMILIES, load_sentencepiece
 from jaxencoder.text.tokenizers.sentencepiece_text import MODEL_FILE, SentencePieceText
@@ -28,7 +29,7 @@ from jaxencoder.text.tokenizers.tokenizer_json import parse_tokenizer_json
 log = logging.getLogger(__name__)
 
 # Families by the kind of their files; "" is that of no class.
-_LINES_FAMILIES = ("", "bert", "mpnet", "japanese")
+_LINES_FAMILIES = ("", "bert", "mpnet", "japanese", "esm")
 _BPE_FAMILIES = ("", "roberta", "deberta", "herbert")
 _SENTENCEPIECE_FAMILIES = ("", "xlmroberta", "camembert", "albert", "debertav2")
 
@@ -121,7 +122,7 @@ def _check_family(file: Path, settings: TokenizerSettings, families: tuple[str, 
 
 
 def _load_vocabulary(file: Path, settings: TokenizerSettings) -> tuple[tokenizers.Tokenizer, TokenizerSettings]:
-    """Load the vocabulary of BERT, MPNet or a Japanese BERT, one token per line."""
+    """Load the vocabulary of BERT, MPNet, a Japanese BERT or ESM, one token per line."""
     _check_family(file, settings, _LINES_FAMILIES, "a vocabulary of lines")
     with file.open(encoding="utf-8") as lines:
         vocab = {line.rstrip("\n"): number for number, line in enumerate(lines)}
@@ -132,6 +133,8 @@ def _load_vocabulary(file: Path, settings: TokenizerSettings) -> tuple[tokenizer
     tokens = special_tokens(vocab, names, str(file), required=("unk", "cls", "sep"))
     if settings.family == "japanese":
         tokenizer = japanese(vocab, tokens["unk"], settings)
+    elif settings.family == "esm":
+        tokenizer = protein(vocab, tokens["unk"])
     else:
         tokenizer = wordpiece(vocab, tokens["unk"], _bert_normalizer(file, vocab, tokens, settings))
     if mpnet:

@@ -136,7 +136,7 @@ def read_settings(folder: Path, has_tokenizer_json: bool) -> TokenizerSettings:
         model=kind.model,
         family=kind.family,
         options={key: settings[key] for key in kind.reads if settings.get(key) is not None},
-        names=_class_tokens(kind.family) | _role_tokens(settings),
+        names=_names(settings, kind.family),
         special_tokens=tuple(special_tokens),
         added_tokens=_added_tokens(added, {item.token.content for item in special_tokens}, origin),
         max_length=_max_length(settings, file),
@@ -173,9 +173,9 @@ def _check_fixed(settings: Mapping[str, Any], family: str, has_tokenizer_json: b
     """ValueError for what the SentencePiece families and HerBERT can read only one value of."""
     fixed: dict[str, Any] = {f"{role}_token": token for role, token in FIXED_TOKENS.get(family, {}).items()}
     if "unk_token" in fixed and not has_tokenizer_json:
-        fixed |= {"add_prefix_space": True}
+        fixed["add_prefix_space"] = True
     for key, value in fixed.items():
-        if key in settings and _text(settings[key]) != value:
+        if settings.get(key) is not None and _text(settings[key]) != value:
             raise ValueError(f"{file} has {key} {settings[key]!r}; only {value!r} is supported with this class")
     if "unk_token" in fixed and not has_tokenizer_json and settings.get("mask_token", "") is None:
         raise ValueError(f"{file} has mask_token null, which is not supported with this class; name its token")
@@ -194,13 +194,11 @@ def _is_known(key: str, value: Any) -> bool:
     )
 
 
-def _class_tokens(family: str) -> dict[str, str | None]:
+def _names(settings: Mapping[str, Any], family: str) -> dict[str, str | None]:
+    """The token of each role that the settings or the class names."""
+    named = {role: _text(settings[f"{role}_token"]) for role in ROLES if f"{role}_token" in settings}
     fixed = {role: token for role, token in FIXED_TOKENS.get(family, {}).items() if role in ROLES}
-    return {**fixed, **CLASS_TOKENS.get(family, {})}
-
-
-def _role_tokens(settings: Mapping[str, Any]) -> dict[str, str | None]:
-    return {role: _text(settings[f"{role}_token"]) for role in ROLES if f"{role}_token" in settings}
+    return {**CLASS_TOKENS.get(family, {}), **named, **fixed}
 
 
 def _text(token: Any) -> str | None:

@@ -50,8 +50,8 @@ def parse_tokenizer_json(file: Path, settings: TokenizerSettings) -> tuple[token
     if settings.model not in ("", model["type"]):
         problem = f"{settings.source} needs {settings.class_name}, a class of {settings.model} models"
         raise ValueError(f"{problem}, but {file.name} holds a {model['type']} model; {_ADVICE}")
-    if family == "japanese":
-        raise ValueError(f"{file} cannot hold the words of {settings.class_name}; remove it to load vocab.txt")
+    if family in ("japanese", "esm"):
+        raise ValueError(f"{file} is not read for {settings.class_name}; remove it to load vocab.txt, or {_ADVICE}")
     if family in ("bert", "mpnet"):
         tokenizer = _with_bert_flags(tokenizer, content, settings, file)
         if unk := settings.names.get("unk"):

@@ -198,6 +198,18 @@ def test_japanese(options, pieces, tmp_path):
     assert ours.tokens(ours.encode_batch(["住京 ａＡ"], special=False)[0].ids) == pieces
 
 
+def test_protein(tmp_path):
+    vocab = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
+    write(tmp_path, "vocab.txt", "\n".join(vocab))
+    write(tmp_path, "config.json", {"model_type": "esm"})
+    write(tmp_path, "special_tokens_map.json", {"eos_token": "<eos>", "sep_token": None})
+    transformers = pytest.importorskip("transformers")
+    peer, ours = transformers.AutoTokenizer.from_pretrained(str(tmp_path)), Tokenizer.load(tmp_path)
+    texts = ["MKTAYIAK", "M K<mask>T", "mka JJ A", "", "A<null_1>-."]
+    assert [x.ids.tolist() for x in ours.encode_batch(texts)] == peer(texts)["input_ids"]
+    assert ours.encode_batch(["MK"], ["T"])[0].ids.tolist() == peer("MK", "T")["input_ids"]
+
+
 REFUSED = [
     ({"tokenizer_class": "FooTokenizer"}, "has tokenizer_class 'FooTokenizer', which is not supported"),
     ({"tokenizer_class": "PhobertTokenizer"}, "has tokenizer_class 'PhobertTokenizer', which has rules of its own"),
