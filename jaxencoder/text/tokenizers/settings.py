@@ -118,14 +118,15 @@ def read_settings(folder: Path, has_tokenizer_json: bool) -> TokenizerSettings:
         if settings.get("additional_special_tokens"):
             tokens_map.pop("additional_special_tokens", None)
         settings |= tokens_map
-        added = {number: token for token, number in _content(folder / _ADDED).items()}
+        added = [(number, token) for token, number in _content(folder / _ADDED).items()]
         if isinstance(extra_tokens, list) and isinstance(more := tokens_map.get("extra_special_tokens"), list):
             settings["extra_special_tokens"] = [*extra_tokens, *(token for token in more if token not in extra_tokens)]
         origin = folder / _ADDED
     else:
-        added, origin = settings["added_tokens_decoder"], file
-        if not isinstance(added, dict):
-            raise ValueError(f"{file} has added_tokens_decoder {added!r}; ids and tokens are needed")
+        decoder, origin = settings["added_tokens_decoder"], file
+        if not isinstance(decoder, dict):
+            raise ValueError(f"{file} has added_tokens_decoder {decoder!r}; ids and tokens are needed")
+        added = list(decoder.items())
     name, is_named = class_name(settings, config, file, has_tokenizer_json)
     kind = tokenizer_class(name, is_named, folder, has_tokenizer_json)
     _check_keys(settings, kind, file)
@@ -223,9 +224,9 @@ def _special_tokens(settings: Mapping[str, Any], file: Path) -> list[SpecialToke
     ]
 
 
-def _added_tokens(added: Mapping[Any, Any], special: set[str], file: Path) -> dict[int, AddedToken]:
+def _added_tokens(added: list[tuple[Any, Any]], special: set[str], file: Path) -> dict[int, AddedToken]:
     tokens = {}
-    for number, value in added.items():
+    for number, value in added:
         if isinstance(number, bool) or not str(number).isdecimal():
             raise ValueError(f"{file} has the id {number!r}; an integer of at least 0 is needed")
         tokens[int(number)] = _token(value, "an added token", file, special=_text(value) in special)
@@ -258,6 +259,8 @@ def _max_length(settings: Mapping[str, Any], file: Path) -> int:
 
 def _has_segments(settings: Mapping[str, Any], default: bool, folder: Path) -> bool:
     names = settings.get("model_input_names")
+    if names is not None and not isinstance(names, list):
+        raise ValueError(f"{folder / CONFIG} has model_input_names {names!r}; a list of names is needed")
     if names is not None:
         return "token_type_ids" in names
     if default:

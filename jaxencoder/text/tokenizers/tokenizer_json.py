@@ -36,14 +36,13 @@ _PROBE = "Don't  PASS\tCafé cafe\u0301 ﬁ １２ İ ß\u00a0x\u200by\x07 東�
 
 def parse_tokenizer_json(file: Path, settings: TokenizerSettings) -> tuple[tokenizers.Tokenizer, TokenizerSettings]:
     """The tokenizer of a file with the changes of the settings, and these with the file's side of truncation."""
-    text = file.read_text(encoding="utf-8")
-    tokenizer = tokenizers.Tokenizer.from_str(text)
+    tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
     side = (tokenizer.truncation or {}).get("direction", "")
     # Published files often truncate and pad to some length. Rows decide that here.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    content = json.loads(text) | {"truncation": None, "padding": None}
-    model = json.loads(tokenizer.to_str())["model"] if "type" not in content["model"] else content["model"]
+    content = json.loads(tokenizer.to_str())  # in today's form, whatever the age of the file
+    model = content["model"]
     if model.get("dropout"):
         raise ValueError(f"{file} has the model's dropout {model['dropout']!r}, which makes ids random; set it to null")
     family = settings.family
