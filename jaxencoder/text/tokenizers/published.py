@@ -98,7 +98,7 @@ def _load_sentencepiece(
     file: Path, settings: TokenizerSettings, table_size: int | None
 ) -> HuggingFaceBackend | SentencePieceBackend:
     _check_family(file, settings, _SENTENCEPIECE_FAMILIES, "a SentencePiece model")
-    family = settings.family or FILE_FAMILIES.get(file.name, "")
+    family = settings.family or settings.class_name or settings.model_type or FILE_FAMILIES.get(file.name, "")
     names = {role: token for role, token in settings.names.items() if token is not None}
     backend = load_sentencepiece(file, family, dict(settings.options), names)
     if isinstance(backend, SentencePieceBackend):

@@ -93,6 +93,7 @@ class TokenizerSettings:
     """The settings of a folder's tokenizer, checked."""
 
     class_name: str  # as written, or that of the model_type; "" if neither is given
+    model_type: str  # of config.json
     family: str  # of TokenizerClass
     model: str  # of TokenizerClass
     options: Mapping[str, Any]  # the keys that the class applies and the folder gives
@@ -135,6 +136,7 @@ def read_settings(folder: Path, has_tokenizer_json: bool) -> TokenizerSettings:
     return TokenizerSettings(
         class_name=name,
         model=kind.model,
+        model_type=str(config.get("model_type") or ""),
         family=kind.family,
         options={key: settings[key] for key in kind.reads if settings.get(key) is not None},
         names=_names(settings, kind.family),
