@@ -1,12 +1,12 @@
 """Tokens that a folder adds to a vocabulary, and the segments that it leaves out."""
 
-import json
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken
 
 from jaxencoder.text.tokenizers.classes import CLASS_TOKENS
+from jaxencoder.text.tokenizers.huggingface import read_steps, step_content
 from jaxencoder.text.tokenizers.settings import SpecialToken, TokenizerSettings
 
 
@@ -47,11 +47,10 @@ def flags(token: AddedToken) -> dict[str, Any]:
     }
 
 
-def without_segments(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """The tokenizer with type id 0 for all tokens, as of model_input_names without token_type_ids."""
-    content = json.loads(tokenizer.to_str())
-    content["post_processor"] = _single_segment(content["post_processor"])
-    return tokenizers.Tokenizer.from_str(json.dumps(content))
+def remove_segments(tokenizer: tokenizers.Tokenizer) -> None:
+    """Give all tokens the type id 0, as of model_input_names without token_type_ids."""
+    content = _single_segment(step_content(tokenizer.post_processor))
+    tokenizer.post_processor = read_steps(post_processor=content).post_processor
 
 
 def _single_segment(step: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -117,6 +117,17 @@ class HuggingFaceBackend:
         raise ValueError(f"{problem}; turn whole words off")
 
 
+def step_content(step: object | None) -> dict | None:
+    """A normalizer, pre-tokenizer, post-processor or decoder as tokenizer.json has it."""
+    return None if step is None else json.loads(step.__getstate__())
+
+
+def read_steps(**contents: dict | None) -> tokenizers.Tokenizer:
+    """A tokenizer of one token with these steps, from which they can be taken; see `step_content`."""
+    model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
+    return tokenizers.Tokenizer.from_str(json.dumps({"version": "1.0", "model": model, **contents}))
+
+
 def wordpiece(vocab: dict[str, int], unk: str, normalizer: normalizers.Normalizer) -> tokenizers.Tokenizer:
     """BERT's steps around a WordPiece vocabulary."""
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token=unk))

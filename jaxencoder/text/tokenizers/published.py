@@ -7,7 +7,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import models, normalizers, processors
 
-from jaxencoder.text.tokenizers.added_tokens import add_tokens, without_segments
+from jaxencoder.text.tokenizers.added_tokens import add_tokens, remove_segments
 from jaxencoder.text.tokenizers.classes import CLASS_TOKENS
 from jaxencoder.text.tokenizers.encoding import special_tokens
 from jaxencoder.text.tokenizers.huggingface import (
@@ -87,7 +87,7 @@ def _with_settings(
     """The backend with the added tokens, segments and side of the settings; `model` is of SentencePiece."""
     add_tokens(tokenizer, settings, table_size)
     if not settings.has_segments:
-        tokenizer = without_segments(tokenizer)
+        remove_segments(tokenizer)
     side = settings.truncation_side or "right"
     if model is None:
         return HuggingFaceBackend(tokenizer, settings.names, str(file), side)
@@ -109,9 +109,9 @@ def _load_sentencepiece(
             problem = f"{settings.source} adds {unread[0]!r} to a SentencePiece model, which is not supported"
             raise ValueError(f"{problem} without a class that has steps for it; load its tokenizer.json instead")
         return backend
-    settings = replace(settings, names=backend.names | dict(settings.names))
-    model = backend.model if isinstance(backend, SentencePieceText) else None
-    return _with_settings(backend.tokenizer, settings, file, table_size, model)
+    tokenizer, names, model = backend
+    settings = replace(settings, names=names | dict(settings.names))
+    return _with_settings(tokenizer, settings, file, table_size, model)
 
 
 def _check_family(file: Path, settings: TokenizerSettings, families: tuple[str, ...], description: str) -> None:

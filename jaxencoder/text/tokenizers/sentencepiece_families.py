@@ -15,7 +15,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from jaxencoder.text.tokenizers.encoding import ROLES, special_tokens
-from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend, add_special_tokens, pair_template
+from jaxencoder.text.tokenizers.huggingface import add_special_tokens, pair_template
 from jaxencoder.text.tokenizers.sentencepiece_backend import SentencePieceBackend
 from jaxencoder.text.tokenizers.sentencepiece_text import SentencePieceText
 
@@ -56,8 +56,8 @@ class Model(NamedTuple):
 
 def load_sentencepiece(
     file: Path, family: str, options: dict, names: dict[str, str]
-) -> HuggingFaceBackend | SentencePieceBackend:
-    """Load a SentencePiece model with the steps of its family, if there are any.
+) -> SentencePieceBackend | tuple[tokenizers.Tokenizer, dict[str, str], bytes]:
+    """Load a SentencePiece model; with the steps of a family, its tokenizer, special tokens by role and the model.
 
     `settings.read_settings` gives family, options and names. ValueError for a damaged file, a model that is not
     unigram, or a family whose steps are not supported.
@@ -85,7 +85,7 @@ def load_sentencepiece(
     if family in _SHIFTED and model.pieces[0].kind != _UNKNOWN:
         problem = f"{file} begins with {model.pieces[0].text!r}, not with the unknown token, as {family} has it"
         raise ValueError(f"{problem}; name the right tokenizer_class in tokenizer_config.json")
-    return SentencePieceText(_build(model, vocab, family, options, names), names, str(file), content)
+    return _build(model, vocab, family, options, names), names, content
 
 
 def with_tokenizer_json(backend: SentencePieceBackend) -> SentencePieceText:

@@ -16,7 +16,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from jaxencoder.text.tokenizers.encoding import USUAL_NAMES, special_tokens
-from jaxencoder.text.tokenizers.huggingface import pair_template
+from jaxencoder.text.tokenizers.huggingface import pair_template, read_steps, step_content
 from jaxencoder.text.tokenizers.settings import TokenizerSettings
 
 log = logging.getLogger(__name__)
@@ -41,30 +41,26 @@ def parse_tokenizer_json(file: Path, settings: TokenizerSettings) -> tuple[token
     # Published files often truncate and pad to some length. Rows decide that here.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    content = json.loads(tokenizer.to_str())  # in today's form, whatever the age of the file
-    model = content["model"]
-    if model.get("dropout"):
-        raise ValueError(f"{file} has the model's dropout {model['dropout']!r}, which makes ids random; set it to null")
-    family = settings.family
-    if settings.model not in ("", model["type"]):
+    kind, family = type(tokenizer.model).__name__, settings.family
+    if dropout := getattr(tokenizer.model, "dropout", None):
+        raise ValueError(f"{file} has the model's dropout {dropout!r}, which makes ids random; set it to null")
+    if settings.model not in ("", kind):
         problem = f"{settings.source} needs {settings.class_name}, a class of {settings.model} models"
-        raise ValueError(f"{problem}, but {file.name} holds a {model['type']} model; {_ADVICE}")
+        raise ValueError(f"{problem}, but {file.name} holds a {kind} model; {_ADVICE}")
     if family in ("japanese", "esm"):
         raise ValueError(f"{file} is not read for {settings.class_name}; remove it to load vocab.txt, or {_ADVICE}")
     if family in ("bert", "mpnet"):
-        tokenizer = _with_bert_flags(tokenizer, content, settings, file)
-        if unk := settings.names.get("unk"):
-            tokenizer.model.unk_token = unk
-    tokenizer = _with_prefix_space(tokenizer, content, settings, file)
-    _check_flags(content, settings, file)
+        _set_bert_flags(tokenizer, settings, file)
+    _set_prefix_space(tokenizer, settings, file)
+    _check_flags(tokenizer, settings, file)
     names = _names(tokenizer, settings, file)
     for role in ("cls", "sep"):
         if family != "file" and settings.names.get(role) and role not in names:
             problem = f"{settings.source} has {role}_token {settings.names[role]!r}, which is not in the vocabulary"
             raise ValueError(f"{problem} of {file.name}; make them agree")
-    _add_template(tokenizer, names, settings, family)
-    _check_steps(tokenizer, model, names, family, settings, file)
-    _check_added(tokenizer, settings, family, file)
+    _add_template(tokenizer, names, settings)
+    _check_steps(tokenizer, names, settings, file)
+    _check_added(tokenizer, settings, file)
     return tokenizer, replace(settings, truncation_side=settings.truncation_side or side)
 
 
@@ -74,13 +70,13 @@ def _names(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, file: P
     return special_tokens(vocab, settings.names, str(file))
 
 
-def _with_bert_flags(
-    tokenizer: tokenizers.Tokenizer, content: dict[str, Any], settings: TokenizerSettings, file: Path
-) -> tokenizers.Tokenizer:
-    """Set the flags of the file's BertNormalizer that the settings name."""
-    step = content.get("normalizer") or {}
-    if step.get("type") != "BertNormalizer":
-        return tokenizer  # `_check_steps` compares what it does
+def _set_bert_flags(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, file: Path) -> None:
+    """Set the flags of the file's BertNormalizer, and the unknown token, that the settings name."""
+    if unk := settings.names.get("unk"):
+        tokenizer.model.unk_token = unk
+    if not isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
+        return  # `_check_steps` compares what it does
+    step = step_content(tokenizer.normalizer) or {}
     changed = {name: settings.options[key] for key, name in _BERT_KEYS.items() if key in settings.options}
     for key, name in _BERT_KEYS.items():
         if name not in changed and step.get(name) != _CLASS_DEFAULTS[key] and settings.class_name:
@@ -90,27 +86,23 @@ def _with_bert_flags(
             )
     flags = {"clean_text": True} | {name: step.get(name) for name in _BERT_KEYS.values()} | changed
     tokenizer.normalizer = normalizers.BertNormalizer(**flags)
-    return tokenizer
 
 
-def _with_prefix_space(
-    tokenizer: tokenizers.Tokenizer, content: dict[str, Any], settings: TokenizerSettings, file: Path
-) -> tokenizers.Tokenizer:
+def _set_prefix_space(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, file: Path) -> None:
     """Set add_prefix_space of the file's byte-level steps."""
     prefix = settings.options.get("add_prefix_space")
-    steps = [step for step in _steps(content.get("pre_tokenizer")) if step["type"] == "ByteLevel"]
-    if not steps:
-        return tokenizer
+    splitter, processor = step_content(tokenizer.pre_tokenizer), step_content(tokenizer.post_processor)
+    steps = [step for step in _steps(splitter) if step["type"] == "ByteLevel"]
     if prefix is None:
         if settings.family == "roberta" and any(step.get("add_prefix_space") for step in steps):
             log.warning("%s has add_prefix_space true, which counts; transformers would take its default, false", file)
-        return tokenizer
-    more = [step for step in _steps(content.get("post_processor")) if step["type"] == "RobertaProcessing"]
-    if all(step.get("add_prefix_space") == prefix for step in (*steps, *more)):
-        return tokenizer
-    for step in (*steps, *more):
-        step["add_prefix_space"] = prefix
-    return tokenizers.Tokenizer.from_str(json.dumps(content))
+    elif steps:
+        for step in (*steps, *(step for step in _steps(processor) if step["type"] == "RobertaProcessing")):
+            step["add_prefix_space"] = prefix
+        changed = read_steps(pre_tokenizer=splitter, post_processor=processor)
+        tokenizer.pre_tokenizer = changed.pre_tokenizer
+        if processor is not None:
+            tokenizer.post_processor = changed.post_processor
 
 
 def _steps(step: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
@@ -123,12 +115,13 @@ def _steps(step: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
             yield from _steps(part)
 
 
-def _check_flags(content: dict[str, Any], settings: TokenizerSettings, file: Path) -> None:
+def _check_flags(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, file: Path) -> None:
     """ValueError for a key of the settings that contradicts the steps of a unigram model, which aren't rebuilt here."""
     if settings.model != "Unigram" or settings.family == "file":
         return
-    kinds = {step["type"] for name in ("normalizer", "pre_tokenizer") for step in _steps(content.get(name))}
-    schemes = [step.get("prepend_scheme", "always") for step in _steps(content.get("pre_tokenizer"))]
+    splitters = list(_steps(step_content(tokenizer.pre_tokenizer)))
+    kinds = {step["type"] for step in (*splitters, *_steps(step_content(tokenizer.normalizer)))}
+    schemes = [step.get("prepend_scheme", "always") for step in splitters]
     values = {
         "do_lower_case": "Lowercase" in kinds,
         "keep_accents": "StripAccents" not in kinds,
@@ -143,16 +136,14 @@ def _check_flags(content: dict[str, Any], settings: TokenizerSettings, file: Pat
             )
 
 
-def _add_template(
-    tokenizer: tokenizers.Tokenizer, names: dict[str, str], settings: TokenizerSettings, family: str
-) -> None:
+def _add_template(tokenizer: tokenizers.Tokenizer, names: dict[str, str], settings: TokenizerSettings) -> None:
     """Add the class's special tokens to a file without a post-processor; with a generic class, none are added."""
     if tokenizer.post_processor is not None or not settings.class_name:
         return  # the backend adds BERT's to a file that nothing describes
-    if family == "file" or not {"cls", "sep"} <= names.keys():
+    if settings.family == "file" or not {"cls", "sep"} <= names.keys():
         tokenizer.post_processor = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
     else:
-        tokenizer.post_processor = _template(tokenizer, names, family)
+        tokenizer.post_processor = _template(tokenizer, names, settings.family)
 
 
 def _template(tokenizer: tokenizers.Tokenizer, names: dict[str, str], family: str) -> processors.PostProcessor:
@@ -161,14 +152,10 @@ def _template(tokenizer: tokenizers.Tokenizer, names: dict[str, str], family: st
 
 
 def _check_steps(
-    tokenizer: tokenizers.Tokenizer,
-    model: dict[str, Any],
-    names: dict[str, str],
-    family: str,
-    settings: TokenizerSettings,
-    file: Path,
+    tokenizer: tokenizers.Tokenizer, names: dict[str, str], settings: TokenizerSettings, file: Path
 ) -> None:
     """ValueError for a file whose steps are not those of its class."""
+    family = settings.family
     if family in ("bert", "mpnet"):
         flags = {name: settings.options.get(key, _CLASS_DEFAULTS[key]) for key, name in _BERT_KEYS.items()}
         is_standard = isinstance(tokenizer.normalizer, normalizers.BertNormalizer)
@@ -189,7 +176,7 @@ def _check_steps(
         differing.append("pre_tokenizer")
     if family != "deberta" and {"cls", "sep"} <= names.keys() and not _has_template(tokenizer, names, family):
         differing.append("post_processor")
-    if settings.model == "WordPiece" and model.get("continuing_subword_prefix", "##") != "##":
+    if settings.model == "WordPiece" and tokenizer.model.continuing_subword_prefix != "##":
         differing.append("continuing_subword_prefix")
     if differing:
         problem = f"{file} has another {' and '.join(differing)} than {settings.class_name}, which replaces it"
@@ -225,9 +212,9 @@ def _words(step: pre_tokenizers.PreTokenizer | None, text: str) -> list[str]:
     return [word for part in parts for word in part.replace("▁", " ").split()]
 
 
-def _check_added(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, family: str, file: Path) -> None:
+def _check_added(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, file: Path) -> None:
     """ValueError for added tokens of the file that added_tokens_decoder leaves out: classes with steps drop them."""
-    if family == "file" or not settings.class_name or not settings.has_decoder:
+    if settings.family == "file" or not settings.class_name or not settings.has_decoder:
         return
     listed = {token.content for token in settings.added_tokens.values()}
     listed |= {item.token.content for item in settings.special_tokens} | set(_names(tokenizer, settings, file).values())
