@@ -178,7 +178,8 @@ def _check_fixed(settings: Mapping[str, Any], family: str, has_tokenizer_json: b
     if "unk_token" in fixed and not has_tokenizer_json:
         fixed["add_prefix_space"] = True
     for key, value in fixed.items():
-        if settings.get(key) is not None and _text(settings[key]) != value:
+        is_free = settings.get(key) is None and (key not in settings or family == "esm")  # ESM has no sep_token
+        if not is_free and _text(settings[key]) != value:
             raise ValueError(f"{file} has {key} {settings[key]!r}; only {value!r} is supported with this class")
     if "unk_token" in fixed and not has_tokenizer_json and settings.get("mask_token", "") is None:
         raise ValueError(f"{file} has mask_token null, which is not supported with this class; name its token")
