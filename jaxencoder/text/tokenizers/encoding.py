@@ -78,7 +78,7 @@ def special_tokens(
     """
     candidates = {role: (names[role],) if role in names else USUAL_NAMES[role] for role in ROLES}
     # reversed: a later item replaces an earlier one, so that the first candidate in the vocabulary wins.
-    tokens = {role: token for role in ROLES for token in reversed(candidates[role]) if token in vocab}
+    tokens = {role: token for role in ROLES for token in reversed(candidates[role]) if token and token in vocab}
     missing = [role for role in ROLES if role in required and role not in tokens]
     if missing:
         descriptions = [" or ".join(map(str, candidates[role])) for role in missing]

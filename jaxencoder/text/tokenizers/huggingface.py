@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -117,7 +118,7 @@ class HuggingFaceBackend:
         raise ValueError(f"{problem}; turn whole words off")
 
 
-def step_content(step: object | None) -> dict | None:
+def step_content(step: Any) -> dict | None:
     """A normalizer, pre-tokenizer, post-processor or decoder as tokenizer.json has it."""
     return None if step is None else json.loads(step.__getstate__())
 

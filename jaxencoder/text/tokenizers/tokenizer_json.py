@@ -84,7 +84,7 @@ def _set_bert_flags(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings
                 "%s has %s %s, which counts; transformers would take its default of %s, since the settings have no %s",
                 *(file, name, json.dumps(step.get(name)), json.dumps(_CLASS_DEFAULTS[key]), key),
             )
-    flags = {"clean_text": True} | {name: step.get(name) for name in _BERT_KEYS.values()} | changed
+    flags: dict[str, Any] = {"clean_text": True} | {name: step.get(name) for name in _BERT_KEYS.values()} | changed
     tokenizer.normalizer = normalizers.BertNormalizer(**flags)
 
 
@@ -148,7 +148,8 @@ def _add_template(tokenizer: tokenizers.Tokenizer, names: dict[str, str], settin
 
 def _template(tokenizer: tokenizers.Tokenizer, names: dict[str, str], family: str) -> processors.PostProcessor:
     roberta = family in ("roberta", "mpnet", "xlmroberta", "camembert")
-    return pair_template(names, {role: tokenizer.token_to_id(token) for role, token in names.items()}, roberta)
+    ids = {role: tokenizer.token_to_id(token) or 0 for role, token in names.items()}
+    return pair_template(names, ids, roberta)
 
 
 def _check_steps(
