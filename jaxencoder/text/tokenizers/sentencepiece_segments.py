@@ -47,11 +47,18 @@ class Segments:
         isolates: Callable[[str], bool] | None = None,
     ):
         self._processor, self._ids, self._isolates = processor, ids, isolates
-        self._prepares = prepare is not None
-        self._prepare = lru_cache(1 << 16)(prepare or str)
+        self._prepares, self._step = prepare is not None, prepare or str
+        self._prepare = lru_cache(1 << 16)(self._step)
         longest_first = sorted(special, key=lambda token: (-len(token), token))
         self._special_ids = [special[token][1] for token in longest_first]
         self._pattern = re.compile("|".join(_pattern(special[token][0]) for token in longest_first) or r"(?!)")
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_prepare"}  # a cache is not copied
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state
+        self._prepare = lru_cache(1 << 16)(self._step)
 
     def encode(self, texts: Sequence[str], offsets: bool) -> list[Tokens]:
         """Ids and offsets of each text, without added special tokens; ValueError for invalid Unicode."""
