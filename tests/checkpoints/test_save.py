@@ -101,7 +101,7 @@ def test_other_classifiers_that_are_the_same(make_run, family: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("family", "objective", "head", "why"),
     [
-        ("modernbert", TAGS, "token_head", "transform_bias False instead of True, norm"),
+        ("modernbert", TAGS, "token_head", "activation gelu instead of None, transform_bias False"),
         ("modernbert", CLASSES, "classifier", "activation gelu instead of tanh, transform_bias False"),
         ("bert", dataclasses.replace(CLASSES, pooling="mean"), "classifier", "inputs cls instead of mean"),
         ("roberta", dataclasses.replace(CLASSES, pooling="learned"), "classifier", "inputs cls instead of learned"),
