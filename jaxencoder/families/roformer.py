@@ -1,5 +1,6 @@
 """RoFormer: BERT with rotary positions, in neighboring pairs. Su et al. 2021, arXiv:2104.09864."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -48,7 +49,8 @@ def _other_base(c: EncoderConfig, table: np.ndarray) -> list[EncoderConfig]:
     """The architecture with the base that the slowest angle of position 1 has, if the table can have one."""
     if c.head_size < 4 or table.shape != (c.max_length, c.head_size) or c.max_length < 2:
         return []
-    slowest = float(np.arctan2(*np.float64(table[1, [c.head_size // 2 - 1, c.head_size - 1]])))
+    sine, cosine = (float(table[1, i]) for i in (c.head_size // 2 - 1, c.head_size - 1))
+    slowest = math.atan2(sine, cosine)
     return [replace(c, rope_theta=slowest ** (-c.head_size / (c.head_size - 2)))] if slowest > 0 else []
 
 
