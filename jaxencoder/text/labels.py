@@ -238,7 +238,7 @@ def _match(text: str, names: tuple[str, ...]) -> int | None:
         return names.index(text)
     number = parse_integer(text)
     same = [i for i, name in enumerate(names) if number is not None and parse_integer(name) == number]
-    same = same or [i for i, name in enumerate(names) if name.casefold() == text.casefold()]
+    same = same or [i for i, name in enumerate(names) if name.strip().casefold() == text.casefold()]
     return same[0] if len(same) == 1 else None
 
 

@@ -142,6 +142,7 @@ def test_case_and_spelling_of_names():
     assert Labels("class", ("Pos", "pos")).encode("pos", "") == 1
     with pytest.raises(ValueError, match="label 'POS' is not among the classes Pos, pos"):
         Labels("class", ("Pos", "pos")).encode("POS", "")
+    assert Labels("class", (" neg", " pos")).encode("pos", "") == 1
     assert Labels("class", ("01", "02")).encode(2, "") == Labels("class", ("-1", "+1")).encode("1", "") == 1
     assert [Labels("class", ("yes", "True", "false")).encode(x, "") for x in (True, False)] == [1, 2]
     assert [Labels("class", ("no", "yes")).encode(x, "") for x in (True, False)] == [1, 0]
