@@ -17,8 +17,8 @@ from jaxencoder.model.layers import apply
 Params = dict[str, Any]
 MIN_WEIGHT = 1e-9  # stands for 0, so that a mean over nothing is 0
 Batch = dict[str, Any]  # name -> array: of jax on the devices, of numpy on the host
-# name -> (sum, weight): they add up over rows, steps and devices. A loss of several terms, each a mean by a weight of its
-# own, has arrays [terms] in place of numbers.
+# name -> (sum, weight): they add up over rows, steps and devices. A loss of several terms, each a mean by a weight of
+# its own, has arrays [terms] in place of numbers.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 

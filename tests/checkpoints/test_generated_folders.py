@@ -1,4 +1,7 @@
-"""Folders with a changed key in one of their JSON files: opened with the peer's numbers, or refused in one sentence."""
+"""Folders with a changed key in one of their JSON files: the peer's numbers, or one sentence that says what differs.
+
+JAXENCODER_GENERATED_FOLDERS is the number of folders of each kind.
+"""
 
 import importlib
 import json
@@ -21,7 +24,7 @@ transformers = pytest.importorskip("transformers")
 sentence_transformers = pytest.importorskip("sentence_transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the peers
 
-FOLDERS = int(os.environ.get("JAXENCODER_GENERATED_FOLDERS", "15"))  # of each kind
+FOLDERS = int(os.environ.get("JAXENCODER_GENERATED_FOLDERS", "15"))
 TEXTS = ["The man plays.", "two dogs run, the Café", "dog " * 40]
 PAIRS = [("The man", "plays two dogs"), ("dog", "Café")]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "man", "plays", "two", "dogs", "dog", "Café", "The", "."]
@@ -131,29 +134,30 @@ def keys(value: Any, path: tuple = ()) -> Iterator[tuple]:
             yield from keys(child, (*path, key))
 
 
-def change(folder: Path, draw: Callable) -> str:
-    """Change one key of one file; what was changed."""
+def change(folder: Path, draw: Callable) -> tuple[str, str]:
+    """Change one key of one file: the key, and what was changed."""
     files = sorted(x for x in folder.rglob("*.json") if x.name not in ("tokenizer.json", "vocab.json"))
     file = draw(st.sampled_from(files))
     content = json.loads(file.read_text())
     action = draw(st.sampled_from(("drop", "rename", "replace", "add")))
     if action == "add":
-        key, value = draw(st.sampled_from(MORE_KEYS.get(file.name, ("x",)))), draw(st.sampled_from(VALUES))
-        (content if isinstance(content, dict) else content[0])[key] = value
-        change = f"{key} = {value!r}"
+        name, value = draw(st.sampled_from(MORE_KEYS.get(file.name, ("x",)))), draw(st.sampled_from(VALUES))
+        (content if isinstance(content, dict) else content[0])[name] = value
+        changed = f"{name} = {value!r}"
     else:
         path = draw(st.sampled_from(list(keys(content))))
         parent = content
         for key in path[:-1]:
             parent = parent[key]
-        value = parent.pop(path[-1])
+        name = path[-1]
+        value = parent.pop(name)
         if action == "rename":
-            parent[f"{path[-1]}_x"] = value
+            parent[f"{name}_x"] = value
         if action == "replace":
-            value = parent[path[-1]] = draw(st.sampled_from(VALUES))
-        change = f"{action} {'.'.join(map(str, path))} ({value!r})"
+            value = parent[name] = draw(st.sampled_from(VALUES))
+        changed = f"{action} {'.'.join(map(str, path))} ({value!r})"
     file.write_text(json.dumps(content))
-    return f"{file.relative_to(folder)}: {change}"
+    return name, f"{file.relative_to(folder)}: {changed}"
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +171,7 @@ def originals(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_changed_key(kind: str, originals: Path, tmp_path: Path) -> None:
+def test_a_changed_key(kind: str, originals: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _, ours, theirs = KINDS[kind]
 
     @settings(max_examples=FOLDERS, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -176,12 +180,15 @@ def test_a_changed_key(kind: str, originals: Path, tmp_path: Path) -> None:
         folder = tmp_path / "changed"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(originals / kind, folder)
-        changed = change(folder, data.draw)
+        key, changed = change(folder, data.draw)
+        caplog.clear()
         try:
             numbers = ours(folder)
         except (ValueError, OSError) as error:
             assert "\n" not in str(error) and len(str(error)) < 600, f"{changed}: {error}"
             return
+        if key in caplog.text:
+            return  # a warning says how the folder is read
         try:
             expected = theirs(folder)
         except Exception:

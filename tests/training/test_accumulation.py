@@ -1,4 +1,4 @@
-"""Accumulation over parts of a batch, and over held-out batches: each term of a loss is a mean of the complete batch."""
+"""Accumulation over parts of a batch, and over held-out batches: each term of a loss is a mean of all of it."""
 
 import dataclasses
 from functools import partial

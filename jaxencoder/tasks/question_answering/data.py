@@ -77,9 +77,9 @@ def answer_texts(value: Any, where: str) -> list[str]:
 def answer_span(value: Any, text: str, where: str) -> tuple[int, int]:
     """The characters [start, end) of a record's first answer that is in its text, or NO_ANSWER.
 
-    `value` is {"text": [...], "answer_start": [...]}, or a list of {"text": ..., "answer_start": ...} or of texts. If an
-    answer does not begin at its "answer_start", as in some data sets, the nearest occurrence counts; without a start,
-    the only one. ValueError if no answer is there.
+    `value` is {"text": [...], "answer_start": [...]}, or a list of {"text": ..., "answer_start": ...} or of texts. If
+    an answer does not begin at its "answer_start", as in some data sets, the nearest occurrence counts; without a
+    start, the only one. ValueError if no answer is there.
     """
     answers = [(words, start) for words, start in _answers(value, where) if words]
     for words, start in answers:

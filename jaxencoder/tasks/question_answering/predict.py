@@ -182,10 +182,11 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def answer_metrics(predicted: Sequence[str], true: Sequence[Sequence[str]]) -> dict[str, float]:
-    """exact (match) and f1 (of words, see `normalize`), in [0, 1], and examples, their number; of several true answers the best counts.
+    """exact (match) and f1 (of words, see `normalize`), in [0, 1], and examples, their number.
 
     `predicted` is "" for no answer; `true` are the annotators' answers to each question, empty or with an empty text
-    for none. If there are questions of both kinds, also has_answer_exact, has_answer_f1, no_answer_exact, no_answer_f1.
+    for none; of several the best counts. If there are questions of both kinds, also has_answer_exact, has_answer_f1,
+    no_answer_exact, no_answer_f1.
     """
     exact, f1 = [], []
     for prediction, answers in zip(predicted, true, strict=True):

@@ -93,8 +93,8 @@ class Tokenizer:
 
     def with_tokenizer_json(self) -> "Tokenizer":
         """A tokenizer of equal ids that other software can load; ValueError if no tokenizer.json can hold it."""
-        is_bare = isinstance(self._backend, SentencePieceBackend)
-        return Tokenizer(with_tokenizer_json(self._backend)) if is_bare else self
+        backend = self._backend
+        return Tokenizer(with_tokenizer_json(backend)) if isinstance(backend, SentencePieceBackend) else self
 
     @property
     def is_approximate(self) -> bool:

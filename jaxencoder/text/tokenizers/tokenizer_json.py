@@ -170,10 +170,10 @@ def _check_steps(
     else:
         return
     differing = []
-    normalized, own = _normalized(normalizer), _normalized(tokenizer.normalizer)
-    if _characters(own) != _characters(normalized):
+    normalized, by_file = _normalized(normalizer), _normalized(tokenizer.normalizer)
+    if _characters(by_file) != _characters(normalized):
         differing.append("normalizer")
-    elif _words(tokenizer.pre_tokenizer, own) != _words(splitter, normalized):
+    elif _words(tokenizer.pre_tokenizer, by_file) != _words(splitter, normalized):
         differing.append("pre_tokenizer")
     if family != "deberta" and {"cls", "sep"} <= names.keys() and not _has_template(tokenizer, names, family):
         differing.append("post_processor")
