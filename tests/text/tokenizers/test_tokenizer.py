@@ -110,7 +110,9 @@ def test_equals_transformers(shared_data, name):
     for encoding, ids, offsets in zip(encodings, reference["input_ids"], reference["offset_mapping"], strict=True):
         if name == "deberta-v3" and peer.unk_token_id in ids:
             continue  # the model writes unknown characters as bytes, transformers as [UNK]
-        assert encoding.ids.tolist() == ids and list(map(tuple, encoding.offsets.tolist())) == offsets
+        assert encoding.ids.tolist() == ids
+        # SentencePiece's offsets have the space before a word; see test_sentencepiece_text.py.
+        assert name == "deberta-v3" or list(map(tuple, encoding.offsets.tolist())) == offsets
         compared += 1
     assert compared > 400
     for length in (8, 9, 16, 31, 400):
