@@ -4,9 +4,9 @@ A class is also told by the end of its name, as in MyBertForSequenceClassificati
 """
 
 import logging
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
+from jaxencoder.checkpoints.weights import Weights
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
 from jaxencoder.families.labels import fitted_labels, label_names, labels
 from jaxencoder.families.tables import Weight
@@ -65,7 +65,7 @@ def find_heads(
     family: Family,
     config: EncoderConfig,
     settings: Settings,
-    tensors: Mapping[str, Any] | None,
+    tensors: Weights | None,
     source: str,
     extra: Collection[str] = (),
 ) -> tuple[Heads, Settings]:
@@ -111,14 +111,14 @@ def class_key(mlm_head: bool, heads: Heads) -> str:
 
 
 def _is_named(
-    family: Family, config: EncoderConfig, settings: Settings, tensors: Mapping[str, Any], heads: Collection[str]
+    family: Family, config: EncoderConfig, settings: Settings, tensors: Weights, heads: Collection[str]
 ) -> bool:
     """Whether config.json names a class, and the file has one of its heads."""
     named = named_classes(family, settings)
     return bool(named) and (bool(heads) or has_mlm_head(family, config, settings, tensors))
 
 
-def _by_weights(tables: Heads, settings: Settings, tensors: Mapping[str, Any], source: str) -> set[str]:
+def _by_weights(tables: Heads, settings: Settings, tensors: Weights, source: str) -> set[str]:
     """The task head whose tensors a file has, and the pooler that it needs; warns if several heads have the same."""
     fitting = []
     for name in filter(tables.__contains__, _TASK_HEADS):
@@ -144,7 +144,7 @@ def _names_are_tags(settings: Settings) -> bool:
         return False
 
 
-def _outputs(tables: Heads, name: str, tensors: Mapping[str, Any] | None) -> int | None:
+def _outputs(tables: Heads, name: str, tensors: Weights | None) -> int | None:
     """The outputs of a head's weights."""
     row = next(row for row in tables[name].weights if row.ours == (f"{name}/output/kernel",))
-    return len(tensors[row.theirs]) if tensors is not None and row.theirs in tensors else None
+    return tensors.shape(row.theirs)[0] if tensors is not None and row.theirs in tensors else None

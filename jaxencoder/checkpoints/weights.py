@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -29,30 +29,43 @@ _DTYPES = {
     **{"I32": np.int32, "U64": np.uint64, "I64": np.int64, "F16": np.float16, "F32": np.float32, "F64": np.float64},
     **{"BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2},
 }
-_Readers = dict[str, Callable[[], np.ndarray]]  # name of a tensor -> a function that reads it
+
+
+class _Stored(NamedTuple):
+    """A tensor in a file."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+_Stores = dict[str, _Stored]  # by the tensor's name
 
 
 class Weights(Mapping[str, np.ndarray]):
     """The tensors of a folder by name; each is read on access, and those of torch are read-only."""
 
-    def __init__(self, readers: _Readers):
-        self._readers = readers
+    def __init__(self, stored: _Stores):
+        self._stored = stored
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._readers[name]()
+        return self._stored[name].read()
 
     def __contains__(self, name: object) -> bool:  # Mapping's own would read the tensor
-        return name in self._readers
+        return name in self._stored
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._readers)
+        return iter(self._stored)
 
     def __len__(self) -> int:
-        return len(self._readers)
+        return len(self._stored)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, which is not read."""
+        return self._stored[name].shape
 
     def renamed(self, names: Mapping[str, str]) -> "Weights":
         """The same tensors by new names; `names` maps new names to those of the file."""
-        return Weights({new: self._readers[name] for new, name in names.items()})
+        return Weights({new: self._stored[name] for new, name in names.items()})
 
 
 def open_weights(folder: str | os.PathLike) -> Weights:
@@ -133,7 +146,7 @@ def read_tensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
 
 
-def _shards(index: Path, open_file: Callable[[Path], _Readers]) -> _Readers:
+def _shards(index: Path, open_file: Callable[[Path], _Stores]) -> _Stores:
     try:
         files = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"].items())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -159,8 +172,8 @@ def _safe_open(path: Path) -> Any:
         raise ValueError(f"{path} is damaged or truncated ({error}); copy or download it again") from None
 
 
-def _safetensors(path: Path) -> _Readers:
-    """Readers of a mapped file, which a save in the meantime does not change. The library checks the header."""
+def _safetensors(path: Path) -> _Stores:
+    """The tensors of a mapped file, which a save in the meantime does not change. The library checks the header."""
     names = _safe_open(path).keys()
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -178,9 +191,9 @@ def _safetensors(path: Path) -> _Readers:
             data.madvise(mmap.MADV_DONTNEED, page, start + tensor.nbytes - page)
         return tensor
 
-    return {name: partial(read, name) for name in names}
+    return {name: _Stored(tuple(header[name]["shape"]), partial(read, name)) for name in names}
 
 
-def _torch(path: Path) -> _Readers:
+def _torch(path: Path) -> _Stores:
     tensors = read_torch(path)
-    return {name: partial(tensors.__getitem__, name) for name in tensors}
+    return {name: _Stored(tensor.shape, partial(tensors.__getitem__, name)) for name, tensor in tensors.items()}

@@ -35,7 +35,8 @@ def stream_tokens(
     Joined, they equal `tokenizer.encode_batch(texts, special=False)`. A long text is tokenized in overlapping pieces.
     One piece continues the other at a seam: two tokens that both have at the same characters, away from their ends.
     Without a seam, as in a word of thousands of characters, the piece grows to at most a million characters; a longer
-    word or run of spaces is split there. (Within thousands of equal characters, tokens may differ too.)
+    word or run of spaces is split there. (Within thousands of equal characters, tokens may differ too; and with a
+    SentencePiece model also where splits have equal scores, as in "aaaaaaaaaaaaaaa": rounding decides between them.)
 
     The prompt is put before each text, and its characters count in the offsets.
     """

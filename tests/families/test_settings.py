@@ -39,7 +39,9 @@ VALUES: dict[str, tuple[Any, ...]] = {
 @st.composite
 def published(draw: st.DrawFn, family: Family) -> dict[str, Any]:
     """A config.json that the family can load."""
-    models = [*MODELS.get(family.model_type, ()), *family.about.releases.values()]
+    models = [*family.about.releases.values()]
+    if not family.told_by:  # otherwise the models are another family's
+        models += MODELS.get(family.model_type, ())
     settings = dict(draw(st.sampled_from(models)))
     for name in draw(st.sets(st.sampled_from(sorted(VALUES)), max_size=5)):
         changed = settings | {name: draw(st.sampled_from(VALUES[name]))}
