@@ -243,7 +243,7 @@ def test_a_run_becomes_a_folder(encoder, tmp_path: Path) -> None:
     again = dataclasses.replace(model, sentence=model.sentence_config(normalize=True))
     with pytest.raises(ValueError, match="stores no normalization after truncation to 9 dimensions; leave normalize"):
         again.save(tmp_path / "again", format="sentence-transformers")
-    with pytest.raises(ValueError, match="has no tokenizer; sentence-transformers needs one"):
+    with pytest.raises(ValueError, match="has no tokenizer, which sentence-transformers needs"):
         dataclasses.replace(model, tokenizer=None).save(tmp_path / "learned", format="sentence-transformers")
     assert not (tmp_path / "learned").exists()
     with pytest.raises(ValueError, match=r"holds a modules\.json, which would stay"):

@@ -93,14 +93,15 @@ PUBLISHED = {
 # Differences from those counts as a function of the width: positions that the model never reads, the first layer's norm
 # that ModernBERT does not have, and the poolers that AutoModel leaves out.
 _SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "roberta-prelayernorm")
-DIFFERENCES = dict.fromkeys(_SHIFTED, lambda D: -2 * D) | {
-    "xlm-roberta-xl": lambda D: D * D - D,
+DIFFERENCES = dict.fromkeys(_SHIFTED, lambda D: -D) | {
+    "xlm-roberta-xl": lambda D: D * D,
     "modernbert": lambda D: D,
     **dict.fromkeys(("esm", "gte", "new", "nomic_bert", "deberta", "deberta-v2"), lambda D: D * D + D),
 }
 # Fields without a description: sizes, and those of heads and training.
 NOT_DESCRIBED = {
     *("vocab_size", "num_layers", "hidden_size", "mlp_size", "num_heads", "max_length", "norm_epsilon"),
+    "position_pad_id",
     *("rope_theta", "rope_theta_local", "rope_factor", "rope_original_length", "rope_betas", "rope_attention_factor"),
     *("rope_scaling_local", "head_transform", "head_activation", "head_bias", "output_bias"),
     *("dropout", "attention_dropout", "initializer_std"),
