@@ -10,6 +10,7 @@ import jaxencoder
 from jaxencoder.adapters.peft_settings import read_settings
 from tests.families import peers
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the peers
 SETTINGS = peers.MODELS["bert"][0] | {"num_labels": 3, "id2label": {0: "bad", 1: "fair", 2: "good"}}
 KIND = "ForSequenceClassification"
 QUERY = "encoder.layer.{}.attention.self.query"
