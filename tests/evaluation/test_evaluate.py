@@ -245,7 +245,7 @@ def test_vectors_of_a_published_model(published, run_copy, tmp_path):
     assert json.loads(output.read_text()) == expected | {"similarity": actual | added}
     with pytest.raises(FileNotFoundError, match="no folder .*absent"):
         evaluate_task(published, "similarity", [data], tmp_path / "absent" / "all.json")
-    with pytest.raises(ValueError, match="is no run and has held nothing out"):
+    with pytest.raises(ValueError, match="is no run and has no head of a task"):
         evaluate(published)
 
 
