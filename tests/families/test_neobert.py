@@ -94,6 +94,7 @@ def test_outputs_and_gradients_equal_torchs(number: int, tmp_path: Path) -> None
     settings = PUBLISHED | SIZES[number]
     model, encode = reference(settings, MLP[number], {"decoder": (settings["hidden_size"], 67)})
     batch = padded_batch(settings)
+    del batch["token_type_ids"]  # the model has none
     ids, mask = (torch.tensor(batch[name]) for name in ("input_ids", "attention_mask"))
     hidden = encode(ids, mask)
     logits = model["decoder"](hidden)
@@ -129,6 +130,7 @@ def test_other_classes(architecture: str, top: dict[str, tuple[int, int]], tmp_p
     # The encoder alone is saved without its prefix.
     folder_of(model if top else model["model"], settings, tmp_path / "theirs")
     batch = padded_batch(settings)
+    del batch["token_type_ids"]  # the model has none
     hidden = encode(*(torch.tensor(batch[name]) for name in ("input_ids", "attention_mask")))
     loaded = jaxencoder.load(tmp_path / "theirs", dtype="float32")
     got = ours(loaded, batch)
