@@ -90,7 +90,7 @@ def test_published_tokenizers_know_the_words(model, shared_data, name):
         ({"text": "[MASK]", "answer": None}, "the answer 'None' is no word"),
         ({"text": "[MASK]"}, "no field 'answer'"),
         ({"text": "[MASK]", "answer": "[SEP]"}, "none of the 1 answers of .* is one token"),
-        ({"text": "film " * 99 + "[MASK]", "answer": "film"}, "1 texts have more than the 32 tokens"),
+        ({"text": "film " * 99 + "[MASK]", "answer": "film"}, "1 texts are longer than the 32 tokens"),
     ],
 )
 def test_hostile_records(model, tmp_path, record, message):
