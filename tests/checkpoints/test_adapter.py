@@ -148,7 +148,11 @@ def test_what_is_no_adapter(folders: dict[str, Path], model: Model, tmp_path: Pa
 
     fails(folders["base"], "adapter", "did not start from a model")
     config, params = tuned(folders["base"], model, 5)
-    fails(keep(tmp_path / "full", model, config, params=params), "adapter", "so it is no adapter; write it with --to transformers")
+    fails(
+        keep(tmp_path / "full", model, config, params=params),
+        "adapter",
+        "so it is no adapter; write it with --to transformers",
+    )
     fails(folders["bottleneck"], "peft", "model.bottleneck is 4, and PEFT has no bottleneck adapters")
     fails(folders["bitfit"], "peft", "adapter.rank is 0; write an adapter")
     with pytest.raises(ValueError, match="is an adapter without its base; inspect .*base"):
