@@ -60,14 +60,17 @@ def test_norm(kind: str, bias: bool) -> None:
 
 
 def test_activations() -> None:
-    x = np.linspace(-5, 5, 101)
+    x = np.linspace(-12, 12, 241)  # so far that both clips are in it
     cdf = np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x])
     tanh = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     expected = {"gelu": x * cdf, "gelu_tanh": x * tanh, "relu": np.maximum(x, 0), "silu": x / (1 + np.exp(-x))}
     expected |= {"tanh": np.tanh(x), "quick_gelu": x / (1 + np.exp(-1.702 * x)), "relu_squared": np.maximum(x, 0) ** 2}
+    expected |= {"gelu_clipped": np.clip(x * cdf, -10, 10), "relu6": np.clip(x, 0, 6)}
+    expected |= {"mish": x * np.tanh(np.log1p(np.exp(x)))}
     assert set(expected) == set(ACTIVATIONS)
     for name, y in expected.items():
-        np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(x, jnp.float32)), y, atol=1e-6, err_msg=name)
+        ours = ACTIVATIONS[name](jnp.asarray(x, jnp.float32))
+        np.testing.assert_allclose(ours, y, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
 def test_a_norm_with_a_unit_offset_starts_as_one_without() -> None:
