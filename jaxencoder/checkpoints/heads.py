@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from jaxencoder.checkpoints.weights import Weights
 from jaxencoder.families.family import HEADS, Family, Heads, Settings
-from jaxencoder.families.labels import fitted_labels, label_names, labels
+from jaxencoder.families.labels import label_names, labels, labels_for_outputs
 from jaxencoder.families.tables import Weight
 from jaxencoder.model.config import EncoderConfig
 
@@ -95,7 +95,7 @@ def find_heads(
     else:
         chosen = [name for name in chosen if tables[name].config.inputs != "pooled"]
     if labeled := [name for name in _WITH_LABELS if name in chosen]:
-        settings = fitted_labels(settings, _outputs(tables, labeled[0], tensors) or labels(settings))
+        settings = labels_for_outputs(settings, _outputs(tables, labeled[0], tensors) or labels(settings))
         tables = family.heads(config, settings)
     return {name: tables[name] for name in chosen}, settings
 

@@ -1,7 +1,9 @@
 """BERT: post-norm, learned positions, biases everywhere. Devlin et al. 2019, arXiv:1810.04805."""
 
-from jaxencoder.families.family import About, Family, head, plain_heads, pooler
-from jaxencoder.families.settings import SIZES, choice, same, sizes
+from collections.abc import Callable
+
+from jaxencoder.families.family import About, Family, Heads, head, plain_heads, pooler
+from jaxencoder.families.settings import SIZES, Settings, choice, same, sizes
 from jaxencoder.families.tables import mlm_head
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
@@ -32,6 +34,16 @@ ENCODER = {
     "bert.encoder.layer.{layer}.output.LayerNorm": "encoder/layer/mlp_norm",
 }
 
+
+def heads(prefix: str) -> Callable[[EncoderConfig, Settings], Heads]:
+    """The heads, below the prefix of the encoder's tensors."""
+    return lambda c, s: (
+        pooler(f"{prefix}pooler.dense")
+        | head("nsp_head", HeadConfig("pooled", 2), output="cls.seq_relationship")
+        | plain_heads(s)
+    )
+
+
 BERT = Family(
     model_type="bert",
     name="Bert",
@@ -42,11 +54,7 @@ BERT = Family(
     mlm_head_table=mlm_head(
         "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"
     ),
-    heads=lambda c, s: (
-        pooler("bert.pooler.dense")
-        | head("nsp_head", HeadConfig("pooled", 2), output="cls.seq_relationship")
-        | plain_heads(s)
-    ),
+    heads=heads("bert."),
     tied="cls.predictions.decoder.weight",
     about=About(
         title="BERT",

@@ -2,12 +2,11 @@
 
 import dataclasses
 
-from jaxencoder.families.bert import BERT, ENCODER
-from jaxencoder.families.family import About, head, plain_heads, pooler
+from jaxencoder.families.bert import BERT, ENCODER, heads
+from jaxencoder.families.family import About
 from jaxencoder.families.settings import Entry, Fields, Settings, read_value, sizes
 from jaxencoder.families.tables import with_prefix
 from jaxencoder.model.config import EncoderConfig
-from jaxencoder.model.heads import HeadConfig
 
 
 def _read_tasks(settings: Settings, fields: Fields) -> Fields:
@@ -29,11 +28,7 @@ ERNIE = dataclasses.replace(
         **with_prefix(ENCODER, "bert.", "ernie."),
         "ernie.embeddings.task_type_embeddings": "encoder/embeddings/task_type_embedding",
     },
-    heads=lambda c, s: (
-        pooler("ernie.pooler.dense")
-        | head("nsp_head", HeadConfig("pooled", 2), output="cls.seq_relationship")
-        | plain_heads(s)
-    ),
+    heads=heads("ernie."),
     about=About(
         title="ERNIE",
         choose_for="Chinese: BERT's architecture, trained with knowledge of words and entities",

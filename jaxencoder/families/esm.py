@@ -98,7 +98,7 @@ ESM = Family(
         same("initializer_range", "initializer_std"),
     ),
     encoder_table=lambda c: {
-        **{name: ours for name, ours in with_prefix(ENCODER, "bert.", "esm.").items() if "LayerNorm" not in name},
+        **with_prefix(ENCODER, "bert.", "esm.", without="LayerNorm"),
         **position_table(c, "esm."),
         "esm.embeddings.layer_norm": "encoder/embeddings/norm",
         "esm.encoder.layer.{layer}.attention.LayerNorm": "encoder/layer/attention_norm",

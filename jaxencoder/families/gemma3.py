@@ -6,11 +6,23 @@ Gemma Team 2025, arXiv:2503.19786; Vera et al. 2025 (EmbeddingGemma), arXiv:2509
 import dataclasses
 from typing import Any
 
-from jaxencoder.families.decoder import COMMON, ENCODER, GLOBAL, HEADS, LOCAL, QK_NORMS, layer_types, layer_windows
+from jaxencoder.families.decoder import COMMON, ENCODER, HEADS, QK_NORMS
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.family import About, Family
+from jaxencoder.families.layer_types import GLOBAL, LOCAL, layer_types, layer_windows
 from jaxencoder.families.rotary import rope_parameters, rotary_fields, rotary_settings
-from jaxencoder.families.settings import ACTIVATIONS, SIZES, Entry, Fields, Settings, choice, read_value, same, sizes
+from jaxencoder.families.settings import (
+    ACTIVATIONS,
+    SIZES,
+    Entry,
+    Fields,
+    Settings,
+    choice,
+    head_size,
+    read_value,
+    same,
+    sizes,
+)
 from jaxencoder.model.config import EncoderConfig
 
 _ARCHITECTURE = dataclasses.replace(
@@ -54,8 +66,7 @@ def _read_windows(settings: Settings, fields: Fields) -> Fields:
     every = read_value(settings, "sliding_window_pattern", int, settings.get("_sliding_window_pattern") or 6)
     if every < 1:
         raise ValueError(f"config.json has sliding_window_pattern {every}; an integer of at least 1 is needed")
-    layers = range(1, fields["num_layers"] + 1)
-    kinds = settings.get("layer_types") or [LOCAL if i % every else GLOBAL for i in layers]
+    kinds = [LOCAL if i % every else GLOBAL for i in range(1, fields["num_layers"] + 1)]
     width = read_value(settings, "sliding_window", int, 4096)
     return layer_windows(settings, fields, kinds, width - 1 if fields["causal"] else width // 2)
 
@@ -70,8 +81,7 @@ def _read_scale(settings: Settings, fields: Fields) -> Fields:
     scalar = read_value(settings, "query_pre_attn_scalar", float, 256)
     if scalar <= 0:
         raise ValueError(f"config.json has query_pre_attn_scalar {scalar}; a number above 0 is needed")
-    size = fields["head_dim"] or fields["hidden_size"] // fields["num_heads"]
-    return {"attention_scale": 0.0 if scalar == size else scalar**-0.5}
+    return {"attention_scale": 0.0 if scalar == head_size(fields) else scalar**-0.5}
 
 
 def _write_scale(c: EncoderConfig) -> Settings:

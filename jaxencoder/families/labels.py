@@ -51,7 +51,7 @@ def with_labels(settings: Settings, count: int, names: Sequence[str] = ()) -> di
     return {**kept, "id2label": id2label, "label2id": label2id, "num_labels": count}
 
 
-def fitted_labels(settings: Settings, outputs: int) -> dict[str, Any]:
+def labels_for_outputs(settings: Settings, outputs: int) -> dict[str, Any]:
     """A config.json with a class for each output of the weights; names that only number the classes are replaced.
 
     Raises:

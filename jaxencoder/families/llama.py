@@ -5,9 +5,10 @@ Touvron et al. 2023, arXiv:2302.13971; Jiang et al. 2023, arXiv:2310.06825.
 
 import dataclasses
 
-from jaxencoder.families.decoder import COMMON, ENCODER, HEADS, IS_CAUSAL, layer_types, sliding_side, sliding_window
+from jaxencoder.families.decoder import COMMON, ENCODER, HEADS, IS_CAUSAL, sliding_side, sliding_window
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.family import About, Family
+from jaxencoder.families.layer_types import layer_types
 from jaxencoder.families.rotary import ROTARY
 from jaxencoder.families.settings import SIZES, Entry, Fields, Settings, choice, same, sizes
 from jaxencoder.model.config import EncoderConfig

@@ -6,8 +6,8 @@ plain model, its embeddings and its masked-language-model head have none unless 
 
 import dataclasses
 
-from jaxencoder.families.family import About, Heads, pooler, shortest_pattern
-from jaxencoder.families.roberta import ROBERTA, encoder_table
+from jaxencoder.families.family import About, Heads, shortest_pattern
+from jaxencoder.families.roberta import ROBERTA, encoder_table, heads
 from jaxencoder.families.settings import Entry, Fields, Settings, sizes
 from jaxencoder.families.tables import with_prefix
 from jaxencoder.model.config import EncoderConfig
@@ -38,10 +38,10 @@ def _heads(c: EncoderConfig, settings: Settings) -> Heads:
         "span_head": {"global_tokens": "question", "separator": separator},
         "choice_head": {"global_tokens": "answer", "separator": separator},
     }
-    heads = ROBERTA.heads(c, settings) | pooler("longformer.pooler.dense")
+    tables = heads("longformer.")(c, settings)
     return {
         name: table._replace(config=dataclasses.replace(table.config, **global_tokens.get(name, {})))
-        for name, table in heads.items()
+        for name, table in tables.items()
     }
 
 

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from jaxencoder.families.family import About, Family, Heads, Settings, head, shortest_pattern
+from jaxencoder.families.family import About, Family, Heads, Settings, head
 from jaxencoder.families.labels import labels
+from jaxencoder.families.layer_types import GLOBAL, LOCAL, layer_types, layer_windows
 from jaxencoder.families.rotary import rope_parameters, rotary_fields, rotary_settings
 from jaxencoder.families.settings import SIZES, Entry, Fields, choice, read_choice, read_value, same, sizes, written
 from jaxencoder.families.tables import QKV, Weight, mlm_head
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig, HeadInputs
 
-_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _ARCHITECTURE = EncoderConfig(
     max_length=8192, positions="rotary", rope_theta=160_000.0, rope_theta_local=10_000.0, token_types=0,
     norm_placement="pre", norm_epsilon=1e-5, norm_bias=False, first_attention_norm=False,
@@ -27,22 +27,22 @@ def _read_rotary(settings: Settings, fields: Fields) -> Fields:
         rope = {**rope, **(settings.get("rope_scaling") or {})}
         return rotary_fields(rope, settings.get(theta_name) or theta, fields)
 
-    global_layers = rotary(_GLOBAL, "global_rope_theta", fields["rope_theta"])
+    global_layers = rotary(GLOBAL, "global_rope_theta", fields["rope_theta"])
     # null is the base of the global layers, as in the published code; only a missing one is the default.
     is_shared = settings.get("local_rope_theta", 0) is None
     theta = global_layers["rope_theta"] if is_shared else fields["rope_theta_local"]
-    local_layers = rotary(_LOCAL, "local_rope_theta", theta)
+    local_layers = rotary(LOCAL, "local_rope_theta", theta)
     local_theta, is_scaled = local_layers.pop("rope_theta"), "rope_scaling" in local_layers
     if is_scaled and local_layers != {name: x for name, x in global_layers.items() if name != "rope_theta"}:
         raise ValueError(
-            f"config.json scales {_LOCAL} differently from {_GLOBAL}; only equal scaling, or none for {_LOCAL}, can be "
+            f"config.json scales {LOCAL} differently from {GLOBAL}; only equal scaling, or none for {LOCAL}, can be "
             "loaded"
         )
     return global_layers | {"rope_theta_local": local_theta, "rope_scaling_local": is_scaled}
 
 
 def _write_rotary(c: EncoderConfig) -> Settings:
-    return rotary_settings(c, {_GLOBAL: rope_parameters(c), _LOCAL: rope_parameters(c, local=True)})
+    return rotary_settings(c, {GLOBAL: rope_parameters(c), LOCAL: rope_parameters(c, local=True)})
 
 
 def _at_least(minimum: int, settings: Settings, name: str, default: int | None = None) -> int:
@@ -53,25 +53,18 @@ def _at_least(minimum: int, settings: Settings, name: str, default: int | None =
 
 def _read_windows(settings: Settings, fields: Fields) -> Fields:
     """local_attention counts both sides (128: 64 tokens to either side); our windows and sliding_window count one."""
-    every, layers = _at_least(1, settings, "global_attn_every_n_layers", 3), fields["num_layers"]
+    every = _at_least(1, settings, "global_attn_every_n_layers", 3)
     if settings.get("sliding_window") is None:
         side = _at_least(2, settings, "local_attention", 128) // 2
     else:
         side = _at_least(1, settings, "sliding_window")
-    kinds = settings.get("layer_types") or [_LOCAL if i % every else _GLOBAL for i in range(layers)]
-    if not isinstance(kinds, list) or len(kinds) != layers or set(map(str, kinds)) - {_GLOBAL, _LOCAL}:
-        needed = f"{_GLOBAL} or {_LOCAL} for each of the {layers} layers is needed"
-        raise ValueError(f"config.json has layer_types {kinds}; {needed}")
-    return {"windows": shortest_pattern([0 if kind == _GLOBAL else side for kind in kinds])}
+    kinds = [LOCAL if i % every else GLOBAL for i in range(fields["num_layers"])]
+    return layer_windows(settings, fields, kinds, side)
 
 
 def _write_windows(c: EncoderConfig) -> Settings:
-    sides = set(c.windows) - {0}
-    if len(sides) > 1:
-        raise ValueError(f"model.windows {c.windows} has several sizes; ModernBERT's config.json holds only one")
-    kinds = [_LOCAL if c.windows[i % len(c.windows)] else _GLOBAL for i in range(c.num_layers)]
-    side = max(sides, default=64)  # the default without local layers
-    return {"local_attention": 2 * side, "sliding_window": side, "layer_types": kinds}
+    side = max(c.windows) or 64  # the default without local layers
+    return {"local_attention": 2 * side, "sliding_window": side, "layer_types": layer_types(c)}
 
 
 def _heads(c: EncoderConfig, settings: Settings) -> Heads:

@@ -4,8 +4,8 @@ Song et al. 2020, arXiv:2004.09297.
 """
 
 from jaxencoder.families.bert import SETTINGS
-from jaxencoder.families.family import About, Family, plain_heads, pooler, two_layer_classifier
-from jaxencoder.families.roberta import PAD, ROBERTA, encoder_table, shifted_positions
+from jaxencoder.families.family import About, Family
+from jaxencoder.families.roberta import PAD, ROBERTA, encoder_table, heads, shifted_positions
 from jaxencoder.families.settings import sizes, written
 from jaxencoder.families.tables import with_prefix
 from jaxencoder.model.config import EncoderConfig
@@ -30,7 +30,7 @@ MPNET = Family(
         "mpnet.encoder.layer.{layer}.attention.LayerNorm": "encoder/layer/attention_norm",
     },
     mlm_head_table=ROBERTA.mlm_head_table,
-    heads=lambda c, s: plain_heads(s) | pooler("mpnet.pooler.dense") | two_layer_classifier(s, "tanh"),
+    heads=heads("mpnet."),
     tied=ROBERTA.tied,
     about=About(
         title="MPNet",

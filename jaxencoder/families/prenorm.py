@@ -5,20 +5,14 @@ Goyal et al. 2021, arXiv:2105.00572; Ott et al. 2019 (fairseq), arXiv:1904.01038
 
 import dataclasses
 
-from jaxencoder.families import bert
-from jaxencoder.families.bert import BERT
-from jaxencoder.families.family import About, plain_heads, pooler, two_layer_classifier
-from jaxencoder.families.roberta import ROBERTA, encoder_table
+from jaxencoder.families.bert import BERT, ENCODER
+from jaxencoder.families.family import About
+from jaxencoder.families.roberta import ROBERTA, encoder_table, heads
 from jaxencoder.families.settings import sizes
 from jaxencoder.families.tables import with_prefix
 
 _ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 _FIXED = ROBERTA.fixed
-
-
-def _without_norms(table: dict, old: str, new: str) -> dict:
-    return {name: ours for name, ours in with_prefix(table, old, new).items() if "LayerNorm" not in name}
-
 
 XLM_ROBERTA_XL = dataclasses.replace(
     ROBERTA,
@@ -29,7 +23,7 @@ XLM_ROBERTA_XL = dataclasses.replace(
         ROBERTA.architecture, norm_placement="pre", embedding_norm=False, head_activation="gelu", norm_epsilon=1e-5
     ),
     encoder_table=lambda c: {
-        **_without_norms(encoder_table(c), "roberta.", "roberta."),
+        **with_prefix(encoder_table(c), "roberta.", "roberta.", without="LayerNorm"),
         "roberta.encoder.layer.{layer}.attention.self_attn_layer_norm": "encoder/layer/attention_norm",
         "roberta.encoder.layer.{layer}.LayerNorm": "encoder/layer/mlp_norm",
         "roberta.encoder.LayerNorm": "encoder/final_norm",
@@ -52,7 +46,7 @@ ROBERTA_PRELAYERNORM = dataclasses.replace(
     prefix="roberta_prelayernorm.",
     architecture=dataclasses.replace(XLM_ROBERTA_XL.architecture, embedding_norm=True, norm_epsilon=1e-12),
     encoder_table=lambda c: {
-        **_without_norms(encoder_table(c), "roberta.", "roberta_prelayernorm."),
+        **with_prefix(encoder_table(c), "roberta.", "roberta_prelayernorm.", without="LayerNorm"),
         "roberta_prelayernorm.embeddings.LayerNorm": "encoder/embeddings/norm",
         "roberta_prelayernorm.encoder.layer.{layer}.attention.LayerNorm": "encoder/layer/attention_norm",
         "roberta_prelayernorm.encoder.layer.{layer}.intermediate.LayerNorm": "encoder/layer/mlp_norm",
@@ -67,7 +61,7 @@ ROBERTA_PRELAYERNORM = dataclasses.replace(
         papers={"masking rates": "2202.08005"},
         releases={"andreasmadsen/efficient_mlm_m0.40": sizes(24, 1024, 4096, 16, 50265, **_ROBERTA)},
     ),
-    heads=lambda c, s: plain_heads(s) | pooler("roberta_prelayernorm.pooler.dense") | two_layer_classifier(s, "tanh"),
+    heads=heads("roberta_prelayernorm."),
 )
 MEGATRON_BERT = dataclasses.replace(
     BERT,
@@ -75,7 +69,7 @@ MEGATRON_BERT = dataclasses.replace(
     name="MegatronBert",
     architecture=dataclasses.replace(BERT.architecture, norm_placement="pre", embedding_norm=False),
     encoder_table={
-        **_without_norms(bert.ENCODER, "bert.", "bert."),
+        **with_prefix(ENCODER, "bert.", "bert.", without="LayerNorm"),
         "bert.encoder.layer.{layer}.attention.ln": "encoder/layer/attention_norm",
         "bert.encoder.layer.{layer}.ln": "encoder/layer/mlp_norm",
         "bert.encoder.ln": "encoder/final_norm",

@@ -6,9 +6,9 @@ Its embeddings are the vectors of a text's last token.
 import dataclasses
 
 from jaxencoder.families import decoder
-from jaxencoder.families.decoder import GLOBAL, LOCAL
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.family import About, Family
+from jaxencoder.families.layer_types import GLOBAL, LOCAL, layer_types, layer_windows
 from jaxencoder.families.rotary import ROTARY
 from jaxencoder.families.settings import SIZES, Entry, Fields, Settings, choice, read_value, same, sizes
 from jaxencoder.model.config import EncoderConfig
@@ -18,12 +18,12 @@ def _read_windows(settings: Settings, fields: Fields) -> Fields:
     is_sliding = read_value(settings, "use_sliding_window", bool, False)
     side = decoder.sliding_side(settings, fields, 4096) if is_sliding else None
     first = read_value(settings, "max_window_layers", int, 28) if side is not None else fields["num_layers"]
-    kinds = settings.get("layer_types") or [GLOBAL if i < first else LOCAL for i in range(fields["num_layers"])]
-    return decoder.layer_windows(settings, fields, kinds, side)
+    kinds = [GLOBAL if i < first else LOCAL for i in range(fields["num_layers"])]
+    return layer_windows(settings, fields, kinds, side)
 
 
 def _write_windows(c: EncoderConfig) -> Settings:
-    kinds = decoder.layer_types(c)
+    kinds = layer_types(c)
     first = {"max_window_layers": kinds.index(LOCAL)} if LOCAL in kinds else {}
     window = {"use_sliding_window": LOCAL in kinds, "sliding_window": decoder.sliding_window(c)}
     return window | first | {"layer_types": kinds}

@@ -4,11 +4,12 @@ Liu et al. 2019, arXiv:1907.11692; Conneau et al. 2020, arXiv:1911.02116; Martin
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from jaxencoder.families import bert
 from jaxencoder.families.bert import BERT, SETTINGS, TOKEN_TYPES
-from jaxencoder.families.family import About, Family, plain_heads, pooler, two_layer_classifier
+from jaxencoder.families.family import About, Family, Heads, plain_heads, pooler, two_layer_classifier
 from jaxencoder.families.settings import Entry, Fields, Settings, read_value, sizes
 from jaxencoder.families.tables import Weight, mlm_head, with_prefix
 from jaxencoder.model.config import EncoderConfig
@@ -52,6 +53,11 @@ def encoder_table(c: EncoderConfig) -> dict[str, str | Weight]:
     return with_prefix(bert.ENCODER, "bert.", "roberta.") | position_table(c, "roberta.")
 
 
+def heads(prefix: str) -> Callable[[EncoderConfig, Settings], Heads]:
+    """The heads, below the prefix of the encoder's tensors."""
+    return lambda c, s: plain_heads(s) | pooler(f"{prefix}pooler.dense") | two_layer_classifier(s, "tanh")
+
+
 def _sizes(*shape: int, max_length: int = 512) -> dict[str, Any]:
     settings = {"max_position_embeddings": max_length + PAD + 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
     return sizes(*shape, **settings)
@@ -65,7 +71,7 @@ ROBERTA = Family(
     settings_table=(*SETTINGS, shifted_positions(), TOKEN_TYPES),
     encoder_table=encoder_table,
     mlm_head_table=mlm_head("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
-    heads=lambda c, s: plain_heads(s) | pooler("roberta.pooler.dense") | two_layer_classifier(s, "tanh"),
+    heads=heads("roberta."),
     tied="lm_head.decoder.weight",
     about=About(
         title="RoBERTa",

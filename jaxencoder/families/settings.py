@@ -103,16 +103,21 @@ def head_size(fields: Fields) -> int:
     return fields.get("head_dim") or fields["hidden_size"] // fields["num_heads"]
 
 
-def _read_head_dim(settings: Settings, fields: Fields) -> Fields:
-    value = settings.get("head_dim", fields["head_dim"] or None)
-    if value is None:
-        return {"head_dim": 0}
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"config.json has head_dim {value!r}; an integer of at least 1 is needed")
-    return {"head_dim": 0 if value * fields["num_heads"] == fields["hidden_size"] else value}
+def head_dim(setting: str = "head_dim") -> Entry:
+    """H, where it need not follow from the sizes, which come earlier in the table; null means that it does."""
+
+    def read(settings: Settings, fields: Fields) -> Fields:
+        value = settings.get(setting, fields["head_dim"] or None)
+        if value is None:
+            return {"head_dim": 0}
+        if type(value) is not int or value < 1:
+            raise ValueError(f"config.json has {setting} {value!r}; an integer of at least 1 is needed")
+        return {"head_dim": 0 if value * fields["num_heads"] == fields["hidden_size"] else value}
+
+    return Entry(read, lambda c: {setting: c.head_size})
 
 
-HEAD_DIM = Entry(_read_head_dim, lambda c: {"head_dim": c.head_size})  # follows the sizes
+HEAD_DIM = head_dim()
 
 
 def written(setting: str, value: Callable[[EncoderConfig], Any] | Any) -> Entry:

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from jaxencoder.families.family import About, Family
-from jaxencoder.families.settings import ACTIVATIONS, Entry, Fields, Settings, read_value, same, size
+from jaxencoder.families.settings import ACTIVATIONS, Entry, Fields, Settings, head_dim, read_value, same, size
 from jaxencoder.families.tables import Names
 from jaxencoder.model.config import EncoderConfig
 
@@ -31,11 +31,6 @@ def _write_mlp(c: EncoderConfig) -> Settings:
         return {"feed_forward_proj": "gated-gelu"}
     names = [name for name, ours in ACTIVATIONS.items() if ours == c.activation and (name != "gelu" or not c.gated_mlp)]
     return {"feed_forward_proj": ("gated-" if c.gated_mlp else "") + names[0]}
-
-
-def _read_head_dim(settings: Settings, fields: Fields) -> Fields:
-    value = read_value(settings, "d_kv", int, 64)
-    return {"head_dim": 0 if value * fields["num_heads"] == fields["hidden_size"] else value}
 
 
 def _sizes(layers: int, hidden_size: int, mlp_size: int, heads: int, vocab_size: int = 32128) -> dict[str, Any]:
@@ -73,6 +68,7 @@ T5 = Family(
     name="T5",
     prefix="",
     architecture=EncoderConfig(
+        head_dim=64,
         activation="relu",
         positions="none",
         relative_bias_buckets=32,
@@ -94,7 +90,7 @@ T5 = Family(
         size("d_model", "hidden_size"),
         size("d_ff", "mlp_size"),
         size("num_heads", "num_heads"),
-        Entry(_read_head_dim, lambda c: {"d_kv": c.head_size}),
+        head_dim("d_kv"),
         same("n_positions", "max_length"),
         same("relative_attention_num_buckets", "relative_bias_buckets", minimum=4),
         Entry(_read_mlp, _write_mlp),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jaxencoder.families.labels import fitted_labels, label_names, labels
+from jaxencoder.families.labels import label_names, labels, labels_for_outputs
 
 THREE = ("LABEL_0", "LABEL_1", "LABEL_2")
 
@@ -25,7 +25,7 @@ THREE = ("LABEL_0", "LABEL_1", "LABEL_2")
     ],
 )
 def test_a_name_for_each_output(settings: dict[str, Any], names: tuple[str, ...]) -> None:
-    found = fitted_labels(settings | {"model_type": "bert"}, 3)
+    found = labels_for_outputs(settings | {"model_type": "bert"}, 3)
     assert label_names(found) == names and labels(found) == 3
     assert found["num_labels"] == 3 and "_num_labels" not in found and found["model_type"] == "bert"
     assert found["id2label"] == {str(i): name for i, name in enumerate(names)}
@@ -50,4 +50,4 @@ def test_a_name_for_each_output(settings: dict[str, Any], names: tuple[str, ...]
 )
 def test_names_that_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^config.json has {message}"):
-        fitted_labels(settings, 3)
+        labels_for_outputs(settings, 3)
