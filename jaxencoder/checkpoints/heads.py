@@ -1,6 +1,6 @@
 """The heads of a folder of transformers: those of the class that config.json names, or else those that its weights are.
 
-A class is also told by the end of its name, as in MyBertForSequenceClassification or another family's class.
+The end of a name also says the class, as in MyBertForSequenceClassification or another family's class.
 """
 
 import logging

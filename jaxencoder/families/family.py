@@ -77,8 +77,8 @@ class Family:
     refine: Callable[[EncoderConfig, Mapping[str, Any]], EncoderConfig] = lambda config, tensors: config
     buffers: Callable[[EncoderConfig], Mapping[str, Any]] = lambda config: {}
     unused: str = r"$^"  # pattern of tensors that belong to parts of the published model that are not read
-    # Settings that tell the family from another one of the same model_type.
-    told_by: Settings = field(default_factory=dict)
+    # Settings by which the family differs from another one of the same model_type.
+    distinguishing_settings: Settings = field(default_factory=dict)
     # Settings under which the classification head computes what a run's classifier does, if the defaults do not.
     classifier: Settings = field(default_factory=dict)
 

@@ -66,5 +66,5 @@ JINA_BERT = dataclasses.replace(
         },
     ),
     fixed={"position_embedding_type": "alibi"},
-    told_by={"position_embedding_type": "alibi"},
+    distinguishing_settings={"position_embedding_type": "alibi"},
 )

@@ -12,15 +12,13 @@ from jaxencoder.families.settings import sizes
 from jaxencoder.families.tables import with_prefix
 
 _ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
-_FIXED = ROBERTA.fixed
 
 XLM_ROBERTA_XL = dataclasses.replace(
     ROBERTA,
     model_type="xlm-roberta-xl",
     name="XLMRobertaXL",
-    # The head's activation is gelu regardless of hidden_act.
     architecture=dataclasses.replace(
-        ROBERTA.architecture, norm_placement="pre", embedding_norm=False, head_activation="gelu", norm_epsilon=1e-5
+        ROBERTA.architecture, norm_placement="pre", embedding_norm=False, norm_epsilon=1e-5
     ),
     encoder_table=lambda c: {
         **with_prefix(encoder_table(c), "roberta.", "roberta.", without="LayerNorm"),
@@ -37,7 +35,6 @@ XLM_ROBERTA_XL = dataclasses.replace(
         papers={"XLM-RoBERTa-XL": "2105.00572"},
         releases={"facebook/xlm-roberta-xl": sizes(36, 2560, 10240, 32, 250880, **_ROBERTA)},
     ),
-    fixed=_FIXED,
 )
 ROBERTA_PRELAYERNORM = dataclasses.replace(
     XLM_ROBERTA_XL,

@@ -20,8 +20,9 @@ class Published(NamedTuple):
 def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfig]:
     """The family and the architecture of a config.json in the folder `where`; ValueError if they are not supported."""
     model_type = settings.get("model_type")
-    fitting = [family for family in FAMILIES if family.model_type == model_type and _is_told(family, settings)]
-    family = max(fitting, key=lambda family: len(family.told_by), default=None)
+    same_type = [family for family in FAMILIES if family.model_type == model_type]
+    fitting = [family for family in same_type if family.distinguishing_settings.items() <= settings.items()]
+    family = max(fitting, key=lambda family: len(family.distinguishing_settings), default=None)
     if family is None:
         supported = ", ".join(dict.fromkeys(family.model_type for family in FAMILIES))
         raise ValueError(f"{where} has the unsupported model_type {model_type!r}; supported are: {supported}")
@@ -31,10 +32,6 @@ def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfi
         return family, config
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def _is_told(family: Family, settings: Settings) -> bool:
-    return all(settings.get(name) == value for name, value in family.told_by.items())
 
 
 def family_of(config: EncoderConfig, parts: Iterable[str] = ()) -> Family:

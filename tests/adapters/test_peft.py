@@ -32,7 +32,7 @@ CASES = [
     (family, family.encoder_config(settings))
     for family in FAMILIES
     for settings in (*peers.MODELS.get(family.model_type, ()), *([NEOBERT] if family.model_type == "neobert" else ()))
-    if not family.told_by  # of another family's model_type
+    if not family.distinguishing_settings  # of another family's model_type
 ]
 NAMES = [f"{family.model_type}-{number}" for number, (family, _) in enumerate(CASES)]
 

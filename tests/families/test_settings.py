@@ -40,7 +40,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
 def published(draw: st.DrawFn, family: Family) -> dict[str, Any]:
     """A config.json that the family can load."""
     models = [*family.about.releases.values()]
-    if not family.told_by:  # otherwise the models are another family's
+    if not family.distinguishing_settings:  # otherwise the models are another family's
         models += MODELS.get(family.model_type, ())
     settings = dict(draw(st.sampled_from(models)))
     for name in draw(st.sets(st.sampled_from(sorted(VALUES)), max_size=5)):

@@ -89,7 +89,7 @@ def _is_quoted(sample: str, plain: Dialect, raw: Dialect) -> bool:
     columns = list(zip(*lines[1:], strict=True))
     if any(_ENCLOSED.fullmatch(x) and '""' in x[1:-1] for column in columns for x in column):
         return True
-    # pandas encloses all texts of a column, if it is told to.
+    # pandas can enclose all texts of a column.
     return len(lines) > 2 and any(all(map(_ENCLOSED.fullmatch, column)) for column in columns)
 
 

@@ -8,7 +8,7 @@ import sentencepiece
 from tokenizers import AddedToken
 
 from jaxencoder.text.tokenizers.encoding import USUAL_NAMES, Encoding, is_spaceless, special_tokens
-from jaxencoder.text.tokenizers.sentencepiece_segments import Block, Segments, join
+from jaxencoder.text.tokenizers.sentencepiece_segments import Block, Layouts, Segments
 
 
 class SentencePieceBackend:
@@ -40,10 +40,10 @@ class SentencePieceBackend:
         controls = {index for index in range(len(pieces)) if self._model.is_control(index)}
         self.special_ids = controls | set(self.roles.values())
         special = {self.tokens[index]: (AddedToken(self.tokens[index]), index) for index in self.special_ids}
-        self._segments = Segments(self._model, special)
         cls, sep = (Block(-1, 0, self.roles[role]) for role in ("cls", "sep"))
-        self._single = [cls, Block(0, 0), sep]
-        self._pair = [*self._single, Block(1, 1), sep._replace(type_id=1)]
+        single = [cls, Block(0, 0), sep]
+        layouts = Layouts(single, [*single, Block(1, 1), sep._replace(type_id=1)])
+        self._segments = Segments(self._model, special, layouts)
         # The library does not expose the algorithm. BPE scores are minus the rank, unigram scores are not integers.
         ordinary = [i for i in range(len(pieces)) if i not in controls and not self._model.is_unknown(i)]
         ordinary = [i for i in ordinary if not self._model.is_byte(i) and self._model.get_score(i) != 0][:64]
@@ -62,15 +62,10 @@ class SentencePieceBackend:
     def encode(
         self, texts: list, pairs: list | None, special: bool, offsets: bool, max_length: int | None
     ) -> list[Encoding]:
-        columns = [self._segments.encode(column, offsets) for column in (texts, pairs) if column is not None]
-        blocks = self._single if pairs is None else self._pair
-        blocks = blocks if special else [block for block in blocks if block.sequence >= 0]
-        return [join(blocks, row, max_length, self.truncation_side) for row in zip(*columns, strict=True)]
+        return self._segments.encode(texts, pairs, special, offsets, max_length, self.truncation_side)
 
     def encode_ids(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        arrays = [ids for ids, _ in self._segments.encode(texts, False)]
-        lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
-        return np.concatenate([np.empty(0, np.int32), *arrays]), lengths
+        return self._segments.encode_ids(texts)
 
     def decode(self, ids: list[int], skip_special: bool) -> str:
         if skip_special:

@@ -26,13 +26,21 @@ class Block(NamedTuple):
     id: int = -1
 
 
+class Layouts(NamedTuple):
+    """What is put around one text, and around two."""
+
+    single: list[Block]
+    pair: list[Block]
+
+
 class Segments:
-    """A SentencePiece model and the special tokens that may be written in a text.
+    """A SentencePiece model, the special tokens that may be written in a text, and those that are put around it.
 
     Args:
         processor: the model.
         special: tokens that are matched in the text itself, with their ids. The text between two of them is normalized
             and split into pieces on its own.
+        layouts: the encodings of texts and of pairs.
         ids: int32 [pieces], the id of each piece of the model, if it is another than the model's.
         prepare: a step before the model, for one character (or two equal quotation marks).
         isolates: mark of a character that is split off before the model.
@@ -42,11 +50,12 @@ class Segments:
         self,
         processor: sentencepiece.SentencePieceProcessor,
         special: Mapping[str, tuple[AddedToken, int]],
+        layouts: Layouts,
         ids: np.ndarray | None = None,
         prepare: Callable[[str], str] | None = None,
         isolates: Callable[[str], bool] | None = None,
     ):
-        self._processor, self._ids, self._isolates = processor, ids, isolates
+        self._processor, self._layouts, self._ids, self._isolates = processor, layouts, ids, isolates
         self._prepares, self._step = prepare is not None, prepare or str
         self._prepare = lru_cache(1 << 16)(self._step)
         longest_first = sorted(special, key=lambda token: (-len(token), token))
@@ -60,7 +69,28 @@ class Segments:
         self.__dict__ |= state
         self._prepare = lru_cache(1 << 16)(self._step)
 
-    def encode(self, texts: Sequence[str], offsets: bool) -> list[Tokens]:
+    def encode(
+        self,
+        texts: list,
+        pairs: list | None,
+        special: bool,
+        offsets: bool,
+        max_length: int | None,
+        side: str,
+    ) -> list[Encoding]:
+        """See `Tokenizer.encode_batch`; `side` is the one that is truncated."""
+        columns = [self._tokens_of(column, offsets) for column in (texts, pairs) if column is not None]
+        blocks = self._layouts.single if pairs is None else self._layouts.pair
+        blocks = blocks if special else [block for block in blocks if block.sequence >= 0]
+        return [_join(blocks, row, max_length, side) for row in zip(*columns, strict=True)]
+
+    def encode_ids(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all texts, without added special tokens, and their number in each text."""
+        arrays = [ids for ids, _ in self._tokens_of(texts, False)]
+        lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
+        return np.concatenate([np.empty(0, np.int32), *arrays]), lengths
+
+    def _tokens_of(self, texts: Sequence[str], offsets: bool) -> list[Tokens]:
         """Ids and offsets of each text, without added special tokens; ValueError for invalid Unicode."""
         try:
             parts = [self._parts(text) for text in texts]
@@ -120,7 +150,7 @@ class Segments:
         return np.append(np.repeat([match.start() for match in matches], counts), len(text)).astype(np.int32)
 
 
-def join(blocks: Sequence[Block], texts: Sequence[Tokens], max_length: int | None, side: str = "right") -> Encoding:
+def _join(blocks: Sequence[Block], texts: Sequence[Tokens], max_length: int | None, side: str) -> Encoding:
     """One encoding of special tokens and texts; empty offsets if those of the texts are None."""
     parts = [_token(block.id, 0, 0) if block.sequence < 0 else texts[block.sequence] for block in blocks]
     counts = [len(ids) for ids, _ in parts]

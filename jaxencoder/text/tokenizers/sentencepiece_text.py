@@ -14,7 +14,7 @@ import tokenizers
 
 from jaxencoder.text.tokenizers.encoding import ROLES, Encoding
 from jaxencoder.text.tokenizers.huggingface import HuggingFaceBackend
-from jaxencoder.text.tokenizers.sentencepiece_segments import Block, Segments, join
+from jaxencoder.text.tokenizers.sentencepiece_segments import Block, Layouts, Segments
 
 MODEL_FILE = "tokenizer_pieces.model"
 
@@ -50,8 +50,8 @@ class SentencePieceText(HuggingFaceBackend):
         # The model finds its own user-defined pieces.
         special = {x.content: (x, index) for index, x in added if x.special or x.content not in ordinary}
         isolates = _is_punctuation if "Punctuation" in self._components else None
-        self._segments = Segments(processor, special, ids, _first_steps(self._settings["normalizer"]), isolates)
-        self._single, self._pair = self._layout(False), self._layout(True)
+        prepare, layouts = _first_steps(self._settings["normalizer"]), Layouts(self._layout(False), self._layout(True))
+        self._segments = Segments(processor, special, layouts, ids, prepare, isolates)
 
     def _layout(self, pair: bool) -> list[Block]:
         """What the tokenizer puts around one text, or two."""
@@ -74,15 +74,10 @@ class SentencePieceText(HuggingFaceBackend):
     def encode(
         self, texts: list, pairs: list | None, special: bool, offsets: bool, max_length: int | None
     ) -> list[Encoding]:
-        columns = [self._segments.encode(column, offsets) for column in (texts, pairs) if column is not None]
-        blocks = self._single if pairs is None else self._pair
-        blocks = blocks if special else [block for block in blocks if block.sequence >= 0]
-        return [join(blocks, row, max_length, self.truncation_side) for row in zip(*columns, strict=True)]
+        return self._segments.encode(texts, pairs, special, offsets, max_length, self.truncation_side)
 
     def encode_ids(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        arrays = [ids for ids, _ in self._segments.encode(texts, False)]
-        lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
-        return np.concatenate([np.empty(0, np.int32), *arrays]), lengths
+        return self._segments.encode_ids(texts)
 
 
 def _first_steps(normalizer: dict | None) -> Callable[[str], str] | None:
