@@ -39,10 +39,13 @@ def padded_rows(
 
 
 def _mask(mask: jax.typing.ArrayLike) -> jax.Array:
-    mask = _ids("attention_mask", mask, 2)
-    if (np.diff(np.asarray(mask), axis=-1) > 0).any():
+    if isinstance(mask, jax.Array):
+        mask = np.asarray(mask)  # once, from the device that holds it
+    checked = _ids("attention_mask", mask, 2)
+    rows = np.asarray(mask)
+    if (rows[..., :-1] < rows[..., 1:]).any():
         raise ValueError("attention_mask has padding before tokens; put it last (transformers: padding_side='right')")
-    return mask
+    return checked
 
 
 def _ids(name: str, values: jax.typing.ArrayLike, size: int) -> jax.Array:

@@ -10,8 +10,12 @@ from jaxencoder.text.tokenizers.huggingface import read_steps, step_content
 from jaxencoder.text.tokenizers.settings import SpecialToken, TokenizerSettings
 
 
-def add_tokens(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, table_size: int | None) -> None:
+def add_tokens(
+    tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, table_size: int | None, is_from_json: bool
+) -> None:
     """Add the folder's tokens with their flags, in the order of transformers; ValueError for another id than it says.
+
+    `is_from_json`: the tokenizer is that of tokenizer.json.
 
     A token that only its name brings in, and for which the model's token table of `table_size` rows has no room, is
     left out: transformers adds the usual names to every vocabulary.
@@ -27,7 +31,8 @@ def add_tokens(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, tab
     numbered = {token.content for token in settings.added_tokens.values()}
     of_class = [] if table_size is None else _class_tokens(settings)
     for token, has_flags in (*settings.special_tokens, *of_class):
-        if token.content in numbered or (token.content in added and not has_flags):
+        # The flags of tokenizer.json win over those of the settings, and these over those of other files.
+        if token.content in numbered or (token.content in added and (is_from_json or not has_flags)):
             continue
         has_room = table_size is None or tokenizer.get_vocab_size(with_added_tokens=True) < table_size
         if has_room or tokenizer.token_to_id(token.content) is not None:

@@ -16,13 +16,13 @@ class TokenizerClass(NamedTuple):
     has_segments: bool = True  # whether it gives segments to pairs where model_input_names is missing
 
 
-_FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
-_WORDPIECE = TokenizerClass("bert", _FLAGS, "WordPiece")
+_BERT_FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+_WORDPIECE = TokenizerClass("bert", _BERT_FLAGS, "WordPiece")
 _ROBERTA = TokenizerClass("roberta", ("add_prefix_space", "trim_offsets"), "BPE")
 # Takes tokenizer.json as it is.
 GENERIC = TokenizerClass("file", has_segments=False)
 # Of a vocabulary without a class: the kind of file decides.
-UNNAMED = TokenizerClass("", (*_FLAGS, "add_prefix_space", "trim_offsets", "keep_accents", "split_by_punct"))
+UNNAMED = TokenizerClass("", (*_BERT_FLAGS, "add_prefix_space", "trim_offsets", "keep_accents", "split_by_punct"))
 _JAPANESE_KEYS = (
     *("do_lower_case", "word_tokenizer_type", "subword_tokenizer_type", "do_word_tokenize"),
     *("do_subword_tokenize", "never_split", "mecab_kwargs", "sudachi_kwargs", "jumanpp_kwargs"),
@@ -32,7 +32,7 @@ CLASSES = {
     **dict.fromkeys(["Bert", "Electra", "SqueezeBert", "MobileBert", "ConvBert", "LayoutLM", "Lxmert"], _WORDPIECE),
     **dict.fromkeys(["DPRQuestionEncoder", "DPRContextEncoder", "DPRReader"], _WORDPIECE),
     "DistilBert": _WORDPIECE._replace(has_segments=False),
-    "MPNet": _WORDPIECE._replace(family="mpnet"),
+    "MPNet": _WORDPIECE._replace(family="mpnet", has_segments=False),
     **dict.fromkeys(["Roberta", "Longformer", "Bart", "LED"], _ROBERTA),
     "Deberta": TokenizerClass("deberta", ("add_prefix_space",), "BPE"),
     "Herbert": TokenizerClass("herbert", model="BPE", has_segments=False),
@@ -45,7 +45,8 @@ CLASSES = {
     "Esm": TokenizerClass("esm", has_segments=False),
     **dict.fromkeys(["T5", "BigBird", "RemBert"], GENERIC._replace(model="Unigram")),
     **dict.fromkeys(["Gemma", "GPTNeoX", "Cohere"], GENERIC._replace(model="BPE")),
-    **dict.fromkeys(["Qwen2", "GPT2", "Llama"], GENERIC._replace(model="BPE", reads=("add_prefix_space",))),
+    **dict.fromkeys(["Qwen2", "GPT2"], GENERIC._replace(model="BPE", reads=("add_prefix_space",))),
+    "Llama": GENERIC._replace(model="BPE", reads=("add_prefix_space", "legacy")),
 }
 # Classes with steps that neither a vocabulary nor tokenizer.json holds -> those steps.
 _REFUSED = {
@@ -111,7 +112,8 @@ def class_name(
         raise ValueError(f"{file} has auto_map {code!r}, code of its own, which is not run; {advice}")
     name = settings.get("tokenizer_class") or config.get("tokenizer_class") or ""
     if not isinstance(name, str) or settings.get("tokenizer_class") == "":
-        raise ValueError(f"{file} has tokenizer_class {name!r}; a name is needed")
+        source = file if "tokenizer_class" in settings else file.with_name("config.json")
+        raise ValueError(f"{source} has tokenizer_class {name!r}; a name is needed")
     model_type = str(config.get("model_type") or "")
     if has_tokenizer_json and model_type in _FILE_MODEL_TYPES:
         return "PreTrainedTokenizerFast", bool(name)

@@ -85,8 +85,13 @@ def _with_settings(
     model: bytes | None,
 ) -> HuggingFaceBackend:
     """The backend with the added tokens, segments and side of the settings; `model` is of SentencePiece."""
-    add_tokens(tokenizer, settings, table_size)
+    add_tokens(tokenizer, settings, table_size, _kind(file) == "tokenizer.json")
     if not settings.has_segments:
+        if settings.loses_segments and any(tokenizer.encode("", "").type_ids):
+            advice = 'to use them, add "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]'
+            log.warning(
+                "%s: as in transformers 5, pairs have no segments, since no setting names them; %s", file, advice
+            )
         remove_segments(tokenizer)
     side = settings.truncation_side or "right"
     if model is None:
@@ -118,7 +123,8 @@ def _check_family(file: Path, settings: TokenizerSettings, families: tuple[str, 
     """ValueError if the class has other files than this one."""
     if settings.family not in families:
         problem = f"{settings.source} needs {settings.class_name}, which does not read {description} ({file.name})"
-        raise ValueError(f"{problem}; name the right tokenizer_class in tokenizer_config.json, or add a tokenizer.json")
+        advice = "name the right tokenizer_class in tokenizer_config.json, or save the tokenizer with transformers once"
+        raise ValueError(f"{problem}; {advice}, which writes tokenizer.json")
 
 
 def _load_vocabulary(file: Path, settings: TokenizerSettings) -> tuple[tokenizers.Tokenizer, TokenizerSettings]:

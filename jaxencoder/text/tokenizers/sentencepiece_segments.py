@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -33,13 +33,28 @@ class Layouts(NamedTuple):
     pair: list[Block]
 
 
+class _Tokens:
+    """Added tokens, found in a text; of several at one place the longest."""
+
+    def __init__(self, tokens: Mapping[str, tuple[AddedToken, int]], prepared: Callable[[str], str]):
+        longest_first = sorted(tokens.values(), key=lambda item: (-len(item[0].content), item[0].content))
+        self._ids = [index for _, index in longest_first]
+        patterns = [_pattern(token, prepared(token.content)) for token, _ in longest_first]
+        self._pattern = re.compile("|".join(patterns) or r"(?!)")
+
+    def find(self, text: str) -> Iterator[tuple[int, int, int]]:
+        """The id, first character and last + 1 of each token."""
+        for match in self._pattern.finditer(text):
+            yield (self._ids[(match.lastindex or 1) - 1], *match.span())
+
+
 class Segments:
     """A SentencePiece model, the special tokens that may be written in a text, and those that are put around it.
 
     Args:
         processor: the model.
-        special: tokens that are matched in the text itself, with their ids. The text between two of them is normalized
-            and split into pieces on its own.
+        special: added tokens with their ids, matched in the text itself or, if they are `normalized`, in what
+            `prepare` makes of it. The text between two of them is normalized and split into pieces on its own.
         layouts: the encodings of texts and of pairs.
         ids: int32 [pieces], the id of each piece of the model, if it is another than the model's.
         prepare: a step before the model, for one character (or two equal quotation marks).
@@ -58,9 +73,9 @@ class Segments:
         self._processor, self._layouts, self._ids, self._isolates = processor, layouts, ids, isolates
         self._prepares, self._step = prepare is not None, prepare or str
         self._prepare = lru_cache(1 << 16)(self._step)
-        longest_first = sorted(special, key=lambda token: (-len(token), token))
-        self._special_ids = [special[token][1] for token in longest_first]
-        self._pattern = re.compile("|".join(_pattern(special[token][0]) for token in longest_first) or r"(?!)")
+        prepared = {x: value for x, value in special.items() if self._prepares and value[0].normalized}
+        self._tokens_in_text = _Tokens({x: value for x, value in special.items() if x not in prepared}, str)
+        self._tokens_in_prepared = _Tokens(prepared, self._prepared) if prepared else None
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "_prepare"}  # a cache is not copied
@@ -108,11 +123,24 @@ class Segments:
     def _parts(self, text: str) -> list[tuple]:
         """The segments of a text, (segment, first character), and its special tokens, (id, first, last + 1)."""
         parts, end = [], 0
-        for match in self._pattern.finditer(text):
-            special = self._special_ids[(match.lastindex or 1) - 1]
-            parts += [*self._split(text[end : match.start()], end), (special, *match.span())]
-            end = match.end()
-        return [*parts, *self._split(text[end:], end)]
+        for index, first, last in self._tokens_in_text.find(text):
+            parts += [*self._prepared_parts(text[end:first], end), (index, first, last)]
+            end = last
+        return [*parts, *self._prepared_parts(text[end:], end)]
+
+    def _prepared_parts(self, text: str, start: int) -> list[tuple]:
+        """The same of a part of the text, for the tokens that are matched in the prepared one."""
+        parts, end = [], 0
+        if self._tokens_in_prepared is not None:
+            sources = self._sources(text)
+            for index, first, last in self._tokens_in_prepared.find(self._prepared(text)):
+                first, last = int(sources[first]), int(sources[last])
+                parts += [*self._split(text[end:first], start + end), (index, start + first, start + last)]
+                end = last
+        return [*parts, *self._split(text[end:], start + end)]
+
+    def _prepared(self, text: str) -> str:
+        return "".join(map(self._prepare, _CHARACTERS.findall(text)))
 
     def _split(self, text: str, start: int) -> list[tuple[str, int]]:
         if self._isolates is None:
@@ -126,7 +154,7 @@ class Segments:
         threads = 1 if os.environ.get("TOKENIZERS_PARALLELISM", "").lower() in ("false", "0", "off") else -1
         texts = [text for text, _ in segments]
         if self._prepares:
-            texts = ["".join(map(self._prepare, _CHARACTERS.findall(text))) for text in texts]
+            texts = [self._prepared(text) for text in texts]
         if not offsets:
             encoded = self._processor.encode(texts, num_threads=threads, return_type="numpy")
             return [(self._tokens(ids), None) for ids in encoded]
@@ -169,9 +197,9 @@ def _token(index: int, start: int, end: int) -> Tokens:
     return np.array([index], np.int32), np.array([[start, end]], np.int32)
 
 
-def _pattern(token: AddedToken) -> str:
-    """The regular expression of a special token, as its flags have it."""
-    content = re.escape(token.content)
+def _pattern(token: AddedToken, content: str) -> str:
+    """The regular expression of an added token, as its flags have it."""
+    content = re.escape(content)
     content = rf"(?<!\w){content}(?!\w)" if token.single_word else content
     return (r"\s*" if token.lstrip else "") + f"({content})" + (r"\s*" if token.rstrip else "")
 

@@ -4,7 +4,6 @@ The files are tokenizer_config.json, special_tokens_map.json, added_tokens.json 
 they disagree, the order of transformers 5 decides.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +21,6 @@ from jaxencoder.text.tokenizers.classes import (
 )
 from jaxencoder.text.tokenizers.encoding import ROLES
 
-log = logging.getLogger(__name__)
-
 CONFIG = "tokenizer_config.json"
 _MAP, _ADDED = "special_tokens_map.json", "added_tokens.json"
 
@@ -35,14 +32,17 @@ class SpecialToken(NamedTuple):
     has_flags: bool
 
 
-_FLAGS = ("do_lower_case", "tokenize_chinese_chars", "add_prefix_space", "trim_offsets", "keep_accents")
 # Keys that a class may apply -> the types of their values. null stands for the default.
 _TYPES = {
-    **dict.fromkeys((*_FLAGS, "split_by_punct", "do_word_tokenize", "do_subword_tokenize", "strip_accents"), bool),
+    **dict.fromkeys(("do_lower_case", "tokenize_chinese_chars", "strip_accents", "add_prefix_space"), bool),
+    **dict.fromkeys(
+        ("trim_offsets", "keep_accents", "split_by_punct", "do_word_tokenize", "do_subword_tokenize", "legacy"), bool
+    ),
     **dict.fromkeys(("word_tokenizer_type", "subword_tokenizer_type"), str),
     **dict.fromkeys(("mecab_kwargs", "sudachi_kwargs", "jumanpp_kwargs"), dict),
     "never_split": list,
 }
+_ROLE_KEYS = tuple(f"{role}_token" for role in (*ROLES, "bos", "eos"))
 _TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens")
 # Read in this module.
 _READ_HERE = (
@@ -65,7 +65,7 @@ _WITHOUT_EFFECT = frozenset(
         *("padding_side", "padding", "pad_token_type_id", "pad_to_multiple_of", "stride", "truncation", "max_length"),
         *("truncation_strategy", "pad_token_type", "return_tensors"),
         # Tokenizers of Hugging Face's library ignore these settings of the older ones in Python.
-        *("do_basic_tokenize", "never_split", "clean_text", "legacy", "vocab_type", "unk_id", "extra_ids"),
+        *("do_basic_tokenize", "clean_text", "legacy", "vocab_type", "unk_id", "extra_ids"),
         *("use_fast", "from_slow", "do_nfkc", "spaces_between_special_tokens", "tokenizer_type", "vocab_size"),
         # The template of the class, or that of tokenizer.json, decides; see `published` for those that have neither.
         *("add_bos_token", "add_eos_token", "add_special_tokens", "max_seq_length"),
@@ -81,6 +81,14 @@ _WITHOUT_EFFECT = frozenset(
         *("trust_remote_code", "use_auth_token", "token", "revision", "cache_dir", "subfolder", "_commit_hash"),
         *("force_download", "resume_download", "proxies", "device", "device_map", "torch_dtype", "dtype", "task"),
         *("language", "model_type", "architectures", "config", "_name_or_path", "low_cpu_mem_usage", "do_basic"),
+        # transformers stores all arguments of `from_pretrained`, which may be a model's too.
+        *("num_labels", "id2label", "label2id", "problem_type", "output_hidden_states", "output_attentions"),
+        *("attn_implementation", "ignore_mismatched_sizes", "from_pt", "from_tf", "use_safetensors", "use_cache"),
+        *("gradient_checkpointing", "quantization_config", "load_in_8bit", "tie_word_embeddings", "_from_auto"),
+        *("max_position_embeddings", "hidden_size", "finetuning_task", "max_len_single_sentence", "padding_strategy"),
+        *("return_token_type_ids", "return_attention_mask", "return_special_tokens_mask", "return_length"),
+        *("return_offsets_mapping", "return_overflowing_tokens", "replace_word_delimiter_char"),
+        *("query_maxlen", "doc_maxlen"),
         # Of models of pages and of translation.
         *("only_label_first_subword", "apply_ocr", "src_lang", "tgt_lang", "cls_token_box", "sep_token_box"),
         *("pad_token_box", "pad_token_label", "use_regex", "lang", "do_rescale", "do_resize"),
@@ -103,7 +111,8 @@ class TokenizerSettings:
     added_tokens: Mapping[int, AddedToken] = field(default_factory=dict)  # with the ids that the folder gives them
     max_length: int = 0  # limit on the tokens of a text, 0 for none
     truncation_side: str = ""  # "right", "left" or, if the folder does not say, ""
-    has_segments: bool = True  # False: model_input_names leaves type ids out
+    has_segments: bool = True  # False: pairs have no type ids
+    loses_segments: bool = False  # as has_segments, though no setting says so and the model has several type ids
     has_decoder: bool = False  # whether added_tokens_decoder gives the added tokens
     source: str = ""  # the folder, for messages
 
@@ -133,6 +142,7 @@ def read_settings(folder: Path, has_tokenizer_json: bool) -> TokenizerSettings:
     _check_keys(settings, kind, file)
     _check_fixed(settings, kind.family, has_tokenizer_json, file)
     special_tokens = _special_tokens(settings, file)
+    has_segments = _has_segments(settings, kind.has_segments or not config, file)
     return TokenizerSettings(
         class_name=name,
         model=kind.model,
@@ -144,7 +154,8 @@ def read_settings(folder: Path, has_tokenizer_json: bool) -> TokenizerSettings:
         added_tokens=_added_tokens(added, {item.token.content for item in special_tokens}, origin),
         max_length=_max_length(settings, file),
         truncation_side=_truncation_side(settings, file),
-        has_segments=_has_segments(settings, kind.has_segments or not config, folder),
+        has_segments=has_segments,
+        loses_segments=not has_segments and _has_several(config) and settings.get("model_input_names") is None,
         has_decoder=settings.get("added_tokens_decoder") is not None,
         source=str(folder),
     )
@@ -212,7 +223,9 @@ def _text(token: Any) -> str | None:
 
 def _special_tokens(settings: Mapping[str, Any], file: Path) -> list[SpecialToken]:
     """The tokens of all roles and lists, in the order in which transformers adds them."""
-    tokens = [(key, x) for key, x in settings.items() if key.endswith("_token") and key not in _WITHOUT_EFFECT]
+    keys = [key for key in settings if key.endswith("_token") and key not in _WITHOUT_EFFECT]
+    # Flags such as add_sep_token are none, and transformers passes over them.
+    tokens = [(key, settings[key]) for key in keys if not isinstance(settings[key], bool) or key in _ROLE_KEYS]
     for key in _TOKEN_LISTS:
         value = settings.get(key) or ()
         if key == "additional_special_tokens" and settings.get("extra_special_tokens"):
@@ -260,19 +273,16 @@ def _max_length(settings: Mapping[str, Any], file: Path) -> int:
     return 0 if length > 1e9 else int(length)
 
 
-def _has_segments(settings: Mapping[str, Any], default: bool, folder: Path) -> bool:
+def _has_segments(settings: Mapping[str, Any], default: bool, file: Path) -> bool:
     names = settings.get("model_input_names")
     if names is not None and not isinstance(names, list):
-        raise ValueError(f"{folder / CONFIG} has model_input_names {names!r}; a list of names is needed")
-    if names is not None:
-        return "token_type_ids" in names
-    if default:
-        return True
-    advice = 'to use them, add "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]'
-    log.info(
-        "%s: as in transformers 5, pairs have no segments, since %s does not name them; %s", folder, CONFIG, advice
-    )
-    return False
+        raise ValueError(f"{file} has model_input_names {names!r}; a list of names is needed")
+    return default if names is None else "token_type_ids" in names
+
+
+def _has_several(config: Mapping[str, Any]) -> bool:
+    types = config.get("type_vocab_size")
+    return isinstance(types, int) and types > 1
 
 
 def _truncation_side(settings: Mapping[str, Any], file: Path) -> str:

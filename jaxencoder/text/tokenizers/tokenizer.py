@@ -114,7 +114,10 @@ class Tokenizer:
                 raise ValueError(f"{folder} already holds another tokenizer ({other}); save to an empty folder")
         # null keeps a usual name in the vocabulary from being taken for a role that the tokenizer does not have.
         names = {f"{role}_token": self.special_tokens.get(role) for role in ROLES}
-        content = {"tokenizer_class": "PreTrainedTokenizerFast", **names, **(settings or {})}
+        (pair,) = self.encode_batch([""], [""])
+        inputs = ["input_ids", *(["token_type_ids"] if pair.type_ids.any() else []), "attention_mask"]
+        content = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs, **names}
+        content |= settings or {}
         if self._backend.truncation_side != "right":
             content["truncation_side"] = self._backend.truncation_side
         # Readable for all, whatever the umask, since users may share a cache.

@@ -30,8 +30,15 @@ _BERT_KEYS = {
 }
 # Defaults of the classes, which win over the file in transformers.
 _CLASS_DEFAULTS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
-# What each step of normalization and splitting changes: case, accents, widths, spaces, controls, scripts, punctuation.
-_PROBE = "Don't  PASS\tCafé cafe\u0301 ﬁ １２ İ ß\u00a0x\u200by\x07 東京に住む 한국어 naïve,“q”…€5.0 a_b <c> 👍\nend "
+_UNIGRAM_DEFAULTS = {
+    "albert": {"do_lower_case": True, "keep_accents": False},
+    "debertav2": {"do_lower_case": False, "split_by_punct": False},
+}
+# What each step of normalization and splitting changes: case, accents, widths, spaces, controls, scripts, punctuation,
+# digits.
+_PROBE = (
+    "Don't  PASS 1234\tCafé cafe\u0301 ﬁ １２ İ ß\u00a0x\u200by\x07 東京に住む 한국어 naïve,“q”…€5.0 a_b <c> 👍\nend "
+)
 
 
 def parse_tokenizer_json(file: Path, settings: TokenizerSettings) -> tuple[tokenizers.Tokenizer, TokenizerSettings]:
@@ -60,6 +67,7 @@ def parse_tokenizer_json(file: Path, settings: TokenizerSettings) -> tuple[token
             raise ValueError(f"{problem} of {file.name}; make them agree")
     _add_template(tokenizer, names, settings)
     _check_steps(tokenizer, names, settings, file)
+    _set_words(tokenizer, settings)
     _check_added(tokenizer, settings, file)
     return tokenizer, replace(settings, truncation_side=settings.truncation_side or side)
 
@@ -129,6 +137,12 @@ def _check_flags(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, f
         "add_prefix_space": "never" not in schemes,
     }
     for key, value in values.items():
+        default = _UNIGRAM_DEFAULTS.get(settings.family, {}).get(key, value)
+        if key not in settings.options and value != default:
+            log.warning(
+                "%s has the steps of %s %s, which count; transformers would take its default of %s",
+                *(file, key, json.dumps(value), json.dumps(default)),
+            )
         if settings.options.get(key, value) != value:
             problem = f"{settings.source} has {key} {json.dumps(settings.options[key])} in tokenizer_config.json"
             raise ValueError(
@@ -167,6 +181,8 @@ def _check_steps(
         normalizer, splitter = None, pre_tokenizers.ByteLevel(add_prefix_space=bool(prefix))
     elif family in ("xlmroberta", "camembert"):
         normalizer, splitter = _compiled(tokenizer.normalizer), pre_tokenizers.WhitespaceSplit()
+    elif family == "file" and settings.model == "BPE":
+        normalizer, splitter = _decoder_steps(tokenizer, settings)
     else:
         return
     differing = []
@@ -175,7 +191,8 @@ def _check_steps(
         differing.append("normalizer")
     elif _words(tokenizer.pre_tokenizer, by_file) != _words(splitter, normalized):
         differing.append("pre_tokenizer")
-    if family != "deberta" and {"cls", "sep"} <= names.keys() and not _has_template(tokenizer, names, family):
+    is_templated = family not in ("deberta", "file") and {"cls", "sep"} <= names.keys()
+    if is_templated and not _has_template(tokenizer, names, family):
         differing.append("post_processor")
     if settings.model == "WordPiece" and tokenizer.model.continuing_subword_prefix != "##":
         differing.append("continuing_subword_prefix")
@@ -184,12 +201,47 @@ def _check_steps(
         raise ValueError(f"{problem}; {_ADVICE}")
 
 
+def _decoder_steps(
+    tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings
+) -> tuple[normalizers.Normalizer | None, pre_tokenizers.PreTokenizer | None]:
+    """Normalization and splitting of a decoder's class."""
+    name = settings.class_name.removesuffix("Fast").removesuffix("Tokenizer")
+    if name == "Llama":  # of any kind without bytes: `_set_words` replaces them
+        return tokenizer.normalizer, pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    if name == "Gemma":
+        return normalizers.Replace(" ", "▁"), pre_tokenizers.Split(" ", "merged_with_previous")
+    if name == "Qwen2":
+        return normalizers.NFC(), tokenizer.pre_tokenizer
+    prefix = any(step.get("add_prefix_space") for step in _steps(step_content(tokenizer.pre_tokenizer)))
+    bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    if name == "Cohere":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        return normalizers.NFC(), pre_tokenizers.Sequence([digits, bytes_of_words])
+    return None if name == "GPT2" else normalizers.NFC(), bytes_of_words
+
+
+def _set_words(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings) -> None:
+    """Split at spaces as SentencePiece and transformers do: older files make tokens of spaces at ends of texts too."""
+    if settings.class_name.startswith("Llama"):
+        options = {"add_prefix_space": True, "legacy": False} | settings.options
+        scheme = ("always" if options["legacy"] else "first") if options["add_prefix_space"] else "never"
+        tokenizer.normalizer = None
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    if settings.family in ("xlmroberta", "camembert"):
+        tokenizer.normalizer = _compiled(tokenizer.normalizer)
+    if settings.family in ("xlmroberta", "camembert", "albert") or settings.class_name.startswith("T5"):
+        scheme = "always" if settings.options.get("add_prefix_space", True) else "never"
+        steps = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme=scheme)]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+
+
 def _has_template(tokenizer: tokenizers.Tokenizer, names: dict[str, str], family: str) -> bool:
     standard = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     standard.post_processor = _template(tokenizer, names, family)
     ours, theirs = (x.encode("", "") for x in (standard, tokenizer))
-    # XLM-R's files differ in their type ids, which its models do not read.
-    return ours.ids == theirs.ids and (ours.type_ids == theirs.type_ids or family in ("xlmroberta", "camembert"))
+    # Files of these families differ in their type ids, which their models do not read.
+    typeless = family in ("mpnet", "xlmroberta", "camembert")
+    return ours.ids == theirs.ids and (ours.type_ids == theirs.type_ids or typeless)
 
 
 def _compiled(step: normalizers.Normalizer | None) -> normalizers.Normalizer | None:

@@ -136,6 +136,22 @@ def test_steps_before_the_model(tmp_path: Path) -> None:
     assert not any("2," in tokenizer.token(index) for index in encoding.ids)
 
 
+def test_added_tokens_and_lowercase(tmp_path: Path) -> None:
+    """As in Hugging Face's library: a normalized token is matched without regard to case, another as it is written."""
+    train(tmp_path, "albert", {})
+    size = Tokenizer.load(tmp_path).vocab_size
+    decoder = {size: {"content": "NEW", "normalized": True}, size + 1: {"content": "Raw", "normalized": False}}
+    settings = {"do_lower_case": True, "added_tokens_decoder": decoder}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = Tokenizer.load(tmp_path)
+    texts = ["a NEW é", "aneWb", "Raw raw", "éNëw", "RawnewNEW"]
+    encodings = tokenizer.encode_batch(texts, special=False, offsets=True)
+    added = [[int(i) - size for i in encoding.ids if i >= size] for encoding in encodings]
+    assert added == [[0], [0], [1], [0], [1, 0, 0]]
+    spans = [encoding.offsets[encoding.ids >= size].tolist() for encoding in encodings]
+    assert spans == [[[2, 5]], [[1, 4]], [[0, 3]], [[1, 4]], [[0, 3], [3, 6], [6, 9]]]
+
+
 def test_files_that_do_not_match(tmp_path: Path) -> None:
     train(tmp_path / "one", "xlm-roberta", {})
     Tokenizer.load(tmp_path / "one").save(tmp_path / "saved")
