@@ -15,7 +15,8 @@ from jaxencoder.text.messages import first_line, listed
 _MAX_FIELD = 1 << 28  # characters
 _SAMPLE = 1 << 20  # bytes of the beginning
 _OTHER_SEPARATORS = ";\t|"  # of CSV whose header has no comma; spreadsheets write ; where the comma is decimal
-_ENCLOSED = re.compile('".*"', re.DOTALL)
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
+_ENCLOSED = re.compile(r'"(?:[^"\\]++|""|\\"?)*"')  # quotes within are doubled or escaped
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 Dialect = dict[str, Any]  # options of `csv.reader`
@@ -71,25 +72,32 @@ def _dialect(sample: str, separator: str) -> Dialect:
     header = sample.partition("\n")[0]
     if separator == "," and "," not in header:
         separator = next((other for other in _OTHER_SEPARATORS if other in header), separator)
-    plain: Dialect = {"delimiter": separator, "strict": True}
-    raw = plain | {"quoting": csv.QUOTE_NONE}
-    escaped = plain | {"escapechar": "\\", "doublequote": False}
-    if '\\"' in sample and _is_table(rows := _parsed(sample, escaped)) and len(rows) >= len(_parsed(sample, plain)):
-        return escaped
-    return raw if separator == "\t" and not _is_quoted(sample, plain, raw) else plain
+    doubled: Dialect = {"delimiter": separator, "strict": True}
+    raw = doubled | {"quoting": csv.QUOTE_NONE}
+    quoted, rows = doubled, _parsed(sample, doubled)
+    if '\\"' in sample:
+        # With doublequote=False, csv accepts text after a closing quote, so that escapes would fit nearly any file.
+        unescaped = _parsed(_ESCAPED.sub("__", sample), doubled)
+        if _is_table(unescaped) and len(unescaped) >= len(rows):
+            quoted, rows = doubled | {"escapechar": "\\", "doublequote": False}, unescaped
+    return raw if separator == "\t" and not _is_quoted(rows, _parsed(sample, raw)) else quoted
 
 
-def _is_quoted(sample: str, plain: Dialect, raw: Dialect) -> bool:
-    """Whether quotes enclose fields, which in TSV are mostly ordinary characters."""
-    quoted, lines = _parsed(sample, plain), _parsed(sample, raw)
-    if not _is_table(quoted) or not _is_table(lines):
-        return _is_table(quoted)
-    if 2 * len(quoted) < len(lines):  # an ordinary quote encloses the following lines
+def _is_quoted(rows: Sequence[Sequence[str]], lines: Sequence[Sequence[str]]) -> bool:
+    """Whether quotes enclose fields of TSV, where they are mostly ordinary characters.
+
+    `rows` are those of a sample if quotes enclose fields, `lines` those with quotes as characters.
+    """
+    if not _is_table(rows) or not _is_table(lines):
+        return _is_table(rows)
+    if 2 * len(rows) < len(lines):  # an ordinary quote encloses the following lines
         return False
-    columns = list(zip(*lines[1:], strict=True))
-    if any(_ENCLOSED.fullmatch(x) and '""' in x[1:-1] for column in columns for x in column):
+    fields = {x for line in lines[1:] for x in line if '"' in x}
+    # Writers enclose all fields with a quote, and double or escape it: one that is not so refutes this.
+    if all(map(_ENCLOSED.fullmatch, fields)) and any('"' in x[1:-1] for x in fields):
         return True
     # pandas can enclose all texts of a column.
+    columns = list(zip(*lines[1:], strict=True))
     return len(lines) > 2 and any(all(map(_ENCLOSED.fullmatch, column)) for column in columns)
 
 

@@ -38,6 +38,7 @@ def written(header=("text", "label"), index=False, behind=(), encoding="utf-8", 
         ("a.csv", b"sep=\t\r\n" + written(delimiter="\t")),
         ("a.tsv", written(delimiter="\t")),
         ("a.tsv", written(delimiter="\t", quoting=csv.QUOTE_NONNUMERIC)),
+        ("a.tsv", written(delimiter="\t", escapechar="\\", doublequote=False, quoting=csv.QUOTE_ALL)),
         ("a.tsv", written(encoding="utf-16", delimiter="\t")),  # Unicode text of spreadsheets
     ],
 )
@@ -45,11 +46,27 @@ def test_dialects(write, name, content):
     assert list(read(write(name, content))) == ROWS
 
 
-def test_backslashes_that_are_text(write):
-    texts = ["C:\\dir\\", 'a \\"b"', "plain"]
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "C:\\dir\\",
+        'a \\"b"',
+        'say \\"hi\\" there',
+        '{"k": "a \\"b\\" c"}',
+        'ends in \\"',
+        'a \\", b',
+        'no "\\',
+        'a "b" c',
+    ],
+)
+def test_backslashes_that_are_text(write, text, delimiter, quoting):
     out = io.StringIO(newline="")
-    csv.writer(out, quoting=csv.QUOTE_ALL).writerows([["text", "label"], *([text, "0"] for text in texts)])
-    assert [record["text"] for record in read(write("a.csv", out.getvalue()))] == texts
+    writer = csv.writer(out, quoting=quoting, delimiter=delimiter)
+    writer.writerows([["text", "label"], [text, "0"], ["plain", "1"], [text, "0"]])
+    name = "a.csv" if delimiter == "," else "a.tsv"
+    assert [record["text"] for record in read(write(name, out.getvalue()))] == [text, "plain", text]
 
 
 def test_pandas(tmp_path):
@@ -65,9 +82,18 @@ def test_pandas(tmp_path):
         assert list(read(str(tmp_path / name))) == ROWS
 
 
-@pytest.mark.parametrize("more", [0, 5000])
-def test_quotes_of_published_tsv_are_characters(write, more):
-    texts = ['"so', 'it" goes', '"quoted" and not', "plain", '"all of it"'] + ["a longer text"] * more
+@pytest.mark.parametrize("more", [0, 1100])  # over a MiB, which tells how fields are quoted
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ['"so', 'it" goes', '"quoted" and not', "plain", '"all of it"'],
+        ['He said \\"hi\\" 90\\/10', "plain"],
+        ['""', "plain"],
+        ['what does ""this"" mean?', '""this"" and ""that""', '"""this"" too"'],  # QQP of GLUE
+    ],
+)
+def test_quotes_of_published_tsv_are_characters(write, texts, more):
+    texts = [*texts, *["a longer text " * 64 + "."] * more, 'a "stray', '"stray']
     content = "text\tlabel\n" + "".join(f"{text}\t0\n" for text in texts)
     assert [record["text"] for record in read(write("a.tsv", content))] == texts
 
