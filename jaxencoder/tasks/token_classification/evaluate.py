@@ -76,8 +76,9 @@ class _TagReader:
         """`tag_name`, counted; None for a tag to ignore."""
         if is_ignored(tag):
             return None
-        name = tag_name(tag, self.names, where)
-        self._uses_ids |= isinstance(tag, int | float) and str(int(tag)) not in self.names
+        text = _tag_text(tag, where)
+        name = tag_name(text, self.names, where)
+        self._uses_ids |= parse_integer(text) != parse_integer(name)
         self.counts[name] += 1
         return name
 
@@ -104,17 +105,23 @@ class _TagReader:
 def tag_name(tag: Any, names: Sequence[str], where: str) -> str:
     """A record's tag as text; a number, as in TFDS and many Parquet files, is the id of one of the model's names.
 
-    ValueError for what is no tag, and for a number that is no id.
+    It is a name itself if all of them are numbers. ValueError for what is no tag, and for a number that is no id.
     """
-    if isinstance(tag, float) and tag.is_integer():  # as pandas writes a column that lacks some
-        tag = int(tag)
-    if not isinstance(tag, str | int) or tag == "":
-        raise ValueError(f"{where}: tag {str(tag)[:60]!r} is neither text nor a whole number; drop the record")
-    text = str(int(tag)) if isinstance(tag, bool) else str(tag)  # as in training
+    text = _tag_text(tag, where)
     number = parse_integer(text)
-    if text in names or number is None:
+    if number is None or text in names:
         return text
+    if str(number) in names or all(parse_integer(name) is not None for name in names):
+        return str(number)
     if not 0 <= number < len(names):
         problem = f"{where}: tag {text} is not among the ids 0 to {len(names) - 1} of the model's tags"
         raise ValueError(f"{problem}; words to ignore have -100, other tags need their names")
     return names[number]
+
+
+def _tag_text(tag: Any, where: str) -> str:
+    if isinstance(tag, float) and tag.is_integer():  # as pandas writes a column that lacks some
+        tag = int(tag)
+    if not isinstance(tag, str | int) or tag == "":
+        raise ValueError(f"{where}: tag {str(tag)[:60]!r} is neither text nor a whole number; drop the record")
+    return str(int(tag)) if isinstance(tag, bool) else str(tag)  # as in training

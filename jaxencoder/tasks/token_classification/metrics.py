@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxencoder.tasks.token_classification.entities import entities
-from jaxencoder.tasks.token_classification.scheme import Scheme, read_tags
+from jaxencoder.tasks.token_classification.scheme import STRAY, Scheme, read_tags
 
 
 def tag_metrics(
@@ -33,7 +33,7 @@ def tag_metrics(
     names = names or sorted({tag for tags in (*true, *predicted) for tag in tags})
     readings = read_tags(names, sorted({tag for tags in true for tag in tags}))
     if readings is not None:
-        spelling = {reading: name for name, reading in reversed(readings.items()) if name in names}
+        spelling = {reading: name for name, reading in reversed(readings.items()) if name in names and reading != STRAY}
         true = [[tag if tag in names else spelling.get(readings[tag], tag) for tag in tags] for tags in true]
     right = sum(a == b for x, y in zip(true, predicted, strict=True) for a, b in zip(x, y, strict=True))
     words = sum(map(len, true))

@@ -10,7 +10,7 @@ Tjong Kim Sang and Veenstra 1999, arXiv:cs/9907006; Ratinov and Roth 2009 (BILOU
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,10 +40,10 @@ class Tag(NamedTuple):
 STRAY = Tag("")
 
 
-def tag_pattern(tags: Iterable[str]) -> re.Pattern[str] | None:
+def tag_pattern(tags: Sequence[str]) -> re.Pattern[str] | None:
     """The pattern of a tag set: of most of its tags other than O. None if they mark no entities: parts of speech, O."""
     inside = [tag for tag in tags if tag.upper() != OUTSIDE]
-    has_outside = len(inside) < len(list(tags))
+    has_outside = len(inside) < len(tags)
     counts = {pattern: sum(map(bool, map(pattern.fullmatch, inside))) for pattern in (_MARK_FIRST, _TYPE_FIRST)}
     pattern = max(counts, key=lambda pattern: counts[pattern])
     if not inside:

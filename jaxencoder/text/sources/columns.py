@@ -35,8 +35,10 @@ _GLOBAL_COLUMNS = re.compile(rb"# *global\.columns *= *(.+)")
 _COMMENT = re.compile(rb"#( id |(begin|end) document| ?[\w.:]+( [\w.:]+)* =( |$))")
 _TAG = re.compile(r"O|[BIESLUMW][-_]\S+", re.IGNORECASE)
 _ID = re.compile(r"\d+([-.]\d+)?")
-# The first lines of a .tsv file that has no names of columns: GermEval's comment, or a row whose last column is a tag.
-_TAGGED_ROW = re.compile(rb"(\xef\xbb\xbf)?(#[^\n]*\n1\t|([^\t\r\n]+\t)+(O|[BIES]-[\w-]+)\r?\n)")
+# The first lines of a .tsv file without names of columns: GermEval's comment, or rows whose last column is a tag. One
+# such row that is no sentence may hold the names of a table's columns: "name" and "E-mail".
+_TAG_LAST = rb"([^\t\r\n]*\t)+(O|[BIES]-[\w-]+)(\r?\n|\Z)"
+_TAGGED_ROWS = re.compile(rb"(\xef\xbb\xbf)?(#[^\n]*\n1\t|(?!\t)" + _TAG_LAST + rb"(\r?\n|\Z|" + _TAG_LAST + rb"))")
 
 _Lines = list[tuple[str, bytes]]  # (place for messages, line)
 _Rows = list[tuple[str, list[str]]]  # (place for messages, columns)
@@ -53,7 +55,7 @@ class _Layout(NamedTuple):
 
 def is_columns(first_bytes: bytes) -> bool:
     """Whether a .tsv file surely holds words with tags rather than a table with names of columns."""
-    return _TAGGED_ROW.match(first_bytes) is not None
+    return _TAGGED_ROWS.match(first_bytes) is not None
 
 
 def records(extension: str, path: str, stream: BinaryIO) -> Records:
@@ -64,9 +66,12 @@ def records(extension: str, path: str, stream: BinaryIO) -> Records:
     )
     first = list(itertools.islice(sentences, _FIRST_SENTENCES))
     layout = _find_layout(extension, first)
+    token = layout.names.index(_TOKENS)
     for lines in itertools.chain(first, sentences):
         rows = _check_rows(list(_rows(lines, layout.separator, layout.is_numbered)), layout)
-        words = [cells for _, cells in rows if _is_word(cells, layout)]
+        words = [cells for _, cells in rows if cells[token].strip()]
+        if layout.is_numbered:
+            words = [cells for cells in words if cells[0].isdecimal()]
         if not words:
             continue
         record = {name: [cells[i] for cells in words] for i, name in enumerate(layout.names) if name}
@@ -86,7 +91,8 @@ def _rows(
                 continue
         if line.startswith(_DOCUMENT_START) and line.split()[0] == _DOCUMENT_START:
             continue
-        yield where, [utf8(cell, where) for cell in line.split(separator)]  # bytes split at ASCII spaces only
+        # Bytes split at ASCII spaces only.
+        yield where, utf8(b"\t".join(line.split()) if separator is None else line, where).split("\t")
 
 
 def _check_rows(rows: _Rows, layout: _Layout) -> _Rows:
@@ -101,11 +107,6 @@ def _check_rows(rows: _Rows, layout: _Layout) -> _Rows:
         if layout.is_numbered and not _ID.fullmatch(cells[0]):
             raise ValueError(f"{where}: the first column is {cells[0][:40]!r}, not the number of a word")
     return rows
-
-
-def _is_word(cells: Sequence[str], layout: _Layout) -> bool:
-    is_other_node = layout.is_numbered and not cells[0].isdecimal()
-    return not is_other_node and cells[layout.names.index(_TOKENS)].strip() != ""
 
 
 def _find_layout(extension: str, sentences: Sequence[_Lines]) -> _Layout:

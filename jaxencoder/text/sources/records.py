@@ -20,6 +20,7 @@ from jaxencoder.text.sources.formats import TEXT_UNITS, Record, Records, utf8
 
 _ALIGNED_FIELD = "pair"  # holds the second text of aligned files
 _FIRST_RECORDS = re.compile(r"(?!tfds:)(?P<source>.+)\[:(?P<number>[1-9]\d*)\]")
+_PLAIN = frozenset((str, int, float, bool, type(None)))  # types of Python's own; subclasses may be NumPy's
 
 
 class MissingField(ValueError):
@@ -67,8 +68,7 @@ def read(
 
     def records() -> Iterator[Record]:
         for where, raw in itertools.chain((_first(source, located),), located):
-            record = _checked(where, raw, needed, words)
-            yield record if fields is None else {name: record[name] for name in needed}
+            yield _checked(where, raw, needed, words, keeps_others=fields is None)
 
     return records()
 
@@ -153,14 +153,15 @@ def _first(source: str, records: Records) -> tuple[str, Record]:
     raise ValueError(f"{source} is empty: it holds no document to read")
 
 
-def _checked(where: str, raw: Record, needed: Sequence[str], words: bool | None) -> Record:
-    """A record as Python objects; it must have all needed fields, the first of which is that of the text."""
-    record, text_field = {name: _to_python(x, where, name in needed) for name, x in raw.items()}, needed[0]
+def _checked(where: str, raw: Record, needed: Sequence[str], words: bool | None, keeps_others: bool) -> Record:
+    """The fields of a record as Python objects; it must have all needed ones, the first of which is the text."""
+    text_field = needed[0]
     for name in needed:
-        if name not in record:
-            raise MissingField(where, name, record, name == text_field)
+        if name not in raw:
+            raise MissingField(where, name, raw, name == text_field)
+    record = {name: _to_python(raw[name], where, name in needed) for name in (raw if keeps_others else needed)}
     text = record[text_field]
-    is_words = isinstance(text, list) and all(isinstance(x, str) for x in text)
+    is_words = isinstance(text, list) and {str}.issuperset(map(type, text))
     if not ((is_words and words is not False) or (isinstance(text, str) and not words)):
         kind = "a list of words" if words else "text"
         problem = f"field {text_field!r} is {type(text).__name__}, not {kind}"
@@ -171,6 +172,8 @@ def _checked(where: str, raw: Record, needed: Sequence[str], words: bool | None)
 
 def _to_python(value: Any, where: str, is_text: bool) -> Any:
     """Python objects from numpy's; bytes are decoded in a needed field, and in others if they are UTF-8."""
+    if type(value) in _PLAIN or (type(value) is list and _PLAIN.issuperset(map(type, value))):
+        return value
     if isinstance(value, np.ndarray | list):
         return [_to_python(item, where, is_text) for item in value]
     if isinstance(value, dict):

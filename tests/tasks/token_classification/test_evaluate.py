@@ -43,6 +43,7 @@ def test_tags_that_are_numbers():
     tags = (1, True, "0", "B-x", "B-y", 1.0)
     assert [tag_name(tag, names, "a") for tag in tags] == ["B-x", "B-x", "O", "B-x", "B-y", "B-x"]
     assert tag_name(1, ("0", "1"), "a") == "1"
+    assert [tag_name(tag, ("1", "0"), "a") for tag in ("01", 1.0, 0, 2)] == ["1", "1", "0", "2"]  # names, no ids
 
 
 @pytest.mark.parametrize("tag", [None, 1.5, ["O"], ""])
@@ -104,8 +105,9 @@ def test_a_model_whose_tags_have_no_names(token_classifier, tmp_path):
     assert evaluate_tags(model, source).metrics["f1"] == 1
 
 
-def test_numbers_taken_as_ids_are_said(token_classifier, tmp_path, caplog):
-    ids = [["B-x", "O"].index(tag) for tag in TAGS]
+@pytest.mark.parametrize("kind", [int, float, bool, str])
+def test_numbers_taken_as_ids_are_said(token_classifier, tmp_path, caplog, kind):
+    ids = [kind(["B-x", "O"].index(tag)) for tag in TAGS]
     assert measured(token_classifier, tmp_path, ids)["f1"] == 1
     assert "are numbers, taken as ids of the model: 0 = B-x, 1 = O" in caplog.text
 

@@ -109,6 +109,7 @@ def test_the_tags_of_a_model_decide_what_is_measured():
     assert unseen["recall"] == pytest.approx(1 / 3) and unseen["classes"]["y"]["examples"] == 1
     for tags, f1 in ((["B-x", "O"], 1), (["X", "O"], 0), (["O", "O"], 0)):  # a stray tag of the model is outside
         assert tag_metrics([["B-x", "O"]], [tags], [*names, "X"])["f1"] == f1
+    assert tag_metrics([["Y", "O"]], [["X", "O"]], [*names, "X"])["accuracy"] == 0.5  # two stray tags are not equal
 
 
 def test_a_data_set_in_another_scheme():

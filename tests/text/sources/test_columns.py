@@ -94,10 +94,11 @@ def test_tables_and_tagged_words_of_tsv(write):
         (["New York", "is"], ["B-LOC", "O"]),
         (["no"], ["O"]),
     ]
-    for header in ("text\tlabel", "#\ttext", "id\tO-type"):
+    assert tagged(write("a.tsv", "a\tO\r\n\r\nb\tB-X")) == [(["a"], ["O"]), (["b"], ["B-X"])]
+    for header in ("text\tlabel", "#\ttext", "id\tO-type", "name\tE-mail", "text\tB-side", "sentence\tO"):
         name = header.split("\t")[0]
-        assert list(read(write("a.tsv", f"{header}\na\tO\n"), text_field=name)) == [
-            dict(zip(header.split("\t"), "aO", strict=True))
+        assert list(read(write("a.tsv", f"{header}\na\tx\n"), text_field=name)) == [
+            dict(zip(header.split("\t"), "ax", strict=True))
         ]
 
 
