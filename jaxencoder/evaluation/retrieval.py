@@ -17,13 +17,13 @@ from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.inference.rerank import check_cross_encoder, score_pairs
 from jaxencoder.inference.search import rank
 from jaxencoder.tasks.records import numbered
+from jaxencoder.text.labels import parse_integer
 from jaxencoder.text.messages import listed
 from jaxencoder.text.sources.records import Record
 
 log = logging.getLogger(__name__)
 
 MAX_RANK = 100  # lower ranks do not affect the metrics
-_INTEGER = re.compile(r"\s*-?\d+(\.0*)?\s*")
 
 
 def ranking_metrics(rankings: Sequence[Sequence[str]], relevances: Sequence[Mapping[str, int]]) -> dict[str, float]:
@@ -88,13 +88,15 @@ def read_qrels(file: Path) -> dict[str, dict[str, int]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        columns = line.split("\t")
-        match columns if len(columns) > 1 else line.split(maxsplit=3):
-            case [query, _, document, relevance] if _INTEGER.fullmatch(relevance):
-                relevances.setdefault(query, {})[document] = int(float(relevance))
-            case [query, document, relevance] if len(columns) > 1 and _INTEGER.fullmatch(relevance):
-                relevances.setdefault(query, {})[document] = int(float(relevance))
-            case [first, _, _] if len(columns) > 1 and number == 1 and not re.match("corpus|doc", first, re.IGNORECASE):
+        has_tabs = "\t" in line
+        columns = line.split("\t") if has_tabs else line.split(maxsplit=3)
+        relevance = parse_integer(columns[-1].strip())
+        match columns:
+            case [query, _, document, _] if relevance is not None:
+                relevances.setdefault(query, {})[document] = relevance
+            case [query, document, _] if has_tabs and relevance is not None:
+                relevances.setdefault(query, {})[document] = relevance
+            case [first, _, _] if has_tabs and number == 1 and not re.match("corpus|doc", first, re.IGNORECASE):
                 pass
             case _:
                 wrong = f"{file}:{number}: {line[:80]!r}"

@@ -47,7 +47,9 @@ class Schema:
     reads_words = False  # the text field holds a list of words
     labels_tokens = False  # tokens have labels, not texts
     names_classes = True  # the labels are classes of the data set, whose names `data.labels` may give
+    has_values = False  # the labels are values, whatever they look like
     marks: tuple[str, ...] = label_kinds.MARKS  # labels of what has none
+    reads_all_fields = False  # `adjust` uses fields that no setting names
     overlaps = False  # sequences of a long text overlap by `data.overlap` tokens
 
     @property
@@ -86,6 +88,9 @@ class Schema:
         """The labels that a record's label field holds."""
         return (label,)
 
+    def adjust(self, record: Record, data: DataConfig, where: str) -> None:
+        """Change a record by its other fields; ValueError if these are invalid."""
+
     def check_texts(self, text: Any, pair: Any, pair_field: str, where: str) -> None:
         """Raise ValueError if the second text is not as the task needs it."""
         if not isinstance(pair, str):
@@ -120,7 +125,8 @@ class Schema:
             split: "train" or "validation".
             fraction: of the examples held out, chosen by a hash of the texts; 0 takes all, whatever the split.
         """
-        for where, record, digest in self._read(data, source, pair_field):
+        classes = None if labels is None else labels.names
+        for where, record, digest in self._read(data, source, pair_field, classes):
             text, pair = record[data.text_field], record[pair_field] if pair_field else ""
             self.check_texts(text, pair, pair_field, where)
             if fraction and (split == "validation") != is_held_out(digest, fraction):
@@ -173,7 +179,7 @@ class Schema:
         classes of a model, or for None as in data.labels; they stay if `classes` is empty.
         """
         names = [name for name in (pair_field, data.label_field) if name]
-        fields = {"required": names} if all_fields else {"fields": names}
+        fields = {"required": names} if all_fields or self.reads_all_fields else {"fields": names}
         records = read(source, text_field=data.text_field, text_unit=data.text_unit, words=self.reads_words, **fields)
         label_names = self._class_names(data, source) if classes is None or classes else ()
         if label_names and (spelling := classes or data.labels):
@@ -182,6 +188,7 @@ class Schema:
             where, pair = f"{source}, record {number}", str(record[pair_field]) if pair_field else ""
             if label_names:
                 record[data.label_field] = with_names(record[data.label_field], label_names, where)
+            self.adjust(record, data, where)
             yield where, record, text_digest(record[data.text_field], pair)
 
 

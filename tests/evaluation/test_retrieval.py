@@ -175,6 +175,7 @@ def test_split(model, folder):
         ("\ufeff1\ta b\t0\n", {"1": {"a b": 0}}),
         ("1 0 a 2\n1  0  b 0\n2\tQ0\ta\t1\n", {"1": {"a": 2, "b": 0}, "2": {"a": 1}}),  # TREC
         ("Query-ID\tCorpus-ID\tScore\n1\ta\t1.0\n", {"1": {"a": 1}}),
+        ("1\ta\t 1 \n1\tb\t+2\n", {"1": {"a": 1, "b": 2}}),
     ],
 )
 def test_relevances(tmp_path, text, expected):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from jaxencoder.text.config import DataConfig
-from jaxencoder.text.labels import Labels
+from jaxencoder.text.labels import Labels, parse_integer
 from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.schema import Example, Schema, check_structured
 from jaxencoder.text.sources.records import Record
@@ -22,7 +22,6 @@ SPAN_CLASSES = ("start", "end", "both")  # labels of an answer's first and last 
 START, END, BOTH = range(len(SPAN_CLASSES))
 NO_ANSWER = (-1, -1)
 _IMPOSSIBLE = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "none": False, "": False}
-_WHOLE = re.compile(r"(\d+)(\.0*)?")
 _QUESTION = 64  # tokens of a question that are read, and at most half a row
 
 
@@ -37,6 +36,7 @@ class QuestionAnsweringSchema(Schema):
     text_names, pair_names, label_names = (), (), ("answers",)
     labels_tokens = True
     names_classes = False
+    reads_all_fields = True  # the flag is a field that only some data sets have
     overlaps = True
 
     def check(self, data: DataConfig) -> None:
@@ -46,19 +46,9 @@ class QuestionAnsweringSchema(Schema):
     def find_labels(self, data: DataConfig) -> Labels:
         return Labels("class", SPAN_CLASSES)
 
-    def _read(
-        self,
-        data: DataConfig,
-        source: str,
-        pair_field: str,
-        classes: Sequence[str] | None = None,
-        all_fields: bool = True,
-    ) -> Iterator[tuple[str, Record, int]]:
-        # The flag is a field that only some data sets have.
-        for where, record, digest in super()._read(data, source, pair_field, classes, all_fields=True):
-            if _is_impossible(record.get("is_impossible", False), where):
-                record[data.label_field] = []
-            yield where, record, digest
+    def adjust(self, record: Record, data: DataConfig, where: str) -> None:
+        if _is_impossible(record.get("is_impossible", False), where):
+            record[data.label_field] = []
 
     def encode_label(self, label: Any, texts: tuple[str, str], labels: Labels, where: str) -> tuple[int, int]:
         return answer_span(label, texts[1], where)
@@ -107,8 +97,8 @@ def _answers(value: Any, where: str) -> list[tuple[str, int | None]]:
     answers = []
     for item in items if isinstance(items, list) else [None]:
         words, start = (item.get("text"), item.get("answer_start")) if isinstance(item, dict) else (item, None)
-        if isinstance(start, str | float) and (integer := _WHOLE.fullmatch(str(start))):
-            start = int(integer[1])
+        if isinstance(start, str | float) and (integer := parse_integer(str(start))) is not None:
+            start = integer
         if not isinstance(words, str) or not isinstance(start, int | None):
             form = '{"text": [...], "answer_start": [...]}'
             raise ValueError(f"{where}: the answers {str(value)[:60]!r} are not {form} as SQuAD has them")

@@ -111,6 +111,7 @@ def test_answers():
         ({"text": ["Elbe"], "answer_start": [9]}, (10, 14)),  # one off, as in some sets
         ({"text": ["Elbe"], "answer_start": [-4]}, (0, 4)),  # not counted from the end
         ({"text": ["Elbe"], "answer_start": ["10"]}, (10, 14)),
+        ({"text": ["Elbe"], "answer_start": ["-1"]}, (0, 4)),
         ({"text": ["Elbe"], "answer_start": [10.0]}, (10, 14)),
         ({"text": ["Rhine", "Elbe"], "answer_start": [0, 9]}, (10, 14)),  # the first that is there
         ({"text": ["", "the"], "answer_start": [0, 6]}, (6, 9)),

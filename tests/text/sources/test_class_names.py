@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxencoder.text.config import DataConfig
+from jaxencoder.text.labels import Labels
 from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.sources import class_names
 from jaxencoder.text.sources.class_names import spelled_as, with_names
@@ -67,6 +68,19 @@ def test_labels_by_name(tmp_path):
         ((), [0, 1]),  # a model of values
     ]:
         assert [record["label"] for _, record in TEXTS.validation_records(data, classes)] == want
+
+
+def test_rows_by_the_classes_of_training(tmp_path, caplog):
+    """Numbers with names are held out of training data whose numbers have none, or the names of other settings."""
+    path = parquet(tmp_path / "a.parquet", {"label": LABEL}, text=["good", "bad"], label=[1, 0])
+    data = DataConfig(validation=(path,), label_field="label")
+    for labels, want in (
+        (Labels("class", ("0", "1")), [1, 0]),
+        (Labels("class", ("Pos", "Neg")), [0, 1]),
+        (Labels("value", ()), [1.0, 0.0]),
+    ):
+        assert [example.label for example in TEXTS.examples(data, path, "", labels, "validation", 0.0)] == want
+    assert "neg = 0, pos = 1" in caplog.text
 
 
 def test_names_as_a_model_spells_them(caplog):
