@@ -3,7 +3,8 @@
 Paper: Devlin et al. 2019, arXiv:1810.04805, section 4.1: a tanh layer and a projection on [CLS], all weights trained.
 The examples of a row are packed and predicted together, so that no computation is spent on padding.
 
-Data: records with a text and a label. Strings and whole numbers are classes; fractional numbers make it a regression.
+Data: records with a text and a label. Strings and whole numbers are classes; fractional numbers make it a regression,
+and so does --objective.labels 1.
 Lists of classes, such as {"text": ..., "label": ["sport", "local"]} or [] for none, make it multi-label: each class is
 predicted independently. Vectors of 0 and 1 are not supported: list the names of the classes instead.
 Architecture and tokenizer come from --init-from: a run, a published folder, or a name on the hub.

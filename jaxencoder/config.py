@@ -20,7 +20,7 @@ from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
-from jaxencoder.text.schema import TEXTS, Schema
+from jaxencoder.text.schema import Schema
 from jaxencoder.training.config import OptimizerConfig, Phase, TrainingConfig, batch_warmup
 
 __all__ = [
@@ -86,7 +86,7 @@ class RunConfig:
     @property
     def schema(self) -> Schema:
         """Fields and encoding of the records; texts or pairs for pretraining."""
-        return task.schema if (task := table.task_of(self.objective)) else TEXTS
+        return table.schema_of(self.objective)
 
     @property
     def trainable_patterns(self) -> tuple[str, ...]:

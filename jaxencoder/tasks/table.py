@@ -1,6 +1,7 @@
 """The table of tasks, and the task that a model was trained for."""
 
 from jaxencoder.objectives.objective import ObjectiveConfig
+from jaxencoder.tasks.classification.data import VALUES
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.classification.predict import evaluate_classes, predict_classes
 from jaxencoder.tasks.multiple_choice import data as choices
@@ -14,7 +15,7 @@ from jaxencoder.tasks.token_classification import data as tags
 from jaxencoder.tasks.token_classification.evaluate import evaluate_tags
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.tasks.token_classification.predict import predict_tags
-from jaxencoder.text.schema import TEXTS
+from jaxencoder.text.schema import TEXTS, Schema
 
 TASKS = (
     Task(
@@ -61,6 +62,13 @@ TASKS = (
 def task_of(objective: ObjectiveConfig) -> Task | None:
     """The task of an objective; None for pretraining."""
     return next((task for task in TASKS if task.objective is type(objective)), None)
+
+
+def schema_of(objective: ObjectiveConfig) -> Schema:
+    """Fields and encoding of an objective's records; texts or pairs for pretraining."""
+    if isinstance(objective, Classification) and objective.labels == 1:
+        return VALUES
+    return TEXTS if (task := task_of(objective)) is None else task.schema
 
 
 def task_of_model(model: TaskCheckpoint) -> Task | None:

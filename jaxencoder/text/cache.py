@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,9 @@ def prepare(
 
 
 def _prepare(part: SourceSplit, tokenizer: Tokenizer, progress: bool) -> Store:
-    name = _address(part, tokenizer)
+    name = _find_address(part, tokenizer)
     folder = cache_folder(part.data) / "rows"  # rows for an object store are made here and copied when complete
-    target = join(join(part.data.cache, "rows"), name) if is_remote(part.data.cache) else str(folder / name)
+    target = _target(part.data, name)
 
     def report(line: str) -> None:
         if progress:
@@ -131,6 +131,23 @@ def _prepare(part: SourceSplit, tokenizer: Tokenizer, progress: bool) -> Store:
     summary = f"Prepared {part}: {len(store)} rows" if is_new else f"Reusing {len(store)} rows of {part}"
     report(f"{summary} in {target}{_format_labels(part, store)}")
     return store
+
+
+def _target(data: DataConfig, name: str) -> str:
+    """Where the rows of an address lie."""
+    if is_remote(data.cache):
+        return join(join(data.cache, "rows"), name)
+    return str(cache_folder(data) / "rows" / name)
+
+
+def _find_address(part: SourceSplit, tokenizer: Tokenizer) -> str:
+    """The address of rows; for values that of rows whose labels turned out to be values, if there are such."""
+    if part.schema.has_values:
+        inferred = _address(replace(part, schema=TEXTS), tokenizer)
+        target = _target(part.data, inferred)
+        if exists(target) and Store(target).meta["label_kind"] == "value":
+            return inferred
+    return _address(part, tokenizer)
 
 
 def _address(part: SourceSplit, tokenizer: Tokenizer) -> str:
@@ -172,7 +189,7 @@ def _is_cache_error(error: OSError, folder: Path) -> bool:
 
 
 def _format_labels(part: SourceSplit, store: Store) -> str:
-    if not part.data.label_field or not part.schema.names_classes:
+    if not part.data.label_field or not (part.schema.names_classes or part.schema.has_values):
         return ""
     kind, unlabeled = store.meta["label_kind"], store.meta.get("unlabeled", 0)
     labels = Labels("class" if kind == "token" else kind, tuple(store.meta["labels"])).describe()

@@ -5,8 +5,8 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -18,12 +18,17 @@ _WHOLE = re.compile(r"(?P<integer>[+-]?\d+)(\.0*)?")
 MARKS = ("-1", "-100", "-", "nan", "NaN", "<NA>")
 
 
-class Labels(NamedTuple):
+@dataclass(frozen=True)
+class Labels:
     """The kind of a data set's labels, and the names of its classes."""
 
     kind: str  # "class"; "classes", any number per example; "value"; or "choice", among the example's choices
     names: tuple[str, ...]  # in order of id; empty for values and choices
     indicators: bool = False  # a list holds 1 or 0 for each class, and not classes
+
+    @cached_property
+    def _class_ids(self) -> "_ClassIds":
+        return _ClassIds(self.names)
 
     def encode(self, label: Any, where: str) -> float | tuple[int, ...] | None:
         """The id of a class, the ascending ids of several, or the value; None for one of MARKS that is no class.
@@ -57,7 +62,8 @@ class Labels(NamedTuple):
         items = label if isinstance(label, list) else [label]
         if self.kind == "value" or self.indicators or _is_indicators(items, len(self.names)):
             return False
-        return any(_named(item, self.names) is None and _numbered(item, self.names) is not None for item in items)
+        ids = self._class_ids
+        return any(ids.named(item) is None and ids.numbered(item) is not None for item in items)
 
     def _classes(self) -> str:
         shown = [repr(name) if _NEEDS_QUOTES.search(name) else name for name in self.names[:_SHOWN]]
@@ -66,14 +72,51 @@ class Labels(NamedTuple):
     def _id(self, label: Any, where: str) -> int | None:
         if isinstance(label, list) and len(true := _true(label, len(self.names), where)) == 1:
             return true[0]
-        name = _name(label, where)
-        index = _named(label, self.names)
+        name, ids = _name(label, where), self._class_ids
+        index = ids.named(label)
         # TFDS, many Parquet files, and CSV as text hold the number of a class that the settings name.
-        index = _numbered(label, self.names) if index is None else index
+        index = ids.numbered(label) if index is None else index
         if index is None and name not in MARKS:
             problem = f"{where}: label {label!r} is not among the classes {self._classes()}"
             raise ValueError(f"{problem}; drop the record or name data.labels")
         return index
+
+
+class _ClassIds:
+    """The ids of classes by all that may stand for them; None for what fits several."""
+
+    def __init__(self, names: Sequence[str]):
+        numbers = [parse_integer(name) for name in names]
+        self._count, self._are_numbers = len(names), None not in numbers
+        self._by_name = {name: i for i, name in reversed(list(enumerate(names)))}
+        self._by_number = _unique_ids(numbers)
+        self._by_case = _unique_ids([name.strip().casefold() for name in names])
+
+    def named(self, label: Any) -> int | None:
+        """The id of the class that a label names, or None."""
+        if isinstance(label, bool) and (index := self._match(str(label))) is not None:
+            return index
+        return self._match(_name(label, ""))
+
+    def numbered(self, label: Any) -> int | None:
+        """The id that a label is, if names of classes do not decide; None for other labels."""
+        number = parse_integer(_name(label, ""))
+        return number if number is not None and not self._are_numbers and 0 <= number < self._count else None
+
+    def _match(self, text: str) -> int | None:
+        if (index := self._by_name.get(text)) is not None:
+            return index
+        if (number := parse_integer(text)) is not None and number in self._by_number:
+            return self._by_number[number]
+        return self._by_case.get(text.casefold())
+
+
+def _unique_ids(keys: Sequence[Any]) -> dict[Any, int | None]:
+    """The id of each key, None if several classes have it."""
+    ids: dict[Any, int | None] = {}
+    for i, key in enumerate(keys):
+        ids[key] = None if key in ids else i
+    return ids
 
 
 def infer(labels: Iterable[tuple[Any, str]], marks: Sequence[str] = MARKS) -> Labels:
@@ -133,6 +176,7 @@ class _Seen:
     texts: dict[str, str] = field(default_factory=dict)
     numbers: dict[int, str] = field(default_factory=dict)
     fractional: bool = False
+    whole_float: float | None = None  # one of them
     has_lists: bool = False
     list_size: int | None = None  # of all lists, if they hold 0 or 1 for each class; 0 once one does not
 
@@ -141,6 +185,8 @@ class _Seen:
             self.fractional = True
         elif isinstance(label, int | float):
             self.numbers.setdefault(int(label), where)
+            if isinstance(label, float):
+                self.whole_float = label
         else:
             self.texts.setdefault(_name(label, where), where)
 
@@ -171,6 +217,10 @@ def _infer_numbers(seen: _Seen, numeric: dict[str, str], kind: str, marks: Seque
             "no label is a class" if seen.texts or seen.numbers else "the lists of labels hold nothing, no classes"
         )
         raise ValueError(f"{content}; name another data.label_field")
+    decimal = next((text for text in integers if "." in text), seen.whole_float)
+    if decimal is not None and kind == "class":
+        advice = "if they are values to predict, set objective.labels to 1"
+        log.warning("Labels such as %s are taken as classes; %s.", decimal, advice)
     return Labels(kind, tuple(names[number] for number in sorted(names)))
 
 
@@ -225,32 +275,6 @@ def parse_integer(text: str) -> int | None:
     return int(match["integer"]) if match else None
 
 
-def _named(label: Any, names: tuple[str, ...]) -> int | None:
-    """The index of the class that a label names, or None."""
-    if isinstance(label, bool) and (index := _match(str(label), names)) is not None:
-        return index
-    return _match(_name(label, ""), names)
-
-
-@lru_cache(maxsize=4096)
-def _match(text: str, names: tuple[str, ...]) -> int | None:
-    if text in names:
-        return names.index(text)
-    number = parse_integer(text)
-    same = [i for i, name in enumerate(names) if number is not None and parse_integer(name) == number]
-    same = same or [i for i, name in enumerate(names) if name.strip().casefold() == text.casefold()]
-    return same[0] if len(same) == 1 else None
-
-
-def _numbered(label: Any, names: tuple[str, ...]) -> int | None:
-    """The index that a label is, if names of classes do not decide; None for other labels."""
-    number = parse_integer(_name(label, ""))
-    is_id = (
-        number is not None and 0 <= number < len(names) and not all(parse_integer(name) is not None for name in names)
-    )
-    return number if is_id else None
-
-
 def _reads_as_number(text: str) -> bool:
     """Whether a text stands for a number, NaN and infinity among them; 1_2 is a name."""
     try:
@@ -267,12 +291,12 @@ def _number(text: str) -> float | None:
 
 def _name(label: Any, where: str) -> str:
     """A class as text without spaces around it, a whole number in digits."""
+    if isinstance(label, str) and (text := label.strip()):
+        return text
     if isinstance(label, int):
         return str(int(label))
     if isinstance(label, float) and (number := parse_integer(str(label))) is not None:
         return str(number)
-    if isinstance(label, str) and (text := label.strip()):
-        return text
     raise ValueError(f"{where}: label {label!r} is not a class; give text or a whole number, or drop the record")
 
 

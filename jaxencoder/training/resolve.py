@@ -88,8 +88,18 @@ def _training_labels(config: RunConfig, train: tuple[tuple[Store, ...], ...]) ->
     kind, counts = train[0][0].meta["label_kind"], ()
     if names and kind in ("class", "classes"):
         counts = tuple(map(sum, zip(*(store.label_counts().tolist() for store in train[0]), strict=True)))
+        _check_unlabeled(names, counts, sum(store.meta.get("unlabeled", 0) for store in train[0]))
         _warn_of_rare(names, counts, labeled_examples(config, train[0]))
     return TrainingLabels(config.data.label_field, kind, names, counts)
+
+
+def _check_unlabeled(names: tuple[str, ...], counts: tuple[int, ...], unlabeled: int) -> None:
+    """ValueError if a class has no example because its label may have been read as a mark of no label."""
+    if unlabeled and 0 in counts:
+        raise ValueError(
+            f"class {names[counts.index(0)]!r} has no example, but {unlabeled} records marked as unlabeled, such as by "
+            "-1, were left out; if -1 is a class, give it that name in data.labels, else drop these records."
+        )
 
 
 def _warn_of_rare(labels: tuple[str, ...], counts: tuple[int, ...], examples: int) -> None:

@@ -1,5 +1,7 @@
 """What labels are taken for: classes, values, or a mistake that is named."""
 
+from dataclasses import replace
+
 import pytest
 
 from jaxencoder.text.labels import Labels, infer
@@ -86,6 +88,12 @@ def test_kinds_are_those_of_scikit_learn(labels, kind):
     assert kinds(*labels).kind == ours
 
 
+@pytest.mark.parametrize("labels", [[5.0, 0.0], ["5.0", "0.0"]])
+def test_scores_may_be_whole(labels, caplog):
+    assert kinds(*labels).kind == "class"
+    assert "are taken as classes; if they are values to predict, set objective.labels to 1" in caplog.text
+
+
 def test_classes_that_differ_only_in_case(caplog):
     assert kinds("pos", "Pos", "neg") == Labels("class", ("Pos", "neg", "pos"))
     assert "The labels 'Pos' and 'pos' differ only in case; they count as two classes" in caplog.text
@@ -152,7 +160,7 @@ def test_case_and_spelling_of_names():
 def test_lists():
     names = Labels("classes", ("a", "b", "c"))
     assert names.encode(["c", "A"], "") == (0, 2) and names.encode([2, 1], "") == (1, 2) and names.encode([], "") == ()
-    indicators = names._replace(indicators=True)
+    indicators = replace(names, indicators=True)
     assert indicators.encode([0, 1, 1.0], "") == (1, 2) and indicators.encode([0, 0, 0], "") == ()
     for labels, value, message in (
         (names, ["a", "A"], "name a class more than once"),
@@ -170,7 +178,7 @@ def test_numbers_that_are_taken_as_ids():
     assert all(map(names.are_ids, (1, "0", 1.0))) and not any(map(names.are_ids, ("pos", "-", [0, 1])))
     assert not Labels("class", ("0", "1")).are_ids(1) and not Labels("value", ()).are_ids(1)
     several = Labels("classes", ("a", "b"))
-    assert several.are_ids([1]) and not several.are_ids(["a"]) and not several._replace(indicators=True).are_ids([1, 0])
+    assert several.are_ids([1]) and not several.are_ids(["a"]) and not replace(several, indicators=True).are_ids([1, 0])
 
 
 def test_names_in_a_line():

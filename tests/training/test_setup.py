@@ -202,6 +202,36 @@ def test_labels(field: str, labels: int, names: tuple, config: RunConfig, pretra
         set_up(fine_tuning(config, pretrained, field, class_names=("x",) * max(labels, 2)), tmp_path)
 
 
+def test_values_that_are_whole_numbers(config: RunConfig, pretrained: Path, tmp_path: Path, capsys) -> None:
+    values = fine_tuning(config, pretrained, "level", labels=1)
+    setup = set_up(values, tmp_path / "whole")
+    assert setup.config.objective == values.objective and setup.train[0][0].meta["label_kind"] == "value"
+    assert "labels are values" in capsys.readouterr().out
+    assert set_up(fine_tuning(config, pretrained, "level"), tmp_path / "classes").config.objective.labels == 3
+    resolved = set_up(fine_tuning(config, pretrained, "value"), tmp_path / "fractions").config
+    capsys.readouterr()
+    assert resolved.objective.labels == 1 and set_up(resolved, tmp_path / "fractions").config == resolved
+    assert capsys.readouterr().out.count("Reusing") == 2  # the rows that the run began with
+    with pytest.raises(
+        ValueError, match="label '.*' is not a finite number.*set objective.labels to 0 if the labels are"
+    ):
+        set_up(fine_tuning(config, pretrained, labels=1), tmp_path / "text")
+    with pytest.raises(ValueError, match="data.labels is a, but the task has no classes; leave it out"):
+        replace(values, data=replace(values.data, labels=("a",)))
+
+
+def test_classes_that_look_like_marks(config: RunConfig, pretrained: Path, tmp_path: Path) -> None:
+    source = tmp_path / "signs.jsonl"
+    source.write_text("".join(json.dumps({"text": "red cat", "label": [-1, 1][i % 2]}) + "\n" for i in range(8)))
+    plain = fine_tuning(config, pretrained)
+    data = replace(plain.data, train=(str(source),), validation_fraction=0.0)
+    for names, label in (("neg", "pos"), "neg"), (("neg", "none", "pos"), "neg"):
+        with pytest.raises(ValueError, match=f"class '{label}' has no example, but 4 records marked as unlabeled"):
+            set_up(replace(plain, data=replace(data, labels=names)), tmp_path / "run")
+    named = replace(plain, data=replace(data, labels=("-1", "1")))
+    assert set_up(named, tmp_path / "run").config.objective.class_names == ("-1", "1")
+
+
 def test_classes_are_counted(config: RunConfig, pretrained: Path, tmp_path: Path, caplog) -> None:
     plain = fine_tuning(config, pretrained)
     resolved = set_up(plain, tmp_path / "plain")

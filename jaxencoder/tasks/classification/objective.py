@@ -35,7 +35,8 @@ class Classification(TaskObjective):
     from_data: ClassVar[tuple[str, ...]] = ("labels", "class_names", "class_counts", "multi_label")
 
     labels: int = 0
-    """Number of classes; 1 is regression by squared error; 0 takes the number in the training data."""
+    """Number of classes; 1 is regression by squared error, also of labels that are all whole numbers; 0 takes the
+    number in the training data."""
     pooling: Pooling = "cls"
     """How a text becomes one vector. With `cls`, a model with global tokens makes the first token global."""
     dropout: float = 0.1
