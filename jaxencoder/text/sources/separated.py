@@ -33,11 +33,11 @@ def records(path: str, stream: io.BufferedReader, separator: str) -> Iterator[tu
     encoding = "utf-16" if beginning.startswith(_UTF16) else "utf-8-sig"
     sample = beginning.decode(encoding, errors="ignore")
     text = io.TextIOWrapper(stream, encoding=encoding, newline="")
-    first = 0
+    first, is_tsv = 0, separator == "\t"
     if sample.startswith("sep="):  # a line that spreadsheets read as a setting
         first, separator = 1, text.readline().rstrip("\r\n").removeprefix("sep=") or separator
         sample = sample.partition("\n")[2]
-    rows = csv.reader(text, **_dialect(sample, separator))
+    rows = csv.reader(text, **_dialect(sample, separator, is_tsv))
     try:
         yield from _records(path, rows, first)
     except UnicodeDecodeError as error:
@@ -67,7 +67,7 @@ def _records(path: str, rows: Any, first: int) -> Iterator[tuple[str, dict[str, 
         yield where, {names[i]: row[i] for i in named}
 
 
-def _dialect(sample: str, separator: str) -> Dialect:
+def _dialect(sample: str, separator: str, is_tsv: bool) -> Dialect:
     """Options of `csv.reader` for a file that begins with this text."""
     header = sample.partition("\n")[0]
     if separator == "," and "," not in header:
@@ -80,11 +80,11 @@ def _dialect(sample: str, separator: str) -> Dialect:
         unescaped = _parsed(_ESCAPED.sub("__", sample), doubled)
         if _is_table(unescaped) and len(unescaped) >= len(rows):
             quoted, rows = doubled | {"escapechar": "\\", "doublequote": False}, unescaped
-    return raw if separator == "\t" and not _is_quoted(rows, _parsed(sample, raw)) else quoted
+    return raw if separator == "\t" and not _is_quoted(rows, _parsed(sample, raw), is_tsv) else quoted
 
 
-def _is_quoted(rows: Sequence[Sequence[str]], lines: Sequence[Sequence[str]]) -> bool:
-    """Whether quotes enclose fields of TSV, where they are mostly ordinary characters.
+def _is_quoted(rows: Sequence[Sequence[str]], lines: Sequence[Sequence[str]], is_tsv: bool) -> bool:
+    """Whether quotes enclose fields separated by tabs; in TSV they are mostly ordinary characters, in CSV they are not.
 
     `rows` are those of a sample if quotes enclose fields, `lines` those with quotes as characters.
     """
@@ -92,11 +92,10 @@ def _is_quoted(rows: Sequence[Sequence[str]], lines: Sequence[Sequence[str]]) ->
         return _is_table(rows)
     if 2 * len(rows) < len(lines):  # an ordinary quote encloses the following lines
         return False
-    fields = {x for line in lines[1:] for x in line if '"' in x}
-    # Writers enclose all fields with a quote, and double or escape it: one that is not so refutes this.
-    if all(map(_ENCLOSED.fullmatch, fields)) and any('"' in x[1:-1] for x in fields):
+    if not is_tsv:
         return True
-    # pandas can enclose all texts of a column.
+    # pandas can enclose all texts of a column. Where only some are enclosed, as in GLUE's QQP, the published texts keep
+    # the quotes.
     columns = list(zip(*lines[1:], strict=True))
     return len(lines) > 2 and any(all(map(_ENCLOSED.fullmatch, column)) for column in columns)
 

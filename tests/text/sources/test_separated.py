@@ -46,8 +46,15 @@ def test_dialects(write, name, content):
     assert list(read(write(name, content))) == ROWS
 
 
-@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
-@pytest.mark.parametrize("delimiter", [",", "\t"])
+@pytest.mark.parametrize(
+    ("name", "dialect"),
+    [
+        ("a.csv", {}),
+        ("a.csv", {"quoting": csv.QUOTE_ALL}),
+        ("a.csv", {"delimiter": "\t"}),
+        ("a.tsv", {"delimiter": "\t", "quoting": csv.QUOTE_ALL}),
+    ],
+)
 @pytest.mark.parametrize(
     "text",
     [
@@ -61,11 +68,9 @@ def test_dialects(write, name, content):
         'a "b" c',
     ],
 )
-def test_backslashes_that_are_text(write, text, delimiter, quoting):
+def test_backslashes_that_are_text(write, text, name, dialect):
     out = io.StringIO(newline="")
-    writer = csv.writer(out, quoting=quoting, delimiter=delimiter)
-    writer.writerows([["text", "label"], [text, "0"], ["plain", "1"], [text, "0"]])
-    name = "a.csv" if delimiter == "," else "a.tsv"
+    csv.writer(out, **dialect).writerows([["text", "label"], [text, "0"], ["plain", "1"], [text, "0"]])
     assert [record["text"] for record in read(write(name, out.getvalue()))] == [text, "plain", text]
 
 
@@ -89,7 +94,7 @@ def test_pandas(tmp_path):
         ['"so', 'it" goes', '"quoted" and not', "plain", '"all of it"'],
         ['He said \\"hi\\" 90\\/10', "plain"],
         ['""', "plain"],
-        ['what does ""this"" mean?', '""this"" and ""that""', '"""this"" too"'],  # QQP of GLUE
+        ['"What does ""this"" mean?"', "plain"],  # QQP of GLUE
     ],
 )
 def test_quotes_of_published_tsv_are_characters(write, texts, more):
