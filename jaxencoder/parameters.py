@@ -34,6 +34,11 @@ def is_stacked(path: str) -> bool:
     return "layers" in path.split("/")
 
 
+def is_table(path: str) -> bool:
+    """Whether the parameter is an embedding table [rows, D]."""
+    return path.endswith("_embedding")
+
+
 def matrix_axes(path: str, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """The input axes and the output axes of a kernel, or None for other parameters."""
     parts, first = path.split("/"), int(is_stacked(path))  # the layer axis is in neither

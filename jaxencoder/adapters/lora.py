@@ -8,13 +8,13 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params
-from jaxencoder.parameters import flatten, is_stacked, kernel_axes, map_with_paths, matrix_axes, set_path
+from jaxencoder.parameters import flatten, is_stacked, is_table, kernel_axes, map_with_paths, matrix_axes, set_path
 
 NAME = "lora"  # of the adapter among the parameters
 TRAINABLE = (r"^(?!encoder/)",)  # the adapter and the heads; the encoder is frozen
@@ -52,6 +52,14 @@ class LoraConfig:
     def scale(self) -> float:
         """The factor of the product of the two matrices."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
+
+
+class TaskAdapter(NamedTuple):
+    """A low-rank adapter for a task of an embedder."""
+
+    task: str
+    lora: LoraConfig
+    params: Params  # as of `init_lora`
 
 
 def with_lora(lora: LoraConfig, objective: Objective) -> Objective:
@@ -138,7 +146,9 @@ def _merge_kernel(lora: LoraConfig, path: str, kernel: jax.Array, adapter: Param
 
 
 def _as_matrix(path: str, kernel: jax.Array) -> jax.Array:
-    """A kernel as [I, O], or as [L, I, O] if layers are stacked."""
+    """A kernel as [I, O], or as [L, I, O] if layers are stacked; a table [V, D] as it is."""
+    if is_table(path):
+        return kernel
     layers = kernel.shape[: int(is_stacked(path))]
     inputs, outputs = (math.prod(kernel.shape[i] for i in axes) for axes in kernel_axes(path, kernel.ndim))
     return kernel.reshape(*layers, inputs, outputs)

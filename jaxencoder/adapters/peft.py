@@ -7,20 +7,21 @@ complete "a".
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import EllipsisType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxencoder.adapters.lora import LoraConfig, by_kernel
-from jaxencoder.adapters.peft_settings import PeftSettings, read_settings
+from jaxencoder.adapters.peft_settings import read_settings
+from jaxencoder.adapters.peft_tables import read_tables, table_modules, write_table
 from jaxencoder.families.family import Family, Settings
 from jaxencoder.families.published import Published
 from jaxencoder.families.tables import Slot, Weight, read_tensor, tensors_of, write_tensor
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Params
-from jaxencoder.parameters import flatten, kernel_axes, set_path
+from jaxencoder.parameters import flatten, is_table, kernel_axes, set_path
 from jaxencoder.text.messages import listed
 
 PREFIX = "base_model.model."  # of every name
@@ -39,7 +40,12 @@ class _Module(NamedTuple):
 
 
 def to_peft(
-    lora: LoraConfig, adapter: Params, base: Params, family: Family, config: EncoderConfig
+    lora: LoraConfig,
+    adapter: Params,
+    base: Params,
+    family: Family,
+    config: EncoderConfig,
+    heads: Collection[str] = (),
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """An adapter's tensors by PEFT's names, without PREFIX, and their settings.
 
@@ -47,14 +53,18 @@ def to_peft(
         lora, adapter: settings and parameters as of `init_lora`, {"encoder": ...}.
         base: the adapted parameters.
         family, config: of the base. Names of modules begin with the family's prefix.
+        heads: the family's heads that may have adapters too.
 
     Raises:
         ValueError: an adapted kernel is in no torch matrix of the family's encoder.
     """
     adapters = by_kernel(adapter)
-    modules = _modules(family.encoder(config), base, config)
+    head_tables = family.heads(config, family.settings(config))
+    rows = [*family.encoder(config), *(row for name in heads for row in head_tables[name].weights)]
+    modules = _modules(rows, base, config)
     modules = [module for module in modules if any(path in adapters for path, _ in module.slots)]
-    supported = {path for module in modules for path, _ in module.slots}
+    tables = {path: name for name, path in table_modules(rows) if path in adapters}
+    supported = {path for module in modules for path, _ in module.slots} | tables.keys()
     if unsupported := sorted(adapters.keys() - supported):
         raise ValueError(f"{unsupported[0]} has an adapter, but PEFT's format holds only projections of the encoder")
     tensors, ranks = {}, {}
@@ -65,6 +75,9 @@ def to_peft(
         ]
         tensors |= _write(module, parts, lora.dora, config)
         ranks[module.name.removeprefix(family.prefix)] = sum(part["a"].shape[-1] for part in parts if part)
+    for path, name in tables.items():
+        tensors |= write_table(name, adapters[path])
+        ranks[name.removeprefix(family.prefix)] = adapters[path]["a"].shape[-1]
     rank = Counter(ranks.values()).most_common(1)[0][0]
     rank_pattern = {name: total for name, total in ranks.items() if total != rank}
     settings = {
@@ -75,7 +88,7 @@ def to_peft(
         "alpha_pattern": {name: _alpha(lora, total) for name, total in rank_pattern.items()},
         "use_rslora": lora.rank_stabilized,
         "use_dora": lora.dora,
-        "target_modules": _target_modules(set(ranks), family, config),
+        "target_modules": _target_modules(set(ranks), rows, family, config),
         "bias": "none",
         "fan_in_fan_out": False,
         "lora_dropout": 0.0,
@@ -145,34 +158,24 @@ def from_peft(
             raise ValueError(f"{source} has no {missing[0]}; the adapter is incomplete")
         used.update(parts)
         path = (names or {}).get(parts[0], parts[0]).removesuffix(f".{_A}")
-        _check(peft, path, tensors[parts[0]].shape, source)
+        peft.check(path, tensors[parts[0]].shape)
         arrays = {name: np.asarray(tensors[name]) for name in parts}
         parts = _read(module, arrays, lora, peft.alpha(path), config, source)
         for (path, row), part in zip(module.slots, parts, strict=True):
             layers.setdefault(path, {})[row] = part
-    if not layers:
+    tables, table_names = read_tables(rows, tensors, peft, base, config, names or {})
+    used |= table_names
+    if not layers and not tables:
         adapted = sorted({(names or {}).get(x, x).partition(".lora_")[0] for x in tensors if ".lora_" in x})
         targets = f"target_modules {settings.get('target_modules')!r}, weights of {listed(adapted)}"
         raise ValueError(f"{source} adapts no projection of this model ({targets}); it belongs to another architecture")
     tree, kernels = {}, flatten(base)
+    for path, part in tables.items():
+        set_path(tree, path, part)
     for path, by_row in layers.items():
         # ... is the key outside a stack, as in Slot.
         set_path(tree, path, by_row[...] if ... in by_row else _stack(by_row, len(kernels[path])))
     return lora, tree, used
-
-
-def _check(peft: PeftSettings, path: str, shape: tuple[int, ...], source: str) -> None:
-    """Raise ValueError for a module that PEFT would leave out, or would give another rank."""
-    if setting := peft.excluded_by(path):
-        value = peft.settings.get(setting)
-        raise ValueError(
-            f"{source} has weights for {path}, which its {setting} {value!r} leaves out; correct one of them"
-        )
-    if len(shape) == 2 and shape[0] not in (0, peft.rank(path)):
-        setting = f"rank_pattern {dict(peft.ranks)}" if peft.ranks else "r"
-        raise ValueError(
-            f"{source} has {shape[0]} ranks for {path}, but {setting} asks for {peft.rank(path)}; correct one of them"
-        )
 
 
 def _read(
@@ -244,13 +247,18 @@ def _alpha(lora: LoraConfig, rank: int) -> float:
     return round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-12) else alpha
 
 
-def _target_modules(adapted: set[str], family: Family, config: EncoderConfig) -> list[str]:
-    """The ends of names that match the adapted modules of all layers and no other module; else complete names."""
-    encoder, heads = family.encoder(config), family.heads(config, family.settings(config))
-    rows = [*encoder, *family.mlm_head(config), *(row for head in heads.values() for row in head.weights)]
-    all_modules = {name.removesuffix(".weight") for _, name, _ in tensors_of(rows, config)}
+def _target_modules(adapted: set[str], rows: Sequence[Weight], family: Family, config: EncoderConfig) -> list[str]:
+    """The ends of names that match the adapted modules of all layers and no other module; else complete names.
+
+    Args:
+        rows: those that may be adapted.
+    """
+    heads = family.heads(config, family.settings(config))
+    all_rows = [*family.encoder(config), *family.mlm_head(config)]
+    all_rows += [row for head in heads.values() for row in head.weights]
+    all_modules = {name.removesuffix(".weight") for _, name, _ in tensors_of(all_rows, config)}
     targets: list[str] = []
-    for row in filter(_is_matrix, encoder):
+    for row in (row for row in rows if _is_matrix(row) or is_table(row.ours[0])):
         names = [name.removesuffix(".weight") for _, name, _ in tensors_of([row], config)]
         adapted_names = [name for name in (name.removeprefix(family.prefix) for name in names) if name in adapted]
         parts = row.theirs.removesuffix(".weight").rpartition("}.")[2].removeprefix(family.prefix).split(".")

@@ -40,6 +40,7 @@ class PeftSettings(NamedTuple):
     alphas: Mapping[str, float]  # pattern of the end of a module's path -> its alpha
     ranks: Mapping[str, int]
     settings: Settings  # all of adapter_config.json
+    source: str  # the folder, for messages
 
     def alpha(self, path: str) -> float:
         """The module's alpha: of the first pattern that matches."""
@@ -63,6 +64,18 @@ class PeftSettings(NamedTuple):
         if not _is_named(path, targets):
             return "target_modules"
         return "" if path in targets or self._is_in_layers(path) else "layers_to_transform"
+
+    def check(self, path: str, shape: tuple[int, ...]) -> None:
+        """Raise ValueError for a module that PEFT would leave out, or would give another rank than A's `shape`."""
+        if setting := self.excluded_by(path):
+            value = self.settings.get(setting)
+            raise ValueError(
+                f"{self.source} has weights for {path}, which its {setting} {value!r} leaves out; correct one of them"
+            )
+        if len(shape) == 2 and shape[0] not in (0, self.rank(path)):
+            setting = f"rank_pattern {dict(self.ranks)}" if self.ranks else "r"
+            asked = f"{setting} asks for {self.rank(path)}"
+            raise ValueError(f"{self.source} has {shape[0]} ranks for {path}, but {asked}; correct one of them")
 
     def _is_in_layers(self, path: str) -> bool:
         layers, patterns = self.settings.get("layers_to_transform"), self.settings.get("layers_pattern")
@@ -94,7 +107,7 @@ def read_settings(settings: Settings, source: str) -> PeftSettings:
             dora=_flag(settings, "use_dora"),
         )
         alphas = _patterns(settings, "alpha_pattern", _number)
-        result = PeftSettings(lora, alphas, _patterns(settings, "rank_pattern", _rank), settings)
+        result = PeftSettings(lora, alphas, _patterns(settings, "rank_pattern", _rank), settings, source)
         for name in ("modules_to_save", "exclude_modules", "target_modules"):
             if not isinstance(settings.get(name) or [], list if name == "modules_to_save" else list | str):
                 raise TypeError(f"{name} is {settings[name]!r}; a list of names is needed")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from jaxencoder.adapters.lora import TaskAdapter
 from jaxencoder.config import RunConfig
 from jaxencoder.families.labels import label_names
 from jaxencoder.families.published import Published
@@ -26,6 +27,7 @@ class Checkpoint:
     tokenizer: Tokenizer | None  # None: the checkpoint came without one and can only be called with token ids
     published: Published | None = None  # family, config.json and heads of a published checkpoint; None for a run
     sentence: SentenceConfig = field(default_factory=SentenceConfig)  # of embeddings; its modules: params["sentence"]
+    tasks: Mapping[str, TaskAdapter] = field(default_factory=dict)  # name of a prompt -> the adapter for its task
     cross_encoder: CrossEncoderConfig | None = None  # of a published cross-encoder
     generator: "Checkpoint | None" = None  # of replaced-token detection: the masked language model that fills the masks
     base: "Checkpoint | None" = field(default=None, repr=False)  # that an adapter was added to; shares its arrays

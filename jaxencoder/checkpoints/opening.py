@@ -13,6 +13,7 @@ from jaxencoder.checkpoints.kind import ADAPTER_FILE, PEFT_CONFIG, kind_of
 from jaxencoder.checkpoints.peft import add_peft
 from jaxencoder.checkpoints.run import Step, open_run, saved_config
 from jaxencoder.checkpoints.sentence_transformers import assembled, encoder_folder, read_folder
+from jaxencoder.checkpoints.task_adapters import add_tasks
 from jaxencoder.checkpoints.transformers import has_tokenizer, open_transformers
 from jaxencoder.files import read_json
 from jaxencoder.model.sentence import SentenceConfig
@@ -37,7 +38,7 @@ def open_checkpoint(name_or_folder: str | Path, step: Step = "latest", revision:
         case "run":
             return open_run(folder, step)
         case "transformers":
-            return with_activation(_with_pooling(open_transformers(folder)), folder)
+            return with_activation(add_tasks(_with_pooling(open_transformers(folder)), folder), folder)
         case "sentence_transformers":
             return open_sentence_transformers(folder)
         case "adapter" | "peft":
@@ -47,6 +48,8 @@ def open_checkpoint(name_or_folder: str | Path, step: Step = "latest", revision:
 def _with_pooling(model: Checkpoint) -> Checkpoint:
     """A model of transformers with the pooling of sentence-transformers: of a causal language model the last token."""
     settings = {} if model.published is None else model.published.settings
+    if model.published is not None and (tasks := model.published.family.tasks) and tasks.pools_last:
+        return dataclasses.replace(model, sentence=SentenceConfig(("lasttoken",), normalize=True))
     architectures = settings.get("architectures")
     class_name = architectures[0] if isinstance(architectures, list) and architectures else ""
     is_causal = str(class_name).endswith("ForCausalLM") and settings.get("is_causal", True)
@@ -63,7 +66,8 @@ def open_sentence_transformers(folder: Path, weights: bool = True) -> Checkpoint
         encoder = _adapted(contents.transformer, weights, contents.max_length)
     else:
         encoder = open_transformers(contents.transformer, weights, contents.max_length)
-    return assembled(folder, contents, encoder)
+    model = assembled(folder, contents, encoder)
+    return add_tasks(model, contents.transformer) if weights else model
 
 
 def _adapted(folder: Path, weights: bool, max_length: int) -> Checkpoint:

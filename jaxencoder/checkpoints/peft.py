@@ -5,8 +5,6 @@ import logging
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from jaxencoder.adapters.lora import NAME as LORA
 from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.adapters.peft import PREFIX, from_peft, to_peft
@@ -16,8 +14,8 @@ from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.initial import read_published
 from jaxencoder.checkpoints.kind import PEFT_CONFIG
-from jaxencoder.checkpoints.torch_file import read_torch
-from jaxencoder.checkpoints.weights import read_tensors, write_tensors
+from jaxencoder.checkpoints.peft_files import PEFT_FILE, read_arrays
+from jaxencoder.checkpoints.weights import write_tensors
 from jaxencoder.config import RunConfig
 from jaxencoder.families.published import Published, family_of
 from jaxencoder.families.tables import renamed
@@ -27,8 +25,6 @@ from jaxencoder.tasks.classification.objective import Classification
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Checkpoint)
-PEFT_FILE = "adapter_model.safetensors"
-_TORCH_FILE = "adapter_model.bin"  # of PEFT before 0.7
 
 
 def add_peft(model: M, folder: Path) -> M:
@@ -37,7 +33,7 @@ def add_peft(model: M, folder: Path) -> M:
     Raises ValueError if it was trained on another model, or holds more than low-rank adapters and heads.
     """
     settings = read_json(folder / PEFT_CONFIG, dict)
-    arrays, metadata = _read_arrays(folder)
+    arrays, metadata = read_arrays(folder)
     config, base = model.config.model, model.params
     if FINGERPRINT in metadata and fingerprint(base["encoder"]) != metadata[FINGERPRINT]:
         name = settings.get("base_model_name_or_path")
@@ -46,8 +42,9 @@ def add_peft(model: M, folder: Path) -> M:
     if published is None:
         family = family_of(config, base)
         published = Published(family, family.settings(config), model.heads)
-    family = published.family
     short = {name.removeprefix(PREFIX): x for name, x in arrays.items()}
+    written_as, family = published.family, published.family.named_as_in(short, config)
+    published = published._replace(family=family)
     names = renamed(short, family.prefix, family.aliases)
     tensors = {standard: short[name] for standard, name in names.items()}
     published, heads, head_tensors = heads_from_peft(tensors, settings, published, base, config, str(folder))
@@ -56,17 +53,10 @@ def add_peft(model: M, folder: Path) -> M:
     if unused := sorted(tensors.keys() - head_tensors - lora_tensors):
         saved = "" if settings.get("modules_to_save") is None else f" (modules_to_save {settings['modules_to_save']!r})"
         raise ValueError(
-            f"{folder} holds {names[unused[0]]}{saved}, but only LoRA of projections and heads can be read"
+            f"{folder} holds {names[unused[0]]}{saved}, but only LoRA of projections and tables, and heads, can be read"
         )
     params = merge_lora(lora, params | {LORA: adapter})
-    return dataclasses.replace(model, params=params, published=published, base=model)
-
-
-def _read_arrays(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors of an adapter, and the metadata of a safetensors file."""
-    if not (folder / PEFT_FILE).is_file() and (folder / _TORCH_FILE).is_file():
-        return read_torch(folder / _TORCH_FILE), {}
-    return read_tensors(folder / PEFT_FILE)
+    return dataclasses.replace(model, params=params, published=published._replace(family=written_as), base=model)
 
 
 def write_peft(adapter: Adapter, folder: Path) -> list[str]:
@@ -82,6 +72,7 @@ def write_peft(adapter: Adapter, folder: Path) -> list[str]:
     if trained := sorted(path for path in adapter.paths if path.startswith("encoder/")):
         raise ValueError(f"{trained[0]} was trained besides the low-rank adapter; PEFT's format cannot hold it")
     published, base = _base(config)
+    published = published._replace(family=published.family.by_modules())
     tensors, settings = to_peft(config.adapter, params[LORA], params, published.family, config.model)
     head, left_out = None, [name for name in params if name not in ("encoder", LORA)]
     if isinstance(config.objective, Classification):

@@ -79,7 +79,7 @@ def write_run(checkpoint: Checkpoint, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.tokenizer.save(folder / TOKENIZER_FOLDER)
     if checkpoint.sentence != SentenceConfig():
-        log.warning("%s: a run keeps the encoder and its heads, but no pooling, modules or prompts.", folder)
+        log.warning("%s: a run keeps the encoder and its heads, but no pooling, modules, prompts or tasks.", folder)
     usable = {*config.objective.heads(config.model), *HEADS["ForPreTraining"]}
     if unused := " and ".join(sorted(checkpoint.heads.keys() - usable)):
         reason = f"a run has only the heads of its objective, so it cannot use {unused}"

@@ -9,6 +9,7 @@ from jaxencoder.checkpoints import cross_encoder, sentence_transformers
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.initial import published_origin
 from jaxencoder.checkpoints.kind import MODULES_FILE
+from jaxencoder.checkpoints.task_adapters import write_tasks
 from jaxencoder.checkpoints.transformers import write_model
 from jaxencoder.families import classifier
 from jaxencoder.families.family import Family
@@ -57,6 +58,11 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
         if tokenizer.is_approximate:
             log.warning("%s: %s", folder, _APPROXIMATE)
     write_model(folder, model.config.model, params, settings, published)
+    if model.tasks:
+        has_prefix = not params.keys() <= {"encoder", "pooler"}  # a head of its own, beside the encoder
+        write_tasks(model, folder, [name for name in params if name not in ("encoder", "mlm_head")], has_prefix)
+        if format == "sentence-transformers":
+            log.warning("%s: sentence-transformers itself applies no adapter for a task", folder)
     if skipped:
         reasons = "; ".join(f"{name} ({why})" for name, why in skipped.items())
         log.warning("%s: left out, as no class of %s computes it: %s", folder, published.family.name, reasons)

@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple
 from jaxencoder.checkpoints.kind import MODULES_FILE
 from jaxencoder.checkpoints.sentence_keys import check_keys, flag, positive
 from jaxencoder.config_io import CONFIG_FILE
+from jaxencoder.families.family import Tasks
+from jaxencoder.families.published import matching_family
 from jaxencoder.files import read_json
 from jaxencoder.text.messages import listed
 
@@ -19,6 +21,7 @@ _TRANSFORMER_FILES = (
     *(f"sentence_{name}_config.json" for name in ("xlm-roberta", "xlnet")),
 )
 _TOKENIZER_FILE = "tokenizer_config.json"
+_TASK_CODE = "custom_st.Transformer"  # the class, in a file of the folder, that applies adapters for tasks
 
 Task = Literal["feature-extraction", "sequence-classification"]
 # Task -> the output of transformers' class, and its name for the next module.
@@ -66,9 +69,11 @@ def read_modules(folder: Path) -> list[ModuleEntry]:
     for module in read_json(file, list):
         if not isinstance(module, dict) or not isinstance(module.get("path", ""), str):
             raise ValueError(f"{file} has {module!r} for a module; check the file")
-        check_keys(module, "module", file)
         name, path = str(module.get("type", "")), module.get("path", "")
         package, _, kind = name.rpartition(".")
+        if name == _TASK_CODE and tasks_of(folder / path):
+            package, module = "sentence_transformers", {key: x for key, x in module.items() if key != "kwargs"}
+        check_keys(module, "module", file)
         if package.partition(".")[0] != "sentence_transformers":
             raise ValueError(f"{file} has a module {kind!r} ({name}), which is not of sentence-transformers itself")
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
@@ -80,6 +85,13 @@ def read_modules(folder: Path) -> list[ModuleEntry]:
         first = f"{entries[0].kind!r} ({entries[0].path})"
         raise ValueError(f"{file} has a module {first}; only Transformer is supported there")
     return entries
+
+
+def tasks_of(folder: Path) -> Tasks | None:
+    """How the folder of a Transformer holds adapters for tasks, if its family has any."""
+    file = folder / CONFIG_FILE
+    family = matching_family(read_json(file, dict)) if file.is_file() else None
+    return family and family.tasks
 
 
 def read_prompts(

@@ -27,6 +27,7 @@ from jaxencoder.checkpoints.sentence_settings import (
     model_type,
     read_modules,
     read_prompts,
+    tasks_of,
     text_limits,
 )
 from jaxencoder.config_io import CONFIG_FILE
@@ -34,6 +35,8 @@ from jaxencoder.files import read_json, write_json
 from jaxencoder.model.sentence import Normalize, SentenceConfig, Similarity
 from jaxencoder.objectives.objective import Params
 from jaxencoder.text.messages import listed
+
+_SIZES = ("hidden_size", "max_position_embeddings")
 
 
 class SentenceFolder(NamedTuple):
@@ -78,6 +81,8 @@ def encoder_folder(folder: Path) -> tuple[Path, bool]:
 
 def read(folder: Path, weights: bool = True) -> SentenceFolder:
     """Read a folder of a SentenceTransformer, all but its encoder; errors as of `read_folder`."""
+    if pooled := _pooled_by_code(folder):
+        return pooled
     transformer, pooling, *entries = _modules(folder)
     hidden_size, poolings, include_prompt = read_pooling(pooling)
     settings = replace(_settings(folder / SETTINGS_FILE), pooling=poolings, include_prompt=include_prompt)
@@ -135,6 +140,18 @@ def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: i
         for i, (kind, path) in enumerate(zip(kinds, paths, strict=True))
     ]
     write_json(folder / MODULES_FILE, entries)
+
+
+def _pooled_by_code(folder: Path) -> SentenceFolder | None:
+    """The contents of a folder whose only module is code of its own that pools the last token; None for others."""
+    entries = read_modules(folder)
+    tasks = tasks_of(entries[0].folder)
+    if len(entries) > 1 or tasks is None or not tasks.pools_last:
+        return None
+    file = entries[0].folder / CONFIG_FILE
+    settings = replace(_settings(folder / SETTINGS_FILE), pooling=("lasttoken",), normalize=True)
+    size, length = (positive(read_json(file, dict).get(name), file, name) for name in _SIZES)
+    return SentenceFolder(entries[0].folder, settings, {}, size, length, lowercase=False)
 
 
 def _modules(folder: Path) -> tuple[Path, Path, *tuple[tuple[str, Path], ...]]:

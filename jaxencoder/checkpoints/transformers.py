@@ -46,16 +46,18 @@ def open_transformers(
     settings = read_json(folder / CONFIG_FILE, dict)
     family, config = parse_settings(settings, str(folder))
     settings = family.current_settings(settings)
-    tensors = None
+    tensors, named = None, family
     try:
-        tensors = _standard_names(open_weights(folder), family, config, settings)
+        stored = open_weights(folder)
+        named = family.named_as_in(stored, config)
+        tensors = _standard_names(stored, named, config, settings)
     except FileNotFoundError:
         if weights:
             raise
     try:
         config = config if tensors is None else family.refine(config, tensors)
-        has_head = has_mlm_head(family, config, settings, tensors)
-        if has_head and tensors is not None and not _is_tied(family, config, tensors):
+        has_head = has_mlm_head(named, config, settings, tensors)
+        if has_head and tensors is not None and not _is_tied(named, config, tensors):
             config = dataclasses.replace(config, tied_output=False)
             settings = {**settings, "tie_word_embeddings": False}
         tables, settings = find_heads(family, config, settings, tensors, str(folder), extra_heads)
@@ -64,7 +66,7 @@ def open_transformers(
     heads = {name: table.config for name, table in tables.items()}
     params = parameter_shapes(config, has_head, heads)
     if weights and tensors is not None:
-        rows = _rows(family, config, has_head, tables)
+        rows = _rows(named, config, has_head, tables)
         params, used = from_tensors(rows, tensors, params, config, str(folder))
         used |= {family.tied, output_bias(family)} if has_head else set()
         _warn_unused(folder, family, tensors.keys() - used)
@@ -130,6 +132,8 @@ def write_model(
     family = published.family if published else family_of(config, params)
     # Without a tokenizer the special ids are unknown, and a family's defaults may lie outside the vocabulary.
     content = dict.fromkeys(_SPECIAL_IDS) | (dict(published.settings) if published else {})
+    if content.get("model_type", family.model_type) != family.model_type:
+        content.pop("auto_map", None)  # the folder's code is of the other one
     content |= family.settings(config) | dict(settings or {})
     heads = {name: table for name, table in family.heads(config, content).items() if name in params}
     has_head = "mlm_head" in params

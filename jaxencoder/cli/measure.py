@@ -91,7 +91,7 @@ class EvaluateSimilarity(_PublishedSets):
     label_field: Annotated[str | None, verb.default_is("a usual name")] = None
     """Field of the score."""
     prompt: Annotated[str | None, verb.default_is("the model's own")] = None
-    """Name of a stored prompt, or its text."""
+    """Name of a stored prompt, which also chooses the adapter for its task, or its text."""
     pooling: verb.PoolingOption = None
 
 

@@ -83,7 +83,7 @@ class Embed(verb.Verb):
     normalize: Annotated[bool, verb.default_is("as the model does")] = False
     """Scale each vector to length 1."""
     prompt: Annotated[str | None, verb.default_is("the model's own")] = None
-    """Name of a stored prompt, or text to put before each text."""
+    """Name of a stored prompt, which also chooses the adapter for its task, or text to put before each text."""
     dimensions: Annotated[int | None, verb.default_is("all", "N")] = None
     """Keep the first N numbers of each vector (Matryoshka)."""
     text_field: verb.RecordText = "text"

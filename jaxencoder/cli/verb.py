@@ -35,8 +35,9 @@ LabelField = Annotated[str | None, default_is("the run's, or a usual name", help
 Step = Annotated[int | Literal["latest", "best"], arg(help="Checkpoint of a run.")]
 BatchTokens = Annotated[int | None, default_is("1024 on a CPU, else 8192", "N", "Tokens in one batch.")]
 PoolingOption = Annotated[Pooling | None, default_is("the model's own, or mean", help="How token vectors are pooled.")]
+_PROMPT_HELP = "Name of a stored prompt for queries, which also chooses the adapter for its task, or its text."
 _QUERY, _DOCUMENT = "the stored one called query", "the stored one called document, passage or corpus"
-QueryPrompt = Annotated[str | None, default_is(_QUERY, help="Name of a stored prompt for queries, or its text.")]
+QueryPrompt = Annotated[str | None, default_is(_QUERY, help=_PROMPT_HELP)]
 DocumentPrompt = Annotated[str | None, default_is(_DOCUMENT, help="The same for documents.")]
 
 

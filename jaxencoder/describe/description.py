@@ -18,6 +18,7 @@ from jaxencoder.checkpoints.kind import PEFT_CONFIG, kind_of
 from jaxencoder.checkpoints.opening import base_name, open_sentence_transformers
 from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, saved_config
 from jaxencoder.checkpoints.sentence_transformers import encoder_folder
+from jaxencoder.checkpoints.task_adapters import task_names
 from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.checkpoints.weights import has_weights
 from jaxencoder.config import RunConfig
@@ -115,6 +116,9 @@ def _published(folder: Path, kind: Kind, checkpoint: Checkpoint) -> ModelDescrip
         heads["sequence_head"] |= dataclasses.asdict(checkpoint.cross_encoder)
     encoder, _ = encoder_folder(folder)
     is_complete = has_weights(encoder) or (encoder / PEFT_CONFIG).is_file()
+    notes = [] if is_complete else ["the folder has no weights; the heads are those of the class in config.json"]
+    if tasks := checkpoint.published and task_names(encoder, checkpoint.published):
+        notes.append(f"adapters, not counted, for the tasks {', '.join(tasks)}; the name of a prompt chooses one")
     return ModelDescription(
         kind=kind,
         config=checkpoint.config,
@@ -123,7 +127,7 @@ def _published(folder: Path, kind: Kind, checkpoint: Checkpoint) -> ModelDescrip
         tokenizer={} if checkpoint.tokenizer is None else _tokenizer(checkpoint.tokenizer),
         sentence=_sentence(checkpoint) if kind == "sentence-transformers" and not checkpoint.cross_encoder else {},
         family=checkpoint.published and checkpoint.published.family.model_type,
-        notes=() if is_complete else ("the folder has no weights; the heads are those of the class in config.json",),
+        notes=tuple(notes),
     )
 
 

@@ -56,14 +56,14 @@ def family_named(name: str) -> Family:
 def overview() -> list[Entry]:
     """All families, each with the sizes of its smallest and its largest checkpoint."""
     families = [(family, list(family.about.releases)) for family in FAMILIES]
-    return [entry(family, dict.fromkeys((names[0], names[-1]))) for family, names in families]
+    return [entry(family, dict.fromkeys((*names[:1], *names[-1:]))) for family, names in families]
 
 
 def entry(family: Family, names: Iterable[str] | None = None) -> Entry:
     """Describe a family, with the sizes of the named releases (0.2 seconds each), or of all."""
     about = family.about
     settings = list(about.releases.values())
-    configs = [family.encoder_config(x) for x in settings]
+    configs = [family.encoder_config(x) for x in settings] or [family.architecture]
     descriptions, bert = [architecture(config) for config in configs], architecture(EncoderConfig())
     words = {aspect: ", or ".join(dict.fromkeys(x[aspect] for x in descriptions)) for aspect in bert}
     return Entry(
@@ -71,7 +71,7 @@ def entry(family: Family, names: Iterable[str] | None = None) -> Entry:
         architecture=words,
         special=tuple(text for aspect, text in words.items() if text != bert[aspect]),
         max_lengths=tuple(sorted({config.max_length for config in configs})),
-        heads=("mlm_head", *family.heads(configs[0], settings[0])),
+        heads=("mlm_head", *family.heads(configs[0], settings[0] if settings else {})),
         sizes=tuple(_size(family, name) for name in (about.releases if names is None else names)),
         title=about.title,
         choose_for=about.choose_for,
@@ -189,6 +189,7 @@ def format_families(entries: Sequence[Entry]) -> str:
 
 def format_family(entry: Entry) -> str:
     """One family with its checkpoints and papers."""
+    papers = ", ".join(f"arXiv:{number} ({paper})" for paper, number in entry.papers.items())
     common = "; ".join(text for text in entry.architecture.values() if text not in entry.special)
     facts = {
         "family": f"{entry.title} ({entry.model_type})",
@@ -199,17 +200,18 @@ def format_family(entry: Entry) -> str:
         "objective": entry.objective,
         "text": entry.text,
         "heads": ", ".join(entry.heads),
-        "papers": ", ".join(f"arXiv:{number} ({paper})" for paper, number in entry.papers.items()),
+        **({"papers": papers} if papers else {}),
     }
     header = ("checkpoint", "layers x width", "heads", "vocabulary", "tokens", "parameters", "embeddings")
     rows = []
     for x in entry.sizes:
         sizes = (f"{x.layers} x {x.hidden_size}", str(x.heads), f"{x.vocab_size:,}", f"{x.max_length:,}")
         rows.append((x.name, *sizes, format_count(x.parameters), format_count(x.embeddings)))
-    return format_pairs(facts) + "\n\n" + format_table(header, rows, right=range(1, len(header)))
+    table = "\n\n" + format_table(header, rows, right=range(1, len(header))) if rows else ""
+    return format_pairs(facts) + table
 
 
 def _range(texts: Iterable[str]) -> str:
-    """The first to the last; only one if all are equal."""
-    texts = list(dict.fromkeys(texts))
+    """The first to the last; only one if all are equal, and a question mark for none."""
+    texts = list(dict.fromkeys(texts)) or ["?"]
     return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"

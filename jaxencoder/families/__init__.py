@@ -15,6 +15,8 @@ from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.gemma3 import GEMMA3
 from jaxencoder.families.gte import GTE, NEW
 from jaxencoder.families.jina_bert import JINA_BERT
+from jaxencoder.families.jina_v3 import JINA_V3
+from jaxencoder.families.jina_v5 import JINA_V5_NANO, JINA_V5_SMALL
 from jaxencoder.families.llama import LLAMA, MISTRAL
 from jaxencoder.families.longformer import LONGFORMER
 from jaxencoder.families.modernbert import MODERNBERT
@@ -26,6 +28,7 @@ from jaxencoder.families.qwen3 import QWEN3
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from jaxencoder.families.roformer import ROFORMER
 from jaxencoder.families.t5 import MT5, T5, UMT5
+from jaxencoder.families.ultrabert import ULTRABERT
 
 # A run that came from no family is published as the first that can express its architecture.
 FAMILIES = (
@@ -33,4 +36,5 @@ FAMILIES = (
     ROFORMER, DEBERTA, DEBERTA_V2, NEOBERT, LONGFORMER,
     GTE, NEW, GEMMA3, QWEN3, LLAMA, MISTRAL,
     T5, MT5, UMT5, JINA_BERT, XLM_ROBERTA_XL, ROBERTA_PRELAYERNORM, MEGATRON_BERT, ERNIE, ESM,
+    JINA_V3, JINA_V5_NANO, JINA_V5_SMALL, ULTRABERT,
 )  # fmt: skip

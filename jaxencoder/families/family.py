@@ -1,13 +1,14 @@
 """Definition of a family: its tables of settings and of weights, both read in two directions, and its heads."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jaxencoder.families.labels import labels
 from jaxencoder.families.settings import Entry, Settings, same
-from jaxencoder.families.tables import Names, Weight, parameter_shapes, rows
+from jaxencoder.families.tables import Names, Weight, parameter_shapes, rows, tensors_of
 from jaxencoder.model.config import Activation, EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 
@@ -53,6 +54,16 @@ class About(NamedTuple):
     releases: Mapping[str, Settings]
 
 
+class Tasks(NamedTuple):
+    """How a family's folders hold low-rank adapters for tasks; which one is used follows from the prompt's name."""
+
+    folders: Callable[[Settings], Mapping[str, str]]  # task -> the folder of its adapter of PEFT in the model's
+    prompts: Callable[[Settings], Mapping[str, tuple[str, str]]]  # name of a prompt -> (its text, its task)
+    is_required: bool = False  # whether the published code refuses to embed without a task
+    # Whether the published code's module for sentence-transformers pools the last token and normalizes its vector.
+    pools_last: bool = False
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of encoders. Names of tensors in its tables have the prefix."""
@@ -67,6 +78,8 @@ class Family:
     heads: Callable[[EncoderConfig, Settings], Heads]  # the other heads
     tied: str  # name of the output table, in checkpoints that store it again or have a separate one
     about: About
+    # The encoder's table by the names of transformers' modules, where files have others (PEFT's have these).
+    modules: Names = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)  # settings that can only be loaded with this value
     older_names: Mapping[str, str] = field(default_factory=dict)  # former names of settings -> the current ones
     # Other prefixes of tensor names in checkpoints -> those in the tables.
@@ -79,8 +92,18 @@ class Family:
     unused: str = r"$^"  # pattern of tensors that belong to parts of the published model that are not read
     # Settings by which the family differs from another one of the same model_type.
     distinguishing_settings: Settings = field(default_factory=dict)
+    # The same for folders under another model_type, which are written under the family's own.
+    other_types: Mapping[str, Settings] = field(default_factory=dict)
+    tasks: Tasks | None = None
     # Settings under which the classification head computes what a run's classifier does, if the defaults do not.
     classifier: Settings = field(default_factory=dict)
+
+    def matching_settings(self, settings: Settings) -> Settings | None:
+        """The settings of a config.json by which it is of this family, perhaps none; None if it is of another one."""
+        types = {self.model_type: self.distinguishing_settings, **self.other_types}
+        model_type = settings.get("model_type")
+        expected = types.get(model_type) if isinstance(model_type, str) else None
+        return expected if expected is not None and expected.items() <= settings.items() else None
 
     def current_settings(self, settings: Settings) -> dict[str, Any]:
         """A config.json with the current names of settings besides their former ones."""
@@ -115,6 +138,24 @@ class Family:
         """The rows of the encoder's weights."""
         table = self.encoder_table(config) if callable(self.encoder_table) else self.encoder_table
         return rows(table, parameter_shapes(config, False)["encoder"], "encoder")
+
+    def by_modules(self) -> "Family":
+        """The family with the encoder's names that transformers' modules have."""
+        if not self.modules:
+            return self
+        prefix = next(iter(self.modules)).partition(".")[0] + "."
+        aliases = {old: new for old, new in self.aliases.items() if old != prefix}
+        return dataclasses.replace(self, encoder_table=self.modules, prefix=prefix, aliases=aliases)
+
+    def named_as_in(self, tensors: Iterable[str], config: EncoderConfig) -> "Family":
+        """The family with those of the encoder's names that most tensors of a file have, of a model or an adapter."""
+        modules = {re.sub(r"\.(lora_.*|weight|parametrizations\..*)$", "", name) for name in tensors}
+
+        def matches(family: Family) -> int:
+            names = {name.removesuffix(".weight") for _, name, _ in tensors_of(family.encoder(config), config)}
+            return len(modules & (names | {name.removeprefix(family.prefix) for name in names}))
+
+        return max((self, self.by_modules()), key=matches) if self.modules else self
 
     def mlm_head(self, config: EncoderConfig) -> list[Weight]:
         """The rows of the masked-language-model head's weights, without a separate output table."""

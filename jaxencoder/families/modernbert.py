@@ -32,13 +32,23 @@ def _read_rotary(settings: Settings, fields: Fields) -> Fields:
     is_shared = settings.get("local_rope_theta", 0) is None
     theta = global_layers["rope_theta"] if is_shared else fields["rope_theta_local"]
     local_layers = rotary(LOCAL, "local_rope_theta", theta)
-    local_theta, is_scaled = local_layers.pop("rope_theta"), "rope_scaling" in local_layers
-    if is_scaled and local_layers != {name: x for name, x in global_layers.items() if name != "rope_theta"}:
+    return of_both_kinds(global_layers, local_layers)
+
+
+def of_both_kinds(global_layers: Fields, local_layers: Fields) -> Fields:
+    """The fields of rotary positions for both kinds of layers, from `rotary_fields` of each; ValueError if they are
+    scaled differently."""
+
+    def without_theta(fields: Fields) -> dict[str, Any]:
+        return {name: x for name, x in fields.items() if name != "rope_theta"}
+
+    is_scaled = "rope_scaling" in local_layers
+    if is_scaled and without_theta(local_layers) != without_theta(global_layers):
         raise ValueError(
             f"config.json scales {LOCAL} differently from {GLOBAL}; only equal scaling, or none for {LOCAL}, can be "
             "loaded"
         )
-    return global_layers | {"rope_theta_local": local_theta, "rope_scaling_local": is_scaled}
+    return dict(global_layers) | {"rope_theta_local": local_layers["rope_theta"], "rope_scaling_local": is_scaled}
 
 
 def _write_rotary(c: EncoderConfig) -> Settings:

@@ -20,9 +20,7 @@ class Published(NamedTuple):
 def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfig]:
     """The family and the architecture of a config.json in the folder `where`; ValueError if they are not supported."""
     model_type = settings.get("model_type")
-    same_type = [family for family in FAMILIES if family.model_type == model_type]
-    fitting = [family for family in same_type if family.distinguishing_settings.items() <= settings.items()]
-    family = max(fitting, key=lambda family: len(family.distinguishing_settings), default=None)
+    family = matching_family(settings)
     if family is None:
         supported = ", ".join(dict.fromkeys(family.model_type for family in FAMILIES))
         raise ValueError(f"{where} has the unsupported model_type {model_type!r}; supported are: {supported}")
@@ -32,6 +30,12 @@ def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfi
         return family, config
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def matching_family(settings: Settings) -> Family | None:
+    """The family of a config.json: of those of its model_type the one with most settings of its own in it."""
+    matching = [(own, family) for family in FAMILIES if (own := family.matching_settings(settings)) is not None]
+    return max(matching, key=lambda pair: len(pair[0]), default=(None, None))[1]
 
 
 def family_of(config: EncoderConfig, parts: Iterable[str] = ()) -> Family:

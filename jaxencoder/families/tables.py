@@ -228,15 +228,16 @@ def renamed(
     """Names in the tables -> names in the file.
 
     Checkpoints of the encoder alone leave out the prefix, those of a model that holds this one have another prefix
-    before it, the oldest ones call a norm's weights gamma and beta, and `aliases` maps a family's other prefixes to
-    those in its tables.
+    before it, the oldest ones call a norm's weights gamma and beta, torch calls a parametrized weight original, and
+    `aliases` maps a family's other prefixes to those in its tables.
 
     Args:
         table_names: of the family's tensors; those of heads have no prefix.
     """
     names = {}
     for name in tensors:
-        standard = re.sub(r"(LayerNorm|layer_norm)\.gamma$", r"\1.weight", name)
+        standard = re.sub(r"\.parametrizations\.(\w+)\.original$", r".\1", name)
+        standard = re.sub(r"(LayerNorm|layer_norm)\.gamma$", r"\1.weight", standard)
         standard = re.sub(r"(LayerNorm|layer_norm)\.beta$", r"\1.bias", standard)
         if alias := next((old for old in aliases if name.startswith(old)), None):
             standard = aliases[alias] + standard.removeprefix(alias)

@@ -143,6 +143,7 @@ def _embedder(model: OpenedModel, options: EmbedOptions) -> _Embedder:
             problem = f"window pooling is 'learned', but pooling is {' and '.join(settings.pooling)}"
             raise ValueError(f"{problem}; use it with pooling 'learned', in a run that has learned one")
     limit, prompt = model.limit(options.max_length), settings.prompt(options.prompt)
+    model = model.for_prompt(settings.prompt_name(options.prompt))
     skip = None
     if prompt:
         tokenizer = buckets.require_tokenizer(model.tokenizer)

@@ -1,7 +1,8 @@
 """A model opened for use: a checkpoint and how it runs on the devices of this process."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import jax
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxencoder.adapters.lora import NAME as LORA
+from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.inference import devices, global_tokens
 from jaxencoder.inference.padded import padded_rows
@@ -20,6 +23,8 @@ from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.sharding import MeshConfig, make_mesh
 from jaxencoder.tasks.running import NamedHeads, encoder_output
 from jaxencoder.text import buckets
+
+log = logging.getLogger(__name__)
 
 _OUTPUTS = {"pooler": "pooled", "rtd_head": "rtd_logits", "nsp_head": "nsp_logits"}  # of heads; others give "logits"
 
@@ -132,6 +137,45 @@ class OpenedModel(Checkpoint):
         if max_length > most and self.config.model.positions == "learned":
             raise ValueError(f"max_length is {max_length}, but the model has only {most} positions; give fewer")
         return max_length
+
+    def for_prompt(self, name: str | None) -> "OpenedModel":
+        """The model to embed with under a stored prompt: with the adapter for its task, if the model has tasks.
+
+        The last two of these models are kept, for queries and documents in turn.
+
+        Raises:
+            ValueError: no prompt of a task, for a model that embeds nothing without one.
+        """
+        if not self.tasks:
+            return self
+        if name not in self.tasks:
+            return self._without_task
+        adapter, models = self.tasks[name], self._task_models
+        if adapter.task not in models:
+            adapted = {part: self.params[part] for part in adapter.params} | {LORA: adapter.params}
+            params = merge_lora(adapter.lora, adapted)
+            # Heads without an adapter, such as one that is tied to the token table, are the base's alone.
+            heads = {name: head for name, head in self.heads.items() if name in params}
+            params |= {"sentence": self.params["sentence"]} if "sentence" in self.params else {}
+            published = self.published and self.published._replace(heads=heads)
+            for task in list(models)[:-1]:
+                del models[task]
+            models[adapter.task] = replace(self, params=params, published=published, tasks={}, base=None)
+        return models[adapter.task]
+
+    @cached_property
+    def _task_models(self) -> "dict[str, OpenedModel]":
+        return {}
+
+    @cached_property
+    def _without_task(self) -> "OpenedModel":
+        """The model itself; one warning, or a ValueError, says that it embeds without an adapter."""
+        advice = f"give the name of a prompt: {', '.join(self.tasks)}"
+        tasks = self.published and self.published.family.tasks
+        if tasks and tasks.is_required:
+            raise ValueError(f"this model embeds texts for a task only; {advice}")
+        log.warning("Texts are embedded without an adapter for a task; %s.", advice)
+        return self
 
     @cached_property
     def mesh(self) -> Mesh:

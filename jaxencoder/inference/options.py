@@ -15,7 +15,7 @@ class EmbedOptions:
             "learned" (a run's own learned pooling) or another of `jaxencoder.model.heads.pool`.
         normalize: scale each vector to length 1, after truncation, so that a dot product is the cosine similarity.
         prompt: name of a stored prompt, or the text to put before each text; "" for no prompt. A single word without
-            punctuation is taken as a name.
+            punctuation is taken as a name. Of a model with adapters for tasks the name also chooses the adapter.
         dimensions: keep this many leading numbers of each vector (Matryoshka). A vector that the model normalizes
             becomes shorter than 1, as in sentence-transformers, unless `normalize` is True.
         windows: split texts longer than `max_length` into overlapping windows; None: truncate them, with one warning.

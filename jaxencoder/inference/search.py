@@ -1,7 +1,7 @@
 """Exact nearest-neighbor search over a stream by the model's similarity, keeping only the best results so far."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -80,18 +80,23 @@ def rank(
         (chunk of records, the nearest among all records so far); the last one is the result.
     """
     stored = dict(model.sentence.prompts)
-    query_prompt = stored.get("query", "") if query_prompt is None else query_prompt
+    query_prompt = _stored_name("query", stored) if query_prompt is None else query_prompt
     query_options = replace(options, prompt=query_prompt, windows=None)
     if options.prompt is None:
         if unused := [name for name in _OTHER_DOCUMENT_PROMPTS if stored.get(name) and not stored.get("document")]:
             advice = "as in sentence-transformers; name the prompt if they should have it"
             log.warning("The model's prompt %r is not put before documents, %s.", unused[0], advice)
-        options = replace(options, prompt=stored.get("document", ""))
+        options = replace(options, prompt=_stored_name("document", stored))
     nearest = Nearest.empty(len(queries), k)
     query_vectors = embed.embed(model, queries, query_options)
     for chunk, vectors in embed.embed_source(model, records, text_field, options):
         nearest = nearest.updated(query_vectors, vectors, model.sentence.similarity)
         yield chunk, nearest
+
+
+def _stored_name(name: str, stored: Mapping[str, str]) -> str:
+    """The name of a stored prompt; "" for no prompt, if there is none of the name."""
+    return name if name in stored else ""
 
 
 def search(

@@ -139,10 +139,13 @@ class EncoderConfig:
     """activation(gate(x)) * up(x) instead of activation(up(x)): GeGLU with gelu (Shazeer 2020, arXiv:2002.05202)."""
     head_transform: bool = True
     """Projection, activation and norm before the output table of the masked-language-model head."""
+    head_mlp_size: int = 0
+    """Width of a head of two projections with head_activation after each, instead of that transform (UltraBERT); 0 for
+    none."""
     head_activation: Literal["same", Activation] = "same"
-    """Activation of that transform; `same` takes `activation`."""
+    """Activation of the head; `same` takes `activation`."""
     head_bias: bool = True
-    """Bias of that projection."""
+    """Bias of that transform's projection."""
     output_bias: bool = True
     """Bias for each token of the vocabulary."""
     tied_output: bool = True
@@ -169,7 +172,7 @@ class EncoderConfig:
                 yield f"{name} must be at least 1, got {getattr(self, name)}"
         not_negative = ("vocab_size", "token_types", "task_types", "zeroed_token", "num_kv_heads", "embedding_size")
         not_negative += ("num_layer_groups", "bottleneck", "head_dim", "attention_scale", "relative_bias_buckets")
-        not_negative += ("position_buckets", "max_distance", "conv_kernel_size")
+        not_negative += ("position_buckets", "max_distance", "conv_kernel_size", "head_mlp_size")
         for name in not_negative:
             if getattr(self, name) < 0:
                 yield f"{name} must not be negative, got {getattr(self, name)}"
@@ -182,6 +185,8 @@ class EncoderConfig:
             value, divisor = getattr(self, name), getattr(self, factor)
             if divisor and value % divisor:
                 yield f"{name} {value} is not a multiple of model.{factor} {divisor}; change one of them"
+        if self.head_mlp_size and self.head_transform:
+            yield f"head_mlp_size {self.head_mlp_size} needs model.head_transform false, got true; choose one of them"
         if self.relative_bias_buckets % 4:
             yield f"relative_bias_buckets {self.relative_bias_buckets} must be a multiple of 4"
         if self.conv_kernel_size and not self.conv_kernel_size % 2:

@@ -25,7 +25,7 @@ def forward_flops(model: EncoderConfig, row_length: int, predicted: float = 0.0)
     sides = 1 if model.causal else 2
     keys = sum(min(sides * window + 1, row_length) if window else row_length for window in windows)
     keys += len(model.disentangled) * model.num_layers * min(model.position_buckets, row_length)  # as distances
-    head = predicted * ((D * E if model.head_transform else 0) + E * V)
+    head = predicted * ((D * E if model.head_transform else 0) + (D + E) * model.head_mlp_size + E * V)
     # 2 N H for the scores of a key, and 2 N H for adding its value.
     products = 4 * model.num_heads * model.head_size * keys
     return 2.0 * (weights * model.num_layers + D * model.embedding_size + head) + products

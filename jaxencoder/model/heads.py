@@ -16,7 +16,7 @@ HeadInputs = Literal["tokens", "cls", "mean", "pooled"]
 
 
 class MlmHead(nn.Module):
-    """The masked-language-model head up to its `output_table`, with BERT's transform if set.
+    """The masked-language-model head up to its `output_table`, with BERT's transform or UltraBERT's two projections.
 
     [B, K, D] -> ([B, K, E], bias [V]), where E is the width of the embeddings.
     """
@@ -26,11 +26,14 @@ class MlmHead(nn.Module):
     @nn.compact
     def __call__(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
         c, x = self.config, hidden
+        activation = ACTIVATIONS[c.activation if c.head_activation == "same" else c.head_activation]
+        sizes = (c.hidden_size, c.head_mlp_size, c.embedding_width)
         if c.head_transform:
-            shape = (c.hidden_size, c.embedding_width)
-            x = Linear("BKD,DE->BKE", shape, c.head_bias, c.initializer_std, name="dense")(x)
-            activation = c.activation if c.head_activation == "same" else c.head_activation
-            x = Norm(c, name="norm")(ACTIVATIONS[activation](x))
+            x = Linear("BKD,DE->BKE", sizes[::2], c.head_bias, c.initializer_std, name="dense")(x)
+            x = Norm(c, name="norm")(activation(x))
+        elif c.head_mlp_size:
+            x = activation(Linear("BKD,DF->BKF", sizes[:2], False, c.initializer_std, name="up")(x))
+            x = activation(Linear("BKF,FE->BKE", sizes[1:], False, c.initializer_std, name="down")(x))
         if not c.tied_output:
             self.param("table", init_table(c), (c.vocab_size, c.embedding_width))
         if not c.output_bias:

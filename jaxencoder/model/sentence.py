@@ -113,6 +113,11 @@ class SentenceConfig:
         """The text to put before every text; see `prompt_text`."""
         return prompt_text(dict(self.prompts), self.default_prompt, name_or_text)
 
+    def prompt_name(self, name_or_text: str | None) -> str | None:
+        """The name of that prompt, if it is a stored one."""
+        name = self.default_prompt if name_or_text is None else name_or_text
+        return name if name in dict(self.prompts) else None
+
 
 def prompt_text(prompts: Mapping[str, str], default: str | None, name_or_text: str | None) -> str:
     """The text of a stored prompt, or the text itself; "" for no prompt, None for the default one.

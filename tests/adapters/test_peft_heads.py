@@ -25,6 +25,7 @@ SAME = {
     "gte",
     "ernie",
     "esm",
+    "jina_embeddings_v3",
 }
 SAME |= {"megatron-bert", "roberta-prelayernorm", "xlm-roberta-xl"}
 BY_TYPE = {family.model_type: family for family in reversed(FAMILIES)}

@@ -71,6 +71,8 @@ def assert_equals_peft(base: Path, folder: Path) -> None:
         {"exclude_modules": ".*layer.1.*", "target_modules": r".*self\.(key|query)"},
         {"target_modules": "all-linear", "fan_in_fan_out": True},
         {"target_modules": ["classifier", "key"], "task_type": None},
+        {"target_modules": ["word_embeddings", "token_type_embeddings", "value"], "rank_pattern": {"word.*": 7}},
+        {"target_modules": ["position_embeddings"], "use_rslora": True, "alpha_pattern": {"position_embeddings": 3}},
         {"modules_to_save": ["classifier", "pooler"], "lora_dropout": 0.5},
     ],
     ids=str,
@@ -99,8 +101,8 @@ def test_settings_without_effect_and_older_files(base: Path, tmp_path: Path) -> 
         ({"lora_bias": True}, "has lora_bias True; only False can be loaded"),
         ({"trainable_token_indices": [3, 5]}, r"has trainable_token_indices \[3, 5\]; only None"),
         (
-            {"target_modules": ["word_embeddings", "query"]},
-            r"holds bert\.embeddings\.word_embeddings\S*, but only LoRA",
+            {"target_modules": ["word_embeddings", "query"], "use_dora": True},
+            r"has use_dora true and adapts bert\.embeddings\.word_embeddings; DoRA of tables",
         ),
         (
             {"modules_to_save": ["token_type_embeddings"]},

@@ -299,7 +299,7 @@ def test_convert(encoder, tmp_path: Path, capsys, caplog) -> None:
     assert main(["convert", source, target + "3", "--to", "transformers", *choice]) == 2
     assert "format 'transformers' has no pooling" in capsys.readouterr().err and not Path(target + "3").exists()
     assert main(["convert", source, run, "--to", "run"]) == 0
-    assert "a run keeps the encoder and its heads, but no pooling, modules or prompts" in caplog.text
+    assert "a run keeps the encoder and its heads, but no pooling, modules, prompts or tasks" in caplog.text
     opened = jaxencoder.load(run)
     assert opened.sentence == SentenceConfig() and set(opened.params) == {"encoder", "pooler"}
 

@@ -156,6 +156,27 @@ MODELS: dict[str, list[dict[str, Any]]] = {
             emb_layer_norm_before=True, token_dropout=True, mask_token_id=5,
         ),
     ],
+    "jina_embeddings_v3": [
+        dict(SHIFTED, num_attention_heads=4, type_vocab_size=1, **FIVE),
+        dict(SHIFTED, num_attention_heads=6, num_hidden_layers=3, type_vocab_size=3, hidden_act="relu"),
+        dict(SHIFTED, num_attention_heads=2, intermediate_size=7, type_vocab_size=2, layer_norm_eps=1e-12,
+             rope_parameters=dict(rope_type="linear", rope_theta=77.0, factor=1.5), tie_word_embeddings=False),
+    ],
+    "ultrabert": [
+        dict(SIZES, **ENDS, num_attention_heads=6, num_key_value_heads=2, num_hidden_layers=3, sliding_window=4,
+             prediction_head_size=10, **FIVE),
+        dict(SIZES, **ENDS, num_attention_heads=4, num_hidden_layers=4, sliding_window=3, attention_bias=True,
+             mlp_bias=True, prediction_head_size=30, classifier_pooling="mean",
+             layer_types=["full_attention", "sliding_attention"] * 2),
+        dict(
+            SIZES, **ENDS, num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True, hidden_act="gelu",
+            layer_types=["full_attention"] * 2, prediction_head_size=7, rms_norm_eps=1e-4,
+            rope_parameters=dict(
+                full_attention=dict(rope_type="linear", rope_theta=500.0, factor=2.0),
+                sliding_attention=dict(rope_type="default", rope_theta=90.0),
+            ),
+        ),
+    ],
     "roformer": [
         dict(SIZES, num_attention_heads=2, embedding_size=10, rotary_value=True, hidden_act="relu", **FIVE),
         dict(SIZES, num_attention_heads=6, embedding_size=24, num_hidden_layers=1),
@@ -220,7 +241,10 @@ NONE = {  # classes that a family does not have, or whose head is named in its f
     "ForSequenceClassification": DECODERS | ENCODERS.keys(),
     "ForTokenClassification": DECODERS | ENCODERS.keys(),
     "ForQuestionAnswering": {"esm", "nomic_bert", "eurobert", "gte", *DECODERS, *ENCODERS},
-    "ForMultipleChoice": {"esm", *DECODERS, *ENCODERS, "nomic_bert", "eurobert", "gte", "roformer", "deberta"},
+    "ForMultipleChoice": {
+        *("esm", "nomic_bert", "eurobert", "gte", "roformer", "deberta", "jina_embeddings_v3", "ultrabert"),
+        *(DECODERS | ENCODERS.keys()),
+    },
 }
 RELATED = {"xlm-roberta", "camembert"}  # RoBERTa under another name: its heads are tested with RoBERTa
 
@@ -245,7 +269,8 @@ CASES = [
     ]
 ]
 # Their other models choose other poolings.
-CASES += [(family, number, "ForSequenceClassification") for family in ("modernbert", "eurobert") for number in (1, 2)]
+POOLED = ("modernbert", "eurobert", "ultrabert")
+CASES += [(family, number, "ForSequenceClassification") for family in POOLED for number in (1, 2)]
 CASES.sort(key=lambda case: case[:2])  # those of one model together: they share an encoder
 
 

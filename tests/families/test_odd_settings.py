@@ -9,6 +9,7 @@ import pytest
 import jaxencoder
 from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.families.modernbert import MODERNBERT
+from jaxencoder.families.ultrabert import ULTRABERT
 from tests.checkpoints.test_heads import compared, edit
 from tests.families.peers import MODELS, accepted, assert_outputs, ours, padded_batch, saved, theirs, torch_model
 
@@ -46,6 +47,29 @@ def test_the_older_name_of_a_pooling(tmp_path: Path) -> None:
     settings = {"classifier_pooling": "bos"}
     opened = read_and_written("eurobert", CLASSES, settings, tmp_path, classifier_pooling=..., clf_pooling="bos")
     assert opened.heads["sequence_head"].inputs == "cls"
+
+
+def test_ultraberts_older_settings(tmp_path: Path) -> None:
+    older = {"attention_windows": [4, 4, 0], "rope_theta": [10_000.0, 10_000.0, 2_560_000.0]}
+    current = dict.fromkeys(("layer_types", "sliding_window", "rope_parameters"), ...)
+    opened = read_and_written("ultrabert", HEAD, {}, tmp_path, **current, **older)
+    assert opened.config.model.windows == (4, 4, 0) and opened.config.model.rope_theta == 2_560_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attention_windows": [4, 3, 0]}, r"attention_windows of the sizes \[3, 4\]; only one"),
+        ({"attention_windows": 4}, "attention_windows 4; one window for each layer"),
+        ({"rope_theta": [1.0, 2.0, 3.0]}, "several bases for sliding_attention; only one"),
+        ({"rope_theta": 7.0}, "rope_theta 7.0; one base for each of the 3 layers"),
+        ({"rope_parameters": {"rope_theta": 7.0}}, "an object for each of full_attention and sliding_attention"),
+    ],
+    ids=str,
+)
+def test_ultraberts_settings_that_cannot_be_read(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ULTRABERT.encoder_config(MODELS["ultrabert"][0] | settings)
 
 
 def test_modernberts_older_settings() -> None:
