@@ -181,7 +181,8 @@ class Model(OpenedModel):
         """This model with an adapter. The model itself does not change, and arrays without an adapter are shared.
 
         A run's adapter (`jaxencoder convert RUN FOLDER --to adapter`) gives the outputs of the run, with heads.
-        PEFT's adapters may be LoRA, rank-stabilized LoRA or DoRA, with the heads of their modules_to_save.
+        PEFT's adapters may be LoRA, rank-stabilized LoRA or DoRA, with the heads of their modules_to_save. The result
+        has none of the model's own adapters for tasks.
 
         Args:
             folder: the adapter's folder, or its name on the Hugging Face hub.

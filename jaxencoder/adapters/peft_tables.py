@@ -63,4 +63,4 @@ def _read(shape: tuple[int, ...], a: np.ndarray, b: np.ndarray, peft: PeftSettin
         raise ValueError(f"{peft.source} has adapters of the shapes {shapes} for {module}; {expected} are needed")
     lora: LoraConfig = peft.lora
     scale = peft.alpha(module) / (math.sqrt(rank) if lora.rank_stabilized else rank) / lora.scale
-    return {"a": np.ascontiguousarray(a.T, np.float32), "b": np.ascontiguousarray(scale * b.T, np.float32)}
+    return {"a": np.ascontiguousarray(a.T, np.float32), "b": np.ascontiguousarray(scale * b.T.astype(np.float32))}

@@ -110,6 +110,8 @@ def base_name(folder: Path) -> str:
 def with_adapter(model: M, folder: str | Path) -> M:
     """The model with the adapter in a folder, ours or PEFT's; see `jaxencoder.api.Model.with_adapter`."""
     folder = resolve(folder)
+    if model.tasks:  # their adapters are of the model without another one
+        model = dataclasses.replace(model, tasks={})
     if (folder / ADAPTER_FILE).is_file():
         return add_adapter(model, folder)
     if (folder / PEFT_CONFIG).is_file():

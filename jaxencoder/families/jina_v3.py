@@ -9,7 +9,7 @@ import dataclasses
 import re
 
 from jaxencoder.families.bert import POSITIONS, SETTINGS, TOKEN_TYPES
-from jaxencoder.families.family import About, Tasks
+from jaxencoder.families.family import About, Tasks, plain_heads, pooler, two_layer_classifier
 from jaxencoder.families.roberta import XLM_ROBERTA
 from jaxencoder.families.rotary import ROTARY
 from jaxencoder.families.settings import Entry, Fields, Settings, implied, read_value, sizes
@@ -93,6 +93,9 @@ JINA_V3 = dataclasses.replace(
         f"{_PUBLISHED}norm2": "encoder/layer/mlp_norm",
     },
     modules=_MODULES,
+    heads=lambda c, s: (
+        pooler("roberta.pooler.dense") | plain_heads(s, "token_head", "span_head") | two_layer_classifier(s, "tanh")
+    ),
     fixed={"emb_pooler": None, "truncate_dim": None},
     unused=r"\.parametrizations\.weight\.0\.lora_[AB]$",  # read as adapters
     other_types={"xlm-roberta": {"position_embedding_type": "rotary"}},

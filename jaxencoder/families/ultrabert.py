@@ -77,7 +77,14 @@ ULTRABERT = Family(
     name="Ultrabert",
     prefix="ultrabert.",
     architecture=dataclasses.replace(
-        EUROBERT.architecture, max_length=32768, norm_epsilon=1e-6, head_mlp_size=768, head_activation="gelu_tanh"
+        EUROBERT.architecture,
+        max_length=32768,
+        rope_theta=_THETAS[GLOBAL],
+        rope_theta_local=_THETAS[LOCAL],
+        windows=(_SIDE, _SIDE, 0),
+        norm_epsilon=1e-6,
+        head_mlp_size=768,
+        head_activation="gelu_tanh",
     ),
     settings_table=(
         *SIZES,

@@ -148,7 +148,7 @@ class OpenedModel(Checkpoint):
         """
         if not self.tasks:
             return self
-        if name not in self.tasks:
+        if name is None or name not in self.tasks:
             return self._without_task
         adapter, models = self.tasks[name], self._task_models
         if adapter.task not in models:
