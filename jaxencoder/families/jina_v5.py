@@ -5,6 +5,7 @@ its last token, scaled to length 1.
 """
 
 import dataclasses
+import re
 
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.family import About, Tasks
@@ -17,7 +18,8 @@ _QUERY, _DOCUMENT = "Query: ", "Document: "  # the second one is the published c
 
 def _names(settings: Settings) -> list[str]:
     names = settings.get("task_names", list(_TASKS))
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+    # They are names of folders too.
+    if not isinstance(names, list) or not all(isinstance(x, str) and re.fullmatch(r"\w[\w.-]*", x) for x in names):
         raise ValueError(f"config.json has task_names {names!r}; a list of names is needed")
     return names
 

@@ -32,11 +32,11 @@ def _kinds(settings: Settings, fields: Fields) -> list[str]:
 
 
 def _read_windows(settings: Settings, fields: Fields) -> Fields:
-    side = read_value(settings, "sliding_window", int, _SIDE)
+    kinds, side = _kinds(settings, fields), read_value(settings, "sliding_window", int, _SIDE)
     sides = set(filter(None, settings.get("attention_windows") or ()))
     if len(sides) > 1:
         raise ValueError(f"config.json has attention_windows of the sizes {sorted(sides)}; only one can be loaded")
-    return layer_windows(settings, fields, _kinds(settings, fields), sides.pop() if sides else side)
+    return layer_windows(settings, fields, kinds, sides.pop() if sides else side)
 
 
 def _write_windows(c: EncoderConfig) -> Settings:

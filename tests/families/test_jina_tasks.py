@@ -244,7 +244,10 @@ def test_v5(body: str, family: Any, tmp_path: Path) -> None:
     (chunk,) = rank(loaded, TEXTS, [{"text": text} for text in TEXTS], 1)  # by the prompts query and document
     queries, documents = (loaded.embed(TEXTS, prompt=prompt) for prompt in ("query", "document"))
     np.testing.assert_allclose(chunk[1].scores[:, 0], (queries @ documents.T).max(1), atol=1e-5)
+    assert inspect(str(folder)).notes[0].startswith("adapters, not counted, for the tasks retrieval, text-matching")
     config = read_json(tmp_path / "again" / "config.json", dict)
+    with pytest.raises(ValueError, match=r"has task_names \['../x'\]; a list of names is needed"):
+        family.tasks.prompts(config | {"task_names": ["../x"]})
     assert config["model_type"] == "jina_embeddings_v5" and config["architectures"] == ["JinaEmbeddingsV5Model"]
     assert parse_settings(config, "again")[1] == loaded.config.model
     for task in V5_TASKS:
