@@ -24,7 +24,7 @@ _SIDE = 128
 def _kinds(settings: Settings, fields: Fields) -> list[str]:
     """The kind of each layer: of layer_types, of attention_windows in the first files, or global every third layer."""
     windows = settings.get("attention_windows")
-    if not isinstance(windows, list | None) or not all(isinstance(x, int | None) for x in windows or ()):
+    if not isinstance(windows, list | None) or not all(type(x) in (int, type(None)) for x in windows or ()):
         raise ValueError(f"config.json has attention_windows {windows!r}; one window for each layer is needed")
     default = [LOCAL if (i + 1) % 3 else GLOBAL for i in range(fields["num_layers"])]
     from_windows = default if windows is None else [LOCAL if window else GLOBAL for window in windows]
@@ -48,7 +48,7 @@ def _read_rotary(settings: Settings, fields: Fields) -> Fields:
     rope, thetas = settings.get("rope_scaling") or settings.get("rope_parameters"), settings.get("rope_theta")
     kinds = _kinds(settings, fields)
     if rope is None and thetas is not None:
-        if not isinstance(thetas, list) or len(thetas) != len(kinds):
+        if not isinstance(thetas, list) or [type(x) in (int, float) for x in thetas] != [True] * len(kinds):
             raise ValueError(f"config.json has rope_theta {thetas!r}; one base for each of the {len(kinds)} layers")
         of_kind = {kind: {theta for x, theta in zip(kinds, thetas, strict=True) if x == kind} for kind in _THETAS}
         if several := [kind for kind, values in of_kind.items() if len(values) > 1]:
