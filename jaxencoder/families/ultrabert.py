@@ -52,7 +52,8 @@ def _read_rotary(settings: Settings, fields: Fields) -> Fields:
             raise ValueError(f"config.json has rope_theta {thetas!r}; one base for each of the {len(kinds)} layers")
         of_kind = {kind: {theta for x, theta in zip(kinds, thetas, strict=True) if x == kind} for kind in _THETAS}
         if several := [kind for kind, values in of_kind.items() if len(values) > 1]:
-            raise ValueError(f"config.json has rope_theta {thetas} with several bases for {several[0]}; only one")
+            advice = "only one can be loaded"
+            raise ValueError(f"config.json has rope_theta {thetas} with several bases for {several[0]}; {advice}")
         rope = {kind: {"rope_theta": values.pop()} for kind, values in of_kind.items() if values}
     rope = {kind: {} for kind in _THETAS} if rope is None else rope
     if not isinstance(rope, dict) or not set(kinds) <= rope.keys() <= _THETAS.keys():

@@ -61,7 +61,7 @@ def test_ultraberts_older_settings(tmp_path: Path) -> None:
     [
         ({"attention_windows": [4, 3, 0]}, r"attention_windows of the sizes \[3, 4\]; only one"),
         ({"attention_windows": 4}, "attention_windows 4; one window for each layer"),
-        ({"rope_theta": [1.0, 2.0, 3.0]}, "several bases for sliding_attention; only one"),
+        ({"rope_theta": [1.0, 2.0, 3.0]}, "several bases for sliding_attention; only one can be loaded"),
         ({"rope_theta": 7.0}, "rope_theta 7.0; one base for each of the 3 layers"),
         ({"rope_parameters": {"rope_theta": 7.0}}, "an object for each of full_attention and sliding_attention"),
     ],

@@ -1,5 +1,6 @@
 """Pooling of documents against loops in numpy, and the heads against their formulas."""
 
+from dataclasses import replace
 from typing import get_args
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.model.config import Pooling
+from jaxencoder.model.flops import forward_flops
 from jaxencoder.model.heads import Classifier, Head, HeadConfig, MlmHead, first_tokens, pool
 from tests.model.examples import BERT, linen_params
 
@@ -81,3 +83,16 @@ def test_mlm_head() -> None:
     y = (y - y.mean(-1, keepdims=True)) / y.std(-1, keepdims=True) * params["norm"]["scale"] + params["norm"]["bias"]
     np.testing.assert_allclose(x, y, atol=1e-3)
     assert bias.shape == (BERT.vocab_size,)
+
+
+def test_mlm_head_of_two_projections() -> None:
+    config = replace(BERT, head_transform=False, head_mlp_size=10, head_activation="gelu_tanh", output_bias=False)
+    params = linen_params(MlmHead(config), HIDDEN)
+    x, _ = MlmHead(config).apply({"params": params}, HIDDEN)
+    y = jax.nn.gelu(jax.nn.gelu(HIDDEN @ params["up"]["kernel"]) @ params["down"]["kernel"])
+    np.testing.assert_allclose(x, y, atol=1e-5)
+    assert params.keys() == {"up", "down"} and params["up"]["kernel"].shape == (24, 10)
+    more = forward_flops(config, 8, predicted=1) - forward_flops(replace(config, head_mlp_size=0), 8, predicted=1)
+    assert more == 2 * 2 * 24 * 10
+    with pytest.raises(ValueError, match="head_mlp_size 10 needs model.head_transform false, got true"):
+        replace(config, head_transform=True)
