@@ -223,7 +223,7 @@ def _decoder_steps(
 def _set_words(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings) -> None:
     """Split at spaces as SentencePiece and transformers do: older files make tokens of spaces at ends of texts too."""
     if settings.class_name.startswith("Llama"):
-        options = {"add_prefix_space": True, "legacy": False} | settings.options
+        options = {"add_prefix_space": True, "legacy": False, **settings.options}
         scheme = ("always" if options["legacy"] else "first") if options["add_prefix_space"] else "never"
         tokenizer.normalizer = None
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
