@@ -22,7 +22,10 @@ def kind_of(folder: Path) -> Kind:
         if (folder / name).is_file():
             return kind
     if (folder / CONFIG_FILE).is_file():
-        return "transformers" if "model_type" in read_json(folder / CONFIG_FILE, dict) else "run"
+        config = read_json(folder / CONFIG_FILE, dict)
+        if "model_type" in config or "model" not in config:
+            return "transformers"  # where the missing key is named
+        return "run"
     raise ValueError(
         f"{folder} is not a run or a model: it has no {CONFIG_FILE}, {', '.join(files)}; give the folder of a run, of "
         "transformers, of sentence-transformers or of an adapter"

@@ -1,6 +1,7 @@
 """The settings files of sentence-transformers: which keys they may have, and which values.
 
-A key that this table lacks could change the output, so it is an error. So is another value of a key with listed ones.
+A key that this table lacks could change the output, so it is an error, unless its value is null, false or empty. So is
+another value of a key with listed ones. An argument for transformers is an error whatever its value.
 """
 
 from collections.abc import Mapping
@@ -18,8 +19,12 @@ _LOADING = {
     **dict.fromkeys(("attn_implementation", "device_map", "low_cpu_mem_usage"), ANY),
 }
 _FASTER = dict.fromkeys(("unpad_inputs", "use_memory_efficient_attention"), ANY)  # remote code's, without effect
-_PACKAGES = dict.fromkeys(("__version__", "requirements"), ANY)  # versions of Python packages
+# Versions of Python packages, and notes for readers
+_NOTES = dict.fromkeys(("__version__", "requirements", "library_name", "matryoshka_dims"), ANY)
 _NAMES = {"module_input_name": ("sentence_embedding",), "module_output_name": (None, "sentence_embedding")}
+
+_ARGUMENTS = ("model_kwargs", "config_kwargs", "processor_kwargs")
+_EMPTY: tuple[Any, ...] = ("", [], {})
 
 # Kind of file -> its keys -> their supported values, or ANY.
 KEYS: Mapping[str, Mapping[str, tuple[Any, ...] | None]] = {
@@ -27,7 +32,7 @@ KEYS: Mapping[str, Mapping[str, tuple[Any, ...] | None]] = {
     "module": {"type": ANY, "path": ANY, "idx": ANY, "name": ANY, "kwargs": ([], {}, None)},
     # config_sentence_transformers.json, by its model_type
     "SentenceTransformer": {
-        **_PACKAGES,
+        **_NOTES,
         "model_type": ANY,
         "prompts": ANY,
         "default_prompt_name": ANY,
@@ -35,7 +40,7 @@ KEYS: Mapping[str, Mapping[str, tuple[Any, ...] | None]] = {
         "truncate_dim": ANY,
     },
     "CrossEncoder": {
-        **_PACKAGES,
+        **_NOTES,
         "model_type": ANY,
         "prompts": ANY,
         "default_prompt_name": ANY,
@@ -72,7 +77,8 @@ KEYS: Mapping[str, Mapping[str, tuple[Any, ...] | None]] = {
         "model_max_length": ANY,
         "use_fast": ANY,
         "clean_up_tokenization_spaces": ANY,  # of decoding
-        **dict.fromkeys(("padding_side", "truncation_side"), ("right",)),
+        "padding_side": ANY,  # padding is masked
+        "truncation_side": ("right",),
     },
     # config.json of the modules after the Transformer
     "Pooling": {
@@ -107,7 +113,9 @@ def check_keys(config: Mapping[str, Any], kind: str, where: Path | str) -> None:
     for name, value in config.items():
         problem = f"{where} has {name} {_short(value)}"
         if name not in KEYS[kind]:
-            advice = closest(name, KEYS[kind]) or "; remove it if it does not change the output"
+            if kind not in _ARGUMENTS and (value is None or value is False or value in _EMPTY):
+                continue
+            advice = closest(name, KEYS[kind].keys() - _NOTES) or "; remove it if it does not change the output"
             raise ValueError(f"{problem}, a setting that is not supported{advice}")
         if (values := KEYS[kind][name]) is not None and value not in values:
             supported = " or ".join(repr(x) for x in values if x)
@@ -122,8 +130,10 @@ def positive(value: Any, file: Path, name: str) -> int:
 
 
 def flag(config: Mapping[str, Any], name: str, file: Path, default: bool = True) -> bool:
-    """The value of a setting that must be true or false; ValueError for others."""
+    """The value of a setting that must be true, or false or null, which mean the same; ValueError for others."""
     value = config.get(name, default)
+    if value is None:
+        return False
     if not isinstance(value, bool):
         raise ValueError(f"{file} has {name} {value!r}; true or false is needed")
     return value

@@ -1,6 +1,6 @@
 """The settings of a folder of sentence-transformers: its modules, its prompts, and how its Transformer reads texts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -67,9 +67,9 @@ def read_modules(folder: Path) -> list[ModuleEntry]:
     file = folder / MODULES_FILE
     entries = []
     for module in read_json(file, list):
-        if not isinstance(module, dict) or not isinstance(module.get("path", ""), str):
+        if not isinstance(module, dict) or not isinstance(module.get("path"), str):
             raise ValueError(f"{file} has {module!r} for a module; check the file")
-        name, path = str(module.get("type", "")), module.get("path", "")
+        name, path = str(module.get("type", "")), module["path"]
         package, _, kind = name.rpartition(".")
         if name == _TASK_CODE and tasks_of(folder / path):
             package, module = "sentence_transformers", {key: x for key, x in module.items() if key != "kwargs"}
@@ -130,15 +130,25 @@ def text_limits(folder: Path, task: Task) -> TextLimits:
         if config.get(name, value) != value:
             raise ValueError(f"{file} has {name} {config[name]!r}; only {value!r} is supported")
     arguments = {name: _arguments(config, name, file) for name in _ARGUMENTS}
-    length, source = arguments["processor_kwargs"].get("model_max_length", config.get("max_seq_length")), file
-    if length is None:  # sentence-transformers 6 keeps it in the tokenizer's settings
-        source = folder / _TOKENIZER_FILE
-        length = read_json(source, dict).get("model_max_length") if source.is_file() else None
-        if length is None or (isinstance(length, int | float) and length > 1e9):  # transformers writes 1e30 for none
-            length = 0
-    if length != 0 and positive(length, source, "a maximal length of") < 3:
-        raise ValueError(f"{source} has a maximal length of {length}; at least 3 tokens are needed: [CLS], one, [SEP]")
-    return TextLimits(int(length), flag(config, "do_lower_case", file, False))
+    stored = folder / _TOKENIZER_FILE  # where sentence-transformers 6 keeps the length
+    lengths = (
+        (file, "model_max_length", arguments["processor_kwargs"]),
+        (file, "max_seq_length", config),
+        (stored, "model_max_length", read_json(stored, dict) if stored.is_file() else {}),
+    )
+    return TextLimits(_max_length(lengths), flag(config, "do_lower_case", file, False))
+
+
+def _max_length(lengths: Sequence[tuple[Path, str, Mapping[str, Any]]]) -> int:
+    """The first length that is given among (file, key, settings); 0 if none is. transformers writes 1e30 for none."""
+    for file, key, settings in lengths:
+        length = settings.get(key)
+        if length is None or (file.name == _TOKENIZER_FILE and isinstance(length, int | float) and length > 1e9):
+            continue
+        if length != 0 and positive(length, file, key) < 3:
+            raise ValueError(f"{file} has {key} {length}; texts need at least 3 tokens: [CLS], one, [SEP]")
+        return int(length)
+    return 0
 
 
 def _arguments(config: Mapping[str, Any], name: str, file: Path) -> Mapping[str, Any]:

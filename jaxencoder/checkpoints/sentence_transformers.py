@@ -159,7 +159,8 @@ def _modules(folder: Path) -> tuple[Path, Path, *tuple[tuple[str, Path], ...]]:
     file, entries = folder / MODULES_FILE, read_modules(folder)
     if len(entries) < 2:
         kinds = listed(entry.kind for entry in entries)
-        raise ValueError(f"{file} has the modules {kinds}; a Transformer and a Pooling are needed")
+        advice = f"or, for a cross-encoder, model_type 'CrossEncoder' in {SETTINGS_FILE}"
+        raise ValueError(f"{file} has the modules {kinds}; a Transformer and a Pooling are needed, {advice}")
     for number, (kind, path, _) in enumerate(entries[1:]):
         supported = SUPPORTED if number else ("Pooling",)
         if kind not in supported:

@@ -23,7 +23,8 @@ def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfi
     family = matching_family(settings)
     if family is None:
         supported = ", ".join(dict.fromkeys(family.model_type for family in FAMILIES))
-        raise ValueError(f"{where} has the unsupported model_type {model_type!r}; supported are: {supported}")
+        problem = f"has the unsupported model_type {model_type!r}" if "model_type" in settings else "has no model_type"
+        raise ValueError(f"{where} {problem}; supported are: {supported}")
     try:
         config = family.encoder_config(settings)
         family.heads(config, family.current_settings(settings))

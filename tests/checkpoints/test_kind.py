@@ -10,7 +10,8 @@ from jaxencoder.checkpoints.kind import kind_of
 @pytest.mark.parametrize(
     ("files", "kind"),
     [
-        ({"config.json": "{}"}, "run"),
+        ({"config.json": '{"model": {}}'}, "run"),
+        ({"config.json": '{"architectures": ["BertModel"]}'}, "transformers"),
         ({"config.json": '{"model_type": "bert"}'}, "transformers"),
         ({"config.json": '{"model_type": "bert"}', "modules.json": "[]"}, "sentence_transformers"),
         ({"config.json": "{}", "adapter.safetensors": ""}, "adapter"),

@@ -103,7 +103,8 @@ DENSE_WEIGHTS = {"linear.weight": (3, D), "linear.bias": (3,)}
         (DENSE | {"module_input_name": "token_embeddings"}, {}, "module_input_name 'token_embeddings'; only"),
         (DENSE | {"module_input_name": None}, {}, "module_input_name None; only 'sentence_embedding' is"),
         (DENSE | {"scale": 2}, {}, "2_Dense/config.json has scale 2, a setting that is not supported; remove it"),
-        (DENSE | {"bias": None}, {}, "bias None; true or false"),
+        (DENSE | {"bias": "no"}, {}, "bias 'no'; true or false"),
+        (DENSE | {"bias": None}, DENSE_WEIGHTS, "has the weights linear.bias, linear.weight, but .* linear.weight$"),
         (DENSE, {"linear.weight": (D, 3), "linear.bias": (3,)}, r"linear.weight has the shape \[24, 3\], .* \[3, 24\]"),
         (DENSE, {"linear.weight": (3, D)}, "has the weights linear.weight, but .* asks for linear.bias, linear.weight"),
         (DENSE | {"bias": False}, DENSE_WEIGHTS, "has the weights linear.bias, linear.weight, but .* linear.weight$"),
@@ -146,8 +147,8 @@ def test_damaged_dense(tmp_path: Path, config, weights, message) -> None:
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "'SparseEncoder'; only SentenceT"),
         ("config_sentence_transformers.json", {"model_type": "MultiVectorEncoder"}, "'MultiVectorEncoder'; only"),
         ("modules.json", [{"path": "", "type": "a.b", "kwargs": ["task"]}], r"has kwargs \['task'\], not supported"),
-        ("sentence_bert_config.json", {"max_seq_length": "77"}, "maximal length of '77'; an integer"),
-        ("sentence_bert_config.json", {"max_seq_length": 2}, "maximal length of 2; at least 3"),
+        ("sentence_bert_config.json", {"max_seq_length": "77"}, "max_seq_length '77'; an integer"),
+        ("sentence_bert_config.json", {"max_seq_length": 2}, "max_seq_length 2; .* at least 3 tokens"),
         ("sentence_bert_config.json", {"do_lower_case": 1}, "do_lower_case 1; true or false"),
         ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task 'fill-mask'; only"),
         ("sentence_bert_config.json", {"processing_kwargs": {"text": {}}}, "has processing_kwargs"),
@@ -156,9 +157,10 @@ def test_damaged_dense(tmp_path: Path, config, weights, message) -> None:
         ("sentence_bert_config.json", {"modality_config": {"image": {}}}, "has modality_config"),
         ("sentence_bert_config.json", {"tokenizer_args": None}, "has tokenizer_args None; a JSON object"),
         ("sentence_bert_config.json", {"tokenizer_args": {"do_lower_case": True}}, "tokenizer_args in .*do_lower_case"),
+        ("sentence_bert_config.json", {"tokenizer_args": {"strip_accents": None}}, "tokenizer_args in .*strip_accents"),
         (
             "sentence_bert_config.json",
-            {"processor_kwargs": {"padding_side": "left"}},
+            {"processor_kwargs": {"truncation_side": "left"}},
             "'left'; only 'right' is supported",
         ),
         (
@@ -167,7 +169,7 @@ def test_damaged_dense(tmp_path: Path, config, weights, message) -> None:
             "config_args in .* has hidden_act 'relu'",
         ),
         ("sentence_bert_config.json", {"model_args": {"rotary_scaling_factor": 2}}, "has rotary_scaling_factor 2"),
-        ("tokenizer_config.json", {"model_max_length": "long"}, "maximal length of 'long'"),
+        ("tokenizer_config.json", {"model_max_length": "long"}, "model_max_length 'long'; an integer"),
     ],
 )
 def test_damaged_settings(tmp_path: Path, file: str, content, message: str) -> None:
@@ -182,6 +184,7 @@ def test_damaged_settings(tmp_path: Path, file: str, content, message: str) -> N
     ("settings", "length"),
     [
         ({"model_args": {"torch_dtype": "float16", "trust_remote_code": True}, "unpad_inputs": False}, 20),
+        ({"processor_kwargs": {"padding_side": "left"}, "do_lower_case": None, "new": False, "newer": {}}, 20),
         ({"max_seq_length": 9, "query_length": None, "tokenizer_args": {}}, 9),
         ({"max_seq_length": 9, "tokenizer_args": {"model_max_length": 7, "use_fast": True}}, 7),
         ({"processor_kwargs": {"model_max_length": 7, "do_lower_case": True}}, 7),  # as in tokenizer_config.json

@@ -121,13 +121,14 @@ def read_settings(folder: Path, has_tokenizer_json: bool) -> TokenizerSettings:
     """Read and check the settings in a folder; ValueError names the key, its value and what to do."""
     file, config = folder / CONFIG, _content(folder / "config.json")
     settings = _content(file)
-    extra_tokens = settings.get("extra_special_tokens")
+    extra_tokens, files = settings.get("extra_special_tokens"), dict.fromkeys(settings, file)
     if settings.get("added_tokens_decoder") is None:
         # transformers reads these older files only where the newer key is missing; the map wins over the settings.
         tokens_map = _content(folder / _MAP)
         if settings.get("additional_special_tokens"):
             tokens_map.pop("additional_special_tokens", None)
         settings |= tokens_map
+        files |= dict.fromkeys(tokens_map, folder / _MAP)
         added = [(number, token) for token, number in _content(folder / _ADDED).items()]
         if isinstance(extra_tokens, list) and isinstance(more := tokens_map.get("extra_special_tokens"), list):
             settings["extra_special_tokens"] = [*extra_tokens, *(token for token in more if token not in extra_tokens)]
@@ -139,7 +140,7 @@ def read_settings(folder: Path, has_tokenizer_json: bool) -> TokenizerSettings:
         added = list(decoder.items())
     name, is_named = class_name(settings, config, file, has_tokenizer_json)
     kind = tokenizer_class(name, is_named, folder, has_tokenizer_json)
-    _check_keys(settings, kind, file)
+    _check_keys(settings, kind, files)
     _check_fixed(settings, kind.family, has_tokenizer_json, file)
     special_tokens = _special_tokens(settings, file)
     has_segments = _has_segments(settings, kind.has_segments or not config, file)
@@ -165,22 +166,23 @@ def _content(file: Path) -> dict[str, Any]:
     return read_json(file, dict) if file.is_file() else {}
 
 
-def _check_keys(settings: Mapping[str, Any], kind: TokenizerClass, file: Path) -> None:
-    """ValueError for a key that is not understood, and for a value of another type."""
+def _check_keys(settings: Mapping[str, Any], kind: TokenizerClass, files: Mapping[str, Path]) -> None:
+    """ValueError for a key that is not understood, and for a value of another type; `files` are those of the keys."""
     # Classes with steps of their own take null for false, or fail.
     takes_null = kind.family in ("", "file", "japanese")
     for key, value in settings.items():
+        problem = f"{files[key]} has {key} {value!r}"
         if key in kind.reads:
             is_null = value is None and (takes_null or key == "strip_accents")
             if not is_null and not isinstance(value, _TYPES[key]):
                 expected = "true or false" if _TYPES[key] is bool else f"a {_TYPES[key].__name__}"
-                raise ValueError(f"{file} has {key} {value!r}; {expected} is needed")
+                raise ValueError(f"{problem}; {expected} is needed")
         elif key in _HARMLESS_VALUES:
             if value is not None and value not in _HARMLESS_VALUES[key]:
-                raise ValueError(f"{file} has {key} {value!r}, which is not supported and would change the token ids")
+                raise ValueError(f"{problem}, which is not supported and would change the token ids")
         elif not _is_known(key, value):
             advice = "remove it if it does not change the token ids"
-            raise ValueError(f"{file} has {key} {value!r}, a setting that is not known; {advice}")
+            raise ValueError(f"{problem}, a setting that is not known; {advice}")
 
 
 def _check_fixed(settings: Mapping[str, Any], family: str, has_tokenizer_json: bool, file: Path) -> None:

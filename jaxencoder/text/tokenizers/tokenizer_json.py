@@ -48,6 +48,7 @@ def parse_tokenizer_json(file: Path, settings: TokenizerSettings) -> tuple[token
     # Published files often truncate and pad to some length. Rows decide that here.
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    _check_template(tokenizer, file)
     kind, family = type(tokenizer.model).__name__, settings.family
     if dropout := getattr(tokenizer.model, "dropout", None):
         raise ValueError(f"{file} has the model's dropout {dropout!r}, which makes ids random; set it to null")
@@ -70,6 +71,16 @@ def parse_tokenizer_json(file: Path, settings: TokenizerSettings) -> tuple[token
     _set_words(tokenizer, settings)
     _check_added(tokenizer, settings, file)
     return tokenizer, replace(settings, truncation_side=settings.truncation_side or side)
+
+
+def _check_template(tokenizer: tokenizers.Tokenizer, file: Path) -> None:
+    """ValueError for a template with a token that has no ids, which the library would only miss when it encodes."""
+    for step in _steps(step_content(tokenizer.post_processor)):
+        pieces = [*step.get("single", ()), *step.get("pair", ())] if step["type"] == "TemplateProcessing" else []
+        tokens = [piece["SpecialToken"]["id"] for piece in pieces if "SpecialToken" in piece]
+        if unknown := [token for token in tokens if token not in step["special_tokens"]]:
+            problem = f"{file} has {unknown[0]!r} in its post_processor"
+            raise ValueError(f"{problem}, but its special_tokens do not give the ids; add them")
 
 
 def _names(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, file: Path) -> dict[str, str]:

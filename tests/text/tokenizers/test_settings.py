@@ -240,6 +240,27 @@ def test_refused(settings, message, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("special_tokens", {}, r"has '\[CLS\]' in its post_processor"), ("single", 1, "not a tokenizer that can be read")],
+)
+def test_a_damaged_template_is_refused(key, value, message, tmp_path):
+    bert_file(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["post_processor"][key] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"tokenizer.json .*{message}"):
+        Tokenizer.load(tmp_path)
+
+
+def test_the_file_of_a_key_is_named(tmp_path):
+    bert(tmp_path)
+    write(tmp_path, "special_tokens_map.json", {"sep": "[SEP]"})
+    with pytest.raises(ValueError, match=r"special_tokens_map.json has sep '\[SEP\]', a setting that is not known"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"normalizer": normalizers.Lowercase()}, "has another normalizer than BertTokenizer"),
