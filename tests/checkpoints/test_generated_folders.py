@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import reprlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -129,18 +130,18 @@ KINDS: dict[str, tuple[Callable, Callable, Callable]] = {
 
 
 def keys(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """Paths of the keys in nested dicts and lists of dicts."""
+    """Paths of the keys in nested dicts and lists of dicts, but for the vocabulary of tokenizer.json."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in items:
         if isinstance(value, dict):
             yield (*path, key)
-        if len(path) < 2:
+        if len(path) < 2 and key not in ("vocab", "merges"):
             yield from keys(child, (*path, key))
 
 
 def change(folder: Path, draw: Callable) -> tuple[str, str]:
     """Change one key of one file: the key, and what was changed."""
-    files = sorted(x for x in folder.rglob("*.json") if x.name not in ("tokenizer.json", "vocab.json"))
+    files = sorted(x for x in folder.rglob("*.json") if x.name != "vocab.json")
     file = draw(st.sampled_from(files))
     content = json.loads(file.read_text())
     action = draw(st.sampled_from(("drop", "rename", "replace", "add")))
@@ -160,7 +161,7 @@ def change(folder: Path, draw: Callable) -> tuple[str, str]:
             parent[name] = value
         if action == "replace":
             value = parent[name] = draw(st.sampled_from(VALUES))
-        changed = f"{action} {'.'.join(map(str, path))} ({value!r})"
+        changed = f"{action} {'.'.join(map(str, path))} ({reprlib.repr(value)})"
     file.write_text(json.dumps(content))
     return name, f"{file.relative_to(folder)}: {changed}"
 
@@ -221,7 +222,7 @@ def test_a_changed_key(kind: str, originals: dict, tmp_path: Path, caplog: pytes
         deadline=None,
         database=None,
         phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow],
     )
     @given(st.data())
     def draw(data: Any) -> None:
@@ -232,8 +233,10 @@ def test_a_changed_key(kind: str, originals: dict, tmp_path: Path, caplog: pytes
 
     draw()
     assert [f"{changed}: {words}" for _, changed, name, words in outcomes if name == "WRONG"] == []
-    counts = Counter(name for key, _, name, _ in outcomes if not re.search(r"\bx$|_x$", key))
-    # Of the published keys without effect few are refused: those with values that only the peer ignores.
+    # Of the published keys without effect few are refused: those with values that only the peer ignores. Of the keys of
+    # tokenizer.json, the peer does not read those that it replaces.
+    published = [x for x in outcomes if not re.search(r"^x$|_x$", x[0]) and not x[1].startswith("tokenizer.json")]
+    counts = Counter(name for _, _, name, _ in published)
     assert counts["equal"] > 2 * counts["needless"], counts
 
 

@@ -52,11 +52,13 @@ def as_list(texts: Iterable[str], name: str = "texts") -> list[str]:
     return listed
 
 
-def raise_invalid_text(texts: Sequence[str], error: Exception, first: int = 0) -> NoReturn:
+def raise_invalid_text(texts: Sequence[str], error: BaseException, first: int = 0) -> NoReturn:
     """Raise ValueError that names the first text, by its index from `first`, which is not valid Unicode.
 
-    If all are valid, the error itself is raised.
+    If all are valid, or the error is an interrupt, the error itself is raised.
     """
+    if not isinstance(error, Exception):
+        raise error
     for number, text in enumerate(texts, first):
         if not isinstance(text, str):
             raise ValueError(f"text {number} is {text!r}, not a string; pass a list of strings") from error

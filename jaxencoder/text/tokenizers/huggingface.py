@@ -88,14 +88,14 @@ class HuggingFaceBackend:
         run = self.tokenizer.encode_batch if offsets else self.tokenizer.encode_batch_fast
         try:
             encoded = run(texts if pairs is None else list(zip(texts, pairs, strict=True)), add_special_tokens=special)
-        except Exception as error:
+        except BaseException as error:
             raise_invalid_text(texts if pairs is None else [*texts, *pairs], _as_value_error(error))
         return [_to_arrays(item, offsets, max_length, self.truncation_side) for item in encoded]
 
     def encode_ids(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         try:
             encoded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except Exception as error:
+        except BaseException as error:
             raise_invalid_text(texts, _as_value_error(error))
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         ids = np.fromiter(chain.from_iterable(item.ids for item in encoded), np.int32, int(lengths.sum()))
@@ -175,9 +175,14 @@ def pair_template(names: dict[str, str], ids: dict[str, int], roberta: bool = Fa
     return processors.TemplateProcessing(single=single, pair=f"{single} {second}", special_tokens=tokens)
 
 
-def _as_value_error(error: Exception) -> Exception:
-    """The library's bare Exception, such as that of an unknown word without an unknown token, as a ValueError."""
-    return ValueError(f"the tokenizer cannot encode these texts: {error}") if type(error) is Exception else error
+def is_library_error(error: BaseException) -> bool:
+    """Whether the library raised a bare Exception, or panicked, which in Python is no Exception."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
+def _as_value_error(error: BaseException) -> BaseException:
+    """The library's own error, such as that of an unknown word without an unknown token, as a ValueError."""
+    return ValueError(f"the tokenizer cannot encode these texts: {error}") if is_library_error(error) else error
 
 
 def _to_arrays(item: tokenizers.Encoding, offsets: bool, max_length: int | None, side: str) -> Encoding:

@@ -15,6 +15,7 @@ from jaxencoder.text.tokenizers.huggingface import (
     add_special_tokens,
     byte_level,
     end_of_word,
+    is_library_error,
     pair_template,
     wordpiece,
 )
@@ -53,7 +54,9 @@ def load_backend(path: Path, table_size: int | None) -> tuple[HuggingFaceBackend
         raise ValueError(f"{file} is not UTF-8 (byte {error.start}); check the file") from error
     except (ValueError, OSError):
         raise
-    except Exception as error:  # the library raises a bare Exception for a file that it cannot read
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_library_error(error):
+            raise
         raise ValueError(f"{file} is not a tokenizer that can be read: {error}") from error
 
 

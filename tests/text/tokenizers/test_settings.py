@@ -241,13 +241,21 @@ def test_refused(settings, message, tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("special_tokens", {}, r"has '\[CLS\]' in its post_processor"), ("single", 1, "not a tokenizer that can be read")],
+    [
+        ("post_processor", {"special_tokens": {}}, r"has '\[CLS\]' in its post_processor"),
+        ("post_processor", {"single": 1}, "not a tokenizer that can be read"),
+        (
+            "normalizer",
+            {"type": "Precompiled", "precompiled_charsmap": ""},
+            "not a tokenizer .*: Precompiled: ",
+        ),
+    ],
 )
-def test_a_damaged_template_is_refused(key, value, message, tmp_path):
+def test_a_damaged_step_is_refused(key, value, message, tmp_path):
     bert_file(tmp_path)
     file = tmp_path / "tokenizer.json"
     content = json.loads(file.read_text())
-    content["post_processor"][key] = value
+    content[key] |= value
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f"tokenizer.json .*{message}"):
         Tokenizer.load(tmp_path)
