@@ -68,7 +68,7 @@ def read_modules(folder: Path) -> list[ModuleEntry]:
     entries = []
     for module in read_json(file, list):
         if not isinstance(module, dict) or not isinstance(module.get("path"), str):
-            raise ValueError(f"{file} has {module!r} for a module; check the file")
+            raise ValueError(f"{file} has {module!r} for a module; an object with a type and a path is needed")
         name, path = str(module.get("type", "")), module["path"]
         package, _, kind = name.rpartition(".")
         if name == _TASK_CODE and tasks_of(folder / path):

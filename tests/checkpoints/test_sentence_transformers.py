@@ -131,6 +131,7 @@ def test_damaged_dense(tmp_path: Path, config, weights, message) -> None:
     [
         ("modules.json", {}, "does not hold a JSON list"),
         ("modules.json", ["Transformer"], "has 'Transformer' for a module"),
+        ("modules.json", [{"type": "a.b"}], "for a module; an object with a type and a path is needed"),
         ("config_sentence_transformers.json", {"prompts": ["query: "]}, "has prompts .*; names and texts are needed"),
         ("config_sentence_transformers.json", {"prompts": {"q": 1}}, "has prompts"),
         ("config_sentence_transformers.json", {"prompts": None}, "has prompts None"),
