@@ -1,15 +1,26 @@
-"""Every command that opens a run refuses one of an older version with the same sentence."""
+"""Runs of older versions: refused with the same sentence everywhere, or, of this version, used as today's."""
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.adapters.lora import LoraConfig
+from jaxencoder.checkpoints.adapter import fingerprint
 from jaxencoder.checkpoints.initial import open_initial_model
+from jaxencoder.checkpoints.weights import read_tensors
 from jaxencoder.cli.main import main
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import to_json
+from tests.checkpoints.peers import save_peer
+from tests.checkpoints.test_adapter import keep, tuned
+from tests.families import peers
+
+TEXTS = ["A man is playing", "two dogs run in the Snow"]
 
 
 @pytest.fixture
@@ -49,3 +60,59 @@ def test_old_runs_are_refused_from_python(old_run: Path) -> None:
     for open_run in (jaxencoder.load, lambda folder: open_initial_model(str(folder))):
         with pytest.raises(ValueError, match="was written by jaxencoder 0.1, whose runs"):
             open_run(old_run)
+
+
+@pytest.fixture(scope="module", params=["xlm-roberta", "mpnet"])
+def base(request, tmp_path_factory) -> Path:
+    return save_peer(request.param, tmp_path_factory.mktemp("base") / request.param)
+
+
+def run_without_pad_id(base: Path, folder: Path, init_from: str = "", **settings: Any) -> Path:
+    """A run on the base as builds left it that had neither `model.position_pad_id` nor the position of padding."""
+    start = jaxencoder.load(base)
+    embeddings = {name: x for name, x in start.params["encoder"]["embeddings"].items() if name != "padding_position"}
+    config = dataclasses.replace(start.config, model=dataclasses.replace(start.config.model, position_pad_id=-1))
+    params = {"encoder": start.params["encoder"] | {"embeddings": embeddings}}
+    start = dataclasses.replace(start, config=config, params=params, published=None)
+    config, params = tuned(base, start, 1, **settings)
+    keep(folder, start, config, params=params)
+    content = json.loads((folder / "config.json").read_text())
+    del content["model"]["position_pad_id"]
+    (folder / "config.json").write_text(json.dumps(content | ({"init_from": init_from} if init_from else {})))
+    return folder
+
+
+def test_runs_that_count_padding_are_published_as_their_base(base: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    run = jaxencoder.load(run_without_pad_id(base, tmp_path / "run"))
+    run.save(tmp_path / "transformers")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "transformers").eval()
+    assert model.config.model_type == base.name
+    ids = np.random.default_rng(0).integers(5, run.config.model.vocab_size, (2, 9))
+    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    expected = peers.theirs(model, batch, "ForSequenceClassification")
+    np.testing.assert_allclose(peers.of_a_run(run, batch)["logits"], expected["logits"], rtol=1e-5, atol=1e-5)
+    run.save(tmp_path / "st", format="sentence-transformers")
+    np.testing.assert_allclose(jaxencoder.load(tmp_path / "st").embed(TEXTS), run.embed(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["adapter", "peft"])
+def test_adapters_that_count_padding_fit_their_base(base: Path, tmp_path: Path, form: str) -> None:
+    run = jaxencoder.load(run_without_pad_id(base, tmp_path / "run", adapter=LoraConfig(rank=2)))
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / form), "--to", form]) == 0
+    np.testing.assert_allclose(jaxencoder.load(tmp_path / form).embed(TEXTS), run.embed(TEXTS), atol=1e-5)
+    # The digest of the base is that of builds without the position of padding.
+    _, metadata = read_tensors(next((tmp_path / form).glob("*.safetensors")))
+    encoder = jaxencoder.load(base).params["encoder"]
+    embeddings = {name: x for name, x in encoder["embeddings"].items() if name != "padding_position"}
+    assert len(embeddings) < len(encoder["embeddings"])
+    assert metadata["base"] == fingerprint(encoder | {"embeddings": embeddings})
+
+
+def test_runs_that_count_padding_without_their_base(base: Path, tmp_path: Path) -> None:
+    """MPNet's architecture is its own; XLM-R's is BERT's too."""
+    run = jaxencoder.load(run_without_pad_id(base, tmp_path / "run", init_from="gone"))
+    run.save(tmp_path / "transformers")
+    again = jaxencoder.load(tmp_path / "transformers")
+    assert again.published.family.model_type == {"xlm-roberta": "bert"}.get(base.name, base.name)
+    np.testing.assert_allclose(again.embed(TEXTS), run.embed(TEXTS), atol=1e-5)

@@ -22,6 +22,7 @@ from jaxencoder.checkpoints.run import read_params, saved_config
 from jaxencoder.checkpoints.weights import read_tensors, write_tensors
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import save
+from jaxencoder.families.roberta import PADDING_POSITION
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import flatten, set_path
@@ -32,6 +33,7 @@ M = TypeVar("M", bound=Checkpoint)
 FINGERPRINT = "base"  # key of the base's fingerprint in the metadata of the arrays
 _MAY_CHANGE = ("dropout", "attention_dropout", "rope_theta")  # settings of the encoder that a run may change
 _MAY_ADD = ("bottleneck", "bottleneck_sublayers")  # and those that it may add to a base without them
+_NOT_HASHED = f"encoder/embeddings/{PADDING_POSITION}"  # adapters of earlier builds have bases without it
 
 
 class Adapter(NamedTuple):
@@ -67,7 +69,7 @@ def trained_adapter(run: Path) -> Adapter:
 
 def read_adapter(folder: Path, base: Checkpoint) -> Adapter:
     """Read a folder of `write_adapter`; ValueError for another base, or a damaged folder."""
-    config = saved_config(folder)
+    config = _on_base(saved_config(folder), base)
     arrays, metadata = read_tensors(folder / ADAPTER_FILE)
     # On a base with bottleneck adapters, others would replace them.
     may_differ = _MAY_CHANGE if base.config.model.bottleneck else _MAY_CHANGE + _MAY_ADD
@@ -82,6 +84,15 @@ def read_adapter(folder: Path, base: Checkpoint) -> Adapter:
     for path, x in (flatten({"encoder": base.params["encoder"]}) | arrays).items():
         set_path(params, path, x)
     return Adapter(config, params, frozenset(arrays), metadata[FINGERPRINT])
+
+
+def _on_base(config: RunConfig, base: Checkpoint) -> RunConfig:
+    """The configuration of an adapter; one of a build before `position_pad_id` takes that of the base."""
+    model, base_model = config.model, base.config.model
+    if model.position_pad_id >= 0 or model.positions != base_model.positions:
+        return config
+    model = dataclasses.replace(model, position_pad_id=base_model.position_pad_id)
+    return dataclasses.replace(config, model=model)
 
 
 def add_adapter(model: M, folder: Path) -> M:
@@ -105,7 +116,7 @@ def fingerprint(encoder: Params, without: Collection[str] = ()) -> str:
     """A digest of an encoder's weights except those at `without`, equal on every device and for every format."""
     digest = hashlib.sha256()
     for path, x in sorted(flatten({"encoder": encoder}).items()):
-        if path not in without:
+        if path != _NOT_HASHED and path not in without:
             x = np.asarray(x, np.float32)
             # Adding an update of 0 turns -0 into 0, and some devices flush subnormal numbers: all are hashed as 0.
             x = np.where(np.abs(x) < np.finfo(np.float32).tiny, np.float32(0), x)

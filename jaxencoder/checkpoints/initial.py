@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,10 @@ from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, read_params, saved_conf
 from jaxencoder.checkpoints.sentence_transformers import encoder_folder
 from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.config import RunConfig, check_positions
-from jaxencoder.families import classifier
-from jaxencoder.families.published import Published
+from jaxencoder.families import FAMILIES, classifier
+from jaxencoder.families.family import Family
+from jaxencoder.families.published import Published, can_hold, family_of, form_in
+from jaxencoder.families.roberta import PAD
 from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
@@ -82,6 +84,27 @@ def published_origin(config: RunConfig) -> Published | None:
         except (OSError, ValueError):
             return None
     return None
+
+
+def published_form(config: RunConfig, parts: Iterable[str] = (), pad_id: int = PAD) -> tuple[Family, EncoderConfig]:
+    """The family in which a run can be published, and its architecture there; see `form_in`.
+
+    It is the family of the published model that the run started from, if that can hold the architecture.
+
+    Args:
+        parts: names of parameters, for which another family should have heads.
+        pad_id: of the tokenizer.
+
+    Raises:
+        ValueError: no family can hold the architecture.
+    """
+    origin, model = published_origin(config), config.model
+    if origin is not None and (form := form_in(origin.family, model, pad_id)):
+        return origin.family, form
+    if not any(can_hold(family, model) for family in FAMILIES):
+        forms = (form_in(family, model, pad_id) for family in FAMILIES)
+        model = next((form for form in forms if form), model)
+    return family_of(model, parts), model
 
 
 def initial_params(init_from: str, params: Params, objective: ObjectiveConfig, reinitialize: int = 0) -> Params:

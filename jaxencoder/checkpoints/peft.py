@@ -12,12 +12,12 @@ from jaxencoder.adapters.peft_heads import SEQUENCE, classifier_to_peft, heads_f
 from jaxencoder.checkpoints.adapter import FINGERPRINT, Adapter, fingerprint, new_folder
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.hub import resolve
-from jaxencoder.checkpoints.initial import read_published
+from jaxencoder.checkpoints.initial import published_form, read_published
 from jaxencoder.checkpoints.kind import PEFT_CONFIG
 from jaxencoder.checkpoints.peft_files import PEFT_FILE, read_arrays
 from jaxencoder.checkpoints.weights import write_tensors
 from jaxencoder.config import RunConfig
-from jaxencoder.families.published import Published, family_of
+from jaxencoder.families.published import Published, form_in
 from jaxencoder.families.tables import renamed
 from jaxencoder.files import read_json, write_json
 from jaxencoder.tasks.classification.objective import Classification
@@ -40,7 +40,7 @@ def add_peft(model: M, folder: Path) -> M:
         raise ValueError(f"{folder} was trained on other weights than this model's; add it to {name}")
     published = model.published
     if published is None:
-        family = family_of(config, base)
+        family, config = published_form(model.config, base)
         published = Published(family, family.settings(config), model.heads)
     short = {name.removeprefix(PREFIX): x for name, x in arrays.items()}
     written_as, family = published.family, published.family.named_as_in(short, config)
@@ -72,11 +72,12 @@ def write_peft(adapter: Adapter, folder: Path) -> list[str]:
     if trained := sorted(path for path in adapter.paths if path.startswith("encoder/")):
         raise ValueError(f"{trained[0]} was trained besides the low-rank adapter; PEFT's format cannot hold it")
     published, base = _base(config)
+    model = form_in(published.family, config.model) or config.model
     published = published._replace(family=published.family.by_modules())
-    tensors, settings = to_peft(config.adapter, params[LORA], params, published.family, config.model)
+    tensors, settings = to_peft(config.adapter, params[LORA], params, published.family, model)
     head, left_out = None, [name for name in params if name not in ("encoder", LORA)]
     if isinstance(config.objective, Classification):
-        head = classifier_to_peft(params["classifier"], config.objective.pooling, published, config.model)
+        head = classifier_to_peft(params["classifier"], config.objective.pooling, published, model)
     if head:
         head_tensors, modules = head
         tensors |= head_tensors
@@ -101,6 +102,6 @@ def _base(config: RunConfig) -> tuple[Published, str]:
     if folder is not None and (origin := read_published(folder)):
         encoder, published = origin
         return published, config.init_from if encoder == folder else str(encoder)
-    family, advice = family_of(config.model), "convert it with --to transformers, and name that folder"
+    (family, model), advice = published_form(config), "convert it with --to transformers, and name that folder"
     log.warning("transformers cannot load %s itself: %s", config.init_from, advice)
-    return Published(family, family.settings(config.model), {}), config.init_from
+    return Published(family, family.settings(model), {}), config.init_from

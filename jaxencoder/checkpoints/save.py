@@ -7,14 +7,14 @@ from typing import Any
 
 from jaxencoder.checkpoints import cross_encoder, sentence_transformers
 from jaxencoder.checkpoints.checkpoint import Checkpoint
-from jaxencoder.checkpoints.initial import published_origin
+from jaxencoder.checkpoints.initial import published_form
 from jaxencoder.checkpoints.kind import MODULES_FILE
 from jaxencoder.checkpoints.task_adapters import write_tasks
 from jaxencoder.checkpoints.transformers import write_model
 from jaxencoder.families import classifier
-from jaxencoder.families.family import Family
 from jaxencoder.families.labels import with_labels
-from jaxencoder.families.published import Published, can_hold, family_of
+from jaxencoder.families.published import Published
+from jaxencoder.families.roberta import PAD, with_padding_position
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.tasks.classification.objective import VALUE, Classification
@@ -34,7 +34,7 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
     """Write a model's folder; see `jaxencoder.api.Model.save`."""
     if format not in ("transformers", "sentence-transformers"):
         raise ValueError(f"format is {format!r}; give transformers or sentence-transformers")
-    published = model.published or Published(_family(model), {}, {})
+    model, published = _published_form(model)
     params, settings, skipped = {"encoder": model.params["encoder"]}, {}, {}
     tokenizer = None if model.tokenizer is None else model.tokenizer.with_tokenizer_json()
     if format == "transformers" or model.cross_encoder is not None:
@@ -79,13 +79,17 @@ def _activation(model: Checkpoint) -> dict[str, Any]:
     return cross_encoder.activation_settings("identity") if predicts_value and model.config.data.pair_field else {}
 
 
-def _family(model: Checkpoint) -> Family:
-    """The family that a run started from if it can hold the architecture, else one that can."""
-    origin = published_origin(model.config)
-    if origin is not None and can_hold(origin.family, model.config.model):
-        return origin.family
+def _published_form(model: Checkpoint) -> tuple[Checkpoint, Published]:
+    """A model as its family has it, and what else is published of it."""
+    if model.published is not None:
+        return model, model.published
     parts = {"sequence_head"} if classifier.NAME in model.params else model.params.keys()
-    return family_of(model.config.model, parts)
+    pad_id = PAD if model.tokenizer is None else model.tokenizer.role_ids.get("pad", -1)
+    family, encoder = published_form(model.config, parts, pad_id)
+    if encoder.position_pad_id != model.config.model.position_pad_id:
+        params = model.params | {"encoder": with_padding_position(model.params["encoder"])}
+        model = dataclasses.replace(model, config=dataclasses.replace(model.config, model=encoder), params=params)
+    return model, Published(family, {}, {})
 
 
 def _tokenizer_settings(model: Checkpoint) -> dict[str, Any]:

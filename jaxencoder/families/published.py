@@ -1,12 +1,16 @@
 """The published families, and which of them can hold an architecture."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from jaxencoder.families import FAMILIES
 from jaxencoder.families.family import Family, Settings
+from jaxencoder.families.roberta import PAD
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
+
+_OF_TRAINING = ("dropout", "attention_dropout")  # fields that change no output, which a family may not have
 
 
 class Published(NamedTuple):
@@ -29,7 +33,7 @@ def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfi
         config = family.encoder_config(settings)
         family.heads(config, family.current_settings(settings))
         return family, config
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
@@ -53,8 +57,22 @@ def family_of(config: EncoderConfig, parts: Iterable[str] = ()) -> Family:
 
 
 def can_hold(family: Family, config: EncoderConfig) -> bool:
-    """Whether a family's config.json can hold all of an architecture."""
+    """Whether a family's config.json can hold all of an architecture that changes its outputs."""
     try:
-        return family.encoder_config(family.settings(config)) == config
+        read = family.encoder_config(family.settings(config))
     except ValueError:
         return False
+    return dataclasses.replace(read, **{name: getattr(config, name) for name in _OF_TRAINING}) == config
+
+
+def form_in(family: Family, config: EncoderConfig, pad_id: int = PAD) -> EncoderConfig | None:
+    """The form of an architecture that a family can hold, or None.
+
+    RoBERTa's kind does not count padding among its positions. An architecture that counts all tokens, such as that of a
+    run from before there was `position_pad_id`, becomes one that does not count `pad_id`: they are equal as long as no
+    padding stands inside a text.
+    """
+    forms = [config]
+    if config.positions == "learned" and config.position_pad_id < 0:
+        forms.append(dataclasses.replace(config, position_pad_id=pad_id))
+    return next((form for form in forms if can_hold(family, form)), None)

@@ -7,14 +7,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from jaxencoder.families import bert
 from jaxencoder.families.bert import BERT, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, Heads, plain_heads, pooler, two_layer_classifier
 from jaxencoder.families.settings import Entry, Fields, Settings, read_value, sizes
-from jaxencoder.families.tables import Weight, mlm_head, with_prefix
+from jaxencoder.families.tables import Params, Weight, mlm_head, with_prefix
 from jaxencoder.model.config import EncoderConfig
 
 PAD = 1  # the default of all published families; the first token has the position after it
+PADDING_POSITION = "padding_position"  # among the parameters of the embeddings
 
 
 def shifted_positions(pad_id: int | None = None) -> Entry:
@@ -44,8 +47,15 @@ def shifted_positions(pad_id: int | None = None) -> Entry:
 
 def position_table(c: EncoderConfig, prefix: str) -> dict[str, str | Weight]:
     """The row of the positions, of which the first that counts is that of padding."""
-    rows = ("encoder/embeddings/padding_position", "encoder/embeddings/position_embedding")
+    rows = (f"encoder/embeddings/{PADDING_POSITION}", "encoder/embeddings/position_embedding")
     return {f"{prefix}embeddings.position_embeddings": Weight(rows, skip=c.position_pad_id)}
+
+
+def with_padding_position(encoder: Params) -> Params:
+    """The parameters of an encoder that counts all positions, with the position of padding, which is zeros."""
+    embeddings = encoder["embeddings"]
+    row = np.zeros_like(embeddings["position_embedding"][:1])
+    return encoder | {"embeddings": embeddings | {PADDING_POSITION: row}}
 
 
 def encoder_table(c: EncoderConfig) -> dict[str, str | Weight]:

@@ -19,16 +19,20 @@ FAMILIES = {
     "modernbert": ("bpe", dict(local_attention=8)),
     "xlm-roberta": ("unigram", dict(max_position_embeddings=70, type_vocab_size=1)),
 }
+OTHERS = {
+    "mpnet": ("unigram", dict(max_position_embeddings=70)),
+    "t5": ("unigram", dict(d_model=D, num_layers=2, num_heads=3, d_kv=8, d_ff=40, n_positions=16)),
+}
 
 
 def save_peer(name: str, folder: Path, auto_class: str = "AutoModel", **more: Any) -> Path:
     """Write a model of a family into a folder, with more settings of config.json; returns the folder."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    kind, settings = FAMILIES[name]
+    kind, settings = (FAMILIES | OTHERS)[name]
     config = TokenizerConfig(kind=kind, vocab_size=300, lowercase=False, min_frequency=1)
     tokenizer = train_tokenizer([*SHORT, *TEXTS, "query: passage: Represent this sentence: "] * 3, config)
     tokenizer.save(folder)
-    if name == "xlm-roberta":
+    if kind == "unigram":
         tokenizer = with_padding_second(folder)
     ids = dict(pad_token_id=tokenizer.pad_id, bos_token_id=tokenizer.cls_id, eos_token_id=tokenizer.sep_id)
     ids |= dict(cls_token_id=tokenizer.cls_id, sep_token_id=tokenizer.sep_id) if name == "modernbert" else {}
@@ -45,7 +49,7 @@ def save_peer(name: str, folder: Path, auto_class: str = "AutoModel", **more: An
 
 
 def with_padding_second(folder: Path) -> Tokenizer:
-    """XLM-R counts positions from the padding's id, which is 1; here 0 and 1 change places."""
+    """XLM-R and MPNet count positions from the padding's id, which is 1; here 0 and 1 change places."""
     content = json.loads((folder / "tokenizer.json").read_text())
     content["model"]["vocab"][:2] = content["model"]["vocab"][1::-1]
     content["model"]["unk_id"] = {0: 1, 1: 0}[content["model"]["unk_id"]]
