@@ -54,11 +54,12 @@ class Checkpoint:
         """Longest text in tokens, special tokens included: the longest position that training has reached.
 
         Learned positions beyond the rows of training are still random. A run's rotary positions extrapolate to the
-        model's full length.
+        model's full length. A published model may read longer texts than its config.json has positions.
         """
-        length = self.config.model.max_length
-        rotary_run = self.published is None and self.config.model.positions == "rotary"
-        return length if rotary_run else min(length, max(p.data.row_length for p in self.config.phase_configs))
+        model, longest = self.config.model, max(phase.data.row_length for phase in self.config.phase_configs)
+        if self.published is None and model.positions == "rotary":
+            return model.max_length
+        return longest if self.published and model.positions != "learned" else min(model.max_length, longest)
 
     def sentence_config(
         self,

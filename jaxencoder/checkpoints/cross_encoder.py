@@ -35,7 +35,7 @@ class CrossEncoderFolder(NamedTuple):
     activation: str | None  # None: as `activation_of` says
     prompts: tuple[tuple[str, str], ...]
     default_prompt: str | None
-    max_length: int  # limit on the tokens of a pair; 0: the encoder's own
+    max_length: int  # limit on the tokens of a pair; 0: that of the tokenizer or the encoder
     lowercase: bool  # whether texts are lowercased before tokenization
 
 
@@ -62,8 +62,11 @@ def assembled(folder: Path, contents: CrossEncoderFolder, classifier: Checkpoint
     activation = contents.activation or activation_of(classifier.published.settings, contents.transformer)
     activation = activation or ("sigmoid" if outputs == 1 else "identity")
     if outputs > 1 and activation != "identity":
-        problem = f"{folder} has the activation {activation} for {outputs} labels"
-        raise ValueError(f"{problem}; only one label has an activation, several have a softmax")
+        setting = f"activation_fn {activation_path(activation)!r}"
+        advice = f"set it to {activation_path('identity')!r}, and apply the activation to the scores"
+        raise ValueError(
+            f"{folder} has {setting} for {outputs} labels; only a score of one label can have one, {advice}"
+        )
     settings = CrossEncoderConfig(activation, contents.prompts, contents.default_prompt)
     return replace(classifier, cross_encoder=settings)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from jaxencoder.checkpoints.adapter import add_adapter
-from jaxencoder.checkpoints.checkpoint import Checkpoint, load_tokenizer
+from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.cross_encoder import with_activation
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.kind import ADAPTER_FILE, PEFT_CONFIG, kind_of
@@ -72,14 +72,13 @@ def open_sentence_transformers(folder: Path, weights: bool = True) -> Checkpoint
 
 def _adapted(folder: Path, weights: bool, max_length: int) -> Checkpoint:
     """The encoder of an adapter's base, without the base's own pooling and prompts, with the adapter's tokenizer."""
+    tokenizer_folder = folder if has_tokenizer(folder) else None
 
     def open_encoder(name: str) -> Checkpoint:
         base, _ = encoder_folder(resolve(name, weights=weights))
-        return open_transformers(base, weights, max_length)
+        return open_transformers(base, weights, max_length, tokenizer_folder=tokenizer_folder)
 
     base = open_base(folder, open_encoder)
-    if has_tokenizer(folder):
-        base = dataclasses.replace(base, tokenizer=load_tokenizer(folder, base.config.model.vocab_size))
     return add_peft(base, folder) if weights else base
 
 

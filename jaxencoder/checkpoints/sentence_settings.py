@@ -40,7 +40,7 @@ _ARGUMENTS = {
 class TextLimits(NamedTuple):
     """How the Transformer reads a text."""
 
-    max_length: int  # limit on its tokens; 0: the encoder's own
+    max_length: int  # limit on its tokens; 0: that of the tokenizer or the encoder
     lowercase: bool  # whether it is lowercased before tokenization
 
 
@@ -130,24 +130,17 @@ def text_limits(folder: Path, task: Task) -> TextLimits:
         if config.get(name, value) != value:
             raise ValueError(f"{file} has {name} {config[name]!r}; only {value!r} is supported")
     arguments = {name: _arguments(config, name, file) for name in _ARGUMENTS}
-    stored = folder / _TOKENIZER_FILE  # where sentence-transformers 6 keeps the length
-    lengths = (
-        (file, "model_max_length", arguments["processor_kwargs"]),
-        (file, "max_seq_length", config),
-        (stored, "model_max_length", read_json(stored, dict) if stored.is_file() else {}),
-    )
-    return TextLimits(_max_length(lengths), flag(config, "do_lower_case", file, False))
+    lengths = (("model_max_length", arguments["processor_kwargs"]), ("max_seq_length", config))
+    return TextLimits(_max_length(lengths, file), flag(config, "do_lower_case", file, False))
 
 
-def _max_length(lengths: Sequence[tuple[Path, str, Mapping[str, Any]]]) -> int:
-    """The first length that is given among (file, key, settings); 0 if none is. transformers writes 1e30 for none."""
-    for file, key, settings in lengths:
-        length = settings.get(key)
-        if length is None or (file.name == _TOKENIZER_FILE and isinstance(length, int | float) and length > 1e9):
-            continue
-        if length != 0 and positive(length, file, key) < 3:
-            raise ValueError(f"{file} has {key} {length}; texts need at least 3 tokens: [CLS], one, [SEP]")
-        return int(length)
+def _max_length(lengths: Sequence[tuple[str, Mapping[str, Any]]], file: Path) -> int:
+    """The first length that is given among (key, settings) of a file; 0 if none is."""
+    for key, settings in lengths:
+        if (length := settings.get(key)) is not None:
+            if length != 0 and positive(length, file, key) < 3:
+                raise ValueError(f"{file} has {key} {length}; texts need at least 3 tokens: [CLS], one, [SEP]")
+            return int(length)
     return 0
 
 

@@ -4,6 +4,7 @@ Reimers and Gurevych 2019, arXiv:1908.10084. Supported modules are a Transformer
 LayerNorm, Normalize and Dropout; others are refused by name.
 """
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -36,6 +37,8 @@ from jaxencoder.model.sentence import Normalize, SentenceConfig, Similarity
 from jaxencoder.objectives.objective import Params
 from jaxencoder.text.messages import listed
 
+log = logging.getLogger(__name__)
+
 _SIZES = ("hidden_size", "max_position_embeddings")
 
 
@@ -46,7 +49,7 @@ class SentenceFolder(NamedTuple):
     settings: SentenceConfig  # of embeddings
     params: Params  # of the settings' modules, by number; float32 arrays, or ShapeDtypeStructs if read without weights
     hidden_size: int  # the encoder's, as the Pooling has it
-    max_length: int  # limit on the tokens of a text; 0: the encoder's own
+    max_length: int  # limit on the tokens of a text; 0: that of the tokenizer or the encoder
     lowercase: bool  # whether texts are lowercased before tokenization
 
 
@@ -177,8 +180,9 @@ def _settings(file: Path) -> SentenceConfig:
     prompts, default_prompt = read_prompts(config, file, implied=("query", "document"))
     similarity = config.get("similarity_fn_name") or "cosine"
     if similarity not in get_args(Similarity):
-        supported = ", ".join(get_args(Similarity))
-        raise ValueError(f"{file} has similarity_fn_name {similarity!r}; supported are: {supported}")
+        note = "%s has similarity_fn_name %r, which is ignored, as in sentence-transformers: cosine compares vectors"
+        log.warning(note, file, similarity)
+        similarity = "cosine"
     dimensions = config.get("truncate_dim")
     return SentenceConfig(
         prompts=prompts,

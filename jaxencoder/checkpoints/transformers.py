@@ -29,15 +29,21 @@ _BUFFERS = re.compile(r"(position_ids|token_type_ids|inv_freq|embed_positions\.w
 
 
 def open_transformers(
-    folder: str | os.PathLike, weights: bool = True, max_length: int = 0, extra_heads: Collection[str] = ()
+    folder: str | os.PathLike,
+    weights: bool = True,
+    max_length: int = 0,
+    extra_heads: Collection[str] = (),
+    tokenizer_folder: Path | None = None,
 ) -> Checkpoint:
     """Open a folder of config.json, weights and perhaps a tokenizer.
 
     Args:
         weights: read the weights; without, only their names, and `params` are ShapeDtypeStructs. A folder that lacks
             them then has the heads of the class that config.json names.
-        max_length: limit on the tokens of a text; 0: the tokenizer's model_max_length, or else the model's own.
+        max_length: limit on the tokens of a text; 0: the smaller of the tokenizer's model_max_length and the model's
+            max_position_embeddings. Learned positions always limit it.
         extra_heads: heads to read if the file has them, though the class that config.json names does not.
+        tokenizer_folder: of another tokenizer; None: that of `folder`, if it has one.
 
     Raises:
         ValueError: an unsupported family or setting, or a weight or tokenizer that does not fit.
@@ -67,13 +73,23 @@ def open_transformers(
     params = parameter_shapes(config, has_head, heads)
     if weights and tensors is not None:
         rows = _rows(named, config, has_head, tables)
-        params, used = from_tensors(rows, tensors, params, config, str(folder))
+        params, used = from_tensors(rows, tensors, params, config, str(folder), tensors.shape)
         used |= {family.tied, output_bias(family)} if has_head else set()
         _warn_unused(folder, family, tensors.keys() - used)
-    tokenizer = load_tokenizer(folder, config.vocab_size) if has_tokenizer(folder) else None
-    limit = max_length or (tokenizer.max_length if tokenizer else 0) or config.max_length
-    run = RunConfig(name=folder.name, model=config, data=DataConfig(row_length=min(limit, config.max_length)))
+    tokenizer_folder = tokenizer_folder or folder
+    tokenizer = load_tokenizer(tokenizer_folder, config.vocab_size) if has_tokenizer(tokenizer_folder) else None
+    length = _text_length(config, settings, max_length, tokenizer.max_length if tokenizer else 0)
+    run = RunConfig(name=folder.name, model=config, data=DataConfig(row_length=length))
     return Checkpoint(run, params, tokenizer, Published(family, settings, heads))
+
+
+def _text_length(config: EncoderConfig, settings: Settings, given: int, of_tokenizer: int) -> int:
+    """The limit on the tokens of a text, as sentence-transformers has it; 0 for one that is not given."""
+    limit = given or of_tokenizer or config.max_length
+    # T5, which has biases by distance, has no such setting by itself.
+    has_positions = "max_position_embeddings" in settings or not config.relative_bias_buckets
+    is_limited = config.positions == "learned" or (has_positions and not given)
+    return min(limit, config.max_length) if is_limited else limit
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -186,7 +186,7 @@ def _safetensors(path: Path) -> _Stores:
             raise ValueError(f"{path} holds {name} as {entry['dtype']}; save it again as F32, F16 or BF16")
         shape, start = entry["shape"], begin + entry["data_offsets"][0]
         tensor = np.frombuffer(data, _DTYPES[entry["dtype"]], math.prod(shape), start).reshape(shape).copy()
-        if hasattr(data, "madvise"):  # pages that stay mapped count as memory of the process
+        if tensor.nbytes and hasattr(data, "madvise"):  # pages that stay mapped count as memory of the process
             page = start // mmap.PAGESIZE * mmap.PAGESIZE
             data.madvise(mmap.MADV_DONTNEED, page, start + tensor.nbytes - page)
         return tensor

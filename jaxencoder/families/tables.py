@@ -7,7 +7,7 @@ either side: [D, N, H] for a query.
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import EllipsisType
@@ -99,7 +99,12 @@ def with_prefix(names: Names, old: str, new: str, without: str = "") -> dict[str
 
 
 def from_tensors(
-    weights: Sequence[Weight], tensors: Mapping[str, np.ndarray], shapes: Params, config: EncoderConfig, source: str
+    weights: Sequence[Weight],
+    tensors: Mapping[str, np.ndarray],
+    shapes: Params,
+    config: EncoderConfig,
+    source: str,
+    shape_of: Callable[[str], tuple[int, ...]] | None = None,
 ) -> tuple[Params, set[str]]:
     """Read parameters, float32, from a checkpoint, each tensor once and straight into the stacked layers.
 
@@ -108,6 +113,7 @@ def from_tensors(
         tensors: name -> array of any float dtype.
         config: decides which layer is where in the stacks.
         source: name of the checkpoint for error messages.
+        shape_of: name -> shape, where that needs no array; all are checked before the first tensor is read.
 
     Returns:
         (parameters, names of the tensors that were read).
@@ -127,11 +133,14 @@ def from_tensors(
     tensors_to_read = list(tensors_of(weights, config))
     if missing := [name for _, name, _ in tensors_to_read if name not in tensors]:
         raise ValueError(f"{source} has no weight {missing[0]}; it is incomplete, or of another architecture")
+    targets = {name: [arrays[path][index] for path, index in slots] for _, name, slots in tensors_to_read}
+    if shape_of:
+        for weight, name, _ in tensors_to_read:
+            _check_shape(shape_of(name), targets[name], weight, f"{source}: {name}")
 
     def read(row: tuple[Weight, str, list[Slot]]) -> None:
-        weight, name, slots = row
-        targets = [arrays[path][index] for path, index in slots]
-        read_tensor(np.asarray(tensors[name]), targets, weight, config, f"{source}: {name}")
+        weight, name, _ = row
+        read_tensor(np.asarray(tensors[name]), targets[name], weight, config, f"{source}: {name}")
 
     with ThreadPoolExecutor(joblib.cpu_count()) as threads:  # numpy copies without the lock of the interpreter
         list(threads.map(read, tensors_to_read))
@@ -184,10 +193,7 @@ def read_tensor(
     tensor: np.ndarray, targets: Sequence[np.ndarray], weight: Weight, config: EncoderConfig, source: str
 ) -> None:
     """Fill the parameters of one layer from a tensor; ValueError, naming `source`, if its shape is wrong."""
-    shapes = [_tensor_shape(path, target.shape) for path, target in zip(weight.ours, targets, strict=True)]
-    expected = (weight.skip + sum(shape[0] for shape in shapes), *shapes[0][1:])
-    if tensor.shape != expected:
-        raise ValueError(f"{source} has the shape {list(tensor.shape)}, but config.json asks for {list(expected)}")
+    shapes = _check_shape(tensor.shape, targets, weight, source)
     if weight.by_head:
         tensor = _swap_groups(tensor, config.num_heads, len(targets))
     start = weight.skip
@@ -201,6 +207,17 @@ def read_tensor(
         else:
             target[...] = part.reshape(target.shape)
         start += shape[0]
+
+
+def _check_shape(
+    shape: tuple[int, ...], targets: Sequence[np.ndarray], weight: Weight, source: str
+) -> list[tuple[int, ...]]:
+    """The shape of each parameter's part of a tensor; ValueError if that of the tensor is another one."""
+    parts = [_tensor_shape(path, target.shape) for path, target in zip(weight.ours, targets, strict=True)]
+    expected = (weight.skip + sum(part[0] for part in parts), *parts[0][1:])
+    if shape != expected:
+        raise ValueError(f"{source} has the shape {list(shape)}, but config.json asks for {list(expected)}")
+    return parts
 
 
 def _empty(shape: tuple[int, ...]) -> np.ndarray:

@@ -204,6 +204,24 @@ def test_long_texts_are_cut(encoder, tmp_path: Path, caplog) -> None:
     assert "texts are longer than 13 tokens" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("family", "auto_class", "positions"),
+    [("modernbert", "AutoModel", {"max_position_embeddings": 16}), ("t5", "AutoModelForTextEncoding", {})],
+)
+def test_lengths_beyond_the_positions(tmp_path: Path, family: str, auto_class: str, positions: dict) -> None:
+    """A given length counts without learned positions; the tokenizer's own does where config.json has no positions."""
+    from sentence_transformers import SentenceTransformer
+
+    build(save_peer(family, tmp_path / "body", auto_class, **positions), length=40).save(str(tmp_path / "given"))
+    (tmp_path / "given" / "sentence_bert_config.json").write_text("{}")
+    shutil.copytree(tmp_path / "given", tmp_path / "own")
+    (tmp_path / "given" / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 40}))
+    for name, length in (("given", 40), ("own", 16 if positions else 40)):
+        model, theirs = jaxencoder.load(tmp_path / name), SentenceTransformer(str(tmp_path / name), device="cpu")
+        assert model.max_length == theirs.max_seq_length == length
+        np.testing.assert_allclose(model.embed(TEXTS), theirs.encode(TEXTS), atol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lower_case(encoder, tmp_path: Path, family: str) -> None:
     texts = [*SHORT, TEXTS[3]]

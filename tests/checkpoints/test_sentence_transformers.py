@@ -142,9 +142,7 @@ def test_damaged_dense(tmp_path: Path, config, weights, message) -> None:
             {"similarity_fn": "dot"},
             "has similarity_fn 'dot', .* 'similar",
         ),
-        ("config_sentence_transformers.json", {"similarity_fn_name": "maxsim"}, "'maxsim'; supported are: cosine, dot"),
         ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim 0; an integer"),
-        ("config_sentence_transformers.json", {"similarity_fn_name": 1}, "similarity_fn_name 1"),
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "'SparseEncoder'; only SentenceT"),
         ("config_sentence_transformers.json", {"model_type": "MultiVectorEncoder"}, "'MultiVectorEncoder'; only"),
         ("modules.json", [{"path": "", "type": "a.b", "kwargs": ["task"]}], r"has kwargs \['task'\], not supported"),
@@ -170,7 +168,6 @@ def test_damaged_dense(tmp_path: Path, config, weights, message) -> None:
             "config_args in .* has hidden_act 'relu'",
         ),
         ("sentence_bert_config.json", {"model_args": {"rotary_scaling_factor": 2}}, "has rotary_scaling_factor 2"),
-        ("tokenizer_config.json", {"model_max_length": "long"}, "model_max_length 'long'; an integer"),
     ],
 )
 def test_damaged_settings(tmp_path: Path, file: str, content, message: str) -> None:
@@ -184,12 +181,12 @@ def test_damaged_settings(tmp_path: Path, file: str, content, message: str) -> N
 @pytest.mark.parametrize(
     ("settings", "length"),
     [
-        ({"model_args": {"torch_dtype": "float16", "trust_remote_code": True}, "unpad_inputs": False}, 20),
-        ({"processor_kwargs": {"padding_side": "left"}, "do_lower_case": None, "new": False, "newer": {}}, 20),
+        ({"model_args": {"torch_dtype": "float16", "trust_remote_code": True}, "unpad_inputs": False}, 0),
+        ({"processor_kwargs": {"padding_side": "left"}, "do_lower_case": None, "new": False, "newer": {}}, 0),
         ({"max_seq_length": 9, "query_length": None, "tokenizer_args": {}}, 9),
         ({"max_seq_length": 9, "tokenizer_args": {"model_max_length": 7, "use_fast": True}}, 7),
         ({"processor_kwargs": {"model_max_length": 7, "do_lower_case": True}}, 7),  # as in tokenizer_config.json
-        ({"config_kwargs": {"hidden_act": "relu"}}, 20),  # as in config.json
+        ({"config_kwargs": {"hidden_act": "relu"}}, 0),  # as in config.json; 0: the tokenizer's own
         ({}, 20),
     ],
 )
@@ -212,6 +209,14 @@ def test_every_model_has_a_prompt_for_queries_and_documents(tmp_path: Path) -> N
         prompts=(("query", ""), ("document", "")), default_prompt="document", similarity="euclidean"
     )
     assert sentence_transformers.read(tmp_path).settings == expected
+
+
+def test_an_unknown_similarity_is_ignored_as_there(tmp_path: Path, caplog) -> None:
+    write(tmp_path, ["Transformer", "Pooling"], {})
+    for value in ("maxsim", 1, ["dot"]):
+        (tmp_path / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": value}))
+        assert sentence_transformers.read(tmp_path).settings.similarity == "cosine"
+        assert f"similarity_fn_name {value!r}, which is ignored" in caplog.text
 
 
 def test_modules_stay_in_the_folder_and_in_the_package(tmp_path: Path) -> None:

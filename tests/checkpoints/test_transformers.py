@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from jaxencoder.checkpoints.transformers import open_transformers, write_model
-from jaxencoder.checkpoints.weights import open_weights, save_weights
+from jaxencoder.checkpoints.weights import Weights, open_weights, save_weights
 from jaxencoder.families.deberta_v2 import DEBERTA_V2
 from jaxencoder.families.published import Published, family_of
 from jaxencoder.families.tables import parameter_shapes
@@ -48,6 +48,15 @@ def edit(folder: Path, **settings) -> None:
 def folder(tmp_path: Path) -> Path:
     write_model(tmp_path, BERT, config_and_params(BERT)[1])
     return tmp_path
+
+
+def test_shapes_are_checked_before_weights_are_read(folder: Path, monkeypatch) -> None:
+    edit(folder, intermediate_size=41)
+    read = []
+    monkeypatch.setattr(Weights, "__getitem__", lambda weights, name: read.append(name))
+    with pytest.raises(ValueError, match="asks for"):
+        open_transformers(folder)
+    assert not read
 
 
 @pytest.mark.parametrize(

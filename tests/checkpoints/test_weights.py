@@ -1,6 +1,7 @@
 """Weight files: round trips, shards, which file is taken, saves cut short, and damaged files."""
 
 import json
+import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,20 @@ def test_round_trip(tmp_path: Path) -> None:
     save_weights(TENSORS, tmp_path)
     same(open_weights(tmp_path), TENSORS)
     assert len(open_weights(tmp_path)) == 4 and not list(tmp_path.glob(".*"))
+
+
+def test_an_empty_tensor_at_the_end_of_a_page(tmp_path: Path) -> None:
+    """Where it begins there is no page to release."""
+    tensors = {"a": np.zeros(0, np.uint8), "z": np.zeros((0, 3), np.uint8)}
+    save_weights(tensors, tmp_path)
+    rest = -(tmp_path / "model.safetensors").stat().st_size % mmap.PAGESIZE
+    for size in range(rest - 16, rest + 1):  # the header tells the size, and is padded
+        save_weights(tensors | {"a": np.zeros(size, np.uint8)}, tmp_path)
+        if not (tmp_path / "model.safetensors").stat().st_size % mmap.PAGESIZE:
+            break
+    else:
+        pytest.fail("no file ends with a page")
+    same(open_weights(tmp_path), tensors | {"a": np.zeros(size, np.uint8)})
 
 
 def test_one_file_with_words(tmp_path: Path) -> None:
