@@ -13,6 +13,8 @@ PUBLISHED = {"relative_attention": True, "position_biased_input": False, "pos_at
 def _read_distances(settings: Settings, fields: Fields) -> Fields:
     kinds = settings.get("pos_att_type") or ()
     kinds = kinds.lower().split("|") if isinstance(kinds, str) else kinds
+    if not isinstance(kinds, list | tuple):
+        raise ValueError(f"config.json has pos_att_type {kinds!r}; a text or a list of c2p and p2c is needed")
     if unknown := set(kinds := [str(kind).strip() for kind in kinds]) - {"c2p", "p2c"}:
         raise ValueError(f"config.json has pos_att_type {sorted(unknown)}; known are c2p and p2c")
     if (relative := read_value(settings, "relative_attention", bool, False)) != bool(kinds):

@@ -19,6 +19,8 @@ from jaxencoder.families.settings import (
     Settings,
     choice,
     head_size,
+    read_number,
+    read_object,
     read_value,
     same,
     sizes,
@@ -40,14 +42,13 @@ def _read_causal(settings: Settings, fields: Fields) -> Fields:
 
 def _read_rotary(settings: Settings, fields: Fields) -> Fields:
     """Rotary positions of each kind of layer. The older rope_scaling is that of the global layers alone."""
-    kinds = settings.get("rope_parameters") or {}
+    kinds = read_object(settings, "rope_parameters")
 
     def rotary(kind: str, theta_name: str, theta: float, scaling: Settings) -> dict[str, Any]:
-        rope = {**(kinds.get(kind) or {}), **scaling}
-        return rotary_fields(rope, settings.get(theta_name) or theta, fields)
+        rope = {**read_object(kinds, kind), **scaling}
+        return rotary_fields(rope, read_number(settings, theta_name) or theta, fields)
 
-    scaling = settings.get("rope_scaling") or {}
-    global_layers = rotary(GLOBAL, "rope_theta", fields["rope_theta"], scaling)
+    global_layers = rotary(GLOBAL, "rope_theta", fields["rope_theta"], read_object(settings, "rope_scaling"))
     local_layers = rotary(LOCAL, "rope_local_base_freq", fields["rope_theta_local"], {})
     if "rope_scaling" in local_layers:
         raise ValueError(f"config.json scales the positions of {LOCAL}; only default can be loaded")

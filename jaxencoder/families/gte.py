@@ -8,8 +8,8 @@ import dataclasses
 
 from jaxencoder.families.bert import POSITIONS, SETTINGS
 from jaxencoder.families.family import About, Family, plain_heads, pooler
-from jaxencoder.families.rotary import ROTARY, rotary_settings
-from jaxencoder.families.settings import Entry, Fields, Settings, head_size, same, sizes, written
+from jaxencoder.families.rotary import ROTARY, rope_object, rotary_settings
+from jaxencoder.families.settings import Entry, Fields, Settings, head_size, read_number, same, sizes, written
 from jaxencoder.families.tables import QKV, Weight, mlm_head, with_prefix
 from jaxencoder.model.config import EncoderConfig
 
@@ -25,30 +25,26 @@ _CLASSES = {
 }
 
 
-def _rope_scaling(settings: Settings) -> Settings:
-    rope = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
-    return rope if isinstance(rope, dict) else {"type": rope}
-
-
 def _read_rotary(settings: Settings, fields: Fields) -> Fields:
     """Rotary positions; "ntk" is that of the published code: a base `factor` times larger, and all wavelengths
     factor^(2 / H) times longer."""
-    rope = _rope_scaling(settings)
+    rope = rope_object(settings)
     if (rope.get("rope_type") or rope.get("type")) != "ntk":
         return ROTARY.read(settings, fields)
-    factor, mixed = rope.get("factor"), rope.get("mixed_b")
+    factor, mixed = read_number(rope, "factor", 0), rope.get("mixed_b")
     if mixed is not None:
         raise ValueError(f"config.json has mixed_b {mixed!r} in rope_scaling; only null can be loaded")
-    if not isinstance(factor, int | float) or factor < 1:
-        raise ValueError(f"config.json has factor {factor!r} for rope_type 'ntk'; a number of at least 1 is needed")
-    theta = float(rope.get("rope_theta") or settings.get("rope_theta") or fields["rope_theta"]) * factor
+    if factor < 1:
+        raise ValueError(f"config.json has factor {factor} for rope_type 'ntk'; a number of at least 1 is needed")
+    theta = read_number(rope, "rope_theta") or read_number(settings, "rope_theta") or fields["rope_theta"]
+    theta = float(theta) * factor
     if factor == 1:
         return {"rope_theta": theta}
     return {"rope_theta": theta, "rope_scaling": "linear", "rope_factor": factor ** (2 / head_size(fields))}
 
 
 def _read_published_rotary(settings: Settings, fields: Fields) -> Fields:
-    rope = _rope_scaling(settings)
+    rope = rope_object(settings)
     if (kind := rope.get("rope_type") or rope.get("type") or "default") not in ("default", "ntk"):
         raise ValueError(f"config.json has rope_type {kind!r}; only default and ntk can be loaded")
     return _read_rotary(settings, fields)

@@ -6,7 +6,19 @@ from jaxencoder.families.family import About, Family, Heads, Settings, head
 from jaxencoder.families.labels import labels
 from jaxencoder.families.layer_types import GLOBAL, LOCAL, layer_types, layer_windows
 from jaxencoder.families.rotary import rope_parameters, rotary_fields, rotary_settings
-from jaxencoder.families.settings import SIZES, Entry, Fields, choice, read_choice, read_value, same, sizes, written
+from jaxencoder.families.settings import (
+    SIZES,
+    Entry,
+    Fields,
+    choice,
+    read_choice,
+    read_number,
+    read_object,
+    read_value,
+    same,
+    sizes,
+    written,
+)
 from jaxencoder.families.tables import QKV, Weight, mlm_head
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig, HeadInputs
@@ -23,9 +35,9 @@ def _read_rotary(settings: Settings, fields: Fields) -> Fields:
     """Rotary settings of global and local layers. The older rope_scaling applies to both and takes precedence."""
 
     def rotary(kind: str, theta_name: str, theta: float) -> dict[str, Any]:
-        rope = (settings.get("rope_parameters") or {}).get(kind) or {}
-        rope = {**rope, **(settings.get("rope_scaling") or {})}
-        return rotary_fields(rope, settings.get(theta_name) or theta, fields)
+        rope = read_object(read_object(settings, "rope_parameters"), kind)
+        rope = {**rope, **read_object(settings, "rope_scaling")}
+        return rotary_fields(rope, read_number(settings, theta_name) or theta, fields)
 
     global_layers = rotary(GLOBAL, "global_rope_theta", fields["rope_theta"])
     # null is the base of the global layers, as in the published code; only a missing one is the default.

@@ -2,8 +2,8 @@
 
 from jaxencoder.families.bert import POSITIONS, SETTINGS, TOKEN_TYPES
 from jaxencoder.families.family import About, Family, plain_heads, pooler
-from jaxencoder.families.rotary import ROTARY, rotary_fields, rotary_settings
-from jaxencoder.families.settings import Entry, Fields, Settings, choice, implied, read_value, sizes
+from jaxencoder.families.rotary import ROTARY, rope_object, rotary_fields, rotary_settings
+from jaxencoder.families.settings import Entry, Fields, Settings, choice, implied, read_number, read_value, sizes
 from jaxencoder.families.tables import QKV, Weight, mlm_head
 from jaxencoder.model.config import EncoderConfig
 
@@ -23,13 +23,12 @@ def _read_vocab_size(settings: Settings, fields: Fields) -> Fields:
 
 def _read_rotary(settings: Settings, fields: Fields) -> Fields:
     """Rotary positions as in transformers, or scaled by the length of the text under the published code's names."""
-    if not (factor := settings.get("rotary_scaling_factor")):
+    if not (factor := read_number(settings, "rotary_scaling_factor")):
         return ROTARY.read(settings, fields)
-    rope = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
-    theta = rope.get("rope_theta") or settings.get("rope_theta")
+    theta = read_number(rope_object(settings), "rope_theta") or read_number(settings, "rope_theta")
     length = read_value(settings, "max_trained_positions", int, 2048)
     dynamic = rotary_fields({"rope_type": "dynamic", "factor": factor}, theta, {**fields, "max_length": length})
-    return dynamic | {"max_length": settings.get("n_positions", fields["max_length"])}
+    return dynamic | {"max_length": read_value(settings, "n_positions", int, fields["max_length"])}
 
 
 def _write_rotary(c: EncoderConfig) -> Settings:

@@ -6,6 +6,7 @@ config.json leaves out keeps the value of the family's `architecture`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ ACTIVATIONS = {
 }  # fmt: skip
 _TYPES = {field.name: type(field.default) for field in dataclasses.fields(EncoderConfig)}
 _TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+_LIMITS = {int: 2**31, float: math.inf}
 
 
 class Entry(NamedTuple):
@@ -148,6 +150,21 @@ def read_value(settings: Settings, setting: str, kind: type, default: Any = None
     value = settings.get(setting, default)
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise ValueError(f"config.json has {setting} {value!r}; {_TYPE_NAMES[kind]} is needed")
+    if kind in _LIMITS and not abs(value) < _LIMITS[kind]:
+        raise ValueError(f"config.json has {setting} {value!r}; {_TYPE_NAMES[kind]} below {_LIMITS[kind]} is needed")
+    return value
+
+
+def read_number(settings: Settings, setting: str, default: Any = None) -> Any:
+    """A number as of `read_value`; `default` if it is missing or null."""
+    return default if settings.get(setting) is None else read_value(settings, setting, float)
+
+
+def read_object(settings: Settings, setting: str) -> Settings:
+    """A setting that holds settings, empty if it is missing or null; ValueError if it is of another type."""
+    value = settings.get(setting) or {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"config.json has {setting} {value!r}; a JSON object is needed")
     return value
 
 

@@ -137,12 +137,16 @@ def test_a_fixed_ntk_factor_is_another_base() -> None:
         ({"rope_type": "mrope", "factor": 8.0}, "rope_type 'mrope'; only default, linear, ntk, dynamic, yarn, llama3"),
         ({"type": "longrope"}, "rope_type 'longrope'; only"),
         ({"rope_type": "linear"}, "config.json has no factor for rope_type 'linear'"),
-        ({"rope_type": "linear", "factor": 0.5}, "rope_factor must be a number of at least 1, got 0.5"),
+        ({"rope_type": "linear", "factor": 0.5}, "factor 0.5 for rope_type 'linear'; it must be at least 1"),
         ({"rope_type": "yarn", "factor": 2.0, "truncate": False}, "truncate false"),
         ({"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 4}, "make them equal"),
         ({"rope_type": "default", "partial_rotary_factor": 0.5}, r"partial_rotary_factor 0\.5"),
         ({"rope_type": "ntk", "factor": -2.0}, "factor -2.0 for rope_type 'ntk'; it must be at least 1"),
-        ("linear", "'linear' for rope_parameters or rope_scaling; only an object"),
+        ({"rope_type": "yarn", "factor": -2.0}, "factor -2.0 for rope_type 'yarn'; it must be at least 1"),
+        ({"rope_type": "linear", "factor": "x"}, "factor 'x'; a number is needed"),
+        ({"rope_type": "yarn", "factor": 2.0, "beta_fast": []}, r"beta_fast \[\]; a number is needed"),
+        ({"rope_type": "default", "rope_theta": float("nan")}, "rope_theta nan; a number below inf is needed"),
+        ("linear", "rope_parameters 'linear'; a JSON object is needed"),
     ],
 )
 def test_unsupported_settings_are_named(rope: Any, message: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tables of settings: config.json to an architecture and back, and settings that are refused by name."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from jaxencoder.families import FAMILIES
 from jaxencoder.families.bert import BERT
 from jaxencoder.families.family import Family
 from jaxencoder.families.nomic_bert import NOMIC_BERT
+from jaxencoder.families.published import can_hold, parse_settings
 from jaxencoder.model.config import EncoderConfig
 from tests.families.peers import MODELS, SIZES
 
@@ -74,11 +76,44 @@ def test_read_and_written_back(family: Family, data: st.DataObject) -> None:
         ({"hidden_act": ["gelu"]}, r"hidden_act \['gelu'\]; known are gelu"),
         ({"type_vocab_size": 0}, "type_vocab_size 0; this family needs at least 1"),
         ({"quantization_config": {}}, r"quantization_config \{\}; only None can be loaded"),
+        ({"num_hidden_layers": 2**40}, "num_hidden_layers 1099511627776; an integer below 2147483648 is needed"),
+        ({"layer_norm_eps": float("inf")}, "layer_norm_eps inf; a number below inf is needed"),
     ],
 )
 def test_settings_that_cannot_be_read(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"config.json has {message}"):
         BERT.encoder_config(SIZES | settings)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "message"),
+    [
+        ("modernbert", {"rope_parameters": "x"}, "rope_parameters 'x'; a JSON object is needed"),
+        ("modernbert", {"rope_parameters": {"full_attention": 5}}, "full_attention 5; a JSON object is needed"),
+        ("modernbert", {"rope_scaling": ["x"]}, r"rope_scaling \['x'\]; a JSON object is needed"),
+        ("modernbert", {"global_rope_theta": "x"}, "global_rope_theta 'x'; a number is needed"),
+        ("gemma3_text", {"rope_parameters": ["x"]}, r"rope_parameters \['x'\]; a JSON object is needed"),
+        ("gemma3_text", {"rope_local_base_freq": {}}, r"rope_local_base_freq \{\}; a number is needed"),
+        ("gemma3_text", {"layer_types": True}, "layer_types True; full_attention or sliding_attention is needed"),
+        ("nomic_bert", {"rope_scaling": 7}, "rope_scaling 7; a JSON object is needed"),
+        ("nomic_bert", {"rotary_scaling_factor": "x"}, "rotary_scaling_factor 'x'; a number is needed"),
+        ("gte", {"rope_scaling": "x"}, "rope_scaling 'x'; a JSON object is needed"),
+        ("deberta", {"pos_att_type": 1}, "pos_att_type 1; a text or a list of c2p and p2c is needed"),
+        ("qwen3", {"head_dim": True}, "head_dim True; an integer of at least 1 is needed"),
+        ("albert", {"inner_group_num": 10**30}, "inner_group_num 1000.*; an integer below 2147483648 is needed"),
+    ],
+)
+def test_settings_of_another_type(model_type: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"here: config.json has {message}"):
+        parse_settings(MODELS[model_type][0] | {"model_type": model_type} | settings, "here")
+
+
+def test_dropout_needs_no_setting() -> None:
+    """It changes no output, so a fine-tuned run can be published by families whose config.json has none."""
+    family = next(family for family in FAMILIES if family.model_type == "eurobert")
+    config = family.encoder_config(MODELS["eurobert"][0])
+    assert can_hold(family, dataclasses.replace(config, dropout=0.1, attention_dropout=0.2))
+    assert not can_hold(family, dataclasses.replace(config, embedding_norm=True))
 
 
 def test_an_mlp_that_is_not_gated() -> None:
