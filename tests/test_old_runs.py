@@ -10,12 +10,14 @@ import pytest
 
 import jaxencoder
 from jaxencoder.adapters.lora import LoraConfig
+from jaxencoder.checkpoints import peft
 from jaxencoder.checkpoints.adapter import fingerprint
 from jaxencoder.checkpoints.initial import open_initial_model
 from jaxencoder.checkpoints.weights import read_tensors
 from jaxencoder.cli.main import main
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import to_json
+from jaxencoder.families.bert import BERT
 from tests.checkpoints.peers import save_peer
 from tests.checkpoints.test_adapter import keep, tuned
 from tests.families import peers
@@ -116,3 +118,17 @@ def test_runs_that_count_padding_without_their_base(base: Path, tmp_path: Path) 
     again = jaxencoder.load(tmp_path / "transformers")
     assert again.published.family.model_type == {"xlm-roberta": "bert"}.get(base.name, base.name)
     np.testing.assert_allclose(again.embed(TEXTS), run.embed(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+def test_peft_adapters_of_runs(base: Path, tmp_path: Path, monkeypatch, is_older: bool) -> None:
+    """Earlier builds wrote an adapter of a run by the names of the first family that can hold the architecture."""
+    run = run_without_pad_id(base, tmp_path / "run")
+    start = jaxencoder.load(run)
+    config, params = tuned(run, start, 2, adapter=LoraConfig(rank=2))
+    adapted = jaxencoder.load(keep(tmp_path / "adapted", start, config, params=params))
+    with monkeypatch.context() as patch:
+        if is_older and base.name != "mpnet":
+            patch.setattr(peft, "published_form", lambda config: (BERT, config.model))
+        assert main(["convert", str(tmp_path / "adapted"), str(tmp_path / "peft"), "--to", "peft"]) == 0
+    np.testing.assert_allclose(jaxencoder.load(tmp_path / "peft").embed(TEXTS), adapted.embed(TEXTS), atol=1e-5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,9 +18,12 @@ from jaxencoder.checkpoints.kind import PEFT_CONFIG
 from jaxencoder.checkpoints.peft_files import PEFT_FILE, read_arrays
 from jaxencoder.checkpoints.weights import write_tensors
 from jaxencoder.config import RunConfig
-from jaxencoder.families.published import Published, form_in
+from jaxencoder.families import FAMILIES
+from jaxencoder.families.family import Family
+from jaxencoder.families.published import Published, can_hold, form_in
 from jaxencoder.families.tables import renamed
 from jaxencoder.files import read_json, write_json
+from jaxencoder.model.config import EncoderConfig
 from jaxencoder.tasks.classification.objective import Classification
 
 log = logging.getLogger(__name__)
@@ -38,11 +42,11 @@ def add_peft(model: M, folder: Path) -> M:
     if FINGERPRINT in metadata and fingerprint(base["encoder"]) != metadata[FINGERPRINT]:
         name = settings.get("base_model_name_or_path")
         raise ValueError(f"{folder} was trained on other weights than this model's; add it to {name}")
+    short = {name.removeprefix(PREFIX): x for name, x in arrays.items()}
     published = model.published
     if published is None:
-        family, config = published_form(model.config, base)
+        family, config = _family_of_names(model, short)
         published = Published(family, family.settings(config), model.heads)
-    short = {name.removeprefix(PREFIX): x for name, x in arrays.items()}
     written_as, family = published.family, published.family.named_as_in(short, config)
     published = published._replace(family=family)
     names = renamed(short, family.prefix, family.aliases)
@@ -57,6 +61,18 @@ def add_peft(model: M, folder: Path) -> M:
         )
     params = merge_lora(lora, params | {LORA: adapter})
     return dataclasses.replace(model, params=params, published=published._replace(family=written_as), base=model)
+
+
+def _family_of_names(run: Checkpoint, names: Collection[str]) -> tuple[Family, EncoderConfig]:
+    """The family of a run by whose names an adapter was written, and the architecture there.
+
+    That is the family in which the run is published; earlier builds took the first one that can hold the architecture.
+    """
+    family, form = published_form(run.config, run.params)
+    holding = [(other, run.config.model) for other in FAMILIES if can_hold(other, run.config.model)]
+    candidates = [(family, form), *holding]
+    fitting = (pair for pair in candidates if any(name.startswith(pair[0].prefix) for name in names))
+    return next(fitting, candidates[0])
 
 
 def write_peft(adapter: Adapter, folder: Path) -> list[str]:

@@ -81,7 +81,7 @@ def test_published_folders(kind: str, architecture: str, types: int, factor: flo
         ({"rope_scaling": {"type": "ntk", "factor": 2.0, "mixed_b": 0.6}}, "mixed_b 0.6 in rope_scaling"),
         ({"rope_scaling": {"type": "ntk", "factor": 0.5}}, "factor 0.5 for rope_type 'ntk'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type 'linear'; only default and ntk"),
-        ({"rope_scaling": "ntk"}, "no factor|factor None"),
+        ({"rope_scaling": "ntk"}, "rope_scaling 'ntk'; a JSON object is needed"),
     ],
 )
 def test_unsupported_settings_are_named(wrong: dict[str, Any], message: str) -> None:
