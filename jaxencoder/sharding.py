@@ -31,6 +31,8 @@ PARAMETER_TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(up|gate)/kernel$", P("fsdp", "tensor")),
     (r"(up|gate)/bias$", P("tensor")),
     (r"down/kernel$", P("tensor", "fsdp")),
+    (r"expert_(up|gate)$", P("fsdp", "tensor")),  # every device has a part of each expert
+    (r"expert_down$", P("tensor", "fsdp")),
     (r"dense/kernel$", P("fsdp", None)),
     (r"mlm_head/bias$", P("tensor")),
     (r"", P()),

@@ -14,7 +14,7 @@ from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.training.config import OptimizerConfig
 from jaxencoder.training.optimizers import make_optimizer
 from tests.devices import on_devices
-from tests.model.examples import CONFIGS, FLOAT32, Vocabulary, mlm
+from tests.model.examples import CONFIGS, EXPERTS, FLOAT32, Vocabulary, mlm
 
 P = PartitionSpec
 AXES = ("data", "fsdp", "tensor", "context")
@@ -44,6 +44,7 @@ def test_every_parameter_has_its_row(family: str) -> None:
 
 def test_every_row_is_used() -> None:
     paths = [path for family in CONFIGS for path in specs(parameters(family))]
+    paths += specs(jax.eval_shape(mlm(EXPERTS).init, jax.random.key(0)))
     first = [next(pattern for pattern, _ in PARAMETER_TABLE if re.search(pattern, path)) for path in paths]
     assert {pattern for pattern, _ in PARAMETER_TABLE} == set(first)
 
@@ -55,6 +56,14 @@ def test_stacked_and_single_layers_are_split_alike() -> None:
     assert tree["encoder/layers/block_2/mlp/down/kernel"] == P(None, "tensor", "fsdp")
     assert tree["encoder/embeddings/token_embedding"] == P("tensor", "fsdp")
     assert tree["mlm_head/bias"] == P("tensor")
+
+
+def test_each_expert_is_split_over_the_devices() -> None:
+    params = jax.eval_shape(mlm(EXPERTS).init, jax.random.key(0))
+    tree = specs({"encoder": params["encoder"]})
+    assert tree["encoder/layers/block_1/mlp/expert_up"] == P(None, None, "fsdp", "tensor")
+    assert tree["encoder/layers/block_1/mlp/expert_down"] == P(None, None, "tensor", "fsdp")
+    assert "encoder/layers/block_1/mlp/up/kernel" not in tree and "encoder/layers/block_0/mlp/up/kernel" in tree
 
 
 def test_heads_of_another_size_are_split_and_single_keys_replicated() -> None:

@@ -10,6 +10,7 @@ from jaxencoder.families import FAMILIES
 from jaxencoder.families.family import Family
 from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.flops import unused_parameters
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Size:
     vocab_size: int
     max_length: int
     parameters: int  # of the encoder and, if the family has one, its pooler; no other head
+    active: int  # parameters that a token uses, without those of other experts
     embeddings: int
 
 
@@ -87,11 +89,13 @@ def _size(family: Family, name: str) -> Size:
     config = family.encoder_config(settings)
     heads = family.heads(config, settings)
     shapes = parameter_shapes(config, False, {name: heads[name].config for name in ("pooler",) if name in heads})
+    parameters = sum(x.size for x in jax.tree.leaves(shapes))
     return Size(
         name=name,
         layers=config.num_layers,
         heads=config.num_heads,
-        parameters=sum(x.size for x in jax.tree.leaves(shapes)),
+        parameters=parameters,
+        active=parameters - unused_parameters(config),
         embeddings=sum(x.size for x in jax.tree.leaves(shapes["encoder"]["embeddings"])),
         hidden_size=config.hidden_size,
         mlp_size=config.mlp_size,
@@ -102,14 +106,13 @@ def _size(family: Family, name: str) -> Size:
 
 def architecture(c: EncoderConfig) -> dict[str, str]:
     """An architecture in words, without sizes and lengths: aspect -> description."""
-    mlp = {"gelu": "GELU", "gelu_tanh": "GELU (tanh)"}.get(c.activation, c.activation.replace("_", " "))
     types, size, shared = c.token_types, c.embedding_size, c.num_heads // c.kv_heads
     return {
         "positions": _positions(c),
         "attention": _attention(c),
         "keys and values": (f"{shared} heads share" if shared > 1 else "each head has its own") + " keys and values",
         "norm": _norm(c),
-        "MLP": {"gelu": "GeGLU", "silu": "SwiGLU"}.get(c.activation, f"gated {mlp}") if c.gated_mlp else mlp,
+        "MLP": _mlp(c),
         "biases": _biases(c),
         "token types": {0: "no token types", 1: "one token type"}.get(types, f"{types} token types")
         + (f" and {c.task_types} tasks" if c.task_types else ""),
@@ -155,6 +158,16 @@ def _norm(c: EncoderConfig) -> str:
     words += ", also of queries and keys" if c.qk_norm else ""
     words += ", also of the distances" if c.relative_embedding_norm else ""
     return words + ("" if c.embedding_norm else ", none of the embeddings")
+
+
+def _mlp(c: EncoderConfig) -> str:
+    words = {"gelu": "GELU", "gelu_tanh": "GELU (tanh)"}.get(c.activation, c.activation.replace("_", " "))
+    if c.gated_mlp:
+        words = {"gelu": "GeGLU", "silu": "SwiGLU"}.get(c.activation, f"gated {words}")
+    if not c.num_experts:
+        return words
+    layers = f"{len(c.expert_layers)} of {len(c.windows)} layers"
+    return f"{words}, in {layers} a mixture of {c.num_experts} experts, {c.experts_per_token} for each token"
 
 
 def _biases(c: EncoderConfig) -> str:
@@ -206,7 +219,8 @@ def format_family(entry: Entry) -> str:
     rows = []
     for x in entry.sizes:
         sizes = (f"{x.layers} x {x.hidden_size}", str(x.heads), f"{x.vocab_size:,}", f"{x.max_length:,}")
-        rows.append((x.name, *sizes, format_count(x.parameters), format_count(x.embeddings)))
+        active = f" ({format_count(x.active)} active)" if x.active < x.parameters else ""
+        rows.append((x.name, *sizes, format_count(x.parameters) + active, format_count(x.embeddings)))
     table = "\n\n" + format_table(header, rows, right=range(1, len(header))) if rows else ""
     return format_pairs(facts) + table
 

@@ -18,7 +18,7 @@ from jaxencoder.describe.format import format_count, format_memory, format_mesh,
 from jaxencoder.families.published import family_of
 from jaxencoder.kernels.choice import choose_backend
 from jaxencoder.kernels.inputs import AttentionOptions
-from jaxencoder.model.flops import forward_flops
+from jaxencoder.model.flops import forward_flops, unused_parameters
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import path_of
 from jaxencoder.sharding import abstract_mesh, shardings
@@ -68,6 +68,7 @@ class Inspection:
     sentence: Mapping[str, Any]
     parameters: tuple[Parameter, ...]  # every array, the encoder's first
     parts: Mapping[str, int]  # number of parameters of embeddings, layers, adapters and each head
+    active: int  # parameters that a token uses, without those of other experts
     mesh: Mapping[str, int]  # axis -> devices
     memory: Mapping[str, MemoryUse]  # see `state_memory`
     optimizer: str
@@ -114,6 +115,7 @@ def inspect(
         changed=tuple(name for name, value in vars(model).items() if value != getattr(defaults, name)),
         parameters=parameters,
         parts=dict(parts),
+        active=sum(parts.values()) - unused_parameters(model),
         mesh=dict(axes.shape),
         memory=state_memory(described.config, described.shapes, axes),
         optimizer=described.config.optimizer.name,
@@ -191,6 +193,8 @@ def format_inspection(inspection: Inspection, every_setting: bool = False) -> st
     devices, total = math.prod(inspection.mesh.values()), sum(inspection.parts.values())
     names = inspection.settings if every_setting else inspection.changed
     parts = {**inspection.parts, "together": total}
+    if inspection.active < total:
+        parts["used for each token"] = inspection.active
     side = "before it" if inspection.settings.get("causal") else "to either side"
     attention = [
         (f"{kind.window} tokens {side}" if kind.window else "the whole text", str(kind.layers), kind.backend)

@@ -23,6 +23,7 @@ from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.mpnet import MPNET
 from jaxencoder.families.neobert import NEOBERT
 from jaxencoder.families.nomic_bert import NOMIC_BERT
+from jaxencoder.families.nomic_moe import NOMIC_MOE
 from jaxencoder.families.prenorm import MEGATRON_BERT, ROBERTA_PRELAYERNORM, XLM_ROBERTA_XL
 from jaxencoder.families.qwen3 import QWEN3
 from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
@@ -36,5 +37,5 @@ FAMILIES = (
     ROFORMER, DEBERTA, DEBERTA_V2, NEOBERT, LONGFORMER,
     GTE, NEW, GEMMA3, QWEN3, LLAMA, MISTRAL,
     T5, MT5, UMT5, JINA_BERT, XLM_ROBERTA_XL, ROBERTA_PRELAYERNORM, MEGATRON_BERT, ERNIE, ESM,
-    JINA_V3, JINA_V5_NANO, JINA_V5_SMALL, ULTRABERT,
+    JINA_V3, JINA_V5_NANO, JINA_V5_SMALL, ULTRABERT, NOMIC_MOE,
 )  # fmt: skip

@@ -8,7 +8,7 @@ from jaxencoder.families.tables import QKV, Weight, mlm_head
 from jaxencoder.model.config import EncoderConfig
 
 # GPT-2's names, which published configurations still have, and one of the published code.
-_OLDER_NAMES = {
+OLDER_NAMES = {
     "n_layer": "num_hidden_layers", "n_embd": "hidden_size", "n_inner": "intermediate_size",
     "n_head": "num_attention_heads", "n_positions": "max_position_embeddings", "rotary_emb_base": "rope_theta",
     "resid_pdrop": "hidden_dropout_prob", "attn_pdrop": "attention_probs_dropout_prob",
@@ -43,10 +43,25 @@ def _write_rotary(c: EncoderConfig) -> Settings:
     return settings
 
 
+# Follow the entries of the vocabulary's size and of the maximum length.
+PADDED_VOCABULARY = Entry(_read_vocab_size, lambda c: {})
+ROTARY_POSITIONS = Entry(_read_rotary, _write_rotary)
 _ARCHITECTURE = EncoderConfig(
     max_length=2048, positions="rotary", rope_theta=1000.0, attention_bias=False, mlp_bias=False,
     activation="silu", gated_mlp=True, dropout=0.0, attention_dropout=0.0,
 )  # fmt: skip
+ENCODER = {
+    "nomic_bert.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
+    "nomic_bert.embeddings.token_type_embeddings": "encoder/embeddings/token_type_embedding",
+    "nomic_bert.emb_ln": "encoder/embeddings/norm",
+    "nomic_bert.encoder.layers.{layer}.attn.Wqkv": Weight(QKV),
+    "nomic_bert.encoder.layers.{layer}.attn.out_proj": "encoder/layer/attention/output",
+    "nomic_bert.encoder.layers.{layer}.norm1": "encoder/layer/attention_norm",
+    "nomic_bert.encoder.layers.{layer}.mlp.fc11": "encoder/layer/mlp/up",
+    "nomic_bert.encoder.layers.{layer}.mlp.fc12": "encoder/layer/mlp/gate",
+    "nomic_bert.encoder.layers.{layer}.mlp.fc2": "encoder/layer/mlp/down",
+    "nomic_bert.encoder.layers.{layer}.norm2": "encoder/layer/mlp_norm",
+}
 NOMIC_BERT = Family(
     model_type="nomic_bert",
     name="NomicBert",
@@ -58,21 +73,10 @@ NOMIC_BERT = Family(
         POSITIONS,
         TOKEN_TYPES,
         implied("head_dim", "head_size"),
-        Entry(_read_vocab_size, lambda c: {}),
-        Entry(_read_rotary, _write_rotary),
+        PADDED_VOCABULARY,
+        ROTARY_POSITIONS,
     ),
-    encoder_table={
-        "nomic_bert.embeddings.word_embeddings": "encoder/embeddings/token_embedding",
-        "nomic_bert.embeddings.token_type_embeddings": "encoder/embeddings/token_type_embedding",
-        "nomic_bert.emb_ln": "encoder/embeddings/norm",
-        "nomic_bert.encoder.layers.{layer}.attn.Wqkv": Weight(QKV),
-        "nomic_bert.encoder.layers.{layer}.attn.out_proj": "encoder/layer/attention/output",
-        "nomic_bert.encoder.layers.{layer}.norm1": "encoder/layer/attention_norm",
-        "nomic_bert.encoder.layers.{layer}.mlp.fc11": "encoder/layer/mlp/up",
-        "nomic_bert.encoder.layers.{layer}.mlp.fc12": "encoder/layer/mlp/gate",
-        "nomic_bert.encoder.layers.{layer}.mlp.fc2": "encoder/layer/mlp/down",
-        "nomic_bert.encoder.layers.{layer}.norm2": "encoder/layer/mlp_norm",
-    },
+    encoder_table=ENCODER,
     mlm_head_table=mlm_head(
         "cls.predictions.transform.dense", "cls.predictions.transform.layer_norm", "cls.predictions.bias"
     ),
@@ -90,7 +94,7 @@ NOMIC_BERT = Family(
             "nomic-ai/nomic-embed-text-v1.5": sizes(12, 768, 3072, 12, 30528, max_position_embeddings=8192),
         },
     ),
-    older_names=_OLDER_NAMES,
+    older_names=OLDER_NAMES,
     fixed={
         **dict.fromkeys(("prenorm", "use_rms_norm", "causal", "parallel_block", "rotary_emb_interleaved"), False),
         **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), False),

@@ -24,6 +24,7 @@ from jaxencoder.model.heads import Head, HeadConfig, MlmHead
 from jaxencoder.parameters import flatten, map_with_paths
 
 QKV = ("encoder/layer/attention/query", "encoder/layer/attention/key", "encoder/layer/attention/value")
+_LONE = ("/bias", "/expert_up", "/expert_down")  # parameters that a table names without the end of the tensor's name
 _TILE = 128, 512
 Params = dict[str, Any]
 Slot = tuple[str, int | EllipsisType]  # path of a parameter, and the layer's index in its stack (... outside one)
@@ -65,6 +66,11 @@ def _encoder_shapes(config: EncoderConfig) -> Params:
     return jax.eval_shape(Encoder(config).init, jax.random.key(0), token, token, token)["params"]
 
 
+@cache
+def _mlp_paths(config: EncoderConfig) -> frozenset[str]:
+    return frozenset(path for path in flatten({"encoder": _encoder_shapes(config)}) if "/mlp/" in path)
+
+
 def rows(names: Names, shapes: Params, prefix: str) -> list[Weight]:
     """The rows of the modules whose parameters a model has.
 
@@ -80,7 +86,7 @@ def rows(names: Names, shapes: Params, prefix: str) -> list[Weight]:
             ours = tuple(path + leaf for path in module.ours)
             if not paths.issuperset(ours):
                 continue
-            end = end if leaf or ours[0].endswith("/bias") else ".weight"  # of an embedding table
+            end = end if leaf or ours[0].endswith(_LONE) else ".weight"  # of an embedding table
             # Rotary pairs reorder the inputs of attention's output, and its bias belongs to the outputs.
             interleaved = module.interleaved and not ours[0].endswith("output/bias")
             weights.append(module._replace(ours=ours, theirs=theirs + end, interleaved=interleaved))
@@ -169,6 +175,8 @@ def tensors_of(weights: Sequence[Weight], config: EncoderConfig) -> Iterator[tup
             repeat, block = divmod(layer, len(config.windows))
             stack, row = ("layers", repeat) if repeat < config.repeats else ("last", ...)
             paths = [path.replace("/layer/", f"/{stack}/block_{block}/") for path in weight.ours]
+            if "/mlp/" in paths[0] and (paths[0] not in _mlp_paths(config)):  # of the layers' other kind of MLP
+                continue
             name = weight.theirs.format(layer=layer, row=repeat, block=block)
             yield weight, name, [(path, row) for path in paths]
 
@@ -180,6 +188,8 @@ def write_tensor(values: Sequence[np.ndarray], weight: Weight, config: EncoderCo
         if weight.interleaved:
             value = np.take(value, np.argsort(_pairs_first(config.head_size)), _head_axis(path))
         shape = _tensor_shape(path, value.shape)
+        if path.endswith("expert_up"):
+            value = np.swapaxes(value, 1, 2)
         parts.append(value.reshape(shape[::-1]).T if path.endswith("kernel") else value.reshape(shape))
     tensor = np.concatenate(parts)
     if weight.by_head:
@@ -204,6 +214,9 @@ def read_tensor(
             target[...] = np.take(part, _pairs_first(config.head_size), _head_axis(path))
         elif path.endswith("kernel"):
             _copy_transposed(part, target.reshape(part.shape[::-1]))
+        elif path.endswith("expert_up"):
+            for kernel, rows in zip(target, np.split(part, len(target)), strict=True):
+                _copy_transposed(rows, kernel)
         else:
             target[...] = part.reshape(target.shape)
         start += shape[0]
@@ -297,6 +310,10 @@ def _head_axis(path: str) -> int:
 
 def _tensor_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a parameter's tensor: [outputs, inputs] for a kernel, one axis for a bias."""
+    if path.endswith("expert_up"):
+        return shape[0] * shape[2], shape[1]  # [E F, D], as also of expert_down; ours are [E, D, F] and [E, F, D]
+    if path.endswith("expert_down"):
+        return shape[0] * shape[1], shape[2]
     if path.endswith("convolution/kernel"):
         return shape[::-1]  # ours is [taps, inputs, outputs]
     if path.endswith("kernel"):

@@ -137,6 +137,14 @@ class EncoderConfig:
     activation: Activation = "gelu"
     gated_mlp: bool = False
     """activation(gate(x)) * up(x) instead of activation(up(x)): GeGLU with gelu (Shazeer 2020, arXiv:2002.05202)."""
+    num_experts: int = 0
+    """MLPs in a layer of expert_layers, of which a router chooses some for each token (Shazeer et al. 2017,
+    arXiv:1701.06538); 0 for none. Pretraining has no loss that balances them."""
+    experts_per_token: int = 2
+    """Experts that compute each token."""
+    expert_layers: tuple[int, ...] = ()
+    """Layers whose MLP is such a mixture, as indices in the repeating pattern of `windows`: (1,) with windows (0, 0) is
+    every other layer, from the second."""
     head_transform: bool = True
     """Projection, activation and norm before the output table of the masked-language-model head."""
     head_mlp_size: int = 0
@@ -162,7 +170,9 @@ class EncoderConfig:
     """Standard deviation of the initial weights, a normal distribution truncated at two standard deviations."""
 
     def __post_init__(self) -> None:
-        problems = itertools.chain(self._size_problems(), self._layer_problems(), self._scaling_problems())
+        problems = itertools.chain(
+            self._size_problems(), self._layer_problems(), self._expert_problems(), self._scaling_problems()
+        )
         if problem := next(problems, None):
             raise ValueError(f"model.{problem}.")
 
@@ -172,7 +182,7 @@ class EncoderConfig:
                 yield f"{name} must be at least 1, got {getattr(self, name)}"
         not_negative = ("vocab_size", "token_types", "task_types", "zeroed_token", "num_kv_heads", "embedding_size")
         not_negative += ("num_layer_groups", "bottleneck", "head_dim", "attention_scale", "relative_bias_buckets")
-        not_negative += ("position_buckets", "max_distance", "conv_kernel_size", "head_mlp_size")
+        not_negative += ("position_buckets", "max_distance", "conv_kernel_size", "head_mlp_size", "num_experts")
         for name in not_negative:
             if getattr(self, name) < 0:
                 yield f"{name} must not be negative, got {getattr(self, name)}"
@@ -223,6 +233,17 @@ class EncoderConfig:
             yield f"bottleneck_sublayers is {names}; name attention, mlp or both once, or set model.bottleneck to 0"
         if self.positions == "rotary" and self.head_size % 2:
             yield f"positions rotary needs an even head size, got {self.head_size}; change model.num_heads"
+
+    def _expert_problems(self) -> Iterator[str]:
+        layers = self.expert_layers
+        if bool(self.num_experts) != bool(layers):
+            rule = "need each other; set both or neither"
+            yield f"num_experts {self.num_experts} and model.expert_layers {layers} {rule}"
+        if len({*layers}) < len(layers) or not {*layers} <= {*range(len(self.windows))}:
+            rule = f"name layers of the pattern model.windows, 0 to {len(self.windows) - 1}, each once"
+            yield f"expert_layers is {layers}; {rule}"
+        if self.num_experts and not 1 <= self.experts_per_token <= self.num_experts:
+            yield f"experts_per_token must be 1 to model.num_experts {self.num_experts}, got {self.experts_per_token}"
 
     def _scaling_problems(self) -> Iterator[str]:
         if self.rope_half_precision and (self.positions != "rotary" or self.rope_scaling != "none"):

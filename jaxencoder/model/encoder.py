@@ -18,7 +18,7 @@ from jaxencoder.kernels.inputs import ATTENDED
 from jaxencoder.kernels.platform import platform
 from jaxencoder.model.attention import Attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.layers import Bottleneck, Convolution, Embeddings, Mlp, Norm, apply_norm
+from jaxencoder.model.layers import Bottleneck, Convolution, Embeddings, Mixture, Mlp, Norm, apply_norm
 from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, Table, alibi, rotary_table_for
 from jaxencoder.sharding import constrain
 
@@ -41,6 +41,7 @@ class Block(nn.Module):
     config: EncoderConfig
     compute: ComputeConfig
     window: int
+    has_experts: bool
     train: bool
 
     @nn.compact
@@ -65,7 +66,7 @@ class Block(nn.Module):
         rotary = inputs.rotary_local if self.window else inputs.rotary_global
         terms = (inputs.bias, inputs.distances, inputs.global_slots)
         x = residual(x, lambda h: attention(h, inputs.segment_ids, rotary, *terms), "attention", skip_norm)
-        return residual(x, Mlp(c, name="mlp"), "mlp", None)
+        return residual(x, (Mixture if self.has_experts else Mlp)(c, name="mlp"), "mlp", None)
 
 
 class Pattern(nn.Module):
@@ -103,7 +104,8 @@ class Pattern(nn.Module):
         for i, window in enumerate(self.windows):
             # The first layer's unused norm keeps its row among the stacked parameters.
             skip = repetition == 0 if i == 0 and not self.config.first_attention_norm else None
-            layer = block(self.config, self.compute, window, self.train, name=f"block_{i}")
+            has_experts = i in self.config.expert_layers
+            layer = block(self.config, self.compute, window, has_experts, self.train, name=f"block_{i}")
             x = layer(x, inputs, skip)
             if i == 0 and inputs.convolution is not None:  # DeBERTa-v2: norm(first layer's output + convolution)
                 term, norm = inputs.convolution

@@ -1,4 +1,4 @@
-"""The parts of a block: projections, norms, embeddings and the (gated) MLP."""
+"""The parts of a block: projections, norms, embeddings, the (gated) MLP and mixtures of experts."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.kernels.dropout import dropout
+from jaxencoder.kernels.experts import mixture_on_mesh
 from jaxencoder.kernels.gradients import gelu, normalize, project
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.sharding import replicate_rows
@@ -211,3 +212,27 @@ class Mlp(nn.Module):
         else:
             h = activate(h)
         return Linear("BTF,FD->BTD", (F, D), c.mlp_bias, c.initializer_std, name="down")(h)
+
+
+class Mixture(nn.Module):
+    """An MLP whose kernels a router chooses for each token, of `num_experts`: [B, T, D] -> [B, T, D].
+
+    The outputs of the `experts_per_token` experts with the largest scores are added, times their shares of the softmax
+    over all scores, whose sum is below 1. One bias follows the sum.
+    """
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        D, E, F = c.hidden_size, c.num_experts, c.mlp_size
+        router = Linear("BTD,DE->BTE", (D, E), False, c.initializer_std, name="router")
+        with jax.default_matmul_precision("highest"):  # rounding would change which experts are chosen
+            scores = router(x.astype(jnp.float32))
+        weights, experts = jax.lax.top_k(jax.nn.softmax(scores), c.experts_per_token)  # [B, T, K]
+        shapes = {"up": (E, D, F), **({"gate": (E, D, F)} if c.gated_mlp else {}), "down": (E, F, D)}
+        kernels = {name: self.param(f"expert_{name}", init_table(c), shape) for name, shape in shapes.items()}
+        kernels = {name: kernel.astype(x.dtype) for name, kernel in kernels.items()}
+        y = mixture_on_mesh(x, weights, experts, kernels, ACTIVATIONS[c.activation])
+        return y + self.param("bias", nn.initializers.zeros, (D,)).astype(y.dtype) if c.mlp_bias else y

@@ -45,6 +45,7 @@ PUBLISHED = {
     "sentence-transformers/all-mpnet-base-v2": 109_486_464,
     "nomic-ai/nomic-bert-2048": 136_731_648,
     "nomic-ai/nomic-embed-text-v1.5": 136_731_648,
+    "nomic-ai/nomic-embed-text-v2-moe": 475_292_928,
     "EuroBERT/EuroBERT-210m": 211_766_016,
     "EuroBERT/EuroBERT-610m": 607_874_688,
     "EuroBERT/EuroBERT-2.1B": 2_107_590_912,
@@ -154,6 +155,9 @@ DESCRIBED = {
     "activation": "silu",
     "gated_mlp": True,
     "tied_output": False,
+    "num_experts": 4,
+    "experts_per_token": 3,
+    "expert_layers": (1,),
 }
 
 
@@ -205,6 +209,8 @@ def test_every_choice_has_words() -> None:
         before = EncoderConfig(positions="rotary" if name in ("rotary_values", "rope_scaling") else "learned")
         if name == "global_tokens":
             before = dataclasses.replace(before, windows=(64,))
+        if name in ("num_experts", "experts_per_token", "expert_layers"):
+            before = dataclasses.replace(before, windows=(0, 0), num_experts=8, expert_layers=(0, 1))
         if name == "relative_bias_by_layer":
             before = dataclasses.replace(before, relative_bias_buckets=8)
         if name in ("disentangled", "position_buckets", "max_distance", "relative_embedding_norm"):
@@ -229,6 +235,14 @@ def test_words_come_from_the_published_settings(entries: list[Entry]) -> None:
     assert by_name["electra"].heads[:2] == ("mlm_head", "rtd_head")
 
 
+def test_parameters_of_experts_that_a_token_does_not_use() -> None:
+    described = entry(family_named("Nomic Embed MoE"))
+    (size,) = described.sizes
+    assert size.parameters - size.active == 6 * 6 * 2 * 768 * 3072
+    assert described.architecture["MLP"] == "GELU, in 1 of 2 layers a mixture of 8 experts, 2 for each token"
+    assert "(306M active)" in families.format_family(described)
+
+
 def test_overview_has_the_smallest_and_the_largest(monkeypatch) -> None:
     monkeypatch.setattr(families, "FAMILIES", (family_named("bert"),))
     (described,) = overview()
@@ -241,5 +255,6 @@ def test_overview_has_the_smallest_and_the_largest(monkeypatch) -> None:
 def test_names() -> None:
     assert family_named("ModernBERT") is family_named("modernbert")
     assert family_named("nomic bert").model_type == "nomic_bert"
+    assert family_named("Nomic Embed MoE").about.title == "Nomic Embed MoE"
     with pytest.raises(ValueError, match="unknown family 'gpt2'; choose one of bert, "):
         family_named("gpt2")

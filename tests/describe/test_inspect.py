@@ -95,6 +95,17 @@ def test_a_classifier(make_model, tmp_path: Path) -> None:
     assert actual.heads["classifier"]["labels"] == 3 and "mlm_head" not in actual.flops
 
 
+def test_a_mixture_of_experts(make_model, tmp_path: Path) -> None:
+    config = {"num_layers": 4, "num_experts": 4, "windows": (0, 0), "expert_layers": (1,)}
+    actual = inspect(run_folder(tmp_path / "run", make_model(**config)))
+    D, F = (actual.settings[name] for name in ("hidden_size", "mlp_size"))
+    assert sum(actual.parts.values()) - actual.active == 2 * (4 - 2) * 2 * D * F
+    assert "used for each token" in format_inspection(actual)
+    plain = inspect(run_folder(tmp_path / "plain", make_model(num_layers=4)))
+    more = actual.flops["encoder"] - plain.flops["encoder"]
+    assert more == 2 * 2 * (2 * D * F + 4 * D) and "used for" not in format_inspection(plain)
+
+
 def test_a_recipe(tmp_path: Path) -> None:
     body = 'model=EncoderConfig(num_layers=2, hidden_size=32, mlp_size=48, num_heads=4), name="x"'
     path = recipe(tmp_path, f"{body}, training=TrainingConfig(ema_decay=0.9), mesh=MeshConfig(fsdp=2)")

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks.accelerators import count_kernels, devices
 from jaxencoder.kernels.attention import attention
+from jaxencoder.kernels.experts import mixture
 from jaxencoder.kernels.inputs import AttentionOptions
 from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.sharding import MeshConfig, make_mesh
@@ -75,3 +77,22 @@ def test_distances_and_dropout(gpu: str, T: int) -> None:
     program = compiled(gpu, T, 64, "bfloat16", terms=True, dropout=0.1)
     assert not count_kernels(program.as_text())
     assert T < LONG or of_all_scores(program, T) < 1
+
+
+def test_experts(gpu: str) -> None:
+    """Loops over blocks read kernels where they are: no copy for each block, no product with every expert."""
+    chips = devices(gpu)
+    chip = SingleDeviceSharding(chips[0])
+    tokens, D, F, E, K = 4096, 768, 3072, 8, 2
+
+    def loss(x, weights, experts, kernels):
+        return mixture(x, weights, experts, kernels, jnp.tanh).astype(jnp.float32).sum()
+
+    shape = partial(jax.ShapeDtypeStruct, sharding=chip)
+    kernels = {"up": shape((E, D, F), "bfloat16"), "down": shape((E, F, D), "bfloat16")}
+    x, weights = shape((1, tokens, D), "bfloat16"), shape((1, tokens, K), "float32")
+    with jax.set_mesh(make_mesh(MeshConfig(), chips)):
+        step = jax.jit(jax.value_and_grad(loss, (0, 1, 3)))
+        program = step.lower(x, weights, shape((1, tokens, K), "int32"), kernels).compile()
+    every = E * tokens * F * 2  # bytes of the activations of every expert
+    assert program.memory_analysis().temp_size_in_bytes < 2 * every

@@ -46,6 +46,8 @@ ESM = dataclasses.replace(
     BERT, positions="rotary", rope_half_precision=True, zeroed_token=5, norm_placement="pre", embedding_norm=False
 )
 UMT5 = dataclasses.replace(BERT, relative_bias_buckets=8, relative_bias_by_layer=True, positions="none")
+EXPERTS = dataclasses.replace(BERT, num_layers=4, windows=(0, 5, 0), num_experts=5, expert_layers=(1, 2))
+COMBINED |= {"experts": EXPERTS, "gated experts": dataclasses.replace(EXPERTS, gated_mlp=True, mlp_bias=False)}
 COMBINED |= {"esm": ESM, "umt5": UMT5} | {"gemma": GEMMA, "causal gemma": dataclasses.replace(GEMMA, causal=True)}
 # For tests that differentiate, which compile slowly: a stack, and layers outside it.
 SMALL = {

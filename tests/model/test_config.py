@@ -37,6 +37,13 @@ from jaxencoder.model.config import EncoderConfig
         ({"head_dim": 7, "positions": "rotary"}, "positions rotary needs an even head size, got 7"),
         ({"attention_scale": -0.5}, "model.attention_scale must not be negative, got -0.5"),
         ({"causal": True, "conv_kernel_size": 3}, "causal needs model.global_tokens false and model.conv_kernel_size"),
+        ({"num_experts": 4}, r"num_experts 4 and model.expert_layers \(\) need each other"),
+        ({"expert_layers": (0,)}, r"num_experts 0 and model.expert_layers \(0,\) need each other"),
+        ({"num_experts": 4, "expert_layers": (1,)}, r"expert_layers is \(1,\); name layers of .*, 0 to 0, each once"),
+        (
+            {"num_experts": 4, "expert_layers": (0,), "experts_per_token": 5},
+            "experts_per_token must be 1 to .* 4, got 5",
+        ),
         ({"dropout": 1.0}, r"model.dropout must be in \[0, 1\), got 1.0"),
         ({"attention_dropout": -0.1}, "model.attention_dropout must be in"),
     ],

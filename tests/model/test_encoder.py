@@ -124,7 +124,7 @@ def test_padding_has_no_effect(family: str) -> None:
     np.testing.assert_array_equal(encode(config, params, noise)[:, :20], hidden[:, :20])
 
 
-@pytest.mark.parametrize("config", examples.SMALL.values(), ids=examples.SMALL)
+@pytest.mark.parametrize("config", [*examples.SMALL.values(), examples.EXPERTS], ids=[*examples.SMALL, "experts"])
 def test_remat_changes_nothing(config: EncoderConfig) -> None:
     config = dataclasses.replace(config, dropout=0.2)
     params, batch = random_params(config), rows([[9, 12]], T)
