@@ -28,7 +28,7 @@ def classifier_to_peft(
     Returns:
         (tensors by name, without PREFIX; the names in modules_to_save).
     """
-    labels = classifier["classifier"]["bias"].shape[-1]
+    labels = classifier["classifier"]["kernel"].shape[-1]
     heads = published.family.heads(config, with_labels(published.settings, labels))
     params = to_heads(classifier, pooling, {name: table.config for name, table in heads.items()})
     if params is None:

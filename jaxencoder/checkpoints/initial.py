@@ -133,7 +133,7 @@ def initial_params(init_from: str, params: Params, objective: ObjectiveConfig, r
     result = params | {name: source[name] for name in matched}
     new = [*["adapters"] * has_new_adapters, *(name for name in params if name not in matched)]
     fresh = params.get(classifier.NAME, {})
-    parts = classifier.from_heads(source, getattr(objective, "pooling", ""), heads)
+    parts = classifier.from_heads(source, getattr(objective, "pooling", ""), heads, "dense" in fresh)
     parts = {part: x for part, x in parts.items() if part in fresh and _shapes(x[1]) == _shapes(fresh[part])}
     if classifier.NAME in new and parts:
         result[classifier.NAME] = fresh | {part: arrays for part, (_, arrays) in parts.items()}
@@ -154,7 +154,10 @@ def _source(init_from: str, params: Params, objective: ObjectiveConfig) -> tuple
         model = open_transformers(encoder_folder(folder)[0], extra_heads=extra)
         assert model.published is not None  # open_transformers sets it
         tables = model.published.family.heads(model.config.model, model.published.settings)
-        return model.params, {name: table.config for name, table in tables.items()}
+        heads = {name: table.config for name, table in tables.items()}
+        if "sequence_head" in heads and classifier.texts_end_with(model.tokenizer, heads["sequence_head"].pad_id):
+            del heads["sequence_head"]
+        return model.params, heads
     config = saved_config(folder)
     source = merge_lora(config.adapter, read_params(folder, config)[1])
     same_generator = getattr(objective, "sharing", None) == getattr(config.objective, "sharing", None)

@@ -92,7 +92,7 @@ def write_peft(adapter: Adapter, folder: Path) -> list[str]:
     published = published._replace(family=published.family.by_modules())
     tensors, settings = to_peft(config.adapter, params[LORA], params, published.family, model)
     head, left_out = None, [name for name in params if name not in ("encoder", LORA)]
-    if isinstance(config.objective, Classification):
+    if isinstance(config.objective, Classification) and config.objective.transform:
         head = classifier_to_peft(params["classifier"], config.objective.pooling, published, model)
     if head:
         head_tensors, modules = head

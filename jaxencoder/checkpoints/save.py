@@ -52,8 +52,10 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
         raise ValueError(f"{folder} holds a {MODULES_FILE}, which would stay; save to an empty folder")
     if tokenizer is not None:
         settings |= {f"{theirs}_token_id": tokenizer.role_ids.get(ours) for theirs, ours in _SPECIAL.items()}
-        if model.config.model.position_pad_id >= 0:
-            del settings["pad_token_id"]  # says from which id the model counts positions, which is not the tokenizer's
+        pools_by_id = any(head.inputs == "lasttoken" for head in model.heads.values())
+        if model.config.model.position_pad_id >= 0 or pools_by_id:
+            # Says from which id the model counts positions, or which it does not pool; not the tokenizer's.
+            del settings["pad_token_id"]
         tokenizer.save(folder, _tokenizer_settings(model))
         if tokenizer.is_approximate:
             log.warning("%s: %s", folder, _APPROXIMATE)
@@ -119,16 +121,20 @@ def _published_heads(model: Checkpoint, published: Published) -> tuple[Params, d
         if task is None or not isinstance(objective, Classification):
             skipped[classifier.NAME] = f"{task.name if task else 'its'} heads cannot be written yet"
         else:
-            labels = with_labels({}, trained["classifier"]["bias"].shape[-1], model.labels)
+            labels = with_labels({}, trained["classifier"]["kernel"].shape[-1], model.labels)
             labels |= {"problem_type": objective.problem_type, **family.classifier}
             heads = family_heads(labels)
-            if converted := classifier.to_heads(trained, objective.pooling, heads):
+            transform = classifier.transform_config(objective.pooling, objective.transform)
+            pad_id = None if model.tokenizer is None else model.tokenizer.role_ids.get("pad")
+            if not objective.transform and classifier.texts_end_with(model.tokenizer, pad_id):
+                skipped[classifier.NAME] = "texts end with the padding token, which transformers does not pool"
+            elif converted := classifier.to_heads(trained, objective.pooling, heads):
                 params |= converted
                 settings |= labels
             else:
                 head = heads.get("sequence_head")
-                transform = heads["pooler"] if head and head.inputs == "pooled" else head
-                skipped[classifier.NAME] = _difference(transform, classifier.transform_config(objective.pooling))
+                theirs = heads["pooler"] if head and head.inputs == "pooled" else head
+                skipped[classifier.NAME] = _difference(theirs, transform)
     for name, head in model.heads.items():
         is_token_run = model.published is None and name == tokens.HEAD
         labels = with_labels({}, head.outputs, model.labels) if is_token_run else {}

@@ -6,8 +6,11 @@ transformers opens such a model with a causal mask, unless its config.json says 
 from typing import Any
 
 from jaxencoder.families.eurobert import EUROBERT
+from jaxencoder.families.family import Heads, head
+from jaxencoder.families.labels import labels
 from jaxencoder.families.settings import HEAD_DIM, Fields, Settings, inherited, read_value, same
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.heads import HeadConfig
 
 # Follows the sizes, and comes before rotary positions.
 HEADS = (
@@ -39,3 +42,15 @@ def sliding_window(c: EncoderConfig) -> int | None:
     """The inverse of `sliding_side`; None without sliding layers."""
     side = max(c.windows)
     return side + int(c.causal) if side else None
+
+
+def score_head(settings: Settings, default_pad_id: int | None = None) -> Heads:
+    """transformers' classifier of decoders: a projection of the last token whose id is not pad_token_id.
+
+    ValueError for a pad_token_id that is no integer.
+    """
+    pad_id = settings.get("pad_token_id", default_pad_id)
+    if pad_id is not None and type(pad_id) is not int:
+        raise ValueError(f"config.json has pad_token_id {pad_id!r}; an integer or null is needed")
+    config = HeadConfig("lasttoken", labels(settings), output_bias=False, pad_id=pad_id)
+    return head("sequence_head", config, output="score")

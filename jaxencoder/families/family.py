@@ -182,7 +182,7 @@ def head(
         return [Weight((f"{name}/{ours}/{leaf}",), f"{theirs}.{end}") for end, leaf in leaves.items()]
 
     weights = module(dense, "dense", "kernel", config.transform_bias) if config.activation is not None else []
-    weights += module(output, "output", "kernel") if config.outputs else []
+    weights += module(output, "output", "kernel", config.output_bias) if config.outputs else []
     return {name: HeadTable(config, weights + (module(norm, "norm", "scale", norm_bias) if config.norm else []))}
 
 

@@ -6,7 +6,7 @@ Gemma Team 2025, arXiv:2503.19786; Vera et al. 2025 (EmbeddingGemma), arXiv:2509
 import dataclasses
 from typing import Any
 
-from jaxencoder.families.decoder import COMMON, ENCODER, HEADS, QK_NORMS
+from jaxencoder.families.decoder import COMMON, ENCODER, HEADS, QK_NORMS, score_head
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.family import About, Family
 from jaxencoder.families.layer_types import GLOBAL, LOCAL, layer_types, layer_windows
@@ -117,7 +117,7 @@ GEMMA3 = Family(
         "model.layers.{layer}.post_feedforward_layernorm": "encoder/layer/mlp_output_norm",
     },
     mlm_head_table={},
-    heads=lambda c, s: {},
+    heads=lambda c, s: score_head(s, 0),
     tied="lm_head.weight",
     about=About(
         title="EmbeddingGemma",

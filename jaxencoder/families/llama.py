@@ -5,7 +5,7 @@ Touvron et al. 2023, arXiv:2302.13971; Jiang et al. 2023, arXiv:2310.06825.
 
 import dataclasses
 
-from jaxencoder.families.decoder import COMMON, ENCODER, HEADS, IS_CAUSAL, sliding_side, sliding_window
+from jaxencoder.families.decoder import COMMON, ENCODER, HEADS, IS_CAUSAL, score_head, sliding_side, sliding_window
 from jaxencoder.families.eurobert import EUROBERT
 from jaxencoder.families.family import About, Family
 from jaxencoder.families.layer_types import layer_types
@@ -46,7 +46,7 @@ LLAMA = Family(
     ),
     encoder_table=ENCODER,
     mlm_head_table={},
-    heads=lambda c, s: {},
+    heads=lambda c, s: score_head(s),
     tied="lm_head.weight",
     about=About(
         title="Llama",

@@ -163,8 +163,8 @@ NOMIC_MOE = Family(
     tied="cls.predictions.decoder.weight",
     about=About(
         title="Nomic Embed MoE",
-        choose_for="embedding texts of up to 512 tokens in 100 languages: each token uses 2 of a layer's 8 experts, so that "
-        "475M parameters cost what 305M do; vectors can be truncated to 256 dimensions (Matryoshka)",
+        choose_for="embedding texts of up to 512 tokens in 100 languages: each token uses 2 of a layer's 8 experts, so "
+        "that 475M parameters cost what 305M do; vectors can be truncated to 256 dimensions (Matryoshka)",
         tokenizer="SentencePiece unigram, cased",
         objective="masked words (30%); the embedder: contrastive, on pairs of texts",
         text="the web in 100 languages; the embedder: 1.6B pairs",

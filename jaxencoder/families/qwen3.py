@@ -49,7 +49,7 @@ QWEN3 = Family(
     ),
     encoder_table=decoder.ENCODER | decoder.QK_NORMS,
     mlm_head_table={},
-    heads=lambda c, s: {},
+    heads=lambda c, s: decoder.score_head(s),
     tied="lm_head.weight",
     about=About(
         title="Qwen3",

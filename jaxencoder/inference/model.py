@@ -198,7 +198,7 @@ def outputs(
     """The last layer and the outputs of the heads for rows [B, T] of one document each; see `OpenedModel.__call__`."""
     # Two compiled programs, so that models with different heads share the encoder's.
     hidden = _hidden(encoder, compute, {"encoder": params["encoder"]}, rows)
-    return _heads(encoder, heads, params, hidden, rows["segment_ids"])
+    return _heads(encoder, heads, params, hidden, rows)
 
 
 _hidden = jax.jit(encoder_output, static_argnums=(0, 1))
@@ -206,13 +206,13 @@ _hidden = jax.jit(encoder_output, static_argnums=(0, 1))
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _heads(
-    encoder: EncoderConfig, heads: NamedHeads, params: Params, hidden: jax.Array, mask: jax.Array
+    encoder: EncoderConfig, heads: NamedHeads, params: Params, hidden: jax.Array, rows: Batch
 ) -> dict[str, jax.Array]:
     out = {"hidden": hidden.astype(jnp.float32)}
     if "mlm_head" in params:
         x, bias = apply(MlmHead(encoder), params["mlm_head"], hidden)
         out["mlm_logits"] = vocabulary_scores(x, bias, output_table(params))
-    for name, y in apply_heads(encoder, heads, params, hidden, mask, 1).items():
+    for name, y in apply_heads(encoder, heads, params, hidden, rows, 1).items():
         y = y if dict(heads)[name].inputs == "tokens" else y[:, 0]
         if name == "span_head":
             out |= {"start_logits": y[..., 0], "end_logits": y[..., 1]}

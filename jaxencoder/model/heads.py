@@ -12,7 +12,7 @@ from jaxencoder.kernels.dense import masked_softmax
 from jaxencoder.model.config import Activation, EncoderConfig, Pooling
 from jaxencoder.model.layers import ACTIVATIONS, Linear, Norm, apply, init_table
 
-HeadInputs = Literal["tokens", "cls", "mean", "pooled"]
+HeadInputs = Literal["tokens", "cls", "mean", "lasttoken", "pooled"]
 
 
 class MlmHead(nn.Module):
@@ -114,7 +114,7 @@ class HeadConfig:
     """A head of published checkpoints: an optional transform and an optional projection of some vectors."""
 
     inputs: HeadInputs = "tokens"
-    """Each token's vector, the first one, their mean, or the output of the head named pooler."""
+    """Each token's vector, the first one, their mean, the last one, or the output of the head named pooler."""
     outputs: int = 0
     """Outputs of the projection; 0 for no projection."""
     activation: Activation | None = None
@@ -131,6 +131,10 @@ class HeadConfig:
     all after it except the second separator."""
     separator: int | None = None
     """Id of the separator; published checkpoints use three: question </s></s> text </s>."""
+    output_bias: bool = True
+    """Bias of the projection."""
+    pad_id: int | None = None
+    """Token id that `lasttoken` passes over wherever it stands, as transformers' classifiers of decoders do."""
 
 
 class Head(nn.Module):
@@ -150,7 +154,7 @@ class Head(nn.Module):
             x = ACTIVATIONS[c.activation](Linear("BTD,DE->BTE", (D, D), c.transform_bias, std, name="dense")(x))
             x = Norm(self.encoder, name="norm")(x) if c.norm and not c.add_first_token else x
         if c.outputs:
-            x = Linear("BTD,DC->BTC", (D, c.outputs), True, std, name="output")(x)
+            x = Linear("BTD,DC->BTC", (D, c.outputs), c.output_bias, std, name="output")(x)
         return x.astype(jnp.float32).reshape(*shape, -1)
 
 
@@ -159,13 +163,20 @@ def apply_heads(
     heads: tuple[tuple[str, HeadConfig], ...],
     params: Mapping[str, Any],
     hidden: jax.Array,
-    segment_ids: jax.Array,
+    rows: Mapping[str, jax.Array],
     max_documents: int,
 ) -> dict[str, jax.Array]:
     """Outputs of published heads, float32: [B, T, outputs] of tokens, [B, E, outputs] of the documents of each row.
 
-    `heads` are names among the parameters, and settings; a pooler precedes the heads that use it.
+    Args:
+        encoder: the architecture.
+        heads: names among the parameters, and settings; a pooler precedes the heads that use it.
+        params: of the heads.
+        hidden: the encoder's output [B, T, D].
+        rows: token_ids and segment_ids [B, T].
+        max_documents: E, the maximum number of documents in a row.
     """
+    segment_ids = rows["segment_ids"]
     out: dict[str, jax.Array] = {}
     for name, head in heads:
         if head.inputs == "pooled":
@@ -173,19 +184,34 @@ def apply_heads(
         elif head.inputs == "tokens" or head.pool_after_transform:
             x = hidden
         else:
-            x = pool(hidden, segment_ids, max_documents, head.inputs)
+            counted = segment_ids
+            if head.pad_id is not None:
+                counted = _without_id(rows["token_ids"], segment_ids, max_documents, head.pad_id)
+            x = pool(hidden, counted, max_documents, head.inputs)
         y = apply(Head(encoder, head), params[name], x.astype(hidden.dtype))
         out[name] = pool(y, segment_ids, max_documents, "mean") if head.pool_after_transform else y
     return out
 
 
+def _without_id(token_ids: jax.Array, segment_ids: jax.Array, max_documents: int, skipped: int) -> jax.Array:
+    """Segment ids with 0 at tokens of an id; a document of nothing else keeps its first token, as in transformers."""
+    kept = jnp.where(token_ids == skipped, 0, segment_ids)
+    is_empty = ~_members(kept, max_documents).any(-1)  # [B, E]
+    first = jnp.arange(segment_ids.shape[1]) == first_tokens(segment_ids, max_documents)[..., None]  # [B, E, T]
+    return jnp.where((first & is_empty[..., None]).any(1), segment_ids, kept)
+
+
 class Classifier(nn.Module):
-    """Scores [B, E, labels] float32 of documents: pooling, BERT's tanh transform, dropout and a projection."""
+    """Scores [B, E, labels] float32 of documents: pooling, BERT's tanh transform, dropout and a projection.
+
+    Without the transform, the projection has no bias.
+    """
 
     config: EncoderConfig
     labels: int
     pooling: Pooling
     dropout: float
+    transform: bool = True
 
     @nn.compact
     def __call__(self, hidden: jax.Array, segment_ids: jax.Array, max_documents: int, train: bool) -> jax.Array:
@@ -193,6 +219,7 @@ class Classifier(nn.Module):
         # A query of zeros weights all tokens equally: learned pooling starts as mean pooling.
         query = self.param("pooling_query", nn.initializers.zeros, (D,)) if self.pooling == "learned" else None
         x = pool(hidden, segment_ids, max_documents, self.pooling, query)
-        x = jnp.tanh(Linear("BED,DF->BEF", (D, D), True, c.initializer_std, name="dense")(x))
+        if self.transform:
+            x = jnp.tanh(Linear("BED,DF->BEF", (D, D), True, c.initializer_std, name="dense")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return Linear("BED,DC->BEC", (D, self.labels), True, c.initializer_std, name="classifier")(x)
+        return Linear("BED,DC->BEC", (D, self.labels), self.transform, c.initializer_std, name="classifier")(x)

@@ -46,7 +46,7 @@ def head_scores(
     if any(head.global_tokens == "first" for _, head in heads):
         rows = rows | {"global_slots": first_tokens(segment_ids, texts)}
     hidden = encoder_output(encoder, compute, params, rows)
-    return apply_heads(encoder, heads, params, hidden, segment_ids, texts)[heads[-1][0]]
+    return apply_heads(encoder, heads, params, hidden, rows, texts)[heads[-1][0]]
 
 
 def encoder_output(encoder: EncoderConfig, compute: ComputeConfig, params: Params, rows: Batch) -> jax.Array:

@@ -12,13 +12,15 @@ from jaxencoder.objectives.objective import Batch, Params, encode
 from jaxencoder.tasks.task import Network
 
 
-def text_scores(encoder: EncoderConfig, compute: ComputeConfig, labels: int, pooling: Pooling, rate: float) -> Network:
+def text_scores(
+    encoder: EncoderConfig, compute: ComputeConfig, labels: int, pooling: Pooling, rate: float, transform: bool = True
+) -> Network:
     """The network of an objective that pools each text and projects its vector: parameters "encoder" and "classifier".
 
     `scores` gives [B, E, labels] float32, where E is the number of columns of batch["labels"]. `rate` is that of
-    dropout before the projection.
+    dropout before the projection, and `transform` whether BERT's transform precedes it.
     """
-    module, head = Encoder(encoder, compute), Classifier(encoder, labels, pooling, rate)
+    module, head = Encoder(encoder, compute), Classifier(encoder, labels, pooling, rate, transform)
 
     def init(key: jax.Array) -> Params:
         one_token = jnp.ones((1, 1), jnp.int32)

@@ -22,7 +22,7 @@ transformers = pytest.importorskip("transformers")
 LONG = "the cat sat on a mat " * 40
 TEXTS = ["old men walked", LONG, "naïve 🙂 {mask}, \u00a0 rome", "paris {pad} bread", "seven"]
 PAIRS = ["through rome", "bread", "looking for bread", "a cat {mask}", LONG]
-# Decoders and T5 have none of these heads; the ids of ESM's vocabulary are fixed. See tests/families.
+# Decoders have a classifier alone, and T5 no head; the ids of ESM's vocabulary are fixed. See tests/families.
 FAMILIES = [x for x in peers.MODELS if x not in {*peers.ENCODERS, *peers.DECODERS, "esm"}]
 CASES = [(family, kind) for family in FAMILIES for kind in peers.kinds(family) or ["ForSequenceClassification"]]
 
@@ -79,7 +79,7 @@ def test_pairs_through_the_auto_classes(exported, family: str, kind: str) -> Non
     peers.assert_outputs(peers.ours(model, ours), expected, ours["attention_mask"], 1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *sorted(peers.DECODERS)])
 def test_classifier_in_a_pipeline(exported, family: str) -> None:
     model, folder = exported(family, "ForSequenceClassification")
     classifier = transformers.pipeline("text-classification", model=str(folder), top_k=None)

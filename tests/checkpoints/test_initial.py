@@ -124,6 +124,16 @@ def test_a_published_classifier(family: str, dense: str, tmp_path: Path, capsys)
     assert found["classifier"]["classifier"] is fresh["classifier"]["classifier"]
 
 
+def test_the_classifier_of_a_decoder(tmp_path: Path, capsys) -> None:
+    source = published(tmp_path, "qwen3", "sequence_head")
+    _, found, said = started(tmp_path, Classification(labels=3, pooling="lasttoken", transform=False), capsys)
+    assert said == "encoder, sequence_head/output as classifier/classifier; new: nothing"
+    assert_trees_close(found["classifier"]["classifier"], source["sequence_head"]["output"], 0)
+    for settings in ({"pooling": "lasttoken"}, {"pooling": "mean", "transform": False}):
+        _, _, said = started(tmp_path, Classification(labels=3, **settings), capsys)
+        assert said == "encoder; new: classifier"
+
+
 @pytest.mark.parametrize("family", ["modernbert", "roberta"])
 def test_a_head_that_is_another_is_new(family: str, tmp_path: Path, capsys) -> None:
     """ModernBERT's has a norm, and RoBERTa's pooler is no part of its classifier."""

@@ -13,7 +13,7 @@ from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.transformers import open_transformers, write_model
 from jaxencoder.checkpoints.weights import Weights, has_weights
 from jaxencoder.config_io import save
-from jaxencoder.describe.inspect import Inspection, inspect
+from jaxencoder.describe.inspect import Inspection, format_inspection, inspect
 from jaxencoder.families.published import Published, family_of
 from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.files import write_json

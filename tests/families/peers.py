@@ -234,7 +234,7 @@ ENCODERS = {
     "mt5": "MT5EncoderModel",
     "umt5": "UMT5EncoderModel",
 }  # of encoder-decoders, without a head
-NONE = {  # classes that a family does not have, or whose head is named in its file as not loaded
+NONE = {  # classes that a family does not have, or whose head has a test of its own (test_score_head.py)
     "ForMaskedLM": ENCODERS.keys(),
     "ForPreTraining": MODELS.keys() - {"bert", "albert", "electra", "megatron-bert", "ernie"},
     "ForNextSentencePrediction": MODELS.keys() - {"bert", "megatron-bert", "ernie"},

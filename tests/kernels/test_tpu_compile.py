@@ -8,6 +8,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
+from jaxencoder.kernels.experts import mixture
 from jaxencoder.kernels.inputs import ATTENDED, AttentionInputs, AttentionOptions
 from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.kernels.splash import splash
@@ -70,3 +71,18 @@ def test_a_policy_keeps_what_the_forward_kernel_leaves(chip: SingleDeviceShardin
     again = lambda inputs, options: jax.checkpoint(partial(attend, options=options), policy=policy)(inputs)  # noqa: E731
     text = program(again, chip, 512, 64, "bfloat16", terms)
     assert text.count('custom_call_target="tpu_custom_call"') == 2  # forward and backward, once each
+
+
+def test_experts(chip: SingleDeviceSharding) -> None:
+    """Temporaries stay below two times the activations of every expert."""
+    tokens, D, F, E, K = 4096, 768, 3072, 8, 2
+
+    def loss(x, weights, experts, kernels):
+        return mixture(x, weights, experts, kernels, jnp.tanh).astype(jnp.float32).sum()
+
+    shape = partial(jax.ShapeDtypeStruct, sharding=chip)
+    kernels = {"up": shape((E, D, F), "bfloat16"), "down": shape((E, F, D), "bfloat16")}
+    x, weights = shape((1, tokens, D), "bfloat16"), shape((1, tokens, K), "float32")
+    step = jax.jit(jax.value_and_grad(loss, (0, 1, 3)))
+    compiled = step.lower(x, weights, shape((1, tokens, K), "int32"), kernels).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2 * E * tokens * F * 2

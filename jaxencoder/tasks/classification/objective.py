@@ -39,6 +39,9 @@ class Classification(TaskObjective):
     number in the training data."""
     pooling: Pooling = "cls"
     """How a text becomes one vector. With `cls`, a model with global tokens makes the first token global."""
+    transform: bool = True
+    """BERT's projection and tanh before the last projection. Without it, and its bias, the classifier is that of
+    decoders in transformers (with pooling lasttoken), and starts from its weights."""
     dropout: float = 0.1
     """Rate before the last projection."""
     loss: Loss = "cross_entropy"
@@ -90,7 +93,7 @@ class Classification(TaskObjective):
             raise ValueError(f"{setting}, which is not for several classes of a document; change it or multi_label.")
         if self.class_counts and len(self.class_counts) != classes:
             raise ValueError(f"objective.class_counts counts {len(self.class_counts)} classes of {classes}.")
-        return text_scores(encoder, compute, self.labels, self.pooling, self.dropout)
+        return text_scores(encoder, compute, self.labels, self.pooling, self.dropout, self.transform)
 
     def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
         """Loss (nats or squared error, a weighted mean) and accuracy of classes, or those of `multi_label_metrics`."""
