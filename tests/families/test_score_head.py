@@ -17,7 +17,6 @@ from jaxencoder.inference.model import outputs
 from jaxencoder.tasks.classification.objective import Classification
 from tests.families.make_golden import reloaded
 from tests.families.peers import DECODERS, MODELS, ours, padded_batch, saved, theirs, torch_model
-from tests.inference.conftest import make_model, tokenizer  # noqa: F401
 from tests.model.examples import assert_trees_close
 
 KIND, PAD = "ForSequenceClassification", 3
@@ -71,8 +70,8 @@ def test_gradients_equal_torchs(tmp_path: Path) -> None:
 
     got = gradient(loaded.params)
     assert_trees_close(got["sequence_head"]["output"]["kernel"], model.score.weight.grad.numpy().T, 1e-4)
-    table = model.model.embed_tokens.weight.grad.numpy()
-    assert_trees_close(got["encoder"]["embeddings"]["token_embedding"], table, 1e-4)
+    table, others = model.model.embed_tokens.weight.grad.numpy(), np.arange(67) != PAD  # torch gives padding none
+    assert_trees_close(got["encoder"]["embeddings"]["token_embedding"][others], table[others], 1e-4)
 
 
 @pytest.fixture
@@ -91,10 +90,10 @@ def test_a_run_is_written_for_pipelines(run: Model, tmp_path: Path, caplog) -> N
     texts = ["old men walked", "a cat", "the cat sat on a mat while seven old men", "bread [PAD] rome"]
     answers = transformers.pipeline("text-classification", model=str(tmp_path), top_k=None)(texts, batch_size=4)
     opened = jaxencoder.load(tmp_path, dtype="float32")
-    for theirs, ours, again in zip(answers, run.classify(texts), opened.classify(texts), strict=True):
-        shares = {answer["label"]: answer["score"] for answer in theirs}
-        assert shares == pytest.approx(ours.probabilities, abs=1e-5)
-        assert again.probabilities == pytest.approx(ours.probabilities, abs=1e-5)
+    for answer, before, after in zip(answers, run.classify(texts), opened.classify(texts), strict=True):
+        shares = {share["label"]: share["score"] for share in answer}
+        assert shares == pytest.approx(before.probabilities, abs=1e-5)
+        assert after.probabilities == pytest.approx(before.probabilities, abs=1e-5)
 
 
 def test_a_run_whose_texts_end_with_padding_loses_its_head(run: Model, tmp_path: Path, caplog, monkeypatch) -> None:
