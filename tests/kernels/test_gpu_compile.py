@@ -79,6 +79,7 @@ def test_distances_and_dropout(gpu: str, T: int) -> None:
     assert T < LONG or of_all_scores(program, T) < 1
 
 
+@pytest.mark.parametrize("gpu", ["H100"], indirect=True)
 def test_experts(gpu: str) -> None:
     """Loops over blocks read kernels where they are: no copy for each block, no product with every expert."""
     chips = devices(gpu)

@@ -73,6 +73,7 @@ def test_a_policy_keeps_what_the_forward_kernel_leaves(chip: SingleDeviceShardin
     assert text.count('custom_call_target="tpu_custom_call"') == 2  # forward and backward, once each
 
 
+@pytest.mark.parametrize("chip", ["v5e:2x2"], indirect=True)
 def test_experts(chip: SingleDeviceSharding) -> None:
     """Temporaries stay below two times the activations of every expert."""
     tokens, D, F, E, K = 4096, 768, 3072, 8, 2
