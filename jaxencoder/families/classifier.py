@@ -26,8 +26,8 @@ def head_slots(
     projection = ("sequence_head", "output")
     # Global tokens agree, because a run that pools the first token makes it global; and padding, which a run does not
     # pool, unless texts end with its token: see `texts_end_with`.
-    own = {"outputs": 0, "global_tokens": "none", "separator": None, "pad_id": None}
-    transforms = {name: replace(x, **own) for name, x in heads.items()}
+    independent = {"outputs": 0, "global_tokens": "none", "separator": None, "pad_id": None}
+    transforms = {name: replace(x, **independent) for name, x in heads.items()}
     pooler, sequence_head = transforms.get("pooler"), transforms.get("sequence_head")
     if not transform:
         return {"classifier": projection} if sequence_head == transform_config(pooling, False) else None

@@ -11,6 +11,16 @@ SEPARATE = {"pooler": HeadConfig("cls", activation="tanh"), "sequence_head": Hea
 CLASSIFIER = {name: {"kernel": np.zeros(1), "bias": np.zeros(1)} for name in ("dense", "classifier")}
 
 
+def test_a_projection_alone() -> None:
+    heads = {"sequence_head": HeadConfig("lasttoken", 3, output_bias=False, pad_id=7)}
+    projection = {"classifier": {"kernel": np.zeros(1)}}
+    params = to_heads(projection, "lasttoken", heads)
+    assert params == {"sequence_head": {"output": projection["classifier"]}}
+    assert from_heads(params, "lasttoken", heads, transform=False).keys() == {"classifier"}
+    assert to_heads(projection, "mean", heads) is None and to_heads(CLASSIFIER, "lasttoken", heads) is None
+    assert from_heads(params, "lasttoken", heads) == {} and to_heads(projection, "cls", POOLED) is None
+
+
 @pytest.mark.parametrize(("heads", "names"), [(POOLED, ["pooler", "sequence_head"]), (SEPARATE, ["sequence_head"])])
 def test_round_trip(heads: dict, names: list[str]) -> None:
     params = to_heads(CLASSIFIER, "cls", heads)

@@ -97,7 +97,7 @@ def test_a_run_is_written_for_pipelines(run: Model, tmp_path: Path, caplog) -> N
 
 
 def test_a_run_whose_texts_end_with_padding_loses_its_head(run: Model, tmp_path: Path, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(classifier, "texts_end_with", lambda tokenizer, token_id: token_id == run.tokenizer.pad_id)
+    monkeypatch.setattr(classifier, "texts_end_with", lambda tokenizer, token_id: token_id == tokenizer.pad_id)
     run.save(tmp_path)
     assert "classifier (texts end with the padding token, which transformers does not pool)" in caplog.text
 
