@@ -19,7 +19,7 @@ class Families(Verb):
     """
 
     name: Positional[Annotated[str, arg(metavar="NAME")]] = ""
-    """Print this family completely."""
+    """Print this family completely, by its title or model_type, or all families whose name begins so."""
     json: Json = False
 
     def run(self) -> None:
@@ -27,8 +27,11 @@ class Families(Verb):
         from jaxencoder.describe.format import as_json
 
         if self.name:
-            entry = families.entry(families.family_named(self.name))
-            print(as_json(entry) if self.json else families.format_family(entry))
+            entries = [families.entry(family) for family in families.families_named(self.name)]
+            if self.json:
+                print(as_json(entries if len(entries) > 1 else entries[0]))
+            else:
+                print("\n\n".join(map(families.format_family, entries)))
         elif self.json:
             print(as_json([families.entry(family) for family in families.FAMILIES]))
         else:

@@ -47,12 +47,21 @@ class Entry:
     sizes: tuple[Size, ...]  # of the checkpoints, from few parameters to many
 
 
-def family_named(name: str) -> Family:
-    """The family with this model_type or title, in any case; ValueError for an unknown name."""
-    for family in FAMILIES:
-        if name.lower() in (family.model_type, family.about.title.lower()):
-            return family
-    raise ValueError(f"unknown family {name!r}; choose one of {', '.join(family.model_type for family in FAMILIES)}")
+def families_named(name: str) -> list[Family]:
+    """The family of this title, else those of this model_type, else those whose names begin so, in any case.
+
+    ValueError if there are none.
+    """
+    name = name.lower()
+    for matches in (
+        [family for family in FAMILIES if family.about.title.lower() == name],
+        [family for family in FAMILIES if family.model_type == name],
+        [x for x in FAMILIES if x.model_type.startswith(name) or x.about.title.lower().startswith(name)],
+    ):
+        if matches:
+            return matches
+    known = dict.fromkeys(family.model_type for family in FAMILIES)
+    raise ValueError(f"unknown family {name!r}; choose one of {', '.join(known)}")
 
 
 def overview() -> list[Entry]:

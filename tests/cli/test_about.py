@@ -20,7 +20,7 @@ def test_families(capsys):
 def test_families_without_a_name_are_all(monkeypatch, capsys):
     from jaxencoder.describe import families
 
-    monkeypatch.setattr(families, "FAMILIES", (families.family_named("camembert"),))
+    monkeypatch.setattr(families, "FAMILIES", tuple(families.families_named("camembert")))
     assert main(["families", "--json"]) == 0
     assert [size["name"] for size in json.loads(capsys.readouterr().out)[0]["sizes"]] == [
         "almanach/camembert-base",

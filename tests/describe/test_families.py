@@ -6,7 +6,7 @@ import re
 import pytest
 
 from jaxencoder.describe import families
-from jaxencoder.describe.families import Entry, architecture, entry, family_named, overview
+from jaxencoder.describe.families import Entry, architecture, entry, families_named, overview
 from jaxencoder.families import FAMILIES
 from jaxencoder.model.config import EncoderConfig
 
@@ -236,7 +236,7 @@ def test_words_come_from_the_published_settings(entries: list[Entry]) -> None:
 
 
 def test_parameters_of_experts_that_a_token_does_not_use() -> None:
-    described = entry(family_named("Nomic Embed MoE"))
+    described = entry(*families_named("Nomic Embed MoE"))
     (size,) = described.sizes
     assert size.parameters - size.active == 6 * 6 * 2 * 768 * 3072
     assert described.architecture["MLP"] == "GELU, in 1 of 2 layers a mixture of 8 experts, 2 for each token"
@@ -244,7 +244,7 @@ def test_parameters_of_experts_that_a_token_does_not_use() -> None:
 
 
 def test_overview_has_the_smallest_and_the_largest(monkeypatch) -> None:
-    monkeypatch.setattr(families, "FAMILIES", (family_named("bert"),))
+    monkeypatch.setattr(families, "FAMILIES", tuple(families_named("bert")))
     (described,) = overview()
     assert [size.name for size in described.sizes] == [
         "google/bert_uncased_L-2_H-128_A-2",
@@ -253,8 +253,11 @@ def test_overview_has_the_smallest_and_the_largest(monkeypatch) -> None:
 
 
 def test_names() -> None:
-    assert family_named("ModernBERT") is family_named("modernbert")
-    assert family_named("nomic bert").model_type == "nomic_bert"
-    assert family_named("Nomic Embed MoE").about.title == "Nomic Embed MoE"
+    def titles(name: str) -> list[str]:
+        return [family.about.title for family in families_named(name)]
+
+    assert titles("ModernBERT") == titles("modernbert") == titles("modern") == ["ModernBERT"]
+    assert titles("bert") == ["BERT"] and titles("nomic bert") == ["Nomic BERT"]
+    assert titles("nomic") == titles("nomic_bert") == ["Nomic BERT", "Nomic Embed MoE"]
     with pytest.raises(ValueError, match="unknown family 'gpt2'; choose one of bert, "):
-        family_named("gpt2")
+        families_named("gpt2")
