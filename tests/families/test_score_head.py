@@ -11,7 +11,7 @@ import pytest
 import jaxencoder
 from jaxencoder.api import Model
 from jaxencoder.families import classifier
-from jaxencoder.families.llama import LLAMA
+from jaxencoder.families.qwen3 import QWEN3
 from jaxencoder.families.published import parse_settings
 from jaxencoder.inference.model import outputs
 from jaxencoder.tasks.classification.objective import Classification
@@ -78,7 +78,7 @@ def test_gradients_equal_torchs(tmp_path: Path) -> None:
 def run(tokenizer, make_model) -> Model:
     """A fine-tuned decoder, classifying by a projection of the last token alone."""
     sizes = {"vocab_size": tokenizer.vocab_size, "max_position_embeddings": 64}
-    config = LLAMA.encoder_config(MODELS["llama"][0] | sizes)
+    config = QWEN3.encoder_config(MODELS["qwen3"][0] | sizes)
     objective = Classification(labels=3, class_names=("bad", "good", "so so"), pooling="lasttoken", transform=False)
     return make_model(objective, **vars(config))
 
