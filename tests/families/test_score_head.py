@@ -11,8 +11,8 @@ import pytest
 import jaxencoder
 from jaxencoder.api import Model
 from jaxencoder.families import classifier
-from jaxencoder.families.qwen3 import QWEN3
 from jaxencoder.families.published import parse_settings
+from jaxencoder.families.qwen3 import QWEN3
 from jaxencoder.inference.model import outputs
 from jaxencoder.tasks.classification.objective import Classification
 from tests.families.make_golden import reloaded
