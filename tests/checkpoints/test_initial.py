@@ -15,6 +15,7 @@ from jaxencoder.config_io import save
 from jaxencoder.families.bert import BERT
 from jaxencoder.families.modernbert import MODERNBERT
 from jaxencoder.families.published import Published
+from jaxencoder.families.qwen3 import QWEN3
 from jaxencoder.families.roberta import ROBERTA
 from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.objectives.replaced_token import ReplacedToken
@@ -25,7 +26,7 @@ from jaxencoder.tasks.token_classification.objective import TokenClassification
 from tests.families import peers
 from tests.model.examples import FLOAT32, SMALL, Vocabulary, assert_trees_close, mlm
 
-FAMILIES = {"bert": BERT, "roberta": ROBERTA, "modernbert": MODERNBERT}
+FAMILIES = {"bert": BERT, "roberta": ROBERTA, "modernbert": MODERNBERT, "qwen3": QWEN3}
 FIVE = dataclasses.replace(SMALL["modernbert"], num_layers=5)  # a stack of 2 x (global, local), and one layer more
 
 
