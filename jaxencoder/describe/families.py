@@ -60,8 +60,8 @@ def families_named(name: str) -> list[Family]:
     ):
         if matches:
             return matches
-    known = dict.fromkeys(family.model_type for family in FAMILIES)
-    raise ValueError(f"unknown family {name!r}; choose one of {', '.join(known)}")
+    model_types = dict.fromkeys(family.model_type for family in FAMILIES)
+    raise ValueError(f"unknown family {name!r}; choose one of {', '.join(model_types)}")
 
 
 def overview() -> list[Entry]:

@@ -177,5 +177,5 @@ NOMIC_MOE = Family(
     aliases={"nomic_bert.": "bert."},
     classes={"ForMaskedLM": "NomicBertForPreTraining"},
     fixed=_FIXED,
-    told_by={"activation_function": "gelu"},
+    distinguishing_settings={"activation_function": "gelu"},
 )

@@ -39,7 +39,7 @@ def parse_settings(settings: Settings, where: str) -> tuple[Family, EncoderConfi
 
 def matching_family(settings: Settings) -> Family | None:
     """The family of a config.json: of those of its model_type the one with most settings of its own in it."""
-    matching = [(own, family) for family in FAMILIES if (own := family.matching_settings(settings)) is not None]
+    matching = [(names, family) for family in FAMILIES if (names := family.matching_settings(settings)) is not None]
     return max(matching, key=lambda pair: len(pair[0]), default=(None, None))[1]
 
 
