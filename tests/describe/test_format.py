@@ -9,9 +9,9 @@ from jaxencoder.describe.families import Entry, Size, format_families, format_fa
 from jaxencoder.describe.format import as_json, format_count, format_memory
 from jaxencoder.describe.inspect import Inspection, LayerKind, MemoryUse, Parameter, format_inspection
 
-SMALL = Size("someone/small", 2, 128, 512, 2, 30522, 512, 4_385_920, 3_972_864)
+SMALL = Size("someone/small", 2, 128, 512, 2, 30522, 512, 4_385_920, 4_385_920, 3_972_864)
 KERNEL = Parameter("encoder/up/kernel", (4, 8, 32), 1024, MemoryUse(4096, 512), (None, "fsdp", "tensor"))
-LARGE = Size("someone/large", 24, 1024, 4096, 16, 30522, 8192, 335_141_888, 31_782_912)
+LARGE = Size("someone/large", 24, 1024, 4096, 16, 30522, 8192, 335_141_888, 335_141_888, 31_782_912)
 ENTRY = Entry(
     model_type="newbert",
     title="NewBERT",
@@ -37,6 +37,7 @@ INSPECTION = Inspection(
     sentence={"pooling": ("mean", "max"), "normalize": True, "dimensions": None},
     parameters=(KERNEL,),
     parts={"embeddings": 0, "layers": 1024},
+    active=1024,
     mesh={"data": 1, "fsdp": 4, "tensor": 2, "context": 1},
     memory={"parameters": MemoryUse(4096, 512), "gradients": MemoryUse(4096, 512), "optimizer": MemoryUse(8196, 1028)},
     optimizer="adamw",
