@@ -3,8 +3,10 @@
 Environment variables are set here, at import, because jax reads them once, when it is first imported.
 """
 
+import gc
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -22,8 +24,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # The threads of torch wait for each other by spinning, which starves the tests in other processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import jax
 import pytest
 
+_MANY_MAPS = 16_000
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -44,6 +48,19 @@ def shared_data() -> Path:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepared rows of one test must not satisfy another, nor land in the home of whoever runs the tests."""
     monkeypatch.setenv("JAXENCODER_CACHE", str(tmp_path_factory.mktemp("cache", numbered=True)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs() -> Iterator[None]:
+    """Drop compiled programs after a module once there are many.
+
+    Each has memory maps of its own, of which Linux gives a process 65,530; beyond them it crashes.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.is_file() and maps.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
