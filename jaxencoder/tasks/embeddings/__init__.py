@@ -1,0 +1,1 @@
+"""Embeddings: vectors of texts, trained so that similar texts have similar vectors."""

@@ -1,0 +1,108 @@
+"""Similarities and distances of vectors for losses: float32, with finite gradients at zero and at equal vectors."""
+
+from collections.abc import Callable
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+
+from jaxencoder.model.sentence import Similarity
+
+# (sum, weight), float32 scalars: their quotient is the mean loss, and they add up over batches. The weight is 0 where
+# a batch holds nothing that the loss is defined for, and then the sum is 0 too.
+Loss = tuple[jax.Array, jax.Array]
+
+_EXACT = jax.lax.Precision.HIGHEST
+
+
+def zero_absent(vectors: jax.Array, mask: jax.Array) -> jax.Array:
+    """The vectors [..., D] as float32, with zeros in place of any content, NaN too, where `mask` [...] is False."""
+    return jnp.where(mask[..., None], vectors.astype(jnp.float32), 0)
+
+
+def length(vectors: jax.Array) -> jax.Array:
+    """Euclidean lengths [...] of vectors [..., D]; the gradient at a zero vector is 0."""
+    return _root(jnp.square(vectors).sum(-1))
+
+
+def _root(squares: jax.Array) -> jax.Array:
+    """Square roots, with the gradient 0 at 0 in place of infinity."""
+    is_zero = squares == 0
+    return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squares)))
+
+
+def unit(vectors: jax.Array) -> jax.Array:
+    """Vectors [..., D] scaled to length 1. A zero vector stays, and its gradient is 0.
+
+    torch divides by 1e-12 there, so that its gradient has a length of about 1e12.
+    """
+    lengths = length(vectors)[..., None]
+    is_zero = lengths == 0
+    return jnp.where(is_zero, 0, vectors / jnp.where(is_zero, 1, lengths))
+
+
+def similarities(similarity: Similarity, queries: jax.Array, documents: jax.Array) -> jax.Array:
+    """The similarities [Q, ...] of each of the queries [Q, D] with each of the documents [..., D]."""
+    check_choice("similarity", similarity, get_args(Similarity))
+    if similarity == "cosine":
+        queries, documents = unit(queries), unit(documents)
+    if similarity in ("cosine", "dot"):
+        return jnp.einsum("QD,...D->Q...", queries, documents, precision=_EXACT)
+    term = jnp.square if similarity == "euclidean" else jnp.abs
+    sums = _sum_over_components(term, queries, documents)
+    return -(_root(sums) if similarity == "euclidean" else sums)
+
+
+def _sum_over_components(term: Callable[[jax.Array], jax.Array], a: jax.Array, b: jax.Array) -> jax.Array:
+    """The sums [Q, ...] over components d of term(a_d - b_d), for a [Q, D] with b [..., D].
+
+    One component after the other: the gradient of the obvious form holds all Q * N * D differences in memory.
+    """
+
+    @jax.checkpoint
+    def part(a: jax.Array, b: jax.Array) -> jax.Array:
+        return term(a.reshape(-1, *(1,) * b.ndim) - b)
+
+    def add(total: jax.Array, components: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + part(*components), None
+
+    start = jnp.zeros((a.shape[0], *b.shape[:-1]))
+    return jax.lax.scan(add, start, (a.T, jnp.moveaxis(b, -1, 0)), unroll=8)[0]
+
+
+def pair_similarities(similarity: Similarity, a: jax.Array, b: jax.Array) -> jax.Array:
+    """The similarities [...] of vectors a [..., D] and b [..., D], one by one; other axes are broadcast."""
+    check_choice("similarity", similarity, get_args(Similarity))
+    match similarity:
+        case "cosine":
+            return (unit(a) * unit(b)).sum(-1)
+        case "dot":
+            return (a * b).sum(-1)
+        case "euclidean":
+            return -length(a - b)
+        case "manhattan":
+            return -jnp.abs(a - b).sum(-1)
+
+
+def to_distances(similarity: Similarity, values: jax.Array) -> jax.Array:
+    """Distances from similarities: 1 - cosine, or the Euclidean or Manhattan distance. ValueError for "dot"."""
+    check_choice("distance", similarity, ("cosine", "euclidean", "manhattan"))
+    return 1 - values if similarity == "cosine" else -values
+
+
+def masked_log_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
+    """log softmax over the last axis among the entries of `mask`; 0 in the others, also if a row has no entry."""
+    scores = jnp.where(mask, scores, -jnp.inf)
+    scores = jnp.where(mask.any(-1, keepdims=True), scores, 0)
+    return jnp.where(mask, jax.nn.log_softmax(scores), 0)
+
+
+def masked_sum(values: jax.Array, mask: jax.Array) -> Loss:
+    """The sum of the values of `mask`, and their number."""
+    return jnp.where(mask, values, 0).sum(), mask.sum().astype(jnp.float32)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """ValueError if the value of an argument is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
