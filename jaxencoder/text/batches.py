@@ -68,16 +68,18 @@ class Batches:
 
         Returns:
             int32 [B, T] under the names of the stores' fields; fields of `segment_labels` are [B, E, ...], with E the
-            most segments of any row of all stores; row_ids uint32 [B], the row's number among those of all stores
-            (modulo 2**32).
+            most segments (for tuples, examples) of any row of all stores; row_ids uint32 [B], the row's number among
+            those of all stores (modulo 2**32).
         """
         positions = np.arange(self.batch_size, dtype=np.int64)[rows or slice(None)] + step * self.batch_size
         stores, indices = self.locate(positions + self._skip)
         segments = max(store.meta["segments"] for store in self._stores)
+        tuples = np.max([store.meta.get("tuples", (0, 0)) for store in self._stores], axis=0)
         labels = set(segment_labels.FIELDS) & set(self._stores[0].meta["fields"])
 
         def widen(fields: Batch) -> Batch:
-            return fields | {k: segment_labels.widen(fields[k], segments) for k in labels}
+            shapes = {name: tuples if name == "tuples" else (segments,) for name in labels}
+            return fields | {name: segment_labels.widen(fields[name], *shape) for name, shape in shapes.items()}
 
         batch = widen(self._stores[0].padding(len(positions)))
         batch["row_ids"] = (self._starts[stores] + indices).astype(np.uint32)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.tokenizer import Encoding, Tokenizer
 from jaxencoder.text.windows import special_tokens, text_windows
 
 
@@ -61,6 +61,46 @@ def examples(
     encoded = tokenizer.encode_batch(texts, pairs, max_length=row_length)
     types = None if pairs is None else [encoding.type_ids for encoding in encoded]
     return Pieces.of(tokenizer, [encoding.ids for encoding in encoded], types, labels)
+
+
+def grouped(
+    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, sizes: Sequence[int], row_length: int
+) -> tuple[list[list[Encoding]], int]:
+    """The encodings of consecutive texts, or pairs, in groups of these sizes, and the number of truncated groups.
+
+    Those of a group fit into one row together. If they do not, the longest are truncated to one length, of a pair the
+    longer text first.
+    """
+    second = None if pairs is None else list(pairs)
+    encoded = tokenizer.encode_batch(list(texts), second)
+    # A token of each text.
+    least = len(tokenizer.encode_batch([""], None if pairs is None else [""])[0].ids) + 1 + (pairs is not None)
+    groups, end, truncated = [], 0, 0
+    for size in sizes:
+        start, end = end, end + size
+        lengths = [len(encoding.ids) for encoding in encoded[start:end]]
+        if sum(lengths) > row_length:
+            limit = _shared_limit(lengths, row_length)
+            if limit < least:
+                raise ValueError(f"rows of {row_length} tokens have no room for {size} texts; make them longer")
+            long = [i for i, n in enumerate(lengths, start) if n > limit]
+            seconds = None if second is None else [second[i] for i in long]
+            shorter = tokenizer.encode_batch([texts[i] for i in long], seconds, max_length=limit)
+            for i, encoding in zip(long, shorter, strict=True):
+                encoded[i] = encoding
+            truncated += 1
+        groups.append(encoded[start:end])
+    return groups, truncated
+
+
+def _shared_limit(lengths: Sequence[int], room: int) -> int:
+    """The largest length to which all can be truncated so that they fit: [9, 9, 2] with room 14 -> 6."""
+    left = len(lengths)
+    for n in sorted(lengths):
+        if n * left > room:
+            break
+        room, left = room - n, left - 1
+    return room // max(left, 1)
 
 
 def windows(tokenizer: Tokenizer, texts: list[str], labels: list[Any], row_length: int, overlap: int) -> Pieces:

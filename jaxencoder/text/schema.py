@@ -47,6 +47,7 @@ class Schema:
     reads_words = False  # the text field holds a list of words
     labels_tokens = False  # tokens have labels, not texts
     names_classes = True  # the labels are classes of the data set, whose names `data.labels` may give
+    needs_labels = True  # of tasks: a run must name the label field
     has_values = False  # the labels are values, whatever they look like
     marks: tuple[str, ...] = label_kinds.MARKS  # labels of what has none
     reads_all_fields = False  # `adjust` uses fields that no setting names
@@ -131,7 +132,8 @@ class Schema:
             self.check_texts(text, pair, pair_field, where)
             if fraction and (split == "validation") != is_held_out(digest, fraction):
                 continue
-            label = 0 if labels is None else self.encode_label(record[data.label_field], (text, pair), labels, where)
+            content = record[data.label_field] if data.label_field else None
+            label = 0 if labels is None else self.encode_label(content, (text, pair), labels, where)
             # The lowest bit has no part in what is held out.
             is_swapped = source.startswith(ALIGNED) and digest & 1
             yield Example((pair, text) if is_swapped else (text, pair), label, digest)

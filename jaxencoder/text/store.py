@@ -101,7 +101,8 @@ class Writer:
         self._length, self._word = row_length, np.dtype("<u2" if max(vocab_size, row_length + 1) <= 1 << 16 else "<u4")
         layout = _row_layout(row_length, self._word, types, labels == "token")
         self.rows = self.tokens = self._examples = self._segments = 0
-        self._labels = array.array("f" if labels == "value" else "I" if labels == "classes" else "i")
+        self._tuples = (0, 0)  # most examples of a row, and most texts of one
+        self._labels = array.array("f" if labels in ("value", "tuple") else "I" if labels == "classes" else "i")
         self._label_counts = array.array("i")  # labels of each row
         self._content = hashlib.blake2b(digest_size=16)
         self._table, shard = self._create("rows", layout.itemsize // self._word.itemsize, self._word)
@@ -121,6 +122,9 @@ class Writer:
         elif self._kind:
             self._labels.extend(segment_labels.encode(self._kind, row.labels, self._classes))
             self._label_counts.append(len(row.labels))
+            if self._kind == "tuple":
+                examples, texts = segment_labels.tuple_shape(row.labels)
+                self._tuples = max(self._tuples[0], examples), max(self._tuples[1], texts)
         self._segments = max(self._segments, len(row.lengths))
         self._examples += segment_labels.count_examples(self._kind, row.labels, len(row.lengths))
         self.rows, self.tokens, self._filled = self.rows + 1, self.tokens + n, self._filled + 1
@@ -146,6 +150,7 @@ class Writer:
             "tokens": self.tokens,
             "pieces": self._examples,
             "segments": self._segments,
+            "tuples": self._tuples,
             "padding_fraction": 1 - self.tokens / (self.rows * self._length) if self.rows else 0.0,
             "dtype": self._word.name,
             "content": self._content.hexdigest(),
@@ -207,9 +212,10 @@ class Store:
     Attributes:
         path: folder, or gs:// or s3:// prefix.
         meta: row_length, fields, rows, tokens (special ones included), pieces (of choices: examples), documents,
-            padding_fraction, segments (most in any row), token_counts (int64 [V], special tokens 0), pad_id, labels
-            (class names), label_kind (None, one of `segment_labels`, or "token"), content (a digest of the rows with
-            their labels, in order), source, split and tokenizer.
+            padding_fraction, segments (most in any row), tuples (of `segment_labels.tuple_shape`, most of any row),
+            token_counts (int64 [V], special tokens 0), pad_id, labels (class names), label_kind (None, one of
+            `segment_labels`, or "token"), content (a digest of the rows with their labels, in order), source, split and
+            tokenizer.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -305,7 +311,9 @@ class Store:
         return rows
 
     def _decode_labels(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
-        return segment_labels.decode(self.meta["label_kind"], numbers, len(self.meta["labels"]))
+        return segment_labels.decode(
+            self.meta["label_kind"], numbers, len(self.meta["labels"]), tuple(self.meta.get("tuples", (0, 0)))
+        )
 
     def _read_errors(self) -> contextlib.AbstractContextManager:
         return storage_errors(f"{self.path} cannot be read")

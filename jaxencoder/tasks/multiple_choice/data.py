@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from jaxencoder.text import segment_labels
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.labels import Labels, parse_integer
-from jaxencoder.text.pieces import Pieces
+from jaxencoder.text.pieces import Pieces, grouped
 from jaxencoder.text.schema import Example, Schema, check_structured
 from jaxencoder.text.tokenizers.tokenizer import Encoding, Tokenizer
 
@@ -82,33 +82,7 @@ def encode_choices(
     """
     firsts = [context for context, group in zip(contexts, choices, strict=True) for _ in group]
     seconds = [choice for group in choices for choice in group]
-    encoded = tokenizer.encode_batch(firsts, seconds)
-    least = len(tokenizer.encode_batch([""], [""])[0].ids) + 2 if encoded else 0  # a token of each text
-    groups, end, truncated = [], 0, 0
-    for group in choices:
-        start, end = end, end + len(group)
-        lengths = [len(encoding.ids) for encoding in encoded[start:end]]
-        if sum(lengths) > row_length:
-            limit = _shared_limit(lengths, row_length)
-            if limit < least:
-                raise ValueError(f"rows of {row_length} tokens have no room for {len(group)} choices; make them longer")
-            long = [i for i, n in enumerate(lengths, start) if n > limit]
-            shorter = tokenizer.encode_batch([firsts[i] for i in long], [seconds[i] for i in long], max_length=limit)
-            for i, encoding in zip(long, shorter, strict=True):
-                encoded[i] = encoding
-            truncated += 1
-        groups.append(encoded[start:end])
-    return groups, truncated
-
-
-def _shared_limit(lengths: Sequence[int], room: int) -> int:
-    """The largest length to which all can be truncated so that they fit: [9, 9, 2] with room 14 -> 6."""
-    left = len(lengths)
-    for n in sorted(lengths):
-        if n * left > room:
-            break
-        room, left = room - n, left - 1
-    return room // max(left, 1)
+    return grouped(tokenizer, firsts, seconds, [len(group) for group in choices], row_length)
 
 
 SCHEMA = MultipleChoiceSchema()

@@ -19,12 +19,13 @@ def infer_fields(data: DataConfig, schema: Schema) -> DataConfig:
     Text fields are only replaced if text_field has a default. If the records have sentence1, sentence2 and label,
     text_field "text" becomes sentence1 and pair_field sentence2.
     """
-    if not data.label_field:
+    if schema.needs_labels and not data.label_field:
         return data
     names = field_names(data.train[0])
     text, pair = data.text_field, data.pair_field
     if text in (DataConfig.text_field, schema.fields["text_field"]):
-        if not pair and (usual := _usual_pair(schema, names)):
+        is_default = not pair or (pair == schema.fields.get("pair_field") and pair not in names)
+        if is_default and (usual := _usual_pair(schema, names)):
             text, pair = usual
         elif text not in names:
             text = _first(schema.text_names, names) or text
@@ -62,7 +63,7 @@ def format_fields(data: DataConfig) -> str:
 
 
 def _infer_label(data: DataConfig, schema: Schema, names: Sequence[str]) -> DataConfig:
-    if data.label_field in names:
+    if not data.label_field or data.label_field in names:
         return data
     usual = [name for name in schema.label_names if name not in (data.text_field, data.pair_field)]
     return dataclasses.replace(data, label_field=_first(usual, names) or data.label_field)

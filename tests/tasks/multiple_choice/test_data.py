@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxencoder.tasks.multiple_choice.data import SCHEMA, _shared_limit, choice_index, encode_choices
+from jaxencoder.tasks.multiple_choice.data import SCHEMA, choice_index, encode_choices
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.cache import prepare
 from jaxencoder.text.config import DataConfig, TokenizerConfig
@@ -90,12 +90,8 @@ def test_long_examples_are_cut_to_their_shares(tokenizer):
     (group, other), cut = encode_choices(tokenizer, [long, short], [[short, short], [short, short]], 32)
     assert cut == 1 and [len(x.ids) for x in group] == [16, 16] and [len(x.ids) for x in other] == [len(whole)] * 2
     assert encode_choices(tokenizer, [], [], 32) == ([], 0)
-    with pytest.raises(ValueError, match="rows of 16 tokens have no room for 4 choices"):
+    with pytest.raises(ValueError, match="rows of 16 tokens have no room for 4 texts"):
         encode_choices(tokenizer, [long], [[short] * 4], 16)
-
-
-def test_shares():
-    assert _shared_limit([9, 9, 2], 14) == 6 and _shared_limit([5, 5], 9) == 4 and _shared_limit([1, 2, 30], 20) == 17
 
 
 @pytest.mark.parametrize(
@@ -126,7 +122,7 @@ def test_which_one_is_right(label, number):
         ({"choices": None}, "the choices 'None' are no list of texts"),
         ({"text": ["alpha"]}, "field 'text' is list, not text"),
         ({"choices": ["alpha", "alpha"], "label": "alpha"}, "label 'alpha' is none of the 2 choices"),
-        ({"choices": ["alpha"] * 30}, "rows of 48 tokens have no room for 30 choices"),
+        ({"choices": ["alpha"] * 30}, "rows of 48 tokens have no room for 30 texts"),
     ],
 )
 def test_hostile_records(tmp_path, tokenizer, change, message):
