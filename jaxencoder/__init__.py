@@ -16,6 +16,7 @@ with epy.lazy_api_imports(globals()):
         Classification,
         ComputeConfig,
         DataConfig,
+        Embeddings,
         EncoderConfig,
         LoraConfig,
         MaskedLM,
@@ -35,9 +36,9 @@ with epy.lazy_api_imports(globals()):
 del epy
 
 __all__ = [
-    "Classification", "ComputeConfig", "DataConfig", "EncoderConfig", "LoraConfig", "MaskedLM", "Masking", "MeshConfig",
-    "Model", "MultipleChoice", "OptimizerConfig", "Phase", "QuestionAnswering", "ReplacedToken", "RunConfig",
-    "TokenClassification", "TokenizerConfig", "TrainingConfig", "__version__", "load", "train",
+    "Classification", "ComputeConfig", "DataConfig", "Embeddings", "EncoderConfig", "LoraConfig", "MaskedLM", "Masking",
+    "MeshConfig", "Model", "MultipleChoice", "OptimizerConfig", "Phase", "QuestionAnswering", "ReplacedToken",
+    "RunConfig", "TokenClassification", "TokenizerConfig", "TrainingConfig", "__version__", "load", "train",
 ]  # fmt: skip
 
 

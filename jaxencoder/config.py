@@ -16,6 +16,7 @@ from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.sharding import MeshConfig
 from jaxencoder.tasks import table
 from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.embeddings.objective import Embeddings
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
@@ -24,8 +25,8 @@ from jaxencoder.text.schema import Schema
 from jaxencoder.training.config import OptimizerConfig, Phase, TrainingConfig, batch_warmup
 
 __all__ = [
-    "Classification", "ComputeConfig", "DataConfig", "EncoderConfig", "LoraConfig", "MaskedLM", "Masking", "MeshConfig",
-    "MultipleChoice", "OptimizerConfig", "Phase", "QuestionAnswering", "ReplacedToken", "RunConfig",
+    "Classification", "ComputeConfig", "DataConfig", "Embeddings", "EncoderConfig", "LoraConfig", "MaskedLM", "Masking",
+    "MeshConfig", "MultipleChoice", "OptimizerConfig", "Phase", "QuestionAnswering", "ReplacedToken", "RunConfig",
     "TokenClassification", "TokenizerConfig", "TrainingConfig", "batch_warmup",
 ]  # fmt: skip
 
@@ -147,7 +148,7 @@ def _check_data(config: RunConfig) -> None:
             f"data.pairs is {config.data.pairs!r}, but the objective does not use pairs; "
             "set objective.pairs of an objective that has it, such as MaskedLM, or set data.pairs to none"
         )
-    if config.is_supervised and not config.data.label_field:
+    if config.is_supervised and config.schema.needs_labels and not config.data.label_field:
         name = type(config.objective).__name__
         raise ValueError(f"the objective {name} needs data.label_field: the field that holds the label")
     config.schema.check(config.data)
@@ -161,6 +162,14 @@ def _check_mesh(config: RunConfig) -> None:
         raise ValueError(
             f"training.batch_size {batch} in {accumulation} part(s) is not divisible by the {shards} shards of "
             f"mesh.data {mesh.data} and mesh.fsdp {mesh.fsdp}; change one of them"
+        )
+    if batch % config.objective.batch_multiple and not config.training.batch_examples:
+        parts = config.objective.batch_multiple
+        raise ValueError(f"training.batch_size {batch} does not divide into {parts} parts; change one of them")
+    if accumulation > 1 and config.objective.compares_examples:
+        raise ValueError(
+            f"training.accumulation is {accumulation}, but the loss compares all examples of a batch with each other; "
+            "set it to 1, and objective.parts to the number of parts"
         )
     if mesh.context > 1 and config.data.row_length % mesh.context:
         raise ValueError(f"data.row_length {config.data.row_length} is not a multiple of mesh.context {mesh.context}")

@@ -23,7 +23,6 @@ from jaxencoder.checkpoints.weights import read_tensors, write_tensors
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.families.roberta import PADDING_POSITION
-from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import flatten, set_path
 from jaxencoder.training.layerwise import trainable_mask
@@ -99,9 +98,8 @@ def add_adapter(model: M, folder: Path) -> M:
     """The model with the adapter in a folder of `write_adapter`; arrays that it does not change are shared."""
     adapter = read_adapter(folder, model)
     config, params = adapter.config, merge_lora(adapter.config.adapter, adapter.params)
-    return dataclasses.replace(
-        model, config=config, params=params, published=None, sentence=SentenceConfig(), generator=None, base=model
-    )
+    changed = {"config": config, "params": params, "sentence": config.objective.sentence}
+    return dataclasses.replace(model, **changed, published=None, generator=None, base=model)
 
 
 def write_adapter(adapter: Adapter, folder: Path) -> None:

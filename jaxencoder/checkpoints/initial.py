@@ -15,7 +15,7 @@ from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.kind import PEFT_CONFIG, kind_of
 from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, read_params, saved_config, separate_models
-from jaxencoder.checkpoints.sentence_transformers import encoder_folder
+from jaxencoder.checkpoints.sentence_transformers import embedding_settings, encoder_folder
 from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.config import RunConfig, check_positions
 from jaxencoder.families import FAMILIES, classifier
@@ -25,6 +25,7 @@ from jaxencoder.families.roberta import PAD
 from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
+from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import ObjectiveConfig, Params
 from jaxencoder.parameters import flatten
 from jaxencoder.text.config import TokenizerConfig
@@ -38,6 +39,7 @@ class InitialModel(NamedTuple):
     model: EncoderConfig
     tokenizer: Tokenizer
     tokenizer_config: TokenizerConfig  # names the tokenizer
+    sentence: SentenceConfig  # of its embeddings
 
 
 def open_initial_model(init_from: str) -> InitialModel:
@@ -47,7 +49,7 @@ def open_initial_model(init_from: str) -> InitialModel:
         case "run":
             config, path = saved_config(folder), folder / TOKENIZER_FOLDER
             tokenizer_config = dataclasses.replace(config.tokenizer, path=str(path))
-            return InitialModel(config.model, Tokenizer.load(path), tokenizer_config)
+            return InitialModel(config.model, Tokenizer.load(path), tokenizer_config, config.objective.sentence)
         case "adapter" | "peft":
             raise ValueError(f"{folder} is an adapter without its base; write both with convert --to run first")
     encoder, lowercase = encoder_folder(folder)
@@ -57,7 +59,8 @@ def open_initial_model(init_from: str) -> InitialModel:
     if checkpoint.tokenizer is None:
         raise ValueError(f"{encoder} has no tokenizer, and training needs one; add one to the folder")
     tokenizer = checkpoint.tokenizer.lowercased() if lowercase else checkpoint.tokenizer
-    return InitialModel(checkpoint.config.model, tokenizer, TokenizerConfig(path=str(encoder)))
+    sentence = embedding_settings(folder)
+    return InitialModel(checkpoint.config.model, tokenizer, TokenizerConfig(path=str(encoder)), sentence)
 
 
 def read_published(folder: Path) -> tuple[Path, Published] | None:

@@ -11,7 +11,6 @@ from jaxencoder.checkpoints.orbax import CheckpointManager, restore_step
 from jaxencoder.config import RunConfig, TokenizerConfig
 from jaxencoder.config_io import CONFIG_FILE, read, save
 from jaxencoder.families.family import HEADS
-from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.objective import Params
 from jaxencoder.objectives.replaced_token import ReplacedToken
@@ -57,7 +56,7 @@ def open_run(folder: Path, step: Step = "latest") -> Checkpoint:
     config = config.at_step(number)
     # The discriminator of replaced-token detection may have been written alone.
     if not isinstance(config.objective, ReplacedToken) or "generator" not in params:
-        return Checkpoint(config, params, tokenizer, step=number)
+        return Checkpoint(config, params, tokenizer, sentence=config.objective.sentence, step=number)
     models = separate_models(config, tokenizer, params)
     masked_lm = dataclasses.replace(config, model=config.objective.generator(config.model), objective=MaskedLM())
     generator = Checkpoint(masked_lm, models["generator"], tokenizer)
@@ -78,7 +77,7 @@ def write_run(checkpoint: Checkpoint, folder: Path) -> None:
         raise ValueError(f"{config.name or 'the model'} has no tokenizer, and a run needs one")
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.tokenizer.save(folder / TOKENIZER_FOLDER)
-    if checkpoint.sentence != SentenceConfig():
+    if checkpoint.sentence != config.objective.sentence:
         log.warning("%s: a run keeps the encoder and its heads, but no pooling, modules, prompts or tasks.", folder)
     usable = {*config.objective.heads(config.model), *HEADS["ForPreTraining"]}
     if unused := " and ".join(sorted(checkpoint.heads.keys() - usable)):

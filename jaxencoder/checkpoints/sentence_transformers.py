@@ -82,6 +82,14 @@ def encoder_folder(folder: Path) -> tuple[Path, bool]:
     return contents.transformer, contents.lowercase
 
 
+def embedding_settings(folder: Path) -> SentenceConfig:
+    """The settings of embeddings in a folder of any published model; the default ones where it has none."""
+    if not (folder / MODULES_FILE).is_file():
+        return SentenceConfig()
+    contents = read_folder(folder, weights=False)
+    return contents.settings if isinstance(contents, SentenceFolder) else SentenceConfig()
+
+
 def read(folder: Path, weights: bool = True) -> SentenceFolder:
     """Read a folder of a SentenceTransformer, all but its encoder; errors as of `read_folder`."""
     if pooled := _pooled_by_code(folder):

@@ -279,6 +279,7 @@ def _batch(config: RunConfig, rows: int, length: int) -> dict[str, jax.ShapeDtyp
     tokens = ("token_ids", "segment_ids", "positions", "token_labels")
     batch = {name: jax.ShapeDtypeStruct((rows, length), jnp.int32) for name in tokens}
     batch |= {name: jax.ShapeDtypeStruct((rows, 1), jnp.int32) for name in ("labels", "groups")}
+    batch["tuples"] = jax.ShapeDtypeStruct((rows, 1, 2), jnp.int32)
     batch["row_ids"] = jax.ShapeDtypeStruct((rows,), jnp.uint32)
     if isinstance(config.objective, TaskObjective):
         shape, dtype = config.objective.label_array

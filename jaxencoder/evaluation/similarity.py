@@ -12,7 +12,7 @@ import numpy as np
 from jaxencoder.inference.embed import embed
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
-from jaxencoder.inference.similarity import pair_similarities
+from jaxencoder.model.similarity import pair_similarities
 from jaxencoder.tasks.classification.metrics import correlations
 from jaxencoder.tasks.records import numbered, with_texts
 from jaxencoder.text.labels import Labels

@@ -15,8 +15,8 @@ from jaxencoder.inference import embed
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
-from jaxencoder.inference.similarity import similarity_matrix, unit
 from jaxencoder.model.sentence import Similarity
+from jaxencoder.model.similarity import similarity_matrix, unit
 from jaxencoder.text.buckets import padded_size
 from jaxencoder.text.sources import Record, read
 

@@ -13,6 +13,7 @@ from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.model.layers import apply
+from jaxencoder.model.sentence import SentenceConfig
 
 Params = dict[str, Any]
 MIN_WEIGHT = 1e-9  # stands for 0, so that a mean over nothing is 0
@@ -77,6 +78,21 @@ class ObjectiveConfig:
     def problem_type(self) -> str:
         """The value of problem_type in transformers' config.json; empty if the task has none."""
         return ""
+
+    @property
+    def sentence(self) -> SentenceConfig:
+        """How a text becomes a vector by a model that is trained with this objective."""
+        return SentenceConfig()
+
+    @property
+    def batch_multiple(self) -> int:
+        """The rows of a batch are a multiple of this number."""
+        return 1
+
+    @property
+    def compares_examples(self) -> bool:
+        """Whether the loss of an example depends on the others in its batch, which therefore stays together."""
+        return False
 
     def heads(self, encoder: EncoderConfig) -> Mapping[str, HeadConfig]:
         """Trained heads that published checkpoints have, by parameter name, without the masked-language-model head."""

@@ -4,6 +4,9 @@ from jaxencoder.objectives.objective import ObjectiveConfig
 from jaxencoder.tasks.classification.data import VALUES
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.classification.predict import evaluate_classes, predict_classes
+from jaxencoder.tasks.embeddings import data as tuples
+from jaxencoder.tasks.embeddings.objective import Embeddings
+from jaxencoder.tasks.embeddings.predict import evaluate_embeddings, predict_similarities
 from jaxencoder.tasks.multiple_choice import data as choices
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.multiple_choice.predict import evaluate_choices, predict_choices
@@ -47,6 +50,14 @@ TASKS = (
         published_head="span_head",
         predict=predict_answers,
         evaluate=evaluate_answers,
+    ),
+    Task(
+        name="embedding",
+        schema=tuples.SCHEMA,
+        objective=Embeddings,
+        head="encoder",  # there is no other
+        predict=predict_similarities,
+        evaluate=evaluate_embeddings,
     ),
     Task(
         name="multiple choice",

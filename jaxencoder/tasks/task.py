@@ -20,6 +20,7 @@ import numpy as np
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.model.heads import HeadConfig
+from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, mean
 from jaxencoder.text.buckets import BatchPlan
 from jaxencoder.text.config import DataConfig
@@ -69,6 +70,10 @@ class TaskObjective(ObjectiveConfig):
 
     def with_labels(self, labels: TrainingLabels) -> Self:
         """The objective with the settings of `from_data` filled in; ValueError if one contradicts the data."""
+        return self
+
+    def started_from(self, sentence: SentenceConfig) -> Self:
+        """The objective with settings of embeddings, if it leaves them open, of the model that training starts from."""
         return self
 
     def with_assumed_labels(self, names: Sequence[str]) -> Self:

@@ -49,7 +49,7 @@ def resolve_from_data(
 
 def labeled_examples(config: RunConfig, stores: tuple[Store, ...]) -> int:
     """The number of labeled examples in the rows; 0 for unlabeled text."""
-    return sum(store.meta["pieces"] for store in stores) if config.data.label_field else 0
+    return sum(store.meta["pieces"] for store in stores) if config.is_supervised else 0
 
 
 def unique_stores(stores: tuple[tuple[Store, ...], ...]) -> tuple[Store, ...]:
@@ -68,7 +68,7 @@ def _resolve_counts(config: RunConfig, stores: tuple[Store, ...], is_continued: 
         settings = dataclasses.replace(settings, batch_examples=0)
     elif settings.batch_examples:
         shape = make_mesh(config.mesh).shape
-        shards = shape["data"] * shape["fsdp"]
+        shards = shape["data"] * shape["fsdp"] * config.objective.batch_multiple
     settings = settings.resolve(sum(map(len, stores)), labeled_examples(config, stores), shards)
     settings = dataclasses.replace(settings, batch_examples=config.training.batch_examples)
     return dataclasses.replace(config, training=settings)

@@ -14,6 +14,7 @@ from jaxencoder.config import RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.files import write_json
 from jaxencoder.objectives.objective import Objective
+from jaxencoder.tasks.task import TaskObjective
 from jaxencoder.text.cache import load_or_train, prepare
 from jaxencoder.text.sources.fields import format_fields, infer_fields
 from jaxencoder.text.store import Store
@@ -64,7 +65,7 @@ def _prepare_run(config: RunConfig, run_dir: Path) -> Setup:
         print(note, flush=True)
     train = training_rows(config, tokenizer, progress)
     validation = prepare(config.data, tokenizer, "validation", progress, config.schema)
-    if progress and config.data.label_field:
+    if progress and config.is_supervised:
         print(format_fields(config.data), flush=True)
     config = resolve_from_data(config, tokenizer, train, saved)
     if saved:
@@ -97,7 +98,8 @@ def with_initial_model(
     the initial model cannot be opened, or its tokenizer is another one.
     """
     if saved and run_dir:
-        initial = InitialModel(saved.model, Tokenizer.load(run_dir / TOKENIZER_FOLDER), saved.tokenizer)
+        tokenizer = Tokenizer.load(run_dir / TOKENIZER_FOLDER)
+        initial = InitialModel(saved.model, tokenizer, saved.tokenizer, saved.objective.sentence)
     elif config.init_from:
         initial = open_initial_model(config.init_from)
     else:
@@ -112,6 +114,8 @@ def with_initial_model(
     if not config.init_from:
         return config, initial.tokenizer
     config = dataclasses.replace(with_architecture(config, initial.model), tokenizer=initial.tokenizer_config)
+    if isinstance(config.objective, TaskObjective):
+        config = dataclasses.replace(config, objective=config.objective.started_from(initial.sentence))
     return config, initial.tokenizer
 
 

@@ -21,6 +21,7 @@ from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import forward_flops, training_flops
 from jaxencoder.objectives.replaced_token import ReplacedToken
 from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.embeddings.objective import Embeddings
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.token_classification.objective import TokenClassification
@@ -177,13 +178,14 @@ def test_a_published_model_and_a_run(compiled: list, make_model, tmp_path: Path)
         TokenClassification(tags=("O", "B")),
         QuestionAnswering(),
         MultipleChoice(),
+        Embeddings(),
         ReplacedToken(),
     ],
 )
 def test_every_objective_finds_its_batch(objective) -> None:
     data = RunConfig().data
     if not isinstance(objective, ReplacedToken):
-        pair = "other" if isinstance(objective, QuestionAnswering | MultipleChoice) else ""
+        pair = "other" if isinstance(objective, QuestionAnswering | MultipleChoice | Embeddings) else ""
         data = dataclasses.replace(data, label_field="label", pair_field=pair)
     config = RunConfig(model=dataclasses.replace(BERT, max_length=512), objective=objective, data=data)
     built = module._objective(config, config.model, config.compute)

@@ -6,7 +6,7 @@ import pytest
 from jaxencoder.inference import search as search_module
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.search import Nearest, rank, search
-from jaxencoder.inference.similarity import pair_similarities
+from jaxencoder.model.similarity import pair_similarities
 from tests.tasks.conftest import write_records
 
 from .conftest import SENTENCES

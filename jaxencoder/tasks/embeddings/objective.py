@@ -1,0 +1,233 @@
+"""Embeddings on packed rows: each text becomes a vector, and the vectors of all texts of a batch are compared.
+
+The batch is that of all devices: its vectors are one array under jit, so that every text is compared with the texts of
+all devices and hosts. With `parts`, texts are embedded a part of the batch at a time, and again in the backward pass:
+memory holds the activations of one part and the vectors of all (Gao et al. 2021, GradCache, arXiv:2101.06983).
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
+from jaxencoder.model.encoder import Encoder, init_params
+from jaxencoder.model.sentence import SentenceConfig, Similarity, sentence_vectors
+from jaxencoder.objectives.objective import Batch, Metrics, Params, encode, terms
+from jaxencoder.tasks.embeddings.matryoshka import matryoshka
+from jaxencoder.tasks.embeddings.pairs import angle, contrastive, cosent, cosine_regression, online_contrastive
+from jaxencoder.tasks.embeddings.ranking import (
+    Direction,
+    Hardness,
+    Partition,
+    check_settings,
+    multiple_negatives_ranking,
+)
+from jaxencoder.tasks.embeddings.spread import global_orthogonality
+from jaxencoder.tasks.embeddings.triplets import triplet
+from jaxencoder.tasks.embeddings.vectors import Loss, masked_sum, similarities, zero_absent
+from jaxencoder.tasks.task import Network, TaskObjective, TrainingLabels
+
+log = logging.getLogger(__name__)
+
+EmbeddingLoss = Literal["ranking", "triplet", "cosent", "angle", "cosine", "contrastive", "online_contrastive"]
+
+_SCORED = ("cosent", "angle", "cosine", "contrastive", "online_contrastive")
+_BY_DISTANCE = ("triplet", "contrastive", "online_contrastive")
+
+
+@dataclass(frozen=True)
+class Embeddings(TaskObjective):
+    """Settings of the training of embeddings; ValueError if one lies outside its range."""
+
+    loss: EmbeddingLoss = "ranking"
+    """ranking: find the positive among the texts of the batch (InfoNCE, multiple negatives). triplet: positives nearer
+    than negatives by a margin. The others need the score of each pair in data.label_field: cosent and angle learn their
+    order; cosine the score itself, from -1 to 1; contrastive and online_contrastive (its hard pairs) whether it is at
+    least 0.5."""
+    pooling: Literal["", Pooling] = ""
+    """How the vectors of a text's tokens become one: mean, cls, max, lasttoken, weightedmean or mean_sqrt_len. Empty:
+    as init_from has it, or else mean."""
+    similarity: Literal["", Similarity] = ""
+    """Compares two vectors. Empty: as init_from has it, or else cosine."""
+    normalize: bool = False
+    """Scale the vectors to length 1, also where they are used later. True if init_from does so."""
+    scale: float = 20.0
+    """Factor of similarities, the inverse of a temperature: in ranking, cosent and angle."""
+    margin: float = 0.5
+    """Distance (1 - cosine, euclidean or manhattan) by which triplet and contrastive losses separate texts."""
+    directions: tuple[Direction, ...] = ("query_to_document",)
+    """Similarities in the softmax of ranking: query_to_document, document_to_query, query_to_query,
+    document_to_document."""
+    partition: Partition = "joint"
+    """One softmax over all directions (joint), or the mean of one for each (per_direction)."""
+    hardness: Hardness = "none"
+    """Negatives that ranking weights by their similarity: hard (the example's own), in_batch or all."""
+    hardness_strength: float = 0.0
+    """Factor of these similarities: 5 in EmbeddingGemma, 9 in Lan et al. 2025, arXiv:2503.04812."""
+    dimensions: tuple[int, ...] = ()
+    """Also train these leading dimensions of the vectors (Matryoshka), such as 384 256 128 64. Empty: all only."""
+    spread: float = 0.0
+    """Factor of a loss that spreads the vectors over the space, as in EmbeddingGemma."""
+    parts: int = 1
+    """Parts of a batch that are embedded one after another. More parts take less memory and give the same loss."""
+
+    def __post_init__(self) -> None:
+        if self.pooling == "learned":
+            raise ValueError("objective.pooling is 'learned', which is for classifiers; give another pooling.")
+        for name, least in (("parts", 1), ("spread", 0), ("margin", 0), ("hardness_strength", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"objective.{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.loss in _BY_DISTANCE and self.similarity == "dot":
+            raise ValueError(f"objective.loss {self.loss} compares distances, and dot is none; give cosine.")
+        check_settings(self.scale, self.directions, self.partition, self.hardness, self.hardness_strength)
+        if self.dimensions and min(self.dimensions) < 1:
+            raise ValueError(f"objective.dimensions is {self.dimensions}; give positive numbers.")
+
+    @property
+    def batch_multiple(self) -> int:
+        return self.parts
+
+    @property
+    def compares_examples(self) -> bool:
+        return True
+
+    @property
+    def sentence(self) -> SentenceConfig:
+        pooling, similarity = self.pooling or "mean", self.similarity or "cosine"
+        return SentenceConfig(pooling=(pooling,), normalize=self.normalize, similarity=similarity)
+
+    def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
+        """Scores are the vectors [B, E, D] float32 of the texts of each row."""
+        module, settings = Encoder(encoder, compute), self.sentence
+
+        def init(key: jax.Array) -> Params:
+            return init_params(jax.random.split(key, 1), module, {})
+
+        def embed(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
+            hidden = encode(module, params["encoder"], batch, key, train)
+            return sentence_vectors(settings, {}, hidden, batch["segment_ids"], batch["labels"].shape[1])
+
+        def vectors(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
+            if self.parts == 1:
+                return embed(params, batch, key, train)
+            rows = len(batch["token_ids"])
+            if rows % self.parts:
+                problem = f"objective.parts is {self.parts}, which does not divide a batch of {rows} rows"
+                raise ValueError(f"{problem}; change it or training.batch_size.")
+
+            # A checkpoint keeps only the inputs of a part, and its vectors; the backward pass embeds it again.
+            @jax.checkpoint
+            def embed_part(part: Batch, key: jax.Array) -> jax.Array:
+                return embed(params, part, key, train)
+
+            # Interleaved, so that each device already holds its rows of every part.
+            split = {k: jnp.moveaxis(x.reshape(-1, self.parts, *x.shape[1:]), 1, 0) for k, x in batch.items()}
+            parts = jax.lax.map(lambda x: embed_part(*x), (split, jax.random.split(key, self.parts)))
+            return jnp.moveaxis(parts, 0, 1).reshape(rows, *parts.shape[2:])
+
+        return init, vectors
+
+    def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
+        """Loss and accuracy: the anchors to which no text of the batch but anchors is as similar as the positive.
+
+        With `spread` the loss is the sum of pair_loss and `spread` times spread_loss.
+        """
+        vectors, mask, labels = examples(scores, batch)
+        similarity = self.sentence.similarity
+        loss = self._pair_loss(similarity)
+        if self.dimensions:
+            loss = matryoshka(loss, self.dimensions)
+        metrics = {"loss": loss(vectors, mask, labels), "accuracy": ranking_accuracy(vectors, mask, similarity)}
+        if self.spread:
+            metrics["pair_loss"] = metrics["loss"]
+            metrics["spread_loss"] = global_orthogonality(vectors, mask, similarity=similarity)
+            metrics["loss"] = terms(metrics, {"pair_loss": 1.0, "spread_loss": self.spread})
+        return metrics
+
+    def _pair_loss(self, similarity: Similarity) -> Callable[[jax.Array, jax.Array, jax.Array], Loss]:
+        """The loss as a function of vectors [N, C, D], mask [N, C] and scores [N]."""
+        distance = {"distance": similarity, "margin": self.margin}
+        match self.loss:
+            case "ranking":
+                names = ("scale", "directions", "partition", "hardness", "hardness_strength")
+                settings = {name: getattr(self, name) for name in names}
+                return lambda x, mask, _: multiple_negatives_ranking(x, mask, similarity=similarity, **settings)
+            case "triplet":
+                return lambda x, mask, _: triplet(x, mask, **distance)
+            case "cosent":
+                return partial(cosent, similarity=similarity, scale=self.scale)
+            case "angle":
+                return partial(angle, scale=self.scale)
+            case "cosine":
+                return cosine_regression
+        loss = contrastive if self.loss == "contrastive" else online_contrastive
+        return lambda x, mask, scores: loss(x, mask, _classes(scores), **distance)
+
+    @property
+    def label_array(self) -> tuple[tuple[int, ...], type]:
+        return (), np.float32
+
+    def started_from(self, sentence: SentenceConfig) -> Self:
+        """The objective with the choices of the model that training starts from; ValueError for its modules."""
+        if sentence.modules:
+            kinds = ", ".join(type(module).__name__ for module in sentence.modules)
+            raise ValueError(f"init_from has the modules {kinds} after pooling, which are not trained here yet.")
+        (pooling, *more_poolings) = sentence.pooling
+        if more_poolings and not self.pooling:
+            raise ValueError(f"init_from pools by {' and '.join(sentence.pooling)}; name one with objective.pooling.")
+        if any(text for _, text in sentence.prompts):
+            log.warning("init_from has prompts, which are not used in training: put them into the texts.")
+        return dataclasses.replace(
+            self,
+            pooling=self.pooling or pooling,
+            similarity=self.similarity or sentence.similarity,
+            normalize=self.normalize or sentence.normalize,
+        )
+
+    def with_labels(self, labels: TrainingLabels) -> Self:
+        if self.loss in _SCORED and not labels.field:
+            raise ValueError(f"objective.loss is {self.loss}, which needs scores; name data.label_field.")
+        if self.loss not in _SCORED and labels.field:
+            problem = f"objective.loss is {self.loss}, which takes all pairs as similar, whatever their scores"
+            raise ValueError(f"{problem}; leave out data.label_field, {labels.field}, or set another loss.")
+        return dataclasses.replace(self, pooling=self.sentence.pooling[0], similarity=self.sentence.similarity)
+
+
+def examples(vectors: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The examples of a batch: their vectors float32 [N, C, D], which texts there are bool [N, C], scores float32 [N].
+
+    `vectors` [B, E, D] are those of each row's texts, and N is B times the most examples of a row: some are padding,
+    without any text. The texts of an example are the anchor, its positive, and negatives. Scores are NaN for none.
+    """
+    tuples = batch["tuples"]  # [B, G, C]
+    chosen = jax.vmap(lambda x, index: x[index])(vectors, tuples)  # [B, G, C, D]
+    scores = jax.vmap(lambda x, index: x[index])(batch["labels"], tuples[..., 0])  # [B, G]
+    mask = tuples >= 0
+    scores = jnp.where(mask[..., 0], scores, jnp.nan)
+    texts = tuples.shape[-1]
+    return chosen.reshape(-1, texts, vectors.shape[-1]), mask.reshape(-1, texts), scores.reshape(-1)
+
+
+def ranking_accuracy(vectors: jax.Array, mask: jax.Array, similarity: Similarity) -> tuple[jax.Array, jax.Array]:
+    """The number of anchors to which no other text is as similar as their positive, and the number of pairs.
+
+    `vectors` [N, C, D] and `mask` [N, C] are as in `examples`. The texts are those of all examples but anchors.
+    """
+    x = jax.lax.stop_gradient(zero_absent(vectors, mask))
+    values = jnp.where(mask[:, 1:], similarities(similarity, x[:, 0], x[:, 1:]), -jnp.inf)  # [N, N, C - 1]
+    is_own = jnp.eye(len(x), dtype=bool)[:, :, None] & (jnp.arange(x.shape[1] - 1) == 0)
+    positive = jnp.where(is_own, values, -jnp.inf).max((1, 2))
+    other = jnp.where(is_own, -jnp.inf, values).max((1, 2))
+    return masked_sum((positive > other).astype(jnp.float32), mask[:, 0] & mask[:, 1])
+
+
+def _classes(scores: jax.Array) -> jax.Array:
+    """1 for similar pairs, 0 for others and -1 for those without a score."""
+    return jnp.where(jnp.isnan(scores), -1, scores >= 0.5).astype(jnp.int32)

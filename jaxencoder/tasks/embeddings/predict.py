@@ -1,0 +1,122 @@
+"""Similarities of texts by their vectors, and how well they agree with scores or find the similar text."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+import jax
+import numpy as np
+
+from jaxencoder.model.sentence import Similarity
+from jaxencoder.model.similarity import pair_similarities, similarity_matrix, unit
+from jaxencoder.tasks.classification.metrics import correlations
+from jaxencoder.tasks.embeddings.data import SCHEMA
+from jaxencoder.tasks.embeddings.objective import Embeddings
+from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
+from jaxencoder.tasks.running import objective_scores, row_length, score_texts
+from jaxencoder.tasks.task import Evaluation, TaskModel
+from jaxencoder.text.buckets import tokenize, warn_truncated
+from jaxencoder.text.sources.records import Record
+
+ADDED = ("similarity",)
+_BLOCK = 1024  # anchors that are compared with all other texts at once
+
+
+def text_vectors(model: TaskModel, texts: Sequence[str], batch_tokens: int | None = None) -> np.ndarray:
+    """The vectors of texts, float64 [N, D], by a run of Embeddings; ValueError for another model."""
+    objective = model.config.objective
+    if not isinstance(objective, Embeddings):
+        raise ValueError("this model was not trained for embeddings; fine-tune it with the objective Embeddings")
+    limit = row_length(model)
+    ids, truncated = tokenize(model.tokenizer, texts, limit)
+    warn_truncated(truncated, len(texts), limit)
+    size = objective.sentence.size(model.config.model.hidden_size)
+    return score_texts(model, objective_scores(model), size, ids, None, batch_tokens, limit)
+
+
+def predict_similarities(
+    model: TaskModel,
+    source: str | Iterable[Record],
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    batch_tokens: int | None = None,
+) -> Iterator[list[Record]]:
+    """Add to records "similarity", of the vectors of their two texts, by the function of the run's settings.
+
+    Args:
+        model, batch_tokens: as in `text_vectors`.
+        source: as in `jaxencoder.text.sources`, or records.
+        text_field, pair_field: of the two texts; None: those of the run.
+
+    Raises:
+        ValueError: as in `text_vectors`, or a record that lacks its texts or has one of these fields.
+    """
+    data = model.config.data
+    fields = text_field or data.text_field, pair_field or data.pair_field
+    records = (
+        with_texts(record, fields, where) for where, record in numbered(source, fields[0], fields[1:], data.text_unit)
+    )
+    for chunk in chunks(records, lambda record: sum(len(record[name]) for name in fields)):
+        check_new_fields(chunk, ADDED)
+        vectors = text_vectors(model, [record[name] for name in fields for record in chunk], batch_tokens)
+        values = pair_similarities(model.config.objective.sentence.similarity, *np.split(vectors, 2))
+        yield [record | {ADDED[0]: float(x)} for record, x in zip(chunk, values, strict=True)]
+
+
+def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluation:
+    """Metrics on the records held out by the run, or on a source with the same fields.
+
+    They are those of `score_metrics` if records have a score, else those of `ranking_metrics`.
+    """
+    data, rows = model.config.data, {}
+    tuples, scores = [], []
+    for where, record in labeled_records(SCHEMA, data, source):
+        anchor, texts = record[data.text_field], record[data.pair_field]
+        SCHEMA.check_texts(anchor, texts, data.pair_field, where)
+        tuples.append([rows.setdefault(text, len(rows)) for text in (anchor, *texts)])
+        label = record[data.label_field] if data.label_field else None
+        scores.append(SCHEMA.encode_label(label, (anchor, texts), SCHEMA.find_labels(data), where))
+    vectors, gold = text_vectors(model, list(rows)), np.array(scores)
+    similarity = model.config.objective.sentence.similarity
+    has_score = ~np.isnan(gold)
+    if not has_score.any():
+        return Evaluation(ranking_metrics(vectors, tuples, similarity))
+    pairs = np.array([row[:2] for row in tuples])[has_score]
+    similarities = pair_similarities(similarity, *(vectors[column] for column in pairs.T))
+    return Evaluation(score_metrics(similarities, gold[has_score]))
+
+
+def score_metrics(similarities: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """spearman and pearson, the correlations of float [N] each, and examples, their number."""
+    return {**correlations(similarities, scores), "examples": len(scores)}
+
+
+def ranking_metrics(vectors: np.ndarray, tuples: Sequence[Sequence[int]], similarity: Similarity) -> dict[str, float]:
+    """How well anchors find their positives among the positives and negatives of all examples, each text once.
+
+    Args:
+        vectors: float [M, D] of different texts.
+        tuples: the anchor, the positive and the negatives of each example, as rows of `vectors`.
+
+    Returns:
+        accuracy, the fraction of anchors to which no other text is as similar as the positive; mrr, the mean of
+        1 / rank of the positive, the last of equally similar ones; texts, the number of texts that are ranked; and
+        examples. The anchor itself and its other positives are not ranked.
+    """
+    vectors = unit(vectors) if similarity == "cosine" else vectors
+    compare = jax.jit(partial(similarity_matrix, similarity))
+    documents = np.unique([row for _, *compared in tuples for row in compared])
+    positions = {row: i for i, row in enumerate(documents.tolist())}
+    positives: dict[int, set[int]] = {}
+    for anchor, positive, *_ in tuples:
+        positives.setdefault(anchor, set()).add(positions[positive])
+    ranks = []
+    for start in range(0, len(tuples), _BLOCK):
+        block = tuples[start : start + _BLOCK]
+        scores = np.array(compare(vectors[[row[0] for row in block]], vectors[documents]))
+        of_positive = scores[np.arange(len(block)), [positions[row[1]] for row in block]].copy()
+        for line, (anchor, *_) in zip(scores, block, strict=True):
+            line[[*positives[anchor], *([positions[anchor]] if anchor in positions else [])]] = -np.inf
+        ranks.append(1 + (scores >= of_positive[:, None]).sum(1))
+    rank = np.concatenate(ranks)
+    result = {"accuracy": float((rank == 1).mean()), "mrr": float((1 / rank).mean())}
+    return {**result, "texts": len(documents), "examples": len(tuples)}

@@ -1,0 +1,114 @@
+"""Tuples of texts: they stay together in a row, with their scores, whatever their fields."""
+
+import numpy as np
+import pytest
+
+from jaxencoder.tasks.embeddings.data import SCHEMA
+from jaxencoder.text.batches import Batches
+from jaxencoder.text.cache import prepare
+from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.text.sources.fields import infer_fields
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
+from tests.tasks.conftest import write_records
+
+WORDS = ["alpha", "beta", "gamma", "delta", "kappa", "omega", "sigma", "theta"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([" ".join(WORDS)] * 5, TokenizerConfig(vocab_size=120))
+
+
+def config(path, records, **changes) -> DataConfig:
+    settings = {"row_length": 48, "workers": 1, "validation_fraction": 0.0, "pair_field": "positive"} | changes
+    return DataConfig(train=(write_records(path, records),), **{"text_field": "anchor"} | settings)
+
+
+def records(count, seed=0):
+    random = np.random.default_rng(seed)
+    text = lambda: " ".join(random.choice(WORDS, random.integers(1, 5)))  # noqa: E731
+    made = []
+    for _ in range(count):
+        negatives = {f"negative_{i}": text() for i in range(random.integers(4))}
+        made.append({"anchor": text(), "positive": text(), **negatives, "score": float(random.integers(6)) / 2})
+    return made
+
+
+def examples_of(store):
+    """[(ids of each text, score)] of every example of every row."""
+    rows, examples = store.read(np.arange(len(store))), []
+    for tuples, labels, ids, segments in zip(
+        *(rows[name] for name in ("tuples", "labels", "token_ids", "segment_ids")), strict=True
+    ):
+        for example in tuples[tuples[:, 0] >= 0]:
+            texts = tuple(tuple(ids[segments == segment + 1].tolist()) for segment in example[example >= 0])
+            examples.append((texts, float(labels[example[0]])))
+            assert np.isnan(labels[example[example > example[0]]]).all()
+        assert tuples.max() + 1 == segments.max()
+    return examples
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_examples_stay_together(tmp_path, tokenizer, packing):
+    made = records(200)
+    data = config(tmp_path / "a.jsonl", made, packing=packing, label_field="score")
+    (store,) = prepare(data, tokenizer, "train", schema=SCHEMA)
+    expected = []
+    for record in made:
+        texts = [text for name, text in record.items() if name != "score"]
+        expected.append((tuple(tuple(x.ids.tolist()) for x in tokenizer.encode_batch(texts)), record["score"]))
+    assert sorted(examples_of(store)) == sorted(expected)
+    assert store.meta["pieces"] == store.meta["documents"] == 200 and store.meta["tuples"][1] == 5
+    assert (store.meta["tuples"][0] == 1) != packing
+    batch = Batches((store,), data, len(store) + 1, shuffle=False).batch(0)
+    assert (batch["tuples"][-1] == -1).all() and np.isnan(batch["labels"][-1]).all()
+
+
+def test_sources_of_different_sizes(tmp_path, tokenizer):
+    """A batch of pairs and of longer tuples has room for the longest."""
+    pairs = write_records(tmp_path / "pairs.jsonl", [{"anchor": "alpha", "positive": "beta"}] * 3)
+    data = config(tmp_path / "tuples.jsonl", records(40))
+    data = DataConfig(**{**vars(data), "train": (pairs, *data.train)})
+    stores = prepare(data, tokenizer, "train", schema=SCHEMA)
+    assert [store.meta["tuples"][1] for store in stores] == [2, 5]
+    batch = Batches(stores, data, sum(map(len, stores)), shuffle=False).batch(0)
+    assert batch["tuples"].shape[2] == 5 and (batch["tuples"][0, :, 2:] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("record", "texts"),
+    [
+        ({"negative": "gamma"}, ["alpha", "beta", "gamma"]),
+        ({"negatives": ["gamma", "delta"]}, ["alpha", "beta", "gamma", "delta"]),
+        ({"negative_1": "gamma", "negative_2": None, "negative_sampling": "delta"}, ["alpha", "beta", "gamma"]),
+        ({"positive": ""}, ["alpha", ""]),
+    ],
+)
+def test_negatives(record, texts, tmp_path, tokenizer):
+    data = config(tmp_path / "a.jsonl", [{"anchor": "alpha", "positive": "beta"} | record])
+    ((ids, score),) = examples_of(prepare(data, tokenizer, "train", schema=SCHEMA)[0])
+    assert [list(x) for x in ids] == [x.ids.tolist() for x in tokenizer.encode_batch(texts)] and np.isnan(score)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"positive": 3}, "record 1: field 'positive' is int, not text"),
+        ({"negative": {"a": 1}}, "record 1: field 'positive' is dict, not text"),
+        ({"score": "high"}, "record 1: label 'high'"),
+        ({"score": float("nan")}, "record 1"),
+        ({"negatives": ["alpha"] * 40}, "rows of 48 tokens have no room for 42 texts; make them longer"),
+    ],
+)
+def test_invalid_records(record, message, tmp_path, tokenizer):
+    made = {"anchor": "alpha", "positive": "beta", "score": 1.0} | record
+    with pytest.raises(ValueError, match=message):
+        prepare(config(tmp_path / "a.jsonl", [made], label_field="score"), tokenizer, "train", schema=SCHEMA)
+
+
+@pytest.mark.parametrize("names", [("query", "document"), ("question", "answer"), ("sentence1", "sentence2")])
+def test_usual_fields(names, tmp_path):
+    source = write_records(tmp_path / "a.jsonl", [dict.fromkeys([*names, "label"], "alpha")])
+    data = infer_fields(DataConfig(train=(source,), text_field="anchor", pair_field="positive"), SCHEMA)
+    assert (data.text_field, data.pair_field, data.label_field) == (*names, "")

@@ -1,0 +1,226 @@
+"""Training of embeddings: as in sentence-transformers, however the texts are packed and in whatever parts."""
+
+import dataclasses
+import json
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxencoder.config import DataConfig, Embeddings, RunConfig, TrainingConfig
+from jaxencoder.model.sentence import Dense, SentenceConfig
+from jaxencoder.tasks.embeddings.objective import examples, ranking_accuracy
+from jaxencoder.tasks.task import TrainingLabels
+from jaxencoder.training.step import init_state, train_step
+from tests.devices import results_on_eight
+from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, randomized_params, rows
+from tests.objectives.comparisons import KEY, assert_close, from_transformers, loss_and_gradients
+
+T = 36
+# Texts of the examples of each row: a triplet and a pair, two pairs, a pair and a triplet, and two triplets.
+LENGTHS = [[7, 5, 9, 4, 6], [8, 9, 5, 7], [9, 6, 7, 3, 4], [3, 6, 4, 8, 5, 3]]
+TUPLES = [[[0, 1, 2], [3, 4, -1]], [[0, 1, -1], [2, 3, -1]], [[0, 1, -1], [2, 3, 4]], [[0, 1, 2], [3, 4, 5]]]
+SCORES = [[3.0, 0.5], [1.0, 2.0], [0.2, 4.0], [2.5, 1.5]]
+RATE = 0.005
+EVERY_DIRECTION = ("query_to_document", "document_to_query", "query_to_query", "document_to_document")
+
+
+def batch_of(seed: int = 0) -> dict[str, np.ndarray]:
+    tuples, labels = np.array(TUPLES, np.int32), np.full((4, 6), np.nan, np.float32)
+    np.put_along_axis(labels, tuples[..., 0], np.array(SCORES, np.float32), axis=1)
+    return rows(LENGTHS, T, seed) | {"tuples": tuples, "labels": labels}
+
+
+def build(config=SMALL["bert"], **settings):
+    return Embeddings(**settings).build(config, FLOAT32, Vocabulary())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("settings", "name", "options"),
+    [
+        ({}, "MultipleNegativesRankingLoss", {}),
+        ({"scale": 5.0, "directions": EVERY_DIRECTION, "pooling": "cls"}, "MultipleNegativesRankingLoss", {}),
+        ({"loss": "cosent"}, "CoSENTLoss", {}),
+        ({"loss": "contrastive", "pooling": "max"}, "ContrastiveLoss", {}),
+    ],
+    ids=lambda x: json.dumps(x) if isinstance(x, dict) else x,
+)
+def test_updates_equal_those_of_sentence_transformers(settings, name, options) -> None:
+    """The losses of five updates from equal weights, on texts that share rows here."""
+    torch = pytest.importorskip("torch")
+    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    objective = build(BERT, **settings)
+    theirs, params = from_transformers("BertForMaskedLM", objective)
+    params = jax.tree.map(np.array, params)  # torch updates its own in place
+    state = init_state(objective, optax.sgd(RATE), KEY)._replace(params=params)
+    update = jax.jit(partial(train_step, objective, optax.sgd(RATE)))
+    torch_update = torch.optim.SGD(theirs.parameters(), RATE)
+    loss_function = getattr(losses, name)(torch.nn.Identity(), **options)
+    if name.startswith("Multiple"):
+        loss_function.scale = settings.get("scale", 20.0)
+        loss_function.directions = tuple(
+            x.replace("document", "doc") for x in settings.get("directions", ["query_to_document"])
+        )
+    for step in range(5):
+        batch = batch_of(step)
+        state, metrics = update(state, batch, KEY)
+        total, weight = metrics["loss"]
+        columns = vectors_of(theirs, batch, settings.get("pooling", "mean"))
+        if name.startswith("Multiple"):
+            torch_loss = their_ranking(loss_function, columns)
+        else:
+            scores = torch.tensor(np.array(SCORES).ravel(), dtype=torch.float32)
+            scores = (scores >= 0.5).float() if "contrastive" in name.lower() else scores
+            features = [{"sentence_embedding": torch.stack(columns[i])} for i in (0, 1)]
+            torch_loss = loss_function(features, scores)
+        torch_update.zero_grad()
+        torch_loss.backward()
+        torch_update.step()
+        assert float(total / weight) == pytest.approx(torch_loss.item(), rel=2e-5), step
+
+
+def vectors_of(model, batch: dict[str, np.ndarray], pooling: str) -> list[list]:
+    """The vectors of the anchors, positives and negatives; None where an example has no negative."""
+    import torch
+
+    columns = [[], [], []]
+    for tuples, ids, segments in zip(batch["tuples"], batch["token_ids"], batch["segment_ids"], strict=True):
+        for example in tuples:
+            for column, segment in zip(columns, example, strict=True):
+                if segment < 0:
+                    column.append(None)
+                    continue
+                hidden = model.bert(torch.tensor(ids[segments == segment + 1])[None].long()).last_hidden_state[0]
+                column.append({"mean": hidden.mean(0), "cls": hidden[0], "max": hidden.max(0).values}[pooling])
+    return columns
+
+
+def their_ranking(loss, columns: list[list]):
+    """Examples without a negative get a vector of zeros, whose similarity with anything is left out."""
+    import torch
+    from sentence_transformers.util import cos_sim
+
+    def similarity(a, b):
+        absent = ~a.any(-1)[:, None] | ~b.any(-1)
+        return cos_sim(a, b).masked_fill(absent, -torch.inf)
+
+    loss.similarity_fct = similarity
+    zeros = torch.zeros_like(columns[0][0])
+    stacked = [torch.stack([zeros if x is None else x for x in column]) for column in columns]
+    return loss.compute_loss_from_embeddings(stacked, None)
+
+
+@pytest.mark.parametrize("settings", [{}, {"dimensions": (24, 8), "spread": 0.5, "similarity": "dot", "scale": 1.0}])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_change_nothing(parts: int, settings: dict) -> None:
+    params = randomized_params(build().init)
+    complete, in_parts = (loss_and_gradients(build(**settings, parts=n), params, batch_of()) for n in (1, parts))
+    assert_close(in_parts, complete, 3e-6)
+    assert complete[1]["accuracy"][1] == 8
+
+
+def test_parts_bound_the_memory() -> None:
+    """The activations of one part are kept, not those of all."""
+    config = dataclasses.replace(SMALL["bert"], mlp_size=2048)
+    batch = {name: np.tile(x, (8, *[1] * (x.ndim - 1))) for name, x in batch_of().items()}
+
+    def temporary_bytes(parts: int) -> int:
+        objective = build(config, parts=parts)
+        params = jax.eval_shape(objective.init, KEY)
+        run = jax.jit(jax.grad(lambda p, x: objective.loss(p, x, KEY, True)[0]))
+        return run.lower(params, batch).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(8) < 0.4 * temporary_bytes(1)
+
+
+def test_where_the_texts_stand_changes_nothing() -> None:
+    """Each example in a row of its own, with more padding, has the same loss and gradients."""
+    objective, packed = build(), batch_of()
+    params = randomized_params(objective.init)
+    single = {name: np.zeros((9, T), np.int32) for name in ("token_ids", "segment_ids", "positions")}
+    single |= {"tuples": np.full((9, 2, 4), -1, np.int32), "labels": np.full((9, 5), np.nan, np.float32)}
+    for number, (row, example) in enumerate((row, example) for row in range(4) for example in range(2)):
+        start = 0
+        for column, segment in enumerate(x for x in TUPLES[row][example] if x >= 0):
+            inside = packed["segment_ids"][row] == segment + 1
+            span = slice(start, start + inside.sum())
+            single["token_ids"][number, span] = packed["token_ids"][row, inside]
+            single["positions"][number, span] = packed["positions"][row, inside]
+            single["segment_ids"][number, span] = column + 1
+            single["tuples"][number, 0, column] = column
+            start = span.stop
+    assert_close(*(loss_and_gradients(objective, params, batch) for batch in (single, packed)))
+
+
+def test_devices_compare_all_texts() -> None:
+    """Loss and gradients of one device and of eight, in parts too: see eight_devices.py."""
+    one, *others = results_on_eight("tests/tasks/embeddings/eight_devices.py").values()
+    assert len(others) == 2
+    for other in others:
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-6)
+        np.testing.assert_allclose(other["gradients"], one["gradients"], rtol=1e-5, atol=1e-6)
+
+
+def test_accuracy() -> None:
+    """Ties with another text count as errors; examples without a positive do not count."""
+    vectors = np.zeros((4, 3, 2), np.float32)
+    vectors[:2, :2] = [[[1, 0], [1, 0]], [[0, 1], [1, 1]]]
+    vectors[2, :2] = [[1, 1], [1, 1]]  # as similar as the positive of the second example
+    mask = np.array([[1, 1, 0], [1, 1, 0], [1, 1, 0], [1, 0, 0]], bool)
+    hits, count = ranking_accuracy(vectors, mask, "cosine")
+    assert (float(hits), float(count)) == (1, 3)
+
+
+def test_examples() -> None:
+    batch = batch_of()
+    vectors = np.arange(4 * 6, dtype=np.float32).reshape(4, 6, 1)
+    x, mask, scores = examples(vectors, batch)
+    assert x[mask][:, 0].tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22, 23]
+    assert scores.tolist() == pytest.approx(np.array(SCORES).ravel().tolist())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pooling": "learned"}, "objective.pooling is 'learned', which is for classifiers"),
+        ({"parts": 0}, "objective.parts must be at least 1, got 0"),
+        ({"dimensions": (0,)}, "objective.dimensions is .*; give positive numbers"),
+        ({"directions": ("query_to_query",)}, "query_to_document"),
+        ({"margin": -1.0}, "objective.margin must be at least 0, got -1.0"),
+        ({"loss": "triplet", "similarity": "dot"}, "objective.loss triplet compares distances, and dot is none"),
+    ],
+)
+def test_invalid_settings(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Embeddings(**settings)
+
+
+def test_settings_and_data() -> None:
+    data = DataConfig(text_field="anchor", pair_field="positive")
+    with pytest.raises(ValueError, match="training.accumulation is 2, but the loss compares all examples of a batch"):
+        RunConfig(objective=Embeddings(), data=data, training=TrainingConfig(batch_size=8, accumulation=2))
+    with pytest.raises(ValueError, match="training.batch_size 8 does not divide into 3 parts"):
+        RunConfig(objective=Embeddings(parts=3), data=data, training=TrainingConfig(batch_size=8))
+    with pytest.raises(ValueError, match="objective.loss is cosent, which needs scores; name data.label_field"):
+        Embeddings(loss="cosent").with_labels(TrainingLabels("", "tuple", ()))
+    with pytest.raises(
+        ValueError, match="takes all pairs as similar, whatever their scores; leave out data.label_field"
+    ):
+        Embeddings().with_labels(TrainingLabels("label", "tuple", ()))
+
+
+def test_the_initial_model_decides(caplog) -> None:
+    settings = SentenceConfig(pooling=("cls",), normalize=True, similarity="dot")
+    chosen = Embeddings().started_from(settings)
+    assert chosen == Embeddings(pooling="cls", normalize=True, similarity="dot") and chosen.sentence == settings
+    assert Embeddings(pooling="max").started_from(settings) == dataclasses.replace(chosen, pooling="max")
+    assert not caplog.text
+    Embeddings().started_from(SentenceConfig(prompts=(("query", "query: "),)))
+    assert "init_from has prompts, which are not used in training" in caplog.text
+    with pytest.raises(ValueError, match="init_from has the modules Dense after pooling"):
+        Embeddings().started_from(SentenceConfig(modules=(Dense(4, 4),)))
+    with pytest.raises(ValueError, match="init_from pools by cls and mean; name one with objective.pooling"):
+        Embeddings().started_from(SentenceConfig(pooling=("cls", "mean")))

@@ -1,0 +1,85 @@
+"""Runs of embeddings: trained, measured, used, and opened by sentence-transformers."""
+
+import numpy as np
+import pytest
+
+import jaxencoder
+from jaxencoder.config import DataConfig, Embeddings
+from jaxencoder.evaluation.evaluate import evaluate
+from jaxencoder.inference.predict import predict
+from jaxencoder.tasks.embeddings.predict import ranking_metrics
+from tests.tasks.conftest import Trained, run_on_records, write_records
+
+RIVERS = ["Elbe", "Spree", "Oder", "Rhine", "Main", "Isar"]
+FILLERS = ["the", "a", "river", "in", "of"]
+
+
+def text_of(random, river: str) -> str:
+    return " ".join(random.permutation([river, *random.choice(FILLERS, 3)]))
+
+
+@pytest.fixture(scope="module")
+def trained(home) -> Trained:
+    """A text is similar to another one that names the same river."""
+
+    def make(random):
+        river, other = random.choice(RIVERS, 2, replace=False)
+        texts = (text_of(random, name) for name in (river, river, other))
+        return dict(zip(("anchor", "positive", "negative"), texts, strict=True))
+
+    data = DataConfig(text_field="anchor", pair_field="positive")
+    return run_on_records(home / "embeddings", Embeddings(parts=2, pooling="max"), data, make, steps=60)
+
+
+def test_training_finds_the_similar_text(trained: Trained, tmp_path) -> None:
+    assert trained.result["accuracy"] > 0.15  # equal rivers of other examples count as errors
+    random = np.random.default_rng(2)
+    pairs = [{"anchor": text_of(random, river), "positive": text_of(random, river)} for river in RIVERS]
+    metrics = evaluate(trained.folder, write_records(tmp_path / "pairs.jsonl", pairs), output=tmp_path / "results.json")
+    assert metrics["accuracy"] == metrics["mrr"] == 1 and metrics["texts"] == metrics["examples"] == 6
+
+
+def test_scores_of_pairs(trained: Trained, tmp_path) -> None:
+    """The similarity agrees with whether the rivers are equal, in `evaluate` and in `predict`."""
+    random = np.random.default_rng(3)
+    pairs = []
+    for _ in range(40):
+        a, b = random.choice(RIVERS, 2)
+        pairs.append({"anchor": text_of(random, a), "positive": text_of(random, b), "score": float(a == b)})
+    source = write_records(tmp_path / "scored.jsonl", pairs)
+    metrics = evaluate(trained.folder, source, label_field="score", output=tmp_path / "results.json")
+    assert metrics["pearson"] > 0.8 and metrics["examples"] == 40
+    predicted = list(predict(trained.folder, [{**pair, "id": i} for i, pair in enumerate(pairs)]))
+    model = jaxencoder.load(trained.folder)
+    a, b = (model.embed([pair[name] for pair in pairs], normalize=True) for name in ("anchor", "positive"))
+    np.testing.assert_allclose([record["similarity"] for record in predicted], (a * b).sum(1), atol=1e-5)
+    assert [record["id"] for record in predicted] == list(range(40))
+    with pytest.raises(ValueError, match="already have a field 'similarity'"):
+        list(predict(trained.folder, predicted))
+
+
+def test_sentence_transformers_opens_it(trained: Trained, tmp_path) -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    model = jaxencoder.load(trained.folder)
+    assert model.sentence.pooling == ("max",)
+    model.save(tmp_path / "saved", format="sentence-transformers")
+    texts = ["the Elbe", "a river in the Oder", "Isar"]
+    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    np.testing.assert_allclose(theirs.encode(texts), model.embed(texts), atol=1e-5)
+    np.testing.assert_array_equal(jaxencoder.load(tmp_path / "saved").embed(texts), model.embed(texts))
+
+
+def test_ranking_metrics() -> None:
+    """Other positives of an anchor and the anchor itself are not ranked; a tie counts as ranked before."""
+    vectors = np.array([[1, 0], [0.9, 0.1], [0.8, 0.1], [0, 1], [1, 1], [0.1, 0.9]])
+    metrics = ranking_metrics(vectors, [[0, 1], [0, 2], [3, 5], [1, 0, 2]], "cosine")
+    # The documents are 0, 1, 2 and 5. For 1 as the anchor, 2 is nearer than 0.
+    assert metrics == {"accuracy": 0.75, "mrr": (3 + 1 / 2) / 4, "texts": 4, "examples": 4}
+    assert ranking_metrics(np.ones((4, 2)), [[0, 1], [2, 3]], "dot")["mrr"] == 0.5
+
+
+def test_other_models_and_records(trained: Trained, classifier: Trained) -> None:
+    with pytest.raises(ValueError, match="record 1: no field 'positive' among anchor"):
+        list(predict(trained.folder, [{"anchor": "a"}]))
+    with pytest.raises(ValueError, match="k is 3, which is no option of embedding"):
+        list(predict(trained.folder, [{"anchor": "a", "positive": "b"}], k=3))
