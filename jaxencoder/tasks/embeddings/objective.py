@@ -1,8 +1,7 @@
 """Embeddings on packed rows: each text becomes a vector, and the vectors of all texts of a batch are compared.
 
 The batch is that of all devices: its vectors are one array under jit, so that every text is compared with the texts of
-all devices and hosts. With `parts`, texts are embedded a part of the batch at a time, and again in the backward pass:
-memory holds the activations of one part and the vectors of all (Gao et al. 2021, GradCache, arXiv:2101.06983).
+all devices and hosts. With `parts`, texts are embedded a part of the batch at a time, see `in_parts`.
 """
 
 import dataclasses
@@ -22,6 +21,7 @@ from jaxencoder.model.sentence import SentenceConfig, Similarity, sentence_vecto
 from jaxencoder.objectives.objective import Batch, Metrics, Params, encode, terms
 from jaxencoder.tasks.embeddings.matryoshka import matryoshka
 from jaxencoder.tasks.embeddings.pairs import angle, contrastive, cosent, cosine_regression, online_contrastive
+from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.embeddings.ranking import (
     Direction,
     Hardness,
@@ -50,7 +50,7 @@ class Embeddings(TaskObjective):
     """ranking: find the positive among the texts of the batch (InfoNCE, multiple negatives). triplet: positives nearer
     than negatives by a margin. The others need the score of each pair in data.label_field: cosent and angle learn their
     order; cosine the score itself, from -1 to 1; contrastive and online_contrastive (its hard pairs) whether it is at
-    least 0.5."""
+    least 0.5. Of these only angle uses negatives."""
     pooling: Literal["", Pooling] = ""
     """How the vectors of a text's tokens become one: mean, cls, max, lasttoken, weightedmean or mean_sqrt_len. Empty:
     as init_from has it, or else mean."""
@@ -114,25 +114,7 @@ class Embeddings(TaskObjective):
             hidden = encode(module, params["encoder"], batch, key, train)
             return sentence_vectors(settings, {}, hidden, batch["segment_ids"], batch["labels"].shape[1])
 
-        def vectors(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
-            if self.parts == 1:
-                return embed(params, batch, key, train)
-            rows = len(batch["token_ids"])
-            if rows % self.parts:
-                problem = f"objective.parts is {self.parts}, which does not divide a batch of {rows} rows"
-                raise ValueError(f"{problem}; change it or training.batch_size.")
-
-            # A checkpoint keeps only the inputs of a part, and its vectors; the backward pass embeds it again.
-            @jax.checkpoint
-            def embed_part(part: Batch, key: jax.Array) -> jax.Array:
-                return embed(params, part, key, train)
-
-            # Interleaved, so that each device already holds its rows of every part.
-            split = {k: jnp.moveaxis(x.reshape(-1, self.parts, *x.shape[1:]), 1, 0) for k, x in batch.items()}
-            parts = jax.lax.map(lambda x: embed_part(*x), (split, jax.random.split(key, self.parts)))
-            return jnp.moveaxis(parts, 0, 1).reshape(rows, *parts.shape[2:])
-
-        return init, vectors
+        return init, in_parts(embed, self.parts)
 
     def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
         """Loss and accuracy: the anchors to which no text of the batch but anchors is as similar as the positive.
@@ -140,6 +122,8 @@ class Embeddings(TaskObjective):
         With `spread` the loss is the sum of pair_loss and `spread` times spread_loss.
         """
         vectors, mask, labels = examples(scores, batch)
+        if self.loss == "triplet" and vectors.shape[1] < 3:
+            raise ValueError("objective.loss is triplet, but no record has a negative; add some, or set another loss.")
         similarity = self.sentence.similarity
         loss = self._pair_loss(similarity)
         if self.dimensions:

@@ -23,6 +23,7 @@ T = 36
 LENGTHS = [[7, 5, 9, 4, 6], [8, 9, 5, 7], [9, 6, 7, 3, 4], [3, 6, 4, 8, 5, 3]]
 TUPLES = [[[0, 1, 2], [3, 4, -1]], [[0, 1, -1], [2, 3, -1]], [[0, 1, -1], [2, 3, 4]], [[0, 1, 2], [3, 4, 5]]]
 SCORES = [[3.0, 0.5], [1.0, 2.0], [0.2, 4.0], [2.5, 1.5]]
+TWO_TEXTS = np.array([[[0, 1]]])
 RATE = 0.005
 EVERY_DIRECTION = ("query_to_document", "document_to_query", "query_to_query", "document_to_document")
 
@@ -210,6 +211,8 @@ def test_settings_and_data() -> None:
         ValueError, match="takes all pairs as similar, whatever their scores; leave out data.label_field"
     ):
         Embeddings().with_labels(TrainingLabels("label", "tuple", ()))
+    with pytest.raises(ValueError, match="objective.loss is triplet, but no record has a negative"):
+        Embeddings(loss="triplet").metrics(np.zeros((1, 2, 4)), {"tuples": TWO_TEXTS, "labels": np.zeros((1, 2))})
 
 
 def test_the_initial_model_decides(caplog) -> None:
