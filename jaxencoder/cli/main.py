@@ -27,6 +27,8 @@ VERBS: dict[str, type[Verb]] = {
     "predict": use.Predict,
     "evaluate": measure.Evaluate,
     "evaluate similarity": measure.EvaluateSimilarity,
+    "evaluate pair-classification": measure.EvaluatePairClassification,
+    "evaluate bitext": measure.EvaluateBitext,
     "evaluate retrieval": measure.EvaluateRetrieval,
     "evaluate reranking": measure.EvaluateReranking,
     "evaluate probing": measure.EvaluateProbing,

@@ -8,16 +8,17 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from jaxencoder.cli import verb
 from jaxencoder.inference.options import EmbedOptions
+from jaxencoder.model.config import Similarity
 from jaxencoder.training.memory import keep_freed_memory
 
-_Task = Literal["similarity", "retrieval", "reranking", "probing"]
+_Task = Literal["similarity", "pair_classification", "bitext", "retrieval", "reranking", "probing"]
 _Sets = Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
 
 
 class Evaluate(verb.Verb):
     """Evaluate a run on its own task, or a published model with a head.
 
-    For any model on published sets: evaluate similarity, retrieval, reranking, probing.
+    For any model on published sets: evaluate similarity, pair-classification, bitext, retrieval, reranking, probing.
 
     Example: jaxencoder evaluate runs/sst2 --data test.jsonl --slice-by lang
     """
@@ -75,24 +76,49 @@ class _PublishedSets(verb.Verb):
         print(format_results(evaluate_task(self.model, self.task, self.data, self.output, self.step, **options)))
 
 
-class EvaluateSimilarity(_PublishedSets):
+class _PairSets(_PublishedSets):
+    data: _Sets
+    """Sources of pairs of texts; sources joined by commas form one set."""
+    text_field: Annotated[str | None, verb.default_is("a usual name")] = None
+    """Field of the text."""
+    pair_field: Annotated[str | None, verb.default_is("a usual name")] = None
+    """Field of the second text."""
+    prompt: Annotated[str | None, verb.default_is("the model's own")] = None
+    """Name of a stored prompt, which also chooses the adapter for its task, or its text."""
+    pooling: verb.PoolingOption = None
+
+
+class EvaluateSimilarity(_PairSets):
     """Evaluate vectors by their correlation with human similarity scores.
 
     Example: jaxencoder evaluate similarity runs/small sts/test.jsonl
     """
 
     task: ClassVar[_Task] = "similarity"
-    data: _Sets
-    """Sources of scored pairs; sources joined by commas form one set."""
-    text_field: Annotated[str | None, verb.default_is("a usual name")] = None
-    """Field of the text."""
-    pair_field: Annotated[str | None, verb.default_is("a usual name")] = None
-    """Field of the second text."""
     label_field: Annotated[str | None, verb.default_is("a usual name")] = None
     """Field of the score."""
-    prompt: Annotated[str | None, verb.default_is("the model's own")] = None
-    """Name of a stored prompt, which also chooses the adapter for its task, or its text."""
-    pooling: verb.PoolingOption = None
+
+
+class EvaluatePairClassification(_PairSets):
+    """Evaluate vectors by how well they tell similar pairs of texts, labeled 1, from others, labeled 0.
+
+    Example: jaxencoder evaluate pair-classification runs/small qqp/validation.jsonl
+    """
+
+    task: ClassVar[_Task] = "pair_classification"
+    label_field: Annotated[str | None, verb.default_is("a usual name")] = None
+    """Field of the label."""
+    similarity: Annotated[Similarity | Literal["all"] | None, verb.default_is("the model's own")] = None
+    """Function of two vectors; all: a row for each."""
+
+
+class EvaluateBitext(_PairSets):
+    """Evaluate vectors by the translations that they find.
+
+    Example: jaxencoder evaluate bitext runs/small "aligned:news.de.txt|news.en.txt"
+    """
+
+    task: ClassVar[_Task] = "bitext"
 
 
 class EvaluateRetrieval(_PublishedSets):

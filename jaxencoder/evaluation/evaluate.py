@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,9 @@ import numpy as np
 
 from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER, Step, saved_config
 from jaxencoder.config import RunConfig
+from jaxencoder.evaluation.bitext import evaluate_bitext
 from jaxencoder.evaluation.calibration import calibration, tuned_metrics
+from jaxencoder.evaluation.pair_classification import evaluate_pair_classification
 from jaxencoder.evaluation.probing import evaluate_probing
 from jaxencoder.evaluation.report import write_report
 from jaxencoder.evaluation.retrieval import evaluate_reranking, evaluate_retrieval, qrels_file
@@ -44,6 +46,18 @@ log = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.json"
 VALIDATION = "validation"  # names the data that a run holds out
+
+PublishedTask = Literal["similarity", "pair_classification", "bitext", "retrieval", "reranking", "probing"]
+_FUNCTIONS: dict[PublishedTask, Callable[..., dict[str, Any]]] = {
+    "similarity": evaluate_similarity,
+    "pair_classification": evaluate_pair_classification,
+    "bitext": evaluate_bitext,
+    "retrieval": evaluate_retrieval,
+    "reranking": evaluate_reranking,
+    "probing": evaluate_probing,
+}
+_BEIR_TASKS = ("retrieval", "reranking")  # a set is a folder
+_JOINED_TASKS = ("similarity", "pair_classification", "bitext")  # a set is one or more sources, with commas
 
 
 def evaluate(
@@ -216,7 +230,7 @@ def _as_trained(model: OpenedModel) -> OpenedModel:
 
 def evaluate_task(
     model: str | Path,
-    task: Literal["similarity", "retrieval", "reranking", "probing"],
+    task: PublishedTask,
     data: Sequence[str],
     output: str | Path | None = None,
     step: Step = "latest",
@@ -226,9 +240,9 @@ def evaluate_task(
 
     Args:
         model, step: as in `load`.
-        task, options: see `evaluate_similarity`, `evaluate_retrieval`, `evaluate_reranking` and `evaluate_probing`.
+        task, options: see `evaluate_TASK`, such as `evaluate_similarity` and `evaluate_retrieval`.
         data: one or more sets: for retrieval and reranking folders of BEIR, else sources as in
-            `jaxencoder.text.sources`; for similarity commas join several to one set.
+            `jaxencoder.text.sources`; for tasks other than probing commas join several to one set.
         output: JSON file for the results; None: a run's results.json, and for other models none.
 
     Returns:
@@ -246,20 +260,15 @@ def evaluate_task(
             raise ValueError("reranking needs a model that searches; name it as first")
         options["first"] = load(first)
         entry["first"] = data_name(first) if Path(first).is_dir() else first
-    function = {
-        "similarity": evaluate_similarity,
-        "retrieval": evaluate_retrieval,
-        "reranking": evaluate_reranking,
-        "probing": evaluate_probing,
-    }[task]
     results = {}
     for words in data:
-        results[words] = result = function(opened, words.split(",") if task == "similarity" else words, **options)
-        is_beir = task in ("retrieval", "reranking")
-        name = data_name(str(qrels_file(Path(words), options.get("split", "test"))) if is_beir else words)
+        sources = words.split(",") if task in _JOINED_TASKS else words
+        results[words] = result = _FUNCTIONS[task](opened, sources, **options)
+        name = words if task not in _BEIR_TASKS else str(qrels_file(Path(words), options.get("split", "test")))
         if output is not None:
             stored_results = header | _read_results(output)
-            write_json(output, stored_results | {task: stored_results.get(task, {}) | {name: result | entry}})
+            of_task = stored_results.get(task, {}) | {data_name(name): result | entry}
+            write_json(output, stored_results | {task: of_task})
     return results
 
 

