@@ -37,7 +37,7 @@ def test_fields_can_be_named():
         (
             ["sentence1", "sentence2", "score"],
             {"pair": "sentence1"},
-            "different fields, not sentence1, sentence1, score",
+            "not sentence1, sentence1, score; name others",
         ),
     ],
 )
