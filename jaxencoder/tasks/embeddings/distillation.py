@@ -7,7 +7,6 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.model.sentence import Similarity
 from jaxencoder.tasks.embeddings.vectors import (
     Loss,
     check_choice,
@@ -68,37 +67,32 @@ def vector_distillation(
     return masked_sum(losses, mask)
 
 
-def margin_mse(
-    vectors: jax.Array, mask: jax.Array, teacher_scores: jax.Array, *, similarity: Similarity = "dot"
-) -> Loss:
+def margin_mse(scores: jax.Array, mask: jax.Array, teacher_scores: jax.Array) -> Loss:
     """Squared error of the margin between positive and negative as the teacher has it: MarginMSELoss of ST.
 
     Hofstätter et al. 2020, arXiv:2010.02666.
 
     Args:
-        vectors: [N, C, D] of all examples of the global batch, column 0 the queries, 1 positives, from 2 on negatives.
-        mask: bool [N, C], False where an example has no such text.
-        teacher_scores: float [N, C - 1] of the query with columns from 1 on; NaN for none. Where only the teacher's
-            margins are known: 0 for the positive, and minus the margin for a negative.
-        similarity: of two vectors.
+        scores: float [N, C - 1] of each query with its texts: the positive, and from column 1 on the negatives.
+        mask: bool [N, C] of the queries (column 0) and these texts, False where an example has no such text.
+        teacher_scores: float [N, C - 1] of the same texts; NaN for none. Where only the teacher's margins are known:
+            0 for the positive, and minus the margin for a negative.
 
     Returns:
         The sum over the negatives, and their number.
     """
-    vectors = zero_absent(vectors, mask)
-    scores = pair_similarities(similarity, vectors[:, :1], vectors[:, 1:])
-    has_score = mask[:, 1:] & ~jnp.isnan(teacher_scores)
+    has_score = mask[:, :1] & mask[:, 1:] & ~jnp.isnan(teacher_scores)
+    scores = jnp.where(has_score, scores.astype(jnp.float32), 0)
     teachers = jax.lax.stop_gradient(jnp.where(has_score, teacher_scores, 0))
     errors = (scores[:, :1] - scores[:, 1:]) - (teachers[:, :1] - teachers[:, 1:])
-    return masked_sum(jnp.square(errors), mask[:, :1] & has_score[:, :1] & has_score[:, 1:])
+    return masked_sum(jnp.square(errors), has_score[:, :1] & has_score[:, 1:])
 
 
 def score_distillation(
-    vectors: jax.Array,
+    scores: jax.Array,
     mask: jax.Array,
     teacher_scores: jax.Array,
     *,
-    similarity: Similarity = "dot",
     student_temperature: float = 1.0,
     teacher_temperature: float = 1.0,
 ) -> Loss:
@@ -108,28 +102,31 @@ def score_distillation(
     temperature, so that the gradient does not shrink with it.
 
     Args:
-        vectors: [N, C, D] of all examples of the global batch, column 0 the queries, from 1 on their documents.
-        mask: bool [N, C], False where an example has no such text.
-        teacher_scores: float [N, C - 1] of the query with columns from 1 on. A document with NaN is left out; one with
-            -inf has probability 0.
-        similarity: of two vectors.
-        student_temperature: divides the similarities.
+        scores: float [N, C - 1] of each query with its documents.
+        mask: bool [N, C] of the queries (column 0) and their documents, False where an example has no such text.
+        teacher_scores: float [N, C - 1] of the same documents. One with NaN is left out; one with -inf has
+            probability 0.
+        student_temperature: divides the scores.
         teacher_temperature: divides the teacher's scores.
 
     Returns:
         The sum over the queries with two documents or more, in nats, and their number; with one, there is no loss.
     """
-    for name, value in (("student_temperature", student_temperature), ("teacher_temperature", teacher_temperature)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be a positive number, got {value}.")
-    vectors = zero_absent(vectors, mask)
+    check_temperatures(student_temperature, teacher_temperature)
     is_document = mask[:, :1] & mask[:, 1:] & ~jnp.isnan(teacher_scores)
+    scores = jnp.where(is_document, scores.astype(jnp.float32), 0)
     teachers = jax.lax.stop_gradient(jnp.where(is_document, teacher_scores, -jnp.inf))
     is_list = (is_document.sum(1) >= 2) & jnp.isfinite(teachers.max(1))
     is_document &= is_list[:, None]
     log_p = masked_log_softmax(teachers / teacher_temperature, is_document)
-    scores = pair_similarities(similarity, vectors[:, :1], vectors[:, 1:])
     log_q = masked_log_softmax(scores / student_temperature, is_document)
     p = jnp.where(is_document, jnp.exp(log_p), 0)
     divergence = jnp.where(p > 0, p * (log_p - log_q), 0).sum(1)
     return masked_sum(student_temperature**2 * divergence, is_list)
+
+
+def check_temperatures(student_temperature: float, teacher_temperature: float) -> None:
+    """ValueError for a temperature that is not a positive number."""
+    for name, value in (("student_temperature", student_temperature), ("teacher_temperature", teacher_temperature)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a positive number, got {value}.")

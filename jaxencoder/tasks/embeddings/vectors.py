@@ -84,6 +84,15 @@ def pair_similarities(similarity: Similarity, a: jax.Array, b: jax.Array) -> jax
             return -jnp.abs(a - b).sum(-1)
 
 
+def query_scores(similarity: Similarity, vectors: jax.Array, mask: jax.Array) -> jax.Array:
+    """The similarities float32 [N, C - 1] of each query with its own texts.
+
+    `vectors` [N, C, D] have the queries in column 0; texts that are False in `mask` [N, C] count as zero vectors.
+    """
+    vectors = zero_absent(vectors, mask)
+    return pair_similarities(similarity, vectors[:, :1], vectors[:, 1:])
+
+
 def to_distances(similarity: Similarity, values: jax.Array) -> jax.Array:
     """Distances from similarities: 1 - cosine, or the Euclidean or Manhattan distance. ValueError for "dot"."""
     check_choice("distance", similarity, ("cosine", "euclidean", "manhattan"))

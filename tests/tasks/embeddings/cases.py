@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxencoder.tasks.embeddings import distillation, pairs, ranking, spread, triplets
 from jaxencoder.tasks.embeddings.matryoshka import matryoshka
+from jaxencoder.tasks.embeddings.vectors import query_scores
 
 ALL_DIRECTIONS = ("query_to_document", "document_to_query", "query_to_query", "document_to_document")
 BY_CLASS = ("batch_all_triplet", "batch_hard_triplet", "batch_semi_hard_triplet", "batch_hard_soft_margin_triplet")
@@ -17,6 +18,11 @@ BY_CLASS = ("batch_all_triplet", "batch_hard_triplet", "batch_semi_hard_triplet"
 def head(features: jax.Array) -> jax.Array:
     """Scores of three classes, by some fixed projection."""
     return features @ jnp.sin(jnp.arange(features.shape[-1] * 3.0).reshape(-1, 3))
+
+
+def of_scores(loss: Callable, similarity: str = "dot") -> Callable:
+    """A loss of the scores of queries with their own texts, as a function of vectors."""
+    return lambda vectors, mask, teacher: loss(query_scores(similarity, vectors, mask), mask, teacher)
 
 
 def arguments(n: int, c: int, d: int) -> dict[str, np.ndarray]:
@@ -56,8 +62,8 @@ LOSSES: dict[str, Callable] = {
     **{name: partial(getattr(triplets, name), **{"distance": "euclidean"}) for name in BY_CLASS},
     "vector_distillation": distillation.vector_distillation,
     "vector_distillation by length": partial(distillation.vector_distillation, distance="euclidean"),
-    "margin_mse": distillation.margin_mse,
-    "score_distillation": partial(distillation.score_distillation, similarity="cosine"),
+    "margin_mse": of_scores(distillation.margin_mse),
+    "score_distillation": of_scores(distillation.score_distillation, "cosine"),
     "global_orthogonality": spread.global_orthogonality,
     "matryoshka": matryoshka(ranking.multiple_negatives_ranking, (2, 4), (1.0, 0.5)),
 }

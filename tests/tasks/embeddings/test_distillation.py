@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.tasks.embeddings.distillation import margin_mse, score_distillation, vector_distillation
+from tests.tasks.embeddings.cases import of_scores
 from tests.tasks.embeddings.comparisons import SHAPES, assert_equals_peer, batches, columns, loss_and_gradient, torch
 
 losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
@@ -49,7 +50,7 @@ def test_one_teacher_vector_for_a_text_and_its_translations() -> None:
 @pytest.mark.parametrize("similarity", ["dot", "cosine", "euclidean"])
 def test_margin_mse(similarity) -> None:
     function = util.SimilarityFunction.to_similarity_pairwise_fn(similarity)
-    loss = partial(margin_mse, similarity=similarity)
+    loss = of_scores(margin_mse, similarity)
     for random, vectors, mask in batches((*SHAPES, (6, 3, 5))):
         scores = random.standard_normal((len(mask), mask.shape[1] - 1), np.float32) * 3
         if not mask.all():
@@ -77,9 +78,9 @@ def test_margin_mse(similarity) -> None:
     ids=str,
 )
 def test_score_distillation(settings) -> None:
-    loss = partial(score_distillation, **settings)
-    function = util.SimilarityFunction.to_similarity_pairwise_fn(settings.get("similarity", "dot"))
     temperatures = {name: value for name, value in settings.items() if name != "similarity"}
+    loss = of_scores(partial(score_distillation, **temperatures), settings.get("similarity", "dot"))
+    function = util.SimilarityFunction.to_similarity_pairwise_fn(settings.get("similarity", "dot"))
     for random, vectors, mask in batches():
         scores = random.standard_normal((len(mask), mask.shape[1] - 1), np.float32) * 3
         scores[0, 1] = -np.inf  # a document that the teacher excludes
@@ -105,13 +106,13 @@ def test_whole_batch_of_score_lists() -> None:
     scores = random.standard_normal((len(mask), mask.shape[1] - 1), np.float32)
     teacher, peer = torch.tensor(scores).double(), losses.DistillKLDivLoss(None)
     theirs = lambda tensor: peer.compute_loss_from_embeddings(columns(tensor), teacher)  # noqa: E731
-    assert_equals_peer(score_distillation, theirs, vectors, mask, scores)
+    assert_equals_peer(of_scores(score_distillation), theirs, vectors, mask, scores)
 
 
 @pytest.mark.parametrize("scores", [[np.nan, 1, np.nan], [-np.inf] * 3, [np.inf, 1, 2]])
 def test_lists_without_a_distribution_have_no_loss(scores) -> None:
     _, vectors, mask = next(batches(((1, 4, 5),)))
-    value, gradient = loss_and_gradient(score_distillation, vectors, mask, np.array([scores], np.float32))
+    value, gradient = loss_and_gradient(of_scores(score_distillation), vectors, mask, np.array([scores], np.float32))
     assert value == 0 and not gradient.any()
     with pytest.raises(ValueError, match="student_temperature must be a positive number, got 0"):
-        score_distillation(vectors, mask, jnp.zeros((1, 3)), student_temperature=0)
+        score_distillation(jnp.zeros((1, 3)), mask, jnp.zeros((1, 3)), student_temperature=0)
