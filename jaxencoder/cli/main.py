@@ -29,6 +29,8 @@ VERBS: dict[str, type[Verb]] = {
     "evaluate similarity": measure.EvaluateSimilarity,
     "evaluate pair-classification": measure.EvaluatePairClassification,
     "evaluate bitext": measure.EvaluateBitext,
+    "evaluate classification": measure.EvaluateClassification,
+    "evaluate clustering": measure.EvaluateClustering,
     "evaluate retrieval": measure.EvaluateRetrieval,
     "evaluate reranking": measure.EvaluateReranking,
     "evaluate probing": measure.EvaluateProbing,

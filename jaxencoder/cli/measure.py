@@ -11,14 +11,17 @@ from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.model.config import Similarity
 from jaxencoder.training.memory import keep_freed_memory
 
-_Task = Literal["similarity", "pair_classification", "bitext", "retrieval", "reranking", "probing"]
+_Task = Literal[
+    "similarity", "pair_classification", "bitext", "classification", "clustering", "retrieval", "reranking", "probing"
+]  # fmt: skip
 _Sets = Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
 
 
 class Evaluate(verb.Verb):
     """Evaluate a run on its own task, or a published model with a head.
 
-    For any model on published sets: evaluate similarity, pair-classification, bitext, retrieval, reranking, probing.
+    For any model on published sets: evaluate similarity, pair-classification, bitext, classification, clustering,
+    retrieval, reranking, probing.
 
     Example: jaxencoder evaluate runs/sst2 --data test.jsonl --slice-by lang
     """
@@ -119,6 +122,46 @@ class EvaluateBitext(_PairSets):
     """
 
     task: ClassVar[_Task] = "bitext"
+
+
+class _LabeledSets(_PublishedSets):
+    data: _Sets
+    """Sources of labeled texts; sources joined by commas form one set."""
+    text_field: Annotated[str | None, verb.default_is("a usual name")] = None
+    """Field of the text."""
+    label_field: Annotated[str | None, verb.default_is("a usual name")] = None
+    """Field of the class."""
+    experiments: int = 10
+    """Draws of texts, over which results are averaged."""
+    prompt: Annotated[str | None, verb.default_is("the model's own")] = None
+    """Name of a stored prompt, which also chooses the adapter for its task, or its text."""
+    pooling: verb.PoolingOption = None
+
+
+class EvaluateClassification(_LabeledSets):
+    """Evaluate vectors by logistic regressions on a few texts of each class, as MTEB does.
+
+    Example: jaxencoder evaluate classification runs/small banking77/test.jsonl --train banking77/train.jsonl
+    """
+
+    task: ClassVar[_Task] = "classification"
+    train: Annotated[str, arg(metavar="SOURCE")]
+    """Labeled texts to draw from."""
+    samples_per_label: int = 8
+    """Texts of each class in a draw."""
+
+
+class EvaluateClustering(_LabeledSets):
+    """Evaluate vectors by the agreement of clusters with classes, as MTEB does.
+
+    Example: jaxencoder evaluate clustering runs/small banking77/test.jsonl
+    """
+
+    task: ClassVar[_Task] = "clustering"
+    samples: int = 16_384
+    """Texts in a draw, with replacement."""
+    documents: Annotated[int | None, verb.default_is("all", "N")] = None
+    """Draw from N texts, chosen at random."""
 
 
 class EvaluateRetrieval(_PublishedSets):

@@ -21,6 +21,8 @@ from jaxencoder.checkpoints.run import CHECKPOINT_FOLDER, Step, saved_config
 from jaxencoder.config import RunConfig
 from jaxencoder.evaluation.bitext import evaluate_bitext
 from jaxencoder.evaluation.calibration import calibration, tuned_metrics
+from jaxencoder.evaluation.classification import evaluate_classification
+from jaxencoder.evaluation.clustering import evaluate_clustering
 from jaxencoder.evaluation.pair_classification import evaluate_pair_classification
 from jaxencoder.evaluation.probing import evaluate_probing
 from jaxencoder.evaluation.report import write_report
@@ -47,17 +49,20 @@ log = logging.getLogger(__name__)
 RESULTS_FILE = "results.json"
 VALIDATION = "validation"  # names the data that a run holds out
 
-PublishedTask = Literal["similarity", "pair_classification", "bitext", "retrieval", "reranking", "probing"]
+PublishedTask = Literal[
+    "similarity", "pair_classification", "bitext", "classification", "clustering", "retrieval", "reranking", "probing"
+]  # fmt: skip
 _FUNCTIONS: dict[PublishedTask, Callable[..., dict[str, Any]]] = {
     "similarity": evaluate_similarity,
     "pair_classification": evaluate_pair_classification,
     "bitext": evaluate_bitext,
+    "classification": evaluate_classification,
+    "clustering": evaluate_clustering,
     "retrieval": evaluate_retrieval,
     "reranking": evaluate_reranking,
     "probing": evaluate_probing,
 }
 _BEIR_TASKS = ("retrieval", "reranking")  # a set is a folder
-_JOINED_TASKS = ("similarity", "pair_classification", "bitext")  # a set is one or more sources, with commas
 
 
 def evaluate(
@@ -260,9 +265,11 @@ def evaluate_task(
             raise ValueError("reranking needs a model that searches; name it as first")
         options["first"] = load(first)
         entry["first"] = data_name(first) if Path(first).is_dir() else first
+    if train := options.get("train"):
+        entry["train"] = data_name(train)
     results = {}
     for words in data:
-        sources = words.split(",") if task in _JOINED_TASKS else words
+        sources = words.split(",") if task not in (*_BEIR_TASKS, "probing") else words
         results[words] = result = _FUNCTIONS[task](opened, sources, **options)
         name = words if task not in _BEIR_TASKS else str(qrels_file(Path(words), options.get("split", "test")))
         if output is not None:

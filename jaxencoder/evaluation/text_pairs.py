@@ -1,13 +1,8 @@
-"""Pairs of texts as published sets have them, and the vectors of both sides."""
+"""Pairs of texts as published sets have them."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from jaxencoder.inference.embed import embed
-from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.tasks.records import numbered, with_texts
 from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.sources import field_names, listed
@@ -62,19 +57,3 @@ def labeled_pairs(sources: Sequence[str], fields: Fields) -> Iterator[tuple[str,
         for where, record in numbered(source, fields.text, list(filter(None, fields[1:]))):
             second_text = with_texts(record, [fields.second_text], where)[fields.second_text]
             yield where, record[fields.text], second_text, record.get(fields.label)
-
-
-def pair_vectors(
-    model: OpenedModel, texts: Sequence[str], second_texts: Sequence[str], options: EmbedOptions
-) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors of both sides, float32 [N, D] each; a text is embedded once. ValueError if not all are finite."""
-    rows = {text: row for row, text in enumerate(dict.fromkeys((*texts, *second_texts)))}
-    vectors = finite(embed(model, list(rows), options))
-    return vectors[[rows[text] for text in texts]], vectors[[rows[text] for text in second_texts]]
-
-
-def finite(vectors: np.ndarray) -> np.ndarray:
-    """The vectors; ValueError if they hold numbers that are not finite."""
-    if not np.isfinite(vectors).all():
-        raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
-    return vectors

@@ -43,6 +43,12 @@ def test_evaluate(calls, capsys):
         ("pair-classification", ["--similarity", "all"], {"similarity": "all"}),
         ("bitext", ["--pair-field", "de"], {"pair_field": "de"}),
         (
+            "classification",
+            ["--train", "t", "--samples-per-label", "16"],
+            {"train": "t", "samples_per_label": 16, "experiments": 10},
+        ),
+        ("clustering", ["--documents", "9"], {"samples": 16_384, "experiments": 10, "documents": 9}),
+        (
             "retrieval",
             ["--split", "dev", "--batch-tokens", "64"],
             {"split": "dev", "options": EmbedOptions(batch_tokens=64)},
@@ -80,6 +86,7 @@ def test_a_task_takes_the_options_of_its_command(kind):
     ("words", "line"),
     [
         (["reranking", "model", "a"], "name --first"),
+        (["classification", "model", "a"], "name --train"),
         (["retrieval", "model", "a", "--first", "m"], "unknown option --first"),
         (["similarity", "model"], "name the DATA to evaluate on"),
         (["model", "--split", "dev"], "unknown option --split"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxencoder
-from jaxencoder.evaluation import text_pairs
+from jaxencoder.evaluation import vectors
 from jaxencoder.model.sentence import SentenceConfig
 from tests.tasks.conftest import (  # noqa: F401
     classifier,
@@ -37,7 +37,7 @@ def embedded(monkeypatch):
         angles = np.radians([float(text) for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
-    monkeypatch.setattr(text_pairs, "embed", embed)
+    monkeypatch.setattr(vectors, "embed", embed)
     return seen
 
 
