@@ -79,6 +79,8 @@ def schema_of(objective: ObjectiveConfig) -> Schema:
     """Fields and encoding of an objective's records; texts or pairs for pretraining."""
     if isinstance(objective, Classification) and objective.labels == 1:
         return VALUES
+    if isinstance(objective, Embeddings):
+        return tuples.schema_for(objective.loss)
     return TEXTS if (task := task_of(objective)) is None else task.schema
 
 

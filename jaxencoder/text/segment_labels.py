@@ -7,9 +7,9 @@ classes   a bit of 1 for an existing segment, then one    labels int8 [B, E, C],
           for each of C classes
 choice    int32, 1 for the right choice, plus 2           labels int32 [B, E], 1, 0, or -1 for no segment;
           for the first of an example, -1 for none        groups int32 [B, E], index of the example, -1 for none
-tuple     float32, index of the text in its example,      labels float32 [B, E], the score at each first text, else
-          and the example's score or NaN for none;        NaN; tuples int32 [B, G, C], segments of the C texts of
-          NaN for no segment                              each of G examples, from 0, -1 for none
+tuple     float32, index of the text in its example,      labels float32 [B, E], the scores, NaN for none; tuples int32
+          and its score or NaN for none; NaN for no       [B, G, C], segments of the C texts of each of G examples,
+          segment                                         from 0, -1 for none
 """
 
 import numpy as np
@@ -78,7 +78,7 @@ def decode(kind: str, numbers: np.ndarray, classes: int, tuples: tuple[int, int]
         segments = np.full((len(numbers), *tuples), -1, np.int32)
         rows, index = np.nonzero(~np.isnan(columns))
         segments[rows, examples[rows, index], columns[rows, index].astype(int)] = index
-        return {"labels": np.where(columns == 0, scores, np.nan).astype(np.float32), "tuples": segments}
+        return {"labels": scores, "tuples": segments}
     if kind != "classes":
         return {"labels": numbers}
     words = np.ascontiguousarray(numbers, "<u4").reshape(len(numbers), -1, layout(kind, classes)[2])

@@ -14,6 +14,7 @@ from jaxencoder.text.schema import Example, Schema, check_structured
 from jaxencoder.text.sources.records import Record
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
+_VALUE = Labels("value", ())
 _NEGATIVE = re.compile(r"negatives?(_\d+)?")  # names of fields with texts that are not similar to the first
 
 
@@ -46,26 +47,62 @@ class EmbeddingSchema(Schema):
         return Labels("tuple", ())
 
     def adjust(self, record: Record, data: DataConfig, where: str) -> None:
-        texts = [record[data.pair_field]]
-        for name in filter(_NEGATIVE.fullmatch, record):
-            value = record[name]
-            texts += value if isinstance(value, list) else [] if value is None else [value]
-        record[data.pair_field] = texts
+        record[data.pair_field] = [record[data.pair_field], *negatives(record)]
 
     def check_texts(self, text: str, pair: Any, pair_field: str, where: str) -> None:
         for value in pair:
             super().check_texts(text, value, pair_field, where)
 
-    def encode_label(self, label: Any, texts: tuple[str, list[str]], labels: Labels, where: str) -> Any:
-        return math.nan if label is None else Labels("value", ()).encode(label, where)
+    def encode_label(self, label: Any, texts: tuple[str, list[str]], labels: Labels, where: str) -> list[float]:
+        """A number for each text: the record's score, NaN for none."""
+        return [math.nan if label is None else _VALUE.encode(label, where)] * (1 + len(texts[1]))
 
     def encode(self, tokenizer: Tokenizer, examples: list[Example], data: DataConfig, has_pairs: bool) -> Pieces:
         texts = [[anchor, *compared] for anchor, compared in (example.texts for example in examples)]
         flat_texts = [text for group in texts for text in group]
         groups, _ = grouped(tokenizer, flat_texts, None, [len(group) for group in texts], data.row_length)
-        labels = [(i, e.label) for e, group in zip(examples, groups, strict=True) for i in range(len(group))]
+        labels = [(i, label) for example in examples for i, label in enumerate(example.label)]
         ids = [encoding.ids for group in groups for encoding in group]
         return Pieces.of(tokenizer, ids, labels=labels, groups=[len(group) for group in groups])
 
 
+def negatives(record: Record) -> list[Any]:
+    """The values of all fields negative, negatives, negative_1, ..., each of which holds one, a list or none."""
+    values = (record[name] for name in filter(_NEGATIVE.fullmatch, record))
+    return [x for value in values for x in (value if isinstance(value, list) else [] if value is None else [value])]
+
+
+class TeacherScores(EmbeddingSchema):
+    """The same texts with the scores of a teacher: of the first text with each other one, in their order.
+
+    A list of one number less, or a number where there is one negative, holds the differences between the score of the
+    positive and those of the negatives.
+    """
+
+    name = "tuple with a teacher's scores"
+    label_names = ("scores", "teacher_scores", "score", "label", "labels")
+
+    def encode_label(self, label: Any, texts: tuple[str, list[str]], labels: Labels, where: str) -> list[float]:
+        """NaN for the first text, then its score with each other one."""
+        count = len(texts[1])
+        if count < 2:
+            advice = "a teacher's scores of one text have no order; add a negative or drop the record"
+            raise ValueError(f"{where}: the record has no negative, and {advice}")
+        if label is None:
+            return [math.nan] * (1 + count)
+        values = [_VALUE.encode(x, where) for x in (label if isinstance(label, list) else [label])]
+        if len(values) == count - 1:
+            values = [0.0, *(-margin for margin in values)]
+        if len(values) != count:
+            advice = f"give {count} scores, or {count - 1} differences between the positive's and the negatives'"
+            raise ValueError(f"{where}: {len(values)} scores of a teacher for {count} texts; {advice}")
+        return [math.nan, *values]
+
+
 SCHEMA = EmbeddingSchema()
+_BY_LOSS = dict.fromkeys(("margin_mse", "kl"), TeacherScores())
+
+
+def schema_for(loss: str) -> EmbeddingSchema:
+    """The schema whose labels suit a loss of Embeddings."""
+    return _BY_LOSS.get(loss, SCHEMA)

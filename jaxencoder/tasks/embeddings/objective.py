@@ -19,6 +19,7 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
 from jaxencoder.model.encoder import Encoder, init_params
 from jaxencoder.model.sentence import SentenceConfig, Similarity, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Metrics, Params, encode, terms
+from jaxencoder.tasks.embeddings.distillation import check_temperatures, margin_mse, score_distillation
 from jaxencoder.tasks.embeddings.matryoshka import matryoshka
 from jaxencoder.tasks.embeddings.pairs import angle, contrastive, cosent, cosine_regression, online_contrastive
 from jaxencoder.tasks.embeddings.parts import in_parts
@@ -31,14 +32,17 @@ from jaxencoder.tasks.embeddings.ranking import (
 )
 from jaxencoder.tasks.embeddings.spread import global_orthogonality
 from jaxencoder.tasks.embeddings.triplets import triplet
-from jaxencoder.tasks.embeddings.vectors import Loss, masked_sum, similarities, zero_absent
+from jaxencoder.tasks.embeddings.vectors import Loss, masked_sum, query_scores, similarities, zero_absent
 from jaxencoder.tasks.task import Network, TaskObjective, TrainingLabels
 
 log = logging.getLogger(__name__)
 
-EmbeddingLoss = Literal["ranking", "triplet", "cosent", "angle", "cosine", "contrastive", "online_contrastive"]
+EmbeddingLoss = Literal[
+    "ranking", "triplet", "cosent", "angle", "cosine", "contrastive", "online_contrastive", "margin_mse", "kl"
+]
 
 _SCORED = ("cosent", "angle", "cosine", "contrastive", "online_contrastive")
+_TAUGHT = ("margin_mse", "kl")
 _BY_DISTANCE = ("triplet", "contrastive", "online_contrastive")
 
 
@@ -50,7 +54,8 @@ class Embeddings(TaskObjective):
     """ranking: find the positive among the texts of the batch (InfoNCE, multiple negatives). triplet: positives nearer
     than negatives by a margin. The others need the score of each pair in data.label_field: cosent and angle learn their
     order; cosine the score itself, from -1 to 1; contrastive and online_contrastive (its hard pairs) whether it is at
-    least 0.5. Of these only angle uses negatives."""
+    least 0.5. Of these only angle uses negatives. margin_mse and kl need a teacher's scores of the anchor with each
+    text in data.label_field, and learn their differences or their distribution; their usual similarity is dot."""
     pooling: Literal["", Pooling] = ""
     """How the vectors of a text's tokens become one: mean, cls, max, lasttoken, weightedmean or mean_sqrt_len. Empty:
     as init_from has it, or else mean."""
@@ -75,6 +80,10 @@ class Embeddings(TaskObjective):
     """Also train these leading dimensions of the vectors (Matryoshka), such as 384 256 128 64. Empty: all only."""
     spread: float = 0.0
     """Factor of a loss that spreads the vectors over the space, as in EmbeddingGemma."""
+    student_temperature: float = 1.0
+    """Divides the similarities of kl."""
+    teacher_temperature: float = 1.0
+    """Divides the teacher's scores of kl."""
     parts: int = 1
     """Parts of a batch that are embedded one after another. More parts take less memory and give the same loss."""
 
@@ -87,6 +96,7 @@ class Embeddings(TaskObjective):
         if self.loss in _BY_DISTANCE and self.similarity == "dot":
             raise ValueError(f"objective.loss {self.loss} compares distances, and dot is none; give cosine.")
         check_settings(self.scale, self.directions, self.partition, self.hardness, self.hardness_strength)
+        check_temperatures(self.student_temperature, self.teacher_temperature)
         if self.dimensions and min(self.dimensions) < 1:
             raise ValueError(f"objective.dimensions is {self.dimensions}; give positive numbers.")
 
@@ -122,6 +132,7 @@ class Embeddings(TaskObjective):
         With `spread` the loss is the sum of pair_loss and `spread` times spread_loss.
         """
         vectors, mask, labels = examples(scores, batch)
+        labels = teacher_scores(batch) if self.loss in _TAUGHT else labels
         if self.loss == "triplet" and vectors.shape[1] < 3:
             raise ValueError("objective.loss is triplet, but no record has a negative; add some, or set another loss.")
         similarity = self.sentence.similarity
@@ -136,7 +147,7 @@ class Embeddings(TaskObjective):
         return metrics
 
     def _pair_loss(self, similarity: Similarity) -> Callable[[jax.Array, jax.Array, jax.Array], Loss]:
-        """The loss as a function of vectors [N, C, D], mask [N, C] and scores [N]."""
+        """The loss as a function of vectors [N, C, D], mask [N, C] and scores [N], or a teacher's [N, C - 1]."""
         distance = {"distance": similarity, "margin": self.margin}
         match self.loss:
             case "ranking":
@@ -151,6 +162,12 @@ class Embeddings(TaskObjective):
                 return partial(angle, scale=self.scale)
             case "cosine":
                 return cosine_regression
+            case "margin_mse":
+                return lambda x, mask, teacher: margin_mse(query_scores(similarity, x, mask), mask, teacher)
+            case "kl":
+                names = ("student_temperature", "teacher_temperature")
+                kl = partial(score_distillation, **{name: getattr(self, name) for name in names})
+                return lambda x, mask, teacher: kl(query_scores(similarity, x, mask), mask, teacher)
         loss = contrastive if self.loss == "contrastive" else online_contrastive
         return lambda x, mask, scores: loss(x, mask, _classes(scores), **distance)
 
@@ -176,9 +193,11 @@ class Embeddings(TaskObjective):
         )
 
     def with_labels(self, labels: TrainingLabels) -> Self:
+        if self.loss in _TAUGHT and not labels.field:
+            raise ValueError(f"objective.loss is {self.loss}, which needs a teacher's scores; name data.label_field.")
         if self.loss in _SCORED and not labels.field:
             raise ValueError(f"objective.loss is {self.loss}, which needs scores; name data.label_field.")
-        if self.loss not in _SCORED and labels.field:
+        if self.loss not in (*_SCORED, *_TAUGHT) and labels.field:
             problem = f"objective.loss is {self.loss}, which takes all pairs as similar, whatever their scores"
             raise ValueError(f"{problem}; leave out data.label_field, {labels.field}, or set another loss.")
         return dataclasses.replace(self, pooling=self.sentence.pooling[0], similarity=self.sentence.similarity)
@@ -197,6 +216,13 @@ def examples(vectors: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, ja
     scores = jnp.where(mask[..., 0], scores, jnp.nan)
     texts = tuples.shape[-1]
     return chosen.reshape(-1, texts, vectors.shape[-1]), mask.reshape(-1, texts), scores.reshape(-1)
+
+
+def teacher_scores(batch: Batch) -> jax.Array:
+    """A teacher's scores float32 [N, C - 1] of each anchor with its texts, NaN for none; N and C as in `examples`."""
+    tuples = batch["tuples"][..., 1:]  # [B, G, C - 1]
+    scores = jax.vmap(lambda x, index: x[index])(batch["labels"], tuples)
+    return jnp.where(tuples >= 0, scores, jnp.nan).reshape(-1, tuples.shape[-1])
 
 
 def ranking_accuracy(vectors: jax.Array, mask: jax.Array, similarity: Similarity) -> tuple[jax.Array, jax.Array]:

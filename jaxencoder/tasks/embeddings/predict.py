@@ -9,7 +9,7 @@ import numpy as np
 from jaxencoder.model.sentence import Similarity
 from jaxencoder.model.similarity import pair_similarities, similarity_matrix, unit
 from jaxencoder.tasks.classification.metrics import correlations
-from jaxencoder.tasks.embeddings.data import SCHEMA
+from jaxencoder.tasks.embeddings.data import SCHEMA, schema_for
 from jaxencoder.tasks.embeddings.objective import Embeddings
 from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
 from jaxencoder.tasks.running import objective_scores, row_length, score_texts
@@ -65,16 +65,18 @@ def predict_similarities(
 def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluation:
     """Metrics on the records held out by the run, or on a source with the same fields.
 
-    They are those of `score_metrics` if records have a score, else those of `ranking_metrics`.
+    They are those of `score_metrics` if records have a score, else those of `ranking_metrics`. A teacher's scores do
+    not count.
     """
     data, rows = model.config.data, {}
+    has_scores = data.label_field and schema_for(model.config.objective.loss) is SCHEMA
     tuples, scores = [], []
     for where, record in labeled_records(SCHEMA, data, source):
         anchor, texts = record[data.text_field], record[data.pair_field]
         SCHEMA.check_texts(anchor, texts, data.pair_field, where)
         tuples.append([rows.setdefault(text, len(rows)) for text in (anchor, *texts)])
-        label = record[data.label_field] if data.label_field else None
-        scores.append(SCHEMA.encode_label(label, (anchor, texts), SCHEMA.find_labels(data), where))
+        label = record[data.label_field] if has_scores else None
+        scores.append(SCHEMA.encode_label(label, (anchor, texts), SCHEMA.find_labels(data), where)[0])
     vectors, gold = text_vectors(model, list(rows)), np.array(scores)
     similarity = model.config.objective.sentence.similarity
     has_score = ~np.isnan(gold)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxencoder.tasks.embeddings.data import SCHEMA
+from jaxencoder.tasks.embeddings.data import SCHEMA, schema_for
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.cache import prepare
 from jaxencoder.text.config import DataConfig, TokenizerConfig
@@ -44,7 +44,7 @@ def examples_of(store):
         for example in tuples[tuples[:, 0] >= 0]:
             texts = tuple(tuple(ids[segments == segment + 1].tolist()) for segment in example[example >= 0])
             examples.append((texts, float(labels[example[0]])))
-            assert np.isnan(labels[example[example > example[0]]]).all()
+            np.testing.assert_array_equal(labels[example[example >= 0]], labels[example[0]])  # NaN too
         assert tuples.max() + 1 == segments.max()
     return examples
 
@@ -105,6 +105,32 @@ def test_invalid_records(record, message, tmp_path, tokenizer):
     made = {"anchor": "alpha", "positive": "beta", "score": 1.0} | record
     with pytest.raises(ValueError, match=message):
         prepare(config(tmp_path / "a.jsonl", [made], label_field="score"), tokenizer, "train", schema=SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("label", "scores"),
+    [([3, 1.5, -2], [3, 1.5, -2]), ([1.5, 5], [0, -1.5, -5]), (None, [np.nan] * 3)],
+)
+def test_scores_of_a_teacher(label, scores, tmp_path, tokenizer):
+    made = {"anchor": "alpha", "positive": "beta", "negatives": ["gamma", "delta"], "scores": label}
+    data = config(tmp_path / "a.jsonl", [made], label_field="scores")
+    (store,) = prepare(data, tokenizer, "train", schema=schema_for("kl"))
+    np.testing.assert_array_equal(store.read(np.zeros(1, int))["labels"], [[np.nan, *scores]])
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"negative": None}, "record 1: the record has no negative, and a teacher's scores of one text have no order"),
+        ({"scores": [1.0, 2.0, 3.0]}, "3 scores of a teacher for 2 texts; give 2 scores, or 1 differences"),
+        ({"scores": [1.0, float("nan")]}, "record 1: label nan is not a finite number"),
+    ],
+)
+def test_invalid_scores_of_a_teacher(record, message, tmp_path, tokenizer):
+    made = {"anchor": "alpha", "positive": "beta", "negative": "gamma", "scores": 2.0} | record
+    with pytest.raises(ValueError, match=message):
+        data = config(tmp_path / "a.jsonl", [made], label_field="scores")
+        prepare(data, tokenizer, "train", schema=schema_for("margin_mse"))
 
 
 @pytest.mark.parametrize("names", [("query", "document"), ("question", "answer"), ("sentence1", "sentence2")])

@@ -83,6 +83,36 @@ def test_updates_equal_those_of_sentence_transformers(settings, name, options) -
         assert float(total / weight) == pytest.approx(torch_loss.item(), rel=2e-5), step
 
 
+@pytest.mark.parametrize(
+    ("loss", "name", "rate", "steps"), [("margin_mse", "MarginMSELoss", 2e-5, 50), ("kl", "DistillKLDivLoss", 1e-4, 8)]
+)
+def test_updates_by_a_teacher(loss: str, name: str, rate: float, steps: int) -> None:
+    """The losses of updates as in sentence-transformers, from equal weights; a pair without a negative has no loss."""
+    torch = pytest.importorskip("torch")
+    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    objective = build(BERT, loss=loss, similarity="dot")
+    theirs, params = from_transformers("BertForMaskedLM", objective)
+    state = init_state(objective, optax.sgd(rate), KEY)._replace(params=jax.tree.map(np.array, params))
+    update = jax.jit(partial(train_step, objective, optax.sgd(rate)))
+    torch_update = torch.optim.SGD(theirs.parameters(), rate)
+    loss_function = getattr(losses, name)(torch.nn.Identity())
+    for step in range(steps):
+        batch = batch_of(step % 4)
+        batch["labels"] = np.random.default_rng(step).standard_normal((4, 6)).astype(np.float32)
+        state, metrics = update(state, batch, KEY)
+        total, weight = metrics["loss"]
+        columns = vectors_of(theirs, batch, "mean")
+        complete = [i for i, vector in enumerate(columns[2]) if vector is not None]
+        scores = np.take_along_axis(batch["labels"], batch["tuples"].reshape(4, -1), axis=1).reshape(-1, 3)
+        tensors = [torch.stack([column[i] for i in complete]) for column in columns]
+        torch_loss = loss_function.compute_loss_from_embeddings(tensors, torch.tensor(scores[complete, 1:]))
+        torch_update.zero_grad()
+        torch_loss.backward()
+        torch_update.step()
+        assert float(total / weight) == pytest.approx(torch_loss.item(), rel=1e-4), step
+    assert int(weight) == len(complete) == 4
+
+
 def vectors_of(model, batch: dict[str, np.ndarray], pooling: str) -> list[list]:
     """The vectors of the anchors, positives and negatives; None where an example has no negative."""
     import torch
@@ -191,6 +221,7 @@ def test_examples() -> None:
         ({"dimensions": (0,)}, "objective.dimensions is .*; give positive numbers"),
         ({"directions": ("query_to_query",)}, "query_to_document"),
         ({"margin": -1.0}, "objective.margin must be at least 0, got -1.0"),
+        ({"loss": "kl", "teacher_temperature": 0.0}, "teacher_temperature must be a positive number, got 0.0"),
         ({"loss": "triplet", "similarity": "dot"}, "objective.loss triplet compares distances, and dot is none"),
     ],
 )
@@ -207,6 +238,8 @@ def test_settings_and_data() -> None:
         RunConfig(objective=Embeddings(parts=3), data=data, training=TrainingConfig(batch_size=8))
     with pytest.raises(ValueError, match="objective.loss is cosent, which needs scores; name data.label_field"):
         Embeddings(loss="cosent").with_labels(TrainingLabels("", "tuple", ()))
+    with pytest.raises(ValueError, match="objective.loss is kl, which needs a teacher's scores; name data.label_field"):
+        Embeddings(loss="kl").with_labels(TrainingLabels("", "tuple", ()))
     with pytest.raises(
         ValueError, match="takes all pairs as similar, whatever their scores; leave out data.label_field"
     ):
