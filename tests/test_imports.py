@@ -49,6 +49,7 @@ ORDER = [
     "evaluation",
     "describe",
     "api",
+    "mteb",
     "cli",
     "__main__",
 ]

@@ -27,7 +27,7 @@ def v_measure(vectors: np.ndarray, labels: np.ndarray, clusters: int, batch_size
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import v_measure_score
 
-    kmeans = MiniBatchKMeans(clusters, batch_size=batch_size, n_init=1, random_state=SEED)
+    kmeans = MiniBatchKMeans(clusters, batch_size=batch_size, n_init="auto", random_state=SEED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different vectors than clusters
         return float(v_measure_score(labels, kmeans.fit_predict(vectors)))
