@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -25,7 +25,10 @@ from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.model.similarity import pair_similarities, unit
 
-_DISTANCES = {"euclidean": "euclidean", "manhattan": "cityblock"}  # names in SciPy
+_DISTANCES: dict[str, Literal["euclidean", "cityblock"]] = {
+    "euclidean": "euclidean",
+    "manhattan": "cityblock",
+}  # names in SciPy
 _OTHER_INPUTS = {"image", "audio", "video"}
 _WITHOUT_EFFECT = {"batch_size", "show_progress_bar", "num_proc"}  # on vectors
 
@@ -87,7 +90,7 @@ class Encoder:
         digest = hashlib.sha256(repr((self.model.sentence, self._options, sorted(self._prompts.items()))).encode())
         for path, values in jax.tree.leaves_with_path(self.model.params):
             digest.update(repr(path).encode())
-            digest.update(np.ascontiguousarray(values))
+            digest.update(np.ascontiguousarray(values).data)
         return digest.hexdigest()[:16]
 
     def prompt(self, task: str, kind: str, prompt_type: str | None) -> str | None:
