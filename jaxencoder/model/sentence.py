@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxencoder.model.config import Pooling, Similarity
 from jaxencoder.model.heads import pool
+from jaxencoder.model.vectors import unit
 
 _EPSILON = 1e-5  # torch's default, which no published module changes
 
@@ -75,7 +76,7 @@ class Normalize:
         return {}
 
     def __call__(self, params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-        return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+        return unit(x)
 
 
 Module = Dense | LayerNorm | Normalize

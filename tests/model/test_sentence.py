@@ -29,6 +29,15 @@ def test_packed_documents_have_the_vectors_of_each_alone(skip: int | None) -> No
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len"])
+def test_absent_documents_have_finite_gradients(pooling: str) -> None:
+    config = SentenceConfig((pooling,), normalize=True, dimensions=4, renormalize=True)
+    absent = jax.grad(lambda x: sentence_vectors(config, {}, x, SEGMENTS, 3)[1, 1:].sum())(HIDDEN)
+    np.testing.assert_array_equal(absent, 0)
+    present = jax.grad(lambda x: sentence_vectors(config, {}, x, SEGMENTS, 3).sum())(HIDDEN)
+    assert np.isfinite(present).all() and np.abs(present).max() > 0.01
+
+
 def test_normalized_vectors_are_truncated_and_normalized_again() -> None:
     config = SentenceConfig(normalize=True)
     whole, shorter, again = (

@@ -7,10 +7,10 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from jaxencoder.model.vectors import length
 from jaxencoder.tasks.embeddings.vectors import (
     Loss,
     check_choice,
-    length,
     masked_log_softmax,
     masked_sum,
     pair_similarities,

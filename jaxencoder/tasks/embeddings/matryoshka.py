@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.tasks.embeddings.vectors import Loss, unit, zero_absent
+from jaxencoder.model.vectors import unit
+from jaxencoder.tasks.embeddings.vectors import Loss, zero_absent
 
 
 def matryoshka(

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.model.sentence import Similarity
-from jaxencoder.tasks.embeddings.vectors import Loss, masked_sum, pair_similarities, to_distances, unit, zero_absent
+from jaxencoder.model.vectors import unit
+from jaxencoder.tasks.embeddings.vectors import Loss, masked_sum, pair_similarities, to_distances, zero_absent
 
 
 def cosent(

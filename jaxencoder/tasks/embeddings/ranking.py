@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.model.sentence import Similarity
-from jaxencoder.tasks.embeddings.vectors import Loss, check_choice, masked_sum, similarities, unit, zero_absent
+from jaxencoder.model.vectors import unit
+from jaxencoder.tasks.embeddings.vectors import Loss, check_choice, masked_sum, similarities, zero_absent
 
 Direction = Literal["query_to_document", "document_to_query", "query_to_query", "document_to_document"]
 Partition = Literal["joint", "per_direction"]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.model.sentence import Similarity
+from jaxencoder.model.vectors import length, root, unit
 
 # (sum, weight), float32 scalars: their quotient is the mean loss, and they add up over batches. The weight is 0 where
 # a batch holds nothing that the loss is defined for, and then the sum is 0 too.
@@ -20,27 +21,6 @@ def zero_absent(vectors: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(mask[..., None], vectors.astype(jnp.float32), 0)
 
 
-def length(vectors: jax.Array) -> jax.Array:
-    """Euclidean lengths [...] of vectors [..., D]; the gradient at a zero vector is 0."""
-    return _root(jnp.square(vectors).sum(-1))
-
-
-def _root(squares: jax.Array) -> jax.Array:
-    """Square roots, with the gradient 0 at 0 in place of infinity."""
-    is_zero = squares == 0
-    return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squares)))
-
-
-def unit(vectors: jax.Array) -> jax.Array:
-    """Vectors [..., D] scaled to length 1. A zero vector stays, and its gradient is 0.
-
-    torch divides by 1e-12 there, so that its gradient has a length of about 1e12.
-    """
-    lengths = length(vectors)[..., None]
-    is_zero = lengths == 0
-    return jnp.where(is_zero, 0, vectors / jnp.where(is_zero, 1, lengths))
-
-
 def similarities(similarity: Similarity, queries: jax.Array, documents: jax.Array) -> jax.Array:
     """The similarities [Q, ...] of each of the queries [Q, D] with each of the documents [..., D]."""
     check_choice("similarity", similarity, get_args(Similarity))
@@ -50,7 +30,7 @@ def similarities(similarity: Similarity, queries: jax.Array, documents: jax.Arra
         return jnp.einsum("QD,...D->Q...", queries, documents, precision=_EXACT)
     term = jnp.square if similarity == "euclidean" else jnp.abs
     sums = _sum_over_components(term, queries, documents)
-    return -(_root(sums) if similarity == "euclidean" else sums)
+    return -(root(sums) if similarity == "euclidean" else sums)
 
 
 def _sum_over_components(term: Callable[[jax.Array], jax.Array], a: jax.Array, b: jax.Array) -> jax.Array:
