@@ -27,6 +27,7 @@ with epy.lazy_api_imports(globals()):
         Phase,
         QuestionAnswering,
         ReplacedToken,
+        Reranking,
         RunConfig,
         TokenClassification,
         TokenizerConfig,
@@ -38,7 +39,8 @@ del epy
 __all__ = [
     "Classification", "ComputeConfig", "DataConfig", "Embeddings", "EncoderConfig", "LoraConfig", "MaskedLM", "Masking",
     "MeshConfig", "Model", "MultipleChoice", "OptimizerConfig", "Phase", "QuestionAnswering", "ReplacedToken",
-    "RunConfig", "TokenClassification", "TokenizerConfig", "TrainingConfig", "__version__", "load", "train",
+    "Reranking", "RunConfig", "TokenClassification", "TokenizerConfig", "TrainingConfig", "__version__", "load",
+    "train",
 ]  # fmt: skip
 
 

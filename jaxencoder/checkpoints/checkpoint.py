@@ -28,7 +28,7 @@ class Checkpoint:
     published: Published | None = None  # family, config.json and heads of a published checkpoint; None for a run
     sentence: SentenceConfig = field(default_factory=SentenceConfig)  # of embeddings; its modules: params["sentence"]
     tasks: Mapping[str, TaskAdapter] = field(default_factory=dict)  # name of a prompt -> the adapter for its task
-    cross_encoder: CrossEncoderConfig | None = None  # of a published cross-encoder
+    cross_encoder: CrossEncoderConfig | None = None  # of one that scores pairs: published, or Reranking's
     generator: "Checkpoint | None" = None  # of replaced-token detection: the masked language model that fills the masks
     base: "Checkpoint | None" = field(default=None, repr=False)  # that an adapter was added to; shares its arrays
     step: int | None = None  # of training, of a run's checkpoint

@@ -40,6 +40,7 @@ class InitialModel(NamedTuple):
     tokenizer: Tokenizer
     tokenizer_config: TokenizerConfig  # names the tokenizer
     sentence: SentenceConfig  # of its embeddings
+    heads: Mapping[str, HeadConfig]  # by which it would score texts, of `scoring_heads`
 
 
 def open_initial_model(init_from: str) -> InitialModel:
@@ -49,7 +50,8 @@ def open_initial_model(init_from: str) -> InitialModel:
         case "run":
             config, path = saved_config(folder), folder / TOKENIZER_FOLDER
             tokenizer_config = dataclasses.replace(config.tokenizer, path=str(path))
-            return InitialModel(config.model, Tokenizer.load(path), tokenizer_config, config.objective.sentence)
+            sentence, heads = config.objective.sentence, _run_heads(config)
+            return InitialModel(config.model, Tokenizer.load(path), tokenizer_config, sentence, heads)
         case "adapter" | "peft":
             raise ValueError(f"{folder} is an adapter without its base; write both with convert --to run first")
     encoder, lowercase = encoder_folder(folder)
@@ -59,8 +61,20 @@ def open_initial_model(init_from: str) -> InitialModel:
     if checkpoint.tokenizer is None:
         raise ValueError(f"{encoder} has no tokenizer, and training needs one; add one to the folder")
     tokenizer = checkpoint.tokenizer.lowercased() if lowercase else checkpoint.tokenizer
-    sentence = embedding_settings(folder)
-    return InitialModel(checkpoint.config.model, tokenizer, TokenizerConfig(path=str(encoder)), sentence)
+    model, published = checkpoint.config.model, checkpoint.published
+    heads = classifier.scoring_heads(published and published.family, model, published and published.settings)
+    return InitialModel(model, tokenizer, TokenizerConfig(path=str(encoder)), embedding_settings(folder), heads)
+
+
+def _run_heads(config: RunConfig) -> Mapping[str, HeadConfig]:
+    """The heads by which a run scores texts, or would in the family in which it can be published."""
+    if config.objective.cross_encoder is not None:
+        return config.objective.heads(config.model)
+    try:
+        family, model = published_form(config, ("pooler", "sequence_head"))
+    except ValueError:  # no family has this architecture
+        return classifier.scoring_heads(None, config.model)
+    return classifier.scoring_heads(family, model)
 
 
 def read_published(folder: Path) -> tuple[Path, Published] | None:
@@ -153,7 +167,7 @@ def _source(init_from: str, params: Params, objective: ObjectiveConfig) -> tuple
     """The parameters at `init_from`, and the heads that they may have."""
     folder = resolve(init_from)
     if kind_of(folder) != "run":
-        extra = ("pooler",) if classifier.NAME in params else ()
+        extra = ("pooler",) if params.keys() & {classifier.NAME, "pooler"} else ()
         model = open_transformers(encoder_folder(folder)[0], extra_heads=extra)
         assert model.published is not None  # open_transformers sets it
         tables = model.published.family.heads(model.config.model, model.published.settings)

@@ -56,7 +56,8 @@ def open_run(folder: Path, step: Step = "latest") -> Checkpoint:
     config = config.at_step(number)
     # The discriminator of replaced-token detection may have been written alone.
     if not isinstance(config.objective, ReplacedToken) or "generator" not in params:
-        return Checkpoint(config, params, tokenizer, sentence=config.objective.sentence, step=number)
+        settings = {"sentence": config.objective.sentence, "cross_encoder": config.objective.cross_encoder}
+        return Checkpoint(config, params, tokenizer, step=number, **settings)
     models = separate_models(config, tokenizer, params)
     masked_lm = dataclasses.replace(config, model=config.objective.generator(config.model), objective=MaskedLM())
     generator = Checkpoint(masked_lm, models["generator"], tokenizer)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxencoder.families import classifier
 from jaxencoder.families.labels import with_labels
 from jaxencoder.families.published import Published
 from jaxencoder.families.roberta import PAD, with_padding_position
+from jaxencoder.families.settings import Settings
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.tasks.classification.objective import VALUE, Classification
@@ -29,6 +31,13 @@ _APPROXIMATE = (
 )
 _SPECIAL = {"pad": "pad", "bos": "cls", "cls": "cls", "eos": "sep", "sep": "sep"}  # their names of ids -> ours
 
+# Settings of config.json by which families choose their heads, the default first.
+_CHOICES: tuple[Settings, ...] = (
+    {},
+    *({"classifier_pooling": value} for value in ("cls", "mean", "bos", "late")),
+    *({"pooler_hidden_act": value} for value in ("tanh", "gelu")),
+)
+
 
 def save(model: Checkpoint, folder: Path, format: str) -> None:
     """Write a model's folder; see `jaxencoder.api.Model.save`."""
@@ -40,6 +49,10 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
     if format == "transformers" or model.cross_encoder is not None:
         params, settings, skipped = _published_heads(model, published)
         settings |= _activation(model)
+        if model.cross_encoder is not None and (missing := skipped.keys() & {"pooler", "sequence_head"}):
+            reason = skipped[min(missing)]
+            problem = f"no class of {published.family.name} has the head of this model: {reason}"
+            raise ValueError(f"{problem}; to write its encoder alone, convert it with a pooling")
     if format == "sentence-transformers":
         if tokenizer is None:
             raise ValueError("the model has no tokenizer, which sentence-transformers needs; add one to its folder")
@@ -52,7 +65,7 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
         raise ValueError(f"{folder} holds a {MODULES_FILE}, which would stay; save to an empty folder")
     if tokenizer is not None:
         settings |= {f"{theirs}_token_id": tokenizer.role_ids.get(ours) for theirs, ours in _SPECIAL.items()}
-        pools_by_id = any(head.inputs == "lasttoken" for head in model.heads.values())
+        pools_by_id = model.published is not None and any(x.inputs == "lasttoken" for x in model.heads.values())
         if model.config.model.position_pad_id >= 0 or pools_by_id:
             # Says from which id the model counts positions, or which it does not pool; not the tokenizer's.
             del settings["pad_token_id"]
@@ -111,6 +124,7 @@ def _published_heads(model: Checkpoint, published: Published) -> tuple[Params, d
     params = {name: model.params[name] for name in ("encoder", "mlm_head") if name in model.params}
     settings: dict[str, Any] = {}
     skipped: dict[str, str] = {}
+    pad_id = None if model.tokenizer is None else model.tokenizer.role_ids.get("pad")
 
     def family_heads(labels: dict[str, Any]) -> dict[str, HeadConfig]:
         tables = family.heads(config, {**published.settings, **family.settings(config), **labels})
@@ -125,7 +139,6 @@ def _published_heads(model: Checkpoint, published: Published) -> tuple[Params, d
             labels |= {"problem_type": objective.problem_type, **family.classifier}
             heads = family_heads(labels)
             transform = classifier.transform_config(objective.pooling, objective.transform)
-            pad_id = None if model.tokenizer is None else model.tokenizer.role_ids.get("pad")
             if not objective.transform and classifier.texts_end_with(model.tokenizer, pad_id):
                 skipped[classifier.NAME] = "texts end with the padding token, which transformers does not pool"
             elif converted := classifier.to_heads(trained, objective.pooling, heads):
@@ -136,15 +149,27 @@ def _published_heads(model: Checkpoint, published: Published) -> tuple[Params, d
                 theirs = heads["pooler"] if head and head.inputs == "pooled" else head
                 skipped[classifier.NAME] = _difference(theirs, transform)
     for name, head in model.heads.items():
-        is_token_run = model.published is None and name == tokens.HEAD
-        labels = with_labels({}, head.outputs, model.labels) if is_token_run else {}
-        family_head = family_heads(labels).get(name)
-        if family_head == head:
+        is_of_run = model.published is None and name in (tokens.HEAD, "sequence_head")
+        labels = with_labels({}, head.outputs, model.labels) if is_of_run else {}
+        labels |= {"pad_token_id": pad_id} if is_of_run and head.pad_id is not None else {}
+        choices = _CHOICES if model.published is None else ({},)
+        fitting = (labels | choice for choice in choices if _has(family_heads, labels | choice, name, head))
+        if (chosen := next(fitting, None)) is not None:
             params[name] = model.params[name]
-            settings |= labels
+            settings |= chosen
         else:
-            skipped[name] = _difference(family_head, head)
+            skipped[name] = _difference(family_heads(labels).get(name), head)
     return params, settings, skipped
+
+
+def _has(
+    family_heads: Callable[[Settings], dict[str, HeadConfig]], settings: Settings, name: str, head: HeadConfig
+) -> bool:
+    """Whether a family has this head with these settings of config.json."""
+    try:
+        return family_heads(settings).get(name) == head
+    except ValueError:  # it has no such choice
+        return False
 
 
 def _difference(theirs: HeadConfig | None, ours: HeadConfig) -> str:

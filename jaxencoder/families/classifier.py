@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
+from jaxencoder.families.family import Family, Settings
+from jaxencoder.families.labels import with_labels
 from jaxencoder.families.tables import Params
+from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig, HeadInputs
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
@@ -62,6 +65,23 @@ def transform_config(pooling: str, transform: bool = True) -> HeadConfig:
     """The classifier without its projection to classes. A pooling that heads do not have equals no head's inputs."""
     inputs = cast(HeadInputs, pooling)
     return HeadConfig(inputs, activation="tanh") if transform else HeadConfig(inputs, output_bias=False)
+
+
+def scoring_heads(
+    family: Family | None, encoder: EncoderConfig, settings: Settings | None = None
+) -> dict[str, HeadConfig]:
+    """The heads by which a family scores texts, with one output: "sequence_head", after "pooler" if it has one.
+
+    `settings` are those of a config.json; None: the family's own. Without a family, or for one that classifies no
+    texts, the head is RoBERTa's.
+    """
+    tables = {}
+    if family is not None:
+        tables = family.heads(encoder, with_labels({**family.settings(encoder), **(settings or {})}, 1))
+    if "sequence_head" not in tables:
+        return {"sequence_head": HeadConfig("cls", 1, "tanh")}
+    names = ("pooler", "sequence_head") if tables["sequence_head"].config.inputs == "pooled" else ("sequence_head",)
+    return {name: tables[name].config for name in names}
 
 
 def texts_end_with(tokenizer: Tokenizer | None, token_id: int | None) -> bool:

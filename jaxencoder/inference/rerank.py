@@ -26,16 +26,16 @@ class Ranked(NamedTuple):
 def check_cross_encoder(model: OpenedModel) -> None:
     """Raise ValueError for a model that gives pairs no single score.
 
-    A published classifier does with one label, a run on pairs with a value or one of two classes.
+    A run of Reranking does, a published classifier with one label, a run on pairs with a value or one of two classes.
     """
     objective = model.config.objective
     scores_pairs = isinstance(objective, Classification) and "classifier" in model.params
-    if model.published is not None and classify.PUBLISHED_HEAD in model.heads:
+    if classify.PUBLISHED_HEAD in model.heads:
         if (labels := model.heads[classify.PUBLISHED_HEAD].outputs) > 1:
             raise ValueError(f"this model has {labels} labels, which give no single score; use a model with one label")
         return
     if not (isinstance(objective, Classification) and scores_pairs and model.config.data.pair_field):
-        advice = "use a run of finetune_classification with data.pair_field, or a published cross-encoder"
+        advice = "use a run of the recipe reranker, or a published cross-encoder"
         raise ValueError(f"this model does not score pairs; {advice}")
     if objective.labels > 2 or objective.multi_label:
         problem = f"this run has {objective.labels} classes, which give no single score"
@@ -54,9 +54,9 @@ def score_pairs(
 ) -> np.ndarray:
     """How well each text answers its query, float64 [N].
 
-    A published cross-encoder gives the activation of its logit, by default a sigmoid, as in sentence-transformers. A
-    run gives the value that it predicts, or the log-odds of class 1. The query is the first text of a pair; see
-    `check_cross_encoder`. Pairs longer than a row are truncated as in training, with one warning.
+    A cross-encoder gives the activation of its logit, by default a sigmoid, as in sentence-transformers. A run of
+    Classification gives the value that it predicts, or the log-odds of class 1. The query is the first text of a
+    pair; see `check_cross_encoder`. Pairs longer than a row are truncated as in training, with one warning.
 
     Args:
         prompt: put before each query, a text or the name of a stored one; None: the model's default prompt.

@@ -1,6 +1,6 @@
 """Heads on the encoder: masked language model, pooling of documents, published heads and the classifier."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -165,6 +165,7 @@ def apply_heads(
     hidden: jax.Array,
     rows: Mapping[str, jax.Array],
     max_documents: int,
+    drop: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> dict[str, jax.Array]:
     """Outputs of published heads, float32: [B, T, outputs] of tokens, [B, E, outputs] of the documents of each row.
 
@@ -175,6 +176,7 @@ def apply_heads(
         hidden: the encoder's output [B, T, D].
         rows: token_ids and segment_ids [B, T].
         max_documents: E, the maximum number of documents in a row.
+        drop: dropout of what enters a head with outputs.
     """
     segment_ids = rows["segment_ids"]
     out: dict[str, jax.Array] = {}
@@ -188,6 +190,7 @@ def apply_heads(
             if head.pad_id is not None:
                 counted = _without_id(rows["token_ids"], segment_ids, max_documents, head.pad_id)
             x = pool(hidden, counted, max_documents, head.inputs)
+        x = drop(x) if head.outputs else x
         y = apply(Head(encoder, head), params[name], x.astype(hidden.dtype))
         out[name] = pool(y, segment_ids, max_documents, "mean") if head.pool_after_transform else y
     return out

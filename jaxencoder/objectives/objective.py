@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import HeadConfig
@@ -83,6 +84,11 @@ class ObjectiveConfig:
     def sentence(self) -> SentenceConfig:
         """How a text becomes a vector by a model that is trained with this objective."""
         return SentenceConfig()
+
+    @property
+    def cross_encoder(self) -> CrossEncoderConfig | None:
+        """How a pair of texts gets a score by a model that is trained with this objective; None if it gets none."""
+        return None
 
     @property
     def batch_multiple(self) -> int:

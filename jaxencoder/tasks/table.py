@@ -13,6 +13,9 @@ from jaxencoder.tasks.multiple_choice.predict import evaluate_choices, predict_c
 from jaxencoder.tasks.question_answering import data as answers
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.question_answering.predict import evaluate_answers, predict_answers
+from jaxencoder.tasks.reranking import data as lists
+from jaxencoder.tasks.reranking.objective import Reranking
+from jaxencoder.tasks.reranking.predict import evaluate_lists, predict_scores
 from jaxencoder.tasks.task import Task, TaskCheckpoint
 from jaxencoder.tasks.token_classification import data as tags
 from jaxencoder.tasks.token_classification.evaluate import evaluate_tags
@@ -60,6 +63,15 @@ TASKS = (
         evaluate=evaluate_embeddings,
     ),
     Task(
+        name="reranking",
+        schema=lists.SCHEMA,
+        objective=Reranking,
+        head="sequence_head",
+        predict=predict_scores,
+        evaluate=evaluate_lists,
+        list_items={"scores": 0.0},
+    ),
+    Task(
         name="multiple choice",
         schema=choices.SCHEMA,
         objective=MultipleChoice,
@@ -81,6 +93,8 @@ def schema_of(objective: ObjectiveConfig) -> Schema:
         return VALUES
     if isinstance(objective, Embeddings):
         return tuples.schema_for(objective.loss)
+    if isinstance(objective, Reranking):
+        return lists.schema_for(objective.loss)
     return TEXTS if (task := task_of(objective)) is None else task.schema
 
 

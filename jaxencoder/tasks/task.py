@@ -39,6 +39,7 @@ class TrainingLabels(NamedTuple):
     kind: str  # as in `segment_labels`, or "token"
     names: tuple[str, ...]  # of the classes, in order of id; empty for values and choices
     counts: tuple[int, ...] = ()  # training examples of each class; empty if labels of texts are not classes
+    texts: int = 1  # most texts of an example
 
 
 class TaskObjective(ObjectiveConfig):
@@ -74,6 +75,10 @@ class TaskObjective(ObjectiveConfig):
 
     def started_from(self, sentence: SentenceConfig) -> Self:
         """The objective with settings of embeddings, if it leaves them open, of the model that training starts from."""
+        return self
+
+    def started_with_heads(self, heads: Mapping[str, HeadConfig]) -> Self:
+        """The objective with the heads by which the model that training starts from would score texts."""
         return self
 
     def with_assumed_labels(self, names: Sequence[str]) -> Self:

@@ -37,7 +37,7 @@ class Labels:
         else by its id. ValueError for an invalid label.
         """
         if self.kind == "value":
-            return _value(label, where)
+            return encode_value(label, where)
         if self.kind == "class":
             return self._id(label, where)
         if self.indicators:
@@ -181,7 +181,7 @@ class _Seen:
     list_size: int | None = None  # of all lists, if they hold 0 or 1 for each class; 0 once one does not
 
     def add(self, label: Any, where: str) -> None:
-        if isinstance(label, float) and parse_integer(str(_value(label, where))) is None:
+        if isinstance(label, float) and parse_integer(str(encode_value(label, where))) is None:
             self.fractional = True
         elif isinstance(label, int | float):
             self.numbers.setdefault(int(label), where)
@@ -300,7 +300,8 @@ def _name(label: Any, where: str) -> str:
     raise ValueError(f"{where}: label {label!r} is not a class; give text or a whole number, or drop the record")
 
 
-def _value(label: Any, where: str) -> float:
+def encode_value(label: Any, where: str) -> float:
+    """A number, which text may spell; ValueError for others than the finite ones of float32."""
     try:
         number = _number(label) if isinstance(label, str) else float(label) if isinstance(label, int | float) else None
     except OverflowError:  # an integer larger than any float

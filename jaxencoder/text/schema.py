@@ -50,6 +50,8 @@ class Schema:
     needs_labels = True  # of tasks: a run must name the label field
     has_values = False  # the labels are values, whatever they look like
     marks: tuple[str, ...] = label_kinds.MARKS  # labels of what has none
+    finds_labels = False  # a label field is found by its usual names, and records may lack one
+    splits_by_text = False  # what is held out depends on the first text alone
     reads_all_fields = False  # `adjust` uses fields that no setting names
     overlaps = False  # sequences of a long text overlap by `data.overlap` tokens
 
@@ -191,7 +193,7 @@ class Schema:
             if label_names:
                 record[data.label_field] = with_names(record[data.label_field], label_names, where)
             self.adjust(record, data, where)
-            yield where, record, text_digest(record[data.text_field], pair)
+            yield where, record, text_digest(record[data.text_field], "" if self.splits_by_text else pair)
 
 
 def text_digest(text: str | Sequence[str], pair: str) -> int:

@@ -90,7 +90,8 @@ def _training_labels(config: RunConfig, train: tuple[tuple[Store, ...], ...]) ->
         counts = tuple(map(sum, zip(*(store.label_counts().tolist() for store in train[0]), strict=True)))
         _check_unlabeled(names, counts, sum(store.meta.get("unlabeled", 0) for store in train[0]))
         _warn_of_rare(names, counts, labeled_examples(config, train[0]))
-    return TrainingLabels(config.data.label_field, kind, names, counts)
+    texts = max(store.meta.get("tuples", (1, 1))[1] for store in unique_stores(train))
+    return TrainingLabels(config.data.label_field, kind, names, counts, texts)
 
 
 def _check_unlabeled(names: tuple[str, ...], counts: tuple[int, ...], unlabeled: int) -> None:

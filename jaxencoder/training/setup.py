@@ -99,7 +99,8 @@ def with_initial_model(
     """
     if saved and run_dir:
         tokenizer = Tokenizer.load(run_dir / TOKENIZER_FOLDER)
-        initial = InitialModel(saved.model, tokenizer, saved.tokenizer, saved.objective.sentence)
+        heads = saved.objective.heads(saved.model)
+        initial = InitialModel(saved.model, tokenizer, saved.tokenizer, saved.objective.sentence, heads)
     elif config.init_from:
         initial = open_initial_model(config.init_from)
     else:
@@ -115,7 +116,8 @@ def with_initial_model(
         return config, initial.tokenizer
     config = dataclasses.replace(with_architecture(config, initial.model), tokenizer=initial.tokenizer_config)
     if isinstance(config.objective, TaskObjective):
-        config = dataclasses.replace(config, objective=config.objective.started_from(initial.sentence))
+        objective = config.objective.started_from(initial.sentence).started_with_heads(initial.heads)
+        config = dataclasses.replace(config, objective=objective)
     return config, initial.tokenizer
 
 

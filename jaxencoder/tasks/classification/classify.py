@@ -63,9 +63,10 @@ def classifier_head(model: TaskModel) -> ClassifierHead:
     objective, published = model.config.objective, model.published
     if published is None and isinstance(objective, Classification) and "classifier" in model.params:
         outputs, kind, scores = objective.labels, objective.problem_type, objective_scores(model)
-    elif published is not None and PUBLISHED_HEAD in model.heads:
+    elif PUBLISHED_HEAD in model.heads:
         outputs = model.heads[PUBLISHED_HEAD].outputs
-        kind = published.settings.get("problem_type") or (ONE_CLASS if outputs > 1 else VALUE)
+        settings = {} if published is None else published.settings
+        kind = settings.get("problem_type") or (ONE_CLASS if outputs > 1 else VALUE)
         if outputs == 1 and model.cross_encoder is not None:
             kind = VALUE  # whatever loss it was trained with
         if kind not in (ONE_CLASS, SEVERAL_CLASSES, VALUE) or (kind == VALUE and outputs > 1):

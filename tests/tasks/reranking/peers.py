@@ -55,7 +55,7 @@ def as_lists(loss: Callable, sizes: list[int], labels: np.ndarray) -> Callable:
 
 
 def as_pairs(loss: Callable, mask: np.ndarray, labels: np.ndarray) -> Callable:
-    """The loss of sentence-transformers of labelled pairs."""
+    """The loss of sentence-transformers of labeled pairs."""
     flat = [f"{row} {column}" for row, column in np.argwhere(mask)]
     return lambda scores: loss(GivenScores(scores))([["q"] * len(flat), flat], torch.tensor(labels[mask]))
 
