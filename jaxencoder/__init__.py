@@ -33,14 +33,16 @@ with epy.lazy_api_imports(globals()):
         TokenizerConfig,
         TrainingConfig,
     )
+    from jaxencoder.mining.config import MiningConfig, MiningData
+    from jaxencoder.mining.mine import mine
     from jaxencoder.training.loop import train
 del epy
 
 __all__ = [
     "Classification", "ComputeConfig", "DataConfig", "Embeddings", "EncoderConfig", "LoraConfig", "MaskedLM", "Masking",
-    "MeshConfig", "Model", "MultipleChoice", "OptimizerConfig", "Phase", "QuestionAnswering", "ReplacedToken",
-    "Reranking", "RunConfig", "TokenClassification", "TokenizerConfig", "TrainingConfig", "__version__", "load",
-    "train",
+    "MeshConfig", "MiningConfig", "MiningData", "Model", "MultipleChoice", "OptimizerConfig", "Phase",
+    "QuestionAnswering", "ReplacedToken", "Reranking", "RunConfig", "TokenClassification", "TokenizerConfig",
+    "TrainingConfig", "__version__", "load", "mine", "train",
 ]  # fmt: skip
 
 

@@ -47,6 +47,7 @@ ORDER = [
     "training",
     "inference",
     "evaluation",
+    "mining",
     "describe",
     "api",
     "mteb",

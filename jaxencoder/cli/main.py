@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 import jaxencoder
-from jaxencoder.cli import about, measure, runs, use
+from jaxencoder.cli import about, measure, mining, runs, use
 from jaxencoder.cli.verb import RecipeVerb, Verb
 
 TRACEBACK = "JAXENCODER_TRACEBACK"
@@ -24,6 +24,7 @@ VERBS: dict[str, type[Verb]] = {
     "score": use.Score,
     "embed": use.Embed,
     "search": use.Search,
+    "mine": mining.Mine,
     "predict": use.Predict,
     "evaluate": measure.Evaluate,
     "evaluate similarity": measure.EvaluateSimilarity,

@@ -113,6 +113,15 @@ def read_corpus(folder: Path) -> Iterator[Record]:
         yield {"_id": i, "text": f"{title} {record['text']}".strip()}
 
 
+def read_queries(folder: Path, relevances: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of the judged queries by id; ValueError if one is missing."""
+    queries = {i: record["text"] for i, record in _read_with_ids(folder / "queries.jsonl") if i in relevances}
+    if missing := [query for query in relevances if query not in queries]:
+        lacks = f"{folder / 'queries.jsonl'} lacks {len(missing)} of the {len(relevances)} queries that were judged"
+        raise ValueError(f"{lacks}, such as {missing[0]!r}; both files must be of the same set")
+    return queries
+
+
 def _read_with_ids(file: Path) -> Iterator[tuple[str, Record]]:
     """(id, record) of each line; ValueError if an id is missing or not unique."""
     seen = set()
@@ -146,10 +155,7 @@ def search_folder(
     """
     file = qrels_file(folder, split)
     relevances = read_qrels(file)
-    queries = {i: record["text"] for i, record in _read_with_ids(folder / "queries.jsonl") if i in relevances}
-    if missing := [query for query in relevances if query not in queries]:
-        lacks = f"{folder / 'queries.jsonl'} lacks {len(missing)} of the {len(relevances)} queries that were judged"
-        raise ValueError(f"{lacks}, such as {missing[0]!r}; both files must be of the same set")
+    queries = read_queries(folder, relevances)
     relevant = [document for judged in relevances.values() for document, relevance in judged.items() if relevance > 0]
     if not relevant:
         raise ValueError(f"{file} calls no document relevant; a relevance must be above 0")

@@ -79,6 +79,18 @@ def rank(
     Yields:
         (chunk of records, the nearest among all records so far); the last one is the result.
     """
+    query_options, options = search_options(model, options, query_prompt)
+    nearest = Nearest.empty(len(queries), k)
+    query_vectors = embed.embed(model, queries, query_options)
+    for chunk, vectors in embed.embed_source(model, records, text_field, options):
+        nearest = nearest.updated(query_vectors, vectors, model.sentence.similarity)
+        yield chunk, nearest
+
+
+def search_options(
+    model: OpenedModel, options: EmbedOptions, query_prompt: str | None
+) -> tuple[EmbedOptions, EmbedOptions]:
+    """The options of queries and of documents, with the prompts that `rank` describes."""
     stored = dict(model.sentence.prompts)
     query_prompt = _stored_name("query", stored) if query_prompt is None else query_prompt
     query_options = replace(options, prompt=query_prompt, windows=None)
@@ -87,11 +99,7 @@ def rank(
             advice = "as in sentence-transformers; name the prompt if they should have it"
             log.warning("The model's prompt %r is not put before documents, %s.", unused[0], advice)
         options = replace(options, prompt=_stored_name("document", stored))
-    nearest = Nearest.empty(len(queries), k)
-    query_vectors = embed.embed(model, queries, query_options)
-    for chunk, vectors in embed.embed_source(model, records, text_field, options):
-        nearest = nearest.updated(query_vectors, vectors, model.sentence.similarity)
-        yield chunk, nearest
+    return query_options, options
 
 
 def _stored_name(name: str, stored: Mapping[str, str]) -> str:

@@ -1,0 +1,102 @@
+"""Numbers computed once and kept on disk: the vectors of texts, and scores of pairs, chunk by chunk.
+
+A chunk's name is a digest of everything that its numbers depend on, so that a run that was stopped, or one with other
+limits or more texts, computes only what is missing.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxencoder.files import write_atomic
+from jaxencoder.inference.embed import embed
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.options import EmbedOptions
+from jaxencoder.parameters import flatten
+
+_TEXTS = 8192  # in a chunk
+
+
+class Vectors:
+    """Vectors [N, D] float32 in parts that may lie on disk.
+
+    Args:
+        parts: arrays [n, D], all but the last of one length.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        self._parts, self._size = parts, len(parts[0])
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The parts in order."""
+        return iter(self._parts)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors [n, D] of rows [n] in any order, repeated or not."""
+        out = np.empty((len(rows), self._parts[0].shape[1]), np.float32)
+        numbers, offsets = np.divmod(rows, self._size)
+        for number in np.unique(numbers):
+            chosen = numbers == number
+            out[chosen] = self._parts[number][offsets[chosen]]
+        return out
+
+
+def model_digest(model: OpenedModel) -> str:
+    """A digest of everything in a model that its outputs depend on."""
+    digest = hashlib.blake2b(digest_size=16)
+    tasks = {name: adapter.params for name, adapter in model.tasks.items()}
+    for path, array in flatten({"model": model.params, "tasks": tasks}).items():
+        values = np.ascontiguousarray(jax.device_get(array))
+        digest.update(f"{path}{values.dtype}{values.shape}".encode())
+        digest.update(values.view(np.uint8).reshape(-1).data)
+    tokenizer = model.tokenizer and model.tokenizer.fingerprint
+    settings = (model.config.model, model.config.objective, model.sentence, model.compute, model.cross_encoder)
+    digest.update(repr((tokenizer, model.max_length, *settings)).encode())
+    return digest.hexdigest()
+
+
+def cached_numbers(folder: Path, key: Any, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array of a key, which JSON can express, as a read-only map of its file; computed if there is no file.
+
+    OSError if the folder cannot be written.
+    """
+    file = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.npy"
+    if not file.is_file():
+        content = io.BytesIO()
+        np.save(content, compute())
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, content.getvalue())
+    return np.load(file, mmap_mode="r")
+
+
+def text_vectors(model: OpenedModel, digest: str, texts: Sequence[str], options: EmbedOptions, folder: Path) -> Vectors:
+    """The vectors of texts, at least one, from the cache where it has them.
+
+    `digest` is the model's. ValueError if some vectors are not finite.
+    """
+    settings = json.loads(json.dumps({**asdict(options), "batch_tokens": None}, default=str))
+    parts = []
+    with tqdm(total=len(texts), unit=" texts", desc="Embedding", disable=None) as bar:
+        for start in range(0, len(texts), _TEXTS):
+            chunk = list(texts[start : start + _TEXTS])
+            key = [digest, model.sentence.prompt(options.prompt), settings, chunk]
+            parts.append(cached_numbers(folder, key, lambda chunk=chunk: _finite(embed(model, chunk, options))))
+            bar.update(len(chunk))
+    return Vectors(parts)
+
+
+def _finite(vectors: np.ndarray) -> np.ndarray:
+    if not np.isfinite(vectors).all():
+        raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
+    return vectors
