@@ -6,9 +6,9 @@ batch make the task harder and the vectors better: with objective.parts, memory 
 
 Data: records with an anchor, a positive and, optionally, negatives: {"anchor": ..., "positive": ..., "negative": ...}.
 Usual names of pairs, such as query and document or question and answer, are found. For pairs with a score of their
-similarity set --objective.loss cosent --data.label-field score; for a teacher's scores --objective.loss kl --data.label-field
-scores. `jaxencoder mine` adds hard negatives to pairs, and the model's scores. Texts of an example share a row: if they are too long
-for it, the longest are truncated. Architecture, tokenizer and pooling come from --init-from.
+similarity set --objective.loss cosent --data.label-field score; for a teacher's scores --objective.loss kl
+--data.label-field scores. `jaxencoder mine` adds hard negatives and scores to pairs. Texts of an example share a row:
+if they are too long for it, the longest are truncated. Architecture, tokenizer and pooling come from --init-from.
 
 Cost: 100,000 pairs of questions of 13 tokens with all-MiniLM-L6-v2 take about 20 minutes per epoch on 2 CPU cores.
 Expected: nothing has been measured with this code yet.

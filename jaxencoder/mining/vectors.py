@@ -22,7 +22,7 @@ from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.parameters import flatten
 
-_TEXTS = 8192  # in a chunk
+_TEXTS = 2048  # in a chunk: little is lost when a run is stopped
 
 
 class Vectors:
