@@ -29,6 +29,7 @@ with epy.lazy_api_imports(globals()):
         ReplacedToken,
         Reranking,
         RunConfig,
+        SparseEmbeddings,
         TokenClassification,
         TokenizerConfig,
         TrainingConfig,
@@ -41,8 +42,8 @@ del epy
 __all__ = [
     "Classification", "ComputeConfig", "DataConfig", "Embeddings", "EncoderConfig", "LoraConfig", "MaskedLM", "Masking",
     "MeshConfig", "MiningConfig", "MiningData", "Model", "MultipleChoice", "OptimizerConfig", "Phase",
-    "QuestionAnswering", "ReplacedToken", "Reranking", "RunConfig", "TokenClassification", "TokenizerConfig",
-    "TrainingConfig", "__version__", "load", "mine", "train",
+    "QuestionAnswering", "ReplacedToken", "Reranking", "RunConfig", "SparseEmbeddings", "TokenClassification",
+    "TokenizerConfig", "TrainingConfig", "__version__", "load", "mine", "train",
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from jaxencoder.tasks.embeddings.objective import Embeddings
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.reranking.objective import Reranking
+from jaxencoder.tasks.sparse.objective import SparseEmbeddings
 from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.schema import Schema
@@ -28,7 +29,8 @@ from jaxencoder.training.config import OptimizerConfig, Phase, TrainingConfig, b
 __all__ = [
     "Classification", "ComputeConfig", "DataConfig", "Embeddings", "EncoderConfig", "LoraConfig", "MaskedLM", "Masking",
     "MeshConfig", "MultipleChoice", "OptimizerConfig", "Phase", "QuestionAnswering", "ReplacedToken", "Reranking",
-    "RunConfig", "TokenClassification", "TokenizerConfig", "TrainingConfig", "batch_warmup",
+    "RunConfig", "SparseEmbeddings", "TokenClassification", "TokenizerConfig", "TrainingConfig",
+    "batch_warmup",
 ]  # fmt: skip
 
 DEFAULT_STEPS = 1000

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxencoder.model.config import Pooling, Similarity
 from jaxencoder.model.heads import pool
+from jaxencoder.model.sparse import SparseConfig
 from jaxencoder.model.vectors import unit
 
 _EPSILON = 1e-5  # torch's default, which no published module changes
@@ -95,6 +96,7 @@ class SentenceConfig:
     prompts: tuple[tuple[str, str], ...] = ()  # (name, text) of each; the text is put before every text to embed
     default_prompt: str | None = None
     similarity: Similarity = "cosine"  # compares two vectors
+    sparse: SparseConfig | None = None  # of a sparse model, which has neither pooling, modules nor dimensions
 
     def size(self, hidden_size: int) -> int:
         """Length of a vector before it is truncated to `dimensions`; ValueError if a module takes another length."""

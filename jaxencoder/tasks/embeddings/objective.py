@@ -6,7 +6,7 @@ all devices and hosts. With `parts`, texts are embedded a part of the batch at a
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Self
@@ -47,8 +47,8 @@ _BY_DISTANCE = ("triplet", "contrastive", "online_contrastive")
 
 
 @dataclass(frozen=True)
-class Embeddings(TaskObjective):
-    """Settings of the training of embeddings; ValueError if one lies outside its range."""
+class ComparedTexts(TaskObjective):
+    """Base of objectives whose loss compares the vectors of all texts of a batch."""
 
     loss: EmbeddingLoss = "ranking"
     """ranking: find the positive among the texts of the batch (InfoNCE, multiple negatives). triplet: positives nearer
@@ -56,13 +56,8 @@ class Embeddings(TaskObjective):
     order; cosine the score itself, from -1 to 1; contrastive and online_contrastive (its hard pairs) whether it is at
     least 0.5. Of these only angle uses negatives. margin_mse and kl need a teacher's scores of the anchor with each
     text in data.label_field, and learn their differences or their distribution; their usual similarity is dot."""
-    pooling: Literal["", Pooling] = ""
-    """How the vectors of a text's tokens become one: mean, cls, max, lasttoken, weightedmean or mean_sqrt_len. Empty:
-    as init_from has it, or else mean."""
     similarity: Literal["", Similarity] = ""
     """Compares two vectors. Empty: as init_from has it, or else cosine."""
-    normalize: bool = False
-    """Scale the vectors to length 1, also where they are used later. True if init_from does so."""
     scale: float = 20.0
     """Factor of similarities, the inverse of a temperature: in ranking, cosent and angle."""
     margin: float = 0.5
@@ -76,10 +71,6 @@ class Embeddings(TaskObjective):
     """Negatives that ranking weights by their similarity: hard (the example's own), in_batch or all."""
     hardness_strength: float = 0.0
     """Factor of these similarities: 5 in EmbeddingGemma, 9 in Lan et al. 2025, arXiv:2503.04812."""
-    dimensions: tuple[int, ...] = ()
-    """Also train these leading dimensions of the vectors (Matryoshka), such as 384 256 128 64. Empty: all only."""
-    spread: float = 0.0
-    """Factor of a loss that spreads the vectors over the space, as in EmbeddingGemma."""
     student_temperature: float = 1.0
     """Divides the similarities of kl."""
     teacher_temperature: float = 1.0
@@ -88,17 +79,17 @@ class Embeddings(TaskObjective):
     """Parts of a batch that are embedded one after another. More parts take less memory and give the same loss."""
 
     def __post_init__(self) -> None:
-        if self.pooling == "learned":
-            raise ValueError("objective.pooling is 'learned', which is for classifiers; give another pooling.")
-        for name, least in (("parts", 1), ("spread", 0), ("margin", 0), ("hardness_strength", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"objective.{name} must be at least {least}, got {getattr(self, name)}.")
-        if self.loss in _BY_DISTANCE and self.similarity == "dot":
+        self.check_at_least({"parts": 1, "margin": 0, "hardness_strength": 0})
+        if self.loss in _BY_DISTANCE and self.sentence.similarity == "dot":
             raise ValueError(f"objective.loss {self.loss} compares distances, and dot is none; give cosine.")
         check_settings(self.scale, self.directions, self.partition, self.hardness, self.hardness_strength)
         check_temperatures(self.student_temperature, self.teacher_temperature)
-        if self.dimensions and min(self.dimensions) < 1:
-            raise ValueError(f"objective.dimensions is {self.dimensions}; give positive numbers.")
+
+    def check_at_least(self, limits: Mapping[str, float]) -> None:
+        """ValueError if one of these settings is less than its limit."""
+        for name, least in limits.items():
+            if not getattr(self, name) >= least:
+                raise ValueError(f"objective.{name} must be at least {least}, got {getattr(self, name)}.")
 
     @property
     def batch_multiple(self) -> int:
@@ -107,6 +98,77 @@ class Embeddings(TaskObjective):
     @property
     def compares_examples(self) -> bool:
         return True
+
+    @property
+    def label_array(self) -> tuple[tuple[int, ...], type]:
+        return (), np.float32
+
+    def pair_loss(self) -> Callable[[jax.Array, jax.Array, jax.Array], Loss]:
+        """The loss as a function of vectors [N, C, D], mask [N, C] and scores [N], or a teacher's [N, C - 1]."""
+        similarity = self.sentence.similarity
+        distance = {"distance": similarity, "margin": self.margin}
+        match self.loss:
+            case "ranking":
+                names = ("scale", "directions", "partition", "hardness", "hardness_strength")
+                settings = {name: getattr(self, name) for name in names}
+                return lambda x, mask, _: multiple_negatives_ranking(x, mask, similarity=similarity, **settings)
+            case "triplet":
+                return lambda x, mask, _: triplet(x, mask, **distance)
+            case "cosent":
+                return partial(cosent, similarity=similarity, scale=self.scale)
+            case "angle":
+                return partial(angle, scale=self.scale)
+            case "cosine":
+                return cosine_regression
+            case "margin_mse":
+                return lambda x, mask, teacher: margin_mse(query_scores(similarity, x, mask), mask, teacher)
+            case "kl":
+                names = ("student_temperature", "teacher_temperature")
+                kl = partial(score_distillation, **{name: getattr(self, name) for name in names})
+                return lambda x, mask, teacher: kl(query_scores(similarity, x, mask), mask, teacher)
+        loss = contrastive if self.loss == "contrastive" else online_contrastive
+        return lambda x, mask, scores: loss(x, mask, _classes(scores), **distance)
+
+    def examples(self, scores: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """`examples` of a batch, with a teacher's scores if the loss learns them; ValueError if it needs negatives."""
+        vectors, mask, labels = examples(scores, batch)
+        labels = teacher_scores(batch) if self.loss in _TAUGHT else labels
+        if self.loss == "triplet" and vectors.shape[1] < 3:
+            raise ValueError("objective.loss is triplet, but no record has a negative; add some, or set another loss.")
+        return vectors, mask, labels
+
+    def with_labels(self, labels: TrainingLabels) -> Self:
+        if self.loss in _TAUGHT and not labels.field:
+            raise ValueError(f"objective.loss is {self.loss}, which needs a teacher's scores; name data.label_field.")
+        if self.loss in _SCORED and not labels.field:
+            raise ValueError(f"objective.loss is {self.loss}, which needs scores; name data.label_field.")
+        if self.loss not in (*_SCORED, *_TAUGHT) and labels.field:
+            problem = f"objective.loss is {self.loss}, which takes all pairs as similar, whatever their scores"
+            raise ValueError(f"{problem}; leave out data.label_field, {labels.field}, or set another loss.")
+        return dataclasses.replace(self, similarity=self.sentence.similarity)
+
+
+@dataclass(frozen=True)
+class Embeddings(ComparedTexts):
+    """Settings of the training of embeddings; ValueError if one lies outside its range."""
+
+    pooling: Literal["", Pooling] = ""
+    """How the vectors of a text's tokens become one: mean, cls, max, lasttoken, weightedmean or mean_sqrt_len. Empty:
+    as init_from has it, or else mean."""
+    normalize: bool = False
+    """Scale the vectors to length 1, also where they are used later. True if init_from does so."""
+    dimensions: tuple[int, ...] = ()
+    """Also train these leading dimensions of the vectors (Matryoshka), such as 384 256 128 64. Empty: all only."""
+    spread: float = 0.0
+    """Factor of a loss that spreads the vectors over the space, as in EmbeddingGemma."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pooling == "learned":
+            raise ValueError("objective.pooling is 'learned', which is for classifiers; give another pooling.")
+        self.check_at_least({"spread": 0})
+        if self.dimensions and min(self.dimensions) < 1:
+            raise ValueError(f"objective.dimensions is {self.dimensions}; give positive numbers.")
 
     @property
     def sentence(self) -> SentenceConfig:
@@ -131,12 +193,8 @@ class Embeddings(TaskObjective):
 
         With `spread` the loss is the sum of pair_loss and `spread` times spread_loss.
         """
-        vectors, mask, labels = examples(scores, batch)
-        labels = teacher_scores(batch) if self.loss in _TAUGHT else labels
-        if self.loss == "triplet" and vectors.shape[1] < 3:
-            raise ValueError("objective.loss is triplet, but no record has a negative; add some, or set another loss.")
-        similarity = self.sentence.similarity
-        loss = self._pair_loss(similarity)
+        vectors, mask, labels = self.examples(scores, batch)
+        similarity, loss = self.sentence.similarity, self.pair_loss()
         if self.dimensions:
             loss = matryoshka(loss, self.dimensions)
         metrics = {"loss": loss(vectors, mask, labels), "accuracy": ranking_accuracy(vectors, mask, similarity)}
@@ -145,35 +203,6 @@ class Embeddings(TaskObjective):
             metrics["spread_loss"] = global_orthogonality(vectors, mask, similarity=similarity)
             metrics["loss"] = terms(metrics, {"pair_loss": 1.0, "spread_loss": self.spread})
         return metrics
-
-    def _pair_loss(self, similarity: Similarity) -> Callable[[jax.Array, jax.Array, jax.Array], Loss]:
-        """The loss as a function of vectors [N, C, D], mask [N, C] and scores [N], or a teacher's [N, C - 1]."""
-        distance = {"distance": similarity, "margin": self.margin}
-        match self.loss:
-            case "ranking":
-                names = ("scale", "directions", "partition", "hardness", "hardness_strength")
-                settings = {name: getattr(self, name) for name in names}
-                return lambda x, mask, _: multiple_negatives_ranking(x, mask, similarity=similarity, **settings)
-            case "triplet":
-                return lambda x, mask, _: triplet(x, mask, **distance)
-            case "cosent":
-                return partial(cosent, similarity=similarity, scale=self.scale)
-            case "angle":
-                return partial(angle, scale=self.scale)
-            case "cosine":
-                return cosine_regression
-            case "margin_mse":
-                return lambda x, mask, teacher: margin_mse(query_scores(similarity, x, mask), mask, teacher)
-            case "kl":
-                names = ("student_temperature", "teacher_temperature")
-                kl = partial(score_distillation, **{name: getattr(self, name) for name in names})
-                return lambda x, mask, teacher: kl(query_scores(similarity, x, mask), mask, teacher)
-        loss = contrastive if self.loss == "contrastive" else online_contrastive
-        return lambda x, mask, scores: loss(x, mask, _classes(scores), **distance)
-
-    @property
-    def label_array(self) -> tuple[tuple[int, ...], type]:
-        return (), np.float32
 
     def started_from(self, sentence: SentenceConfig) -> Self:
         """The objective with the choices of the model that training starts from; ValueError for its modules."""
@@ -193,14 +222,7 @@ class Embeddings(TaskObjective):
         )
 
     def with_labels(self, labels: TrainingLabels) -> Self:
-        if self.loss in _TAUGHT and not labels.field:
-            raise ValueError(f"objective.loss is {self.loss}, which needs a teacher's scores; name data.label_field.")
-        if self.loss in _SCORED and not labels.field:
-            raise ValueError(f"objective.loss is {self.loss}, which needs scores; name data.label_field.")
-        if self.loss not in (*_SCORED, *_TAUGHT) and labels.field:
-            problem = f"objective.loss is {self.loss}, which takes all pairs as similar, whatever their scores"
-            raise ValueError(f"{problem}; leave out data.label_field, {labels.field}, or set another loss.")
-        return dataclasses.replace(self, pooling=self.sentence.pooling[0], similarity=self.sentence.similarity)
+        return dataclasses.replace(super().with_labels(labels), pooling=self.sentence.pooling[0])
 
 
 def examples(vectors: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:

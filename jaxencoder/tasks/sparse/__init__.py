@@ -1,0 +1,1 @@
+"""Sparse embeddings: vectors over the vocabulary, for search by weighted words (SPLADE)."""

@@ -1,0 +1,181 @@
+"""Training of sparse embeddings: as in sentence-transformers, however the texts are packed."""
+
+import dataclasses
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxencoder.config import SparseEmbeddings
+from jaxencoder.model.sentence import SentenceConfig
+from jaxencoder.model.sparse import SparseConfig
+from jaxencoder.tasks.task import TrainingLabels
+from jaxencoder.training.step import init_state, train_step
+from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, randomized_params, rows
+from tests.objectives.comparisons import KEY, assert_close, from_transformers, loss_and_gradients
+
+T, STEPS, RATE = 36, 24, 0.02
+LENGTHS = [[7, 5, 9, 4, 6, 3], [8, 9, 5, 7, 3, 4], [9, 6, 7, 3, 4, 4], [3, 6, 4, 8, 5, 3]]  # two triplets in each row
+TUPLES = np.tile(np.arange(6, dtype=np.int32).reshape(1, 2, 3), (4, 1, 1))
+
+
+def batch_of(seed: int = 0) -> dict[str, np.ndarray]:
+    return rows(LENGTHS, T, seed) | {"tuples": TUPLES, "labels": np.full((4, 6), np.nan, np.float32)}
+
+
+def build(config=SMALL["bert"], **settings):
+    return SparseEmbeddings(**settings).build(config, FLOAT32, Vocabulary())
+
+
+def columns_of(batch: dict[str, np.ndarray], special: bool = True) -> list[dict]:
+    """Anchors, positives and negatives as inputs of torch, one text in each row."""
+    import torch
+
+    result = []
+    rows_of_batch = list(zip(batch["token_ids"], batch["segment_ids"], strict=True))
+    for column in (1, 2, 3):
+        texts = [ids[segments == column + 3 * example] for ids, segments in rows_of_batch for example in (0, 1)]
+        texts = texts if special else [ids[1:-1] for ids in texts]
+        width = max(map(len, texts))
+        ids = torch.tensor(np.stack([np.pad(x, (0, width - len(x))) for x in texts])).long()
+        mask = torch.tensor(np.stack([np.arange(width) < len(x) for x in texts])).long()
+        result.append({"input_ids": ids, "attention_mask": mask})
+    return result
+
+
+def sparse_encoder(masked_lm, pooling: str = "max", activation: str = "relu"):
+    import torch
+    from sentence_transformers.sparse_encoder.modules import SpladePooling
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.masked_lm, self.pooling = masked_lm, SpladePooling(pooling, activation)
+
+        def forward(self, features):
+            logits = self.masked_lm(features["input_ids"], attention_mask=features["attention_mask"]).logits
+            return self.pooling({"token_embeddings": logits, "attention_mask": features["attention_mask"]})
+
+    return Model()
+
+
+SUMS = {"pooling": "sum", "saturation": "log1p_log1p"}
+TRIPLET = {"loss": "triplet", "similarity": "euclidean", "margin": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "loss_name", "pooling"),
+    [
+        ({}, "SparseMultipleNegativesRankingLoss", ("max", "relu")),
+        (SUMS | TRIPLET, "SparseTripletLoss", ("sum", "log1p_relu")),
+    ],
+    ids=["ranking", "triplet of sums"],
+)
+def test_updates_equal_those_of_sentence_transformers(settings, loss_name, pooling) -> None:
+    """The losses of SpladeLoss in a training with the warm-up of its weights, from equal parameters."""
+    torch = pytest.importorskip("torch")
+    sparse = pytest.importorskip("sentence_transformers.sparse_encoder")
+    weights = {"query_weight": 0.5, "document_weight": 0.3, "query_threshold": 20}
+    objective = build(BERT, **settings, **weights, regularizer_warmup=0.5)
+    masked_lm, params = from_transformers("BertForMaskedLM", objective)
+    state = init_state(objective, optax.sgd(RATE), KEY)._replace(params=jax.tree.map(np.array, params))
+    update = jax.jit(partial(train_step, objective, optax.sgd(RATE), steps=STEPS))
+
+    model = sparse_encoder(masked_lm, *pooling)
+    torch_update = torch.optim.SGD(model.parameters(), RATE)
+    torch_loss = sparse.losses.SpladeLoss(
+        model, getattr(sparse.losses, loss_name)(model), document_regularizer_weight=0.3, query_regularizer_weight=0.5,
+        query_regularizer_threshold=20,
+    )  # fmt: skip
+    warmup = sparse.callbacks.splade_callbacks.SpladeRegularizerWeightSchedulerCallback(torch_loss, warmup_ratio=0.5)
+    progress = SimpleNamespace(max_steps=STEPS, global_step=0)
+    warmup.on_train_begin(None, progress, None)
+    for step in range(STEPS):
+        progress.global_step = step
+        warmup.on_step_begin(None, progress, None)
+        batch = batch_of(step)
+        state, metrics = update(state, batch, KEY)
+        total, weight = metrics["loss"]
+        losses = torch_loss(columns_of(batch))
+        expected = sum(losses.values())
+        torch_update.zero_grad()
+        expected.backward()
+        torch_update.step()
+        assert float((total / weight).sum()) == pytest.approx(expected.item(), rel=5e-5), step
+    assert float(metrics["document_active"][0] / metrics["document_active"][1]) < 41
+
+
+def test_queries_by_a_table() -> None:
+    """Value and gradient of the weights as of SparseStaticEmbedding, which reads no special tokens."""
+    torch = pytest.importorskip("torch")
+    losses = pytest.importorskip("sentence_transformers.sparse_encoder.losses")
+    from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
+
+    objective = build(BERT, queries="table", query_weight=0.0, document_weight=0.3)
+    masked_lm, params = from_transformers("BertForMaskedLM", build(BERT))
+    params = params | {"query_table": {"weight": np.random.default_rng(0).random(41, np.float32)}}
+    loss, _, gradients = loss_and_gradients(objective, params, batch_of())
+    tokenizer = SimpleNamespace(model_max_length=36)
+    table = SparseStaticEmbedding(tokenizer, torch.tensor(np.array(params["query_table"]["weight"])))
+    model = sparse_encoder(masked_lm)
+    batch = batch_of()
+    vectors = [
+        table(columns_of(batch, special=False)[0])["sentence_embedding"],
+        *(model(column)["sentence_embedding"] for column in columns_of(batch)[1:]),
+    ]
+    ranking = losses.SparseMultipleNegativesRankingLoss(model).compute_loss_from_embeddings(vectors, None)
+    flops = losses.FlopsLoss(model).compute_loss_from_embeddings(torch.cat(vectors[1:]))
+    total = ranking + 0.3 * flops
+    total.backward()
+    assert loss == pytest.approx(total.item(), rel=1e-5)
+    np.testing.assert_allclose(gradients["query_table/weight"], table.weight.grad, atol=1e-5)
+    bias = masked_lm.cls.predictions.decoder.bias.grad
+    np.testing.assert_allclose(gradients["mlm_head/bias"], bias, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+def test_parts_and_groups_of_rows_change_nothing(pooling, monkeypatch) -> None:
+    params = randomized_params(build().init)
+    complete = loss_and_gradients(build(pooling=pooling), params, batch_of())
+    monkeypatch.setattr("jaxencoder.kernels.pooled_scores._TOKENS", T)
+    for parts in (1, 2):
+        assert_close(loss_and_gradients(build(pooling=pooling, parts=parts), params, batch_of()), complete, 3e-6)
+
+
+def test_weights_grow_with_the_progress() -> None:
+    objective = build(query_weight=1.0, document_weight=0.0, regularizer="l1")
+    params, batch = randomized_params(objective.init), batch_of()
+
+    def loss(progress: float) -> float:
+        return float(objective.loss(params, batch | {"progress": np.full(4, progress, np.float32)}, KEY, True)[0])
+
+    start, middle, end = loss(0.0), loss(1 / 6), loss(0.5)
+    assert middle - start == pytest.approx((end - start) / 4, rel=1e-4)
+    assert float(objective.loss(params, batch, KEY, False)[0]) == pytest.approx(end)
+
+
+def test_the_initial_model_decides() -> None:
+    sparse = SparseConfig("sum", "log1p_log1p", "table", max_active=9)
+    chosen = SparseEmbeddings(pooling="max").started_from(SentenceConfig(similarity="cosine", sparse=sparse))
+    assert chosen.sparse == SparseConfig("max", "log1p_log1p", "table") and chosen.sentence.similarity == "cosine"
+    dense = SparseEmbeddings().started_from(SentenceConfig(similarity="cosine", pooling=("cls",)))
+    resolved = dense.with_labels(TrainingLabels("", "tuple", ()))
+    assert resolved == SparseEmbeddings(similarity="dot", pooling="max", saturation="log1p", queries="encoder")
+    assert dataclasses.replace(resolved, parts=2).batch_multiple == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"document_weight": -1.0}, "objective.document_weight must be at least 0, got -1.0"),
+        ({"regularizer_warmup": 1.5}, "objective.regularizer_warmup must be at most 1, got 1.5"),
+        ({"loss": "triplet"}, "objective.loss triplet compares distances, and dot is none; give cosine"),
+        ({"parts": 0}, "objective.parts must be at least 1, got 0"),
+    ],
+)
+def test_invalid_settings(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SparseEmbeddings(**settings)
