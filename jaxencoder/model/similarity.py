@@ -6,6 +6,7 @@ Which one a model was trained for is in its folder, as `SentenceConfig.similarit
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import sparse
 
 from jaxencoder.model.sentence import Similarity
 
@@ -26,9 +27,29 @@ def similarity_matrix(similarity: Similarity, queries: jax.Array, vectors: jax.A
     return -jnp.sqrt(jnp.square(differences).sum(-1))
 
 
-def pair_similarities(similarity: Similarity, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The similarities float64 [N] of the vectors a [N, D] and b [N, D], row by row."""
+def sparse_similarities(similarity: Similarity, queries: sparse.csr_array, vectors: sparse.csr_array) -> np.ndarray:
+    """The similarities [Q, N] of sparse queries [Q, D] and vectors [N, D] of any length."""
+    if similarity == "manhattan":
+        return -np.stack([abs(vectors - queries[[i] * vectors.shape[0]]).sum(1) for i in range(queries.shape[0])])
+    if similarity == "euclidean":  # the difference of large numbers
+        queries, vectors = queries.astype(np.float64), vectors.astype(np.float64)
+    products = (queries @ vectors.T).toarray()
+    if similarity == "dot":
+        return products
+    query_squares, squares = (x.power(2).sum(1) for x in (queries, vectors))
+    if similarity == "cosine":
+        lengths = np.sqrt(query_squares)[:, None], np.sqrt(squares)
+        return np.clip(products / np.maximum(lengths[0], 1e-12) / np.maximum(lengths[1], 1e-12), -1, 1)
+    return -np.sqrt(np.maximum(query_squares[:, None] + squares - 2 * products, 0))
+
+
+def pair_similarities(
+    similarity: Similarity, a: np.ndarray | sparse.csr_array, b: np.ndarray | sparse.csr_array
+) -> np.ndarray:
+    """The similarities float64 [N] of the vectors a [N, D] and b [N, D], dense or both sparse, row by row."""
     a, b = a.astype(np.float64), b.astype(np.float64)
+    if isinstance(a, sparse.csr_array):
+        return _sparse_pair_similarities(similarity, a, b)
     match similarity:
         case "cosine":
             return np.einsum("ND,ND->N", unit(a), unit(b))
@@ -38,3 +59,16 @@ def pair_similarities(similarity: Similarity, a: np.ndarray, b: np.ndarray) -> n
             return -np.linalg.norm(a - b, axis=-1)
         case "manhattan":
             return -np.abs(a - b).sum(-1)
+
+
+def _sparse_pair_similarities(similarity: Similarity, a: sparse.csr_array, b: sparse.csr_array) -> np.ndarray:
+    match similarity:
+        case "cosine":
+            lengths = (np.sqrt(x.power(2).sum(1)) for x in (a, b))
+            return a.multiply(b).sum(1) / np.prod([np.maximum(x, 1e-12) for x in lengths], axis=0)
+        case "dot":
+            return a.multiply(b).sum(1)
+        case "euclidean":
+            return -np.sqrt((a - b).power(2).sum(1))
+        case "manhattan":
+            return -abs(a - b).sum(1)

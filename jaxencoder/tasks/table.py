@@ -5,7 +5,7 @@ from jaxencoder.tasks.classification.data import VALUES
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.classification.predict import evaluate_classes, predict_classes
 from jaxencoder.tasks.embeddings import data as tuples
-from jaxencoder.tasks.embeddings.objective import Embeddings
+from jaxencoder.tasks.embeddings.objective import ComparedTexts, Embeddings
 from jaxencoder.tasks.embeddings.predict import evaluate_embeddings, predict_similarities
 from jaxencoder.tasks.multiple_choice import data as choices
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
@@ -16,6 +16,7 @@ from jaxencoder.tasks.question_answering.predict import evaluate_answers, predic
 from jaxencoder.tasks.reranking import data as lists
 from jaxencoder.tasks.reranking.objective import Reranking
 from jaxencoder.tasks.reranking.predict import evaluate_lists, predict_scores
+from jaxencoder.tasks.sparse.objective import SparseEmbeddings
 from jaxencoder.tasks.task import Task, TaskCheckpoint
 from jaxencoder.tasks.token_classification import data as tags
 from jaxencoder.tasks.token_classification.evaluate import evaluate_tags
@@ -63,6 +64,14 @@ TASKS = (
         evaluate=evaluate_embeddings,
     ),
     Task(
+        name="sparse embedding",
+        schema=tuples.SCHEMA,
+        objective=SparseEmbeddings,
+        head="mlm_head",
+        predict=predict_similarities,
+        evaluate=evaluate_embeddings,
+    ),
+    Task(
         name="reranking",
         schema=lists.SCHEMA,
         objective=Reranking,
@@ -91,7 +100,7 @@ def schema_of(objective: ObjectiveConfig) -> Schema:
     """Fields and encoding of an objective's records; texts or pairs for pretraining."""
     if isinstance(objective, Classification) and objective.labels == 1:
         return VALUES
-    if isinstance(objective, Embeddings):
+    if isinstance(objective, ComparedTexts):
         return tuples.schema_for(objective.loss)
     if isinstance(objective, Reranking):
         return lists.schema_for(objective.loss)

@@ -2,17 +2,21 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
+from scipy import sparse
 
 from jaxencoder.model.sentence import Similarity
-from jaxencoder.model.similarity import pair_similarities, similarity_matrix, unit
+from jaxencoder.model.similarity import pair_similarities, similarity_matrix, sparse_similarities, unit
 from jaxencoder.tasks.classification.metrics import correlations
 from jaxencoder.tasks.embeddings.data import SCHEMA, schema_for
 from jaxencoder.tasks.embeddings.objective import Embeddings
 from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
 from jaxencoder.tasks.running import objective_scores, row_length, score_texts
+from jaxencoder.tasks.sparse.objective import SparseEmbeddings
+from jaxencoder.tasks.sparse.vectors import text_vectors as sparse_text_vectors
 from jaxencoder.tasks.task import Evaluation, TaskModel
 from jaxencoder.text.buckets import tokenize, warn_truncated
 from jaxencoder.text.sources.records import Record
@@ -21,12 +25,26 @@ ADDED = ("similarity",)
 _BLOCK = 1024  # anchors that are compared with all other texts at once
 
 
-def text_vectors(model: TaskModel, texts: Sequence[str], batch_tokens: int | None = None) -> np.ndarray:
-    """The vectors of texts, float64 [N, D], by a run of Embeddings; ValueError for another model."""
-    objective = model.config.objective
+def text_vectors(
+    model: TaskModel, texts: Sequence[str], batch_tokens: int | None = None, is_query: bool = False
+) -> Any:
+    """The vectors of texts by a run of Embeddings, float64 [N, D], or SparseEmbeddings, a csr_array float32 [N, V].
+
+    Args:
+        is_query: whether the texts are queries, for which a sparse model may have a table.
+
+    Raises:
+        ValueError: another model.
+    """
+    objective, limit = model.config.objective, row_length(model)
+    if isinstance(objective, SparseEmbeddings):
+        vectors, truncated = sparse_text_vectors(
+            model, objective.sparse, texts, is_query, limit=limit, batch_tokens=batch_tokens
+        )
+        warn_truncated(truncated, len(texts), limit)
+        return vectors
     if not isinstance(objective, Embeddings):
         raise ValueError("this model was not trained for embeddings; fine-tune it with the objective Embeddings")
-    limit = row_length(model)
     ids, truncated = tokenize(model.tokenizer, texts, limit)
     warn_truncated(truncated, len(texts), limit)
     size = objective.sentence.size(model.config.model.hidden_size)
@@ -57,8 +75,11 @@ def predict_similarities(
     )
     for chunk in chunks(records, lambda record: sum(len(record[name]) for name in fields)):
         check_new_fields(chunk, ADDED)
-        vectors = text_vectors(model, [record[name] for name in fields for record in chunk], batch_tokens)
-        values = pair_similarities(model.config.objective.sentence.similarity, *np.split(vectors, 2))
+        queries, documents = (
+            text_vectors(model, [record[name] for record in chunk], batch_tokens, is_query)
+            for name, is_query in zip(fields, (True, False), strict=True)
+        )
+        values = pair_similarities(model.config.objective.sentence.similarity, queries, documents)
         yield [record | {ADDED[0]: float(x)} for record, x in zip(chunk, values, strict=True)]
 
 
@@ -78,12 +99,15 @@ def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluati
         label = record[data.label_field] if has_scores else None
         scores.append(SCHEMA.encode_label(label, (anchor, texts), SCHEMA.find_labels(data), where)[0])
     vectors, gold = text_vectors(model, list(rows)), np.array(scores)
-    similarity = model.config.objective.sentence.similarity
+    sentence = model.config.objective.sentence
+    similarity, anchors = sentence.similarity, vectors
+    if sentence.sparse is not None and sentence.sparse.queries == "table":
+        anchors = text_vectors(model, list(rows), is_query=True)
     has_score = ~np.isnan(gold)
     if not has_score.any():
-        return Evaluation(ranking_metrics(vectors, tuples, similarity))
-    pairs = np.array([row[:2] for row in tuples])[has_score]
-    similarities = pair_similarities(similarity, *(vectors[column] for column in pairs.T))
+        return Evaluation(ranking_metrics(vectors, tuples, similarity, anchors))
+    first, second = np.array([row[:2] for row in tuples])[has_score].T
+    similarities = pair_similarities(similarity, anchors[first], vectors[second])
     return Evaluation(score_metrics(similarities, gold[has_score]))
 
 
@@ -92,20 +116,28 @@ def score_metrics(similarities: np.ndarray, scores: np.ndarray) -> dict[str, flo
     return {**correlations(similarities, scores), "examples": len(scores)}
 
 
-def ranking_metrics(vectors: np.ndarray, tuples: Sequence[Sequence[int]], similarity: Similarity) -> dict[str, float]:
+def ranking_metrics(
+    vectors: Any, tuples: Sequence[Sequence[int]], similarity: Similarity, anchors: Any = None
+) -> dict[str, float]:
     """How well anchors find their positives among the positives and negatives of all examples, each text once.
 
     Args:
-        vectors: float [M, D] of different texts.
+        vectors: float [M, D] of different texts, an array or a csr_array.
         tuples: the anchor, the positive and the negatives of each example, as rows of `vectors`.
+        similarity: of two vectors.
+        anchors: the vectors [M, D] of the same texts as anchors; None: `vectors`.
 
     Returns:
         accuracy, the fraction of anchors to which no other text is as similar as the positive; mrr, the mean of
         1 / rank of the positive, the last of equally similar ones; texts, the number of texts that are ranked; and
         examples. The anchor itself and its other positives are not ranked.
     """
-    vectors = unit(vectors) if similarity == "cosine" else vectors
-    compare = jax.jit(partial(similarity_matrix, similarity))
+    anchors = vectors if anchors is None else anchors
+    if sparse.issparse(vectors):
+        compare = partial(sparse_similarities, similarity)
+    else:
+        anchors, vectors = (unit(x) if similarity == "cosine" else x for x in (anchors, vectors))
+        compare = jax.jit(partial(similarity_matrix, similarity))
     documents = np.unique([row for _, *compared in tuples for row in compared])
     positions = {row: i for i, row in enumerate(documents.tolist())}
     positives: dict[int, set[int]] = {}
@@ -114,7 +146,7 @@ def ranking_metrics(vectors: np.ndarray, tuples: Sequence[Sequence[int]], simila
     ranks = []
     for start in range(0, len(tuples), _BLOCK):
         block = tuples[start : start + _BLOCK]
-        scores = np.array(compare(vectors[[row[0] for row in block]], vectors[documents]))
+        scores = np.array(compare(anchors[[row[0] for row in block]], vectors[documents]))
         of_positive = scores[np.arange(len(block)), [positions[row[1]] for row in block]].copy()
         for line, (anchor, *_) in zip(scores, block, strict=True):
             line[[*positives[anchor], *([positions[anchor]] if anchor in positions else [])]] = -np.inf
