@@ -8,7 +8,7 @@ from typing import Literal, cast
 import numpy as np
 
 from jaxencoder.checkpoints import opening, save
-from jaxencoder.inference import embed, fill_mask, rerank, tokens
+from jaxencoder.inference import embed, fill_mask, rerank, token_vectors, tokens
 from jaxencoder.inference import load as loading
 from jaxencoder.inference import score as scoring
 from jaxencoder.inference.fill_mask import FilledMask
@@ -17,6 +17,7 @@ from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.score import PseudoLikelihood
 from jaxencoder.inference.tokens import TokenChunk
 from jaxencoder.model.config import Pooling
+from jaxencoder.model.multi_vector import Role
 from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.classification.classify import Prediction, Threshold
 from jaxencoder.text.config import WindowConfig
@@ -60,6 +61,42 @@ class Model(OpenedModel):
         """
         options = EmbedOptions(pooling, normalize, prompt, dimensions, windows, batch_tokens, max_length)
         return embed.embed(self, texts, options)
+
+    def embed_tokens(
+        self,
+        texts: Sequence[str],
+        role: Role = "document",
+        pool_factor: float | None = None,
+        batch_tokens: int | None = None,
+        max_length: int | None = None,
+    ) -> list[np.ndarray]:
+        """Embed texts by a multi-vector model, such as ColBERT: a vector for each token.
+
+        Args:
+            texts: any number, any lengths. Those longer than the model's queries or documents are truncated, with one
+                warning.
+            role: "query" or "document", which differ in prompt, length, expansion and skipped tokens.
+            pool_factor, batch_tokens, max_length: see `EmbedOptions`.
+
+        Returns:
+            For each text [n, D] float32, in the order of `texts`; see `max_similarities`.
+
+        Raises:
+            ValueError: not a list of strings, or a model without such vectors.
+        """
+        options = EmbedOptions(prompt=role, batch_tokens=batch_tokens, max_length=max_length, pool_factor=pool_factor)
+        return token_vectors.embed_tokens(self, texts, options)
+
+    def max_similarities(self, queries: Sequence[np.ndarray], documents: Sequence[np.ndarray]) -> np.ndarray:
+        """The similarities float32 [Q, N] of queries and documents by the vectors of `embed_tokens`.
+
+        For each query, the sum over its vectors of the greatest dot product with a document's (MaxSim), or their mean
+        if the model says so. Exact, in blocks of bounded memory.
+
+        Raises:
+            ValueError: a model without such vectors, or vectors that are not finite.
+        """
+        return token_vectors.similarities(self, queries, documents)
 
     def tokens(
         self,
@@ -162,7 +199,9 @@ class Model(OpenedModel):
     def rerank(
         self, query: str, texts: Sequence[str], k: int | None = None, prompt: str | None = None
     ) -> list[rerank.Ranked]:
-        """Sort texts by how well they answer a query, with a cross-encoder: published, or a run trained on pairs.
+        """Sort texts by how well they answer a query, with a cross-encoder or a multi-vector model.
+
+        A cross-encoder is a published one, or a run trained on pairs.
 
         Args:
             k: number of texts to return; None: all.

@@ -12,6 +12,7 @@ from jaxencoder.families.published import Published
 from jaxencoder.model.config import Pooling
 from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.model.heads import HeadConfig
+from jaxencoder.model.multi_vector import MultiVectorConfig
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.tasks.table import task_of_model
@@ -27,6 +28,7 @@ class Checkpoint:
     tokenizer: Tokenizer | None  # None: the checkpoint came without one and can only be called with token ids
     published: Published | None = None  # family, config.json and heads of a published checkpoint; None for a run
     sentence: SentenceConfig = field(default_factory=SentenceConfig)  # of embeddings; its modules: params["sentence"]
+    multi_vector: MultiVectorConfig | None = None  # of a vector for each token; its modules: params["multi_vector"]
     tasks: Mapping[str, TaskAdapter] = field(default_factory=dict)  # name of a prompt -> the adapter for its task
     cross_encoder: CrossEncoderConfig | None = None  # of one that scores pairs: published, or Reranking's
     generator: "Checkpoint | None" = None  # of replaced-token detection: the masked language model that fills the masks

@@ -10,6 +10,7 @@ from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.cross_encoder import with_activation
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.kind import ADAPTER_FILE, PEFT_CONFIG, kind_of
+from jaxencoder.checkpoints.multi_vector import of_stanford
 from jaxencoder.checkpoints.peft import add_peft
 from jaxencoder.checkpoints.run import Step, open_run, saved_config
 from jaxencoder.checkpoints.sentence_transformers import assembled, encoder_folder, read_folder
@@ -38,7 +39,8 @@ def open_checkpoint(name_or_folder: str | Path, step: Step = "latest", revision:
         case "run":
             return open_run(folder, step)
         case "transformers":
-            return with_activation(add_tasks(_with_pooling(open_transformers(folder)), folder), folder)
+            model = add_tasks(_with_pooling(open_transformers(folder)), folder)
+            return of_stanford(with_activation(model, folder), folder)
         case "sentence_transformers":
             return open_sentence_transformers(folder)
         case "adapter" | "peft":

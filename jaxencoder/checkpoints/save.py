@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxencoder.checkpoints import cross_encoder, sentence_transformers
+from jaxencoder.checkpoints import cross_encoder, multi_vector, sentence_transformers
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.initial import published_form
 from jaxencoder.checkpoints.kind import MODULES_FILE
@@ -58,6 +58,9 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
             raise ValueError("the model has no tokenizer, which sentence-transformers needs; add one to its folder")
         if model.cross_encoder is not None:
             cross_encoder.write(folder, model.cross_encoder, model.max_length)
+        elif model.multi_vector is not None and model.multi_vector.is_only:
+            modules = model.params.get("multi_vector", {})
+            multi_vector.write(folder, model.multi_vector, modules, model.max_length)
         else:
             modules, hidden_size = model.params.get("sentence", {}), model.config.model.hidden_size
             sentence_transformers.write(folder, model.sentence, modules, hidden_size, model.max_length)

@@ -23,11 +23,13 @@ _FASTER = dict.fromkeys(("unpad_inputs", "use_memory_efficient_attention"), ANY)
 _NOTES = dict.fromkeys(("__version__", "requirements", "library_name", "matryoshka_dims"), ANY)
 _NAMES = {"module_input_name": ("sentence_embedding",), "module_output_name": (None, "sentence_embedding")}
 
+_TOKEN_NAMES = {"module_input_name": ("token_embeddings",), "module_output_name": (None, "token_embeddings")}
+
 _ARGUMENTS = ("model_kwargs", "config_kwargs", "processor_kwargs")
 _EMPTY: tuple[Any, ...] = ("", [], {})
 
 # Kind of file -> its keys -> their supported values, or ANY.
-KEYS: Mapping[str, Mapping[str, tuple[Any, ...] | None]] = {
+_KEYS: Mapping[str, Mapping[str, tuple[Any, ...] | None]] = {
     # An entry of modules.json. `kwargs` are names of arguments of remote code.
     "module": {"type": ANY, "path": ANY, "idx": ANY, "name": ANY, "kwargs": ([], {}, None)},
     # config_sentence_transformers.json, by its model_type
@@ -46,6 +48,21 @@ KEYS: Mapping[str, Mapping[str, tuple[Any, ...] | None]] = {
         "default_prompt_name": ANY,
         "activation_fn": ANY,
         "keep_in_fp32_modules": ANY,  # no effect: heads are computed in float32
+    },
+    "MultiVectorEncoder": {
+        **_NOTES,
+        "model_type": ANY,
+        "prompts": ANY,
+        "default_prompt_name": ANY,  # queries and documents always have a prompt of their own
+        "similarity_fn_name": (None, "maxsim", "meanmaxsim"),
+    },
+    # Of PyLate
+    "ColBERT": {
+        **_NOTES,
+        **dict.fromkeys(("model_type", "prompts", "default_prompt_name", "query_prefix", "document_prefix"), ANY),
+        **dict.fromkeys(("query_length", "document_length", "do_query_expansion", "skiplist_words"), ANY),
+        "attend_to_expansion_tokens": ANY,
+        "similarity_fn_name": (None, "MaxSim", "maxsim", "cosine"),  # all of them MaxSim there
     },
     # sentence_bert_config.json
     "Transformer": {
@@ -105,6 +122,20 @@ KEYS: Mapping[str, Mapping[str, tuple[Any, ...] | None]] = {
     "LayerNorm": {"dimension": ANY},
     "Normalize": _NAMES,
     "Dropout": {"dropout": ANY},  # no effect outside of training
+}
+_LATE_INTERACTION = dict.fromkeys(("query_length", "document_length", "query_expansion"), ANY)
+KEYS = {
+    **_KEYS,
+    # Of late interaction, where modules change the vectors of tokens
+    "token Transformer": {**_KEYS["Transformer"], **_LATE_INTERACTION},
+    "token Dense": {**_KEYS["Dense"], **_TOKEN_NAMES},
+    "token Normalize": _TOKEN_NAMES,
+    "token Dropout": _KEYS["Dropout"],
+    "query_expansion": dict.fromkeys(("strategy", "attend", "token", "length"), ANY),
+    "MultiVectorMask": {"skiplist_words": ANY, "skiplist_tasks": ANY, "keep_only_token_ids": (None,)},
+    "HierarchicalTokenPooling": dict.fromkeys(
+        ("pool_factor", "num_protected_tokens", "normalize_embeddings", "tasks"), ANY
+    ),
 }
 
 

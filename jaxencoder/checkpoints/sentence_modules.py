@@ -79,9 +79,12 @@ def write_pooling(folder: Path, size: int, modes: list[str], include_prompt: boo
     write_json(folder / CONFIG_FILE, config)
 
 
-def read_module(kind: str, folder: Path, weights: bool) -> tuple[Module | None, Params]:
-    """A module and its parameters by name: float32 arrays, or without weights their shapes. None for a Dropout."""
-    module = _module_of_config(kind, folder / CONFIG_FILE)
+def read_module(kind: str, folder: Path, weights: bool, of_tokens: bool = False) -> tuple[Module | None, Params]:
+    """A module and its parameters by name: float32 arrays, or without weights their shapes. None for a Dropout.
+
+    It changes the vector of a text, or with `of_tokens` those of its tokens.
+    """
+    module = _module_of_config(kind, folder / CONFIG_FILE, of_tokens)
     if module is None:
         return None, {}
     shapes, names = module.shapes(), _TENSORS[kind]
@@ -101,7 +104,7 @@ def read_module(kind: str, folder: Path, weights: bool) -> tuple[Module | None, 
     return module, params
 
 
-def write_module(module: Module, params: Mapping[str, Any], folder: Path) -> None:
+def write_module(module: Module, params: Mapping[str, Any], folder: Path, of_tokens: bool = False) -> None:
     """Write a module of `read_module`."""
     config = {}
     if isinstance(module, LayerNorm):
@@ -111,6 +114,8 @@ def write_module(module: Module, params: Mapping[str, Any], folder: Path) -> Non
         config["activation_function"] = activation_path(module.activation)
         # Older versions refuse a use_residual, as any unknown setting.
         config |= {"use_residual": True} if module.residual else {}
+    if of_tokens:
+        config |= dict.fromkeys(("module_input_name", "module_output_name"), "token_embeddings")
     write_json(folder / CONFIG_FILE, config)
     if module.shapes():
         names = _TENSORS[type(module).__name__]
@@ -131,10 +136,12 @@ def activation_path(name: str) -> str:
     return next(path for activation, path in _ACTIVATIONS.items() if activation.lower() == name)
 
 
-def _module_of_config(kind: str, file: Path) -> Module | None:
+def _module_of_config(kind: str, file: Path, of_tokens: bool) -> Module | None:
     """The module that a config.json describes; None for a Dropout, which does nothing outside of training."""
     config = read_json(file, dict) if kind != "Normalize" or file.is_file() else {}  # older versions write none
-    check_keys(config, kind, file)
+    check_keys(config, f"token {kind}" if of_tokens else kind, file)
+    if of_tokens and kind == "Normalize" and "module_input_name" not in config:
+        raise ValueError(f"{file} has no module_input_name; late interaction needs 'token_embeddings'")
     match kind:
         case "Dropout":
             return None

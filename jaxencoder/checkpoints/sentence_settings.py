@@ -20,6 +20,9 @@ _TRANSFORMER_FILES = (
     *(f"sentence_{name}_config.json" for name in ("roberta", "distilbert", "camembert", "albert")),
     *(f"sentence_{name}_config.json" for name in ("xlm-roberta", "xlnet")),
 )
+# ColBERT is that of PyLate.
+MODEL_TYPES = ("SentenceTransformer", "CrossEncoder", "MultiVectorEncoder", "ColBERT")
+_PYLATE_DENSE = "pylate.models.Dense.Dense"
 _TOKENIZER_FILE = "tokenizer_config.json"
 _TASK_CODE = "custom_st.Transformer"  # the class, in a file of the folder, that applies adapters for tasks
 
@@ -57,8 +60,8 @@ def model_type(folder: Path) -> str:
     file = folder / SETTINGS_FILE
     config = read_json(file, dict) if file.is_file() else {}
     value = config.get("model_type", "SentenceTransformer")
-    if value not in ("SentenceTransformer", "CrossEncoder"):
-        raise ValueError(f"{file} has model_type {value!r}; only SentenceTransformer and CrossEncoder are supported")
+    if value not in MODEL_TYPES:
+        raise ValueError(f"{file} has model_type {value!r}; supported are {', '.join(MODEL_TYPES)}")
     return value
 
 
@@ -74,7 +77,7 @@ def read_modules(folder: Path) -> list[ModuleEntry]:
         if name == _TASK_CODE and tasks_of(folder / path):
             package, module = "sentence_transformers", {key: x for key, x in module.items() if key != "kwargs"}
         check_keys(module, "module", file)
-        if package.partition(".")[0] != "sentence_transformers":
+        if package.partition(".")[0] != "sentence_transformers" and name != _PYLATE_DENSE:
             raise ValueError(f"{file} has a module {kind!r} ({name}), which is not of sentence-transformers itself")
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
             raise ValueError(f"{file} has a module in {path!r}, which is outside the folder")
@@ -111,13 +114,21 @@ def read_prompts(
     return tuple((name, text or "") for name, text in prompts.items()), default
 
 
-def text_limits(folder: Path, task: Task) -> TextLimits:
-    """How the Transformer in a folder reads texts; ValueError for another task, or a setting that is not supported."""
+def transformer_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file of the Transformer's settings in a folder, and its content."""
     files = [
         (folder / name, read_json(folder / name, dict)) for name in _TRANSFORMER_FILES if (folder / name).is_file()
     ]
-    file, config = next((pair for pair in files if pair[1]), (folder / TRANSFORMER_FILE, {}))
-    check_keys(config, "Transformer", file)
+    return next((pair for pair in files if pair[1]), (folder / TRANSFORMER_FILE, {}))
+
+
+def text_limits(folder: Path, task: Task, keys: str = "Transformer") -> TextLimits:
+    """How the Transformer in a folder reads texts; ValueError for another task, or a setting that is not supported.
+
+    `keys` is the kind of file, see `check_keys`.
+    """
+    file, config = transformer_settings(folder)
+    check_keys(config, keys, file)
     output, output_name = _OUTPUTS[task]
     expected = {
         "transformer_task": task,

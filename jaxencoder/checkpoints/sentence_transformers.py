@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from jaxencoder.checkpoints import cross_encoder
+from jaxencoder.checkpoints import cross_encoder, multi_vector
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.cross_encoder import CrossEncoderFolder
 from jaxencoder.checkpoints.kind import MODULES_FILE
+from jaxencoder.checkpoints.multi_vector import MultiVectorFolder
 from jaxencoder.checkpoints.sentence_keys import check_keys, positive
 from jaxencoder.checkpoints.sentence_modules import (
     SUPPORTED,
@@ -53,12 +54,17 @@ class SentenceFolder(NamedTuple):
     lowercase: bool  # whether texts are lowercased before tokenization
 
 
-def read_folder(folder: Path, weights: bool = True) -> SentenceFolder | CrossEncoderFolder:
+def read_folder(folder: Path, weights: bool = True) -> SentenceFolder | CrossEncoderFolder | MultiVectorFolder:
     """Read a folder with a modules.json, all but its encoder; ValueError for what is not supported or does not fit."""
-    return cross_encoder.read(folder) if model_type(folder) == "CrossEncoder" else read(folder, weights)
+    kind = model_type(folder)
+    if kind in multi_vector.MODEL_TYPES:
+        return multi_vector.read(folder, weights)
+    return cross_encoder.read(folder) if kind == "CrossEncoder" else read(folder, weights)
 
 
-def assembled(folder: Path, contents: SentenceFolder | CrossEncoderFolder, encoder: Checkpoint) -> Checkpoint:
+def assembled(
+    folder: Path, contents: SentenceFolder | CrossEncoderFolder | MultiVectorFolder, encoder: Checkpoint
+) -> Checkpoint:
     """The model of a folder, of its contents and its opened encoder; ValueError if they do not fit together."""
     config = replace(encoder.config, name=folder.name)
     tokenizer = encoder.tokenizer
@@ -67,6 +73,8 @@ def assembled(folder: Path, contents: SentenceFolder | CrossEncoderFolder, encod
     encoder = replace(encoder, config=config, tokenizer=tokenizer)
     if isinstance(contents, CrossEncoderFolder):
         return cross_encoder.assembled(folder, contents, encoder)
+    if isinstance(contents, MultiVectorFolder):
+        return multi_vector.assembled(folder, contents, encoder)
     size = config.model.hidden_size
     if size != contents.hidden_size:
         raise ValueError(f"{folder} pools vectors of size {contents.hidden_size}, but the encoder's have size {size}")

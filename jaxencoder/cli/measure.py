@@ -73,7 +73,7 @@ class _PublishedSets(verb.Verb):
         common = {"model", "data", "step", "output"}
         options = verb.given(self, *(option.name for option in fields(self) if option.name not in common))
         if self.task != "probing":  # those of vectors are one EmbedOptions
-            names = options.keys() & {"pooling", "prompt", "document_prompt", "batch_tokens"}
+            names = options.keys() & {"pooling", "pool_factor", "prompt", "document_prompt", "batch_tokens"}
             embedding = {name.removeprefix("document_"): options.pop(name) for name in names}
             options["options"] = EmbedOptions(**embedding)
         print(format_results(evaluate_task(self.model, self.task, self.data, self.output, self.step, **options)))
@@ -176,10 +176,11 @@ class EvaluateRetrieval(_PublishedSets):
     query_prompt: verb.QueryPrompt = None
     document_prompt: verb.DocumentPrompt = None
     pooling: verb.PoolingOption = None
+    pool_factor: verb.PoolFactor = None
 
 
 class EvaluateReranking(EvaluateRetrieval):
-    """Evaluate a cross-encoder on what another model retrieves.
+    """Evaluate a cross-encoder or multi-vector model on what another model retrieves.
 
     Prompts and pooling are those of the model that retrieves.
 

@@ -70,7 +70,7 @@ class Score(verb.Verb):
 
 
 class Embed(verb.Verb):
-    """Write one vector for each text of a source.
+    """Write one vector for each text of a source, or, by a multi-vector model (ColBERT), one for each token.
 
     Example: jaxencoder embed runs/small --input texts.jsonl --output vectors.parquet
     """
@@ -79,11 +79,12 @@ class Embed(verb.Verb):
     input: verb.Source
     """Texts: .jsonl, .txt, .parquet, tfds:NAME, ..."""
     output: Path
-    """File to write: .parquet, .jsonl or .npy."""
+    """File to write: .parquet, .jsonl or .npy; by a multi-vector model .npz in place of .npy."""
     normalize: Annotated[bool, verb.default_is("as the model does")] = False
     """Scale each vector to length 1."""
     prompt: Annotated[str | None, verb.default_is("the model's own")] = None
-    """Name of a stored prompt, which also chooses the adapter for its task, or text to put before each text."""
+    """Name of a stored prompt, which also chooses the adapter for its task, or text to put before each text. For a
+    multi-vector model: query or document."""
     dimensions: Annotated[int | None, verb.default_is("all", "N")] = None
     """Keep the first N numbers of each vector (Matryoshka)."""
     text_field: verb.RecordText = "text"

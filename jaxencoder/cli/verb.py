@@ -35,6 +35,8 @@ LabelField = Annotated[str | None, default_is("the run's, or a usual name", help
 Step = Annotated[int | Literal["latest", "best"], arg(help="Checkpoint of a run.")]
 BatchTokens = Annotated[int | None, default_is("1024 on a CPU, else 8192", "N", "Tokens in one batch.")]
 PoolingOption = Annotated[Pooling | None, default_is("the model's own, or mean", help="How token vectors are pooled.")]
+_POOL_HELP = "For multi-vector models: about one of so many vectors of a document is kept."
+PoolFactor = Annotated[float | None, default_is("the model's own, or all", "N", _POOL_HELP)]
 _PROMPT_HELP = "Name of a stored prompt for queries, which also chooses the adapter for its task, or its text."
 _QUERY, _DOCUMENT = "the stored one called query", "the stored one called document, passage or corpus"
 QueryPrompt = Annotated[str | None, default_is(_QUERY, help=_PROMPT_HELP)]
@@ -141,7 +143,9 @@ class EmbeddingOptions(LongTextOptions):
     """How texts become vectors. Texts longer than a row are truncated, or split into windows."""
 
     pooling: PoolingOption = None
+    pool_factor: PoolFactor = None
     batch_tokens: BatchTokens = None
 
     def embed_options(self, **more: Any) -> EmbedOptions:
-        return EmbedOptions(pooling=self.pooling, batch_tokens=self.batch_tokens, windows=self.window_config(), **more)
+        given_options = given(self, "pooling", "pool_factor", "batch_tokens")
+        return EmbedOptions(windows=self.window_config(), **given_options, **more)

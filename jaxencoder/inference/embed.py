@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,9 @@ from jaxencoder.inference.devices import compute_context
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
+from jaxencoder.inference.token_vectors import TokenEmbedder, gives_token_vectors, token_embedder
 from jaxencoder.inference.windows import WindowPooler, run_windows
-from jaxencoder.inference.writers import open_writer
+from jaxencoder.inference.writers import check_extension, open_writer
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import pool
 from jaxencoder.model.sentence import SentenceConfig, finish_vectors, sentence_vectors
@@ -36,6 +38,8 @@ from jaxencoder.text.windows import GROUP_TOKENS, text_room, text_windows
 
 def embed(model: OpenedModel, texts: Sequence[str], options: EmbedOptions = DEFAULT_OPTIONS) -> np.ndarray:
     """Vectors of texts, [N, dimensions] float32; see `Model.embed`."""
+    if gives_token_vectors(model, options):
+        raise ValueError("this model gives a vector for each token, none for a text; use embed_tokens")
     embedder = _embedder(model, options)
     vectors, truncated = embedder(texts)
     buckets.warn_truncated(truncated, len(vectors), embedder.limit)
@@ -44,8 +48,11 @@ def embed(model: OpenedModel, texts: Sequence[str], options: EmbedOptions = DEFA
 
 def embed_source(
     model: OpenedModel, records: Iterable[Record], text_field: str = "text", options: EmbedOptions = DEFAULT_OPTIONS
-) -> Iterator[tuple[list[Record], np.ndarray]]:
-    """Yield chunks of records with their vectors [n, dimensions] float32, in order and in bounded memory."""
+) -> Iterator[tuple[list[Record], Any]]:
+    """Yield chunks of records with their vectors [n, dimensions] float32, in order and in bounded memory.
+
+    The vectors of a model that gives one for each token are n matrices, as of `embed_tokens`.
+    """
     embedder = _embedder(model, options)
     truncated = count = 0
     with tqdm(unit=" texts", desc="Embedding", disable=None) as bar:
@@ -68,7 +75,9 @@ def embed_file(
     Args:
         run: anything that `load` takes, or an open model.
         input: source of records, as in `jaxencoder.text.sources`.
-        output: .parquet or .jsonl (the records' fields and "embedding"), or .npy ([N, D] float32, in order).
+        output: .parquet or .jsonl (the records' fields and "embedding"), or .npy ([N, D] float32, in order); for a
+            model that gives a vector for each token, .npz ("vectors" [all tokens, D] and "lengths" [N]) in place of
+            .npy.
 
     Raises:
         ValueError: an unknown extension, a broken source, or records that do not form one table.
@@ -76,8 +85,10 @@ def embed_file(
     """
     count = 0
     with open_writer(Path(output)) as write:  # checked before the model is loaded, which takes long
+        model = opened(run)
+        check_extension(Path(output), gives_token_vectors(model, options))
         records = read(input, text_field=text_field)
-        for chunk, vectors in embed_source(opened(run), records, text_field, options):
+        for chunk, vectors in embed_source(model, records, text_field, options):
             write(chunk, vectors)
             count += len(chunk)
     return count
@@ -132,8 +143,10 @@ class _Embedder:
         return partial(_pooled, self.model.config.model, self.model.compute, self.settings, self.skip, windowed)
 
 
-def _embedder(model: OpenedModel, options: EmbedOptions) -> _Embedder:
+def _embedder(model: OpenedModel, options: EmbedOptions) -> "_Embedder | TokenEmbedder":
     """Check options against a model and fill in its defaults."""
+    if gives_token_vectors(model, options):
+        return token_embedder(model, options)
     settings = model.sentence_config(options.pooling, options.normalize, options.dimensions)
     window_pooling = None
     if options.windows is not None:

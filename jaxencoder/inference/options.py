@@ -22,6 +22,8 @@ class EmbedOptions:
         batch_tokens: tokens per batch, padding included; memory grows with it. None: 1024 on a CPU, where activations
             should stay in the cache, and 8192 elsewhere.
         max_length: tokens of a text or window, special tokens included; None: the model's `max_length`.
+        pool_factor: of a model that gives a vector for each token, keep about 1 / pool_factor of a document's vectors:
+            clusters of similar ones, each replaced by its mean.
     """
 
     pooling: Pooling | tuple[Pooling, ...] | None = None
@@ -31,6 +33,7 @@ class EmbedOptions:
     windows: WindowConfig | None = None
     batch_tokens: int | None = None
     max_length: int | None = None
+    pool_factor: float | None = None
 
 
 DEFAULT_OPTIONS = EmbedOptions()

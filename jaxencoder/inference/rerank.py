@@ -1,4 +1,4 @@
-"""Rerank texts for a query with a cross-encoder, which reads query and text together.
+"""Rerank texts for a query with a cross-encoder, which reads both together, or by the vectors of their tokens.
 
 Nogueira and Cho 2019, "Passage re-ranking with BERT", arXiv:1901.04085.
 """
@@ -12,6 +12,7 @@ from jaxencoder.inference.model import OpenedModel
 from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.embeddings.token_vectors import pair_scores
 from jaxencoder.text import buckets
 from jaxencoder.text.tokenizers.encoding import as_list
 
@@ -26,8 +27,11 @@ class Ranked(NamedTuple):
 def check_cross_encoder(model: OpenedModel) -> None:
     """Raise ValueError for a model that gives pairs no single score.
 
-    A run of Reranking does, a published classifier with one label, a run on pairs with a value or one of two classes.
+    A run of Reranking does, a published classifier with one label, a run on pairs with a value or one of two classes,
+    and a multi-vector model.
     """
+    if model.multi_vector is not None:
+        return
     objective = model.config.objective
     scores_pairs = isinstance(objective, Classification) and "classifier" in model.params
     if classify.PUBLISHED_HEAD in model.heads:
@@ -55,13 +59,18 @@ def score_pairs(
     """How well each text answers its query, float64 [N].
 
     A cross-encoder gives the activation of its logit, by default a sigmoid, as in sentence-transformers. A run of
-    Classification gives the value that it predicts, or the log-odds of class 1. The query is the first text of a
-    pair; see `check_cross_encoder`. Pairs longer than a row are truncated as in training, with one warning.
+    Classification gives the value that it predicts, or the log-odds of class 1. A multi-vector model gives
+    `max_similarities`. The query is the first text of a pair; see `check_cross_encoder`. Pairs longer than a row are
+    truncated as in training, with one warning.
 
     Args:
         prompt: put before each query, a text or the name of a stored one; None: the model's default prompt.
     """
     check_cross_encoder(model)
+    if model.multi_vector is not None:
+        if prompt is not None:
+            raise ValueError("this model has prompts of its own for queries and documents; leave the prompt out")
+        return pair_scores(model, queries, texts, batch_tokens)
     scored = classify.score(model, queries, texts, batch_tokens=batch_tokens, prompt=prompt)
     buckets.warn_truncated(scored.truncated, len(scored.tokens), classify.row_length(model))
     scores = scored.scores

@@ -15,6 +15,7 @@ from jaxencoder.inference import embed
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
+from jaxencoder.inference.token_vectors import embed_tokens, gives_token_vectors, similarities
 from jaxencoder.model.sentence import Similarity
 from jaxencoder.model.similarity import similarity_matrix, unit
 from jaxencoder.text.buckets import padded_size
@@ -57,6 +58,15 @@ class Nearest(NamedTuple):
             seen += len(part)
         return Nearest(np.asarray(scores), np.asarray(indices), seen)
 
+    def with_scores(self, scores: np.ndarray) -> "Nearest":
+        """The state after more of the stream, of scores [Q, n]; on equal scores the earlier one wins."""
+        k, numbers = self.scores.shape[1], np.arange(self.seen, self.seen + scores.shape[1], dtype=np.int32)
+        values = np.concatenate([self.scores, scores.astype(np.float32)], axis=1)
+        indices = np.concatenate([self.indices, np.broadcast_to(numbers, scores.shape)], axis=1)
+        best = np.argsort(-values, axis=1, kind="stable")[:, :k]
+        values, indices = (np.take_along_axis(x, best, axis=1) for x in (values, indices))
+        return Nearest(values, indices, self.seen + scores.shape[1])
+
 
 def rank(
     model: OpenedModel,
@@ -79,6 +89,11 @@ def rank(
     Yields:
         (chunk of records, the nearest among all records so far); the last one is the result.
     """
+    if gives_token_vectors(model, options):
+        if query_prompt is not None or options.prompt is not None:
+            raise ValueError("this model has prompts of its own for queries and documents; leave the prompts out")
+        yield from _rank_by_tokens(model, queries, records, k, text_field, options)
+        return
     query_options, options = search_options(model, options, query_prompt)
     nearest = Nearest.empty(len(queries), k)
     query_vectors = embed.embed(model, queries, query_options)
@@ -100,6 +115,22 @@ def search_options(
             log.warning("The model's prompt %r is not put before documents, %s.", unused[0], advice)
         options = replace(options, prompt=_stored_name("document", stored))
     return query_options, options
+
+
+def _rank_by_tokens(
+    model: OpenedModel,
+    queries: Sequence[str],
+    records: Iterable[Record],
+    k: int,
+    text_field: str,
+    options: EmbedOptions,
+) -> Iterator[tuple[list[Record], Nearest]]:
+    """`rank` by the vectors of tokens."""
+    nearest = Nearest.empty(len(queries), k)
+    matrices = embed_tokens(model, queries, replace(options, prompt="query", max_length=None))
+    for chunk, documents in embed.embed_source(model, records, text_field, replace(options, prompt="document")):
+        nearest = nearest.with_scores(similarities(model, matrices, documents))
+        yield chunk, nearest
 
 
 def _stored_name(name: str, stored: Mapping[str, str]) -> str:

@@ -1,8 +1,9 @@
-"""Write records, and vectors if any, to Parquet, JSON lines or a numpy array; a file appears once it is complete."""
+"""Write records, and vectors if any, to Parquet, JSON lines or numpy arrays; a file appears once it is complete."""
 
 import contextlib
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,27 +16,36 @@ from jaxencoder.text.sources import Record
 
 COLUMN = "embedding"
 
+Vectors = np.ndarray | list[np.ndarray]  # of records: float32 [n, D], or for each a matrix [t, D]
+
+
+def check_extension(path: Path, has_matrices: bool) -> None:
+    """ValueError if a numpy file does not hold what is written: a vector for each record, or a matrix."""
+    if path.suffix in (".npy", ".npz") and has_matrices != (path.suffix == ".npz"):
+        contents = "a matrix for each text; give .npz" if has_matrices else "a vector for each text; give .npy"
+        raise ValueError(f"{path} cannot hold the model's vectors, {contents}, .parquet or .jsonl")
+
 
 @contextlib.contextmanager
 def open_writer(path: Path, vectors: bool = True, items: Record | None = None) -> Iterator[Callable[..., None]]:
     """Open a file in the format of its extension; ValueError for an unknown one, OSError that names `path`.
 
-    Yields a function that appends n records, with vectors [n, D] float32 if any. A hidden file is written, which gets
-    its name when the block ends without an error.
+    Yields a function that appends n records, with vectors if any: [n, D] float32, or for each record a matrix [t, D].
+    A hidden file is written, which gets its name when the block ends without an error.
 
     Args:
-        vectors: whether records come with vectors; .npy needs them.
+        vectors: whether records come with vectors; .npy and .npz need them.
         items: field -> example of the items of its lists, unless they are texts: types for Parquet if the first lists
             are empty.
     """
     kinds = {".parquet": partial(ParquetWriter, items=items or {}), ".jsonl": JsonWriter}
-    kinds |= {".npy": NumpyWriter} if vectors else {}
+    kinds |= {".npy": NumpyWriter, ".npz": MatrixWriter} if vectors else {}
     if path.suffix not in kinds:
         raise ValueError(f"{path} has no extension that can be written; use {', '.join(kinds)}")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     writer: Any = None
 
-    def write(records: Sequence[Record], vectors: np.ndarray | None = None) -> None:
+    def write(records: Sequence[Record], vectors: Vectors | None = None) -> None:
         with _errors_name(path):
             writer.write(records, vectors)
 
@@ -68,6 +78,8 @@ def _errors_name(path: Path) -> Iterator[None]:
 class ParquetWriter:
     """The records' fields as columns, and vectors as a column "embedding" of fixed-size lists of float32.
 
+    Matrices are lists of such lists.
+
     The first chunk decides columns and types. Types that it leaves open are those of `items`, otherwise text.
     """
 
@@ -75,7 +87,7 @@ class ParquetWriter:
         self._path, self._items, self._writer = path, items, None
         path.touch()  # fails at once in a folder that cannot be written
 
-    def write(self, records: Sequence[Record], vectors: np.ndarray | None) -> None:
+    def write(self, records: Sequence[Record], vectors: Vectors | None) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -97,8 +109,13 @@ class ParquetWriter:
             problem = f"the records do not form one table ({' '.join(str(error).split())[:200]})"
             raise ValueError(f"{problem}; write .jsonl, or give each field one type") from error
         if vectors is not None:
-            flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
-            table = table.append_column(COLUMN, pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
+            joined = np.concatenate(vectors) if isinstance(vectors, list) else vectors
+            flat = pa.array(np.ascontiguousarray(joined, np.float32).reshape(-1))
+            column = pa.FixedSizeListArray.from_arrays(flat, joined.shape[1])
+            if isinstance(vectors, list):
+                ends = np.cumsum([0, *map(len, vectors)], dtype=np.int32)
+                column = pa.ListArray.from_arrays(pa.array(ends), column)
+            table = table.append_column(COLUMN, column)
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
         self._writer.write_table(table)
@@ -133,13 +150,37 @@ class NumpyWriter:
                 self._header()
 
 
+class MatrixWriter:
+    """Only the matrices: "vectors", [all rows, D] float32 one after another, and "lengths", their rows, int64 [N]."""
+
+    def __init__(self, path: Path):
+        self._path, self._lengths = path, []
+        self._vectors = path.with_name(f"{path.name}.vectors")
+        path.touch()
+        self._writer = NumpyWriter(self._vectors)
+
+    def write(self, records: Sequence[Record], vectors: list[np.ndarray]) -> None:
+        self._writer.write(records, np.concatenate(vectors))
+        self._lengths += map(len, vectors)
+
+    def close(self) -> None:
+        self._writer.close()
+        try:
+            with zipfile.ZipFile(self._path, "w") as archive:  # without compression, which would gain little
+                archive.write(self._vectors, "vectors.npy")
+                with archive.open("lengths.npy", "w") as file:
+                    np.lib.format.write_array(file, np.array(self._lengths, np.int64))
+        finally:
+            self._vectors.unlink(missing_ok=True)
+
+
 class JsonWriter:
-    """One JSON object per line: the record's fields, and a vector as the list "embedding"."""
+    """One JSON object per line: the record's fields, and a vector as the list "embedding", or a list of them."""
 
     def __init__(self, path: Path):
         self._file = path.open("w", encoding="utf-8")
 
-    def write(self, records: Sequence[Record], vectors: np.ndarray | None) -> None:
+    def write(self, records: Sequence[Record], vectors: Vectors | None) -> None:
         if vectors is not None:
             check_new_fields(records, (COLUMN,), "write .npy")
             records = [record | {COLUMN: x.tolist()} for record, x in zip(records, vectors, strict=True)]

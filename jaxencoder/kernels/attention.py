@@ -34,6 +34,7 @@ def attention(
     relative: RelativeTerms | None = None,
     options: AttentionOptions = PLAIN,
     key: jax.Array | None = None,
+    key_segment_ids: jax.Array | None = None,
 ) -> jax.Array:
     """Attention within documents, on the mesh in use (`jax.set_mesh`).
 
@@ -45,6 +46,7 @@ def attention(
         options: `dense` holds [B, N, T, T] scores, `banded` [B, N, T, about 2 * window + 128],
             `chunked` [B, N, at most 512, T], the kernels (`splash`, `tiled`, `triton`) those of a tile.
         key: a PRNG key for dropout.
+        key_segment_ids: [B, T] int, `segment_ids` with -1 at tokens that no query sees; None: all are seen.
 
     Returns:
         [B, T, N, H] in the dtype of v.
@@ -65,9 +67,16 @@ def attention(
     shards = length_shards()  # devices along the length of a row
     has_terms, tiled_fits = relative is not None, fits(-(-T // shards), T, q.shape[-1], q.dtype)
     name = choose_backend(
-        options, T, relative=has_terms, length_shards=shards, tiled_fits=tiled_fits, triton_runs=runs()
+        options,
+        T,
+        relative=has_terms,
+        hidden_keys=key_segment_ids is not None,
+        length_shards=shards,
+        tiled_fits=tiled_fits,
+        triton_runs=runs(),
     )
-    inputs = AttentionInputs(q * scale, k, v, relative, segment_ids, segment_ids)
+    k_segments = segment_ids if key_segment_ids is None else key_segment_ids
+    inputs = AttentionInputs(q * scale, k, v, relative, segment_ids, k_segments)
     # A kernel that is requested on another kind of device is interpreted.
     interpreted = {"interpret": platform() != KERNELS[name]} if name in KERNELS else {}
     attend = partial(_BACKENDS[name], options=options, **interpreted)

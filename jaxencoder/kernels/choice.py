@@ -24,6 +24,7 @@ def choose_backend(
     *,
     relative: bool = False,
     global_tokens: bool = False,
+    hidden_keys: bool = False,
     length_shards: int = 1,
     tiled_fits: bool = True,
     triton_runs: bool = True,
@@ -37,6 +38,7 @@ def choose_backend(
     Args:
         relative: whether the scores have terms by distance.
         global_tokens: whether some tokens see the whole document in spite of the window.
+        hidden_keys: whether no query sees some tokens.
         length_shards: devices that share the length of a row.
         tiled_fits: whether tiled attention has room for the row (`tiled.fits`).
         triton_runs: whether the Triton kernel runs on the GPUs in use (`triton.runs`).
@@ -51,6 +53,8 @@ def choose_backend(
         """What the layer has that a backend does not support; empty if it supports all."""
         if name in ("splash", "triton") and (relative or options.dropout):
             return "terms by distance" if relative else f"dropout {options.dropout} of attention weights"
+        if name == "triton" and hidden_keys:
+            return "tokens that no token attends to"
         if name == "tiled" and options.causal:
             return "causal attention"
         if name == "splash" and options.causal and not window and length_shards > 1:

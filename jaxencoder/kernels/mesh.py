@@ -31,12 +31,12 @@ def on_mesh(
     weights. Where the length of a row is split, `offset` is the number of keys before a device's first query.
 
     Args:
-        inputs: of the full rows, T queries and the same T keys, offset 0, no seed.
+        inputs: of the full rows, T queries and keys of the same T tokens, offset 0, no seed.
         key: a PRNG key for dropout, or None.
         window: keys to either side that a query sees, or 0.
         kernel: whether `attend` is a Pallas kernel.
     """
-    q, k, v, relative, segment_ids, *_ = inputs
+    q, k, v, relative, segment_ids, key_segment_ids, *_ = inputs
     mesh = jax.sharding.get_abstract_mesh()  # empty outside of jax.set_mesh
     B, T, N, _ = q.shape
     split = partial(splitting_axes, mesh)
@@ -44,14 +44,14 @@ def on_mesh(
     if mesh.empty or mesh.size == 1 or not (kernel or context):
         return attend(inputs._replace(seed=random_seed(key)))
 
-    def local(q, k, v, segments, relative, key):
+    def local(q, k, v, segments, k_segments, relative, key):
         b, t, n, _ = q.shape  # this device's part of B, T, N
         row, head, part = (jax.lax.axis_index(axes) if axes else 0 for axes in (rows, heads, context))
-        k_segments, offset = segments, 0
+        offset = 0
         if context:
             take = partial(_with_neighbors, window=window, part=part, T=T) if window else _gather_row
             # Shifted by 1, so that the zeros outside the row become segment -1.
-            k, v, k_segments = take(k), take(v), take(segments + 1) - 1
+            k, v, k_segments = take(k), take(v), take(k_segments + 1) - 1
             offset = window or part * t
             if relative is not None:
                 relative = relative.rows(T - t - offset, t + k.shape[1] - 1)
@@ -62,10 +62,10 @@ def on_mesh(
     tables = None
     if relative is not None:
         tables = RelativeTerms._make(None if x is None else P(*(None, heads or None, None)[: x.ndim]) for x in relative)
-    specs = (array, array, array, ids, tables, None if key is None else P())
+    specs = (array, array, array, ids, ids, tables, None if key is None else P())
     # Pallas kernels do not declare over which axes their results differ, which check_vma would verify.
     sharded = jax.shard_map(local, in_specs=specs, out_specs=array, check_vma=False)
-    return sharded(q, k, v, segment_ids, relative, key)
+    return sharded(q, k, v, segment_ids, key_segment_ids, relative, key)
 
 
 _gather_row = partial(jax.lax.all_gather, axis_name="context", axis=1, tiled=True)  # [b, t, ...] -> [b, T, ...]

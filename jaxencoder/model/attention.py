@@ -20,7 +20,7 @@ class Attention(nn.Module):
 
     `window` is 0 for a global layer; `rotary` is this layer's table of angles, `bias` [2 T - 1, N] terms of the scores
     by distance, `distances` [R, D] relative-position embeddings for `config.disentangled`, and `global_slots` [B, G]
-    the positions of a row's global tokens.
+    the positions of a row's global tokens. `key_segment_ids` [B, T] hide tokens from attention, see `attention`.
     """
 
     config: EncoderConfig
@@ -37,6 +37,7 @@ class Attention(nn.Module):
         bias: jax.Array | None = None,
         distances: jax.Array | None = None,
         global_slots: jax.Array | None = None,
+        key_segment_ids: jax.Array | None = None,
     ) -> jax.Array:
         c = self.config
         N, H, D = c.num_heads, c.head_size, c.hidden_size
@@ -71,7 +72,8 @@ class Attention(nn.Module):
         )
         rng = self.make_rng("dropout") if rate else None
         if global_slots is None:
-            out = attention(q, k, v, segment_ids, relative=relative, options=options, key=rng)
+            hidden = {"key_segment_ids": key_segment_ids}
+            out = attention(q, k, v, segment_ids, relative=relative, options=options, key=rng, **hidden)
         else:
             query, key, value = self._projections("global_", N)
             global_x = jnp.take_along_axis(x, jnp.maximum(global_slots, 0)[..., None], axis=1)  # [B, G, D]

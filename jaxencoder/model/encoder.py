@@ -33,6 +33,7 @@ class LayerInputs(NamedTuple):
     distances: jax.Array | None  # [R, D] float32, relative-position embeddings for disentangled attention
     convolution: tuple[jax.Array, dict[str, jax.Array]] | None  # term added after the first layer, and its norm
     global_slots: jax.Array | None  # [B, G] int32, positions of each row's global tokens, -1 for unused slots
+    key_segment_ids: jax.Array | None  # [B, T] int32, segment_ids with -1 at tokens that no token attends to
 
 
 class Block(nn.Module):
@@ -64,7 +65,7 @@ class Block(nn.Module):
 
         attention = Attention(c, self.compute, self.window, self.train, name="attention")
         rotary = inputs.rotary_local if self.window else inputs.rotary_global
-        terms = (inputs.bias, inputs.distances, inputs.global_slots)
+        terms = (inputs.bias, inputs.distances, inputs.global_slots, inputs.key_segment_ids)
         x = residual(x, lambda h: attention(h, inputs.segment_ids, rotary, *terms), "attention", skip_norm)
         return residual(x, (Mixture if self.has_experts else Mlp)(c, name="mlp"), "mlp", None)
 
@@ -133,6 +134,7 @@ class Encoder(nn.Module):
         token_type_ids: jax.Array | None = None,
         train: bool = False,
         global_slots: jax.Array | None = None,
+        key_segment_ids: jax.Array | None = None,
     ) -> jax.Array:
         """Contextual embeddings of packed rows.
 
@@ -143,6 +145,7 @@ class Encoder(nn.Module):
             token_type_ids: [B, T] int32 or None for all 0.
             train: apply dropout, which needs `rngs={"dropout": key}`.
             global_slots: [B, G] int32, distinct positions of a row's global tokens, -1 for unused slots; None for none.
+            key_segment_ids: [B, T] int32, `segment_ids` with -1 at tokens that none attends to; None: no such token.
 
         Returns:
             [B, T, D] in `compute.dtype`; values at padding are meaningless.
@@ -150,6 +153,9 @@ class Encoder(nn.Module):
         c, T = self.config, token_ids.shape[1]
         if global_slots is not None and not c.global_tokens:
             raise ValueError("global_slots are given, but model.global_tokens is false; leave them out.")
+        if key_segment_ids is not None and (global_slots is not None or c.conv_kernel_size):
+            kind = "global tokens" if global_slots is not None else "a convolution"
+            raise ValueError(f"A model with {kind} cannot hide tokens from attention; let them be attended.")
         if c.global_tokens and global_slots is None and self.is_initializing():
             global_slots = jnp.full((len(token_ids), 1), -1)  # so that their projections get parameters
         if c.positions == "learned" and c.max_length < T:
@@ -159,7 +165,8 @@ class Encoder(nn.Module):
             )
         embeddings = Embeddings(c, jnp.dtype(self.compute.dtype), name="embeddings")
         x = constrain(embeddings(token_ids, positions, token_type_ids, train, segment_ids))
-        inputs = self._layer_inputs(x, segment_ids, positions, train, global_slots)
+        inputs = self._layer_inputs(x, segment_ids, positions, train)
+        inputs = inputs._replace(global_slots=global_slots, key_segment_ids=key_segment_ids)
         if c.repeats:
             layers = nn.scan(
                 Pattern,
@@ -176,9 +183,7 @@ class Encoder(nn.Module):
             x, _ = last(x, jnp.full(1, c.repeats), inputs)
         return x if c.norm_placement == "post" else Norm(c, name="final_norm")(x)
 
-    def _layer_inputs(
-        self, x: jax.Array, segment_ids: jax.Array, positions: jax.Array, train: bool, global_slots: jax.Array | None
-    ) -> LayerInputs:
+    def _layer_inputs(self, x: jax.Array, segment_ids: jax.Array, positions: jax.Array, train: bool) -> LayerInputs:
         c, T = self.config, x.shape[1]
         rotates = c.positions == "rotary"
         rotary_global = rotary_table_for(c, positions, segment_ids, local=False) if rotates else None
@@ -188,7 +193,7 @@ class Encoder(nn.Module):
             bias = RelativeBias(c, name="relative_bias")(T)
         distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None
         convolution = Convolution(c, name="convolution")(x, segment_ids, train) if c.conv_kernel_size else None
-        return LayerInputs(segment_ids, rotary_global, rotary_local, bias, distances, convolution, global_slots)
+        return LayerInputs(segment_ids, rotary_global, rotary_local, bias, distances, convolution, None, None)
 
 
 def _repetitions(c: EncoderConfig) -> np.ndarray:

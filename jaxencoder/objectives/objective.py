@@ -124,4 +124,5 @@ def terms(metrics: Metrics, coefficients: Mapping[str, float]) -> tuple[jax.Arra
 def encode(module: Encoder, params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
     """The encoder's output [B, T, D] for a batch, with dropout when `train`."""
     inputs = (batch["token_ids"], batch["segment_ids"], batch["positions"], batch.get("token_type_ids"))
-    return apply(module, params, *inputs, train, batch.get("global_slots"), rngs={"dropout": key})
+    attended = (batch.get("global_slots"), batch.get("key_segment_ids"))
+    return apply(module, params, *inputs, train, *attended, rngs={"dropout": key})

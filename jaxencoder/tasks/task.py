@@ -20,6 +20,7 @@ import numpy as np
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.model.heads import HeadConfig
+from jaxencoder.model.multi_vector import MultiVectorConfig
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, ObjectiveConfig, Params, Vocabulary, mean
 from jaxencoder.text.buckets import BatchPlan
@@ -125,6 +126,8 @@ class TaskModel(TaskCheckpoint, Protocol):
     def labels(self) -> tuple[str, ...]: ...
     @property
     def cross_encoder(self) -> CrossEncoderConfig | None: ...
+    @property
+    def multi_vector(self) -> MultiVectorConfig | None: ...
     @property
     def max_length(self) -> int: ...
     def limit(self, max_length: int | None) -> int: ...

@@ -1,7 +1,7 @@
 """The backend of `Tokenizer` over Hugging Face's library, https://github.com/huggingface/tokenizers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -71,6 +71,13 @@ class HuggingFaceBackend:
         if any(isinstance(step, normalizers.Lowercase) for step in steps):
             return self
         changed.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+        names = {role: self.names.get(role) for role in ROLES}
+        return HuggingFaceBackend(changed, names, "the tokenizer", self.truncation_side)
+
+    def with_special_tokens(self, tokens: Sequence[str]) -> "HuggingFaceBackend":
+        """This backend with more special tokens, which are matched in texts before all other steps."""
+        changed = tokenizers.Tokenizer.from_str(self.tokenizer.to_str())
+        changed.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in tokens])
         names = {role: self.names.get(role) for role in ROLES}
         return HuggingFaceBackend(changed, names, "the tokenizer", self.truncation_side)
 

@@ -91,6 +91,28 @@ class Tokenizer:
         """This tokenizer with lowercasing of texts; ValueError for a SentencePiece model, which has no such step."""
         return Tokenizer(self._backend.lowercased())
 
+    def with_special_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
+        """This tokenizer with some tokens of its vocabulary as special ones, so that texts can have them.
+
+        ValueError for a SentencePiece model, or a token that the vocabulary lacks.
+        """
+        for token in tokens:
+            if self.token_id(token) is None:
+                raise ValueError(f"the tokenizer has no token {token!r}; add it to the tokenizer")
+        if not isinstance(self._backend, HuggingFaceBackend):
+            raise ValueError(f"a SentencePiece model has no special token {tokens[0]!r}; add a tokenizer.json")
+        tokenizer = Tokenizer(self._backend.with_special_tokens(tokens))
+        tokenizer.max_length = self.max_length
+        return tokenizer
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token as written in the vocabulary; None for one that it lacks."""
+        return self._ids.get(token)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {token: i for i, token in reversed([*enumerate(self._backend.tokens)]) if token}
+
     def with_tokenizer_json(self) -> "Tokenizer":
         """A tokenizer of equal ids that other software can load; ValueError if no tokenizer.json can hold it."""
         backend = self._backend
