@@ -22,9 +22,14 @@ def _run(*arrays: jax.Array, options: AttentionOptions, **rest) -> jax.Array:
 
 
 def run(
-    *arrays: jax.Array, relative: RelativeTerms | None = None, key: jax.Array | None = None, **options
+    *arrays: jax.Array,
+    relative: RelativeTerms | None = None,
+    key: jax.Array | None = None,
+    key_segment_ids: jax.Array | None = None,
+    **options,
 ) -> jax.Array:
-    return _run(*arrays, relative=relative, key=key, options=AttentionOptions(**options))
+    rest = {"relative": relative, "key": key, "key_segment_ids": key_segment_ids}
+    return _run(*arrays, **rest, options=AttentionOptions(**options))
 
 
 LAYERS = [("dense", 0), ("dense", 8), ("banded", 8), ("banded", 64), ("chunked", 0)]
@@ -49,6 +54,24 @@ def test_causal_equals_numpy(T: int, window: int) -> None:
     for backend in ("dense", "banded", "auto") if window else ("dense", "chunked", "auto"):
         out = run(q, k, v, jnp.asarray(ids), relative=relative, window=window, backend=backend, causal=True)
         np.testing.assert_allclose(out, expected, atol=2e-5, err_msg=backend)
+
+
+@pytest.mark.parametrize(("backend", "window"), LAYERS)
+def test_hidden_keys(backend: str, window: int) -> None:
+    """Tokens that none attends to attend to the others of their document, and could be anything."""
+    (q, k, v), ids = inputs(161), segments(161)
+    is_hidden = np.random.default_rng(0).random(ids.shape) < 0.3
+    keys = jnp.asarray(np.where(is_hidden, -1, ids))
+    expected = run(q, k, v, jnp.asarray(ids), key_segment_ids=keys, window=window, backend="dense")
+    k, v = (jnp.where(is_hidden[..., None, None], 100.0, x) for x in (k, v))
+    out = run(q, k, v, jnp.asarray(ids), key_segment_ids=keys, window=window, backend=backend)
+    sees_one = ((ids[:, :, None] == np.asarray(keys)[:, None]) & _near(161, window)).any(-1)
+    np.testing.assert_allclose(np.asarray(out)[sees_one], np.asarray(expected)[sees_one], atol=2e-5)
+
+
+def _near(T: int, window: int) -> np.ndarray:
+    distance = np.abs(np.arange(T) - np.arange(T)[:, None])
+    return distance <= (window or T)
 
 
 def test_scale() -> None:
