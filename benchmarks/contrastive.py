@@ -205,7 +205,8 @@ def memory(args: argparse.Namespace, folder: Path) -> None:
         with start_run(options) as run:
             batch = next(run.feed)
             with jax.set_mesh(run.mesh):
-                size = run.update.lower(run.state, batch).compile().memory_analysis().temp_size_in_bytes
+                program = jax.jit(run.update, donate_argnums=0).lower(run.state, batch).compile()
+        size = program.memory_analysis().temp_size_in_bytes
         line(examples, parts_of(examples), f"{size / 2**20:.1f}", f"{size / examples / 2**10:.1f}")
 
 

@@ -32,7 +32,7 @@ from jaxencoder.tasks.embeddings.ranking import (
 )
 from jaxencoder.tasks.embeddings.spread import global_orthogonality
 from jaxencoder.tasks.embeddings.triplets import triplet
-from jaxencoder.tasks.embeddings.vectors import Loss, masked_sum, query_scores, similarities, zero_absent
+from jaxencoder.tasks.embeddings.vectors import Loss, by_blocks, masked_sum, query_scores, similarities, zero_absent
 from jaxencoder.tasks.task import Network, TaskObjective, TrainingLabels
 
 log = logging.getLogger(__name__)
@@ -253,11 +253,15 @@ def ranking_accuracy(vectors: jax.Array, mask: jax.Array, similarity: Similarity
     `vectors` [N, C, D] and `mask` [N, C] are as in `examples`. The texts are those of all examples but anchors.
     """
     x = jax.lax.stop_gradient(zero_absent(vectors, mask))
-    values = jnp.where(mask[:, 1:], similarities(similarity, x[:, 0], x[:, 1:]), -jnp.inf)  # [N, N, C - 1]
-    is_own = jnp.eye(len(x), dtype=bool)[:, :, None] & (jnp.arange(x.shape[1] - 1) == 0)
-    positive = jnp.where(is_own, values, -jnp.inf).max((1, 2))
-    other = jnp.where(is_own, -jnp.inf, values).max((1, 2))
-    return masked_sum((positive > other).astype(jnp.float32), mask[:, 0] & mask[:, 1])
+
+    def is_first(anchors: jax.Array, numbers: jax.Array) -> jax.Array:
+        values = jnp.where(mask[:, 1:], similarities(similarity, anchors, x[:, 1:]), -jnp.inf)  # [n, N, C - 1]
+        is_own = (numbers[:, None] == jnp.arange(len(x)))[..., None] & (jnp.arange(x.shape[1] - 1) == 0)
+        positive = jnp.where(is_own, values, -jnp.inf).max((1, 2))
+        other = jnp.where(is_own, -jnp.inf, values).max((1, 2))
+        return (positive > other).astype(jnp.float32)
+
+    return masked_sum(by_blocks(is_first, x[:, 0], jnp.arange(len(x))), mask[:, 0] & mask[:, 1])
 
 
 def _classes(scores: jax.Array) -> jax.Array:

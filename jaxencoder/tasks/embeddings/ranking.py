@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxencoder.model.sentence import Similarity
 from jaxencoder.model.vectors import unit
-from jaxencoder.tasks.embeddings.vectors import Loss, check_choice, masked_sum, similarities, zero_absent
+from jaxencoder.tasks.embeddings.vectors import Loss, by_blocks, check_choice, masked_sum, similarities, zero_absent
 
 Direction = Literal["query_to_document", "document_to_query", "query_to_query", "document_to_document"]
 Partition = Literal["joint", "per_direction"]
@@ -66,21 +66,26 @@ def multiple_negatives_ranking(
     """
     check_settings(scale, directions, partition, hardness, hardness_strength)
     vectors = zero_absent(vectors, mask)
-    is_same = jnp.eye(vectors.shape[0], dtype=bool)  # [N, N]
-    scores, candidates = zip(*(_scores(d, similarity, vectors, mask, is_same) for d in directions), strict=True)
-    to_documents = scores[directions.index("query_to_document")]  # [N, N, C - 1]
-    logits = [scale * block for block in scores]
-    if hardness != "none":
-        penalized = _penalized(hardness, is_same, vectors.shape[1] - 1)
-        penalty = jnp.where(penalized, hardness_strength * jax.lax.stop_gradient(to_documents), 0)
-        logits[directions.index("query_to_document")] += penalty
-    if partition == "joint":
-        log_z = _log_partition(logits, candidates)
-    else:
-        log_z = sum(_log_partition([x], [c]) for x, c in zip(logits, candidates, strict=True)) / len(logits)
-    # From the same matrix as in the softmax, so that rounding does not make a loss negative.
-    positive = jnp.where(is_same, scale * to_documents[..., 0], 0).sum(1)
-    return masked_sum(log_z - positive, mask[:, 0] & mask[:, 1])
+
+    def losses(examples: jax.Array, numbers: jax.Array) -> jax.Array:
+        """The losses [n] of some examples, from their vectors [n, C, D] and their numbers [n] among all."""
+        is_same = numbers[:, None] == jnp.arange(len(vectors))  # [n, N]
+        blocks = (_scores(d, similarity, examples, vectors, mask, is_same) for d in directions)
+        scores, candidates = zip(*blocks, strict=True)
+        to_documents = scores[directions.index("query_to_document")]  # [n, N, C - 1]
+        logits = [scale * block for block in scores]
+        if hardness != "none":
+            penalized = _penalized(hardness, is_same, vectors.shape[1] - 1)
+            penalty = jnp.where(penalized, hardness_strength * jax.lax.stop_gradient(to_documents), 0)
+            logits[directions.index("query_to_document")] += penalty
+        if partition == "joint":
+            log_z = _log_partition(logits, candidates)
+        else:
+            log_z = sum(_log_partition([x], [c]) for x, c in zip(logits, candidates, strict=True)) / len(logits)
+        # From the same matrix as in the softmax, so that rounding does not make a loss negative.
+        return log_z - jnp.where(is_same, scale * to_documents[..., 0], 0).sum(1)
+
+    return masked_sum(by_blocks(losses, vectors, jnp.arange(len(vectors))), mask[:, 0] & mask[:, 1])
 
 
 def check_settings(
@@ -108,23 +113,28 @@ def check_settings(
 
 
 def _scores(
-    direction: Direction, similarity: Similarity, vectors: jax.Array, mask: jax.Array, is_same: jax.Array
+    direction: Direction,
+    similarity: Similarity,
+    examples: jax.Array,
+    vectors: jax.Array,
+    mask: jax.Array,
+    is_same: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Similarities [N, N] or [N, N, C - 1] of each example with the others' texts, and which of them are candidates."""
-    queries, positives, documents = vectors[:, 0], vectors[:, 1], vectors[:, 1:]
+    """Similarities [n, N] or [n, N, C - 1] of some examples with the texts of all, and which of them are candidates."""
+    queries, documents = vectors[:, 0], vectors[:, 1:]
     match direction:
         case "query_to_document":
-            return similarities(similarity, queries, documents), mask[:, 1:]
+            return similarities(similarity, examples[:, 0], documents), mask[:, 1:]
         case "document_to_query":
-            return similarities(similarity, positives, queries), mask[:, 0]
+            return similarities(similarity, examples[:, 1], queries), mask[:, 0]
         case "query_to_query":
-            return similarities(similarity, queries, queries), mask[:, 0] & ~is_same
+            return similarities(similarity, examples[:, 0], queries), mask[:, 0] & ~is_same
         case "document_to_document":
-            return similarities(similarity, positives, documents), mask[:, 1:] & ~is_same[..., None]
+            return similarities(similarity, examples[:, 1], documents), mask[:, 1:] & ~is_same[..., None]
 
 
 def _penalized(hardness: Hardness, is_same: jax.Array, documents: int) -> jax.Array:
-    """Negatives whose logits hardness raises, bool [N, N, documents] or [N, N, 1]."""
+    """Negatives whose logits hardness raises, bool [n, N, documents] or [n, N, 1]."""
     is_same, is_positive = is_same[..., None], jnp.arange(documents) == 0
     if hardness == "in_batch":
         return ~is_same

@@ -13,6 +13,7 @@ from jaxencoder.model.vectors import length, root, unit
 # a batch holds nothing that the loss is defined for, and then the sum is 0 too.
 Loss = tuple[jax.Array, jax.Array]
 
+_BLOCK = 512  # rows that are compared with all others at once
 _EXACT = jax.lax.Precision.HIGHEST
 
 
@@ -77,6 +78,26 @@ def to_distances(similarity: Similarity, values: jax.Array) -> jax.Array:
     """Distances from similarities: 1 - cosine, or the Euclidean or Manhattan distance. ValueError for "dot"."""
     check_choice("distance", similarity, ("cosine", "euclidean", "manhattan"))
     return 1 - values if similarity == "cosine" else -values
+
+
+def by_blocks(function: Callable[..., jax.Array], *rows: jax.Array) -> jax.Array:
+    """function(*rows) float [N] for rows [N, ...], which it treats one by one, with the memory of 512 rows at a time.
+
+    A comparison of each row with all of N others then takes memory that grows as N, not as its square. The backward
+    pass computes each block again.
+    """
+    count = len(rows[0])
+    blocks = -(-count // _BLOCK)
+    if blocks == 1:
+        return function(*rows)
+
+    def split(x: jax.Array) -> jax.Array:
+        """[blocks, n, ...], interleaved, so that each device already holds its rows of every block."""
+        padded = jnp.pad(x, [(0, -count % blocks), *[(0, 0)] * (x.ndim - 1)])
+        return jnp.moveaxis(padded.reshape(-1, blocks, *x.shape[1:]), 1, 0)
+
+    results = jax.lax.map(lambda block: jax.checkpoint(function)(*block), tuple(map(split, rows)))
+    return results.T.reshape(-1)[:count]
 
 
 def masked_log_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxencoder.tasks.embeddings.vectors
 from jaxencoder.tasks.embeddings.ranking import guided_ranking, mega_batch_margin, multiple_negatives_ranking
 from tests.tasks.embeddings.comparisons import (
     SHAPES,
@@ -233,3 +234,24 @@ def test_mega_batch_margin_in_mini_batches() -> None:
     value, gradient = loss_and_gradient(mega_batch_margin, vectors, mask)
     assert value == pytest.approx(expected.item(), rel=1e-5)
     np.testing.assert_allclose(gradient, np.stack([part.grad for part in parts], 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [9, 12])
+def test_blocks_change_nothing(count: int, monkeypatch) -> None:
+    """Also where their number does not divide that of the examples."""
+    mask = np.ones((count, 3), bool)
+    mask[2, 1] = mask[4, 0] = mask[count - 1, 2] = False
+    settings = {"directions": ALL, "hardness": "all", "hardness_strength": 3.0}
+    loss = jax.value_and_grad(lambda x: multiple_negatives_ranking(x, mask, **settings)[0])
+    x = jax.random.normal(jax.random.key(0), (count, 3, 4))
+    together = loss(x)
+    monkeypatch.setattr(jaxencoder.tasks.embeddings.vectors, "_BLOCK", 4)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), loss(x), together)
+
+
+def test_memory_does_not_grow_as_the_square_of_the_batch() -> None:
+    def memory(count: int) -> int:
+        gradient = jax.jit(jax.grad(lambda x: multiple_negatives_ranking(x, np.ones((count, 2), bool))[0]))
+        return gradient.lower(np.zeros((count, 2, 8), np.float32)).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(4096) < 3 * memory(2048)
