@@ -29,7 +29,7 @@ _DISTANCES: dict[str, Literal["euclidean", "cityblock"]] = {
     "euclidean": "euclidean",
     "manhattan": "cityblock",
 }  # names in SciPy
-_OTHER_INPUTS = {"image", "audio", "video"}
+_MEDIA = {"image", "audio", "video"}
 _WITHOUT_EFFECT = {"batch_size", "show_progress_bar", "num_proc"}  # on vectors
 
 
@@ -137,9 +137,9 @@ class Encoder:
             raise ValueError(f"{key}={value!r} is not an option of this encoder; give it in options of Encoder")
         texts = []
         for batch in inputs:
-            others = sorted(_OTHER_INPUTS & set(batch))
-            if others or "text" not in batch:
-                content = others[0] if others else "no text"
+            media = sorted(_MEDIA & set(batch))
+            if media or "text" not in batch:
+                content = media[0] if media else "no text"
                 raise ValueError(f"{task_metadata.name} has inputs of {content}; this encoder embeds texts alone")
             texts += batch["text"]
         kind = None if prompt_type is None else str(getattr(prompt_type, "value", prompt_type))

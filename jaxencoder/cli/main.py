@@ -33,6 +33,7 @@ VERBS: dict[str, type[Verb]] = {
     "evaluate classification": measure.EvaluateClassification,
     "evaluate clustering": measure.EvaluateClustering,
     "evaluate retrieval": measure.EvaluateRetrieval,
+    "evaluate compression": measure.EvaluateCompression,
     "evaluate reranking": measure.EvaluateReranking,
     "evaluate probing": measure.EvaluateProbing,
     "compare": measure.Compare,

@@ -7,12 +7,13 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from jaxencoder.cli import verb
-from jaxencoder.inference.options import EmbedOptions
+from jaxencoder.inference.options import EmbedOptions, Precision
 from jaxencoder.model.config import Similarity
 from jaxencoder.training.memory import keep_freed_memory
 
 _Task = Literal[
-    "similarity", "pair_classification", "bitext", "classification", "clustering", "retrieval", "reranking", "probing"
+    "similarity", "pair_classification", "bitext", "classification", "clustering", "retrieval", "compression",
+    "reranking", "probing"
 ]  # fmt: skip
 _Sets = Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
 
@@ -21,7 +22,7 @@ class Evaluate(verb.Verb):
     """Evaluate a run on its own task, or a published model with a head.
 
     For any model on published sets: evaluate similarity, pair-classification, bitext, classification, clustering,
-    retrieval, reranking, probing.
+    retrieval, compression, reranking, probing.
 
     Example: jaxencoder evaluate runs/sst2 --data test.jsonl --slice-by lang
     """
@@ -177,6 +178,21 @@ class EvaluateRetrieval(_PublishedSets):
     document_prompt: verb.DocumentPrompt = None
     pooling: verb.PoolingOption = None
     pool_factor: verb.PoolFactor = None
+
+
+class EvaluateCompression(EvaluateRetrieval):
+    """Evaluate what retrieval loses with fewer dimensions, and with a byte or a bit for each.
+
+    Example: jaxencoder evaluate compression runs/small scifact --dimensions 384 128 64
+    """
+
+    task: ClassVar[_Task] = "compression"
+    dimensions: Annotated[tuple[int, ...], verb.default_is("all", "N ...")] = ()
+    """Leading numbers of each vector to keep (Matryoshka)."""
+    precision: tuple[Precision, ...] = ("float32", "int8", "binary")
+    """Precisions of the vectors of documents."""
+    rescore: int = 4
+    """Candidates for each result, which the query scores anew in float32; 0: none."""
 
 
 class EvaluateReranking(EvaluateRetrieval):

@@ -23,6 +23,7 @@ from jaxencoder.evaluation.bitext import evaluate_bitext
 from jaxencoder.evaluation.calibration import calibration, tuned_metrics
 from jaxencoder.evaluation.classification import evaluate_classification
 from jaxencoder.evaluation.clustering import evaluate_clustering
+from jaxencoder.evaluation.compression import evaluate_compression
 from jaxencoder.evaluation.pair_classification import evaluate_pair_classification
 from jaxencoder.evaluation.probing import evaluate_probing
 from jaxencoder.evaluation.report import write_report
@@ -50,7 +51,8 @@ RESULTS_FILE = "results.json"
 VALIDATION = "validation"  # names the data that a run holds out
 
 PublishedTask = Literal[
-    "similarity", "pair_classification", "bitext", "classification", "clustering", "retrieval", "reranking", "probing"
+    "similarity", "pair_classification", "bitext", "classification", "clustering", "retrieval", "compression",
+    "reranking", "probing"
 ]  # fmt: skip
 _FUNCTIONS: dict[PublishedTask, Callable[..., dict[str, Any]]] = {
     "similarity": evaluate_similarity,
@@ -59,10 +61,11 @@ _FUNCTIONS: dict[PublishedTask, Callable[..., dict[str, Any]]] = {
     "classification": evaluate_classification,
     "clustering": evaluate_clustering,
     "retrieval": evaluate_retrieval,
+    "compression": evaluate_compression,
     "reranking": evaluate_reranking,
     "probing": evaluate_probing,
 }
-_BEIR_TASKS = ("retrieval", "reranking")  # a set is a folder
+_BEIR_TASKS = ("retrieval", "compression", "reranking")  # a set is a folder
 
 
 def evaluate(
@@ -246,7 +249,7 @@ def evaluate_task(
     Args:
         model, step: as in `load`.
         task, options: see `evaluate_TASK`, such as `evaluate_similarity` and `evaluate_retrieval`.
-        data: one or more sets: for retrieval and reranking folders of BEIR, else sources as in
+        data: one or more sets: for retrieval, compression and reranking folders of BEIR, else sources as in
             `jaxencoder.text.sources`; for tasks other than probing commas join several to one set.
         output: JSON file for the results; None: a run's results.json, and for other models none.
 

@@ -24,6 +24,7 @@ from jaxencoder.text.sources.records import Record
 log = logging.getLogger(__name__)
 
 MAX_RANK = 100  # lower ranks do not affect the metrics
+SPARE = 2  # documents found per result: one with the query's id is dropped, and among equals at the end ids decide
 
 
 def ranking_metrics(rankings: Sequence[Sequence[str]], relevances: Sequence[Mapping[str, int]]) -> dict[str, float]:
@@ -150,32 +151,57 @@ def search_folder(
 ) -> SearchResult:
     """The k documents of a BEIR folder nearest to each of its judged queries, exactly and in one pass.
 
-    A document with the id of its query does not count as a result, as in BEIR: in some sets queries are documents.
     Arguments and errors are those of `evaluate_retrieval`.
     """
+    queries, relevances = judged_queries(folder, split)
+    ids, indices = [], np.zeros((0, 0), np.int32)
+    documents, texts, scores = read_corpus(folder), list(queries.values()), np.zeros((0, 0), np.float32)
+    for chunk, nearest in rank(model, texts, documents, SPARE * k, options=options, query_prompt=query_prompt):
+        ids += [record["_id"] for record in chunk]
+        scores, indices = nearest.scores, nearest.indices
+    warn_of_absent(ids, relevances, folder)
+    return SearchResult(queries, relevances, ranked_ids(list(queries), ids, scores, indices, k), len(ids))
+
+
+def judged_queries(folder: Path, split: str) -> tuple[dict[str, str], list[dict[str, int]]]:
+    """The texts of judged queries by id, and for each the relevances of documents; ValueError without relevant ones."""
     file = qrels_file(folder, split)
     relevances = read_qrels(file)
     queries = read_queries(folder, relevances)
     relevant = [document for judged in relevances.values() for document, relevance in judged.items() if relevance > 0]
     if not relevant:
         raise ValueError(f"{file} calls no document relevant; a relevance must be above 0")
-    ids, indices = [], np.zeros((0, 0), np.int32)
-    # More than k, because the document with the query's id is dropped, and among equals at the end ids decide.
-    documents, texts, scores = read_corpus(folder), list(queries.values()), np.zeros((0, 0), np.float32)
-    for chunk, nearest in rank(model, texts, documents, 2 * k, options=options, query_prompt=query_prompt):
-        ids += [record["_id"] for record in chunk]
-        scores, indices = nearest.scores, nearest.indices
+    return queries, [relevances[query] for query in queries]
+
+
+def warn_of_absent(ids: Sequence[str], relevances: Sequence[Mapping[str, int]], folder: Path) -> None:
+    """Warn of relevant documents that the corpus with these ids lacks."""
     corpus_ids = set(ids)
+    relevant = [document for judged in relevances for document, relevance in judged.items() if relevance > 0]
     if absent := sum(document not in corpus_ids for document in relevant):
         log.warning("%d relevant documents are missing from %s.", absent, folder / "corpus.jsonl")
+
+
+def ranked_ids(
+    queries: Sequence[str], ids: Sequence[str], scores: np.ndarray, indices: np.ndarray, k: int
+) -> list[list[str]]:
+    """For each query the ids of its k best documents, best first.
+
+    A document with the id of its query does not count as a result, as in BEIR: in some sets queries are documents.
+
+    Args:
+        queries: the Q ids of queries.
+        ids: of the documents.
+        scores, indices: of the documents that were found, [Q, n], index -1 for none.
+    """
+    rows: list[list[int]] = indices.tolist()
     ranked = [
-        in_order([ids[i] for i in row if i >= 0], row_scores)
-        for row, row_scores in zip(indices.tolist(), scores, strict=True)
+        in_order([ids[i] for i in row if i >= 0], row_scores) for row, row_scores in zip(rows, scores, strict=True)
     ]
     rankings = [[i for i in row if i != query] for row, query in zip(ranked, queries, strict=True)]
     if left_out := sum(map(len, ranked)) - sum(map(len, rankings)):
         log.warning("%d documents have the id of the query that found them and were left out, as in BEIR.", left_out)
-    return SearchResult(queries, [relevances[query] for query in queries], [row[:k] for row in rankings], len(ids))
+    return [row[:k] for row in rankings]
 
 
 def evaluate_retrieval(

@@ -1,9 +1,13 @@
 """Options of embeddings."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxencoder.model.config import Pooling
 from jaxencoder.text.config import WindowConfig
+
+# Of the numbers of a vector: a float, a byte, or a bit; see `jaxencoder.inference.quantize`.
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,11 @@ def test_evaluate(calls, capsys):
             ["--pooling", "cls", "--query-prompt", "q: "],
             {"query_prompt": "q: ", "options": EmbedOptions("cls")},
         ),
+        (
+            "compression",
+            ["--dimensions", "64", "32", "--precision", "int8"],
+            {"dimensions": (64, 32), "precision": ("int8",), "rescore": 4},
+        ),
         ("reranking", ["--first", "m", "-k", "7"], {"first": "m", "k": 7}),
         ("probing", ["--label-field", "obj"], {"label_field": "obj"}),
     ],
