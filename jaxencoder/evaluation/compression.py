@@ -31,7 +31,7 @@ from jaxencoder.text.messages import listed
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "binary")
 
 
-class Found(NamedTuple):
+class Result(NamedTuple):
     """The documents found for each query."""
 
     scores: np.ndarray  # float [Q, k], -inf for none
@@ -40,7 +40,7 @@ class Found(NamedTuple):
 
 def search_compressed(
     queries: np.ndarray, documents: np.ndarray, similarity: Similarity, precision: Precision, k: int, rescore: int
-) -> tuple[Found, Found | None, int]:
+) -> tuple[Result, Result | None, int]:
     """Search documents [N, D] for queries [Q, D], both float32, with quantized vectors.
 
     Bytes divide the ranges of the documents' numbers. With cosines vectors are scaled to length 1 first.
@@ -56,26 +56,24 @@ def search_compressed(
         queries, documents = unit(queries), unit(documents)
     if precision == "float32":
         nearest = Nearest.empty(len(queries), k).updated(queries, documents, similarity)
-        return Found(nearest.scores, nearest.indices), None, documents[0].nbytes
+        return Result(nearest.scores, nearest.indices), None, documents[0].nbytes
     ranges, size = value_ranges(documents), documents.shape[1]
     codes = quantize(documents, precision, ranges)
     query_values, values = (compared_values(x, precision, size) for x in (quantize(queries, precision, ranges), codes))
     is_angle = similarity in ("cosine", "dot") or precision in ("binary", "ubinary")
     quantized_similarity: Similarity = "dot" if is_angle else similarity
-    count = k * max(rescore, 1)
-    nearest = Nearest.empty(len(queries), count).updated(query_values, values, quantized_similarity)
-    first = Found(nearest.scores[:, :k], nearest.indices[:, :k])
+    nearest = Nearest.empty(len(queries), k * max(rescore, 1)).updated(query_values, values, quantized_similarity)
+    first = Result(nearest.scores[:, :k], nearest.indices[:, :k])
     if not rescore:
         return first, None, codes[0].nbytes
     scores = np.full(nearest.indices.shape, -np.inf)
-    for row, (query, found) in enumerate(zip(queries, nearest.indices, strict=True)):
-        found = found[found >= 0]
-        candidates = dequantize(codes[found], precision, size, ranges)
-        repeated = np.broadcast_to(query, candidates.shape)
-        rescored = "dot" if similarity == "cosine" else similarity
-        scores[row, : len(found)] = pair_similarities(rescored, repeated, candidates)
+    for row, (query, indices) in enumerate(zip(queries, nearest.indices, strict=True)):
+        candidates = dequantize(codes[indices[indices >= 0]], precision, size, ranges)
+        scores[row, : len(candidates)] = pair_similarities(
+            "dot" if similarity == "cosine" else similarity, np.broadcast_to(query, candidates.shape), candidates
+        )
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    rescored = Found(*(np.take_along_axis(x, best, 1) for x in (scores, nearest.indices)))
+    rescored = Result(*(np.take_along_axis(x, best, 1) for x in (scores, nearest.indices)))
     return first, rescored, codes[0].nbytes
 
 
@@ -123,8 +121,8 @@ def evaluate_compression(
     for size in sizes:
         for kind in precision:
             sides = query_vectors[:, :size], vectors[:, :size]
-            *found, count = search_compressed(*sides, model.sentence.similarity, kind, SPARE * MAX_RANK, rescore)
-            for name, result in zip((f"{size} {kind}", f"{size} {kind} rescored"), found, strict=True):
+            *results, count = search_compressed(*sides, model.sentence.similarity, kind, SPARE * MAX_RANK, rescore)
+            for name, result in zip((f"{size} {kind}", f"{size} {kind} rescored"), results, strict=True):
                 if result is not None:
                     rankings = ranked_ids(list(queries), list(corpus), *result, MAX_RANK)
                     rows[name] = {"bytes": count} | ranking_metrics(rankings, relevances)
