@@ -15,6 +15,7 @@ _Task = Literal[
     "similarity", "pair_classification", "bitext", "classification", "clustering", "retrieval", "compression",
     "reranking", "probing"
 ]  # fmt: skip
+EMBED_OPTIONS = {"pooling", "pool_factor", "prompt", "document_prompt", "batch_tokens"}  # document_prompt is a prompt
 _Sets = Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
 
 
@@ -74,7 +75,7 @@ class _PublishedSets(verb.Verb):
         common = {"model", "data", "step", "output"}
         options = verb.given(self, *(option.name for option in fields(self) if option.name not in common))
         if self.task != "probing":  # those of vectors are one EmbedOptions
-            names = options.keys() & {"pooling", "pool_factor", "prompt", "document_prompt", "batch_tokens"}
+            names = options.keys() & EMBED_OPTIONS
             embedding = {name.removeprefix("document_"): options.pop(name) for name in names}
             options["options"] = EmbedOptions(**embedding)
         print(format_results(evaluate_task(self.model, self.task, self.data, self.output, self.step, **options)))
@@ -165,22 +166,25 @@ class EvaluateClustering(_LabeledSets):
     """Draw from N texts, chosen at random."""
 
 
-class EvaluateRetrieval(_PublishedSets):
+class _Folders(_PublishedSets):
+    split: Annotated[str | None, verb.default_is("test")] = None
+    """Split of the relevance judgments."""
+    query_prompt: verb.QueryPrompt = None
+    document_prompt: verb.DocumentPrompt = None
+    pooling: verb.PoolingOption = None
+
+
+class EvaluateRetrieval(_Folders):
     """Evaluate vectors by the documents that they retrieve.
 
     Example: jaxencoder evaluate retrieval runs/small scifact
     """
 
     task: ClassVar[_Task] = "retrieval"
-    split: Annotated[str | None, verb.default_is("test")] = None
-    """Split of the relevance judgments."""
-    query_prompt: verb.QueryPrompt = None
-    document_prompt: verb.DocumentPrompt = None
-    pooling: verb.PoolingOption = None
     pool_factor: verb.PoolFactor = None
 
 
-class EvaluateCompression(EvaluateRetrieval):
+class EvaluateCompression(_Folders):
     """Evaluate what retrieval loses with fewer dimensions, and with a byte or a bit for each.
 
     Example: jaxencoder evaluate compression runs/small scifact --dimensions 384 128 64

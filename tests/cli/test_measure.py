@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxencoder.cli.main import VERBS, main
+from jaxencoder.cli.measure import EMBED_OPTIONS
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.text.config import WindowConfig
 
@@ -83,7 +84,7 @@ def test_a_task_takes_the_options_of_its_command(kind):
     function = getattr(importlib.import_module(f"jaxencoder.evaluation.{module}"), f"evaluate_{kind.task}")
     names = {field.name for field in dataclasses.fields(kind)} - {"model", "data", "step", "output"}
     if kind.task != "probing":
-        names = {"options", *names} - {"pooling", "prompt", "document_prompt", "batch_tokens"}
+        names = {"options", *names} - EMBED_OPTIONS
     inspect.signature(function).bind("model", "data", **dict.fromkeys(names))
 
 
