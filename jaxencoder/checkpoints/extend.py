@@ -7,30 +7,21 @@ docs/studies/length.md measures the methods and their costs. Some steps of train
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from jaxencoder.checkpoints.checkpoint import Checkpoint
+from jaxencoder.checkpoints.changed import M, Written, changed, write_changed
 from jaxencoder.checkpoints.convert import check_new
 from jaxencoder.checkpoints.opening import open_checkpoint
-from jaxencoder.checkpoints.run import write_run
-from jaxencoder.checkpoints.save import save
-from jaxencoder.families.longformer import LONGFORMER
-from jaxencoder.families.published import Published, can_hold
-from jaxencoder.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.positions import interpolate_positions, ntk_theta, repeat_positions
-from jaxencoder.model.sentence import SentenceConfig
 
-M = TypeVar("M", bound=Checkpoint)
 Method = Literal["interpolate", "tile", "linear", "ntk", "dynamic", "yarn", "none"]
-Written = Literal["transformers", "sentence-transformers", "run"]
 
 # Kind of positions -> the methods that fit; for the other kinds see `_check`.
 _METHODS = {"learned": ("interpolate", "tile"), "rotary": ("linear", "ntk", "dynamic", "yarn", "none")}
 _TABLES = {"interpolate": interpolate_positions, "tile": repeat_positions}
-_LIKE_LONGFORMER = (ROBERTA, XLM_ROBERTA, CAMEMBERT)  # families with Longformer's heads and padding id
 
 
 def extend(
@@ -53,13 +44,7 @@ def extend(
     """
     folder = Path(folder)
     check_new(folder)
-    model = extended(open_checkpoint(source), max_length, method, factor, window, global_tokens)
-    if model.published is None:
-        write_run(model, folder)
-        return "run"
-    format = "transformers" if model.sentence == SentenceConfig() else "sentence-transformers"
-    save(model, folder, format)
-    return format
+    return write_changed(extended(open_checkpoint(source), max_length, method, factor, window, global_tokens), folder)
 
 
 def extended(
@@ -80,8 +65,7 @@ def extended(
             copies of the others (Longformer: Beltagy et al. 2020, arXiv:2004.05150, section 5).
 
     Returns:
-        The model. It stays `published` only if its family's config.json can hold the architecture, or, for RoBERTa's
-        relatives with global tokens, Longformer's.
+        The model, published if a family can hold it; see `changed`.
 
     Raises:
         ValueError: a method that does not fit the model (the message names those that do), a model that is scaled
@@ -106,10 +90,7 @@ def extended(
     if global_tokens and not architecture.global_tokens:
         architecture = dataclasses.replace(architecture, global_tokens=True)
         encoder = _with_global_projections(encoder)
-    data = dataclasses.replace(config.data, row_length=max_length)
-    config = dataclasses.replace(config, model=architecture, data=data, phases=())
-    params, published = model.params | {"encoder": encoder}, _published(model, architecture)
-    return dataclasses.replace(model, config=config, params=params, published=published, generator=None, base=None)
+    return changed(model, architecture, encoder, max_length)
 
 
 def _check(config: EncoderConfig, method: str, factor: float | None) -> None:
@@ -160,15 +141,3 @@ def _with_global_projections(params: Mapping[str, Any]) -> dict[str, Any]:
     if attention := copy.get("attention"):
         copy["attention"] = attention | {f"global_{name}": attention[name] for name in ("query", "key", "value")}
     return copy
-
-
-def _published(model: Checkpoint, architecture: EncoderConfig) -> Published | None:
-    """The published form in a family that can hold the architecture; None if there is none, or for a run."""
-    if model.published is None:
-        return None
-    family, settings, heads = model.published
-    for candidate in (family, LONGFORMER) if family in _LIKE_LONGFORMER else (family,):
-        if can_hold(candidate, architecture):
-            tables = candidate.heads(architecture, {**settings, **candidate.settings(architecture)})
-            return Published(candidate, settings, {name: tables[name].config for name in heads if name in tables})
-    return None

@@ -39,6 +39,7 @@ VERBS: dict[str, type[Verb]] = {
     "compare": measure.Compare,
     "convert": use.Convert,
     "extend": use.Extend,
+    "keep-layers": use.KeepLayers,
     "families": about.Families,
     "inspect": about.Inspect,
     "cost": about.Cost,

@@ -1,4 +1,4 @@
-"""Verbs that use a model: fill-mask, score, embed, search, predict, convert, extend."""
+"""Verbs that use a model: fill-mask, score, embed, search, predict, convert, extend, keep-layers."""
 
 from dataclasses import field
 from pathlib import Path
@@ -211,3 +211,21 @@ class Extend(verb.Verb):
         options = self.max_length, self.method, self.factor, self.window, self.global_tokens
         kind = extend(self.model, self.folder, *options)
         print(f"{self.model} for {self.max_length} tokens in {self.folder}, a folder of kind {kind}")
+
+
+class KeepLayers(verb.Verb):
+    """Write a model with some of the layers of another, as a start for distillation.
+
+    Example: jaxencoder keep-layers MODEL student --layers 0 2 4
+    """
+
+    model: verb.ModelName
+    folder: NewFolder
+    layers: Annotated[tuple[int, ...], arg(metavar="N ...", help_behavior_hint="(required)")]
+    """Numbers of the layers to keep, from 0."""
+
+    def run(self) -> None:
+        from jaxencoder.checkpoints.layers import keep_layers
+
+        kind = keep_layers(self.model, self.folder, self.layers)
+        print(f"Layers {' '.join(map(str, self.layers))} of {self.model} in {self.folder}, a folder of kind {kind}")

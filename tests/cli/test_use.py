@@ -74,3 +74,10 @@ def test_extend(calls, capsys):
     assert main(["extend", "run", "long", *words]) == 0
     assert record == [(("run", Path("long"), 2048, "yarn", 8.0, 64, False), {})]
     assert capsys.readouterr().out == "run for 2048 tokens in long, a folder of kind transformers\n"
+
+
+def test_keep_layers(calls, capsys):
+    record = calls("checkpoints.layers", "keep_layers", result="transformers")
+    assert main(["keep-layers", "run", "small", "--layers", "0", "2"]) == 0
+    assert record == [(("run", Path("small"), (0, 2)), {})]
+    assert capsys.readouterr().out == "Layers 0 2 of run in small, a folder of kind transformers\n"
