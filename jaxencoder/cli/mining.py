@@ -26,7 +26,7 @@ class Mine(verb.Verb):
     """More texts to search, or BEIR folders."""
     split: str = "train"
     """Relevance judgments of BEIR folders."""
-    cross_encoder: Annotated[str | None, verb.default_is("the model's similarity", "MODEL")] = None
+    cross_encoder: Annotated[str | None, verb.default_is("the model's similarity", "M")] = None
     """Cross-encoder that scores positives and candidates."""
     text_field: Annotated[str, verb.default_is("a usual name")] = ""
     """Field of the query."""
@@ -37,18 +37,19 @@ class Mine(verb.Verb):
     query_prompt: verb.QueryPrompt = None
     document_prompt: verb.DocumentPrompt = None
     cache: Annotated[str, verb.default_is("$JAXENCODER_CACHE, or ~/.cache/jaxencoder")] = ""
-    """Folder that keeps vectors and scores of a cross-encoder for the next run."""
+    """Folder that keeps vectors and scores for the next run."""
+    batch_tokens: verb.BatchTokens = None
     limits: OmitArgPrefixes[MiningConfig] = field(default_factory=MiningConfig)
-    embedding: OmitArgPrefixes[verb.EmbeddingOptions] = field(default_factory=verb.EmbeddingOptions)
 
     def run(self) -> None:
         keep_freed_memory()
         from jaxencoder.evaluation.tables import format_metrics
+        from jaxencoder.inference.options import EmbedOptions
         from jaxencoder.mining.mine import mine
 
         names = {part.name for part in fields(MiningData)} - {"sources"}
         data = MiningData(self.data, **{name: getattr(self, name) for name in names})
-        options = self.embedding.embed_options(prompt=self.document_prompt)
+        options = EmbedOptions(prompt=self.document_prompt, batch_tokens=self.batch_tokens)
         counts = mine(
             self.model, data, self.output, self.limits, self.cross_encoder, options, self.query_prompt, self.cache
         )
