@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def mine(
         if not counts["records"]:
             raise ValueError("no query has a negative within the limits; widen range_max, margins or scores")
     means = dict(zip(("negative_score", "positive_score"), np.concatenate(scores).mean(0).tolist(), strict=True))
-    sizes = {"queries": len(pairs.queries), "positives": sum(map(len, pairs.positives))}
+    sizes: dict[str, float] = {"queries": len(pairs.queries), "positives": sum(map(len, pairs.positives))}
     sizes |= {"documents": len(pairs.documents), "duplicates": pairs.duplicates, "empty": pairs.empty}
     return sizes | dict(counts) | means
 
@@ -103,8 +104,9 @@ def _rescorer(model: OpenedModel, pairs: Pairs, batch_tokens: int | None, folder
     digest = model_digest(model)
 
     def rescore(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        texts = [[pairs.queries[i] for i in queries], [pairs.documents[i] for i in documents]]
-        scores = cached_numbers(folder, [digest, *texts], lambda: score_pairs(model, *texts, batch_tokens))
+        firsts, seconds = [pairs.queries[i] for i in queries], [pairs.documents[i] for i in documents]
+        compute = partial(score_pairs, model, firsts, seconds, batch_tokens)
+        scores = cached_numbers(folder, [digest, firsts, seconds], compute)
         if not np.isfinite(scores).all():
             raise ValueError("some scores are not finite: the cross-encoder is damaged, or its training diverged")
         return scores
