@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
+from scipy import sparse
 
 from jaxencoder.checkpoints import opening, save
 from jaxencoder.inference import embed, fill_mask, rerank, token_vectors, tokens
 from jaxencoder.inference import load as loading
 from jaxencoder.inference import score as scoring
+from jaxencoder.inference import sparse as sparse_vectors
 from jaxencoder.inference.fill_mask import FilledMask
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import EmbedOptions
@@ -41,7 +43,7 @@ class Model(OpenedModel):
         windows: WindowConfig | None = None,
         batch_tokens: int | None = None,
         max_length: int | None = None,
-    ) -> np.ndarray:
+    ) -> Any:
         """Embed texts: one vector per text.
 
         Published models use no global tokens here, as in sentence-transformers; to pool a global [CLS], call the model
@@ -53,7 +55,7 @@ class Model(OpenedModel):
             pooling, normalize, prompt, dimensions, windows, batch_tokens, max_length: see `EmbedOptions`.
 
         Returns:
-            [N, dimensions] float32, in the order of `texts`.
+            [N, dimensions] float32, in the order of `texts`; of a sparse model (SPLADE) a csr_array of scipy [N, V].
 
         Raises:
             ValueError: not a list of strings, an unknown pooling, pooling "learned" in a run that has learned none, an
@@ -61,6 +63,39 @@ class Model(OpenedModel):
         """
         options = EmbedOptions(pooling, normalize, prompt, dimensions, windows, batch_tokens, max_length)
         return embed.embed(self, texts, options)
+
+    def embed_sparse(
+        self,
+        texts: Sequence[str],
+        role: Role = "document",
+        max_active_dims: int | None = None,
+        batch_tokens: int | None = None,
+        max_length: int | None = None,
+    ) -> sparse.csr_array:
+        """Embed texts by a sparse model, such as SPLADE: a weight for each token of the vocabulary.
+
+        Args:
+            texts: any number, any lengths. Those longer than `max_length` are truncated, with one warning.
+            role: "query" or "document", which may differ in prompt, and in a table that gives the queries' weights.
+            max_active_dims, batch_tokens, max_length: see `EmbedOptions`.
+
+        Returns:
+            float32 [N, V], in the order of `texts`. The similarity of two vectors is their dot product, unless
+            `sentence.similarity` says otherwise.
+
+        Raises:
+            ValueError: not a list of strings, or a model without such vectors.
+        """
+        if self.sentence.sparse is None:
+            raise ValueError("this model gives no sparse vectors; use embed")
+        options = EmbedOptions(
+            prompt=role, max_active_dims=max_active_dims, batch_tokens=batch_tokens, max_length=max_length
+        )
+        return embed.embed(self, texts, options)
+
+    def token_weights(self, vectors: sparse.csr_array, k: int | None = None) -> list[list[dict[str, Any]]]:
+        """The tokens of sparse vectors [N, V] and their weights, for each {"token", "weight"}, the k greatest first."""
+        return sparse_vectors.token_weights(self, vectors, k)
 
     def embed_tokens(
         self,

@@ -69,6 +69,8 @@ class Encoder:
         except ImportError as error:
             raise ImportError("this needs the package mteb; pip install 'jaxencoder[mteb]'") from error
         self.model = model if isinstance(model, OpenedModel) else load(model, revision=revision)
+        if self.model.sentence.sparse is not None:
+            raise ValueError(f"{model} gives sparse vectors, which this encoder does not support; give a dense model")
         self._prompts, self._options = dict(prompts or {}), options
         settings = self.model.sentence_config(options.pooling, options.normalize, options.dimensions)
         size = settings.size(self.model.config.model.hidden_size)

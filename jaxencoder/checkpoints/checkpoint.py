@@ -70,6 +70,12 @@ class Checkpoint:
         dimensions: int | None = None,
     ) -> SentenceConfig:
         """The settings of embeddings, with those that are given replaced; ValueError for one that does not fit."""
+        if self.sentence.sparse is not None:
+            given = {"pooling": pooling, "normalize": normalize, "dimensions": dimensions}
+            for name, value in given.items():
+                if value is not None:
+                    raise ValueError(f"{name} is {value!r}, but this model gives sparse vectors; leave it out")
+            return self.sentence
         methods = (pooling,) if isinstance(pooling, str) else tuple(pooling or self.sentence.pooling)
         for method in methods:
             if method not in get_args(Pooling):

@@ -15,7 +15,7 @@ from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.kind import PEFT_CONFIG, kind_of
 from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, read_params, saved_config, separate_models
-from jaxencoder.checkpoints.sentence_transformers import embedding_settings, encoder_folder
+from jaxencoder.checkpoints.sentence_transformers import embedding_settings, encoder_folder, query_table
 from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.config import RunConfig, check_positions
 from jaxencoder.families import FAMILIES, classifier
@@ -174,7 +174,7 @@ def _source(init_from: str, params: Params, objective: ObjectiveConfig) -> tuple
         heads = {name: table.config for name, table in tables.items()}
         if "sequence_head" in heads and classifier.texts_end_with(model.tokenizer, heads["sequence_head"].pad_id):
             del heads["sequence_head"]
-        return model.params, heads
+        return model.params | query_table(folder), heads
     config = saved_config(folder)
     source = merge_lora(config.adapter, read_params(folder, config)[1])
     same_generator = getattr(objective, "sharing", None) == getattr(config.objective, "sharing", None)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxencoder.checkpoints import cross_encoder, multi_vector, sentence_transformers
+from jaxencoder.checkpoints import cross_encoder, multi_vector, sentence_transformers, sparse
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.initial import published_form
 from jaxencoder.checkpoints.kind import MODULES_FILE
@@ -53,6 +53,7 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
             reason = skipped[min(missing)]
             problem = f"no class of {published.family.name} has the head of this model: {reason}"
             raise ValueError(f"{problem}; to write its encoder alone, convert it with a pooling")
+    encoder_folder = folder
     if format == "sentence-transformers":
         if tokenizer is None:
             raise ValueError("the model has no tokenizer, which sentence-transformers needs; add one to its folder")
@@ -61,6 +62,9 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
         elif model.multi_vector is not None and model.multi_vector.is_only:
             modules = model.params.get("multi_vector", {})
             multi_vector.write(folder, model.multi_vector, modules, model.max_length)
+        elif model.sentence.sparse is not None:
+            params |= {name: model.params[name] for name in ("mlm_head",) if name in model.params}
+            encoder_folder = sparse.write(folder, model, tokenizer)
         else:
             modules, hidden_size = model.params.get("sentence", {}), model.config.model.hidden_size
             sentence_transformers.write(folder, model.sentence, modules, hidden_size, model.max_length)
@@ -72,10 +76,10 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
         if model.config.model.position_pad_id >= 0 or pools_by_id:
             # Says from which id the model counts positions, or which it does not pool; not the tokenizer's.
             del settings["pad_token_id"]
-        tokenizer.save(folder, _tokenizer_settings(model))
+        tokenizer.save(encoder_folder, _tokenizer_settings(model))
         if tokenizer.is_approximate:
             log.warning("%s: %s", folder, _APPROXIMATE)
-    write_model(folder, model.config.model, params, settings, published)
+    write_model(encoder_folder, model.config.model, params, settings, published)
     if model.tasks:
         has_prefix = not params.keys() <= {"encoder", "pooler"}  # a head of its own, beside the encoder
         write_tasks(model, folder, [name for name in params if name not in ("encoder", "mlm_head")], has_prefix)

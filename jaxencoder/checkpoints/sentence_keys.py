@@ -41,6 +41,14 @@ _KEYS: Mapping[str, Mapping[str, tuple[Any, ...] | None]] = {
         "similarity_fn_name": ANY,
         "truncate_dim": ANY,
     },
+    "SparseEncoder": {
+        **_NOTES,
+        "model_type": ANY,
+        "prompts": ANY,
+        "default_prompt_name": ANY,
+        "similarity_fn_name": (None, "cosine", "dot", "euclidean", "manhattan"),
+        "max_active_dims": ANY,
+    },
     "CrossEncoder": {
         **_NOTES,
         "model_type": ANY,
@@ -111,6 +119,16 @@ _KEYS: Mapping[str, Mapping[str, tuple[Any, ...] | None]] = {
         "pooling_mode_weightedmean_tokens": ANY,
         "pooling_mode_lasttoken": ANY,
     },
+    # Of sparse models
+    "SpladePooling": {
+        "pooling_strategy": ("max", "sum"),
+        "activation_function": ("relu", "log1p_relu"),
+        "embedding_dimension": ANY,
+        "word_embedding_dimension": ANY,
+    },
+    "SparseStaticEmbedding": {"frozen": ANY},  # no effect outside of training
+    "Router": {"types": ANY, "structure": ANY, "parameters": ANY},
+    "routes": {"default_route": (None, "query", "document"), "allow_empty_key": ANY, "route_mappings": (None, {})},
     "Dense": {
         **_NAMES,
         "in_features": ANY,

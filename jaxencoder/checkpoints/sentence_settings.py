@@ -21,16 +21,17 @@ _TRANSFORMER_FILES = (
     *(f"sentence_{name}_config.json" for name in ("xlm-roberta", "xlnet")),
 )
 # ColBERT is that of PyLate.
-MODEL_TYPES = ("SentenceTransformer", "CrossEncoder", "MultiVectorEncoder", "ColBERT")
+MODEL_TYPES = ("SentenceTransformer", "SparseEncoder", "CrossEncoder", "MultiVectorEncoder", "ColBERT")
 _PYLATE_DENSE = "pylate.models.Dense.Dense"
 _TOKENIZER_FILE = "tokenizer_config.json"
 _TASK_CODE = "custom_st.Transformer"  # the class, in a file of the folder, that applies adapters for tasks
 
-Task = Literal["feature-extraction", "sequence-classification"]
+Task = Literal["feature-extraction", "sequence-classification", "fill-mask"]
 # Task -> the output of transformers' class, and its name for the next module.
 _OUTPUTS = {
     "feature-extraction": ("last_hidden_state", "token_embeddings"),
     "sequence-classification": ("logits", "scores"),
+    "fill-mask": ("logits", "token_embeddings"),
 }
 # Arguments for transformers -> their older name, and the file whose keys they override.
 _ARGUMENTS = {
@@ -65,8 +66,8 @@ def model_type(folder: Path) -> str:
     return value
 
 
-def read_modules(folder: Path) -> list[ModuleEntry]:
-    """The entries of modules.json, all of sentence-transformers' own classes; the first one is a Transformer."""
+def read_modules(folder: Path, first_kinds: tuple[str, ...] = ("Transformer",)) -> list[ModuleEntry]:
+    """The entries of modules.json, all of sentence-transformers' own classes; the first is one of `first_kinds`."""
     file = folder / MODULES_FILE
     entries = []
     for module in read_json(file, list):
@@ -84,9 +85,9 @@ def read_modules(folder: Path) -> list[ModuleEntry]:
         entries.append(ModuleEntry(kind, name, folder / path))
     if not entries:
         raise ValueError(f"{file} has no modules; check the file")
-    if entries[0].kind != "Transformer":
+    if entries[0].kind not in first_kinds:
         first = f"{entries[0].kind!r} ({entries[0].path})"
-        raise ValueError(f"{file} has a module {first}; only Transformer is supported there")
+        raise ValueError(f"{file} has a module {first}; only {' or '.join(first_kinds)} is supported there")
     return entries
 
 
@@ -122,10 +123,12 @@ def transformer_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     return next((pair for pair in files if pair[1]), (folder / TRANSFORMER_FILE, {}))
 
 
-def text_limits(folder: Path, task: Task, keys: str = "Transformer") -> TextLimits:
+def text_limits(
+    folder: Path, task: Task, keys: str = "Transformer", default: Task = "feature-extraction"
+) -> TextLimits:
     """How the Transformer in a folder reads texts; ValueError for another task, or a setting that is not supported.
 
-    `keys` is the kind of file, see `check_keys`.
+    `keys` is the kind of file, see `check_keys`; `default` is the task of a file that names none.
     """
     file, config = transformer_settings(folder)
     check_keys(config, keys, file)
@@ -136,7 +139,7 @@ def text_limits(folder: Path, task: Task, keys: str = "Transformer") -> TextLimi
         "module_output_name": output_name,
     }
     if task != "feature-extraction":
-        config = {"transformer_task": "feature-extraction"} | config  # sentence-transformers' default
+        config = {"transformer_task": default} | config
     for name, value in expected.items():
         if config.get(name, value) != value:
             raise ValueError(f"{file} has {name} {config[name]!r}; only {value!r} is supported")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from jaxencoder.checkpoints import cross_encoder, multi_vector
+from jaxencoder.checkpoints import cross_encoder, multi_vector, sparse
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.cross_encoder import CrossEncoderFolder
 from jaxencoder.checkpoints.kind import MODULES_FILE
@@ -32,6 +32,7 @@ from jaxencoder.checkpoints.sentence_settings import (
     tasks_of,
     text_limits,
 )
+from jaxencoder.checkpoints.sparse import SparseFolder
 from jaxencoder.config_io import CONFIG_FILE
 from jaxencoder.files import read_json, write_json
 from jaxencoder.model.sentence import Normalize, SentenceConfig, Similarity
@@ -54,17 +55,20 @@ class SentenceFolder(NamedTuple):
     lowercase: bool  # whether texts are lowercased before tokenization
 
 
-def read_folder(folder: Path, weights: bool = True) -> SentenceFolder | CrossEncoderFolder | MultiVectorFolder:
+Folder = SentenceFolder | SparseFolder | CrossEncoderFolder | MultiVectorFolder
+
+
+def read_folder(folder: Path, weights: bool = True) -> Folder:
     """Read a folder with a modules.json, all but its encoder; ValueError for what is not supported or does not fit."""
     kind = model_type(folder)
     if kind in multi_vector.MODEL_TYPES:
         return multi_vector.read(folder, weights)
+    if kind == sparse.MODEL_TYPE:
+        return sparse.read(folder, weights)
     return cross_encoder.read(folder) if kind == "CrossEncoder" else read(folder, weights)
 
 
-def assembled(
-    folder: Path, contents: SentenceFolder | CrossEncoderFolder | MultiVectorFolder, encoder: Checkpoint
-) -> Checkpoint:
+def assembled(folder: Path, contents: Folder, encoder: Checkpoint) -> Checkpoint:
     """The model of a folder, of its contents and its opened encoder; ValueError if they do not fit together."""
     config = replace(encoder.config, name=folder.name)
     tokenizer = encoder.tokenizer
@@ -75,6 +79,8 @@ def assembled(
         return cross_encoder.assembled(folder, contents, encoder)
     if isinstance(contents, MultiVectorFolder):
         return multi_vector.assembled(folder, contents, encoder)
+    if isinstance(contents, SparseFolder):
+        return sparse.assembled(folder, contents, encoder)
     size = config.model.hidden_size
     if size != contents.hidden_size:
         raise ValueError(f"{folder} pools vectors of size {contents.hidden_size}, but the encoder's have size {size}")
@@ -95,7 +101,15 @@ def embedding_settings(folder: Path) -> SentenceConfig:
     if not (folder / MODULES_FILE).is_file():
         return SentenceConfig()
     contents = read_folder(folder, weights=False)
-    return contents.settings if isinstance(contents, SentenceFolder) else SentenceConfig()
+    return contents.settings if isinstance(contents, SentenceFolder | SparseFolder) else SentenceConfig()
+
+
+def query_table(folder: Path) -> Params:
+    """The weights of queries in a folder of any published model, {QUERY_TABLE: {"weight": [V]}}; empty if none."""
+    if not (folder / MODULES_FILE).is_file():
+        return {}
+    contents = read_folder(folder)
+    return contents.params if isinstance(contents, SparseFolder) else {}
 
 
 def read(folder: Path, weights: bool = True) -> SentenceFolder:

@@ -15,7 +15,8 @@ _Task = Literal[
     "similarity", "pair_classification", "bitext", "classification", "clustering", "retrieval", "compression",
     "reranking", "probing"
 ]  # fmt: skip
-EMBED_OPTIONS = {"pooling", "pool_factor", "prompt", "document_prompt", "batch_tokens"}  # document_prompt is a prompt
+# document_prompt is a prompt
+EMBED_OPTIONS = {"pooling", "pool_factor", "max_active_dims", "prompt", "document_prompt", "batch_tokens"}
 _Sets = Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behavior_hint="(required)")]]
 
 
@@ -182,6 +183,7 @@ class EvaluateRetrieval(_Folders):
 
     task: ClassVar[_Task] = "retrieval"
     pool_factor: verb.PoolFactor = None
+    max_active_dims: verb.MaxActiveDims = None
 
 
 class EvaluateCompression(_Folders):

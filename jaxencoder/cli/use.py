@@ -72,6 +72,8 @@ class Score(verb.Verb):
 class Embed(verb.Verb):
     """Write one vector for each text of a source, or, by a multi-vector model (ColBERT), one for each token.
 
+    A sparse model (SPLADE) writes a list of tokens and weights for each text.
+
     Example: jaxencoder embed runs/small --input texts.jsonl --output vectors.parquet
     """
 
@@ -84,7 +86,7 @@ class Embed(verb.Verb):
     """Scale each vector to length 1."""
     prompt: Annotated[str | None, verb.default_is("the model's own")] = None
     """Name of a stored prompt, which also chooses the adapter for its task, or text to put before each text. For a
-    multi-vector model: query or document."""
+    multi-vector or sparse model: query or document."""
     dimensions: Annotated[int | None, verb.default_is("all", "N")] = None
     """Keep the first N numbers of each vector (Matryoshka)."""
     text_field: verb.RecordText = "text"

@@ -37,6 +37,8 @@ BatchTokens = Annotated[int | None, default_is("1024 on a CPU, else 8192", "N", 
 PoolingOption = Annotated[Pooling | None, default_is("the model's own, or mean", help="How token vectors are pooled.")]
 _POOL_HELP = "For multi-vector models: about one of so many vectors of a document is kept."
 PoolFactor = Annotated[float | None, default_is("the model's own, or all", "N", _POOL_HELP)]
+_ACTIVE_HELP = "For sparse models: keep the N largest entries of each vector."
+MaxActiveDims = Annotated[int | None, default_is("the model's own, or all", "N", _ACTIVE_HELP)]
 _PROMPT_HELP = "Name of a stored prompt for queries, which also chooses the adapter for its task, or its text."
 _QUERY, _DOCUMENT = "the stored one called query", "the stored one called document, passage or corpus"
 QueryPrompt = Annotated[str | None, default_is(_QUERY, help=_PROMPT_HELP)]
@@ -144,8 +146,9 @@ class EmbeddingOptions(LongTextOptions):
 
     pooling: PoolingOption = None
     pool_factor: PoolFactor = None
+    max_active_dims: MaxActiveDims = None
     batch_tokens: BatchTokens = None
 
     def embed_options(self, **more: Any) -> EmbedOptions:
-        given_options = given(self, "pooling", "pool_factor", "batch_tokens")
+        given_options = given(self, "pooling", "pool_factor", "max_active_dims", "batch_tokens")
         return EmbedOptions(windows=self.window_config(), **given_options, **more)

@@ -16,6 +16,7 @@ from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.inference.rerank import check_cross_encoder, score_pairs
 from jaxencoder.inference.search import rank
+from jaxencoder.inference.sparse import Sparsity
 from jaxencoder.tasks.records import numbered
 from jaxencoder.text.labels import parse_integer
 from jaxencoder.text.messages import listed
@@ -144,6 +145,7 @@ class SearchResult(NamedTuple):
     relevances: list[dict[str, int]]  # for each query, of judged documents
     rankings: list[list[str]]  # for each query the ids of documents, best first
     documents: int  # in the corpus
+    sparsity: dict[str, float]  # of sparse vectors, see `Sparsity`
 
 
 def search_folder(
@@ -156,11 +158,14 @@ def search_folder(
     queries, relevances = judged_queries(folder, split)
     ids, indices = [], np.zeros((0, 0), np.int32)
     documents, texts, scores = read_corpus(folder), list(queries.values()), np.zeros((0, 0), np.float32)
-    for chunk, nearest in rank(model, texts, documents, SPARE * k, options=options, query_prompt=query_prompt):
+    sparsity = Sparsity()
+    watch = None if model.sentence.sparse is None else sparsity.add
+    for chunk, nearest in rank(model, texts, documents, SPARE * k, "text", options, query_prompt, watch):
         ids += [record["_id"] for record in chunk]
         scores, indices = nearest.scores, nearest.indices
     warn_of_absent(ids, relevances, folder)
-    return SearchResult(queries, relevances, ranked_ids(list(queries), ids, scores, indices, k), len(ids))
+    rankings = ranked_ids(list(queries), ids, scores, indices, k)
+    return SearchResult(queries, relevances, rankings, len(ids), sparsity.metrics())
 
 
 def judged_queries(folder: Path, split: str) -> tuple[dict[str, str], list[dict[str, int]]]:
@@ -219,14 +224,14 @@ def evaluate_retrieval(
         options, query_prompt: as for `rank`.
 
     Returns:
-        queries and documents, their numbers, and `ranking_metrics`.
+        queries and documents, their numbers, and `ranking_metrics`; of sparse vectors also those of `Sparsity`.
 
     Raises:
         ValueError: a file is invalid, or no query has a relevant document.
     """
     result = search_folder(model, Path(folder), split, MAX_RANK, options, query_prompt)
     metrics = ranking_metrics(result.rankings, result.relevances)
-    return {"queries": len(result.queries), "documents": result.documents, **metrics}
+    return {"queries": len(result.queries), "documents": result.documents, **metrics, **result.sparsity}
 
 
 def evaluate_reranking(

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import sparse
 from tqdm import tqdm
 
 from jaxencoder.checkpoints.checkpoint import pooling_query
@@ -20,14 +21,15 @@ from jaxencoder.inference.devices import compute_context
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
+from jaxencoder.inference.sparse import SparseEmbedder, check_options, sparse_embedder, token_weights
 from jaxencoder.inference.token_vectors import TokenEmbedder, gives_token_vectors, token_embedder
 from jaxencoder.inference.windows import WindowPooler, run_windows
-from jaxencoder.inference.writers import check_extension, open_writer
+from jaxencoder.inference.writers import COLUMN, check_extension, open_writer
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import pool
 from jaxencoder.model.sentence import SentenceConfig, finish_vectors, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.tasks.records import chunks
+from jaxencoder.tasks.records import check_new_fields, chunks
 from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text import buckets
 from jaxencoder.text.config import WindowPooling
@@ -35,14 +37,16 @@ from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizers.encoding import as_list
 from jaxencoder.text.windows import GROUP_TOKENS, text_room, text_windows
 
+_SPARSE_TEXTS = 1024  # whose sparse vectors are in memory at once
 
-def embed(model: OpenedModel, texts: Sequence[str], options: EmbedOptions = DEFAULT_OPTIONS) -> np.ndarray:
-    """Vectors of texts, [N, dimensions] float32; see `Model.embed`."""
+
+def embed(model: OpenedModel, texts: Sequence[str], options: EmbedOptions = DEFAULT_OPTIONS) -> Any:
+    """Vectors of texts, [N, dimensions] float32, of a sparse model a csr_array; see `Model.embed`."""
     if gives_token_vectors(model, options):
         raise ValueError("this model gives a vector for each token, none for a text; use embed_tokens")
     embedder = _embedder(model, options)
     vectors, truncated = embedder(texts)
-    buckets.warn_truncated(truncated, len(vectors), embedder.limit)
+    buckets.warn_truncated(truncated, vectors.shape[0], embedder.limit)
     return vectors
 
 
@@ -51,16 +55,24 @@ def embed_source(
 ) -> Iterator[tuple[list[Record], Any]]:
     """Yield chunks of records with their vectors [n, dimensions] float32, in order and in bounded memory.
 
-    The vectors of a model that gives one for each token are n matrices, as of `embed_tokens`.
+    The vectors of a model that gives one for each token are n matrices, as of `embed_tokens`; those of a sparse model
+    are a csr_array.
     """
     embedder = _embedder(model, options)
     truncated = count = 0
     with tqdm(unit=" texts", desc="Embedding", disable=None) as bar:
-        for chunk in chunks(records, lambda record: len(record[text_field])):
+        for chunk in _parts(chunks(records, lambda record: len(record[text_field])), embedder):
             vectors, chunk_truncated = embedder([record[text_field] for record in chunk], bar.update)
             yield chunk, vectors
             truncated, count = truncated + chunk_truncated, count + len(chunk)
     buckets.warn_truncated(truncated, count, embedder.limit)
+
+
+def _parts(records: Iterable[list[Record]], embedder: Any) -> Iterator[list[Record]]:
+    """The chunks of records, smaller ones for sparse vectors, most of whose entries may be active."""
+    for chunk in records:
+        size = _SPARSE_TEXTS if isinstance(embedder, SparseEmbedder) else len(chunk)
+        yield from (chunk[start : start + size] for start in range(0, len(chunk), size))
 
 
 def embed_file(
@@ -77,18 +89,23 @@ def embed_file(
         input: source of records, as in `jaxencoder.text.sources`.
         output: .parquet or .jsonl (the records' fields and "embedding"), or .npy ([N, D] float32, in order); for a
             model that gives a vector for each token, .npz ("vectors" [all tokens, D] and "lengths" [N]) in place of
-            .npy.
+            .npy. Of a sparse model "embedding" is a list of {"token", "weight"}, greatest first, without .npy.
 
     Raises:
         ValueError: an unknown extension, a broken source, or records that do not form one table.
         OSError: the source cannot be read, or the output cannot be written.
     """
     count = 0
-    with open_writer(Path(output)) as write:  # checked before the model is loaded, which takes long
+    items = {COLUMN: {"token": "", "weight": 0.0}}  # of sparse vectors
+    with open_writer(Path(output), items=items) as write:  # checked before the model is loaded, which takes long
         model = opened(run)
-        check_extension(Path(output), gives_token_vectors(model, options))
+        check_extension(Path(output), gives_token_vectors(model, options), model.sentence.sparse is not None)
         records = read(input, text_field=text_field)
         for chunk, vectors in embed_source(model, records, text_field, options):
+            if isinstance(vectors, sparse.csr_array):
+                check_new_fields(chunk, (COLUMN,))
+                weights = token_weights(model, vectors)
+                chunk, vectors = [x | {COLUMN: y} for x, y in zip(chunk, weights, strict=True)], None
             write(chunk, vectors)
             count += len(chunk)
     return count
@@ -143,10 +160,13 @@ class _Embedder:
         return partial(_pooled, self.model.config.model, self.model.compute, self.settings, self.skip, windowed)
 
 
-def _embedder(model: OpenedModel, options: EmbedOptions) -> "_Embedder | TokenEmbedder":
+def _embedder(model: OpenedModel, options: EmbedOptions) -> "_Embedder | TokenEmbedder | SparseEmbedder":
     """Check options against a model and fill in its defaults."""
+    check_options(model, options)
     if gives_token_vectors(model, options):
         return token_embedder(model, options)
+    if model.sentence.sparse is not None:
+        return sparse_embedder(model, options)
     settings = model.sentence_config(options.pooling, options.normalize, options.dimensions)
     window_pooling = None
     if options.windows is not None:

@@ -28,6 +28,9 @@ class EmbedOptions:
         max_length: tokens of a text or window, special tokens included; None: the model's `max_length`.
         pool_factor: of a model that gives a vector for each token, keep about 1 / pool_factor of a document's vectors:
             clusters of similar ones, each replaced by its mean.
+        max_active_dims: of a sparse model, keep this many of the largest entries of each vector.
+        role: of a sparse model, whether the texts are queries, for which it may have a table, or documents. None: as
+            the name of the prompt says, or else as the model does.
     """
 
     pooling: Pooling | tuple[Pooling, ...] | None = None
@@ -38,6 +41,8 @@ class EmbedOptions:
     batch_tokens: int | None = None
     max_length: int | None = None
     pool_factor: float | None = None
+    max_active_dims: int | None = None
+    role: Literal["query", "document"] | None = None
 
 
 DEFAULT_OPTIONS = EmbedOptions()

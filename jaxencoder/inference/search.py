@@ -1,15 +1,16 @@
 """Exact nearest-neighbor search over a stream by the model's similarity, keeping only the best results so far."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import sparse
 
 from jaxencoder.inference import embed
 from jaxencoder.inference.load import opened
@@ -17,7 +18,7 @@ from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.inference.token_vectors import embed_tokens, gives_token_vectors, similarities
 from jaxencoder.model.sentence import Similarity
-from jaxencoder.model.similarity import similarity_matrix, unit
+from jaxencoder.model.similarity import similarity_matrix, sparse_similarities, unit
 from jaxencoder.text.buckets import padded_size
 from jaxencoder.text.sources import Record, read
 
@@ -42,10 +43,15 @@ class Nearest(NamedTuple):
             raise ValueError(f"k is {k}; give at least 1")
         return cls(np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int32), 0)
 
-    def updated(self, query_vectors: np.ndarray, vectors: np.ndarray, similarity: Similarity = "cosine") -> "Nearest":
-        """The state after the next vectors [n, D] of the stream; on equal scores the earlier vector wins."""
-        if not (np.isfinite(query_vectors).all() and np.isfinite(vectors).all()):
+    def updated(self, query_vectors: Any, vectors: Any, similarity: Similarity = "cosine") -> "Nearest":
+        """The state after the next vectors [n, D] of the stream; on equal scores the earlier vector wins.
+
+        Queries and vectors are arrays, or both are csr_arrays.
+        """
+        if not all(np.isfinite(getattr(x, "data", x)).all() for x in (query_vectors, vectors)):
             raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
+        if isinstance(vectors, sparse.csr_array):
+            return self._updated_sparse(query_vectors, vectors, similarity)
         scores, indices, seen = self
         queries, vectors = np.asarray(query_vectors, np.float32), np.asarray(vectors, np.float32)
         if similarity == "cosine":
@@ -57,6 +63,14 @@ class Nearest(NamedTuple):
             scores, indices = _merge(similarity, scores, indices, queries, padded, seen, len(part))
             seen += len(part)
         return Nearest(np.asarray(scores), np.asarray(indices), seen)
+
+    def _updated_sparse(
+        self, queries: sparse.csr_array, vectors: sparse.csr_array, similarity: Similarity
+    ) -> "Nearest":
+        nearest, block = self, max(1, _SCORES // max(1, queries.shape[0]))
+        for start in range(0, vectors.shape[0], block):
+            nearest = nearest.with_scores(sparse_similarities(similarity, queries, vectors[start : start + block]))
+        return nearest
 
     def with_scores(self, scores: np.ndarray) -> "Nearest":
         """The state after more of the stream, of scores [Q, n]; on equal scores the earlier one wins."""
@@ -76,6 +90,7 @@ def rank(
     text_field: str = "text",
     options: EmbedOptions = DEFAULT_OPTIONS,
     query_prompt: str | None = None,
+    watch: Callable[[Any, Any], object] | None = None,
 ) -> Iterator[tuple[list[Record], Nearest]]:
     """Search a stream of records for several queries at once, in bounded memory, and find k for each.
 
@@ -85,6 +100,7 @@ def rank(
         options: for documents, and for queries apart from `prompt` and `windows`: queries are truncated.
         query_prompt: prompt of queries. None, here and for the documents' `options.prompt`: the model's stored prompt
             "query" or "document", otherwise none, as in sentence-transformers.
+        watch: called with the vectors of the queries and of each chunk, unless tokens have vectors of their own.
 
     Yields:
         (chunk of records, the nearest among all records so far); the last one is the result.
@@ -99,6 +115,8 @@ def rank(
     query_vectors = embed.embed(model, queries, query_options)
     for chunk, vectors in embed.embed_source(model, records, text_field, options):
         nearest = nearest.updated(query_vectors, vectors, model.sentence.similarity)
+        if watch:
+            watch(query_vectors, vectors)
         yield chunk, nearest
 
 
@@ -114,7 +132,7 @@ def search_options(
             advice = "as in sentence-transformers; name the prompt if they should have it"
             log.warning("The model's prompt %r is not put before documents, %s.", unused[0], advice)
         options = replace(options, prompt=_stored_name("document", stored))
-    return query_options, options
+    return replace(query_options, role="query"), replace(options, role="document")
 
 
 def _rank_by_tokens(

@@ -19,8 +19,10 @@ COLUMN = "embedding"
 Vectors = np.ndarray | list[np.ndarray]  # of records: float32 [n, D], or for each a matrix [t, D]
 
 
-def check_extension(path: Path, has_matrices: bool) -> None:
+def check_extension(path: Path, has_matrices: bool, is_sparse: bool = False) -> None:
     """ValueError if a numpy file does not hold what is written: a vector for each record, or a matrix."""
+    if is_sparse and path.suffix in (".npy", ".npz"):
+        raise ValueError(f"{path} cannot hold the model's sparse vectors; give .parquet or .jsonl")
     if path.suffix in (".npy", ".npz") and has_matrices != (path.suffix == ".npz"):
         contents = "a matrix for each text; give .npz" if has_matrices else "a vector for each text; give .npy"
         raise ValueError(f"{path} cannot hold the model's vectors, {contents}, .parquet or .jsonl")
