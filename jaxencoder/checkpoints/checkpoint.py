@@ -71,8 +71,7 @@ class Checkpoint:
     ) -> SentenceConfig:
         """The settings of embeddings, with those that are given replaced; ValueError for one that does not fit."""
         if self.sentence.sparse is not None:
-            given = {"pooling": pooling, "normalize": normalize, "dimensions": dimensions}
-            for name, value in given.items():
+            for name, value in {"pooling": pooling, "normalize": normalize, "dimensions": dimensions}.items():
                 if value is not None:
                     raise ValueError(f"{name} is {value!r}, but this model gives sparse vectors; leave it out")
             return self.sentence

@@ -76,11 +76,10 @@ def assembled(folder: Path, contents: SparseFolder, masked_lm: Checkpoint) -> Ch
         raise ValueError(
             f"{folder} is a {MODEL_TYPE}, but {contents.transformer} has no head of a masked language model"
         )
-    size = masked_lm.config.model.vocab_size
-    if contents.params and (found := contents.params[QUERY_TABLE]["weight"].shape) != (size,):
-        raise ValueError(
-            f"{folder} has a weight of shape {list(found)} for queries, but the vocabulary has {size} tokens"
-        )
+    weight, size = contents.params.get(QUERY_TABLE, {}).get("weight"), masked_lm.config.model.vocab_size
+    if weight is not None and weight.shape != (size,):
+        problem = f"{folder} has a weight of shape {list(weight.shape)} for queries"
+        raise ValueError(f"{problem}, but the vocabulary has {size} tokens; both must be of one model")
     return replace(masked_lm, params=masked_lm.params | contents.params, sentence=contents.settings)
 
 
