@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from scipy import sparse
 
 from jaxencoder.checkpoints import opening, save
 from jaxencoder.inference import embed, fill_mask, rerank, token_vectors, tokens
@@ -20,6 +19,7 @@ from jaxencoder.inference.score import PseudoLikelihood
 from jaxencoder.inference.tokens import TokenChunk
 from jaxencoder.model.config import Pooling
 from jaxencoder.model.multi_vector import Role
+from jaxencoder.model.sparse import SparseVectors
 from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.classification.classify import Prediction, Threshold
 from jaxencoder.text.config import WindowConfig
@@ -71,7 +71,7 @@ class Model(OpenedModel):
         max_active_dims: int | None = None,
         batch_tokens: int | None = None,
         max_length: int | None = None,
-    ) -> sparse.csr_array:
+    ) -> SparseVectors:
         """Embed texts by a sparse model, such as SPLADE: a weight for each token of the vocabulary.
 
         Args:
@@ -93,7 +93,7 @@ class Model(OpenedModel):
         )
         return embed.embed(self, texts, options)
 
-    def token_weights(self, vectors: sparse.csr_array, k: int | None = None) -> list[list[dict[str, Any]]]:
+    def token_weights(self, vectors: SparseVectors, k: int | None = None) -> list[list[dict[str, Any]]]:
         """The tokens of sparse vectors [N, V] and their weights, for each {"token", "weight"}, the k greatest first."""
         return sparse_vectors.token_weights(self, vectors, k)
 

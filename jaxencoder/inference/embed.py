@@ -45,8 +45,9 @@ def embed(model: OpenedModel, texts: Sequence[str], options: EmbedOptions = DEFA
     if gives_token_vectors(model, options):
         raise ValueError("this model gives a vector for each token, none for a text; use embed_tokens")
     embedder = _embedder(model, options)
+    texts = as_list(texts)
     vectors, truncated = embedder(texts)
-    buckets.warn_truncated(truncated, vectors.shape[0], embedder.limit)
+    buckets.warn_truncated(truncated, len(texts), embedder.limit)
     return vectors
 
 

@@ -19,6 +19,7 @@ from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.inference.token_vectors import embed_tokens, gives_token_vectors, similarities
 from jaxencoder.model.sentence import Similarity
 from jaxencoder.model.similarity import similarity_matrix, sparse_similarities, unit
+from jaxencoder.model.sparse import SparseVectors
 from jaxencoder.text.buckets import padded_size
 from jaxencoder.text.sources import Record, read
 
@@ -64,9 +65,7 @@ class Nearest(NamedTuple):
             seen += len(part)
         return Nearest(np.asarray(scores), np.asarray(indices), seen)
 
-    def _updated_sparse(
-        self, queries: sparse.csr_array, vectors: sparse.csr_array, similarity: Similarity
-    ) -> "Nearest":
+    def _updated_sparse(self, queries: SparseVectors, vectors: SparseVectors, similarity: Similarity) -> "Nearest":
         nearest, block = self, max(1, _SCORES // max(1, queries.shape[0]))
         for start in range(0, vectors.shape[0], block):
             nearest = nearest.with_scores(sparse_similarities(similarity, queries, vectors[start : start + block]))

@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy import sparse
 
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import EmbedOptions
-from jaxencoder.model.sparse import SparseConfig
+from jaxencoder.model.sparse import SparseConfig, SparseVectors
 from jaxencoder.tasks.sparse.vectors import text_vectors
 from jaxencoder.text.buckets import require_tokenizer
 
@@ -29,7 +28,7 @@ class SparseEmbedder:
 
     def __call__(
         self, texts: Sequence[str], progress: Callable[[int], object] = lambda number: None
-    ) -> tuple[sparse.csr_array, int]:
+    ) -> tuple[SparseVectors, int]:
         """Return vectors float32 [N, V], and how many texts were truncated."""
         is_query, limits = self.role == "query", {"limit": self.limit, "batch_tokens": self.batch_tokens}
         return text_vectors(self.model, self.config, texts, is_query, self.prompt, **limits, progress=progress)
@@ -60,7 +59,7 @@ def check_options(model: OpenedModel, options: EmbedOptions) -> None:
         raise ValueError(f"max_active_dims is {number}, but this model gives no sparse vectors; leave it out")
 
 
-def token_weights(model: OpenedModel, vectors: sparse.csr_array, k: int | None = None) -> list[list[dict[str, Any]]]:
+def token_weights(model: OpenedModel, vectors: SparseVectors, k: int | None = None) -> list[list[dict[str, Any]]]:
     """The tokens and weights of each sparse vector, greatest first; see `Model.token_weights`."""
     tokenizer = require_tokenizer(model.tokenizer)
     result = []
@@ -81,7 +80,7 @@ class Sparsity:
         self._counts: dict[str, np.ndarray] = {}  # role -> active vectors of each dimension
         self._vectors = dict.fromkeys(_ROLES, 0)
 
-    def add(self, queries: sparse.csr_array, documents: sparse.csr_array) -> None:
+    def add(self, queries: SparseVectors, documents: SparseVectors) -> None:
         """Count the queries, if it is the first time, and the documents."""
         for role, vectors in zip(_ROLES, (queries, documents), strict=True):
             if role == "query" and self._counts.get(role) is not None:

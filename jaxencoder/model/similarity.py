@@ -3,12 +3,15 @@
 Which one a model was trained for is in its folder, as `SentenceConfig.similarity`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
 from jaxencoder.model.sentence import Similarity
+from jaxencoder.model.sparse import SparseVectors
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -27,7 +30,7 @@ def similarity_matrix(similarity: Similarity, queries: jax.Array, vectors: jax.A
     return -jnp.sqrt(jnp.square(differences).sum(-1))
 
 
-def sparse_similarities(similarity: Similarity, queries: sparse.csr_array, vectors: sparse.csr_array) -> np.ndarray:
+def sparse_similarities(similarity: Similarity, queries: SparseVectors, vectors: SparseVectors) -> np.ndarray:
     """The similarities [Q, N] of sparse queries [Q, D] and vectors [N, D] of any length."""
     if similarity == "manhattan":
         return -np.stack([abs(vectors - queries[[i] * vectors.shape[0]]).sum(1) for i in range(queries.shape[0])])
@@ -43,12 +46,10 @@ def sparse_similarities(similarity: Similarity, queries: sparse.csr_array, vecto
     return -np.sqrt(np.maximum(query_squares[:, None] + squares - 2 * products, 0))
 
 
-def pair_similarities(
-    similarity: Similarity, a: np.ndarray | sparse.csr_array, b: np.ndarray | sparse.csr_array
-) -> np.ndarray:
+def pair_similarities(similarity: Similarity, a: Any, b: Any) -> np.ndarray:
     """The similarities float64 [N] of the vectors a [N, D] and b [N, D], dense or both sparse, row by row."""
     a, b = a.astype(np.float64), b.astype(np.float64)
-    if isinstance(a, sparse.csr_array):
+    if sparse.issparse(a):
         return _sparse_pair_similarities(similarity, a, b)
     match similarity:
         case "cosine":
@@ -61,7 +62,7 @@ def pair_similarities(
             return -np.abs(a - b).sum(-1)
 
 
-def _sparse_pair_similarities(similarity: Similarity, a: sparse.csr_array, b: sparse.csr_array) -> np.ndarray:
+def _sparse_pair_similarities(similarity: Similarity, a: SparseVectors, b: SparseVectors) -> np.ndarray:
     match similarity:
         case "cosine":
             lengths = (np.sqrt(x.power(2).sum(1)) for x in (a, b))

@@ -19,6 +19,7 @@ from jaxencoder.model.layers import apply
 SparsePooling = Literal["max", "sum"]
 Saturation = Literal["log1p", "log1p_log1p"]
 QueryVectors = Literal["encoder", "table"]
+SparseVectors = Any  # a csr_array [N, V] of scipy, which declares no types
 QUERY_TABLE = "query_table"  # the name of the queries' weights among the parameters, {"weight": [V]}
 
 

@@ -12,7 +12,7 @@ from jaxencoder.model.sentence import Similarity
 from jaxencoder.model.similarity import pair_similarities, similarity_matrix, sparse_similarities, unit
 from jaxencoder.tasks.classification.metrics import correlations
 from jaxencoder.tasks.embeddings.data import SCHEMA, schema_for
-from jaxencoder.tasks.embeddings.objective import Embeddings
+from jaxencoder.tasks.embeddings.objective import ComparedTexts, Embeddings
 from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
 from jaxencoder.tasks.running import objective_scores, row_length, score_texts
 from jaxencoder.tasks.sparse.objective import SparseEmbeddings
@@ -89,8 +89,8 @@ def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluati
     They are those of `score_metrics` if records have a score, else those of `ranking_metrics`. A teacher's scores do
     not count.
     """
-    data, rows = model.config.data, {}
-    has_scores = data.label_field and schema_for(model.config.objective.loss) is SCHEMA
+    data, rows, objective = model.config.data, {}, model.config.objective
+    has_scores = data.label_field and isinstance(objective, ComparedTexts) and schema_for(objective.loss) is SCHEMA
     tuples, scores = [], []
     for where, record in labeled_records(SCHEMA, data, source):
         anchor, texts = record[data.text_field], record[data.pair_field]
@@ -99,7 +99,7 @@ def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluati
         label = record[data.label_field] if has_scores else None
         scores.append(SCHEMA.encode_label(label, (anchor, texts), SCHEMA.find_labels(data), where)[0])
     vectors, gold = text_vectors(model, list(rows)), np.array(scores)
-    sentence = model.config.objective.sentence
+    sentence = objective.sentence
     similarity, anchors = sentence.similarity, vectors
     if sentence.sparse is not None and sentence.sparse.queries == "table":
         anchors = text_vectors(model, list(rows), is_query=True)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.sparse import QUERY_TABLE, SparseConfig, sparse_vectors
+from jaxencoder.model.sparse import QUERY_TABLE, SparseConfig, SparseVectors, sparse_vectors
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.running import encoder_output
 from jaxencoder.tasks.task import TaskModel
@@ -24,7 +24,7 @@ def text_vectors(
     limit: int = 0,
     batch_tokens: int | None = None,
     progress: Callable[[int], object] = lambda number: None,
-) -> tuple[sparse.csr_array, int]:
+) -> tuple[SparseVectors, int]:
     """The vectors float32 [N, V] of texts, and how many texts were truncated.
 
     Args:
@@ -46,13 +46,11 @@ def text_vectors(
         parts.append(sparse.csr_array(values[plan.row, plan.segment]))
         order.append(plan.texts)
         progress(len(plan.texts))
-    vectors = sparse.vstack(parts, format="csr")
+    vectors: SparseVectors = sparse.vstack(parts, format="csr")
     return vectors[np.argsort(np.concatenate(order))] if order else vectors, truncated
 
 
-def _by_table(
-    model: TaskModel, config: SparseConfig, texts: Sequence[str], prompt: str
-) -> tuple[sparse.csr_array, int]:
+def _by_table(model: TaskModel, config: SparseConfig, texts: Sequence[str], prompt: str) -> tuple[SparseVectors, int]:
     """The weight of each token of a query, special tokens excluded."""
     weight = np.asarray(model.params[QUERY_TABLE]["weight"], np.float32)
     tokenizer = require_tokenizer(model.tokenizer)
