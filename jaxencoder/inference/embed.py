@@ -99,9 +99,9 @@ def embed_file(
     count = 0
     items = {COLUMN: {"token": "", "weight": 0.0}}  # of sparse vectors
     with open_writer(Path(output), items=items) as write:  # checked before the model is loaded, which takes long
+        records = read(input, text_field=text_field)
         model = opened(run)
         check_extension(Path(output), gives_token_vectors(model, options), model.sentence.sparse is not None)
-        records = read(input, text_field=text_field)
         for chunk, vectors in embed_source(model, records, text_field, options):
             if isinstance(vectors, sparse.csr_array):
                 check_new_fields(chunk, (COLUMN,))
