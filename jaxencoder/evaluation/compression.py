@@ -105,6 +105,9 @@ def evaluate_compression(
     """
     if rescore < 0:
         raise ValueError(f"rescore is {rescore}; give 0 for no rescoring, or a number of candidates for each result")
+    if model.sentence.sparse is not None:
+        problem = "the model gives sparse vectors, which are not quantized"
+        raise ValueError(f"{problem}; measure them with evaluate retrieval, where max_active_dims shortens them")
     folder = Path(folder)
     queries, relevances = judged_queries(folder, split)
     corpus = {record["_id"]: record["text"] for record in read_corpus(folder)}
