@@ -60,6 +60,10 @@ class Schema:
         """Usual names of the text field in records without labels."""
         return self.text_names
 
+    def usual_labels(self, names: Sequence[str]) -> Sequence[str]:
+        """Usual names of the label field in records with the fields `names`."""
+        return self.label_names
+
     def check(self, data: DataConfig) -> None:
         """Raise ValueError for settings that contradict the task."""
         if data.labels and not self.names_classes:

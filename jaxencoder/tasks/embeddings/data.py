@@ -5,6 +5,7 @@ Each text becomes a sequence of its own, and those of a record share a row: a ba
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from jaxencoder.text.config import DataConfig
@@ -64,6 +65,11 @@ class EmbeddingSchema(Schema):
         labels = [(i, label) for example in examples for i, label in enumerate(example.label)]
         ids = [encoding.ids for group in groups for encoding in group]
         return Pieces.of(tokenizer, ids, labels=labels, groups=[len(group) for group in groups])
+
+
+def has_negatives(names: Iterable[str]) -> bool:
+    """Whether one of the names of a record's fields is that of negatives."""
+    return any(map(_NEGATIVE.fullmatch, names))
 
 
 def negatives(record: Record) -> list[Any]:

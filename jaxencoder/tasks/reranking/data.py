@@ -5,9 +5,10 @@ The sequences of a record share a row, so that a batch holds complete lists.
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from jaxencoder.tasks.embeddings.data import negatives
+from jaxencoder.tasks.embeddings.data import has_negatives, negatives
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.labels import Labels, encode_value
 from jaxencoder.text.pieces import Pieces, grouped
@@ -34,14 +35,21 @@ class RerankingSchema(Schema):
         ("query", "document"), ("query", "passage"), ("query", "answer"), ("query", "response"), ("query", "text"),
         ("question", "answer"), ("question", "passage"), ("anchor", "positive"), ("sentence1", "sentence2"),
     )  # fmt: skip
-    label_names = ("label", "labels", "score", "scores", "relevance")
+    label_names = ("label", "labels", "relevance", "score", "scores")
     names_classes = False
     needs_labels = False
     finds_labels = True
     splits_by_text = True  # so that the documents of a query stay together
     reads_all_fields = True  # the negatives are fields that no setting names
-    takes_margins = False  # labels may be differences from the positive's
+    has_teacher = False  # labels are a teacher's scores
+    takes_margins = False  # they may be differences from the positive's
     highest = math.inf  # of labels; those of probabilities are not negative
+
+    def usual_labels(self, names: Sequence[str]) -> Sequence[str]:
+        """Without scores if there are negatives: those of mining are no labels, but a teacher's."""
+        if self.has_teacher or not has_negatives(names):
+            return self.label_names
+        return [name for name in self.label_names if not name.startswith("score")]
 
     def check(self, data: DataConfig) -> None:
         check_structured(data, "reranking", "the documents")
@@ -109,15 +117,23 @@ class ProbabilitySchema(RerankingSchema):
     highest = 1.0
 
 
-class MarginSchema(RerankingSchema):
-    """The first document answers the query; labels are a teacher's scores, or their differences from the first's."""
+class TeacherSchema(RerankingSchema):
+    """Labels are a teacher's scores."""
+
+    name = "list of a teacher's scores"
+    label_names = ("scores", "score", "teacher_scores", "label", "labels")
+    has_teacher = True
+
+
+class MarginSchema(TeacherSchema):
+    """The first document answers the query; labels may also be the differences of its score from the others'."""
 
     name = "list of margins"
     takes_margins = True
 
 
 SCHEMA = RerankingSchema()
-_BY_LOSS = {"bce": ProbabilitySchema(), "margin_mse": MarginSchema()}
+_BY_LOSS = {"bce": ProbabilitySchema(), "mse": TeacherSchema(), "margin_mse": MarginSchema()}
 
 
 def schema_for(loss: str) -> RerankingSchema:

@@ -65,7 +65,7 @@ def format_fields(data: DataConfig) -> str:
 def _infer_label(data: DataConfig, schema: Schema, names: Sequence[str]) -> DataConfig:
     if data.label_field in names or not (data.label_field or schema.finds_labels):
         return data
-    usual = [name for name in schema.label_names if name not in (data.text_field, data.pair_field)]
+    usual = [name for name in schema.usual_labels(names) if name not in (data.text_field, data.pair_field)]
     return dataclasses.replace(data, label_field=_first(usual, names) or data.label_field)
 
 

@@ -46,7 +46,9 @@ def lists_of(data: DataConfig, tokenizer: Tokenizer, schema=SCHEMA) -> list:
         ({"positive": "beta", "negative": "gamma", "negative_2": "delta delta"}, [1, 0, 0]),
         ({"positive": ["beta", "omega"], "negatives": ["gamma", "delta"], "negative": None}, [1, 1, 0, 0]),
         ({"documents": ["beta", "gamma", ""], "labels": [2, 0.5, None]}, [2, 0.5, NAN]),
-        ({"positive": "beta", "negative": ["gamma", "omega"], "scores": [3, -1, "0.5"]}, [3, -1, 0.5]),
+        ({"positive": "beta", "negative": ["gamma", "omega"], "labels": [3, -1, "0.5"]}, [3, -1, 0.5]),
+        ({"positive": "beta", "negative": "gamma", "scores": [0.9, 0.8]}, [1, 0]),
+        ({"documents": ["beta", "gamma"], "scores": [0.9, 0.8]}, [0.9, 0.8]),
         ({"document": "beta", "label": 1}, [1]),
         ({"documents": ["beta"], "label": 0}, [0]),
     ],
@@ -74,6 +76,7 @@ def test_margins(tmp_path, tokenizer: Tokenizer) -> None:
         {"query": "gamma", "positive": "beta", "negative": "gamma", "label": [4, 1]},
     ]
     data = config(tmp_path / "a.jsonl", records, label_field="label")
+    assert infer_fields(config(tmp_path / "a.jsonl", records), schema_for("mse")).label_field == "label"
     lists = lists_of(data, tokenizer, schema_for("margin_mse"))
     assert sorted([label for *_, label in pairs] for pairs in lists) == [[0, -1.5, 2], [0, -0.5], [4, 1]]
 
