@@ -117,12 +117,14 @@ class RunConfig:
 
 
 def check_positions(config: RunConfig) -> None:
-    """Raise ValueError if rows are longer than the table of learned positions."""
-    length, model = config.data.row_length, config.model
+    """Raise ValueError if texts may be longer than the table of learned positions."""
+    length, model = config.data.text_limit, config.model
     if model.positions == "learned" and length > model.max_length:
         advice = "raise model.max_length or shorten the rows"
         if config.init_from:
             advice = f"shorten --data.row-length to {model.max_length}, or make the model longer with jaxencoder extend"
+        if config.schema.limits_texts:
+            advice = f"set --data.text-length to {model.max_length}"
         raise ValueError(f"data.row_length is {length}, but the model has only {model.max_length} positions; {advice}")
 
 

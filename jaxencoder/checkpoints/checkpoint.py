@@ -58,7 +58,7 @@ class Checkpoint:
         Learned positions beyond the rows of training are still random. A run's rotary positions extrapolate to the
         model's full length. A published model may read longer texts than its config.json has positions.
         """
-        model, longest = self.config.model, max(phase.data.row_length for phase in self.config.phase_configs)
+        model, longest = self.config.model, max(phase.data.text_limit for phase in self.config.phase_configs)
         if self.published is None and model.positions == "rotary":
             return model.max_length
         return longest if self.published and model.positions != "learned" else min(model.max_length, longest)

@@ -210,7 +210,8 @@ def reinitialize_top(params: Params, new: Params, layers: int) -> Params:
 def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
     """A configuration with the architecture of its initial model, but its own dropout and new bottleneck adapters.
 
-    If it is supervised, its rows are shortened to the model's learned positions; see `row_length_note`.
+    If it is supervised, its rows, or only the texts in them if the task can limit these, are shortened to the model's
+    learned positions; see `row_length_note`.
 
     Raises:
         ValueError: bottleneck adapters that differ from the model's or would not be trained, or, for pretraining, rows
@@ -226,7 +227,10 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
             )
     kept = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout", *bottleneck)}
     config = dataclasses.replace(config, model=dataclasses.replace(model, **kept))
-    if config.is_supervised and model.positions == "learned":
+    if config.schema.limits_texts and model.positions == "learned":
+        data = dataclasses.replace(config.data, text_length=min(config.data.text_limit, model.max_length))
+        config = dataclasses.replace(config, data=data)
+    elif config.is_supervised and model.positions == "learned":
         data, *phases = (
             dataclasses.replace(part, row_length=min(part.row_length, model.max_length))
             for part in (config.data, *config.phases)

@@ -124,6 +124,7 @@ class Encoder(nn.Module):
 
     config: EncoderConfig
     compute: ComputeConfig = ComputeConfig()
+    long_rows: bool = False  # allow rows longer than the learned positions: each text has at most that many tokens
 
     @nn.compact
     def __call__(
@@ -158,7 +159,7 @@ class Encoder(nn.Module):
             raise ValueError(f"A model with {kind} cannot hide tokens from attention; let them be attended.")
         if c.global_tokens and global_slots is None and self.is_initializing():
             global_slots = jnp.full((len(token_ids), 1), -1)  # so that their projections get parameters
-        if c.positions == "learned" and c.max_length < T:
+        if c.positions == "learned" and c.max_length < T and not self.long_rows:
             raise ValueError(
                 f"Rows of {T} tokens do not fit the model's {c.max_length} learned positions; shorten data.row_length "
                 "or raise model.max_length."

@@ -19,8 +19,8 @@ NamedHeads = tuple[tuple[str, HeadConfig], ...]  # names in `params`, and settin
 
 
 def row_length(model: TaskModel) -> int:
-    """Most tokens of a text or pair, special tokens included: the row length of training."""
-    return model.limit(model.config.data.row_length)
+    """Most tokens of a text or pair, special tokens included: as in training."""
+    return model.limit(model.config.data.text_limit)
 
 
 def objective_scores(model: TaskModel) -> Scores:

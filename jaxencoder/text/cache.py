@@ -165,6 +165,8 @@ def _address(part: SourceSplit, tokenizer: Tokenizer) -> str:
         "row_length": data.row_length,
         "packing": data.packing,
     }
+    if data.text_limit != data.row_length:
+        identity["text_limit"] = data.text_limit
     if data.pairs != "none":
         identity["pairs"] = [data.pairs, data.short_pair_probability, sentences.ICU_VERSION]
     if part.schema.name:

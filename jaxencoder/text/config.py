@@ -111,7 +111,8 @@ class DataConfig:
     """Field of the label, as the objective's task needs it: for a text a class, a list of classes, which may be empty,
     or a value; for a list of words (text_field) a tag for each, -100 for none; for a question (text_field) and a text
     (pair_field) its answers in SQuAD's structure; for a context (text_field) and a list of choices (pair_field) the
-    right one's number from 0, letter or text. Each record is one example; words and texts with answers are split into
+    right one's number from 0, letter or text; for a query (text_field) and a document or several (pair_field) a number
+    for each. Each record is one example; words and texts with answers are split into
     several pieces. Fields missing from labeled records are replaced by usual names, which are printed. In a file of
     columns, column_2 is the second one."""
     long_texts: LongTexts = "truncate"
@@ -133,6 +134,9 @@ class DataConfig:
     """Probability that such a pair is shorter than a row, of a random length."""
     row_length: int = 128
     """Tokens per row, special tokens and padding included."""
+    text_length: int = 0
+    """Most tokens of a query with a document in reranking, whose rows hold several and may be longer than the model's
+    positions. 0: a row, or the positions of init_from if these are fewer."""
     packing: bool = True
     """Put several documents in one row; attention never crosses them. Off: one document per row."""
     cache: str = ""
@@ -150,6 +154,7 @@ class DataConfig:
             "short_pair_probability": (0.0, 1.0),
             # [CLS], one token, [SEP]; in a pair four special tokens (RoBERTa has two between texts), two of each text
             "row_length": (3 if self.pairs == "none" else 8, math.inf),
+            "text_length": (0, math.inf),
             "workers": (0, math.inf),
         }
         _check_range(self, "data", limits)
@@ -183,6 +188,11 @@ class DataConfig:
             conflicts += [source for source in (*self.train, *self.validation) if source.startswith(ALIGNED)]
             rule = f"data.pairs is {self.pairs!r}, which makes pairs out of documents; leave out {', '.join(conflicts)}"
             _check(not conflicts, rule)
+
+    @property
+    def text_limit(self) -> int:
+        """Most tokens of a text, or pair of texts, special tokens included."""
+        return min(self.text_length or self.row_length, self.row_length)
 
     @property
     def paired(self) -> bool:

@@ -64,15 +64,20 @@ def examples(
 
 
 def grouped(
-    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, sizes: Sequence[int], row_length: int
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    sizes: Sequence[int],
+    row_length: int,
+    text_limit: int | None = None,
 ) -> tuple[list[list[Encoding]], int]:
     """The encodings of consecutive texts, or pairs, in groups of these sizes, and the number of truncated groups.
 
     Those of a group fit into one row together. If they do not, the longest are truncated to one length, of a pair the
-    longer text first.
+    longer text first. None has more than `text_limit` tokens.
     """
     second = None if pairs is None else list(pairs)
-    encoded = tokenizer.encode_batch(list(texts), second)
+    encoded = tokenizer.encode_batch(list(texts), second, max_length=text_limit)
     # A token of each text.
     least = len(tokenizer.encode_batch([""], None if pairs is None else [""])[0].ids) + 1 + (pairs is not None)
     groups, end, truncated = [], 0, 0

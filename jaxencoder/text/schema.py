@@ -53,6 +53,7 @@ class Schema:
     finds_labels = False  # a label field is found by its usual names, and records may lack one
     splits_by_text = False  # what is held out depends on the first text alone
     reads_all_fields = False  # `adjust` uses fields that no setting names
+    limits_texts = False  # `encode` truncates texts to `data.text_limit`
     overlaps = False  # sequences of a long text overlap by `data.overlap` tokens
 
     @property
@@ -68,6 +69,9 @@ class Schema:
         """Raise ValueError for settings that contradict the task."""
         if data.labels and not self.names_classes:
             raise ValueError(f"data.labels is {', '.join(data.labels)}, but the task has no classes; leave it out")
+        if data.text_length and not self.limits_texts:
+            problem = f"data.text_length is {data.text_length}, which is for reranking"
+            raise ValueError(f"{problem}; set data.row_length, and leave it out")
         if data.overlap != OVERLAP and data.long_texts != "windows" and not self.overlaps:
             problem = f"data.overlap is {data.overlap}, but no text is split into pieces that overlap"
             raise ValueError(f"{problem}; set it to {OVERLAP}, or data.long_texts to windows")

@@ -40,6 +40,7 @@ class RerankingSchema(Schema):
     needs_labels = False
     finds_labels = True
     splits_by_text = True  # so that the documents of a query stay together
+    limits_texts = True
     reads_all_fields = True  # the negatives are fields that no setting names
     has_teacher = False  # labels are a teacher's scores
     takes_margins = False  # they may be differences from the positive's
@@ -103,7 +104,7 @@ class RerankingSchema(Schema):
         queries = [example.texts[0] for example in examples for _ in example.texts[1]]
         texts = [text for example in examples for text, _ in example.texts[1]]
         sizes = [len(example.texts[1]) for example in examples]
-        groups, _ = grouped(tokenizer, queries, texts, sizes, data.row_length)
+        groups, _ = grouped(tokenizer, queries, texts, sizes, data.row_length, data.text_limit)
         labels = [(i, label) for example in examples for i, label in enumerate(example.label)]
         encoded = [encoding for group in groups for encoding in group]
         ids, type_ids = [encoding.ids for encoding in encoded], [encoding.type_ids for encoding in encoded]

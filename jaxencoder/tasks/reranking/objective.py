@@ -112,7 +112,7 @@ class Reranking(TaskObjective):
 
     def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
         """Scores are [B, E, 1] float32, one of each document with its query."""
-        module, heads = Encoder(encoder, compute), tuple(self.heads(encoder).items())
+        module, heads = Encoder(encoder, compute, long_rows=True), tuple(self.heads(encoder).items())
 
         def init(key: jax.Array) -> Params:
             modules = {name: Head(encoder, head) for name, head in heads}

@@ -6,6 +6,7 @@ import pytest
 from jaxencoder.tasks.reranking.data import SCHEMA, schema_for
 from jaxencoder.text.cache import prepare
 from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.sources.fields import infer_fields
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.tokenizers.training import train_tokenizer
@@ -86,6 +87,16 @@ def test_long_lists_are_truncated_together(tmp_path, tokenizer: Tokenizer) -> No
     ((short, *long),) = lists_of(infer_fields(config(tmp_path / "a.jsonl", records), SCHEMA), tokenizer)
     assert len(short[0]) == len(tokenizer.encode_batch(["alpha"], ["beta"])[0].ids)
     assert len(long[0][0]) == len(long[1][0]) == (48 - len(short[0])) // 2
+
+
+def test_pairs_are_shorter_than_a_row(tmp_path, tokenizer: Tokenizer) -> None:
+    records = [{"query": "alpha", "documents": ["beta " * 30, "gamma"], "labels": [1, 0]}]
+    data = infer_fields(config(tmp_path / "a.jsonl", records, text_length=9), SCHEMA)
+    ((long, short),) = lists_of(data, tokenizer)
+    limited, unchanged = (tokenizer.encode_batch(["alpha"], [x], max_length=9)[0].ids for x in ("beta " * 30, "gamma"))
+    assert (long[0], short[0]) == (limited.tolist(), unchanged.tolist()) and len(long[0]) == 9
+    with pytest.raises(ValueError, match="data.text_length is 9, which is for reranking; set data.row_length"):
+        TEXTS.check(DataConfig(text_length=9))
 
 
 @pytest.mark.parametrize(
