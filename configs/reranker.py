@@ -8,7 +8,9 @@ Data: records {"query": ..., "positive": ..., "negative": ...} with any number o
 share a row; each may have as many tokens as the model has positions, and if they do not fit together, the longest are
 truncated. Architecture, tokenizer, and the head of a published cross-encoder come from --init-from.
 
-Cost: nothing has been measured yet.
+Cost: 198 lists of 3 documents, truncated to rows of 256 tokens, take 2 minutes of one CPU core with all-MiniLM-L6-v2.
+Expected: after these 50 updates with random negatives (infonce, learning rate 1e-4) the held-out loss is 0.2, but hard
+candidates are not told apart yet; nothing longer has been measured with this code.
 
 Run: jaxencoder train reranker --init-from MODEL --run-dir runs/reranker --data.train lists.jsonl
      jaxencoder evaluate reranking runs/reranker scifact --first all-MiniLM-L6-v2
