@@ -5,8 +5,8 @@ arXiv:2101.08751. A search finds candidates by vectors or words, and the reranke
 
 Data: records {"query": ..., "positive": ..., "negative": ...} with any number of negatives, {"query": ...,
 "documents": [...], "labels": [...]}, or pairs {"query": ..., "document": ..., "label": 1}. The documents of a record
-share a row; each may have as many tokens as the model has positions, and if they do not fit together, the longest are
-truncated. Architecture, tokenizer, and the head of a published cross-encoder come from --init-from.
+share a row of 1024 tokens, each with up to 512, or as many as the model has positions; if they do not fit together, the
+longest are truncated. Architecture, tokenizer, and the head of a published cross-encoder come from --init-from.
 
 Cost: 198 lists of 3 documents, truncated to rows of 256 tokens, take 2 minutes of one CPU core with all-MiniLM-L6-v2.
 Expected: after these 50 updates with random negatives (infonce, learning rate 1e-4) the held-out loss is 0.2, but hard
@@ -33,7 +33,7 @@ def get_config() -> RunConfig:
         model=EncoderConfig(dropout=0.1, attention_dropout=0.1),  # the rest comes from --init-from
         compute=ComputeConfig(dtype="float32"),
         objective=Reranking(),
-        data=DataConfig(text_field="query", pair_field="positive", row_length=1024),
+        data=DataConfig(text_field="query", pair_field="positive", row_length=1024, text_length=512),
         optimizer=OptimizerConfig(
             name="adamw", learning_rate=2e-5, b2=0.999, weight_decay=0.01, schedule="linear", warmup_ratio=0.1
         ),
