@@ -214,6 +214,16 @@ def test_commas_join_sources_to_one_set(run_copy, tmp_path):
     assert list(results(run_copy)["similarity"]) == [",".join(data)]
 
 
+def test_results_with_several_rows_and_with_training_texts(run_copy, tmp_path):
+    data, checkpoint = write_pairs(tmp_path / "a" / "test.jsonl", [1, 0, 1]), {"checkpoint": "latest", "step": 3}
+    rows = evaluate_task(run_copy, "pair_classification", [data], similarity="all")[data]
+    assert list(rows) == ["cosine", "dot", "euclidean", "manhattan"]
+    assert results(run_copy)["pair_classification"][data] == rows | checkpoint
+    train = write_data(tmp_path / "train.jsonl", 20, lambda positive, i: int(positive), seed=0)
+    result = evaluate_task(run_copy, "classification", [train], train=train, experiments=1)[train]
+    assert results(run_copy)["classification"][train] == result | checkpoint | {"train": train}
+
+
 def test_retrieval_of_each_split_stands_alone(run_copy, tmp_path):
     lines = {"corpus.jsonl": '{"_id": "d", "text": "bad plot"}', "queries.jsonl": '{"_id": "q", "text": "bad plot"}'}
     lines |= {"qrels/test.tsv": "q\td\t1", "qrels/dev.tsv": "q\td\t2"}
