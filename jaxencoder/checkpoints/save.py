@@ -16,7 +16,6 @@ from jaxencoder.families import classifier
 from jaxencoder.families.labels import with_labels
 from jaxencoder.families.published import Published
 from jaxencoder.families.roberta import PAD, with_padding_position
-from jaxencoder.families.settings import Settings
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.tasks.classification.objective import VALUE, Classification
@@ -32,7 +31,7 @@ _APPROXIMATE = (
 _SPECIAL = {"pad": "pad", "bos": "cls", "cls": "cls", "eos": "sep", "sep": "sep"}  # their names of ids -> ours
 
 # Settings of config.json by which families choose their heads, the default first.
-_CHOICES: tuple[Settings, ...] = (
+_CHOICES: tuple[dict[str, Any], ...] = (
     {},
     *({"classifier_pooling": value} for value in ("cls", "mean", "bos", "late")),
     *({"pooler_hidden_act": value} for value in ("tanh", "gelu")),
@@ -170,7 +169,10 @@ def _published_heads(model: Checkpoint, published: Published) -> tuple[Params, d
 
 
 def _has(
-    family_heads: Callable[[Settings], dict[str, HeadConfig]], settings: Settings, name: str, head: HeadConfig
+    family_heads: Callable[[dict[str, Any]], dict[str, HeadConfig]],
+    settings: dict[str, Any],
+    name: str,
+    head: HeadConfig,
 ) -> bool:
     """Whether a family has this head with these settings of config.json."""
     try:
