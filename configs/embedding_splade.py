@@ -8,7 +8,10 @@ training. With --objective.queries table, queries have a learned weight for each
 Data: as of embedding_pairs: pairs of a query and a text that answers it, perhaps with negatives, or with a teacher's
 scores for --objective.loss margin_mse or kl. Start from a masked language model: its head scores the words.
 
-Cost: nothing has been measured with a model of usual size yet.
+Cost: a BERT of 2 layers of 128 and 4,096 tokens takes about 5 minutes for 300 steps of 16 rows of 128 tokens on a busy
+CPU core. Expected: pretrained for 500 steps on the documents of SciFact and trained on their titles and on the train
+queries (learning rate 1e-3, weights 3e-3 and 1e-3), it reaches nDCG@10 48.1 on the first 128 tokens of a document; BM25
+has 54.3 on their first 80 words, and 66.3 on all. Nothing has been measured with a model of usual size.
 
 Run: jaxencoder train embedding_splade --init-from MODEL --run-dir runs/splade --data.train pairs.jsonl
      jaxencoder evaluate retrieval runs/splade scifact
