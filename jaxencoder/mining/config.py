@@ -6,31 +6,28 @@ ranks from `range_min` to `range_max` are candidates. With several positives, ma
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from tyro.conf import arg
+from typing import Literal
 
 Sampling = Literal["top", "random"]
-Limit = Annotated[float | None, arg(metavar="X", help_behavior_hint="(default: none)")]
 
 
 @dataclass(frozen=True)
 class MiningConfig:
     """Which of the texts nearest to a query become its negatives; ValueError for a setting outside its range."""
 
-    num_negatives: Annotated[int, arg(metavar="N")] = 3
+    num_negatives: int = 3
     """Negatives of each query."""
     range_min: int = 0
     """Best candidates to leave out: they may be positives that nobody has labeled."""
     range_max: int = 0
     """Candidates to look at, those left out included. 0: enough to find the negatives."""
-    min_score: Limit = None
+    min_score: float | None = None
     """Lowest score of a negative."""
-    max_score: Limit = None
+    max_score: float | None = None
     """Highest score of a negative."""
-    absolute_margin: Limit = None
+    absolute_margin: float | None = None
     """How far a negative's score must be below the positive's, at least."""
-    relative_margin: Limit = None
+    relative_margin: float | None = None
     """The same as a fraction of the positive's score: 0.05 in NV-Retriever."""
     sampling: Sampling = "top"
     """Take the best candidates, or random ones."""
@@ -38,7 +35,7 @@ class MiningConfig:
     """Of random negatives."""
     complete: bool = False
     """Write only records with all negatives, as sentence-transformers needs."""
-    near_duplicate: Annotated[float, arg(metavar="X")] = 0.95
+    near_duplicate: float = 0.95
     """Cosine with a positive from which a negative counts as its near duplicate."""
     drop_near_duplicates: bool = False
     """Leave out such negatives."""
