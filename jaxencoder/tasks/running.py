@@ -62,15 +62,19 @@ def score_texts(
     type_ids: Sequence[np.ndarray] | None,
     batch_tokens: int | None = None,
     limit: int | None = None,
+    skip: int | None = None,
 ) -> np.ndarray:
     """The scores of texts, float64 [N, outputs], where `scores` gives [B, E, outputs] for packed rows.
 
-    `ids` and `type_ids` are of each text, special tokens included; no type_ids for single texts.
+    `ids` and `type_ids` are of each text, special tokens included; no type_ids for single texts. `skip` is the number
+    of tokens at the start of each text that are not pooled.
     """
 
     def extra(plan: BatchPlan) -> Batch:
         # The objective reads the number of texts in a row from the shape of the labels.
-        arrays = {"labels": np.zeros((plan.rows, max_texts_per_row(plan.length)), np.int32)}
+        shape = plan.rows, max_texts_per_row(plan.length)
+        arrays = {"labels": np.zeros(shape, np.int32)}
+        arrays |= {} if skip is None else {"skipped": np.full(shape, skip, np.int32)}
         return arrays if type_ids is None else arrays | {"token_type_ids": packed_type_ids(plan, type_ids)}
 
     result = np.zeros((len(ids), outputs))

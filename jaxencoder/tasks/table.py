@@ -101,7 +101,7 @@ def schema_of(objective: ObjectiveConfig) -> Schema:
     if isinstance(objective, Classification) and objective.labels == 1:
         return VALUES
     if isinstance(objective, ComparedTexts):
-        return tuples.schema_for(objective.loss)
+        return tuples.schema_for(objective.loss, objective.prompts)
     if isinstance(objective, Reranking):
         return lists.schema_for(objective.loss)
     return TEXTS if (task := task_of(objective)) is None else task.schema

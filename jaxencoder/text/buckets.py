@@ -119,6 +119,13 @@ def tokenize(
     return [encoding.ids for encoding in encoded], sum(encoding.is_truncated for encoding in encoded)
 
 
+def prompt_tokens(tokenizer: Tokenizer | None, prompt: str) -> int:
+    """The number of tokens that a prompt puts before a text, with the special ones before it."""
+    tokenizer = require_tokenizer(tokenizer)
+    ids = tokenizer.encode_batch([prompt])[0].ids
+    return len(ids) - int(ids[-1] in tokenizer.special_ids)
+
+
 def warn_truncated(truncated: int, texts: int, max_length: int, kind: str = "texts") -> None:
     """Warn once for all truncated texts."""
     if truncated:

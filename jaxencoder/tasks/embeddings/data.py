@@ -3,6 +3,7 @@
 Each text becomes a sequence of its own, and those of a record share a row: a batch holds complete examples.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterable
@@ -40,6 +41,12 @@ class EmbeddingSchema(Schema):
     needs_labels = False
     reads_all_fields = True  # the negatives are fields that no setting names
 
+    def __init__(self, prompts: tuple[str, str] = ("", "")):
+        """`prompts` are put before the first text and before the others."""
+        self._prompts = prompts
+        if any(prompts):
+            self.name = f"{self.name} after prompts {json.dumps(prompts)}"
+
     def check(self, data: DataConfig) -> None:
         check_structured(data, "embedding", "the text that is similar")
         super().check(data)
@@ -59,7 +66,8 @@ class EmbeddingSchema(Schema):
         return [math.nan if label is None else _VALUE.encode(label, where)] * (1 + len(texts[1]))
 
     def encode(self, tokenizer: Tokenizer, examples: list[Example], data: DataConfig, has_pairs: bool) -> Pieces:
-        texts = [[anchor, *compared] for anchor, compared in (example.texts for example in examples)]
+        first, other = self._prompts
+        texts = [[first + e.texts[0], *(other + text for text in e.texts[1])] for e in examples]
         flat_texts = [text for group in texts for text in group]
         groups, _ = grouped(tokenizer, flat_texts, None, [len(group) for group in texts], data.row_length)
         labels = [(i, label) for example in examples for i, label in enumerate(example.label)]
@@ -106,9 +114,9 @@ class TeacherScores(EmbeddingSchema):
 
 
 SCHEMA = EmbeddingSchema()
-_BY_LOSS = dict.fromkeys(("margin_mse", "kl"), TeacherScores())
+_BY_LOSS = dict.fromkeys(("margin_mse", "kl"), TeacherScores)
 
 
-def schema_for(loss: str) -> EmbeddingSchema:
-    """The schema whose labels suit a loss of Embeddings."""
-    return _BY_LOSS.get(loss, SCHEMA)
+def schema_for(loss: str, prompts: tuple[str, str] = ("", "")) -> EmbeddingSchema:
+    """The schema whose labels suit a loss of Embeddings, with prompts before the first text and before the others."""
+    return _BY_LOSS.get(loss, EmbeddingSchema)(prompts)

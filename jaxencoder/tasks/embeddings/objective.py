@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Self
+from typing import Any, Literal, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
 from jaxencoder.model.encoder import Encoder, init_params
 from jaxencoder.model.sentence import SentenceConfig, Similarity, sentence_vectors
-from jaxencoder.objectives.objective import Batch, Metrics, Params, encode, terms
+from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, terms
 from jaxencoder.tasks.embeddings.distillation import check_temperatures, margin_mse, score_distillation
 from jaxencoder.tasks.embeddings.matryoshka import matryoshka
 from jaxencoder.tasks.embeddings.pairs import angle, contrastive, cosent, cosine_regression, online_contrastive
@@ -34,6 +34,8 @@ from jaxencoder.tasks.embeddings.spread import global_orthogonality
 from jaxencoder.tasks.embeddings.triplets import triplet
 from jaxencoder.tasks.embeddings.vectors import Loss, by_blocks, masked_sum, query_scores, similarities, zero_absent
 from jaxencoder.tasks.task import Network, TaskObjective, TrainingLabels
+from jaxencoder.text.buckets import prompt_tokens
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ EmbeddingLoss = Literal[
 
 _SCORED = ("cosent", "angle", "cosine", "contrastive", "online_contrastive")
 _TAUGHT = ("margin_mse", "kl")
+NO_PROMPT = "none"  # a value of the settings of prompts
 _BY_DISTANCE = ("triplet", "contrastive", "online_contrastive")
 
 
@@ -103,6 +106,11 @@ class ComparedTexts(TaskObjective):
     def label_array(self) -> tuple[tuple[int, ...], type]:
         return (), np.float32
 
+    @property
+    def prompts(self) -> tuple[str, str]:
+        """The texts put before anchors and before other texts."""
+        return "", ""
+
     def pair_loss(self) -> Callable[[jax.Array, jax.Array, jax.Array], Loss]:
         """The loss as a function of vectors [N, C, D], mask [N, C] and scores [N], or a teacher's [N, C - 1]."""
         similarity = self.sentence.similarity
@@ -161,6 +169,13 @@ class Embeddings(ComparedTexts):
     """Also train these leading dimensions of the vectors (Matryoshka), such as 384 256 128 64. Empty: all only."""
     spread: float = 0.0
     """Factor of a loss that spreads the vectors over the space, as in EmbeddingGemma."""
+    query_prompt: str = ""
+    """Text put before each anchor, or the name of a prompt that init_from stores, or none. Empty: its prompt query, or
+    else its default prompt, if it has them."""
+    document_prompt: str = ""
+    """The same for the other texts; empty: its prompt document, or else its default prompt."""
+    include_prompt: bool = True
+    """Pool the tokens of prompts too. False if init_from does not."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -173,7 +188,16 @@ class Embeddings(ComparedTexts):
     @property
     def sentence(self) -> SentenceConfig:
         pooling, similarity = self.pooling or "mean", self.similarity or "cosine"
-        return SentenceConfig(pooling=(pooling,), normalize=self.normalize, similarity=similarity)
+        names = zip(("query", "document"), self.prompts, strict=True)
+        prompts = tuple((name, text) for name, text in names if text)
+        default = "query" if len({*self.prompts}) == 1 and prompts else None  # one prompt for all texts
+        settings = {"prompts": prompts, "default_prompt": default, "include_prompt": self.include_prompt}
+        return SentenceConfig((pooling,), normalize=self.normalize, similarity=similarity, **settings)
+
+    @property
+    def prompts(self) -> tuple[str, str]:
+        query, document = ("" if text == NO_PROMPT else text for text in (self.query_prompt, self.document_prompt))
+        return query, document
 
     def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
         """Scores are the vectors [B, E, D] float32 of the texts of each row."""
@@ -183,10 +207,29 @@ class Embeddings(ComparedTexts):
             return init_params(jax.random.split(key, 1), module, {})
 
         def embed(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
-            hidden = encode(module, params["encoder"], batch, key, train)
-            return sentence_vectors(settings, {}, hidden, batch["segment_ids"], batch["labels"].shape[1])
+            hidden, skipped = encode(module, params["encoder"], batch, key, train), batch.get("skipped")
+            skip = None if skipped is None else skipped[..., None]
+            return sentence_vectors(settings, {}, hidden, batch["segment_ids"], batch["labels"].shape[1], skip)
 
         return init, in_parts(embed, self.parts)
+
+    def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
+        objective = super().build(encoder, compute, vocabulary)
+        if self.include_prompt or not any(self.prompts):
+            return objective
+        tokenizer = cast(Tokenizer, vocabulary)
+        query, document = (prompt_tokens(tokenizer, text) if text else 0 for text in self.prompts)
+
+        def skipping(function: Callable[..., Any]) -> Callable[..., Any]:
+            def of_batch(params: Params, batch: Batch, key: jax.Array, train: bool) -> Any:
+                texts = jnp.arange(batch["labels"].shape[1])
+                is_anchor = (batch["tuples"][..., :1] == texts).any(1)  # [B, E]
+                return function(params, batch | {"skipped": jnp.where(is_anchor, query, document)}, key, train)
+
+            return of_batch
+
+        assert objective.scores is not None  # the objectives of tasks have them
+        return objective._replace(loss=skipping(objective.loss), scores=skipping(objective.scores))
 
     def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
         """Loss and accuracy: the anchors to which no text of the batch but anchors is as similar as the positive.
@@ -212,14 +255,25 @@ class Embeddings(ComparedTexts):
         (pooling, *more_poolings) = sentence.pooling
         if more_poolings and not self.pooling:
             raise ValueError(f"init_from pools by {' and '.join(sentence.pooling)}; name one with objective.pooling.")
-        if any(text for _, text in sentence.prompts):
-            log.warning("init_from has prompts, which are not used in training: put them into the texts.")
+        names = {"query_prompt": "query", "document_prompt": "document"}
         return dataclasses.replace(
             self,
+            **{setting: self._prompt(setting, name, sentence) for setting, name in names.items()},
+            include_prompt=self.include_prompt and sentence.include_prompt,
             pooling=self.pooling or pooling,
             similarity=self.similarity or sentence.similarity,
             normalize=self.normalize or sentence.normalize,
         )
+
+    def _prompt(self, setting: str, name: str, sentence: SentenceConfig) -> str:
+        """The text of a prompt: that of the setting, of the stored one of this name, or of the default one."""
+        value, stored = getattr(self, setting), dict(sentence.prompts)
+        if value == NO_PROMPT:
+            return value
+        try:
+            return sentence.prompt(value or (name if name in stored else None))
+        except ValueError as error:
+            raise ValueError(f"objective.{setting} is {value!r}: {error}") from None
 
     def with_labels(self, labels: TrainingLabels) -> Self:
         return dataclasses.replace(super().with_labels(labels), pooling=self.sentence.pooling[0])

@@ -18,7 +18,7 @@ from jaxencoder.tasks.running import objective_scores, row_length, score_texts
 from jaxencoder.tasks.sparse.objective import SparseEmbeddings
 from jaxencoder.tasks.sparse.vectors import text_vectors as sparse_text_vectors
 from jaxencoder.tasks.task import Evaluation, TaskModel
-from jaxencoder.text.buckets import tokenize, warn_truncated
+from jaxencoder.text.buckets import prompt_tokens, tokenize, warn_truncated
 from jaxencoder.text.sources.records import Record
 
 ADDED = ("similarity",)
@@ -31,7 +31,7 @@ def text_vectors(
     """The vectors of texts by a run of Embeddings, float64 [N, D], or SparseEmbeddings, a csr_array float32 [N, V].
 
     Args:
-        is_query: whether the texts are queries, for which a sparse model may have a table.
+        is_query: whether the texts are queries, which have their own prompt, or of a sparse model a table.
 
     Raises:
         ValueError: another model.
@@ -45,10 +45,12 @@ def text_vectors(
         return vectors
     if not isinstance(objective, Embeddings):
         raise ValueError("this model was not trained for embeddings; fine-tune it with the objective Embeddings")
-    ids, truncated = tokenize(model.tokenizer, texts, limit)
+    prompt = objective.prompts[0 if is_query else 1]
+    ids, truncated = tokenize(model.tokenizer, texts, limit, prompt)
     warn_truncated(truncated, len(texts), limit)
     size = objective.sentence.size(model.config.model.hidden_size)
-    return score_texts(model, objective_scores(model), size, ids, None, batch_tokens, limit)
+    skip = prompt_tokens(model.tokenizer, prompt) if prompt and not objective.include_prompt else None
+    return score_texts(model, objective_scores(model), size, ids, None, batch_tokens, limit, skip)
 
 
 def predict_similarities(
@@ -90,7 +92,8 @@ def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluati
     not count.
     """
     data, rows, objective = model.config.data, {}, model.config.objective
-    has_scores = data.label_field and isinstance(objective, ComparedTexts) and schema_for(objective.loss) is SCHEMA
+    has_gold = isinstance(objective, ComparedTexts) and schema_for(objective.loss).name == SCHEMA.name
+    has_scores = data.label_field and has_gold
     tuples, scores = [], []
     for where, record in labeled_records(SCHEMA, data, source):
         anchor, texts = record[data.text_field], record[data.pair_field]
@@ -99,9 +102,9 @@ def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluati
         label = record[data.label_field] if has_scores else None
         scores.append(SCHEMA.encode_label(label, (anchor, texts), SCHEMA.find_labels(data), where)[0])
     vectors, gold = text_vectors(model, list(rows)), np.array(scores)
-    sentence = objective.sentence
+    sentence, (query_prompt, prompt) = objective.sentence, objective.prompts
     similarity, anchors = sentence.similarity, vectors
-    if sentence.sparse is not None and sentence.sparse.queries == "table":
+    if query_prompt != prompt or (sentence.sparse is not None and sentence.sparse.queries == "table"):
         anchors = text_vectors(model, list(rows), is_query=True)
     has_score = ~np.isnan(gold)
     if not has_score.any():

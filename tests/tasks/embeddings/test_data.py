@@ -107,6 +107,19 @@ def test_invalid_records(record, message, tmp_path, tokenizer):
         prepare(config(tmp_path / "a.jsonl", [made], label_field="score"), tokenizer, "train", schema=SCHEMA)
 
 
+def test_prompts(tmp_path, tokenizer):
+    """They are part of the texts, and of the address of the rows."""
+    data = config(tmp_path / "a.jsonl", [{"anchor": "alpha", "positive": "beta", "negative": "gamma"}])
+    folders = set()
+    for prompts in (("", ""), ("delta ", ""), ("delta ", "kappa ")):
+        (store,) = prepare(data, tokenizer, "train", schema=schema_for("ranking", prompts))
+        ((ids, _),) = examples_of(store)
+        texts = [prompts[0] + "alpha", prompts[1] + "beta", prompts[1] + "gamma"]
+        assert [list(x) for x in ids] == [x.ids.tolist() for x in tokenizer.encode_batch(texts)]
+        folders.add(store.path)
+    assert len(folders) == 3
+
+
 @pytest.mark.parametrize(
     ("label", "scores"),
     [([3, 1.5, -2], [3, 1.5, -2]), ([1.5, 5], [0, -1.5, -5]), (None, [np.nan] * 3)],

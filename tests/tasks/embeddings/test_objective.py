@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,7 +11,9 @@ import optax
 import pytest
 
 from jaxencoder.config import DataConfig, Embeddings, RunConfig, TrainingConfig
+from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.sentence import Dense, SentenceConfig
+from jaxencoder.objectives.objective import encode
 from jaxencoder.tasks.embeddings.objective import examples, ranking_accuracy
 from jaxencoder.tasks.task import TrainingLabels
 from jaxencoder.training.step import init_state, train_step
@@ -248,14 +251,55 @@ def test_settings_and_data() -> None:
         Embeddings(loss="triplet").metrics(np.zeros((1, 2, 4)), {"tuples": TWO_TEXTS, "labels": np.zeros((1, 2))})
 
 
+@pytest.mark.parametrize(
+    ("settings", "prompts", "default"),
+    [
+        ({}, ("query: ", "text: "), None),
+        ({"query_prompt": "other", "document_prompt": "none"}, ("Find: ", ""), None),
+        ({"query_prompt": "Search: ", "document_prompt": "Search: "}, ("Search: ", "Search: "), "query"),
+    ],
+)
+def test_prompts(settings: dict, prompts: tuple, default: str | None) -> None:
+    """Stored ones or given ones; they are the model's prompts later, and a run that is continued keeps them."""
+    stored = (("query", "query: "), ("document", "text: "), ("other", "Find: "))
+    chosen = Embeddings(**settings).started_from(SentenceConfig(prompts=stored, include_prompt=False))
+    assert chosen.prompts == prompts and not chosen.sentence.include_prompt
+    names = zip(("query", "document"), prompts, strict=True)
+    assert chosen.sentence.prompts == tuple(pair for pair in names if pair[1])
+    assert chosen.sentence.default_prompt == default
+    assert dataclasses.replace(chosen, **settings).started_from(chosen.sentence) == chosen or "other" in str(settings)
+    one = SentenceConfig(prompts=(("sts", "Compare: "),), default_prompt="sts")
+    assert Embeddings().started_from(one).prompts == ("Compare: ", "Compare: ")
+    with pytest.raises(ValueError, match="objective.query_prompt is 'absent': The model has no prompt 'absent'"):
+        Embeddings(query_prompt="absent").started_from(one)
+
+
+def test_tokens_of_prompts_need_not_be_pooled() -> None:
+    class Tokenizer(Vocabulary):
+        special_ids = (0,)
+
+        def encode_batch(self, texts):
+            return [SimpleNamespace(ids=np.array([1] * len(texts[0]) + [0]))]
+
+    settings = {"query_prompt": "a:", "document_prompt": "b", "include_prompt": False}
+    objective = Embeddings(**settings).build(SMALL["bert"], FLOAT32, Tokenizer())
+    params, batch = randomized_params(objective.init), batch_of()
+    hidden = encode(Encoder(SMALL["bert"], FLOAT32), params["encoder"], batch, KEY, False)
+    expected = np.zeros((4, 6, hidden.shape[-1]), np.float32)
+    for row, example, column in zip(*np.nonzero(batch["tuples"] >= 0), strict=True):
+        segment = batch["tuples"][row, example, column]
+        tokens = hidden[row, batch["segment_ids"][row] == segment + 1]
+        expected[row, segment] = tokens[1 if column else 2 :].mean(0)
+    np.testing.assert_allclose(objective.scores(params, batch, KEY, False), expected, atol=1e-5)
+    assert_close(objective.loss(params, batch, KEY, False)[1], Embeddings().metrics(expected, batch))
+
+
 def test_the_initial_model_decides(caplog) -> None:
     settings = SentenceConfig(pooling=("cls",), normalize=True, similarity="dot")
     chosen = Embeddings().started_from(settings)
     assert chosen == Embeddings(pooling="cls", normalize=True, similarity="dot") and chosen.sentence == settings
     assert Embeddings(pooling="max").started_from(settings) == dataclasses.replace(chosen, pooling="max")
     assert not caplog.text
-    Embeddings().started_from(SentenceConfig(prompts=(("query", "query: "),)))
-    assert "init_from has prompts, which are not used in training" in caplog.text
     with pytest.raises(ValueError, match="init_from has the modules Dense after pooling"):
         Embeddings().started_from(SentenceConfig(modules=(Dense(4, 4),)))
     with pytest.raises(ValueError, match="init_from pools by cls and mean; name one with objective.pooling"):

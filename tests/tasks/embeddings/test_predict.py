@@ -10,6 +10,7 @@ from jaxencoder.inference.predict import predict
 from jaxencoder.tasks.embeddings.predict import ranking_metrics
 from tests.tasks.conftest import Trained, run_on_records, write_records
 
+PROMPTS = {"query_prompt": "a: ", "document_prompt": "the river: ", "include_prompt": False}
 RIVERS = ["Elbe", "Spree", "Oder", "Rhine", "Main", "Isar"]
 FILLERS = ["the", "a", "river", "in", "of"]
 
@@ -28,7 +29,7 @@ def trained(home) -> Trained:
         return dict(zip(("anchor", "positive", "negative"), texts, strict=True))
 
     data = DataConfig(text_field="anchor", pair_field="positive")
-    return run_on_records(home / "embeddings", Embeddings(parts=2, pooling="max"), data, make, steps=60)
+    return run_on_records(home / "embeddings", Embeddings(parts=2, pooling="max", **PROMPTS), data, make, steps=60)
 
 
 def test_training_finds_the_similar_text(trained: Trained, tmp_path) -> None:
@@ -51,7 +52,8 @@ def test_scores_of_pairs(trained: Trained, tmp_path) -> None:
     assert metrics["pearson"] > 0.8 and metrics["examples"] == 40
     predicted = list(predict(trained.folder, [{**pair, "id": i} for i, pair in enumerate(pairs)]))
     model = jaxencoder.load(trained.folder)
-    a, b = (model.embed([pair[name] for pair in pairs], normalize=True) for name in ("anchor", "positive"))
+    names = {"anchor": "query", "positive": "document"}
+    a, b = (model.embed([pair[name] for pair in pairs], normalize=True, prompt=names[name]) for name in names)
     np.testing.assert_allclose([record["similarity"] for record in predicted], (a * b).sum(1), atol=1e-5)
     assert [record["id"] for record in predicted] == list(range(40))
     with pytest.raises(ValueError, match="already have a field 'similarity'"):
@@ -66,6 +68,8 @@ def test_sentence_transformers_opens_it(trained: Trained, tmp_path) -> None:
     texts = ["the Elbe", "a river in the Oder", "Isar"]
     theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     np.testing.assert_allclose(theirs.encode(texts), model.embed(texts), atol=1e-5)
+    np.testing.assert_allclose(theirs.encode_query(texts), model.embed(texts, prompt="query"), atol=1e-5)
+    np.testing.assert_allclose(theirs.encode_document(texts), model.embed(texts, prompt="the river: "), atol=1e-5)
     np.testing.assert_array_equal(jaxencoder.load(tmp_path / "saved").embed(texts), model.embed(texts))
 
 
