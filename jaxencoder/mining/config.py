@@ -32,7 +32,7 @@ class MiningConfig:
     sampling: Sampling = "top"
     """Take the best candidates, or random ones."""
     seed: int = 0
-    """Of random negatives."""
+    """Seed of random negatives."""
     complete: bool = False
     """Write only records with all negatives, as sentence-transformers needs."""
     near_duplicate: float = 0.95

@@ -72,11 +72,11 @@ def is_beir(source: str) -> bool:
 def _fields(data: MiningData) -> tuple[str, str]:
     """The names of the query and the positive, from the first source of records."""
     default = SCHEMA.fields["text_field"], SCHEMA.fields["pair_field"]
-    given = data.text_field or default[0], data.pair_field or default[1]
+    fields = data.text_field or default[0], data.pair_field or default[1]
     sources = [source for source in data.sources if not is_beir(source)]
     if not sources or (data.text_field and data.pair_field):
-        return given
-    settings = DataConfig(train=(sources[0],), text_field=given[0], pair_field=given[1])
+        return fields
+    settings = DataConfig(train=(sources[0],), text_field=fields[0], pair_field=fields[1])
     inferred = infer_fields(settings, SCHEMA)
     return data.text_field or inferred.text_field, data.pair_field or inferred.pair_field
 

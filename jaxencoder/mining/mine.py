@@ -62,10 +62,9 @@ def mine(
         ValueError: invalid data or settings, or a cross-encoder that gives no single score.
         OSError: a file cannot be read or written.
     """
-    config = MiningConfig() if config is None else config
+    config, counts = config or MiningConfig(), Counter()
     if not isinstance(data, MiningData):
         data = MiningData((data,) if isinstance(data, str) else tuple(data))
-    counts: Counter[str] = Counter()
     with open_writer(Path(output), vectors=False) as write:  # checked before anything that takes long
         pairs = read_pairs(data)
         folder = cache_folder(DataConfig(cache=cache)) / "vectors"

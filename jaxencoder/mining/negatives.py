@@ -78,8 +78,8 @@ def _block(
     nearest = _nearest(searched, vectors, depth)
     documents = []  # of each query: its positives, then its candidates
     for query, row in zip(queries, nearest.indices, strict=False):  # without rows of padding
-        found = row[(row >= 0) & ~np.isin(row, searched.barred(query))]
-        documents.append(np.concatenate([searched.positives[query], found]).astype(np.int64))
+        nearby = row[(row >= 0) & ~np.isin(row, searched.barred(query))]
+        documents.append(np.concatenate([searched.positives[query], nearby]).astype(np.int64))
     rescored = _rescored(searched.rescore, queries, documents)
     for i, query in enumerate(queries):
         count, texts = len(searched.positives[query]), searched.documents.take(documents[i])

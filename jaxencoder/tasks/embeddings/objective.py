@@ -174,6 +174,8 @@ class Embeddings(ComparedTexts):
     else its default prompt, if it has them."""
     document_prompt: str = ""
     """The same for the other texts; empty: its prompt document, or else its default prompt."""
+    other_prompts: tuple[str, ...] = ()
+    """Name and text, in turn, of other prompts that the model stores for later use. Empty: as init_from has them."""
     include_prompt: bool = True
     """Pool the tokens of prompts too. False if init_from does not."""
 
@@ -182,6 +184,10 @@ class Embeddings(ComparedTexts):
         if self.pooling == "learned":
             raise ValueError("objective.pooling is 'learned', which is for classifiers; give another pooling.")
         self.check_at_least({"spread": 0})
+        if len(self.other_prompts) % 2:
+            raise ValueError(
+                f"objective.other_prompts is {self.other_prompts}; give a name and a text for each prompt."
+            )
         if self.dimensions and min(self.dimensions) < 1:
             raise ValueError(f"objective.dimensions is {self.dimensions}; give positive numbers.")
 
@@ -189,8 +195,10 @@ class Embeddings(ComparedTexts):
     def sentence(self) -> SentenceConfig:
         pooling, similarity = self.pooling or "mean", self.similarity or "cosine"
         names = zip(("query", "document"), self.prompts, strict=True)
-        prompts = tuple((name, text) for name, text in names if text)
-        default = "query" if len({*self.prompts}) == 1 and prompts else None  # one prompt for all texts
+        more = zip(self.other_prompts[::2], self.other_prompts[1::2], strict=True)
+        prompts = tuple((name, text) for name, text in (*names, *more) if text)
+        query, document = self.prompts
+        default = "query" if query and query == document else None  # one prompt for all texts
         settings = {"prompts": prompts, "default_prompt": default, "include_prompt": self.include_prompt}
         return SentenceConfig((pooling,), normalize=self.normalize, similarity=similarity, **settings)
 
@@ -256,9 +264,11 @@ class Embeddings(ComparedTexts):
         if more_poolings and not self.pooling:
             raise ValueError(f"init_from pools by {' and '.join(sentence.pooling)}; name one with objective.pooling.")
         names = {"query_prompt": "query", "document_prompt": "document"}
+        other_prompts = (pair for pair in sentence.prompts if pair[0] not in names.values() and pair[1])
         return dataclasses.replace(
             self,
             **{setting: self._prompt(setting, name, sentence) for setting, name in names.items()},
+            other_prompts=self.other_prompts or tuple(x for pair in other_prompts for x in pair),
             include_prompt=self.include_prompt and sentence.include_prompt,
             pooling=self.pooling or pooling,
             similarity=self.similarity or sentence.similarity,
