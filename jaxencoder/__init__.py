@@ -23,6 +23,7 @@ with epy.lazy_api_imports(globals()):
         Masking,
         MeshConfig,
         MultipleChoice,
+        MultiVectors,
         OptimizerConfig,
         Phase,
         QuestionAnswering,
@@ -41,7 +42,7 @@ del epy
 
 __all__ = [
     "Classification", "ComputeConfig", "DataConfig", "Embeddings", "EncoderConfig", "LoraConfig", "MaskedLM", "Masking",
-    "MeshConfig", "MiningConfig", "MiningData", "Model", "MultipleChoice", "OptimizerConfig", "Phase",
+    "MeshConfig", "MiningConfig", "MiningData", "Model", "MultiVectors", "MultipleChoice", "OptimizerConfig", "Phase",
     "QuestionAnswering", "ReplacedToken", "Reranking", "RunConfig", "SparseEmbeddings", "TokenClassification",
     "TokenizerConfig", "TrainingConfig", "__version__", "load", "mine", "train",
 ]  # fmt: skip

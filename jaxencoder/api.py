@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+from scipy import sparse
 
 from jaxencoder.checkpoints import opening, save
-from jaxencoder.inference import embed, fill_mask, rerank, token_vectors, tokens
+from jaxencoder.inference import embed, fill_mask, m3, rerank, token_vectors, tokens
 from jaxencoder.inference import load as loading
 from jaxencoder.inference import score as scoring
 from jaxencoder.inference import sparse as sparse_vectors
@@ -122,11 +123,46 @@ class Model(OpenedModel):
         options = EmbedOptions(prompt=role, batch_tokens=batch_tokens, max_length=max_length, pool_factor=pool_factor)
         return token_vectors.embed_tokens(self, texts, options)
 
+    def lexical_weights(self, texts: Sequence[str], batch_tokens: int | None = None) -> sparse.csr_array:
+        """Weigh the tokens of texts by bge-m3: float32 [N, V], 0 for tokens that a text does not have.
+
+        Args:
+            texts: those longer than `max_length` are truncated, with one warning.
+            batch_tokens: see `EmbedOptions`.
+
+        Raises:
+            ValueError: not a list of strings, or a model without such weights.
+        """
+        return m3.lexical_weights(self, texts, batch_tokens)
+
+    def hybrid_scores(
+        self,
+        queries: Sequence[str],
+        texts: Sequence[str],
+        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        batch_tokens: int | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Compare each query with its text by bge-m3.
+
+        Args:
+            queries, texts: N of each.
+            weights: of the three similarities in their mean.
+            batch_tokens: see `EmbedOptions`.
+
+        Returns:
+            Float64 [N] each: "dense", the cosine of the texts' vectors; "lexical", the sum of the products of their
+            tokens' weights; "tokens", `max_similarities`; and "hybrid", the weighted mean of these.
+
+        Raises:
+            ValueError: not lists of strings of one length, or a model without these three.
+        """
+        return m3.hybrid_scores(self, queries, texts, weights, batch_tokens)
+
     def max_similarities(self, queries: Sequence[np.ndarray], documents: Sequence[np.ndarray]) -> np.ndarray:
         """The similarities float32 [Q, N] of queries and documents by the vectors of `embed_tokens`.
 
-        For each query, the sum over its vectors of the greatest dot product with a document's (MaxSim), or their mean
-        if the model says so. Exact, in blocks of bounded memory.
+        For each query, the sum over its vectors of the greatest dot product with a document's (MaxSim), or the mean
+        of these, depending on the model. Exact, in blocks of bounded memory.
 
         Raises:
             ValueError: a model without such vectors, or vectors that are not finite.

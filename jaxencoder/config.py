@@ -17,6 +17,7 @@ from jaxencoder.sharding import MeshConfig
 from jaxencoder.tasks import table
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.embeddings.objective import Embeddings
+from jaxencoder.tasks.multi_vector.objective import MultiVectors
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.question_answering.objective import QuestionAnswering
 from jaxencoder.tasks.reranking.objective import Reranking
@@ -27,10 +28,10 @@ from jaxencoder.text.schema import Schema
 from jaxencoder.training.config import OptimizerConfig, Phase, TrainingConfig, batch_warmup
 
 __all__ = [
-    "Classification", "ComputeConfig", "DataConfig", "Embeddings", "EncoderConfig", "LoraConfig", "MaskedLM", "Masking",
-    "MeshConfig", "MultipleChoice", "OptimizerConfig", "Phase", "QuestionAnswering", "ReplacedToken", "Reranking",
-    "RunConfig", "SparseEmbeddings", "TokenClassification", "TokenizerConfig", "TrainingConfig",
-    "batch_warmup",
+    "Classification", "ComputeConfig", "DataConfig", "Embeddings", "EncoderConfig", "LoraConfig", "MaskedLM",
+    "Masking", "MeshConfig", "MultiVectors", "MultipleChoice", "OptimizerConfig", "Phase", "QuestionAnswering",
+    "ReplacedToken", "Reranking", "RunConfig", "SparseEmbeddings", "TokenClassification", "TokenizerConfig",
+    "TrainingConfig", "batch_warmup",
 ]  # fmt: skip
 
 DEFAULT_STEPS = 1000

@@ -31,7 +31,8 @@ def convert(
             `init_from`; "adapter" for the trained arrays of a run without the frozen base; "peft" for a low-rank
             adapter in PEFT's format.
         pooling, normalize: settings of embeddings for "sentence-transformers"; None: the model's. A run's `learned`
-            pooling cannot be written. With one of them a cross-encoder is written as its encoder.
+            pooling cannot be written. With one of them a cross-encoder or multi-vector model is
+            written as its encoder.
 
     Raises:
         ValueError: an unknown format, a folder that is not empty, or a model that the format cannot hold.
@@ -60,8 +61,8 @@ def convert(
         case _:
             model = open_checkpoint(source)
             if (pooling, normalize) != (None, None):
-                settings = model.sentence_config(pooling, normalize)
-                model = dataclasses.replace(model, sentence=settings, cross_encoder=None)  # to embed with
+                settings = model.sentence_config(pooling, normalize)  # to embed with
+                model = dataclasses.replace(model, sentence=settings, cross_encoder=None, multi_vector=None)
             save(model, folder, to)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from jaxencoder.text.messages import first_line
 
-_SETTINGS = ["*.json", "*.txt", "*.model", "*/config.json"]
-_WEIGHTS = ["*.safetensors", "*/*.safetensors"]
+_SETTINGS = ["*.json", "*.metadata", "*.txt", "*.model", "*/config.json"]
+_WEIGHTS = ["*.safetensors", "*/*.safetensors", "*_linear.pt"]  # the last are the heads of bge-m3
 _MODELS = {  # what says that a folder may have weights -> the names of those of torch
     "config.json": "pytorch_model*.bin",
     "adapter_config.json": "adapter_model.bin",

@@ -14,6 +14,7 @@ from jaxencoder.adapters.bottleneck import add_missing_bottlenecks
 from jaxencoder.adapters.lora import merge_lora
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.kind import PEFT_CONFIG, kind_of
+from jaxencoder.checkpoints.multi_vector import token_settings
 from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, read_params, saved_config, separate_models
 from jaxencoder.checkpoints.sentence_transformers import embedding_settings, encoder_folder, query_table
 from jaxencoder.checkpoints.transformers import open_transformers
@@ -25,6 +26,7 @@ from jaxencoder.families.roberta import PAD
 from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
+from jaxencoder.model.multi_vector import MultiVectorConfig
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import ObjectiveConfig, Params
 from jaxencoder.parameters import flatten
@@ -41,6 +43,7 @@ class InitialModel(NamedTuple):
     tokenizer_config: TokenizerConfig  # names the tokenizer
     sentence: SentenceConfig  # of its embeddings
     heads: Mapping[str, HeadConfig]  # by which it would score texts, of `scoring_heads`
+    multi_vector: MultiVectorConfig | None  # of its vectors of tokens, if it gives any
 
 
 def open_initial_model(init_from: str) -> InitialModel:
@@ -50,8 +53,8 @@ def open_initial_model(init_from: str) -> InitialModel:
         case "run":
             config, path = saved_config(folder), folder / TOKENIZER_FOLDER
             tokenizer_config = dataclasses.replace(config.tokenizer, path=str(path))
-            sentence, heads = config.objective.sentence, _run_heads(config)
-            return InitialModel(config.model, Tokenizer.load(path), tokenizer_config, sentence, heads)
+            settings = config.objective.sentence, _run_heads(config), config.objective.multi_vector(config.model)
+            return InitialModel(config.model, Tokenizer.load(path), tokenizer_config, *settings)
         case "adapter" | "peft":
             raise ValueError(f"{folder} is an adapter without its base; write both with convert --to run first")
     encoder, lowercase = encoder_folder(folder)
@@ -60,10 +63,12 @@ def open_initial_model(init_from: str) -> InitialModel:
     checkpoint = open_transformers(encoder, weights=False)
     if checkpoint.tokenizer is None:
         raise ValueError(f"{encoder} has no tokenizer, and training needs one; add one to the folder")
-    tokenizer = checkpoint.tokenizer.lowercased() if lowercase else checkpoint.tokenizer
+    multi_vector, _, markers = token_settings(folder, checkpoint.max_length, weights=False)
+    tokenizer = (checkpoint.tokenizer.lowercased() if lowercase else checkpoint.tokenizer).with_markers(markers)
     model, published = checkpoint.config.model, checkpoint.published
     heads = classifier.scoring_heads(published and published.family, model, published and published.settings)
-    return InitialModel(model, tokenizer, TokenizerConfig(path=str(encoder)), embedding_settings(folder), heads)
+    settings = embedding_settings(folder), heads, multi_vector
+    return InitialModel(model, tokenizer, TokenizerConfig(path=str(encoder)), *settings)
 
 
 def _run_heads(config: RunConfig) -> Mapping[str, HeadConfig]:
@@ -174,7 +179,8 @@ def _source(init_from: str, params: Params, objective: ObjectiveConfig) -> tuple
         heads = {name: table.config for name, table in tables.items()}
         if "sequence_head" in heads and classifier.texts_end_with(model.tokenizer, heads["sequence_head"].pad_id):
             del heads["sequence_head"]
-        return model.params | query_table(folder), heads
+        _, modules, _ = token_settings(folder, model.max_length)
+        return model.params | query_table(folder) | ({"multi_vector": modules} if modules else {}), heads
     config = saved_config(folder)
     source = merge_lora(config.adapter, read_params(folder, config)[1])
     same_generator = getattr(objective, "sharing", None) == getattr(config.objective, "sharing", None)

@@ -5,11 +5,12 @@ Dropout, MultiVectorMask, Normalize and HierarchicalTokenPooling; others are ref
 """
 
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import jax
 import numpy as np
 
 from jaxencoder.checkpoints.checkpoint import Checkpoint
@@ -28,15 +29,13 @@ from jaxencoder.checkpoints.sentence_settings import (
 )
 from jaxencoder.checkpoints.weights import open_weights
 from jaxencoder.config_io import CONFIG_FILE
-from jaxencoder.families.family import Settings
 from jaxencoder.files import read_json, write_json
 from jaxencoder.model.multi_vector import MultiVectorConfig, QueryExpansion, Role, TokenPooling
 from jaxencoder.model.sentence import Dense, Normalize
 from jaxencoder.objectives.objective import Params
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 MODEL_TYPES = ("MultiVectorEncoder", "ColBERT")
-STANFORD, PROJECTION = "HF_ColBERT", "linear.weight"  # class in config.json, and the tensor of its projection
+_STANFORD, _PROJECTION = "HF_ColBERT", "linear.weight"  # class in config.json, and the tensor of its projection
 _METADATA = "artifact.metadata"  # settings of Stanford's models
 _MASK, _POOLING = "MultiVectorMask", "HierarchicalTokenPooling"
 _SUPPORTED = ("Dense", "Dropout", "Normalize", _MASK, _POOLING)
@@ -80,65 +79,58 @@ def assembled(folder: Path, contents: MultiVectorFolder, encoder: Checkpoint) ->
         contents.settings.size(encoder.config.model.hidden_size)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
-    tokenizer = encoder.tokenizer and with_markers(encoder.tokenizer, contents.markers)
+    tokenizer = encoder.tokenizer and encoder.tokenizer.with_markers(contents.markers)
     params = encoder.params | ({"multi_vector": contents.params} if contents.params else {})
     return replace(encoder, params=params, tokenizer=tokenizer, multi_vector=contents.settings)
 
 
-def with_markers(tokenizer: Tokenizer, prompts: Iterable[str]) -> Tokenizer:
-    """The tokenizer that reads the token at the beginning of each prompt, such as [unused0], as one, if it has it.
+def token_settings(
+    folder: Path, max_length: int, weights: bool = True
+) -> tuple[MultiVectorConfig | None, Params, tuple[str, ...]]:
+    """The settings of a published model's vectors of tokens, the parameters of their modules, and the markers.
 
-    A prompt without such a token is text.
+    None and empty ones for a model without them. `max_length` is the encoder's limit on the tokens of a text.
     """
-    added = []
-    for prompt in prompts:
-        for token in (prompt, *prompt.split(maxsplit=1)[:1]):
-            if (token_id := tokenizer.token_id(token)) is None:
-                continue
-            (encoding,) = tokenizer.encode_batch([token], special=False)
-            added += [token] if encoding.ids.tolist() != [token_id] else []
-            break
-    return tokenizer.with_special_tokens(added) if added else tokenizer
+    if (folder / MODULES_FILE).is_file():
+        contents = read(folder, weights) if model_type(folder) in MODEL_TYPES else None
+    else:
+        contents = _stanford(folder, max_length, weights)
+    return (None, {}, ()) if contents is None else (contents.settings, contents.params, contents.markers)
 
 
-def of_stanford(model: Checkpoint, folder: Path, weights: bool = True) -> Checkpoint:
-    """A model of transformers whose config.json names Stanford's class, with its projection; else the model itself.
+def of_stanford(model: Checkpoint, folder: Path) -> Checkpoint:
+    """A model of transformers whose config.json names Stanford's class, with its projection; else the model itself."""
+    contents = _stanford(folder, model.max_length, weights=True)
+    return model if contents is None else assembled(folder, contents, model)
 
-    Its settings in artifact.metadata are read as by sentence-transformers.
-    """
-    if model.published is None or not is_stanford(model.published.settings):
-        return model
+
+def _stanford(folder: Path, max_length: int, weights: bool) -> MultiVectorFolder | None:
+    """The contents of a folder of Stanford's class, whose artifact.metadata is read as by sentence-transformers."""
+    architectures = read_json(folder / CONFIG_FILE, dict).get("architectures")
+    if not isinstance(architectures, list) or _STANFORD not in architectures:
+        return None
     file = folder / _METADATA
     metadata = read_json(file, dict) if file.is_file() else {}
+    if (similarity := metadata.get("similarity", "cosine")) != "cosine":
+        raise ValueError(f"{file} has similarity {similarity!r}; only 'cosine' is supported")
     tensors = open_weights(folder)
-    if PROJECTION not in tensors:
-        raise ValueError(f"{folder} is of class {STANFORD}, but has no tensor {PROJECTION}; save the model again")
-    outputs, inputs = tensors.shape(PROJECTION)
-    markers = [
-        metadata.get(key) or token for key, token in (("query_token_id", "[unused0]"), ("doc_token_id", "[unused1]"))
-    ]
-    prompts = {role: f"{marker} " for role, marker in zip(get_args(Role), markers, strict=True)}
-    length = metadata.get("query_maxlen") or _EXPANDED_LENGTH
+    if _PROJECTION not in tensors:
+        raise ValueError(f"{folder} is of class {_STANFORD}, but has no tensor {_PROJECTION}; save the model again")
+    outputs, inputs = tensors.shape(_PROJECTION)
+    tokens = (("query_token_id", "[unused0]"), ("doc_token_id", "[unused1]"))
+    prompts = tuple(f"{metadata.get(key) or token} " for key, token in tokens)
+    expanded = positive(metadata.get("query_maxlen") or _EXPANDED_LENGTH, file, "query_maxlen")
     settings = MultiVectorConfig(
         modules=(Dense(inputs, outputs, bias=False, activation="identity"),),
-        prompts=tuple(prompts.items()),
-        document_length=positive(metadata.get("doc_maxlen") or model.max_length, file, "doc_maxlen"),
-        expansion=QueryExpansion(
-            positive(length, file, "query_maxlen"), is_attended=flag(metadata, "attend_to_mask_tokens", file, False)
-        ),
+        prompts=tuple(zip(get_args(Role), prompts, strict=True)),
+        document_length=positive(metadata.get("doc_maxlen") or max_length, file, "doc_maxlen"),
+        expansion=QueryExpansion(expanded, is_attended=flag(metadata, "attend_to_mask_tokens", file, False)),
         skipped_words=tuple(string.punctuation) if flag(metadata, "mask_punctuation", file) else (),
     )
-    similarity = metadata.get("similarity", "cosine")
-    if similarity != "cosine":
-        raise ValueError(f"{file} has similarity {similarity!r}; only 'cosine' is supported")
-    kernel = np.ascontiguousarray(np.asarray(tensors[PROJECTION]).T, np.float32) if weights else None
-    contents = MultiVectorFolder(folder, settings, {"0": {"kernel": kernel}}, tuple(prompts.values()), 0, False)
-    return assembled(folder, contents, model)
-
-
-def is_stanford(settings: Settings) -> bool:
-    """Whether a config.json names Stanford's class."""
-    return STANFORD in (settings.get("architectures") or ())
+    kernel: Any = jax.ShapeDtypeStruct((inputs, outputs), np.float32)
+    if weights:
+        kernel = np.ascontiguousarray(np.asarray(tensors[_PROJECTION]).T, np.float32)
+    return MultiVectorFolder(folder, settings, {"0": {"kernel": kernel}}, prompts, 0, False)
 
 
 def _settings(file: Path, transformer: Path) -> MultiVectorConfig:

@@ -10,6 +10,7 @@ from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.cross_encoder import with_activation
 from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.kind import ADAPTER_FILE, PEFT_CONFIG, kind_of
+from jaxencoder.checkpoints.m3 import with_m3_heads
 from jaxencoder.checkpoints.multi_vector import of_stanford
 from jaxencoder.checkpoints.peft import add_peft
 from jaxencoder.checkpoints.run import Step, open_run, saved_config
@@ -40,7 +41,7 @@ def open_checkpoint(name_or_folder: str | Path, step: Step = "latest", revision:
             return open_run(folder, step)
         case "transformers":
             model = add_tasks(_with_pooling(open_transformers(folder)), folder)
-            return of_stanford(with_activation(model, folder), folder)
+            return with_m3_heads(of_stanford(with_activation(model, folder), folder), folder)
         case "sentence_transformers":
             return open_sentence_transformers(folder)
         case "adapter" | "peft":
@@ -69,7 +70,7 @@ def open_sentence_transformers(folder: Path, weights: bool = True) -> Checkpoint
     else:
         encoder = open_transformers(contents.transformer, weights, contents.max_length)
     model = assembled(folder, contents, encoder)
-    return add_tasks(model, contents.transformer) if weights else model
+    return add_tasks(with_m3_heads(model, folder), contents.transformer) if weights else model
 
 
 def _adapted(folder: Path, weights: bool, max_length: int) -> Checkpoint:

@@ -56,7 +56,8 @@ def open_run(folder: Path, step: Step = "latest") -> Checkpoint:
     config = config.at_step(number)
     # The discriminator of replaced-token detection may have been written alone.
     if not isinstance(config.objective, ReplacedToken) or "generator" not in params:
-        settings = {"sentence": config.objective.sentence, "cross_encoder": config.objective.cross_encoder}
+        settings = {name: getattr(config.objective, name) for name in ("sentence", "cross_encoder")}
+        settings["multi_vector"] = config.objective.multi_vector(config.model)
         return Checkpoint(config, params, tokenizer, step=number, **settings)
     models = separate_models(config, tokenizer, params)
     masked_lm = dataclasses.replace(config, model=config.objective.generator(config.model), objective=MaskedLM())
@@ -78,7 +79,8 @@ def write_run(checkpoint: Checkpoint, folder: Path) -> None:
         raise ValueError(f"{config.name or 'the model'} has no tokenizer, and a run needs one")
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.tokenizer.save(folder / TOKENIZER_FOLDER)
-    if checkpoint.sentence != config.objective.sentence:
+    settings = checkpoint.sentence, checkpoint.multi_vector
+    if settings != (config.objective.sentence, config.objective.multi_vector(config.model)):
         log.warning("%s: a run keeps the encoder and its heads, but no pooling, modules, prompts or tasks.", folder)
     usable = {*config.objective.heads(config.model), *HEADS["ForPreTraining"]}
     if unused := " and ".join(sorted(checkpoint.heads.keys() - usable)):

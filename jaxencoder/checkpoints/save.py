@@ -84,6 +84,8 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
         write_tasks(model, folder, [name for name in params if name not in ("encoder", "mlm_head")], has_prefix)
         if format == "sentence-transformers":
             log.warning("%s: sentence-transformers itself applies no adapter for a task", folder)
+    if (tokens := model.multi_vector) is not None and (format == "transformers" or not tokens.is_only):
+        skipped["multi_vector"] = f"only {'a folder of sentence-transformers' if tokens.is_only else 'bge-m3'} has it"
     if skipped:
         reasons = "; ".join(f"{name} ({why})" for name, why in skipped.items())
         log.warning("%s: left out, as no class of %s computes it: %s", folder, published.family.name, reasons)

@@ -35,7 +35,7 @@ LabelField = Annotated[str | None, default_is("the run's, or a usual name", help
 Step = Annotated[int | Literal["latest", "best"], arg(help="Checkpoint of a run.")]
 BatchTokens = Annotated[int | None, default_is("1024 on a CPU, else 8192", "N", "Tokens in one batch.")]
 PoolingOption = Annotated[Pooling | None, default_is("the model's own, or mean", help="How token vectors are pooled.")]
-_POOL_HELP = "For multi-vector models: about one of so many vectors of a document is kept."
+_POOL_HELP = "For multi-vector models: a document's vectors for each one that is kept."
 PoolFactor = Annotated[float | None, default_is("the model's own, or all", "N", _POOL_HELP)]
 _ACTIVE_HELP = "For sparse models: keep the N largest entries of each vector."
 MaxActiveDims = Annotated[int | None, default_is("the model's own, or all", "N", _ACTIVE_HELP)]

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxencoder.inference.m3 import hybrid_scores
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.classification.objective import Classification
-from jaxencoder.tasks.embeddings.token_vectors import pair_scores
+from jaxencoder.tasks.multi_vector.token_vectors import pair_scores
 from jaxencoder.text import buckets
 from jaxencoder.text.tokenizers.encoding import as_list
 
@@ -60,8 +61,8 @@ def score_pairs(
 
     A cross-encoder gives the activation of its logit, by default a sigmoid, as in sentence-transformers. A run of
     Classification gives the value that it predicts, or the log-odds of class 1. A multi-vector model gives
-    `max_similarities`. The query is the first text of a pair; see `check_cross_encoder`. Pairs longer than a row are
-    truncated as in training, with one warning.
+    `max_similarities`, bge-m3 the mean of its three similarities. The query is the first text of a pair; see
+    `check_cross_encoder`. Pairs longer than a row are truncated as in training, with one warning.
 
     Args:
         prompt: put before each query, a text or the name of a stored one; None: the model's default prompt.
@@ -70,6 +71,8 @@ def score_pairs(
     if model.multi_vector is not None:
         if prompt is not None:
             raise ValueError("this model has prompts of its own for queries and documents; leave the prompt out")
+        if not model.multi_vector.is_only:
+            return hybrid_scores(model, queries, texts, batch_tokens=batch_tokens)["hybrid"]
         return pair_scores(model, queries, texts, batch_tokens)
     scored = classify.score(model, queries, texts, batch_tokens=batch_tokens, prompt=prompt)
     buckets.warn_truncated(scored.truncated, len(scored.tokens), classify.row_length(model))

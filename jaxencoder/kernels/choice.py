@@ -53,14 +53,12 @@ def choose_backend(
         """What the layer has that a backend does not support; empty if it supports all."""
         if name in ("splash", "triton") and (relative or options.dropout):
             return "terms by distance" if relative else f"dropout {options.dropout} of attention weights"
-        if name == "triton" and hidden_keys:
-            return "tokens that no token attends to"
         if name == "tiled" and options.causal:
             return "causal attention"
         if name == "splash" and options.causal and not window and length_shards > 1:
             return f"causal attention over rows that {length_shards} devices share"  # its masks are static
-        if name == "triton" and length_shards > 1:
-            return f"rows that {length_shards} devices share"
+        if name == "triton" and (hidden_keys or length_shards > 1):
+            return "tokens that no token attends to" if hidden_keys else f"rows that {length_shards} devices share"
         if name == "triton" and not triton_runs:
             return "these GPUs or this jax version: it needs compute capability 8.0 (Ampere) or higher"
         return f"rows {length}" if name == "tiled" and not tiled_fits else ""

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from jaxencoder.model.sentence import Module, Normalize
 
+LEXICAL = "lexical"  # the name of bge-m3's weights of tokens among the parameters, {"kernel": [D, 1], "bias": [1]}
+
 Role = Literal["query", "document"]
 
 _EMPTY = -1e9  # similarity of a document without vectors, as in sentence-transformers: below all others

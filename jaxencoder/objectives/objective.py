@@ -14,6 +14,7 @@ from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.model.layers import apply
+from jaxencoder.model.multi_vector import MultiVectorConfig
 from jaxencoder.model.sentence import SentenceConfig
 
 Params = dict[str, Any]
@@ -49,6 +50,7 @@ class Vocabulary(Protocol):
     def mask_id(self) -> int: ...
     @property
     def special_ids(self) -> tuple[int, ...]: ...
+    def token_id(self, token: str) -> int | None: ...  # None for a token that it lacks
     def word_starts(self) -> np.ndarray: ...  # bool [V], True where a token begins a word
 
 
@@ -88,6 +90,10 @@ class ObjectiveConfig:
     @property
     def cross_encoder(self) -> CrossEncoderConfig | None:
         """How a pair of texts gets a score by a model that is trained with this objective; None if it gets none."""
+        return None
+
+    def multi_vector(self, encoder: EncoderConfig) -> MultiVectorConfig | None:
+        """How a text becomes a vector for each token by a model that is trained with this objective; None if not."""
         return None
 
     @property

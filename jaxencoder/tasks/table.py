@@ -7,6 +7,9 @@ from jaxencoder.tasks.classification.predict import evaluate_classes, predict_cl
 from jaxencoder.tasks.embeddings import data as tuples
 from jaxencoder.tasks.embeddings.objective import ComparedTexts, Embeddings
 from jaxencoder.tasks.embeddings.predict import evaluate_embeddings, predict_similarities
+from jaxencoder.tasks.multi_vector.data import MultiVectorSchema
+from jaxencoder.tasks.multi_vector.objective import MultiVectors
+from jaxencoder.tasks.multi_vector.predict import evaluate_token_vectors, predict_token_similarities
 from jaxencoder.tasks.multiple_choice import data as choices
 from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
 from jaxencoder.tasks.multiple_choice.predict import evaluate_choices, predict_choices
@@ -72,6 +75,14 @@ TASKS = (
         evaluate=evaluate_embeddings,
     ),
     Task(
+        name="multi-vector embedding",
+        schema=MultiVectorSchema(),
+        objective=MultiVectors,
+        head="encoder",  # there may be no projection
+        predict=predict_token_similarities,
+        evaluate=evaluate_token_vectors,
+    ),
+    Task(
         name="reranking",
         schema=lists.SCHEMA,
         objective=Reranking,
@@ -102,6 +113,8 @@ def schema_of(objective: ObjectiveConfig) -> Schema:
         return VALUES
     if isinstance(objective, ComparedTexts):
         return tuples.schema_for(objective.loss, objective.prompts)
+    if isinstance(objective, MultiVectors):
+        return MultiVectorSchema(**objective.schema_settings)
     if isinstance(objective, Reranking):
         return lists.schema_for(objective.loss)
     return TEXTS if (task := task_of(objective)) is None else task.schema

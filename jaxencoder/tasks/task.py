@@ -82,6 +82,14 @@ class TaskObjective(ObjectiveConfig):
         """The objective with the heads by which the model that training starts from would score texts."""
         return self
 
+    def started_from_tokens(self, model: MultiVectorConfig | None) -> Self:
+        """The objective with settings of the model that training starts from, if that gives a vector for each token."""
+        return self
+
+    def with_special_tokens(self, tokenizer: Tokenizer) -> Tokenizer:
+        """The tokenizer with the tokens that the objective needs in texts."""
+        return tokenizer
+
     def with_assumed_labels(self, names: Sequence[str]) -> Self:
         """The objective for estimates without data: classes of these names, or two, unless it has some."""
         return self

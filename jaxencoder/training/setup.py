@@ -99,12 +99,13 @@ def with_initial_model(
     """
     if saved and run_dir:
         tokenizer = Tokenizer.load(run_dir / TOKENIZER_FOLDER)
-        heads = saved.objective.heads(saved.model)
-        initial = InitialModel(saved.model, tokenizer, saved.tokenizer, saved.objective.sentence, heads)
+        objective = saved.objective
+        settings = objective.sentence, objective.heads(saved.model), objective.multi_vector(saved.model)
+        initial = InitialModel(saved.model, tokenizer, saved.tokenizer, *settings)
     elif config.init_from:
         initial = open_initial_model(config.init_from)
     else:
-        return config, load_or_train(config.tokenizer, config.data, config.schema)
+        return config, _with_special_tokens(config, load_or_train(config.tokenizer, config.data, config.schema))
     path = config.tokenizer.path
     if (
         path not in ("", initial.tokenizer_config.path)
@@ -117,8 +118,13 @@ def with_initial_model(
     config = dataclasses.replace(with_architecture(config, initial.model), tokenizer=initial.tokenizer_config)
     if isinstance(config.objective, TaskObjective):
         objective = config.objective.started_from(initial.sentence).started_with_heads(initial.heads)
-        config = dataclasses.replace(config, objective=objective)
-    return config, initial.tokenizer
+        config = dataclasses.replace(config, objective=objective.started_from_tokens(initial.multi_vector))
+    return config, _with_special_tokens(config, initial.tokenizer)
+
+
+def _with_special_tokens(config: RunConfig, tokenizer: Tokenizer) -> Tokenizer:
+    objective = config.objective
+    return objective.with_special_tokens(tokenizer) if isinstance(objective, TaskObjective) else tokenizer
 
 
 def _check_writable(run_dir: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import jaxencoder
 from jaxencoder.checkpoints.weights import open_weights, save_weights
-from jaxencoder.tasks.embeddings.token_vectors import matrix_similarities, text_matrices
+from jaxencoder.tasks.multi_vector.token_vectors import matrix_similarities, text_matrices
 
 from .peers import D, save_peer
 

@@ -65,6 +65,9 @@ class Vocabulary:
         self.special_ids = (0, 1, 2, 3)
         self.mask_id = 3
 
+    def token_id(self, token: str) -> int | None:
+        return None
+
     def word_starts(self) -> np.ndarray:
         ids = np.arange(self.vocab_size)
         return (ids < 4) | (ids % 3 > 0)

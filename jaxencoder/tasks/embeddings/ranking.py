@@ -235,3 +235,19 @@ def mega_batch_margin(
     hardest = jnp.where(mask[:, 1] & ~is_same, cosines, -jnp.inf).max(1)
     losses = jax.nn.relu(positive_margin - positive) + jax.nn.relu(hardest - negative_margin)
     return masked_sum(losses, mask[:, 0] & mask[:, 1])
+
+
+def score_ranking(scores: jax.Array, mask: jax.Array, *, scale: jax.typing.ArrayLike = 1.0) -> Loss:
+    """`multiple_negatives_ranking` of any scores of queries with documents, such as those of vectors of tokens.
+
+    Args:
+        scores: float [N, N, C - 1] of the query of each example with the documents of each example.
+        mask: bool [N, C], see the module.
+        scale: factor of the scores.
+
+    Returns:
+        The sum over the examples that have a query and a positive, and their number.
+    """
+    logits = scale * jnp.where(mask[:, 1:], scores.astype(jnp.float32), 0)
+    positive = jnp.where(jnp.eye(len(scores), dtype=bool), logits[..., 0], 0).sum(1)
+    return masked_sum(_log_partition([logits], [mask[:, 1:]]) - positive, mask[:, 0] & mask[:, 1])

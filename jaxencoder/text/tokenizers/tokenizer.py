@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,21 @@ class Tokenizer:
         tokenizer = Tokenizer(self._backend.with_special_tokens(tokens))
         tokenizer.max_length = self.max_length
         return tokenizer
+
+    def with_markers(self, prompts: Iterable[str]) -> "Tokenizer":
+        """This tokenizer, which reads the token at the beginning of a prompt as one, such as [unused0], if it has it.
+
+        A prompt without such a token is text.
+        """
+        added = []
+        for prompt in prompts:
+            for token in (prompt, *prompt.split(maxsplit=1)[:1]):
+                if (token_id := self.token_id(token)) is None:
+                    continue
+                (encoding,) = self.encode_batch([token], special=False)
+                added += [token] if encoding.ids.tolist() != [token_id] else []
+                break
+        return self.with_special_tokens(added) if added else self
 
     def token_id(self, token: str) -> int | None:
         """The id of a token as written in the vocabulary; None for one that it lacks."""

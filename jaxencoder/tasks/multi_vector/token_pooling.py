@@ -16,14 +16,14 @@ def pooled(pooling: TokenPooling, vectors: np.ndarray) -> np.ndarray:
 
     Clusters are those of Ward's linkage by 1 - cosine: HierarchicalTokenPooling of sentence-transformers.
     """
-    first, others = vectors[: pooling.protected], vectors[pooling.protected :]
-    clusters = max(int(len(others) // pooling.factor), 1)
-    if clusters < len(others):
-        distances = np.clip(1 - others @ others.T, 0, 2)
+    first, rest = vectors[: pooling.protected], vectors[pooling.protected :]
+    clusters = max(int(len(rest) // pooling.factor), 1)
+    if clusters < len(rest):
+        distances = np.clip(1 - rest @ rest.T, 0, 2)
         linkage = hierarchy.ward(squareform(distances, checks=False))
         # fcluster may find fewer clusters where distances are equal.
         _, members = np.unique(hierarchy.fcluster(linkage, clusters, "maxclust"), return_inverse=True)
         sums = np.zeros((members.max() + 1, vectors.shape[1]), np.float32)
-        np.add.at(sums, members, others)
+        np.add.at(sums, members, rest)
         vectors = np.concatenate([first, sums / np.bincount(members)[:, None].astype(np.float32)])
     return unit(vectors) if pooling.normalize else vectors

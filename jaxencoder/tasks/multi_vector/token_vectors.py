@@ -17,7 +17,7 @@ from jaxencoder.model.multi_vector import (
     token_vectors,
 )
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.tasks.embeddings.token_pooling import pooled
+from jaxencoder.tasks.multi_vector.token_pooling import pooled
 from jaxencoder.tasks.running import encoder_output
 from jaxencoder.tasks.task import TaskModel
 from jaxencoder.text.buckets import padded_size, require_tokenizer, tokenize, warn_truncated

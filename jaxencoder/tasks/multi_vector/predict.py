@@ -1,0 +1,84 @@
+"""Similarities of queries and documents by the vectors of their tokens, and how well they find the right document."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from jaxencoder.model.multi_vector import MultiVectorConfig
+from jaxencoder.tasks.embeddings.data import SCHEMA
+from jaxencoder.tasks.multi_vector.token_vectors import matrix_similarities, pair_scores, text_limit, text_matrices
+from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
+from jaxencoder.tasks.task import Evaluation, TaskModel
+from jaxencoder.text.buckets import warn_truncated
+from jaxencoder.text.sources.records import Record
+
+ADDED = ("similarity",)
+_QUERIES = 256  # that are compared with all documents at once
+
+
+def predict_token_similarities(
+    model: TaskModel,
+    source: str | Iterable[Record],
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    batch_tokens: int | None = None,
+) -> Iterator[list[Record]]:
+    """Add to records "similarity", of their two texts, a query and a document, by the vectors of their tokens.
+
+    Args:
+        model: with `multi_vector` settings.
+        source: as in `jaxencoder.text.sources`, or records.
+        text_field, pair_field: of the two texts; None: those of the run.
+        batch_tokens: see `EmbedOptions`.
+
+    Raises:
+        ValueError: a record that lacks its texts or has one of these fields.
+    """
+    data = model.config.data
+    fields = text_field or data.text_field, pair_field or data.pair_field
+    records = (
+        with_texts(record, fields, where) for where, record in numbered(source, fields[0], fields[1:], data.text_unit)
+    )
+    for chunk in chunks(records, lambda record: sum(len(record[name]) for name in fields)):
+        check_new_fields(chunk, ADDED)
+        queries, documents = ([record[name] for record in chunk] for name in fields)
+        values = pair_scores(model, queries, documents, batch_tokens)
+        yield [record | {ADDED[0]: float(x)} for record, x in zip(chunk, values, strict=True)]
+
+
+def evaluate_token_vectors(model: TaskModel, source: str | None = None) -> Evaluation:
+    """How well queries find their positives among the documents of the records held out by the run, or of a source.
+
+    The metrics are those of `jaxencoder.tasks.embeddings.predict.ranking_metrics`. Scores in records do not count.
+    """
+    config, data = model.multi_vector, model.config.data
+    assert config is not None  # the objective is MultiVectors
+    positives: dict[str, list[str]] = {}
+    documents: dict[str, int] = {}
+    for where, record in labeled_records(SCHEMA, data, source):
+        query, texts = record[data.text_field], record[data.pair_field]
+        SCHEMA.check_texts(query, texts, data.pair_field, where)
+        positives.setdefault(query, []).append(texts[0])
+        for text in texts:
+            documents.setdefault(text, len(documents))
+    queries, _ = text_matrices(model, config, list(positives), "query")
+    matrices, truncated = text_matrices(model, config, list(documents), "document")
+    warn_truncated(truncated, len(matrices), text_limit(model, config, "document"))
+    of_queries = [[documents[text] for text in texts] for texts in positives.values()]
+    ranks = _ranks(config, queries, matrices, of_queries)
+    metrics = {"accuracy": float((ranks == 1).mean()), "mrr": float((1 / ranks).mean())}
+    return Evaluation({**metrics, "texts": len(documents), "examples": len(ranks)})
+
+
+def _ranks(
+    config: MultiVectorConfig, queries: list[np.ndarray], documents: list[np.ndarray], positives: list[list[int]]
+) -> np.ndarray:
+    """The rank of each positive of each query among the documents that are not its positives, last of equal ones."""
+    ranks = []
+    for start in range(0, len(queries), _QUERIES):
+        scores = matrix_similarities(config, queries[start : start + _QUERIES], documents)
+        for line, indices in zip(scores, positives[start : start + _QUERIES], strict=True):
+            values = line[indices].copy()
+            line[indices] = -np.inf
+            ranks += [1 + int((line >= value).sum()) for value in values]
+    return np.array(ranks)
