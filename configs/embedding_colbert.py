@@ -9,8 +9,9 @@ Data: records with a query, a document that answers it and, optionally, others t
 model, or a multi-vector model, which keeps its settings. The markers [unused0] and [unused1] are tokens of BERT's
 vocabulary; for a tokenizer without them give other prompts.
 
-Cost: COST
-Expected: EXPECTED
+Cost: one epoch of the 919 training pairs of SciFact with all-MiniLM-L6-v2, documents of 96 tokens in rows of 128, took
+14 minutes on a CPU core that other work shared.
+Expected: a training loss of about 0.5 there, with batches of 32; retrieval has not been measured with this code yet.
 
 Run: jaxencoder train embedding_colbert --init-from MODEL --run-dir runs/colbert --data.train pairs.jsonl
      jaxencoder evaluate retrieval runs/colbert scifact

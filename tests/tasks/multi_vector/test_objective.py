@@ -37,7 +37,8 @@ def folder(tmp_path_factory):
     from torch.nn import Identity
 
     path = tmp_path_factory.mktemp("peer")
-    save_peer("bert", path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    dropout = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
+    save_peer("bert", path, max_position_embeddings=256, **dropout)
     expansion = {"strategy": "fixed", "length": 10}
     names = {"module_input_name": "token_embeddings"}
     modules = [
@@ -119,8 +120,8 @@ def test_updates_equal_those_of_sentence_transformers(loss: str, model, folder) 
         torch_update.step()
         assert float(total / weight) == pytest.approx(torch_loss.item(), rel=1e-4), step
     kernel = peer[1].linear.weight.detach().numpy().T
-    assert np.abs(kernel - model.params["multi_vector"]["0"]["kernel"]).max() > 1e-3
-    np.testing.assert_allclose(state.params["multi_vector"]["0"]["kernel"], kernel, atol=2e-5)
+    assert np.abs(kernel - model.params["multi_vector"]["0"]["kernel"]).max() > 1e-4
+    np.testing.assert_allclose(state.params["multi_vector"]["0"]["kernel"], kernel, atol=2e-6)
 
 
 def test_parts_and_rows_change_nothing(model) -> None:
