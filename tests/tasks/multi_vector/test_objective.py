@@ -98,7 +98,7 @@ def test_updates_equal_those_of_sentence_transformers(loss: str, model, folder) 
     torch = pytest.importorskip("torch")
     from sentence_transformers.multi_vector_encoder import losses
 
-    rate, steps = (0.02, 20) if loss == "ranking" else (0.001, 5)
+    rate, steps = (0.01, 20) if loss == "ranking" else (0.001, 5)
     config, objective = objective_of(model, loss=loss)
     params = {name: jax.tree.map(np.array, model.params[name]) for name in ("encoder", "multi_vector")}
     state = init_state(objective, optax.sgd(rate), KEY)._replace(params=params)
@@ -118,10 +118,10 @@ def test_updates_equal_those_of_sentence_transformers(loss: str, model, folder) 
         torch_update.zero_grad()
         torch_loss.backward()
         torch_update.step()
-        assert float(total / weight) == pytest.approx(torch_loss.item(), rel=1e-4), step
+        assert float(total / weight) == pytest.approx(torch_loss.item(), rel=2e-5 if step < 3 else 1e-3), step
     kernel = peer[1].linear.weight.detach().numpy().T
     assert np.abs(kernel - model.params["multi_vector"]["0"]["kernel"]).max() > 1e-4
-    np.testing.assert_allclose(state.params["multi_vector"]["0"]["kernel"], kernel, atol=2e-6)
+    np.testing.assert_allclose(state.params["multi_vector"]["0"]["kernel"], kernel, atol=2e-5)
 
 
 def test_parts_and_rows_change_nothing(model) -> None:
