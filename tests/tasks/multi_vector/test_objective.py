@@ -142,10 +142,9 @@ def test_rows(model) -> None:
     config, _ = objective_of(model)
     schema = MultiVectorSchema(**config.schema_settings)
     examples = [Example(("the man " * 20, ["the", "the man " * 20]), [np.nan] * 3, 0)]
-    for row_length, expected in ((T, [10, 8, 20]), (30, [10, 8, 12])):
+    for row_length, expected in ((T, [10, 5, 20]), (30, [10, 5, 15])):
         pieces = schema.encode(model.tokenizer, examples, DataConfig(row_length=row_length), True)
-        assert pieces.lengths[0] == expected[0] and pieces.lengths.sum() <= row_length
-        assert pieces.lengths[2] == expected[2]
+        assert pieces.lengths.tolist() == expected
     assert schema.name != MultiVectorSchema().name
 
 
