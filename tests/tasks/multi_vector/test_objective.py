@@ -184,4 +184,6 @@ def test_labels() -> None:
 
 def test_settings_of_the_model_are_kept(model) -> None:
     config, _ = objective_of(model)
-    assert config.multi_vector(model.config.model) == model.multi_vector
+    settings = config.multi_vector(model.config.model)
+    assert dict(settings.prompts) == dict(model.multi_vector.prompts)
+    assert dataclasses.replace(settings, prompts=model.multi_vector.prompts) == model.multi_vector
