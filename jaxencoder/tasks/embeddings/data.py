@@ -10,13 +10,12 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from jaxencoder.text.config import DataConfig
-from jaxencoder.text.labels import Labels
+from jaxencoder.text.labels import Labels, encode_value
 from jaxencoder.text.pieces import Pieces, grouped
 from jaxencoder.text.schema import Example, Schema, check_structured
 from jaxencoder.text.sources.records import Record
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
-_VALUE = Labels("value", ())
 _NEGATIVE = re.compile(r"negatives?(_\d+)?")  # names of fields with texts that are not similar to the first
 
 
@@ -63,7 +62,7 @@ class EmbeddingSchema(Schema):
 
     def encode_label(self, label: Any, texts: tuple[str, list[str]], labels: Labels, where: str) -> list[float]:
         """A number for each text: the record's score, NaN for none."""
-        return [math.nan if label is None else _VALUE.encode(label, where)] * (1 + len(texts[1]))
+        return [math.nan if label is None else encode_value(label, where)] * (1 + len(texts[1]))
 
     def encode(self, tokenizer: Tokenizer, examples: list[Example], data: DataConfig, has_pairs: bool) -> Pieces:
         first, other = self._prompts
@@ -104,7 +103,7 @@ class TeacherScores(EmbeddingSchema):
             raise ValueError(f"{where}: the record has no negative, and {advice}")
         if label is None:
             return [math.nan] * (1 + count)
-        values = [_VALUE.encode(x, where) for x in (label if isinstance(label, list) else [label])]
+        values = [encode_value(x, where) for x in (label if isinstance(label, list) else [label])]
         if len(values) == count - 1:
             values = [0.0, *(-margin for margin in values)]
         if len(values) != count:
@@ -114,7 +113,7 @@ class TeacherScores(EmbeddingSchema):
 
 
 SCHEMA = EmbeddingSchema()
-_BY_LOSS = dict.fromkeys(("margin_mse", "kl"), TeacherScores)
+_BY_LOSS: dict[str, type[EmbeddingSchema]] = {"margin_mse": TeacherScores, "kl": TeacherScores}
 
 
 def schema_for(loss: str, prompts: tuple[str, str] = ("", "")) -> EmbeddingSchema:

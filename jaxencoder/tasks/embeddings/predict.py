@@ -102,9 +102,9 @@ def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluati
         label = record[data.label_field] if has_scores else None
         scores.append(SCHEMA.encode_label(label, (anchor, texts), SCHEMA.find_labels(data), where)[0])
     vectors, gold = text_vectors(model, list(rows)), np.array(scores)
-    sentence, (query_prompt, prompt) = objective.sentence, objective.prompts
+    sentence, has_prompts = objective.sentence, isinstance(objective, ComparedTexts) and any(objective.prompts)
     similarity, anchors = sentence.similarity, vectors
-    if query_prompt != prompt or (sentence.sparse is not None and sentence.sparse.queries == "table"):
+    if has_prompts or (sentence.sparse is not None and sentence.sparse.queries == "table"):
         anchors = text_vectors(model, list(rows), is_query=True)
     has_score = ~np.isnan(gold)
     if not has_score.any():
