@@ -191,8 +191,8 @@ def guided_ranking(
     vectors = unit(zero_absent(vectors, mask))
     guides = jax.lax.stop_gradient(unit(zero_absent(guide_vectors, mask)))
     is_same = jnp.eye(vectors.shape[0], dtype=bool)
-    scores, is_candidate = _scores("query_to_document", "dot", vectors, mask, is_same)
-    by_guide, _ = _scores("query_to_document", "dot", guides, mask, is_same)
+    scores, is_candidate = _scores("query_to_document", "dot", vectors, vectors, mask, is_same)
+    by_guide, _ = _scores("query_to_document", "dot", guides, guides, mask, is_same)
     positive, threshold = (jnp.where(is_same, x[..., 0], 0).sum(1) for x in (scores, by_guide))
     threshold -= margin * (jnp.abs(threshold) if margin_strategy == "relative" else 1)
     is_positive = is_same[..., None] & (jnp.arange(vectors.shape[1] - 1) == 0)
@@ -200,12 +200,12 @@ def guided_ranking(
     # Only positives are negatives of a positive, not hard negatives.
     vectors, guides, mask = vectors[:, :2], guides[:, :2], mask[:, :2]
     if contrast_anchors:
-        scores, is_candidate = _scores("query_to_query", "dot", vectors, mask, is_same)
-        by_guide, _ = _scores("query_to_query", "dot", guides, mask, is_same)
+        scores, is_candidate = _scores("query_to_query", "dot", vectors, vectors, mask, is_same)
+        by_guide, _ = _scores("query_to_query", "dot", guides, guides, mask, is_same)
         blocks.append((scores, is_candidate & (by_guide <= threshold[:, None])))
     if contrast_positives:
-        scores, is_candidate = _scores("document_to_document", "dot", vectors, mask, is_same)
-        by_guide, _ = _scores("document_to_document", "dot", guides, mask, is_same)
+        scores, is_candidate = _scores("document_to_document", "dot", vectors, vectors, mask, is_same)
+        by_guide, _ = _scores("document_to_document", "dot", guides, guides, mask, is_same)
         blocks.append((scores, is_candidate & (by_guide <= threshold[:, None, None])))
     log_z = _log_partition([x / temperature for x, _ in blocks], [is_kept for _, is_kept in blocks])
     return masked_sum(log_z - positive / temperature, mask[:, 0] & mask[:, 1])
