@@ -11,7 +11,8 @@ vocabulary; for a tokenizer without them give other prompts.
 
 Cost: one epoch of the 919 training pairs of SciFact with all-MiniLM-L6-v2, documents of 96 tokens in rows of 128, took
 14 minutes on a CPU core that other work shared.
-Expected: a training loss of about 0.5 there, with batches of 32; retrieval has not been measured with this code yet.
+Expected: nDCG@10 of 76.7 on SciFact's test queries among 1,000 of its documents, all relevant ones with them, where the
+vectors of all-MiniLM-L6-v2 itself, of texts of 256 tokens, have 79.7: one epoch of so few pairs is too short.
 
 Run: jaxencoder train embedding_colbert --init-from MODEL --run-dir runs/colbert --data.train pairs.jsonl
      jaxencoder evaluate retrieval runs/colbert scifact

@@ -232,7 +232,7 @@ def _roles(value: Any, file: Path, key: str) -> tuple[Role, ...]:
     names = ["document"] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not set(names) <= set(get_args(Role)):
         raise ValueError(f"{file} has {key} {value!r}; only {' and '.join(get_args(Role))} are supported")
-    return tuple(names)
+    return tuple(role for role in get_args(Role) if role in names)
 
 
 def _words(value: Any, file: Path) -> tuple[str, ...]:

@@ -69,5 +69,5 @@ def hybrid_scores(
         "lexical": np.asarray((lexical[0] * lexical[1]).sum(1), np.float64),
         "tokens": pair_scores(model, queries, texts, batch_tokens),
     }
-    total = sum(weight * x for weight, x in zip(weights, scores.values(), strict=True))
-    return scores | {"hybrid": total / sum(weights)}
+    hybrid = np.average(np.stack(list(scores.values())), axis=0, weights=weights)
+    return scores | {"hybrid": hybrid}

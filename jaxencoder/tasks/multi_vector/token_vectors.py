@@ -83,8 +83,9 @@ def text_matrices(
         for i, row, start in zip(plan.texts.tolist(), plan.row, plan.start, strict=True):
             vectors = values[row, start + first : start + len(ids[i])]
             vectors = vectors[~np.isin(ids[i][first:], skipped)]
-            has_pooling = config.pooling is not None and role in config.pooling.roles
-            matrices[i] = pooled(config.pooling, vectors) if has_pooling else vectors
+            if config.pooling is not None and role in config.pooling.roles:
+                vectors = pooled(config.pooling, vectors)
+            matrices[i] = vectors
         progress(len(plan.texts))
     return matrices, truncated
 
