@@ -10,7 +10,6 @@ similarity set --objective.loss cosent --data.label-field score; for a teacher's
 --data.label-field scores. `jaxencoder mine` adds hard negatives and scores to pairs. Texts of an example share a row:
 if they are too long for it, the longest are truncated. Architecture, tokenizer and pooling come from --init-from.
 
-Cost: 100,000 pairs of questions of 13 tokens with all-MiniLM-L6-v2 take about 20 minutes per epoch on 2 CPU cores.
 Expected: nothing has been measured with this code yet.
 
 Run: jaxencoder train embedding_pairs --init-from MODEL --run-dir runs/pairs --data.train pairs.jsonl
