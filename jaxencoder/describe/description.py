@@ -50,6 +50,9 @@ class PlaceholderVocabulary(NamedTuple):
     mask_id: int = 0
     special_ids: tuple[int, ...] = ()
 
+    def token_id(self, token: str) -> int | None:
+        return self.mask_id
+
     def word_starts(self) -> np.ndarray:
         return np.ones(self.vocab_size, bool)
 

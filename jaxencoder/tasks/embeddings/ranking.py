@@ -248,6 +248,6 @@ def score_ranking(scores: jax.Array, mask: jax.Array, *, scale: jax.typing.Array
     Returns:
         The sum over the examples that have a query and a positive, and their number.
     """
-    logits = scale * jnp.where(mask[:, 1:], scores.astype(jnp.float32), 0)
+    logits = jnp.asarray(scale * jnp.where(mask[:, 1:], scores.astype(jnp.float32), 0))
     positive = jnp.where(jnp.eye(len(scores), dtype=bool), logits[..., 0], 0).sum(1)
     return masked_sum(_log_partition([logits], [mask[:, 1:]]) - positive, mask[:, 0] & mask[:, 1])
