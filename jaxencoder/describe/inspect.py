@@ -95,8 +95,9 @@ def inspect(
         OSError: a file is missing or cannot be read.
     """
     described = describe_model(str(target), overrides)
-    model, length = described.config.model, described.config.data.row_length if length is None else length
-    if length < 1 or (model.positions == "learned" and length > model.max_length):
+    model, data = described.config.model, described.config.data
+    text_limit, length = (data.text_limit, data.row_length) if length is None else (length, length)
+    if length < 1 or (model.positions == "learned" and text_limit > model.max_length):
         raise ValueError(f"length is {length}; {target} takes rows of 1 to {model.max_length} tokens")
     axes = abstract_mesh(MeshConfig(**dataclasses.asdict(described.config.mesh) | dict(mesh or {})))
     parameters = tuple(_parameters(described.shapes, axes))
