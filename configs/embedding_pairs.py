@@ -10,7 +10,8 @@ similarity set --objective.loss cosent --data.label-field score; for a teacher's
 --data.label-field scores. `jaxencoder mine` adds hard negatives and scores to pairs. Texts of an example share a row:
 if they are too long for it, the longest are truncated. Architecture, tokenizer and pooling come from --init-from.
 
-Expected: nothing has been measured with this code yet.
+Cost: 1,300 tokens of text per second with all-MiniLM-L6-v2 on 2 CPU cores: 10,000 pairs of questions of 14 tokens each
+take about 4 minutes. Expected: no quality has been measured with this code yet.
 
 Run: jaxencoder train embedding_pairs --init-from MODEL --run-dir runs/pairs --data.train pairs.jsonl
      jaxencoder evaluate similarity runs/pairs sts/test.jsonl
