@@ -6,6 +6,7 @@ arXiv:2004.03844.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,9 @@ def _pattern(config: EncoderConfig, layers: Sequence[int]) -> dict[str, Any]:
 
 def _blocks(config: EncoderConfig, encoder: Mapping[str, Any]) -> Iterator[Any]:
     """The parameters of each layer."""
-    for repetition in range(config.repeats):
-        for i in range(len(config.windows)):
-            yield jax.tree.map(lambda x: x[repetition], encoder["layers"][f"block_{i}"])  # noqa: B023  # used at once
+    for number in range(config.repeats * len(config.windows)):
+        repetition, i = divmod(number, len(config.windows))
+        yield jax.tree.map(itemgetter(repetition), encoder["layers"][f"block_{i}"])
     yield from (encoder["last"][f"block_{i}"] for i in range(len(config.remainder)))
 
 

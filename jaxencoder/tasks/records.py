@@ -68,6 +68,28 @@ def with_texts(record: Record, names: Sequence[str], where: str, words: bool = F
     return record
 
 
+def paired_records(
+    source: str | Iterable[Record],
+    data: DataConfig,
+    text_field: str | None,
+    pair_field: str | None,
+    added: Sequence[str],
+) -> Iterator[tuple[list[Record], list[str], list[str]]]:
+    """Yield chunks of records to which fields are to be added, with their first and their second texts.
+
+    Fields that are None are those of `data`. ValueError for a record that lacks its texts or has one of the fields of
+    these `added` names.
+    """
+    fields = text_field or data.text_field, pair_field or data.pair_field
+    records = (
+        with_texts(record, fields, where) for where, record in numbered(source, fields[0], fields[1:], data.text_unit)
+    )
+    for chunk in chunks(records, lambda record: sum(len(record[name]) for name in fields)):
+        check_new_fields(chunk, added)
+        first, second = ([record[name] for record in chunk] for name in fields)
+        yield chunk, first, second
+
+
 def check_new_fields(records: Sequence[Record], names: Sequence[str], otherwise: str = "drop it") -> None:
     """Raise ValueError if a record already has a field that is to be added."""
     if present := [name for name in names if any(name in record for record in records)]:

@@ -68,26 +68,27 @@ def grouped(
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     sizes: Sequence[int],
-    row_length: int,
+    row_length: int | Sequence[int],
     text_limit: int | None = None,
 ) -> tuple[list[list[Encoding]], int]:
     """The encodings of consecutive texts, or pairs, in groups of these sizes, and the number of truncated groups.
 
     Those of a group fit into one row together. If they do not, the longest are truncated to one length, of a pair the
-    longer text first. None has more than `text_limit` tokens.
+    longer text first. None has more than `text_limit` tokens. `row_length` is for all groups, or for each.
     """
+    rooms = [row_length] * len(sizes) if isinstance(row_length, int) else row_length
     second = None if pairs is None else list(pairs)
     encoded = tokenizer.encode_batch(list(texts), second, max_length=text_limit)
     # A token of each text.
     least = len(tokenizer.encode_batch([""], None if pairs is None else [""])[0].ids) + 1 + (pairs is not None)
     groups, end, truncated = [], 0, 0
-    for size in sizes:
+    for size, room in zip(sizes, rooms, strict=True):
         start, end = end, end + size
         lengths = [len(encoding.ids) for encoding in encoded[start:end]]
-        if sum(lengths) > row_length:
-            limit = _shared_limit(lengths, row_length)
+        if sum(lengths) > room:
+            limit = _shared_limit(lengths, room)
             if limit < least:
-                raise ValueError(f"rows of {row_length} tokens have no room for {size} texts; make them longer")
+                raise ValueError(f"rows of {room} tokens have no room for {size} texts; make them longer")
             long = [i for i, n in enumerate(lengths, start) if n > limit]
             seconds = None if second is None else [second[i] for i in long]
             shorter = tokenizer.encode_batch([texts[i] for i in long], seconds, max_length=limit)

@@ -32,7 +32,15 @@ from jaxencoder.tasks.embeddings.ranking import (
 )
 from jaxencoder.tasks.embeddings.spread import global_orthogonality
 from jaxencoder.tasks.embeddings.triplets import triplet
-from jaxencoder.tasks.embeddings.vectors import Loss, by_blocks, masked_sum, query_scores, similarities, zero_absent
+from jaxencoder.tasks.embeddings.vectors import (
+    Loss,
+    by_blocks,
+    finds_positive,
+    masked_sum,
+    query_scores,
+    similarities,
+    zero_absent,
+)
 from jaxencoder.tasks.task import Network, TaskObjective, TrainingLabels
 from jaxencoder.text.buckets import prompt_tokens
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
@@ -319,11 +327,8 @@ def ranking_accuracy(vectors: jax.Array, mask: jax.Array, similarity: Similarity
     x = jax.lax.stop_gradient(zero_absent(vectors, mask))
 
     def is_first(anchors: jax.Array, numbers: jax.Array) -> jax.Array:
-        values = jnp.where(mask[:, 1:], similarities(similarity, anchors, x[:, 1:]), -jnp.inf)  # [n, N, C - 1]
-        is_own = (numbers[:, None] == jnp.arange(len(x)))[..., None] & (jnp.arange(x.shape[1] - 1) == 0)
-        positive = jnp.where(is_own, values, -jnp.inf).max((1, 2))
-        other = jnp.where(is_own, -jnp.inf, values).max((1, 2))
-        return (positive > other).astype(jnp.float32)
+        scores = jnp.where(mask[:, 1:], similarities(similarity, anchors, x[:, 1:]), -jnp.inf)  # [n, N, C - 1]
+        return finds_positive(scores, numbers).astype(jnp.float32)
 
     return masked_sum(by_blocks(is_first, x[:, 0], jnp.arange(len(x))), mask[:, 0] & mask[:, 1])
 

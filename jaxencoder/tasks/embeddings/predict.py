@@ -13,7 +13,7 @@ from jaxencoder.model.similarity import pair_similarities, similarity_matrix, sp
 from jaxencoder.tasks.classification.metrics import correlations
 from jaxencoder.tasks.embeddings.data import SCHEMA, schema_for
 from jaxencoder.tasks.embeddings.objective import ComparedTexts, Embeddings
-from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
+from jaxencoder.tasks.records import labeled_records, paired_records
 from jaxencoder.tasks.running import objective_scores, row_length, score_texts
 from jaxencoder.tasks.sparse.objective import SparseEmbeddings
 from jaxencoder.tasks.sparse.vectors import text_vectors as sparse_text_vectors
@@ -70,17 +70,9 @@ def predict_similarities(
     Raises:
         ValueError: as in `text_vectors`, or a record that lacks its texts or has one of these fields.
     """
-    data = model.config.data
-    fields = text_field or data.text_field, pair_field or data.pair_field
-    records = (
-        with_texts(record, fields, where) for where, record in numbered(source, fields[0], fields[1:], data.text_unit)
-    )
-    for chunk in chunks(records, lambda record: sum(len(record[name]) for name in fields)):
-        check_new_fields(chunk, ADDED)
-        queries, documents = (
-            text_vectors(model, [record[name] for record in chunk], batch_tokens, is_query)
-            for name, is_query in zip(fields, (True, False), strict=True)
-        )
+    for chunk, first, second in paired_records(source, model.config.data, text_field, pair_field, ADDED):
+        queries = text_vectors(model, first, batch_tokens, is_query=True)
+        documents = text_vectors(model, second, batch_tokens)
         values = pair_similarities(model.config.objective.sentence.similarity, queries, documents)
         yield [record | {ADDED[0]: float(x)} for record, x in zip(chunk, values, strict=True)]
 

@@ -40,10 +40,10 @@ class MultiVectorSchema(EmbeddingSchema):
     def encode(self, tokenizer: Tokenizer, examples: list[Example], data: DataConfig, has_pairs: bool) -> Pieces:
         queries = self.query_ids(tokenizer, [example.texts[0] for example in examples])
         documents = [[self.document_prompt + text for text in example.texts[1]] for example in examples]
-        room = data.row_length - max(map(len, queries))
+        rooms = [data.row_length - len(query) for query in queries]
         sizes = [len(texts) for texts in documents]
         flat_texts = [text for texts in documents for text in texts]
-        groups, _ = grouped(tokenizer, flat_texts, None, sizes, room, self.document_length)
+        groups, _ = grouped(tokenizer, flat_texts, None, sizes, rooms, self.document_length)
         ids = [
             piece
             for query, group in zip(queries, groups, strict=True)

@@ -29,7 +29,7 @@ from jaxencoder.tasks.embeddings.distillation import check_temperatures, margin_
 from jaxencoder.tasks.embeddings.objective import teacher_scores
 from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.embeddings.ranking import score_ranking
-from jaxencoder.tasks.embeddings.vectors import masked_sum
+from jaxencoder.tasks.embeddings.vectors import Loss, finds_positive, masked_sum
 from jaxencoder.tasks.multi_vector.token_vectors import with_hidden_tokens
 from jaxencoder.tasks.task import Network, TaskObjective, TrainingLabels
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
@@ -247,15 +247,9 @@ def texts_of(
     return Texts(chosen.reshape(-1, *chosen.shape[2:]), is_token.reshape(-1, *is_token.shape[2:]))
 
 
-def _accuracy(scores: jax.Array, mask: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """How many queries find their positive first among documents scored [N, M, C - 1], and the number of queries.
-
-    `index` [N] is that, of M, of a query's own documents, the first of which is the positive.
-    """
-    is_positive = (jnp.arange(scores.shape[1]) == index[:, None])[..., None] & (jnp.arange(scores.shape[2]) == 0)
-    positive = jnp.where(is_positive, scores, -jnp.inf).max((1, 2))
-    other = jnp.where(is_positive, -jnp.inf, scores).max((1, 2))
-    return masked_sum((positive > other).astype(jnp.float32), mask[:, 0] & mask[:, 1])
+def _accuracy(scores: jax.Array, mask: jax.Array, example: jax.Array) -> Loss:
+    """How many queries find their positive first, see `finds_positive`, and the number of queries."""
+    return masked_sum(finds_positive(scores, example).astype(jnp.float32), mask[:, 0] & mask[:, 1])
 
 
 def _is_shape(x: object) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxencoder.model.multi_vector import MultiVectorConfig
 from jaxencoder.tasks.embeddings.data import SCHEMA
 from jaxencoder.tasks.multi_vector.token_vectors import matrix_similarities, pair_scores, text_limit, text_matrices
-from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
+from jaxencoder.tasks.records import labeled_records, paired_records
 from jaxencoder.tasks.task import Evaluation, TaskModel
 from jaxencoder.text.buckets import warn_truncated
 from jaxencoder.text.sources.records import Record
@@ -34,14 +34,7 @@ def predict_token_similarities(
     Raises:
         ValueError: a record that lacks its texts or has one of these fields.
     """
-    data = model.config.data
-    fields = text_field or data.text_field, pair_field or data.pair_field
-    records = (
-        with_texts(record, fields, where) for where, record in numbered(source, fields[0], fields[1:], data.text_unit)
-    )
-    for chunk in chunks(records, lambda record: sum(len(record[name]) for name in fields)):
-        check_new_fields(chunk, ADDED)
-        queries, documents = ([record[name] for record in chunk] for name in fields)
+    for chunk, queries, documents in paired_records(source, model.config.data, text_field, pair_field, ADDED):
         values = pair_scores(model, queries, documents, batch_tokens)
         yield [record | {ADDED[0]: float(x)} for record, x in zip(chunk, values, strict=True)]
 

@@ -1,0 +1,38 @@
+"""Records as queries and documents, each with its own length."""
+
+import pytest
+
+from jaxencoder.tasks.multi_vector.data import MultiVectorSchema
+from jaxencoder.text.config import DataConfig, TokenizerConfig
+from jaxencoder.text.schema import Example
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.tokenizers.training import train_tokenizer
+
+DATA = DataConfig(row_length=16, text_field="query", pair_field="document")
+SHORT, LONG = ("cat", ["rome bread paris cat " * 5]), ("paris cat rome bread cat rome", ["bread"])
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(["cat rome bread paris"] * 5, TokenizerConfig(vocab_size=80))
+
+
+def lengths(schema, tokenizer, *texts) -> list[list[int]]:
+    """The lengths of the query and of the documents of each record."""
+    pieces = schema.encode(tokenizer, [Example(pair, [0.0] * 2, 0) for pair in texts], DATA, False)
+    sizes = iter(pieces.lengths.tolist())
+    return [[next(sizes), next(sizes)] for _ in texts]
+
+
+def test_a_document_has_the_room_that_its_own_query_leaves(tokenizer) -> None:
+    schema = MultiVectorSchema(query_length=12)
+    ((query, document),) = alone = lengths(schema, tokenizer, SHORT)
+    assert query + document == 16
+    assert lengths(schema, tokenizer, SHORT, LONG)[:1] == alone
+
+
+def test_expanded_queries_have_one_length(tokenizer) -> None:
+    schema = MultiVectorSchema(query_length=8, expands_queries=True)
+    assert [query for query, _ in lengths(schema, tokenizer, SHORT, LONG)] == [8, 8]
+    with pytest.raises(ValueError, match="rows of 0 tokens have no room for 1 texts; make them longer"):
+        lengths(MultiVectorSchema(query_length=16, expands_queries=True), tokenizer, SHORT)
