@@ -23,6 +23,7 @@ from jaxencoder.api import load
 from jaxencoder.inference.embed import embed
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
+from jaxencoder.mining.vectors import model_digest
 from jaxencoder.model.similarity import pair_similarities, unit
 
 _DISTANCES: dict[str, Literal["euclidean", "cityblock"]] = {
@@ -89,11 +90,8 @@ class Encoder:
         self.mteb_model_meta = meta.ModelMeta.create_empty(overwrites)
 
     def _digest(self) -> str:
-        digest = hashlib.sha256(repr((self.model.sentence, self._options, sorted(self._prompts.items()))).encode())
-        for path, values in jax.tree.leaves_with_path(self.model.params):
-            digest.update(repr(path).encode())
-            digest.update(np.ascontiguousarray(values).data)
-        return digest.hexdigest()[:16]
+        settings = model_digest(self.model), self._options, sorted(self._prompts.items())
+        return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
     def prompt(self, task: str, kind: str, prompt_type: str | None) -> str | None:
         """The prompt for texts of a task, as `EmbedOptions` takes it.

@@ -41,7 +41,9 @@ def write_changed(model: Checkpoint, folder: Path) -> Written:
     if model.published is None:
         write_run(model, folder)
         return "run"
-    format = "transformers" if model.sentence == SentenceConfig() else "sentence-transformers"
+    gives_token_vectors = model.multi_vector is not None and model.multi_vector.is_only
+    is_plain = model.sentence == SentenceConfig() and not gives_token_vectors
+    format = "transformers" if is_plain else "sentence-transformers"
     save(model, folder, format)
     return format
 

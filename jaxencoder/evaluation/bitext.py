@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxencoder.evaluation.text_pairs import labeled_pairs, source_fields
-from jaxencoder.evaluation.vectors import text_vectors
+from jaxencoder.evaluation.vectors import pair_vectors
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.inference.search import Nearest
@@ -65,7 +65,7 @@ def evaluate_bitext(
         second_texts.append(second_text)
     if len(texts) < 2:
         raise ValueError(f"{listed(sources)} holds 1 pair; bitext mining needs several")
-    a, b = np.split(text_vectors(model, texts + second_texts, options), 2)
+    a, b = pair_vectors(model, texts, second_texts, options)
     similarity = model.sentence.similarity
     rows = nearest_rows(a, b, similarity)
     forward, backward = _text_accuracy(rows, second_texts), _text_accuracy(nearest_rows(b, a, similarity), texts)

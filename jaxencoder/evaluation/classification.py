@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxencoder.evaluation.labeled_texts import check_class, class_ids, find_fields, labeled_texts
-from jaxencoder.evaluation.vectors import text_vectors
+from jaxencoder.evaluation.vectors import pair_vectors
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.text.messages import listed
@@ -104,8 +104,7 @@ def evaluate_classification(
     _check_classes(classes, train_ids, test_ids, train)
     chosen = draws(train_ids, samples_per_label, experiments)
     union = np.unique(np.concatenate(chosen))
-    vectors = text_vectors(model, [texts[0][i] for i in union] + texts[1], options)
-    train_vectors, test_vectors = np.split(vectors, [len(union)])
+    train_vectors, test_vectors = pair_vectors(model, [texts[0][i] for i in union], texts[1], options)
     results = [
         fit_and_measure((train_vectors[np.searchsorted(union, i)], train_ids[i]), (test_vectors, test_ids))
         for i in chosen

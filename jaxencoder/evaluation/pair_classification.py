@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from jaxencoder.evaluation.text_pairs import Fields, labeled_pairs, source_fields
-from jaxencoder.evaluation.vectors import text_vectors
+from jaxencoder.evaluation.vectors import pair_vectors
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.model.config import Similarity
@@ -106,7 +106,7 @@ def evaluate_pair_classification(
     """
     fields = source_fields(sources, text_field, pair_field, label_field, label_names=LABEL_NAMES)
     texts, second_texts, is_similar = read_labeled_pairs(sources, fields)
-    a, b = np.split(text_vectors(model, texts + second_texts, options), 2)
+    a, b = pair_vectors(model, texts, second_texts, options)
 
     def result(name: Similarity) -> dict[str, Any]:
         metrics = pair_classification_metrics(pair_similarities(name, a, b), is_similar)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxencoder.evaluation.text_pairs import Fields, labeled_pairs, source_fields
-from jaxencoder.evaluation.vectors import text_vectors
+from jaxencoder.evaluation.vectors import pair_vectors
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.model.similarity import pair_similarities
@@ -60,7 +60,7 @@ def evaluate_similarity(
     """
     fields = source_fields(sources, text_field, pair_field, label_field, label_names=SCORE_NAMES)
     texts, second_texts, scores = read_pairs(sources, fields)
-    a, b = np.split(text_vectors(model, texts + second_texts, options), 2)
+    a, b = pair_vectors(model, texts, second_texts, options)
     similarity = model.sentence.similarity
     result = correlations(pair_similarities(similarity, a, b), scores)
     metrics = {"spearman": result["spearman"], "pearson": result["pearson"]}

@@ -55,12 +55,13 @@ def _align(rows: Iterable[Sequence[str]], justify: Callable[[str, int], str], mi
 def format_results(results: dict[str, dict[str, Any]]) -> str:
     """A text table with a row for each set and a column for each metric; fractions are multiplied by 100.
 
-    A set whose result is several, by name, has a row for each. Thresholds are no fractions.
+    A set whose result is several, by name, has a row for each. Thresholds are no fractions. The cell of a metric that a
+    set does not have is empty.
     """
     results = dict(_rows(results))
-    columns = list(next(iter(results.values())))
+    columns = list(dict.fromkeys(column for result in results.values() for column in result))
     rows = [
-        [one_line(name), *(_cell(result[column], column.endswith("threshold")) for column in columns)]
+        [one_line(name), *(_cell(result[x], x.endswith("threshold")) if x in result else "" for x in columns)]
         for name, result in results.items()
     ]
     return text_table([["", *columns], *rows])

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from scipy import sparse
-
 from jaxencoder.inference.embed import embed
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import EmbedOptions
+from jaxencoder.model.similarity import check_finite
 
 
 def text_vectors(model: OpenedModel, texts: Sequence[str], options: EmbedOptions) -> Any:
@@ -17,7 +15,12 @@ def text_vectors(model: OpenedModel, texts: Sequence[str], options: EmbedOptions
     ValueError if not all are finite.
     """
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    vectors = embed(model, list(rows), options)
-    if not np.isfinite(vectors.data if isinstance(vectors, sparse.csr_array) else vectors).all():
-        raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
-    return vectors[[rows[text] for text in texts]]
+    return check_finite(embed(model, list(rows), options))[[rows[text] for text in texts]]
+
+
+def pair_vectors(
+    model: OpenedModel, texts: Sequence[str], second_texts: Sequence[str], options: EmbedOptions
+) -> tuple[Any, Any]:
+    """The `text_vectors` of first and of second texts."""
+    vectors = text_vectors(model, [*texts, *second_texts], options)
+    return vectors[: len(texts)], vectors[len(texts) :]

@@ -20,6 +20,7 @@ from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.multi_vector.token_vectors import pair_scores
 from jaxencoder.tasks.running import encoder_output
 from jaxencoder.text.buckets import require_tokenizer
+from jaxencoder.text.tokenizers.encoding import as_list
 
 _WITHOUT_WEIGHT = ("cls", "sep", "pad", "unk")  # roles of tokens
 
@@ -57,13 +58,17 @@ def hybrid_scores(
     batch_tokens: int | None = None,
 ) -> dict[str, np.ndarray]:
     """The similarities float64 [N] of each query and its text; see `Model.hybrid_scores`."""
+    queries, texts = as_list(queries, "queries"), as_list(texts)
     if len(queries) != len(texts):
         raise ValueError(f"{len(queries)} queries but {len(texts)} texts; give one text for each query")
     if len(weights) != 3 or min(weights) < 0 or not sum(weights) > 0:
         raise ValueError(f"weights are {weights}; give three numbers of at least 0, not all 0")
-    lexical = [lexical_weights(model, x, batch_tokens) for x in (queries, texts)]
     options = EmbedOptions(normalize=True, batch_tokens=batch_tokens)
-    dense = [embed(model, x, options).astype(np.float64) for x in (queries, texts)]
+    distinct = list(dict.fromkeys([*queries, *texts]))  # a reranker repeats its query
+    numbers = {text: i for i, text in enumerate(distinct)}
+    rows = [[numbers[text] for text in x] for x in (queries, texts)]
+    weights_of, vectors = lexical_weights(model, distinct, batch_tokens), embed(model, distinct, options)
+    lexical, dense = [weights_of[x] for x in rows], [vectors[x].astype(np.float64) for x in rows]
     scores = {
         "dense": (dense[0] * dense[1]).sum(1),
         "lexical": np.asarray((lexical[0] * lexical[1]).sum(1), np.float64),

@@ -18,7 +18,7 @@ from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.inference.token_vectors import embed_tokens, gives_token_vectors, similarities
 from jaxencoder.model.sentence import Similarity
-from jaxencoder.model.similarity import similarity_matrix, sparse_similarities, unit
+from jaxencoder.model.similarity import check_finite, similarity_matrix, sparse_similarities, unit
 from jaxencoder.model.sparse import SparseVectors
 from jaxencoder.text.buckets import padded_size
 from jaxencoder.text.sources import Record, read
@@ -49,8 +49,8 @@ class Nearest(NamedTuple):
 
         Queries and vectors are arrays, or both are csr_arrays.
         """
-        if not all(np.isfinite(getattr(x, "data", x)).all() for x in (query_vectors, vectors)):
-            raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
+        check_finite(query_vectors)
+        check_finite(vectors)
         if isinstance(vectors, sparse.csr_array):
             return self._updated_sparse(query_vectors, vectors, similarity)
         scores, indices, seen = self
@@ -144,7 +144,7 @@ def _rank_by_tokens(
 ) -> Iterator[tuple[list[Record], Nearest]]:
     """`rank` by the vectors of tokens."""
     nearest = Nearest.empty(len(queries), k)
-    matrices = embed_tokens(model, queries, replace(options, prompt="query", max_length=None))
+    matrices = embed_tokens(model, queries, replace(options, prompt="query", max_length=None, pool_factor=None))
     for chunk, documents in embed.embed_source(model, records, text_field, replace(options, prompt="document")):
         nearest = nearest.with_scores(similarities(model, matrices, documents))
         yield chunk, nearest

@@ -50,7 +50,11 @@ def sparse_embedder(model: OpenedModel, options: EmbedOptions) -> SparseEmbedder
     role = options.role or (options.prompt if is_role else config.default_role)
     prompt = "" if is_role and options.prompt not in dict(settings.prompts) else settings.prompt(options.prompt)
     role = "query" if role == "query" else "document"
-    return SparseEmbedder(model, config, role, prompt, model.limit(options.max_length), options.batch_tokens)
+    limit = model.limit(options.max_length)
+    if role == "query" and config.queries == "table":
+        config = replace(config, query_length=options.max_length or config.query_length)
+        limit = config.query_length or limit
+    return SparseEmbedder(model, config, role, prompt, limit, options.batch_tokens)
 
 
 def check_options(model: OpenedModel, options: EmbedOptions) -> None:

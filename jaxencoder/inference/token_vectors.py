@@ -16,11 +16,12 @@ _OTHER_OPTIONS = ("pooling", "normalize", "dimensions", "windows")  # of one vec
 
 def gives_token_vectors(model: OpenedModel, options: EmbedOptions = DEFAULT_OPTIONS) -> bool:
     """Whether texts are embedded by a vector for each token."""
-    if model.multi_vector is None and options.pool_factor is not None:
+    is_only = model.multi_vector is not None and model.multi_vector.is_only
+    if not is_only and options.pool_factor is not None:
         raise ValueError(
             f"pool_factor is {options.pool_factor}, but this model gives one vector for a text; leave it out"
         )
-    return model.multi_vector is not None and model.multi_vector.is_only
+    return is_only
 
 
 def embed_tokens(model: OpenedModel, texts: Sequence[str], options: EmbedOptions = DEFAULT_OPTIONS) -> list[np.ndarray]:
@@ -76,5 +77,9 @@ def token_embedder(model: OpenedModel, options: EmbedOptions) -> TokenEmbedder:
     if options.pool_factor is not None:
         if not options.pool_factor >= 1:
             raise ValueError(f"pool_factor is {options.pool_factor}; give a number of at least 1")
-        settings = replace(settings, pooling=TokenPooling(options.pool_factor))
+        pooling = settings.pooling or TokenPooling(1.0, normalize=settings.normalize)
+        if role not in pooling.roles:
+            problem = f"pool_factor is {options.pool_factor}, but vectors of a {role} are not pooled"
+            raise ValueError(f"{problem}; leave it out")
+        settings = replace(settings, pooling=replace(pooling, factor=options.pool_factor))
     return TokenEmbedder(model, settings, role, text_limit(model, settings, role), options.batch_tokens)

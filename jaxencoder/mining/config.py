@@ -61,8 +61,9 @@ class MiningConfig:
         if self.range_max:
             return self.range_max
         limits = (self.max_score, self.absolute_margin, self.relative_margin)
-        may_drop = rescored or self.drop_near_duplicates or any(limit is not None for limit in limits)
-        return self.range_min + self.num_negatives * (10 if may_drop else 1) + positives
+        needs_more = rescored or self.drop_near_duplicates or any(limit is not None for limit in limits)
+        needs_more |= self.sampling == "random"
+        return self.range_min + self.num_negatives * (10 if needs_more else 1) + positives
 
 
 @dataclass(frozen=True)

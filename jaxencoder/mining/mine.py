@@ -17,6 +17,7 @@ from jaxencoder.mining.config import MiningConfig, MiningData
 from jaxencoder.mining.data import Pairs, read_pairs
 from jaxencoder.mining.negatives import Negatives, Rescore, Searched, mine_negatives
 from jaxencoder.mining.vectors import cached_numbers, model_digest, text_vectors
+from jaxencoder.model.similarity import check_finite
 from jaxencoder.text.cache import cache_folder
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.sources import Record
@@ -106,9 +107,7 @@ def _rescorer(model: OpenedModel, pairs: Pairs, batch_tokens: int | None, folder
         firsts, seconds = [pairs.queries[i] for i in queries], [pairs.documents[i] for i in documents]
         compute = partial(score_pairs, model, firsts, seconds, batch_tokens)
         scores = cached_numbers(folder, [digest, firsts, seconds], compute)
-        if not np.isfinite(scores).all():
-            raise ValueError("some scores are not finite: the cross-encoder is damaged, or its training diverged")
-        return scores
+        return check_finite(scores, "scores")
 
     return rescore
 

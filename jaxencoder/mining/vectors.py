@@ -20,6 +20,7 @@ from jaxencoder.files import write_atomic
 from jaxencoder.inference.embed import embed
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import EmbedOptions
+from jaxencoder.model.similarity import check_finite
 from jaxencoder.parameters import flatten
 
 _TEXTS = 2048  # in a chunk: little is lost when a run is stopped
@@ -93,12 +94,6 @@ def text_vectors(model: OpenedModel, digest: str, texts: Sequence[str], options:
         for start in range(0, len(texts), _TEXTS):
             chunk = list(texts[start : start + _TEXTS])
             key = [digest, model.sentence.prompt(options.prompt), settings, chunk]
-            parts.append(cached_numbers(folder, key, lambda chunk=chunk: _finite(embed(model, chunk, options))))
+            parts.append(cached_numbers(folder, key, lambda chunk=chunk: check_finite(embed(model, chunk, options))))
             bar.update(len(chunk))
     return Vectors(parts)
-
-
-def _finite(vectors: np.ndarray) -> np.ndarray:
-    if not np.isfinite(vectors).all():
-        raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
-    return vectors

@@ -19,6 +19,13 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
+def check_finite(vectors: Any, name: str = "vectors") -> Any:
+    """The vectors, an array or csr_array, or numbers of another `name`; ValueError if not all are finite."""
+    if not np.isfinite(vectors.data if sparse.issparse(vectors) else vectors).all():
+        raise ValueError(f"the {name} hold numbers that are not finite: the model is damaged, or training diverged")
+    return vectors
+
+
 def similarity_matrix(similarity: Similarity, queries: jax.Array, vectors: jax.Array) -> jax.Array:
     """The similarities [Q, N] of queries [Q, D] and vectors [N, D]; for "cosine" both have length 1."""
     if similarity in ("cosine", "dot"):

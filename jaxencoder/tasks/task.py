@@ -65,6 +65,13 @@ class TaskObjective(ObjectiveConfig):
 
         return Objective(init, loss, scores)
 
+    def check_used(self, loss: str, used_by: Mapping[str, Sequence[str]]) -> None:
+        """ValueError for a setting, other than its default, that is only for other losses than this one."""
+        for name, losses in used_by.items():
+            if loss not in losses and (value := getattr(self, name)) != getattr(type(self), name):
+                users = " or ".join(losses)
+                raise ValueError(f"objective.{name} is {value}, but objective.loss {loss} has none; set {users}.")
+
     @property
     def label_array(self) -> tuple[tuple[int, ...], type]:
         """Shape and dtype of an example's label in batch["labels"]."""

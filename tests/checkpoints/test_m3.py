@@ -19,6 +19,7 @@ def write(folder: Path) -> Path:
     folder.mkdir()
     save_peer("xlm-roberta", folder)
     torch.manual_seed(0)
+    torch.manual_seed(0)
     torch.save(torch.nn.Linear(D, 1).state_dict(), folder / "sparse_linear.pt")
     torch.save(torch.nn.Linear(D, SIZE).state_dict(), folder / "colbert_linear.pt")
     return folder

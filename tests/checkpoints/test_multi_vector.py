@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.checkpoints.layers import keep_layers
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.tasks.multi_vector.token_vectors import matrix_similarities, text_matrices
 
@@ -39,8 +40,10 @@ def write(folder: Path, family: str = "bert", **settings) -> Path:
     """A MultiVectorEncoder as sentence-transformers writes it."""
     from sentence_transformers.base.modules import Dense, Normalize, Transformer
     from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling, MultiVectorMask
+    from torch import manual_seed
     from torch.nn import Identity
 
+    manual_seed(0)  # of the projection
     (folder / "encoder").mkdir(parents=True)
     save_peer(family, folder / "encoder")
     names = {"module_input_name": "token_embeddings"}
@@ -170,3 +173,9 @@ def test_refused(file: str, settings: dict, message: str, written: Path, tmp_pat
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("written"), pooling={"pool_factor": 2.0})
+
+
+def test_a_model_of_fewer_layers_still_gives_token_vectors(written: Path, tmp_path: Path) -> None:
+    assert keep_layers(written, tmp_path / "fewer", [0]) == "sentence-transformers"
+    model, whole = jaxencoder.load(tmp_path / "fewer"), jaxencoder.load(written)
+    assert model.multi_vector == whole.multi_vector and model.config.model.num_layers == 1

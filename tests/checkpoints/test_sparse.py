@@ -12,6 +12,7 @@ import jaxencoder
 from jaxencoder.checkpoints.initial import open_initial_model
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.model.sparse import SparseConfig
+from jaxencoder.tasks.sparse.objective import SparseEmbeddings
 
 from .peers import SHORT, save_peer
 
@@ -143,3 +144,15 @@ def test_refused(name: str, file: str, change, message: str, folders, tmp_path) 
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(ValueError, match=message):
         jaxencoder.load(tmp_path / "copy")
+
+
+def test_max_length_of_queries_by_a_table(folders) -> None:
+    model = jaxencoder.load(folders["table"])
+    short = model.embed_sparse(SHORT, "query", max_length=3)
+    assert (np.diff(short.indptr) <= 3).all() and short.nnz < model.embed_sparse(SHORT, "query").nnz
+
+
+def test_training_names_what_it_does_not_keep(caplog) -> None:
+    sparse = SparseConfig(queries="table", max_active=7)
+    objective = SparseEmbeddings().started_from(SentenceConfig(sparse=sparse))
+    assert objective.queries == "table" and "init_from has its own max_active, which the run does not" in caplog.text

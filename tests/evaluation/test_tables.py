@@ -39,3 +39,8 @@ def test_markdown_table():
         "| one   |    1.5 |",
         "| three |     22 |",
     ]
+
+
+def test_metrics_that_only_some_sets_have():
+    actual = format_results({"a": {"f1": 0.5}, "b": {"f1": 0.25, "ap": 1.0}}).splitlines()
+    assert [line.split() for line in actual] == [["f1", "ap"], ["a", "50.00"], ["b", "25.00", "100.00"]]

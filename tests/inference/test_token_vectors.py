@@ -105,5 +105,7 @@ def test_refused_by_other_models(model, multi) -> None:
         multi.embed(TEXTS)
     with pytest.raises(ValueError, match="pool_factor is 2, but this model gives one vector for a text"):
         embed(model, TEXTS, EmbedOptions(pool_factor=2))
+    with pytest.raises(ValueError, match="pool_factor is 2, but vectors of a query are not pooled; leave it out"):
+        embed_tokens(multi, TEXTS, EmbedOptions(prompt="query", pool_factor=2))
     with pytest.raises(ValueError, match="no vectors of tokens that are trained to be compared"):
         embed_tokens(model, TEXTS)

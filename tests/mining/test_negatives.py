@@ -142,6 +142,11 @@ def test_random_negatives_are_a_function_of_the_seed() -> None:
         assert [k for k in all_of_them if k in chosen] == chosen and len(chosen) == 4
 
 
+def test_random_negatives_have_others_to_choose_from() -> None:
+    assert MiningConfig(num_negatives=3).candidates(1) == 4
+    assert MiningConfig(num_negatives=3, sampling="random").candidates(1) == 31
+
+
 def test_what_is_left_out_is_counted(monkeypatch) -> None:
     monkeypatch.setattr(search, "_SCORES", 1 << 6)  # blocks of two documents
     counts: Counter[str] = Counter()

@@ -55,6 +55,13 @@ _SCORED = ("cosent", "angle", "cosine", "contrastive", "online_contrastive")
 _TAUGHT = ("margin_mse", "kl")
 NO_PROMPT = "none"  # a value of the settings of prompts
 _BY_DISTANCE = ("triplet", "contrastive", "online_contrastive")
+# Settings that only some losses use.
+_USED_BY = {
+    "scale": ("ranking", "cosent", "angle"),
+    "margin": _BY_DISTANCE,
+    **dict.fromkeys(("directions", "partition", "hardness", "hardness_strength"), ("ranking",)),
+    **dict.fromkeys(("student_temperature", "teacher_temperature"), ("kl",)),
+}
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,10 @@ class ComparedTexts(TaskObjective):
 
     def __post_init__(self) -> None:
         self.check_at_least({"parts": 1, "margin": 0, "hardness_strength": 0})
+        self.check_used(self.loss, _USED_BY)
+        if (self.hardness == "none") != (self.hardness_strength == 0):
+            problem = f"objective.hardness is {self.hardness}, and objective.hardness_strength {self.hardness_strength}"
+            raise ValueError(f"{problem}; set both, or leave both out.")
         if self.loss in _BY_DISTANCE and self.sentence.similarity == "dot":
             raise ValueError(f"objective.loss {self.loss} compares distances, and dot is none; give cosine.")
         check_settings(self.scale, self.directions, self.partition, self.hardness, self.hardness_strength)
@@ -238,9 +249,7 @@ class Embeddings(ComparedTexts):
 
         def skipping(function: Callable[..., Any]) -> Callable[..., Any]:
             def of_batch(params: Params, batch: Batch, key: jax.Array, train: bool) -> Any:
-                texts = jnp.arange(batch["labels"].shape[1])
-                is_anchor = (batch["tuples"][..., :1] == texts).any(1)  # [B, E]
-                return function(params, batch | {"skipped": jnp.where(is_anchor, query, document)}, key, train)
+                return function(params, batch | {"skipped": jnp.where(is_anchor(batch), query, document)}, key, train)
 
             return of_batch
 
@@ -310,6 +319,11 @@ def examples(vectors: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, ja
     scores = jnp.where(mask[..., 0], scores, jnp.nan)
     texts = tuples.shape[-1]
     return chosen.reshape(-1, texts, vectors.shape[-1]), mask.reshape(-1, texts), scores.reshape(-1)
+
+
+def is_anchor(batch: Batch) -> jax.Array:
+    """Which texts of each row are anchors, bool [B, E]."""
+    return (batch["tuples"][..., :1] == jnp.arange(batch["labels"].shape[1])).any(1)
 
 
 def teacher_scores(batch: Batch) -> jax.Array:

@@ -20,13 +20,16 @@ def in_parts(embed: Embed, parts: int) -> Embed:
         parts: 1 changes nothing.
 
     Returns:
-        A function like `embed`; ValueError where `parts` does not divide the rows of a batch.
+        A function like `embed`; ValueError where `parts` does not divide the rows of a batch of training. Predictions,
+        whose batches have other sizes and no backward pass, are made of all rows together.
     """
     if parts == 1:
         return embed
 
     def embed_all(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
         rows = len(batch["token_ids"])
+        if not train and rows % parts:
+            return embed(params, batch, key, train)
         if rows % parts:
             problem = f"objective.parts is {parts}, which does not divide a batch of {rows} rows"
             raise ValueError(f"{problem}; change it or training.batch_size.")

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from jaxencoder.model.sentence import Similarity
-from jaxencoder.model.similarity import pair_similarities, similarity_matrix, sparse_similarities, unit
+from jaxencoder.model.similarity import check_finite, pair_similarities, similarity_matrix, sparse_similarities, unit
 from jaxencoder.tasks.classification.metrics import correlations
 from jaxencoder.tasks.embeddings.data import SCHEMA, schema_for
 from jaxencoder.tasks.embeddings.objective import ComparedTexts, Embeddings
@@ -34,7 +34,7 @@ def text_vectors(
         is_query: whether the texts are queries, which have their own prompt, or of a sparse model a table.
 
     Raises:
-        ValueError: another model.
+        ValueError: another model, or vectors that are not finite.
     """
     objective, limit = model.config.objective, row_length(model)
     if isinstance(objective, SparseEmbeddings):
@@ -42,7 +42,7 @@ def text_vectors(
             model, objective.sparse, texts, is_query, limit=limit, batch_tokens=batch_tokens
         )
         warn_truncated(truncated, len(texts), limit)
-        return vectors
+        return check_finite(vectors)
     if not isinstance(objective, Embeddings):
         raise ValueError("this model was not trained for embeddings; fine-tune it with the objective Embeddings")
     prompt = objective.prompts[0 if is_query else 1]
@@ -50,7 +50,7 @@ def text_vectors(
     warn_truncated(truncated, len(texts), limit)
     size = objective.sentence.size(model.config.model.hidden_size)
     skip = prompt_tokens(model.tokenizer, prompt) if prompt and not objective.include_prompt else None
-    return score_texts(model, objective_scores(model), size, ids, None, batch_tokens, limit, skip)
+    return check_finite(score_texts(model, objective_scores(model), size, ids, None, batch_tokens, limit, skip))
 
 
 def predict_similarities(

@@ -38,6 +38,9 @@ class MultiVectorSchema(EmbeddingSchema):
         return schema_for(self.loss).encode_label(label, texts, labels, where)
 
     def encode(self, tokenizer: Tokenizer, examples: list[Example], data: DataConfig, has_pairs: bool) -> Pieces:
+        if data.row_length <= self.query_length:
+            problem = f"data.row_length is {data.row_length}, but queries have up to {self.query_length} tokens"
+            raise ValueError(f"{problem}; make rows longer, or set objective.query_length")
         queries = self.query_ids(tokenizer, [example.texts[0] for example in examples])
         documents = [[self.document_prompt + text for text in example.texts[1]] for example in examples]
         rooms = [data.row_length - len(query) for query in queries]

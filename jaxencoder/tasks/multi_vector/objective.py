@@ -38,6 +38,8 @@ MultiVectorLoss = Literal["ranking", "margin_mse", "kl"]
 
 NAME = "multi_vector"  # of the projection's parameters
 _TAUGHT = ("margin_mse", "kl")
+# Settings that only some losses use.
+_USED_BY = {"scale": ("ranking",), "student_temperature": ("kl",), "teacher_temperature": ("kl",)}
 
 
 class Texts(NamedTuple):
@@ -90,6 +92,7 @@ class MultiVectors(TaskObjective):
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"objective.{name} must be at least {value}, got {getattr(self, name)}.")
+        self.check_used(self.loss, _USED_BY)
         if not 0 < self.scale < np.inf:
             raise ValueError(f"objective.scale must be a positive number, got {self.scale}.")
         check_temperatures(self.student_temperature, self.teacher_temperature)

@@ -16,6 +16,7 @@ from jaxencoder.model.multi_vector import (
     max_similarities,
     token_vectors,
 )
+from jaxencoder.model.similarity import check_finite
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.multi_vector.token_pooling import pooled
 from jaxencoder.tasks.running import encoder_output
@@ -131,9 +132,7 @@ def matrix_similarities(
             values = _similarities(*query_block, *_padded([documents[i] for i in block], rows, length), config.mean)
             scores[q : q + _QUERIES, block] = np.asarray(values)[: len(queries) - q, : len(block)]
             start += len(block)
-    if not np.isfinite(scores).all():
-        raise ValueError("the vectors hold numbers that are not finite: the model is damaged, or training diverged")
-    return scores
+    return check_finite(scores)
 
 
 _similarities = jax.jit(max_similarities, static_argnums=4)

@@ -83,10 +83,7 @@ class Reranking(TaskObjective):
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
         check_choice("objective.loss", self.loss, get_args(RerankingLoss))
-        for name, losses in _USED_BY.items():
-            if self.loss not in losses and (value := getattr(self, name)) != getattr(type(self), name):
-                users = " or ".join(losses)
-                raise ValueError(f"objective.{name} is {value}, but objective.loss {self.loss} has none; set {users}.")
+        self.check_used(self.loss, _USED_BY)
         if self.loss == "bce" and self.activation != "identity":
             problem = f"objective.activation is {self.activation}, but objective.loss bce has a sigmoid of its own"
             raise ValueError(f"{problem}; leave it out.")
@@ -130,7 +127,7 @@ class Reranking(TaskObjective):
         return init, scores
 
     def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
-        """Loss and accuracy: of queries, whether the first document by score is one with the greatest label.
+        """Loss and accuracy: of queries, whether a document with the greatest label has the greatest score of all.
 
         Queries whose documents all have one label are left out. If each query has a single document, accuracy is of
         documents: whether their score is above 0 if, and only if, their label is at least 0.5.
@@ -204,7 +201,8 @@ def accuracy(scores: jax.Array, labels: jax.Array, mask: jax.Array) -> Loss:
     mask = mask & ~jnp.isnan(labels)
     if labels.shape[1] == 1:
         return masked_sum(((scores > 0) == (labels >= pointwise.POSITIVE)).astype(jnp.float32), mask)
-    greatest = jnp.where(mask, labels, -jnp.inf).max(1)
-    best = jnp.where(mask, scores, -jnp.inf).argmax(1)
-    is_right = jnp.take_along_axis(labels, best[:, None], axis=1)[:, 0] == greatest
-    return masked_sum(is_right.astype(jnp.float32), jnp.where(mask, labels, jnp.inf).min(1) < greatest)
+    greatest = jnp.where(mask, labels, -jnp.inf).max(1, keepdims=True)
+    best, other = (
+        jnp.where(mask & chosen, scores, -jnp.inf).max(1) for chosen in (labels == greatest, labels < greatest)
+    )
+    return masked_sum((best > other).astype(jnp.float32), (mask & (labels < greatest)).any(1))

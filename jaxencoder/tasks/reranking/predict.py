@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from jaxencoder.model.similarity import check_finite
 from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.embeddings.data import negatives
 from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, numbered, with_texts
@@ -24,7 +25,7 @@ def list_scores(
     """The scores of the documents of each query, float64 [documents], by a run of Reranking.
 
     Pairs longer than a row are truncated as in training, with one warning; `batch_tokens` is as in `Model.embed`.
-    ValueError for another model.
+    ValueError for another model, or scores that are not finite.
     """
     if not isinstance(model.config.objective, Reranking):
         raise ValueError("this model was not trained for reranking; fine-tune it with the objective Reranking")
@@ -32,7 +33,7 @@ def list_scores(
     result = classify.score(model, firsts, [text for texts in documents for text in texts], None, batch_tokens)
     buckets.warn_truncated(result.truncated, len(firsts), classify.row_length(model), "pairs")
     ends = np.cumsum([len(texts) for texts in documents], dtype=np.int64)
-    return np.split(result.scores[:, 0], ends[:-1]) if documents else []
+    return np.split(check_finite(result.scores[:, 0], "scores"), ends[:-1]) if documents else []
 
 
 def predict_scores(

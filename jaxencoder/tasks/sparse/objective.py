@@ -26,7 +26,7 @@ from jaxencoder.model.sparse import (
     sparse_vectors,
 )
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean, terms
-from jaxencoder.tasks.embeddings.objective import ComparedTexts, ranking_accuracy
+from jaxencoder.tasks.embeddings.objective import ComparedTexts, is_anchor, ranking_accuracy
 from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.sparse.regularizers import active_dimensions, flops, l1
 from jaxencoder.tasks.task import Network, TrainingLabels
@@ -56,7 +56,7 @@ class SparseEmbeddings(ComparedTexts):
     regularizer: Literal["flops", "l1"] = "flops"
     """Makes vectors sparse: by the work of an inverted index (flops), or by their absolute sums (l1)."""
     query_weight: float = 5e-5
-    """Factor of the regularizer of anchors; 0 if a table makes their vectors."""
+    """Factor of the regularizer of anchors. Set 0 with `queries` table, whose vectors have only a query's tokens."""
     document_weight: float = 3e-5
     """Factor of the regularizer of the other texts."""
     query_threshold: int = 0
@@ -113,8 +113,7 @@ class SparseEmbeddings(ComparedTexts):
                 by_table = query_vectors(
                     weight, batch["token_ids"], batch["segment_ids"], texts, tuple(vocabulary.special_ids)
                 )
-                is_anchor = (batch["tuples"][..., :1] == jnp.arange(texts)).any(1)  # [B, E]
-                vectors = jnp.where(is_anchor[..., None], by_table, vectors)
+                vectors = jnp.where(is_anchor(batch)[..., None], by_table, vectors)
             metrics = self.metrics(vectors, batch)
             return mean(metrics), metrics
 
@@ -160,7 +159,11 @@ class SparseEmbeddings(ComparedTexts):
         if sentence.sparse is None:  # a dense one was trained for something else
             return self
         names = ("pooling", "saturation", "queries")
-        choices = {name: getattr(self, name) or getattr(sentence.sparse, name) for name in names}
+        kept = SparseConfig(**{name: getattr(sentence.sparse, name) for name in names})
+        pairs = zip(dataclasses.asdict(kept).items(), dataclasses.asdict(sentence.sparse).values(), strict=True)
+        if lost := [name for (name, value), initial in pairs if value != initial]:
+            log.warning("init_from has its own %s, which the run does not keep.", " and ".join(lost))
+        choices = {name: getattr(self, name) or getattr(kept, name) for name in names}
         return dataclasses.replace(self, similarity=self.similarity or sentence.similarity, **choices)
 
     def with_labels(self, labels: TrainingLabels) -> Self:

@@ -37,7 +37,9 @@ def text_vectors(
         progress: called with the number of texts that are done.
     """
     if is_query and config.queries == "table":
-        return _by_table(model, config, texts, prompt)
+        result = _by_table(model, config, texts, prompt)
+        progress(len(texts))
+        return result
     limit = limit or model.max_length
     ids, truncated = tokenize(model.tokenizer, texts, limit, prompt)
     scores = partial(_row_vectors, model.config.model, model.compute, config)

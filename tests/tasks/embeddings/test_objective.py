@@ -247,6 +247,10 @@ def test_settings_and_data() -> None:
         ValueError, match="takes all pairs as similar, whatever their scores; leave out data.label_field"
     ):
         Embeddings().with_labels(TrainingLabels("label", "tuple", ()))
+    with pytest.raises(ValueError, match="objective.margin is 2, but objective.loss ranking has none; set triplet or"):
+        Embeddings(margin=2)
+    with pytest.raises(ValueError, match="objective.hardness is hard, and objective.hardness_strength 0.0; set both"):
+        Embeddings(hardness="hard")
     with pytest.raises(ValueError, match="objective.loss is triplet, but no record has a negative"):
         Embeddings(loss="triplet").metrics(np.zeros((1, 2, 4)), {"tuples": TWO_TEXTS, "labels": np.zeros((1, 2))})
 

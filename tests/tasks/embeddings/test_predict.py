@@ -1,5 +1,8 @@
 """Runs of embeddings: trained, measured, used, and opened by sentence-transformers."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
@@ -7,7 +10,7 @@ import jaxencoder
 from jaxencoder.config import DataConfig, Embeddings
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.inference.predict import predict
-from jaxencoder.tasks.embeddings.predict import ranking_metrics
+from jaxencoder.tasks.embeddings.predict import ranking_metrics, text_vectors
 from tests.tasks.conftest import Trained, run_on_records, write_records
 
 PROMPTS = {"query_prompt": "a: ", "document_prompt": "the river: ", "include_prompt": False}
@@ -38,6 +41,11 @@ def test_training_finds_the_similar_text(trained: Trained, tmp_path) -> None:
     pairs = [{"anchor": text_of(random, river), "positive": text_of(random, river)} for river in RIVERS]
     metrics = evaluate(trained.folder, write_records(tmp_path / "pairs.jsonl", pairs), output=tmp_path / "results.json")
     assert metrics["accuracy"] == metrics["mrr"] == 1 and metrics["texts"] == metrics["examples"] == 6
+
+
+def test_one_pair_by_a_run_in_parts(trained: Trained) -> None:
+    (record,) = predict(trained.folder, [{"anchor": "the Elbe", "positive": "the Elbe"}])
+    assert record["similarity"] > 0.5
 
 
 def test_scores_of_pairs(trained: Trained, tmp_path) -> None:
@@ -87,3 +95,11 @@ def test_other_models_and_records(trained: Trained, classifier: Trained) -> None
         list(predict(trained.folder, [{"anchor": "a"}]))
     with pytest.raises(ValueError, match="k is 3, which is no option of embedding"):
         list(predict(trained.folder, [{"anchor": "a", "positive": "b"}], k=3))
+
+
+def test_a_diverged_run_is_not_measured(trained: Trained) -> None:
+    """NaN is neither more nor less similar, so that each positive would be the first."""
+    model = jaxencoder.load(trained.folder)
+    broken = dataclasses.replace(model, params=jax.tree.map(lambda x: np.full_like(x, np.nan), model.params))
+    with pytest.raises(ValueError, match="the vectors hold numbers that are not finite"):
+        text_vectors(broken, ["the Elbe"])

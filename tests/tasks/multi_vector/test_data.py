@@ -34,5 +34,5 @@ def test_a_document_has_the_room_that_its_own_query_leaves(tokenizer) -> None:
 def test_expanded_queries_have_one_length(tokenizer) -> None:
     schema = MultiVectorSchema(query_length=8, expands_queries=True)
     assert [query for query, _ in lengths(schema, tokenizer, SHORT, LONG)] == [8, 8]
-    with pytest.raises(ValueError, match="rows of 0 tokens have no room for 1 texts; make them longer"):
+    with pytest.raises(ValueError, match="data.row_length is 16, but queries have up to 16 tokens; make rows longer"):
         lengths(MultiVectorSchema(query_length=16, expands_queries=True), tokenizer, SHORT)

@@ -177,5 +177,7 @@ def test_accuracy() -> None:
     labels = np.array([[0, 1, 5], [0, 1, 0], [1, 1, 1], [1, np.nan, 0]], np.float32)
     mask = np.array([[True, True, False], *[[True] * 3] * 3])
     assert [float(x) for x in accuracy(scores, labels, mask)] == [2, 3]  # the third has equal labels
+    tied = np.zeros((1, 3), np.float32), np.array([[1, 0, 0]], np.float32), np.ones((1, 3), bool)
+    assert [float(x) for x in accuracy(*tied)] == [0, 1]
     one = (x[:, :1] for x in (scores - 2, labels, mask))
     assert [float(x) for x in accuracy(*one)] == [2, 4]

@@ -25,7 +25,7 @@ def trained(home) -> Trained:
 
     objective = Reranking(loss="infonce", dropout=0.0)
     return run_on_records(
-        home / "reranker", objective, DataConfig(text_field="query", pair_field="positive"), make, steps=80, rate=8e-3
+        home / "reranker", objective, DataConfig(text_field="query", pair_field="positive"), make, steps=160, rate=8e-3
     )
 
 
