@@ -161,8 +161,8 @@ class SparseEmbeddings(ComparedTexts):
         names = ("pooling", "saturation", "queries")
         kept = SparseConfig(**{name: getattr(sentence.sparse, name) for name in names})
         pairs = zip(dataclasses.asdict(kept).items(), dataclasses.asdict(sentence.sparse).values(), strict=True)
-        if lost := [name for (name, value), initial in pairs if value != initial]:
-            log.warning("init_from has its own %s, which the run does not keep.", " and ".join(lost))
+        if dropped := [name for (name, value), initial in pairs if value != initial]:
+            log.warning("init_from has its own %s, which the run does not keep.", " and ".join(dropped))
         choices = {name: getattr(self, name) or getattr(kept, name) for name in names}
         return dataclasses.replace(self, similarity=self.similarity or sentence.similarity, **choices)
 
