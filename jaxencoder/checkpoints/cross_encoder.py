@@ -13,11 +13,14 @@ from jaxencoder.checkpoints.kind import MODULES_FILE
 from jaxencoder.checkpoints.sentence_keys import check_keys
 from jaxencoder.checkpoints.sentence_modules import activation_name, activation_path
 from jaxencoder.checkpoints.sentence_settings import (
+    CLASSES,
     SETTINGS_FILE,
     TRANSFORMER_FILE,
     read_modules,
     read_prompts,
+    start_folder,
     text_limits,
+    write_modules,
 )
 from jaxencoder.config_io import CONFIG_FILE
 from jaxencoder.families.family import Settings
@@ -98,9 +101,7 @@ def activation_settings(activation: str) -> dict[str, Any]:
 
 def write(folder: Path, settings: CrossEncoderConfig, max_length: int) -> None:
     """Write the files of `read`; classifier and tokenizer go into the same folder afterwards, config.json last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG_FILE, MODULES_FILE):
-        (folder / name).unlink(missing_ok=True)
+    start_folder(folder)
     stored = {
         "model_type": "CrossEncoder",
         "prompts": dict(settings.prompts),
@@ -110,5 +111,4 @@ def write(folder: Path, settings: CrossEncoderConfig, max_length: int) -> None:
     write_json(folder / SETTINGS_FILE, stored)
     limits = {"transformer_task": "sequence-classification", "max_seq_length": max_length, "do_lower_case": False}
     write_json(folder / TRANSFORMER_FILE, limits)
-    entry = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
-    write_json(folder / MODULES_FILE, [entry])
+    write_modules(folder, {"": CLASSES["Transformer"]})

@@ -18,14 +18,17 @@ from jaxencoder.checkpoints.kind import MODULES_FILE
 from jaxencoder.checkpoints.sentence_keys import check_keys, flag, positive
 from jaxencoder.checkpoints.sentence_modules import read_module, write_module
 from jaxencoder.checkpoints.sentence_settings import (
+    CLASSES,
     SETTINGS_FILE,
     TRANSFORMER_FILE,
     ModuleEntry,
     model_type,
     read_modules,
     read_prompts,
+    start_folder,
     text_limits,
     transformer_settings,
+    write_modules,
 )
 from jaxencoder.checkpoints.weights import open_weights
 from jaxencoder.config_io import CONFIG_FILE
@@ -41,13 +44,6 @@ _MASK, _POOLING = "MultiVectorMask", "HierarchicalTokenPooling"
 _SUPPORTED = ("Dense", "Dropout", "Normalize", _MASK, _POOLING)
 _EXPANDED_LENGTH = 32  # ColBERT's, where a folder has none
 _PREFIXES = {"query": "query_prefix", "document": "document_prefix"}  # of PyLate
-_CLASSES = {
-    "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
-    "Dense": "sentence_transformers.base.modules.dense.Dense",
-    "Normalize": "sentence_transformers.base.modules.normalize.Normalize",
-    _MASK: "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask",
-    _POOLING: "sentence_transformers.multi_vector_encoder.modules.token_pooling.HierarchicalTokenPooling",
-}
 
 
 class MultiVectorFolder(NamedTuple):
@@ -251,19 +247,17 @@ def write(folder: Path, settings: MultiVectorConfig, params: Params, max_length:
         raise ValueError(
             "sentence-transformers has no MultiVectorEncoder without the vector of [CLS]; keep this format"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG_FILE, MODULES_FILE):
-        (folder / name).unlink(missing_ok=True)
-    kinds, paths = ["Transformer"], [""]
+    start_folder(folder)
+    classes = {"": CLASSES["Transformer"]}
 
     def add(kind: str) -> Path:
-        kinds.append(kind)
-        paths.append(f"{len(paths)}_{kind}")
-        return folder / paths[-1]
+        path = f"{len(classes)}_{kind}"
+        classes[path] = CLASSES[kind]
+        return folder / path
 
     for number, module in enumerate(settings.modules):
         kind = type(module).__name__
-        if kind not in _CLASSES:
+        if kind not in _SUPPORTED:
             raise ValueError(f"sentence-transformers has no {kind} of tokens; leave it out")
         write_module(module, params.get(str(number), {}), add(kind), of_tokens=True)
     mask = {"skiplist_words": list(settings.skipped_words), "skiplist_tasks": list(settings.skipped_roles)}
@@ -282,11 +276,7 @@ def write(folder: Path, settings: MultiVectorConfig, params: Params, max_length:
         "similarity_fn_name": "meanmaxsim" if settings.mean else "maxsim",
     }
     write_json(folder / SETTINGS_FILE, stored)
-    entries = [
-        {"idx": i, "name": str(i), "path": path, "type": _CLASSES[kind]}
-        for i, (kind, path) in enumerate(zip(kinds, paths, strict=True))
-    ]
-    write_json(folder / MODULES_FILE, entries)
+    write_modules(folder, classes)
 
 
 def _transformer(settings: MultiVectorConfig, max_length: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from jaxencoder.checkpoints.sentence_keys import check_keys, flag, positive
 from jaxencoder.config_io import CONFIG_FILE
 from jaxencoder.families.family import Tasks
 from jaxencoder.families.published import matching_family
-from jaxencoder.files import read_json
+from jaxencoder.files import read_json, write_json
 from jaxencoder.text.messages import listed
 
 SETTINGS_FILE = "config_sentence_transformers.json"
@@ -22,6 +22,22 @@ _TRANSFORMER_FILES = (
 )
 # ColBERT is that of PyLate.
 MODEL_TYPES = ("SentenceTransformer", "SparseEncoder", "CrossEncoder", "MultiVectorEncoder", "ColBERT")
+# Modules that we write -> their classes, from version 6 on.
+CLASSES = {
+    **{
+        kind: f"sentence_transformers.base.modules.{kind.lower()}.{kind}"
+        for kind in ("Transformer", "Router", "Dense", "Normalize")
+    },
+    **{
+        kind: f"sentence_transformers.{package}.{kind}"
+        for kind, package in (
+            ("SpladePooling", "sparse_encoder.modules.splade_pooling"),
+            ("SparseStaticEmbedding", "sparse_encoder.modules.sparse_static_embedding"),
+            ("MultiVectorMask", "multi_vector_encoder.modules.multi_vector_mask"),
+            ("HierarchicalTokenPooling", "multi_vector_encoder.modules.token_pooling"),
+        )
+    },
+}
 _PYLATE_DENSE = "pylate.models.Dense.Dense"
 _TOKENIZER_FILE = "tokenizer_config.json"
 _TASK_CODE = "custom_st.Transformer"  # the class, in a file of the folder, that applies adapters for tasks
@@ -89,6 +105,19 @@ def read_modules(folder: Path, first_kinds: tuple[str, ...] = ("Transformer",)) 
         first = f"{entries[0].kind!r} ({entries[0].path})"
         raise ValueError(f"{file} has a module {first}; only {' or '.join(first_kinds)} is supported there")
     return entries
+
+
+def start_folder(folder: Path) -> None:
+    """Make a folder, or remove the files that complete an older one, so that an interrupted save opens as nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG_FILE, MODULES_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_modules(folder: Path, classes: Mapping[str, str]) -> None:
+    """Write modules.json, from the folder of each module, "" for `folder` itself, to its class."""
+    entries = [{"idx": i, "name": str(i), "path": path, "type": name} for i, (path, name) in enumerate(classes.items())]
+    write_json(folder / MODULES_FILE, entries)
 
 
 def tasks_of(folder: Path) -> Tasks | None:

@@ -29,8 +29,10 @@ from jaxencoder.checkpoints.sentence_settings import (
     model_type,
     read_modules,
     read_prompts,
+    start_folder,
     tasks_of,
     text_limits,
+    write_modules,
 )
 from jaxencoder.checkpoints.sparse import SparseFolder
 from jaxencoder.config_io import CONFIG_FILE
@@ -151,15 +153,14 @@ def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: i
         problem = f"sentence-transformers stores no normalization after truncation to {settings.dimensions} dimensions"
         raise ValueError(f"{problem}; leave normalize out, and ask for it where texts are embedded")
     settings.size(hidden_size)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG_FILE, MODULES_FILE):
-        (folder / name).unlink(missing_ok=True)
-    kinds, paths = ["Transformer", "Pooling"], ["", "1_Pooling"]
-    write_pooling(folder / paths[1], hidden_size, modes, settings.include_prompt)
+    start_folder(folder)
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    write_pooling(folder / "1_Pooling", hidden_size, modes, settings.include_prompt)
     for number, module in enumerate((*settings.modules, *[Normalize()] * settings.normalize)):
-        kinds.append(type(module).__name__)
-        paths.append(f"{number + 2}_{kinds[-1]}")
-        write_module(module, params.get(str(number), {}), folder / paths[-1])
+        kind = type(module).__name__
+        path = f"{number + 2}_{kind}"
+        kinds[path] = kind
+        write_module(module, params.get(str(number), {}), folder / path)
     write_json(folder / TRANSFORMER_FILE, {"max_seq_length": max_length, "do_lower_case": False})
     stored = {
         "model_type": "SentenceTransformer",
@@ -168,11 +169,8 @@ def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: i
         "similarity_fn_name": settings.similarity,
     }
     write_json(folder / SETTINGS_FILE, stored | ({"truncate_dim": d} if (d := settings.dimensions) else {}))
-    entries = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (kind, path) in enumerate(zip(kinds, paths, strict=True))
-    ]
-    write_json(folder / MODULES_FILE, entries)
+    # Older names of the classes, which all versions read
+    write_modules(folder, {path: f"sentence_transformers.models.{kind}" for path, kind in kinds.items()})
 
 
 def _pooled_by_code(folder: Path) -> SentenceFolder | None:

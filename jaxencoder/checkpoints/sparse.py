@@ -15,12 +15,15 @@ from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.kind import MODULES_FILE
 from jaxencoder.checkpoints.sentence_keys import check_keys, positive
 from jaxencoder.checkpoints.sentence_settings import (
+    CLASSES,
     SETTINGS_FILE,
     TRANSFORMER_FILE,
     ModuleEntry,
     read_modules,
     read_prompts,
+    start_folder,
     text_limits,
+    write_modules,
 )
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.config_io import CONFIG_FILE
@@ -35,12 +38,6 @@ _ROUTER_FILE = "router_config.json"
 _TRANSFORMERS, _POOLING, _TABLE = ("Transformer", "MLMTransformer"), "SpladePooling", "SparseStaticEmbedding"
 _SATURATIONS: dict[str, Saturation] = {"relu": "log1p", "log1p_relu": "log1p_log1p"}
 _ROUTES = {"query": (_TABLE,), "document": ("Transformer", _POOLING)}
-_CLASSES = {
-    "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
-    "Router": "sentence_transformers.base.modules.router.Router",
-    _POOLING: f"sentence_transformers.sparse_encoder.modules.splade_pooling.{_POOLING}",
-    _TABLE: f"sentence_transformers.sparse_encoder.modules.sparse_static_embedding.{_TABLE}",
-}
 _UNLIMITED = 1 << 30  # transformers' model_max_length of a tokenizer without a limit is greater
 
 
@@ -92,9 +89,7 @@ def write(folder: Path, model: Checkpoint, tokenizer: Tokenizer) -> Path:
     assert sparse is not None  # the caller asks
     if "mlm_head" not in params:
         raise ValueError("the model has no head of a masked language model, which sparse vectors need")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG_FILE, MODULES_FILE):
-        (folder / name).unlink(missing_ok=True)
+    start_folder(folder)
     pooling = {
         "pooling_strategy": sparse.pooling,
         "activation_function": next(theirs for theirs, ours in _SATURATIONS.items() if ours == sparse.saturation),
@@ -103,10 +98,10 @@ def write(folder: Path, model: Checkpoint, tokenizer: Tokenizer) -> Path:
     if sparse.queries == "table":
         transformer, pooling_folder = (folder / f"document_{i}_{kind}" for i, kind in enumerate(_ROUTES["document"]))
         _write_router(folder, sparse, params[QUERY_TABLE]["weight"], tokenizer)
-        kinds, paths = ["Router"], [""]
+        kinds = {"": "Router"}
     else:
         transformer, pooling_folder = folder, folder / f"1_{_POOLING}"
-        kinds, paths = ["Transformer", _POOLING], ["", pooling_folder.name]
+        kinds = {"": "Transformer", pooling_folder.name: _POOLING}
     write_json(pooling_folder / CONFIG_FILE, pooling)
     limits = {"transformer_task": "fill-mask", "max_seq_length": model.max_length, "do_lower_case": False}
     write_json(transformer / TRANSFORMER_FILE, limits)
@@ -119,18 +114,14 @@ def write(folder: Path, model: Checkpoint, tokenizer: Tokenizer) -> Path:
     write_json(
         folder / SETTINGS_FILE, stored | ({} if sparse.max_active is None else {"max_active_dims": sparse.max_active})
     )
-    entries = [
-        {"idx": i, "name": str(i), "path": path, "type": _CLASSES[kind]}
-        for i, (kind, path) in enumerate(zip(kinds, paths, strict=True))
-    ]
-    write_json(folder / MODULES_FILE, entries)
+    write_modules(folder, {path: CLASSES[kind] for path, kind in kinds.items()})
     return transformer
 
 
 def _write_router(folder: Path, sparse: SparseConfig, weight: Any, tokenizer: Tokenizer) -> None:
     """Write the routes and the queries' table with its tokenizer."""
     structure = {role: [f"{role}_{i}_{kind}" for i, kind in enumerate(kinds)] for role, kinds in _ROUTES.items()}
-    types = {name: _CLASSES[name.split("_", 2)[2]] for names in structure.values() for name in names}
+    types = {name: CLASSES[name.split("_", 2)[2]] for names in structure.values() for name in names}
     parameters = {"default_route": sparse.default_role, "allow_empty_key": True, "route_mappings": {}}
     write_json(folder / _ROUTER_FILE, {"types": types, "structure": structure, "parameters": parameters})
     table = folder / structure["query"][0]
