@@ -23,7 +23,7 @@ from jaxencoder.api import load
 from jaxencoder.inference.embed import embed
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
-from jaxencoder.mining.vectors import model_digest
+from jaxencoder.inference.stored_vectors import model_digest
 from jaxencoder.model.similarity import pair_similarities, unit
 
 _DISTANCES: dict[str, Literal["euclidean", "cityblock"]] = {

@@ -12,11 +12,11 @@ from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.inference.rerank import check_cross_encoder, score_pairs
 from jaxencoder.inference.search import search_options
+from jaxencoder.inference.stored_vectors import cached_numbers, model_digest, text_vectors
 from jaxencoder.inference.writers import open_writer
 from jaxencoder.mining.config import MiningConfig, MiningData
 from jaxencoder.mining.data import Pairs, read_pairs
 from jaxencoder.mining.negatives import Negatives, Rescore, Searched, mine_negatives
-from jaxencoder.mining.vectors import cached_numbers, model_digest, text_vectors
 from jaxencoder.model.similarity import check_finite
 from jaxencoder.text.cache import cache_folder
 from jaxencoder.text.config import DataConfig

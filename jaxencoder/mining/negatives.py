@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxencoder.inference.search import Nearest
+from jaxencoder.inference.stored_vectors import Vectors
 from jaxencoder.mining.config import MiningConfig
-from jaxencoder.mining.vectors import Vectors
 from jaxencoder.model.sentence import Similarity
 from jaxencoder.model.similarity import pair_similarities, unit
 from jaxencoder.text.buckets import padded_size

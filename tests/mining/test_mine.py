@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.inference import stored_vectors
+from jaxencoder.inference.stored_vectors import Vectors
 from jaxencoder.mining import mine as mining
-from jaxencoder.mining import vectors
 from jaxencoder.mining.config import MiningConfig, MiningData
-from jaxencoder.mining.vectors import Vectors
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.text.sources import read
 from tests.tasks.conftest import write_records
@@ -32,7 +32,7 @@ def computed(monkeypatch) -> list[str]:
         seen.extend(texts)
         return -np.abs(np.array(queries, float) - np.array(texts, float))
 
-    monkeypatch.setattr(vectors, "embed", embed)
+    monkeypatch.setattr(stored_vectors, "embed", embed)
     monkeypatch.setattr(mining, "score_pairs", score_pairs)
     monkeypatch.setattr(mining, "check_cross_encoder", lambda model: None)
     monkeypatch.setattr(mining, "opened", lambda name: SimpleNamespace(name=name, sentence=SentenceConfig()))
@@ -72,7 +72,7 @@ def test_pairs_and_corpus(computed, tmp_path) -> None:
 
 
 def test_another_run_embeds_only_new_texts(computed, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(vectors, "_TEXTS", 2)
+    monkeypatch.setattr(stored_vectors, "_TEXTS", 2)
     first = mine(tmp_path)
     assert sorted(computed) == sorted(["0", "90", "10", "20", "80", "0", "30", "60", "85"])
     computed.clear()

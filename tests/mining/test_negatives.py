@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from jaxencoder.inference import search
+from jaxencoder.inference.stored_vectors import Vectors
 from jaxencoder.mining import negatives
 from jaxencoder.mining.config import MiningConfig
 from jaxencoder.mining.negatives import Searched, mine_negatives
-from jaxencoder.mining.vectors import Vectors
 
 torch = pytest.importorskip("torch")
 util = pytest.importorskip("sentence_transformers.util")

@@ -87,7 +87,7 @@ def text_vectors(model: OpenedModel, digest: str, texts: Sequence[str], options:
     `digest` is the model's. ValueError if some vectors are not finite.
     """
     if model.sentence.sparse is not None:
-        raise ValueError("the model gives sparse vectors, by which negatives are not mined; name a dense model")
+        raise ValueError("the model gives sparse vectors, which are not stored; name a dense model")
     settings = json.loads(json.dumps({**asdict(options), "batch_tokens": None}, default=str))
     parts = []
     with tqdm(total=len(texts), unit=" texts", desc="Embedding", disable=None) as bar:
