@@ -5,7 +5,8 @@ from jaxencoder.tasks.classification.data import VALUES
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.tasks.classification.predict import evaluate_classes, predict_classes
 from jaxencoder.tasks.embeddings import data as tuples
-from jaxencoder.tasks.embeddings.objective import ComparedTexts, Embeddings
+from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts
+from jaxencoder.tasks.embeddings.objective import Embeddings
 from jaxencoder.tasks.embeddings.predict import evaluate_embeddings, predict_similarities
 from jaxencoder.tasks.multi_vector.data import MultiVectorSchema
 from jaxencoder.tasks.multi_vector.objective import MultiVectors

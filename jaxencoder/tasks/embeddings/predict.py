@@ -11,8 +11,9 @@ from scipy import sparse
 from jaxencoder.model.sentence import Similarity
 from jaxencoder.model.similarity import check_finite, pair_similarities, similarity_matrix, sparse_similarities, unit
 from jaxencoder.tasks.classification.metrics import correlations
+from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts
 from jaxencoder.tasks.embeddings.data import SCHEMA, schema_for
-from jaxencoder.tasks.embeddings.objective import ComparedTexts, Embeddings
+from jaxencoder.tasks.embeddings.objective import Embeddings
 from jaxencoder.tasks.records import labeled_records, paired_records
 from jaxencoder.tasks.running import objective_scores, row_length, score_texts
 from jaxencoder.tasks.sparse.objective import SparseEmbeddings

@@ -25,8 +25,8 @@ from jaxencoder.model.multi_vector import (
 )
 from jaxencoder.model.sentence import Dense
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean
+from jaxencoder.tasks.embeddings.compared_texts import teacher_scores
 from jaxencoder.tasks.embeddings.distillation import check_temperatures, margin_mse, score_distillation
-from jaxencoder.tasks.embeddings.objective import teacher_scores
 from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.embeddings.ranking import score_ranking
 from jaxencoder.tasks.embeddings.vectors import Loss, finds_positive, masked_sum

@@ -26,7 +26,7 @@ from jaxencoder.model.sparse import (
     sparse_vectors,
 )
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean, terms
-from jaxencoder.tasks.embeddings.objective import ComparedTexts, is_anchor, ranking_accuracy
+from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts, is_anchor, ranking_accuracy
 from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.sparse.regularizers import active_dimensions, flops, l1
 from jaxencoder.tasks.task import Network, TrainingLabels

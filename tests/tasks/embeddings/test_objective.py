@@ -14,7 +14,7 @@ from jaxencoder.config import DataConfig, Embeddings, RunConfig, TrainingConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.sentence import Dense, SentenceConfig
 from jaxencoder.objectives.objective import encode, mean
-from jaxencoder.tasks.embeddings.objective import examples, ranking_accuracy
+from jaxencoder.tasks.embeddings.compared_texts import examples, ranking_accuracy
 from jaxencoder.tasks.task import TrainingLabels
 from jaxencoder.training.step import init_state, train_step
 from tests.devices import results_on_eight

@@ -1,0 +1,91 @@
+"""The losses that the training of embeddings chooses from: what each needs, and how it is computed."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxencoder.model.sentence import Similarity
+from jaxencoder.tasks.embeddings.distillation import margin_mse, score_distillation
+from jaxencoder.tasks.embeddings.pairs import angle, contrastive, cosent, cosine_regression, online_contrastive
+from jaxencoder.tasks.embeddings.ranking import multiple_negatives_ranking
+from jaxencoder.tasks.embeddings.triplets import triplet
+from jaxencoder.tasks.embeddings.vectors import Loss, query_scores
+
+EmbeddingLoss = Literal[
+    "ranking", "triplet", "cosent", "angle", "cosine", "contrastive", "online_contrastive", "margin_mse", "kl"
+]
+
+# A loss of vectors [N, C, D], mask [N, C] and labels: scores [N], or a teacher's [N, C - 1]; NaN for none.
+VectorLoss = Callable[[jax.Array, jax.Array, jax.Array], Loss]
+
+
+class LossKind(NamedTuple):
+    """A loss: the labels that it learns, the settings that it uses, and its function."""
+
+    labels: Literal["none", "scores", "teacher_scores"]
+    settings: tuple[str, ...]  # of the objective, given by name
+    function: Callable[..., Loss]  # of the arguments of a `VectorLoss`, the similarity and the settings
+    by_distance: bool = False  # compares distances, so that the similarity cannot be dot
+
+
+def _ranking(x: jax.Array, mask: jax.Array, _: jax.Array, **settings: Any) -> Loss:
+    return multiple_negatives_ranking(x, mask, **settings)
+
+
+def _triplet(x: jax.Array, mask: jax.Array, _: jax.Array, similarity: Similarity, margin: float) -> Loss:
+    return triplet(x, mask, distance=similarity, margin=margin)
+
+
+def _angle(x: jax.Array, mask: jax.Array, scores: jax.Array, similarity: Similarity, scale: float) -> Loss:
+    return angle(x, mask, scores, scale=scale)
+
+
+def _cosine(x: jax.Array, mask: jax.Array, scores: jax.Array, similarity: Similarity) -> Loss:
+    return cosine_regression(x, mask, scores)
+
+
+def _by_class(loss: Callable[..., Loss]) -> Callable[..., Loss]:
+    """A loss of similar pairs and others, as one of scores."""
+
+    def function(x: jax.Array, mask: jax.Array, scores: jax.Array, similarity: Similarity, margin: float) -> Loss:
+        classes = jnp.where(jnp.isnan(scores), -1, scores >= 0.5).astype(jnp.int32)
+        return loss(x, mask, classes, distance=similarity, margin=margin)
+
+    return function
+
+
+def _taught(loss: Callable[..., Loss]) -> Callable[..., Loss]:
+    """A loss of similarities and a teacher's scores, as one of vectors."""
+
+    def function(x: jax.Array, mask: jax.Array, teacher: jax.Array, similarity: Similarity, **settings: Any) -> Loss:
+        return loss(query_scores(similarity, x, mask), mask, teacher, **settings)
+
+    return function
+
+
+LOSSES: Mapping[str, LossKind] = {
+    "ranking": LossKind("none", ("scale", "directions", "partition", "hardness", "hardness_strength"), _ranking),
+    "triplet": LossKind("none", ("margin",), _triplet, by_distance=True),
+    "cosent": LossKind("scores", ("scale",), cosent),
+    "angle": LossKind("scores", ("scale",), _angle),
+    "cosine": LossKind("scores", (), _cosine),
+    "contrastive": LossKind("scores", ("margin",), _by_class(contrastive), by_distance=True),
+    "online_contrastive": LossKind("scores", ("margin",), _by_class(online_contrastive), by_distance=True),
+    "margin_mse": LossKind("teacher_scores", (), _taught(margin_mse)),
+    "kl": LossKind("teacher_scores", ("student_temperature", "teacher_temperature"), _taught(score_distillation)),
+}
+
+
+def users_of_settings() -> dict[str, tuple[str, ...]]:
+    """The losses that use each of the settings that not all of them use."""
+    settings = dict.fromkeys(name for kind in LOSSES.values() for name in kind.settings)
+    return {name: tuple(loss for loss, kind in LOSSES.items() if name in kind.settings) for name in settings}
+
+
+def vector_loss(loss: str, similarity: Similarity, objective: object) -> VectorLoss:
+    """The loss of this name, with its settings as `objective` has them."""
+    kind = LOSSES[loss]
+    return partial(kind.function, similarity=similarity, **{name: getattr(objective, name) for name in kind.settings})
