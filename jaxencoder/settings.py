@@ -6,13 +6,12 @@ Every mistake becomes one sentence that names the setting. Imports no jax, so th
 import dataclasses
 import difflib
 import functools
-import operator
 from collections.abc import Iterable, Sequence
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import cattrs
 from cattrs.gen import make_dict_structure_fn
-from cattrs.strategies import configure_tagged_union
 
 from jaxencoder.arguments import parse
 
@@ -74,7 +73,8 @@ def _dotted_names(settings: Any, prefix: str = "") -> list[str]:
 def to_tree(value: Any, base: type, members: tuple[type, ...]) -> dict[str, Any]:
     """A dataclass as nested dicts, for JSON.
 
-    Fields annotated with `base` hold one of the dataclasses `members`, whose name is written under "type".
+    Fields annotated with `base` hold one of the dataclasses `members`, whose name is written under "type"; so is that
+    of a field annotated with a union of dataclasses.
     """
     return _converter(base, members).unstructure(value)
 
@@ -95,7 +95,6 @@ def from_tree(tree: Any, kind: type[T], base: type, members: tuple[type, ...], w
 def _converter(base: type, members: tuple[type, ...]) -> cattrs.Converter:
     """cattrs without conversions: "3" is no int, 1 is no bool, and unknown keys are errors."""
     converter = cattrs.Converter(forbid_extra_keys=True)
-    union, names = functools.reduce(operator.or_, members), [kind.__name__ for kind in members]
     for kind, accepted in ((bool, bool), (int, int), (float, int | float), (str, str)):
         converter.register_structure_hook(kind, _strict(kind, accepted))
     converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _structure_choice)
@@ -114,16 +113,22 @@ def _converter(base: type, members: tuple[type, ...]) -> cattrs.Converter:
 
         return structure_section
 
-    def structure_member(value: Any, _: Any) -> Any:
+    def choices(kind: Any) -> dict[str, type]:
+        """The dataclasses that a field with this annotation may hold by name; empty if it names none or one."""
+        kinds = members if kind is base else get_args(kind) if isinstance(kind, UnionType) else ()
+        return {x.__name__: x for x in kinds} if all(map(dataclasses.is_dataclass, kinds)) else {}
+
+    def structure_choice(value: Any, kind: Any) -> Any:
+        names = choices(kind)
         if not isinstance(value, dict) or value.get("type") not in names:
             raise ValueError(f"is {value!r}; give an object of settings whose type is one of {', '.join(names)}")
-        return converter.structure(value, union)
+        return converter.structure({k: x for k, x in value.items() if k != "type"}, names[value["type"]])
 
-    configure_tagged_union(union, converter, tag_name="type")
-    converter.register_structure_hook_func(lambda kind: kind is base, structure_member)
-    converter.register_unstructure_hook_func(
-        lambda kind: kind is base, functools.partial(converter.unstructure, unstructure_as=union)
-    )
+    def unstructure_choice(value: Any) -> dict[str, Any]:
+        return converter.unstructure(value) | {"type": type(value).__name__}
+
+    converter.register_structure_hook_func(lambda kind: bool(choices(kind)), structure_choice)
+    converter.register_unstructure_hook_func(lambda kind: bool(choices(kind)), unstructure_choice)
     return converter
 
 

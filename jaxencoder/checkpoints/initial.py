@@ -16,7 +16,7 @@ from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.kind import PEFT_CONFIG, kind_of
 from jaxencoder.checkpoints.multi_vector import token_settings
 from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, read_params, saved_config, separate_models
-from jaxencoder.checkpoints.sentence_transformers import embedding_settings, encoder_folder, query_table
+from jaxencoder.checkpoints.sentence_transformers import embedding_params, embedding_settings, encoder_folder
 from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.config import RunConfig, check_positions
 from jaxencoder.families import FAMILIES, classifier
@@ -180,7 +180,7 @@ def _source(init_from: str, params: Params, objective: ObjectiveConfig) -> tuple
         if "sequence_head" in heads and classifier.texts_end_with(model.tokenizer, heads["sequence_head"].pad_id):
             del heads["sequence_head"]
         _, modules, _ = token_settings(folder, model.max_length)
-        return model.params | query_table(folder) | ({"multi_vector": modules} if modules else {}), heads
+        return model.params | embedding_params(folder) | ({"multi_vector": modules} if modules else {}), heads
     config = saved_config(folder)
     source = merge_lora(config.adapter, read_params(folder, config)[1])
     same_generator = getattr(objective, "sharing", None) == getattr(config.objective, "sharing", None)

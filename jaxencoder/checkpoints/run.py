@@ -87,7 +87,9 @@ def write_run(checkpoint: Checkpoint, folder: Path) -> None:
         reason = f"a run has only the heads of its objective, so it cannot use {unused}"
         log.warning("%s: %s; use or fine-tune the published model for that.", folder, reason)
     checkpoints = CheckpointManager(folder / CHECKPOINT_FOLDER, keep=1)
-    params = {name: part for name, part in checkpoint.params.items() if name != "sentence"}
+    params = dict(checkpoint.params)
+    if not config.objective.sentence.modules:
+        params.pop("sentence", None)
     checkpoints.save(0, {"params": params}, wait=True)
     checkpoints.close()
     tokenizer = TokenizerConfig(path=str(folder / TOKENIZER_FOLDER))

@@ -139,7 +139,7 @@ _KEYS: Mapping[str, Mapping[str, tuple[Any, ...] | None]] = {
     },
     "LayerNorm": {"dimension": ANY},
     "Normalize": _NAMES,
-    "Dropout": {"dropout": ANY},  # no effect outside of training
+    "Dropout": {"dropout": ANY},
 }
 _LATE_INTERACTION = dict.fromkeys(("query_length", "document_length", "query_expansion"), ANY)
 KEYS = {

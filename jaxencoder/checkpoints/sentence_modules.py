@@ -15,7 +15,7 @@ from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.config_io import CONFIG_FILE
 from jaxencoder.files import read_json, write_json
 from jaxencoder.model.config import Pooling
-from jaxencoder.model.sentence import Dense, LayerNorm, Module, Normalize
+from jaxencoder.model.sentence import Dense, Dropout, LayerNorm, Module, Normalize
 from jaxencoder.objectives.objective import Params
 from jaxencoder.text.messages import listed
 
@@ -37,6 +37,7 @@ _TENSORS = {
     "Dropout": {},
 }
 SUPPORTED = tuple(_TENSORS)
+_DROPOUT = 0.2  # their default
 # Classes of torch.nn.modules by name; in lowercase these are our names.
 _ACTIVATIONS = {
     path.rpartition(".")[2]: f"torch.nn.modules.{path}"
@@ -80,9 +81,9 @@ def write_pooling(folder: Path, size: int, modes: list[str], include_prompt: boo
 
 
 def read_module(kind: str, folder: Path, weights: bool, of_tokens: bool = False) -> tuple[Module | None, Params]:
-    """A module and its parameters by name: float32 arrays, or without weights their shapes. None for a Dropout.
+    """A module and its parameters by name: float32 arrays, or without weights their shapes.
 
-    It changes the vector of a text, or with `of_tokens` those of its tokens.
+    It changes the vector of a text, or with `of_tokens` those of its tokens, where it is None for a Dropout.
     """
     module = _module_of_config(kind, folder / CONFIG_FILE, of_tokens)
     if module is None:
@@ -114,6 +115,8 @@ def write_module(module: Module, params: Mapping[str, Any], folder: Path, of_tok
         config["activation_function"] = activation_path(module.activation)
         # Older versions refuse a use_residual, as any unknown setting.
         config |= {"use_residual": True} if module.residual else {}
+    elif isinstance(module, Dropout):
+        config = {"dropout": module.rate}
     if of_tokens:
         config |= dict.fromkeys(("module_input_name", "module_output_name"), "token_embeddings")
     write_json(folder / CONFIG_FILE, config)
@@ -137,14 +140,14 @@ def activation_path(name: str) -> str:
 
 
 def _module_of_config(kind: str, file: Path, of_tokens: bool) -> Module | None:
-    """The module that a config.json describes; None for a Dropout, which does nothing outside of training."""
+    """The module that a config.json describes; None for a Dropout of tokens, whose training has none."""
     config = read_json(file, dict) if kind != "Normalize" or file.is_file() else {}  # older versions write none
     check_keys(config, f"token {kind}" if of_tokens else kind, file)
     if of_tokens and kind == "Normalize" and "module_input_name" not in config:
         raise ValueError(f"{file} has no module_input_name; late interaction needs 'token_embeddings'")
     match kind:
         case "Dropout":
-            return None
+            return None if of_tokens else Dropout(_rate(config.get("dropout", _DROPOUT), file))
         case "Normalize":
             return Normalize()
         case "LayerNorm":
@@ -154,3 +157,9 @@ def _module_of_config(kind: str, file: Path, of_tokens: bool) -> Module | None:
     inputs, outputs = (positive(config.get(key), file, key) for key in ("in_features", "out_features"))
     residual = flag(config, "use_residual", file, False)
     return Dense(inputs, outputs, flag(config, "bias", file), activation, residual)
+
+
+def _rate(value: Any, file: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{file} has dropout {value!r}; a number from 0 to less than 1 is needed")
+    return float(value)

@@ -106,11 +106,16 @@ def embedding_settings(folder: Path) -> SentenceConfig:
     return contents.settings if isinstance(contents, SentenceFolder | SparseFolder) else SentenceConfig()
 
 
-def query_table(folder: Path) -> Params:
-    """The weights of queries in a folder of any published model, {QUERY_TABLE: {"weight": [V]}}; empty if none."""
+def embedding_params(folder: Path) -> Params:
+    """Parameters of embeddings, beside the encoder's, in a folder of any published model; empty if there are none.
+
+    They are those of modules after pooling, {"sentence": ...}, or of a sparse model's queries, {QUERY_TABLE: ...}.
+    """
     if not (folder / MODULES_FILE).is_file():
         return {}
     contents = read_folder(folder)
+    if isinstance(contents, SentenceFolder):
+        return {"sentence": contents.params} if contents.params else {}
     return contents.params if isinstance(contents, SparseFolder) else {}
 
 
@@ -124,8 +129,7 @@ def read(folder: Path, weights: bool = True) -> SentenceFolder:
     modules, params = [], {}
     for kind, module_folder in entries:
         module, arrays = read_module(kind, module_folder, weights)
-        if module is None:
-            continue
+        assert module is not None  # only modules of tokens are left out
         if arrays:
             params[str(len(modules))] = arrays
         modules.append(module)

@@ -3,6 +3,7 @@
 Reimers and Gurevych 2019 (Sentence-BERT), arXiv:1908.10084; Kusupati et al. 2022 (Matryoshka), arXiv:2205.13147.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxencoder.kernels.dropout import dropout
 from jaxencoder.model.config import Pooling, Similarity
 from jaxencoder.model.heads import pool
 from jaxencoder.model.sparse import SparseConfig
@@ -47,6 +49,13 @@ class Dense:
             shapes["residual"] = (self.inputs, self.outputs)
         return shapes
 
+    def init(self, key: jax.Array) -> dict[str, jax.Array]:
+        """New parameters: uniform up to 1 / sqrt(inputs), as in torch."""
+        limit, shapes = 1 / math.sqrt(self.inputs), self.shapes()
+        keys = jax.random.split(key, len(shapes))
+        pairs = zip(shapes.items(), keys, strict=True)
+        return {name: jax.random.uniform(key, shape, jnp.float32, -limit, limit) for (name, shape), key in pairs}
+
     def __call__(self, params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         y = ACTIVATIONS[self.activation](x @ params["kernel"] + params.get("bias", 0))
         if not self.residual:
@@ -63,6 +72,9 @@ class LayerNorm:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"scale": (self.inputs,), "bias": (self.inputs,)}
 
+    def init(self, key: jax.Array) -> dict[str, jax.Array]:
+        return {"scale": jnp.ones(self.inputs), "bias": jnp.zeros(self.inputs)}
+
     def __call__(self, params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         centered = x - x.mean(-1, keepdims=True)
         x = centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + _EPSILON)
@@ -76,11 +88,30 @@ class Normalize:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {}
 
+    def init(self, key: jax.Array) -> dict[str, jax.Array]:
+        return {}
+
     def __call__(self, params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         return unit(x)
 
 
-Module = Dense | LayerNorm | Normalize
+@dataclass(frozen=True)
+class Dropout:
+    """Zeros in place of numbers of a vector with probability `rate`, in training only."""
+
+    rate: float
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def init(self, key: jax.Array) -> dict[str, jax.Array]:
+        return {}
+
+    def __call__(self, params: dict[str, jax.Array], x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        return x if key is None else dropout(x, self.rate, key)
+
+
+Module = Dense | LayerNorm | Normalize | Dropout
 
 
 @dataclass(frozen=True)
@@ -118,6 +149,12 @@ class SentenceConfig:
         name = self.default_prompt if name_or_text is None else name_or_text
         return name if name in dict(self.prompts) else None
 
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """New parameters of the modules by number, without those of modules that have none."""
+        keys = jax.random.split(key, len(self.modules) or 1)
+        params = {str(i): module.init(keys[i]) for i, module in enumerate(self.modules)}
+        return {number: arrays for number, arrays in params.items() if arrays}
+
 
 def prompt_text(prompts: Mapping[str, str], default: str | None, name_or_text: str | None) -> str:
     """The text of a stored prompt, or the text itself; "" for no prompt, None for the default one.
@@ -144,22 +181,29 @@ def sentence_vectors(
     documents: int = 1,
     skip: jax.typing.ArrayLike | None = None,
     query: jax.Array | None = None,
+    key: jax.Array | None = None,
 ) -> jax.Array:
     """One vector for each document of each row, [B, documents, size] float32: `pool`, then `finish_vectors`.
 
     The parameters of the modules are by number: {"0": {"kernel": [I, O], "bias": [O]}, ...}.
     """
     parts = [pool(hidden, segment_ids, documents, method, query, skip) for method in config.pooling]
-    return finish_vectors(config, params, jnp.concatenate(parts, axis=-1))
+    return finish_vectors(config, params, jnp.concatenate(parts, axis=-1), key)
 
 
-def finish_vectors(config: SentenceConfig, params: dict[str, Any], x: jax.Array) -> jax.Array:
+def finish_vectors(
+    config: SentenceConfig, params: dict[str, Any], x: jax.Array, key: jax.Array | None = None
+) -> jax.Array:
     """Steps after pooling, [..., P * D] -> [..., size]: modules, length 1, truncation to `dimensions`, length 1 again.
 
-    As in sentence-transformers, truncation makes vectors of length 1 shorter unless the model says `renormalize`.
+    As in sentence-transformers, truncation makes vectors of length 1 shorter unless the model says `renormalize`. With
+    a key, in training, modules of dropout are active.
     """
-    for number, module in enumerate(config.modules):  # Normalize has no parameters
-        x = module(params.get(str(number), {}), x)
+    for number, module in enumerate(config.modules):  # some have no parameters
+        if isinstance(module, Dropout):
+            x = module({}, x, key if key is None else jax.random.fold_in(key, number))
+        else:
+            x = module(params.get(str(number), {}), x)
     if config.normalize:
         x = Normalize()({}, x)
     x = x[..., : config.dimensions]

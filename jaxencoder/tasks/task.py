@@ -77,6 +77,10 @@ class TaskObjective(ObjectiveConfig):
         """Shape and dtype of an example's label in batch["labels"]."""
         return (), np.int32
 
+    def for_encoder(self, encoder: EncoderConfig) -> Self:
+        """The objective with what depends on the encoder filled in; ValueError if they do not fit together."""
+        return self
+
     def with_labels(self, labels: TrainingLabels) -> Self:
         """The objective with the settings of `from_data` filled in; ValueError if one contradicts the data."""
         return self

@@ -105,7 +105,7 @@ def with_initial_model(
     elif config.init_from:
         initial = open_initial_model(config.init_from)
     else:
-        return config, _with_special_tokens(config, load_or_train(config.tokenizer, config.data, config.schema))
+        return _completed(config, load_or_train(config.tokenizer, config.data, config.schema))
     path = config.tokenizer.path
     if (
         path not in ("", initial.tokenizer_config.path)
@@ -114,17 +114,20 @@ def with_initial_model(
         source = run_dir if saved else config.init_from
         raise ValueError(f"tokenizer.path {path} is not the tokenizer of {source}; leave it out.")
     if not config.init_from:
-        return config, initial.tokenizer
+        return _completed(config, initial.tokenizer)
     config = dataclasses.replace(with_architecture(config, initial.model), tokenizer=initial.tokenizer_config)
     if isinstance(config.objective, TaskObjective):
         objective = config.objective.started_from(initial.sentence).started_with_heads(initial.heads)
         config = dataclasses.replace(config, objective=objective.started_from_tokens(initial.multi_vector))
-    return config, _with_special_tokens(config, initial.tokenizer)
+    return _completed(config, initial.tokenizer)
 
 
-def _with_special_tokens(config: RunConfig, tokenizer: Tokenizer) -> Tokenizer:
-    objective = config.objective
-    return objective.with_special_tokens(tokenizer) if isinstance(objective, TaskObjective) else tokenizer
+def _completed(config: RunConfig, tokenizer: Tokenizer) -> tuple[RunConfig, Tokenizer]:
+    """The configuration with what its objective takes from the encoder, and the tokenizer with the tokens it needs."""
+    if not isinstance(config.objective, TaskObjective):
+        return config, tokenizer
+    objective = config.objective.for_encoder(config.model)
+    return dataclasses.replace(config, objective=objective), objective.with_special_tokens(tokenizer)
 
 
 def _check_writable(run_dir: Path) -> None:

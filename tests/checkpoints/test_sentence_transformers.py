@@ -14,7 +14,7 @@ from jaxencoder.checkpoints import sentence_transformers
 from jaxencoder.checkpoints.transformers import write_model
 from jaxencoder.checkpoints.weights import save_weights
 from jaxencoder.model.encoder import Encoder
-from jaxencoder.model.sentence import SentenceConfig
+from jaxencoder.model.sentence import Dropout, SentenceConfig
 from tests.model.examples import BERT, randomized_params
 
 D = 24
@@ -205,8 +205,9 @@ def test_every_model_has_a_prompt_for_queries_and_documents(tmp_path: Path) -> N
     settings = {"default_prompt_name": "document", "prompts": {"query": None}, "similarity_fn_name": "euclidean"}
     (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
     expected = SentenceConfig(
-        prompts=(("query", ""), ("document", "")), default_prompt="document", similarity="euclidean"
-    )
+        modules=(Dropout(0.2),), prompts=(("query", ""), ("document", "")), default_prompt="document",
+        similarity="euclidean",
+    )  # fmt: skip
     assert sentence_transformers.read(tmp_path).settings == expected
 
 

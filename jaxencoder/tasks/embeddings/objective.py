@@ -10,10 +10,12 @@ import jax.numpy as jnp
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
 from jaxencoder.model.encoder import Encoder, init_params
-from jaxencoder.model.sentence import SentenceConfig, sentence_vectors
+from jaxencoder.model.sentence import Module, SentenceConfig, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, terms
 from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts, is_anchor, ranking_accuracy
 from jaxencoder.tasks.embeddings.matryoshka import matryoshka
+from jaxencoder.tasks.embeddings.modules import NAME as MODULES
+from jaxencoder.tasks.embeddings.modules import Activation, with_projection
 from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.embeddings.spread import global_orthogonality
 from jaxencoder.tasks.task import Network, TrainingLabels
@@ -30,6 +32,14 @@ class Embeddings(ComparedTexts):
     pooling: Literal["", Pooling] = ""
     """How the vectors of a text's tokens become one: mean, cls, max, lasttoken, weightedmean or mean_sqrt_len. Empty:
     as init_from has it, or else mean."""
+    more_poolings: tuple[Pooling, ...] = ()
+    """Other poolings, whose vectors follow that of `pooling`. Empty: as init_from has them."""
+    projection: int = 0
+    """Size of the vectors after a new layer that follows the pooling; 0 for no such layer."""
+    projection_activation: Activation = "identity"
+    """What follows this layer."""
+    modules: tuple[Module, ...] = ()
+    """Layers after the pooling, all trained. Empty: as init_from has them, or the one of `projection`."""
     normalize: bool = False
     """Scale the vectors to length 1, also where they are used later. True if init_from does so."""
     dimensions: tuple[int, ...] = ()
@@ -48,9 +58,16 @@ class Embeddings(ComparedTexts):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pooling == "learned":
+        if "learned" in (self.pooling, *self.more_poolings):
             raise ValueError("objective.pooling is 'learned', which is for classifiers; give another pooling.")
-        self.check_at_least({"spread": 0})
+        self.check_at_least({"spread": 0, "projection": 0})
+        if self.more_poolings and not self.pooling:
+            raise ValueError(
+                f"objective.more_poolings is {self.more_poolings}; name the first one in objective.pooling."
+            )
+        if not self.projection and self.projection_activation != "identity":
+            problem = f"objective.projection_activation is {self.projection_activation}, but objective.projection is 0"
+            raise ValueError(f"{problem}; give the size of the vectors.")
         if len(self.other_prompts) % 2:
             raise ValueError(
                 f"objective.other_prompts is {self.other_prompts}; give a name and a text for each prompt."
@@ -60,14 +77,15 @@ class Embeddings(ComparedTexts):
 
     @property
     def sentence(self) -> SentenceConfig:
-        pooling, similarity = self.pooling or "mean", self.similarity or "cosine"
+        poolings, similarity = (self.pooling or "mean", *self.more_poolings), self.similarity or "cosine"
         names = zip(("query", "document"), self.prompts, strict=True)
         more = zip(self.other_prompts[::2], self.other_prompts[1::2], strict=True)
         prompts = tuple((name, text) for name, text in (*names, *more) if text)
         query, document = self.prompts
         default = "query" if query and query == document else None  # one prompt for all texts
         settings = {"prompts": prompts, "default_prompt": default, "include_prompt": self.include_prompt}
-        return SentenceConfig((pooling,), normalize=self.normalize, similarity=similarity, **settings)
+        settings |= {"modules": self.modules, "normalize": self.normalize}
+        return SentenceConfig(poolings, similarity=similarity, **settings)
 
     @property
     def prompts(self) -> tuple[str, str]:
@@ -76,15 +94,19 @@ class Embeddings(ComparedTexts):
 
     def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
         """Scores are the vectors [B, E, D] float32 of the texts of each row."""
-        module, settings = Encoder(encoder, compute), self.sentence
+        module, settings = Encoder(encoder, compute), self.for_encoder(encoder).sentence
 
         def init(key: jax.Array) -> Params:
-            return init_params(jax.random.split(key, 1), module, {})
+            params = init_params(jax.random.split(key, 1), module, {})
+            layers = settings.init(jax.random.fold_in(key, 1))
+            return params | ({MODULES: layers} if layers else {})
 
         def embed(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
             hidden, skipped = encode(module, params["encoder"], batch, key, train), batch.get("skipped")
             skip = None if skipped is None else skipped[..., None]
-            return sentence_vectors(settings, {}, hidden, batch["segment_ids"], batch["labels"].shape[1], skip)
+            texts, layers = batch["labels"].shape[1], params.get(MODULES, {})
+            dropout_key = jax.random.fold_in(key, 1) if train else None
+            return sentence_vectors(settings, layers, hidden, batch["segment_ids"], texts, skip, key=dropout_key)
 
         return init, in_parts(embed, self.parts)
 
@@ -121,13 +143,8 @@ class Embeddings(ComparedTexts):
         return metrics
 
     def started_from(self, sentence: SentenceConfig) -> Self:
-        """The objective with the choices of the model that training starts from; ValueError for its modules."""
-        if sentence.modules:
-            kinds = ", ".join(type(module).__name__ for module in sentence.modules)
-            raise ValueError(f"init_from has the modules {kinds} after pooling, which are not trained here yet.")
-        (pooling, *more_poolings) = sentence.pooling
-        if more_poolings and not self.pooling:
-            raise ValueError(f"init_from pools by {' and '.join(sentence.pooling)}; name one with objective.pooling.")
+        """The objective with the choices of the model that training starts from."""
+        pooling, *more_poolings = sentence.pooling
         names = {"query_prompt": "query", "document_prompt": "document"}
         other_prompts = (pair for pair in sentence.prompts if pair[0] not in names.values() and pair[1])
         return dataclasses.replace(
@@ -136,9 +153,20 @@ class Embeddings(ComparedTexts):
             other_prompts=self.other_prompts or tuple(x for pair in other_prompts for x in pair),
             include_prompt=self.include_prompt and sentence.include_prompt,
             pooling=self.pooling or pooling,
+            more_poolings=self.more_poolings if self.pooling else tuple(more_poolings),
+            modules=self.modules or sentence.modules,
             similarity=self.similarity or sentence.similarity,
             normalize=self.normalize or sentence.normalize,
         )
+
+    def for_encoder(self, encoder: EncoderConfig) -> Self:
+        modules = self.modules
+        if self.projection:
+            size = SentenceConfig(self.sentence.pooling).size(encoder.hidden_size)
+            modules = with_projection(modules, size, self.projection, self.projection_activation)
+        objective = dataclasses.replace(self, modules=modules)
+        objective.sentence.size(encoder.hidden_size)  # refuses modules of other sizes
+        return objective
 
     def _prompt(self, setting: str, name: str, sentence: SentenceConfig) -> str:
         """The text of a prompt: that of the setting, of the stored one of this name, or of the default one."""

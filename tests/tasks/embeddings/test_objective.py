@@ -220,6 +220,8 @@ def test_examples() -> None:
     ("settings", "message"),
     [
         ({"pooling": "learned"}, "objective.pooling is 'learned', which is for classifiers"),
+        ({"more_poolings": ("cls",)}, "objective.more_poolings is .*; name the first one in objective.pooling"),
+        ({"projection_activation": "tanh"}, "projection_activation is tanh, but objective.projection is 0"),
         ({"parts": 0}, "objective.parts must be at least 1, got 0"),
         ({"dimensions": (0,)}, "objective.dimensions is .*; give positive numbers"),
         ({"directions": ("query_to_query",)}, "query_to_document"),
@@ -305,7 +307,6 @@ def test_the_initial_model_decides(caplog) -> None:
     assert chosen == Embeddings(pooling="cls", normalize=True, similarity="dot") and chosen.sentence == settings
     assert Embeddings(pooling="max").started_from(settings) == dataclasses.replace(chosen, pooling="max")
     assert not caplog.text
-    with pytest.raises(ValueError, match="init_from has the modules Dense after pooling"):
-        Embeddings().started_from(SentenceConfig(modules=(Dense(4, 4),)))
-    with pytest.raises(ValueError, match="init_from pools by cls and mean; name one with objective.pooling"):
-        Embeddings().started_from(SentenceConfig(pooling=("cls", "mean")))
+    both = SentenceConfig(pooling=("cls", "mean"), modules=(Dense(48, 4),))
+    assert Embeddings().started_from(both).sentence == both
+    assert Embeddings(pooling="max").started_from(both).sentence.pooling == ("max",)
