@@ -59,6 +59,11 @@ def test_ranking(multi, tmp_path) -> None:
     assert evaluate_reranking(multi, tmp_path, first=multi)["mrr@10"] == pytest.approx(1 / rank)
 
 
+def test_long_queries_are_counted(multi, caplog) -> None:
+    rerank(multi, "the cat " * 20, TEXTS)
+    assert "1 of 1 queries are longer than 12 tokens and were truncated" in caplog.text
+
+
 def test_files(multi, tmp_path) -> None:
     source = tmp_path / "texts.jsonl"
     source.write_text("".join(json.dumps({"text": x}) + "\n" for x in TEXTS if x))

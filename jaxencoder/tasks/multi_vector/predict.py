@@ -6,10 +6,9 @@ import numpy as np
 
 from jaxencoder.model.multi_vector import MultiVectorConfig
 from jaxencoder.tasks.embeddings.data import SCHEMA
-from jaxencoder.tasks.multi_vector.token_vectors import matrix_similarities, pair_scores, text_limit, text_matrices
+from jaxencoder.tasks.multi_vector.token_vectors import checked_matrices, matrix_similarities, pair_scores
 from jaxencoder.tasks.records import labeled_records, paired_records
 from jaxencoder.tasks.task import Evaluation, TaskModel
-from jaxencoder.text.buckets import warn_truncated
 from jaxencoder.text.sources.records import Record
 
 ADDED = ("similarity",)
@@ -54,9 +53,8 @@ def evaluate_token_vectors(model: TaskModel, source: str | None = None) -> Evalu
         positives.setdefault(query, []).append(texts[0])
         for text in texts:
             documents.setdefault(text, len(documents))
-    queries, _ = text_matrices(model, config, list(positives), "query")
-    matrices, truncated = text_matrices(model, config, list(documents), "document")
-    warn_truncated(truncated, len(matrices), text_limit(model, config, "document"))
+    queries = checked_matrices(model, config, list(positives), "query")
+    matrices = checked_matrices(model, config, list(documents), "document")
     of_queries = [[documents[text] for text in texts] for texts in positives.values()]
     ranks = _ranks(config, queries, matrices, of_queries)
     metrics = {"accuracy": float((ranks == 1).mean()), "mrr": float((1 / ranks).mean())}

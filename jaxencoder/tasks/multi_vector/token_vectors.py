@@ -91,6 +91,16 @@ def text_matrices(
     return matrices, truncated
 
 
+def checked_matrices(
+    model: TaskModel, config: MultiVectorConfig, texts: Sequence[str], role: Role, batch_tokens: int | None = None
+) -> list[np.ndarray]:
+    """The vectors of `text_matrices`, with one warning if texts were truncated."""
+    matrices, truncated = text_matrices(model, config, texts, role, batch_tokens)
+    kind = "queries" if role == "query" else "texts"
+    warn_truncated(truncated, len(matrices), text_limit(model, config, role), kind)
+    return matrices
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def row_vectors(
     encoder: EncoderConfig,
@@ -158,9 +168,8 @@ def pair_scores(
     for i, query in enumerate(queries):
         rows.setdefault(query, []).append(i)
     numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    query_matrices, _ = text_matrices(model, config, list(rows), "query", batch_tokens)
-    matrices, truncated = text_matrices(model, config, list(numbers), "document", batch_tokens)
-    warn_truncated(truncated, len(matrices), text_limit(model, config, "document"))
+    query_matrices = checked_matrices(model, config, list(rows), "query", batch_tokens)
+    matrices = checked_matrices(model, config, list(numbers), "document", batch_tokens)
     scores = np.zeros(len(texts))
     for query, members in zip(query_matrices, rows.values(), strict=True):
         scores[members] = matrix_similarities(config, [query], [matrices[numbers[texts[i]]] for i in members])[0]
